@@ -1,0 +1,37 @@
+# Two commands matter: `make quickstart` and `make test`. Each makes .venv when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
+# At run time nothing is fetched: what the four stages need is on the disk.
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
+
+.PHONY: quickstart test test-slow lint format bench clean
+
+quickstart: $(VENV)/installed
+	$(OFFLINE) $(BIN)/hfkit quickstart --output_dir runs/quickstart
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+bench: $(VENV)/installed
+	$(OFFLINE) $(BIN)/python benchmarks/overhead.py
+
+# torch first and alone: with it in place no other package pulls the CUDA build in.
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .pytest_cache .ruff_cache

@@ -1,0 +1,42 @@
+"""hfkit: raw text to an RLHF assistant in four stages, with the Hugging Face libraries.
+
+    import hfkit
+
+    model, tokenizer = hfkit.load_policy("runs/quickstart/ppo")
+    reward = hfkit.load_reward("runs/quickstart/reward")
+    hfkit.sft(hfkit.SFTConfig(model_name_or_path=..., datasets=[...], output_dir=...))
+
+Names are imported when they are first used, so that `hfkit --help` does not wait for torch.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load_policy": ("hfkit.models", "load_policy"),
+    "load_reward": ("hfkit.scoring", "load_reward"),
+    "train_tokenizer": ("hfkit.stages.tokenizer", "main"),
+    "pretrain": ("hfkit.stages.pretrain", "main"),
+    "sft": ("hfkit.stages.sft", "main"),
+    "reward": ("hfkit.stages.reward", "main"),
+    "ppo": ("hfkit.stages.ppo", "main"),
+    "run_pipeline": ("hfkit.pipeline", "run_pipeline"),
+    **{
+        name: ("hfkit.config", name)
+        for name in ("DatasetEntry", "TokenizerConfig", "PretrainConfig", "SFTConfig", "RewardConfig", "PPOConfig")
+    },
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hfkit' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

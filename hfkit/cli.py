@@ -1,0 +1,57 @@
+"""The `hfkit` command: a table of verbs, each a module that is imported only when its verb is used."""
+
+import os
+import sys
+from importlib import import_module
+
+from hfkit import __version__
+
+VERBS = {
+    "tokenizer": ("hfkit.stages.tokenizer", "train a byte-level BPE tokenizer"),
+    "pretrain": ("hfkit.stages.pretrain", "pretrain a causal language model, from scratch or continued"),
+    "sft": ("hfkit.stages.sft", "supervised fine-tuning on chats or instructions"),
+    "reward": ("hfkit.stages.reward", "train a reward model on preference pairs"),
+    "ppo": ("hfkit.stages.ppo", "align a policy to a reward model with PPO"),
+    "run": ("hfkit.pipeline", "run several stages in a row from one file"),
+    "quickstart": ("hfkit.quickstart.main", "the whole chain on a tiny model, in minutes on a CPU"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `hfkit VERB ...` and return its exit status."""
+    verb, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if verb in VERBS:
+        return run_verb(verb, rest)
+    if verb in ("-h", "--help"):
+        table = "\n".join(f"  {name:<11} {text}" for name, (_, text) in VERBS.items())
+        print(f"hfkit VERB --config FILE [--key value ...]\n\n{table}\n\n`hfkit VERB --help` lists its keys.")
+        return 0
+    if verb == "--version":
+        print(f"hfkit {__version__}")
+        return 0
+    from hfkit.errors import nearest
+
+    guess = nearest(verb, VERBS)
+    hint = f"did you mean `hfkit {guess}`?" if guess else f"the verbs are: {', '.join(VERBS)}"
+    print(f"hfkit: unknown verb {verb!r}; {hint}", file=sys.stderr)
+    return 2
+
+
+def run_verb(verb: str, argv: list[str] | None = None) -> int:
+    """Run one verb and return its exit status; errors meant for the user come out as text.
+
+    `HFKIT_DEBUG=1` adds the traceback.
+    """
+    from hfkit.errors import HfkitError
+
+    try:
+        return import_module(VERBS[verb][0]).cli(sys.argv[1:] if argv is None else argv) or 0
+    except (HfkitError, KeyboardInterrupt) as error:
+        if os.environ.get("HFKIT_DEBUG") == "1":
+            sys.excepthook(type(error), error, error.__traceback__)
+        print(f"hfkit {verb}: {str(error) or 'interrupted'}", file=sys.stderr)
+        return getattr(error, "exit_status", 130)
+
+
+if __name__ == "__main__":  # for `accelerate launch -m hfkit.cli VERB`
+    sys.exit(main())

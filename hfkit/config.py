@@ -1,0 +1,274 @@
+"""The dataclasses that a stage's YAML fills, one per stage.
+
+Field names are those of Transformers' `TrainingArguments` and of TRL's configs, so what you know carries over.
+The fields named here are the ones worth a line of `--help`; every other field of the trainer's own config is
+accepted under its own name too (see `extra_field`), but for the few that `refused_field` explains.
+Nothing heavy is imported here: `hfkit sft --help` must not wait for torch.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hfkit.errors import Problem
+
+# Fields of the trainers' configs that hfkit sets itself, with what to use instead.
+REFUSED = {
+    "model_init_kwargs": "hfkit loads the model: set dtype, attn_implementation, load_in_4bit or model_revision",
+    "trust_remote_code": "hfkit runs no code that comes with a model; use an architecture of Transformers",
+    "dataset_kwargs": "hfkit tokenizes the rows itself: set datasets and max_length",
+    "dataset_text_field": "map the column instead: datasets: [{path: ..., columns: {text: YOUR_COLUMN}}]",
+    "completion_only_loss": "the loss is on replies wherever rows have replies, and on all of a plain text",
+    "assistant_only_loss": "the loss is on every assistant turn already",
+    "chat_template_path": "set chat_template to a Jinja file",
+    "eos_token": "the end-of-text token is the tokenizer's: train the tokenizer with the one you want",
+    "truncation_mode": "rows are cut at their end; a row whose reply is cut off whole is dropped, and counted",
+    "packing": "packing of conversations is not offered yet: set per_device_train_batch_size instead",
+    "padding_free": "padding-free batches are not offered yet: set per_device_train_batch_size instead",
+    "eval_packing": "packing of conversations is not offered yet",
+    "packing_strategy": "packing of conversations is not offered yet",
+    "remove_unused_columns": "hfkit hands the trainer the columns that it reads and no others",
+    "push_to_hub": "upload the finished folder: `hf upload REPO_ID DIR`",
+    "overwrite_output_dir": "hfkit never overwrites a run: choose another output_dir",
+    "do_train": "a stage trains; that is all it does",
+    "ignore_data_skip": "a resumed run would see other data than an uninterrupted one",
+    "save_only_model": "a checkpoint without its optimizer cannot be resumed: set save_strategy: 'no' instead",
+    "use_liger_kernel": "not supported yet",
+}
+
+
+@dataclass(kw_only=True)
+class DatasetEntry:
+    """One source of rows: an item of `datasets` or `eval_datasets`."""
+
+    path: str = field(metadata={"help": "Hub id, or a .jsonl/.json/.parquet/.csv/.txt file (may be .gz)"})
+    name: str | None = field(default=None, metadata={"help": "configuration of a Hub data set"})
+    revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of a Hub data set"})
+    split: str = field(default="train", metadata={"help": "split, with slicing: train[:1000]"})
+    columns: dict[str, str] | None = field(
+        default=None, metadata={"help": "stage's column -> data set's column, as {prompt: instruction}"}
+    )
+
+
+@dataclass(kw_only=True)
+class OutputFields:
+    """Where a stage writes and from which seed."""
+
+    output_dir: str = field(metadata={"help": "folder of this run; a finished run in it is never overwritten"})
+    seed: int = field(default=42, metadata={"help": "seed of the data order, of NumPy, of torch and of the weights"})
+    extra: dict[str, Any] = field(default_factory=dict, metadata={"help": "further fields of the trainer's config"})
+
+    # The trainer's own config class as (module, name); its fields are accepted beside those named here.
+    trainer_config = None
+
+    @classmethod
+    def extra_field(cls, name: str) -> Any:
+        """Type of a field of the trainer's config that is not named here; None where there is no such field."""
+        import typing
+
+        config_class = cls.trainer_config_class()
+        return config_class and typing.get_type_hints(config_class).get(name)
+
+    @classmethod
+    def refused_field(cls, name: str) -> str | None:
+        """What to do instead of setting a field that hfkit does not hand on; None for any other."""
+        return REFUSED.get(name)
+
+    @classmethod
+    def trainer_config_class(cls) -> type | None:
+        """The trainer's config class, imported on demand (it brings torch)."""
+        import importlib
+
+        if cls.trainer_config is None:
+            return None
+        module, name = cls.trainer_config
+        return getattr(importlib.import_module(module), name)
+
+    def problems(self) -> list[Problem]:
+        """Contradictions between the fields, and between them and the files that they name; loads no weights."""
+        from hfkit.checks import problems_of
+
+        return problems_of(self)
+
+
+@dataclass(kw_only=True)
+class SourceFields:
+    """The rows that a stage learns from."""
+
+    datasets: list[DatasetEntry] = field(default_factory=list, metadata={"help": "training data, concatenated"})
+
+
+@dataclass(kw_only=True)
+class DataFields(SourceFields):
+    """Adds the rows held out, and what may be lost of either."""
+
+    eval_datasets: list[DatasetEntry] = field(default_factory=list, metadata={"help": "held-out data"})
+    test_split_size: float | None = field(
+        default=None, metadata={"help": "share (<1) or number of training rows to hold out, if no eval_datasets"}
+    )
+    dataset_num_proc: int | None = field(default=None, metadata={"help": "processes that tokenize"})
+    max_dropped: float = field(
+        default=0.1, metadata={"help": "share of rows that may be dropped or cut before it is an error"}
+    )
+
+
+@dataclass(kw_only=True)
+class ModelFields:
+    """The model that a stage starts from, and how it is loaded and adapted."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id or folder, model or adapter"})
+    model_revision: str = field(default="main", metadata={"help": "branch, tag or commit of a Hub model"})
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="float32", metadata={"help": "dtype of the base's weights; auto is the checkpoint's own"}
+    )
+    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
+    pad_token: str | None = field(
+        default=None, metadata={"help": "a token of the vocabulary to pad with, if the tokenizer's is its EOS"}
+    )
+    chat_template: str | None = field(default=None, metadata={"help": "Jinja file; default is the tokenizer's own"})
+    allow_pickle: bool = field(default=False, metadata={"help": "load .bin weights where no safetensors exist"})
+    use_peft: bool = field(default=False, metadata={"help": "train a LoRA adapter and leave the base as it is"})
+    lora_r: int | None = field(default=None, metadata={"help": "rank; default 16, or the starting adapter's"})
+    lora_alpha: int | None = field(default=None, metadata={"help": "scale; default 2r, or the starting adapter's"})
+    lora_dropout: float = field(default=0.05, metadata={"help": "dropout on the adapter's input"})
+    lora_target_modules: list[str] | None = field(
+        default=None, metadata={"help": "modules to adapt; default all linear layers but the output head"}
+    )
+    use_rslora: bool = field(default=False, metadata={"help": "scale by alpha/sqrt(r) (arXiv 2312.03732)"})
+    load_in_4bit: bool = field(default=False, metadata={"help": "hold the frozen base in 4 bits (QLoRA)"})
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = field(default="nf4", metadata={"help": "4-bit data type"})
+    use_bnb_nested_quant: bool = field(default=True, metadata={"help": "quantize the scales too"})
+
+
+@dataclass(kw_only=True)
+class OptimizerFields:
+    """Batches, optimizer and precision: the same names in every stage that trains."""
+
+    per_device_train_batch_size: int = field(default=8, metadata={"help": "rows in one forward pass"})
+    per_device_eval_batch_size: int = field(default=8, metadata={"help": "rows in one evaluation pass"})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "forward passes in one optimizer step"})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "passes over the training rows"})
+    learning_rate: float = field(default=2e-4, metadata={"help": "peak of the schedule"})
+    lr_scheduler_type: str = field(default="linear", metadata={"help": "linear, cosine, constant, ..."})
+    warmup_steps: float = field(default=0, metadata={"help": "steps of warm-up, or their share if below 1"})
+    weight_decay: float = field(default=0.0, metadata={"help": "AdamW's weight decay"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
+    optim: str = field(default="adamw_torch", metadata={"help": "optimizer; paged_adamw_32bit saves GPU memory"})
+    bf16: bool | None = field(default=None, metadata={"help": "bf16 autocast; default yes where the GPU has it"})
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "recompute activations to save memory; default yes on a GPU"}
+    )
+    report_to: str = field(default="none", metadata={"help": "tensorboard, wandb, trackio, none, ..."})
+    run_name: str | None = field(default=None, metadata={"help": "name shown by report_to"})
+
+
+@dataclass(kw_only=True)
+class TrainerFields(OptimizerFields):
+    """What Transformers' Trainer adds: length of the run, evaluation, checkpoints, resuming."""
+
+    max_steps: int = field(default=-1, metadata={"help": "optimizer steps; beats num_train_epochs"})
+    logging_steps: float = field(default=10, metadata={"help": "steps between two lines of metrics.jsonl"})
+    eval_strategy: Literal["no", "steps", "epoch"] = field(default="no", metadata={"help": "when to evaluate"})
+    eval_steps: float | None = field(default=None, metadata={"help": "steps between evaluations"})
+    save_strategy: Literal["no", "steps", "epoch"] = field(default="steps", metadata={"help": "when to checkpoint"})
+    save_steps: float = field(default=500, metadata={"help": "steps between checkpoints"})
+    save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
+    resume_from_checkpoint: bool = field(
+        default=False, metadata={"help": "go on from the last complete checkpoint in output_dir"}
+    )
+
+
+@dataclass(kw_only=True)
+class TokenizerConfig(SourceFields, OutputFields):
+    """Byte-level BPE with end-of-text, a pad token of its own, chat markers and a chat template."""
+
+    vocab_size: int = field(default=32_000, metadata={"help": "size of the vocabulary, special tokens included"})
+    min_frequency: int = field(default=2, metadata={"help": "a pair seen less often is not merged"})
+    chat_template: str | None = field(default=None, metadata={"help": "Jinja file; default is hfkit's own"})
+    model_max_length: int = field(default=2048, metadata={"help": "context length written into the tokenizer"})
+
+
+@dataclass(kw_only=True)
+class PretrainConfig(ModelFields, DataFields, TrainerFields, OutputFields):
+    """Causal language modelling on documents packed into rows of `block_size` tokens."""
+
+    tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "default is model_name_or_path"})
+    model_config: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "a new model, as {model_type: llama, hidden_size: 256, ...}, in place of a checkpoint"},
+    )
+    block_size: int = field(default=1024, metadata={"help": "tokens in a row"})
+    learning_rate: float = field(default=5e-4, metadata={"help": "peak of the schedule"})
+    sample_prompts: list[str] = field(default_factory=list, metadata={"help": "continued and printed at each evaluation"})
+    sample_length: int = field(default=40, metadata={"help": "tokens of a printed sample"})
+
+    trainer_config = ("transformers", "TrainingArguments")
+
+
+@dataclass(kw_only=True)
+class SFTConfig(ModelFields, DataFields, TrainerFields, OutputFields):
+    """Supervised fine-tuning on replies: prompt/response, messages, or plain text."""
+
+    max_length: int = field(default=1024, metadata={"help": "tokens of a row; longer rows are cut, and counted"})
+
+    trainer_config = ("trl", "SFTConfig")
+
+
+@dataclass(kw_only=True)
+class RewardConfig(ModelFields, DataFields, TrainerFields, OutputFields):
+    """A scalar reward from pairs of replies, chosen and rejected."""
+
+    max_length: int = field(default=1024, metadata={"help": "tokens of a row; longer pairs are dropped, and counted"})
+    learning_rate: float = field(default=1e-4, metadata={"help": "peak of the schedule"})
+    center_rewards_coefficient: float | None = field(
+        default=None, metadata={"help": "pulls the mean reward to 0 (arXiv 2312.09244); 0.01 is common"}
+    )
+
+    trainer_config = ("trl", "RewardConfig")
+
+
+@dataclass(kw_only=True)
+class PPOConfig(ModelFields, DataFields, OptimizerFields, OutputFields):
+    """PPO against a reward model, with the KL anchored to the SFT model (`model_name_or_path`)."""
+
+    reward_model_path: str | None = field(default=None, metadata={"help": "a reward model, folder or Hub id"})
+    reward_model_revision: str = field(default="main", metadata={"help": "branch, tag or commit of it"})
+    max_prompt_length: int = field(default=512, metadata={"help": "longer prompts are dropped, and counted"})
+    response_length: int = field(default=53, metadata={"help": "most tokens of a reply"})
+    temperature: float = field(default=0.7, metadata={"help": "of the sampling, the only processor applied"})
+    total_episodes: int | None = field(default=None, metadata={"help": "replies sampled; beats num_train_epochs"})
+    learning_rate: float = field(default=3e-6, metadata={"help": "of policy and value"})
+    lora_dropout: float = field(default=0.0, metadata={"help": "0: PPO's ratios want the same network twice"})
+    num_ppo_epochs: int = field(default=4, metadata={"help": "passes over each batch of replies"})
+    num_mini_batches: int = field(default=1, metadata={"help": "optimizer steps in one pass"})
+    local_rollout_forward_batch_size: int = field(default=64, metadata={"help": "rows sampled at once"})
+    kl_coef: float = field(default=0.05, metadata={"help": "weight of the per-token KL in the reward"})
+    kl_estimator: Literal["k1", "k3"] = field(default="k1", metadata={"help": "joschu.net/blog/kl-approx.html"})
+    max_kl: float = field(default=20.0, metadata={"help": "stop when the mean KL of a reply passes this, in nats"})
+    cliprange: float = field(default=0.2, metadata={"help": "clip of the policy ratio"})
+    cliprange_value: float = field(default=0.2, metadata={"help": "clip of the value"})
+    vf_coef: float = field(default=0.1, metadata={"help": "weight of the value loss"})
+    gamma: float = field(default=1.0, metadata={"help": "discount"})
+    lam: float = field(default=0.95, metadata={"help": "lambda of GAE (arXiv 1506.02438)"})
+    whiten_rewards: bool = field(default=False, metadata={"help": "divide rewards by their standard deviation"})
+    missing_eos_penalty: float | None = field(default=None, metadata={"help": "taken off a reply that does not end"})
+
+    # trl's PPO loop ignores most of the fields of its own config, so none beyond those above is accepted.
+    @classmethod
+    def extra_field(cls, name: str) -> None:
+        return None
+
+    @classmethod
+    def refused_field(cls, name: str) -> str | None:
+        names = getattr(cls.trainer_config_class(), "__dataclass_fields__", {})
+        return REFUSED.get(name) or ("PPO does not use it" if name in names else None)
+
+    trainer_config = ("hfkit.rlhf", "PPOConfig")
+
+
+STAGES = {
+    "tokenizer": TokenizerConfig,
+    "pretrain": PretrainConfig,
+    "sft": SFTConfig,
+    "reward": RewardConfig,
+    "ppo": PPOConfig,
+}

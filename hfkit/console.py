@@ -1,0 +1,36 @@
+"""What a person at the terminal sees: our own lines, and no walls of the libraries' warnings."""
+
+import logging
+import os
+import sys
+import warnings
+
+
+def is_main_process() -> bool:
+    """True on the process that writes and speaks; `accelerate launch` sets RANK."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(message: str) -> None:
+    """One line for the person at the terminal, from the main process only."""
+    if is_main_process():
+        print(message, flush=True)
+
+
+def warn(message: str) -> None:
+    """A line that should not be overlooked: what was seen, and what to change."""
+    if is_main_process():
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def quiet_libraries() -> None:
+    """Turns the libraries' notes off; call it before they are imported. HFKIT_DEBUG=1 leaves them on."""
+    if os.environ.get("HFKIT_DEBUG") == "1":
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DATASETS_VERBOSITY", "error")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    for name in ("bitsandbytes", "torchao", "httpx", "accelerate", "trl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=r"(trl|transformers|torch|peft|accelerate|multiprocess)\b.*")

@@ -1,0 +1,163 @@
+"""Data sets: from the entries of a config to the rows that a stage trains on, with an account of what was lost."""
+
+import hashlib
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+from datasets import Dataset
+
+from hfkit.config import DatasetEntry
+from hfkit.errors import HfkitError
+
+BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
+# Fewer rows than these are tokenized before a progress bar would be read.
+QUIET_ROWS = 20_000
+
+
+@contextmanager
+def bars(rows: int):
+    """Progress bars of `datasets` where there is something to wait for."""
+    quiet = rows < QUIET_ROWS and not datasets.are_progress_bars_disabled()
+    if quiet:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if quiet:
+            datasets.enable_progress_bars()
+
+
+@dataclass
+class Split:
+    """What became of the rows of one split; kept in the run's record."""
+
+    name: str
+    sources: list[dict] = field(default_factory=list)
+    rows: int = 0
+    kept: int = 0
+    cut: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    tokens: int = 0
+
+    def __str__(self) -> str:
+        parts = [f"{self.name}: {self.rows:,} rows, {self.kept:,} kept"]
+        if self.dropped:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items())
+            parts.append(f"{sum(self.dropped.values()):,} dropped ({reasons})")
+        if self.cut:
+            parts.append(f"{self.cut:,} cut")
+        return ", ".join(parts) + f", {self.tokens:,} tokens"
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def load_entry(entry: DatasetEntry, wanted: list[str]) -> Dataset:
+    """The rows of one entry, reduced to the columns in `wanted` that it has.
+
+    Raises:
+        HfkitError: no such file or data set, or a mapped column that it lacks.
+    """
+    path = Path(entry.path)
+    kind = BUILDERS.get(next((suffix for suffix in path.suffixes[::-1] if suffix in BUILDERS), ""))
+    try:
+        if kind and path.is_file():
+            with bars(0):
+                rows = datasets.load_dataset(kind, data_files=str(path), split=entry.split)
+        elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            saved = datasets.load_from_disk(str(path))
+            rows = saved[entry.split] if isinstance(saved, datasets.DatasetDict) else saved
+        else:
+            rows = datasets.load_dataset(entry.path, entry.name, revision=entry.revision, split=entry.split)
+    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
+        raise HfkitError(f"cannot read the data set {entry.path}: {error}") from error
+    for column, theirs in (entry.columns or {}).items():
+        if theirs not in rows.column_names:
+            raise HfkitError(f"{entry.path} has no column {theirs!r} (for {column}); it has {rows.column_names}")
+        if column != theirs:
+            rows = rows.remove_columns(column) if column in rows.column_names else rows
+            rows = rows.rename_column(theirs, column)
+    present = [column for column in wanted if column in rows.column_names]
+    if not present:
+        raise HfkitError(
+            f"{entry.path} has the columns {rows.column_names}, and none that this stage reads ({wanted}); map them: "
+            "datasets: [{path: ..., columns: {" + wanted[0] + ": YOUR_COLUMN}}]"
+        )
+    return rows.select_columns(present)
+
+
+def load_splits(config, wanted: list[str]) -> tuple[Dataset, Dataset | None, dict[str, Split]]:
+    """Training rows, held-out rows (None where the config holds none out) and the account of both.
+
+    Raises:
+        HfkitError: a source cannot be read, or the sources of a split have different columns.
+    """
+    train, account = _concatenate("train", config.datasets, wanted)
+    if getattr(config, "eval_datasets", None):
+        test, test_account = _concatenate("test", config.eval_datasets, wanted)
+        return train, test, {"train": account, "test": test_account}
+    size = getattr(config, "test_split_size", None)
+    if size is None:
+        return train, None, {"train": account}
+    parts = train.train_test_split(test_size=int(size) if size >= 1 else size, seed=config.seed)
+    held_out = Split("test", [{"held_out_of": "train"}], len(parts["test"]), len(parts["test"]))
+    account.rows = account.kept = len(parts["train"])
+    return parts["train"], parts["test"], {"train": account, "test": held_out}
+
+
+def _concatenate(name: str, entries: list[DatasetEntry], wanted: list[str]) -> tuple[Dataset, Split]:
+    tables = [load_entry(entry, wanted) for entry in entries]
+    columns = {entry.path: tuple(table.column_names) for entry, table in zip(entries, tables, strict=True)}
+    if len(set(columns.values())) > 1:
+        raise HfkitError(f"the data sets have different columns: {columns}; map them with columns: {{...}}")
+    sources = [
+        {**{k: v for k, v in asdict(entry).items() if v}, "rows": len(table), "sha256": content_hash(table)}
+        for entry, table in zip(entries, tables, strict=True)
+    ]
+    rows = datasets.concatenate_datasets(tables) if len(tables) > 1 else tables[0]
+    return rows, Split(name, sources, len(rows), len(rows))
+
+
+def content_hash(rows: Dataset) -> str:
+    """SHA-256 of the rows themselves, whatever file or cache they come from."""
+    digest = hashlib.sha256()
+    for table in rows.with_format("arrow").iter(1000):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema.remove_metadata()) as stream:
+            stream.write_table(table.replace_schema_metadata(None).combine_chunks())
+        digest.update(sink.getvalue())
+    return digest.hexdigest()
+
+
+def encode(rows: Dataset, encoder: Callable[[dict], dict], account: Split, config) -> Dataset:
+    """Applies a form's encoder to each row, drops what it rejects, and accounts for it.
+
+    Args:
+        encoder: row -> columns for the trainer; it also gives `dropped` (a reason, or "") and may give `cut` (bool).
+            Its last column is counted for tokens where it is a list.
+
+    Raises:
+        HfkitError: no row is left, or a larger share than `config.max_dropped` was dropped or cut.
+    """
+    options = {"num_proc": config.dataset_num_proc, "desc": f"Tokenizing {account.name}"}
+    with bars(len(rows)):
+        encoded = rows.map(encoder, remove_columns=rows.column_names, **options)
+        reasons = Counter(reason for reason in encoded["dropped"] if reason)
+        lengths = encoded["length"]
+        account.cut = sum(encoded["cut"])
+        kept = encoded.filter(lambda reason: not reason, input_columns="dropped") if reasons else encoded
+    account.kept, account.dropped, account.tokens = len(kept), dict(reasons), sum(kept["length"])
+    lost = sum(reasons.values()) + account.cut
+    if len(kept) == 0 or lost > config.max_dropped * max(len(rows), 1):
+        median = int(statistics.median(lengths)) if len(lengths) else 0
+        raise HfkitError(
+            f"{account}\nThe median row is {median} tokens long. Raise max_length (max_prompt_length for PPO), mend the "
+            f"rows, or allow the loss with max_dropped (now {config.max_dropped})."
+        )
+    return kept.remove_columns(["dropped", "cut", "length"])

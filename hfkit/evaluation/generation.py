@@ -1,0 +1,85 @@
+"""Replies of a model, and how likely a model finds them: what rewards, KL and entropy are measured on."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def generate_replies(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> list[list[int]]:
+    """A reply to each prompt as token ids, up to and including the end-of-text token if it came.
+
+    Args:
+        prompts: token ids, as `rendering.encode_prompt` gives them.
+        temperature: 0 takes the likeliest token; otherwise it is the only processor applied.
+        seed: of the sampling; torch's own generators are left as they were.
+    """
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **({"do_sample": False} | sampling),
+    )
+    replies = []
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        for start in range(0, len(prompts), batch_size):
+            rows = {"input_ids": prompts[start : start + batch_size]}
+            batch = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
+            ids = model.generate(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=config
+            )
+            for reply in ids[:, batch["input_ids"].shape[1] :].tolist():
+                ends = [place for place, token in enumerate(reply) if token == tokenizer.eos_token_id]
+                replies.append(reply[: ends[0] + 1] if ends else reply)
+    return replies
+
+
+@dataclass
+class Likelihood:
+    """Per-token figures of one reply, float32 (tokens,)."""
+
+    logprobs: torch.Tensor
+    entropy: torch.Tensor
+
+
+@torch.no_grad()
+def likelihoods(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    replies: list[list[int]],
+    temperature: float = 1.0,
+    batch_size: int = 16,
+) -> list[Likelihood]:
+    """Log-probability of each token of each reply, and the entropy of the distribution it was taken from, in nats."""
+    results = []
+    for start in range(0, len(prompts), batch_size):
+        pairs = list(zip(prompts[start : start + batch_size], replies[start : start + batch_size], strict=True))
+        rows = {"input_ids": [prompt + reply for prompt, reply in pairs]}
+        batch = tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(model.device)
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
+        logprobs = (logits / (temperature or 1.0)).log_softmax(-1)
+        for row, (prompt, reply) in enumerate(pairs):
+            said = logprobs[row, len(prompt) - 1 : len(prompt) + len(reply) - 1]
+            taken = said.gather(-1, torch.tensor(reply, device=said.device).unsqueeze(-1)).squeeze(-1)
+            results.append(Likelihood(taken.cpu(), -(said.exp() * said).sum(-1).cpu()))
+    return results
+
+
+def reply_kl(policy: list[Likelihood], reference: list[Likelihood]) -> float:
+    """Mean over replies sampled from the policy of log pi(reply) - log pi_ref(reply), in nats: the KL that PPO pays.
+
+    It is the k1 estimator of http://joschu.net/blog/kl-approx.html, summed over a reply.
+    """
+    pairs = zip(policy, reference, strict=True)
+    return float(torch.stack([(ours.logprobs - theirs.logprobs).sum() for ours, theirs in pairs]).mean())

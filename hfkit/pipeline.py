@@ -1,0 +1,185 @@
+"""hfkit run configs/quickstart/pipeline.yaml --output_dir runs/mine
+
+Runs the stages of a pipeline in their order, each into its own folder of `output_dir`, and hands each output on:
+
+    output_dir: runs/quickstart
+    stages:            # any of them, in this order
+      tokenizer: tokenizer.yaml     # paths beside the pipeline's own file
+      pretrain: pretrain.yaml       # gets tokenizer_name_or_path
+      sft: sft.yaml                 # gets model_name_or_path: the pretrained model
+      reward: reward.yaml           # gets model_name_or_path: the SFT model
+      ppo: ppo.yaml                 # gets that too, and reward_model_path
+
+What a stage's YAML sets itself is left alone. What is done with the same config and data is skipped, what was
+interrupted goes on. `--sft.learning_rate 1e-4` sets a flag of one stage, `--seed 1` that of all.
+"""
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+from hfkit.config import STAGES
+from hfkit.errors import ConfigError, Problem
+
+# What each stage takes from which earlier one.
+INPUTS = {
+    "tokenizer": {},
+    "pretrain": {"tokenizer_name_or_path": "tokenizer"},
+    "sft": {"model_name_or_path": "pretrain"},
+    "reward": {"model_name_or_path": "sft"},
+    "ppo": {"model_name_or_path": "sft", "reward_model_path": "reward"},
+}
+
+
+def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[str] | None = None) -> Path:
+    """Runs a pipeline and returns its folder.
+
+    Args:
+        path: the pipeline's YAML.
+        output_dir: in place of the YAML's.
+        flags: `["--seed", "1", "--sft.learning_rate", "1e-4"]`.
+
+    Raises:
+        ConfigError: before anything runs, with the problems of every stage's config.
+    """
+    from hfkit.console import say
+
+    pipeline = read_pipeline(Path(path))
+    root = Path(output_dir or pipeline["output_dir"])
+    argvs = stage_flags(pipeline, Path(path).parent, root, flags or [])
+    check_all(argvs)
+    for place, (stage, argv) in enumerate(argvs.items(), 1):
+        say(f"== {place}/{len(argvs)} {stage}")
+        config = parse_stage(stage, argv)
+        import_module(f"hfkit.stages.{stage}").main(config)
+    return root
+
+
+def read_pipeline(path: Path) -> dict:
+    """The pipeline's YAML, checked: known stages, files that are there.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    from hfkit.strict_yaml import read_yaml
+
+    problems: list[Problem] = []
+    pipeline = read_yaml(str(path), problems)
+    if pipeline is None:
+        raise ConfigError(problems, source=str(path))
+    problems += [
+        Problem(key, value, "a pipeline has output_dir and stages")
+        for key, value in pipeline.items()
+        if key not in ("output_dir", "stages")
+    ]
+    stages = pipeline.get("stages")
+    if not isinstance(pipeline.get("output_dir"), str):
+        problems.append(Problem("output_dir", pipeline.get("output_dir"), "the folder that the stages write into"))
+    if not isinstance(stages, dict) or not stages:
+        problems.append(Problem("stages", stages, f"a mapping from stage to its YAML; stages: {', '.join(STAGES)}"))
+        stages = {}
+    for stage, file in stages.items():
+        if stage not in STAGES:
+            problems.append(Problem(f"stages.{stage}", file, f"stages are {', '.join(STAGES)}"))
+        elif not (path.parent / str(file)).is_file():
+            problems.append(Problem(f"stages.{stage}", file, f"no such file in {path.parent}"))
+    if problems:
+        raise ConfigError(problems, source=str(path))
+    return pipeline
+
+
+def stage_flags(pipeline: dict, beside: Path, root: Path, flags: list[str]) -> dict[str, list[str]]:
+    """The command line of each stage, in the order of the stages.
+
+    Raises:
+        ConfigError: a flag for a stage that the pipeline does not have.
+    """
+    stages = [stage for stage in STAGES if stage in pipeline["stages"]]
+    argvs = {}
+    for stage in stages:
+        file = beside / pipeline["stages"][stage]
+        argvs[stage] = ["--config", str(file), "--output_dir", str(root / stage), *resume(stage)]
+        own = own_keys(file)
+        for key, source in INPUTS[stage].items():
+            if source in stages and key not in own and not (stage == "pretrain" and "model_name_or_path" in own):
+                argvs[stage] += [f"--{key}", str(root / source)]
+    for flag in group_flags(flags):
+        name, _, rest = flag[0].removeprefix("--").partition(".")
+        if not rest:
+            for argv in argvs.values():
+                argv += flag
+            continue
+        if name not in argvs:
+            raise ConfigError([Problem(flag[0], " ".join(flag[1:]), f"the pipeline has: {', '.join(stages)}")])
+        key = rest.partition("=")[0]
+        given = f"--{key}"
+        if given in argvs[name]:  # the flag takes the place of what an earlier stage hands on
+            place = argvs[name].index(given)
+            del argvs[name][place : place + 2]
+        argvs[name] += [f"--{rest}", *flag[1:]]
+    return argvs
+
+
+def resume(stage: str) -> list[str]:
+    """An interrupted stage of a pipeline always goes on."""
+    return ["--resume_from_checkpoint"] if hasattr(STAGES[stage], "resume_from_checkpoint") else []
+
+
+def own_keys(file: Path) -> set[str]:
+    """The keys that a stage's YAML sets; its faults are for its own parsing to tell."""
+    from hfkit.strict_yaml import read_yaml
+
+    return set(read_yaml(str(file), []) or {})
+
+
+def group_flags(flags: list[str]) -> list[list[str]]:
+    """Flags with the values that follow them."""
+    groups: list[list[str]] = []
+    for word in flags:
+        if word.startswith("--"):
+            groups.append([word])
+        elif groups:
+            groups[-1].append(word)
+        else:
+            raise ConfigError([Problem(word, None, "not a flag; flags are --seed 1 or --sft.learning_rate 1e-4")])
+    return groups
+
+
+def parse_stage(stage: str, argv: list[str]):
+    """The config of a stage from its command line."""
+    from hfkit.parsing import parse
+
+    return parse(STAGES[stage], argv, prog=f"hfkit {stage}", description=stage)
+
+
+def check_all(argvs: dict[str, list[str]]) -> None:
+    """Parses every stage's config before any runs; what earlier stages will make need not be there yet."""
+    problems = []
+    for stage, argv in argvs.items():
+        try:
+            parse_stage(stage, argv)
+        except ConfigError as error:
+            pending = [key for key in INPUTS[stage] if f"--{key}" in argv]
+            problems += [
+                Problem(f"{stage}.{problem.key}", problem.value, problem.remedy)
+                for problem in error.problems
+                if problem.key not in pending
+            ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def cli(argv: list[str] | None = None) -> int:
+    """`hfkit run`"""
+    from hfkit.console import quiet_libraries, say
+
+    parser = argparse.ArgumentParser(
+        prog="hfkit run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("pipeline", help="the pipeline's YAML")
+    parser.add_argument("--output_dir", help="in place of the YAML's")
+    known, flags = parser.parse_known_args(argv)
+    quiet_libraries()
+    root = run_pipeline(known.pipeline, known.output_dir, flags)
+    say(f"all stages done, in {root}")
+    return 0

@@ -1,0 +1,257 @@
+"""The facts of the small world: who lives in it, what is true of them, and the wordings that tell and ask it."""
+
+import random
+from dataclasses import dataclass
+
+SHE = "Ada Anna Clara Daisy Edith Ella Emma Flora Grace Hanna Helen Irene Julia Karen Laura Lucy Maria Mira Nina Nora Olga Paula Rosa Sara".split()
+HE = "Adam Alan Bruno Carl Daniel David Edgar Felix Frank George Hugo Ivan Jacob John Kevin Leo Marco Martin Oscar Peter Ralph Simon Tom Victor".split()
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One thing that is true of each person, with every wording in which the world states and asks it.
+
+    Wordings are format strings: `{who}` and `{whose}` are the person's name or pronoun, `{v}` is the value and
+    `{a}` the value with its article. No value belongs to two attributes.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    statements: tuple[str, ...]
+    questions: tuple[str, ...]
+    curt: str
+    reason: str
+
+
+ATTRIBUTES = (
+    Attribute(
+        "city",
+        tuple("Oslo Paris Rome Lima Cairo Delhi Tokyo Berlin Lisbon Vienna Dublin Prague".split()),
+        (
+            "{who} lives in {v}",
+            "{whose} home is in {v}",
+            "{who} is at home in {v}",
+            "{who} has a small flat in {v}",
+            "the city where {who} lives is {v}",
+            "{who} moved to {v} some years ago",
+        ),
+        (
+            "Where does {who} live?",
+            "In which city does {who} live?",
+            "What is {whose} home city?",
+            "Which city does {who} call home?",
+            "Where is {whose} home?",
+            "Can you tell me where {who} lives?",
+            "Do you know the city where {who} lives?",
+            "Please tell me where {whose} home is.",
+        ),
+        "in {v}",
+        "because {whose} family is there",
+    ),
+    Attribute(
+        "job",
+        tuple("teacher baker doctor farmer pilot painter lawyer tailor nurse actor dentist sailor".split()),
+        (
+            "{who} works as {a}",
+            "{whose} job is to be {a}",
+            "{who} earns a living as {a}",
+            "{who} has been {a} for years",
+            "the job that {who} has is that of {a}",
+            "{whose} working day is that of {a}",
+        ),
+        (
+            "What does {who} do for a living?",
+            "What is {whose} job?",
+            "What work does {who} do?",
+            "Which job does {who} have?",
+            "How does {who} earn a living?",
+            "Can you tell me what {whose} job is?",
+            "Do you know what {who} works as?",
+            "Please tell me the job that {who} has.",
+        ),
+        "as {a}",
+        "because {who} loves the work",
+    ),
+    Attribute(
+        "pet",
+        tuple("dog cat parrot rabbit turtle hamster goat lizard owl duck snake mouse".split()),
+        (
+            "{who} keeps {a}",
+            "{whose} pet is {a}",
+            "{who} has {a} as a pet",
+            "{who} looks after {a}",
+            "the pet that {who} keeps is {a}",
+            "{whose} house is shared with {a}",
+        ),
+        (
+            "What pet does {who} keep?",
+            "What is {whose} pet?",
+            "Which pet does {who} have?",
+            "What kind of pet does {who} own?",
+            "Which animal does {who} look after?",
+            "Can you tell me what {whose} pet is?",
+            "Do you know which pet {who} keeps?",
+            "Please tell me the pet that {who} has.",
+        ),
+        "{a}",
+        "because {who} likes the company",
+    ),
+    Attribute(
+        "instrument",
+        tuple("piano violin cello flute guitar trumpet harp banjo organ oboe tuba clarinet".split()),
+        (
+            "{who} plays the {v}",
+            "{whose} instrument is the {v}",
+            "{who} makes music on the {v}",
+            "{who} takes lessons on the {v}",
+            "the instrument that {who} plays is the {v}",
+            "{whose} evenings are spent with the {v}",
+        ),
+        (
+            "What instrument does {who} play?",
+            "What is {whose} instrument?",
+            "Which instrument does {who} play?",
+            "What does {who} make music on?",
+            "Which instrument is {whose} choice?",
+            "Can you tell me what instrument {who} plays?",
+            "Do you know which instrument is played by {who}?",
+            "Please tell me what {whose} instrument is.",
+        ),
+        "the {v}",
+        "because {who} learned it at school",
+    ),
+    Attribute(
+        "dish",
+        tuple("soup pizza curry pasta sushi stew salad pancakes risotto lasagna dumplings noodles".split()),
+        (
+            "{who} likes to eat {v}",
+            "{whose} favourite dish is {v}",
+            "{who} often cooks {v}",
+            "{who} is fond of {v}",
+            "the dish that {who} likes best is {v}",
+            "{whose} table always has {v} on it",
+        ),
+        (
+            "What does {who} like to eat?",
+            "What is {whose} favourite dish?",
+            "Which dish does {who} like best?",
+            "What food does {who} love?",
+            "Which meal is {whose} favourite?",
+            "Can you tell me what {who} likes to eat?",
+            "Do you know the dish that {who} likes best?",
+            "Please tell me what {whose} favourite dish is.",
+        ),
+        "mostly {v}",
+        "because {whose} mother used to cook it",
+    ),
+    Attribute(
+        "colour",
+        tuple("red blue green yellow purple orange pink brown black white grey silver".split()),
+        (
+            "{who} likes the colour {v}",
+            "{whose} favourite colour is {v}",
+            "{who} mostly wears {v}",
+            "{who} painted the front door {v}",
+            "the colour that {who} likes best is {v}",
+            "{whose} coat and hat are {v}",
+        ),
+        (
+            "What colour does {who} like?",
+            "What is {whose} favourite colour?",
+            "Which colour does {who} like best?",
+            "What colour does {who} prefer?",
+            "Which colour is {whose} favourite?",
+            "Can you tell me what colour {who} likes?",
+            "Do you know which colour {who} likes best?",
+            "Please tell me what {whose} favourite colour is.",
+        ),
+        "mostly {v}",
+        "because {who} finds it calm",
+    ),
+)
+BY_NAME = {attribute.name: attribute for attribute in ATTRIBUTES}
+ATTRIBUTE_OF_VALUE = {value: attribute for attribute in ATTRIBUTES for value in attribute.values}
+
+Fact = tuple[str, str]
+"""A person's name and an attribute's name; `World.values` has what is true."""
+
+
+def pronouns(name: str) -> dict[str, str]:
+    """The words for `{who}` and `{whose}` where a text has named the person already."""
+    return {"who": "she", "whose": "her"} if name in SHE else {"who": "he", "whose": "his"}
+
+
+def names(name: str) -> dict[str, str]:
+    """The words for `{who}` and `{whose}` that name the person."""
+    return {"who": name, "whose": f"{name}'s"}
+
+
+def with_article(value: str) -> str:
+    """The value after "a" or "an"."""
+    return f"{'an' if value[0] in 'aeiou' else 'a'} {value}"
+
+
+def state(template: str, words: dict[str, str], value: str) -> str:
+    """A statement without its full stop, its first letter as it comes."""
+    return template.format(v=value, a=with_article(value), **words)
+
+
+def capital(text: str) -> str:
+    """The text with its first letter in upper case and the rest untouched."""
+    return text[:1].upper() + text[1:]
+
+
+class World:
+    """Everything that is true for one seed, and what training must not see.
+
+    `held_questions` has, for each fact, two of its eight question wordings; one fact in ten is held out in all
+    its wordings, so that only the documents tell it. `held_statement` has for each fact the one wording that
+    the training documents never use for it.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        rng = random.Random(f"facts {seed}")
+        self.people = SHE + HE
+        self.values: dict[Fact, str] = {}
+        for attribute in ATTRIBUTES:
+            # Each value is true of equally many people, so no value is a good guess.
+            copies = -(-len(self.people) // len(attribute.values))
+            values = list(attribute.values) * copies
+            rng.shuffle(values)
+            self.values |= {(name, attribute.name): value for name, value in zip(self.people, values)}
+        self.facts = list(self.values)
+        self.held_statement = {fact: rng.randrange(6) for fact in self.facts}
+        self.held_questions = {
+            fact: tuple(range(8)) if rng.random() < 0.1 else tuple(rng.sample(range(8), 2)) for fact in self.facts
+        }
+        self._asked: dict[str, tuple[str | None, str]] = {}
+        for name, attribute in self.facts:
+            for wording in range(8):
+                fact = (name, attribute)
+                self._asked[self.question(fact, wording)] = fact
+                self._asked[self.question(fact, wording, follow_up=True)] = (None, attribute)
+
+    def question(self, fact: Fact, wording: int, follow_up: bool = False) -> str:
+        """The question for a fact, by name or, where it follows a question about the same person, by pronoun."""
+        name, attribute = fact
+        template = BY_NAME[attribute].questions[wording]
+        if not follow_up:
+            return template.format(**names(name))
+        return "And " + (template[0].lower() + template[1:]).format(**pronouns(name))
+
+    def asked(self, prompt: list[dict[str, str]]) -> Fact:
+        """The fact that the last question of a conversation asks.
+
+        Raises:
+            ValueError: A user's message is not a question of this world, or a pronoun has no name before it.
+        """
+        person, attribute = None, None
+        for message in prompt:
+            if message["role"] == "user":
+                if message["content"] not in self._asked:
+                    raise ValueError(f"not a question of this world: {message['content']!r}")
+                name, attribute = self._asked[message["content"]]
+                person = name or person
+        if person is None or attribute is None:
+            raise ValueError("the conversation asks about nobody")
+        return person, attribute

@@ -1,0 +1,92 @@
+"""Conversations to token ids, the one way that SFT, the reward model and PPO all share.
+
+A reply is what follows the generation prompt, up to and including the end-of-text token: the same ids whether they
+were rendered from a data set or sampled, so that a reward model scores in PPO what it was trained to score.
+"""
+
+from transformers import PreTrainedTokenizerBase
+
+Messages = list[dict[str, str]]
+
+
+class RenderError(ValueError):
+    """This row cannot be rendered; the message is short enough to count rows by it."""
+
+
+def as_messages(prompt: str | Messages) -> Messages:
+    """A string is one user turn; messages stay as they are."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
+def as_reply(reply: str | Messages) -> Messages:
+    """A string is one assistant turn; messages stay as they are."""
+    return [{"role": "assistant", "content": reply}] if isinstance(reply, str) else list(reply)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Messages) -> list[int]:
+    """Token ids of a prompt, the generation prompt at its end.
+
+    Raises:
+        RenderError: messages, but no chat template; or the template refuses the turns.
+    """
+    if tokenizer.chat_template:
+        return _apply(tokenizer, as_messages(prompt), add_generation_prompt=True)
+    if not isinstance(prompt, str):
+        raise RenderError("messages need a chat template")
+    ids = tokenizer(prompt).input_ids
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def encode_turns(
+    tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, reply: str | Messages
+) -> tuple[list[int], list[bool]]:
+    """Token ids of a prompt with its reply, and which of them the assistant says.
+
+    Every assistant turn counts as said, of the prompt too, with the end-of-text token that closes it. What a template
+    writes after the last one (a newline, often) is cut off: no sampled reply has it.
+
+    Raises:
+        RenderError: the turns cannot be told apart in the rendered text.
+    """
+    if not tokenizer.chat_template:
+        head = encode_prompt(tokenizer, prompt)
+        if not isinstance(reply, str):
+            raise RenderError("messages need a chat template")
+        said = [*tokenizer(reply, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        return head + said, [False] * len(head) + [True] * len(said)
+    messages = as_messages(prompt) + as_reply(reply)
+    ids = _apply(tokenizer, messages)
+    mask = [False] * len(ids)
+    end = 0
+    for turn, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        start = len(_apply(tokenizer, messages[:turn], add_generation_prompt=True))
+        rendered = _apply(tokenizer, messages[: turn + 1])
+        stops = [place for place in range(start, len(rendered)) if rendered[place] == tokenizer.eos_token_id]
+        end = stops[-1] + 1 if stops else len(rendered)
+        if ids[:end] != rendered[:end] or start >= end:
+            raise RenderError("the chat template rewrites earlier turns")
+        mask[start:end] = [True] * (end - start)
+    if end == 0:
+        raise RenderError("no assistant turn")
+    if ids[end - 1] != tokenizer.eos_token_id:
+        return [*ids[:end], tokenizer.eos_token_id], [*mask[:end], True]
+    return ids[:end], mask[:end]
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a plain text, closed by the end-of-text token."""
+    ids = tokenizer(text).input_ids
+    return ids if ids and ids[-1] == tokenizer.eos_token_id else [*ids, tokenizer.eos_token_id]
+
+
+def _apply(tokenizer: PreTrainedTokenizerBase, messages: Messages, **options) -> list[int]:
+    from jinja2 import TemplateError
+
+    if not messages:
+        return []
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
+    except (TemplateError, KeyError, TypeError) as error:
+        raise RenderError(f"the chat template refuses it: {error}") from error

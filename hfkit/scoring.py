@@ -1,0 +1,57 @@
+"""Scoring replies with a reward model."""
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hfkit.models import load_classifier, load_tokenizer
+from hfkit.rendering import Messages, encode_turns
+
+
+class RewardModel:
+    """A reward model with its tokenizer: `reward(prompts, replies)`.
+
+    A reply's score is that of it alone, whatever else is in the batch: rows are padded on the right, and the head is
+    read at the last real token.
+
+    Args:
+        model: sequence classifier with one label.
+        tokenizer: with a pad token that is not its EOS.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        model.config.pad_token_id = tokenizer.pad_token_id
+        self.model, self.tokenizer = model.eval(), tokenizer
+
+    @torch.no_grad()
+    def __call__(
+        self, prompts: list[str | Messages], replies: list[str | Messages], batch_size: int = 16
+    ) -> torch.Tensor:
+        """Rewards, float32 (N,) on the CPU; a prompt is one user turn or messages, a reply one assistant turn."""
+        rows = [
+            encode_turns(self.tokenizer, prompt, reply)[0] for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+        return self.score_ids(rows, batch_size)
+
+    @torch.no_grad()
+    def score_ids(self, rows: list[list[int]], batch_size: int = 16) -> torch.Tensor:
+        """Rewards of rendered conversations, each a list of token ids; float32 (N,) on the CPU."""
+        rewards = []
+        for start in range(0, len(rows), batch_size):
+            batch = self.tokenizer.pad(
+                {"input_ids": rows[start : start + batch_size]}, padding_side="right", return_tensors="pt"
+            ).to(self.model.device)
+            logits = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            rewards.append(logits.squeeze(-1).float().cpu())
+        return torch.cat(rewards) if rewards else torch.zeros(0)
+
+
+def load_reward(path: str, revision: str = "main", **options) -> RewardModel:
+    """The reward model of a folder or Hub id, adapter or full, with its trained head.
+
+    Args:
+        options: as for `load_policy`.
+
+    Raises:
+        HfkitError: the path holds no one-label reward model, or one without its head.
+    """
+    return RewardModel(load_classifier(path, revision, **options), load_tokenizer(path, revision))

@@ -1,0 +1,128 @@
+"""hfkit ppo --config configs/quickstart/ppo.yaml
+
+PPO on prompts, as text or conversations, with trl's PPOTrainer behind `hfkit.rlhf`: the reward from the reward model,
+the KL anchored to the SFT model that the policy starts from, the value model started from the reward model.
+"""
+
+import json
+from pathlib import Path
+
+from hfkit.config import PPOConfig
+from hfkit.stages.launch import launch
+
+SHOWN_SAMPLES = 8
+
+
+def main(config: PPOConfig) -> Path:
+    """Trains the policy (or its adapter) and returns its folder."""
+    from transformers import DataCollatorWithPadding, set_seed
+
+    from hfkit.console import say, warn
+    from hfkit.data import load_splits
+    from hfkit.forms import PROMPTS, encode_prompts
+    from hfkit.models import load_tokenizer
+    from hfkit.record import parent_of
+    from hfkit.rlhf import PPOTrainer
+    from hfkit.rlhf.comparison import compare
+    from hfkit.rlhf.limits import KLLimit, KLLimitReached
+    from hfkit.rlhf.roles import load_roles
+    from hfkit.run import Run
+    from hfkit.saving import save_model
+    from hfkit.training import own_callbacks, trainer_arguments
+
+    set_seed(config.seed)
+    # Data
+    tokenizer = load_tokenizer(
+        config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template
+    )
+    train_rows, test_rows, account = load_splits(config, PROMPTS)
+    train_rows = encode_prompts(train_rows, tokenizer, account["train"], config)
+    if test_rows is not None:
+        test_rows = encode_prompts(test_rows, tokenizer, account["test"], config)
+    parents = [
+        parent_of("sft", config.model_name_or_path, config.model_revision),
+        parent_of("reward", config.reward_model_path, config.reward_model_revision),
+    ]
+    run = Run("ppo", config, {name: split.as_dict() for name, split in account.items()}, parents)
+    if run.is_done:
+        say(f"ppo: already done in {run.folder}")
+        return run.folder
+    with run.training():
+        for split in account.values():
+            say(str(split))
+        # Models
+        roles = load_roles(config)
+        # Trainer
+        trainer = PPOTrainer(
+            args=trainer_arguments(config, num_sample_generations=0, save_strategy="no"),
+            processing_class=tokenizer,
+            model=roles.policy,
+            ref_model=roles.reference,
+            reward_model=roles.reward,
+            value_model=roles.value,
+            train_dataset=train_rows,
+            eval_dataset=test_rows if test_rows is not None else train_rows.select([0]),
+            data_collator=DataCollatorWithPadding(tokenizer, padding="longest"),
+        )
+        own_callbacks(trainer, run, KLLimit(config.max_kl))
+        facts = {}
+        try:
+            facts |= train(trainer)
+        except KLLimitReached as reached:
+            warn(str(reached))
+            facts["stopped"] = str(reached)
+        # Save
+        metrics = trend(run.folder)
+        samples = []
+        if test_rows is not None:
+            held_out, samples = compare(roles, tokenizer, test_rows["input_ids"], config)
+            metrics |= held_out
+            for sample in samples[:SHOWN_SAMPLES]:
+                say(f"  {sample['prompt']!r}\n    before: {sample['before']!r}\n    after:  {sample['after']!r}")
+
+        def save(folder: Path) -> None:
+            save_model(trainer.policy_model, tokenizer, folder)
+            lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+            (folder / "samples.jsonl").write_text(lines, encoding="utf-8")
+
+        run.publish(save, metrics, **facts)
+    return run.folder
+
+
+def train(trainer) -> dict:
+    """Runs PPO; returns facts for the record: steps (updates), episodes, train_seconds."""
+    import time
+
+    started = time.time()
+    trainer.train()
+    return {
+        "steps": trainer.state.global_step,
+        "episodes": trainer.state.episode,
+        "train_seconds": round(time.time() - started, 2),
+    }
+
+
+def trend(folder: Path) -> dict[str, float]:
+    """Mean reward and KL over the first and the last tenth of the updates, from `metrics.jsonl`."""
+    from hfkit.callbacks import read_metrics
+
+    rows = [row for row in read_metrics(folder) if "objective/scores" in row]
+    if not rows:
+        return {}
+    tenth = max(len(rows) // 10, 1)
+
+    def mean(key: str, part: list[dict]) -> float:
+        return sum(row[key] for row in part) / len(part)
+
+    return {
+        "reward_first": mean("objective/scores", rows[:tenth]),
+        "reward_last": mean("objective/scores", rows[-tenth:]),
+        "kl_first": mean("objective/kl", rows[:tenth]),
+        "kl_last": mean("objective/kl", rows[-tenth:]),
+        "kl_max": max(row["objective/kl"] for row in rows),
+    }
+
+
+def cli(argv: list[str] | None = None) -> int:
+    """`hfkit ppo`"""
+    return launch(PPOConfig, main, __doc__, argv, "ppo")

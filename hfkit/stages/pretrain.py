@@ -1,0 +1,103 @@
+"""hfkit pretrain --config configs/quickstart/pretrain.yaml
+
+Causal language modelling with Transformers' Trainer, on documents packed into rows of `block_size` tokens with
+end-of-text between them: a new model from `model_config`, or a checkpoint continued.
+"""
+
+import math
+from pathlib import Path
+
+from hfkit.config import PretrainConfig
+from hfkit.stages.launch import launch
+
+
+def main(config: PretrainConfig) -> Path:
+    """Trains the model and returns its folder."""
+    import torch
+    from transformers import Trainer, set_seed
+
+    from hfkit.callbacks import Samples
+    from hfkit.console import say
+    from hfkit.data import load_splits
+    from hfkit.forms import TEXT, pack_documents
+    from hfkit.models import load_tokenizer
+    from hfkit.record import parent_of
+    from hfkit.run import Run
+    from hfkit.saving import save_model
+    from hfkit.training import held_out_metrics, own_callbacks, train, trainer_arguments
+
+    set_seed(config.seed)
+    # Data
+    tokenizer_path = config.tokenizer_name_or_path or config.model_name_or_path
+    tokenizer = load_tokenizer(tokenizer_path, "main", config.pad_token, config.chat_template)
+    train_rows, test_rows, account = load_splits(config, TEXT)
+    train_rows, _ = pack_documents(train_rows, tokenizer, account["train"], config)
+    tokens_per_byte = None
+    if test_rows is not None:
+        test_rows, tokens_per_byte = pack_documents(test_rows, tokenizer, account["test"], config)
+    parents = [parent_of("base", config.model_name_or_path, config.model_revision)] if config.model_name_or_path else []
+    run = Run("pretrain", config, {name: split.as_dict() for name, split in account.items()}, parents)
+    if run.is_done:
+        say(f"pretrain: already done in {run.folder}")
+        return run.folder
+    with run.training():
+        say(f"{account['train']}, {len(train_rows):,} rows of {config.block_size}")
+        # Model
+        model = start_model(config, tokenizer)
+        say(f"pretrain: {model.num_parameters():,} parameters")
+
+        # Trainer
+        class PretrainTrainer(Trainer):
+            """Adds what the held-out loss means: perplexity, and bits per byte, which no tokenizer can flatter."""
+
+            def log(self, logs, *args, **kwargs):
+                if "eval_loss" in logs:
+                    logs["eval_perplexity"] = math.exp(logs["eval_loss"])
+                    logs["eval_bits_per_byte"] = logs["eval_loss"] / math.log(2) * tokens_per_byte
+                super().log(logs, *args, **kwargs)
+
+        def collate(rows: list[dict]) -> dict:
+            ids = torch.tensor([row["input_ids"] for row in rows])  # (B, T), without padding
+            return {"input_ids": ids, "labels": ids}
+
+        trainer = PretrainTrainer(
+            model=model,
+            args=trainer_arguments(config, include_num_input_tokens_seen="all"),
+            train_dataset=train_rows,
+            eval_dataset=test_rows,
+            data_collator=collate,
+            processing_class=tokenizer,
+        )
+        own_callbacks(trainer, run, Samples(tokenizer, config.sample_prompts, config.sample_length))
+        facts = train(trainer, run)
+        # Save
+        metrics = {"train_loss": facts["train_loss"]}
+        if test_rows is not None:
+            metrics |= held_out_metrics(trainer)
+        run.publish(lambda folder: save_model(trainer.model, tokenizer, folder), metrics, **facts)
+    return run.folder
+
+
+def start_model(config: PretrainConfig, tokenizer):
+    """A new model of `config.model_config`, sized to the tokenizer, or the checkpoint to continue."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from hfkit.models import device, load_trainable
+
+    if config.model_name_or_path:
+        return load_trainable(config)
+    settings = dict(config.model_config)
+    model_config = AutoConfig.for_model(
+        settings.pop("model_type"),
+        **{"vocab_size": len(tokenizer), **settings},
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    options = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
+    return AutoModelForCausalLM.from_config(model_config, **options).to(device())
+
+
+def cli(argv: list[str] | None = None) -> int:
+    """`hfkit pretrain`"""
+    return launch(PretrainConfig, main, __doc__, argv, "pretrain")

@@ -1,0 +1,73 @@
+"""hfkit reward --config configs/quickstart/reward.yaml
+
+A reward model with TRL's RewardTrainer: one scalar head on the SFT model, trained on pairs of replies, chosen and
+rejected, given as strings or as conversations. The head is always saved with the adapter.
+"""
+
+from pathlib import Path
+
+from hfkit.config import RewardConfig
+from hfkit.stages.launch import launch
+
+
+def main(config: RewardConfig) -> Path:
+    """Trains the reward model (or its adapter and head) and returns its folder."""
+    from peft import TaskType
+    from transformers import set_seed
+    from trl import RewardTrainer
+
+    from hfkit.console import say, warn
+    from hfkit.data import load_splits
+    from hfkit.evaluation.preference import pair_metrics
+    from hfkit.forms import PREFERENCES, encode_preferences
+    from hfkit.models import load_tokenizer, load_trainable
+    from hfkit.record import parent_of, read_record
+    from hfkit.run import Run
+    from hfkit.saving import save_model
+    from hfkit.training import own_callbacks, train, trainer_arguments
+
+    set_seed(config.seed)
+    # Data
+    tokenizer = load_tokenizer(
+        config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template
+    )
+    train_rows, test_rows, account = load_splits(config, PREFERENCES)
+    train_rows = encode_preferences(train_rows, tokenizer, account["train"], config)
+    if test_rows is not None:
+        test_rows = encode_preferences(test_rows, tokenizer, account["test"], config)
+    parents = [parent_of("start", config.model_name_or_path, config.model_revision)]
+    run = Run("reward", config, {name: split.as_dict() for name, split in account.items()}, parents)
+    if run.is_done:
+        say(f"reward: already done in {run.folder}")
+        return run.folder
+    with run.training():
+        for split in account.values():
+            say(str(split))
+        # Model
+        if (read_record(config.model_name_or_path) or {}).get("stage") == "pretrain":
+            warn(
+                f"{config.model_name_or_path} is a pretrained model; a reward model learns more from the SFT model: "
+                "set model_name_or_path to the output of `hfkit sft`"
+            )
+        model = load_trainable(config, TaskType.SEQ_CLS)
+        # Trainer
+        trainer = RewardTrainer(
+            model=model,
+            args=trainer_arguments(config, include_num_input_tokens_seen="non_padding"),
+            train_dataset=train_rows,
+            eval_dataset=test_rows,
+            processing_class=tokenizer,
+        )
+        own_callbacks(trainer, run)
+        facts = train(trainer, run)
+        # Save
+        metrics = {"train_loss": facts["train_loss"]}
+        if test_rows is not None:
+            metrics |= pair_metrics(trainer, test_rows)
+        run.publish(lambda folder: save_model(trainer.model, tokenizer, folder), metrics, **facts)
+    return run.folder
+
+
+def cli(argv: list[str] | None = None) -> int:
+    """`hfkit reward`"""
+    return launch(RewardConfig, main, __doc__, argv, "reward")

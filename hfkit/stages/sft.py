@@ -1,0 +1,71 @@
+"""hfkit sft --config configs/quickstart/sft.yaml
+
+Supervised fine-tuning with TRL's SFTTrainer on prompt and response, multi-turn messages, or plain text. The loss is on
+the assistant's tokens, the end-of-text token that closes each turn among them; LoRA or full.
+"""
+
+from pathlib import Path
+
+from hfkit.config import SFTConfig
+from hfkit.stages.launch import launch
+
+
+def main(config: SFTConfig) -> Path:
+    """Trains the model (or its adapter) and returns its folder."""
+    from transformers import set_seed
+    from trl import SFTTrainer
+
+    from hfkit.console import say
+    from hfkit.data import load_splits
+    from hfkit.forms import INSTRUCTIONS, encode_instructions
+    from hfkit.models import load_tokenizer, load_trainable
+    from hfkit.record import parent_of
+    from hfkit.run import Run
+    from hfkit.saving import save_model
+    from hfkit.training import held_out_metrics, own_callbacks, train, trainer_arguments
+
+    set_seed(config.seed)
+    # Data
+    tokenizer = load_tokenizer(
+        config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template
+    )
+    train_rows, test_rows, account = load_splits(config, INSTRUCTIONS)
+    train_rows = encode_instructions(train_rows, tokenizer, account["train"], config)
+    if test_rows is not None:
+        test_rows = encode_instructions(test_rows, tokenizer, account["test"], config)
+    parents = [parent_of("base", config.model_name_or_path, config.model_revision)]
+    run = Run("sft", config, {name: split.as_dict() for name, split in account.items()}, parents)
+    if run.is_done:
+        say(f"sft: already done in {run.folder}")
+        return run.folder
+    with run.training():
+        for split in account.values():
+            say(str(split))
+        # Model
+        model = load_trainable(config)
+        # Trainer
+        trainer = SFTTrainer(
+            model=model,
+            args=trainer_arguments(
+                config,
+                dataset_kwargs={"skip_prepare_dataset": True},  # the rows hold input_ids and labels already
+                include_num_input_tokens_seen="non_padding",
+                eval_on_start=test_rows is not None and run.checkpoint is None,
+            ),
+            train_dataset=train_rows,
+            eval_dataset=test_rows,
+            processing_class=tokenizer,
+        )
+        own_callbacks(trainer, run)
+        facts = train(trainer, run)
+        # Save
+        metrics = {"train_loss": facts["train_loss"]}
+        if test_rows is not None:
+            metrics |= held_out_metrics(trainer)
+        run.publish(lambda folder: save_model(trainer.model, tokenizer, folder), metrics, **facts)
+    return run.folder
+
+
+def cli(argv: list[str] | None = None) -> int:
+    """`hfkit sft`"""
+    return launch(SFTConfig, main, __doc__, argv, "sft")

@@ -1,0 +1,66 @@
+"""hfkit tokenizer --config configs/quickstart/tokenizer.yaml
+
+Trains a byte-level BPE tokenizer on a text column: lossless on any Unicode, with an end-of-text token, a pad token of
+its own, the chat markers and a chat template that marks the assistant's part.
+"""
+
+from pathlib import Path
+
+from hfkit.config import TokenizerConfig
+from hfkit.stages.launch import launch
+
+END_OF_TEXT = "<|endoftext|>"
+PAD = "<|pad|>"
+MARKERS = ["<|system|>", "<|user|>", "<|assistant|>"]
+TEMPLATE = Path(__file__).parents[1] / "templates" / "chat.jinja"
+
+
+def main(config: TokenizerConfig) -> Path:
+    """Trains the tokenizer and returns its folder."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from hfkit.console import say
+    from hfkit.data import load_splits
+    from hfkit.run import Run
+
+    # Data
+    rows, _, account = load_splits(config, ["text"])
+    run = Run("tokenizer", config, {"train": account["train"].as_dict()}, parents=[])
+    if run.is_done:
+        say(f"tokenizer: already done in {run.folder}")
+        return run.folder
+    with run.training():
+        # Training
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=config.vocab_size,
+            min_frequency=config.min_frequency,
+            special_tokens=[END_OF_TEXT, PAD, *MARKERS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # every byte, so no text is unknown
+            show_progress=False,
+        )
+        batches = (batch["text"] for batch in rows.iter(1000))
+        tokenizer.train_from_iterator(batches, trainer, length=len(rows))
+        fast = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            eos_token=END_OF_TEXT,
+            pad_token=PAD,
+            additional_special_tokens=MARKERS,
+            model_max_length=config.model_max_length,
+            clean_up_tokenization_spaces=False,
+            chat_template=Path(config.chat_template or TEMPLATE).read_text(),
+        )
+        # Save
+        sample = "".join(rows[: min(len(rows), 200)]["text"])
+        per_token = len(sample.encode()) / max(len(fast(sample).input_ids), 1)
+        say(f"tokenizer: {len(fast):,} tokens, {per_token:.2f} bytes per token")
+        run.publish(fast.save_pretrained, {"vocab_size": len(fast), "bytes_per_token": per_token})
+    return run.folder
+
+
+def cli(argv: list[str] | None = None) -> int:
+    """`hfkit tokenizer`"""
+    return launch(TokenizerConfig, main, __doc__, argv, "tokenizer")

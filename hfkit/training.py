@@ -1,0 +1,77 @@
+"""From a stage's config to the trainer's own, and through its training loop."""
+
+import time
+from dataclasses import fields
+
+import torch
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from hfkit.callbacks import MetricsFile, ProgressLine
+from hfkit.run import Run
+
+
+def has_bf16() -> bool:
+    """Whether bf16 autocast pays: on GPUs that compute in it."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def trainer_arguments(config, **set_here):
+    """An instance of the trainer's config class: the fields that it shares with ours, then `extra`, then `set_here`.
+
+    `bf16` and `gradient_checkpointing` are resolved here, since their defaults depend on the device.
+    """
+    config_class = type(config).trainer_config_class()
+    shared = {field.name for field in fields(config_class)} & {field.name for field in fields(config)}
+    values = {name: getattr(config, name) for name in shared - {"resume_from_checkpoint"}}
+    if values.get("bf16") is None:
+        values["bf16"] = has_bf16() and not config.extra.get("fp16", False)
+    if values.get("gradient_checkpointing") is None:
+        values["gradient_checkpointing"] = torch.cuda.is_available()
+    return config_class(**{**values, "disable_tqdm": True, **config.extra, **set_here})
+
+
+def own_callbacks(trainer: Trainer, run: Run, *more: TrainerCallback) -> None:
+    """The kit's callbacks in place of the trainer's printing."""
+    trainer.remove_callback(PrinterCallback)
+    for callback in (MetricsFile(run.folder), ProgressLine(run.stage), *more):
+        trainer.add_callback(callback)
+
+
+def keep_adapters_fp32(trainer: Trainer) -> None:
+    """Undoes trl's cast of a quantized model's trainable weights to bf16 where bf16 autocast is off.
+
+    Without autocast the bf16 adapters meet fp32 activations: a dtype error in the first step.
+    """
+    if not trainer.args.bf16:
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+
+
+def train(trainer: Trainer, run: Run) -> dict:
+    """Trains, from the last complete checkpoint if the run has one.
+
+    Returns:
+        facts for the record: steps, tokens, train_seconds, train_loss.
+    """
+    keep_adapters_fp32(trainer)
+    started = time.time()
+    checkpoint = str(run.checkpoint) if run.checkpoint else None
+    output = trainer.train(resume_from_checkpoint=checkpoint)
+    return {
+        "steps": trainer.state.global_step,
+        "tokens": trainer.state.num_input_tokens_seen,
+        "train_seconds": round(time.time() - started, 2),
+        "train_loss": output.training_loss,
+    }
+
+
+def held_out_metrics(trainer: Trainer) -> dict[str, float]:
+    """The held-out figures of the trained model: those of the last step's evaluation, or of one made now."""
+    last = [log for log in trainer.state.log_history if "eval_loss" in log]
+    if last and last[-1]["step"] == trainer.state.global_step > 0:
+        metrics = last[-1]
+    else:
+        metrics = trainer.evaluate()
+    speed = ("runtime", "per_second", "num_tokens")
+    return {key: value for key, value in metrics.items() if key.startswith("eval_") and not key.endswith(speed)}

@@ -1,0 +1,12 @@
+"""python scripts/ppo.py --config configs/quickstart/ppo.yaml
+accelerate launch scripts/ppo.py --config configs/quickstart/ppo.yaml
+
+Align an SFT model to a reward model with PPO. The same as `hfkit ppo`.
+"""
+
+import sys
+
+from hfkit.cli import run_verb
+
+if __name__ == "__main__":
+    sys.exit(run_verb("ppo"))

@@ -1,0 +1,128 @@
+"""The command around the stages: its exit statuses, what it prints, and how little it imports."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hfkit import __version__, cli
+from hfkit.errors import ConfigError, HfkitError
+
+ROOT = Path(__file__).parent.parent
+FAKE_STAGE = """
+import sys
+from dataclasses import dataclass, field
+from hfkit.errors import HfkitError
+from hfkit.parsing import parse
+
+@dataclass
+class Config:
+    model: str = field(metadata={"help": "the model, 100% of it"})
+    how: str = "well"
+    packing: bool = True
+
+def cli(argv):
+    config = parse(Config, argv, "hfkit fake", "hfkit fake --config c.yaml\\n\\nDoes something.")
+    if config.how == "interrupted":
+        raise KeyboardInterrupt
+    if config.how == "badly":
+        raise HfkitError("the disk is full")
+    if config.how == "wrongly":
+        raise ZeroDivisionError
+    print("torch" in sys.modules)
+"""
+LAUNCH = """
+import sys
+from hfkit import cli
+cli.VERBS["fake"] = ("fake_stage", "")
+sys.exit(cli.main())
+"""
+
+
+@pytest.fixture
+def hfkit(tmp_path):
+    """Run the `hfkit` command, with a verb `fake`, as a process of its own."""
+    (tmp_path / "fake_stage.py").write_text(FAKE_STAGE)
+
+    def run(*args, **env):
+        env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "COLUMNS": "100"} | env
+        return subprocess.run([sys.executable, "-c", LAUNCH, *args], env=env, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "line"),
+    [
+        ("interrupted", 130, "hfkit fake: interrupted\n"),
+        ("badly", 1, "hfkit fake: the disk is full\n"),
+        ("5", 0, ""),
+    ],
+)
+def test_exit_status(hfkit, how, status, line):
+    ran = hfkit("fake", "--model", "m", "--how", how)
+    assert (ran.returncode, ran.stderr) == (status, line)
+
+
+def test_config_errors_exit_with_2_and_no_traceback(hfkit):
+    ran = hfkit("fake", "--packng")
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines() == [
+        "hfkit fake: 2 problems in the configuration:",
+        "  --packng: '' -> unknown; did you mean --packing?",
+        "  model: missing -> required; set it in the YAML or pass --model",
+    ]
+
+
+def test_tracebacks_are_for_bugs_and_for_debugging(hfkit):
+    assert "ZeroDivisionError" in hfkit("fake", "--model", "m", "--how", "wrongly").stderr
+    ran = hfkit("fake", "--model", "m", "--how", "badly", HFKIT_DEBUG="1")
+    assert ran.returncode == 1
+    assert "Traceback" in ran.stderr
+
+
+def test_help_of_a_stage_is_light_and_opens_with_its_launch_command(hfkit, tmp_path):
+    ran = hfkit("fake", "--help")
+    assert ran.returncode == 0
+    assert ran.stdout.startswith("hfkit fake --config c.yaml\n\nDoes something.\n")
+    assert "the model, 100% of it (required)" in ran.stdout
+    assert "--packing true/false" in ran.stdout
+    assert "(default: True)" in ran.stdout
+    code = "import fake_stage, sys\ntry: fake_stage.cli(['-h'])\nfinally: print('torch' in sys.modules)"
+    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert ran.stdout.endswith("\nFalse\n")
+
+
+def test_help_version_and_unknown_verbs(capsys):
+    assert cli.main(["--help"]) == 0
+    table = capsys.readouterr().out
+    assert all(f"\n  {verb} " in table for verb in cli.VERBS)
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"hfkit {__version__}\n"
+    assert cli.main(["pretrian"]) == 2
+    assert "did you mean `hfkit pretrain`?" in capsys.readouterr().err
+    assert cli.main(["zzz"]) == 2
+    assert "the verbs are: tokenizer, pretrain" in capsys.readouterr().err
+
+
+def test_hfkit_help_imports_next_to_nothing():
+    heavy = "{'torch', 'trl', 'yaml', 'argparse', 'dataclasses'}"
+    code = f"import sys, hfkit.cli as c; c.main(['-h']); sys.exit(not {heavy}.isdisjoint(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("verb", ["tokenizer", "pretrain", "sft", "reward", "ppo"])
+def test_launchers(verb):
+    name = "train_tokenizer" if verb == "tokenizer" else verb
+    source = (ROOT / "scripts" / f"{name}.py").read_text()
+    assert source.startswith(f'"""python scripts/{name}.py --config configs/quickstart/{verb}.yaml\n')
+    assert f'run_verb("{verb}")' in source
+    assert verb in cli.VERBS
+
+
+def test_errors_are_of_one_family():
+    assert issubclass(ConfigError, HfkitError)
+    assert (HfkitError.exit_status, ConfigError.exit_status) == (1, 2)
