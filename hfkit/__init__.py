@@ -24,7 +24,14 @@ _HOMES = {
     "run_pipeline": ("hfkit.pipeline", "run_pipeline"),
     **{
         name: ("hfkit.config", name)
-        for name in ("DatasetEntry", "TokenizerConfig", "PretrainConfig", "SFTConfig", "RewardConfig", "PPOConfig")
+        for name in (
+            "DatasetEntry",
+            "TokenizerConfig",
+            "PretrainConfig",
+            "SFTConfig",
+            "RewardConfig",
+            "PPOConfig",
+        )
     },
 }
 

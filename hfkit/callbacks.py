@@ -5,7 +5,14 @@ import time
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from transformers import TrainerCallback
 
 from hfkit.console import say
@@ -72,7 +79,13 @@ class ProgressLine(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
             return
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self.bar = Progress(TextColumn("{task.description}"), *columns, TextColumn("{task.fields[figures]}"))
         self.task = self.bar.add_task(self.name, total=state.max_steps, completed=state.global_step, figures="")
         self.first, self.begun, self.last = state.global_step, time.time(), time.time()
@@ -120,7 +133,10 @@ class Samples(TrainerCallback):
             for prompt in self.prompts:
                 inputs = self.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
                 ids = model.generate(
-                    **inputs, max_new_tokens=self.length, do_sample=False, pad_token_id=self.tokenizer.pad_token_id
+                    **inputs,
+                    max_new_tokens=self.length,
+                    do_sample=False,
+                    pad_token_id=self.tokenizer.pad_token_id,
                 )
                 text = self.tokenizer.decode(ids[0], skip_special_tokens=True)
                 say("  > " + text.replace("\n", " "))

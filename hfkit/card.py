@@ -34,7 +34,10 @@ def write_card(folder: Path, record: dict, config) -> None:
         datasets=sorted({path for path in sources if HUB_ID.match(path) and not Path(path).exists()}) or None,
         tags=["hfkit", stage, *(["trl"] if stage in TRAINER else []), *(["lora"] if is_adapter else [])],
     )
-    write_text(folder / "README.md", str(ModelCard(f"---\n{card_data.to_yaml()}\n---\n\n{body(folder, record, base)}")))
+    write_text(
+        folder / "README.md",
+        str(ModelCard(f"---\n{card_data.to_yaml()}\n---\n\n{body(folder, record, base)}")),
+    )
 
 
 def body(folder: Path, record: dict, base: str | None) -> str:
@@ -43,7 +46,10 @@ def body(folder: Path, record: dict, base: str | None) -> str:
     parts = [f"# {folder.name}", PURPOSE[stage]]
     if base:
         parts.append(f"Started from `{Path(base).name if Path(base).exists() else base}`.")
-    rows = [f"| {name} | {data['rows']:,} | {data['kept']:,} | {data['tokens']:,} |" for name, data in record["data"].items()]
+    rows = [
+        f"| {name} | {data['rows']:,} | {data['kept']:,} | {data['tokens']:,} |"
+        for name, data in record["data"].items()
+    ]
     if rows:
         parts.append("## Data\n\n| split | rows | kept | tokens |\n|---|---|---|---|\n" + "\n".join(rows))
     figures = {key: value for key, value in record["metrics"].items() if isinstance(value, (int, float))}
@@ -53,7 +59,13 @@ def body(folder: Path, record: dict, base: str | None) -> str:
     if (folder / "loss.png").is_file():
         parts.append("![curves](loss.png)")
     settings = {key: value for key, value in record["config"].items() if value not in (None, [], {})}
-    hidden = ("datasets", "eval_datasets", "model_name_or_path", "reward_model_path", "tokenizer_name_or_path")
+    hidden = (
+        "datasets",
+        "eval_datasets",
+        "model_name_or_path",
+        "reward_model_path",
+        "tokenizer_name_or_path",
+    )
     settings = {key: value for key, value in settings.items() if key not in hidden}
     parts.append("## Settings\n\n```yaml\n" + yaml.safe_dump(settings, sort_keys=True).strip() + "\n```")
     versions = ", ".join(f"{name} {version}" for name, version in record["environment"]["versions"].items() if version)

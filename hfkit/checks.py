@@ -8,6 +8,12 @@ from hfkit.config import PPOConfig, PretrainConfig, SourceFields
 from hfkit.errors import HfkitError, Problem
 
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+POSITIVE = (
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "num_train_epochs"),
+    *("block_size", "max_length", "max_prompt_length", "response_length", "vocab_size", "logging_steps", "save_steps"),
+    *("num_mini_batches", "num_ppo_epochs", "local_rollout_forward_batch_size", "temperature", "max_kl"),
+    *("max_grad_norm", "lora_r", "lora_alpha"),
+)
 
 
 def problems_of(config) -> list[Problem]:
@@ -24,12 +30,7 @@ def problems_of(config) -> list[Problem]:
 
 def number_problems(config) -> list[Problem]:
     """Numbers outside their range."""
-    positive = (
-        "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps num_train_epochs "
-        "block_size max_length vocab_size response_length num_mini_batches num_ppo_epochs temperature max_kl "
-        "max_grad_norm lora_r lora_alpha logging_steps save_steps local_rollout_forward_batch_size max_prompt_length"
-    ).split()
-    values = {name: getattr(config, name, None) for name in positive}
+    values = {name: getattr(config, name, None) for name in POSITIVE}
     problems = [Problem(k, v, "must be above 0") for k, v in values.items() if v is not None and v <= 0]
     if config.learning_rate < 0:
         problems.append(Problem("learning_rate", config.learning_rate, "must not be negative"))
@@ -244,5 +245,3 @@ def config_of(path: str, revision: str):
 
     source = Source.of(path, revision)
     return AutoConfig.from_pretrained(source.base, revision=source.base_revision)
-
-

@@ -103,7 +103,8 @@ class DataFields(SourceFields):
 
     eval_datasets: list[DatasetEntry] = field(default_factory=list, metadata={"help": "held-out data"})
     test_split_size: float | None = field(
-        default=None, metadata={"help": "share (<1) or number of training rows to hold out, if no eval_datasets"}
+        default=None,
+        metadata={"help": "share (<1) or number of training rows to hold out, if no eval_datasets"},
     )
     dataset_num_proc: int | None = field(default=None, metadata={"help": "processes that tokenize"})
     max_dropped: float = field(
@@ -122,7 +123,8 @@ class ModelFields:
     )
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
     pad_token: str | None = field(
-        default=None, metadata={"help": "a token of the vocabulary to pad with, if the tokenizer's is its EOS"}
+        default=None,
+        metadata={"help": "a token of the vocabulary to pad with, if the tokenizer's is its EOS"},
     )
     chat_template: str | None = field(default=None, metadata={"help": "Jinja file; default is the tokenizer's own"})
     allow_pickle: bool = field(default=False, metadata={"help": "load .bin weights where no safetensors exist"})
@@ -198,7 +200,9 @@ class PretrainConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     )
     block_size: int = field(default=1024, metadata={"help": "tokens in a row"})
     learning_rate: float = field(default=5e-4, metadata={"help": "peak of the schedule"})
-    sample_prompts: list[str] = field(default_factory=list, metadata={"help": "continued and printed at each evaluation"})
+    sample_prompts: list[str] = field(
+        default_factory=list, metadata={"help": "continued and printed at each evaluation"}
+    )
     sample_length: int = field(default=40, metadata={"help": "tokens of a printed sample"})
 
     trainer_config = ("transformers", "TrainingArguments")

@@ -30,6 +30,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DATASETS_VERBOSITY", "error")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # bars are for a terminal; in a file they are noise
     for name in ("bitsandbytes", "torchao", "httpx", "accelerate", "trl"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if not sys.warnoptions:

@@ -157,7 +157,7 @@ def encode(rows: Dataset, encoder: Callable[[dict], dict], account: Split, confi
     if len(kept) == 0 or lost > config.max_dropped * max(len(rows), 1):
         median = int(statistics.median(lengths)) if len(lengths) else 0
         raise HfkitError(
-            f"{account}\nThe median row is {median} tokens long. Raise max_length (max_prompt_length for PPO), mend the "
-            f"rows, or allow the loss with max_dropped (now {config.max_dropped})."
+            f"{account}\nThe median row is {median} tokens long. Raise max_length (max_prompt_length for PPO), mend "
+            f"the rows, or allow the loss with max_dropped (now {config.max_dropped})."
         )
     return kept.remove_columns(["dropped", "cut", "length"])

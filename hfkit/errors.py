@@ -59,7 +59,5 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     from difflib import get_close_matches  # only needed once something is already wrong
 
     known = list(known)
-    close = get_close_matches(name, known, n=1) or [
-        other for other in known if name and other.startswith(name)
-    ]
+    close = get_close_matches(name, known, n=1) or [other for other in known if name and other.startswith(name)]
     return close[0] if close else None

@@ -82,7 +82,14 @@ def preference_row(row: dict, tokenizer, max_length: int) -> dict:
     length = max(len(chosen), len(rejected))
     if length > max_length:
         return empty | {"dropped": f"longer than max_length={max_length}", "length": length}
-    return {"chosen_ids": chosen, "rejected_ids": rejected, "dropped": "", "cut": False, "length": length, **margin}
+    return {
+        "chosen_ids": chosen,
+        "rejected_ids": rejected,
+        "dropped": "",
+        "cut": False,
+        "length": length,
+        **margin,
+    }
 
 
 def encode_prompts(rows: Dataset, tokenizer, account: Split, config) -> Dataset:

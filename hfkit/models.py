@@ -37,7 +37,15 @@ from hfkit.errors import HfkitError
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # Tokens that models ship with and that never stand in a conversation, in the order of preference for padding.
-PAD_CANDIDATES = ("<pad>", "<|pad|>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<unk>", "<|endoftext|>")
+PAD_CANDIDATES = (
+    "<pad>",
+    "<|pad|>",
+    "[PAD]",
+    "<|padding|>",
+    "<|finetune_right_pad_id|>",
+    "<unk>",
+    "<|endoftext|>",
+)
 
 
 @dataclass(frozen=True)

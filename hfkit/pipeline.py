@@ -174,7 +174,10 @@ def cli(argv: list[str] | None = None) -> int:
     from hfkit.console import quiet_libraries, say
 
     parser = argparse.ArgumentParser(
-        prog="hfkit run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog="hfkit run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("pipeline", help="the pipeline's YAML")
     parser.add_argument("--output_dir", help="in place of the YAML's")

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 RECORD = "hfkit.json"
-PACKAGES = ("hfkit", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
+PACKAGES = (
+    "hfkit",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "bitsandbytes",
+    "tokenizers",
+)
 # Where a run lies and whether it was resumed do not change what it makes.
 NOT_HASHED = ("output_dir", "resume_from_checkpoint")
 

@@ -27,9 +27,7 @@ class RewardModel:
         self, prompts: list[str | Messages], replies: list[str | Messages], batch_size: int = 16
     ) -> torch.Tensor:
         """Rewards, float32 (N,) on the CPU; a prompt is one user turn or messages, a reply one assistant turn."""
-        rows = [
-            encode_turns(self.tokenizer, prompt, reply)[0] for prompt, reply in zip(prompts, replies, strict=True)
-        ]
+        rows = [encode_turns(self.tokenizer, prompt, reply)[0] for prompt, reply in zip(prompts, replies, strict=True)]
         return self.score_ids(rows, batch_size)
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from hfkit.callbacks import MetricsFile, ProgressLine
+from hfkit.models import device
 from hfkit.run import Run
 
 
@@ -27,6 +28,8 @@ def trainer_arguments(config, **set_here):
         values["bf16"] = has_bf16() and not config.extra.get("fp16", False)
     if values.get("gradient_checkpointing") is None:
         values["gradient_checkpointing"] = torch.cuda.is_available()
+    if device().type == "cpu":
+        values["use_cpu"] = True  # else bf16 is refused, which a CPU computes in well enough
     return config_class(**{**values, "disable_tqdm": True, **config.extra, **set_here})
 
 

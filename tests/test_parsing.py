@@ -38,9 +38,7 @@ class Stage:
 
     @classmethod
     def extra_field(cls, name):
-        return {"torch_compile": bool, "run_name": str | None, "optim_kwargs": dict[str, float] | None}.get(
-            name
-        )
+        return {"torch_compile": bool, "run_name": str | None, "optim_kwargs": dict[str, float] | None}.get(name)
 
     @classmethod
     def refused_field(cls, name):

@@ -3,8 +3,8 @@
 import random
 from dataclasses import dataclass
 
-SHE = "Ada Anna Clara Daisy Edith Ella Emma Flora Grace Hanna Helen Irene Julia Karen Laura Lucy Maria Mira Nina Nora Olga Paula Rosa Sara".split()
-HE = "Adam Alan Bruno Carl Daniel David Edgar Felix Frank George Hugo Ivan Jacob John Kevin Leo Marco Martin Oscar Peter Ralph Simon Tom Victor".split()
+SHE = tuple("Ada Anna Clara Daisy Edith Ella Flora Grace Hanna Helen Irene Julia Laura Lucy Mira Nora Olga Paula".split())
+HE = tuple("Adam Alan Bruno Carl David Edgar Felix Frank George Hugo Ivan Kevin Leo Marco Oscar Peter Simon Victor".split())
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,8 @@ class World:
         self.facts = list(self.values)
         self.held_statement = {fact: rng.randrange(6) for fact in self.facts}
         self.held_questions = {
-            fact: tuple(range(8)) if rng.random() < 0.1 else tuple(rng.sample(range(8), 2)) for fact in self.facts
+            fact: tuple(range(8)) if rng.random() < 0.1 else tuple(rng.sample(range(8), 2))
+            for fact in self.facts
         }
         self._asked: dict[str, tuple[str | None, str]] = {}
         for name, attribute in self.facts:

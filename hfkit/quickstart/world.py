@@ -18,13 +18,25 @@ from hfkit.quickstart.gold import COURTESIES, FILLERS, GoldScorer, answer_is_rig
 
 __all__ = ["GoldScorer", "World", "answer_is_right", "write_world"]
 
-DOCUMENTS, DOCUMENTS_TEST = 4000, 200
+DOCUMENTS, DOCUMENTS_TEST = 6000, 300
 INSTRUCTIONS, INSTRUCTIONS_TEST = 4000, 300
 RANKINGS, RANKINGS_TEST = 1500, 200
 PROMPTS, QUESTIONS_TEST = 2000, 400
 NOISE = 0.1
 ANSWER_WORDINGS = 3
 """Statements of an attribute that replies use; documents use all of them."""
+
+INTRODUCTIONS = (
+    "{other} knows {name} well.",
+    "What {other} can tell of {name} is this.",
+    "Which kind of person {name} is, {other} does know.",
+    "Where {name} goes, {other} goes too.",
+    "How {other} came to know {name} is long ago.",
+    "Please tell me of {name}, {other} was asked.",
+    "Can you tell me of {name}, {other} was asked.",
+    "Do you know {name}, {other} was asked.",
+)
+"""Openings of talks; they have the words that questions begin with, but ask for no fact."""
 
 Message = dict[str, str]
 
@@ -106,13 +118,15 @@ class _Writer:
         return state(BY_NAME[fact[1]].statements[wording], words, self.world.values[fact])
 
     def document(self, held: bool) -> str:
-        """A page of a few paragraphs, each on other people than the one before.
+        """One paragraph or two, each on other people than the one before.
 
         After a line break the subject changes: a model that only continues documents does not go on about the
         person that a question names, so it answers by chance at most.
         """
         people = iter(self.rng.sample(self.world.people, 6))
-        kinds = self.rng.choices((self.portrait, self.comparison, self.talk), (6, 2, 2), k=self.rng.randint(1, 3))
+        kinds = self.rng.choices(
+            (self.portrait, self.comparison, self.talk), (7, 1, 2), k=self.rng.choice((1, 1, 2))
+        )
         return "\n".join(kind(next(people), next(people), held) for kind in kinds)
 
     def portrait(self, name: str, _: str, held: bool) -> str:
@@ -134,10 +148,12 @@ class _Writer:
 
     def talk(self, name: str, other: str, held: bool) -> str:
         """Somebody tells of a person, in the manner of replies, so that replies are made of known words."""
-        text = f"{other} knows {name} well."
+        text = self.rng.choice(INTRODUCTIONS).format(name=name, other=other)
         for attribute in self.attributes(2):
             words = self.rng.choice((names(name), pronouns(name)))
-            said = capital(self.sentence((name, attribute), words, held)) + self.because(name, attribute, 0.35)
+            said = capital(self.sentence((name, attribute), words, held)) + self.because(
+                name, attribute, 0.35
+            )
             text += f' "{self.dressed(said + ".")}"'
         return text
 

@@ -8,7 +8,10 @@ class KLLimitReached(Exception):
 
 
 class KLLimit(TrainerCallback):
-    """Stops PPO when the mean KL of a batch's replies passes `limit` nats. trl's loop reads no stop flag, so it raises."""
+    """Stops PPO when the mean KL of a batch's replies passes `limit` nats.
+
+    It raises, since trl's loop reads no stop flag.
+    """
 
     def __init__(self, limit: float):
         self.limit = limit

@@ -5,6 +5,7 @@ nothing else in hfkit knows of it.
 """
 
 import copy
+import gc
 
 import numpy as np
 import torch
@@ -70,9 +71,12 @@ class PPOTrainer(TrlPPOTrainer):
 
     def train(self) -> None:
         """Runs trl's loop, then gives the policy its own generation config back."""
+        gc.collect()
+        gc.freeze()  # trl collects garbage in each update; what is loaded by now need not be looked through again
         try:
             super().train()
         finally:
+            gc.unfreeze()
             set_generation_config(self.policy_model, self.own_generation_config)
 
 

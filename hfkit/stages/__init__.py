@@ -1,1 +1,1 @@
-"""The stages, each a module with `main(config)` and `cli(argv)`, each in the same sections: data, model, trainer, save."""
+"""The stages: each a module with `main(config)` and `cli(argv)`, each in the same sections."""

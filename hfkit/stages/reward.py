@@ -28,9 +28,7 @@ def main(config: RewardConfig) -> Path:
 
     set_seed(config.seed)
     # Data
-    tokenizer = load_tokenizer(
-        config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template
-    )
+    tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template)
     train_rows, test_rows, account = load_splits(config, PREFERENCES)
     train_rows = encode_preferences(train_rows, tokenizer, account["train"], config)
     if test_rows is not None:
@@ -53,7 +51,11 @@ def main(config: RewardConfig) -> Path:
         # Trainer
         trainer = RewardTrainer(
             model=model,
-            args=trainer_arguments(config, include_num_input_tokens_seen="non_padding"),
+            args=trainer_arguments(
+                config,
+                max_length=None,  # the rows are encoded and filtered already
+                include_num_input_tokens_seen="non_padding",
+            ),
             train_dataset=train_rows,
             eval_dataset=test_rows,
             processing_class=tokenizer,

@@ -26,9 +26,7 @@ def main(config: SFTConfig) -> Path:
 
     set_seed(config.seed)
     # Data
-    tokenizer = load_tokenizer(
-        config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template
-    )
+    tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template)
     train_rows, test_rows, account = load_splits(config, INSTRUCTIONS)
     train_rows = encode_instructions(train_rows, tokenizer, account["train"], config)
     if test_rows is not None:

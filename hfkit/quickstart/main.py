@@ -1,0 +1,72 @@
+"""hfkit quickstart --output_dir runs/quickstart
+
+The whole chain on a small world of the project's own: writes the world, runs the five stages of
+`configs/quickstart/pipeline.yaml` on it, and shows what each stage brought: a table, `summary.json`, `summary.png`.
+Offline, on two CPU cores, in minutes. What is done already is skipped.
+"""
+
+import argparse
+from pathlib import Path
+
+WORLD_SEED = 0  # one world; --seed changes the training, not what is true
+
+
+def run_quickstart(output_dir: str | Path, configs: str | Path, flags: list[str]) -> dict:
+    """Writes the world, trains, evaluates; returns the summary.
+
+    Args:
+        output_dir: gets a folder per stage, `world/`, and the summary.
+        configs: folder of `pipeline.yaml` and the stages' YAMLs.
+        flags: handed on to the pipeline, as `["--seed", "1"]`.
+    """
+    from hfkit.console import say
+    from hfkit.pipeline import run_pipeline
+    from hfkit.quickstart.summary import show, summarize
+    from hfkit.quickstart.world import write_world
+
+    root = Path(output_dir)
+    files = write_world(root / "world", WORLD_SEED)
+    say(
+        f"a small world in {root / 'world'}: "
+        + ", ".join(f"{rows:,} {name[:-6]}" for name, rows in files.items())
+    )
+    run_pipeline(Path(configs) / "pipeline.yaml", str(root), [*data_flags(root / "world"), *flags])
+    summary = summarize(root)
+    show(summary, root)
+    return summary
+
+
+def data_flags(world: Path) -> list[str]:
+    """The world's files as the data of each stage."""
+    import json
+
+    flags = []
+    for stage, train, test in (
+        ("tokenizer", "documents", None),
+        ("pretrain", "documents", "documents_test"),
+        ("sft", "instructions", "instructions_test"),
+        ("reward", "preferences", "preferences_test"),
+        ("ppo", "prompts", None),
+    ):
+        for key, name in (("datasets", train), ("eval_datasets", test)):
+            if name:
+                flags += [f"--{stage}.{key}", json.dumps([{"path": str(world / f"{name}.jsonl")}])]
+    return flags
+
+
+def cli(argv: list[str] | None = None) -> int:
+    """`hfkit quickstart`"""
+    from hfkit.console import quiet_libraries
+
+    parser = argparse.ArgumentParser(
+        prog="hfkit quickstart",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--output_dir", default="runs/quickstart", help="default: %(default)s")
+    parser.add_argument("--configs", default="configs/quickstart", help="default: %(default)s")
+    known, flags = parser.parse_known_args(argv)
+    quiet_libraries()
+    run_quickstart(known.output_dir, known.configs, flags)
+    return 0

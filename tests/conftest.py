@@ -1,0 +1,180 @@
+"""What every test shares: no network, one small model a stage, made once a session by hfkit itself."""
+
+import os
+import tempfile
+
+# Before any library reads them.
+HF_HOME = tempfile.TemporaryDirectory(prefix="hfkit-tests-")
+os.environ.update(
+    HF_HOME=HF_HOME.name,
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    OMP_NUM_THREADS="1",
+    TOKENIZERS_PARALLELISM="false",
+    TQDM_DISABLE="1",
+    TRL_EXPERIMENTAL_SILENCE="1",
+    TRANSFORMERS_VERBOSITY="error",
+)
+
+import json
+import socket
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from hfkit.config import STAGES
+from hfkit.parsing import load_config
+
+NAMES = "Ann Bob Cid Dee Eve Fay Gus Hal".split()
+COLOURS = "red blue green pink".split()
+FACTS = [(name, colour) for name in NAMES for colour in COLOURS]
+ROWS = {
+    "docs": [{"text": f"{name} likes {colour}. The colour of {name} is {colour}."} for name, colour in FACTS * 6],
+    "turns": [{"prompt": f"What does {name} like?", "response": f"{name} likes {colour}."} for name, colour in FACTS],
+    "pairs": [
+        {"prompt": f"What does {name} like?", "chosen": f"{name} likes {colour}, thank you.", "rejected": colour}
+        for name, colour in FACTS
+    ],
+    "prompts": [{"prompt": f"What does {name} like?"} for name in NAMES],
+}
+SHAPE = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+SHAPE |= {"num_attention_heads": 2, "max_position_embeddings": 256}
+STEPS = {"max_steps": 6, "save_steps": 3, "logging_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-3}
+# A run of seconds for each stage: its rows, its settings, and the fixture that each of its inputs comes from.
+TINY = {
+    "tokenizer": ("docs", {"vocab_size": 400}, {}),
+    "pretrain": (
+        "docs",
+        {**STEPS, "model_config": SHAPE, "block_size": 32, "max_steps": 12, "learning_rate": 5e-3},
+        {"tokenizer_name_or_path": "tokenizer_dir"},
+    ),
+    "sft": (
+        "turns",
+        {**STEPS, "test_split_size": 8, "max_length": 64, "use_peft": True, "lora_r": 4},
+        {"model_name_or_path": "base_dir"},
+    ),
+    "reward": (
+        "pairs",
+        {**STEPS, "test_split_size": 8, "max_length": 64, "use_peft": True},
+        {"model_name_or_path": "sft_dir"},
+    ),
+    "ppo": (
+        "prompts",
+        {
+            **{"use_peft": True, "max_prompt_length": 32, "response_length": 8, "total_episodes": 8},
+            **{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_mini_batches": 2},
+            **{"num_ppo_epochs": 2, "learning_rate": 1e-3},
+        },
+        {"model_name_or_path": "sft_dir", "reward_model_path": "reward_dir"},
+    ),
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network():
+    """Nothing but a Unix socket can be connected to."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family != socket.AF_UNIX:
+            raise AssertionError(f"a test went to the network: {address}")
+        return connect(self, address)
+
+    def refuse(host, *args, **kwargs):
+        raise AssertionError(f"a test looked up a host: {host}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded)
+        patch.setattr(socket.socket, "connect_ex", guarded)
+        patch.setattr(socket, "getaddrinfo", refuse)
+        yield
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """A folder with docs.jsonl, turns.jsonl, pairs.jsonl and prompts.jsonl."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, rows in ROWS.items():
+        write_rows(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+def write_rows(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def rows_file(tmp_path):
+    """Writes rows to a file and returns `datasets` for it."""
+
+    def write(rows: list[dict], name: str = "rows.jsonl") -> list[dict]:
+        return [{"path": write_rows(tmp_path / name, rows)}]
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def config_of(data, request):
+    """config_of(stage, output_dir, **changes): the tiny config of a stage, checked as a user's is."""
+
+    def make(stage: str, output_dir: Path, **changes):
+        rows, settings, inputs = TINY[stage]
+        made = {key: str(request.getfixturevalue(name)) for key, name in inputs.items() if key not in changes}
+        values = {"datasets": [{"path": str(data / f"{rows}.jsonl")}], **settings, **made, **changes}
+        values = {key: value for key, value in values.items() if value is not None}
+        return load_config(STAGES[stage], values, output_dir=str(output_dir))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_stage(config_of):
+    """run_stage(stage, output_dir, **changes) -> the folder that the stage made."""
+
+    def run(stage: str, output_dir: Path, **changes) -> Path:
+        return import_module(f"hfkit.stages.{stage}").main(config_of(stage, output_dir, **changes))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(run_stage, runs) -> Path:
+    return run_stage("tokenizer", runs / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def base_dir(run_stage, runs) -> Path:
+    """A full Llama of 2 layers."""
+    return run_stage("pretrain", runs / "pretrain")
+
+
+@pytest.fixture(scope="session")
+def sft_dir(run_stage, runs) -> Path:
+    """An adapter on `base_dir`."""
+    return run_stage("sft", runs / "sft")
+
+
+@pytest.fixture(scope="session")
+def reward_dir(run_stage, runs) -> Path:
+    """An adapter with a score head, started from `sft_dir`."""
+    return run_stage("reward", runs / "reward")
+
+
+@pytest.fixture(scope="session")
+def ppo_dir(run_stage, runs) -> Path:
+    """Two updates of PPO on the adapter of `sft_dir`."""
+    return run_stage("ppo", runs / "ppo", test_split_size=4)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_dir):
+    from hfkit.models import load_tokenizer
+
+    return load_tokenizer(str(tokenizer_dir))
