@@ -39,7 +39,7 @@ EVALUATED = {
 class MetricsFile(TrainerCallback):
     """Appends each log to `metrics.jsonl`, one JSON object a line with its step.
 
-    A resumed run first drops the lines after its checkpoint, so the file is that of an uninterrupted run.
+    A resumed run first goes back to the lines that its checkpoint knows, so the file is that of an uninterrupted run.
     """
 
     def __init__(self, folder: Path):
@@ -47,14 +47,24 @@ class MetricsFile(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            kept = [row for row in read_metrics(self.path.parent) if row["step"] <= state.global_step]
-            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept if state.global_step))
+            self.begin(state.log_history)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:
-            figures = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
             with self.path.open("a") as stream:
-                stream.write(json.dumps({"step": state.global_step, **figures}) + "\n")
+                stream.write(self.line(state.global_step, logs))
+
+    def begin(self, history: list[dict]) -> None:
+        """Makes the file that of these logs, whatever it was."""
+        write_text(self.path, "".join(self.line(logs["step"], logs) for logs in history))
+
+    @staticmethod
+    def line(step: int, logs: dict) -> str:
+        """A log as a line; the summary at the end has none: it is for the record, and wrong after a resumption."""
+        if "train_loss" in logs:
+            return ""
+        figures = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
+        return json.dumps({"step": step, **figures}) + "\n"
 
 
 def read_metrics(folder: Path) -> list[dict]:

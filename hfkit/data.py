@@ -72,24 +72,36 @@ def load_entry(entry: DatasetEntry, wanted: list[str]) -> Dataset:
                 rows = datasets.load_dataset(kind, data_files=str(path), split=entry.split)
         elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             saved = datasets.load_from_disk(str(path))
-            rows = saved[entry.split] if isinstance(saved, datasets.DatasetDict) else saved
+            splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+            if entry.split not in splits:
+                raise ValueError(f"a saved data set has whole splits, here {[*splits]}, and no {entry.split!r}")
+            rows = splits[entry.split]
         else:
             rows = datasets.load_dataset(entry.path, entry.name, revision=entry.revision, split=entry.split)
-    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise HfkitError(f"cannot read the data set {entry.path}: {error}") from error
-    for column, theirs in (entry.columns or {}).items():
+    columns = entry.columns or {}
+    for column, theirs in columns.items():
         if theirs not in rows.column_names:
             raise HfkitError(f"{entry.path} has no column {theirs!r} (for {column}); it has {rows.column_names}")
-        if column != theirs:
-            rows = rows.remove_columns(column) if column in rows.column_names else rows
-            rows = rows.rename_column(theirs, column)
+    replaced = [column for column in columns if column in rows.column_names and column not in columns.values()]
+    rows = rows.remove_columns(replaced).rename_columns({theirs: column for column, theirs in columns.items()})
     present = [column for column in wanted if column in rows.column_names]
     if not present:
         raise HfkitError(
             f"{entry.path} has the columns {rows.column_names}, and none that this stage reads ({wanted}); map them: "
             "datasets: [{path: ..., columns: {" + wanted[0] + ": YOUR_COLUMN}}]"
         )
-    return rows.select_columns(present)
+    return with_plain_strings(rows.select_columns(present))
+
+
+def with_plain_strings(rows: Dataset) -> Dataset:
+    """Text as Arrow's `string`, whichever reader it came from (that of CSV gives `large_string`)."""
+    large = [name for name, kind in rows.features.items() if kind == datasets.Value("large_string")]
+    if not large:
+        return rows
+    with bars(len(rows)):
+        return rows.cast(datasets.Features({**rows.features, **dict.fromkeys(large, datasets.Value("string"))}))
 
 
 def load_splits(config, wanted: list[str]) -> tuple[Dataset, Dataset | None, dict[str, Split]]:
@@ -160,4 +172,4 @@ def encode(rows: Dataset, encoder: Callable[[dict], dict], account: Split, confi
             f"{account}\nThe median row is {median} tokens long. Raise max_length (max_prompt_length for PPO), mend "
             f"the rows, or allow the loss with max_dropped (now {config.max_dropped})."
         )
-    return kept.remove_columns(["dropped", "cut", "length"])
+    return kept.remove_columns(["dropped", "cut"])

@@ -1,7 +1,7 @@
 """The forms of rows that stages read, each as an encoder from a row to what its trainer takes.
 
 An encoder returns the trainer's columns and three of the account: `dropped` (why, or ""), `cut` (whether its end is
-missing) and `length` (tokens).
+missing) and `length` (tokens; it stays, since trainers can group rows by it).
 """
 
 from functools import partial
@@ -68,8 +68,8 @@ def preference_row(row: dict, tokenizer, max_length: int) -> dict:
     """One pair; without a `prompt` column it is what both replies begin with."""
     margin = {"margin": float(row["margin"] or 0.0)} if "margin" in row else {}
     empty = {"chosen_ids": [], "rejected_ids": [], "cut": False, "length": 0, **margin}
-    if not row.get("chosen") or not row.get("rejected"):
-        return empty | {"dropped": "with an empty reply"}
+    if row.get("chosen") is None or row.get("rejected") is None:
+        return empty | {"dropped": "without a reply"}
     if row["chosen"] == row["rejected"]:
         return empty | {"dropped": "with equal replies"}
     if not row.get("prompt"):
@@ -95,7 +95,7 @@ def preference_row(row: dict, tokenizer, max_length: int) -> dict:
 def encode_prompts(rows: Dataset, tokenizer, account: Split, config) -> Dataset:
     """PPO's prompts as `input_ids`, the generation prompt at their end."""
     encoder = partial(prompt_row, tokenizer=tokenizer, max_length=config.max_prompt_length)
-    return encode(rows, encoder, account, config)
+    return encode(rows, encoder, account, config).remove_columns("length")  # PPO's collator pads all that it gets
 
 
 def prompt_row(row: dict, tokenizer, max_length: int) -> dict:

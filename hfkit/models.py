@@ -13,6 +13,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft import (
     LoraConfig,
+    PeftConfig,
     PeftModel,
     TaskType,
     get_peft_model,
@@ -148,7 +149,20 @@ def load_base(
             )
     except (OSError, ValueError) as error:
         raise HfkitError(f"cannot load {path}: {error}") from error
-    return model if quantization is not None else model.to(device())
+    return keep_unpacked(model) if quantization is not None else model.to(device())
+
+
+def keep_unpacked(model: PreTrainedModel) -> PreTrainedModel:
+    """Keeps bitsandbytes from repacking 4-bit weights on a CPU with AVX512-BF16 when they are first evaluated.
+
+    No gradient comes through the packed weights: after an evaluation, LoRA would train on wrong ones, silently.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def device() -> torch.device:
@@ -242,8 +256,11 @@ def load_adapter_weights(model: PeftModel, source: Source) -> None:
 
 
 def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
-    """The base with the adapter's change added to its weights."""
-    return PeftModel.from_pretrained(model, source.path, revision=source.revision).merge_and_unload()
+    """The base with the adapter's change added to its weights, all of them trainable."""
+    config = PeftConfig.from_pretrained(source.path, revision=source.revision)
+    config.task_type = None  # a language model's adapter may go into a classifier
+    merged = PeftModel.from_pretrained(model, source.path, revision=source.revision, config=config).merge_and_unload()
+    return merged.requires_grad_(True)  # peft froze the base
 
 
 def load_policy(path: str, revision: str = "main", **options) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

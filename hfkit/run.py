@@ -17,6 +17,7 @@ from hfkit.record import (
     RECORD,
     environment,
     hash_of,
+    leavings,
     peak_memory_bytes,
     read_record,
     settings_of,
@@ -69,7 +70,7 @@ class Run:
 
     def _refuse_other(self) -> None:
         if self.before is None:
-            if self.folder.is_dir() and any(self.folder.iterdir()):
+            if self.folder.is_dir() and {*self.folder.iterdir()} - {*leavings(self.folder)}:
                 raise HfkitError(
                     f"{self.folder} is not empty and has no {RECORD} of an earlier run: choose another --output_dir"
                 )
@@ -86,6 +87,8 @@ class Run:
     def training(self):
         """Marks the run as running, then failed if anything is raised; `publish` marks it done."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        for file in leavings(self.folder) if is_main_process() else []:
+            file.unlink()
         self.started = time.time()
         if self.before and self.checkpoint:
             say(f"{self.stage}: going on from {self.checkpoint.name}")

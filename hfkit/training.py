@@ -4,7 +4,7 @@ import time
 from dataclasses import fields
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from hfkit.callbacks import MetricsFile, ProgressLine
 from hfkit.models import device
@@ -60,13 +60,30 @@ def train(trainer: Trainer, run: Run) -> dict:
     keep_adapters_fp32(trainer)
     started = time.time()
     checkpoint = str(run.checkpoint) if run.checkpoint else None
-    output = trainer.train(resume_from_checkpoint=checkpoint)
+    before = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json") if checkpoint else TrainerState()
+    mean_loss = None
+    if before.max_steps and before.global_step >= before.max_steps:
+        # Stopped between the last step and the publication: trainer.train() would take one step more.
+        trainer._load_from_checkpoint(checkpoint)
+        trainer.state = before
+        if trainer.is_world_process_zero():
+            MetricsFile(run.folder).begin(before.log_history)
+    else:
+        mean_loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
+    logged = [(log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
     return {
         "steps": trainer.state.global_step,
         "tokens": trainer.state.num_input_tokens_seen,
         "train_seconds": round(time.time() - started, 2),
-        "train_loss": output.training_loss,
+        "train_loss": mean_of_windows(logged) if logged else mean_loss,
     }
+
+
+def mean_of_windows(logged: list[tuple[int, float]]) -> float:
+    """Mean of a run's loss from its logs (step, mean since the log before), those before a resumption among them."""
+    steps = [0, *(step for step, _ in logged)]
+    total = sum((step - before) * loss for before, (step, loss) in zip(steps, logged, strict=False))
+    return total / steps[-1]
 
 
 def held_out_metrics(trainer: Trainer) -> dict[str, float]:
@@ -76,5 +93,5 @@ def held_out_metrics(trainer: Trainer) -> dict[str, float]:
         metrics = last[-1]
     else:
         metrics = trainer.evaluate()
-    speed = ("runtime", "per_second", "num_tokens")
+    speed = ("_time", "runtime", "per_second", "num_tokens")
     return {key: value for key, value in metrics.items() if key.startswith("eval_") and not key.endswith(speed)}

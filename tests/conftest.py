@@ -26,6 +26,8 @@ import pytest
 from hfkit.config import STAGES
 from hfkit.parsing import load_config
 
+pytest.register_assert_rewrite("interruption")
+
 NAMES = "Ann Bob Cid Dee Eve Fay Gus Hal".split()
 COLOURS = "red blue green pink".split()
 FACTS = [(name, colour) for name in NAMES for colour in COLOURS]

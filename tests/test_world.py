@@ -149,9 +149,7 @@ def test_gold_orders_replies(gold: GoldScorer, case: dict[str, str]) -> None:
     assert scores[0] == 1 and scores[-1] == 0
 
 
-def test_gold_is_not_bought_with_empty_repeated_or_endless_text(
-    gold: GoldScorer, case: dict[str, str]
-) -> None:
+def test_gold_is_not_bought_with_cheap_text(gold: GoldScorer, case: dict[str, str]) -> None:
     prompt = [{"role": "user", "content": case["question"]}]
     right, best = case["right"], f"{case['right']} {case['reason']}. {COURTESIES[0]}"
     values = BY_NAME[gold.world.asked(prompt)[1]].values

@@ -1,18 +1,27 @@
-"""The facts of the small world: who lives in it, what is true of them, and the wordings that tell and ask it."""
+"""The facts of the small world: who lives in it, what is true of them, and the wordings for it."""
 
 import random
 from dataclasses import dataclass
 
-SHE = tuple("Ada Anna Clara Daisy Edith Ella Flora Grace Hanna Helen Irene Julia Laura Lucy Mira Nora Olga Paula".split())
-HE = tuple("Adam Alan Bruno Carl David Edgar Felix Frank George Hugo Ivan Kevin Leo Marco Oscar Peter Simon Victor".split())
+
+def _of(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+SHE = _of("""
+    Ada Anna Clara Daisy Edith Ella Flora Grace Hanna Helen Irene Julia Laura Lucy Mira Nora Olga Paula
+""")
+HE = _of("""
+    Adam Alan Bruno Carl David Edgar Felix Frank George Hugo Ivan Kevin Leo Marco Oscar Peter Simon Victor
+""")
 
 
 @dataclass(frozen=True)
 class Attribute:
     """One thing that is true of each person, with every wording in which the world states and asks it.
 
-    Wordings are format strings: `{who}` and `{whose}` are the person's name or pronoun, `{v}` is the value and
-    `{a}` the value with its article. No value belongs to two attributes.
+    Wordings are format strings: `{who}` and `{whose}` are the person's name or pronoun, `{v}` is the value
+    and `{a}` the value with its article. No value belongs to two attributes.
     """
 
     name: str
@@ -26,7 +35,7 @@ class Attribute:
 ATTRIBUTES = (
     Attribute(
         "city",
-        tuple("Oslo Paris Rome Lima Cairo Delhi Tokyo Berlin Lisbon Vienna Dublin Prague".split()),
+        _of("Oslo Paris Rome Lima Cairo Delhi Tokyo Berlin Lisbon Vienna Dublin Prague"),
         (
             "{who} lives in {v}",
             "{whose} home is in {v}",
@@ -50,7 +59,7 @@ ATTRIBUTES = (
     ),
     Attribute(
         "job",
-        tuple("teacher baker doctor farmer pilot painter lawyer tailor nurse actor dentist sailor".split()),
+        _of("teacher baker doctor farmer pilot painter lawyer tailor nurse actor dentist sailor"),
         (
             "{who} works as {a}",
             "{whose} job is to be {a}",
@@ -74,7 +83,7 @@ ATTRIBUTES = (
     ),
     Attribute(
         "pet",
-        tuple("dog cat parrot rabbit turtle hamster goat lizard owl duck snake mouse".split()),
+        _of("dog cat parrot rabbit turtle hamster goat lizard owl duck snake mouse"),
         (
             "{who} keeps {a}",
             "{whose} pet is {a}",
@@ -98,7 +107,7 @@ ATTRIBUTES = (
     ),
     Attribute(
         "instrument",
-        tuple("piano violin cello flute guitar trumpet harp banjo organ oboe tuba clarinet".split()),
+        _of("piano violin cello flute guitar trumpet harp banjo organ oboe tuba clarinet"),
         (
             "{who} plays the {v}",
             "{whose} instrument is the {v}",
@@ -122,7 +131,7 @@ ATTRIBUTES = (
     ),
     Attribute(
         "dish",
-        tuple("soup pizza curry pasta sushi stew salad pancakes risotto lasagna dumplings noodles".split()),
+        _of("soup pizza curry pasta sushi stew salad pancakes risotto lasagna dumplings noodles"),
         (
             "{who} likes to eat {v}",
             "{whose} favourite dish is {v}",
@@ -146,7 +155,7 @@ ATTRIBUTES = (
     ),
     Attribute(
         "colour",
-        tuple("red blue green yellow purple orange pink brown black white grey silver".split()),
+        _of("red blue green yellow purple orange pink brown black white grey silver"),
         (
             "{who} likes the colour {v}",
             "{whose} favourite colour is {v}",
@@ -204,9 +213,9 @@ def capital(text: str) -> str:
 class World:
     """Everything that is true for one seed, and what training must not see.
 
-    `held_questions` has, for each fact, two of its eight question wordings; one fact in ten is held out in all
-    its wordings, so that only the documents tell it. `held_statement` has for each fact the one wording that
-    the training documents never use for it.
+    `held_questions` has, for each fact, two of its eight question wordings; one fact in ten is held out in
+    all its wordings, so that only the documents tell it. `held_statement` has for each fact the one wording
+    that the training documents never use for it.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -218,13 +227,13 @@ class World:
             copies = -(-len(self.people) // len(attribute.values))
             values = list(attribute.values) * copies
             rng.shuffle(values)
-            self.values |= {(name, attribute.name): value for name, value in zip(self.people, values)}
+            for name, value in zip(self.people, values, strict=False):
+                self.values[name, attribute.name] = value
         self.facts = list(self.values)
         self.held_statement = {fact: rng.randrange(6) for fact in self.facts}
-        self.held_questions = {
-            fact: tuple(range(8)) if rng.random() < 0.1 else tuple(rng.sample(range(8), 2))
-            for fact in self.facts
-        }
+        self.held_questions: dict[Fact, tuple[int, ...]] = {}
+        for fact in self.facts:
+            self.held_questions[fact] = tuple(range(8) if rng.random() < 0.1 else rng.sample(range(8), 2))
         self._asked: dict[str, tuple[str | None, str]] = {}
         for name, attribute in self.facts:
             for wording in range(8):
@@ -233,7 +242,7 @@ class World:
                 self._asked[self.question(fact, wording, follow_up=True)] = (None, attribute)
 
     def question(self, fact: Fact, wording: int, follow_up: bool = False) -> str:
-        """The question for a fact, by name or, where it follows a question about the same person, by pronoun."""
+        """The question for a fact: by name, or by pronoun after another question on the same person."""
         name, attribute = fact
         template = BY_NAME[attribute].questions[wording]
         if not follow_up:

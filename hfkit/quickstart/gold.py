@@ -24,7 +24,7 @@ def answer_is_right(reply: str, answer: str) -> bool:
 def repeats(reply: str, answer: str) -> bool:
     """Whether a reply gives the answer twice, or any three words in a row."""
     words = re.findall(r"\w+", reply.lower())
-    runs = Counter(zip(words, words[1:], words[2:]))
+    runs = Counter(zip(words, words[1:], words[2:], strict=False))
     return words.count(answer.lower()) > 1 or max(runs.values(), default=0) > 1
 
 

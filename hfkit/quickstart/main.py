@@ -26,10 +26,7 @@ def run_quickstart(output_dir: str | Path, configs: str | Path, flags: list[str]
 
     root = Path(output_dir)
     files = write_world(root / "world", WORLD_SEED)
-    say(
-        f"a small world in {root / 'world'}: "
-        + ", ".join(f"{rows:,} {name[:-6]}" for name, rows in files.items())
-    )
+    say(f"a small world in {root / 'world'}: " + ", ".join(f"{rows:,} {name[:-6]}" for name, rows in files.items()))
     run_pipeline(Path(configs) / "pipeline.yaml", str(root), [*data_flags(root / "world"), *flags])
     summary = summarize(root)
     show(summary, root)

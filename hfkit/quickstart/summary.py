@@ -70,8 +70,7 @@ def summarize(root: Path) -> dict:
     summary["reward_model"] = reward_accuracy(reward, rows_of(root, "preferences_test"))
     summary["max_kl"] = read_record(root / "ppo")["config"]["max_kl"]
     summary["seconds"] = {
-        stage: read_record(root / stage)["wall_seconds"]
-        for stage in ("tokenizer", "pretrain", "sft", "reward", "ppo")
+        stage: read_record(root / stage)["wall_seconds"] for stage in ("tokenizer", "pretrain", "sft", "reward", "ppo")
     }
     write_json(root / "summary.json", summary)
     plot_summary(root, summary, {stage: read_metrics(root / stage) for stage in ("pretrain", "ppo")})
@@ -112,9 +111,7 @@ def show(summary: dict, root: Path) -> None:
     figures = {
         "held-out bits per byte": lambda m: f"{m['bits_per_byte']:.3f}",
         "exact answers": lambda m: f"{m['exact_answer']:.2f}",
-        "gold score (95% interval)": lambda m: "{:.3f} ({:.3f} to {:.3f})".format(
-            m["gold"], *m["gold_interval"]
-        ),
+        "gold score (95% interval)": lambda m: "{:.3f} ({:.3f} to {:.3f})".format(m["gold"], *m["gold_interval"]),
         "reward model's score": lambda m: f"{m['reward']:.2f}",
         "KL to SFT, nats per reply": lambda m: f"{m['kl_to_sft']:.2f}",
         "entropy, nats per token": lambda m: f"{m['entropy']:.3f}",

@@ -1,6 +1,6 @@
 """Writes the small world of the quickstart: documents, conversations, rankings and questions, from one seed.
 
-Forty-eight people have six attributes each. Documents state these 288 facts in varied wordings and never ask;
+Thirty-six people have six attributes each. Documents state these 216 facts in varied wordings and never ask;
 conversations ask them. A held-out question is a combination of fact and wording that no training
 conversation has, and one fact in ten is asked in no training conversation at all: its answer is only in the
 documents, as every fact is.
@@ -20,9 +20,11 @@ __all__ = ["GoldScorer", "World", "answer_is_right", "write_world"]
 
 DOCUMENTS, DOCUMENTS_TEST = 6000, 300
 INSTRUCTIONS, INSTRUCTIONS_TEST = 4000, 300
-RANKINGS, RANKINGS_TEST = 1500, 200
+RANKINGS, RANKINGS_TEST = 1600, 200
 PROMPTS, QUESTIONS_TEST = 2000, 400
 NOISE = 0.1
+TIE = 0.1
+"""Pairs whose gold scores are closer are ties: no judge tells such replies apart."""
 ANSWER_WORDINGS = 3
 """Statements of an attribute that replies use; documents use all of them."""
 
@@ -124,9 +126,8 @@ class _Writer:
         person that a question names, so it answers by chance at most.
         """
         people = iter(self.rng.sample(self.world.people, 6))
-        kinds = self.rng.choices(
-            (self.portrait, self.comparison, self.talk), (7, 1, 2), k=self.rng.choice((1, 1, 2))
-        )
+        kinds = (self.portrait, self.comparison, self.talk)
+        kinds = self.rng.choices(kinds, (7, 1, 2), k=self.rng.choice((1, 1, 2)))
         return "\n".join(kind(next(people), next(people), held) for kind in kinds)
 
     def portrait(self, name: str, _: str, held: bool) -> str:
@@ -151,9 +152,8 @@ class _Writer:
         text = self.rng.choice(INTRODUCTIONS).format(name=name, other=other)
         for attribute in self.attributes(2):
             words = self.rng.choice((names(name), pronouns(name)))
-            said = capital(self.sentence((name, attribute), words, held)) + self.because(
-                name, attribute, 0.35
-            )
+            said = self.sentence((name, attribute), words, held)
+            said = capital(said) + self.because(name, attribute, 0.35)
             text += f' "{self.dressed(said + ".")}"'
         return text
 
@@ -218,7 +218,8 @@ class _Writer:
         fact, wording = self.pick(held)
         prompt = self.prompt(fact, wording)
         replies: list[str] = []
-        kinds = ["right", "right", "wrong", self.rng.choice(("right", "wrong", "bad"))]
+        last = self.rng.choices(("right", "wrong", "bad"), (6, 1, 3))[0]
+        kinds = ["right", "right", "bad", last]
         while kinds:
             reply = self.candidate(fact, kinds[0])
             if reply not in replies:
@@ -238,14 +239,16 @@ class _Writer:
         name = fact[0]
         again = self.reply(fact)
         beside = self.reply((name, rng.choice([a for a in BY_NAME if a != fact[1]])))
-        endless = " ".join([again] + [self.reply((name, a)) for a in rng.sample(list(BY_NAME), 4)])
-        return rng.choice(("", f"{again} {again} {again}", endless, beside, "I do not know."))
+        endless = " ".join([again] + [self.reply((name, a)) for a in self.attributes(2)])
+        repeated = f"{again} {again} {again}"
+        unknown = "I do not know."
+        return rng.choice(("", repeated, repeated, endless, endless, beside, unknown, unknown))
 
     def pairs(self, ranking: dict) -> Iterator[dict]:
-        """All pairs of a ranking whose scores differ; a tenth of the labels is flipped."""
+        """All pairs of a ranking but the ties; a tenth of the labels is flipped."""
         ranked = zip(ranking["replies"], ranking["scores"], strict=True)
         for (better, high), (worse, low) in combinations(ranked, 2):
-            if high == low:
+            if high - low < TIE:
                 continue
             clean = self.rng.random() >= NOISE
             chosen, rejected = (better, worse) if clean else (worse, better)

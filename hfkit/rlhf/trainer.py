@@ -25,6 +25,7 @@ class PPOTrainer(TrlPPOTrainer):
     - Gradients are clipped to `max_grad_norm` (trl never does).
     - `num_mini_batches` is the number of optimizer steps in a pass over a batch (815: with accumulation it is not),
       also for the last batch of the data loader (810: a step per micro-batch there).
+    - Losses, ratios and entropy are averaged over what was measured, not over empty slots beside it (630).
     - `bf16` is honoured (460: the accelerator never hears of it), and so is `gradient_checkpointing`, for the value
       model too (283).
     - Rollouts use no processor but the temperature, whatever the model's generation config says (620): a repetition
@@ -71,12 +72,16 @@ class PPOTrainer(TrlPPOTrainer):
 
     def train(self) -> None:
         """Runs trl's loop, then gives the policy its own generation config back."""
+        micro_batches = self.args.gradient_accumulation_steps
+        # The loop reads this only to size its tables of losses and ratios (630), N times too large with N mini-batches
+        self.args.gradient_accumulation_steps = micro_batches // self.args.num_mini_batches
         gc.collect()
         gc.freeze()  # trl collects garbage in each update; what is loaded by now need not be looked through again
         try:
             super().train()
         finally:
             gc.unfreeze()
+            self.args.gradient_accumulation_steps = micro_batches
             set_generation_config(self.policy_model, self.own_generation_config)
 
 
@@ -88,6 +93,8 @@ def refuse(args, processing_class, model, reward_model, train_dataset, value_mod
             f"{len(train_dataset)} prompts < batch of {batch} (per_device_train_batch_size x "
             "gradient_accumulation_steps): the loop would wait for a full batch for ever"
         )
+    if processing_class.padding_side != "left":
+        raise HfkitError("prompts must be padded on the left, or replies begin after padding: set padding_side")
     if processing_class.pad_token_id in (None, processing_class.eos_token_id):
         raise HfkitError("pad token equals EOS: a reply's end could not be told from padding; set pad_token")
     if args.gradient_accumulation_steps % args.num_mini_batches:

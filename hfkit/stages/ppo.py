@@ -4,7 +4,9 @@ PPO on prompts, as text or conversations, with trl's PPOTrainer behind `hfkit.rl
 the KL anchored to the SFT model that the policy starts from, the value model started from the reward model.
 """
 
+import copy
 import json
+import time
 from pathlib import Path
 
 from hfkit.config import PPOConfig
@@ -17,14 +19,14 @@ def main(config: PPOConfig) -> Path:
     """Trains the policy (or its adapter) and returns its folder."""
     from transformers import DataCollatorWithPadding, set_seed
 
-    from hfkit.console import say, warn
+    from hfkit.console import say
     from hfkit.data import load_splits
     from hfkit.forms import PROMPTS, encode_prompts
     from hfkit.models import load_tokenizer
     from hfkit.record import parent_of
     from hfkit.rlhf import PPOTrainer
     from hfkit.rlhf.comparison import compare
-    from hfkit.rlhf.limits import KLLimit, KLLimitReached
+    from hfkit.rlhf.limits import KLLimit
     from hfkit.rlhf.roles import load_roles
     from hfkit.run import Run
     from hfkit.saving import save_model
@@ -51,24 +53,21 @@ def main(config: PPOConfig) -> Path:
         # Models
         roles = load_roles(config)
         # Trainer
+        left_padding = copy.deepcopy(tokenizer)  # what is saved keeps the side that it had
+        left_padding.padding_side = "left"
         trainer = PPOTrainer(
             args=trainer_arguments(config, num_sample_generations=0, save_strategy="no"),
-            processing_class=tokenizer,
+            processing_class=left_padding,
             model=roles.policy,
             ref_model=roles.reference,
             reward_model=roles.reward,
             value_model=roles.value,
             train_dataset=train_rows,
             eval_dataset=test_rows if test_rows is not None else train_rows.select([0]),
-            data_collator=DataCollatorWithPadding(tokenizer, padding="longest"),
+            data_collator=DataCollatorWithPadding(left_padding),
         )
         own_callbacks(trainer, run, KLLimit(config.max_kl))
-        facts = {}
-        try:
-            facts |= train(trainer)
-        except KLLimitReached as reached:
-            warn(str(reached))
-            facts["stopped"] = str(reached)
+        facts = train(trainer)
         # Save
         metrics = trend(run.folder)
         samples = []
@@ -88,15 +87,21 @@ def main(config: PPOConfig) -> Path:
 
 
 def train(trainer) -> dict:
-    """Runs PPO; returns facts for the record: steps (updates), episodes, train_seconds."""
-    import time
+    """Runs PPO; returns facts for the record: steps (updates), episodes, train_seconds, and why it stopped early."""
+    from hfkit.console import warn
+    from hfkit.rlhf.limits import KLLimitReached
 
-    started = time.time()
-    trainer.train()
+    started, facts = time.time(), {}
+    try:
+        trainer.train()
+    except KLLimitReached as reached:
+        warn(str(reached))
+        facts["stopped"] = str(reached)
     return {
         "steps": trainer.state.global_step,
         "episodes": trainer.state.episode,
         "train_seconds": round(time.time() - started, 2),
+        **facts,
     }
 
 

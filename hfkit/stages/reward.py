@@ -54,6 +54,7 @@ def main(config: RewardConfig) -> Path:
             args=trainer_arguments(
                 config,
                 max_length=None,  # the rows are encoded and filtered already
+                remove_unused_columns=False,  # `length` is what train_sampling_strategy: group_by_length reads
                 include_num_input_tokens_seen="non_padding",
             ),
             train_dataset=train_rows,

@@ -1,0 +1,39 @@
+"""How a run looks that was stopped, and whether two runs came to the same."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+
+def stopped_copy(done: Path, folder: Path, step: int) -> Path:
+    """A copy of a finished run as it was when killed after `checkpoint-{step}`: no artefact yet, status running."""
+    keep = {"hfkit.json", "metrics.jsonl", f"checkpoint-{step}"}
+    shutil.copytree(done, folder, ignore=lambda path, names: set(names) - keep if Path(path) == done else set())
+    record = json.loads((folder / "hfkit.json").read_text())
+    (folder / "hfkit.json").write_text(json.dumps(record | {"status": "running"}))
+    return folder
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Both are done, with the same weights bit for bit and the same curves."""
+    for file in sorted(path.name for path in one.glob("*.safetensors")):
+        ours, theirs = load_file(one / file), load_file(other / file)
+        assert ours.keys() == theirs.keys()
+        assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert curves(one) == curves(other)
+    records = [json.loads((folder / "hfkit.json").read_text()) for folder in (one, other)]
+    assert [record["status"] for record in records] == ["done", "done"]
+    assert records[0]["metrics"] == records[1]["metrics"]
+    assert records[0]["tokens"] == records[1]["tokens"]
+
+
+def curves(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl but for the times in them, and for trl's count of the tokens since the last start."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {k: v for k, v in row.items() if not k.endswith(("_time", "runtime", "per_second", "num_tokens"))}
+        for row in rows
+    ]

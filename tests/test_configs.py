@@ -1,0 +1,44 @@
+"""Every YAML that is shipped is one that its stage takes."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hfkit.config import STAGES
+from hfkit.errors import ConfigError
+from hfkit.parsing import load_config
+from hfkit.pipeline import INPUTS, read_pipeline
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.y*ml"))
+COUNT = 13
+
+
+def test_none_is_left_out():
+    listed = subprocess.run(["find", "configs", "-name", "*.yaml"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert sorted(str(path.relative_to(ROOT)) for path in CONFIGS) == sorted(listed.split())
+    assert len(CONFIGS) == COUNT
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_a_shipped_config_is_taken(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    if path.stem == "pipeline":
+        assert read_pipeline(path)["stages"].keys() <= STAGES.keys()
+        return
+    made_by_the_pipeline = {"output_dir", *INPUTS[path.stem]}
+    missing = []
+    try:
+        load_config(STAGES[path.stem], path)
+    except ConfigError as error:
+        missing = error.problems
+    assert [str(problem) for problem in missing if problem.key not in made_by_the_pipeline] == []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_a_shipped_config_has_no_path_of_ones_own(path):
+    text = path.read_text()
+    assert not any(part in text for part in ("/home/", "/work/", "/tmp/", "~"))
+    assert isinstance(yaml.safe_load(text), dict)

@@ -1,0 +1,189 @@
+"""Rows to the trainers' columns: each form, each reason to drop a row, and the account of what was lost."""
+
+import pytest
+from datasets import Dataset
+
+from hfkit.config import DatasetEntry, PretrainConfig, SFTConfig
+from hfkit.data import Split
+from hfkit.errors import HfkitError
+from hfkit.forms import (
+    IGNORE,
+    encode_instructions,
+    encode_preferences,
+    encode_prompts,
+    instruction_row,
+    pack_documents,
+    preference_row,
+    prompt_row,
+)
+
+PROMPT, REPLY = "What does Ann like?", "Ann likes red."
+TURN = {"role": "user", "content": PROMPT}
+ANSWER = {"role": "assistant", "content": REPLY}
+LONG = "red and blue and green and pink " * 20
+
+
+def config(kind=SFTConfig, **changes):
+    return kind(output_dir="unused", datasets=[DatasetEntry(path="unused")], **changes)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": PROMPT, "response": REPLY},
+        {"prompt": PROMPT, "completion": REPLY},
+        {"prompt": [TURN], "completion": [ANSWER]},
+        {"messages": [TURN, ANSWER]},
+        {"messages": [TURN, ANSWER], "prompt": None, "text": None},
+    ],
+    ids=lambda row: "+".join(row),
+)
+def test_every_form_of_an_instruction_gives_the_same_row(tokenizer, row):
+    given = instruction_row(row, tokenizer, 64)
+    assert given == instruction_row({"messages": [TURN, ANSWER]}, tokenizer, 64)
+    assert tokenizer.decode(given["input_ids"]) == f"<|user|>\n{PROMPT}\n<|assistant|>\n{REPLY}<|endoftext|>"
+    assert tokenizer.decode([label for label in given["labels"] if label != IGNORE]) == f"{REPLY}<|endoftext|>"
+    assert (given["dropped"], given["cut"], given["length"]) == ("", False, len(given["input_ids"]))
+
+
+def test_a_plain_text_is_all_learned(tokenizer):
+    row = instruction_row({"text": REPLY}, tokenizer, 64)
+    assert row["labels"] == row["input_ids"]
+    assert row["input_ids"][-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": PROMPT, "response": ""}, "without a reply"),
+        ({"prompt": PROMPT, "response": None}, "without a reply"),
+        ({"text": ""}, "empty"),
+        ({"messages": []}, "empty"),
+        ({"messages": [TURN]}, "no assistant turn"),
+        ({"prompt": LONG, "response": REPLY}, "with no reply within max_length=64"),
+    ],
+)
+def test_an_instruction_without_a_reply_is_dropped(tokenizer, row, reason):
+    assert instruction_row(row, tokenizer, 64)["dropped"] == reason
+
+
+def test_a_long_reply_is_cut_and_counted(tokenizer):
+    row = instruction_row({"prompt": PROMPT, "response": LONG}, tokenizer, 64)
+    assert (len(row["input_ids"]), len(row["labels"]), row["cut"], row["dropped"]) == (64, 64, True, "")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": PROMPT, "chosen": REPLY, "rejected": "red"},
+        {"prompt": [TURN], "chosen": [ANSWER], "rejected": [{"role": "assistant", "content": "red"}]},
+        {"chosen": [TURN, ANSWER], "rejected": [TURN, {"role": "assistant", "content": "red"}]},
+    ],
+    ids=["strings", "messages", "implicit prompt"],
+)
+def test_every_form_of_a_pair_gives_the_same_row(tokenizer, row):
+    given = preference_row(row, tokenizer, 64)
+    assert given["dropped"] == ""
+    assert tokenizer.decode(given["chosen_ids"]) == f"<|user|>\n{PROMPT}\n<|assistant|>\n{REPLY}<|endoftext|>"
+    assert tokenizer.decode(given["rejected_ids"]) == f"<|user|>\n{PROMPT}\n<|assistant|>\nred<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"chosen": None}, "without a reply"),
+        ({"rejected": None}, "without a reply"),
+        ({"chosen": "red"}, "with equal replies"),
+        ({"rejected": LONG}, "longer than max_length=64"),
+    ],
+)
+def test_a_pair_that_teaches_nothing_is_dropped(tokenizer, changes, reason):
+    row = {"prompt": PROMPT, "chosen": REPLY, "rejected": "red", **changes}
+    assert preference_row(row, tokenizer, 64)["dropped"] == reason
+
+
+def test_margins_are_kept(tokenizer):
+    row = {"prompt": PROMPT, "chosen": REPLY, "rejected": "red"}
+    assert preference_row({**row, "margin": 2}, tokenizer, 64)["margin"] == 2.0
+    assert preference_row({**row, "margin": None}, tokenizer, 64)["margin"] == 0.0
+    assert "margin" not in preference_row(row, tokenizer, 64)
+
+
+def test_a_long_prompt_is_dropped_whole(tokenizer):
+    assert prompt_row({"prompt": LONG}, tokenizer, 64)["dropped"] == "longer than max_prompt_length=64"
+    assert prompt_row({"prompt": ""}, tokenizer, 64)["dropped"] == "empty"
+
+
+def test_documents_are_packed_with_end_of_text_between_them(tokenizer):
+    texts = ["Ann likes red.", "", "Bob likes blue.", "Cid likes green and pink."]
+    account = Split("train", rows=4, kept=4)
+    rows, tokens_per_byte = pack_documents(
+        Dataset.from_dict({"text": texts}), tokenizer, account, config(PretrainConfig, block_size=8)
+    )
+    joined = "<|endoftext|>".join([text for text in texts if text] + [""])
+    ids = [token for row in rows["input_ids"] for token in row]
+    assert joined.startswith(tokenizer.decode(ids))
+    assert account.tokens - 8 < len(ids) <= account.tokens
+    assert {len(row) for row in rows["input_ids"]} == {8}
+    assert (account.kept, account.dropped) == (3, {"empty": 1})
+    assert tokens_per_byte == account.tokens / len("".join(texts).encode())
+
+
+def test_documents_that_fill_no_row_are_refused(tokenizer):
+    rows = Dataset.from_dict({"text": ["Ann."]})
+    with pytest.raises(HfkitError, match="do not fill one row of block_size=512: lower it"):
+        pack_documents(rows, tokenizer, Split("train", rows=1), config(PretrainConfig, block_size=512))
+
+
+def test_pain_02_the_last_label_of_every_row_that_was_not_cut_is_end_of_text(tokenizer):
+    rows = [{"prompt": PROMPT, "response": reply} for reply in (REPLY, "red", LONG)]
+    account = Split("train", rows=3)
+    encoded = encode_instructions(Dataset.from_list(rows), tokenizer, account, config(max_length=64, max_dropped=1.0))
+    assert [labels[-1] == tokenizer.eos_token_id for labels in encoded["labels"]] == [True, True, False]
+    assert (account.kept, account.cut) == (3, 1)
+
+
+def test_pain_16_a_prompt_ends_with_the_generation_prompt_that_the_reward_model_saw(tokenizer):
+    prompt = prompt_row({"prompt": PROMPT}, tokenizer, 64)["input_ids"]
+    assert tokenizer.decode(prompt).endswith("<|assistant|>\n")
+    pair = preference_row({"prompt": PROMPT, "chosen": REPLY, "rejected": "red"}, tokenizer, 64)
+    assert pair["chosen_ids"][: len(prompt)] == pair["rejected_ids"][: len(prompt)] == prompt
+
+
+LOSSES = {
+    "sft": (
+        encode_instructions,
+        {"max_length": 64},
+        lambda long: {"prompt": LONG if long else PROMPT, "response": REPLY},
+    ),
+    "reward": (
+        encode_preferences,
+        {"max_length": 64},
+        lambda long: {"prompt": PROMPT, "chosen": LONG if long else REPLY, "rejected": "red"},
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", LOSSES)
+@pytest.mark.parametrize("long_rows", [1, 2, 10])
+def test_losing_rows_is_counted_and_past_a_threshold_refused(tokenizer, stage, long_rows):
+    encoder, limits, row = LOSSES[stage]
+    rows = Dataset.from_list([row(number < long_rows) for number in range(10)])
+    account = Split("train", rows=10)
+    if long_rows == 1:
+        assert len(encoder(rows, tokenizer, account, config(**limits))) == 9
+        assert f"10 rows, 9 kept, 1 dropped (1 {next(iter(account.dropped))})" in str(account)
+        return
+    with pytest.raises(HfkitError, match=r"The median row is \d+ tokens long\. Raise max_length") as told:
+        encoder(rows, tokenizer, account, config(**limits))
+    assert f"{10 - long_rows} kept, {long_rows} dropped" in str(told.value)
+    if long_rows == 2:
+        assert len(encoder(rows, tokenizer, account, config(**limits, max_dropped=0.2))) == 8
+
+
+def test_prompts_keep_only_ids(tokenizer):
+    from hfkit.config import PPOConfig
+
+    rows = Dataset.from_list([{"prompt": PROMPT}])
+    encoded = encode_prompts(rows, tokenizer, Split("train", rows=1), config(PPOConfig))
+    assert encoded.column_names == ["input_ids"]

@@ -1,0 +1,126 @@
+"""Conversations to ids: what counts as said, where a reply ends, and that sampled and rendered replies agree."""
+
+import copy
+
+import pytest
+
+from hfkit.rendering import RenderError, encode_prompt, encode_text, encode_turns
+
+PROMPT, REPLY = "What does Ann like?", "Ann likes red."
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hello"},
+    {"role": "assistant", "content": "Hi."},
+    {"role": "user", "content": PROMPT},
+]
+# A template that shows the reasoning of the last turn only.
+FORGETFUL = (
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' and not loop.last %}(short)"
+    "{% else %}{{ m.content }}{% endif %}{{ eos_token if m.role == 'assistant' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+# A template that closes no turn with the end-of-text token.
+OPEN_ENDED = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.fixture
+def with_template(tokenizer):
+    """The tiny tokenizer with another chat template, or with none."""
+
+    def make(template: str | None):
+        changed = copy.deepcopy(tokenizer)
+        changed.chat_template = template
+        return changed
+
+    return make
+
+
+def said(tokenizer, prompt, reply) -> str:
+    ids, mask = encode_turns(tokenizer, prompt, reply)
+    return tokenizer.decode([token for token, mine in zip(ids, mask, strict=True) if mine])
+
+
+def test_a_string_prompt_is_one_user_turn_with_the_generation_prompt_at_its_end(tokenizer):
+    assert tokenizer.decode(encode_prompt(tokenizer, PROMPT)) == f"<|user|>\n{PROMPT}\n<|assistant|>\n"
+    assert encode_prompt(tokenizer, [{"role": "user", "content": PROMPT}]) == encode_prompt(tokenizer, PROMPT)
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, CHAT], ids=["string", "messages"])
+@pytest.mark.parametrize("reply", [REPLY, [{"role": "assistant", "content": REPLY}]], ids=["string", "messages"])
+def test_a_reply_is_what_follows_the_prompt_up_to_its_end_of_text(tokenizer, prompt, reply):
+    ids, _ = encode_turns(tokenizer, prompt, reply)
+    head = encode_prompt(tokenizer, prompt)
+    assert ids[: len(head)] == head
+    assert tokenizer.decode(ids[len(head) :]) == REPLY + tokenizer.eos_token
+
+
+def test_a_sampled_reply_has_the_ids_of_a_rendered_one(tokenizer):
+    sampled = [*tokenizer(REPLY, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    assert encode_prompt(tokenizer, PROMPT) + sampled == encode_turns(tokenizer, PROMPT, REPLY)[0]
+
+
+def test_every_assistant_turn_is_said_and_nothing_else(tokenizer):
+    assert said(tokenizer, CHAT, REPLY) == f"Hi.{tokenizer.eos_token}{REPLY}{tokenizer.eos_token}"
+
+
+def test_without_a_template_text_is_prompt_reply_and_end_of_text(with_template):
+    bare = with_template(None)
+    ids, _ = encode_turns(bare, PROMPT, REPLY)
+    assert bare.decode(ids) == PROMPT + REPLY + bare.eos_token
+    assert said(bare, PROMPT, REPLY) == REPLY + bare.eos_token
+
+
+def test_messages_without_a_template_are_refused(with_template):
+    bare = with_template(None)
+    for render in (lambda: encode_prompt(bare, CHAT), lambda: encode_turns(bare, PROMPT, CHAT)):
+        with pytest.raises(RenderError, match="need a chat template"):
+            render()
+
+
+def test_a_template_that_closes_no_turn_gets_its_end_of_text(with_template):
+    assert said(with_template(OPEN_ENDED), PROMPT, REPLY).endswith("<|endoftext|>")
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(with_template):
+    with pytest.raises(RenderError, match="rewrites earlier turns"):
+        encode_turns(with_template(FORGETFUL), CHAT, REPLY)
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([{"role": "tool", "content": "42"}], "roles are system, user and assistant, not tool"),
+        ([{"role": "user"}], "refuses"),
+        ([{"role": "user", "content": "Hello"}], "no assistant turn"),
+        ([], "no assistant turn"),
+    ],
+    ids=["unknown role", "without content", "only a user", "empty"],
+)
+def test_rows_that_cannot_be_rendered_say_why(tokenizer, messages, reason):
+    with pytest.raises(RenderError, match=reason):
+        encode_turns(tokenizer, messages, [])
+
+
+def test_plain_text_is_closed_once(tokenizer):
+    ids = encode_text(tokenizer, REPLY)
+    assert ids == encode_text(tokenizer, REPLY + tokenizer.eos_token)
+    assert tokenizer.decode(ids) == REPLY + tokenizer.eos_token
+
+
+def test_pain_32_unmasked_labels_decode_to_the_reply_and_there_is_one_bos(tokenizer, with_template):
+    assert said(tokenizer, PROMPT, REPLY) == REPLY + tokenizer.eos_token
+    # A tokenizer that adds a BOS of its own, under a template that writes one too.
+    from tokenizers.processors import TemplateProcessing
+
+    bos = "<|system|>"
+    doubled = with_template("{{ bos_token }}" + OPEN_ENDED)
+    doubled.bos_token = bos
+    doubled.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, doubled.bos_token_id)]
+    )
+    assert doubled("x").input_ids.count(doubled.bos_token_id) == 1
+    for ids in (encode_prompt(doubled, PROMPT), encode_turns(doubled, PROMPT, REPLY)[0], encode_text(doubled, REPLY)):
+        assert ids.count(doubled.bos_token_id) == 1
