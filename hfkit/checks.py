@@ -1,39 +1,119 @@
 """What can be told to be wrong before any weight is loaded: contradictions in a config and with what it names."""
 
+import math
+import os
 import re
 from functools import cache
 from pathlib import Path
 
-from hfkit.config import PPOConfig, PretrainConfig, SourceFields
-from hfkit.errors import HfkitError, Problem
+from hfkit.config import PPOConfig, PretrainConfig, RewardConfig, SourceFields, TokenizerConfig
+from hfkit.errors import HfkitError, Problem, reason
+from hfkit.record import read_record
 
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+SMALLEST_VOCABULARY = 261
 POSITIVE = (
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "num_train_epochs"),
     *("block_size", "max_length", "max_prompt_length", "response_length", "vocab_size", "logging_steps", "save_steps"),
     *("num_mini_batches", "num_ppo_epochs", "local_rollout_forward_batch_size", "temperature", "max_kl"),
-    *("max_grad_norm", "lora_r", "lora_alpha"),
+    *("max_grad_norm", "lora_r", "lora_alpha", "total_episodes", "cliprange", "cliprange_value", "model_max_length"),
+    *("dataset_num_proc", "sample_length", "save_total_limit", "eval_steps"),
 )
+# Lowest and highest of what has a range of its own.
+RANGES = {
+    "seed": (0, 2**32 - 1),
+    "learning_rate": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "warmup_steps": (0, math.inf),
+    "lora_dropout": (0, 1),
+    "max_dropped": (0, 1),
+    "min_frequency": (0, math.inf),
+    "kl_coef": (0, math.inf),
+    "vf_coef": (0, math.inf),
+    "gamma": (0, 1),
+    "lam": (0, 1),
+}
 
 
 def problems_of(config) -> list[Problem]:
     """Every problem of a config; reads configs and tokenizers, never weights."""
-    problems = [*data_problems(config)] if isinstance(config, SourceFields) else []
-    if hasattr(config, "per_device_train_batch_size"):
-        problems += number_problems(config)
+    problems = folder_problems(config) + number_problems(config) + template_problems(config)
+    if isinstance(config, SourceFields):
+        problems += data_problems(config)
     if hasattr(config, "use_peft"):
         problems += adapter_problems(config) + model_problems(config)
     if isinstance(config, PPOConfig):
         problems += ppo_problems(config)
-    return problems
+    told = {problem.key for problem in problems}
+    return problems + [problem for problem in trainer_problems(config) if problem.key not in told]
+
+
+def folder_problems(config) -> list[Problem]:
+    """An output folder that cannot be made."""
+    path = Path(config.output_dir)
+    standing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if config.output_dir and standing.is_dir() and os.access(standing, os.W_OK):
+        return []
+    return [Problem("output_dir", config.output_dir, f"{standing} is not a folder that can be written to")]
+
+
+def template_problems(config) -> list[Problem]:
+    """A chat template that is no file, or not Jinja."""
+    path = getattr(config, "chat_template", None)
+    if path is None:
+        return []
+    from jinja2 import Environment, TemplateSyntaxError
+
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
+            re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", Path(path).read_text(encoding="utf-8"))
+        )
+    except TemplateSyntaxError as error:
+        return [Problem("chat_template", path, f"not Jinja: line {error.lineno}: {error.message}")]
+    except (OSError, ValueError) as error:
+        return [Problem("chat_template", path, f"cannot be read: {reason(error)}")]
+    return []
+
+
+def trainer_problems(config) -> list[Problem]:
+    """What the trainer's own config refuses: told now, and not when the rows are ready and the folder is made."""
+    if config.trainer_config_class() is None:
+        return []
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    from hfkit.training import trainer_arguments
+
+    try:
+        arguments = trainer_arguments(config)
+        for callback in get_reporting_integration_callbacks(arguments.report_to):
+            callback()  # which says so where its package is not installed
+    except Exception as error:  # whatever a library says of its settings
+        settings = {**vars(config), **config.extra}
+        words = re.findall(r"\w+", str(error))
+        named = [word for word in words if word in settings]
+        quoted = [key for key, value in settings.items() if isinstance(value, str) and value and value in str(error)]
+        key = (named or quoted or ["trainer"])[0]
+        return [Problem(key, settings.get(key), reason(error))]
+    return []
 
 
 def number_problems(config) -> list[Problem]:
     """Numbers outside their range."""
     values = {name: getattr(config, name, None) for name in POSITIVE}
     problems = [Problem(k, v, "must be above 0") for k, v in values.items() if v is not None and v <= 0]
-    if config.learning_rate < 0:
-        problems.append(Problem("learning_rate", config.learning_rate, "must not be negative"))
+    for name, (low, high) in RANGES.items():
+        value = getattr(config, name, low)
+        if not low <= value <= high:
+            remedy = "must not be negative" if high is math.inf else f"must be from {low} to {high}"
+            problems.append(Problem(name, value, remedy))
+    steps = getattr(config, "max_steps", -1)
+    if steps != -1 and steps < 1:
+        problems.append(Problem("max_steps", steps, "must be above 0, or -1 for num_train_epochs"))
+    if isinstance(config, TokenizerConfig) and 0 < config.vocab_size < SMALLEST_VOCABULARY:
+        remedy = f"must be at least {SMALLEST_VOCABULARY}: 256 bytes and 5 special tokens"
+        problems.append(Problem("vocab_size", config.vocab_size, remedy))
+    if getattr(config, "eval_steps", None) is not None and config.eval_strategy != "steps":
+        problems.append(Problem("eval_steps", config.eval_steps, "has no effect without eval_strategy: steps"))
     if getattr(config, "eval_strategy", "no") != "no" and not has_held_out(config):
         remedy = "needs held-out rows: set eval_datasets or test_split_size"
         problems.append(Problem("eval_strategy", config.eval_strategy, remedy))
@@ -56,11 +136,18 @@ def data_problems(config) -> list[Problem]:
                 problems.append(Problem(f"{key}[{place}].path", entry.path, "no such file, and not a Hub id"))
             elif not Path(entry.path).exists() and re.search(r"\.(jsonl?|csv|txt|parquet)(\.gz)?$", entry.path):
                 problems.append(Problem(f"{key}[{place}].path", entry.path, "no such file"))
+            elif Path(entry.path).exists():
+                problems += [
+                    Problem(f"{key}[{place}].{name}", getattr(entry, name), "has no effect on a file")
+                    for name in ("name", "revision")
+                    if getattr(entry, name) is not None
+                ]
     if getattr(config, "eval_datasets", None) and config.test_split_size is not None:
         remedy = "eval_datasets are held out already: remove one of the two"
         problems.append(Problem("test_split_size", config.test_split_size, remedy))
-    elif getattr(config, "test_split_size", None) is not None and config.test_split_size <= 0:
-        problems.append(Problem("test_split_size", config.test_split_size, "a share below 1, or a number of rows"))
+    size = getattr(config, "test_split_size", None)
+    if size is not None and (size <= 0 or (size > 1 and not size.is_integer())):
+        problems.append(Problem("test_split_size", size, "a share below 1, or a whole number of rows"))
     return problems
 
 
@@ -75,6 +162,8 @@ def adapter_problems(config) -> list[Problem]:
                 problems.append(Problem(name, getattr(config, name), "has no effect without use_peft: true"))
         if config.use_rslora:
             problems.append(Problem("use_rslora", True, "has no effect without use_peft: true"))
+    if config.lora_target_modules == []:
+        problems.append(Problem("lora_target_modules", [], "name at least one, or leave it out for all linear layers"))
     if isinstance(config, PPOConfig) and config.lora_dropout:
         problems.append(Problem("lora_dropout", config.lora_dropout, "PPO runs without dropout: set 0"))
     if config.load_in_4bit and config.dtype == "auto":
@@ -83,9 +172,7 @@ def adapter_problems(config) -> list[Problem]:
 
 
 def model_problems(config) -> list[Problem]:
-    """A model that does not exist, a context too short, a tokenizer without a pad token, a template not there."""
-    if config.chat_template and not Path(config.chat_template).is_file():
-        return [Problem("chat_template", config.chat_template, "no such file")]
+    """A model that does not exist or is of another kind, a context too short, a tokenizer that does not fit it."""
     if isinstance(config, PretrainConfig):
         return pretrain_problems(config)
     if config.model_name_or_path is None:
@@ -93,9 +180,55 @@ def model_problems(config) -> list[Problem]:
     return [
         *path_problems("model_name_or_path", config.model_name_or_path),
         *tokenizer_problems(config, "model_name_or_path", config.model_name_or_path, config.model_revision),
-        *length_problems(config),
-        *shape_problems(config),
+        *start_problems(config),
     ]
+
+
+def start_problems(config) -> list[Problem]:
+    """A model that is there but cannot be started from with this config."""
+    key, path = "model_name_or_path", config.model_name_or_path
+    if path is None or path_problems(key, path):
+        return length_problems(config)
+    problems = length_problems(config) + vocabulary_problems(config) + shape_problems(config)
+    if Path(path).is_dir() and config.model_revision != "main":
+        problems.append(Problem("model_revision", config.model_revision, "has no effect on a folder"))
+    if is_classifier(path, config.model_revision) and not isinstance(config, RewardConfig):
+        problems.append(Problem(key, path, "a classifier, as reward models are: start from a language model"))
+    return problems
+
+
+def is_classifier(path: str, revision: str) -> bool:
+    """Whether a path holds a sequence classifier, in full or as an adapter."""
+    from hfkit.models import Source
+
+    adapter = Source.of(path, revision).adapter
+    if adapter is not None:
+        return adapter.get("task_type") == "SEQ_CLS"
+    try:
+        return "ForSequenceClassification" in str(config_of(path, revision).architectures)
+    except (OSError, ValueError):
+        return False
+
+
+def vocabulary_problems(config) -> list[Problem]:
+    """A tokenizer with ids for which the model has no embedding."""
+    path = getattr(config, "tokenizer_name_or_path", None) or config.model_name_or_path
+    try:
+        tokenizer = tokenizer_of(
+            path, "main" if path != config.model_name_or_path else config.model_revision, config.pad_token
+        )
+        if getattr(config, "model_config", None):
+            size = config.model_config.get("vocab_size")
+        else:
+            size = config_of(config.model_name_or_path, config.model_revision).get_text_config().vocab_size
+    except Exception:  # told by tokenizer_problems, or when the model is loaded
+        return []
+    highest = max(tokenizer.get_vocab().values())
+    if size is None or highest < size:
+        return []
+    key = "model_config.vocab_size" if getattr(config, "model_config", None) else "model_name_or_path"
+    remedy = f"its tokenizer, {path}, has ids up to {highest}: the model's embedding ends at {size - 1}"
+    return [Problem(key, size if "." in key else config.model_name_or_path, remedy)]
 
 
 def pretrain_problems(config: PretrainConfig) -> list[Problem]:
@@ -112,7 +245,10 @@ def pretrain_problems(config: PretrainConfig) -> list[Problem]:
     if getattr(config, key) is None:
         return [*problems, Problem("tokenizer_name_or_path", None, "missing: a new model needs a tokenizer")]
     problems += path_problems(key, getattr(config, key))
-    return problems + tokenizer_problems(config, key, getattr(config, key), "main") + length_problems(config)
+    problems += tokenizer_problems(config, key, getattr(config, key), "main")
+    return problems + (
+        vocabulary_problems(config) + length_problems(config) if config.model_config else start_problems(config)
+    )
 
 
 def architecture_problems(config: PretrainConfig) -> list[Problem]:
@@ -133,10 +269,23 @@ def architecture_problems(config: PretrainConfig) -> list[Problem]:
 
 
 def path_problems(key: str, path: str) -> list[Problem]:
-    """A local path must exist; anything else must look like a Hub id."""
-    if Path(path).is_dir() or HUB_ID.match(path):
-        return []
-    return [Problem(key, path, "no such folder, and not a Hub id")]
+    """A local path must exist, and what is in it be done and have its base; anything else must look like a Hub id."""
+    from hfkit.models import Source
+
+    if not Path(path).is_dir():
+        return [] if HUB_ID.match(path) else [Problem(key, path, "no such folder, and not a Hub id")]
+    status = (read_record(path) or {}).get("status", "done")
+    if status != "done":
+        return [Problem(key, path, f"a run that is not done ({status}): finish it first")]
+    try:
+        base = Source.of(path).base
+    except HfkitError as error:
+        return [Problem(key, path, str(error))]
+    if not Path(base).is_dir() and not HUB_ID.match(base):
+        return [
+            Problem(key, path, f"its base {base!r} is not there: mend base_model_name_or_path in adapter_config.json")
+        ]
+    return []
 
 
 def tokenizer_problems(config, key: str, path: str, revision: str) -> list[Problem]:
@@ -147,8 +296,8 @@ def tokenizer_problems(config, key: str, path: str, revision: str) -> list[Probl
         tokenizer_of(path, revision, config.pad_token)
     except HfkitError as error:
         return [Problem("pad_token", config.pad_token, str(error))]
-    except (OSError, ValueError) as error:
-        return [Problem(key, path, f"its tokenizer cannot be read: {str(error).splitlines()[0]}")]
+    except Exception as error:  # whatever a library says of a folder's content
+        return [Problem(key, path, f"its tokenizer cannot be read: {reason(error)}")]
     return []
 
 
@@ -188,11 +337,19 @@ def shape_problems(config) -> list[Problem]:
     adapter = Source.of(config.model_name_or_path, config.model_revision).adapter
     if adapter is None or not config.use_peft:
         return []
+    given = {"r": config.lora_r, "lora_alpha": config.lora_alpha, "target_modules": config.lora_target_modules}
+    given |= {"use_rslora": config.use_rslora or None}
+    names = {"r": "lora_r", "target_modules": "lora_target_modules"}
     return [
-        Problem(name, getattr(config, name), f"the adapter it starts from has {adapter[theirs]}: leave it out")
-        for name, theirs in (("lora_r", "r"), ("lora_alpha", "lora_alpha"))
-        if getattr(config, name) not in (None, adapter[theirs])
+        Problem(names.get(key, key), value, f"the adapter it starts from has {adapter.get(key)}: leave it out")
+        for key, value in given.items()
+        if value is not None and as_set(value) != as_set(adapter.get(key))
     ]
+
+
+def as_set(value: object) -> object:
+    """A list without its order; anything else as it is."""
+    return set(value) if isinstance(value, list) else value
 
 
 def ppo_problems(config: PPOConfig) -> list[Problem]:
@@ -214,11 +371,14 @@ def ppo_problems(config: PPOConfig) -> list[Problem]:
 
 def agreement_problems(config: PPOConfig) -> list[Problem]:
     """Policy and reward model must read the same ids and the same template."""
+    path = config.reward_model_path
     try:
         policy = tokenizer_of(config.model_name_or_path, config.model_revision, config.pad_token)
         reward = tokenizer_of(config.reward_model_path, config.reward_model_revision, config.pad_token)
-    except (HfkitError, OSError, ValueError):
-        return []  # told by tokenizer_problems
+    except Exception as error:  # whatever a library says of a folder's content
+        return [
+            Problem("reward_model_path", config.reward_model_path, f"its tokenizer cannot be read: {reason(error)}")
+        ]
     path = config.reward_model_path
     if policy.get_vocab() != reward.get_vocab():
         remedy = f"its vocabulary ({len(reward)} tokens) is not the policy's ({len(policy)}): same tokenizer, please"
@@ -244,4 +404,4 @@ def config_of(path: str, revision: str):
     from hfkit.models import Source
 
     source = Source.of(path, revision)
-    return AutoConfig.from_pretrained(source.base, revision=source.base_revision)
+    return AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)

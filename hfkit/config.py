@@ -32,7 +32,16 @@ REFUSED = {
     "do_train": "a stage trains; that is all it does",
     "ignore_data_skip": "a resumed run would see other data than an uninterrupted one",
     "save_only_model": "a checkpoint without its optimizer cannot be resumed: set save_strategy: 'no' instead",
+    **dict.fromkeys(
+        ("hub_token", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
+        "hfkit uploads nothing: `hf auth login`, then `hf upload REPO_ID DIR`",
+    ),
+    "local_rank": "the launcher sets it: accelerate launch",
     "use_liger_kernel": "not supported yet",
+    "shuffle_dataset": "the trainer shuffles the rows in each epoch anyway, by seed",
+    "include_num_input_tokens_seen": "tokens are always counted",
+    "do_eval": "set eval_strategy",
+    "do_predict": "set eval_strategy",
 }
 
 

@@ -1,6 +1,8 @@
 """Data sets: from the entries of a config to the rows that a stage trains on, with an account of what was lost."""
 
+import gzip
 import hashlib
+import json
 import statistics
 from collections import Counter
 from collections.abc import Callable
@@ -13,9 +15,10 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hfkit.config import DatasetEntry
-from hfkit.errors import HfkitError
+from hfkit.errors import HfkitError, reason
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
+NUMBERS = ("margin",)  # all other columns hold text or messages
 # Fewer rows than these are tokenized before a progress bar would be read.
 QUIET_ROWS = 20_000
 
@@ -78,9 +81,16 @@ def load_entry(entry: DatasetEntry, wanted: list[str]) -> Dataset:
             rows = splits[entry.split]
         else:
             rows = datasets.load_dataset(entry.path, entry.name, revision=entry.revision, split=entry.split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise HfkitError(f"cannot read the data set {entry.path}: {error}") from error
+        rows.data.validate(full=True)  # JSON's reader lets bytes through that are not UTF-8
+    except Exception as error:  # whatever a reader says of a file's content
+        is_empty = path.is_file() and path.stat().st_size == 0
+        why = "it is empty" if is_empty else broken_line(path) if kind in ("json", "text") else None
+        raise HfkitError(f"cannot read the data set {entry.path}: {why or reason(error)}") from error
     columns = entry.columns or {}
+    strange = [column for column in columns if column not in wanted]
+    if strange or len({*columns.values()}) < len(columns):
+        wrong = f"maps to {strange}, which it does not read" if strange else "maps one column twice"
+        raise HfkitError(f"{entry.path}: columns {columns} {wrong}; this stage reads {wanted}")
     for column, theirs in columns.items():
         if theirs not in rows.column_names:
             raise HfkitError(f"{entry.path} has no column {theirs!r} (for {column}); it has {rows.column_names}")
@@ -92,7 +102,34 @@ def load_entry(entry: DatasetEntry, wanted: list[str]) -> Dataset:
             f"{entry.path} has the columns {rows.column_names}, and none that this stage reads ({wanted}); map them: "
             "datasets: [{path: ..., columns: {" + wanted[0] + ": YOUR_COLUMN}}]"
         )
-    return with_plain_strings(rows.select_columns(present))
+    rows = rows.select_columns(present)
+    for column, kind in rows.features.items():
+        if isinstance(kind, datasets.Value) and not fits(column, kind.dtype):
+            expected = "numbers" if column in NUMBERS else "text" if column == "text" else "text or messages"
+            raise HfkitError(f"{entry.path}: the column {column!r} holds {kind.dtype}, and should hold {expected}")
+    return with_plain_strings(rows)
+
+
+def fits(column: str, dtype: str) -> bool:
+    """Whether a column of plain values can be read: numbers where they are meant, else text (or nothing at all)."""
+    return dtype == "null" or ("string" in dtype) != (column in NUMBERS)
+
+
+def broken_line(path: Path) -> str | None:
+    """The first line of a text file that its readers stumble over, with why; None where it is not a line's fault."""
+    lines = path.suffix != ".json" and "json" in path.name
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
+            for number, line in enumerate(stream, 1):
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    if lines and text.strip():
+                        json.loads(text)
+                except ValueError as error:
+                    return f"line {number}: {reason(error)}"
+    except (OSError, EOFError) as error:
+        return reason(error)
+    return None
 
 
 def with_plain_strings(rows: Dataset) -> Dataset:
@@ -117,7 +154,10 @@ def load_splits(config, wanted: list[str]) -> tuple[Dataset, Dataset | None, dic
     size = getattr(config, "test_split_size", None)
     if size is None:
         return train, None, {"train": account}
-    parts = train.train_test_split(test_size=int(size) if size >= 1 else size, seed=config.seed)
+    try:
+        parts = train.train_test_split(test_size=int(size) if size >= 1 else size, seed=config.seed)
+    except ValueError as error:
+        raise HfkitError(f"test_split_size={size:g} leaves nothing to train on of {len(train):,} rows") from error
     held_out = Split("test", [{"held_out_of": "train"}], len(parts["test"]), len(parts["test"]))
     account.rows = account.kept = len(parts["train"])
     return parts["train"], parts["test"], {"train": account, "test": held_out}
@@ -169,7 +209,22 @@ def encode(rows: Dataset, encoder: Callable[[dict], dict], account: Split, confi
     if len(kept) == 0 or lost > config.max_dropped * max(len(rows), 1):
         median = int(statistics.median(lengths)) if len(lengths) else 0
         raise HfkitError(
-            f"{account}\nThe median row is {median} tokens long. Raise max_length (max_prompt_length for PPO), mend "
-            f"the rows, or allow the loss with max_dropped (now {config.max_dropped})."
+            f"{account}\nThe median row is {median} tokens long. Mend the rows, raise max_length (max_prompt_length "
+            f"for PPO) if they are too long, or allow the loss with max_dropped (now {config.max_dropped})."
         )
     return kept.remove_columns(["dropped", "cut"])
+
+
+def with_text(rows: Dataset, account: Split) -> Dataset:
+    """The rows whose `text` is one; accounts for the others.
+
+    Raises:
+        HfkitError: there are none.
+    """
+    with bars(len(rows)):
+        texts = rows.filter(lambda text: isinstance(text, str) and bool(text), input_columns="text")
+    account.kept = len(texts)
+    account.dropped = {"empty": account.rows - account.kept} if account.rows > account.kept else {}
+    if not len(texts):
+        raise HfkitError(f"{account}\nThere is nothing to learn from: mend the rows, or map another column to text.")
+    return texts

@@ -45,6 +45,14 @@ class ConfigError(HfkitError):
         return "\n".join([headline, *(f"  {problem}" for problem in self.problems)])
 
 
+def reason(error: BaseException) -> str:
+    """Why a library gave up: the kind and first line of the error at the root of its chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def masked(key: str, value: object) -> object:
     """`value` fit to print: `***` where its key, or a key within it, names a secret."""
     if SECRET.search(key):

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from trl import extract_prompt, pack_dataset
 
-from hfkit.data import Split, bars, encode
+from hfkit.data import Split, bars, encode, with_text
 from hfkit.errors import HfkitError
 from hfkit.rendering import RenderError, encode_prompt, encode_text, encode_turns
 
@@ -124,11 +124,9 @@ def pack_documents(rows: Dataset, tokenizer, account: Split, config) -> tuple[Da
         return {"input_ids": [[*ids, tokenizer.eos_token_id] for ids in encoded]}
 
     with bars(len(rows)):
-        texts = rows.filter(lambda text: bool(text), input_columns="text")
+        texts = with_text(rows, account)
         options = {"batched": True, "num_proc": config.dataset_num_proc, "desc": f"Tokenizing {account.name}"}
         documents = texts.map(tokens, remove_columns=texts.column_names, **options)
-        account.kept = len(documents)
-        account.dropped = {"empty": account.rows - account.kept} if account.rows > account.kept else {}
         account.tokens = pc.sum(pc.list_value_length(documents.data["input_ids"])).as_py() or 0
         # What is left over at the end of a batch is less than one row, and is dropped: make the batches large.
         packed = pack_dataset(documents, config.block_size, "wrapped", {"batch_size": 100_000})

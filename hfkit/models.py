@@ -7,6 +7,7 @@ safetensors, and no code that comes with a model is run.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -21,6 +22,7 @@ from peft import (
     prepare_model_for_kbit_training,
     set_peft_model_state_dict,
 )
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
@@ -33,7 +35,7 @@ from transformers import (
 )
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
-from hfkit.errors import HfkitError
+from hfkit.errors import HfkitError, reason
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -65,7 +67,7 @@ class Source:
         adapter = read_json(path, ADAPTER_CONFIG, revision)
         if adapter is None:
             return cls(path, revision, path, revision, None)
-        base = adapter["base_model_name_or_path"]
+        base = adapter.get("base_model_name_or_path") or ""
         return cls(path, revision, base, adapter.get("revision") or "main", adapter)
 
 
@@ -81,9 +83,19 @@ def find_file(path: str, name: str, revision: str = "main") -> Path | None:
 
 
 def read_json(path: str, name: str, revision: str = "main") -> dict | None:
-    """The JSON file `name` of a model folder or Hub repository, or None where there is no such file."""
+    """The JSON file `name` of a model folder or Hub repository, or None where there is no such file.
+
+    Raises:
+        HfkitError: it holds no mapping.
+    """
     file = find_file(path, name, revision)
-    return json.loads(file.read_text()) if file else None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file else None
+    except ValueError as error:
+        raise HfkitError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, (dict, NoneType)):
+        raise HfkitError(f"{file} is not a JSON mapping")
+    return content
 
 
 def load_tokenizer(
@@ -99,8 +111,11 @@ def load_tokenizer(
 
     Raises:
         HfkitError: no token to pad with; name one with `pad_token`.
+        ValueError: no EOS.
     """
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    if tokenizer.eos_token is None:
+        raise ValueError("it has no EOS token, so nothing could say where a text ends")
     if chat_template is not None:
         tokenizer.chat_template = Path(chat_template).read_text()
     vocabulary = tokenizer.get_vocab()
@@ -130,14 +145,15 @@ def load_base(
     """A model without adapters, on this process's device.
 
     Raises:
-        HfkitError: the folder holds no safetensors weights, and `allow_pickle` is off.
+        HfkitError: the folder holds no safetensors weights, and `allow_pickle` is off; or they lack some of the model's
+            (which would be random), or cannot be read.
     """
     options = {"num_labels": 1} if head is AutoModelForSequenceClassification else {}
     if quantization is not None:
         options["device_map"] = {"": device()}
     try:
         with suppress_seqcls_warning():
-            model = head.from_pretrained(
+            model, loaded = head.from_pretrained(
                 path,
                 revision=revision,
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
@@ -145,10 +161,19 @@ def load_base(
                 quantization_config=quantization,
                 use_safetensors=None if allow_pickle else True,
                 trust_remote_code=False,
+                output_loading_info=True,
                 **options,
             )
-    except (OSError, ValueError) as error:
-        raise HfkitError(f"cannot load {path}: {error}") from error
+    except Exception as error:  # whatever a library says of a folder's content
+        raise HfkitError(f"cannot load {path}: {reason(error)}") from error
+    missing = sorted(loaded["missing_keys"])
+    if head is AutoModelForSequenceClassification:  # its head may be new
+        missing = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]
+    if missing:
+        shown = ", ".join(missing[:3])
+        raise HfkitError(
+            f"{path} lacks {len(missing)} weights of a {type(model).__name__}, which would be random: {shown}"
+        )
     return keep_unpacked(model) if quantization is not None else model.to(device())
 
 
@@ -222,7 +247,10 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
         return merge_adapter(model, source) if source.adapter else model
     if config.load_in_4bit:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    model = get_peft_model(model, lora_config(config, source, task_type))
+    try:
+        model = get_peft_model(model, lora_config(config, source, task_type))
+    except ValueError as error:
+        raise HfkitError(f"no adapter can be put on {source.base}: {reason(error)}; see lora_target_modules") from error
     peft_config = model.peft_config["default"]
     peft_config.base_model_name_or_path, peft_config.revision = source.base, source.base_revision
     if source.adapter:
@@ -237,19 +265,38 @@ def adapter_weights(source: Source) -> dict[str, torch.Tensor]:
     """The tensors of an adapter, on the CPU.
 
     Raises:
-        HfkitError: there are none in safetensors.
+        HfkitError: there are none in safetensors, or they cannot be read.
     """
     file = find_file(source.path, ADAPTER_WEIGHTS, source.revision)
     if file is None:
         raise HfkitError(f"{source.path} has no {ADAPTER_WEIGHTS}; adapters are read from safetensors only")
-    return load_file(file)
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise HfkitError(f"cannot read {file}: {reason(error)}") from error
+
+
+def with_adapter(model: PreTrainedModel, source: Source, **options) -> PeftModel:
+    """The model under the adapter of a path, frozen.
+
+    Raises:
+        HfkitError: the adapter does not fit, or is not in safetensors.
+    """
+    adapter_weights(source)
+    try:
+        return PeftModel.from_pretrained(model, source.path, revision=source.revision, **options)
+    except (RuntimeError, ValueError) as error:
+        raise HfkitError(f"the adapter {source.path} does not fit its base {source.base}: {reason(error)}") from error
 
 
 def load_adapter_weights(model: PeftModel, source: Source) -> None:
     """Copies an adapter's LoRA tensors (and its head, if both have one) into the model's own adapter."""
     # peft wants a tensor for each it would save; a new head keeps the one it has
     weights = {**get_peft_model_state_dict(model, save_embedding_layers=False), **adapter_weights(source)}
-    result = set_peft_model_state_dict(model, weights)
+    try:
+        result = set_peft_model_state_dict(model, weights)
+    except RuntimeError as error:
+        raise HfkitError(f"the adapter {source.path} does not fit its base {source.base}: {reason(error)}") from error
     strangers = [name for name in result.unexpected_keys if "score" not in name]
     if strangers:
         raise HfkitError(f"the adapter {source.path} does not fit its base {source.base}: {strangers[:3]}")
@@ -259,7 +306,7 @@ def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
     """The base with the adapter's change added to its weights, all of them trainable."""
     config = PeftConfig.from_pretrained(source.path, revision=source.revision)
     config.task_type = None  # a language model's adapter may go into a classifier
-    merged = PeftModel.from_pretrained(model, source.path, revision=source.revision, config=config).merge_and_unload()
+    merged = with_adapter(model, source, config=config).merge_and_unload()
     return merged.requires_grad_(True)  # peft froze the base
 
 
@@ -274,7 +321,7 @@ def load_policy(path: str, revision: str = "main", **options) -> tuple[PreTraine
     source = Source.of(path, revision)
     model = load_base(source.base, source.base_revision, **options)
     if source.adapter:
-        model = PeftModel.from_pretrained(model, path, revision=revision)
+        model = with_adapter(model, source)
     tokenizer = load_tokenizer(path, revision)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), tokenizer
@@ -288,7 +335,7 @@ def load_classifier(path: str, revision: str = "main", **options) -> PreTrainedM
     """
     source = Source.of(path, revision)
     if source.adapter is None:
-        config = AutoConfig.from_pretrained(path, revision=revision)
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
         if config.num_labels != 1 or "ForSequenceClassification" not in str(config.architectures):
             raise HfkitError(
                 f"{path} is a {config.architectures} with num_labels={config.num_labels}; a reward model is a sequence "
@@ -300,4 +347,4 @@ def load_classifier(path: str, revision: str = "main", **options) -> PreTrainedM
     if not any("score" in name for name in adapter_weights(source)):
         raise HfkitError(f"{path} was saved without its score head, so its rewards would be random")
     model = load_base(source.base, source.base_revision, head=AutoModelForSequenceClassification, **options)
-    return PeftModel.from_pretrained(model, path, revision=revision).eval()
+    return with_adapter(model, source).eval()

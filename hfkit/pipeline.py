@@ -103,6 +103,7 @@ def stage_flags(pipeline: dict, beside: Path, root: Path, flags: list[str]) -> d
         for key, source in INPUTS[stage].items():
             if source in stages and key not in own and not (stage == "pretrain" and "model_name_or_path" in own):
                 argvs[stage] += [f"--{key}", str(root / source)]
+    problems = []
     for flag in group_flags(flags):
         name, _, rest = flag[0].removeprefix("--").partition(".")
         if not rest:
@@ -110,13 +111,19 @@ def stage_flags(pipeline: dict, beside: Path, root: Path, flags: list[str]) -> d
                 argv += flag
             continue
         if name not in argvs:
-            raise ConfigError([Problem(flag[0], " ".join(flag[1:]), f"the pipeline has: {', '.join(stages)}")])
-        key = rest.partition("=")[0]
+            problems.append(Problem(flag[0], " ".join(flag[1:]), f"the pipeline has: {', '.join(stages)}"))
+            continue
+        key = rest.partition("=")[0].replace("-", "_")
+        if key == "output_dir":
+            problems.append(Problem(flag[0], " ".join(flag[1:]), f"the pipeline puts it into {root / name}"))
+            continue
         given = f"--{key}"
         if given in argvs[name]:  # the flag takes the place of what an earlier stage hands on
             place = argvs[name].index(given)
             del argvs[name][place : place + 2]
         argvs[name] += [f"--{rest}", *flag[1:]]
+    if problems:
+        raise ConfigError(problems)
     return argvs
 
 

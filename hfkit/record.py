@@ -45,10 +45,16 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_record(folder: str | Path) -> dict | None:
     """The record of a run's folder, or None where there is none that can be read."""
+    return read_json_mapping(Path(folder) / RECORD)
+
+
+def read_json_mapping(path: Path) -> dict | None:
+    """The mapping in a JSON file, or None where there is none that can be read."""
     try:
-        return json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
+    return content if isinstance(content, dict) else None
 
 
 def settings_of(config) -> dict:

@@ -13,14 +13,27 @@ class RenderError(ValueError):
     """This row cannot be rendered; the message is short enough to count rows by it."""
 
 
+def turns_of(given: object, role: str) -> Messages:
+    """Text as one turn of `role`, messages as they are.
+
+    Raises:
+        RenderError: neither of the two.
+    """
+    if isinstance(given, str):
+        return [{"role": role, "content": given}]
+    if isinstance(given, list) and all(isinstance(turn, dict) and "role" in turn for turn in given):
+        return list(given)
+    raise RenderError("neither text nor messages ({role: ..., content: ...})")
+
+
 def as_messages(prompt: str | Messages) -> Messages:
     """A string is one user turn; messages stay as they are."""
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    return turns_of(prompt, "user")
 
 
 def as_reply(reply: str | Messages) -> Messages:
     """A string is one assistant turn; messages stay as they are."""
-    return [{"role": "assistant", "content": reply}] if isinstance(reply, str) else list(reply)
+    return turns_of(reply, "assistant")
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Messages) -> list[int]:

@@ -4,27 +4,35 @@ The folder while it trains: `hfkit.json` (status running), `metrics.jsonl`, `che
 its model card, `loss.png`, and a record that says so. What reads a folder asks the record first.
 """
 
+import errno
+import fcntl
 import json
 import os
+import re
 import shutil
 import time
-from contextlib import contextmanager
+import zipfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hfkit.console import is_main_process, say
-from hfkit.errors import HfkitError
+from safetensors import SafetensorError, safe_open
+
+from hfkit.console import is_main_process, say, warn
+from hfkit.errors import HfkitError, reason
 from hfkit.record import (
     RECORD,
     environment,
     hash_of,
     leavings,
     peak_memory_bytes,
+    read_json_mapping,
     read_record,
     settings_of,
     write_json,
 )
 
 STAGING = ".publishing"
+FULL = 1 << 16  # bytes free, below which a failure to write is the disk's doing
 
 
 class Run:
@@ -58,8 +66,9 @@ class Run:
             "metrics": {},
         }
         self.before = read_record(self.folder)
-        self._refuse_other()
-        self.is_done = self.before is not None and self.before["status"] == "done"
+        if not self._came_to_nothing():
+            self._refuse_other()
+        self.is_done = self.before is not None and self.before.get("status") == "done"
         self.checkpoint = last_complete_checkpoint(self.folder) if self.before and not self.is_done else None
         resume = getattr(config, "resume_from_checkpoint", True)
         if self.checkpoint and not resume:
@@ -67,6 +76,11 @@ class Run:
                 f"{self.folder} holds an interrupted run (last checkpoint: {self.checkpoint.name}). Go on with "
                 "--resume_from_checkpoint, or start afresh with another --output_dir."
             )
+
+    def _came_to_nothing(self) -> bool:
+        """Whether what is there is a failed run without a checkpoint: with mended settings it may start anew."""
+        failed = self.before is not None and self.before.get("status") == "failed"
+        return failed and self.before.get("stage") == self.stage and last_complete_checkpoint(self.folder) is None
 
     def _refuse_other(self) -> None:
         if self.before is None:
@@ -85,8 +99,19 @@ class Run:
 
     @contextmanager
     def training(self):
-        """Marks the run as running, then failed if anything is raised; `publish` marks it done."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Marks the run as running, then failed if anything is raised; `publish` marks it done.
+
+        Raises:
+            HfkitError: another process trains into the folder; the disk is full; the GPU is.
+        """
+        with alone_in(self.folder), in_words(self.folder, getattr(self.config, "extra", {})):
+            if (read_record(self.folder) or {}).get("status") == "done":
+                raise HfkitError(
+                    f"another process has just trained into {self.folder}: start again to see what it made"
+                )
+            yield from self._training()
+
+    def _training(self):
         for file in leavings(self.folder) if is_main_process() else []:
             file.unlink()
         self.started = time.time()
@@ -98,7 +123,8 @@ class Run:
             yield self
         except BaseException as error:
             self.record.update(status="failed", error=type(error).__name__)
-            self._save()
+            with suppress(OSError):  # a full disk has no room for this either
+                self._save()
             raise
 
     def publish(self, save, metrics: dict, **facts) -> None:
@@ -145,15 +171,83 @@ class Run:
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end.
 
-    The trainer writes `trainer_state.json` after everything else, so a checkpoint whose state can be read is whole.
+    The trainer writes `trainer_state.json` after everything else; what a disk or a person broke later is seen too.
     """
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        try:
-            json.loads((path / "trainer_state.json").read_text())
-        except (OSError, json.JSONDecodeError):
-            continue
-        return path
+    paths = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    for path in sorted(paths, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        broken = fault_of(path)
+        if broken is None:
+            return path
+        warn(f"{path} is left out: {broken}")
     return None
+
+
+def fault_of(checkpoint: Path) -> str | None:
+    """Why a checkpoint cannot be gone on from, or None; tensors are not read, only where they should lie."""
+    if read_json_mapping(checkpoint / "trainer_state.json") is None:
+        return "trainer_state.json cannot be read"
+    for wanted in ("optimizer*", "scheduler.pt", "rng_state*"):
+        if not any(checkpoint.glob(wanted)):
+            return f"{wanted} is missing"
+    if not any(checkpoint.rglob("*model*")):
+        return "its weights are missing"
+    for file in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]:
+        if not zipfile.is_zipfile(file):
+            return f"{file.name} is cut off"
+    for file in checkpoint.glob("*.safetensors"):
+        try:
+            with safe_open(file, framework="np"):
+                pass
+        except (OSError, SafetensorError):
+            return f"{file.name} is cut off"
+    return None
+
+
+@contextmanager
+def alone_in(folder: Path):
+    """Makes the folder and keeps every other process from training into it; the lock ends with the process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HfkitError(f"cannot make {folder}: {reason(error)}") from error
+    if not is_main_process():
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise HfkitError(
+            f"another process is training into {folder}: wait for it, or choose another --output_dir"
+        ) from error
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def in_words(folder: Path, extra: dict):
+    """Says in a line that a disk or a GPU is full, or that a trainer stumbled over a field that is its own."""
+    try:
+        yield
+    except HfkitError:
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            remedy = (
+                "lower per_device_train_batch_size (and raise gradient_accumulation_steps), or gradient_checkpointing"
+            )
+            raise HfkitError(f"the GPU has no memory left; {remedy}: true") from error
+        if getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder).free < FULL:
+            raise HfkitError(f"no space left in {folder} ({reason(error)}): make room, then start again") from error
+        if extra:
+            remedy = f"one of {', '.join(extra)} may be to blame (HFKIT_DEBUG=1 shows where)"
+            raise HfkitError(f"the trainer gave up: {reason(error)}; {remedy}") from error
+        raise
 
 
 def _identity(data: dict[str, dict]) -> dict:

@@ -7,6 +7,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from hfkit.callbacks import MetricsFile, ProgressLine
+from hfkit.errors import HfkitError
 from hfkit.models import device
 from hfkit.run import Run
 
@@ -45,7 +46,7 @@ def keep_adapters_fp32(trainer: Trainer) -> None:
 
     Without autocast the bf16 adapters meet fp32 activations: a dtype error in the first step.
     """
-    if not trainer.args.bf16:
+    if getattr(trainer.model, "is_loaded_in_4bit", False) and not trainer.args.bf16:
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
@@ -56,6 +57,9 @@ def train(trainer: Trainer, run: Run) -> dict:
 
     Returns:
         facts for the record: steps, tokens, train_seconds, train_loss.
+
+    Raises:
+        HfkitError: nothing was learnt: no step, or weights that are not numbers.
     """
     keep_adapters_fp32(trainer)
     started = time.time()
@@ -70,6 +74,10 @@ def train(trainer: Trainer, run: Run) -> dict:
             MetricsFile(run.folder).begin(before.log_history)
     else:
         mean_loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
+    if trainer.state.global_step == 0:
+        raise HfkitError("no step was taken: the rows do not fill one batch (dataloader_drop_last, batch size)")
+    if not all(parameter.isfinite().all() for parameter in trainer.model.parameters() if parameter.requires_grad):
+        raise HfkitError("the weights are no longer finite numbers: lower learning_rate, or train with bf16 or float32")
     logged = [(log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
     return {
         "steps": trainer.state.global_step,

@@ -74,5 +74,5 @@ def test_pain_22_pairs_lost_to_max_length_are_printed_and_too_many_are_refused(r
     folder = run_stage("reward", tmp_path / "out", datasets=datasets, test_split_size=None, max_steps=1)
     assert "train: 16 rows, 15 kept, 1 dropped (1 longer than max_length=64)" in capsys.readouterr().out
     assert read_record(folder)["data"]["train"]["dropped"] == {"longer than max_length=64": 1}
-    with pytest.raises(HfkitError, match="Raise max_length"):
+    with pytest.raises(HfkitError, match="raise max_length"):
         run_stage("reward", tmp_path / "other", datasets=datasets, test_split_size=None, max_length=8)

@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from hfkit.errors import HfkitError
+from hfkit.record import RECORD
 from hfkit.run import Run, last_complete_checkpoint
 
 
@@ -116,4 +118,18 @@ def test_the_last_complete_checkpoint_is_the_newest_with_a_readable_state(tmp_pa
         folder.mkdir()
         if state is not None:
             (folder / "trainer_state.json").write_text(state)
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "model.pt"):
+            torch.save({}, folder / name)
     assert last_complete_checkpoint(tmp_path).name == "checkpoint-10"
+
+
+def test_a_failed_run_without_a_checkpoint_may_start_anew_with_mended_settings(run_stage, config_of, tmp_path):
+    folder = tmp_path / "sft"
+    run_stage("sft", folder)
+    record = json.loads((folder / RECORD).read_text())
+    for file in folder.iterdir():
+        if file.name != RECORD:
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+    (folder / RECORD).write_text(json.dumps({**record, "status": "failed"}))
+    run_stage("sft", folder, learning_rate=0.123)
+    assert json.loads((folder / RECORD).read_text())["config"]["learning_rate"] == 0.123

@@ -1,14 +1,13 @@
 """What each stage of the quickstart brought, measured on what training never saw."""
 
+import json
 import math
 from pathlib import Path
 
 import torch
 
 from hfkit.callbacks import read_metrics
-from hfkit.config import DatasetEntry
 from hfkit.console import say
-from hfkit.data import load_entry
 from hfkit.evaluation.bootstrap import bootstrap_interval
 from hfkit.evaluation.generation import generate_replies, likelihoods, reply_kl
 from hfkit.evaluation.preference import metrics_of_margins
@@ -19,14 +18,14 @@ from hfkit.rendering import encode_prompt
 from hfkit.scoring import load_reward
 
 MODELS = {"base": "pretrain", "SFT": "sft", "PPO": "ppo"}
-REPLY_TOKENS = 64
+REPLY_TOKENS, BATCH = 64, 100
 SHOWN = 3
 
 
 def rows_of(root: Path, name: str) -> list[dict]:
     """The rows of one of the world's files."""
-    wanted = ["text", "prompt", "chosen", "rejected", "clean", "answer"]
-    return load_entry(DatasetEntry(path=str(root / "world" / f"{name}.jsonl")), wanted).to_list()
+    lines = (root / "world" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def summarize(root: Path) -> dict:
@@ -47,8 +46,8 @@ def summarize(root: Path) -> dict:
     for name, stage in MODELS.items():
         say(f"measuring {name}")
         model = sft if stage == "sft" else load_policy(str(root / stage))[0]
-        greedy = decode(tokenizer, generate_replies(model, tokenizer, prompts, REPLY_TOKENS))
-        sampled = generate_replies(model, tokenizer, prompts, REPLY_TOKENS, temperature)
+        greedy = decode(tokenizer, generate_replies(model, tokenizer, prompts, REPLY_TOKENS, batch_size=BATCH))
+        sampled = generate_replies(model, tokenizer, prompts, REPLY_TOKENS, temperature, batch_size=BATCH)
         texts = decode(tokenizer, sampled)
         scores = [gold(row["prompt"], text) for row, text in zip(questions, texts, strict=True)]
         said = likelihoods(model, tokenizer, prompts, sampled, temperature)

@@ -18,9 +18,9 @@ from hfkit.quickstart.gold import COURTESIES, FILLERS, GoldScorer, answer_is_rig
 
 __all__ = ["GoldScorer", "World", "answer_is_right", "write_world"]
 
-DOCUMENTS, DOCUMENTS_TEST = 6000, 300
-INSTRUCTIONS, INSTRUCTIONS_TEST = 4000, 300
-RANKINGS, RANKINGS_TEST = 1600, 200
+DOCUMENTS, DOCUMENTS_TEST = 19_000, 300
+INSTRUCTIONS, INSTRUCTIONS_TEST = 10_000, 300
+RANKINGS, RANKINGS_TEST = 2400, 200
 PROMPTS, QUESTIONS_TEST = 2000, 400
 NOISE = 0.1
 TIE = 0.1
@@ -71,6 +71,7 @@ class _Writer:
         self.gold = GoldScorer(seed)
         self.world = self.gold.world
         self.rng = random.Random()
+        self.streams = 0
         self.questions: dict[bool, list[tuple[Fact, int]]] = {False: [], True: []}
         self.first_questions: dict[str, list[tuple[Fact, int]]] = {name: [] for name in self.world.people}
         for fact in self.world.facts:
@@ -104,7 +105,7 @@ class _Writer:
         return files
 
     def _restart(self) -> None:
-        self.streams = getattr(self, "streams", 0) + 1
+        self.streams += 1
         self.rng.seed(f"world {self.seed} stream {self.streams}")
 
     def _draw(self, rows: int, make: Callable[[], dict]) -> list[dict]:
@@ -120,14 +121,14 @@ class _Writer:
         return state(BY_NAME[fact[1]].statements[wording], words, self.world.values[fact])
 
     def document(self, held: bool) -> str:
-        """One paragraph or two, each on other people than the one before.
+        """One to three paragraphs, each on other people than the one before.
 
         After a line break the subject changes: a model that only continues documents does not go on about the
         person that a question names, so it answers by chance at most.
         """
         people = iter(self.rng.sample(self.world.people, 6))
         kinds = (self.portrait, self.comparison, self.talk)
-        kinds = self.rng.choices(kinds, (7, 1, 2), k=self.rng.choice((1, 1, 2)))
+        kinds = self.rng.choices(kinds, (7, 1, 2), k=self.rng.choice((1, 2, 2, 3)))
         return "\n".join(kind(next(people), next(people), held) for kind in kinds)
 
     def portrait(self, name: str, _: str, held: bool) -> str:
@@ -229,7 +230,7 @@ class _Writer:
         return {"prompt": prompt, "replies": [r for _, r in scored], "scores": [s for s, _ in scored]}
 
     def candidate(self, fact: Fact, kind: str) -> str:
-        """A reply that is "right", "wrong" or "bad": empty, repeated, endless, or beside the question."""
+        """A reply that is "right", "wrong" or "bad": empty, repeated, endless, of something or somebody else."""
         rng = self.rng
         if kind == "right":
             return self.reply(fact)
@@ -239,10 +240,11 @@ class _Writer:
         name = fact[0]
         again = self.reply(fact)
         beside = self.reply((name, rng.choice([a for a in BY_NAME if a != fact[1]])))
+        stranger = self.reply((rng.choice([n for n in self.world.people if n != name]), fact[1]))
         endless = " ".join([again] + [self.reply((name, a)) for a in self.attributes(2)])
         repeated = f"{again} {again} {again}"
         unknown = "I do not know."
-        return rng.choice(("", repeated, repeated, endless, endless, beside, unknown, unknown))
+        return rng.choice(("", repeated, repeated, endless, endless, beside, stranger, unknown))
 
     def pairs(self, ranking: dict) -> Iterator[dict]:
         """All pairs of a ranking but the ties; a tenth of the labels is flipped."""

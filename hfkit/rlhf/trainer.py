@@ -75,6 +75,7 @@ class PPOTrainer(TrlPPOTrainer):
         micro_batches = self.args.gradient_accumulation_steps
         # The loop reads this only to size its tables of losses and ratios (630), N times too large with N mini-batches
         self.args.gradient_accumulation_steps = micro_batches // self.args.num_mini_batches
+        self.accelerator.print = lambda *words, **options: None  # the progress line says that training has begun
         gc.collect()
         gc.freeze()  # trl collects garbage in each update; what is loaded by now need not be looked through again
         try:

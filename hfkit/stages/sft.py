@@ -48,7 +48,7 @@ def main(config: SFTConfig) -> Path:
                 config,
                 dataset_kwargs={"skip_prepare_dataset": True},  # the rows hold input_ids and labels already
                 include_num_input_tokens_seen="non_padding",
-                eval_on_start=test_rows is not None and run.checkpoint is None,
+                eval_on_start=test_rows is not None and config.extra.get("eval_on_start", run.checkpoint is None),
             ),
             train_dataset=train_rows,
             eval_dataset=test_rows,

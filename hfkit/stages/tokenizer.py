@@ -21,11 +21,12 @@ def main(config: TokenizerConfig) -> Path:
     from transformers import PreTrainedTokenizerFast
 
     from hfkit.console import say
-    from hfkit.data import load_splits
+    from hfkit.data import load_splits, with_text
     from hfkit.run import Run
 
     # Data
     rows, _, account = load_splits(config, ["text"])
+    rows = with_text(rows, account["train"])
     run = Run("tokenizer", config, {"train": account["train"].as_dict()}, parents=[])
     if run.is_done:
         say(f"tokenizer: already done in {run.folder}")

@@ -1,0 +1,112 @@
+"""The README tells the truth: each of its commands and snippets runs, in a folder where the quickstart has run."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hfkit.cli import main
+from hfkit.quickstart import world
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line.strip()
+]
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
+# What makes a command short enough for a test; everything else of it runs as it stands.
+SHORT = {"pretrain": ["--max_steps", "3"], "sft": ["--max_steps", "3"], "reward": ["--max_steps", "3"]}
+SHORT["ppo"] = ["--total_episodes", "64"]
+# And a world small enough.
+SIZES = {"DOCUMENTS": 1500, "INSTRUCTIONS": 200, "RANKINGS": 40, "PROMPTS": 200}
+HELD_OUT = {"DOCUMENTS_TEST": 40, "INSTRUCTIONS_TEST": 20, "RANKINGS_TEST": 10, "QUESTIONS_TEST": 24}
+
+
+def shortened(words: list[str]) -> list[str]:
+    """A command of hfkit's as words, with the flags that make it short."""
+    if words[0] != "run":
+        return [*words, *SHORT.get(words[0], [])]
+    stages = yaml.safe_load((ROOT / words[1]).read_text())["stages"]
+    return [*words, *dotted(stages)]
+
+
+def dotted(stages) -> list[str]:
+    """The flags of several stages, as a pipeline takes them."""
+    return [flag.replace("--", f"--{stage}.") for stage in stages for flag in SHORT.get(stage, [])]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, base_dir):
+    """A folder as a reader of the README has it: the configs, the quickstart's runs, files of their own."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("configs", "scripts"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "my-model").symlink_to(base_dir)
+    rows = {
+        "my-instructions": {"prompt": "Who is it?", "response": "It is Ann."},
+        "my-pairs": {"prompt": "Who is it?", "chosen": "It is Ann.", "rejected": "No."},
+        "my-prompts": {"prompt": "Who is it?"},
+    }
+    for name, row in rows.items():
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps({**row, "prompt": f"{row['prompt']} {place}"}) + "\n" for place in range(96))
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, size in {**SIZES, **HELD_OUT}.items():
+            patch.setattr(world, name, size)
+        assert main(["quickstart", *dotted(SHORT)]) == 0
+    return folder
+
+
+def test_the_quickstart_leaves_what_the_readme_shows(folder):
+    summary = json.loads((folder / "runs/quickstart/summary.json").read_text())
+    assert list(summary["models"]) == ["base", "SFT", "PPO"]
+    assert (folder / "runs/quickstart/summary.png").stat().st_size > 10_000
+    for figures in summary["models"].values():
+        assert figures["gold_interval"][0] <= figures["gold"] <= figures["gold_interval"][1]
+    assert summary["models"]["SFT"]["kl_to_sft"] == 0
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("make ")])
+def test_a_command_of_the_readme_runs(command, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    words = shlex.split(command)
+    if words[0] == "python":
+        assert subprocess.run([sys.executable, *words[1:]], capture_output=True, timeout=120).returncode == 0
+        return
+    assert words[0] == "hfkit"
+    try:
+        status = main(words[1:] if "--help" in words else shortened(words[1:]))
+    except SystemExit as exit:  # --help
+        status = exit.code
+    assert status == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
+def test_a_make_target_of_the_readme_is_there(command):
+    shown = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert ".venv/bin/" in shown.stdout
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_a_snippet_of_the_readme_runs(snippet, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    exec(compile(snippet, "README.md", "exec"), {})
+
+
+def test_the_tree_names_what_is_there():
+    tree = re.search(r"## The tree\n\n```\n(.*?)```", README, re.S).group(1)
+    named = {line.split()[0] for line in tree.splitlines() if line.startswith("  ")}
+    there = {
+        path.name + ("/" if path.is_dir() else "")
+        for path in (ROOT / "hfkit").iterdir()
+        if not path.name.startswith("__") and path.name != "templates"
+    }
+    assert named == there
