@@ -40,8 +40,10 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Messages) ->
     """Token ids of a prompt, the generation prompt at its end.
 
     Raises:
-        RenderError: messages, but no chat template; or the template refuses the turns.
+        RenderError: messages, but no chat template; the template refuses the turns; or nothing is left to reply to.
     """
+    if not isinstance(prompt, str) and prompt and prompt[-1].get("role") == "assistant":
+        raise RenderError("that ends with the assistant's turn")
     if tokenizer.chat_template:
         return _apply(tokenizer, as_messages(prompt), add_generation_prompt=True)
     if not isinstance(prompt, str):

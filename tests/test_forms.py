@@ -174,7 +174,9 @@ def test_losing_rows_is_counted_and_past_a_threshold_refused(tokenizer, stage, l
         assert len(encoder(rows, tokenizer, account, config(**limits))) == 9
         assert f"10 rows, 9 kept, 1 dropped (1 {next(iter(account.dropped))})" in str(account)
         return
-    with pytest.raises(HfkitError, match=r"The median row is \d+ tokens long\. Mend the rows, raise max_length") as told:
+    with pytest.raises(
+        HfkitError, match=r"The median row is \d+ tokens long\. Mend the rows, raise max_length"
+    ) as told:
         encoder(rows, tokenizer, account, config(**limits))
     assert f"{10 - long_rows} kept, {long_rows} dropped" in str(told.value)
     if long_rows == 2:

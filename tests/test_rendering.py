@@ -124,3 +124,9 @@ def test_pain_32_unmasked_labels_decode_to_the_reply_and_there_is_one_bos(tokeni
     assert doubled("x").input_ids.count(doubled.bos_token_id) == 1
     for ids in (encode_prompt(doubled, PROMPT), encode_turns(doubled, PROMPT, REPLY)[0], encode_text(doubled, REPLY)):
         assert ids.count(doubled.bos_token_id) == 1
+
+
+def test_a_prompt_that_ends_with_a_reply_is_refused(tokenizer):
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    with pytest.raises(RenderError, match="ends with the assistant's turn"):
+        encode_prompt(tokenizer, turns)

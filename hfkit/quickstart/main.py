@@ -20,14 +20,15 @@ def run_quickstart(output_dir: str | Path, configs: str | Path, flags: list[str]
         flags: handed on to the pipeline, as `["--seed", "1"]`.
     """
     from hfkit.console import say
-    from hfkit.pipeline import run_pipeline
+    from hfkit.pipeline import read_pipeline, run_pipeline
     from hfkit.quickstart.summary import show, summarize
     from hfkit.quickstart.world import write_world
 
-    root = Path(output_dir)
+    root, pipeline = Path(output_dir), Path(configs) / "pipeline.yaml"
+    read_pipeline(pipeline)  # tells a wrong path before anything is written
     files = write_world(root / "world", WORLD_SEED)
     say(f"a small world in {root / 'world'}: " + ", ".join(f"{rows:,} {name[:-6]}" for name, rows in files.items()))
-    run_pipeline(Path(configs) / "pipeline.yaml", str(root), [*data_flags(root / "world"), *flags])
+    run_pipeline(pipeline, str(root), [*data_flags(root / "world"), *flags])
     summary = summarize(root)
     show(summary, root)
     return summary

@@ -1,0 +1,62 @@
+"""python benchmarks/collect.py NAME RUN_DIR [RUN_DIR ...]
+
+Gathers what the records of finished pipelines say into benchmarks/records/NAME.json: of each stage the settings, rows,
+figures, seconds, tokens per second and peak memory, the first sample replies, and the quickstart's summary. No paths.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from hfkit.config import STAGES
+from hfkit.record import read_record, write_json
+
+KEPT = ("status", "seed", "steps", "tokens", "episodes", "train_seconds", "wall_seconds", "tokens_per_second")
+KEPT += ("peak_memory_bytes", "metrics", "stopped")
+PATHS = ("datasets", "eval_datasets", "model_name_or_path", "reward_model_path", "tokenizer_name_or_path")
+
+
+def stage_of(folder: Path) -> dict:
+    """One stage, from its record and its samples."""
+    record = read_record(folder)
+    settings = {
+        key: value for key, value in record["config"].items() if key not in PATHS and value not in (None, [], {})
+    }
+    rows = {
+        name: {key: split[key] for key in ("rows", "kept", "cut", "dropped", "tokens")}
+        for name, split in record["data"].items()
+    }
+    stage = {"settings": settings, "data": rows, **{key: record[key] for key in KEPT if key in record}}
+    losses = [json.loads(line) for line in metrics.open()] if (metrics := folder / "metrics.jsonl").is_file() else []
+    keys = (
+        "step",
+        "loss",
+        "num_input_tokens_seen",
+        "eval_loss",
+        "eval_bits_per_byte",
+        "objective/scores",
+        "objective/kl",
+    )
+    stage["curve"] = [{key: row[key] for key in keys if key in row} for row in losses]
+    if (samples := folder / "samples.jsonl").is_file():
+        stage["samples"] = [json.loads(line) for line in samples.read_text().splitlines()[:8]]
+    return stage
+
+
+def run_of(folder: Path) -> dict:
+    """One pipeline: its stages in their order, where it ran, and its summary."""
+    stages = {name: stage_of(folder / name) for name in STAGES if read_record(folder / name)}
+    environment = read_record(folder / next(iter(stages)))["environment"]
+    run = {"environment": environment, "stages": stages}
+    run["wall_seconds"] = round(sum(stage["wall_seconds"] for stage in stages.values()), 1)
+    if (summary := folder / "summary.json").is_file():
+        run["summary"] = json.loads(summary.read_text())
+    return run
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    output = Path(__file__).parent / "records" / f"{sys.argv[1]}.json"
+    write_json(output, {"runs": [run_of(Path(folder)) for folder in sys.argv[2:]]})
+    print(output)
