@@ -9,7 +9,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 .PHONY: quickstart test test-slow lint format bench clean
 
 quickstart: $(VENV)/installed
-	$(OFFLINE) $(BIN)/hfkit quickstart --output_dir runs/quickstart
+	$(OFFLINE) $(BIN)/hfkit quickstart --output_dir runs/quickstart --seed 0
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
