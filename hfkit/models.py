@@ -252,7 +252,9 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
     except ValueError as error:
         raise HfkitError(f"no adapter can be put on {source.base}: {reason(error)}; see lora_target_modules") from error
     peft_config = model.peft_config["default"]
-    peft_config.base_model_name_or_path, peft_config.revision = source.base, source.base_revision
+    # a folder by its whole path: an adapter is opened from anywhere
+    base = str(Path(source.base).resolve()) if Path(source.base).is_dir() else source.base
+    peft_config.base_model_name_or_path, peft_config.revision = base, source.base_revision
     if source.adapter:
         load_adapter_weights(model, source)
     return model

@@ -76,3 +76,9 @@ def test_pain_22_pairs_lost_to_max_length_are_printed_and_too_many_are_refused(r
     assert read_record(folder)["data"]["train"]["dropped"] == {"longer than max_length=64": 1}
     with pytest.raises(HfkitError, match="raise max_length"):
         run_stage("reward", tmp_path / "other", datasets=datasets, test_split_size=None, max_length=8)
+
+
+def test_a_bf16_base_trains_a_reward_model_without_autocast(run_stage, tmp_path):
+    folder = run_stage("reward", tmp_path / "reward", dtype="bfloat16")
+    assert read_record(folder)["status"] == "done"
+    assert hfkit.load_reward(str(folder), dtype="bfloat16")(["Who?"], ["Ann."]).isfinite().all()

@@ -18,7 +18,7 @@ COLUMNS = {
     "preferences": {"prompt", "chosen", "rejected"},
     "preferences_test": {"prompt", "chosen", "rejected", "clean"},
     "prompts": {"prompt"},
-    "questions_test": {"prompt", "answer", "attribute"},
+    "questions_test": {"prompt", "answer", "attribute", "name"},
 }
 
 
@@ -113,7 +113,7 @@ def test_documents_state_every_fact_and_hold_one_wording_of_each_back(folder: Pa
         assert any(wording in text or capital(wording) in text for wording in wordings)
         assert held not in text and capital(held) not in text
         shown += held in test or capital(held) in test
-    assert shown > 150
+    assert shown > 80
 
 
 @pytest.fixture(scope="module")
@@ -185,9 +185,10 @@ def test_gold_follows_a_pronoun_and_refuses_what_it_does_not_know(gold: GoldScor
 
 
 def test_answer_is_right_wants_the_whole_word_and_no_other_value() -> None:
-    assert answer_is_right("Mira keeps a cat.", "cat")
-    assert answer_is_right("Cat!", "cat")
-    assert not answer_is_right("Mira keeps cattle.", "cat")
-    assert not answer_is_right("A cat or a dog.", "cat")
-    assert answer_is_right("In red Oslo.", "Oslo")
-    assert not answer_is_right("", "cat")
+    assert answer_is_right("Mira keeps a cat.", "cat", "Mira")
+    assert answer_is_right("Cat!", "cat", "Mira")
+    assert not answer_is_right("Mira keeps cattle.", "cat", "Mira")
+    assert not answer_is_right("A cat or a dog.", "cat", "Mira")
+    assert answer_is_right("In red Oslo.", "Oslo", "Mira")
+    assert not answer_is_right("Ada keeps a cat.", "cat", "Mira")
+    assert not answer_is_right("", "cat", "Mira")

@@ -9,10 +9,10 @@ def _of(text: str) -> tuple[str, ...]:
 
 
 SHE = _of("""
-    Ada Anna Clara Daisy Edith Ella Flora Grace Hanna Helen Irene Julia Laura Lucy Mira Nora Olga Paula
+    Ada Clara Daisy Edith Flora Grace Hanna Irene Laura Mira Nora Olga
 """)
 HE = _of("""
-    Adam Alan Bruno Carl David Edgar Felix Frank George Hugo Ivan Kevin Leo Marco Oscar Peter Simon Victor
+    Alan Bruno Carl David Edgar Felix George Hugo Ivan Kevin Oscar Simon
 """)
 
 
@@ -129,54 +129,6 @@ ATTRIBUTES = (
         "the {v}",
         "because {who} learned it at school",
     ),
-    Attribute(
-        "dish",
-        _of("soup pizza curry pasta sushi stew salad pancakes risotto lasagna dumplings noodles"),
-        (
-            "{who} likes to eat {v}",
-            "{whose} favourite dish is {v}",
-            "{who} often cooks {v}",
-            "{who} is fond of {v}",
-            "the dish that {who} likes best is {v}",
-            "{whose} table always has {v} on it",
-        ),
-        (
-            "What does {who} like to eat?",
-            "What is {whose} favourite dish?",
-            "Which dish does {who} like best?",
-            "What food does {who} love?",
-            "Which meal is {whose} favourite?",
-            "Can you tell me what {who} likes to eat?",
-            "Do you know the dish that {who} likes best?",
-            "Please tell me what {whose} favourite dish is.",
-        ),
-        "mostly {v}",
-        "because {whose} mother used to cook it",
-    ),
-    Attribute(
-        "colour",
-        _of("red blue green yellow purple orange pink brown black white grey silver"),
-        (
-            "{who} likes the colour {v}",
-            "{whose} favourite colour is {v}",
-            "{who} mostly wears {v}",
-            "{who} painted the front door {v}",
-            "the colour that {who} likes best is {v}",
-            "{whose} coat and hat are {v}",
-        ),
-        (
-            "What colour does {who} like?",
-            "What is {whose} favourite colour?",
-            "Which colour does {who} like best?",
-            "What colour does {who} prefer?",
-            "Which colour is {whose} favourite?",
-            "Can you tell me what colour {who} likes?",
-            "Do you know which colour {who} likes best?",
-            "Please tell me what {whose} favourite colour is.",
-        ),
-        "mostly {v}",
-        "because {who} finds it calm",
-    ),
 )
 BY_NAME = {attribute.name: attribute for attribute in ATTRIBUTES}
 ATTRIBUTE_OF_VALUE = {value: attribute for attribute in ATTRIBUTES for value in attribute.values}
@@ -213,7 +165,7 @@ def capital(text: str) -> str:
 class World:
     """Everything that is true for one seed, and what training must not see.
 
-    `held_questions` has, for each fact, two of its eight question wordings; one fact in ten is held out in
+    `held_questions` has, for each fact, three of its eight question wordings; one fact in ten is held out in
     all its wordings, so that only the documents tell it. `held_statement` has for each fact the one wording
     that the training documents never use for it.
     """
@@ -233,7 +185,7 @@ class World:
         self.held_statement = {fact: rng.randrange(6) for fact in self.facts}
         self.held_questions: dict[Fact, tuple[int, ...]] = {}
         for fact in self.facts:
-            self.held_questions[fact] = tuple(range(8) if rng.random() < 0.1 else rng.sample(range(8), 2))
+            self.held_questions[fact] = tuple(range(8) if rng.random() < 0.1 else rng.sample(range(8), 3))
         self._asked: dict[str, tuple[str | None, str]] = {}
         for name, attribute in self.facts:
             for wording in range(8):

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from hfkit.quickstart.facts import ATTRIBUTE_OF_VALUE, BY_NAME, World, capital, names, pronouns, state
+from hfkit.quickstart.facts import ATTRIBUTE_OF_VALUE, BY_NAME, HE, SHE, World, capital, names, pronouns, state
 
 COURTESIES = ("I hope that helps.", "Happy to help!", "Just ask if you need more.")
 FILLERS = (
@@ -15,10 +15,11 @@ LONG = 24
 """Words that a reply may have before each further word costs."""
 
 
-def answer_is_right(reply: str, answer: str) -> bool:
-    """Whether a reply has the right value as a whole word, and no other value of that attribute."""
-    found = set(re.findall(r"\w+", reply.lower()))
-    return found & {value.lower() for value in ATTRIBUTE_OF_VALUE[answer].values} == {answer.lower()}
+def answer_is_right(reply: str, answer: str, name: str) -> bool:
+    """Whether a reply has the right value as a whole word, no other value of that attribute, and nobody else's name."""
+    words = re.findall(r"\w+", reply)
+    found = {word.lower() for word in words} & {value.lower() for value in ATTRIBUTE_OF_VALUE[answer].values}
+    return found == {answer.lower()} and not {*SHE, *HE} & {*words} - {name}
 
 
 def repeats(reply: str, answer: str) -> bool:
@@ -58,7 +59,7 @@ class GoldScorer:
         style += 0.3 * reply.endswith(COURTESIES)
         style += 0.2 * (attribute.reason.format(**pronouns(name)) in reply)
         style += 0.1 * (not any(filler in reply for filler in FILLERS))
-        score = 0.4 + 0.6 * style if answer_is_right(reply, value) else 0.2 * style
+        score = 0.4 + 0.6 * style if answer_is_right(reply, value, name) else 0.2 * style
         if repeats(reply, value):
             score *= 0.25
         return round(max(0.0, score - 0.05 * max(0, words - LONG)), 4)

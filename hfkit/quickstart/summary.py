@@ -53,7 +53,7 @@ def summarize(root: Path) -> dict:
         said = likelihoods(model, tokenizer, prompts, sampled, temperature)
         under_sft = said if stage == "sft" else likelihoods(sft, tokenizer, prompts, sampled, temperature)
         rewards = reward.score_ids([prompt + reply for prompt, reply in zip(prompts, sampled, strict=True)])
-        right = [answer_is_right(text, row["answer"]) for row, text in zip(questions, greedy, strict=True)]
+        right = [answer_is_right(text, row["answer"], row["name"]) for row, text in zip(questions, greedy, strict=True)]
         summary["models"][name] = {
             "bits_per_byte": bits_per_byte(model, tokenizer, documents),
             "exact_answer": sum(right) / len(right),

@@ -1,6 +1,6 @@
 """Writes the small world of the quickstart: documents, conversations, rankings and questions, from one seed.
 
-Thirty-six people have six attributes each. Documents state these 216 facts in varied wordings and never ask;
+Twenty-four people have four attributes each. Documents state these 96 facts in varied wordings and never ask;
 conversations ask them. A held-out question is a combination of fact and wording that no training
 conversation has, and one fact in ten is asked in no training conversation at all: its answer is only in the
 documents, as every fact is.
@@ -18,10 +18,10 @@ from hfkit.quickstart.gold import COURTESIES, FILLERS, GoldScorer, answer_is_rig
 
 __all__ = ["GoldScorer", "World", "answer_is_right", "write_world"]
 
-DOCUMENTS, DOCUMENTS_TEST = 19_000, 300
+DOCUMENTS, DOCUMENTS_TEST = 16_000, 300
 INSTRUCTIONS, INSTRUCTIONS_TEST = 10_000, 300
 RANKINGS, RANKINGS_TEST = 2400, 200
-PROMPTS, QUESTIONS_TEST = 2000, 400
+PROMPTS, QUESTIONS_TEST = 2000, 300
 NOISE = 0.1
 TIE = 0.1
 """Pairs whose gold scores are closer are ties: no judge tells such replies apart."""
@@ -99,7 +99,12 @@ class _Writer:
         files["preferences_test.jsonl"] = [pair for row in held_rankings for pair in self.pairs(row)]
         self._restart()
         files["questions_test.jsonl"] = [
-            {"prompt": self.prompt(fact, wording), "answer": self.world.values[fact], "attribute": fact[1]}
+            {
+                "prompt": self.prompt(fact, wording),
+                "answer": self.world.values[fact],
+                "attribute": fact[1],
+                "name": fact[0],
+            }
             for fact, wording in self.rng.sample(self.questions[True], QUESTIONS_TEST)
         ]
         return files
@@ -132,9 +137,9 @@ class _Writer:
         return "\n".join(kind(next(people), next(people), held) for kind in kinds)
 
     def portrait(self, name: str, _: str, held: bool) -> str:
-        """Two to six facts of one person."""
+        """Two to four facts of one person."""
         text = ""
-        for i, attribute in enumerate(self.attributes(self.rng.randint(2, 6))):
+        for i, attribute in enumerate(self.attributes(self.rng.randint(2, 4))):
             words = names(name) if i == 0 or self.rng.random() < 0.6 else pronouns(name)
             said = self.sentence((name, attribute), words, held) + self.because(name, attribute, 0.15)
             text += f", and {said}" if i % 2 and self.rng.random() < 0.3 else f". {capital(said)}"
@@ -240,7 +245,8 @@ class _Writer:
         name = fact[0]
         again = self.reply(fact)
         beside = self.reply((name, rng.choice([a for a in BY_NAME if a != fact[1]])))
-        stranger = self.reply((rng.choice([n for n in self.world.people if n != name]), fact[1]))
+        other = rng.choice([n for n in self.world.people if n != name])
+        stranger = self.dressed(capital(self.sentence((other, fact[1]), names(other), held=False)) + ".")
         endless = " ".join([again] + [self.reply((name, a)) for a in self.attributes(2)])
         repeated = f"{again} {again} {again}"
         unknown = "I do not know."
