@@ -112,7 +112,7 @@ def number_problems(config) -> list[Problem]:
     if isinstance(config, TokenizerConfig) and 0 < config.vocab_size < SMALLEST_VOCABULARY:
         remedy = f"must be at least {SMALLEST_VOCABULARY}: 256 bytes and 5 special tokens"
         problems.append(Problem("vocab_size", config.vocab_size, remedy))
-    if getattr(config, "eval_steps", None) is not None and config.eval_strategy != "steps":
+    if (getattr(config, "eval_steps", None) or 0) > 0 and config.eval_strategy != "steps":
         problems.append(Problem("eval_steps", config.eval_steps, "has no effect without eval_strategy: steps"))
     if getattr(config, "eval_strategy", "no") != "no" and not has_held_out(config):
         remedy = "needs held-out rows: set eval_datasets or test_split_size"
