@@ -104,12 +104,15 @@ def test_pain_07_the_adapter_trains_and_the_base_does_not(ppo_dir, sft_dir, base
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_frozen_policy_or_a_shared_value_model_is_refused(config_of, sft_dir, tmp_path):
+def test_right_padding_a_frozen_policy_and_a_shared_value_model_are_refused(config_of, sft_dir, tmp_path):
     config = config_of("ppo", tmp_path)
     roles = load_roles(config)
     tokenizer = load_tokenizer(str(sft_dir))
-    tokenizer.padding_side = "left"
     rows = [{"input_ids": [5]}] * 8
+    tokenizer.padding_side = "right"
+    with pytest.raises(HfkitError, match="padded on the left"):
+        refuse(config, tokenizer, roles.policy, roles.reward, rows, roles.reward)
+    tokenizer.padding_side = "left"
     with pytest.raises(HfkitError, match="value_model is reward_model"):
         refuse(config, tokenizer, roles.policy, roles.reward, rows, roles.reward)
     roles.policy.requires_grad_(False)
