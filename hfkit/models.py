@@ -1,29 +1,13 @@
-"""Tokenizers, bases and adapters: everything that is loaded from a folder or from the Hub.
+"""Tokenizers and models: everything that is loaded from a folder or from the Hub.
 
 A path may name a full model or a LoRA adapter; an adapter brings its base with it. Weights are read from
 safetensors, and no code that comes with a model is run.
 """
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from peft import (
-    LoraConfig,
-    PeftConfig,
-    PeftModel,
-    TaskType,
-    get_peft_model,
-    get_peft_model_state_dict,
-    prepare_model_for_kbit_training,
-    set_peft_model_state_dict,
-)
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from peft import PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -35,10 +19,10 @@ from transformers import (
 )
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
+from hfkit.adapters import adapter_weights, load_adapter_weights, lora_config, merge_adapter, with_adapter
 from hfkit.errors import HfkitError, reason
+from hfkit.source import Source
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # Tokens that models ship with and that never stand in a conversation, in the order of preference for padding.
 PAD_CANDIDATES = (
     "<pad>",
@@ -49,53 +33,6 @@ PAD_CANDIDATES = (
     "<unk>",
     "<|endoftext|>",
 )
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model lies: its base, and the adapter on it if the path named an adapter."""
-
-    path: str
-    revision: str
-    base: str
-    base_revision: str
-    adapter: dict | None
-
-    @classmethod
-    def of(cls, path: str, revision: str = "main") -> "Source":
-        """Reads the adapter config, if there is one; no weights."""
-        adapter = read_json(path, ADAPTER_CONFIG, revision)
-        if adapter is None:
-            return cls(path, revision, path, revision, None)
-        base = adapter.get("base_model_name_or_path") or ""
-        return cls(path, revision, base, adapter.get("revision") or "main", adapter)
-
-
-def find_file(path: str, name: str, revision: str = "main") -> Path | None:
-    """The file `name` of a model folder or Hub repository, fetched if need be; None where there is no such file."""
-    if Path(path).is_dir():
-        file = Path(path) / name
-        return file if file.is_file() else None
-    try:
-        return Path(hf_hub_download(path, name, revision=revision))
-    except (EntryNotFoundError, LocalEntryNotFoundError):  # the latter: offline, and not in the cache
-        return None
-
-
-def read_json(path: str, name: str, revision: str = "main") -> dict | None:
-    """The JSON file `name` of a model folder or Hub repository, or None where there is no such file.
-
-    Raises:
-        HfkitError: it holds no mapping.
-    """
-    file = find_file(path, name, revision)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file else None
-    except ValueError as error:
-        raise HfkitError(f"{file} is not JSON: {error}") from error
-    if not isinstance(content, (dict, NoneType)):
-        raise HfkitError(f"{file} is not a JSON mapping")
-    return content
 
 
 def load_tokenizer(
@@ -210,22 +147,6 @@ def quantization_of(config) -> BitsAndBytesConfig | None:
     )
 
 
-def lora_config(config, source: Source, task_type: TaskType) -> LoraConfig:
-    """The LoRA of a stage: the starting adapter's shape where there is one, else the config's."""
-    start = source.adapter or {}
-    rank = start.get("r") or config.lora_r or 16
-    return LoraConfig(
-        task_type=task_type,
-        r=rank,
-        lora_alpha=start.get("lora_alpha") or config.lora_alpha or 2 * rank,
-        lora_dropout=config.lora_dropout,
-        target_modules=start.get("target_modules") or config.lora_target_modules or "all-linear",
-        use_rslora=start.get("use_rslora", config.use_rslora),
-        # peft adds the head of a classifier by itself, but only if the task type says that it is one
-        modules_to_save=["score"] if task_type == TaskType.SEQ_CLS else None,
-    )
-
-
 def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrainedModel | PeftModel:
     """The model that a stage trains, started from `config.model_name_or_path`.
 
@@ -261,55 +182,6 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
 
 
 HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
-
-
-def adapter_weights(source: Source) -> dict[str, torch.Tensor]:
-    """The tensors of an adapter, on the CPU.
-
-    Raises:
-        HfkitError: there are none in safetensors, or they cannot be read.
-    """
-    file = find_file(source.path, ADAPTER_WEIGHTS, source.revision)
-    if file is None:
-        raise HfkitError(f"{source.path} has no {ADAPTER_WEIGHTS}; adapters are read from safetensors only")
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise HfkitError(f"cannot read {file}: {reason(error)}") from error
-
-
-def with_adapter(model: PreTrainedModel, source: Source, **options) -> PeftModel:
-    """The model under the adapter of a path, frozen.
-
-    Raises:
-        HfkitError: the adapter does not fit, or is not in safetensors.
-    """
-    adapter_weights(source)
-    try:
-        return PeftModel.from_pretrained(model, source.path, revision=source.revision, **options)
-    except (RuntimeError, ValueError) as error:
-        raise HfkitError(f"the adapter {source.path} does not fit its base {source.base}: {reason(error)}") from error
-
-
-def load_adapter_weights(model: PeftModel, source: Source) -> None:
-    """Copies an adapter's LoRA tensors (and its head, if both have one) into the model's own adapter."""
-    # peft wants a tensor for each it would save; a new head keeps the one it has
-    weights = {**get_peft_model_state_dict(model, save_embedding_layers=False), **adapter_weights(source)}
-    try:
-        result = set_peft_model_state_dict(model, weights)
-    except RuntimeError as error:
-        raise HfkitError(f"the adapter {source.path} does not fit its base {source.base}: {reason(error)}") from error
-    strangers = [name for name in result.unexpected_keys if "score" not in name]
-    if strangers:
-        raise HfkitError(f"the adapter {source.path} does not fit its base {source.base}: {strangers[:3]}")
-
-
-def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
-    """The base with the adapter's change added to its weights, all of them trainable."""
-    config = PeftConfig.from_pretrained(source.path, revision=source.revision)
-    config.task_type = None  # a language model's adapter may go into a classifier
-    merged = with_adapter(model, source, config=config).merge_and_unload()
-    return merged.requires_grad_(True)  # peft froze the base
 
 
 def load_policy(path: str, revision: str = "main", **options) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import hfkit
 from hfkit.errors import HfkitError
-from hfkit.models import Source, load_classifier, load_tokenizer, load_trainable
+from hfkit.models import load_classifier, load_tokenizer, load_trainable
+from hfkit.source import Source
 
 
 @pytest.fixture

@@ -1,154 +1,12 @@
-"""What can be told to be wrong before any weight is loaded: contradictions in a config and with what it names."""
+"""The model that a stage starts from: there, of the right kind, with a tokenizer that fits, and long enough."""
 
-import math
-import os
-import re
 from functools import cache
 from pathlib import Path
 
-from hfkit.config import PPOConfig, PretrainConfig, RewardConfig, SourceFields, TokenizerConfig
+from hfkit.checks.files import HUB_ID
+from hfkit.config import PPOConfig, PretrainConfig, RewardConfig
 from hfkit.errors import HfkitError, Problem, reason
 from hfkit.record import read_record
-
-HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
-SMALLEST_VOCABULARY = 261
-POSITIVE = (
-    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "num_train_epochs"),
-    *("block_size", "max_length", "max_prompt_length", "response_length", "vocab_size", "logging_steps", "save_steps"),
-    *("num_mini_batches", "num_ppo_epochs", "local_rollout_forward_batch_size", "temperature", "max_kl"),
-    *("max_grad_norm", "lora_r", "lora_alpha", "total_episodes", "cliprange", "cliprange_value", "model_max_length"),
-    *("dataset_num_proc", "sample_length", "save_total_limit", "eval_steps"),
-)
-# Lowest and highest of what has a range of its own.
-RANGES = {
-    "seed": (0, 2**32 - 1),
-    "learning_rate": (0, math.inf),
-    "weight_decay": (0, math.inf),
-    "warmup_steps": (0, math.inf),
-    "lora_dropout": (0, 1),
-    "max_dropped": (0, 1),
-    "min_frequency": (0, math.inf),
-    "kl_coef": (0, math.inf),
-    "vf_coef": (0, math.inf),
-    "gamma": (0, 1),
-    "lam": (0, 1),
-}
-
-
-def problems_of(config) -> list[Problem]:
-    """Every problem of a config; reads configs and tokenizers, never weights."""
-    problems = folder_problems(config) + number_problems(config) + template_problems(config)
-    if isinstance(config, SourceFields):
-        problems += data_problems(config)
-    if hasattr(config, "use_peft"):
-        problems += adapter_problems(config) + model_problems(config)
-    if isinstance(config, PPOConfig):
-        problems += ppo_problems(config)
-    told = {problem.key for problem in problems}
-    return problems + [problem for problem in trainer_problems(config) if problem.key not in told]
-
-
-def folder_problems(config) -> list[Problem]:
-    """An output folder that cannot be made."""
-    path = Path(config.output_dir)
-    standing = next(parent for parent in (path, *path.parents) if parent.exists())
-    if config.output_dir and standing.is_dir() and os.access(standing, os.W_OK):
-        return []
-    return [Problem("output_dir", config.output_dir, f"{standing} is not a folder that can be written to")]
-
-
-def template_problems(config) -> list[Problem]:
-    """A chat template that is no file, or not Jinja."""
-    path = getattr(config, "chat_template", None)
-    if path is None:
-        return []
-    from jinja2 import Environment, TemplateSyntaxError
-
-    try:
-        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
-            re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", Path(path).read_text(encoding="utf-8"))
-        )
-    except TemplateSyntaxError as error:
-        return [Problem("chat_template", path, f"not Jinja: line {error.lineno}: {error.message}")]
-    except (OSError, ValueError) as error:
-        return [Problem("chat_template", path, f"cannot be read: {reason(error)}")]
-    return []
-
-
-def trainer_problems(config) -> list[Problem]:
-    """What the trainer's own config refuses: told now, and not when the rows are ready and the folder is made."""
-    if config.trainer_config_class() is None:
-        return []
-    from transformers.integrations import get_reporting_integration_callbacks
-
-    from hfkit.training import trainer_arguments
-
-    try:
-        arguments = trainer_arguments(config)
-        for callback in get_reporting_integration_callbacks(arguments.report_to):
-            callback()  # which says so where its package is not installed
-    except Exception as error:  # whatever a library says of its settings
-        settings = {**vars(config), **config.extra}
-        words = re.findall(r"\w+", str(error))
-        named = [word for word in words if word in settings]
-        quoted = [key for key, value in settings.items() if isinstance(value, str) and value and value in str(error)]
-        key = (named or quoted or ["trainer"])[0]
-        return [Problem(key, settings.get(key), reason(error))]
-    return []
-
-
-def number_problems(config) -> list[Problem]:
-    """Numbers outside their range."""
-    values = {name: getattr(config, name, None) for name in POSITIVE}
-    problems = [Problem(k, v, "must be above 0") for k, v in values.items() if v is not None and v <= 0]
-    for name, (low, high) in RANGES.items():
-        value = getattr(config, name, low)
-        if not low <= value <= high:
-            remedy = "must not be negative" if high is math.inf else f"must be from {low} to {high}"
-            problems.append(Problem(name, value, remedy))
-    steps = getattr(config, "max_steps", -1)
-    if steps != -1 and steps < 1:
-        problems.append(Problem("max_steps", steps, "must be above 0, or -1 for num_train_epochs"))
-    if isinstance(config, TokenizerConfig) and 0 < config.vocab_size < SMALLEST_VOCABULARY:
-        remedy = f"must be at least {SMALLEST_VOCABULARY}: 256 bytes and 5 special tokens"
-        problems.append(Problem("vocab_size", config.vocab_size, remedy))
-    if (getattr(config, "eval_steps", None) or 0) > 0 and config.eval_strategy != "steps":
-        problems.append(Problem("eval_steps", config.eval_steps, "has no effect without eval_strategy: steps"))
-    if getattr(config, "eval_strategy", "no") != "no" and not has_held_out(config):
-        remedy = "needs held-out rows: set eval_datasets or test_split_size"
-        problems.append(Problem("eval_strategy", config.eval_strategy, remedy))
-    return problems
-
-
-def has_held_out(config) -> bool:
-    """Whether the config holds rows out."""
-    return bool(config.eval_datasets) or config.test_split_size is not None
-
-
-def data_problems(config) -> list[Problem]:
-    """Sources that are missing or do not exist."""
-    problems = []
-    if not config.datasets:
-        problems.append(Problem("datasets", [], "name at least one: datasets: [{path: FILE_OR_HUB_ID}]"))
-    for key in ("datasets", "eval_datasets"):
-        for place, entry in enumerate(getattr(config, key, [])):
-            if not Path(entry.path).exists() and not HUB_ID.match(entry.path):
-                problems.append(Problem(f"{key}[{place}].path", entry.path, "no such file, and not a Hub id"))
-            elif not Path(entry.path).exists() and re.search(r"\.(jsonl?|csv|txt|parquet)(\.gz)?$", entry.path):
-                problems.append(Problem(f"{key}[{place}].path", entry.path, "no such file"))
-            elif Path(entry.path).exists():
-                problems += [
-                    Problem(f"{key}[{place}].{name}", getattr(entry, name), "has no effect on a file")
-                    for name in ("name", "revision")
-                    if getattr(entry, name) is not None
-                ]
-    if getattr(config, "eval_datasets", None) and config.test_split_size is not None:
-        remedy = "eval_datasets are held out already: remove one of the two"
-        problems.append(Problem("test_split_size", config.test_split_size, remedy))
-    size = getattr(config, "test_split_size", None)
-    if size is not None and (size <= 0 or (size > 1 and not size.is_integer())):
-        problems.append(Problem("test_split_size", size, "a share below 1, or a whole number of rows"))
-    return problems
 
 
 def adapter_problems(config) -> list[Problem]:
@@ -199,7 +57,7 @@ def start_problems(config) -> list[Problem]:
 
 def is_classifier(path: str, revision: str) -> bool:
     """Whether a path holds a sequence classifier, in full or as an adapter."""
-    from hfkit.models import Source
+    from hfkit.source import Source
 
     adapter = Source.of(path, revision).adapter
     if adapter is not None:
@@ -270,7 +128,7 @@ def architecture_problems(config: PretrainConfig) -> list[Problem]:
 
 def path_problems(key: str, path: str) -> list[Problem]:
     """A local path must exist, and what is in it be done and have its base; anything else must look like a Hub id."""
-    from hfkit.models import Source
+    from hfkit.source import Source
 
     if not Path(path).is_dir():
         return [] if HUB_ID.match(path) else [Problem(key, path, "no such folder, and not a Hub id")]
@@ -330,7 +188,7 @@ def context_length(config) -> int | None:
 
 def shape_problems(config) -> list[Problem]:
     """LoRA settings that differ from those of the adapter that is gone on from."""
-    from hfkit.models import Source
+    from hfkit.source import Source
 
     if path_problems("", config.model_name_or_path):
         return []
@@ -352,42 +210,6 @@ def as_set(value: object) -> object:
     return set(value) if isinstance(value, list) else value
 
 
-def ppo_problems(config: PPOConfig) -> list[Problem]:
-    """The reward model's side: there, one label, and of the policy's tokenizer; batches that divide."""
-    problems = []
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    if batch % config.num_mini_batches or config.gradient_accumulation_steps % config.num_mini_batches:
-        remedy = "must divide gradient_accumulation_steps: an optimizer step is a whole number of forward passes"
-        problems.append(Problem("num_mini_batches", config.num_mini_batches, remedy))
-    if config.whiten_rewards and batch // config.num_mini_batches < 8:
-        problems.append(Problem("whiten_rewards", True, "needs mini-batches of 8 replies or more"))
-    if config.reward_model_path is None:
-        return [*problems, Problem("reward_model_path", None, "missing: a model from `hfkit reward`")]
-    wrong = path_problems("reward_model_path", config.reward_model_path)
-    if wrong or config.model_name_or_path is None or path_problems("", config.model_name_or_path):
-        return problems + wrong
-    return problems + agreement_problems(config)
-
-
-def agreement_problems(config: PPOConfig) -> list[Problem]:
-    """Policy and reward model must read the same ids and the same template."""
-    path = config.reward_model_path
-    try:
-        policy = tokenizer_of(config.model_name_or_path, config.model_revision, config.pad_token)
-        reward = tokenizer_of(config.reward_model_path, config.reward_model_revision, config.pad_token)
-    except Exception as error:  # whatever a library says of a folder's content
-        return [
-            Problem("reward_model_path", config.reward_model_path, f"its tokenizer cannot be read: {reason(error)}")
-        ]
-    path = config.reward_model_path
-    if policy.get_vocab() != reward.get_vocab():
-        remedy = f"its vocabulary ({len(reward)} tokens) is not the policy's ({len(policy)}): same tokenizer, please"
-        return [Problem("reward_model_path", path, remedy)]
-    if policy.chat_template != reward.chat_template:
-        return [Problem("reward_model_path", path, "its chat template is not the policy's: train both with one")]
-    return []
-
-
 @cache
 def tokenizer_of(path: str, revision: str, pad_token: str | None):
     """The tokenizer of a path, read once."""
@@ -401,7 +223,7 @@ def config_of(path: str, revision: str):
     """The config of a path's base, read once."""
     from transformers import AutoConfig
 
-    from hfkit.models import Source
+    from hfkit.source import Source
 
     source = Source.of(path, revision)
     return AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)

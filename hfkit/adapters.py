@@ -1,0 +1,84 @@
+"""LoRA adapters: their shape, their weights on a base, and what they make of it when merged."""
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    TaskType,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from hfkit.errors import HfkitError, reason
+from hfkit.source import Source, find_file
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def lora_config(config, source: Source, task_type: TaskType) -> LoraConfig:
+    """The LoRA of a stage: the starting adapter's shape where there is one, else the config's."""
+    start = source.adapter or {}
+    rank = start.get("r") or config.lora_r or 16
+    return LoraConfig(
+        task_type=task_type,
+        r=rank,
+        lora_alpha=start.get("lora_alpha") or config.lora_alpha or 2 * rank,
+        lora_dropout=config.lora_dropout,
+        target_modules=start.get("target_modules") or config.lora_target_modules or "all-linear",
+        use_rslora=start.get("use_rslora", config.use_rslora),
+        # peft adds the head of a classifier by itself, but only if the task type says that it is one
+        modules_to_save=["score"] if task_type == TaskType.SEQ_CLS else None,
+    )
+
+
+def adapter_weights(source: Source) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter, on the CPU.
+
+    Raises:
+        HfkitError: there are none in safetensors, or they cannot be read.
+    """
+    file = find_file(source.path, ADAPTER_WEIGHTS, source.revision)
+    if file is None:
+        raise HfkitError(f"{source.path} has no {ADAPTER_WEIGHTS}; adapters are read from safetensors only")
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise HfkitError(f"cannot read {file}: {reason(error)}") from error
+
+
+def with_adapter(model: PreTrainedModel, source: Source, **options) -> PeftModel:
+    """The model under the adapter of a path, frozen.
+
+    Raises:
+        HfkitError: the adapter does not fit, or is not in safetensors.
+    """
+    adapter_weights(source)
+    try:
+        return PeftModel.from_pretrained(model, source.path, revision=source.revision, **options)
+    except (RuntimeError, ValueError) as error:
+        raise HfkitError(f"the adapter {source.path} does not fit its base {source.base}: {reason(error)}") from error
+
+
+def load_adapter_weights(model: PeftModel, source: Source) -> None:
+    """Copies an adapter's LoRA tensors (and its head, if both have one) into the model's own adapter."""
+    # peft wants a tensor for each it would save; a new head keeps the one it has
+    weights = {**get_peft_model_state_dict(model, save_embedding_layers=False), **adapter_weights(source)}
+    try:
+        result = set_peft_model_state_dict(model, weights)
+    except RuntimeError as error:
+        raise HfkitError(f"the adapter {source.path} does not fit its base {source.base}: {reason(error)}") from error
+    strangers = [name for name in result.unexpected_keys if "score" not in name]
+    if strangers:
+        raise HfkitError(f"the adapter {source.path} does not fit its base {source.base}: {strangers[:3]}")
+
+
+def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
+    """The base with the adapter's change added to its weights, all of them trainable."""
+    config = PeftConfig.from_pretrained(source.path, revision=source.revision)
+    config.task_type = None  # a language model's adapter may go into a classifier
+    merged = with_adapter(model, source, config=config).merge_and_unload()
+    return merged.requires_grad_(True)  # peft froze the base
