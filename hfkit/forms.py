@@ -12,7 +12,7 @@ from trl import extract_prompt, pack_dataset
 
 from hfkit.data import Split, bars, encode, with_text
 from hfkit.errors import HfkitError
-from hfkit.rendering import RenderError, encode_prompt, encode_text, encode_turns
+from hfkit.rendering import RenderError, encode_prompt, encode_replies, encode_text, encode_turns
 
 IGNORE = -100  # the label that torch's cross entropy leaves out
 
@@ -75,8 +75,7 @@ def preference_row(row: dict, tokenizer, max_length: int) -> dict:
     if not row.get("prompt"):
         row = extract_prompt(row)
     try:
-        chosen, _ = encode_turns(tokenizer, row["prompt"], row["chosen"])
-        rejected, _ = encode_turns(tokenizer, row["prompt"], row["rejected"])
+        chosen, rejected = encode_replies(tokenizer, row["prompt"], [row["chosen"], row["rejected"]])
     except RenderError as error:
         return empty | {"dropped": str(error)}
     length = max(len(chosen), len(rejected))

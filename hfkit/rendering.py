@@ -77,9 +77,8 @@ def encode_turns(
         if message["role"] != "assistant":
             continue
         start = len(_apply(tokenizer, messages[:turn], add_generation_prompt=True))
-        rendered = _apply(tokenizer, messages[: turn + 1])
-        stops = [place for place in range(start, len(rendered)) if rendered[place] == tokenizer.eos_token_id]
-        end = stops[-1] + 1 if stops else len(rendered)
+        rendered = ids if turn == len(messages) - 1 else _apply(tokenizer, messages[: turn + 1])
+        end = _end_of_turn(tokenizer, rendered, start)
         if ids[:end] != rendered[:end] or start >= end:
             raise RenderError("the chat template rewrites earlier turns")
         mask[start:end] = [True] * (end - start)
@@ -88,6 +87,37 @@ def encode_turns(
     if ids[end - 1] != tokenizer.eos_token_id:
         return [*ids[:end], tokenizer.eos_token_id], [*mask[:end], True]
     return ids[:end], mask[:end]
+
+
+def encode_replies(
+    tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, replies: list[str | Messages]
+) -> list[list[int]]:
+    """Token ids of a prompt with each of several replies: those of `encode_turns`, the prompt rendered once.
+
+    Raises:
+        RenderError: as `encode_turns`.
+    """
+    turns = [as_reply(reply) for reply in replies]
+    if not tokenizer.chat_template or any([turn["role"] for turn in reply] != ["assistant"] for reply in turns):
+        return [encode_turns(tokenizer, prompt, reply)[0] for reply in replies]
+    head = as_messages(prompt)
+    start = len(_apply(tokenizer, head, add_generation_prompt=True))
+    rows = []
+    for reply in turns:
+        ids = _apply(tokenizer, head + reply)
+        ids = ids[: _end_of_turn(tokenizer, ids, start)]
+        if len(ids) <= start:
+            raise RenderError("the chat template rewrites earlier turns")
+        rows.append(ids if ids[-1] == tokenizer.eos_token_id else [*ids, tokenizer.eos_token_id])
+    return rows
+
+
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase, rendered: list[int], start: int) -> int:
+    """Where the reply that begins at `start` ends: after its last end-of-text token if it has one."""
+    place = len(rendered)
+    while place > start and rendered[place - 1] != tokenizer.eos_token_id:
+        place -= 1
+    return place if place > start else len(rendered)
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

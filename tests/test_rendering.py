@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from hfkit.rendering import RenderError, encode_prompt, encode_text, encode_turns
+from hfkit.rendering import RenderError, encode_prompt, encode_replies, encode_text, encode_turns
 
 PROMPT, REPLY = "What does Ann like?", "Ann likes red."
 CHAT = [
@@ -130,3 +130,13 @@ def test_a_prompt_that_ends_with_a_reply_is_refused(tokenizer):
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     with pytest.raises(RenderError, match="ends with the assistant's turn"):
         encode_prompt(tokenizer, turns)
+
+
+@pytest.mark.parametrize("template", ["own", None, FORGETFUL, OPEN_ENDED], ids=["own", "none", "forgetful", "open"])
+@pytest.mark.parametrize("prompt", [PROMPT, CHAT[-1:]], ids=["string", "messages"])
+def test_several_replies_to_a_prompt_have_the_ids_of_each_alone(tokenizer, with_template, template, prompt):
+    tokenizer = tokenizer if template == "own" else with_template(template)
+    if template is None and prompt is not PROMPT:
+        pytest.skip("messages need a template")
+    replies = [REPLY, "", "Two. Words."]
+    assert encode_replies(tokenizer, prompt, replies) == [encode_turns(tokenizer, prompt, r)[0] for r in replies]
