@@ -146,6 +146,7 @@ class ModelFields:
     )
     use_rslora: bool = field(default=False, metadata={"help": "scale by alpha/sqrt(r) (arXiv 2312.03732)"})
     load_in_4bit: bool = field(default=False, metadata={"help": "hold the frozen base in 4 bits (QLoRA)"})
+    load_in_8bit: bool = field(default=False, metadata={"help": "hold the frozen base in 8 bits (LLM.int8)"})
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = field(default="nf4", metadata={"help": "4-bit data type"})
     use_bnb_nested_quant: bool = field(default=True, metadata={"help": "quantize the scales too"})
 
@@ -163,7 +164,10 @@ class OptimizerFields:
     warmup_steps: float = field(default=0, metadata={"help": "steps of warm-up, or their share if below 1"})
     weight_decay: float = field(default=0.0, metadata={"help": "AdamW's weight decay"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
-    optim: str = field(default="adamw_torch", metadata={"help": "optimizer; paged_adamw_32bit saves GPU memory"})
+    optim: str | None = field(
+        default=None,
+        metadata={"help": "optimizer; default adamw_torch, and paged_adamw_32bit for a quantized base on a GPU"},
+    )
     bf16: bool | None = field(default=None, metadata={"help": "bf16 autocast; default yes where the GPU has it"})
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "recompute activations to save memory; default yes on a GPU"}

@@ -7,7 +7,7 @@ safetensors, and no code that comes with a model is run.
 from pathlib import Path
 
 import torch
-from peft import PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftModel, TaskType, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,6 +21,7 @@ from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from hfkit.adapters import adapter_weights, load_adapter_weights, lora_config, merge_adapter, with_adapter
 from hfkit.errors import HfkitError, reason
+from hfkit.quantization import keep_unpacked, quantization_of
 from hfkit.source import Source
 
 # Tokens that models ship with and that never stand in a conversation, in the order of preference for padding.
@@ -114,37 +115,11 @@ def load_base(
     return keep_unpacked(model) if quantization is not None else model.to(device())
 
 
-def keep_unpacked(model: PreTrainedModel) -> PreTrainedModel:
-    """Keeps bitsandbytes from repacking 4-bit weights on a CPU with AVX512-BF16 when they are first evaluated.
-
-    No gradient comes through the packed weights: after an evaluation, LoRA would train on wrong ones, silently.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-    return model
-
-
 def device() -> torch.device:
     """This process's device: its GPU where there is one, else the CPU."""
     from accelerate import PartialState
 
     return PartialState().device
-
-
-def quantization_of(config) -> BitsAndBytesConfig | None:
-    """bitsandbytes' settings from a stage's config; computes in bf16 where the device has it, else in fp32."""
-    if not config.load_in_4bit:
-        return None
-    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=config.bnb_4bit_quant_type,
-        bnb_4bit_use_double_quant=config.use_bnb_nested_quant,
-        bnb_4bit_compute_dtype=torch.bfloat16 if on_gpu else torch.float32,
-    )
 
 
 def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrainedModel | PeftModel:
@@ -155,19 +130,28 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
     A scalar head (`task_type=SEQ_CLS`) is always trainable and saved.
     """
     source = Source.of(config.model_name_or_path, config.model_revision)
-    model = load_base(
-        source.base,
-        source.base_revision,
-        head=HEADS[task_type],
-        dtype=config.dtype,
-        attn_implementation=config.attn_implementation,
-        quantization=quantization_of(config),
-        allow_pickle=config.allow_pickle,
-    )
+    model = load_base(source.base, source.base_revision, head=HEADS[task_type], **loading_options(config))
     if not config.use_peft:
         return merge_adapter(model, source) if source.adapter else model
-    if config.load_in_4bit:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return under_adapter(model, config, source, task_type)
+
+
+def loading_options(config) -> dict:
+    """The options of `load_base` that a stage's config sets."""
+    return {
+        "dtype": config.dtype,
+        "attn_implementation": config.attn_implementation,
+        "quantization": quantization_of(config),
+        "allow_pickle": config.allow_pickle,
+    }
+
+
+def under_adapter(model: PreTrainedModel, config, source: Source, task_type: TaskType) -> PeftModel:
+    """A base, frozen, under one trainable adapter, which begins as a copy of the source's if it has one.
+
+    Raises:
+        HfkitError: the adapter does not fit the base.
+    """
     try:
         model = get_peft_model(model, lora_config(config, source, task_type))
     except ValueError as error:
@@ -205,7 +189,18 @@ def load_classifier(path: str, revision: str = "main", **options) -> PreTrainedM
     """A reward model with its trained head, from a full model or an adapter, in eval mode.
 
     Raises:
-        HfkitError: the path holds no one-label reward model (a random head would score at random).
+        HfkitError: as `reward_source`.
+    """
+    source = reward_source(path, revision)
+    model = load_base(source.base, source.base_revision, head=AutoModelForSequenceClassification, **options)
+    return (with_adapter(model, source) if source.adapter else model).eval()
+
+
+def reward_source(path: str, revision: str = "main") -> Source:
+    """Where a reward model lies; its head is looked for, since a random one would score at random.
+
+    Raises:
+        HfkitError: the path holds no reward model, or one without its head or with several labels.
     """
     source = Source.of(path, revision)
     if source.adapter is None:
@@ -215,10 +210,12 @@ def load_classifier(path: str, revision: str = "main", **options) -> PreTrainedM
                 f"{path} is a {config.architectures} with num_labels={config.num_labels}; a reward model is a sequence "
                 "classifier with one label: train one with `hfkit reward`"
             )
-        return load_base(path, revision, head=AutoModelForSequenceClassification, **options).eval()
+        return source
     if source.adapter.get("task_type") != "SEQ_CLS":
         raise HfkitError(f"{path} is a {source.adapter.get('task_type')} adapter, not a reward model (SEQ_CLS)")
-    if not any("score" in name for name in adapter_weights(source)):
+    heads = [tensor for name, tensor in adapter_weights(source).items() if "score" in name]
+    if not heads:
         raise HfkitError(f"{path} was saved without its score head, so its rewards would be random")
-    model = load_base(source.base, source.base_revision, head=AutoModelForSequenceClassification, **options)
-    return with_adapter(model, source).eval()
+    if heads[0].shape[0] != 1:
+        raise HfkitError(f"{path} is a classifier with {heads[0].shape[0]} labels; a reward model has one")
+    return source

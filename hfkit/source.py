@@ -32,6 +32,11 @@ class Source:
         base = adapter.get("base_model_name_or_path") or ""
         return cls(path, revision, base, adapter.get("revision") or "main", adapter)
 
+    def is_adapter_on(self, other: "Source") -> bool:
+        """Whether this is an adapter, and on the base of the other."""
+        mine, theirs = (Path(base).resolve() if Path(base).is_dir() else base for base in (self.base, other.base))
+        return self.adapter is not None and (mine, self.base_revision) == (theirs, other.base_revision)
+
 
 def find_file(path: str, name: str, revision: str = "main") -> Path | None:
     """The file `name` of a model folder or Hub repository, fetched if need be; None where there is no such file."""

@@ -20,7 +20,7 @@ def has_bf16() -> bool:
 def trainer_arguments(config, **set_here):
     """An instance of the trainer's config class: the fields that it shares with ours, then `extra`, then `set_here`.
 
-    `bf16` and `gradient_checkpointing` are resolved here, since their defaults depend on the device.
+    `bf16`, `gradient_checkpointing` and `optim` are resolved here, since their defaults depend on the device.
     """
     config_class = type(config).trainer_config_class()
     shared = {field.name for field in fields(config_class)} & {field.name for field in fields(config)}
@@ -29,6 +29,9 @@ def trainer_arguments(config, **set_here):
         values["bf16"] = has_bf16() and not config.extra.get("fp16", False)
     if values.get("gradient_checkpointing") is None:
         values["gradient_checkpointing"] = torch.cuda.is_available()
+    if values.get("optim") is None:
+        quantized = getattr(config, "load_in_4bit", False) or getattr(config, "load_in_8bit", False)
+        values["optim"] = "paged_adamw_32bit" if quantized and torch.cuda.is_available() else "adamw_torch"
     if device().type == "cpu":
         values["use_cpu"] = True  # else bf16 is refused, which a CPU computes in well enough
     return config_class(**{**values, "disable_tqdm": True, **config.extra, **set_here})

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import PreTrainedModel
 
-from hfkit.models import load_classifier, load_trainable, quantization_of
+from hfkit.adapters import with_adapter
+from hfkit.console import say
+from hfkit.models import load_base, load_classifier, load_trainable, loading_options, reward_source, under_adapter
+from hfkit.rlhf.shared_base import classifier_over, copy_sharing_frozen
+from hfkit.source import Source
 
 
 @dataclass
@@ -22,22 +26,40 @@ class Roles:
 def load_roles(config) -> Roles:
     """Loads the roles of a PPO config.
 
-    Policy and reference begin as the same model, so the first KL is zero; with LoRA they share the frozen base's
-    tensors, and so do reward and value. With `use_peft` neither policy nor value trains a weight of its base.
+    With LoRA all four are adapters on one frozen base, held once, if the reward model is an adapter on the policy's
+    base; otherwise policy and reference share one base, and reward and value another. In full fine-tuning each role is
+    a model of its own. Policy and reference begin as the same model, so the first KL is zero.
     """
-    policy = load_trainable(config)
-    reference = copy_sharing_frozen(policy)
-    reward = load_classifier(
-        config.reward_model_path,
-        config.reward_model_revision,
-        dtype=config.dtype,
-        attn_implementation=config.attn_implementation,
-        quantization=quantization_of(config),
-        allow_pickle=config.allow_pickle,
-    )
+    policy, reward = on_one_base(config) or apart(config)
+    reference = copy_sharing_frozen(policy) if config.use_peft else copy.deepcopy(policy)
     reward.requires_grad_(False)
     value = trainable_value(reward, config)
     return Roles(policy, reference.requires_grad_(False).eval(), reward, value)
+
+
+def on_one_base(config) -> tuple[PeftModel, PeftModel] | None:
+    """Policy and reward model as adapters on one base, or None where they cannot be (and why is said)."""
+    source = Source.of(config.model_name_or_path, config.model_revision)
+    scorer = reward_source(config.reward_model_path, config.reward_model_revision)
+    if not config.use_peft:
+        say("ppo: full fine-tuning trains every weight, so each role is loaded in full; use_peft: true shares one base")
+        return None
+    if not scorer.is_adapter_on(source):
+        say(f"ppo: the reward model stands on {scorer.base}, the policy on {source.base}: two bases are loaded")
+        return None
+    base = load_base(source.base, source.base_revision, **loading_options(config)).requires_grad_(False)
+    classifier = classifier_over(base)
+    if classifier is None:
+        say(f"ppo: the classifier of {type(base).__name__} has a backbone of its own: two bases are loaded")
+        return None
+    policy = under_adapter(base, config, source, TaskType.CAUSAL_LM)
+    return policy, with_adapter(classifier, scorer).eval()
+
+
+def apart(config) -> tuple[PreTrainedModel | PeftModel, PreTrainedModel | PeftModel]:
+    """Policy and reward model, each with its own base."""
+    policy = load_trainable(config)
+    return policy, load_classifier(config.reward_model_path, config.reward_model_revision, **loading_options(config))
 
 
 def trainable_value(reward: PreTrainedModel | PeftModel, config) -> PreTrainedModel | PeftModel:
@@ -60,9 +82,3 @@ def trainable_value(reward: PreTrainedModel | PeftModel, config) -> PreTrainedMo
         **shape,
     )
     return get_peft_model(copy_sharing_frozen(reward), lora)
-
-
-def copy_sharing_frozen(model: PreTrainedModel) -> PreTrainedModel:
-    """A module tree of its own that holds the very same frozen parameters and buffers; trainable ones are copied."""
-    frozen = [p for p in model.parameters() if not p.requires_grad]
-    return copy.deepcopy(model, memo={id(tensor): tensor for tensor in (*frozen, *model.buffers())})
