@@ -21,7 +21,7 @@ from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from hfkit.adapters import adapter_weights, load_adapter_weights, lora_config, merge_adapter, with_adapter
 from hfkit.errors import HfkitError, reason
-from hfkit.quantization import keep_unpacked, quantization_of
+from hfkit.quantization import keep_unpacked, quantization_as_trained, quantization_of
 from hfkit.source import Source
 
 # Tokens that models ship with and that never stand in a conversation, in the order of preference for padding.
@@ -174,9 +174,11 @@ def load_policy(path: str, revision: str = "main", **options) -> tuple[PreTraine
     Args:
         path: folder or Hub id.
         revision: branch, tag or commit.
-        options: `dtype` (default "float32"), `attn_implementation`, `quantization`, `allow_pickle`.
+        options: `dtype` (default "float32"), `attn_implementation`, `allow_pickle`, and `quantization`: a
+            BitsAndBytesConfig, or None for the base as it is; default is what an adapter was trained over.
     """
     source = Source.of(path, revision)
+    options.setdefault("quantization", quantization_as_trained(path, revision))
     model = load_base(source.base, source.base_revision, **options)
     if source.adapter:
         model = with_adapter(model, source)
@@ -192,6 +194,7 @@ def load_classifier(path: str, revision: str = "main", **options) -> PreTrainedM
         HfkitError: as `reward_source`.
     """
     source = reward_source(path, revision)
+    options.setdefault("quantization", quantization_as_trained(path, revision))
     model = load_base(source.base, source.base_revision, head=AutoModelForSequenceClassification, **options)
     return (with_adapter(model, source) if source.adapter else model).eval()
 

@@ -3,18 +3,34 @@
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from hfkit.record import RECORD
+from hfkit.source import read_json
+
 
 def quantization_of(config) -> BitsAndBytesConfig | None:
-    """bitsandbytes' settings from a stage's config; computes in bf16 where the device has it, else in fp32."""
-    if config.load_in_8bit:
+    """bitsandbytes' settings from a stage's config."""
+    return _quantization(vars(config))
+
+
+def quantization_as_trained(path: str, revision: str = "main") -> BitsAndBytesConfig | None:
+    """bitsandbytes' settings of the run that made a folder or Hub repository, from its record if it has one.
+
+    An adapter has learnt to make up for the errors of the base that it was trained over, so it is at its best there.
+    """
+    return _quantization((read_json(path, RECORD, revision) or {}).get("config") or {})
+
+
+def _quantization(settings: dict) -> BitsAndBytesConfig | None:
+    """Computes in bf16 where the device has it, else in fp32."""
+    if settings.get("load_in_8bit"):
         return BitsAndBytesConfig(load_in_8bit=True)
-    if not config.load_in_4bit:
+    if not settings.get("load_in_4bit"):
         return None
     on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type=config.bnb_4bit_quant_type,
-        bnb_4bit_use_double_quant=config.use_bnb_nested_quant,
+        bnb_4bit_quant_type=settings["bnb_4bit_quant_type"],
+        bnb_4bit_use_double_quant=settings["use_bnb_nested_quant"],
         bnb_4bit_compute_dtype=torch.bfloat16 if on_gpu else torch.float32,
     )
 

@@ -49,7 +49,7 @@ def keep_adapters_fp32(trainer: Trainer) -> None:
 
     Without autocast the bf16 adapters meet fp32 activations: a dtype error in the first step.
     """
-    if getattr(trainer.model, "is_loaded_in_4bit", False) and not trainer.args.bf16:
+    if getattr(trainer.model, "is_quantized", False) and not trainer.args.bf16:
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()

@@ -73,6 +73,8 @@ def test_the_prompt_has_no_share_in_the_loss(run_stage, base_dir, tmp_path, rows
         ({"model_name_or_path": "/no/such/folder"}, ["model_name_or_path"]),
         ({"learning_rate": -1, "lora_dropout": "much", "optimm": "sgd"}, ["learning_rate", "lora_dropout", "optimm"]),
         ({"load_in_4bit": True, "dtype": "auto"}, ["dtype"]),
+        ({"load_in_8bit": True, "use_peft": False, "lora_r": None}, ["load_in_8bit"]),
+        ({"load_in_4bit": True, "load_in_8bit": True}, ["load_in_8bit"]),
     ],
 )
 def test_problems_are_told_by_their_keys_and_all_at_once(config_of, tmp_path, changes, keys):

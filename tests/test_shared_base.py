@@ -1,17 +1,21 @@
 """One frozen base under the four roles of PPO, whole or quantized: held once, right from the first step, unchanged."""
 
+import copy
 import math
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
 
 import hfkit
 from hfkit.callbacks import read_metrics
-from hfkit.models import load_policy, loading_options
-from hfkit.quantization import scales_of
+from hfkit.errors import HfkitError
+from hfkit.models import load_base, load_policy, loading_options
+from hfkit.quantization import quantization_of, scales_of
 from hfkit.record import weights_hash
 from hfkit.rlhf.roles import load_roles
+from hfkit.rlhf.trainer import refuse
 from hfkit.scoring import RewardModel, load_reward
 
 BASES = {"whole": {}, "4-bit": {"load_in_4bit": True}, "8-bit": {"load_in_8bit": True}}
@@ -143,3 +147,14 @@ def test_what_cannot_share_says_so(config_of, sft_dir, reward_dir, base_dir, tmp
     roles = load_roles(config_of("ppo", tmp_path / "mixed", model_name_or_path=str(full)))
     assert "two bases are loaded" in capsys.readouterr().out
     assert unique_bytes(roles.policy, roles.reward) > 1.5 * unique_bytes(roles.policy)
+
+
+def test_pain_09_a_quantized_critic_without_an_adapter_is_refused(config_of, sft_dir, base_dir, tokenizer, tmp_path):
+    config = config_of("ppo", tmp_path / "run", load_in_4bit=True)
+    roles = load_roles(config)
+    bare = load_base(str(base_dir), head=AutoModelForSequenceClassification, quantization=quantization_of(config))
+    bare.score.requires_grad_(True)
+    left = copy.deepcopy(tokenizer)
+    left.padding_side = "left"
+    with pytest.raises(HfkitError, match="the value model is quantized and has no adapter"):
+        refuse(config, left, roles.policy, roles.reward, [{"input_ids": [5]}] * 8, bare)

@@ -12,8 +12,11 @@ from hfkit.record import read_record
 def adapter_problems(config) -> list[Problem]:
     """LoRA and quantization that contradict each other."""
     problems = []
-    if config.load_in_4bit and not config.use_peft:
-        problems.append(Problem("load_in_4bit", True, "4-bit weights cannot be trained: set use_peft: true"))
+    bits = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(config, name)), None)
+    if bits and not config.use_peft:
+        problems.append(Problem(bits, True, "quantized weights cannot be trained: set use_peft: true"))
+    if config.load_in_4bit and config.load_in_8bit:
+        problems.append(Problem("load_in_8bit", True, "the base is held in 4 bits or in 8: set one of the two"))
     if not config.use_peft:
         for name in ("lora_r", "lora_alpha", "lora_target_modules"):
             if getattr(config, name) is not None:
@@ -24,8 +27,8 @@ def adapter_problems(config) -> list[Problem]:
         problems.append(Problem("lora_target_modules", [], "name at least one, or leave it out for all linear layers"))
     if isinstance(config, PPOConfig) and config.lora_dropout:
         problems.append(Problem("lora_dropout", config.lora_dropout, "PPO runs without dropout: set 0"))
-    if config.load_in_4bit and config.dtype == "auto":
-        problems.append(Problem("dtype", "auto", "with load_in_4bit name it: bfloat16 on a GPU, else float32"))
+    if bits and config.dtype == "auto":
+        problems.append(Problem("dtype", "auto", f"with {bits} name it: bfloat16 on a GPU, else float32"))
     return problems
 
 

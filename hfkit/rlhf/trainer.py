@@ -10,6 +10,7 @@ import gc
 import numpy as np
 import torch
 from accelerate.utils import patch_environment
+from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 from trl.experimental.ppo import PPOConfig
 from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
@@ -35,8 +36,8 @@ class PPOTrainer(TrlPPOTrainer):
     - What would hang, train nothing or train the wrong thing is refused at once.
 
     Raises:
-        HfkitError: fewer prompts than a batch; pad token equal to EOS; a policy or value model with nothing to train;
-            one model in two roles.
+        HfkitError: fewer prompts than a batch; pad token equal to EOS; a policy or value model with nothing to
+            train, or quantized without an adapter; one model in two roles.
     """
 
     def __init__(self, args, processing_class, model, ref_model, reward_model, train_dataset, value_model, **kwargs):
@@ -108,6 +109,11 @@ def refuse(args, processing_class, model, reward_model, train_dataset, value_mod
     for role, trained in (("policy", model), ("value model", value_model)):
         if not any(parameter.requires_grad for parameter in trained.parameters()):
             raise HfkitError(f"the {role} has nothing to train: load its adapter with is_trainable=True")
+        if getattr(trained, "is_quantized", False) and not isinstance(trained, PeftModel):
+            raise HfkitError(
+                f"the {role} is quantized and has no adapter: only its embeddings, norms and head would be trained; "
+                "set use_peft: true"
+            )
     for role, scored in (("reward", reward_model), ("value", value_model)):
         if getattr(scored.config, "num_labels", None) != 1:
             raise HfkitError(f"the {role} model has num_labels={scored.config.num_labels}; PPO needs 1")
