@@ -1,7 +1,8 @@
-"""python benchmarks/overhead.py [--pairs 3] [--steps 300]
+"""python benchmarks/overhead.py [--pairs 5] [--steps 400]
 
 What hfkit's stages cost over the bare trainers that they wrap: each stage against a script of Transformers and TRL
-that does the same with the same settings (reads and tokenizes the rows, trains, saves), in turns in one process. Writes
+that does the same with the same settings (reads and tokenizes the rows, trains on each once, saves), in turns in one
+process, nothing kept from one run to the next. Writes
 benchmarks/records/overhead.json: seconds of each run, and per stage the median of the ratios of the pairs.
 """
 
@@ -17,7 +18,7 @@ from hfkit.console import quiet_libraries
 quiet_libraries()
 
 import torch  # noqa: E402
-from datasets import disable_progress_bars, load_dataset  # noqa: E402
+from datasets import disable_caching, disable_progress_bars, load_dataset  # noqa: E402
 from peft import LoraConfig, TaskType, get_peft_model  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
@@ -44,21 +45,22 @@ MODEL = {
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
 }
+BATCH = {"pretrain": 16, "sft": 16, "reward": 8}
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}
 
 
-def rows(folder: Path, name: str):
-    return load_dataset("json", data_files=str(folder / f"{name}.jsonl"), split="train")
+def rows(entry: hfkit.DatasetEntry):
+    return load_dataset("json", data_files=entry.path, split=entry.split)
 
 
-def bare_pretrain(config, world: Path) -> None:
+def bare_pretrain(config) -> None:
     """Transformers' Trainer on packed documents."""
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer_name_or_path)
 
     def tokens(batch):
         return {"input_ids": [[*ids, tokenizer.eos_token_id] for ids in tokenizer(batch["text"]).input_ids]}
 
-    documents = rows(world, "documents").map(tokens, batched=True, remove_columns="text")
+    documents = rows(config.datasets[0]).map(tokens, batched=True, remove_columns="text")
     packed = pack_dataset(documents, config.block_size, "wrapped", {"batch_size": 100_000})
     packed = packed.filter(lambda row: len(row["input_ids"]) == config.block_size)
 
@@ -70,26 +72,26 @@ def bare_pretrain(config, world: Path) -> None:
     finish(trainer, tokenizer, config)
 
 
-def bare_sft(config, world: Path) -> None:
+def bare_sft(config) -> None:
     """TRL's SFTTrainer with LoRA, its own tokenization and its own loss mask."""
     tokenizer = AutoTokenizer.from_pretrained(config.model_name_or_path)
     trainer = SFTTrainer(
         AutoModelForCausalLM.from_pretrained(config.model_name_or_path, dtype=torch.float32),
         trainer_arguments(config, assistant_only_loss=True),
-        train_dataset=rows(world, "instructions").select_columns("messages"),
+        train_dataset=rows(config.datasets[0]).select_columns("messages"),
         processing_class=tokenizer,
         peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA),
     )
     finish(trainer, tokenizer, config)
 
 
-def bare_reward(config, world: Path) -> None:
+def bare_reward(config) -> None:
     """TRL's RewardTrainer with LoRA, its own tokenization."""
     tokenizer = AutoTokenizer.from_pretrained(config.model_name_or_path)
     model = AutoModelForSequenceClassification.from_pretrained(
         config.model_name_or_path, num_labels=1, dtype=torch.float32
     )
-    pairs = rows(world, "preferences")
+    pairs = rows(config.datasets[0])
     pairs = pairs.map(lambda row: {key: [{"role": "assistant", "content": row[key]}] for key in ("chosen", "rejected")})
     trainer = RewardTrainer(
         get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_CLS, modules_to_save=["score"], **LORA)),
@@ -110,11 +112,12 @@ def finish(trainer: Trainer, tokenizer, config) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "records" / "overhead.json")
     asked = parser.parse_args()
     disable_progress_bars()
+    disable_caching()  # each run tokenizes anew
     with tempfile.TemporaryDirectory() as folder:
         record = measure(Path(folder), asked.pairs, asked.steps)
     asked.output.parent.mkdir(exist_ok=True)
@@ -126,8 +129,13 @@ def measure(root: Path, pairs: int, steps: int) -> dict:
     """Times each stage and its bare counterpart in turns; which of a pair goes first alternates."""
     world = root / "world"
     write_world(world)
-    entry = {name: [hfkit.DatasetEntry(path=str(world / f"{name}.jsonl"))] for name in ("documents", "instructions")}
-    entry["preferences"] = [hfkit.DatasetEntry(path=str(world / "preferences.jsonl"))]
+    # as many rows as the steps take; a document fills less than half a row
+    sizes = {"documents": steps * BATCH["pretrain"] * 5 // 2, "instructions": steps * BATCH["sft"]}
+    sizes["preferences"] = steps * BATCH["reward"]
+    entry = {
+        name: [hfkit.DatasetEntry(path=str(world / f"{name}.jsonl"), split=f"train[:{size}]")]
+        for name, size in sizes.items()
+    }
     tokenizer = hfkit.train_tokenizer(
         hfkit.TokenizerConfig(output_dir=str(root / "tokenizer"), datasets=entry["documents"], vocab_size=1024)
     )
@@ -142,7 +150,7 @@ def measure(root: Path, pairs: int, steps: int) -> dict:
             datasets=entry["documents"],
             model_config=MODEL,
             block_size=128,
-            per_device_train_batch_size=16,
+            per_device_train_batch_size=BATCH["pretrain"],
             **{**loop, **more},
         )
 
@@ -152,7 +160,7 @@ def measure(root: Path, pairs: int, steps: int) -> dict:
             model_name_or_path=str(base),
             datasets=entry["instructions"],
             max_length=192,
-            per_device_train_batch_size=16,
+            per_device_train_batch_size=BATCH["sft"],
             **loop,
             **adapter,
         )
@@ -163,7 +171,7 @@ def measure(root: Path, pairs: int, steps: int) -> dict:
             model_name_or_path=str(base),
             datasets=entry["preferences"],
             max_length=192,
-            per_device_train_batch_size=8,
+            per_device_train_batch_size=BATCH["reward"],
             **loop,
             **adapter,
         )
@@ -185,7 +193,7 @@ def measure(root: Path, pairs: int, steps: int) -> dict:
                     ours(config)
                 else:
                     set_seed(config.seed)
-                    bare(config, world)
+                    bare(config)
                 seconds[kind].append(round(time.perf_counter() - started, 3))
         ratios = [own / other for own, other in zip(seconds["hfkit"], seconds["bare"], strict=True)]
         results[name] = {"seconds": seconds, "ratios": ratios, "median_ratio": statistics.median(ratios)}

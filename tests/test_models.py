@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from peft import TaskType
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import hfkit
@@ -102,8 +102,6 @@ def test_a_full_reward_model_starts_from_the_merged_adapter(config_of, sft_dir, 
 def test_an_adapter_for_another_architecture_is_refused(config_of, sft_dir, tmp_path):
     folder = tmp_path / "odd"
     shutil.copytree(sft_dir, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
-    from safetensors.torch import save_file
-
     weights = load_file(folder / "adapter_model.safetensors")
     save_file(
         {name.replace("self_attn", "attn"): value for name, value in weights.items()},
@@ -134,16 +132,21 @@ def test_what_is_no_reward_model_is_refused(base_dir, sft_dir, tokenizer, tmp_pa
         hfkit.load_reward(save_classifier(base_dir, tokenizer, tmp_path / "two", 2))
 
 
-def test_a_reward_adapter_without_its_head_is_refused(reward_dir, tmp_path):
-    from safetensors.torch import save_file
-
-    folder = tmp_path / "headless"
+@pytest.mark.parametrize(
+    ("labels", "message"), [(0, "without its score head"), (2, "a classifier with 2 labels; a reward model has one")]
+)
+def test_a_reward_adapter_without_its_head_or_with_two_labels_is_refused(reward_dir, tmp_path, labels, message):
+    folder = tmp_path / "adapter"
     shutil.copytree(reward_dir, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
-    weights = load_file(folder / "adapter_model.safetensors")
-    save_file(
-        {name: value for name, value in weights.items() if "score" not in name}, folder / "adapter_model.safetensors"
-    )
-    with pytest.raises(HfkitError, match="without its score head"):
+    file = folder / "adapter_model.safetensors"
+    weights = load_file(file)
+    heads = [name for name in weights if "score" in name]
+    for name in heads:
+        head = weights.pop(name)
+        if labels:
+            weights[name] = head.repeat(labels, 1)
+    save_file(weights, file)
+    with pytest.raises(HfkitError, match=message):
         hfkit.load_reward(str(folder))
 
 
