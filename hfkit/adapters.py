@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from hfkit.base import refuse_other_base
 from hfkit.errors import HfkitError, reason
 from hfkit.source import Source, find_file
 
@@ -54,8 +55,9 @@ def with_adapter(model: PreTrainedModel, source: Source, **options) -> PeftModel
     """The model under the adapter of a path, frozen.
 
     Raises:
-        HfkitError: the adapter does not fit, or is not in safetensors.
+        HfkitError: the adapter was trained on another base, does not fit, or is not in safetensors.
     """
+    refuse_other_base(source)
     adapter_weights(source)
     try:
         return PeftModel.from_pretrained(model, source.path, revision=source.revision, **options)
@@ -64,7 +66,12 @@ def with_adapter(model: PreTrainedModel, source: Source, **options) -> PeftModel
 
 
 def load_adapter_weights(model: PeftModel, source: Source) -> None:
-    """Copies an adapter's LoRA tensors (and its head, if both have one) into the model's own adapter."""
+    """Copies an adapter's LoRA tensors (and its head, if both have one) into the model's own adapter.
+
+    Raises:
+        HfkitError: the adapter was trained on another base, or does not fit.
+    """
+    refuse_other_base(source)
     # peft wants a tensor for each it would save; a new head keeps the one it has
     weights = {**get_peft_model_state_dict(model, save_embedding_layers=False), **adapter_weights(source)}
     try:

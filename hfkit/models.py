@@ -20,6 +20,7 @@ from transformers import (
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from hfkit.adapters import adapter_weights, load_adapter_weights, lora_config, merge_adapter, with_adapter
+from hfkit.base import base_identity
 from hfkit.errors import HfkitError, reason
 from hfkit.source import Source
 
@@ -173,9 +174,9 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
     except ValueError as error:
         raise HfkitError(f"no adapter can be put on {source.base}: {reason(error)}; see lora_target_modules") from error
     peft_config = model.peft_config["default"]
-    # a folder by its whole path: an adapter is opened from anywhere
-    base = str(Path(source.base).resolve()) if Path(source.base).is_dir() else source.base
-    peft_config.base_model_name_or_path, peft_config.revision = base, source.base_revision
+    # a folder by its whole path, a Hub model by its commit: an adapter is opened from anywhere, at any time
+    base = base_identity(source.base, source.base_revision)
+    peft_config.base_model_name_or_path, peft_config.revision = base["path"], base["revision"]
     if source.adapter:
         load_adapter_weights(model, source)
     return model
@@ -184,15 +185,21 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
 HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
 
 
-def load_policy(path: str, revision: str = "main", **options) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_policy(
+    path: str, revision: str = "main", *, base: str | None = None, **options
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal LM to generate with, in eval mode, and its tokenizer, from a full model or an adapter.
 
     Args:
         path: folder or Hub id.
         revision: branch, tag or commit.
+        base: where an adapter's base lies now, if it is no longer where the adapter says.
         options: `dtype` (default "float32"), `attn_implementation`, `quantization`, `allow_pickle`.
+
+    Raises:
+        HfkitError: the base is not the one that the adapter was trained on.
     """
-    source = Source.of(path, revision)
+    source = Source.of(path, revision, base)
     model = load_base(source.base, source.base_revision, **options)
     if source.adapter:
         model = with_adapter(model, source)
@@ -201,13 +208,19 @@ def load_policy(path: str, revision: str = "main", **options) -> tuple[PreTraine
     return model.eval(), tokenizer
 
 
-def load_classifier(path: str, revision: str = "main", **options) -> PreTrainedModel | PeftModel:
+def load_classifier(
+    path: str, revision: str = "main", *, base: str | None = None, **options
+) -> PreTrainedModel | PeftModel:
     """A reward model with its trained head, from a full model or an adapter, in eval mode.
 
+    Args:
+        base: where an adapter's base lies now, if it is no longer where the adapter says.
+
     Raises:
-        HfkitError: the path holds no one-label reward model (a random head would score at random).
+        HfkitError: the path holds no one-label reward model (a random head would score at random), or its base is not
+            the one that the adapter was trained on.
     """
-    source = Source.of(path, revision)
+    source = Source.of(path, revision, base)
     if source.adapter is None:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
         if config.num_labels != 1 or "ForSequenceClassification" not in str(config.architectures):
@@ -218,7 +231,10 @@ def load_classifier(path: str, revision: str = "main", **options) -> PreTrainedM
         return load_base(path, revision, head=AutoModelForSequenceClassification, **options).eval()
     if source.adapter.get("task_type") != "SEQ_CLS":
         raise HfkitError(f"{path} is a {source.adapter.get('task_type')} adapter, not a reward model (SEQ_CLS)")
-    if not any("score" in name for name in adapter_weights(source)):
+    heads = [weights for name, weights in adapter_weights(source).items() if name.endswith("score.weight")]
+    if not heads:
         raise HfkitError(f"{path} was saved without its score head, so its rewards would be random")
+    if len(heads[0]) != 1:
+        raise HfkitError(f"the score head of {path} has {len(heads[0])} labels; a reward model has one")
     model = load_base(source.base, source.base_revision, head=AutoModelForSequenceClassification, **options)
     return with_adapter(model, source).eval()

@@ -128,6 +128,7 @@ def architecture_problems(config: PretrainConfig) -> list[Problem]:
 
 def path_problems(key: str, path: str) -> list[Problem]:
     """A local path must exist, and what is in it be done and have its base; anything else must look like a Hub id."""
+    from hfkit.base import base_fault
     from hfkit.source import Source
 
     if not Path(path).is_dir():
@@ -136,14 +137,14 @@ def path_problems(key: str, path: str) -> list[Problem]:
     if status != "done":
         return [Problem(key, path, f"a run that is not done ({status}): finish it first")]
     try:
-        base = Source.of(path).base
+        source = Source.of(path)
     except HfkitError as error:
         return [Problem(key, path, str(error))]
-    if not Path(base).is_dir() and not HUB_ID.match(base):
-        return [
-            Problem(key, path, f"its base {base!r} is not there: mend base_model_name_or_path in adapter_config.json")
-        ]
-    return []
+    if not Path(source.base).is_dir() and not HUB_ID.match(source.base):
+        remedy = f"its base {source.base!r} is not there: mend base_model_name_or_path in adapter_config.json"
+        return [Problem(key, path, remedy)]
+    fault = base_fault(source)
+    return [Problem(key, path, fault)] if fault else []
 
 
 def tokenizer_problems(config, key: str, path: str, revision: str) -> list[Problem]:
