@@ -87,5 +87,21 @@ def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
     """The base with the adapter's change added to its weights, all of them trainable."""
     config = PeftConfig.from_pretrained(source.path, revision=source.revision)
     config.task_type = None  # a language model's adapter may go into a classifier
-    merged = with_adapter(model, source, config=config).merge_and_unload()
-    return merged.requires_grad_(True)  # peft froze the base
+    adapted = with_adapter(model, source, config=config)
+    untie(adapted)
+    return adapted.merge_and_unload().requires_grad_(True)  # peft froze the base
+
+
+def untie(model: PeftModel) -> None:
+    """Gives the output head weights of its own if it shares the embedding's and LoRA is on one of the two.
+
+    Merged into shared weights, the change of the one would be a change of the other, too.
+    """
+    base = model.get_base_model()
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    if None in ends or not any(hasattr(end, "base_layer") for end in ends):
+        return
+    embedding, head = (getattr(end, "base_layer", end) for end in ends)
+    if head.weight is embedding.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+        base.config.tie_word_embeddings = False

@@ -229,12 +229,18 @@ def load_classifier(
                 "classifier with one label: train one with `hfkit reward`"
             )
         return load_base(path, revision, head=AutoModelForSequenceClassification, **options).eval()
-    if source.adapter.get("task_type") != "SEQ_CLS":
-        raise HfkitError(f"{path} is a {source.adapter.get('task_type')} adapter, not a reward model (SEQ_CLS)")
+    require_reward_adapter(source)
+    model = load_base(source.base, source.base_revision, head=AutoModelForSequenceClassification, **options)
+    return with_adapter(model, source).eval()
+
+
+def require_reward_adapter(source: Source) -> None:
+    """Raises HfkitError unless an adapter is one of a reward model, with a trained head of one label."""
+    path, task = source.path, source.adapter.get("task_type")
+    if task != "SEQ_CLS":
+        raise HfkitError(f"{path} is a {task} adapter, not a reward model (SEQ_CLS)")
     heads = [weights for name, weights in adapter_weights(source).items() if name.endswith("score.weight")]
     if not heads:
         raise HfkitError(f"{path} was saved without its score head, so its rewards would be random")
     if len(heads[0]) != 1:
         raise HfkitError(f"the score head of {path} has {len(heads[0])} labels; a reward model has one")
-    model = load_base(source.base, source.base_revision, head=AutoModelForSequenceClassification, **options)
-    return with_adapter(model, source).eval()

@@ -209,8 +209,8 @@ def fault_of(checkpoint: Path) -> str | None:
 
 
 @contextmanager
-def alone_in(folder: Path):
-    """Makes the folder and keeps every other process from training into it; the lock ends with the process."""
+def alone_in(folder: Path, doing: str = "training"):
+    """Makes the folder and keeps every other process from doing the same into it; the lock ends with the process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -224,7 +224,7 @@ def alone_in(folder: Path):
     except BlockingIOError as error:
         os.close(handle)
         raise HfkitError(
-            f"another process is training into {folder}: wait for it, or choose another --output_dir"
+            f"another process is {doing} into {folder}: wait for it, or choose another folder to write to"
         ) from error
     except OSError:
         pass  # a file system without locks

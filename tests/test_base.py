@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub.constants import HF_HUB_CACHE
 from peft import TaskType
 from safetensors.torch import load_file, save_file
 
@@ -16,7 +15,7 @@ from hfkit.base import base_fault
 from hfkit.errors import ConfigError, HfkitError
 from hfkit.models import load_trainable
 from hfkit.record import read_record, weights_hash
-from hfkit.source import Source
+from hfkit.source import Source, folder_of
 
 IGNORED = shutil.ignore_patterns("checkpoint-*")
 IDS = torch.arange(5, 25).unsqueeze(0)
@@ -42,21 +41,6 @@ def astray(tmp_path, other_base):
         return folder
 
     return make
-
-
-@pytest.fixture
-def hub(base_dir):
-    """hub(commit, folder=base_dir) -> the Hub id of a model in the cache, whose `main` is that commit now."""
-    root = Path(HF_HUB_CACHE) / "models--someone--tiny"
-
-    def add(commit: str, folder: Path = base_dir) -> str:
-        shutil.copytree(folder, root / "snapshots" / commit, ignore=IGNORED)
-        (root / "refs").mkdir(exist_ok=True)
-        (root / "refs" / "main").write_text(commit)
-        return "someone/tiny"
-
-    yield add
-    shutil.rmtree(root, ignore_errors=True)
 
 
 def edit(path: Path, **changes) -> None:
@@ -154,7 +138,7 @@ def test_a_base_that_cannot_be_one_is_refused(request, path, base, told):
 
 def test_a_base_from_the_hub_is_named_and_opened_by_its_commit(run_stage, hub, tmp_path, base_dir, other_base):
     first, second = "a" * 40, "b" * 40
-    name = hub(first)
+    name = hub(first, base_dir)
     folder = run_stage("sft", tmp_path / "out", model_name_or_path=name, max_steps=1)
     record = read_record(folder)
     assert record["base"] == {"path": name, "revision": first, "weights_sha256": weights_hash(base_dir)}
@@ -171,9 +155,9 @@ def test_a_base_from_the_hub_is_named_and_opened_by_its_commit(run_stage, hub, t
     assert f"{name} at {second[:12]}" in str(told.value)
 
 
-def test_a_snapshot_that_is_not_whole_yet_says_nothing_of_its_weights(hub, sft_dir, base_dir, astray, other_base):
-    name = hub("c" * 40)
-    snapshot = Path(HF_HUB_CACHE) / "models--someone--tiny" / "snapshots" / ("c" * 40)
+def test_a_snapshot_that_is_not_whole_yet_says_nothing_of_its_weights(hub, sft_dir, base_dir):
+    name = hub("c" * 40, base_dir)
+    snapshot = folder_of(name)
     (snapshot / "model.safetensors").rename(snapshot / "model-00001-of-00002.safetensors")
     (snapshot / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})
