@@ -476,7 +476,7 @@ def test_the_command_merges(sft_dir, merged, tmp_path, capsys):
     assert weights_hash(tmp_path / "out") == weights_hash(merged("sft_dir", "float32"))
 
 
-@pytest.mark.parametrize("verb", ["merge"])
+@pytest.mark.parametrize("verb", ["merge", "lineage"])
 def test_help_does_not_wait_for_torch(verb):
     code = f"import sys, hfkit.cli as c\ntry: c.main(['{verb}', '-h'])\nfinally: print('torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
