@@ -147,7 +147,8 @@ def whole(out: Path):
     """
     from hfkit.run import alone_in, in_words
 
-    staging = out.absolute().parent / f".{out.name}.merging"
+    out = out.absolute()
+    staging = out.parent / f".{out.name}.merging"
     with alone_in(staging, "merging"), in_words(staging.parent, {}):
         try:
             shutil.rmtree(staging / out.name, ignore_errors=True)  # our own leavings, if we were killed

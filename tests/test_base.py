@@ -95,6 +95,12 @@ def test_another_base_is_told_before_anything_is_loaded(config_of, tmp_path, req
     assert "was trained on the base" in str(told.value)
 
 
+def test_another_base_is_told_of_an_adapter_on_the_hub_too(config_of, tmp_path, astray, hub, sft_dir):
+    name = hub("d" * 40, astray(sft_dir))
+    with pytest.raises(ConfigError, match=f"{name} was trained on the base"):
+        config_of("sft", tmp_path / "out", model_name_or_path=name, lora_r=None)
+
+
 def test_the_same_base_elsewhere_is_taken(sft_dir, reward_dir, base_dir, tmp_path):
     moved = str(shutil.copytree(base_dir, tmp_path / "moved", ignore=IGNORED))
     (tmp_path / "moved" / "consolidated.safetensors").write_bytes(b"what Transformers does not load")

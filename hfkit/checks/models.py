@@ -44,12 +44,18 @@ def model_problems(config) -> list[Problem]:
 
 def start_problems(config) -> list[Problem]:
     """A model that is there but cannot be started from with this config."""
+    from hfkit.base import base_fault
+    from hfkit.source import Source
+
     key, path = "model_name_or_path", config.model_name_or_path
     if path is None or path_problems(key, path):
         return length_problems(config)
     problems = length_problems(config) + vocabulary_problems(config) + shape_problems(config)
     if Path(path).is_dir() and config.model_revision != "main":
         problems.append(Problem("model_revision", config.model_revision, "has no effect on a folder"))
+    if not Path(path).is_dir():  # of a folder, path_problems has told it
+        fault = base_fault(Source.of(path, config.model_revision))
+        problems += [Problem(key, path, fault)] if fault else []
     if is_classifier(path, config.model_revision) and not isinstance(config, RewardConfig):
         problems.append(Problem(key, path, "a classifier, as reward models are: start from a language model"))
     return problems
