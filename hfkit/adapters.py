@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from hfkit.base import refuse_other_base
 from hfkit.errors import HfkitError, reason
 from hfkit.source import Source, find_file
 
@@ -54,8 +55,9 @@ def with_adapter(model: PreTrainedModel, source: Source, **options) -> PeftModel
     """The model under the adapter of a path, frozen.
 
     Raises:
-        HfkitError: the adapter does not fit, or is not in safetensors.
+        HfkitError: the adapter was trained on another base, does not fit, or is not in safetensors.
     """
+    refuse_other_base(source)
     adapter_weights(source)
     try:
         return PeftModel.from_pretrained(model, source.path, revision=source.revision, **options)
@@ -64,7 +66,12 @@ def with_adapter(model: PreTrainedModel, source: Source, **options) -> PeftModel
 
 
 def load_adapter_weights(model: PeftModel, source: Source) -> None:
-    """Copies an adapter's LoRA tensors (and its head, if both have one) into the model's own adapter."""
+    """Copies an adapter's LoRA tensors (and its head, if both have one) into the model's own adapter.
+
+    Raises:
+        HfkitError: the adapter was trained on another base, or does not fit.
+    """
+    refuse_other_base(source)
     # peft wants a tensor for each it would save; a new head keeps the one it has
     weights = {**get_peft_model_state_dict(model, save_embedding_layers=False), **adapter_weights(source)}
     try:
@@ -80,5 +87,21 @@ def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
     """The base with the adapter's change added to its weights, all of them trainable."""
     config = PeftConfig.from_pretrained(source.path, revision=source.revision)
     config.task_type = None  # a language model's adapter may go into a classifier
-    merged = with_adapter(model, source, config=config).merge_and_unload()
-    return merged.requires_grad_(True)  # peft froze the base
+    adapted = with_adapter(model, source, config=config)
+    untie(adapted)
+    return adapted.merge_and_unload().requires_grad_(True)  # peft froze the base
+
+
+def untie(model: PeftModel) -> None:
+    """Gives the output head weights of its own if it shares the embedding's and LoRA is on one of the two.
+
+    Merged into shared weights, the change of the one would be a change of the other, too.
+    """
+    base = model.get_base_model()
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    if None in ends or not any(hasattr(end, "base_layer") for end in ends):
+        return
+    embedding, head = (getattr(end, "base_layer", end) for end in ends)
+    if head.weight is embedding.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+        base.config.tie_word_embeddings = False

@@ -14,8 +14,11 @@ PURPOSE = {
     "sft": "A causal language model, fine-tuned on instructions and their replies.",
     "reward": "A reward model: it gives a conversation one scalar, higher for the better reply.",
     "ppo": "A causal language model, trained with PPO against a reward model.",
+    "merge": "A LoRA adapter merged into its base: an ordinary model in full.",
 }
 TRAINER = {"sft": "SFTTrainer", "reward": "RewardTrainer", "ppo": "PPOTrainer"}
+# The Hub's task of a stage or, for a merged model, of peft's task type.
+TASKS = {"reward": "text-classification", "SEQ_CLS": "text-classification", "tokenizer": None}
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
@@ -30,7 +33,7 @@ def write_card(folder: Path, record: dict, config) -> None:
         base_model=on_hub,
         base_model_relation=("adapter" if is_adapter else "finetune") if on_hub else None,
         library_name="peft" if is_adapter else "transformers",
-        pipeline_tag={"reward": "text-classification", "tokenizer": None}.get(stage, "text-generation"),
+        pipeline_tag=TASKS.get(record.get("task_type", stage), "text-generation"),
         datasets=sorted({path for path in sources if HUB_ID.match(path) and not Path(path).exists()}) or None,
         tags=["hfkit", stage, *(["trl"] if stage in TRAINER else []), *(["lora"] if is_adapter else [])],
     )
@@ -43,7 +46,7 @@ def write_card(folder: Path, record: dict, config) -> None:
 def body(folder: Path, record: dict, base: str | None) -> str:
     """The card's text: what it is, where it comes from, its data, figures, settings."""
     stage = record["stage"]
-    parts = [f"# {folder.name}", PURPOSE[stage]]
+    parts = [f"# {folder.name}", PURPOSE[stage], *record.get("notes", [])]
     if base:
         parts.append(f"Started from `{Path(base).name if Path(base).exists() else base}`.")
     rows = [
@@ -65,9 +68,13 @@ def body(folder: Path, record: dict, base: str | None) -> str:
         "model_name_or_path",
         "reward_model_path",
         "tokenizer_name_or_path",
+        "adapter",
+        "base",
+        "eval_dataset",
     )
     settings = {key: value for key, value in settings.items() if key not in hidden}
     parts.append("## Settings\n\n```yaml\n" + yaml.safe_dump(settings, sort_keys=True).strip() + "\n```")
     versions = ", ".join(f"{name} {version}" for name, version in record["environment"]["versions"].items() if version)
-    parts.append(f"Made with {versions}; seed {record['seed']}.")
+    seed = "" if record["seed"] is None else f"; seed {record['seed']}"
+    parts.append(f"Made with {versions}{seed}.")
     return "\n\n".join(parts) + "\n"

@@ -13,6 +13,8 @@ VERBS = {
     "reward": ("hfkit.stages.reward", "train a reward model on preference pairs"),
     "ppo": ("hfkit.stages.ppo", "align a policy to a reward model with PPO"),
     "run": ("hfkit.pipeline", "run several stages in a row from one file"),
+    "merge": ("hfkit.merge", "merge an adapter into its base: an ordinary model to share"),
+    "lineage": ("hfkit.lineage", "what a run was made from: parents, data, base, and what became of them"),
     "quickstart": ("hfkit.quickstart.main", "the whole chain on a tiny model, in minutes on a CPU"),
 }
 

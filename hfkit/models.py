@@ -20,6 +20,7 @@ from transformers import (
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from hfkit.adapters import adapter_weights, load_adapter_weights, lora_config, merge_adapter, with_adapter
+from hfkit.base import base_identity
 from hfkit.errors import HfkitError, reason
 from hfkit.quantization import keep_unpacked, quantization_as_trained, quantization_of
 from hfkit.source import Source
@@ -157,9 +158,9 @@ def under_adapter(model: PreTrainedModel, config, source: Source, task_type: Tas
     except ValueError as error:
         raise HfkitError(f"no adapter can be put on {source.base}: {reason(error)}; see lora_target_modules") from error
     peft_config = model.peft_config["default"]
-    # a folder by its whole path: an adapter is opened from anywhere
-    base = str(Path(source.base).resolve()) if Path(source.base).is_dir() else source.base
-    peft_config.base_model_name_or_path, peft_config.revision = base, source.base_revision
+    # a folder by its whole path, a Hub model by its commit: an adapter is opened from anywhere, at any time
+    base = base_identity(source.base, source.base_revision)
+    peft_config.base_model_name_or_path, peft_config.revision = base["path"], base["revision"]
     if source.adapter:
         load_adapter_weights(model, source)
     return model
@@ -168,16 +169,22 @@ def under_adapter(model: PreTrainedModel, config, source: Source, task_type: Tas
 HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
 
 
-def load_policy(path: str, revision: str = "main", **options) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_policy(
+    path: str, revision: str = "main", *, base: str | None = None, **options
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal LM to generate with, in eval mode, and its tokenizer, from a full model or an adapter.
 
     Args:
         path: folder or Hub id.
         revision: branch, tag or commit.
+        base: where an adapter's base lies now, if it is no longer where the adapter says.
         options: `dtype` (default "float32"), `attn_implementation`, `allow_pickle`, and `quantization`: a
             BitsAndBytesConfig, or None for the base as it is; default is what an adapter was trained over.
+
+    Raises:
+        HfkitError: the base is not the one that the adapter was trained on.
     """
-    source = Source.of(path, revision)
+    source = Source.of(path, revision, base)
     options.setdefault("quantization", quantization_as_trained(path, revision))
     model = load_base(source.base, source.base_revision, **options)
     if source.adapter:
@@ -187,38 +194,49 @@ def load_policy(path: str, revision: str = "main", **options) -> tuple[PreTraine
     return model.eval(), tokenizer
 
 
-def load_classifier(path: str, revision: str = "main", **options) -> PreTrainedModel | PeftModel:
+def load_classifier(
+    path: str, revision: str = "main", *, base: str | None = None, **options
+) -> PreTrainedModel | PeftModel:
     """A reward model with its trained head, from a full model or an adapter, in eval mode.
 
+    Args:
+        base: where an adapter's base lies now, if it is no longer where the adapter says.
+
     Raises:
-        HfkitError: as `reward_source`.
+        HfkitError: as `reward_source`; or the base is not the one that the adapter was trained on.
     """
-    source = reward_source(path, revision)
+    source = reward_source(path, revision, base)
     options.setdefault("quantization", quantization_as_trained(path, revision))
     model = load_base(source.base, source.base_revision, head=AutoModelForSequenceClassification, **options)
     return (with_adapter(model, source) if source.adapter else model).eval()
 
 
-def reward_source(path: str, revision: str = "main") -> Source:
+def reward_source(path: str, revision: str = "main", base: str | None = None) -> Source:
     """Where a reward model lies; its head is looked for, since a random one would score at random.
 
     Raises:
         HfkitError: the path holds no reward model, or one without its head or with several labels.
     """
-    source = Source.of(path, revision)
-    if source.adapter is None:
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-        if config.num_labels != 1 or "ForSequenceClassification" not in str(config.architectures):
-            raise HfkitError(
-                f"{path} is a {config.architectures} with num_labels={config.num_labels}; a reward model is a sequence "
-                "classifier with one label: train one with `hfkit reward`"
-            )
+    source = Source.of(path, revision, base)
+    if source.adapter is not None:
+        require_reward_adapter(source)
         return source
-    if source.adapter.get("task_type") != "SEQ_CLS":
-        raise HfkitError(f"{path} is a {source.adapter.get('task_type')} adapter, not a reward model (SEQ_CLS)")
-    heads = [tensor for name, tensor in adapter_weights(source).items() if "score" in name]
+    config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    if config.num_labels != 1 or "ForSequenceClassification" not in str(config.architectures):
+        raise HfkitError(
+            f"{path} is a {config.architectures} with num_labels={config.num_labels}; a reward model is a sequence "
+            "classifier with one label: train one with `hfkit reward`"
+        )
+    return source
+
+
+def require_reward_adapter(source: Source) -> None:
+    """Raises HfkitError unless an adapter is one of a reward model, with a trained head of one label."""
+    path, task = source.path, source.adapter.get("task_type")
+    if task != "SEQ_CLS":
+        raise HfkitError(f"{path} is a {task} adapter, not a reward model (SEQ_CLS)")
+    heads = [weights for name, weights in adapter_weights(source).items() if name.endswith("score.weight")]
     if not heads:
         raise HfkitError(f"{path} was saved without its score head, so its rewards would be random")
-    if heads[0].shape[0] != 1:
-        raise HfkitError(f"{path} is a classifier with {heads[0].shape[0]} labels; a reward model has one")
-    return source
+    if len(heads[0]) != 1:
+        raise HfkitError(f"the score head of {path} has {len(heads[0])} labels; a reward model has one")

@@ -3,8 +3,7 @@
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from hfkit.record import RECORD
-from hfkit.source import read_json
+from hfkit.record import record_of
 
 
 def quantization_of(config) -> BitsAndBytesConfig | None:
@@ -17,7 +16,7 @@ def quantization_as_trained(path: str, revision: str = "main") -> BitsAndBytesCo
 
     An adapter has learnt to make up for the errors of the base that it was trained over, so it is at its best there.
     """
-    return _quantization((read_json(path, RECORD, revision) or {}).get("config") or {})
+    return _quantization((record_of(path, revision) or {}).get("config") or {})
 
 
 def _quantization(settings: dict) -> BitsAndBytesConfig | None:

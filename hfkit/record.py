@@ -6,9 +6,13 @@ import json
 import os
 import platform
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from hfkit.source import ADAPTER_CONFIG, find_file, folder_of
 
 RECORD = "hfkit.json"
 PACKAGES = (
@@ -68,34 +72,75 @@ def hash_of(settings: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that a folder's model or adapter is loaded from, by name; [] where any is missing.
+
+    Others may lie beside them (`consolidated.safetensors`), which another copy of the model need not have.
+    """
+    weights = "adapter_model" if (folder / ADAPTER_CONFIG).is_file() else "model"
+    if (folder / f"{weights}.safetensors").is_file():
+        return [folder / f"{weights}.safetensors"]
+    index = read_json_mapping(folder / f"{weights}.safetensors.index.json")
+    if index is None:
+        return sorted(folder.glob("*.safetensors"))
+    shards = [folder / name for name in sorted({*index.get("weight_map", {}).values()})]
+    return shards if all(shard.is_file() for shard in shards) else []
+
+
 def weights_hash(folder: str | Path) -> str | None:
-    """SHA-256 over the safetensors files of a folder by name; None for a Hub id or a folder without any.
+    """SHA-256 over the weights of a folder; None for a Hub id or a folder without any in safetensors.
 
     With a single file it is that file's own hash, which is what the Hub shows for it.
     """
-    files = sorted(Path(folder).glob("*.safetensors")) if Path(folder).is_dir() else []
-    digests = []
-    for file in files:
-        digest = hashlib.sha256()
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-        digests.append(digest.hexdigest())
+    with ThreadPoolExecutor() as pool:  # shards at once: a gigabyte takes a second
+        digests = [*pool.map(file_hash, weight_files(Path(folder)))]
     if len(digests) < 2:
         return digests[0] if digests else None
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file, read once as long as it stays as it is; in the Hub's cache large files are named by it."""
+    file = file.resolve()
+    if file.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", file.name):
+        return file.name
+    now = file.stat()
+    return _hash_of_file(file, now.st_size, now.st_mtime_ns, now.st_ino)
+
+
+@cache
+def _hash_of_file(file: Path, *_state: int) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def model_identity(path: str, revision: str = "main") -> dict:
+    """Which model it is: its whole path or Hub id, the commit of a Hub model, and the hash of its weights."""
+    folder = folder_of(path, revision)
+    local = Path(path).is_dir()
+    return {
+        "path": str(Path(path).resolve()) if local else path,
+        "revision": None if local else folder.name if folder else revision,
+        "weights_sha256": weights_hash(folder) if folder else None,
+    }
+
+
+def record_of(path: str, revision: str = "main") -> dict | None:
+    """The record of a model folder or Hub repository, or None where there is none that can be read."""
+    file = find_file(path, RECORD, revision)
+    return read_json_mapping(file) if file else None
+
+
 def parent_of(role: str, path: str, revision: str = "main") -> dict:
     """One line of a run's lineage: the model that took a role, and which weights it had then."""
-    local = Path(path).is_dir()
-    record = read_record(path) or {}
+    record = record_of(path, revision) or {}
     return {
         "role": role,
-        "path": str(Path(path).resolve()) if local else path,
-        "revision": None if local else revision,
+        **model_identity(path, revision),
         "stage": record.get("stage"),
-        "weights_sha256": weights_hash(path),
         "parents": record.get("lineage", []),
     }
 

@@ -127,6 +127,11 @@ class Run:
                 self._save()
             raise
 
+    def note(self, **facts) -> None:
+        """Adds facts to the record while the run goes on."""
+        self.record.update(facts)
+        self._save()
+
     def publish(self, save, metrics: dict, **facts) -> None:
         """Puts the artefact into the folder and marks the run done.
 
@@ -204,8 +209,8 @@ def fault_of(checkpoint: Path) -> str | None:
 
 
 @contextmanager
-def alone_in(folder: Path):
-    """Makes the folder and keeps every other process from training into it; the lock ends with the process."""
+def alone_in(folder: Path, doing: str = "training"):
+    """Makes the folder and keeps every other process from doing the same into it; the lock ends with the process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -219,7 +224,7 @@ def alone_in(folder: Path):
     except BlockingIOError as error:
         os.close(handle)
         raise HfkitError(
-            f"another process is training into {folder}: wait for it, or choose another --output_dir"
+            f"another process is {doing} into {folder}: wait for it, or choose another folder to write to"
         ) from error
     except OSError:
         pass  # a file system without locks
@@ -264,6 +269,11 @@ def _differences(before: dict, now: dict) -> list[tuple]:
     if before.get("data_sha256") != now["data_sha256"]:
         differing.append(("datasets (their rows)", before.get("data_sha256", "")[:12], now["data_sha256"][:12]))
     weights = [[(parent["role"], parent["weights_sha256"]) for parent in r.get("lineage", [])] for r in (before, now)]
-    if weights[0] != weights[1]:
+    if len(weights[0]) != len(weights[1]) or any(map(_other_weights, *weights)):
         differing.append(("weights it starts from", *weights))
     return differing
+
+
+def _other_weights(was: tuple, now: tuple) -> bool:
+    """Whether (role, hash) differ; there is no hash as long as a Hub model is not fetched."""
+    return was[0] != now[0] or (None not in (was[1], now[1]) and was[1] != now[1])

@@ -47,7 +47,7 @@ def load_reward(path: str, revision: str = "main", **options) -> RewardModel:
     """The reward model of a folder or Hub id, adapter or full, with its trained head.
 
     Args:
-        options: as for `load_policy`.
+        options: as for `load_policy`, `base` among them.
 
     Raises:
         HfkitError: the path holds no one-label reward model, or one without its head.

@@ -6,9 +6,15 @@ from pathlib import Path
 from types import NoneType
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
-from hfkit.errors import HfkitError
+from hfkit.errors import HfkitError, reason
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -24,22 +30,34 @@ class Source:
     adapter: dict | None
 
     @classmethod
-    def of(cls, path: str, revision: str = "main") -> "Source":
-        """Reads the adapter config, if there is one; no weights."""
+    def of(cls, path: str, revision: str = "main", base: str | None = None) -> "Source":
+        """Reads the adapter config, if there is one; no weights.
+
+        Args:
+            base: where the adapter's base lies now, in place of what its config says.
+
+        Raises:
+            HfkitError: a base for a full model, or one that is an adapter itself.
+        """
         adapter = read_json(path, ADAPTER_CONFIG, revision)
         if adapter is None:
+            if base is not None:
+                raise HfkitError(f"{path} is a full model and has no base: leave out {base}")
             return cls(path, revision, path, revision, None)
-        base = adapter.get("base_model_name_or_path") or ""
-        return cls(path, revision, base, adapter.get("revision") or "main", adapter)
-
-    def is_adapter_on(self, other: "Source") -> bool:
-        """Whether this is an adapter, and on the base of the other."""
-        mine, theirs = (Path(base).resolve() if Path(base).is_dir() else base for base in (self.base, other.base))
-        return self.adapter is not None and (mine, self.base_revision) == (theirs, other.base_revision)
+        if base is None:
+            base = adapter.get("base_model_name_or_path") or ""
+            return cls(path, revision, base, adapter.get("revision") or "main", adapter)
+        if read_json(base, ADAPTER_CONFIG) is not None:
+            raise HfkitError(f"{base} is an adapter: name the full model that {path} was trained on")
+        return cls(path, revision, base, "main", adapter)
 
 
 def find_file(path: str, name: str, revision: str = "main") -> Path | None:
-    """The file `name` of a model folder or Hub repository, fetched if need be; None where there is no such file."""
+    """The file `name` of a model folder or Hub repository, fetched if need be; None where there is no such file.
+
+    Raises:
+        HfkitError: no such repository or revision, or a path that cannot be one.
+    """
     if Path(path).is_dir():
         file = Path(path) / name
         return file if file.is_file() else None
@@ -47,6 +65,19 @@ def find_file(path: str, name: str, revision: str = "main") -> Path | None:
         return Path(hf_hub_download(path, name, revision=revision))
     except (EntryNotFoundError, LocalEntryNotFoundError):  # the latter: offline, and not in the cache
         return None
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise HfkitError(f"{path} is no folder, and no model on the Hub: {reason(error)}") from error
+
+
+def folder_of(path: str, revision: str = "main") -> Path | None:
+    """The folder that a model is read from: its own, or the Hub's snapshot in the cache, which a commit gives its name.
+
+    None where neither is there; a snapshot holds only the files that were asked for so far.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    file = find_file(path, "config.json", revision) or find_file(path, ADAPTER_CONFIG, revision)
+    return file.parent if file else None
 
 
 def read_json(path: str, name: str, revision: str = "main") -> dict | None:

@@ -17,11 +17,13 @@ os.environ.update(
 )
 
 import json
+import shutil
 import socket
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from hfkit.config import STAGES
 from hfkit.parsing import load_config
@@ -180,3 +182,21 @@ def tokenizer(tokenizer_dir):
     from hfkit.models import load_tokenizer
 
     return load_tokenizer(str(tokenizer_dir))
+
+
+@pytest.fixture
+def hub():
+    """hub(commit, folder) -> the Hub id of a folder in the Hub's cache, whose `main` is that commit from then on."""
+    root = Path(HF_HUB_CACHE) / "models--someone--tiny"
+
+    def add(commit: str, folder: Path) -> str:
+        shutil.copytree(folder, root / "snapshots" / commit, ignore=shutil.ignore_patterns("checkpoint-*"))
+        (root / "refs").mkdir(exist_ok=True)
+        (root / "refs" / "main").write_text(commit)
+        if not (folder / "config.json").exists():  # as the Hub's client keeps in mind what a repository lacks
+            (root / ".no_exist" / commit).mkdir(parents=True)
+            (root / ".no_exist" / commit / "config.json").touch()
+        return "someone/tiny"
+
+    yield add
+    shutil.rmtree(root, ignore_errors=True)

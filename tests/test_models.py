@@ -133,7 +133,7 @@ def test_what_is_no_reward_model_is_refused(base_dir, sft_dir, tokenizer, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"), [(0, "without its score head"), (2, "a classifier with 2 labels; a reward model has one")]
+    ("labels", "message"), [(0, "without its score head"), (2, "has 2 labels; a reward model has one")]
 )
 def test_a_reward_adapter_without_its_head_or_with_two_labels_is_refused(reward_dir, tmp_path, labels, message):
     folder = tmp_path / "adapter"

@@ -30,8 +30,19 @@ def test_one_file_of_weights_has_the_hash_that_the_hub_shows(tmp_path):
     assert weights_hash("someone/a-model") is None
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     assert weights_hash(tmp_path) == hashlib.sha256(b"weights").hexdigest()
-    (tmp_path / "more.safetensors").write_bytes(b"weights")
-    assert weights_hash(tmp_path) not in (None, hashlib.sha256(b"weights").hexdigest())
+
+
+def test_several_files_of_weights_have_one_hash_once_all_are_there(tmp_path):
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    index = {"weight_map": dict(zip("ab", shards, strict=True))}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / shards[0]).write_bytes(b"weights")
+    assert weights_hash(tmp_path) is None
+    (tmp_path / shards[1]).write_bytes(b"weights")
+    whole = weights_hash(tmp_path)
+    assert whole not in (None, hashlib.sha256(b"weights").hexdigest())
+    (tmp_path / "consolidated.safetensors").write_bytes(b"what Transformers does not load")
+    assert weights_hash(tmp_path) == whole
 
 
 def test_the_settings_of_a_config_are_what_changes_the_result(config_of, tmp_path):

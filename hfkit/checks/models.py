@@ -47,12 +47,18 @@ def model_problems(config) -> list[Problem]:
 
 def start_problems(config) -> list[Problem]:
     """A model that is there but cannot be started from with this config."""
+    from hfkit.base import base_fault
+    from hfkit.source import Source
+
     key, path = "model_name_or_path", config.model_name_or_path
     if path is None or path_problems(key, path):
         return length_problems(config)
     problems = length_problems(config) + vocabulary_problems(config) + shape_problems(config)
     if Path(path).is_dir() and config.model_revision != "main":
         problems.append(Problem("model_revision", config.model_revision, "has no effect on a folder"))
+    if not Path(path).is_dir():  # of a folder, path_problems has told it
+        fault = base_fault(Source.of(path, config.model_revision))
+        problems += [Problem(key, path, fault)] if fault else []
     if is_classifier(path, config.model_revision) and not isinstance(config, RewardConfig):
         problems.append(Problem(key, path, "a classifier, as reward models are: start from a language model"))
     return problems
@@ -131,6 +137,7 @@ def architecture_problems(config: PretrainConfig) -> list[Problem]:
 
 def path_problems(key: str, path: str) -> list[Problem]:
     """A local path must exist, and what is in it be done and have its base; anything else must look like a Hub id."""
+    from hfkit.base import base_fault
     from hfkit.source import Source
 
     if not Path(path).is_dir():
@@ -139,14 +146,14 @@ def path_problems(key: str, path: str) -> list[Problem]:
     if status != "done":
         return [Problem(key, path, f"a run that is not done ({status}): finish it first")]
     try:
-        base = Source.of(path).base
+        source = Source.of(path)
     except HfkitError as error:
         return [Problem(key, path, str(error))]
-    if not Path(base).is_dir() and not HUB_ID.match(base):
-        return [
-            Problem(key, path, f"its base {base!r} is not there: mend base_model_name_or_path in adapter_config.json")
-        ]
-    return []
+    if not Path(source.base).is_dir() and not HUB_ID.match(source.base):
+        remedy = f"its base {source.base!r} is not there: mend base_model_name_or_path in adapter_config.json"
+        return [Problem(key, path, remedy)]
+    fault = base_fault(source)
+    return [Problem(key, path, fault)] if fault else []
 
 
 def tokenizer_problems(config, key: str, path: str, revision: str) -> list[Problem]:

@@ -7,6 +7,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import PreTrainedModel
 
 from hfkit.adapters import with_adapter
+from hfkit.base import same_base
 from hfkit.console import say
 from hfkit.models import load_base, load_classifier, load_trainable, loading_options, reward_source, under_adapter
 from hfkit.rlhf.shared_base import classifier_over, copy_sharing_frozen
@@ -44,7 +45,7 @@ def on_one_base(config) -> tuple[PeftModel, PeftModel] | None:
     if not config.use_peft:
         say("ppo: full fine-tuning trains every weight, so each role is loaded in full; use_peft: true shares one base")
         return None
-    if not scorer.is_adapter_on(source):
+    if scorer.adapter is None or not same_base(source, scorer):
         say(f"ppo: the reward model stands on {scorer.base}, the policy on {source.base}: two bases are loaded")
         return None
     base = load_base(source.base, source.base_revision, **loading_options(config)).requires_grad_(False)

@@ -19,6 +19,7 @@ def main(config: PPOConfig) -> Path:
     """Trains the policy (or its adapter) and returns its folder."""
     from transformers import DataCollatorWithPadding, set_seed
 
+    from hfkit.base import base_of
     from hfkit.console import say
     from hfkit.data import load_splits
     from hfkit.forms import PROMPTS, encode_prompts
@@ -52,6 +53,7 @@ def main(config: PPOConfig) -> Path:
             say(str(split))
         # Models
         roles = load_roles(config)
+        run.note(**base_of(roles.policy))
         # Trainer
         left_padding = copy.deepcopy(tokenizer)  # what is saved keeps the side that it had
         left_padding.padding_side = "left"

@@ -16,6 +16,7 @@ def main(config: PretrainConfig) -> Path:
     import torch
     from transformers import Trainer, set_seed
 
+    from hfkit.base import base_of
     from hfkit.callbacks import Samples
     from hfkit.console import say
     from hfkit.data import load_splits
@@ -44,6 +45,7 @@ def main(config: PretrainConfig) -> Path:
         say(f"{account['train']}, {len(train_rows):,} rows of {config.block_size}")
         # Model
         model = start_model(config, tokenizer)
+        run.note(**base_of(model))
         say(f"pretrain: {model.num_parameters():,} parameters")
 
         # Trainer

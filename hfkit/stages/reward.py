@@ -16,6 +16,7 @@ def main(config: RewardConfig) -> Path:
     from transformers import set_seed
     from trl import RewardTrainer
 
+    from hfkit.base import base_of
     from hfkit.console import say, warn
     from hfkit.data import load_splits
     from hfkit.evaluation.preference import pair_metrics
@@ -48,6 +49,7 @@ def main(config: RewardConfig) -> Path:
                 "set model_name_or_path to the output of `hfkit sft`"
             )
         model = load_trainable(config, TaskType.SEQ_CLS)
+        run.note(**base_of(model))
         # Trainer
         trainer = RewardTrainer(
             model=model,

@@ -15,6 +15,7 @@ def main(config: SFTConfig) -> Path:
     from transformers import set_seed
     from trl import SFTTrainer
 
+    from hfkit.base import base_of
     from hfkit.console import say
     from hfkit.data import load_splits
     from hfkit.forms import INSTRUCTIONS, encode_instructions
@@ -41,6 +42,7 @@ def main(config: SFTConfig) -> Path:
             say(str(split))
         # Model
         model = load_trainable(config)
+        run.note(**base_of(model))
         # Trainer
         trainer = SFTTrainer(
             model=model,
