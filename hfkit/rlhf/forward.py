@@ -7,6 +7,11 @@ from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 from hfkit.rlhf.batch import Tokens
 
 
+def autocast(args, device: torch.device):
+    """bf16 autocast where `args.bf16` asks for it; the accelerator that trl's trainer makes never hears of it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
+
+
 def reply_logits(model: PreTrainedModel, tokens: Tokens, temperature: float) -> torch.Tensor:
     """Logits of the distribution that each token of the replies was sampled from, float32 (B, R, vocabulary).
 

@@ -2,7 +2,7 @@
 
 trl 1.12 is the last release with a PPOTrainer. Its class, its config and its constructor stay the interface; `train`
 and `evaluate` are written afresh, of parts that each stand alone: rollout, scores, objective, controllers, checkpoint.
-All of trl's PPO imports are in this file.
+trl's PPO is imported here and in `config.py`, nowhere else.
 """
 
 import copy
@@ -10,68 +10,31 @@ import json
 import time
 from collections import defaultdict
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, get_scheduler
 from transformers.trainer_utils import rotate_checkpoints
-from trl.experimental.ppo import PPOConfig as TrlPPOConfig
 from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
 
 from hfkit.console import warn
 from hfkit.evaluation.generation import generate_replies, likelihoods, reply_kl
-from hfkit.forms import IGNORE
 from hfkit.rlhf import checkpoint
-from hfkit.rlhf.batch import Tokens, by_length, pad
+from hfkit.rlhf.config import PPOConfig
 from hfkit.rlhf.controllers import KLController, RewardNormalizer
-from hfkit.rlhf.forward import reply_logprobs, reply_values
+from hfkit.rlhf.experience import Experience, Judge
+from hfkit.rlhf.forward import autocast
 from hfkit.rlhf.guards import refuse
-from hfkit.rlhf.health import Watch, repetition
-from hfkit.rlhf.objective import (
-    advantages_and_returns,
-    explained_variance,
-    kl_per_token,
-    masked_mean,
-    policy_loss,
-    token_rewards,
-    value_loss,
-)
+from hfkit.rlhf.health import Watch
 from hfkit.rlhf.prompts import Shuffled
+from hfkit.rlhf.ptx import PTX
+from hfkit.rlhf.roles import Roles
 from hfkit.rlhf.rollout import Engine, GenerateEngine
-from hfkit.rlhf.scores import Scorer, shaped
+from hfkit.rlhf.scores import Scorer
+from hfkit.rlhf.update import Updater
 from hfkit.scoring import RewardModel
 
 __all__ = ["PPOConfig", "PPOTrainer"]
-
-
-@dataclass
-class PPOConfig(TrlPPOConfig):
-    """trl's PPOConfig with the fields that its loop has no use for."""
-
-    value_learning_rate: float | None = field(default=None, metadata={"help": "of the value model"})
-    value_warmup_steps: int = field(default=0, metadata={"help": "updates that train the value model alone"})
-    entropy_coef: float = field(default=0.0, metadata={"help": "weight of the entropy bonus"})
-    kl_target: float | None = field(default=None, metadata={"help": "nats per reply that kl_coef is adapted to"})
-    kl_horizon: int = field(default=10_000, metadata={"help": "episodes over which kl_coef adapts"})
-    max_kl: float = field(default=20.0, metadata={"help": "nats per reply past which training stops"})
-    normalize_rewards: bool = field(default=False, metadata={"help": "by running mean and std"})
-    reward_clip: float | None = field(default=None, metadata={"help": "scores are clipped to +- this"})
-    ptx_coef: float = field(default=0.0, metadata={"help": "weight of the language modelling loss"})
-    sample_steps: int | None = field(default=None, metadata={"help": "updates between two tables of replies"})
-
-
-@dataclass
-class Experience:
-    """A batch of replies and all that an update needs of them; per-token tensors are float32 (B, R)."""
-
-    tokens: Tokens
-    logprobs: torch.Tensor
-    ref_logprobs: torch.Tensor
-    values: torch.Tensor
-    scores: torch.Tensor
-    advantages: torch.Tensor | None = None
-    returns: torch.Tensor | None = None
 
 
 class PPOTrainer(TrlPPOTrainer):
@@ -124,22 +87,21 @@ class PPOTrainer(TrlPPOTrainer):
         set_generation_config(model, own_generation_config)
         # DistributedDataParallel hides generate and wants one forward; gradients are summed in `step` instead.
         self.model = self.accelerator.unwrap_model(self.model)
-        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.stops = stop_ids(own_generation_config, processing_class)
-        self.scorer = scorer or Scorer(processing_class, RewardModel(reward_model, processing_class))
-        self.controllers = {
-            "kl": KLController(args.kl_coef, args.kl_target, args.kl_horizon),
-            "watch": Watch(args.max_kl),
-        }
+        roles = Roles(model, ref_model, reward_model, value_model)
+        scorer = scorer or Scorer(processing_class, RewardModel(reward_model, processing_class))
+        stops = stop_ids(own_generation_config, processing_class)
+        kl = KLController(args.kl_coef, args.kl_target, args.kl_horizon)
+        self.controllers = {"kl": kl, "watch": Watch(args.max_kl)}
         if args.normalize_rewards:
             self.controllers["normalizer"] = normalizer or RewardNormalizer()
+        self.judge = Judge(args, self.accelerator, roles, processing_class, scorer, stops, self.controllers)
+        self.ptx = PTX(args, self.accelerator, ptx_rows, processing_class.pad_token_id) if ptx_rows else None
+        self.update = Updater(args, self.accelerator, roles, self.optimizer, self.ptx)
         self.prompts = Shuffled(len(train_dataset), args.seed)
-        self.ptx_rows = ptx_rows
-        self.ptx_order = Shuffled(len(ptx_rows), args.seed) if ptx_rows is not None else None
         self.engine = engine or GenerateEngine(
             model,
             processing_class,
-            self.stops,
+            stops,
             args.response_length,
             args.temperature,
             args.local_rollout_forward_batch_size,
@@ -181,18 +143,19 @@ class PPOTrainer(TrlPPOTrainer):
             with self.timed("rollout"):
                 replies = self.engine.sample([row["input_ids"] for row in rows])
             with self.timed("scoring"):
-                experience, metrics = self.experience(rows, replies)
+                experience, metrics = self.judge(rows, replies)
             with self.timed("update"):
-                metrics |= self.update(experience)
+                metrics |= self.update(experience, self.state.global_step >= self.args.value_warmup_steps)
+                self.lr_scheduler.step()
             self.end_step(metrics, rows, replies, experience)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
-            checkpoint.load_weights(Path(self.state.best_model_checkpoint), self.roles)
+            checkpoint.load_weights(Path(self.state.best_model_checkpoint), self.trained)
         self.policy_model.eval()
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
 
     @property
-    def roles(self) -> dict[str, PreTrainedModel]:
-        """The models that are trained."""
+    def trained(self) -> dict[str, PreTrainedModel]:
+        """The roles that are trained, by name."""
         return {"policy": self.policy_model, "value": self.value_model}
 
     def begin(self, resume_from_checkpoint: str | None) -> None:
@@ -210,11 +173,12 @@ class PPOTrainer(TrlPPOTrainer):
             for name in ("global_step", "episode", "epoch", "log_history", "best_metric", "best_model_checkpoint"):
                 setattr(state, name, getattr(saved, name))
             state.best_global_step = saved.best_global_step
-            checkpoint.load_weights(folder, self.roles)
+            checkpoint.load_weights(folder, self.trained)
             checkpoint.load_progress(folder, self.optimizer, self.lr_scheduler, self.controllers)
             checkpoint.load_random_state(folder, args.process_index)
-        # each mini-batch takes as many rows as it has replies
-        self.ptx_taken = state.global_step * args.num_ppo_epochs * args.batch_size
+        if self.ptx:  # each mini-batch takes as many rows as it has replies
+            learnt = max(state.global_step - args.value_warmup_steps, 0)
+            self.ptx.taken = learnt * args.num_ppo_epochs * args.batch_size
         self.logged: list[dict[str, float]] = []
         self.control = self.callback_handler.on_train_begin(args, state, self.control)
 
@@ -231,176 +195,6 @@ class PPOTrainer(TrlPPOTrainer):
         yield
         self.seconds[phase] += time.perf_counter() - started
 
-    # Experience
-
-    @torch.no_grad()
-    def experience(self, rows: list[dict], replies: list[list[int]]) -> tuple[Experience, dict[str, float]]:
-        """Log-probabilities, values, scores and advantages of sampled replies, and the metrics of the batch."""
-        args, device = self.args, self.accelerator.device
-        prompts = [row["input_ids"] for row in rows]
-        tokens = Tokens.of(prompts, replies, self.processing_class.pad_token_id, device)
-        shape = tokens.replies.shape
-        logprobs, ref_logprobs, entropies, values = (torch.zeros(shape, device=device) for _ in range(4))
-        self.model.eval()
-        for index in by_length(
-            tokens.lengths, torch.arange(len(tokens), device=device), args.per_device_train_batch_size
-        ):
-            part = tokens.rows(index)
-            end = part.replies.shape[1]
-            with self.autocast():
-                logprobs[index, :end], entropies[index, :end] = reply_logprobs(
-                    self.policy_model, part, args.temperature
-                )
-                ref_logprobs[index, :end], _ = reply_logprobs(self.ref_model, part, args.temperature)
-                values[index, :end] = reply_values(self.value_model, part)
-        with self.autocast():
-            parts = self.scorer(prompts, replies, rows)
-        parts = {name: part.to(device) for name, part in parts.items()}
-        ended = torch.tensor([reply[-1] in self.stops for reply in replies], device=device)
-        normalizer = self.controllers.get("normalizer")
-        if normalizer:
-            normalizer.update(self.accelerator.gather(parts["total"]))
-        scores = shaped(parts["total"], ended, normalizer, args.reward_clip, args.missing_eos_penalty)
-        experience = Experience(tokens, logprobs, ref_logprobs, values, scores)
-        kl = kl_per_token(logprobs, ref_logprobs, args.kl_estimator)
-        rewards = token_rewards(scores, kl, tokens.mask, self.controllers["kl"].coef)
-        if args.whiten_rewards:
-            rewards = self.whiten(rewards, tokens.mask, shift_mean=False)
-        advantages, experience.returns = advantages_and_returns(rewards, values, tokens.mask, args.gamma, args.lam)
-        experience.advantages = self.whiten(advantages, tokens.mask)
-        reply_kl = kl.where(tokens.mask, 0.0).sum(1)
-        mean = {
-            "objective/kl": reply_kl,
-            "objective/scores": parts["total"],
-            "objective/shaped_scores": scores,
-            "objective/rlhf_reward": scores - self.controllers["kl"].coef * reply_kl,
-            "val/reply_length": tokens.mask.sum(1).float(),
-            "val/ended": ended.float(),
-            "val/repetition": torch.tensor([repetition(reply) for reply in replies], device=device),
-            **{f"objective/score_{name}": part for name, part in parts.items() if len(parts) > 2 and name != "total"},
-        }
-        metrics = {name: float(self.accelerator.gather(part.float()).mean()) for name, part in mean.items()}
-        metrics["objective/entropy"] = float(self.accelerator.gather(masked_mean(entropies, tokens.mask)).mean())
-        metrics["val/explained_variance"] = explained_variance(values, experience.returns, tokens.mask)
-        return experience, metrics
-
-    def whiten(self, values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
-        """Mean 0 (if shifted) and variance 1 over the masked tokens of all processes; 0 outside the mask."""
-        picked = values[mask].double()
-        count, total, squares = self.summed(torch.stack([mask.sum().double(), picked.sum(), (picked**2).sum()]))
-        mean = total / count
-        std = (squares / count - mean**2).clamp(min=0).add(1e-8).sqrt()
-        whitened = (values - mean) / std + (0.0 if shift_mean else mean)
-        return whitened.where(mask, 0.0).to(values.dtype)
-
-    def summed(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over processes."""
-        return self.accelerator.reduce(tensor, "sum")
-
-    def autocast(self):
-        """bf16 where it was asked for; the accelerator that trl makes never hears of it."""
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.args.bf16)
-
-    # Update
-
-    def update(self, experience: Experience) -> dict[str, float]:
-        """`num_ppo_epochs` passes over the batch in `num_mini_batches` optimizer steps each; their mean metrics."""
-        args = self.args
-        self.model.train()
-        steps: list[dict[str, float]] = []
-        for _ in range(args.num_ppo_epochs):
-            order = torch.randperm(len(experience.tokens)).to(self.accelerator.device)
-            for index in order.split(args.local_mini_batch_size):
-                steps.append(self.step(experience, index))
-        self.lr_scheduler.step()
-        return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
-
-    def step(self, experience: Experience, index: torch.Tensor) -> dict[str, float]:
-        """One optimizer step on a mini-batch: its loss is the mean over its tokens, however it is cut up."""
-        args, tokens = self.args, experience.tokens
-        count = self.summed(tokens.mask[index].sum())
-        totals: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.accelerator.device))
-        micro_batches = by_length(tokens.lengths, index, args.per_device_train_batch_size)
-        for part in micro_batches:
-            with self.autocast():
-                loss, sums = self.losses(experience, part)
-            (loss / count).backward()
-            for name, value in sums.items():
-                totals[name] += value.detach()
-        metrics = {name: float(self.summed(value) / count) for name, value in totals.items()}
-        if self.ptx_rows is not None:
-            metrics["loss/ptx"] = self.ptx_backward(len(micro_batches))
-        self.optimizer_step()
-        return metrics | {"policy/grad_norm": self.grad_norm}
-
-    def losses(self, experience: Experience, index: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss of a micro-batch and what is logged of it, each summed over its tokens."""
-        args = self.args
-        tokens = experience.tokens.rows(index)
-        mask, end = tokens.mask, tokens.replies.shape[1]
-        old = {name: getattr(experience, name)[index, :end] for name in ("logprobs", "values", "advantages", "returns")}
-        logprobs, entropies = reply_logprobs(self.policy_model, tokens, args.temperature)
-        values = reply_values(self.value_model, tokens)
-        surrogate, policy_clipped = policy_loss(logprobs, old["logprobs"], old["advantages"], args.cliprange)
-        error, value_clipped = value_loss(values, old["values"], old["returns"], args.cliprange_value)
-        log_ratio = logprobs - old["logprobs"]
-        sums = {
-            "loss/policy_avg": surrogate,
-            "loss/value_avg": error,
-            "policy/entropy_avg": entropies,
-            "policy/approxkl_avg": log_ratio.exp() - 1 - log_ratio,
-            "policy/clipfrac_avg": policy_clipped.float(),
-            "val/clipfrac_avg": value_clipped.float(),
-            "val/ratio": log_ratio.exp(),
-        }
-        sums = {name: value.where(mask, 0.0).sum() for name, value in sums.items()}
-        loss = args.vf_coef * sums["loss/value_avg"]
-        if self.state.global_step >= args.value_warmup_steps:
-            loss = loss + sums["loss/policy_avg"] - args.entropy_coef * sums["policy/entropy_avg"]
-        return loss, sums
-
-    def ptx_backward(self, micro_batches: int) -> float:
-        """Gradient of the language modelling loss on as many rows as the mini-batch has, the mean over their labels.
-
-        Ouyang et al. 2022 (arXiv 2203.02155), equation 2: gamma E[log policy(x)] on pretraining data keeps what PPO
-        would forget.
-        """
-        args, size = self.args, self.args.per_device_train_batch_size
-        start = self.ptx_taken + args.process_index * micro_batches * size
-        places = self.ptx_order.take(start, micro_batches * size)
-        self.ptx_taken += micro_batches * size * args.world_size
-        batches = [self.ptx_batch(places[at : at + size]) for at in range(0, len(places), size)]
-        count = self.summed(sum((batch["labels"][:, 1:] != IGNORE).sum() for batch in batches))
-        total = torch.zeros((), device=self.accelerator.device)
-        for batch in batches:
-            with self.autocast():
-                logits = self.policy_model(**{k: v for k, v in batch.items() if k != "labels"}, use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1).float(), batch["labels"][:, 1:].flatten(), reduction="sum"
-            )
-            (args.ptx_coef * loss / count).backward()
-            total += loss.detach()
-        return float(self.summed(total) / count)
-
-    def ptx_batch(self, places: list[int]) -> dict[str, torch.Tensor]:
-        """Rows of the language modelling loss, padded on the right."""
-        rows = [self.ptx_rows[place] for place in places]
-        ids, mask = pad([row["input_ids"] for row in rows], self.processing_class.pad_token_id, left=False)
-        labels, _ = pad([row["labels"] for row in rows], IGNORE, left=False)
-        batch = {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
-        return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
-
-    def optimizer_step(self) -> None:
-        """Sums the gradients of all processes, clips them to `max_grad_norm`, and steps."""
-        for parameter in self.trained:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            if self.args.world_size > 1:
-                parameter.grad = self.summed(parameter.grad)
-        self.grad_norm = float(torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
     # The trainer's duties
 
     def end_step(self, metrics: dict[str, float], rows: list[dict], replies: list[list[int]], experience) -> None:
@@ -410,7 +204,9 @@ class PPOTrainer(TrlPPOTrainer):
         metrics |= {"objective/kl_coef": kl.coef, "lr": self.lr_scheduler.get_last_lr()[0]}
         metrics |= {f"time/{phase}": seconds for phase, seconds in self.seconds.items()}
         metrics["eps"] = args.batch_size / sum(self.seconds.values())
-        metrics["val/tokens_per_second"] = float(self.summed(experience.tokens.mask.sum())) / self.seconds["rollout"]
+        metrics["val/tokens_per_second"] = (
+            float(self.accelerator.reduce(experience.tokens.mask.sum(), "sum")) / self.seconds["rollout"]
+        )
         self.seconds.clear()
         kl.update(metrics["objective/kl"], args.batch_size)
         state.global_step += 1
@@ -446,13 +242,13 @@ class PPOTrainer(TrlPPOTrainer):
         rows = [self.eval_dataset[place] for place in range(len(self.eval_dataset))]
         prompts, size = [row["input_ids"] for row in rows], args.per_device_eval_batch_size
         self.model.eval()
-        with self.autocast(), torch.no_grad():
+        with autocast(args, self.accelerator.device), torch.no_grad():
             replies = generate_replies(
                 self.policy_model, tokenizer, prompts, args.response_length, args.temperature, args.seed, size
             )
             said = likelihoods(self.policy_model, tokenizer, prompts, replies, args.temperature, size)
             under_reference = likelihoods(self.ref_model, tokenizer, prompts, replies, args.temperature, size)
-            scores = self.scorer(prompts, replies, rows)["total"]
+            scores = self.judge.scorer(prompts, replies, rows)["total"]
         metrics = {
             "eval_reward": float(scores.mean()),
             "eval_kl": reply_kl(said, under_reference),
@@ -485,7 +281,7 @@ class PPOTrainer(TrlPPOTrainer):
         self.accelerator.wait_for_everyone()
         if not state.is_world_process_zero:
             return
-        checkpoint.save_weights(folder, self.roles)
+        checkpoint.save_weights(folder, self.trained)
         checkpoint.save_progress(folder, self.optimizer, self.lr_scheduler, self.controllers)
         state.save_to_json(str(folder / "trainer_state.json"))
         rotate_checkpoints(args.output_dir, args.save_total_limit, state.best_model_checkpoint)
