@@ -244,32 +244,62 @@ class RewardConfig(ModelFields, DataFields, TrainerFields, OutputFields):
 
 
 @dataclass(kw_only=True)
-class PPOConfig(ModelFields, DataFields, OptimizerFields, OutputFields):
-    """PPO against a reward model, with the KL anchored to the SFT model (`model_name_or_path`)."""
+class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
+    """PPO against a reward model or functions, with the KL anchored to the SFT model (`model_name_or_path`)."""
 
     reward_model_path: str | None = field(default=None, metadata={"help": "a reward model, folder or Hub id"})
     reward_model_revision: str = field(default="main", metadata={"help": "branch, tag or commit of it"})
+    reward_functions: list[str] = field(
+        default_factory=list, metadata={"help": "package.module:f, each f(prompts, replies, **columns) -> list[float]"}
+    )
+    reward_weights: list[float] = field(
+        default_factory=list, metadata={"help": "of the reward model, then of each function; default all 1"}
+    )
+    reward_columns: list[str] = field(
+        default_factory=list, metadata={"help": "columns of the prompts' data that functions get"}
+    )
+    normalize_rewards: bool = field(default=False, metadata={"help": "by their running mean and standard deviation"})
+    reward_clip: float | None = field(default=None, metadata={"help": "scores are clipped to +- this"})
     max_prompt_length: int = field(default=512, metadata={"help": "longer prompts are dropped, and counted"})
     response_length: int = field(default=53, metadata={"help": "most tokens of a reply"})
     temperature: float = field(default=0.7, metadata={"help": "of the sampling, the only processor applied"})
     total_episodes: int | None = field(default=None, metadata={"help": "replies sampled; beats num_train_epochs"})
-    learning_rate: float = field(default=3e-6, metadata={"help": "of policy and value"})
+    learning_rate: float = field(default=3e-6, metadata={"help": "of the policy"})
+    value_learning_rate: float | None = field(
+        default=None, metadata={"help": "of the value model; default the policy's"}
+    )
+    value_warmup_steps: int = field(default=0, metadata={"help": "updates that train the value model alone"})
     lora_dropout: float = field(default=0.0, metadata={"help": "0: PPO's ratios want the same network twice"})
     num_ppo_epochs: int = field(default=4, metadata={"help": "passes over each batch of replies"})
     num_mini_batches: int = field(default=1, metadata={"help": "optimizer steps in one pass"})
     local_rollout_forward_batch_size: int = field(default=64, metadata={"help": "rows sampled at once"})
     kl_coef: float = field(default=0.05, metadata={"help": "weight of the per-token KL in the reward"})
     kl_estimator: Literal["k1", "k3"] = field(default="k1", metadata={"help": "joschu.net/blog/kl-approx.html"})
+    kl_target: float | None = field(default=None, metadata={"help": "adapt kl_coef to this KL, in nats per reply"})
+    kl_horizon: int = field(default=10_000, metadata={"help": "replies over which kl_coef adapts"})
     max_kl: float = field(default=20.0, metadata={"help": "stop when the mean KL of a reply passes this, in nats"})
     cliprange: float = field(default=0.2, metadata={"help": "clip of the policy ratio"})
     cliprange_value: float = field(default=0.2, metadata={"help": "clip of the value"})
     vf_coef: float = field(default=0.1, metadata={"help": "weight of the value loss"})
+    entropy_coef: float = field(default=0.0, metadata={"help": "weight of an entropy bonus"})
     gamma: float = field(default=1.0, metadata={"help": "discount"})
     lam: float = field(default=0.95, metadata={"help": "lambda of GAE (arXiv 1506.02438)"})
     whiten_rewards: bool = field(default=False, metadata={"help": "divide rewards by their standard deviation"})
     missing_eos_penalty: float | None = field(default=None, metadata={"help": "taken off a reply that does not end"})
+    ptx_coef: float = field(default=0.0, metadata={"help": "weight of a language modelling loss on ptx_datasets"})
+    ptx_datasets: list[DatasetEntry] = field(
+        default_factory=list, metadata={"help": "texts or conversations, as for SFT, that PPO should not forget"}
+    )
+    ptx_max_length: int = field(default=512, metadata={"help": "tokens of a row of ptx_datasets; longer rows are cut"})
+    logging_steps: float = field(default=1, metadata={"help": "updates between two lines of metrics.jsonl"})
+    sample_steps: int | None = field(default=None, metadata={"help": "updates between two samples in rollouts.jsonl"})
+    load_best_model_at_end: bool = field(default=False, metadata={"help": "end with the best checkpoint"})
+    metric_for_best_model: str | None = field(default=None, metadata={"help": "default eval_reward"})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "evaluations without a better one, after which to stop"}
+    )
 
-    # trl's PPO loop ignores most of the fields of its own config, so none beyond those above is accepted.
+    # Most other fields of the trainer's config belong to a loop over batches of a data loader, so none is accepted.
     @classmethod
     def extra_field(cls, name: str) -> None:
         return None

@@ -147,9 +147,9 @@ def load_splits(config, wanted: list[str]) -> tuple[Dataset, Dataset | None, dic
     Raises:
         HfkitError: a source cannot be read, or the sources of a split have different columns.
     """
-    train, account = _concatenate("train", config.datasets, wanted)
+    train, account = load_rows("train", config.datasets, wanted)
     if getattr(config, "eval_datasets", None):
-        test, test_account = _concatenate("test", config.eval_datasets, wanted)
+        test, test_account = load_rows("test", config.eval_datasets, wanted)
         return train, test, {"train": account, "test": test_account}
     size = getattr(config, "test_split_size", None)
     if size is None:
@@ -163,7 +163,12 @@ def load_splits(config, wanted: list[str]) -> tuple[Dataset, Dataset | None, dic
     return parts["train"], parts["test"], {"train": account, "test": held_out}
 
 
-def _concatenate(name: str, entries: list[DatasetEntry], wanted: list[str]) -> tuple[Dataset, Split]:
+def load_rows(name: str, entries: list[DatasetEntry], wanted: list[str]) -> tuple[Dataset, Split]:
+    """The rows of several sources, concatenated, with the account of the split that they make.
+
+    Raises:
+        HfkitError: a source cannot be read, or they have different columns.
+    """
     tables = [load_entry(entry, wanted) for entry in entries]
     columns = {entry.path: tuple(table.column_names) for entry, table in zip(entries, tables, strict=True)}
     if len(set(columns.values())) > 1:

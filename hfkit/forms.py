@@ -92,14 +92,14 @@ def preference_row(row: dict, tokenizer, max_length: int) -> dict:
 
 
 def encode_prompts(rows: Dataset, tokenizer, account: Split, config) -> Dataset:
-    """PPO's prompts as `input_ids`, the generation prompt at their end."""
+    """PPO's prompts as `input_ids`, the generation prompt at their end, beside `prompt` and the columns as given."""
     encoder = partial(prompt_row, tokenizer=tokenizer, max_length=config.max_prompt_length)
-    return encode(rows, encoder, account, config).remove_columns("length")  # PPO's collator pads all that it gets
+    return encode(rows, encoder, account, config).remove_columns("length")
 
 
 def prompt_row(row: dict, tokenizer, max_length: int) -> dict:
     """One prompt; it is never cut, since the generation prompt is at its end."""
-    empty = {"input_ids": [], "cut": False, "length": 0}
+    empty = {**row, "input_ids": [], "cut": False, "length": 0}
     if not row["prompt"]:
         return empty | {"dropped": "empty"}
     try:
@@ -108,7 +108,7 @@ def prompt_row(row: dict, tokenizer, max_length: int) -> dict:
         return empty | {"dropped": str(error)}
     if len(ids) > max_length:
         return empty | {"dropped": f"longer than max_prompt_length={max_length}", "length": len(ids)}
-    return {"input_ids": ids, "dropped": "", "cut": False, "length": len(ids)}
+    return {**row, "input_ids": ids, "dropped": "", "cut": False, "length": len(ids)}
 
 
 def pack_documents(rows: Dataset, tokenizer, account: Split, config) -> tuple[Dataset, float]:

@@ -264,7 +264,7 @@ def test_pain_09_checkpointing_reaches_policy_and_value_and_bf16_is_honoured(blo
         ({"response_length": 300}, ["response_length"]),
         ({"lora_dropout": 0.1}, ["lora_dropout"]),
         ({"reward_model_path": "/no/such/folder"}, ["reward_model_path"]),
-        ({"save_steps": 5}, ["save_steps"]),
+        ({"neftune_noise_alpha": 5}, ["neftune_noise_alpha"]),
         ({"eval_strategy": "steps"}, ["eval_strategy"]),
         ({"whiten_rewards": True}, ["whiten_rewards"]),
     ],

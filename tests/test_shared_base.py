@@ -142,10 +142,10 @@ def test_value_and_policy_train_and_reference_and_reward_do_not(config, monkeypa
 
 def test_what_cannot_share_says_so(config_of, sft_dir, reward_dir, base_dir, tmp_path, capsys, run_stage):
     load_roles(config_of("ppo", tmp_path / "full", use_peft=False))
-    assert "each role is loaded in full" in capsys.readouterr().out
+    assert "full fine-tuning trains every weight" in capsys.readouterr().out
     full = run_stage("sft", tmp_path / "sft", use_peft=False, lora_r=None)
     roles = load_roles(config_of("ppo", tmp_path / "mixed", model_name_or_path=str(full)))
-    assert "two bases are loaded" in capsys.readouterr().out
+    assert "and the reward model on" in capsys.readouterr().out
     assert unique_bytes(roles.policy, roles.reward) > 1.5 * unique_bytes(roles.policy)
 
 

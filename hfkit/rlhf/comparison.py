@@ -4,10 +4,10 @@ import torch
 
 from hfkit.evaluation.generation import generate_replies, likelihoods, reply_kl
 from hfkit.rlhf.roles import Roles
-from hfkit.scoring import RewardModel
+from hfkit.rlhf.scores import Scorer
 
 
-def compare(roles: Roles, tokenizer, prompts: list[list[int]], config) -> tuple[dict[str, float], list[dict]]:
+def compare(roles: Roles, scorer: Scorer, tokenizer, rows, config) -> tuple[dict[str, float], list[dict]]:
     """Replies of the SFT model and of the policy to the same prompts, sampled as in training.
 
     Returns:
@@ -15,7 +15,8 @@ def compare(roles: Roles, tokenizer, prompts: list[list[int]], config) -> tuple[
         and reply length (tokens) of either;
         samples: prompt, reply before and after, and their rewards.
     """
-    reward = RewardModel(roles.reward, tokenizer)
+    rows = [rows[place] for place in range(len(rows))]
+    prompts = [row["input_ids"] for row in rows]
     size = config.per_device_eval_batch_size
     replies, rewards, said = {}, {}, {}
     for name, model in (("sft", roles.reference), ("ppo", roles.policy)):
@@ -23,8 +24,7 @@ def compare(roles: Roles, tokenizer, prompts: list[list[int]], config) -> tuple[
         replies[name] = generate_replies(
             model, tokenizer, prompts, config.response_length, config.temperature, config.seed, size
         )
-        rows = [prompt + reply for prompt, reply in zip(prompts, replies[name], strict=True)]
-        rewards[name] = reward.score_ids(rows, size)
+        rewards[name] = scorer(prompts, replies[name], rows)["total"]
         said[name] = likelihoods(model, tokenizer, prompts, replies[name], config.temperature, size)
     under_sft = likelihoods(roles.reference, tokenizer, prompts, replies["ppo"], config.temperature, size)
     figures = {"eval_kl": reply_kl(said["ppo"], under_sft)}

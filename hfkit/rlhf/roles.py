@@ -16,11 +16,12 @@ from hfkit.source import Source
 
 @dataclass
 class Roles:
-    """policy (trained), reference (the SFT model, frozen), reward (frozen), value (trained, begins as the reward)."""
+    """policy (trained), reference (the SFT model, frozen), reward (frozen; None where functions alone score), value
+    (trained, begins as the reward model, or as the SFT model with a head of zeros)."""
 
     policy: PreTrainedModel | PeftModel
     reference: PreTrainedModel | PeftModel
-    reward: PreTrainedModel | PeftModel
+    reward: PreTrainedModel | PeftModel | None
     value: PreTrainedModel | PeftModel
 
 
@@ -31,36 +32,53 @@ def load_roles(config) -> Roles:
     base; otherwise policy and reference share one base, and reward and value another. In full fine-tuning each role is
     a model of its own. Policy and reference begin as the same model, so the first KL is zero.
     """
-    policy, reward = on_one_base(config) or apart(config)
+    source = Source.of(config.model_name_or_path, config.model_revision)
+    scorer = reward_source(config.reward_model_path, config.reward_model_revision) if config.reward_model_path else None
+    why_not = why_apart(config, source, scorer)
+    classifier = None
+    if why_not is None:
+        base = load_base(source.base, source.base_revision, **loading_options(config)).requires_grad_(False)
+        classifier = classifier_over(base)
+        policy = under_adapter(base, config, source, TaskType.CAUSAL_LM)
+        why_not = None if classifier else f"{type(base).__name__} and its classifier have different backbones"
+    else:
+        policy = load_trainable(config)
+    if why_not:
+        say(f"ppo: {why_not}, so each is loaded")
     reference = copy_sharing_frozen(policy) if config.use_peft else copy.deepcopy(policy)
-    reward.requires_grad_(False)
-    value = trainable_value(reward, config)
+    reward = reward_model(config, scorer, classifier) if scorer else None
+    value = trainable_value(reward, config) if scorer else new_value(config, source, classifier)
     return Roles(policy, reference.requires_grad_(False).eval(), reward, value)
 
 
-def on_one_base(config) -> tuple[PeftModel, PeftModel] | None:
-    """Policy and reward model as adapters on one base, or None where they cannot be (and why is said)."""
-    source = Source.of(config.model_name_or_path, config.model_revision)
-    scorer = reward_source(config.reward_model_path, config.reward_model_revision)
+def why_apart(config, source: Source, scorer: Source | None) -> str | None:
+    """Why policy and value model cannot stand on one base, or None where they can."""
     if not config.use_peft:
-        say("ppo: full fine-tuning trains every weight, so each role is loaded in full; use_peft: true shares one base")
-        return None
-    if scorer.adapter is None or not same_base(source, scorer):
-        say(f"ppo: the reward model stands on {scorer.base}, the policy on {source.base}: two bases are loaded")
-        return None
-    base = load_base(source.base, source.base_revision, **loading_options(config)).requires_grad_(False)
-    classifier = classifier_over(base)
-    if classifier is None:
-        say(f"ppo: the classifier of {type(base).__name__} has a backbone of its own: two bases are loaded")
-        return None
-    policy = under_adapter(base, config, source, TaskType.CAUSAL_LM)
-    return policy, with_adapter(classifier, scorer).eval()
+        return "full fine-tuning trains every weight of policy and value model (use_peft: true shares one base)"
+    if scorer and (scorer.adapter is None or not same_base(source, scorer)):
+        return f"the policy stands on {source.base}, and the reward model on {scorer.base}"
+    return None
 
 
-def apart(config) -> tuple[PreTrainedModel | PeftModel, PreTrainedModel | PeftModel]:
-    """Policy and reward model, each with its own base."""
-    policy = load_trainable(config)
-    return policy, load_classifier(config.reward_model_path, config.reward_model_revision, **loading_options(config))
+def reward_model(config, scorer: Source, classifier: PreTrainedModel | None) -> PreTrainedModel | PeftModel:
+    """The reward model, frozen: its adapter on the classifier over the shared base, or loaded by itself."""
+    if classifier is not None:
+        model = with_adapter(classifier, scorer)
+    else:
+        model = load_classifier(config.reward_model_path, config.reward_model_revision, **loading_options(config))
+    return model.eval().requires_grad_(False)
+
+
+def new_value(config, source: Source, classifier: PreTrainedModel | None) -> PreTrainedModel | PeftModel:
+    """A value model where there is no reward model to begin from: the SFT model, with a head that says 0 everywhere."""
+    if classifier is not None:
+        value = under_adapter(classifier, config, source, TaskType.SEQ_CLS)
+    else:
+        value = load_trainable(config, TaskType.SEQ_CLS)
+    head = value.get_base_model().score if isinstance(value, PeftModel) else value.score
+    for parameter in head.parameters():
+        parameter.data.zero_()
+    return value
 
 
 def trainable_value(reward: PreTrainedModel | PeftModel, config) -> PreTrainedModel | PeftModel:

@@ -1,122 +1,312 @@
-"""trl's PPOTrainer as hfkit runs it: its interface and its loop, with cures around what the loop gets wrong.
+"""PPO for language models: trl's PPOTrainer with a loop of our own.
 
-Line numbers are those of trl 1.12.0's `experimental/ppo/ppo_trainer.py`. Replace `train` here to replace the loop:
-nothing else in hfkit knows of it.
+trl 1.12 is the last release with a PPOTrainer. Its class, its config and its constructor stay the interface; `train`
+and `evaluate` are written afresh, of parts that each stand alone: rollout, scores, objective, controllers, checkpoint.
+trl's PPO is imported here and in `config.py`, nowhere else.
 """
 
 import copy
-import gc
+import json
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from pathlib import Path
 
-import numpy as np
 import torch
-from accelerate.utils import patch_environment
-from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel
-from trl.experimental.ppo import PPOConfig
+from transformers import GenerationConfig, PreTrainedModel, get_scheduler
+from transformers.trainer_utils import rotate_checkpoints
 from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
 
-from hfkit.errors import HfkitError
+from hfkit.console import warn
+from hfkit.evaluation.generation import generate_replies, likelihoods, reply_kl
+from hfkit.rlhf import checkpoint
+from hfkit.rlhf.config import PPOConfig
+from hfkit.rlhf.controllers import KLController, RewardNormalizer
+from hfkit.rlhf.experience import Experience, Judge
+from hfkit.rlhf.forward import autocast
+from hfkit.rlhf.guards import refuse
+from hfkit.rlhf.health import Watch
+from hfkit.rlhf.prompts import Shuffled
+from hfkit.rlhf.ptx import PTX
+from hfkit.rlhf.roles import Roles
+from hfkit.rlhf.rollout import Engine, GenerateEngine
+from hfkit.rlhf.scores import Scorer
+from hfkit.rlhf.update import Updater
+from hfkit.scoring import RewardModel
 
 __all__ = ["PPOConfig", "PPOTrainer"]
 
 
 class PPOTrainer(TrlPPOTrainer):
-    """trl's PPOTrainer, same arguments, with these differences.
+    """trl's PPOTrainer, same arguments, and these more.
 
-    - Gradients are clipped to `max_grad_norm` (trl never does).
-    - `num_mini_batches` is the number of optimizer steps in a pass over a batch (815: with accumulation it is not),
-      also for the last batch of the data loader (810: a step per micro-batch there).
-    - Losses, ratios and entropy are averaged over what was measured, not over empty slots beside it (630).
-    - `bf16` is honoured (460: the accelerator never hears of it), and so is `gradient_checkpointing`, for the value
-      model too (283).
-    - Rollouts use no processor but the temperature, whatever the model's generation config says (620): a repetition
-      penalty there would leak into the log-probabilities and show as a negative KL.
-    - The model's own generation config is back in place after training (395 and 401 take its EOS).
-    - The shuffling of mini-batches is seeded (it draws from NumPy's global generator).
-    - What would hang, train nothing or train the wrong thing is refused at once.
+    Args:
+        scorer: what replies are worth; default is the reward model on the policy's token ids.
+        normalizer: of the rewards, with `normalize_rewards`.
+        ptx_rows: rows of `input_ids` and `labels` for the language modelling loss, with `ptx_coef`.
+        engine: samples the replies; default is Transformers' generate.
 
     Raises:
         HfkitError: fewer prompts than a batch; pad token equal to EOS; a policy or value model with nothing to
             train, or quantized without an adapter; one model in two roles.
     """
 
-    def __init__(self, args, processing_class, model, ref_model, reward_model, train_dataset, value_model, **kwargs):
+    def __init__(
+        self,
+        args: PPOConfig,
+        processing_class,
+        model: PreTrainedModel,
+        ref_model: PreTrainedModel,
+        reward_model: PreTrainedModel | None,
+        train_dataset,
+        value_model: PreTrainedModel,
+        scorer: Scorer | None = None,
+        normalizer: RewardNormalizer | None = None,
+        ptx_rows=None,
+        engine: Engine | None = None,
+        **kwargs,
+    ):
         refuse(args, processing_class, model, reward_model, train_dataset, value_model)
         args.stop_token = "eos"
-        self.own_generation_config = copy.deepcopy(model.generation_config)
-        neutral = GenerationConfig(
-            bos_token_id=processing_class.bos_token_id,
-            eos_token_id=processing_class.eos_token_id,
-            pad_token_id=processing_class.pad_token_id,
-        )
-        set_generation_config(model, neutral)
+        own_generation_config = copy.deepcopy(model.generation_config)
         if args.gradient_checkpointing:
             for trained in (model, value_model):
-                trained.gradient_checkpointing_enable()
+                trained.gradient_checkpointing_enable({"use_reentrant": False})
                 trained.enable_input_require_grads()  # else nothing needs a gradient at a frozen base's first layer
-        with patch_environment(accelerate_mixed_precision="bf16" if args.bf16 else "no"):
-            super().__init__(
-                args, processing_class, model, ref_model, reward_model, train_dataset, value_model, **kwargs
+        super().__init__(
+            args,
+            processing_class,
+            model,
+            ref_model,
+            reward_model if reward_model is not None else torch.nn.Module(),
+            train_dataset,
+            value_model,
+            **kwargs,
+        )
+        # trl sets one stop token on the policy and saves it; the model keeps those that it had.
+        set_generation_config(model, own_generation_config)
+        # DistributedDataParallel hides generate and wants one forward; gradients are summed in `step` instead.
+        self.model = self.accelerator.unwrap_model(self.model)
+        roles = Roles(model, ref_model, reward_model, value_model)
+        scorer = scorer or Scorer(processing_class, RewardModel(reward_model, processing_class))
+        stops = stop_ids(own_generation_config, processing_class)
+        kl = KLController(args.kl_coef, args.kl_target, args.kl_horizon)
+        self.controllers = {"kl": kl, "watch": Watch(args.max_kl)}
+        if args.normalize_rewards:
+            self.controllers["normalizer"] = normalizer or RewardNormalizer()
+        self.judge = Judge(args, self.accelerator, roles, processing_class, scorer, stops, self.controllers)
+        self.ptx = PTX(args, self.accelerator, ptx_rows, processing_class.pad_token_id) if ptx_rows else None
+        self.update = Updater(args, self.accelerator, roles, self.optimizer, self.ptx)
+        self.prompts = Shuffled(len(train_dataset), args.seed)
+        self.engine = engine or GenerateEngine(
+            model,
+            processing_class,
+            stops,
+            args.response_length,
+            args.temperature,
+            args.local_rollout_forward_batch_size,
+        )
+        self.stopped: str | None = None
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
+        """One optimizer; the value model's weights are a group with a learning rate of their own."""
+        args = self.args
+        if self.optimizer is None:
+            cls, options = self.get_optimizer_cls_and_kwargs(args, self.model)
+            rates = {self.policy_model: args.learning_rate, self.value_model: args.value_learning_rate}
+            groups = [
+                {
+                    "params": [p for p in model.parameters() if p.requires_grad],
+                    "lr": args.learning_rate if rate is None else rate,
+                    "weight_decay": args.weight_decay,
+                }
+                for model, rate in rates.items()
+            ]
+            self.optimizer = cls(groups, **options)
+        if self.lr_scheduler is None:
+            warmup = args.get_warmup_steps(num_training_steps)
+            self.lr_scheduler = get_scheduler(args.lr_scheduler_type, self.optimizer, warmup, num_training_steps)
+
+    # The loop
+
+    def train(self, resume_from_checkpoint: str | None = None) -> None:
+        """Rollout, scores, update, until `max_steps` updates or a sign to stop; `stopped` says why it ended early.
+
+        Args:
+            resume_from_checkpoint: a folder that `save_checkpoint` wrote.
+        """
+        self.begin(resume_from_checkpoint)
+        while self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
+            self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
+            rows = self.next_rows()
+            with self.timed("rollout"):
+                replies = self.engine.sample([row["input_ids"] for row in rows])
+            with self.timed("scoring"):
+                experience, metrics = self.judge(rows, replies)
+            with self.timed("update"):
+                metrics |= self.update(experience, self.state.global_step >= self.args.value_warmup_steps)
+                self.lr_scheduler.step()
+            self.end_step(metrics, rows, replies, experience)
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            checkpoint.load_weights(Path(self.state.best_model_checkpoint), self.trained)
+        self.policy_model.eval()
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+
+    @property
+    def trained(self) -> dict[str, PreTrainedModel]:
+        """The roles that are trained, by name."""
+        return {"policy": self.policy_model, "value": self.value_model}
+
+    def begin(self, resume_from_checkpoint: str | None) -> None:
+        """The trainer's state: that of a new run, or of the checkpoint."""
+        args, state = self.args, self.state
+        state.max_steps = args.max_steps if args.max_steps > 0 else args.num_total_batches
+        state.num_train_epochs = state.max_steps * args.batch_size / self.train_dataset_len
+        for name in ("logging_steps", "eval_steps", "save_steps"):
+            steps = getattr(args, name) or 0
+            setattr(state, name, max(int(state.max_steps * steps), 1) if 0 < steps < 1 else int(steps))
+        state.global_step = state.episode = 0
+        if resume_from_checkpoint:
+            folder = Path(resume_from_checkpoint)
+            saved = type(state).load_from_json(str(folder / "trainer_state.json"))
+            for name in ("global_step", "episode", "epoch", "log_history", "best_metric", "best_model_checkpoint"):
+                setattr(state, name, getattr(saved, name))
+            state.best_global_step = saved.best_global_step
+            checkpoint.load_weights(folder, self.trained)
+            checkpoint.load_progress(folder, self.optimizer, self.lr_scheduler, self.controllers)
+            checkpoint.load_random_state(folder, args.process_index)
+        if self.ptx:  # each mini-batch takes as many rows as it has replies
+            learnt = max(state.global_step - args.value_warmup_steps, 0)
+            self.ptx.taken = learnt * args.num_ppo_epochs * args.batch_size
+        self.logged: list[dict[str, float]] = []
+        self.control = self.callback_handler.on_train_begin(args, state, self.control)
+
+    def next_rows(self) -> list[dict]:
+        """This process's prompts of the next update."""
+        args = self.args
+        start = self.state.global_step * args.batch_size + args.process_index * args.local_batch_size
+        return [self.train_dataset[place] for place in self.prompts.take(start, args.local_batch_size)]
+
+    @contextmanager
+    def timed(self, phase: str):
+        """Adds to the seconds of a phase."""
+        started = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - started
+
+    # The trainer's duties
+
+    def end_step(self, metrics: dict[str, float], rows: list[dict], replies: list[list[int]], experience) -> None:
+        """Counts the update, then logs, evaluates, saves and stops as the callbacks and the limits say."""
+        args, state = self.args, self.state
+        kl = self.controllers["kl"]
+        metrics |= {"objective/kl_coef": kl.coef, "lr": self.lr_scheduler.get_last_lr()[0]}
+        metrics |= {f"time/{phase}": seconds for phase, seconds in self.seconds.items()}
+        metrics["eps"] = args.batch_size / sum(self.seconds.values())
+        metrics["val/tokens_per_second"] = (
+            float(self.accelerator.reduce(experience.tokens.mask.sum(), "sum")) / self.seconds["rollout"]
+        )
+        self.seconds.clear()
+        kl.update(metrics["objective/kl"], args.batch_size)
+        state.global_step += 1
+        state.episode += args.batch_size
+        state.epoch = state.episode / self.train_dataset_len
+        self.logged.append({**metrics, "episode": state.episode})
+        if args.sample_steps and state.global_step % args.sample_steps == 0 and state.is_world_process_zero:
+            self.write_samples(rows, replies, experience)
+        self.control = self.callback_handler.on_step_end(args, state, self.control)
+        watch = self.controllers["watch"]
+        for sign in watch.signs(metrics):
+            warn(f"step {state.global_step}: {sign}")
+        self.stopped = watch.stop(metrics)
+        if self.stopped:
+            self.stopped = f"stopped at step {state.global_step}: {self.stopped}"
+            self.control.should_log = self.control.should_training_stop = True
+            self.control.should_save = args.save_strategy != "no"
+        if self.control.should_log:
+            self.log({**Watch.mean(self.logged), "episode": state.episode})
+            self.logged = []
+            self.control.should_log = False
+        if self.control.should_evaluate:
+            self.evaluate()
+            self.control.should_evaluate = False
+        if self.control.should_save:
+            self.save_checkpoint()
+            self.control = self.callback_handler.on_save(args, state, self.control)
+            self.control.should_save = False
+
+    def evaluate(self, *_, **__) -> dict[str, float]:
+        """Mean reward, KL, entropy and length of replies to the held-out prompts, sampled with one seed; logged."""
+        args, tokenizer = self.args, self.processing_class
+        rows = [self.eval_dataset[place] for place in range(len(self.eval_dataset))]
+        prompts, size = [row["input_ids"] for row in rows], args.per_device_eval_batch_size
+        self.model.eval()
+        with autocast(args, self.accelerator.device), torch.no_grad():
+            replies = generate_replies(
+                self.policy_model, tokenizer, prompts, args.response_length, args.temperature, args.seed, size
             )
-        gradient_state = self.accelerator.gradient_state
-        gradient_state.plugin_kwargs.update(
-            num_steps=args.gradient_accumulation_steps // args.num_mini_batches, sync_with_dataloader=False
-        )
-        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        # accelerate calls the wrapped optimizer only when gradients are whole, so this is once an optimizer step
-        self.optimizer.optimizer.register_step_pre_hook(self.clip)
-        np.random.seed(args.seed + self.accelerator.process_index)
+            said = likelihoods(self.policy_model, tokenizer, prompts, replies, args.temperature, size)
+            under_reference = likelihoods(self.ref_model, tokenizer, prompts, replies, args.temperature, size)
+            scores = self.judge.scorer(prompts, replies, rows)["total"]
+        metrics = {
+            "eval_reward": float(scores.mean()),
+            "eval_kl": reply_kl(said, under_reference),
+            "eval_entropy": float(torch.cat([one.entropy for one in said]).mean()),
+            "eval_length": sum(map(len, replies)) / len(replies),
+        }
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
+        self.keep_best(metrics)
+        return metrics
 
-    def clip(self, *_) -> None:
-        """Scales the gradients of policy and value together to a norm of at most `max_grad_norm`."""
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
+    def keep_best(self, metrics: dict[str, float]) -> None:
+        """Remembers the checkpoint of this step as the best, if it is."""
+        args, state = self.args, self.state
+        if not args.load_best_model_at_end:
+            return
+        name = args.metric_for_best_model or "eval_reward"
+        value = metrics[name if name.startswith("eval_") else f"eval_{name}"]
+        if state.best_metric is None or (value > state.best_metric) == bool(args.greater_is_better):
+            state.best_metric, state.best_global_step = value, state.global_step
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            self.control.should_save = True
 
-    def train(self) -> None:
-        """Runs trl's loop, then gives the policy its own generation config back."""
-        micro_batches = self.args.gradient_accumulation_steps
-        # The loop reads this only to size its tables of losses and ratios (630), N times too large with N mini-batches
-        self.args.gradient_accumulation_steps = micro_batches // self.args.num_mini_batches
-        self.accelerator.print = lambda *words, **options: None  # the progress line says that training has begun
-        gc.collect()
-        gc.freeze()  # trl collects garbage in each update; what is loaded by now need not be looked through again
-        try:
-            super().train()
-        finally:
-            gc.unfreeze()
-            self.args.gradient_accumulation_steps = micro_batches
-            set_generation_config(self.policy_model, self.own_generation_config)
+    def save_checkpoint(self) -> None:
+        """Writes `checkpoint-STEP`, from which `train` goes on to the same weights; older ones go as the limit says."""
+        args, state = self.args, self.state
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.save_random_state(folder, args.process_index)
+        self.accelerator.wait_for_everyone()
+        if not state.is_world_process_zero:
+            return
+        checkpoint.save_weights(folder, self.trained)
+        checkpoint.save_progress(folder, self.optimizer, self.lr_scheduler, self.controllers)
+        state.save_to_json(str(folder / "trainer_state.json"))
+        rotate_checkpoints(args.output_dir, args.save_total_limit, state.best_model_checkpoint)
+
+    def write_samples(self, rows: list[dict], replies: list[list[int]], experience: Experience) -> None:
+        """Appends some of the batch's replies, best first, to `rollouts.jsonl`."""
+        kl = (experience.logprobs - experience.ref_logprobs).where(experience.tokens.mask, 0.0).sum(1)
+        order = experience.scores.argsort(descending=True).tolist()
+        with (Path(self.args.output_dir) / "rollouts.jsonl").open("a", encoding="utf-8") as stream:
+            for place in order[:: max(len(order) // 8, 1)]:
+                sample = {
+                    "step": self.state.global_step,
+                    "prompt": self.processing_class.decode(rows[place]["input_ids"]),
+                    "reply": self.processing_class.decode(replies[place], skip_special_tokens=True),
+                    "score": round(float(experience.scores[place]), 4),
+                    "kl": round(float(kl[place]), 4),
+                }
+                stream.write(json.dumps(sample, ensure_ascii=False) + "\n")
 
 
-def refuse(args, processing_class, model, reward_model, train_dataset, value_model) -> None:
-    """The guards: each names what would have happened."""
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    if len(train_dataset) < batch:
-        raise HfkitError(
-            f"{len(train_dataset)} prompts < batch of {batch} (per_device_train_batch_size x "
-            "gradient_accumulation_steps): the loop would wait for a full batch for ever"
-        )
-    if processing_class.padding_side != "left":
-        raise HfkitError("prompts must be padded on the left, or replies begin after padding: set padding_side")
-    if processing_class.pad_token_id in (None, processing_class.eos_token_id):
-        raise HfkitError("pad token equals EOS: a reply's end could not be told from padding; set pad_token")
-    if args.gradient_accumulation_steps % args.num_mini_batches:
-        raise HfkitError(
-            f"num_mini_batches={args.num_mini_batches} must divide "
-            f"gradient_accumulation_steps={args.gradient_accumulation_steps}"
-        )
-    if value_model is reward_model:
-        raise HfkitError("value_model is reward_model: training the value would change the rewards; pass a copy")
-    for role, trained in (("policy", model), ("value model", value_model)):
-        if not any(parameter.requires_grad for parameter in trained.parameters()):
-            raise HfkitError(f"the {role} has nothing to train: load its adapter with is_trainable=True")
-        if getattr(trained, "is_quantized", False) and not isinstance(trained, PeftModel):
-            raise HfkitError(
-                f"the {role} is quantized and has no adapter: only its embeddings, norms and head would be trained; "
-                "set use_peft: true"
-            )
-    for role, scored in (("reward", reward_model), ("value", value_model)):
-        if getattr(scored.config, "num_labels", None) != 1:
-            raise HfkitError(f"the {role} model has num_labels={scored.config.num_labels}; PPO needs 1")
+def stop_ids(config: GenerationConfig, tokenizer) -> list[int]:
+    """The token ids that end a reply: those of the model's generation config, and the tokenizer's EOS."""
+    given = config.eos_token_id
+    given = given if isinstance(given, list) else [] if given is None else [given]
+    return [*dict.fromkeys([*given, tokenizer.eos_token_id])]
 
 
 def set_generation_config(model: PreTrainedModel, config: GenerationConfig) -> None:

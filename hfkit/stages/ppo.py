@@ -1,7 +1,7 @@
 """hfkit ppo --config configs/quickstart/ppo.yaml
 
-PPO on prompts, as text or conversations, with trl's PPOTrainer behind `hfkit.rlhf`: the reward from the reward model,
-the KL anchored to the SFT model that the policy starts from, the value model started from the reward model.
+PPO on prompts, as text or conversations: the reward from the reward model or from functions, the KL anchored to the SFT
+model that the policy starts from, the value model started from the reward model.
 """
 
 import copy
@@ -17,7 +17,7 @@ SHOWN_SAMPLES = 8
 
 def main(config: PPOConfig) -> Path:
     """Trains the policy (or its adapter) and returns its folder."""
-    from transformers import DataCollatorWithPadding, set_seed
+    from transformers import set_seed
 
     from hfkit.base import base_of
     from hfkit.console import say
@@ -27,8 +27,9 @@ def main(config: PPOConfig) -> Path:
     from hfkit.record import parent_of
     from hfkit.rlhf import PPOTrainer
     from hfkit.rlhf.comparison import compare
-    from hfkit.rlhf.limits import KLLimit
+    from hfkit.rlhf.ptx import load_ptx
     from hfkit.rlhf.roles import load_roles
+    from hfkit.rlhf.scores import load_scorer, start_of_normalizer
     from hfkit.run import Run
     from hfkit.saving import save_model
     from hfkit.training import own_callbacks, trainer_arguments
@@ -36,14 +37,15 @@ def main(config: PPOConfig) -> Path:
     set_seed(config.seed)
     # Data
     tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template)
-    train_rows, test_rows, account = load_splits(config, PROMPTS)
+    train_rows, test_rows, account = load_splits(config, [*PROMPTS, *config.reward_columns])
     train_rows = encode_prompts(train_rows, tokenizer, account["train"], config)
     if test_rows is not None:
         test_rows = encode_prompts(test_rows, tokenizer, account["test"], config)
-    parents = [
-        parent_of("sft", config.model_name_or_path, config.model_revision),
-        parent_of("reward", config.reward_model_path, config.reward_model_revision),
-    ]
+    ptx_rows, ptx_account = load_ptx(config, tokenizer)
+    account |= ptx_account
+    parents = [parent_of("sft", config.model_name_or_path, config.model_revision)]
+    if config.reward_model_path:
+        parents.append(parent_of("reward", config.reward_model_path, config.reward_model_revision))
     run = Run("ppo", config, {name: split.as_dict() for name, split in account.items()}, parents)
     if run.is_done:
         say(f"ppo: already done in {run.folder}")
@@ -54,11 +56,12 @@ def main(config: PPOConfig) -> Path:
         # Models
         roles = load_roles(config)
         run.note(**base_of(roles.policy))
+        scorer = load_scorer(config, tokenizer, roles.reward)
         # Trainer
         left_padding = copy.deepcopy(tokenizer)  # what is saved keeps the side that it had
         left_padding.padding_side = "left"
         trainer = PPOTrainer(
-            args=trainer_arguments(config, num_sample_generations=0, save_strategy="no"),
+            args=trainer_arguments(config, num_sample_generations=0),
             processing_class=left_padding,
             model=roles.policy,
             ref_model=roles.reference,
@@ -66,15 +69,17 @@ def main(config: PPOConfig) -> Path:
             value_model=roles.value,
             train_dataset=train_rows,
             eval_dataset=test_rows if test_rows is not None else train_rows.select([0]),
-            data_collator=DataCollatorWithPadding(left_padding),
+            scorer=scorer,
+            normalizer=start_of_normalizer(config),
+            ptx_rows=ptx_rows,
         )
-        own_callbacks(trainer, run, KLLimit(config.max_kl))
-        facts = train(trainer)
+        own_callbacks(trainer, run, *early_stopping(config))
+        facts = train(trainer, run)
         # Save
         metrics = trend(run.folder)
         samples = []
         if test_rows is not None:
-            held_out, samples = compare(roles, tokenizer, test_rows["input_ids"], config)
+            held_out, samples = compare(roles, scorer, tokenizer, test_rows, config)
             metrics |= held_out
             for sample in samples[:SHOWN_SAMPLES]:
                 say(f"  {sample['prompt']!r}\n    before: {sample['before']!r}\n    after:  {sample['after']!r}")
@@ -88,20 +93,31 @@ def main(config: PPOConfig) -> Path:
     return run.folder
 
 
-def train(trainer) -> dict:
-    """Runs PPO; returns facts for the record: steps (updates), episodes, train_seconds, and why it stopped early."""
-    from hfkit.console import warn
-    from hfkit.rlhf.limits import KLLimitReached
+def early_stopping(config: PPOConfig) -> list:
+    """Transformers' callback, if it is asked for."""
+    from transformers import EarlyStoppingCallback
 
-    started, facts = time.time(), {}
-    try:
-        trainer.train()
-    except KLLimitReached as reached:
-        warn(str(reached))
-        facts["stopped"] = str(reached)
+    patience = config.early_stopping_patience
+    return [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
+
+
+def train(trainer, run) -> dict:
+    """Runs PPO, from the last complete checkpoint if the run has one.
+
+    Returns:
+        facts for the record: steps (updates), episodes, engine, train_seconds, and why it stopped early.
+    """
+    from hfkit.console import warn
+
+    started = time.time()
+    trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    facts = {"stopped": trainer.stopped} if trainer.stopped else {}
+    if trainer.stopped:
+        warn(trainer.stopped)
     return {
         "steps": trainer.state.global_step,
         "episodes": trainer.state.episode,
+        "rollout_engine": trainer.engine.name,
         "train_seconds": round(time.time() - started, 2),
         **facts,
     }

@@ -1,0 +1,61 @@
+"""A batch of sampled replies, laid out so that the replies of all rows begin in the same column."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+def pad(rows: list[list[int]], value: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (B, longest) and the mask of what is not padding."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), value)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for place, row in enumerate(rows):
+        where = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[place, where] = torch.tensor(row)
+        mask[place, where] = True
+    return ids, mask
+
+
+@dataclass
+class Tokens:
+    """Prompts (B, P), padded on the left, and replies (B, R), padded on the right; masks are True on real tokens."""
+
+    prompts: torch.Tensor
+    prompt_mask: torch.Tensor
+    replies: torch.Tensor
+    mask: torch.Tensor
+
+    @classmethod
+    def of(cls, prompts: list[list[int]], replies: list[list[int]], pad_id: int, device) -> "Tokens":
+        """From lists of token ids."""
+        parts = (*pad(prompts, pad_id, left=True), *pad(replies, pad_id, left=False))
+        return cls(*(part.to(device) for part in parts))
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """Tokens of each row, prompt and reply, (B,)."""
+        return self.prompt_mask.sum(1) + self.mask.sum(1)
+
+    def rows(self, index: torch.Tensor) -> "Tokens":
+        """Some rows, without the columns that are padding in all of them."""
+        prompts, replies = self.prompt_mask[index], self.mask[index]
+        begin, end = prompts.shape[1] - int(prompts.sum(1).max()), int(replies.sum(1).max())
+        return Tokens(self.prompts[index, begin:], prompts[:, begin:], self.replies[index, :end], replies[:, :end])
+
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """What a model reads to give a prediction for each token of the replies: all columns but the last."""
+        mask = torch.cat([self.prompt_mask, self.mask], 1)[:, :-1].long()
+        return {
+            "input_ids": torch.cat([self.prompts, self.replies], 1)[:, :-1],
+            "attention_mask": mask,
+            "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+        }
+
+
+def by_length(lengths: torch.Tensor, index: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """The rows of an index in parts of `size`, rows of like length together, so that little is padded."""
+    return list(index[lengths[index].argsort(descending=True, stable=True)].split(size))

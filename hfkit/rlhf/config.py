@@ -1,0 +1,21 @@
+"""The trainer's config: trl's, with the fields that its own loop has no use for."""
+
+from dataclasses import dataclass, field
+
+from trl.experimental.ppo import PPOConfig as TrlPPOConfig
+
+
+@dataclass
+class PPOConfig(TrlPPOConfig):
+    """trl's PPOConfig and what hfkit's loop adds to it; `hfkit.config.PPOConfig` is what a YAML fills."""
+
+    value_learning_rate: float | None = field(default=None, metadata={"help": "of the value model"})
+    value_warmup_steps: int = field(default=0, metadata={"help": "updates that train the value model alone"})
+    entropy_coef: float = field(default=0.0, metadata={"help": "weight of the entropy bonus"})
+    kl_target: float | None = field(default=None, metadata={"help": "nats per reply that kl_coef is adapted to"})
+    kl_horizon: int = field(default=10_000, metadata={"help": "episodes over which kl_coef adapts"})
+    max_kl: float = field(default=20.0, metadata={"help": "nats per reply past which training stops"})
+    normalize_rewards: bool = field(default=False, metadata={"help": "by running mean and std"})
+    reward_clip: float | None = field(default=None, metadata={"help": "scores are clipped to +- this"})
+    ptx_coef: float = field(default=0.0, metadata={"help": "weight of the language modelling loss"})
+    sample_steps: int | None = field(default=None, metadata={"help": "updates between two tables of replies"})

@@ -1,0 +1,35 @@
+"""Policy and value model on a batch: log-probabilities and entropies of the replies' tokens, and their values."""
+
+import torch
+from transformers import PreTrainedModel
+from trl.trainer.utils import entropy_from_logits, selective_log_softmax
+
+from hfkit.rlhf.batch import Tokens
+
+
+def autocast(args, device: torch.device):
+    """bf16 autocast where `args.bf16` asks for it; the accelerator that trl's trainer makes never hears of it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
+
+
+def reply_logits(model: PreTrainedModel, tokens: Tokens, temperature: float) -> torch.Tensor:
+    """Logits of the distribution that each token of the replies was sampled from, float32 (B, R, vocabulary).
+
+    Only those columns go through the output head: over a large vocabulary it is most of the memory.
+    """
+    width = tokens.replies.shape[1]
+    logits = model(**tokens.inputs(), use_cache=False, logits_to_keep=width).logits
+    return logits.float() / temperature
+
+
+def reply_logprobs(model: PreTrainedModel, tokens: Tokens, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of each token of the replies, and the entropy where it was sampled, in nats, (B, R) each."""
+    logits = reply_logits(model, tokens, temperature)
+    return selective_log_softmax(logits, tokens.replies), entropy_from_logits(logits)
+
+
+def reply_values(model: PreTrainedModel, tokens: Tokens) -> torch.Tensor:
+    """Value of the state before each token of the replies, float32 (B, R)."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = base.base_model(**tokens.inputs(), use_cache=False).last_hidden_state
+    return base.score(hidden[:, -tokens.replies.shape[1] :]).squeeze(-1).float()

@@ -1,0 +1,108 @@
+"""The update: passes over a batch of experience in optimizer steps on policy and value model."""
+
+from collections import defaultdict
+
+import torch
+from accelerate import Accelerator
+
+from hfkit.rlhf.batch import by_length
+from hfkit.rlhf.config import PPOConfig
+from hfkit.rlhf.experience import Experience
+from hfkit.rlhf.forward import autocast, reply_logprobs, reply_values
+from hfkit.rlhf.objective import policy_loss, value_loss
+from hfkit.rlhf.ptx import PTX
+from hfkit.rlhf.roles import Roles
+
+
+class Updater:
+    """`num_ppo_epochs` passes over the batch, in `num_mini_batches` optimizer steps each.
+
+    A mini-batch's loss is the mean over its tokens in all processes, however it is cut into micro-batches: those of
+    like length go together, without the columns that are padding in all of them.
+
+    Args:
+        optimizer: of the trained weights of policy and value model.
+        ptx: the language modelling loss beside PPO's, if there is one.
+    """
+
+    def __init__(self, args: PPOConfig, accelerator: Accelerator, roles: Roles, optimizer, ptx: PTX | None):
+        self.args, self.accelerator, self.roles = args, accelerator, roles
+        self.optimizer, self.ptx = optimizer, ptx
+        self.trained = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def __call__(self, experience: Experience, policy_learns: bool = True) -> dict[str, float]:
+        """Trains on a batch; the mean metrics of its optimizer steps.
+
+        Args:
+            policy_learns: False while the value model is warmed up alone.
+        """
+        self.roles.policy.train(), self.roles.value.train()
+        steps = []
+        for _ in range(self.args.num_ppo_epochs):
+            order = torch.randperm(len(experience.tokens)).to(self.accelerator.device)
+            for index in order.split(self.args.local_mini_batch_size):
+                steps.append(self.step(experience, index, policy_learns))
+        return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+
+    def step(self, experience: Experience, index: torch.Tensor, policy_learns: bool) -> dict[str, float]:
+        """One optimizer step on the rows of a mini-batch."""
+        tokens, device = experience.tokens, self.accelerator.device
+        count = self.summed(tokens.mask[index].sum())
+        totals = defaultdict(lambda: torch.zeros((), device=device))
+        micro_batches = by_length(tokens.lengths, index, self.args.per_device_train_batch_size)
+        for part in micro_batches:
+            with autocast(self.args, device):
+                loss, sums = self.losses(experience, part, policy_learns)
+            (loss / count).backward()
+            for name, value in sums.items():
+                totals[name] += value.detach()
+        metrics = {name: float(self.summed(value) / count) for name, value in totals.items()}
+        if self.ptx and policy_learns:
+            metrics["loss/ptx"] = self.ptx.backward(self.roles.policy, len(micro_batches))
+        return metrics | {"policy/grad_norm": self.optimizer_step()}
+
+    def losses(
+        self, experience: Experience, index: torch.Tensor, policy_learns: bool
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss of a micro-batch and what is logged of it, each summed over its tokens."""
+        args, tokens = self.args, experience.tokens.rows(index)
+        here = (index, slice(tokens.replies.shape[1]))
+        logprobs, entropies = reply_logprobs(self.roles.policy, tokens, args.temperature)
+        values = reply_values(self.roles.value, tokens)
+        log_ratio = logprobs - experience.logprobs[here]
+        surrogate, policy_clipped = policy_loss(
+            logprobs, experience.logprobs[here], experience.advantages[here], args.cliprange
+        )
+        error, value_clipped = value_loss(
+            values, experience.values[here], experience.returns[here], args.cliprange_value
+        )
+        per_token = {
+            "loss/policy_avg": surrogate,
+            "loss/value_avg": error,
+            "policy/entropy_avg": entropies,
+            "policy/approxkl_avg": log_ratio.exp() - 1 - log_ratio,
+            "policy/clipfrac_avg": policy_clipped.float(),
+            "val/clipfrac_avg": value_clipped.float(),
+            "val/ratio": log_ratio.exp(),
+        }
+        sums = {name: value.where(tokens.mask, 0.0).sum() for name, value in per_token.items()}
+        loss = args.vf_coef * sums["loss/value_avg"]
+        if policy_learns:
+            loss = loss + sums["loss/policy_avg"] - args.entropy_coef * sums["policy/entropy_avg"]
+        return loss, sums
+
+    def optimizer_step(self) -> float:
+        """Sums the gradients of all processes, clips them to `max_grad_norm`, and steps; their norm before the clip."""
+        for parameter in self.trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if self.accelerator.num_processes > 1:
+                parameter.grad = self.summed(parameter.grad)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def summed(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over processes."""
+        return self.accelerator.reduce(tensor, "sum")
