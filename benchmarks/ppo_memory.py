@@ -6,7 +6,8 @@ its own. Writes benchmarks/records/ppo_memory.json: bytes at the peak, of which 
 
 `trl`: policy in 4 bits under LoRA, the reference a second 4-bit model under the SFT adapter, reward and value models
 in float32, the value trained in full. `trl, 4-bit critic`: reward and value in 4 bits as well, as trl's own script
-loads them; of such a value model only embeddings, norms and head are trained.
+loads them; of such a value model only embeddings, norms and head are trained. Gradient checkpointing is on in both, as it
+is by default in trl, whose loop does not apply it; `hfkit, no checkpointing` is without.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from hfkit.quantization import quantization_of  # noqa: E402
 from hfkit.record import environment, write_json  # noqa: E402
 from hfkit.rendering import encode_prompt  # noqa: E402
 
-VARIANTS = ("hfkit", "trl", "trl, 4-bit critic")
+VARIANTS = ("hfkit", "hfkit, no checkpointing", "trl", "trl, 4-bit critic")
 WORDS = "the a river stone bird light winter garden road letter night old small green quiet".split()
 BATCH = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_mini_batches": 1}
 PPO = {**BATCH, "response_length": 48, "num_ppo_epochs": 1, "learning_rate": 1e-5, "temperature": 0.7, "kl_coef": 0.05}
@@ -77,10 +78,11 @@ def entry(root: Path, name: str) -> list[hfkit.DatasetEntry]:
     return [hfkit.DatasetEntry(path=str(root / f"{name}.jsonl"))]
 
 
-def ours(root: Path, episodes: int) -> hfkit.PPOConfig:
-    """The stage's config, of which trl's is made too."""
+def ours(root: Path, episodes: int, checkpointing: bool) -> hfkit.PPOConfig:
+    """The stage's config."""
     return hfkit.PPOConfig(
-        output_dir=str(root / "ppo"),
+        output_dir=str(root / f"ppo-{checkpointing}"),
+        gradient_checkpointing=checkpointing,
         model_name_or_path=str(root / "sft"),
         reward_model_path=str(root / "reward"),
         datasets=entry(root, "prompts"),
@@ -92,7 +94,7 @@ def ours(root: Path, episodes: int) -> hfkit.PPOConfig:
 
 def bare(root: Path, model: str, episodes: int, critic_in_4bit: bool) -> None:
     """trl's PPOTrainer as its documentation has it."""
-    config = ours(root, episodes)
+    config = ours(root, episodes, checkpointing=True)
     tokenizer = load_tokenizer(str(root / "sft"))
     tokenizer.padding_side = "left"
     four_bits = {"quantization_config": quantization_of(config), "device_map": {"": "cpu"}, "dtype": torch.float32}
@@ -117,7 +119,7 @@ def bare(root: Path, model: str, episodes: int, critic_in_4bit: bool) -> None:
             num_sample_generations=0,
             save_strategy="no",
             report_to="none",
-            gradient_checkpointing=False,
+            gradient_checkpointing=True,
             bf16=False,
             use_cpu=not torch.cuda.is_available(),
             **PPO,
@@ -145,8 +147,8 @@ def measure(variant: str, root: Path, model: str, episodes: int) -> None:
     """Runs one variant; prints its figures as the last line."""
     set_seed(0)
     before = memory()
-    if variant == "hfkit":
-        hfkit.ppo(ours(root, episodes))
+    if variant.startswith("hfkit"):
+        hfkit.ppo(ours(root, episodes, checkpointing=variant == "hfkit"))
     else:
         bare(root, model, episodes, critic_in_4bit="4-bit critic" in variant)
     print(json.dumps({"peak_bytes": memory(), "before_models_bytes": before}))

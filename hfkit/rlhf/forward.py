@@ -22,10 +22,18 @@ def reply_logits(model: PreTrainedModel, tokens: Tokens, temperature: float) -> 
     return logits.float() / temperature
 
 
-def reply_logprobs(model: PreTrainedModel, tokens: Tokens, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability of each token of the replies, and the entropy where it was sampled, in nats, (B, R) each."""
+def reply_logprobs(
+    model: PreTrainedModel, tokens: Tokens, temperature: float, train_entropy: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of each token of the replies, and the entropy where it was sampled, in nats, (B, R) each.
+
+    Args:
+        train_entropy: whether a gradient is wanted through the entropy; it takes the memory of the logits once more.
+    """
     logits = reply_logits(model, tokens, temperature)
-    return selective_log_softmax(logits, tokens.replies), entropy_from_logits(logits)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and train_entropy):
+        entropies = entropy_from_logits(logits)
+    return selective_log_softmax(logits, tokens.replies), entropies
 
 
 def reply_values(model: PreTrainedModel, tokens: Tokens) -> torch.Tensor:

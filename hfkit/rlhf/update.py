@@ -51,45 +51,48 @@ class Updater:
         totals = defaultdict(lambda: torch.zeros((), device=device))
         micro_batches = by_length(tokens.lengths, index, self.args.per_device_train_batch_size)
         for part in micro_batches:
-            with autocast(self.args, device):
-                loss, sums = self.losses(experience, part, policy_learns)
-            (loss / count).backward()
-            for name, value in sums.items():
-                totals[name] += value.detach()
+            # one after the other, so that the activations of one model at a time are held
+            for losses, learns in ((self.value_losses, True), (self.policy_losses, policy_learns)):
+                with autocast(self.args, device), torch.set_grad_enabled(learns):
+                    loss, sums = losses(experience, part)
+                if learns:
+                    (loss / count).backward()
+                for name, value in sums.items():
+                    totals[name] += value.detach()
         metrics = {name: float(self.summed(value) / count) for name, value in totals.items()}
         if self.ptx and policy_learns:
             metrics["loss/ptx"] = self.ptx.backward(self.roles.policy, len(micro_batches))
         return metrics | {"policy/grad_norm": self.optimizer_step()}
 
-    def losses(
-        self, experience: Experience, index: torch.Tensor, policy_learns: bool
+    def policy_losses(
+        self, experience: Experience, index: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss of a micro-batch and what is logged of it, each summed over its tokens."""
+        """Policy's loss on a micro-batch and what is logged of it, each summed over its tokens."""
         args, tokens = self.args, experience.tokens.rows(index)
         here = (index, slice(tokens.replies.shape[1]))
-        logprobs, entropies = reply_logprobs(self.roles.policy, tokens, args.temperature)
-        values = reply_values(self.roles.value, tokens)
-        log_ratio = logprobs - experience.logprobs[here]
-        surrogate, policy_clipped = policy_loss(
-            logprobs, experience.logprobs[here], experience.advantages[here], args.cliprange
-        )
-        error, value_clipped = value_loss(
-            values, experience.values[here], experience.returns[here], args.cliprange_value
-        )
-        per_token = {
+        old = experience.logprobs[here]
+        logprobs, entropies = reply_logprobs(self.roles.policy, tokens, args.temperature, bool(args.entropy_coef))
+        surrogate, clipped = policy_loss(logprobs, old, experience.advantages[here], args.cliprange)
+        log_ratio = logprobs - old
+        sums = {
             "loss/policy_avg": surrogate,
-            "loss/value_avg": error,
             "policy/entropy_avg": entropies,
             "policy/approxkl_avg": log_ratio.exp() - 1 - log_ratio,
-            "policy/clipfrac_avg": policy_clipped.float(),
-            "val/clipfrac_avg": value_clipped.float(),
+            "policy/clipfrac_avg": clipped.float(),
             "val/ratio": log_ratio.exp(),
         }
-        sums = {name: value.where(tokens.mask, 0.0).sum() for name, value in per_token.items()}
-        loss = args.vf_coef * sums["loss/value_avg"]
-        if policy_learns:
-            loss = loss + sums["loss/policy_avg"] - args.entropy_coef * sums["policy/entropy_avg"]
-        return loss, sums
+        sums = {name: value.where(tokens.mask, 0.0).sum() for name, value in sums.items()}
+        return sums["loss/policy_avg"] - args.entropy_coef * sums["policy/entropy_avg"], sums
+
+    def value_losses(self, experience: Experience, index: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Value model's loss on a micro-batch and what is logged of it, each summed over its tokens."""
+        args, tokens = self.args, experience.tokens.rows(index)
+        here = (index, slice(tokens.replies.shape[1]))
+        values = reply_values(self.roles.value, tokens)
+        error, clipped = value_loss(values, experience.values[here], experience.returns[here], args.cliprange_value)
+        sums = {"loss/value_avg": error, "val/clipfrac_avg": clipped.float()}
+        sums = {name: value.where(tokens.mask, 0.0).sum() for name, value in sums.items()}
+        return args.vf_coef * sums["loss/value_avg"], sums
 
     def optimizer_step(self) -> float:
         """Sums the gradients of all processes, clips them to `max_grad_norm`, and steps; their norm before the clip."""
