@@ -6,8 +6,8 @@ its own. Writes benchmarks/records/ppo_memory.json: bytes at the peak, of which 
 
 `trl`: policy in 4 bits under LoRA, the reference a second 4-bit model under the SFT adapter, reward and value models
 in float32, the value trained in full. `trl, 4-bit critic`: reward and value in 4 bits as well, as trl's own script
-loads them; of such a value model only embeddings, norms and head are trained. Gradient checkpointing is on in both, as it
-is by default in trl, whose loop does not apply it; `hfkit, no checkpointing` is without.
+loads them; of such a value model only embeddings, norms and head are trained. Gradient checkpointing is on in both, as
+it is by default in trl, whose loop does not apply it; `hfkit, no checkpointing` is without.
 """
 
 import argparse

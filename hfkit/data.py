@@ -192,6 +192,27 @@ def content_hash(rows: Dataset) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class Versioned:
+    """A function over rows with the hash of the code behind it.
+
+    `datasets` finds what it has cached by a function's name and arguments: without the hash, rows that an earlier
+    version of hfkit encoded would be taken for those of this one.
+    """
+
+    function: Callable[[dict], dict]
+    code: str
+
+    @classmethod
+    def of(cls, function: Callable[[dict], dict]) -> "Versioned":
+        """With the hash of the modules that encode rows."""
+        files = [Path(__file__).with_name(name) for name in ("data.py", "forms.py", "rendering.py")]
+        return cls(function, hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest())
+
+    def __call__(self, row: dict) -> dict:
+        return self.function(row)
+
+
 def encode(rows: Dataset, encoder: Callable[[dict], dict], account: Split, config) -> Dataset:
     """Applies a form's encoder to each row, drops what it rejects, and accounts for it.
 
@@ -204,7 +225,7 @@ def encode(rows: Dataset, encoder: Callable[[dict], dict], account: Split, confi
     """
     options = {"num_proc": config.dataset_num_proc, "desc": f"Tokenizing {account.name}"}
     with bars(len(rows)):
-        encoded = rows.map(encoder, remove_columns=rows.column_names, **options)
+        encoded = rows.map(Versioned.of(encoder), remove_columns=rows.column_names, **options)
         reasons = Counter(reason for reason in encoded["dropped"] if reason)
         lengths = encoded["length"]
         account.cut = sum(encoded["cut"])

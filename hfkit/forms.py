@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from trl import extract_prompt, pack_dataset
 
-from hfkit.data import Split, bars, encode, with_text
+from hfkit.data import Split, Versioned, bars, encode, with_text
 from hfkit.errors import HfkitError
 from hfkit.rendering import RenderError, encode_prompt, encode_replies, encode_text, encode_turns
 
@@ -125,7 +125,7 @@ def pack_documents(rows: Dataset, tokenizer, account: Split, config) -> tuple[Da
     with bars(len(rows)):
         texts = with_text(rows, account)
         options = {"batched": True, "num_proc": config.dataset_num_proc, "desc": f"Tokenizing {account.name}"}
-        documents = texts.map(tokens, remove_columns=texts.column_names, **options)
+        documents = texts.map(Versioned.of(tokens), remove_columns=texts.column_names, **options)
         account.tokens = pc.sum(pc.list_value_length(documents.data["input_ids"])).as_py() or 0
         # What is left over at the end of a batch is less than one row, and is dropped: make the batches large.
         packed = pack_dataset(documents, config.block_size, "wrapped", {"batch_size": 100_000})

@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from hfkit.config import DatasetEntry, SFTConfig
-from hfkit.data import content_hash, load_entry, load_splits
+from hfkit.data import Versioned, content_hash, load_entry, load_splits
 from hfkit.errors import HfkitError
 
 ROWS = [{"prompt": f"question {n}", "response": f"answer {n}"} for n in range(10)]
@@ -148,3 +148,13 @@ def test_the_fingerprint_is_of_the_rows(tmp_path):
     assert content_hash(rows.select([9, 8, 7])) == content_hash(chosen)
     assert content_hash(rows.select([7, 8, 9])) != content_hash(chosen)
     assert content_hash(rows.select([9, 8])) != content_hash(chosen)
+
+
+def marked(row: dict) -> dict:
+    return {"seen": True}
+
+
+def test_rows_that_another_version_encoded_are_not_taken_from_the_cache(rows_file, tokenizer):
+    rows = load_entry(DatasetEntry(path=rows_file([{"text": "one"}, {"text": "two"}])[0]["path"]), ["text"])
+    one, same, other = (rows.map(Versioned(marked, code)) for code in ("a", "a", "b"))
+    assert one.cache_files == same.cache_files != other.cache_files
