@@ -146,6 +146,7 @@ class ModelFields:
     )
     use_rslora: bool = field(default=False, metadata={"help": "scale by alpha/sqrt(r) (arXiv 2312.03732)"})
     load_in_4bit: bool = field(default=False, metadata={"help": "hold the frozen base in 4 bits (QLoRA)"})
+    load_in_8bit: bool = field(default=False, metadata={"help": "hold the frozen base in 8 bits (LLM.int8)"})
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = field(default="nf4", metadata={"help": "4-bit data type"})
     use_bnb_nested_quant: bool = field(default=True, metadata={"help": "quantize the scales too"})
 
