@@ -13,6 +13,7 @@ VERBS = {
     "reward": ("hfkit.stages.reward", "train a reward model on preference pairs"),
     "ppo": ("hfkit.stages.ppo", "align a policy to a reward model with PPO"),
     "run": ("hfkit.pipeline", "run several stages in a row from one file"),
+    "plan": ("hfkit.planning.main", "parameters, memory, steps and disk of a run, before anything is downloaded"),
     "quickstart": ("hfkit.quickstart.main", "the whole chain on a tiny model, in minutes on a CPU"),
 }
 
