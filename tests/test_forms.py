@@ -183,9 +183,10 @@ def test_losing_rows_is_counted_and_past_a_threshold_refused(tokenizer, stage, l
         assert len(encoder(rows, tokenizer, account, config(**limits, max_dropped=0.2))) == 8
 
 
-def test_prompts_keep_only_ids(tokenizer):
+def test_prompts_keep_what_rewards_are_computed_from(tokenizer):
     from hfkit.config import PPOConfig
 
     rows = Dataset.from_list([{"prompt": PROMPT}])
     encoded = encode_prompts(rows, tokenizer, Split("train", rows=1), config(PPOConfig))
-    assert encoded.column_names == ["input_ids"]
+    assert {*encoded.column_names} == {"input_ids", "prompt"}
+    assert encoded[0]["prompt"] == PROMPT
