@@ -20,7 +20,7 @@ def quantization_as_trained(path: str, revision: str = "main") -> BitsAndBytesCo
 
 
 def _quantization(settings: dict) -> BitsAndBytesConfig | None:
-    """Computes in bf16 on a GPU that has it, else in fp32: on CPUs without matrix units bf16 is several times slower."""
+    """Computes in bf16 on a GPU that has it, else in fp32: on a CPU without matrix units bf16 is far slower."""
     if settings.get("load_in_8bit"):
         return BitsAndBytesConfig(load_in_8bit=True)
     if not settings.get("load_in_4bit"):
