@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from accelerate import PartialState
 
 from hfkit.errors import HfkitError, reason
 from hfkit.models import load_tokenizer
@@ -128,5 +129,5 @@ def start_of_normalizer(config) -> RewardNormalizer | None:
     metrics = (read_record(config.reward_model_path) or {}).get("metrics", {}) if config.reward_model_path else {}
     if not config.normalize_rewards or "eval_reward_mean" not in metrics or config.reward_functions:
         return None
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * PartialState().num_processes
     return RewardNormalizer(metrics["eval_reward_mean"], metrics["eval_reward_std"], batch)
