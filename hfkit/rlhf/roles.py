@@ -8,7 +8,16 @@ from transformers import PreTrainedModel
 
 from hfkit.adapters import with_adapter
 from hfkit.console import say
-from hfkit.models import load_base, load_classifier, load_trainable, loading_options, reward_source, under_adapter
+from hfkit.models import (
+    load_base,
+    load_classifier,
+    load_tokenizer,
+    load_trainable,
+    loading_options,
+    reward_source,
+    under_adapter,
+)
+from hfkit.rlhf.scores import reward_tokenizer
 from hfkit.rlhf.shared_base import classifier_over, copy_sharing_frozen
 from hfkit.source import Source
 
@@ -16,7 +25,8 @@ from hfkit.source import Source
 @dataclass
 class Roles:
     """policy (trained), reference (the SFT model, frozen), reward (frozen; None where functions alone score), value
-    (trained, begins as the reward model, or as the SFT model with a head of zeros)."""
+    (trained, begins as the reward model if that has the policy's vocabulary, else as the SFT model with a head of
+    zeros)."""
 
     policy: PreTrainedModel | PeftModel
     reference: PreTrainedModel | PeftModel
@@ -46,8 +56,15 @@ def load_roles(config) -> Roles:
         say(f"ppo: {why_not}, so each is loaded")
     reference = copy_sharing_frozen(policy) if config.use_peft else copy.deepcopy(policy)
     reward = reward_model(config, scorer, classifier) if scorer else None
-    value = trainable_value(reward, config) if scorer else new_value(config, source, classifier)
+    begun = scorer and reads_as_policy(config)
+    value = trainable_value(reward, config) if begun else new_value(config, source, classifier)
     return Roles(policy, reference.requires_grad_(False).eval(), reward, value)
+
+
+def reads_as_policy(config) -> bool:
+    """Whether the reward model has the policy's vocabulary; a value model reads what the policy writes."""
+    policy = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token)
+    return reward_tokenizer(config).get_vocab() == policy.get_vocab()
 
 
 def why_apart(config, source: Source, scorer: Source | None) -> str | None:
