@@ -55,9 +55,10 @@ def load_roles(config) -> Roles:
     if why_not:
         say(f"ppo: {why_not}, so each is loaded")
     reference = copy_sharing_frozen(policy) if config.use_peft else copy.deepcopy(policy)
+    begun = scorer is not None and reads_as_policy(config)
+    other = copy_sharing_frozen(classifier) if classifier and not begun else None  # adapters go into a model's modules
     reward = reward_model(config, scorer, classifier) if scorer else None
-    begun = scorer and reads_as_policy(config)
-    value = trainable_value(reward, config) if begun else new_value(config, source, classifier)
+    value = trainable_value(reward, config) if begun else new_value(config, source, other)
     return Roles(policy, reference.requires_grad_(False).eval(), reward, value)
 
 
