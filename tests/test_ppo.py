@@ -93,6 +93,22 @@ def test_pain_11_at_learning_rate_0_the_ratio_is_1(repetitive):
     assert [row["val/ratio"] for row in rows] == pytest.approx([1.0] * UPDATES, abs=1e-5)
 
 
+@pytest.mark.parametrize("base", [{}, {"load_in_4bit": True}, {"use_peft": False}], ids=["lora", "4-bit", "full"])
+def test_at_learning_rate_0_nothing_moves_and_each_step_is_made(run_stage, tmp_path, base):
+    """KL 0 and ratio 1 in every update, however it is cut into mini-batches and micro-batches."""
+    steps = []
+    handle = register_optimizer_step_post_hook(lambda optimizer, args, kwargs: steps.append(1))
+    try:
+        run_stage("ppo", tmp_path / "out", learning_rate=0.0, total_episodes=12, **base)
+    finally:
+        handle.remove()
+    rows = updates(tmp_path / "out")
+    assert len(steps) == 3 * EPOCHS * MINI_BATCHES
+    assert [row["val/ratio"] for row in rows] == pytest.approx([1.0] * 3, abs=1e-6)
+    assert max(abs(row["objective/kl"]) for row in rows) < 1e-4
+    assert max(row["policy/approxkl_avg"] for row in rows) < 1e-6
+
+
 def test_pain_06_the_first_kl_is_0(ppo_dir):
     first, second = (row["objective/kl"] for row in updates(ppo_dir))
     assert abs(first) < 1e-4 < abs(second)
