@@ -54,7 +54,7 @@ def models(kind: str, lora: bool) -> list:
     return made
 
 
-def small_trainer(tokenizer, folder, parts: list, **changes) -> PPOTrainer:
+def small_trainer(tokenizer, folder, parts: list, ptx: list[dict] = PTX, **changes) -> PPOTrainer:
     """A trainer of policy, reference and value model; `folder` is its output's."""
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(3, 400, (length,), generator=generator).tolist() for length in LENGTHS]
@@ -75,6 +75,5 @@ def small_trainer(tokenizer, folder, parts: list, **changes) -> PPOTrainer:
     )
     policy, reference, value = parts
     scorer = Scorer(left, functions={"given": lambda prompts, replies, score: score})
-    ptx = Dataset.from_list(PTX) if args.ptx_coef else None
-    data = Dataset.from_list(rows)
-    return PPOTrainer(args, left, policy, reference, None, data, value, scorer=scorer, ptx_rows=ptx)
+    data, texts = Dataset.from_list(rows), Dataset.from_list(ptx) if args.ptx_coef else None
+    return PPOTrainer(args, left, policy, reference, None, data, value, scorer=scorer, ptx_rows=texts)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from interruption import assert_same_run, stopped_copy
-from ppo_small import REPLIES, models, small_trainer
+from ppo_small import PTX, REPLIES, models, small_trainer
 
 from hfkit.models import load_policy, load_tokenizer
 from hfkit.record import read_record
@@ -56,6 +56,7 @@ def update(tokenizer_dir: Path, folder: Path, accumulation: int) -> None:
         load_tokenizer(str(tokenizer_dir)),
         folder,
         models("llama", lora=True),
+        ptx=PTX * 4,  # more than a step takes: each process has rows of its own
         gradient_accumulation_steps=accumulation,
         **BATCH,
     )
