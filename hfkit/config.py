@@ -294,7 +294,9 @@ class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     logging_steps: float = field(default=1, metadata={"help": "updates between two lines of metrics.jsonl"})
     sample_steps: int | None = field(default=None, metadata={"help": "updates between two samples in rollouts.jsonl"})
     load_best_model_at_end: bool = field(default=False, metadata={"help": "end with the best checkpoint"})
-    metric_for_best_model: str | None = field(default=None, metadata={"help": "default eval_reward"})
+    metric_for_best_model: Literal["eval_reward", "eval_kl", "eval_entropy", "eval_length"] = field(
+        default="eval_reward", metadata={"help": "the highest is best; of eval_kl the lowest"}
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "evaluations without a better one, after which to stop"}
     )

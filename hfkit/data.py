@@ -61,12 +61,16 @@ class Split:
         return asdict(self)
 
 
-def load_entry(entry: DatasetEntry, wanted: list[str]) -> Dataset:
-    """The rows of one entry, reduced to the columns in `wanted` that it has.
+def load_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None = None) -> Dataset:
+    """The rows of one entry, reduced to the columns in `wanted` that it has, and to those in `needed`.
+
+    Args:
+        needed: columns of any kind.
 
     Raises:
-        HfkitError: no such file or data set, or a mapped column that it lacks.
+        HfkitError: no such file or data set, or a mapped or needed column that it lacks.
     """
+    needed = needed or []
     path = Path(entry.path)
     kind = BUILDERS.get(next((suffix for suffix in path.suffixes[::-1] if suffix in BUILDERS), ""))
     try:
@@ -87,10 +91,10 @@ def load_entry(entry: DatasetEntry, wanted: list[str]) -> Dataset:
         why = "it is empty" if is_empty else broken_line(path) if kind in ("json", "text") else None
         raise HfkitError(f"cannot read the data set {entry.path}: {why or reason(error)}") from error
     columns = entry.columns or {}
-    strange = [column for column in columns if column not in wanted]
+    strange = [column for column in columns if column not in [*wanted, *needed]]
     if strange or len({*columns.values()}) < len(columns):
         wrong = f"maps to {strange}, which it does not read" if strange else "maps one column twice"
-        raise HfkitError(f"{entry.path}: columns {columns} {wrong}; this stage reads {wanted}")
+        raise HfkitError(f"{entry.path}: columns {columns} {wrong}; this stage reads {[*wanted, *needed]}")
     for column, theirs in columns.items():
         if theirs not in rows.column_names:
             raise HfkitError(f"{entry.path} has no column {theirs!r} (for {column}); it has {rows.column_names}")
@@ -102,8 +106,12 @@ def load_entry(entry: DatasetEntry, wanted: list[str]) -> Dataset:
             f"{entry.path} has the columns {rows.column_names}, and none that this stage reads ({wanted}); map them: "
             "datasets: [{path: ..., columns: {" + wanted[0] + ": YOUR_COLUMN}}]"
         )
-    rows = rows.select_columns(present)
-    for column, kind in rows.features.items():
+    missing = [column for column in needed if column not in rows.column_names]
+    if missing:
+        raise HfkitError(f"{entry.path} has no column {missing[0]!r} (reward_columns); it has {rows.column_names}")
+    rows = rows.select_columns([*present, *needed])
+    for column in present:
+        kind = rows.features[column]
         if isinstance(kind, datasets.Value) and not fits(column, kind.dtype):
             expected = "numbers" if column in NUMBERS else "text" if column == "text" else "text or messages"
             raise HfkitError(f"{entry.path}: the column {column!r} holds {kind.dtype}, and should hold {expected}")
@@ -141,15 +149,20 @@ def with_plain_strings(rows: Dataset) -> Dataset:
         return rows.cast(datasets.Features({**rows.features, **dict.fromkeys(large, datasets.Value("string"))}))
 
 
-def load_splits(config, wanted: list[str]) -> tuple[Dataset, Dataset | None, dict[str, Split]]:
+def load_splits(
+    config, wanted: list[str], needed: list[str] | None = None
+) -> tuple[Dataset, Dataset | None, dict[str, Split]]:
     """Training rows, held-out rows (None where the config holds none out) and the account of both.
+
+    Args:
+        wanted, needed: columns, as for `load_entry`.
 
     Raises:
         HfkitError: a source cannot be read, or the sources of a split have different columns.
     """
-    train, account = load_rows("train", config.datasets, wanted)
+    train, account = load_rows("train", config.datasets, wanted, needed)
     if getattr(config, "eval_datasets", None):
-        test, test_account = load_rows("test", config.eval_datasets, wanted)
+        test, test_account = load_rows("test", config.eval_datasets, wanted, needed)
         return train, test, {"train": account, "test": test_account}
     size = getattr(config, "test_split_size", None)
     if size is None:
@@ -163,13 +176,15 @@ def load_splits(config, wanted: list[str]) -> tuple[Dataset, Dataset | None, dic
     return parts["train"], parts["test"], {"train": account, "test": held_out}
 
 
-def load_rows(name: str, entries: list[DatasetEntry], wanted: list[str]) -> tuple[Dataset, Split]:
+def load_rows(
+    name: str, entries: list[DatasetEntry], wanted: list[str], needed: list[str] | None = None
+) -> tuple[Dataset, Split]:
     """The rows of several sources, concatenated, with the account of the split that they make.
 
     Raises:
         HfkitError: a source cannot be read, or they have different columns.
     """
-    tables = [load_entry(entry, wanted) for entry in entries]
+    tables = [load_entry(entry, wanted, needed) for entry in entries]
     columns = {entry.path: tuple(table.column_names) for entry, table in zip(entries, tables, strict=True)}
     if len(set(columns.values())) > 1:
         raise HfkitError(f"the data sets have different columns: {columns}; map them with columns: {{...}}")

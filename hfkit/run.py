@@ -189,8 +189,9 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
 
 def fault_of(checkpoint: Path) -> str | None:
     """Why a checkpoint cannot be gone on from, or None; tensors are not read, only where they should lie."""
-    if read_json_mapping(checkpoint / "trainer_state.json") is None:
-        return "trainer_state.json cannot be read"
+    for file in {checkpoint / "trainer_state.json", *checkpoint.glob("*_state.json")}:
+        if read_json_mapping(file) is None:
+            return f"{file.name} cannot be read"
     for wanted in ("optimizer*", "scheduler.pt", "rng_state*"):
         if not any(checkpoint.glob(wanted)):
             return f"{wanted} is missing"

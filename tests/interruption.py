@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+SPEED = ("_time", "runtime", "per_second", "num_tokens")
+
 
 def stopped_copy(done: Path, folder: Path, step: int) -> Path:
     """A copy of a finished run as it was when killed after `checkpoint-{step}`: no artefact yet, status running."""
-    keep = {"hfkit.json", "metrics.jsonl", f"checkpoint-{step}"}
+    keep = {"hfkit.json", "metrics.jsonl", "rollouts.jsonl", f"checkpoint-{step}"}
     shutil.copytree(done, folder, ignore=lambda path, names: set(names) - keep if Path(path) == done else set())
     record = json.loads((folder / "hfkit.json").read_text())
     (folder / "hfkit.json").write_text(json.dumps(record | {"status": "running"}))
@@ -27,13 +29,14 @@ def assert_same_run(one: Path, other: Path) -> None:
     records = [json.loads((folder / "hfkit.json").read_text()) for folder in (one, other)]
     assert [record["status"] for record in records] == ["done", "done"]
     assert records[0]["metrics"] == records[1]["metrics"]
-    assert records[0]["tokens"] == records[1]["tokens"]
+    for count in ("steps", "episodes", "tokens"):
+        assert records[0].get(count) == records[1].get(count)
 
 
 def curves(folder: Path) -> list[dict]:
-    """The lines of metrics.jsonl but for the times in them, and for trl's count of the tokens since the last start."""
+    """The lines of metrics.jsonl but for times and speeds, and for trl's count of the tokens since the last start."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
-        {k: v for k, v in row.items() if not k.endswith(("_time", "runtime", "per_second", "num_tokens"))}
+        {k: v for k, v in row.items() if k != "eps" and not k.startswith("time/") and not k.endswith(SPEED)}
         for row in rows
     ]

@@ -41,7 +41,7 @@ def data_problems(config) -> list[Problem]:
     problems = []
     if not config.datasets:
         problems.append(Problem("datasets", [], "name at least one: datasets: [{path: FILE_OR_HUB_ID}]"))
-    for key in ("datasets", "eval_datasets"):
+    for key in ("datasets", "eval_datasets", "ptx_datasets"):
         for place, entry in enumerate(getattr(config, key, [])):
             if not Path(entry.path).exists() and not HUB_ID.match(entry.path):
                 problems.append(Problem(f"{key}[{place}].path", entry.path, "no such file, and not a Hub id"))

@@ -11,7 +11,8 @@ POSITIVE = (
     *("block_size", "max_length", "max_prompt_length", "response_length", "vocab_size", "logging_steps", "save_steps"),
     *("num_mini_batches", "num_ppo_epochs", "local_rollout_forward_batch_size", "temperature", "max_kl"),
     *("max_grad_norm", "lora_r", "lora_alpha", "total_episodes", "cliprange", "cliprange_value", "model_max_length"),
-    *("dataset_num_proc", "sample_length", "save_total_limit", "eval_steps"),
+    *("dataset_num_proc", "sample_length", "save_total_limit", "eval_steps", "sample_steps", "kl_target", "kl_horizon"),
+    *("reward_clip", "ptx_max_length", "early_stopping_patience"),
 )
 # Lowest and highest of what has a range of its own.
 RANGES = {
@@ -22,7 +23,12 @@ RANGES = {
     "lora_dropout": (0, 1),
     "max_dropped": (0, 1),
     "min_frequency": (0, math.inf),
+    "value_learning_rate": (0, math.inf),
+    "value_warmup_steps": (0, math.inf),
     "kl_coef": (0, math.inf),
+    "entropy_coef": (0, math.inf),
+    "ptx_coef": (0, math.inf),
+    "missing_eos_penalty": (0, math.inf),
     "vf_coef": (0, math.inf),
     "gamma": (0, 1),
     "lam": (0, 1),
@@ -34,8 +40,8 @@ def number_problems(config) -> list[Problem]:
     values = {name: getattr(config, name, None) for name in POSITIVE}
     problems = [Problem(k, v, "must be above 0") for k, v in values.items() if v is not None and v <= 0]
     for name, (low, high) in RANGES.items():
-        value = getattr(config, name, low)
-        if not low <= value <= high:
+        value = getattr(config, name, None)
+        if value is not None and not low <= value <= high:
             remedy = "must not be negative" if high is math.inf else f"must be from {low} to {high}"
             problems.append(Problem(name, value, remedy))
     steps = getattr(config, "max_steps", -1)

@@ -1,5 +1,6 @@
 """Replies of a model, and how likely a model finds them: what rewards, KL and entropy are measured on."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,24 +15,42 @@ def generate_replies(
     temperature: float = 0.0,
     seed: int = 0,
     batch_size: int = 32,
+    stops: list[int] | None = None,
 ) -> list[list[int]]:
-    """A reply to each prompt as token ids, up to and including the end-of-text token if it came.
+    """A reply to each prompt as token ids, up to and including the token that ends it if it came.
 
     Args:
         prompts: token ids, as `rendering.encode_prompt` gives them.
         temperature: 0 takes the likeliest token; otherwise it is the only processor applied.
         seed: of the sampling; torch's own generators are left as they were.
+        stops: token ids that end a reply; default the tokenizer's end of text.
     """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return sample_replies(model, tokenizer, prompts, max_new_tokens, temperature, batch_size, stops)
+
+
+@torch.no_grad()
+def sample_replies(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    temperature: float,
+    batch_size: int,
+    stops: list[int] | None = None,
+) -> list[list[int]]:
+    """As `generate_replies`, drawing from torch's global generator."""
+    stops = stops or [tokenizer.eos_token_id]
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=stops,
         pad_token_id=tokenizer.pad_token_id,
         **({"do_sample": False} | sampling),
     )
     replies = []
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
+    with plain_generation(model):
         for start in range(0, len(prompts), batch_size):
             rows = {"input_ids": prompts[start : start + batch_size]}
             batch = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
@@ -39,9 +58,34 @@ def generate_replies(
                 input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=config
             )
             for reply in ids[:, batch["input_ids"].shape[1] :].tolist():
-                ends = [place for place, token in enumerate(reply) if token == tokenizer.eos_token_id]
+                ends = [place for place, token in enumerate(reply) if token in stops]
                 replies.append(reply[: ends[0] + 1] if ends else reply)
     return replies
+
+
+@contextmanager
+def plain_generation(model: PreTrainedModel):
+    """Takes the model's own generation config away: `generate` fills what a config leaves open from it."""
+    kept = model.generation_config
+    set_generation_config(model, GenerationConfig())
+    try:
+        yield
+    finally:
+        set_generation_config(model, kept)
+
+
+def set_generation_config(model: PreTrainedModel, config: GenerationConfig) -> None:
+    """Sets it on the model and, under an adapter, on its base, which is the one that generates."""
+    model.generation_config = config
+    if hasattr(model, "get_base_model"):
+        model.get_base_model().generation_config = config
+
+
+def stop_ids(config: GenerationConfig, tokenizer) -> list[int]:
+    """The token ids that end a reply: those of the model's generation config, and the tokenizer's EOS."""
+    given = config.eos_token_id
+    given = given if isinstance(given, list) else [] if given is None else [given]
+    return [*dict.fromkeys([*given, tokenizer.eos_token_id])]
 
 
 @dataclass

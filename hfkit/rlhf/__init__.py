@@ -1,4 +1,4 @@
-"""PPO from trl, with its faults cured. All of trl's PPO imports are in `trainer.py`."""
+"""PPO: a loop of our own inside trl's PPOTrainer, which is imported in `trainer.py` and `config.py` alone."""
 
 from importlib import import_module
 

@@ -1,7 +1,8 @@
 """What a checkpoint of PPO holds beside the trainer's state: all that the next update depends on.
 
 `policy_model.safetensors` and `value_model.safetensors` (the trained weights), `optimizer.pt`, `scheduler.pt`, a random
-state a process, and `ppo_state.json` (controllers). `trainer_state.json` comes last: with it the checkpoint counts.
+state a process, and `ppo_state.json` (controllers, callbacks, figures not yet logged). `trainer_state.json` comes last:
+with it the checkpoint counts.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from hfkit.record import read_json_mapping, write_json
 
-CONTROLLERS = "ppo_state.json"
+PROGRESS = "ppo_state.json"
 
 
 def trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -34,20 +35,22 @@ def load_weights(folder: Path, roles: dict[str, torch.nn.Module]) -> None:
             tensor.copy_(saved[name])
 
 
-def save_progress(folder: Path, optimizer, scheduler, controllers: dict) -> None:
-    """Optimizer, schedule and controllers."""
+def save_progress(folder: Path, optimizer, scheduler, controllers: dict, kept: dict) -> None:
+    """Optimizer, schedule and controllers, and what else is kept, as JSON has it."""
     torch.save(optimizer.state_dict(), folder / "optimizer.pt")
     torch.save(scheduler.state_dict(), folder / "scheduler.pt")
-    write_json(folder / CONTROLLERS, {name: one.state_dict() for name, one in controllers.items()})
+    states = {name: one.state_dict() for name, one in controllers.items()}
+    write_json(folder / PROGRESS, {"controllers": states, "kept": kept})
 
 
-def load_progress(folder: Path, optimizer, scheduler, controllers: dict) -> None:
-    """Puts them back."""
+def load_progress(folder: Path, optimizer, scheduler, controllers: dict) -> dict:
+    """Puts them back; returns what else was kept."""
     optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
     scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
-    saved = read_json_mapping(folder / CONTROLLERS)
+    saved = read_json_mapping(folder / PROGRESS)
     for name, controller in controllers.items():
-        controller.load_state_dict(saved[name])
+        controller.load_state_dict(saved["controllers"][name])
+    return saved["kept"]
 
 
 def save_random_state(folder: Path, process: int) -> None:

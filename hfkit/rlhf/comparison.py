@@ -2,7 +2,7 @@
 
 import torch
 
-from hfkit.evaluation.generation import generate_replies, likelihoods, reply_kl
+from hfkit.evaluation.generation import generate_replies, likelihoods, reply_kl, stop_ids
 from hfkit.rlhf.roles import Roles
 from hfkit.rlhf.scores import Scorer
 
@@ -17,12 +17,12 @@ def compare(roles: Roles, scorer: Scorer, tokenizer, rows, config) -> tuple[dict
     """
     rows = [rows[place] for place in range(len(rows))]
     prompts = [row["input_ids"] for row in rows]
-    size = config.per_device_eval_batch_size
+    size, stops = config.per_device_eval_batch_size, stop_ids(roles.reference.generation_config, tokenizer)
     replies, rewards, said = {}, {}, {}
     for name, model in (("sft", roles.reference), ("ppo", roles.policy)):
         model.eval()
         replies[name] = generate_replies(
-            model, tokenizer, prompts, config.response_length, config.temperature, config.seed, size
+            model, tokenizer, prompts, config.response_length, config.temperature, config.seed, size, stops
         )
         rewards[name] = scorer(prompts, replies[name], rows)["total"]
         said[name] = likelihoods(model, tokenizer, prompts, replies[name], config.temperature, size)

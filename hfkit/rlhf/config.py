@@ -18,4 +18,9 @@ class PPOConfig(TrlPPOConfig):
     normalize_rewards: bool = field(default=False, metadata={"help": "by running mean and std"})
     reward_clip: float | None = field(default=None, metadata={"help": "scores are clipped to +- this"})
     ptx_coef: float = field(default=0.0, metadata={"help": "weight of the language modelling loss"})
+    metric_for_best_model: str = field(default="eval_reward", metadata={"help": "eval_reward, eval_kl, ..."})
     sample_steps: int | None = field(default=None, metadata={"help": "updates between two tables of replies"})
+
+    def __post_init__(self):
+        self.greater_is_better = self.metric_for_best_model != "eval_kl"
+        super().__post_init__()

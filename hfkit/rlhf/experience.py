@@ -88,8 +88,9 @@ class Judge:
         if len(parts) > 2:  # what each part of the total gave
             per_reply |= {f"objective/score_{name}": part for name, part in parts.items() if name != "total"}
         metrics = {name: float(self.accelerator.gather(part.float()).mean()) for name, part in per_reply.items()}
-        metrics["objective/entropy"] = float(self.accelerator.gather(masked_mean(entropies, tokens.mask)).mean())
-        metrics["val/explained_variance"] = explained_variance(values, returns, tokens.mask)
+        entropies, all_values, all_returns, mask = self.gathered(entropies, values, returns, tokens.mask.long())
+        metrics["objective/entropy"] = float(masked_mean(entropies, mask.bool()))
+        metrics["val/explained_variance"] = explained_variance(all_values, all_returns, mask.bool())
         return Experience(tokens, logprobs, ref_logprobs, values, scores, advantages, returns), metrics
 
     def forward(self, tokens: Tokens) -> tuple[torch.Tensor, ...]:
@@ -106,6 +107,10 @@ class Judge:
                 ref_logprobs[here], _ = reply_logprobs(self.roles.reference, part, args.temperature)
                 values[here] = reply_values(self.roles.value, part)
         return logprobs, ref_logprobs, entropies, values
+
+    def gathered(self, *per_token: torch.Tensor) -> list[torch.Tensor]:
+        """Per-token tensors of all processes, with 0 where a process's replies are shorter than another's."""
+        return [self.accelerator.gather(self.accelerator.pad_across_processes(one, dim=1)) for one in per_token]
 
     def whiten(self, values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
         """Mean 0 (if shifted) and variance 1 over the masked tokens of all processes; 0 outside the mask."""

@@ -19,7 +19,12 @@ def reply_logits(model: PreTrainedModel, tokens: Tokens, temperature: float) -> 
     """
     width = tokens.replies.shape[1]
     logits = model(**tokens.inputs(), use_cache=False, logits_to_keep=width).logits
-    return logits.float() / temperature
+    return widened(logits) / temperature
+
+
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """In float32, or in float64 if it is that already."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def reply_logprobs(
@@ -40,4 +45,4 @@ def reply_values(model: PreTrainedModel, tokens: Tokens) -> torch.Tensor:
     """Value of the state before each token of the replies, float32 (B, R)."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = base.base_model(**tokens.inputs(), use_cache=False).last_hidden_state
-    return base.score(hidden[:, -tokens.replies.shape[1] :]).squeeze(-1).float()
+    return widened(base.score(hidden[:, -tokens.replies.shape[1] :]).squeeze(-1))

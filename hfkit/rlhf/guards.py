@@ -1,5 +1,6 @@
-"""What PPO refuses at once: what would hang, train nothing, or train the wrong thing."""
+"""What PPO refuses at once: what would train nothing, or the wrong thing."""
 
+from accelerate import PartialState
 from peft import PeftModel
 
 from hfkit.errors import HfkitError
@@ -7,11 +8,11 @@ from hfkit.errors import HfkitError
 
 def refuse(args, processing_class, model, reward_model, train_dataset, value_model) -> None:
     """The guards: each names what would have happened."""
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * PartialState().num_processes
     if len(train_dataset) < batch:
         raise HfkitError(
             f"{len(train_dataset)} prompts < batch of {batch} (per_device_train_batch_size x "
-            "gradient_accumulation_steps): the loop would wait for a full batch for ever"
+            "gradient_accumulation_steps x processes): each update would take some of them twice"
         )
     if processing_class.padding_side != "left":
         raise HfkitError("prompts must be padded on the left, or replies begin after padding: set padding_side")

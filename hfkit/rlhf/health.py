@@ -7,6 +7,10 @@ WINDOW = 10
 """Updates whose mean is the start that later ones are held against."""
 
 
+VITAL = ("objective/kl", "objective/scores", "loss/policy_avg", "loss/value_avg", "policy/grad_norm")
+"""What cannot be gone on without."""
+
+
 @dataclass
 class Watch:
     """Looks at the metrics of each update; tells each sign once.
@@ -21,9 +25,10 @@ class Watch:
 
     def stop(self, metrics: dict[str, float]) -> str | None:
         """Why training must stop now, or None."""
-        kl, loss = metrics["objective/kl"], metrics["loss/policy_avg"]
-        if not math.isfinite(kl) or not math.isfinite(loss):
-            return "the loss is no longer a number: lower learning_rate, or train in float32"
+        kl = metrics["objective/kl"]
+        wrong = [name for name in VITAL if not math.isfinite(metrics[name])]
+        if wrong:
+            return f"{', '.join(wrong)} no longer a number: lower learning_rate, or train in float32"
         if kl > self.max_kl:
             return (
                 f"KL {kl:.2f} passed max_kl={self.max_kl}. The policy may be gaming the reward model: raise kl_coef or "
@@ -34,6 +39,8 @@ class Watch:
     def signs(self, metrics: dict[str, float]) -> list[str]:
         """What is seen for the first time, after `WINDOW` updates to compare with."""
         self.history.append(metrics)
+        if len(self.history) > 2 * WINDOW:  # the first and the last are all that is compared
+            del self.history[WINDOW]
         if len(self.history) <= WINDOW:
             return []
         first = self.mean(self.history[:WINDOW])

@@ -10,7 +10,7 @@ from hfkit.data import Split, load_rows
 from hfkit.forms import IGNORE, INSTRUCTIONS, encode_instructions
 from hfkit.rlhf.batch import pad
 from hfkit.rlhf.config import PPOConfig
-from hfkit.rlhf.forward import autocast
+from hfkit.rlhf.forward import autocast, widened
 from hfkit.rlhf.prompts import Shuffled
 
 
@@ -51,7 +51,7 @@ class PTX:
             with autocast(args, self.accelerator.device):
                 logits = policy(**batch, use_cache=False).logits
             loss = torch.nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"
+                widened(logits[:, :-1].flatten(0, 1)), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"
             )
             (args.ptx_coef * loss / count).backward()
             total += loss.detach()

@@ -9,7 +9,16 @@ from transformers import PreTrainedModel
 from hfkit.adapters import with_adapter
 from hfkit.base import same_base
 from hfkit.console import say
-from hfkit.models import load_base, load_classifier, load_trainable, loading_options, reward_source, under_adapter
+from hfkit.models import (
+    load_base,
+    load_classifier,
+    load_tokenizer,
+    load_trainable,
+    loading_options,
+    reward_source,
+    under_adapter,
+)
+from hfkit.rlhf.scores import reward_tokenizer
 from hfkit.rlhf.shared_base import classifier_over, copy_sharing_frozen
 from hfkit.source import Source
 
@@ -17,7 +26,8 @@ from hfkit.source import Source
 @dataclass
 class Roles:
     """policy (trained), reference (the SFT model, frozen), reward (frozen; None where functions alone score), value
-    (trained, begins as the reward model, or as the SFT model with a head of zeros)."""
+    (trained, begins as the reward model if that has the policy's vocabulary, else as the SFT model with a head of
+    zeros)."""
 
     policy: PreTrainedModel | PeftModel
     reference: PreTrainedModel | PeftModel
@@ -46,9 +56,17 @@ def load_roles(config) -> Roles:
     if why_not:
         say(f"ppo: {why_not}, so each is loaded")
     reference = copy_sharing_frozen(policy) if config.use_peft else copy.deepcopy(policy)
+    begun = scorer is not None and reads_as_policy(config)
+    other = copy_sharing_frozen(classifier) if classifier and not begun else None  # adapters go into a model's modules
     reward = reward_model(config, scorer, classifier) if scorer else None
-    value = trainable_value(reward, config) if scorer else new_value(config, source, classifier)
+    value = trainable_value(reward, config) if begun else new_value(config, source, other)
     return Roles(policy, reference.requires_grad_(False).eval(), reward, value)
+
+
+def reads_as_policy(config) -> bool:
+    """Whether the reward model has the policy's vocabulary; a value model reads what the policy writes."""
+    policy = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token)
+    return reward_tokenizer(config).get_vocab() == policy.get_vocab()
 
 
 def why_apart(config, source: Source, scorer: Source | None) -> str | None:

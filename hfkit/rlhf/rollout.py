@@ -1,9 +1,11 @@
 """Sampling of replies, behind an interface that another engine can take the place of."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hfkit.evaluation.generation import sample_replies
 
 
 class Engine(Protocol):
@@ -16,11 +18,12 @@ class Engine(Protocol):
         """A reply to each prompt, as token ids up to and including the token that ends it, if it came."""
 
 
+@dataclass
 class GenerateEngine:
     """Transformers' `generate`, with a KV cache and no processor but the temperature.
 
     Whatever the model's own generation config says (a repetition penalty, top-k) would leak into what is sampled and
-    not into the log-probabilities, and show as a negative KL.
+    not into the log-probabilities: the update would be off policy from the first.
 
     Args:
         model: the policy; put into eval mode to sample, so that checkpointing leaves the cache on.
@@ -28,43 +31,22 @@ class GenerateEngine:
         batch_size: rows sampled at once.
     """
 
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    stops: list[int]
+    max_new_tokens: int
+    temperature: float
+    batch_size: int
     name = "transformers.generate"
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        stops: list[int],
-        max_new_tokens: int,
-        temperature: float,
-        batch_size: int,
-    ):
-        self.model, self.tokenizer, self.stops, self.batch_size = model, tokenizer, set(stops), batch_size
-        self.config = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=True,
-            temperature=temperature,
-            top_k=0,
-            top_p=1.0,
-            eos_token_id=stops,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-
-    @torch.no_grad()
     def sample(self, prompts: list[list[int]]) -> list[list[int]]:
         """Draws from torch's global generator."""
-        self.model.eval()
-        replies = []
-        for start in range(0, len(prompts), self.batch_size):
-            rows = {"input_ids": prompts[start : start + self.batch_size]}
-            batch = self.tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(self.model.device)
-            ids = self.model.generate(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=self.config
-            )
-            replies += [self.cut(reply) for reply in ids[:, batch["input_ids"].shape[1] :].tolist()]
-        return replies
-
-    def cut(self, reply: list[int]) -> list[int]:
-        """A reply without the padding after its end."""
-        ends = [place for place, token in enumerate(reply) if token in self.stops]
-        return reply[: ends[0] + 1] if ends else reply
+        return sample_replies(
+            self.model.eval(),
+            self.tokenizer,
+            prompts,
+            self.max_new_tokens,
+            self.temperature,
+            self.batch_size,
+            self.stops,
+        )

@@ -1,14 +1,19 @@
 """What a reply is worth: by the reward model, by functions, or by both; then shaped for the update."""
 
 import importlib
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from accelerate import PartialState
+from transformers import PreTrainedTokenizerBase
 
 from hfkit.errors import HfkitError, reason
 from hfkit.models import load_tokenizer
 from hfkit.record import read_record
+from hfkit.rendering import Messages, RenderError, encode_turns
 from hfkit.rlhf.controllers import RewardNormalizer
 from hfkit.scoring import RewardModel
 
@@ -16,12 +21,14 @@ RewardFunction = Callable[..., list[float]]
 
 
 def import_function(path: str) -> RewardFunction:
-    """The function `module:name`.
+    """The function `module:name`; modules of the folder that one works in are found too.
 
     Raises:
         HfkitError: there is none.
     """
     module, _, name = path.partition(":")
+    if os.getcwd() not in sys.path:  # the command line's path begins with its own folder
+        sys.path.append(os.getcwd())
     try:
         function = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever a user's module raises
@@ -64,14 +71,33 @@ class Scorer:
             joined = [prompt + reply for prompt, reply in zip(prompts, replies, strict=True)]
             parts["model"] = self.model.score_ids(joined, self.batch_size)
         elif self.model is not None:
-            parts["model"] = self.model([row["prompt"] for row in rows], texts, self.batch_size)
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
-        asked = columns.pop("prompt")
+            parts["model"] = self.rendered(rows, texts)
+        asked = [row["prompt"] for row in rows]
+        columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", "input_ids")}
         for name, function in self.functions.items():
-            parts[name] = checked(name, function(asked, texts, **columns), len(texts))
+            parts[name] = checked(name, called(name, function, asked, texts, columns), len(texts))
         weights = self.weights or [1.0] * len(parts)
         total = sum(weight * part for weight, part in zip(weights, parts.values(), strict=True))
         return {"total": total, **parts}
+
+    def rendered(self, rows: list[dict], texts: list[str]) -> torch.Tensor:
+        """Scores of a reward model that reads the text with its own tokenizer and template."""
+        try:
+            return self.model([row["prompt"] for row in rows], texts, self.batch_size)
+        except RenderError as error:
+            raise HfkitError(f"a reply cannot be rendered for the reward model: {error}") from error
+
+
+def called(name: str, function: RewardFunction, prompts: list, replies: list[str], columns: dict) -> object:
+    """What a function gives.
+
+    Raises:
+        HfkitError: it raises anything; HFKIT_DEBUG=1 shows where.
+    """
+    try:
+        return function(prompts, replies, **columns)
+    except Exception as error:  # whatever a user's function raises
+        raise HfkitError(f"reward function {name} raised {reason(error)}") from error
 
 
 def checked(name: str, scores: object, count: int) -> torch.Tensor:
@@ -81,8 +107,11 @@ def checked(name: str, scores: object, count: int) -> torch.Tensor:
         HfkitError: they are not one finite number a reply.
     """
     try:
+        scores = [*scores]
+        if any(isinstance(score, str) for score in scores):
+            raise TypeError("text")
         tensor = torch.tensor([float(score) for score in scores])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise HfkitError(f"reward function {name} gave {scores!r:.80}, not a number for each reply") from error
     if len(tensor) != count or not tensor.isfinite().all():
         raise HfkitError(f"reward function {name} gave {len(tensor)} numbers for {count} replies, or some not finite")
@@ -108,19 +137,57 @@ def shaped(
     return scores if missing_eos_penalty is None else scores - missing_eos_penalty * (~ended).float()
 
 
-def load_scorer(config, tokenizer, reward_model) -> Scorer:
+def reader_of(config, tokenizer) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that the reward model reads with: the policy's where its own says the same, else its own.
+
+    Returns:
+        None without a reward model.
+    """
+    if config.reward_model_path is None:
+        return None
+    own = reward_tokenizer(config)
+    same = own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template
+    return tokenizer if same else own
+
+
+def reward_tokenizer(config) -> PreTrainedTokenizerBase:
+    """The reward model's own tokenizer; `pad_token` is the policy's, and taken where it has no other.
+
+    Raises:
+        HfkitError: it has no token to pad with.
+    """
+    path, revision = config.reward_model_path, config.reward_model_revision
+    try:
+        return load_tokenizer(path, revision)
+    except HfkitError:
+        return load_tokenizer(path, revision, config.pad_token)
+
+
+def refuse_unreadable(reader: PreTrainedTokenizerBase, prompt: str | Messages) -> None:
+    """Looks at one prompt before any model is loaded.
+
+    Raises:
+        HfkitError: the reward model's own tokenizer cannot render it.
+    """
+    try:
+        encode_turns(reader, prompt, "yes")
+    except RenderError as error:
+        raise HfkitError(
+            f"reward_model_path: its tokenizer is not the policy's, and cannot render the prompts: {error}"
+        ) from error
+
+
+def load_scorer(config, tokenizer, reader: PreTrainedTokenizerBase | None, reward_model) -> Scorer:
     """What a PPO config scores with.
 
     Args:
+        reader: as `reader_of` gives it.
         reward_model: the reward role, or None where functions alone score.
     """
-    model, same_ids = None, True
-    if reward_model is not None:
-        own = load_tokenizer(config.reward_model_path, config.reward_model_revision, config.pad_token)
-        same_ids = own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template
-        model = RewardModel(reward_model, tokenizer if same_ids else own)
+    model = None if reward_model is None else RewardModel(reward_model, reader)
     functions = {path: import_function(path) for path in config.reward_functions}
-    return Scorer(tokenizer, model, same_ids, functions, config.reward_weights, config.per_device_eval_batch_size)
+    size = config.per_device_eval_batch_size
+    return Scorer(tokenizer, model, reader is tokenizer, functions, config.reward_weights, size)
 
 
 def start_of_normalizer(config) -> RewardNormalizer | None:
@@ -128,5 +195,5 @@ def start_of_normalizer(config) -> RewardNormalizer | None:
     metrics = (read_record(config.reward_model_path) or {}).get("metrics", {}) if config.reward_model_path else {}
     if not config.normalize_rewards or "eval_reward_mean" not in metrics or config.reward_functions:
         return None
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * PartialState().num_processes
     return RewardNormalizer(metrics["eval_reward_mean"], metrics["eval_reward_std"], batch)

@@ -6,23 +6,29 @@ trl's PPO is imported here and in `config.py`, nowhere else.
 """
 
 import copy
-import json
 import time
 from collections import defaultdict
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, get_scheduler
+from transformers import PreTrainedModel, get_scheduler
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
 
 from hfkit.console import warn
-from hfkit.evaluation.generation import generate_replies, likelihoods, reply_kl
+from hfkit.evaluation.generation import (
+    generate_replies,
+    likelihoods,
+    reply_kl,
+    set_generation_config,
+    stop_ids,
+)
 from hfkit.rlhf import checkpoint
 from hfkit.rlhf.config import PPOConfig
 from hfkit.rlhf.controllers import KLController, RewardNormalizer
-from hfkit.rlhf.experience import Experience, Judge
+from hfkit.rlhf.experience import Judge
 from hfkit.rlhf.forward import autocast
 from hfkit.rlhf.guards import refuse
 from hfkit.rlhf.health import Watch
@@ -30,6 +36,7 @@ from hfkit.rlhf.prompts import Shuffled
 from hfkit.rlhf.ptx import PTX
 from hfkit.rlhf.roles import Roles
 from hfkit.rlhf.rollout import Engine, GenerateEngine
+from hfkit.rlhf.samples import SampleFile
 from hfkit.rlhf.scores import Scorer
 from hfkit.rlhf.update import Updater
 from hfkit.scoring import RewardModel
@@ -89,29 +96,33 @@ class PPOTrainer(TrlPPOTrainer):
         self.model = self.accelerator.unwrap_model(self.model)
         roles = Roles(model, ref_model, reward_model, value_model)
         scorer = scorer or Scorer(processing_class, RewardModel(reward_model, processing_class))
-        stops = stop_ids(own_generation_config, processing_class)
+        self.stops = stop_ids(own_generation_config, processing_class)
         kl = KLController(args.kl_coef, args.kl_target, args.kl_horizon)
         self.controllers = {"kl": kl, "watch": Watch(args.max_kl)}
         if args.normalize_rewards:
             self.controllers["normalizer"] = normalizer or RewardNormalizer()
-        self.judge = Judge(args, self.accelerator, roles, processing_class, scorer, stops, self.controllers)
+        self.judge = Judge(args, self.accelerator, roles, processing_class, scorer, self.stops, self.controllers)
         self.ptx = PTX(args, self.accelerator, ptx_rows, processing_class.pad_token_id) if ptx_rows else None
         self.update = Updater(args, self.accelerator, roles, self.optimizer, self.ptx)
         self.prompts = Shuffled(len(train_dataset), args.seed)
         self.engine = engine or GenerateEngine(
             model,
             processing_class,
-            stops,
+            self.stops,
             args.response_length,
             args.temperature,
             args.local_rollout_forward_batch_size,
         )
+        self.samples = SampleFile(args.output_dir, processing_class)
         self.stopped: str | None = None
+        self.logged: list[dict[str, float]] = []
         self.seconds: dict[str, float] = defaultdict(float)
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
         """One optimizer; the value model's weights are a group with a learning rate of their own."""
         args = self.args
+        if args.max_steps > 0:  # trl counts total_episodes alone
+            num_training_steps = args.max_steps
         if self.optimizer is None:
             cls, options = self.get_optimizer_cls_and_kwargs(args, self.model)
             rates = {self.policy_model: args.learning_rate, self.value_model: args.value_learning_rate}
@@ -148,6 +159,9 @@ class PPOTrainer(TrlPPOTrainer):
                 metrics |= self.update(experience, self.state.global_step >= self.args.value_warmup_steps)
                 self.lr_scheduler.step()
             self.end_step(metrics, rows, replies, experience)
+        if self.logged:
+            self.log_mean()
+        self.accelerator.wait_for_everyone()  # the main process may still be writing the best
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             checkpoint.load_weights(Path(self.state.best_model_checkpoint), self.trained)
         self.policy_model.eval()
@@ -167,6 +181,7 @@ class PPOTrainer(TrlPPOTrainer):
             steps = getattr(args, name) or 0
             setattr(state, name, max(int(state.max_steps * steps), 1) if 0 < steps < 1 else int(steps))
         state.global_step = state.episode = 0
+        kept = {}
         if resume_from_checkpoint:
             folder = Path(resume_from_checkpoint)
             saved = type(state).load_from_json(str(folder / "trainer_state.json"))
@@ -174,13 +189,24 @@ class PPOTrainer(TrlPPOTrainer):
                 setattr(state, name, getattr(saved, name))
             state.best_global_step = saved.best_global_step
             checkpoint.load_weights(folder, self.trained)
-            checkpoint.load_progress(folder, self.optimizer, self.lr_scheduler, self.controllers)
+            kept = checkpoint.load_progress(folder, self.optimizer, self.lr_scheduler, self.controllers)
             checkpoint.load_random_state(folder, args.process_index)
         if self.ptx:  # each mini-batch takes as many rows as it has replies
             learnt = max(state.global_step - args.value_warmup_steps, 0)
             self.ptx.taken = learnt * args.num_ppo_epochs * args.batch_size
-        self.logged: list[dict[str, float]] = []
+        if state.is_world_process_zero:
+            self.samples.begin(state.global_step)
         self.control = self.callback_handler.on_train_begin(args, state, self.control)
+        self.logged, self.stopped = kept.get("logged", []), kept.get("stopped")
+        for name, callback in self.stateful.items():
+            for key, value in kept.get("callbacks", {}).get(name, {}).items():
+                setattr(callback, key, value)
+
+    @property
+    def stateful(self) -> dict[str, ExportableState]:
+        """What decides when to stop, and counts for it: the control, and callbacks such as early stopping."""
+        every = [*self.callback_handler.callbacks, self.control]
+        return {type(one).__name__: one for one in every if isinstance(one, ExportableState)}
 
     def next_rows(self) -> list[dict]:
         """This process's prompts of the next update."""
@@ -209,13 +235,16 @@ class PPOTrainer(TrlPPOTrainer):
         )
         self.seconds.clear()
         kl.update(metrics["objective/kl"], args.batch_size)
+        passes = state.episode // self.train_dataset_len
         state.global_step += 1
         state.episode += args.batch_size
         state.epoch = state.episode / self.train_dataset_len
         self.logged.append({**metrics, "episode": state.episode})
         if args.sample_steps and state.global_step % args.sample_steps == 0 and state.is_world_process_zero:
-            self.write_samples(rows, replies, experience)
+            self.samples.write(state.global_step, rows, replies, experience)
         self.control = self.callback_handler.on_step_end(args, state, self.control)
+        if state.episode // self.train_dataset_len > passes or state.global_step == state.max_steps:
+            self.control = self.callback_handler.on_epoch_end(args, state, self.control)
         watch = self.controllers["watch"]
         for sign in watch.signs(metrics):
             warn(f"step {state.global_step}: {sign}")
@@ -225,8 +254,7 @@ class PPOTrainer(TrlPPOTrainer):
             self.control.should_log = self.control.should_training_stop = True
             self.control.should_save = args.save_strategy != "no"
         if self.control.should_log:
-            self.log({**Watch.mean(self.logged), "episode": state.episode})
-            self.logged = []
+            self.log_mean()
             self.control.should_log = False
         if self.control.should_evaluate:
             self.evaluate()
@@ -236,17 +264,22 @@ class PPOTrainer(TrlPPOTrainer):
             self.control = self.callback_handler.on_save(args, state, self.control)
             self.control.should_save = False
 
+    def log_mean(self) -> None:
+        """Logs the mean of the updates since the log before."""
+        self.log({**Watch.mean(self.logged), "episode": self.state.episode})
+        self.logged = []
+
     def evaluate(self, *_, **__) -> dict[str, float]:
         """Mean reward, KL, entropy and length of replies to the held-out prompts, sampled with one seed; logged."""
-        args, tokenizer = self.args, self.processing_class
+        args, tokenizer, policy = self.args, self.processing_class, self.policy_model
         rows = [self.eval_dataset[place] for place in range(len(self.eval_dataset))]
         prompts, size = [row["input_ids"] for row in rows], args.per_device_eval_batch_size
-        self.model.eval()
+        policy.eval()
         with autocast(args, self.accelerator.device), torch.no_grad():
             replies = generate_replies(
-                self.policy_model, tokenizer, prompts, args.response_length, args.temperature, args.seed, size
+                policy, tokenizer, prompts, args.response_length, args.temperature, args.seed, size, self.stops
             )
-            said = likelihoods(self.policy_model, tokenizer, prompts, replies, args.temperature, size)
+            said = likelihoods(policy, tokenizer, prompts, replies, args.temperature, size)
             under_reference = likelihoods(self.ref_model, tokenizer, prompts, replies, args.temperature, size)
             scores = self.judge.scorer(prompts, replies, rows)["total"]
         metrics = {
@@ -261,56 +294,38 @@ class PPOTrainer(TrlPPOTrainer):
         return metrics
 
     def keep_best(self, metrics: dict[str, float]) -> None:
-        """Remembers the checkpoint of this step as the best, if it is."""
+        """Remembers the best figure for early stopping, and its checkpoint where that is to be loaded at the end."""
         args, state = self.args, self.state
-        if not args.load_best_model_at_end:
+        value, sign = metrics[args.metric_for_best_model], 1 if args.greater_is_better else -1
+        if state.best_metric is not None and sign * value <= sign * state.best_metric:
             return
-        name = args.metric_for_best_model or "eval_reward"
-        value = metrics[name if name.startswith("eval_") else f"eval_{name}"]
-        if state.best_metric is None or (value > state.best_metric) == bool(args.greater_is_better):
-            state.best_metric, state.best_global_step = value, state.global_step
-            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        state.best_metric, state.best_global_step = value, state.global_step
+        if args.load_best_model_at_end:
+            state.best_model_checkpoint = str(self.folder_of(state.global_step))
             self.control.should_save = True
+
+    def folder_of(self, step: int) -> Path:
+        """The checkpoint of a step."""
+        return Path(self.args.output_dir) / f"checkpoint-{step}"
 
     def save_checkpoint(self) -> None:
         """Writes `checkpoint-STEP`, from which `train` goes on to the same weights; older ones go as the limit says."""
         args, state = self.args, self.state
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        folder = self.folder_of(state.global_step)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "trainer_state.json").unlink(missing_ok=True)  # of one that broke: now it counts no more
         checkpoint.save_random_state(folder, args.process_index)
         self.accelerator.wait_for_everyone()
         if not state.is_world_process_zero:
             return
         checkpoint.save_weights(folder, self.trained)
-        checkpoint.save_progress(folder, self.optimizer, self.lr_scheduler, self.controllers)
+        callbacks = {name: flat(one.state()) for name, one in self.stateful.items()}
+        kept = {"logged": self.logged, "stopped": self.stopped, "callbacks": callbacks}
+        checkpoint.save_progress(folder, self.optimizer, self.lr_scheduler, self.controllers, kept)
         state.save_to_json(str(folder / "trainer_state.json"))
         rotate_checkpoints(args.output_dir, args.save_total_limit, state.best_model_checkpoint)
 
-    def write_samples(self, rows: list[dict], replies: list[list[int]], experience: Experience) -> None:
-        """Appends some of the batch's replies, best first, to `rollouts.jsonl`."""
-        kl = (experience.logprobs - experience.ref_logprobs).where(experience.tokens.mask, 0.0).sum(1)
-        order = experience.scores.argsort(descending=True).tolist()
-        with (Path(self.args.output_dir) / "rollouts.jsonl").open("a", encoding="utf-8") as stream:
-            for place in order[:: max(len(order) // 8, 1)]:
-                sample = {
-                    "step": self.state.global_step,
-                    "prompt": self.processing_class.decode(rows[place]["input_ids"]),
-                    "reply": self.processing_class.decode(replies[place], skip_special_tokens=True),
-                    "score": round(float(experience.scores[place]), 4),
-                    "kl": round(float(kl[place]), 4),
-                }
-                stream.write(json.dumps(sample, ensure_ascii=False) + "\n")
 
-
-def stop_ids(config: GenerationConfig, tokenizer) -> list[int]:
-    """The token ids that end a reply: those of the model's generation config, and the tokenizer's EOS."""
-    given = config.eos_token_id
-    given = given if isinstance(given, list) else [] if given is None else [given]
-    return [*dict.fromkeys([*given, tokenizer.eos_token_id])]
-
-
-def set_generation_config(model: PreTrainedModel, config: GenerationConfig) -> None:
-    """Sets it on the model and, under an adapter, on its base, which is the one that generates."""
-    model.generation_config = config
-    if hasattr(model, "get_base_model"):
-        model.get_base_model().generation_config = config
+def flat(state: dict[str, dict]) -> dict:
+    """The attributes that a callback exports, whether its constructor takes them or not."""
+    return state["args"] | state["attributes"]

@@ -1,5 +1,6 @@
 """The update: passes over a batch of experience in optimizer steps on policy and value model."""
 
+import math
 from collections import defaultdict
 
 import torch
@@ -95,14 +96,17 @@ class Updater:
         return args.vf_coef * sums["loss/value_avg"], sums
 
     def optimizer_step(self) -> float:
-        """Sums the gradients of all processes, clips them to `max_grad_norm`, and steps; their norm before the clip."""
+        """Sums the gradients of all processes, clips them to `max_grad_norm`, and steps; their norm before the clip.
+
+        What has no gradient, as the policy while the value model is warmed up, is left alone: no weight decay, and no
+        count in Adam's moments. Gradients that are not numbers are thrown away, so the weights stay what they were.
+        """
         for parameter in self.trained:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            if self.accelerator.num_processes > 1:
+            if parameter.grad is not None and self.accelerator.num_processes > 1:
                 parameter.grad = self.summed(parameter.grad)
         norm = float(torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm))
-        self.optimizer.step()
+        if math.isfinite(norm):
+            self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
 

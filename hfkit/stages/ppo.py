@@ -29,7 +29,7 @@ def main(config: PPOConfig) -> Path:
     from hfkit.rlhf.comparison import compare
     from hfkit.rlhf.ptx import load_ptx
     from hfkit.rlhf.roles import load_roles
-    from hfkit.rlhf.scores import load_scorer, start_of_normalizer
+    from hfkit.rlhf.scores import load_scorer, reader_of, refuse_unreadable, start_of_normalizer
     from hfkit.run import Run
     from hfkit.saving import save_model
     from hfkit.training import own_callbacks, trainer_arguments
@@ -37,10 +37,14 @@ def main(config: PPOConfig) -> Path:
     set_seed(config.seed)
     # Data
     tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template)
-    train_rows, test_rows, account = load_splits(config, [*PROMPTS, *config.reward_columns])
+    train_rows, test_rows, account = load_splits(config, PROMPTS, config.reward_columns)
     train_rows = encode_prompts(train_rows, tokenizer, account["train"], config)
     if test_rows is not None:
         test_rows = encode_prompts(test_rows, tokenizer, account["test"], config)
+    reader = reader_of(config, tokenizer)
+    if reader not in (None, tokenizer):
+        refuse_unreadable(reader, train_rows[0]["prompt"])
+        say("ppo: the reward model has a tokenizer or template of its own: what it scores is rendered anew for it")
     ptx_rows, ptx_account = load_ptx(config, tokenizer)
     account |= ptx_account
     parents = [parent_of("sft", config.model_name_or_path, config.model_revision)]
@@ -56,7 +60,7 @@ def main(config: PPOConfig) -> Path:
         # Models
         roles = load_roles(config)
         run.note(**base_of(roles.policy))
-        scorer = load_scorer(config, tokenizer, roles.reward)
+        scorer = load_scorer(config, tokenizer, reader, roles.reward)
         # Trainer
         left_padding = copy.deepcopy(tokenizer)  # what is saved keeps the side that it had
         left_padding.padding_side = "left"

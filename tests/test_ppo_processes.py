@@ -1,0 +1,130 @@
+"""PPO in two processes: the update of one process on the same batch, and runs that save, resume and load again.
+
+Processes are forked from a server that has the libraries loaded; they meet over gloo on 127.0.0.1.
+"""
+
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from interruption import assert_same_run, stopped_copy
+from ppo_small import PTX, REPLIES, models, small_trainer
+
+from hfkit.models import load_policy, load_tokenizer
+from hfkit.record import read_record
+
+WORLD = 2
+PRELOAD = ["hfkit.rlhf.trainer", "hfkit.rlhf.comparison", "hfkit.stages.ppo", "hfkit.forms", "hfkit.training"]
+
+
+def in_rank(rank: int, world: int, port: int, target, arguments: tuple) -> None:
+    """What a launcher sets, then the work."""
+    where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in where.items()} | {"MASTER_ADDR": "127.0.0.1"})
+    os.environ.update(ACCELERATE_USE_CPU="true", GLOO_SOCKET_IFNAME="lo")
+    target(*arguments)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def launch(target, *arguments) -> None:
+    """Runs `target` in two processes, and waits."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [context.Process(target=in_rank, args=(rank, WORLD, port, target, arguments)) for rank in range(WORLD)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=120)
+        process.kill()
+    assert [process.exitcode for process in ranks] == [0] * WORLD
+
+
+BATCH = {"per_device_train_batch_size": 2, "num_ppo_epochs": 2, "entropy_coef": 0.1, "ptx_coef": 0.5, "seed": 3}
+
+
+def update(tokenizer_dir: Path, folder: Path, accumulation: int) -> None:
+    """Two passes over the eight replies, of which each process has its share; what comes of it goes to a file."""
+    torch.set_default_dtype(torch.float64)
+    trainer = small_trainer(
+        load_tokenizer(str(tokenizer_dir)),
+        folder,
+        models("llama", lora=True),
+        ptx=PTX * 4,  # more than a step takes: each process has rows of its own
+        gradient_accumulation_steps=accumulation,
+        **BATCH,
+    )
+    rank, share = trainer.args.process_index, trainer.args.local_batch_size
+    mine = slice(rank * share, (rank + 1) * share)
+    experience, metrics = trainer.judge(list(trainer.train_dataset)[mine], REPLIES[mine])
+    metrics |= trainer.update(experience)
+    taken = []
+    for step in range(3):
+        trainer.state.global_step = step
+        taken.append([row["score"] for row in trainer.next_rows()])
+    weights = {f"{role}.{n}": p.data for role, model in trainer.trained.items() for n, p in model.named_parameters()}
+    torch.save({"metrics": metrics, "weights": weights, "taken": taken}, folder / f"rank-{rank}.pt")
+
+
+def test_two_processes_make_the_update_of_one(tokenizer_dir, tmp_path):
+    launch(update, tokenizer_dir, tmp_path, 2)
+    first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(WORLD))
+    try:
+        update(tokenizer_dir, tmp_path, 4)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    alone = torch.load(tmp_path / "rank-0.pt", weights_only=True)
+    assert [one + other for one, other in zip(first["taken"], second["taken"], strict=True)] == alone["taken"]
+    assert first["metrics"] == pytest.approx(second["metrics"], rel=1e-12)
+    assert first["metrics"] == pytest.approx(alone["metrics"], rel=1e-6)
+    for name, weight in alone["weights"].items():
+        assert torch.equal(first["weights"][name], second["weights"][name]), name
+        assert torch.allclose(first["weights"][name], weight, rtol=1e-6, atol=1e-9), name
+
+
+def train(config) -> None:
+    from hfkit.stages import ppo
+
+    ppo.main(config)
+
+
+CHANGES = {"gradient_accumulation_steps": 1, "num_mini_batches": 1, "max_steps": 2, "save_steps": 1}
+
+
+def check_a_run(config_of, folder: Path, **changes) -> None:
+    """Trains, saves, goes on from a checkpoint to the same end, and loads again."""
+    launch(train, config_of("ppo", folder / "whole", **CHANGES, **changes))
+    record = read_record(folder / "whole")
+    assert (record["environment"]["processes"], record["steps"], record["episodes"]) == (WORLD, 2, 8)
+    stopped = stopped_copy(folder / "whole", folder / "stopped", 1)
+    launch(train, config_of("ppo", stopped, **CHANGES, **changes, resume_from_checkpoint=True))
+    assert read_record(stopped)["resumed_from"] == "checkpoint-1"
+    assert_same_run(stopped, folder / "whole")
+    policy, tokenizer = load_policy(str(stopped))
+    assert policy(**tokenizer("Ann", return_tensors="pt", return_token_type_ids=False)).logits.isfinite().all()
+
+
+def test_a_run_trains_saves_resumes_and_loads(config_of, tmp_path):
+    check_a_run(config_of, tmp_path)
+
+
+EVALUATED = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "test_split_size": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_peft": False},
+        {"load_in_4bit": True, "normalize_rewards": True, "kl_target": 1.0, "sample_steps": 1, **EVALUATED},
+    ],
+    ids=["full", "4-bit"],
+)
+def test_other_runs_do_as_well(config_of, tmp_path, changes):
+    check_a_run(config_of, tmp_path, **changes)
