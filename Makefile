@@ -12,7 +12,7 @@ quickstart: $(VENV)/installed
 	$(OFFLINE) $(BIN)/hfkit quickstart --output_dir runs/quickstart --seed 0
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
