@@ -37,11 +37,11 @@ class Watch:
         return None
 
     def signs(self, metrics: dict[str, float]) -> list[str]:
-        """What is seen for the first time, after `WINDOW` updates to compare with."""
+        """What is seen for the first time in the last `WINDOW` updates, once they are others than the first."""
         self.history.append(metrics)
         if len(self.history) > 2 * WINDOW:  # the first and the last are all that is compared
             del self.history[WINDOW]
-        if len(self.history) <= WINDOW:
+        if len(self.history) < 2 * WINDOW:
             return []
         first = self.mean(self.history[:WINDOW])
         last = self.mean(self.history[-WINDOW:])
