@@ -100,14 +100,15 @@ def encode_replies(
     turns = [as_reply(reply) for reply in replies]
     if not tokenizer.chat_template or any([turn["role"] for turn in reply] != ["assistant"] for reply in turns):
         return [encode_turns(tokenizer, prompt, reply)[0] for reply in replies]
-    head = as_messages(prompt)
-    start = len(_apply(tokenizer, head, add_generation_prompt=True))
+    head, start = as_messages(prompt), None
     rows = []
     for reply in turns:
         ids = _apply(tokenizer, head + reply)
-        ids = ids[: _end_of_turn(tokenizer, ids, start)]
-        if len(ids) <= start:
-            raise RenderError("the chat template rewrites earlier turns")
+        if ids[-1:] != [tokenizer.eos_token_id]:  # only then it matters where the reply began
+            start = start or len(_apply(tokenizer, head, add_generation_prompt=True))
+            ids = ids[: _end_of_turn(tokenizer, ids, start)]
+            if len(ids) <= start:
+                raise RenderError("the chat template rewrites earlier turns")
         rows.append(ids if ids[-1] == tokenizer.eos_token_id else [*ids, tokenizer.eos_token_id])
     return rows
 
