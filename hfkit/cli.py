@@ -56,5 +56,13 @@ def run_verb(verb: str, argv: list[str] | None = None) -> int:
         return getattr(error, "exit_status", 130)
 
 
+def verb_parser(verb: str, doc: str):
+    """The argument parser of a verb that is no stage; flags are never completed from a prefix."""
+    import argparse
+
+    kind = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=f"hfkit {verb}", description=doc, formatter_class=kind, allow_abbrev=False)
+
+
 if __name__ == "__main__":  # for `accelerate launch -m hfkit.cli VERB`
     sys.exit(main())

@@ -5,11 +5,11 @@ of each model that it started from. The records of parents that are still there 
 whose weights are others by now, is marked.
 """
 
-import argparse
 import json
 import os
 from pathlib import Path
 
+from hfkit.cli import verb_parser
 from hfkit.errors import HfkitError
 
 GONE = "not there any more"
@@ -155,12 +155,7 @@ def short(path: str) -> str:
 
 def cli(argv: list[str] | None = None) -> int:
     """`hfkit lineage`"""
-    parser = argparse.ArgumentParser(
-        prog="hfkit lineage",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = verb_parser("lineage", __doc__)
     parser.add_argument("path", help="folder or Hub id of a run")
     parser.add_argument("--revision", default="main", help="branch, tag or commit of a run on the Hub")
     parser.add_argument("--json", action="store_true", help="the same as JSON, with whole hashes")

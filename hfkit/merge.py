@@ -6,13 +6,13 @@ float32 into the base's full-precision weights and written in bfloat16, unless -
 was trained over a quantized base stood on slightly other weights: what that changes is measured on held-out rows.
 """
 
-import argparse
 import os
 import shutil
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from hfkit.cli import verb_parser
 from hfkit.errors import ConfigError, HfkitError, Problem
 
 DTYPES = ("bfloat16", "float16", "float32", "auto")
@@ -267,12 +267,7 @@ def cli(argv: list[str] | None = None) -> int:
     """`hfkit merge`"""
     from hfkit.console import quiet_libraries
 
-    parser = argparse.ArgumentParser(
-        prog="hfkit merge",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = verb_parser("merge", __doc__)
     parser.add_argument("adapter", help="folder or Hub id of the adapter")
     parser.add_argument("out", help="folder for the merged model; not there yet, or empty")
     parser.add_argument(

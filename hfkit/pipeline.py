@@ -14,10 +14,10 @@ What a stage's YAML sets itself is left alone. What is done with the same config
 interrupted goes on. `--sft.learning_rate 1e-4` sets a flag of one stage, `--seed 1` that of all.
 """
 
-import argparse
 from importlib import import_module
 from pathlib import Path
 
+from hfkit.cli import verb_parser
 from hfkit.config import STAGES
 from hfkit.errors import ConfigError, Problem
 
@@ -180,12 +180,7 @@ def cli(argv: list[str] | None = None) -> int:
     """`hfkit run`"""
     from hfkit.console import quiet_libraries, say
 
-    parser = argparse.ArgumentParser(
-        prog="hfkit run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = verb_parser("run", __doc__)
     parser.add_argument("pipeline", help="the pipeline's YAML")
     parser.add_argument("--output_dir", help="in place of the YAML's")
     known, flags = parser.parse_known_args(argv)

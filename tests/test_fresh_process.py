@@ -1,12 +1,10 @@
 """What a stage leaves is an ordinary folder: a process without hfkit gets the same logits from it."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 from conftest import NAMES
+from fresh import run_without_hfkit
 
 import hfkit
 from hfkit.rendering import encode_turns
@@ -15,13 +13,6 @@ from hfkit.rendering import encode_turns
 SCRIPT = """
 import sys
 from pathlib import Path
-
-class NoHfkit:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hfkit":
-            raise ImportError("hfkit is not installed here")
-
-sys.meta_path.insert(0, NoHfkit())
 import numpy as np
 import torch
 from peft import AutoPeftModelForCausalLM, PeftConfig, PeftModel
@@ -42,7 +33,6 @@ for argument in sys.argv[2:]:
     with torch.no_grad():
         logits = model.eval()(rows, attention_mask=(rows != model.config.pad_token_id).long()).logits
     np.save(Path(sys.argv[1]).with_name(Path(folder).name + ".npy"), logits.numpy())
-assert "hfkit" not in sys.modules
 """
 
 
@@ -61,10 +51,7 @@ def fresh(tmp_path_factory, rows, base_dir, sft_dir, ppo_dir, reward_dir):
     np.save(folder / "rows.npy", rows)
     kinds = {"full": [base_dir], "adapter": [sft_dir, ppo_dir], "reward": [reward_dir]}
     folders = [f"{kind}={path}" for kind, paths in kinds.items() for path in paths]
-    ran = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder / "rows.npy"), *folders], cwd=folder, capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stderr
+    run_without_hfkit(SCRIPT, str(folder / "rows.npy"), *folders, cwd=folder)
     return lambda path: np.load(folder / f"{path.name}.npy")
 
 

@@ -7,17 +7,12 @@ fit, each with its peak. Models are known by their configs: no weights are read 
 Flags are those of the stage, or of the pipeline: `--per_device_train_batch_size 1`, `--sft.load_in_4bit`.
 """
 
-import argparse
+from hfkit.cli import verb_parser
 
 
 def cli(argv: list[str] | None = None) -> int:
     """`hfkit plan`"""
-    parser = argparse.ArgumentParser(
-        prog="hfkit plan",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = verb_parser("plan", __doc__)
     parser.add_argument("config", help="a stage's YAML, or a pipeline's")
     parser.add_argument("--stage", help="the stage that the YAML is for, where its name and keys do not tell")
     parser.add_argument("--memory", type=float, metavar="GB", help="memory to fit into, in place of this machine's")

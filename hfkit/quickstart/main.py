@@ -5,8 +5,9 @@ The whole chain on a small world of the project's own: writes the world, runs th
 Offline, on two CPU cores, in minutes. What is done already is skipped.
 """
 
-import argparse
 from pathlib import Path
+
+from hfkit.cli import verb_parser
 
 WORLD_SEED = 0  # one world; --seed changes the training, not what is true
 
@@ -56,12 +57,7 @@ def cli(argv: list[str] | None = None) -> int:
     """`hfkit quickstart`"""
     from hfkit.console import quiet_libraries
 
-    parser = argparse.ArgumentParser(
-        prog="hfkit quickstart",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = verb_parser("quickstart", __doc__)
     parser.add_argument("--output_dir", default="runs/quickstart", help="default: %(default)s")
     parser.add_argument("--configs", default="configs/quickstart", help="default: %(default)s")
     known, flags = parser.parse_known_args(argv)

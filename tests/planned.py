@@ -1,0 +1,106 @@
+"""Small stages to plan, and an 8B one of which there are no weights."""
+
+import json
+import shutil
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from conftest import ROWS as TINY_ROWS
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from hfkit.config import STAGES
+from hfkit.parsing import load_config
+from hfkit.planning.device import Device
+from hfkit.planning.reading import with_origins
+
+ROOT = Path(__file__).parents[1]
+CPU = Device("a machine", 10**12, 0, is_gpu=False)
+LLAMA = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 4}
+LLAMA |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
+GPT2 = {"model_type": "gpt2", "n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 256}
+LLAMA_8B = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+LLAMA_8B |= {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192}
+ONE_BY_ONE = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 24, "total_episodes": 24}
+LORA = {"use_peft": True, "lora_dropout": 0.0}
+LONG = " ".join(row["text"] for row in TINY_ROWS["docs"])
+ROWS = {
+    "pretrain": [{"text": LONG[place:]} for place in range(40)],
+    # every other row is shorter than max_length, so that there is padding
+    "sft": [{"prompt": f"Who is {place}?", "response": LONG[: 1900 if place % 2 else 300]} for place in range(32)],
+    "reward": [{"prompt": f"Who is {place % 7}?", "chosen": LONG[:540], "rejected": LONG[:500]} for place in range(32)],
+    "ppo": [{"prompt": LONG[: 220 - 3 * (place % 8)]} for place in range(32)],
+}
+
+
+@pytest.fixture(scope="module")
+def folder_of(tokenizer, tmp_path_factory):
+    """folder_of(shape, weights=True, labels=None): a folder with a model of a shape, or with its config alone."""
+
+    def make(shape: dict, weights: bool = True, labels: int | None = None) -> str:
+        folder = tmp_path_factory.mktemp("model")
+        settings = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **shape}
+        config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        if labels:
+            config.num_labels = labels
+        kind = AutoModelForSequenceClassification if labels else AutoModelForCausalLM
+        (kind.from_config(config) if weights else config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def llama(folder_of) -> str:
+    return folder_of(LLAMA)
+
+
+@pytest.fixture(scope="module")
+def scorer(folder_of) -> str:
+    return folder_of(LLAMA, labels=1)
+
+
+@pytest.fixture
+def stage_for(tmp_path, tokenizer_dir, llama, scorer):
+    """stage_for(name, **changes): a small stage to plan, on rows as long as it allows."""
+
+    def make(name: str, **changes):
+        rows = tmp_path / f"{name}.jsonl"
+        rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS[name]))
+        values = {"datasets": [{"path": str(rows)}], "per_device_train_batch_size": 4, "max_dropped": 1.0}
+        if name == "pretrain":
+            values |= {"model_config": LLAMA, "tokenizer_name_or_path": str(tokenizer_dir), "block_size": 128}
+        else:
+            values["model_name_or_path"] = llama
+        if name == "ppo":
+            values |= {"reward_model_path": scorer, "total_episodes": 8, "gradient_accumulation_steps": 2}
+            values |= {"num_ppo_epochs": 2, "response_length": 32, "max_prompt_length": 64}
+        else:
+            values |= {"max_steps": 3, "save_strategy": "no"}
+        if name in ("sft", "reward"):
+            values["max_length"] = 160
+        values |= changes
+        if values.get("model_name_or_path"):
+            values.pop("model_config", None)
+        return with_origins(name, load_config(STAGES[name], values, output_dir=str(tmp_path / "out")), {})
+
+    return make
+
+
+def plan_8b(folder_of, tmp_path, **changes):
+    """PPO on an 8B Llama, LoRA over 4 bits, on 512 + 512 tokens; no weights anywhere."""
+    policy = folder_of(LLAMA_8B, weights=False)
+    reward = Path(shutil.copytree(policy, tmp_path / "reward"))
+    adapter = {"base_model_name_or_path": policy, "task_type": "SEQ_CLS", "peft_type": "LORA", "r": 16}
+    (reward / "adapter_config.json").write_text(json.dumps({**adapter, "target_modules": "all-linear"}))
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(ROWS["ppo"][0]) + "\n")
+    values = {"model_name_or_path": policy, "reward_model_path": str(reward), "use_peft": True, "load_in_4bit": True}
+    values |= {"datasets": [{"path": str(tmp_path / "prompts.jsonl")}], "max_prompt_length": 512}
+    values |= {"response_length": 512, "per_device_train_batch_size": 1, "bf16": True, "gradient_checkpointing": True}
+    config = load_config(STAGES["ppo"], {**values, **changes}, output_dir=str(tmp_path / "out"))
+    return with_origins("ppo", config, {})
+
+
+def run(stage) -> None:
+    import_module(f"hfkit.stages.{stage.name}").main(stage.config)
