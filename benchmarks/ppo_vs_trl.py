@@ -114,7 +114,7 @@ def bias_for(root: Path) -> float:
     place t with the probability that it ended at none before, and these sum to its mean length.
     """
     policy, tokenizer = load_policy(str(root / "sft"))
-    asked = prompts(tokenizer, 32)
+    asked = prompts(tokenizer, 64)
     with_bias(policy, -1e4, tokenizer.eos_token_id)
     replies = generate_replies(policy, tokenizer, asked, LIMIT, temperature=1.0)
     with_bias(policy, 0.0, tokenizer.eos_token_id)

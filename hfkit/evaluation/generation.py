@@ -5,8 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from hfkit.evaluation.formulas import kl_per_reply, token_entropy
+
+STRIDE = 16  # tokens sampled between two looks at which rows have ended
+LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)  # of a cache whose rows can be taken out
 
 
 def generate_replies(
@@ -43,19 +47,47 @@ def sample_replies(
     stops: list[int] | None = None,
 ) -> list[list[int]]:
     """As `generate_replies`, drawing from torch's global generator."""
-    stops = stops or [tokenizer.eos_token_id]
-    config = sampling_config(tokenizer, max_new_tokens, temperature, stops)
+    config = sampling_config(tokenizer, max_new_tokens, temperature, stops or [tokenizer.eos_token_id])
     replies = []
     with plain_generation(model):
         for start in range(0, len(prompts), batch_size):
             rows = {"input_ids": prompts[start : start + batch_size]}
             batch = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
-            ids = model.generate(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=config
-            )
-            for reply in ids[:, batch["input_ids"].shape[1] :].tolist():
-                ends = [place for place, token in enumerate(reply) if token in stops]
-                replies.append(reply[: ends[0] + 1] if ends else reply)
+            replies += sample_batch(model, batch["input_ids"], batch["attention_mask"], max_new_tokens, config)
+    return replies
+
+
+def sample_batch(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, max_new_tokens: int, config: GenerationConfig
+) -> list[list[int]]:
+    """Replies to one batch of prompts (B, P), padded on the left; a row that has ended leaves the batch.
+
+    Lengths differ much: a batch that is kept whole computes as many tokens for each row as for the longest.
+    """
+    width, limit, stops = ids.shape[1], ids.shape[1] + max_new_tokens, torch.tensor(config.eos_token_id)
+    replies = [[] for _ in ids]
+    going, cache, stride = torch.arange(len(ids)), None, STRIDE
+    while len(going) and ids.shape[1] < limit:
+        config.max_new_tokens = min(stride, limit - ids.shape[1])
+        made = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            generation_config=config,
+            return_dict_in_generate=True,
+        )
+        mask = torch.nn.functional.pad(mask, (0, made.sequences.shape[1] - ids.shape[1]), value=1)
+        ids, cache = made.sequences, made.past_key_values
+        ended = torch.isin(ids[:, width:].cpu(), stops)
+        for row, reply, ends in zip(going.tolist(), ids[:, width:].tolist(), ended.tolist(), strict=True):
+            replies[row] = reply[: ends.index(True) + 1] if any(ends) else reply
+        left = (~ended.any(1)).nonzero().flatten()
+        going, rows = going[left], left.to(ids.device)
+        ids, mask = ids[rows], mask[rows]
+        if all(type(layer) in LAYERS for layer in getattr(cache, "layers", [None])):
+            cache.batch_select_indices(rows)
+        else:  # a recurrent state, say: the rest goes in one call, from a cache made anew
+            cache, stride = None, max_new_tokens
     return replies
 
 

@@ -31,8 +31,8 @@ def reply_logits(model: PreTrainedModel, tokens: Tokens, temperature: float) -> 
     Only those columns go through the output head: over a large vocabulary it is most of the memory.
     """
     width = tokens.replies.shape[1]
-    logits = model(**tokens.inputs(), use_cache=False, logits_to_keep=width).logits
-    return widened(logits) / temperature
+    logits = widened(model(**tokens.inputs(), use_cache=False, logits_to_keep=width).logits)
+    return logits if temperature == 1.0 else logits / temperature  # over a large vocabulary, a pass and a copy less
 
 
 def widened(tensor: torch.Tensor) -> torch.Tensor:
