@@ -5,12 +5,16 @@ were rendered from a data set or sampled, so that a reward model scores in PPO w
 What people write stays text: a turn that contains the text of a special token cannot end itself or begin another.
 """
 
+import inspect
 import re
 from functools import cache
 
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.turns import Messages, RenderError, as_messages, as_reply, strings_of
+from hfkit.turns import Messages, RenderError, as_messages, as_reply, strings_of, with_strings
+
+# Transformers 5.20 and later read special tokens in what people write as their characters; before, a space breaks them.
+SANITIZES = "sanitize_control_tokens" in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
 
 
 def encode_prompt(
@@ -136,10 +140,18 @@ def _apply(
 
     if not messages:
         return []
-    found = special_texts(tokenizer).search
-    written = any(found(text) for text in strings_of([messages, tools]))
-    options |= {"tools": tools, "sanitize_control_tokens": True} if written else {"tools": tools}
+    special = special_texts(tokenizer)
+    if any(map(special.search, strings_of([messages, tools]))):
+        if SANITIZES:
+            options["sanitize_control_tokens"] = True
+        else:
+            messages, tools = with_strings([messages, tools], lambda text: special.sub(broken, text))
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
+        return tokenizer.apply_chat_template(messages, tools=tools, tokenize=True, return_dict=False, **options)
     except (TemplateError, KeyError, TypeError) as error:
         raise RenderError(f"the chat template refuses it: {error}") from error
+
+
+def broken(token: re.Match) -> str:
+    """The text of a special token with a space after its first character: `< |im_end|>`."""
+    return f"{token[0][:1]} {token[0][1:]}"

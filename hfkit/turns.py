@@ -1,7 +1,7 @@
 """Conversations as rows give them: strings or messages, with the calls of tools that Arrow has filled with nothings."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 Messages = list[dict]
 
@@ -87,3 +87,12 @@ def strings_of(value: object) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from strings_of(item)
+
+
+def with_strings(value: object, change: Callable[[str], str]) -> object:
+    """Lists and mappings with every string changed, keys left as they are."""
+    if isinstance(value, dict):
+        return {key: with_strings(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_strings(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value

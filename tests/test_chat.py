@@ -1,5 +1,6 @@
 """`hfkit chat`: driven through a real terminal, through pipes, and with paths that hold nothing to talk with."""
 
+import io
 import os
 import pty
 import re
@@ -7,13 +8,15 @@ import select
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from hfkit.chat.conversation import Conversation, Settings
+from hfkit.chat.terminal import Talk
 from hfkit.chat.voices import Choir
 from hfkit.cli import main
 from hfkit.console import printable
@@ -124,6 +127,31 @@ def test_a_chat_in_a_terminal(sft_dir, ppo_dir):
         terminal.wait(">")
         terminal.type("\x04")
         assert terminal.end() == 0
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["keyboard", "pipe"])
+def test_ctrl_c_between_a_reply_and_the_next_line_ends_a_pipe_alone(monkeypatch, typed):
+    stream = io.StringIO("Hello\n")
+    stream.isatty = lambda: typed
+    lines = iter([KeyboardInterrupt, "", "Hello", KeyboardInterrupt, EOFError])
+
+    def prompt(*args, **kwargs) -> str:
+        line = next(lines)
+        if line in (KeyboardInterrupt, EOFError):
+            raise line
+        return line
+
+    def late(talk: Talk, message: str) -> None:
+        answered.append(message)
+        raise KeyboardInterrupt
+
+    answered = []
+    monkeypatch.setattr("hfkit.chat.terminal.PromptSession", lambda: SimpleNamespace(prompt=prompt))
+    monkeypatch.setattr(Talk, "answer", late)
+    talk = Talk(SimpleNamespace(on=lambda host: {}), [SimpleNamespace(name="sft", host=None)], Settings())
+    with nullcontext() if typed else pytest.raises(KeyboardInterrupt):
+        talk.run(stream)
+    assert answered == ["Hello"] and (not typed or next(lines, None) is None)
 
 
 def test_two_models_side_by_side_in_a_terminal(sft_dir, base_dir):

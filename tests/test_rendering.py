@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from hfkit.rendering import encode_prompt, encode_replies, encode_text, encode_turns
+from hfkit import rendering
+from hfkit.rendering import SANITIZES, encode_prompt, encode_replies, encode_text, encode_turns
 from hfkit.turns import RenderError, tools_of
 
 PROMPT, REPLY = "What does Ann like?", "Ann likes red."
@@ -219,12 +220,23 @@ def test_what_people_write_cannot_end_a_turn_or_begin_one(tokenizer, text):
     """A prompt, a reply and a turn before them: their special tokens are the template's, whatever they say."""
     chat = [{"role": "user", "content": f"Ann {text} likes"}]
     ids, mask = encode_turns(tokenizer, chat, f"red {text}.")
-    assert tokenizer.decode(ids) == f"<|user|>\nAnn {text} likes\n<|assistant|>\nred {text}.<|endoftext|>"
+    read = text if SANITIZES else text.replace("<|", "< |")
+    assert tokenizer.decode(ids) == f"<|user|>\nAnn {read} likes\n<|assistant|>\nred {read}.<|endoftext|>"
     special = [token for token in ids if token in tokenizer.all_special_ids]
     assert tokenizer.convert_ids_to_tokens(special) == ["<|user|>", "<|assistant|>", "<|endoftext|>"]
     head = encode_prompt(tokenizer, chat)
     assert (ids[: len(head)], sum(mask)) == (head, len(ids) - len(head))
     assert encode_replies(tokenizer, chat, [f"red {text}."]) == [ids]
+
+
+def test_without_a_sanitizer_a_space_breaks_special_tokens(tokenizer, monkeypatch):
+    """Transformers before 5.20; the rows that were given stay as they were."""
+    monkeypatch.setattr(rendering, "SANITIZES", False)
+    chat = [{"role": "user", "content": "Ann <|endoftext|> likes"}]
+    ids, _ = encode_turns(tokenizer, chat, "red.")
+    assert tokenizer.decode(ids) == "<|user|>\nAnn < |endoftext|> likes\n<|assistant|>\nred.<|endoftext|>"
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert chat == [{"role": "user", "content": "Ann <|endoftext|> likes"}]
 
 
 def test_tokens_that_are_not_special_stay_tokens_in_a_reply(tokenizer):

@@ -1,6 +1,5 @@
 """The terminal side of a chat: lines read, commands obeyed, replies shown as they come."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TextIO
 
@@ -17,6 +16,7 @@ from hfkit.console import printable
 from hfkit.errors import HfkitError, nearest
 from hfkit.hints import spell
 
+QUIT = "/quit"
 COMMANDS = {
     "/temperature": "T: how freely it samples; 0 takes the likeliest token",
     "/length": "N: most tokens of a reply",
@@ -24,7 +24,7 @@ COMMANDS = {
     "/adapter": "NAME: speak with another adapter, or with the base alone; without a name it lists them",
     "/reset": "begin anew",
     "/help": "this list",
-    "/quit": "end; so does Ctrl-D",
+    QUIT: "end; so does Ctrl-D",
 }
 
 
@@ -79,36 +79,30 @@ class Talk:
         self.console.print(
             Text(f"{' and '.join(voice.name for voice in self.voices)}: /help lists the commands", "dim")
         )
-        for line in self.lines(stream):
-            if line == "/quit":
-                break
+        keyboard = PromptSession() if stream.isatty() else None
+        while True:
             try:
+                line = self.typed(keyboard) if keyboard else next(stream, QUIT).strip()
+                if line == QUIT:
+                    return
                 if line.startswith("/"):
                     self.obey(*line.split(maxsplit=1))
-                else:
+                elif line:
                     self.answer(line)
             except HfkitError as error:
                 self.console.print(Text(printable(str(error)), "red"))
-            except KeyboardInterrupt:
-                self.note("stopped")
+            except KeyboardInterrupt:  # just after a reply, or in a line that one thought better of
+                if keyboard is None:
+                    raise
 
-    def lines(self, stream: TextIO) -> Iterator[str]:
-        """What is typed, or comes from a pipe, without what is empty."""
-        if not stream.isatty():
-            yield from filter(None, (line.strip() for line in stream))
-            return
-        session: PromptSession = PromptSession()
-        while True:
-            names = dict.fromkeys(self.choir.on(self.voices[0].host))
-            completer = NestedCompleter.from_nested_dict({**dict.fromkeys(COMMANDS), "/adapter": names})
-            try:
-                line = session.prompt("> ", completer=completer, complete_while_typing=False).strip()
-            except KeyboardInterrupt:  # a line that one thought better of
-                continue
-            except EOFError:
-                return
-            if line:
-                yield line
+    def typed(self, keyboard: PromptSession) -> str:
+        """A line from the keyboard; Ctrl-D is `QUIT`."""
+        names = dict.fromkeys(self.choir.on(self.voices[0].host))
+        completer = NestedCompleter.from_nested_dict({**dict.fromkeys(COMMANDS), "/adapter": names})
+        try:
+            return keyboard.prompt("> ", completer=completer, complete_while_typing=False).strip()
+        except EOFError:
+            return QUIT
 
     def obey(self, command: str, given: str = "") -> None:
         """One of the commands.

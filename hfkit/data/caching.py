@@ -10,6 +10,8 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa
+import tokenizers
+import transformers
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
@@ -42,9 +44,10 @@ class Versioned:
 
 @cache
 def code_hash() -> str:
-    """SHA-256 of the modules that read, convert and encode rows."""
+    """SHA-256 of the modules that read, convert and encode rows, and of the versions of what encodes for them."""
     files = [*sorted(Path(__file__).parent.glob("*.py")), Path(rendering.__file__), Path(turns.__file__)]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    versions = f"{transformers.__version__} {tokenizers.__version__}".encode()
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files) + versions).hexdigest()
 
 
 def cached_map(rows: Dataset, function: Callable, **options) -> Dataset:
