@@ -1,6 +1,7 @@
 """A batch of sampled replies, laid out so that the replies of all rows begin in the same column."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -75,6 +76,29 @@ def to_the_right(mask: torch.Tensor) -> torch.Tensor:
     return mask.long().argsort(dim=1, stable=True)
 
 
-def by_length(lengths: torch.Tensor, index: torch.Tensor, size: int) -> list[torch.Tensor]:
-    """The rows of an index in parts of `size`, rows of like length together, so that little is padded."""
-    return list(index[lengths[index].argsort(descending=True, stable=True)].split(size))
+def micro_batches(tokens: Tokens, index: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """The rows of an index in as many parts as of `size` rows each, the longest first, cut where the least is padded.
+
+    A part of long rows has fewer than `size`, one of short rows more; none has more tokens, or more columns of replies,
+    than `size` rows as long as the longest.
+    """
+    lengths, replies = tokens.lengths[index].cpu(), tokens.mask[index].sum(1).cpu()
+    order = lengths.argsort(descending=True, stable=True)
+    lengths, replies, count = lengths[order], replies[order], len(index)
+    # of the part that begins with row x and ends before row y, at [x, y - 1]
+    rows = torch.arange(1, count + 1) - torch.arange(count)[:, None]
+    longest_reply = replies.expand(count, -1).where(rows > 0, 0).cummax(1).values
+    padded, columns = rows * lengths[:, None], rows * longest_reply
+    fits = (rows > 0) & (padded <= size * lengths[0]) & (columns <= size * replies.max())
+    cost = padded.double().where(fits, torch.inf)
+    # tokens of the first y rows in one part, in two, ...: each time the best place for the last part to begin
+    best, begins = cost[0], []
+    for _ in range(-(-count // size) - 1):
+        before = torch.cat([best.new_tensor([torch.inf]), best[:-1]])
+        best, begin = (before[:, None] + cost).min(0)
+        begins.append(begin)
+    cuts = [count]
+    for begin in reversed(begins):
+        cuts.append(int(begin[cuts[-1] - 1]))
+    sizes = [end - start for start, end in pairwise([0, *reversed(cuts)])]
+    return list(index[order.to(index.device)].split(sizes))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 
-from hfkit.rlhf.batch import Tokens, by_length
+from hfkit.rlhf.batch import Tokens, micro_batches
 from hfkit.rlhf.config import PPOConfig
 from hfkit.rlhf.forward import autocast, reply_logprobs, reply_values
 from hfkit.rlhf.health import repetition
@@ -99,7 +99,7 @@ class Judge:
         logprobs, ref_logprobs, entropies, values = (torch.zeros(tokens.replies.shape, device=device) for _ in range(4))
         self.roles.policy.eval(), self.roles.value.eval()
         everything = torch.arange(len(tokens), device=device)
-        for index in by_length(tokens.lengths, everything, args.per_device_train_batch_size):
+        for index in micro_batches(tokens, everything, args.per_device_train_batch_size):
             part = tokens.rows(index)
             here = (index, slice(part.replies.shape[1]))
             with autocast(args, device):

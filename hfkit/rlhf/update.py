@@ -6,7 +6,7 @@ from collections import defaultdict
 import torch
 from accelerate import Accelerator
 
-from hfkit.rlhf.batch import by_length
+from hfkit.rlhf.batch import micro_batches
 from hfkit.rlhf.config import PPOConfig
 from hfkit.rlhf.experience import Experience
 from hfkit.rlhf.forward import autocast, reply_logprobs, reply_values, train_without_noise
@@ -18,8 +18,8 @@ from hfkit.rlhf.roles import Roles
 class Updater:
     """`num_ppo_epochs` passes over the batch, in `num_mini_batches` optimizer steps each.
 
-    A mini-batch's loss is the mean over its tokens in all processes, however it is cut into micro-batches: those of
-    like length go together, without the columns that are padding in all of them.
+    A mini-batch's loss is the mean over its tokens in all processes, however it is cut into micro-batches: rows
+    of like length go together, without the columns that are padding in all of them.
 
     Args:
         optimizer: of the trained weights of policy and value model.
@@ -51,8 +51,8 @@ class Updater:
         tokens, device = experience.tokens, self.accelerator.device
         count = self.summed(tokens.mask[index].sum())
         totals = defaultdict(lambda: torch.zeros((), device=device))
-        micro_batches = by_length(tokens.lengths, index, self.args.per_device_train_batch_size)
-        for part in micro_batches:
+        parts = micro_batches(tokens, index, self.args.per_device_train_batch_size)
+        for part in parts:
             # one after the other, so that the activations of one model at a time are held
             for losses, learns in ((self.value_losses, True), (self.policy_losses, policy_learns)):
                 with autocast(self.args, device), torch.set_grad_enabled(learns):
@@ -63,7 +63,7 @@ class Updater:
                     totals[name] += value.detach()
         metrics = {name: float(self.summed(value) / count) for name, value in totals.items()}
         if self.ptx and policy_learns:
-            metrics["loss/ptx"] = self.ptx.backward(self.roles.policy, len(micro_batches))
+            metrics["loss/ptx"] = self.ptx.backward(self.roles.policy, len(parts))
         return metrics | {"policy/grad_norm": self.optimizer_step()}
 
     def policy_losses(
