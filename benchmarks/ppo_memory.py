@@ -12,7 +12,6 @@ it is by default in trl, whose loop does not apply it; `hfkit, no checkpointing`
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -36,7 +35,7 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer  # noqa: E402
 import hfkit  # noqa: E402
 from hfkit.models import load_tokenizer  # noqa: E402
 from hfkit.quantization import quantization_of  # noqa: E402
-from hfkit.record import environment, write_json  # noqa: E402
+from hfkit.record import environment, peak_memory_bytes, write_json  # noqa: E402
 from hfkit.rendering import encode_prompt  # noqa: E402
 
 VARIANTS = ("hfkit", "hfkit, no checkpointing", "trl", "trl, 4-bit critic")
@@ -136,22 +135,15 @@ def bare(root: Path, model: str, episodes: int, critic_in_4bit: bool) -> None:
     trainer.train()
 
 
-def memory() -> int:
-    """Peak bytes of this process: of its GPU where there is one, else resident."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def measure(variant: str, root: Path, model: str, episodes: int) -> None:
     """Runs one variant; prints its figures as the last line."""
     set_seed(0)
-    before = memory()
+    before = peak_memory_bytes()
     if variant.startswith("hfkit"):
         hfkit.ppo(ours(root, episodes, checkpointing=variant == "hfkit"))
     else:
         bare(root, model, episodes, critic_in_4bit="4-bit critic" in variant)
-    print(json.dumps({"peak_bytes": memory(), "before_models_bytes": before}))
+    print(json.dumps({"peak_bytes": peak_memory_bytes(), "before_models_bytes": before}))
 
 
 def main() -> None:

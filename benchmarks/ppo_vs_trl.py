@@ -17,7 +17,6 @@ import argparse
 import copy
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -38,7 +37,7 @@ from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer  # noqa: E402
 import hfkit  # noqa: E402
 from hfkit.evaluation.generation import generate_replies  # noqa: E402
 from hfkit.models import load_policy, load_tokenizer  # noqa: E402
-from hfkit.record import environment, read_json_mapping, write_json  # noqa: E402
+from hfkit.record import environment, peak_memory_bytes, read_json_mapping, write_json  # noqa: E402
 from hfkit.rlhf import PPOConfig, PPOTrainer  # noqa: E402
 from hfkit.rlhf.roles import Roles, load_roles  # noqa: E402
 
@@ -193,12 +192,10 @@ def run(loop: str, root: Path, updates: int, seed: int, rate: float) -> dict:
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-    peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     logs = [row for row in curve.rows if "objective/scores" in row]
     return {
         "episodes_per_second": updates * SIZE / seconds,
-        "peak_bytes": peak,
+        "peak_bytes": peak_memory_bytes(),
         "scores": [row["objective/scores"] for row in logs],
         "kl": [row["objective/kl"] for row in logs],
         "reply_length": statistics.mean(row.get("val/reply_length", 0.0) for row in logs),

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from functools import cache
@@ -175,4 +176,7 @@ def peak_memory_bytes() -> int:
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage's figure is no less than that of the process which started this one
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -3,6 +3,9 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +75,11 @@ def test_the_record_of_a_stage_tells_what_it_was(reward_dir, sft_dir, base_dir, 
 def test_a_hub_model_in_the_lineage_has_its_revision():
     parent = parent_of("base", "someone/a-model", "v1")
     assert (parent["path"], parent["revision"], parent["weights_sha256"]) == ("someone/a-model", "v1", None)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="Linux tells a process's own peak")
+def test_the_peak_is_not_that_of_the_process_before():
+    child = "from hfkit.record import peak_memory_bytes; print(peak_memory_bytes())"
+    parent = f"import subprocess, sys; held = b'.' * 2_000_000_000; subprocess.run([sys.executable, '-c', {child!r}])"
+    ran = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
+    assert 10_000_000 < int(ran.stdout) < 1_500_000_000
