@@ -29,6 +29,10 @@ ROWS = {
     # every other row is shorter than max_length, so that there is padding
     "sft": [{"prompt": f"Who is {place}?", "response": LONG[: 1900 if place % 2 else 300]} for place in range(32)],
     "reward": [{"prompt": f"Who is {place % 7}?", "chosen": LONG[:540], "rejected": LONG[:500]} for place in range(32)],
+    "rankings": [
+        {"prompt": f"Who is {place}?", "replies": [LONG[: 540 - 9 * n] for n in range(4)], "ranks": [1, 2, 3, 3]}
+        for place in range(32)
+    ],
     "ppo": [{"prompt": LONG[: 220 - 3 * (place % 8)]} for place in range(32)],
 }
 
@@ -63,11 +67,11 @@ def scorer(folder_of) -> str:
 
 @pytest.fixture
 def stage_for(tmp_path, tokenizer_dir, llama, scorer):
-    """stage_for(name, **changes): a small stage to plan, on rows as long as it allows."""
+    """stage_for(name, form=None, **changes): a small stage to plan, on rows as long as it allows."""
 
-    def make(name: str, **changes):
+    def make(name: str, form: str | None = None, **changes):
         rows = tmp_path / f"{name}.jsonl"
-        rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS[name]))
+        rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS[form or name]))
         values = {"datasets": [{"path": str(rows)}], "per_device_train_batch_size": 4, "max_dropped": 1.0}
         if name == "pretrain":
             values |= {"model_config": LLAMA, "tokenizer_name_or_path": str(tokenizer_dir), "block_size": 128}

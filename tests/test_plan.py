@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ from planned import CPU, GPT2, LLAMA, LORA, ONE_BY_ONE, ROOT, ROWS, plan_8b, run
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from hfkit.config import DatasetEntry
 from hfkit.models import load_trainable
 from hfkit.planning import memory
 from hfkit.planning.device import Device
 from hfkit.planning.peak import memory_of, training_pass
 from hfkit.planning.shapes import roles_of
+from hfkit.planning.steps import replies_of
 from hfkit.stages.pretrain import start_model
 
 
@@ -194,6 +197,7 @@ def kept_by(model, name: str, length: int, bf16: bool | None) -> int:
         ("sft", {**LORA, "load_in_4bit": True, "bf16": True}),
         ("reward", LORA),
         ("reward", {"gradient_checkpointing": True}),
+        ("reward", {"form": "rankings", "per_device_train_batch_size": 2}),
         ("ppo", LORA),
         ("ppo", {**LORA, "bf16": True}),
         ("ppo", {**LORA, "gradient_checkpointing": True}),
@@ -206,6 +210,16 @@ def test_the_peak_is_that_of_all_tensors_of_a_run(stage_for, name, changes):
     with TensorMeter() as meter:
         run(stage)
     assert memory_of(stage, CPU).peak == pytest.approx(meter.peak, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("entry", "replies"),
+    [({"card": "nectar"}, 7), ({"card": "ultrafeedback"}, 2), ({"path": "owner/name"}, 2)],
+)
+def test_replies_of_a_row_are_those_that_its_source_tells_of(stage_for, entry, replies):
+    """Rankings of a local file are read above."""
+    config = stage_for("reward", **LORA).config
+    assert replies_of(replace(config, datasets=[DatasetEntry(**entry)])) == replies
 
 
 def test_ppo_on_an_8b_llama_fits_into_24_gb(folder_of, tmp_path):
@@ -221,6 +235,7 @@ def test_ppo_on_an_8b_llama_fits_into_24_gb(folder_of, tmp_path):
 # A run of a model whose weights are most of what there is, in a process of its own.
 MEASURED = """
 import json, re, sys
+from dataclasses import replace
 from pathlib import Path
 from importlib import import_module
 from hfkit.config import STAGES

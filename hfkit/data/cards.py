@@ -73,6 +73,7 @@ class Recipe:
     revision: str | None = None
     convert: list[Conversion] = field(default_factory=list)
     keep: list[Keep] = field(default_factory=list)
+    replies: int | None = field(default=None, metadata={"help": "of a ranking, for `hfkit plan`: rows differ in them"})
 
     def problems(self) -> list[Problem]:
         """Contradictions between the keys."""
@@ -92,6 +93,8 @@ class Recipe:
         if missing or strange:
             wrong = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has no {', '.join(strange)}"] * bool(strange)
             problems.append(Problem("hfkit.columns", self.columns, f"the form {self.form} {' and '.join(wrong)}"))
+        if self.replies is not None and (self.form != "ranking" or self.replies < 2):
+            problems.append(Problem("hfkit.replies", self.replies, "of rankings, two or more"))
         for place, keep in enumerate(self.keep):
             if len(keep.tests()) != 1:
                 remedy = "give one of equals, one_of, at_least, at_most"

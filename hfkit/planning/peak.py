@@ -6,6 +6,7 @@ from hfkit.planning import memory
 from hfkit.planning.device import Device
 from hfkit.planning.memory import BF16, FP32, Pass
 from hfkit.planning.shapes import Role, bits_of, roles_of
+from hfkit.planning.steps import replies_of
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ def trainer_phases(stage, roles: list[Role], gradients: int, device: Device) -> 
     Gradients grow as activations go, unless they are accumulated: then they are there from the first pass on.
     """
     config, role = stage.config, roles[0]
-    pairs = 2 if stage.name == "reward" else 1
+    replies = replies_of(config) if stage.name == "reward" else 1
     length = config.block_size if stage.name == "pretrain" else config.max_length
-    run = training_pass(stage, role, pairs * config.per_device_train_batch_size, length, device)
+    run = training_pass(stage, role, replies * config.per_device_train_batch_size, length, device)
     kept = memory.kept_bytes(role.decoder, run)
     backward = memory.backward_bytes(role.decoder, run, largest_cast(role, run))
     logits = loss_of(stage, role, run)
@@ -94,7 +95,7 @@ def trainer_phases(stage, roles: list[Role], gradients: int, device: Device) -> 
         "backward": max(kept + accumulated, gradients) + backward,
     }
     if config.eval_datasets or config.test_split_size is not None:
-        test = replace(run, rows=pairs * config.per_device_eval_batch_size)
+        test = replace(run, rows=replies * config.per_device_eval_batch_size)
         phases["eval"] = memory.inference_bytes(role.decoder, test) + loss_of(stage, role, test)
     return kept + backward, logits, phases
 

@@ -1,11 +1,13 @@
 """How long a stage runs, in optimizer steps and tokens, and what it leaves on the disk."""
 
 import gzip
+import json
 import re
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+from hfkit.data.cards import load_card
 from hfkit.errors import HfkitError
 from hfkit.planning import memory
 from hfkit.planning.shapes import Role
@@ -42,7 +44,7 @@ def steps_of(stage, roles: list[Role]) -> StepsPlan:
         elif stage.name == "sft" and config.packing:
             unknown, length = "conversations are packed into rows once they are encoded", config.max_length
         else:
-            length = config.max_length * (2 if stage.name == "reward" else 1)
+            length = config.max_length * (replies_of(config) if stage.name == "reward" else 1)
             if steps is None and rows is not None:
                 passes = ceil(rows / config.per_device_train_batch_size)
                 steps = ceil(config.num_train_epochs * max(ceil(passes / config.gradient_accumulation_steps), 1))
@@ -104,3 +106,26 @@ def rows_of(entry) -> int:
     if split[2] is None:
         return rows
     return round(rows * int(split[2]) / 100) if split[3] else min(rows, int(split[2]))
+
+
+def replies_of(config) -> int:
+    """Replies that a row of the reward stage compares: those of a pair, or the most of a ranking.
+
+    A card says how many, and of a local `.jsonl` file the first row; what lies elsewhere is taken for pairs.
+    """
+    return max((ranked_replies(entry) for entry in config.datasets), default=2)
+
+
+def ranked_replies(entry) -> int:
+    """Replies of one source's rankings, 2 where it has none or they are not known."""
+    if entry.card:
+        return load_card(entry.card).recipe.replies or 2
+    path = Path(entry.path)
+    if not path.is_file() or not path.name.endswith((".jsonl", ".jsonl.gz")):
+        return 2
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
+            replies = json.loads(next(lines)).get((entry.columns or {}).get("replies", "replies"))
+    except (OSError, EOFError, ValueError, AttributeError, StopIteration):  # `hfkit data check` tells what is wrong
+        return 2
+    return len(replies) if isinstance(replies, list) else 2
