@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hfkit.turns import Messages, RenderError, as_messages, as_reply, strings_of, with_strings
 
-# Transformers 5.20 and later read special tokens in what people write as their characters; before, a space breaks them.
+# Transformers 5.20 and later can read special tokens in what people write as their characters.
 SANITIZES = "sanitize_control_tokens" in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
 
 
@@ -140,18 +140,25 @@ def _apply(
 
     if not messages:
         return []
-    special = special_texts(tokenizer)
-    if any(map(special.search, strings_of([messages, tools]))):
-        if SANITIZES:
-            options["sanitize_control_tokens"] = True
-        else:
-            messages, tools = with_strings([messages, tools], lambda text: special.sub(broken, text))
+    if any(map(special_texts(tokenizer).search, strings_of([messages, tools]))):
+        messages, tools = as_read(tokenizer, [messages, tools])
+        options |= {"sanitize_control_tokens": True} if SANITIZES else {}
     try:
         return tokenizer.apply_chat_template(messages, tools=tools, tokenize=True, return_dict=False, **options)
     except (TemplateError, KeyError, TypeError) as error:
         raise RenderError(f"the chat template refuses it: {error}") from error
 
 
+def as_read(tokenizer: PreTrainedTokenizerBase, written: object) -> object:
+    """Strings, in lists and mappings of any depth, as a model gets to read what people write in them.
+
+    It is what they are. Before Transformers 5.20 a space breaks the text of a special token: `< |im_end|>`.
+    """
+    if SANITIZES:
+        return written
+    return with_strings(written, lambda text: special_texts(tokenizer).sub(broken, text))
+
+
 def broken(token: re.Match) -> str:
-    """The text of a special token with a space after its first character: `< |im_end|>`."""
+    """The text of a special token with a space after its first character."""
     return f"{token[0][:1]} {token[0][1:]}"

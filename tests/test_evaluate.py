@@ -17,7 +17,7 @@ from hfkit.data.forms import IGNORE
 from hfkit.errors import ConfigError, HfkitError
 from hfkit.evaluation.config import EvaluateConfig
 from hfkit.evaluation.evaluate import evaluate
-from hfkit.evaluation.held_out import find_held_out, prompt_of, text_likelihoods
+from hfkit.evaluation.held_out import asked_of, find_held_out, text_likelihoods
 from hfkit.evaluation.lines import Lines
 from hfkit.evaluation.replies import Sampling, Subject, sample_once
 from hfkit.parsing import load_config
@@ -105,7 +105,7 @@ def test_replies_of_an_instruction_are_all_that_its_loss_is_on(sft_dir):
     ],
 )
 def test_what_a_row_asks(row, expected):
-    assert prompt_of(row) == expected
+    assert asked_of(row) == expected
 
 
 def test_a_reward_model_is_measured_on_pairs_as_its_stage_did(run_of, reward_dir):

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.rendering import NOTHING, special_texts
+from hfkit.rendering import NOTHING, as_read, special_texts
 from hfkit.turns import Messages, strings_of
 
 JOINT = "; "
@@ -95,7 +95,7 @@ def of_mask(tokenizer: PreTrainedTokenizerBase, ids: list[int], said: list[bool]
     if len(runs) != len(turns):
         return [MASK]
     for run, turn in zip(runs, turns, strict=True):
-        content = turn.get("content")
+        content = as_read(tokenizer, turn.get("content"))
         if not isinstance(content, str) or turn.get("tool_calls"):
             continue
         trained = tokenizer.decode(run[:-1] if run[-1] == tokenizer.eos_token_id else run).strip()

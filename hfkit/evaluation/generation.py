@@ -53,11 +53,11 @@ def sample_replies(
         for start in range(0, len(prompts), batch_size):
             rows = {"input_ids": prompts[start : start + batch_size]}
             batch = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
-            replies += sample_batch(model, batch["input_ids"], batch["attention_mask"], max_new_tokens, config)
+            replies += sample_until_ended(model, batch["input_ids"], batch["attention_mask"], max_new_tokens, config)
     return replies
 
 
-def sample_batch(
+def sample_until_ended(
     model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, max_new_tokens: int, config: GenerationConfig
 ) -> list[list[int]]:
     """Replies to one batch of prompts (B, P), padded on the left; a row that has ended leaves the batch.

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.config import DatasetEntry
+from hfkit.data.conversions import prompt_of
 from hfkit.data.forms import IGNORE, INSTRUCTIONS, TEXT, encode_instructions
 from hfkit.data.rankings import COMPARISONS, as_pairs, encoding_of
 from hfkit.data.splits import Split, load_rows, load_splits
@@ -84,17 +85,14 @@ def find_held_out(
     return HeldOut(rows, account, are_pairs, settings.get("max_length") or settings.get("block_size") or 1024)
 
 
-def prompt_of(row: dict) -> tuple[str | Messages, str | None] | None:
+def asked_of(row: dict) -> tuple[str | Messages, str | None] | None:
     """What a row asks, and the reply that it has, if it is text; None where it asks nothing."""
-    if row.get("messages"):
-        turns = row["messages"]
-        last = max((place for place, turn in enumerate(turns) if turn.get("role") == "assistant"), default=len(turns))
-        reply = turns[last]["content"] if last < len(turns) else None
-        return (turns[:last], reply) if last else None
-    if not row.get("prompt"):
+    prompt, turns = prompt_of(row), row.get("messages") or []
+    if not prompt:
         return None
-    reply = row.get("response") or row.get("completion")
-    return row["prompt"], reply if isinstance(reply, str) else None
+    replied = not row.get("prompt") and len(turns) > len(prompt)
+    reply = turns[len(prompt)]["content"] if replied else row.get("response") or row.get("completion")
+    return prompt, reply if isinstance(reply, str) else None
 
 
 @dataclass

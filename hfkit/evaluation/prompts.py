@@ -8,7 +8,7 @@ from hfkit.config import DatasetEntry
 from hfkit.data.forms import INSTRUCTIONS, TEXT
 from hfkit.data.splits import Split, load_rows
 from hfkit.errors import HfkitError
-from hfkit.evaluation.held_out import prompt_of
+from hfkit.evaluation.held_out import asked_of
 from hfkit.evaluation.replies import Subject
 from hfkit.turns import RenderError
 
@@ -33,7 +33,7 @@ def load_prompts(entries: list[DatasetEntry], limit: int, seed: int, columns: li
 
 def prompts_of(rows: list[dict], columns: list[str]) -> list[dict]:
     """The rows that ask something, as `load_prompts` has them."""
-    asked = [(row, prompt_of(row)) for row in rows]
+    asked = [(row, asked_of(row)) for row in rows]
     return [
         {"prompt": found[0], "reference": found[1], **{name: row[name] for name in columns}}
         for row, found in asked
