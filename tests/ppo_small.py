@@ -13,6 +13,8 @@ from hfkit.rlhf.trainer import PPOTrainer
 
 SHAPES = {
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    # with its own dropout of 0.1, a number on the layers
+    "opt": {"hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 2, "num_attention_heads": 2},
     "llama": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2},
 }
 EOS = 0

@@ -1,12 +1,15 @@
 """The update against a slow reference in float64, `ppo_reference.py`: every figure and every gradient."""
 
 import copy
+from functools import partial
 
 import ppo_reference as slow
 import pytest
 import torch
 from ppo_small import PTX, REPLIES, models, small_trainer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 @pytest.fixture(autouse=True)
@@ -180,12 +183,17 @@ def test_accumulation_changes_nothing(trainer_of, steps_of):
                 close(other["grads"][name], grad, name)
 
 
-def test_attentions_own_dropout_does_not_move_the_ratio(trainer_of):
-    """It is a number on the attention layer, no module that trl's switch for dropout would reach."""
-    parts = models("llama", False)
-    for part in parts:
-        for layer in part.base_model.layers:
-            layer.self_attn.attention_dropout = 0.5
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["llama", "opt"])
+def test_dropout_that_is_a_number_does_not_move_the_ratio(trainer_of, kind, checkpointing):
+    """Of the attention layer in one, of the whole layer in the other; trl's switch for it reaches modules alone."""
+    parts = models(kind, False)
+    for module in (module for part in parts for module in part.modules()):
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.5
+        if checkpointing and isinstance(module, GradientCheckpointingLayer):
+            module.gradient_checkpointing = True
+            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
     trainer = trainer_of(parts, num_ppo_epochs=1, learning_rate=0.0)
     experience, _ = trainer.judge(list(trainer.train_dataset), REPLIES)
     assert trainer.update(experience)["val/ratio"] == pytest.approx(1.0, abs=1e-9)

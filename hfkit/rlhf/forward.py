@@ -16,13 +16,16 @@ def autocast(args, device: torch.device):
 def train_without_noise(model: torch.nn.Module) -> None:
     """Eval mode, but for the layers that recompute their activations, which do so only where they are told they train.
 
-    PPO's ratio is of one network with itself a step before: dropout (attention's is a number, no module that could be
-    switched off) and a router's jitter would move it at learning rate 0.
+    PPO's ratio is of one network with itself a step before: dropout and a router's jitter would move it at learning
+    rate 0. Layers that recompute lose their own dropout for good; it is a number, no module that could be switched off.
     """
     model.eval()
     for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
+        if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
             module.training = True
+            for name, value in vars(module).items():
+                if isinstance(value, float) and "drop" in name:
+                    setattr(module, name, 0.0)
 
 
 def reply_logits(model: PreTrainedModel, tokens: Tokens, temperature: float) -> torch.Tensor:
