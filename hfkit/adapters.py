@@ -11,7 +11,8 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Embedding, Linear, LoraLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
@@ -102,9 +103,19 @@ def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
 
 
 def merges_exactly(model: PreTrainedModel | PeftModel) -> bool:
-    """Whether an adapter on it can be merged to within float32's rounding: it has one, and a base in float32."""
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    return bool(layers) and all(layer.get_base_layer().weight.dtype == torch.float32 for layer in layers)
+    """Whether an adapter on it can be merged to within float32's rounding: plain LoRA, alone, on a base in float32.
+
+    DoRA, biases, whole modules that are trained beside it, and the experts of a mixture are no sum of two matrices.
+    """
+    modules = [*model.modules()]
+    layers = [module for module in modules if isinstance(module, LoraLayer)]
+    return (
+        bool(layers)
+        and not any(isinstance(module, AuxiliaryTrainingWrapper) for module in modules)
+        and all(type(layer) in (Linear, Embedding) for layer in layers)
+        and not any(layer.lora_variant or any(layer.lora_bias.values()) for layer in layers)
+        and all(layer.get_base_layer().weight.dtype == torch.float32 for layer in layers)
+    )
 
 
 @contextmanager
