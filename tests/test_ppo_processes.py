@@ -94,6 +94,7 @@ def train(config) -> None:
     ppo.main(config)
 
 
+EVALUATED = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "test_split_size": 2}
 CHANGES = {"gradient_accumulation_steps": 1, "num_mini_batches": 1, "max_steps": 2, "save_steps": 1}
 
 
@@ -114,7 +115,20 @@ def test_pain_17_a_run_trains_saves_resumes_and_loads(config_of, tmp_path):
     check_a_run(config_of, tmp_path)
 
 
-EVALUATED = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "test_split_size": 2}
+def wavering(prompts, replies) -> list[float]:
+    """A reward that differs from process to process: only the second one finds each evaluation better than the last."""
+    global asked
+    asked += 1
+    return [float(asked if os.environ.get("RANK") == "1" else -asked)] * len(replies)
+
+
+asked = 0
+
+
+def test_processes_agree_on_the_best_checkpoint_where_their_rewards_waver(config_of, tmp_path):
+    rewards = {"reward_model_path": None, "reward_functions": [f"{__name__}:wavering"]}
+    launch(train, config_of("ppo", tmp_path / "run", **{**CHANGES, "max_steps": 3}, **rewards, **EVALUATED))
+    assert read_record(tmp_path / "run")["steps"] == 3
 
 
 @pytest.mark.slow

@@ -83,6 +83,16 @@ def test_pain_08_three_updates_and_three_are_six(run_stage, whole, tmp_path, nam
         assert (folder / "rollouts.jsonl").read_text() == (done / "rollouts.jsonl").read_text()
 
 
+def test_a_run_that_has_moved_keeps_its_best_checkpoint(run_stage, tmp_path):
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "test_split_size": 2}
+    changes = {"max_steps": 3, "save_steps": 1, "save_total_limit": 1, "learning_rate": 0.0, **best}
+    done = run_stage("ppo", tmp_path / "whole", **changes)  # nothing is learnt, so the first is the best
+    moved = stopped_copy(done, tmp_path / "moved", 1)
+    shutil.rmtree(done)
+    run_stage("ppo", moved, **changes, resume_from_checkpoint=True)
+    assert (moved / "checkpoint-1").is_dir()
+
+
 def test_the_run_with_everything_used_everything(whole):
     """Or the test above would not see what it should."""
     folder, _ = whole("everything")

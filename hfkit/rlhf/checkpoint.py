@@ -44,9 +44,12 @@ def save_progress(folder: Path, optimizer, scheduler, controllers: dict, kept: d
 
 
 def load_progress(folder: Path, optimizer, scheduler, controllers: dict) -> dict:
-    """Puts them back; returns what else was kept."""
-    optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
-    scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
+    """Puts them back; returns what else was kept.
+
+    By way of the CPU: each process's optimizer takes them to its own device from there.
+    """
+    optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True))
+    scheduler.load_state_dict(torch.load(folder / "scheduler.pt", map_location="cpu", weights_only=True))
     saved = read_json_mapping(folder / PROGRESS)
     for name, controller in controllers.items():
         controller.load_state_dict(saved["controllers"][name])

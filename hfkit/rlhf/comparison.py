@@ -1,12 +1,60 @@
-"""The policy before and after PPO, on held-out prompts."""
+"""The policy on held-out prompts: as it learns, and against the SFT model that it was."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
 
 from hfkit.evaluation.generation import generate_replies, likelihoods, mean_entropy, reply_kl, stop_ids
+from hfkit.rlhf.config import PPOConfig
+from hfkit.rlhf.forward import autocast
 from hfkit.rlhf.roles import Roles
 from hfkit.rlhf.scores import Scorer
 
 
-def compare(roles: Roles, scorer: Scorer, tokenizer, rows, config) -> tuple[dict[str, float], list[dict]]:
-    """Replies of the SFT model and of the policy to the same prompts, sampled as in training.
+@dataclass
+class HeldOut:
+    """How a model does on held-out prompts: its replies, what each is worth, and mean figures of them.
+
+    `figures`: `reward`, `entropy` (nats per token), `length` (tokens), and `kl` to the reference (nats per reply).
+    """
+
+    replies: list[list[int]]
+    rewards: torch.Tensor
+    figures: dict[str, float]
+
+
+@torch.no_grad()
+def look(
+    model: PreTrainedModel,
+    reference: PreTrainedModel,
+    scorer: Scorer,
+    tokenizer,
+    rows: list[dict],
+    args: PPOConfig,
+    stops: list[int],
+) -> HeldOut:
+    """Replies to the rows' prompts, sampled as in training but always with the same seed, and looked at as there."""
+    prompts, size = [row["input_ids"] for row in rows], args.per_device_eval_batch_size
+    model.eval()
+    replies = generate_replies(
+        model, tokenizer, prompts, args.response_length, args.temperature, args.seed, size, stops
+    )
+    with autocast(args, model.device):
+        said = likelihoods(model, tokenizer, prompts, replies, args.temperature, size)
+        under_reference = likelihoods(reference, tokenizer, prompts, replies, args.temperature, size)
+        rewards = scorer(prompts, replies, rows)["total"]
+    figures = {
+        "reward": float(rewards.mean()),
+        "kl": reply_kl(said, under_reference),
+        "entropy": mean_entropy(said),
+        "length": sum(map(len, replies)) / len(replies),
+    }
+    return HeldOut(replies, rewards, figures)
+
+
+def compare(roles: Roles, scorer: Scorer, tokenizer, rows, args: PPOConfig) -> tuple[dict[str, float], list[dict]]:
+    """Replies of the SFT model and of the policy to the same prompts.
 
     Returns:
         figures: mean reward of either, KL of the policy to the SFT model (nats per reply), entropy (nats per token)
@@ -14,30 +62,21 @@ def compare(roles: Roles, scorer: Scorer, tokenizer, rows, config) -> tuple[dict
         samples: prompt, reply before and after, and their rewards.
     """
     rows = [rows[place] for place in range(len(rows))]
-    prompts = [row["input_ids"] for row in rows]
-    size, stops = config.per_device_eval_batch_size, stop_ids(roles.reference.generation_config, tokenizer)
-    replies, rewards, said = {}, {}, {}
-    for name, model in (("sft", roles.reference), ("ppo", roles.policy)):
-        model.eval()
-        replies[name] = generate_replies(
-            model, tokenizer, prompts, config.response_length, config.temperature, config.seed, size, stops
-        )
-        rewards[name] = scorer(prompts, replies[name], rows)["total"]
-        said[name] = likelihoods(model, tokenizer, prompts, replies[name], config.temperature, size)
-    under_sft = likelihoods(roles.reference, tokenizer, prompts, replies["ppo"], config.temperature, size)
-    figures = {"eval_kl": reply_kl(said["ppo"], under_sft)}
-    for name in ("sft", "ppo"):
-        figures[f"eval_reward_{name}"] = float(rewards[name].mean())
-        figures[f"eval_entropy_{name}"] = mean_entropy(said[name])
-        figures[f"eval_length_{name}"] = sum(map(len, replies[name])) / len(prompts)
+    stops = stop_ids(roles.reference.generation_config, tokenizer)
+    before, after = (
+        look(model, roles.reference, scorer, tokenizer, rows, args, stops) for model in (roles.reference, roles.policy)
+    )
+    figures = {"eval_kl": after.figures["kl"]}
+    for name, found in (("sft", before), ("ppo", after)):
+        figures |= {f"eval_{key}_{name}": found.figures[key] for key in ("reward", "entropy", "length")}
     samples = [
         {
-            "prompt": tokenizer.decode(prompt),
-            "before": tokenizer.decode(before, skip_special_tokens=True),
-            "after": tokenizer.decode(after, skip_special_tokens=True),
-            "reward_before": round(float(rewards["sft"][row]), 4),
-            "reward_after": round(float(rewards["ppo"][row]), 4),
+            "prompt": tokenizer.decode(row["input_ids"]),
+            "before": tokenizer.decode(before.replies[place], skip_special_tokens=True),
+            "after": tokenizer.decode(after.replies[place], skip_special_tokens=True),
+            "reward_before": round(float(before.rewards[place]), 4),
+            "reward_after": round(float(after.rewards[place]), 4),
         }
-        for row, (prompt, before, after) in enumerate(zip(prompts, replies["sft"], replies["ppo"], strict=True))
+        for place, row in enumerate(rows)
     ]
     return figures, samples

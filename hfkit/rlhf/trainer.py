@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, get_scheduler
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
@@ -19,19 +20,12 @@ from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
 
 from hfkit.adapters import merges_exactly
 from hfkit.console import warn
-from hfkit.evaluation.generation import (
-    generate_replies,
-    likelihoods,
-    mean_entropy,
-    reply_kl,
-    set_generation_config,
-    stop_ids,
-)
+from hfkit.evaluation.generation import set_generation_config, stop_ids
 from hfkit.rlhf import checkpoint
+from hfkit.rlhf.comparison import look
 from hfkit.rlhf.config import PPOConfig
 from hfkit.rlhf.controllers import KLController, RewardNormalizer
 from hfkit.rlhf.experience import Judge
-from hfkit.rlhf.forward import autocast
 from hfkit.rlhf.guards import refuse
 from hfkit.rlhf.health import Watch
 from hfkit.rlhf.prompts import Shuffled
@@ -190,9 +184,10 @@ class PPOTrainer(TrlPPOTrainer):
         if resume_from_checkpoint:
             folder = Path(resume_from_checkpoint)
             saved = type(state).load_from_json(str(folder / "trainer_state.json"))
-            for name in ("global_step", "episode", "epoch", "log_history", "best_metric", "best_model_checkpoint"):
+            for name in ("global_step", "episode", "epoch", "log_history", "best_metric", "best_global_step"):
                 setattr(state, name, getattr(saved, name))
-            state.best_global_step = saved.best_global_step
+            if saved.best_model_checkpoint:  # beside this one, wherever the run has moved
+                state.best_model_checkpoint = str(self.folder_of(saved.best_global_step))
             checkpoint.load_weights(folder, self.trained)
             kept = checkpoint.load_progress(folder, self.optimizer, self.lr_scheduler, self.controllers)
             checkpoint.load_random_state(folder, args.process_index)
@@ -276,23 +271,13 @@ class PPOTrainer(TrlPPOTrainer):
 
     def evaluate(self, *_, **__) -> dict[str, float]:
         """Mean reward, KL, entropy and length of replies to the held-out prompts, sampled with one seed; logged."""
-        args, tokenizer, policy = self.args, self.processing_class, self.policy_model
+        args = self.args
         rows = [self.eval_dataset[place] for place in range(len(self.eval_dataset))]
-        prompts, size = [row["input_ids"] for row in rows], args.per_device_eval_batch_size
-        policy.eval()
-        with autocast(args, self.accelerator.device), torch.no_grad():
-            replies = generate_replies(
-                policy, tokenizer, prompts, args.response_length, args.temperature, args.seed, size, self.stops
-            )
-            said = likelihoods(policy, tokenizer, prompts, replies, args.temperature, size)
-            under_reference = likelihoods(self.ref_model, tokenizer, prompts, replies, args.temperature, size)
-            scores = self.judge.scorer(prompts, replies, rows)["total"]
-        metrics = {
-            "eval_reward": float(scores.mean()),
-            "eval_kl": reply_kl(said, under_reference),
-            "eval_entropy": mean_entropy(said),
-            "eval_length": sum(map(len, replies)) / len(replies),
-        }
+        held_out = look(
+            self.policy_model, self.ref_model, self.judge.scorer, self.processing_class, rows, args, self.stops
+        )
+        # one process's figures for all of them: what to save and when to stop hang on these, and a reward may waver
+        (metrics,) = broadcast_object_list([{f"eval_{name}": value for name, value in held_out.figures.items()}])
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
         self.keep_best(metrics)

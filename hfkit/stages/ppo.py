@@ -90,7 +90,7 @@ def main(config: PPOConfig) -> Path:
         metrics = trend(run.folder)
         samples = []
         if test_rows is not None:
-            held_out, samples = compare(roles, scorer, tokenizer, test_rows, config)
+            held_out, samples = compare(roles, scorer, tokenizer, test_rows, trainer.args)
             metrics |= held_out
             for sample in samples[:SHOWN_SAMPLES]:
                 say(f"  {sample['prompt']!r}\n    before: {sample['before']!r}\n    after:  {sample['after']!r}")
