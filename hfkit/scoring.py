@@ -11,7 +11,8 @@ class RewardModel:
     """A reward model with its tokenizer: `reward(prompts, replies)`.
 
     A reply's score is that of it alone, whatever else is in the batch: rows are padded on the right, and the head is
-    read at the last real token.
+    read at the last token of each (Transformers' own classifiers look for the last one that is not the pad token, which
+    some models end their replies with).
 
     Args:
         model: sequence classifier with one label.
@@ -33,13 +34,16 @@ class RewardModel:
     @torch.no_grad()
     def score_ids(self, rows: list[list[int]], batch_size: int = 16) -> torch.Tensor:
         """Rewards of rendered conversations, each a list of token ids; float32 (N,) on the CPU."""
-        rewards = torch.zeros(len(rows))
-        order = torch.tensor([*map(len, rows)]).argsort(descending=True)  # so that little is padded
+        rewards, lengths = torch.zeros(len(rows)), torch.tensor([*map(len, rows)])
+        classifier = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        order = lengths.argsort(descending=True)  # so that little is padded
         for places in order.split(batch_size) if rows else ():
             batch = {"input_ids": [rows[place] for place in places]}
             batch = self.tokenizer.pad(batch, padding_side="right", return_tensors="pt").to(self.model.device)
-            logits = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-            rewards[places] = logits.squeeze(-1).float().cpu()
+            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            hidden = classifier.base_model(**inputs, use_cache=False).last_hidden_state
+            last = hidden[torch.arange(len(places)), lengths[places].to(hidden.device) - 1]
+            rewards[places] = classifier.score(last).squeeze(-1).float().cpu()
         return rewards
 
 

@@ -8,6 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, MixtralConfig
 
 from hfkit.adapters import merged_for_now, merges_exactly
 from hfkit.callbacks import read_metrics
@@ -17,7 +19,7 @@ from hfkit.record import read_record
 from hfkit.rlhf.controllers import KLController, RewardNormalizer
 from hfkit.rlhf.roles import load_roles
 from hfkit.rlhf.rollout import GenerateEngine
-from hfkit.rlhf.scores import Scorer, checked, import_function, shaped
+from hfkit.rlhf.scores import Scorer, checked, import_function, shaped, start_of_normalizer
 from hfkit.scoring import load_reward
 
 
@@ -198,6 +200,15 @@ def test_the_normalizer_has_the_mean_and_deviation_of_all_rewards():
     )
 
 
+@pytest.mark.parametrize("weights", [None, [-0.5]])
+def test_a_normalizer_begins_with_what_the_reward_stage_measured(config_of, reward_dir, tmp_path, weights):
+    config = config_of("ppo", tmp_path / "out", normalize_rewards=True, reward_weights=weights)
+    known, weight = read_record(reward_dir)["metrics"], weights[0] if weights else 1.0
+    normalizer = start_of_normalizer(config)
+    assert normalizer.mean == pytest.approx(weight * known["eval_reward_mean"])
+    assert normalizer.std == pytest.approx(abs(weight) * known["eval_reward_std"])
+
+
 def test_a_normalizer_that_begins_with_measured_rewards_weighs_them():
     known, batch = np.array([1.0, 3.0, 5.0, 7.0]), np.array([0.0, 2.0])
     normalizer = RewardNormalizer(known.mean(), known.std(), len(known))
@@ -295,6 +306,25 @@ def test_pain_18_replies_that_end_early_are_not_sampled_to_the_limit(base_dir):
         replies = GenerateEngine(model, tokenizer, stops, 40, 1.0, 2).sample(prompts)
         assert len(passes) == max(map(len, replies)) < 40
     assert [*map(len, replies)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "lora_only", "lora_bias": True}, {"dtype": "bf16"}],
+    ids=str,
+)
+def test_what_is_no_plain_lora_on_float32_is_sampled_as_it_is(base_dir, changes):
+    base = AutoModelForCausalLM.from_pretrained(base_dir)
+    if changes.pop("dtype", None):
+        base = base.to(torch.bfloat16)
+    assert not merges_exactly(get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", **changes)))
+
+
+def test_experts_are_not_merged():
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    base = AutoModelForCausalLM.from_config(MixtralConfig(**sizes, vocab_size=32, num_local_experts=2))
+    assert not merges_exactly(base)
+    assert not merges_exactly(get_peft_model(base, LoraConfig(r=2, target_modules="all-linear")))
 
 
 def test_replies_are_sampled_with_the_adapter_merged_and_the_base_is_left_as_it_was(ppo_dir):

@@ -55,6 +55,18 @@ def test_conversations_and_margins_train(run_stage, tmp_path, rows_file):
     assert first[0] > first[1]  # a margin is asked for that is not there yet
 
 
+def test_a_reply_is_read_at_its_last_token_whatever_that_is(reward_dir):
+    """Some models end their replies with the token that others pad with."""
+    reward = hfkit.load_reward(str(reward_dir))
+    ids = reward.tokenizer("What does Ann like? red").input_ids
+    rows = [ids, [*ids, reward.tokenizer.pad_token_id], [*ids, *ids]]
+    states = [reward.model(torch.tensor([row]), output_hidden_states=True).hidden_states[-1] for row in rows]
+    head = reward.model.get_base_model()
+    expected = torch.stack([head.score(state)[0, -1, 0] for state in states])
+    assert torch.allclose(reward.score_ids(rows), expected, atol=1e-6)
+    assert expected[0] != expected[1]
+
+
 def test_a_whole_model_can_be_trained(run_stage, tmp_path):
     folder = run_stage("reward", tmp_path / "out", use_peft=None, max_steps=2)
     config = json.loads((folder / "config.json").read_text())

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hfkit.errors import HfkitError, reason
 from hfkit.models import load_tokenizer
-from hfkit.record import read_record
+from hfkit.record import record_of
 from hfkit.rendering import Messages, RenderError, encode_turns
 from hfkit.rlhf.controllers import RewardNormalizer
 from hfkit.scoring import RewardModel
@@ -191,9 +191,15 @@ def load_scorer(config, tokenizer, reader: PreTrainedTokenizerBase | None, rewar
 
 
 def start_of_normalizer(config) -> RewardNormalizer | None:
-    """Mean and standard deviation that the reward stage measured on held-out replies, weighed as a batch of PPO."""
-    metrics = (read_record(config.reward_model_path) or {}).get("metrics", {}) if config.reward_model_path else {}
-    if not config.normalize_rewards or "eval_reward_mean" not in metrics or config.reward_functions:
+    """Mean and standard deviation that the reward stage measured on held-out replies, weighed as a batch of PPO.
+
+    None where rewards are not normalized, functions have a part in them, or the reward model's record does not tell.
+    """
+    if not config.normalize_rewards or config.reward_functions:
         return None
+    metrics = (record_of(config.reward_model_path, config.reward_model_revision) or {}).get("metrics", {})
+    if "eval_reward_mean" not in metrics:
+        return None
+    weight = config.reward_weights[0] if config.reward_weights else 1.0
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * PartialState().num_processes
-    return RewardNormalizer(metrics["eval_reward_mean"], metrics["eval_reward_std"], batch)
+    return RewardNormalizer(weight * metrics["eval_reward_mean"], abs(weight) * metrics["eval_reward_std"], batch)
