@@ -191,6 +191,14 @@ def test_again_it_gives_the_same_from_what_it_has(config, tmp_path):
     assert (tmp_path / "arena" / "replies.jsonl").read_bytes() == replies
 
 
+def test_replies_that_another_part_also_wants_stay_as_they_are(config, tmp_path):
+    """At the arena's own temperature the replies over temperatures begin with those that were judged."""
+    first = arena(config(**FUNCTION, temperature=0.5))
+    lines = (tmp_path / "arena" / "replies.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["key"] for line in lines}) == len(lines)
+    assert arena(config(**FUNCTION, temperature=0.5)) == first
+
+
 def test_a_function_gets_columns(config, rows_file):
     rows = [{"prompt": f"What does {name} like?", "wanted": "nothing"} for name in ("Ann", "Bob")]
     prompts = rows_file(rows)

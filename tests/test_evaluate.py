@@ -1,5 +1,6 @@
 """`hfkit evaluate`: the right rows, the right figures, where they are put, and what is told when it cannot be done."""
 
+import copy
 import json
 import shutil
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import hfkit
 from hfkit.cli import main
@@ -80,6 +82,31 @@ def test_a_plain_text_is_predicted_from_its_first_token_on(base_dir, data):
     assert first.nats[0] == pytest.approx(loss.item() * first.tokens[0], rel=1e-5)
     assert first.tokens[0] == ids.shape[1] - 1
     assert first.sizes[0] == len(found.rows[0]["text"].encode())
+
+
+def test_a_text_as_long_as_the_context_is_predicted_too(tokenizer, rows_file):
+    """Positions are learned: there is none for a token more."""
+    config = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=8, vocab_size=len(tokenizer))
+    entry = hfkit.DatasetEntry(**rows_file([{"text": "Ann likes red. " * 8}])[0])
+    rows, account = find_held_out({}, False, 1, [entry]).encoded(tokenizer, config.n_positions)
+    assert (len(rows[0]["input_ids"]), account.cut) == (8, 1)
+    assert text_likelihoods(GPT2LMHeadModel(config), tokenizer, rows).tokens.tolist() == [8]
+
+
+def test_models_are_compared_on_what_all_of_them_read(tokenizer, rows_file):
+    """Cut where the shortest context ends; and with another tokenizer, only what neither would cut."""
+    texts = ["Ann likes red.", "Bob likes blue. " * 20]
+    entry = hfkit.DatasetEntry(**rows_file([{"text": text} for text in texts])[0])
+    found, other = find_held_out({}, False, 2, [entry]), copy.deepcopy(tokenizer)
+    rows, account = found.shared_by([(tokenizer, 30), (other, 12)]).encoded(tokenizer, 30)
+    assert (max(map(len, rows["input_ids"])), account.kept, account.cut) == (12, 2, 1)
+    other.add_tokens(["likes"])
+    shared = found.shared_by([(tokenizer, 30), (other, 12)])
+    for reader in (tokenizer, other):
+        rows, account = shared.encoded(reader, 30)
+        assert (len(rows), account.dropped) == (1, {"not whole for every model": 1})
+    with pytest.raises(HfkitError, match="fits into 2 tokens of each model"):
+        found.shared_by([(tokenizer, 2), (other, None)])
 
 
 def test_replies_of_an_instruction_are_all_that_its_loss_is_on(sft_dir):
@@ -217,6 +244,14 @@ def test_a_text_with_line_ends_of_its_own_is_one_line(tmp_path):
     text = "one\u2028two\x85three\nfour\rfive"
     Lines(tmp_path / "kept").add({"a": {"text": text}, "b": {"text": ""}})
     assert Lines(tmp_path / "kept")["a"]["text"] == text
+
+
+def test_a_line_that_was_cut_within_a_character_is_dropped(tmp_path):
+    Lines(tmp_path / "kept").add({"a": {"text": "whole"}, "b": {"text": "né"}})
+    content = (tmp_path / "kept").read_bytes()
+    (tmp_path / "kept").write_bytes(content[: content.index("é".encode()) + 1])
+    assert [*Lines(tmp_path / "kept").known] == ["a"]
+    assert (tmp_path / "kept").read_bytes() == content[: content.index(b"\n") + 1]
 
 
 def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path):

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from transformers import (
+    FalconH1Config,
+    FalconH1ForCausalLM,
     FalconMambaConfig,
     FalconMambaForCausalLM,
     GenerationConfig,
@@ -30,6 +32,9 @@ def model_of(family: str, vocabulary: int) -> torch.nn.Module:
         model = MistralForCausalLM(MistralConfig(**SIZES, **sizes, num_key_value_heads=2, sliding_window=6))
     elif family == "learned positions":
         model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=128, **sizes))
+    elif family == "attention and recurrent":
+        settings = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_ssm": 64, "mamba_d_state": 8, "mamba_n_groups": 1}
+        model = FalconH1ForCausalLM(FalconH1Config(**SIZES, **sizes, **settings, num_key_value_heads=2))
     else:
         model = FalconMambaForCausalLM(FalconMambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=vocabulary))
     return model.eval()
@@ -43,7 +48,9 @@ def alone(model, tokenizer, prompt: list[int]) -> list[int]:
     return model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("family", ["llama", "sliding window", "learned positions", "recurrent"])
+@pytest.mark.parametrize(
+    "family", ["llama", "sliding window", "learned positions", "attention and recurrent", "recurrent"]
+)
 def test_a_reply_in_a_batch_is_the_reply_alone(tokenizer, family):
     model = model_of(family, len(tokenizer))
     whole = [alone(model, tokenizer, prompt) for prompt in PROMPTS]

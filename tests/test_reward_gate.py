@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
+from datasets import Dataset
 
 from hfkit.errors import ConfigError
+from hfkit.evaluation.preference import metrics_of_rewards
 from hfkit.evaluation.probes import CURES, probe, signs, spoilt
 from hfkit.record import read_record, write_json
 from hfkit.rlhf.gate import held_out_figures
@@ -23,6 +26,19 @@ def with_metrics(reward_dir, tmp_path, **metrics) -> str:
     (folder / "hfkit.json").unlink()
     write_json(folder / "hfkit.json", {**read_record(reward_dir), **metrics})
     return str(folder)
+
+
+def test_pairs_of_one_ranking_are_drawn_together_for_the_interval():
+    """Twenty rankings, each right in all of its six pairs or in none: there are twenty figures, and not 120."""
+    right = np.repeat(np.arange(20) % 2, 6)
+    ids = {"chosen_ids": [[1, 2]] * 120, "rejected_ids": [[1]] * 120}
+    widths = []
+    for ranking in (np.arange(120), np.arange(120) // 6):
+        pairs = Dataset.from_dict({**ids, "ranking": ranking})
+        figures = metrics_of_rewards(right - 0.5, np.zeros(120), pairs)
+        assert figures["accuracy"] == 0.5
+        widths.append(figures["accuracy_high"] - figures["accuracy_low"])
+    assert widths[1] == pytest.approx(widths[0] * 6**0.5, rel=0.25)
 
 
 def test_the_reward_stage_records_what_the_gate_reads(reward_dir):

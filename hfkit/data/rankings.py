@@ -21,6 +21,7 @@ from hfkit.errors import HfkitError
 from hfkit.rendering import encode_replies
 from hfkit.turns import Messages, RenderError, tools_of
 
+LEFT_OUT = "with a reply longer than"
 COMPARISONS = [*PREFERENCES, "replies", "ranks", "scores"]
 """The columns of pairs and of rankings."""
 
@@ -54,13 +55,13 @@ def ranking_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: flo
 
 
 def as_pairs(rankings: Dataset) -> Dataset:
-    """Encoded rankings as rows of `chosen_ids` and `rejected_ids`, one for each of their pairs."""
+    """Encoded rankings as rows of `chosen_ids` and `rejected_ids`, one for each of their pairs, and their `ranking`."""
     pairs = [
-        {"chosen_ids": row["reply_ids"][better], "rejected_ids": row["reply_ids"][worse]}
-        for row in rankings
+        {"chosen_ids": row["reply_ids"][better], "rejected_ids": row["reply_ids"][worse], "ranking": place}
+        for place, row in enumerate(rankings)
         for better, worse in zip(row["better"], row["worse"], strict=True)
     ]
-    return Dataset.from_list(pairs, features=Features({"chosen_ids": IDS, "rejected_ids": IDS}))
+    return Dataset.from_list(pairs, features=Features({"chosen_ids": IDS, "rejected_ids": IDS, "ranking": IDS.feature}))
 
 
 def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0) -> dict:
@@ -83,7 +84,7 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
         for one, other in combinations(range(len(ids)), 2)
         if values[one] != values[other] and ids[one] != ids[other]
     ]
-    left_out = [f"with a reply longer than max_length={max_length}"] if len(short) < len(encoded) else []
+    left_out = [f"{LEFT_OUT} max_length={max_length}"] if len(short) < len(encoded) else []
     if not pairs:
         return empty | {"dropped": next(iter(left_out), "all tied"), "length": max(map(len, encoded))}
     margins = [score_margin * (values[better] - values[worse]) if score_margin else margin for better, worse in pairs]

@@ -14,7 +14,9 @@ def bootstrap_interval(
     """
     values = np.asarray(values, dtype=float)
     weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=float)
-    picks = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    means = values[picks].sum(axis=1) / weights[picks].sum(axis=1)
+    random, means = np.random.default_rng(seed), np.empty(resamples)
+    for place in range(resamples):  # one at a time: all at once, a million values would take 32 GB
+        picks = random.integers(0, len(values), len(values))
+        means[place] = values[picks].sum() / weights[picks].sum()
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

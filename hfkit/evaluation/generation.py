@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from hfkit.evaluation.formulas import kl_per_reply, token_entropy
 
@@ -84,7 +84,7 @@ def sample_until_ended(
         left = (~ended.any(1)).nonzero().flatten()
         going, rows = going[left], left.to(ids.device)
         ids, mask = ids[rows], mask[rows]
-        if all(type(layer) in LAYERS for layer in getattr(cache, "layers", [None])):
+        if type(cache) is DynamicCache and all(type(layer) in LAYERS for layer in cache.layers):
             cache.batch_select_indices(rows)
         else:  # a recurrent state, say: the rest goes in one call, from a cache made anew
             cache, stride = None, max_new_tokens

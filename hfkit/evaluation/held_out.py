@@ -9,9 +9,17 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.config import DatasetEntry
+from hfkit.data.caching import tokenizer_hash
 from hfkit.data.conversions import prompt_of
-from hfkit.data.forms import IGNORE, INSTRUCTIONS, TEXT, encode_instructions
-from hfkit.data.rankings import COMPARISONS, as_pairs, encoding_of
+from hfkit.data.forms import (
+    IGNORE,
+    INSTRUCTIONS,
+    TEXT,
+    encode_instructions,
+    instruction_encoder,
+    preference_encoder,
+)
+from hfkit.data.rankings import COMPARISONS, LEFT_OUT, as_pairs, encoding_of, ranking_encoder
 from hfkit.data.splits import Split, load_rows, load_splits
 from hfkit.errors import HfkitError
 from hfkit.record import record_of
@@ -41,9 +49,40 @@ class HeldOut:
         options = {"max_length": length, "dataset_num_proc": None, "max_dropped": 1.0, "score_margin": 0.0}
         options = SimpleNamespace(**options)
         encode = encoding_of(self.rows, options) if self.are_pairs else encode_instructions
-        account = replace(self.account)
+        account = replace(self.account, dropped=dict(self.account.dropped))
         encoded = encode(self.rows, tokenizer, account, options)
         return as_pairs(encoded) if "reply_ids" in encoded.column_names else encoded, account
+
+    def shared_by(self, readers: list[tuple[PreTrainedTokenizerBase, int | None]]) -> "HeldOut":
+        """What several models can be compared on, each given by its tokenizer and its context.
+
+        No row is longer than the shortest context; where tokenizers differ, rows that one of them would cut or drop are
+        left out for all.
+
+        Raises:
+            HfkitError: nothing is left.
+        """
+        limit = min([self.max_length, *(context for _, context in readers if context)])
+        alike = replace(self, max_length=limit)
+        if len({tokenizer_hash(tokenizer) for tokenizer, _ in readers}) == 1:
+            return alike
+        whole = np.logical_and.reduce([alike.whole(tokenizer) for tokenizer, _ in readers])
+        if not whole.any():
+            raise HfkitError(f"no held-out row fits into {limit} tokens of each model: evaluate them one by one")
+        places, lost = np.flatnonzero(whole), int((~whole).sum())
+        account = replace(self.account, kept=len(places), dropped={"not whole for every model": lost} if lost else {})
+        return replace(alike, rows=self.rows.select(places), account=account)
+
+    def whole(self, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+        """(N,) whether a tokenizer gives each row in full."""
+        if not self.are_pairs:
+            encoder = instruction_encoder(tokenizer, self.max_length)
+        elif "replies" in self.rows.column_names:
+            encoder = ranking_encoder(tokenizer, self.max_length, self.rows)
+        else:
+            encoder = preference_encoder(tokenizer, self.max_length, self.rows)
+        accounts = encoder(self.rows, self.account.name, None).select_columns(["dropped", "cut", "faults"])
+        return np.array([not (one["dropped"] or one["cut"] or LEFT_OUT in one["faults"]) for one in accounts])
 
 
 def find_held_out(
@@ -130,7 +169,10 @@ def text_likelihoods(
 
 
 def in_context(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Ids and labels, after an end of text where the first token itself is to be predicted."""
+    """Ids and labels, after an end of text where the first token itself is to be predicted.
+
+    That row then lacks its last id, from which nothing is predicted: it is no longer than it was.
+    """
     if labels[0] == IGNORE or ids[0] in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         return ids, labels
-    return [tokenizer.eos_token_id, *ids], [IGNORE, *labels]
+    return [tokenizer.eos_token_id, *ids[:-1]], [IGNORE, *labels]

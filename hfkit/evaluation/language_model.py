@@ -31,7 +31,7 @@ def evaluate_language_models(config: EvaluateConfig, kept: Lines) -> dict:
     name, path = named(config.model_name_or_path)
     subjects = [Subject(name, path, config.model_revision, config.dtype)]
     subjects += [Subject(*named(given), dtype=config.dtype) for given in config.against]
-    held_out = held_out_of(config, subjects[0])
+    held_out = held_out_of(config, subjects[0]).shared_by([(one.tokenizer, one.context) for one in subjects])
     rows, account = prompts_to_reply_to(config, held_out)
     prompts = {}
     if rows:
@@ -52,7 +52,8 @@ def evaluate_language_models(config: EvaluateConfig, kept: Lines) -> dict:
     if config.reward_model and rows:
         reward = load_reward(config.reward_model, dtype=config.dtype)
         for name, said in replies.items():
-            scores = reward([row["prompt"] for row in rows], [reply.text for reply in said])
+            texts = [reply.text for reply in said]
+            scores = reward([row["prompt"] for row in rows], texts, config.per_device_eval_batch_size)
             by_model[name] |= with_interval("reward", scores.tolist())
     samples = [
         {"prompt": row["prompt"], "replies": {name: said[place].text for name, said in replies.items()}}

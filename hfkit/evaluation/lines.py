@@ -19,15 +19,15 @@ class Lines:
 
     def __init__(self, path: Path):
         self.path, self.known = path, {}
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            write_text(path, whole)
+        content = path.read_bytes() if path.is_file() else b""
         try:
+            whole = content[: content.rfind(b"\n") + 1].decode()  # the cut may be within a character
             # not splitlines: a text may have other marks that end a line, which JSON leaves as they are
             self.known = {line["key"]: line for line in map(json.loads, whole.split("\n")[:-1])}
         except (ValueError, TypeError, KeyError) as error:
             raise HfkitError(f"{path} is not what an evaluation wrote: choose another --output_dir") from error
+        if len(whole.encode()) < len(content):
+            write_text(path, whole)
 
     def __contains__(self, key: str) -> bool:
         return key in self.known

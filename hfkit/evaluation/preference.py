@@ -19,8 +19,7 @@ def pair_metrics(trainer: Trainer, rows: Dataset) -> dict[str, float]:
     """
     chosen, rejected = score_pairs(trainer, rows)
     pairs = as_pairs(rows) if "reply_ids" in rows.column_names else rows
-    lengths = [np.array([*map(len, pairs[column])]) for column in ("chosen_ids", "rejected_ids")]
-    return {f"eval_{name}": value for name, value in metrics_of_rewards(chosen, rejected, *lengths).items()}
+    return {f"eval_{name}": value for name, value in metrics_of_rewards(chosen, rejected, pairs).items()}
 
 
 @torch.no_grad()
@@ -40,16 +39,19 @@ def score_pairs(trainer: Trainer, rows: Dataset) -> tuple[np.ndarray, np.ndarray
     return np.concatenate(chosen), np.concatenate(rejected)
 
 
-def metrics_of_rewards(
-    chosen: np.ndarray, rejected: np.ndarray, chosen_length: np.ndarray, rejected_length: np.ndarray
-) -> dict[str, float]:
-    """Everything that the rewards of pairs tell, (N,) each.
+def metrics_of_rewards(chosen: np.ndarray, rejected: np.ndarray, pairs: Dataset) -> dict[str, float]:
+    """Everything that the rewards of encoded pairs tell, (N,) each.
 
     That of `metrics_of_margins` and `metrics_by_length`, the 95% interval of the accuracy (`accuracy_low`,
     `accuracy_high`), and `reward_mean` and `reward_std` over all replies: the scale that PPO will meet.
+
+    The interval is of a bootstrap over rows: pairs of one `ranking` share replies, so they are drawn together.
     """
     margins, both = chosen - rejected, np.concatenate([chosen, rejected])
-    low, high = bootstrap_interval(margins > 0)
+    chosen_length, rejected_length = (np.array([*map(len, pairs[name])]) for name in ("chosen_ids", "rejected_ids"))
+    rows = np.array(pairs["ranking"][:]) if "ranking" in pairs.column_names else np.arange(len(margins))
+    _, rows = np.unique(rows, return_inverse=True)
+    low, high = bootstrap_interval(np.bincount(rows, margins > 0), np.bincount(rows))
     return {
         **metrics_of_margins(margins),
         "accuracy_low": low,

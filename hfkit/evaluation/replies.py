@@ -99,7 +99,8 @@ def sample_once(
 ) -> list[Reply]:
     """Replies to prompts: those that `kept` has, the others sampled and kept batch by batch.
 
-    A batch draws from a seed of its own, so what was interrupted ends with the replies of an uninterrupted run.
+    A batch draws from a seed of its own, so what was interrupted ends with the replies of an uninterrupted run; what is
+    kept stays as it is, also where others of its batch are missing.
 
     Args:
         prompts: token ids.
@@ -115,7 +116,8 @@ def sample_once(
     for batch in progress(missing, f"{subject.name}: replies", batch_size, len(prompts)):
         rows = [prompts[place] for place in batch]
         replies = sample_batch(subject, rows, sampling, hash_of([keys[place] for place in batch]))
-        kept.add({keys[place]: asdict(reply) for place, reply in zip(batch, replies, strict=True)})
+        new = zip(batch, replies, strict=True)
+        kept.add({keys[place]: asdict(reply) for place, reply in new if keys[place] not in kept})
     fields = Reply.__dataclass_fields__
     return [Reply(**{name: kept[key][name] for name in fields}) for key in keys]
 

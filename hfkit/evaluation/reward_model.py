@@ -10,6 +10,7 @@ from hfkit.evaluation.config import EvaluateConfig, entries_of, named
 from hfkit.evaluation.held_out import HeldOut, find_held_out
 from hfkit.evaluation.preference import metrics_of_rewards
 from hfkit.evaluation.probes import probe, signs
+from hfkit.evaluation.replies import Subject
 from hfkit.record import record_of
 from hfkit.rendering import encode_prompt, encode_replies
 from hfkit.scoring import RewardModel, load_reward
@@ -32,6 +33,8 @@ def evaluate_reward_models(config: EvaluateConfig) -> dict:
         held_out = find_held_out(record, True, config.max_rows, entries_of(config.datasets), config.seed)
     except HfkitError as error:
         raise HfkitError(f"{error}\nName pairs that no training saw: --datasets FILE") from error
+    readers = [Subject(*model) for model in models]
+    held_out = held_out.shared_by([(reader.tokenizer, reader.context) for reader in readers])
     by_model, probes, accounts = {}, {}, []
     for name, path, revision in models:
         say(f"loading {name}: {path}")
@@ -51,7 +54,7 @@ def pair_figures(reward: RewardModel, held_out: HeldOut, batch_size: int) -> tup
     pairs, account = held_out.encoded(reward.tokenizer, context)
     columns = [pairs[column][:] for column in ("chosen_ids", "rejected_ids")]
     rewards = [reward.score_ids(column, batch_size).double().numpy() for column in columns]
-    return metrics_of_rewards(*rewards, *(np.array([*map(len, column)]) for column in columns)), account
+    return metrics_of_rewards(*rewards, pairs), account
 
 
 def probes_of(reward: RewardModel, held_out: HeldOut) -> dict[str, dict[str, float]]:
