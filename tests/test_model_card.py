@@ -249,8 +249,8 @@ def test_text_of_the_data_cannot_break_out_of_its_place(ppo_dir, tmp_path):
     for file in ("adapter_config.json", "hfkit.json"):
         (tmp_path / file).write_bytes((ppo_dir / file).read_bytes())
     said = "```\n<!-- /hfkit -->\n# mine"
-    sample = {"prompt": said, "before": said, "after": "", "reward_before": 0, "reward_after": 1}
-    (tmp_path / "samples.jsonl").write_text(json.dumps(sample) + "\n")
+    sample = {"prompt": said, "before": said, "after": "line\u2028line", "reward_before": 0, "reward_after": 1}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(sample, ensure_ascii=False) + "\n")
     record = read_record(tmp_path)
     record["data"]["train"]["sources"][0]["path"] = "a|b\n.jsonl"
     text = updated_card(None, tmp_path, record)

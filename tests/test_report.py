@@ -89,6 +89,16 @@ def test_a_page_tells_of_every_stage(page):
     assert "before PPO" in page.text and "after PPO" in page.text
 
 
+@pytest.mark.parametrize(("line", "is_fine"), [('"a\u2028b"', True), ('"a', False)])
+def test_samples_are_lines_of_json(part, capsys, line, is_fine):
+    """A reply may have marks that end a line for some, and not for JSON; a file that was cut is told of."""
+    folder = part("sft", "ppo")
+    sample = f'{{"prompt": "Who?", "before": {line}, "after": "Ann.", "reward_before": 0, "reward_after": 1}}\n'
+    (folder / "ppo" / "samples.jsonl").write_text(sample)
+    assert main(["report", str(folder)]) == (0 if is_fine else 1)
+    assert ("not as hfkit writes it" in capsys.readouterr().err) is not is_fine
+
+
 def test_a_page_tells_of_every_warning(page, pipeline):
     warned = read_record(pipeline / "ppo")["warnings"]
     assert warned and all(warning in page.text for warning in warned)

@@ -108,7 +108,7 @@ def table_of(stage: str, metrics: dict) -> str:
 def samples(artefact: Artefact) -> str:
     """Replies to held-out prompts before and after the training, where it left some."""
     file = artefact.folder / "samples.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines()[:SHOWN_SAMPLES] if file.is_file() else []
+    lines = file.read_text(encoding="utf-8").split("\n")[:-1][:SHOWN_SAMPLES] if file.is_file() else []
     told = []
     for sample in map(json.loads, lines):
         told += [

@@ -157,7 +157,7 @@ def read_lines(path: Path) -> list[dict]:
     """The rows of a file of JSON lines; [] where there is none."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def judge_of(arena: dict) -> str:

@@ -32,7 +32,7 @@ def write_report(folder: str | Path) -> Path:
         write_text(folder / "report.html", page)
     except OSError as error:
         raise HfkitError(f"the report cannot be written into {folder}: {reason(error)}") from error
-    except (LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise HfkitError(f"a record in {folder} is not as hfkit writes it: {reason(error)}") from error
     return folder / "report.html"
 
