@@ -7,6 +7,7 @@ import yaml
 from conftest import write_rows
 
 from hfkit import cli
+from hfkit.rendering import SANITIZES
 
 TURN = {"prompt": "What does Ann like?", "response": "Ann likes red."}
 PAIR = {"prompt": "What does Ann like?", "chosen": "Ann likes red.", "rejected": "red"}
@@ -178,7 +179,7 @@ def test_preview_shows_the_rows_that_are_lost_with_the_reason(data_verb):
     assert [re.search(r"row (\d)", line)[1] for line in headings] == ["1", "2", "3"]
     for heading, said in zip(headings, ("dropped: without a reply", ", cut", "text of a special token"), strict=True):
         assert said in heading
-    assert "[[red<|endoftext|><|endoftext|>]]" in out
+    assert f"[[red{'<|endoftext|>' if SANITIZES else '< |endoftext|>'}<|endoftext|>]]" in out
 
 
 def test_colours_are_for_a_terminal(tokenizer):
