@@ -18,6 +18,7 @@ from hfkit.data.forms import (
     prompt_row,
 )
 from hfkit.data.packing import pack_documents
+from hfkit.data.rankings import ranking_row
 from hfkit.data.splits import Split
 from hfkit.errors import HfkitError
 
@@ -177,6 +178,49 @@ def test_every_form_of_a_pair_gives_the_same_row(tokenizer, row):
 def test_a_pair_that_teaches_nothing_is_dropped(tokenizer, changes, reason):
     row = {"prompt": PROMPT, "chosen": REPLY, "rejected": "red", **changes}
     assert preference_row(row, tokenizer, 64)["dropped"] == reason
+
+
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": None, "chosen": "", "rejected": "x"}, "without a prompt"),
+        ({"prompt": "", "chosen": "Yes.", "rejected": "Yes, I do"}, "without a prompt"),
+        ({"prompt": [], "chosen": [TURN, ANSWER], "rejected": [TURN, TURN, ANSWER]}, "without a prompt"),
+        ({"chosen": "Yes ", "rejected": "No"}, "with no prompt in common"),
+        ({"chosen": "", "rejected": "No"}, "with no prompt in common"),
+        ({"chosen": [ANSWER], "rejected": [TURN, ANSWER]}, "with no prompt in common"),
+        ({"chosen": {"content": "Yes"}, "rejected": {"content": "No"}}, "with no prompt in common"),
+        ({"chosen": "Yes", "rejected": "Yes, I do"}, "with an empty reply"),
+        ({"chosen": "The sky is blue", "rejected": "The sky is "}, "with an empty reply"),
+        (
+            {"chosen": f"\n\nHuman: {PROMPT}\n\nAssistant:", "rejected": f"\n\nHuman: {PROMPT}\n\nAssistant: red"},
+            "with an empty reply",
+        ),
+        ({"chosen": "Yes", "rejected": "Yes"}, "with equal replies"),
+        ({"chosen": "Yes", "rejected": None}, "without a reply"),
+    ],
+)
+def test_a_pair_that_asks_nothing_or_says_nothing_after_it_is_dropped(tokenizer, encoder, row, reason):
+    assert encoder(row, tokenizer, 64)["dropped"] == reason
+
+
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+@pytest.mark.parametrize(
+    ("asked", "replies"),
+    [
+        ("The sky is", [" blue", " green"]),
+        ("\n\nHuman: Hi?\n\nAssistant:", [" Yes, Ann.", " Yes, Bob."]),
+        ("\n\nHuman: Hi?\n\nAssistant: Yes.\n\nHuman: Who?\n\nAssistant:", [" Ann.", " Bob."]),
+        ("Hi?\n\n<extra_id_1>Assistant\n", ["Yes, Ann.", "Yes, Bob."]),
+    ],
+    ids=["texts", "transcripts", "transcripts of several turns", "transcripts with other marks"],
+)
+def test_without_a_prompt_column_the_prompt_is_what_both_replies_begin_with(tokenizer, encoder, asked, replies):
+    chosen, rejected = replies
+    implicit = encoder({"chosen": asked + chosen, "rejected": asked + rejected}, tokenizer, 128)
+    assert implicit == encoder({"prompt": asked, "chosen": chosen, "rejected": rejected}, tokenizer, 128)
+    assert implicit["dropped"] == ""
 
 
 def test_margins_are_kept(tokenizer):
