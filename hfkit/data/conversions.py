@@ -139,6 +139,5 @@ def prompt_of(row: dict) -> str | list[dict] | None:
         return row["prompt"]
     if row.get("messages"):
         return prompt_turns(row["messages"])
-    if isinstance(row.get("chosen"), list) and isinstance(row.get("rejected"), list):
-        return shared_prompt(row)["prompt"]
-    return None
+    is_implicit = "prompt" not in row and {"chosen", "rejected"} <= row.keys()
+    return shared_prompt(row)["prompt"] if is_implicit else None
