@@ -239,7 +239,7 @@ def test_documents_are_packed_with_end_of_text_between_them(tokenizer):
     texts = ["Ann likes red.", "", "Bob likes blue.", "Cid likes green and pink."]
     account = Split("train", rows=4, kept=4)
     rows, tokens_per_byte = pack_documents(
-        Dataset.from_dict({"text": texts}), tokenizer, account, config(PretrainConfig, block_size=8)
+        Dataset.from_dict({"text": texts}), tokenizer, account, config(PretrainConfig, block_size=8, max_dropped=0.25)
     )
     joined = "<|endoftext|>".join([text for text in texts if text] + [""])
     ids = [token for row in rows["input_ids"] for token in row]
@@ -248,6 +248,16 @@ def test_documents_are_packed_with_end_of_text_between_them(tokenizer):
     assert {len(row) for row in rows["input_ids"]} == {8}
     assert (account.kept, account.dropped) == (3, {"empty": 1})
     assert tokens_per_byte == account.tokens / len("".join(texts).encode())
+
+
+@pytest.mark.parametrize("dropped", [{}, {"also held out": 1}])
+def test_losing_documents_past_a_threshold_is_refused(tokenizer, dropped):
+    rows = Dataset.from_dict({"text": ["Ann likes red."] * 8 + [""] * (2 - len(dropped))})
+    with pytest.raises(HfkitError, match=r"Mend the rows, or allow the loss with max_dropped \(now 0\.1\)") as told:
+        pack_documents(rows, tokenizer, Split("train", rows=10, dropped={**dropped}), config(PretrainConfig))
+    assert "10 rows, 8 kept, 2 dropped" in str(told.value)
+    settings = config(PretrainConfig, block_size=8, max_dropped=0.2)
+    assert len(pack_documents(rows, tokenizer, Split("train", rows=10, dropped={**dropped}), settings)[0]) > 0
 
 
 def test_documents_that_fill_no_row_are_refused(tokenizer):
