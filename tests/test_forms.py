@@ -199,6 +199,7 @@ def test_a_pair_that_teaches_nothing_is_dropped(tokenizer, changes, reason):
         ),
         ({"chosen": "Yes", "rejected": "Yes"}, "with equal replies"),
         ({"chosen": "Yes", "rejected": None}, "without a reply"),
+        ({"prompt": [TURN, ANSWER, TURN], "chosen": [], "rejected": [ANSWER]}, "without a reply"),
     ],
 )
 def test_a_pair_that_asks_nothing_or_says_nothing_after_it_is_dropped(tokenizer, encoder, row, reason):

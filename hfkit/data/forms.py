@@ -151,7 +151,7 @@ def pair_of(row: dict) -> tuple[str | Messages, list[str | Messages]]:
     Raises:
         RenderError: nothing is asked, or the replies teach nothing.
     """
-    if row.get("chosen") is None or row.get("rejected") is None:
+    if any(row.get(reply) in (None, []) for reply in ("chosen", "rejected")):
         raise RenderError("without a reply")
     if row["chosen"] == row["rejected"]:
         raise RenderError("with equal replies")
