@@ -13,6 +13,7 @@ import torch
 
 import hfkit
 from hfkit.cli import main
+from hfkit.config import DatasetEntry
 from hfkit.data.forms import IGNORE
 from hfkit.errors import ConfigError, HfkitError
 from hfkit.evaluation.config import EvaluateConfig, entries_of
@@ -157,6 +158,30 @@ def test_every_card_that_asks_something_has_prompts_to_reply_to(tmp_path, rows_f
     prompts, account = load_prompts(entries_of(str(card)), limit=4, seed=0, columns=[])
     assert prompts == [{"prompt": ASKED, "reference": reference}]
     assert (account.rows, account.kept, account.dropped) == (1, 1, {})
+
+
+def test_rows_cap_each_source_of_prompts_by_the_seed(rows_file):
+    def asked(seed: int) -> list[str]:
+        rows, account = load_prompts(entries, limit=100, seed=seed, columns=[])
+        assert (account.rows, account.kept) == (50, 25)
+        return [row["prompt"] for row in rows]
+
+    files = rows_file([{"prompt": f"a {n}"} for n in range(30)], "a.jsonl")
+    files += rows_file([{"prompt": f"b {n}"} for n in range(20)], "b.jsonl")
+    entries = [DatasetEntry(**files[0], rows=5), DatasetEntry(**files[1])]
+    assert asked(0) == asked(0)
+    assert {*asked(0)} != {*asked(1)}
+    assert sum(prompt.startswith("a") for prompt in asked(0)) == 5
+
+
+@pytest.mark.parametrize("key", ["prompts", "datasets"])
+@pytest.mark.parametrize("budget", ["weight", "epochs", "tokens"])
+def test_a_budget_other_than_rows_is_refused(sft_dir, data, key, budget):
+    entries = [{"path": str(data / "turns.jsonl")}, {"path": str(data / "turns.jsonl"), budget: 2}]
+    with pytest.raises(ConfigError) as error:
+        load_config(EvaluateConfig, {"model_name_or_path": str(sft_dir), key: entries})
+    told = {problem.key: problem.remedy for problem in error.value.problems}
+    assert "rows caps them" in told[f"{key}[1].{budget}"]
 
 
 def test_rewards_and_a_reference_of_ones_own(sft_dir, base_dir, reward_dir, tmp_path):

@@ -23,7 +23,8 @@ def load_prompts(entries: list[DatasetEntry], limit: int, seed: int, columns: li
         HfkitError: they cannot be read, or there is no prompt among them.
     """
     wanted = [column for column in reads_of(entries) if column not in columns]
-    rows, account = load_rows("prompts", entries, wanted, columns)
+    rows, account = load_rows("prompts", entries, wanted, columns, seed)
+    rows = account.capped(rows)
     prompts = prompts_of(list(rows), columns)
     if not prompts:
         raise HfkitError(f"{account}\nThere is no prompt among them: map a column to `prompt` or `messages`.")
