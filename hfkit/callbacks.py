@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from transformers import TrainerCallback
 
-from hfkit.console import say
+from hfkit.console import printable, say
 from hfkit.hub.stage import push_so_far
 from hfkit.record import write_text
 
@@ -162,5 +162,5 @@ class Samples(TrainerCallback):
                     pad_token_id=self.tokenizer.pad_token_id,
                 )
                 text = self.tokenizer.decode(ids[0], skip_special_tokens=True)
-                say("  > " + text.replace("\n", " "))
+                say("  > " + printable(text.replace("\n", " ")))
         model.train(was_training)

@@ -28,10 +28,11 @@ def encode_prompt(
     Raises:
         RenderError: messages, but no chat template; the template refuses the turns; or nothing is left to reply to.
     """
-    if not isinstance(prompt, str) and prompt and prompt[-1].get("role") == "assistant":
+    messages = as_messages(prompt)
+    if messages and messages[-1]["role"] == "assistant":
         raise RenderError("that ends with the assistant's turn")
     if tokenizer.chat_template:
-        return _apply(tokenizer, as_messages(prompt), tools, add_generation_prompt=True)
+        return _apply(tokenizer, messages, tools, add_generation_prompt=True)
     if not isinstance(prompt, str):
         raise RenderError("messages need a chat template")
     ids = tokenizer(prompt).input_ids

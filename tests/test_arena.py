@@ -10,7 +10,7 @@ import pytest
 from hfkit.cli import main
 from hfkit.errors import ConfigError, HfkitError
 from hfkit.evaluation.arena import arena
-from hfkit.evaluation.bias import bias_of, functions_of, wavering
+from hfkit.evaluation.bias import bias_of, functions_of, partiality, wavering
 from hfkit.evaluation.config import ArenaConfig, named
 from hfkit.evaluation.judges import Match, Verdict, by_model, by_person, by_score, verdict_of
 from hfkit.evaluation.lines import Lines
@@ -225,6 +225,23 @@ def test_the_reward_model_that_ppo_was_trained_on_judges_only_if_asked(config, s
 )
 def test_a_function_without_a_weight_trains_nothing(settings, trained_on):
     assert functions_of(settings) == trained_on
+
+
+def test_a_function_that_a_model_before_was_trained_on_judges_only_if_asked(tmp_path):
+    """PPO on a function, merged, and trained on; the reward model's run is no longer there."""
+    gone = {"role": "reward", "path": str(tmp_path / "gone"), "revision": None, "weights_sha256": None, "parents": []}
+    lineage, settings = [gone], {"reward_functions": ["test_arena:length"]}
+    for name in ("ppo", "merged", "sft"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "hfkit.json").write_text(json.dumps({"stage": name, "config": settings, "lineage": lineage}))
+        lineage = [{**gone, "role": "base", "path": str(folder), "parents": lineage}]
+        settings = {}
+    (tmp_path / "other").mkdir()
+    judged = ArenaConfig(models=[str(tmp_path / "sft"), str(tmp_path / "other")], prompts="unused", **FUNCTION)
+    with pytest.raises(HfkitError, match=r"sft was trained on test_arena:length"):
+        partiality(judged, judged.reward_function)
+    assert partiality(judged, "test_arena:is_wanted") is None
 
 
 def test_a_language_model_judges(config, base_dir):

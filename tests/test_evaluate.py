@@ -15,12 +15,14 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import hfkit
 from hfkit.cli import main
+from hfkit.config import DatasetEntry
 from hfkit.data.forms import IGNORE
 from hfkit.errors import ConfigError, HfkitError
-from hfkit.evaluation.config import EvaluateConfig
+from hfkit.evaluation.config import EvaluateConfig, entries_of
 from hfkit.evaluation.evaluate import evaluate
 from hfkit.evaluation.held_out import asked_of, find_held_out, text_likelihoods
 from hfkit.evaluation.lines import Lines
+from hfkit.evaluation.prompts import load_prompts
 from hfkit.evaluation.replies import Sampling, Subject, sample_once
 from hfkit.parsing import load_config
 from hfkit.record import read_record
@@ -156,6 +158,57 @@ def test_a_pretrained_model_has_no_replies_unless_prompts_are_named(base_dir, da
     assert "--prompts names some" in capsys.readouterr().out
     metrics = evaluated(base_dir, **named, prompts=str(data / "prompts.jsonl"), temperature=0)["metrics"]
     assert "self_bleu" in metrics and "exact_match" not in metrics
+
+
+ASKED = [{"role": "user", "content": "Who?"}]
+CHAT = [*ASKED, {"role": "assistant", "content": "Ann."}]
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "reference"),
+    [
+        ("prompts", {"prompt": ASKED}, None),
+        ("preference", {"prompt": ASKED, "chosen": "Ann.", "rejected": "Bob."}, None),
+        ("preference", {"chosen": CHAT, "rejected": [*ASKED, {"role": "assistant", "content": "Bob."}]}, None),
+        ("ranking", {"prompt": ASKED, "replies": ["Ann.", "Bob."], "scores": [1, 0]}, None),
+        ("prompt_response", {"prompt": ASKED, "response": "Ann."}, "Ann."),
+        ("messages", {"messages": CHAT}, "Ann."),
+    ],
+    ids=["prompts", "pairs", "pairs without a prompt", "rankings", "instructions", "conversations"],
+)
+def test_every_card_that_asks_something_has_prompts_to_reply_to(tmp_path, rows_file, form, row, reference):
+    columns, convert = {name: name for name in row}, [] if {"prompt", "messages"} & {*row} else ["shared_prompt"]
+    block = {"path": str(tmp_path), "files": {"train": "rows.jsonl"}, "form": form, "columns": columns}
+    rows_file([row])
+    card = tmp_path / "mine.md"
+    card.write_text(f"---\n{json.dumps({'license': 'mit', 'hfkit': {**block, 'convert': convert}})}\n---\n\n# Mine\n")
+    prompts, account = load_prompts(entries_of(str(card)), limit=4, seed=0, columns=[])
+    assert prompts == [{"prompt": ASKED, "reference": reference}]
+    assert (account.rows, account.kept, account.dropped) == (1, 1, {})
+
+
+def test_rows_cap_each_source_of_prompts_by_the_seed(rows_file):
+    def asked(seed: int) -> list[str]:
+        rows, account = load_prompts(entries, limit=100, seed=seed, columns=[])
+        assert (account.rows, account.kept) == (50, 25)
+        return [row["prompt"] for row in rows]
+
+    files = rows_file([{"prompt": f"a {n}"} for n in range(30)], "a.jsonl")
+    files += rows_file([{"prompt": f"b {n}"} for n in range(20)], "b.jsonl")
+    entries = [DatasetEntry(**files[0], rows=5), DatasetEntry(**files[1])]
+    assert asked(0) == asked(0)
+    assert {*asked(0)} != {*asked(1)}
+    assert sum(prompt.startswith("a") for prompt in asked(0)) == 5
+
+
+@pytest.mark.parametrize("key", ["prompts", "datasets"])
+@pytest.mark.parametrize("budget", ["weight", "epochs", "tokens"])
+def test_a_budget_other_than_rows_is_refused(sft_dir, data, key, budget):
+    entries = [{"path": str(data / "turns.jsonl")}, {"path": str(data / "turns.jsonl"), budget: 2}]
+    with pytest.raises(ConfigError) as error:
+        load_config(EvaluateConfig, {"model_name_or_path": str(sft_dir), key: entries})
+    told = {problem.key: problem.remedy for problem in error.value.problems}
+    assert "rows caps them" in told[f"{key}[1].{budget}"]
 
 
 def test_rewards_and_a_reference_of_ones_own(sft_dir, base_dir, reward_dir, tmp_path):

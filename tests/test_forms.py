@@ -18,6 +18,7 @@ from hfkit.data.forms import (
     prompt_row,
 )
 from hfkit.data.packing import pack_documents
+from hfkit.data.rankings import ranking_row
 from hfkit.data.splits import Split
 from hfkit.errors import HfkitError
 
@@ -179,6 +180,50 @@ def test_a_pair_that_teaches_nothing_is_dropped(tokenizer, changes, reason):
     assert preference_row(row, tokenizer, 64)["dropped"] == reason
 
 
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": None, "chosen": "", "rejected": "x"}, "without a prompt"),
+        ({"prompt": "", "chosen": "Yes.", "rejected": "Yes, I do"}, "without a prompt"),
+        ({"prompt": [], "chosen": [TURN, ANSWER], "rejected": [TURN, TURN, ANSWER]}, "without a prompt"),
+        ({"chosen": "Yes ", "rejected": "No"}, "with no prompt in common"),
+        ({"chosen": "", "rejected": "No"}, "with no prompt in common"),
+        ({"chosen": [ANSWER], "rejected": [TURN, ANSWER]}, "with no prompt in common"),
+        ({"chosen": {"content": "Yes"}, "rejected": {"content": "No"}}, "with no prompt in common"),
+        ({"chosen": "Yes", "rejected": "Yes, I do"}, "with an empty reply"),
+        ({"chosen": "The sky is blue", "rejected": "The sky is "}, "with an empty reply"),
+        (
+            {"chosen": f"\n\nHuman: {PROMPT}\n\nAssistant:", "rejected": f"\n\nHuman: {PROMPT}\n\nAssistant: red"},
+            "with an empty reply",
+        ),
+        ({"chosen": "Yes", "rejected": "Yes"}, "with equal replies"),
+        ({"chosen": "Yes", "rejected": None}, "without a reply"),
+        ({"prompt": [TURN, ANSWER, TURN], "chosen": [], "rejected": [ANSWER]}, "without a reply"),
+    ],
+)
+def test_a_pair_that_asks_nothing_or_says_nothing_after_it_is_dropped(tokenizer, encoder, row, reason):
+    assert encoder(row, tokenizer, 64)["dropped"] == reason
+
+
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+@pytest.mark.parametrize(
+    ("asked", "replies"),
+    [
+        ("The sky is", [" blue", " green"]),
+        ("\n\nHuman: Hi?\n\nAssistant:", [" Yes, Ann.", " Yes, Bob."]),
+        ("\n\nHuman: Hi?\n\nAssistant: Yes.\n\nHuman: Who?\n\nAssistant:", [" Ann.", " Bob."]),
+        ("Hi?\n\n<extra_id_1>Assistant\n", ["Yes, Ann.", "Yes, Bob."]),
+    ],
+    ids=["texts", "transcripts", "transcripts of several turns", "transcripts with other marks"],
+)
+def test_without_a_prompt_column_the_prompt_is_what_both_replies_begin_with(tokenizer, encoder, asked, replies):
+    chosen, rejected = replies
+    implicit = encoder({"chosen": asked + chosen, "rejected": asked + rejected}, tokenizer, 128)
+    assert implicit == encoder({"prompt": asked, "chosen": chosen, "rejected": rejected}, tokenizer, 128)
+    assert implicit["dropped"] == ""
+
+
 def test_margins_are_kept(tokenizer):
     row = {"prompt": PROMPT, "chosen": REPLY, "rejected": "red"}
     assert preference_row({**row, "margin": 2}, tokenizer, 64)["margin"] == 2.0
@@ -195,7 +240,7 @@ def test_documents_are_packed_with_end_of_text_between_them(tokenizer):
     texts = ["Ann likes red.", "", "Bob likes blue.", "Cid likes green and pink."]
     account = Split("train", rows=4, kept=4)
     rows, tokens_per_byte = pack_documents(
-        Dataset.from_dict({"text": texts}), tokenizer, account, config(PretrainConfig, block_size=8)
+        Dataset.from_dict({"text": texts}), tokenizer, account, config(PretrainConfig, block_size=8, max_dropped=0.25)
     )
     joined = "<|endoftext|>".join([text for text in texts if text] + [""])
     ids = [token for row in rows["input_ids"] for token in row]
@@ -204,6 +249,16 @@ def test_documents_are_packed_with_end_of_text_between_them(tokenizer):
     assert {len(row) for row in rows["input_ids"]} == {8}
     assert (account.kept, account.dropped) == (3, {"empty": 1})
     assert tokens_per_byte == account.tokens / len("".join(texts).encode())
+
+
+@pytest.mark.parametrize("dropped", [{}, {"also held out": 1}])
+def test_losing_documents_past_a_threshold_is_refused(tokenizer, dropped):
+    rows = Dataset.from_dict({"text": ["Ann likes red."] * 8 + [""] * (2 - len(dropped))})
+    with pytest.raises(HfkitError, match=r"Mend the rows, or allow the loss with max_dropped \(now 0\.1\)") as told:
+        pack_documents(rows, tokenizer, Split("train", rows=10, dropped={**dropped}), config(PretrainConfig))
+    assert "10 rows, 8 kept, 2 dropped" in str(told.value)
+    settings = config(PretrainConfig, block_size=8, max_dropped=0.2)
+    assert len(pack_documents(rows, tokenizer, Split("train", rows=10, dropped={**dropped}), settings)[0]) > 0
 
 
 def test_documents_that_fill_no_row_are_refused(tokenizer):

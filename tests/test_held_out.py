@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hfkit.config import DatasetEntry, SFTConfig
+from hfkit.config import DatasetEntry, RewardConfig, SFTConfig
 from hfkit.data.held_out import HASHES, read_hashes, row_key, split_off
 from hfkit.data.splits import load_splits
 from hfkit.errors import HfkitError
@@ -22,6 +22,7 @@ WANTED = ["messages", "prompt", "response", "chosen", "rejected", "text"]
         {"messages": [turn | {"name": None} for turn in CHAT]},
         {"prompt": "Hi?", "chosen": "Hello.", "rejected": "No."},
         {"chosen": CHAT, "rejected": [CHAT[0], {"role": "assistant", "content": "No."}]},
+        {"chosen": "Hi? Hello.", "rejected": "Hi? No."},
         {"text": "Hi?"},
     ],
     ids=lambda row: "+".join(row),
@@ -30,7 +31,21 @@ def test_a_prompt_is_known_in_every_form(row):
     assert row_key(row) == row_key({"prompt": "Hi?"}) != row_key({"prompt": "Hi"})
 
 
-@pytest.mark.parametrize("row", [{"prompt": ""}, {"messages": []}, {"text": None}, {"messages": ["x"]}, {}])
+def test_a_transcript_is_known_as_its_turns():
+    asked = "\n\nHuman: Hi?\n\nAssistant: Hello.\n\nHuman: Who?\n\nAssistant:"
+    turns = [*CHAT, {"role": "user", "content": "Who?"}]
+    pair = {"chosen": f"{asked} It is Ann.", "rejected": f"{asked} It is no one."}
+    assert row_key(pair) == row_key({"prompt": asked}) == row_key({"prompt": turns}) != row_key({"prompt": CHAT})
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        *({"prompt": ""}, {"messages": []}, {"text": None}, {"messages": ["x"]}, {}),
+        *({"prompt": None, "chosen": "Yes.", "rejected": "Yes, I do"}, {"chosen": "Yes.", "rejected": "No."}),
+        *({"chosen": None, "rejected": "No."}, {"prompt": "\n\nAssistant:"}),
+    ],
+)
 def test_a_row_that_asks_nothing_has_no_key(row):
     assert row_key(row) == {"key": 0}
 
@@ -73,6 +88,17 @@ def test_what_is_held_out_by_file_is_taken_out_of_training(rows_file):
     assert not set(train["prompt"]) & set(test["prompt"])
     assert account["train"].dropped == {"also held out": 2}
     assert account["train"].rows == 40
+
+
+def test_pairs_without_a_prompt_column_are_held_out_by_what_both_replies_begin_with(rows_file):
+    asked = [f"\n\nHuman: Who is {n}?\n\nAssistant:" for n in range(10)]
+    pairs = [{"chosen": f"{one} {said}", "rejected": f"{one} No."} for one in asked for said in ("Ann.", "Not Bob.")]
+    entries = [DatasetEntry(**one) for one in rows_file(pairs)]
+    train, test, _ = load_splits(RewardConfig(output_dir="unused", datasets=entries, test_split_size=5), WANTED)
+    assert (len(train), len(test)) == (14, 6)
+    assert not {*train["rejected"]} & {*test["rejected"]}
+    both = RewardConfig(output_dir="unused", datasets=entries, eval_datasets=entries)
+    assert load_splits(both, WANTED)[2]["train"].dropped == {"also held out": 20}
 
 
 def test_the_same_file_for_both_is_refused(run_stage, rows_file, tmp_path):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from interruption import assert_same_run, stopped_copy
 
-from hfkit.config import DatasetEntry, SFTConfig
-from hfkit.data.forms import INSTRUCTIONS, encode_instructions
+from hfkit.config import DatasetEntry, PPOConfig, SFTConfig
+from hfkit.data.forms import INSTRUCTIONS, encode_instructions, encode_prompts
 from hfkit.data.mixture import Mixture
 from hfkit.data.splits import load_splits
 from hfkit.errors import HfkitError
@@ -198,6 +198,42 @@ def test_conversations_and_prompts_with_replies_mix(rows_file, tokenizer, other)
     rows, _, account = load_splits(config, INSTRUCTIONS)
     encoded = encode_instructions(rows, tokenizer, account["train"], config)
     assert encoded["input_ids"][0] == encoded["input_ids"][1]
+
+
+CALL = {"role": "assistant", "content": "Wait.", "tool_calls": [{"function": {"name": "who", "arguments": "{}"}}]}
+NOT_JSON = {**CALL, "tool_calls": [{"function": {"name": "who", "arguments": "{Ann"}}]}
+NO_MESSAGES = "neither text nor messages ({role: ..., content: ...})"
+
+
+@pytest.mark.parametrize(
+    ("rows", "dropped"),
+    [
+        ([{"prompt": [*CHAT[:1], CALL], "response": "Hello."}], {}),
+        ([{"prompt": [*CHAT[:1], NOT_JSON], "response": "Hello."}], {"tool_calls whose arguments are not JSON": 1}),
+        ([{"prompt": [None], "response": "Hello."}, {"prompt": CHAT[:1], "response": "Hello."}], {NO_MESSAGES: 1}),
+        ([{"prompt": CHAT[0], "response": "Hello."}], {NO_MESSAGES: 1}),
+        ([{"prompt": "", "response": "Hello."}], {"empty": 1}),
+        ([{"prompt": "Hi?", "response": None}], {"no assistant turn": 1}),
+    ],
+    ids=["a call", "a call that is not JSON", "no turn", "a turn alone", "no prompt", "no reply"],
+)
+def test_what_cannot_be_a_conversation_is_dropped_from_a_mixture_and_counted(rows_file, tokenizer, rows, dropped):
+    entries = rows_file([{"messages": CHAT}], "a.jsonl") + rows_file(rows, "b.jsonl")
+    config = SFTConfig(output_dir="unused", datasets=[DatasetEntry(**entry) for entry in entries], max_dropped=1.0)
+    mixture, _, account = load_splits(config, INSTRUCTIONS)
+    kept = encode_instructions(mixture, tokenizer, account["train"], config)
+    assert (len(kept), account["train"].dropped) == (1 + len(rows) - len(dropped), dropped)
+
+
+@pytest.mark.parametrize("other", [[None], CHAT[0]], ids=["no turn", "a turn alone"])
+def test_prompts_that_are_none_are_dropped_from_a_mixture_and_counted(rows_file, tokenizer, other):
+    """Among messages a turn that is none, among texts a column of single turns."""
+    entries = rows_file([{"prompt": CHAT[:1]}, {"prompt": CHAT[:1]}], "a.jsonl")
+    entries += rows_file([{"prompt": other}, *[{"prompt": CHAT[:1]}] * isinstance(other, list)], "b.jsonl")
+    config = PPOConfig(output_dir="unused", datasets=[DatasetEntry(**entry) for entry in entries], max_dropped=1.0)
+    mixture, _, account = load_splits(config, ["prompt"])
+    encode_prompts(mixture, tokenizer, account["train"], config)
+    assert account["train"].dropped == {NO_MESSAGES: 1}
 
 
 def test_prompts_as_text_and_as_turns_mix(rows_file, tokenizer):

@@ -36,7 +36,7 @@ def test_the_loss_falls(base_dir):
 
 def test_held_out_loss_perplexity_and_bits_per_byte_agree(run_stage, tmp_path, capsys):
     changes = {"test_split_size": 24, "eval_strategy": "steps", "eval_steps": 6}
-    folder = run_stage("pretrain", tmp_path / "out", **changes, sample_prompts=["Ann likes"], sample_length=3)
+    folder = run_stage("pretrain", tmp_path / "out", **changes, sample_prompts=["Ann\x1b[2J likes"], sample_length=3)
     metrics, split = read_record(folder)["metrics"], read_record(folder)["data"]["test"]
     assert metrics["eval_perplexity"] == pytest.approx(math.exp(metrics["eval_loss"]))
     assert (split["rows"], split["kept"]) == (24, 24)
@@ -45,7 +45,7 @@ def test_held_out_loss_perplexity_and_bits_per_byte_agree(run_stage, tmp_path, c
     bits = metrics["eval_loss"] / math.log(2) * split["tokens"] / 24 / bytes_a_row
     assert metrics["eval_bits_per_byte"] == pytest.approx(bits, rel=0.05)
     assert [row["step"] for row in read_metrics(folder) if "eval_loss" in row] == [6, 12]
-    assert capsys.readouterr().out.count("  > Ann likes") == 2
+    assert capsys.readouterr().out.count("  > Ann[2J likes") == 2
 
 
 def test_a_checkpoint_is_continued_in_full_or_by_an_adapter(run_stage, base_dir, tmp_path):

@@ -64,6 +64,8 @@ def test_every_pair_but_the_ties_is_kept_with_its_prompt(tokenizer, changes, pai
         ({"replies": ["red"] * 4}, "all tied"),
         ({"replies": [*REPLIES[:1], *[LONG] * 3]}, "with a reply longer than max_length=64"),
         ({"replies": [3, 4, 5, 6]}, "neither text nor messages"),
+        ({"prompt": None}, "without a prompt"),
+        ({"prompt": ""}, "without a prompt"),
     ],
 )
 def test_a_ranking_that_teaches_nothing_is_dropped(tokenizer, changes, reason):

@@ -1,7 +1,7 @@
 """The small, closed set of ways in which a data card says how its columns become a stage's: no card runs code."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from datasets import Dataset, Features, List, Value
 
@@ -69,13 +69,31 @@ def transcript(row: dict) -> dict:
 
 
 def shared_prompt(row: dict) -> dict:
-    """`chosen` and `rejected` as whole conversations: the turns that both begin with are the `prompt`."""
-    chosen, rejected = row["chosen"] or [], row["rejected"] or []
-    shared = 0
-    # A reply of one turn at least is left to each.
-    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
-        shared += 1
+    """`chosen` and `rejected` as whole conversations, or as texts: what both begin with is the `prompt`."""
+    chosen, rejected = row["chosen"], row["rejected"]
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        shared = alike(chosen[:-1], rejected[:-1])  # a reply of one turn at least is left to each
+    elif isinstance(chosen, str) and isinstance(rejected, str):
+        shared = len(shared_text(chosen, rejected))
+    else:
+        return {"prompt": None, "chosen": chosen, "rejected": rejected}
     return {"prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}
+
+
+def alike(one: Sequence, other: Sequence) -> int:
+    """How many turns two conversations, or characters two texts, begin with alike."""
+    differ = (place for place, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1])
+    return next(differ, min(len(one), len(other)))
+
+
+def shared_text(chosen: str, rejected: str) -> str:
+    """What two texts begin with, the space before the replies left to these, as TRL's `extract_prompt` does.
+
+    Of transcripts only what ends with a mark of the assistant's, since replies too can begin alike.
+    """
+    common = chosen[: alike(chosen, rejected)]
+    marks = [mark for mark in TURN.finditer(common) if "Assistant" in mark.groups()]
+    return (common[: marks[-1].end()] if marks else common).removesuffix(" ")
 
 
 def sharegpt(row: dict) -> dict:
@@ -121,6 +139,5 @@ def prompt_of(row: dict) -> str | list[dict] | None:
         return row["prompt"]
     if row.get("messages"):
         return prompt_turns(row["messages"])
-    if isinstance(row.get("chosen"), list) and isinstance(row.get("rejected"), list):
-        return shared_prompt(row)["prompt"]
-    return None
+    is_implicit = "prompt" not in row and {"chosen", "rejected"} <= row.keys()
+    return shared_prompt(row)["prompt"] if is_implicit else None

@@ -59,17 +59,20 @@ def encode(rows: Dataset, encoder: Encoder, account: Split, config) -> Dataset:
     account.cut = pc.sum(encoded.data["cut"]).as_py() or 0
     account.dropped |= counted
     places = np.flatnonzero(pc.equal(reasons, "").to_numpy())
-    lost = sum(account.dropped.values()) + account.cut
     account.kept, account.tokens = len(places), int(lengths[places].sum())
     account.faults = faults.counted(encoded.data["faults"].take(places).to_pylist())
-    if len(places) == 0 or lost > config.max_dropped * max(account.rows, 1):
-        median = int(statistics.median(lengths)) if len(lengths) else 0
-        raise HfkitError(
-            f"{account}\nThe median row is {median} tokens long. Mend the rows, raise max_length (max_prompt_length "
-            f"for PPO) if they are too long, or allow the loss with max_dropped (now {config.max_dropped})."
-        )
+    median = int(statistics.median(lengths)) if len(lengths) else 0
+    remedy = f"The median row is {median} tokens long. Mend the rows, raise max_length (max_prompt_length for PPO) if "
+    refuse_losses(account, config.max_dropped, remedy + "they are too long")
     rows = account.choose(encoded, places) if counted else encoded
     return account.mix(rows, lengths[places]).remove_columns(["dropped", "faults", "cut"])
+
+
+def refuse_losses(account: Split, max_dropped: float, remedy: str) -> None:
+    """Raises an HfkitError where no row is left, or a larger share was dropped or cut than is allowed."""
+    lost = sum(account.dropped.values()) + account.cut
+    if not account.kept or lost > max_dropped * max(account.rows, 1):
+        raise HfkitError(f"{account}\n{remedy}, or allow the loss with max_dropped (now {max_dropped}).")
 
 
 def with_text(rows: Dataset, account: Split) -> Dataset:

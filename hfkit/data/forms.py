@@ -9,9 +9,9 @@ import math
 from functools import partial
 
 from datasets import Dataset, Value
-from trl import extract_prompt
 
 from hfkit.data import faults
+from hfkit.data.conversions import shared_prompt
 from hfkit.data.encoding import IDS, Encoder, encode
 from hfkit.data.splits import Split
 from hfkit.rendering import encode_prompt, encode_replies, encode_text, encode_turns
@@ -118,24 +118,17 @@ def preference_encoder(tokenizer, max_length: int, rows: Dataset) -> Encoder:
 
 
 def preference_row(row: dict, tokenizer, max_length: int) -> dict:
-    """One pair; without a `prompt` column it is what both replies begin with."""
+    """One pair; see `pair_of`."""
     empty = {"chosen_ids": [], "rejected_ids": [], "faults": "", "cut": False, "length": 0}
     empty |= {"margin": 0.0} if "margin" in row else {}
-    replies = [row.get("chosen"), row.get("rejected")]
-    if None in replies:
-        return empty | {"dropped": "without a reply"}
-    if replies[0] == replies[1]:
-        return empty | {"dropped": "with equal replies"}
     try:
         margin = {"margin": margin_of(row)} if "margin" in row else {}
-        if not row.get("prompt"):
-            row = {**row, **extract_prompt(row)}
-            replies = [row["chosen"], row["rejected"]]
-        chosen, rejected = encode_replies(tokenizer, row["prompt"], replies, tools_of(row.get("tools")))
+        prompt, replies = pair_of(row)
+        chosen, rejected = encode_replies(tokenizer, prompt, replies, tools_of(row.get("tools")))
     except RenderError as error:
         return empty | {"dropped": str(error)}
     found = [] if replies[0] else [faults.EMPTY_CHOSEN]
-    found += faults.of_texts(tokenizer, [row["prompt"], *replies])
+    found += faults.of_texts(tokenizer, [prompt, *replies])
     length = max(len(chosen), len(rejected))
     if length > max_length:
         return empty | {"dropped": f"longer than max_length={max_length}", "length": length}
@@ -148,6 +141,30 @@ def preference_row(row: dict, tokenizer, max_length: int) -> dict:
         "length": length,
         **margin,
     }
+
+
+def pair_of(row: dict) -> tuple[str | Messages, list[str | Messages]]:
+    """The prompt of a pair, and its chosen and its rejected reply.
+
+    Without a `prompt` column the prompt is what both replies begin with; a prompt that is there and empty is none.
+
+    Raises:
+        RenderError: nothing is asked, or the replies teach nothing.
+    """
+    if any(row.get(reply) in (None, []) for reply in ("chosen", "rejected")):
+        raise RenderError("without a reply")
+    if row["chosen"] == row["rejected"]:
+        raise RenderError("with equal replies")
+    if "prompt" in row:
+        if not row["prompt"]:
+            raise RenderError("without a prompt")
+        return row["prompt"], [row["chosen"], row["rejected"]]
+    prompt, *replies = shared_prompt(row).values()
+    if not prompt:
+        raise RenderError("with no prompt in common")
+    if not all(reply.strip() if isinstance(reply, str) else reply for reply in replies):
+        raise RenderError("with an empty reply")
+    return prompt, replies
 
 
 def margin_of(row: dict) -> float:

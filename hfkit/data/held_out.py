@@ -14,7 +14,7 @@ import numpy as np
 from datasets import Dataset
 
 from hfkit.data.caching import cached_map, processes
-from hfkit.data.conversions import prompt_of
+from hfkit.data.conversions import TURN, prompt_of, turns_of_transcript
 from hfkit.data.files import bars
 from hfkit.errors import HfkitError
 from hfkit.record import record_of
@@ -24,12 +24,15 @@ HASHES = "row_hashes.npz"
 
 
 def row_key(row: dict) -> dict:
-    """The hash of what a row asks, 8 bytes as a signed integer; 0 where it asks nothing."""
+    """The hash of what a row asks, 8 bytes as a signed integer; 0 where it asks nothing.
+
+    A transcript counts as its turns, so that it is known whether or not a data card makes messages of it.
+    """
     asked = prompt_of(row) or row.get("text")
+    if isinstance(asked, str) and asked:
+        asked = turns_of_transcript(asked) if TURN.search(asked) else [{"role": "user", "content": asked}]
     if not asked:
         return {"key": 0}
-    if isinstance(asked, str):
-        asked = [{"role": "user", "content": asked}]
     if not isinstance(asked, list) or not all(isinstance(turn, dict) and turn.get("role") for turn in asked):
         return {"key": 0}  # no messages: the form's encoder says so
     said = json.dumps([(turn["role"], turn.get("content")) for turn in asked], default=str)

@@ -8,11 +8,12 @@ from datasets import Dataset, Features
 from hfkit.data.caching import Versioned
 from hfkit.data.conversions import MESSAGES
 from hfkit.errors import HfkitError
-from hfkit.turns import turns_of
 
 # Columns that hold text in one source and messages in another are messages in all; who says a text of theirs.
 SAYS = {"prompt": "user", "chosen": "assistant", "rejected": "assistant", "response": "assistant"}
 SAYS |= {"completion": "assistant"}
+# As `datasets` reads turns of which only some have a field; its earlier versions have no such type.
+JSON = getattr(datasets, "Json", ())
 
 
 def joined(tables: list[Dataset], names: list[str]) -> Dataset:
@@ -56,7 +57,7 @@ def merged(one, other):
     if one == other:
         return one
     for kind, alternative in ((one, other), (other, one)):
-        if kind == datasets.Value("null"):
+        if kind == datasets.Value("null") or (isinstance(kind, dict) and isinstance(alternative, JSON)):
             return alternative
     if isinstance(one, datasets.List) and isinstance(other, datasets.List):
         item = merged(one.feature, other.feature)
@@ -73,8 +74,12 @@ def as_conversations(table: Dataset) -> Dataset:
     said = {*table.column_names} - {"tools"}
     if said not in ({"prompt", "response"}, {"prompt", "completion"}):
         return table
-    others = {name: kind for name, kind in table.features.items() if name not in said}
-    features = Features({**others, "messages": MESSAGES})
+    others, turns = {name: kind for name, kind in table.features.items() if name not in said}, MESSAGES
+    for kind in (table.features[name] for name in said):
+        turns = merged(turns, kind) if isinstance(kind, datasets.List) else turns
+    if turns is None:  # lists of something else
+        return table
+    features = Features({**others, "messages": turns})
     return table.map(Versioned.of(conversation), remove_columns=[*said], features=features)
 
 
@@ -84,9 +89,9 @@ def without_tools(table: Dataset) -> Dataset:
 
 
 def conversation(row: dict) -> dict:
-    """Prompt and reply as one conversation."""
+    """Prompt and reply as one conversation; without a prompt there is none."""
     reply = row.get("response") or row.get("completion") or []
-    return {"messages": turns_of(row["prompt"] or [], "user") + turns_of(reply, "assistant")}
+    return {"messages": turns_from(row["prompt"], "user") + turns_from(reply, "assistant") if row["prompt"] else []}
 
 
 def as_turns(table: Dataset, column: str) -> Dataset:
@@ -99,4 +104,11 @@ def as_turns(table: Dataset, column: str) -> Dataset:
 
 def turned(row: dict, column: str) -> dict:
     """A text as one turn."""
-    return {column: turns_of(row[column] or [], SAYS[column])}
+    return {column: turns_from(row[column] or [], SAYS[column])}
+
+
+def turns_from(given: object, role: str) -> list:
+    """Text as one turn, messages as they are; of anything else a turn that is none, for which the row is dropped."""
+    if isinstance(given, str):
+        return [{"role": role, "content": given}]
+    return given if isinstance(given, list) else [None]

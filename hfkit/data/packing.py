@@ -18,7 +18,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from hfkit.data import faults
 from hfkit.data.caching import cached_map, processes
-from hfkit.data.encoding import with_text
+from hfkit.data.encoding import refuse_losses, with_text
 from hfkit.data.files import bars
 from hfkit.data.splits import Split
 from hfkit.errors import HfkitError
@@ -40,10 +40,14 @@ def pack_documents(rows: Dataset, tokenizer, account: Split, config) -> tuple[Da
     Returns:
         the rows, with `seq_lengths` where documents are apart; and the tokens per byte of UTF-8 text (bits per byte are
         bits per token times this).
+
+    Raises:
+        HfkitError: they fill no row, or a larger share than `config.max_dropped` was dropped.
     """
     begins = config.packing == "documents"
     with bars(len(rows)):
         texts = with_text(rows, account)
+        refuse_losses(account, config.max_dropped, "Mend the rows")
         account.faults = faults.of_column(texts.with_format("arrow")[:]["text"], tokenizer)
         options = {"batched": True, "num_proc": processes(config.dataset_num_proc, len(texts))}
         options |= {"remove_columns": texts.column_names, "desc": f"Tokenizing {account.name}"}

@@ -52,11 +52,13 @@ def heading(source: str, place: int, made: dict, unit: str):
     """Where a row is from and what becomes of it."""
     from rich.text import Text
 
+    from hfkit.console import printable
+
     said = [f"{source}, row {place}: {made['length']:,} {unit}"]
     said += [f"dropped: {made['dropped']}"] if made["dropped"] else []
     said += ["cut"] if made["cut"] else []
     said += [made["faults"]] if made["faults"] else []
-    return Text(f"\n== {', '.join(said)}", style="bold")
+    return Text(printable(f"\n== {', '.join(said)}"), style="bold")
 
 
 def parts_of(row: dict, made: dict, tokenizer) -> list[tuple[str, list[int], list[bool]]]:
@@ -105,6 +107,8 @@ def shown(label: str, ids: list[int], trained: list[bool], tokenizer, marks: boo
 
     from rich.text import Text
 
+    from hfkit.console import printable
+
     text = Text(label)
     special = {*tokenizer.all_special_ids} if tokenizer is not None else set()
     for mine, run in groupby(zip(ids, trained, strict=True), key=lambda pair: pair[1]):
@@ -112,6 +116,6 @@ def shown(label: str, ids: list[int], trained: list[bool], tokenizer, marks: boo
         text.append("[[" if mine and marks else "")
         for is_special, tokens in groupby(run, key=special.__contains__):
             style = f"{'green' if mine else ''} {'dim' if is_special else 'bold' if mine else ''}".strip()
-            text.append(tokenizer.decode([*tokens]), style=style)
+            text.append(printable(tokenizer.decode([*tokens])), style=style)
         text.append("]]" if mine and marks else "")
     return text

@@ -11,11 +11,10 @@ from functools import partial
 from itertools import combinations
 
 from datasets import Dataset, Features, List, Value
-from trl import extract_prompt
 
 from hfkit.data import faults
 from hfkit.data.encoding import IDS, Encoder, encode
-from hfkit.data.forms import PREFERENCES, encode_preferences, margin_of
+from hfkit.data.forms import PREFERENCES, encode_preferences, margin_of, pair_of
 from hfkit.data.splits import Split
 from hfkit.errors import HfkitError
 from hfkit.rendering import encode_replies
@@ -112,9 +111,7 @@ def ranked(row: dict) -> tuple[str | Messages, list, list[float], float]:
         RenderError: they cannot be ranked.
     """
     if row.get("chosen") is not None and row.get("rejected") is not None:
-        margin = margin_of(row)
-        row = row if row.get("prompt") else extract_prompt(row)
-        return row["prompt"], [row["chosen"], row["rejected"]], [1.0, 0.0], margin
+        return *pair_of(row), [1.0, 0.0], margin_of(row)
     replies, scores = row.get("replies"), row.get("scores")
     if not isinstance(replies, list) or any(reply is None for reply in replies):
         raise RenderError("without a reply")
@@ -125,4 +122,6 @@ def ranked(row: dict) -> tuple[str | Messages, list, list[float], float]:
         raise RenderError("with other numbers of replies and of ranks or scores")
     if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
         raise RenderError("with a rank or score that is no number")
+    if not row["prompt"]:
+        raise RenderError("without a prompt")
     return row["prompt"], replies, [-value for value in values] if scores is None else values, 0.0

@@ -70,6 +70,12 @@ class Split:
             self.keys = self.keys[places]
         return rows.select(places)
 
+    def capped(self, rows: Dataset) -> Dataset:
+        """Of each source as many rows as its entry's `rows` allows, by the seed, where no trainer mixes them."""
+        if self.mixture.is_plain:
+            return rows
+        return self.choose(rows, self.mixture.places(np.ones(len(rows))))
+
     def mix(self, rows: Dataset, lengths: np.ndarray) -> Dataset:
         """The kept rows in the order and number of one pass over the mixture, with an account of it by source.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from hfkit.data.held_out import quietly
 from hfkit.errors import HfkitError
 from hfkit.evaluation.config import KINDS, ArenaConfig, named
 from hfkit.evaluation.judges import Match, Verdict
@@ -24,7 +25,7 @@ def partiality(config: ArenaConfig, judge: str) -> str | None:
         models = [
             entry["weights_sha256"] for entry in ancestors(record.get("lineage", [])) if entry["role"] == "reward"
         ]
-        by_function = config.judge == "function" and judge in functions_of(record.get("config", {}))
+        by_function = config.judge == "function" and judge in functions_behind(record)
         if by_function or (weights is not None and weights in models):
             trained.append(name)
     if not trained:
@@ -44,6 +45,13 @@ def own_judge(config: ArenaConfig) -> str | None:
     judge = model_identity(config.judge)
     same = [name for name, path in map(named, config.models) if model_identity(path) == judge]
     return f"the judge is {same[0]} itself, and models favour their own replies" if same else None
+
+
+def functions_behind(record: dict) -> list[str]:
+    """The reward functions of a run and of those that its model comes from, as far as their records are there."""
+    parents = [(entry["path"], entry["revision"] or "main") for entry in ancestors(record.get("lineage", []))]
+    records = [record, *(quietly(record_of, path, revision) or {} for path, revision in parents)]
+    return [function for one in records for function in functions_of(one.get("config", {}))]
 
 
 def functions_of(settings: dict) -> list[str]:

@@ -198,13 +198,22 @@ def entries_of(given: str | list[DatasetEntry]) -> list[DatasetEntry]:
 
 
 def entry_problems(key: str, given: str | list[DatasetEntry]) -> list[Problem]:
-    """Data sets that are not there."""
+    """Data sets that are not there, or that are asked for more than their rows."""
     from hfkit.checks.data import data_problems
 
     if not given:
         return []
-    problems = data_problems(SimpleNamespace(datasets=entries_of(given)))
-    return [Problem(problem.key.replace("datasets", key, 1), problem.value, problem.remedy) for problem in problems]
+    entries = entries_of(given)
+    problems = [
+        Problem(problem.key.replace("datasets", key, 1), problem.value, problem.remedy)
+        for problem in data_problems(SimpleNamespace(datasets=entries))
+    ]
+    return problems + [
+        Problem(f"{key}[{place}].{name}", getattr(entry, name), "every row is taken once here; rows caps them")
+        for place, entry in enumerate(entries)
+        for name in ("weight", "epochs", "tokens")
+        if getattr(entry, name) is not None
+    ]
 
 
 def positional(argv: list[str], flag: str) -> list[str]:

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 
 from hfkit.config import DatasetEntry
-from hfkit.data.forms import INSTRUCTIONS, TEXT
+from hfkit.data.cards import recipe_of
+from hfkit.data.forms import INSTRUCTIONS, PROMPTS, TEXT
 from hfkit.data.splits import Split, load_rows
 from hfkit.errors import HfkitError
 from hfkit.evaluation.held_out import asked_of
@@ -21,14 +22,21 @@ def load_prompts(entries: list[DatasetEntry], limit: int, seed: int, columns: li
     Raises:
         HfkitError: they cannot be read, or there is no prompt among them.
     """
-    wanted = [column for column in WANTED if column not in columns]
-    rows, account = load_rows("prompts", entries, wanted, columns)
+    wanted = [column for column in reads_of(entries) if column not in columns]
+    rows, account = load_rows("prompts", entries, wanted, columns, seed)
+    rows = account.capped(rows)
     prompts = prompts_of(list(rows), columns)
     if not prompts:
         raise HfkitError(f"{account}\nThere is no prompt among them: map a column to `prompt` or `messages`.")
     account.kept = len(prompts)
     account.dropped = {"without a prompt": len(rows) - len(prompts)} if len(prompts) < len(rows) else {}
     return chosen(prompts, limit, seed), account
+
+
+def reads_of(entries: list[DatasetEntry]) -> list[str]:
+    """The columns to read: of all entries the prompt alone, where a card has no reply that is the row's own."""
+    forms = {recipe.form for entry in entries if (recipe := recipe_of(entry)) is not None}
+    return PROMPTS if forms & {"prompts", "preference", "ranking"} else WANTED
 
 
 def prompts_of(rows: list[dict], columns: list[str]) -> list[dict]:
