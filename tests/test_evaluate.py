@@ -86,6 +86,13 @@ def test_a_plain_text_is_predicted_from_its_first_token_on(base_dir, data):
     assert first.sizes[0] == len(found.rows[0]["text"].encode())
 
 
+def test_rows_of_an_entry_caps_what_is_held_out(rows_file):
+    entry = rows_file([{"text": f"Number {place}."} for place in range(9)])[0]
+    found = [find_held_out({"seed": seed}, False, 9, [hfkit.DatasetEntry(**entry, rows=4)]) for seed in (0, 0, 1)]
+    first, again, other = ([row["text"] for row in one.rows] for one in found)
+    assert first == again != other and len({*first}) == 4
+
+
 def test_a_text_as_long_as_the_context_is_predicted_too(tokenizer, rows_file):
     """Positions are learned: there is none for a token more."""
     config = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=8, vocab_size=len(tokenizer))

@@ -107,6 +107,7 @@ def find_held_out(
     held_out = entries or [DatasetEntry(**entry) for entry in settings.get("eval_datasets") or []]
     if held_out:
         rows, account = load_rows("test", held_out, reads, seed=record.get("seed") or 0)
+        rows = account.capped(rows)
         known = record.get("data", {}).get("test")
     elif settings.get("test_split_size"):
         split = SimpleNamespace(eval_datasets=None, test_split_size=settings["test_split_size"], seed=record["seed"])
