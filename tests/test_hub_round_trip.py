@@ -47,7 +47,7 @@ import os, shutil
 import hfkit, numpy as np, torch
 from hfkit.hub import retry
 
-shutil.rmtree(os.environ["HF_HOME"] + "/hub")
+shutil.rmtree(os.environ["HF_HOME"] + "/hub", ignore_errors=True)
 rows = torch.from_numpy(np.load("{folder}/rows.npy"))
 answer = []
 for name in ("bob/ppo@{commit}", "ann/merged"):
