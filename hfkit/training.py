@@ -15,7 +15,8 @@ from hfkit.models import device
 from hfkit.run import Run
 from hfkit.tracking import track
 
-HUB = {field.name for field in fields(HubFields)}  # the trainer's own pushes go on behind one's back, and fail silently
+# The trainer's own pushes go on behind one's back, and fail silently; the tokenizer has its pad token by now.
+NOT_THE_TRAINERS = {field.name for field in fields(HubFields)} | {"resume_from_checkpoint", "pad_token"}
 
 
 def has_bf16() -> bool:
@@ -30,7 +31,7 @@ def trainer_arguments(config, **set_here):
     """
     config_class = type(config).trainer_config_class()
     shared = {field.name for field in fields(config_class)} & {field.name for field in fields(config)}
-    values = {name: getattr(config, name) for name in shared - {"resume_from_checkpoint", *HUB}}
+    values = {name: getattr(config, name) for name in shared - NOT_THE_TRAINERS}
     if values.get("bf16") is None:
         values["bf16"] = has_bf16() and not config.extra.get("fp16", False)
     if values.get("gradient_checkpointing") is None:

@@ -36,6 +36,13 @@ def test_conversations_train(run_stage, tmp_path, rows_file):
     assert read_record(folder)["data"]["train"]["kept"] == 8
 
 
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_a_pad_token_of_ones_own_is_the_one_that_is_saved(run_stage, tmp_path, stage):
+    """And TRL, which has given its own key up, is not asked for it."""
+    folder = run_stage(stage, tmp_path / "out", pad_token="<|user|>", max_steps=1)
+    assert AutoTokenizer.from_pretrained(folder).pad_token == "<|user|>"
+
+
 def test_full_fine_tuning_trains_every_weight(run_stage, base_dir, tmp_path):
     folder = run_stage("sft", tmp_path / "out", use_peft=None, lora_r=None, max_steps=2)
     before, after = (load_file(path / "model.safetensors") for path in (base_dir, folder))
