@@ -10,6 +10,7 @@ from hubs import copies
 from safetensors.numpy import save_file
 
 from hfkit.errors import HfkitError
+from hfkit.hub.files import File, secret_problems
 from hfkit.hub.ids import repo_fault, revision_fault, split_revision
 from hfkit.record import read_record, weights_hash
 
@@ -68,6 +69,19 @@ def test_everything_is_told_at_once(refused, made, hub_server):
     ]
     assert [part for part in told if part not in said] == []
     assert "aaaa" not in said
+
+
+@pytest.mark.parametrize("before", ["", "= ", "\n", "a\r", "a\t", "\x1b", "\u5bc6\u94a5\uff1a"])
+@pytest.mark.parametrize("token", ["hf_" + "a" * 34, "AKIA" + "A" * 16])
+@pytest.mark.parametrize("escaped", [True, False])
+def test_a_token_is_seen_behind_whatever_character(before, token, escaped):
+    text = json.dumps({"note": f"{before}{token}\nmore"}) if escaped else f"{before}{token}\nmore"
+    assert secret_problems({"x": File("notes.json", text.encode())}, None)
+
+
+def test_a_word_that_ends_as_a_token_begins_is_none():
+    text = json.dumps("perhf_" + "a" * 34 + "\n a risk-" + "a" * 34)
+    assert secret_problems({"x": File("notes.json", text.encode())}, None) == []
 
 
 def test_a_repository_of_something_else(refused, made, hub_server, ann):
