@@ -56,7 +56,9 @@ def card_on_hub(hub_server, name: str) -> str:
         ("eval-pairs.csv", ("pairs", "test")),
         ("pairs/dev.parquet", ("pairs", "validation")),
         ("data/train-00000-of-00002.parquet", ("default", "train")),
-        ("a/data/my.set.train.txt", ("a-my", "train")),
+        ("a/data/my.set.train.txt", ("a-my-set", "train")),
+        ("x.test.jsonl", ("x", "test")),
+        ("v1.5_dev.json.gz", ("v1-5", "validation")),
         ("testament.txt", ("testament", "train")),
     ],
 )
