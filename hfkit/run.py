@@ -156,6 +156,8 @@ class Run:
         staging.mkdir()
         save(staging)
         for file in staging.iterdir():
+            if file.is_dir():  # a folder takes the place of none but an empty one
+                shutil.rmtree(self.folder / file.name, ignore_errors=True)
             os.replace(file, self.folder / file.name)
         staging.rmdir()
         seconds = facts.get("train_seconds")
