@@ -82,11 +82,9 @@ def is_classifier(path: str, revision: str) -> bool:
 
 def vocabulary_problems(config) -> list[Problem]:
     """A tokenizer with ids for which the model has no embedding."""
-    path = getattr(config, "tokenizer_name_or_path", None) or config.model_name_or_path
+    path, revision = getattr(config, "tokenizer_place", (config.model_name_or_path, config.model_revision))
     try:
-        tokenizer = tokenizer_of(
-            path, "main" if path != config.model_name_or_path else config.model_revision, config.pad_token
-        )
+        tokenizer = tokenizer_of(path, revision, config.pad_token)
         if getattr(config, "model_config", None):
             size = config.model_config.get("vocab_size")
         else:
@@ -112,10 +110,10 @@ def pretrain_problems(config: PretrainConfig) -> list[Problem]:
     if config.model_config:
         problems += architecture_problems(config)
     key = "tokenizer_name_or_path" if config.tokenizer_name_or_path else "model_name_or_path"
-    if getattr(config, key) is None:
+    path, revision = config.tokenizer_place
+    if path is None:
         return [*problems, Problem("tokenizer_name_or_path", None, "missing: a new model needs a tokenizer")]
-    problems += path_problems(key, getattr(config, key))
-    problems += tokenizer_problems(config, key, getattr(config, key), "main")
+    problems += path_problems(key, path) + tokenizer_problems(config, key, path, revision)
     return problems + (
         vocabulary_problems(config) + length_problems(config) if config.model_config else start_problems(config)
     )
