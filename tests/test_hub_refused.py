@@ -153,6 +153,18 @@ def test_nobody_logged_in_or_nobody_with_the_right_to(refused, made, user_of, an
     ann.python(f"import os; os.environ['HF_TOKEN'] = {token!r}")
 
 
+def test_a_model_that_the_hub_does_not_have_is_one_problem_among_all(refused, data, made, tmp_path):
+    given = ["--model_name_or_path", "bob/none", "--output_dir", tmp_path / "out", "--learning_rate", "-1"]
+    told = refused("sft", "--datasets", json.dumps([{"path": str(data / "turns.jsonl")}]), *given)
+    assert "model_name_or_path: 'bob/none' -> its tokenizer cannot be read" in told
+    assert told.count("model_name_or_path") == 1
+    assert "learning_rate: -1.0 -> must not be negative" in told
+    given += ["--tokenizer_name_or_path", made[0]]
+    told = refused("pretrain", "--datasets", json.dumps([{"path": str(data / "docs.jsonl")}]), *given)
+    assert "model_name_or_path: 'bob/none' -> bob/none is no folder, and no model on the Hub" in told
+    assert "learning_rate: -1.0 -> must not be negative" in told
+
+
 def test_pickles_and_strangers_are_not_pulled(refused, hub_server, tmp_path):
     out = tmp_path / "out"
     hub_server.store.add("bob/pickled", {"config.json": b"{}", "pytorch_model.bin": b"x"})
