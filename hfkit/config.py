@@ -256,6 +256,12 @@ class PretrainConfig(ModelFields, DataFields, TrainerFields, OutputFields):
 
     trainer_config = ("transformers", "TrainingArguments")
 
+    @property
+    def tokenizer_place(self) -> tuple[str | None, str]:
+        """Path and revision of the tokenizer: by default those of the model."""
+        given = self.tokenizer_name_or_path
+        return (given, "main") if given else (self.model_name_or_path, self.model_revision)
+
 
 @dataclass(kw_only=True)
 class SFTConfig(ModelFields, DataFields, TrainerFields, OutputFields):

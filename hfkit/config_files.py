@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import fields as fields_of
-from dataclasses import replace
 from pathlib import Path
 
 from hfkit.config import STAGES
 from hfkit.errors import MISSING, ConfigError, Problem
-from hfkit.parsing import parse
-from hfkit.pipeline import INPUTS, read_pipeline, stage_flags
+from hfkit.pipeline import before_others, parse_stage, pending_keys, read_pipeline, stage_flags
 from hfkit.strict_yaml import read_yaml
 
 
@@ -70,18 +68,15 @@ def read_config(name: str, argv: list[str], pending: list[str]):
         pending: the keys of what an earlier stage will make.
     """
 
-    class Planned(STAGES[name]):
+    class Planned(before_others(name, pending)):
         def problems(self) -> list[Problem]:
-            # a folder, also where its name could be a Hub id
-            folders = {key: str(Path(getattr(self, key)).absolute()) for key in pending}
             return [
                 problem
-                for problem in STAGES[name].problems(replace(self, **folders))
-                if problem.key not in pending
-                and not (problem.key.endswith(".path") and "no such file" in problem.remedy)
+                for problem in super().problems()
+                if not (problem.key.endswith(".path") and "no such file" in problem.remedy)
             ]
 
-    return parse(Planned, argv, prog=f"hfkit {name}", description=name)
+    return parse_stage(name, argv, Planned)
 
 
 def pipeline_configs(path: Path, output_dir: str | None, flags: list[str]) -> dict[str, object]:
@@ -91,17 +86,10 @@ def pipeline_configs(path: Path, output_dir: str | None, flags: list[str]) -> di
     argvs = stage_flags(pipeline, path.parent, root, flags)
     configs, problems = {}, []
     for name, argv in argvs.items():
-        handed_on = {key: str(root / earlier) for key, earlier in INPUTS[name].items() if earlier in argvs}
-        pending = [key for key, folder in handed_on.items() if [f"--{key}", folder] in pairs(argv)]
         try:
-            configs[name] = read_config(name, argv, pending)
+            configs[name] = read_config(name, argv, pending_keys(name, argvs, root))
         except ConfigError as error:
             problems += [Problem(f"{name}.{p.key}", p.value, p.remedy) for p in error.problems]
     if problems:
         raise ConfigError(problems)
     return configs
-
-
-def pairs(words: list[str]) -> list[list[str]]:
-    """Each word with the one after it."""
-    return [words[place : place + 2] for place in range(len(words))]

@@ -89,7 +89,7 @@ def what_became_of(model: dict) -> str | None:
         return None
     if not Path(model["path"]).is_absolute():
         return NOT_PUSHED
-    if not Path(model["path"]).is_dir():
+    if not os.path.isdir(model["path"]):
         return GONE
     was, now = model["weights_sha256"], weights_hash(model["path"])
     if was in (None, now):

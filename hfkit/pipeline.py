@@ -15,7 +15,7 @@ interrupted goes on. `--sft.learning_rate 1e-4` sets a flag of one stage, `--see
 --hub_model_id USER/NAME` each model is pushed, to USER/NAME-sft and so on.
 """
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[st
     pipeline = read_pipeline(Path(path))
     root = Path(output_dir or pipeline["output_dir"])
     argvs = stage_flags(pipeline, Path(path).parent, root, flags or [])
-    check_all(argvs)
+    check_all(argvs, root)
     for place, (stage, argv) in enumerate(argvs.items(), 1):
         say(f"== {place}/{len(argvs)} {stage}")
         config = parse_stage(stage, argv)
@@ -115,15 +115,13 @@ def stage_flags(pipeline: dict, beside: Path, root: Path, flags: list[str]) -> d
         if name not in argvs:
             problems.append(Problem(flag[0], " ".join(flag[1:]), f"the pipeline has: {', '.join(stages)}"))
             continue
-        key = rest.partition("=")[0].replace("-", "_")
-        if key == "output_dir":
+        own = [f"--{rest}", *flag[1:]]
+        if key_of(own) == "output_dir":
             problems.append(Problem(flag[0], " ".join(flag[1:]), f"the pipeline puts it into {root / name}"))
             continue
-        given = f"--{key}"
-        if given in argvs[name]:  # the flag takes the place of what an earlier stage hands on
-            place = argvs[name].index(given)
-            del argvs[name][place : place + 2]
-        argvs[name] += [f"--{rest}", *flag[1:]]
+        # in place of the same flag for all stages, and of what an earlier stage hands on
+        others = [other for other in group_flags(argvs[name]) if key_of(other) != key_of(own)]
+        argvs[name] = [word for words in [*others, own] for word in words]
     if problems:
         raise ConfigError(problems)
     return argvs
@@ -168,28 +166,52 @@ def group_flags(flags: list[str]) -> list[list[str]]:
     return groups
 
 
-def parse_stage(stage: str, argv: list[str]):
-    """The config of a stage from its command line."""
+def key_of(flag: list[str]) -> str:
+    """The key that a flag sets, in whichever spelling."""
+    return flag[0].removeprefix("--").partition("=")[0].replace("-", "_").removeprefix("no_")
+
+
+def parse_stage(stage: str, argv: list[str], config_class: type | None = None):
+    """The config of a stage from its command line; of the stage's own class, or of one that is made of that."""
     from hfkit.parsing import parse
 
-    return parse(STAGES[stage], argv, prog=f"hfkit {stage}", description=stage)
+    return parse(config_class or STAGES[stage], argv, prog=f"hfkit {stage}", description=stage)
 
 
-def check_all(argvs: dict[str, list[str]]) -> None:
+def check_all(argvs: dict[str, list[str]], root: Path) -> None:
     """Parses every stage's config before any runs; what earlier stages will make need not be there yet."""
     problems = []
     for stage, argv in argvs.items():
         try:
-            parse_stage(stage, argv)
+            parse_stage(stage, argv, before_others(stage, pending_keys(stage, argvs, root)))
         except ConfigError as error:
-            pending = [key for key in INPUTS[stage] if f"--{key}" in argv]
-            problems += [
-                Problem(f"{stage}.{problem.key}", problem.value, problem.remedy)
-                for problem in error.problems
-                if problem.key not in pending
-            ]
+            problems += [Problem(f"{stage}.{one.key}", one.value, one.remedy) for one in error.problems]
     if problems:
         raise ConfigError(problems)
+
+
+def pending_keys(stage: str, argvs: dict[str, list[str]], root: Path) -> list[str]:
+    """The keys of a stage that name the folder of an earlier one, which need not be there yet."""
+    earlier = [str(root / other) for other in list(argvs)[: list(argvs).index(stage)]]
+    given = group_flags(argvs[stage])
+    return [key for key in INPUTS[stage] if any([f"--{key}", folder] in given for folder in earlier)]
+
+
+def before_others(stage: str, pending: list[str]) -> type:
+    """The config class of a stage, that tells no problems of what an earlier stage will make.
+
+    Args:
+        pending: the keys of that.
+    """
+
+    class Planned(STAGES[stage]):
+        def problems(self) -> list[Problem]:
+            # a folder, also where its name could be a Hub id
+            folders = {key: str(Path(getattr(self, key)).absolute()) for key in pending}
+            found = STAGES[stage].problems(replace(self, **folders))
+            return [problem for problem in found if problem.key not in pending]
+
+    return Planned
 
 
 def cli(argv: list[str] | None = None) -> int:

@@ -124,7 +124,7 @@ def model_identity(path: str, revision: str = "main") -> dict:
     """Which model it is: its whole path or Hub id, the commit of a Hub model, and the hash of its weights."""
     path, revision = split_revision(path, revision)
     folder = folder_of(path, revision)
-    local = Path(path).is_dir()
+    local = os.path.isdir(path)
     return {
         "path": str(Path(path).resolve()) if local else path,
         "revision": None if local else folder.name if folder else revision,

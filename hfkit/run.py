@@ -146,7 +146,7 @@ class Run:
             metrics: final figures.
             facts: steps, tokens, train_seconds and the like.
         """
-        from hfkit.hub.card import write_card
+        from hfkit.hub.card import remove_trainers_card, write_card
         from hfkit.plots import plot_metrics
 
         if not is_main_process():
@@ -156,6 +156,8 @@ class Run:
         staging.mkdir()
         save(staging)
         for file in staging.iterdir():
+            if file.is_dir():  # a folder takes the place of none but an empty one
+                shutil.rmtree(self.folder / file.name, ignore_errors=True)
             os.replace(file, self.folder / file.name)
         staging.rmdir()
         seconds = facts.get("train_seconds")
@@ -169,6 +171,7 @@ class Run:
             **facts,
         )
         plot_metrics(self.folder, self.stage)
+        remove_trainers_card(self.folder)
         write_card(self.folder, self.record)
         self._save()
         say(f"{self.stage}: done in {self.record['wall_seconds']:.0f} s, in {self.folder}")

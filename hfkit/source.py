@@ -1,6 +1,7 @@
 """Where a model lies: a folder or a Hub repository, a full model or an adapter with its base."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -53,7 +54,7 @@ def find_file(path: str, name: str, revision: str = "main") -> Path | None:
     Raises:
         HfkitError: no such repository or revision, a path that cannot be one, or a Hub that answers with errors.
     """
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         file = Path(path) / name
         return file if file.is_file() else None
     return fetch_file(path, name, revision)
@@ -64,7 +65,7 @@ def folder_of(path: str, revision: str = "main") -> Path | None:
 
     None where neither is there; a snapshot holds only the files that were asked for so far.
     """
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         return Path(path)
     file = find_file(path, "config.json", revision) or find_file(path, ADAPTER_CONFIG, revision)
     return file.parent if file else None

@@ -1,7 +1,10 @@
 """Bad data, told in words before anything is written: each kind by its message, and the output folder as it was."""
 
+import errno
 import gzip
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -189,6 +192,22 @@ def test_an_entry_that_cannot_be_is_told(config_of, untouched, source, kind):
         config_of("sft", untouched, datasets=entries)
     assert [problem.key for problem in error.value.problems] == [key]
     assert told in error.value.problems[0].remedy
+
+
+def test_paths_that_may_not_be_looked_into_are_told(config_of, tmp_path, monkeypatch):
+    private, stat = str(tmp_path / "private"), os.stat
+
+    def guarded(path, *args, **kwargs):  # root may look into anything
+        if str(path).startswith(private):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", guarded)
+    files = {"path": f"{private}/rows.jsonl"}, {"card": "quickstart-preferences", "path": f"{private}/sets"}
+    with pytest.raises(ConfigError) as error:
+        config_of("reward", Path(private) / "out", datasets=[*files], model_name_or_path=f"{private}/model")
+    keys = [problem.key for problem in error.value.problems]
+    assert keys == ["datasets[0].path", "datasets[1].path", "model_name_or_path"]
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,9 @@ def card_on_hub(hub_server, name: str) -> str:
         ("eval-pairs.csv", ("pairs", "test")),
         ("pairs/dev.parquet", ("pairs", "validation")),
         ("data/train-00000-of-00002.parquet", ("default", "train")),
-        ("a/data/my.set.train.txt", ("a-my", "train")),
+        ("a/data/my.set.train.txt", ("a-my-set", "train")),
+        ("x.test.jsonl", ("x", "test")),
+        ("v1.5_dev.json.gz", ("v1-5", "validation")),
         ("testament.txt", ("testament", "train")),
     ],
 )
@@ -178,6 +180,10 @@ def token(folder: Path) -> None:
         stream.write(json.dumps({"text": "hf_" + "a" * 34}) + "\n")
 
 
+def token_in_the_middle(folder: Path) -> None:
+    write_rows(folder / "more.jsonl", [{"text": "the log:\nsk-" + "a" * 34}])
+
+
 def link(folder: Path) -> None:
     (folder / "more.jsonl").symlink_to(folder / "pairs_test.jsonl")
 
@@ -208,6 +214,7 @@ def front_matter(folder: Path) -> None:
     [
         (broken, "pairs_test.jsonl: 'as it is' -> cannot read the data set"),
         (token, "more.jsonl.gz: 'among rows 1 to 1' -> looks like a token or key"),
+        (token_in_the_middle, "more.jsonl: 'among rows 1 to 1' -> looks like a token or key"),
         (link, "'not a file of this folder' -> a link may lead anywhere"),
         (run, "'a run, and no data set' -> push it with `hfkit push"),
         (saved, "'written by save_to_disk' -> write its splits with to_parquet"),

@@ -138,3 +138,14 @@ def test_without_a_hub(base, tmp_path):
             assert last.startswith(f"hfkit {argv[0]}: the Hub cannot be reached: ConnectError")
             assert len(waits) == 3
         user.kill()
+
+
+def test_offline_a_push_and_a_pull_say_what_is_set(ann, base, tmp_path):
+    ann.python("import huggingface_hub.constants as here; here.HF_HUB_OFFLINE = True")
+    try:
+        for argv in (("push", base, "ann/x"), ("push", base, "x"), ("pull", "ann/x", tmp_path / "out")):
+            ran = ann.hfkit(*argv)
+            assert (ran.status, ran.stdout) == (1, "")
+            assert ran.stderr == f"hfkit {argv[0]}: HF_HUB_OFFLINE is set: unset it to reach the Hub\n"
+    finally:
+        ann.python("import huggingface_hub.constants as here; here.HF_HUB_OFFLINE = False")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hubs import copies
 
+from hfkit.hub.homes import record_for_hub
 from hfkit.record import read_record, weights_hash
 
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
@@ -80,6 +81,28 @@ def test_nothing_of_the_machine_is_in_what_is_pushed(ann, made, hub_server):
     assert uploaded["notes"] == ["Measured on HOST; see notes.txt and notes."]
     assert uploaded["data"]["train"]["sources"][0]["path"] == "turns.jsonl"
     assert "hub" not in uploaded
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("see /home/john doe/runs/sft now", "see sft now"),
+        ("of /home/john doe", "of ~"),
+        ("read /mnt/my disk/a set/rows.jsonl twice", "read rows.jsonl twice"),
+        ("in '{cwd}/runs/sft'", "in 'sft'"),
+        ("see file:///home/x/y and key:/home/x/z", "see file://y and key:z"),
+        ("see https://a.b/c/d, http://a.b:80/c/d", "see https://a.b/c/d, http://a.b:80/c/d"),
+        ("3/4 of them, and/or none", "3/4 of them, and/or none"),
+        ("b" * 300 + "/a", "b" * 300 + "/a"),
+    ],
+)
+def test_of_a_path_in_a_text_its_last_part_is_left(tmp_path, monkeypatch, text, told):
+    (tmp_path / "my work").mkdir()
+    monkeypatch.chdir(tmp_path / "my work")
+    monkeypatch.setenv("HOME", "/home/john doe")
+    data = {"train": {"sources": [{"path": "/mnt/my disk/a set"}]}}
+    record = {"notes": [text.format(cwd=Path.cwd())], "data": data}
+    assert record_for_hub(record, None)["notes"] == [told]
 
 
 def test_an_adapter_names_its_base_by_hub_id_and_commit(ann, made, hub_server):

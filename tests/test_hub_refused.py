@@ -10,6 +10,7 @@ from hubs import copies
 from safetensors.numpy import save_file
 
 from hfkit.errors import HfkitError
+from hfkit.hub.files import File, secret_problems
 from hfkit.hub.ids import repo_fault, revision_fault, split_revision
 from hfkit.record import read_record, weights_hash
 
@@ -68,6 +69,19 @@ def test_everything_is_told_at_once(refused, made, hub_server):
     ]
     assert [part for part in told if part not in said] == []
     assert "aaaa" not in said
+
+
+@pytest.mark.parametrize("before", ["", "= ", "\n", "a\r", "a\t", "\x1b", "\u5bc6\u94a5\uff1a"])
+@pytest.mark.parametrize("token", ["hf_" + "a" * 34, "AKIA" + "A" * 16])
+@pytest.mark.parametrize("escaped", [True, False])
+def test_a_token_is_seen_behind_whatever_character(before, token, escaped):
+    text = json.dumps({"note": f"{before}{token}\nmore"}) if escaped else f"{before}{token}\nmore"
+    assert secret_problems({"x": File("notes.json", text.encode())}, None)
+
+
+def test_a_word_that_ends_as_a_token_begins_is_none():
+    text = json.dumps("perhf_" + "a" * 34 + "\n a risk-" + "a" * 34)
+    assert secret_problems({"x": File("notes.json", text.encode())}, None) == []
 
 
 def test_a_repository_of_something_else(refused, made, hub_server, ann):
@@ -137,6 +151,18 @@ def test_nobody_logged_in_or_nobody_with_the_right_to(refused, made, user_of, an
     token = ann.python("import os; answer = os.environ.pop('HF_TOKEN'); os.environ['HF_TOKEN'] = 'hf_' + 'x' * 34")
     assert "the Hub refuses the push to ann/x" in refused("push", base, "ann/x", status=1)
     ann.python(f"import os; os.environ['HF_TOKEN'] = {token!r}")
+
+
+def test_a_model_that_the_hub_does_not_have_is_one_problem_among_all(refused, data, made, tmp_path):
+    given = ["--model_name_or_path", "bob/none", "--output_dir", tmp_path / "out", "--learning_rate", "-1"]
+    told = refused("sft", "--datasets", json.dumps([{"path": str(data / "turns.jsonl")}]), *given)
+    assert "model_name_or_path: 'bob/none' -> its tokenizer cannot be read" in told
+    assert told.count("model_name_or_path") == 1
+    assert "learning_rate: -1.0 -> must not be negative" in told
+    given += ["--tokenizer_name_or_path", made[0]]
+    told = refused("pretrain", "--datasets", json.dumps([{"path": str(data / "docs.jsonl")}]), *given)
+    assert "model_name_or_path: 'bob/none' -> bob/none is no folder, and no model on the Hub" in told
+    assert "learning_rate: -1.0 -> must not be negative" in told
 
 
 def test_pickles_and_strangers_are_not_pulled(refused, hub_server, tmp_path):

@@ -154,6 +154,14 @@ def test_settings_of_a_push_that_is_not_made():
     assert told == ["push_to_hub: True -> HF_HUB_OFFLINE is set: leave out one of the two"]
 
 
+def test_a_folder_that_a_stage_will_make_is_asked_of_no_hub(pipeline, ann, hub_server):
+    ran = ann.hfkit("run", pipeline, "--output_dir", "mine", "--ppo.num_mini_batches", "3")
+    assert ran.status == 2
+    problems = ran.stderr.splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in problems] == ["ppo.num_mini_batches"]
+    assert not any("mine/" in request.path for request in hub_server.log)
+
+
 def test_a_pipeline_s_flags_for_the_hub_are_for_its_models(pipeline, folder):
     loaded = yaml.safe_load(pipeline.read_text())
     flags = ["--push_to_hub", "--hub-model-id=ann/x", "--seed", "1", "--tokenizer.push_to_hub"]

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from hfkit.errors import ConfigError, HfkitError
 from hfkit.hub.card import updated_card, write_card
 from hfkit.hub.figures import figure_of, numbers_in
-from hfkit.hub.marks import newer, noted
+from hfkit.hub.marks import Written, newer, noted
 from hfkit.merge import merge
 from hfkit.record import read_record, weights_hash
 
@@ -369,6 +369,25 @@ def test_published_again_a_run_keeps_what_stands_in_its_card(sft_dir, tmp_path):
     assert HAND[1] in card.read_text()
     assert newer(card.read_text(), there) == card.read_text()  # still known to be the later edit
     assert ModelCard.load(card).data.license == "mit"
+
+
+def test_a_card_without_marks_in_the_folder_is_kept_above_and_known_as_not_pushed(sft_dir, tmp_path):
+    for file in sft_dir.glob("*.*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    card = tmp_path / "README.md"
+    card.write_text("# Mine\n\nAll of it.\n")
+    for _ in range(2):  # as two evaluations do
+        write_card(tmp_path, read_record(tmp_path))
+        assert ModelCard.load(card).text.strip().startswith("# Mine\n\nAll of it.\n\n<!-- hfkit: generated")
+    assert card.read_text().count("All of it.") == 1
+    assert newer(card.read_text(), card_of(sft_dir, repo_id="bob/it")) == card.read_text()
+
+
+@pytest.mark.parametrize("name", ["sft", "reward"])
+def test_the_card_that_a_trainer_leaves_with_its_checkpoints_is_replaced(folder_of, name):
+    assert (folder_of(name) / "checkpoint-3").is_dir()
+    written = Written.of((folder_of(name) / "README.md").read_text())
+    assert (written.before, written.after) == ("", "")
 
 
 # From the Hub

@@ -8,7 +8,7 @@ import yaml
 
 from hfkit.config import STAGES
 from hfkit.errors import ConfigError, HfkitError
-from hfkit.pipeline import run_pipeline
+from hfkit.pipeline import run_pipeline, stage_flags
 from hfkit.record import read_record, weights_hash
 
 
@@ -94,6 +94,26 @@ def test_a_flag_is_for_one_stage_or_for_all(files):
     assert read_record(root / "tokenizer")["config"]["vocab_size"] == 300
 
 
+@pytest.mark.parametrize(
+    ("flags", "argv"),
+    [
+        (["--bf16", "--seed", "1", "--sft.bf16", "false"], ["--seed", "1", "--bf16", "false"]),
+        (["--no_bf16", "--sft.bf16", "--seed", "1"], ["--bf16", "--seed", "1"]),
+        (["--seed=1", "--sft.seed", "2"], ["--seed", "2"]),
+        (["--max-steps", "1", "--sft.max_steps=2"], ["--max_steps=2"]),
+        (["--report_to", "a", "b", "--seed", "1", "--sft.report-to=c"], ["--seed", "1", "--report-to=c"]),
+        (["--sft.model_name_or_path", "mine"], ["--model_name_or_path", "mine"]),
+    ],
+)
+def test_a_flag_of_one_stage_takes_the_place_of_all_words_of_the_same_flag(files, flags, argv):
+    path = files(("pretrain", "sft"))
+    loaded = yaml.safe_load(path.read_text())
+    argvs = stage_flags(loaded, path.parent, path.parent / "runs", flags)
+    own = argvs["sft"][argvs["sft"].index("--resume_from_checkpoint") + 1 :]
+    given = ["--model_name_or_path", str(path.parent / "runs" / "pretrain")]
+    assert own == (argv if "--model_name_or_path" in argv else given + argv)
+
+
 def test_a_pipeline_can_begin_with_a_model_that_is_there(files, base_dir, tmp_path):
     path = files(("sft", "reward"), sft={"model_name_or_path": str(base_dir), "max_steps": 1}, reward={"max_steps": 1})
     root = run_pipeline(path, str(tmp_path / "mine"))
@@ -108,6 +128,13 @@ def test_the_problems_of_all_stages_are_told_before_any_runs(files):
     keys = [problem.key for problem in told.value.problems]
     assert keys == ["sft.learning_rat", "reward.max_length", "ppo.num_mini_batches"]
     assert not (path.parent / "runs").exists()
+
+
+def test_a_path_of_ones_own_is_looked_at_and_what_a_stage_will_make_is_not(files):
+    path = files(ppo={"num_mini_batches": 3})
+    with pytest.raises(ConfigError) as told:
+        run_pipeline(path, flags=["--ppo.reward_model_path", "runs/old/rewrad"])
+    assert [problem.key for problem in told.value.problems] == ["ppo.num_mini_batches", "ppo.reward_model_path"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from hfkit.callbacks import read_metrics
 from hfkit.errors import ConfigError
+from hfkit.models import load_tokenizer
 from hfkit.record import read_record
 
 
@@ -57,6 +60,16 @@ def test_a_checkpoint_is_continued_in_full_or_by_an_adapter(run_stage, base_dir,
     assert (adapted / "adapter_model.safetensors").is_file()
     assert not (adapted / "model.safetensors").exists()
     assert read_record(adapted)["lineage"][0]["path"] == str(base_dir)
+
+
+def test_the_tokenizer_of_a_checkpoint_is_that_of_its_revision(run_stage, hub, base_dir, tokenizer, tmp_path):
+    name = hub("a" * 40, base_dir)
+    later = Path(shutil.copytree(base_dir, tmp_path / "later"))
+    (later / "tokenizer.json").write_text("{")
+    hub("b" * 40, later)
+    changes = {"model_config": {}, "tokenizer_name_or_path": None, "max_steps": 1}
+    folder = run_stage("pretrain", tmp_path / "out", **changes, model_name_or_path=f"{name}@{'a' * 40}")
+    assert load_tokenizer(str(folder)).get_vocab() == tokenizer.get_vocab()
 
 
 def test_every_architecture_of_transformers_can_be_made(run_stage, tmp_path):

@@ -118,6 +118,21 @@ def test_an_artefact_appears_whole_under_its_final_name(config_of, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"weights", "hfkit.json", "README.md"}
 
 
+def test_a_publication_that_was_interrupted_is_made_again(config_of, tmp_path):
+    def save(folder):
+        (folder / "additional_chat_templates").mkdir()
+        (folder / "additional_chat_templates" / "tools.jinja").write_text("new")
+
+    left = tmp_path / "out" / "additional_chat_templates"
+    run = Run("tokenizer", config_of("tokenizer", tmp_path / "out"), {}, [])
+    with run.training():
+        left.mkdir()
+        (left / "rag.jinja").write_text("old")
+        run.publish(save, {})
+    assert [path.name for path in left.iterdir()] == ["tools.jinja"]
+    assert json.loads((tmp_path / "out" / RECORD).read_text())["status"] == "done"
+
+
 def test_the_last_complete_checkpoint_is_the_newest_with_a_readable_state(tmp_path):
     assert last_complete_checkpoint(tmp_path) is None
     for step, state in ((2, "{}"), (9, "{}"), (10, "{}"), (11, '{"global_'), (12, None)):

@@ -1,7 +1,7 @@
 """The data sets: sources that do not exist, and what an entry asks of them that cannot be."""
 
+import os
 import re
-from pathlib import Path
 
 from hfkit.config import DatasetEntry, TokenizerConfig
 from hfkit.data.cards import file_of, recipe_of, their_split
@@ -43,7 +43,7 @@ def path_problems(entry: DatasetEntry) -> list[Problem]:
     """A file that is not there, or options that a file has no use for."""
     if entry.path is None:
         return [Problem("path", MISSING, "required: a file, a Hub id, or card: NAME in its place")]
-    if not Path(entry.path).exists():
+    if not os.path.exists(entry.path):
         if not HUB_ID.match(entry.path):
             return [Problem("path", entry.path, "no such file, and not a Hub id")]
         return [Problem("path", entry.path, "no such file")] if FILE.search(entry.path) else []
@@ -72,10 +72,9 @@ def card_problems(entry: DatasetEntry) -> list[Problem]:
         their_split(recipe, entry.split, entry.card)
     except HfkitError as error:
         return [*problems, Problem("split", entry.split, str(error))]
-    path = Path(recipe.path)
-    if file and not file.is_file() and not HUB_ID.match(recipe.path):
+    if file and not os.path.isfile(file) and not HUB_ID.match(recipe.path):
         problems.append(Problem("path", str(file), "no such file; path names another folder for those of the card"))
-    elif not file and not path.exists() and not HUB_ID.match(recipe.path):
+    elif not file and not os.path.exists(recipe.path) and not HUB_ID.match(recipe.path):
         problems.append(Problem("path", recipe.path, "no such folder, and not a Hub id"))
     return problems
 

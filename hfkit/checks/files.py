@@ -10,8 +10,8 @@ from hfkit.errors import Problem, reason
 def folder_problems(config) -> list[Problem]:
     """An output folder that cannot be made."""
     path = Path(config.output_dir)
-    standing = next(parent for parent in (path, *path.parents) if parent.exists())
-    if config.output_dir and standing.is_dir() and os.access(standing, os.W_OK):
+    standing = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
+    if config.output_dir and os.path.isdir(standing) and os.access(standing, os.W_OK):
         return []
     return [Problem("output_dir", config.output_dir, f"{standing} is not a folder that can be written to")]
 

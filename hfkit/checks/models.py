@@ -1,5 +1,6 @@
 """The model that a stage starts from: there, of the right kind, with a tokenizer that fits, and long enough."""
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -41,29 +42,31 @@ def model_problems(config) -> list[Problem]:
         return pretrain_problems(config)
     if config.model_name_or_path is None:
         return [Problem("model_name_or_path", None, "missing: the model to start from")]
-    return [
-        *path_problems("model_name_or_path", config.model_name_or_path),
-        *tokenizer_problems(config, "model_name_or_path", config.model_name_or_path, config.model_revision),
-        *start_problems(config),
-    ]
+    key, path = "model_name_or_path", config.model_name_or_path
+    problems = path_problems(key, path) + tokenizer_problems(config, key, path, config.model_revision)
+    told = {problem.key for problem in problems}
+    return problems + [problem for problem in start_problems(config) if problem.key not in told]
 
 
 def start_problems(config) -> list[Problem]:
-    """A model that is there but cannot be started from with this config."""
+    """A model that is there but cannot be started from with this config, or that the Hub does not give."""
     from hfkit.base import base_fault
     from hfkit.source import Source
 
     key, path = "model_name_or_path", config.model_name_or_path
     if path is None or path_problems(key, path):
         return length_problems(config)
-    problems = length_problems(config) + vocabulary_problems(config) + shape_problems(config)
-    if Path(path).is_dir() and config.model_revision != "main":
+    problems, is_folder = length_problems(config) + vocabulary_problems(config), os.path.isdir(path)
+    if is_folder and config.model_revision != "main":
         problems.append(Problem("model_revision", config.model_revision, "has no effect on a folder"))
-    if not Path(path).is_dir():  # of a folder, path_problems has told it
-        fault = base_fault(Source.of(path, config.model_revision))
+    try:
+        problems += shape_problems(config)
+        fault = None if is_folder else base_fault(Source.of(path, config.model_revision))  # a folder's is told by now
         problems += [Problem(key, path, fault)] if fault else []
-    if is_classifier(path, config.model_revision) and not isinstance(config, RewardConfig):
-        problems.append(Problem(key, path, "a classifier, as reward models are: start from a language model"))
+        if is_classifier(path, config.model_revision) and not isinstance(config, RewardConfig):
+            problems.append(Problem(key, path, "a classifier, as reward models are: start from a language model"))
+    except HfkitError as error:
+        problems.append(Problem(key, path, str(error)))
     return problems
 
 
@@ -82,11 +85,9 @@ def is_classifier(path: str, revision: str) -> bool:
 
 def vocabulary_problems(config) -> list[Problem]:
     """A tokenizer with ids for which the model has no embedding."""
-    path = getattr(config, "tokenizer_name_or_path", None) or config.model_name_or_path
+    path, revision = getattr(config, "tokenizer_place", (config.model_name_or_path, config.model_revision))
     try:
-        tokenizer = tokenizer_of(
-            path, "main" if path != config.model_name_or_path else config.model_revision, config.pad_token
-        )
+        tokenizer = tokenizer_of(path, revision, config.pad_token)
         if getattr(config, "model_config", None):
             size = config.model_config.get("vocab_size")
         else:
@@ -112,10 +113,10 @@ def pretrain_problems(config: PretrainConfig) -> list[Problem]:
     if config.model_config:
         problems += architecture_problems(config)
     key = "tokenizer_name_or_path" if config.tokenizer_name_or_path else "model_name_or_path"
-    if getattr(config, key) is None:
+    path, revision = config.tokenizer_place
+    if path is None:
         return [*problems, Problem("tokenizer_name_or_path", None, "missing: a new model needs a tokenizer")]
-    problems += path_problems(key, getattr(config, key))
-    problems += tokenizer_problems(config, key, getattr(config, key), "main")
+    problems += path_problems(key, path) + tokenizer_problems(config, key, path, revision)
     return problems + (
         vocabulary_problems(config) + length_problems(config) if config.model_config else start_problems(config)
     )
@@ -144,19 +145,19 @@ def path_problems(key: str, path: str) -> list[Problem]:
     from hfkit.source import Source
 
     path, _ = split_revision(path)
-    if not Path(path).is_dir():
+    if not os.path.isdir(path):
         return [] if HUB_ID.match(path) else [Problem(key, path, "no such folder, and not a Hub id")]
     status = (read_record(path) or {}).get("status", "done")
     if status != "done":
         return [Problem(key, path, f"a run that is not done ({status}): finish it first")]
     try:
         source = Source.of(path)
+        if not os.path.isdir(source.base) and not HUB_ID.match(source.base):
+            remedy = f"its base {source.base!r} is not there: mend base_model_name_or_path in adapter_config.json"
+            return [Problem(key, path, remedy)]
+        fault = base_fault(source)
     except HfkitError as error:
         return [Problem(key, path, str(error))]
-    if not Path(source.base).is_dir() and not HUB_ID.match(source.base):
-        remedy = f"its base {source.base!r} is not there: mend base_model_name_or_path in adapter_config.json"
-        return [Problem(key, path, remedy)]
-    fault = base_fault(source)
     return [Problem(key, path, fault)] if fault else []
 
 
@@ -164,7 +165,7 @@ def weights_problems(key: str, path: str) -> list[Problem]:
     """As `path_problems`; and a folder must hold a model, in full or as an adapter."""
     wrong = path_problems(key, path)
     folder = Path(path)
-    if wrong or not folder.is_dir() or any((folder / name).is_file() for name in MODEL_CONFIGS):
+    if wrong or not os.path.isdir(path) or any((folder / name).is_file() for name in MODEL_CONFIGS):
         return wrong
     stage = (read_record(path) or {}).get("stage")
     content = f"the run of another stage ({stage})" if stage else "no model" if any(folder.iterdir()) else "nothing"
@@ -210,7 +211,7 @@ def context_length(config) -> int | None:
         return None
     try:
         text_config = config_of(config.model_name_or_path, config.model_revision).get_text_config()
-    except (OSError, ValueError):
+    except (HfkitError, OSError, ValueError):
         return None
     return getattr(text_config, "max_position_embeddings", None)
 

@@ -100,7 +100,7 @@ def reward_problems(config: PPOConfig) -> list[Problem]:
             problems.append(Problem("min_reward_accuracy", config.min_reward_accuracy, remedy))
         return problems
     wrong = path_problems("reward_model_path", path)
-    return wrong or tokenizer_problems(config) + accuracy_problems(config)
+    return wrong or tokenizer_problems(config) or accuracy_problems(config)
 
 
 def accuracy_problems(config: PPOConfig) -> list[Problem]:

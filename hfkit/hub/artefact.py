@@ -1,5 +1,6 @@
 """What a card tells of: a run's folder with its record, and the name that it has, or will have, on the Hub."""
 
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,4 +91,4 @@ def dataset_id(source: dict) -> str | None:
     """The Hub id of a source of rows; None for files and folders."""
     path = source.get("path", "")
     is_file = any(path.removesuffix(".gz").endswith(suffix) for suffix in BUILDERS)
-    return path if OWNED.fullmatch(path) and not is_file and not Path(path).exists() else None
+    return path if OWNED.fullmatch(path) and not is_file and not os.path.exists(path) else None

@@ -6,16 +6,30 @@ from pathlib import Path
 from hfkit.hub.artefact import Artefact
 from hfkit.hub.body import body
 from hfkit.hub.front_matter import front_matter
-from hfkit.hub.marks import CARD, MARKED, Written, noted, renewed
+from hfkit.hub.marks import CARD, MARKED, Written, hash_of, noted, renewed
 from hfkit.record import write_text
+
+UNTOUCHED = hash_of(*Written().by_hand())
+"""The hash of what is by hand in a card where nothing is."""
 
 
 def write_card(folder: Path, record: dict) -> None:
-    """Writes a folder's README.md from its record; one without marks is a trainer's own, and is replaced."""
+    """Writes a folder's README.md from its record, with what was written by hand into the one that is there."""
+    existing = card_in(folder)
+    hand = Written.of(existing).hand
+    write_text(folder / CARD, noted(updated_card(existing, folder, record), UNTOUCHED if hand is None else hand))
+
+
+def remove_trainers_card(folder: Path) -> None:
+    """Removes the README.md that a trainer writes with its checkpoints, which has no marks."""
+    if not MARKED.search(card_in(folder)):
+        (folder / CARD).unlink(missing_ok=True)
+
+
+def card_in(folder: Path) -> str:
+    """The README.md of a folder; "" where there is none."""
     file = folder / CARD
-    existing = file.read_text(encoding="utf-8") if file.is_file() else ""
-    existing = existing if MARKED.search(existing) else ""
-    write_text(file, noted(updated_card(existing, folder, record), Written.of(existing).hand))
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def updated_card(existing: str | None, folder: Path, record: dict, repo_id: str | None = None) -> str:

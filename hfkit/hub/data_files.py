@@ -88,8 +88,8 @@ def is_data(name: str) -> bool:
 
 def subset_and_split(name: str) -> tuple[str, str]:
     """(subset, split) by a file's name: `pairs_test.jsonl`, `pairs/test.jsonl`, `data/train-00000-of-00002.parquet`."""
-    path = PurePath(name)
-    words = re.split(r"[-_.]", SHARD.sub("", path.name.split(".")[0]))
+    path = PurePath(name.removesuffix(".gz"))
+    words = re.split(r"[-_.]", SHARD.sub("", path.stem))
     place = next((place for place in (-1, 0) if words[place] in SPLITS), None)
     split = "train" if place is None else SPLITS[words.pop(place)]
     folders = [part for part in path.parts[:-1] if part != "data"]

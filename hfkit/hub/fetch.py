@@ -3,6 +3,7 @@
 Where no connection comes about at all, what is in the cache has to do, as it does with HF_HUB_OFFLINE.
 """
 
+import os
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
@@ -61,7 +62,7 @@ def local_folder(path: str, revision: str, patterns: tuple[str, ...]) -> str:
     """
     from hfkit.hub.files import is_listed
 
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         return path
     path, revision = split_revision(path, revision)
     try:

@@ -35,9 +35,11 @@ LINKED = "a link may lead anywhere: put a copy of what it points to in its place
 SECRET_FOUND = "looks like a token or key: take it out, and have it replaced where it came from"
 # Pickles that are no weights: what a trainer goes on from. They go along if they are asked for by name.
 STATES = ("optimizer*.pt", "optimizer*.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "training_args.bin")
+# Where a word begins, also behind an escape of JSON, whose last letter would else be taken for the word's first.
+BEGINNING = rb"(?:\b|(?<=\\[bfnrt])|(?<=\\u[0-9a-fA-F]{4}))"
 SECRETS = re.compile(
-    rb"\bhf_[A-Za-z0-9]{30,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_[A-Za-z0-9]{36}|\bgithub_pat_[A-Za-z0-9_]{22,}"
-    rb"|\bglpat-[A-Za-z0-9_-]{20,}|\bAKIA[0-9A-Z]{16}\b|\bxox[abprs]-[A-Za-z0-9-]{10,}|\bAIza[A-Za-z0-9_-]{35}"
+    BEGINNING + rb"(?:hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22,}"
+    rb"|glpat-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}\b|xox[abprs]-[A-Za-z0-9-]{10,}|AIza[A-Za-z0-9_-]{35})"
     rb"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 BINARY = (".safetensors", ".png")

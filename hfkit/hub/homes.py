@@ -5,9 +5,10 @@ that its descendants name it, wherever it lies here; what is on this machine alo
 """
 
 import json
+import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hfkit.errors import Problem, masked
@@ -17,7 +18,11 @@ from hfkit.source import ADAPTER_CONFIG
 
 Home = tuple[str, str]
 """Where a model is on the Hub: repository and commit."""
-PATH = re.compile(r"(?<![\w/:.])(?:~|/[\w.+@=-]+)(?:/[\w.+@=-]+)+")
+PART = r"/[\w.+@=-]+"
+# Not what follows the host of a URL; a `file:///` has none.
+PATH = re.compile(rf"(?:(?<![\w/.])|(?<=://))(?:~|{PART})(?:{PART})+")
+PLAIN = re.compile(r"[\w.+@=/-]*")
+"""A path that PATH tells from the words around it: one without blanks."""
 
 
 def remember(folder: Path, repo_id: str, commit: str) -> None:
@@ -38,7 +43,7 @@ def home_of(path: str | Path, weights: str | None = None) -> Home | None:
 
 def is_local(path: str) -> bool:
     """Whether a path is one of this machine's, there or not."""
-    return bool(path) and (Path(path).exists() or HUB_ID.match(path) is None)
+    return bool(path) and (os.path.exists(path) or HUB_ID.match(path) is None)
 
 
 def base_home(folder: Path, record: dict | None, adapter: dict) -> Home | Problem:
@@ -58,7 +63,7 @@ def base_home(folder: Path, record: dict | None, adapter: dict) -> Home | Proble
             return base, revision or from_record[1]
         remedy = "without a revision it is another base tomorrow: set `revision` to the commit that it was trained on"
         return Problem(key, base, remedy)
-    here = weights_hash(base) if Path(base).is_dir() else None
+    here = weights_hash(base) if os.path.isdir(base) else None
     home = home_of(base) if here else None
     if home is None and from_record and here in (None, told.get("weights_sha256")):
         home = from_record  # it was fetched from there
@@ -87,30 +92,44 @@ def record_for_hub(record: dict, base: Home | None) -> dict:
             home = base if is_base else home_of(model["path"], model["weights_sha256"])
             if home is not None:
                 homes[model["path"]] = home
-    return without_machine(record, homes)
+    return without_machine(record, homes, places_of(record))
 
 
-def models_in(content: object) -> Iterator[dict]:
+def models_in(record: dict) -> Iterator[dict]:
     """Every model that a record names with its weights: base, parents and theirs."""
+    for part in mappings_in(record):
+        if "weights_sha256" in part and isinstance(part.get("path"), str):
+            yield part
+
+
+def mappings_in(content: object) -> Iterator[dict]:
+    """Every mapping in a record, the record itself among them."""
     if isinstance(content, dict):
-        if "weights_sha256" in content and isinstance(content.get("path"), str):
-            yield content
-        for value in content.values():
-            yield from models_in(value)
-    elif isinstance(content, list):
-        for item in content:
-            yield from models_in(item)
+        yield content
+        content = [*content.values()]
+    for item in content if isinstance(content, list) else []:
+        yield from mappings_in(item)
 
 
-def without_machine(content, homes: dict[str, Home]):
-    """A record, or a part of it, with Hub ids and commits in place of the paths that have them."""
+def places_of(record: dict) -> list[str]:
+    """The paths with blanks that may stand in the texts of a record, the longest first."""
+    paths = {path for part in mappings_in(record) if isinstance(path := part.get("path"), str) and path[:1] == "/"}
+    return sorted((path for path in {*paths, os.getcwd()} if not PLAIN.fullmatch(path)), key=len, reverse=True)
+
+
+def without_machine(content, homes: dict[str, Home], places: Iterable[str] = ()):
+    """A record, or a part of it, with Hub ids and commits in place of the paths that have them.
+
+    Args:
+        places: as for `without_places`.
+    """
     if isinstance(content, list):
-        return [without_machine(item, homes) for item in content]
+        return [without_machine(item, homes, places) for item in content]
     if isinstance(content, str):
-        return without_places(content)
+        return without_places(content, places)
     if not isinstance(content, dict):
         return content
-    cleaned = {key: without_machine(masked_text(key, value), homes) for key, value in content.items()}
+    cleaned = {key: without_machine(masked_text(key, value), homes, places) for key, value in content.items()}
     for key, value in content.items():
         if isinstance(value, str) and value and (key in MODELS or key == "path"):
             home = homes.get(str(Path(value).resolve())) or (home_of(value) if key == TOKENIZER else None)
@@ -137,13 +156,26 @@ def masked_text(key: str, value: object) -> object:
     return masked(key, value) if isinstance(value, str) else value
 
 
-def without_places(text: str) -> str:
-    """A text with the last part of each path in it, and without the name of this machine."""
-    if text.startswith(("/", "~")) or ("/" in text and Path(text).exists()):
+def without_places(text: str, places: Iterable[str] = ()) -> str:
+    """A text with the last part of each path in it, and without the name of this machine.
+
+    Args:
+        places: paths with blanks, which nothing in the text itself tells from the words around them.
+    """
+    if text.startswith(("/", "~")) or ("/" in text and os.path.exists(text)):
         return Path(text).name
-    text = PATH.sub(lambda match: Path(match[0]).name, text)
+    for place in places:
+        text = re.sub(rf"{re.escape(place)}(?:{PART})*", last_part, text)
+    home = os.path.expanduser("~")
+    text = text if PLAIN.fullmatch(home) else text.replace(home, "~")
+    text = PATH.sub(last_part, text)
     host = socket.gethostname()
     return re.sub(rf"\b{re.escape(host)}\b", "HOST", text) if len(host) > 3 and host != "localhost" else text
+
+
+def last_part(match: re.Match) -> str:
+    """The last part of a path that was found in a text."""
+    return Path(match[0]).name
 
 
 def record_bytes(record: dict) -> bytes:

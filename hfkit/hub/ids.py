@@ -1,7 +1,7 @@
 """Names on the Hub: repositories, revisions, and both in one as `user/name@revision`."""
 
+import os
 import re
-from pathlib import Path
 
 from hfkit.errors import HfkitError
 
@@ -18,7 +18,7 @@ def split_revision(path: str, revision: str = "main") -> tuple[str, str]:
         HfkitError: both name a revision, and not the same one; or it can be none.
     """
     name, at, given = path.rpartition("@")
-    if at and HUB_ID.match(name) and not Path(path).exists():
+    if at and HUB_ID.match(name) and not os.path.exists(path):
         if revision not in ("main", given):
             raise HfkitError(f"{path} names a revision, and {revision} is given beside it: keep one of the two")
         path, revision = name, given

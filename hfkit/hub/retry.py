@@ -41,13 +41,15 @@ def patiently(call: Callable, *args, attempts: int = ATTEMPTS, **kwargs):
     """What `call(*args, **kwargs)` returns; it is called again, after 1, 2, 4, ... seconds, if the fault is passing.
 
     Raises:
-        Unreachable: as often as `attempts`.
+        Unreachable: as often as `attempts`; or HF_HUB_OFFLINE is set.
         Exception: whatever else it raises.
     """
     for attempt in range(1, attempts + 1):
         get_session().timeout = PATIENCE
         try:
             return call(*args, **kwargs)
+        except OfflineModeIsEnabled as error:
+            raise Unreachable("HF_HUB_OFFLINE is set: unset it to reach the Hub") from error
         except Exception as error:
             if not is_passing(error):
                 raise

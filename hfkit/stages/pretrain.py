@@ -33,8 +33,7 @@ def main(config: PretrainConfig) -> Path:
 
     set_seed(config.seed)
     # Data
-    tokenizer_path = config.tokenizer_name_or_path or config.model_name_or_path
-    tokenizer = load_tokenizer(tokenizer_path, "main", config.pad_token, config.chat_template)
+    tokenizer = load_tokenizer(*config.tokenizer_place, config.pad_token, config.chat_template)
     train_rows, test_rows, account = load_splits(config, TEXT)
     train_rows, _ = pack_documents(train_rows, tokenizer, account["train"], config)
     tokens_per_byte = None
