@@ -50,7 +50,8 @@ def test_with_every_third_request_failing(ann, base, hub_server, healed, tmp_pat
         assert ann.hfkit("push", base, f"ann/third-{how}").status == 0
         assert is_complete(hub_server, f"ann/third-{how}", base)
         pulled = ann.hfkit("pull", f"ann/third-{how}", tmp_path / f"{how}")
-        assert (pulled.status, pulled.stderr) == (0, "")
+        # files come side by side, so the third failure in a row may be one file's, which is told
+        assert pulled.status == 0 and all("is asked again" in line for line in pulled.stderr.splitlines())
         assert (tmp_path / f"{how}" / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
         healed.heal()
 
