@@ -146,7 +146,7 @@ class Run:
             metrics: final figures.
             facts: steps, tokens, train_seconds and the like.
         """
-        from hfkit.hub.card import remove_trainers_card, write_card
+        from hfkit.hub.card import write_card
         from hfkit.plots import plot_metrics
 
         if not is_main_process():
@@ -171,7 +171,6 @@ class Run:
             **facts,
         )
         plot_metrics(self.folder, self.stage)
-        remove_trainers_card(self.folder)
         write_card(self.folder, self.record)
         self._save()
         say(f"{self.stage}: done in {self.record['wall_seconds']:.0f} s, in {self.folder}")

@@ -53,6 +53,8 @@ def own_callbacks(trainer: Trainer, run: Run, save: Callable[[Path], None], *mor
         save: writes what the run has come to so far into a folder.
     """
     trainer.remove_callback(PrinterCallback)
+    # TRL's card, written with each checkpoint, would take the place of a README.md that is there
+    trainer.create_model_card = lambda *args, **kwargs: None
     if run.config.push_to_hub and run.config.hub_strategy == "every_save":
         trainer.add_callback(PushEachSave(run, save))
     for callback in (MetricsFile(run.folder), ProgressLine(run.stage), *more):

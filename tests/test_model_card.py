@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hub_server import cards
 from huggingface_hub import ModelCard
+from interruption import stopped_copy
 
 from hfkit.errors import ConfigError, HfkitError
 from hfkit.hub.card import updated_card, write_card
@@ -384,10 +385,19 @@ def test_a_card_without_marks_in_the_folder_is_kept_above_and_known_as_not_pushe
 
 
 @pytest.mark.parametrize("name", ["sft", "reward"])
-def test_the_card_that_a_trainer_leaves_with_its_checkpoints_is_replaced(folder_of, name):
+def test_a_trainer_leaves_no_card_with_its_checkpoints(folder_of, name):
     assert (folder_of(name) / "checkpoint-3").is_dir()
     written = Written.of((folder_of(name) / "README.md").read_text())
     assert (written.before, written.after) == ("", "")
+
+
+@pytest.mark.parametrize("stage", ["sft", "ppo"])
+def test_what_is_written_while_a_run_is_interrupted_is_kept_in_its_card(run_stage, tmp_path, stage):
+    changes = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    folder = stopped_copy(run_stage(stage, tmp_path / "whole", **changes), tmp_path / "stopped", 1)
+    (folder / "README.md").write_text("# Mine\n\nWhat I want of it.\n")
+    run_stage(stage, folder, **changes, resume_from_checkpoint=True)
+    assert "# Mine\n\nWhat I want of it.\n" in (folder / "README.md").read_text()
 
 
 # From the Hub

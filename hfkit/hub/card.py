@@ -6,7 +6,7 @@ from pathlib import Path
 from hfkit.hub.artefact import Artefact
 from hfkit.hub.body import body
 from hfkit.hub.front_matter import front_matter
-from hfkit.hub.marks import CARD, MARKED, Written, hash_of, noted, renewed
+from hfkit.hub.marks import CARD, Written, hash_of, noted, renewed
 from hfkit.record import write_text
 
 UNTOUCHED = hash_of(*Written().by_hand())
@@ -18,12 +18,6 @@ def write_card(folder: Path, record: dict) -> None:
     existing = card_in(folder)
     hand = Written.of(existing).hand
     write_text(folder / CARD, noted(updated_card(existing, folder, record), UNTOUCHED if hand is None else hand))
-
-
-def remove_trainers_card(folder: Path) -> None:
-    """Removes the README.md that a trainer writes with its checkpoints, which has no marks."""
-    if not MARKED.search(card_in(folder)):
-        (folder / CARD).unlink(missing_ok=True)
 
 
 def card_in(folder: Path) -> str:
