@@ -55,6 +55,7 @@ BATCH = {
     "num_mini_batches": 1,
 }
 PPO = {**BATCH, "response_length": LIMIT, "num_ppo_epochs": 4, "temperature": 1.0, "kl_coef": 0.05, "seed": 0}
+PPO["max_grad_norm"] = 1e9  # trl's loop clips at none, whatever it is told
 SIZE = BATCH["per_device_train_batch_size"] * BATCH["gradient_accumulation_steps"]
 
 

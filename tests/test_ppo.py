@@ -146,7 +146,9 @@ def test_the_roles_share_the_frozen_base_and_nothing_else(config_of, tmp_path):
 
 
 @pytest.mark.parametrize("mini_batches", [1, 2])
-def test_pain_10_and_11_gradients_are_clipped_and_every_optimizer_step_is_made(run_stage, tmp_path, mini_batches):
+def test_pain_10_and_11_gradients_are_clipped_and_every_optimizer_step_is_made(
+    run_stage, sft_dir, reward_dir, tmp_path, mini_batches
+):
     norms = []
 
     def record(optimizer, args, kwargs):
