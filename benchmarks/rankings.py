@@ -2,8 +2,10 @@
 
 What rankings are worth to a reward model: four replies to a prompt, ranked by a judge who errs, from the quickstart's
 world, all pairs of a prompt in one step; against the same pairs one by one, and against as many pairs that are each of
-another ranking. The same SFT model, number of pairs in a step, steps and settings. Writes records/rankings.json, after
-each run: the accuracy on held-out pairs whose labels are right, tokens and seconds. What is in it is not run again.
+another ranking: the same SFT model, number of pairs in a step, steps and settings. A reply of a ranking is read once
+for all of its pairs; so the last arm has more rankings, with as many replies to read in a step as the pairs have, at
+about the same cost. Writes records/rankings.json, after each run: the accuracy on held-out pairs whose labels are
+right, tokens and seconds. What is in it is not run again.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from hfkit.record import environment, read_json_mapping, read_record, write_json
 
 IN_A_STEP = 4  # rankings
 ERROR = 0.1  # standard deviation of a judge's score about the gold one: 9% of the labels are wrong
-ARMS = ("rankings", "the same pairs", "pairs of as many rankings")
+ARMS = ("rankings", "the same pairs", "pairs of as many rankings", "rankings of as many replies as the pairs")
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart" / "reward.yaml"
 RECORD = Path(__file__).parent / "records" / "rankings.json"
 
@@ -68,6 +70,8 @@ def rows_of(arm: str, seed: int, count: int) -> tuple[list[dict], int]:
     in_a_step = round(IN_A_STEP * len(same) / count)
     if arm == "the same pairs":
         return same, in_a_step
+    if arm == "rankings of as many replies as the pairs":  # two to a pair, four to a ranking
+        return gold["many"][: len(same) // 2], in_a_step // 2
     return [rng.choice(pairs) for row in gold["many"] if (pairs := pairs_of(row))][: len(same)], in_a_step
 
 
