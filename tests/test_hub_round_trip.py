@@ -128,8 +128,8 @@ def test_hfkit_loads_them_from_an_empty_cache_though_the_hub_fails_now_and_then(
     shared, made, folder, rows, cid, hub_server, healed
 ):
     commit = hub_server.store.repo("bob/ppo").branches["main"]
-    healed.set(503, every=4)
-    healed.set("cut", "download", every=2)
+    healed.set(503, every=6)
+    healed.set("cut", "download", every=4)
     *differences, reward = cid.python(BY_HFKIT.replace("{folder}", str(folder)).replace("{commit}", commit))
     assert differences == [0, 0]
     here = hfkit.load_reward(str(made["reward"]))(["What does Ann like?"], ["Ann likes red."])
