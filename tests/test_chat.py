@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from hfkit.chat.conversation import Conversation, Settings
 from hfkit.chat.terminal import Talk
@@ -23,7 +24,7 @@ from hfkit.chat.voices import Choir
 from hfkit.cli import main
 from hfkit.console import printable
 from hfkit.errors import HfkitError
-from hfkit.models import load_policy
+from hfkit.models import load_policy, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 240  # times that nothing comes for half a second, before a process is given up on
@@ -148,10 +149,14 @@ def test_ctrl_c_between_a_reply_and_the_next_line_ends_a_pipe_alone(monkeypatch,
 
 
 def test_ctrl_c_stops_a_reply_and_not_the_program(base_dir, tmp_path):
-    """The likeliest tokens go round in circles: the reply is longer than a terminal takes before it is read."""
+    """What ends this model's replies is a token that it never saw: they are longer than a terminal takes unread."""
     folder = shutil.copytree(base_dir, tmp_path / "base", ignore=shutil.ignore_patterns("checkpoint-*"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 100_000}))
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.eos_token = "<|user|>"
+    tokenizer.save_pretrained(folder)
+    GenerationConfig(eos_token_id=tokenizer.eos_token_id).save_pretrained(folder)
     with talking(folder, "--length", 50_000, "--temperature", 0) as terminal:
         terminal.wait("base: /help lists the commands")
         terminal.enter("What does Ann like?")
