@@ -29,7 +29,7 @@ from hfkit.config import STAGES
 from hfkit.parsing import load_config
 
 pytest.register_assert_rewrite("interruption")
-pytest_plugins = ["hubs", "merging", "planned"]  # fixtures of more than one file
+pytest_plugins = ["carded", "hubs", "merging", "planned"]  # fixtures of more than one file
 
 NAMES = "Ann Bob Cid Dee Eve Fay Gus Hal".split()
 COLOURS = "red blue green pink".split()

@@ -1,5 +1,5 @@
 """Model cards: each stage's is one that the Hub takes, tells what the record tells, and its lines of code run as they
-stand; what somebody wrote into it stays."""
+stand."""
 
 import json
 import re
@@ -7,19 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hub_server import cards
+from carded import card_of, errors_in
 from huggingface_hub import ModelCard
-from interruption import stopped_copy
 
-from hfkit.errors import ConfigError, HfkitError
-from hfkit.hub.card import updated_card, write_card
+from hfkit.errors import ConfigError
+from hfkit.hub.card import updated_card
 from hfkit.hub.figures import figure_of, numbers_in
-from hfkit.hub.marks import Written, newer, noted
-from hfkit.merge import merge
+from hfkit.hub.marks import noted
 from hfkit.record import read_record, weights_hash
 
 CODE = re.compile(r"```python\n(.*?)```", re.S)
-FULL = {"use_peft": False, "lora_r": None}
 FOLDERS = {  # name -> task, library, whether it stands on the base
     "tokenizer": (None, "transformers", False),
     "pretrain": ("text-generation", "transformers", False),
@@ -35,32 +32,6 @@ FOLDERS = {  # name -> task, library, whether it stands on the base
 }
 
 
-@pytest.fixture(scope="module")
-def folder_of(request, run_stage, runs):
-    """folder_of(name) -> the folder of a stage, as an adapter, full or merged; each is made once."""
-    named = {"tokenizer": "tokenizer_dir", "pretrain": "base_dir"} | {n: f"{n}_dir" for n in ("sft", "reward", "ppo")}
-
-    def make(name: str) -> Path:
-        stage, _, kind = name.partition("-")
-        if not kind:
-            return request.getfixturevalue(named[name])
-        out = runs / name
-        if out.exists():
-            return out
-        if kind == "merged":
-            return merge(str(make(stage)), out)
-        if kind == "adapter":
-            changes = {"model_config": None, "model_name_or_path": str(make("pretrain")), "use_peft": True}
-            return run_stage(stage, out, **changes, tokenizer_name_or_path=None, max_steps=2)
-        return run_stage(stage, out, **FULL)
-
-    return make
-
-
-def card_of(folder: Path, existing: str | None = None, repo_id: str | None = None) -> str:
-    return updated_card(existing, folder, read_record(folder), repo_id)
-
-
 def pushed_card(folder: Path, repo_id: str, commit: str) -> str:
     """The card as it goes to `repo_id`, when the base is at a commit of ann/base."""
     record = read_record(folder)
@@ -72,13 +43,9 @@ def pushed_card(folder: Path, repo_id: str, commit: str) -> str:
     return updated_card(None, folder, record, repo_id)
 
 
-def errors_in(text: str) -> list[str]:
-    return cards.faults_of(text, "model")[0]
-
-
 @pytest.mark.parametrize("name", FOLDERS)
-def test_the_hub_takes_the_card_of_each_stage(folder_of, runs, name):
-    folder, (task, library, on_base) = folder_of(name), FOLDERS[name]
+def test_the_hub_takes_the_card_of_each_stage(stage_folder, runs, name):
+    folder, (task, library, on_base) = stage_folder(name), FOLDERS[name]
     text = (folder / "README.md").read_text()
     assert text == noted(card_of(folder))  # made from the record alone
     assert errors_in(text) == []
@@ -98,8 +65,8 @@ def test_the_hub_takes_the_card_of_each_stage(folder_of, runs, name):
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_the_lines_that_load_it_run_as_they_stand(folder_of, name, monkeypatch, capsys):
-    folder = folder_of(name)
+def test_the_lines_that_load_it_run_as_they_stand(stage_folder, name, monkeypatch, capsys):
+    folder = stage_folder(name)
     monkeypatch.chdir(folder.parent)
     blocks = CODE.findall((folder / "README.md").read_text())
     capsys.readouterr()
@@ -259,155 +226,14 @@ def test_text_of_the_data_cannot_break_out_of_its_place(ppo_dir, tmp_path):
     assert updated_card(text, tmp_path, record) == text
 
 
-# What is written by hand
-
-
-HAND = ("A word before.", "## Thanks\n\nTo all.")
-
-
-def edited(text: str) -> str:
-    """A card as somebody has edited it on the Hub, whose editor may end lines with CRLF."""
-    front, _, rest = text.removeprefix("---\n").partition("\n---\n")
-    front = front.replace("- hfkit", "- hfkit\n- cats") + "\nlanguage: en\nlicense: mit"
-    front = re.sub(r"pipeline_tag: .*\n", "", front)  # taken away
-    return f"---\n{front}\n---\n\n{HAND[0]}\n{rest}\n{HAND[1]}\n".replace("\n", "\r\n")
-
-
-@pytest.mark.parametrize("name", ["sft", "reward-merged", "tokenizer"])
-def test_what_was_written_by_hand_is_kept(folder_of, name):
-    folder = folder_of(name)
-    first = card_of(folder, repo_id="bob/it")
-    mine = edited(first)
-    record = read_record(folder)
-    record["metrics"]["eval_loss"] = 0.5  # trained again, with other figures
-    again = updated_card(mine, folder, record, repo_id="bob/other")
-    assert errors_in(again) == []
-    card = ModelCard(again)
-    assert (card.data.language, card.data.license, card.data.pipeline_tag) == ("en", "mit", None)
-    assert card.data.tags == [*ModelCard(first).data.tags, "cats"]
-    assert "No licence is stated" not in again
-    before, _, rest = card.text.partition("<!-- hfkit: generated")
-    assert before.strip() == HAND[0]
-    assert rest.partition("<!-- /hfkit -->")[2].strip() == HAND[1]
-    assert again.count("# other\n") == 1
-    assert "| `eval_loss` | 0.5 |" in again
-    assert updated_card(again, folder, record, repo_id="bob/other") == again
-
-
-def test_a_result_that_somebody_added_stays_beside_the_generated_ones(reward_dir):
-    card = ModelCard((reward_dir / "README.md").read_text())
-    data = card.data.to_dict()
-    metric = {"type": "accuracy", "value": 0.5}
-    data["model-index"][0]["results"].append(
-        {"task": {"type": "text-classification"}, "dataset": {"type": "a/b", "name": "B"}, "metrics": [metric]}
-    )
-    text = re.sub(r"^---\n.*?\n---\n", f"---\n{json.dumps(data)}\n---\n", str(card), count=1, flags=re.S)
-    record = read_record(reward_dir)
-    record["metrics"]["eval_accuracy"] = 0.75
-    results = ModelCard(updated_card(text, reward_dir, record)).data.eval_results
-    values = [(one.dataset_type, one.metric_value) for one in results if one.metric_type == "accuracy"]
-    assert values == [("json", 0.75), ("a/b", 0.5)]
-    record["metrics"] = {"train_loss": 1.0}  # nothing held out any more: no figure of before is left
-    results = ModelCard(updated_card(text, reward_dir, record)).data.eval_results
-    assert [one.dataset_type for one in results] == ["a/b"]
-
-
-def test_a_card_of_somebody_else_is_kept_above_and_what_the_record_knows_better_is_not(sft_dir):
-    other = (
-        "---\nbase_model: /home/me/base\nlicense: mit\nlibrary_name: transformers\ntags:\n- mine\n"
-        "- base_model:adapter:/home/me/base\n---\n# My model\n\nWords.\n"
-    )
-    record = read_record(sft_dir)
-    record["base"] |= {"path": "ann/base", "revision": "c" * 40}
-    text = updated_card(other, sft_dir, record, "bob/it")
-    card = ModelCard(text)
-    assert (card.data.base_model, card.data.license, card.data.library_name) == ("ann/base", "mit", "peft")
-    assert "/home/me" not in text
-    assert card.data.tags == ["hfkit", "sft", "trl", "lora", "mine"]
-    assert card.text.strip().startswith("# My model\n\nWords.\n\n<!-- hfkit: generated")
-    assert updated_card(text, sft_dir, record, "bob/it") == text
-
-
-def test_a_card_without_front_matter_is_kept(sft_dir):
-    text = card_of(sft_dir, "Just words.\n")
-    assert ModelCard(text).text.strip().startswith("Just words.\n\n<!-- hfkit: generated")
-
-
-@pytest.mark.parametrize("front", ["a: [", "- a\n- b"])
-def test_a_front_matter_that_cannot_be_read_is_told(sft_dir, front):
-    with pytest.raises(HfkitError, match=r"the front matter of README\.md cannot be read"):
-        card_of(sft_dir, f"---\n{front}\n---\nWords.\n")
-
-
-def test_the_later_edit_by_hand_is_kept_wherever_it_was_made(sft_dir):
-    there = card_of(sft_dir, repo_id="bob/it")
-    here = noted(there)  # as it is after a push
-    assert newer(None, there) == newer(there, None) == newer(here, there) == there
-    assert newer(here, f"{there}Edited there.\n") == f"{there}Edited there.\n"
-    assert newer(f"{here}Edited here.\n", there) == f"{here}Edited here.\n"
-    assert newer("All of it is mine.\n", there) == "All of it is mine.\n"
-    without = here.replace("- trl\n", "")
-    assert newer(without, there) == without
-    # with something by hand in both, edited further on either side
-    there = card_of(sft_dir, f"{there}Words.\n", repo_id="bob/it")
-    here = noted(there)
-    assert newer(here, f"{there}Edited there.\n").endswith("Edited there.\n")
-    assert newer(f"{here}Edited here.\n", there).endswith("Edited here.\n")
-    assert newer(f"{here}Edited.\n", f"{there}Edited.\n").endswith("Edited.\n")
-    with pytest.raises(HfkitError, match="edited here and on the Hub"):
-        newer(f"{here}Edited here.\n", f"{there}Edited there.\n")
-    # a run that was never pushed takes over what is on the Hub
-    assert newer((sft_dir / "README.md").read_text(), there) == there
-
-
-def test_published_again_a_run_keeps_what_stands_in_its_card(sft_dir, tmp_path):
-    for file in sft_dir.glob("*.*"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    card = tmp_path / "README.md"
-    there = card_of(tmp_path, repo_id="bob/it")
-    card.write_text(edited(card.read_text()))
-    write_card(tmp_path, read_record(tmp_path))
-    assert HAND[1] in card.read_text()
-    assert newer(card.read_text(), there) == card.read_text()  # still known to be the later edit
-    assert ModelCard.load(card).data.license == "mit"
-
-
-def test_a_card_without_marks_in_the_folder_is_kept_above_and_known_as_not_pushed(sft_dir, tmp_path):
-    for file in sft_dir.glob("*.*"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    card = tmp_path / "README.md"
-    card.write_text("# Mine\n\nAll of it.\n")
-    for _ in range(2):  # as two evaluations do
-        write_card(tmp_path, read_record(tmp_path))
-        assert ModelCard.load(card).text.strip().startswith("# Mine\n\nAll of it.\n\n<!-- hfkit: generated")
-    assert card.read_text().count("All of it.") == 1
-    assert newer(card.read_text(), card_of(sft_dir, repo_id="bob/it")) == card.read_text()
-
-
-@pytest.mark.parametrize("name", ["sft", "reward"])
-def test_a_trainer_leaves_no_card_with_its_checkpoints(folder_of, name):
-    assert (folder_of(name) / "checkpoint-3").is_dir()
-    written = Written.of((folder_of(name) / "README.md").read_text())
-    assert (written.before, written.after) == ("", "")
-
-
-@pytest.mark.parametrize("stage", ["sft", "ppo"])
-def test_what_is_written_while_a_run_is_interrupted_is_kept_in_its_card(run_stage, tmp_path, stage):
-    changes = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
-    folder = stopped_copy(run_stage(stage, tmp_path / "whole", **changes), tmp_path / "stopped", 1)
-    (folder / "README.md").write_text("# Mine\n\nWhat I want of it.\n")
-    run_stage(stage, folder, **changes, resume_from_checkpoint=True)
-    assert "# Mine\n\nWhat I want of it.\n" in (folder / "README.md").read_text()
-
-
 # From the Hub
 
 
-def test_pushed_cards_load_what_they_are_about_by_its_id(folder_of, user_of, hub_server, tmp_path):
+def test_pushed_cards_load_what_they_are_about_by_its_id(stage_folder, user_of, hub_server, tmp_path):
     names = ("tokenizer", "pretrain", "sft", "reward", "reward-merged")
-    root = folder_of("pretrain").parent
+    root = stage_folder("pretrain").parent
     for name in names:
-        copy = Path(shutil.copytree(folder_of(name), tmp_path / name, ignore=shutil.ignore_patterns("checkpoint-*")))
+        copy = Path(shutil.copytree(stage_folder(name), tmp_path / name, ignore=shutil.ignore_patterns("checkpoint-*")))
         for file in copy.glob("*.json"):
             file.write_text(file.read_text().replace(str(root), str(tmp_path)))
     bob, code = user_of("bob"), []

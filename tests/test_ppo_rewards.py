@@ -8,17 +8,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, MixtralConfig
 
-from hfkit.adapters import merged_for_now, merges_exactly
 from hfkit.callbacks import read_metrics
 from hfkit.errors import HfkitError
-from hfkit.models import load_policy, load_tokenizer
 from hfkit.record import read_record
 from hfkit.rlhf.controllers import KLController, RewardNormalizer
 from hfkit.rlhf.roles import load_roles
-from hfkit.rlhf.rollout import GenerateEngine
 from hfkit.rlhf.scores import Scorer, checked, import_function, shaped, start_of_normalizer
 from hfkit.scoring import load_reward
 
@@ -250,102 +245,3 @@ def test_kl_coef_follows_its_target():
 def test_a_kl_coef_that_moves_too_slowly_for_its_target_is_told(run_stage, tmp_path, capsys, changes, told):
     run_stage("ppo", tmp_path / "out", **changes)
     assert ("kl_coef can change by" in capsys.readouterr().err) == told
-
-
-# Ends
-
-
-ENDS = [0, *range(5, 100)]
-
-
-def many_ends(base_dir, target) -> str:
-    """The base with a list of stop tokens, and with a generation config that PPO must not sample by."""
-    shutil.copytree(base_dir, target, ignore=shutil.ignore_patterns("checkpoint-*", "hfkit.json"))
-    path = target / "generation_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": ENDS, "repetition_penalty": 3.0}))
-    return str(target)
-
-
-def test_what_is_sampled_is_the_policy_whatever_the_generation_config(base_dir, tmp_path):
-    """At a temperature near 0 each token is the likeliest one: no repetition penalty took hold."""
-    from transformers import AutoModelForCausalLM
-
-    path = many_ends(base_dir, tmp_path / "policy")
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(path), load_tokenizer(path)
-    engine = GenerateEngine(model, tokenizer, [0], 12, 1e-4, 2)
-    prompts = [tokenizer("Ann likes red.").input_ids[:3], tokenizer("The colour of").input_ids]
-    for prompt, reply in zip(prompts, engine.sample(prompts), strict=True):
-        with torch.no_grad():
-            likeliest = model(torch.tensor([prompt + reply])).logits.argmax(-1)[0, len(prompt) - 1 : -1]
-        assert reply == likeliest.tolist()
-    assert model.generation_config.repetition_penalty == 3.0
-
-
-def test_every_stop_id_ends_a_reply_and_what_ends_pays_nothing(run_stage, base_dir, tmp_path):
-    """The penalty is on replies that no stop token closed, be it the tokenizer's or another of the model's."""
-    path = many_ends(base_dir, tmp_path / "policy")
-    changes = {"missing_eos_penalty": 3.0, "normalize_rewards": False, "total_episodes": 24}
-    folder = run_stage("ppo", tmp_path / "out", model_name_or_path=path, **changes)
-    rows = updates(folder)
-    for row in rows:
-        paid = row["objective/scores"] - row["objective/shaped_scores"]
-        assert paid == pytest.approx(3.0 * (1 - row["val/ended"]), abs=1e-5)
-    assert 0 < sum(row["val/ended"] for row in rows) < len(rows)
-
-
-def test_pain_18_replies_that_end_early_are_not_sampled_to_the_limit(base_dir):
-    """As many passes as the longest reply has tokens."""
-    from transformers import AutoModelForCausalLM
-
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(base_dir), load_tokenizer(str(base_dir))
-    passes = []
-    model.register_forward_hook(lambda *_: passes.append(1))
-    prompts = [tokenizer("Ann likes red.").input_ids[:3], tokenizer("The colour of").input_ids]
-    for stops in (ENDS, [*range(len(tokenizer))]):
-        passes.clear()
-        replies = GenerateEngine(model, tokenizer, stops, 40, 1.0, 2).sample(prompts)
-        assert len(passes) == max(map(len, replies)) < 40
-    assert [*map(len, replies)] == [1, 1]
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "lora_only", "lora_bias": True}, {"dtype": "bf16"}],
-    ids=str,
-)
-def test_what_is_no_plain_lora_on_float32_is_sampled_as_it_is(base_dir, changes):
-    base = AutoModelForCausalLM.from_pretrained(base_dir)
-    if changes.pop("dtype", None):
-        base = base.to(torch.bfloat16)
-    assert not merges_exactly(get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", **changes)))
-
-
-def test_experts_are_not_merged():
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    base = AutoModelForCausalLM.from_config(MixtralConfig(**sizes, vocab_size=32, num_local_experts=2))
-    assert not merges_exactly(base)
-    assert not merges_exactly(get_peft_model(base, LoraConfig(r=2, target_modules="all-linear")))
-
-
-def test_replies_are_sampled_with_the_adapter_merged_and_the_base_is_left_as_it_was(ppo_dir):
-    policy, tokenizer = load_policy(str(ppo_dir))
-    assert merges_exactly(policy)
-    prompts = [tokenizer("Ann likes red.").input_ids[:3], tokenizer("The colour of").input_ids]
-    weights = {name: (weight, weight.clone()) for name, weight in policy.named_parameters()}
-    with torch.no_grad():
-        inputs = tokenizer(["Ann likes red"], return_tensors="pt", return_token_type_ids=False)
-        adapted = policy(**inputs).logits
-        with merged_for_now(policy):
-            assert torch.allclose(policy(**inputs).logits, adapted, atol=1e-5)
-            assert any(weight is not policy.get_parameter(name) for name, (weight, _) in weights.items())
-        with policy.disable_adapter():
-            assert not torch.allclose(policy(**inputs).logits, adapted, atol=1e-4)
-    for name, (weight, before) in weights.items():
-        assert policy.get_parameter(name) is weight and torch.equal(weight, before), name
-    sampled = []
-    for merge in (True, False):
-        torch.manual_seed(0)
-        engine = GenerateEngine(policy, tokenizer, [tokenizer.eos_token_id], 12, 1.0, 2, merge)
-        sampled.append(engine.sample(prompts))
-    assert sampled[0] == sampled[1]
-    assert torch.equal(policy(**inputs).logits, adapted)
