@@ -14,7 +14,7 @@ from datasets import Dataset, Features, List, Value
 
 from hfkit.data import faults
 from hfkit.data.encoding import IDS, Encoder, encode
-from hfkit.data.forms import PREFERENCES, encode_preferences, margin_of, pair_of
+from hfkit.data.forms import PREFERENCES, encode_preferences, margin_of, pair_of, preference_encoder
 from hfkit.data.splits import Split
 from hfkit.errors import HfkitError
 from hfkit.rendering import encode_replies
@@ -51,6 +51,13 @@ def ranking_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: flo
     function = partial(ranking_row, tokenizer=tokenizer, max_length=max_length, score_margin=score_margin)
     margin = {"margin": List(Value("float64"))} if score_margin or "margin" in rows.column_names else {}
     return Encoder(function, {"reply_ids": List(IDS), "better": IDS, "worse": IDS, **margin})
+
+
+def comparison_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: float = 0.0) -> Encoder:
+    """The encoder of these rows, be they rankings or pairs."""
+    if "replies" in rows.column_names:
+        return ranking_encoder(tokenizer, max_length, rows, score_margin)
+    return preference_encoder(tokenizer, max_length, rows)
 
 
 def as_pairs(rankings: Dataset) -> Dataset:

@@ -19,12 +19,11 @@ from hfkit.data.forms import (
     PROMPTS,
     TEXT,
     instruction_encoder,
-    preference_encoder,
     prompt_encoder,
     text_encoder,
 )
 from hfkit.data.held_out import keys_of, shared
-from hfkit.data.rankings import COMPARISONS, ranking_encoder
+from hfkit.data.rankings import COMPARISONS, comparison_encoder
 from hfkit.data.sources import load_entry
 
 SPLITS = {"datasets": "train", "eval_datasets": "test", "ptx_datasets": "ptx"}
@@ -107,10 +106,8 @@ def encoder_of(config, split: str, rows: Dataset, tokenizer) -> tuple[Encoder, i
         return instruction_encoder(tokenizer, config.ptx_max_length), config.ptx_max_length
     if isinstance(config, SFTConfig):
         return instruction_encoder(tokenizer, config.max_length), config.max_length
-    if isinstance(config, RewardConfig) and "replies" in rows.column_names:
-        return ranking_encoder(tokenizer, config.max_length, rows, config.score_margin), config.max_length
     if isinstance(config, RewardConfig):
-        return preference_encoder(tokenizer, config.max_length, rows), config.max_length
+        return comparison_encoder(tokenizer, config.max_length, rows, config.score_margin), config.max_length
     if isinstance(config, PPOConfig):
         return prompt_encoder(tokenizer, config.max_prompt_length, rows), config.max_prompt_length
     return text_encoder(tokenizer), None

@@ -17,9 +17,8 @@ from hfkit.data.forms import (
     TEXT,
     encode_instructions,
     instruction_encoder,
-    preference_encoder,
 )
-from hfkit.data.rankings import COMPARISONS, LEFT_OUT, as_pairs, encoding_of, ranking_encoder
+from hfkit.data.rankings import COMPARISONS, LEFT_OUT, as_pairs, comparison_encoder, encoding_of
 from hfkit.data.splits import Split, load_rows, load_splits
 from hfkit.errors import HfkitError
 from hfkit.record import record_of
@@ -75,12 +74,11 @@ class HeldOut:
 
     def whole(self, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
         """(N,) whether a tokenizer gives each row in full."""
-        if not self.are_pairs:
-            encoder = instruction_encoder(tokenizer, self.max_length)
-        elif "replies" in self.rows.column_names:
-            encoder = ranking_encoder(tokenizer, self.max_length, self.rows)
-        else:
-            encoder = preference_encoder(tokenizer, self.max_length, self.rows)
+        encoder = (
+            comparison_encoder(tokenizer, self.max_length, self.rows)
+            if self.are_pairs
+            else instruction_encoder(tokenizer, self.max_length)
+        )
         accounts = encoder(self.rows, self.account.name, None).select_columns(["dropped", "cut", "faults"])
         return np.array([not (one["dropped"] or one["cut"] or LEFT_OUT in one["faults"]) for one in accounts])
 
