@@ -21,6 +21,7 @@ from hfkit.base import refuse_other_base
 from hfkit.errors import HfkitError, reason
 from hfkit.hub.fetch import local_folder
 from hfkit.hub.files import MODEL_FILES
+from hfkit.score_head import hold_head_in_float32
 from hfkit.source import Source, find_file
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -60,11 +61,15 @@ def adapter_weights(source: Source) -> dict[str, torch.Tensor]:
 def with_adapter(model: PreTrainedModel | PeftModel, source: Source, **options) -> PeftModel:
     """The model under the adapter of a path, frozen; one that has adapters gets it as a further one, `adapter_name`.
 
+    A reward model's head is held in float32, as it was trained and saved.
+
     Raises:
         HfkitError: the adapter was trained on another base, does not fit, or is not in safetensors.
     """
     refuse_other_base(source)
     adapter_weights(source)
+    if source.adapter.get("task_type") == TaskType.SEQ_CLS:
+        hold_head_in_float32(model)
     try:
         folder = local_folder(source.path, source.revision, MODEL_FILES)
         if isinstance(model, PeftModel):
@@ -99,7 +104,10 @@ def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
     config.task_type = None  # a language model's adapter may go into a classifier
     adapted = with_adapter(model, source, config=config)
     untie(adapted)
-    return adapted.merge_and_unload().requires_grad_(True)  # peft froze the base
+    merged = adapted.merge_and_unload().requires_grad_(True)  # peft froze the base
+    if hasattr(merged, "score"):
+        merged.score.to(merged.dtype)  # all of a model is written and read in one dtype
+    return merged
 
 
 def merges_exactly(model: PreTrainedModel | PeftModel) -> bool:

@@ -21,10 +21,12 @@ from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from hfkit.adapters import adapter_weights, load_adapter_weights, lora_config, merge_adapter, with_adapter
 from hfkit.base import base_identity
+from hfkit.console import warn
 from hfkit.errors import HfkitError, reason
 from hfkit.hub.fetch import local_folder
 from hfkit.hub.files import MODEL_FILES, TOKENIZER_FILES
 from hfkit.quantization import keep_unpacked, quantization_as_trained, quantization_of
+from hfkit.score_head import hold_head_in_float32, with_exact_head
 from hfkit.source import Source
 
 # Tokens that models ship with and that never stand in a conversation, in the order of preference for padding.
@@ -97,7 +99,7 @@ def load_base(
     quantization: BitsAndBytesConfig | None = None,
     allow_pickle: bool = False,
 ) -> PreTrainedModel:
-    """A model without adapters, on this process's device.
+    """A model without adapters, on this process's device; a classifier's head computes in float32.
 
     Raises:
         HfkitError: the folder holds no safetensors weights, and `allow_pickle` is off; or they lack some of the model's
@@ -130,6 +132,7 @@ def load_base(
         raise HfkitError(
             f"{path} lacks {len(missing)} weights of a {type(model).__name__}, which would be random: {shown}"
         )
+    model = with_exact_head(model)
     return keep_unpacked(model) if quantization is not None else model.to(device())
 
 
@@ -150,6 +153,11 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
     source = Source.of(config.model_name_or_path, config.model_revision)
     model = load_base(source.base, source.base_revision, head=HEADS[task_type], **loading_options(config))
     if not config.use_peft:
+        if model.dtype.itemsize < 4:
+            warn(
+                f"dtype: {config.dtype} without use_peft: weights of 16 bits are trained, in which small updates are "
+                "rounded away; dtype: float32 with bf16: true keeps them"
+            )
         return merge_adapter(model, source) if source.adapter else model
     return under_adapter(model, config, source, task_type)
 
@@ -167,9 +175,12 @@ def loading_options(config) -> dict:
 def under_adapter(model: PreTrainedModel, config, source: Source, task_type: TaskType) -> PeftModel:
     """A base, frozen, under one trainable adapter, which begins as a copy of the source's if it has one.
 
+    What is trained, the adapter and the head of a classifier, is in float32, whatever the base is in.
+
     Raises:
         HfkitError: the adapter does not fit the base.
     """
+    hold_head_in_float32(model)
     try:
         model = get_peft_model(model, lora_config(config, source, task_type))
     except ValueError as error:

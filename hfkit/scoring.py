@@ -5,6 +5,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.models import load_classifier, load_tokenizer
 from hfkit.rendering import Messages, encode_turns
+from hfkit.score_head import with_exact_head
 
 
 class RewardModel:
@@ -12,7 +13,7 @@ class RewardModel:
 
     A reply's score is that of it alone, whatever else is in the batch: rows are padded on the right, and the head is
     read at the last token of each (Transformers' own classifiers look for the last one that is not the pad token, which
-    some models end their replies with).
+    some models end their replies with). The head computes in float32, whatever the layers below it do.
 
     Args:
         model: sequence classifier with one label.
@@ -21,7 +22,7 @@ class RewardModel:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         model.config.pad_token_id = tokenizer.pad_token_id
-        self.model, self.tokenizer = model.eval(), tokenizer
+        self.model, self.tokenizer = with_exact_head(model).eval(), tokenizer
 
     @torch.no_grad()
     def __call__(

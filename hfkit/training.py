@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
+from peft import PeftModel
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from hfkit.callbacks import MetricsFile, ProgressLine, PushEachSave
 from hfkit.config import HubFields
@@ -62,15 +64,18 @@ def own_callbacks(trainer: Trainer, run: Run, save: Callable[[Path], None], *mor
     track(trainer, run.record, run.closing)
 
 
-def keep_adapters_fp32(trainer: Trainer) -> None:
-    """Undoes trl's cast of a quantized model's trainable weights to bf16 where bf16 autocast is off.
+@contextmanager
+def trained_as_it_is(model: PreTrainedModel | PeftModel):
+    """Around a trl trainer's constructor: the weights to train leave it in the dtype that they went into it.
 
-    Without autocast the bf16 adapters meet fp32 activations: a dtype error in the first step.
+    Over a quantized base trl casts them to bf16, in which the small updates of a run's end are lost; without autocast
+    they would also meet fp32 activations in the first step.
     """
-    if getattr(trainer.model, "is_quantized", False) and not trainer.args.bf16:
-        for parameter in trainer.model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+    kept = {parameter: parameter.data for parameter in model.parameters() if parameter.requires_grad}
+    yield
+    for parameter, data in kept.items():
+        if parameter.dtype != data.dtype:
+            parameter.data = data
 
 
 def train(trainer: Trainer, run: Run) -> dict:
@@ -82,7 +87,6 @@ def train(trainer: Trainer, run: Run) -> dict:
     Raises:
         HfkitError: nothing was learnt: no step, or weights that are not numbers.
     """
-    keep_adapters_fp32(trainer)
     started = time.time()
     checkpoint = str(run.checkpoint) if run.checkpoint else None
     before = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json") if checkpoint else TrainerState()

@@ -13,6 +13,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from hfkit.adapters import lora_config
 from hfkit.errors import ConfigError, Problem, reason
+from hfkit.score_head import hold_head_in_float32
 from hfkit.source import Source
 
 HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
@@ -108,8 +109,6 @@ def roles_of(stage) -> list[Role]:
         return ppo_roles(config, start, stage.reward)
     task = TaskType.SEQ_CLS if stage.name == "reward" else TaskType.CAUSAL_LM
     shape = shape_of(start, task, config, start.source if config.use_peft else None)
-    if bits_of(config) and stage.arguments.bf16:  # trl casts what is trained on a quantized base
-        shape = Shape(tuple(replace(w, itemsize=2) if w.trained else w for w in shape.weights), shape.decoder)
     return [Role("model", shape.weights, shape.weights, shape.decoder)]
 
 
@@ -175,6 +174,7 @@ def built(origin: Origin, task: TaskType, dtype: str, bits: int | None, lora: tu
             quantized = quantized_weights(model) if bits else set()
             if lora is not None:
                 heads = ["score"] if task == TaskType.SEQ_CLS else None
+                hold_head_in_float32(model)
                 rank, targets = lora
                 targets = targets if isinstance(targets, str) else list(targets)
                 model = get_peft_model(

@@ -20,6 +20,7 @@ from hfkit.models import (
 )
 from hfkit.rlhf.scores import reward_tokenizer
 from hfkit.rlhf.shared_base import classifier_over, copy_sharing_frozen
+from hfkit.score_head import hold_head_in_float32, with_exact_head
 from hfkit.source import Source
 
 
@@ -27,12 +28,15 @@ from hfkit.source import Source
 class Roles:
     """policy (trained), reference (the SFT model, frozen), reward (frozen; None where functions alone score), value
     (trained, begins as the reward model if that has the policy's vocabulary, else as the SFT model with a head of
-    zeros)."""
+    zeros). Values are computed in float32."""
 
     policy: PreTrainedModel | PeftModel
     reference: PreTrainedModel | PeftModel
     reward: PreTrainedModel | PeftModel | None
     value: PreTrainedModel | PeftModel
+
+    def __post_init__(self):
+        with_exact_head(self.value)
 
 
 def load_roles(config) -> Roles:
@@ -118,4 +122,6 @@ def trainable_value(reward: PreTrainedModel | PeftModel, config) -> PreTrainedMo
         use_rslora=config.use_rslora,
         **shape,
     )
-    return get_peft_model(copy_sharing_frozen(reward), lora)
+    base = copy_sharing_frozen(reward)
+    hold_head_in_float32(base)
+    return get_peft_model(base, lora)

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from hfkit.quantization import scales_of
+from hfkit.score_head import hold_head_in_float32, with_exact_head
 
 
 def copy_sharing_frozen(model: PreTrainedModel) -> PreTrainedModel:
@@ -16,7 +17,7 @@ def copy_sharing_frozen(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def classifier_over(base: PreTrainedModel) -> PreTrainedModel | None:
-    """A one-label sequence classifier on the frozen backbone of a causal LM, with a head of zeros to be loaded.
+    """A one-label sequence classifier on the frozen backbone of a causal LM, with a float32 head of zeros to be loaded.
 
     Returns:
         None where the architecture's classifier has another backbone than its language model.
@@ -33,10 +34,11 @@ def classifier_over(base: PreTrainedModel) -> PreTrainedModel | None:
     setattr(classifier, prefix, copy_sharing_frozen(getattr(base, prefix)))
     classifier.score.to_empty(device=base.device).requires_grad_(False)
     torch.nn.init.zeros_(classifier.score.weight)
+    hold_head_in_float32(classifier)
     for name in QUANTIZED:
         if hasattr(base, name):
             setattr(classifier, name, getattr(base, name))
-    return classifier
+    return with_exact_head(classifier)
 
 
 # What transformers notes on a quantized model, and what peft and the trainers ask it for.

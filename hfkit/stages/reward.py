@@ -29,7 +29,7 @@ def main(config: RewardConfig) -> Path:
     from hfkit.record import parent_of, read_record
     from hfkit.run import Run
     from hfkit.saving import save_model
-    from hfkit.training import own_callbacks, train, trainer_arguments
+    from hfkit.training import own_callbacks, train, trained_as_it_is, trainer_arguments
 
     set_seed(config.seed)
     # Data
@@ -63,14 +63,15 @@ def main(config: RewardConfig) -> Path:
             remove_unused_columns=False,  # `length` is what train_sampling_strategy: group_by_length reads
             include_num_input_tokens_seen="non_padding",
         )
-        trainer = (RankingTrainer if is_ranking else RewardTrainer)(
-            model=model,
-            args=arguments,
-            data_collator=RankingCollator(tokenizer, arguments.pad_to_multiple_of) if is_ranking else None,
-            train_dataset=train_rows,
-            eval_dataset=test_rows,
-            processing_class=tokenizer,
-        )
+        with trained_as_it_is(model):
+            trainer = (RankingTrainer if is_ranking else RewardTrainer)(
+                model=model,
+                args=arguments,
+                data_collator=RankingCollator(tokenizer, arguments.pad_to_multiple_of) if is_ranking else None,
+                train_dataset=train_rows,
+                eval_dataset=test_rows,
+                processing_class=tokenizer,
+            )
         save = partial(save_model, trainer.model, tokenizer)
         own_callbacks(trainer, run, save)
         facts = train(trainer, run)

@@ -27,7 +27,7 @@ def main(config: SFTConfig) -> Path:
     from hfkit.record import parent_of
     from hfkit.run import Run
     from hfkit.saving import save_model
-    from hfkit.training import held_out_metrics, own_callbacks, train, trainer_arguments
+    from hfkit.training import held_out_metrics, own_callbacks, train, trained_as_it_is, trainer_arguments
 
     set_seed(config.seed)
     # Data
@@ -51,20 +51,21 @@ def main(config: SFTConfig) -> Path:
         model = load_trainable(config)
         run.note(**base_of(model))
         # Trainer
-        trainer = SFTTrainer(
-            model=model,
-            args=trainer_arguments(
-                config,
-                dataset_kwargs={"skip_prepare_dataset": True},  # the rows hold input_ids and labels already
-                packing=False,  # done already; the collator keeps them apart
-                include_num_input_tokens_seen="non_padding",
-                eval_on_start=test_rows is not None and config.extra.get("eval_on_start", run.checkpoint is None),
-            ),
-            train_dataset=train_rows,
-            eval_dataset=test_rows,
-            data_collator=separating_collator(tokenizer) if config.packing else None,
-            processing_class=tokenizer,
-        )
+        with trained_as_it_is(model):
+            trainer = SFTTrainer(
+                model=model,
+                args=trainer_arguments(
+                    config,
+                    dataset_kwargs={"skip_prepare_dataset": True},  # the rows hold input_ids and labels already
+                    packing=False,  # done already; the collator keeps them apart
+                    include_num_input_tokens_seen="non_padding",
+                    eval_on_start=test_rows is not None and config.extra.get("eval_on_start", run.checkpoint is None),
+                ),
+                train_dataset=train_rows,
+                eval_dataset=test_rows,
+                data_collator=separating_collator(tokenizer) if config.packing else None,
+                processing_class=tokenizer,
+            )
         if config.packing:
             require_separation(trainer)
         save = partial(save_model, trainer.model, tokenizer)
