@@ -43,8 +43,8 @@ def model_of(name: str, shape: dict, attention: str = "eager"):
     return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
 
 
-def trainer_of(model, tokenizer, tmp_path) -> Trainer:
-    arguments = TrainingArguments(tmp_path, use_cpu=True, report_to="none")
+def trainer_of(model, tokenizer, tmp_path, **changes) -> Trainer:
+    arguments = TrainingArguments(tmp_path, use_cpu=True, report_to="none", **changes)
     return Trainer(model, arguments, data_collator=separating_collator(tokenizer), processing_class=tokenizer)
 
 
@@ -92,6 +92,15 @@ def test_the_probe_leaves_the_model_in_the_mode_that_it_was_in(tokenizer, tmp_pa
     trainer = trainer_of(model_of("llama", HEADS).train(), tokenizer, tmp_path)
     require_separation(trainer)
     assert trainer.model.training
+
+
+def test_the_probe_computes_in_the_precision_of_training(tokenizer, tmp_path):
+    """Flash attention, for one, takes no float32."""
+    model = model_of("llama", HEADS)
+    dtypes = set()
+    model.model.layers[0].self_attn.q_proj.register_forward_hook(lambda *call: dtypes.add(call[-1].dtype))
+    require_separation(trainer_of(model, tokenizer, tmp_path, bf16=True))
+    assert dtypes == {torch.bfloat16}
 
 
 def logged(folder, key: str) -> list[float]:

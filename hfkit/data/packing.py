@@ -95,7 +95,7 @@ def require_separation(trainer: Trainer) -> None:
         ids = [token for document in documents for token in document]
         batch = trainer.data_collator([{"input_ids": ids, "seq_lengths": [len(ids) for ids in documents]}])
         del batch["labels"]
-        with trainer.compute_loss_context_manager():
+        with trainer.accelerator.autocast():
             return model(**{name: value.to(model.device) for name, value in batch.items()}).logits[0, -len(last) :]
 
     was_training = model.training
