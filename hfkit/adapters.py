@@ -72,6 +72,7 @@ def with_adapter(model: PreTrainedModel | PeftModel, source: Source, **options) 
         hold_head_in_float32(model)
     try:
         folder = local_folder(source.path, source.revision, MODEL_FILES)
+        options = {"torch_device": "cpu", **options}  # peft's own guess is the first GPU, in every process
         if isinstance(model, PeftModel):
             model.load_adapter(folder, **options)
             return model
