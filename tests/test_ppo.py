@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from ppo_small import models, small_trainer
 from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -134,6 +135,15 @@ def test_right_padding_a_frozen_policy_and_a_shared_value_model_are_refused(conf
     roles.policy.requires_grad_(False)
     with pytest.raises(HfkitError, match="the policy has nothing to train"):
         refuse(config, tokenizer, roles.policy, roles.reward, rows, roles.value)
+
+
+@pytest.mark.parametrize("by", ["fp16", "ACCELERATE_MIXED_PRECISION"])
+def test_fp16_is_refused_by_its_key(by, tokenizer, tmp_path, monkeypatch):
+    """trl's accelerator would put a scaler of gradients before losses that nobody scales."""
+    if by != "fp16":
+        monkeypatch.setenv(by, "fp16")
+    with pytest.raises(ConfigError, match=f"{by}: '(fp16|true)' -> .* set bf16, or leave it out"):
+        small_trainer(tokenizer, tmp_path, models("llama", lora=True), **({"fp16": True} if by == "fp16" else {}))
 
 
 def test_the_roles_share_the_frozen_base_and_nothing_else(config_of, tmp_path):
