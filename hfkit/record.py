@@ -168,8 +168,17 @@ def environment() -> dict:
     }
 
 
+def reset_peak_memory() -> None:
+    """Forgets the most memory of the GPU so far; of a process there is no such thing."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory_bytes() -> int:
-    """The most memory this process has held: of the GPU where there is one, else resident."""
+    """The most memory this process has held: of the GPU (since `reset_peak_memory`) where there is one, else
+    resident."""
     import resource
 
     import torch

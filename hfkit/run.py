@@ -27,6 +27,7 @@ from hfkit.record import (
     peak_memory_bytes,
     read_json_mapping,
     read_record,
+    reset_peak_memory,
     settings_of,
     write_json,
 )
@@ -118,6 +119,7 @@ class Run:
         for file in leavings(self.folder) if is_main_process() else []:
             file.unlink()
         self.started = time.time()
+        reset_peak_memory()
         if self.before and self.checkpoint:
             say(f"{self.stage}: going on from {self.checkpoint.name}")
             self.record["resumed_from"] = self.checkpoint.name
