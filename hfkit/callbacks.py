@@ -17,6 +17,7 @@ from rich.progress import (
 from transformers import TrainerCallback
 
 from hfkit.console import printable, say
+from hfkit.device import random_state_kept
 from hfkit.hub.stage import push_so_far
 from hfkit.record import write_text
 
@@ -152,7 +153,7 @@ class Samples(TrainerCallback):
             return
         was_training = model.training
         model.eval()
-        with torch.random.fork_rng(), torch.no_grad():
+        with random_state_kept(model.device), torch.no_grad():
             for prompt in self.prompts:
                 inputs = self.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
                 ids = model.generate(

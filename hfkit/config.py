@@ -198,7 +198,7 @@ class OptimizerFields:
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
     optim: str | None = field(
         default=None,
-        metadata={"help": "optimizer; default adamw_torch, and paged_adamw_32bit for a quantized base on a GPU"},
+        metadata={"help": "optimizer; default adamw_torch, on a GPU adamw_torch_fused"},
     )
     bf16: bool | None = field(default=None, metadata={"help": "bf16 autocast; default yes where the GPU has it"})
     gradient_checkpointing: bool | None = field(

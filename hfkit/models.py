@@ -22,6 +22,7 @@ from trl.trainer.reward_trainer import suppress_seqcls_warning
 from hfkit.adapters import adapter_weights, load_adapter_weights, lora_config, merge_adapter, with_adapter
 from hfkit.base import base_identity
 from hfkit.console import warn
+from hfkit.device import device
 from hfkit.errors import HfkitError, reason
 from hfkit.hub.fetch import local_folder
 from hfkit.hub.files import MODEL_FILES, TOKENIZER_FILES
@@ -134,13 +135,6 @@ def load_base(
         )
     model = with_exact_head(model)
     return keep_unpacked(model) if quantization is not None else model.to(device())
-
-
-def device() -> torch.device:
-    """This process's device: its GPU where there is one, else the CPU."""
-    from accelerate import PartialState
-
-    return PartialState().device
 
 
 def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrainedModel | PeftModel:

@@ -3,6 +3,7 @@
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from hfkit.device import has_bf16
 from hfkit.record import record_of
 
 
@@ -25,12 +26,11 @@ def _quantization(settings: dict) -> BitsAndBytesConfig | None:
         return BitsAndBytesConfig(load_in_8bit=True)
     if not settings.get("load_in_4bit"):
         return None
-    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=settings["bnb_4bit_quant_type"],
         bnb_4bit_use_double_quant=settings["use_bnb_nested_quant"],
-        bnb_4bit_compute_dtype=torch.bfloat16 if on_gpu else torch.float32,
+        bnb_4bit_compute_dtype=torch.bfloat16 if has_bf16() else torch.float32,
     )
 
 

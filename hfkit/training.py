@@ -6,14 +6,20 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
-import torch
 from peft import PeftModel
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
 
 from hfkit.callbacks import MetricsFile, ProgressLine, PushEachSave
 from hfkit.config import HubFields
+from hfkit.device import has_bf16, process_state
 from hfkit.errors import HfkitError
-from hfkit.models import device
 from hfkit.run import Run
 from hfkit.tracking import track
 
@@ -21,31 +27,36 @@ from hfkit.tracking import track
 NOT_THE_TRAINERS = {field.name for field in fields(HubFields)} | {"resume_from_checkpoint", "pad_token"}
 
 
-def has_bf16() -> bool:
-    """Whether bf16 autocast pays: on GPUs that compute in it."""
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-
-
 def trainer_arguments(config, **set_here):
     """An instance of the trainer's config class: the fields that it shares with ours, then `extra`, then `set_here`.
 
     `bf16`, `gradient_checkpointing` and `optim` are resolved here, since their defaults depend on the device.
     """
+    kind = process_state(config.extra).device.type  # first of all: checks of a config come before all else
     config_class = type(config).trainer_config_class()
     shared = {field.name for field in fields(config_class)} & {field.name for field in fields(config)}
     values = {name: getattr(config, name) for name in shared - NOT_THE_TRAINERS}
     if values.get("bf16") is None:
         values["bf16"] = has_bf16() and not config.extra.get("fp16", False)
     if values.get("gradient_checkpointing") is None:
-        values["gradient_checkpointing"] = torch.cuda.is_available()
-    if values.get("optim") is None:
-        quantized = getattr(config, "load_in_4bit", False) or getattr(config, "load_in_8bit", False)
-        values["optim"] = "paged_adamw_32bit" if quantized and torch.cuda.is_available() else "adamw_torch"
+        values["gradient_checkpointing"] = kind == "cuda"
+    if values.get("optim") is None:  # fused: no copies of what is trained, and no pages fetched for a few adapters
+        values["optim"] = "adamw_torch_fused" if kind == "cuda" else "adamw_torch"
     if values.get("run_name") is None:  # a tracker's runs are told apart by it, and one that is resumed is found by it
         values["run_name"] = "-".join(Path(config.output_dir).resolve().parts[-2:])
-    if device().type == "cpu":
+    if kind == "cpu":
         values["use_cpu"] = True  # else bf16 is refused, which a CPU computes in well enough
-    return config_class(**{**values, "disable_tqdm": True, **config.extra, **set_here})
+    return on_one_gpu(config_class(**{**values, "disable_tqdm": True, **config.extra, **set_here}))
+
+
+def on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
+    """Keeps the trainer from nn.DataParallel, which it takes to where several GPUs are visible to one process.
+
+    It trains on wrong gradients over quantized bases, and breaks trl's losses and bf16; processes of their own do not.
+    """
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # there is no public way; Trainer does the same for models on several GPUs
+    return arguments
 
 
 def own_callbacks(trainer: Trainer, run: Run, save: Callable[[Path], None], *more: TrainerCallback) -> None:
@@ -102,7 +113,10 @@ def train(trainer: Trainer, run: Run) -> dict:
     if trainer.state.global_step == 0:
         raise HfkitError("no step was taken: the rows do not fill one batch (dataloader_drop_last, batch size)")
     if not all(parameter.isfinite().all() for parameter in trainer.model.parameters() if parameter.requires_grad):
-        raise HfkitError("the weights are no longer finite numbers: lower learning_rate, or train with bf16 or float32")
+        raise HfkitError(
+            "the weights are no longer finite numbers: lower learning_rate, train with bf16 or float32, or set "
+            "attn_implementation: eager"
+        )
     logged = [(log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
     return {
         "steps": trainer.state.global_step,

@@ -7,6 +7,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from hfkit.device import random_state_kept
 from hfkit.evaluation.formulas import kl_per_reply, token_entropy
 
 STRIDE = 16  # tokens sampled between two looks at which rows have ended
@@ -31,7 +32,7 @@ def generate_replies(
         seed: of the sampling; torch's own generators are left as they were.
         stops: token ids that end a reply; default the tokenizer's end of text.
     """
-    with torch.random.fork_rng():
+    with random_state_kept(model.device):
         torch.manual_seed(seed)
         return sample_replies(model, tokenizer, prompts, max_new_tokens, temperature, batch_size, stops)
 

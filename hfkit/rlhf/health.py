@@ -28,7 +28,10 @@ class Watch:
         kl = metrics["objective/kl"]
         wrong = [name for name in VITAL if not math.isfinite(metrics[name])]
         if wrong:
-            return f"{', '.join(wrong)} no longer a number: lower learning_rate, or train in float32"
+            return (
+                f"{', '.join(wrong)} no longer a number: lower learning_rate, train in float32, or set "
+                "attn_implementation: eager"
+            )
         if kl > self.max_kl:
             return (
                 f"KL {kl:.2f} passed max_kl={self.max_kl}. The policy may be gaming the reward model: raise kl_coef or "

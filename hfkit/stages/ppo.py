@@ -26,6 +26,7 @@ def main(config: PPOConfig) -> Path:
     from hfkit.console import say
     from hfkit.data.forms import PROMPTS, encode_prompts
     from hfkit.data.splits import load_splits, tell
+    from hfkit.device import prepare_device
     from hfkit.models import load_tokenizer
     from hfkit.record import parent_of
     from hfkit.rlhf import PPOTrainer
@@ -39,6 +40,7 @@ def main(config: PPOConfig) -> Path:
     from hfkit.training import own_callbacks, trainer_arguments
 
     set_seed(config.seed)
+    prepare_device(config)
     # Data
     tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template)
     train_rows, test_rows, account = load_splits(config, PROMPTS, config.reward_columns)

@@ -24,6 +24,7 @@ def main(config: PretrainConfig) -> Path:
     from hfkit.data.forms import TEXT
     from hfkit.data.packing import pack_documents, require_separation, separating_collator
     from hfkit.data.splits import load_splits, tell
+    from hfkit.device import prepare_device
     from hfkit.evaluation.formulas import bits_per_byte, perplexity
     from hfkit.models import load_tokenizer
     from hfkit.record import parent_of
@@ -32,6 +33,7 @@ def main(config: PretrainConfig) -> Path:
     from hfkit.training import held_out_metrics, own_callbacks, train, trainer_arguments
 
     set_seed(config.seed)
+    prepare_device(config)
     # Data
     tokenizer = load_tokenizer(*config.tokenizer_place, config.pad_token, config.chat_template)
     train_rows, test_rows, account = load_splits(config, TEXT)
@@ -95,7 +97,8 @@ def start_model(config: PretrainConfig, tokenizer):
     """A new model of `config.model_config`, sized to the tokenizer, or the checkpoint to continue."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from hfkit.models import device, load_trainable
+    from hfkit.device import device
+    from hfkit.models import load_trainable
 
     if config.model_name_or_path:
         return load_trainable(config)

@@ -23,6 +23,7 @@ def main(config: RewardConfig) -> Path:
     from hfkit.console import say, warn
     from hfkit.data.rankings import COMPARISONS, encoding_of
     from hfkit.data.splits import load_splits, tell
+    from hfkit.device import prepare_device
     from hfkit.evaluation.preference import pair_metrics
     from hfkit.models import load_tokenizer, load_trainable
     from hfkit.ranking_trainer import RankingCollator, RankingTrainer
@@ -32,6 +33,7 @@ def main(config: RewardConfig) -> Path:
     from hfkit.training import own_callbacks, train, trained_as_it_is, trainer_arguments
 
     set_seed(config.seed)
+    prepare_device(config)
     # Data
     tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template)
     train_rows, test_rows, account = load_splits(config, COMPARISONS)

@@ -23,6 +23,7 @@ def main(config: SFTConfig) -> Path:
     from hfkit.data.forms import INSTRUCTIONS, encode_instructions
     from hfkit.data.packing import pack_conversations, require_separation, separating_collator
     from hfkit.data.splits import load_splits, tell
+    from hfkit.device import prepare_device
     from hfkit.models import load_tokenizer, load_trainable
     from hfkit.record import parent_of
     from hfkit.run import Run
@@ -30,6 +31,7 @@ def main(config: SFTConfig) -> Path:
     from hfkit.training import held_out_metrics, own_callbacks, train, trained_as_it_is, trainer_arguments
 
     set_seed(config.seed)
+    prepare_device(config)
     # Data
     tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template)
     train_rows, test_rows, account = load_splits(config, INSTRUCTIONS)
