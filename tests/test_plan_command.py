@@ -38,6 +38,13 @@ def test_advice_is_of_flags_that_lower_the_peak_and_says_which_are_enough(folder
     assert found[-1].flags.keys() >= {"gradient_checkpointing", bits}
 
 
+def test_whole_weights_are_not_advised_to_be_trained_in_16_bits(stage_for, folder_of):
+    stage = stage_for("sft", model_name_or_path=folder_of(LLAMA_8B, weights=False))
+    found = remedies(stage, Device("a small machine", memory_of(stage, CPU).peak // 2, 0, is_gpu=False))
+    assert any("dtype" in remedy.flags for remedy in found)
+    assert all(remedy.flags.get("use_peft") for remedy in found if "dtype" in remedy.flags)
+
+
 def test_smaller_batches_keep_the_rows_of_an_optimizer_step(stage_for):
     stage = stage_for("sft", per_device_train_batch_size=8)
     device = Device("a small machine", int(memory_of(stage, CPU).peak * 0.6), 0, is_gpu=False)

@@ -78,9 +78,10 @@ def candidates(config, device: Device) -> list[dict]:
         found.append({"optim": "paged_adamw_8bit" if device.is_gpu else "adamw_8bit"})
     if is_new:
         return found
+    if not config.use_peft:
+        found.append({"use_peft": True})
     if config.dtype not in ("bfloat16", "float16"):
-        found.append({"dtype": "bfloat16"})
-    found.append({"use_peft": True})
+        found.append({"use_peft": True, "dtype": "bfloat16"})  # whole weights that are trained want 32 bits
     lora = {"use_peft": True, "dtype": "bfloat16" if config.dtype == "auto" else config.dtype}
     if not config.load_in_4bit:
         # quantized weights want their dtype named
