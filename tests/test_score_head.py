@@ -56,6 +56,13 @@ def test_policy_and_value_of_ppo_are_trained_in_float32_on_their_base(base, rewa
     assert torch.equal(*(next(p for p in m.parameters() if not p.requires_grad) for m in (roles.policy, roles.value)))
 
 
+def test_the_new_adapter_and_head_on_a_whole_reward_model_are_trained_in_float32(run_stage, config_of, tmp_path):
+    whole = run_stage("reward", tmp_path / "reward", use_peft=None, max_steps=1)
+    roles = load_roles(config_of("ppo", tmp_path / "run", dtype="bfloat16", reward_model_path=str(whole)))
+    assert {p.dtype for p in roles.value.parameters() if p.requires_grad} == {torch.float32}
+    assert roles.value.get_base_model().model.embed_tokens.weight.dtype == torch.bfloat16
+
+
 def test_an_update_of_a_millionth_moves_the_head(base, run_stage, tmp_path):
     heads = []
     for rate in (0.0, 1e-6):
