@@ -12,6 +12,14 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def wait_for_everyone() -> None:
+    """Returns once every process of the launch has come here; a process alone does not wait, and loads nothing."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
 def say(message: str) -> None:
     """One line for the person at the terminal, from the main process only."""
     if is_main_process():

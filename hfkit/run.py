@@ -17,7 +17,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from hfkit.console import is_main_process, say, take_warnings, warn
+from hfkit.console import is_main_process, say, take_warnings, wait_for_everyone, warn
 from hfkit.errors import HfkitError, reason
 from hfkit.record import (
     RECORD,
@@ -108,8 +108,9 @@ class Run:
         Raises:
             HfkitError: another process trains into the folder; the disk is full; the GPU is.
         """
+        wait_for_everyone()  # each process has read the folder as it was before this run wrote to it
         with alone_in(self.folder), in_words(self.folder, getattr(self.config, "extra", {})):
-            if (read_record(self.folder) or {}).get("status") == "done":
+            if is_main_process() and (read_record(self.folder) or {}).get("status") == "done":
                 raise HfkitError(
                     f"another process has just trained into {self.folder}: start again to see what it made"
                 )
@@ -140,7 +141,7 @@ class Run:
         self._save()
 
     def publish(self, save, metrics: dict, **facts) -> None:
-        """Puts the artefact into the folder and marks the run done.
+        """Puts the artefact into the folder and marks the run done; no process comes back before it is.
 
         Args:
             save: called with an empty folder beside the run's own files; what it writes there is moved in at the end,
@@ -148,11 +149,14 @@ class Run:
             metrics: final figures.
             facts: steps, tokens, train_seconds and the like.
         """
+        if is_main_process():
+            self._publish(save, metrics, facts)
+        wait_for_everyone()  # what a pipeline runs next starts from what is here
+
+    def _publish(self, save, metrics: dict, facts: dict) -> None:
         from hfkit.hub.card import write_card
         from hfkit.plots import plot_metrics
 
-        if not is_main_process():
-            return
         staging = self.folder / STAGING
         shutil.rmtree(staging, ignore_errors=True)  # our own leavings of a publication that was interrupted
         staging.mkdir()
