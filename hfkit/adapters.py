@@ -111,11 +111,16 @@ def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
     return merged
 
 
-def merges_exactly(model: PreTrainedModel | PeftModel) -> bool:
-    """Whether an adapter on it can be merged to within float32's rounding: plain LoRA, alone, on a base in float32.
+def can_merge(model: PreTrainedModel | PeftModel, bf16: bool = False) -> bool:
+    """Whether an adapter on it can be merged to compute with: plain LoRA, alone, on a base in float32.
 
     DoRA, biases, whole modules that are trained beside it, and the experts of a mixture are no sum of two matrices.
+
+    Args:
+        bf16: whether it computes under bf16 autocast: then a base in bfloat16 will do as well. A quantized one will
+            not: its merged copy would cost what quantizing saves.
     """
+    dtypes = (torch.float32, torch.bfloat16) if bf16 else (torch.float32,)
     modules = [*model.modules()]
     layers = [module for module in modules if isinstance(module, LoraLayer)]
     return (
@@ -123,15 +128,19 @@ def merges_exactly(model: PreTrainedModel | PeftModel) -> bool:
         and not any(isinstance(module, AuxiliaryTrainingWrapper) for module in modules)
         and all(type(layer) in (Linear, Embedding) for layer in layers)
         and not any(layer.lora_variant or any(layer.lora_bias.values()) for layer in layers)
-        and all(layer.get_base_layer().weight.dtype == torch.float32 for layer in layers)
+        and all(layer.get_base_layer().weight.dtype in dtypes for layer in layers)
     )
 
 
 @contextmanager
-def merged_for_now(model: PeftModel):
+def merged_for_now(model: PeftModel, bf16: bool = False):
     """Within it the model computes, without gradients, with its adapter merged into copies of the adapted matrices.
 
     The base's own are not touched, so other models may stand on them; they are put back at the end.
+
+    Args:
+        bf16: whether the copies of linear layers are in bfloat16, as autocast would cast them for every token (see
+            `rounded`); embeddings, which it leaves alone, stay in the base's dtype.
     """
     bases = {m: m.get_base_layer() for m in model.modules() if isinstance(m, LoraLayer)}
     kept = {base: base.weight for base in bases.values()}
@@ -139,11 +148,24 @@ def merged_for_now(model: PeftModel):
         with torch.no_grad(), model.disable_adapter():
             for layer, base in bases.items():
                 merged = base.weight + layer.get_delta_weight(model.active_adapter)
+                merged = rounded(merged) if bf16 and isinstance(layer, Linear) else merged.to(base.weight.dtype)
                 base.weight = torch.nn.Parameter(merged, requires_grad=False)
             yield
     finally:
         for base, weight in kept.items():
             base.weight = weight
+
+
+def rounded(weight: torch.Tensor) -> torch.Tensor:
+    """A float32 tensor in bfloat16, each number rounded up or down by chance, so that nothing is lost in the mean.
+
+    Most bases come in bfloat16. To the nearest, W + BA would be W again wherever BA is less than half of W's last
+    digit: for hundreds of steps, while every entry of BA is small and all of them point one way, the model would be
+    sampled as it was at the first. Draws from torch's global generator.
+    """
+    bits = weight.float().view(torch.int32)  # a bfloat16 is the upper half of a float32
+    bits = torch.randint_like(bits, 1 << 16).add_(bits).bitwise_and_(-(1 << 16))
+    return bits.view(torch.float32).bfloat16()
 
 
 def untie(model: PeftModel) -> None:

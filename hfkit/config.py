@@ -325,7 +325,11 @@ class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     num_mini_batches: int = field(default=1, metadata={"help": "optimizer steps in one pass"})
     local_rollout_forward_batch_size: int = field(default=64, metadata={"help": "rows sampled at once"})
     merge_in_rollouts: bool = field(
-        default=True, metadata={"help": "sample with the adapter merged into a copy of the base, if that is in float32"}
+        default=True,
+        metadata={
+            "help": "sample with the adapter merged into a copy of a float32 base; with bf16 into a bfloat16 copy of "
+            "either, which is the policy to within rounding"
+        },
     )
     kl_coef: float = field(default=0.05, metadata={"help": "weight of the per-token KL in the reward"})
     kl_estimator: Literal["k1", "k3"] = field(default="k1", metadata={"help": "joschu.net/blog/kl-approx.html"})

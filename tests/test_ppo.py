@@ -268,7 +268,18 @@ def test_pain_09_checkpointing_reaches_policy_and_value_and_bf16_is_honoured(blo
     entered, dtypes = blocks_of(gradient_checkpointing=False)
     assert set(dtypes) == {torch.float32}
     assert blocks_of(gradient_checkpointing=True)[0] - entered == passes * layers * models  # each recomputed once
-    assert blocks_of(bf16=True)[1].count(torch.bfloat16) >= passes * layers * models
+    # in rollouts, in the probes before and in the comparison after it as well: flash attention runs in nothing else
+    assert set(blocks_of(bf16=True, test_split_size=4)[1]) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_under_bf16_the_first_kl_is_0_and_the_policy_learns_over_its_base(run_stage, base_dir, tmp_path, dtype):
+    before = weights_hash(base_dir)
+    folder = run_stage("ppo", tmp_path / "out", bf16=True, dtype=dtype)
+    first, *_, last = (row["objective/kl"] for row in updates(folder))
+    assert abs(first) < 1e-6 < abs(last)
+    assert read_record(folder)["rollout_engine"] == "transformers.generate, bf16, adapter merged"
+    assert weights_hash(base_dir) == before
 
 
 @pytest.mark.parametrize(

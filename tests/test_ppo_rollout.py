@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MixtralConfig
 
-from hfkit.adapters import merged_for_now, merges_exactly
+from hfkit.adapters import can_merge, merged_for_now
 from hfkit.callbacks import read_metrics
 from hfkit.models import load_policy, load_tokenizer
 from hfkit.rlhf.rollout import GenerateEngine
@@ -69,25 +69,34 @@ def test_pain_18_replies_that_end_early_are_not_sampled_to_the_limit(base_dir):
 )
 def test_what_is_no_plain_lora_is_sampled_as_it_is(base_dir, changes):
     base = AutoModelForCausalLM.from_pretrained(base_dir)
-    assert not merges_exactly(get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", **changes)))
+    assert not can_merge(get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", **changes)))
 
 
-@pytest.mark.parametrize(("dtype", "exactly"), [("float32", True), ("bfloat16", False)])
-def test_an_adapter_is_merged_into_float32_alone(base_dir, dtype, exactly):
+@pytest.mark.parametrize(
+    ("dtype", "bf16", "merges"),
+    [
+        ("float32", False, True),
+        ("float32", True, True),
+        ("bfloat16", False, False),
+        ("bfloat16", True, True),
+        ("float16", True, False),
+    ],
+)
+def test_an_adapter_is_merged_into_float32_and_under_bf16_into_bfloat16(base_dir, dtype, bf16, merges):
     base = AutoModelForCausalLM.from_pretrained(base_dir, dtype=dtype)
-    assert merges_exactly(get_peft_model(base, LoraConfig(r=2, target_modules="all-linear"))) is exactly
+    assert can_merge(get_peft_model(base, LoraConfig(r=2, target_modules="all-linear")), bf16) is merges
 
 
 def test_experts_are_not_merged():
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     base = AutoModelForCausalLM.from_config(MixtralConfig(**sizes, vocab_size=32, num_local_experts=2))
-    assert not merges_exactly(base)
-    assert not merges_exactly(get_peft_model(base, LoraConfig(r=2, target_modules="all-linear")))
+    assert not can_merge(base)
+    assert not can_merge(get_peft_model(base, LoraConfig(r=2, target_modules="all-linear")))
 
 
 def test_replies_are_sampled_with_the_adapter_merged_and_the_base_is_left_as_it_was(ppo_dir):
     policy, tokenizer = load_policy(str(ppo_dir))
-    assert merges_exactly(policy)
+    assert can_merge(policy)
     prompts = [tokenizer("Ann likes red.").input_ids[:3], tokenizer("The colour of").input_ids]
     weights = {name: (weight, weight.clone()) for name, weight in policy.named_parameters()}
     with torch.no_grad():
@@ -107,3 +116,44 @@ def test_replies_are_sampled_with_the_adapter_merged_and_the_base_is_left_as_it_
         sampled.append(engine.sample(prompts))
     assert sampled[0] == sampled[1]
     assert torch.equal(policy(**inputs).logits, adapted)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_under_bf16_replies_are_sampled_under_the_merge_in_bfloat16(sft_dir, dtype):
+    policy, tokenizer = load_policy(str(sft_dir), dtype=dtype)
+    weights = {name: (weight, weight.clone()) for name, weight in policy.named_parameters()}
+    computed = set()
+    head = policy.get_output_embeddings()
+    layer = policy.get_base_model().model.layers[0].mlp.up_proj.get_base_layer()
+    hooks = [
+        head.register_forward_hook(lambda *given: computed.add(given[2].dtype)),
+        layer.register_forward_hook(
+            lambda module, *_: computed.add((module.weight.dtype, torch.is_autocast_enabled("cpu")))
+        ),
+    ]
+    engine = GenerateEngine(policy, tokenizer, [tokenizer.eos_token_id], 12, 1.0, 2, True, True)
+    assert engine.name == "transformers.generate, bf16, adapter merged"
+    assert all(engine.sample([tokenizer("Ann likes red.").input_ids[:3], tokenizer("The colour of").input_ids]))
+    assert computed == {torch.bfloat16, (torch.bfloat16, True)}
+    for hook in hooks:
+        hook.remove()
+    for name, (weight, before) in weights.items():
+        assert policy.get_parameter(name) is weight and torch.equal(weight, before), name
+
+
+def test_a_change_smaller_than_a_bfloat16_weight_can_hold_is_not_lost_in_the_merge(base_dir):
+    """Of a hundredth of a weight's last digit, all the same way: rounded to the nearest, none of it would be left."""
+    base = AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.bfloat16)
+    policy = get_peft_model(base, LoraConfig(r=1, lora_alpha=1, target_modules=["up_proj"]))
+    layer = base.model.layers[0].mlp.up_proj
+    with torch.no_grad():
+        layer.base_layer.weight.fill_(0.5)
+        layer.lora_A["default"].weight.fill_(1.0)
+        layer.lora_B["default"].weight.fill_(2**-14)
+        asked, given = layer.get_delta_weight("default"), []
+        torch.manual_seed(0)
+        for _ in range(50):
+            with merged_for_now(policy, bf16=True):
+                given.append(layer.base_layer.weight.float().mean() - 0.5)
+    assert torch.equal((0.5 + asked).bfloat16().float(), torch.full_like(asked, 0.5))
+    assert float(sum(given) / 50) == pytest.approx(2**-14, rel=0.1)

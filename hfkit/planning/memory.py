@@ -189,8 +189,7 @@ def edge_bytes(decoder: Decoder, run: Pass) -> int:
     if run.full:
         per_token += decoder.hidden * (run.stream if decoder.rms else 0) + decoder.hidden * run.inner
     rotations = 2 * run.length * (decoder.query // decoder.heads) * run.stream
-    head = decoder.hidden * decoder.vocab * BF16 if run.half and run.stream == FP32 else 0
-    return run.tokens * per_token + rotations + head
+    return run.tokens * per_token + rotations + copied_head(decoder, run)
 
 
 def kept_bytes(decoder: Decoder, run: Pass) -> int:
@@ -198,18 +197,26 @@ def kept_bytes(decoder: Decoder, run: Pass) -> int:
 
     Checkpointing (arXiv 1604.06174; 2205.05198, section 4.2.3): h for each token and layer.
     """
-    copies = copied_weights(decoder, run)
     if not run.checkpointing:
-        return decoder.layers * (layer_bytes(decoder, run) + copies) + edge_bytes(decoder, run)
+        return decoder.layers * (layer_bytes(decoder, run) + copied_weights(decoder, run)) + edge_bytes(decoder, run)
     inputs = run.tokens * decoder.hidden * run.stream
-    # autocast's cache holds the copies of what is trained until the forward ends, whatever is recomputed
-    cached = copies if run.full else copies - copied_base(decoder, run)
-    return decoder.layers * (inputs + cached) + edge_bytes(decoder, run)
+    return decoder.layers * inputs + cached_bytes(decoder, run) + edge_bytes(decoder, run)
+
+
+def cached_bytes(decoder: Decoder, run: Pass) -> int:
+    """The layers' bf16 copies in autocast's cache: those of what is trained, until a forward or a sampling ends."""
+    copies = copied_weights(decoder, run)
+    return decoder.layers * (copies if run.full else copies - copied_base(decoder, run))
 
 
 def copied_base(decoder: Decoder, run: Pass) -> int:
     """The part of `copied_weights` that is the base's."""
     return BF16 * decoder.linear if run.half and run.stream == FP32 and not run.quantized else 0
+
+
+def copied_head(decoder: Decoder, run: Pass) -> int:
+    """The bf16 copy of the output head, if that is in fp32."""
+    return decoder.hidden * decoder.vocab * BF16 if run.half and run.stream == FP32 else 0
 
 
 def backward_bytes(decoder: Decoder, run: Pass, largest: int) -> int:
@@ -228,8 +235,8 @@ def inference_bytes(decoder: Decoder, run: Pass) -> int:
 
 
 def cache_bytes(decoder: Decoder, run: Pass) -> int:
-    """Keys and values of every token and layer, for generation."""
-    return run.tokens * decoder.layers * 2 * decoder.key * run.inner
+    """Keys and values of every token and layer, for generation; rotated keys are in the stream's dtype again."""
+    return run.tokens * decoder.layers * decoder.key * (run.stream + run.inner)
 
 
 def loss_bytes(decoder: Decoder, tokens: int) -> int:
@@ -255,15 +262,16 @@ def scoring_bytes(decoder: Decoder, run: Pass, replies: int) -> int:
     return max(inference_bytes(decoder, run), replies * decoder.vocab * (FP32 + max(run.inner, FP32)))
 
 
-def merged_bytes(decoder: Decoder) -> int:
-    """Copies of the adapted matrices in float32, and the change of one of them while it is added."""
-    matrices = [width * out * FP32 for width, out, _ in decoder.adapted]
-    return decoder.layers * sum(matrices) + max(matrices, default=0)
+def merged_bytes(decoder: Decoder, run: Pass) -> int:
+    """Copies of the adapted matrices, in float32 or bf16, and in float32 the change of one of them while it is added;
+    where that is to be rounded to bf16, it and the random bits that it is rounded by."""
+    matrices = [width * out for width, out, _ in decoder.adapted]
+    return decoder.layers * sum(matrices) * run.inner + (2 if run.half else 1) * max(matrices, default=0) * FP32
 
 
 def sampling_bytes(decoder: Decoder, prompts: Pass, replies: Pass) -> int:
     """Generation: first a layer over the prompts beside their keys and values, at last those of the whole replies, a
     layer's twice while a token is added to them, and the last tokens' logits with their probabilities."""
     cache = cache_bytes(decoder, replies)
-    sampled = cache + cache // decoder.layers + 4 * replies.rows * decoder.vocab * FP32
+    sampled = cache + cache // decoder.layers + 4 * replies.rows * decoder.vocab * FP32 + copied_head(decoder, replies)
     return max(cache_bytes(decoder, prompts) + inference_bytes(decoder, prompts), sampled)

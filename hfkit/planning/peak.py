@@ -123,9 +123,9 @@ def ppo_phases(stage, roles: list[Role], gradients: int, device: Device) -> tupl
     run = training_pass(stage, policy, size, length, device)
     logits = memory.policy_loss_bytes(policy.decoder, run, replies)
     rows = min(size * config.gradient_accumulation_steps, config.local_rollout_forward_batch_size)
-    sampled = replace(run, rows=rows, half=False)  # outside of autocast
-    merged = config.merge_in_rollouts and config.use_peft and not run.quantized and run.stream == FP32
-    copies = memory.merged_bytes(policy.decoder) if merged else 0
+    sampled = replace(run, rows=rows)
+    merged = config.merge_in_rollouts and config.use_peft and not run.quantized and (run.half or run.stream == FP32)
+    copies = memory.merged_bytes(policy.decoder, sampled) if merged else memory.cached_bytes(policy.decoder, sampled)
     prompts = replace(sampled, length=config.max_prompt_length)
     phases = {
         "rollout": copies + memory.sampling_bytes(policy.decoder, prompts, sampled),

@@ -37,10 +37,10 @@ def look(
     """Replies to the rows' prompts, sampled as in training but always with the same seed, and looked at as there."""
     prompts, size = [row["input_ids"] for row in rows], args.per_device_eval_batch_size
     model.eval()
-    replies = generate_replies(
-        model, tokenizer, prompts, args.response_length, args.temperature, args.seed, size, stops
-    )
     with autocast(args, model.device):
+        replies = generate_replies(
+            model, tokenizer, prompts, args.response_length, args.temperature, args.seed, size, stops
+        )
         said = likelihoods(model, tokenizer, prompts, replies, args.temperature, size)
         under_reference = likelihoods(reference, tokenizer, prompts, replies, args.temperature, size)
         rewards = scorer(prompts, replies, rows)["total"]

@@ -17,7 +17,7 @@ class PPOConfig(TrlPPOConfig):
     max_kl: float = field(default=20.0, metadata={"help": "nats per reply past which training stops"})
     normalize_rewards: bool = field(default=False, metadata={"help": "by running mean and std"})
     reward_clip: float | None = field(default=None, metadata={"help": "scores are clipped to +- this"})
-    merge_in_rollouts: bool = field(default=True, metadata={"help": "the adapter into a copy of a float32 base"})
+    merge_in_rollouts: bool = field(default=True, metadata={"help": "the adapter into a copy of the base"})
     ptx_coef: float = field(default=0.0, metadata={"help": "weight of the language modelling loss"})
     metric_for_best_model: str = field(default="eval_reward", metadata={"help": "eval_reward, eval_kl, ..."})
     sample_steps: int | None = field(default=None, metadata={"help": "updates between two tables of replies"})

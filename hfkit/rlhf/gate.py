@@ -6,6 +6,8 @@ from hfkit.console import is_main_process, say, warn
 from hfkit.evaluation.generation import generate_replies, stop_ids
 from hfkit.evaluation.probes import probe, show, signs
 from hfkit.record import record_of
+from hfkit.rlhf.config import PPOConfig
+from hfkit.rlhf.forward import autocast
 from hfkit.rlhf.scores import shaped
 
 PROMPTS = 16
@@ -51,7 +53,7 @@ def tell_accuracy(config) -> None:
         )
 
 
-def probe_rewards(policy, scorer, tokenizer, rows, config) -> dict[str, dict[str, float]]:
+def probe_rewards(policy, scorer, tokenizer, rows, args: PPOConfig) -> dict[str, dict[str, float]]:
     """Rewards of the policy's own replies to a few prompts, before the first step, and of spoilt ones.
 
     They are those of PPO, less `missing_eos_penalty` where a reply does not end, before normalization and clip.
@@ -64,16 +66,19 @@ def probe_rewards(policy, scorer, tokenizer, rows, config) -> dict[str, dict[str
         return {}
     prompts = [row["input_ids"] for row in rows]
     stops = stop_ids(policy.generation_config, tokenizer)
-    size = config.per_device_eval_batch_size
+    size = args.per_device_eval_batch_size
     was_training = policy.training
-    replies = generate_replies(
-        policy.eval(), tokenizer, prompts, config.response_length, config.temperature, config.seed, size, stops
-    )
+    with autocast(args, policy.device):
+        replies = generate_replies(
+            policy.eval(), tokenizer, prompts, args.response_length, args.temperature, args.seed, size, stops
+        )
     policy.train(was_training)
 
     def score(replies: list[list[int]]) -> torch.Tensor:
         ended = torch.tensor([reply[-1] in stops for reply in replies])
-        return shaped(scorer(prompts, replies, rows)["total"], ended, None, None, config.missing_eos_penalty)
+        with autocast(args, policy.device):
+            total = scorer(prompts, replies, rows)["total"]
+        return shaped(total, ended, None, None, args.missing_eos_penalty)
 
     probes = probe(score, replies, tokenizer.eos_token_id)
     if is_main_process():

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.adapters import merged_for_now
 from hfkit.evaluation.generation import sample_replies
+from hfkit.rlhf.forward import autocast
 
 
 class Engine(Protocol):
@@ -33,6 +34,8 @@ class GenerateEngine:
         batch_size: rows sampled at once.
         merge: whether to sample with the adapter merged into copies of the base's matrices: a token then takes a third
             of the operations, and the sampling the memory of the copies.
+        bf16: whether to sample under bf16 autocast, merged into bfloat16: then the replies come from the policy to
+            within bfloat16's rounding, and the log-probabilities that are learnt from are computed anew.
     """
 
     model: PreTrainedModel
@@ -42,15 +45,17 @@ class GenerateEngine:
     temperature: float
     batch_size: int
     merge: bool = False
+    bf16: bool = False
 
     @property
     def name(self) -> str:
-        return "transformers.generate" + (", adapter merged" if self.merge else "")
+        return "transformers.generate" + (", bf16" if self.bf16 else "") + (", adapter merged" if self.merge else "")
 
     def sample(self, prompts: list[list[int]]) -> list[list[int]]:
         """Draws from torch's global generator."""
         self.model.eval()
-        with merged_for_now(self.model) if self.merge else nullcontext():
+        merged = merged_for_now(self.model, self.bf16) if self.merge else nullcontext()
+        with merged, autocast(self, self.model.device):  # merged outside of autocast, in float32
             return sample_replies(
                 self.model,
                 self.tokenizer,

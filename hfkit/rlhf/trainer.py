@@ -18,7 +18,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
 
-from hfkit.adapters import merges_exactly
+from hfkit.adapters import can_merge
 from hfkit.console import warn
 from hfkit.evaluation.generation import set_generation_config, stop_ids
 from hfkit.rlhf import checkpoint
@@ -108,7 +108,8 @@ class PPOTrainer(TrlPPOTrainer):
             args.response_length,
             args.temperature,
             args.local_rollout_forward_batch_size,
-            args.merge_in_rollouts and merges_exactly(model),
+            args.merge_in_rollouts and can_merge(model, args.bf16),
+            args.bf16,
         )
         self.samples = SampleFile(args.output_dir, processing_class)
         self.stopped: str | None = None

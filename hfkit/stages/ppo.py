@@ -67,14 +67,15 @@ def main(config: PPOConfig) -> Path:
         roles = load_roles(config)
         run.note(**base_of(roles.policy))
         scorer = load_scorer(config, tokenizer, reader, roles.reward)
+        args = trainer_arguments(config, num_sample_generations=0)
         if roles.reward is not None:
             known = run.before.get("reward_probes") if run.checkpoint else None
-            run.note(reward_probes=known or probe_rewards(roles.policy, scorer, tokenizer, train_rows, config))
+            run.note(reward_probes=known or probe_rewards(roles.policy, scorer, tokenizer, train_rows, args))
         # Trainer
         left_padding = copy.deepcopy(tokenizer)  # what is saved keeps the side that it had
         left_padding.padding_side = "left"
         trainer = PPOTrainer(
-            args=trainer_arguments(config, num_sample_generations=0),
+            args=args,
             processing_class=left_padding,
             model=roles.policy,
             ref_model=roles.reference,
