@@ -149,7 +149,7 @@ def whole(out: Path):
 
     out = out.absolute()
     staging = out.parent / f".{out.name}.merging"
-    with alone_in(staging, "merging"), in_words(staging.parent, {}):
+    with alone_in(staging, "merging"), in_words(staging.parent):
         try:
             shutil.rmtree(staging / out.name, ignore_errors=True)  # our own leavings, if we were killed
             (staging / out.name).mkdir()

@@ -123,6 +123,8 @@ def load_base(
                 output_loading_info=True,
                 **options,
             )
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # whatever a library says of a folder's content
         raise HfkitError(f"cannot load {path}: {reason(error)}") from error
     missing = sorted(loaded["missing_keys"])

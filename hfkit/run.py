@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from hfkit.console import is_main_process, say, take_warnings, wait_for_everyone, warn
 from hfkit.errors import HfkitError, reason
+from hfkit.full_gpu import gpu_in_words
 from hfkit.record import (
     RECORD,
     environment,
@@ -109,7 +110,7 @@ class Run:
             HfkitError: another process trains into the folder; the disk is full; the GPU is.
         """
         wait_for_everyone()  # each process has read the folder as it was before this run wrote to it
-        with alone_in(self.folder), in_words(self.folder, getattr(self.config, "extra", {})):
+        with alone_in(self.folder), in_words(self.folder, self.config):
             if is_main_process() and (read_record(self.folder) or {}).get("status") == "done":
                 raise HfkitError(
                     f"another process has just trained into {self.folder}: start again to see what it made"
@@ -250,18 +251,15 @@ def alone_in(folder: Path, doing: str = "training"):
 
 
 @contextmanager
-def in_words(folder: Path, extra: dict):
+def in_words(folder: Path, config=None):
     """Says in a line that a disk or a GPU is full, or that a trainer stumbled over a field that is its own."""
+    extra = getattr(config, "extra", {})
     try:
-        yield
+        with gpu_in_words(config):
+            yield
     except HfkitError:
         raise
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":
-            remedy = (
-                "lower per_device_train_batch_size (and raise gradient_accumulation_steps), or gradient_checkpointing"
-            )
-            raise HfkitError(f"the GPU has no memory left; {remedy}: true") from error
         if getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder).free < FULL:
             raise HfkitError(f"no space left in {folder} ({reason(error)}): make room, then start again") from error
         if extra:

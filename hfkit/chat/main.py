@@ -31,24 +31,27 @@ def chat(
         settings: `temperature`, `length` and `system`, as `hfkit.chat.conversation.Settings` has them.
 
     Raises:
-        HfkitError: a path that holds no language model, an adapter on another base, settings out of range.
+        HfkitError: a path that holds no language model, an adapter on another base, settings out of range; a GPU
+            without room for them.
     """
     from transformers import set_seed
 
     from hfkit.chat.conversation import Settings
     from hfkit.chat.terminal import Talk, once
     from hfkit.chat.voices import Choir
+    from hfkit.full_gpu import gpu_in_words
 
     settings = Settings(**settings)
     choir = Choir(dtype)
-    voices = [choir.add(model, revision), *([choir.add(against)] if against else [])]
-    for path in adapter or []:
-        choir.add_adapter(path, voices[0])
-    set_seed(seed)
-    if prompt is not None:
-        once(voices, prompt, settings)
-    else:
-        Talk(choir, voices, settings).run(sys.stdin)
+    with gpu_in_words(choir):
+        voices = [choir.add(model, revision), *([choir.add(against)] if against else [])]
+        for path in adapter or []:
+            choir.add_adapter(path, voices[0])
+        set_seed(seed)
+        if prompt is not None:
+            once(voices, prompt, settings)
+        else:
+            Talk(choir, voices, settings).run(sys.stdin)
 
 
 def cli(argv: list[str] | None = None) -> int:

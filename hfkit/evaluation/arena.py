@@ -44,7 +44,7 @@ def arena(config: ArenaConfig) -> dict:
 
     folder, size = Path(config.output_dir), config.per_device_eval_batch_size
     partial = partiality(config, judge_name(config))
-    with alone_in(folder, "comparing"), in_words(folder, {}):
+    with alone_in(folder, "comparing"), in_words(folder, config):
         subjects = [Subject(*named(given), dtype=config.dtype) for given in config.models]
         names = [subject.name for subject in subjects]
         rows, account = load_prompts(entries_of(config.prompts), config.max_prompts, config.seed, config.reward_columns)

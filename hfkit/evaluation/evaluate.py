@@ -38,7 +38,7 @@ def evaluate(config: EvaluateConfig) -> dict:
 
     model, revision = config.model_name_or_path, config.model_revision
     folder = Path(config.output_dir or model)
-    with alone_in(folder, "evaluating"), in_words(folder, {}):
+    with alone_in(folder, "evaluating"), in_words(folder, config):
         if is_classifier(model, revision):
             found = evaluate_reward_models(config)
         else:

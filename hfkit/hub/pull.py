@@ -45,7 +45,7 @@ def pull(repo: str, out: str | Path, revision: str = "main", base: str | None = 
         remote = there(api, repo, revision)
         refuse_what_is_in_the_way(out)
         staging = out.parent / f".{out.name}.{remote.commit[:12]}.pulling"
-        with alone_in(staging, "pulling"), full_disks_told(staging, {}):
+        with alone_in(staging, "pulling"), full_disks_told(staging):
             fetch(remote, staging)
             stand_on_base(api, staging, out, base)
             for folder in (staging, staging / BASE):
