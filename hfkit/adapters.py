@@ -103,7 +103,7 @@ def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
     """The base with the adapter's change added to its weights, all of them trainable."""
     config = PeftConfig.from_pretrained(local_folder(source.path, source.revision, MODEL_FILES))
     config.task_type = None  # a language model's adapter may go into a classifier
-    adapted = with_adapter(model, source, config=config)
+    adapted = with_adapter(model, source, config=config, torch_device=str(model.device))
     untie(adapted)
     merged = adapted.merge_and_unload().requires_grad_(True)  # peft froze the base
     if hasattr(merged, "score"):

@@ -43,6 +43,9 @@ def merge(
         HfkitError: no LoRA adapter, or a reward model's with other than one label; a base that is missing, quantized,
             or not the one it was trained on; something in the way at `out`; rows that cannot be read.
     """
+    import torch
+    from accelerate.utils import release_memory
+
     from hfkit.adapters import merge_adapter
     from hfkit.console import say
     from hfkit.models import HEADS, load_base
@@ -60,10 +63,13 @@ def merge(
     held_out = rows_to_measure(trained, source, tokenizer, eval_dataset)
     with whole(out) as folder:
         say(f"merge: {source.path} into {source.base}")
-        model = merge_adapter(load_base(source.base, source.base_revision, head=HEADS[task_of(source)]), source)
+        # on the CPU: in float32 it may not fit into the GPU that it was trained on
+        model = load_base(source.base, source.base_revision, head=HEADS[task_of(source)], on=torch.device("cpu"))
+        model = merge_adapter(model, source)
         dtype = cast(model, dtype, source)
         save_model(model, tokenizer, folder)
-        del model  # one model at a time
+        del model
+        release_memory()  # one model at a time
         facts = compare(folder, source, trained, tokenizer, held_out, dtype)
         settings = {"adapter": source.path, "base": base, "dtype": dtype, "eval_dataset": eval_dataset}
         write_about(folder, source, settings, seed=trained.get("seed"), lineage=lineage, started=started, **facts)
@@ -201,6 +207,8 @@ def rows_to_measure(trained: dict, source, tokenizer, eval_dataset: str | None):
 
 def compare(folder: Path, source, trained: dict, tokenizer, held_out, dtype: str) -> dict:
     """Facts for the record: `metrics` of the adapter as it was trained and of the merged model, `data`, `notes`."""
+    from accelerate.utils import release_memory
+
     from hfkit.adapters import with_adapter
     from hfkit.console import say, warn
     from hfkit.evaluation.merged import comparison, measure
@@ -226,6 +234,7 @@ def compare(folder: Path, source, trained: dict, tokenizer, held_out, dtype: str
         return facts
     before = measure(adapted, tokenizer, rows)
     del adapted
+    release_memory()
     after = measure(load_base(str(folder), head=HEADS[task], dtype=dtype), tokenizer, rows)
     figures, sentence = comparison(before, after, f"the adapter on {on}")
     sentence = f"On {len(rows)} held-out rows {sentence}."

@@ -99,8 +99,10 @@ def load_base(
     attn_implementation: str | None = None,
     quantization: BitsAndBytesConfig | None = None,
     allow_pickle: bool = False,
+    on: torch.device | None = None,
 ) -> PreTrainedModel:
-    """A model without adapters, on this process's device; a classifier's head computes in float32.
+    """A model without adapters, on a device, this process's own unless told otherwise; a classifier's head computes in
+    float32.
 
     Raises:
         HfkitError: the folder holds no safetensors weights, and `allow_pickle` is off; or they lack some of the model's
@@ -108,8 +110,9 @@ def load_base(
     """
     options = {"num_labels": 1} if head is AutoModelForSequenceClassification else {}
     folder = path if allow_pickle else local_folder(path, revision, MODEL_FILES)
-    if quantization is not None:
-        options["device_map"] = {"": device()}
+    place = on or device()
+    if quantization is not None or place.type == "cuda":  # read straight to where it stays, not by way of the CPU
+        options["device_map"] = {"": place}
     try:
         with suppress_seqcls_warning():
             model, loaded = head.from_pretrained(
@@ -136,7 +139,7 @@ def load_base(
             f"{path} lacks {len(missing)} weights of a {type(model).__name__}, which would be random: {shown}"
         )
     model = with_exact_head(model)
-    return keep_unpacked(model) if quantization is not None else model.to(device())
+    return keep_unpacked(model) if quantization is not None else model.to(place)
 
 
 def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrainedModel | PeftModel:

@@ -50,10 +50,13 @@ def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[st
     root = Path(output_dir or pipeline["output_dir"])
     argvs = stage_flags(pipeline, Path(path).parent, root, flags or [])
     check_all(argvs, root)
+    from accelerate.utils import release_memory  # seconds, which a faulty config should not take
+
     for place, (stage, argv) in enumerate(argvs.items(), 1):
         say(f"== {place}/{len(argvs)} {stage}")
         config = parse_stage(stage, argv)
         import_module(f"hfkit.stages.{stage}").main(config)
+        release_memory()  # trainers refer to themselves, and a GPU may have no room for the models of two stages
     return root
 
 

@@ -1,8 +1,10 @@
-"""Tensors really allocated: their bytes alive at once, counted at each operator."""
+"""Tensors really allocated: their bytes alive at once, counted at each operator; and models that are alive at once."""
 
+import gc
 import weakref
 
 import torch
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -35,3 +37,27 @@ class TensorMeter(TorchDispatchMode):
 
     def free(self, key: int) -> None:
         self.total -= self.alive.pop(key)
+
+
+class ModelMeter:
+    """`most`: models of one kind that were there at once, of all that were made within; `alive`: those still there.
+
+    Python's collector comes by when it will, so it is off: what refers to itself stays until it is asked to come.
+    """
+
+    def __init__(self, kind: type):
+        self.kind, self.alive, self.most = kind, weakref.WeakSet(), 0
+
+    def __enter__(self):
+        self.hook = register_module_module_registration_hook(self.see)
+        gc.disable()
+        return self
+
+    def __exit__(self, *_):
+        self.hook.remove()
+        gc.enable()
+
+    def see(self, _, name: str, module: torch.nn.Module | None) -> None:
+        if isinstance(module, self.kind):
+            self.alive.add(module)
+            self.most = max(self.most, len(self.alive))

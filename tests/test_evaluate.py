@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from meter import ModelMeter
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaModel
 
 import hfkit
 from hfkit.cli import main
@@ -151,6 +152,12 @@ def test_a_reward_model_is_measured_on_pairs_as_its_stage_did(run_of, reward_dir
     figures = result["metrics"]
     assert figures == pytest.approx({key: trained[key] for key in figures}, abs=1e-5)
     assert result["probes"][folder.name].keys() == {"real", "empty", "repeated", "truncated", "off-topic"}
+
+
+def test_reward_models_are_in_memory_one_at_a_time(reward_dir, tmp_path):
+    with ModelMeter(LlamaModel) as models:
+        evaluated(reward_dir, against=[f"again={reward_dir}"], output_dir=str(tmp_path))
+    assert models.most == 1
 
 
 def test_a_pretrained_model_has_no_replies_unless_prompts_are_named(base_dir, data, tmp_path, capsys):

@@ -11,8 +11,9 @@ import torch
 from conftest import NAMES, ROWS, write_rows
 from fresh import run_without_hfkit
 from huggingface_hub import ModelCard
+from meter import ModelMeter
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig, LlamaModel
 
 import hfkit
 from hfkit.data.forms import encode_instructions, encode_preferences
@@ -272,6 +273,12 @@ def test_what_cannot_be_measured_is_said_in_the_card(run_stage, tmp_path, rows_f
     record = read_record(merge(str(folder), tmp_path / "measured", eval_dataset=held_out))
     assert record["metrics"]["eval_rows"] == 200  # of 320
     assert record["data"]["test"]["sources"][0]["rows"] == 320
+
+
+def test_adapter_and_merged_model_are_in_memory_one_after_the_other(qlora_dir, tmp_path):
+    with ModelMeter(LlamaModel) as models:
+        merge(str(qlora_dir), tmp_path / "out")
+    assert models.most == 1
 
 
 def test_any_adapter_is_measured_where_rows_are_named(sft_dir, data, tmp_path):

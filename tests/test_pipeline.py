@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 import yaml
+from meter import ModelMeter
+from transformers import LlamaModel
 
 from hfkit.config import STAGES
 from hfkit.errors import ConfigError, HfkitError
@@ -53,6 +55,13 @@ def test_every_stage_starts_from_what_an_earlier_one_made(chain):
     assert starts["sft"] == [made["pretrain"]]
     assert starts["reward"] == [made["sft"]]
     assert starts["ppo"] == [made["sft"], made["reward"]]
+
+
+def test_no_stage_leaves_its_models_in_memory(files):
+    """Pretraining, SFT and the reward model hold one each, and nothing of the stage before."""
+    with ModelMeter(LlamaModel) as models:
+        run_pipeline(files(["tokenizer", "pretrain", "sft", "reward"]))
+        assert models.most == 1 and not models.alive
 
 
 def test_what_is_done_is_skipped(chain, capsys):

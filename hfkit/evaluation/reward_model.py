@@ -1,6 +1,7 @@
 """The figures of reward models: how they rank held-out pairs, and what they give to worthless replies."""
 
 import numpy as np
+from accelerate.utils import release_memory
 
 from hfkit.console import say, warn
 from hfkit.data.rankings import ranked
@@ -45,6 +46,8 @@ def evaluate_reward_models(config: EvaluateConfig) -> dict:
         probes |= {name: found} if found else {}
         for sign in signs(found):
             warn(f"{name}: {sign}")
+        del reward
+        release_memory()  # a GPU may have no room for two
     return {"by_model": by_model, "probes": probes, "data": {"test": accounts[0].as_dict()}}
 
 
