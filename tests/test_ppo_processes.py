@@ -3,6 +3,7 @@
 Processes are forked from a server that has the libraries loaded; they meet over gloo on 127.0.0.1.
 """
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -15,6 +16,7 @@ from ppo_small import PTX, REPLIES, models, small_trainer
 
 from hfkit.models import load_policy, load_tokenizer
 from hfkit.record import read_record
+from hfkit.rlhf import update as updating
 
 WORLD = 2
 PRELOAD = ["hfkit.rlhf.trainer", "hfkit.rlhf.comparison", "hfkit.stages.ppo", "hfkit.data.forms", "hfkit.training"]
@@ -86,6 +88,34 @@ def test_two_processes_make_the_update_of_one(tokenizer_dir, tmp_path):
     for name, weight in alone["weights"].items():
         assert torch.equal(first["weights"][name], second["weights"][name]), name
         assert torch.allclose(first["weights"][name], weight, rtol=1e-6, atol=1e-9), name
+
+
+def gradients(tokenizer_dir: Path, folder: Path, bucket: int) -> None:
+    """Sums gradients of which the second process has one less, and neither has the last."""
+    parts = models("llama", lora=True)
+    trainer = small_trainer(load_tokenizer(str(tokenizer_dir)), folder, parts, per_device_train_batch_size=1)
+    rank, trained = trainer.args.process_index, trainer.update.trained
+    trained[1].data = trained[1].data.float()
+    updating.BUCKET = bucket
+    for place, parameter in enumerate(trained[:-1]):
+        if rank == 0 or place != 2:
+            parameter.grad = torch.full_like(parameter, place + 10.0 * rank)
+    trainer.update.sum_gradients()
+    sums = [None if p.grad is None else (p.grad.dtype, p.grad.unique().tolist()) for p in trained]
+    gc.collect()
+    wrapped = [one for one in gc.get_objects() if type(one) is torch.nn.parallel.DistributedDataParallel]
+    torch.save((sums, len(wrapped)), folder / f"rank-{rank}.pt")
+
+
+@pytest.mark.parametrize("bucket", [100, updating.BUCKET])
+def test_gradients_are_summed_where_one_process_has_none(tokenizer_dir, tmp_path, bucket):
+    launch(gradients, tokenizer_dir, tmp_path, bucket)
+    (sums, wrapped), other = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(WORLD))
+    assert other == (sums, wrapped)
+    expected = [[2.0 * place + (10.0 if place != 2 else -2.0)] for place in range(len(sums) - 1)]
+    assert [values for _, values in sums[:-1]] == expected and sums[-1] is None
+    assert [dtype for dtype, _ in sums[:3]] == [torch.float64, torch.float32, torch.float64]
+    assert wrapped == 0  # it would keep a copy of all gradients
 
 
 def train(config) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +14,9 @@ from hfkit.rlhf.forward import autocast, reply_logprobs, reply_values, train_wit
 from hfkit.rlhf.objective import policy_loss, value_loss
 from hfkit.rlhf.ptx import PTX
 from hfkit.rlhf.roles import Roles
+
+BUCKET = 1 << 25
+"""Numbers of gradients in one message between processes: it lies in memory twice while it is under way."""
 
 
 class Updater:
@@ -61,7 +65,8 @@ class Updater:
                     (loss / count).backward()
                 for name, value in sums.items():
                     totals[name] += value.detach()
-        metrics = {name: float(self.summed(value) / count) for name, value in totals.items()}
+        means = self.summed(torch.stack([*totals.values()])) / count
+        metrics = dict(zip(totals, means.tolist(), strict=True))
         if self.ptx and policy_learns:
             metrics["loss/ptx"] = self.ptx.backward(self.roles.policy, len(parts))
         return metrics | {"policy/grad_norm": self.optimizer_step()}
@@ -102,15 +107,44 @@ class Updater:
         What has no gradient, as the policy while the value model is warmed up, is left alone: no weight decay, and no
         count in Adam's moments. Gradients that are not numbers are thrown away, so the weights stay what they were.
         """
-        for parameter in self.trained:
-            if parameter.grad is not None and self.accelerator.num_processes > 1:
-                parameter.grad = self.summed(parameter.grad)
+        if self.accelerator.num_processes > 1:
+            self.sum_gradients()
         norm = float(torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm))
         if math.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
 
+    def sum_gradients(self) -> None:
+        """Sums the gradients of all processes, many in one message: each has a price of its own, whatever its size.
+
+        A process without a gradient that another one has, as of an expert that none of its tokens went to, has zeros;
+        what has a gradient nowhere stays without.
+        """
+        here = torch.tensor([parameter.grad is not None for parameter in self.trained], device=self.accelerator.device)
+        anywhere = self.summed(here.long()).tolist()
+        learnt = [parameter for parameter, count in zip(self.trained, anywhere, strict=True) if count]
+        for parameter in learnt:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for bucket in buckets([parameter.grad for parameter in learnt]):
+            parts = self.summed(torch.cat([gradient.flatten() for gradient in bucket]))
+            for gradient, part in zip(bucket, parts.split([*map(torch.numel, bucket)]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
     def summed(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over processes."""
         return self.accelerator.reduce(tensor, "sum")
+
+
+def buckets(tensors: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Tensors in their order, those of one dtype together, as many as make up BUCKET."""
+    bucket, size = [], 0
+    for tensor in sorted(tensors, key=lambda tensor: str(tensor.dtype)):  # the order of equals is kept
+        if bucket and (size + tensor.numel() > BUCKET or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.numel()
+    if bucket:
+        yield bucket
