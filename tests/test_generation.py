@@ -16,7 +16,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from hfkit.evaluation.generation import STRIDE, generate_replies
+from hfkit.evaluation.generation import STRIDE, generate_replies, likelihoods
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 LIMIT = 2 * STRIDE + 5
@@ -79,3 +79,20 @@ def test_the_same_seed_samples_the_same(tokenizer):
         generate_replies(model, tokenizer, PROMPTS, LIMIT, temperature=1.0, seed=seed) for seed in (0, 0, 1)
     )
     assert first == second != third
+
+
+@pytest.mark.parametrize("family", ["llama", "sliding window", "learned positions"])
+def test_likelihoods_are_those_of_the_row_alone_without_a_cache_or_logits_of_what_is_read(tokenizer, family):
+    model, seen = model_of(family, len(tokenizer)), []
+    replies = [[40, 41, 42], [43], [44, 45], [46], [47, 48, 49, 50]]
+    hook = model.register_forward_hook(lambda *given: seen.append(given[2]))
+    found = likelihoods(model, tokenizer, PROMPTS, replies, temperature=0.7, batch_size=2)
+    hook.remove()
+    assert not any(out.past_key_values for out in seen)
+    assert [out.logits.shape[1] for out in seen] == [7, 5, 5]  # from the shortest prompt's last token on
+    for prompt, reply, one in zip(PROMPTS, replies, found, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1]
+        said = (logits / 0.7).log_softmax(-1)
+        assert torch.allclose(one.logprobs, said[range(len(reply)), reply], atol=1e-5)
+        assert torch.allclose(one.entropy, -(said.exp() * said).sum(-1), atol=1e-5)

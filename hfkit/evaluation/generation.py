@@ -4,7 +4,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from hfkit.device import random_state_kept
@@ -153,13 +153,25 @@ def likelihoods(
         pairs = list(zip(prompts[start : start + batch_size], replies[start : start + batch_size], strict=True))
         rows = {"input_ids": [prompt + reply for prompt, reply in pairs]}
         batch = tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(model.device)
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        logits, first = logits_from(model, batch, min(len(prompt) for prompt, _ in pairs) - 1)
         for row, (prompt, reply) in enumerate(pairs):
-            before = logits[row, len(prompt) - 1 : len(prompt) + len(reply) - 1].float()
+            start = len(prompt) - 1 - first
+            before = logits[row, start : start + len(reply)].float()
             said = (before / (temperature or 1.0)).log_softmax(-1)
             taken = said.gather(-1, torch.tensor(reply, device=said.device).unsqueeze(-1)).squeeze(-1)
             results.append(Likelihood(taken.cpu(), -(said.exp() * said).sum(-1).cpu()))
     return results
+
+
+def logits_from(model: PreTrainedModel, batch: BatchEncoding, first: int) -> tuple[torch.Tensor, int]:
+    """Logits of a padded batch (B, T) from a position on, (B, T - first, V), and the position of their first.
+
+    Without a cache, and without those of what is only read: over a large vocabulary they are most of the memory.
+    """
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    kept = ids.shape[1] - first
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits
+    return logits, ids.shape[1] - logits.shape[1]  # a model that knows no `logits_to_keep` gives them all
 
 
 def reply_kl(policy: list[Likelihood], reference: list[Likelihood]) -> float:

@@ -21,6 +21,7 @@ from hfkit.data.forms import (
 from hfkit.data.rankings import COMPARISONS, LEFT_OUT, as_pairs, comparison_encoder, encoding_of
 from hfkit.data.splits import Split, load_rows, load_splits
 from hfkit.errors import HfkitError
+from hfkit.evaluation.generation import logits_from
 from hfkit.record import record_of
 from hfkit.turns import Messages
 
@@ -156,9 +157,10 @@ def text_likelihoods(
         pairs = [in_context(*pair, tokenizer) for pair in zip(batch["input_ids"], batch["labels"], strict=True)]
         ids = {"input_ids": [ids for ids, _ in pairs]}
         padded = tokenizer.pad(ids, padding_side="right", return_tensors="pt").to(model.device)
-        logits = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits
+        read = min(next((at for at, label in enumerate(labels[1:]) if label != IGNORE), 0) for _, labels in pairs)
+        logits, first = logits_from(model, padded, read)
         for row, (_, labels) in enumerate(pairs):
-            wanted = torch.tensor(labels[1:], device=logits.device)
+            wanted = torch.tensor(labels[1 + first :], device=logits.device)
             said = logits[row, : len(wanted)].float()
             nats = torch.nn.functional.cross_entropy(said, wanted, ignore_index=IGNORE, reduction="sum")
             predicted = [label for label in labels[1:] if label != IGNORE]
