@@ -42,6 +42,8 @@ def trainer_arguments(config, **set_here):
         values["gradient_checkpointing"] = kind == "cuda"
     if values.get("optim") is None:  # fused: no copies of what is trained, and no pages fetched for a few adapters
         values["optim"] = "adamw_torch_fused" if kind == "cuda" else "adamw_torch"
+    if getattr(config, "use_peft", False):  # every adapter is used: the walk that looks for others costs each step
+        values["ddp_find_unused_parameters"] = False
     if values.get("run_name") is None:  # a tracker's runs are told apart by it, and one that is resumed is found by it
         values["run_name"] = "-".join(Path(config.output_dir).resolve().parts[-2:])
     if kind == "cpu":
