@@ -54,6 +54,7 @@ def run_verb(verb: str, argv: list[str] | None = None) -> int:
     """
     from hfkit.errors import HfkitError
 
+    let_segments_grow()
     try:
         return import_module(VERBS[verb][0]).cli(sys.argv[1:] if argv is None else argv) or 0
     except (HfkitError, KeyboardInterrupt) as error:
@@ -61,6 +62,20 @@ def run_verb(verb: str, argv: list[str] | None = None) -> int:
             sys.excepthook(type(error), error, error.__traceback__)
         print(f"hfkit {verb}: {str(error) or 'interrupted'}", file=sys.stderr)
         return getattr(error, "exit_status", 130)
+
+
+def let_segments_grow() -> None:
+    """Has torch's allocator of GPU memory extend its segments, whatever was not set otherwise; call it before torch.
+
+    Batches are of many lengths, and segments of one size are left with holes that none of the next ones fits into.
+    """
+    if any(name.endswith("ALLOC_CONF") for name in os.environ):
+        return
+    from importlib.metadata import version
+
+    release = tuple(map(int, version("torch").split(".")[:2]))
+    name = "PYTORCH_ALLOC_CONF" if release >= (2, 9) else "PYTORCH_CUDA_ALLOC_CONF"
+    os.environ[name] = "expandable_segments:True"
 
 
 def verb_parser(verb: str, doc: str):

@@ -12,6 +12,7 @@ from hfkit.errors import ConfigError, HfkitError
 
 ROOT = Path(__file__).parent.parent
 FAKE_STAGE = """
+import os
 import sys
 from dataclasses import dataclass, field
 from hfkit.errors import HfkitError
@@ -31,6 +32,9 @@ def cli(argv):
         raise HfkitError("the disk is full")
     if config.how == "wrongly":
         raise ZeroDivisionError
+    if config.how == "roomily":
+        print({name: value for name, value in os.environ.items() if name.endswith("ALLOC_CONF")})
+        assert "torch" not in sys.modules
     print("torch" in sys.modules)
 """
 LAUNCH = """
@@ -81,6 +85,18 @@ def test_tracebacks_are_for_bugs_and_for_debugging(hfkit):
     ran = hfkit("fake", "--model", "m", "--how", "badly", HFKIT_DEBUG="1")
     assert ran.returncode == 1
     assert "Traceback" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ({}, "ALLOC_CONF': 'expandable_segments:True'}"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "{'PYTORCH_CUDA_ALLOC_CONF': 'backend:native'}"),
+    ],
+)
+def test_segments_of_gpu_memory_grow_unless_one_has_settings_of_ones_own(hfkit, monkeypatch, own, told):
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)  # of a verb that ran in this process
+    assert hfkit("fake", "--model", "m", "--how", "roomily", **own).stdout.splitlines()[0].endswith(told)
 
 
 def test_help_of_a_stage_is_light_and_opens_with_its_launch_command(hfkit, tmp_path):
