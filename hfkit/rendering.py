@@ -29,13 +29,13 @@ def encode_prompt(
         RenderError: messages, but no chat template; the template refuses the turns; or nothing is left to reply to.
     """
     messages = as_messages(prompt)
+    if not isinstance(prompt, str) and not tokenizer.chat_template:
+        raise RenderError("messages need a chat template")
     if messages and messages[-1]["role"] == "assistant":
         raise RenderError("that ends with the assistant's turn")
     if tokenizer.chat_template:
         return _apply(tokenizer, messages, tools, add_generation_prompt=True)
-    if not isinstance(prompt, str):
-        raise RenderError("messages need a chat template")
-    ids = tokenizer(prompt).input_ids
+    ids = _plain(tokenizer, prompt)
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
@@ -44,6 +44,7 @@ def encode_turns(
     prompt: str | Messages,
     reply: str | Messages,
     tools: list[dict] | None = None,
+    limit: int | None = None,
 ) -> tuple[list[int], list[bool]]:
     """Token ids of a prompt with its reply, and which of them the assistant says.
 
@@ -52,6 +53,8 @@ def encode_turns(
 
     Args:
         tools: JSON schemas of functions, for the template.
+        limit: tokens after which no turn but the last one is marked. Each is rendered with all before it: of a long
+            conversation that will be cut this saves the most.
 
     Raises:
         RenderError: the turns cannot be told apart in the rendered text.
@@ -60,14 +63,15 @@ def encode_turns(
         head = encode_prompt(tokenizer, prompt)
         if not isinstance(reply, str):
             raise RenderError("messages need a chat template")
-        said = [*tokenizer(reply, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        said = [*_plain(tokenizer, reply, add_special_tokens=False), tokenizer.eos_token_id]
         return head + said, [False] * len(head) + [True] * len(said)
     messages = as_messages(prompt) + as_reply(reply)
     ids = _apply(tokenizer, messages, tools)
     mask = [False] * len(ids)
+    replies = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
     end = 0
-    for turn, message in enumerate(messages):
-        if message["role"] != "assistant":
+    for turn in replies:
+        if limit is not None and end >= limit and turn != replies[-1]:
             continue
         start = len(_apply(tokenizer, messages[:turn], tools, add_generation_prompt=True))
         rendered = ids if turn == len(messages) - 1 else _apply(tokenizer, messages[: turn + 1], tools)
@@ -132,6 +136,11 @@ def special_texts(tokenizer: PreTrainedTokenizerBase | None) -> re.Pattern:
     tokens = [] if tokenizer is None else tokenizer.added_tokens_decoder.values()
     texts = [token.content for token in tokens if token.special]
     return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or NOTHING)
+
+
+def _plain(tokenizer: PreTrainedTokenizerBase, text: str, **options) -> list[int]:
+    """Token ids of what people wrote where no template renders it: its special tokens are read as characters too."""
+    return tokenizer(as_read(tokenizer, text), split_special_tokens=True, **options).input_ids
 
 
 def _apply(

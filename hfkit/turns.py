@@ -11,15 +11,15 @@ class RenderError(ValueError):
 
 
 def turns_of(given: object, role: str) -> Messages:
-    """Text as one turn of `role`, messages as they are, but for their tool calls (see `readable`).
+    """Text as one turn of `role`, messages as they are, but for tool calls and content in parts (see `readable`).
 
     Raises:
-        RenderError: neither of the two.
+        RenderError: neither of the two, or turns that cannot be read.
     """
     if isinstance(given, str):
         return [{"role": role, "content": given}]
     if isinstance(given, list) and all(isinstance(turn, dict) and "role" in turn for turn in given):
-        return [readable(turn) if turn.get("tool_calls") is not None else turn for turn in given]
+        return [readable(turn) for turn in given]
     raise RenderError("neither text nor messages ({role: ..., content: ...})")
 
 
@@ -34,14 +34,39 @@ def as_reply(reply: str | Messages) -> Messages:
 
 
 def readable(turn: dict) -> dict:
-    """A turn with its tool calls as templates read them: arguments are mappings, also where a row has them as JSON."""
+    """A turn as every template reads it: content is text, and arguments of tool calls are mappings.
+
+    A row may have its content in parts, and its arguments as JSON.
+
+    Raises:
+        RenderError: parts that are no text, or tool calls that are none.
+    """
+    if isinstance(turn.get("content"), list):
+        turn = turn | {"content": "".join(map(text_of, turn["content"]))}
+    if turn.get("tool_calls") is None:
+        return turn
     turn = without_nothings(turn)
     calls = turn.pop("tool_calls")
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise RenderError("tool_calls that are no list of calls")
     for call in calls:
-        function = call.get("function", call) if isinstance(call, dict) else {}
+        function = call.get("function", call)
+        if not isinstance(function, dict):
+            raise RenderError("tool_calls that name no function ({function: {name: ..., arguments: ...}})")
         if isinstance(function.get("arguments"), str):
             function["arguments"] = parsed(function["arguments"], "tool_calls whose arguments are not JSON")
     return turn | {"tool_calls": calls} if calls else turn
+
+
+def text_of(part: object) -> str:
+    """The text of one part of a turn's content.
+
+    Raises:
+        RenderError: it is none: an image, or something else.
+    """
+    if isinstance(part, dict) and part.get("type", "text") == "text" and isinstance(part.get("text"), str):
+        return part["text"]
+    raise RenderError("with content that is not text ({type: text, text: ...})")
 
 
 def tools_of(given: object) -> list[dict] | None:

@@ -12,6 +12,7 @@ from hfkit.cli import main
 from hfkit.config import DatasetEntry, PPOConfig, PretrainConfig, RewardConfig, SFTConfig
 from hfkit.data.cards import FOLDERS, Conversion, card_names, load_card
 from hfkit.data.conversions import ROW_CONVERSIONS, TABLE_CONVERSIONS
+from hfkit.data.faults import EMPTY_CHOSEN
 from hfkit.data.forms import (
     INSTRUCTIONS,
     PREFERENCES,
@@ -96,8 +97,8 @@ TURNS = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "H
 def entry_of(tmp_path):
     """entry_of(card, split) -> an entry whose rows are those above, as files or a saved data set."""
 
-    def make(name: str, split: str = "train") -> DatasetEntry:
-        recipe, rows = load_card(name).recipe, datasets.Dataset.from_list(ROWS[name])
+    def make(name: str, split: str = "train", rows: list[dict] | None = None) -> DatasetEntry:
+        recipe, rows = load_card(name).recipe, datasets.Dataset.from_list(rows or ROWS[name])
         if recipe.files:
             rows.to_json(tmp_path / recipe.files[split])
         else:
@@ -262,6 +263,17 @@ def test_a_copy_of_a_card_can_ask_for_margins(tmp_path, entry_of):
     (tmp_path / "mine.md").write_text(text)
     entry.card = str(tmp_path / "mine.md")
     assert load_entry(entry, PREFERENCES)["margin"] == [2.5]
+
+
+@pytest.mark.parametrize("empty", ["chosen", "rejected"])
+def test_an_empty_reply_of_a_transcript_is_no_earlier_one(entry_of, tokenizer, empty):
+    (row,) = ROWS["hh-rlhf"]
+    cut = row | {empty: row[empty].rpartition("Assistant: ")[0] + "Assistant: "}
+    entry = entry_of("hh-rlhf", rows=[cut])
+    rows, account = load_entry(entry, PREFERENCES), Split("train", rows=1)
+    made = encode_preferences(rows, tokenizer, account, RewardConfig(output_dir="unused", max_length=128))[0]
+    assert tokenizer.decode(made[f"{empty}_ids"]).endswith(f"<|user|>\n{ASKED}\n<|assistant|>\n<|endoftext|>")
+    assert account.faults == ({EMPTY_CHOSEN: 1} if empty == "chosen" else {})
 
 
 def test_a_card_can_name_every_conversion():

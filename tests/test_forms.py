@@ -25,7 +25,10 @@ from hfkit.errors import HfkitError
 PROMPT, REPLY = "What does Ann like?", "Ann likes red."
 TURN = {"role": "user", "content": PROMPT}
 ANSWER = {"role": "assistant", "content": REPLY}
+OTHER = {"role": "user", "content": "Who?"}
+EMPTY = {"role": "assistant", "content": ""}
 LONG = "red and blue and green and pink " * 20
+NOT_THE_ASSISTANTS = "with a reply that is not the assistant's"
 
 
 def config(kind=SFTConfig, **changes):
@@ -96,6 +99,19 @@ def with_bos(tokenizer):
 
 TURNS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}"
 TURNS += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+PAIR = ("chosen", "rejected")
+
+
+@pytest.fixture
+def with_template(tokenizer):
+    """with_template(template) -> the tiny tokenizer with another chat template, or with none."""
+
+    def make(template: str | None):
+        changed = copy.deepcopy(tokenizer)
+        changed.chat_template = template
+        return changed
+
+    return make
 
 
 @pytest.mark.parametrize(
@@ -200,6 +216,11 @@ def test_a_pair_that_teaches_nothing_is_dropped(tokenizer, changes, reason):
         ({"chosen": "Yes", "rejected": "Yes"}, "with equal replies"),
         ({"chosen": "Yes", "rejected": None}, "without a reply"),
         ({"prompt": [TURN, ANSWER, TURN], "chosen": [], "rejected": [ANSWER]}, "without a reply"),
+        ({"prompt": [TURN, ANSWER], "chosen": [TURN], "rejected": [TURN, ANSWER]}, NOT_THE_ASSISTANTS),
+        ({"prompt": PROMPT, "chosen": [ANSWER], "rejected": [TURN]}, NOT_THE_ASSISTANTS),
+        ({"chosen": [TURN, ANSWER, TURN], "rejected": [TURN, ANSWER, ANSWER]}, NOT_THE_ASSISTANTS),
+        ({"chosen": [TURN, ANSWER, TURN], "rejected": [TURN, ANSWER, OTHER]}, NOT_THE_ASSISTANTS),
+        ({"chosen": [TURN, ANSWER, TURN, ANSWER], "rejected": [TURN, ANSWER, TURN]}, NOT_THE_ASSISTANTS),
     ],
 )
 def test_a_pair_that_asks_nothing_or_says_nothing_after_it_is_dropped(tokenizer, encoder, row, reason):
@@ -224,11 +245,130 @@ def test_without_a_prompt_column_the_prompt_is_what_both_replies_begin_with(toke
     assert implicit["dropped"] == ""
 
 
+@pytest.mark.parametrize("asked", [PROMPT, [TURN], [TURN | {"name": None}]], ids=["text", "messages", "with a field"])
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+def test_a_prompt_beside_whole_conversations_is_asked_once(tokenizer, encoder, asked):
+    """As HuggingFaceH4/ultrafeedback_binarized is without its card."""
+    replies = [ANSWER, {"role": "assistant", "content": "red"}]
+    pair = {name: [TURN, reply] for name, reply in zip(PAIR, replies, strict=True)}
+    alone = {name: [reply] for name, reply in zip(PAIR, replies, strict=True)}
+    whole = encoder({"prompt": asked, **pair}, tokenizer, 64)
+    assert whole == encoder({"prompt": asked, **alone}, tokenizer, 64)
+    assert (whole["dropped"], whole["faults"]) == ("", "")
+
+
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+def test_two_turns_of_one_role_are_told_of_comparisons_too(tokenizer, encoder):
+    row = {"prompt": PROMPT, "chosen": [OTHER, ANSWER], "rejected": [OTHER, {"role": "assistant", "content": "red"}]}
+    assert encoder(row, tokenizer, 64)["faults"] == faults.REPEATED
+
+
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": PROMPT, "chosen": "", "rejected": "red"},
+        {"prompt": PROMPT, "chosen": [EMPTY], "rejected": [ANSWER]},
+        {"prompt": [TURN, ANSWER, TURN], "chosen": [EMPTY], "rejected": [ANSWER]},
+        {"chosen": [TURN, ANSWER, TURN, EMPTY], "rejected": [TURN, ANSWER, TURN, ANSWER]},
+    ],
+    ids=["text", "messages", "after an exchange", "whole conversations"],
+)
+def test_an_empty_chosen_reply_is_told_in_every_form(tokenizer, encoder, row):
+    made = encoder(row, tokenizer, 128)
+    assert (made["dropped"], made["faults"]) == ("", faults.EMPTY_CHOSEN)
+    ids = made["chosen_ids"] if "chosen_ids" in made else made["reply_ids"][0]
+    assert tokenizer.decode(ids).endswith("<|assistant|>\n<|endoftext|>")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "reason"),
+    [(preference_row, "with replies that are equal once they are rendered"), (ranking_row, "all tied")],
+)
+def test_replies_that_the_template_makes_equal_are_dropped(with_template, encoder, reason):
+    trims = with_template(TURNS.replace("m.content", "m.content | trim"))
+    assert encoder({"prompt": PROMPT, "chosen": REPLY, "rejected": f"{REPLY} "}, trims, 64)["dropped"] == reason
+
+
 def test_margins_are_kept(tokenizer):
     row = {"prompt": PROMPT, "chosen": REPLY, "rejected": "red"}
     assert preference_row({**row, "margin": 2}, tokenizer, 64)["margin"] == 2.0
     assert preference_row({**row, "margin": None}, tokenizer, 64)["margin"] == 0.0
     assert "margin" not in preference_row(row, tokenizer, 64)
+
+
+def in_parts(turn: dict) -> dict:
+    """A turn with its content in two parts, one of them with a field that Arrow has filled with nothing."""
+    half = len(turn["content"]) // 2
+    parts = [{"type": "text", "text": turn["content"][:half], "image": None}, {"text": turn["content"][half:]}]
+    return turn | {"content": parts}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "row", "limit"),
+    [
+        (instruction_row, {"messages": [TURN, ANSWER]}, 64),
+        (preference_row, {"prompt": [TURN], "chosen": [ANSWER], "rejected": [EMPTY | {"content": "red"}]}, 64),
+        (prompt_row, {"prompt": [TURN]}, 64),
+    ],
+)
+def test_content_in_parts_is_their_text_whatever_the_template(with_template, encoder, row, limit):
+    tokenizer, parts = with_template(TURNS), {key: [*map(in_parts, turns)] for key, turns in row.items()}
+    assert encoder(parts, tokenizer, limit) | row == encoder(row, tokenizer, limit) | row
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        ({"content": [{"type": "image"}]}, "with content that is not text"),
+        ({"content": [{"type": "image", "text": "Ann"}]}, "with content that is not text"),
+        ({"content": ["Ann"]}, "with content that is not text"),
+        ({"tool_calls": [{"function": "who"}]}, "tool_calls that name no function"),
+        ({"tool_calls": ["who"]}, "tool_calls that are no list of calls"),
+        ({"tool_calls": 5}, "tool_calls that are no list of calls"),
+    ],
+)
+def test_a_turn_that_cannot_be_read_drops_its_row(tokenizer, turn, reason):
+    messages = [TURN, ANSWER | turn]
+    assert instruction_row({"messages": messages}, tokenizer, 64)["dropped"].startswith(reason)
+
+
+def test_without_a_template_the_text_of_a_special_token_is_its_characters(with_template):
+    bare, text = with_template(None), "red <|endoftext|> blue"
+    made = instruction_row({"prompt": f"{PROMPT} <|user|>", "response": text}, bare, 128)
+    assert (made["dropped"], made["faults"]) == ("", faults.SPECIAL)
+    special = [token for token in made["input_ids"] if token in bare.all_special_ids]
+    assert special == [bare.eos_token_id] == made["input_ids"][-1:]
+    prompt = prompt_row({"prompt": f"{PROMPT} <|user|>"}, bare, 128)["input_ids"]
+    assert made["input_ids"][: len(prompt)] == prompt
+
+
+@pytest.mark.parametrize("encoder", [instruction_row, prompt_row])
+def test_messages_without_a_template_are_dropped_for_that(with_template, encoder):
+    row = {"messages": [TURN, ANSWER], "prompt": [TURN, ANSWER]}
+    assert encoder(row, with_template(None), 64)["dropped"] == "messages need a chat template"
+
+
+def test_a_long_conversation_costs_as_much_as_is_kept_of_it(tokenizer, monkeypatch):
+    """Each turn is rendered with those before it: what is cut off is not worth the square of its length."""
+    calls, apply = [], type(tokenizer).apply_chat_template
+    monkeypatch.setattr(type(tokenizer), "apply_chat_template", lambda *a, **k: calls.append(1) or apply(*a, **k))
+    messages = [TURN, ANSWER] * 40
+    cut, whole = instruction_row({"messages": messages}, tokenizer, 64), len(calls)
+    assert whole < 12
+    full = instruction_row({"messages": messages}, tokenizer, 10_000)
+    assert len(calls) - whole >= 80
+    assert (cut["input_ids"], cut["labels"]) == (full["input_ids"][:64], full["labels"][:64])
+    assert (cut["length"], cut["cut"], cut["faults"]) == (full["length"], True, full["faults"])
+
+
+@pytest.mark.parametrize("limit", range(1, 130, 3))
+def test_a_row_that_is_cut_has_the_labels_of_the_whole_one(tokenizer, limit):
+    messages = [TURN, ANSWER, OTHER, ANSWER, TURN, ANSWER]
+    cut, full = (instruction_row({"messages": messages}, tokenizer, most) for most in (limit, 1_000))
+    assert (cut["length"], full["faults"]) == (full["length"], "")
+    assert (cut["input_ids"], cut["labels"]) == (full["input_ids"][:limit], full["labels"][:limit])
+    assert cut["faults"] == ""
 
 
 def test_a_long_prompt_is_dropped_whole(tokenizer):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from datasets import Dataset, Features, List, Value
 
-TEMPLATE = re.compile(r"{(\w+)}")  # "{instruction}\n\n{input}"
+TEMPLATE = re.compile(r"{([^{}]+)}")  # "{instruction}\n\n{input}"
 DIFFERENCE = re.compile(r"(\w+) - (\w+)")  # "score_chosen - score_rejected"
 ITEMS = re.compile(r"(\w+)\[\]\.(\w+)")  # "answers[].rank"
 # "\n\nHuman: " in HH-RLHF and Nectar, "<extra_id_1>User\n" in HelpSteer2.
@@ -48,16 +48,19 @@ def kind_of(expression: str, features: Features):
     return Value("string") if TEMPLATE.search(expression) else features[expression]
 
 
-def turns_of_transcript(text: str) -> list[dict]:
+def turns_of_transcript(text: str, *, asks: bool = True) -> list[dict]:
     """A transcript as messages: "\\n\\nHuman: ...\\n\\nAssistant: ..." or "...<extra_id_1>Assistant\\n..."
 
-    What stands before the first mark is the user's; an empty turn at the end, which asks for the reply, is left out.
+    What stands before the first mark is the user's.
+
+    Args:
+        asks: whether an empty turn of the assistant's at the end asks for the reply, and is left out, or is the reply.
     """
     parts = TURN.split(text)
     messages = [{"role": "user", "content": parts[0].strip()}] if parts[0].strip() else []
     for human, extra, said in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
         messages.append({"role": ROLES[(human or extra).lower()], "content": said.strip()})
-    while messages and not messages[-1]["content"] and messages[-1]["role"] == "assistant":
+    while asks and messages and not messages[-1]["content"] and messages[-1]["role"] == "assistant":
         messages.pop()
     return messages
 
@@ -65,7 +68,7 @@ def turns_of_transcript(text: str) -> list[dict]:
 def transcript(row: dict) -> dict:
     """`prompt`, `chosen` and `rejected` as messages, where they are transcripts."""
     texts = {name: row[name] for name in ("prompt", "chosen", "rejected") if isinstance(row.get(name), str)}
-    return {name: turns_of_transcript(text) for name, text in texts.items()}
+    return {name: turns_of_transcript(text, asks=name == "prompt") for name, text in texts.items()}
 
 
 def shared_prompt(row: dict) -> dict:

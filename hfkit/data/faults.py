@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.rendering import NOTHING, as_read, special_texts
-from hfkit.turns import Messages, strings_of
+from hfkit.turns import Messages, as_messages, as_reply, strings_of
 
 JOINT = "; "
 SPECIAL = "with the text of a special token, read as plain text"
@@ -43,6 +43,13 @@ def of_turns(messages: Messages) -> list[str]:
     roles = [turn["role"] for turn in messages]
     repeated = any(one == other != "tool" for one, other in pairwise(roles))
     return [REPEATED] if repeated else []
+
+
+def of_replies(tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, replies: list[str | Messages]) -> list[str]:
+    """Faults of a prompt and of the replies that are compared."""
+    asked = as_messages(prompt)
+    found = [fault for reply in replies for fault in of_turns(asked + as_reply(reply))]
+    return found + of_texts(tokenizer, [prompt, replies])
 
 
 def of_texts(tokenizer: PreTrainedTokenizerBase | None, contents: object, *, plain: bool = False) -> list[str]:
@@ -85,13 +92,21 @@ def of_ids(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, ends: bool = T
     return [fault for fault, is_there in faults.items() if is_there]
 
 
-def of_mask(tokenizer: PreTrainedTokenizerBase, ids: list[int], said: list[bool], messages: Messages) -> list[str]:
+def of_mask(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], said: list[bool], messages: Messages, *, is_cut: bool = False
+) -> list[str]:
     """Whether the trained tokens, decoded, are the assistant's turns and nothing else.
 
     Turns with tool calls are left out, since each template writes these in a way of its own.
+
+    Args:
+        is_cut: whether the row goes on after these ids: then the turns that end before it does are looked at.
     """
     runs = [[ids[place] for place, _ in run] for mine, run in groupby(enumerate(said), key=lambda x: x[1]) if mine]
     turns = [turn for turn in messages if turn["role"] == "assistant"]
+    if is_cut:
+        runs = runs[:-1] if said[-1] else runs
+        turns = turns[: len(runs)]
     if len(runs) != len(turns):
         return [MASK]
     for run, turn in zip(runs, turns, strict=True):

@@ -15,7 +15,7 @@ from hfkit.data.conversions import shared_prompt
 from hfkit.data.encoding import IDS, Encoder, encode
 from hfkit.data.splits import Split
 from hfkit.rendering import encode_prompt, encode_replies, encode_text, encode_turns
-from hfkit.turns import Messages, RenderError, as_messages, as_reply, tools_of
+from hfkit.turns import Messages, RenderError, as_messages, as_reply, tools_of, without_nothings
 
 IGNORE = -100  # the label that torch's cross entropy leaves out
 
@@ -62,9 +62,10 @@ def instruction_row(row: dict, tokenizer, max_length: int) -> dict:
             said, found = [True] * len(ids), faults.of_texts(tokenizer, row["text"], plain=True)
         else:
             messages, prompt, reply = conversation_of(row)
-            ids, said = encode_turns(tokenizer, prompt, reply, tools_of(row.get("tools")))
+            ids, said = encode_turns(tokenizer, prompt, reply, tools_of(row.get("tools")), limit=max_length)
+            kept, is_cut = slice(max_length), len(ids) > max_length
             found = [
-                *faults.of_mask(tokenizer, ids, said, messages),
+                *faults.of_mask(tokenizer, ids[kept], said[kept], messages, is_cut=is_cut),
                 *faults.of_turns(messages),
                 *faults.of_texts(tokenizer, messages),
             ]
@@ -100,7 +101,7 @@ def conversation_of(row: dict) -> tuple[Messages, str | Messages, str | Messages
         if not reply:
             raise RenderError("without a reply")
     messages = as_messages(prompt) + as_reply(reply)
-    if any(turn["role"] == "assistant" and not (turn.get("content") or turn.get("tool_calls")) for turn in messages):
+    if any(turn["role"] == "assistant" and says_nothing(turn) for turn in messages):
         raise RenderError("with an empty reply")
     return messages, prompt, reply
 
@@ -127,11 +128,13 @@ def preference_row(row: dict, tokenizer, max_length: int) -> dict:
         chosen, rejected = encode_replies(tokenizer, prompt, replies, tools_of(row.get("tools")))
     except RenderError as error:
         return empty | {"dropped": str(error)}
-    found = [] if replies[0] else [faults.EMPTY_CHOSEN]
-    found += faults.of_texts(tokenizer, [prompt, *replies])
     length = max(len(chosen), len(rejected))
     if length > max_length:
         return empty | {"dropped": f"longer than max_length={max_length}", "length": length}
+    if chosen == rejected:
+        return empty | {"dropped": "with replies that are equal once they are rendered", "length": length}
+    found = [faults.EMPTY_CHOSEN] if says_nothing(as_reply(replies[0])[-1]) else []
+    found += faults.of_replies(tokenizer, prompt, replies)
     return {
         "chosen_ids": chosen,
         "rejected_ids": rejected,
@@ -149,7 +152,7 @@ def pair_of(row: dict) -> tuple[str | Messages, list[str | Messages]]:
     Without a `prompt` column the prompt is what both replies begin with; a prompt that is there and empty is none.
 
     Raises:
-        RenderError: nothing is asked, or the replies teach nothing.
+        RenderError: nothing is asked, or the replies teach nothing, or are not the assistant's.
     """
     if any(row.get(reply) in (None, []) for reply in ("chosen", "rejected")):
         raise RenderError("without a reply")
@@ -158,13 +161,34 @@ def pair_of(row: dict) -> tuple[str | Messages, list[str | Messages]]:
     if "prompt" in row:
         if not row["prompt"]:
             raise RenderError("without a prompt")
-        return row["prompt"], [row["chosen"], row["rejected"]]
+        return row["prompt"], [reply_to(row["prompt"], row[reply]) for reply in ("chosen", "rejected")]
     prompt, *replies = shared_prompt(row).values()
     if not prompt:
         raise RenderError("with no prompt in common")
     if not all(reply.strip() if isinstance(reply, str) else reply for reply in replies):
         raise RenderError("with an empty reply")
-    return prompt, replies
+    return prompt, [reply_to(prompt, reply) for reply in replies]
+
+
+def reply_to(prompt: str | Messages, reply: str | Messages) -> str | Messages:
+    """A reply alone: text as it is, messages without the turns of the prompt, if they begin with them.
+
+    Raises:
+        RenderError: it does not end with the assistant's turn, so that an earlier one would pass for it.
+    """
+    if isinstance(reply, str):
+        return reply
+    asked, said = as_messages(prompt), as_reply(reply)
+    if asked and without_nothings(said[: len(asked)]) == without_nothings(asked):
+        said = said[len(asked) :]
+    if not said or said[-1]["role"] != "assistant":
+        raise RenderError("with a reply that is not the assistant's")
+    return said
+
+
+def says_nothing(turn: dict) -> bool:
+    """Whether a turn is empty; white space counts as something."""
+    return not (turn.get("content") or turn.get("tool_calls"))
 
 
 def margin_of(row: dict) -> float:

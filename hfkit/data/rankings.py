@@ -14,11 +14,19 @@ from datasets import Dataset, Features, List, Value
 
 from hfkit.data import faults
 from hfkit.data.encoding import IDS, Encoder, encode
-from hfkit.data.forms import PREFERENCES, encode_preferences, margin_of, pair_of, preference_encoder
+from hfkit.data.forms import (
+    PREFERENCES,
+    encode_preferences,
+    margin_of,
+    pair_of,
+    preference_encoder,
+    reply_to,
+    says_nothing,
+)
 from hfkit.data.splits import Split
 from hfkit.errors import HfkitError
 from hfkit.rendering import encode_replies
-from hfkit.turns import Messages, RenderError, tools_of
+from hfkit.turns import Messages, RenderError, as_reply, tools_of
 
 LEFT_OUT = "with a reply longer than"
 COMPARISONS = [*PREFERENCES, "replies", "ranks", "scores"]
@@ -84,7 +92,7 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
     except RenderError as error:
         return empty | {"dropped": str(error)}
     short = [place for place, ids in enumerate(encoded) if len(ids) <= max_length]
-    ids, values = [encoded[place] for place in short], [values[place] for place in short]
+    ids, values, said = ([column[place] for place in short] for column in (encoded, values, replies))
     pairs = [
         (one, other) if values[one] > values[other] else (other, one)
         for one, other in combinations(range(len(ids)), 2)
@@ -96,7 +104,8 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
     margins = [score_margin * (values[better] - values[worse]) if score_margin else margin for better, worse in pairs]
     found = [
         left_out,
-        faults.of_texts(tokenizer, [prompt, replies]),
+        [faults.EMPTY_CHOSEN] if any(says_nothing(as_reply(said[better])[-1]) for better, _ in pairs) else [],
+        faults.of_replies(tokenizer, prompt, replies),
         *(faults.of_ids(tokenizer, reply) for reply in ids),
     ]
     return {
@@ -115,7 +124,7 @@ def ranked(row: dict) -> tuple[str | Messages, list, list[float], float]:
     """The prompt of a row, its replies, a value for each (the best one's is the highest), and the margin of a pair.
 
     Raises:
-        RenderError: they cannot be ranked.
+        RenderError: they cannot be ranked, or one is not the assistant's.
     """
     if row.get("chosen") is not None and row.get("rejected") is not None:
         return *pair_of(row), [1.0, 0.0], margin_of(row)
@@ -131,4 +140,5 @@ def ranked(row: dict) -> tuple[str | Messages, list, list[float], float]:
         raise RenderError("with a rank or score that is no number")
     if not row["prompt"]:
         raise RenderError("without a prompt")
+    replies = [reply_to(row["prompt"], reply) for reply in replies]
     return row["prompt"], replies, [-value for value in values] if scores is None else values, 0.0
