@@ -24,7 +24,7 @@ from hfkit.data.forms import (
 )
 from hfkit.data.packing import pack_documents
 from hfkit.data.sources import load_entry
-from hfkit.data.splits import Split
+from hfkit.data.splits import Split, load_rows
 from hfkit.errors import ConfigError, HfkitError
 
 ASKED, SAID = "What does Ann like?", "Ann likes red."
@@ -97,13 +97,13 @@ TURNS = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "H
 def entry_of(tmp_path):
     """entry_of(card, split) -> an entry whose rows are those above, as files or a saved data set."""
 
-    def make(name: str, split: str = "train", rows: list[dict] | None = None) -> DatasetEntry:
+    def make(name: str, split: str = "train", rows: list[dict] | None = None, folder=tmp_path) -> DatasetEntry:
         recipe, rows = load_card(name).recipe, datasets.Dataset.from_list(rows or ROWS[name])
         if recipe.files:
-            rows.to_json(tmp_path / recipe.files[split])
+            rows.to_json(folder / recipe.files[split])
         else:
-            datasets.DatasetDict({recipe.splits[split]: rows}).save_to_disk(tmp_path)
-        return DatasetEntry(card=name, path=str(tmp_path), split=split)
+            datasets.DatasetDict({recipe.splits[split]: rows}).save_to_disk(folder)
+        return DatasetEntry(card=name, path=str(folder), split=split)
 
     return make
 
@@ -274,6 +274,14 @@ def test_an_empty_reply_of_a_transcript_is_no_earlier_one(entry_of, tokenizer, e
     made = encode_preferences(rows, tokenizer, account, RewardConfig(output_dir="unused", max_length=128))[0]
     assert tokenizer.decode(made[f"{empty}_ids"]).endswith(f"<|user|>\n{ASKED}\n<|assistant|>\n<|endoftext|>")
     assert account.faults == ({EMPTY_CHOSEN: 1} if empty == "chosen" else {})
+
+
+def test_cards_of_conversations_and_of_instructions_can_be_mixed(entry_of, tmp_path):
+    """What their data sets have beside the columns that the cards name does not keep them apart."""
+    ultrachat, alpaca = entry_of("ultrachat"), entry_of("alpaca", folder=tmp_path / "alpaca")
+    rows, _ = load_rows("train", [ultrachat, alpaca], INSTRUCTIONS)
+    assert rows.column_names == ["messages"]
+    assert [turns[0]["content"] for turns in rows["messages"]] == [ASKED, "What does she like?\n\nAnn"]
 
 
 def test_a_card_can_name_every_conversion():

@@ -51,6 +51,7 @@ def test_a_number_outside_its_range(config_of, tmp_path, key):
         ({"reward_weights": [1.0, 2.0]}, "reward_weights", "expected 1"),
         ({"reward_columns": ["answer"]}, "reward_columns", "only reward_functions get columns"),
         ({**FUNCTION, "reward_columns": ["input_ids"]}, "reward_columns", "is taken"),
+        ({**FUNCTION, "reward_columns": ["faults"]}, "reward_columns", "is taken"),
         ({"kl_target": 6.0, "kl_coef": 0.0}, "kl_target", "kl_coef is 0"),
         ({"kl_target": 6.0, "kl_horizon": 2}, "kl_horizon", "less than one batch"),
         ({"ptx_coef": 0.1}, "ptx_coef", "name ptx_datasets"),

@@ -5,7 +5,7 @@ from hfkit.checks.numbers import has_held_out
 from hfkit.config import PPOConfig
 from hfkit.errors import HfkitError, Problem, reason
 
-TAKEN = ("prompt", "prompts", "replies", "input_ids", "length", "dropped", "cut")
+TAKEN = ("prompt", "prompts", "replies", "input_ids", "length", "dropped", "faults", "cut")
 """Names that no column for a reward function can have."""
 
 

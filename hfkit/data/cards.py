@@ -57,7 +57,11 @@ class Keep:
             return value in self.one_of
         if value is None:
             return False
-        return value >= self.at_least if self.at_least is not None else value <= self.at_most
+        try:
+            return value >= self.at_least if self.at_least is not None else value <= self.at_most
+        except TypeError as error:
+            remedy = "at_least and at_most are of numbers; equals and one_of of anything"
+            raise HfkitError(f"keep: the column {self.column!r} holds {value!r}: {remedy}") from error
 
 
 @dataclass(kw_only=True)

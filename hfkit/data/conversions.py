@@ -3,7 +3,8 @@
 import re
 from collections.abc import Callable, Sequence
 
-from datasets import Dataset, Features, List, Value
+import datasets
+from datasets import Dataset, Features, LargeList, List, Value
 
 TEMPLATE = re.compile(r"{([^{}]+)}")  # "{instruction}\n\n{input}"
 DIFFERENCE = re.compile(r"(\w+) - (\w+)")  # "score_chosen - score_rejected"
@@ -12,6 +13,7 @@ ITEMS = re.compile(r"(\w+)\[\]\.(\w+)")  # "answers[].rank"
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):(?: |$|(?=\n))|<extra_id_1>(User|Assistant)\n")
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 ROLES |= {"chatgpt": "assistant", "bot": "assistant", "tool": "tool", "function": "tool"}
+NUMBERS = ("int", "uint", "float", "decimal", "null")  # how the names of their types begin
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
 
@@ -33,19 +35,40 @@ def evaluate(expression: str, row: dict) -> object:
         values = [row[name] for name in match.groups()]
         return None if None in values else float(values[0] - values[1])
     if match := ITEMS.fullmatch(expression):
-        return [item[match[2]] for item in row[match[1]] or []]
+        return [item and item[match[2]] for item in row[match[1]] or []]
     if TEMPLATE.search(expression):
         return TEMPLATE.sub(lambda name: "" if row[name[1]] is None else str(row[name[1]]), expression).strip()
     return row[expression]
 
 
 def kind_of(expression: str, features: Features):
-    """The type of what `evaluate` gives."""
-    if DIFFERENCE.fullmatch(expression):
+    """The type of what `evaluate` gives.
+
+    Raises:
+        ValueError: the columns are not of the kinds that it needs.
+    """
+    if match := DIFFERENCE.fullmatch(expression):
+        for name in match.groups():
+            if not getattr(features[name], "dtype", "").startswith(NUMBERS):
+                raise ValueError(f"a difference is one of numbers, and {name!r} holds {features[name]}")
         return Value("float64")
     if match := ITEMS.fullmatch(expression):
-        return List(features[match[1]].feature[match[2]])
+        fields = item_fields(features[match[1]])
+        if match[2] not in fields:
+            has = (
+                f"has items with {', '.join(fields)}"
+                if fields
+                else f"is no list of items with fields: {features[match[1]]}"
+            )
+            raise ValueError(f"{match[1]!r} {has}")
+        return List(fields[match[2]])
     return Value("string") if TEMPLATE.search(expression) else features[expression]
+
+
+def item_fields(kind) -> dict:
+    """The fields of a list's items with their types; {} where they have none."""
+    fields = kind.feature if isinstance(kind, (List, LargeList)) else None
+    return fields if isinstance(fields, dict) else {}
 
 
 def turns_of_transcript(text: str, *, asks: bool = True) -> list[dict]:
@@ -101,8 +124,8 @@ def shared_text(chosen: str, rejected: str) -> str:
 
 def sharegpt(row: dict) -> dict:
     """`messages` from turns of {from, value}; a role that is not known stays as it is, for the template to judge."""
-    turns = row["messages"] or []
-    return {"messages": [{"role": ROLES.get(turn["from"], turn["from"]), "content": turn["value"]} for turn in turns]}
+    turns = [(turn.get("from"), turn.get("value")) for turn in row["messages"] or []]
+    return {"messages": [{"role": ROLES.get(who, who), "content": said} for who, said in turns]}
 
 
 def group_by_prompt(rows: Dataset) -> Dataset:
@@ -111,6 +134,23 @@ def group_by_prompt(rows: Dataset) -> Dataset:
     others = [name for name in table.column_names if name != "prompt"]
     grouped = table.group_by("prompt", use_threads=False).aggregate([(name, "list") for name in others])
     return Dataset(grouped.rename_columns([name.removesuffix("_list") for name in grouped.column_names]))
+
+
+def unfit(name: str, features: Features) -> str | None:
+    """Why a conversion has no use for columns of these types; None where it has."""
+    reads = {"shared_prompt": ["chosen", "rejected"], "sharegpt": ["messages"], "group_by_prompt": ["prompt"]}
+    if missing := [column for column in reads.get(name, ()) if column not in features]:
+        return f"reads the column {missing[0]!r}, and the columns are {[*features]}"
+    if name == "sharegpt":
+        kind = features["messages"]
+        is_mixed = isinstance(kind, List) and isinstance(kind.feature, getattr(datasets, "Json", ()))
+        if not is_mixed and not {"from", "value"} <= item_fields(kind).keys():
+            return f"reads turns with from and value, and 'messages' holds {kind}: leave it out if they are messages"
+    if name == "group_by_prompt":
+        for column, kind in features.items():
+            if not isinstance(kind, Value):
+                return f"groups plain values, and {column!r} holds {kind}: name it before transcript in convert"
+    return None
 
 
 def kinds_after(name: str, features: Features) -> dict:
@@ -137,10 +177,10 @@ def prompt_turns(messages: list[dict]) -> list[dict]:
 
 
 def prompt_of(row: dict) -> str | list[dict] | None:
-    """What a row of any form asks; None where it asks nothing."""
-    if row.get("prompt"):
-        return row["prompt"]
+    """What a row of any form asks, by the column that is trained on; None where it asks nothing."""
     if row.get("messages"):
         return prompt_turns(row["messages"])
+    if row.get("prompt"):
+        return row["prompt"]
     is_implicit = "prompt" not in row and {"chosen", "rejected"} <= row.keys()
     return shared_prompt(row)["prompt"] if is_implicit else None

@@ -8,20 +8,23 @@ from datasets import Dataset
 
 from hfkit.config import DatasetEntry
 from hfkit.data.caching import Versioned
-from hfkit.data.cards import FORMS, Recipe, file_of, recipe_of, their_split
+from hfkit.data.cards import FORMS, OPTIONAL, Recipe, file_of, recipe_of, their_split
 from hfkit.data.conversions import (
     ROW_CONVERSIONS,
     TABLE_CONVERSIONS,
     evaluate,
     kind_of,
     kinds_after,
-    prompt_turns,
+    prompt_of,
     read_columns,
+    unfit,
 )
 from hfkit.data.files import bars, read
 from hfkit.data.streams import taken
 from hfkit.errors import HfkitError
 
+# What gives prompts: a column of them, conversations, or pairs that begin alike.
+ASKING = ["prompt", "messages", "chosen", "rejected"]
 NUMBERS = ("margin", "ranks", "scores")  # all other columns hold text or messages
 
 
@@ -36,28 +39,48 @@ def load_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
         HfkitError: no such card, file or data set, or a mapped or needed column that it lacks.
     """
     needed, recipe, label = needed or [], recipe_of(entry), entry.card or entry.path
-    columns = own_columns(entry, [*wanted, *needed]) if recipe is None else columns_for(recipe, wanted)
-    rows = with_columns(raw_rows(entry, recipe, columns, [*wanted, *needed], seed), columns, label)
+    reads = ASKING if wanted == ["prompt"] else wanted
+    columns = own_columns(entry, [*reads, *needed]) if recipe is None else columns_for(recipe, wanted)
+    rows = raw_rows(entry, recipe, columns, [*reads, *needed], seed)
+    if not len(rows):
+        raise HfkitError(
+            f"{label} has no rows" + (": its conditions (keep) leave none" if recipe and recipe.keep else "")
+        )
+    rows = with_columns(rows, columns, label)
+    for column in needed:
+        refuse_missing(rows, column, "reward_columns", label)
+    there = rows.column_names
+    rows = with_plain_strings(rows.select_columns(of_one_form(there, columns, reads, needed)))
     for name in recipe.convert if recipe else []:
-        rows = converted(rows, name)
-    if recipe and wanted == ["prompt"] and "messages" in rows.column_names:
-        features = datasets.Features({**rows.features, "prompt": rows.features["messages"]})
-        rows = rows.map(Versioned.of(asked), features=features)
+        rows = converted(rows, name, label)
+    if reads is ASKING:
+        rows = with_prompts(rows)
     present = [column for column in wanted if column in rows.column_names]
     if not present:
         raise HfkitError(
-            f"{label} has the columns {rows.column_names}, and none that this stage reads ({wanted}); map them: "
+            f"{label} has the columns {there}, and none that this stage reads ({reads}); map them: "
             "datasets: [{path: ..., columns: {" + wanted[0] + ": YOUR_COLUMN}}]"
         )
-    for column in needed:
-        refuse_missing(rows, column, "reward_columns", label)
     rows = rows.select_columns([*present, *needed])
     for column in present:
         kind = rows.features[column]
         if isinstance(kind, datasets.Value) and not fits(column, kind.dtype):
             expected = "numbers" if column in NUMBERS else "text" if column == "text" else "text or messages"
             raise HfkitError(f"{label}: the column {column!r} holds {kind.dtype}, and should hold {expected}")
-    return with_plain_strings(rows)
+    return rows
+
+
+def of_one_form(there: list[str], columns: dict[str, str], reads: list[str], needed: list[str]) -> list[str]:
+    """The columns that are read of those that are there: the mapped ones decide which form's.
+
+    So what is mapped to `prompt` and `response` is read, though the data set has `messages` of its own.
+    """
+    forms = [{*FORMS[form], *OPTIONAL.get(form, ())} for form in FORMS if form != "ranking"]
+    forms += [{"prompt", "completion"}, {*FORMS["ranking"], "ranks"}, {*FORMS["ranking"], "scores"}]
+    mapped = {column for column in columns if column in reads and column not in (*needed, "tools")}
+    fit = [form for form in forms if mapped <= form]
+    own = {"tools"}.union(*fit) if mapped and fit else {*reads}
+    return [column for column in there if column in needed or column in mapped or (column in reads and column in own)]
 
 
 def raw_rows(entry: DatasetEntry, recipe: Recipe | None, columns: dict, reads: list[str], seed: int) -> Dataset:
@@ -76,8 +99,11 @@ def raw_rows(entry: DatasetEntry, recipe: Recipe | None, columns: dict, reads: l
     for test in keep:
         refuse_missing(rows, test.column, "keep", entry.card)
     if keep:
-        with bars(len(rows)):
-            rows = rows.filter(Versioned.of(partial(kept, tests=keep)))
+        try:
+            with bars(len(rows)):
+                rows = rows.filter(Versioned.of(partial(kept, tests=keep)))
+        except HfkitError as error:
+            raise HfkitError(f"{entry.card}: {error}") from error
     return rows
 
 
@@ -140,12 +166,20 @@ def with_columns(rows: Dataset, columns: dict[str, str], label: str) -> Dataset:
             computed[column] = expression
     if computed:
         with bars(len(rows)):
-            kinds = {f"={column}": kind_of(expression, rows.features) for column, expression in computed.items()}
+            kinds = {f"={column}": computed_kind(column, computed, rows.features, label) for column in computed}
             features = datasets.Features({**rows.features, **kinds})
             rows = rows.map(Versioned.of(partial(computed_columns, expressions=computed)), features=features)
     columns = {**columns, **{column: f"={column}" for column in computed}}
     replaced = [column for column in columns if column in rows.column_names and column not in columns.values()]
     return rows.remove_columns(replaced).rename_columns({theirs: column for column, theirs in columns.items()})
+
+
+def computed_kind(column: str, computed: dict[str, str], features: datasets.Features, label: str):
+    """The type of a computed column; an HfkitError where the data set's columns are not of the kinds that it needs."""
+    try:
+        return kind_of(computed[column], features)
+    except ValueError as error:
+        raise HfkitError(f"{label}: columns: {{{column}: {computed[column]!r}}}: {error}") from error
 
 
 def refuse_missing(rows: Dataset, name: str, needed_for: str, label: str) -> None:
@@ -159,8 +193,14 @@ def computed_columns(row: dict, expressions: dict[str, str]) -> dict:
     return {f"={column}": evaluate(expression, row) for column, expression in expressions.items()}
 
 
-def converted(rows: Dataset, name: str) -> Dataset:
-    """The rows after one of a card's conversions."""
+def converted(rows: Dataset, name: str, label: str) -> Dataset:
+    """The rows after one of a card's conversions.
+
+    Raises:
+        HfkitError: it has no use for their columns.
+    """
+    if why := unfit(name, rows.features):
+        raise HfkitError(f"{label}: convert: {name} {why}")
     if name in TABLE_CONVERSIONS:
         return TABLE_CONVERSIONS[name](rows)
     features = datasets.Features({**rows.features, **kinds_after(name, rows.features)})
@@ -173,9 +213,19 @@ def kept(row: dict, tests: list) -> bool:
     return all(test(row) for test in tests)
 
 
+def with_prompts(rows: Dataset) -> Dataset:
+    """Rows that ask something with it as their `prompt`: as they are if they have one."""
+    source = next((name for name in ("messages", "chosen") if name in rows.column_names), None)
+    if "prompt" in rows.column_names or source is None or (source == "chosen" and "rejected" not in rows.column_names):
+        return rows
+    features = datasets.Features({**rows.features, "prompt": rows.features[source]})
+    with bars(len(rows)):
+        return rows.map(Versioned.of(asked), features=features)
+
+
 def asked(row: dict) -> dict:
-    """The prompt of a conversation."""
-    return {"prompt": prompt_turns(row["messages"])}
+    """The prompt of a conversation or of a pair."""
+    return {"prompt": prompt_of(row)}
 
 
 def fits(column: str, dtype: str) -> bool:

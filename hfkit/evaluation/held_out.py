@@ -129,8 +129,7 @@ def asked_of(row: dict) -> tuple[str | Messages, str | None] | None:
     prompt, turns = prompt_of(row), row.get("messages") or []
     if not prompt:
         return None
-    replied = not row.get("prompt") and len(turns) > len(prompt)
-    reply = turns[len(prompt)]["content"] if replied else row.get("response") or row.get("completion")
+    reply = turns[len(prompt)]["content"] if len(turns) > len(prompt) else row.get("response") or row.get("completion")
     return prompt, reply if isinstance(reply, str) else None
 
 
