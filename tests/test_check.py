@@ -94,6 +94,16 @@ def test_what_is_held_out_and_trained_on_is_told(data_verb, rows_file):
     assert "10.0% of the training rows ask it, max_overlap is 0.0%" in err
 
 
+def test_what_is_held_out_and_in_ptx_datasets_is_told(data_verb, rows_file):
+    held_out, learned = rows_file(different(TURN, 3), "test.jsonl"), rows_file(different(TURN, 12), "ptx.jsonl")
+    changes = {"eval_datasets": held_out, "ptx_datasets": learned, "ptx_coef": 0.5, "reward_functions": ["math:sqrt"]}
+    prompts = [{"prompt": f"Who is {number}?"} for number in range(12)]
+    status, out, err = data_verb("check", "ppo", prompts, **changes)
+    assert status == 1
+    assert "3 training rows ask what is held out; training leaves them out" in out
+    assert "12.5% of the training rows ask it" in err
+
+
 def test_cut_tokens_are_counted_and_placed_in_the_histogram(data_verb, tokenizer):
     from hfkit.data.forms import instruction_row
 

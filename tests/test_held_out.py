@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from hfkit.config import DatasetEntry, RewardConfig, SFTConfig
-from hfkit.data.held_out import HASHES, read_hashes, row_key, split_off
+from hfkit.config import DatasetEntry, PPOConfig, RewardConfig, SFTConfig
+from hfkit.data.held_out import HASHES, overlaps, read_hashes, row_key, split_off
 from hfkit.data.splits import load_splits
 from hfkit.errors import HfkitError
 from hfkit.record import read_record
+from hfkit.rlhf.ptx import load_ptx
 
 CHAT = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
 WANTED = ["messages", "prompt", "response", "chosen", "rejected", "text"]
@@ -138,6 +139,34 @@ def test_rows_that_an_earlier_stage_held_out_or_trained_on_are_told(
     assert split["overlap"][0] == {"rows": len(names), "stage": "sft", "path": str(sft_dir), "split": theirs}
     part = "held out by" if theirs == "test" else "trained on by"
     assert f"{len(names)} rows of {role} ask what was {part} sft ({sft_dir})" in capsys.readouterr().err
+
+
+def test_rows_of_ptx_datasets_count_as_trained_on(run_stage, rows_file, sft_dir, tmp_path, capsys):
+    """Those that SFT held out are told, those held out here are left out, and both are kept in mind."""
+    known = read_hashes(str(sft_dir), "main")["test"]
+    theirs = [name for name in "Ann Bob Cid Dee Eve Fay Gus Hal".split() if key_of(name) in known]
+    rows = [{"prompt": f"What does {name} like?", "response": "red."} for name in [*theirs, "Ivy", "Joe"]]
+    held_out = rows_file([{"prompt": "What does Joe like?"}], "held_out.jsonl")
+    changes = {"ptx_coef": 0.5, "ptx_datasets": rows_file(rows), "eval_datasets": held_out, "max_dropped": 0.5}
+    folder = run_stage("ppo", tmp_path / "out", **changes)
+    split = read_record(folder)["data"]["ptx"]
+    assert (split["kept"], split["dropped"]) == (len(theirs) + 1, {"also held out": 1})
+    assert split["overlap"][0] == {"rows": len(theirs), "stage": "sft", "path": str(sft_dir), "split": "test"}
+    assert f"{len(theirs)} rows of ptx ask what was held out by sft ({sft_dir})" in capsys.readouterr().err
+    assert {*read_hashes(str(folder), "main")["ptx"]} == {key_of(name) for name in [*theirs, "Ivy"]}
+    later = SFTConfig(output_dir="unused", model_name_or_path=str(folder))
+    keys = np.array([key_of("Ivy"), key_of("Kim")])
+    told = [found for _, found in overlaps(later, {"test": keys}) if found["path"] == str(folder)]
+    assert told == [{"rows": 1, "stage": "ppo", "path": str(folder), "split": "ptx"}]
+
+
+@pytest.mark.parametrize(("changes", "rows", "dropped"), [({"test_split_size": 3}, 7, {}), ({}, 10, {})])
+def test_prompts_that_are_split_off_are_left_out_of_ptx_datasets(rows_file, tokenizer, changes, rows, dropped):
+    data = [DatasetEntry(**one) for one in rows_file(turns(10))]
+    config = PPOConfig(output_dir="unused", datasets=data, ptx_datasets=data, ptx_coef=0.5, **changes)
+    account = load_splits(config, ["prompt"])[2]
+    learned, learned_account = load_ptx(config, tokenizer, account.get("test"))
+    assert (len(learned), learned_account["ptx"].rows, learned_account["ptx"].dropped) == (rows, rows, dropped)
 
 
 def key_of(name: str) -> int:

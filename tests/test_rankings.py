@@ -138,6 +138,16 @@ def test_rankings_are_learned_and_measured_on_pairs(run_stage, tmp_path, rows_fi
     assert "8 rankings with 48 pairs" in capsys.readouterr().out
 
 
+def test_pairs_are_learned_and_measured_on_rankings(run_stage, tmp_path, rows_file):
+    rows = [{"prompt": f"What does {name} like?", "replies": REPLIES[::3], "scores": [2, 1]} for name in "ABCDEFGH"]
+    rows[0] |= {"replies": REPLIES, "scores": [4, 3, 2, 1]}
+    changes = {"max_steps": 20, "test_split_size": None, "eval_datasets": rows_file(rows)}
+    record = read_record(run_stage("reward", tmp_path / "out", **changes))
+    assert (record["data"]["test"]["kept"], record["data"]["test"]["dropped"]) == (8, {})
+    assert record["metrics"]["eval_accuracy"] >= 0.5
+    assert record["metrics"]["eval_accuracy"] * 13 % 1 in (pytest.approx(0, abs=1e-6), pytest.approx(1, abs=1e-6))
+
+
 def test_the_margin_of_a_pair_is_what_its_reply_should_lead_by(run_stage, tmp_path, rows_file):
     rows = [
         {"prompt": PROMPT, "chosen": REPLIES[0], "rejected": REPLIES[3], "margin": 2.0},

@@ -40,7 +40,7 @@ def cli(argv: list[str] | None = None) -> int:
                 say(f"  {line}")
             Console().print(histogram(one))
             told += [f"{stage} {one.split}: {one.name}: {fault}" for fault in past(one, stage, config, known)]
-        rows = sum(one.rows for one in surveys if one.split == "train")
+        rows = sum(one.rows for one in surveys if one.split != "test")
         found = overlap(surveys)
         if found:
             say(f"\n{stage}: {found:,} training rows ask what is held out; training leaves them out")

@@ -90,7 +90,7 @@ def overlaps(config, keys: dict[str, np.ndarray]) -> Iterator[tuple[str, dict]]:
         the split of this stage, and `rows` (how many of its rows), `stage`, `path` and `split` of the earlier one.
     """
     for path, revision, stage in ancestors(config):
-        for ours, theirs in (("train", "test"), ("test", "train")):
+        for ours, theirs in (("train", "test"), ("ptx", "test"), ("test", "train"), ("test", "ptx")):
             known = read_hashes(path, revision).get(theirs)
             if known is None or ours not in keys:
                 continue

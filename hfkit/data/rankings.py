@@ -34,7 +34,7 @@ COMPARISONS = [*PREFERENCES, "replies", "ranks", "scores"]
 
 
 def encoding_of(rows: Dataset, config) -> Callable:
-    """`encode_rankings` where the training rows are rankings, also for held-out pairs; else `encode_preferences`.
+    """`encode_rankings` where the rows are rankings, else `encode_preferences`.
 
     Raises:
         HfkitError: no column says what was asked or which reply is better; `score_margin` without scores.
@@ -46,6 +46,18 @@ def encoding_of(rows: Dataset, config) -> Callable:
         remedy = "pairs give theirs in the column margin"
         raise HfkitError(f"score_margin: {config.score_margin:g} needs rankings with scores, not {columns}; {remedy}")
     return encode_rankings if "replies" in columns else encode_preferences
+
+
+def encode_held_out(rows: Dataset, tokenizer, account: Split, config, *, as_rankings: bool) -> Dataset:
+    """Held-out rows, rankings or pairs, as the training rows are: pairs as rankings of two, or rankings as their pairs.
+
+    Raises:
+        HfkitError: as `encoding_of`, or no row is left.
+    """
+    if as_rankings:
+        return encode_rankings(rows, tokenizer, account, config)
+    encoded = encoding_of(rows, config)(rows, tokenizer, account, config)
+    return as_pairs(encoded) if "reply_ids" in encoded.column_names else encoded
 
 
 def encode_rankings(rows: Dataset, tokenizer, account: Split, config) -> Dataset:

@@ -174,8 +174,7 @@ def longer_share(table) -> float | None:
 
 
 def overlap(surveys: list[Survey]) -> int:
-    """Rows of the training data that ask what a held-out row asks."""
-    keys = {split: [one.keys for one in surveys if one.split == split] for split in ("train", "test")}
-    if not all(keys.values()):
-        return 0
-    return int(shared(np.concatenate(keys["train"]), np.concatenate(keys["test"])).sum())
+    """Rows of the training data, those of `ptx_datasets` among them, that ask what a held-out row asks."""
+    held_out = [one.keys for one in surveys if one.split == "test"]
+    trained = [one.keys for one in surveys if one.split != "test"]
+    return int(shared(np.concatenate(trained), np.concatenate(held_out)).sum()) if held_out and trained else 0

@@ -2,11 +2,13 @@
 
 import copy
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
 
 from hfkit.data.forms import IGNORE, INSTRUCTIONS, encode_instructions
+from hfkit.data.held_out import keys_of, overlaps, shared
 from hfkit.data.splits import Split, load_rows
 from hfkit.rlhf.batch import pad
 from hfkit.rlhf.config import PPOConfig
@@ -14,11 +16,25 @@ from hfkit.rlhf.forward import autocast, widened
 from hfkit.rlhf.prompts import Shuffled
 
 
-def load_ptx(config, tokenizer) -> tuple[Dataset | None, dict[str, Split]]:
-    """`input_ids` and `labels` of `ptx_datasets`, as SFT encodes them, with their account; None without a weight."""
+def load_ptx(config, tokenizer, test: Split | None = None) -> tuple[Dataset | None, dict[str, Split]]:
+    """`input_ids` and `labels` of `ptx_datasets`, as SFT encodes them, with their account; None without a weight.
+
+    They are trained on: what is held out is taken out of them too.
+
+    Args:
+        test: the held-out split of this run.
+    """
     if not config.ptx_coef:
         return None, {}
     rows, account = load_rows("ptx", config.ptx_datasets, INSTRUCTIONS, seed=config.seed)
+    account.keys = keys_of(rows, config.dataset_num_proc)
+    if test is not None and (again := shared(account.keys, test.keys)).any():
+        rows = account.choose(rows, np.flatnonzero(~again))
+        if config.eval_datasets:
+            account.dropped["also held out"] = int(again.sum())
+        else:  # as of the rows that `test_split_size` holds out of the prompts
+            account.rows = len(rows)
+    account.overlap = [found for _, found in overlaps(config, {"ptx": account.keys})]
     settings = copy.copy(config)
     settings.max_length = config.ptx_max_length
     return encode_instructions(rows, tokenizer, account, settings), {"ptx": account}

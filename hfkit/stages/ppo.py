@@ -51,7 +51,7 @@ def main(config: PPOConfig) -> Path:
     if reader not in (None, tokenizer):
         refuse_unreadable(reader, train_rows[0]["prompt"])
         say("ppo: the reward model has a tokenizer or template of its own: what it scores is rendered anew for it")
-    ptx_rows, ptx_account = load_ptx(config, tokenizer)
+    ptx_rows, ptx_account = load_ptx(config, tokenizer, account.get("test"))
     account |= ptx_account
     parents = [parent_of("sft", config.model_name_or_path, config.model_revision)]
     if config.reward_model_path:

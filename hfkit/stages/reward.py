@@ -21,7 +21,7 @@ def main(config: RewardConfig) -> Path:
 
     from hfkit.base import base_of
     from hfkit.console import say, warn
-    from hfkit.data.rankings import COMPARISONS, encoding_of
+    from hfkit.data.rankings import COMPARISONS, encode_held_out, encoding_of
     from hfkit.data.splits import load_splits, tell
     from hfkit.device import prepare_device
     from hfkit.evaluation.preference import pair_metrics
@@ -40,7 +40,7 @@ def main(config: RewardConfig) -> Path:
     is_ranking, encode = "replies" in train_rows.column_names, encoding_of(train_rows, config)
     train_rows = encode(train_rows, tokenizer, account["train"], config)
     if test_rows is not None:
-        test_rows = encode(test_rows, tokenizer, account["test"], config)
+        test_rows = encode_held_out(test_rows, tokenizer, account["test"], config, as_rankings=is_ranking)
     parents = [parent_of("start", config.model_name_or_path, config.model_revision)]
     run = Run("reward", config, {name: split.as_dict() for name, split in account.items()}, parents)
     if run.is_done:
