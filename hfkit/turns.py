@@ -20,6 +20,8 @@ def turns_of(given: object, role: str) -> Messages:
         return [{"role": role, "content": given}]
     if isinstance(given, list) and all(isinstance(turn, dict) and "role" in turn for turn in given):
         return [readable(turn) for turn in given]
+    if isinstance(given, (int, float, dict)):  # what `datasets` makes of a column of both
+        raise RenderError("neither text nor messages (beside messages, a text that is JSON is read as what it says)")
     raise RenderError("neither text nor messages ({role: ..., content: ...})")
 
 

@@ -179,7 +179,7 @@ UNFIT = {
     "conditions that no row meets": (
         ({"messages": CHAT, "stars": "3"}, "messages", CONVERSATION),
         {"keep": [{"column": "stars", "equals": 3}]},
-        r"mine\.md has no rows: its conditions \(keep\) leave none",
+        r"mine\.md: keep leaves none of the rows",
     ),
 }
 
@@ -197,7 +197,7 @@ def test_a_source_of_no_rows_is_refused_in_either_split(card_of, entry_of, split
     row, keep = {"messages": CHAT, "source": "x"}, [{"column": "source", "equals": "y"}]
     entries = {"datasets": [entry_of(row)], "eval_datasets": [entry_of(row)]}
     entries[split] = [card_of(row, "messages", CONVERSATION, file="none.jsonl", keep=keep)]
-    with pytest.raises(HfkitError, match="leave none"):
+    with pytest.raises(HfkitError, match="keep leaves none"):
         load_splits(SFTConfig(output_dir="unused", **entries), INSTRUCTIONS)
 
 

@@ -10,6 +10,7 @@ from hfkit.config import DatasetEntry, PretrainConfig, SFTConfig
 from hfkit.data import faults
 from hfkit.data.forms import (
     IGNORE,
+    INSTRUCTIONS,
     encode_instructions,
     encode_preferences,
     encode_prompts,
@@ -19,6 +20,7 @@ from hfkit.data.forms import (
 )
 from hfkit.data.packing import pack_documents
 from hfkit.data.rankings import ranking_row
+from hfkit.data.sources import load_entry
 from hfkit.data.splits import Split
 from hfkit.errors import HfkitError
 
@@ -331,6 +333,15 @@ def test_content_in_parts_is_their_text_whatever_the_template(with_template, enc
 def test_a_turn_that_cannot_be_read_drops_its_row(tokenizer, turn, reason):
     messages = [TURN, ANSWER | turn]
     assert instruction_row({"messages": messages}, tokenizer, 64)["dropped"].startswith(reason)
+
+
+def test_a_text_that_is_json_beside_messages_is_dropped_for_that(tokenizer, rows_file):
+    """The reader of JSON takes it for a number, and keeps nothing that tells the two apart."""
+    rows = [{"prompt": prompt, "response": REPLY} for prompt in ("7", PROMPT, [TURN])]
+    loaded = load_entry(DatasetEntry(**rows_file(rows)[0]), INSTRUCTIONS)
+    dropped = [instruction_row(row, tokenizer, 64)["dropped"] for row in loaded]
+    reason = "neither text nor messages (beside messages, a text that is JSON is read as what it says)"
+    assert dropped == [reason, "", ""]
 
 
 def test_without_a_template_the_text_of_a_special_token_is_its_characters(with_template):

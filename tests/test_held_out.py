@@ -21,6 +21,7 @@ WANTED = ["messages", "prompt", "response", "chosen", "rejected", "text"]
         {"prompt": CHAT[:1], "response": None},
         {"messages": CHAT},
         {"messages": [turn | {"name": None} for turn in CHAT]},
+        {"messages": [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in CHAT]},
         {"prompt": "Hi?", "chosen": "Hello.", "rejected": "No."},
         {"chosen": CHAT, "rejected": [CHAT[0], {"role": "assistant", "content": "No."}]},
         {"chosen": "Hi? Hello.", "rejected": "Hi? No."},

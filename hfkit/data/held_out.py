@@ -19,6 +19,7 @@ from hfkit.data.files import bars
 from hfkit.errors import HfkitError
 from hfkit.record import record_of
 from hfkit.source import find_file
+from hfkit.turns import RenderError, as_messages
 
 HASHES = "row_hashes.npz"
 
@@ -29,11 +30,13 @@ def row_key(row: dict) -> dict:
     A transcript counts as its turns, so that it is known whether or not a data card makes messages of it.
     """
     asked = prompt_of(row) or row.get("text")
-    if isinstance(asked, str) and asked:
-        asked = turns_of_transcript(asked) if TURN.search(asked) else [{"role": "user", "content": asked}]
+    if isinstance(asked, str) and TURN.search(asked):
+        asked = turns_of_transcript(asked)
     if not asked:
         return {"key": 0}
-    if not isinstance(asked, list) or not all(isinstance(turn, dict) and turn.get("role") for turn in asked):
+    try:
+        asked = as_messages(asked)
+    except RenderError:
         return {"key": 0}  # no messages: the form's encoder says so
     said = json.dumps([(turn["role"], turn.get("content")) for turn in asked], default=str)
     return {"key": int.from_bytes(blake2b(said.encode(), digest_size=8).digest(), "big", signed=True)}

@@ -43,9 +43,7 @@ def load_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
     columns = own_columns(entry, [*reads, *needed]) if recipe is None else columns_for(recipe, wanted)
     rows = raw_rows(entry, recipe, columns, [*reads, *needed], seed)
     if not len(rows):
-        raise HfkitError(
-            f"{label} has no rows" + (": its conditions (keep) leave none" if recipe and recipe.keep else "")
-        )
+        raise HfkitError(f"{label}: keep leaves none of the rows" if recipe and recipe.keep else f"{label} has no rows")
     rows = with_columns(rows, columns, label)
     for column in needed:
         refuse_missing(rows, column, "reward_columns", label)
