@@ -122,6 +122,7 @@ def with_template(tokenizer):
         ({"messages": [TURN, ANSWER]}, []),
         ({"messages": [TURN, TURN, ANSWER]}, [faults.REPEATED]),
         ({"messages": [TURN, ANSWER, ANSWER]}, [faults.REPEATED]),
+        ({"messages": [{"role": "system", "content": "Be brief."}, TURN, ANSWER, TURN, ANSWER]}, []),
         ({"prompt": PROMPT, "response": "red<|endoftext|>"}, [faults.SPECIAL]),
         ({"prompt": "<|user|> hello", "response": "red"}, [faults.SPECIAL]),
         ({"text": "red<|endoftext|>blue"}, [faults.CONTROL]),
@@ -260,8 +261,9 @@ def test_a_prompt_beside_whole_conversations_is_asked_once(tokenizer, encoder, a
 
 
 @pytest.mark.parametrize("encoder", [preference_row, ranking_row])
-def test_two_turns_of_one_role_are_told_of_comparisons_too(tokenizer, encoder):
-    row = {"prompt": PROMPT, "chosen": [OTHER, ANSWER], "rejected": [OTHER, {"role": "assistant", "content": "red"}]}
+@pytest.mark.parametrize("before", [[OTHER], [{"role": "system", "content": "Be brief."}, TURN]])
+def test_two_turns_of_one_role_are_told_of_comparisons_too(tokenizer, encoder, before):
+    row = {"prompt": PROMPT, "chosen": [*before, ANSWER], "rejected": [*before, ANSWER | {"content": "red"}]}
     assert encoder(row, tokenizer, 64)["faults"] == faults.REPEATED
 
 

@@ -39,9 +39,10 @@ def counted(column: Iterable[str]) -> dict[str, int]:
 
 
 def of_turns(messages: Messages) -> list[str]:
-    """Faults of a conversation's order: two turns of the user, or of the assistant, without one between them."""
+    """Faults of a conversation's order: two turns of one role without one between them but of the system's."""
     roles = [turn["role"] for turn in messages]
-    repeated = any(one == other != "tool" for one, other in pairwise(roles))
+    spoken = [role for role in roles if role != "system"]
+    repeated = any(one == other != "tool" for pairs in (roles, spoken) for one, other in pairwise(pairs))
     return [REPEATED] if repeated else []
 
 
