@@ -16,6 +16,8 @@ from hfkit.data.splits import Split
 from hfkit.errors import HfkitError
 
 IDS = List(Value("int32"))
+# Columns of token ids, of which one row fills one or several.
+READ = ("input_ids", "chosen_ids", "rejected_ids", "reply_ids")
 ACCOUNT = {"dropped": Value("string"), "faults": Value("string"), "cut": Value("bool"), "length": Value("int64")}
 
 
@@ -25,7 +27,7 @@ class Encoder:
 
     Args:
         function: row -> columns for the trainer; it also gives `dropped` (a reason, or ""), `faults` (of a row that is
-            kept, see `faults.py`), `cut` (bool) and `length` (tokens).
+            kept, see `faults.py`), `cut` (bool) and `length` (tokens of its longest sequence before it is cut).
         columns: the trainer's, with their types: rows that are all dropped would not tell.
     """
 
@@ -59,13 +61,30 @@ def encode(rows: Dataset, encoder: Encoder, account: Split, config) -> Dataset:
     account.cut = pc.sum(encoded.data["cut"]).as_py() or 0
     account.dropped |= counted
     places = np.flatnonzero(pc.equal(reasons, "").to_numpy())
-    account.kept, account.tokens = len(places), int(lengths[places].sum())
+    tokens = tokens_of(encoded)[places]
+    account.kept, account.tokens = len(places), int(tokens.sum())
     account.faults = faults.counted(encoded.data["faults"].take(places).to_pylist())
     median = int(statistics.median(lengths)) if len(lengths) else 0
     remedy = f"The median row is {median} tokens long. Mend the rows, raise max_length (max_prompt_length for PPO) if "
     refuse_losses(account, config.max_dropped, remedy + "they are too long")
     rows = account.choose(encoded, places) if counted else encoded
-    return account.mix(rows, lengths[places]).remove_columns(["dropped", "faults", "cut"])
+    return account.mix(rows, tokens).remove_columns(["dropped", "faults", "cut"])
+
+
+def tokens_of(encoded: Dataset) -> np.ndarray:
+    """(N,) the tokens that are read of each row: those of all its sequences, as far as they are kept."""
+    columns = ["input_ids"] if "input_ids" in encoded.column_names else READ
+    return sum(ids_in(encoded.data[name]) for name in columns if name in encoded.column_names)
+
+
+def ids_in(column: pa.ChunkedArray) -> np.ndarray:
+    """(N,) how many ids each row holds, be they a list or a list of lists."""
+    counts = pc.list_value_length(column).to_numpy()
+    if not pa.types.is_list(column.type.value_type):
+        return counts
+    before = np.concatenate([[0], np.cumsum(ids_in(pc.list_flatten(column)))])
+    ends = np.cumsum(counts)
+    return before[ends] - before[ends - counts]
 
 
 def refuse_losses(account: Split, max_dropped: float, remedy: str) -> None:

@@ -12,7 +12,7 @@ from datasets import Dataset
 from hfkit.config import DatasetEntry, PPOConfig, RewardConfig, SFTConfig
 from hfkit.data import faults
 from hfkit.data.caching import cached_map
-from hfkit.data.encoding import Encoder
+from hfkit.data.encoding import Encoder, tokens_of
 from hfkit.data.forms import (
     IGNORE,
     INSTRUCTIONS,
@@ -44,7 +44,8 @@ class Survey:
         unit: what lengths are counted in: tokens, or bytes where there is no tokenizer yet.
         tokens: of the rows that are kept, as far as they are kept; `trained` are those with a share in the loss.
         cut_tokens: cut off the ends of kept rows.
-        lengths: (rows,) tokens of each row before it is cut, dropped ones too where that is known.
+        lengths: (rows,) tokens of each row (of several sequences the longest) before it is cut, dropped ones too where
+            that is known.
         limit: most tokens of a row; None where there is none.
         duplicates: rows that are in the source before.
         looked_for: the faults that a row of its form could have.
@@ -125,7 +126,7 @@ def survey(split: str, entry: DatasetEntry, unit: str, rows: Dataset, encoded: D
     lengths = table["length"].to_numpy()
     is_kept = pc.equal(table["dropped"], "").to_numpy()
     is_cut = table["cut"].to_numpy()
-    kept_tokens = np.where(is_cut, limit or 0, lengths)[is_kept]
+    tokens = tokens_of(encoded)
     column = table["labels"] if "labels" in table.column_names else None
     trained = 0 if column is None else pc.sum(pc.not_equal(pc.list_flatten(column), IGNORE)).as_py()
     dropped = {one["values"]: one["counts"] for one in pc.value_counts(table["dropped"]).to_pylist() if one["values"]}
@@ -139,9 +140,9 @@ def survey(split: str, entry: DatasetEntry, unit: str, rows: Dataset, encoded: D
         dropped=dict(sorted(dropped.items(), key=lambda item: -item[1])),
         cut=int(is_cut.sum()),
         faults=faults.counted(table["faults"].filter(is_kept).to_pylist()),
-        tokens=int(kept_tokens.sum()),
+        tokens=int(tokens[is_kept].sum()),
         trained=trained or 0,
-        cut_tokens=int((lengths[is_kept] - kept_tokens).sum()),
+        cut_tokens=int((lengths - tokens)[is_cut].sum()),
         lengths=lengths,
         limit=limit,
         looked_for=[fault for column, found in LOOKED_FOR.items() if column in table.column_names for fault in found],
