@@ -86,7 +86,7 @@ FILES = {
         "a.jsonl",
         [TURN] * 9,
         {"tokens": 1},
-        "The weights and budgets (rows, tokens, epochs)",
+        "tokens: 1 leaves none of its 9 rows to draw from",
     ),
 }
 

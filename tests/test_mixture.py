@@ -146,10 +146,25 @@ def test_without_weights_or_budgets_rows_stay_as_they_are():
     assert made.places(LENGTHS).tolist() == [*range(30)]
 
 
-def test_a_budget_that_leaves_nothing_is_refused(sources, tokenizer):
-    entries = [entry | {"weight": None} for entry in sources(5, 5, 5)[:2]]
-    with pytest.raises(HfkitError, match=r"The weights and budgets .* leave nothing of it: raise them"):
-        mixed([entry | {"tokens": 1} for entry in entries], tokenizer)
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [({"tokens": 1}, "tokens: 1"), ({"epochs": 0.02}, "epochs: 0.02")],
+    ids=["tokens", "epochs"],
+)
+@pytest.mark.parametrize("weight", [None, 0.5], ids=["one after another", "weighted"])
+def test_a_budget_that_leaves_nothing_of_a_source_is_refused(sources, tokenizer, budget, told, weight):
+    one, two, _ = [entry | {"weight": weight} for entry in sources(5, 5, 5)]
+    with pytest.raises(HfkitError) as error:
+        mixed([one, two | budget], tokenizer)
+    assert str(error.value).startswith(f"{two['path']}: {told} leaves none of its 5 rows to draw from: raise it")
+
+
+def test_a_source_that_is_dropped_whole_is_told(rows_file, tokenizer, capsys):
+    one = rows_file([{"prompt": f"Who is {n}?", "response": "Ann."} for n in range(9)], "a.jsonl")
+    two = rows_file([{"prompt": "Who?", "response": ""}], "b.jsonl")
+    rows, _ = mixed([one[0] | {"weight": 1.0}, two[0] | {"weight": 1.0}], tokenizer, max_dropped=0.5)
+    assert len(rows) == 9
+    assert f"{two[0]['path']}: none of its rows is left in train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("budget", [{"rows": 7}, {"tokens": 60}])

@@ -13,6 +13,9 @@ import numpy as np
 from datasets import Dataset
 
 from hfkit.config import DatasetEntry
+from hfkit.errors import HfkitError
+
+BUDGETS = ("rows", "tokens", "epochs")
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Mixture:
     @property
     def is_plain(self) -> bool:
         """Whether all rows are taken as they stand."""
-        asked = ("weight", "epochs", "rows", "tokens")
+        asked = ("weight", *BUDGETS)
         return all(getattr(entry, name) is None for entry in self.entries for name in asked)
 
     def places(self, lengths: np.ndarray) -> np.ndarray:
@@ -47,10 +50,15 @@ class Mixture:
 
         Returns:
             (M,) places of rows, some of them several times, some never.
+
+        Raises:
+            HfkitError: a budget leaves nothing of a source.
         """
         if self.is_plain:
             return np.arange(len(self.source_of))
         pools = [self.pool(place, lengths) for place in range(len(self.entries))]
+        for place, pool in enumerate(pools):
+            self.refuse_nothing(place, pool)
         weights = np.array([entry.weight or 0.0 for entry in self.entries])
         if not weights.any():
             return np.concatenate(pools)
@@ -80,6 +88,22 @@ class Mixture:
         if entry.tokens is not None:
             return pool[: np.searchsorted(np.cumsum(lengths[pool]), entry.tokens, side="right")]
         return pool
+
+    def refuse_nothing(self, place: int, pool: np.ndarray) -> None:
+        """Raises an HfkitError where the budget of a source leaves none of its rows to a mixture that needs them."""
+        entry, there = self.entries[place], int((self.source_of == place).sum())
+        if there and not len(pool) and entry.weight != 0:
+            name, budget = next((name, had) for name in BUDGETS if (had := getattr(entry, name)) is not None)
+            raise HfkitError(
+                f"{entry.card or entry.path}: {name}: {budget:g} leaves none of its {there:,} rows to draw from: raise "
+                "it, or leave the source out"
+            )
+
+    def unfilled(self, lengths: np.ndarray) -> list[tuple[int, int]]:
+        """Streams whose rows are fewer tokens than their budget, all together: their place, and these tokens."""
+        found = [int(lengths[self.source_of == place].sum()) for place in range(len(self.entries))]
+        asked = [entry.tokens if entry.streaming else None for entry in self.entries]
+        return [(place, had) for place, had in enumerate(found) if asked[place] and had < asked[place]]
 
     def realized(self, places: np.ndarray, lengths: np.ndarray) -> list[dict]:
         """What one pass takes of each source: rows, tokens, epochs, and its share of the rows."""

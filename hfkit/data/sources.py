@@ -29,11 +29,21 @@ NUMBERS = ("margin", "ranks", "scores")  # all other columns hold text or messag
 
 
 def load_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None = None, seed: int = 0) -> Dataset:
+    """The rows of one entry, as `load_counted` gives them."""
+    return load_counted(entry, wanted, needed, seed)[0]
+
+
+def load_counted(
+    entry: DatasetEntry, wanted: list[str], needed: list[str] | None = None, seed: int = 0
+) -> tuple[Dataset, int]:
     """The rows of one entry, reduced to the columns in `wanted` that it has, and to those in `needed`.
 
     Args:
         needed: columns of any kind.
         seed: decides which rows of a stream are taken.
+
+    Returns:
+        the rows, and how many others its card's `keep` left out.
 
     Raises:
         HfkitError: no such card, file or data set, or a mapped or needed column that it lacks.
@@ -41,9 +51,9 @@ def load_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
     needed, recipe, label = needed or [], recipe_of(entry), entry.card or entry.path
     reads = ASKING if wanted == ["prompt"] else wanted
     columns = own_columns(entry, [*reads, *needed]) if recipe is None else columns_for(recipe, wanted)
-    rows = raw_rows(entry, recipe, columns, [*reads, *needed], seed)
+    rows, left_out = raw_rows(entry, recipe, columns, [*reads, *needed], seed)
     if not len(rows):
-        raise HfkitError(f"{label}: keep leaves none of the rows" if recipe and recipe.keep else f"{label} has no rows")
+        raise HfkitError(f"{label} has no rows")
     rows = with_columns(rows, columns, label)
     for column in needed:
         refuse_missing(rows, column, "reward_columns", label)
@@ -65,7 +75,7 @@ def load_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
         if isinstance(kind, datasets.Value) and not fits(column, kind.dtype):
             expected = "numbers" if column in NUMBERS else "text" if column == "text" else "text or messages"
             raise HfkitError(f"{label}: the column {column!r} holds {kind.dtype}, and should hold {expected}")
-    return rows
+    return rows, left_out
 
 
 def of_one_form(there: list[str], columns: dict[str, str], reads: list[str], needed: list[str]) -> list[str]:
@@ -81,12 +91,20 @@ def of_one_form(there: list[str], columns: dict[str, str], reads: list[str], nee
     return [column for column in there if column in needed or column in mapped or (column in reads and column in own)]
 
 
-def raw_rows(entry: DatasetEntry, recipe: Recipe | None, columns: dict, reads: list[str], seed: int) -> Dataset:
+def raw_rows(
+    entry: DatasetEntry, recipe: Recipe | None, columns: dict, reads: list[str], seed: int
+) -> tuple[Dataset, int]:
     """The rows that a card keeps, of a stream as many as its budget asks for, in the data set's own columns.
 
     Args:
         columns: of the stage, from those of the data set.
         reads: all that the stage can read.
+
+    Returns:
+        the rows, and how many were left out.
+
+    Raises:
+        HfkitError: none is kept.
     """
     keep = recipe.keep if recipe else []
     if entry.streaming:
@@ -96,13 +114,16 @@ def raw_rows(entry: DatasetEntry, recipe: Recipe | None, columns: dict, reads: l
     rows = read(place_of(entry, recipe))
     for test in keep:
         refuse_missing(rows, test.column, "keep", entry.card)
-    if keep:
-        try:
-            with bars(len(rows)):
-                rows = rows.filter(Versioned.of(partial(kept, tests=keep)))
-        except HfkitError as error:
-            raise HfkitError(f"{entry.card}: {error}") from error
-    return rows
+    if not keep:
+        return rows, 0
+    try:
+        with bars(len(rows)):
+            passing = rows.filter(Versioned.of(partial(kept, tests=keep)))
+    except HfkitError as error:
+        raise HfkitError(f"{entry.card}: {error}") from error
+    if not len(passing):
+        raise HfkitError(f"{entry.card}: keep leaves none of the rows")
+    return passing, len(rows) - len(passing)
 
 
 def own_columns(entry: DatasetEntry, reads: list[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from hfkit.data.cards import recipe_of
 from hfkit.data.held_out import keys_of, overlaps, shared, split_off, write_hashes
 from hfkit.data.joining import joined
 from hfkit.data.mixture import Mixture, table_of
-from hfkit.data.sources import load_entry, place_of
+from hfkit.data.sources import load_counted, place_of
 from hfkit.errors import HfkitError
 
 
@@ -22,7 +22,8 @@ class Split:
     """What became of the rows of one split; kept in the run's record.
 
     Attributes:
-        sources: each entry with `rows`, `sha256`, and `taken` once they are mixed.
+        sources: each entry with `rows`, `sha256`, `left_out` (by its card's `keep`, if any), and `taken` once they are
+            mixed.
         faults: of rows that are kept all the same, see `faults.py`.
         kept: rows that can be used; `mixed` is how many one pass takes of them, with repetitions, if not all once.
         tokens: of one pass.
@@ -55,7 +56,9 @@ class Split:
             parts.append(f"{self.mixed:,} in a pass over the mixture")
         parts.append(f"{self.tokens:,} tokens")
         found = ", ".join(f"{count:,} {fault}" for fault, count in self.faults.items())
-        return ", ".join(parts) + (f"; of those kept, {found}" if found else "")
+        said = ", ".join(parts) + (f"; of those kept, {found}" if found else "")
+        left_out = [f"{one['left_out']:,} of {name_of(one)}" for one in self.sources if "left_out" in one]
+        return said + (f"; left out by keep: {', '.join(left_out)}" if left_out else "")
 
     def as_dict(self) -> dict:
         """For the record; what was not needed is left out of it."""
@@ -86,6 +89,15 @@ class Split:
         if self.mixture is None:
             return rows
         places = self.mixture.places(lengths)
+        for place, source in enumerate(self.sources):
+            if not (self.mixture.source_of == place).any():
+                warn(f"{name_of(source)}: none of its rows is left in {self.name}")
+        for place, found in self.mixture.unfilled(lengths):
+            asked = self.mixture.entries[place].tokens
+            warn(
+                f"{name_of(self.sources[place])}: all that was taken of the stream is {found:,} tokens, of {asked:,} "
+                "asked for: it has no more, or too few for its text; rows in place of tokens takes more of it"
+            )
         for source, taken in zip(self.sources, self.mixture.realized(places, lengths), strict=True):
             source["taken"] = taken
         if self.mixture.is_plain:
@@ -118,6 +130,8 @@ def load_splits(
     size = getattr(config, "test_split_size", None)
     if getattr(config, "eval_datasets", None):
         test, splits["test"] = load_rows("test", config.eval_datasets, wanted, needed, seed)
+        test = splits["test"].capped(test)  # only what is held out is taken out of the training rows
+        splits["test"].rows = splits["test"].kept = len(test)
         for split, rows in ((account, train), (splits["test"], test)):
             split.keys = keys_of(rows, getattr(config, "dataset_num_proc", None))
         again = shared(account.keys, splits["test"].keys)
@@ -146,14 +160,19 @@ def load_rows(
     Raises:
         HfkitError: a source cannot be read, or they have different columns.
     """
-    tables = [load_entry(entry, wanted, needed, seed) for entry in entries]
+    tables, left_out = zip(*(load_counted(entry, wanted, needed, seed) for entry in entries), strict=True)
     sources = [
-        {**described(entry), "rows": len(table), "sha256": content_hash(table)}
-        for entry, table in zip(entries, tables, strict=True)
+        {**described(entry), "rows": len(table), "sha256": content_hash(table), **({"left_out": lost} if lost else {})}
+        for entry, table, lost in zip(entries, tables, left_out, strict=True)
     ]
-    rows = joined(tables, [entry.card or entry.path for entry in entries])
+    rows = joined([*tables], [entry.card or entry.path for entry in entries])
     source_of = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     return rows, Split(name, sources, len(rows), len(rows), mixture=Mixture(entries, source_of, seed))
+
+
+def name_of(source: dict) -> str:
+    """What a source is called where a person reads of it."""
+    return source.get("card") or source["path"]
 
 
 def described(entry: DatasetEntry) -> dict:

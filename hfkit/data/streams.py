@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 
 from hfkit.config import DatasetEntry
 from hfkit.data.caching import code_hash
@@ -14,15 +14,20 @@ from hfkit.errors import HfkitError
 
 # Rows among which the next one is drawn: a stream cannot be shuffled whole.
 BUFFER = 10_000
+# The column that counts what `keep` has left out of a stream so far, under a name that no data set has.
+LEFT_OUT = "=left out"
 # UTF-8 bytes of text taken for each token of a budget: more than text has, so that the budget can be filled.
 BYTES_PER_TOKEN = 8
 
 
-def taken(entry: DatasetEntry, place: dict, columns: list[str], keep: list[Keep], seed: int) -> Dataset:
+def taken(entry: DatasetEntry, place: dict, columns: list[str], keep: list[Keep], seed: int) -> tuple[Dataset, int]:
     """The rows of a stream up to the budget of its entry, in the order of a seeded buffer, with these columns alone.
 
     A budget of rows is met exactly if the stream has as many; of a budget of tokens more is taken than it needs, to be
     cut once the tokens are counted.
+
+    Returns:
+        the rows, and how many `keep` left out on the way to them.
 
     Raises:
         HfkitError: it cannot be read, or has no such split or column.
@@ -48,25 +53,36 @@ def taken(entry: DatasetEntry, place: dict, columns: list[str], keep: list[Keep]
             "seed": seed,
             "code": code_hash(),
         }
+        # Without their types the first thousand rows would decide them: a column that is empty there holds nothing.
+        known = stream[split].features or {}
+        missing = [test.column for test in keep if known and test.column not in known]
+        if missing:
+            raise ValueError(f"no column {missing[0]!r} (for keep); it has {[*known]}")
+        types = {name: known[name] for name in columns if name in known}
+        features = Features({**types, LEFT_OUT: Value("int64")}) if types else None
         with bars(entry.rows or 0):
-            return Dataset.from_generator(rows_of, gen_kwargs={"plan": plan})
+            rows = Dataset.from_generator(rows_of, features=features, gen_kwargs={"plan": plan})
     except Exception as error:  # whatever a reader says of a file's content
         raise unreadable(path, kind, error) from error
+    return rows.remove_columns(LEFT_OUT), rows[-1][LEFT_OUT]
 
 
 def rows_of(plan: dict) -> Iterator[dict]:
     """The rows that `taken` takes; `plan` also holds what tells one cached result from another."""
     tests = [Keep(**test) for test in plan["keep"]]
     stream = datasets.load_dataset(**plan["source"], split=plan["split"], streaming=True)
-    count, read = 0, 0
+    count, read, left_out = 0, 0, 0
     for row in stream.shuffle(seed=plan["seed"], buffer_size=BUFFER):
         if not all(test(row) for test in tests):
+            left_out += 1
             continue
         row = {name: row[name] for name in plan["columns"] if name in row}
-        yield row
+        yield row | {LEFT_OUT: left_out}
         count, read = count + 1, read + text_size(row)
         if count == plan["rows"] or (plan["size"] and read >= plan["size"]):
             return
+    if not count:
+        raise ValueError("keep leaves none of the rows" if left_out else "it is empty")
 
 
 def text_size(value: object) -> int:
