@@ -9,6 +9,7 @@ from hfkit.errors import MISSING, ConfigError, HfkitError, Problem
 from hfkit.hub.ids import HUB_ID
 
 FILE = re.compile(r"\.(jsonl?|csv|txt|parquet)(\.gz)?$")
+READ = re.compile(r"\.(jsonl?|csv|txt|parquet)(\.|$)")
 BUDGETS = ("epochs", "rows", "tokens")
 
 
@@ -47,6 +48,9 @@ def path_problems(entry: DatasetEntry) -> list[Problem]:
         if not HUB_ID.match(entry.path):
             return [Problem("path", entry.path, "no such file, and not a Hub id")]
         return [Problem("path", entry.path, "no such file")] if FILE.search(entry.path) else []
+    if os.path.isfile(entry.path) and not READ.search(os.path.basename(entry.path)):
+        remedy = "files that are read end in .jsonl, .json, .parquet, .csv or .txt, perhaps gzipped (.gz)"
+        return [Problem("path", entry.path, remedy)]
     return [
         Problem(name, getattr(entry, name), "has no effect on a file")
         for name in ("name", "revision")

@@ -2,15 +2,21 @@
 
 import gzip
 import json
+from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset
 
 from hfkit.errors import HfkitError, reason
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
+# A cell that says None, NA or nan says so: only an empty one is nothing.
+OPTIONS = {"csv": {"keep_default_na": False, "na_values": [""]}}
 # Fewer rows than these are tokenized before a progress bar would be read.
 QUIET_ROWS = 20_000
 
@@ -19,6 +25,18 @@ def kind_of(path: Path) -> str | None:
     """The builder that reads a file; None where it is none that can be read."""
     kind = BUILDERS.get(next((suffix for suffix in path.suffixes[::-1] if suffix in BUILDERS), ""))
     return kind if path.is_file() else None
+
+
+def place_of_file(path: Path) -> dict | None:
+    """What `datasets` is asked for to read this one file; None where it is none that can be read.
+
+    Raises:
+        ValueError: JSON in which no row is; of lines that are all `null` its reader dies.
+    """
+    kind, is_text = kind_of(path), path.suffix in (".json", ".jsonl", ".gz")
+    if kind == "json" and is_text and not any(b"{" in line for line in lines_of(path)):
+        raise ValueError("no line of it is an object")
+    return {"path": kind, "data_files": escape(str(path)), **OPTIONS.get(kind, {})} if kind else None
 
 
 def read(place: dict) -> Dataset:
@@ -30,9 +48,9 @@ def read(place: dict) -> Dataset:
     path, split = Path(place["path"]), place["split"]
     kind = kind_of(path)
     try:
-        if kind:
+        if file := place_of_file(path):
             with bars(0):
-                rows = datasets.load_dataset(kind, data_files=str(path), split=split)
+                rows = datasets.load_dataset(**file, split=split)
         elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             saved = datasets.load_from_disk(str(path))
             splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
@@ -42,6 +60,8 @@ def read(place: dict) -> Dataset:
         else:
             rows = datasets.load_dataset(**place)
         rows.data.validate(full=True)  # JSON's reader lets bytes through that are not UTF-8
+        if not len(rows):
+            raise ValueError(f"nothing is in {split}")
     except Exception as error:  # whatever a reader says of a file's content
         raise unreadable(path, kind, error) from error
     return rows
@@ -49,23 +69,40 @@ def read(place: dict) -> Dataset:
 
 def unreadable(path: Path, kind: str | None, error: Exception) -> HfkitError:
     """What to tell of a data set that cannot be read."""
-    is_empty = path.is_file() and path.stat().st_size == 0
-    why = "it is empty" if is_empty else broken_line(path) if kind in ("json", "text") else None
+    why = "it is empty" if is_empty(path) else broken_line(path) if kind in ("json", "text") else None
     return HfkitError(f"cannot read the data set {path}: {why or reason(error)}")
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a file or a saved data set holds nothing, or no row."""
+    if (path / "state.json").is_file():
+        return not any(path.glob("*.arrow"))
+    try:
+        return path.is_file() and (path.stat().st_size == 0 or pq.read_metadata(path).num_rows == 0)
+    except (OSError, pa.ArrowException):  # it is no Parquet
+        return False
+
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    """The lines of a file, be it gzipped."""
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
+        yield from stream
 
 
 def broken_line(path: Path) -> str | None:
     """The first line of a text file that its readers stumble over, with why; None where it is not a line's fault."""
-    lines = path.suffix != ".json" and "json" in path.name
+    is_jsonl = next((suffix for suffix in path.suffixes[::-1] if suffix in BUILDERS), "") == ".jsonl"
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
-            for number, line in enumerate(stream, 1):
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                    if lines and text.strip():
-                        json.loads(text)
-                except ValueError as error:
-                    return f"line {number}: {reason(error)}"
+        for number, line in enumerate(lines_of(path), 1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if is_jsonl and text.strip():
+                    row = json.loads(text)
+                    if row is not None and not isinstance(row, dict):
+                        return f"line {number}: it is no object"
+                    json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+            except ValueError as error:
+                return f"line {number}: {reason(error)}"
     except (OSError, EOFError) as error:
         return reason(error)
     return None

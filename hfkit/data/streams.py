@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Value
 from hfkit.config import DatasetEntry
 from hfkit.data.caching import code_hash
 from hfkit.data.cards import Keep
-from hfkit.data.files import bars, kind_of, unreadable
+from hfkit.data.files import bars, kind_of, place_of_file, unreadable
 from hfkit.errors import HfkitError
 
 # Rows among which the next one is drawn: a stream cannot be shuffled whole.
@@ -36,8 +36,8 @@ def taken(entry: DatasetEntry, place: dict, columns: list[str], keep: list[Keep]
     kind = kind_of(path)
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         raise HfkitError(f"{path} is a saved data set, which is read in place: leave out streaming")
-    source = {"path": kind, "data_files": str(path)} if kind else {k: v for k, v in place.items() if k != "split"}
     try:
+        source = place_of_file(path) or {k: v for k, v in place.items() if k != "split"}
         builder = datasets.load_dataset_builder(**source)
         stream = builder.as_streaming_dataset()
         if split not in stream:
