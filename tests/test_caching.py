@@ -5,15 +5,18 @@ import os
 import subprocess
 import sys
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
 from hfkit.config import DatasetEntry, PretrainConfig, SFTConfig
 from hfkit.data import caching
-from hfkit.data.caching import ROWS_PER_PROCESS, cached_map, identity, processes, tokenizer_hash
+from hfkit.data.caching import ROWS_PER_PROCESS, cached_map, content_hash, identity, processes, tokenizer_hash
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions
 from hfkit.data.packing import pack_documents
 from hfkit.data.splits import load_splits
@@ -127,6 +130,47 @@ def test_a_template_is_part_of_a_tokenizer(tokenizer_dir):
     assert tokenizer_hash(one) == tokenizer_hash(other)
     other.chat_template += " "
     assert tokenizer_hash(one) != tokenizer_hash(other)
+
+
+def test_how_special_tokens_are_read_is_part_of_a_tokenizer(tokenizer_dir):
+    one, other = load_tokenizer(str(tokenizer_dir)), load_tokenizer(str(tokenizer_dir))
+    other.split_special_tokens = True
+    assert one("<|endoftext|>").input_ids != other("<|endoftext|>").input_ids
+    assert tokenizer_hash(one) != tokenizer_hash(other)
+
+
+TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+COLUMNS = {
+    "text": (pa.string(), ["a" * (n % 9) if n % 7 else None for n in range(2100)]),
+    "text with one gap": (pa.string(), ["a"] * 1500 + [None] + ["b"] * 599),
+    "numbers": (pa.int64(), [n if n % 3 else None for n in range(2100)]),
+    "truths": (pa.bool_(), [bool(n % 3) if n % 5 else None for n in range(2100)]),
+    "lists": (pa.list_(pa.int32()), [[*range(n % 4)] if n % 9 else None for n in range(2100)]),
+    "turns": (TURNS, [[{"role": "user", "content": "x" * (n % 5) or None}] * (n % 4) for n in range(2100)]),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_rows_have_one_hash_in_whatever_pieces_they_lie(kind):
+    type_of, values = COLUMNS[kind]
+    whole, hashes = pa.table({"x": pa.array(values, type_of)}), set()
+    for cuts in ([], [900], [1000], [503], [1500], [1, 2, 2000]):
+        pieces = [pa.array(values[a:b], type_of) for a, b in pairwise([0, *cuts, 2100])]
+        hashes.add(content_hash(datasets.Dataset(pa.table({"x": pa.chunked_array(pieces)}))))
+        slices = [whole.slice(a, b - a) for a, b in pairwise([0, *cuts, 2100])]
+        hashes.add(content_hash(datasets.Dataset(pa.concat_tables(slices))))
+    assert len(hashes) == 1
+    assert content_hash(datasets.Dataset(whole.slice(1))) not in hashes
+
+
+def test_a_file_of_another_kind_is_found_again(tmp_path, tokenizer, cache):
+    rows = [{"prompt": f"Who is {n}?", "response": None if n % 50 == 0 else "Ann."} for n in range(3000)]
+    first = prepared(write(tmp_path / "a.jsonl", rows), tokenizer)[1]
+    made = {file: file.stat().st_mtime_ns for file in cache.iterdir()}
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet", row_group_size=700)
+    again = prepared(tmp_path / "b.parquet", tokenizer)[1]
+    assert first["sources"][0]["sha256"] == again["sources"][0]["sha256"]
+    assert {file: file.stat().st_mtime_ns for file in cache.iterdir()} == made
 
 
 @pytest.mark.parametrize(

@@ -86,16 +86,19 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     rules = rules.partition('"added_tokens"')[2] or rules
     template = [tokenizer.chat_template, getattr(tokenizer, "chat_control_tokens", None)]
     template += [tokenizer.special_tokens_map, type(tokenizer).__name__]
+    template += [getattr(tokenizer, "split_special_tokens", False)]
     return hashlib.sha256((rules + json.dumps(template, sort_keys=True, default=str)).encode()).hexdigest()
 
 
 def content_hash(rows: Dataset) -> str:
-    """SHA-256 of the rows themselves, whatever file or cache they come from."""
+    """SHA-256 of the rows themselves, whatever file or cache they come from, and in whatever pieces."""
     digest = hashlib.sha256()
     for table in rows.with_format("arrow").iter(1000):
+        # A part of a larger piece is written with what it shares with the rest; a copy of its rows is not.
+        table = table.replace_schema_metadata(None).take(pa.array(range(len(table)))).combine_chunks()
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema.remove_metadata()) as stream:
-            stream.write_table(table.replace_schema_metadata(None).combine_chunks())
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
         digest.update(sink.getvalue())
     return digest.hexdigest()
 
