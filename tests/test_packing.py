@@ -4,6 +4,7 @@ import json
 import re
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -12,6 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Traine
 
 from hfkit.callbacks import read_metrics
 from hfkit.config import DatasetEntry, PretrainConfig
+from hfkit.data import packing
+from hfkit.data.encoding import texts_of
 from hfkit.data.packing import pack_documents, require_separation, separating_collator
 from hfkit.data.splits import Split
 from hfkit.errors import ConfigError, HfkitError
@@ -184,3 +187,24 @@ def test_other_ways_to_pack_are_told_by_their_keys(config_of, tmp_path, stage, c
     with pytest.raises(ConfigError, match=told) as error:
         config_of(stage, tmp_path, **changes)
     assert [problem.key for problem in error.value.problems] == [*changes]
+
+
+def test_a_batch_of_long_rows_is_no_more_than_a_list_can_hold(tokenizer, monkeypatch):
+    assert packing.batch_of(np.full(300_000, 800)) == {"batch_size": 100_000}
+    assert packing.batch_of(np.full(5, 10**9)) == {"batch_size": 1}
+    assert packing.batch_of(np.full(200_000, 40_000))["batch_size"] * 40_000 <= 2**31 / 8
+    rows = Dataset.from_dict({"text": ["Ann likes red and blue."] * 50})
+    config = PretrainConfig(
+        output_dir="unused", datasets=[DatasetEntry(path="unused")], block_size=16, packing="documents"
+    )
+    monkeypatch.setattr(packing, "TOKENS", 100)
+    packed, _ = pack_documents(rows, tokenizer, Split("train", rows=50, kept=50), config)
+    assert sum(map(len, packed["input_ids"])) == 50 * (len(tokenizer("Ann likes red and blue.").input_ids) + 2)
+
+
+def test_rows_that_were_chosen_are_read_in_few_pieces():
+    rows = Dataset.from_dict({"text": [f"text {n}" for n in range(12_000)], "other": [*range(12_000)]})
+    pieces = [*texts_of(rows.select(np.arange(1, 12_000, 2)))]
+    assert [len(piece) for piece in pieces] == [5000, 1000]
+    assert all(getattr(piece, "num_chunks", 1) == 1 for piece in pieces)
+    assert pieces[0][1].as_py() == "text 3"

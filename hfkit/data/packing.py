@@ -7,8 +7,10 @@ Documents are kept apart by their positions: Transformers makes the mask (or fla
 every architecture does, so a stage tries its model first: see `require_separation`.
 """
 
+from collections import Counter
 from functools import partial
 
+import numpy as np
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
@@ -18,13 +20,14 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from hfkit.data import faults
 from hfkit.data.caching import cached_map, processes
-from hfkit.data.encoding import refuse_losses, with_text
+from hfkit.data.encoding import refuse_losses, texts_of, with_text
 from hfkit.data.files import bars
 from hfkit.data.splits import Split
 from hfkit.errors import HfkitError
 
-# What is left over at the end of a batch makes a row that is not full: make the batches large.
-LARGE = {"batch_size": 100_000}
+# What is left over at the end of a batch makes a row that is not full: make the batches large. A list of Arrow's holds
+# 2^31 tokens, and some batches hold more than others.
+LARGE, TOKENS = 100_000, 2**28
 # In units of the logits' standard deviation. Where documents are kept apart, those of the first kind are 0 but for the
 # rounding of 8-bit layers, those of the second at most 2e-6 in float32; no architecture that leaks was below 7e-3.
 LEAK, SHIFT, SHIFT_ROUNDED = 3e-3, 1e-3, 0.1
@@ -48,18 +51,27 @@ def pack_documents(rows: Dataset, tokenizer, account: Split, config) -> tuple[Da
     with bars(len(rows)):
         texts = with_text(rows, account)
         refuse_losses(account, config.max_dropped, "Mend the rows")
-        account.faults = faults.of_column(texts.with_format("arrow")[:]["text"], tokenizer)
+        found, size = Counter(), 0
+        for column in texts_of(texts):
+            found.update(faults.of_column(column, tokenizer))
+            size += pc.sum(pc.binary_length(column)).as_py()
+        account.faults = dict(found)
         options = {"batched": True, "num_proc": processes(config.dataset_num_proc, len(texts))}
         options |= {"remove_columns": texts.column_names, "desc": f"Tokenizing {account.name}"}
         documents = cached_map(texts, partial(document_rows, tokenizer=tokenizer, begins=begins), **options)
         lengths = pc.list_value_length(documents.data["input_ids"]).to_numpy() - begins
         documents = account.mix(documents, lengths)
-        packed = pack_dataset(documents, config.block_size, "bfd_split" if begins else "wrapped", LARGE)
+        packed = pack_dataset(documents, config.block_size, "bfd_split" if begins else "wrapped", batch_of(lengths))
         if not begins:
             packed = packed.filter(lambda ids: len(ids) == config.block_size, input_columns="input_ids")
     if len(packed) == 0:
         raise HfkitError(f"{account}\nThese do not fill one row of block_size={config.block_size}: lower it.")
-    return packed, lengths.sum() / sum(len(text.encode()) for text in texts["text"])
+    return packed, lengths.sum() / size
+
+
+def batch_of(lengths: np.ndarray) -> dict:
+    """How many rows are packed at a time, by the tokens that each has."""
+    return {"batch_size": int(min(LARGE, max(1, TOKENS // max(1, lengths.mean()))))}
 
 
 def document_rows(batch: dict, tokenizer, begins: bool) -> dict:
@@ -72,7 +84,8 @@ def document_rows(batch: dict, tokenizer, begins: bool) -> dict:
 def pack_conversations(rows: Dataset, config) -> Dataset:
     """Encoded rows of SFT, whole, as rows of up to `max_length` tokens with the `seq_lengths` of those in them."""
     with bars(len(rows)):
-        return pack_dataset(rows.select_columns(["input_ids", "labels"]), config.max_length, "bfd", LARGE)
+        batch = batch_of(np.minimum(rows["length"][:], config.max_length))
+        return pack_dataset(rows.select_columns(["input_ids", "labels"]), config.max_length, "bfd", batch)
 
 
 def separating_collator(tokenizer) -> DataCollatorForLanguageModeling:
