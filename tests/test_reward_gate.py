@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 
+from hfkit.data.rankings import as_pairs
 from hfkit.errors import ConfigError
 from hfkit.evaluation.preference import metrics_of_rewards
 from hfkit.evaluation.probes import CURES, probe, signs, spoilt
@@ -39,6 +40,16 @@ def test_pairs_of_one_ranking_are_drawn_together_for_the_interval():
         assert figures["accuracy"] == 0.5
         widths.append(figures["accuracy_high"] - figures["accuracy_low"])
     assert widths[1] == pytest.approx(widths[0] * 6**0.5, rel=0.25)
+
+
+def test_rankings_and_the_pairs_in_them_have_the_same_figures():
+    rankings = {"reply_ids": [[[1] * 3, [1], [1] * 2], [[2] * 4, [2] * 9]], "better": [[0, 0, 1], [1]]}
+    rankings = Dataset.from_dict({**rankings, "worse": [[1, 2, 2], [0]]}).select([1, 0])
+    features = {"reply_ids": List(List(Value("int32"))), "better": List(Value("int32")), "worse": List(Value("int32"))}
+    rewards = np.array([0.5, -0.25, 1.0, 2.0]), np.zeros(4)
+    figures = metrics_of_rewards(*rewards, rankings)
+    assert figures == metrics_of_rewards(*rewards, as_pairs(rankings.cast(Features(features))))
+    assert (figures["longer_chosen"], figures["accuracy_chosen_longer"]) == (0.75, pytest.approx(2 / 3))
 
 
 def test_the_reward_stage_records_what_the_gate_reads(reward_dir):

@@ -87,6 +87,22 @@ def ids_in(column: pa.ChunkedArray) -> np.ndarray:
     return before[ends] - before[ends - counts]
 
 
+def pairs_in(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each pair of encoded pairs or rankings the tokens of its better and of its worse reply, and its row.
+
+    Returns:
+        (P,) integers each; the row is what `ranking` says where that is a column.
+    """
+    if "reply_ids" not in table.column_names:
+        better, worse = (ids_in(table[name]) for name in ("chosen_ids", "rejected_ids"))
+        return better, worse, table["ranking"].to_numpy() if "ranking" in table.column_names else np.arange(len(table))
+    replies, counts = ids_in(pc.list_flatten(table["reply_ids"])), pc.list_value_length(table["reply_ids"]).to_numpy()
+    rows = np.repeat(np.arange(len(table)), pc.list_value_length(table["better"]).to_numpy())
+    starts = (np.cumsum(counts) - counts)[rows]
+    better, worse = (replies[starts + pc.list_flatten(table[name]).to_numpy()] for name in ("better", "worse"))
+    return better, worse, rows
+
+
 def refuse_losses(account: Split, max_dropped: float, remedy: str) -> None:
     """Raises an HfkitError where no row is left, or a larger share was dropped or cut than is allowed."""
     lost = sum(account.dropped.values()) + account.cut

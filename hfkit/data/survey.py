@@ -12,7 +12,7 @@ from datasets import Dataset
 from hfkit.config import DatasetEntry, PPOConfig, RewardConfig, SFTConfig
 from hfkit.data import faults
 from hfkit.data.caching import cached_map
-from hfkit.data.encoding import Encoder, tokens_of
+from hfkit.data.encoding import Encoder, pairs_in, tokens_of
 from hfkit.data.forms import (
     IGNORE,
     INSTRUCTIONS,
@@ -160,16 +160,9 @@ def content_key(row: dict) -> dict:
 
 def longer_share(table) -> float | None:
     """The share of pairs whose better reply has more tokens, ties left out; None without pairs of different lengths."""
-    if "chosen_ids" in table.column_names:
-        better, worse = (pc.list_value_length(table[name]).to_numpy() for name in ("chosen_ids", "rejected_ids"))
-    elif "reply_ids" in table.column_names:
-        replies = pc.list_value_length(pc.list_flatten(table["reply_ids"])).to_numpy()
-        counts = pc.list_value_length(table["reply_ids"]).to_numpy()
-        pairs = pc.list_value_length(table["better"]).to_numpy()
-        starts = np.repeat(np.cumsum(counts) - counts, pairs)
-        better, worse = (replies[starts + pc.list_flatten(table[name]).to_numpy()] for name in ("better", "worse"))
-    else:
+    if not {"chosen_ids", "reply_ids"} & {*table.column_names}:
         return None
+    better, worse, _ = pairs_in(table)
     differ = better != worse
     return float((better > worse)[differ].mean()) if differ.any() else None
 

@@ -8,7 +8,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from hfkit.data.rankings import as_pairs
+from hfkit.data.encoding import pairs_in
 from hfkit.evaluation.bootstrap import bootstrap_interval
 
 
@@ -18,8 +18,7 @@ def pair_metrics(trainer: Trainer, rows: Dataset) -> dict[str, float]:
     See `metrics_of_rewards`.
     """
     chosen, rejected = score_pairs(trainer, rows)
-    pairs = as_pairs(rows) if "reply_ids" in rows.column_names else rows
-    return {f"eval_{name}": value for name, value in metrics_of_rewards(chosen, rejected, pairs).items()}
+    return {f"eval_{name}": value for name, value in metrics_of_rewards(chosen, rejected, rows).items()}
 
 
 @torch.no_grad()
@@ -40,16 +39,15 @@ def score_pairs(trainer: Trainer, rows: Dataset) -> tuple[np.ndarray, np.ndarray
 
 
 def metrics_of_rewards(chosen: np.ndarray, rejected: np.ndarray, pairs: Dataset) -> dict[str, float]:
-    """Everything that the rewards of encoded pairs tell, (N,) each.
+    """Everything that the rewards of encoded pairs tell, or of the pairs of encoded rankings, (N,) each.
 
     That of `metrics_of_margins` and `metrics_by_length`, the 95% interval of the accuracy (`accuracy_low`,
     `accuracy_high`), and `reward_mean` and `reward_std` over all replies: the scale that PPO will meet.
 
-    The interval is of a bootstrap over rows: pairs of one `ranking` share replies, so they are drawn together.
+    The interval is of a bootstrap over rows: pairs of one ranking share replies, so they are drawn together.
     """
     margins, both = chosen - rejected, np.concatenate([chosen, rejected])
-    chosen_length, rejected_length = (np.array([*map(len, pairs[name])]) for name in ("chosen_ids", "rejected_ids"))
-    rows = np.array(pairs["ranking"][:]) if "ranking" in pairs.column_names else np.arange(len(margins))
+    chosen_length, rejected_length, rows = pairs_in(pairs.with_format("arrow")[:])
     _, rows = np.unique(rows, return_inverse=True)
     low, high = bootstrap_interval(np.bincount(rows, margins > 0), np.bincount(rows))
     return {
