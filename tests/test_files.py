@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from hfkit.config import DatasetEntry
 from hfkit.data.sources import load_entry
+from hfkit.data.splits import load_rows
 from hfkit.errors import ConfigError, HfkitError
 
 WANTED = ["prompt", "response"]
@@ -74,3 +75,13 @@ def test_a_file_that_is_not_read_is_told_which_are(config_of, tmp_path, name):
     (tmp_path / name).write_bytes(LINE)
     with pytest.raises(ConfigError, match=r"files that are read end in \.jsonl, \.json"):
         config_of("sft", tmp_path / "out", datasets=[{"path": str(tmp_path / name)}])
+
+
+def test_messages_that_polars_wrote_join_others(tmp_path, rows_file):
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ann."}]
+    large = pa.large_list(pa.struct([("role", pa.large_string()), ("content", pa.large_string())]))
+    pq.write_table(pa.table({"messages": pa.array([turns] * 3, large)}), tmp_path / "a.parquet")
+    entries = [{"path": str(tmp_path / "a.parquet")}, *rows_file([{"messages": turns}] * 2)]
+    rows, account = load_rows("train", [DatasetEntry(**entry) for entry in entries], ["messages"])
+    assert rows["messages"][:] == [turns] * 5
+    assert account.sources[0]["sha256"] != account.sources[1]["sha256"]

@@ -253,9 +253,20 @@ def fits(column: str, dtype: str) -> bool:
 
 
 def with_plain_strings(rows: Dataset) -> Dataset:
-    """Text as Arrow's `string`, whichever reader it came from (that of CSV gives `large_string`)."""
-    large = [name for name, kind in rows.features.items() if kind == datasets.Value("large_string")]
-    if not large:
+    """Text and lists as Arrow's `string` and `list`, whichever wrote them: CSV's reader and Polars give large ones."""
+    features = datasets.Features({name: plain(kind) for name, kind in rows.features.items()})
+    if features == rows.features:
         return rows
     with bars(len(rows)):
-        return rows.cast(datasets.Features({**rows.features, **dict.fromkeys(large, datasets.Value("string"))}))
+        return rows.cast(features)
+
+
+def plain(kind):
+    """A feature type without large strings and lists, at any depth."""
+    if isinstance(kind, dict):
+        return {name: plain(field) for name, field in kind.items()}
+    if isinstance(kind, datasets.LargeList):
+        return datasets.List(plain(kind.feature))
+    if isinstance(kind, datasets.List):
+        return datasets.List(plain(kind.feature), length=kind.length)
+    return datasets.Value("string") if kind == datasets.Value("large_string") else kind
