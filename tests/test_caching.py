@@ -173,18 +173,49 @@ def test_a_file_of_another_kind_is_found_again(tmp_path, tokenizer, cache):
     assert {file: file.stat().st_mtime_ns for file in cache.iterdir()} == made
 
 
+SLOW = """
+import sys, time
+from functools import partial
+from datasets import Dataset
+from hfkit.data.caching import cached_map
+import slow
+
+def noted(row, log):
+    time.sleep(0.05)
+    with open(log, "a") as lines:
+        lines.write("x")
+    return {"seen": True}
+
+if __name__ == "__main__":
+    rows = Dataset.from_dict({"n": [*range(40)]})
+    assert cached_map(rows, partial(slow.noted, log=sys.argv[1]))["seen"][:] == [True] * 40
+"""
+
+
+def test_of_processes_that_start_together_one_makes_the_rows(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    env = os.environ | {"PYTHONPATH": f"{Path(caching.__file__).parents[2]}:{tmp_path}"}
+    env |= {"HF_DATASETS_CACHE": str(tmp_path / "shared")}
+    command = [sys.executable, tmp_path / "slow.py", tmp_path / "log"]
+    started = [subprocess.Popen(command, env=env) for _ in range(3)]
+    assert [process.wait() for process in started] == [0, 0, 0]
+    assert (tmp_path / "log").read_text() == "x" * 40
+
+
 @pytest.mark.parametrize(
-    ("asked", "rows", "trainers", "made"),
+    ("asked", "rows", "trainers", "shared", "made"),
     [
-        (None, ROWS_PER_PROCESS, 1, None),
-        (None, ROWS_PER_PROCESS * 3, 1, 3),
-        (None, ROWS_PER_PROCESS * 100, 1, 8),
-        (None, ROWS_PER_PROCESS * 100, 4, 2),
-        (3, 10, 1, 3),
-        (1, 10**6, 1, None),
+        (None, ROWS_PER_PROCESS, 1, True, None),
+        (None, ROWS_PER_PROCESS * 3, 1, True, 3),
+        (None, ROWS_PER_PROCESS * 100, 1, True, 8),
+        (None, ROWS_PER_PROCESS * 100, 4, True, 8),
+        (None, ROWS_PER_PROCESS * 100, 4, False, 2),
+        (3, 10, 1, True, 3),
+        (1, 10**6, 1, True, None),
     ],
 )
-def test_processes_go_by_rows_and_cores(monkeypatch, asked, rows, trainers, made):
+def test_processes_go_by_rows_and_cores(monkeypatch, asked, rows, trainers, shared, made):
+    monkeypatch.setattr(datasets, "is_caching_enabled", lambda: shared)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(trainers))
     assert processes(asked, rows) == made

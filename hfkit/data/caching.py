@@ -1,9 +1,11 @@
 """What was made of rows once is not made again: results kept by the rows' content, the code and the tokenizer."""
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -64,9 +66,19 @@ def cached_map(rows: Dataset, function: Callable, **options) -> Dataset:
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hfkit"
     folder.mkdir(parents=True, exist_ok=True)
     file = str(folder / f"{key}.arrow")
-    made = rows.map(Versioned.of(function), new_fingerprint=key, cache_file_name=file, **options)
+    with locked(folder / f"{key}.lock"):
+        made = rows.map(Versioned.of(function), new_fingerprint=key, cache_file_name=file, **options)
     # What is found again has a fingerprint of its file's: with this one, what is made of it is found again too.
     return Dataset(made.data, info=made.info, split=made.split, fingerprint=key)
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Only one process at a time: the first of several that train together makes the rows, the others find them."""
+    with file.open("a") as lock:
+        with suppress(OSError):  # a file system without locks: each makes them
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def identity(function: Callable) -> list:
@@ -104,11 +116,13 @@ def content_hash(rows: Dataset) -> str:
 
 
 def processes(asked: int | None, rows: int) -> int | None:
-    """How many processes share the rows: as asked, else by the number of rows and the cores of each trainer.
+    """How many processes share the rows: as asked, else by the number of rows and of the cores that there are for it.
 
     None is this process alone.
     """
     if asked is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        asked = min(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), rows // ROWS_PER_PROCESS)
+        # Of trainers that share a cache one has all cores, while the others wait for it.
+        at_work = 1 if datasets.is_caching_enabled() else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        asked = min(cores // at_work, rows // ROWS_PER_PROCESS)
     return asked if asked > 1 else None
