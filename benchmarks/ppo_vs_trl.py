@@ -8,7 +8,7 @@ end-of-text logit makes the mean about 36 for both.
 - `--memory`: peak resident memory, where the allocator gives back at once what is freed; trl's loop also with models of
   its own for each role, as its script loads them.
 - `ACCUMULATION=2` in the environment: updates of 8 episodes in place of 16.
-- `--seeds`: curves of the reward over `--curve` updates.
+- `--seeds`: curves of the reward over `--curve` updates, at `--learning_rate`.
 
 Writes what was measured into records/ppo_vs_trl_NAME.json, and leaves what it has of the rest.
 """
@@ -231,7 +231,7 @@ def main() -> None:
     about = {
         "benchmark": "ppo_vs_trl",
         "model": Path(asked.model).name,
-        "settings": {**PPO, "learning_rate": asked.learning_rate},
+        "settings": PPO,
         "environment": environment(),
     }
     write_json(path, {**(read_json_mapping(path) or {}), **about, **found})
@@ -240,7 +240,7 @@ def main() -> None:
 
 
 def measure(asked: argparse.Namespace, root: Path) -> dict:
-    """What was asked for: `speed`, `memory`, `learning`, each with its ratios and the runs behind them."""
+    """What was asked for: `speed`, `memory`, `learning at RATE`, each with its ratios and the runs behind them."""
 
     def measured(loop: str, updates: int, seed: int, rate: float = STILL, **variables) -> dict:
         one = ["--one", f"{loop}:{updates}:{seed}", "--root", str(root), "--learning_rate", str(rate)]
@@ -273,7 +273,13 @@ def measure(asked: argparse.Namespace, root: Path) -> dict:
         }
         last = {loop: [statistics.mean(one["scores"][-10:]) for one in of] for loop, of in curves.items()}
         gained = [ours - theirs for ours, theirs in zip(last["hfkit"], last["trl"], strict=True)]
-        found["learning"] = {"hfkit_minus_trl": gained, "mean_reward_of_the_last_ten_updates": last, "runs": curves}
+        found[f"learning at {asked.learning_rate:g}"] = {
+            "hfkit_minus_trl": gained,
+            "mean_reward_of_the_last_ten_updates": last,
+            "mean_over_seeds": {loop: statistics.mean(of) for loop, of in last.items()},
+            "threads": torch.get_num_threads(),
+            "runs": curves,
+        }
     return found
 
 

@@ -2,9 +2,10 @@
 
 What rankings are worth to a reward model: four replies to a prompt, ranked by a judge who errs, from the quickstart's
 world, all pairs of a prompt in one step; against the same pairs one by one, and against as many pairs that are each of
-another ranking: the same SFT model, number of pairs in a step, steps and settings. A reply of a ranking is read once
-for all of its pairs; so the last arm has more rankings, with as many replies to read in a step as the pairs have, at
-about the same cost. Writes records/rankings.json, after each run: the accuracy on held-out pairs whose labels are
+another ranking: the same SFT model and settings. A reply of a ranking is read once for all of its pairs, so at the cost
+of one pass over the pairs there are three over the rankings; the last arm has one pass over more rankings instead, with
+as many replies to read. Rows in a step are those that did best on other held-out pairs, of 1, 2, 4, 8 and 16 rankings
+and of 5, 11 and 22 pairs. Writes records/rankings.json, after each run: the accuracy on held-out pairs whose labels are
 right, tokens and seconds. What is in it is not run again.
 """
 
@@ -24,9 +25,13 @@ from hfkit.parsing import load_config  # noqa: E402
 from hfkit.quickstart.world import TIE, _Writer  # noqa: E402
 from hfkit.record import environment, read_json_mapping, read_record, write_json  # noqa: E402
 
-IN_A_STEP = 4  # rankings
 ERROR = 0.1  # standard deviation of a judge's score about the gold one: 9% of the labels are wrong
-ARMS = ("rankings", "the same pairs", "pairs of as many rankings", "rankings of as many replies as the pairs")
+ARMS = {  # rows in a step, and passes
+    "rankings": (8, 3),
+    "the same pairs": (11, 1),
+    "pairs of as many rankings": (11, 1),
+    "rankings of as many replies as the pairs": (8, 1),
+}
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart" / "reward.yaml"
 RECORD = Path(__file__).parent / "records" / "rankings.json"
 
@@ -57,8 +62,8 @@ def write(path: Path, rows: list[dict]) -> str:
     return str(path)
 
 
-def rows_of(arm: str, seed: int, count: int) -> tuple[list[dict], int]:
-    """The training rows of an arm, and how many of them a step takes: the same number of pairs in each arm."""
+def rows_of(arm: str, seed: int, count: int) -> list[dict]:
+    """The training rows of an arm: `count` rankings, or what is compared with them."""
     rng, writer = random.Random(seed), _Writer(0)
     gold = {}
     for name, wanted in (("few", count), ("many", 8 * count)):
@@ -66,18 +71,17 @@ def rows_of(arm: str, seed: int, count: int) -> tuple[list[dict], int]:
         gold[name] = judged([writer.ranking(held=False) for _ in range(wanted)], rng)
     same = [pair for row in gold["few"] for pair in pairs_of(row)]
     if arm == "rankings":
-        return gold["few"], IN_A_STEP
-    in_a_step = round(IN_A_STEP * len(same) / count)
+        return gold["few"]
     if arm == "the same pairs":
-        return same, in_a_step
+        return same
     if arm == "rankings of as many replies as the pairs":  # two to a pair, four to a ranking
-        return gold["many"][: len(same) // 2], in_a_step // 2
-    return [rng.choice(pairs) for row in gold["many"] if (pairs := pairs_of(row))][: len(same)], in_a_step
+        return gold["many"][: len(same) // 2]
+    return [rng.choice(pairs) for row in gold["many"] if (pairs := pairs_of(row))][: len(same)]
 
 
 def measure(root: Path, arm: str, seed: int, count: int, folder: Path) -> dict:
     """Accuracy and seconds of an arm, on the SFT model of one quickstart."""
-    rows, in_a_step = rows_of(arm, seed, count)
+    rows, (in_a_step, passes) = rows_of(arm, seed, count), ARMS[arm]
     test = [json.loads(line) for line in (root / "world" / "preferences_test.jsonl").open()]
     config = load_config(
         hfkit.RewardConfig,
@@ -86,6 +90,7 @@ def measure(root: Path, arm: str, seed: int, count: int, folder: Path) -> dict:
         datasets=[{"path": write(folder / "rows.jsonl", rows)}],
         eval_datasets=[{"path": write(folder / "test.jsonl", [row for row in test if row["clean"]])}],
         per_device_train_batch_size=in_a_step,
+        num_train_epochs=passes,
         seed=seed,
         save_strategy="no",
         output_dir=str(folder / "reward"),
@@ -107,12 +112,13 @@ if __name__ == "__main__":
     parser.add_argument("--rankings", type=int, default=1200)
     known = parser.parse_args()
     record = read_json_mapping(RECORD) or {}
-    seeds = record.get("seeds", {}) if record.get("rankings") == known.rankings else {}
+    about = {"rankings": known.rankings, "rows_in_a_step_and_passes": {arm: list(of) for arm, of in ARMS.items()}}
+    seeds = record.get("seeds", {}) if about.items() <= record.items() else {}
     for arm, (seed, root) in product(ARMS, enumerate(known.roots)):
         if arm in seeds.setdefault(str(seed), {}):
             continue
         with tempfile.TemporaryDirectory() as folder:
             seeds[str(seed)][arm] = measure(root, arm, seed, known.rankings, Path(folder))
         print(seed, arm, seeds[str(seed)][arm], flush=True)
-        record = {"environment": environment(), "rankings": known.rankings, "mean_accuracy": summary(seeds)}
+        record = {"environment": environment(), **about, "mean_accuracy": summary(seeds)}
         write_json(RECORD, {**record, "seeds": seeds})
