@@ -16,6 +16,7 @@ os.environ.update(
     TRANSFORMERS_VERBOSITY="error",
 )
 
+import copy
 import json
 import shutil
 import socket
@@ -201,3 +202,15 @@ def hub():
 
     yield add
     shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def with_template(tokenizer):
+    """with_template(template) -> the tiny tokenizer with another chat template, or with none."""
+
+    def make(template: str | None):
+        changed = copy.deepcopy(tokenizer)
+        changed.chat_template = template
+        return changed
+
+    return make

@@ -29,18 +29,6 @@ OPEN_ENDED = (
 )
 
 
-@pytest.fixture
-def with_template(tokenizer):
-    """The tiny tokenizer with another chat template, or with none."""
-
-    def make(template: str | None):
-        changed = copy.deepcopy(tokenizer)
-        changed.chat_template = template
-        return changed
-
-    return make
-
-
 def said(tokenizer, prompt, reply) -> str:
     ids, mask = encode_turns(tokenizer, prompt, reply)
     return tokenizer.decode([token for token, mine in zip(ids, mask, strict=True) if mine])

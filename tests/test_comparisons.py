@@ -1,0 +1,150 @@
+"""Pairs and rankings as rows give them: what is asked, what the replies are, and each reason to drop one."""
+
+import pytest
+
+from hfkit.data import faults
+from hfkit.data.forms import preference_row
+from hfkit.data.rankings import ranking_row
+
+PROMPT, REPLY = "What does Ann like?", "Ann likes red."
+TURN = {"role": "user", "content": PROMPT}
+ANSWER = {"role": "assistant", "content": REPLY}
+OTHER = {"role": "user", "content": "Who?"}
+EMPTY = {"role": "assistant", "content": ""}
+LONG = "red and blue and green and pink " * 20
+NOT_THE_ASSISTANTS = "with a reply that is not the assistant's"
+PAIR = ("chosen", "rejected")
+TRIMS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{{ eos_token }}{% endfor %}"
+TRIMS += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": PROMPT, "chosen": REPLY, "rejected": "red"},
+        {"prompt": [TURN], "chosen": [ANSWER], "rejected": [{"role": "assistant", "content": "red"}]},
+        {"chosen": [TURN, ANSWER], "rejected": [TURN, {"role": "assistant", "content": "red"}]},
+    ],
+    ids=["strings", "messages", "implicit prompt"],
+)
+def test_every_form_of_a_pair_gives_the_same_row(tokenizer, row):
+    given = preference_row(row, tokenizer, 64)
+    assert given["dropped"] == ""
+    assert tokenizer.decode(given["chosen_ids"]) == f"<|user|>\n{PROMPT}\n<|assistant|>\n{REPLY}<|endoftext|>"
+    assert tokenizer.decode(given["rejected_ids"]) == f"<|user|>\n{PROMPT}\n<|assistant|>\nred<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"chosen": None}, "without a reply"),
+        ({"rejected": None}, "without a reply"),
+        ({"chosen": "red"}, "with equal replies"),
+        ({"rejected": LONG}, "longer than max_length=64"),
+    ],
+)
+def test_a_pair_that_teaches_nothing_is_dropped(tokenizer, changes, reason):
+    row = {"prompt": PROMPT, "chosen": REPLY, "rejected": "red", **changes}
+    assert preference_row(row, tokenizer, 64)["dropped"] == reason
+
+
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": None, "chosen": "", "rejected": "x"}, "without a prompt"),
+        ({"prompt": "", "chosen": "Yes.", "rejected": "Yes, I do"}, "without a prompt"),
+        ({"prompt": [], "chosen": [TURN, ANSWER], "rejected": [TURN, TURN, ANSWER]}, "without a prompt"),
+        ({"chosen": "Yes ", "rejected": "No"}, "with no prompt in common"),
+        ({"chosen": "", "rejected": "No"}, "with no prompt in common"),
+        ({"chosen": [ANSWER], "rejected": [TURN, ANSWER]}, "with no prompt in common"),
+        ({"chosen": {"content": "Yes"}, "rejected": {"content": "No"}}, "with no prompt in common"),
+        ({"chosen": "Yes", "rejected": "Yes, I do"}, "with an empty reply"),
+        ({"chosen": "The sky is blue", "rejected": "The sky is "}, "with an empty reply"),
+        (
+            {"chosen": f"\n\nHuman: {PROMPT}\n\nAssistant:", "rejected": f"\n\nHuman: {PROMPT}\n\nAssistant: red"},
+            "with an empty reply",
+        ),
+        ({"chosen": "Yes", "rejected": "Yes"}, "with equal replies"),
+        ({"chosen": "Yes", "rejected": None}, "without a reply"),
+        ({"prompt": [TURN, ANSWER, TURN], "chosen": [], "rejected": [ANSWER]}, "without a reply"),
+        ({"prompt": [TURN, ANSWER], "chosen": [TURN], "rejected": [TURN, ANSWER]}, NOT_THE_ASSISTANTS),
+        ({"prompt": PROMPT, "chosen": [ANSWER], "rejected": [TURN]}, NOT_THE_ASSISTANTS),
+        ({"chosen": [TURN, ANSWER, TURN], "rejected": [TURN, ANSWER, ANSWER]}, NOT_THE_ASSISTANTS),
+        ({"chosen": [TURN, ANSWER, TURN], "rejected": [TURN, ANSWER, OTHER]}, NOT_THE_ASSISTANTS),
+        ({"chosen": [TURN, ANSWER, TURN, ANSWER], "rejected": [TURN, ANSWER, TURN]}, NOT_THE_ASSISTANTS),
+    ],
+)
+def test_a_pair_that_asks_nothing_or_says_nothing_after_it_is_dropped(tokenizer, encoder, row, reason):
+    assert encoder(row, tokenizer, 64)["dropped"] == reason
+
+
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+@pytest.mark.parametrize(
+    ("asked", "replies"),
+    [
+        ("The sky is", [" blue", " green"]),
+        ("\n\nHuman: Hi?\n\nAssistant:", [" Yes, Ann.", " Yes, Bob."]),
+        ("\n\nHuman: Hi?\n\nAssistant: Yes.\n\nHuman: Who?\n\nAssistant:", [" Ann.", " Bob."]),
+        ("Hi?\n\n<extra_id_1>Assistant\n", ["Yes, Ann.", "Yes, Bob."]),
+    ],
+    ids=["texts", "transcripts", "transcripts of several turns", "transcripts with other marks"],
+)
+def test_without_a_prompt_column_the_prompt_is_what_both_replies_begin_with(tokenizer, encoder, asked, replies):
+    chosen, rejected = replies
+    implicit = encoder({"chosen": asked + chosen, "rejected": asked + rejected}, tokenizer, 128)
+    assert implicit == encoder({"prompt": asked, "chosen": chosen, "rejected": rejected}, tokenizer, 128)
+    assert implicit["dropped"] == ""
+
+
+@pytest.mark.parametrize("asked", [PROMPT, [TURN], [TURN | {"name": None}]], ids=["text", "messages", "with a field"])
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+def test_a_prompt_beside_whole_conversations_is_asked_once(tokenizer, encoder, asked):
+    """As HuggingFaceH4/ultrafeedback_binarized is without its card."""
+    replies = [ANSWER, {"role": "assistant", "content": "red"}]
+    pair = {name: [TURN, reply] for name, reply in zip(PAIR, replies, strict=True)}
+    alone = {name: [reply] for name, reply in zip(PAIR, replies, strict=True)}
+    whole = encoder({"prompt": asked, **pair}, tokenizer, 64)
+    assert whole == encoder({"prompt": asked, **alone}, tokenizer, 64)
+    assert (whole["dropped"], whole["faults"]) == ("", "")
+
+
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+@pytest.mark.parametrize("before", [[OTHER], [{"role": "system", "content": "Be brief."}, TURN]])
+def test_two_turns_of_one_role_are_told_of_comparisons_too(tokenizer, encoder, before):
+    row = {"prompt": PROMPT, "chosen": [*before, ANSWER], "rejected": [*before, ANSWER | {"content": "red"}]}
+    assert encoder(row, tokenizer, 64)["faults"] == faults.REPEATED
+
+
+@pytest.mark.parametrize("encoder", [preference_row, ranking_row])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": PROMPT, "chosen": "", "rejected": "red"},
+        {"prompt": PROMPT, "chosen": [EMPTY], "rejected": [ANSWER]},
+        {"prompt": [TURN, ANSWER, TURN], "chosen": [EMPTY], "rejected": [ANSWER]},
+        {"chosen": [TURN, ANSWER, TURN, EMPTY], "rejected": [TURN, ANSWER, TURN, ANSWER]},
+    ],
+    ids=["text", "messages", "after an exchange", "whole conversations"],
+)
+def test_an_empty_chosen_reply_is_told_in_every_form(tokenizer, encoder, row):
+    made = encoder(row, tokenizer, 128)
+    assert (made["dropped"], made["faults"]) == ("", faults.EMPTY_CHOSEN)
+    ids = made["chosen_ids"] if "chosen_ids" in made else made["reply_ids"][0]
+    assert tokenizer.decode(ids).endswith("<|assistant|>\n<|endoftext|>")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "reason"),
+    [(preference_row, "with replies that are equal once they are rendered"), (ranking_row, "all tied")],
+)
+def test_replies_that_the_template_makes_equal_are_dropped(with_template, encoder, reason):
+    trims = with_template(TRIMS)
+    assert encoder({"prompt": PROMPT, "chosen": REPLY, "rejected": f"{REPLY} "}, trims, 64)["dropped"] == reason
+
+
+def test_margins_are_kept(tokenizer):
+    row = {"prompt": PROMPT, "chosen": REPLY, "rejected": "red"}
+    assert preference_row({**row, "margin": 2}, tokenizer, 64)["margin"] == 2.0
+    assert preference_row({**row, "margin": None}, tokenizer, 64)["margin"] == 0.0
+    assert "margin" not in preference_row(row, tokenizer, 64)
