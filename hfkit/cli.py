@@ -69,7 +69,7 @@ def let_segments_grow() -> None:
 
     Batches are of many lengths, and segments of one size are left with holes that none of the next ones fits into.
     """
-    if any(name.endswith("ALLOC_CONF") for name in os.environ):
+    if any(name.startswith("PYTORCH_") and name.endswith("ALLOC_CONF") for name in os.environ):
         return
     from importlib.metadata import version
 

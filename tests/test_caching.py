@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -188,18 +191,44 @@ def noted(row, log):
 
 if __name__ == "__main__":
     rows = Dataset.from_dict({"n": [*range(40)]})
-    assert cached_map(rows, partial(slow.noted, log=sys.argv[1]))["seen"][:] == [True] * 40
+    made = cached_map(rows, partial(slow.noted, log=sys.argv[1]), num_proc=int(sys.argv[2]) or None)
+    assert made["seen"][:] == [True] * 40
 """
 
 
-def test_of_processes_that_start_together_one_makes_the_rows(tmp_path):
+@pytest.fixture
+def slow_map(tmp_path):
+    """slow_map(workers) -> a process, in a group of its own, that makes 40 rows in two seconds of work."""
     (tmp_path / "slow.py").write_text(SLOW)
     env = os.environ | {"PYTHONPATH": f"{Path(caching.__file__).parents[2]}:{tmp_path}"}
     env |= {"HF_DATASETS_CACHE": str(tmp_path / "shared")}
-    command = [sys.executable, tmp_path / "slow.py", tmp_path / "log"]
-    started = [subprocess.Popen(command, env=env) for _ in range(3)]
+    started = []
+
+    def start(workers: int) -> subprocess.Popen:
+        command = [sys.executable, tmp_path / "slow.py", tmp_path / "log", str(workers)]
+        started.append(subprocess.Popen(command, env=env, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):  # its workers, which outlive it
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_of_processes_that_start_together_one_makes_the_rows(tmp_path, slow_map):
+    started = [slow_map(0) for _ in range(3)]
     assert [process.wait() for process in started] == [0, 0, 0]
     assert (tmp_path / "log").read_text() == "x" * 40
+
+
+def test_workers_of_a_trainer_that_was_killed_keep_nobody_waiting(tmp_path, slow_map):
+    killed = slow_map(2)
+    while not (tmp_path / "log").exists():
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    assert slow_map(2).wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,12 @@ def test_what_is_held_out_and_trained_on_is_told(data_verb, rows_file):
     assert "10.0% of the training rows ask it, max_overlap is 0.0%" in err
 
 
+def test_held_out_rows_past_a_budget_are_not_held_out(data_verb, rows_file):
+    held_out = [{**rows_file(different(TURN, 5), "test.jsonl")[0], "rows": 2}]
+    out = data_verb("check", "sft", different(TURN), max_length=64, eval_datasets=held_out)[1]
+    assert "2 training rows ask what is held out" in out
+
+
 def test_what_is_held_out_and_in_ptx_datasets_is_told(data_verb, rows_file):
     held_out, learned = rows_file(different(TURN, 3), "test.jsonl"), rows_file(different(TURN, 12), "ptx.jsonl")
     changes = {"eval_datasets": held_out, "ptx_datasets": learned, "ptx_coef": 0.5, "reward_functions": ["math:sqrt"]}

@@ -91,6 +91,7 @@ def test_tracebacks_are_for_bugs_and_for_debugging(hfkit):
     ("own", "told"),
     [
         ({}, "ALLOC_CONF': 'expandable_segments:True'}"),
+        ({"MALLOC_CONF": "narenas:2"}, "ALLOC_CONF': 'expandable_segments:True'}"),  # another allocator's
         ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "{'PYTORCH_CUDA_ALLOC_CONF': 'backend:native'}"),
     ],
 )

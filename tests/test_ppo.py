@@ -142,7 +142,7 @@ def test_fp16_is_refused_by_its_key(by, tokenizer, tmp_path, monkeypatch):
     """trl's accelerator would put a scaler of gradients before losses that nobody scales."""
     if by != "fp16":
         monkeypatch.setenv(by, "fp16")
-    with pytest.raises(ConfigError, match=f"{by}: '(fp16|true)' -> .* set bf16, or leave it out"):
+    with pytest.raises(ConfigError, match=f"{by}: ('fp16'|True) -> .* set bf16, or leave it out"):
         small_trainer(tokenizer, tmp_path, models("llama", lora=True), **({"fp16": True} if by == "fp16" else {}))
 
 

@@ -38,6 +38,13 @@ def test_a_number_outside_its_range(config_of, tmp_path, key):
     assert repr(OUT_OF_RANGE[key]) in problems[key] and "must" in problems[key]
 
 
+def test_fp16_of_the_environment_is_told_before_anything_is_loaded(config_of, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    problems = told(config_of, tmp_path)
+    assert problems.keys() == {"ACCELERATE_MIXED_PRECISION"}
+    assert "set bf16" in problems["ACCELERATE_MIXED_PRECISION"]
+
+
 @pytest.mark.parametrize(
     ("changes", "key", "remedy"),
     [

@@ -1,10 +1,13 @@
 """PPO: batches that divide, what is rewarded, what is weighed against it, and when the best is kept."""
 
+import os
+
 from hfkit.checks.models import config_of, path_problems
 from hfkit.checks.numbers import has_held_out
 from hfkit.config import PPOConfig
 from hfkit.errors import HfkitError, Problem, reason
 
+PRECISION = "ACCELERATE_MIXED_PRECISION"
 TAKEN = ("prompt", "prompts", "replies", "input_ids", "length", "dropped", "faults", "cut")
 """Names that no column for a reward function can have."""
 
@@ -12,12 +15,22 @@ TAKEN = ("prompt", "prompts", "replies", "input_ids", "length", "dropped", "faul
 def ppo_problems(config: PPOConfig) -> list[Problem]:
     """Everything that only PPO's own fields can get wrong."""
     return [
+        *precision_problems(config),
         *batch_problems(config),
         *function_problems(config),
         *penalty_problems(config),
         *best_problems(config),
         *reward_problems(config),
     ]
+
+
+def precision_problems(config) -> list[Problem]:
+    """fp16, asked for by the config or by accelerate's environment: trl's accelerator would scale the gradients."""
+    remedy = "PPO's losses are not scaled for it: set bf16, or leave it out"
+    asked = [Problem("fp16", True, remedy)] if getattr(config, "fp16", False) else []
+    if os.environ.get(PRECISION) == "fp16":
+        asked.append(Problem(PRECISION, "fp16", remedy))
+    return asked
 
 
 def batch_problems(config: PPOConfig) -> list[Problem]:

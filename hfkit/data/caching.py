@@ -77,7 +77,8 @@ def locked(file: Path) -> Iterator[None]:
     """Only one process at a time: the first of several that train together makes the rows, the others find them."""
     with file.open("a") as lock:
         with suppress(OSError):  # a file system without locks: each makes them
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            # not flock: the processes of `map` would hold it too, and they outlive a trainer that is killed
+            fcntl.lockf(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -41,7 +41,7 @@ def cli(argv: list[str] | None = None) -> int:
             Console().print(histogram(one))
             told += [f"{stage} {one.split}: {one.name}: {fault}" for fault in past(one, stage, config, known)]
         rows = sum(one.rows for one in surveys if one.split != "test")
-        found = overlap(surveys)
+        found = overlap(config, surveys)
         if found:
             say(f"\n{stage}: {found:,} training rows ask what is held out; training leaves them out")
         if rows and found / rows > known.max_overlap:

@@ -69,7 +69,7 @@ def of_texts(tokenizer: PreTrainedTokenizerBase | None, contents: object, *, pla
     return [fault for fault, is_there in faults.items() if is_there]
 
 
-def of_column(texts: pa.ChunkedArray, tokenizer: PreTrainedTokenizerBase | None = None) -> dict[str, int]:
+def of_column(texts: pa.Array | pa.ChunkedArray, tokenizer: PreTrainedTokenizerBase | None = None) -> dict[str, int]:
     """Texts with each fault that can be told without tokenizing them."""
     sought = {REPLACED: pc.match_substring(texts, "\ufffd")}
     if tokenizer is not None and special_texts(tokenizer).pattern != NOTHING:

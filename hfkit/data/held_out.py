@@ -1,6 +1,6 @@
 """Held-out rows: made once by a seed, whole prompts at a time, and never trained on, by this stage or another.
 
-A row is known by the hash of what it asks: its prompt, the turns before the last reply, or its text. So a prompt with
+A row is known by the hash of what it asks: the turns before the last reply, its prompt, or its text. So a prompt with
 several replies is on one side only, and a prompt of SFT is recognized among the pairs of a reward model.
 """
 

@@ -125,7 +125,7 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
         "better": [better for better, _ in pairs],
         "worse": [worse for _, worse in pairs],
         "dropped": "",
-        "faults": faults.joined(left_out, *found),
+        "faults": faults.joined(*found),
         "cut": False,
         "length": max(map(len, ids)),
         **({"margin": margins} if "margin" in empty else {}),

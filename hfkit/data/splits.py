@@ -73,6 +73,22 @@ class Split:
             self.keys = self.keys[places]
         return rows.select(places)
 
+    def leave_out(self, rows: Dataset, other: "Split", counted: bool = True) -> Dataset:
+        """The rows that ask nothing that those of another split ask.
+
+        Args:
+            counted: whether the others are lost rows, or were none of the split's from the beginning.
+        """
+        again = shared(self.keys, other.keys)
+        if not again.any():
+            return rows
+        rows = self.choose(rows, np.flatnonzero(~again))
+        if counted:
+            self.dropped["also held out"] = int(again.sum())
+        else:
+            self.rows = len(rows)
+        return rows
+
     def capped(self, rows: Dataset) -> Dataset:
         """Of each source as many rows as its entry's `rows` allows, by the seed, where no trainer mixes them."""
         if self.mixture.is_plain:
@@ -134,10 +150,7 @@ def load_splits(
         splits["test"].rows = splits["test"].kept = len(test)
         for split, rows in ((account, train), (splits["test"], test)):
             split.keys = keys_of(rows, getattr(config, "dataset_num_proc", None))
-        again = shared(account.keys, splits["test"].keys)
-        if again.any():
-            account.dropped["also held out"] = int(again.sum())
-            train = account.choose(train, np.flatnonzero(~again))
+        train = account.leave_out(train, splits["test"])
     elif hasattr(config, "test_split_size"):
         account.keys = keys_of(train, getattr(config, "dataset_num_proc", None))
         if size is not None:

@@ -25,6 +25,7 @@ from hfkit.data.forms import (
 from hfkit.data.held_out import keys_of, shared
 from hfkit.data.rankings import COMPARISONS, comparison_encoder
 from hfkit.data.sources import load_entry
+from hfkit.data.splits import load_rows
 
 SPLITS = {"datasets": "train", "eval_datasets": "test", "ptx_datasets": "ptx"}
 # By a column of the form.
@@ -167,8 +168,13 @@ def longer_share(table) -> float | None:
     return float((better > worse)[differ].mean()) if differ.any() else None
 
 
-def overlap(surveys: list[Survey]) -> int:
-    """Rows of the training data, those of `ptx_datasets` among them, that ask what a held-out row asks."""
-    held_out = [one.keys for one in surveys if one.split == "test"]
+def overlap(config, surveys: list[Survey]) -> int:
+    """Rows of the training data, those of `ptx_datasets` among them, that ask what a row of `eval_datasets` asks.
+
+    Where these have a budget of rows, they are the ones that training holds out.
+    """
     trained = [one.keys for one in surveys if one.split != "test"]
-    return int(shared(np.concatenate(trained), np.concatenate(held_out)).sum()) if held_out and trained else 0
+    if not trained or not getattr(config, "eval_datasets", None):
+        return 0
+    rows, account = load_rows("test", config.eval_datasets, *reads_of(config, "test"), config.seed)
+    return int(shared(np.concatenate(trained), keys_of(account.capped(rows))).sum())

@@ -1,6 +1,7 @@
 """Rows that no training saw: found by a run's record, or named; and how likely a language model finds them."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ from hfkit.data.forms import (
     encode_instructions,
     instruction_encoder,
 )
-from hfkit.data.rankings import COMPARISONS, LEFT_OUT, as_pairs, comparison_encoder, encoding_of
+from hfkit.data.rankings import COMPARISONS, LEFT_OUT, comparison_encoder, encode_held_out
 from hfkit.data.splits import Split, load_rows, load_splits
 from hfkit.errors import HfkitError
 from hfkit.evaluation.generation import logits_from
@@ -48,10 +49,9 @@ class HeldOut:
         length = min(self.max_length, context or self.max_length)
         options = {"max_length": length, "dataset_num_proc": None, "max_dropped": 1.0, "score_margin": 0.0}
         options = SimpleNamespace(**options)
-        encode = encoding_of(self.rows, options) if self.are_pairs else encode_instructions
         account = replace(self.account, dropped=dict(self.account.dropped))
-        encoded = encode(self.rows, tokenizer, account, options)
-        return as_pairs(encoded) if "reply_ids" in encoded.column_names else encoded, account
+        encode = partial(encode_held_out, as_rankings=False) if self.are_pairs else encode_instructions
+        return encode(self.rows, tokenizer, account, options), account
 
     def shared_by(self, readers: list[tuple[PreTrainedTokenizerBase, int | None]]) -> "HeldOut":
         """What several models can be compared on, each given by its tokenizer and its context.

@@ -1,23 +1,16 @@
 """What PPO refuses at once: what would train nothing, or the wrong thing."""
 
-import os
-
 from accelerate import PartialState
 from peft import PeftModel
 
-from hfkit.errors import ConfigError, HfkitError, Problem
-
-PRECISION = "ACCELERATE_MIXED_PRECISION"
+from hfkit.checks.ppo import precision_problems
+from hfkit.errors import ConfigError, HfkitError
 
 
 def refuse(args, processing_class, model, reward_model, train_dataset, value_model) -> None:
     """The guards: each names what would have happened."""
-    for key, value in (
-        ("fp16", getattr(args, "fp16", False) and "true"),
-        (PRECISION, os.environ.get(PRECISION) == "fp16" and "fp16"),
-    ):
-        if value:
-            raise ConfigError([Problem(key, value, "PPO's losses are not scaled for it: set bf16, or leave it out")])
+    if problems := precision_problems(args):
+        raise ConfigError(problems)
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * PartialState().num_processes
     if len(train_dataset) < batch:
         raise HfkitError(

@@ -2,13 +2,12 @@
 
 import copy
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
 
 from hfkit.data.forms import IGNORE, INSTRUCTIONS, encode_instructions
-from hfkit.data.held_out import keys_of, overlaps, shared
+from hfkit.data.held_out import keys_of, overlaps
 from hfkit.data.splits import Split, load_rows
 from hfkit.rlhf.batch import pad
 from hfkit.rlhf.config import PPOConfig
@@ -28,12 +27,8 @@ def load_ptx(config, tokenizer, test: Split | None = None) -> tuple[Dataset | No
         return None, {}
     rows, account = load_rows("ptx", config.ptx_datasets, INSTRUCTIONS, seed=config.seed)
     account.keys = keys_of(rows, config.dataset_num_proc)
-    if test is not None and (again := shared(account.keys, test.keys)).any():
-        rows = account.choose(rows, np.flatnonzero(~again))
-        if config.eval_datasets:
-            account.dropped["also held out"] = int(again.sum())
-        else:  # as of the rows that `test_split_size` holds out of the prompts
-            account.rows = len(rows)
+    if test is not None:  # what `test_split_size` holds out counts as little here as among the prompts
+        rows = account.leave_out(rows, test, counted=bool(config.eval_datasets))
     account.overlap = [found for _, found in overlaps(config, {"ptx": account.keys})]
     settings = copy.copy(config)
     settings.max_length = config.ptx_max_length
