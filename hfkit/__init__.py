@@ -25,10 +25,10 @@ _HOMES = {
     "push_data": ("hfkit.hub.data", "push_data"),
     "pull": ("hfkit.hub.pull", "pull"),
     "run_pipeline": ("hfkit.pipeline", "run_pipeline"),
+    "DatasetEntry": ("hfkit.config_fields", "DatasetEntry"),
     **{
         name: ("hfkit.config", name)
         for name in (
-            "DatasetEntry",
             "TokenizerConfig",
             "PretrainConfig",
             "SFTConfig",

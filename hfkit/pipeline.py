@@ -20,7 +20,8 @@ from importlib import import_module
 from pathlib import Path
 
 from hfkit.cli import verb_parser
-from hfkit.config import STAGES, HubFields
+from hfkit.config import STAGES
+from hfkit.config_fields import HubFields
 from hfkit.errors import ConfigError, Problem
 
 # What each stage takes from which earlier one.

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hfkit.config import HubFields
+from hfkit.config_fields import HubFields
 from hfkit.hub.ids import split_revision
 from hfkit.source import ADAPTER_CONFIG, find_file, folder_of
 

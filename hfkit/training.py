@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from hfkit.callbacks import MetricsFile, ProgressLine, PushEachSave
-from hfkit.config import HubFields
+from hfkit.config_fields import HubFields
 from hfkit.device import has_bf16, process_state
 from hfkit.errors import HfkitError
 from hfkit.run import Run

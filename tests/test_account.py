@@ -2,7 +2,8 @@
 
 import pytest
 
-from hfkit.config import DatasetEntry, RewardConfig, SFTConfig
+from hfkit.config import RewardConfig, SFTConfig
+from hfkit.config_fields import DatasetEntry
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions
 from hfkit.data.rankings import COMPARISONS, encoding_of
 from hfkit.data.splits import load_splits

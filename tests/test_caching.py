@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from hfkit.config import DatasetEntry, PretrainConfig, SFTConfig
+from hfkit.config import PretrainConfig, SFTConfig
+from hfkit.config_fields import DatasetEntry
 from hfkit.data import caching
 from hfkit.data.caching import ROWS_PER_PROCESS, cached_map, content_hash, identity, processes, tokenizer_hash
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions

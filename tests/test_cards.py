@@ -9,7 +9,8 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from hfkit.cli import main
-from hfkit.config import DatasetEntry, PPOConfig, PretrainConfig, RewardConfig, SFTConfig
+from hfkit.config import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
+from hfkit.config_fields import DatasetEntry
 from hfkit.data.cards import FOLDERS, Conversion, card_names, load_card
 from hfkit.data.conversions import ROW_CONVERSIONS, TABLE_CONVERSIONS
 from hfkit.data.faults import EMPTY_CHOSEN

@@ -5,7 +5,8 @@ import json
 import datasets
 import pytest
 
-from hfkit.config import DatasetEntry, PPOConfig, SFTConfig
+from hfkit.config import PPOConfig, SFTConfig
+from hfkit.config_fields import DatasetEntry
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS, encode_prompts
 from hfkit.data.held_out import row_key
 from hfkit.data.rankings import COMPARISONS

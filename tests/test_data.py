@@ -7,7 +7,8 @@ import json
 import datasets
 import pytest
 
-from hfkit.config import DatasetEntry, SFTConfig
+from hfkit.config import SFTConfig
+from hfkit.config_fields import DatasetEntry
 from hfkit.data.caching import Versioned, content_hash
 from hfkit.data.sources import load_entry
 from hfkit.data.splits import load_splits

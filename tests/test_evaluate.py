@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaModel
 
 import hfkit
 from hfkit.cli import main
-from hfkit.config import DatasetEntry
+from hfkit.config_fields import DatasetEntry
 from hfkit.data.forms import IGNORE
 from hfkit.errors import ConfigError, HfkitError
 from hfkit.evaluation.config import EvaluateConfig, entries_of

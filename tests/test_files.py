@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from hfkit.config import DatasetEntry
+from hfkit.config_fields import DatasetEntry
 from hfkit.data.sources import load_entry
 from hfkit.data.splits import load_rows
 from hfkit.errors import ConfigError, HfkitError

@@ -6,7 +6,8 @@ import pytest
 from datasets import Dataset
 from tokenizers.processors import TemplateProcessing
 
-from hfkit.config import DatasetEntry, PretrainConfig, SFTConfig
+from hfkit.config import PretrainConfig, SFTConfig
+from hfkit.config_fields import DatasetEntry
 from hfkit.data import faults
 from hfkit.data.forms import (
     IGNORE,

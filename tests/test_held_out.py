@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from hfkit.config import DatasetEntry, PPOConfig, RewardConfig, SFTConfig
+from hfkit.config import PPOConfig, RewardConfig, SFTConfig
+from hfkit.config_fields import DatasetEntry
 from hfkit.data.held_out import HASHES, overlaps, read_hashes, row_key, split_off
 from hfkit.data.splits import load_splits
 from hfkit.errors import HfkitError

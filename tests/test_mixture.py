@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from interruption import assert_same_run, stopped_copy
 
-from hfkit.config import DatasetEntry, PPOConfig, SFTConfig
+from hfkit.config import PPOConfig, SFTConfig
+from hfkit.config_fields import DatasetEntry
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions, encode_prompts
 from hfkit.data.mixture import Mixture
 from hfkit.data.splits import load_splits

@@ -12,7 +12,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
 from hfkit.callbacks import read_metrics
-from hfkit.config import DatasetEntry, PretrainConfig
+from hfkit.config import PretrainConfig
+from hfkit.config_fields import DatasetEntry
 from hfkit.data import packing
 from hfkit.data.encoding import texts_of
 from hfkit.data.packing import pack_documents, require_separation, separating_collator

@@ -15,7 +15,7 @@ from planned import CPU, GPT2, LLAMA, LORA, ONE_BY_ONE, ROOT, ROWS, plan_8b, run
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from hfkit.config import DatasetEntry
+from hfkit.config_fields import DatasetEntry
 from hfkit.models import load_trainable
 from hfkit.planning import memory
 from hfkit.planning.device import Device

@@ -176,7 +176,7 @@ def test_tool_calls_are_said_and_their_results_are_not(with_template, tools, arg
 
 def test_tools_and_their_calls_come_out_of_files_as_they_went_in(with_template, rows_file):
     """Arrow gives every call the arguments of all others."""
-    from hfkit.config import DatasetEntry
+    from hfkit.config_fields import DatasetEntry
     from hfkit.data.forms import INSTRUCTIONS, instruction_row
     from hfkit.data.sources import load_entry
 

@@ -8,7 +8,8 @@ from hfkit.checks.hub import hub_problems
 from hfkit.checks.models import adapter_problems, model_problems
 from hfkit.checks.numbers import number_problems
 from hfkit.checks.ppo import ppo_problems
-from hfkit.config import PPOConfig, SourceFields
+from hfkit.config import PPOConfig
+from hfkit.config_fields import SourceFields
 from hfkit.errors import Problem, reason
 from hfkit.hub.licenses import license_problems
 

@@ -3,7 +3,8 @@
 import os
 import re
 
-from hfkit.config import DatasetEntry, TokenizerConfig
+from hfkit.config import TokenizerConfig
+from hfkit.config_fields import DatasetEntry
 from hfkit.data.cards import file_of, recipe_of, their_split
 from hfkit.errors import MISSING, ConfigError, HfkitError, Problem
 from hfkit.hub.ids import HUB_ID

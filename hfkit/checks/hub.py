@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-from hfkit.config import HubFields
+from hfkit.config_fields import HubFields
 from hfkit.errors import Problem
 
 

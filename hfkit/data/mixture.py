@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 from datasets import Dataset
 
-from hfkit.config import DatasetEntry
+from hfkit.config_fields import DatasetEntry
 from hfkit.errors import HfkitError
 
 BUDGETS = ("rows", "tokens", "epochs")

@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 from datasets import Dataset
 
-from hfkit.config import DatasetEntry
+from hfkit.config_fields import DatasetEntry
 from hfkit.data.caching import Versioned
 from hfkit.data.cards import FORMS, OPTIONAL, Recipe, file_of, recipe_of, their_split
 from hfkit.data.conversions import (

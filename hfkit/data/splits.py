@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from hfkit.config import DatasetEntry
+from hfkit.config_fields import DatasetEntry
 from hfkit.console import is_main_process, say, warn
 from hfkit.data.caching import content_hash
 from hfkit.data.cards import recipe_of

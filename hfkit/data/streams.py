@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, Features, Value
 
-from hfkit.config import DatasetEntry
+from hfkit.config_fields import DatasetEntry
 from hfkit.data.caching import code_hash
 from hfkit.data.cards import Keep
 from hfkit.data.files import bars, kind_of, place_of_file, unreadable

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from hfkit.config import DatasetEntry, PPOConfig, RewardConfig, SFTConfig
+from hfkit.config import PPOConfig, RewardConfig, SFTConfig
+from hfkit.config_fields import DatasetEntry
 from hfkit.data import faults
 from hfkit.data.caching import cached_map
 from hfkit.data.encoding import Encoder, pairs_in, tokens_of

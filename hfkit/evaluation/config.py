@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
-from hfkit.config import DatasetEntry
+from hfkit.config_fields import DatasetEntry
 from hfkit.errors import HfkitError, Problem
 
 POSITIVE = ("max_rows", "max_prompts", "max_prompt_length", "response_length", "per_device_eval_batch_size")

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfkit.config import DatasetEntry
+from hfkit.config_fields import DatasetEntry
 from hfkit.data.caching import tokenizer_hash
 from hfkit.data.conversions import prompt_of
 from hfkit.data.forms import (

@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfkit.config import DatasetEntry
+from hfkit.config_fields import DatasetEntry
 from hfkit.data.splits import Split
 from hfkit.evaluation.formulas import perplexity
 from hfkit.evaluation.held_out import find_held_out, text_likelihoods

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from hfkit.config import DatasetEntry
+from hfkit.config_fields import DatasetEntry
 from hfkit.data.cards import recipe_of
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS, TEXT
 from hfkit.data.splits import Split, load_rows
