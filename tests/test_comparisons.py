@@ -1,17 +1,12 @@
 """Pairs and rankings as rows give them: what is asked, what the replies are, and each reason to drop one."""
 
 import pytest
+from dialogue import ANSWER, EMPTY, LONG, OTHER, PROMPT, REPLY, TURN
 
 from hfkit.data import faults
 from hfkit.data.forms import preference_row
 from hfkit.data.rankings import ranking_row
 
-PROMPT, REPLY = "What does Ann like?", "Ann likes red."
-TURN = {"role": "user", "content": PROMPT}
-ANSWER = {"role": "assistant", "content": REPLY}
-OTHER = {"role": "user", "content": "Who?"}
-EMPTY = {"role": "assistant", "content": ""}
-LONG = "red and blue and green and pink " * 20
 NOT_THE_ASSISTANTS = "with a reply that is not the assistant's"
 PAIR = ("chosen", "rejected")
 TRIMS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{{ eos_token }}{% endfor %}"

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 from datasets import Dataset
+from dialogue import ANSWER, EMPTY, LONG, OTHER, PROMPT, REPLY, TURN
 from tokenizers.processors import TemplateProcessing
 
 from hfkit.config import PretrainConfig, SFTConfig
@@ -23,13 +24,6 @@ from hfkit.data.packing import pack_documents
 from hfkit.data.sources import load_entry
 from hfkit.data.splits import Split
 from hfkit.errors import HfkitError
-
-PROMPT, REPLY = "What does Ann like?", "Ann likes red."
-TURN = {"role": "user", "content": PROMPT}
-ANSWER = {"role": "assistant", "content": REPLY}
-OTHER = {"role": "user", "content": "Who?"}
-EMPTY = {"role": "assistant", "content": ""}
-LONG = "red and blue and green and pink " * 20
 
 
 def config(kind=SFTConfig, **changes):

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import yaml
 from meter import ModelMeter
+from pipelines import write_pipeline
 from transformers import LlamaModel
 
 from hfkit.config import STAGES
@@ -17,19 +18,7 @@ from hfkit.record import read_record, weights_hash
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, data):
     """Writes a pipeline of conftest's tiny configs; returns its path."""
-    from conftest import TINY
-
-    def write(stages=tuple(STAGES), **changes):
-        folder = tmp_path_factory.mktemp("files")
-        for stage in stages:
-            rows, settings, _ = TINY[stage]
-            own = {"datasets": [{"path": str(data / f"{rows}.jsonl")}], **settings, **changes.get(stage, {})}
-            (folder / f"{stage}.yaml").write_text(yaml.safe_dump(own))
-        pipeline = {"output_dir": str(folder / "runs"), "stages": {stage: f"{stage}.yaml" for stage in stages}}
-        (folder / "pipeline.yaml").write_text(yaml.safe_dump(pipeline))
-        return folder / "pipeline.yaml"
-
-    return write
+    return lambda *stages, **changes: write_pipeline(tmp_path_factory.mktemp("files"), data, *stages, **changes)
 
 
 @pytest.fixture(scope="module")

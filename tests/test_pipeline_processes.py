@@ -1,10 +1,7 @@
 """A whole pipeline in two processes: no stage begins before the one that it starts from is there."""
 
-from pathlib import Path
-
 import pytest
-import yaml
-from conftest import TINY
+from pipelines import write_pipeline
 from test_ppo_processes import WORLD, launch
 
 from hfkit.pipeline import run_pipeline
@@ -14,22 +11,12 @@ STAGES = ["tokenizer", "pretrain", "sft", "reward"]
 CHANGES = {"sft": {"gradient_checkpointing": True}}  # under DDP too every adapter must be seen to be used
 
 
-def pipeline_file(folder: Path, data: Path, stages: list[str]) -> Path:
-    for stage in stages:
-        rows, settings, _ = TINY[stage]
-        own = {"datasets": [{"path": str(data / f"{rows}.jsonl")}], **settings, **CHANGES.get(stage, {})}
-        (folder / f"{stage}.yaml").write_text(yaml.safe_dump(own))
-    pipeline = {"output_dir": str(folder / "runs"), "stages": {stage: f"{stage}.yaml" for stage in stages}}
-    (folder / "pipeline.yaml").write_text(yaml.safe_dump(pipeline))
-    return folder / "pipeline.yaml"
-
-
 @pytest.mark.parametrize(
     ("stages", "times"), [(STAGES[:3], 1), pytest.param(STAGES, 2, marks=pytest.mark.slow)], ids=["run", "run again"]
 )
 def test_no_process_goes_on_to_a_stage_before_the_one_before_is_published(data, tmp_path, stages, times):
     """Run again, every stage is done already, for each process."""
-    path = pipeline_file(tmp_path, data, stages)
+    path = write_pipeline(tmp_path, data, stages, **CHANGES)
     for _ in range(times):
         launch(run_pipeline, path)
     records = [read_record(tmp_path / "runs" / stage) for stage in stages]

@@ -4,12 +4,12 @@ import copy
 import json
 
 import pytest
+from dialogue import PROMPT, REPLY
 
 from hfkit import rendering
 from hfkit.rendering import SANITIZES, encode_prompt, encode_replies, encode_text, encode_turns
 from hfkit.turns import RenderError, tools_of
 
-PROMPT, REPLY = "What does Ann like?", "Ann likes red."
 CHAT = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Hello"},

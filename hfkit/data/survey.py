@@ -24,9 +24,9 @@ from hfkit.data.forms import (
     text_encoder,
 )
 from hfkit.data.held_out import keys_of, shared
+from hfkit.data.mixture import Mixture
 from hfkit.data.rankings import COMPARISONS, comparison_encoder
 from hfkit.data.sources import load_entry
-from hfkit.data.splits import load_rows
 
 SPLITS = {"datasets": "train", "eval_datasets": "test", "ptx_datasets": "ptx"}
 # By a column of the form.
@@ -175,7 +175,9 @@ def overlap(config, surveys: list[Survey]) -> int:
     Where these have a budget of rows, they are the ones that training holds out.
     """
     trained = [one.keys for one in surveys if one.split != "test"]
-    if not trained or not getattr(config, "eval_datasets", None):
+    held_out = [one.keys for one in surveys if one.split == "test"]
+    if not trained or not held_out:
         return 0
-    rows, account = load_rows("test", config.eval_datasets, *reads_of(config, "test"), config.seed)
-    return int(shared(np.concatenate(trained), keys_of(account.capped(rows))).sum())
+    source_of = np.repeat(np.arange(len(held_out)), [*map(len, held_out)])
+    places = Mixture(config.eval_datasets, source_of, config.seed).places(np.ones(len(source_of)))
+    return int(shared(np.concatenate(trained), np.concatenate(held_out)[places]).sum())

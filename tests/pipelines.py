@@ -1,0 +1,19 @@
+"""Pipelines of the tiny stages that every test shares."""
+
+from pathlib import Path
+
+import yaml
+from conftest import TINY
+
+from hfkit.config import STAGES
+
+
+def write_pipeline(folder: Path, data: Path, stages=tuple(STAGES), **changes) -> Path:
+    """The file of a pipeline that runs into `folder/runs`, beside its stages' own, each with its changes."""
+    for stage in stages:
+        rows, settings, _ = TINY[stage]
+        own = {"datasets": [{"path": str(data / f"{rows}.jsonl")}], **settings, **changes.get(stage, {})}
+        (folder / f"{stage}.yaml").write_text(yaml.safe_dump(own))
+    pipeline = {"output_dir": str(folder / "runs"), "stages": {stage: f"{stage}.yaml" for stage in stages}}
+    (folder / "pipeline.yaml").write_text(yaml.safe_dump(pipeline))
+    return folder / "pipeline.yaml"
