@@ -9,8 +9,9 @@ import json
 import sys
 from pathlib import Path
 
-from hfkit.config import STAGES
-from hfkit.record import read_record, write_json
+from hfkit.config.stages import STAGES
+from hfkit.core.files import write_json
+from hfkit.records.record import read_record
 
 KEPT = ("status", "seed", "steps", "tokens", "episodes", "train_seconds", "wall_seconds", "tokens_per_second")
 KEPT += ("peak_memory_bytes", "metrics", "stopped")

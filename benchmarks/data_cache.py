@@ -20,14 +20,14 @@ from pathlib import Path
 
 def child(root: Path, folder: str, started: float) -> None:
     """One run, up to its first step; prints its times as JSON."""
-    from hfkit.console import quiet_libraries
+    from hfkit.core.console import quiet_libraries
 
     quiet_libraries()
     from transformers import Trainer
 
     import hfkit
     from hfkit.data import splits
-    from hfkit.run import Run
+    from hfkit.training.run import Run
 
     times = {}
 
@@ -47,9 +47,9 @@ def child(root: Path, folder: str, started: float) -> None:
         return load(*args)
 
     splits.load_splits, Trainer.training_step = load_splits, first_step
-    import hfkit.run
+    import hfkit.training.run
 
-    hfkit.run.Run = Prepared
+    hfkit.training.run.Run = Prepared
     hfkit.sft(
         hfkit.SFTConfig(
             model_name_or_path=str(root / "base"),
@@ -70,7 +70,7 @@ def main() -> None:
         os.environ.update(HF_HOME=f"{folder}/home", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
         record = measure(Path(folder), asked.rows)
     asked.output.parent.mkdir(exist_ok=True)
-    from hfkit.record import write_json
+    from hfkit.core.files import write_json
 
     write_json(asked.output, record)
     print(json.dumps({kind: record[kind]["ratio"] for kind in ("short", "joined")}, indent=2))
@@ -78,12 +78,12 @@ def main() -> None:
 
 def measure(root: Path, rows: int) -> dict:
     """Writes the world, makes a small model, and times both runs."""
-    from hfkit.console import quiet_libraries
+    from hfkit.core.console import quiet_libraries
 
     quiet_libraries()
     import hfkit
     from hfkit.quickstart import world
-    from hfkit.record import environment
+    from hfkit.records.environment import environment
 
     world.INSTRUCTIONS = rows
     world.write_world(root / "world")

@@ -13,14 +13,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from hfkit.console import quiet_libraries
+from hfkit.core.console import quiet_libraries
 
 quiet_libraries()
 
-import torch  # noqa: E402
-from datasets import disable_caching, disable_progress_bars, load_dataset  # noqa: E402
-from peft import LoraConfig, TaskType, get_peft_model  # noqa: E402
-from transformers import (  # noqa: E402
+import torch
+from datasets import disable_caching, disable_progress_bars, load_dataset
+from peft import LoraConfig, TaskType, get_peft_model
+from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -28,13 +28,14 @@ from transformers import (  # noqa: E402
     Trainer,
     set_seed,
 )
-from trl import RewardTrainer, SFTTrainer, pack_dataset  # noqa: E402
+from trl import RewardTrainer, SFTTrainer, pack_dataset
 
-import hfkit  # noqa: E402
-from hfkit.quickstart.world import write_world  # noqa: E402
-from hfkit.record import environment, write_json  # noqa: E402
-from hfkit.stages.pretrain import start_model  # noqa: E402
-from hfkit.training import trainer_arguments  # noqa: E402
+import hfkit
+from hfkit.core.files import write_json
+from hfkit.quickstart.world import write_world
+from hfkit.records.environment import environment
+from hfkit.stages.pretrain import start_model
+from hfkit.training.arguments import trainer_arguments
 
 MODEL = {
     "model_type": "llama",

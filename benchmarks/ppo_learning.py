@@ -17,17 +17,19 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from hfkit.console import quiet_libraries
+from hfkit.core.console import quiet_libraries
 
 quiet_libraries()
 
-import torch  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+import torch
+from safetensors.torch import load_file
 
-import hfkit  # noqa: E402
-from hfkit.callbacks import read_metrics  # noqa: E402
-from hfkit.evaluation.generation import generate_replies, likelihoods  # noqa: E402
-from hfkit.record import environment, read_record, write_json  # noqa: E402
+import hfkit
+from hfkit.core.files import write_json
+from hfkit.models.generation import generate_replies, likelihoods
+from hfkit.records.environment import environment
+from hfkit.records.metrics_file import read_metrics
+from hfkit.records.record import read_record
 
 JOY = re.compile(r"\b(happy|fun|smil\w+|love\w*|hug\w*)\b", re.IGNORECASE)
 STORIES, HELD_OUT, LENGTH = 1024, 256, 160  # how many, of which held out, and tokens of each

@@ -5,8 +5,8 @@ Draws docs/ppo_learning.png and docs/ppo_control.png from benchmarks/records/ppo
 
 from pathlib import Path
 
-from hfkit.plots import canvas, save
-from hfkit.record import read_json_mapping
+from hfkit.core.files import read_json_mapping
+from hfkit.training.plots import canvas, save
 
 ROOT = Path(__file__).parents[1]
 COLOURS = ["#2f6db5", "#d1752c", "#4c9a5b"]

@@ -17,26 +17,27 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hfkit.console import quiet_libraries
+from hfkit.core.console import quiet_libraries
 
 quiet_libraries()
 
-import torch  # noqa: E402
-from datasets import Dataset  # noqa: E402
-from peft import PeftModel  # noqa: E402
-from transformers import (  # noqa: E402
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
     set_seed,
 )
-from trl.experimental.ppo import PPOConfig, PPOTrainer  # noqa: E402
+from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-import hfkit  # noqa: E402
-from hfkit.models import load_tokenizer  # noqa: E402
-from hfkit.quantization import quantization_of  # noqa: E402
-from hfkit.record import environment, peak_memory_bytes, write_json  # noqa: E402
-from hfkit.rendering import encode_prompt  # noqa: E402
+import hfkit
+from hfkit.core.files import write_json
+from hfkit.data.chat_template import encode_prompt
+from hfkit.models.loading import load_tokenizer
+from hfkit.models.quantization import quantization_of
+from hfkit.records.environment import environment, peak_memory_bytes
 
 VARIANTS = ("hfkit", "hfkit, no checkpointing", "trl", "trl, 4-bit critic")
 WORDS = "the a river stone bird light winter garden road letter night old small green quiet".split()

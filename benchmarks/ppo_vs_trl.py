@@ -24,22 +24,23 @@ import tempfile
 import time
 from pathlib import Path
 
-from hfkit.console import quiet_libraries
+from hfkit.core.console import quiet_libraries
 
 quiet_libraries()
 
-import torch  # noqa: E402
-from datasets import Dataset  # noqa: E402
-from transformers import DataCollatorWithPadding, GenerationConfig, TrainerCallback, set_seed  # noqa: E402
-from trl.experimental.ppo import PPOConfig as TrlPPOConfig  # noqa: E402
-from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer  # noqa: E402
+import torch
+from datasets import Dataset
+from transformers import DataCollatorWithPadding, GenerationConfig, TrainerCallback, set_seed
+from trl.experimental.ppo import PPOConfig as TrlPPOConfig
+from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
 
-import hfkit  # noqa: E402
-from hfkit.evaluation.generation import generate_replies  # noqa: E402
-from hfkit.models import load_policy, load_tokenizer  # noqa: E402
-from hfkit.record import environment, peak_memory_bytes, read_json_mapping, write_json  # noqa: E402
-from hfkit.rlhf import PPOConfig, PPOTrainer  # noqa: E402
-from hfkit.rlhf.roles import Roles, load_roles  # noqa: E402
+import hfkit
+from hfkit.core.files import read_json_mapping, write_json
+from hfkit.models.generation import generate_replies
+from hfkit.models.loading import load_policy, load_tokenizer
+from hfkit.records.environment import environment, peak_memory_bytes
+from hfkit.rlhf import PPOConfig, PPOTrainer
+from hfkit.rlhf.roles import Roles, load_roles
 
 LOOPS = ("hfkit", "trl")
 APART = "trl, models apart"

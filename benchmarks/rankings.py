@@ -16,14 +16,17 @@ import tempfile
 from itertools import combinations, product
 from pathlib import Path
 
-from hfkit.console import quiet_libraries
+from hfkit.core.console import quiet_libraries
+from hfkit.stages.checks import problems_of
 
 quiet_libraries()
 
-import hfkit  # noqa: E402
-from hfkit.parsing import load_config  # noqa: E402
-from hfkit.quickstart.world import TIE, _Writer  # noqa: E402
-from hfkit.record import environment, read_json_mapping, read_record, write_json  # noqa: E402
+import hfkit
+from hfkit.config.parsing import load_config
+from hfkit.core.files import read_json_mapping, write_json
+from hfkit.quickstart.world import TIE, _Writer
+from hfkit.records.environment import environment
+from hfkit.records.record import read_record
 
 ERROR = 0.1  # standard deviation of a judge's score about the gold one: 9% of the labels are wrong
 ARMS = {  # rows in a step, and passes
@@ -86,6 +89,7 @@ def measure(root: Path, arm: str, seed: int, count: int, folder: Path) -> dict:
     config = load_config(
         hfkit.RewardConfig,
         CONFIG,
+        problems_of,
         model_name_or_path=str(root / "sft"),
         datasets=[{"path": write(folder / "rows.jsonl", rows)}],
         eval_datasets=[{"path": write(folder / "test.jsonl", [row for row in test if row["clean"]])}],

@@ -14,20 +14,20 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load_policy": ("hfkit.models", "load_policy"),
-    "load_reward": ("hfkit.scoring", "load_reward"),
+    "load_policy": ("hfkit.models.loading", "load_policy"),
+    "load_reward": ("hfkit.models.reward_model", "load_reward"),
     "train_tokenizer": ("hfkit.stages.tokenizer", "main"),
     "pretrain": ("hfkit.stages.pretrain", "main"),
     "sft": ("hfkit.stages.sft", "main"),
     "reward": ("hfkit.stages.reward", "main"),
     "ppo": ("hfkit.stages.ppo", "main"),
     "push": ("hfkit.hub.push", "push"),
-    "push_data": ("hfkit.hub.data", "push_data"),
+    "push_data": ("hfkit.hub.push_data", "push_data"),
     "pull": ("hfkit.hub.pull", "pull"),
-    "run_pipeline": ("hfkit.pipeline", "run_pipeline"),
-    "DatasetEntry": ("hfkit.config_fields", "DatasetEntry"),
+    "run_pipeline": ("hfkit.stages.pipeline", "run_pipeline"),
+    "DatasetEntry": ("hfkit.config.fields", "DatasetEntry"),
     **{
-        name: ("hfkit.config", name)
+        name: ("hfkit.config.stages", name)
         for name in (
             "TokenizerConfig",
             "PretrainConfig",

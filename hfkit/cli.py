@@ -1,4 +1,4 @@
-"""The `hfkit` command: a table of verbs, each a module that is imported only when its verb is used."""
+"""The `hfkit` command: a table of verbs, whose modules are imported only when a verb runs."""
 
 import os
 import sys
@@ -12,51 +12,95 @@ VERBS = {
     "sft": ("hfkit.stages.sft", "supervised fine-tuning on chats or instructions"),
     "reward": ("hfkit.stages.reward", "train a reward model on preference pairs"),
     "ppo": ("hfkit.stages.ppo", "align a policy to a reward model with PPO"),
-    "data": ("hfkit.data.main", "data sets: the cards that there are, and what becomes of their rows"),
-    "run": ("hfkit.pipeline", "run several stages in a row from one file"),
-    "merge": ("hfkit.merge", "merge an adapter into its base: an ordinary model to share"),
+    "data": ("", "data sets: the cards that there are, and what becomes of their rows"),
+    "run": ("hfkit.commands.run", "run several stages in a row from one file"),
+    "merge": ("hfkit.commands.merge", "merge an adapter into its base: an ordinary model to share"),
     "evaluate": ("hfkit.evaluation.evaluate", "how good a model is, held against others on the same rows"),
     "arena": ("hfkit.evaluation.arena", "which model replies best: a judge, win rates, ratings"),
-    "push": ("hfkit.hub.push", "push a model, adapter or tokenizer to the Hub, with its card and record"),
-    "pull": ("hfkit.hub.pull", "fetch one from the Hub, an adapter with its base, to use offline"),
-    "report": ("hfkit.reporting.main", "one page on what a pipeline made: figures, plots, replies, data, cost"),
-    "chat": ("hfkit.chat.main", "talk with a model, or with two side by side"),
-    "lineage": ("hfkit.lineage", "what a run was made from: parents, data, base, and what became of them"),
-    "plan": ("hfkit.planning.main", "parameters, memory, steps and disk of a run, before anything is downloaded"),
+    "push": ("hfkit.commands.push", "push a model, adapter or tokenizer to the Hub, with its card and record"),
+    "pull": ("hfkit.commands.pull", "fetch one from the Hub, an adapter with its base, to use offline"),
+    "report": (
+        "hfkit.commands.reporting.main",
+        "one page on what a pipeline made: figures, plots, replies, data, cost",
+    ),
+    "chat": ("hfkit.commands.chat.main", "talk with a model, or with two side by side"),
+    "lineage": ("hfkit.commands.lineage", "what a run was made from: parents, data, base, and what became of them"),
+    "plan": (
+        "hfkit.commands.planning.main",
+        "parameters, memory, steps and disk of a run, before anything is downloaded",
+    ),
     "quickstart": ("hfkit.quickstart.main", "the whole chain on a tiny model, in minutes on a CPU"),
+}
+DATA_VERBS = {
+    "cards": ("hfkit.commands.data.cards", "the data cards: what each holds, its licence, and the stages that read it"),
+    "check": (
+        "hfkit.commands.data.check",
+        "what a stage keeps, drops and cuts of its data, and why; status 1 past thresholds",
+    ),
+    "preview": ("hfkit.commands.data.preview", "rows as the model sees them, the trained tokens marked"),
+    "push": ("hfkit.commands.data.push", "a data set to the Hub, with its card, in one commit"),
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `hfkit VERB ...` and return its exit status."""
     verb, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if verb in VERBS:
-        return run_verb(verb, rest)
     if verb in ("-h", "--help"):
-        table = "\n".join(f"  {name:<11} {text}" for name, (_, text) in VERBS.items())
-        print(f"hfkit VERB --config FILE [--key value ...]\n\n{table}\n\n`hfkit VERB --help` lists its keys.")
+        print(f"hfkit VERB --config FILE [--key value ...]\n\n{table(VERBS)}\n\n`hfkit VERB --help` lists its keys.")
         return 0
     if verb == "--version":
         print(f"hfkit {__version__}")
         return 0
-    from hfkit.errors import nearest
+    if verb == "data":
+        return data(rest)
+    return run_verb(verb, rest) if verb in VERBS else unknown("hfkit", "verb", verb, VERBS)
 
-    guess = nearest(verb, VERBS)
-    hint = f"did you mean `hfkit {guess}`?" if guess else f"the verbs are: {', '.join(VERBS)}"
-    print(f"hfkit: unknown verb {verb!r}; {hint}", file=sys.stderr)
+
+def data(argv: list[str]) -> int:
+    """Run `hfkit data COMMAND ...` and return its exit status."""
+    command, *rest = argv or ["--help"]
+    if command in ("-h", "--help"):
+        print(f"hfkit data COMMAND ...\n\n{table(DATA_VERBS)}\n\n`hfkit data COMMAND --help` tells more.")
+        return 0
+    return (
+        run_verb(f"data {command}", rest)
+        if command in DATA_VERBS
+        else unknown("hfkit data", "command", command, DATA_VERBS)
+    )
+
+
+def table(verbs: dict) -> str:
+    """Return the lines of a help: each verb and what it is for."""
+    return "\n".join(f"  {name:<11} {text}" for name, (_, text) in verbs.items())
+
+
+def unknown(prog: str, what: str, given: str, verbs: dict) -> int:
+    """Report a verb that there is not, with the one that was probably meant."""
+    from hfkit.core.errors import nearest
+
+    guess = nearest(given, verbs)
+    hint = f"did you mean `{prog} {guess}`?" if guess else f"the {what}s are: {', '.join(verbs)}"
+    print(f"{prog}: unknown {what} {given!r}; {hint}", file=sys.stderr)
     return 2
 
 
 def run_verb(verb: str, argv: list[str] | None = None) -> int:
-    """Run one verb and return its exit status; errors meant for the user come out as text.
+    """Parse a verb's arguments, run it and return its exit status; errors meant for the user come out as text.
 
-    `HFKIT_DEBUG=1` adds the traceback.
+    `HFKIT_DEBUG=1` adds the traceback. The arguments are parsed before the verb's module is imported, so `--help` and
+    a mistyped flag do not wait for torch.
     """
-    from hfkit.errors import HfkitError
+    from hfkit.commands.arguments import read_arguments
+    from hfkit.core.console import quiet_libraries
+    from hfkit.core.errors import HfkitError
 
     let_segments_grow()
+    module = DATA_VERBS[verb.removeprefix("data ")][0] if verb.startswith("data ") else VERBS[verb][0]
+    quiet_libraries()
     try:
-        return import_module(VERBS[verb][0]).cli(sys.argv[1:] if argv is None else argv) or 0
+        given = read_arguments(verb, module, sys.argv[1:] if argv is None else argv)
+        status = import_module(module).main(given)
+        return status if isinstance(status, int) else 0  # a stage returns its folder
     except (HfkitError, KeyboardInterrupt) as error:
         if os.environ.get("HFKIT_DEBUG") == "1":
             sys.excepthook(type(error), error, error.__traceback__)
@@ -65,9 +109,9 @@ def run_verb(verb: str, argv: list[str] | None = None) -> int:
 
 
 def let_segments_grow() -> None:
-    """Has torch's allocator of GPU memory extend its segments, whatever was not set otherwise; call it before torch.
+    """Let torch's GPU allocator extend its segments, unless its settings are given; call it before torch is imported.
 
-    Batches are of many lengths, and segments of one size are left with holes that none of the next ones fits into.
+    Batches have many lengths, and fixed segments are left with holes that none of the next batches fits into.
     """
     if any(name.startswith("PYTORCH_") and name.endswith("ALLOC_CONF") for name in os.environ):
         return
@@ -76,14 +120,6 @@ def let_segments_grow() -> None:
     release = tuple(map(int, version("torch").split(".")[:2]))
     name = "PYTORCH_ALLOC_CONF" if release >= (2, 9) else "PYTORCH_CUDA_ALLOC_CONF"
     os.environ[name] = "expandable_segments:True"
-
-
-def verb_parser(verb: str, doc: str):
-    """The argument parser of a verb that is no stage; flags are never completed from a prefix."""
-    import argparse
-
-    kind = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(prog=f"hfkit {verb}", description=doc, formatter_class=kind, allow_abbrev=False)
 
 
 if __name__ == "__main__":  # for `accelerate launch -m hfkit.cli VERB`

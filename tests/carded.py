@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from hub_server import cards
 
-from hfkit.hub.card import updated_card
-from hfkit.merge import merge
-from hfkit.record import read_record
+from hfkit.commands.merge import merge
+from hfkit.hub.cards.model_card import updated_card
+from hfkit.records.record import read_record
 
 FULL = {"use_peft": False, "lora_r": None}
 

@@ -26,8 +26,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from hfkit.config import STAGES
-from hfkit.parsing import load_config
+from hfkit.config.parsing import load_config
+from hfkit.config.stages import STAGES
+from hfkit.stages.checks import problems_of
 
 pytest.register_assert_rewrite("interruption")
 pytest_plugins = ["carded", "hubs", "merging", "planned"]  # fixtures of more than one file
@@ -130,7 +131,7 @@ def config_of(data, request):
         made = {key: str(request.getfixturevalue(name)) for key, name in inputs.items() if key not in changes}
         values = {"datasets": [{"path": str(data / f"{rows}.jsonl")}], **settings, **made, **changes}
         values = {key: value for key, value in values.items() if value is not None}
-        return load_config(STAGES[stage], values, output_dir=str(output_dir))
+        return load_config(STAGES[stage], values, problems_of, output_dir=str(output_dir))
 
     return make
 
@@ -181,7 +182,7 @@ def ppo_dir(run_stage, runs) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_dir):
-    from hfkit.models import load_tokenizer
+    from hfkit.models.loading import load_tokenizer
 
     return load_tokenizer(str(tokenizer_dir))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hfkit.merge import merge
+from hfkit.commands.merge import merge
 
 IGNORED = shutil.ignore_patterns("checkpoint-*")
 

@@ -9,10 +9,11 @@ import pytest
 from conftest import ROWS as TINY_ROWS
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from hfkit.config import STAGES
-from hfkit.parsing import load_config
-from hfkit.planning.device import Device
-from hfkit.planning.reading import with_origins
+from hfkit.commands.planning.device import Device
+from hfkit.commands.planning.reading import with_origins
+from hfkit.config.parsing import load_config
+from hfkit.config.stages import STAGES
+from hfkit.stages.checks import problems_of
 
 ROOT = Path(__file__).parents[1]
 CPU = Device("a machine", 10**12, 0, is_gpu=False)
@@ -87,7 +88,7 @@ def stage_for(tmp_path, tokenizer_dir, llama, scorer):
         values |= changes
         if values.get("model_name_or_path"):
             values.pop("model_config", None)
-        return with_origins(name, load_config(STAGES[name], values, output_dir=str(tmp_path / "out")), {})
+        return with_origins(name, load_config(STAGES[name], values, problems_of, output_dir=str(tmp_path / "out")), {})
 
     return make
 
@@ -102,7 +103,7 @@ def plan_8b(folder_of, tmp_path, **changes):
     values = {"model_name_or_path": policy, "reward_model_path": str(reward), "use_peft": True, "load_in_4bit": True}
     values |= {"datasets": [{"path": str(tmp_path / "prompts.jsonl")}], "max_prompt_length": 512}
     values |= {"response_length": 512, "per_device_train_batch_size": 1, "bf16": True, "gradient_checkpointing": True}
-    config = load_config(STAGES["ppo"], {**values, **changes}, output_dir=str(tmp_path / "out"))
+    config = load_config(STAGES["ppo"], {**values, **changes}, problems_of, output_dir=str(tmp_path / "out"))
     return with_origins("ppo", config, {})
 
 

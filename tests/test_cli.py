@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from hfkit import __version__, cli
-from hfkit.errors import ConfigError, HfkitError
+from hfkit.core.errors import ConfigError, HfkitError
 
 ROOT = Path(__file__).parent.parent
-FAKE_STAGE = """
+FAKE_STAGE = """'''hfkit fake --config c.yaml
+
+Does something.'''
 import os
 import sys
 from dataclasses import dataclass, field
-from hfkit.errors import HfkitError
-from hfkit.parsing import parse
+from hfkit.core.errors import HfkitError
 
 @dataclass
 class Config:
@@ -24,8 +25,10 @@ class Config:
     how: str = "well"
     packing: bool = True
 
-def cli(argv):
-    config = parse(Config, argv, "hfkit fake", "hfkit fake --config c.yaml\\n\\nDoes something.")
+def problems_of(config):
+    return []
+
+def main(config):
     if config.how == "interrupted":
         raise KeyboardInterrupt
     if config.how == "badly":
@@ -40,7 +43,10 @@ def cli(argv):
 LAUNCH = """
 import sys
 from hfkit import cli
+from fake_stage import Config
+from hfkit.commands import arguments
 cli.VERBS["fake"] = ("fake_stage", "")
+arguments.CONFIGS["fake"] = (Config, "fake_stage")
 sys.exit(cli.main())
 """
 
@@ -107,10 +113,9 @@ def test_help_of_a_stage_is_light_and_opens_with_its_launch_command(hfkit, tmp_p
     assert "the model, 100% of it (required)" in ran.stdout
     assert "--packing true/false" in ran.stdout
     assert "(default: True)" in ran.stdout
-    code = "import fake_stage, sys\ntry: fake_stage.cli(['-h'])\nfinally: print('torch' in sys.modules)"
-    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-    ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert ran.stdout.endswith("\nFalse\n")
+    code = "import hfkit.cli as c, sys\ntry: c.main(['sft', '-h'])\nfinally: print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.stdout.startswith("hfkit sft --config") and ran.stdout.endswith("\nFalse\n")
 
 
 def test_help_version_and_unknown_verbs(capsys):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hfkit
-from hfkit.rendering import encode_prompt
+from hfkit.data.chat_template import encode_prompt
 
 PROMPTS = ["What does Ann like?", [{"role": "user", "content": "What does Bob, of all people, like?"}]]
 REPLIES = ["Ann likes red, thank you.", "blue"]

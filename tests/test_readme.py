@@ -114,6 +114,6 @@ def test_the_tree_names_what_is_there():
     there = {
         path.name + ("/" if path.is_dir() else "")
         for path in (ROOT / "hfkit").iterdir()
-        if not path.name.startswith("__") and path.name != "templates"
+        if not path.name.startswith("__")
     }
     assert named == there

@@ -18,7 +18,8 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
-from hfkit import rendering, turns
+from hfkit.data import chat_template as rendering
+from hfkit.data import messages as turns
 
 # A process more is started for so many rows more.
 ROWS_PER_PROCESS = 2_000

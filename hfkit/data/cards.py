@@ -6,8 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from hfkit.errors import ConfigError, HfkitError, Problem, nearest, reason
-from hfkit.hints import check_fields, check_required
+from huggingface_hub import DatasetCard
+
+from hfkit.config.fields import DatasetEntry
+from hfkit.config.validation import check_fields, check_required
+from hfkit.core.errors import ConfigError, HfkitError, Problem, nearest, reason
 
 # In a checkout beside the package, in an installation within it.
 FOLDERS = (Path(__file__).parents[2] / "data_cards", Path(__file__).parents[1] / "data_cards")
@@ -152,8 +155,6 @@ def load_card(name: str) -> Card:
 
 @cache
 def _load(file: Path, *_state: int) -> Card:
-    from huggingface_hub import DatasetCard
-
     try:
         card = DatasetCard(file.read_text(encoding="utf-8"))
     except Exception as error:  # whatever its front matter is not
@@ -221,3 +222,11 @@ def file_of(recipe: Recipe, split: str, card: str) -> tuple[Path, str]:
     if name not in recipe.files:
         raise HfkitError(f"the data card {card} has no split {split!r}: it has files, which are read one at a time")
     return Path(recipe.path) / recipe.files[name], f"train[{part}" if part else "train"
+
+
+def entries_of(given: str | list[DatasetEntry]) -> list[DatasetEntry]:
+    """The data sets of a field that may also be a path, or a data card, alone."""
+    if not isinstance(given, str):
+        return given
+    is_card = given.endswith(".md") or (given in card_names() and not Path(given).exists())
+    return [DatasetEntry(card=given) if is_card else DatasetEntry(path=given)]

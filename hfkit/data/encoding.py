@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 
+from hfkit.core.errors import HfkitError
 from hfkit.data import faults
 from hfkit.data.caching import cached_map, processes
 from hfkit.data.files import bars
 from hfkit.data.splits import Split
-from hfkit.errors import HfkitError
 
 IDS = List(Value("int32"))
 # Columns of token ids, of which one row fills one or several.

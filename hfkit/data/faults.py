@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.rendering import NOTHING, as_read, special_texts
-from hfkit.turns import Messages, as_messages, as_reply, strings_of
+from hfkit.data.chat_template import NOTHING, as_read, special_texts
+from hfkit.data.messages import Messages, as_messages, as_reply, strings_of
 
 JOINT = "; "
 SPECIAL = "with the text of a special token, read as plain text"

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from hfkit.errors import HfkitError, reason
+from hfkit.core.errors import HfkitError, reason
+from hfkit.core.file_types import BUILDERS
 
-BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
 # A cell that says None, NA or nan says so: only an empty one is nothing.
 OPTIONS = {"csv": {"keep_default_na": False, "na_values": [""]}}
 # Fewer rows than these are tokenized before a progress bar would be read.

@@ -11,11 +11,11 @@ from functools import partial
 from datasets import Dataset, Value
 
 from hfkit.data import faults
+from hfkit.data.chat_template import encode_prompt, encode_replies, encode_text, encode_turns
 from hfkit.data.conversions import shared_prompt
 from hfkit.data.encoding import IDS, Encoder, encode
+from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, tools_of, without_nothings
 from hfkit.data.splits import Split
-from hfkit.rendering import encode_prompt, encode_replies, encode_text, encode_turns
-from hfkit.turns import Messages, RenderError, as_messages, as_reply, tools_of, without_nothings
 
 IGNORE = -100  # the label that torch's cross entropy leaves out
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
+from hfkit.core.errors import HfkitError
 from hfkit.data.caching import cached_map, processes
 from hfkit.data.conversions import TURN, prompt_of, turns_of_transcript
 from hfkit.data.files import bars
-from hfkit.errors import HfkitError
-from hfkit.record import record_of
-from hfkit.source import find_file
-from hfkit.turns import RenderError, as_messages
+from hfkit.data.messages import RenderError, as_messages
+from hfkit.records.record import record_of
+from hfkit.records.source import find_file
 
 HASHES = "row_hashes.npz"
 

@@ -5,9 +5,9 @@ from functools import partial
 import datasets
 from datasets import Dataset, Features
 
+from hfkit.core.errors import HfkitError
 from hfkit.data.caching import Versioned
 from hfkit.data.conversions import MESSAGES
-from hfkit.errors import HfkitError
 
 # Columns that hold text in one source and messages in another are messages in all; who says a text of theirs.
 SAYS = {"prompt": "user", "chosen": "assistant", "rejected": "assistant", "response": "assistant"}

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import datasets
 import numpy as np
 from datasets import Dataset
+from rich.table import Table
 
-from hfkit.config_fields import DatasetEntry
-from hfkit.errors import HfkitError
+from hfkit.config.fields import DatasetEntry
+from hfkit.core.errors import HfkitError
 
 BUDGETS = ("rows", "tokens", "epochs")
 
@@ -125,8 +126,6 @@ class Mixture:
 
 def table_of(name: str, sources: list[dict]):
     """The realized mixture of a split as a table for the terminal, in the manner of LLaMA's (arXiv 2302.13971)."""
-    from rich.table import Table
-
     tokens = sum(source["taken"]["tokens"] for source in sources)
     table = Table(title=f"{name}: one pass over the mixture")
     table.add_column("source", overflow="fold")

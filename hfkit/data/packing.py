@@ -18,12 +18,12 @@ from transformers import Trainer
 from trl import pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from hfkit.core.errors import HfkitError
 from hfkit.data import faults
 from hfkit.data.caching import cached_map, processes
 from hfkit.data.encoding import refuse_losses, texts_of, with_text
 from hfkit.data.files import bars
 from hfkit.data.splits import Split
-from hfkit.errors import HfkitError
 
 # What is left over at the end of a batch makes a row that is not full: make the batches large. A list of Arrow's holds
 # 2^31 tokens, and some batches hold more than others.

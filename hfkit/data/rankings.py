@@ -1,7 +1,7 @@
 """Rankings: several replies to a prompt, with scores (higher is better) or else ranks (1 is best); equal ones are ties.
 
 A row keeps all of its pairs together: they are compared in one step, and each reply is read once (see
-`hfkit.ranking_trainer`).
+`hfkit.training.ranking_trainer`).
 A pair of replies, chosen and rejected, is a ranking of two.
 """
 
@@ -12,7 +12,9 @@ from itertools import combinations
 
 from datasets import Dataset, Features, List, Value
 
+from hfkit.core.errors import HfkitError
 from hfkit.data import faults
+from hfkit.data.chat_template import encode_replies
 from hfkit.data.encoding import IDS, Encoder, encode
 from hfkit.data.forms import (
     PREFERENCES,
@@ -23,10 +25,8 @@ from hfkit.data.forms import (
     reply_to,
     says_nothing,
 )
+from hfkit.data.messages import Messages, RenderError, as_reply, tools_of
 from hfkit.data.splits import Split
-from hfkit.errors import HfkitError
-from hfkit.rendering import encode_replies
-from hfkit.turns import Messages, RenderError, as_reply, tools_of
 
 LEFT_OUT = "with a reply longer than"
 COMPARISONS = [*PREFERENCES, "replies", "ranks", "scores"]

@@ -6,7 +6,8 @@ from pathlib import Path
 import datasets
 from datasets import Dataset
 
-from hfkit.config_fields import DatasetEntry
+from hfkit.config.fields import DatasetEntry
+from hfkit.core.errors import HfkitError
 from hfkit.data.caching import Versioned
 from hfkit.data.cards import FORMS, OPTIONAL, Recipe, file_of, recipe_of, their_split
 from hfkit.data.conversions import (
@@ -21,7 +22,6 @@ from hfkit.data.conversions import (
 )
 from hfkit.data.files import bars, read
 from hfkit.data.streams import taken
-from hfkit.errors import HfkitError
 
 # What gives prompts: a column of them, conversations, or pairs that begin alike.
 ASKING = ["prompt", "messages", "chosen", "rejected"]

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
+from rich.console import Console
 
-from hfkit.config_fields import DatasetEntry
-from hfkit.console import is_main_process, say, warn
+from hfkit.config.fields import DatasetEntry
+from hfkit.core.console import is_main_process, say, warn
+from hfkit.core.errors import HfkitError
 from hfkit.data.caching import content_hash
 from hfkit.data.cards import recipe_of
 from hfkit.data.held_out import keys_of, overlaps, shared, split_off, write_hashes
 from hfkit.data.joining import joined
 from hfkit.data.mixture import Mixture, table_of
 from hfkit.data.sources import load_counted, place_of
-from hfkit.errors import HfkitError
 
 
 @dataclass
@@ -203,8 +204,6 @@ def keys_by_name(splits: dict[str, Split]) -> dict[str, np.ndarray]:
 
 def tell(run, account: dict[str, Split]) -> None:
     """What became of the data, for the person at the terminal, and what later stages need to know of it."""
-    from rich.console import Console
-
     for name, split in account.items():
         say(str(split))
         if split.mixed is not None and is_main_process():

@@ -6,11 +6,11 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, Features, Value
 
-from hfkit.config_fields import DatasetEntry
+from hfkit.config.fields import DatasetEntry
+from hfkit.core.errors import HfkitError
 from hfkit.data.caching import code_hash
 from hfkit.data.cards import Keep
 from hfkit.data.files import bars, kind_of, place_of_file, unreadable
-from hfkit.errors import HfkitError
 
 # Rows among which the next one is drawn: a stream cannot be shuffled whole.
 BUFFER = 10_000

@@ -14,7 +14,26 @@ Writes arena.json and arena.png into --output_dir. Interrupted, it goes on with 
 from itertools import combinations
 from pathlib import Path
 
-from hfkit.evaluation.config import KINDS, ArenaConfig, entries_of, named, positional
+from rich.console import Console
+from rich.table import Table
+
+from hfkit.config.evaluation import KINDS, ArenaConfig, named
+from hfkit.core.console import say
+from hfkit.core.files import write_json
+from hfkit.core.locks import alone_in, in_words
+from hfkit.data.cards import entries_of
+from hfkit.evaluation.bias import bias_lines, bias_of, partiality, wavering
+from hfkit.evaluation.diversity import diversity_of
+from hfkit.evaluation.judges import Match, Verdict, by_model, by_person, by_score
+from hfkit.evaluation.lines import Lines
+from hfkit.evaluation.plots import plot_arena
+from hfkit.evaluation.prompts import load_prompts, readable
+from hfkit.evaluation.ratings import Battle, pairs_of, rate
+from hfkit.evaluation.replies import REPLIES, Sampling, Subject, sample_once
+from hfkit.models.reward_model import load_reward
+from hfkit.records.environment import environment
+from hfkit.records.record import settings_of
+from hfkit.rlhf.reward_functions import called, checked, import_function
 
 ARENA = "arena.json"
 VERDICTS = "verdicts.jsonl"
@@ -32,16 +51,6 @@ def arena(config: ArenaConfig) -> dict:
     Raises:
         HfkitError: no prompts; a judge that a model was trained on; a person who stops.
     """
-    from hfkit.evaluation.bias import partiality, wavering
-    from hfkit.evaluation.diversity import diversity_of
-    from hfkit.evaluation.lines import Lines
-    from hfkit.evaluation.prompts import load_prompts, readable
-    from hfkit.evaluation.ratings import pairs_of, rate
-    from hfkit.evaluation.replies import REPLIES, Sampling, Subject, sample_once
-    from hfkit.plots import plot_arena
-    from hfkit.record import environment, settings_of, write_json
-    from hfkit.run import alone_in, in_words
-
     folder, size = Path(config.output_dir), config.per_device_eval_batch_size
     partial = partiality(config, judge_name(config))
     with alone_in(folder, "comparing"), in_words(folder, config):
@@ -91,12 +100,6 @@ def judge_name(config: ArenaConfig) -> str:
 
 def load_judge(config: ArenaConfig, folder: Path):
     """The judge of a config, as `judges.Judge`."""
-    from hfkit.evaluation.judges import by_model, by_person, by_score
-    from hfkit.evaluation.lines import Lines
-    from hfkit.evaluation.replies import Subject
-    from hfkit.rlhf.scores import called, checked, import_function
-    from hfkit.scoring import load_reward
-
     size = config.per_device_eval_batch_size
     if config.judge == "reward":
         reward = load_reward(config.reward_model, dtype=config.dtype)
@@ -118,10 +121,6 @@ def load_judge(config: ArenaConfig, folder: Path):
 
 def compare(judge, rows: list[dict], texts: dict[str, list[str]]) -> tuple[list, dict]:
     """Every pair of models at every prompt, and what the judge may be biased by; equal replies are a tie unasked."""
-    from hfkit.evaluation.bias import bias_of
-    from hfkit.evaluation.judges import Match, Verdict
-    from hfkit.evaluation.ratings import Battle
-
     places = [(place, a, b) for place in range(len(rows)) for a, b in combinations(texts, 2)]
     asked = [(place, a, b) for place, a, b in places if texts[a][place] != texts[b][place]]
     matches = [Match(rows[p]["prompt"], texts[a][p], texts[b][p], rows[p]) for p, a, b in asked]
@@ -133,11 +132,6 @@ def compare(judge, rows: list[dict], texts: dict[str, list[str]]) -> tuple[list,
 
 def show(result: dict) -> None:
     """Ratings, pairs, bias and diversity on the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from hfkit.evaluation.bias import bias_lines
-
     console = Console(width=None if Console().is_terminal else 110)
     judge, prompts = result["judge"], result["data"]["prompts"]["kept"]
     table = Table(title=f"{prompts} prompts, judged by {judge['name']}")
@@ -163,13 +157,8 @@ def show(result: dict) -> None:
     console.print(table)
 
 
-def cli(argv: list[str] | None = None) -> int:
-    """`hfkit arena`"""
-    from hfkit.console import quiet_libraries, say
-    from hfkit.parsing import parse
-
-    quiet_libraries()
-    config = parse(ArenaConfig, positional(argv or [], "--models"), prog="hfkit arena", description=__doc__)
+def main(config: ArenaConfig) -> int:
+    """Run `hfkit arena`."""
     show(arena(config))
     say(f"in {config.output_dir}: {ARENA}, arena.png")
     return 0

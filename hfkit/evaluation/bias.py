@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
+from hfkit.config.evaluation import KINDS, ArenaConfig, named
+from hfkit.core.errors import HfkitError
 from hfkit.data.held_out import quietly
-from hfkit.errors import HfkitError
-from hfkit.evaluation.config import KINDS, ArenaConfig, named
 from hfkit.evaluation.judges import Match, Verdict
-from hfkit.record import model_identity, record_of
+from hfkit.records.record import model_identity, record_of
 
 
 def partiality(config: ArenaConfig, judge: str) -> str | None:

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from hfkit.evaluation.config import ArenaConfig
-from hfkit.evaluation.formulas import distinct, self_bleu, token_entropy
+from hfkit.config.evaluation import ArenaConfig
 from hfkit.evaluation.lines import Lines
 from hfkit.evaluation.replies import Reply, Sampling, Subject, sample_once
+from hfkit.metrics.formulas import distinct, self_bleu, token_entropy
 
 
 def variety(replies: list[Reply]) -> dict[str, float]:

@@ -12,7 +12,22 @@ folder alone. Interrupted, it goes on with the replies that it has.
 
 from pathlib import Path
 
-from hfkit.evaluation.config import EvaluateConfig, positional
+from rich.console import Console
+from rich.table import Table
+
+from hfkit.config.evaluation import EvaluateConfig
+from hfkit.core.console import say
+from hfkit.core.files import RECORD, write_json
+from hfkit.core.locks import alone_in, in_words
+from hfkit.evaluation.language_model import evaluate_language_models
+from hfkit.evaluation.lines import Lines
+from hfkit.evaluation.replies import REPLIES
+from hfkit.evaluation.reward_model import evaluate_reward_models
+from hfkit.hub.cards.model_card import write_card
+from hfkit.metrics import probes
+from hfkit.models.loading import is_classifier
+from hfkit.records.environment import environment
+from hfkit.records.record import read_record, record_of, settings_of
 
 EVALUATION = "evaluation.json"
 DIGITS = {"bits_per_byte": 4, "loss": 4, "entropy": 4}
@@ -28,14 +43,6 @@ def evaluate(config: EvaluateConfig) -> dict:
     Raises:
         HfkitError: there are no held-out rows, or they or a model cannot be read.
     """
-    from hfkit.checks.models import is_classifier
-    from hfkit.evaluation.language_model import evaluate_language_models
-    from hfkit.evaluation.lines import Lines
-    from hfkit.evaluation.replies import REPLIES
-    from hfkit.evaluation.reward_model import evaluate_reward_models
-    from hfkit.record import environment, record_of, settings_of, write_json
-    from hfkit.run import alone_in, in_words
-
     model, revision = config.model_name_or_path, config.model_revision
     folder = Path(config.output_dir or model)
     with alone_in(folder, "evaluating"), in_words(folder, config):
@@ -61,9 +68,6 @@ def evaluate(config: EvaluateConfig) -> dict:
 
 def note(folder: Path, evaluation: dict) -> None:
     """Puts an evaluation into the record and the card of a run; a model that has no record is left as it is."""
-    from hfkit.hub.card import write_card
-    from hfkit.record import RECORD, read_record, write_json
-
     record = read_record(folder)
     if record is None:
         return
@@ -74,11 +78,6 @@ def note(folder: Path, evaluation: dict) -> None:
 
 def show(evaluation: dict) -> None:
     """The figures of all models side by side, and those of the probes."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from hfkit.evaluation import probes
-
     by_model = evaluation["by_model"]
     rows = sum(account["kept"] for name, account in evaluation["data"].items() if name == "test")
     prompts = evaluation["data"].get("prompts", {}).get("kept")
@@ -105,14 +104,8 @@ def cell(figures: dict, name: str) -> str:
     return f"{text} ({figures[f'{name}_low']:.{digits}f} to {figures[f'{name}_high']:.{digits}f})"
 
 
-def cli(argv: list[str] | None = None) -> int:
-    """`hfkit evaluate`"""
-    from hfkit.console import quiet_libraries, say
-    from hfkit.parsing import parse
-
-    quiet_libraries()
-    argv = positional(argv or [], "--model_name_or_path")
-    config = parse(EvaluateConfig, argv, prog="hfkit evaluate", description=__doc__)
+def main(config: EvaluateConfig) -> int:
+    """Run `hfkit evaluate`."""
     show(evaluate(config))
     say(f"in {Path(config.output_dir or config.model_name_or_path) / EVALUATION}")
     return 0

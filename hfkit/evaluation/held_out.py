@@ -9,7 +9,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfkit.config_fields import DatasetEntry
+from hfkit.config.fields import DatasetEntry
+from hfkit.core.errors import HfkitError
 from hfkit.data.caching import tokenizer_hash
 from hfkit.data.conversions import prompt_of
 from hfkit.data.forms import (
@@ -19,12 +20,11 @@ from hfkit.data.forms import (
     encode_instructions,
     instruction_encoder,
 )
+from hfkit.data.messages import Messages
 from hfkit.data.rankings import COMPARISONS, LEFT_OUT, comparison_encoder, encode_held_out
 from hfkit.data.splits import Split, load_rows, load_splits
-from hfkit.errors import HfkitError
-from hfkit.evaluation.generation import logits_from
-from hfkit.record import record_of
-from hfkit.turns import Messages
+from hfkit.models.generation import logits_from
+from hfkit.records.record import record_of
 
 
 @dataclass

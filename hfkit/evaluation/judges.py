@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hfkit.console import printable
-from hfkit.errors import HfkitError
-from hfkit.evaluation.generation import likelihoods
+from hfkit.core.console import printable
+from hfkit.core.errors import HfkitError
+from hfkit.core.files import hash_of
+from hfkit.core.progress import progress
+from hfkit.data.messages import Messages, as_messages
 from hfkit.evaluation.lines import Lines
-from hfkit.evaluation.progress import progress
 from hfkit.evaluation.replies import Subject
-from hfkit.record import hash_of
-from hfkit.turns import Messages, as_messages
+from hfkit.models.generation import likelihoods
 
 QUESTION = """Here are a conversation and two replies to it. Which reply is better?
 

@@ -1,20 +1,21 @@
 """The figures of language models: how likely they find held-out rows, and what their replies are like."""
 
-from hfkit.console import say, warn
+from hfkit.config.evaluation import EvaluateConfig, named
+from hfkit.core.console import say, warn
+from hfkit.core.errors import HfkitError
+from hfkit.data.cards import entries_of
 from hfkit.data.splits import Split
-from hfkit.errors import HfkitError
-from hfkit.evaluation.bootstrap import bootstrap_interval
-from hfkit.evaluation.config import EvaluateConfig, entries_of, named
 from hfkit.evaluation.diversity import variety
-from hfkit.evaluation.formulas import bits_per_byte, exact_match, kl_per_reply, perplexity, self_bleu
-from hfkit.evaluation.generation import likelihoods
 from hfkit.evaluation.held_out import HeldOut, find_held_out, text_likelihoods
 from hfkit.evaluation.lines import Lines
 from hfkit.evaluation.prompts import chosen, load_prompts, prompts_of, readable
 from hfkit.evaluation.replies import Reply, Sampling, Subject, sample_once
-from hfkit.lineage import what_became_of
-from hfkit.record import record_of
-from hfkit.scoring import load_reward
+from hfkit.metrics.bootstrap import bootstrap_interval
+from hfkit.metrics.formulas import bits_per_byte, exact_match, kl_per_reply, perplexity, self_bleu
+from hfkit.models.generation import likelihoods
+from hfkit.models.reward_model import load_reward
+from hfkit.records.lineage import what_became_of
+from hfkit.records.record import record_of
 
 SHOWN = 5
 """Prompts whose replies are kept as samples."""

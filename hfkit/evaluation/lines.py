@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from hfkit.errors import HfkitError
-from hfkit.record import write_text
+from hfkit.core.errors import HfkitError
+from hfkit.core.files import write_text
 
 
 class Lines:

@@ -6,12 +6,12 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfkit.config_fields import DatasetEntry
+from hfkit.config.fields import DatasetEntry
 from hfkit.data.splits import Split
-from hfkit.evaluation.formulas import perplexity
 from hfkit.evaluation.held_out import find_held_out, text_likelihoods
-from hfkit.evaluation.preference import metrics_of_margins
-from hfkit.scoring import RewardModel
+from hfkit.metrics.formulas import perplexity
+from hfkit.metrics.preference import metrics_of_margins
+from hfkit.models.reward_model import RewardModel
 
 ROWS = 200  # enough to tell a loss to a percent or so, in seconds on a small model
 

@@ -4,14 +4,14 @@ from collections import Counter
 
 import numpy as np
 
-from hfkit.config_fields import DatasetEntry
+from hfkit.config.fields import DatasetEntry
+from hfkit.core.errors import HfkitError
 from hfkit.data.cards import recipe_of
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS, TEXT
+from hfkit.data.messages import RenderError
 from hfkit.data.splits import Split, load_rows
-from hfkit.errors import HfkitError
 from hfkit.evaluation.held_out import asked_of
 from hfkit.evaluation.replies import Subject
-from hfkit.turns import RenderError
 
 WANTED = [column for column in INSTRUCTIONS if column not in TEXT]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from evalica import Winner, bradley_terry
 
 MEAN = 1000
 """Mean of the ratings; a difference of 400 is odds of ten to one, as in chess (Elo 1978)."""
@@ -43,8 +44,6 @@ def ratings_of(names: Sequence[str], counts: np.ndarray) -> np.ndarray:
     The maximum likelihood of Bradley and Terry (1952), by evalica with Newman's iteration (2023); a tie is half a win
     for either. One tie is added to each pair, so that a model that always wins has a finite rating.
     """
-    from evalica import Winner, bradley_terry  # a second, which `--help` does not wait for
-
     pairs = list(combinations(range(len(names)), 2))
     xs, ys = ([pair[side] for pair in pairs for _ in OUTCOMES] for side in (0, 1))
     winners = [Winner.X, Winner.Draw, Winner.Y] * len(pairs)

@@ -4,17 +4,17 @@ import gc
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-from hfkit.checks.models import config_of
-from hfkit.console import say
-from hfkit.errors import HfkitError, reason
-from hfkit.evaluation.generation import generate_replies, likelihoods, stop_ids
+from hfkit.core.console import say
+from hfkit.core.errors import HfkitError, reason
+from hfkit.core.files import hash_of
+from hfkit.core.progress import progress
+from hfkit.data.chat_template import encode_prompt
+from hfkit.data.messages import Messages
 from hfkit.evaluation.lines import Lines
-from hfkit.evaluation.progress import progress
-from hfkit.models import load_policy, load_tokenizer
-from hfkit.record import hash_of, model_identity
-from hfkit.rendering import encode_prompt
-from hfkit.source import Source
-from hfkit.turns import Messages
+from hfkit.models.generation import generate_replies, likelihoods, stop_ids
+from hfkit.models.loading import config_of, load_policy, load_tokenizer
+from hfkit.records.record import model_identity
+from hfkit.records.source import Source
 
 REPLIES = "replies.jsonl"
 

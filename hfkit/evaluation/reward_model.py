@@ -3,19 +3,20 @@
 import numpy as np
 from accelerate.utils import release_memory
 
-from hfkit.console import say, warn
+from hfkit.config.evaluation import EvaluateConfig, named
+from hfkit.core.console import say, warn
+from hfkit.core.errors import HfkitError
+from hfkit.data.cards import entries_of
+from hfkit.data.chat_template import encode_prompt, encode_replies
+from hfkit.data.messages import RenderError
 from hfkit.data.rankings import ranked
 from hfkit.data.splits import Split
-from hfkit.errors import HfkitError
-from hfkit.evaluation.config import EvaluateConfig, entries_of, named
 from hfkit.evaluation.held_out import HeldOut, find_held_out
-from hfkit.evaluation.preference import metrics_of_rewards
-from hfkit.evaluation.probes import probe, signs
 from hfkit.evaluation.replies import Subject
-from hfkit.record import record_of
-from hfkit.rendering import encode_prompt, encode_replies
-from hfkit.scoring import RewardModel, load_reward
-from hfkit.turns import RenderError
+from hfkit.metrics.preference import metrics_of_rewards
+from hfkit.metrics.probes import probe, signs
+from hfkit.models.reward_model import RewardModel, load_reward
+from hfkit.records.record import record_of
 
 PROBED = 32
 """Rows whose best reply is probed."""

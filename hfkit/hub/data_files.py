@@ -8,11 +8,13 @@ from pathlib import Path, PurePath
 
 from datasets import Dataset
 
+from hfkit.core.errors import HfkitError, Problem
+from hfkit.core.file_types import BUILDERS
+from hfkit.core.files import RECORD
+from hfkit.core.hub_patterns import READ, is_listed
 from hfkit.data.cards import Card
-from hfkit.data.files import BUILDERS, read
-from hfkit.errors import HfkitError, Problem
-from hfkit.hub.files import LINKED, READ, SECRET_FOUND, SECRETS, grouped, is_listed, names_in
-from hfkit.record import RECORD
+from hfkit.data.files import read
+from hfkit.hub.files import LINKED, SECRET_FOUND, SECRETS, grouped, names_in
 
 # Words of a file's name that say which split it is, as the Hub takes them.
 SPLITS = {

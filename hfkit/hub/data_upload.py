@@ -7,16 +7,16 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard
 
+from hfkit.core.errors import HfkitError, Problem
+from hfkit.core.files import write_text
 from hfkit.data.cards import Card, load_card
-from hfkit.errors import HfkitError, Problem
-from hfkit.hub.data_card import DataSet, data_card
+from hfkit.hub.cards.data_card import DataSet, data_card
+from hfkit.hub.cards.marks import CARD, Written, newer, noted
 from hfkit.hub.data_files import DEFAULT, Table, names_in_card, names_of, secrets_in, subset_and_split, tables_in
 from hfkit.hub.files import File, secret_problems
-from hfkit.hub.marks import CARD, Written, newer, noted
 from hfkit.hub.plan import Plan
 from hfkit.hub.remote import Remote, visibility_problems
 from hfkit.hub.upload import Upload
-from hfkit.record import write_text
 
 
 @dataclass

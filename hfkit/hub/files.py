@@ -10,25 +10,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from hfkit.errors import Problem
-from hfkit.record import RECORD, file_hash
+from hfkit.core.errors import Problem
+from hfkit.core.files import file_hash
+from hfkit.core.hub_patterns import LOADED, READ, is_listed
 
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
-    *("merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
-    *("chat_template.jinja", "additional_chat_templates/*.jinja"),
-)
-WEIGHTS = ("model", "adapter_model")
-MODEL_FILES = (
-    *("config.json", "generation_config.json", "adapter_config.json"),
-    *(f"{name}.safetensors" for name in WEIGHTS),
-    *(f"{name}-?????-of-?????.safetensors" for name in WEIGHTS),
-    *(f"{name}.safetensors.index.json" for name in WEIGHTS),
-)
-LOADED = (*MODEL_FILES, *TOKENIZER_FILES, RECORD)
-"""What loaders look for: one of these in a repository, left over from another model, would be loaded with this one."""
-READ = ("README.md", "LICENSE", "LICENSE.*", "NOTICE", "NOTICE.*", "loss.png")
-"""What people read."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 PICKLED = "runs code when it is loaded: move it away; weights belong in safetensors (save_pretrained writes these)"
 LINKED = "a link may lead anywhere: put a copy of what it points to in its place (cp -L)"
@@ -120,11 +105,6 @@ def names_in(folder: Path) -> list[str]:
         linked = [name for name in folders if (Path(root) / name).is_symlink()]
         names += [(Path(root) / name).relative_to(folder).as_posix() for name in files + linked]
     return sorted(names)
-
-
-def is_listed(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether one of our patterns fits; a `*` in them does not reach into folders."""
-    return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)
 
 
 def is_pickle(name: str, wanted: bool) -> bool:

@@ -11,10 +11,11 @@ import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from hfkit.errors import Problem, masked
-from hfkit.hub.ids import HUB_ID
-from hfkit.record import RECORD, read_record, weights_hash, write_json
-from hfkit.source import ADAPTER_CONFIG
+from hfkit.core.errors import Problem, masked
+from hfkit.core.files import RECORD, write_json
+from hfkit.core.hub_ids import HUB_ID
+from hfkit.records.record import read_record, weights_hash
+from hfkit.records.source import ADAPTER_CONFIG
 
 Home = tuple[str, str]
 """Where a model is on the Hub: repository and commit."""

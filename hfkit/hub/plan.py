@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from hfkit.errors import HfkitError, Problem, reason
-from hfkit.hub.card import updated_card
+from hfkit.core.errors import HfkitError, Problem, reason
+from hfkit.core.files import RECORD
+from hfkit.core.hub_ids import repo_fault
+from hfkit.hub.cards.marks import CARD, newer
+from hfkit.hub.cards.model_card import updated_card
 from hfkit.hub.files import File, files_of, secret_problems
 from hfkit.hub.homes import Home, adapter_for_hub, base_home, record_bytes, record_for_hub
-from hfkit.hub.ids import repo_fault
-from hfkit.hub.marks import CARD, newer
-from hfkit.record import RECORD, read_record, weight_files
-from hfkit.source import ADAPTER_CONFIG, Source, read_json
+from hfkit.records.base import base_fault
+from hfkit.records.record import read_record, weight_files
+from hfkit.records.source import ADAPTER_CONFIG, Source, read_json
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,6 @@ def weight_problems(folder: Path, files: dict[str, File]) -> list[Problem]:
 
 def base_of(folder: Path, record: dict | None, base: Home | None) -> tuple[Home | None, list[Problem]]:
     """Where the base of an adapter is on the Hub; what to do if that cannot be told, or it is another base."""
-    from hfkit.base import base_fault
-
     adapter = read_json(str(folder), ADAPTER_CONFIG)
     home = base or base_home(folder, record, adapter)
     if isinstance(home, Problem):

@@ -1,15 +1,26 @@
-"""hfkit pull USER/NAME@REVISION models/name
-
-Fetches a model, adapter or tokenizer from the Hub into a folder that works offline: an adapter brings its base, into a
-folder `base` within its own. Weights come in safetensors alone, and are checked by their hash; no code comes along.
-"""
+"""Fetches a model from the Hub into a folder that works offline."""
 
 import os
 import shutil
 from pathlib import Path
 
-from hfkit.cli import verb_parser
-from hfkit.errors import ConfigError, HfkitError, Problem
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from hfkit import __version__
+from hfkit.core.console import say
+from hfkit.core.errors import ConfigError, HfkitError, Problem
+from hfkit.core.files import refuse_what_is_in_the_way, write_json
+from hfkit.core.hub_fetch import snapshot
+from hfkit.core.hub_ids import repo_fault, split_revision
+from hfkit.core.hub_patterns import LOADED, READ, is_listed
+from hfkit.core.hub_retry import in_words, patiently
+from hfkit.core.locks import alone_in
+from hfkit.core.locks import in_words as full_disks_told
+from hfkit.hub.files import PICKLES, File
+from hfkit.hub.homes import is_local, remember
+from hfkit.hub.remote import Remote
+from hfkit.records.source import ADAPTER_CONFIG, read_json
 
 BASE = "base"
 
@@ -27,17 +38,6 @@ def pull(repo: str, out: str | Path, revision: str = "main", base: str | None = 
         HfkitError: there is no such model, or none in safetensors; something in the way at `out`; the Hub is out of
             reach (what was fetched so far is kept, and the next call goes on from there).
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    from hfkit import __version__
-    from hfkit.console import say
-    from hfkit.hub.ids import split_revision
-    from hfkit.hub.retry import in_words
-    from hfkit.merge import refuse_what_is_in_the_way
-    from hfkit.run import alone_in
-    from hfkit.run import in_words as full_disks_told
-
     out = Path(out).absolute()
     api = HfApi(library_name="hfkit", library_version=__version__)
     repo, revision = split_revision(repo, revision)
@@ -64,11 +64,6 @@ def there(api, repo: str, revision: str):
     Raises:
         HfkitError: there is none, or it is nothing that is fetched.
     """
-    from hfkit.hub.files import LOADED, PICKLES, is_listed
-    from hfkit.hub.ids import repo_fault
-    from hfkit.hub.remote import Remote
-    from hfkit.hub.retry import patiently
-
     fault = repo_fault(repo)
     if fault:
         raise ConfigError([Problem("REPO_ID", repo, fault)], "the command line")
@@ -90,10 +85,6 @@ def fetch(remote, folder: Path) -> None:
     Raises:
         HfkitError: one is not what the Hub says that it is.
     """
-    from hfkit.hub.fetch import snapshot
-    from hfkit.hub.files import LOADED, READ, File, is_listed
-    from hfkit.hub.homes import remember
-
     names = [name for name in remote.files if is_listed(name, LOADED + READ)]
     snapshot(remote.repo_id, names, revision=remote.commit, commit=remote.commit, folder=folder)
     for name in names:
@@ -109,11 +100,6 @@ def stand_on_base(api, staging: Path, out: Path, base: str | None) -> None:
     Raises:
         HfkitError: there is no such base on the Hub, or it is an adapter.
     """
-    from hfkit.hub.homes import is_local
-    from hfkit.hub.ids import split_revision
-    from hfkit.record import write_json
-    from hfkit.source import ADAPTER_CONFIG, read_json
-
     adapter = read_json(str(staging), ADAPTER_CONFIG)
     if adapter is None:
         return
@@ -127,18 +113,3 @@ def stand_on_base(api, staging: Path, out: Path, base: str | None) -> None:
     fetch(remote, staging / BASE)
     place = {"base_model_name_or_path": str(out / BASE), "revision": None}
     write_json(staging / ADAPTER_CONFIG, adapter | place)
-
-
-def cli(argv: list[str] | None = None) -> int:
-    """`hfkit pull`"""
-    from hfkit.console import quiet_libraries
-
-    parser = verb_parser("pull", __doc__)
-    parser.add_argument("repo", metavar="REPO_ID", help="USER/NAME, or USER/NAME@REVISION")
-    parser.add_argument("out", metavar="DIR", help="folder for it; not there yet, or empty")
-    parser.add_argument("--revision", default="main", help="branch, tag or commit; default: %(default)s")
-    parser.add_argument("--base", metavar="REPO_ID", help="the adapter's base, if not what its config names")
-    given = parser.parse_args(argv)
-    quiet_libraries()
-    pull(**vars(given))
-    return 0

@@ -6,12 +6,13 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from hfkit.errors import Problem
-from hfkit.hub.files import LOADED, PICKLES, File, is_listed
+from hfkit.core.errors import Problem
+from hfkit.core.files import RECORD, read_json_mapping
+from hfkit.core.hub_patterns import LOADED, is_listed
+from hfkit.core.hub_retry import patiently
+from hfkit.hub.files import PICKLES, File
 from hfkit.hub.plan import Plan
-from hfkit.hub.retry import patiently
-from hfkit.record import RECORD, read_json_mapping
-from hfkit.source import ADAPTER_CONFIG
+from hfkit.records.source import ADAPTER_CONFIG
 
 
 @dataclass(frozen=True)

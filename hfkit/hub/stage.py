@@ -9,7 +9,11 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 
-from hfkit.errors import HfkitError, reason
+from hfkit.core.console import is_main_process, say, warn
+from hfkit.core.errors import HfkitError, reason
+from hfkit.hub.homes import home_of
+from hfkit.hub.push import push
+from hfkit.records.source import ADAPTER_CONFIG, Source, read_json
 
 UNDONE: dict[Path, list[str]] = {}
 """Folders whose push did not come off in this process, with the commands that make up for it."""
@@ -32,9 +36,6 @@ def then_push(main: Callable[[object], Path]) -> Callable[[object], Path]:
 
 def tell_of_base(config) -> None:
     """Says, before an adapter is trained, that its base is to be pushed before it."""
-    from hfkit.console import warn
-    from hfkit.source import Source
-
     if getattr(config, "use_peft", False):
         base = Source.of(config.model_name_or_path, config.model_revision).base
         if is_unshared(base):
@@ -43,8 +44,6 @@ def tell_of_base(config) -> None:
 
 def is_unshared(base: str) -> bool:
     """Whether a base is a folder that was never pushed."""
-    from hfkit.hub.homes import home_of
-
     return bool(base) and Path(base).is_dir() and home_of(base) is None
 
 
@@ -60,9 +59,6 @@ def push_run(config, folder: Path, record: dict | None = None, message: str | No
         folder: the run's own, or one that holds what it has come to so far.
         record: of the run, if it still goes on.
     """
-    from hfkit.console import is_main_process, say, warn
-    from hfkit.hub.push import push
-
     if not is_main_process():
         return
     options = {"private": config.hub_private_repo, "revision": config.hub_revision}
@@ -80,8 +76,6 @@ def push_run(config, folder: Path, record: dict | None = None, message: str | No
 
 def commands(config, folder: Path) -> list[str]:
     """The commands that push a run, that of its base first."""
-    from hfkit.source import ADAPTER_CONFIG, read_json
-
     words = ["hfkit", "push", str(folder), repo_of(config)]
     if config.hub_private_repo is not None:
         words.append("--private" if config.hub_private_repo else "--public")

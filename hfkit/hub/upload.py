@@ -6,15 +6,15 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 
-from hfkit.console import warn
-from hfkit.errors import ConfigError, HfkitError, Problem, reason
+from hfkit.core.console import warn
+from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
+from hfkit.core.files import write_text
+from hfkit.core.hub_ids import repo_fault, revision_fault
+from hfkit.core.hub_retry import patiently, status_of
+from hfkit.hub.cards.marks import CARD, noted
 from hfkit.hub.homes import remember
-from hfkit.hub.ids import repo_fault, revision_fault
-from hfkit.hub.marks import CARD, noted
 from hfkit.hub.plan import Plan
 from hfkit.hub.remote import Remote, base_problems, ref_problems, remote_problems
-from hfkit.hub.retry import patiently, status_of
-from hfkit.record import write_text
 
 STALE = 412
 """The status of a commit whose parent is no longer the head of the branch."""

@@ -6,9 +6,16 @@ an arena of base, SFT and PPO that the hidden rule judges, in `arena/`, and a pa
 Offline, on two CPU cores, in minutes. What is done already is skipped.
 """
 
+import json
+from argparse import Namespace
 from pathlib import Path
 
-from hfkit.cli import verb_parser
+from hfkit.commands.reporting.main import write_report
+from hfkit.core.console import say
+from hfkit.evaluation.arena import show as show_arena
+from hfkit.quickstart.summary import compare, show, summarize
+from hfkit.quickstart.world import write_world
+from hfkit.stages.pipeline import read_pipeline, run_pipeline
 
 WORLD_SEED = 0  # one world; --seed changes the training, not what is true
 # The gold scorer is looked at in each update, and has no weight in the reward.
@@ -23,13 +30,6 @@ def run_quickstart(output_dir: str | Path, configs: str | Path, flags: list[str]
         configs: folder of `pipeline.yaml` and the stages' YAMLs.
         flags: handed on to the pipeline, as `["--seed", "1"]`.
     """
-    from hfkit.console import say
-    from hfkit.evaluation.arena import show as show_arena
-    from hfkit.pipeline import read_pipeline, run_pipeline
-    from hfkit.quickstart.summary import compare, show, summarize
-    from hfkit.quickstart.world import write_world
-    from hfkit.reporting.main import write_report
-
     root, pipeline = Path(output_dir), Path(configs) / "pipeline.yaml"
     read_pipeline(pipeline)  # tells a wrong path before anything is written
     files = write_world(root / "world", WORLD_SEED)
@@ -45,8 +45,6 @@ def run_quickstart(output_dir: str | Path, configs: str | Path, flags: list[str]
 
 def data_flags(world: Path) -> list[str]:
     """The world's files as the data of each stage."""
-    import json
-
     flags = []
     for stage, train, test in (
         ("tokenizer", "documents", None),
@@ -61,14 +59,7 @@ def data_flags(world: Path) -> list[str]:
     return flags
 
 
-def cli(argv: list[str] | None = None) -> int:
-    """`hfkit quickstart`"""
-    from hfkit.console import quiet_libraries
-
-    parser = verb_parser("quickstart", __doc__)
-    parser.add_argument("--output_dir", default="runs/quickstart", help="default: %(default)s")
-    parser.add_argument("--configs", default="configs/quickstart", help="default: %(default)s")
-    known, flags = parser.parse_known_args(argv)
-    quiet_libraries()
-    run_quickstart(known.output_dir, known.configs, flags)
+def main(given: Namespace) -> int:
+    """Run `hfkit quickstart`."""
+    run_quickstart(given.output_dir, given.configs, given.flags)
     return 0

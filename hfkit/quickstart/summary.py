@@ -4,22 +4,26 @@ import json
 from pathlib import Path
 
 from datasets import Dataset
+from rich.console import Console
+from rich.table import Table
 
-from hfkit.callbacks import read_metrics
+from hfkit.config.evaluation import ArenaConfig
+from hfkit.core.files import write_json
+from hfkit.data.chat_template import encode_prompt, encode_text
 from hfkit.evaluation.arena import arena
-from hfkit.evaluation.bootstrap import bootstrap_interval
-from hfkit.evaluation.config import ArenaConfig
 from hfkit.evaluation.diversity import variety
-from hfkit.evaluation.formulas import bits_per_byte, kl_per_reply
-from hfkit.evaluation.generation import likelihoods
 from hfkit.evaluation.held_out import text_likelihoods
 from hfkit.evaluation.lines import Lines
-from hfkit.evaluation.preference import metrics_of_margins
 from hfkit.evaluation.replies import REPLIES, Sampling, Subject, sample_once
+from hfkit.metrics.bootstrap import bootstrap_interval
+from hfkit.metrics.formulas import bits_per_byte, kl_per_reply
+from hfkit.metrics.preference import metrics_of_margins
+from hfkit.models.generation import likelihoods
+from hfkit.models.reward_model import load_reward
+from hfkit.quickstart.plots import plot_summary
 from hfkit.quickstart.world import GoldScorer, answer_is_right
-from hfkit.record import read_record, write_json
-from hfkit.rendering import encode_prompt, encode_text
-from hfkit.scoring import load_reward
+from hfkit.records.metrics_file import read_metrics
+from hfkit.records.record import read_record
 
 MODELS = {"base": "pretrain", "SFT": "sft", "PPO": "ppo"}
 REPLY_TOKENS, BATCH = 64, 100
@@ -38,8 +42,6 @@ def summarize(root: Path) -> dict:
     Exact answers are those of greedy decoding; gold score, reward, KL and entropy are of replies sampled at PPO's
     temperature. KL is to the SFT model, in nats per reply; entropy in nats per token.
     """
-    from hfkit.plots import plot_summary
-
     questions = rows_of(root, "questions_test")
     documents = [row["text"] for row in rows_of(root, "documents_test")]
     reward, gold = load_reward(str(root / "reward")), GoldScorer()
@@ -127,9 +129,6 @@ def reward_accuracy(reward, pairs: list[dict]) -> dict[str, float]:
 
 def show(summary: dict, root: Path) -> None:
     """The table at the end."""
-    from rich.console import Console
-    from rich.table import Table
-
     figures = {
         "held-out bits per byte": lambda m: f"{m['bits_per_byte']:.3f}",
         "exact answers": lambda m: f"{m['exact_answer']:.2f}",

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from hfkit.record import read_json_mapping, write_json
+from hfkit.core.files import read_json_mapping, write_json
 
 PROGRESS = "ppo_state.json"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from hfkit.evaluation.generation import generate_replies, likelihoods, mean_entropy, reply_kl, stop_ids
+from hfkit.models.generation import generate_replies, likelihoods, mean_entropy, reply_kl, stop_ids
 from hfkit.rlhf.config import PPOConfig
 from hfkit.rlhf.forward import autocast
 from hfkit.rlhf.roles import Roles

@@ -7,7 +7,7 @@ from trl.experimental.ppo import PPOConfig as TrlPPOConfig
 
 @dataclass
 class PPOConfig(TrlPPOConfig):
-    """trl's PPOConfig and what hfkit's loop adds to it; `hfkit.config.PPOConfig` is what a YAML fills."""
+    """trl's PPOConfig and what hfkit's loop adds to it; `hfkit.config.stages.PPOConfig` is what a YAML fills."""
 
     value_learning_rate: float | None = field(default=None, metadata={"help": "of the value model"})
     value_warmup_steps: int = field(default=0, metadata={"help": "updates that train the value model alone"})

@@ -2,10 +2,10 @@
 
 import torch
 
-from hfkit.console import is_main_process, say, warn
-from hfkit.evaluation.generation import generate_replies, stop_ids
-from hfkit.evaluation.probes import probe, show, signs
-from hfkit.record import record_of
+from hfkit.core.console import is_main_process, say, warn
+from hfkit.metrics.probes import probe, show, signs
+from hfkit.models.generation import generate_replies, stop_ids
+from hfkit.records.record import record_of
 from hfkit.rlhf.config import PPOConfig
 from hfkit.rlhf.forward import autocast
 from hfkit.rlhf.scores import shaped

@@ -1,10 +1,11 @@
 """What PPO refuses at once: what would train nothing, or the wrong thing."""
 
+import os
+
 from accelerate import PartialState
 from peft import PeftModel
 
-from hfkit.checks.ppo import precision_problems
-from hfkit.errors import ConfigError, HfkitError
+from hfkit.core.errors import ConfigError, HfkitError, Problem
 
 
 def refuse(args, processing_class, model, reward_model, train_dataset, value_model) -> None:
@@ -39,3 +40,15 @@ def refuse(args, processing_class, model, reward_model, train_dataset, value_mod
     for role, scored in (("reward", reward_model), ("value", value_model)):
         if scored is not None and getattr(scored.config, "num_labels", None) != 1:
             raise HfkitError(f"the {role} model has num_labels={scored.config.num_labels}; PPO needs 1")
+
+
+PRECISION = "ACCELERATE_MIXED_PRECISION"
+
+
+def precision_problems(config) -> list[Problem]:
+    """fp16, asked for by the config or by accelerate's environment: trl's accelerator would scale the gradients."""
+    remedy = "PPO's losses are not scaled for it: set bf16, or leave it out"
+    asked = [Problem("fp16", True, remedy)] if getattr(config, "fp16", False) else []
+    if os.environ.get(PRECISION) == "fp16":
+        asked.append(Problem(PRECISION, "fp16", remedy))
+    return asked

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import PreTrainedModel
 
-from hfkit.adapters import with_adapter
-from hfkit.base import same_base
-from hfkit.console import say
-from hfkit.models import (
+from hfkit.core.console import say
+from hfkit.models.adapters import with_adapter
+from hfkit.models.loading import (
     load_base,
     load_classifier,
     load_tokenizer,
@@ -18,10 +17,11 @@ from hfkit.models import (
     reward_source,
     under_adapter,
 )
+from hfkit.models.score_head import hold_head_in_float32, with_exact_head
+from hfkit.records.base import same_base
+from hfkit.records.source import Source
 from hfkit.rlhf.scores import reward_tokenizer
 from hfkit.rlhf.shared_base import classifier_over, copy_sharing_frozen
-from hfkit.score_head import hold_head_in_float32, with_exact_head
-from hfkit.source import Source
 
 
 @dataclass

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfkit.adapters import merged_for_now
-from hfkit.evaluation.generation import sample_replies
+from hfkit.models.adapters import merged_for_now
+from hfkit.models.generation import sample_replies
 from hfkit.rlhf.forward import autocast
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from hfkit.record import write_text
+from hfkit.core.files import write_text
 from hfkit.rlhf.experience import Experience
 
 SHOWN = 8

@@ -1,41 +1,18 @@
 """What a reply is worth: by the reward model, by functions, or by both; then shaped for the update."""
 
-import importlib
-import os
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.errors import HfkitError, reason
-from hfkit.models import load_tokenizer
-from hfkit.record import record_of
-from hfkit.rendering import Messages, RenderError, encode_turns
+from hfkit.core.errors import HfkitError
+from hfkit.data.chat_template import Messages, RenderError, encode_turns
+from hfkit.models.loading import load_tokenizer
+from hfkit.models.reward_model import RewardModel
+from hfkit.records.record import record_of
 from hfkit.rlhf.controllers import RewardNormalizer
-from hfkit.scoring import RewardModel
-
-RewardFunction = Callable[..., list[float]]
-
-
-def import_function(path: str) -> RewardFunction:
-    """The function `module:name`; modules of the folder that one works in are found too.
-
-    Raises:
-        HfkitError: there is none.
-    """
-    module, _, name = path.partition(":")
-    if os.getcwd() not in sys.path:  # the command line's path begins with its own folder
-        sys.path.append(os.getcwd())
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever a user's module raises
-        raise HfkitError(f"reward function {path}: {reason(error)}; write it as package.module:function") from error
-    if not callable(function):
-        raise HfkitError(f"reward function {path} is a {type(function).__name__}, and cannot be called")
-    return function
+from hfkit.rlhf.reward_functions import RewardFunction, called, checked, import_function
 
 
 @dataclass
@@ -86,36 +63,6 @@ class Scorer:
             return self.model([row["prompt"] for row in rows], texts, self.batch_size)
         except RenderError as error:
             raise HfkitError(f"a reply cannot be rendered for the reward model: {error}") from error
-
-
-def called(name: str, function: RewardFunction, prompts: list, replies: list[str], columns: dict) -> object:
-    """What a function gives.
-
-    Raises:
-        HfkitError: it raises anything; HFKIT_DEBUG=1 shows where.
-    """
-    try:
-        return function(prompts, replies, **columns)
-    except Exception as error:  # whatever a user's function raises
-        raise HfkitError(f"reward function {name} raised {reason(error)}") from error
-
-
-def checked(name: str, scores: object, count: int) -> torch.Tensor:
-    """A function's scores as a tensor.
-
-    Raises:
-        HfkitError: they are not one finite number a reply.
-    """
-    try:
-        scores = [*scores]
-        if any(isinstance(score, str) for score in scores):
-            raise TypeError("text")
-        tensor = torch.tensor([float(score) for score in scores])
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise HfkitError(f"reward function {name} gave {scores!r:.80}, not a number for each reply") from error
-    if len(tensor) != count or not tensor.isfinite().all():
-        raise HfkitError(f"reward function {name} gave {len(tensor)} numbers for {count} replies, or some not finite")
-    return tensor
 
 
 def shaped(

@@ -5,8 +5,8 @@ import copy
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from hfkit.quantization import scales_of
-from hfkit.score_head import hold_head_in_float32, with_exact_head
+from hfkit.models.quantization import scales_of
+from hfkit.models.score_head import hold_head_in_float32, with_exact_head
 
 
 def copy_sharing_frozen(model: PreTrainedModel) -> PreTrainedModel:

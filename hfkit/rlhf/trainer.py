@@ -18,9 +18,10 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
 
-from hfkit.adapters import can_merge
-from hfkit.console import warn
-from hfkit.evaluation.generation import set_generation_config, stop_ids
+from hfkit.core.console import warn
+from hfkit.models.adapters import can_merge
+from hfkit.models.generation import set_generation_config, stop_ids
+from hfkit.models.reward_model import RewardModel
 from hfkit.rlhf import checkpoint
 from hfkit.rlhf.comparison import look
 from hfkit.rlhf.config import PPOConfig
@@ -35,7 +36,6 @@ from hfkit.rlhf.rollout import Engine, GenerateEngine
 from hfkit.rlhf.samples import SampleFile
 from hfkit.rlhf.scores import Scorer
 from hfkit.rlhf.update import Updater
-from hfkit.scoring import RewardModel
 
 __all__ = ["PPOConfig", "PPOTrainer"]
 

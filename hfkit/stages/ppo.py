@@ -10,9 +10,27 @@ import time
 from functools import partial
 from pathlib import Path
 
-from hfkit.config import PPOConfig
+from transformers import EarlyStoppingCallback, set_seed
+
+from hfkit.config.stages import PPOConfig
+from hfkit.core.console import say, warn
+from hfkit.core.device import prepare_device
+from hfkit.data.forms import PROMPTS, encode_prompts
+from hfkit.data.splits import load_splits, tell
 from hfkit.hub.stage import then_push
-from hfkit.stages.launch import launch
+from hfkit.models.adapters import base_of
+from hfkit.models.loading import load_tokenizer
+from hfkit.models.saving import save_model
+from hfkit.records.metrics_file import read_metrics
+from hfkit.records.record import parent_of
+from hfkit.rlhf import PPOTrainer
+from hfkit.rlhf.comparison import compare
+from hfkit.rlhf.gate import probe_rewards, tell_accuracy
+from hfkit.rlhf.ptx import load_ptx
+from hfkit.rlhf.roles import load_roles
+from hfkit.rlhf.scores import load_scorer, reader_of, refuse_unreadable, start_of_normalizer
+from hfkit.training.arguments import own_callbacks, trainer_arguments
+from hfkit.training.run import Run
 
 SHOWN_SAMPLES = 8
 
@@ -20,25 +38,6 @@ SHOWN_SAMPLES = 8
 @then_push
 def main(config: PPOConfig) -> Path:
     """Trains the policy (or its adapter) and returns its folder."""
-    from transformers import set_seed
-
-    from hfkit.base import base_of
-    from hfkit.console import say
-    from hfkit.data.forms import PROMPTS, encode_prompts
-    from hfkit.data.splits import load_splits, tell
-    from hfkit.device import prepare_device
-    from hfkit.models import load_tokenizer
-    from hfkit.record import parent_of
-    from hfkit.rlhf import PPOTrainer
-    from hfkit.rlhf.comparison import compare
-    from hfkit.rlhf.gate import probe_rewards, tell_accuracy
-    from hfkit.rlhf.ptx import load_ptx
-    from hfkit.rlhf.roles import load_roles
-    from hfkit.rlhf.scores import load_scorer, reader_of, refuse_unreadable, start_of_normalizer
-    from hfkit.run import Run
-    from hfkit.saving import save_model
-    from hfkit.training import own_callbacks, trainer_arguments
-
     set_seed(config.seed)
     prepare_device(config)
     # Data
@@ -109,8 +108,6 @@ def main(config: PPOConfig) -> Path:
 
 def early_stopping(config: PPOConfig) -> list:
     """Transformers' callback, if it is asked for."""
-    from transformers import EarlyStoppingCallback
-
     patience = config.early_stopping_patience
     return [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
 
@@ -121,8 +118,6 @@ def train(trainer, run) -> dict:
     Returns:
         facts for the record: steps (updates), episodes, engine, train_seconds, and why it stopped early.
     """
-    from hfkit.console import warn
-
     started = time.time()
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     facts = {"stopped": trainer.stopped} if trainer.stopped else {}
@@ -139,8 +134,6 @@ def train(trainer, run) -> dict:
 
 def trend(folder: Path) -> dict[str, float]:
     """Mean reward and KL over the first and the last tenth of the updates, from `metrics.jsonl`."""
-    from hfkit.callbacks import read_metrics
-
     rows = [row for row in read_metrics(folder) if "objective/scores" in row]
     if not rows:
         return {}
@@ -156,8 +149,3 @@ def trend(folder: Path) -> dict[str, float]:
         "kl_last": mean("objective/kl", rows[-tenth:]),
         "kl_max": max(row["objective/kl"] for row in rows),
     }
-
-
-def cli(argv: list[str] | None = None) -> int:
-    """`hfkit ppo`"""
-    return launch(PPOConfig, main, __doc__, argv, "ppo")

@@ -7,31 +7,29 @@ end-of-text between them: a new model from `model_config`, or a checkpoint conti
 from functools import partial
 from pathlib import Path
 
-from hfkit.config import PretrainConfig
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, Trainer, set_seed
+
+from hfkit.config.stages import PretrainConfig
+from hfkit.core.console import say
+from hfkit.core.device import device, prepare_device
+from hfkit.data.forms import TEXT
+from hfkit.data.packing import pack_documents, require_separation, separating_collator
+from hfkit.data.splits import load_splits, tell
 from hfkit.hub.stage import then_push
-from hfkit.stages.launch import launch
+from hfkit.metrics.formulas import bits_per_byte, perplexity
+from hfkit.models.adapters import base_of
+from hfkit.models.loading import load_tokenizer, load_trainable
+from hfkit.models.saving import save_model
+from hfkit.records.record import parent_of
+from hfkit.training.arguments import held_out_metrics, own_callbacks, train, trainer_arguments
+from hfkit.training.callbacks import Samples
+from hfkit.training.run import Run
 
 
 @then_push
 def main(config: PretrainConfig) -> Path:
     """Trains the model and returns its folder."""
-    import torch
-    from transformers import Trainer, set_seed
-
-    from hfkit.base import base_of
-    from hfkit.callbacks import Samples
-    from hfkit.console import say
-    from hfkit.data.forms import TEXT
-    from hfkit.data.packing import pack_documents, require_separation, separating_collator
-    from hfkit.data.splits import load_splits, tell
-    from hfkit.device import prepare_device
-    from hfkit.evaluation.formulas import bits_per_byte, perplexity
-    from hfkit.models import load_tokenizer
-    from hfkit.record import parent_of
-    from hfkit.run import Run
-    from hfkit.saving import save_model
-    from hfkit.training import held_out_metrics, own_callbacks, train, trainer_arguments
-
     set_seed(config.seed)
     prepare_device(config)
     # Data
@@ -95,11 +93,6 @@ def main(config: PretrainConfig) -> Path:
 
 def start_model(config: PretrainConfig, tokenizer):
     """A new model of `config.model_config`, sized to the tokenizer, or the checkpoint to continue."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from hfkit.device import device
-    from hfkit.models import load_trainable
-
     if config.model_name_or_path:
         return load_trainable(config)
     settings = dict(config.model_config)
@@ -112,8 +105,3 @@ def start_model(config: PretrainConfig, tokenizer):
     )
     options = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
     return AutoModelForCausalLM.from_config(model_config, **options).to(device())
-
-
-def cli(argv: list[str] | None = None) -> int:
-    """`hfkit pretrain`"""
-    return launch(PretrainConfig, main, __doc__, argv, "pretrain")

@@ -7,31 +7,29 @@ rejected, or on rankings of several, given as strings or as conversations. The h
 from functools import partial
 from pathlib import Path
 
-from hfkit.config import RewardConfig
+from peft import TaskType
+from transformers import set_seed
+from trl import RewardTrainer
+
+from hfkit.config.stages import RewardConfig
+from hfkit.core.console import say, warn
+from hfkit.core.device import prepare_device
+from hfkit.data.rankings import COMPARISONS, encode_held_out, encoding_of
+from hfkit.data.splits import load_splits, tell
 from hfkit.hub.stage import then_push
-from hfkit.stages.launch import launch
+from hfkit.metrics.preference import pair_metrics
+from hfkit.models.adapters import base_of
+from hfkit.models.loading import load_tokenizer, load_trainable
+from hfkit.models.saving import save_model
+from hfkit.records.record import parent_of, read_record
+from hfkit.training.arguments import own_callbacks, train, trained_as_it_is, trainer_arguments
+from hfkit.training.ranking_trainer import RankingCollator, RankingTrainer
+from hfkit.training.run import Run
 
 
 @then_push
 def main(config: RewardConfig) -> Path:
     """Trains the reward model (or its adapter and head) and returns its folder."""
-    from peft import TaskType
-    from transformers import set_seed
-    from trl import RewardTrainer
-
-    from hfkit.base import base_of
-    from hfkit.console import say, warn
-    from hfkit.data.rankings import COMPARISONS, encode_held_out, encoding_of
-    from hfkit.data.splits import load_splits, tell
-    from hfkit.device import prepare_device
-    from hfkit.evaluation.preference import pair_metrics
-    from hfkit.models import load_tokenizer, load_trainable
-    from hfkit.ranking_trainer import RankingCollator, RankingTrainer
-    from hfkit.record import parent_of, read_record
-    from hfkit.run import Run
-    from hfkit.saving import save_model
-    from hfkit.training import own_callbacks, train, trained_as_it_is, trainer_arguments
-
     set_seed(config.seed)
     prepare_device(config)
     # Data
@@ -83,8 +81,3 @@ def main(config: RewardConfig) -> Path:
             metrics |= pair_metrics(trainer, test_rows)
         run.publish(save, metrics, **facts)
     return run.folder
-
-
-def cli(argv: list[str] | None = None) -> int:
-    """`hfkit reward`"""
-    return launch(RewardConfig, main, __doc__, argv, "reward")

@@ -7,29 +7,27 @@ the assistant's tokens, the end-of-text token that closes each turn among them; 
 from functools import partial
 from pathlib import Path
 
-from hfkit.config import SFTConfig
+from transformers import set_seed
+from trl import SFTTrainer
+
+from hfkit.config.stages import SFTConfig
+from hfkit.core.console import say
+from hfkit.core.device import prepare_device
+from hfkit.data.forms import INSTRUCTIONS, encode_instructions
+from hfkit.data.packing import pack_conversations, require_separation, separating_collator
+from hfkit.data.splits import load_splits, tell
 from hfkit.hub.stage import then_push
-from hfkit.stages.launch import launch
+from hfkit.models.adapters import base_of
+from hfkit.models.loading import load_tokenizer, load_trainable
+from hfkit.models.saving import save_model
+from hfkit.records.record import parent_of
+from hfkit.training.arguments import held_out_metrics, own_callbacks, train, trained_as_it_is, trainer_arguments
+from hfkit.training.run import Run
 
 
 @then_push
 def main(config: SFTConfig) -> Path:
     """Trains the model (or its adapter) and returns its folder."""
-    from transformers import set_seed
-    from trl import SFTTrainer
-
-    from hfkit.base import base_of
-    from hfkit.console import say
-    from hfkit.data.forms import INSTRUCTIONS, encode_instructions
-    from hfkit.data.packing import pack_conversations, require_separation, separating_collator
-    from hfkit.data.splits import load_splits, tell
-    from hfkit.device import prepare_device
-    from hfkit.models import load_tokenizer, load_trainable
-    from hfkit.record import parent_of
-    from hfkit.run import Run
-    from hfkit.saving import save_model
-    from hfkit.training import held_out_metrics, own_callbacks, train, trained_as_it_is, trainer_arguments
-
     set_seed(config.seed)
     prepare_device(config)
     # Data
@@ -79,8 +77,3 @@ def main(config: SFTConfig) -> Path:
             metrics |= held_out_metrics(trainer)
         run.publish(save, metrics, **facts)
     return run.folder
-
-
-def cli(argv: list[str] | None = None) -> int:
-    """`hfkit sft`"""
-    return launch(SFTConfig, main, __doc__, argv, "sft")

@@ -6,29 +6,27 @@ its own, the chat markers and a chat template that marks the assistant's part.
 
 from pathlib import Path
 
-from hfkit.config import TokenizerConfig
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from hfkit.config.stages import TokenizerConfig
+from hfkit.core.console import say
+from hfkit.data import faults
+from hfkit.data.encoding import with_text
+from hfkit.data.splits import load_splits, tell
 from hfkit.hub.stage import then_push
-from hfkit.stages.launch import launch
+from hfkit.training.run import Run
 
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 MARKERS = ["<|system|>", "<|user|>", "<|assistant|>"]
-TEMPLATE = Path(__file__).parents[1] / "templates" / "chat.jinja"
+TEMPLATE = Path(__file__).with_name("chat.jinja")
 
 
 @then_push
 def main(config: TokenizerConfig) -> Path:
     """Trains the tokenizer and returns its folder."""
-    import numpy as np
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    from hfkit.console import say
-    from hfkit.data import faults
-    from hfkit.data.encoding import with_text
-    from hfkit.data.splits import load_splits, tell
-    from hfkit.run import Run
-
     # Data
     rows, _, account = load_splits(config, ["text"])
     rows = with_text(rows, account["train"])
@@ -68,8 +66,3 @@ def main(config: TokenizerConfig) -> Path:
         say(f"tokenizer: {len(fast):,} tokens, {per_token:.2f} bytes per token")
         run.publish(fast.save_pretrained, {"vocab_size": len(fast), "bytes_per_token": per_token})
     return run.folder
-
-
-def cli(argv: list[str] | None = None) -> int:
-    """`hfkit tokenizer`"""
-    return launch(TokenizerConfig, main, __doc__, argv, "tokenizer")

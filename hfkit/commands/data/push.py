@@ -1,0 +1,23 @@
+"""hfkit data push CARD_OR_DIR USER/NAME --private
+
+Pushes a set of preferences, instructions, prompts or texts to the Hub, in one commit: a folder with .jsonl, .json,
+.parquet, .csv or .txt files, gzipped or not, and its README.md; or the files of a data card that lie here. A file with
+`train`, `validation` or `test` in its name is that split, any other the training split; names that differ beyond that
+are subsets. The card tells so to the Hub's viewer and to `load_dataset`, and what you write into it is kept. As with
+`hfkit push`, everything that speaks against it is told before anything is sent, and nothing is deleted.
+"""
+
+from argparse import Namespace
+
+from hfkit.commands.push import dry_run, report_push
+from hfkit.hub.data_upload import DataUpload
+from hfkit.hub.push_data import push_data
+
+
+def main(given: Namespace) -> int:
+    """Run `hfkit data push`."""
+    options = vars(given)
+    if options.pop("dry_run"):
+        return dry_run([DataUpload.of(*options.values())], [], f"the push of {given.source} to {given.repo_id}")
+    report_push(given.source, push_data(**options))
+    return 0

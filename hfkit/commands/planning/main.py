@@ -1,0 +1,31 @@
+"""hfkit plan configs/quickstart/pipeline.yaml
+
+Tells what a run will need, for a stage's YAML (pretrain, sft, reward, ppo) or a pipeline's: parameters, memory against
+the GPU or the machine at hand, optimizer steps, tokens, disk; and, if it does not fit, the flags that would make it
+fit, each with its peak. Models are known by their configs: no weights are read or downloaded.
+
+Flags are those of the stage, or of the pipeline: `--per_device_train_batch_size 1`, `--sft.load_in_4bit`.
+"""
+
+from argparse import Namespace
+
+from hfkit.commands.planning.advice import remedies
+from hfkit.commands.planning.device import device_at_hand
+from hfkit.commands.planning.peak import memory_of
+from hfkit.commands.planning.reading import read_stages
+from hfkit.commands.planning.shapes import roles_of
+from hfkit.commands.planning.steps import steps_of
+from hfkit.commands.planning.table import show
+
+
+def main(given: Namespace) -> int:
+    """Run `hfkit plan`."""
+    stages = read_stages(given.config, given.stage, given.output_dir, given.flags)
+    device = device_at_hand(given.memory and int(given.memory * 1e9))
+    plans = []
+    for stage in stages:
+        memory = memory_of(stage, device)
+        advice = remedies(stage, device) if memory.peak > device.capacity else []
+        plans.append((stage.name, memory, steps_of(stage, roles_of(stage)), advice))
+    show(plans, device, in_pipeline=len(stages) > 1)
+    return 0

@@ -1,0 +1,277 @@
+"""The formulas: bytes of weights, gradients, optimizer states, activations, logits, caches.
+
+Activations are counted as in Korthikanti et al. 2022 (arXiv 2205.05198, section 4), tensor by tensor, for what autograd
+keeps of Transformers' Llama: RMSNorm, rotary embeddings, grouped keys and values, a gated MLP, fp32 or bf16 autocast,
+fused attention (`sdpa`), LoRA (arXiv 2106.09685). `tests/test_plan.py` counts the real ones.
+
+Symbols: B rows, T tokens of a row, h hidden width, q and k widths of queries and keys, f width inside the MLP, a heads,
+V vocabulary, L layers, r LoRA rank. Everything is in bytes.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil
+
+from hfkit.commands.planning.shapes import Decoder, Weight
+
+FP32, BF16 = 4, 2
+BLOCK_4BIT, BLOCK_OF_SCALES, BLOCK_8BIT_STATE = 64, 256, 256
+SMALLEST_8BIT_STATE = 4096
+# trl's chunked cross-entropy (`_CHUNKED_LM_HEAD_CHUNK_SIZE`): tokens whose logits are there at the same time.
+CHUNK = 256
+# States per trained element, as the optimizers of `optim` keep them; what is not named here is taken for AdamW.
+STATES = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "lion": 1, "ademamix": 3}
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A forward pass that keeps what its backward needs.
+
+    Attributes:
+        rows, length: B and T.
+        stream: bytes of an element between the layers: that of the weights which are not quantized.
+        half: whether 16-bit autocast is on.
+        full: whether the base's own weights are trained.
+        adapter: bytes of an element of the adapters; 0 without.
+        dropout: whether the adapters' input is dropped.
+        padded: whether the rows differ in length, so that attention gets a mask.
+        eager: whether attention is written in torch (`attn_implementation: eager`).
+        checkpointing: whether activations are recomputed.
+        quantized: whether the base's linear weights are quantized.
+        on_gpu: whether it runs on one.
+    """
+
+    rows: int
+    length: int
+    stream: int
+    half: bool
+    full: bool
+    adapter: int
+    dropout: bool
+    padded: bool
+    eager: bool
+    checkpointing: bool
+    quantized: bool
+    on_gpu: bool
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.length
+
+    @property
+    def inner(self) -> int:
+        """Bytes of an element inside a layer, where the linear maps write."""
+        return BF16 if self.half else self.stream
+
+    @property
+    def mlp(self) -> int:
+        """The same inside the MLP: bitsandbytes' linear maps write what they read, autocast or not."""
+        return self.stream if self.quantized else self.inner
+
+
+def weight_bytes(weights: Iterable[Weight], nested: bool = True) -> int:
+    """Parameters in memory; quantized ones as bitsandbytes holds them.
+
+    4 bits (QLoRA, arXiv 2305.14314, sections 2 and 3): half a byte an element and a scale a block of 64, in fp32, or
+    (`nested`) in 8 bits with an fp32 scale a block of 256 scales; and the tables of the data types.
+    8 bits (LLM.int8, arXiv 2208.07339): a byte an element and an fp32 scale an output row.
+    """
+    total = 0
+    for weight in weights:
+        count = weight.count
+        if weight.bits == 4:
+            scales = ceil(count / BLOCK_4BIT)
+            total += ceil(count / 2) + 16 * FP32
+            total += scales + ceil(scales / BLOCK_OF_SCALES) * FP32 + 257 * FP32 if nested else scales * FP32
+        elif weight.bits == 8:
+            total += count + weight.shape[0] * FP32
+        else:
+            total += count * weight.itemsize
+    return total
+
+
+def gradient_bytes(weights: Iterable[Weight]) -> int:
+    """A gradient for each trained parameter, in its dtype."""
+    return sum(weight.count * weight.itemsize for weight in weights if weight.trained)
+
+
+def optimizer_bytes(weights: Iterable[Weight], optim: str) -> int:
+    """States of the optimizer, by its name in `optim`.
+
+    AdamW (arXiv 1711.05101): two of the parameter's dtype, and a step counter. bitsandbytes: fp32, or a byte each with
+    an fp32 scale a block of 256 (arXiv 2110.02861; fp32 for embeddings, and in tensors of fewer than 4096 elements).
+    Adafactor (arXiv 1804.04235): a row and a column of each matrix. "paged" says where states may lie, not how large
+    they are.
+    """
+    name = optim.removeprefix("paged_")
+    states = next((count for start, count in STATES.items() if name.startswith(start)), 2)
+    total = 0
+    for weight in weights:
+        if not weight.trained:
+            continue
+        count = weight.count
+        if name == "adafactor":
+            total += FP32 * (sum(weight.shape) if len(weight.shape) > 1 else count)
+        elif "8bit" in name and count >= SMALLEST_8BIT_STATE and not weight.embedding:
+            total += states * (count + ceil(count / BLOCK_8BIT_STATE) * FP32)
+        elif "bit" in name or "bnb" in name:
+            total += states * count * FP32
+        else:
+            total += states * count * weight.itemsize + (FP32 if states else 0)
+    return total
+
+
+def step_bytes(weights: Iterable[Weight], optim: str, on_gpu: bool) -> int:
+    """What an optimizer step needs beside its states: torch's AdamW keeps the denominators of all tensors at once on a
+    GPU (`foreach`), of one at a time (twice) on a CPU; fused and bitsandbytes' kernels need nothing."""
+    sizes = [weight.count * weight.itemsize for weight in weights if weight.trained]
+    if "bit" in optim or "bnb" in optim or "fused" in optim or not sizes:
+        return 0
+    return sum(sizes) if on_gpu else 2 * max(sizes)
+
+
+def layer_bytes(decoder: Decoder, run: Pass) -> int:
+    """What one layer keeps for its backward, its weights' bf16 copies apart.
+
+    per token:
+        norms        2 inputs of h in fp32 (RMSNorm squares in fp32) and 2 numbers; of a trained RMSNorm, also 2h before
+                     its weight
+        attention    q + 2k after the rotation, the output q, the log-sum-exp of a heads in fp32;
+                     with a mask and grouped keys, these are repeated to q each
+        MLP          gate, its activation, up: 3f (without a gate f; GPT-2's GELU, step by step, 3f more)
+        inputs       of the trained linear maps: h for queries, keys and values together, q (the output above), h and f;
+                     autocast makes bf16 copies of fp32 inputs, one for each map
+        LoRA         the inputs of the adapted maps: those same tensors, or copies where the dtype differs, one for each
+                     map; r for each; with dropout, the dropped input and its mask (bytes on a GPU) instead
+    per row:         a mask of T^2, if rows are padded; written out (eager, or dropped on a CPU), a T^2 of weights
+    """
+    d, inner, stream = decoder, run.inner, run.stream
+    norms = 2 * (d.hidden + 1) * FP32 + (2 * d.hidden * stream if run.full and d.rms else 0)
+    grouped = d.key < d.query and not run.eager and not run.padded
+    attention = (2 * d.query + 2 * (d.key if grouped else d.query)) * inner
+    mlp = (3 if d.gated else 4 if d.steps_of_gelu else 1) * d.mlp * run.mlp
+    shared = (2 * d.hidden + d.mlp) * inner
+    widths = sum(width for width, _, _ in d.adapted)
+    ranks = sum(rank for _, _, rank in d.adapted)
+    inputs = 0
+    if run.full:
+        inputs = ((5 if d.gated else 4) * d.hidden + d.mlp) * BF16 if run.half and stream == FP32 else shared
+    elif run.adapter:
+        low = BF16 if run.half else run.adapter
+        if run.dropout:
+            inputs = widths * (low + (1 if run.on_gpu else run.adapter))
+        else:
+            inputs = shared if low == run.adapter == stream == inner else widths * low
+        inputs += ranks * low
+    square = 0
+    written_out = run.eager or (d.attention_dropout and run.full and not run.on_gpu)
+    if written_out:
+        square = d.heads * (FP32 + (BF16 if inner == BF16 else 0))
+        square += 2 * d.heads * inner if d.attention_dropout and run.full else 0
+    else:
+        attention += d.heads * FP32
+        square = inner if run.padded else 0
+    return run.tokens * (norms + attention + mlp + inputs + run.length * square)
+
+
+def copied_weights(decoder: Decoder, run: Pass) -> int:
+    """bf16 copies that autocast makes of a layer's fp32 linear weights, and that the backward reads."""
+    if not run.half:
+        return 0
+    base = 0 if run.stream == BF16 or run.quantized else decoder.linear
+    low_rank = sum((width + out) * rank for width, out, rank in decoder.adapted) if run.adapter == FP32 else 0
+    return BF16 * (base + low_rank)
+
+
+def edge_bytes(decoder: Decoder, run: Pass) -> int:
+    """What lies outside the layers: ids, rotations, the last norm, the head's input, the head's bf16 copy."""
+    per_token = 8 + (decoder.hidden + 1) * FP32
+    if run.full:
+        per_token += decoder.hidden * (run.stream if decoder.rms else 0) + decoder.hidden * run.inner
+    rotations = 2 * run.length * (decoder.query // decoder.heads) * run.stream
+    return run.tokens * per_token + rotations + copied_head(decoder, run)
+
+
+def kept_bytes(decoder: Decoder, run: Pass) -> int:
+    """Activations kept until the backward: of every layer, or with checkpointing of each its input alone.
+
+    Checkpointing (arXiv 1604.06174; 2205.05198, section 4.2.3): h for each token and layer.
+    """
+    if not run.checkpointing:
+        return decoder.layers * (layer_bytes(decoder, run) + copied_weights(decoder, run)) + edge_bytes(decoder, run)
+    inputs = run.tokens * decoder.hidden * run.stream
+    return decoder.layers * inputs + cached_bytes(decoder, run) + edge_bytes(decoder, run)
+
+
+def cached_bytes(decoder: Decoder, run: Pass) -> int:
+    """The layers' bf16 copies in autocast's cache: those of what is trained, until a forward or a sampling ends."""
+    copies = copied_weights(decoder, run)
+    return decoder.layers * (copies if run.full else copies - copied_base(decoder, run))
+
+
+def copied_base(decoder: Decoder, run: Pass) -> int:
+    """The part of `copied_weights` that is the base's."""
+    return BF16 * decoder.linear if run.half and run.stream == FP32 and not run.quantized else 0
+
+
+def copied_head(decoder: Decoder, run: Pass) -> int:
+    """The bf16 copy of the output head, if that is in fp32."""
+    return decoder.hidden * decoder.vocab * BF16 if run.half and run.stream == FP32 else 0
+
+
+def backward_bytes(decoder: Decoder, run: Pass, largest: int) -> int:
+    """What the backward of one layer needs beside what is kept: two gradients inside the MLP and two of the stream,
+    `largest` bytes of an unpacked weight, and with checkpointing the layer, run again from the input that is kept."""
+    gradients = run.tokens * (2 * decoder.mlp * run.mlp + 2 * decoder.hidden * run.stream)
+    if not run.checkpointing:
+        return gradients + largest
+    kept = run.tokens * decoder.hidden * run.stream if run.stream == FP32 else 0
+    return gradients + largest + layer_bytes(decoder, run) - kept + copied_weights(decoder, run)
+
+
+def inference_bytes(decoder: Decoder, run: Pass) -> int:
+    """What a layer needs in a pass without a backward: the stream, its norm, and three tensors inside the MLP."""
+    return run.tokens * (3 * decoder.hidden * run.stream + 3 * decoder.mlp * run.inner)
+
+
+def cache_bytes(decoder: Decoder, run: Pass) -> int:
+    """Keys and values of every token and layer, for generation; rotated keys are in the stream's dtype again."""
+    return run.tokens * decoder.layers * decoder.key * (run.stream + run.inner)
+
+
+def loss_bytes(decoder: Decoder, tokens: int) -> int:
+    """Cross-entropy over the whole vocabulary: the log-probabilities in fp32, their gradient and that of the logits."""
+    return 3 * tokens * decoder.vocab * FP32
+
+
+def chunked_loss_bytes(decoder: Decoder, run: Pass) -> int:
+    """trl's chunked cross-entropy: four tensors of a chunk's logits (logits, log-probabilities, probabilities, a
+    gradient), and the head's weights in fp32 if they are not."""
+    cast = 0 if run.stream == FP32 else decoder.hidden * decoder.vocab * FP32
+    return 4 * min(CHUNK, run.tokens) * decoder.vocab * FP32 + cast
+
+
+def policy_loss_bytes(decoder: Decoder, run: Pass, replies: int) -> int:
+    """PPO's loss on the columns of the replies alone: their logits over the temperature, and two gradients, in fp32;
+    under autocast the head's own in bf16 as well."""
+    return replies * decoder.vocab * (3 * FP32 + (BF16 if run.half else 0))
+
+
+def scoring_bytes(decoder: Decoder, run: Pass, replies: int) -> int:
+    """Log-probabilities without a backward: a layer, then the replies' logits before and after the temperature."""
+    return max(inference_bytes(decoder, run), replies * decoder.vocab * (FP32 + max(run.inner, FP32)))
+
+
+def merged_bytes(decoder: Decoder, run: Pass) -> int:
+    """Copies of the adapted matrices, in float32 or bf16, and in float32 the change of one of them while it is added;
+    where that is to be rounded to bf16, it and the random bits that it is rounded by."""
+    matrices = [width * out for width, out, _ in decoder.adapted]
+    return decoder.layers * sum(matrices) * run.inner + (2 if run.half else 1) * max(matrices, default=0) * FP32
+
+
+def sampling_bytes(decoder: Decoder, prompts: Pass, replies: Pass) -> int:
+    """Generation: first a layer over the prompts beside their keys and values, at last those of the whole replies, a
+    layer's twice while a token is added to them, and the last tokens' logits with their probabilities."""
+    cache = cache_bytes(decoder, replies)
+    sampled = cache + cache // decoder.layers + 4 * replies.rows * decoder.vocab * FP32 + copied_head(decoder, replies)
+    return max(cache_bytes(decoder, prompts) + inference_bytes(decoder, prompts), sampled)

@@ -1,0 +1,172 @@
+"""A stage's memory: what lies there all the time, and the phase in which most is added to it."""
+
+from dataclasses import dataclass, replace
+
+from hfkit.commands.planning import memory
+from hfkit.commands.planning.device import Device
+from hfkit.commands.planning.memory import BF16, FP32, Pass
+from hfkit.commands.planning.shapes import Role, bits_of, roles_of
+from hfkit.commands.planning.steps import replies_of
+
+
+@dataclass(frozen=True)
+class RolePlan:
+    """Parameters and bytes of one model; of what it shares, `parameters` counts it and the bytes do not."""
+
+    name: str
+    parameters: int
+    trainable: int
+    weights: int
+    gradients: int
+    optimizer: int
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of a stage.
+
+    Attributes:
+        roles: its models.
+        activations: of the forward and backward pass of one batch.
+        logits: and what is computed from them.
+        phases: what each phase of the stage adds to weights, optimizer states and libraries.
+        taken: by the libraries.
+    """
+
+    roles: list[RolePlan]
+    activations: int
+    logits: int
+    phases: dict[str, int]
+    taken: int
+
+    @property
+    def standing(self) -> int:
+        """What is there in every phase."""
+        return self.taken + sum(role.weights + role.optimizer for role in self.roles)
+
+    @property
+    def peak(self) -> int:
+        return self.standing + max(self.phases.values())
+
+    @property
+    def phase(self) -> str:
+        """The phase of the peak."""
+        return max(self.phases, key=self.phases.get)
+
+
+def memory_of(stage, device: Device) -> MemoryPlan:
+    """The memory of a stage (see `reading.Stage`) on a device."""
+    roles = roles_of(stage)
+    optim, nested = stage.arguments.optim, stage.config.use_bnb_nested_quant
+    lines = [
+        RolePlan(
+            role.name,
+            sum(weight.count for weight in role.weights),
+            sum(weight.count for weight in role.weights if weight.trained),
+            memory.weight_bytes(role.held, nested),
+            memory.gradient_bytes(role.held),
+            memory.optimizer_bytes(role.held, optim),
+        )
+        for role in roles
+    ]
+    trained = [weight for role in roles for weight in role.trained]
+    gradients = sum(line.gradients for line in lines)
+    parts = ppo_phases if stage.name == "ppo" else trainer_phases
+    activations, logits, phases = parts(stage, roles, gradients, device)
+    phases["step"] = gradients + memory.step_bytes(trained, optim, device.is_gpu)
+    return MemoryPlan(lines, activations, logits, phases, device.taken)
+
+
+def trainer_phases(stage, roles: list[Role], gradients: int, device: Device) -> tuple[int, int, dict[str, int]]:
+    """Pretrain, SFT and reward: activations, logits, and what each phase adds.
+
+    Gradients grow as activations go, unless they are accumulated: then they are there from the first pass on.
+    """
+    config, role = stage.config, roles[0]
+    replies = replies_of(config) if stage.name == "reward" else 1
+    length = config.block_size if stage.name == "pretrain" else config.max_length
+    run = training_pass(stage, role, replies * config.per_device_train_batch_size, length, device)
+    kept = memory.kept_bytes(role.decoder, run)
+    backward = memory.backward_bytes(role.decoder, run, largest_cast(role, run))
+    logits = loss_of(stage, role, run)
+    accumulated = gradients if config.gradient_accumulation_steps > 1 else 0
+    phases = {
+        "loss": kept + logits + accumulated,
+        "backward": max(kept + accumulated, gradients) + backward,
+    }
+    if config.eval_datasets or config.test_split_size is not None:
+        test = replace(run, rows=replies * config.per_device_eval_batch_size)
+        phases["eval"] = memory.inference_bytes(role.decoder, test) + loss_of(stage, role, test)
+    return kept + backward, logits, phases
+
+
+def loss_of(stage, role: Role, run: Pass) -> int:
+    """Bytes of a stage's logits and loss; a reward model has one logit a row."""
+    if stage.name == "reward":
+        return run.rows * FP32
+    if getattr(stage.arguments, "loss_type", None) == "chunked_nll":
+        return memory.chunked_loss_bytes(role.decoder, run)
+    return memory.loss_bytes(role.decoder, run.tokens)
+
+
+def ppo_phases(stage, roles: list[Role], gradients: int, device: Device) -> tuple[int, int, dict[str, int]]:
+    """PPO: activations and logits of an update, and what rollout, scoring and update add.
+
+    Value model and policy learn one after the other, so the activations of one at a time are held.
+    """
+    config = stage.config
+    policy, value = roles[0], roles[-1]
+    size = config.per_device_train_batch_size
+    length = config.max_prompt_length + config.response_length
+    replies = size * config.response_length
+    accumulated = gradients if config.gradient_accumulation_steps > 1 else 0
+    run = training_pass(stage, policy, size, length, device)
+    logits = memory.policy_loss_bytes(policy.decoder, run, replies)
+    rows = min(size * config.gradient_accumulation_steps, config.local_rollout_forward_batch_size)
+    sampled = replace(run, rows=rows)
+    merged = config.merge_in_rollouts and config.use_peft and not run.quantized and (run.half or run.stream == FP32)
+    copies = memory.merged_bytes(policy.decoder, sampled) if merged else memory.cached_bytes(policy.decoder, sampled)
+    prompts = replace(sampled, length=config.max_prompt_length)
+    phases = {
+        "rollout": copies + memory.sampling_bytes(policy.decoder, prompts, sampled),
+        "scoring": memory.scoring_bytes(policy.decoder, run, replies),
+    }
+    activations = 0
+    for role, loss in ((value, 0), (policy, logits)):
+        run = training_pass(stage, role, size, length, device)
+        kept = memory.kept_bytes(role.decoder, run)
+        backward = memory.backward_bytes(role.decoder, run, largest_cast(role, run))
+        phases[f"{role.name} loss"] = kept + loss + accumulated
+        phases[f"{role.name} backward"] = max(kept + accumulated, gradients) + backward
+        activations = max(activations, kept + backward)
+    if config.ptx_coef:
+        run = training_pass(stage, policy, size, config.ptx_max_length, device)
+        phases["ptx loss"] = memory.kept_bytes(policy.decoder, run) + memory.loss_bytes(policy.decoder, run.tokens)
+        phases["ptx loss"] += accumulated
+    return activations, logits, phases
+
+
+def training_pass(stage, role: Role, rows: int, length: int, device: Device) -> Pass:
+    """The pass with a backward of one of a stage's models."""
+    config, arguments = stage.config, stage.arguments
+    adapter = next((weight.itemsize for weight in role.weights if weight.adapter), 0)
+    return Pass(
+        rows=rows,
+        length=length,
+        stream=role.weights[0].itemsize,
+        half=bool(arguments.bf16 or arguments.fp16),
+        full=not adapter,
+        adapter=adapter,
+        dropout=config.lora_dropout > 0,
+        padded=stage.name != "pretrain" and rows > 1,
+        eager=config.attn_implementation == "eager",
+        checkpointing=bool(arguments.gradient_checkpointing),
+        quantized=bits_of(config) is not None,
+        on_gpu=device.is_gpu,
+    )
+
+
+def largest_cast(role: Role, run: Pass) -> int:
+    """Bytes of the largest quantized weight, which its backward unpacks."""
+    packed = [weight.count for weight in role.weights if weight.bits]
+    return max(packed, default=0) * (BF16 if run.half or run.on_gpu else FP32)

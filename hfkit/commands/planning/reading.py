@@ -1,0 +1,108 @@
+"""The stages that a YAML is for, to be planned: each with the models that it starts from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from peft import TaskType
+from transformers import AutoConfig
+
+from hfkit.commands.planning.shapes import Origin
+from hfkit.config.stages import PretrainConfig
+from hfkit.core.errors import ConfigError, Problem, reason
+from hfkit.models.adapters import lora_config
+from hfkit.models.loading import tokenizer_of
+from hfkit.records.source import Source
+from hfkit.stages.resolve import read_configs
+from hfkit.training.arguments import trainer_arguments
+
+PLANNED = ("pretrain", "sft", "reward", "ppo")
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A stage to plan.
+
+    Attributes:
+        name: of the stage.
+        config: its config.
+        start: the model that it starts from, or makes.
+        reward: PPO's reward model.
+    """
+
+    name: str
+    config: object
+    start: Origin
+    reward: Origin | None = None
+
+    @cached_property
+    def arguments(self):
+        """The trainer's arguments, with what depends on the device resolved."""
+        return trainer_arguments(self.config)
+
+
+def read_stages(path: str, stage: str | None, output_dir: str | None, flags: list[str]) -> list[Stage]:
+    """The stages of a YAML, as `read_configs` reads them; the models that they hand on are known from their configs.
+
+    Raises:
+        ConfigError: as `read_configs`; or a model's config cannot be read.
+    """
+    stages, made = [], {}
+    for name, config in read_configs(path, stage, output_dir, flags, PLANNED).items():
+        if name == "tokenizer":
+            made[config.output_dir] = config.vocab_size
+            continue
+        stages.append(with_origins(name, config, made))
+        made[config.output_dir] = outcome(stages[-1], config.output_dir)
+    return stages
+
+
+def with_origins(name: str, config, made: dict) -> Stage:
+    """A stage with the models that it starts from.
+
+    Args:
+        made: what earlier stages will make, by its folder: the size of a vocabulary, or an `Origin`.
+    """
+    if isinstance(config, PretrainConfig) and config.model_config:
+        return Stage(name, config, new_model(config, made))
+    start = origin_of("model_name_or_path", config.model_name_or_path, config.model_revision, made)
+    if name != "ppo":
+        return Stage(name, config, start)
+    reward = origin_of("reward_model_path", config.reward_model_path, config.reward_model_revision, made)
+    return Stage(name, config, start, reward)
+
+
+def origin_of(key: str, path: str, revision: str, made: dict) -> Origin:
+    """The model of a path: one that an earlier stage makes, or one that is there.
+
+    Raises:
+        ConfigError: its config cannot be read.
+    """
+    if path in made:
+        return made[path]
+    try:
+        source = Source.of(path, revision)
+        return Origin(
+            source, AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)
+        )
+    except Exception as error:  # whatever a library says of a folder's content
+        raise ConfigError([Problem(key, path, f"its config cannot be read: {reason(error)}")]) from error
+
+
+def new_model(config: PretrainConfig, made: dict) -> Origin:
+    """The model that pretraining makes; its vocabulary is the tokenizer's, also of one that is yet to be trained."""
+    settings = dict(config.model_config)
+    path = config.tokenizer_name_or_path
+    if "vocab_size" not in settings:
+        settings["vocab_size"] = made[path] if path in made else len(tokenizer_of(path, "main", config.pad_token))
+    source = Source(config.output_dir, "main", config.output_dir, "main", None)
+    return Origin(source, AutoConfig.for_model(settings.pop("model_type"), **settings))
+
+
+def outcome(stage: Stage, folder: str) -> Origin:
+    """The model that a stage leaves in its folder: an adapter on the base that it started from, or a full model."""
+    if not stage.config.use_peft:
+        return Origin(Source(folder, "main", folder, "main", None), stage.start.config)
+    task = TaskType.SEQ_CLS if stage.name == "reward" else TaskType.CAUSAL_LM
+    source = stage.start.source
+    adapter = lora_config(stage.config, source, task).to_dict()
+    return Origin(Source(folder, "main", source.base, source.base_revision, adapter), stage.start.config)

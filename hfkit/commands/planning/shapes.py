@@ -1,0 +1,237 @@
+"""The models of a stage as shapes: built on torch's meta device, so nothing is read and nothing is allocated."""
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from peft.tuners.lora import LoraLayer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
+
+from hfkit.core.errors import ConfigError, Problem, reason
+from hfkit.models.adapters import lora_config
+from hfkit.models.score_head import hold_head_in_float32
+from hfkit.records.source import Source
+
+HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """A model known by its config alone: one that lies somewhere, or one that an earlier stage will make."""
+
+    source: Source
+    config: PretrainedConfig
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One parameter tensor, as it will lie in memory."""
+
+    shape: tuple[int, ...]
+    itemsize: int
+    trained: bool
+    adapter: bool = False
+    embedding: bool = False
+    bits: int | None = None  # 4 or 8 where bitsandbytes quantizes it
+
+    @property
+    def count(self) -> int:
+        return torch.Size(self.shape).numel()
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The widths of a decoder transformer, from which its activations follow; all its layers are taken to be alike.
+
+    Attributes:
+        hidden, layers, heads: as in the model's config.
+        vocab: width of the head: the vocabulary, or 1 for a classifier.
+        query, key: width of the queries, and of the keys (and of the values).
+        mlp: width inside the MLP; in a mixture of experts, that of the experts which a token sees.
+        gated: whether the MLP has a gate (SwiGLU, GeGLU).
+        rms: whether the norm is an RMSNorm written in torch, which keeps a tensor more than the fused LayerNorm.
+        steps_of_gelu: whether the activation is GPT-2's tanh GELU written in torch, which keeps each of its steps.
+        attention_dropout: whether attention weights are dropped in training.
+        linear: parameters of a layer's linear weights.
+        adapted: widths (in, out, rank) of the linear layers of a layer that have an adapter.
+    """
+
+    hidden: int
+    vocab: int
+    layers: int
+    heads: int
+    query: int
+    key: int
+    mlp: int
+    gated: bool
+    rms: bool
+    steps_of_gelu: bool
+    attention_dropout: bool
+    linear: int
+    adapted: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's parameter tensors and widths."""
+
+    weights: tuple[Weight, ...]
+    decoder: Decoder
+
+
+@dataclass(frozen=True)
+class Role:
+    """A model of a stage.
+
+    Attributes:
+        weights: all that it computes with.
+        held: of these, what it holds alone; the rest is shared with a role before it.
+    """
+
+    name: str
+    weights: tuple[Weight, ...]
+    held: tuple[Weight, ...]
+    decoder: Decoder
+
+    @property
+    def trained(self) -> tuple[Weight, ...]:
+        return tuple(weight for weight in self.held if weight.trained)
+
+
+def roles_of(stage) -> list[Role]:
+    """The models that a stage (see `reading.Stage`) holds, in the order of what they share."""
+    config, start = stage.config, stage.start
+    if stage.name == "ppo":
+        return ppo_roles(config, start, stage.reward)
+    task = TaskType.SEQ_CLS if stage.name == "reward" else TaskType.CAUSAL_LM
+    shape = shape_of(start, task, config, start.source if config.use_peft else None)
+    return [Role("model", shape.weights, shape.weights, shape.decoder)]
+
+
+def ppo_roles(config, start: Origin, reward: Origin) -> list[Role]:
+    """Policy, reference, reward and value: with LoRA, adapters on one base that is held once; else four models."""
+    policy = shape_of(start, TaskType.CAUSAL_LM, config, start.source if config.use_peft else None)
+    roles = [Role("policy", policy.weights, policy.weights, policy.decoder)]
+    copy = frozen(policy.weights)
+    roles.append(Role("reference", copy, adapters(copy) if config.use_peft else copy, policy.decoder))
+    as_adapter = reward.source.adapter is not None
+    scorer = shape_of(reward, TaskType.SEQ_CLS, config, reward.source if as_adapter else None)
+    shared = as_adapter and config.use_peft and reward.source.base == start.source.base
+    copy = frozen(scorer.weights)
+    roles.append(Role("reward", copy, adapters(copy) if shared else copy, scorer.decoder))
+    if config.use_peft and not as_adapter:  # a new adapter on the full reward model
+        scorer = shape_of(reward, TaskType.SEQ_CLS, config, reward.source)
+        as_adapter = True
+    held = adapters(scorer.weights) if as_adapter else scorer.weights
+    roles.append(Role("value", scorer.weights, held, scorer.decoder))
+    return roles
+
+
+def frozen(weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
+    return tuple(replace(weight, trained=False) for weight in weights)
+
+
+def adapters(weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
+    return tuple(weight for weight in weights if weight.adapter)
+
+
+def bits_of(config) -> int | None:
+    """Bits of a quantized base; None where it is not quantized."""
+    return 4 if config.load_in_4bit else 8 if config.load_in_8bit else None
+
+
+def shape_of(origin: Origin, task: TaskType, config, adapter: Source | None) -> Shape:
+    """A model with all of it trained, or (`adapter`: the source whose shape it begins with) under a LoRA adapter."""
+    lora = None if adapter is None else lora_config(config, adapter, task)
+    settings = None if lora is None else (lora.r, target_key(lora.target_modules))
+    dtype = "float32" if getattr(config, "model_config", None) else config.dtype  # a new model is made in fp32
+    return built(origin, task, dtype, bits_of(config), settings)
+
+
+def target_key(modules) -> str | tuple[str, ...]:
+    return modules if isinstance(modules, str) else tuple(sorted(modules))
+
+
+@cache
+def built(origin: Origin, task: TaskType, dtype: str, bits: int | None, lora: tuple | None) -> Shape:
+    """Builds the model, and its adapter, on the meta device.
+
+    What is not quantized of a quantized base (embedding, norms, output head) stays in `dtype`.
+
+    Raises:
+        ConfigError: no such architecture, or nothing in it to adapt.
+    """
+    config = type(origin.config).from_dict({**origin.config.to_dict(), "num_labels": 1})
+    if dtype == "auto":
+        dtype = str(config.dtype or "float32").removeprefix("torch.")
+    try:
+        with torch.device("meta"):
+            model = HEADS[task].from_config(config, dtype=getattr(torch, dtype))
+            quantized = quantized_weights(model) if bits else set()
+            if lora is not None:
+                heads = ["score"] if task == TaskType.SEQ_CLS else None
+                hold_head_in_float32(model)
+                rank, targets = lora
+                targets = targets if isinstance(targets, str) else list(targets)
+                model = get_peft_model(
+                    model, LoraConfig(task_type=task, r=rank, target_modules=targets, modules_to_save=heads)
+                )
+    except (ValueError, KeyError) as error:
+        key = "model_name_or_path" if lora is None else "lora_target_modules"
+        raise ConfigError([Problem(key, origin.source.path, f"cannot be built: {reason(error)}")]) from error
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    weights = tuple(
+        Weight(
+            tuple(parameter.shape),
+            parameter.itemsize,
+            parameter.requires_grad,
+            adapter=".lora_" in name or ".modules_to_save." in name,
+            embedding=id(parameter) in embeddings,
+            bits=bits if id(parameter) in quantized else None,
+        )
+        for name, parameter in model.named_parameters()
+    )
+    return Shape(weights, decoder_of(model))
+
+
+def quantized_weights(model) -> set[int]:
+    """Ids of the parameters that bitsandbytes quantizes: linear weights, but not the head nor what is tied to it."""
+    kept = get_keys_to_not_convert(model)
+    return {
+        id(module.weight)
+        for name, module in model.named_modules()
+        if (type(module) is torch.nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, kept)
+    }
+
+
+def decoder_of(model) -> Decoder:
+    """The widths of a model, from its config and its first layer."""
+    config = model.config.get_text_config()
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    head_width = getattr(config, "head_dim", None) or hidden // heads
+    experts = getattr(config, "num_experts_per_tok", None) or 1
+    mlp = getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None)
+    mlp = mlp or getattr(config, "n_inner", None) or getattr(config, "ffn_dim", None) or 4 * hidden
+    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == config.num_hidden_layers]
+    modules = dict(lists[0][0].named_modules()) if lists else {}
+    adapted = [module for module in modules.values() if isinstance(module, LoraLayer)]
+    linear = [m for name, m in modules.items() if isinstance(m, (torch.nn.Linear, Conv1D)) and ".lora_" not in name]
+    return Decoder(
+        hidden=hidden,
+        vocab=config.vocab_size if model.get_output_embeddings() is not None else 1,
+        layers=config.num_hidden_layers,
+        heads=heads,
+        query=heads * head_width,
+        key=(getattr(config, "num_key_value_heads", None) or heads) * head_width,
+        mlp=mlp * experts,
+        gated=any("gate" in name for name in modules),
+        rms=any("RMSNorm" in type(module).__name__ for module in modules.values()),
+        steps_of_gelu=getattr(config, "activation_function", None) == "gelu_new",
+        attention_dropout=bool(getattr(config, "attention_dropout", 0) or getattr(config, "attn_pdrop", 0)),
+        linear=sum(module.weight.numel() for module in linear),
+        adapted=tuple((module.in_features, module.out_features, module.r["default"]) for module in adapted),
+    )

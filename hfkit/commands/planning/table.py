@@ -1,0 +1,73 @@
+"""The plan as tables on the terminal."""
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from hfkit.commands.planning.advice import Remedy
+from hfkit.commands.planning.device import Device
+from hfkit.commands.planning.peak import MemoryPlan
+from hfkit.commands.planning.steps import StepsPlan
+
+
+def show(plans: list[tuple[str, MemoryPlan, StepsPlan, list[Remedy]]], device: Device, in_pipeline: bool) -> None:
+    """Prints the plans of stages: parameters and memory, then steps and disk, then what would make them fit."""
+    console = Console(width=None if Console().is_terminal else 140)
+    console.print(memory_table(plans, device))
+    console.print(steps_table(plans))
+    for name, memory, _, remedies in plans:
+        if memory.peak <= device.capacity:
+            continue
+        console.print(
+            f"{name} does not fit: its peak of {decimal(memory.peak)} is more than {decimal(device.capacity)}.",
+            highlight=False,
+        )
+        prefix = f"{name}." if in_pipeline else ""
+        for remedy in remedies:
+            verdict = "it fits" if remedy.peak <= device.capacity else "not enough"
+            words = f"  {as_flags(remedy.flags, prefix)}: {decimal(remedy.peak)}, {verdict}"
+            console.print(words, highlight=False, soft_wrap=True)
+        if not remedies:
+            console.print("  No flag would help: a smaller model, shorter rows, or more memory.", highlight=False)
+
+
+def memory_table(plans: list, device: Device) -> Table:
+    """A line a model, with the stage's activations and peak on the first."""
+    title = f"Memory, of {decimal(device.capacity)} ({device.name})"
+    caption = (
+        f"peak: weights, optimizer, {decimal(device.taken)} of libraries, and what the phase beside it adds; "
+        "shared weights count once"
+    )
+    table = Table(title=title, caption=caption)
+    sizes = ("parameters", "trainable", "weights", "gradients", "optimizer", "activations", "logits", "peak")
+    for column in ("", *sizes, "phase"):
+        table.add_column(column, justify="right" if column in sizes else "left", no_wrap=True)
+    for name, memory, _, _ in plans:
+        for place, role in enumerate(memory.roles):
+            of_stage = [decimal(size) for size in (memory.activations, memory.logits, memory.peak)]
+            table.add_row(
+                role.name if place else name if len(memory.roles) == 1 else f"{name} {role.name}",
+                *(f"{count / 1e6:,.2f} M" for count in (role.parameters, role.trainable)),
+                *(decimal(size) for size in (role.weights, role.gradients, role.optimizer)),
+                *([*of_stage, memory.phase] if place == 0 else []),
+            )
+        table.add_section()
+    return table
+
+
+def steps_table(plans: list) -> Table:
+    """Steps, tokens and disk of each stage."""
+    table = Table(title="Steps and disk")
+    for column in ("", "optimizer steps", "tokens, at most", "disk"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, _, steps, _ in plans:
+        known = [f"{count:,}" if count else "unknown" for count in (steps.steps, steps.tokens)]
+        if steps.unknown:
+            known[0] += f": {steps.unknown}"
+        table.add_row(name, *known, decimal(steps.disk))
+    return table
+
+
+def as_flags(flags: dict[str, object], prefix: str) -> str:
+    """Flags as they are written on the command line."""
+    return " ".join(f"--{prefix}{key} {str(value).lower()}" for key, value in flags.items())

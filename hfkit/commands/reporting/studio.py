@@ -1,0 +1,149 @@
+"""Draws a plot twice: as a PNG of its own, and as SVG for the page, in the page's colours, light and dark."""
+
+import io
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+from markupsafe import Markup, escape
+
+from hfkit.commands.reporting.words import short, with_span
+from hfkit.training.plots import canvas, save
+
+# What each colour is called on the page, by light and by dark. Text has a contrast of 4.5 and more, lines of 3.
+PALETTE = {
+    "ink": ("#1b1f24", "#e8eaed"),
+    "muted": ("#57606a", "#a3acb7"),
+    "paper": ("#fefefe", "#14171a"),
+    "panel": ("#f4f6f8", "#1d2126"),
+    "line": ("#cfd6dd", "#3a424b"),
+    "first": ("#1f5fbf", "#7db2ff"),
+    "second": ("#b3500b", "#f2a25c"),
+    "third": ("#1a7f4b", "#5fd093"),
+    "fourth": ("#8a3fa8", "#d29bea"),
+    "bad": ("#b42318", "#ff8f85"),
+}
+LIGHT = {name: light for name, (light, _) in PALETTE.items()}
+SERIES = ("first", "second", "third", "fourth", "muted")
+STYLE = {
+    "axes.edgecolor": LIGHT["muted"],
+    "axes.facecolor": "none",
+    "axes.labelsize": 8.5,
+    "axes.labelcolor": LIGHT["ink"],
+    "axes.prop_cycle": mpl.cycler(color=[LIGHT[name] for name in SERIES]),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "font.size": 9,
+    "grid.color": LIGHT["muted"],
+    "legend.labelcolor": LIGHT["ink"],
+    "lines.linewidth": 1.6,
+    "svg.fonttype": "none",  # text stays text
+    "text.color": LIGHT["ink"],
+    "text.parse_math": False,  # a model may be called anything
+    "xtick.color": LIGHT["muted"],
+    "ytick.color": LIGHT["muted"],
+}
+GRID = 0.25  # how dense the lines behind a plot are
+SIZE = (3.9, 3.1)  # inches: as wide as a phone, so that the text keeps its size there
+
+
+@dataclass
+class Figure:
+    """A plot as SVG, and a sentence beneath it."""
+
+    svg: Markup
+    note: str = ""
+
+
+class Studio:
+    """Draws figures; the PNGs go into a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def figure(self, name: str, title: str, alt: str, draw: Callable, note: str = "", size=SIZE) -> Figure:
+        """Has `draw(axes)` draw, and keeps it as `NAME.png` and as SVG, its legend below.
+
+        Args:
+            alt: the plot in words, for who cannot see it.
+            note: a sentence beneath it.
+            size: in inches.
+        """
+        with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the PNG's font lacks
+            figure, (axes,) = canvas(1)
+            figure.set_size_inches(size)
+            draw(axes)
+            axes.set_title(title)
+            legend_below(figure)
+            figure.patch.set_alpha(0)
+            stream = io.StringIO()
+            figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+            figure.set_layout_engine("none")  # it is laid out
+            figure.patch.set(alpha=1, facecolor="white")
+            save(figure, self.folder / f"{name}.png")
+        return Figure(in_page_colours(stream.getvalue(), name, alt), note)
+
+    def intervals(self, name: str, title: str, label: str, rows: list[tuple], note: str = "") -> Figure:
+        """Models, each a point with its 95% interval: rows of (model, value, low, high); low None for none."""
+
+        def draw(axes) -> None:
+            for place, (_, value, low, high) in enumerate(rows):
+                spans = None if low is None else [[value - low], [high - value]]
+                axes.errorbar(value, place, xerr=spans, fmt="o", color=LIGHT["first"], capsize=5, linewidth=2)
+                axes.annotate(short(value), (value, place), (0, 8), textcoords="offset points", ha="center", size=8)
+            names = [row[0] for row in rows]
+            axes.set(xlabel=label, yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.5, -0.6))
+            axes.tick_params(axis="y", labelcolor=LIGHT["ink"])
+            axes.margins(x=0.12)
+            axes.grid(axis="x", alpha=GRID)
+
+        told = "; ".join(f"{model} {with_span(value, low, high)}" for model, value, low, high in rows)
+        return self.figure(name, title, f"{title}, {label}: {told}", draw, note, (SIZE[0], 1.2 + 0.45 * len(rows)))
+
+    def lines(self, name: str, title: str, xlabel: str, ylabel: str, series: dict[str, list[tuple]]) -> Figure:
+        """Lines through points (x, y), one a model."""
+
+        def draw(axes) -> None:
+            for legend, points in series.items():
+                axes.plot(*zip(*points, strict=True), label=legend, marker="o", markersize=4)
+            axes.set(xlabel=xlabel, ylabel=ylabel)
+            axes.grid(alpha=GRID)
+
+        told = [f"{model} {', '.join(f'{short(y)} at {x:g}' for x, y in points)}" for model, points in series.items()]
+        return self.figure(name, title, f"{title}, {ylabel} by {xlabel}: {'; '.join(told)}", draw)
+
+
+def legend_below(figure) -> None:
+    """One legend for all axes of a figure, beneath them, where no curve runs."""
+    handles = []
+    for axes in figure.axes:
+        handles += axes.get_legend_handles_labels()[0]
+        if axes.get_legend() is not None:
+            axes.get_legend().remove()
+    if handles:
+        columns = 3 if sum(len(handle.get_label()) for handle in handles) < 30 else 2
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def in_page_colours(svg: str, name: str, alt: str) -> Markup:
+    """An SVG to stand in the page: as wide as its place, its ids its own, its colours the page's."""
+    svg = svg[svg.index("<svg") :]
+    for colour, light in LIGHT.items():
+        svg = svg.replace(light, f"var(--{colour})")
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    head, rest = svg.split(">", 1)
+    width = float(re.search(r'width="([\d.]+)pt"', head)[1]) * 4 / 3  # CSS pixels
+    attributes = {
+        "viewBox": re.search(r'viewBox="([^"]+)"', head)[1],
+        "style": f"max-width:{width:.0f}px",
+        "role": "img",
+        "aria-label": escape(alt),
+    }
+    opening = " ".join(f'{key}="{value}"' for key, value in attributes.items())
+    return Markup(f"<svg {opening}>{rest}")  # matplotlib has escaped the text in it

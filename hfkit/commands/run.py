@@ -1,0 +1,28 @@
+"""hfkit run configs/quickstart/pipeline.yaml --output_dir runs/mine
+
+Runs the stages of a pipeline in their order, each into its own folder of `output_dir`, and hands each output on:
+
+    output_dir: runs/quickstart
+    stages:            # any of them, in this order
+      tokenizer: tokenizer.yaml     # paths beside the pipeline's own file
+      pretrain: pretrain.yaml       # gets tokenizer_name_or_path
+      sft: sft.yaml                 # gets model_name_or_path: the pretrained model
+      reward: reward.yaml           # gets model_name_or_path: the SFT model
+      ppo: ppo.yaml                 # gets that too, and reward_model_path
+
+What a stage's YAML sets itself is left alone. What is done with the same config and data is skipped, what was
+interrupted goes on. `--sft.learning_rate 1e-4` sets a flag of one stage, `--seed 1` that of all; with `--push_to_hub
+--hub_model_id USER/NAME` each model is pushed, to USER/NAME-sft and so on.
+"""
+
+from argparse import Namespace
+
+from hfkit.core.console import say
+from hfkit.stages.pipeline import run_pipeline
+
+
+def main(given: Namespace) -> int:
+    """Run `hfkit run`."""
+    root = run_pipeline(given.pipeline, given.output_dir, given.flags)
+    say(f"all stages done, in {root}")
+    return 0

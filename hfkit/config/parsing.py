@@ -1,0 +1,169 @@
+"""A config from a YAML file and flags, strictly: everything that is wrong is reported, all at once.
+
+Flags beat YAML, YAML beats defaults, and nothing is ignored: see `parse` and `load_config`.
+"""
+
+import json
+import os
+import re
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import fields
+from typing import Any, get_args, get_origin
+
+from hfkit.config.validation import check_fields, check_required, convert, find_hint, known_fields, members, root, spell
+from hfkit.core.errors import MISSING, ConfigError, Problem
+from hfkit.core.yaml import read_yaml
+
+EPILOG = """A value is written --key value or --key=value, a list --key a b, a mapping or a list of mappings
+as JSON, true and false as --key, --key false or --no_key, and no value as none. Flags beat the YAML file."""
+
+FLAG = re.compile(r"--([^\s=]+)(?:=(.*))?", re.DOTALL)
+TRUTH = {"true": True, "yes": True, "y": True, "t": True, "1": True}
+TRUTH |= {"false": False, "no": False, "n": False, "f": False, "0": False}
+
+Check = Callable[[Any], list[Problem]]
+"""Returns the contradictions between the fields of a config, and between them and the files that they name."""
+
+
+def parse(config_class: type, argv: list[str], prog: str, description: str, check: Check | None = None):
+    """Return the config that `--config FILE` and the flags in `argv` describe; `-h` prints help and exits.
+
+    Raises:
+        ConfigError: with everything that is wrong, what `check` finds included.
+    """
+    if "-h" in argv or "--help" in argv:
+        help_parser(config_class, prog, description).parse_args(["--help"])
+    problems: list[Problem] = []
+    flags = read_flags(config_class, argv, problems)
+    path = flags.pop("config", None)
+    given = {} if path is None else read_yaml(path, problems)
+    return build(config_class, [(given, ""), (flags, "--")], problems, path, check)
+
+
+def load_config(
+    config_class: type, source: Mapping | str | os.PathLike, check: Check | None = None, **overrides: object
+):
+    """Return the config that a mapping or a YAML file describes, checked as `parse` checks it."""
+    problems: list[Problem] = []
+    path = None if isinstance(source, Mapping) else os.fspath(source)
+    given = source if path is None else read_yaml(path, problems)
+    return build(config_class, [(given, ""), (overrides, "")], problems, path, check)
+
+
+def build(config_class: type, layers: list[tuple], problems: list[Problem], source: str | None, check: Check | None):
+    """Return the config of all layers, the last one winning.
+
+    Args:
+        layers: mappings (None for a file that could not be read), each with the prefix of its keys in messages.
+        problems: those that were found while the layers were read.
+
+    Raises:
+        ConfigError: with all problems.
+    """
+    values: dict[str, Any] = {}
+    for given, prefix in layers:
+        check_fields(config_class, given or {}, values, problems, prefix)
+    unread = any(given is None for given, _ in layers)  # then any key may have been in there
+    complete = check_required(config_class, values, [] if unread else problems, "")
+    if complete and not unread:
+        config = config_class(**values)
+        # A faulty key has its default in `config`: what contradicts the default is not the user's doing.
+        faulty = {root(key) for problem in problems for key in (problem.key, *problem.keys)}
+        contradictions = check(config) if check else []
+        problems += [
+            problem for problem in contradictions if not {root(key) for key in (problem.key, *problem.keys)} & faulty
+        ]
+        if not problems:
+            return config
+    raise ConfigError(problems, source)
+
+
+def help_parser(config_class: type, prog: str, description: str) -> ArgumentParser:
+    """Return a parser that only prints help: argparse stops at the first error, so `read_flags` reads the values."""
+    layout = {"formatter_class": RawDescriptionHelpFormatter, "usage": SUPPRESS, "epilog": EPILOG}
+    parser = ArgumentParser(prog, description=description, **layout)
+    parser.add_argument("--config", help="YAML file with any of the keys below", metavar="FILE")
+    hints = known_fields(config_class)
+    for field in fields(config_class):
+        if field.name not in hints:
+            continue
+        default = field.default if field.default_factory is NO_DEFAULT else field.default_factory()
+        note = "required" if default is NO_DEFAULT else f"default: {'none' if default is None else default}"
+        text = f"{field.metadata.get('help', '')} ({note})".strip().replace("%", "%%")
+        parser.add_argument(f"--{field.name}", help=text, metavar=spell(hints[field.name]))
+    return parser
+
+
+def group_flags(argv: list[str], problems: list[Problem]) -> list[tuple[str, list[str]]]:
+    """Return each flag of a command line, as (key, words after it), in their order.
+
+    Dashes within a key count as underscores. `--no_key` stays as it is: only the config class knows what it means.
+    """
+    groups: list[tuple[str, list[str]]] = []
+    takes_more = False
+    for word in argv:
+        if match := FLAG.fullmatch(word):
+            groups.append((match[1].replace("-", "_"), [] if match[2] is None else [match[2]]))
+            takes_more = match[2] is None
+        elif takes_more and not re.match(r"-[a-zA-Z-]", word):
+            groups[-1][1].append(word)
+        else:
+            problems.append(Problem("argument", word, "belongs to no flag; write --key value"))
+    return groups
+
+
+def command_line(flags: list[tuple[str, list[str]]]) -> list[str]:
+    """Return the words from which `group_flags` reads these flags."""
+    return [
+        word for key, words in flags for word in ([f"--{key}={words[0]}"] if len(words) == 1 else [f"--{key}", *words])
+    ]
+
+
+def read_flags(config_class: type, argv: list[str], problems: list[Problem]) -> dict[str, Any]:
+    """Return the values of the flags by key; those of unknown flags as text."""
+    known, flags = known_fields(config_class), {}
+    collected: dict[str, list[list[str]]] = {}
+    for key, words in group_flags(argv, problems):
+        positive = key.removeprefix("no_")
+        if key not in known and key != positive and not words and bool in members(known.get(positive)):
+            key, words = positive, ["false"]
+        collected.setdefault(key, []).append(words)
+    for name, given in collected.items():
+        words, key = given[-1], f"--{name}"
+        hint = None if name == "config" else find_hint(config_class, name)[0]
+        if len(given) > 1:
+            problems.append(Problem(key, [" ".join(words) for words in given], "given twice; keep one"))
+        if hint is not None and not words and bool not in members(hint):
+            problems.append(Problem(key, MISSING, f"expected {spell(hint)} after it"))
+        else:
+            flags[name] = " ".join(words) if hint is None else read_words(hint, words)
+    return flags
+
+
+def read_words(hint: object, words: list[str]) -> object:
+    """Return what the words of a flag mean for `hint`; where no reading fits, one whose type is then reported."""
+    lists = [member for member in members(hint) if list in (member, get_origin(member))]
+    item = (get_args(lists[0]) or (Any,))[0] if lists else None
+    readings: list[object] = [] if words else [True]
+    if len(words) == 1:
+        word = words[0]
+        if word.lower() in ("none", "null"):
+            readings.append(None)
+        with suppress(ValueError):  # JSON, but for strings: the shell has removed their quotes already
+            readings += [value for value in [json.loads(word)] if not isinstance(value, str)]
+        readings.append(word)
+        if word.lower() in TRUTH:
+            readings.append(TRUTH[word.lower()])
+    if words and lists:
+        readings.append([read_words(item, [word]) for word in words])
+    elif len(words) > 1:
+        readings.append(words)
+    for reading in readings:
+        found: list[Problem] = []
+        convert(hint, reading, "", found)
+        if not found:
+            return reading
+    return next((reading for reading in readings if isinstance(reading, (dict, list))), readings[0])

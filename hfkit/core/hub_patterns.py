@@ -1,0 +1,35 @@
+"""The files of a Hub repository that hfkit fetches, by pattern."""
+
+from fnmatch import fnmatchcase
+
+from hfkit.core.files import RECORD
+
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    *("merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *("chat_template.jinja", "additional_chat_templates/*.jinja"),
+)
+
+
+WEIGHTS = ("model", "adapter_model")
+
+
+MODEL_FILES = (
+    *("config.json", "generation_config.json", "adapter_config.json"),
+    *(f"{name}.safetensors" for name in WEIGHTS),
+    *(f"{name}-?????-of-?????.safetensors" for name in WEIGHTS),
+    *(f"{name}.safetensors.index.json" for name in WEIGHTS),
+)
+
+
+LOADED = (*MODEL_FILES, *TOKENIZER_FILES, RECORD)
+"""What loaders look for: one of these in a repository, left over from another model, would be loaded with this one."""
+
+
+READ = ("README.md", "LICENSE", "LICENSE.*", "NOTICE", "NOTICE.*", "loss.png")
+"""What people read."""
+
+
+def is_listed(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether one of our patterns fits; a `*` in them does not reach into folders."""
+    return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)

@@ -1,0 +1,60 @@
+"""YAML read safely and strictly: a key given twice is told, and so is why a file cannot be read."""
+
+import re
+
+import yaml
+
+from hfkit.core.errors import Problem
+
+
+class StrictLoader(yaml.SafeLoader):
+    """Safe YAML that tells a key given twice, and that reads `1e-4` as a number (YAML 1.1 wants `1.0e-4`)."""
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.problems: list[Problem] = []
+
+    def construct_document(self, node):
+        self.tell_duplicates(node, "")
+        return super().construct_document(node)
+
+    def tell_duplicates(self, node: yaml.Node, path: str) -> None:
+        """Add a problem for each key of `node`, or within it, that stands twice in its mapping."""
+        if isinstance(node, yaml.SequenceNode):
+            for i, item in enumerate(node.value):
+                self.tell_duplicates(item, f"{path}[{i}]")
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                name, line = f"{path}.{key.value}".lstrip("."), key.start_mark.line + 1
+                if name in lines:
+                    remedy = f"given twice, on lines {lines[name]} and {line}; keep one"
+                    self.problems.append(Problem(name, self.construct_object(value, deep=True), remedy))
+                lines.setdefault(name, line)
+                self.tell_duplicates(value, name)
+
+
+StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_yaml(path: str, problems: list[Problem]) -> dict | None:
+    """Return the mapping in a YAML file, or None and a problem where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            loader = StrictLoader(file)
+            given = loader.get_single_data()
+        problems += loader.problems
+        if isinstance(given, dict):
+            return given
+        remedy = "expected lines of `key: value` in the file"
+    except OSError as error:
+        remedy = f"cannot be read: {error.strerror or error}"
+    except yaml.MarkedYAMLError as error:
+        path = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else path
+        remedy = f"not valid YAML: {error.problem}"
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        remedy = f"not valid YAML: {error}"
+    problems.append(Problem("config", path, remedy))
+    return None

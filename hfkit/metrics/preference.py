@@ -1,0 +1,108 @@
+"""How well a reward model ranks held-out pairs, and whether its margins can be taken as odds."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from hfkit.data.encoding import pairs_in
+from hfkit.metrics.bootstrap import bootstrap_interval
+
+
+def pair_metrics(trainer: Trainer, rows: Dataset) -> dict[str, float]:
+    """Metrics of the trainer's reward model on encoded pairs or rankings, each pair weighing the same.
+
+    See `metrics_of_rewards`.
+    """
+    chosen, rejected = score_pairs(trainer, rows)
+    return {f"eval_{name}": value for name, value in metrics_of_rewards(chosen, rejected, rows).items()}
+
+
+@torch.no_grad()
+def score_pairs(trainer: Trainer, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards of the chosen and of the rejected replies of all pairs, float64 (N,) each."""
+    model = trainer.model.eval()
+    loader = DataLoader(rows, trainer.args.per_device_eval_batch_size, collate_fn=trainer.data_collator)
+    chosen, rejected = [], []
+    for batch in loader:
+        pairs = batch.get("pairs")
+        inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+        with trainer.accelerator.autocast():
+            rewards = model(**inputs).logits.squeeze(-1)
+        halves = rewards.double().chunk(2) if pairs is None else rewards.double()[pairs]
+        for part, half in zip((chosen, rejected), halves, strict=True):
+            part.append(half.cpu().numpy())
+    return np.concatenate(chosen), np.concatenate(rejected)
+
+
+def metrics_of_rewards(chosen: np.ndarray, rejected: np.ndarray, pairs: Dataset) -> dict[str, float]:
+    """Everything that the rewards of encoded pairs tell, or of the pairs of encoded rankings, (N,) each.
+
+    That of `metrics_of_margins` and `metrics_by_length`, the 95% interval of the accuracy (`accuracy_low`,
+    `accuracy_high`), and `reward_mean` and `reward_std` over all replies: the scale that PPO will meet.
+
+    The interval is of a bootstrap over rows: pairs of one ranking share replies, so they are drawn together.
+    """
+    margins, both = chosen - rejected, np.concatenate([chosen, rejected])
+    chosen_length, rejected_length, rows = pairs_in(pairs.with_format("arrow")[:])
+    _, rows = np.unique(rows, return_inverse=True)
+    low, high = bootstrap_interval(np.bincount(rows, margins > 0), np.bincount(rows))
+    return {
+        **metrics_of_margins(margins),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        **metrics_by_length(margins, chosen_length - rejected_length),
+        "reward_mean": float(both.mean()),
+        "reward_std": float(both.std()),
+    }
+
+
+def metrics_by_length(margins: Sequence[float], length_difference: Sequence[int]) -> dict[str, float]:
+    """What a reward model makes of length (Singhal et al. 2023, arXiv 2310.03716); figures without a pair are left out.
+
+    `accuracy_chosen_longer` and `accuracy_chosen_shorter`: the accuracy on pairs of either kind; far apart, the model
+    ranks by length. `longer_preferred` and `longer_chosen`: how often the model, and the labels, side with the longer
+    reply, over the pairs of unequal length.
+
+    Args:
+        margins: reward of the chosen reply minus that of the rejected one, (N,).
+        length_difference: length of the chosen reply minus that of the rejected one, (N,).
+    """
+    right, difference = np.asarray(margins) > 0, np.asarray(length_difference)
+    longer, shorter, unequal = difference > 0, difference < 0, difference != 0
+    figures = {}
+    if longer.any():
+        figures["accuracy_chosen_longer"] = float(right[longer].mean())
+    if shorter.any():
+        figures["accuracy_chosen_shorter"] = float(right[shorter].mean())
+    if unequal.any():
+        figures["longer_preferred"] = float((right == longer)[unequal].mean())
+        figures["longer_chosen"] = float(longer[unequal].mean())
+    return figures
+
+
+def metrics_of_margins(margins: Sequence[float]) -> dict[str, float]:
+    """Accuracy, margin, log-loss and calibration of the Bradley-Terry model behind the pairwise loss.
+
+    The model says that the chosen reply is the better one with probability p = sigmoid(margin).
+    `calibration_error` is the expected calibration error over ten bins of confidence max(p, 1-p) (Guo et al. 2017,
+    arXiv 1706.04599): the mean gap between how sure the model is and how often it is right, weighted by pairs.
+
+    Args:
+        margins: reward of the chosen reply minus that of the rejected one, (N,).
+    """
+    margins = np.asarray(margins, dtype=float)
+    p = np.exp(-np.logaddexp(0, -margins))
+    right = margins > 0
+    confidence = np.maximum(p, 1 - p)
+    bins = np.minimum(((confidence - 0.5) * 20).astype(int), 9)
+    gaps = [abs(right[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in set(bins)]
+    return {
+        "accuracy": float(right.mean()),
+        "margin": float(margins.mean()),
+        "log_loss": float(np.logaddexp(0, -margins).mean()),
+        "calibration_error": float(sum(gaps)),
+    }

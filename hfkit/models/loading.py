@@ -1,0 +1,294 @@
+"""Tokenizers and models: everything that is loaded from a folder or from the Hub.
+
+A path may name a full model or a LoRA adapter; an adapter brings its base with it. Weights are read from
+safetensors, and no code that comes with a model is run.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from peft import PeftModel, TaskType, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from trl.trainer.reward_trainer import suppress_seqcls_warning
+
+from hfkit.core.console import warn
+from hfkit.core.device import device
+from hfkit.core.errors import HfkitError, reason
+from hfkit.core.hub_fetch import local_folder
+from hfkit.core.hub_patterns import MODEL_FILES, TOKENIZER_FILES
+from hfkit.models.adapters import adapter_weights, load_adapter_weights, lora_config, merge_adapter, with_adapter
+from hfkit.models.quantization import keep_unpacked, quantization_as_trained, quantization_of
+from hfkit.models.score_head import hold_head_in_float32, with_exact_head
+from hfkit.records.base import base_identity
+from hfkit.records.source import Source
+
+# Tokens that models ship with and that never stand in a conversation, in the order of preference for padding.
+PAD_CANDIDATES = (
+    "<pad>",
+    "<|pad|>",
+    "[PAD]",
+    "<|padding|>",
+    "<|finetune_right_pad_id|>",
+    "<unk>",
+    "<|endoftext|>",
+)
+
+
+def read_tokenizer(path: str, revision: str = "main", chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, whatever it pads with.
+
+    Raises:
+        ValueError: no EOS.
+    """
+    folder = local_folder(path, revision, TOKENIZER_FILES)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if tokenizer.eos_token is None:
+        raise ValueError("it has no EOS token, so nothing could say where a text ends")
+    if chat_template is not None:
+        tokenizer.chat_template = Path(chat_template).read_text()
+    if getattr(tokenizer, "chat_control_tokens", None) is None:
+        # In what people write special tokens are text (see rendering.py); the likes of <think> in a reply stay tokens.
+        tokenizer.chat_control_tokens = []
+    return tokenizer
+
+
+def load_tokenizer(
+    path: str,
+    revision: str = "main",
+    pad_token: str | None = None,
+    chat_template: str | None = None,
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, with a pad token that is not its EOS.
+
+    With pad == EOS, masks made from the pad token take the EOS with them and the model never learns to stop. A token
+    that is in the vocabulary already is used, so the embedding does not grow.
+
+    Raises:
+        HfkitError: no token to pad with; name one with `pad_token`.
+        ValueError: no EOS.
+    """
+    tokenizer = read_tokenizer(path, revision, chat_template)
+    vocabulary = tokenizer.get_vocab()
+    if pad_token is None and tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
+        return tokenizer
+    usable = [token for token in PAD_CANDIDATES if token in vocabulary and token != tokenizer.eos_token]
+    pad_token = pad_token or next(iter(usable), None)
+    if pad_token is None or pad_token not in vocabulary or pad_token == tokenizer.eos_token:
+        raise HfkitError(
+            f"{path} has no token to pad with apart from its EOS {tokenizer.eos_token!r} (pad_token: {pad_token}). "
+            "Set pad_token to a token of the vocabulary that your texts never contain."
+        )
+    tokenizer.pad_token = pad_token
+    return tokenizer
+
+
+def load_base(
+    path: str,
+    revision: str = "main",
+    *,
+    head: type = AutoModelForCausalLM,
+    dtype: str = "float32",
+    attn_implementation: str | None = None,
+    quantization: BitsAndBytesConfig | None = None,
+    allow_pickle: bool = False,
+    on: torch.device | None = None,
+) -> PreTrainedModel:
+    """A model without adapters, on a device, this process's own unless told otherwise; a classifier's head computes in
+    float32.
+
+    Raises:
+        HfkitError: the folder holds no safetensors weights, and `allow_pickle` is off; or they lack some of the model's
+            (which would be random), or cannot be read.
+    """
+    options = {"num_labels": 1} if head is AutoModelForSequenceClassification else {}
+    folder = path if allow_pickle else local_folder(path, revision, MODEL_FILES)
+    place = on or device()
+    if quantization is not None or place.type == "cuda":  # read straight to where it stays, not by way of the CPU
+        options["device_map"] = {"": place}
+    try:
+        with suppress_seqcls_warning():
+            model, loaded = head.from_pretrained(
+                folder,
+                revision=revision,
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                attn_implementation=attn_implementation,
+                quantization_config=quantization,
+                use_safetensors=None if allow_pickle else True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a library says of a folder's content
+        raise HfkitError(f"cannot load {path}: {reason(error)}") from error
+    missing = sorted(loaded["missing_keys"])
+    if head is AutoModelForSequenceClassification:  # its head may be new
+        missing = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]
+    if missing:
+        shown = ", ".join(missing[:3])
+        raise HfkitError(
+            f"{path} lacks {len(missing)} weights of a {type(model).__name__}, which would be random: {shown}"
+        )
+    model = with_exact_head(model)
+    return keep_unpacked(model) if quantization is not None else model.to(place)
+
+
+def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrainedModel | PeftModel:
+    """The model that a stage trains, started from `config.model_name_or_path`.
+
+    With LoRA: the untouched base with one trainable adapter, which begins as a copy of the starting adapter (so that
+    what is saved stands on the base alone). Without: the full model, a starting adapter merged into it.
+    A scalar head (`task_type=SEQ_CLS`) is always trainable and saved.
+    """
+    source = Source.of(config.model_name_or_path, config.model_revision)
+    model = load_base(source.base, source.base_revision, head=HEADS[task_type], **loading_options(config))
+    if not config.use_peft:
+        if model.dtype.itemsize < 4:
+            warn(
+                f"dtype: {config.dtype} without use_peft: weights of 16 bits are trained, in which small updates are "
+                "rounded away; dtype: float32 with bf16: true keeps them"
+            )
+        return merge_adapter(model, source) if source.adapter else model
+    return under_adapter(model, config, source, task_type)
+
+
+def loading_options(config) -> dict:
+    """The options of `load_base` that a stage's config sets."""
+    return {
+        "dtype": config.dtype,
+        "attn_implementation": config.attn_implementation,
+        "quantization": quantization_of(config),
+        "allow_pickle": config.allow_pickle,
+    }
+
+
+def under_adapter(model: PreTrainedModel, config, source: Source, task_type: TaskType) -> PeftModel:
+    """A base, frozen, under one trainable adapter, which begins as a copy of the source's if it has one.
+
+    What is trained, the adapter and the head of a classifier, is in float32, whatever the base is in.
+
+    Raises:
+        HfkitError: the adapter does not fit the base.
+    """
+    hold_head_in_float32(model)
+    try:
+        model = get_peft_model(model, lora_config(config, source, task_type))
+    except ValueError as error:
+        raise HfkitError(f"no adapter can be put on {source.base}: {reason(error)}; see lora_target_modules") from error
+    peft_config = model.peft_config["default"]
+    # a folder by its whole path, a Hub model by its commit: an adapter is opened from anywhere, at any time
+    base = base_identity(source.base, source.base_revision)
+    peft_config.base_model_name_or_path, peft_config.revision = base["path"], base["revision"]
+    if source.adapter:
+        load_adapter_weights(model, source)
+    return model
+
+
+HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
+
+
+def load_policy(
+    path: str, revision: str = "main", *, base: str | None = None, **options
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal LM to generate with, in eval mode, and its tokenizer, from a full model or an adapter.
+
+    Args:
+        path: folder or Hub id.
+        revision: branch, tag or commit.
+        base: where an adapter's base lies now, if it is no longer where the adapter says.
+        options: `dtype` (default "float32"), `attn_implementation`, `allow_pickle`, and `quantization`: a
+            BitsAndBytesConfig, or None for the base as it is; default is what an adapter was trained over.
+
+    Raises:
+        HfkitError: the base is not the one that the adapter was trained on.
+    """
+    source = Source.of(path, revision, base)
+    options.setdefault("quantization", quantization_as_trained(path, revision))
+    model = load_base(source.base, source.base_revision, **options)
+    if source.adapter:
+        model = with_adapter(model, source)
+    tokenizer = load_tokenizer(path, revision)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model.eval(), tokenizer
+
+
+def load_classifier(
+    path: str, revision: str = "main", *, base: str | None = None, **options
+) -> PreTrainedModel | PeftModel:
+    """A reward model with its trained head, from a full model or an adapter, in eval mode.
+
+    Args:
+        base: where an adapter's base lies now, if it is no longer where the adapter says.
+
+    Raises:
+        HfkitError: as `reward_source`; or the base is not the one that the adapter was trained on.
+    """
+    source = reward_source(path, revision, base)
+    options.setdefault("quantization", quantization_as_trained(path, revision))
+    model = load_base(source.base, source.base_revision, head=AutoModelForSequenceClassification, **options)
+    return (with_adapter(model, source) if source.adapter else model).eval()
+
+
+def reward_source(path: str, revision: str = "main", base: str | None = None) -> Source:
+    """Where a reward model lies; its head is looked for, since a random one would score at random.
+
+    Raises:
+        HfkitError: the path holds no reward model, or one without its head or with several labels.
+    """
+    source = Source.of(path, revision, base)
+    if source.adapter is not None:
+        require_reward_adapter(source)
+        return source
+    config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+    if config.num_labels != 1 or "ForSequenceClassification" not in str(config.architectures):
+        raise HfkitError(
+            f"{path} is a {config.architectures} with num_labels={config.num_labels}; a reward model is a sequence "
+            "classifier with one label: train one with `hfkit reward`"
+        )
+    return source
+
+
+def require_reward_adapter(source: Source) -> None:
+    """Raises HfkitError unless an adapter is one of a reward model, with a trained head of one label."""
+    path, task = source.path, source.adapter.get("task_type")
+    if task != "SEQ_CLS":
+        raise HfkitError(f"{path} is a {task} adapter, not a reward model (SEQ_CLS)")
+    heads = [weights for name, weights in adapter_weights(source).items() if name.endswith("score.weight")]
+    if not heads:
+        raise HfkitError(f"{path} was saved without its score head, so its rewards would be random")
+    if len(heads[0]) != 1:
+        raise HfkitError(f"the score head of {path} has {len(heads[0])} labels; a reward model has one")
+
+
+def is_classifier(path: str, revision: str) -> bool:
+    """Whether a path holds a sequence classifier, in full or as an adapter."""
+    adapter = Source.of(path, revision).adapter
+    if adapter is not None:
+        return adapter.get("task_type") == "SEQ_CLS"
+    try:
+        return "ForSequenceClassification" in str(config_of(path, revision).architectures)
+    except (OSError, ValueError):
+        return False
+
+
+@cache
+def tokenizer_of(path: str, revision: str, pad_token: str | None):
+    """The tokenizer of a path, read once."""
+    return load_tokenizer(path, revision, pad_token)
+
+
+@cache
+def config_of(path: str, revision: str):
+    """The config of a path's base, read once."""
+    source = Source.of(path, revision)
+    return AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)

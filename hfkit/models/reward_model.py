@@ -1,0 +1,60 @@
+"""Scoring replies with a reward model."""
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hfkit.data.chat_template import Messages, encode_turns
+from hfkit.models.loading import load_classifier, load_tokenizer
+from hfkit.models.score_head import with_exact_head
+
+
+class RewardModel:
+    """A reward model with its tokenizer: `reward(prompts, replies)`.
+
+    A reply's score is that of it alone, whatever else is in the batch: rows are padded on the right, and the head is
+    read at the last token of each (Transformers' own classifiers look for the last one that is not the pad token, which
+    some models end their replies with). The head computes in float32, whatever the layers below it do.
+
+    Args:
+        model: sequence classifier with one label.
+        tokenizer: with a pad token that is not its EOS.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        model.config.pad_token_id = tokenizer.pad_token_id
+        self.model, self.tokenizer = with_exact_head(model).eval(), tokenizer
+
+    @torch.no_grad()
+    def __call__(
+        self, prompts: list[str | Messages], replies: list[str | Messages], batch_size: int = 16
+    ) -> torch.Tensor:
+        """Rewards, float32 (N,) on the CPU; a prompt is one user turn or messages, a reply one assistant turn."""
+        rows = [encode_turns(self.tokenizer, prompt, reply)[0] for prompt, reply in zip(prompts, replies, strict=True)]
+        return self.score_ids(rows, batch_size)
+
+    @torch.no_grad()
+    def score_ids(self, rows: list[list[int]], batch_size: int = 16) -> torch.Tensor:
+        """Rewards of rendered conversations, each a list of token ids; float32 (N,) on the CPU."""
+        rewards, lengths = torch.zeros(len(rows)), torch.tensor([*map(len, rows)])
+        classifier = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        order = lengths.argsort(descending=True)  # so that little is padded
+        for places in order.split(batch_size) if rows else ():
+            batch = {"input_ids": [rows[place] for place in places]}
+            batch = self.tokenizer.pad(batch, padding_side="right", return_tensors="pt").to(self.model.device)
+            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            hidden = classifier.base_model(**inputs, use_cache=False).last_hidden_state
+            last = hidden[torch.arange(len(places)), lengths[places].to(hidden.device) - 1]
+            rewards[places] = classifier.score(last).squeeze(-1).float().cpu()
+        return rewards
+
+
+def load_reward(path: str, revision: str = "main", **options) -> RewardModel:
+    """The reward model of a folder or Hub id, adapter or full, with its trained head.
+
+    Args:
+        options: as for `load_policy`, `base` among them.
+
+    Raises:
+        HfkitError: the path holds no one-label reward model, or one without its head.
+    """
+    return RewardModel(load_classifier(path, revision, **options), load_tokenizer(path, revision))

@@ -1,0 +1,39 @@
+"""The plot of the quickstart."""
+
+from pathlib import Path
+
+from hfkit.training.plots import canvas, save
+
+
+def plot_summary(folder: Path, summary: dict, metrics: dict[str, list[dict]]) -> Path:
+    """Draws the quickstart's `summary.png`: pretraining, gold score of each model, reward and KL over PPO."""
+    figure, (learning, gold, ppo) = canvas(3)
+    for key, legend in (("loss", "training"), ("eval_loss", "held out")):
+        points = [(row["step"], row[key]) for row in metrics["pretrain"] if key in row]
+        if points:
+            learning.plot(*zip(*points, strict=True), label=legend)
+    learning.set(title="Pretraining", xlabel="optimizer steps", ylabel="loss (nats per token)")
+    learning.legend(frameon=False)
+    names = list(summary["models"])
+    means = [model["gold"] for model in summary["models"].values()]
+    spans = [
+        [
+            abs(mean - model["gold_interval"][side])
+            for mean, model in zip(means, summary["models"].values(), strict=True)
+        ]
+        for side in (0, 1)
+    ]
+    gold.bar(names, means, yerr=spans, capsize=6, color=["#b0b0b0", "#7aa6d8", "#2f6db5"])
+    gold.set(title="Gold score on held-out questions", ylabel="mean, with 95% interval", ylim=(0, 1))
+    rows = [row for row in metrics["ppo"] if "objective/scores" in row]
+    steps = [row["step"] for row in rows]
+    ppo.plot(steps, [row["objective/scores"] for row in rows], color="#2f6db5", label="reward model's score")
+    ppo.set(title="PPO", xlabel="updates", ylabel="mean reward")
+    kl = ppo.twinx()
+    kl.plot(steps, [row["objective/kl"] for row in rows], color="#d1752c", label="KL to SFT")
+    kl.set(ylabel="nats per reply")
+    handles = [*ppo.get_lines(), *kl.get_lines()]
+    ppo.legend(handles, [line.get_label() for line in handles], frameon=False)
+    for axes in (learning, gold, ppo):
+        axes.grid(alpha=0.3)
+    return save(figure, Path(folder) / "summary.png")

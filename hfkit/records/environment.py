@@ -1,0 +1,57 @@
+"""What a record says of the machine: versions, devices, and the most memory that was held."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+PACKAGES = (
+    "hfkit",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "bitsandbytes",
+    "tokenizers",
+)
+
+
+def environment() -> dict:
+    """Versions and the machine; no host name, user or path."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "cpu_count": os.cpu_count(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def reset_peak_memory() -> None:
+    """Forgets the most memory of the GPU so far; of a process there is no such thing."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held: of the GPU (since `reset_peak_memory`) where there is one, else
+    resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage's figure is no less than that of the process which started this one
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

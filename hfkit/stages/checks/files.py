@@ -1,0 +1,35 @@
+"""The output folder and the chat template."""
+
+import os
+import re
+from pathlib import Path
+
+from jinja2 import Environment, TemplateSyntaxError
+
+from hfkit.core.errors import Problem, reason
+
+
+def folder_problems(config) -> list[Problem]:
+    """An output folder that cannot be made."""
+    path = Path(config.output_dir)
+    standing = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
+    if config.output_dir and os.path.isdir(standing) and os.access(standing, os.W_OK):
+        return []
+    return [Problem("output_dir", config.output_dir, f"{standing} is not a folder that can be written to")]
+
+
+def template_problems(config) -> list[Problem]:
+    """A chat template that is no file, or not Jinja."""
+    path = getattr(config, "chat_template", None)
+    if path is None:
+        return []
+
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
+            re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", Path(path).read_text(encoding="utf-8"))
+        )
+    except TemplateSyntaxError as error:
+        return [Problem("chat_template", path, f"not Jinja: line {error.lineno}: {error.message}")]
+    except (OSError, ValueError) as error:
+        return [Problem("chat_template", path, f"cannot be read: {reason(error)}")]
+    return []

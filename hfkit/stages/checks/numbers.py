@@ -1,0 +1,65 @@
+"""Numbers outside their range."""
+
+import math
+
+from hfkit.config.stages import TokenizerConfig
+from hfkit.core.errors import Problem
+
+SMALLEST_VOCABULARY = 261
+POSITIVE = (
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "num_train_epochs"),
+    *("block_size", "max_length", "max_prompt_length", "response_length", "vocab_size", "logging_steps", "save_steps"),
+    *("num_mini_batches", "num_ppo_epochs", "local_rollout_forward_batch_size", "temperature", "max_kl"),
+    *("max_grad_norm", "lora_r", "lora_alpha", "total_episodes", "cliprange", "cliprange_value", "model_max_length"),
+    *("dataset_num_proc", "sample_length", "save_total_limit", "eval_steps", "sample_steps", "kl_target", "kl_horizon"),
+    *("reward_clip", "ptx_max_length", "early_stopping_patience"),
+)
+# Lowest and highest of what has a range of its own.
+RANGES = {
+    "seed": (0, 2**32 - 1),
+    "learning_rate": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "warmup_steps": (0, math.inf),
+    "lora_dropout": (0, 1),
+    "max_dropped": (0, 1),
+    "min_frequency": (0, math.inf),
+    "value_learning_rate": (0, math.inf),
+    "value_warmup_steps": (0, math.inf),
+    "kl_coef": (0, math.inf),
+    "entropy_coef": (0, math.inf),
+    "ptx_coef": (0, math.inf),
+    "missing_eos_penalty": (0, math.inf),
+    "score_margin": (0, math.inf),
+    "vf_coef": (0, math.inf),
+    "min_reward_accuracy": (0, 1),
+    "gamma": (0, 1),
+    "lam": (0, 1),
+}
+
+
+def number_problems(config) -> list[Problem]:
+    """Numbers outside their range."""
+    values = {name: getattr(config, name, None) for name in POSITIVE}
+    problems = [Problem(k, v, "must be above 0") for k, v in values.items() if v is not None and v <= 0]
+    for name, (low, high) in RANGES.items():
+        value = getattr(config, name, None)
+        if value is not None and not low <= value <= high:
+            remedy = "must not be negative" if high is math.inf else f"must be from {low} to {high}"
+            problems.append(Problem(name, value, remedy))
+    steps = getattr(config, "max_steps", -1)
+    if steps != -1 and steps < 1:
+        problems.append(Problem("max_steps", steps, "must be above 0, or -1 for num_train_epochs"))
+    if isinstance(config, TokenizerConfig) and 0 < config.vocab_size < SMALLEST_VOCABULARY:
+        remedy = f"must be at least {SMALLEST_VOCABULARY}: 256 bytes and 5 special tokens"
+        problems.append(Problem("vocab_size", config.vocab_size, remedy))
+    if (getattr(config, "eval_steps", None) or 0) > 0 and config.eval_strategy != "steps":
+        problems.append(Problem("eval_steps", config.eval_steps, "has no effect without eval_strategy: steps"))
+    if getattr(config, "eval_strategy", "no") != "no" and not has_held_out(config):
+        remedy = "needs held-out rows: set eval_datasets or test_split_size"
+        problems.append(Problem("eval_strategy", config.eval_strategy, remedy))
+    return problems
+
+
+def has_held_out(config) -> bool:
+    """Whether the config holds rows out."""
+    return bool(config.eval_datasets) or config.test_split_size is not None

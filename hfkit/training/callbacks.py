@@ -1,0 +1,107 @@
+"""What runs beside a training loop: the metrics file, the progress line, samples of what the model writes."""
+
+import time
+
+import torch
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from transformers import TrainerCallback
+
+from hfkit.core.console import printable, say
+from hfkit.core.device import random_state_kept
+
+# What the progress line shows, where it is logged.
+SHOWN = {
+    "loss": "loss {:.3f}",
+    "accuracy": "accuracy {:.2f}",
+    "objective/scores": "reward {:.2f}",
+    "objective/kl": "KL {:.2f}",
+    "learning_rate": "lr {:.1e}",
+}
+EVALUATED = {
+    "eval_loss": "loss {:.4f}",
+    "eval_perplexity": "perplexity {:.2f}",
+    "eval_bits_per_byte": "bits per byte {:.4f}",
+    "eval_accuracy": "accuracy {:.3f}",
+    "eval_margin": "margin {:.3f}",
+}
+
+
+class ProgressLine(TrainerCallback):
+    """A bar with the time left; where the output is no terminal, a line each ten seconds."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.bar = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(TextColumn("{task.description}"), *columns, TextColumn("{task.fields[figures]}"))
+        self.task = self.bar.add_task(self.name, total=state.max_steps, completed=state.global_step, figures="")
+        self.first, self.begun, self.last = state.global_step, time.time(), time.time()
+        if self.bar.console.is_terminal:
+            self.bar.start()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar:
+            self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not self.bar:
+            return
+        evaluated = [text.format(logs[key]) for key, text in EVALUATED.items() if key in logs]
+        if evaluated:
+            self.bar.console.print(f"{self.name}: step {state.global_step}, held out: {', '.join(evaluated)}")
+        figures = ", ".join(text.format(logs[key]) for key, text in SHOWN.items() if key in logs)
+        if not figures:
+            return
+        self.bar.update(self.task, figures=figures)
+        done, now = state.global_step - self.first, time.time()
+        if not self.bar.console.is_terminal and done and now - self.last > 10:
+            left = (now - self.begun) / done * (state.max_steps - state.global_step)
+            say(f"{self.name}: step {state.global_step}/{state.max_steps}, {figures}, {left:.0f} s left")
+            self.last = now
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.bar and self.bar.console.is_terminal:
+            self.bar.stop()
+        self.bar = None
+
+
+class Samples(TrainerCallback):
+    """Prints how the model goes on from a few prompts at each evaluation; the training's randomness is untouched."""
+
+    def __init__(self, tokenizer, prompts: list[str], length: int):
+        self.tokenizer, self.prompts, self.length = tokenizer, prompts, length
+
+    def on_evaluate(self, args, state, control, model=None, **kwargs):
+        if not self.prompts or not state.is_world_process_zero:
+            return
+        was_training = model.training
+        model.eval()
+        with random_state_kept(model.device), torch.no_grad():
+            for prompt in self.prompts:
+                inputs = self.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+                ids = model.generate(
+                    **inputs,
+                    max_new_tokens=self.length,
+                    do_sample=False,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                )
+                text = self.tokenizer.decode(ids[0], skip_special_tokens=True)
+                say("  > " + printable(text.replace("\n", " ")))
+        model.train(was_training)

@@ -1,0 +1,78 @@
+"""The curves of a run as a PNG: what one would rather look at than read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from hfkit.records.metrics_file import read_metrics
+
+# (title, y label, [(key, legend)]) per panel; a panel without data is left out.
+PANELS = [
+    ("Loss", "cross entropy (nats per token)", [("loss", "training"), ("eval_loss", "held out")]),
+    ("Bits per byte", "bits per byte", [("eval_bits_per_byte", "held out")]),
+    ("Accuracy", "share of pairs ranked right", [("accuracy", "training"), ("eval_accuracy", "held out")]),
+    ("Reward", "mean score", [("objective/scores", "sampled replies"), ("eval_reward", "held out")]),
+    ("KL to the SFT model", "nats per reply", [("objective/kl", "sampled replies"), ("eval_kl", "held out")]),
+]
+TITLES = {"reward": ("Loss", "pairwise loss (nats)")}
+
+
+@dataclass
+class Panel:
+    """One plot of curves over steps.
+
+    Args:
+        series: of each curve its legend and its points (step, value).
+        steps: what is counted along the x axis.
+    """
+
+    title: str
+    label: str
+    series: list[tuple[str, list[tuple[float, float]]]]
+    steps: str = "optimizer steps"
+
+    def draw(self, axes) -> None:
+        """Draws the curves, with axes, units and a legend."""
+        for legend, points in self.series:
+            axes.plot(*zip(*points, strict=True), label=legend, marker="o" if len(points) < 20 else None, markersize=3)
+        axes.set(title=self.title, xlabel=self.steps, ylabel=self.label)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+
+
+def panels_of(rows: list[dict], stage: str | None, panels: list[tuple] = PANELS) -> list[Panel]:
+    """The panels for which the lines of a `metrics.jsonl` have figures."""
+    drawn = []
+    for title, label, lines in panels:
+        series = [(legend, [(row["step"], row[key]) for row in rows if key in row]) for key, legend in lines]
+        series = [(legend, points) for legend, points in series if points]
+        if series:
+            named = TITLES.get(stage, (title, label)) if title == "Loss" else (title, label)
+            drawn.append(Panel(*named, series, "updates" if stage == "ppo" else "optimizer steps"))
+    return drawn
+
+
+def plot_metrics(folder: Path, stage: str | None = None) -> Path | None:
+    """Draws `loss.png` from `metrics.jsonl`; returns its path, or None where nothing was logged."""
+    panels = panels_of(read_metrics(folder), stage)
+    if not panels:
+        return None
+    figure, panes = canvas(len(panels))
+    for axes, panel in zip(panes, panels, strict=True):
+        panel.draw(axes)
+    return save(figure, Path(folder) / "loss.png")
+
+
+def canvas(panes: int) -> tuple:
+    """A figure with panes side by side, on a canvas of its own: pyplot would keep state, and want a display."""
+    figure = Figure(figsize=(4.8 * panes, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, panes, squeeze=False)[0]
+
+
+def save(figure, path: Path) -> Path:
+    """Writes a figure as PNG."""
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    return path

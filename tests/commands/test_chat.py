@@ -1,0 +1,324 @@
+"""`hfkit chat`: driven through a real terminal, through pipes, and with paths that hold nothing to talk with."""
+
+import io
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from hfkit.cli import main
+from hfkit.commands.chat.conversation import Conversation, Settings
+from hfkit.commands.chat.terminal import Talk
+from hfkit.commands.chat.voices import Choir
+from hfkit.core.console import printable
+from hfkit.core.errors import HfkitError
+from hfkit.models.loading import load_policy, load_tokenizer
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 240  # times that nothing comes for half a second, before a process is given up on
+CODES = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-Z\\-_=>])")
+
+
+class Terminal:
+    """A program on a pseudo-terminal: what it writes is gathered, what is typed is sent."""
+
+    def __init__(self, *words: str):
+        self.ours, theirs = pty.openpty()
+        env = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        command = [sys.executable, "-m", "hfkit.cli", *words]
+        self.process = subprocess.Popen(
+            command,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=env,
+            start_new_session=True,
+            preexec_fn=own_terminal,
+        )
+        os.close(theirs)
+        self.text, self.seen = "", 0
+
+    def type(self, keys: str) -> None:
+        os.write(self.ours, keys.encode())
+
+    def enter(self, line: str) -> None:
+        self.type(line + "\r")
+
+    def read(self) -> bool:
+        """Takes what has come, waiting for it half a second at most; whether there was any."""
+        if not select.select([self.ours], [], [], 0.5)[0]:
+            return False
+        with suppress(OSError):  # it is gone
+            self.text += CODES.sub("", os.read(self.ours, 65536).decode(errors="replace"))
+            return True
+        return False
+
+    def wait(self, pattern: str) -> re.Match:
+        """The next match of a pattern in what is written from here on."""
+        patience = PATIENCE
+        while not (match := re.compile(pattern, re.S).search(self.text, self.seen)):
+            assert patience and self.process.poll() is None, f"no {pattern!r} in:\n{self.text[self.seen :]}"
+            patience -= not self.read()
+        self.seen = match.end()
+        return match
+
+    def end(self) -> int:
+        patience = PATIENCE
+        while patience and self.process.poll() is None:
+            patience -= not self.read()
+        return self.process.wait(1)
+
+
+def own_terminal() -> None:
+    """Makes standard input the controlling terminal, so that Ctrl-C typed there is the signal."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@contextmanager
+def talking(*words: object):
+    terminal = Terminal("chat", *map(str, words))
+    try:
+        yield terminal
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(terminal.process.pid, signal.SIGKILL)
+        terminal.process.wait()
+        os.close(terminal.ours)
+
+
+def test_a_chat_in_a_terminal(sft_dir, ppo_dir):
+    with talking(sft_dir, "--adapter", ppo_dir, "--length", 200, "--temperature", 1000) as terminal:
+        terminal.wait("sft: /help lists the commands")
+        terminal.wait(">")
+        terminal.enter("/temperature 0")
+        terminal.wait("temperature 0")
+        terminal.enter("/lenght 8")
+        terminal.wait("did you mean /length?")
+        terminal.enter("/length 8")
+        terminal.wait("length 8")
+        terminal.enter("/reset")
+        terminal.wait("begun anew")
+        terminal.type("a line thought better of\x03")
+        terminal.enter("/adapter ppo")
+        terminal.wait(r"sft, \[ppo\], base")
+        terminal.enter("What does Ann like?")
+        terminal.wait(r"ppo: \S+")
+        terminal.wait(">")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["keyboard", "pipe"])
+def test_ctrl_c_between_a_reply_and_the_next_line_ends_a_pipe_alone(monkeypatch, typed):
+    stream = io.StringIO("Hello\n")
+    stream.isatty = lambda: typed
+    lines = iter([KeyboardInterrupt, "", "Hello", KeyboardInterrupt, EOFError])
+
+    def prompt(*args, **kwargs) -> str:
+        line = next(lines)
+        if line in (KeyboardInterrupt, EOFError):
+            raise line
+        return line
+
+    def late(talk: Talk, message: str) -> None:
+        answered.append(message)
+        raise KeyboardInterrupt
+
+    answered = []
+    monkeypatch.setattr("hfkit.commands.chat.terminal.PromptSession", lambda: SimpleNamespace(prompt=prompt))
+    monkeypatch.setattr(Talk, "answer", late)
+    talk = Talk(SimpleNamespace(on=lambda host: {}), [SimpleNamespace(name="sft", host=None)], Settings())
+    with nullcontext() if typed else pytest.raises(KeyboardInterrupt):
+        talk.run(stream)
+    assert answered == ["Hello"] and (not typed or next(lines, None) is None)
+
+
+def test_ctrl_c_stops_a_reply_and_not_the_program(base_dir, tmp_path):
+    """What ends this model's replies is a token that it never saw: they are longer than a terminal takes unread."""
+    folder = shutil.copytree(base_dir, tmp_path / "base", ignore=shutil.ignore_patterns("checkpoint-*"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 100_000}))
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.eos_token = "<|user|>"
+    tokenizer.save_pretrained(folder)
+    GenerationConfig(eos_token_id=tokenizer.eos_token_id).save_pretrained(folder)
+    with talking(folder, "--length", 50_000, "--temperature", 0) as terminal:
+        terminal.wait("base: /help lists the commands")
+        terminal.enter("What does Ann like?")
+        terminal.wait(r"base: +\S")
+        terminal.type("\x03")
+        terminal.wait(r"\(stopped\)")
+        terminal.enter("/quit")
+        assert terminal.end() == 0
+
+
+def test_two_models_side_by_side_in_a_terminal(sft_dir, base_dir):
+    with talking(sft_dir, "--against", base_dir, "--length", 8) as terminal:
+        terminal.wait("sft and pretrain: /help")
+        terminal.enter("What does Ann like?")
+        terminal.wait(r"sft +┃ pretrain")
+        terminal.wait(r"│ \S+.*│ \S+.*└")
+        terminal.enter("/quit")
+        assert terminal.end() == 0
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_a_prompt_is_answered_on_stdout_alone(capsys, sft_dir, base_dir, against):
+    words = ["chat", str(sft_dir), "--prompt", "What does Ann like?", "--length", "8", "--temperature", "1"]
+    words += ["--against", str(base_dir)] if against else []
+    replies = []
+    for _ in range(2):
+        assert main(words) == 0
+        replies.append(capsys.readouterr())
+    assert replies[0] == replies[1]  # the same seed
+    assert replies[0].err == "" and replies[0].out.strip()
+    assert re.findall("^== (.*)$", replies[0].out, re.M) == (["sft", "pretrain"] if against else [])
+
+
+def test_lines_from_a_pipe_are_turns(capsys, sft_dir, ppo_dir, monkeypatch, tmp_path):
+    lines = tmp_path / "lines"
+    lines.write_text(
+        "What does Ann like?\n/adapter nobody\n/adapter base\n/system Be brief.\n\nAnd Bob?\n/temperature cold\n"
+    )
+    with lines.open() as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        assert main(["chat", str(sft_dir), "--adapter", str(ppo_dir), "--length", "4"]) == 0
+    told = capsys.readouterr().out
+    assert "no adapter 'nobody'; there are: sft, ppo, base" in told
+    assert "sft, ppo, [base]" in told and "\nbase: " in told
+    assert "/temperature cold: expected number after /temperature" in told
+
+
+def logits_of(model, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits
+
+
+def test_adapters_of_one_base_share_it_and_stay_what_they_are(sft_dir, ppo_dir, base_dir):
+    choir = Choir()
+    sft = choir.add(str(sft_dir))
+    ppo = choir.add_adapter(str(ppo_dir), sft)
+    assert sft.host is ppo.host
+    voices = choir.on(sft.host)
+    assert [*voices] == ["sft", "ppo", "base"]
+    ids = sft.tokenizer("What does Ann like?").input_ids
+    folders = {"sft": sft_dir, "ppo": ppo_dir, "base": base_dir}
+    for name in ("sft", "ppo", "base", "sft"):  # and back
+        with voices[name].alone():
+            ours = logits_of(voices[name].host.model, ids)
+        assert torch.equal(ours, logits_of(load_policy(str(folders[name]))[0], ids))
+
+
+def test_a_stream_is_the_reply(sft_dir):
+    voice, heard = Choir().add(str(sft_dir)), []
+    voice.tokenizer.pad_token = None  # a single reply needs none
+    torch.manual_seed(0)
+    ids = voice.tokenizer("What does Ann like?").input_ids
+    text, stopped = voice.speak(ids, 24, 1000, heard.append)
+    assert len(heard) > 1 and "".join(heard).strip() == text and not stopped
+
+
+def test_ctrl_c_keeps_what_was_said(sft_dir):
+    voice, heard = Choir().add(str(sft_dir)), []
+
+    def interrupted(text: str) -> None:
+        heard.append(text)
+        if len(heard) == 2:
+            raise KeyboardInterrupt
+
+    torch.manual_seed(0)  # a reply of more than two words
+    text, stopped = voice.speak(voice.tokenizer("What does Ann like?").input_ids, 24, 1000, interrupted)
+    assert stopped and text.startswith("".join(heard).strip())
+
+
+def test_history_goes_along_and_the_oldest_turns_give_way(tokenizer):
+    conversation, settings = Conversation(), Settings(length=8, system="Be brief.")
+    for number in range(4):
+        conversation.ask(f"What is number {number}?")
+        conversation.answer(f"It is {number}.")
+    conversation.ask("And the last?")
+    ids, length, left_out = conversation.encode(tokenizer, settings, None)
+    whole = tokenizer.decode(ids)
+    assert (length, left_out) == (8, 0)
+    assert all(part in whole for part in ("Be brief.", "number 0?", "It is 3.", "And the last?"))
+    ids, length, left_out = conversation.encode(tokenizer, settings, len(ids) - 1)
+    assert (length, left_out) == (8, 2)
+    shorter = tokenizer.decode(ids)
+    assert "Be brief." in shorter and "number 0?" not in shorter and "number 1?" in shorter
+    with pytest.raises(HfkitError, match="the model's context is 5: write a shorter one"):
+        conversation.encode(tokenizer, settings, 5)
+
+
+def test_an_empty_reply_takes_the_question_back():
+    conversation = Conversation()
+    conversation.ask("Who?")
+    conversation.answer("")
+    assert conversation.turns == []
+
+
+def test_without_a_chat_template_a_text_is_gone_on_from(tokenizer):
+    conversation, template = Conversation(), tokenizer.chat_template
+    conversation.ask("Ann likes")
+    try:
+        tokenizer.chat_template = None
+        assert conversation.encode(tokenizer, Settings(), None)[0] == tokenizer("Ann likes").input_ids
+        with pytest.raises(HfkitError, match="no chat template, so it takes no system prompt"):
+            conversation.encode(tokenizer, Settings(system="Be brief."), None)
+    finally:
+        tokenizer.chat_template = template
+
+
+def test_a_reply_cannot_command_the_terminal():
+    hostile = "a\x1b]0;owned\x07b\x1b[2Jc\rd\x9b31me\u202ef\x00"
+    assert printable(hostile) == "a]0;ownedb[2Jcd31mef"
+    assert printable("né\tà\n👩\u200d💻\u3000") == "né\tà\n👩\u200d💻\u3000"
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("reward", "is a classifier, as reward models are: it scores replies and writes none"),
+        ("tokenizer", "is a tokenizer: name a model"),
+        ("", r"holds no model: name one of its runs, .*/ppo"),
+        ("empty", "holds no model: there is no config.json or adapter_config.json"),
+        ("begun", r"a run that is not done \(running\): finish it first"),
+        ("nowhere", "no such folder, and not a Hub id"),
+    ],
+)
+def test_what_cannot_be_talked_with_is_told(runs, ppo_dir, tmp_path, capsys, path, told):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "hfkit.json").write_text('{"stage": "sft", "status": "running"}')
+    folder = tmp_path / path if path in ("empty", "begun", "nowhere") else runs / path
+    assert main(["chat", str(folder), "--prompt", "Who?"]) == 1
+    captured = capsys.readouterr()
+    assert re.search(told, captured.err) and "Traceback" not in captured.err and captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--temperature", "-1"], "temperature: -1.0 -> a number from 0 on"),
+        (["--length", "0"], "length: 0 -> a number of tokens, 1 or more"),
+        (["--adapter", "{base}"], "is a full model and no adapter: set it beside the other with --against"),
+    ],
+)
+def test_what_makes_no_sense_is_told(sft_dir, base_dir, capsys, words, told):
+    words = [word.format(base=base_dir) for word in words]
+    assert main(["chat", str(sft_dir), *words, "--prompt", "Who?"]) == 1
+    assert told in capsys.readouterr().err

@@ -1,0 +1,229 @@
+"""`hfkit data check` and `preview`: what they say of good and of bad rows, and when the exit status is 1."""
+
+import re
+
+import pytest
+import yaml
+from conftest import write_rows
+
+from hfkit import cli
+from hfkit.data.chat_template import SANITIZES
+
+TURN = {"prompt": "What does Ann like?", "response": "Ann likes red."}
+PAIR = {"prompt": "What does Ann like?", "chosen": "Ann likes red.", "rejected": "red"}
+LONG = "red and blue and green and pink " * 20
+
+
+@pytest.fixture
+def data_verb(tmp_path, tokenizer_dir, base_dir, capsys):
+    """data_verb(command, stage, rows, *flags, **config) -> exit status, output and errors."""
+
+    def run(command: str, stage: str, rows: list[dict], *flags: str, **config) -> tuple[int, str, str]:
+        values = {"datasets": [{"path": write_rows(tmp_path / "rows.jsonl", rows)}]}
+        values |= {"output_dir": str(tmp_path / "out"), **({"max_length": 64} if stage in ("sft", "reward") else {})}
+        values |= {"max_prompt_length": 64} if stage == "ppo" else {}
+        start = "tokenizer_name_or_path" if stage == "pretrain" else "model_name_or_path"
+        values |= {} if stage == "tokenizer" else {start: str(tokenizer_dir if stage == "pretrain" else base_dir)}
+        values |= {"model_config": {"model_type": "llama"}} if stage == "pretrain" else {}
+        (tmp_path / f"{stage}.yaml").write_text(yaml.safe_dump({**values, **config}))
+        status = cli.main(["data", command, str(tmp_path / f"{stage}.yaml"), *flags])
+        assert not (tmp_path / "out").exists()
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def different(row: dict, count: int = 30) -> list[dict]:
+    """The row with a number in each text, so that none is there twice."""
+    return [{key: f"{text} {number}" for key, text in row.items()} for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "row", "config", "said"),
+    [
+        ("tokenizer", {"text": "Ann likes red."}, {}, ["30 rows, 30 kept, 500 bytes"]),
+        ("pretrain", {"text": "Ann likes red."}, {}, ["30 rows, 30 kept"]),
+        ("sft", TURN, {}, ["30 rows, 30 kept", "in every row: end-of-text at the end", "tokens are the replies"]),
+        ("reward", PAIR, {}, ["30 rows, 30 kept", "in every row: end-of-text at the end", "longer one in 100.0%"]),
+        ("ppo", {"prompt": "What?"}, {"reward_functions": ["math:sqrt"]}, ["30 rows, 30 kept"]),
+    ],
+)
+def test_good_rows_of_every_stage_pass(data_verb, stage, row, config, said):
+    longer = ["--max_longer", "1"] if stage == "reward" else []
+    status, out, err = data_verb("check", stage, different(row), *longer, **config)
+    assert (status, err) == (0, "")
+    for words in [*said, "nothing is past its threshold"]:
+        assert words in out
+    counts = [int(line.split()[-1]) for line in out.splitlines() if re.search(r" to \d+ (tokens|bytes) ", line)]
+    assert sum(counts) == 30
+
+
+ENDED = {**TURN, "response": "red<|endoftext|>"}
+BAD = {
+    "dropped": (different(TURN, 8) + [{**TURN, "response": ""}] * 2, "20.0% of the rows are dropped or cut"),
+    "cut": (different(TURN, 8) + different({**TURN, "response": LONG}, 2), "20.0% of the rows are dropped or cut"),
+    "nothing left": ([{**TURN, "response": ""}] * 3, "no row is left"),
+    "special text": ([*different(TURN, 9), ENDED], "10.0% of the rows are with the text of a special token"),
+    "lost characters": ([*different(TURN, 9), {**TURN, "response": "caf�"}], "are with U+FFFD"),
+    "duplicates": (different(TURN, 8) + [TURN] * 3, "18.2% of the rows are there twice"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_the_exit_status_is_1_past_a_threshold(data_verb, kind):
+    rows, told = BAD[kind]
+    status, out, err = data_verb("check", "sft", rows)
+    assert status == 1
+    assert "warning: sft train: " in err and told in err
+    assert "past its threshold: " in out
+
+
+def test_thresholds_are_options(data_verb):
+    rows = [*different(TURN, 9), ENDED, ENDED]
+    assert data_verb("check", "sft", rows)[0] == 1
+    allowed = ["--max_faults", "0.5", "--max_duplicates", "0.5"]
+    assert data_verb("check", "sft", rows, *allowed)[0] == 0
+    assert data_verb("check", "sft", different(TURN, 30), "--max_length", "12", "--max_dropped", "0.1")[0] == 1
+
+
+def test_what_is_held_out_and_trained_on_is_told(data_verb, rows_file):
+    held_out = rows_file(different(TURN, 3), "test.jsonl")
+    status, out, err = data_verb("check", "sft", different(TURN), max_length=64, eval_datasets=held_out)
+    assert status == 1
+    assert "3 training rows ask what is held out; training leaves them out" in out
+    assert "10.0% of the training rows ask it, max_overlap is 0.0%" in err
+
+
+def test_held_out_rows_past_a_budget_are_not_held_out(data_verb, rows_file):
+    held_out = [{**rows_file(different(TURN, 5), "test.jsonl")[0], "rows": 2}]
+    out = data_verb("check", "sft", different(TURN), max_length=64, eval_datasets=held_out)[1]
+    assert "2 training rows ask what is held out" in out
+
+
+def test_what_is_held_out_and_in_ptx_datasets_is_told(data_verb, rows_file):
+    held_out, learned = rows_file(different(TURN, 3), "test.jsonl"), rows_file(different(TURN, 12), "ptx.jsonl")
+    changes = {"eval_datasets": held_out, "ptx_datasets": learned, "ptx_coef": 0.5, "reward_functions": ["math:sqrt"]}
+    prompts = [{"prompt": f"Who is {number}?"} for number in range(12)]
+    status, out, err = data_verb("check", "ppo", prompts, **changes)
+    assert status == 1
+    assert "3 training rows ask what is held out; training leaves them out" in out
+    assert "12.5% of the training rows ask it" in err
+
+
+def test_cut_tokens_are_counted_and_placed_in_the_histogram(data_verb, tokenizer):
+    from hfkit.data.forms import instruction_row
+
+    rows = [*different(TURN), {**TURN, "response": LONG}]
+    lost = instruction_row(rows[-1], tokenizer, 64)["length"] - 64
+    status, out, _ = data_verb("check", "sft", rows)
+    assert status == 0
+    assert f"1 cut (3.2%): {lost} tokens" in out
+    assert re.search(r"1  past the limit", out)
+
+
+def test_rankings_are_checked_by_their_pairs(data_verb):
+    row = {"prompt": "What?", "replies": ["Ann likes red, thank you.", "red", "blue and green"], "ranks": [1, 2, 3]}
+    rows = [{**row, "prompt": f"What? {number}"} for number in range(20)] + [{**row, "ranks": [1, 1, 1]}]
+    status, out, _ = data_verb("check", "reward", rows)
+    assert status == 0
+    assert "1 dropped (4.8%): all tied" in out
+    assert "the better reply is the longer one in 66.7% of the pairs" in out
+
+
+def test_a_pipeline_is_checked_stage_by_stage(tmp_path, tokenizer_dir, capsys, data):
+    for stage, rows in (("tokenizer", "docs"), ("pretrain", "docs"), ("sft", "turns")):
+        config = {"datasets": [{"path": str(data / f"{rows}.jsonl")}]}
+        config |= {"model_config": {"model_type": "llama"}} if stage == "pretrain" else {}
+        (tmp_path / f"{stage}.yaml").write_text(yaml.safe_dump(config))
+    stages = {stage: f"{stage}.yaml" for stage in ("tokenizer", "pretrain", "sft")}
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "stages": stages}))
+    assert cli.main(["data", "check", str(tmp_path / "all.yaml")]) == 1
+    assert "pretrain: its tokenizer is yet to be made" in capsys.readouterr().err
+    words = ["--tokenizer", str(tokenizer_dir), "--max_duplicates", "1"]
+    assert cli.main(["data", "check", str(tmp_path / "all.yaml"), *words]) == 0
+    out = capsys.readouterr().out
+    assert [f"{stage} train: " in out for stage in stages] == [True] * 3
+    assert not (tmp_path / "out").exists()
+
+
+def test_preview_marks_what_is_trained(data_verb):
+    chat = [
+        {"role": "user", "content": "Ann?"},
+        {"role": "assistant", "content": "Red."},
+        {"role": "user", "content": "Bob?"},
+        {"role": "assistant", "content": "Blue."},
+    ]
+    status, out, _ = data_verb("preview", "sft", [{"messages": chat}] * 5, "-n", "2")
+    assert status == 0
+    turns = (
+        "<|user|>\nAnn?\n<|assistant|>\n[[Red.<|endoftext|>]]\n<|user|>\nBob?\n<|assistant|>\n[[Blue.<|endoftext|>]]"
+    )
+    assert out.count(turns) == 2
+    assert "row 0: " in out and "row 1: " in out and "row 2: " not in out
+
+
+@pytest.mark.parametrize(
+    ("stage", "row", "config", "said"),
+    [
+        ("tokenizer", {"text": "Ann."}, {}, "{'text': 'Ann.'}"),
+        ("pretrain", {"text": "Ann."}, {}, "[[Ann.<|endoftext|>]]"),
+        ("ppo", {"prompt": "Ann?"}, {"reward_functions": ["math:sqrt"]}, "<|user|>\nAnn?\n<|assistant|>\n"),
+        (
+            "reward",
+            {"prompt": "Ann?", "chosen": "Red is it.", "rejected": "Red."},
+            {},
+            "rejected: <|user|>\nAnn?\n<|assistant|>\n[[Red.<|endoftext|>]]",
+        ),
+        (
+            "reward",
+            {"prompt": "Ann?", "replies": ["Blue.", "Red.", "Green."], "scores": [0, 2, 1]},
+            {},
+            "better than 2: <|user|>\nAnn?\n<|assistant|>\n[[Red.<|endoftext|>]]\nbetter than 1: ",
+        ),
+    ],
+)
+def test_preview_shows_the_rows_of_every_stage(data_verb, stage, row, config, said):
+    status, out, _ = data_verb("preview", stage, [row], **config)
+    assert status == 0
+    assert said in out
+
+
+def test_preview_shows_the_rows_that_are_lost_with_the_reason(data_verb):
+    rows = [TURN, {**TURN, "response": ""}, {**TURN, "response": LONG}, ENDED, TURN]
+    _, out, _ = data_verb("preview", "sft", rows, "--lost")
+    headings = [line for line in out.splitlines() if line.startswith("== ")]
+    assert [re.search(r"row (\d)", line)[1] for line in headings] == ["1", "2", "3"]
+    for heading, said in zip(headings, ("dropped: without a reply", ", cut", "text of a special token"), strict=True):
+        assert said in heading
+    assert f"[[red{'<|endoftext|>' if SANITIZES else '< |endoftext|>'}<|endoftext|>]]" in out
+
+
+def test_preview_hands_no_escapes_to_the_terminal(data_verb):
+    _, out, _ = data_verb("preview", "sft", [{"prompt": "Ann?\x1b[2J", "response": "Red.\x1b]0;title\x07"}])
+    assert "Ann?[2J" in out and "[[Red.]0;title<|endoftext|>]]" in out
+    assert "\x1b" not in out and "\x07" not in out
+
+
+def test_colours_are_for_a_terminal(tokenizer):
+    from hfkit.commands.data.preview import shown
+
+    text = shown("", *zip(*[(1, False), (300, True)], strict=True), tokenizer, marks=False)
+    assert "[[" not in text.plain
+    assert any("green" in str(span.style) for span in text.spans)
+
+
+@pytest.mark.parametrize(("command", "words"), [("chek", "did you mean `hfkit data check`?"), ("check", "required")])
+def test_wrong_commands_are_told(capsys, command, words):
+    try:
+        assert cli.main(["data", command]) != 0
+    except SystemExit as error:
+        assert error.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_row_of_ten_megabytes_is_cut_and_told(data_verb):
+    rows = [*different(TURN), {**TURN, "response": "red " * 2_500_000}]
+    status, out, _ = data_verb("check", "sft", rows)
+    assert status == 0
+    assert re.search(r"1 cut \(3.2%\): [\d,]{9,} tokens", out)

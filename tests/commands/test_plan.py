@@ -1,0 +1,289 @@
+"""`hfkit plan`: its figures against tensors really allocated, what it reads, what it advises, what it refuses."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from meter import TensorMeter
+from planned import CPU, GPT2, LLAMA, LORA, ONE_BY_ONE, ROOT, ROWS, plan_8b, run
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from hfkit.commands.planning import memory
+from hfkit.commands.planning.device import Device
+from hfkit.commands.planning.peak import memory_of, training_pass
+from hfkit.commands.planning.shapes import roles_of
+from hfkit.commands.planning.steps import replies_of
+from hfkit.config.fields import DatasetEntry
+from hfkit.models.loading import load_trainable
+from hfkit.stages.pretrain import start_model
+
+
+def tensor_bytes(tensors) -> int:
+    """Bytes of the storages of tensors, each counted once, with what bitsandbytes keeps beside a weight."""
+    storages = {}
+    for tensor in tensors:
+        parts = [tensor]
+        if (state := getattr(tensor, "quant_state", None)) is not None:
+            parts += [state.absmax, state.code]
+            parts += [state.offset, state.state2.absmax, state.state2.code] if state.nested else []
+        storages |= {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in parts}
+    return sum(storages.values())
+
+
+class Steps:
+    """Counts, at each optimizer step within, the gradients and the optimizer's states."""
+
+    def __enter__(self):
+        self.hook = register_optimizer_step_post_hook(self.count)
+        return self
+
+    def count(self, optimizer, *_):
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.weights = tensor_bytes(trained)
+        self.gradients = tensor_bytes([parameter.grad for parameter in trained])
+        states = [value for state in optimizer.state.values() for name, value in state.items() if "qmap" not in name]
+        self.states = tensor_bytes([value for value in states if torch.is_tensor(value)])
+
+    def __exit__(self, *_):
+        self.hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("pretrain", {}),
+        ("pretrain", {"model_config": GPT2}),
+        ("pretrain", {"optim": "adamw_8bit"}),
+        ("pretrain", {"optim": "sgd"}),
+        ("pretrain", {"optim": "adafactor"}),
+        ("sft", LORA),
+        ("sft", {**LORA, "dtype": "bfloat16"}),
+        ("sft", {"dtype": "bfloat16"}),
+        ("sft", {**LORA, "load_in_4bit": True}),
+        ("sft", {**LORA, "load_in_4bit": True, "use_bnb_nested_quant": False, "lora_target_modules": ["q_proj"]}),
+        ("sft", {**LORA, "load_in_4bit": True, "bf16": True, "optim": "adamw_8bit"}),
+        ("reward", {**LORA, "load_in_4bit": True}),
+        ("ppo", LORA),
+        ("ppo", {}),
+    ],
+)
+def test_weights_gradients_and_optimizer_are_those_that_are_allocated(stage_for, tokenizer, name, changes):
+    stage = stage_for(name, **changes)
+    plan = memory_of(stage, CPU)
+    with Steps() as steps:
+        run(stage)
+    assert sum(role.gradients for role in plan.roles) == steps.gradients
+    assert sum(role.optimizer for role in plan.roles) == pytest.approx(steps.states, rel=0.01)
+    trained = [weight for role in roles_of(stage) for weight in role.trained]
+    assert memory.weight_bytes(trained) == steps.weights
+    if name == "ppo":
+        return
+    if name == "pretrain":
+        model = start_model(stage.config, tokenizer)
+    else:
+        model = load_trainable(stage.config, "SEQ_CLS" if name == "reward" else "CAUSAL_LM")
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    assert plan.roles[0].weights == pytest.approx(tensor_bytes(frozen) + steps.weights, rel=0.01)
+    assert plan.roles[0].parameters == pytest.approx(counted(model), rel=1e-6)
+
+
+def counted(model) -> int:
+    """Parameters of a model, those that are packed two a byte among them."""
+    return sum(torch.Size((getattr(p, "quant_state", None) or p).shape).numel() for p in model.parameters())
+
+
+def test_8_bit_weights_are_those_that_bitsandbytes_holds(stage_for, llama):
+    quantization = BitsAndBytesConfig(load_in_8bit=True)
+    model = AutoModelForCausalLM.from_pretrained(llama, quantization_config=quantization, dtype=torch.float32)
+    scales = [parameter.SCB for parameter in model.parameters() if getattr(parameter, "SCB", None) is not None]
+    frozen = [
+        weight for weight in roles_of(stage_for("sft", **LORA, load_in_8bit=True))[0].weights if not weight.adapter
+    ]
+    assert len(scales) == sum(weight.bits == 8 for weight in frozen) == 4 * 7
+    assert memory.weight_bytes(frozen) == tensor_bytes([*model.parameters(), *scales])
+
+
+def test_with_lora_the_roles_of_ppo_share_one_base(stage_for, folder_of, tmp_path):
+    base = folder_of(LLAMA)
+    reward = Path(shutil.copytree(base, tmp_path / "reward"))
+    adapter = {"base_model_name_or_path": base, "task_type": "SEQ_CLS", "peft_type": "LORA", "r": 16}
+    (reward / "adapter_config.json").write_text(json.dumps({**adapter, "target_modules": "all-linear"}))
+    plan = memory_of(stage_for("ppo", **LORA, model_name_or_path=base, reward_model_path=str(reward)), CPU)
+    policy, reference, reward, value = plan.roles
+    assert policy.weights > 4 * (reference.weights + reward.weights + value.weights) / 3
+    assert [role.trainable > 0 for role in plan.roles] == [True, False, False, True]
+    assert reference.weights == 4 * policy.trainable
+    assert reward.weights == value.weights == 4 * value.trainable
+    assert policy.parameters == reference.parameters > reward.parameters == value.parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("pretrain", {}),
+        ("pretrain", {"bf16": True}),
+        ("pretrain", {"attn_implementation": "eager"}),
+        ("pretrain", {"gradient_checkpointing": True}),
+        ("pretrain", {"model_config": {**LLAMA, "num_key_value_heads": 4}}),
+        ("sft", {}),
+        ("sft", LORA),
+        ("sft", {"use_peft": True}),
+        ("sft", {"use_peft": True, "bf16": True}),
+        ("sft", {**LORA, "bf16": True}),
+        ("sft", {**LORA, "dtype": "bfloat16"}),
+        ("sft", {**LORA, "dtype": "bfloat16", "bf16": True}),
+        ("sft", {**LORA, "attn_implementation": "eager"}),
+        ("sft", {**LORA, "gradient_checkpointing": True}),
+        ("reward", LORA),
+    ],
+)
+def test_activations_are_what_autograd_saves(stage_for, tokenizer, name, changes):
+    stage = stage_for(name, **changes)
+    if name == "pretrain":
+        model = start_model(stage.config, tokenizer)
+    else:
+        model = load_trainable(stage.config, "SEQ_CLS" if name == "reward" else "CAUSAL_LM")
+    if stage.config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    role = roles_of(stage)[0]
+    length = stage.config.block_size if name == "pretrain" else stage.config.max_length
+    assert kept_by(model, name, length, stage.config.bf16) == pytest.approx(
+        memory.kept_bytes(role.decoder, training_pass(stage, role, 3, length, CPU)), rel=0.05
+    )
+
+
+def kept_by(model, name: str, length: int, bf16: bool | None) -> int:
+    """Bytes that autograd keeps of a forward pass on 3 rows, parameters apart; of SFT and reward, one is padded."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept = {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    ids = torch.randint(5, 200, (3, length))
+    mask = torch.ones_like(ids)
+    if name != "pretrain":
+        mask[0, -9:] = 0
+    model.train()
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=bool(bf16)),
+    ):
+        model(input_ids=ids, attention_mask=mask, use_cache=False)
+    return tensor_bytes(kept.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("pretrain", {}),
+        ("pretrain", {"gradient_checkpointing": True}),
+        ("pretrain", {"gradient_accumulation_steps": 2, "bf16": True}),
+        ("sft", {}),
+        ("sft", LORA),
+        ("sft", {**LORA, "gradient_checkpointing": True}),
+        ("sft", {**LORA, "loss_type": "nll"}),
+        ("sft", {**LORA, "load_in_4bit": True}),
+        ("sft", {**LORA, "load_in_4bit": True, "bf16": True}),
+        ("reward", LORA),
+        ("reward", {"gradient_checkpointing": True}),
+        ("reward", {"form": "rankings", "per_device_train_batch_size": 2}),
+        ("ppo", LORA),
+        ("ppo", {**LORA, "bf16": True}),
+        ("ppo", {**LORA, "gradient_checkpointing": True}),
+        ("ppo", {"gradient_checkpointing": True, "response_length": 80}),
+        ("ppo", {**LORA, "gradient_checkpointing": True, **ONE_BY_ONE}),
+    ],
+)
+def test_the_peak_is_that_of_all_tensors_of_a_run(stage_for, name, changes):
+    stage = stage_for(name, **changes)
+    with TensorMeter() as meter:
+        run(stage)
+    assert memory_of(stage, CPU).peak == pytest.approx(meter.peak, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("entry", "replies"),
+    [({"card": "nectar"}, 7), ({"card": "ultrafeedback"}, 2), ({"path": "owner/name"}, 2)],
+)
+def test_replies_of_a_row_are_those_that_its_source_tells_of(stage_for, entry, replies):
+    """Rankings of a local file are read above."""
+    config = stage_for("reward", **LORA).config
+    assert replies_of(replace(config, datasets=[DatasetEntry(**entry)])) == replies
+
+
+def test_ppo_on_an_8b_llama_fits_into_24_gb(folder_of, tmp_path):
+    card = Device("a card", 24 * 10**9, 600_000_000, is_gpu=True)
+    stage = plan_8b(folder_of, tmp_path, gradient_accumulation_steps=8)
+    plan = memory_of(stage, card)
+    assert plan.roles[0].parameters == 8_030_261_248 + 41_943_040
+    assert plan.peak < card.capacity
+    whole = memory_of(plan_8b(folder_of, tmp_path / "whole", load_in_4bit=False), card)
+    assert whole.peak > card.capacity
+
+
+# A run of a model whose weights are most of what there is, in a process of its own.
+MEASURED = """
+import json, re, sys
+from dataclasses import replace
+from pathlib import Path
+from importlib import import_module
+from hfkit.config.stages import STAGES
+from hfkit.config.parsing import load_config
+from hfkit.stages.checks import problems_of
+from hfkit.commands.planning.device import device_at_hand
+from hfkit.commands.planning.peak import memory_of
+from hfkit.commands.planning.reading import with_origins
+from torch.optim.optimizer import register_optimizer_step_post_hook
+name, values = sys.argv[1], json.loads(sys.argv[2])
+config = load_config(STAGES[name], values, problems_of)
+stage = import_module(f"hfkit.stages.{name}")
+plan = memory_of(with_origins(name, config, {}), device_at_hand())
+# From the first step on, and without the checkpoint's mapped pages, which are resident but can go at any time.
+def status(key):
+    return 1024 * int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+mapped = status("RssFile")
+hook = register_optimizer_step_post_hook(lambda *_: (Path("/proc/self/clear_refs").write_text("5"), hook.remove()))
+stage.main(config)
+print(json.dumps([plan.peak, status("VmHWM") - (status("RssFile") - mapped), plan.taken]))
+"""
+SHAPE_100M = {"model_type": "llama", "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12}
+SHAPE_100M |= {"num_attention_heads": 12, "max_position_embeddings": 256}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shape", "changes"),
+    [
+        ("pretrain", SHAPE_100M, {}),
+        ("pretrain", {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 256}, {}),
+        ("sft", {**SHAPE_100M, "num_hidden_layers": 20}, {**LORA, "load_in_4bit": True}),
+    ],
+)
+def test_the_peak_is_the_resident_memory_of_a_run(name, shape, changes, folder_of, tokenizer_dir, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS[name]))
+    values = {"datasets": [{"path": str(rows)}], "per_device_train_batch_size": 2, "max_steps": 3, "max_dropped": 1.0}
+    values |= {"save_strategy": "no", "output_dir": str(tmp_path / "out"), **changes}
+    if name == "pretrain":
+        values |= {"model_config": shape, "tokenizer_name_or_path": str(tokenizer_dir), "block_size": 64}
+    else:
+        values |= {"model_name_or_path": folder_of(shape), "max_length": 64}
+    # what is freed goes back to the system at once, as it does on a GPU
+    env = os.environ | {"PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", MEASURED, name, json.dumps(values)]
+    ran = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    planned, measured, taken = json.loads(ran.stdout.splitlines()[-1])
+    print(f"{name}: planned {planned / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB, libraries {taken / 1e6:.0f} MB")
+    assert planned == pytest.approx(measured, rel=0.15)

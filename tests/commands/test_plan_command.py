@@ -1,0 +1,171 @@
+"""`hfkit plan`: steps and disk, what it advises, pipelines, what it refuses."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from planned import CPU, LLAMA, LLAMA_8B, LORA, ROOT, ROWS, plan_8b, run
+
+from hfkit import cli
+from hfkit.commands.planning.advice import remedies
+from hfkit.commands.planning.device import Device
+from hfkit.commands.planning.peak import memory_of
+from hfkit.commands.planning.reading import read_stages
+from hfkit.commands.planning.shapes import roles_of
+from hfkit.commands.planning.steps import steps_of
+from hfkit.config.stages import STAGES
+from hfkit.core.errors import ConfigError
+from hfkit.stages.resolve import stage_of
+
+
+@pytest.mark.parametrize(
+    ("capacity", "bits", "enough"), [(15, "load_in_8bit", True), (10, "load_in_4bit", True), (8, "load_in_4bit", False)]
+)
+def test_advice_is_of_flags_that_lower_the_peak_and_says_which_are_enough(folder_of, tmp_path, capacity, bits, enough):
+    card = Device("a card", capacity * 10**9, 600_000_000, is_gpu=True)
+    stage = plan_8b(folder_of, tmp_path, load_in_4bit=False, gradient_checkpointing=False, dtype="bfloat16")
+    now, found = memory_of(stage, card).peak, remedies(stage, card)
+    assert now > card.capacity
+    assert all(remedy.peak < now for remedy in found)
+    assert any(remedy.flags == {"merge_in_rollouts": False} for remedy in found)
+    assert (found[-1].peak <= card.capacity) == enough
+    assert found[-1].flags.keys() >= {"gradient_checkpointing", bits}
+
+
+def test_whole_weights_are_not_advised_to_be_trained_in_16_bits(stage_for, folder_of):
+    stage = stage_for("sft", model_name_or_path=folder_of(LLAMA_8B, weights=False))
+    found = remedies(stage, Device("a small machine", memory_of(stage, CPU).peak // 2, 0, is_gpu=False))
+    assert any("dtype" in remedy.flags for remedy in found)
+    assert all(remedy.flags.get("use_peft") for remedy in found if "dtype" in remedy.flags)
+
+
+def test_smaller_batches_keep_the_rows_of_an_optimizer_step(stage_for):
+    stage = stage_for("sft", per_device_train_batch_size=8)
+    device = Device("a small machine", int(memory_of(stage, CPU).peak * 0.6), 0, is_gpu=False)
+    flags = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    assert flags in [remedy.flags for remedy in remedies(stage, device) if remedy.peak <= device.capacity]
+
+
+def test_steps_and_tokens_are_counted_in_local_files(stage_for, rows_file):
+    stage = stage_for("sft", max_steps=-1, num_train_epochs=2.0, test_split_size=0.25, gradient_accumulation_steps=2)
+    steps = steps_of(stage, roles_of(stage))
+    assert (steps.steps, steps.tokens) == (6, 6 * 8 * 160)  # 24 of 32 rows, 3 steps of 8 an epoch
+    ppo = steps_of(stage := stage_for("ppo", num_mini_batches=2, num_ppo_epochs=3), roles_of(stage))
+    assert (ppo.steps, ppo.tokens) == (3 * 2, 8 * 96)
+    unknown = steps_of(stage := stage_for("pretrain", max_steps=-1), roles_of(stage))
+    assert (unknown.steps, unknown.unknown) == (None, "documents are packed into rows once they are encoded")
+    unknown = stage_for("sft", max_steps=-1, datasets=[{"path": "someone/rows"}])
+    assert steps_of(unknown, roles_of(unknown)).unknown == "someone/rows is not on this machine"
+
+
+@pytest.mark.parametrize(("name", "changes"), [("pretrain", {}), ("sft", {**LORA, "lora_r": 64}), ("ppo", {})])
+def test_the_disk_is_that_of_a_run(stage_for, name, changes):
+    stage = stage_for(name, **changes, save_strategy="steps", save_steps=1, save_total_limit=2)
+    run(stage)
+    folder = Path(stage.config.output_dir)
+    files = [path for kind in ("*.safetensors", "optimizer.pt") for path in folder.rglob(kind)]
+    disk = steps_of(stage, roles_of(stage)).disk
+    assert disk == pytest.approx(sum(path.stat().st_size for path in files), rel=0.15)
+
+
+PIPELINE = {"output_dir": "runs", "stages": {name: f"{name}.yaml" for name in STAGES}}
+
+
+@pytest.fixture
+def pipeline(tmp_path, monkeypatch):
+    """The YAML of a pipeline of which nothing has run, in the folder where the test stands."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("tokenizer", "pretrain", "sft", "reward", "ppo"):
+        shutil.copy(ROOT / f"configs/quickstart/{name}.yaml", tmp_path)
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(PIPELINE))
+    return "pipeline.yaml"
+
+
+def test_a_pipeline_is_planned_from_configs_alone(pipeline, capsys):
+    assert cli.main(["plan", pipeline, "--sft.lora_r", "8", "--ppo.total_episodes", "128"]) == 0
+    shown = capsys.readouterr().out
+    assert [name for name in ("pretrain", "sft", "reward", "ppo policy") if f"│ {name} " not in shown] == []
+    stages = {stage.name: stage for stage in read_stages(pipeline, None, None, ["--sft.lora_r", "8"])}
+    assert stages["sft"].start.config.vocab_size == 1024  # the tokenizer's, which is not trained yet
+    assert stages["ppo"].start.source.adapter["r"] == stages["ppo"].reward.source.adapter["r"] == 8
+    assert not Path("runs").exists()
+
+
+def test_other_problems_of_a_pipeline_are_told_as_usual(pipeline, capsys):
+    assert cli.main(["plan", pipeline, "--sft.lora_r", "0", "--ppo.kl_coeff", "1"]) == 2
+    told = capsys.readouterr().err
+    assert "sft.lora_r: 0 -> must be above 0" in told
+    assert "ppo.--kl_coeff: '1' -> unknown; did you mean --kl_coef?" in told
+    assert len(told.splitlines()) == 3
+
+
+def test_what_does_not_fit_comes_with_flags(pipeline, capsys):
+    assert cli.main(["plan", pipeline, "--memory", "0.9"]) == 0
+    shown = capsys.readouterr().out
+    assert "reward does not fit" in shown
+    assert "--reward.gradient_checkpointing true" in shown
+
+
+def test_no_weights_are_read(folder_of, tmp_path, capsys):
+    folder = folder_of(LLAMA_8B, weights=False)
+    assert not list(Path(folder).glob("*.safetensors"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(ROWS["sft"][0]) + "\n")
+    (tmp_path / "sft-8b.yaml").write_text(yaml.safe_dump({"datasets": [{"path": str(rows)}], "use_peft": True}))
+    command = ["plan", str(tmp_path / "sft-8b.yaml"), "--model_name_or_path", folder, "--load_in_4bit"]
+    assert cli.main(command) == 0
+    assert "8,072.20 M" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "stage"),
+    [
+        ("sft.yaml", {}, "sft"),
+        ("sft-8b.yaml", {"max_length": 64}, "sft"),
+        ("mine.yaml", {"reward_model_path": "x", "use_peft": True}, "ppo"),
+        ("mine.yaml", {"block_size": 64}, "pretrain"),
+        ("mine.yaml", {"center_rewards_coefficient": 0.01, "max_length": 64}, "reward"),
+    ],
+)
+def test_the_stage_is_told_by_name_or_keys(file, keys, stage):
+    assert stage_of(file, keys) == stage
+
+
+@pytest.mark.parametrize("keys", [{"max_length": 64}, {}, {"block_size": 64, "kl_coef": 0.1}])
+def test_an_ambiguous_stage_is_asked_for(keys):
+    with pytest.raises(ConfigError, match="say which stage it is for: --stage"):
+        stage_of("mine.yaml", keys)
+
+
+def test_errors_are_told_without_a_traceback(folder_of, tmp_path, capsys):
+    def told(*words) -> str:
+        assert cli.main(["plan", *words]) == 2
+        return capsys.readouterr().err
+
+    assert "cannot be read: No such file or directory" in told(str(tmp_path / "none.yaml"))
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(yaml.safe_dump({"datasets": [{"path": "rows.jsonl"}], "max_length": 64}))
+    assert "--stage pretrain|sft|reward|ppo" in told(str(mine))
+    assert "expected one of: pretrain, sft, reward, ppo" in told(str(mine), "--stage", "tokenizer")
+    assert "model_name_or_path: None -> missing" in told(str(mine), "--stage", "sft")
+    folder = Path(folder_of(LLAMA, weights=False))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "llamb"}))
+    assert "llamb" in told(str(mine), "--stage", "sft", "--model_name_or_path", str(folder))
+    encoder = folder_of({"model_type": "t5", "d_model": 32, "num_layers": 1}, weights=False)
+    assert "T5" in told(str(mine), "--stage", "sft", "--model_name_or_path", encoder)
+
+
+def test_help_is_light():
+    code = "import hfkit.cli as c, sys\ntry: c.main(['plan', '-h'])\nfinally: print('torch' in sys.modules)"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    started = time.time()
+    ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert ran.stdout.startswith("usage: hfkit plan") and ran.stdout.endswith("\nFalse\n")
+    assert time.time() - started < 2  # 0.1 s on an idle machine

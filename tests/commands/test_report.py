@@ -1,0 +1,234 @@
+"""`hfkit report`: one page with everything in it, of whole pipelines and half ones, whatever models wrote."""
+
+import re
+import shutil
+from html.parser import HTMLParser
+from itertools import pairwise, product
+from pathlib import Path
+
+import pytest
+
+from hfkit.cli import main
+from hfkit.commands.reporting.figures import overoptimization_figures
+from hfkit.commands.reporting.gather import gather
+from hfkit.commands.reporting.studio import PALETTE, SERIES, Studio
+from hfkit.commands.reporting.tables import verdict
+from hfkit.config.stages import STAGES
+from hfkit.core.files import write_json
+from hfkit.records.record import read_record, weights_hash
+
+ARENA = {
+    "models": [
+        {"name": "base", "rating": 900, "low": 880, "high": 920},
+        {"name": "<b>$t$", "rating": 1000, "low": 980, "high": 1020},
+    ],
+    "pairs": [{"a": "base", "b": "<b>$t$", "wins_a": 2, "wins_b": 7, "ties": 1}],
+    "judge": {"kind": "reward", "name": "the judge", "warning": "It is what PPO was trained on."},
+    "bias": {"longer_wins": 0.5},
+    "diversity": [{"model": "<b>$t$", "temperature": t, "entropy": t, "self_bleu": None} for t in (1.0, 0.5)],
+    "samples": [{"prompt": "Who <i>is</i> it?", "replies": {"base": "<script>alert(1)</script>", "tuned": ""}}],
+}
+
+
+class Page(HTMLParser):
+    """What a test looks at: tags with their attributes, and the text."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def report(folder: Path) -> Page:
+    assert main(["report", str(folder)]) == 0
+    return Page(folder / "report.html")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory, runs, ppo_dir) -> Path:
+    """A copy of the five stages, as of a folder that came from another machine."""
+    folder = tmp_path_factory.mktemp("copied") / "pipeline"
+    for stage in STAGES:  # other tests' runs lie beside them
+        shutil.copytree(runs / stage, folder / stage, ignore=shutil.ignore_patterns("checkpoint-*"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(pipeline) -> Page:
+    return report(pipeline)
+
+
+@pytest.fixture
+def part(pipeline, tmp_path):
+    """part(*names) -> a folder with copies of some of the stages."""
+
+    def copy(*names: str) -> Path:
+        for name in names:
+            shutil.copytree(pipeline / name, tmp_path / name)
+        return tmp_path
+
+    return copy
+
+
+def test_a_page_tells_of_every_stage(page):
+    for title in ("Tokenizer", "Pretraining", "SFT", "Reward model", "PPO"):
+        assert f"{title}: done" in page.text
+    labels = " ".join(svg["aria-label"] for svg in page.all("svg"))
+    for curve in ("Pretraining: loss", "SFT: loss", "Reward model: accuracy", "PPO: reward", "PPO: KL", "PPO: entropy"):
+        assert f"{curve}" in labels
+    assert "Pretraining from Tokenizer; SFT from Pretraining; Reward model from SFT; PPO from SFT and" in labels
+    assert "docs.jsonl" in page.text and "held out of train" in page.text
+    assert "before PPO" in page.text and "after PPO" in page.text
+
+
+@pytest.mark.parametrize(("line", "is_fine"), [('"a\u2028b"', True), ('"a', False)])
+def test_samples_are_lines_of_json(part, capsys, line, is_fine):
+    """A reply may have marks that end a line for some, and not for JSON; a file that was cut is told of."""
+    folder = part("sft", "ppo")
+    sample = f'{{"prompt": "Who?", "before": {line}, "after": "Ann.", "reward_before": 0, "reward_after": 1}}\n'
+    (folder / "ppo" / "samples.jsonl").write_text(sample)
+    assert main(["report", str(folder)]) == (0 if is_fine else 1)
+    assert ("not as hfkit writes it" in capsys.readouterr().err) is not is_fine
+
+
+def test_a_page_tells_of_every_warning(page, pipeline):
+    warned = read_record(pipeline / "ppo")["warnings"]
+    assert warned and all(warning in page.text for warning in warned)
+
+
+def test_a_page_is_one_file_that_needs_nothing(page, pipeline):
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "img", "iframe", "object"})
+    html = (pipeline / "report.html").read_text()
+    assert not re.search(r"(?:src|href)=\"(?!#)|url\((?!#)|@import|https?:", html)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    wanted = {
+        reference
+        for _, attributes in page.tags
+        for reference in re.findall(r"#([\w-]+)", str(attributes.get("clip-path")))
+    }
+    wanted |= {
+        attributes[key][1:] for _, attributes in page.tags for key in ("href", "xlink:href") if key in attributes
+    }
+    assert wanted and wanted <= set(ids)
+
+
+def test_a_page_can_be_read_by_everyone(page):
+    assert page.all("html") == [{"lang": "en"}]
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all("meta")
+    assert all(svg["role"] == "img" and len(svg["aria-label"]) > 20 for svg in page.all("svg"))
+    headings = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
+    assert headings[0] == 1 and max(b - a for a, b in pairwise(headings)) == 1
+
+
+@pytest.mark.parametrize(("theme", "ground"), [*product((0, 1), ("paper", "panel"))])
+def test_the_contrast_is_enough(theme, ground):
+    def luminance(name: str) -> float:
+        """Relative luminance of WCAG 2.2."""
+        parts = [int(PALETTE[name][theme][place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    for name in {"ink", "muted", "bad", *SERIES}:
+        light, dark = sorted((luminance(name), luminance(ground)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, name
+
+
+def test_every_plot_is_a_png_too(page, pipeline):
+    plots = sorted(path.name for path in (pipeline / "report").iterdir())
+    assert len(plots) == len(page.all("svg"))
+    assert all((pipeline / "report" / name).read_bytes().startswith(b"\x89PNG") for name in plots)
+    assert {"lineage.png", "ppo-reward.png", "sft-loss.png"} <= {*plots}
+
+
+def test_an_arena_is_shown_and_what_models_wrote_is_text(part):
+    folder = part("sft")
+    (folder / "arena").mkdir()
+    write_json(folder / "arena" / "arena.json", ARENA)
+    page = report(folder)
+    assert "<script>alert(1)</script>" in page.text and "Who <i>is</i> it?" in page.text and "(empty)" in page.text
+    assert not page.all("script") and not page.all("i") and not page.all("b")
+    assert "<b>$t$ beats base on the arena rating: 1,000 (980 to 1,020) against 900 (880 to 920)" in page.text
+    assert "It is what PPO was trained on." in page.text and "7 (70%)" in page.text
+    labels = [svg["aria-label"] for svg in page.all("svg")]
+    assert "Entropy by temperature, nats per token by temperature: <b>$t$ 0.500 at 0.5, 1.00 at 1" in labels
+    assert not [label for label in labels if "self-BLEU" in label]
+
+
+def test_an_evaluation_is_shown_with_its_intervals(part):
+    folder = part("sft")
+    metrics = {"perplexity": 2.0, "perplexity_low": 1.5, "perplexity_high": 2.5}
+    write_json(folder / "sft" / "evaluation.json", {"model": "sft", "metrics": metrics, "by_model": {}})
+    assert "2.00 (1.50 to 2.50)" in report(folder).text
+
+
+def test_half_a_pipeline_has_half_a_report(part):
+    page = report(part("tokenizer", "pretrain"))
+    assert "None were raised." in page.text
+    assert "Pretraining: done" in page.text and "PPO:" not in page.text and "Replies side by side" not in page.text
+
+
+def test_a_stage_alone_comes_with_those_before_it(part):
+    page = report(part("reward") / "reward")
+    for title in ("Pretraining", "SFT", "Reward model"):
+        assert f"{title}: done" in page.text
+
+
+def test_a_failed_stage_says_so(part):
+    folder = part("pretrain", "sft")
+    record = read_record(folder / "sft")
+    write_json(
+        folder / "sft" / "hfkit.json", record | {"status": "failed", "error": "Oops", "warnings": ["step 3: no good"]}
+    )
+    page = report(folder)
+    assert "SFT: failed" in page.text and "the run failed (Oops)" in page.text and "step 3: no good" in page.text
+    assert "Warnings raised: 2" in page.text
+
+
+def test_a_score_without_weight_is_watched_and_changes_nothing(run_stage, ppo_dir, tmp_path):
+    watched = {"reward_functions": ["reward_functions:length"], "reward_weights": [1.0, 0.0]}
+    folder = run_stage("ppo", tmp_path / "ppo", test_split_size=4, **watched)
+    assert weights_hash(folder) == weights_hash(ppo_dir)
+    (figure,) = overoptimization_figures(Studio(tmp_path), gather(folder))
+    assert 'aria-label="PPO: length score against KL: as KL grows to' in figure.svg
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        (None, "holds no run: there is no hfkit.json that can be read"),
+        ({"stage": "sft", "status": "running"}, r"nothing was logged in .* yet \(run: running\)"),
+        ({"stage": "sft", "status": "done", "lineage": [{}]}, "a record in .* is not as hfkit writes it"),
+        ({"stage": "sft", "status": "done", "data": {"train": {}}}, "a record in .* is not as hfkit writes it"),
+    ],
+)
+def test_what_cannot_be_reported_on_is_told(tmp_path, capsys, record, told):
+    if record is not None:
+        (tmp_path / "run").mkdir()
+        write_json(tmp_path / "run" / "hfkit.json", record)
+    assert main(["report", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert re.search(told, error) and "Traceback" not in error
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_wrong_path_is_told(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [(0.6, 0.8, "b beats a"), (0.4, 0.8, "b and a are not told apart"), (0.1, 0.2, "b is worse than a")],
+)
+def test_a_verdict_asks_for_intervals_that_are_apart(low, high, told):
+    assert verdict(("a", 0.4, 0.3, 0.5), ("b", (low + high) / 2, low, high), "score").startswith(told)

@@ -1,0 +1,46 @@
+"""Every YAML that is shipped is one that its stage takes."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hfkit.config.parsing import load_config
+from hfkit.config.stages import STAGES
+from hfkit.core.errors import ConfigError
+from hfkit.stages.checks import problems_of
+from hfkit.stages.pipeline import INPUTS, read_pipeline
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").rglob("*.y*ml"))
+COUNT = 13
+
+
+def test_none_is_left_out():
+    listed = subprocess.run(["find", "configs", "-name", "*.yaml"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert sorted(str(path.relative_to(ROOT)) for path in CONFIGS) == sorted(listed.split())
+    assert len(CONFIGS) == COUNT
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_a_shipped_config_is_taken(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    if path.stem == "pipeline":
+        assert read_pipeline(path)["stages"].keys() <= STAGES.keys()
+        return
+    given_by_the_pipeline = {*INPUTS[path.stem]}
+    problems = []
+    try:
+        load_config(STAGES[path.stem], path, problems_of, output_dir="runs/here")
+    except ConfigError as error:
+        problems = [problem for problem in error.problems if problem.key not in given_by_the_pipeline]
+    # the small world is there once the quickstart has run
+    assert [str(problem) for problem in problems if not str(problem.value).startswith("runs/quickstart/world")] == []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_a_shipped_config_has_no_path_of_ones_own(path):
+    text = path.read_text()
+    assert not any(part in text for part in ("/home/", "/work/", "/tmp/", "~"))
+    assert isinstance(yaml.safe_load(text), dict)

@@ -1,0 +1,313 @@
+"""Strict configuration: what is taken, and what is refused with which remedy."""
+
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Literal
+
+import pytest
+
+from hfkit.config.parsing import load_config, parse
+from hfkit.core.errors import ConfigError, Problem
+
+
+@dataclass
+class Source:
+    path: str
+    split: str = "train"
+    columns: dict[str, str] | None = None
+
+
+@dataclass
+class Stage:
+    model: str = field(metadata={"help": "the model, 100% of it"})
+    lora_r: int = 16
+    learning_rate: float = field(default=2e-4, metadata={"help": "peak of the schedule"})
+    max_steps: int | None = None
+    bf16: bool = False
+    packing: bool = True
+    dtype: Literal["auto", "float32"] = "auto"
+    eval_strategy: Literal["no", "steps"] = "no"
+    scheduler: Literal["linear", "cosine"] = "linear"
+    targets: list[str] | str | None = None
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    datasets: list[Source] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    hub_token: str | None = None
+    eval_steps: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def extra_field(cls, name):
+        return {"torch_compile": bool, "run_name": str | None, "optim_kwargs": dict[str, float] | None}.get(name)
+
+    @classmethod
+    def refused_field(cls, name):
+        return {"trust_remote_code": "hfkit runs no remote code"}.get(name)
+
+
+def contradictions(config):
+    if config.eval_strategy == "no" and config.eval_steps:
+        remedy = "set eval_strategy: steps, or remove it"
+        return [Problem("eval_steps", config.eval_steps, remedy, keys=("eval_strategy",))]
+    return []
+
+
+def from_yaml(tmp_path, text, *flags):
+    path = tmp_path / "stage.yaml"
+    path.write_text(text, encoding="utf-8")
+    return parse(Stage, ["--config", str(path), *flags], "hfkit stage", "what it does", contradictions)
+
+
+def from_flags(*flags):
+    return parse(Stage, ["--model", "m", *flags], "hfkit stage", "what it does", contradictions)
+
+
+def told(call, *args):
+    """The problems of a call that must fail, as a dict from key to (value, remedy)."""
+    with pytest.raises(ConfigError) as caught:
+        call(*args)
+    problems = caught.value.problems
+    keys = {problem.key: (problem.value, problem.remedy) for problem in problems}
+    assert len(keys) == len(problems), [str(problem) for problem in problems]
+    return keys
+
+
+def test_flags_beat_yaml_and_yaml_beats_defaults(tmp_path):
+    config = from_yaml(tmp_path, "model: a\nlora_r: 8\nlearning_rate: 1e-4\n", "--lora-r", "4", "--bf16")
+    assert (config.model, config.lora_r, config.learning_rate, config.bf16) == ("a", 4, 1e-4, True)
+    assert config.scheduler == "linear"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        ("learning_rate: 1e-4", "learning_rate", 1e-4),
+        ("learning_rate: '1e-4'", "learning_rate", 1e-4),
+        ("learning_rate: 1", "learning_rate", 1.0),
+        ("max_steps: null", "max_steps", None),
+        ("betas: [1, 0.95]", "betas", [1.0, 0.95]),
+        ("targets: all-linear", "targets", "all-linear"),
+        ("targets: [q, v]", "targets", ["q", "v"]),
+        ("options: {min_lr: 1e-5, deep: {a: [1]}}", "options", {"min_lr": 1e-5, "deep": {"a": [1]}}),
+        ("datasets: [{path: a, columns: {text: b}}]", "datasets", [Source("a", "train", {"text": "b"})]),
+        ("run_name: first\ntorch_compile: true", "extra", {"run_name": "first", "torch_compile": True}),
+    ],
+)
+def test_yaml_values(tmp_path, text, name, expected):
+    value = getattr(from_yaml(tmp_path, f"model: m\n{text}\n"), name)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "expected"),
+    [
+        (["--learning_rate", "1e-4"], "learning_rate", 1e-4),
+        (["--learning-rate=-1e-4"], "learning_rate", -1e-4),
+        (["--learning-rate", "-1e-4"], "learning_rate", -1e-4),
+        (["--bf16"], "bf16", True),
+        (["--bf16", "false"], "bf16", False),
+        (["--bf16", "1"], "bf16", True),
+        (["--no_packing"], "packing", False),
+        (["--no-bf16"], "bf16", False),
+        (["--max_steps", "none"], "max_steps", None),
+        (["--max_steps", "5"], "max_steps", 5),
+        (["--hub_token", "12"], "hub_token", "12"),
+        (["--hub_token", "null"], "hub_token", None),
+        (["--hub_token", "say # it: so"], "hub_token", "say # it: so"),
+        (["--betas", "0.9", "1"], "betas", [0.9, 1.0]),
+        (["--betas", "[]"], "betas", []),
+        (["--targets", "all-linear"], "targets", "all-linear"),
+        (["--targets", "q", "v"], "targets", ["q", "v"]),
+        (["--targets", '["q"]'], "targets", ["q"]),
+        (["--options", '{"a": {"b": 1}}'], "options", {"a": {"b": 1}}),
+        (["--datasets", '[{"path": "a"}]'], "datasets", [Source("a")]),
+        (["--torch-compile", "--run_name", "7"], "extra", {"torch_compile": True, "run_name": "7"}),
+    ],
+)
+def test_flag_values(flags, name, expected):
+    value = getattr(from_flags(*flags), name)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value", "remedy"),
+    [
+        ("learning_rat: 1", "learning_rat", 1, "unknown; did you mean learning_rate?"),
+        ("zzz: 1", "zzz", 1, "unknown; remove it (--help lists the keys)"),
+        ("extra: {a: 1}", "extra", {"a": 1}, "write what is in it as keys of their own"),
+        ("trust_remote_code: true", "trust_remote_code", True, "hfkit runs no remote code"),
+        (
+            "datasets: [{path: a}, {path: b, splt: c}]",
+            "datasets[1].splt",
+            "c",
+            "unknown; did you mean split?",
+        ),
+        ("datasets: [{split: a}]", "datasets[0].path", "missing", "required; add it"),
+        (
+            "datasets: a.jsonl",
+            "datasets",
+            "a.jsonl",
+            "expected list of {path, split, columns}, such as [a, b]",
+        ),
+        ("datasets: [a]", "datasets[0]", "a", "expected {path, split, columns}"),
+        ("datasets: [{path: a, columns: {b: 1}}]", "datasets[0].columns.b", 1, "expected text; quote it"),
+        ("lora_r: 16.5", "lora_r", 16.5, "expected integer"),
+        ("lora_r: '16'", "lora_r", "16", "expected integer"),
+        ("lora_r: true", "lora_r", True, "expected integer"),
+        ("lora_r:", "lora_r", None, "expected integer"),
+        ("max_steps: 1.5", "max_steps", 1.5, "expected integer"),
+        ("learning_rate: fast", "learning_rate", "fast", "expected number"),
+        ("learning_rate: true", "learning_rate", True, "expected number"),
+        ("learning_rate: -.inf", "learning_rate", float("-inf"), "expected finite number"),
+        ("learning_rate: nan", "learning_rate", "nan", "expected finite number"),
+        ("hub_token: 5", "hub_token", 5, "expected text; quote it"),
+        ("hub_token: 2024-01-02", "hub_token", date(2024, 1, 2), "expected text; quote it"),
+        ("options: {1: 2}", "options.1", 1, "expected text; quote it"),
+        ("scheduler: liner", "scheduler", "liner", "expected one of: linear, cosine"),
+        ("dtype: fp8", "dtype", "fp8", "expected one of: auto, float32"),
+        ("bf16: 1", "bf16", 1, "expected true/false"),
+        ("betas: [0.9, x]", "betas[1]", "x", "expected number"),
+        ("targets: [q, 1]", "targets[1]", 1, "expected text; quote it"),
+        ("targets: 1", "targets", 1, "expected list of text or text or none"),
+        ("torch_compile: 'on'", "torch_compile", "on", "expected true/false"),
+        ("optim_kwargs: {eps: x}", "optim_kwargs.eps", "x", "expected number"),
+        ("lora_r: 8\nbf16: true\nlora_r: 8", "lora_r", 8, "given twice, on lines 2 and 4; keep one"),
+        ("options: {a: {b: 1,\n b: 2}}", "options.a.b", 2, "given twice, on lines 2 and 3; keep one"),
+        ("eval_steps: 5", "eval_steps", 5, "set eval_strategy: steps, or remove it"),
+    ],
+)
+def test_yaml_faults(tmp_path, text, key, value, remedy):
+    assert told(from_yaml, tmp_path, f"model: m\n{text}\n") == {key: (value, remedy)}
+
+
+def test_a_bare_no_is_to_be_quoted(tmp_path):
+    value, remedy = told(from_yaml, tmp_path, "model: m\neval_strategy: no\n")["eval_strategy"]
+    assert value is False
+    assert remedy.startswith("expected one of: no, steps; quote it")
+
+
+@pytest.mark.parametrize(
+    ("flags", "key", "value", "remedy"),
+    [
+        (["--learning", "1e-4"], "--learning", "1e-4", "unknown; did you mean --learning_rate?"),
+        (["--lora_r", "1", "--lora-r=2"], "--lora_r", ["1", "2"], "given twice; keep one"),
+        (["--lora_r", "--bf16"], "--lora_r", "missing", "expected integer after it"),
+        (["--lora_r", "1", "2"], "--lora_r", ["1", "2"], "expected integer"),
+        (["--lora_r=16.0"], "--lora_r", 16.0, "expected integer"),
+        (["--bf16", "maybe"], "--bf16", "maybe", "expected true/false"),
+        (["--betas", "0.1", "x"], "--betas[1]", "x", "expected number"),
+        (["--options", "{"], "--options", "{", "expected mapping"),
+        (["--options", "1"], "--options", 1, "expected mapping"),
+        (["--datasets", '[{"pth": 1, "path": "a"}]'], "--datasets[0].pth", 1, "unknown; did you mean path?"),
+        (["--torch_compile", "maybe"], "--torch_compile", "maybe", "expected true/false"),
+        (["--trust-remote-code"], "--trust_remote_code", "", "hfkit runs no remote code"),
+        (["--lora_r=1", "stray"], "argument", "stray", "belongs to no flag; write --key value"),
+        (["--config", "none.yaml"], "config", "none.yaml", "cannot be read: No such file or directory"),
+        (["--config=none.yaml"], "config", "none.yaml", "cannot be read: No such file or directory"),
+    ],
+)
+def test_flag_faults(flags, key, value, remedy):
+    assert told(from_flags, *flags) == {key: (value, remedy)}
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "remedy"),
+    [
+        ("model: m\nlora_r: [1\n", ":3", "not valid YAML: expected ',' or ']', but got '<stream end>'"),
+        ("a: b: c\n", ":1", "not valid YAML: mapping values are not allowed here"),
+        ("model: !!python/object/apply:os.getcwd []\n", ":1", "not valid YAML: could not determine"),
+        ("- a\n", "", "expected lines of `key: value` in the file"),
+        ("", "", "expected lines of `key: value` in the file"),
+        ("model: &a [*a]\n", "", "not valid YAML: "),
+        ("day: 2024-13-45\n", "", "not valid YAML: month must be in 1..12"),
+    ],
+)
+def test_a_file_that_is_no_mapping(tmp_path, text, where, remedy):
+    keys = told(from_yaml, tmp_path, text, "--lora_r", "x")
+    assert keys.keys() == {"config", "--lora_r"}  # and no complaint about what may have been in the file
+    assert keys["config"][0] == f"{tmp_path / 'stage.yaml'}{where}"
+    assert keys["config"][1].startswith(remedy)
+
+
+def test_config_is_given_once(tmp_path):
+    keys = told(from_yaml, tmp_path, "model: m\n", f"--config={tmp_path / 'stage.yaml'}")
+    assert keys == {"--config": ([str(tmp_path / "stage.yaml")] * 2, "given twice; keep one")}
+
+
+def test_everything_wrong_is_told_at_once(tmp_path):
+    text = """
+        lora_r: 16.5
+        learning_rat: 1e-3
+        scheduler: liner
+        bf16: 'yes'
+        datasets: [{path: a}, {pth: b}]
+        betas: [0.9, .nan]
+        dtype: fp8
+        dtype: auto
+        eval_steps: 5
+        hub_token: [hf_abc]
+        options: {api_key: 1, 1: 2}
+        """
+    with pytest.raises(ConfigError) as caught:
+        from_yaml(tmp_path, text.replace("        ", ""), "--max_steps", "--learn", "1", "--packing", "2")
+    error = caught.value
+    assert [problem.key for problem in error.problems] == [
+        "--max_steps",
+        "dtype",
+        "lora_r",
+        "learning_rat",
+        "scheduler",
+        "bf16",
+        "datasets[1].pth",
+        "datasets[1].path",
+        "betas[1]",
+        "hub_token",
+        "options.1",
+        "--learn",
+        "--packing",
+        "model",
+    ]
+    headline, *lines = str(error).splitlines()
+    assert headline == f"14 problems in {tmp_path / 'stage.yaml'}:"
+    assert lines[2] == "  lora_r: 16.5 -> expected integer"
+    assert lines[-1] == "  model: missing -> required; set it in the YAML or pass --model"
+    assert "hf_abc" not in str(error)
+    assert "hub_token: '***'" in str(error)
+
+
+def test_contradictions_come_with_the_rest_unless_they_follow_from_it(tmp_path):
+    both = told(from_yaml, tmp_path, "model: m\neval_steps: 5\nlora_r: x\n")
+    assert both.keys() == {"eval_steps", "lora_r"}
+    one = told(from_yaml, tmp_path, "model: m\neval_steps: 5\neval_strategy: stps\n")
+    assert one.keys() == {"eval_strategy"}
+    typo = told(from_yaml, tmp_path, "model: m\neval_steps: 5\neval_strateg: steps\n")
+    assert typo.keys() == {"eval_strateg"}
+
+
+def test_load_config(tmp_path):
+    assert load_config(Stage, {"model": "m", "datasets": [Source("a")]}, lora_r=4).lora_r == 4
+    assert load_config(Stage, {}, model=tmp_path).model == str(tmp_path)
+    assert told(load_config, Stage, {"lora_r": "4"}).keys() == {"lora_r", "model"}
+    path = tmp_path / "stage.yaml"
+    path.write_text("model: m\n")
+    assert load_config(Stage, path, contradictions, lora_r=4) == load_config(Stage, str(path), lora_r=4)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("hub_token", "s3cret", "'***'"),
+        (
+            "options",
+            {"WANDB_API_KEY": "s3cret", "a": [{"password": 1}]},
+            "{'WANDB_API_KEY': '***', 'a': [{'password': '***'}]}",
+        ),
+        ("max_new_tokens", 5, "5"),
+        ("pad_token", "</s>", "'</s>'"),
+        ("tokenizer", "gpt2", "'gpt2'"),
+    ],
+)
+def test_secrets_are_masked(key, value, shown):
+    assert str(Problem(key, value, "so")) == f"{key}: {shown} -> so"

@@ -1,0 +1,62 @@
+"""What a stage settles of devices and processes before its first model; on a CPU, as far as one can show it."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import write_rows
+from transformers import TrainingArguments
+
+from hfkit.core.device import device, random_state_kept
+from hfkit.models.loading import load_base
+from hfkit.training.arguments import on_one_gpu, trainer_arguments
+
+
+def test_several_gpus_in_one_process_train_as_one(tmp_path):
+    """Transformers' name for their number is private: this fails when it moves."""
+    arguments = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=3, use_cpu=True)
+    arguments._n_gpu = 4
+    assert (arguments.n_gpu, arguments.train_batch_size) == (4, 12)
+    assert on_one_gpu(arguments).n_gpu == 1
+    assert arguments.train_batch_size == 3
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])
+def test_on_a_cpu_nothing_is_fused_rounded_or_recomputed(stage, config_of, tmp_path):
+    arguments = trainer_arguments(config_of(stage, tmp_path))
+    assert (arguments.optim, arguments.bf16, arguments.gradient_checkpointing) == ("adamw_torch", False, False)
+    assert (arguments.n_gpu, device().type) == (0, "cpu")
+
+
+def test_models_are_loaded_without_cudnns_attention(base_dir):
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    load_base(str(base_dir))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_the_generators_are_left_as_they_were():
+    before = torch.get_rng_state()
+    with random_state_kept(torch.device("cpu")):
+        torch.manual_seed(7)
+        torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_ddp_timeout_is_that_of_the_group(base_dir, tmp_path):
+    """The first of two processes; the other never comes."""
+    rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": "Who?", "response": "Ann."}] * 8)
+    settings = {"model_name_or_path": base_dir, "output_dir": tmp_path / "run", "max_steps": 1, "ddp_timeout": 2}
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    env = os.environ | {name: str(value) for name, value in where.items()}
+    env |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", "hfkit.cli", "sft", *flags, f'--datasets=[{{"path": "{rows}"}}]']
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+    assert ran.returncode != 0
+    assert "DistStoreError" in ran.stderr or "imed out" in ran.stderr, ran.stderr

@@ -1,0 +1,72 @@
+"""A GPU without memory left: each verb names the keys that it has, and those alone."""
+
+import pytest
+import torch
+
+from hfkit.commands.chat.main import chat
+from hfkit.commands.merge import whole
+from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
+from hfkit.core.errors import HfkitError
+from hfkit.core.locks import in_words
+from hfkit.training.run import Run
+
+CPU = "leave it out (CUDA_VISIBLE_DEVICES= in front of the command)"
+PLAN = "ask `hfkit plan` what would fit"
+TRAIN = "lower per_device_train_batch_size (and raise gradient_accumulation_steps)"
+EVAL = "lower per_device_eval_batch_size"
+
+
+def told(context) -> list[str]:
+    with pytest.raises(HfkitError, match="the GPU has no memory left: ") as caught, context:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+    return str(caught.value).removeprefix("the GPU has no memory left: ").split(", or ")
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "keys"),
+    [
+        ("sft", {}, [TRAIN, EVAL, PLAN]),
+        ("sft", {"per_device_train_batch_size": 1, "gradient_checkpointing": True}, [EVAL, PLAN]),
+        ("reward", {"gradient_checkpointing": False}, [TRAIN, EVAL, "set gradient_checkpointing to true", PLAN]),
+        (
+            "ppo",
+            {},
+            [TRAIN, "lower local_rollout_forward_batch_size", EVAL, "set merge_in_rollouts to false", PLAN],
+        ),
+        ("ppo", {"use_peft": False, "local_rollout_forward_batch_size": 1}, [TRAIN, EVAL, PLAN]),
+    ],
+)
+def test_a_stage_is_told_its_own_keys(config_of, tmp_path, stage, changes, keys):
+    run = Run(stage, config_of(stage, tmp_path / "out", **changes), {}, [])
+    assert told(run.training()) == keys
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        EvaluateConfig(model_name_or_path="model"),
+        ArenaConfig(models=["one", "other"], prompts="rows.jsonl", judge="human"),
+    ],
+)
+def test_what_evaluates_is_told_its_own(tmp_path, config):
+    assert told(in_words(tmp_path, config)) == [EVAL, "set dtype to bfloat16", CPU]
+    config.dtype, config.per_device_eval_batch_size = "bfloat16", 1
+    assert told(in_words(tmp_path, config)) == [CPU]
+
+
+def test_a_merge_is_told_where_there_is_room(tmp_path):
+    assert told(whole(tmp_path / "merged")) == [CPU]
+
+
+def test_a_chat_ends_in_words(sft_dir, capsys):
+    """Memory runs out while the model is loaded, or in a reply."""
+
+    def run_out(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(run_out)
+    try:
+        with pytest.raises(HfkitError, match="no memory left: set dtype to bfloat16, or leave it out"):
+            chat(str(sft_dir), prompt="Who?")
+    finally:
+        hook.remove()

@@ -1,0 +1,87 @@
+"""Files as they lie about: odd names, cells that look like nothing, and what is said of those that hold no rows."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+
+from hfkit.config.fields import DatasetEntry
+from hfkit.core.errors import ConfigError, HfkitError
+from hfkit.data.sources import load_entry
+from hfkit.data.splits import load_rows
+
+WANTED = ["prompt", "response"]
+LINE = json.dumps({"prompt": "Who?", "response": "Ann."}).encode() + b"\n"
+STREAMS = pytest.mark.parametrize("stream", [{}, {"streaming": True, "rows": 50}], ids=["file", "stream"])
+
+
+@STREAMS
+@pytest.mark.parametrize("name", ["rows[1].jsonl", "rows*.jsonl", "rows?.jsonl", "d[1]/rows.jsonl", "{a,b}.jsonl"])
+def test_the_file_of_a_name_is_read_and_no_other(tmp_path, name, stream):
+    for other in ("rows1.jsonl", "rows2.jsonl", "a.jsonl", "b.jsonl", "d1/rows.jsonl"):
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        (tmp_path / other).write_bytes(LINE * 7)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(LINE * 3)
+    assert len(load_entry(DatasetEntry(path=str(tmp_path / name), **stream), WANTED)) == 3
+
+
+WORDS = ["None", "NA", "null", "nan", "N/A", "yes", ""]
+
+
+@STREAMS
+def test_words_in_a_csv_are_words(tmp_path, stream):
+    (tmp_path / "a.csv").write_text(
+        "prompt,response\n" + "".join(f"Is it {n}?,{word}\n" for n, word in enumerate(WORDS))
+    )
+    rows = load_entry(DatasetEntry(path=str(tmp_path / "a.csv"), **stream), WANTED)
+    assert {*rows["response"]} == {*WORDS[:-1], None}
+
+
+PRETTY = json.dumps([{"prompt": "Who?", "response": "caf"}] * 3, indent=1).encode()
+NONE = {
+    "lines of null": ("a.jsonl", b"null\n" * 5, "no line of it is an object"),
+    "lines of lists": ("a.jsonl", b'["a", "b"]\n' * 5, "line 1: it is no object"),
+    "a line that is a list": ("a.jsonl", LINE * 3 + b"[1]\n" + LINE, "line 4: it is no object"),
+    "half a surrogate pair": ("a.jsonl", LINE + LINE.replace(b"Ann", b"\\ud83d"), "line 2: UnicodeEncodeError"),
+    "a bad byte in pretty JSON": ("a.json.gz", gzip.compress(PRETTY.replace(b"caf", b"\xe9")), "line 4: UnicodeDecode"),
+}
+
+
+@STREAMS
+@pytest.mark.parametrize("kind", NONE)
+def test_a_file_that_cannot_be_read_is_told_by_its_line(tmp_path, kind, stream):
+    name, content, told = NONE[kind]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(HfkitError) as error:
+        load_entry(DatasetEntry(path=str(tmp_path / name), **stream), WANTED)
+    assert told in str(error.value)
+
+
+def test_what_holds_no_rows_is_told(tmp_path):
+    empty = {"prompt": pa.array([], pa.string()), "response": pa.array([], pa.string())}
+    pq.write_table(pa.table(empty), tmp_path / "a.parquet")
+    Dataset.from_dict({"prompt": ["a"], "response": ["b"]}).select([]).save_to_disk(tmp_path / "saved")
+    for name in ("a.parquet", "saved"):
+        with pytest.raises(HfkitError, match="it is empty"):
+            load_entry(DatasetEntry(path=str(tmp_path / name)), WANTED)
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.ndjson", "a.JSONL", "a"])
+def test_a_file_that_is_not_read_is_told_which_are(config_of, tmp_path, name):
+    (tmp_path / name).write_bytes(LINE)
+    with pytest.raises(ConfigError, match=r"files that are read end in \.jsonl, \.json"):
+        config_of("sft", tmp_path / "out", datasets=[{"path": str(tmp_path / name)}])
+
+
+def test_messages_that_polars_wrote_join_others(tmp_path, rows_file):
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ann."}]
+    large = pa.large_list(pa.struct([("role", pa.large_string()), ("content", pa.large_string())]))
+    pq.write_table(pa.table({"messages": pa.array([turns] * 3, large)}), tmp_path / "a.parquet")
+    entries = [{"path": str(tmp_path / "a.parquet")}, *rows_file([{"messages": turns}] * 2)]
+    rows, account = load_rows("train", [DatasetEntry(**entry) for entry in entries], ["messages"])
+    assert rows["messages"][:] == [turns] * 5
+    assert account.sources[0]["sha256"] != account.sources[1]["sha256"]

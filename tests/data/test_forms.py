@@ -1,0 +1,325 @@
+"""Rows to the trainers' columns: each form, each reason to drop a row, and the account of what was lost."""
+
+import copy
+
+import pytest
+from datasets import Dataset
+from dialogue import ANSWER, EMPTY, LONG, OTHER, PROMPT, REPLY, TURN
+from tokenizers.processors import TemplateProcessing
+
+from hfkit.config.fields import DatasetEntry
+from hfkit.config.stages import PretrainConfig, SFTConfig
+from hfkit.core.errors import HfkitError
+from hfkit.data import faults
+from hfkit.data.forms import (
+    IGNORE,
+    INSTRUCTIONS,
+    encode_instructions,
+    encode_preferences,
+    encode_prompts,
+    instruction_row,
+    preference_row,
+    prompt_row,
+)
+from hfkit.data.packing import pack_documents
+from hfkit.data.sources import load_entry
+from hfkit.data.splits import Split
+
+
+def config(kind=SFTConfig, **changes):
+    return kind(output_dir="unused", datasets=[DatasetEntry(path="unused")], **changes)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": PROMPT, "response": REPLY},
+        {"prompt": PROMPT, "completion": REPLY},
+        {"prompt": [TURN], "completion": [ANSWER]},
+        {"messages": [TURN, ANSWER]},
+        {"messages": [TURN, ANSWER], "prompt": None, "text": None},
+    ],
+    ids=lambda row: "+".join(row),
+)
+def test_every_form_of_an_instruction_gives_the_same_row(tokenizer, row):
+    given = instruction_row(row, tokenizer, 64)
+    assert given == instruction_row({"messages": [TURN, ANSWER]}, tokenizer, 64)
+    assert tokenizer.decode(given["input_ids"]) == f"<|user|>\n{PROMPT}\n<|assistant|>\n{REPLY}<|endoftext|>"
+    assert tokenizer.decode([label for label in given["labels"] if label != IGNORE]) == f"{REPLY}<|endoftext|>"
+    assert (given["dropped"], given["cut"], given["length"]) == ("", False, len(given["input_ids"]))
+
+
+def test_a_plain_text_is_all_learned(tokenizer):
+    row = instruction_row({"text": REPLY}, tokenizer, 64)
+    assert row["labels"] == row["input_ids"]
+    assert row["input_ids"][-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": PROMPT, "response": ""}, "without a reply"),
+        ({"prompt": PROMPT, "response": None}, "without a reply"),
+        ({"text": ""}, "empty"),
+        ({"messages": []}, "empty"),
+        ({"messages": [TURN]}, "no assistant turn"),
+        ({"messages": [TURN, {"role": "assistant", "content": ""}]}, "with an empty reply"),
+        ({"messages": [TURN, {"role": "assistant", "content": None}, TURN, ANSWER]}, "with an empty reply"),
+        ({"messages": [TURN, {"role": "tool", "content": "x"}, ANSWER]}, "the chat template refuses it: roles are"),
+        ({"messages": [TURN, ANSWER], "tools": "{"}, "tools that are not JSON"),
+        ({"prompt": PROMPT, "completion": [{"role": "assistant", "content": ""}]}, "with an empty reply"),
+        ({"prompt": LONG, "response": REPLY}, "with no reply within max_length=64"),
+    ],
+)
+def test_an_instruction_without_a_reply_is_dropped(tokenizer, row, reason):
+    assert instruction_row(row, tokenizer, 64)["dropped"].startswith(reason)
+
+
+BOS = "<|system|>"  # of a tokenizer that adds one by itself
+
+
+@pytest.fixture
+def with_bos(tokenizer):
+    """with_bos(template) -> the tiny tokenizer as one that begins every text with a token of its own."""
+
+    def make(template: str):
+        changed = copy.deepcopy(tokenizer)
+        changed.bos_token, changed.chat_template = BOS, template
+        ids = [(BOS, changed.bos_token_id)]
+        changed.backend_tokenizer.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=ids)
+        return changed
+
+    return make
+
+
+TURNS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}"
+TURNS += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ({"messages": [TURN, ANSWER]}, []),
+        ({"messages": [TURN, TURN, ANSWER]}, [faults.REPEATED]),
+        ({"messages": [TURN, ANSWER, ANSWER]}, [faults.REPEATED]),
+        ({"messages": [{"role": "system", "content": "Be brief."}, TURN, ANSWER, TURN, ANSWER]}, []),
+        ({"prompt": PROMPT, "response": "red<|endoftext|>"}, [faults.SPECIAL]),
+        ({"prompt": "<|user|> hello", "response": "red"}, [faults.SPECIAL]),
+        ({"text": "red<|endoftext|>blue"}, [faults.CONTROL]),
+        ({"prompt": PROMPT, "response": "caf\ufffd"}, [faults.REPLACED]),
+        ({"prompt": "<|user|>\ufffd", "response": "red"}, [faults.SPECIAL, faults.REPLACED]),
+    ],
+)
+def test_a_row_that_is_kept_with_a_fault_says_so(tokenizer, row, found):
+    made = instruction_row(row, tokenizer, 64)
+    assert (made["dropped"], made["faults"]) == ("", faults.joined(found))
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        ("{{ bos_token }}" + TURNS, ""),
+        (TURNS, faults.NO_BOS),
+        ("{{ bos_token }}{{ bos_token }}" + TURNS, faults.TWO_BOS),
+        ("{{ bos_token }}" + TURNS.replace("{{ m.content }}", "{{ m.content | upper }}"), faults.MASK),
+        ("{{ bos_token }}" + TURNS.replace("{{ m.content }}", "{{ m.content }} Sure."), faults.MASK),
+    ],
+    ids=["right", "no BOS", "two BOS", "another reply", "more than the reply"],
+)
+def test_a_template_that_does_not_say_what_the_row_says_is_told(with_bos, template, found):
+    assert instruction_row({"prompt": PROMPT, "response": REPLY}, with_bos(template), 64)["faults"] == found
+
+
+def test_faults_are_counted_in_the_account_and_told(tokenizer):
+    rows = [{"prompt": PROMPT, "chosen": chosen, "rejected": "red"} for chosen in ("", "Ann <|user|>", REPLY)]
+    account = Split("train", rows=3)
+    assert len(encode_preferences(Dataset.from_list(rows), tokenizer, account, config(max_length=64))) == 3
+    assert account.faults == {faults.EMPTY_CHOSEN: 1, faults.SPECIAL: 1}
+    assert "; of those kept, 1 whose chosen reply is empty, 1 with the text of a special" in str(account)
+
+
+def test_rows_that_are_all_dropped_at_first_do_not_decide_the_columns(tokenizer):
+    rows = [{"prompt": PROMPT, "response": "" if place < 1500 else REPLY} for place in range(1600)]
+    account = Split("train", rows=1600)
+    assert len(encode_instructions(Dataset.from_list(rows), tokenizer, account, config(max_dropped=1.0))) == 100
+
+
+def test_a_long_reply_is_cut_and_counted(tokenizer):
+    row = instruction_row({"prompt": PROMPT, "response": LONG}, tokenizer, 64)
+    assert (len(row["input_ids"]), len(row["labels"]), row["cut"], row["dropped"]) == (64, 64, True, "")
+
+
+def in_parts(turn: dict) -> dict:
+    """A turn with its content in two parts, one of them with a field that Arrow has filled with nothing."""
+    half = len(turn["content"]) // 2
+    parts = [{"type": "text", "text": turn["content"][:half], "image": None}, {"text": turn["content"][half:]}]
+    return turn | {"content": parts}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "row", "limit"),
+    [
+        (instruction_row, {"messages": [TURN, ANSWER]}, 64),
+        (preference_row, {"prompt": [TURN], "chosen": [ANSWER], "rejected": [EMPTY | {"content": "red"}]}, 64),
+        (prompt_row, {"prompt": [TURN]}, 64),
+    ],
+)
+def test_content_in_parts_is_their_text_whatever_the_template(with_template, encoder, row, limit):
+    tokenizer, parts = with_template(TURNS), {key: [*map(in_parts, turns)] for key, turns in row.items()}
+    assert encoder(parts, tokenizer, limit) | row == encoder(row, tokenizer, limit) | row
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        ({"content": [{"type": "image"}]}, "with content that is not text"),
+        ({"content": [{"type": "image", "text": "Ann"}]}, "with content that is not text"),
+        ({"content": ["Ann"]}, "with content that is not text"),
+        ({"tool_calls": [{"function": "who"}]}, "tool_calls that name no function"),
+        ({"tool_calls": ["who"]}, "tool_calls that are no list of calls"),
+        ({"tool_calls": 5}, "tool_calls that are no list of calls"),
+    ],
+)
+def test_a_turn_that_cannot_be_read_drops_its_row(tokenizer, turn, reason):
+    messages = [TURN, ANSWER | turn]
+    assert instruction_row({"messages": messages}, tokenizer, 64)["dropped"].startswith(reason)
+
+
+def test_a_text_that_is_json_beside_messages_is_dropped_for_that(tokenizer, rows_file):
+    """The reader of JSON takes it for a number, and keeps nothing that tells the two apart."""
+    rows = [{"prompt": prompt, "response": REPLY} for prompt in ("7", PROMPT, [TURN])]
+    loaded = load_entry(DatasetEntry(**rows_file(rows)[0]), INSTRUCTIONS)
+    dropped = [instruction_row(row, tokenizer, 64)["dropped"] for row in loaded]
+    reason = "neither text nor messages (beside messages, a text that is JSON is read as what it says)"
+    assert dropped == [reason, "", ""]
+
+
+def test_without_a_template_the_text_of_a_special_token_is_its_characters(with_template):
+    bare, text = with_template(None), "red <|endoftext|> blue"
+    made = instruction_row({"prompt": f"{PROMPT} <|user|>", "response": text}, bare, 128)
+    assert (made["dropped"], made["faults"]) == ("", faults.SPECIAL)
+    special = [token for token in made["input_ids"] if token in bare.all_special_ids]
+    assert special == [bare.eos_token_id] == made["input_ids"][-1:]
+    prompt = prompt_row({"prompt": f"{PROMPT} <|user|>"}, bare, 128)["input_ids"]
+    assert made["input_ids"][: len(prompt)] == prompt
+
+
+@pytest.mark.parametrize("encoder", [instruction_row, prompt_row])
+def test_messages_without_a_template_are_dropped_for_that(with_template, encoder):
+    row = {"messages": [TURN, ANSWER], "prompt": [TURN, ANSWER]}
+    assert encoder(row, with_template(None), 64)["dropped"] == "messages need a chat template"
+
+
+def test_a_long_conversation_costs_as_much_as_is_kept_of_it(tokenizer, monkeypatch):
+    """Each turn is rendered with those before it: what is cut off is not worth the square of its length."""
+    calls, apply = [], type(tokenizer).apply_chat_template
+    monkeypatch.setattr(type(tokenizer), "apply_chat_template", lambda *a, **k: calls.append(1) or apply(*a, **k))
+    messages = [TURN, ANSWER] * 40
+    cut, whole = instruction_row({"messages": messages}, tokenizer, 64), len(calls)
+    assert whole < 12
+    full = instruction_row({"messages": messages}, tokenizer, 10_000)
+    assert len(calls) - whole >= 80
+    assert (cut["input_ids"], cut["labels"]) == (full["input_ids"][:64], full["labels"][:64])
+    assert (cut["length"], cut["cut"], cut["faults"]) == (full["length"], True, full["faults"])
+
+
+@pytest.mark.parametrize("limit", range(1, 130, 3))
+def test_a_row_that_is_cut_has_the_labels_of_the_whole_one(tokenizer, limit):
+    messages = [TURN, ANSWER, OTHER, ANSWER, TURN, ANSWER]
+    cut, full = (instruction_row({"messages": messages}, tokenizer, most) for most in (limit, 1_000))
+    assert (cut["length"], full["faults"]) == (full["length"], "")
+    assert (cut["input_ids"], cut["labels"]) == (full["input_ids"][:limit], full["labels"][:limit])
+    assert cut["faults"] == ""
+
+
+def test_a_long_prompt_is_dropped_whole(tokenizer):
+    assert prompt_row({"prompt": LONG}, tokenizer, 64)["dropped"] == "longer than max_prompt_length=64"
+    assert prompt_row({"prompt": ""}, tokenizer, 64)["dropped"] == "empty"
+
+
+def test_documents_are_packed_with_end_of_text_between_them(tokenizer):
+    texts = ["Ann likes red.", "", "Bob likes blue.", "Cid likes green and pink."]
+    account = Split("train", rows=4, kept=4)
+    rows, tokens_per_byte = pack_documents(
+        Dataset.from_dict({"text": texts}), tokenizer, account, config(PretrainConfig, block_size=8, max_dropped=0.25)
+    )
+    joined = "<|endoftext|>".join([text for text in texts if text] + [""])
+    ids = [token for row in rows["input_ids"] for token in row]
+    assert joined.startswith(tokenizer.decode(ids))
+    assert account.tokens - 8 < len(ids) <= account.tokens
+    assert {len(row) for row in rows["input_ids"]} == {8}
+    assert (account.kept, account.dropped) == (3, {"empty": 1})
+    assert tokens_per_byte == account.tokens / len("".join(texts).encode())
+
+
+@pytest.mark.parametrize("dropped", [{}, {"also held out": 1}])
+def test_losing_documents_past_a_threshold_is_refused(tokenizer, dropped):
+    rows = Dataset.from_dict({"text": ["Ann likes red."] * 8 + [""] * (2 - len(dropped))})
+    with pytest.raises(HfkitError, match=r"Mend the rows, or allow the loss with max_dropped \(now 0\.1\)") as told:
+        pack_documents(rows, tokenizer, Split("train", rows=10, dropped={**dropped}), config(PretrainConfig))
+    assert "10 rows, 8 kept, 2 dropped" in str(told.value)
+    settings = config(PretrainConfig, block_size=8, max_dropped=0.2)
+    assert len(pack_documents(rows, tokenizer, Split("train", rows=10, dropped={**dropped}), settings)[0]) > 0
+
+
+def test_documents_that_fill_no_row_are_refused(tokenizer):
+    rows = Dataset.from_dict({"text": ["Ann."]})
+    with pytest.raises(HfkitError, match="do not fill one row of block_size=512: lower it"):
+        pack_documents(rows, tokenizer, Split("train", rows=1), config(PretrainConfig, block_size=512))
+
+
+def test_pain_02_the_last_label_of_every_row_that_was_not_cut_is_end_of_text(tokenizer):
+    rows = [{"prompt": PROMPT, "response": reply} for reply in (REPLY, "red", LONG)]
+    account = Split("train", rows=3)
+    encoded = encode_instructions(Dataset.from_list(rows), tokenizer, account, config(max_length=64, max_dropped=1.0))
+    assert [labels[-1] == tokenizer.eos_token_id for labels in encoded["labels"]] == [True, True, False]
+    assert (account.kept, account.cut) == (3, 1)
+
+
+def test_pain_16_a_prompt_ends_with_the_generation_prompt_that_the_reward_model_saw(tokenizer):
+    prompt = prompt_row({"prompt": PROMPT}, tokenizer, 64)["input_ids"]
+    assert tokenizer.decode(prompt).endswith("<|assistant|>\n")
+    pair = preference_row({"prompt": PROMPT, "chosen": REPLY, "rejected": "red"}, tokenizer, 64)
+    assert pair["chosen_ids"][: len(prompt)] == pair["rejected_ids"][: len(prompt)] == prompt
+
+
+LOSSES = {
+    "sft": (
+        encode_instructions,
+        {"max_length": 64},
+        lambda long: {"prompt": LONG if long else PROMPT, "response": REPLY},
+    ),
+    "reward": (
+        encode_preferences,
+        {"max_length": 64},
+        lambda long: {"prompt": PROMPT, "chosen": LONG if long else REPLY, "rejected": "red"},
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", LOSSES)
+@pytest.mark.parametrize("long_rows", [1, 2, 10])
+def test_losing_rows_is_counted_and_past_a_threshold_refused(tokenizer, stage, long_rows):
+    encoder, limits, row = LOSSES[stage]
+    rows = Dataset.from_list([row(number < long_rows) for number in range(10)])
+    account = Split("train", rows=10)
+    if long_rows == 1:
+        assert len(encoder(rows, tokenizer, account, config(**limits))) == 9
+        assert f"10 rows, 9 kept, 1 dropped (1 {next(iter(account.dropped))})" in str(account)
+        return
+    with pytest.raises(
+        HfkitError, match=r"The median row is \d+ tokens long\. Mend the rows, raise max_length"
+    ) as told:
+        encoder(rows, tokenizer, account, config(**limits))
+    assert f"{10 - long_rows} kept, {long_rows} dropped" in str(told.value)
+    if long_rows == 2:
+        assert len(encoder(rows, tokenizer, account, config(**limits, max_dropped=0.2))) == 8
+
+
+def test_prompts_keep_what_rewards_are_computed_from(tokenizer):
+    from hfkit.config.stages import PPOConfig
+
+    rows = Dataset.from_list([{"prompt": PROMPT}])
+    encoded = encode_prompts(rows, tokenizer, Split("train", rows=1), config(PPOConfig))
+    assert {*encoded.column_names} == {"input_ids", "prompt"}
+    assert encoded[0]["prompt"] == PROMPT

@@ -1,0 +1,259 @@
+"""Mixtures: shares, budgets and order, of files and of streams, and after an interruption."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+from interruption import assert_same_run, stopped_copy
+
+from hfkit.config.fields import DatasetEntry
+from hfkit.config.stages import PPOConfig, SFTConfig
+from hfkit.core.errors import HfkitError
+from hfkit.data.forms import INSTRUCTIONS, encode_instructions, encode_prompts
+from hfkit.data.mixture import Mixture
+from hfkit.data.splits import load_splits
+from hfkit.records.record import read_record
+
+WEIGHTS = {"one": 0.5, "two": 0.3, "three": 0.2}
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """sources(rows, rows, rows) -> a file of so many rows for each source, and its entry; the third is a stream."""
+
+    def make(*counts: int) -> list[dict]:
+        entries = []
+        for (name, weight), count in zip(WEIGHTS.items(), counts, strict=True):
+            file = tmp_path / f"{name}.jsonl"
+            rows = ({"text": f"{name} {n}"} for n in range(count))
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            entries.append({"path": str(file), "weight": weight})
+        entries[2] |= {"streaming": True, "rows": counts[-1]}
+        return entries
+
+    return make
+
+
+def mixed(entries: list[dict], tokenizer, seed: int = 0, **changes):
+    """The rows of one pass over a mixture, and its account."""
+    config = SFTConfig(
+        output_dir="unused", datasets=[DatasetEntry(**entry) for entry in entries], seed=seed, max_length=64, **changes
+    )
+    rows, _, account = load_splits(config, ["prompt", "response", "text"])
+    return encode_instructions(rows, tokenizer, account["train"], config), account["train"]
+
+
+def names_of(rows, tokenizer) -> list[str]:
+    """Of which source each row is, and which of its rows."""
+    return [tokenizer.decode(ids, skip_special_tokens=True) for ids in rows["input_ids"]]
+
+
+def test_three_weighted_sources_one_of_them_a_stream_have_their_shares(sources, tokenizer):
+    rows, account = mixed(sources(5200, 3250, 2250), tokenizer)
+    names = [name.split()[0] for name in names_of(rows.select(range(10_000)), tokenizer)]
+    for name, weight in WEIGHTS.items():
+        assert names.count(name) / 10_000 == pytest.approx(weight, abs=0.01)
+    assert account.mixed == len(rows)
+    assert [source["taken"]["rows"] for source in account.sources] == [
+        sum(name.startswith(f"{source} ") for name in names_of(rows, tokenizer)) for source in WEIGHTS
+    ]
+    assert sum(source["taken"]["share"] for source in account.sources) == pytest.approx(1, abs=1e-3)
+    assert sum(source["taken"]["tokens"] for source in account.sources) == account.tokens == sum(rows["length"])
+    # The first source is used up, and no row is seen twice.
+    assert account.sources[0]["taken"]["epochs"] == pytest.approx(1, abs=0.01)
+    assert len(set(names_of(rows, tokenizer))) == len(rows)
+
+
+def test_the_order_hangs_on_the_seed_alone(sources, tokenizer, tmp_path, monkeypatch):
+    entries = sources(300, 300, 300)
+    first = names_of(mixed(entries, tokenizer)[0], tokenizer)
+    assert names_of(mixed(entries, tokenizer, seed=1)[0], tokenizer) != first
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")  # nothing is found again
+    assert names_of(mixed(entries, tokenizer)[0], tokenizer) == first
+
+
+def test_a_mixture_goes_on_in_its_order_after_an_interruption(run_stage, sources, tmp_path, monkeypatch):
+    settings = {"datasets": sources(40, 40, 40), "test_split_size": None, "max_steps": 6, "save_steps": 3}
+    whole = run_stage("sft", tmp_path / "whole", **settings)
+    stopped = stopped_copy(whole, tmp_path / "stopped", 3)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    run_stage("sft", stopped, resume_from_checkpoint=True, **settings)
+    assert_same_run(whole, stopped)
+
+
+def test_the_realized_mixture_is_printed_and_recorded(run_stage, sources, tmp_path, capsys):
+    folder = run_stage("sft", tmp_path / "out", datasets=sources(40, 40, 40), test_split_size=None, max_steps=1)
+    table = capsys.readouterr().out
+    assert "train: one pass over the mixture" in table
+    split = read_record(folder)["data"]["train"]
+    assert split["mixed"] == sum(source["taken"]["rows"] for source in split["sources"])
+    assert [source["weight"] for source in split["sources"]] == [*WEIGHTS.values()]
+    assert [source["rows"] for source in split["sources"]] == [40, 40, 40]
+
+
+def test_one_source_has_its_tokens_in_the_record(sft_dir):
+    split = read_record(sft_dir)["data"]["train"]
+    assert split["sources"][0]["taken"] == {"rows": 24, "tokens": split["tokens"], "epochs": 1.0, "share": 1.0}
+    assert "mixed" not in split
+
+
+LENGTHS = np.array([3] * 10 + [5] * 20)
+OF = np.repeat([0, 1], [10, 20])
+
+
+def mixture(*entries: dict) -> Mixture:
+    return Mixture([DatasetEntry(path=str(place), **entry) for place, entry in enumerate(entries)], OF, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("budget", "rows", "epochs"),
+    [
+        ({"rows": 7}, 7, 0.7),
+        ({"rows": 70}, 10, 1.0),
+        ({"tokens": 12}, 4, 0.4),
+        ({"tokens": 14}, 4, 0.4),
+        ({"tokens": 1000}, 10, 1.0),
+        ({"epochs": 2.5}, 25, 2.5),
+        ({"epochs": 0.5}, 5, 0.5),
+        ({}, 10, 1.0),
+    ],
+)
+def test_a_budget_is_a_cap_and_epochs_repeat(budget, rows, epochs):
+    made = mixture(budget, {"epochs": 1})
+    places = made.places(LENGTHS)
+    first, second = made.realized(places, LENGTHS)
+    assert (first["rows"], first["epochs"], first["tokens"]) == (rows, epochs, rows * 3)
+    assert second == {"rows": 20, "tokens": 100, "epochs": 1.0, "share": round(20 / (20 + rows), 4)}
+    own = places[OF[places] == 0]
+    seen = np.bincount(own, minlength=10)[:10]
+    assert seen.max() - seen.min() <= 1  # every row before any again
+
+
+def test_epochs_keep_a_small_source_from_ending_the_mixture():
+    small = mixture({"weight": 0.5}, {"weight": 0.5}).places(LENGTHS)
+    again = mixture({"weight": 0.5, "epochs": 3}, {"weight": 0.5}).places(LENGTHS)
+    assert (OF[small] == 0).sum() == 10
+    assert (OF[again] == 1).sum() == 20 < (OF[again] == 0).sum() + 15
+
+
+def test_a_weight_of_zero_takes_nothing():
+    assert set(OF[mixture({"weight": 0.0}, {"weight": 2.0}).places(LENGTHS)]) == {1}
+
+
+def test_without_weights_or_budgets_rows_stay_as_they_are():
+    made = mixture({}, {})
+    assert made.is_plain
+    assert made.places(LENGTHS).tolist() == [*range(30)]
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [({"tokens": 1}, "tokens: 1"), ({"epochs": 0.02}, "epochs: 0.02")],
+    ids=["tokens", "epochs"],
+)
+@pytest.mark.parametrize("weight", [None, 0.5], ids=["one after another", "weighted"])
+def test_a_budget_that_leaves_nothing_of_a_source_is_refused(sources, tokenizer, budget, told, weight):
+    one, two, _ = [entry | {"weight": weight} for entry in sources(5, 5, 5)]
+    with pytest.raises(HfkitError) as error:
+        mixed([one, two | budget], tokenizer)
+    assert str(error.value).startswith(f"{two['path']}: {told} leaves none of its 5 rows to draw from: raise it")
+
+
+def test_a_source_that_is_dropped_whole_is_told(rows_file, tokenizer, capsys):
+    one = rows_file([{"prompt": f"Who is {n}?", "response": "Ann."} for n in range(9)], "a.jsonl")
+    two = rows_file([{"prompt": "Who?", "response": ""}], "b.jsonl")
+    rows, _ = mixed([one[0] | {"weight": 1.0}, two[0] | {"weight": 1.0}], tokenizer, max_dropped=0.5)
+    assert len(rows) == 9
+    assert f"{two[0]['path']}: none of its rows is left in train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("budget", [{"rows": 7}, {"tokens": 60}])
+def test_a_stream_gives_what_its_budget_asks_for(rows_file, tokenizer, budget):
+    entry = rows_file([{"prompt": f"Who is {n}?", "response": f"It is {n}.", "other": n} for n in range(100)])[0]
+    rows, account = mixed([entry | {"streaming": True} | budget], tokenizer)
+    if "rows" in budget:
+        assert len(rows) == 7 == account.sources[0]["rows"]
+    else:
+        assert 60 - 25 < account.tokens <= 60
+        assert account.sources[0]["rows"] < 60
+
+
+def test_a_stream_that_ends_gives_all_it_has(rows_file, tokenizer):
+    entry = rows_file([{"prompt": f"Who is {n}?", "response": f"It is {n}."} for n in range(9)])[0]
+    assert len(mixed([entry | {"streaming": True, "rows": 50}], tokenizer)[0]) == 9
+
+
+def test_a_stream_is_not_the_head_of_its_file_and_is_read_anew_when_the_file_changes(rows_file, tokenizer):
+    rows = [{"text": f"p {n}"} for n in range(50)]
+    entry = rows_file(rows)[0] | {"streaming": True, "rows": 5}
+    before = names_of(mixed([entry], tokenizer)[0], tokenizer)
+    assert before != [f"p {n}" for n in range(5)]
+    rows_file([{"text": f"q{row['text']}"} for row in rows])
+    assert names_of(mixed([entry], tokenizer)[0], tokenizer) == [f"q{name}" for name in before]
+
+
+CHAT = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"prompt": "Hi?", "response": "Hello."},
+        {"prompt": [CHAT[0]], "completion": "Hello."},
+        {"messages": [{"content": "Hi?", "role": "user"}, {"content": "Hello.", "role": "assistant"}]},
+        {"messages": [turn | {"name": "x"} for turn in CHAT]},
+        {"messages": CHAT, "tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"prompt": "Hi?", "response": "Hello.", "tools": None},
+    ],
+    ids=["text", "turns", "order of fields", "more fields", "tools", "text without tools"],
+)
+def test_conversations_and_prompts_with_replies_mix(rows_file, tokenizer, other):
+    entries = rows_file([{"messages": CHAT}], "a.jsonl") + rows_file([other], "b.jsonl")
+    config = SFTConfig(output_dir="unused", datasets=[DatasetEntry(**entry) for entry in entries])
+    rows, _, account = load_splits(config, INSTRUCTIONS)
+    encoded = encode_instructions(rows, tokenizer, account["train"], config)
+    assert encoded["input_ids"][0] == encoded["input_ids"][1]
+
+
+CALL = {"role": "assistant", "content": "Wait.", "tool_calls": [{"function": {"name": "who", "arguments": "{}"}}]}
+NOT_JSON = {**CALL, "tool_calls": [{"function": {"name": "who", "arguments": "{Ann"}}]}
+NO_MESSAGES = "neither text nor messages ({role: ..., content: ...})"
+
+
+@pytest.mark.parametrize(
+    ("rows", "dropped"),
+    [
+        ([{"prompt": [*CHAT[:1], CALL], "response": "Hello."}], {}),
+        ([{"prompt": [*CHAT[:1], NOT_JSON], "response": "Hello."}], {"tool_calls whose arguments are not JSON": 1}),
+        ([{"prompt": [None], "response": "Hello."}, {"prompt": CHAT[:1], "response": "Hello."}], {NO_MESSAGES: 1}),
+        ([{"prompt": CHAT[0], "response": "Hello."}], {NO_MESSAGES: 1}),
+        ([{"prompt": "", "response": "Hello."}], {"empty": 1}),
+        ([{"prompt": "Hi?", "response": None}], {"no assistant turn": 1}),
+    ],
+    ids=["a call", "a call that is not JSON", "no turn", "a turn alone", "no prompt", "no reply"],
+)
+def test_what_cannot_be_a_conversation_is_dropped_from_a_mixture_and_counted(rows_file, tokenizer, rows, dropped):
+    entries = rows_file([{"messages": CHAT}], "a.jsonl") + rows_file(rows, "b.jsonl")
+    config = SFTConfig(output_dir="unused", datasets=[DatasetEntry(**entry) for entry in entries], max_dropped=1.0)
+    mixture, _, account = load_splits(config, INSTRUCTIONS)
+    kept = encode_instructions(mixture, tokenizer, account["train"], config)
+    assert (len(kept), account["train"].dropped) == (1 + len(rows) - len(dropped), dropped)
+
+
+@pytest.mark.parametrize("other", [[None], CHAT[0]], ids=["no turn", "a turn alone"])
+def test_prompts_that_are_none_are_dropped_from_a_mixture_and_counted(rows_file, tokenizer, other):
+    """Among messages a turn that is none, among texts a column of single turns."""
+    entries = rows_file([{"prompt": CHAT[:1]}, {"prompt": CHAT[:1]}], "a.jsonl")
+    entries += rows_file([{"prompt": other}, *[{"prompt": CHAT[:1]}] * isinstance(other, list)], "b.jsonl")
+    config = PPOConfig(output_dir="unused", datasets=[DatasetEntry(**entry) for entry in entries], max_dropped=1.0)
+    mixture, _, account = load_splits(config, ["prompt"])
+    encode_prompts(mixture, tokenizer, account["train"], config)
+    assert account["train"].dropped == {NO_MESSAGES: 1}
+
+
+def test_prompts_as_text_and_as_turns_mix(rows_file, tokenizer):
+    entries = rows_file([{"prompt": "Hi?"}], "a.jsonl") + rows_file([{"prompt": CHAT[:1]}], "b.jsonl")
+    config = SFTConfig(output_dir="unused", datasets=[DatasetEntry(**entry) for entry in entries])
+    rows = load_splits(config, ["prompt"])[0]
+    assert rows["prompt"][0] == rows["prompt"][1] == CHAT[:1]

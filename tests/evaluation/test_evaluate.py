@@ -1,0 +1,274 @@
+"""`hfkit evaluate`: the right rows, the right figures, where they are put, and what is told when it cannot be done."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from meter import ModelMeter
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaModel
+
+import hfkit
+from hfkit.cli import main
+from hfkit.config.evaluation import EvaluateConfig
+from hfkit.config.fields import DatasetEntry
+from hfkit.config.parsing import load_config
+from hfkit.core.errors import ConfigError, HfkitError
+from hfkit.data.cards import entries_of
+from hfkit.data.forms import IGNORE
+from hfkit.evaluation.checks import problems_of
+from hfkit.evaluation.evaluate import evaluate
+from hfkit.evaluation.held_out import asked_of, find_held_out, text_likelihoods
+from hfkit.evaluation.prompts import load_prompts
+from hfkit.records.record import read_record
+
+SMALL = {"response_length": 6, "max_prompts": 4, "per_device_eval_batch_size": 2}
+
+
+@pytest.fixture
+def run_of(tmp_path):
+    """A copy of a run that a test may write into."""
+
+    def copy(folder: Path) -> Path:
+        return Path(shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns("checkpoint-*")))
+
+    return copy
+
+
+def evaluated(model: Path, **settings) -> dict:
+    config = load_config(EvaluateConfig, {"model_name_or_path": str(model), **SMALL, **settings}, problems_of)
+    return evaluate(config)
+
+
+def test_a_policy_is_measured_on_the_rows_that_were_held_out_and_its_record_and_card_say_so(run_of, ppo_dir, sft_dir):
+    folder = run_of(ppo_dir)
+    result = evaluated(folder, against=[f"before={sft_dir}"])
+    assert json.loads((folder / "evaluation.json").read_text()) == result
+    assert list(result["by_model"]) == [folder.name, "before"]
+    assert result["stage"] == "ppo"
+    assert result["data"]["test"]["kept"] == 8
+    assert result["metrics"] == result["by_model"][folder.name]
+    assert read_record(folder)["evaluation"]["metrics"] == result["metrics"]
+    assert read_record(folder)["metrics"] == read_record(ppo_dir)["metrics"]
+    card = (folder / "README.md").read_text()
+    assert "Evaluated on 8 held-out rows" in card
+    told = card.split("Evaluated on")[1].split("## ")[0]
+    assert all(f"| `{name}` |" in told for name in ("loss", "perplexity", "kl", "self_bleu"))
+    assert " |  |" not in told  # each figure has a meaning
+    assert "kl" in result["metrics"] and "kl" not in result["by_model"]["before"]
+    assert {len(sample["replies"]) for sample in result["samples"]} == {2}
+    for name in ("loss", "kl", "reply_length", "exact_match"):
+        assert result["metrics"][f"{name}_low"] <= result["metrics"][name] <= result["metrics"][f"{name}_high"]
+
+
+def test_its_loss_is_that_of_the_trainers_evaluation(sft_dir, tmp_path):
+    result = evaluated(sft_dir, output_dir=str(tmp_path))
+    assert result["metrics"]["loss"] == pytest.approx(read_record(sft_dir)["metrics"]["eval_loss"], rel=1e-3)
+    assert not (sft_dir / "evaluation.json").exists()
+    assert "evaluation" not in read_record(sft_dir)
+
+
+def test_a_plain_text_is_predicted_from_its_first_token_on(base_dir, data):
+    model, tokenizer = hfkit.load_policy(str(base_dir))
+    found = find_held_out({"stage": "pretrain"}, False, 3, [hfkit.DatasetEntry(path=str(data / "docs.jsonl"))])
+    rows, account = found.encoded(tokenizer)
+    assert account.kept == 3
+    ids = torch.tensor([[tokenizer.eos_token_id, *rows[0]["input_ids"]]])
+    loss = model(input_ids=ids, labels=ids).loss
+    first = text_likelihoods(model, tokenizer, rows.select([0]))
+    assert first.nats[0] == pytest.approx(loss.item() * first.tokens[0], rel=1e-5)
+    assert first.tokens[0] == ids.shape[1] - 1
+    assert first.sizes[0] == len(found.rows[0]["text"].encode())
+
+
+def test_rows_of_an_entry_caps_what_is_held_out(rows_file):
+    entry = rows_file([{"text": f"Number {place}."} for place in range(9)])[0]
+    found = [find_held_out({"seed": seed}, False, 9, [hfkit.DatasetEntry(**entry, rows=4)]) for seed in (0, 0, 1)]
+    first, again, other = ([row["text"] for row in one.rows] for one in found)
+    assert first == again != other and len({*first}) == 4
+
+
+def test_a_text_as_long_as_the_context_is_predicted_too(tokenizer, rows_file):
+    """Positions are learned: there is none for a token more."""
+    config = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=8, vocab_size=len(tokenizer))
+    entry = hfkit.DatasetEntry(**rows_file([{"text": "Ann likes red. " * 8}])[0])
+    rows, account = find_held_out({}, False, 1, [entry]).encoded(tokenizer, config.n_positions)
+    assert (len(rows[0]["input_ids"]), account.cut) == (8, 1)
+    assert text_likelihoods(GPT2LMHeadModel(config), tokenizer, rows).tokens.tolist() == [8]
+
+
+def test_models_are_compared_on_what_all_of_them_read(tokenizer, rows_file):
+    """Cut where the shortest context ends; and with another tokenizer, only what neither would cut."""
+    texts = ["Ann likes red.", "Bob likes blue. " * 20]
+    entry = hfkit.DatasetEntry(**rows_file([{"text": text} for text in texts])[0])
+    found, other = find_held_out({}, False, 2, [entry]), copy.deepcopy(tokenizer)
+    rows, account = found.shared_by([(tokenizer, 30), (other, 12)]).encoded(tokenizer, 30)
+    assert (max(map(len, rows["input_ids"])), account.kept, account.cut) == (12, 2, 1)
+    other.add_tokens(["likes"])
+    shared = found.shared_by([(tokenizer, 30), (other, 12)])
+    for reader in (tokenizer, other):
+        rows, account = shared.encoded(reader, 30)
+        assert (len(rows), account.dropped) == (1, {"not whole for every model": 1})
+    with pytest.raises(HfkitError, match="fits into 2 tokens of each model"):
+        found.shared_by([(tokenizer, 2), (other, None)])
+
+
+def test_replies_of_an_instruction_are_all_that_its_loss_is_on(sft_dir):
+    model, tokenizer = hfkit.load_policy(str(sft_dir))
+    rows, _ = find_held_out(read_record(sft_dir), False, 2).encoded(tokenizer)
+    found = text_likelihoods(model, tokenizer, rows)
+    assert found.tokens.tolist() == [sum(label != IGNORE for label in row) for row in rows["labels"]]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": "Who?", "response": "Ann."}, ("Who?", "Ann.")),
+        ({"prompt": "Who?", "completion": "Ann."}, ("Who?", "Ann.")),
+        ({"prompt": "Who?"}, ("Who?", None)),
+        ({"messages": [{"role": "user", "content": "?"}]}, ([{"role": "user", "content": "?"}], None)),
+        (
+            {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]},
+            ([{"role": "user", "content": "?"}], "!"),
+        ),
+        ({"text": "plain"}, None),
+        ({"messages": [{"role": "assistant", "content": "!"}]}, None),
+    ],
+)
+def test_what_a_row_asks(row, expected):
+    assert asked_of(row) == expected
+
+
+def test_a_reward_model_is_measured_on_pairs_as_its_stage_did(run_of, reward_dir):
+    folder = run_of(reward_dir)
+    result = evaluated(folder)
+    trained = {key.removeprefix("eval_"): value for key, value in read_record(reward_dir)["metrics"].items()}
+    figures = result["metrics"]
+    assert figures == pytest.approx({key: trained[key] for key in figures}, abs=1e-5)
+    assert result["probes"][folder.name].keys() == {"real", "empty", "repeated", "truncated", "off-topic"}
+
+
+def test_reward_models_are_in_memory_one_at_a_time(reward_dir, tmp_path):
+    with ModelMeter(LlamaModel) as models:
+        evaluated(reward_dir, against=[f"again={reward_dir}"], output_dir=str(tmp_path))
+    assert models.most == 1
+
+
+def test_a_pretrained_model_has_no_replies_unless_prompts_are_named(base_dir, data, tmp_path, capsys):
+    named = {"output_dir": str(tmp_path), "datasets": str(data / "docs.jsonl"), "max_rows": 6}
+    assert evaluated(base_dir, **named)["metrics"].keys() == {
+        "loss",
+        "loss_low",
+        "loss_high",
+        "perplexity",
+        "bits_per_byte",
+    }
+    assert "--prompts names some" in capsys.readouterr().out
+    metrics = evaluated(base_dir, **named, prompts=str(data / "prompts.jsonl"), temperature=0)["metrics"]
+    assert "self_bleu" in metrics and "exact_match" not in metrics
+
+
+ASKED = [{"role": "user", "content": "Who?"}]
+CHAT = [*ASKED, {"role": "assistant", "content": "Ann."}]
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "reference"),
+    [
+        ("prompts", {"prompt": ASKED}, None),
+        ("preference", {"prompt": ASKED, "chosen": "Ann.", "rejected": "Bob."}, None),
+        ("preference", {"chosen": CHAT, "rejected": [*ASKED, {"role": "assistant", "content": "Bob."}]}, None),
+        ("ranking", {"prompt": ASKED, "replies": ["Ann.", "Bob."], "scores": [1, 0]}, None),
+        ("prompt_response", {"prompt": ASKED, "response": "Ann."}, "Ann."),
+        ("messages", {"messages": CHAT}, "Ann."),
+    ],
+    ids=["prompts", "pairs", "pairs without a prompt", "rankings", "instructions", "conversations"],
+)
+def test_every_card_that_asks_something_has_prompts_to_reply_to(tmp_path, rows_file, form, row, reference):
+    columns, convert = {name: name for name in row}, [] if {"prompt", "messages"} & {*row} else ["shared_prompt"]
+    block = {"path": str(tmp_path), "files": {"train": "rows.jsonl"}, "form": form, "columns": columns}
+    rows_file([row])
+    card = tmp_path / "mine.md"
+    card.write_text(f"---\n{json.dumps({'license': 'mit', 'hfkit': {**block, 'convert': convert}})}\n---\n\n# Mine\n")
+    prompts, account = load_prompts(entries_of(str(card)), limit=4, seed=0, columns=[])
+    assert prompts == [{"prompt": ASKED, "reference": reference}]
+    assert (account.rows, account.kept, account.dropped) == (1, 1, {})
+
+
+def test_rows_cap_each_source_of_prompts_by_the_seed(rows_file):
+    def asked(seed: int) -> list[str]:
+        rows, account = load_prompts(entries, limit=100, seed=seed, columns=[])
+        assert (account.rows, account.kept) == (50, 25)
+        return [row["prompt"] for row in rows]
+
+    files = rows_file([{"prompt": f"a {n}"} for n in range(30)], "a.jsonl")
+    files += rows_file([{"prompt": f"b {n}"} for n in range(20)], "b.jsonl")
+    entries = [DatasetEntry(**files[0], rows=5), DatasetEntry(**files[1])]
+    assert asked(0) == asked(0)
+    assert {*asked(0)} != {*asked(1)}
+    assert sum(prompt.startswith("a") for prompt in asked(0)) == 5
+
+
+@pytest.mark.parametrize("key", ["prompts", "datasets"])
+@pytest.mark.parametrize("budget", ["weight", "epochs", "tokens"])
+def test_a_budget_other_than_rows_is_refused(sft_dir, data, key, budget):
+    entries = [{"path": str(data / "turns.jsonl")}, {"path": str(data / "turns.jsonl"), budget: 2}]
+    with pytest.raises(ConfigError) as error:
+        load_config(EvaluateConfig, {"model_name_or_path": str(sft_dir), key: entries}, problems_of)
+    told = {problem.key: problem.remedy for problem in error.value.problems}
+    assert "rows caps them" in told[f"{key}[1].{budget}"]
+
+
+def test_rewards_and_a_reference_of_ones_own(sft_dir, base_dir, reward_dir, tmp_path):
+    given = {"reward_model": str(reward_dir), "reference": str(base_dir), "output_dir": str(tmp_path)}
+    metrics = evaluated(sft_dir, **given)["metrics"]
+    assert metrics["kl"] > 0
+    assert metrics["reward_low"] <= metrics["reward"] <= metrics["reward_high"]
+    assert "kl" not in evaluated(sft_dir, **given, temperature=0)["metrics"]
+
+
+def test_without_held_out_rows_one_is_told_to_name_some(run_stage, tmp_path):
+    folder = run_stage("sft", tmp_path / "sft", test_split_size=None, max_steps=1)
+    with pytest.raises(HfkitError, match="names no held-out rows\nName rows that no training saw: --datasets FILE"):
+        evaluated(folder)
+
+
+def test_everything_wrong_is_told_at_once(sft_dir, reward_dir, tokenizer_dir, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError) as error:
+        load_config(
+            EvaluateConfig,
+            {
+                "model_name_or_path": str(sft_dir),
+                "against": [str(tokenizer_dir), f"r={reward_dir}", f"e={tmp_path / 'empty'}", "no/such/folder"],
+                "datasets": "/no/rows.jsonl",
+                "max_rows": 0,
+                "temperature": -1.0,
+                "reward_model": "no/such/reward",
+            },
+            problems_of,
+        )
+    told = {problem.key: problem.remedy for problem in error.value.problems}
+    assert told.keys() == {
+        *(f"against[{place}]" for place in range(4)),
+        *("datasets[0].path", "max_rows", "temperature", "reward_model"),
+    }
+    assert "the run of another stage (tokenizer)" in told["against[0]"]
+    assert "of another kind" in told["against[1]"]
+    assert "holds nothing" in told["against[2]"]
+    assert "not a Hub id" in told["against[3]"]
+
+
+def test_two_models_of_one_name_are_refused(sft_dir):
+    with pytest.raises(ConfigError, match="is the name of 2 models: write them as NAME=PATH"):
+        load_config(EvaluateConfig, {"model_name_or_path": str(sft_dir), "against": [str(sft_dir)]}, problems_of)
+
+
+def test_the_command_shows_a_table(run_of, sft_dir, capsys):
+    assert main(["evaluate", str(run_of(sft_dir)), "--max_prompts", "2", "--response_length", "4"]) == 0
+    shown = capsys.readouterr().out
+    assert "perplexity" in shown and "evaluation.json" in shown
+    assert main(["evaluate", "no/such/model"]) == 2
+    assert "no such folder" in capsys.readouterr().err

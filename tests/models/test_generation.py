@@ -1,0 +1,98 @@
+"""Sampling of replies: rows that have ended leave the batch, and those that go on do not notice."""
+
+import pytest
+import torch
+from transformers import (
+    FalconH1Config,
+    FalconH1ForCausalLM,
+    FalconMambaConfig,
+    FalconMambaForCausalLM,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+from hfkit.models.generation import STRIDE, generate_replies, likelihoods
+
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+LIMIT = 2 * STRIDE + 5
+PROMPTS = [[20, 21], [22, 23, 24, 25, 26, 27, 28], [29], [30, 31, 32, 33], [34, 35, 36]]
+
+
+def model_of(family: str, vocabulary: int) -> torch.nn.Module:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": vocabulary, "max_position_embeddings": 128, "initializer_range": 1.0}
+    if family == "llama":
+        model = LlamaForCausalLM(LlamaConfig(**SIZES, **sizes))
+    elif family == "sliding window":
+        model = MistralForCausalLM(MistralConfig(**SIZES, **sizes, num_key_value_heads=2, sliding_window=6))
+    elif family == "learned positions":
+        model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=128, **sizes))
+    elif family == "attention and recurrent":
+        settings = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_ssm": 64, "mamba_d_state": 8, "mamba_n_groups": 1}
+        model = FalconH1ForCausalLM(FalconH1Config(**SIZES, **sizes, **settings, num_key_value_heads=2))
+    else:
+        model = FalconMambaForCausalLM(FalconMambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=vocabulary))
+    return model.eval()
+
+
+def alone(model, tokenizer, prompt: list[int]) -> list[int]:
+    """The likeliest reply of one row in one call, never ended."""
+    config = GenerationConfig(max_new_tokens=LIMIT, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    ids = torch.tensor([prompt])
+    model.generation_config = GenerationConfig()
+    return model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "sliding window", "learned positions", "attention and recurrent", "recurrent"]
+)
+def test_a_reply_in_a_batch_is_the_reply_alone(tokenizer, family):
+    model = model_of(family, len(tokenizer))
+    whole = [alone(model, tokenizer, prompt) for prompt in PROMPTS]
+    # One row ends at once, one within the second stride, one with its last token, and others not at all.
+    stops = [whole[0][0], whole[1][STRIDE + 3], whole[3][-1]]
+    ends = [next((place + 1 for place, token in enumerate(row) if token in stops), LIMIT) for row in whole]
+    assert len({-(-end // STRIDE) for end in ends}) > 1  # rows end in different strides
+    replies = generate_replies(model, tokenizer, PROMPTS, LIMIT, stops=stops, batch_size=4)
+    assert replies == [row[:end] for row, end in zip(whole, ends, strict=True)]
+
+
+def test_rows_that_have_ended_are_not_computed(tokenizer):
+    model, computed = model_of("llama", len(tokenizer)), []
+    whole = [alone(model, tokenizer, prompt) for prompt in PROMPTS]
+    model.register_forward_hook(lambda module, given, output: computed.append(output.logits.shape[0]))
+    stops = list({row[2] for row in whole[:4]})
+    replies = generate_replies(model, tokenizer, PROMPTS, LIMIT, stops=stops)
+    strides = [-(-len(reply) // STRIDE) * STRIDE for reply in replies]
+    assert min(map(len, replies)) <= 3
+    assert sum(computed) <= sum(strides) < LIMIT * len(PROMPTS)
+
+
+def test_the_same_seed_samples_the_same(tokenizer):
+    model = model_of("llama", len(tokenizer))
+    first, second, third = (
+        generate_replies(model, tokenizer, PROMPTS, LIMIT, temperature=1.0, seed=seed) for seed in (0, 0, 1)
+    )
+    assert first == second != third
+
+
+@pytest.mark.parametrize("family", ["llama", "sliding window", "learned positions"])
+def test_likelihoods_are_those_of_the_row_alone_without_a_cache_or_logits_of_what_is_read(tokenizer, family):
+    model, seen = model_of(family, len(tokenizer)), []
+    replies = [[40, 41, 42], [43], [44, 45], [46], [47, 48, 49, 50]]
+    hook = model.register_forward_hook(lambda *given: seen.append(given[2]))
+    found = likelihoods(model, tokenizer, PROMPTS, replies, temperature=0.7, batch_size=2)
+    hook.remove()
+    assert not any(out.past_key_values for out in seen)
+    assert [out.logits.shape[1] for out in seen] == [7, 5, 5]  # from the shortest prompt's last token on
+    for prompt, reply, one in zip(PROMPTS, replies, found, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1]
+        said = (logits / 0.7).log_softmax(-1)
+        assert torch.allclose(one.logprobs, said[range(len(reply)), reply], atol=1e-5)
+        assert torch.allclose(one.entropy, -(said.exp() * said).sum(-1), atol=1e-5)

@@ -1,0 +1,140 @@
+"""PPO in two processes: the update of one process on the same batch, and runs that save, resume and load again."""
+
+import gc
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from interruption import assert_same_run, stopped_copy
+from ppo_small import PTX, REPLIES, models, small_trainer
+from processes import WORLD, launch
+
+from hfkit.models.loading import load_policy, load_tokenizer
+from hfkit.records.record import read_record
+from hfkit.rlhf import update as updating
+
+BATCH = {"per_device_train_batch_size": 2, "num_ppo_epochs": 2, "entropy_coef": 0.1, "ptx_coef": 0.5, "seed": 3}
+
+
+def update(tokenizer_dir: Path, folder: Path, accumulation: int) -> None:
+    """Two passes over the eight replies, of which each process has its share; what comes of it goes to a file."""
+    torch.set_default_dtype(torch.float64)
+    trainer = small_trainer(
+        load_tokenizer(str(tokenizer_dir)),
+        folder,
+        models("llama", lora=True),
+        ptx=PTX * 4,  # more than a step takes: each process has rows of its own
+        gradient_accumulation_steps=accumulation,
+        **BATCH,
+    )
+    rank, share = trainer.args.process_index, trainer.args.local_batch_size
+    mine = slice(rank * share, (rank + 1) * share)
+    experience, metrics = trainer.judge(list(trainer.train_dataset)[mine], REPLIES[mine])
+    metrics |= trainer.update(experience)
+    taken = []
+    for step in range(3):
+        trainer.state.episode = step * trainer.args.batch_size
+        taken.append([row["score"] for row in trainer.next_rows()])
+    weights = {f"{role}.{n}": p.data for role, model in trainer.trained.items() for n, p in model.named_parameters()}
+    torch.save({"metrics": metrics, "weights": weights, "taken": taken}, folder / f"rank-{rank}.pt")
+
+
+def test_two_processes_make_the_update_of_one(tokenizer_dir, tmp_path):
+    launch(update, tokenizer_dir, tmp_path, 2)
+    first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(WORLD))
+    try:
+        update(tokenizer_dir, tmp_path, 4)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    alone = torch.load(tmp_path / "rank-0.pt", weights_only=True)
+    assert [one + other for one, other in zip(first["taken"], second["taken"], strict=True)] == alone["taken"]
+    assert first["metrics"] == pytest.approx(second["metrics"], rel=1e-12)
+    assert first["metrics"] == pytest.approx(alone["metrics"], rel=1e-6)
+    for name, weight in alone["weights"].items():
+        assert torch.equal(first["weights"][name], second["weights"][name]), name
+        assert torch.allclose(first["weights"][name], weight, rtol=1e-6, atol=1e-9), name
+
+
+def gradients(tokenizer_dir: Path, folder: Path, bucket: int) -> None:
+    """Sums gradients of which the second process has one less, and neither has the last."""
+    parts = models("llama", lora=True)
+    trainer = small_trainer(load_tokenizer(str(tokenizer_dir)), folder, parts, per_device_train_batch_size=1)
+    rank, trained = trainer.args.process_index, trainer.update.trained
+    trained[1].data = trained[1].data.float()
+    updating.BUCKET = bucket
+    for place, parameter in enumerate(trained[:-1]):
+        if rank == 0 or place != 2:
+            parameter.grad = torch.full_like(parameter, place + 10.0 * rank)
+    trainer.update.sum_gradients()
+    sums = [None if p.grad is None else (p.grad.dtype, p.grad.unique().tolist()) for p in trained]
+    gc.collect()
+    wrapped = [one for one in gc.get_objects() if type(one) is torch.nn.parallel.DistributedDataParallel]
+    torch.save((sums, len(wrapped)), folder / f"rank-{rank}.pt")
+
+
+@pytest.mark.parametrize("bucket", [100, updating.BUCKET])
+def test_gradients_are_summed_where_one_process_has_none(tokenizer_dir, tmp_path, bucket):
+    launch(gradients, tokenizer_dir, tmp_path, bucket)
+    (sums, wrapped), other = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(WORLD))
+    assert other == (sums, wrapped)
+    expected = [[2.0 * place + (10.0 if place != 2 else -2.0)] for place in range(len(sums) - 1)]
+    assert [values for _, values in sums[:-1]] == expected and sums[-1] is None
+    assert [dtype for dtype, _ in sums[:3]] == [torch.float64, torch.float32, torch.float64]
+    assert wrapped == 0  # it would keep a copy of all gradients
+
+
+def train(config) -> None:
+    from hfkit.stages import ppo
+
+    ppo.main(config)
+
+
+EVALUATED = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "test_split_size": 2}
+CHANGES = {"gradient_accumulation_steps": 1, "num_mini_batches": 1, "max_steps": 2, "save_steps": 1}
+
+
+def check_a_run(config_of, folder: Path, **changes) -> None:
+    """Trains, saves, goes on from a checkpoint to the same end, and loads again."""
+    launch(train, config_of("ppo", folder / "whole", **CHANGES, **changes))
+    record = read_record(folder / "whole")
+    assert (record["environment"]["processes"], record["steps"], record["episodes"]) == (WORLD, 2, 8)
+    stopped = stopped_copy(folder / "whole", folder / "stopped", 1)
+    launch(train, config_of("ppo", stopped, **CHANGES, **changes, resume_from_checkpoint=True))
+    assert read_record(stopped)["resumed_from"] == "checkpoint-1"
+    assert_same_run(stopped, folder / "whole")
+    policy, tokenizer = load_policy(str(stopped))
+    assert policy(**tokenizer("Ann", return_tensors="pt", return_token_type_ids=False)).logits.isfinite().all()
+
+
+def test_pain_17_a_run_trains_saves_resumes_and_loads(config_of, tmp_path):
+    check_a_run(config_of, tmp_path)
+
+
+def wavering(prompts, replies) -> list[float]:
+    """A reward that differs from process to process: only the second one finds each evaluation better than the last."""
+    global asked
+    asked += 1
+    return [float(asked if os.environ.get("RANK") == "1" else -asked)] * len(replies)
+
+
+asked = 0
+
+
+def test_processes_agree_on_the_best_checkpoint_where_their_rewards_waver(config_of, tmp_path):
+    rewards = {"reward_model_path": None, "reward_functions": [f"{__name__}:wavering"]}
+    launch(train, config_of("ppo", tmp_path / "run", **{**CHANGES, "max_steps": 3}, **rewards, **EVALUATED))
+    assert read_record(tmp_path / "run")["steps"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_peft": False},
+        {"load_in_4bit": True, "normalize_rewards": True, "kl_target": 1.0, "sample_steps": 1, **EVALUATED},
+    ],
+    ids=["full", "4-bit"],
+)
+def test_other_runs_do_as_well(config_of, tmp_path, changes):
+    check_a_run(config_of, tmp_path, **changes)

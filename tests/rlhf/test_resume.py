@@ -1,0 +1,145 @@
+"""PPO that was stopped and goes on ends as PPO that was not, bit for bit: weights, optimizer, controllers, curves."""
+
+import multiprocessing
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from interruption import assert_same_run, curves, stopped_copy
+from safetensors.torch import load_file
+
+from hfkit.core.files import read_json_mapping
+from hfkit.records.metrics_file import read_metrics
+from hfkit.records.record import read_record
+from hfkit.training.run import fault_of, last_complete_checkpoint
+
+STEPS = {"max_steps": 6, "save_steps": 3, "save_total_limit": 9}
+EVERYTHING = {
+    "load_in_4bit": True,
+    "kl_target": 0.5,
+    "kl_horizon": 40,
+    "normalize_rewards": True,
+    "ptx_coef": 0.5,
+    "value_warmup_steps": 2,
+    "value_learning_rate": 2e-3,
+    "entropy_coef": 0.01,
+    "weight_decay": 0.01,
+    "save_steps": 1,
+    "logging_steps": 2,
+    "sample_steps": 1,
+    "test_split_size": 2,
+    "eval_strategy": "steps",
+    "eval_steps": 1,
+    "early_stopping_patience": 4,  # the policy is at its best before its first step: it comes to an end at update 5
+}
+RUNS = {"plain": {}, "everything": EVERYTHING}
+
+
+@pytest.fixture(scope="module")
+def whole(run_stage, data, tmp_path_factory):
+    """The uninterrupted run, and its settings."""
+    made = {}
+
+    def make(name: str) -> tuple[Path, dict]:
+        if name not in made:
+            changes = STEPS | RUNS[name]
+            if changes.get("ptx_coef"):
+                changes["ptx_datasets"] = [{"path": str(data / "turns.jsonl")}]
+            made[name] = run_stage("ppo", tmp_path_factory.mktemp(name) / "whole", **changes), changes
+        return made[name]
+
+    return make
+
+
+def assert_same_checkpoint(one: Path, other: Path) -> None:
+    """Weights and values, what the optimizer knows, and controllers: the same."""
+    for role in ("policy", "value"):
+        ours, theirs = (load_file(folder / f"{role}_model.safetensors") for folder in (one, other))
+        assert ours.keys() == theirs.keys() and len(ours) > 1
+        assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    ours, theirs = (torch.load(folder / "optimizer.pt", weights_only=True) for folder in (one, other))
+    assert ours["param_groups"] == theirs["param_groups"] and ours["state"].keys() == theirs["state"].keys()
+    for place, state in ours["state"].items():
+        assert [name for name, value in state.items() if not torch.equal(value, theirs["state"][place][name])] == []
+    ours, theirs = (read_json_mapping(folder / "ppo_state.json") for folder in (one, other))
+    assert {name: ours["controllers"][name] for name in ours["controllers"] if name != "watch"} == {
+        name: theirs["controllers"][name] for name in theirs["controllers"] if name != "watch"
+    }
+    assert ours["kept"]["callbacks"] == theirs["kept"]["callbacks"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_pain_08_three_updates_and_three_are_six(run_stage, whole, tmp_path, name):
+    done, changes = whole(name)
+    folder = stopped_copy(done, tmp_path / "stopped", 3)
+    run_stage("ppo", folder, **changes, resume_from_checkpoint=True)
+    assert read_record(folder)["resumed_from"] == "checkpoint-3"
+    assert_same_run(folder, done)
+    last = last_complete_checkpoint(folder).name
+    assert last > "checkpoint-3"
+    assert_same_checkpoint(folder / last, done / last)
+    if changes.get("sample_steps"):
+        assert (folder / "rollouts.jsonl").read_text() == (done / "rollouts.jsonl").read_text()
+
+
+def test_a_run_that_has_moved_keeps_its_best_checkpoint(run_stage, tmp_path):
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "test_split_size": 2}
+    changes = {"max_steps": 3, "save_steps": 1, "save_total_limit": 1, "learning_rate": 0.0, **best}
+    done = run_stage("ppo", tmp_path / "whole", **changes)  # nothing is learnt, so the first is the best
+    moved = stopped_copy(done, tmp_path / "moved", 1)
+    shutil.rmtree(done)
+    run_stage("ppo", moved, **changes, resume_from_checkpoint=True)
+    assert (moved / "checkpoint-1").is_dir()
+
+
+def test_the_run_with_everything_used_everything(whole):
+    """Or the test above would not see what it should."""
+    folder, _ = whole("everything")
+    rows = read_metrics(folder)
+    logged = [row for row in rows if "objective/kl_coef" in row]
+    assert len({row["objective/kl_coef"] for row in logged}) > 1
+    assert ["loss/ptx" in row for row in logged] == [False, True, True][: len(logged)]
+    state = read_json_mapping(folder / "checkpoint-5" / "ppo_state.json")
+    assert state["kept"]["callbacks"]["EarlyStoppingCallback"]["early_stopping_patience_counter"] == 4
+    assert read_record(folder)["steps"] == 5
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["policy_model.safetensors", "value_model.safetensors", "optimizer.pt", "ppo_state.json", "trainer_state.json"],
+)
+def test_a_checkpoint_that_was_cut_off_is_not_gone_on_from(whole, tmp_path, name):
+    folder = tmp_path / "checkpoint-6"
+    shutil.copytree(whole("plain")[0] / "checkpoint-6", folder)
+    assert fault_of(folder) is None
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    assert name in fault_of(folder)
+
+
+def train(config) -> None:
+    from hfkit.stages import ppo
+
+    ppo.main(config)
+
+
+def test_killed_in_an_update_it_goes_on_to_the_same_weights(config_of, run_stage, whole, tmp_path):
+    done, changes = whole("plain")
+    folder = tmp_path / "killed"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["hfkit.rlhf.trainer", "hfkit.stages.ppo", "hfkit.data.forms", "hfkit.training.arguments"]
+    )
+    process = context.Process(target=train, args=(config_of("ppo", folder, **changes),))
+    process.start()
+    while len(read_metrics(folder)) < 4 and process.is_alive():
+        time.sleep(0.0005)
+    process.kill()
+    process.join()
+    assert read_record(folder)["status"] == "running" and not (folder / "checkpoint-6").exists()
+    run_stage("ppo", folder, **changes, resume_from_checkpoint=True)
+    assert_same_run(folder, done)
+    assert_same_checkpoint(folder / "checkpoint-6", done / "checkpoint-6")
+    assert [row["step"] for row in curves(folder)] == [1, 2, 3, 4, 5, 6]

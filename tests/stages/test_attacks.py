@@ -1,0 +1,277 @@
+"""What users and machines get wrong: each is refused in words, before anything is lost, and nothing passes unseen."""
+
+import fcntl
+import gzip
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from hfkit.core.errors import ConfigError, HfkitError
+from hfkit.models.loading import load_base, load_policy
+from hfkit.stages.pipeline import run_pipeline
+from hfkit.training.run import fault_of
+
+TURN = json.dumps({"prompt": "What does Ann like?", "response": "red."}) + "\n"
+DOCUMENT = json.dumps({"text": "Ann likes red. The colour of Ann is red."}) + "\n"
+PAIR = {"prompt": "What?", "chosen": "red", "rejected": "blue"}
+
+
+def edit(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return lambda folder: Path(shutil.copytree(folder, tmp_path / f"copy-{folder.name}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("empty.jsonl", b"", "it is empty"),
+        ("cut.jsonl.gz", gzip.compress(TURN.encode() * 30, mtime=0)[:50], "EOFError"),
+        ("broken.jsonl", TURN.encode() * 30 + b'{"prompt": "x", "resp\n' + TURN.encode(), "line 31: JSONDecodeError"),
+        (
+            "latin.jsonl",
+            TURN.encode() * 30 + b'{"prompt": "caf\xe9", "response": "x"}\n',
+            "line 31: UnicodeDecodeError",
+        ),
+        ("latin.txt", b"one\ncaf\xe9 x\n", "line 2: UnicodeDecodeError"),
+        ("utf16.jsonl", TURN.encode("utf-16"), "line 1: UnicodeDecodeError"),
+        ("numbers.jsonl", b'{"prompt": 3, "response": 4}\n' * 30, "the column 'prompt' holds int64"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_with_its_line(run_stage, tmp_path, name, content, told):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(HfkitError, match=told):
+        run_stage("sft", tmp_path / "out", datasets=[{"path": str(tmp_path / name)}])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "pretrain"])
+@pytest.mark.parametrize(
+    ("value", "told"), [(3, "holds int64"), (None, "nothing to learn from"), (["a"], "nothing to")]
+)
+def test_a_text_column_without_text_is_refused(run_stage, tmp_path, rows_file, stage, value, told):
+    with pytest.raises(HfkitError, match=told):
+        run_stage(stage, tmp_path / "out", datasets=rows_file([{"text": value}] * 30))
+
+
+def test_a_tokenizer_is_trained_around_missing_texts(run_stage, tmp_path, rows_file):
+    folder = run_stage(
+        "tokenizer", tmp_path / "out", datasets=rows_file([*[{"text": "Ann likes red."}] * 9, {"text": None}])
+    )
+    assert json.loads((folder / "hfkit.json").read_text())["data"]["train"]["dropped"] == {"empty": 1}
+
+
+@pytest.mark.parametrize(
+    ("stage", "row", "told"),
+    [
+        ("sft", {"messages": ["x", "y"]}, "neither text nor messages"),
+        ("sft", {"messages": [{"from": "human", "value": "x"}]}, "neither text nor messages"),
+        ("reward", PAIR | {"margin": "big"}, "'margin' holds string, and should hold numbers"),
+        ("reward", PAIR | {"chosen": 1, "rejected": 2}, "'chosen' holds int64"),
+        ("ppo", {"prompt": 3}, "'prompt' holds int64"),
+    ],
+)
+def test_a_row_of_another_kind_is_told(run_stage, tmp_path, rows_file, stage, row, told):
+    with pytest.raises(HfkitError, match=told):
+        run_stage(stage, tmp_path / "out", datasets=rows_file([row] * 30))
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [({"promt": "prompt"}, r"maps to \['promt'\]"), ({"prompt": "response", "response": "response"}, "twice")],
+)
+def test_columns_mapped_to_nothing_are_refused(run_stage, tmp_path, data, columns, told):
+    with pytest.raises(HfkitError, match=told):
+        run_stage("sft", tmp_path / "out", datasets=[{"path": str(data / "turns.jsonl"), "columns": columns}])
+
+
+@pytest.mark.parametrize("size", [32, 500, 0.999])
+def test_a_split_that_leaves_nothing_is_refused(run_stage, tmp_path, size):
+    with pytest.raises(HfkitError, match="leaves nothing to train on of 32 rows"):
+        run_stage("sft", tmp_path / "out", test_split_size=size)
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "key"),
+    [
+        *[("sft", {key: value}, key) for key, value in (
+            ("max_steps", 0), ("max_steps", -5), ("eval_steps", 0), ("seed", -1), ("seed", 2**40), ("warmup_steps", -3),
+            ("weight_decay", -1.0), ("dataset_num_proc", 0), ("max_dropped", 5.0), ("lora_dropout", -1.0),
+            ("test_split_size", 1.5), ("save_steps", 1.5), ("logging_steps", 2.5), ("load_best_model_at_end", True),
+            ("optim", "nonsense"), ("lr_scheduler_type", "nonsense"), ("report_to", "nonsense"), ("deepspeed", "x"),
+            ("lora_target_modules", []), ("model_revision", "v2"), ("hub_token", "hf_secret"), ("tf32", True),
+        )],
+        ("ppo", {"total_episodes": 0}, "total_episodes"),
+        ("ppo", {"cliprange": -1.0}, "cliprange"),
+        ("ppo", {"gamma": 5.0}, "gamma"),
+        ("tokenizer", {"vocab_size": 10}, "vocab_size"),
+        ("tokenizer", {"vocab_size": -10}, "vocab_size"),
+        ("tokenizer", {"min_frequency": -1}, "min_frequency"),
+        ("tokenizer", {"chat_template": "nowhere.jinja"}, "chat_template"),
+        ("pretrain", {"model_config": {"model_type": "llama", "vocab_size": 50}}, "model_config.vocab_size"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_work_is_told_before_the_folder_is_made(config_of, tmp_path, stage, changes, key):
+    with pytest.raises(ConfigError) as told:
+        config_of(stage, tmp_path / "out", **changes)
+    assert [problem.key for problem in told.value.problems] == [key]
+    assert "secret" not in str(told.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("template", [b"{% for m in messages %}{{ m.nope", b"\xff\xfe\x00"])
+def test_a_chat_template_that_is_none_is_refused(config_of, tmp_path, template):
+    (tmp_path / "chat.jinja").write_bytes(template)
+    with pytest.raises(ConfigError, match="chat_template: "):
+        config_of("tokenizer", tmp_path / "out", chat_template=str(tmp_path / "chat.jinja"))
+
+
+@pytest.mark.parametrize("below", ["", "/deeper"])
+def test_a_file_for_an_output_folder_is_refused(config_of, tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match=r"output_dir: .* is not a folder"):
+        config_of("tokenizer", f"{tmp_path / 'file'}{below}")
+
+
+@pytest.mark.parametrize("stage", ["sft", "ppo"])
+def test_a_reward_model_is_no_policy(config_of, tmp_path, reward_dir, stage):
+    with pytest.raises(ConfigError, match="start from a language model"):
+        config_of(stage, tmp_path, model_name_or_path=str(reward_dir), lora_r=None)
+
+
+@pytest.mark.parametrize("change", [{"lora_target_modules": ["q_proj"]}, {"use_rslora": True}])
+def test_an_adapter_keeps_its_shape(config_of, tmp_path, sft_dir, change):
+    with pytest.raises(ConfigError, match="the adapter it starts from has"):
+        config_of("reward", tmp_path, **change)
+
+
+def test_an_adapter_without_its_base_is_told_by_name(config_of, tmp_path, sft_dir, copy):
+    folder = copy(sft_dir)
+    edit(folder / "adapter_config.json", base_model_name_or_path="/gone/model")
+    with pytest.raises(ConfigError, match="its base '/gone/model' is not there"):
+        config_of("reward", tmp_path / "out", model_name_or_path=str(folder))
+
+
+def test_a_run_that_is_not_done_is_no_model(config_of, tmp_path, base_dir, copy):
+    folder = copy(base_dir)
+    edit(folder / "hfkit.json", status="failed")
+    with pytest.raises(ConfigError, match=r"a run that is not done \(failed\)"):
+        config_of("sft", tmp_path / "out", model_name_or_path=str(folder))
+
+
+def test_a_tokenizer_of_another_model_is_refused(config_of, tmp_path, base_dir, copy):
+    folder = copy(base_dir)
+    edit(folder / "config.json", vocab_size=300)
+    with pytest.raises(ConfigError, match="has ids up to 317: the model's embedding ends at 299"):
+        config_of("sft", tmp_path / "out", model_name_or_path=str(folder))
+
+
+def test_code_that_comes_with_a_model_is_not_even_offered(config_of, tmp_path, base_dir, copy, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run code of the model"))
+    folder = copy(base_dir)
+    edit(
+        folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.T", None]}, tokenizer_class="EvilTokenizer"
+    )
+    edit(folder / "config.json", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}, model_type="evil")
+    (folder / "evil.py").write_text("raise SystemExit('code was run')")
+    with pytest.raises(ConfigError, match="its tokenizer cannot be read"):
+        config_of("sft", tmp_path / "out", model_name_or_path=str(folder))
+    with pytest.raises(HfkitError, match="cannot load"):
+        load_base(str(folder))
+
+
+@pytest.mark.parametrize("harm", ["missing", "truncated", "reshaped"])
+def test_weights_that_are_not_whole_are_refused(base_dir, copy, harm):
+    file = copy(base_dir) / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if "layers.1" in name)
+    if harm == "truncated":
+        os.truncate(file, 5000)
+    else:
+        weights |= {name: weights[name][:1].contiguous()}
+        save_file({k: v for k, v in weights.items() if harm != "missing" or k != name}, file, {"format": "pt"})
+    with pytest.raises(HfkitError, match="lacks 1 weights" if harm == "missing" else "cannot load"):
+        load_base(str(file.parent))
+
+
+def test_an_adapter_comes_from_safetensors_alone(sft_dir, copy):
+    folder = copy(sft_dir)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(HfkitError, match="read from safetensors only"):
+        load_policy(str(folder))
+
+
+def test_weights_that_went_to_nan_are_not_published(run_stage, tmp_path, base_dir, copy):
+    file = copy(base_dir) / "model.safetensors"
+    save_file({name: tensor * float("nan") for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(HfkitError, match="no longer finite"):
+        run_stage("sft", tmp_path / "out", model_name_or_path=str(file.parent), max_steps=1)
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+def test_a_run_without_a_step_is_not_published(run_stage, tmp_path):
+    with pytest.raises(HfkitError, match="no step was taken"):
+        run_stage("sft", tmp_path / "out", dataloader_drop_last=True, per_device_train_batch_size=500)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize("harm", ["cut off", "missing"])
+def test_a_checkpoint_that_broke_is_left_out(sft_dir, copy, name, harm):
+    checkpoint = copy(sft_dir) / "checkpoint-6"
+    assert fault_of(checkpoint) is None
+    if harm == "missing":
+        (checkpoint / name).unlink()
+    else:
+        os.truncate(checkpoint / name, 50)
+    assert harm in fault_of(checkpoint)
+
+
+@pytest.mark.parametrize("record", ["[]", '"x"', "{", ""])
+def test_a_record_that_is_none_is_not_written_over(run_stage, tokenizer_dir, copy, record):
+    folder = copy(tokenizer_dir)
+    (folder / "hfkit.json").write_text(record)
+    with pytest.raises(HfkitError, match=r"is not empty and has no hfkit\.json"):
+        run_stage("tokenizer", folder)
+    assert (folder / "hfkit.json").read_text() == record
+
+
+def test_a_second_process_is_kept_out(run_stage, tmp_path):
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(HfkitError, match="another process is training into"):
+        run_stage("tokenizer", tmp_path)
+    os.close(handle)
+    assert (run_stage("tokenizer", tmp_path) / "tokenizer.json").is_file()
+
+
+def test_a_full_disk_is_told(config_of, tmp_path):
+    from hfkit.training.run import Run
+
+    run = Run("tokenizer", config_of("tokenizer", tmp_path / "out"), {}, [])
+    with pytest.raises(HfkitError, match="no space left"), run.training():
+        raise OSError(28, "No space left on device")
+
+
+@pytest.fixture
+def pipeline(tmp_path, data):
+    (tmp_path / "sft.yaml").write_text(f"datasets: [{{path: {data / 'turns.jsonl'}}}]\nuse_peft: true\n")
+    (tmp_path / "p.yaml").write_text(f"output_dir: {tmp_path / 'out'}\nstages: {{sft: sft.yaml}}\n")
+    return tmp_path / "p.yaml"
+
+
+def test_every_flag_that_a_pipeline_cannot_use_is_told(pipeline):
+    with pytest.raises(ConfigError) as told:
+        run_pipeline(pipeline, flags=["--nope.x", "1", "--sft.output_dir", "/tmp/x", "--ppo.kl_coef", "0"])
+    assert [problem.key for problem in told.value.problems] == ["--nope.x", "--sft.output_dir", "--ppo.kl_coef"]
+
+
+def test_a_field_of_the_trainer_that_fails_is_named(run_stage, tmp_path):
+    with pytest.raises(HfkitError, match=r"Invalid beta parameter .* one of adam_beta1 may be to blame"):
+        run_stage("sft", tmp_path / "out", adam_beta1=2.0)

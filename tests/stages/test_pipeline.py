@@ -1,0 +1,158 @@
+"""The whole chain from one file: each stage gets what the one before made, and is done once."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from meter import ModelMeter
+from pipelines import write_pipeline
+from transformers import LlamaModel
+
+from hfkit.config.parsing import group_flags
+from hfkit.config.stages import STAGES
+from hfkit.core.errors import ConfigError, HfkitError
+from hfkit.records.record import read_record, weights_hash
+from hfkit.stages.pipeline import run_pipeline, stage_flags
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, data):
+    """Writes a pipeline of conftest's tiny configs; returns its path."""
+    return lambda *stages, **changes: write_pipeline(tmp_path_factory.mktemp("files"), data, *stages, **changes)
+
+
+@pytest.fixture(scope="module")
+def chain(files):
+    """The pipeline's file and the folder of all stages, run once."""
+    path = files()
+    return path, run_pipeline(path)
+
+
+def times(root) -> dict:
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+
+
+def test_every_stage_starts_from_what_an_earlier_one_made(chain):
+    _, root = chain
+    records = {stage: read_record(root / stage) for stage in STAGES}
+    assert {record["status"] for record in records.values()} == {"done"}
+    assert records["pretrain"]["config"]["tokenizer_name_or_path"] == str(root / "tokenizer")
+    starts = {
+        stage: [(parent["path"], parent["weights_sha256"]) for parent in records[stage]["lineage"]] for stage in STAGES
+    }
+    made = {stage: (str(root / stage), weights_hash(root / stage)) for stage in STAGES}
+    assert starts["sft"] == [made["pretrain"]]
+    assert starts["reward"] == [made["sft"]]
+    assert starts["ppo"] == [made["sft"], made["reward"]]
+
+
+def test_no_stage_leaves_its_models_in_memory(files):
+    """Pretraining, SFT and the reward model hold one each, and nothing of the stage before."""
+    with ModelMeter(LlamaModel) as models:
+        run_pipeline(files(["tokenizer", "pretrain", "sft", "reward"]))
+        assert models.most == 1 and not models.alive
+
+
+def test_what_is_done_is_skipped(chain, capsys):
+    path, root = chain
+    before = times(root)
+    run_pipeline(path)
+    assert capsys.readouterr().out.count("already done") == 5
+    assert times(root) == before
+
+
+def test_what_was_interrupted_goes_on_and_the_rest_follows(chain, tmp_path, capsys):
+    path, root = chain
+    before = weights_hash(root / "reward")
+    shutil.rmtree(root / "ppo")
+    record = read_record(root / "reward") | {"status": "running"}
+    (root / "reward" / "hfkit.json").write_text(json.dumps(record))
+    run_pipeline(path)
+    printed = capsys.readouterr().out
+    assert printed.count("already done") == 3
+    assert "reward: going on from checkpoint-6" in printed
+    assert weights_hash(root / "reward") == before
+    assert read_record(root / "ppo")["status"] == "done"
+
+
+def test_a_changed_config_is_refused_by_its_key_and_nothing_is_touched(chain):
+    path, root = chain
+    before = times(root)
+    with pytest.raises(HfkitError, match=r"learning_rate: 0\.001 there, 0\.01 now") as told:
+        run_pipeline(path, flags=["--sft.learning_rate", "1e-2"])
+    assert str(root / "sft") in str(told.value)
+    assert times(root) == before
+
+
+def test_a_flag_is_for_one_stage_or_for_all(files):
+    path = files(("tokenizer", "pretrain"))
+    root = run_pipeline(path, flags=["--seed", "7", "--pretrain.max_steps=1", "--tokenizer.vocab_size", "300"])
+    assert [read_record(root / stage)["seed"] for stage in ("tokenizer", "pretrain")] == [7, 7]
+    assert read_record(root / "pretrain")["steps"] == 1
+    assert read_record(root / "tokenizer")["config"]["vocab_size"] == 300
+
+
+@pytest.mark.parametrize(
+    ("flags", "argv"),
+    [
+        (["--bf16", "--seed", "1", "--sft.bf16", "false"], ["--seed", "1", "--bf16", "false"]),
+        (["--no_bf16", "--sft.bf16", "--seed", "1"], ["--bf16", "--seed", "1"]),
+        (["--seed=1", "--sft.seed", "2"], ["--seed", "2"]),
+        (["--max-steps", "1", "--sft.max_steps=2"], ["--max_steps=2"]),
+        (["--report_to", "a", "b", "--seed", "1", "--sft.report-to=c"], ["--seed", "1", "--report-to=c"]),
+        (["--sft.model_name_or_path", "mine"], ["--model_name_or_path", "mine"]),
+    ],
+)
+def test_a_flag_of_one_stage_takes_the_place_of_all_words_of_the_same_flag(files, flags, argv):
+    path = files(("pretrain", "sft"))
+    loaded = yaml.safe_load(path.read_text())
+    argvs = stage_flags(loaded, path.parent, path.parent / "runs", flags)
+    own = group_flags(argvs["sft"], [])[3:]  # after config, output_dir and resume_from_checkpoint
+    made = ("model_name_or_path", [str(path.parent / "runs" / "pretrain")])
+    given = group_flags(argv, [])
+    assert own == (given if "model_name_or_path" in dict(given) else [made, *given])
+
+
+def test_a_pipeline_can_begin_with_a_model_that_is_there(files, base_dir, tmp_path):
+    path = files(("sft", "reward"), sft={"model_name_or_path": str(base_dir), "max_steps": 1}, reward={"max_steps": 1})
+    root = run_pipeline(path, str(tmp_path / "mine"))
+    assert root == tmp_path / "mine"
+    assert read_record(root / "sft")["lineage"][0]["path"] == str(base_dir)
+
+
+def test_the_problems_of_all_stages_are_told_before_any_runs(files):
+    path = files(sft={"learning_rat": 1}, reward={"max_length": -1}, ppo={"num_mini_batches": 3})
+    with pytest.raises(ConfigError) as told:
+        run_pipeline(path)
+    keys = [problem.key for problem in told.value.problems]
+    assert keys == ["sft.learning_rat", "reward.max_length", "ppo.num_mini_batches"]
+    assert not (path.parent / "runs").exists()
+
+
+def test_a_path_of_ones_own_is_looked_at_and_what_a_stage_will_make_is_not(files):
+    path = files(ppo={"num_mini_batches": 3})
+    with pytest.raises(ConfigError) as told:
+        run_pipeline(path, flags=["--ppo.reward_model_path", "runs/old/rewrad"])
+    assert [problem.key for problem in told.value.problems] == ["ppo.num_mini_batches", "ppo.reward_model_path"]
+
+
+@pytest.mark.parametrize(
+    ("content", "keys"),
+    [
+        ({"output_dir": "out", "stages": {"sft": "none.yaml", "dpo": "dpo.yaml"}}, ["stages.sft", "stages.dpo"]),
+        ({"stages": {}, "sed": 1}, ["sed", "output_dir", "stages"]),
+        ({"output_dir": 3, "stages": ["sft"]}, ["output_dir", "stages"]),
+    ],
+)
+def test_the_faults_of_the_pipelines_own_file_are_told(tmp_path, content, keys):
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(ConfigError) as told:
+        run_pipeline(tmp_path / "pipeline.yaml")
+    assert [problem.key for problem in told.value.problems] == keys
+
+
+@pytest.mark.parametrize("flags", [["--ppo.seed", "1"], ["seed", "1"]])
+def test_a_flag_that_fits_nowhere_is_refused(files, flags):
+    with pytest.raises(ConfigError):
+        run_pipeline(files(("tokenizer",)), flags=flags)

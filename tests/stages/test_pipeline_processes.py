@@ -1,0 +1,24 @@
+"""A whole pipeline in two processes: no stage begins before the one that it starts from is there."""
+
+import pytest
+from pipelines import write_pipeline
+from processes import WORLD, launch
+
+from hfkit.records.record import read_record
+from hfkit.stages.pipeline import run_pipeline
+
+STAGES = ["tokenizer", "pretrain", "sft", "reward"]
+CHANGES = {"sft": {"gradient_checkpointing": True}}  # under DDP too every adapter must be seen to be used
+
+
+@pytest.mark.parametrize(
+    ("stages", "times"), [(STAGES[:3], 1), pytest.param(STAGES, 2, marks=pytest.mark.slow)], ids=["run", "run again"]
+)
+def test_no_process_goes_on_to_a_stage_before_the_one_before_is_published(data, tmp_path, stages, times):
+    """Run again, every stage is done already, for each process."""
+    path = write_pipeline(tmp_path, data, stages, **CHANGES)
+    for _ in range(times):
+        launch(run_pipeline, path)
+    records = [read_record(tmp_path / "runs" / stage) for stage in stages]
+    assert [record["status"] for record in records] == ["done"] * len(stages)
+    assert [record["environment"]["processes"] for record in records] == [WORLD] * len(stages)

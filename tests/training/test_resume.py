@@ -1,0 +1,55 @@
+"""A run that was stopped and goes on ends in the same weights as one that was not."""
+
+import json
+
+import pytest
+from interruption import assert_same_run, curves, stopped_copy
+
+from hfkit.core.errors import HfkitError
+
+STAGES = ["pretrain", "sft", "reward"]
+CHANGES = {"save_total_limit": None, "eval_strategy": "steps", "eval_steps": 2, "test_split_size": 8, "max_steps": 6}
+
+
+@pytest.fixture(scope="module")
+def whole(run_stage, tmp_path_factory):
+    """The uninterrupted run of a stage: 6 steps, checkpoints after 3 and 6."""
+    made = {}
+
+    def make(stage: str):
+        if stage not in made:
+            made[stage] = run_stage(stage, tmp_path_factory.mktemp(stage) / "whole", **CHANGES)
+        return made[stage]
+
+    return make
+
+
+@pytest.mark.parametrize("step", [3, 6])
+@pytest.mark.parametrize("stage", STAGES)
+def test_resumed_is_uninterrupted_bit_for_bit(run_stage, whole, tmp_path, stage, step):
+    folder = stopped_copy(whole(stage), tmp_path / "stopped", step)
+    run_stage(stage, folder, **CHANGES, resume_from_checkpoint=True)
+    assert_same_run(folder, whole(stage))
+    assert json.loads((folder / "hfkit.json").read_text())["resumed_from"] == f"checkpoint-{step}"
+
+
+def test_a_half_written_checkpoint_is_passed_over(run_stage, whole, tmp_path):
+    folder = stopped_copy(whole("sft"), tmp_path / "stopped", 3)
+    (folder / "checkpoint-6").mkdir()
+    (folder / "checkpoint-6" / "adapter_model.safetensors").write_bytes(b"half")
+    run_stage("sft", folder, **CHANGES, resume_from_checkpoint=True)
+    assert_same_run(folder, whole("sft"))
+
+
+def test_an_interrupted_run_is_not_gone_on_with_unasked(run_stage, whole, tmp_path):
+    folder = stopped_copy(whole("sft"), tmp_path / "stopped", 3)
+    before = curves(folder)
+    with pytest.raises(HfkitError, match=r"interrupted run \(last checkpoint: checkpoint-3\)"):
+        run_stage("sft", folder, **CHANGES)
+    assert curves(folder) == before
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_again(run_stage, whole, tmp_path):
+    folder = stopped_copy(whole("sft"), tmp_path / "stopped", 0)
+    run_stage("sft", folder, **CHANGES)
+    assert_same_run(folder, whole("sft"))
