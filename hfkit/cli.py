@@ -46,21 +46,23 @@ def main(argv: list[str] | None = None) -> int:
     """Run `hfkit VERB ...` and return its exit status."""
     verb, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if verb in ("-h", "--help"):
-        print(f"hfkit VERB --config FILE [--key value ...]\n\n{table(VERBS)}\n\n`hfkit VERB --help` lists its keys.")
+        print(
+            f"hfkit VERB --config FILE [--key value ...]\n\n{verb_table(VERBS)}\n\n`hfkit VERB --help` lists its keys."
+        )
         return 0
     if verb == "--version":
         print(f"hfkit {__version__}")
         return 0
     if verb == "data":
-        return data(rest)
+        return run_data_verb(rest)
     return run_verb(verb, rest) if verb in VERBS else unknown("hfkit", "verb", verb, VERBS)
 
 
-def data(argv: list[str]) -> int:
+def run_data_verb(argv: list[str]) -> int:
     """Run `hfkit data COMMAND ...` and return its exit status."""
     command, *rest = argv or ["--help"]
     if command in ("-h", "--help"):
-        print(f"hfkit data COMMAND ...\n\n{table(DATA_VERBS)}\n\n`hfkit data COMMAND --help` tells more.")
+        print(f"hfkit data COMMAND ...\n\n{verb_table(DATA_VERBS)}\n\n`hfkit data COMMAND --help` tells more.")
         return 0
     return (
         run_verb(f"data {command}", rest)
@@ -69,7 +71,7 @@ def data(argv: list[str]) -> int:
     )
 
 
-def table(verbs: dict) -> str:
+def verb_table(verbs: dict) -> str:
     """Return the lines of a help: each verb and what it is for."""
     return "\n".join(f"  {name:<11} {text}" for name, (_, text) in verbs.items())
 

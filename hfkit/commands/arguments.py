@@ -54,13 +54,13 @@ def docstring_of(module: str) -> str:
     return ast.get_docstring(ast.parse(Path(find_spec(module).origin).read_text(encoding="utf-8"))) or ""
 
 
-def run(parser: ArgumentParser) -> None:
+def add_run(parser: ArgumentParser) -> None:
     """Add the arguments of `hfkit run`."""
     parser.add_argument("pipeline", help="the pipeline's YAML")
     parser.add_argument("--output_dir", help="in place of the YAML's")
 
 
-def merge(parser: ArgumentParser) -> None:
+def add_merge(parser: ArgumentParser) -> None:
     """Add the arguments of `hfkit merge`."""
     parser.add_argument("adapter", help="folder or Hub id of the adapter")
     parser.add_argument("out", help="folder for the merged model; not there yet, or empty")
@@ -72,7 +72,7 @@ def merge(parser: ArgumentParser) -> None:
     parser.add_argument("--revision", default="main", help="branch, tag or commit of an adapter on the Hub")
 
 
-def push(parser: ArgumentParser) -> None:
+def add_push(parser: ArgumentParser) -> None:
     """Add the arguments of `hfkit push`."""
     parser.add_argument("folder", metavar="DIR", help="what a stage, a merge or save_pretrained wrote")
     add_repository(parser)
@@ -80,7 +80,7 @@ def push(parser: ArgumentParser) -> None:
     parser.add_argument("--include", nargs="+", default=[], metavar="PATTERN", help="files that are else left out")
 
 
-def data_push(parser: ArgumentParser) -> None:
+def add_data_push(parser: ArgumentParser) -> None:
     """Add the arguments of `hfkit data push`."""
     parser.add_argument("source", metavar="CARD_OR_DIR", help="a folder with data files, or a data card")
     add_repository(parser)
@@ -98,7 +98,7 @@ def add_repository(parser: ArgumentParser) -> None:
     parser.add_argument("--dry_run", action="store_true", help="list files and sizes; nothing is sent or asked")
 
 
-def pull(parser: ArgumentParser) -> None:
+def add_pull(parser: ArgumentParser) -> None:
     """Add the arguments of `hfkit pull`."""
     parser.add_argument("repo", metavar="REPO_ID", help="USER/NAME, or USER/NAME@REVISION")
     parser.add_argument("out", metavar="DIR", help="folder for it; not there yet, or empty")
@@ -106,12 +106,12 @@ def pull(parser: ArgumentParser) -> None:
     parser.add_argument("--base", metavar="REPO_ID", help="the adapter's base, if not what its config names")
 
 
-def report(parser: ArgumentParser) -> None:
+def add_report(parser: ArgumentParser) -> None:
     """Add the arguments of `hfkit report`."""
     parser.add_argument("run_dir", help="folder of a pipeline or of a run")
 
 
-def chat(parser: ArgumentParser) -> None:
+def add_chat(parser: ArgumentParser) -> None:
     """Add the arguments of `hfkit chat`."""
     parser.add_argument("model", help="folder or Hub id of a model or an adapter")
     parser.add_argument("--against", metavar="MODEL", help="a second one, side by side")
@@ -127,31 +127,31 @@ def chat(parser: ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of the weights; default: %(default)s")
 
 
-def lineage(parser: ArgumentParser) -> None:
+def add_lineage(parser: ArgumentParser) -> None:
     """Add the arguments of `hfkit lineage`."""
     parser.add_argument("path", help="folder or Hub id of a run")
     parser.add_argument("--revision", default="main", help="branch, tag or commit of a run on the Hub")
     parser.add_argument("--json", action="store_true", help="the same as JSON, with whole hashes")
 
 
-def plan(parser: ArgumentParser) -> None:
+def add_plan(parser: ArgumentParser) -> None:
     """Add the arguments of `hfkit plan`."""
     add_config(parser)
     parser.add_argument("--memory", type=float, metavar="GB", help="memory to fit into, in place of this machine's")
 
 
-def quickstart(parser: ArgumentParser) -> None:
+def add_quickstart(parser: ArgumentParser) -> None:
     """Add the arguments of `hfkit quickstart`."""
     parser.add_argument("--output_dir", default="runs/quickstart", help="default: %(default)s")
     parser.add_argument("--configs", default="configs/quickstart", help="default: %(default)s")
 
 
-def data_cards(parser: ArgumentParser) -> None:
+def add_data_cards(parser: ArgumentParser) -> None:
     """Add the arguments of `hfkit data cards`."""
     parser.add_argument("name", nargs="?", help="a card to read")
 
 
-def data_check(parser: ArgumentParser) -> None:
+def add_data_check(parser: ArgumentParser) -> None:
     """Add the arguments of `hfkit data check`."""
     add_config(parser)
     add_tokenizer(parser)
@@ -164,7 +164,7 @@ def data_check(parser: ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=float, default=default, help=f"{text} (default: {default})")
 
 
-def data_preview(parser: ArgumentParser) -> None:
+def add_data_preview(parser: ArgumentParser) -> None:
     """Add the arguments of `hfkit data preview`."""
     add_config(parser)
     add_tokenizer(parser)
@@ -187,18 +187,18 @@ def add_tokenizer(parser: ArgumentParser) -> None:
 
 
 PARSERS = {
-    "run": run,
-    "merge": merge,
-    "push": push,
-    "pull": pull,
-    "report": report,
-    "chat": chat,
-    "lineage": lineage,
-    "plan": plan,
-    "quickstart": quickstart,
-    "data cards": data_cards,
-    "data check": data_check,
-    "data preview": data_preview,
-    "data push": data_push,
+    "run": add_run,
+    "merge": add_merge,
+    "push": add_push,
+    "pull": add_pull,
+    "report": add_report,
+    "chat": add_chat,
+    "lineage": add_lineage,
+    "plan": add_plan,
+    "quickstart": add_quickstart,
+    "data cards": add_data_cards,
+    "data check": add_data_check,
+    "data preview": add_data_preview,
+    "data push": add_data_push,
 }
 WITH_STAGE_FLAGS = ("run", "plan", "quickstart", "data check", "data preview")

@@ -25,7 +25,7 @@ def tree_of(node: dict, shown: set):
         return tree
     shown.add(seen)
     for name, split in node["data"].items():
-        sources = [source_line(source) for source in split["sources"]]
+        sources = [describe_source(source) for source in split["sources"]]
         kept = f"{name}: {split['kept']:,} of {split['rows']:,} rows kept"
         if len(sources) == 1:
             tree.add(text(kept, sources[0]))
@@ -44,7 +44,7 @@ def line_of(node: dict, *more: str | None):
     """A model in a line: its part, where it lies, its weights and seed, what became of it."""
     stage, role = node["stage"], node["role"]
     parts = [
-        f"{role or stage}: {short(node['path'])}"
+        f"{role or stage}: {relative_path(node['path'])}"
         + (f" at {node['revision'][:12]}" if node["revision"] else "")
         + (f" ({stage})" if role and stage not in (None, role) else ""),
         f"weights {node['weights_sha256'][:12]}" if node["weights_sha256"] else None,
@@ -56,12 +56,12 @@ def line_of(node: dict, *more: str | None):
     return line.append(f"  {printable(node['now'])}", style="bold red") if node["now"] else line
 
 
-def source_line(source: dict) -> str:
+def describe_source(source: dict) -> str:
     """A data set in a line: where its rows come from, and the hash of them."""
     if "held_out_of" in source:
         return f"held out of {source['held_out_of']}"
     split = f"[{source['split']}]" if source.get("split", "train") != "train" else ""
-    return f"{short(source['path'])}{split} {source['sha256'][:12]}"
+    return f"{relative_path(source['path'])}{split} {source['sha256'][:12]}"
 
 
 def text(*parts: str):
@@ -74,7 +74,7 @@ def printable(line: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
-def short(path: str) -> str:
+def relative_path(path: str) -> str:
     """A path relative to the current folder where it lies in it."""
     return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
 

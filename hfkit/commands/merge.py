@@ -21,15 +21,15 @@ from transformers import AutoConfig
 from hfkit.config.fields import DTYPES
 from hfkit.core.console import say, take_warnings, warn
 from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
-from hfkit.core.files import RECORD, hash_of, refuse_what_is_in_the_way, write_json
-from hfkit.core.locks import alone_in, in_words
+from hfkit.core.files import RECORD, hash_of, require_free_folder, write_json
+from hfkit.core.locks import explain_errors, lock_folder
 from hfkit.evaluation.merged import comparison, held_out_rows, measure
 from hfkit.hub.cards.model_card import write_card
 from hfkit.models.adapters import merge_adapter, with_adapter
 from hfkit.models.loading import HEADS, load_base, load_tokenizer, require_reward_adapter
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.models.saving import save_model
-from hfkit.records.base import base_identity, refuse_other_base, stored_quantization
+from hfkit.records.base import base_identity, require_own_base, stored_quantization
 from hfkit.records.environment import environment, peak_memory_bytes
 from hfkit.records.record import parent_of, record_of
 from hfkit.records.source import Source, find_file, folder_of
@@ -64,22 +64,22 @@ def merge(
     started, out = time.time(), Path(out)
     if dtype not in DTYPES:
         raise ConfigError([Problem("dtype", dtype, f"one of {', '.join(DTYPES)}")])
-    refuse_what_is_in_the_way(out)
+    require_free_folder(out)
     source = mergeable(str(adapter), revision, base)
     trained = record_of(source.path, source.revision) or {}
     lineage = [parent_of("adapter", source.path, source.revision)]
-    tokenizer = tokenizer_of(source)
+    tokenizer = adapter_tokenizer(source)
     held_out = rows_to_measure(trained, source, tokenizer, eval_dataset)
-    with whole(out) as folder:
+    with written_whole(out) as folder:
         say(f"merge: {source.path} into {source.base}")
         # on the CPU: in float32 it may not fit into the GPU that it was trained on
-        model = load_base(source.base, source.base_revision, head=HEADS[task_of(source)], on=torch.device("cpu"))
+        model = load_base(source.base, source.base_revision, head=HEADS[task_type(source)], on=torch.device("cpu"))
         model = merge_adapter(model, source)
         dtype = cast(model, dtype, source)
         save_model(model, tokenizer, folder)
         del model
         release_memory()  # one model at a time
-        facts = compare(folder, source, trained, tokenizer, held_out, dtype)
+        facts = measure_merge(folder, source, trained, tokenizer, held_out, dtype)
         settings = {"adapter": source.path, "base": base, "dtype": dtype, "eval_dataset": eval_dataset}
         write_about(folder, source, settings, seed=trained.get("seed"), lineage=lineage, started=started, **facts)
     say(f"merge: done in {time.time() - started:.0f} s, in {out}")
@@ -109,7 +109,7 @@ def mergeable(adapter: str, revision: str, base: str | None):
         is_there = False
     if not is_there:
         raise HfkitError(f"{source.base!r}, the base of {adapter}, is not there: say where it lies with --base PATH")
-    refuse_other_base(source)
+    require_own_base(source)
     method = stored_quantization(source.base, source.base_revision)
     if method:
         raise HfkitError(
@@ -119,12 +119,12 @@ def mergeable(adapter: str, revision: str, base: str | None):
     return source
 
 
-def task_of(source):
+def task_type(source):
     """The adapter's task as peft has it."""
     return TaskType(source.adapter["task_type"])
 
 
-def tokenizer_of(source):
+def adapter_tokenizer(source):
     """The adapter's own tokenizer, or its base's where it was saved without one."""
     own = find_file(source.path, "tokenizer_config.json", source.revision)
     place = (source.path, source.revision) if own else (source.base, source.base_revision)
@@ -135,7 +135,7 @@ def tokenizer_of(source):
 
 
 @contextmanager
-def whole(out: Path):
+def written_whole(out: Path):
     """Gives a folder beside `out` that takes its place at the end; of a failure nothing is left.
 
     Raises:
@@ -143,12 +143,12 @@ def whole(out: Path):
     """
     out = out.absolute()
     staging = out.parent / f".{out.name}.merging"
-    with alone_in(staging, "merging"), in_words(staging.parent):
+    with lock_folder(staging, "merging"), explain_errors(staging.parent):
         try:
             shutil.rmtree(staging / out.name, ignore_errors=True)  # our own leavings, if we were killed
             (staging / out.name).mkdir()
             yield staging / out.name
-            refuse_what_is_in_the_way(out)
+            require_free_folder(out)
             os.replace(staging / out.name, out)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -186,9 +186,9 @@ def rows_to_measure(trained: dict, source, tokenizer, eval_dataset: str | None):
         return None
 
 
-def compare(folder: Path, source, trained: dict, tokenizer, held_out, dtype: str) -> dict:
+def measure_merge(folder: Path, source, trained: dict, tokenizer, held_out, dtype: str) -> dict:
     """Facts for the record: `metrics` of the adapter as it was trained and of the merged model, `data`, `notes`."""
-    task, quantization = task_of(source), quantization_as_trained(source.path, source.revision)
+    task, quantization = task_type(source), quantization_as_trained(source.path, source.revision)
     facts, on = {"metrics": {}, "data": {}, "notes": []}, "its base"
     if quantization is not None:
         on = f"its {4 if quantization.load_in_4bit else 8}-bit base"

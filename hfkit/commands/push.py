@@ -39,13 +39,13 @@ def dry_run(uploads: list, problems: list[Problem], what: str) -> int:
         ConfigError: what on this machine speaks against it.
     """
     problems = problems + [problem for upload in uploads for problem in upload.problems_here()]
-    show(uploads)
+    print_uploads(uploads)
     if problems:
         raise ConfigError(problems, what)
     return 0
 
 
-def show(uploads: list) -> None:
+def print_uploads(uploads: list) -> None:
     """Prints what would be pushed, with sizes, and what stays here."""
     for upload in uploads:
         if upload.plan is None:

@@ -16,7 +16,7 @@ from hfkit.core.errors import MISSING, Kind, Problem, nearest
 # A config class with a classmethod `extra_field(name) -> hint | None` takes more keys than it has fields:
 # they land in its dict field of this name, which is therefore not a key itself.
 EXTRA = "extra"
-NAMES = {bool: "true/false", int: "integer", float: "number", str: "text", NoneType: "none", Any: "anything"}
+TYPE_NAMES = {bool: "true/false", int: "integer", float: "number", str: "text", NoneType: "none", Any: "anything"}
 
 
 def members(hint: object) -> tuple:
@@ -44,7 +44,7 @@ def spell(hint: object) -> str:
         return "mapping"
     if kind is list:
         return f"list of {spell(*get_args(hint))}" if get_args(hint) else "list"
-    return NAMES.get(kind) or getattr(kind, "__name__", str(kind))
+    return TYPE_NAMES.get(kind) or getattr(kind, "__name__", str(kind))
 
 
 def one_of(choices: list) -> str:

@@ -20,7 +20,7 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def leavings(folder: Path) -> list[Path]:
+def leftover_files(folder: Path) -> list[Path]:
     """Temporary files of `write_text` that a killed process left in a folder."""
     return [path for path in folder.glob(".*.tmp") if re.fullmatch(r"\.\w+\.\w+\.\d+\.tmp", path.name)]
 
@@ -62,7 +62,7 @@ def _hash_of_file(file: Path, *_state: int) -> str:
     return digest.hexdigest()
 
 
-def refuse_what_is_in_the_way(out: Path) -> None:
+def require_free_folder(out: Path) -> None:
     """Raises HfkitError if `out` is a file, or a folder with something in it."""
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise HfkitError(f"{out} is a file or a link; it is left as it is: choose another folder")

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 from hfkit.core.errors import reason
 from hfkit.core.hub_ids import split_revision
 from hfkit.core.hub_patterns import is_listed
-from hfkit.core.hub_retry import HubError, in_words, is_cut_off, patiently
+from hfkit.core.hub_retry import HubError, describe_error, is_cut_off, with_retries
 
 NOT_THERE = (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, HFValidationError)
 
@@ -36,7 +36,7 @@ def if_connected(call, *args, **kwargs):
                 return None
             raise
 
-    return patiently(once)
+    return with_retries(once)
 
 
 def fetch_file(repo_id: str, name: str, revision: str = "main") -> Path | None:
@@ -73,7 +73,7 @@ def local_folder(path: str, revision: str, patterns: tuple[str, ...]) -> str:
     except NOT_THERE as error:
         raise HubError(f"cannot load {path}: no folder, and no model on the Hub: {reason(error)}") from error
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise HubError(f"cannot load {path}: {in_words(error)}") from error
+        raise HubError(f"cannot load {path}: {describe_error(error)}") from error
 
 
 def snapshot(repo_id: str, names: list[str], *, revision: str, commit: str, folder: Path | None = None) -> Path:
@@ -89,4 +89,4 @@ def snapshot(repo_id: str, names: list[str], *, revision: str, commit: str, fold
             raise ConnectionError(f"only a part of {repo_id} has arrived")
         return found
 
-    return patiently(whole)
+    return with_retries(whole)

@@ -22,11 +22,11 @@ MODEL_FILES = (
 )
 
 
-LOADED = (*MODEL_FILES, *TOKENIZER_FILES, RECORD)
+LOADED_FILES = (*MODEL_FILES, *TOKENIZER_FILES, RECORD)
 """What loaders look for: one of these in a repository, left over from another model, would be loaded with this one."""
 
 
-READ = ("README.md", "LICENSE", "LICENSE.*", "NOTICE", "NOTICE.*", "loss.png")
+DOCUMENTS = ("README.md", "LICENSE", "LICENSE.*", "NOTICE", "NOTICE.*", "loss.png")
 """What people read."""
 
 

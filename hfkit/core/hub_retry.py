@@ -37,7 +37,7 @@ class Unreachable(HubError):
     """The Hub did not answer, or with errors of its own, as often as it was asked."""
 
 
-def patiently(call: Callable, *args, attempts: int = ATTEMPTS, **kwargs):
+def with_retries(call: Callable, *args, attempts: int = ATTEMPTS, **kwargs):
     """What `call(*args, **kwargs)` returns; it is called again, after 1, 2, 4, ... seconds, if the fault is passing.
 
     Raises:
@@ -54,10 +54,10 @@ def patiently(call: Callable, *args, attempts: int = ATTEMPTS, **kwargs):
             if not is_passing(error):
                 raise
             if attempt == attempts:
-                raise Unreachable(f"the Hub cannot be reached: {in_words(error)}") from error
+                raise Unreachable(f"the Hub cannot be reached: {describe_error(error)}") from error
             wait = max(wait_asked_for(error), min(2 ** (attempt - 1), LONGEST_WAIT) * random.uniform(1, 1.2))
             if attempt >= TOLD_FROM:
-                warn(f"{in_words(error)}; the Hub is asked again in {wait:.0f} s")
+                warn(f"{describe_error(error)}; the Hub is asked again in {wait:.0f} s")
             time.sleep(wait)
 
 
@@ -98,6 +98,6 @@ def wait_asked_for(error: BaseException) -> float:
     return min(float(seconds), 2 * LONGEST_WAIT) if seconds.isdigit() else 0.0
 
 
-def in_words(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Why it failed, in a line; without the queries of URLs, which may be signed."""
     return re.sub(r"\?[^\s'\"]+", "", reason(error))

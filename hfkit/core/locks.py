@@ -9,13 +9,13 @@ from pathlib import Path
 
 from hfkit.core.console import is_main_process
 from hfkit.core.errors import HfkitError, reason
-from hfkit.core.out_of_memory import gpu_in_words
+from hfkit.core.out_of_memory import explain_out_of_memory
 
 FULL = 1 << 16  # bytes free, below which a failure to write is the disk's doing
 
 
 @contextmanager
-def alone_in(folder: Path, doing: str = "training"):
+def lock_folder(folder: Path, doing: str = "training"):
     """Makes the folder and keeps every other process from doing the same into it; the lock ends with the process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,11 +41,11 @@ def alone_in(folder: Path, doing: str = "training"):
 
 
 @contextmanager
-def in_words(folder: Path, config=None):
+def explain_errors(folder: Path, config=None):
     """Says in a line that a disk or a GPU is full, or that a trainer stumbled over a field that is its own."""
     extra = getattr(config, "extra", {})
     try:
-        with gpu_in_words(config):
+        with explain_out_of_memory(config):
             yield
     except HfkitError:
         raise

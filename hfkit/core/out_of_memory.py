@@ -6,7 +6,7 @@ from hfkit.core.errors import HfkitError
 
 
 @contextmanager
-def gpu_in_words(config=None):
+def explain_out_of_memory(config=None):
     """Says that the GPU is full, and which keys of a config could be otherwise.
 
     Raises:
@@ -17,10 +17,10 @@ def gpu_in_words(config=None):
     except Exception as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; what has not imported it did not run out
             raise
-        raise HfkitError(f"the GPU has no memory left: {', or '.join(remedies(config))}") from error
+        raise HfkitError(f"the GPU has no memory left: {', or '.join(memory_remedies(config))}") from error
 
 
-def remedies(config) -> list[str]:
+def memory_remedies(config) -> list[str]:
     """What to set: rows at once, then what costs time, then numbers of half the size where nothing is trained."""
 
     def at_least(key: str, least: int) -> bool:

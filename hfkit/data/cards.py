@@ -14,7 +14,7 @@ from hfkit.core.errors import ConfigError, HfkitError, Problem, nearest, reason
 
 # In a checkout beside the package, in an installation within it.
 FOLDERS = (Path(__file__).parents[2] / "data_cards", Path(__file__).parents[1] / "data_cards")
-TEMPLATE = "TEMPLATE"
+TEMPLATE_CARD = "TEMPLATE"
 
 # The columns of each form that every row has.
 FORMS = {
@@ -123,7 +123,7 @@ class Card:
 def card_names() -> list[str]:
     """The names of the cards that come with hfkit."""
     files = [file for folder in FOLDERS for file in folder.glob("*.md")]
-    return sorted({file.stem for file in files} - {TEMPLATE, "README"})
+    return sorted({file.stem for file in files} - {TEMPLATE_CARD, "README"})
 
 
 def find_card(name: str) -> Path:
@@ -161,7 +161,9 @@ def _load(file: Path, *_state: int) -> Card:
         raise HfkitError(f"the data card {file} cannot be read: {reason(error)}") from error
     block = card.data.to_dict().get("hfkit")
     if not isinstance(block, dict):
-        raise HfkitError(f"the data card {file} has no hfkit: block in its front matter; see data_cards/{TEMPLATE}.md")
+        raise HfkitError(
+            f"the data card {file} has no hfkit: block in its front matter; see data_cards/{TEMPLATE_CARD}.md"
+        )
     return Card(file.stem, file, card.data, card.text.strip(), read_recipe(block, file))
 
 

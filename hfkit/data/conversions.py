@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 import datasets
 from datasets import Dataset, Features, LargeList, List, Value
 
-TEMPLATE = re.compile(r"{([^{}]+)}")  # "{instruction}\n\n{input}"
+PLACEHOLDER = re.compile(r"{([^{}]+)}")  # "{instruction}\n\n{input}"
 DIFFERENCE = re.compile(r"(\w+) - (\w+)")  # "score_chosen - score_rejected"
 ITEMS = re.compile(r"(\w+)\[\]\.(\w+)")  # "answers[].rank"
 # "\n\nHuman: " in HH-RLHF and Nectar, "<extra_id_1>User\n" in HelpSteer2.
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):(?: |$|(?=\n))|<extra_id_1>(User|Assistant)\n")
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-ROLES |= {"chatgpt": "assistant", "bot": "assistant", "tool": "tool", "function": "tool"}
-NUMBERS = ("int", "uint", "float", "decimal", "null")  # how the names of their types begin
+SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+SHAREGPT_ROLES |= {"chatgpt": "assistant", "bot": "assistant", "tool": "tool", "function": "tool"}
+NUMERIC_TYPES = ("int", "uint", "float", "decimal", "null")  # how the names of their types begin
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
 
@@ -23,10 +23,10 @@ def read_columns(expression: str) -> list[str]:
         return [match[1], match[2]]
     if match := ITEMS.fullmatch(expression):
         return [match[1]]
-    return TEMPLATE.findall(expression) or [expression]
+    return PLACEHOLDER.findall(expression) or [expression]
 
 
-def evaluate(expression: str, row: dict) -> object:
+def evaluate_expression(expression: str, row: dict) -> object:
     """The value of one expression: a column, a text with columns in it, a difference, or a field of a list's items.
 
     A text loses the white space at its ends, so that an empty column leaves nothing behind; a missing column is empty.
@@ -36,20 +36,20 @@ def evaluate(expression: str, row: dict) -> object:
         return None if None in values else float(values[0] - values[1])
     if match := ITEMS.fullmatch(expression):
         return [item and item[match[2]] for item in row[match[1]] or []]
-    if TEMPLATE.search(expression):
-        return TEMPLATE.sub(lambda name: "" if row[name[1]] is None else str(row[name[1]]), expression).strip()
+    if PLACEHOLDER.search(expression):
+        return PLACEHOLDER.sub(lambda name: "" if row[name[1]] is None else str(row[name[1]]), expression).strip()
     return row[expression]
 
 
-def kind_of(expression: str, features: Features):
-    """The type of what `evaluate` gives.
+def feature_of(expression: str, features: Features):
+    """The type of what `evaluate_expression` gives.
 
     Raises:
         ValueError: the columns are not of the kinds that it needs.
     """
     if match := DIFFERENCE.fullmatch(expression):
         for name in match.groups():
-            if not getattr(features[name], "dtype", "").startswith(NUMBERS):
+            if not getattr(features[name], "dtype", "").startswith(NUMERIC_TYPES):
                 raise ValueError(f"a difference is one of numbers, and {name!r} holds {features[name]}")
         return Value("float64")
     if match := ITEMS.fullmatch(expression):
@@ -62,7 +62,7 @@ def kind_of(expression: str, features: Features):
             )
             raise ValueError(f"{match[1]!r} {has}")
         return List(fields[match[2]])
-    return Value("string") if TEMPLATE.search(expression) else features[expression]
+    return Value("string") if PLACEHOLDER.search(expression) else features[expression]
 
 
 def item_fields(kind) -> dict:
@@ -82,7 +82,7 @@ def turns_of_transcript(text: str, *, asks: bool = True) -> list[dict]:
     parts = TURN.split(text)
     messages = [{"role": "user", "content": parts[0].strip()}] if parts[0].strip() else []
     for human, extra, said in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-        messages.append({"role": ROLES[(human or extra).lower()], "content": said.strip()})
+        messages.append({"role": SHAREGPT_ROLES[(human or extra).lower()], "content": said.strip()})
     while asks and messages and not messages[-1]["content"] and messages[-1]["role"] == "assistant":
         messages.pop()
     return messages
@@ -125,7 +125,7 @@ def shared_text(chosen: str, rejected: str) -> str:
 def sharegpt(row: dict) -> dict:
     """`messages` from turns of {from, value}; a role that is not known stays as it is, for the template to judge."""
     turns = [(turn.get("from"), turn.get("value")) for turn in row["messages"] or []]
-    return {"messages": [{"role": ROLES.get(who, who), "content": said} for who, said in turns]}
+    return {"messages": [{"role": SHAREGPT_ROLES.get(who, who), "content": said} for who, said in turns]}
 
 
 def group_by_prompt(rows: Dataset) -> Dataset:

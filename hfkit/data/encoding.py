@@ -17,7 +17,7 @@ from hfkit.data.splits import Split
 
 IDS = List(Value("int32"))
 # Columns of token ids, of which one row fills one or several.
-READ = ("input_ids", "chosen_ids", "rejected_ids", "reply_ids")
+ID_COLUMNS = ("input_ids", "chosen_ids", "rejected_ids", "reply_ids")
 ACCOUNT = {"dropped": Value("string"), "faults": Value("string"), "cut": Value("bool"), "length": Value("int64")}
 
 
@@ -73,7 +73,7 @@ def encode(rows: Dataset, encoder: Encoder, account: Split, config) -> Dataset:
 
 def tokens_of(encoded: Dataset) -> np.ndarray:
     """(N,) the tokens that are read of each row: those of all its sequences, as far as they are kept."""
-    columns = ["input_ids"] if "input_ids" in encoded.column_names else READ
+    columns = ["input_ids"] if "input_ids" in encoded.column_names else ID_COLUMNS
     return sum(ids_in(encoded.data[name]) for name in columns if name in encoded.column_names)
 
 

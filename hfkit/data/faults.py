@@ -28,7 +28,7 @@ MASK = "whose trained tokens are not its replies"
 EMPTY_CHOSEN = "whose chosen reply is empty"
 
 
-def joined(*found: Iterable[str]) -> str:
+def join_faults(*found: Iterable[str]) -> str:
     """Faults as a column holds them, each once."""
     return JOINT.join(dict.fromkeys(fault for faults in found for fault in faults))
 

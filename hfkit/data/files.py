@@ -21,7 +21,7 @@ OPTIONS = {"csv": {"keep_default_na": False, "na_values": [""]}}
 QUIET_ROWS = 20_000
 
 
-def kind_of(path: Path) -> str | None:
+def builder_of(path: Path) -> str | None:
     """The builder that reads a file; None where it is none that can be read."""
     kind = BUILDERS.get(next((suffix for suffix in path.suffixes[::-1] if suffix in BUILDERS), ""))
     return kind if path.is_file() else None
@@ -33,8 +33,8 @@ def place_of_file(path: Path) -> dict | None:
     Raises:
         ValueError: JSON in which no row is; of lines that are all `null` its reader dies.
     """
-    kind, is_text = kind_of(path), path.suffix in (".json", ".jsonl", ".gz")
-    if kind == "json" and is_text and not any(b"{" in line for line in lines_of(path)):
+    kind, is_text = builder_of(path), path.suffix in (".json", ".jsonl", ".gz")
+    if kind == "json" and is_text and not any(b"{" in line for line in read_lines(path)):
         raise ValueError("no line of it is an object")
     return {"path": kind, "data_files": escape(str(path)), **OPTIONS.get(kind, {})} if kind else None
 
@@ -46,7 +46,7 @@ def read(place: dict) -> Dataset:
         HfkitError: there is no such thing, or it cannot be read; of a text file the line is told.
     """
     path, split = Path(place["path"]), place["split"]
-    kind = kind_of(path)
+    kind = builder_of(path)
     try:
         if file := place_of_file(path):
             with bars(0):
@@ -83,7 +83,7 @@ def is_empty(path: Path) -> bool:
         return False
 
 
-def lines_of(path: Path) -> Iterator[bytes]:
+def read_lines(path: Path) -> Iterator[bytes]:
     """The lines of a file, be it gzipped."""
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
         yield from stream
@@ -93,7 +93,7 @@ def broken_line(path: Path) -> str | None:
     """The first line of a text file that its readers stumble over, with why; None where it is not a line's fault."""
     is_jsonl = next((suffix for suffix in path.suffixes[::-1] if suffix in BUILDERS), "") == ".jsonl"
     try:
-        for number, line in enumerate(lines_of(path), 1):
+        for number, line in enumerate(read_lines(path), 1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 if is_jsonl and text.strip():

@@ -39,7 +39,7 @@ def text_row(row: dict, tokenizer) -> dict:
     ids = [*text.encode()] if tokenizer is None else tokenizer(text, add_special_tokens=False).input_ids
     ids += [] if tokenizer is None else [tokenizer.eos_token_id]
     found = faults.of_texts(tokenizer, text, plain=True)
-    return empty | {"input_ids": ids, "dropped": "", "faults": faults.joined(found), "length": len(ids)}
+    return empty | {"input_ids": ids, "dropped": "", "faults": faults.join_faults(found), "length": len(ids)}
 
 
 def encode_instructions(rows: Dataset, tokenizer, account: Split, config) -> Dataset:
@@ -78,7 +78,7 @@ def instruction_row(row: dict, tokenizer, max_length: int) -> dict:
         "input_ids": ids[:max_length],
         "labels": labels[:max_length],
         "dropped": f"with no reply within max_length={max_length}" if lost else "",
-        "faults": faults.joined(found, faults.of_ids(tokenizer, ids)),
+        "faults": faults.join_faults(found, faults.of_ids(tokenizer, ids)),
         "cut": not whole and not lost,
         "length": len(ids),
     }
@@ -139,7 +139,7 @@ def preference_row(row: dict, tokenizer, max_length: int) -> dict:
         "chosen_ids": chosen,
         "rejected_ids": rejected,
         "dropped": "",
-        "faults": faults.joined(found, faults.of_ids(tokenizer, chosen), faults.of_ids(tokenizer, rejected)),
+        "faults": faults.join_faults(found, faults.of_ids(tokenizer, chosen), faults.of_ids(tokenizer, rejected)),
         "cut": False,
         "length": length,
         **margin,
@@ -227,4 +227,4 @@ def prompt_row(row: dict, tokenizer, max_length: int) -> dict:
     if len(ids) > max_length:
         return empty | {"dropped": f"longer than max_prompt_length={max_length}", "length": len(ids)}
     found = faults.of_texts(tokenizer, row["prompt"]) + faults.of_ids(tokenizer, ids, ends=False)
-    return {**empty, "input_ids": ids, "dropped": "", "faults": faults.joined(found), "length": len(ids)}
+    return {**empty, "input_ids": ids, "dropped": "", "faults": faults.join_faults(found), "length": len(ids)}

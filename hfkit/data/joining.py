@@ -16,7 +16,7 @@ SAYS |= {"completion": "assistant"}
 JSON = getattr(datasets, "Json", ())
 
 
-def joined(tables: list[Dataset], names: list[str]) -> Dataset:
+def concatenate_sources(tables: list[Dataset], names: list[str]) -> Dataset:
     """The rows of all tables, one after another.
 
     Text joins messages as a turn of its own, prompt and response join `messages` as a conversation, and messages with
@@ -40,7 +40,7 @@ def joined(tables: list[Dataset], names: list[str]) -> Dataset:
     features = tables[0].features
     for table in tables[1:]:
         for column, kind in table.features.items():
-            common = merged(features[column], kind)
+            common = common_feature(features[column], kind)
             if common is None:
                 kinds = {name: str(table.features[column]) for name, table in zip(names, tables, strict=True)}
                 raise HfkitError(f"the column {column!r} is not the same in all data sets: {kinds}")
@@ -52,7 +52,7 @@ def joined(tables: list[Dataset], names: list[str]) -> Dataset:
     )
 
 
-def merged(one, other):
+def common_feature(one, other):
     """The feature type that both can be cast to without a loss; None where there is none."""
     if one == other:
         return one
@@ -60,10 +60,10 @@ def merged(one, other):
         if kind == datasets.Value("null") or (isinstance(kind, dict) and isinstance(alternative, JSON)):
             return alternative
     if isinstance(one, datasets.List) and isinstance(other, datasets.List):
-        item = merged(one.feature, other.feature)
+        item = common_feature(one.feature, other.feature)
         return None if item is None else datasets.List(item)
     if isinstance(one, dict) and isinstance(other, dict):
-        both = {name: merged(one[name], other[name]) for name in one.keys() & other.keys()}
+        both = {name: common_feature(one[name], other[name]) for name in one.keys() & other.keys()}
         return None if None in both.values() else {**one, **other, **both}
     numbers = [isinstance(kind, datasets.Value) and kind.dtype.startswith(("int", "float")) for kind in (one, other)]
     return datasets.Value("float64") if all(numbers) else None
@@ -76,7 +76,7 @@ def as_conversations(table: Dataset) -> Dataset:
         return table
     others, turns = {name: kind for name, kind in table.features.items() if name not in said}, MESSAGES
     for kind in (table.features[name] for name in said):
-        turns = merged(turns, kind) if isinstance(kind, datasets.List) else turns
+        turns = common_feature(turns, kind) if isinstance(kind, datasets.List) else turns
     if turns is None:  # lists of something else
         return table
     features = Features({**others, "messages": turns})

@@ -11,7 +11,7 @@ class RenderError(ValueError):
 
 
 def turns_of(given: object, role: str) -> Messages:
-    """Text as one turn of `role`, messages as they are, but for tool calls and content in parts (see `readable`).
+    """Return text as one message of `role`, and messages normalized (see `normalize_message`).
 
     Raises:
         RenderError: neither of the two, or turns that cannot be read.
@@ -19,7 +19,7 @@ def turns_of(given: object, role: str) -> Messages:
     if isinstance(given, str):
         return [{"role": role, "content": given}]
     if isinstance(given, list) and all(isinstance(turn, dict) and "role" in turn for turn in given):
-        return [readable(turn) for turn in given]
+        return [normalize_message(turn) for turn in given]
     if isinstance(given, (int, float, dict)):  # what `datasets` makes of a column of both
         raise RenderError("neither text nor messages (beside messages, a text that is JSON is read as what it says)")
     raise RenderError("neither text nor messages ({role: ..., content: ...})")
@@ -35,7 +35,7 @@ def as_reply(reply: str | Messages) -> Messages:
     return turns_of(reply, "assistant")
 
 
-def readable(turn: dict) -> dict:
+def normalize_message(turn: dict) -> dict:
     """A turn as every template reads it: content is text, and arguments of tool calls are mappings.
 
     A row may have its content in parts, and its arguments as JSON.

@@ -124,7 +124,7 @@ class Mixture:
         return taken
 
 
-def table_of(name: str, sources: list[dict]):
+def mixture_table(name: str, sources: list[dict]):
     """The realized mixture of a split as a table for the terminal, in the manner of LLaMA's (arXiv 2302.13971)."""
     tokens = sum(source["taken"]["tokens"] for source in sources)
     table = Table(title=f"{name}: one pass over the mixture")

@@ -28,7 +28,7 @@ from hfkit.data.forms import (
 from hfkit.data.messages import Messages, RenderError, as_reply, tools_of
 from hfkit.data.splits import Split
 
-LEFT_OUT = "with a reply longer than"
+REPLY_TOO_LONG = "with a reply longer than"
 COMPARISONS = [*PREFERENCES, "replies", "ranks", "scores"]
 """The columns of pairs and of rankings."""
 
@@ -110,7 +110,7 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
         for one, other in combinations(range(len(ids)), 2)
         if values[one] != values[other] and ids[one] != ids[other]
     ]
-    left_out = [f"{LEFT_OUT} max_length={max_length}"] if len(short) < len(encoded) else []
+    left_out = [f"{REPLY_TOO_LONG} max_length={max_length}"] if len(short) < len(encoded) else []
     if not pairs:
         return empty | {"dropped": next(iter(left_out), "all tied"), "length": max(map(len, encoded))}
     margins = [score_margin * (values[better] - values[worse]) if score_margin else margin for better, worse in pairs]
@@ -125,7 +125,7 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
         "better": [better for better, _ in pairs],
         "worse": [worse for _, worse in pairs],
         "dropped": "",
-        "faults": faults.joined(*found),
+        "faults": faults.join_faults(*found),
         "cut": False,
         "length": max(map(len, ids)),
         **({"margin": margins} if "margin" in empty else {}),

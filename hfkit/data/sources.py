@@ -13,8 +13,8 @@ from hfkit.data.cards import FORMS, OPTIONAL, Recipe, file_of, recipe_of, their_
 from hfkit.data.conversions import (
     ROW_CONVERSIONS,
     TABLE_CONVERSIONS,
-    evaluate,
-    kind_of,
+    evaluate_expression,
+    feature_of,
     kinds_after,
     prompt_of,
     read_columns,
@@ -25,7 +25,7 @@ from hfkit.data.streams import taken
 
 # What gives prompts: a column of them, conversations, or pairs that begin alike.
 ASKING = ["prompt", "messages", "chosen", "rejected"]
-NUMBERS = ("margin", "ranks", "scores")  # all other columns hold text or messages
+NUMERIC_COLUMNS = ("margin", "ranks", "scores")  # all other columns hold text or messages
 
 
 def load_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None = None, seed: int = 0) -> Dataset:
@@ -73,7 +73,7 @@ def load_counted(
     for column in present:
         kind = rows.features[column]
         if isinstance(kind, datasets.Value) and not fits(column, kind.dtype):
-            expected = "numbers" if column in NUMBERS else "text" if column == "text" else "text or messages"
+            expected = "numbers" if column in NUMERIC_COLUMNS else "text" if column == "text" else "text or messages"
             raise HfkitError(f"{label}: the column {column!r} holds {kind.dtype}, and should hold {expected}")
     return rows, left_out
 
@@ -196,7 +196,7 @@ def with_columns(rows: Dataset, columns: dict[str, str], label: str) -> Dataset:
 def computed_kind(column: str, computed: dict[str, str], features: datasets.Features, label: str):
     """The type of a computed column; an HfkitError where the data set's columns are not of the kinds that it needs."""
     try:
-        return kind_of(computed[column], features)
+        return feature_of(computed[column], features)
     except ValueError as error:
         raise HfkitError(f"{label}: columns: {{{column}: {computed[column]!r}}}: {error}") from error
 
@@ -209,7 +209,7 @@ def refuse_missing(rows: Dataset, name: str, needed_for: str, label: str) -> Non
 
 def computed_columns(row: dict, expressions: dict[str, str]) -> dict:
     """The columns that are more than one of the data set's, under names that no data set has."""
-    return {f"={column}": evaluate(expression, row) for column, expression in expressions.items()}
+    return {f"={column}": evaluate_expression(expression, row) for column, expression in expressions.items()}
 
 
 def converted(rows: Dataset, name: str, label: str) -> Dataset:
@@ -249,24 +249,24 @@ def asked(row: dict) -> dict:
 
 def fits(column: str, dtype: str) -> bool:
     """Whether a column of plain values can be read: numbers where they are meant, else text (or nothing at all)."""
-    return dtype == "null" or ("string" in dtype) != (column in NUMBERS)
+    return dtype == "null" or ("string" in dtype) != (column in NUMERIC_COLUMNS)
 
 
 def with_plain_strings(rows: Dataset) -> Dataset:
     """Text and lists as Arrow's `string` and `list`, whichever wrote them: CSV's reader and Polars give large ones."""
-    features = datasets.Features({name: plain(kind) for name, kind in rows.features.items()})
+    features = datasets.Features({name: plain_feature(kind) for name, kind in rows.features.items()})
     if features == rows.features:
         return rows
     with bars(len(rows)):
         return rows.cast(features)
 
 
-def plain(kind):
+def plain_feature(kind):
     """A feature type without large strings and lists, at any depth."""
     if isinstance(kind, dict):
-        return {name: plain(field) for name, field in kind.items()}
+        return {name: plain_feature(field) for name, field in kind.items()}
     if isinstance(kind, datasets.LargeList):
-        return datasets.List(plain(kind.feature))
+        return datasets.List(plain_feature(kind.feature))
     if isinstance(kind, datasets.List):
-        return datasets.List(plain(kind.feature), length=kind.length)
+        return datasets.List(plain_feature(kind.feature), length=kind.length)
     return datasets.Value("string") if kind == datasets.Value("large_string") else kind

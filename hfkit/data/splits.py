@@ -13,8 +13,8 @@ from hfkit.core.errors import HfkitError
 from hfkit.data.caching import content_hash
 from hfkit.data.cards import recipe_of
 from hfkit.data.held_out import keys_of, overlaps, shared, split_off, write_hashes
-from hfkit.data.joining import joined
-from hfkit.data.mixture import Mixture, table_of
+from hfkit.data.joining import concatenate_sources
+from hfkit.data.mixture import Mixture, mixture_table
 from hfkit.data.sources import load_counted, place_of
 
 
@@ -58,7 +58,7 @@ class Split:
         parts.append(f"{self.tokens:,} tokens")
         found = ", ".join(f"{count:,} {fault}" for fault, count in self.faults.items())
         said = ", ".join(parts) + (f"; of those kept, {found}" if found else "")
-        left_out = [f"{one['left_out']:,} of {name_of(one)}" for one in self.sources if "left_out" in one]
+        left_out = [f"{one['left_out']:,} of {source_name(one)}" for one in self.sources if "left_out" in one]
         return said + (f"; left out by keep: {', '.join(left_out)}" if left_out else "")
 
     def as_dict(self) -> dict:
@@ -108,12 +108,13 @@ class Split:
         places = self.mixture.places(lengths)
         for place, source in enumerate(self.sources):
             if not (self.mixture.source_of == place).any():
-                warn(f"{name_of(source)}: none of its rows is left in {self.name}")
+                warn(f"{source_name(source)}: none of its rows is left in {self.name}")
         for place, found in self.mixture.unfilled(lengths):
             asked = self.mixture.entries[place].tokens
             warn(
-                f"{name_of(self.sources[place])}: all that was taken of the stream is {found:,} tokens, of {asked:,} "
-                "asked for: it has no more, or too few for its text; rows in place of tokens takes more of it"
+                f"{source_name(self.sources[place])}: all that was taken of the stream is {found:,} tokens, "
+                f"of {asked:,} asked for: it has no more, or too few for its text; "
+                "rows in place of tokens takes more of it"
             )
         for source, taken in zip(self.sources, self.mixture.realized(places, lengths), strict=True):
             source["taken"] = taken
@@ -179,12 +180,12 @@ def load_rows(
         {**described(entry), "rows": len(table), "sha256": content_hash(table), **({"left_out": lost} if lost else {})}
         for entry, table, lost in zip(entries, tables, left_out, strict=True)
     ]
-    rows = joined([*tables], [entry.card or entry.path for entry in entries])
+    rows = concatenate_sources([*tables], [entry.card or entry.path for entry in entries])
     source_of = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     return rows, Split(name, sources, len(rows), len(rows), mixture=Mixture(entries, source_of, seed))
 
 
-def name_of(source: dict) -> str:
+def source_name(source: dict) -> str:
     """What a source is called where a person reads of it."""
     return source.get("card") or source["path"]
 
@@ -207,7 +208,7 @@ def tell(run, account: dict[str, Split]) -> None:
     for name, split in account.items():
         say(str(split))
         if split.mixed is not None and is_main_process():
-            Console().print(table_of(name, split.sources))
+            Console().print(mixture_table(name, split.sources))
         for found in split.overlap:
             part = "held out by" if found["split"] == "test" else "trained on by"
             warn(f"{found['rows']:,} rows of {name} ask what was {part} {found['stage']} ({found['path']})")

@@ -10,12 +10,12 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import code_hash
 from hfkit.data.cards import Keep
-from hfkit.data.files import bars, kind_of, place_of_file, unreadable
+from hfkit.data.files import bars, builder_of, place_of_file, unreadable
 
 # Rows among which the next one is drawn: a stream cannot be shuffled whole.
 BUFFER = 10_000
 # The column that counts what `keep` has left out of a stream so far, under a name that no data set has.
-LEFT_OUT = "=left out"
+LEFT_OUT_COLUMN = "=left out"
 # UTF-8 bytes of text taken for each token of a budget: more than text has, so that the budget can be filled.
 BYTES_PER_TOKEN = 8
 
@@ -33,7 +33,7 @@ def taken(entry: DatasetEntry, place: dict, columns: list[str], keep: list[Keep]
         HfkitError: it cannot be read, or has no such split or column.
     """
     path, split = Path(place["path"]), place["split"]
-    kind = kind_of(path)
+    kind = builder_of(path)
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         raise HfkitError(f"{path} is a saved data set, which is read in place: leave out streaming")
     try:
@@ -59,15 +59,15 @@ def taken(entry: DatasetEntry, place: dict, columns: list[str], keep: list[Keep]
         if missing:
             raise ValueError(f"no column {missing[0]!r} (for keep); it has {[*known]}")
         types = {name: known[name] for name in columns if name in known}
-        features = Features({**types, LEFT_OUT: Value("int64")}) if types else None
+        features = Features({**types, LEFT_OUT_COLUMN: Value("int64")}) if types else None
         with bars(entry.rows or 0):
-            rows = Dataset.from_generator(rows_of, features=features, gen_kwargs={"plan": plan})
+            rows = Dataset.from_generator(stream_rows, features=features, gen_kwargs={"plan": plan})
     except Exception as error:  # whatever a reader says of a file's content
         raise unreadable(path, kind, error) from error
-    return rows.remove_columns(LEFT_OUT), rows[-1][LEFT_OUT]
+    return rows.remove_columns(LEFT_OUT_COLUMN), rows[-1][LEFT_OUT_COLUMN]
 
 
-def rows_of(plan: dict) -> Iterator[dict]:
+def stream_rows(plan: dict) -> Iterator[dict]:
     """The rows that `taken` takes; `plan` also holds what tells one cached result from another."""
     tests = [Keep(**test) for test in plan["keep"]]
     stream = datasets.load_dataset(**plan["source"], split=plan["split"], streaming=True)
@@ -77,7 +77,7 @@ def rows_of(plan: dict) -> Iterator[dict]:
             left_out += 1
             continue
         row = {name: row[name] for name in plan["columns"] if name in row}
-        yield row | {LEFT_OUT: left_out}
+        yield row | {LEFT_OUT_COLUMN: left_out}
         count, read = count + 1, read + text_size(row)
         if count == plan["rows"] or (plan["size"] and read >= plan["size"]):
             return

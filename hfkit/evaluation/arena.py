@@ -20,14 +20,14 @@ from rich.table import Table
 from hfkit.config.evaluation import KINDS, ArenaConfig, named
 from hfkit.core.console import say
 from hfkit.core.files import write_json
-from hfkit.core.locks import alone_in, in_words
+from hfkit.core.locks import explain_errors, lock_folder
 from hfkit.data.cards import entries_of
 from hfkit.evaluation.bias import bias_lines, bias_of, partiality, wavering
 from hfkit.evaluation.diversity import diversity_of
 from hfkit.evaluation.judges import Match, Verdict, by_model, by_person, by_score
 from hfkit.evaluation.lines import Lines
 from hfkit.evaluation.plots import plot_arena
-from hfkit.evaluation.prompts import load_prompts, readable
+from hfkit.evaluation.prompts import load_prompts, readable_prompts
 from hfkit.evaluation.ratings import Battle, pairs_of, rate
 from hfkit.evaluation.replies import REPLIES, Sampling, Subject, sample_once
 from hfkit.models.reward_model import load_reward
@@ -37,7 +37,7 @@ from hfkit.rlhf.reward_functions import called, checked, import_function
 
 ARENA = "arena.json"
 VERDICTS = "verdicts.jsonl"
-SHOWN = 8
+SAVED_EXAMPLES = 8
 """Prompts whose replies are kept as samples."""
 
 
@@ -53,11 +53,11 @@ def arena(config: ArenaConfig) -> dict:
     """
     folder, size = Path(config.output_dir), config.per_device_eval_batch_size
     partial = partiality(config, judge_name(config))
-    with alone_in(folder, "comparing"), in_words(folder, config):
+    with lock_folder(folder, "comparing"), explain_errors(folder, config):
         subjects = [Subject(*named(given), dtype=config.dtype) for given in config.models]
         names = [subject.name for subject in subjects]
         rows, account = load_prompts(entries_of(config.prompts), config.max_prompts, config.seed, config.reward_columns)
-        rows, prompts = readable(rows, subjects, config.max_prompt_length, config.response_length, account)
+        rows, prompts = readable_prompts(rows, subjects, config.max_prompt_length, config.response_length, account)
         kept = Lines(folder / REPLIES)
         sampling = Sampling(config.response_length, config.temperature, config.seed)
         replies, diversity = {}, []
@@ -66,18 +66,18 @@ def arena(config: ArenaConfig) -> dict:
             diversity += diversity_of(config, subject, prompts[subject.name], kept)
             subject.unload()
         texts = {name: [reply.text for reply in said] for name, said in replies.items()}
-        battles, bias = compare(load_judge(config, folder), rows, texts)
+        battles, bias = compare_models(load_judge(config, folder), rows, texts)
         warning = "; ".join(filter(None, [partial, wavering(bias)])) or None
         ratings = rate(names, battles, config.resamples, config.seed)
         result = {
             "models": [{**row, "path": subject.path} for row, subject in zip(ratings, subjects, strict=True)],
             "pairs": pairs_of(names, battles),
-            "judge": {"kind": kind_of(config.judge), "name": judge_name(config), "warning": warning},
+            "judge": {"kind": judge_kind(config.judge), "name": judge_name(config), "warning": warning},
             "bias": bias,
             "diversity": diversity,
             "samples": [
                 {"prompt": row["prompt"], "replies": {name: said[place] for name, said in texts.items()}}
-                for place, row in enumerate(rows[:SHOWN])
+                for place, row in enumerate(rows[:SAVED_EXAMPLES])
             ],
             "data": {"prompts": account.as_dict()},
             "settings": settings_of(config),
@@ -88,7 +88,7 @@ def arena(config: ArenaConfig) -> dict:
     return result
 
 
-def kind_of(judge: str) -> str:
+def judge_kind(judge: str) -> str:
     """`reward`, `function`, `human` or `model`."""
     return judge if judge in KINDS else "model"
 
@@ -119,7 +119,7 @@ def load_judge(config: ArenaConfig, folder: Path):
     return by_model(Subject("judge", config.judge, dtype=config.dtype), kept, size)
 
 
-def compare(judge, rows: list[dict], texts: dict[str, list[str]]) -> tuple[list, dict]:
+def compare_models(judge, rows: list[dict], texts: dict[str, list[str]]) -> tuple[list, dict]:
     """Every pair of models at every prompt, and what the judge may be biased by; equal replies are a tie unasked."""
     places = [(place, a, b) for place in range(len(rows)) for a, b in combinations(texts, 2)]
     asked = [(place, a, b) for place, a, b in places if texts[a][place] != texts[b][place]]
@@ -130,7 +130,7 @@ def compare(judge, rows: list[dict], texts: dict[str, list[str]]) -> tuple[list,
     return battles, bias_of(matches, verdicts)
 
 
-def show(result: dict) -> None:
+def print_arena(result: dict) -> None:
     """Ratings, pairs, bias and diversity on the terminal."""
     console = Console(width=None if Console().is_terminal else 110)
     judge, prompts = result["judge"], result["data"]["prompts"]["kept"]
@@ -159,6 +159,6 @@ def show(result: dict) -> None:
 
 def main(config: ArenaConfig) -> int:
     """Run `hfkit arena`."""
-    show(arena(config))
+    print_arena(arena(config))
     say(f"in {config.output_dir}: {ARENA}, arena.png")
     return 0

@@ -15,7 +15,7 @@ from hfkit.stages.checks.data import data_problems
 from hfkit.stages.checks.files import folder_problems
 from hfkit.stages.checks.models import weights_problems
 
-POSITIVE = (
+POSITIVE_KEYS = (
     *("max_rows", "max_prompts", "max_prompt_length", "response_length", "per_device_eval_batch_size"),
     *("resamples", "diversity_prompts", "diversity_samples"),
 )
@@ -28,7 +28,7 @@ def problems_of(config: EvaluateConfig | ArenaConfig) -> list[Problem]:
 
 def reply_problems(config: ReplyFields) -> list[Problem]:
     """Numbers out of range."""
-    values = {field.name: getattr(config, field.name) for field in fields(config) if field.name in POSITIVE}
+    values = {field.name: getattr(config, field.name) for field in fields(config) if field.name in POSITIVE_KEYS}
     problems = [Problem(key, value, "must be above 0") for key, value in values.items() if value <= 0]
     if config.temperature < 0:
         problems.append(Problem("temperature", config.temperature, "must not be negative"))

@@ -18,7 +18,7 @@ from rich.table import Table
 from hfkit.config.evaluation import EvaluateConfig
 from hfkit.core.console import say
 from hfkit.core.files import RECORD, write_json
-from hfkit.core.locks import alone_in, in_words
+from hfkit.core.locks import explain_errors, lock_folder
 from hfkit.evaluation.language_model import evaluate_language_models
 from hfkit.evaluation.lines import Lines
 from hfkit.evaluation.replies import REPLIES
@@ -45,7 +45,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     """
     model, revision = config.model_name_or_path, config.model_revision
     folder = Path(config.output_dir or model)
-    with alone_in(folder, "evaluating"), in_words(folder, config):
+    with lock_folder(folder, "evaluating"), explain_errors(folder, config):
         if is_classifier(model, revision):
             found = evaluate_reward_models(config)
         else:
@@ -76,7 +76,7 @@ def note(folder: Path, evaluation: dict) -> None:
     write_json(folder / RECORD, record)
 
 
-def show(evaluation: dict) -> None:
+def print_evaluation(evaluation: dict) -> None:
     """The figures of all models side by side, and those of the probes."""
     by_model = evaluation["by_model"]
     rows = sum(account["kept"] for name, account in evaluation["data"].items() if name == "test")
@@ -87,13 +87,13 @@ def show(evaluation: dict) -> None:
     names = dict.fromkeys(name for figures in by_model.values() for name in figures)
     for name in names:
         if not name.endswith(("_low", "_high")):
-            table.add_row(name, *(cell(figures, name) for figures in by_model.values()))
+            table.add_row(name, *(metric_with_interval(figures, name) for figures in by_model.values()))
     Console(width=None if Console().is_terminal else 110).print(table)
     for name, found in evaluation.get("probes", {}).items():
-        probes.show(found, f"{name}: rewards of worthless replies")
+        probes.print_probes(found, f"{name}: rewards of worthless replies")
 
 
-def cell(figures: dict, name: str) -> str:
+def metric_with_interval(figures: dict, name: str) -> str:
     """A figure with its interval, as text."""
     if name not in figures:
         return ""
@@ -106,6 +106,6 @@ def cell(figures: dict, name: str) -> str:
 
 def main(config: EvaluateConfig) -> int:
     """Run `hfkit evaluate`."""
-    show(evaluate(config))
+    print_evaluation(evaluate(config))
     say(f"in {Path(config.output_dir or config.model_name_or_path) / EVALUATION}")
     return 0

@@ -21,7 +21,7 @@ from hfkit.data.forms import (
     instruction_encoder,
 )
 from hfkit.data.messages import Messages
-from hfkit.data.rankings import COMPARISONS, LEFT_OUT, comparison_encoder, encode_held_out
+from hfkit.data.rankings import COMPARISONS, REPLY_TOO_LONG, comparison_encoder, encode_held_out
 from hfkit.data.splits import Split, load_rows, load_splits
 from hfkit.models.generation import logits_from
 from hfkit.records.record import record_of
@@ -81,7 +81,7 @@ class HeldOut:
             else instruction_encoder(tokenizer, self.max_length)
         )
         accounts = encoder(self.rows, self.account.name, None).select_columns(["dropped", "cut", "faults"])
-        return np.array([not (one["dropped"] or one["cut"] or LEFT_OUT in one["faults"]) for one in accounts])
+        return np.array([not (one["dropped"] or one["cut"] or REPLY_TOO_LONG in one["faults"]) for one in accounts])
 
 
 def find_held_out(

@@ -80,7 +80,8 @@ def by_model(subject: Subject, kept: Lines, batch_size: int) -> Judge:
     def look(matches: Sequence[Match], first: str, second: str) -> list[float]:
         """1 for each match whose reply shown first it prefers."""
         questions = [
-            QUESTION.format(prompt=shown(m.prompt), first=getattr(m, first), second=getattr(m, second)) for m in matches
+            QUESTION.format(prompt=conversation_text(m.prompt), first=getattr(m, first), second=getattr(m, second))
+            for m in matches
         ]
         asked = [subject.encode([{"role": "user", "content": question}]) for question in questions]
         longest = max(map(len, asked))
@@ -128,7 +129,7 @@ def by_person(kept: Lines, seed: int) -> Judge:
         for number, place in enumerate(missing):
             m, swap = matches[place], bool(turned[place])
             first, second = (m.b, m.a) if swap else (m.a, m.b)
-            text = f"\n[{len(order) - len(missing) + number + 1}/{len(order)}]\n{shown(m.prompt)}"
+            text = f"\n[{len(order) - len(missing) + number + 1}/{len(order)}]\n{conversation_text(m.prompt)}"
             print(printable(f"{text}\n\n--- A ---\n{first}\n\n--- B ---\n{second}\n"))
             kept.add({keys[place]: {"swapped": swap, "first": ask(len(missing) - number)}})
         said = [kept[key] for key in keys]
@@ -154,6 +155,6 @@ def ask(left: int) -> float:
             return {"a": 1.0, "b": 0.0, "t": 0.5}[answer]
 
 
-def shown(prompt: str | Messages) -> str:
+def conversation_text(prompt: str | Messages) -> str:
     """A conversation as text, each turn after its role."""
     return "\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in as_messages(prompt))

@@ -8,16 +8,16 @@ from hfkit.data.splits import Split
 from hfkit.evaluation.diversity import variety
 from hfkit.evaluation.held_out import HeldOut, find_held_out, text_likelihoods
 from hfkit.evaluation.lines import Lines
-from hfkit.evaluation.prompts import chosen, load_prompts, prompts_of, readable
+from hfkit.evaluation.prompts import chosen, load_prompts, prompts_of, readable_prompts
 from hfkit.evaluation.replies import Reply, Sampling, Subject, sample_once
 from hfkit.metrics.bootstrap import bootstrap_interval
 from hfkit.metrics.formulas import bits_per_byte, exact_match, kl_per_reply, perplexity, self_bleu
 from hfkit.models.generation import likelihoods
 from hfkit.models.reward_model import load_reward
-from hfkit.records.lineage import what_became_of
+from hfkit.records.lineage import change_since
 from hfkit.records.record import record_of
 
-SHOWN = 5
+KEPT_SAMPLES = 5
 """Prompts whose replies are kept as samples."""
 MOST_ALIKE = 100
 """Replies that self-BLEU looks at: it compares each with each."""
@@ -36,7 +36,7 @@ def evaluate_language_models(config: EvaluateConfig, kept: Lines) -> dict:
     rows, account = prompts_to_reply_to(config, held_out)
     prompts = {}
     if rows:
-        rows, prompts = readable(rows, subjects, config.max_prompt_length, config.response_length, account)
+        rows, prompts = readable_prompts(rows, subjects, config.max_prompt_length, config.response_length, account)
     by_model, replies, accounts = {}, {}, []
     for subject in subjects:
         figures, test = loss_figures(subject, held_out, config.per_device_eval_batch_size)
@@ -55,10 +55,10 @@ def evaluate_language_models(config: EvaluateConfig, kept: Lines) -> dict:
         for name, said in replies.items():
             texts = [reply.text for reply in said]
             scores = reward([row["prompt"] for row in rows], texts, config.per_device_eval_batch_size)
-            by_model[name] |= with_interval("reward", scores.tolist())
+            by_model[name] |= bootstrap_metric("reward", scores.tolist())
     samples = [
         {"prompt": row["prompt"], "replies": {name: said[place].text for name, said in replies.items()}}
-        for place, row in enumerate(rows[:SHOWN])
+        for place, row in enumerate(rows[:KEPT_SAMPLES])
     ]
     data = {"test": accounts[0].as_dict(), **({"prompts": account.as_dict()} if rows else {})}
     return {"by_model": by_model, "data": data, "samples": samples}
@@ -83,7 +83,7 @@ def prompts_to_reply_to(config: EvaluateConfig, held_out: HeldOut) -> tuple[list
     return chosen(rows, config.max_prompts, config.seed), Split("prompts", [{"of": "test"}], len(rows))
 
 
-def with_interval(name: str, values, weights=None) -> dict[str, float]:
+def bootstrap_metric(name: str, values, weights=None) -> dict[str, float]:
     """Mean (or ratio of sums) with its 95% bootstrap interval, as NAME, NAME_low, NAME_high."""
     low, high = bootstrap_interval(values, weights)
     mean = sum(values) / (len(values) if weights is None else sum(weights))
@@ -95,7 +95,7 @@ def loss_figures(subject: Subject, held_out: HeldOut, batch_size: int) -> tuple[
     rows, account = held_out.encoded(subject.tokenizer, subject.context)
     found = text_likelihoods(subject.model, subject.tokenizer, rows, batch_size)
     figures = {
-        **with_interval("loss", found.nats, found.tokens),
+        **bootstrap_metric("loss", found.nats, found.tokens),
         "perplexity": perplexity(found.nats, found.tokens),
         "bits_per_byte": bits_per_byte(found.nats, found.sizes),
     }
@@ -106,13 +106,13 @@ def reply_figures(replies: list[Reply], references: list[str | None]) -> dict[st
     """Length (tokens), entropy, distinct-1 and -2, self-BLEU of replies; `exact_match` where all have a reference."""
     texts, lengths = [reply.text for reply in replies], [len(reply.ids) for reply in replies]
     figures = {
-        **with_interval("reply_length", lengths),
+        **bootstrap_metric("reply_length", lengths),
         **variety(replies),
         "self_bleu": self_bleu(texts[:MOST_ALIKE]),
     }
     if None not in references:
         right = [exact_match([text], [wanted]) for text, wanted in zip(texts, references, strict=True)]
-        figures |= with_interval("exact_match", right)
+        figures |= bootstrap_metric("exact_match", right)
     return figures
 
 
@@ -131,7 +131,7 @@ def kl_figures(
     said = likelihoods(reference.model, reference.tokenizer, prompts, ids, config.temperature)
     under = [float(one.logprobs.sum()) for one in said]
     differences = [kl_per_reply([reply.logprob], [other]) for reply, other in zip(replies, under, strict=True)]
-    return with_interval("kl", differences)
+    return bootstrap_metric("kl", differences)
 
 
 def reference_of(config: EvaluateConfig, subject: Subject) -> tuple[str | None, str]:
@@ -143,7 +143,7 @@ def reference_of(config: EvaluateConfig, subject: Subject) -> tuple[str | None, 
     sft = next((parent for parent in parents if parent["role"] == "sft"), None)
     if sft is None:
         return None, "main"
-    fate = what_became_of(sft)
+    fate = change_since(sft)
     if fate:
         warn(f"evaluate: no KL of {subject.name} to {sft['path']}: {fate}; --reference names another model")
         return None, "main"

@@ -22,7 +22,7 @@ def load_prompts(entries: list[DatasetEntry], limit: int, seed: int, columns: li
     Raises:
         HfkitError: they cannot be read, or there is no prompt among them.
     """
-    wanted = [column for column in reads_of(entries) if column not in columns]
+    wanted = [column for column in prompt_columns(entries) if column not in columns]
     rows, account = load_rows("prompts", entries, wanted, columns, seed)
     rows = account.capped(rows)
     prompts = prompts_of(list(rows), columns)
@@ -33,7 +33,7 @@ def load_prompts(entries: list[DatasetEntry], limit: int, seed: int, columns: li
     return chosen(prompts, limit, seed), account
 
 
-def reads_of(entries: list[DatasetEntry]) -> list[str]:
+def prompt_columns(entries: list[DatasetEntry]) -> list[str]:
     """The columns to read: of all entries the prompt alone, where a card has no reply that is the row's own."""
     forms = {recipe.form for entry in entries if (recipe := recipe_of(entry)) is not None}
     return PROMPTS if forms & {"prompts", "preference", "ranking"} else WANTED
@@ -56,7 +56,7 @@ def chosen(rows: list[dict], limit: int, seed: int) -> list[dict]:
     return [rows[place] for place in sorted(np.random.default_rng(seed).choice(len(rows), limit, replace=False))]
 
 
-def readable(
+def readable_prompts(
     rows: list[dict], subjects: list[Subject], max_prompt_length: int, response_length: int, account: Split
 ) -> tuple[list[dict], dict[str, list[list[int]]]]:
     """The rows that every model can read and has room to reply to, and their token ids by the model's name.

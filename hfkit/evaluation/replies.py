@@ -12,7 +12,7 @@ from hfkit.data.chat_template import encode_prompt
 from hfkit.data.messages import Messages
 from hfkit.evaluation.lines import Lines
 from hfkit.models.generation import generate_replies, likelihoods, stop_ids
-from hfkit.models.loading import config_of, load_policy, load_tokenizer
+from hfkit.models.loading import cached_config, load_policy, load_tokenizer
 from hfkit.records.record import model_identity
 from hfkit.records.source import Source
 
@@ -77,7 +77,7 @@ class Subject:
     @property
     def context(self) -> int | None:
         """Tokens that fit into it, or None without a limit."""
-        return getattr(config_of(self.path, self.revision).get_text_config(), "max_position_embeddings", None)
+        return getattr(cached_config(self.path, self.revision).get_text_config(), "max_position_embeddings", None)
 
     def unload(self) -> None:
         """Frees the weights."""

@@ -11,13 +11,13 @@ from datasets import Dataset
 from hfkit.core.errors import HfkitError, Problem
 from hfkit.core.file_types import BUILDERS
 from hfkit.core.files import RECORD
-from hfkit.core.hub_patterns import READ, is_listed
+from hfkit.core.hub_patterns import DOCUMENTS, is_listed
 from hfkit.data.cards import Card
 from hfkit.data.files import read
 from hfkit.hub.files import LINKED, SECRET_FOUND, SECRETS, grouped, names_in
 
 # Words of a file's name that say which split it is, as the Hub takes them.
-SPLITS = {
+SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
@@ -27,7 +27,7 @@ DEFAULT = "default"
 
 
 @dataclass(frozen=True)
-class Table:
+class DataFile:
     """A data file.
 
     Attributes:
@@ -52,7 +52,7 @@ def names_of(folder: Path) -> tuple[list[str], list[str], list[str], list[Proble
     data, read_by_people, left_out, problems = [], [], [], []
     for name in names_in(folder):
         path, is_hidden = folder / name, any(part.startswith(".") for part in PurePath(name).parts)
-        known = data if is_data(name) else read_by_people if is_listed(name, READ) else None
+        known = data if is_data(name) else read_by_people if is_listed(name, DOCUMENTS) else None
         if is_hidden or known is None:
             left_out.append(name)
         elif path.is_symlink() or not path.is_file():
@@ -92,13 +92,13 @@ def subset_and_split(name: str) -> tuple[str, str]:
     """(subset, split) by a file's name: `pairs_test.jsonl`, `pairs/test.jsonl`, `data/train-00000-of-00002.parquet`."""
     path = PurePath(name.removesuffix(".gz"))
     words = re.split(r"[-_.]", SHARD.sub("", path.stem))
-    place = next((place for place in (-1, 0) if words[place] in SPLITS), None)
-    split = "train" if place is None else SPLITS[words.pop(place)]
+    place = next((place for place in (-1, 0) if words[place] in SPLIT_NAMES), None)
+    split = "train" if place is None else SPLIT_NAMES[words.pop(place)]
     folders = [part for part in path.parts[:-1] if part != "data"]
     return "-".join([*folders, *words]) or DEFAULT, split
 
 
-def tables_in(folder: Path, places: dict[str, tuple[str, str]]) -> tuple[list[Table], list[Problem]]:
+def tables_in(folder: Path, places: dict[str, tuple[str, str]]) -> tuple[list[DataFile], list[Problem]]:
     """The data files, read, with what is wrong with them; a single subset is the default one.
 
     Args:
@@ -108,7 +108,7 @@ def tables_in(folder: Path, places: dict[str, tuple[str, str]]) -> tuple[list[Ta
     for name, (subset, split) in places.items():
         try:
             rows = read({"path": str(folder / name), "split": "train"})
-            tables.append(Table(name, folder / name, subset, split, rows))
+            tables.append(DataFile(name, folder / name, subset, split, rows))
         except HfkitError as error:
             problems.append(Problem(name, "as it is", str(error)))
     tables = parted(tables)
@@ -117,7 +117,7 @@ def tables_in(folder: Path, places: dict[str, tuple[str, str]]) -> tuple[list[Ta
     return tables, problems
 
 
-def parted(tables: list[Table]) -> list[Table]:
+def parted(tables: list[DataFile]) -> list[DataFile]:
     """With a subset of its own for each split whose columns are others than those of its subset: it has one set."""
     columns: dict[str, tuple[str, ...]] = {}
     told = []
@@ -129,7 +129,7 @@ def parted(tables: list[Table]) -> list[Table]:
     return told
 
 
-def secrets_in(tables: Iterable[Table], token: str | None) -> list[Problem]:
+def secrets_in(tables: Iterable[DataFile], token: str | None) -> list[Problem]:
     """Rows that hold what looks like a token, or the very token that is used now; they are named and not shown."""
     problems = []
     for table in tables:

@@ -12,7 +12,7 @@ from hfkit.core.files import write_text
 from hfkit.data.cards import Card, load_card
 from hfkit.hub.cards.data_card import DataSet, data_card
 from hfkit.hub.cards.marks import CARD, Written, newer, noted
-from hfkit.hub.data_files import DEFAULT, Table, names_in_card, names_of, secrets_in, subset_and_split, tables_in
+from hfkit.hub.data_files import DEFAULT, DataFile, names_in_card, names_of, secrets_in, subset_and_split, tables_in
 from hfkit.hub.files import File, secret_problems
 from hfkit.hub.plan import Plan
 from hfkit.hub.remote import Remote, visibility_problems
@@ -52,7 +52,7 @@ class DataUpload(Upload):
         return names_of(self.folder) if self.card is None else names_in_card(self.card)
 
     @cached_property
-    def tables(self) -> tuple[list[Table], list[Problem]]:
+    def tables(self) -> tuple[list[DataFile], list[Problem]]:
         """The data files, read, and what is wrong with them."""
         if self.card is None:
             return tables_in(self.folder, {name: subset_and_split(name) for name in self.names[0]})

@@ -12,14 +12,21 @@ from safetensors import SafetensorError, safe_open
 
 from hfkit.core.errors import Problem
 from hfkit.core.files import file_hash
-from hfkit.core.hub_patterns import LOADED, READ, is_listed
+from hfkit.core.hub_patterns import DOCUMENTS, LOADED_FILES, is_listed
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 PICKLED = "runs code when it is loaded: move it away; weights belong in safetensors (save_pretrained writes these)"
 LINKED = "a link may lead anywhere: put a copy of what it points to in its place (cp -L)"
 SECRET_FOUND = "looks like a token or key: take it out, and have it replaced where it came from"
 # Pickles that are no weights: what a trainer goes on from. They go along if they are asked for by name.
-STATES = ("optimizer*.pt", "optimizer*.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "training_args.bin")
+TRAINER_STATE_FILES = (
+    "optimizer*.pt",
+    "optimizer*.bin",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    "training_args.bin",
+)
 # Where a word begins, also behind an escape of JSON, whose last letter would else be taken for the word's first.
 BEGINNING = rb"(?:\b|(?<=\\[bfnrt])|(?<=\\u[0-9a-fA-F]{4}))"
 SECRETS = re.compile(
@@ -75,7 +82,7 @@ def files_of(folder: Path, include: tuple[str, ...] = ()) -> tuple[dict[str, Fil
         wanted = any(fnmatchcase(name, pattern) for pattern in include)
         if is_pickle(name, wanted):
             problems.append(Problem(str(path), "a pickle", PICKLED))
-        elif not wanted and not is_listed(name, LOADED + READ):
+        elif not wanted and not is_listed(name, LOADED_FILES + DOCUMENTS):
             left_out.append(name)
         elif path.is_symlink() or not path.is_file():
             problems.append(Problem(str(path), "not a file of this folder", LINKED))
@@ -111,7 +118,7 @@ def is_pickle(name: str, wanted: bool) -> bool:
     """Whether a file of the folder itself, or one asked for, is a pickle that stops the upload."""
     if not name.endswith(PICKLES) or ("/" in name and not wanted):
         return False
-    return not (wanted and any(fnmatchcase(name.split("/")[-1], state) for state in STATES))
+    return not (wanted and any(fnmatchcase(name.split("/")[-1], state) for state in TRAINER_STATE_FILES))
 
 
 def grouped(names: list[str]) -> list[str]:

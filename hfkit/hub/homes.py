@@ -132,18 +132,18 @@ def without_machine(content, homes: dict[str, Home], places: Iterable[str] = ())
         return content
     cleaned = {key: without_machine(masked_text(key, value), homes, places) for key, value in content.items()}
     for key, value in content.items():
-        if isinstance(value, str) and value and (key in MODELS or key == "path"):
+        if isinstance(value, str) and value and (key in MODEL_LINK or key == "path"):
             home = homes.get(str(Path(value).resolve())) or (home_of(value) if key == TOKENIZER else None)
             if home is not None:
                 cleaned[key] = home[0]
-                if MODELS.get(key, "revision") in cleaned:
-                    cleaned[MODELS.get(key, "revision")] = home[1]
+                if MODEL_LINK.get(key, "revision") in cleaned:
+                    cleaned[MODEL_LINK.get(key, "revision")] = home[1]
     return cleaned
 
 
 TOKENIZER = "tokenizer_name_or_path"
 # Settings that name a model, and those that name its revision.
-MODELS = {
+MODEL_LINK = {
     "model_name_or_path": "model_revision",
     "reward_model_path": "reward_model_revision",
     TOKENIZER: None,

@@ -63,9 +63,9 @@ class Plan:
         if record is None:
             record = read_record(folder)
             problems += record_problems(folder, record)
-        problems += weight_problems(folder, files)
+        problems += missing_weights(folder, files)
         if ADAPTER_CONFIG in files and not problems:
-            base, found = base_of(folder, record, base)
+            base, found = find_base(folder, record, base)
             problems += found
             if base:
                 files[ADAPTER_CONFIG] = File(
@@ -110,7 +110,7 @@ def record_problems(folder: Path, record: dict | None) -> list[Problem]:
     return [] if status == "done" else [Problem(str(folder), f"a run that is {status}", "finish it first")]
 
 
-def weight_problems(folder: Path, files: dict[str, File]) -> list[Problem]:
+def missing_weights(folder: Path, files: dict[str, File]) -> list[Problem]:
     """No weights at all, or not all of them, where there is a model's config."""
     if ADAPTER_CONFIG not in files and "config.json" not in files:
         if "tokenizer_config.json" in files:
@@ -123,7 +123,7 @@ def weight_problems(folder: Path, files: dict[str, File]) -> list[Problem]:
     return [Problem(str(folder), seen, "weights are pushed whole, in safetensors")]
 
 
-def base_of(folder: Path, record: dict | None, base: Home | None) -> tuple[Home | None, list[Problem]]:
+def find_base(folder: Path, record: dict | None, base: Home | None) -> tuple[Home | None, list[Problem]]:
     """Where the base of an adapter is on the Hub; what to do if that cannot be told, or it is another base."""
     adapter = read_json(str(folder), ADAPTER_CONFIG)
     home = base or base_home(folder, record, adapter)

@@ -10,19 +10,18 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from hfkit import __version__
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, HfkitError, Problem
-from hfkit.core.files import refuse_what_is_in_the_way, write_json
+from hfkit.core.files import require_free_folder, write_json
 from hfkit.core.hub_fetch import snapshot
 from hfkit.core.hub_ids import repo_fault, split_revision
-from hfkit.core.hub_patterns import LOADED, READ, is_listed
-from hfkit.core.hub_retry import in_words, patiently
-from hfkit.core.locks import alone_in
-from hfkit.core.locks import in_words as full_disks_told
+from hfkit.core.hub_patterns import DOCUMENTS, LOADED_FILES, is_listed
+from hfkit.core.hub_retry import describe_error, with_retries
+from hfkit.core.locks import explain_errors, lock_folder
 from hfkit.hub.files import PICKLES, File
 from hfkit.hub.homes import is_local, remember
 from hfkit.hub.remote import Remote
 from hfkit.records.source import ADAPTER_CONFIG, read_json
 
-BASE = "base"
+BASE_FOLDER = "base"
 
 
 def pull(repo: str, out: str | Path, revision: str = "main", base: str | None = None) -> Path:
@@ -43,17 +42,17 @@ def pull(repo: str, out: str | Path, revision: str = "main", base: str | None = 
     repo, revision = split_revision(repo, revision)
     try:
         remote = there(api, repo, revision)
-        refuse_what_is_in_the_way(out)
+        require_free_folder(out)
         staging = out.parent / f".{out.name}.{remote.commit[:12]}.pulling"
-        with alone_in(staging, "pulling"), full_disks_told(staging):
+        with lock_folder(staging, "pulling"), explain_errors(staging):
             fetch(remote, staging)
             stand_on_base(api, staging, out, base)
-            for folder in (staging, staging / BASE):
+            for folder in (staging, staging / BASE_FOLDER):
                 shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's own notes
-            refuse_what_is_in_the_way(out)
+            require_free_folder(out)
             os.replace(staging, out)
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise HfkitError(f"cannot fetch {repo}: {in_words(error)}") from error
+        raise HfkitError(f"cannot fetch {repo}: {describe_error(error)}") from error
     say(f"pull: {repo} at {remote.commit} is in {out}")
     return out
 
@@ -67,11 +66,11 @@ def there(api, repo: str, revision: str):
     fault = repo_fault(repo)
     if fault:
         raise ConfigError([Problem("REPO_ID", repo, fault)], "the command line")
-    remote = patiently(Remote.now, api, repo, revision)
+    remote = with_retries(Remote.now, api, repo, revision)
     if remote is None or not remote.is_branch:
         what = repo if remote is None else f"{repo} at {revision}"
         raise HfkitError(f"there is no model {what} on the Hub, or you may not see it: `hf auth login`")
-    names = [name for name in remote.files if is_listed(name, LOADED)]
+    names = [name for name in remote.files if is_listed(name, LOADED_FILES)]
     pickles = [name for name in remote.files if name.endswith(PICKLES)]
     if not any(name.endswith(".safetensors") for name in names) and (pickles or "tokenizer_config.json" not in names):
         seen = f"pickles, which run code when they are loaded ({', '.join(pickles[:3])})" if pickles else "no weights"
@@ -85,7 +84,7 @@ def fetch(remote, folder: Path) -> None:
     Raises:
         HfkitError: one is not what the Hub says that it is.
     """
-    names = [name for name in remote.files if is_listed(name, LOADED + READ)]
+    names = [name for name in remote.files if is_listed(name, LOADED_FILES + DOCUMENTS)]
     snapshot(remote.repo_id, names, revision=remote.commit, commit=remote.commit, folder=folder)
     for name in names:
         if not remote.has(File(name, folder / name)):
@@ -110,6 +109,6 @@ def stand_on_base(api, staging: Path, out: Path, base: str | None) -> None:
     remote = there(api, repo, revision)
     if ADAPTER_CONFIG in remote.files:
         raise HfkitError(f"its base {repo} is an adapter: name the full model with --base USER/NAME")
-    fetch(remote, staging / BASE)
-    place = {"base_model_name_or_path": str(out / BASE), "revision": None}
+    fetch(remote, staging / BASE_FOLDER)
+    place = {"base_model_name_or_path": str(out / BASE_FOLDER), "revision": None}
     write_json(staging / ADAPTER_CONFIG, adapter | place)

@@ -7,7 +7,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from hfkit import __version__
 from hfkit.core.errors import MISSING, ConfigError, HfkitError, Problem
-from hfkit.core.hub_retry import Unreachable, in_words, patiently
+from hfkit.core.hub_retry import Unreachable, describe_error, with_retries
 from hfkit.hub.upload import Upload
 from hfkit.records.source import ADAPTER_CONFIG, read_json
 
@@ -77,7 +77,7 @@ def send(uploads: list, problems: list[Problem], what: str):
             uploads[-1].base = (pushed.repo_id, pushed.commit)
         return uploads[-1].run(api)
     except HfHubHTTPError as error:
-        raise HfkitError(f"the Hub refuses the push to {uploads[-1].repo_id}: {in_words(error)}") from error
+        raise HfkitError(f"the Hub refuses the push to {uploads[-1].repo_id}: {describe_error(error)}") from error
 
 
 def uploads_of(folder: str | Path, repo_id: str, private: bool | None, with_base: str | None = None, **given) -> tuple:
@@ -106,7 +106,7 @@ def base_folder(folder: Path) -> Path | Problem:
 def name_in_full(api, uploads: list) -> None:
     """Puts the user's namespace before names that have none."""
     if any("/" not in upload.repo_id for upload in uploads):
-        user = patiently(api.whoami)["name"]
+        user = with_retries(api.whoami)["name"]
         for upload in uploads:
             upload.repo_id = upload.repo_id if "/" in upload.repo_id else f"{user}/{upload.repo_id}"
         if len(uploads) > 1:

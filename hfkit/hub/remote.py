@@ -8,8 +8,8 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 
 from hfkit.core.errors import Problem
 from hfkit.core.files import RECORD, read_json_mapping
-from hfkit.core.hub_patterns import LOADED, is_listed
-from hfkit.core.hub_retry import patiently
+from hfkit.core.hub_patterns import LOADED_FILES, is_listed
+from hfkit.core.hub_retry import with_retries
 from hfkit.hub.files import PICKLES, File
 from hfkit.hub.plan import Plan
 from hfkit.records.source import ADAPTER_CONFIG
@@ -60,7 +60,7 @@ class Remote:
         if name not in self.files:
             return None
         place = {"revision": self.commit, "repo_type": self.type}
-        return Path(patiently(hf_hub_download, self.repo_id, name, **place))
+        return Path(with_retries(hf_hub_download, self.repo_id, name, **place))
 
     def text(self, name: str) -> str | None:
         """What stands in a file of it."""
@@ -124,7 +124,7 @@ def leftover_problems(remote: Remote, plan: Plan) -> list[Problem]:
     left = [
         name
         for name in remote.files
-        if name not in plan.files and (is_listed(name, LOADED) or ("/" not in name and name.endswith(PICKLES)))
+        if name not in plan.files and (is_listed(name, LOADED_FILES) or ("/" not in name and name.endswith(PICKLES)))
     ]
     if not left:
         return []
@@ -138,7 +138,7 @@ def leftover_problems(remote: Remote, plan: Plan) -> list[Problem]:
 def base_problems(api: HfApi, plan: Plan) -> list[Problem]:
     """A base that is not where an adapter says, or not the one that it was trained on."""
     repo_id, revision = plan.base
-    base = patiently(Remote.now, api, repo_id, revision)
+    base = with_retries(Remote.now, api, repo_id, revision)
     if base is None or not base.is_branch:
         remedy = "there is no such model or revision on the Hub, or you may not see it"
         return [Problem(f"the base {repo_id}", revision, remedy)]
@@ -154,7 +154,7 @@ def ref_problems(api: HfApi, remote: Remote, plan: Plan, branch: str, tag: str |
     """A branch that is a tag, and a tag that is somewhere else already."""
     if branch == "main" and tag is None:
         return []
-    refs = patiently(api.list_repo_refs, remote.repo_id, repo_type=remote.type)
+    refs = with_retries(api.list_repo_refs, remote.repo_id, repo_type=remote.type)
     tags = {ref.name: ref.target_commit for ref in refs.tags}
     problems = []
     if branch in tags:

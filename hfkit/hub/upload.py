@@ -10,7 +10,7 @@ from hfkit.core.console import warn
 from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
 from hfkit.core.files import write_text
 from hfkit.core.hub_ids import repo_fault, revision_fault
-from hfkit.core.hub_retry import patiently, status_of
+from hfkit.core.hub_retry import status_of, with_retries
 from hfkit.hub.cards.marks import CARD, noted
 from hfkit.hub.homes import remember
 from hfkit.hub.plan import Plan
@@ -87,7 +87,7 @@ class Upload:
         Raises:
             Unreachable: the Hub does not answer.
         """
-        remote = patiently(self.now, api)
+        remote = with_retries(self.now, api)
         problems = []
         if remote:
             problems += self.problems_with(remote)
@@ -105,7 +105,7 @@ class Upload:
         card = self.plan.files.get(CARD)
         try:
             if card is not None:
-                patiently(self.card_class(card.data.decode()).validate)
+                with_retries(self.card_class(card.data.decode()).validate)
         except ValueError as error:
             return [Problem(CARD, "its front matter", " ".join(str(error).split()))]
         return []
@@ -128,7 +128,7 @@ class Upload:
         commit = self.committed(api, remote) if is_new else remote.commit
         if self.tag:
             at = {"revision": commit, "repo_type": self.type}
-            patiently(api.create_tag, self.repo_id, tag=self.tag, exist_ok=True, **at)
+            with_retries(api.create_tag, self.repo_id, tag=self.tag, exist_ok=True, **at)
         if self.record is None:
             try:
                 self.remember(commit)
@@ -144,16 +144,16 @@ class Upload:
 
     def made(self, api: HfApi) -> Remote:
         """The branch to commit to; repository and branch are made if need be."""
-        remote, kind = patiently(self.now, api), {"repo_type": self.type, "exist_ok": True}
+        remote, kind = with_retries(self.now, api), {"repo_type": self.type, "exist_ok": True}
         if remote is None:
             private = self.private is not False
-            patiently(api.create_repo, self.repo_id, private=private, **kind)
-            remote = patiently(self.now, api)
+            with_retries(api.create_repo, self.repo_id, private=private, **kind)
+            remote = with_retries(self.now, api)
             if remote is None or remote.private != private:
                 raise HfkitError(f"{self.repo_id} was made by somebody else just now: push again to see what it is")
         if not remote.is_branch:
-            patiently(api.create_branch, self.repo_id, branch=self.branch, **kind)
-            remote = patiently(self.now, api)
+            with_retries(api.create_branch, self.repo_id, branch=self.branch, **kind)
+            remote = with_retries(self.now, api)
         return remote
 
     def committed(self, api: HfApi, before: Remote) -> str:
@@ -169,12 +169,12 @@ class Upload:
         given = {"commit_message": message, "revision": self.branch, "parent_commit": before.commit}
         given["repo_type"] = self.type
         try:
-            commit = patiently(api.create_commit, self.repo_id, additions, **given).oid
+            commit = with_retries(api.create_commit, self.repo_id, additions, **given).oid
         except HfHubHTTPError as error:
             if status_of(error) != STALE:
                 raise
             commit = None
-        there = patiently(self.now, api, commit)
+        there = with_retries(self.now, api, commit)
         if there is not None and there.has_all(self.plan):
             return there.commit
         if commit is None or there is None:

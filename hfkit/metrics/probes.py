@@ -68,7 +68,7 @@ def signs(probes: dict[str, dict[str, float]]) -> list[str]:
     ]
 
 
-def show(probes: dict[str, dict[str, float]], title: str) -> None:
+def print_probes(probes: dict[str, dict[str, float]], title: str) -> None:
     """The table of a probe."""
     table = Table(title=title)
     for column in ("replies", "mean reward", "beat the real one"):

@@ -21,7 +21,7 @@ from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_patterns import MODEL_FILES
 from hfkit.models.score_head import hold_head_in_float32
-from hfkit.records.base import base_identity, refuse_other_base
+from hfkit.records.base import base_identity, require_own_base
 from hfkit.records.source import Source, find_file
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -58,7 +58,7 @@ def adapter_weights(source: Source) -> dict[str, torch.Tensor]:
         raise HfkitError(f"cannot read {file}: {reason(error)}") from error
 
 
-def base_of(model) -> dict:
+def record_base(model) -> dict:
     """What a run's record says of the base beneath a model to train: {"base": its identity}; {} for a full model."""
     if not isinstance(model, PeftModel):
         return {}
@@ -74,7 +74,7 @@ def with_adapter(model: PreTrainedModel | PeftModel, source: Source, **options) 
     Raises:
         HfkitError: the adapter was trained on another base, does not fit, or is not in safetensors.
     """
-    refuse_other_base(source)
+    require_own_base(source)
     adapter_weights(source)
     if source.adapter.get("task_type") == TaskType.SEQ_CLS:
         hold_head_in_float32(model)
@@ -95,7 +95,7 @@ def load_adapter_weights(model: PeftModel, source: Source) -> None:
     Raises:
         HfkitError: the adapter was trained on another base, or does not fit.
     """
-    refuse_other_base(source)
+    require_own_base(source)
     # peft wants a tensor for each it would save; a new head keeps the one it has
     weights = {**get_peft_model_state_dict(model, save_embedding_layers=False), **adapter_weights(source)}
     try:
@@ -141,7 +141,7 @@ def can_merge(model: PreTrainedModel | PeftModel, bf16: bool = False) -> bool:
 
 
 @contextmanager
-def merged_for_now(model: PeftModel, bf16: bool = False):
+def temporarily_merged(model: PeftModel, bf16: bool = False):
     """Within it the model computes, without gradients, with its adapter merged into copies of the adapted matrices.
 
     The base's own are not touched, so other models may stand on them; they are put back at the end.

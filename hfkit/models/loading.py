@@ -31,6 +31,8 @@ from hfkit.models.score_head import hold_head_in_float32, with_exact_head
 from hfkit.records.base import base_identity
 from hfkit.records.source import Source
 
+HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
+
 # Tokens that models ship with and that never stand in a conversation, in the order of preference for padding.
 PAD_CANDIDATES = (
     "<pad>",
@@ -194,9 +196,6 @@ def under_adapter(model: PreTrainedModel, config, source: Source, task_type: Tas
     return model
 
 
-HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
-
-
 def load_policy(
     path: str, revision: str = "main", *, base: str | None = None, **options
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -276,19 +275,19 @@ def is_classifier(path: str, revision: str) -> bool:
     if adapter is not None:
         return adapter.get("task_type") == "SEQ_CLS"
     try:
-        return "ForSequenceClassification" in str(config_of(path, revision).architectures)
+        return "ForSequenceClassification" in str(cached_config(path, revision).architectures)
     except (OSError, ValueError):
         return False
 
 
 @cache
-def tokenizer_of(path: str, revision: str, pad_token: str | None):
+def cached_tokenizer(path: str, revision: str, pad_token: str | None):
     """The tokenizer of a path, read once."""
     return load_tokenizer(path, revision, pad_token)
 
 
 @cache
-def config_of(path: str, revision: str):
+def cached_config(path: str, revision: str):
     """The config of a path's base, read once."""
     source = Source.of(path, revision)
     return AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)

@@ -157,11 +157,6 @@ def state(template: str, words: dict[str, str], value: str) -> str:
     return template.format(v=value, a=with_article(value), **words)
 
 
-def capital(text: str) -> str:
-    """The text with its first letter in upper case and the rest untouched."""
-    return text[:1].upper() + text[1:]
-
-
 class World:
     """Everything that is true for one seed, and what training must not see.
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from hfkit.commands.reporting.main import write_report
 from hfkit.core.console import say
-from hfkit.evaluation.arena import show as show_arena
-from hfkit.quickstart.summary import compare, show, summarize
+from hfkit.evaluation.arena import print_arena as show_arena
+from hfkit.quickstart.summary import print_summary, run_arena, summarize
 from hfkit.quickstart.world import write_world
 from hfkit.stages.pipeline import read_pipeline, run_pipeline
 
@@ -36,8 +36,8 @@ def run_quickstart(output_dir: str | Path, configs: str | Path, flags: list[str]
     say(f"a small world in {root / 'world'}: " + ", ".join(f"{rows:,} {name[:-6]}" for name, rows in files.items()))
     run_pipeline(pipeline, str(root), [*data_flags(root / "world"), *GOLD_FLAGS, *flags])
     summary = summarize(root)
-    ratings = compare(root)
-    show(summary, root)
+    ratings = run_arena(root)
+    print_summary(summary, root)
     show_arena(ratings)
     say(f"report: {write_report(root)}")
     return summary

@@ -25,12 +25,12 @@ from hfkit.quickstart.world import GoldScorer, answer_is_right
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 
-MODELS = {"base": "pretrain", "SFT": "sft", "PPO": "ppo"}
+STAGE_OF_MODEL = {"base": "pretrain", "SFT": "sft", "PPO": "ppo"}
 REPLY_TOKENS, BATCH = 64, 100
-SHOWN = 3
+SHOWN_QUESTIONS = 3
 
 
-def rows_of(root: Path, name: str) -> list[dict]:
+def world_rows(root: Path, name: str) -> list[dict]:
     """The rows of one of the world's files."""
     lines = (root / "world" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
@@ -42,10 +42,10 @@ def summarize(root: Path) -> dict:
     Exact answers are those of greedy decoding; gold score, reward, KL and entropy are of replies sampled at PPO's
     temperature. KL is to the SFT model, in nats per reply; entropy in nats per token.
     """
-    questions = rows_of(root, "questions_test")
-    documents = [row["text"] for row in rows_of(root, "documents_test")]
+    questions = world_rows(root, "questions_test")
+    documents = [row["text"] for row in world_rows(root, "documents_test")]
     reward, gold = load_reward(str(root / "reward")), GoldScorer()
-    subjects = {name: Subject(name, str(root / stage)) for name, stage in MODELS.items()}
+    subjects = {name: Subject(name, str(root / stage)) for name, stage in STAGE_OF_MODEL.items()}
     sft, tokenizer, kept = subjects["SFT"], subjects["SFT"].tokenizer, Lines(root / "arena" / REPLIES)
     prompts = [encode_prompt(tokenizer, row["prompt"]) for row in questions]
     temperature = temperature_of(root)
@@ -64,7 +64,7 @@ def summarize(root: Path) -> dict:
             for row, reply in zip(questions, greedy, strict=True)
         ]
         summary["models"][name] = {
-            "bits_per_byte": bits_of(subject, documents),
+            "bits_per_byte": bits_per_byte_of(subject, documents),
             "exact_answer": sum(right) / len(right),
             "gold": sum(scores) / len(scores),
             "gold_interval": bootstrap_interval(scores),
@@ -72,10 +72,10 @@ def summarize(root: Path) -> dict:
             "kl_to_sft": kl_per_reply(logprobs, under_sft),
             "entropy": variety(sampled)["entropy"],
             "reply_tokens": sum(map(len, ids)) / len(ids),
-            "samples": texts[:SHOWN],
+            "samples": texts[:SHOWN_QUESTIONS],
         }
-    summary["prompts_shown"] = [row["prompt"][-1]["content"] for row in questions[:SHOWN]]
-    summary["reward_model"] = reward_accuracy(reward, rows_of(root, "preferences_test"))
+    summary["prompts_shown"] = [row["prompt"][-1]["content"] for row in questions[:SHOWN_QUESTIONS]]
+    summary["reward_model"] = reward_accuracy(reward, world_rows(root, "preferences_test"))
     summary["max_kl"] = read_record(root / "ppo")["config"]["max_kl"]
     summary["seconds"] = {
         stage: read_record(root / stage)["wall_seconds"] for stage in ("tokenizer", "pretrain", "sft", "reward", "ppo")
@@ -90,12 +90,12 @@ def temperature_of(root: Path) -> float:
     return read_record(root / "ppo")["config"]["temperature"]
 
 
-def compare(root: Path) -> dict:
+def run_arena(root: Path) -> dict:
     """The arena of base, SFT and PPO on the replies of the summary, judged by the gold scorer; see `arena.arena`."""
     config = ArenaConfig(
-        models=[f"{name}={root / stage}" for name, stage in MODELS.items()],
+        models=[f"{name}={root / stage}" for name, stage in STAGE_OF_MODEL.items()],
         prompts=str(root / "world" / "questions_test.jsonl"),
-        max_prompts=len(rows_of(root, "questions_test")),
+        max_prompts=len(world_rows(root, "questions_test")),
         judge="function",
         reward_function="hfkit.quickstart.gold:gold",
         temperature=temperature_of(root),
@@ -107,7 +107,7 @@ def compare(root: Path) -> dict:
     return arena(config)
 
 
-def bits_of(subject: Subject, texts: list[str]) -> float:
+def bits_per_byte_of(subject: Subject, texts: list[str]) -> float:
     """Bits per byte of documents."""
     ids = [encode_text(subject.tokenizer, text) for text in texts]
     found = text_likelihoods(subject.model, subject.tokenizer, Dataset.from_dict({"input_ids": ids, "labels": ids}))
@@ -127,7 +127,7 @@ def reward_accuracy(reward, pairs: list[dict]) -> dict[str, float]:
     }
 
 
-def show(summary: dict, root: Path) -> None:
+def print_summary(summary: dict, root: Path) -> None:
     """The table at the end."""
     figures = {
         "held-out bits per byte": lambda m: f"{m['bits_per_byte']:.3f}",

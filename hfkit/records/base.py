@@ -35,8 +35,8 @@ def base_fault(source: Source) -> str | None:
     if trained_on.get("quantization") and not here.get("quantization"):
         return None  # the full-precision weights behind a base that is stored quantized: their hash is another
     return (
-        f"{source.path} was trained on the base {name_of(trained_on)}, and {name_of(here)} is another one. Put the "
-        "former in its place, or say where it lies: base=... in Python, --base for `hfkit merge`, "
+        f"{source.path} was trained on the base {describe_base(trained_on)}, and {describe_base(here)} is another one. "
+        "Put the former in its place, or say where it lies: base=... in Python, --base for `hfkit merge`, "
         "base_model_name_or_path in adapter_config.json for a stage"
     )
 
@@ -49,14 +49,14 @@ def same_base(one: Source, other: Source) -> bool:
     return (here["path"], here["revision"]) == (there["path"], there["revision"])
 
 
-def refuse_other_base(source: Source) -> None:
+def require_own_base(source: Source) -> None:
     """Raises HfkitError if the base at hand is not the one that the adapter was trained on."""
     fault = base_fault(source)
     if fault:
         raise HfkitError(fault)
 
 
-def name_of(base: dict) -> str:
+def describe_base(base: dict) -> str:
     """A base in a line: where it lies, and the first digits of its revision and of its weights' hash."""
     revision = f" at {base['revision'][:12]}" if base.get("revision") else ""
     return f"{base['path']}{revision} (weights {(base['weights_sha256'] or 'unknown')[:12]})"

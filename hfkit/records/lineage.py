@@ -51,14 +51,14 @@ def node_of(model: dict, record: dict, above: tuple[tuple, ...]) -> dict:
             name: {key: split[key] for key in ("rows", "kept", "sources")}
             for name, split in record.get("data", {}).items()
         },
-        "base": {**record["base"], "now": what_became_of(record["base"])} if record.get("base") else None,
+        "base": {**record["base"], "now": change_since(record["base"])} if record.get("base") else None,
         "parents": [parent_node(parent, above) for parent in record.get("lineage", [])],
     }
 
 
 def parent_node(entry: dict, above: tuple[tuple, ...]) -> dict:
     """A parent from its line in a record, and from its own record where it is still what it was."""
-    now, record = what_became_of(entry), None
+    now, record = change_since(entry), None
     if now is None and (entry["path"], entry["revision"]) not in above:
         try:
             record = record_of(entry["path"], entry["revision"] or "main")
@@ -71,7 +71,7 @@ def parent_node(entry: dict, above: tuple[tuple, ...]) -> dict:
     return node_of({**model, "now": now}, record or told, above)
 
 
-def what_became_of(model: dict) -> str | None:
+def change_since(model: dict) -> str | None:
     """What has become of a local model since it was recorded: gone, or with other weights; None if neither.
 
     Without the folders above it, a path is that of a model that was on somebody's machine alone.

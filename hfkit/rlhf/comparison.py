@@ -13,7 +13,7 @@ from hfkit.rlhf.scores import Scorer
 
 
 @dataclass
-class HeldOut:
+class PolicyResults:
     """How a model does on held-out prompts: its replies, what each is worth, and mean figures of them.
 
     `figures`: `reward`, `entropy` (nats per token), `length` (tokens), and `kl` to the reference (nats per reply).
@@ -25,7 +25,7 @@ class HeldOut:
 
 
 @torch.no_grad()
-def look(
+def evaluate_policy(
     model: PreTrainedModel,
     reference: PreTrainedModel,
     scorer: Scorer,
@@ -33,7 +33,7 @@ def look(
     rows: list[dict],
     args: PPOConfig,
     stops: list[int],
-) -> HeldOut:
+) -> PolicyResults:
     """Replies to the rows' prompts, sampled as in training but always with the same seed, and looked at as there."""
     prompts, size = [row["input_ids"] for row in rows], args.per_device_eval_batch_size
     model.eval()
@@ -50,10 +50,12 @@ def look(
         "entropy": mean_entropy(said),
         "length": sum(map(len, replies)) / len(replies),
     }
-    return HeldOut(replies, rewards, figures)
+    return PolicyResults(replies, rewards, figures)
 
 
-def compare(roles: Roles, scorer: Scorer, tokenizer, rows, args: PPOConfig) -> tuple[dict[str, float], list[dict]]:
+def compare_policies(
+    roles: Roles, scorer: Scorer, tokenizer, rows, args: PPOConfig
+) -> tuple[dict[str, float], list[dict]]:
     """Replies of the SFT model and of the policy to the same prompts.
 
     Returns:
@@ -64,7 +66,8 @@ def compare(roles: Roles, scorer: Scorer, tokenizer, rows, args: PPOConfig) -> t
     rows = [rows[place] for place in range(len(rows))]
     stops = stop_ids(roles.reference.generation_config, tokenizer)
     before, after = (
-        look(model, roles.reference, scorer, tokenizer, rows, args, stops) for model in (roles.reference, roles.policy)
+        evaluate_policy(model, roles.reference, scorer, tokenizer, rows, args, stops)
+        for model in (roles.reference, roles.policy)
     )
     figures = {"eval_kl": after.figures["kl"]}
     for name, found in (("sft", before), ("ppo", after)):

@@ -27,7 +27,7 @@ class Experience:
     returns: torch.Tensor
 
 
-class Judge:
+class ExperienceMaker:
     """Looks at replies with every role.
 
     Args:

@@ -3,14 +3,14 @@
 import torch
 
 from hfkit.core.console import is_main_process, say, warn
-from hfkit.metrics.probes import probe, show, signs
+from hfkit.metrics.probes import print_probes, probe, signs
 from hfkit.models.generation import generate_replies, stop_ids
 from hfkit.records.record import record_of
 from hfkit.rlhf.config import PPOConfig
 from hfkit.rlhf.forward import autocast
 from hfkit.rlhf.scores import shaped
 
-PROMPTS = 16
+PROBED_PROMPTS = 16
 """Prompts whose replies are probed."""
 
 
@@ -61,7 +61,7 @@ def probe_rewards(policy, scorer, tokenizer, rows, args: PPOConfig) -> dict[str,
     Returns:
         as `probes.probe`; {} with a single prompt, to which no reply could be off-topic.
     """
-    rows = [rows[place] for place in range(min(len(rows), PROMPTS))]
+    rows = [rows[place] for place in range(min(len(rows), PROBED_PROMPTS))]
     if len(rows) < 2:
         return {}
     prompts = [row["input_ids"] for row in rows]
@@ -82,7 +82,7 @@ def probe_rewards(policy, scorer, tokenizer, rows, args: PPOConfig) -> dict[str,
 
     probes = probe(score, replies, tokenizer.eos_token_id)
     if is_main_process():
-        show(probes, f"rewards of replies to {len(rows)} prompts, before PPO")
+        print_probes(probes, f"rewards of replies to {len(rows)} prompts, before PPO")
     for sign in signs(probes):
         warn(sign)
     return probes

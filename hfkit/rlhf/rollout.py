@@ -6,7 +6,7 @@ from typing import Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfkit.models.adapters import merged_for_now
+from hfkit.models.adapters import temporarily_merged
 from hfkit.models.generation import sample_replies
 from hfkit.rlhf.forward import autocast
 
@@ -54,7 +54,7 @@ class GenerateEngine:
     def sample(self, prompts: list[list[int]]) -> list[list[int]]:
         """Draws from torch's global generator."""
         self.model.eval()
-        merged = merged_for_now(self.model, self.bf16) if self.merge else nullcontext()
+        merged = temporarily_merged(self.model, self.bf16) if self.merge else nullcontext()
         with merged, autocast(self, self.model.device):  # merged outside of autocast, in float32
             return sample_replies(
                 self.model,

@@ -6,7 +6,7 @@ from pathlib import Path
 from hfkit.core.files import write_text
 from hfkit.rlhf.experience import Experience
 
-SHOWN = 8
+LOGGED_SAMPLES = 8
 """Replies of an update, about."""
 
 
@@ -30,7 +30,7 @@ class SampleFile:
         kl = (experience.logprobs - experience.ref_logprobs).where(experience.tokens.mask, 0.0).sum(1)
         order = experience.scores.argsort(descending=True).tolist()
         with self.path.open("a", encoding="utf-8") as stream:
-            for place in order[:: max(len(order) // SHOWN, 1)]:
+            for place in order[:: max(len(order) // LOGGED_SAMPLES, 1)]:
                 sample = {
                     "step": step,
                     "prompt": self.tokenizer.decode(rows[place]["input_ids"]),

@@ -23,10 +23,10 @@ from hfkit.models.adapters import can_merge
 from hfkit.models.generation import set_generation_config, stop_ids
 from hfkit.models.reward_model import RewardModel
 from hfkit.rlhf import checkpoint
-from hfkit.rlhf.comparison import look
+from hfkit.rlhf.comparison import evaluate_policy
 from hfkit.rlhf.config import PPOConfig
 from hfkit.rlhf.controllers import KLController, RewardNormalizer
-from hfkit.rlhf.experience import Judge
+from hfkit.rlhf.experience import ExperienceMaker
 from hfkit.rlhf.guards import refuse
 from hfkit.rlhf.health import Watch
 from hfkit.rlhf.prompts import Shuffled
@@ -97,7 +97,9 @@ class PPOTrainer(TrlPPOTrainer):
         self.controllers = {"kl": kl, "watch": Watch(args.max_kl)}
         if args.normalize_rewards:
             self.controllers["normalizer"] = normalizer or RewardNormalizer()
-        self.judge = Judge(args, self.accelerator, roles, processing_class, scorer, self.stops, self.controllers)
+        self.judge = ExperienceMaker(
+            args, self.accelerator, roles, processing_class, scorer, self.stops, self.controllers
+        )
         self.ptx = PTX(args, self.accelerator, ptx_rows, processing_class.pad_token_id) if ptx_rows else None
         self.update = Updater(args, self.accelerator, roles, self.optimizer, self.ptx)
         self.prompts = Shuffled(len(train_dataset), args.seed)
@@ -274,7 +276,7 @@ class PPOTrainer(TrlPPOTrainer):
         """Mean reward, KL, entropy and length of replies to the held-out prompts, sampled with one seed; logged."""
         args = self.args
         rows = [self.eval_dataset[place] for place in range(len(self.eval_dataset))]
-        held_out = look(
+        held_out = evaluate_policy(
             self.policy_model, self.ref_model, self.judge.scorer, self.processing_class, rows, args, self.stops
         )
         # one process's figures for all of them: what to save and when to stop hang on these, and a reward may waver

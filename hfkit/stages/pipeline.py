@@ -146,7 +146,7 @@ def check_all(argvs: dict[str, list[str]], root: Path) -> None:
     problems = []
     for stage, argv in argvs.items():
         try:
-            parse_stage(stage, argv, without(pending_keys(stage, argvs, root)))
+            parse_stage(stage, argv, check_without(pending_keys(stage, argvs, root)))
         except ConfigError as error:
             problems += [problem.under(f"{stage}.") for problem in error.problems]
     if problems:
@@ -160,7 +160,7 @@ def pending_keys(stage: str, argvs: dict[str, list[str]], root: Path) -> list[st
     return [key for key in INPUTS[stage] if any((key, [folder]) in given for folder in earlier)]
 
 
-def without(pending: list[str]) -> Check:
+def check_without(pending: list[str]) -> Check:
     """The checks of a config, less what they say of the keys whose folders an earlier stage will make."""
 
     def check(config) -> list[Problem]:

@@ -18,13 +18,13 @@ from hfkit.core.device import prepare_device
 from hfkit.data.forms import PROMPTS, encode_prompts
 from hfkit.data.splits import load_splits, tell
 from hfkit.hub.stage import then_push
-from hfkit.models.adapters import base_of
+from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer
 from hfkit.models.saving import save_model
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import parent_of
 from hfkit.rlhf import PPOTrainer
-from hfkit.rlhf.comparison import compare
+from hfkit.rlhf.comparison import compare_policies
 from hfkit.rlhf.gate import probe_rewards, tell_accuracy
 from hfkit.rlhf.ptx import load_ptx
 from hfkit.rlhf.roles import load_roles
@@ -64,7 +64,7 @@ def main(config: PPOConfig) -> Path:
         # Models
         tell_accuracy(config)
         roles = load_roles(config)
-        run.note(**base_of(roles.policy))
+        run.note(**record_base(roles.policy))
         scorer = load_scorer(config, tokenizer, reader, roles.reward)
         args = trainer_arguments(config, num_sample_generations=0)
         if roles.reward is not None:
@@ -87,12 +87,12 @@ def main(config: PPOConfig) -> Path:
             ptx_rows=ptx_rows,
         )
         own_callbacks(trainer, run, partial(save_model, trainer.policy_model, tokenizer), *early_stopping(config))
-        facts = train(trainer, run)
+        facts = train_policy(trainer, run)
         # Save
         metrics = trend(run.folder)
         samples = []
         if test_rows is not None:
-            held_out, samples = compare(roles, scorer, tokenizer, test_rows, trainer.args)
+            held_out, samples = compare_policies(roles, scorer, tokenizer, test_rows, trainer.args)
             metrics |= held_out
             for sample in samples[:SHOWN_SAMPLES]:
                 say(f"  {sample['prompt']!r}\n    before: {sample['before']!r}\n    after:  {sample['after']!r}")
@@ -112,7 +112,7 @@ def early_stopping(config: PPOConfig) -> list:
     return [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
 
 
-def train(trainer, run) -> dict:
+def train_policy(trainer, run) -> dict:
     """Runs PPO, from the last complete checkpoint if the run has one.
 
     Returns:

@@ -18,7 +18,7 @@ from hfkit.data.packing import pack_documents, require_separation, separating_co
 from hfkit.data.splits import load_splits, tell
 from hfkit.hub.stage import then_push
 from hfkit.metrics.formulas import bits_per_byte, perplexity
-from hfkit.models.adapters import base_of
+from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
 from hfkit.models.saving import save_model
 from hfkit.records.record import parent_of
@@ -49,7 +49,7 @@ def main(config: PretrainConfig) -> Path:
         say(f"pretrain: {len(train_rows):,} rows of {config.block_size} tokens")
         # Model
         model = start_model(config, tokenizer)
-        run.note(**base_of(model))
+        run.note(**record_base(model))
         say(f"pretrain: {model.num_parameters():,} parameters")
 
         # Trainer

@@ -7,7 +7,7 @@ from pathlib import Path
 from hfkit.config.stages import STAGES
 from hfkit.core.errors import MISSING, ConfigError, Kind, Problem
 from hfkit.core.yaml import read_yaml
-from hfkit.stages.pipeline import parse_stage, pending_keys, read_pipeline, stage_flags, without
+from hfkit.stages.pipeline import check_without, parse_stage, pending_keys, read_pipeline, stage_flags
 
 
 def read_configs(
@@ -68,7 +68,7 @@ def read_config(name: str, argv: list[str], pending: list[str]):
         pending: the keys of what an earlier stage will make.
     """
 
-    check = without(pending)
+    check = check_without(pending)
 
     def planned(config) -> list[Problem]:
         return [problem for problem in check(config) if problem.kind is not Kind.NO_SUCH_FILE]

@@ -18,11 +18,11 @@ from hfkit.data.rankings import COMPARISONS, encode_held_out, encoding_of
 from hfkit.data.splits import load_splits, tell
 from hfkit.hub.stage import then_push
 from hfkit.metrics.preference import pair_metrics
-from hfkit.models.adapters import base_of
+from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
 from hfkit.models.saving import save_model
 from hfkit.records.record import parent_of, read_record
-from hfkit.training.arguments import own_callbacks, train, trained_as_it_is, trainer_arguments
+from hfkit.training.arguments import keep_trainable_dtype, own_callbacks, train, trainer_arguments
 from hfkit.training.ranking_trainer import RankingCollator, RankingTrainer
 from hfkit.training.run import Run
 
@@ -55,7 +55,7 @@ def main(config: RewardConfig) -> Path:
                 "set model_name_or_path to the output of `hfkit sft`"
             )
         model = load_trainable(config, TaskType.SEQ_CLS)
-        run.note(**base_of(model))
+        run.note(**record_base(model))
         # Trainer
         arguments = trainer_arguments(
             config,
@@ -63,7 +63,7 @@ def main(config: RewardConfig) -> Path:
             remove_unused_columns=False,  # `length` is what train_sampling_strategy: group_by_length reads
             include_num_input_tokens_seen="non_padding",
         )
-        with trained_as_it_is(model):
+        with keep_trainable_dtype(model):
             trainer = (RankingTrainer if is_ranking else RewardTrainer)(
                 model=model,
                 args=arguments,

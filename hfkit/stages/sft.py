@@ -17,11 +17,11 @@ from hfkit.data.forms import INSTRUCTIONS, encode_instructions
 from hfkit.data.packing import pack_conversations, require_separation, separating_collator
 from hfkit.data.splits import load_splits, tell
 from hfkit.hub.stage import then_push
-from hfkit.models.adapters import base_of
+from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
 from hfkit.models.saving import save_model
 from hfkit.records.record import parent_of
-from hfkit.training.arguments import held_out_metrics, own_callbacks, train, trained_as_it_is, trainer_arguments
+from hfkit.training.arguments import held_out_metrics, keep_trainable_dtype, own_callbacks, train, trainer_arguments
 from hfkit.training.run import Run
 
 
@@ -49,9 +49,9 @@ def main(config: SFTConfig) -> Path:
             say(f"train: {rows:,} rows packed into {len(train_rows):,} of at most {config.max_length} tokens")
         # Model
         model = load_trainable(config)
-        run.note(**base_of(model))
+        run.note(**record_base(model))
         # Trainer
-        with trained_as_it_is(model):
+        with keep_trainable_dtype(model):
             trainer = SFTTrainer(
                 model=model,
                 args=trainer_arguments(

@@ -21,7 +21,7 @@ from hfkit.training.run import Run
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 MARKERS = ["<|system|>", "<|user|>", "<|assistant|>"]
-TEMPLATE = Path(__file__).with_name("chat.jinja")
+CHAT_TEMPLATE = Path(__file__).with_name("chat.jinja")
 
 
 @then_push
@@ -58,7 +58,7 @@ def main(config: TokenizerConfig) -> Path:
             additional_special_tokens=MARKERS,
             model_max_length=config.model_max_length,
             clean_up_tokenization_spaces=False,
-            chat_template=Path(config.chat_template or TEMPLATE).read_text(),
+            chat_template=Path(config.chat_template or CHAT_TEMPLATE).read_text(),
         )
         # Save
         sample = "".join(rows[: min(len(rows), 200)]["text"])

@@ -80,7 +80,7 @@ def own_callbacks(trainer: Trainer, run: Run, save: Callable[[Path], None], *mor
 
 
 @contextmanager
-def trained_as_it_is(model: PreTrainedModel | PeftModel):
+def keep_trainable_dtype(model: PreTrainedModel | PeftModel):
     """Around a trl trainer's constructor: the weights to train leave it in the dtype that they went into it.
 
     Over a quantized base trl casts them to bf16, in which the small updates of a run's end are lost; without autocast
@@ -126,11 +126,11 @@ def train(trainer: Trainer, run: Run) -> dict:
         "steps": trainer.state.global_step,
         "tokens": trainer.state.num_input_tokens_seen,
         "train_seconds": round(time.time() - started, 2),
-        "train_loss": mean_of_windows(logged) if logged else mean_loss,
+        "train_loss": mean_loss(logged) if logged else mean_loss,
     }
 
 
-def mean_of_windows(logged: list[tuple[int, float]]) -> float:
+def mean_loss(logged: list[tuple[int, float]]) -> float:
     """Mean of a run's loss from its logs (step, mean since the log before), those before a resumption among them."""
     steps = [0, *(step for step, _ in logged)]
     total = sum((step - before) * loss for before, (step, loss) in zip(steps, logged, strict=False))

@@ -17,14 +17,14 @@ from hfkit.core.console import printable, say
 from hfkit.core.device import random_state_kept
 
 # What the progress line shows, where it is logged.
-SHOWN = {
+TRAIN_METRICS = {
     "loss": "loss {:.3f}",
     "accuracy": "accuracy {:.2f}",
     "objective/scores": "reward {:.2f}",
     "objective/kl": "KL {:.2f}",
     "learning_rate": "lr {:.1e}",
 }
-EVALUATED = {
+EVAL_METRICS = {
     "eval_loss": "loss {:.4f}",
     "eval_perplexity": "perplexity {:.2f}",
     "eval_bits_per_byte": "bits per byte {:.4f}",
@@ -63,10 +63,10 @@ class ProgressLine(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not self.bar:
             return
-        evaluated = [text.format(logs[key]) for key, text in EVALUATED.items() if key in logs]
+        evaluated = [text.format(logs[key]) for key, text in EVAL_METRICS.items() if key in logs]
         if evaluated:
             self.bar.console.print(f"{self.name}: step {state.global_step}, held out: {', '.join(evaluated)}")
-        figures = ", ".join(text.format(logs[key]) for key, text in SHOWN.items() if key in logs)
+        figures = ", ".join(text.format(logs[key]) for key, text in TRAIN_METRICS.items() if key in logs)
         if not figures:
             return
         self.bar.update(self.task, figures=figures)

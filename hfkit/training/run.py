@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from hfkit.core.console import is_main_process, say, take_warnings, warn
 from hfkit.core.device import wait_for_everyone
 from hfkit.core.errors import HfkitError
-from hfkit.core.files import RECORD, hash_of, leavings, read_json_mapping, write_json
-from hfkit.core.locks import alone_in, in_words
+from hfkit.core.files import RECORD, hash_of, leftover_files, read_json_mapping, write_json
+from hfkit.core.locks import explain_errors, lock_folder
 from hfkit.hub.cards.model_card import write_card
 from hfkit.records.environment import environment, peak_memory_bytes, reset_peak_memory
 from hfkit.records.record import read_record, settings_of
@@ -78,7 +78,7 @@ class Run:
 
     def _refuse_other(self) -> None:
         if self.before is None:
-            if self.folder.is_dir() and {*self.folder.iterdir()} - {*leavings(self.folder)}:
+            if self.folder.is_dir() and {*self.folder.iterdir()} - {*leftover_files(self.folder)}:
                 raise HfkitError(
                     f"{self.folder} is not empty and has no {RECORD} of an earlier run: choose another --output_dir"
                 )
@@ -101,7 +101,7 @@ class Run:
             HfkitError: another process trains into the folder; the disk is full; the GPU is.
         """
         wait_for_everyone()  # each process has read the folder as it was before this run wrote to it
-        with alone_in(self.folder), in_words(self.folder, self.config):
+        with lock_folder(self.folder), explain_errors(self.folder, self.config):
             if is_main_process() and (read_record(self.folder) or {}).get("status") == "done":
                 raise HfkitError(
                     f"another process has just trained into {self.folder}: start again to see what it made"
@@ -109,7 +109,7 @@ class Run:
             yield from self._training()
 
     def _training(self):
-        for file in leavings(self.folder) if is_main_process() else []:
+        for file in leftover_files(self.folder) if is_main_process() else []:
             file.unlink()
         self.started = time.time()
         reset_peak_memory()
@@ -183,14 +183,14 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     """
     paths = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     for path in sorted(paths, key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        broken = fault_of(path)
+        broken = checkpoint_fault(path)
         if broken is None:
             return path
         warn(f"{path} is left out: {broken}")
     return None
 
 
-def fault_of(checkpoint: Path) -> str | None:
+def checkpoint_fault(checkpoint: Path) -> str | None:
     """Why a checkpoint cannot be gone on from, or None; tensors are not read, only where they should lie."""
     for file in {checkpoint / "trainer_state.json", *checkpoint.glob("*_state.json")}:
         if read_json_mapping(file) is None:

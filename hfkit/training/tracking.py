@@ -50,7 +50,7 @@ class TensorBoardRun(TensorBoardCallback):
         self.tb_writer.add_text("hfkit", f"```json\n{json.dumps(self.facts, indent=2, ensure_ascii=False)}\n```")
         from torch.utils.tensorboard.summary import hparams  # noqa: PLC0415 - an optional package
 
-        settings = {key: plain(value) for key, value in self.facts["config"].items() if value is not None}
+        settings = {key: plain_value(value) for key, value in self.facts["config"].items() if value is not None}
         for summary in hparams(settings, {"train/loss": None, "eval/loss": None}):
             self.tb_writer.file_writer.add_summary(summary)
 
@@ -58,7 +58,7 @@ class TensorBoardRun(TensorBoardCallback):
 TRACKERS = {WandbCallback: WandbRun, TrackioCallback: TrackioRun, TensorBoardCallback: TensorBoardRun}
 
 
-def plain(value: object) -> bool | int | float | str:
+def plain_value(value: object) -> bool | int | float | str:
     """A setting as TensorBoard takes it."""
     return value if isinstance(value, (bool, int, float, str)) else json.dumps(value, ensure_ascii=False)
 

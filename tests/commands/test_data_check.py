@@ -7,6 +7,7 @@ import yaml
 from conftest import write_rows
 
 from hfkit import cli
+from hfkit.commands.data.preview import highlight
 from hfkit.data.chat_template import SANITIZES
 
 TURN = {"prompt": "What does Ann like?", "response": "Ann likes red."}
@@ -205,9 +206,7 @@ def test_preview_hands_no_escapes_to_the_terminal(data_verb):
 
 
 def test_colours_are_for_a_terminal(tokenizer):
-    from hfkit.commands.data.preview import shown
-
-    text = shown("", *zip(*[(1, False), (300, True)], strict=True), tokenizer, marks=False)
+    text = highlight("", *zip(*[(1, False), (300, True)], strict=True), tokenizer, marks=False)
     assert "[[" not in text.plain
     assert any("green" in str(span.style) for span in text.spans)
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from hfkit.commands.chat.main import chat
-from hfkit.commands.merge import whole
+from hfkit.commands.merge import written_whole
 from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
 from hfkit.core.errors import HfkitError
-from hfkit.core.locks import in_words
+from hfkit.core.locks import explain_errors
 from hfkit.training.run import Run
 
 CPU = "leave it out (CUDA_VISIBLE_DEVICES= in front of the command)"
@@ -49,13 +49,13 @@ def test_a_stage_is_told_its_own_keys(config_of, tmp_path, stage, changes, keys)
     ],
 )
 def test_what_evaluates_is_told_its_own(tmp_path, config):
-    assert told(in_words(tmp_path, config)) == [EVAL, "set dtype to bfloat16", CPU]
+    assert told(explain_errors(tmp_path, config)) == [EVAL, "set dtype to bfloat16", CPU]
     config.dtype, config.per_device_eval_batch_size = "bfloat16", 1
-    assert told(in_words(tmp_path, config)) == [CPU]
+    assert told(explain_errors(tmp_path, config)) == [CPU]
 
 
 def test_a_merge_is_told_where_there_is_room(tmp_path):
-    assert told(whole(tmp_path / "merged")) == [CPU]
+    assert told(written_whole(tmp_path / "merged")) == [CPU]
 
 
 def test_a_chat_ends_in_words(sft_dir, capsys):

@@ -112,7 +112,7 @@ TURNS += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 def test_a_row_that_is_kept_with_a_fault_says_so(tokenizer, row, found):
     made = instruction_row(row, tokenizer, 64)
-    assert (made["dropped"], made["faults"]) == ("", faults.joined(found))
+    assert (made["dropped"], made["faults"]) == ("", faults.join_faults(found))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
-from hfkit.rlhf.experience import Judge
+from hfkit.rlhf.experience import ExperienceMaker
 from hfkit.stages import ppo
 
 HELD_OUT = {"test_split_size": 2}
@@ -162,7 +162,7 @@ def test_past_the_kl_limit_it_stops_with_a_checkpoint_and_the_reason(run, capsys
 
 def test_a_loss_that_is_no_number_stops_it_and_leaves_the_weights_whole(run, monkeypatch):
     """In the second of three updates; what the first one learnt is published."""
-    judge, calls = Judge.__call__, []
+    judge, calls = ExperienceMaker.__call__, []
 
     def broken(self, rows, replies):
         experience, metrics = judge(self, rows, replies)
@@ -171,7 +171,7 @@ def test_a_loss_that_is_no_number_stops_it_and_leaves_the_weights_whole(run, mon
             experience.advantages[0, 0] = math.nan
         return experience, metrics
 
-    monkeypatch.setattr(Judge, "__call__", broken)
+    monkeypatch.setattr(ExperienceMaker, "__call__", broken)
     folder = run(max_steps=3, save_steps=1, save_total_limit=9, num_mini_batches=1)
     record = read_record(folder)
     assert "stopped at step 2: loss/policy_avg, policy/grad_norm no longer a number" in record["stopped"]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from hfkit.core.files import read_json_mapping
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
-from hfkit.training.run import fault_of, last_complete_checkpoint
+from hfkit.training.run import checkpoint_fault, last_complete_checkpoint
 
 STEPS = {"max_steps": 6, "save_steps": 3, "save_total_limit": 9}
 EVERYTHING = {
@@ -113,10 +113,10 @@ def test_the_run_with_everything_used_everything(whole):
 def test_a_checkpoint_that_was_cut_off_is_not_gone_on_from(whole, tmp_path, name):
     folder = tmp_path / "checkpoint-6"
     shutil.copytree(whole("plain")[0] / "checkpoint-6", folder)
-    assert fault_of(folder) is None
+    assert checkpoint_fault(folder) is None
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
-    assert name in fault_of(folder)
+    assert name in checkpoint_fault(folder)
 
 
 def train(config) -> None:

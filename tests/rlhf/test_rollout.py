@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MixtralConfig
 
-from hfkit.models.adapters import can_merge, merged_for_now
+from hfkit.models.adapters import can_merge, temporarily_merged
 from hfkit.models.loading import load_policy, load_tokenizer
 from hfkit.records.metrics_file import read_metrics
 from hfkit.rlhf.rollout import GenerateEngine
@@ -102,7 +102,7 @@ def test_replies_are_sampled_with_the_adapter_merged_and_the_base_is_left_as_it_
     with torch.no_grad():
         inputs = tokenizer(["Ann likes red"], return_tensors="pt", return_token_type_ids=False)
         adapted = policy(**inputs).logits
-        with merged_for_now(policy):
+        with temporarily_merged(policy):
             assert torch.allclose(policy(**inputs).logits, adapted, atol=1e-5)
             assert any(weight is not policy.get_parameter(name) for name, (weight, _) in weights.items())
         with policy.disable_adapter():
@@ -153,7 +153,7 @@ def test_a_change_smaller_than_a_bfloat16_weight_can_hold_is_not_lost_in_the_mer
         asked, given = layer.get_delta_weight("default"), []
         torch.manual_seed(0)
         for _ in range(50):
-            with merged_for_now(policy, bf16=True):
+            with temporarily_merged(policy, bf16=True):
                 given.append(layer.base_layer.weight.float().mean() - 0.5)
     assert torch.equal((0.5 + asked).bfloat16().float(), torch.full_like(asked, 0.5))
     assert float(sum(given) / 50) == pytest.approx(2**-14, rel=0.1)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.models.loading import load_base, load_policy
 from hfkit.stages.pipeline import run_pipeline
-from hfkit.training.run import fault_of
+from hfkit.training.run import checkpoint_fault
 
 TURN = json.dumps({"prompt": "What does Ann like?", "response": "red."}) + "\n"
 DOCUMENT = json.dumps({"text": "Ann likes red. The colour of Ann is red."}) + "\n"
@@ -225,12 +225,12 @@ def test_a_run_without_a_step_is_not_published(run_stage, tmp_path):
 @pytest.mark.parametrize("harm", ["cut off", "missing"])
 def test_a_checkpoint_that_broke_is_left_out(sft_dir, copy, name, harm):
     checkpoint = copy(sft_dir) / "checkpoint-6"
-    assert fault_of(checkpoint) is None
+    assert checkpoint_fault(checkpoint) is None
     if harm == "missing":
         (checkpoint / name).unlink()
     else:
         os.truncate(checkpoint / name, 50)
-    assert harm in fault_of(checkpoint)
+    assert harm in checkpoint_fault(checkpoint)
 
 
 @pytest.mark.parametrize("record", ["[]", '"x"', "{", ""])

@@ -14,7 +14,7 @@ from transformers import set_seed
 from hfkit.commands.chat.conversation import Settings
 from hfkit.commands.chat.terminal import Talk, once
 from hfkit.commands.chat.voices import Choir
-from hfkit.core.out_of_memory import gpu_in_words
+from hfkit.core.out_of_memory import explain_out_of_memory
 
 
 def chat(
@@ -41,7 +41,7 @@ def chat(
     """
     settings = Settings(**settings)
     choir = Choir(dtype)
-    with gpu_in_words(choir):
+    with explain_out_of_memory(choir):
         voices = [choir.add(model, revision), *([choir.add(against)] if against else [])]
         for path in adapter or []:
             choir.add_adapter(path, voices[0])

@@ -21,7 +21,7 @@ from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source, find_file
 from hfkit.stages.checks.models import path_problems
 
-BASE = "base"  # the name of a base without its adapters
+BARE_BASE = "base"  # the name of a base without its adapters
 
 
 @dataclass
@@ -142,7 +142,7 @@ class Choir:
         """Everything that can be switched to on a host, by name: its adapters, and its base without them."""
         voices = {name: voice for name, voice in self.voices.items() if voice.host is host}
         if all(voice.adapter for voice in voices.values()):
-            voices[BASE] = Voice(BASE, host, None, next(iter(voices.values())).tokenizer)
+            voices[BARE_BASE] = Voice(BARE_BASE, host, None, next(iter(voices.values())).tokenizer)
         return voices
 
     def _settle(self, source: Source, host: Host) -> Voice:

@@ -20,11 +20,11 @@ def main(given: Namespace) -> int:
         console.print(Markdown(load_card(given.name).text))
         return 0
     console = console if console.is_terminal else Console(width=200)  # a line of a file is not broken
-    console.print(table_of([load_card(name) for name in card_names()]))
+    console.print(card_table([load_card(name) for name in card_names()]))
     return 0
 
 
-def table_of(cards: list[Card]):
+def card_table(cards: list[Card]):
     """Name, form, stages, splits, licence and source of each card."""
     table = Table()
     for column in ("card", "form", "stages", "splits", "licence", "source"):

@@ -31,7 +31,7 @@ def main(given: Namespace) -> int:
         for one in surveys_of(config, tokenizer):
             surveys.append(one)
             say(f"\n{stage} {one.split}: {one.name}")
-            for line in lines_of(one):
+            for line in survey_lines(one):
                 say(f"  {line}")
             Console().print(histogram(one))
             told += [f"{stage} {one.split}: {one.name}: {fault}" for fault in past(one, stage, config, given)]
@@ -41,7 +41,8 @@ def main(given: Namespace) -> int:
             say(f"\n{stage}: {found:,} training rows ask what is held out; training leaves them out")
         if rows and found / rows > given.max_overlap:
             told.append(
-                f"{stage}: {share(found, rows)} of the training rows ask it, max_overlap is {given.max_overlap:.1%}"
+                f"{stage}: {percentage(found, rows)} of the training rows ask it, max_overlap is "
+                f"{given.max_overlap:.1%}"
             )
     say("")
     for line in told:
@@ -74,30 +75,30 @@ def stages_of(given: Namespace):
         yield stage, config, load_tokenizer(path, revision, pad, template)
 
 
-def share(part: int, whole: int) -> str:
+def percentage(part: int, whole: int) -> str:
     """As a percentage."""
     return f"{part / whole:.1%}" if whole else "0%"
 
 
-def lines_of(one) -> list[str]:
+def survey_lines(one) -> list[str]:
     """What a survey found, for the terminal."""
     lines = [f"{one.rows:,} rows, {one.kept:,} kept, {one.tokens:,} {one.unit}"]
     if one.trained:
-        lines[0] += f", {share(one.trained, one.tokens)} of them trained"
-    lines += [f"{count:,} dropped ({share(count, one.rows)}): {why}" for why, count in one.dropped.items()]
+        lines[0] += f", {percentage(one.trained, one.tokens)} of them trained"
+    lines += [f"{count:,} dropped ({percentage(count, one.rows)}): {why}" for why, count in one.dropped.items()]
     if one.cut:
-        lost = share(one.cut_tokens, one.tokens + one.cut_tokens)
+        lost = percentage(one.cut_tokens, one.tokens + one.cut_tokens)
         lines.append(
-            f"{one.cut:,} cut ({share(one.cut, one.rows)}): {one.cut_tokens:,} tokens ({lost}) past {one.limit}"
+            f"{one.cut:,} cut ({percentage(one.cut, one.rows)}): {one.cut_tokens:,} tokens ({lost}) past {one.limit}"
         )
-    lines += [f"{count:,} ({share(count, one.kept)}) {fault}" for fault, count in one.faults.items()]
+    lines += [f"{count:,} ({percentage(count, one.kept)}) {fault}" for fault, count in one.faults.items()]
     good = {faults.NO_EOS: "end-of-text at the end", faults.TWO_BOS: "no second begin-of-text"}
     good |= {faults.MASK: "the trained tokens are the replies"}
     fine = [text for fault, text in good.items() if fault in one.looked_for and fault not in one.faults]
     if one.kept and fine:
         lines.append(f"in every row: {', '.join(fine)}")
     if one.duplicates:
-        lines.append(f"{one.duplicates:,} ({share(one.duplicates, one.rows)}) are there before, word for word")
+        lines.append(f"{one.duplicates:,} ({percentage(one.duplicates, one.rows)}) are there before, word for word")
     if one.longer is not None:
         lines.append(f"the better reply is the longer one in {one.longer:.1%} of the pairs of different lengths")
     return lines
@@ -125,16 +126,18 @@ def past(one, stage: str, config, thresholds) -> list[str]:
     told = []
     lost, allowed = one.rows - one.kept + one.cut, getattr(config, "max_dropped", 1.0)
     if lost > allowed * one.rows:
-        told.append(f"{share(lost, one.rows)} of the rows are dropped or cut, max_dropped is {allowed:.1%}")
+        told.append(f"{percentage(lost, one.rows)} of the rows are dropped or cut, max_dropped is {allowed:.1%}")
     if not one.kept:
         told.append("no row is left")
     for fault, count in one.faults.items():
         if count > thresholds.max_faults * one.kept:
-            told.append(f"{share(count, one.kept)} of the rows are {fault}, max_faults is {thresholds.max_faults:.1%}")
+            told.append(
+                f"{percentage(count, one.kept)} of the rows are {fault}, max_faults is {thresholds.max_faults:.1%}"
+            )
     are_prompts = stage == "ppo" and one.split != "ptx"
     if one.duplicates > thresholds.max_duplicates * one.rows and not are_prompts:
         told.append(
-            f"{share(one.duplicates, one.rows)} of the rows are there twice, max_duplicates is "
+            f"{percentage(one.duplicates, one.rows)} of the rows are there twice, max_duplicates is "
             f"{thresholds.max_duplicates:.1%}"
         )
     if one.longer is not None and one.longer > thresholds.max_longer:

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.text import Text
 
 from hfkit.commands.data.check import stages_of
-from hfkit.commands.data.survey import SPLITS, encoder_of, load_entry, reads_of
+from hfkit.commands.data.survey import SPLITS, encoder_of, load_entry, read_columns
 from hfkit.core.console import printable
 from hfkit.data.chat_template import encode_prompt
 from hfkit.data.conversions import prompt_of
 from hfkit.data.forms import IGNORE
 from hfkit.data.messages import RenderError, tools_of
 
-SHOWN = 2_000  # characters of a row that is dropped
+SHOWN_CHARACTERS = 2_000  # characters of a row that is dropped
 
 
 def main(given: Namespace) -> int:
@@ -29,7 +29,7 @@ def main(given: Namespace) -> int:
     for stage, config, tokenizer in stages_of(given):
         key = next(key for key, split in SPLITS.items() if split == given.split)
         for entry in getattr(config, key, []):
-            reads, needed = reads_of(config, given.split)
+            reads, needed = read_columns(config, given.split)
             rows = load_entry(entry, reads, needed, config.seed)
             encoder, _ = encoder_of(config, given.split, rows, tokenizer)
             left = given.n
@@ -43,7 +43,7 @@ def main(given: Namespace) -> int:
                     unit = "bytes" if tokenizer is None else "tokens"
                     console.print(heading(f"{stage} {given.split}: {entry.card or entry.path}", place, made, unit))
                     for part in parts_of(row, made, tokenizer):
-                        console.print(shown(*part, tokenizer, marks))
+                        console.print(highlight(*part, tokenizer, marks))
     return 0
 
 
@@ -59,7 +59,7 @@ def heading(source: str, place: int, made: dict, unit: str):
 def parts_of(row: dict, made: dict, tokenizer) -> list[tuple[str, list[int], list[bool]]]:
     """The sequences of a row: what each is, its token ids, and which of them are trained (or scored, as replies)."""
     if made["dropped"] or tokenizer is None:
-        return [(str(row)[:SHOWN], [], [])]
+        return [(str(row)[:SHOWN_CHARACTERS], [], [])]
     if "labels" in made:
         return [("", made["input_ids"], [label != IGNORE for label in made["labels"]])]
     if "chosen_ids" in made:
@@ -90,7 +90,7 @@ def reply_start(row: dict, sequences: list[list[int]], tokenizer) -> int:
     return len(head) if all(ids[: len(head)] == head for ids in sequences) else 0
 
 
-def shown(label: str, ids: list[int], trained: list[bool], tokenizer, marks: bool):
+def highlight(label: str, ids: list[int], trained: list[bool], tokenizer, marks: bool):
     """A sequence as text, with what is trained in green or between marks; special tokens are dim."""
     text = Text(label)
     special = {*tokenizer.all_special_ids} if tokenizer is not None else set()

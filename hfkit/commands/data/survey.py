@@ -88,13 +88,13 @@ def surveys_of(config, tokenizer) -> Iterator[Survey]:
 
 def encoded(config, split: str, entry: DatasetEntry, tokenizer) -> tuple[Dataset, Dataset, int | None]:
     """The rows of one source as they are read, the same encoded with the columns of the account, and their limit."""
-    reads, needed = reads_of(config, split)
+    reads, needed = read_columns(config, split)
     rows = load_entry(entry, reads, needed, config.seed)
     encoder, limit = encoder_of(config, split, rows, tokenizer)
     return rows, encoder(rows, entry.card or entry.path, getattr(config, "dataset_num_proc", None)), limit
 
 
-def reads_of(config, split: str) -> tuple[list[str], list[str]]:
+def read_columns(config, split: str) -> tuple[list[str], list[str]]:
     """The columns that a stage reads of a split, and those that it needs beside them."""
     if isinstance(config, SFTConfig) or split == "ptx":
         return INSTRUCTIONS, []

@@ -41,18 +41,18 @@ def remedy_together(stage, device: Device) -> Remedy:
     for flags in candidates(stage.config, device):
         if best.peak <= device.capacity:
             break
-        tried = planned_with(stage, merged({**chosen, tuple(flags): flags}), device)
+        tried = planned_with(stage, merge_flags({**chosen, tuple(flags): flags}), device)
         if tried.peak <= best.peak:
             best, chosen = tried, {**chosen, tuple(flags): flags}
     for keys in reversed(list(chosen)):
         fewer = {key: flags for key, flags in chosen.items() if key != keys}
-        tried = planned_with(stage, merged(fewer), device)
+        tried = planned_with(stage, merge_flags(fewer), device)
         if tried.peak <= max(device.capacity, best.peak):
             chosen = fewer
-    return planned_with(stage, merged(chosen), device)
+    return planned_with(stage, merge_flags(chosen), device)
 
 
-def merged(chosen: dict[tuple, dict]) -> dict:
+def merge_flags(chosen: dict[tuple, dict]) -> dict:
     """The flags of all choices, the later ones winning."""
     return {key: value for flags in chosen.values() for key, value in flags.items()}
 

@@ -15,7 +15,7 @@ from hfkit.commands.planning.peak import memory_of
 from hfkit.commands.planning.reading import read_stages
 from hfkit.commands.planning.shapes import roles_of
 from hfkit.commands.planning.steps import steps_of
-from hfkit.commands.planning.table import show
+from hfkit.commands.planning.table import print_plans
 
 
 def main(given: Namespace) -> int:
@@ -27,5 +27,5 @@ def main(given: Namespace) -> int:
         memory = memory_of(stage, device)
         advice = remedies(stage, device) if memory.peak > device.capacity else []
         plans.append((stage.name, memory, steps_of(stage, roles_of(stage)), advice))
-    show(plans, device, in_pipeline=len(stages) > 1)
+    print_plans(plans, device, in_pipeline=len(stages) > 1)
     return 0

@@ -20,7 +20,7 @@ SMALLEST_8BIT_STATE = 4096
 # trl's chunked cross-entropy (`_CHUNKED_LM_HEAD_CHUNK_SIZE`): tokens whose logits are there at the same time.
 CHUNK = 256
 # States per trained element, as the optimizers of `optim` keep them; what is not named here is taken for AdamW.
-STATES = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "lion": 1, "ademamix": 3}
+OPTIMIZER_STATES = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "lion": 1, "ademamix": 3}
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def optimizer_bytes(weights: Iterable[Weight], optim: str) -> int:
     they are.
     """
     name = optim.removeprefix("paged_")
-    states = next((count for start, count in STATES.items() if name.startswith(start)), 2)
+    states = next((count for start, count in OPTIMIZER_STATES.items() if name.startswith(start)), 2)
     total = 0
     for weight in weights:
         if not weight.trained:

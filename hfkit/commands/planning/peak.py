@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from hfkit.commands.planning import memory
 from hfkit.commands.planning.device import Device
 from hfkit.commands.planning.memory import BF16, FP32, Pass
-from hfkit.commands.planning.shapes import Role, bits_of, roles_of
+from hfkit.commands.planning.shapes import Role, quantized_bits, roles_of
 from hfkit.commands.planning.steps import replies_of
 
 
@@ -161,7 +161,7 @@ def training_pass(stage, role: Role, rows: int, length: int, device: Device) -> 
         padded=stage.name != "pretrain" and rows > 1,
         eager=config.attn_implementation == "eager",
         checkpointing=bool(arguments.gradient_checkpointing),
-        quantized=bits_of(config) is not None,
+        quantized=quantized_bits(config) is not None,
         on_gpu=device.is_gpu,
     )
 

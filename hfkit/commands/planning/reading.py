@@ -10,7 +10,7 @@ from hfkit.commands.planning.shapes import Origin
 from hfkit.config.stages import PretrainConfig
 from hfkit.core.errors import ConfigError, Problem, reason
 from hfkit.models.adapters import lora_config
-from hfkit.models.loading import tokenizer_of
+from hfkit.models.loading import cached_tokenizer
 from hfkit.records.source import Source
 from hfkit.stages.resolve import read_configs
 from hfkit.training.arguments import trainer_arguments
@@ -19,7 +19,7 @@ PLANNED = ("pretrain", "sft", "reward", "ppo")
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class PlannedStage:
     """A stage to plan.
 
     Attributes:
@@ -40,7 +40,7 @@ class Stage:
         return trainer_arguments(self.config)
 
 
-def read_stages(path: str, stage: str | None, output_dir: str | None, flags: list[str]) -> list[Stage]:
+def read_stages(path: str, stage: str | None, output_dir: str | None, flags: list[str]) -> list[PlannedStage]:
     """The stages of a YAML, as `read_configs` reads them; the models that they hand on are known from their configs.
 
     Raises:
@@ -56,19 +56,19 @@ def read_stages(path: str, stage: str | None, output_dir: str | None, flags: lis
     return stages
 
 
-def with_origins(name: str, config, made: dict) -> Stage:
+def with_origins(name: str, config, made: dict) -> PlannedStage:
     """A stage with the models that it starts from.
 
     Args:
         made: what earlier stages will make, by its folder: the size of a vocabulary, or an `Origin`.
     """
     if isinstance(config, PretrainConfig) and config.model_config:
-        return Stage(name, config, new_model(config, made))
+        return PlannedStage(name, config, new_model(config, made))
     start = origin_of("model_name_or_path", config.model_name_or_path, config.model_revision, made)
     if name != "ppo":
-        return Stage(name, config, start)
+        return PlannedStage(name, config, start)
     reward = origin_of("reward_model_path", config.reward_model_path, config.reward_model_revision, made)
-    return Stage(name, config, start, reward)
+    return PlannedStage(name, config, start, reward)
 
 
 def origin_of(key: str, path: str, revision: str, made: dict) -> Origin:
@@ -93,12 +93,12 @@ def new_model(config: PretrainConfig, made: dict) -> Origin:
     settings = dict(config.model_config)
     path = config.tokenizer_name_or_path
     if "vocab_size" not in settings:
-        settings["vocab_size"] = made[path] if path in made else len(tokenizer_of(path, "main", config.pad_token))
+        settings["vocab_size"] = made[path] if path in made else len(cached_tokenizer(path, "main", config.pad_token))
     source = Source(config.output_dir, "main", config.output_dir, "main", None)
     return Origin(source, AutoConfig.for_model(settings.pop("model_type"), **settings))
 
 
-def outcome(stage: Stage, folder: str) -> Origin:
+def outcome(stage: PlannedStage, folder: str) -> Origin:
     """The model that a stage leaves in its folder: an adapter on the base that it started from, or a full model."""
     if not stage.config.use_peft:
         return Origin(Source(folder, "main", folder, "main", None), stage.start.config)

@@ -6,17 +6,16 @@ from functools import cache
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
+from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from hfkit.core.errors import ConfigError, Problem, reason
 from hfkit.models.adapters import lora_config
+from hfkit.models.loading import HEADS
 from hfkit.models.score_head import hold_head_in_float32
 from hfkit.records.source import Source
-
-HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +138,7 @@ def adapters(weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
     return tuple(weight for weight in weights if weight.adapter)
 
 
-def bits_of(config) -> int | None:
+def quantized_bits(config) -> int | None:
     """Bits of a quantized base; None where it is not quantized."""
     return 4 if config.load_in_4bit else 8 if config.load_in_8bit else None
 
@@ -149,7 +148,7 @@ def shape_of(origin: Origin, task: TaskType, config, adapter: Source | None) -> 
     lora = None if adapter is None else lora_config(config, adapter, task)
     settings = None if lora is None else (lora.r, target_key(lora.target_modules))
     dtype = "float32" if getattr(config, "model_config", None) else config.dtype  # a new model is made in fp32
-    return built(origin, task, dtype, bits_of(config), settings)
+    return built(origin, task, dtype, quantized_bits(config), settings)
 
 
 def target_key(modules) -> str | tuple[str, ...]:

@@ -80,12 +80,12 @@ def training_rows(config) -> int:
     Raises:
         HfkitError: they cannot be counted without reading the data; its text says why.
     """
-    rows = sum(rows_of(entry) for entry in config.datasets)
+    rows = sum(count_rows(entry) for entry in config.datasets)
     size = 0 if config.eval_datasets else config.test_split_size or 0
     return rows - int(size if size >= 1 else ceil(size * rows))
 
 
-def rows_of(entry) -> int:
+def count_rows(entry) -> int:
     """Rows of a local `.jsonl` file (or `.jsonl.gz`), up to the end of a split such as `train[:1000]`.
 
     Raises:

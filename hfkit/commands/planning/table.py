@@ -10,7 +10,9 @@ from hfkit.commands.planning.peak import MemoryPlan
 from hfkit.commands.planning.steps import StepsPlan
 
 
-def show(plans: list[tuple[str, MemoryPlan, StepsPlan, list[Remedy]]], device: Device, in_pipeline: bool) -> None:
+def print_plans(
+    plans: list[tuple[str, MemoryPlan, StepsPlan, list[Remedy]]], device: Device, in_pipeline: bool
+) -> None:
     """Prints the plans of stages: parameters and memory, then steps and disk, then what would make them fit."""
     console = Console(width=None if Console().is_terminal else 140)
     console.print(memory_table(plans, device))

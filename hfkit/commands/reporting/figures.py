@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from hfkit.commands.reporting.gather import Gathered, Stage, judge_of, watched_scores
-from hfkit.commands.reporting.graph import draw_lineage, lineage_of, ranks_of
+from hfkit.commands.reporting.gather import Gathered, ReportedRun, judge_of, watched_scores
+from hfkit.commands.reporting.graph import draw_lineage, lineage_nodes, ranks_of
 from hfkit.commands.reporting.studio import GRID, LIGHT, SIZE, Figure, Studio
-from hfkit.commands.reporting.words import short, slug
+from hfkit.commands.reporting.words import slug, three_digits
 from hfkit.training.plots import PANELS, Panel, panels_of
 
 PPO_PANELS = [
@@ -81,10 +81,13 @@ def training_figures(studio: Studio, gathered: Gathered) -> dict[str, list[Figur
     }
 
 
-def curves(studio: Studio, stage: Stage, panel: Panel) -> Figure:
+def curves(studio: Studio, stage: ReportedRun, panel: Panel) -> Figure:
     """A plot of curves over the steps of a stage."""
     title = f"{stage.name}: {panel.title if panel.title.startswith('KL') else panel.title.lower()}"
-    ways = [f"{legend} from {short(points[0][1])} to {short(points[-1][1])}" for legend, points in panel.series]
+    ways = [
+        f"{legend} from {three_digits(points[0][1])} to {three_digits(points[-1][1])}"
+        for legend, points in panel.series
+    ]
     alt = f"{title}, {panel.label}: {'; '.join(ways)}, over {panel.series[0][1][-1][0]} {panel.steps}"
     return studio.figure(slug(f"{stage.folder.name} {panel.title}"), title, alt, panel.draw)
 
@@ -94,7 +97,7 @@ def overoptimization_figures(studio: Studio, gathered: Gathered) -> list[Figure]
     return [overoptimization(studio, stage, key) for stage in gathered.of("ppo") for key in watched_scores(stage)]
 
 
-def overoptimization(studio: Studio, stage: Stage, key: str) -> Figure:
+def overoptimization(studio: Studio, stage: ReportedRun, key: str) -> Figure:
     """A score that is not trained on, and the reward, against the KL (Gao et al. 2022, arXiv 2210.10760).
 
     Args:
@@ -120,8 +123,9 @@ def overoptimization(studio: Studio, stage: Stage, key: str) -> Figure:
 
     title = f"{stage.name}: {name} score against KL"
     alt = (
-        f"{title}: as KL grows to {short(kl[-1])} nats per reply, the {name} score, which is not trained on, goes "
-        f"from {short(watched[0])} to {short(watched[-1])}, the reward from {short(reward[0])} to {short(reward[-1])}"
+        f"{title}: as KL grows to {three_digits(kl[-1])} nats per reply, the {name} score, which is not trained on, "
+        f"goes from {three_digits(watched[0])} to {three_digits(watched[-1])}, "
+        f"the reward from {three_digits(reward[0])} to {three_digits(reward[-1])}"
     )
     note = (
         f"A dot an update; lines through the means of {len(parts)} parts of them, by KL. If the reward still rises "
@@ -132,7 +136,7 @@ def overoptimization(studio: Studio, stage: Stage, key: str) -> Figure:
 
 def lineage_figure(studio: Studio, gathered: Gathered) -> Figure:
     """What was made from what."""
-    nodes = lineage_of(gathered)
+    nodes = lineage_nodes(gathered)
     told = [
         f"{node.title} from {' and '.join(nodes[parent].title for parent, _ in node.parents)}"
         for node in nodes.values()

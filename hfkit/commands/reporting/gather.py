@@ -10,7 +10,7 @@ from hfkit.core.files import RECORD, read_json_mapping
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 
-NAMES = {
+STAGE_TITLES = {
     "tokenizer": "Tokenizer",
     "pretrain": "Pretraining",
     "sft": "SFT",
@@ -21,7 +21,7 @@ NAMES = {
 
 
 @dataclass
-class Stage:
+class ReportedRun:
     """One run: its folder, its record, the lines of its `metrics.jsonl`."""
 
     folder: Path
@@ -49,12 +49,12 @@ class Gathered:
     """Everything that a report is made of; what is not there is empty."""
 
     folder: Path
-    stages: list[Stage]
+    stages: list[ReportedRun]
     summary: dict = field(default_factory=dict)
     arenas: list[dict] = field(default_factory=list)
     evaluations: list[dict] = field(default_factory=list)
 
-    def of(self, kind: str) -> list[Stage]:
+    def of(self, kind: str) -> list[ReportedRun]:
         """The runs of a stage."""
         return [stage for stage in self.stages if stage.kind == kind]
 
@@ -71,7 +71,7 @@ def gather(folder: Path) -> Gathered:
         places = family_of(folder)
     else:
         places = [path.parent for path in folder.glob(f"*/{RECORD}")]
-    stages = [Stage(place, record, read_metrics(place)) for place in places if (record := read_record(place))]
+    stages = [ReportedRun(place, record, read_metrics(place)) for place in places if (record := read_record(place))]
     if not stages:
         raise HfkitError(f"{folder} holds no run: there is no {RECORD} that can be read in it, nor in a folder of it")
     if not any(stage.metrics or stage.record.get("status") == "done" for stage in stages):
@@ -105,16 +105,16 @@ def family_of(folder: Path) -> list[Path]:
     return [*family]
 
 
-def give_names(stages: list[Stage]) -> None:
+def give_names(stages: list[ReportedRun]) -> None:
     """Names stages for a reader; where there are several of a kind, with their folders."""
     kinds = [stage.kind for stage in stages]
     for stage in stages:
-        stage.name = NAMES.get(stage.kind, stage.kind)
+        stage.name = STAGE_TITLES.get(stage.kind, stage.kind)
         if kinds.count(stage.kind) > 1:
             stage.name += f" ({stage.folder.name})"
 
 
-def found(folder: Path, stages: list[Stage], name: str) -> list[dict]:
+def found(folder: Path, stages: list[ReportedRun], name: str) -> list[dict]:
     """The JSON files of a name in the folder, in the folders in it, and in those of its runs."""
     places = {folder.resolve(): None}
     places |= {place.resolve(): None for place in sorted(folder.iterdir()) if place.is_dir()}
@@ -168,7 +168,7 @@ def judge_of(arena: dict) -> str:
     return Path(name).name if Path(name).is_absolute() else name
 
 
-def watched_scores(stage: Stage) -> list[str]:
+def watched_scores(stage: ReportedRun) -> list[str]:
     """The keys in a PPO run's metrics of scores with the weight 0: they are looked at, and not trained on."""
     settings = stage.record.get("config", {})
     parts = ["model"] * bool(settings.get("reward_model_path")) + settings.get("reward_functions", [])

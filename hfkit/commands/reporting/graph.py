@@ -5,12 +5,12 @@ from pathlib import Path
 
 from matplotlib.patches import FancyBboxPatch
 
-from hfkit.commands.reporting.gather import NAMES, Gathered, Stage
+from hfkit.commands.reporting.gather import STAGE_TITLES, Gathered, ReportedRun
 from hfkit.commands.reporting.studio import LIGHT
-from hfkit.commands.reporting.words import whole
+from hfkit.commands.reporting.words import whole_number
 from hfkit.records.record import weights_hash
 
-ROLES = {"sft": "policy, reference", "reward": "reward, value", "start": "start"}
+ROLE_TITLES = {"sft": "policy, reference", "reward": "reward, value", "start": "start"}
 WIDTH, HEIGHT, ACROSS, DOWN = 3.0, 0.9, 3.4, 1.6  # of a box, and from one to the next
 
 
@@ -23,7 +23,7 @@ class Node:
     parents: list[tuple[str, str]] = field(default_factory=list)
 
 
-def lineage_of(gathered: Gathered) -> dict[str, Node]:
+def lineage_nodes(gathered: Gathered) -> dict[str, Node]:
     """The runs and the models that they were made from, by path or Hub id, parents first."""
     here = {str(stage.folder.resolve()): stage for stage in gathered.stages}
     nodes: dict[str, Node] = {}
@@ -42,9 +42,9 @@ def lineage_of(gathered: Gathered) -> dict[str, Node]:
             add_run(key, here[key])
         elif key not in nodes:
             nodes[key] = Node(*about(entry), [add(parent) for parent in entry.get("parents", [])])
-        return key, ROLES.get(entry["role"], entry["role"])
+        return key, ROLE_TITLES.get(entry["role"], entry["role"])
 
-    def add_run(key: str, stage: Stage) -> None:
+    def add_run(key: str, stage: ReportedRun) -> None:
         if key in nodes:
             return
         nodes[key] = node = Node(stage.name, learnt_from(stage.record))
@@ -66,7 +66,9 @@ def about(entry: dict) -> tuple[str, str]:
     path = Path(entry["path"])
     name = path.name if path.is_absolute() else entry["path"]
     weights = entry.get("weights_sha256") or ""
-    return NAMES.get(entry.get("stage"), name), f"weights {weights[:8]}" if weights else (entry.get("revision") or "")
+    return STAGE_TITLES.get(entry.get("stage"), name), f"weights {weights[:8]}" if weights else (
+        entry.get("revision") or ""
+    )
 
 
 def learnt_from(record: dict) -> str:
@@ -74,7 +76,7 @@ def learnt_from(record: dict) -> str:
     split = record.get("data", {}).get("train")
     if record.get("status") != "done":
         return str(record.get("status"))
-    return f"{whole(split['kept'])} rows" if split else ""
+    return f"{whole_number(split['kept'])} rows" if split else ""
 
 
 def ranks_of(nodes: dict[str, Node]) -> dict[str, int]:

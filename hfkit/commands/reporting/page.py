@@ -9,7 +9,7 @@ from hfkit.commands.reporting.gather import Gathered, samples_of
 from hfkit.commands.reporting.studio import PALETTE, Studio
 
 TEMPLATES = Path(__file__).parent
-SHOWN = 6  # prompts whose replies are shown
+SHOWN_PROMPTS = 6  # prompts whose replies are shown
 
 
 def render(gathered: Gathered, studio: Studio) -> str:
@@ -31,7 +31,7 @@ def render(gathered: Gathered, studio: Studio) -> str:
         models=tables.model_tables(gathered),
         comparison=figures.summary_figures(studio, gathered) + figures.arena_figures(studio, gathered),
         pairs=tables.pair_tables(gathered),
-        samples=samples_of(gathered)[:SHOWN],
+        samples=samples_of(gathered)[:SHOWN_PROMPTS],
         overoptimization=figures.overoptimization_figures(studio, gathered),
         training={name: drawn for name, drawn in training.items() if drawn},
         lineage=figures.lineage_figure(studio, gathered),
@@ -39,6 +39,6 @@ def render(gathered: Gathered, studio: Studio) -> str:
         cost=tables.cost_table(gathered),
         stages=gathered.stages,
         results={stage.name: tables.results_of(stage) for stage in gathered.stages},
-        states=tables.STATES,
+        states=tables.STATUS_TITLES,
         versions={name: version for name, version in versions.items() if version},
     )

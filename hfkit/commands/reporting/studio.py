@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib as mpl
 from markupsafe import Markup, escape
 
-from hfkit.commands.reporting.words import short, with_span
+from hfkit.commands.reporting.words import three_digits, with_span
 from hfkit.training.plots import canvas, save
 
 # What each colour is called on the page, by light and by dark. Text has a contrast of 4.5 and more, lines of 3.
@@ -96,7 +96,9 @@ class Studio:
             for place, (_, value, low, high) in enumerate(rows):
                 spans = None if low is None else [[value - low], [high - value]]
                 axes.errorbar(value, place, xerr=spans, fmt="o", color=LIGHT["first"], capsize=5, linewidth=2)
-                axes.annotate(short(value), (value, place), (0, 8), textcoords="offset points", ha="center", size=8)
+                axes.annotate(
+                    three_digits(value), (value, place), (0, 8), textcoords="offset points", ha="center", size=8
+                )
             names = [row[0] for row in rows]
             axes.set(xlabel=label, yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.5, -0.6))
             axes.tick_params(axis="y", labelcolor=LIGHT["ink"])
@@ -115,7 +117,9 @@ class Studio:
             axes.set(xlabel=xlabel, ylabel=ylabel)
             axes.grid(alpha=GRID)
 
-        told = [f"{model} {', '.join(f'{short(y)} at {x:g}' for x, y in points)}" for model, points in series.items()]
+        told = [
+            f"{model} {', '.join(f'{three_digits(y)} at {x:g}' for x, y in points)}" for model, points in series.items()
+        ]
         return self.figure(name, title, f"{title}, {ylabel} by {xlabel}: {'; '.join(told)}", draw)
 
 

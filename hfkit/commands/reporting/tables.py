@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from hfkit.commands.reporting.gather import Gathered, Stage, judge_of
-from hfkit.commands.reporting.words import capital, duration, memory, short, whole, with_span, words
+from hfkit.commands.reporting.gather import Gathered, ReportedRun, judge_of
+from hfkit.commands.reporting.words import capital, duration, memory, three_digits, whole_number, with_span, words
 
 # Of the quickstart's summary: key and what it is.
-FIGURES = {
+METRIC_TITLES = {
     "gold": "Gold score",
     "exact_answer": "Exact answers (share)",
     "reward": "Reward model's score",
@@ -19,7 +19,7 @@ FIGURES = {
 }
 DATA = "What each stage learnt from, and was measured on"
 COST = "Time, tokens and memory of each stage; of PPO, the tokens a second are those of the sampling"
-STATES = {"done": "done", "running": "not finished", "failed": "failed"}
+STATUS_TITLES = {"done": "done", "running": "not finished", "failed": "failed"}
 
 
 @dataclass
@@ -43,11 +43,11 @@ def facts_of(gathered: Gathered) -> list[str]:
     return [*filter(None, [*told, f"{duration(seconds)} of training" if seconds else ""])]
 
 
-def results_of(stage: Stage) -> str:
+def results_of(stage: ReportedRun) -> str:
     """The final figures of a stage's record in a line."""
     metrics = stage.record.get("metrics", {})
     held_out = {key: value for key, value in metrics.items() if key.startswith("eval_")} or metrics
-    told = ", ".join(f"{words(key)} {readable(value)}" for key, value in held_out.items())
+    told = ", ".join(f"{words(key)} {format_value(value)}" for key, value in held_out.items())
     return f"{'Held out' if held_out is not metrics else 'At its end'}: {told}." if told else ""
 
 
@@ -80,7 +80,7 @@ def model_tables(gathered: Gathered) -> list[Table]:
     models = {name: dict(one) for name, one in gathered.summary.get("models", {}).items()}
     for one in models.values():
         one["gold_low"], one["gold_high"] = one.get("gold_interval", (None, None))
-    tables = [side_by_side("What the quickstart measured", models, FIGURES)]
+    tables = [side_by_side("What the quickstart measured", models, METRIC_TITLES)]
     for evaluation in gathered.evaluations:
         name = Path(str(evaluation.get("model", "a model"))).name
         models = evaluation.get("by_model") or {name: evaluation.get("metrics", {})}
@@ -93,12 +93,12 @@ def model_tables(gathered: Gathered) -> list[Table]:
 
 def side_by_side(caption: str, models: dict[str, dict], keys: dict[str, str]) -> Table:
     """Figures of models, one a column, with their intervals; `keys` are the metrics with their labels."""
-    rows = [[label, *(with_interval(one, key) for one in models.values())] for key, label in keys.items()]
+    rows = [[label, *(interval_text(one, key) for one in models.values())] for key, label in keys.items()]
     rows = [row for row in rows if {*row[1:]} - {"–"}]
     return Table(f"{caption}, with 95% intervals where there are any", ["", *models], rows, range(1, len(models) + 1))
 
 
-def with_interval(figures: dict, key: str) -> str:
+def interval_text(figures: dict, key: str) -> str:
     """A figure, with its interval where there is one."""
     value = figures.get(key)
     if not isinstance(value, (int, float)):
@@ -117,7 +117,9 @@ def pair_tables(gathered: Gathered) -> list[Table]:
             rows.append([f"{pair['a']} against {pair['b']}", *shares])
         if rows:
             bias = [
-                f"{words(key)}: {readable(value)}" for key, value in arena.get("bias", {}).items() if value is not None
+                f"{words(key)}: {format_value(value)}"
+                for key, value in arena.get("bias", {}).items()
+                if value is not None
             ]
             notes = [f"Of the judge's bias: {'; '.join(bias)}."] if bias else []
             columns = ["", "First wins", "Ties", "Second wins"]
@@ -125,9 +127,9 @@ def pair_tables(gathered: Gathered) -> list[Table]:
     return tables
 
 
-def readable(value: object) -> str:
+def format_value(value: object) -> str:
     """A value of a record as text."""
-    return short(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+    return three_digits(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
 def data_table(gathered: Gathered) -> Table:
@@ -140,7 +142,9 @@ def data_table(gathered: Gathered) -> Table:
             for source in sources:
                 taken = whole_split if len(sources) == 1 else source.get("taken", {})
                 given = source.get("rows", split["rows"])
-                rows.append([*place, name_of(source), *amounts(given, taken), lost(split) if len(sources) == 1 else ""])
+                rows.append(
+                    [*place, dataset_title(source), *amounts(given, taken), lost(split) if len(sources) == 1 else ""]
+                )
             if len(sources) > 1:
                 rows.append([*place, "all of them", *amounts(split["rows"], whole_split), lost(split)])
     columns = ["Stage", "Split", "Source", "Rows", "In a pass", "Share", "Tokens", "Dropped, cut, faulty"]
@@ -150,10 +154,10 @@ def data_table(gathered: Gathered) -> Table:
 def amounts(given: int, taken: dict) -> list[str]:
     """Rows that are there, and what one pass takes of them: rows, share, tokens."""
     share = f"{taken['share']:.0%}" if "share" in taken else "–"
-    return [whole(given), whole(taken.get("rows")), share, whole(taken.get("tokens"))]
+    return [whole_number(given), whole_number(taken.get("rows")), share, whole_number(taken.get("tokens"))]
 
 
-def name_of(source: dict) -> str:
+def dataset_title(source: dict) -> str:
     """A data set by its card, its Hub id or its file."""
     if "held_out_of" in source:
         return f"held out of {source['held_out_of']}"
@@ -178,11 +182,11 @@ def cost_table(gathered: Gathered) -> Table:
     rows = [
         [
             stage.name,
-            STATES.get(stage.record.get("status"), "unknown"),
+            STATUS_TITLES.get(stage.record.get("status"), "unknown"),
             duration(stage.record.get("wall_seconds")),
-            whole(stage.record.get("steps")),
-            whole(stage.record.get("tokens")),
-            whole(stage.record.get("tokens_per_second") or sampling_speed(stage)),
+            whole_number(stage.record.get("steps")),
+            whole_number(stage.record.get("tokens")),
+            whole_number(stage.record.get("tokens_per_second") or sampling_speed(stage)),
             memory(stage.record.get("peak_memory_bytes")),
             stage.record.get("environment", {}).get("device", "–"),
         ]
@@ -196,7 +200,7 @@ def cost_table(gathered: Gathered) -> Table:
     return Table(COST, columns, rows, range(2, 7))
 
 
-def sampling_speed(stage: Stage) -> float | None:
+def sampling_speed(stage: ReportedRun) -> float | None:
     """Tokens a second while PPO samples."""
     speeds = [row["val/tokens_per_second"] for row in stage.metrics if "val/tokens_per_second" in row]
     return sum(speeds) / len(speeds) if speeds else None

@@ -5,7 +5,7 @@ import re
 WORDS = {"kl": "KL", "bleu": "BLEU"}
 
 
-def short(value: float) -> str:
+def three_digits(value: float) -> str:
     """A figure with about three digits."""
     size = abs(value)
     digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
@@ -14,10 +14,14 @@ def short(value: float) -> str:
 
 def with_span(value: float, low: float | None, high: float | None) -> str:
     """A figure with its interval, where there is one."""
-    return short(value) if low is None or high is None else f"{short(value)} ({short(low)} to {short(high)})"
+    return (
+        three_digits(value)
+        if low is None or high is None
+        else f"{three_digits(value)} ({three_digits(low)} to {three_digits(high)})"
+    )
 
 
-def whole(count: float | None) -> str:
+def whole_number(count: float | None) -> str:
     """A count with its thousands apart; a dash where nothing was counted."""
     return f"{count:,.0f}" if count else "–"
 

@@ -82,7 +82,7 @@ def hub_id(model: dict) -> str | None:
     return model["path"] if model.get("revision") else None
 
 
-def name_of(model: dict) -> str:
+def model_name(model: dict) -> str:
     """A model of the lineage by its Hub id, or by the last part of its path: the rest is the machine's."""
     return hub_id(model) or PurePath(model["path"]).name
 

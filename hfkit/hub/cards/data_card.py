@@ -10,9 +10,9 @@ from huggingface_hub import DatasetCardData
 
 from hfkit.data.cards import FORMS, Recipe
 from hfkit.hub.cards.licenses import NO_LICENSE
-from hfkit.hub.cards.markdown import blocks, fenced, table
+from hfkit.hub.cards.markdown import blocks, fenced, markdown_table
 from hfkit.hub.cards.marks import renewed
-from hfkit.hub.data_files import DEFAULT, Table
+from hfkit.hub.data_files import DEFAULT, DataFile
 
 ABOUT = {
     "preference": "Pairs of replies, of which one was preferred: for a reward model.",
@@ -39,12 +39,12 @@ class DataSet:
     """
 
     repo_id: str
-    tables: list[Table]
+    tables: list[DataFile]
     recipe: Recipe | None = None
 
-    def subsets(self) -> dict[str, dict[str, list[Table]]]:
+    def subsets(self) -> dict[str, dict[str, list[DataFile]]]:
         """Tables by subset and split, the default subset first."""
-        found: dict[str, dict[str, list[Table]]] = {}
+        found: dict[str, dict[str, list[DataFile]]] = {}
         for one in sorted(self.tables, key=lambda one: one.subset != DEFAULT):
             found.setdefault(one.subset, {}).setdefault(one.split, []).append(one)
         return found
@@ -56,7 +56,7 @@ def data_card(existing: str | None, data: DataSet) -> str:
     Raises:
         HfkitError: the front matter of the existing card cannot be read.
     """
-    return renewed(existing, data_front_matter(data), partial(body, data), by_person=True)
+    return renewed(existing, data_front_matter(data), partial(data_card_body, data), by_person=True)
 
 
 def data_front_matter(data: DataSet) -> dict:
@@ -84,7 +84,7 @@ def data_front_matter(data: DataSet) -> dict:
     ).to_dict()
 
 
-def form_of(splits: dict[str, list[Table]], recipe: Recipe | None = None) -> str | None:
+def form_of(splits: dict[str, list[DataFile]], recipe: Recipe | None = None) -> str | None:
     """The form of a subset's rows, by its columns."""
     if recipe is not None:
         return recipe.form
@@ -94,23 +94,23 @@ def form_of(splits: dict[str, list[Table]], recipe: Recipe | None = None) -> str
     return max(fitting, key=lambda form: len(FORMS[form]), default=None)
 
 
-def body(data: DataSet, front: dict) -> str:
+def data_card_body(data: DataSet, front: dict) -> str:
     """The generated part of the card."""
     forms = dict.fromkeys(form_of(splits, data.recipe) for splits in data.subsets().values())
     parts = [f"# {data.repo_id.split('/')[-1]}", *(ABOUT[form] for form in forms if form)]
     parts += [] if "license" in front else [NO_LICENSE]
-    parts += ["## Rows", rows_of(data), "## Load it", loading(data)]
+    parts += ["## Rows", rows_section(data), "## Load it", loading_lines(data)]
     return "\n\n".join(parts)
 
 
-def rows_of(data: DataSet) -> str:
+def rows_section(data: DataSet) -> str:
     """How many rows there are of which columns, in which file, and one of them."""
     lines = [
         (one.subset, one.split, f"{len(one.rows):,}", ", ".join(f"`{name}`" for name in one.columns), f"`{one.path}`")
         for one in data.tables
     ]
     first = next((one for one in data.tables if len(one.rows)), None)
-    head = table(("subset", "split", "rows", "columns", "file"), lines)
+    head = markdown_table(("subset", "split", "rows", "columns", "file"), lines)
     if first is None:
         return head
     row = json.dumps(shortened(first.rows[0]), indent=2, ensure_ascii=False, default=str)
@@ -127,7 +127,7 @@ def shortened(value: Any) -> Any:
     return f"{value[:LONGEST]}..." if isinstance(value, str) and len(value) > LONGEST else value
 
 
-def loading(data: DataSet) -> str:
+def loading_lines(data: DataSet) -> str:
     """Lines that load it, with `datasets` and in a config of hfkit."""
     lines = ["from datasets import load_dataset", ""]
     for subset, splits in data.subsets().items():
@@ -140,17 +140,17 @@ def in_configs(data: DataSet) -> list[str]:
     """How it stands in a config of hfkit: by its card, or each subset whose form is known by its path."""
     if data.recipe:
         fetched = f"hf download {data.repo_id} README.md --repo-type dataset --local-dir ."
-        entries = [entries_of("card: README.md", data.recipe.files)]
+        entries = [config_entries("card: README.md", data.recipe.files)]
         return ["This file is a data card of hfkit:", fenced(fetched, "bash"), *entries]
     entries = [
-        entries_of(f"path: {data.repo_id}" + ("" if subset == DEFAULT else f", name: {subset}"), splits)
+        config_entries(f"path: {data.repo_id}" + ("" if subset == DEFAULT else f", name: {subset}"), splits)
         for subset, splits in data.subsets().items()
         if form_of(splits)
     ]
     return ["In a config of hfkit:", *entries] if entries else []
 
 
-def entries_of(named: str, splits: Iterable[str]) -> str:
+def config_entries(named: str, splits: Iterable[str]) -> str:
     """Entries of a config for the splits that a stage takes without being told more."""
     keys = {"train": "datasets", "validation": "eval_datasets", "test": "eval_datasets"}
     keys = {split: key for split, key in keys.items() if split in splits}

@@ -21,7 +21,7 @@ def front_matter(artefact: Artefact) -> dict:
         base_model=on_hub,
         base_model_relation=("adapter" if artefact.is_adapter else "finetune") if on_hub else None,
         library_name="peft" if artefact.is_adapter else "transformers",
-        pipeline_tag=task_of(artefact),
+        pipeline_tag=hub_task(artefact),
         datasets=sorted(filter(None, {dataset_id(source) for source in sources_of(record)})) or None,
         tags=tags(artefact),
         model_name=artefact.name if results else None,
@@ -29,7 +29,7 @@ def front_matter(artefact: Artefact) -> dict:
     ).to_dict()
 
 
-def task_of(artefact: Artefact) -> str | None:
+def hub_task(artefact: Artefact) -> str | None:
     """The Hub's task: a reward model classifies, with one label; a tokenizer has none."""
     if artefact.stage == "tokenizer":
         return None
@@ -55,7 +55,7 @@ def eval_results(artefact: Artefact) -> list[EvalResult]:
         measured.append(("evaluation", evaluation["metrics"], {**record["data"], **evaluation["data"]}))
     return [
         EvalResult(
-            task_type=task_of(artefact),
+            task_type=hub_task(artefact),
             metric_type=figure_of(stage, key).type,
             metric_name=figure_of(stage, key).name or key,
             metric_value=float(f"{value:.4g}"),

@@ -3,11 +3,11 @@
 from hfkit.hub.cards.artefact import Artefact
 from hfkit.hub.cards.markdown import blocks
 
-QUESTION = "What is the capital of France?"
+EXAMPLE_QUESTION = "What is the capital of France?"
 ANSWER = "It is Paris."
 
 
-def loading(artefact: Artefact) -> str:
+def loading_section(artefact: Artefact) -> str:
     """The section on loading: code blocks that can be run one after the other, in one process."""
     if artefact.stage == "tokenizer":
         return blocks(tokenizer_lines(artefact), *where(artefact))
@@ -27,7 +27,7 @@ def tokenizer_lines(artefact: Artefact) -> list[str]:
         "from transformers import AutoTokenizer",
         "",
         f'tokenizer = AutoTokenizer.from_pretrained("{artefact.place}")',
-        f'print(tokenizer("{QUESTION}").input_ids)',
+        f'print(tokenizer("{EXAMPLE_QUESTION}").input_ids)',
     ]
 
 
@@ -45,11 +45,11 @@ def use(artefact: Artefact) -> list[str]:
     if artefact.template and not is_pretrained(artefact):
         options = 'add_generation_prompt=True, return_dict=True, return_tensors="pt"'
         rendered = [
-            f'messages = [{{"role": "user", "content": "{QUESTION}"}}]',
+            f'messages = [{{"role": "user", "content": "{EXAMPLE_QUESTION}"}}]',
             f"inputs = tokenizer.apply_chat_template(messages, {options})",
         ]
     else:
-        rendered = [f'inputs = tokenizer("{QUESTION}", return_tensors="pt")']
+        rendered = [f'inputs = tokenizer("{EXAMPLE_QUESTION}", return_tensors="pt")']
     return [
         "",
         *rendered,
@@ -68,7 +68,7 @@ def scored(artefact: Artefact) -> list[str]:
     return [
         "",
         "messages = [",
-        f'    {{"role": "user", "content": "{QUESTION}"}},',
+        f'    {{"role": "user", "content": "{EXAMPLE_QUESTION}"}},',
         f'    {{"role": "assistant", "content": "{ANSWER}"}},',
         "]",
         *ended,
@@ -114,7 +114,7 @@ def by_hfkit(artefact: Artefact) -> list:
             "import hfkit",
             "",
             f'reward = hfkit.load_reward("{artefact.place}")',
-            f'print(reward(["{QUESTION}"], ["{ANSWER}"]).item())',
+            f'print(reward(["{EXAMPLE_QUESTION}"], ["{ANSWER}"]).item())',
         ],
     ]
 

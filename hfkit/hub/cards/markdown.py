@@ -3,13 +3,13 @@
 import re
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def markdown_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """A Markdown table."""
     lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell(text) for text in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(escape_cell(text) for text in line) + " |" for line in lines)
 
 
-def cell(text: str) -> str:
+def escape_cell(text: str) -> str:
     """Text that stays within its cell."""
     return one_line(text).replace("|", "\\|")
 

@@ -64,7 +64,7 @@ class Written:
 
     def by_hand(self) -> tuple:
         """What hfkit did not write: the text around its own; hashes of what was added and of what was taken away."""
-        items = {hash_of(key, item) for key, value in self.front.items() for item in items_of(key, value)}
+        items = {short_hash(key, item) for key, value in self.front.items() for item in items_of(key, value)}
         return self.before, self.after, sorted(items - self.generated), sorted(self.generated - items)
 
 
@@ -82,7 +82,7 @@ def renewed(existing: str | None, front: dict, body: Callable[[dict], str], by_p
     """
     written = Written.of(existing or "")
     merged = merged_front_matter(written, front, by_person)
-    hashes = frozenset(hash_of(key, item) for key, value in front.items() for item in items_of(key, value))
+    hashes = frozenset(short_hash(key, item) for key, value in front.items() for item in items_of(key, value))
     marked = MARK.format("", " ".join(sorted(hashes)), body(merged))
     text = "\n\n".join(part for part in (written.before, marked, written.after) if part)
     return f"---\n{CardData(**merged).to_yaml()}\n---\n\n{text}\n"
@@ -94,7 +94,7 @@ def noted(card: str, hand: str | None = None) -> str:
     Args:
         hand: the hash of that, if it is not what is by hand in it now: it is being made anew, and was edited before.
     """
-    return OPENING.sub(rf"\g<1>{hand or hash_of(*Written.of(card).by_hand())}\g<2>", card, count=1)
+    return OPENING.sub(rf"\g<1>{hand or short_hash(*Written.of(card).by_hand())}\g<2>", card, count=1)
 
 
 def newer(here: str | None, there: str | None) -> str | None:
@@ -107,9 +107,9 @@ def newer(here: str | None, there: str | None) -> str | None:
         return here or there
     card = Written.of(here)
     ours, theirs = card.by_hand(), Written.of(there).by_hand()
-    if ours == theirs or (card.hand and hash_of(*ours) == card.hand):
+    if ours == theirs or (card.hand and short_hash(*ours) == card.hand):
         return there
-    if (card.hand and hash_of(*theirs) == card.hand) or not any(theirs):
+    if (card.hand and short_hash(*theirs) == card.hand) or not any(theirs):
         return here
     raise HfkitError("it was edited here and on the Hub, in different ways: put both into the one here")
 
@@ -124,9 +124,9 @@ def merged_front_matter(written: Written, new: dict, by_person: bool) -> dict:
     merged = {}
     for key in [*old, *(key for key in new if key not in old)]:
         was, now = items_of(key, old.get(key)), items_of(key, new.get(key))
-        taken_away = written.generated - {hash_of(key, item) for item in was}
-        added = [item for item in was if hash_of(key, item) not in written.generated and item not in now]
-        kept = [item for item in now if hash_of(key, item) not in taken_away]
+        taken_away = written.generated - {short_hash(key, item) for item in was}
+        added = [item for item in was if short_hash(key, item) not in written.generated and item not in now]
+        kept = [item for item in now if short_hash(key, item) not in taken_away]
         value = value_of(key, added, kept, like=new.get(key, old.get(key)))
         if value is not None:
             merged[key] = value
@@ -151,6 +151,6 @@ def value_of(key: str, added: list, kept: list, like: object) -> object:
     return next(iter(added + kept), None)
 
 
-def hash_of(*parts: object) -> str:
+def short_hash(*parts: object) -> str:
     """A hash of plain values, such as a key and one of its items, short enough for a mark."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]

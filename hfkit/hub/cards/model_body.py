@@ -7,12 +7,12 @@ from pathlib import Path, PurePath
 import yaml
 from safetensors import safe_open
 
-from hfkit.hub.cards.artefact import Artefact, dataset_id, hub_id, name_of
-from hfkit.hub.cards.figures import figure_of, numbers_in, with_interval
+from hfkit.hub.cards.artefact import Artefact, dataset_id, hub_id, model_name
+from hfkit.hub.cards.figures import figure_of, metric_text, numbers_in
 from hfkit.hub.cards.licenses import NO_LICENSE
 from hfkit.hub.cards.limits import limits
-from hfkit.hub.cards.loading import loading
-from hfkit.hub.cards.markdown import fenced, table
+from hfkit.hub.cards.loading import loading_section
+from hfkit.hub.cards.markdown import fenced, markdown_table
 from hfkit.hub.homes import without_machine, without_places
 from hfkit.records.record import weight_files
 from hfkit.records.source import ADAPTER_CONFIG
@@ -25,7 +25,7 @@ PURPOSE = {
     "ppo": "A causal language model, trained with PPO against a reward model.",
     "merge": "A LoRA adapter merged into its base: an ordinary model in full.",
 }
-SHOWN_SAMPLES = 4
+CARD_SAMPLES = 4
 # What the other sections tell, or what says where a file lies on one machine.
 NOT_SHOWN = (
     *("datasets", "eval_datasets", "ptx_datasets", "model_name_or_path", "reward_model_path"),
@@ -33,19 +33,19 @@ NOT_SHOWN = (
 )
 
 
-def body(artefact: Artefact, front: dict) -> str:
+def model_card_body(artefact: Artefact, front: dict) -> str:
     """The generated part of a card.
 
     Args:
         front: front matter of the card, what was set by hand in it, too.
     """
     sections = {
-        "Load it": loading,
+        "Load it": loading_section,
         "Figures": figures,
         "Samples": samples,
         "Limits": limits,
-        "Data": data,
-        "Where it comes from": lineage,
+        "Data": data_section,
+        "Where it comes from": lineage_section,
         "Settings": settings,
     }
     parts = [f"# {artefact.name}", *opening(artefact, front)]
@@ -65,7 +65,7 @@ def opening(artefact: Artefact, front: dict) -> list[str]:
         parts.append("Its training is not done: these are weights on the way.")
     count = parameters_in(artefact.folder)
     size = f"{count:,} parameters" if count else ""
-    on = f"`{name_of(base)}`" if base else ""
+    on = f"`{model_name(base)}`" if base else ""
     if artefact.is_adapter:
         rank = json.loads((artefact.folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("r")
         told = [f"A LoRA adapter of rank {rank}", f"with {size}" if size else "", f"on the base {on}" if on else ""]
@@ -88,27 +88,27 @@ def parameters_in(folder: Path) -> int:
 
 def figures(artefact: Artefact) -> str:
     """Each figure with what it means, those of a later evaluation too, and the curves."""
-    parts = [table_of(artefact.stage, artefact.record["metrics"])]
+    parts = [metrics_table(artefact.stage, artefact.record["metrics"])]
     if "evaluation" in artefact.record:
         evaluation = artefact.record["evaluation"]
         rows = evaluation["data"].get("test", {}).get("kept")
         on = f" on {rows:,} held-out rows" if rows else ""
-        parts += [f"Evaluated{on}, with 95% intervals:", table_of("evaluation", evaluation["metrics"])]
+        parts += [f"Evaluated{on}, with 95% intervals:", metrics_table("evaluation", evaluation["metrics"])]
     if (artefact.folder / "loss.png").is_file():
         parts.append("![Loss and other figures over the training](loss.png)")
     return "\n\n".join(filter(None, parts))
 
 
-def table_of(stage: str, metrics: dict) -> str:
+def metrics_table(stage: str, metrics: dict) -> str:
     """The figures of a stage, or of `evaluation`."""
-    rows = [(f"`{key}`", with_interval(metrics, key), figure_of(stage, key).meaning) for key in numbers_in(metrics)]
-    return table(("figure", "value", "what it is"), rows) if rows else ""
+    rows = [(f"`{key}`", metric_text(metrics, key), figure_of(stage, key).meaning) for key in numbers_in(metrics)]
+    return markdown_table(("figure", "value", "what it is"), rows) if rows else ""
 
 
 def samples(artefact: Artefact) -> str:
     """Replies to held-out prompts before and after the training, where it left some."""
     file = artefact.folder / "samples.jsonl"
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1][:SHOWN_SAMPLES] if file.is_file() else []
+    lines = file.read_text(encoding="utf-8").split("\n")[:-1][:CARD_SAMPLES] if file.is_file() else []
     told = []
     for sample in map(json.loads, lines):
         told += [
@@ -122,7 +122,7 @@ def samples(artefact: Artefact) -> str:
     return "To the first held-out prompts, not chosen by hand:\n\n" + fenced("\n".join(told[:-1]), "text")
 
 
-def data(artefact: Artefact) -> str:
+def data_section(artefact: Artefact) -> str:
     """How many rows of each split there were and were kept, where they come from, and in which parts they are mixed."""
     splits = artefact.record["data"]
     rows = [
@@ -134,7 +134,7 @@ def data(artefact: Artefact) -> str:
         for name, split in splits.items()
         for source in split["sources"]
     ]
-    head = table(("split", "rows", "kept", "cut", "tokens"), rows)
+    head = markdown_table(("split", "rows", "kept", "cut", "tokens"), rows)
     return f"{head}\n\n" + "\n".join(sources) if rows else ""
 
 
@@ -153,12 +153,12 @@ def source_line(source: dict, is_mixed: bool) -> str:
     return ", ".join(parts)
 
 
-def lineage(artefact: Artefact) -> str:
+def lineage_section(artefact: Artefact) -> str:
     """The models behind it, each once: the base beneath an adapter, its parents, and theirs."""
     record, rows, seen = artefact.record, [], set()
 
     def add(role: str, model: dict) -> None:
-        name, weights = name_of(model), (model.get("weights_sha256") or "")[:12]
+        name, weights = model_name(model), (model.get("weights_sha256") or "")[:12]
         if (name, weights) in seen:
             return
         seen.add((name, weights))
@@ -175,7 +175,7 @@ def lineage(artefact: Artefact) -> str:
     if record.get("base"):
         add("base beneath the adapter" if artefact.is_adapter else "base", record["base"])
     add_parents("", record["lineage"])
-    return table(("part", "model", "on the Hub", "weights, sha256"), rows) if rows else ""
+    return markdown_table(("part", "model", "on the Hub", "weights, sha256"), rows) if rows else ""
 
 
 def settings(artefact: Artefact) -> str:

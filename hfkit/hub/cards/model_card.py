@@ -6,10 +6,10 @@ from pathlib import Path
 from hfkit.core.files import write_text
 from hfkit.hub.cards.artefact import Artefact
 from hfkit.hub.cards.front_matter import front_matter
-from hfkit.hub.cards.marks import CARD, Written, hash_of, noted, renewed
-from hfkit.hub.cards.model_body import body
+from hfkit.hub.cards.marks import CARD, Written, noted, renewed, short_hash
+from hfkit.hub.cards.model_body import model_card_body
 
-UNTOUCHED = hash_of(*Written().by_hand())
+UNTOUCHED = short_hash(*Written().by_hand())
 """The hash of what is by hand in a card where nothing is."""
 
 
@@ -38,4 +38,4 @@ def updated_card(existing: str | None, folder: Path, record: dict, repo_id: str 
         HfkitError: the front matter of the existing card cannot be read.
     """
     artefact = Artefact(Path(folder), record, repo_id)
-    return renewed(existing, front_matter(artefact), partial(body, artefact))
+    return renewed(existing, front_matter(artefact), partial(model_card_body, artefact))

@@ -8,10 +8,10 @@ from hfkit.config.stages import TokenizerConfig
 from hfkit.core.errors import MISSING, ConfigError, HfkitError, Kind, Problem
 from hfkit.core.hub_ids import HUB_ID
 from hfkit.data.cards import file_of, recipe_of, their_split
+from hfkit.data.mixture import BUDGETS
 
 FILE = re.compile(r"\.(jsonl?|csv|txt|parquet)(\.gz)?$")
 READ = re.compile(r"\.(jsonl?|csv|txt|parquet)(\.|$)")
-BUDGETS = ("epochs", "rows", "tokens")
 
 
 def data_problems(config) -> list[Problem]:
@@ -22,7 +22,7 @@ def data_problems(config) -> list[Problem]:
     for key in ("datasets", "eval_datasets", "ptx_datasets"):
         entries = getattr(config, key, [])
         for index, entry in enumerate(entries):
-            found = card_problems(entry) if entry.card else path_problems(entry)
+            found = card_problems(entry) if entry.card else entry_path_problems(entry)
             found += budget_problems(entry)
             if key == "eval_datasets":
                 found += [
@@ -31,7 +31,7 @@ def data_problems(config) -> list[Problem]:
                     if getattr(entry, name) is not None
                 ]
             problems += [problem.under(f"{key}[{index}].") for problem in found]
-        problems += weight_problems(key, entries)
+        problems += mixture_weight_problems(key, entries)
     if isinstance(config, TokenizerConfig):
         problems += [
             Problem(f"datasets[{place}].tokens", entry.tokens, "there are no tokens yet: set rows")
@@ -41,7 +41,7 @@ def data_problems(config) -> list[Problem]:
     return problems + split_problems(config)
 
 
-def path_problems(entry: DatasetEntry) -> list[Problem]:
+def entry_path_problems(entry: DatasetEntry) -> list[Problem]:
     """A file that is not there, or options that a file has no use for."""
     if entry.path is None:
         return [Problem("path", MISSING, "required: a file, a Hub id, or card: NAME in its place")]
@@ -102,7 +102,7 @@ def budget_problems(entry: DatasetEntry) -> list[Problem]:
     return problems
 
 
-def weight_problems(key: str, entries: list[DatasetEntry]) -> list[Problem]:
+def mixture_weight_problems(key: str, entries: list[DatasetEntry]) -> list[Problem]:
     """Weights that are no probabilities."""
     weights = [entry.weight for entry in entries]
     problems = [

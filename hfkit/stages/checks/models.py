@@ -10,7 +10,7 @@ from hfkit.config.stages import PPOConfig, PretrainConfig, RewardConfig
 from hfkit.core.errors import HfkitError, Problem, reason
 from hfkit.core.hub_ids import HUB_ID, split_revision
 from hfkit.core.hub_retry import HubError
-from hfkit.models.loading import config_of, is_classifier, tokenizer_of
+from hfkit.models.loading import cached_config, cached_tokenizer, is_classifier
 from hfkit.records.base import base_fault
 from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source
@@ -76,11 +76,11 @@ def vocabulary_problems(config) -> list[Problem]:
     """A tokenizer with ids for which the model has no embedding."""
     path, revision = getattr(config, "tokenizer_place", (config.model_name_or_path, config.model_revision))
     try:
-        tokenizer = tokenizer_of(path, revision, config.pad_token)
+        tokenizer = cached_tokenizer(path, revision, config.pad_token)
         if getattr(config, "model_config", None):
             size = config.model_config.get("vocab_size")
         else:
-            size = config_of(config.model_name_or_path, config.model_revision).get_text_config().vocab_size
+            size = cached_config(config.model_name_or_path, config.model_revision).get_text_config().vocab_size
     except Exception:  # told by tokenizer_problems, or when the model is loaded
         return []
     highest = max(tokenizer.get_vocab().values())
@@ -161,7 +161,7 @@ def tokenizer_problems(config, key: str, path: str, revision: str) -> list[Probl
         return []
 
     try:
-        tokenizer_of(path, revision, config.pad_token)
+        cached_tokenizer(path, revision, config.pad_token)
     except HubError as error:
         return [Problem(key, path, f"its tokenizer cannot be read: {error}")]
     except HfkitError as error:
@@ -192,7 +192,7 @@ def context_length(config) -> int | None:
     if config.model_name_or_path is None or path_problems("", config.model_name_or_path):
         return None
     try:
-        text_config = config_of(config.model_name_or_path, config.model_revision).get_text_config()
+        text_config = cached_config(config.model_name_or_path, config.model_revision).get_text_config()
     except (HfkitError, OSError, ValueError):
         return None
     return getattr(text_config, "max_position_embeddings", None)

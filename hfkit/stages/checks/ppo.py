@@ -2,7 +2,7 @@
 
 from hfkit.config.stages import PPOConfig
 from hfkit.core.errors import HfkitError, Problem, reason
-from hfkit.models.loading import config_of
+from hfkit.models.loading import cached_config
 from hfkit.rlhf.gate import held_out_figures
 from hfkit.rlhf.guards import precision_problems
 from hfkit.rlhf.reward_functions import import_function
@@ -104,7 +104,7 @@ def reward_problems(config: PPOConfig) -> list[Problem]:
             problems.append(Problem("min_reward_accuracy", config.min_reward_accuracy, remedy))
         return problems
     wrong = path_problems("reward_model_path", path)
-    return wrong or tokenizer_problems(config) or accuracy_problems(config)
+    return wrong or reward_tokenizer_problems(config) or accuracy_problems(config)
 
 
 def accuracy_problems(config: PPOConfig) -> list[Problem]:
@@ -122,12 +122,12 @@ def accuracy_problems(config: PPOConfig) -> list[Problem]:
     return [Problem("min_reward_accuracy", least, remedy)]
 
 
-def tokenizer_problems(config: PPOConfig) -> list[Problem]:
+def reward_tokenizer_problems(config: PPOConfig) -> list[Problem]:
     """A reward model may read with a tokenizer of its own: one that can be read, with ids that it has weights for."""
     path = config.reward_model_path
     try:
         highest = max(reward_tokenizer(config).get_vocab().values())
-        size = config_of(path, config.reward_model_revision).get_text_config().vocab_size
+        size = cached_config(path, config.reward_model_revision).get_text_config().vocab_size
     except Exception as error:  # whatever a library says of a folder's content
         return [Problem("reward_model_path", path, f"its tokenizer cannot be read: {reason(error)}")]
     if highest < size:
