@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from hfkit.config.stages import STAGES
+from hfkit.config.registry import STAGES
 from hfkit.core.files import write_json
 from hfkit.records.record import read_record
 

@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if verb == "data":
         return run_data_verb(rest)
-    return run_verb(verb, rest) if verb in VERBS else unknown("hfkit", "verb", verb, VERBS)
+    if verb in VERBS:
+        return run_verb(verb, rest)
+    return unknown("hfkit", "verb", verb, VERBS)
 
 
 def run_data_verb(argv: list[str]) -> int:

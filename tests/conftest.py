@@ -27,7 +27,7 @@ import pytest
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from hfkit.config.parsing import load_config
-from hfkit.config.stages import STAGES
+from hfkit.config.registry import STAGES
 from hfkit.stages.checks import problems_of
 
 pytest.register_assert_rewrite("interruption")
@@ -131,7 +131,7 @@ def config_of(data, request):
         made = {key: str(request.getfixturevalue(name)) for key, name in inputs.items() if key not in changes}
         values = {"datasets": [{"path": str(data / f"{rows}.jsonl")}], **settings, **made, **changes}
         values = {key: value for key, value in values.items() if value is not None}
-        return load_config(STAGES[stage], values, problems_of, output_dir=str(output_dir))
+        return load_config(STAGES[stage].config_class, values, problems_of, output_dir=str(output_dir))
 
     return make
 

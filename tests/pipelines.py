@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 from conftest import TINY
 
-from hfkit.config.stages import STAGES
+from hfkit.config.registry import STAGES
 
 
 def write_pipeline(folder: Path, data: Path, stages=tuple(STAGES), **changes) -> Path:

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from hfkit.commands.planning.device import Device
 from hfkit.commands.planning.reading import with_origins
 from hfkit.config.parsing import load_config
-from hfkit.config.stages import STAGES
+from hfkit.config.registry import STAGES
 from hfkit.stages.checks import problems_of
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +88,9 @@ def stage_for(tmp_path, tokenizer_dir, llama, scorer):
         values |= changes
         if values.get("model_name_or_path"):
             values.pop("model_config", None)
-        return with_origins(name, load_config(STAGES[name], values, problems_of, output_dir=str(tmp_path / "out")), {})
+        return with_origins(
+            name, load_config(STAGES[name].config_class, values, problems_of, output_dir=str(tmp_path / "out")), {}
+        )
 
     return make
 
@@ -103,7 +105,9 @@ def plan_8b(folder_of, tmp_path, **changes):
     values = {"model_name_or_path": policy, "reward_model_path": str(reward), "use_peft": True, "load_in_4bit": True}
     values |= {"datasets": [{"path": str(tmp_path / "prompts.jsonl")}], "max_prompt_length": 512}
     values |= {"response_length": 512, "per_device_train_batch_size": 1, "bf16": True, "gradient_checkpointing": True}
-    config = load_config(STAGES["ppo"], {**values, **changes}, problems_of, output_dir=str(tmp_path / "out"))
+    config = load_config(
+        STAGES["ppo"].config_class, {**values, **changes}, problems_of, output_dir=str(tmp_path / "out")
+    )
     return with_origins("ppo", config, {})
 
 

@@ -44,9 +44,9 @@ LAUNCH = """
 import sys
 from hfkit import cli
 from fake_stage import Config
-from hfkit.commands import arguments
+from hfkit.config.registry import StageSpec, register
 cli.VERBS["fake"] = ("fake_stage", "")
-arguments.CONFIGS["fake"] = (Config, "fake_stage")
+register(StageSpec(name="fake", config_class=Config, module="fake_stage", title="", purpose="", makes=None))
 sys.exit(cli.main())
 """
 

@@ -8,18 +8,11 @@ from pathlib import Path
 
 from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
 from hfkit.config.fields import DTYPES
-from hfkit.config.parsing import parse
-from hfkit.config.stages import STAGES
+from hfkit.config.parsing import Check, parse
+from hfkit.config.registry import STAGES
 
-CONFIGS = {
-    **{name: (config_class, "hfkit.stages.checks") for name, config_class in STAGES.items()},
-    "evaluate": (EvaluateConfig, "hfkit.evaluation.checks"),
-    "arena": (ArenaConfig, "hfkit.evaluation.checks"),
-}
-"""Verbs that are configured by a dataclass, each with the module whose `problems_of` checks it."""
-
-POSITIONAL = {"evaluate": "model_name_or_path", "arena": "models"}
-"""The keys that the words before the first flag stand for."""
+EVALUATIONS = {"evaluate": (EvaluateConfig, "model_name_or_path"), "arena": (ArenaConfig, "models")}
+"""The config class of each, and the key that the words before the first flag stand for."""
 
 
 def read_arguments(verb: str, module: str, argv: list[str]):
@@ -33,11 +26,12 @@ def read_arguments(verb: str, module: str, argv: list[str]):
         ConfigError: with everything that is wrong.
     """
     description = docstring_of(module)
-    if verb in CONFIGS:
-        config_class, checks = CONFIGS[verb]
-        if verb in POSITIONAL and argv and not argv[0].startswith("-"):
-            argv = [f"--{POSITIONAL[verb]}", *argv]
-        return parse(config_class, argv, f"hfkit {verb}", description, lambda c: import_module(checks).problems_of(c))
+    if verb in STAGES:
+        return parse(STAGES[verb].config_class, argv, f"hfkit {verb}", description, checks_in("hfkit.stages.checks"))
+    if verb in EVALUATIONS:
+        config_class, key = EVALUATIONS[verb]
+        argv = [f"--{key}", *argv] if argv and not argv[0].startswith("-") else argv
+        return parse(config_class, argv, f"hfkit {verb}", description, checks_in("hfkit.evaluation.checks"))
     # flags are never completed from a prefix
     parser = ArgumentParser(
         f"hfkit {verb}", description=description, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False
@@ -47,6 +41,11 @@ def read_arguments(verb: str, module: str, argv: list[str]):
         return parser.parse_args(argv)
     given, flags = parser.parse_known_args(argv)
     return Namespace(**vars(given), flags=flags)
+
+
+def checks_in(module: str) -> Check:
+    """Return the `problems_of` of a module that is imported once there is a config to check."""
+    return lambda config: import_module(module).problems_of(config)
 
 
 def docstring_of(module: str) -> str:

@@ -173,12 +173,3 @@ class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
         return REFUSED.get(name) or ("PPO does not use it" if name in names else None)
 
     trainer_config = ("hfkit.rlhf", "PPOConfig")
-
-
-STAGES = {
-    "tokenizer": TokenizerConfig,
-    "pretrain": PretrainConfig,
-    "sft": SFTConfig,
-    "reward": RewardConfig,
-    "ppo": PPOConfig,
-}

@@ -8,20 +8,11 @@ from accelerate.utils import release_memory
 
 from hfkit.config.fields import HubFields
 from hfkit.config.parsing import Check, command_line, group_flags, parse
-from hfkit.config.stages import STAGES
+from hfkit.config.registry import STAGES
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, Problem
 from hfkit.core.yaml import read_yaml
 from hfkit.stages.checks import problems_of
-
-# What each stage takes from which earlier one.
-INPUTS = {
-    "tokenizer": {},
-    "pretrain": {"tokenizer_name_or_path": "tokenizer"},
-    "sft": {"model_name_or_path": "pretrain"},
-    "reward": {"model_name_or_path": "sft"},
-    "ppo": {"model_name_or_path": "sft", "reward_model_path": "reward"},
-}
 
 
 def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[str] | None = None) -> Path:
@@ -43,7 +34,7 @@ def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[st
     for place, (stage, argv) in enumerate(argvs.items(), 1):
         say(f"== {place}/{len(argvs)} {stage}")
         config = parse_stage(stage, argv)
-        import_module(f"hfkit.stages.{stage}").main(config)
+        import_module(STAGES[stage].module).main(config)
         release_memory()  # trainers refer to themselves, and a GPU may have no room for the models of two stages
     return root
 
@@ -86,17 +77,17 @@ def stage_flags(pipeline: dict, beside: Path, root: Path, flags: list[str]) -> d
         ConfigError: a flag for a stage that the pipeline does not have.
     """
     problems: list[Problem] = []
-    given = group_flags(flags, problems)
+    flags_of_all = group_flags(flags, problems)
     stages = [stage for stage in STAGES if stage in pipeline["stages"]]
     by_stage = {}
     for stage in stages:
         file = beside / pipeline["stages"][stage]
         by_stage[stage] = [("config", [str(file)]), ("output_dir", [str(root / stage)]), *resume(stage)]
         own = own_keys(file)
-        for key, source in INPUTS[stage].items():
-            if source in stages and key not in own and not (stage == "pretrain" and "model_name_or_path" in own):
-                by_stage[stage].append((key, [str(root / source)]))
-    for key, words in given:
+        for given in STAGES[stage].inputs:
+            if given.stage in stages and not {given.key, given.unless} & own:
+                by_stage[stage].append((given.key, [str(root / given.stage)]))
+    for key, words in flags_of_all:
         name, _, own = key.partition(".")
         if not own:
             for stage, of_stage in by_stage.items():
@@ -121,14 +112,14 @@ def flag_of(stage: str, key: str, words: list[str]) -> list[tuple[str, list[str]
     """
     if key not in {field.name for field in fields(HubFields)}:
         return [(key, words)]
-    if stage == "tokenizer":
+    if STAGES[stage].makes == "tokenizer":
         return []
     return [(key, [f"{' '.join(words)}-{stage}"] if key == "hub_model_id" else words)]
 
 
 def resume(stage: str) -> list[tuple[str, list[str]]]:
     """An interrupted stage of a pipeline always goes on."""
-    return [("resume_from_checkpoint", [])] if hasattr(STAGES[stage], "resume_from_checkpoint") else []
+    return [("resume_from_checkpoint", [])] if hasattr(STAGES[stage].config_class, "resume_from_checkpoint") else []
 
 
 def own_keys(file: Path) -> set[str]:
@@ -138,7 +129,7 @@ def own_keys(file: Path) -> set[str]:
 
 def parse_stage(stage: str, argv: list[str], check: Check = problems_of):
     """The config of a stage from its command line."""
-    return parse(STAGES[stage], argv, f"hfkit {stage}", stage, check)
+    return parse(STAGES[stage].config_class, argv, f"hfkit {stage}", stage, check)
 
 
 def check_all(argvs: dict[str, list[str]], root: Path) -> None:
@@ -157,7 +148,8 @@ def pending_keys(stage: str, argvs: dict[str, list[str]], root: Path) -> list[st
     """The keys of a stage that name the folder of an earlier one, which need not be there yet."""
     earlier = [str(root / other) for other in list(argvs)[: list(argvs).index(stage)]]
     given = group_flags(argvs[stage], [])
-    return [key for key in INPUTS[stage] if any((key, [folder]) in given for folder in earlier)]
+    keys = [one.key for one in STAGES[stage].inputs]
+    return [key for key in keys if any((key, [folder]) in given for folder in earlier)]
 
 
 def check_without(pending: list[str]) -> Check:

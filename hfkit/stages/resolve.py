@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields as fields_of
 from pathlib import Path
 
-from hfkit.config.stages import STAGES
+from hfkit.config.registry import STAGES
 from hfkit.core.errors import MISSING, ConfigError, Kind, Problem
 from hfkit.core.yaml import read_yaml
 from hfkit.stages.pipeline import check_without, parse_stage, pending_keys, read_pipeline, stage_flags
@@ -52,7 +52,7 @@ def stage_of(path: str, content: dict, among: Sequence[str] = tuple(STAGES)) -> 
     for name in STAGES:
         if stem == name or stem.startswith((f"{name}-", f"{name}_", f"{name}.")):
             return name
-    keys = {name: {field.name for field in fields_of(config)} for name, config in STAGES.items()}
+    keys = {name: {field.name for field in fields_of(spec.config_class)} for name, spec in STAGES.items()}
     elsewhere = {name: set().union(*(keys[other] for other in keys if other != name)) for name in keys}
     told = [name for name in keys if (keys[name] - elsewhere[name]) & content.keys()]
     if len(told) == 1:

@@ -126,11 +126,11 @@ def train(trainer: Trainer, run: Run) -> dict:
         "steps": trainer.state.global_step,
         "tokens": trainer.state.num_input_tokens_seen,
         "train_seconds": round(time.time() - started, 2),
-        "train_loss": mean_loss(logged) if logged else mean_loss,
+        "train_loss": mean_logged_loss(logged) if logged else mean_loss,
     }
 
 
-def mean_loss(logged: list[tuple[int, float]]) -> float:
+def mean_logged_loss(logged: list[tuple[int, float]]) -> float:
     """Mean of a run's loss from its logs (step, mean since the log before), those before a resumption among them."""
     steps = [0, *(step for step, _ in logged)]
     total = sum((step - before) * loss for before, (step, loss) in zip(steps, logged, strict=False))

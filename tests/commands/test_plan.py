@@ -238,7 +238,7 @@ import json, re, sys
 from dataclasses import replace
 from pathlib import Path
 from importlib import import_module
-from hfkit.config.stages import STAGES
+from hfkit.config.registry import STAGES
 from hfkit.config.parsing import load_config
 from hfkit.stages.checks import problems_of
 from hfkit.commands.planning.device import device_at_hand
@@ -246,7 +246,7 @@ from hfkit.commands.planning.peak import memory_of
 from hfkit.commands.planning.reading import with_origins
 from torch.optim.optimizer import register_optimizer_step_post_hook
 name, values = sys.argv[1], json.loads(sys.argv[2])
-config = load_config(STAGES[name], values, problems_of)
+config = load_config(STAGES[name].config_class, values, problems_of)
 stage = import_module(f"hfkit.stages.{name}")
 plan = memory_of(with_origins(name, config, {}), device_at_hand())
 # From the first step on, and without the checkpoint's mapped pages, which are resident but can go at any time.

@@ -19,7 +19,7 @@ from hfkit.commands.planning.peak import memory_of
 from hfkit.commands.planning.reading import read_stages
 from hfkit.commands.planning.shapes import roles_of
 from hfkit.commands.planning.steps import steps_of
-from hfkit.config.stages import STAGES
+from hfkit.config.registry import STAGES
 from hfkit.core.errors import ConfigError
 from hfkit.stages.resolve import stage_of
 

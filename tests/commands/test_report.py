@@ -13,7 +13,7 @@ from hfkit.commands.reporting.figures import overoptimization_figures
 from hfkit.commands.reporting.gather import gather
 from hfkit.commands.reporting.studio import PALETTE, SERIES, Studio
 from hfkit.commands.reporting.tables import verdict
-from hfkit.config.stages import STAGES
+from hfkit.config.registry import STAGES
 from hfkit.core.files import write_json
 from hfkit.records.record import read_record, weights_hash
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from hfkit.config.parsing import load_config
-from hfkit.config.stages import STAGES
+from hfkit.config.registry import STAGES
 from hfkit.core.errors import ConfigError
 from hfkit.stages.checks import problems_of
 from hfkit.stages.pipeline import INPUTS, read_pipeline
@@ -32,7 +32,7 @@ def test_a_shipped_config_is_taken(path, monkeypatch):
     given_by_the_pipeline = {*INPUTS[path.stem]}
     problems = []
     try:
-        load_config(STAGES[path.stem], path, problems_of, output_dir="runs/here")
+        load_config(STAGES[path.stem].config_class, path, problems_of, output_dir="runs/here")
     except ConfigError as error:
         problems = [problem for problem in error.problems if problem.key not in given_by_the_pipeline]
     # the small world is there once the quickstart has run

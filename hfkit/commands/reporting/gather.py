@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hfkit.config.stages import STAGES
+from hfkit.config.registry import STAGES
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD, read_json_mapping
 from hfkit.records.metrics_file import read_metrics
