@@ -1,0 +1,119 @@
+"""python -m tests.architecture
+
+Measures the structure of `hfkit/`: import circles, modules at its top, names with two meanings, the longest function.
+Imports inside functions count like any other.
+"""
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1] / "hfkit"
+LONGEST_FUNCTION, LONGEST_FILE = 60, 300
+SHARED_NAMES = {
+    "main": "the entry point of each verb's module",
+    "problems_of": "the checks of a config, of stages and of evaluations",
+    "PPOConfig": "ours, and what TRL's own is extended to",
+    "INPUTS": "the `evaluate` modules declare their inputs so",
+    "__all__": "Python's own",
+    "__getattr__": "Python's own",
+}
+"""Names that more than one module may define, and why."""
+
+
+def modules() -> dict[str, ast.Module]:
+    """Return the syntax tree of each module of the package, by its dotted name."""
+    trees = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        name = ".".join(("hfkit", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+        trees[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return trees
+
+
+def import_graph(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
+    """Return the modules of the package that each module imports, wherever the import stands."""
+    graph: dict[str, set[str]] = {name: set() for name in trees}
+    for name, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                found = {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+            elif isinstance(node, ast.Import):
+                found = {alias.name for alias in node.names}
+            else:
+                continue
+            graph[name] |= found & trees.keys() - {name}
+    return graph
+
+
+def in_circles(graph: dict[str, set[str]]) -> list[str]:
+    """Return the modules that can be reached from themselves."""
+
+    def reachable(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [*graph[start]]
+        while waiting:
+            name = waiting.pop()
+            if name not in seen:
+                seen.add(name)
+                waiting += graph[name]
+        return seen
+
+    return [name for name in graph if name in reachable(name)]
+
+
+def modules_at_the_top(trees: dict[str, ast.Module]) -> list[str]:
+    """Return the files directly in `hfkit/`."""
+    return sorted(path.name for path in ROOT.glob("*.py"))
+
+
+def shared_names(trees: dict[str, ast.Module]) -> dict[str, list[str]]:
+    """Return the names that two modules or more define, functions and classes and constants, with these modules."""
+    where = defaultdict(set)
+    for module, tree in trees.items():
+        for node in tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                where[node.name].add(module)
+            elif isinstance(node, ast.Assign):
+                for target in node.targets:
+                    if isinstance(target, ast.Name):
+                        where[target.id].add(module)
+    return {name: sorted(found) for name, found in sorted(where.items()) if len(found) > 1}
+
+
+def functions(trees: dict[str, ast.Module]) -> list[tuple[int, str]]:
+    """Return (lines, place) of every function, the longest first."""
+    found = [
+        (node.end_lineno - node.lineno + 1, f"{module}.{node.name}")
+        for module, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    return sorted(found, reverse=True)
+
+
+def long_files() -> list[tuple[str, int]]:
+    """Return the files with more than `LONGEST_FILE` lines."""
+    sizes = [(str(path.relative_to(ROOT)), len(path.read_text().splitlines())) for path in ROOT.rglob("*.py")]
+    return [(name, size) for name, size in sizes if size > LONGEST_FILE]
+
+
+def report() -> str:
+    """Return all measurements as text."""
+    trees = modules()
+    names, (longest, where) = shared_names(trees), functions(trees)[0]
+    lines = sum(len(path.read_text().splitlines()) for path in ROOT.rglob("*.py"))
+    return "\n".join(
+        [
+            f"files in import circles: {len(in_circles(import_graph(trees)))}",
+            f"modules at the top: {len(modules_at_the_top(trees))} ({', '.join(modules_at_the_top(trees))})",
+            f"names defined in more than one module: {len(names)}",
+            *(f"  {name}: {SHARED_NAMES.get(name, 'not justified')} ({len(found)})" for name, found in names.items()),
+            f"longest function: {longest} lines ({where})",
+            f"files of more than {LONGEST_FILE} lines: {len(long_files())}",
+            f"lines: {lines:,} in {len(trees)} modules",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    print(report())

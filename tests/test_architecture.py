@@ -1,0 +1,60 @@
+"""The structure of the package: what `make lint` does not look at."""
+
+import re
+import subprocess
+import sys
+
+from architecture import (
+    LONGEST_FUNCTION,
+    ROOT,
+    SHARED_NAMES,
+    functions,
+    import_graph,
+    in_circles,
+    long_files,
+    modules,
+    modules_at_the_top,
+    shared_names,
+)
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    assert in_circles(import_graph(modules())) == []
+
+
+def test_a_circle_is_seen_also_where_a_function_closes_it():
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}
+    assert in_circles(graph) == ["b", "c"]
+
+
+def test_floors_are_all_that_is_at_the_top():
+    assert modules_at_the_top(modules()) == ["__init__.py", "cli.py"]
+
+
+def test_a_name_has_one_meaning():
+    assert shared_names(modules()).keys() <= SHARED_NAMES.keys()
+    assert len(SHARED_NAMES) <= 15
+
+
+def test_functions_and_files_are_short():
+    assert [where for lines, where in functions(modules()) if lines > LONGEST_FUNCTION] == []
+    assert long_files() == []
+
+
+def test_every_floor_has_its_tests_and_its_line_in_the_architecture():
+    floors = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("__")}
+    tested = {path.parent.name for path in (ROOT.parent / "tests").glob("*/test_*.py")}
+    told = set(re.findall(r"^\| `(\w+)/` \|", (ROOT.parent / "ARCHITECTURE.md").read_text(), re.MULTILINE))
+    assert floors == tested == told
+
+
+def test_the_files_that_contributing_names_are_there():
+    text = (ROOT.parent / "CONTRIBUTING.md").read_text()
+    named = {path for path in re.findall(r"`([\w/]+\.(?:py|toml|md|yaml))`", text) if "/" in path}
+    missing = [path for path in named if not (ROOT.parent / path).exists() and "mystage" not in path]
+    assert named and missing == []
+
+
+def test_the_script_prints_the_figures():
+    ran = subprocess.run([sys.executable, "-m", "tests.architecture"], cwd=ROOT.parent, capture_output=True, text=True)
+    assert ran.stdout.startswith("files in import circles: 0\nmodules at the top: 2")
