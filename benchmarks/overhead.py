@@ -34,7 +34,7 @@ import hfkit
 from hfkit.core.files import write_json
 from hfkit.quickstart.world import write_world
 from hfkit.records.environment import environment
-from hfkit.stages.pretrain import start_model
+from hfkit.stages.pretrain import load_or_create_model
 from hfkit.training.arguments import trainer_arguments
 
 MODEL = {
@@ -69,7 +69,7 @@ def bare_pretrain(config) -> None:
         ids = torch.tensor([row["input_ids"] for row in batch])
         return {"input_ids": ids, "labels": ids}
 
-    trainer = Trainer(start_model(config, tokenizer), trainer_arguments(config), collate, packed)
+    trainer = Trainer(load_or_create_model(config, tokenizer), trainer_arguments(config), collate, packed)
     finish(trainer, tokenizer, config)
 
 

@@ -1,108 +1,111 @@
-"""The fields that the stages' configs share, in groups: rows, model, optimizer, trainer, output, Hub.
+"""The config fields that stages share, in groups: data, model, optimizer, trainer, output, Hub.
 
 Nothing heavy is imported here: `hfkit sft --help` must not wait for torch.
 """
 
 import importlib
 import typing
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal
 
 from hfkit.core.hub_ids import split_revision
 
-# Fields of the trainers' configs that hfkit sets itself, with what to use instead.
+DTYPES = ("bfloat16", "float16", "float32", "auto")
+DEFAULT_LORA_RANK = 16
+# Fields of the trainers' configs that a YAML must not set, with what to do instead.
 REFUSED = {
-    "model_init_kwargs": "hfkit loads the model: set dtype, attn_implementation, load_in_4bit or model_revision",
-    "trust_remote_code": "hfkit runs no code that comes with a model; use an architecture of Transformers",
-    "dataset_kwargs": "hfkit tokenizes the rows itself: set datasets and max_length",
+    "model_init_kwargs": "hfkit loads the model: set dtype, attn_implementation or load_in_4bit instead",
+    "trust_remote_code": "hfkit runs no code from a model's repository: use an architecture of Transformers",
+    "dataset_kwargs": "hfkit tokenizes the rows itself: set datasets and max_length instead",
     "dataset_text_field": "map the column instead: datasets: [{path: ..., columns: {text: YOUR_COLUMN}}]",
-    "completion_only_loss": "the loss is on replies wherever rows have replies, and on all of a plain text",
-    "assistant_only_loss": "the loss is on every assistant turn already",
-    "chat_template_path": "set chat_template to a Jinja file",
-    "eos_token": "the end-of-text token is the tokenizer's: train the tokenizer with the one you want",
-    "truncation_mode": "rows are cut at their end; a row whose reply is cut off whole is dropped, and counted",
-    "packing": "only pretrain and sft pack",
-    "padding_free": "a packed batch is free of padding: set packing",
-    "eval_packing": "held-out rows are never packed, so that their loss is that of a run without packing",
-    "packing_strategy": "rows are packed whole, best fit first (bfd)",
-    "remove_unused_columns": "hfkit hands the trainer the columns that it reads and no others",
+    "completion_only_loss": "the loss covers only the response where a row has one, and all of a plain text: remove it",
+    "assistant_only_loss": "the loss always covers the assistant's turns only: remove it",
+    "chat_template_path": "set chat_template to a Jinja file instead",
+    "eos_token": "hfkit uses the tokenizer's end-of-text token: change it in the tokenizer",
+    "truncation_mode": "hfkit truncates rows at their end and drops rows without a response: remove it",
+    "packing": "only pretrain and sft pack rows: remove it",
+    "padding_free": "packed batches have no padding: set packing instead",
+    "eval_packing": "held-out rows are never packed, so that losses compare with runs without packing: remove it",
+    "packing_strategy": "hfkit packs whole rows, best fit first (bfd): remove it",
+    "remove_unused_columns": "hfkit passes the trainer only the columns that it reads: remove it",
     "overwrite_output_dir": "hfkit never overwrites a run: choose another output_dir",
-    "do_train": "a stage trains; that is all it does",
-    "ignore_data_skip": "a resumed run would see other data than an uninterrupted one",
+    "do_train": "a stage always trains: remove it",
+    "ignore_data_skip": "a resumed run would not see the same data as an uninterrupted run: remove it",
     "save_only_model": "a checkpoint without its optimizer cannot be resumed: set save_strategy: 'no' instead",
-    "hub_token": "a token has no place in a config: `hf auth login`, or set HF_TOKEN",
-    "hub_always_push": "each push is made to its end before training goes on",
-    "local_rank": "the launcher sets it: accelerate launch",
-    "use_liger_kernel": "not supported yet",
-    "shuffle_dataset": "the trainer shuffles the rows in each epoch anyway, by seed",
-    "include_num_input_tokens_seen": "tokens are always counted",
-    "do_eval": "set eval_strategy",
-    "do_predict": "set eval_strategy",
+    "hub_token": "configs must not hold secrets: run `hf auth login` or set HF_TOKEN instead",
+    "hub_always_push": "training always waits for a push to finish: remove it",
+    "local_rank": "the launcher sets it: use accelerate launch",
+    "use_liger_kernel": "hfkit does not support it yet: remove it",
+    "shuffle_dataset": "the trainer shuffles the rows in every epoch already, by seed: remove it",
+    "include_num_input_tokens_seen": "hfkit always counts tokens: remove it",
+    "do_eval": "set eval_strategy instead",
+    "do_predict": "set eval_strategy instead",
 }
+
+
+def arg(default: Any = MISSING, *, factory: Any = MISSING, help: str) -> Any:
+    """Return a dataclass field with a help text, as Transformers' `HfArg` does."""
+    return field(default=default, default_factory=factory, metadata={"help": help})
 
 
 @dataclass(kw_only=True)
 class DatasetEntry:
-    """One source of rows: an item of `datasets` or `eval_datasets`."""
+    """One source of rows: an item of `datasets`, `eval_datasets` and the like."""
 
-    path: str | None = field(
-        default=None, metadata={"help": "Hub id, or a .jsonl/.json/.parquet/.csv/.txt file (may be .gz)"}
-    )
-    card: str | None = field(default=None, metadata={"help": "data card, by name or as .md file, in place of path"})
-    name: str | None = field(default=None, metadata={"help": "configuration of a Hub data set"})
-    revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of a Hub data set"})
-    split: str = field(default="train", metadata={"help": "split, with slicing: train[:1000]"})
-    columns: dict[str, str] | None = field(
-        default=None, metadata={"help": "stage's column -> data set's column, as {prompt: instruction}"}
-    )
-    weight: float | None = field(default=None, metadata={"help": "probability that the next row is of this source"})
-    epochs: float | None = field(default=None, metadata={"help": "times that its rows are there to draw from"})
-    rows: int | None = field(default=None, metadata={"help": "at most so many of its rows"})
-    tokens: int | None = field(default=None, metadata={"help": "at most so many of its tokens"})
-    streaming: bool = field(default=False, metadata={"help": "fetch no more than rows or tokens ask for"})
+    path: str | None = arg(None, help="Hub id, or a .jsonl/.json/.parquet/.csv/.txt file, also as .gz")
+    card: str | None = arg(None, help="name of a data card, or its .md file; replaces path")
+    name: str | None = arg(None, help="configuration of a Hub dataset")
+    revision: str | None = arg(None, help="branch, tag or commit of a Hub dataset")
+    split: str = arg("train", help="split, with optional slicing: train[:1000]")
+    columns: dict[str, str] | None = arg(None, help="maps the stage's columns to the dataset's: {prompt: instruction}")
+    weight: float | None = arg(None, help="probability that the next row comes from this source")
+    epochs: float | None = arg(None, help="how often a pass over the mixture may repeat its rows")
+    rows: int | None = arg(None, help="maximum number of its rows")
+    tokens: int | None = arg(None, help="maximum number of its tokens")
+    streaming: bool = arg(False, help="stream the data: download only what rows or tokens need")
 
 
 @dataclass(kw_only=True)
 class HubFields:
-    """Whether and where a stage is pushed to the Hub; they change nothing in what it makes."""
+    """Whether and where a stage pushes to the Hub; these fields do not change what it makes."""
 
-    push_to_hub: bool = field(default=False, metadata={"help": "push the finished run, as `hfkit push` does"})
-    hub_model_id: str | None = field(default=None, metadata={"help": "USER/NAME; default is output_dir's own name"})
-    hub_private_repo: bool | None = field(
-        default=None, metadata={"help": "default: as the repository is; a new one is private"}
+    push_to_hub: bool = arg(False, help="push the finished run to the Hub, as `hfkit push` does")
+    hub_model_id: str | None = arg(None, help="USER/NAME; none: the name of output_dir")
+    hub_private_repo: bool | None = arg(
+        None, help="whether the repository is private; none: unchanged, and true for a new one"
     )
-    hub_strategy: Literal["end", "every_save"] = field(
-        default="end", metadata={"help": "every_save: the weights of each checkpoint too, as they come"}
+    hub_strategy: Literal["end", "every_save"] = arg(
+        "end", help="every_save also pushes the weights of each checkpoint while training"
     )
-    hub_revision: str = field(default="main", metadata={"help": "branch to push to"})
+    hub_revision: str = arg("main", help="branch to push to")
 
 
 @dataclass(kw_only=True)
 class OutputFields(HubFields):
-    """Where a stage writes and from which seed."""
+    """The fields of every stage: output folder, seed, license, further fields of the trainer."""
 
-    output_dir: str = field(metadata={"help": "folder of this run; a finished run in it is never overwritten"})
-    seed: int = field(default=42, metadata={"help": "seed of the data order, of NumPy, of torch and of the weights"})
-    license: str | None = field(default=None, metadata={"help": "of what is made, for its card: apache-2.0, mit, ..."})
-    extra: dict[str, Any] = field(default_factory=dict, metadata={"help": "further fields of the trainer's config"})
+    output_dir: str = arg(help="folder of the run; hfkit never overwrites a finished run")
+    seed: int = arg(42, help="seed for data order, NumPy, torch and new weights")
+    license: str | None = arg(None, help="license of the output, for its model card: apache-2.0, mit, ...")
+    extra: dict[str, Any] = arg(factory=dict, help="more fields of the trainer's config")
 
-    # The trainer's own config class as (module, name); its fields are accepted beside those named here.
+    # (module, name) of the trainer's config class; its other fields are accepted too, and land in `extra`.
     trainer_config = None
 
     @classmethod
     def extra_field(cls, name: str) -> Any:
-        """Type of a field of the trainer's config that is not named here; None where there is no such field."""
+        """Return the type of a field that only the trainer's config has; None if it has no such field."""
         config_class = cls.trainer_config_class()
         return config_class and typing.get_type_hints(config_class).get(name)
 
     @classmethod
     def refused_field(cls, name: str) -> str | None:
-        """What to do instead of setting a field that hfkit does not hand on; None for any other."""
+        """Return what to do instead of setting a field that hfkit refuses; None for any other field."""
         return REFUSED.get(name)
 
     @classmethod
     def trainer_config_class(cls) -> type | None:
-        """The trainer's config class, imported on demand (it brings torch)."""
+        """Return the trainer's config class, imported on demand because it imports torch."""
         if cls.trainer_config is None:
             return None
         module, name = cls.trainer_config
@@ -111,60 +114,52 @@ class OutputFields(HubFields):
 
 @dataclass(kw_only=True)
 class SourceFields:
-    """The rows that a stage learns from."""
+    """The rows that a stage trains on."""
 
-    datasets: list[DatasetEntry] = field(
-        default_factory=list, metadata={"help": "training data, joined or mixed by weight"}
-    )
+    datasets: list[DatasetEntry] = arg(factory=list, help="training data: sources are concatenated, or mixed by weight")
 
 
 @dataclass(kw_only=True)
 class DataFields(SourceFields):
-    """Adds the rows held out, and what may be lost of either."""
+    """Adds held-out rows, and how many rows may be dropped."""
 
-    eval_datasets: list[DatasetEntry] = field(default_factory=list, metadata={"help": "held-out data"})
-    test_split_size: float | None = field(
-        default=None,
-        metadata={"help": "share (<1) or number of training rows to hold out, if no eval_datasets"},
+    eval_datasets: list[DatasetEntry] = arg(factory=list, help="held-out data")
+    test_split_size: float | None = arg(
+        None, help="share (below 1) or number of training rows to hold out; not with eval_datasets"
     )
-    dataset_num_proc: int | None = field(
-        default=None, metadata={"help": "processes that tokenize; default by rows and cores"}
-    )
-    max_dropped: float = field(
-        default=0.1, metadata={"help": "share of rows that may be dropped or cut before it is an error"}
-    )
+    dataset_num_proc: int | None = arg(None, help="processes that tokenize; none: depends on rows and CPU cores")
+    max_dropped: float = arg(0.1, help="maximum share of dropped or truncated rows; more is an error")
 
 
 @dataclass(kw_only=True)
 class ModelFields:
-    """The model that a stage starts from, and how it is loaded and adapted."""
+    """The model that a stage starts from, how to load it and whether to train an adapter."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "folder, or Hub id with or without @REVISION; model or adapter"}
+    model_name_or_path: str | None = arg(
+        None, help="model or adapter to start from: folder, or Hub id with an optional @REVISION"
     )
-    model_revision: str = field(default="main", metadata={"help": "branch, tag or commit of a Hub model"})
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
-        default="float32", metadata={"help": "dtype of the base's weights; auto is the checkpoint's own"}
+    model_revision: str = arg("main", help="branch, tag or commit of a Hub model")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = arg(
+        "float32", help="dtype of the base model's weights; auto: as in the checkpoint"
     )
-    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
-    pad_token: str | None = field(
-        default=None,
-        metadata={"help": "a token of the vocabulary to pad with, if the tokenizer's is its EOS"},
+    attn_implementation: str | None = arg(None, help="eager, sdpa, flash_attention_2, ...")
+    pad_token: str | None = arg(
+        None, help="token of the vocabulary to pad with, if the tokenizer pads with its EOS token"
     )
-    chat_template: str | None = field(default=None, metadata={"help": "Jinja file; default is the tokenizer's own"})
-    allow_pickle: bool = field(default=False, metadata={"help": "load .bin weights where no safetensors exist"})
-    use_peft: bool = field(default=False, metadata={"help": "train a LoRA adapter and leave the base as it is"})
-    lora_r: int | None = field(default=None, metadata={"help": "rank; default 16, or the starting adapter's"})
-    lora_alpha: int | None = field(default=None, metadata={"help": "scale; default 2r, or the starting adapter's"})
-    lora_dropout: float = field(default=0.05, metadata={"help": "dropout on the adapter's input"})
-    lora_target_modules: list[str] | None = field(
-        default=None, metadata={"help": "modules to adapt; default all linear layers but the output head"}
+    chat_template: str | None = arg(None, help="Jinja file; none: the tokenizer's template")
+    allow_pickle: bool = arg(False, help="load pickled .bin weights if there are no safetensors")
+    use_peft: bool = arg(False, help="train a LoRA adapter and freeze the base model")
+    lora_r: int | None = arg(None, help=f"LoRA rank; none: {DEFAULT_LORA_RANK}, or as the starting adapter")
+    lora_alpha: int | None = arg(None, help="LoRA scale; none: 2 * lora_r, or as the starting adapter")
+    lora_dropout: float = arg(0.05, help="dropout on the adapter's input while training")
+    lora_target_modules: list[str] | None = arg(
+        None, help="modules to adapt; none: all linear layers except the output head"
     )
-    use_rslora: bool = field(default=False, metadata={"help": "scale by alpha/sqrt(r) (arXiv 2312.03732)"})
-    load_in_4bit: bool = field(default=False, metadata={"help": "hold the frozen base in 4 bits (QLoRA)"})
-    load_in_8bit: bool = field(default=False, metadata={"help": "hold the frozen base in 8 bits (LLM.int8)"})
-    bnb_4bit_quant_type: Literal["nf4", "fp4"] = field(default="nf4", metadata={"help": "4-bit data type"})
-    use_bnb_nested_quant: bool = field(default=True, metadata={"help": "quantize the scales too"})
+    use_rslora: bool = arg(False, help="rank-stabilized LoRA: scale by alpha/sqrt(r) (arXiv 2312.03732)")
+    load_in_4bit: bool = arg(False, help="quantize the frozen base model to 4 bits (QLoRA)")
+    load_in_8bit: bool = arg(False, help="quantize the frozen base model to 8 bits (LLM.int8)")
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = arg("nf4", help="data type of 4-bit weights")
+    use_bnb_nested_quant: bool = arg(True, help="quantize the 4-bit scales too")
 
     def __post_init__(self):
         if self.model_name_or_path:
@@ -173,43 +168,33 @@ class ModelFields:
 
 @dataclass(kw_only=True)
 class OptimizerFields:
-    """Batches, optimizer and precision: the same names in every stage that trains."""
+    """Batch sizes, optimizer and precision, with the names of `TrainingArguments`."""
 
-    per_device_train_batch_size: int = field(default=8, metadata={"help": "rows in one forward pass"})
-    per_device_eval_batch_size: int = field(default=8, metadata={"help": "rows in one evaluation pass"})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "forward passes in one optimizer step"})
-    num_train_epochs: float = field(default=1.0, metadata={"help": "passes over the training rows"})
-    learning_rate: float = field(default=2e-4, metadata={"help": "peak of the schedule"})
-    lr_scheduler_type: str = field(default="linear", metadata={"help": "linear, cosine, constant, ..."})
-    warmup_steps: float = field(default=0, metadata={"help": "steps of warm-up, or their share if below 1"})
-    weight_decay: float = field(default=0.0, metadata={"help": "AdamW's weight decay"})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
-    optim: str | None = field(
-        default=None,
-        metadata={"help": "optimizer; default adamw_torch, on a GPU adamw_torch_fused"},
-    )
-    bf16: bool | None = field(default=None, metadata={"help": "bf16 autocast; default yes where the GPU has it"})
-    gradient_checkpointing: bool | None = field(
-        default=None, metadata={"help": "recompute activations to save memory; default yes on a GPU"}
-    )
-    report_to: str = field(default="none", metadata={"help": "tensorboard, wandb, trackio, none, ..."})
-    run_name: str | None = field(default=None, metadata={"help": "name shown by report_to"})
+    per_device_train_batch_size: int = arg(8, help="rows in one forward pass, on each device")
+    per_device_eval_batch_size: int = arg(8, help="rows in one evaluation pass, on each device")
+    gradient_accumulation_steps: int = arg(1, help="forward passes in one optimizer step")
+    num_train_epochs: float = arg(1.0, help="passes over the training rows")
+    learning_rate: float = arg(2e-4, help="peak of the learning rate schedule")
+    lr_scheduler_type: str = arg("linear", help="linear, cosine, constant, ...")
+    warmup_steps: float = arg(0, help="steps of warm-up, or their share if below 1")
+    weight_decay: float = arg(0.0, help="weight decay of AdamW")
+    max_grad_norm: float = arg(1.0, help="maximum norm of the gradients; larger ones are clipped")
+    optim: str | None = arg(None, help="optimizer; none: adamw_torch, on a GPU adamw_torch_fused")
+    bf16: bool | None = arg(None, help="bf16 autocast; none: on if the GPU supports it")
+    gradient_checkpointing: bool | None = arg(None, help="recompute activations to save memory; none: on for a GPU")
+    report_to: str = arg("none", help="experiment tracker: tensorboard, wandb, trackio, none, ...")
+    run_name: str | None = arg(None, help="name of the run in the experiment tracker")
 
 
 @dataclass(kw_only=True)
 class TrainerFields(OptimizerFields):
-    """What Transformers' Trainer adds: length of the run, evaluation, checkpoints, resuming."""
+    """Adds length of the run, logging, evaluation and checkpoints, with the names of `TrainingArguments`."""
 
-    max_steps: int = field(default=-1, metadata={"help": "optimizer steps; beats num_train_epochs"})
-    logging_steps: float = field(default=10, metadata={"help": "steps between two lines of metrics.jsonl"})
-    eval_strategy: Literal["no", "steps", "epoch"] = field(default="no", metadata={"help": "when to evaluate"})
-    eval_steps: float | None = field(default=None, metadata={"help": "steps between evaluations"})
-    save_strategy: Literal["no", "steps", "epoch"] = field(default="steps", metadata={"help": "when to checkpoint"})
-    save_steps: float = field(default=500, metadata={"help": "steps between checkpoints"})
-    save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept"})
-    resume_from_checkpoint: bool = field(
-        default=False, metadata={"help": "go on from the last complete checkpoint in output_dir"}
-    )
-
-
-DTYPES = ("bfloat16", "float16", "float32", "auto")
+    max_steps: int = arg(-1, help="number of optimizer steps; overrides num_train_epochs")
+    logging_steps: float = arg(10, help="steps between lines of metrics.jsonl")
+    eval_strategy: Literal["no", "steps", "epoch"] = arg("no", help="when to evaluate")
+    eval_steps: float | None = arg(None, help="steps between evaluations")
+    save_strategy: Literal["no", "steps", "epoch"] = arg("steps", help="when to save a checkpoint")
+    save_steps: float = arg(500, help="steps between checkpoints")
+    save_total_limit: int | None = arg(2, help="number of checkpoints to keep")
+    resume_from_checkpoint: bool = arg(False, help="resume from the last complete checkpoint in output_dir")

@@ -1,7 +1,6 @@
-"""The stages: what each of them is, for the code that treats stages differently.
+"""The registry of stages: what each stage is, so that no other code switches on a stage's name.
 
-Nothing else asks for a stage by its name. A further stage is a config class, a module with `main(config)`, and a
-`StageSpec` here.
+To add a stage, write a config class, a module with `main(config)`, and `register` a `StageSpec` for them.
 """
 
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from hfkit.config.stages import PPOConfig, PretrainConfig, RewardConfig, SFTConf
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """A key that names what an earlier stage of a pipeline makes.
+    """A config key that a pipeline sets to the output folder of an earlier stage.
 
     Args:
-        key: of the stage's config.
+        key: the key of the stage's config.
         stage: the earlier stage.
-        unless: another key of the config; where that is set, this one is not filled in.
+        unless: another key of the config; the pipeline leaves `key` alone where the YAML sets that one.
     """
 
     key: str
@@ -27,24 +26,26 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class StageSpec:
-    """What a stage is.
+    """What a stage reads, runs and makes.
 
     Args:
-        name: of the verb, the YAML and the record.
-        config_class: the dataclass that its YAML fills; None where there is no YAML.
-        module: whose docstring is the help, and whose `main(config)` runs it and returns the run's folder.
-        title: in reports and tables.
-        purpose: what comes out of it, in a sentence of its card.
-        makes: what comes out of it. A base model continues text, an assistant replies; None is what came in.
-        form: the rows of its `datasets`; see `hfkit.data.forms`.
-        loop: the trainer that it runs: Transformers' loop over batches, PPO's over replies, or none.
-        uses_trl: whether that trainer is TRL's.
-        length_key: the key of the longest row, in tokens; None where rows have no limit of their own.
-        inputs: what it takes from earlier stages of a pipeline.
-        checks: `package.module:function` with further checks of its config, each returning a list of problems.
-        limits: a sentence for the card on what its result should not be trusted with.
-        loss_label: title and y label of its loss, in plots.
-        step_name: what its steps are called, in plots.
+        name: the name in commands, YAMLs and records.
+        config_class: the dataclass that the stage's YAML fills; None if there is no YAML.
+        module: the module whose docstring is the help text and whose `main(config)` returns the run's folder.
+        title: the title in reports and tables.
+        purpose: one sentence for the model card on what the stage makes.
+        makes: the kind of output. A base model continues text, an assistant answers. None means the kind of model that
+            the stage starts from.
+        form: the form of the rows in `datasets`, see `hfkit.data.forms`.
+        loop: the training loop: "trainer" is Transformers' loop over batches, "ppo" samples responses; None trains no
+            model.
+        uses_trl: whether the trainer is TRL's.
+        length_key: the config key with the maximum length of a row in tokens; None if no single key limits it.
+        inputs: the config keys that a pipeline fills in.
+        checks: `package.module:function` of further config checks; the function returns a list of `Problem`.
+        limits: one sentence for the model card on what not to rely on.
+        loss_label: title and y label of the loss plot.
+        step_name: x label of plots over training.
     """
 
     name: str
@@ -65,35 +66,45 @@ class StageSpec:
 
     @property
     def trains_a_model(self) -> bool:
-        """Whether a model comes out of a training loop, which has steps, memory and checkpoints to plan."""
+        """Whether the stage trains a model, which has steps, memory and checkpoints to plan."""
         return self.loop is not None
 
 
 STAGES: dict[str, StageSpec] = {}
 """The stages by name, in the order in which a pipeline runs them."""
 
-
-def register(spec: StageSpec) -> StageSpec:
-    """Add a stage, after those that there are."""
-    STAGES[spec.name] = spec
-    return spec
-
-
 MERGE = StageSpec(
     name="merge",
     config_class=None,
     module="hfkit.commands.merge",
     title="Merged model",
-    purpose="A LoRA adapter merged into its base: an ordinary model in full.",
+    purpose="A LoRA adapter merged into its base: a standalone model.",
     makes=None,
     loop=None,
 )
-"""No stage, but a run with a record and a card of its own."""
+"""`hfkit merge` is no stage, but its output has a record and a model card too."""
+
+
+def register(spec: StageSpec) -> StageSpec:
+    """Add a stage to the end of `STAGES` and return it.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if spec_of(spec.name) is not None:
+        raise ValueError(f"the stage {spec.name!r} is registered already")
+    STAGES[spec.name] = spec
+    return spec
 
 
 def spec_of(name: str | None) -> StageSpec | None:
-    """Return the spec for the `stage` of a record; None for what hfkit did not make."""
+    """Return the spec for the `stage` of a record; None if hfkit did not make it."""
     return MERGE if name == MERGE.name else STAGES.get(name or "")
+
+
+def spec_of_config(config) -> StageSpec | None:
+    """Return the spec whose `config_class` is the class of `config`; None if there is none."""
+    return next((spec for spec in STAGES.values() if spec.config_class is type(config)), None)
 
 
 register(
@@ -128,7 +139,7 @@ register(
         config_class=SFTConfig,
         module="hfkit.stages.sft",
         title="SFT",
-        purpose="A causal language model, fine-tuned on instructions and their replies.",
+        purpose="A causal language model, fine-tuned on instructions and their responses.",
         makes="assistant",
         form="instructions",
         uses_trl=True,
@@ -142,7 +153,7 @@ register(
         config_class=RewardConfig,
         module="hfkit.stages.reward",
         title="Reward model",
-        purpose="A reward model: it gives a conversation one scalar, higher for the better reply.",
+        purpose="A reward model: it gives a conversation one scalar score, higher for better responses.",
         makes="reward model",
         form="comparisons",
         uses_trl=True,
@@ -167,7 +178,7 @@ register(
             Input(key="reward_model_path", stage="reward"),
         ),
         checks="hfkit.stages.checks.ppo:ppo_problems",
-        limits="Its rewards are what it was trained to raise: they do not tell how people would judge it.",
+        limits="PPO maximized its rewards: a high reward does not mean that people prefer its responses.",
         step_name="updates",
     )
 )

@@ -1,12 +1,11 @@
-"""The dataclasses that a stage's YAML fills, one per stage; what they share is in `fields.py`.
+"""The config dataclasses that the stages' YAMLs fill, one per stage; shared fields are in `fields.py`.
 
-Field names are those of Transformers' `TrainingArguments` and of TRL's configs, so what you know carries over.
-The fields named here are the ones worth a line of `--help`; every other field of the trainer's own config is
-accepted under its own name too (see `extra_field`), but for the few that `refused_field` explains.
+Fields have the names of Transformers' `TrainingArguments` and of TRL's configs. `--help` lists the fields named here; a
+YAML may also set every other field of the trainer's config (see `extra_field`) except those in `refused_field`.
 Nothing heavy is imported here: `hfkit sft --help` must not wait for torch.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from hfkit.config.fields import (
@@ -17,56 +16,54 @@ from hfkit.config.fields import (
     OutputFields,
     SourceFields,
     TrainerFields,
+    arg,
 )
 from hfkit.core.hub_ids import split_revision
 
 
 @dataclass(kw_only=True)
 class TokenizerConfig(SourceFields, OutputFields):
-    """Byte-level BPE with end-of-text, a pad token of its own, chat markers and a chat template."""
+    """Byte-level BPE with an end-of-text token, a pad token, chat markers and a chat template."""
 
-    vocab_size: int = field(default=32_000, metadata={"help": "size of the vocabulary, special tokens included"})
-    min_frequency: int = field(default=2, metadata={"help": "a pair seen less often is not merged"})
-    chat_template: str | None = field(default=None, metadata={"help": "Jinja file; default is hfkit's own"})
-    model_max_length: int = field(default=2048, metadata={"help": "context length written into the tokenizer"})
+    vocab_size: int = arg(32_000, help="size of the vocabulary, including special tokens")
+    min_frequency: int = arg(2, help="minimum frequency of a pair to be merged")
+    chat_template: str | None = arg(None, help="Jinja file; none: hfkit's template")
+    model_max_length: int = arg(2048, help="maximum context length, saved with the tokenizer")
 
 
 @dataclass(kw_only=True)
 class PretrainConfig(ModelFields, DataFields, TrainerFields, OutputFields):
-    """Causal language modelling on documents packed into rows of `block_size` tokens."""
+    """Causal language modeling on documents packed into rows of `block_size` tokens."""
 
-    tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "default is model_name_or_path"})
-    model_config: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={"help": "a new model, as {model_type: llama, hidden_size: 256, ...}, in place of a checkpoint"},
+    tokenizer_name_or_path: str | None = arg(None, help="folder or Hub id of the tokenizer; none: model_name_or_path")
+    model_config: dict[str, Any] = arg(
+        factory=dict,
+        help="config of a new model: {model_type: llama, hidden_size: 256, ...}; replaces model_name_or_path",
     )
-    block_size: int = field(default=1024, metadata={"help": "tokens in a row"})
-    packing: Literal["concatenate", "documents"] = field(
-        default="concatenate",
-        metadata={"help": "documents of a row one after another, or apart: none sees another"},
+    block_size: int = arg(1024, help="tokens per row")
+    packing: Literal["concatenate", "documents"] = arg(
+        "concatenate", help="whether documents in a row attend to each other: concatenate yes, documents no"
     )
-    learning_rate: float = field(default=5e-4, metadata={"help": "peak of the schedule"})
-    sample_prompts: list[str] = field(
-        default_factory=list, metadata={"help": "continued and printed at each evaluation"}
-    )
-    sample_length: int = field(default=40, metadata={"help": "tokens of a printed sample"})
+    learning_rate: float = arg(5e-4, help="peak of the learning rate schedule")
+    sample_prompts: list[str] = arg(factory=list, help="texts to continue and print at each evaluation")
+    sample_length: int = arg(40, help="new tokens per printed sample")
 
     trainer_config = ("transformers", "TrainingArguments")
 
     @property
-    def tokenizer_place(self) -> tuple[str | None, str]:
-        """Path and revision of the tokenizer: by default those of the model."""
+    def tokenizer_source(self) -> tuple[str | None, str]:
+        """Path and revision of the tokenizer; by default those of the model."""
         given = self.tokenizer_name_or_path
         return (given, "main") if given else (self.model_name_or_path, self.model_revision)
 
 
 @dataclass(kw_only=True)
 class SFTConfig(ModelFields, DataFields, TrainerFields, OutputFields):
-    """Supervised fine-tuning on replies: prompt/response, messages, or plain text."""
+    """Supervised fine-tuning on prompt and response, messages, or plain text."""
 
-    max_length: int = field(default=1024, metadata={"help": "tokens of a row; longer rows are cut, and counted"})
-    packing: bool = field(
-        default=False, metadata={"help": "fill rows of max_length with several conversations; none sees another"}
+    max_length: int = arg(1024, help="maximum tokens per row; longer rows are truncated and counted")
+    packing: bool = arg(
+        False, help="pack several conversations into a row of max_length; they do not attend to each other"
     )
 
     trainer_config = ("trl", "SFTConfig")
@@ -74,15 +71,15 @@ class SFTConfig(ModelFields, DataFields, TrainerFields, OutputFields):
 
 @dataclass(kw_only=True)
 class RewardConfig(ModelFields, DataFields, TrainerFields, OutputFields):
-    """A scalar reward from pairs of replies, chosen and rejected, or from rankings of several."""
+    """A scalar reward learned from chosen and rejected responses, or from rankings of several."""
 
-    max_length: int = field(default=1024, metadata={"help": "tokens of a row; longer pairs are dropped, and counted"})
-    learning_rate: float = field(default=1e-4, metadata={"help": "peak of the schedule"})
-    center_rewards_coefficient: float | None = field(
-        default=None, metadata={"help": "pulls the mean reward to 0 (arXiv 2312.09244); 0.01 is common"}
+    max_length: int = arg(1024, help="maximum tokens per conversation; longer rows are dropped and counted")
+    learning_rate: float = arg(1e-4, help="peak of the learning rate schedule")
+    center_rewards_coefficient: float | None = arg(
+        None, help="weight of a loss that centers rewards at 0 (arXiv 2312.09244), such as 0.01"
     )
-    score_margin: float = field(
-        default=0.0, metadata={"help": "margin of two ranked replies: this times the difference of their scores"}
+    score_margin: float = arg(
+        0.0, help="margin between two ranked responses: this times the difference of their scores"
     )
 
     trainer_config = ("trl", "RewardConfig")
@@ -90,71 +87,63 @@ class RewardConfig(ModelFields, DataFields, TrainerFields, OutputFields):
 
 @dataclass(kw_only=True)
 class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
-    """PPO against a reward model or functions, with the KL anchored to the SFT model (`model_name_or_path`)."""
+    """PPO with a reward model or reward functions; the SFT model (`model_name_or_path`) is the KL reference."""
 
-    reward_model_path: str | None = field(default=None, metadata={"help": "a reward model, folder or Hub id"})
-    reward_model_revision: str = field(default="main", metadata={"help": "branch, tag or commit of it"})
-    reward_functions: list[str] = field(
-        default_factory=list, metadata={"help": "package.module:f, each f(prompts, replies, **columns) -> list[float]"}
+    reward_model_path: str | None = arg(None, help="reward model: folder or Hub id")
+    reward_model_revision: str = arg("main", help="branch, tag or commit of a Hub reward model")
+    reward_functions: list[str] = arg(
+        factory=list, help="package.module:f, each f(prompts, responses, **columns) -> list[float]"
     )
-    reward_weights: list[float] = field(
-        default_factory=list, metadata={"help": "of the reward model, then of each function; default all 1"}
+    reward_weights: list[float] = arg(
+        factory=list, help="weights of the reward model, then of each function; empty: 1 each"
     )
-    reward_columns: list[str] = field(
-        default_factory=list, metadata={"help": "columns of the prompts' data that functions get"}
+    reward_columns: list[str] = arg(factory=list, help="columns of the prompt data to pass to reward functions")
+    min_reward_accuracy: float | None = arg(
+        None, help="PPO fails if the reward model's held-out accuracy is below this"
     )
-    min_reward_accuracy: float | None = field(
-        default=None, metadata={"help": "the reward model's accuracy on held-out pairs, below which PPO does not start"}
+    normalize_rewards: bool = arg(False, help="normalize rewards by their running mean and standard deviation")
+    reward_clip: float | None = arg(None, help="clip scores to [-reward_clip, reward_clip]")
+    max_prompt_length: int = arg(512, help="maximum tokens per prompt; longer prompts are dropped and counted")
+    response_length: int = arg(53, help="maximum tokens per response")
+    temperature: float = arg(0.7, help="sampling temperature; no other sampling option applies")
+    total_episodes: int | None = arg(None, help="number of responses to sample; overrides num_train_epochs")
+    learning_rate: float = arg(3e-6, help="learning rate of the policy")
+    value_learning_rate: float | None = arg(None, help="learning rate of the value model; none: learning_rate")
+    value_warmup_steps: int = arg(0, help="number of first updates that train only the value model")
+    lora_dropout: float = arg(0.0, help="LoRA dropout; above 0 it adds noise to PPO's policy ratio")
+    num_ppo_epochs: int = arg(4, help="passes over each batch of responses")
+    num_mini_batches: int = arg(1, help="optimizer steps per pass")
+    local_rollout_forward_batch_size: int = arg(64, help="responses sampled at once")
+    merge_in_rollouts: bool = arg(
+        True,
+        help="sample from a copy of the base model with the adapter merged: a float32 copy of a float32 base, "
+        "with bf16 a bfloat16 copy, equal to the policy up to rounding",
     )
-    normalize_rewards: bool = field(default=False, metadata={"help": "by their running mean and standard deviation"})
-    reward_clip: float | None = field(default=None, metadata={"help": "scores are clipped to +- this"})
-    max_prompt_length: int = field(default=512, metadata={"help": "longer prompts are dropped, and counted"})
-    response_length: int = field(default=53, metadata={"help": "most tokens of a reply"})
-    temperature: float = field(default=0.7, metadata={"help": "of the sampling, the only processor applied"})
-    total_episodes: int | None = field(default=None, metadata={"help": "replies sampled; beats num_train_epochs"})
-    learning_rate: float = field(default=3e-6, metadata={"help": "of the policy"})
-    value_learning_rate: float | None = field(
-        default=None, metadata={"help": "of the value model; default the policy's"}
+    kl_coef: float = arg(0.05, help="weight of the per-token KL penalty in the reward")
+    kl_estimator: Literal["k1", "k3"] = arg("k1", help="KL estimator, see joschu.net/blog/kl-approx.html")
+    kl_target: float | None = arg(None, help="adapt kl_coef to reach this KL, in nats per response")
+    kl_horizon: int = arg(10_000, help="number of responses over which kl_coef adapts")
+    max_kl: float = arg(20.0, help="stop when the mean KL exceeds this, in nats per response")
+    cliprange: float = arg(0.2, help="clip range of the policy ratio")
+    cliprange_value: float = arg(0.2, help="clip range of the value")
+    vf_coef: float = arg(0.1, help="weight of the value loss")
+    entropy_coef: float = arg(0.0, help="weight of an entropy bonus")
+    gamma: float = arg(1.0, help="discount factor")
+    lam: float = arg(0.95, help="lambda of GAE (arXiv 1506.02438)")
+    whiten_rewards: bool = arg(False, help="divide rewards by their standard deviation in the batch")
+    missing_eos_penalty: float | None = arg(None, help="penalty on the reward of a response without an EOS token")
+    ptx_coef: float = arg(0.0, help="weight of the language modeling loss on ptx_datasets")
+    ptx_datasets: list[DatasetEntry] = arg(
+        factory=list, help="texts or conversations, as for SFT, whose loss ptx_coef adds"
     )
-    value_warmup_steps: int = field(default=0, metadata={"help": "updates that train the value model alone"})
-    lora_dropout: float = field(default=0.0, metadata={"help": "0: PPO's ratios want the same network twice"})
-    num_ppo_epochs: int = field(default=4, metadata={"help": "passes over each batch of replies"})
-    num_mini_batches: int = field(default=1, metadata={"help": "optimizer steps in one pass"})
-    local_rollout_forward_batch_size: int = field(default=64, metadata={"help": "rows sampled at once"})
-    merge_in_rollouts: bool = field(
-        default=True,
-        metadata={
-            "help": "sample with the adapter merged into a copy of a float32 base; with bf16 into a bfloat16 copy of "
-            "either, which is the policy to within rounding"
-        },
+    ptx_max_length: int = arg(512, help="maximum tokens per row of ptx_datasets; longer rows are truncated")
+    logging_steps: float = arg(1, help="updates between lines of metrics.jsonl")
+    sample_steps: int | None = arg(None, help="updates between samples in rollouts.jsonl; none: no samples")
+    load_best_model_at_end: bool = arg(False, help="load the best checkpoint at the end")
+    metric_for_best_model: Literal["eval_reward", "eval_kl", "eval_entropy", "eval_length"] = arg(
+        "eval_reward", help="highest is best; for eval_kl lowest"
     )
-    kl_coef: float = field(default=0.05, metadata={"help": "weight of the per-token KL in the reward"})
-    kl_estimator: Literal["k1", "k3"] = field(default="k1", metadata={"help": "joschu.net/blog/kl-approx.html"})
-    kl_target: float | None = field(default=None, metadata={"help": "adapt kl_coef to this KL, in nats per reply"})
-    kl_horizon: int = field(default=10_000, metadata={"help": "replies over which kl_coef adapts"})
-    max_kl: float = field(default=20.0, metadata={"help": "stop when the mean KL of a reply passes this, in nats"})
-    cliprange: float = field(default=0.2, metadata={"help": "clip of the policy ratio"})
-    cliprange_value: float = field(default=0.2, metadata={"help": "clip of the value"})
-    vf_coef: float = field(default=0.1, metadata={"help": "weight of the value loss"})
-    entropy_coef: float = field(default=0.0, metadata={"help": "weight of an entropy bonus"})
-    gamma: float = field(default=1.0, metadata={"help": "discount"})
-    lam: float = field(default=0.95, metadata={"help": "lambda of GAE (arXiv 1506.02438)"})
-    whiten_rewards: bool = field(default=False, metadata={"help": "divide rewards by their standard deviation"})
-    missing_eos_penalty: float | None = field(default=None, metadata={"help": "taken off a reply that does not end"})
-    ptx_coef: float = field(default=0.0, metadata={"help": "weight of a language modelling loss on ptx_datasets"})
-    ptx_datasets: list[DatasetEntry] = field(
-        default_factory=list, metadata={"help": "texts or conversations, as for SFT, that PPO should not forget"}
-    )
-    ptx_max_length: int = field(default=512, metadata={"help": "tokens of a row of ptx_datasets; longer rows are cut"})
-    logging_steps: float = field(default=1, metadata={"help": "updates between two lines of metrics.jsonl"})
-    sample_steps: int | None = field(default=None, metadata={"help": "updates between two samples in rollouts.jsonl"})
-    load_best_model_at_end: bool = field(default=False, metadata={"help": "end with the best checkpoint"})
-    metric_for_best_model: Literal["eval_reward", "eval_kl", "eval_entropy", "eval_length"] = field(
-        default="eval_reward", metadata={"help": "the highest is best; of eval_kl the lowest"}
-    )
-    early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "evaluations without a better one, after which to stop"}
-    )
+    early_stopping_patience: int | None = arg(None, help="stop after this many evaluations without improvement")
 
     def __post_init__(self):
         super().__post_init__()
@@ -162,7 +151,7 @@ class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
             path, revision = split_revision(self.reward_model_path, self.reward_model_revision)
             self.reward_model_path, self.reward_model_revision = path, revision
 
-    # Most other fields of the trainer's config belong to a loop over batches of a data loader, so none is accepted.
+    # Most other fields of the trainer's config concern a loop over batches of a data loader: PPO accepts none.
     @classmethod
     def extra_field(cls, name: str) -> None:
         return None
@@ -170,6 +159,6 @@ class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     @classmethod
     def refused_field(cls, name: str) -> str | None:
         names = getattr(cls.trainer_config_class(), "__dataclass_fields__", {})
-        return REFUSED.get(name) or ("PPO does not use it" if name in names else None)
+        return REFUSED.get(name) or ("PPO does not use it: remove it" if name in names else None)
 
     trainer_config = ("hfkit.rlhf", "PPOConfig")

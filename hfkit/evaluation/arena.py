@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hfkit.config.evaluation import KINDS, ArenaConfig, named
+from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, split_name
 from hfkit.core.console import say
 from hfkit.core.files import write_json
 from hfkit.core.locks import explain_errors, lock_folder
@@ -54,7 +54,7 @@ def arena(config: ArenaConfig) -> dict:
     folder, size = Path(config.output_dir), config.per_device_eval_batch_size
     partial = partiality(config, judge_name(config))
     with lock_folder(folder, "comparing"), explain_errors(folder, config):
-        subjects = [Subject(*named(given), dtype=config.dtype) for given in config.models]
+        subjects = [Subject(*split_name(given), dtype=config.dtype) for given in config.models]
         names = [subject.name for subject in subjects]
         rows, account = load_prompts(entries_of(config.prompts), config.max_prompts, config.seed, config.reward_columns)
         rows, prompts = readable_prompts(rows, subjects, config.max_prompt_length, config.response_length, account)
@@ -90,7 +90,7 @@ def arena(config: ArenaConfig) -> dict:
 
 def judge_kind(judge: str) -> str:
     """`reward`, `function`, `human` or `model`."""
-    return judge if judge in KINDS else "model"
+    return judge if judge in JUDGE_KINDS else "model"
 
 
 def judge_name(config: ArenaConfig) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from hfkit.config.evaluation import KINDS, ArenaConfig, named
+from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, split_name
 from hfkit.core.errors import HfkitError
 from hfkit.data.held_out import quietly
 from hfkit.evaluation.judges import Match, Verdict
@@ -20,7 +20,7 @@ def partiality(config: ArenaConfig, judge: str) -> str | None:
     """
     weights = model_identity(judge)["weights_sha256"] if config.judge == "reward" else None
     trained = []
-    for name, path in map(named, config.models):
+    for name, path in map(split_name, config.models):
         record = record_of(path) or {}
         models = [
             entry["weights_sha256"] for entry in ancestors(record.get("lineage", [])) if entry["role"] == "reward"
@@ -40,10 +40,10 @@ def partiality(config: ArenaConfig, judge: str) -> str | None:
 
 def own_judge(config: ArenaConfig) -> str | None:
     """Which of the models is the judge itself, in words: such a one favours its own replies (arXiv 2404.13076)."""
-    if config.judge in KINDS:
+    if config.judge in JUDGE_KINDS:
         return None
     judge = model_identity(config.judge)
-    same = [name for name, path in map(named, config.models) if model_identity(path) == judge]
+    same = [name for name, path in map(split_name, config.models) if model_identity(path) == judge]
     return f"the judge is {same[0]} itself, and models favour their own replies" if same else None
 
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
-from hfkit.config.evaluation import KINDS, ArenaConfig, EvaluateConfig, ReplyFields, named
+from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, EvaluateConfig, ReplyFields, split_name
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError, Problem
 from hfkit.data.cards import entries_of
@@ -64,7 +64,7 @@ def arena_problems(config: ArenaConfig) -> list[Problem]:
     """As of its fields; models or a judge that are not there or of another kind."""
     problems = reply_problems(config) + folder_problems(config)
     for place, given in enumerate(config.models):
-        problems += kind_problems(f"models[{place}]", named(given)[1], is_reward=False)
+        problems += kind_problems(f"models[{place}]", split_name(given)[1], is_reward=False)
     if len(config.models) < 2:
         problems.append(Problem("models", config.models, "name two or more: hfkit arena A B"))
     problems += name_problems("models", config.models) + entry_problems("prompts", config.prompts)
@@ -92,7 +92,7 @@ def judge_problems(config: ArenaConfig) -> list[Problem]:
             problems.append(Problem("reward_function", config.reward_function, str(error)))
     if config.judge == "reward":
         problems += kind_problems("reward_model", config.reward_model, is_reward=True)
-    if config.judge not in KINDS:
+    if config.judge not in JUDGE_KINDS:
         problems += kind_problems("judge", config.judge, is_reward=False)
     return problems
 
@@ -109,7 +109,7 @@ def kind_problems(key: str, path: str, is_reward: bool) -> list[Problem]:
 
 def name_problems(key: str, given: list[str]) -> list[Problem]:
     """Models that would stand under one name in the tables."""
-    counts = Counter(named(one)[0] for one in given)
+    counts = Counter(split_name(one)[0] for one in given)
     return [
         Problem(key, name, f"is the name of {count} models: write them as NAME=PATH")
         for name, count in counts.items()

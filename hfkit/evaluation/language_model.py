@@ -1,6 +1,6 @@
 """The figures of language models: how likely they find held-out rows, and what their replies are like."""
 
-from hfkit.config.evaluation import EvaluateConfig, named
+from hfkit.config.evaluation import EvaluateConfig, split_name
 from hfkit.core.console import say, warn
 from hfkit.core.errors import HfkitError
 from hfkit.data.cards import entries_of
@@ -29,9 +29,9 @@ def evaluate_language_models(config: EvaluateConfig, kept: Lines) -> dict:
     Raises:
         HfkitError: there are no held-out rows, or they cannot be read.
     """
-    name, path = named(config.model_name_or_path)
+    name, path = split_name(config.model_name_or_path)
     subjects = [Subject(name, path, config.model_revision, config.dtype)]
-    subjects += [Subject(*named(given), dtype=config.dtype) for given in config.against]
+    subjects += [Subject(*split_name(given), dtype=config.dtype) for given in config.against]
     held_out = held_out_of(config, subjects[0]).shared_by([(one.tokenizer, one.context) for one in subjects])
     rows, account = prompts_to_reply_to(config, held_out)
     prompts = {}

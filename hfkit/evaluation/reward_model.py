@@ -3,7 +3,7 @@
 import numpy as np
 from accelerate.utils import release_memory
 
-from hfkit.config.evaluation import EvaluateConfig, named
+from hfkit.config.evaluation import EvaluateConfig, split_name
 from hfkit.core.console import say, warn
 from hfkit.core.errors import HfkitError
 from hfkit.data.cards import entries_of
@@ -28,8 +28,8 @@ def evaluate_reward_models(config: EvaluateConfig) -> dict:
     Raises:
         HfkitError: there are no held-out pairs, or they cannot be read.
     """
-    name, path = named(config.model_name_or_path)
-    models = [(name, path, config.model_revision), *((*named(given), "main") for given in config.against)]
+    name, path = split_name(config.model_name_or_path)
+    models = [(name, path, config.model_revision), *((*split_name(given), "main") for given in config.against)]
     try:
         record = record_of(path, config.model_revision) or {}
         held_out = find_held_out(record, True, config.max_rows, entries_of(config.datasets), config.seed)

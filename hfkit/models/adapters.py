@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from hfkit.config.fields import DEFAULT_LORA_RANK
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_patterns import MODEL_FILES
@@ -30,7 +31,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 def lora_config(config, source: Source, task_type: TaskType) -> LoraConfig:
     """The LoRA of a stage: the starting adapter's shape where there is one, else the config's."""
     start = source.adapter or {}
-    rank = start.get("r") or config.lora_r or 16
+    rank = start.get("r") or config.lora_r or DEFAULT_LORA_RANK
     return LoraConfig(
         task_type=task_type,
         r=rank,

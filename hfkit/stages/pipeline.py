@@ -1,5 +1,6 @@
-"""Several stages in a row, each into its own folder, each output handed to the next."""
+"""Pipelines: stages that run one after another, each from the output of earlier ones."""
 
+from collections.abc import Collection
 from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -10,59 +11,62 @@ from hfkit.config.fields import HubFields
 from hfkit.config.parsing import Check, command_line, group_flags, parse
 from hfkit.config.registry import STAGES
 from hfkit.core.console import say
-from hfkit.core.errors import ConfigError, Problem
+from hfkit.core.errors import ConfigError, Kind, Problem
 from hfkit.core.yaml import read_yaml
 from hfkit.stages.checks import problems_of
 
 
 def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[str] | None = None) -> Path:
-    """Runs a pipeline and returns its folder.
+    """Run a pipeline and return its folder.
 
     Args:
         path: the pipeline's YAML.
-        output_dir: in place of the YAML's.
-        flags: `["--seed", "1", "--sft.learning_rate", "1e-4"]`.
+        output_dir: folder to write to instead of the YAML's `output_dir`.
+        flags: flags for all stages or for one, as in `["--seed", "1", "--sft.learning_rate", "1e-4"]`.
 
     Raises:
-        ConfigError: before anything runs, with the problems of every stage's config.
+        ConfigError: before any stage runs, with the problems of all stages.
     """
     pipeline = read_pipeline(Path(path))
     root = Path(output_dir or pipeline["output_dir"])
     argvs = stage_flags(pipeline, Path(path).parent, root, flags or [])
-    check_all(argvs, root)
-
-    for place, (stage, argv) in enumerate(argvs.items(), 1):
-        say(f"== {place}/{len(argvs)} {stage}")
+    parse_stages(argvs, root)
+    for number, (stage, argv) in enumerate(argvs.items(), 1):
+        say(f"== {number}/{len(argvs)} {stage}")
         config = parse_stage(stage, argv)
         import_module(STAGES[stage].module).main(config)
-        release_memory()  # trainers refer to themselves, and a GPU may have no room for the models of two stages
+        release_memory()  # trainers are in reference cycles, and a GPU may not hold the models of two stages
     return root
 
 
 def read_pipeline(path: Path) -> dict:
-    """The pipeline's YAML, checked: known stages, files that are there.
+    """Return the content of a pipeline's YAML.
 
     Raises:
-        ConfigError: with every problem.
+        ConfigError: with every problem: wrong keys, unknown stages, missing files.
     """
     problems: list[Problem] = []
     pipeline = read_yaml(str(path), problems)
     if pipeline is None:
         raise ConfigError(problems, source=str(path))
     problems += [
-        Problem(key, value, "a pipeline has output_dir and stages")
+        Problem(key, value, "unknown; a pipeline has only output_dir and stages")
         for key, value in pipeline.items()
         if key not in ("output_dir", "stages")
     ]
     stages = pipeline.get("stages")
     if not isinstance(pipeline.get("output_dir"), str):
-        problems.append(Problem("output_dir", pipeline.get("output_dir"), "the folder that the stages write into"))
+        problems.append(
+            Problem("output_dir", pipeline.get("output_dir"), "expected the folder that the stages write to")
+        )
     if not isinstance(stages, dict) or not stages:
-        problems.append(Problem("stages", stages, f"a mapping from stage to its YAML; stages: {', '.join(STAGES)}"))
+        problems.append(
+            Problem("stages", stages, f"expected a mapping from stage to YAML file; stages: {', '.join(STAGES)}")
+        )
         stages = {}
     for stage, file in stages.items():
         if stage not in STAGES:
-            problems.append(Problem(f"stages.{stage}", file, f"stages are {', '.join(STAGES)}"))
+            problems.append(Problem(f"stages.{stage}", file, f"unknown stage; expected one of: {', '.join(STAGES)}"))
         elif not (path.parent / str(file)).is_file():
             problems.append(Problem(f"stages.{stage}", file, f"no such file in {path.parent}"))
     if problems:
@@ -70,45 +74,56 @@ def read_pipeline(path: Path) -> dict:
     return pipeline
 
 
-def stage_flags(pipeline: dict, beside: Path, root: Path, flags: list[str]) -> dict[str, list[str]]:
-    """The command line of each stage, in the order of the stages.
+def stage_flags(pipeline: dict, folder: Path, root: Path, flags: list[str]) -> dict[str, list[str]]:
+    """Return the command line of each stage, in the order in which they run.
+
+    Args:
+        pipeline: content of the pipeline's YAML.
+        folder: where that YAML is; the stages' YAMLs are relative to it.
+        root: folder of the pipeline's outputs.
+        flags: as for `run_pipeline`.
 
     Raises:
-        ConfigError: a flag for a stage that the pipeline does not have.
+        ConfigError: a flag is malformed, or for a stage that the pipeline does not have.
     """
     problems: list[Problem] = []
-    flags_of_all = group_flags(flags, problems)
+    given_flags = group_flags(flags, problems)
     stages = [stage for stage in STAGES if stage in pipeline["stages"]]
     by_stage = {}
     for stage in stages:
-        file = beside / pipeline["stages"][stage]
-        by_stage[stage] = [("config", [str(file)]), ("output_dir", [str(root / stage)]), *resume(stage)]
-        own = own_keys(file)
-        for given in STAGES[stage].inputs:
-            if given.stage in stages and not {given.key, given.unless} & own:
-                by_stage[stage].append((given.key, [str(root / given.stage)]))
-    for key, words in flags_of_all:
-        name, _, own = key.partition(".")
-        if not own:
-            for stage, of_stage in by_stage.items():
-                of_stage += flag_of(stage, key, words)
-        elif name not in by_stage:
-            problems.append(Problem(f"--{key}", " ".join(words), f"the pipeline has: {', '.join(stages)}"))
-        elif own == "output_dir":
-            problems.append(Problem(f"--{key}", " ".join(words), f"the pipeline puts it into {root / name}"))
+        spec, file = STAGES[stage], folder / pipeline["stages"][stage]
+        by_stage[stage] = [("config", [str(file)]), ("output_dir", [str(root / stage)])]
+        if hasattr(spec.config_class, "resume_from_checkpoint"):  # a pipeline always resumes
+            by_stage[stage].append(("resume_from_checkpoint", []))
+        in_yaml = {*(read_yaml(str(file), []) or {})}  # its problems are reported when the stage's config is parsed
+        for wanted in spec.inputs:
+            if wanted.stage in stages and not {wanted.key, wanted.unless} & in_yaml:
+                by_stage[stage].append((wanted.key, [str(root / wanted.stage)]))
+    for key, words in given_flags:
+        stage, _, own_key = key.partition(".")
+        if not own_key:
+            for name, of_stage in by_stage.items():
+                of_stage += flags_for(name, key, words)
+        elif stage not in by_stage:
+            remedy = f"the pipeline has no such stage; its stages: {', '.join(stages)}"
+            problems.append(Problem(f"--{key}", " ".join(words), remedy))
+        elif own_key == "output_dir":
+            remedy = f"the pipeline writes it to {root / stage}: set --output_dir"
+            problems.append(Problem(f"--{key}", " ".join(words), remedy))
         else:
-            # in place of the same flag for all stages, and of what an earlier stage hands on
-            others = [flag for flag in by_stage[name] if flag[0].removeprefix("no_") != own.removeprefix("no_")]
-            by_stage[name] = [*others, (own, words)]
+            # replaces the same flag for all stages and the output of an earlier stage
+            kept = [flag for flag in by_stage[stage] if flag[0].removeprefix("no_") != own_key.removeprefix("no_")]
+            by_stage[stage] = [*kept, (own_key, words)]
     if problems:
         raise ConfigError(problems)
     return {stage: command_line(of_stage) for stage, of_stage in by_stage.items()}
 
 
-def flag_of(stage: str, key: str, words: list[str]) -> list[tuple[str, list[str]]]:
-    """A flag of all stages as one of them gets it.
+def flags_for(stage: str, key: str, words: list[str]) -> list[tuple[str, list[str]]]:
+    """Return a flag for all stages as one stage gets it.
 
-    What is said of the Hub is for the models, since each has the tokenizer with it; its name there ends in the stage's.
+    Flags for the Hub are for models only, because each model is pushed with the tokenizer. The stage's name is appended
+    to `hub_model_id`.
     """
     if key not in {field.name for field in fields(HubFields)}:
         return [(key, words)]
@@ -117,47 +132,47 @@ def flag_of(stage: str, key: str, words: list[str]) -> list[tuple[str, list[str]
     return [(key, [f"{' '.join(words)}-{stage}"] if key == "hub_model_id" else words)]
 
 
-def resume(stage: str) -> list[tuple[str, list[str]]]:
-    """An interrupted stage of a pipeline always goes on."""
-    return [("resume_from_checkpoint", [])] if hasattr(STAGES[stage].config_class, "resume_from_checkpoint") else []
-
-
-def own_keys(file: Path) -> set[str]:
-    """The keys that a stage's YAML sets; its faults are for its own parsing to tell."""
-    return set(read_yaml(str(file), []) or {})
-
-
 def parse_stage(stage: str, argv: list[str], check: Check = problems_of):
-    """The config of a stage from its command line."""
+    """Return the config that a stage's command line describes."""
     return parse(STAGES[stage].config_class, argv, f"hfkit {stage}", stage, check)
 
 
-def check_all(argvs: dict[str, list[str]], root: Path) -> None:
-    """Parses every stage's config before any runs; what earlier stages will make need not be there yet."""
-    problems = []
+def parse_stages(argvs: dict[str, list[str]], root: Path, ignored: Collection[Kind] = ()) -> dict[str, object]:
+    """Return the config of each stage of a pipeline, before any stage runs.
+
+    Args:
+        argvs: command lines, as `stage_flags` returns them.
+        root: folder of the pipeline's outputs.
+        ignored: kinds of problems to ignore.
+
+    Raises:
+        ConfigError: with the problems of all stages.
+    """
+    configs, problems = {}, []
     for stage, argv in argvs.items():
         try:
-            parse_stage(stage, argv, check_without(pending_keys(stage, argvs, root)))
+            configs[stage] = parse_stage(stage, argv, check_except(pending_keys(stage, argvs, root), ignored))
         except ConfigError as error:
             problems += [problem.under(f"{stage}.") for problem in error.problems]
     if problems:
         raise ConfigError(problems)
+    return configs
 
 
 def pending_keys(stage: str, argvs: dict[str, list[str]], root: Path) -> list[str]:
-    """The keys of a stage that name the folder of an earlier one, which need not be there yet."""
+    """Return the keys of a stage that name the output folder of an earlier stage, which need not exist yet."""
     earlier = [str(root / other) for other in list(argvs)[: list(argvs).index(stage)]]
     given = group_flags(argvs[stage], [])
-    keys = [one.key for one in STAGES[stage].inputs]
-    return [key for key in keys if any((key, [folder]) in given for folder in earlier)]
+    return [one.key for one in STAGES[stage].inputs if any((one.key, [folder]) in given for folder in earlier)]
 
 
-def check_without(pending: list[str]) -> Check:
-    """The checks of a config, less what they say of the keys whose folders an earlier stage will make."""
+def check_except(pending: list[str], ignored: Collection[Kind] = ()) -> Check:
+    """Return the checks of a config without problems of its `pending` keys or of an ignored kind."""
 
     def check(config) -> list[Problem]:
-        # absolute, so that a folder is not taken for a Hub id
+        # absolute, so that a folder that does not exist yet is not mistaken for a Hub id
         folders = {key: str(Path(getattr(config, key)).absolute()) for key in pending}
-        return [problem for problem in problems_of(replace(config, **folders)) if problem.key not in pending]
+        found = problems_of(replace(config, **folders))
+        return [problem for problem in found if problem.key not in pending and problem.kind not in ignored]
 
     return check

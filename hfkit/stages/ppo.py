@@ -1,7 +1,7 @@
 """hfkit ppo --config configs/quickstart/ppo.yaml
 
-PPO on prompts, as text or conversations: the reward from the reward model or from functions, the KL anchored to the SFT
-model that the policy starts from, the value model started from the reward model.
+PPO on prompts, as text or conversations, with rewards from a reward model, from functions, or from both. The KL
+reference is the SFT model that the policy starts from; the value model starts from the reward model.
 """
 
 import copy
@@ -22,46 +22,41 @@ from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer
 from hfkit.models.saving import save_model
 from hfkit.records.metrics_file import read_metrics
-from hfkit.records.record import parent_of
 from hfkit.rlhf import PPOTrainer
 from hfkit.rlhf.comparison import compare_policies
 from hfkit.rlhf.gate import probe_rewards, tell_accuracy
 from hfkit.rlhf.ptx import load_ptx
 from hfkit.rlhf.roles import load_roles
 from hfkit.rlhf.scores import load_scorer, reader_of, refuse_unreadable, start_of_normalizer
+from hfkit.stages.opening import open_run
 from hfkit.training.arguments import own_callbacks, trainer_arguments
-from hfkit.training.run import Run
 
 SHOWN_SAMPLES = 8
 
 
 @then_push
 def main(config: PPOConfig) -> Path:
-    """Trains the policy (or its adapter) and returns its folder."""
+    """Train the policy, or a LoRA adapter on the SFT model, and return the run's folder."""
     set_seed(config.seed)
     prepare_device(config)
     # Data
     tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template)
-    train_rows, test_rows, account = load_splits(config, PROMPTS, config.reward_columns)
-    train_rows = encode_prompts(train_rows, tokenizer, account["train"], config)
+    train_rows, test_rows, stats = load_splits(config, PROMPTS, config.reward_columns)
+    train_rows = encode_prompts(train_rows, tokenizer, stats["train"], config)
     if test_rows is not None:
-        test_rows = encode_prompts(test_rows, tokenizer, account["test"], config)
+        test_rows = encode_prompts(test_rows, tokenizer, stats["test"], config)
     reader = reader_of(config, tokenizer)
     if reader not in (None, tokenizer):
         refuse_unreadable(reader, train_rows[0]["prompt"])
-        say("ppo: the reward model has a tokenizer or template of its own: what it scores is rendered anew for it")
-    ptx_rows, ptx_account = load_ptx(config, tokenizer, account.get("test"))
-    account |= ptx_account
-    parents = [parent_of("sft", config.model_name_or_path, config.model_revision)]
-    if config.reward_model_path:
-        parents.append(parent_of("reward", config.reward_model_path, config.reward_model_revision))
-    run = Run("ppo", config, {name: split.as_dict() for name, split in account.items()}, parents)
+        say("ppo: the reward model has another tokenizer or chat template: responses are rendered with it to be scored")
+    ptx_rows, ptx_stats = load_ptx(config, tokenizer, stats.get("test"))
+    stats |= ptx_stats
+    run = open_run("ppo", config, stats)
     if run.is_done:
-        say(f"ppo: already done in {run.folder}")
         return run.folder
     with run.training():
-        tell(run, account)
-        # Models
+        tell(run, stats)
+        # Model
         tell_accuracy(config)
         roles = load_roles(config)
         run.note(**record_base(roles.policy))
@@ -71,11 +66,9 @@ def main(config: PPOConfig) -> Path:
             known = run.before.get("reward_probes") if run.checkpoint else None
             run.note(reward_probes=known or probe_rewards(roles.policy, scorer, tokenizer, train_rows, args))
         # Trainer
-        left_padding = copy.deepcopy(tokenizer)  # what is saved keeps the side that it had
-        left_padding.padding_side = "left"
         trainer = PPOTrainer(
             args=args,
-            processing_class=left_padding,
+            processing_class=left_padded(tokenizer),
             model=roles.policy,
             ref_model=roles.reference,
             reward_model=roles.reward,
@@ -89,51 +82,59 @@ def main(config: PPOConfig) -> Path:
         own_callbacks(trainer, run, partial(save_model, trainer.policy_model, tokenizer), *early_stopping(config))
         facts = train_policy(trainer, run)
         # Save
-        metrics = trend(run.folder)
-        samples = []
+        metrics, samples = trend(run.folder), []
         if test_rows is not None:
             held_out, samples = compare_policies(roles, scorer, tokenizer, test_rows, trainer.args)
             metrics |= held_out
             for sample in samples[:SHOWN_SAMPLES]:
                 say(f"  {sample['prompt']!r}\n    before: {sample['before']!r}\n    after:  {sample['after']!r}")
-
-        def save(folder: Path) -> None:
-            save_model(trainer.policy_model, tokenizer, folder)
-            lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-            (folder / "samples.jsonl").write_text(lines, encoding="utf-8")
-
-        run.publish(save, metrics, **facts)
+        run.publish(partial(save_with_samples, trainer.policy_model, tokenizer, samples), metrics, **facts)
     return run.folder
 
 
+def left_padded(tokenizer):
+    """Return a copy of a tokenizer that pads on the left; the original is saved and keeps its padding side."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def save_with_samples(policy, tokenizer, samples: list[dict], folder: Path) -> None:
+    """Save the policy as `save_model` does, with `samples.jsonl` beside it."""
+    save_model(policy, tokenizer, folder)
+    lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+    (folder / "samples.jsonl").write_text(lines, encoding="utf-8")
+
+
 def early_stopping(config: PPOConfig) -> list:
-    """Transformers' callback, if it is asked for."""
+    """Return Transformers' callback for early stopping, or nothing if the config has no patience."""
     patience = config.early_stopping_patience
     return [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
 
 
 def train_policy(trainer, run) -> dict:
-    """Runs PPO, from the last complete checkpoint if the run has one.
+    """Run PPO and resume from the run's last complete checkpoint, if any.
 
     Returns:
-        facts for the record: steps (updates), episodes, engine, train_seconds, and why it stopped early.
+        facts for the record: steps (updates), episodes, rollout_engine, train_seconds, and `stopped`, the reason if it
+        stopped early.
     """
     started = time.time()
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    facts = {"stopped": trainer.stopped} if trainer.stopped else {}
-    if trainer.stopped:
-        warn(trainer.stopped)
-    return {
+    facts = {
         "steps": trainer.state.global_step,
         "episodes": trainer.state.episode,
         "rollout_engine": trainer.engine.name,
         "train_seconds": round(time.time() - started, 2),
-        **facts,
     }
+    if trainer.stopped:
+        warn(trainer.stopped)
+        facts["stopped"] = trainer.stopped
+    return facts
 
 
 def trend(folder: Path) -> dict[str, float]:
-    """Mean reward and KL over the first and the last tenth of the updates, from `metrics.jsonl`."""
+    """Return the mean reward and KL (nats) of the first and the last tenth of the updates in `metrics.jsonl`."""
     rows = [row for row in read_metrics(folder) if "objective/scores" in row]
     if not rows:
         return {}

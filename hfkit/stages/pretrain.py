@@ -1,7 +1,7 @@
 """hfkit pretrain --config configs/quickstart/pretrain.yaml
 
-Causal language modelling with Transformers' Trainer, on documents packed into rows of `block_size` tokens with
-end-of-text between them: a new model from `model_config`, or a checkpoint continued.
+Causal language modeling with Transformers' Trainer, of a new model from `model_config` or of a checkpoint. Documents
+are packed into rows of `block_size` tokens, with an end-of-text token between them.
 """
 
 from functools import partial
@@ -21,62 +21,46 @@ from hfkit.metrics.formulas import bits_per_byte, perplexity
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
 from hfkit.models.saving import save_model
-from hfkit.records.record import parent_of
+from hfkit.stages.opening import open_run
 from hfkit.training.arguments import held_out_metrics, own_callbacks, train, trainer_arguments
 from hfkit.training.callbacks import Samples
-from hfkit.training.run import Run
 
 
 @then_push
 def main(config: PretrainConfig) -> Path:
-    """Trains the model and returns its folder."""
+    """Train the model and return the run's folder."""
     set_seed(config.seed)
     prepare_device(config)
     # Data
-    tokenizer = load_tokenizer(*config.tokenizer_place, config.pad_token, config.chat_template)
-    train_rows, test_rows, account = load_splits(config, TEXT)
-    train_rows, _ = pack_documents(train_rows, tokenizer, account["train"], config)
+    tokenizer = load_tokenizer(*config.tokenizer_source, config.pad_token, config.chat_template)
+    train_rows, test_rows, stats = load_splits(config, TEXT)
+    train_rows, _ = pack_documents(train_rows, tokenizer, stats["train"], config)
     tokens_per_byte = None
     if test_rows is not None:
-        test_rows, tokens_per_byte = pack_documents(test_rows, tokenizer, account["test"], config)
-    parents = [parent_of("base", config.model_name_or_path, config.model_revision)] if config.model_name_or_path else []
-    run = Run("pretrain", config, {name: split.as_dict() for name, split in account.items()}, parents)
+        test_rows, tokens_per_byte = pack_documents(test_rows, tokenizer, stats["test"], config)
+    run = open_run("pretrain", config, stats)
     if run.is_done:
-        say(f"pretrain: already done in {run.folder}")
         return run.folder
     with run.training():
-        tell(run, account)
+        tell(run, stats)
         say(f"pretrain: {len(train_rows):,} rows of {config.block_size} tokens")
         # Model
-        model = start_model(config, tokenizer)
+        model = load_or_create_model(config, tokenizer)
         run.note(**record_base(model))
         say(f"pretrain: {model.num_parameters():,} parameters")
-
         # Trainer
-        class PretrainTrainer(Trainer):
-            """Adds what the held-out loss means: perplexity, and bits per byte, which no tokenizer can flatter."""
-
-            def log(self, logs, *args, **kwargs):
-                if "eval_loss" in logs:
-                    logs["eval_perplexity"] = perplexity([logs["eval_loss"]], [1])
-                    logs["eval_bits_per_byte"] = bits_per_byte([logs["eval_loss"] * tokens_per_byte], [1])
-                super().log(logs, *args, **kwargs)
-
-        def collate(rows: list[dict]) -> dict:
-            ids = torch.tensor([row["input_ids"] for row in rows])  # (B, T), without padding
-            return {"input_ids": ids, "labels": ids}
-
         trainer = PretrainTrainer(
             model=model,
             args=trainer_arguments(
                 config,
-                remove_unused_columns=False,  # `seq_lengths` is what keeps documents apart
+                remove_unused_columns=False,  # the collator needs `seq_lengths` to separate documents
                 include_num_input_tokens_seen="all",
             ),
             train_dataset=train_rows,
             eval_dataset=test_rows,
-            data_collator=separating_collator(tokenizer) if config.packing == "documents" else collate,
+            data_collator=separating_collator(tokenizer) if config.packing == "documents" else collate_packed,
             processing_class=tokenizer,
+            tokens_per_byte=tokens_per_byte,
         )
         if config.packing == "documents":
             require_separation(trainer)
@@ -91,8 +75,32 @@ def main(config: PretrainConfig) -> Path:
     return run.folder
 
 
-def start_model(config: PretrainConfig, tokenizer):
-    """A new model of `config.model_config`, sized to the tokenizer, or the checkpoint to continue."""
+class PretrainTrainer(Trainer):
+    """Trainer that logs perplexity and bits per byte with the held-out loss; bits compare across tokenizers.
+
+    Args:
+        tokens_per_byte: tokens per UTF-8 byte of the held-out text; None without held-out rows.
+    """
+
+    def __init__(self, *args, tokens_per_byte: float | None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.tokens_per_byte = tokens_per_byte
+
+    def log(self, logs, *args, **kwargs):
+        if "eval_loss" in logs:
+            logs["eval_perplexity"] = perplexity([logs["eval_loss"]], [1])
+            logs["eval_bits_per_byte"] = bits_per_byte([logs["eval_loss"] * self.tokens_per_byte], [1])
+        super().log(logs, *args, **kwargs)
+
+
+def collate_packed(rows: list[dict]) -> dict:
+    """Return a batch of packed rows, which need no padding: `input_ids` and `labels`, each (B, T)."""
+    ids = torch.tensor([row["input_ids"] for row in rows])
+    return {"input_ids": ids, "labels": ids}
+
+
+def load_or_create_model(config: PretrainConfig, tokenizer):
+    """Return the checkpoint to continue, or a new model of `config.model_config` with the tokenizer's vocabulary."""
     if config.model_name_or_path:
         return load_trainable(config)
     settings = dict(config.model_config)

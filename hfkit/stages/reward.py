@@ -1,7 +1,7 @@
 """hfkit reward --config configs/quickstart/reward.yaml
 
-A reward model with TRL's RewardTrainer: one scalar head on the SFT model, trained on pairs of replies, chosen and
-rejected, or on rankings of several, given as strings or as conversations. The head is always saved with the adapter.
+Reward modeling with TRL's RewardTrainer: a scalar head on the SFT model, trained on pairs of a chosen and a rejected
+response or on rankings of several responses, as strings or conversations. An adapter is always saved with its head.
 """
 
 from functools import partial
@@ -11,6 +11,7 @@ from peft import TaskType
 from transformers import set_seed
 from trl import RewardTrainer
 
+from hfkit.config.registry import spec_of
 from hfkit.config.stages import RewardConfig
 from hfkit.core.console import say, warn
 from hfkit.core.device import prepare_device
@@ -21,35 +22,34 @@ from hfkit.metrics.preference import pair_metrics
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
 from hfkit.models.saving import save_model
-from hfkit.records.record import parent_of, read_record
+from hfkit.records.record import read_record
+from hfkit.stages.opening import open_run
 from hfkit.training.arguments import keep_trainable_dtype, own_callbacks, train, trainer_arguments
 from hfkit.training.ranking_trainer import RankingCollator, RankingTrainer
-from hfkit.training.run import Run
 
 
 @then_push
 def main(config: RewardConfig) -> Path:
-    """Trains the reward model (or its adapter and head) and returns its folder."""
+    """Train the reward model, or an adapter and a head, and return the run's folder."""
     set_seed(config.seed)
     prepare_device(config)
     # Data
     tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template)
-    train_rows, test_rows, account = load_splits(config, COMPARISONS)
+    train_rows, test_rows, stats = load_splits(config, COMPARISONS)
     is_ranking, encode = "replies" in train_rows.column_names, encoding_of(train_rows, config)
-    train_rows = encode(train_rows, tokenizer, account["train"], config)
+    train_rows = encode(train_rows, tokenizer, stats["train"], config)
     if test_rows is not None:
-        test_rows = encode_held_out(test_rows, tokenizer, account["test"], config, as_rankings=is_ranking)
-    parents = [parent_of("start", config.model_name_or_path, config.model_revision)]
-    run = Run("reward", config, {name: split.as_dict() for name, split in account.items()}, parents)
+        test_rows = encode_held_out(test_rows, tokenizer, stats["test"], config, as_rankings=is_ranking)
+    run = open_run("reward", config, stats)
     if run.is_done:
-        say(f"reward: already done in {run.folder}")
         return run.folder
     with run.training():
-        tell(run, account)
+        tell(run, stats)
         if is_ranking:
             say(f"train: {len(train_rows):,} rankings with {sum(map(len, train_rows['better'])):,} pairs")
         # Model
-        if (read_record(config.model_name_or_path) or {}).get("stage") == "pretrain":
+        start = spec_of((read_record(config.model_name_or_path) or {}).get("stage"))
+        if start is not None and start.makes == "base model":
             warn(
                 f"{config.model_name_or_path} is a pretrained model; a reward model learns more from the SFT model: "
                 "set model_name_or_path to the output of `hfkit sft`"
@@ -59,8 +59,8 @@ def main(config: RewardConfig) -> Path:
         # Trainer
         arguments = trainer_arguments(
             config,
-            max_length=None,  # the rows are encoded and filtered already
-            remove_unused_columns=False,  # `length` is what train_sampling_strategy: group_by_length reads
+            max_length=None,  # the rows are tokenized and filtered already
+            remove_unused_columns=False,  # train_sampling_strategy: group_by_length reads `length`
             include_num_input_tokens_seen="non_padding",
         )
         with keep_trainable_dtype(model):

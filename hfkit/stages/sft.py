@@ -1,7 +1,7 @@
 """hfkit sft --config configs/quickstart/sft.yaml
 
-Supervised fine-tuning with TRL's SFTTrainer on prompt and response, multi-turn messages, or plain text. The loss is on
-the assistant's tokens, the end-of-text token that closes each turn among them; LoRA or full.
+Supervised fine-tuning with TRL's SFTTrainer on prompt and response, multi-turn messages, or plain text; LoRA or full.
+The loss covers the assistant's tokens, including the end-of-text token that closes each turn.
 """
 
 from functools import partial
@@ -20,29 +20,26 @@ from hfkit.hub.stage import then_push
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
 from hfkit.models.saving import save_model
-from hfkit.records.record import parent_of
+from hfkit.stages.opening import open_run
 from hfkit.training.arguments import held_out_metrics, keep_trainable_dtype, own_callbacks, train, trainer_arguments
-from hfkit.training.run import Run
 
 
 @then_push
 def main(config: SFTConfig) -> Path:
-    """Trains the model (or its adapter) and returns its folder."""
+    """Train the model, or a LoRA adapter on it, and return the run's folder."""
     set_seed(config.seed)
     prepare_device(config)
     # Data
     tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template)
-    train_rows, test_rows, account = load_splits(config, INSTRUCTIONS)
-    train_rows = encode_instructions(train_rows, tokenizer, account["train"], config)
+    train_rows, test_rows, stats = load_splits(config, INSTRUCTIONS)
+    train_rows = encode_instructions(train_rows, tokenizer, stats["train"], config)
     if test_rows is not None:
-        test_rows = encode_instructions(test_rows, tokenizer, account["test"], config)
-    parents = [parent_of("base", config.model_name_or_path, config.model_revision)]
-    run = Run("sft", config, {name: split.as_dict() for name, split in account.items()}, parents)
+        test_rows = encode_instructions(test_rows, tokenizer, stats["test"], config)
+    run = open_run("sft", config, stats)
     if run.is_done:
-        say(f"sft: already done in {run.folder}")
         return run.folder
     with run.training():
-        tell(run, account)
+        tell(run, stats)
         if config.packing:
             rows = len(train_rows)
             train_rows = pack_conversations(train_rows, config)
@@ -56,8 +53,8 @@ def main(config: SFTConfig) -> Path:
                 model=model,
                 args=trainer_arguments(
                     config,
-                    dataset_kwargs={"skip_prepare_dataset": True},  # the rows hold input_ids and labels already
-                    packing=False,  # done already; the collator keeps them apart
+                    dataset_kwargs={"skip_prepare_dataset": True},  # the rows are tokenized already
+                    packing=False,  # done above; the collator separates the conversations
                     include_num_input_tokens_seen="non_padding",
                     eval_on_start=test_rows is not None and config.extra.get("eval_on_start", run.checkpoint is None),
                 ),

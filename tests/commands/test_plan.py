@@ -22,7 +22,7 @@ from hfkit.commands.planning.shapes import roles_of
 from hfkit.commands.planning.steps import replies_of
 from hfkit.config.fields import DatasetEntry
 from hfkit.models.loading import load_trainable
-from hfkit.stages.pretrain import start_model
+from hfkit.stages.pretrain import load_or_create_model
 
 
 def tensor_bytes(tensors) -> int:
@@ -86,7 +86,7 @@ def test_weights_gradients_and_optimizer_are_those_that_are_allocated(stage_for,
     if name == "ppo":
         return
     if name == "pretrain":
-        model = start_model(stage.config, tokenizer)
+        model = load_or_create_model(stage.config, tokenizer)
     else:
         model = load_trainable(stage.config, "SEQ_CLS" if name == "reward" else "CAUSAL_LM")
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
@@ -147,7 +147,7 @@ def test_with_lora_the_roles_of_ppo_share_one_base(stage_for, folder_of, tmp_pat
 def test_activations_are_what_autograd_saves(stage_for, tokenizer, name, changes):
     stage = stage_for(name, **changes)
     if name == "pretrain":
-        model = start_model(stage.config, tokenizer)
+        model = load_or_create_model(stage.config, tokenizer)
     else:
         model = load_trainable(stage.config, "SEQ_CLS" if name == "reward" else "CAUSAL_LM")
     if stage.config.gradient_checkpointing:

@@ -21,7 +21,7 @@ from hfkit.commands.planning.shapes import roles_of
 from hfkit.commands.planning.steps import steps_of
 from hfkit.config.registry import STAGES
 from hfkit.core.errors import ConfigError
-from hfkit.stages.resolve import stage_of
+from hfkit.stages.resolve import infer_stage
 
 
 @pytest.mark.parametrize(
@@ -134,13 +134,13 @@ def test_no_weights_are_read(folder_of, tmp_path, capsys):
     ],
 )
 def test_the_stage_is_told_by_name_or_keys(file, keys, stage):
-    assert stage_of(file, keys) == stage
+    assert infer_stage(file, keys) == stage
 
 
 @pytest.mark.parametrize("keys", [{"max_length": 64}, {}, {"block_size": 64, "kl_coef": 0.1}])
 def test_an_ambiguous_stage_is_asked_for(keys):
     with pytest.raises(ConfigError, match="say which stage it is for: --stage"):
-        stage_of("mine.yaml", keys)
+        infer_stage("mine.yaml", keys)
 
 
 def test_errors_are_told_without_a_traceback(folder_of, tmp_path, capsys):

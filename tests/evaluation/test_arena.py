@@ -9,7 +9,7 @@ import pytest
 from reward_functions import length
 
 from hfkit.cli import main
-from hfkit.config.evaluation import ArenaConfig, named
+from hfkit.config.evaluation import ArenaConfig, split_name
 from hfkit.config.parsing import load_config
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.evaluation.arena import arena
@@ -289,10 +289,10 @@ def test_a_reward_model_is_no_contestant_and_no_judge_to_ask(config, reward_dir,
 
 
 def test_names():
-    assert named("PPO=runs/ppo") == ("PPO", "runs/ppo")
-    assert named("runs/ppo/") == ("ppo", "runs/ppo/")
-    assert named("org/model") == ("model", "org/model")
-    assert named("runs/lr=1e-4") == ("lr=1e-4", "runs/lr=1e-4")
+    assert split_name("PPO=runs/ppo") == ("PPO", "runs/ppo")
+    assert split_name("runs/ppo/") == ("ppo", "runs/ppo/")
+    assert split_name("org/model") == ("model", "org/model")
+    assert split_name("runs/lr=1e-4") == ("lr=1e-4", "runs/lr=1e-4")
 
 
 def test_the_command(data, base_dir, sft_dir, tmp_path, capsys):

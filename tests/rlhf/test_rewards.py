@@ -132,7 +132,7 @@ def stranger(run_stage, tmp_path, reward_dir, data):
 @pytest.mark.parametrize("what", ["vocabulary", "template"])
 def test_it_scores_the_text_rendered_for_it(run_stage, tmp_path, stranger, capsys, what):
     folder = run_stage("ppo", tmp_path / "out", reward_model_path=str(stranger(what)), test_split_size=4)
-    assert "what it scores is rendered anew for it" in capsys.readouterr().out
+    assert "responses are rendered with it to be scored" in capsys.readouterr().out
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     reward = load_reward(str(tmp_path / "stranger"))
     prompts = [re.search(r"What does \w+ like\?", row["prompt"])[0] for row in rows]

@@ -74,7 +74,7 @@ def start_problems(config) -> list[Problem]:
 
 def vocabulary_problems(config) -> list[Problem]:
     """A tokenizer with ids for which the model has no embedding."""
-    path, revision = getattr(config, "tokenizer_place", (config.model_name_or_path, config.model_revision))
+    path, revision = getattr(config, "tokenizer_source", (config.model_name_or_path, config.model_revision))
     try:
         tokenizer = cached_tokenizer(path, revision, config.pad_token)
         if getattr(config, "model_config", None):
@@ -102,7 +102,7 @@ def pretrain_problems(config: PretrainConfig) -> list[Problem]:
     if config.model_config:
         problems += architecture_problems(config)
     key = "tokenizer_name_or_path" if config.tokenizer_name_or_path else "model_name_or_path"
-    path, revision = config.tokenizer_place
+    path, revision = config.tokenizer_source
     if path is None:
         return [*problems, Problem("tokenizer_name_or_path", None, "missing: a new model needs a tokenizer")]
     problems += path_problems(key, path) + tokenizer_problems(config, key, path, revision)

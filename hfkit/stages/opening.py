@@ -1,0 +1,28 @@
+"""Opens the run of a stage: the record gets the data that it reads and the models that it starts from."""
+
+from hfkit.core.console import say
+from hfkit.data.splits import Split
+from hfkit.records.record import parent_of
+from hfkit.training.run import Run
+
+# Each role in the lineage, with the config keys of the model that has it and of its revision.
+ROLES = {"start": ("model_name_or_path", "model_revision"), "reward": ("reward_model_path", "reward_model_revision")}
+
+
+def open_run(stage: str, config, stats: dict[str, Split]) -> Run:
+    """Open the run of a stage; a run that is done is reported.
+
+    Args:
+        stage: name of the stage.
+        config: its config.
+        stats: what became of the rows of each split.
+
+    Raises:
+        HfkitError: as `Run`.
+    """
+    models = {role: (getattr(config, path, None), revision) for role, (path, revision) in ROLES.items()}
+    parents = [parent_of(role, path, getattr(config, revision)) for role, (path, revision) in models.items() if path]
+    run = Run(stage, config, {name: split.as_dict() for name, split in stats.items()}, parents)
+    if run.is_done:
+        say(f"{stage}: already done in {run.folder}")
+    return run
