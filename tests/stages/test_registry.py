@@ -1,0 +1,130 @@
+"""The registry: a stage that somebody registers works with every command, without a change of hfkit."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from conftest import TINY
+from pipelines import write_pipeline
+from toy_stage import TOY, ToyConfig
+
+from hfkit.cli import main
+from hfkit.config.registry import MERGE, STAGES, register, spec_of, spec_of_config
+from hfkit.config.stages import SFTConfig
+from hfkit.core.files import read_json_mapping
+from hfkit.records.record import read_record, weights_hash
+
+
+@pytest.fixture(scope="module")
+def registered():
+    """The toy stage, for the tests of this file."""
+    register(TOY)
+    yield
+    del STAGES["toy"]
+
+
+@pytest.fixture(scope="module")
+def toy(registered, tmp_path_factory, data):
+    """A pipeline that ends with the toy stage, run once: its file, the stage's YAML, and the folder of its runs."""
+    folder = tmp_path_factory.mktemp("toy")
+    rows, settings, _ = TINY["sft"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TINY, "toy", (rows, {**settings, "loss_scale": 3.0}, {}))
+        pipeline = write_pipeline(folder, data, ("tokenizer", "pretrain", "toy"))
+    assert main(["run", str(pipeline)]) == 0
+    return SimpleNamespace(
+        pipeline=pipeline, yaml=folder / "toy.yaml", root=folder / "runs", run=folder / "runs" / "toy"
+    )
+
+
+@pytest.fixture
+def hfkit(toy, capsys, monkeypatch):
+    """hfkit(*argv) -> what a command that succeeds prints, in lines of 200 columns."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*argv) -> str:
+        capsys.readouterr()
+        status = main([str(word) for word in argv])
+        printed = capsys.readouterr()
+        assert status == 0, printed.err
+        return printed.out
+
+    return run
+
+
+def test_specs_are_found_by_name_and_by_config(registered):
+    assert spec_of("toy") is TOY and spec_of("merge") is MERGE and spec_of("dpo") is spec_of(None) is None
+    config = ToyConfig(model_name_or_path="base", output_dir="out")
+    assert spec_of_config(config) is TOY
+    assert spec_of_config(SFTConfig(model_name_or_path="base", output_dir="out")) is STAGES["sft"]
+    assert spec_of_config(object()) is None
+    assert [*STAGES] == ["tokenizer", "pretrain", "sft", "reward", "ppo", "toy"]
+    with pytest.raises(ValueError, match="the stage 'toy' is registered already"):
+        register(TOY)
+
+
+def test_run_starts_it_from_the_stage_before_and_skips_it_when_it_is_done(toy, hfkit):
+    record = read_record(toy.run)
+    assert (record["stage"], record["status"], record["steps"]) == ("toy", "done", 6)
+    assert record["config"]["loss_scale"] == 3.0
+    (start,) = record["lineage"]
+    assert (start["role"], start["path"], start["stage"]) == ("start", str(toy.root / "pretrain"), "pretrain")
+    assert start["weights_sha256"] == weights_hash(toy.root / "pretrain")
+    assert (toy.run / "adapter_model.safetensors").is_file() and (toy.run / "loss.png").is_file()
+    assert f"toy: already done in {toy.run}" in hfkit("run", toy.pipeline)
+
+
+def test_plan_counts_its_steps_and_its_memory(toy, hfkit):
+    printed = hfkit("plan", toy.pipeline, "--memory", "8")
+    assert "toy" in printed and "6 optimizer steps" in printed
+    assert hfkit("plan", toy.yaml, "--model_name_or_path", toy.root / "pretrain").count("6 optimizer steps") == 1
+
+
+def test_data_check_reads_its_form_of_rows(toy, hfkit):
+    printed = hfkit("data", "check", toy.yaml, "--model_name_or_path", toy.root / "pretrain")
+    assert "32 rows, 32 kept" in printed and "the trained tokens are the replies" in printed
+
+
+def test_the_card_says_what_its_spec_says(toy):
+    card = (toy.run / "README.md").read_text()
+    assert TOY.purpose in card
+    assert "- toy\n" in card and "- trl\n" not in card and "pipeline_tag: text-generation" in card
+    assert "apply_chat_template" in card  # it is an assistant
+    assert f"- {TOY.limits}" in card
+
+
+def test_a_dry_push_lists_its_files(toy, hfkit):
+    printed = hfkit("push", toy.run, "ann/toy", "--dry_run", "--with_base", "ann/base")
+    assert "adapter_model.safetensors" in printed and "hfkit.json" in printed and "ann/base" in printed
+
+
+def test_lineage_shows_it_and_what_it_started_from(toy, hfkit):
+    printed = hfkit("lineage", toy.run)
+    assert printed.startswith("toy: ") and "start: " in printed and "(pretrain)" in printed
+    node = json.loads(hfkit("lineage", toy.run, "--json"))
+    assert (node["stage"], node["parents"][0]["stage"]) == ("toy", "pretrain")
+
+
+@pytest.mark.parametrize("name", ["root", "run"])
+def test_report_has_its_title_and_its_plot(toy, hfkit, name):
+    folder = getattr(toy, name)
+    hfkit("report", folder)
+    page = (folder / "report.html").read_text()
+    assert TOY.title in page and TOY.loss_label[0] in page
+
+
+def test_evaluate_measures_it_on_its_held_out_rows(toy, hfkit):
+    printed = hfkit("evaluate", toy.run, "--max_prompts", "2", "--response_length", "4")
+    evaluation = read_json_mapping(toy.run / "evaluation.json")
+    assert "8 held-out rows" in printed
+    assert evaluation["stage"] == "toy" and evaluation["metrics"]["loss"] > 0
+    assert "Evaluated on 8 held-out rows" in (toy.run / "README.md").read_text()
+
+
+def test_chat_answers_and_merge_makes_a_whole_model_of_it(toy, hfkit):
+    assert hfkit("chat", toy.run, "--prompt", "What does Ann like?", "--length", "4")
+    merged = toy.root / "merged"
+    hfkit("merge", toy.run, merged)
+    assert (merged / "model.safetensors").is_file()
+    card = (merged / "README.md").read_text()
+    assert TOY.purpose in card and "apply_chat_template" in card
