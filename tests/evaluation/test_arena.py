@@ -229,7 +229,7 @@ def test_a_function_that_a_model_before_was_trained_on_judges_only_if_asked(tmp_
         folder = tmp_path / name
         folder.mkdir()
         (folder / "hfkit.json").write_text(json.dumps({"stage": name, "config": settings, "lineage": lineage}))
-        lineage = [{**gone, "role": "base", "path": str(folder), "parents": lineage}]
+        lineage = [{**gone, "role": "start", "path": str(folder), "parents": lineage}]
         settings = {}
     (tmp_path / "other").mkdir()
     judged = ArenaConfig(models=[str(tmp_path / "sft"), str(tmp_path / "other")], prompts="unused", **FUNCTION)

@@ -168,7 +168,7 @@ def test_merge_and_plan_take_a_hub_id_with_a_revision(shared, made, folder, cid,
     ran = cid.hfkit("sft", "--config", config, "--model_name_or_path", f"bob/sft@{commit}", "--output_dir", trained)
     assert ran.status == 0, ran.stderr
     ran = cid.hfkit("lineage", trained)
-    assert f"base: bob/sft at {commit[:12]} (sft)" in ran.stdout
+    assert f"start: bob/sft at {commit[:12]} (sft)" in ran.stdout
     plan = cid.hfkit("plan", config, "--model_name_or_path", f"bob/sft@{commit}", "--output_dir", folder / "planned")
     assert plan.status == 0, plan.stderr
     wrong = cid.hfkit("merge", f"bob/sft@{commit}", folder / "wrong", "--revision", "v2")

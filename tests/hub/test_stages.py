@@ -58,8 +58,8 @@ def test_a_pipeline_makes_four_repositories_of_one_lineage(runs, hub_server, use
     base = f"ann/tiny-pretrain at {commits['pretrain'][:12]}"
     assert lines[0] == f"ppo: ann/tiny-ppo at {commits['ppo'][:12]}, seed 42"
     assert f"on the base: {base}, weights {weights['pretrain']}" in lines
-    assert f"sft: ann/tiny-sft at {commits['sft'][:12]}, weights {weights['sft']}, seed 42" in lines
-    assert f"base: {base} (pretrain), weights {weights['pretrain']}, seed 42" in lines
+    assert f"start: ann/tiny-sft at {commits['sft'][:12]} (sft), weights {weights['sft']}, seed 42" in lines
+    assert f"start: {base} (pretrain), weights {weights['pretrain']}, seed 42" in lines
     assert f"reward: ann/tiny-reward at {commits['reward'][:12]}, weights {weights['reward']}, seed 42" in lines
     assert "not there" not in ran.stdout
     assert "not on the Hub" not in ran.stdout

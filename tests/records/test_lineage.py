@@ -42,8 +42,8 @@ def test_the_tree_of_a_run(chain, capsys, data):
         "test: 4 of 4 rows kept, held out of train",
         base,
     ]
-    assert f"sft: {chain}/sft, weights {hashes['sft']}, seed 42" in lines
-    assert f"base: {chain}/pretrain (pretrain), weights {hashes['pretrain']}, seed 42" in lines
+    assert f"start: {chain}/sft (sft), weights {hashes['sft']}, seed 42" in lines
+    assert f"start: {chain}/pretrain (pretrain), weights {hashes['pretrain']}, seed 42" in lines
     assert f"reward: {chain}/reward, weights {hashes['reward']}, seed 42" in lines
     assert f"start: {chain}/sft (sft), weights {hashes['sft']}, seed 42, as above" in lines
     assert lines.count(base) == 3  # of ppo, sft and reward; the sft model below the reward model is not unfolded again
@@ -64,7 +64,7 @@ def test_as_json_it_has_whole_hashes_and_all_that_the_tree_has(chain, capsys):
     assert (node["stage"], node["seed"], node["role"], node["now"]) == ("ppo", 42, None, None)
     assert node["base"]["weights_sha256"] == weights_hash(chain / "pretrain")
     sft, reward = node["parents"]
-    assert (sft["role"], reward["role"], reward["parents"][0]["stage"]) == ("sft", "reward", "sft")
+    assert (sft["role"], reward["role"], reward["parents"][0]["stage"]) == ("start", "reward", "sft")
     assert (
         sft["data"]["train"]["sources"][0]["sha256"]
         == read_record(chain / "sft")["data"]["train"]["sources"][0]["sha256"]
@@ -78,7 +78,7 @@ def test_a_parent_that_is_gone_is_marked_and_its_own_parents_are_still_told(chai
     out = printed(capsys, chain / "reward")
     assert f"start: {chain}/sft (sft), weights " in out
     assert next(line for line in out.splitlines() if "/sft" in line).endswith("not there any more")
-    assert f"base: {chain}/pretrain (pretrain)" in out
+    assert f"start: {chain}/pretrain (pretrain)" in out
     assert lineage_of(str(chain / "reward"))["parents"][0]["now"] == "not there any more"
 
 
@@ -120,7 +120,7 @@ def test_a_base_from_the_hub_has_its_commit(hub, base_dir, run_stage, tmp_path, 
     folder = run_stage("sft", tmp_path / "sft", model_name_or_path=name, max_steps=1)
     out = printed(capsys, folder)
     assert f"on the base: {name} at {'b' * 12}, weights {weights_hash(base_dir)[:12]}" in out
-    assert f"base: {name} at {'b' * 12} (pretrain)" in out
+    assert f"start: {name} at {'b' * 12} (pretrain)" in out
 
 
 def test_several_data_sets_have_a_line_each(run_stage, data, tmp_path, capsys):
@@ -132,7 +132,7 @@ def test_several_data_sets_have_a_line_each(run_stage, data, tmp_path, capsys):
 
 def test_records_that_name_each_other_are_not_followed_in_a_circle(chain, capsys):
     for one, other in (("sft", "pretrain"), ("pretrain", "sft")):
-        parent = {"role": "base", "path": str(chain / other), "revision": None, "weights_sha256": None, "stage": other}
+        parent = {"role": "start", "path": str(chain / other), "revision": None, "weights_sha256": None, "stage": other}
         record = json.loads((chain / one / "hfkit.json").read_text())
         (chain / one / "hfkit.json").write_text(json.dumps(record | {"lineage": [parent | {"parents": []}]}))
     assert printed(capsys, chain / "sft").count(f"{chain}/sft") == 2
@@ -142,7 +142,7 @@ def test_a_record_cannot_speak_to_the_terminal(chain, capsys):
     record = json.loads((chain / "ppo" / "hfkit.json").read_text())
     record["lineage"][0]["path"] = "/gone/\x1b[2J[bold]x"
     (chain / "ppo" / "hfkit.json").write_text(json.dumps(record))
-    assert "sft: /gone/?[2J[bold]x, weights " in printed(capsys, chain / "ppo")
+    assert "start: /gone/?[2J[bold]x (sft), weights " in printed(capsys, chain / "ppo")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_record_cannot_speak_to_the_terminal(chain, capsys):
         (None, "has no record: there is no hfkit.json of a run in it"),
         ("{", "is not JSON"),
         ("[]", "is not a JSON mapping"),
-        ('{"lineage": [{"role": "base"}]}', "is not as hfkit writes it"),
+        ('{"lineage": [{"role": "start"}]}', "is not as hfkit writes it"),
         ('{"data": [1]}', "is not as hfkit writes it"),
     ],
 )

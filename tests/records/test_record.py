@@ -74,7 +74,7 @@ def test_the_record_of_a_stage_tells_what_it_was(reward_dir, sft_dir, base_dir, 
 
 
 def test_a_hub_model_in_the_lineage_has_its_revision():
-    parent = parent_of("base", "someone/a-model", "v1")
+    parent = parent_of("start", "someone/a-model", "v1")
     assert (parent["path"], parent["revision"], parent["weights_sha256"]) == ("someone/a-model", "v1", None)
 
 

@@ -1,6 +1,7 @@
 """The registry: a stage that somebody registers works with every command, without a change of hfkit."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -74,10 +75,10 @@ def test_run_starts_it_from_the_stage_before_and_skips_it_when_it_is_done(toy, h
     assert f"toy: already done in {toy.run}" in hfkit("run", toy.pipeline)
 
 
-def test_plan_counts_its_steps_and_its_memory(toy, hfkit):
-    printed = hfkit("plan", toy.pipeline, "--memory", "8")
-    assert "toy" in printed and "6 optimizer steps" in printed
-    assert hfkit("plan", toy.yaml, "--model_name_or_path", toy.root / "pretrain").count("6 optimizer steps") == 1
+def test_plan_counts_its_steps_and_its_tokens(toy, hfkit):
+    row = re.compile(r"toy\W+6\W+1,536\W")  # 6 steps of 4 rows of 64 tokens
+    assert row.search(hfkit("plan", toy.pipeline, "--memory", "8"))
+    assert row.search(hfkit("plan", toy.yaml, "--model_name_or_path", toy.root / "pretrain"))
 
 
 def test_data_check_reads_its_form_of_rows(toy, hfkit):
@@ -110,7 +111,8 @@ def test_report_has_its_title_and_its_plot(toy, hfkit, name):
     folder = getattr(toy, name)
     hfkit("report", folder)
     page = (folder / "report.html").read_text()
-    assert TOY.title in page and TOY.loss_label[0] in page
+    assert TOY.title in page and TOY.loss_label[1] in page and f"over 6 {TOY.step_name}" in page
+    assert (folder / "report" / "toy-toy-loss.png").is_file()
 
 
 def test_evaluate_measures_it_on_its_held_out_rows(toy, hfkit):
