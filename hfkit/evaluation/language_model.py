@@ -140,7 +140,7 @@ def reference_of(config: EvaluateConfig, subject: Subject) -> tuple[str | None, 
         return config.reference, "main"
     record = record_of(subject.path, subject.revision) or {}
     parents = [parent for parent in record.get("lineage", []) if record.get("stage") == "ppo"]
-    sft = next((parent for parent in parents if parent["role"] == "sft"), None)
+    sft = next((parent for parent in parents if parent["role"] == "start"), None)
     if sft is None:
         return None, "main"
     fate = change_since(sft)

@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from hfkit.config.registry import spec_of
 from hfkit.records.metrics_file import read_metrics
 
 # (title, y label, [(key, legend)]) per panel; a panel without data is left out.
@@ -16,7 +17,6 @@ PANELS = [
     ("Reward", "mean score", [("objective/scores", "sampled replies"), ("eval_reward", "held out")]),
     ("KL to the SFT model", "nats per reply", [("objective/kl", "sampled replies"), ("eval_kl", "held out")]),
 ]
-TITLES = {"reward": ("Loss", "pairwise loss (nats)")}
 
 
 @dataclass
@@ -44,13 +44,13 @@ class Panel:
 
 def panels_of(rows: list[dict], stage: str | None, panels: list[tuple] = PANELS) -> list[Panel]:
     """The panels for which the lines of a `metrics.jsonl` have figures."""
-    drawn = []
+    drawn, spec = [], spec_of(stage)
     for title, label, lines in panels:
         series = [(legend, [(row["step"], row[key]) for row in rows if key in row]) for key, legend in lines]
         series = [(legend, points) for legend, points in series if points]
         if series:
-            named = TITLES.get(stage, (title, label)) if title == "Loss" else (title, label)
-            drawn.append(Panel(*named, series, "updates" if stage == "ppo" else "optimizer steps"))
+            named = spec.loss_label if spec and title == "Loss" else (title, label)
+            drawn.append(Panel(*named, series, spec.step_name if spec else "optimizer steps"))
     return drawn
 
 

@@ -7,6 +7,7 @@ from peft import TaskType
 from transformers import AutoConfig
 
 from hfkit.commands.planning.shapes import Origin
+from hfkit.config.registry import STAGES
 from hfkit.config.stages import PretrainConfig
 from hfkit.core.errors import ConfigError, Problem, reason
 from hfkit.models.adapters import lora_config
@@ -14,8 +15,6 @@ from hfkit.models.loading import cached_tokenizer
 from hfkit.records.source import Source
 from hfkit.stages.resolve import read_configs
 from hfkit.training.arguments import trainer_arguments
-
-PLANNED = ("pretrain", "sft", "reward", "ppo")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +46,8 @@ def read_stages(path: str, stage: str | None, output_dir: str | None, flags: lis
         ConfigError: as `read_configs`; or a model's config cannot be read.
     """
     stages, made = [], {}
-    for name, config in read_configs(path, stage, output_dir, flags, PLANNED).items():
+    among = [spec.name for spec in STAGES.values() if spec.trains_a_model]
+    for name, config in read_configs(path, stage, output_dir, flags, among).items():
         if name == "tokenizer":
             made[config.output_dir] = config.vocab_size
             continue

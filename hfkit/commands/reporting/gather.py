@@ -4,20 +4,17 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hfkit.config.registry import STAGES
+from hfkit.config.registry import STAGES, spec_of
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD, read_json_mapping
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 
-STAGE_TITLES = {
-    "tokenizer": "Tokenizer",
-    "pretrain": "Pretraining",
-    "sft": "SFT",
-    "reward": "Reward model",
-    "ppo": "PPO",
-    "merge": "Merged model",
-}
+
+def title_of(stage: str | None, otherwise: str) -> str:
+    """Return the title of a stage."""
+    spec = spec_of(stage)
+    return spec.title if spec else otherwise
 
 
 @dataclass
@@ -109,7 +106,7 @@ def give_names(stages: list[ReportedRun]) -> None:
     """Names stages for a reader; where there are several of a kind, with their folders."""
     kinds = [stage.kind for stage in stages]
     for stage in stages:
-        stage.name = STAGE_TITLES.get(stage.kind, stage.kind)
+        stage.name = title_of(stage.kind, stage.kind)
         if kinds.count(stage.kind) > 1:
             stage.name += f" ({stage.folder.name})"
 

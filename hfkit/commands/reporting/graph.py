@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.patches import FancyBboxPatch
 
-from hfkit.commands.reporting.gather import STAGE_TITLES, Gathered, ReportedRun
+from hfkit.commands.reporting.gather import Gathered, ReportedRun, title_of
 from hfkit.commands.reporting.studio import LIGHT
 from hfkit.commands.reporting.words import whole_number
 from hfkit.records.record import weights_hash
@@ -66,9 +66,7 @@ def about(entry: dict) -> tuple[str, str]:
     path = Path(entry["path"])
     name = path.name if path.is_absolute() else entry["path"]
     weights = entry.get("weights_sha256") or ""
-    return STAGE_TITLES.get(entry.get("stage"), name), f"weights {weights[:8]}" if weights else (
-        entry.get("revision") or ""
-    )
+    return title_of(entry.get("stage"), name), f"weights {weights[:8]}" if weights else (entry.get("revision") or "")
 
 
 def learnt_from(record: dict) -> str:

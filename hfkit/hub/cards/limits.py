@@ -1,5 +1,6 @@
 """What a model should not be trusted with, as far as its record tells."""
 
+from hfkit.config.registry import spec_of
 from hfkit.hub.cards.artefact import Artefact
 from hfkit.hub.cards.markdown import one_line
 from hfkit.hub.homes import without_places
@@ -23,8 +24,9 @@ def limits(artefact: Artefact) -> str:
         lines.append("What its pairs favour besides better answers, length or flattery for one, it favours too.")
     else:
         lines.append("Whether what it writes is safe and fair was not measured.")
-    if artefact.stage == "ppo":
-        lines.append("Its rewards are what it was trained to raise: they do not tell how people would judge it.")
+    spec = spec_of(artefact.stage)
+    if spec and spec.limits:
+        lines.append(spec.limits)
     return "\n".join(f"- {line}" for line in lines)
 
 

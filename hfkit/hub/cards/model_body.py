@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 import yaml
 from safetensors import safe_open
 
+from hfkit.config.registry import spec_of
 from hfkit.hub.cards.artefact import Artefact, dataset_id, hub_id, model_name
 from hfkit.hub.cards.figures import figure_of, metric_text, numbers_in
 from hfkit.hub.cards.licenses import NO_LICENSE
@@ -17,14 +18,6 @@ from hfkit.hub.homes import without_machine, without_places
 from hfkit.records.record import weight_files
 from hfkit.records.source import ADAPTER_CONFIG
 
-PURPOSE = {
-    "tokenizer": "A byte-level BPE tokenizer with a chat template.",
-    "pretrain": "A causal language model, pretrained on plain text.",
-    "sft": "A causal language model, fine-tuned on instructions and their replies.",
-    "reward": "A reward model: it gives a conversation one scalar, higher for the better reply.",
-    "ppo": "A causal language model, trained with PPO against a reward model.",
-    "merge": "A LoRA adapter merged into its base: an ordinary model in full.",
-}
 CARD_SAMPLES = 4
 # What the other sections tell, or what says where a file lies on one machine.
 NOT_SHOWN = (
@@ -59,8 +52,9 @@ def model_card_body(artefact: Artefact, front: dict) -> str:
 def opening(artefact: Artefact, front: dict) -> list[str]:
     """What it is, how large, on which base, under which licence."""
     record, base = artefact.record, artefact.base
-    of = [PURPOSE.get(parent["stage"]) for parent in record["lineage"][:1]] if artefact.stage == "merge" else []
-    parts = [" ".join(filter(None, [PURPOSE[artefact.stage], *of])), *map(without_places, record.get("notes", []))]
+    stages = [artefact.stage, *(parent["stage"] for parent in record["lineage"][:1] if artefact.stage == "merge")]
+    purposes = [spec.purpose for stage in stages if (spec := spec_of(stage))]
+    parts = [" ".join(purposes), *map(without_places, record.get("notes", []))]
     if record["status"] != "done":
         parts.append("Its training is not done: these are weights on the way.")
     count = parameters_in(artefact.folder)
