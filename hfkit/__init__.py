@@ -1,4 +1,4 @@
-"""hfkit: raw text to an RLHF assistant in four stages, with the Hugging Face libraries.
+"""hfkit: from raw text to an RLHF assistant in four stages, with the Hugging Face libraries.
 
     import hfkit
 
@@ -6,14 +6,14 @@
     reward = hfkit.load_reward("runs/quickstart/reward")
     hfkit.sft(hfkit.SFTConfig(model_name_or_path=..., datasets=[...], output_dir=...))
 
-Names are imported when they are first used, so that `hfkit --help` does not wait for torch.
+Names are imported on first use, so that `hfkit --help` does not wait for torch.
 """
 
 from importlib import import_module
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_LOCATIONS = {
     "load_policy": ("hfkit.models.loading", "load_policy"),
     "load_reward": ("hfkit.models.reward_model", "load_reward"),
     "train_tokenizer": ("hfkit.stages.tokenizer", "main"),
@@ -28,23 +28,17 @@ _HOMES = {
     "DatasetEntry": ("hfkit.config.fields", "DatasetEntry"),
     **{
         name: ("hfkit.config.stages", name)
-        for name in (
-            "TokenizerConfig",
-            "PretrainConfig",
-            "SFTConfig",
-            "RewardConfig",
-            "PPOConfig",
-        )
+        for name in ("TokenizerConfig", "PretrainConfig", "SFTConfig", "RewardConfig", "PPOConfig")
     },
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_LOCATIONS]
 
 
 def __getattr__(name: str):
-    if name not in _HOMES:
+    if name not in _LOCATIONS:
         raise AttributeError(f"module 'hfkit' has no attribute {name!r}")
-    module, attribute = _HOMES[name]
+    module, attribute = _LOCATIONS[name]
     return getattr(import_module(module), attribute)
 
 

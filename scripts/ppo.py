@@ -1,7 +1,7 @@
 """python scripts/ppo.py --config configs/quickstart/ppo.yaml
 accelerate launch scripts/ppo.py --config configs/quickstart/ppo.yaml
 
-Align an SFT model to a reward model with PPO. The same as `hfkit ppo`.
+Train an SFT model with PPO against a reward model. The same as `hfkit ppo`.
 """
 
 import sys

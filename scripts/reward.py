@@ -1,7 +1,7 @@
 """python scripts/reward.py --config configs/quickstart/reward.yaml
 accelerate launch scripts/reward.py --config configs/quickstart/reward.yaml
 
-Train a reward model on pairs of replies, chosen and rejected. The same as `hfkit reward`.
+Train a reward model on chosen and rejected responses. The same as `hfkit reward`.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """python scripts/sft.py --config configs/quickstart/sft.yaml
 accelerate launch scripts/sft.py --config configs/quickstart/sft.yaml
 
-Fine-tune a model on replies, whole or as a LoRA adapter. The same as `hfkit sft`.
+Fine-tune a model on instructions and responses, in full or with a LoRA adapter. The same as `hfkit sft`.
 """
 
 import sys

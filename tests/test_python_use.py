@@ -1,4 +1,4 @@
-"""From Python: the names of `hfkit`, a policy that writes, a reward model that scores."""
+"""The Python API: the names of `hfkit`, a policy that generates, a reward model that scores."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ PROMPTS = ["What does Ann like?", [{"role": "user", "content": "What does Bob, o
 REPLIES = ["Ann likes red, thank you.", "blue"]
 
 
-def test_every_name_is_there():
+def test_every_name_is_importable():
     for name in hfkit.__all__:
         assert getattr(hfkit, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
@@ -18,14 +18,14 @@ def test_every_name_is_there():
 
 
 @pytest.mark.parametrize("folder", ["base_dir", "sft_dir", "ppo_dir"])
-def test_a_policy_writes_from_the_generation_config_it_was_saved_with(folder, request, tokenizer):
+def test_a_policy_generates_with_its_saved_generation_config(folder, request, tokenizer):
     model, loaded = hfkit.load_policy(str(request.getfixturevalue(folder)))
     assert not model.training
     assert loaded.get_vocab() == tokenizer.get_vocab()
     ids = torch.tensor([encode_prompt(loaded, PROMPTS[0])])
-    written = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8)[0, ids.shape[1] :].tolist()
-    assert 0 < len(written) <= 8
-    assert loaded.eos_token_id not in written[:-1]
+    generated = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8)[0, ids.shape[1] :].tolist()
+    assert 0 < len(generated) <= 8
+    assert loaded.eos_token_id not in generated[:-1]
 
 
 def test_a_policys_batch_of_two_equals_two_batches_of_one(sft_dir):
@@ -55,7 +55,7 @@ def test_pain_23_a_rewards_batch_of_two_equals_two_batches_of_one(reward_dir):
     assert together[0] != together[1]
 
 
-def test_a_reward_wants_a_reply_a_prompt(reward_dir):
+def test_a_reward_needs_one_response_per_prompt(reward_dir):
     reward = hfkit.load_reward(str(reward_dir))
     assert reward([], []).shape == (0,)
     with pytest.raises(ValueError, match="shorter"):

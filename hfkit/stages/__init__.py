@@ -1,1 +1,1 @@
-"""The stages: each a module with `main(config)` and `cli(argv)`, each in the same sections."""
+"""The stages: modules whose `main(config)` has the sections Data, Model, Trainer and Save; and pipelines of them."""

@@ -1,4 +1,4 @@
-"""What a stage leaves is an ordinary folder: a process without hfkit gets the same logits from it."""
+"""The output of a stage is an ordinary folder: a process without hfkit computes the same logits from it."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ for argument in sys.argv[2:]:
 
 @pytest.fixture(scope="module")
 def rows(tokenizer) -> np.ndarray:
-    """16 padded conversations: the replies of 8 pairs."""
+    """16 padded conversations: the responses of 8 pairs."""
     pairs = [(f"What does {name} like?", f"{name} likes red.", "red") for name in NAMES]
     ids = [encode_turns(tokenizer, prompt, reply)[0] for prompt, *replies in pairs for reply in replies]
     return tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="np")["input_ids"]
@@ -46,7 +46,7 @@ def rows(tokenizer) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory, rows, base_dir, sft_dir, ppo_dir, reward_dir):
-    """Logits of each folder as the fresh process computed them, by the folder's name."""
+    """Return the logits of a folder as the fresh process computed them."""
     folder = tmp_path_factory.mktemp("fresh")
     np.save(folder / "rows.npy", rows)
     kinds = {"full": [base_dir], "adapter": [sft_dir, ppo_dir], "reward": [reward_dir]}

@@ -1,4 +1,4 @@
-"""The whole chain from one file: each stage gets what the one before made, and is done once."""
+"""Pipelines: each stage starts from the output of an earlier one and runs once."""
 
 import json
 import shutil
@@ -18,18 +18,18 @@ from hfkit.stages.pipeline import run_pipeline, stage_flags
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, data):
-    """Writes a pipeline of conftest's tiny configs; returns its path."""
+    """files(*stages, **changes) -> the path of a pipeline of conftest's tiny configs."""
     return lambda *stages, **changes: write_pipeline(tmp_path_factory.mktemp("files"), data, *stages, **changes)
 
 
 @pytest.fixture(scope="module")
 def chain(files):
-    """The pipeline's file and the folder of all stages, run once."""
+    """The file of a pipeline of all stages and the folder of its runs, run once."""
     path = files()
     return path, run_pipeline(path)
 
 
-def times(root) -> dict:
+def modification_times(root) -> dict:
     return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
 
 
@@ -48,21 +48,21 @@ def test_every_stage_starts_from_what_an_earlier_one_made(chain):
 
 
 def test_no_stage_leaves_its_models_in_memory(files):
-    """Pretraining, SFT and the reward model hold one each, and nothing of the stage before."""
+    """Pretraining, SFT and the reward model each hold one model and none of the stage before."""
     with ModelMeter(LlamaModel) as models:
         run_pipeline(files(["tokenizer", "pretrain", "sft", "reward"]))
         assert models.most == 1 and not models.alive
 
 
-def test_what_is_done_is_skipped(chain, capsys):
+def test_finished_stages_are_skipped(chain, capsys):
     path, root = chain
-    before = times(root)
+    before = modification_times(root)
     run_pipeline(path)
     assert capsys.readouterr().out.count("already done") == 5
-    assert times(root) == before
+    assert modification_times(root) == before
 
 
-def test_what_was_interrupted_goes_on_and_the_rest_follows(chain, tmp_path, capsys):
+def test_an_interrupted_stage_resumes_and_the_rest_follows(chain, tmp_path, capsys):
     path, root = chain
     before = weights_hash(root / "reward")
     shutil.rmtree(root / "ppo")
@@ -78,11 +78,11 @@ def test_what_was_interrupted_goes_on_and_the_rest_follows(chain, tmp_path, caps
 
 def test_a_changed_config_is_refused_by_its_key_and_nothing_is_touched(chain):
     path, root = chain
-    before = times(root)
-    with pytest.raises(HfkitError, match=r"learning_rate: 0\.001 there, 0\.01 now") as told:
+    before = modification_times(root)
+    with pytest.raises(HfkitError, match=r"learning_rate: 0\.001 there, 0\.01 now") as raised:
         run_pipeline(path, flags=["--sft.learning_rate", "1e-2"])
-    assert str(root / "sft") in str(told.value)
-    assert times(root) == before
+    assert str(root / "sft") in str(raised.value)
+    assert modification_times(root) == before
 
 
 def test_a_flag_is_for_one_stage_or_for_all(files):
@@ -104,7 +104,7 @@ def test_a_flag_is_for_one_stage_or_for_all(files):
         (["--sft.model_name_or_path", "mine"], ["--model_name_or_path", "mine"]),
     ],
 )
-def test_a_flag_of_one_stage_takes_the_place_of_all_words_of_the_same_flag(files, flags, argv):
+def test_a_flag_of_one_stage_replaces_the_same_flag_for_all_stages(files, flags, argv):
     path = files(("pretrain", "sft"))
     loaded = yaml.safe_load(path.read_text())
     argvs = stage_flags(loaded, path.parent, path.parent / "runs", flags)
@@ -114,27 +114,27 @@ def test_a_flag_of_one_stage_takes_the_place_of_all_words_of_the_same_flag(files
     assert own == (given if "model_name_or_path" in dict(given) else [made, *given])
 
 
-def test_a_pipeline_can_begin_with_a_model_that_is_there(files, base_dir, tmp_path):
+def test_a_pipeline_can_start_from_an_existing_model(files, base_dir, tmp_path):
     path = files(("sft", "reward"), sft={"model_name_or_path": str(base_dir), "max_steps": 1}, reward={"max_steps": 1})
     root = run_pipeline(path, str(tmp_path / "mine"))
     assert root == tmp_path / "mine"
     assert read_record(root / "sft")["lineage"][0]["path"] == str(base_dir)
 
 
-def test_the_problems_of_all_stages_are_told_before_any_runs(files):
+def test_the_problems_of_all_stages_are_reported_before_any_runs(files):
     path = files(sft={"learning_rat": 1}, reward={"max_length": -1}, ppo={"num_mini_batches": 3})
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as raised:
         run_pipeline(path)
-    keys = [problem.key for problem in told.value.problems]
+    keys = [problem.key for problem in raised.value.problems]
     assert keys == ["sft.learning_rat", "reward.max_length", "ppo.num_mini_batches"]
     assert not (path.parent / "runs").exists()
 
 
-def test_a_path_of_ones_own_is_looked_at_and_what_a_stage_will_make_is_not(files):
+def test_a_users_path_is_checked_and_the_output_of_an_earlier_stage_is_not(files):
     path = files(ppo={"num_mini_batches": 3})
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as raised:
         run_pipeline(path, flags=["--ppo.reward_model_path", "runs/old/rewrad"])
-    assert [problem.key for problem in told.value.problems] == ["ppo.num_mini_batches", "ppo.reward_model_path"]
+    assert [problem.key for problem in raised.value.problems] == ["ppo.num_mini_batches", "ppo.reward_model_path"]
 
 
 @pytest.mark.parametrize(
@@ -145,11 +145,11 @@ def test_a_path_of_ones_own_is_looked_at_and_what_a_stage_will_make_is_not(files
         ({"output_dir": 3, "stages": ["sft"]}, ["output_dir", "stages"]),
     ],
 )
-def test_the_faults_of_the_pipelines_own_file_are_told(tmp_path, content, keys):
+def test_the_problems_of_the_pipelines_own_file_are_reported(tmp_path, content, keys):
     (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as raised:
         run_pipeline(tmp_path / "pipeline.yaml")
-    assert [problem.key for problem in told.value.problems] == keys
+    assert [problem.key for problem in raised.value.problems] == keys
 
 
 @pytest.mark.parametrize("flags", [["--ppo.seed", "1"], ["seed", "1"]])

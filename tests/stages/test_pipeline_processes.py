@@ -1,4 +1,4 @@
-"""A whole pipeline in two processes: no stage begins before the one that it starts from is there."""
+"""A pipeline in two processes: no stage starts before the earlier one is published."""
 
 import pytest
 from pipelines import write_pipeline
@@ -8,14 +8,14 @@ from hfkit.records.record import read_record
 from hfkit.stages.pipeline import run_pipeline
 
 STAGES = ["tokenizer", "pretrain", "sft", "reward"]
-CHANGES = {"sft": {"gradient_checkpointing": True}}  # under DDP too every adapter must be seen to be used
+CHANGES = {"sft": {"gradient_checkpointing": True}}  # under DDP every adapter must take part in the loss
 
 
 @pytest.mark.parametrize(
     ("stages", "times"), [(STAGES[:3], 1), pytest.param(STAGES, 2, marks=pytest.mark.slow)], ids=["run", "run again"]
 )
-def test_no_process_goes_on_to_a_stage_before_the_one_before_is_published(data, tmp_path, stages, times):
-    """Run again, every stage is done already, for each process."""
+def test_no_process_starts_a_stage_before_the_earlier_one_is_published(data, tmp_path, stages, times):
+    """In the second run, every stage is done for each process."""
     path = write_pipeline(tmp_path, data, stages, **CHANGES)
     for _ in range(times):
         launch(run_pipeline, path)

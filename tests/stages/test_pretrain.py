@@ -1,4 +1,4 @@
-"""The pretraining stage: it learns, reports in bits per byte, and its arithmetic does not hang on the batch's shape."""
+"""The pretraining stage: it learns, logs bits per byte, and its loss does not depend on the shape of the batch."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def test_held_out_loss_perplexity_and_bits_per_byte_agree(run_stage, tmp_path, c
     assert metrics["eval_perplexity"] == pytest.approx(math.exp(metrics["eval_loss"]))
     assert (split["rows"], split["kept"]) == (24, 24)
     texts = [json.loads(line)["text"] for line in open(read_record(folder)["config"]["datasets"][0]["path"])]
-    bytes_a_row = sum(len(text) for text in texts) / len(texts)  # all rows are of much the same length
+    bytes_a_row = sum(len(text) for text in texts) / len(texts)  # all rows have about the same length
     bits = metrics["eval_loss"] / math.log(2) * split["tokens"] / 24 / bytes_a_row
     assert metrics["eval_bits_per_byte"] == pytest.approx(bits, rel=0.05)
     assert [row["step"] for row in read_metrics(folder) if "eval_loss" in row] == [6, 12]
@@ -72,7 +72,7 @@ def test_the_tokenizer_of_a_checkpoint_is_that_of_its_revision(run_stage, hub, b
     assert load_tokenizer(str(folder)).get_vocab() == tokenizer.get_vocab()
 
 
-def test_every_architecture_of_transformers_can_be_made(run_stage, tmp_path):
+def test_other_architectures_of_transformers_can_be_trained(run_stage, tmp_path):
     shape = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
     folder = run_stage("pretrain", tmp_path / "out", model_config=shape, max_steps=1)
     assert AutoModelForCausalLM.from_pretrained(folder).config.model_type == "gpt2"
@@ -92,10 +92,10 @@ def test_every_architecture_of_transformers_can_be_made(run_stage, tmp_path):
         ({"max_grad_norm": 0}, "max_grad_norm"),
     ],
 )
-def test_a_contradiction_is_told_by_its_key(config_of, tmp_path, changes, key):
-    with pytest.raises(ConfigError) as told:
+def test_a_contradiction_is_reported_by_its_key(config_of, tmp_path, changes, key):
+    with pytest.raises(ConfigError) as raised:
         config_of("pretrain", tmp_path, **changes)
-    assert [problem.key for problem in told.value.problems] == [key]
+    assert [problem.key for problem in raised.value.problems] == [key]
 
 
 def test_pain_33_accumulation_does_not_change_the_loss(run_stage, tmp_path):

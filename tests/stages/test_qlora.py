@@ -1,4 +1,4 @@
-"""LoRA over a frozen base in 4 bits, through every stage: what is saved, and what a fresh process makes of it."""
+"""QLoRA in every stage: what is saved, and the logits that a fresh process computes from it."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ def rows(tokenizer) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory, config_of, base_dir, rows):
-    """The four stages over one 4-bit base: folders, and the logits of each trained model as it was saved."""
+    """The four stages over one 4-bit base: their folder, and the logits of each model when it was saved."""
     from importlib import import_module
 
     root = tmp_path_factory.mktemp("qlora")
@@ -90,7 +90,7 @@ def test_pain_01_and_23_a_fresh_process_gives_the_trainers_own_logits(chain, fre
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_pain_28_and_29_only_a_small_adapter_is_saved_and_it_has_learnt(chain, stage, base_dir):
+def test_pain_28_and_29_only_a_small_adapter_is_saved_and_it_was_trained(chain, stage, base_dir):
     folder = chain[0] / stage
     assert [path.name for path in folder.glob("*.safetensors")] == ["adapter_model.safetensors"]
     with safe_open(folder / "adapter_model.safetensors", "pt") as tensors:
@@ -101,14 +101,14 @@ def test_pain_28_and_29_only_a_small_adapter_is_saved_and_it_has_learnt(chain, s
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base_dir)
 
 
-def test_the_base_stays_as_it_was(chain, base_dir):
+def test_the_base_is_unchanged(chain, base_dir):
     assert (
         weights_hash(base_dir)
         == json.loads((chain[0] / "sft" / "hfkit.json").read_text())["lineage"][0]["weights_sha256"]
     )
 
 
-def test_an_adapter_can_be_put_on_the_whole_base_too(chain, rows):
+def test_an_adapter_can_be_loaded_on_the_unquantized_base(chain, rows):
     folder, logits = chain[0] / "sft", chain[1]["sft"]
     model, _ = hfkit.load_policy(str(folder), quantization=None)
     assert not getattr(model.get_base_model(), "is_loaded_in_4bit", False)

@@ -1,4 +1,4 @@
-"""The reward stage: it ranks what can be ranked, keeps its head, and says what it lost."""
+"""The reward stage: it learns to rank, saves its head, and reports the rows that it drops."""
 
 import json
 
@@ -28,7 +28,7 @@ def test_the_head_is_trained(run_stage, reward_dir, tmp_path):
     assert not torch.equal(heads[0][name], heads[1][name])
 
 
-def test_pain_25_separable_pairs_are_ranked_right_and_a_raw_base_is_warned_of(run_stage, base_dir, tmp_path, capsys):
+def test_pain_25_separable_pairs_are_ranked_and_a_pretrained_start_warns(run_stage, base_dir, tmp_path, capsys):
     folder = run_stage("reward", tmp_path / "out", max_steps=20, test_split_size=16)
     metrics = read_record(folder)["metrics"]
     assert metrics["eval_accuracy"] >= 0.95
@@ -52,11 +52,11 @@ def test_conversations_and_margins_train(run_stage, tmp_path, rows_file):
         "reward", tmp_path / "plain", datasets=rows_file(rows, "plain.jsonl"), test_split_size=None, max_steps=2
     )
     first = [next(row["loss"] for row in read_metrics(path) if "loss" in row) for path in (folder, plain)]
-    assert first[0] > first[1]  # a margin is asked for that is not there yet
+    assert first[0] > first[1]  # the margin is not reached yet
 
 
-def test_a_reply_is_read_at_its_last_token_whatever_that_is(reward_dir):
-    """Some models end their replies with the token that others pad with."""
+def test_a_response_is_scored_at_its_last_token_even_if_that_is_the_pad_token(reward_dir):
+    """Some models end their responses with the pad token of other models."""
     reward = hfkit.load_reward(str(reward_dir))
     ids = reward.tokenizer("What does Ann like? red").input_ids
     rows = [ids, [*ids, reward.tokenizer.pad_token_id], [*ids, *ids]]
@@ -67,19 +67,19 @@ def test_a_reply_is_read_at_its_last_token_whatever_that_is(reward_dir):
     assert expected[0] != expected[1]
 
 
-def test_a_whole_model_can_be_trained(run_stage, tmp_path):
+def test_a_full_model_can_be_trained(run_stage, tmp_path):
     folder = run_stage("reward", tmp_path / "out", use_peft=None, max_steps=2)
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["LlamaForSequenceClassification"]
     assert hfkit.load_reward(str(folder))(["What does Ann like?"], ["red"]).shape == (1,)
 
 
-def test_the_shape_of_the_starting_adapter_stays(config_of, tmp_path):
+def test_the_rank_of_the_starting_adapter_cannot_be_changed(config_of, tmp_path):
     with pytest.raises(ConfigError, match="the adapter it starts from has 4: leave it out"):
         config_of("reward", tmp_path, lora_r=8)
 
 
-def test_pain_22_pairs_lost_to_max_length_are_printed_and_too_many_are_refused(run_stage, tmp_path, rows_file, capsys):
+def test_pain_22_pairs_lost_to_max_length_are_reported_and_too_many_fail(run_stage, tmp_path, rows_file, capsys):
     rows = [{"prompt": "What?", "chosen": f"red {number}, thank you", "rejected": "red"} for number in range(16)]
     rows[3]["rejected"] = "red and blue and green " * 30
     datasets = rows_file(rows)

@@ -1,4 +1,4 @@
-"""The SFT stage: what it learns from, what it leaves out and says so, and what it saves."""
+"""The SFT stage: which rows and tokens it trains on, what it reports as dropped, and what it saves."""
 
 import json
 
@@ -37,8 +37,8 @@ def test_conversations_train(run_stage, tmp_path, rows_file):
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward"])
-def test_a_pad_token_of_ones_own_is_the_one_that_is_saved(run_stage, tmp_path, stage):
-    """And TRL, which has given its own key up, is not asked for it."""
+def test_a_configured_pad_token_is_saved(run_stage, tmp_path, stage):
+    """hfkit sets it, because TRL deprecated its own `pad_token`."""
     folder = run_stage(stage, tmp_path / "out", pad_token="<|user|>", max_steps=1)
     assert AutoTokenizer.from_pretrained(folder).pad_token == "<|user|>"
 
@@ -49,8 +49,8 @@ def test_full_fine_tuning_trains_every_weight(run_stage, base_dir, tmp_path):
     assert all(not torch.equal(before[name], after[name]) for name in before if "norm" not in name)
 
 
-def test_the_prompt_has_no_share_in_the_loss(run_stage, base_dir, tmp_path, rows_file):
-    """The loss at the first step is that of the replies alone, to be reckoned by hand."""
+def test_prompt_tokens_are_not_in_the_loss(run_stage, base_dir, tmp_path, rows_file):
+    """The loss at the first step is that of the responses alone, computed here by hand."""
     import hfkit
     from hfkit.data.chat_template import encode_turns
 
@@ -61,11 +61,11 @@ def test_the_prompt_has_no_share_in_the_loss(run_stage, base_dir, tmp_path, rows
     model, tokenizer = hfkit.load_policy(str(base_dir))
     total, count = 0.0, 0
     for prompt, reply in pairs:
-        ids, said = encode_turns(tokenizer, prompt, reply)
+        ids, is_trained = encode_turns(tokenizer, prompt, reply)
         with torch.no_grad():
             logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        total -= sum(float(logprobs[place - 1, ids[place]]) for place, mine in enumerate(said) if mine)
-        count += sum(said)
+        total -= sum(float(logprobs[i - 1, ids[i]]) for i, trained in enumerate(is_trained) if trained)
+        count += sum(is_trained)
     assert read_metrics(folder)[0]["loss"] == pytest.approx(total / count, rel=1e-4)
 
 
@@ -83,10 +83,10 @@ def test_the_prompt_has_no_share_in_the_loss(run_stage, base_dir, tmp_path, rows
         ({"load_in_4bit": True, "load_in_8bit": True}, ["load_in_8bit"]),
     ],
 )
-def test_problems_are_told_by_their_keys_and_all_at_once(config_of, tmp_path, changes, keys):
-    with pytest.raises(ConfigError) as told:
+def test_all_problems_are_reported_by_their_keys(config_of, tmp_path, changes, keys):
+    with pytest.raises(ConfigError) as raised:
         config_of("sft", tmp_path, **changes)
-    assert sorted(problem.key for problem in told.value.problems) == keys
+    assert sorted(problem.key for problem in raised.value.problems) == keys
 
 
 def test_a_field_of_trls_own_config_reaches_the_trainer(run_stage, tmp_path):
@@ -100,7 +100,7 @@ def test_a_field_of_trls_own_config_reaches_the_trainer(run_stage, tmp_path):
 LONG = "red and blue and green and pink " * 30
 
 
-def test_pain_30_rows_lost_to_max_length_are_printed_and_too_many_are_refused(run_stage, tmp_path, rows_file, capsys):
+def test_pain_30_rows_lost_to_max_length_are_reported_and_too_many_fail(run_stage, tmp_path, rows_file, capsys):
     rows = [{"prompt": PROMPT, "response": f"red {number}"} for number in range(38)]
     rows += [{"prompt": LONG, "response": "red"}, {"prompt": PROMPT, "response": LONG}]
     datasets = rows_file(rows)

@@ -1,4 +1,4 @@
-"""The tokenizer stage: nothing is lost, whatever the text, and the folder is one that Transformers opens."""
+"""The tokenizer stage: it is lossless on any text, and Transformers loads its folder."""
 
 import random
 import unicodedata
@@ -34,7 +34,7 @@ def test_any_unicode_comes_back_as_it_was(tokenizer, text):
 
 
 def test_the_literal_text_of_a_special_token_is_that_token(tokenizer):
-    """So a text can end a turn by itself; only `skip_special_tokens` would then lose something."""
+    """So a text can end a turn; decoding with `skip_special_tokens` then loses it."""
     assert tokenizer("<|endoftext|>").input_ids == [tokenizer.eos_token_id]
     assert tokenizer.decode(tokenizer("a<|endoftext|>b").input_ids, skip_special_tokens=True) == "ab"
 
@@ -57,8 +57,10 @@ def test_the_folder_is_an_ordinary_tokenizer(tokenizer_dir, tokenizer):
 def test_the_template_marks_the_assistants_part(tokenizer):
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi."}]
     both = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
-    said = [token for token, mine in zip(both["input_ids"], both["assistant_masks"], strict=True) if mine]
-    assert tokenizer.decode(said) == "Hi.<|endoftext|>"
+    trained = [
+        token for token, is_trained in zip(both["input_ids"], both["assistant_masks"], strict=True) if is_trained
+    ]
+    assert tokenizer.decode(trained) == "Hi.<|endoftext|>"
 
 
 def test_the_same_text_gives_the_same_tokenizer(run_stage, tokenizer_dir, tmp_path):
@@ -66,7 +68,7 @@ def test_the_same_text_gives_the_same_tokenizer(run_stage, tokenizer_dir, tmp_pa
     assert (again / "tokenizer.json").read_bytes() == (tokenizer_dir / "tokenizer.json").read_bytes()
 
 
-def test_a_chat_template_of_ones_own(run_stage, tmp_path):
+def test_a_custom_chat_template(run_stage, tmp_path):
     template = tmp_path / "mine.jinja"
     template.write_text("{{ messages[0].content }}")
     folder = run_stage("tokenizer", tmp_path / "out", chat_template=str(template))
