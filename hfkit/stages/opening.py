@@ -10,16 +10,7 @@ ROLES = {"start": ("model_name_or_path", "model_revision"), "reward": ("reward_m
 
 
 def open_run(stage: str, config, stats: dict[str, Split]) -> Run:
-    """Open the run of a stage; a run that is done is reported.
-
-    Args:
-        stage: name of the stage.
-        config: its config.
-        stats: what became of the rows of each split.
-
-    Raises:
-        HfkitError: as `Run`.
-    """
+    """Open the run of a stage and report if it is done already; `stats` tells what became of each split's rows."""
     models = {role: (getattr(config, path, None), revision) for role, (path, revision) in ROLES.items()}
     parents = [parent_of(role, path, getattr(config, revision)) for role, (path, revision) in models.items() if path]
     run = Run(stage, config, {name: split.as_dict() for name, split in stats.items()}, parents)

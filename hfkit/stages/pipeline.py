@@ -54,19 +54,15 @@ def read_pipeline(path: Path) -> dict:
         for key, value in pipeline.items()
         if key not in ("output_dir", "stages")
     ]
-    stages = pipeline.get("stages")
-    if not isinstance(pipeline.get("output_dir"), str):
-        problems.append(
-            Problem("output_dir", pipeline.get("output_dir"), "expected the folder that the stages write to")
-        )
+    output_dir, stages, known = pipeline.get("output_dir"), pipeline.get("stages"), ", ".join(STAGES)
+    if not isinstance(output_dir, str):
+        problems.append(Problem("output_dir", output_dir, "expected the folder that the stages write to"))
     if not isinstance(stages, dict) or not stages:
-        problems.append(
-            Problem("stages", stages, f"expected a mapping from stage to YAML file; stages: {', '.join(STAGES)}")
-        )
+        problems.append(Problem("stages", stages, f"expected a mapping from stage to YAML file; stages: {known}"))
         stages = {}
     for stage, file in stages.items():
         if stage not in STAGES:
-            problems.append(Problem(f"stages.{stage}", file, f"unknown stage; expected one of: {', '.join(STAGES)}"))
+            problems.append(Problem(f"stages.{stage}", file, f"unknown stage; expected one of: {known}"))
         elif not (path.parent / str(file)).is_file():
             problems.append(Problem(f"stages.{stage}", file, f"no such file in {path.parent}"))
     if problems:
@@ -105,11 +101,9 @@ def stage_flags(pipeline: dict, folder: Path, root: Path, flags: list[str]) -> d
             for name, of_stage in by_stage.items():
                 of_stage += flags_for(name, key, words)
         elif stage not in by_stage:
-            remedy = f"the pipeline has no such stage; its stages: {', '.join(stages)}"
-            problems.append(Problem(f"--{key}", " ".join(words), remedy))
+            problems.append(Problem(f"--{key}", " ".join(words), f"the pipeline's stages are: {', '.join(stages)}"))
         elif own_key == "output_dir":
-            remedy = f"the pipeline writes it to {root / stage}: set --output_dir"
-            problems.append(Problem(f"--{key}", " ".join(words), remedy))
+            problems.append(Problem(f"--{key}", " ".join(words), f"the pipeline writes to {root / stage}: remove it"))
         else:
             # replaces the same flag for all stages and the output of an earlier stage
             kept = [flag for flag in by_stage[stage] if flag[0].removeprefix("no_") != own_key.removeprefix("no_")]
