@@ -111,7 +111,7 @@ def test_it_tells_what_the_record_tells(ppo_dir, sft_dir, base_dir, reward_dir):
     record = read_record(ppo_dir)
     for key, value in record["metrics"].items():
         assert re.search(rf"\| `{key}` \| {re.escape(f'{value:.4g}')} \| \S+", text), key  # each with its meaning
-    rows = [("base beneath the adapter", base_dir), ("sft", sft_dir), ("reward", reward_dir)]
+    rows = [("base beneath the adapter", base_dir), ("start", sft_dir), ("reward", reward_dir)]
     for part, folder in rows:
         assert f"| {part} | `{folder.name}` | local, not pushed | `{weights_hash(folder)[:12]}` |" in text
     assert "| train | 4 | 4 | 0 |" in text

@@ -31,7 +31,7 @@ def test_pain_19_a_function_alone_trains_without_a_reward_model(run_stage, tmp_p
     changes = {"reward_model_path": None, "reward_functions": [LENGTH], "test_split_size": 2}
     folder = run_stage("ppo", tmp_path / "out", **changes)
     record = read_record(folder)
-    assert [parent["role"] for parent in record["lineage"]] == ["sft"]
+    assert [parent["role"] for parent in record["lineage"]] == ["start"]
     assert {row["objective/scores"] > 0 for row in updates(folder)} == {True}
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert [sample["reward_after"] for sample in samples] == [len(sample["after"]) for sample in samples]
