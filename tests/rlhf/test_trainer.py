@@ -53,7 +53,7 @@ def test_the_folder_is_an_adapter_on_the_base_with_its_curves_and_samples(ppo_di
     assert len(updates(ppo_dir)) == UPDATES
     record = read_record(ppo_dir)
     assert (record["steps"], record["episodes"]) == (UPDATES, 8)
-    assert [parent["role"] for parent in record["lineage"]] == ["sft", "reward"]
+    assert [parent["role"] for parent in record["lineage"]] == ["start", "reward"]
     samples = [json.loads(line) for line in (ppo_dir / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 4
     assert samples[0].keys() == {"prompt", "before", "after", "reward_before", "reward_after"}
