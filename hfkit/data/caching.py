@@ -63,18 +63,18 @@ def cached_map(rows: Dataset, function: Callable, **options) -> Dataset:
     if not datasets.is_caching_enabled():
         return rows.map(Versioned.of(function), **options)
     shown = {name: value for name, value in options.items() if name not in ("num_proc", "desc")}
-    key = Hasher.hash([content_hash(rows), code_hash(), identity(function), shown])
+    key = Hasher.hash([content_hash(rows), code_hash(), function_identity(function), shown])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hfkit"
     folder.mkdir(parents=True, exist_ok=True)
     file = str(folder / f"{key}.arrow")
-    with locked(folder / f"{key}.lock"):
+    with exclusive_lock(folder / f"{key}.lock"):
         made = rows.map(Versioned.of(function), new_fingerprint=key, cache_file_name=file, **options)
     # What is found again has a fingerprint of its file's: with this one, what is made of it is found again too.
     return Dataset(made.data, info=made.info, split=made.split, fingerprint=key)
 
 
 @contextmanager
-def locked(file: Path) -> Iterator[None]:
+def exclusive_lock(file: Path) -> Iterator[None]:
     """Only one process at a time: the first of several that train together makes the rows, the others find them."""
     with file.open("a") as lock:
         with suppress(OSError):  # a file system without locks: each makes them
@@ -83,13 +83,13 @@ def locked(file: Path) -> Iterator[None]:
         yield
 
 
-def identity(function: Callable) -> list:
+def function_identity(function: Callable) -> list:
     """A function's name and arguments as values that are the same in every process."""
     if not isinstance(function, partial):
         return [function.__module__, function.__qualname__]
     arguments = [*function.args, *(item for pair in sorted(function.keywords.items()) for item in pair)]
     known = [tokenizer_hash(one) if isinstance(one, PreTrainedTokenizerBase) else one for one in arguments]
-    return [*identity(function.func), known]
+    return [*function_identity(function.func), known]
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -117,7 +117,7 @@ def content_hash(rows: Dataset) -> str:
     return digest.hexdigest()
 
 
-def processes(asked: int | None, rows: int) -> int | None:
+def process_count(asked: int | None, rows: int) -> int | None:
     """How many processes share the rows: as asked, else by the number of rows and of the cores that there are for it.
 
     None is this process alone.

@@ -17,7 +17,7 @@ FOLDERS = (Path(__file__).parents[2] / "data_cards", Path(__file__).parents[1] /
 TEMPLATE_CARD = "TEMPLATE"
 
 # The columns of each form that every row has.
-FORMS = {
+REQUIRED_COLUMNS = {
     "text": ("text",),
     "prompt_response": ("prompt", "response"),
     "messages": ("messages",),
@@ -26,7 +26,7 @@ FORMS = {
     "prompts": ("prompt",),
 }
 # Those that some have: the score of the chosen reply less that of the rejected; of each reply, its rank or its score.
-OPTIONAL = {"preference": ("margin",), "ranking": ("ranks", "scores")}
+OPTIONAL_COLUMNS = {"preference": ("margin",), "ranking": ("ranks", "scores")}
 # The stages that read a form.
 READ_BY = {
     "text": "tokenizer, pretrain, sft",
@@ -91,7 +91,7 @@ class Recipe:
         for split, file in self.files.items():
             if Path(file).is_absolute() or ".." in Path(file).parts:
                 problems.append(Problem(f"hfkit.files.{split}", file, "a file within `path`"))
-        needed, optional = FORMS[self.form], OPTIONAL.get(self.form, ())
+        needed, optional = REQUIRED_COLUMNS[self.form], OPTIONAL_COLUMNS.get(self.form, ())
         # These conversions make the prompt from the other columns.
         made = {"prompt"} if {"shared_prompt"} & {*self.convert} else set()
         missing = [column for column in needed if column not in self.columns and column not in made]
@@ -150,11 +150,11 @@ def load_card(name: str) -> Card:
     """
     file = find_card(name)
     state = file.stat()
-    return _load(file, state.st_mtime_ns, state.st_size)
+    return _load_file(file, state.st_mtime_ns, state.st_size)
 
 
 @cache
-def _load(file: Path, *_state: int) -> Card:
+def _load_file(file: Path, *_state: int) -> Card:
     try:
         card = DatasetCard(file.read_text(encoding="utf-8"))
     except Exception as error:  # whatever its front matter is not
@@ -198,7 +198,7 @@ def recipe_of(entry) -> Recipe | None:
     return Recipe(**{**vars(recipe), **changes})
 
 
-def their_split(recipe: Recipe, split: str, card: str) -> str:
+def source_split(recipe: Recipe, split: str, card: str) -> str:
     """A split as the data set calls it, or the card's file of it: `test[:10%]` as `test_sft[:10%]`.
 
     Raises:
@@ -214,13 +214,13 @@ def their_split(recipe: Recipe, split: str, card: str) -> str:
     return re.sub(r"[A-Za-z_][\w.-]*", theirs, split)
 
 
-def file_of(recipe: Recipe, split: str, card: str) -> tuple[Path, str]:
+def split_file(recipe: Recipe, split: str, card: str) -> tuple[Path, str]:
     """The file of a split of a card with files, and the split to ask of it: `test[:10%]` is `train[:10%]` of its file.
 
     Raises:
         HfkitError: the card has no such split, or several are asked for.
     """
-    name, _, part = their_split(recipe, split, card).partition("[")
+    name, _, part = source_split(recipe, split, card).partition("[")
     if name not in recipe.files:
         raise HfkitError(f"the data card {card} has no split {split!r}: it has files, which are read one at a time")
     return Path(recipe.path) / recipe.files[name], f"train[{part}" if part else "train"

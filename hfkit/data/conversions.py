@@ -10,14 +10,14 @@ PLACEHOLDER = re.compile(r"{([^{}]+)}")  # "{instruction}\n\n{input}"
 DIFFERENCE = re.compile(r"(\w+) - (\w+)")  # "score_chosen - score_rejected"
 ITEMS = re.compile(r"(\w+)\[\]\.(\w+)")  # "answers[].rank"
 # "\n\nHuman: " in HH-RLHF and Nectar, "<extra_id_1>User\n" in HelpSteer2.
-TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):(?: |$|(?=\n))|<extra_id_1>(User|Assistant)\n")
+TRANSCRIPT_MARK = re.compile(r"(?:^|\n\n)(Human|Assistant):(?: |$|(?=\n))|<extra_id_1>(User|Assistant)\n")
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 SHAREGPT_ROLES |= {"chatgpt": "assistant", "bot": "assistant", "tool": "tool", "function": "tool"}
 NUMERIC_TYPES = ("int", "uint", "float", "decimal", "null")  # how the names of their types begin
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
 
-def read_columns(expression: str) -> list[str]:
+def expression_columns(expression: str) -> list[str]:
     """The data set's columns that one value of `columns` reads."""
     if match := DIFFERENCE.fullmatch(expression):
         return [match[1], match[2]]
@@ -41,7 +41,7 @@ def evaluate_expression(expression: str, row: dict) -> object:
     return row[expression]
 
 
-def feature_of(expression: str, features: Features):
+def expression_feature(expression: str, features: Features):
     """The type of what `evaluate_expression` gives.
 
     Raises:
@@ -71,7 +71,7 @@ def item_fields(kind) -> dict:
     return fields if isinstance(fields, dict) else {}
 
 
-def turns_of_transcript(text: str, *, asks: bool = True) -> list[dict]:
+def parse_transcript(text: str, *, asks: bool = True) -> list[dict]:
     """A transcript as messages: "\\n\\nHuman: ...\\n\\nAssistant: ..." or "...<extra_id_1>Assistant\\n..."
 
     What stands before the first mark is the user's.
@@ -79,7 +79,7 @@ def turns_of_transcript(text: str, *, asks: bool = True) -> list[dict]:
     Args:
         asks: whether an empty turn of the assistant's at the end asks for the reply, and is left out, or is the reply.
     """
-    parts = TURN.split(text)
+    parts = TRANSCRIPT_MARK.split(text)
     messages = [{"role": "user", "content": parts[0].strip()}] if parts[0].strip() else []
     for human, extra, said in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
         messages.append({"role": SHAREGPT_ROLES[(human or extra).lower()], "content": said.strip()})
@@ -91,34 +91,34 @@ def turns_of_transcript(text: str, *, asks: bool = True) -> list[dict]:
 def transcript(row: dict) -> dict:
     """`prompt`, `chosen` and `rejected` as messages, where they are transcripts."""
     texts = {name: row[name] for name in ("prompt", "chosen", "rejected") if isinstance(row.get(name), str)}
-    return {name: turns_of_transcript(text, asks=name == "prompt") for name, text in texts.items()}
+    return {name: parse_transcript(text, asks=name == "prompt") for name, text in texts.items()}
 
 
 def shared_prompt(row: dict) -> dict:
     """`chosen` and `rejected` as whole conversations, or as texts: what both begin with is the `prompt`."""
     chosen, rejected = row["chosen"], row["rejected"]
     if isinstance(chosen, list) and isinstance(rejected, list):
-        shared = alike(chosen[:-1], rejected[:-1])  # a reply of one turn at least is left to each
+        shared = common_length(chosen[:-1], rejected[:-1])  # a reply of one turn at least is left to each
     elif isinstance(chosen, str) and isinstance(rejected, str):
-        shared = len(shared_text(chosen, rejected))
+        shared = len(shared_prompt_text(chosen, rejected))
     else:
         return {"prompt": None, "chosen": chosen, "rejected": rejected}
     return {"prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}
 
 
-def alike(one: Sequence, other: Sequence) -> int:
+def common_length(one: Sequence, other: Sequence) -> int:
     """How many turns two conversations, or characters two texts, begin with alike."""
     differ = (place for place, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1])
     return next(differ, min(len(one), len(other)))
 
 
-def shared_text(chosen: str, rejected: str) -> str:
+def shared_prompt_text(chosen: str, rejected: str) -> str:
     """What two texts begin with, the space before the replies left to these, as TRL's `extract_prompt` does.
 
     Of transcripts only what ends with a mark of the assistant's, since replies too can begin alike.
     """
-    common = chosen[: alike(chosen, rejected)]
-    marks = [mark for mark in TURN.finditer(common) if "Assistant" in mark.groups()]
+    common = chosen[: common_length(chosen, rejected)]
+    marks = [mark for mark in TRANSCRIPT_MARK.finditer(common) if "Assistant" in mark.groups()]
     return (common[: marks[-1].end()] if marks else common).removesuffix(" ")
 
 
@@ -136,7 +136,7 @@ def group_by_prompt(rows: Dataset) -> Dataset:
     return Dataset(grouped.rename_columns([name.removesuffix("_list") for name in grouped.column_names]))
 
 
-def unfit(name: str, features: Features) -> str | None:
+def conversion_problem(name: str, features: Features) -> str | None:
     """Why a conversion has no use for columns of these types; None where it has."""
     reads = {"shared_prompt": ["chosen", "rejected"], "sharegpt": ["messages"], "group_by_prompt": ["prompt"]}
     if missing := [column for column in reads.get(name, ()) if column not in features]:
@@ -153,7 +153,7 @@ def unfit(name: str, features: Features) -> str | None:
     return None
 
 
-def kinds_after(name: str, features: Features) -> dict:
+def converted_features(name: str, features: Features) -> dict:
     """The types of the columns that a conversion of rows gives."""
     if name == "shared_prompt":
         return {"prompt": features["chosen"], "chosen": features["chosen"], "rejected": features["rejected"]}
@@ -170,7 +170,7 @@ ROW_CONVERSIONS: dict[str, Callable[[dict], dict]] = {
 TABLE_CONVERSIONS: dict[str, Callable[[Dataset], Dataset]] = {"group_by_prompt": group_by_prompt}
 
 
-def prompt_turns(messages: list[dict]) -> list[dict]:
+def prompt_messages(messages: list[dict]) -> list[dict]:
     """The part of a conversation that its last assistant turn replies to."""
     said = [place for place, turn in enumerate(messages) if isinstance(turn, dict) and turn.get("role") == "assistant"]
     return messages[: said[-1]] if said else messages
@@ -179,7 +179,7 @@ def prompt_turns(messages: list[dict]) -> list[dict]:
 def prompt_of(row: dict) -> str | list[dict] | None:
     """What a row of any form asks, by the column that is trained on; None where it asks nothing."""
     if row.get("messages"):
-        return prompt_turns(row["messages"])
+        return prompt_messages(row["messages"])
     if row.get("prompt"):
         return row["prompt"]
     is_implicit = "prompt" not in row and {"chosen", "rejected"} <= row.keys()

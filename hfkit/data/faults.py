@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.data.chat_template import NOTHING, as_read, special_texts
-from hfkit.data.messages import Messages, as_messages, as_reply, strings_of
+from hfkit.data.chat_template import MATCHES_NOTHING, escape_special_tokens, special_token_pattern
+from hfkit.data.messages import Messages, as_messages, as_reply, iter_strings
 
 JOINT = "; "
 SPECIAL = "with the text of a special token, read as plain text"
@@ -33,12 +33,12 @@ def join_faults(*found: Iterable[str]) -> str:
     return JOINT.join(dict.fromkeys(fault for faults in found for fault in faults))
 
 
-def counted(column: Iterable[str]) -> dict[str, int]:
+def count_faults(column: Iterable[str]) -> dict[str, int]:
     """Rows with each fault, the most frequent first."""
     return dict(Counter(fault for faults in column if faults for fault in faults.split(JOINT)).most_common())
 
 
-def of_turns(messages: Messages) -> list[str]:
+def of_messages(messages: Messages) -> list[str]:
     """Faults of a conversation's order: two turns of one role without one between them but of the system's."""
     roles = [turn["role"] for turn in messages]
     spoken = [role for role in roles if role != "system"]
@@ -49,7 +49,7 @@ def of_turns(messages: Messages) -> list[str]:
 def of_replies(tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, replies: list[str | Messages]) -> list[str]:
     """Faults of a prompt and of the replies that are compared."""
     asked = as_messages(prompt)
-    found = [fault for reply in replies for fault in of_turns(asked + as_reply(reply))]
+    found = [fault for reply in replies for fault in of_messages(asked + as_reply(reply))]
     return found + of_texts(tokenizer, [prompt, replies])
 
 
@@ -60,8 +60,8 @@ def of_texts(tokenizer: PreTrainedTokenizerBase | None, contents: object, *, pla
         contents: strings, in lists and mappings of any depth.
         plain: whether a text is tokenized as it is, so that a special token in it is one.
     """
-    found = special_texts(tokenizer).search
-    texts = [*strings_of(contents)]
+    found = special_token_pattern(tokenizer).search
+    texts = [*iter_strings(contents)]
     faults = {
         CONTROL if plain else SPECIAL: any(map(found, texts)),
         REPLACED: any("\ufffd" in text for text in texts),
@@ -72,8 +72,8 @@ def of_texts(tokenizer: PreTrainedTokenizerBase | None, contents: object, *, pla
 def of_column(texts: pa.Array | pa.ChunkedArray, tokenizer: PreTrainedTokenizerBase | None = None) -> dict[str, int]:
     """Texts with each fault that can be told without tokenizing them."""
     sought = {REPLACED: pc.match_substring(texts, "\ufffd")}
-    if tokenizer is not None and special_texts(tokenizer).pattern != NOTHING:
-        sought[CONTROL] = pc.match_substring_regex(texts, special_texts(tokenizer).pattern)
+    if tokenizer is not None and special_token_pattern(tokenizer).pattern != MATCHES_NOTHING:
+        sought[CONTROL] = pc.match_substring_regex(texts, special_token_pattern(tokenizer).pattern)
     return {fault: count for fault, found in sought.items() if (count := pc.sum(found).as_py())}
 
 
@@ -111,7 +111,7 @@ def of_mask(
     if len(runs) != len(turns):
         return [MASK]
     for run, turn in zip(runs, turns, strict=True):
-        content = as_read(tokenizer, turn.get("content"))
+        content = escape_special_tokens(tokenizer, turn.get("content"))
         if not isinstance(content, str) or turn.get("tool_calls"):
             continue
         trained = tokenizer.decode(run[:-1] if run[-1] == tokenizer.eos_token_id else run).strip()

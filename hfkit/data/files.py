@@ -27,7 +27,7 @@ def builder_of(path: Path) -> str | None:
     return kind if path.is_file() else None
 
 
-def place_of_file(path: Path) -> dict | None:
+def builder_arguments(path: Path) -> dict | None:
     """What `datasets` is asked for to read this one file; None where it is none that can be read.
 
     Raises:
@@ -39,7 +39,7 @@ def place_of_file(path: Path) -> dict | None:
     return {"path": kind, "data_files": escape(str(path)), **OPTIONS.get(kind, {})} if kind else None
 
 
-def read(place: dict) -> Dataset:
+def read_rows(place: dict) -> Dataset:
     """All rows of a file, a saved data set or one of the Hub.
 
     Raises:
@@ -48,8 +48,8 @@ def read(place: dict) -> Dataset:
     path, split = Path(place["path"]), place["split"]
     kind = builder_of(path)
     try:
-        if file := place_of_file(path):
-            with bars(0):
+        if file := builder_arguments(path):
+            with progress_bars(0):
                 rows = datasets.load_dataset(**file, split=split)
         elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             saved = datasets.load_from_disk(str(path))
@@ -63,13 +63,13 @@ def read(place: dict) -> Dataset:
         if not len(rows):
             raise ValueError(f"nothing is in {split}")
     except Exception as error:  # whatever a reader says of a file's content
-        raise unreadable(path, kind, error) from error
+        raise read_error(path, kind, error) from error
     return rows
 
 
-def unreadable(path: Path, kind: str | None, error: Exception) -> HfkitError:
+def read_error(path: Path, kind: str | None, error: Exception) -> HfkitError:
     """What to tell of a data set that cannot be read."""
-    why = "it is empty" if is_empty(path) else broken_line(path) if kind in ("json", "text") else None
+    why = "it is empty" if is_empty(path) else find_broken_line(path) if kind in ("json", "text") else None
     return HfkitError(f"cannot read the data set {path}: {why or reason(error)}")
 
 
@@ -89,7 +89,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
         yield from stream
 
 
-def broken_line(path: Path) -> str | None:
+def find_broken_line(path: Path) -> str | None:
     """The first line of a text file that its readers stumble over, with why; None where it is not a line's fault."""
     is_jsonl = next((suffix for suffix in path.suffixes[::-1] if suffix in BUILDERS), "") == ".jsonl"
     try:
@@ -109,7 +109,7 @@ def broken_line(path: Path) -> str | None:
 
 
 @contextmanager
-def bars(rows: int):
+def progress_bars(rows: int):
     """Progress bars of `datasets` where there is something to wait for."""
     quiet = rows < QUIET_ROWS and not datasets.are_progress_bars_disabled()
     if quiet:

@@ -11,11 +11,11 @@ from functools import partial
 from datasets import Dataset, Value
 
 from hfkit.data import faults
-from hfkit.data.chat_template import encode_prompt, encode_replies, encode_text, encode_turns
+from hfkit.data.chat_template import encode_prompt, encode_replies, encode_text, encode_conversation
 from hfkit.data.conversions import shared_prompt
 from hfkit.data.encoding import IDS, Encoder, encode
-from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, tools_of, without_nothings
-from hfkit.data.splits import Split
+from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, tools_of, without_nulls
+from hfkit.data.splits import SplitStats
 
 IGNORE = -100  # the label that torch's cross entropy leaves out
 
@@ -42,7 +42,7 @@ def text_row(row: dict, tokenizer) -> dict:
     return empty | {"input_ids": ids, "dropped": "", "faults": faults.join_faults(found), "length": len(ids)}
 
 
-def encode_instructions(rows: Dataset, tokenizer, account: Split, config) -> Dataset:
+def encode_instructions(rows: Dataset, tokenizer, account: SplitStats, config) -> Dataset:
     """SFT rows as `input_ids` and `labels`: labels are the assistant's tokens, of a plain text all of them."""
     return encode(rows, instruction_encoder(tokenizer, config.max_length), account, config)
 
@@ -62,11 +62,11 @@ def instruction_row(row: dict, tokenizer, max_length: int) -> dict:
             said, found = [True] * len(ids), faults.of_texts(tokenizer, row["text"], plain=True)
         else:
             messages, prompt, reply = conversation_of(row)
-            ids, said = encode_turns(tokenizer, prompt, reply, tools_of(row.get("tools")), limit=max_length)
+            ids, said = encode_conversation(tokenizer, prompt, reply, tools_of(row.get("tools")), limit=max_length)
             kept, is_cut = slice(max_length), len(ids) > max_length
             found = [
                 *faults.of_mask(tokenizer, ids[kept], said[kept], messages, is_cut=is_cut),
-                *faults.of_turns(messages),
+                *faults.of_messages(messages),
                 *faults.of_texts(tokenizer, messages),
             ]
     except RenderError as error:
@@ -101,12 +101,12 @@ def conversation_of(row: dict) -> tuple[Messages, str | Messages, str | Messages
         if not reply:
             raise RenderError("without a reply")
     messages = as_messages(prompt) + as_reply(reply)
-    if any(turn["role"] == "assistant" and says_nothing(turn) for turn in messages):
+    if any(turn["role"] == "assistant" and is_empty_message(turn) for turn in messages):
         raise RenderError("with an empty reply")
     return messages, prompt, reply
 
 
-def encode_preferences(rows: Dataset, tokenizer, account: Split, config) -> Dataset:
+def encode_preferences(rows: Dataset, tokenizer, account: SplitStats, config) -> Dataset:
     """Pairs as `chosen_ids` and `rejected_ids` (and `margin` where given)."""
     return encode(rows, preference_encoder(tokenizer, config.max_length, rows), account, config)
 
@@ -133,7 +133,7 @@ def preference_row(row: dict, tokenizer, max_length: int) -> dict:
         return empty | {"dropped": f"longer than max_length={max_length}", "length": length}
     if chosen == rejected:
         return empty | {"dropped": "with replies that are equal once they are rendered", "length": length}
-    found = [faults.EMPTY_CHOSEN] if says_nothing(as_reply(replies[0])[-1]) else []
+    found = [faults.EMPTY_CHOSEN] if is_empty_message(as_reply(replies[0])[-1]) else []
     found += faults.of_replies(tokenizer, prompt, replies)
     return {
         "chosen_ids": chosen,
@@ -179,14 +179,14 @@ def reply_to(prompt: str | Messages, reply: str | Messages) -> str | Messages:
     if isinstance(reply, str):
         return reply
     asked, said = as_messages(prompt), as_reply(reply)
-    if asked and without_nothings(said[: len(asked)]) == without_nothings(asked):
+    if asked and without_nulls(said[: len(asked)]) == without_nulls(asked):
         said = said[len(asked) :]
     if not said or said[-1]["role"] != "assistant":
         raise RenderError("with a reply that is not the assistant's")
     return said
 
 
-def says_nothing(turn: dict) -> bool:
+def is_empty_message(turn: dict) -> bool:
     """Whether a turn is empty; white space counts as something."""
     return not (turn.get("content") or turn.get("tool_calls"))
 
@@ -203,7 +203,7 @@ def margin_of(row: dict) -> float:
     return margin
 
 
-def encode_prompts(rows: Dataset, tokenizer, account: Split, config) -> Dataset:
+def encode_prompts(rows: Dataset, tokenizer, account: SplitStats, config) -> Dataset:
     """PPO's prompts as `input_ids`, the generation prompt at their end, beside `prompt` and the columns as given."""
     encoder = prompt_encoder(tokenizer, config.max_prompt_length, rows)
     return encode(rows, encoder, account, config).remove_columns("length")

@@ -14,9 +14,9 @@ import numpy as np
 from datasets import Dataset
 
 from hfkit.core.errors import HfkitError
-from hfkit.data.caching import cached_map, processes
-from hfkit.data.conversions import TURN, prompt_of, turns_of_transcript
-from hfkit.data.files import bars
+from hfkit.data.caching import cached_map, process_count
+from hfkit.data.conversions import TRANSCRIPT_MARK, prompt_of, parse_transcript
+from hfkit.data.files import progress_bars
 from hfkit.data.messages import RenderError, as_messages
 from hfkit.records.record import record_of
 from hfkit.records.source import find_file
@@ -30,8 +30,8 @@ def row_key(row: dict) -> dict:
     A transcript counts as its turns, so that it is known whether or not a data card makes messages of it.
     """
     asked = prompt_of(row) or row.get("text")
-    if isinstance(asked, str) and TURN.search(asked):
-        asked = turns_of_transcript(asked)
+    if isinstance(asked, str) and TRANSCRIPT_MARK.search(asked):
+        asked = parse_transcript(asked)
     if not asked:
         return {"key": 0}
     try:
@@ -44,8 +44,8 @@ def row_key(row: dict) -> dict:
 
 def keys_of(rows: Dataset, num_proc: int | None = None) -> np.ndarray:
     """(N,) `row_key` of each row."""
-    with bars(len(rows)):
-        options = {"num_proc": processes(num_proc, len(rows)), "desc": "Hashing"}
+    with progress_bars(len(rows)):
+        options = {"num_proc": process_count(num_proc, len(rows)), "desc": "Hashing"}
         keyed = cached_map(rows, row_key, remove_columns=rows.column_names, **options)
     return np.array(keyed["key"][:], dtype=np.int64)
 
@@ -73,7 +73,7 @@ def split_off(keys: np.ndarray, size: float, seed: int) -> tuple[np.ndarray, np.
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def shared(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
+def overlap_mask(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
     """(N,) whether each row is among the others; rows that ask nothing never are."""
     return np.isin(keys, others) & (keys != 0)
 
@@ -97,7 +97,7 @@ def overlaps(config, keys: dict[str, np.ndarray]) -> Iterator[tuple[str, dict]]:
             known = read_hashes(path, revision).get(theirs)
             if known is None or ours not in keys:
                 continue
-            if count := int(shared(keys[ours], known).sum()):
+            if count := int(overlap_mask(keys[ours], known).sum()):
                 yield ours, {"rows": count, "stage": stage, "path": path, "split": theirs}
 
 
@@ -112,7 +112,7 @@ def ancestors(config) -> Iterator[tuple[str, str, str]]:
         if not path or (path, revision) in seen:
             continue
         seen.add((path, revision))
-        record = quietly(record_of, path, revision) or {}
+        record = none_if_missing(record_of, path, revision) or {}
         if record.get("stage"):
             yield path, revision, record["stage"]
         waiting += [(parent["path"], parent["revision"] or "main") for parent in record.get("lineage", [])]
@@ -120,14 +120,14 @@ def ancestors(config) -> Iterator[tuple[str, str, str]]:
 
 def read_hashes(path: str, revision: str) -> dict[str, np.ndarray]:
     """The hashes that `write_hashes` left in a run's folder or repository; {} where there are none."""
-    file = quietly(find_file, path, HASHES, revision)
+    file = none_if_missing(find_file, path, HASHES, revision)
     try:
         return dict(np.load(file, allow_pickle=False)) if file else {}
     except (OSError, ValueError):
         return {}
 
 
-def quietly(find, *args):
+def none_if_missing(find, *args):
     """What `find` finds, or None where the model is no longer there."""
     try:
         return find(*args)

@@ -10,8 +10,8 @@ from hfkit.data.caching import Versioned
 from hfkit.data.conversions import MESSAGES
 
 # Columns that hold text in one source and messages in another are messages in all; who says a text of theirs.
-SAYS = {"prompt": "user", "chosen": "assistant", "rejected": "assistant", "response": "assistant"}
-SAYS |= {"completion": "assistant"}
+ROLES = {"prompt": "user", "chosen": "assistant", "rejected": "assistant", "response": "assistant"}
+ROLES |= {"completion": "assistant"}
 # As `datasets` reads turns of which only some have a field; its earlier versions have no such type.
 JSON = getattr(datasets, "Json", ())
 
@@ -30,13 +30,13 @@ def concatenate_sources(tables: list[Dataset], names: list[str]) -> Dataset:
     if any("messages" in table.column_names for table in tables):
         tables = [as_conversations(table) for table in tables]
     if any("tools" in table.column_names for table in tables):
-        tables = [table if "tools" in table.column_names else without_tools(table) for table in tables]
+        tables = [table if "tools" in table.column_names else with_empty_tools(table) for table in tables]
     if len({tuple(sorted(table.column_names)) for table in tables}) > 1:
         columns = dict(zip(names, (tuple(table.column_names) for table in tables), strict=True))
         raise HfkitError(f"the data sets have different columns: {columns}; map them with columns: {{...}}")
-    for column in SAYS.keys() & {*tables[0].column_names}:
+    for column in ROLES.keys() & {*tables[0].column_names}:
         if len({isinstance(table.features[column], datasets.List) for table in tables}) > 1:
-            tables = [as_turns(table, column) for table in tables]
+            tables = [as_message_column(table, column) for table in tables]
     features = tables[0].features
     for table in tables[1:]:
         for column, kind in table.features.items():
@@ -80,34 +80,34 @@ def as_conversations(table: Dataset) -> Dataset:
     if turns is None:  # lists of something else
         return table
     features = Features({**others, "messages": turns})
-    return table.map(Versioned.of(conversation), remove_columns=[*said], features=features)
+    return table.map(Versioned.of(to_conversation), remove_columns=[*said], features=features)
 
 
-def without_tools(table: Dataset) -> Dataset:
+def with_empty_tools(table: Dataset) -> Dataset:
     """Rows in which nothing can be called, among others in which something can."""
     return table.add_column("tools", [None] * len(table))
 
 
-def conversation(row: dict) -> dict:
+def to_conversation(row: dict) -> dict:
     """Prompt and reply as one conversation; without a prompt there is none."""
     reply = row.get("response") or row.get("completion") or []
-    return {"messages": turns_from(row["prompt"], "user") + turns_from(reply, "assistant") if row["prompt"] else []}
+    return {"messages": message_list(row["prompt"], "user") + message_list(reply, "assistant") if row["prompt"] else []}
 
 
-def as_turns(table: Dataset, column: str) -> Dataset:
+def as_message_column(table: Dataset, column: str) -> Dataset:
     """A text column as a column of messages."""
     if isinstance(table.features[column], datasets.List):
         return table
     features = Features({**table.features, column: MESSAGES})
-    return table.map(Versioned.of(partial(turned, column=column)), features=features)
+    return table.map(Versioned.of(partial(to_message_list, column=column)), features=features)
 
 
-def turned(row: dict, column: str) -> dict:
+def to_message_list(row: dict, column: str) -> dict:
     """A text as one turn."""
-    return {column: turns_from(row[column] or [], SAYS[column])}
+    return {column: message_list(row[column] or [], ROLES[column])}
 
 
-def turns_from(given: object, role: str) -> list:
+def message_list(given: object, role: str) -> list:
     """Text as one turn, messages as they are; of anything else a turn that is none, for which the row is dropped."""
     if isinstance(given, str):
         return [{"role": role, "content": given}]

@@ -10,7 +10,7 @@ class RenderError(ValueError):
     """This row cannot be rendered; the message is short enough to count rows by it."""
 
 
-def turns_of(given: object, role: str) -> Messages:
+def to_messages(given: object, role: str) -> Messages:
     """Return text as one message of `role`, and messages normalized (see `normalize_message`).
 
     Raises:
@@ -27,12 +27,12 @@ def turns_of(given: object, role: str) -> Messages:
 
 def as_messages(prompt: str | Messages) -> Messages:
     """A string is one user turn; messages stay as they are."""
-    return turns_of(prompt, "user")
+    return to_messages(prompt, "user")
 
 
 def as_reply(reply: str | Messages) -> Messages:
     """A string is one assistant turn; messages stay as they are."""
-    return turns_of(reply, "assistant")
+    return to_messages(reply, "assistant")
 
 
 def normalize_message(turn: dict) -> dict:
@@ -44,10 +44,10 @@ def normalize_message(turn: dict) -> dict:
         RenderError: parts that are no text, or tool calls that are none.
     """
     if isinstance(turn.get("content"), list):
-        turn = turn | {"content": "".join(map(text_of, turn["content"]))}
+        turn = turn | {"content": "".join(map(part_text, turn["content"]))}
     if turn.get("tool_calls") is None:
         return turn
-    turn = without_nothings(turn)
+    turn = without_nulls(turn)
     calls = turn.pop("tool_calls")
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise RenderError("tool_calls that are no list of calls")
@@ -56,11 +56,11 @@ def normalize_message(turn: dict) -> dict:
         if not isinstance(function, dict):
             raise RenderError("tool_calls that name no function ({function: {name: ..., arguments: ...}})")
         if isinstance(function.get("arguments"), str):
-            function["arguments"] = parsed(function["arguments"], "tool_calls whose arguments are not JSON")
+            function["arguments"] = parse_json(function["arguments"], "tool_calls whose arguments are not JSON")
     return turn | {"tool_calls": calls} if calls else turn
 
 
-def text_of(part: object) -> str:
+def part_text(part: object) -> str:
     """The text of one part of a turn's content.
 
     Raises:
@@ -77,15 +77,15 @@ def tools_of(given: object) -> list[dict] | None:
     Raises:
         RenderError: neither of the two.
     """
-    tools = parsed(given, "tools that are not JSON") if isinstance(given, str) and given else given
+    tools = parse_json(given, "tools that are not JSON") if isinstance(given, str) and given else given
     if not tools:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise RenderError("tools that are no list of JSON schemas")
-    return without_nothings(tools)
+    return without_nulls(tools)
 
 
-def parsed(text: str, fault: str) -> object:
+def parse_json(text: str, fault: str) -> object:
     """What a JSON text says.
 
     Raises:
@@ -97,29 +97,29 @@ def parsed(text: str, fault: str) -> object:
         raise RenderError(fault) from error
 
 
-def without_nothings(value: object) -> object:
+def without_nulls(value: object) -> object:
     """Mappings without the keys that Arrow adds to every row because another row has them."""
     if isinstance(value, dict):
-        return {key: without_nothings(item) for key, item in value.items() if item is not None}
-    return [without_nothings(item) for item in value] if isinstance(value, list) else value
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def strings_of(value: object) -> Iterator[str]:
+def iter_strings(value: object) -> Iterator[str]:
     """Every string within lists and mappings, keys left out."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for item in value.values():
-            yield from strings_of(item)
+            yield from iter_strings(item)
     elif isinstance(value, list):
         for item in value:
-            yield from strings_of(item)
+            yield from iter_strings(item)
 
 
-def with_strings(value: object, change: Callable[[str], str]) -> object:
+def map_strings(value: object, change: Callable[[str], str]) -> object:
     """Lists and mappings with every string changed, keys left as they are."""
     if isinstance(value, dict):
-        return {key: with_strings(item, change) for key, item in value.items()}
+        return {key: map_strings(item, change) for key, item in value.items()}
     if isinstance(value, list):
-        return [with_strings(item, change) for item in value]
+        return [map_strings(item, change) for item in value]
     return change(value) if isinstance(value, str) else value

@@ -20,10 +20,10 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from hfkit.core.errors import HfkitError
 from hfkit.data import faults
-from hfkit.data.caching import cached_map, processes
-from hfkit.data.encoding import refuse_losses, texts_of, with_text
-from hfkit.data.files import bars
-from hfkit.data.splits import Split
+from hfkit.data.caching import cached_map, process_count
+from hfkit.data.encoding import check_losses, iter_texts, drop_empty_texts
+from hfkit.data.files import progress_bars
+from hfkit.data.splits import SplitStats
 
 # What is left over at the end of a batch makes a row that is not full: make the batches large. A list of Arrow's holds
 # 2^31 tokens, and some batches hold more than others.
@@ -33,7 +33,7 @@ LARGE, TOKENS = 100_000, 2**28
 LEAK, SHIFT, SHIFT_ROUNDED = 3e-3, 1e-3, 0.1
 
 
-def pack_documents(rows: Dataset, tokenizer, account: Split, config) -> tuple[Dataset, float]:
+def pack_documents(rows: Dataset, tokenizer, account: SplitStats, config) -> tuple[Dataset, float]:
     """Documents as rows of `block_size` token ids, in the manner of `config.packing`.
 
     Each document ends with end-of-text. Where it is not simply what comes before it, end-of-text stands at its
@@ -48,15 +48,15 @@ def pack_documents(rows: Dataset, tokenizer, account: Split, config) -> tuple[Da
         HfkitError: they fill no row, or a larger share than `config.max_dropped` was dropped.
     """
     begins = config.packing == "documents"
-    with bars(len(rows)):
-        texts = with_text(rows, account)
-        refuse_losses(account, config.max_dropped, "Mend the rows")
+    with progress_bars(len(rows)):
+        texts = drop_empty_texts(rows, account)
+        check_losses(account, config.max_dropped, "Mend the rows")
         found, size = Counter(), 0
-        for column in texts_of(texts):
+        for column in iter_texts(texts):
             found.update(faults.of_column(column, tokenizer))
             size += pc.sum(pc.binary_length(column)).as_py()
         account.faults = dict(found)
-        options = {"batched": True, "num_proc": processes(config.dataset_num_proc, len(texts))}
+        options = {"batched": True, "num_proc": process_count(config.dataset_num_proc, len(texts))}
         options |= {"remove_columns": texts.column_names, "desc": f"Tokenizing {account.name}"}
         documents = cached_map(texts, partial(document_rows, tokenizer=tokenizer, begins=begins), **options)
         lengths = pc.list_value_length(documents.data["input_ids"]).to_numpy() - begins
@@ -83,7 +83,7 @@ def document_rows(batch: dict, tokenizer, begins: bool) -> dict:
 
 def pack_conversations(rows: Dataset, config) -> Dataset:
     """Encoded rows of SFT, whole, as rows of up to `max_length` tokens with the `seq_lengths` of those in them."""
-    with bars(len(rows)):
+    with progress_bars(len(rows)):
         batch = batch_of(np.minimum(rows["length"][:], config.max_length))
         return pack_dataset(rows.select_columns(["input_ids", "labels"]), config.max_length, "bfd", batch)
 

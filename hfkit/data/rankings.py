@@ -23,17 +23,17 @@ from hfkit.data.forms import (
     pair_of,
     preference_encoder,
     reply_to,
-    says_nothing,
+    is_empty_message,
 )
 from hfkit.data.messages import Messages, RenderError, as_reply, tools_of
-from hfkit.data.splits import Split
+from hfkit.data.splits import SplitStats
 
 REPLY_TOO_LONG = "with a reply longer than"
 COMPARISONS = [*PREFERENCES, "replies", "ranks", "scores"]
 """The columns of pairs and of rankings."""
 
 
-def encoding_of(rows: Dataset, config) -> Callable:
+def choose_encoding(rows: Dataset, config) -> Callable:
     """`encode_rankings` where the rows are rankings, else `encode_preferences`.
 
     Raises:
@@ -48,19 +48,19 @@ def encoding_of(rows: Dataset, config) -> Callable:
     return encode_rankings if "replies" in columns else encode_preferences
 
 
-def encode_held_out(rows: Dataset, tokenizer, account: Split, config, *, as_rankings: bool) -> Dataset:
+def encode_held_out(rows: Dataset, tokenizer, account: SplitStats, config, *, as_rankings: bool) -> Dataset:
     """Held-out rows, rankings or pairs, as the training rows are: pairs as rankings of two, or rankings as their pairs.
 
     Raises:
-        HfkitError: as `encoding_of`, or no row is left.
+        HfkitError: as `choose_encoding`, or no row is left.
     """
     if as_rankings:
         return encode_rankings(rows, tokenizer, account, config)
-    encoded = encoding_of(rows, config)(rows, tokenizer, account, config)
+    encoded = choose_encoding(rows, config)(rows, tokenizer, account, config)
     return as_pairs(encoded) if "reply_ids" in encoded.column_names else encoded
 
 
-def encode_rankings(rows: Dataset, tokenizer, account: Split, config) -> Dataset:
+def encode_rankings(rows: Dataset, tokenizer, account: SplitStats, config) -> Dataset:
     """Rankings as `reply_ids`, the places `better` and `worse` of each pair among them, and `margin` if asked for."""
     return encode(rows, ranking_encoder(tokenizer, config.max_length, rows, config.score_margin), account, config)
 
@@ -99,7 +99,7 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
     empty = {"reply_ids": [], "better": [], "worse": [], "faults": "", "cut": False, "length": 0}
     empty |= {"margin": []} if score_margin or "margin" in row else {}
     try:
-        prompt, replies, values, margin = ranked(row)
+        prompt, replies, values, margin = read_comparison(row)
         encoded = encode_replies(tokenizer, prompt, replies, tools_of(row.get("tools")))
     except RenderError as error:
         return empty | {"dropped": str(error)}
@@ -116,7 +116,7 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
     margins = [score_margin * (values[better] - values[worse]) if score_margin else margin for better, worse in pairs]
     found = [
         left_out,
-        [faults.EMPTY_CHOSEN] if any(says_nothing(as_reply(said[better])[-1]) for better, _ in pairs) else [],
+        [faults.EMPTY_CHOSEN] if any(is_empty_message(as_reply(said[better])[-1]) for better, _ in pairs) else [],
         faults.of_replies(tokenizer, prompt, replies),
         *(faults.of_ids(tokenizer, reply) for reply in ids),
     ]
@@ -132,7 +132,7 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
     }
 
 
-def ranked(row: dict) -> tuple[str | Messages, list, list[float], float]:
+def read_comparison(row: dict) -> tuple[str | Messages, list, list[float], float]:
     """The prompt of a row, its replies, a value for each (the best one's is the highest), and the margin of a pair.
 
     Raises:

@@ -9,19 +9,19 @@ from datasets import Dataset
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import Versioned
-from hfkit.data.cards import FORMS, OPTIONAL, Recipe, file_of, recipe_of, their_split
+from hfkit.data.cards import REQUIRED_COLUMNS, OPTIONAL_COLUMNS, Recipe, split_file, recipe_of, source_split
 from hfkit.data.conversions import (
     ROW_CONVERSIONS,
     TABLE_CONVERSIONS,
     evaluate_expression,
-    feature_of,
-    kinds_after,
+    expression_feature,
+    converted_features,
     prompt_of,
-    read_columns,
-    unfit,
+    expression_columns,
+    conversion_problem,
 )
-from hfkit.data.files import bars, read
-from hfkit.data.streams import taken
+from hfkit.data.files import progress_bars, read_rows
+from hfkit.data.streams import take_rows
 
 # What gives prompts: a column of them, conversations, or pairs that begin alike.
 ASKING = ["prompt", "messages", "chosen", "rejected"]
@@ -50,19 +50,19 @@ def load_counted(
     """
     needed, recipe, label = needed or [], recipe_of(entry), entry.card or entry.path
     reads = ASKING if wanted == ["prompt"] else wanted
-    columns = own_columns(entry, [*reads, *needed]) if recipe is None else columns_for(recipe, wanted)
-    rows, left_out = raw_rows(entry, recipe, columns, [*reads, *needed], seed)
+    columns = mapped_columns(entry, [*reads, *needed]) if recipe is None else card_columns(recipe, wanted)
+    rows, left_out = read_source(entry, recipe, columns, [*reads, *needed], seed)
     if not len(rows):
         raise HfkitError(f"{label} has no rows")
-    rows = with_columns(rows, columns, label)
+    rows = map_columns(rows, columns, label)
     for column in needed:
-        refuse_missing(rows, column, "reward_columns", label)
+        require_column(rows, column, "reward_columns", label)
     there = rows.column_names
-    rows = with_plain_strings(rows.select_columns(of_one_form(there, columns, reads, needed)))
+    rows = cast_large_types(rows.select_columns(form_columns(there, columns, reads, needed)))
     for name in recipe.convert if recipe else []:
-        rows = converted(rows, name, label)
+        rows = convert_rows(rows, name, label)
     if reads is ASKING:
-        rows = with_prompts(rows)
+        rows = add_prompts(rows)
     present = [column for column in wanted if column in rows.column_names]
     if not present:
         raise HfkitError(
@@ -72,26 +72,32 @@ def load_counted(
     rows = rows.select_columns([*present, *needed])
     for column in present:
         kind = rows.features[column]
-        if isinstance(kind, datasets.Value) and not fits(column, kind.dtype):
+        if isinstance(kind, datasets.Value) and not is_readable(column, kind.dtype):
             expected = "numbers" if column in NUMERIC_COLUMNS else "text" if column == "text" else "text or messages"
             raise HfkitError(f"{label}: the column {column!r} holds {kind.dtype}, and should hold {expected}")
     return rows, left_out
 
 
-def of_one_form(there: list[str], columns: dict[str, str], reads: list[str], needed: list[str]) -> list[str]:
+def form_columns(there: list[str], columns: dict[str, str], reads: list[str], needed: list[str]) -> list[str]:
     """The columns that are read of those that are there: the mapped ones decide which form's.
 
     So what is mapped to `prompt` and `response` is read, though the data set has `messages` of its own.
     """
-    forms = [{*FORMS[form], *OPTIONAL.get(form, ())} for form in FORMS if form != "ranking"]
-    forms += [{"prompt", "completion"}, {*FORMS["ranking"], "ranks"}, {*FORMS["ranking"], "scores"}]
+    forms = [
+        {*REQUIRED_COLUMNS[form], *OPTIONAL_COLUMNS.get(form, ())} for form in REQUIRED_COLUMNS if form != "ranking"
+    ]
+    forms += [
+        {"prompt", "completion"},
+        {*REQUIRED_COLUMNS["ranking"], "ranks"},
+        {*REQUIRED_COLUMNS["ranking"], "scores"},
+    ]
     mapped = {column for column in columns if column in reads and column not in (*needed, "tools")}
     fit = [form for form in forms if mapped <= form]
     own = {"tools"}.union(*fit) if mapped and fit else {*reads}
     return [column for column in there if column in needed or column in mapped or (column in reads and column in own)]
 
 
-def raw_rows(
+def read_source(
     entry: DatasetEntry, recipe: Recipe | None, columns: dict, reads: list[str], seed: int
 ) -> tuple[Dataset, int]:
     """The rows that a card keeps, of a stream as many as its budget asks for, in the data set's own columns.
@@ -108,17 +114,17 @@ def raw_rows(
     """
     keep = recipe.keep if recipe else []
     if entry.streaming:
-        used = {name for expression in columns.values() for name in read_columns(expression)}
+        used = {name for expression in columns.values() for name in expression_columns(expression)}
         used |= {*columns.values(), *reads, *(test.column for test in keep)}
-        return taken(entry, place_of(entry, recipe), sorted(used), keep, seed)
-    rows = read(place_of(entry, recipe))
+        return take_rows(entry, load_arguments(entry, recipe), sorted(used), keep, seed)
+    rows = read_rows(load_arguments(entry, recipe))
     for test in keep:
-        refuse_missing(rows, test.column, "keep", entry.card)
+        require_column(rows, test.column, "keep", entry.card)
     if not keep:
         return rows, 0
     try:
-        with bars(len(rows)):
-            passing = rows.filter(Versioned.of(partial(kept, tests=keep)))
+        with progress_bars(len(rows)):
+            passing = rows.filter(Versioned.of(partial(passes, tests=keep)))
     except HfkitError as error:
         raise HfkitError(f"{entry.card}: {error}") from error
     if not len(passing):
@@ -126,7 +132,7 @@ def raw_rows(
     return passing, len(rows) - len(passing)
 
 
-def own_columns(entry: DatasetEntry, reads: list[str]) -> dict[str, str]:
+def mapped_columns(entry: DatasetEntry, reads: list[str]) -> dict[str, str]:
     """The columns that an entry without a card maps.
 
     Raises:
@@ -140,7 +146,7 @@ def own_columns(entry: DatasetEntry, reads: list[str]) -> dict[str, str]:
     return columns
 
 
-def columns_for(recipe: Recipe, wanted: list[str]) -> dict[str, str]:
+def card_columns(recipe: Recipe, wanted: list[str]) -> dict[str, str]:
     """The columns of a card that a stage needs.
 
     Raises:
@@ -149,12 +155,12 @@ def columns_for(recipe: Recipe, wanted: list[str]) -> dict[str, str]:
     if wanted == ["prompt"] and recipe.form != "text":  # any form that asks something gives prompts
         only_prompts = "prompt" in recipe.columns and not recipe.convert
         return {"prompt": recipe.columns["prompt"]} if only_prompts else recipe.columns
-    if recipe.form == "prompts" or not {*FORMS[recipe.form]} <= {*wanted}:
+    if recipe.form == "prompts" or not {*REQUIRED_COLUMNS[recipe.form]} <= {*wanted}:
         raise HfkitError(f"{recipe.path} has the form {recipe.form}; this stage reads {', '.join(wanted)}")
     return recipe.columns
 
 
-def place_of(entry: DatasetEntry, recipe: Recipe | None) -> dict:
+def load_arguments(entry: DatasetEntry, recipe: Recipe | None) -> dict:
     """What `datasets.load_dataset` is asked for: path, name, data_files, revision and split.
 
     Raises:
@@ -163,14 +169,14 @@ def place_of(entry: DatasetEntry, recipe: Recipe | None) -> dict:
     if recipe is None:
         return {"path": entry.path, "name": entry.name, "revision": entry.revision, "split": entry.split}
     if recipe.files and Path(recipe.path).is_dir():
-        file, split = file_of(recipe, entry.split, entry.card)
+        file, split = split_file(recipe, entry.split, entry.card)
         return {"path": str(file), "split": split}
-    split = their_split(recipe, entry.split, entry.card)
+    split = source_split(recipe, entry.split, entry.card)
     place = {"path": recipe.path, "name": recipe.name, "revision": recipe.revision, "split": split}
     return {**place, "data_files": recipe.files} if recipe.files else place
 
 
-def with_columns(rows: Dataset, columns: dict[str, str], label: str) -> Dataset:
+def map_columns(rows: Dataset, columns: dict[str, str], label: str) -> Dataset:
     """The rows with a stage's columns from those of the data set, by name or as `conversions.evaluate` reads them.
 
     Raises:
@@ -178,14 +184,14 @@ def with_columns(rows: Dataset, columns: dict[str, str], label: str) -> Dataset:
     """
     computed = {}
     for column, expression in columns.items():
-        names = [expression] if expression in rows.column_names else read_columns(expression)
+        names = [expression] if expression in rows.column_names else expression_columns(expression)
         for name in names:
-            refuse_missing(rows, name, column, label)
+            require_column(rows, name, column, label)
         if names != [expression]:
             computed[column] = expression
     if computed:
-        with bars(len(rows)):
-            kinds = {f"={column}": computed_kind(column, computed, rows.features, label) for column in computed}
+        with progress_bars(len(rows)):
+            kinds = {f"={column}": computed_feature(column, computed, rows.features, label) for column in computed}
             features = datasets.Features({**rows.features, **kinds})
             rows = rows.map(Versioned.of(partial(computed_columns, expressions=computed)), features=features)
     columns = {**columns, **{column: f"={column}" for column in computed}}
@@ -193,15 +199,15 @@ def with_columns(rows: Dataset, columns: dict[str, str], label: str) -> Dataset:
     return rows.remove_columns(replaced).rename_columns({theirs: column for column, theirs in columns.items()})
 
 
-def computed_kind(column: str, computed: dict[str, str], features: datasets.Features, label: str):
+def computed_feature(column: str, computed: dict[str, str], features: datasets.Features, label: str):
     """The type of a computed column; an HfkitError where the data set's columns are not of the kinds that it needs."""
     try:
-        return feature_of(computed[column], features)
+        return expression_feature(computed[column], features)
     except ValueError as error:
         raise HfkitError(f"{label}: columns: {{{column}: {computed[column]!r}}}: {error}") from error
 
 
-def refuse_missing(rows: Dataset, name: str, needed_for: str, label: str) -> None:
+def require_column(rows: Dataset, name: str, needed_for: str, label: str) -> None:
     """Raises an HfkitError that names a column that is not there."""
     if name not in rows.column_names:
         raise HfkitError(f"{label} has no column {name!r} (for {needed_for}); it has {rows.column_names}")
@@ -212,61 +218,61 @@ def computed_columns(row: dict, expressions: dict[str, str]) -> dict:
     return {f"={column}": evaluate_expression(expression, row) for column, expression in expressions.items()}
 
 
-def converted(rows: Dataset, name: str, label: str) -> Dataset:
+def convert_rows(rows: Dataset, name: str, label: str) -> Dataset:
     """The rows after one of a card's conversions.
 
     Raises:
         HfkitError: it has no use for their columns.
     """
-    if why := unfit(name, rows.features):
+    if why := conversion_problem(name, rows.features):
         raise HfkitError(f"{label}: convert: {name} {why}")
     if name in TABLE_CONVERSIONS:
         return TABLE_CONVERSIONS[name](rows)
-    features = datasets.Features({**rows.features, **kinds_after(name, rows.features)})
-    with bars(len(rows)):
+    features = datasets.Features({**rows.features, **converted_features(name, rows.features)})
+    with progress_bars(len(rows)):
         return rows.map(Versioned.of(ROW_CONVERSIONS[name]), features=features, desc=name)
 
 
-def kept(row: dict, tests: list) -> bool:
+def passes(row: dict, tests: list) -> bool:
     """Whether a row passes all of a card's conditions."""
     return all(test(row) for test in tests)
 
 
-def with_prompts(rows: Dataset) -> Dataset:
+def add_prompts(rows: Dataset) -> Dataset:
     """Rows that ask something with it as their `prompt`: as they are if they have one."""
     source = next((name for name in ("messages", "chosen") if name in rows.column_names), None)
     if "prompt" in rows.column_names or source is None or (source == "chosen" and "rejected" not in rows.column_names):
         return rows
     features = datasets.Features({**rows.features, "prompt": rows.features[source]})
-    with bars(len(rows)):
-        return rows.map(Versioned.of(asked), features=features)
+    with progress_bars(len(rows)):
+        return rows.map(Versioned.of(prompt_column), features=features)
 
 
-def asked(row: dict) -> dict:
+def prompt_column(row: dict) -> dict:
     """The prompt of a conversation or of a pair."""
     return {"prompt": prompt_of(row)}
 
 
-def fits(column: str, dtype: str) -> bool:
+def is_readable(column: str, dtype: str) -> bool:
     """Whether a column of plain values can be read: numbers where they are meant, else text (or nothing at all)."""
     return dtype == "null" or ("string" in dtype) != (column in NUMERIC_COLUMNS)
 
 
-def with_plain_strings(rows: Dataset) -> Dataset:
+def cast_large_types(rows: Dataset) -> Dataset:
     """Text and lists as Arrow's `string` and `list`, whichever wrote them: CSV's reader and Polars give large ones."""
-    features = datasets.Features({name: plain_feature(kind) for name, kind in rows.features.items()})
+    features = datasets.Features({name: without_large_types(kind) for name, kind in rows.features.items()})
     if features == rows.features:
         return rows
-    with bars(len(rows)):
+    with progress_bars(len(rows)):
         return rows.cast(features)
 
 
-def plain_feature(kind):
+def without_large_types(kind):
     """A feature type without large strings and lists, at any depth."""
     if isinstance(kind, dict):
-        return {name: plain_feature(field) for name, field in kind.items()}
+        return {name: without_large_types(field) for name, field in kind.items()}
     if isinstance(kind, datasets.LargeList):
-        return datasets.List(plain_feature(kind.feature))
+        return datasets.List(without_large_types(kind.feature))
     if isinstance(kind, datasets.List):
-        return datasets.List(plain_feature(kind.feature), length=kind.length)
+        return datasets.List(without_large_types(kind.feature), length=kind.length)
     return datasets.Value("string") if kind == datasets.Value("large_string") else kind

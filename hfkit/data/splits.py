@@ -12,14 +12,14 @@ from hfkit.core.console import is_main_process, say, warn
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import content_hash
 from hfkit.data.cards import recipe_of
-from hfkit.data.held_out import keys_of, overlaps, shared, split_off, write_hashes
+from hfkit.data.held_out import keys_of, overlaps, overlap_mask, split_off, write_hashes
 from hfkit.data.joining import concatenate_sources
 from hfkit.data.mixture import Mixture, mixture_table
-from hfkit.data.sources import load_counted, place_of
+from hfkit.data.sources import load_counted, load_arguments
 
 
 @dataclass
-class Split:
+class SplitStats:
     """What became of the rows of one split; kept in the run's record.
 
     Attributes:
@@ -80,7 +80,7 @@ class Split:
         Args:
             counted: whether the others are lost rows, or were none of the split's from the beginning.
         """
-        again = shared(self.keys, other.keys)
+        again = overlap_mask(self.keys, other.keys)
         if not again.any():
             return rows
         rows = self.choose(rows, np.flatnonzero(~again))
@@ -130,7 +130,7 @@ class Split:
 
 def load_splits(
     config, wanted: list[str], needed: list[str] | None = None
-) -> tuple[Dataset, Dataset | None, dict[str, Split]]:
+) -> tuple[Dataset, Dataset | None, dict[str, SplitStats]]:
     """Training rows, held-out rows (None where the config holds none out) and the account of both.
 
     What is held out is taken out of the training rows, and counted.
@@ -159,7 +159,7 @@ def load_splits(
             places, held_out = split_off(account.keys, size, config.seed)
             test = train.select(held_out)
             sources = [{"held_out_of": "train"}]
-            splits["test"] = Split("test", sources, len(test), len(test), keys=account.keys[held_out])
+            splits["test"] = SplitStats("test", sources, len(test), len(test), keys=account.keys[held_out])
             train = account.choose(train, places)
             account.rows = len(train)
     for name, overlap in overlaps(config, keys_by_name(splits)):
@@ -169,7 +169,7 @@ def load_splits(
 
 def load_rows(
     name: str, entries: list[DatasetEntry], wanted: list[str], needed: list[str] | None = None, seed: int = 0
-) -> tuple[Dataset, Split]:
+) -> tuple[Dataset, SplitStats]:
     """The rows of several sources, one after another, with the account of the split that they make.
 
     Raises:
@@ -177,12 +177,17 @@ def load_rows(
     """
     tables, left_out = zip(*(load_counted(entry, wanted, needed, seed) for entry in entries), strict=True)
     sources = [
-        {**described(entry), "rows": len(table), "sha256": content_hash(table), **({"left_out": lost} if lost else {})}
+        {
+            **describe_entry(entry),
+            "rows": len(table),
+            "sha256": content_hash(table),
+            **({"left_out": lost} if lost else {}),
+        }
         for entry, table, lost in zip(entries, tables, left_out, strict=True)
     ]
     rows = concatenate_sources([*tables], [entry.card or entry.path for entry in entries])
     source_of = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-    return rows, Split(name, sources, len(rows), len(rows), mixture=Mixture(entries, source_of, seed))
+    return rows, SplitStats(name, sources, len(rows), len(rows), mixture=Mixture(entries, source_of, seed))
 
 
 def source_name(source: dict) -> str:
@@ -190,20 +195,20 @@ def source_name(source: dict) -> str:
     return source.get("card") or source["path"]
 
 
-def described(entry: DatasetEntry) -> dict:
+def describe_entry(entry: DatasetEntry) -> dict:
     """An entry for the record, with the path and revision that its card names; a file or folder by its whole path."""
-    place = place_of(entry, recipe_of(entry)) | {"split": entry.split}
+    place = load_arguments(entry, recipe_of(entry)) | {"split": entry.split}
     if Path(place["path"]).exists():
         place["path"] = str(Path(place["path"]).resolve())
     return {name: value for name, value in {**asdict(entry), **place}.items() if value}
 
 
-def keys_by_name(splits: dict[str, Split]) -> dict[str, np.ndarray]:
+def keys_by_name(splits: dict[str, SplitStats]) -> dict[str, np.ndarray]:
     """The hashes of the rows of each split that has them."""
     return {name: split.keys for name, split in splits.items() if split.keys is not None}
 
 
-def tell(run, account: dict[str, Split]) -> None:
+def report_splits(run, account: dict[str, SplitStats]) -> None:
     """What became of the data, for the person at the terminal, and what later stages need to know of it."""
     for name, split in account.items():
         say(str(split))

@@ -10,7 +10,7 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import code_hash
 from hfkit.data.cards import Keep
-from hfkit.data.files import bars, builder_of, place_of_file, unreadable
+from hfkit.data.files import progress_bars, builder_of, builder_arguments, read_error
 
 # Rows among which the next one is drawn: a stream cannot be shuffled whole.
 BUFFER = 10_000
@@ -20,7 +20,7 @@ LEFT_OUT_COLUMN = "=left out"
 BYTES_PER_TOKEN = 8
 
 
-def taken(entry: DatasetEntry, place: dict, columns: list[str], keep: list[Keep], seed: int) -> tuple[Dataset, int]:
+def take_rows(entry: DatasetEntry, place: dict, columns: list[str], keep: list[Keep], seed: int) -> tuple[Dataset, int]:
     """The rows of a stream up to the budget of its entry, in the order of a seeded buffer, with these columns alone.
 
     A budget of rows is met exactly if the stream has as many; of a budget of tokens more is taken than it needs, to be
@@ -37,7 +37,7 @@ def taken(entry: DatasetEntry, place: dict, columns: list[str], keep: list[Keep]
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         raise HfkitError(f"{path} is a saved data set, which is read in place: leave out streaming")
     try:
-        source = place_of_file(path) or {k: v for k, v in place.items() if k != "split"}
+        source = builder_arguments(path) or {k: v for k, v in place.items() if k != "split"}
         builder = datasets.load_dataset_builder(**source)
         stream = builder.as_streaming_dataset()
         if split not in stream:
@@ -60,15 +60,15 @@ def taken(entry: DatasetEntry, place: dict, columns: list[str], keep: list[Keep]
             raise ValueError(f"no column {missing[0]!r} (for keep); it has {[*known]}")
         types = {name: known[name] for name in columns if name in known}
         features = Features({**types, LEFT_OUT_COLUMN: Value("int64")}) if types else None
-        with bars(entry.rows or 0):
+        with progress_bars(entry.rows or 0):
             rows = Dataset.from_generator(stream_rows, features=features, gen_kwargs={"plan": plan})
     except Exception as error:  # whatever a reader says of a file's content
-        raise unreadable(path, kind, error) from error
+        raise read_error(path, kind, error) from error
     return rows.remove_columns(LEFT_OUT_COLUMN), rows[-1][LEFT_OUT_COLUMN]
 
 
 def stream_rows(plan: dict) -> Iterator[dict]:
-    """The rows that `taken` takes; `plan` also holds what tells one cached result from another."""
+    """The rows that `take_rows` takes; `plan` also holds what tells one cached result from another."""
     tests = [Keep(**test) for test in plan["keep"]]
     stream = datasets.load_dataset(**plan["source"], split=plan["split"], streaming=True)
     count, read, left_out = 0, 0, 0

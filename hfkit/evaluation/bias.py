@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, split_name
 from hfkit.core.errors import HfkitError
-from hfkit.data.held_out import quietly
+from hfkit.data.held_out import none_if_missing
 from hfkit.evaluation.judges import Match, Verdict
 from hfkit.records.record import model_identity, record_of
 
@@ -50,7 +50,7 @@ def own_judge(config: ArenaConfig) -> str | None:
 def functions_behind(record: dict) -> list[str]:
     """The reward functions of a run and of those that its model comes from, as far as their records are there."""
     parents = [(entry["path"], entry["revision"] or "main") for entry in ancestors(record.get("lineage", []))]
-    records = [record, *(quietly(record_of, path, revision) or {} for path, revision in parents)]
+    records = [record, *(none_if_missing(record_of, path, revision) or {} for path, revision in parents)]
     return [function for one in records for function in functions_of(one.get("config", {}))]
 
 

@@ -22,7 +22,7 @@ from hfkit.data.forms import (
 )
 from hfkit.data.messages import Messages
 from hfkit.data.rankings import COMPARISONS, REPLY_TOO_LONG, comparison_encoder, encode_held_out
-from hfkit.data.splits import Split, load_rows, load_splits
+from hfkit.data.splits import SplitStats, load_rows, load_splits
 from hfkit.models.generation import logits_from
 from hfkit.records.record import record_of
 
@@ -36,11 +36,11 @@ class HeldOut:
     """
 
     rows: Dataset
-    account: Split
+    account: SplitStats
     are_pairs: bool
     max_length: int
 
-    def encoded(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> tuple[Dataset, Split]:
+    def encoded(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> tuple[Dataset, SplitStats]:
         """The rows as their stage encodes them, none longer than `context`, and what became of them.
 
         Raises:
@@ -120,7 +120,7 @@ def find_held_out(
     if len(rows) > limit:
         chosen = range(limit) if seed is None else np.random.default_rng(seed).choice(len(rows), limit, replace=False)
         rows = rows.select(sorted(chosen))
-    account = Split("test", account.sources, len(rows), len(rows))
+    account = SplitStats("test", account.sources, len(rows), len(rows))
     return HeldOut(rows, account, are_pairs, settings.get("max_length") or settings.get("block_size") or 1024)
 
 

@@ -4,7 +4,7 @@ from hfkit.config.evaluation import EvaluateConfig, split_name
 from hfkit.core.console import say, warn
 from hfkit.core.errors import HfkitError
 from hfkit.data.cards import entries_of
-from hfkit.data.splits import Split
+from hfkit.data.splits import SplitStats
 from hfkit.evaluation.diversity import variety
 from hfkit.evaluation.held_out import HeldOut, find_held_out, text_likelihoods
 from hfkit.evaluation.lines import Lines
@@ -73,14 +73,14 @@ def held_out_of(config: EvaluateConfig, subject: Subject) -> HeldOut:
         raise HfkitError(f"{error}\nName rows that no training saw: --datasets FILE") from error
 
 
-def prompts_to_reply_to(config: EvaluateConfig, held_out: HeldOut) -> tuple[list[dict], Split]:
+def prompts_to_reply_to(config: EvaluateConfig, held_out: HeldOut) -> tuple[list[dict], SplitStats]:
     """Prompts as `load_prompts` has them, with their account; none where plain text is all there is."""
     if config.prompts:
         return load_prompts(entries_of(config.prompts), config.max_prompts, config.seed, [])
     rows = prompts_of(list(held_out.rows), [])
     if not rows:
         say("evaluate: plain text asks nothing, so there are no replies; --prompts names some")
-    return chosen(rows, config.max_prompts, config.seed), Split("prompts", [{"of": "test"}], len(rows))
+    return chosen(rows, config.max_prompts, config.seed), SplitStats("prompts", [{"of": "test"}], len(rows))
 
 
 def bootstrap_metric(name: str, values, weights=None) -> dict[str, float]:
@@ -90,7 +90,7 @@ def bootstrap_metric(name: str, values, weights=None) -> dict[str, float]:
     return {name: float(mean), f"{name}_low": low, f"{name}_high": high}
 
 
-def loss_figures(subject: Subject, held_out: HeldOut, batch_size: int) -> tuple[dict[str, float], Split]:
+def loss_figures(subject: Subject, held_out: HeldOut, batch_size: int) -> tuple[dict[str, float], SplitStats]:
     """`loss` (nats per token of the replies, of texts all), `perplexity`, `bits_per_byte`; and the rows' account."""
     rows, account = held_out.encoded(subject.tokenizer, subject.context)
     found = text_likelihoods(subject.model, subject.tokenizer, rows, batch_size)

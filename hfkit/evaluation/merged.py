@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.config.fields import DatasetEntry
-from hfkit.data.splits import Split
+from hfkit.data.splits import SplitStats
 from hfkit.evaluation.held_out import find_held_out, text_likelihoods
 from hfkit.metrics.formulas import perplexity
 from hfkit.metrics.preference import metrics_of_margins
@@ -18,7 +18,7 @@ ROWS = 200  # enough to tell a loss to a percent or so, in seconds on a small mo
 
 def held_out_rows(
     record: dict, tokenizer: PreTrainedTokenizerBase, is_reward: bool, eval_dataset: str | None = None
-) -> tuple[Dataset, Split]:
+) -> tuple[Dataset, SplitStats]:
     """The first 200 held-out rows, encoded by the stage's own form, and their account.
 
     Args:

@@ -9,14 +9,16 @@ from hfkit.core.errors import HfkitError
 from hfkit.data.cards import recipe_of
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS, TEXT
 from hfkit.data.messages import RenderError
-from hfkit.data.splits import Split, load_rows
+from hfkit.data.splits import SplitStats, load_rows
 from hfkit.evaluation.held_out import asked_of
 from hfkit.evaluation.replies import Subject
 
 WANTED = [column for column in INSTRUCTIONS if column not in TEXT]
 
 
-def load_prompts(entries: list[DatasetEntry], limit: int, seed: int, columns: list[str]) -> tuple[list[dict], Split]:
+def load_prompts(
+    entries: list[DatasetEntry], limit: int, seed: int, columns: list[str]
+) -> tuple[list[dict], SplitStats]:
     """Rows of `prompt`, `reference` (a reply that they have, or None) and `columns`, with their account.
 
     Raises:
@@ -57,7 +59,7 @@ def chosen(rows: list[dict], limit: int, seed: int) -> list[dict]:
 
 
 def readable_prompts(
-    rows: list[dict], subjects: list[Subject], max_prompt_length: int, response_length: int, account: Split
+    rows: list[dict], subjects: list[Subject], max_prompt_length: int, response_length: int, account: SplitStats
 ) -> tuple[list[dict], dict[str, list[list[int]]]]:
     """The rows that every model can read and has room to reply to, and their token ids by the model's name.
 

@@ -9,8 +9,8 @@ from hfkit.core.errors import HfkitError
 from hfkit.data.cards import entries_of
 from hfkit.data.chat_template import encode_prompt, encode_replies
 from hfkit.data.messages import RenderError
-from hfkit.data.rankings import ranked
-from hfkit.data.splits import Split
+from hfkit.data.rankings import read_comparison
+from hfkit.data.splits import SplitStats
 from hfkit.evaluation.held_out import HeldOut, find_held_out
 from hfkit.evaluation.replies import Subject
 from hfkit.metrics.preference import metrics_of_rewards
@@ -52,7 +52,7 @@ def evaluate_reward_models(config: EvaluateConfig) -> dict:
     return {"by_model": by_model, "probes": probes, "data": {"test": accounts[0].as_dict()}}
 
 
-def pair_figures(reward: RewardModel, held_out: HeldOut, batch_size: int) -> tuple[dict[str, float], Split]:
+def pair_figures(reward: RewardModel, held_out: HeldOut, batch_size: int) -> tuple[dict[str, float], SplitStats]:
     """See `preference.metrics_of_rewards`; and the account of the pairs."""
     context = getattr(reward.model.config.get_text_config(), "max_position_embeddings", None)
     pairs, account = held_out.encoded(reward.tokenizer, context)
@@ -66,7 +66,7 @@ def probes_of(reward: RewardModel, held_out: HeldOut) -> dict[str, dict[str, flo
     prompts, replies = [], []
     for row in held_out.rows.select(range(min(PROBED, len(held_out.rows)))):
         try:
-            asked, given, values, _ = ranked(row)
+            asked, given, values, _ = read_comparison(row)
             prompt = encode_prompt(reward.tokenizer, asked)
             whole = encode_replies(reward.tokenizer, asked, [given[int(np.argmax(values))]])[0]
         except RenderError:

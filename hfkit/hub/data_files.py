@@ -13,7 +13,7 @@ from hfkit.core.file_types import BUILDERS
 from hfkit.core.files import RECORD
 from hfkit.core.hub_patterns import DOCUMENTS, is_listed
 from hfkit.data.cards import Card
-from hfkit.data.files import read
+from hfkit.data.files import read_rows
 from hfkit.hub.files import LINKED, SECRET_FOUND, SECRETS, grouped, names_in
 
 # Words of a file's name that say which split it is, as the Hub takes them.
@@ -107,7 +107,7 @@ def tables_in(folder: Path, places: dict[str, tuple[str, str]]) -> tuple[list[Da
     tables, problems = [], []
     for name, (subset, split) in places.items():
         try:
-            rows = read({"path": str(folder / name), "split": "train"})
+            rows = read_rows({"path": str(folder / name), "split": "train"})
             tables.append(DataFile(name, folder / name, subset, split, rows))
         except HfkitError as error:
             problems.append(Problem(name, "as it is", str(error)))

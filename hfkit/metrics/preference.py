@@ -8,7 +8,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from hfkit.data.encoding import pairs_in
+from hfkit.data.encoding import pair_lengths
 from hfkit.metrics.bootstrap import bootstrap_interval
 
 
@@ -47,7 +47,7 @@ def metrics_of_rewards(chosen: np.ndarray, rejected: np.ndarray, pairs: Dataset)
     The interval is of a bootstrap over rows: pairs of one ranking share replies, so they are drawn together.
     """
     margins, both = chosen - rejected, np.concatenate([chosen, rejected])
-    chosen_length, rejected_length, rows = pairs_in(pairs.with_format("arrow")[:])
+    chosen_length, rejected_length, rows = pair_lengths(pairs.with_format("arrow")[:])
     _, rows = np.unique(rows, return_inverse=True)
     low, high = bootstrap_interval(np.bincount(rows, margins > 0), np.bincount(rows))
     return {

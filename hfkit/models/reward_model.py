@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfkit.data.chat_template import Messages, encode_turns
+from hfkit.data.chat_template import Messages, encode_conversation
 from hfkit.models.loading import load_classifier, load_tokenizer
 from hfkit.models.score_head import with_exact_head
 
@@ -29,7 +29,10 @@ class RewardModel:
         self, prompts: list[str | Messages], replies: list[str | Messages], batch_size: int = 16
     ) -> torch.Tensor:
         """Rewards, float32 (N,) on the CPU; a prompt is one user turn or messages, a reply one assistant turn."""
-        rows = [encode_turns(self.tokenizer, prompt, reply)[0] for prompt, reply in zip(prompts, replies, strict=True)]
+        rows = [
+            encode_conversation(self.tokenizer, prompt, reply)[0]
+            for prompt, reply in zip(prompts, replies, strict=True)
+        ]
         return self.score_ids(rows, batch_size)
 
     @torch.no_grad()

@@ -8,14 +8,14 @@ from datasets import Dataset
 
 from hfkit.data.forms import IGNORE, INSTRUCTIONS, encode_instructions
 from hfkit.data.held_out import keys_of, overlaps
-from hfkit.data.splits import Split, load_rows
+from hfkit.data.splits import SplitStats, load_rows
 from hfkit.rlhf.batch import pad
 from hfkit.rlhf.config import PPOConfig
 from hfkit.rlhf.forward import autocast, widened
 from hfkit.rlhf.prompts import Shuffled
 
 
-def load_ptx(config, tokenizer, test: Split | None = None) -> tuple[Dataset | None, dict[str, Split]]:
+def load_ptx(config, tokenizer, test: SplitStats | None = None) -> tuple[Dataset | None, dict[str, SplitStats]]:
     """`input_ids` and `labels` of `ptx_datasets`, as SFT encodes them, with their account; None without a weight.
 
     They are trained on: what is held out is taken out of them too.

@@ -7,7 +7,7 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.core.errors import HfkitError
-from hfkit.data.chat_template import Messages, RenderError, encode_turns
+from hfkit.data.chat_template import Messages, RenderError, encode_conversation
 from hfkit.models.loading import load_tokenizer
 from hfkit.models.reward_model import RewardModel
 from hfkit.records.record import record_of
@@ -117,7 +117,7 @@ def refuse_unreadable(reader: PreTrainedTokenizerBase, prompt: str | Messages) -
         HfkitError: the reward model's own tokenizer cannot render it.
     """
     try:
-        encode_turns(reader, prompt, "yes")
+        encode_conversation(reader, prompt, "yes")
     except RenderError as error:
         raise HfkitError(
             f"reward_model_path: its tokenizer is not the policy's, and cannot render the prompts: {error}"

@@ -16,7 +16,7 @@ from hfkit.config.stages import PPOConfig
 from hfkit.core.console import say, warn
 from hfkit.core.device import prepare_device
 from hfkit.data.forms import PROMPTS, encode_prompts
-from hfkit.data.splits import load_splits, tell
+from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.stage import then_push
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer
@@ -55,7 +55,7 @@ def main(config: PPOConfig) -> Path:
     if run.is_done:
         return run.folder
     with run.training():
-        tell(run, stats)
+        report_splits(run, stats)
         # Model
         tell_accuracy(config)
         roles = load_roles(config)

@@ -15,7 +15,7 @@ from hfkit.core.console import say
 from hfkit.core.device import device, prepare_device
 from hfkit.data.forms import TEXT
 from hfkit.data.packing import pack_documents, require_separation, separating_collator
-from hfkit.data.splits import load_splits, tell
+from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.stage import then_push
 from hfkit.metrics.formulas import bits_per_byte, perplexity
 from hfkit.models.adapters import record_base
@@ -42,7 +42,7 @@ def main(config: PretrainConfig) -> Path:
     if run.is_done:
         return run.folder
     with run.training():
-        tell(run, stats)
+        report_splits(run, stats)
         say(f"pretrain: {len(train_rows):,} rows of {config.block_size} tokens")
         # Model
         model = load_or_create_model(config, tokenizer)

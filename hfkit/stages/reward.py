@@ -15,8 +15,8 @@ from hfkit.config.registry import spec_of
 from hfkit.config.stages import RewardConfig
 from hfkit.core.console import say, warn
 from hfkit.core.device import prepare_device
-from hfkit.data.rankings import COMPARISONS, encode_held_out, encoding_of
-from hfkit.data.splits import load_splits, tell
+from hfkit.data.rankings import COMPARISONS, encode_held_out, choose_encoding
+from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.stage import then_push
 from hfkit.metrics.preference import pair_metrics
 from hfkit.models.adapters import record_base
@@ -36,7 +36,7 @@ def main(config: RewardConfig) -> Path:
     # Data
     tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template)
     train_rows, test_rows, stats = load_splits(config, COMPARISONS)
-    is_ranking, encode = "replies" in train_rows.column_names, encoding_of(train_rows, config)
+    is_ranking, encode = "replies" in train_rows.column_names, choose_encoding(train_rows, config)
     train_rows = encode(train_rows, tokenizer, stats["train"], config)
     if test_rows is not None:
         test_rows = encode_held_out(test_rows, tokenizer, stats["test"], config, as_rankings=is_ranking)
@@ -44,7 +44,7 @@ def main(config: RewardConfig) -> Path:
     if run.is_done:
         return run.folder
     with run.training():
-        tell(run, stats)
+        report_splits(run, stats)
         if is_ranking:
             say(f"train: {len(train_rows):,} rankings with {sum(map(len, train_rows['better'])):,} pairs")
         # Model

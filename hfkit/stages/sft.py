@@ -15,7 +15,7 @@ from hfkit.core.console import say
 from hfkit.core.device import prepare_device
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions
 from hfkit.data.packing import pack_conversations, require_separation, separating_collator
-from hfkit.data.splits import load_splits, tell
+from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.stage import then_push
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
@@ -39,7 +39,7 @@ def main(config: SFTConfig) -> Path:
     if run.is_done:
         return run.folder
     with run.training():
-        tell(run, stats)
+        report_splits(run, stats)
         if config.packing:
             rows = len(train_rows)
             train_rows = pack_conversations(train_rows, config)

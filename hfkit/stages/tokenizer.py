@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from hfkit.config.stages import TokenizerConfig
 from hfkit.core.console import say
 from hfkit.data import faults
-from hfkit.data.encoding import with_text
-from hfkit.data.splits import load_splits, tell
+from hfkit.data.encoding import drop_empty_texts
+from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.stage import then_push
 from hfkit.stages.opening import open_run
 
@@ -29,14 +29,14 @@ def main(config: TokenizerConfig) -> Path:
     """Train the tokenizer and return the run's folder."""
     # Data
     rows, _, stats = load_splits(config, ["text"])
-    rows = with_text(rows, stats["train"])
+    rows = drop_empty_texts(rows, stats["train"])
     stats["train"].faults = faults.of_column(rows.with_format("arrow")[:]["text"])
     rows = stats["train"].mix(rows, np.zeros(len(rows), dtype=int))  # there is no tokenizer yet to count tokens with
     run = open_run("tokenizer", config, stats)
     if run.is_done:
         return run.folder
     with run.training():
-        tell(run, stats)
+        report_splits(run, stats)
         # Model
         bpe = Tokenizer(models.BPE())
         bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

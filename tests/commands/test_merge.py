@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaModel
 
 import hfkit
 from hfkit.commands.merge import merge
-from hfkit.data.chat_template import encode_turns
+from hfkit.data.chat_template import encode_conversation
 from hfkit.data.forms import encode_instructions, encode_preferences
 from hfkit.evaluation.merged import comparison, measure
 from hfkit.records.record import read_record, weights_hash
@@ -47,7 +47,7 @@ for argument in sys.argv[2:]:
 @pytest.fixture(scope="module")
 def rows(tokenizer) -> np.ndarray:
     """8 padded conversations."""
-    ids = [encode_turns(tokenizer, *pair)[0] for pair in zip(PROMPTS, REPLIES, strict=True)]
+    ids = [encode_conversation(tokenizer, *pair)[0] for pair in zip(PROMPTS, REPLIES, strict=True)]
     return tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="np")["input_ids"]
 
 
@@ -126,7 +126,7 @@ def held_out(tokenizer):
     """The encoded rows of a stage."""
     from datasets import Dataset
 
-    from hfkit.data.splits import Split
+    from hfkit.data.splits import SplitStats
 
     def make(stage: str):
         rows, encode = {"sft": ("turns", encode_instructions), "reward": ("pairs", encode_preferences)}[stage]

@@ -7,7 +7,7 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import RewardConfig, SFTConfig
 from hfkit.core.errors import HfkitError
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions
-from hfkit.data.rankings import COMPARISONS, encoding_of
+from hfkit.data.rankings import COMPARISONS, choose_encoding
 from hfkit.data.splits import load_splits
 
 REPLIES = ["In Oslo it is.", "In Rome.", "In Bonn.", "In none of them, as far as I know."]
@@ -36,7 +36,7 @@ def prepared(entries: list[dict], tokenizer, **changes):
     config = config_for(entries, **changes)
     is_ranked = isinstance(config, RewardConfig)
     rows, _, account = load_splits(config, COMPARISONS if is_ranked else INSTRUCTIONS)
-    encode = encoding_of(rows, config) if is_ranked else encode_instructions
+    encode = choose_encoding(rows, config) if is_ranked else encode_instructions
     return encode(rows, tokenizer, account["train"], config), account["train"]
 
 

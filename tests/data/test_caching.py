@@ -20,7 +20,14 @@ from transformers import AutoTokenizer
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import PretrainConfig, SFTConfig
 from hfkit.data import caching
-from hfkit.data.caching import ROWS_PER_PROCESS, cached_map, content_hash, identity, processes, tokenizer_hash
+from hfkit.data.caching import (
+    ROWS_PER_PROCESS,
+    cached_map,
+    content_hash,
+    function_identity,
+    process_count,
+    tokenizer_hash,
+)
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions
 from hfkit.data.packing import pack_documents
 from hfkit.data.splits import load_splits
@@ -32,7 +39,7 @@ import sys
 from functools import partial
 from datasets.fingerprint import Hasher
 from transformers import AutoTokenizer
-from hfkit.data.caching import identity
+from hfkit.data.caching import function_identity
 print(Hasher.hash(identity(partial(print, tokenizer=AutoTokenizer.from_pretrained(sys.argv[1]), max_length=64))))
 """
 
@@ -125,7 +132,7 @@ def test_another_process_finds_what_this_one_made(tokenizer_dir):
     env = os.environ | {"PYTHONPATH": str(Path(caching.__file__).parents[2]), "PYTHONHASHSEED": "7"}
     there = subprocess.run([sys.executable, "-c", FRESH, tokenizer_dir], env=env, capture_output=True, text=True)
     fresh = AutoTokenizer.from_pretrained(tokenizer_dir)
-    here = datasets.fingerprint.Hasher.hash(identity(partial(print, max_length=64, tokenizer=fresh)))
+    here = datasets.fingerprint.Hasher.hash(function_identity(partial(print, max_length=64, tokenizer=fresh)))
     assert there.stdout.strip() == here, there.stderr
 
 
@@ -248,4 +255,4 @@ def test_processes_go_by_rows_and_cores(monkeypatch, asked, rows, trainers, shar
     monkeypatch.setattr(datasets, "is_caching_enabled", lambda: shared)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(trainers))
-    assert processes(asked, rows) == made
+    assert process_count(asked, rows) == made

@@ -26,7 +26,7 @@ from hfkit.data.forms import (
 )
 from hfkit.data.packing import pack_documents
 from hfkit.data.sources import load_entry
-from hfkit.data.splits import Split, load_rows
+from hfkit.data.splits import SplitStats, load_rows
 
 ASKED, SAID = "What does Ann like?", "Ann likes red."
 USER, ASSISTANT = {"role": "user", "content": ASKED}, {"role": "assistant", "content": SAID}
@@ -130,7 +130,7 @@ def test_a_card_is_one_that_the_hub_takes(name):
 
 @pytest.mark.parametrize("name", [name for name in ROWS if load_card(name).recipe.form == "text"])
 def test_a_text_card_gives_documents(name, entry_of, tokenizer):
-    rows, account = load_entry(entry_of(name), TEXT), Split("train", rows=len(ROWS[name]))
+    rows, account = load_entry(entry_of(name), TEXT), SplitStats("train", rows=len(ROWS[name]))
     config = PretrainConfig(output_dir="unused", block_size=16, max_dropped=0.5)
     packed, _ = pack_documents(rows, tokenizer, account, config)
     assert len(packed) > 0
@@ -141,7 +141,7 @@ def test_a_text_card_gives_documents(name, entry_of, tokenizer):
     "name", [name for name in ROWS if load_card(name).recipe.form in ("messages", "prompt_response")]
 )
 def test_an_instruction_card_gives_a_reply_to_learn(name, entry_of, tokenizer):
-    rows, account = load_entry(entry_of(name), INSTRUCTIONS), Split("train", rows=1)
+    rows, account = load_entry(entry_of(name), INSTRUCTIONS), SplitStats("train", rows=1)
     encoded = encode_instructions(rows, tokenizer, account, SFTConfig(output_dir="unused", max_length=128))
     assert tokenizer.decode([label for label in encoded[0]["labels"] if label >= 0]) == f"{SAID}<|endoftext|>"
     asked = "What does she like?\n\nAnn" if name == "alpaca" else ASKED
@@ -150,7 +150,7 @@ def test_an_instruction_card_gives_a_reply_to_learn(name, entry_of, tokenizer):
 
 @pytest.mark.parametrize("name", [name for name in ROWS if load_card(name).recipe.form == "preference"])
 def test_a_preference_card_gives_a_pair_of_replies_to_one_prompt(name, entry_of, tokenizer):
-    rows, account = load_entry(entry_of(name), PREFERENCES), Split("train", rows=1)
+    rows, account = load_entry(entry_of(name), PREFERENCES), SplitStats("train", rows=1)
     encoded = encode_preferences(rows, tokenizer, account, RewardConfig(output_dir="unused", max_length=128))[0]
     chosen, rejected = tokenizer.decode(encoded["chosen_ids"]), tokenizer.decode(encoded["rejected_ids"])
     assert chosen.endswith(f"<|user|>\n{ASKED}\n<|assistant|>\n{SAID}<|endoftext|>")
@@ -170,7 +170,7 @@ def test_a_ranking_card_gives_replies_with_their_ranks_or_scores(name, entry_of)
 
 @pytest.mark.parametrize("name", [name for name in ROWS if load_card(name).recipe.form != "text"])
 def test_a_card_that_asks_something_gives_prompts_for_ppo(name, entry_of, tokenizer):
-    rows, account = load_entry(entry_of(name), PROMPTS), Split("train", rows=1)
+    rows, account = load_entry(entry_of(name), PROMPTS), SplitStats("train", rows=1)
     encoded = encode_prompts(rows, tokenizer, account, PPOConfig(output_dir="unused"))
     asked = "What does she like?\n\nAnn" if name == "alpaca" else ASKED
     assert tokenizer.decode(encoded[0]["input_ids"]).endswith(f"<|user|>\n{asked}\n<|assistant|>\n")
@@ -271,7 +271,7 @@ def test_an_empty_reply_of_a_transcript_is_no_earlier_one(entry_of, tokenizer, e
     (row,) = ROWS["hh-rlhf"]
     cut = row | {empty: row[empty].rpartition("Assistant: ")[0] + "Assistant: "}
     entry = entry_of("hh-rlhf", rows=[cut])
-    rows, account = load_entry(entry, PREFERENCES), Split("train", rows=1)
+    rows, account = load_entry(entry, PREFERENCES), SplitStats("train", rows=1)
     made = encode_preferences(rows, tokenizer, account, RewardConfig(output_dir="unused", max_length=128))[0]
     assert tokenizer.decode(made[f"{empty}_ids"]).endswith(f"<|user|>\n{ASKED}\n<|assistant|>\n<|endoftext|>")
     assert account.faults == ({EMPTY_CHOSEN: 1} if empty == "chosen" else {})

@@ -12,7 +12,7 @@ from hfkit.data.forms import INSTRUCTIONS, PROMPTS, encode_prompts
 from hfkit.data.held_out import row_key
 from hfkit.data.rankings import COMPARISONS
 from hfkit.data.sources import load_entry
-from hfkit.data.splits import Split, load_splits
+from hfkit.data.splits import SplitStats, load_splits
 
 USER, ANSWER = {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Oslo."}
 CHAT = [USER, ANSWER]
@@ -95,7 +95,7 @@ def test_the_columns_of_a_card_decide_the_form(card_of):
 def test_ppo_reads_what_each_form_asks_without_a_card(entry_of, tokenizer, row, columns, asked):
     rows = load_entry(entry_of(row | {"answer": "Oslo."}, columns), PROMPTS, ["answer"])
     assert rows[0] == {"prompt": asked, "answer": "Oslo."}
-    encoded = encode_prompts(rows, tokenizer, Split("train", rows=9), PPOConfig(output_dir="unused"))
+    encoded = encode_prompts(rows, tokenizer, SplitStats("train", rows=9), PPOConfig(output_dir="unused"))
     assert len(encoded) == 9
 
 

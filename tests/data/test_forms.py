@@ -23,7 +23,7 @@ from hfkit.data.forms import (
 )
 from hfkit.data.packing import pack_documents
 from hfkit.data.sources import load_entry
-from hfkit.data.splits import Split
+from hfkit.data.splits import SplitStats
 
 
 def config(kind=SFTConfig, **changes):
@@ -132,7 +132,7 @@ def test_a_template_that_does_not_say_what_the_row_says_is_told(with_bos, templa
 
 def test_faults_are_counted_in_the_account_and_told(tokenizer):
     rows = [{"prompt": PROMPT, "chosen": chosen, "rejected": "red"} for chosen in ("", "Ann <|user|>", REPLY)]
-    account = Split("train", rows=3)
+    account = SplitStats("train", rows=3)
     assert len(encode_preferences(Dataset.from_list(rows), tokenizer, account, config(max_length=64))) == 3
     assert account.faults == {faults.EMPTY_CHOSEN: 1, faults.SPECIAL: 1}
     assert "; of those kept, 1 whose chosen reply is empty, 1 with the text of a special" in str(account)
@@ -140,7 +140,7 @@ def test_faults_are_counted_in_the_account_and_told(tokenizer):
 
 def test_rows_that_are_all_dropped_at_first_do_not_decide_the_columns(tokenizer):
     rows = [{"prompt": PROMPT, "response": "" if place < 1500 else REPLY} for place in range(1600)]
-    account = Split("train", rows=1600)
+    account = SplitStats("train", rows=1600)
     assert len(encode_instructions(Dataset.from_list(rows), tokenizer, account, config(max_dropped=1.0))) == 100
 
 
@@ -239,7 +239,7 @@ def test_a_long_prompt_is_dropped_whole(tokenizer):
 
 def test_documents_are_packed_with_end_of_text_between_them(tokenizer):
     texts = ["Ann likes red.", "", "Bob likes blue.", "Cid likes green and pink."]
-    account = Split("train", rows=4, kept=4)
+    account = SplitStats("train", rows=4, kept=4)
     rows, tokens_per_byte = pack_documents(
         Dataset.from_dict({"text": texts}), tokenizer, account, config(PretrainConfig, block_size=8, max_dropped=0.25)
     )
@@ -256,21 +256,21 @@ def test_documents_are_packed_with_end_of_text_between_them(tokenizer):
 def test_losing_documents_past_a_threshold_is_refused(tokenizer, dropped):
     rows = Dataset.from_dict({"text": ["Ann likes red."] * 8 + [""] * (2 - len(dropped))})
     with pytest.raises(HfkitError, match=r"Mend the rows, or allow the loss with max_dropped \(now 0\.1\)") as told:
-        pack_documents(rows, tokenizer, Split("train", rows=10, dropped={**dropped}), config(PretrainConfig))
+        pack_documents(rows, tokenizer, SplitStats("train", rows=10, dropped={**dropped}), config(PretrainConfig))
     assert "10 rows, 8 kept, 2 dropped" in str(told.value)
     settings = config(PretrainConfig, block_size=8, max_dropped=0.2)
-    assert len(pack_documents(rows, tokenizer, Split("train", rows=10, dropped={**dropped}), settings)[0]) > 0
+    assert len(pack_documents(rows, tokenizer, SplitStats("train", rows=10, dropped={**dropped}), settings)[0]) > 0
 
 
 def test_documents_that_fill_no_row_are_refused(tokenizer):
     rows = Dataset.from_dict({"text": ["Ann."]})
     with pytest.raises(HfkitError, match="do not fill one row of block_size=512: lower it"):
-        pack_documents(rows, tokenizer, Split("train", rows=1), config(PretrainConfig, block_size=512))
+        pack_documents(rows, tokenizer, SplitStats("train", rows=1), config(PretrainConfig, block_size=512))
 
 
 def test_pain_02_the_last_label_of_every_row_that_was_not_cut_is_end_of_text(tokenizer):
     rows = [{"prompt": PROMPT, "response": reply} for reply in (REPLY, "red", LONG)]
-    account = Split("train", rows=3)
+    account = SplitStats("train", rows=3)
     encoded = encode_instructions(Dataset.from_list(rows), tokenizer, account, config(max_length=64, max_dropped=1.0))
     assert [labels[-1] == tokenizer.eos_token_id for labels in encoded["labels"]] == [True, True, False]
     assert (account.kept, account.cut) == (3, 1)
@@ -302,7 +302,7 @@ LOSSES = {
 def test_losing_rows_is_counted_and_past_a_threshold_refused(tokenizer, stage, long_rows):
     encoder, limits, row = LOSSES[stage]
     rows = Dataset.from_list([row(number < long_rows) for number in range(10)])
-    account = Split("train", rows=10)
+    account = SplitStats("train", rows=10)
     if long_rows == 1:
         assert len(encoder(rows, tokenizer, account, config(**limits))) == 9
         assert f"10 rows, 9 kept, 1 dropped (1 {next(iter(account.dropped))})" in str(account)
@@ -320,6 +320,6 @@ def test_prompts_keep_what_rewards_are_computed_from(tokenizer):
     from hfkit.config.stages import PPOConfig
 
     rows = Dataset.from_list([{"prompt": PROMPT}])
-    encoded = encode_prompts(rows, tokenizer, Split("train", rows=1), config(PPOConfig))
+    encoded = encode_prompts(rows, tokenizer, SplitStats("train", rows=1), config(PPOConfig))
     assert {*encoded.column_names} == {"input_ids", "prompt"}
     assert encoded[0]["prompt"] == PROMPT

@@ -15,9 +15,9 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import PretrainConfig
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.data import packing
-from hfkit.data.encoding import texts_of
+from hfkit.data.encoding import iter_texts
 from hfkit.data.packing import pack_documents, require_separation, separating_collator
-from hfkit.data.splits import Split
+from hfkit.data.splits import SplitStats
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 
@@ -148,7 +148,7 @@ def test_pretraining_on_documents_apart_is_that_on_each_alone(run_stage, tmp_pat
 
 def test_no_document_is_lost_and_a_long_one_is_continued(tokenizer):
     texts = ["Ann likes red.", "Bob likes blue. " * 6, "Cid likes green and pink."]
-    account = Split("train", rows=3, kept=3)
+    account = SplitStats("train", rows=3, kept=3)
     config = PretrainConfig(
         output_dir="unused", datasets=[DatasetEntry(path="unused")], block_size=16, packing="documents"
     )
@@ -199,13 +199,13 @@ def test_a_batch_of_long_rows_is_no_more_than_a_list_can_hold(tokenizer, monkeyp
         output_dir="unused", datasets=[DatasetEntry(path="unused")], block_size=16, packing="documents"
     )
     monkeypatch.setattr(packing, "TOKENS", 100)
-    packed, _ = pack_documents(rows, tokenizer, Split("train", rows=50, kept=50), config)
+    packed, _ = pack_documents(rows, tokenizer, SplitStats("train", rows=50, kept=50), config)
     assert sum(map(len, packed["input_ids"])) == 50 * (len(tokenizer("Ann likes red and blue.").input_ids) + 2)
 
 
 def test_rows_that_were_chosen_are_read_in_few_pieces():
     rows = Dataset.from_dict({"text": [f"text {n}" for n in range(12_000)], "other": [*range(12_000)]})
-    pieces = [*texts_of(rows.select(np.arange(1, 12_000, 2)))]
+    pieces = [*iter_texts(rows.select(np.arange(1, 12_000, 2)))]
     assert [len(piece) for piece in pieces] == [5000, 1000]
     assert all(getattr(piece, "num_chunks", 1) == 1 for piece in pieces)
     assert pieces[0][1].as_py() == "text 3"

@@ -8,7 +8,7 @@ from hubs import copies
 
 import hfkit
 from hfkit.commands.merge import merge
-from hfkit.data.chat_template import encode_turns
+from hfkit.data.chat_template import encode_conversation
 
 # What anyone would write: no hfkit. {folder} gets an .npy each.
 PLAIN = """
@@ -76,7 +76,7 @@ def made(folder, tokenizer_dir, base_dir, sft_dir, reward_dir, ppo_dir):
 def rows(made, folder) -> torch.Tensor:
     """8 padded conversations, as `rows.npy` too."""
     _, tokenizer = hfkit.load_policy(str(made["pretrain"]))
-    ids = [encode_turns(tokenizer, f"What does {name} like?", f"{name} likes red.")[0] for name in NAMES]
+    ids = [encode_conversation(tokenizer, f"What does {name} like?", f"{name} likes red.")[0] for name in NAMES]
     padded = tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="np")["input_ids"]
     np.save(folder / "rows.npy", padded)
     return torch.from_numpy(padded)

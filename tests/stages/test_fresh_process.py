@@ -7,7 +7,7 @@ from conftest import NAMES
 from fresh import run_without_hfkit
 
 import hfkit
-from hfkit.data.chat_template import encode_turns
+from hfkit.data.chat_template import encode_conversation
 
 # argv: file of the rows, then pairs of kind=folder; writes FOLDER_KIND.npy beside the rows.
 SCRIPT = """
@@ -40,7 +40,7 @@ for argument in sys.argv[2:]:
 def rows(tokenizer) -> np.ndarray:
     """16 padded conversations: the responses of 8 pairs."""
     pairs = [(f"What does {name} like?", f"{name} likes red.", "red") for name in NAMES]
-    ids = [encode_turns(tokenizer, prompt, reply)[0] for prompt, *replies in pairs for reply in replies]
+    ids = [encode_conversation(tokenizer, prompt, reply)[0] for prompt, *replies in pairs for reply in replies]
     return tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="np")["input_ids"]
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 import hfkit
-from hfkit.data.chat_template import encode_turns
+from hfkit.data.chat_template import encode_conversation
 from hfkit.records.record import weights_hash
 
 FLAGS = {"load_in_4bit": True, "use_peft": True}
@@ -36,7 +36,9 @@ for argument in sys.argv[2:]:
 
 @pytest.fixture(scope="module")
 def rows(tokenizer) -> np.ndarray:
-    ids = [encode_turns(tokenizer, "What does Ann like?", f"Ann likes {c}.")[0] for c in ("red", "blue", "green")]
+    ids = [
+        encode_conversation(tokenizer, "What does Ann like?", f"Ann likes {c}.")[0] for c in ("red", "blue", "green")
+    ]
     return np.array([row[: min(map(len, ids))] for row in ids])
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hfkit.commands.data.survey import overlap, surveys_of
+from hfkit.commands.data.survey import count_overlap, surveys_of
 from hfkit.core.console import say, warn
 from hfkit.core.errors import HfkitError
 from hfkit.data import faults
@@ -26,7 +26,7 @@ BARS, WIDTH = 12, 30
 def main(given: Namespace) -> int:
     """Run `hfkit data check`."""
     told = []
-    for stage, config, tokenizer in stages_of(given):
+    for stage, config, tokenizer in stages_to_check(given):
         surveys = []
         for one in surveys_of(config, tokenizer):
             surveys.append(one)
@@ -34,9 +34,11 @@ def main(given: Namespace) -> int:
             for line in survey_lines(one):
                 say(f"  {line}")
             Console().print(histogram(one))
-            told += [f"{stage} {one.split}: {one.name}: {fault}" for fault in past(one, stage, config, given)]
+            told += [
+                f"{stage} {one.split}: {one.name}: {fault}" for fault in threshold_problems(one, stage, config, given)
+            ]
         rows = sum(one.rows for one in surveys if one.split != "test")
-        found = overlap(config, surveys)
+        found = count_overlap(config, surveys)
         if found:
             say(f"\n{stage}: {found:,} training rows ask what is held out; training leaves them out")
         if rows and found / rows > given.max_overlap:
@@ -51,7 +53,7 @@ def main(given: Namespace) -> int:
     return 1 if told else 0
 
 
-def stages_of(given: Namespace):
+def stages_to_check(given: Namespace):
     """Each stage of the YAML with its config and its tokenizer (None of the stage that makes it).
 
     Raises:
@@ -121,7 +123,7 @@ def histogram(one):
     return table
 
 
-def past(one, stage: str, config, thresholds) -> list[str]:
+def threshold_problems(one, stage: str, config, thresholds) -> list[str]:
     """What is past its threshold in one source; prompts of PPO may be there as often as one likes."""
     told = []
     lost, allowed = one.rows - one.kept + one.cut, getattr(config, "max_dropped", 1.0)

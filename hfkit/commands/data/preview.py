@@ -11,8 +11,8 @@ from itertools import groupby
 from rich.console import Console
 from rich.text import Text
 
-from hfkit.commands.data.check import stages_of
-from hfkit.commands.data.survey import SPLITS, encoder_of, load_entry, read_columns
+from hfkit.commands.data.check import stages_to_check
+from hfkit.commands.data.survey import SPLITS, encoder_of, load_entry, columns_to_read
 from hfkit.core.console import printable
 from hfkit.data.chat_template import encode_prompt
 from hfkit.data.conversions import prompt_of
@@ -26,10 +26,10 @@ def main(given: Namespace) -> int:
     """Run `hfkit data preview`."""
     console = Console(no_color=given.no_color or None, soft_wrap=True)
     marks = console.no_color or not console.is_terminal
-    for stage, config, tokenizer in stages_of(given):
+    for stage, config, tokenizer in stages_to_check(given):
         key = next(key for key, split in SPLITS.items() if split == given.split)
         for entry in getattr(config, key, []):
-            reads, needed = read_columns(config, given.split)
+            reads, needed = columns_to_read(config, given.split)
             rows = load_entry(entry, reads, needed, config.seed)
             encoder, _ = encoder_of(config, given.split, rows, tokenizer)
             left = given.n

@@ -13,7 +13,7 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import PPOConfig, RewardConfig, SFTConfig
 from hfkit.data import faults
 from hfkit.data.caching import cached_map
-from hfkit.data.encoding import Encoder, pairs_in, tokens_of
+from hfkit.data.encoding import Encoder, pair_lengths, count_tokens
 from hfkit.data.forms import (
     IGNORE,
     INSTRUCTIONS,
@@ -23,7 +23,7 @@ from hfkit.data.forms import (
     prompt_encoder,
     text_encoder,
 )
-from hfkit.data.held_out import keys_of, shared
+from hfkit.data.held_out import keys_of, overlap_mask
 from hfkit.data.mixture import Mixture
 from hfkit.data.rankings import COMPARISONS, comparison_encoder
 from hfkit.data.sources import load_entry
@@ -88,13 +88,13 @@ def surveys_of(config, tokenizer) -> Iterator[Survey]:
 
 def encoded(config, split: str, entry: DatasetEntry, tokenizer) -> tuple[Dataset, Dataset, int | None]:
     """The rows of one source as they are read, the same encoded with the columns of the account, and their limit."""
-    reads, needed = read_columns(config, split)
+    reads, needed = columns_to_read(config, split)
     rows = load_entry(entry, reads, needed, config.seed)
     encoder, limit = encoder_of(config, split, rows, tokenizer)
     return rows, encoder(rows, entry.card or entry.path, getattr(config, "dataset_num_proc", None)), limit
 
 
-def read_columns(config, split: str) -> tuple[list[str], list[str]]:
+def columns_to_read(config, split: str) -> tuple[list[str], list[str]]:
     """The columns that a stage reads of a split, and those that it needs beside them."""
     if isinstance(config, SFTConfig) or split == "ptx":
         return INSTRUCTIONS, []
@@ -128,7 +128,7 @@ def survey(split: str, entry: DatasetEntry, unit: str, rows: Dataset, encoded: D
     lengths = table["length"].to_numpy()
     is_kept = pc.equal(table["dropped"], "").to_numpy()
     is_cut = table["cut"].to_numpy()
-    tokens = tokens_of(encoded)
+    tokens = count_tokens(encoded)
     column = table["labels"] if "labels" in table.column_names else None
     trained = 0 if column is None else pc.sum(pc.not_equal(pc.list_flatten(column), IGNORE)).as_py()
     dropped = {one["values"]: one["counts"] for one in pc.value_counts(table["dropped"]).to_pylist() if one["values"]}
@@ -141,7 +141,7 @@ def survey(split: str, entry: DatasetEntry, unit: str, rows: Dataset, encoded: D
         kept=int(is_kept.sum()),
         dropped=dict(sorted(dropped.items(), key=lambda item: -item[1])),
         cut=int(is_cut.sum()),
-        faults=faults.counted(table["faults"].filter(is_kept).to_pylist()),
+        faults=faults.count_faults(table["faults"].filter(is_kept).to_pylist()),
         tokens=int(tokens[is_kept].sum()),
         trained=trained or 0,
         cut_tokens=int((lengths - tokens)[is_cut].sum()),
@@ -164,12 +164,12 @@ def longer_share(table) -> float | None:
     """The share of pairs whose better reply has more tokens, ties left out; None without pairs of different lengths."""
     if not {"chosen_ids", "reply_ids"} & {*table.column_names}:
         return None
-    better, worse, _ = pairs_in(table)
+    better, worse, _ = pair_lengths(table)
     differ = better != worse
     return float((better > worse)[differ].mean()) if differ.any() else None
 
 
-def overlap(config, surveys: list[Survey]) -> int:
+def count_overlap(config, surveys: list[Survey]) -> int:
     """Rows of the training data, those of `ptx_datasets` among them, that ask what a row of `eval_datasets` asks.
 
     Where these have a budget of rows, they are the ones that training holds out.
@@ -180,4 +180,4 @@ def overlap(config, surveys: list[Survey]) -> int:
         return 0
     source_of = np.repeat(np.arange(len(held_out)), [*map(len, held_out)])
     places = Mixture(config.eval_datasets, source_of, config.seed).places(np.ones(len(source_of)))
-    return int(shared(np.concatenate(trained), np.concatenate(held_out)[places]).sum())
+    return int(overlap_mask(np.concatenate(trained), np.concatenate(held_out)[places]).sum())

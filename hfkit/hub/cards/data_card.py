@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
-from hfkit.data.cards import FORMS, Recipe
+from hfkit.data.cards import REQUIRED_COLUMNS, Recipe
 from hfkit.hub.cards.licenses import NO_LICENSE
 from hfkit.hub.cards.markdown import blocks, fenced, markdown_table
 from hfkit.hub.cards.marks import renewed
@@ -90,8 +90,8 @@ def form_of(splits: dict[str, list[DataFile]], recipe: Recipe | None = None) -> 
         return recipe.form
     columns = {*next(iter(splits.values()))[0].columns}
     columns |= {"prompt"} if {"chosen", "rejected"} <= columns else set()  # what both replies begin with
-    fitting = [form for form, needed in FORMS.items() if {*needed} <= columns]
-    return max(fitting, key=lambda form: len(FORMS[form]), default=None)
+    fitting = [form for form, needed in REQUIRED_COLUMNS.items() if {*needed} <= columns]
+    return max(fitting, key=lambda form: len(REQUIRED_COLUMNS[form]), default=None)
 
 
 def data_card_body(data: DataSet, front: dict) -> str:

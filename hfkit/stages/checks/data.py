@@ -7,7 +7,7 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import TokenizerConfig
 from hfkit.core.errors import MISSING, ConfigError, HfkitError, Kind, Problem
 from hfkit.core.hub_ids import HUB_ID
-from hfkit.data.cards import file_of, recipe_of, their_split
+from hfkit.data.cards import split_file, recipe_of, source_split
 from hfkit.data.mixture import BUDGETS
 
 FILE = re.compile(r"\.(jsonl?|csv|txt|parquet)(\.gz)?$")
@@ -74,8 +74,8 @@ def card_problems(entry: DatasetEntry) -> list[Problem]:
     except HfkitError as error:
         return [*problems, Problem("card", entry.card, str(error))]
     try:
-        file = file_of(recipe, entry.split, entry.card)[0] if recipe.files else None
-        their_split(recipe, entry.split, entry.card)
+        file = split_file(recipe, entry.split, entry.card)[0] if recipe.files else None
+        source_split(recipe, entry.split, entry.card)
     except HfkitError as error:
         return [*problems, Problem("split", entry.split, str(error))]
     if file and not os.path.isfile(file) and not HUB_ID.match(recipe.path):
