@@ -1,7 +1,8 @@
-"""What was made of rows once is not made again: results kept by the rows' content, the code and the tokenizer."""
+"""Cache what is computed from rows, by the content of the rows, the code and the tokenizer."""
 
 import fcntl
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -18,19 +19,17 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.data import chat_template as rendering
-from hfkit.data import messages as turns
-
-# A process more is started for so many rows more.
 ROWS_PER_PROCESS = 2_000
+ROW_MODULES = ("chat_template", "conversions", "faults", "messages")
+"""The modules of `hfkit.data` that functions over rows in other modules call: a change in one makes all rows anew."""
 
 
 @dataclass(frozen=True)
 class Versioned:
-    """A function over rows with the hash of the code behind it.
+    """A function over rows with the hash of its code.
 
-    `datasets` finds what it has cached by a function's name and arguments: without the hash, rows that an earlier
-    version of hfkit made would be taken for those of this one.
+    `datasets` finds cached rows by a function's name and arguments: without the hash, it would find the rows that an
+    earlier version of hfkit made.
     """
 
     function: Callable
@@ -38,65 +37,71 @@ class Versioned:
 
     @classmethod
     def of(cls, function: Callable) -> "Versioned":
-        """With the hash of the modules that make rows."""
-        return cls(function, code_hash())
+        """Return the function with its `code_hash`."""
+        return cls(function, code_hash(function))
 
     def __call__(self, *args, **kwargs):
         return self.function(*args, **kwargs)
 
 
+def code_hash(function: Callable) -> str:
+    """Return the SHA-256 of a function's module, `ROW_MODULES`, and the versions of Transformers and Tokenizers."""
+    while isinstance(function, partial):
+        function = function.func
+    return _module_hash(inspect.getsourcefile(function))
+
+
 @cache
-def code_hash() -> str:
-    """SHA-256 of the modules that read, convert and encode rows, and of the versions of what encodes for them."""
-    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(rendering.__file__), Path(turns.__file__)]
+def _module_hash(file: str) -> str:
+    files = [Path(file), *(Path(__file__).with_name(f"{name}.py") for name in ROW_MODULES)]
     versions = f"{transformers.__version__} {tokenizers.__version__}".encode()
     return hashlib.sha256(b"".join(file.read_bytes() for file in files) + versions).hexdigest()
 
 
 def cached_map(rows: Dataset, function: Callable, **options) -> Dataset:
-    """`rows.map`, found again by the content of the rows, wherever they lie and whatever process asks.
+    """Return `rows.map(function)`, cached by the content of the rows across files and processes.
 
     Args:
-        function: top-level, or a `partial` of one; a tokenizer among its arguments counts by what is in it.
+        function: top-level, or a `partial` of one; a tokenizer in its arguments is identified by `tokenizer_hash`.
         options: of `Dataset.map`; `num_proc` and `desc` do not change the result.
     """
     if not datasets.is_caching_enabled():
         return rows.map(Versioned.of(function), **options)
-    shown = {name: value for name, value in options.items() if name not in ("num_proc", "desc")}
-    key = Hasher.hash([content_hash(rows), code_hash(), function_identity(function), shown])
+    relevant = {name: value for name, value in options.items() if name not in ("num_proc", "desc")}
+    key = Hasher.hash([content_hash(rows), code_hash(function), function_identity(function), relevant])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hfkit"
     folder.mkdir(parents=True, exist_ok=True)
     file = str(folder / f"{key}.arrow")
     with exclusive_lock(folder / f"{key}.lock"):
         made = rows.map(Versioned.of(function), new_fingerprint=key, cache_file_name=file, **options)
-    # What is found again has a fingerprint of its file's: with this one, what is made of it is found again too.
+    # Rows from the cache would have the fingerprint of their file; with this one, what is computed from them is cached.
     return Dataset(made.data, info=made.info, split=made.split, fingerprint=key)
 
 
 @contextmanager
 def exclusive_lock(file: Path) -> Iterator[None]:
-    """Only one process at a time: the first of several that train together makes the rows, the others find them."""
+    """Hold a lock: of several processes that train together, the first one makes the rows and the others find them."""
     with file.open("a") as lock:
-        with suppress(OSError):  # a file system without locks: each makes them
-            # not flock: the processes of `map` would hold it too, and they outlive a trainer that is killed
+        with suppress(OSError):  # a file system without locks: each process makes the rows
+            # not flock: the workers of `map` would hold it too, and they outlive a trainer that is killed
             fcntl.lockf(lock, fcntl.LOCK_EX)
         yield
 
 
 def function_identity(function: Callable) -> list:
-    """A function's name and arguments as values that are the same in every process."""
+    """Return a function's name and arguments as values that are the same in every process."""
     if not isinstance(function, partial):
         return [function.__module__, function.__qualname__]
     arguments = [*function.args, *(item for pair in sorted(function.keywords.items()) for item in pair)]
-    known = [tokenizer_hash(one) if isinstance(one, PreTrainedTokenizerBase) else one for one in arguments]
-    return [*function_identity(function.func), known]
+    values = [tokenizer_hash(one) if isinstance(one, PreTrainedTokenizerBase) else one for one in arguments]
+    return [*function_identity(function.func), values]
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of what a tokenizer makes of a text: its vocabulary, rules and template, not where it lies."""
+    """Return the SHA-256 of a tokenizer's vocabulary, rules, special tokens and template, whatever its path."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = backend.to_str() if backend else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    # What stands before its tokens is how the last call padded and cut, which each call sets anew.
+    # What precedes its tokens is the padding and truncation of the last call, which each call sets again.
     rules = rules.partition('"added_tokens"')[2] or rules
     template = [tokenizer.chat_template, getattr(tokenizer, "chat_control_tokens", None)]
     template += [tokenizer.special_tokens_map, type(tokenizer).__name__]
@@ -105,10 +110,10 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def content_hash(rows: Dataset) -> str:
-    """SHA-256 of the rows themselves, whatever file or cache they come from, and in whatever pieces."""
+    """Return the SHA-256 of the rows, whatever file or cache they come from, and however they are chunked."""
     digest = hashlib.sha256()
     for table in rows.with_format("arrow").iter(1000):
-        # A part of a larger piece is written with what it shares with the rest; a copy of its rows is not.
+        # A slice would be written with the buffers that it shares with its chunk; a copy of its rows is not.
         table = table.replace_schema_metadata(None).take(pa.array(range(len(table)))).combine_chunks()
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as stream:
@@ -117,14 +122,14 @@ def content_hash(rows: Dataset) -> str:
     return digest.hexdigest()
 
 
-def process_count(asked: int | None, rows: int) -> int | None:
-    """How many processes share the rows: as asked, else by the number of rows and of the cores that there are for it.
+def process_count(requested: int | None, rows: int) -> int | None:
+    """Return how many processes share the rows: as requested, else one for each `ROWS_PER_PROCESS` rows and core.
 
     None is this process alone.
     """
-    if asked is None:
+    if requested is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        # Of trainers that share a cache one has all cores, while the others wait for it.
-        at_work = 1 if datasets.is_caching_enabled() else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        asked = min(cores // at_work, rows // ROWS_PER_PROCESS)
-    return asked if asked > 1 else None
+        # If trainers share a cache, one of them uses all cores while the others wait for it.
+        trainers = 1 if datasets.is_caching_enabled() else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        requested = min(cores // trainers, rows // ROWS_PER_PROCESS)
+    return requested if requested > 1 else None

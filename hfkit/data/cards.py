@@ -1,4 +1,4 @@
-"""Data cards: `data_cards/NAME.md`, a card as the Hub has them with an `hfkit` block from which the rows are loaded."""
+"""Read data cards: `data_cards/NAME.md`, dataset cards as on the Hub, whose `hfkit` block says how to load the rows."""
 
 import re
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.validation import check_fields, check_required
 from hfkit.core.errors import ConfigError, HfkitError, Problem, nearest, reason
 
-# In a checkout beside the package, in an installation within it.
+# The first is in a checkout, the second in an installation.
 FOLDERS = (Path(__file__).parents[2] / "data_cards", Path(__file__).parents[1] / "data_cards")
 TEMPLATE_CARD = "TEMPLATE"
 
-# The columns of each form that every row has.
+# The columns of each form that a card must map.
 REQUIRED_COLUMNS = {
     "text": ("text",),
     "prompt_response": ("prompt", "response"),
@@ -25,23 +25,14 @@ REQUIRED_COLUMNS = {
     "ranking": ("prompt", "replies"),
     "prompts": ("prompt",),
 }
-# Those that some have: the score of the chosen reply less that of the rejected; of each reply, its rank or its score.
+# Columns that it may map: the score of the chosen reply minus that of the rejected one; a rank or score of each reply.
 OPTIONAL_COLUMNS = {"preference": ("margin",), "ranking": ("ranks", "scores")}
-# The stages that read a form.
-READ_BY = {
-    "text": "tokenizer, pretrain, sft",
-    "prompt_response": "sft, ppo (its prompts)",
-    "messages": "sft, ppo (its prompts)",
-    "preference": "reward, ppo (its prompts)",
-    "ranking": "reward, ppo (its prompts)",
-    "prompts": "ppo",
-}
 Conversion = Literal["transcript", "shared_prompt", "sharegpt", "group_by_prompt"]
 
 
 @dataclass(kw_only=True)
 class Keep:
-    """A condition that rows are kept by; of its tests exactly one is given."""
+    """A condition for rows to be kept, with exactly one test."""
 
     column: str
     equals: Any = None
@@ -50,9 +41,11 @@ class Keep:
     at_most: float | None = None
 
     def tests(self) -> list[str]:
+        """Return the names of its tests."""
         return [name for name in ("equals", "one_of", "at_least", "at_most") if getattr(self, name) is not None]
 
     def __call__(self, row: dict) -> bool:
+        """Return whether a row is kept."""
         value = row[self.column]
         if self.equals is not None:
             return value == self.equals
@@ -63,13 +56,13 @@ class Keep:
         try:
             return value >= self.at_least if self.at_least is not None else value <= self.at_most
         except TypeError as error:
-            remedy = "at_least and at_most are of numbers; equals and one_of of anything"
+            remedy = "at_least and at_most need numbers; equals and one_of take any value"
             raise HfkitError(f"keep: the column {self.column!r} holds {value!r}: {remedy}") from error
 
 
 @dataclass(kw_only=True)
 class Recipe:
-    """How the rows of a data set are loaded: the `hfkit` block of a card, or what an entry without a card says."""
+    """How the rows of a data set are loaded: the `hfkit` block of a card."""
 
     path: str = field(metadata={"help": "Hub id, or the folder that `files` are in"})
     form: Literal["text", "prompt_response", "messages", "preference", "ranking", "prompts"]
@@ -80,38 +73,38 @@ class Recipe:
     revision: str | None = None
     convert: list[Conversion] = field(default_factory=list)
     keep: list[Keep] = field(default_factory=list)
-    replies: int | None = field(default=None, metadata={"help": "of a ranking, for `hfkit plan`: rows differ in them"})
+    replies: int | None = field(default=None, metadata={"help": "replies of a ranking, for `hfkit plan`"})
 
     def problems(self) -> list[Problem]:
-        """Contradictions between the keys."""
+        """Return the contradictions between the keys."""
         problems = []
         if bool(self.splits) == bool(self.files):
-            remedy = "give splits (ours: the data set's) or files (split: file), one of the two"
+            remedy = "give either splits ({our name: name in the data set}) or files ({split: file})"
             problems.append(Problem("hfkit.splits", self.splits, remedy))
         for split, file in self.files.items():
             if Path(file).is_absolute() or ".." in Path(file).parts:
-                problems.append(Problem(f"hfkit.files.{split}", file, "a file within `path`"))
+                problems.append(Problem(f"hfkit.files.{split}", file, "name a file within `path`"))
         needed, optional = REQUIRED_COLUMNS[self.form], OPTIONAL_COLUMNS.get(self.form, ())
-        # These conversions make the prompt from the other columns.
-        made = {"prompt"} if {"shared_prompt"} & {*self.convert} else set()
+        # This conversion makes the prompt from the other columns.
+        made = {"prompt"} if "shared_prompt" in self.convert else set()
         missing = [column for column in needed if column not in self.columns and column not in made]
         missing += ["ranks or scores"] if self.form == "ranking" and not {*optional} & {*self.columns} else []
-        strange = [column for column in self.columns if column not in (*needed, *optional)]
-        if missing or strange:
-            wrong = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has no {', '.join(strange)}"] * bool(strange)
+        unknown = [column for column in self.columns if column not in (*needed, *optional)]
+        if missing or unknown:
+            wrong = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has no {', '.join(unknown)}"] * bool(unknown)
             problems.append(Problem("hfkit.columns", self.columns, f"the form {self.form} {' and '.join(wrong)}"))
         if self.replies is not None and (self.form != "ranking" or self.replies < 2):
-            problems.append(Problem("hfkit.replies", self.replies, "of rankings, two or more"))
-        for place, keep in enumerate(self.keep):
+            problems.append(Problem("hfkit.replies", self.replies, "only for the form ranking, and at least 2"))
+        for index, keep in enumerate(self.keep):
             if len(keep.tests()) != 1:
                 remedy = "give one of equals, one_of, at_least, at_most"
-                problems.append(Problem(f"hfkit.keep[{place}]", keep.column, remedy))
+                problems.append(Problem(f"hfkit.keep[{index}]", keep.column, remedy))
         return problems
 
 
 @dataclass(frozen=True)
 class Card:
-    """A data card: its metadata as the Hub reads it, its prose, and its recipe."""
+    """A data card: its metadata as the Hub reads it, its text, and its recipe."""
 
     name: str
     file: Path
@@ -121,32 +114,35 @@ class Card:
 
 
 def card_names() -> list[str]:
-    """The names of the cards that come with hfkit."""
+    """Return the names of the cards that come with hfkit."""
     files = [file for folder in FOLDERS for file in folder.glob("*.md")]
     return sorted({file.stem for file in files} - {TEMPLATE_CARD, "README"})
 
 
 def find_card(name: str) -> Path:
-    """The file of a card: one that comes with hfkit by its name, any other by its path.
+    """Return the file of a card that comes with hfkit, by its name, or of any other card, by its path.
 
     Raises:
-        HfkitError: there is none; the nearest name is told.
+        HfkitError: there is none; the message suggests the nearest name.
     """
     own = Path(name)
     files = [own] if own.suffix == ".md" else [folder / f"{name}.md" for folder in FOLDERS]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         guess = nearest(name, card_names())
-        hint = f"did you mean {guess}?" if guess else "`hfkit data cards` lists them; a card of your own: its .md file"
+        hint = (
+            f"did you mean {guess}?" if guess else "`hfkit data cards` lists them; for another card, give its .md file"
+        )
         raise HfkitError(f"there is no data card {name!r}; {hint}")
     return file
 
 
 def load_card(name: str) -> Card:
-    """Reads a card and checks it.
+    """Read a card and validate it.
 
     Raises:
-        HfkitError: there is none, or it cannot be read; a `ConfigError` with every problem of its `hfkit` block.
+        HfkitError: there is none, or it cannot be read.
+        ConfigError: with every problem of its `hfkit` block.
     """
     file = find_card(name)
     state = file.stat()
@@ -157,7 +153,7 @@ def load_card(name: str) -> Card:
 def _load_file(file: Path, *_state: int) -> Card:
     try:
         card = DatasetCard(file.read_text(encoding="utf-8"))
-    except Exception as error:  # whatever its front matter is not
+    except Exception as error:  # the YAML of its front matter can be wrong in many ways
         raise HfkitError(f"the data card {file} cannot be read: {reason(error)}") from error
     block = card.data.to_dict().get("hfkit")
     if not isinstance(block, dict):
@@ -168,7 +164,7 @@ def _load_file(file: Path, *_state: int) -> Card:
 
 
 def read_recipe(block: dict, file: Path) -> Recipe:
-    """The `hfkit` block as a recipe.
+    """Return the `hfkit` block as a recipe.
 
     Raises:
         ConfigError: with every problem.
@@ -185,8 +181,13 @@ def read_recipe(block: dict, file: Path) -> Recipe:
     raise ConfigError(problems, str(file))
 
 
+def passes(row: dict, tests: list[Keep]) -> bool:
+    """Return whether a row passes all of a card's conditions."""
+    return all(test(row) for test in tests)
+
+
 def recipe_of(entry) -> Recipe | None:
-    """The recipe of an entry's card, with what the entry says itself in its place; None for an entry without a card.
+    """Return the recipe of an entry's card, with the entry's path and revision if it has them; None without a card.
 
     Raises:
         HfkitError: as `load_card`.
@@ -199,35 +200,37 @@ def recipe_of(entry) -> Recipe | None:
 
 
 def source_split(recipe: Recipe, split: str, card: str) -> str:
-    """A split as the data set calls it, or the card's file of it: `test[:10%]` as `test_sft[:10%]`.
+    """Return a split under its name in the data set: `test[:10%]` as `test_sft[:10%]`.
 
     Raises:
         HfkitError: the card has no such split.
     """
     known = recipe.splits or {name: name for name in recipe.files}
 
-    def theirs(match: re.Match) -> str:
+    def rename(match: re.Match) -> str:
         if match[0] not in known:
             raise HfkitError(f"the data card {card} has no split {match[0]!r}; it has {', '.join(known)}")
         return known[match[0]]
 
-    return re.sub(r"[A-Za-z_][\w.-]*", theirs, split)
+    return re.sub(r"[A-Za-z_][\w.-]*", rename, split)
 
 
 def split_file(recipe: Recipe, split: str, card: str) -> tuple[Path, str]:
-    """The file of a split of a card with files, and the split to ask of it: `test[:10%]` is `train[:10%]` of its file.
+    """Return the file of a card's split, and the split within the file: `test[:10%]` is `train[:10%]` of its file.
 
     Raises:
-        HfkitError: the card has no such split, or several are asked for.
+        HfkitError: the card has no such split, or several are named.
     """
     name, _, part = source_split(recipe, split, card).partition("[")
     if name not in recipe.files:
-        raise HfkitError(f"the data card {card} has no split {split!r}: it has files, which are read one at a time")
+        raise HfkitError(
+            f"the data card {card} has no split {split!r}: its splits are files, and a source reads one of them"
+        )
     return Path(recipe.path) / recipe.files[name], f"train[{part}" if part else "train"
 
 
 def entries_of(given: str | list[DatasetEntry]) -> list[DatasetEntry]:
-    """The data sets of a field that may also be a path, or a data card, alone."""
+    """Return the entries of a field that holds entries, one path or one data card."""
     if not isinstance(given, str):
         return given
     is_card = given.endswith(".md") or (given in card_names() and not Path(given).exists())

@@ -1,4 +1,7 @@
-"""The small, closed set of ways in which a data card says how its columns become a stage's: no card runs code."""
+"""Convert the columns of a data set to those of a stage, as a data card's `columns` and `convert` say.
+
+The set of conversions is closed: no card runs code.
+"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -13,12 +16,12 @@ ITEMS = re.compile(r"(\w+)\[\]\.(\w+)")  # "answers[].rank"
 TRANSCRIPT_MARK = re.compile(r"(?:^|\n\n)(Human|Assistant):(?: |$|(?=\n))|<extra_id_1>(User|Assistant)\n")
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 SHAREGPT_ROLES |= {"chatgpt": "assistant", "bot": "assistant", "tool": "tool", "function": "tool"}
-NUMERIC_TYPES = ("int", "uint", "float", "decimal", "null")  # how the names of their types begin
+NUMERIC_TYPES = ("int", "uint", "float", "decimal", "null")  # prefixes of the names of numeric types
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
 
 def expression_columns(expression: str) -> list[str]:
-    """The data set's columns that one value of `columns` reads."""
+    """Return the data set's columns that one value of `columns` reads."""
     if match := DIFFERENCE.fullmatch(expression):
         return [match[1], match[2]]
     if match := ITEMS.fullmatch(expression):
@@ -27,9 +30,9 @@ def expression_columns(expression: str) -> list[str]:
 
 
 def evaluate_expression(expression: str, row: dict) -> object:
-    """The value of one expression: a column, a text with columns in it, a difference, or a field of a list's items.
+    """Return the value of an expression: a column, a text with columns in it, a difference, or a field of list items.
 
-    A text loses the white space at its ends, so that an empty column leaves nothing behind; a missing column is empty.
+    A text is stripped, so that an empty column leaves no white space behind; a null is empty.
     """
     if match := DIFFERENCE.fullmatch(expression):
         values = [row[name] for name in match.groups()]
@@ -42,15 +45,15 @@ def evaluate_expression(expression: str, row: dict) -> object:
 
 
 def expression_feature(expression: str, features: Features):
-    """The type of what `evaluate_expression` gives.
+    """Return the type of what `evaluate_expression` returns.
 
     Raises:
-        ValueError: the columns are not of the kinds that it needs.
+        ValueError: the columns do not have the types that the expression needs.
     """
     if match := DIFFERENCE.fullmatch(expression):
         for name in match.groups():
             if not getattr(features[name], "dtype", "").startswith(NUMERIC_TYPES):
-                raise ValueError(f"a difference is one of numbers, and {name!r} holds {features[name]}")
+                raise ValueError(f"a difference needs numbers, and {name!r} holds {features[name]}")
         return Value("float64")
     if match := ITEMS.fullmatch(expression):
         fields = item_fields(features[match[1]])
@@ -58,7 +61,7 @@ def expression_feature(expression: str, features: Features):
             has = (
                 f"has items with {', '.join(fields)}"
                 if fields
-                else f"is no list of items with fields: {features[match[1]]}"
+                else f"is not a list of items with fields: {features[match[1]]}"
             )
             raise ValueError(f"{match[1]!r} {has}")
         return List(fields[match[2]])
@@ -66,39 +69,39 @@ def expression_feature(expression: str, features: Features):
 
 
 def item_fields(kind) -> dict:
-    """The fields of a list's items with their types; {} where they have none."""
+    """Return the fields of a list's items with their types; {} if they have none."""
     fields = kind.feature if isinstance(kind, (List, LargeList)) else None
     return fields if isinstance(fields, dict) else {}
 
 
-def parse_transcript(text: str, *, asks: bool = True) -> list[dict]:
-    """A transcript as messages: "\\n\\nHuman: ...\\n\\nAssistant: ..." or "...<extra_id_1>Assistant\\n..."
+def parse_transcript(text: str, *, is_prompt: bool = True) -> list[dict]:
+    """Return a transcript as messages: "\\n\\nHuman: ...\\n\\nAssistant: ..." or "...<extra_id_1>Assistant\\n..."
 
-    What stands before the first mark is the user's.
+    Text before the first mark is a user message.
 
     Args:
-        asks: whether an empty turn of the assistant's at the end asks for the reply, and is left out, or is the reply.
+        is_prompt: whether an empty assistant message at the end asks for the reply, and is left out, or is the reply.
     """
     parts = TRANSCRIPT_MARK.split(text)
     messages = [{"role": "user", "content": parts[0].strip()}] if parts[0].strip() else []
-    for human, extra, said in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-        messages.append({"role": SHAREGPT_ROLES[(human or extra).lower()], "content": said.strip()})
-    while asks and messages and not messages[-1]["content"] and messages[-1]["role"] == "assistant":
+    for human, extra, content in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        messages.append({"role": SHAREGPT_ROLES[(human or extra).lower()], "content": content.strip()})
+    while is_prompt and messages and not messages[-1]["content"] and messages[-1]["role"] == "assistant":
         messages.pop()
     return messages
 
 
 def transcript(row: dict) -> dict:
-    """`prompt`, `chosen` and `rejected` as messages, where they are transcripts."""
+    """Return `prompt`, `chosen` and `rejected` as messages, if they are transcripts."""
     texts = {name: row[name] for name in ("prompt", "chosen", "rejected") if isinstance(row.get(name), str)}
-    return {name: parse_transcript(text, asks=name == "prompt") for name, text in texts.items()}
+    return {name: parse_transcript(text, is_prompt=name == "prompt") for name, text in texts.items()}
 
 
 def shared_prompt(row: dict) -> dict:
-    """`chosen` and `rejected` as whole conversations, or as texts: what both begin with is the `prompt`."""
+    """Return the `prompt` that `chosen` and `rejected` both begin with, as messages or text, and the two without it."""
     chosen, rejected = row["chosen"], row["rejected"]
     if isinstance(chosen, list) and isinstance(rejected, list):
-        shared = common_length(chosen[:-1], rejected[:-1])  # a reply of one turn at least is left to each
+        shared = common_length(chosen[:-1], rejected[:-1])  # each keeps at least one message as its reply
     elif isinstance(chosen, str) and isinstance(rejected, str):
         shared = len(shared_prompt_text(chosen, rejected))
     else:
@@ -107,15 +110,15 @@ def shared_prompt(row: dict) -> dict:
 
 
 def common_length(one: Sequence, other: Sequence) -> int:
-    """How many turns two conversations, or characters two texts, begin with alike."""
-    differ = (place for place, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1])
+    """Return the length of the common prefix: messages of two conversations, or characters of two texts."""
+    differ = (index for index, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1])
     return next(differ, min(len(one), len(other)))
 
 
 def shared_prompt_text(chosen: str, rejected: str) -> str:
-    """What two texts begin with, the space before the replies left to these, as TRL's `extract_prompt` does.
+    """Return the common prefix of two texts without a trailing space, as TRL's `extract_prompt` does.
 
-    Of transcripts only what ends with a mark of the assistant's, since replies too can begin alike.
+    In transcripts it ends with the last common mark of the assistant, because the replies may begin alike too.
     """
     common = chosen[: common_length(chosen, rejected)]
     marks = [mark for mark in TRANSCRIPT_MARK.finditer(common) if "Assistant" in mark.groups()]
@@ -123,13 +126,13 @@ def shared_prompt_text(chosen: str, rejected: str) -> str:
 
 
 def sharegpt(row: dict) -> dict:
-    """`messages` from turns of {from, value}; a role that is not known stays as it is, for the template to judge."""
+    """Return `messages` from turns of {from, value}; an unknown role stays as it is, and the template may reject it."""
     turns = [(turn.get("from"), turn.get("value")) for turn in row["messages"] or []]
-    return {"messages": [{"role": SHAREGPT_ROLES.get(who, who), "content": said} for who, said in turns]}
+    return {"messages": [{"role": SHAREGPT_ROLES.get(role, role), "content": value} for role, value in turns]}
 
 
 def group_by_prompt(rows: Dataset) -> Dataset:
-    """Rows of one prompt as one row, each other column the list of its values, in the order of the rows."""
+    """Return one row for each prompt; every other column is the list of its values, in the order of the rows."""
     table = rows.with_format("arrow")[:].replace_schema_metadata(None)
     others = [name for name in table.column_names if name != "prompt"]
     grouped = table.group_by("prompt", use_threads=False).aggregate([(name, "list") for name in others])
@@ -137,7 +140,7 @@ def group_by_prompt(rows: Dataset) -> Dataset:
 
 
 def conversion_problem(name: str, features: Features) -> str | None:
-    """Why a conversion has no use for columns of these types; None where it has."""
+    """Return why a conversion cannot be applied to columns of these types, or None."""
     reads = {"shared_prompt": ["chosen", "rejected"], "sharegpt": ["messages"], "group_by_prompt": ["prompt"]}
     if missing := [column for column in reads.get(name, ()) if column not in features]:
         return f"reads the column {missing[0]!r}, and the columns are {[*features]}"
@@ -149,12 +152,12 @@ def conversion_problem(name: str, features: Features) -> str | None:
     if name == "group_by_prompt":
         for column, kind in features.items():
             if not isinstance(kind, Value):
-                return f"groups plain values, and {column!r} holds {kind}: name it before transcript in convert"
+                return f"groups plain values, and {column!r} holds {kind}: put it before transcript in convert"
     return None
 
 
 def converted_features(name: str, features: Features) -> dict:
-    """The types of the columns that a conversion of rows gives."""
+    """Return the types of the columns that a conversion of rows makes."""
     if name == "shared_prompt":
         return {"prompt": features["chosen"], "chosen": features["chosen"], "rejected": features["rejected"]}
     if name == "sharegpt":
@@ -171,13 +174,15 @@ TABLE_CONVERSIONS: dict[str, Callable[[Dataset], Dataset]] = {"group_by_prompt":
 
 
 def prompt_messages(messages: list[dict]) -> list[dict]:
-    """The part of a conversation that its last assistant turn replies to."""
-    said = [place for place, turn in enumerate(messages) if isinstance(turn, dict) and turn.get("role") == "assistant"]
-    return messages[: said[-1]] if said else messages
+    """Return the messages before the last assistant message."""
+    replies = [
+        i for i, message in enumerate(messages) if isinstance(message, dict) and message.get("role") == "assistant"
+    ]
+    return messages[: replies[-1]] if replies else messages
 
 
 def prompt_of(row: dict) -> str | list[dict] | None:
-    """What a row of any form asks, by the column that is trained on; None where it asks nothing."""
+    """Return the prompt of a row of any form, from the column that is trained on; None if it has none."""
     if row.get("messages"):
         return prompt_messages(row["messages"])
     if row.get("prompt"):

@@ -1,4 +1,7 @@
-"""Files and data sets of the Hub as `datasets` reads them, and what to tell where it cannot."""
+"""Read data files, saved data sets and data sets on the Hub with `datasets`, and explain what it cannot read.
+
+The file types and their builders are listed in `hfkit/core/file_types.py`.
+"""
 
 import gzip
 import json
@@ -15,82 +18,87 @@ from datasets import Dataset
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.file_types import BUILDERS
 
-# A cell that says None, NA or nan says so: only an empty one is nothing.
-OPTIONS = {"csv": {"keep_default_na": False, "na_values": [""]}}
-# Fewer rows than these are tokenized before a progress bar would be read.
+# Only an empty cell is null: text such as None, NA or nan stays text.
+BUILDER_OPTIONS = {"csv": {"keep_default_na": False, "na_values": [""]}}
+# Fewer rows are tokenized faster than a progress bar can be read.
 QUIET_ROWS = 20_000
 
 
 def builder_of(path: Path) -> str | None:
-    """The builder that reads a file; None where it is none that can be read."""
+    """Return the builder of `datasets` that reads a file, or None if there is none."""
     kind = BUILDERS.get(next((suffix for suffix in path.suffixes[::-1] if suffix in BUILDERS), ""))
     return kind if path.is_file() else None
 
 
 def builder_arguments(path: Path) -> dict | None:
-    """What `datasets` is asked for to read this one file; None where it is none that can be read.
+    """Return the arguments of `load_dataset` for a single file, or None if it cannot be read.
 
     Raises:
-        ValueError: JSON in which no row is; of lines that are all `null` its reader dies.
+        ValueError: JSON without an object; its reader crashes on lines that are all `null`.
     """
     kind, is_text = builder_of(path), path.suffix in (".json", ".jsonl", ".gz")
     if kind == "json" and is_text and not any(b"{" in line for line in read_lines(path)):
-        raise ValueError("no line of it is an object")
-    return {"path": kind, "data_files": escape(str(path)), **OPTIONS.get(kind, {})} if kind else None
+        raise ValueError("none of its lines is an object")
+    return {"path": kind, "data_files": escape(str(path)), **BUILDER_OPTIONS.get(kind, {})} if kind else None
 
 
-def read_rows(place: dict) -> Dataset:
-    """All rows of a file, a saved data set or one of the Hub.
+def read_rows(source: dict) -> Dataset:
+    """Return all rows of a file, a saved data set or a data set on the Hub.
+
+    Args:
+        source: arguments of `load_dataset`, `path` and `split` among them.
 
     Raises:
-        HfkitError: there is no such thing, or it cannot be read; of a text file the line is told.
+        HfkitError: it does not exist or cannot be read; for a text file, the message names the line.
     """
-    path, split = Path(place["path"]), place["split"]
+    path, split = Path(source["path"]), source["split"]
     kind = builder_of(path)
     try:
-        if file := builder_arguments(path):
+        if arguments := builder_arguments(path):
             with progress_bars(0):
-                rows = datasets.load_dataset(**file, split=split)
+                rows = datasets.load_dataset(**arguments, split=split)
         elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             saved = datasets.load_from_disk(str(path))
             splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
             if split not in splits:
-                raise ValueError(f"a saved data set has whole splits, here {[*splits]}, and no {split!r}")
+                raise ValueError(
+                    f"a saved data set has no split {split!r}, and slicing is not supported; its splits are {[*splits]}"
+                )
             rows = splits[split]
         else:
-            rows = datasets.load_dataset(**place)
-        rows.data.validate(full=True)  # JSON's reader lets bytes through that are not UTF-8
+            rows = datasets.load_dataset(**source)
+        rows.data.validate(full=True)  # the JSON reader accepts bytes that are not UTF-8
         if not len(rows):
-            raise ValueError(f"nothing is in {split}")
-    except Exception as error:  # whatever a reader says of a file's content
+            raise ValueError(f"the split {split!r} has no rows")
+    except Exception as error:  # the readers raise errors of many types
         raise read_error(path, kind, error) from error
     return rows
 
 
 def read_error(path: Path, kind: str | None, error: Exception) -> HfkitError:
-    """What to tell of a data set that cannot be read."""
-    why = "it is empty" if is_empty(path) else find_broken_line(path) if kind in ("json", "text") else None
-    return HfkitError(f"cannot read the data set {path}: {why or reason(error)}")
+    """Return the error for a data set that cannot be read."""
+    cause = "it is empty" if is_empty(path) else find_broken_line(path) if kind in ("json", "text") else None
+    return HfkitError(f"cannot read the data set {path}: {cause or reason(error)}")
 
 
 def is_empty(path: Path) -> bool:
-    """Whether a file or a saved data set holds nothing, or no row."""
+    """Return whether a file or a saved data set has no content or no rows."""
     if (path / "state.json").is_file():
         return not any(path.glob("*.arrow"))
     try:
         return path.is_file() and (path.stat().st_size == 0 or pq.read_metadata(path).num_rows == 0)
-    except (OSError, pa.ArrowException):  # it is no Parquet
+    except (OSError, pa.ArrowException):  # it is not Parquet
         return False
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file, be it gzipped."""
+    """Yield the lines of a file, gzipped or not."""
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
         yield from stream
 
 
 def find_broken_line(path: Path) -> str | None:
-    """The first line of a text file that its readers stumble over, with why; None where it is not a line's fault."""
+    """Return the first line that the reader of a text file rejects, and the reason; None if no single line is wrong."""
     is_jsonl = next((suffix for suffix in path.suffixes[::-1] if suffix in BUILDERS), "") == ".jsonl"
     try:
         for number, line in enumerate(read_lines(path), 1):
@@ -99,8 +107,8 @@ def find_broken_line(path: Path) -> str | None:
                 if is_jsonl and text.strip():
                     row = json.loads(text)
                     if row is not None and not isinstance(row, dict):
-                        return f"line {number}: it is no object"
-                    json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+                        return f"line {number}: it is not an object"
+                    json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is not text
             except ValueError as error:
                 return f"line {number}: {reason(error)}"
     except (OSError, EOFError) as error:
@@ -110,7 +118,7 @@ def find_broken_line(path: Path) -> str | None:
 
 @contextmanager
 def progress_bars(rows: int):
-    """Progress bars of `datasets` where there is something to wait for."""
+    """Show the progress bars of `datasets` only if there are many rows."""
     quiet = rows < QUIET_ROWS and not datasets.are_progress_bars_disabled()
     if quiet:
         datasets.disable_progress_bars()

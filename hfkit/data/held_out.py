@@ -1,7 +1,7 @@
-"""Held-out rows: made once by a seed, whole prompts at a time, and never trained on, by this stage or another.
+"""Hold out rows by seed, whole prompts at a time, and find held-out rows that another stage trains on.
 
-A row is known by the hash of what it asks: the turns before the last reply, its prompt, or its text. So a prompt with
-several replies is on one side only, and a prompt of SFT is recognized among the pairs of a reward model.
+A row is identified by the hash of its prompt: the messages before the last reply, its prompt, or its text. So all
+replies to a prompt are on one side of the split, and a prompt of SFT is recognized in the pairs of a reward model.
 """
 
 import json
@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import cached_map, process_count
-from hfkit.data.conversions import TRANSCRIPT_MARK, prompt_of, parse_transcript
+from hfkit.data.conversions import TRANSCRIPT_MARK, parse_transcript, prompt_of
 from hfkit.data.files import progress_bars
 from hfkit.data.messages import RenderError, as_messages
 from hfkit.records.record import record_of
@@ -25,25 +25,25 @@ HASHES = "row_hashes.npz"
 
 
 def row_key(row: dict) -> dict:
-    """The hash of what a row asks, 8 bytes as a signed integer; 0 where it asks nothing.
+    """Return the hash of a row's prompt, 8 bytes as a signed integer; 0 if it has none.
 
-    A transcript counts as its turns, so that it is known whether or not a data card makes messages of it.
+    A transcript is hashed as its messages, so its hash does not depend on whether a data card converts it.
     """
-    asked = prompt_of(row) or row.get("text")
-    if isinstance(asked, str) and TRANSCRIPT_MARK.search(asked):
-        asked = parse_transcript(asked)
-    if not asked:
+    prompt = prompt_of(row) or row.get("text")
+    if isinstance(prompt, str) and TRANSCRIPT_MARK.search(prompt):
+        prompt = parse_transcript(prompt)
+    if not prompt:
         return {"key": 0}
     try:
-        asked = as_messages(asked)
+        messages = as_messages(prompt)
     except RenderError:
-        return {"key": 0}  # no messages: the form's encoder says so
-    said = json.dumps([(turn["role"], turn.get("content")) for turn in asked], default=str)
-    return {"key": int.from_bytes(blake2b(said.encode(), digest_size=8).digest(), "big", signed=True)}
+        return {"key": 0}  # the form's encoder drops the row
+    content = json.dumps([(message["role"], message.get("content")) for message in messages], default=str)
+    return {"key": int.from_bytes(blake2b(content.encode(), digest_size=8).digest(), "big", signed=True)}
 
 
 def keys_of(rows: Dataset, num_proc: int | None = None) -> np.ndarray:
-    """(N,) `row_key` of each row."""
+    """Return (N,) int64, the `row_key` of each row."""
     with progress_bars(len(rows)):
         options = {"num_proc": process_count(num_proc, len(rows)), "desc": "Hashing"}
         keyed = cached_map(rows, row_key, remove_columns=rows.column_names, **options)
@@ -51,35 +51,35 @@ def keys_of(rows: Dataset, num_proc: int | None = None) -> np.ndarray:
 
 
 def split_off(keys: np.ndarray, size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the rows to train on and of those to hold out: all rows of a prompt on one side.
+    """Return the indices of the rows to train on and of those to hold out, with all rows of a prompt on one side.
 
     Args:
-        keys: (N,) as `keys_of` gives them.
-        size: share (below 1) or number of rows to hold out, reached by whole prompts.
+        keys: (N,) as `keys_of` returns them.
+        size: share (below 1) or number of rows to hold out; whole prompts are added until it is reached.
 
     Raises:
-        HfkitError: nothing is left to train on.
+        HfkitError: no row is left to train on.
     """
     wanted = int(size) if size >= 1 else int(np.ceil(size * len(keys)))
     _, prompts = np.unique(keys, return_inverse=True)
-    prompts[keys == 0] = len(keys) + np.flatnonzero(keys == 0)  # rows that ask nothing are each by themselves
+    prompts[keys == 0] = len(keys) + np.flatnonzero(keys == 0)  # each row without a prompt is on its own
     _, prompts, counts = np.unique(prompts, return_inverse=True, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(counts))
     enough = int(np.searchsorted(np.cumsum(counts[order]), wanted)) + 1
     held_out = np.isin(prompts, order[:enough])
     if held_out.all():
-        alike = f" (of {len(counts):,} prompts, which are held out whole)" if len(counts) < len(keys) else ""
-        raise HfkitError(f"test_split_size={size:g} leaves nothing to train on of {len(keys):,} rows{alike}")
+        whole = f" (of {len(counts):,} prompts, which are held out whole)" if len(counts) < len(keys) else ""
+        raise HfkitError(f"test_split_size={size:g} leaves no row to train on of {len(keys):,} rows{whole}: lower it")
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 def overlap_mask(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(N,) whether each row is among the others; rows that ask nothing never are."""
+    """Return (N,) whether each row's prompt is among the others; rows without a prompt never are."""
     return np.isin(keys, others) & (keys != 0)
 
 
 def write_hashes(folder: Path, keys: dict[str, np.ndarray]) -> None:
-    """Leaves the hashes of a run's rows in its folder, sorted, 8 bytes a prompt, for the stages after it."""
+    """Write the hashes of a run's rows to its folder, sorted, 8 bytes a prompt, for the stages after it."""
     temporary = folder / f".{HASHES}.{os.getpid()}.tmp"
     with temporary.open("wb") as stream:
         np.savez(stream, **{name: np.unique(rows[rows != 0]) for name, rows in keys.items()})
@@ -87,7 +87,7 @@ def write_hashes(folder: Path, keys: dict[str, np.ndarray]) -> None:
 
 
 def overlaps(config, keys: dict[str, np.ndarray]) -> Iterator[tuple[str, dict]]:
-    """Rows that a stage trains on and an earlier one held out, or the other way round.
+    """Find rows that a stage trains on and an earlier one held out, or the other way round.
 
     Yields:
         the split of this stage, and `rows` (how many of its rows), `stage`, `path` and `split` of the earlier one.
@@ -119,7 +119,7 @@ def ancestors(config) -> Iterator[tuple[str, str, str]]:
 
 
 def read_hashes(path: str, revision: str) -> dict[str, np.ndarray]:
-    """The hashes that `write_hashes` left in a run's folder or repository; {} where there are none."""
+    """Return the hashes that `write_hashes` wrote to a run's folder or repository; {} if there are none."""
     file = none_if_missing(find_file, path, HASHES, revision)
     try:
         return dict(np.load(file, allow_pickle=False)) if file else {}
@@ -128,7 +128,7 @@ def read_hashes(path: str, revision: str) -> dict[str, np.ndarray]:
 
 
 def none_if_missing(find, *args):
-    """What `find` finds, or None where the model is no longer there."""
+    """Return what `find` returns, or None if the model no longer exists or cannot be read."""
     try:
         return find(*args)
     except HfkitError:

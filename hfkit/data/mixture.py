@@ -1,9 +1,9 @@
-"""Mixtures: how often each source of a split is drawn from, and what came of it.
+"""Mix the sources of a split by weight and budget, and report what one pass takes of each.
 
 A weight is the probability that the next row is of this source: a share of rows, not of tokens. A source's `rows` and
-`tokens` are caps, its `epochs` say how often its rows are there to draw from (once, if nothing is said). The first
-source that has nothing left ends a pass over a weighted mixture: no row is seen more often than its `epochs` say, and
-the shares hold to the end. Without weights all of every source is taken, one after another.
+`tokens` are caps, and `epochs` is how often its rows can be drawn (default: once). A pass over a weighted mixture ends
+when the first source runs out, so no row is seen more often than its `epochs`, and the shares hold to the end. Without
+weights, all of every source is taken, one after another.
 """
 
 from dataclasses import dataclass
@@ -21,64 +21,63 @@ BUDGETS = ("rows", "tokens", "epochs")
 
 @dataclass
 class Mixture:
-    """The sources of a split before they are mixed.
+    """The sources of a split, and which of its rows come from which.
 
     Args:
         entries: as configured.
-        source_of: (N,) for each row of the split the place of its entry.
-        seed: of the order.
+        source_of: (N,) index of the entry that each row of the split comes from.
+        seed: for the order.
     """
 
     entries: list[DatasetEntry]
     source_of: np.ndarray
     seed: int
 
-    def select(self, places: np.ndarray) -> None:
-        """Follows the split's rows after a selection."""
-        self.source_of = self.source_of[places]
+    def select(self, indices: np.ndarray) -> None:
+        """Keep `source_of` in step with a selection of the split's rows."""
+        self.source_of = self.source_of[indices]
 
     @property
     def is_plain(self) -> bool:
-        """Whether all rows are taken as they stand."""
-        asked = ("weight", *BUDGETS)
-        return all(getattr(entry, name) is None for entry in self.entries for name in asked)
+        """Whether there are no weights and no budgets, so that all rows are taken in their order."""
+        return all(getattr(entry, name) is None for entry in self.entries for name in ("weight", *BUDGETS))
 
-    def places(self, lengths: np.ndarray) -> np.ndarray:
-        """The rows in the order of one pass over the mixture.
+    def indices(self, lengths: np.ndarray) -> np.ndarray:
+        """Return the rows in the order of one pass over the mixture.
 
         Args:
             lengths: (N,) tokens of each row.
 
         Returns:
-            (M,) places of rows, some of them several times, some never.
+            (M,) indices of rows, some of them several times, some never.
 
         Raises:
-            HfkitError: a budget leaves nothing of a source.
+            HfkitError: a budget leaves no row of a source.
         """
         if self.is_plain:
             return np.arange(len(self.source_of))
-        pools = [self.pool(place, lengths) for place in range(len(self.entries))]
-        for place, pool in enumerate(pools):
-            self.refuse_nothing(place, pool)
+        pools = [self.pool(index, lengths) for index in range(len(self.entries))]
+        for index, pool in enumerate(pools):
+            self.check_pool(index, pool)
         weights = np.array([entry.weight or 0.0 for entry in self.entries])
         if not weights.any():
             return np.concatenate(pools)
-        # A source of which every row was dropped cannot be drawn from.
+        # A source whose rows were all dropped cannot be drawn from.
         weights = [weight if len(pool) else 0.0 for weight, pool in zip(weights, pools, strict=True)]
         if not any(weights):
             return np.arange(0)
         mixed = datasets.interleave_datasets(
-            [Dataset.from_dict({"place": pool}) for pool in pools],
+            [Dataset.from_dict({"index": pool}) for pool in pools],
             probabilities=[weight / sum(weights) for weight in weights],
             seed=self.seed,
             stopping_strategy="first_exhausted",
         )
-        return np.array(mixed["place"][:], dtype=np.int64)
+        return np.array(mixed["index"][:], dtype=np.int64)
 
-    def pool(self, place: int, lengths: np.ndarray) -> np.ndarray:
-        """The rows of one source that there are to draw from: in a seeded order, another in each epoch."""
-        entry, own = self.entries[place], np.flatnonzero(self.source_of == place)
-        shuffles = np.random.default_rng([self.seed, place])
+    def pool(self, index: int, lengths: np.ndarray) -> np.ndarray:
+        """Return the rows of one source that can be drawn, in a seeded order, a different one in each epoch."""
+        entry, own = self.entries[index], np.flatnonzero(self.source_of == index)
+        shuffles = np.random.default_rng([self.seed, index])
         if entry.epochs is not None:
             count = round(entry.epochs * len(own))
             rounds = [shuffles.permutation(own) for _ in range(-(-count // max(len(own), 1)))]
@@ -90,42 +89,42 @@ class Mixture:
             return pool[: np.searchsorted(np.cumsum(lengths[pool]), entry.tokens, side="right")]
         return pool
 
-    def refuse_nothing(self, place: int, pool: np.ndarray) -> None:
-        """Raises an HfkitError where the budget of a source leaves none of its rows to a mixture that needs them."""
-        entry, there = self.entries[place], int((self.source_of == place).sum())
-        if there and not len(pool) and entry.weight != 0:
-            name, budget = next((name, had) for name in BUDGETS if (had := getattr(entry, name)) is not None)
+    def check_pool(self, index: int, pool: np.ndarray) -> None:
+        """Raise an HfkitError if the budget of a source leaves none of its rows to a mixture that needs them."""
+        entry, rows = self.entries[index], int((self.source_of == index).sum())
+        if rows and not len(pool) and entry.weight != 0:
+            name, budget = next((name, value) for name in BUDGETS if (value := getattr(entry, name)) is not None)
             raise HfkitError(
-                f"{entry.card or entry.path}: {name}: {budget:g} leaves none of its {there:,} rows to draw from: raise "
+                f"{entry.card or entry.path}: {name}: {budget:g} leaves none of its {rows:,} rows to draw from: raise "
                 "it, or leave the source out"
             )
 
     def unfilled(self, lengths: np.ndarray) -> list[tuple[int, int]]:
-        """Streams whose rows are fewer tokens than their budget, all together: their place, and these tokens."""
-        found = [int(lengths[self.source_of == place].sum()) for place in range(len(self.entries))]
-        asked = [entry.tokens if entry.streaming else None for entry in self.entries]
-        return [(place, had) for place, had in enumerate(found) if asked[place] and had < asked[place]]
+        """Return the index and the tokens of each stream whose rows have fewer tokens than its budget."""
+        tokens = [int(lengths[self.source_of == index].sum()) for index in range(len(self.entries))]
+        budgets = [entry.tokens if entry.streaming else None for entry in self.entries]
+        return [(index, count) for index, count in enumerate(tokens) if budgets[index] and count < budgets[index]]
 
-    def realized(self, places: np.ndarray, lengths: np.ndarray) -> list[dict]:
-        """What one pass takes of each source: rows, tokens, epochs, and its share of the rows."""
-        sources = self.source_of[places]
+    def realized(self, indices: np.ndarray, lengths: np.ndarray) -> list[dict]:
+        """Return what one pass takes of each source: rows, tokens, epochs, and its share of the rows."""
+        sources = self.source_of[indices]
         taken = []
-        for place in range(len(self.entries)):
-            own = places[sources == place]
-            there = int((self.source_of == place).sum())
+        for index in range(len(self.entries)):
+            own = indices[sources == index]
+            rows = int((self.source_of == index).sum())
             taken.append(
                 {
                     "rows": len(own),
                     "tokens": int(lengths[own].sum()),
-                    "epochs": round(len(own) / there, 3) if there else 0.0,
-                    "share": round(len(own) / max(len(places), 1), 4),
+                    "epochs": round(len(own) / rows, 3) if rows else 0.0,
+                    "share": round(len(own) / max(len(indices), 1), 4),
                 }
             )
         return taken
 
 
 def mixture_table(name: str, sources: list[dict]):
-    """The realized mixture of a split as a table for the terminal, in the manner of LLaMA's (arXiv 2302.13971)."""
+    """Return the realized mixture of a split as a table for the terminal, as in Table 1 of LLaMA (arXiv 2302.13971)."""
     tokens = sum(source["taken"]["tokens"] for source in sources)
     table = Table(title=f"{name}: one pass over the mixture")
     table.add_column("source", overflow="fold")

@@ -1,10 +1,10 @@
-"""Several documents in one row: concatenated, or side by side without seeing each other.
+"""Pack several documents into one row: concatenated, or side by side without attention to each other.
 
-    concatenate  documents one after another, cut into rows of equal length; a document sees those before it in its row.
-    documents    whole documents fill a row; positions start anew with each, and attention ends where it ends.
+    concatenate  documents one after another, cut into rows of equal length; a document attends to those before it.
+    documents    whole documents fill a row; positions restart at each document, and attention stays within it.
 
-Documents are kept apart by their positions: Transformers makes the mask (or flash attention's lengths) from them. Not
-every architecture does, so a stage tries its model first: see `require_separation`.
+Positions separate the documents: Transformers makes the mask (or flash attention's lengths) from them. Not every
+architecture supports that, so a stage tests its model first: see `require_separation`.
 """
 
 from collections import Counter
@@ -21,84 +21,83 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from hfkit.core.errors import HfkitError
 from hfkit.data import faults
 from hfkit.data.caching import cached_map, process_count
-from hfkit.data.encoding import check_losses, iter_texts, drop_empty_texts
+from hfkit.data.encoding import check_losses, drop_empty_texts, iter_texts
 from hfkit.data.files import progress_bars
 from hfkit.data.splits import SplitStats
 
-# What is left over at the end of a batch makes a row that is not full: make the batches large. A list of Arrow's holds
-# 2^31 tokens, and some batches hold more than others.
+# Each batch leaves a row that is not full, so batches are large. An Arrow list holds at most 2^31 tokens, and some
+# batches hold more than others.
 LARGE, TOKENS = 100_000, 2**28
-# In units of the logits' standard deviation. Where documents are kept apart, those of the first kind are 0 but for the
-# rounding of 8-bit layers, those of the second at most 2e-6 in float32; no architecture that leaks was below 7e-3.
+# In units of the logits' standard deviation. If documents are separated, LEAK is 0 except for the rounding of 8-bit
+# layers, and SHIFT is at most 2e-6 in float32; no architecture that leaks was below 7e-3.
 LEAK, SHIFT, SHIFT_ROUNDED = 3e-3, 1e-3, 0.1
 
 
-def pack_documents(rows: Dataset, tokenizer, account: SplitStats, config) -> tuple[Dataset, float]:
-    """Documents as rows of `block_size` token ids, in the manner of `config.packing`.
+def pack_documents(rows: Dataset, tokenizer, stats: SplitStats, config) -> tuple[Dataset, float]:
+    """Return documents as rows of `block_size` token ids, packed as `config.packing` says.
 
-    Each document ends with end-of-text. Where it is not simply what comes before it, end-of-text stands at its
-    beginning too, so that its first token is predicted from the same; a document longer than a row is continued in
-    another.
+    Each document ends with end-of-text. With packing: documents, it begins with end-of-text too, so that its first
+    token is predicted from end-of-text in both ways; a document longer than a row continues in another one.
 
     Returns:
-        the rows, with `seq_lengths` where documents are apart; and the tokens per byte of UTF-8 text (bits per byte are
+        the rows, with `seq_lengths` if documents are separated; and the tokens per byte of UTF-8 text (bits per byte =
         bits per token times this).
 
     Raises:
-        HfkitError: they fill no row, or a larger share than `config.max_dropped` was dropped.
+        HfkitError: the documents fill no row, or a larger share than `config.max_dropped` was dropped.
     """
     begins = config.packing == "documents"
     with progress_bars(len(rows)):
-        texts = drop_empty_texts(rows, account)
-        check_losses(account, config.max_dropped, "Mend the rows")
+        texts = drop_empty_texts(rows, stats)
+        check_losses(stats, config.max_dropped, "Fix the rows")
         found, size = Counter(), 0
         for column in iter_texts(texts):
             found.update(faults.of_column(column, tokenizer))
             size += pc.sum(pc.binary_length(column)).as_py()
-        account.faults = dict(found)
+        stats.faults = dict(found)
         options = {"batched": True, "num_proc": process_count(config.dataset_num_proc, len(texts))}
-        options |= {"remove_columns": texts.column_names, "desc": f"Tokenizing {account.name}"}
+        options |= {"remove_columns": texts.column_names, "desc": f"Tokenizing {stats.name}"}
         documents = cached_map(texts, partial(document_rows, tokenizer=tokenizer, begins=begins), **options)
         lengths = pc.list_value_length(documents.data["input_ids"]).to_numpy() - begins
-        documents = account.mix(documents, lengths)
+        documents = stats.mix(documents, lengths)
         packed = pack_dataset(documents, config.block_size, "bfd_split" if begins else "wrapped", batch_of(lengths))
         if not begins:
             packed = packed.filter(lambda ids: len(ids) == config.block_size, input_columns="input_ids")
     if len(packed) == 0:
-        raise HfkitError(f"{account}\nThese do not fill one row of block_size={config.block_size}: lower it.")
+        raise HfkitError(f"{stats}\nThese do not fill one row of block_size={config.block_size}: lower it.")
     return packed, lengths.sum() / size
 
 
 def batch_of(lengths: np.ndarray) -> dict:
-    """How many rows are packed at a time, by the tokens that each has."""
+    """Return how many rows are packed at a time, given (N,) the tokens of each row, as an option of `pack_dataset`."""
     return {"batch_size": int(min(LARGE, max(1, TOKENS // max(1, lengths.mean()))))}
 
 
 def document_rows(batch: dict, tokenizer, begins: bool) -> dict:
-    """Documents as token ids, each closed by the end-of-text token, and begun by it if asked for."""
+    """Return documents as token ids, each with end-of-text at its end, and at its start if `begins`."""
     begin = [tokenizer.eos_token_id] * begins
     encoded = tokenizer(batch["text"], add_special_tokens=False).input_ids
     return {"input_ids": [[*begin, *ids, tokenizer.eos_token_id] for ids in encoded]}
 
 
 def pack_conversations(rows: Dataset, config) -> Dataset:
-    """Encoded rows of SFT, whole, as rows of up to `max_length` tokens with the `seq_lengths` of those in them."""
+    """Pack encoded SFT rows, whole, into rows of up to `max_length` tokens, with `seq_lengths`."""
     with progress_bars(len(rows)):
         batch = batch_of(np.minimum(rows["length"][:], config.max_length))
         return pack_dataset(rows.select_columns(["input_ids", "labels"]), config.max_length, "bfd", batch)
 
 
 def separating_collator(tokenizer) -> DataCollatorForLanguageModeling:
-    """Joins rows to one of (1, tokens) with the `position_ids` of each document; none predicts the next one's start."""
+    """Return a collator that joins rows to one of (1, tokens); no document predicts the start of the next one."""
     return DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id, padding_free=True)
 
 
 @torch.no_grad()
 def require_separation(trainer: Trainer) -> None:
-    """Tries whether the trainer's model keeps documents apart that its collator packs; costs three short passes.
+    """Test with three short forward passes that the trainer's model separates the documents that its collator packs.
 
     Raises:
-        HfkitError: the logits of a document hang on another one in its row, or on its place there.
+        HfkitError: the logits of a document depend on another document in its row, or on its position there.
     """
     model = trainer.model
     vocabulary = model.get_input_embeddings().num_embeddings

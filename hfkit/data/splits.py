@@ -1,4 +1,4 @@
-"""The rows of a split: sources joined, some held out, with an account of what was lost."""
+"""Load the rows of a split: concatenate its sources, hold rows out, and keep statistics of what was lost."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,25 +12,28 @@ from hfkit.core.console import is_main_process, say, warn
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import content_hash
 from hfkit.data.cards import recipe_of
-from hfkit.data.held_out import keys_of, overlaps, overlap_mask, split_off, write_hashes
-from hfkit.data.joining import concatenate_sources
+from hfkit.data.concatenation import concatenate_sources
+from hfkit.data.held_out import keys_of, overlap_mask, overlaps, split_off, write_hashes
 from hfkit.data.mixture import Mixture, mixture_table
-from hfkit.data.sources import load_counted, load_arguments
+from hfkit.data.sources import load_arguments, load_counted
 
 
 @dataclass
 class SplitStats:
-    """What became of the rows of one split; kept in the run's record.
+    """The statistics of one split; kept in the run's record.
 
     Attributes:
         sources: each entry with `rows`, `sha256`, `left_out` (by its card's `keep`, if any), and `taken` once they are
             mixed.
-        faults: of rows that are kept all the same, see `faults.py`.
+        rows: before any is dropped.
         kept: rows that can be used; `mixed` is how many one pass takes of them, with repetitions, if not all once.
+        cut: kept rows whose end is missing.
+        dropped: number of rows by the reason.
+        faults: number of kept rows with each fault, see `faults.py`.
         tokens: of one pass.
-        overlap: rows that an earlier stage held out (or trained on, where these are held out), as `held_out.overlaps`.
-        mixture: how the rows are drawn from.
-        keys: (rows,) hashes of what they ask.
+        overlap: rows that an earlier stage held out (or trained on, if these are held out), as `held_out.overlaps`.
+        mixture: how the rows are drawn.
+        keys: (rows,) hashes of their prompts.
     """
 
     name: str
@@ -56,48 +59,49 @@ class SplitStats:
         if self.mixed is not None:
             parts.append(f"{self.mixed:,} in a pass over the mixture")
         parts.append(f"{self.tokens:,} tokens")
-        found = ", ".join(f"{count:,} {fault}" for fault, count in self.faults.items())
-        said = ", ".join(parts) + (f"; of those kept, {found}" if found else "")
+        text = ", ".join(parts)
+        if self.faults:
+            text += f"; of those kept, {', '.join(f'{count:,} {fault}' for fault, count in self.faults.items())}"
         left_out = [f"{one['left_out']:,} of {source_name(one)}" for one in self.sources if "left_out" in one]
-        return said + (f"; left out by keep: {', '.join(left_out)}" if left_out else "")
+        return text + (f"; left out by keep: {', '.join(left_out)}" if left_out else "")
 
     def as_dict(self) -> dict:
-        """For the record; what was not needed is left out of it."""
+        """Return the statistics for the record, without those that are not used."""
         hidden = {"mixture", "keys"} | {name for name in ("mixed", "overlap") if not getattr(self, name)}
         return {name: value for name, value in vars(self).items() if name not in hidden}
 
-    def choose(self, rows: Dataset, places: np.ndarray) -> Dataset:
-        """Some of the split's rows, with the account of them kept in step."""
+    def select(self, rows: Dataset, indices: np.ndarray) -> Dataset:
+        """Return some of the split's rows, and keep `mixture` and `keys` in step."""
         if self.mixture is not None:
-            self.mixture.select(places)
+            self.mixture.select(indices)
         if self.keys is not None:
-            self.keys = self.keys[places]
-        return rows.select(places)
+            self.keys = self.keys[indices]
+        return rows.select(indices)
 
-    def leave_out(self, rows: Dataset, other: "Split", counted: bool = True) -> Dataset:
-        """The rows that ask nothing that those of another split ask.
+    def leave_out(self, rows: Dataset, other: "SplitStats", counted: bool = True) -> Dataset:
+        """Return the rows whose prompts are not in another split.
 
         Args:
-            counted: whether the others are lost rows, or were none of the split's from the beginning.
+            counted: whether the other rows count as dropped, or never were in the split.
         """
-        again = overlap_mask(self.keys, other.keys)
-        if not again.any():
+        mask = overlap_mask(self.keys, other.keys)
+        if not mask.any():
             return rows
-        rows = self.choose(rows, np.flatnonzero(~again))
+        rows = self.select(rows, np.flatnonzero(~mask))
         if counted:
-            self.dropped["also held out"] = int(again.sum())
+            self.dropped["also held out"] = int(mask.sum())
         else:
             self.rows = len(rows)
         return rows
 
     def capped(self, rows: Dataset) -> Dataset:
-        """Of each source as many rows as its entry's `rows` allows, by the seed, where no trainer mixes them."""
+        """Return as many rows of each source as its entry's `rows` allows, by seed, if no trainer mixes them."""
         if self.mixture.is_plain:
             return rows
-        return self.choose(rows, self.mixture.places(np.ones(len(rows))))
+        return self.select(rows, self.mixture.indices(np.ones(len(rows))))
 
     def mix(self, rows: Dataset, lengths: np.ndarray) -> Dataset:
-        """The kept rows in the order and number of one pass over the mixture, with an account of it by source.
+        """Return the kept rows in the order and number of one pass over the mixture, and count them by source.
 
         Args:
             lengths: (N,) tokens of each row.
@@ -105,63 +109,61 @@ class SplitStats:
         self.kept, self.tokens = len(rows), int(lengths.sum())
         if self.mixture is None:
             return rows
-        places = self.mixture.places(lengths)
-        for place, source in enumerate(self.sources):
-            if not (self.mixture.source_of == place).any():
+        indices = self.mixture.indices(lengths)
+        for index, source in enumerate(self.sources):
+            if not (self.mixture.source_of == index).any():
                 warn(f"{source_name(source)}: none of its rows is left in {self.name}")
-        for place, found in self.mixture.unfilled(lengths):
-            asked = self.mixture.entries[place].tokens
+        for index, tokens in self.mixture.unfilled(lengths):
             warn(
-                f"{source_name(self.sources[place])}: all that was taken of the stream is {found:,} tokens, "
-                f"of {asked:,} asked for: it has no more, or too few for its text; "
-                "rows in place of tokens takes more of it"
+                f"{source_name(self.sources[index])}: the rows taken from the stream have {tokens:,} tokens, of "
+                f"{self.mixture.entries[index].tokens:,} requested. The stream has no more, or few tokens for its "
+                "text: set rows instead of tokens to take more"
             )
-        for source, taken in zip(self.sources, self.mixture.realized(places, lengths), strict=True):
+        for source, taken in zip(self.sources, self.mixture.realized(indices, lengths), strict=True):
             source["taken"] = taken
         if self.mixture.is_plain:
             return rows
-        if not len(places):
-            raise HfkitError(f"{self}\nThe weights and budgets (rows, tokens, epochs) leave nothing of it: raise them.")
-        self.mixed, self.tokens = len(places), int(lengths[places].sum())
+        if not len(indices):
+            raise HfkitError(f"{self}\nThe weights and budgets (rows, tokens, epochs) leave no row: raise them.")
+        self.mixed, self.tokens = len(indices), int(lengths[indices].sum())
         if self.keys is not None:
-            self.keys = self.keys[np.unique(places)]  # what is never drawn is not trained on
-        return rows.select(places)
+            self.keys = self.keys[np.unique(indices)]  # rows that are never drawn are not trained on
+        return rows.select(indices)
 
 
 def load_splits(
     config, wanted: list[str], needed: list[str] | None = None
 ) -> tuple[Dataset, Dataset | None, dict[str, SplitStats]]:
-    """Training rows, held-out rows (None where the config holds none out) and the account of both.
+    """Return training rows, held-out rows (None if the config holds none out) and the statistics of both.
 
-    What is held out is taken out of the training rows, and counted.
+    Held-out rows are removed from the training rows, and counted.
 
     Args:
         wanted, needed: columns, as for `load_entry`.
 
     Raises:
-        HfkitError: a source cannot be read, the sources of a split have different columns, or nothing is left to train
+        HfkitError: a source cannot be read, the sources of a split have different columns, or no row is left to train
             on.
     """
-    seed = getattr(config, "seed", 0)
-    train, account = load_rows("train", config.datasets, wanted, needed, seed)
-    test, splits = None, {"train": account}
-    size = getattr(config, "test_split_size", None)
+    seed, num_proc = getattr(config, "seed", 0), getattr(config, "dataset_num_proc", None)
+    train, train_stats = load_rows("train", config.datasets, wanted, needed, seed)
+    test, splits = None, {"train": train_stats}
     if getattr(config, "eval_datasets", None):
-        test, splits["test"] = load_rows("test", config.eval_datasets, wanted, needed, seed)
-        test = splits["test"].capped(test)  # only what is held out is taken out of the training rows
-        splits["test"].rows = splits["test"].kept = len(test)
-        for split, rows in ((account, train), (splits["test"], test)):
-            split.keys = keys_of(rows, getattr(config, "dataset_num_proc", None))
-        train = account.leave_out(train, splits["test"])
+        test, test_stats = load_rows("test", config.eval_datasets, wanted, needed, seed)
+        splits["test"] = test_stats
+        test = test_stats.capped(test)  # only what is held out is removed from the training rows
+        test_stats.rows = test_stats.kept = len(test)
+        train_stats.keys, test_stats.keys = keys_of(train, num_proc), keys_of(test, num_proc)
+        train = train_stats.leave_out(train, test_stats)
     elif hasattr(config, "test_split_size"):
-        account.keys = keys_of(train, getattr(config, "dataset_num_proc", None))
-        if size is not None:
-            places, held_out = split_off(account.keys, size, config.seed)
+        train_stats.keys = keys_of(train, num_proc)
+        if config.test_split_size is not None:
+            indices, held_out = split_off(train_stats.keys, config.test_split_size, config.seed)
             test = train.select(held_out)
             sources = [{"held_out_of": "train"}]
-            splits["test"] = SplitStats("test", sources, len(test), len(test), keys=account.keys[held_out])
-            train = account.choose(train, places)
-            account.rows = len(train)
+            splits["test"] = SplitStats("test", sources, len(test), len(test), keys=train_stats.keys[held_out])
+            train = train_stats.select(train, indices)
+            train_stats.rows = len(train)
     for name, overlap in overlaps(config, keys_by_name(splits)):
         splits[name].overlap.append(overlap)
     return train, test, splits
@@ -170,20 +172,15 @@ def load_splits(
 def load_rows(
     name: str, entries: list[DatasetEntry], wanted: list[str], needed: list[str] | None = None, seed: int = 0
 ) -> tuple[Dataset, SplitStats]:
-    """The rows of several sources, one after another, with the account of the split that they make.
+    """Return the rows of several sources, one after another, and the statistics of the split that they make.
 
     Raises:
         HfkitError: a source cannot be read, or they have different columns.
     """
     tables, left_out = zip(*(load_counted(entry, wanted, needed, seed) for entry in entries), strict=True)
     sources = [
-        {
-            **describe_entry(entry),
-            "rows": len(table),
-            "sha256": content_hash(table),
-            **({"left_out": lost} if lost else {}),
-        }
-        for entry, table, lost in zip(entries, tables, left_out, strict=True)
+        {**describe_entry(entry), "rows": len(table), "sha256": content_hash(table)} | ({"left_out": n} if n else {})
+        for entry, table, n in zip(entries, tables, left_out, strict=True)
     ]
     rows = concatenate_sources([*tables], [entry.card or entry.path for entry in entries])
     source_of = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
@@ -191,32 +188,33 @@ def load_rows(
 
 
 def source_name(source: dict) -> str:
-    """What a source is called where a person reads of it."""
+    """Return the name of a source of a record for messages."""
     return source.get("card") or source["path"]
 
 
 def describe_entry(entry: DatasetEntry) -> dict:
-    """An entry for the record, with the path and revision that its card names; a file or folder by its whole path."""
-    place = load_arguments(entry, recipe_of(entry)) | {"split": entry.split}
-    if Path(place["path"]).exists():
-        place["path"] = str(Path(place["path"]).resolve())
-    return {name: value for name, value in {**asdict(entry), **place}.items() if value}
+    """Return an entry for the record, with its card's path and revision; the path of a file or folder is absolute."""
+    arguments = load_arguments(entry, recipe_of(entry)) | {"split": entry.split}
+    if Path(arguments["path"]).exists():
+        arguments["path"] = str(Path(arguments["path"]).resolve())
+    return {name: value for name, value in {**asdict(entry), **arguments}.items() if value}
 
 
 def keys_by_name(splits: dict[str, SplitStats]) -> dict[str, np.ndarray]:
-    """The hashes of the rows of each split that has them."""
-    return {name: split.keys for name, split in splits.items() if split.keys is not None}
+    """Return the hashes of the prompts of each split that has them."""
+    return {name: stats.keys for name, stats in splits.items() if stats.keys is not None}
 
 
-def report_splits(run, account: dict[str, SplitStats]) -> None:
-    """What became of the data, for the person at the terminal, and what later stages need to know of it."""
-    for name, split in account.items():
-        say(str(split))
-        if split.mixed is not None and is_main_process():
-            Console().print(mixture_table(name, split.sources))
-        for found in split.overlap:
-            part = "held out by" if found["split"] == "test" else "trained on by"
-            warn(f"{found['rows']:,} rows of {name} ask what was {part} {found['stage']} ({found['path']})")
-    keys = keys_by_name(account)
+def report_splits(run, splits: dict[str, SplitStats]) -> None:
+    """Print the statistics of a run's splits, warn of overlaps, and write the hashes of prompts for later stages."""
+    for name, stats in splits.items():
+        say(str(stats))
+        if stats.mixed is not None and is_main_process():
+            Console().print(mixture_table(name, stats.sources))
+        for overlap in stats.overlap:
+            use = "held out by" if overlap["split"] == "test" else "trained on by"
+            stage, path = overlap["stage"], overlap["path"]
+            warn(f"{overlap['rows']:,} rows of {name} have prompts that were {use} {stage} ({path})")
+    keys = keys_by_name(splits)
     if keys and is_main_process():
         write_hashes(run.folder, keys)

@@ -1,4 +1,4 @@
-"""Streams: as many rows as a budget asks for, taken once into the cache, so that every run after it sees the same."""
+"""Read streams: take as many rows as a budget allows into the cache, so that every later run sees the same rows."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,50 +10,57 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import code_hash
 from hfkit.data.cards import Keep
-from hfkit.data.files import progress_bars, builder_of, builder_arguments, read_error
+from hfkit.data.files import builder_arguments, builder_of, progress_bars, read_error
 
-# Rows among which the next one is drawn: a stream cannot be shuffled whole.
+# Rows from which the next one is drawn, because a stream cannot be shuffled as a whole.
 BUFFER = 10_000
-# The column that counts what `keep` has left out of a stream so far, under a name that no data set has.
+# The column with the number of rows that `keep` has left out so far, under a name that no data set has.
 LEFT_OUT_COLUMN = "=left out"
-# UTF-8 bytes of text taken for each token of a budget: more than text has, so that the budget can be filled.
+# UTF-8 bytes of text taken for each token of a budget: more than a token has, so that the budget can be filled.
 BYTES_PER_TOKEN = 8
 
 
-def take_rows(entry: DatasetEntry, place: dict, columns: list[str], keep: list[Keep], seed: int) -> tuple[Dataset, int]:
-    """The rows of a stream up to the budget of its entry, in the order of a seeded buffer, with these columns alone.
+def take_rows(
+    entry: DatasetEntry, source: dict, columns: list[str], keep: list[Keep], seed: int
+) -> tuple[Dataset, int]:
+    """Return the rows of a stream up to the budget of its entry, shuffled in a seeded buffer, with these columns alone.
 
-    A budget of rows is met exactly if the stream has as many; of a budget of tokens more is taken than it needs, to be
+    A budget of rows is met exactly if the stream has as many. For a budget of tokens, more is taken than it needs, and
     cut once the tokens are counted.
 
+    Args:
+        source: arguments of `load_dataset`, `path` and `split` among them.
+
     Returns:
-        the rows, and how many `keep` left out on the way to them.
+        the rows, and how many rows before the last of them `keep` left out.
 
     Raises:
-        HfkitError: it cannot be read, or has no such split or column.
+        HfkitError: the stream cannot be read, or has no such split or column.
     """
-    path, split = Path(place["path"]), place["split"]
+    path, split = Path(source["path"]), source["split"]
     kind = builder_of(path)
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        raise HfkitError(f"{path} is a saved data set, which is read in place: leave out streaming")
+        raise HfkitError(f"{path} is a saved data set, which cannot be streamed: leave out streaming")
     try:
-        source = builder_arguments(path) or {k: v for k, v in place.items() if k != "split"}
-        builder = datasets.load_dataset_builder(**source)
+        arguments = builder_arguments(path) or {name: value for name, value in source.items() if name != "split"}
+        builder = datasets.load_dataset_builder(**arguments)
         stream = builder.as_streaming_dataset()
         if split not in stream:
-            raise ValueError(f"a stream has whole splits, here {[*stream]}, and no {split!r}")
+            raise ValueError(
+                f"the stream has no split {split!r}, and slicing is not supported; its splits are {[*stream]}"
+            )
         plan = {
-            "source": source,
+            "source": arguments,
             "split": split,
-            "state": str(builder.cache_dir),  # it names the state of the files, or the commit
+            "state": str(builder.cache_dir),  # its name depends on the state of the files, or on the commit
             "columns": columns,
             "keep": [vars(test) for test in keep],
             "rows": entry.rows,
             "size": entry.tokens and entry.tokens * BYTES_PER_TOKEN,
             "seed": seed,
-            "code": code_hash(),
+            "code": code_hash(stream_rows) + code_hash(Keep),
         }
-        # Without their types the first thousand rows would decide them: a column that is empty there holds nothing.
+        # Types would be inferred from the first thousand rows, where a column may be empty.
         known = stream[split].features or {}
         missing = [test.column for test in keep if known and test.column not in known]
         if missing:
@@ -62,13 +69,13 @@ def take_rows(entry: DatasetEntry, place: dict, columns: list[str], keep: list[K
         features = Features({**types, LEFT_OUT_COLUMN: Value("int64")}) if types else None
         with progress_bars(entry.rows or 0):
             rows = Dataset.from_generator(stream_rows, features=features, gen_kwargs={"plan": plan})
-    except Exception as error:  # whatever a reader says of a file's content
+    except Exception as error:  # the readers raise errors of many types
         raise read_error(path, kind, error) from error
     return rows.remove_columns(LEFT_OUT_COLUMN), rows[-1][LEFT_OUT_COLUMN]
 
 
 def stream_rows(plan: dict) -> Iterator[dict]:
-    """The rows that `take_rows` takes; `plan` also holds what tells one cached result from another."""
+    """Yield the rows that `take_rows` takes; some keys of `plan` only tell cached results apart."""
     tests = [Keep(**test) for test in plan["keep"]]
     stream = datasets.load_dataset(**plan["source"], split=plan["split"], streaming=True)
     count, read, left_out = 0, 0, 0
@@ -86,7 +93,7 @@ def stream_rows(plan: dict) -> Iterator[dict]:
 
 
 def text_size(value: object) -> int:
-    """UTF-8 bytes of all text in a row."""
+    """Return the UTF-8 bytes of all text in a row."""
     if isinstance(value, str):
         return len(value.encode())
     if isinstance(value, dict):

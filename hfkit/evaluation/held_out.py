@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import tokenizer_hash
+from hfkit.data.comparisons import COMPARISONS, REPLY_TOO_LONG, comparison_encoder, encode_held_out
 from hfkit.data.conversions import prompt_of
 from hfkit.data.forms import (
     IGNORE,
@@ -21,7 +22,6 @@ from hfkit.data.forms import (
     instruction_encoder,
 )
 from hfkit.data.messages import Messages
-from hfkit.data.rankings import COMPARISONS, REPLY_TOO_LONG, comparison_encoder, encode_held_out
 from hfkit.data.splits import SplitStats, load_rows, load_splits
 from hfkit.models.generation import logits_from
 from hfkit.records.record import record_of

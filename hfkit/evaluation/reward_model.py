@@ -8,8 +8,8 @@ from hfkit.core.console import say, warn
 from hfkit.core.errors import HfkitError
 from hfkit.data.cards import entries_of
 from hfkit.data.chat_template import encode_prompt, encode_replies
+from hfkit.data.comparisons import read_comparison
 from hfkit.data.messages import RenderError
-from hfkit.data.rankings import read_comparison
 from hfkit.data.splits import SplitStats
 from hfkit.evaluation.held_out import HeldOut, find_held_out
 from hfkit.evaluation.replies import Subject

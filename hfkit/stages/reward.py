@@ -15,7 +15,7 @@ from hfkit.config.registry import spec_of
 from hfkit.config.stages import RewardConfig
 from hfkit.core.console import say, warn
 from hfkit.core.device import prepare_device
-from hfkit.data.rankings import COMPARISONS, encode_held_out, choose_encoding
+from hfkit.data.comparisons import COMPARISONS, choose_encoding, encode_held_out
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.stage import then_push
 from hfkit.metrics.preference import pair_metrics

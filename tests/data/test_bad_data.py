@@ -52,7 +52,7 @@ FILES = {
         "a.jsonl",
         [TURN] * 9,
         {"split": "tset", "streaming": True, "rows": 5},
-        "a stream has whole splits, here ['train'], and no 'tset'",
+        "the stream has no split 'tset', and slicing is not supported; its splits are ['train']",
     ),
     "empty": ("a.jsonl", b"", {}, "it is empty"),
     "empty gz": ("a.jsonl.gz", gzip.compress(b"", mtime=0), {}, "cannot read the data set"),
@@ -103,14 +103,14 @@ def test_a_source_that_cannot_be_used_is_told(run_stage, untouched, source, kind
 USER, LONG = {"role": "user", "content": "Who?"}, "red and blue and green and pink " * 20
 CALL = {"function": {"name": "who", "arguments": "{Ann"}}
 ROWS = {
-    "no assistant turn": ("sft", {"messages": [USER]}, "9 no assistant turn"),
+    "no assistant message": ("sft", {"messages": [USER]}, "9 no assistant message"),
     "empty reply": ("sft", {"messages": [USER, {"role": "assistant", "content": ""}]}, "9 with an empty reply"),
     "no text": ("sft", {"messages": [USER, {"role": "assistant", "content": None}]}, "9 with an empty reply"),
     "no messages": ("sft", {"messages": []}, "9 empty"),
     "a turn of tools that the template refuses": (
         "sft",
         {"messages": [USER, {"role": "tool", "content": "x"}, {"role": "assistant", "content": "Ann."}]},
-        "the chat template refuses it: roles are system, user and assistant, not tool",
+        "the chat template rejects it: roles are system, user and assistant, not tool",
     ),
     "tools that are none": ("sft", {**TURN, "tools": "[{"}, "9 tools that are not JSON"),
     "arguments that are none": (
@@ -125,7 +125,7 @@ ROWS = {
     "a prompt that ends with a reply": (
         "ppo",
         {"prompt": [USER, {"role": "assistant", "content": "Ann."}]},
-        "9 that ends with the assistant's turn",
+        "9 with an assistant message at the end of the prompt",
     ),
 }
 

@@ -113,7 +113,7 @@ def test_what_changes_the_result_is_made_anew(tmp_path, tokenizer, cache, monkey
     prepared(write(tmp_path / "a.jsonl", ROWS), tokenizer)
     made = len([*cache.iterdir()])
     if changed == "code":
-        monkeypatch.setattr(caching, "code_hash", lambda: "other")
+        monkeypatch.setattr(caching, "code_hash", lambda _: "other")
     file = write(tmp_path / "a.jsonl", ROWS[1:] if changed == "rows" else ROWS)
     prepared(file, tokenizer, max_length=32 if changed == "setting" else 64)
     assert len([*cache.iterdir()]) > made

@@ -13,15 +13,14 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.data.cards import FOLDERS, Conversion, card_names, load_card
+from hfkit.data.comparisons import PREFERENCES, encode_preferences
 from hfkit.data.conversions import ROW_CONVERSIONS, TABLE_CONVERSIONS
 from hfkit.data.faults import EMPTY_CHOSEN
 from hfkit.data.forms import (
     INSTRUCTIONS,
-    PREFERENCES,
     PROMPTS,
     TEXT,
     encode_instructions,
-    encode_preferences,
     encode_prompts,
 )
 from hfkit.data.packing import pack_documents

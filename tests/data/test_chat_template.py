@@ -6,8 +6,7 @@ import json
 import pytest
 from dialogue import PROMPT, REPLY
 
-from hfkit.data import chat_template as rendering
-from hfkit.data.chat_template import SANITIZES, encode_prompt, encode_replies, encode_text, encode_conversation
+from hfkit.data.chat_template import SANITIZES, encode_conversation, encode_prompt, encode_replies, encode_text
 from hfkit.data.messages import RenderError, tools_of
 
 CHAT = [
@@ -76,7 +75,7 @@ def test_a_template_that_closes_no_turn_gets_its_end_of_text(with_template):
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(with_template):
-    with pytest.raises(RenderError, match="rewrites earlier turns"):
+    with pytest.raises(RenderError, match="rewrites earlier messages"):
         encode_conversation(with_template(FORGETFUL), CHAT, REPLY)
 
 
@@ -85,8 +84,8 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(with_template):
     [
         ([{"role": "tool", "content": "42"}], "roles are system, user and assistant, not tool"),
         ([{"role": "user"}], "refuses"),
-        ([{"role": "user", "content": "Hello"}], "no assistant turn"),
-        ([], "no assistant turn"),
+        ([{"role": "user", "content": "Hello"}], "no assistant message"),
+        ([], "no assistant message"),
     ],
     ids=["unknown role", "without content", "only a user", "empty"],
 )
@@ -123,7 +122,7 @@ def test_pain_32_unmasked_labels_decode_to_the_reply_and_there_is_one_bos(tokeni
 
 def test_a_prompt_that_ends_with_a_reply_is_refused(tokenizer):
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-    with pytest.raises(RenderError, match="ends with the assistant's turn"):
+    with pytest.raises(RenderError, match="an assistant message at the end of the prompt"):
         encode_prompt(tokenizer, turns)
 
 
@@ -195,7 +194,7 @@ def test_tools_and_their_calls_come_out_of_files_as_they_went_in(with_template, 
 
 @pytest.mark.parametrize(
     ("given", "reason"),
-    [("{", "tools that are not JSON"), ("3", "tools that are no list"), (["x"], "tools that are no list")],
+    [("{", "tools that are not JSON"), ("3", "tools that are not a list"), (["x"], "tools that are not a list")],
 )
 def test_tools_that_are_none_are_refused(given, reason):
     with pytest.raises(RenderError, match=reason):

@@ -8,9 +8,9 @@ import pytest
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import PPOConfig, SFTConfig
 from hfkit.core.errors import HfkitError
+from hfkit.data.comparisons import COMPARISONS
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS, encode_prompts
 from hfkit.data.held_out import row_key
-from hfkit.data.rankings import COMPARISONS
 from hfkit.data.sources import load_entry
 from hfkit.data.splits import SplitStats, load_splits
 
@@ -132,8 +132,8 @@ ANSWERS = {"prompt": "Where?", "s": "x", "n": 1, "answers": [{"answer": "a", "ra
     [
         ({"replies": "answers[].text"}, r"{replies: 'answers\[\].text'}: 'answers' has items with answer, rank"),
         ({"replies": "s[].text"}, r"{replies: 's\[\].text'}: 's' is no list of items with fields: Value\('string'\)"),
-        ({"margin": "n - s"}, r"{margin: 'n - s'}: a difference is one of numbers, and 's' holds Value\('string'\)"),
-        ({"margin": "n - answers"}, r"a difference is one of numbers, and 'answers' holds List"),
+        ({"margin": "n - s"}, r"{margin: 'n - s'}: a difference needs numbers, and 's' holds Value\('string'\)"),
+        ({"margin": "n - answers"}, r"a difference needs numbers, and 'answers' holds List"),
     ],
 )
 def test_columns_of_another_kind_than_an_expression_needs_are_told(entry_of, columns, told):

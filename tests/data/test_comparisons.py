@@ -4,8 +4,7 @@ import pytest
 from dialogue import ANSWER, EMPTY, LONG, OTHER, PROMPT, REPLY, TURN
 
 from hfkit.data import faults
-from hfkit.data.forms import preference_row
-from hfkit.data.rankings import ranking_row
+from hfkit.data.comparisons import preference_row, ranking_row
 
 NOT_THE_ASSISTANTS = "with a reply that is not the assistant's"
 PAIR = ("chosen", "rejected")

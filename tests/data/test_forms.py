@@ -11,14 +11,13 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import PretrainConfig, SFTConfig
 from hfkit.core.errors import HfkitError
 from hfkit.data import faults
+from hfkit.data.comparisons import encode_preferences, preference_row
 from hfkit.data.forms import (
     IGNORE,
     INSTRUCTIONS,
     encode_instructions,
-    encode_preferences,
     encode_prompts,
     instruction_row,
-    preference_row,
     prompt_row,
 )
 from hfkit.data.packing import pack_documents
@@ -62,10 +61,10 @@ def test_a_plain_text_is_all_learned(tokenizer):
         ({"prompt": PROMPT, "response": None}, "without a reply"),
         ({"text": ""}, "empty"),
         ({"messages": []}, "empty"),
-        ({"messages": [TURN]}, "no assistant turn"),
+        ({"messages": [TURN]}, "no assistant message"),
         ({"messages": [TURN, {"role": "assistant", "content": ""}]}, "with an empty reply"),
         ({"messages": [TURN, {"role": "assistant", "content": None}, TURN, ANSWER]}, "with an empty reply"),
-        ({"messages": [TURN, {"role": "tool", "content": "x"}, ANSWER]}, "the chat template refuses it: roles are"),
+        ({"messages": [TURN, {"role": "tool", "content": "x"}, ANSWER]}, "the chat template rejects it: roles are"),
         ({"messages": [TURN, ANSWER], "tools": "{"}, "tools that are not JSON"),
         ({"prompt": PROMPT, "completion": [{"role": "assistant", "content": ""}]}, "with an empty reply"),
         ({"prompt": LONG, "response": REPLY}, "with no reply within max_length=64"),
@@ -176,8 +175,8 @@ def test_content_in_parts_is_their_text_whatever_the_template(with_template, enc
         ({"content": [{"type": "image", "text": "Ann"}]}, "with content that is not text"),
         ({"content": ["Ann"]}, "with content that is not text"),
         ({"tool_calls": [{"function": "who"}]}, "tool_calls that name no function"),
-        ({"tool_calls": ["who"]}, "tool_calls that are no list of calls"),
-        ({"tool_calls": 5}, "tool_calls that are no list of calls"),
+        ({"tool_calls": ["who"]}, "tool_calls that are not a list of calls"),
+        ({"tool_calls": 5}, "tool_calls that are not a list of calls"),
     ],
 )
 def test_a_turn_that_cannot_be_read_drops_its_row(tokenizer, turn, reason):
@@ -190,7 +189,7 @@ def test_a_text_that_is_json_beside_messages_is_dropped_for_that(tokenizer, rows
     rows = [{"prompt": prompt, "response": REPLY} for prompt in ("7", PROMPT, [TURN])]
     loaded = load_entry(DatasetEntry(**rows_file(rows)[0]), INSTRUCTIONS)
     dropped = [instruction_row(row, tokenizer, 64)["dropped"] for row in loaded]
-    reason = "neither text nor messages (beside messages, a text that is JSON is read as what it says)"
+    reason = "neither text nor messages (in a column that also has messages, text that is JSON is parsed)"
     assert dropped == [reason, "", ""]
 
 
@@ -255,7 +254,7 @@ def test_documents_are_packed_with_end_of_text_between_them(tokenizer):
 @pytest.mark.parametrize("dropped", [{}, {"also held out": 1}])
 def test_losing_documents_past_a_threshold_is_refused(tokenizer, dropped):
     rows = Dataset.from_dict({"text": ["Ann likes red."] * 8 + [""] * (2 - len(dropped))})
-    with pytest.raises(HfkitError, match=r"Mend the rows, or allow the loss with max_dropped \(now 0\.1\)") as told:
+    with pytest.raises(HfkitError, match=r"Fix the rows, or allow the loss with max_dropped \(now 0\.1\)") as told:
         pack_documents(rows, tokenizer, SplitStats("train", rows=10, dropped={**dropped}), config(PretrainConfig))
     assert "10 rows, 8 kept, 2 dropped" in str(told.value)
     settings = config(PretrainConfig, block_size=8, max_dropped=0.2)
@@ -307,9 +306,7 @@ def test_losing_rows_is_counted_and_past_a_threshold_refused(tokenizer, stage, l
         assert len(encoder(rows, tokenizer, account, config(**limits))) == 9
         assert f"10 rows, 9 kept, 1 dropped (1 {next(iter(account.dropped))})" in str(account)
         return
-    with pytest.raises(
-        HfkitError, match=r"The median row is \d+ tokens long\. Mend the rows, raise max_length"
-    ) as told:
+    with pytest.raises(HfkitError, match=r"The median row is \d+ tokens long\. Fix the rows, raise max_length") as told:
         encoder(rows, tokenizer, account, config(**limits))
     assert f"{10 - long_rows} kept, {long_rows} dropped" in str(told.value)
     if long_rows == 2:

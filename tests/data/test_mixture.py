@@ -121,7 +121,7 @@ def mixture(*entries: dict) -> Mixture:
 )
 def test_a_budget_is_a_cap_and_epochs_repeat(budget, rows, epochs):
     made = mixture(budget, {"epochs": 1})
-    places = made.places(LENGTHS)
+    places = made.indices(LENGTHS)
     first, second = made.realized(places, LENGTHS)
     assert (first["rows"], first["epochs"], first["tokens"]) == (rows, epochs, rows * 3)
     assert second == {"rows": 20, "tokens": 100, "epochs": 1.0, "share": round(20 / (20 + rows), 4)}
@@ -131,20 +131,20 @@ def test_a_budget_is_a_cap_and_epochs_repeat(budget, rows, epochs):
 
 
 def test_epochs_keep_a_small_source_from_ending_the_mixture():
-    small = mixture({"weight": 0.5}, {"weight": 0.5}).places(LENGTHS)
-    again = mixture({"weight": 0.5, "epochs": 3}, {"weight": 0.5}).places(LENGTHS)
+    small = mixture({"weight": 0.5}, {"weight": 0.5}).indices(LENGTHS)
+    again = mixture({"weight": 0.5, "epochs": 3}, {"weight": 0.5}).indices(LENGTHS)
     assert (OF[small] == 0).sum() == 10
     assert (OF[again] == 1).sum() == 20 < (OF[again] == 0).sum() + 15
 
 
 def test_a_weight_of_zero_takes_nothing():
-    assert set(OF[mixture({"weight": 0.0}, {"weight": 2.0}).places(LENGTHS)]) == {1}
+    assert set(OF[mixture({"weight": 0.0}, {"weight": 2.0}).indices(LENGTHS)]) == {1}
 
 
 def test_without_weights_or_budgets_rows_stay_as_they_are():
     made = mixture({}, {})
     assert made.is_plain
-    assert made.places(LENGTHS).tolist() == [*range(30)]
+    assert made.indices(LENGTHS).tolist() == [*range(30)]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ NO_MESSAGES = "neither text nor messages ({role: ..., content: ...})"
         ([{"prompt": [None], "response": "Hello."}, {"prompt": CHAT[:1], "response": "Hello."}], {NO_MESSAGES: 1}),
         ([{"prompt": CHAT[0], "response": "Hello."}], {NO_MESSAGES: 1}),
         ([{"prompt": "", "response": "Hello."}], {"empty": 1}),
-        ([{"prompt": "Hi?", "response": None}], {"no assistant turn": 1}),
+        ([{"prompt": "Hi?", "response": None}], {"no assistant message": 1}),
     ],
     ids=["a call", "a call that is not JSON", "no turn", "a turn alone", "no prompt", "no reply"],
 )

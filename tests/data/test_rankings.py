@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 
 import hfkit
 from hfkit.core.errors import ConfigError, HfkitError
-from hfkit.data.rankings import ranking_row
+from hfkit.data.comparisons import ranking_row
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 
@@ -54,12 +54,12 @@ def test_every_pair_but_the_ties_is_kept_with_its_prompt(tokenizer, changes, pai
         ({"replies": []}, "with fewer than two replies"),
         ({"replies": None}, "without a reply"),
         ({"replies": [*REPLIES[:3], None]}, "without a reply"),
-        ({"ranks": [1, 2, 3]}, "with other numbers of replies and of ranks or scores"),
-        ({"ranks": None}, "with other numbers of replies and of ranks or scores"),
-        ({"ranks": [1, 2, 3, None]}, "with a rank or score that is no number"),
-        ({"ranks": [1, 2, 3, "4"]}, "with a rank or score that is no number"),
-        ({"scores": [1.0, float("nan"), 0.0, 2.0]}, "with a rank or score that is no number"),
-        ({"scores": [1.0, float("inf"), 0.0, 2.0]}, "with a rank or score that is no number"),
+        ({"ranks": [1, 2, 3]}, "with a number of ranks or scores that differs from the number of replies"),
+        ({"ranks": None}, "with a number of ranks or scores that differs from the number of replies"),
+        ({"ranks": [1, 2, 3, None]}, "with a rank or score that is not a number"),
+        ({"ranks": [1, 2, 3, "4"]}, "with a rank or score that is not a number"),
+        ({"scores": [1.0, float("nan"), 0.0, 2.0]}, "with a rank or score that is not a number"),
+        ({"scores": [1.0, float("inf"), 0.0, 2.0]}, "with a rank or score that is not a number"),
         ({"ranks": [2, 2, 2, 2]}, "all tied"),
         ({"replies": ["red"] * 4}, "all tied"),
         ({"replies": [*REPLIES[:1], *[LONG] * 3]}, "with a reply longer than max_length=64"),
@@ -162,15 +162,19 @@ def test_the_margin_of_a_pair_is_what_its_reply_should_lead_by(run_stage, tmp_pa
 @pytest.mark.parametrize(
     ("row", "changes", "told"),
     [
-        ({"prompt": PROMPT, "replies": REPLIES}, {}, "rankings have the columns prompt, replies, and ranks or scores"),
-        ({"replies": REPLIES, "ranks": [1, 2, 3, 4]}, {}, "rankings have the columns prompt"),
+        ({"prompt": PROMPT, "replies": REPLIES}, {}, "rankings need the columns prompt, replies, and ranks or scores"),
+        ({"replies": REPLIES, "ranks": [1, 2, 3, 4]}, {}, "rankings need the columns prompt"),
         (ROW, {"score_margin": 1.0}, "score_margin: 1 needs rankings with scores"),
-        ({"prompt": PROMPT, "chosen": "a", "rejected": "b"}, {"score_margin": 1.0}, "pairs give theirs in the column"),
-        ({**ROW, "ranks": [1, 2, 3]}, {}, "30 with other numbers of replies"),
+        ({"prompt": PROMPT, "chosen": "a", "rejected": "b"}, {"score_margin": 1.0}, "for pairs, use the column"),
+        ({**ROW, "ranks": [1, 2, 3]}, {}, "30 with a number of ranks or scores that differs"),
         ({**ROW, "replies": REPLIES[:1], "ranks": [1]}, {}, "30 with fewer than two replies"),
         ({**ROW, "ranks": [1, 1, 1, 1]}, {}, "30 all tied"),
         ({**ROW, "ranks": "1234"}, {}, "'ranks' holds string, and should hold numbers"),
-        ({"prompt": PROMPT, "chosen": "a", "rejected": "b", "margin": 1e999}, {}, "30 with a margin that is no number"),
+        (
+            {"prompt": PROMPT, "chosen": "a", "rejected": "b", "margin": 1e999},
+            {},
+            "30 with a margin that is not a number",
+        ),
     ],
 )
 def test_rankings_that_cannot_be_read_are_told_before_the_folder_is_made(

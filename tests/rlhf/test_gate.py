@@ -8,7 +8,7 @@ from datasets import Dataset, Features, List, Value
 
 from hfkit.core.errors import ConfigError
 from hfkit.core.files import write_json
-from hfkit.data.rankings import as_pairs
+from hfkit.data.comparisons import as_pairs
 from hfkit.metrics.preference import metrics_of_rewards
 from hfkit.metrics.probes import CURES, probe, signs, spoilt
 from hfkit.records.record import read_record

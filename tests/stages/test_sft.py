@@ -61,7 +61,7 @@ def test_prompt_tokens_are_not_in_the_loss(run_stage, base_dir, tmp_path, rows_f
     model, tokenizer = hfkit.load_policy(str(base_dir))
     total, count = 0.0, 0
     for prompt, reply in pairs:
-        ids, is_trained = encode_turns(tokenizer, prompt, reply)
+        ids, is_trained = encode_conversation(tokenizer, prompt, reply)
         with torch.no_grad():
             logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         total -= sum(float(logprobs[i - 1, ids[i]]) for i, trained in enumerate(is_trained) if trained)

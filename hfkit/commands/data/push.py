@@ -1,10 +1,10 @@
 """hfkit data push CARD_OR_DIR USER/NAME --private
 
-Pushes a set of preferences, instructions, prompts or texts to the Hub, in one commit: a folder with .jsonl, .json,
-.parquet, .csv or .txt files, gzipped or not, and its README.md; or the files of a data card that lie here. A file with
-`train`, `validation` or `test` in its name is that split, any other the training split; names that differ beyond that
-are subsets. The card tells so to the Hub's viewer and to `load_dataset`, and what you write into it is kept. As with
-`hfkit push`, everything that speaks against it is told before anything is sent, and nothing is deleted.
+Pushes preferences, instructions, prompts or texts to the Hub, in one commit: a folder with .jsonl, .json, .parquet,
+.csv or .txt files, gzipped or not, and its README.md; or the local files of a data card. A file with `train`,
+`validation` or `test` in its name is that split, any other file the training split; names that differ otherwise are
+subsets. The card declares them for the Hub's viewer and `load_dataset`, and keeps the text that you write into it. As
+with `hfkit push`, every problem is reported before any file is uploaded, and nothing is deleted.
 """
 
 from argparse import Namespace

@@ -7,7 +7,7 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import TokenizerConfig
 from hfkit.core.errors import MISSING, ConfigError, HfkitError, Kind, Problem
 from hfkit.core.hub_ids import HUB_ID
-from hfkit.data.cards import split_file, recipe_of, source_split
+from hfkit.data.cards import recipe_of, source_split, split_file
 from hfkit.data.mixture import BUDGETS
 
 FILE = re.compile(r"\.(jsonl?|csv|txt|parquet)(\.gz)?$")

@@ -1,4 +1,4 @@
-"""Rows of several sources as one data set: the same columns, of the same kinds."""
+"""Concatenate the rows of several sources, after casting their columns to common types."""
 
 from functools import partial
 
@@ -9,28 +9,31 @@ from hfkit.core.errors import HfkitError
 from hfkit.data.caching import Versioned
 from hfkit.data.conversions import MESSAGES
 
-# Columns that hold text in one source and messages in another are messages in all; who says a text of theirs.
+# Columns that may hold text in one source and messages in another, and the role of a text in them.
 ROLES = {"prompt": "user", "chosen": "assistant", "rejected": "assistant", "response": "assistant"}
 ROLES |= {"completion": "assistant"}
-# As `datasets` reads turns of which only some have a field; its earlier versions have no such type.
+# The type of messages of which only some have a field; earlier versions of `datasets` have no such type.
 JSON = getattr(datasets, "Json", ())
 
 
 def concatenate_sources(tables: list[Dataset], names: list[str]) -> Dataset:
-    """The rows of all tables, one after another.
+    """Return the rows of all tables, one after another.
 
-    Text joins messages as a turn of its own, prompt and response join `messages` as a conversation, and messages with
-    fields of their own (`tool_calls`, a name) join those without.
+    If only some sources have messages, text becomes one message, and prompt and response become one conversation in
+    `messages`. Messages with further fields (`tool_calls`, a name) are concatenated with those without.
 
     Raises:
-        HfkitError: their columns differ; each source and its columns are named.
+        HfkitError: the columns differ; the message names each source and its columns.
     """
     if len(tables) == 1:
         return tables[0]
     if any("messages" in table.column_names for table in tables):
         tables = [as_conversations(table) for table in tables]
     if any("tools" in table.column_names for table in tables):
-        tables = [table if "tools" in table.column_names else with_empty_tools(table) for table in tables]
+        tables = [
+            table if "tools" in table.column_names else table.add_column("tools", [None] * len(table))
+            for table in tables
+        ]
     if len({tuple(sorted(table.column_names)) for table in tables}) > 1:
         columns = dict(zip(names, (tuple(table.column_names) for table in tables), strict=True))
         raise HfkitError(f"the data sets have different columns: {columns}; map them with columns: {{...}}")
@@ -43,7 +46,7 @@ def concatenate_sources(tables: list[Dataset], names: list[str]) -> Dataset:
             common = common_feature(features[column], kind)
             if common is None:
                 kinds = {name: str(table.features[column]) for name, table in zip(names, tables, strict=True)}
-                raise HfkitError(f"the column {column!r} is not the same in all data sets: {kinds}")
+                raise HfkitError(f"the column {column!r} has different types in the data sets: {kinds}")
             features = Features({**features, column: common})
     order = [*features]
     tables = [table.select_columns(order) for table in tables]
@@ -53,7 +56,7 @@ def concatenate_sources(tables: list[Dataset], names: list[str]) -> Dataset:
 
 
 def common_feature(one, other):
-    """The feature type that both can be cast to without a loss; None where there is none."""
+    """Return the feature type that both can be cast to without loss, or None."""
     if one == other:
         return one
     for kind, alternative in ((one, other), (other, one)):
@@ -70,32 +73,27 @@ def common_feature(one, other):
 
 
 def as_conversations(table: Dataset) -> Dataset:
-    """Rows of prompt and response as `messages`; any other rows as they are."""
-    said = {*table.column_names} - {"tools"}
-    if said not in ({"prompt", "response"}, {"prompt", "completion"}):
+    """Return rows of prompt and response as `messages`, and any other rows as they are."""
+    columns = {*table.column_names} - {"tools"}
+    if columns not in ({"prompt", "response"}, {"prompt", "completion"}):
         return table
-    others, turns = {name: kind for name, kind in table.features.items() if name not in said}, MESSAGES
-    for kind in (table.features[name] for name in said):
-        turns = common_feature(turns, kind) if isinstance(kind, datasets.List) else turns
-    if turns is None:  # lists of something else
+    others, messages = {name: kind for name, kind in table.features.items() if name not in columns}, MESSAGES
+    for kind in (table.features[name] for name in columns):
+        messages = common_feature(messages, kind) if isinstance(kind, datasets.List) else messages
+    if messages is None:  # lists of something else
         return table
-    features = Features({**others, "messages": turns})
-    return table.map(Versioned.of(to_conversation), remove_columns=[*said], features=features)
-
-
-def with_empty_tools(table: Dataset) -> Dataset:
-    """Rows in which nothing can be called, among others in which something can."""
-    return table.add_column("tools", [None] * len(table))
+    features = Features({**others, "messages": messages})
+    return table.map(Versioned.of(to_conversation), remove_columns=[*columns], features=features)
 
 
 def to_conversation(row: dict) -> dict:
-    """Prompt and reply as one conversation; without a prompt there is none."""
+    """Return prompt and reply as one conversation, which is empty without a prompt."""
     reply = row.get("response") or row.get("completion") or []
     return {"messages": message_list(row["prompt"], "user") + message_list(reply, "assistant") if row["prompt"] else []}
 
 
 def as_message_column(table: Dataset, column: str) -> Dataset:
-    """A text column as a column of messages."""
+    """Return a table with a text column as a column of messages."""
     if isinstance(table.features[column], datasets.List):
         return table
     features = Features({**table.features, column: MESSAGES})
@@ -103,12 +101,12 @@ def as_message_column(table: Dataset, column: str) -> Dataset:
 
 
 def to_message_list(row: dict, column: str) -> dict:
-    """A text as one turn."""
+    """Return the column of a row as messages."""
     return {column: message_list(row[column] or [], ROLES[column])}
 
 
 def message_list(given: object, role: str) -> list:
-    """Text as one turn, messages as they are; of anything else a turn that is none, for which the row is dropped."""
+    """Return text as one message, messages as they are, and [None] for anything else, so that its row is dropped."""
     if isinstance(given, str):
         return [{"role": role, "content": given}]
     return given if isinstance(given, list) else [None]

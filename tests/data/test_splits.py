@@ -6,8 +6,8 @@ from hfkit.commands.data.survey import surveys_of
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import RewardConfig, SFTConfig
 from hfkit.core.errors import HfkitError
+from hfkit.data.comparisons import COMPARISONS, choose_encoding
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions
-from hfkit.data.rankings import COMPARISONS, choose_encoding
 from hfkit.data.splits import load_splits
 
 REPLIES = ["In Oslo it is.", "In Rome.", "In Bonn.", "In none of them, as far as I know."]
@@ -55,7 +55,7 @@ def test_the_tokens_of_a_split_are_those_that_are_read(rows_file, tokenizer, kin
     rows, account = prepared(entries, tokenizer, ranked=ranked)
     there = sum(map(len, ids_of(rows)))
     assert account.tokens == account.sources[0]["taken"]["tokens"] == there
-    one = next(surveys_of(config_for(entries, ranked=ranked), tokenizer))
+    one = next(surveys_of("reward" if ranked else "sft", config_for(entries, ranked=ranked), tokenizer))
     assert one.tokens == there
     assert one.cut_tokens == (sum(rows["length"]) - there if kind == "cut" else 0)
     budget = there // 2
@@ -142,11 +142,11 @@ def test_a_stream_of_replies_fills_its_tokens(rows_file, tokenizer, kind, capsys
     rows, account = prepared([entry], tokenizer, ranked=True, max_length=500)
     one = max(sum(map(len, ids_of(rows.select([place])))) for place in range(len(rows)))
     assert 5000 - one < account.tokens <= 5000
-    assert "of the stream" not in capsys.readouterr().err
+    assert "from the stream" not in capsys.readouterr().err
 
 
 def test_a_stream_that_does_not_fill_its_tokens_is_told(rows_file, tokenizer, capsys):
     entry = rows_file([{"prompt": f"Who is {n}?", "response": "Ann."} for n in range(9)])[0]
     _, account = prepared([entry | {"streaming": True, "tokens": 5000}], tokenizer)
-    told = f"all that was taken of the stream is {account.tokens} tokens, of 5,000 asked for"
+    told = f"the rows taken from the stream have {account.tokens} tokens, of 5,000 requested"
     assert told in capsys.readouterr().err

@@ -1,0 +1,250 @@
+"""Comparisons of replies to a prompt: pairs (chosen, rejected), and rankings by scores or ranks.
+
+Scores are better if higher; rank 1 is best; equal ones are ties. A row of a ranking keeps all of its pairs together:
+they are compared in one step, and each reply is read once (see `hfkit.training.ranking_trainer`). A pair is a ranking
+of two.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from itertools import combinations
+
+from datasets import Dataset, Features, List, Value
+
+from hfkit.core.errors import HfkitError
+from hfkit.data import faults
+from hfkit.data.chat_template import encode_replies
+from hfkit.data.conversions import shared_prompt
+from hfkit.data.encoding import IDS, Encoder, encode
+from hfkit.data.messages import (
+    Messages,
+    RenderError,
+    as_messages,
+    as_reply,
+    is_empty_message,
+    tools_of,
+    without_nulls,
+)
+from hfkit.data.splits import SplitStats
+
+REPLY_TOO_LONG = "with a reply longer than"
+PREFERENCES = ["prompt", "chosen", "rejected", "margin", "tools"]
+COMPARISONS = [*PREFERENCES, "replies", "ranks", "scores"]
+"""The columns of pairs and of rankings."""
+
+
+def choose_encoding(rows: Dataset, config) -> Callable:
+    """Return `encode_rankings` if the rows are rankings, else `encode_preferences`.
+
+    Raises:
+        HfkitError: rankings without prompts, ranks or scores, or `score_margin` without scores.
+    """
+    columns = rows.column_names
+    if "replies" in columns and ("prompt" not in columns or not {"ranks", "scores"} & {*columns}):
+        raise HfkitError(f"rankings need the columns prompt, replies, and ranks or scores; these rows have {columns}")
+    if config.score_margin and not {"replies", "scores"} <= {*columns}:
+        remedy = "for pairs, use the column margin"
+        raise HfkitError(f"score_margin: {config.score_margin:g} needs rankings with scores, not {columns}; {remedy}")
+    return encode_rankings if "replies" in columns else encode_preferences
+
+
+def encode_held_out(rows: Dataset, tokenizer, stats: SplitStats, config, *, as_rankings: bool) -> Dataset:
+    """Return held-out rows in the training rows' encoding: pairs as rankings of two, or rankings as their pairs.
+
+    Raises:
+        HfkitError: as `choose_encoding`, or no row is left.
+    """
+    if as_rankings:
+        return encode_rankings(rows, tokenizer, stats, config)
+    encoded = choose_encoding(rows, config)(rows, tokenizer, stats, config)
+    return as_pairs(encoded) if "reply_ids" in encoded.column_names else encoded
+
+
+def encode_preferences(rows: Dataset, tokenizer, stats: SplitStats, config) -> Dataset:
+    """Return pairs as `chosen_ids` and `rejected_ids` (and `margin` where given)."""
+    return encode(rows, preference_encoder(tokenizer, config.max_length, rows), stats, config)
+
+
+def encode_rankings(rows: Dataset, tokenizer, stats: SplitStats, config) -> Dataset:
+    """Return rankings as `reply_ids`, the indices `better` and `worse` of each pair in them, and `margin` if asked."""
+    return encode(rows, ranking_encoder(tokenizer, config.max_length, rows, config.score_margin), stats, config)
+
+
+def comparison_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: float = 0.0) -> Encoder:
+    """Return the encoder of these rows, rankings or pairs."""
+    if "replies" in rows.column_names:
+        return ranking_encoder(tokenizer, max_length, rows, score_margin)
+    return preference_encoder(tokenizer, max_length, rows)
+
+
+def preference_encoder(tokenizer, max_length: int, rows: Dataset) -> Encoder:
+    """Return the encoder of these pairs."""
+    function = partial(preference_row, tokenizer=tokenizer, max_length=max_length)
+    margin = {"margin": Value("float64")} if "margin" in rows.column_names else {}
+    return Encoder(function, {"chosen_ids": IDS, "rejected_ids": IDS, **margin})
+
+
+def ranking_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: float = 0.0) -> Encoder:
+    """Return the encoder of these rankings or pairs; margins are computed from scores where there are scores."""
+    score_margin = score_margin if "scores" in rows.column_names else 0.0
+    function = partial(ranking_row, tokenizer=tokenizer, max_length=max_length, score_margin=score_margin)
+    margin = {"margin": List(Value("float64"))} if score_margin or "margin" in rows.column_names else {}
+    return Encoder(function, {"reply_ids": List(IDS), "better": IDS, "worse": IDS, **margin})
+
+
+def as_pairs(rankings: Dataset) -> Dataset:
+    """Return encoded rankings as a row of `chosen_ids`, `rejected_ids` and the index `ranking` for each pair."""
+    pairs = [
+        {"chosen_ids": row["reply_ids"][better], "rejected_ids": row["reply_ids"][worse], "ranking": index}
+        for index, row in enumerate(rankings)
+        for better, worse in zip(row["better"], row["worse"], strict=True)
+    ]
+    return Dataset.from_list(pairs, features=Features({"chosen_ids": IDS, "rejected_ids": IDS, "ranking": IDS.feature}))
+
+
+def preference_row(row: dict, tokenizer, max_length: int) -> dict:
+    """Return one encoded pair; see `pair_of`."""
+    empty = {"chosen_ids": [], "rejected_ids": [], "faults": "", "cut": False, "length": 0}
+    empty |= {"margin": 0.0} if "margin" in row else {}
+    try:
+        margin = {"margin": margin_of(row)} if "margin" in row else {}
+        prompt, replies = pair_of(row)
+        chosen, rejected = encode_replies(tokenizer, prompt, replies, tools_of(row.get("tools")))
+    except RenderError as error:
+        return empty | {"dropped": str(error)}
+    length = max(len(chosen), len(rejected))
+    if length > max_length:
+        return empty | {"dropped": f"longer than max_length={max_length}", "length": length}
+    if chosen == rejected:
+        return empty | {"dropped": "with replies that are equal once they are rendered", "length": length}
+    found = [faults.EMPTY_CHOSEN] if is_empty_message(as_reply(replies[0])[-1]) else []
+    found += faults.of_replies(tokenizer, prompt, replies)
+    return {
+        "chosen_ids": chosen,
+        "rejected_ids": rejected,
+        "dropped": "",
+        "faults": faults.join_faults(found, faults.of_ids(tokenizer, chosen), faults.of_ids(tokenizer, rejected)),
+        "cut": False,
+        "length": length,
+        **margin,
+    }
+
+
+def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0) -> dict:
+    """Return one encoded ranking; a reply that is too long is left out of it, which is one of the row's faults.
+
+    Args:
+        score_margin: the margin of a pair is this times the difference of its scores; 0 computes none.
+    """
+    empty = {"reply_ids": [], "better": [], "worse": [], "faults": "", "cut": False, "length": 0}
+    empty |= {"margin": []} if score_margin or "margin" in row else {}
+    try:
+        prompt, replies, values, margin = read_comparison(row)
+        encoded = encode_replies(tokenizer, prompt, replies, tools_of(row.get("tools")))
+    except RenderError as error:
+        return empty | {"dropped": str(error)}
+    short = [index for index, ids in enumerate(encoded) if len(ids) <= max_length]
+    ids, values, short_replies = ([column[index] for index in short] for column in (encoded, values, replies))
+    pairs = [
+        (one, other) if values[one] > values[other] else (other, one)
+        for one, other in combinations(range(len(ids)), 2)
+        if values[one] != values[other] and ids[one] != ids[other]
+    ]
+    left_out = [f"{REPLY_TOO_LONG} max_length={max_length}"] if len(short) < len(encoded) else []
+    if not pairs:
+        return empty | {"dropped": next(iter(left_out), "all tied"), "length": max(map(len, encoded))}
+    margins = [score_margin * (values[better] - values[worse]) if score_margin else margin for better, worse in pairs]
+    is_empty_chosen = any(is_empty_message(as_reply(short_replies[better])[-1]) for better, _ in pairs)
+    found = [
+        left_out,
+        [faults.EMPTY_CHOSEN] if is_empty_chosen else [],
+        faults.of_replies(tokenizer, prompt, replies),
+        *(faults.of_ids(tokenizer, reply) for reply in ids),
+    ]
+    return {
+        "reply_ids": ids,
+        "better": [better for better, _ in pairs],
+        "worse": [worse for _, worse in pairs],
+        "dropped": "",
+        "faults": faults.join_faults(*found),
+        "cut": False,
+        "length": max(map(len, ids)),
+        **({"margin": margins} if "margin" in empty else {}),
+    }
+
+
+def pair_of(row: dict) -> tuple[str | Messages, list[str | Messages]]:
+    """Return the prompt of a pair, and its chosen and its rejected reply.
+
+    Without a `prompt` column, the prompt is what both replies begin with. With one, an empty prompt is an error.
+
+    Raises:
+        RenderError: there is no prompt, a reply is missing, they are equal, or one is not the assistant's.
+    """
+    if any(row.get(reply) in (None, []) for reply in ("chosen", "rejected")):
+        raise RenderError("without a reply")
+    if row["chosen"] == row["rejected"]:
+        raise RenderError("with equal replies")
+    if "prompt" in row:
+        if not row["prompt"]:
+            raise RenderError("without a prompt")
+        return row["prompt"], [reply_to(row["prompt"], row[reply]) for reply in ("chosen", "rejected")]
+    prompt, *replies = shared_prompt(row).values()
+    if not prompt:
+        raise RenderError("with no prompt in common")
+    if not all(reply.strip() if isinstance(reply, str) else reply for reply in replies):
+        raise RenderError("with an empty reply")
+    return prompt, [reply_to(prompt, reply) for reply in replies]
+
+
+def read_comparison(row: dict) -> tuple[str | Messages, list, list[float], float]:
+    """Return the prompt of a pair or ranking, its replies, a value for each (highest is best), and a pair's margin.
+
+    Raises:
+        RenderError: the replies cannot be ranked, or one is not the assistant's.
+    """
+    if row.get("chosen") is not None and row.get("rejected") is not None:
+        return *pair_of(row), [1.0, 0.0], margin_of(row)
+    replies, scores = row.get("replies"), row.get("scores")
+    if not isinstance(replies, list) or any(reply is None for reply in replies):
+        raise RenderError("without a reply")
+    if len(replies) < 2:
+        raise RenderError("with fewer than two replies")
+    values = row.get("ranks") if scores is None else scores
+    if not isinstance(values, list) or len(values) != len(replies):
+        raise RenderError("with a number of ranks or scores that differs from the number of replies")
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+        raise RenderError("with a rank or score that is not a number")
+    if not row["prompt"]:
+        raise RenderError("without a prompt")
+    replies = [reply_to(row["prompt"], reply) for reply in replies]
+    return row["prompt"], replies, [-value for value in values] if scores is None else values, 0.0
+
+
+def reply_to(prompt: str | Messages, reply: str | Messages) -> str | Messages:
+    """Return a reply alone: text as it is, messages without those of the prompt if they begin with them.
+
+    Raises:
+        RenderError: it does not end with an assistant message, so that an earlier one would be taken for the reply.
+    """
+    if isinstance(reply, str):
+        return reply
+    before, messages = as_messages(prompt), as_reply(reply)
+    if before and without_nulls(messages[: len(before)]) == without_nulls(before):
+        messages = messages[len(before) :]
+    if not messages or messages[-1]["role"] != "assistant":
+        raise RenderError("with a reply that is not the assistant's")
+    return messages
+
+
+def margin_of(row: dict) -> float:
+    """Return by how much the chosen reply of a pair should lead; a missing margin is 0.
+
+    Raises:
+        RenderError: the margin is not a number.
+    """
+    margin = float(row.get("margin") or 0.0)
+    if not math.isfinite(margin):
+        raise RenderError("with a margin that is not a number")
+    return margin
