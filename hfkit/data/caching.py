@@ -20,7 +20,7 @@ from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 ROWS_PER_PROCESS = 2_000
-ROW_MODULES = ("chat_template", "conversions", "faults", "messages")
+ROW_MODULES = ("chat_template", "conversions", "encoding", "faults", "messages")
 """The modules of `hfkit.data` that functions over rows in other modules call: a change in one makes all rows anew."""
 
 

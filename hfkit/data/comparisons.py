@@ -16,7 +16,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.data import faults
 from hfkit.data.chat_template import encode_replies
 from hfkit.data.conversions import shared_prompt
-from hfkit.data.encoding import IDS, Encoder, encode
+from hfkit.data.encoding import IDS, Encoder, encode, encoded_row
 from hfkit.data.messages import (
     Messages,
     RenderError,
@@ -105,30 +105,22 @@ def as_pairs(rankings: Dataset) -> Dataset:
 
 def preference_row(row: dict, tokenizer, max_length: int) -> dict:
     """Return one encoded pair; see `pair_of`."""
-    empty = {"chosen_ids": [], "rejected_ids": [], "faults": "", "cut": False, "length": 0}
-    empty |= {"margin": 0.0} if "margin" in row else {}
+    empty = {"chosen_ids": [], "rejected_ids": [], **({"margin": 0.0} if "margin" in row else {})}
     try:
         margin = {"margin": margin_of(row)} if "margin" in row else {}
         prompt, replies = pair_of(row)
         chosen, rejected = encode_replies(tokenizer, prompt, replies, tools_of(row.get("tools")))
     except RenderError as error:
-        return empty | {"dropped": str(error)}
+        return encoded_row(empty, dropped=str(error))
     length = max(len(chosen), len(rejected))
     if length > max_length:
-        return empty | {"dropped": f"longer than max_length={max_length}", "length": length}
+        return encoded_row(empty, dropped=f"longer than max_length={max_length}", length=length)
     if chosen == rejected:
-        return empty | {"dropped": "with replies that are equal once they are rendered", "length": length}
+        return encoded_row(empty, dropped="with replies that are equal once they are rendered", length=length)
     found = [faults.EMPTY_CHOSEN] if is_empty_message(as_reply(replies[0])[-1]) else []
     found += faults.of_replies(tokenizer, prompt, replies)
-    return {
-        "chosen_ids": chosen,
-        "rejected_ids": rejected,
-        "dropped": "",
-        "faults": faults.join_faults(found, faults.of_ids(tokenizer, chosen), faults.of_ids(tokenizer, rejected)),
-        "cut": False,
-        "length": length,
-        **margin,
-    }
+    found += faults.of_ids(tokenizer, chosen) + faults.of_ids(tokenizer, rejected)
+    return encoded_row({"chosen_ids": chosen, "rejected_ids": rejected, **margin}, found=found, length=length)
 
 
 def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0) -> dict:
@@ -137,13 +129,13 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
     Args:
         score_margin: the margin of a pair is this times the difference of its scores; 0 computes none.
     """
-    empty = {"reply_ids": [], "better": [], "worse": [], "faults": "", "cut": False, "length": 0}
-    empty |= {"margin": []} if score_margin or "margin" in row else {}
+    has_margin = bool(score_margin) or "margin" in row
+    empty = {"reply_ids": [], "better": [], "worse": [], **({"margin": []} if has_margin else {})}
     try:
         prompt, replies, values, margin = read_comparison(row)
         encoded = encode_replies(tokenizer, prompt, replies, tools_of(row.get("tools")))
     except RenderError as error:
-        return empty | {"dropped": str(error)}
+        return encoded_row(empty, dropped=str(error))
     short = [index for index, ids in enumerate(encoded) if len(ids) <= max_length]
     ids, values, short_replies = ([column[index] for index in short] for column in (encoded, values, replies))
     pairs = [
@@ -153,25 +145,14 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
     ]
     left_out = [f"{REPLY_TOO_LONG} max_length={max_length}"] if len(short) < len(encoded) else []
     if not pairs:
-        return empty | {"dropped": next(iter(left_out), "all tied"), "length": max(map(len, encoded))}
+        return encoded_row(empty, dropped=next(iter(left_out), "all tied"), length=max(map(len, encoded)))
     margins = [score_margin * (values[better] - values[worse]) if score_margin else margin for better, worse in pairs]
     is_empty_chosen = any(is_empty_message(as_reply(short_replies[better])[-1]) for better, _ in pairs)
-    found = [
-        left_out,
-        [faults.EMPTY_CHOSEN] if is_empty_chosen else [],
-        faults.of_replies(tokenizer, prompt, replies),
-        *(faults.of_ids(tokenizer, reply) for reply in ids),
-    ]
-    return {
-        "reply_ids": ids,
-        "better": [better for better, _ in pairs],
-        "worse": [worse for _, worse in pairs],
-        "dropped": "",
-        "faults": faults.join_faults(*found),
-        "cut": False,
-        "length": max(map(len, ids)),
-        **({"margin": margins} if "margin" in empty else {}),
-    }
+    found = left_out + [faults.EMPTY_CHOSEN] * is_empty_chosen + faults.of_replies(tokenizer, prompt, replies)
+    found += [fault for reply in ids for fault in faults.of_ids(tokenizer, reply)]
+    better, worse = ([pair[side] for pair in pairs] for side in (0, 1))
+    columns = {"reply_ids": ids, "better": better, "worse": worse, **({"margin": margins} if has_margin else {})}
+    return encoded_row(columns, found=found, length=max(map(len, ids)))
 
 
 def pair_of(row: dict) -> tuple[str | Messages, list[str | Messages]]:

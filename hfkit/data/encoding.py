@@ -1,7 +1,7 @@
 """Apply a form's encoder to rows: tokenize them, cached, drop what cannot be used, and count it."""
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +20,26 @@ ID_COLUMNS = ("input_ids", "chosen_ids", "rejected_ids", "reply_ids")
 STATS_COLUMNS = {"dropped": Value("string"), "faults": Value("string"), "cut": Value("bool"), "length": Value("int64")}
 
 
+def encoded_row(
+    columns: dict, *, dropped: str = "", found: Iterable[str] = (), cut: bool = False, length: int = 0
+) -> dict:
+    """Return what a form's function makes of a row: columns for the trainer, and those of the statistics.
+
+    Args:
+        dropped: why the row is dropped, or "".
+        found: the faults of a row that is kept, see `faults.py`.
+        cut: whether its end is missing.
+        length: tokens of its longest sequence before it is cut.
+    """
+    return {**columns, "dropped": dropped, "faults": faults.join_faults(found), "cut": cut, "length": length}
+
+
 @dataclass(frozen=True)
 class Encoder:
     """Encode the rows of one form.
 
     Args:
-        function: row -> columns for the trainer, and `dropped` (a reason, or ""), `faults` (of a row that is kept, see
-            `faults.py`), `cut` (bool) and `length` (tokens of its longest sequence before it is cut).
+        function: row -> `encoded_row`.
         columns: the trainer's, with their types, which cannot be inferred if all rows are dropped.
     """
 

@@ -32,9 +32,9 @@ MASK = "whose trained tokens are not its replies"
 EMPTY_CHOSEN = "whose chosen reply is empty"
 
 
-def join_faults(*found: Iterable[str]) -> str:
+def join_faults(found: Iterable[str]) -> str:
     """Return faults as the column `faults` holds them, each once."""
-    return JOINT.join(dict.fromkeys(fault for faults in found for fault in faults))
+    return JOINT.join(dict.fromkeys(found))
 
 
 def count_faults(column: Iterable[str]) -> dict[str, int]:

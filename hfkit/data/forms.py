@@ -13,7 +13,7 @@ from datasets import Dataset
 from hfkit.data import faults
 from hfkit.data.chat_template import encode_conversation, encode_prompt, encode_text
 from hfkit.data.comparisons import COMPARISONS, comparison_encoder
-from hfkit.data.encoding import IDS, Encoder, encode
+from hfkit.data.encoding import IDS, Encoder, encode, encoded_row
 from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, is_empty_message, tools_of
 from hfkit.data.splits import SplitStats
 
@@ -31,14 +31,12 @@ def text_encoder(tokenizer) -> Encoder:
 
 def text_row(row: dict, tokenizer) -> dict:
     """Return one document's `input_ids`, closed by end-of-text."""
-    empty = {"input_ids": [], "faults": "", "cut": False, "length": 0}
     text = row["text"]
     if not isinstance(text, str) or not text:
-        return empty | {"dropped": "empty"}
+        return encoded_row({"input_ids": []}, dropped="empty")
     ids = [*text.encode()] if tokenizer is None else tokenizer(text, add_special_tokens=False).input_ids
     ids += [] if tokenizer is None else [tokenizer.eos_token_id]
-    found = faults.of_texts(tokenizer, text, plain=True)
-    return empty | {"input_ids": ids, "dropped": "", "faults": faults.join_faults(found), "length": len(ids)}
+    return encoded_row({"input_ids": ids}, found=faults.of_texts(tokenizer, text, plain=True), length=len(ids))
 
 
 def encode_instructions(rows: Dataset, tokenizer, stats: SplitStats, config) -> Dataset:
@@ -54,7 +52,6 @@ def instruction_encoder(tokenizer, max_length: int) -> Encoder:
 
 def instruction_row(row: dict, tokenizer, max_length: int) -> dict:
     """Return one row of messages, of prompt and response (or completion), or of text, cut at `max_length`."""
-    empty = {"input_ids": [], "labels": [], "faults": "", "cut": False, "length": 0}
     try:
         if row.get("text") and not row.get("messages") and not row.get("prompt"):
             ids = encode_text(tokenizer, row["text"])
@@ -69,17 +66,16 @@ def instruction_row(row: dict, tokenizer, max_length: int) -> dict:
                 *faults.of_texts(tokenizer, messages),
             ]
     except RenderError as error:
-        return empty | {"dropped": str(error)}
+        return encoded_row({"input_ids": [], "labels": []}, dropped=str(error))
     labels = [token if is_trained else IGNORE for token, is_trained in zip(ids, mask, strict=True)]
     lost = not any(label != IGNORE for label in labels[:max_length])
-    return {
-        "input_ids": ids[:max_length],
-        "labels": labels[:max_length],
-        "dropped": f"with no reply within max_length={max_length}" if lost else "",
-        "faults": faults.join_faults(found, faults.of_ids(tokenizer, ids)),
-        "cut": len(ids) > max_length and not lost,
-        "length": len(ids),
-    }
+    return encoded_row(
+        {"input_ids": ids[:max_length], "labels": labels[:max_length]},
+        dropped=f"with no reply within max_length={max_length}" if lost else "",
+        found=found + faults.of_ids(tokenizer, ids),
+        cut=len(ids) > max_length and not lost,
+        length=len(ids),
+    )
 
 
 def conversation_of(row: dict) -> tuple[Messages, str | Messages, str | Messages]:
@@ -118,17 +114,17 @@ def prompt_encoder(tokenizer, max_length: int, rows: Dataset) -> Encoder:
 
 def prompt_row(row: dict, tokenizer, max_length: int) -> dict:
     """Return one prompt; it is never cut, because the generation prompt is at its end."""
-    empty = {**row, "input_ids": [], "faults": "", "cut": False, "length": 0}
+    empty = {**row, "input_ids": []}
     if not row["prompt"]:
-        return empty | {"dropped": "empty"}
+        return encoded_row(empty, dropped="empty")
     try:
         ids = encode_prompt(tokenizer, row["prompt"])
     except RenderError as error:
-        return empty | {"dropped": str(error)}
+        return encoded_row(empty, dropped=str(error))
     if len(ids) > max_length:
-        return empty | {"dropped": f"longer than max_prompt_length={max_length}", "length": len(ids)}
+        return encoded_row(empty, dropped=f"longer than max_prompt_length={max_length}", length=len(ids))
     found = faults.of_texts(tokenizer, row["prompt"]) + faults.of_ids(tokenizer, ids, ends=False)
-    return {**empty, "input_ids": ids, "dropped": "", "faults": faults.join_faults(found), "length": len(ids)}
+    return encoded_row({**row, "input_ids": ids}, found=found, length=len(ids))
 
 
 @dataclass(frozen=True)

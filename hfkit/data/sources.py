@@ -71,9 +71,9 @@ def load_counted(
         )
     rows = rows.select_columns([*present, *needed])
     for column in present:
-        kind = rows.features[column]
-        if isinstance(kind, datasets.Value) and not is_readable(column, kind.dtype):
-            expected = "numbers" if column in NUMERIC_COLUMNS else "text" if column == "text" else "text or messages"
+        kind, is_numeric = rows.features[column], column in NUMERIC_COLUMNS
+        if isinstance(kind, datasets.Value) and kind.dtype != "null" and ("string" in kind.dtype) == is_numeric:
+            expected = "numbers" if is_numeric else "text" if column == "text" else "text or messages"
             raise HfkitError(f"{label}: the column {column!r} holds {kind.dtype}, and should hold {expected}")
     return rows, left_out
 
@@ -83,20 +83,16 @@ def form_columns(available: list[str], columns: dict[str, str], reads: list[str]
 
     If columns are mapped to `prompt` and `response`, a column `messages` of the data set is not read.
     """
-    forms = [
-        {*REQUIRED_COLUMNS[form], *OPTIONAL_COLUMNS.get(form, ())} for form in REQUIRED_COLUMNS if form != "ranking"
-    ]
+    ranking = {*REQUIRED_COLUMNS["ranking"]}
+    forms = [ranking | {"ranks"}, ranking | {"scores"}, {"prompt", "completion"}]
     forms += [
-        {"prompt", "completion"},
-        {*REQUIRED_COLUMNS["ranking"], "ranks"},
-        {*REQUIRED_COLUMNS["ranking"], "scores"},
+        {*names, *OPTIONAL_COLUMNS.get(form, ())} for form, names in REQUIRED_COLUMNS.items() if form != "ranking"
     ]
     mapped = {column for column in columns if column in reads and column not in (*needed, "tools")}
     fit = [form for form in forms if mapped <= form]
     own = {"tools"}.union(*fit) if mapped and fit else {*reads}
-    return [
-        column for column in available if column in needed or column in mapped or (column in reads and column in own)
-    ]
+    read = {*needed} | mapped | ({*reads} & own)
+    return [column for column in available if column in read]
 
 
 def read_source(
@@ -254,11 +250,6 @@ def add_prompts(rows: Dataset) -> Dataset:
 def prompt_column(row: dict) -> dict:
     """Return the prompt of a conversation or of a pair."""
     return {"prompt": prompt_of(row)}
-
-
-def is_readable(column: str, dtype: str) -> bool:
-    """Return whether a column holds the plain values that it should: numbers, else text; or only nulls."""
-    return dtype == "null" or ("string" in dtype) != (column in NUMERIC_COLUMNS)
 
 
 def cast_large_types(rows: Dataset) -> Dataset:

@@ -7,7 +7,9 @@ import yaml
 from conftest import write_rows
 
 from hfkit import cli
+from hfkit.commands.data.cards import stages_reading
 from hfkit.commands.data.preview import highlight
+from hfkit.data.cards import REQUIRED_COLUMNS
 from hfkit.data.chat_template import SANITIZES
 
 TURN = {"prompt": "What does Ann like?", "response": "Ann likes red."}
@@ -226,3 +228,35 @@ def test_a_row_of_ten_megabytes_is_cut_and_told(data_verb):
     status, out, _ = data_verb("check", "sft", rows)
     assert status == 0
     assert re.search(r"1 cut \(3.2%\): [\d,]{9,} tokens", out)
+
+
+@pytest.fixture
+def toy_stage(monkeypatch):
+    """A registered stage that reads instructions."""
+    from hfkit.config.registry import STAGES, StageSpec
+    from hfkit.config.stages import SFTConfig
+
+    spec = StageSpec(
+        name="toy", config_class=SFTConfig, module="", title="", purpose="", makes="assistant", form="instructions"
+    )
+    monkeypatch.setitem(STAGES, "toy", spec)
+
+
+def test_a_registered_stage_is_checked_and_previewed(data_verb, toy_stage):
+    status, out, err = data_verb("check", "toy", different(TURN), max_length=64)
+    assert (status, err) == (0, "")
+    assert "toy train: " in out and "the trained tokens are the replies" in out
+    status, out, _ = data_verb("preview", "toy", [TURN], max_length=64)
+    assert status == 0
+    assert "[[Ann likes red.<|endoftext|>]]" in out
+
+
+def test_cards_are_read_by_the_stages_whose_columns_they_have():
+    assert {form: stages_reading(form) for form in REQUIRED_COLUMNS} == {
+        "text": "tokenizer, pretrain, sft",
+        "prompt_response": "sft, ppo (its prompts)",
+        "messages": "sft, ppo (its prompts)",
+        "preference": "reward, ppo (its prompts)",
+        "ranking": "reward, ppo (its prompts)",
+        "prompts": "ppo",
+    }

@@ -127,6 +127,8 @@ def held_out(tokenizer):
     """The encoded rows of a stage."""
     from datasets import Dataset
 
+    from hfkit.data.splits import SplitStats
+
     def make(stage: str):
         rows, encode = {"sft": ("turns", encode_instructions), "reward": ("pairs", encode_preferences)}[stage]
         options = SimpleNamespace(max_length=64, dataset_num_proc=None, max_dropped=0.0)

@@ -6,6 +6,7 @@ import json
 import pytest
 from dialogue import PROMPT, REPLY
 
+from hfkit.data import chat_template
 from hfkit.data.chat_template import SANITIZES, encode_conversation, encode_prompt, encode_replies, encode_text
 from hfkit.data.messages import RenderError, tools_of
 
@@ -83,7 +84,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(with_template):
     ("messages", "reason"),
     [
         ([{"role": "tool", "content": "42"}], "roles are system, user and assistant, not tool"),
-        ([{"role": "user"}], "refuses"),
+        ([{"role": "user"}], "rejects"),
         ([{"role": "user", "content": "Hello"}], "no assistant message"),
         ([], "no assistant message"),
     ],
@@ -222,7 +223,7 @@ def test_what_people_write_cannot_end_a_turn_or_begin_one(tokenizer, text):
 
 def test_without_a_sanitizer_a_space_breaks_special_tokens(tokenizer, monkeypatch):
     """Transformers before 5.20; the rows that were given stay as they were."""
-    monkeypatch.setattr(rendering, "SANITIZES", False)
+    monkeypatch.setattr(chat_template, "SANITIZES", False)
     chat = [{"role": "user", "content": "Ann <|endoftext|> likes"}]
     ids, _ = encode_conversation(tokenizer, chat, "red.")
     assert tokenizer.decode(ids) == "<|user|>\nAnn < |endoftext|> likes\n<|assistant|>\nred.<|endoftext|>"

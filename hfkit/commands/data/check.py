@@ -68,7 +68,7 @@ def stages_to_check(given: Namespace) -> Iterator[tuple[str, object, PreTrainedT
     Raises:
         HfkitError: an earlier stage has not made the tokenizer yet.
     """
-    configs = read_configs(given.config, given.stage, given.output_dir, given.flags)
+    configs = read_configs(given.config, given.stage, given.output_dir, given.flags, tuple(STAGES))
     made = {config.output_dir for config in configs.values()}
     for stage, config in configs.items():
         if STAGES[stage].makes == "tokenizer" and not given.tokenizer:
@@ -132,20 +132,16 @@ def histogram(survey: Survey) -> Table:
 
 def threshold_problems(survey: Survey, config, thresholds: Namespace) -> list[str]:
     """Return what exceeds its threshold in one source; prompts alone may be duplicates."""
-    problems = []
     lost, max_dropped = survey.rows - survey.kept + survey.cut, getattr(config, "max_dropped", 1.0)
-    if lost > max_dropped * survey.rows:
-        share = percentage(lost, survey.rows)
-        problems.append(f"{share} of the rows are dropped or cut, max_dropped is {max_dropped:.1%}")
-    if not survey.kept:
-        problems.append("no row is left")
+    shares = [("dropped or cut", lost, survey.rows, "max_dropped", max_dropped)]
     for fault, count in survey.faults.items():
-        if count > thresholds.max_faults * survey.kept:
-            share = percentage(count, survey.kept)
-            problems.append(f"{share} of the rows are {fault}, max_faults is {thresholds.max_faults:.1%}")
-    if survey.duplicates > thresholds.max_duplicates * survey.rows and survey.form != "prompts":
-        share = percentage(survey.duplicates, survey.rows)
-        problems.append(f"{share} of the rows are duplicates, max_duplicates is {thresholds.max_duplicates:.1%}")
+        shares.append((fault, count, survey.kept, "max_faults", thresholds.max_faults))
+    if survey.form != "prompts":
+        shares.append(("duplicates", survey.duplicates, survey.rows, "max_duplicates", thresholds.max_duplicates))
+    problems = [] if survey.kept else ["no row is left"]
+    for description, count, rows, key, limit in shares:
+        if count > limit * rows:
+            problems.append(f"{percentage(count, rows)} of the rows are {description}, {key} is {limit:.1%}")
     if survey.longer is not None and survey.longer > thresholds.max_longer:
         problems.append(
             f"the better reply is the longer one in {survey.longer:.1%} of the pairs, max_longer is "

@@ -65,10 +65,7 @@ def surveys_of(stage: str, config, tokenizer) -> Iterator[Survey]:
     """
     for key, split in SPLITS.items():
         for entry in getattr(config, key, []):
-            rows, encoder, limit = load_source(stage, config, split, entry, tokenizer)
-            encoded = encoder(rows, entry.card or entry.path, getattr(config, "dataset_num_proc", None))
-            unit = "bytes" if tokenizer is None else "tokens"
-            yield survey(split, entry, form_of(stage, split), unit, rows, encoded, limit)
+            yield survey(stage, config, split, entry, tokenizer)
 
 
 def form_of(stage: str, split: str) -> str:
@@ -85,15 +82,11 @@ def load_source(stage: str, config, split: str, entry: DatasetEntry, tokenizer) 
     return rows, form.encoder(rows, tokenizer, limit, config), limit
 
 
-def survey(
-    split: str, entry: DatasetEntry, form: str, unit: str, rows: Dataset, encoded: Dataset, limit: int | None
-) -> Survey:
-    """Return the survey of one source.
-
-    Args:
-        rows: as they are read.
-        encoded: the same rows, with the columns of the statistics.
-    """
+def survey(stage: str, config, split: str, entry: DatasetEntry, tokenizer) -> Survey:
+    """Return the survey of one source."""
+    rows, encoder, limit = load_source(stage, config, split, entry, tokenizer)
+    name = entry.card or entry.path
+    encoded = encoder(rows, name, getattr(config, "dataset_num_proc", None))
     table = encoded.with_format("arrow")[:]
     lengths = table["length"].to_numpy()
     is_kept = pc.equal(table["dropped"], "").to_numpy()
@@ -105,9 +98,9 @@ def survey(
     contents = cached_map(rows, content_key, remove_columns=rows.column_names)["key"][:] if len(rows) else []
     return Survey(
         split=split,
-        name=entry.card or entry.path,
-        form=form,
-        unit=unit,
+        name=name,
+        form=form_of(stage, split),
+        unit="bytes" if tokenizer is None else "tokens",
         rows=len(rows),
         kept=int(is_kept.sum()),
         dropped=dict(sorted(dropped.items(), key=lambda item: -item[1])),
