@@ -103,9 +103,8 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     rules = backend.to_str() if backend else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     # What precedes its tokens is the padding and truncation of the last call, which each call sets again.
     rules = rules.partition('"added_tokens"')[2] or rules
-    template = [tokenizer.chat_template, getattr(tokenizer, "chat_control_tokens", None)]
-    template += [tokenizer.special_tokens_map, type(tokenizer).__name__]
-    template += [getattr(tokenizer, "split_special_tokens", False)]
+    template = [tokenizer.chat_template, getattr(tokenizer, "chat_control_tokens", None), tokenizer.special_tokens_map]
+    template += [type(tokenizer).__name__, getattr(tokenizer, "split_special_tokens", False)]
     return hashlib.sha256((rules + json.dumps(template, sort_keys=True, default=str)).encode()).hexdigest()
 
 

@@ -130,9 +130,7 @@ def find_card(name: str) -> Path:
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         guess = nearest(name, card_names())
-        hint = (
-            f"did you mean {guess}?" if guess else "`hfkit data cards` lists them; for another card, give its .md file"
-        )
+        hint = f"did you mean {guess}?" if guess else "`hfkit data cards` lists them; or give the path of an .md file"
         raise HfkitError(f"there is no data card {name!r}; {hint}")
     return file
 
@@ -157,9 +155,7 @@ def _load_file(file: Path, *_state: int) -> Card:
         raise HfkitError(f"the data card {file} cannot be read: {reason(error)}") from error
     block = card.data.to_dict().get("hfkit")
     if not isinstance(block, dict):
-        raise HfkitError(
-            f"the data card {file} has no hfkit: block in its front matter; see data_cards/{TEMPLATE_CARD}.md"
-        )
+        raise HfkitError(f"the data card {file} has no hfkit: block in its metadata; see data_cards/{TEMPLATE_CARD}.md")
     return Card(file.stem, file, card.data, card.text.strip(), read_recipe(block, file))
 
 
@@ -172,13 +168,11 @@ def read_recipe(block: dict, file: Path) -> Recipe:
     problems: list[Problem] = []
     values: dict = {}
     check_fields(Recipe, block, values, problems, "hfkit.")
-    complete = check_required(Recipe, values, problems, "hfkit.")
-    if complete and not problems:
-        recipe = Recipe(**values)
-        problems = recipe.problems()
-        if not problems:
-            return recipe
-    raise ConfigError(problems, str(file))
+    check_required(Recipe, values, problems, "hfkit.")
+    recipe = None if problems else Recipe(**values)
+    if problems := problems or recipe.problems():
+        raise ConfigError(problems, str(file))
+    return recipe
 
 
 def passes(row: dict, tests: list[Keep]) -> bool:
@@ -223,9 +217,7 @@ def split_file(recipe: Recipe, split: str, card: str) -> tuple[Path, str]:
     """
     name, _, part = source_split(recipe, split, card).partition("[")
     if name not in recipe.files:
-        raise HfkitError(
-            f"the data card {card} has no split {split!r}: its splits are files, and a source reads one of them"
-        )
+        raise HfkitError(f"the data card {card} has no split {split!r}: name one of {', '.join(recipe.files)}")
     return Path(recipe.path) / recipe.files[name], f"train[{part}" if part else "train"
 
 

@@ -17,15 +17,7 @@ from hfkit.data import faults
 from hfkit.data.chat_template import encode_replies
 from hfkit.data.conversions import shared_prompt
 from hfkit.data.encoding import IDS, Encoder, encode, encoded_row
-from hfkit.data.messages import (
-    Messages,
-    RenderError,
-    as_messages,
-    as_reply,
-    is_empty_message,
-    tools_of,
-    without_nulls,
-)
+from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, is_empty_message, tools_of, without_nulls
 from hfkit.data.splits import SplitStats
 
 REPLY_TOO_LONG = "with a reply longer than"

@@ -30,15 +30,12 @@ def concatenate_sources(tables: list[Dataset], names: list[str]) -> Dataset:
     if any("messages" in table.column_names for table in tables):
         tables = [as_conversations(table) for table in tables]
     if any("tools" in table.column_names for table in tables):
-        tables = [
-            table if "tools" in table.column_names else table.add_column("tools", [None] * len(table))
-            for table in tables
-        ]
+        tables = [one if "tools" in one.column_names else one.add_column("tools", [None] * len(one)) for one in tables]
     if len({tuple(sorted(table.column_names)) for table in tables}) > 1:
         columns = dict(zip(names, (tuple(table.column_names) for table in tables), strict=True))
         raise HfkitError(f"the data sets have different columns: {columns}; map them with columns: {{...}}")
     for column in ROLES.keys() & {*tables[0].column_names}:
-        if len({isinstance(table.features[column], datasets.List) for table in tables}) > 1:
+        if any(isinstance(table.features[column], datasets.List) for table in tables):
             tables = [as_message_column(table, column) for table in tables]
     features = tables[0].features
     for table in tables[1:]:
@@ -48,11 +45,9 @@ def concatenate_sources(tables: list[Dataset], names: list[str]) -> Dataset:
                 kinds = {name: str(table.features[column]) for name, table in zip(names, tables, strict=True)}
                 raise HfkitError(f"the column {column!r} has different types in the data sets: {kinds}")
             features = Features({**features, column: common})
-    order = [*features]
-    tables = [table.select_columns(order) for table in tables]
-    return datasets.concatenate_datasets(
-        [table if table.features == features else table.cast(features) for table in tables]
-    )
+    tables = [table.select_columns([*features]) for table in tables]
+    tables = [table if table.features == features else table.cast(features) for table in tables]
+    return datasets.concatenate_datasets(tables)
 
 
 def common_feature(one, other):

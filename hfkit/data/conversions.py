@@ -4,7 +4,7 @@ The set of conversions is closed: no card runs code.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import datasets
 from datasets import Dataset, Features, LargeList, List, Value
@@ -58,12 +58,7 @@ def expression_feature(expression: str, features: Features):
     if match := ITEMS.fullmatch(expression):
         fields = item_fields(features[match[1]])
         if match[2] not in fields:
-            has = (
-                f"has items with {', '.join(fields)}"
-                if fields
-                else f"is not a list of items with fields: {features[match[1]]}"
-            )
-            raise ValueError(f"{match[1]!r} {has}")
+            raise ValueError(f"{match[1]!r} is not a list of items with {match[2]!r}: {features[match[1]]}")
         return List(fields[match[2]])
     return Value("string") if PLACEHOLDER.search(expression) else features[expression]
 
@@ -165,19 +160,13 @@ def converted_features(name: str, features: Features) -> dict:
     return {column: MESSAGES for column in ("prompt", "chosen", "rejected") if features.get(column) == Value("string")}
 
 
-ROW_CONVERSIONS: dict[str, Callable[[dict], dict]] = {
-    "transcript": transcript,
-    "shared_prompt": shared_prompt,
-    "sharegpt": sharegpt,
-}
-TABLE_CONVERSIONS: dict[str, Callable[[Dataset], Dataset]] = {"group_by_prompt": group_by_prompt}
+ROW_CONVERSIONS = {"transcript": transcript, "shared_prompt": shared_prompt, "sharegpt": sharegpt}
+TABLE_CONVERSIONS = {"group_by_prompt": group_by_prompt}
 
 
 def prompt_messages(messages: list[dict]) -> list[dict]:
     """Return the messages before the last assistant message."""
-    replies = [
-        i for i, message in enumerate(messages) if isinstance(message, dict) and message.get("role") == "assistant"
-    ]
+    replies = [i for i, one in enumerate(messages) if isinstance(one, dict) and one.get("role") == "assistant"]
     return messages[: replies[-1]] if replies else messages
 
 

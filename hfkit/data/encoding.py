@@ -21,7 +21,7 @@ STATS_COLUMNS = {"dropped": Value("string"), "faults": Value("string"), "cut": V
 
 
 def encoded_row(
-    columns: dict, *, dropped: str = "", found: Iterable[str] = (), cut: bool = False, length: int = 0
+    columns: dict, dropped: str = "", found: Iterable[str] = (), cut: bool = False, length: int = 0
 ) -> dict:
     """Return what a form's function makes of a row: columns for the trainer, and those of the statistics.
 

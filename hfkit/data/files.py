@@ -61,9 +61,7 @@ def read_rows(source: dict) -> Dataset:
             saved = datasets.load_from_disk(str(path))
             splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
             if split not in splits:
-                raise ValueError(
-                    f"a saved data set has no split {split!r}, and slicing is not supported; its splits are {[*splits]}"
-                )
+                raise ValueError(f"a saved data set is read by whole splits: {[*splits]}, not {split!r}")
             rows = splits[split]
         else:
             rows = datasets.load_dataset(**source)

@@ -28,8 +28,8 @@ from hfkit.data.splits import SplitStats
 # Each batch leaves a row that is not full, so batches are large. An Arrow list holds at most 2^31 tokens, and some
 # batches hold more than others.
 LARGE, TOKENS = 100_000, 2**28
-# In units of the logits' standard deviation. If documents are separated, LEAK is 0 except for the rounding of 8-bit
-# layers, and SHIFT is at most 2e-6 in float32; no architecture that leaks was below 7e-3.
+# Thresholds, in units of the logits' standard deviation. If documents are separated, the leak is 0 except for the
+# rounding of 8-bit layers, and the shift at most 2e-6 in float32; no architecture that leaks was below 7e-3.
 LEAK, SHIFT, SHIFT_ROUNDED = 3e-3, 1e-3, 0.1
 
 

@@ -83,11 +83,9 @@ def form_columns(available: list[str], columns: dict[str, str], reads: list[str]
 
     If columns are mapped to `prompt` and `response`, a column `messages` of the data set is not read.
     """
-    ranking = {*REQUIRED_COLUMNS["ranking"]}
-    forms = [ranking | {"ranks"}, ranking | {"scores"}, {"prompt", "completion"}]
-    forms += [
-        {*names, *OPTIONAL_COLUMNS.get(form, ())} for form, names in REQUIRED_COLUMNS.items() if form != "ranking"
-    ]
+    by_name = {form: {*names, *OPTIONAL_COLUMNS.get(form, ())} for form, names in REQUIRED_COLUMNS.items()}
+    ranking = by_name.pop("ranking")
+    forms = [*by_name.values(), {"prompt", "completion"}, ranking - {"scores"}, ranking - {"ranks"}]
     mapped = {column for column in columns if column in reads and column not in (*needed, "tools")}
     fit = [form for form in forms if mapped <= form]
     own = {"tools"}.union(*fit) if mapped and fit else {*reads}
@@ -184,31 +182,25 @@ def map_columns(rows: Dataset, columns: dict[str, str], label: str) -> Dataset:
     """Return the rows with a stage's columns, by name or by `evaluate_expression`, in place of the data set's.
 
     Raises:
-        HfkitError: the data set has no such column.
+        HfkitError: the data set has no such column, or its type does not suit the expression.
     """
-    computed = {}
+    computed, features = {}, datasets.Features(rows.features)
     for column, expression in columns.items():
         names = [expression] if expression in rows.column_names else expression_columns(expression)
         for name in names:
             require_column(rows, name, column, label)
         if names != [expression]:
             computed[column] = expression
+            try:
+                features[f"={column}"] = expression_feature(expression, rows.features)
+            except ValueError as error:
+                raise HfkitError(f"{label}: columns: {{{column}: {expression!r}}}: {error}") from error
     if computed:
         with progress_bars(len(rows)):
-            kinds = {f"={column}": computed_feature(column, computed, rows.features, label) for column in computed}
-            features = datasets.Features({**rows.features, **kinds})
             rows = rows.map(Versioned.of(partial(computed_columns, expressions=computed)), features=features)
     columns = {**columns, **{column: f"={column}" for column in computed}}
     replaced = [column for column in columns if column in rows.column_names and column not in columns.values()]
     return rows.remove_columns(replaced).rename_columns({name: column for column, name in columns.items()})
-
-
-def computed_feature(column: str, computed: dict[str, str], features: datasets.Features, label: str):
-    """Return the type of a computed column, or raise an HfkitError if the data set's columns have other types."""
-    try:
-        return expression_feature(computed[column], features)
-    except ValueError as error:
-        raise HfkitError(f"{label}: columns: {{{column}: {computed[column]!r}}}: {error}") from error
 
 
 def require_column(rows: Dataset, name: str, needed_for: str, label: str) -> None:

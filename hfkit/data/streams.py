@@ -46,9 +46,7 @@ def take_rows(
         builder = datasets.load_dataset_builder(**arguments)
         stream = builder.as_streaming_dataset()
         if split not in stream:
-            raise ValueError(
-                f"the stream has no split {split!r}, and slicing is not supported; its splits are {[*stream]}"
-            )
+            raise ValueError(f"a stream is read by whole splits: {[*stream]}, not {split!r}")
         plan = {
             "source": arguments,
             "split": split,

@@ -52,7 +52,7 @@ FILES = {
         "a.jsonl",
         [TURN] * 9,
         {"split": "tset", "streaming": True, "rows": 5},
-        "the stream has no split 'tset', and slicing is not supported; its splits are ['train']",
+        "a stream is read by whole splits: ['train'], not 'tset'",
     ),
     "empty": ("a.jsonl", b"", {}, "it is empty"),
     "empty gz": ("a.jsonl.gz", gzip.compress(b"", mtime=0), {}, "cannot read the data set"),
@@ -146,7 +146,7 @@ MIXED = {
     "types": (
         [{"messages": [{"role": "user", "content": "x"}]}],
         [{"messages": [{"role": "user", "content": ["x"]}]}],
-        "the column 'messages' is not the same in all data sets",
+        "the column 'messages' has different types in the data sets",
     ),
 }
 

@@ -218,7 +218,7 @@ BLOCK = {"path": "a/b", "form": "messages", "columns": {"messages": "talk"}, "sp
         ({"splits": {}, "files": {"train": "../../etc/passwd"}}, r"hfkit\.files\.train: .* -> a file within `path`"),
         ({"convert": ["eval"]}, r"hfkit\.convert\[0\]: 'eval' -> expected one of: transcript, shared_prompt"),
         ({"keep": [{"column": "a"}]}, r"hfkit\.keep\[0\]: 'a' -> give one of equals, one_of, at_least, at_most"),
-        ({"replies": 4}, r"hfkit\.replies: 4 -> of rankings, two or more"),
+        ({"replies": 4}, r"hfkit\.replies: 4 -> only for the form ranking, and at least 2"),
         ({"path": None}, r"hfkit\.path: None -> expected text"),
     ],
 )

@@ -131,7 +131,10 @@ ANSWERS = {"prompt": "Where?", "s": "x", "n": 1, "answers": [{"answer": "a", "ra
     ("columns", "told"),
     [
         ({"replies": "answers[].text"}, r"{replies: 'answers\[\].text'}: 'answers' has items with answer, rank"),
-        ({"replies": "s[].text"}, r"{replies: 's\[\].text'}: 's' is no list of items with fields: Value\('string'\)"),
+        (
+            {"replies": "s[].text"},
+            r"{replies: 's\[\].text'}: 's' is not a list of items with 'text': Value\('string'\)",
+        ),
         ({"margin": "n - s"}, r"{margin: 'n - s'}: a difference needs numbers, and 's' holds Value\('string'\)"),
         ({"margin": "n - answers"}, r"a difference needs numbers, and 'answers' holds List"),
     ],
@@ -170,12 +173,12 @@ UNFIT = {
     "turns to group by": (
         (ONE, "ranking", GROUPED),
         {"convert": ["transcript", "group_by_prompt"]},
-        r"mine\.md: convert: group_by_prompt groups plain values, and 'prompt' holds List.*: name it before transcript",
+        r"mine\.md: convert: group_by_prompt groups plain values, and 'prompt' holds List.*: put it before transcript",
     ),
     "text against a number": (
         ({"messages": CHAT, "stars": "3"}, "messages", CONVERSATION),
         {"keep": [{"column": "stars", "at_least": 3}]},
-        r"mine\.md: keep: the column 'stars' holds '3': at_least and at_most are of numbers",
+        r"mine\.md: keep: the column 'stars' holds '3': at_least and at_most need numbers",
     ),
     "conditions that no row meets": (
         ({"messages": CHAT, "stars": "3"}, "messages", CONVERSATION),

@@ -85,7 +85,7 @@ def test_a_row_of_another_kind_is_told(run_stage, tmp_path, rows_file, stage, ro
 
 @pytest.mark.parametrize(
     ("columns", "told"),
-    [({"promt": "prompt"}, r"maps to \['promt'\]"), ({"prompt": "response", "response": "response"}, "twice")],
+    [({"promt": "prompt"}, r"map to \['promt'\]"), ({"prompt": "response", "response": "response"}, "twice")],
 )
 def test_columns_mapped_to_nothing_are_refused(run_stage, tmp_path, data, columns, told):
     with pytest.raises(HfkitError, match=told):
