@@ -130,7 +130,7 @@ ANSWERS = {"prompt": "Where?", "s": "x", "n": 1, "answers": [{"answer": "a", "ra
 @pytest.mark.parametrize(
     ("columns", "told"),
     [
-        ({"replies": "answers[].text"}, r"{replies: 'answers\[\].text'}: 'answers' has items with answer, rank"),
+        ({"replies": "answers[].text"}, r"{replies: 'answers\[\].text'}: 'answers' is not a list of items with 'text'"),
         (
             {"replies": "s[].text"},
             r"{replies: 's\[\].text'}: 's' is not a list of items with 'text': Value\('string'\)",
