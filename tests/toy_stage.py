@@ -14,7 +14,7 @@ from hfkit.config.registry import Input, StageSpec
 from hfkit.config.stages import SFTConfig
 from hfkit.core.device import prepare_device
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions
-from hfkit.data.splits import load_splits, tell
+from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.stage import then_push
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
@@ -74,7 +74,7 @@ def main(config: ToyConfig) -> Path:
     if run.is_done:
         return run.folder
     with run.training():
-        tell(run, stats)
+        report_splits(run, stats)
         # Model
         model = load_trainable(config)
         run.note(**record_base(model))

@@ -10,8 +10,8 @@ from hfkit.data.caching import Versioned
 from hfkit.data.conversions import MESSAGES
 
 # Columns that may hold text in one source and messages in another, and the role of a text in them.
-ROLES = {"prompt": "user", "chosen": "assistant", "rejected": "assistant", "response": "assistant"}
-ROLES |= {"completion": "assistant"}
+TEXT_ROLES = {"prompt": "user", "chosen": "assistant", "rejected": "assistant", "response": "assistant"}
+TEXT_ROLES |= {"completion": "assistant"}
 # The type of messages of which only some have a field; earlier versions of `datasets` have no such type.
 JSON = getattr(datasets, "Json", ())
 
@@ -34,7 +34,7 @@ def concatenate_sources(tables: list[Dataset], names: list[str]) -> Dataset:
     if len({tuple(sorted(table.column_names)) for table in tables}) > 1:
         columns = dict(zip(names, (tuple(table.column_names) for table in tables), strict=True))
         raise HfkitError(f"the data sets have different columns: {columns}; map them with columns: {{...}}")
-    for column in ROLES.keys() & {*tables[0].column_names}:
+    for column in TEXT_ROLES.keys() & {*tables[0].column_names}:
         if any(isinstance(table.features[column], datasets.List) for table in tables):
             tables = [as_message_column(table, column) for table in tables]
     features = tables[0].features
@@ -97,7 +97,7 @@ def as_message_column(table: Dataset, column: str) -> Dataset:
 
 def to_message_list(row: dict, column: str) -> dict:
     """Return the column of a row as messages."""
-    return {column: message_list(row[column] or [], ROLES[column])}
+    return {column: message_list(row[column] or [], TEXT_ROLES[column])}
 
 
 def message_list(given: object, role: str) -> list:

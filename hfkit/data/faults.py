@@ -21,7 +21,7 @@ JOINT = "; "
 SPECIAL = "with the text of a special token, read as plain text"
 CONTROL = "with the text of a special token, read as that token"
 REPLACED = "with U+FFFD, where characters were lost"
-REPEATED = "with two turns of one role in a row"
+REPEATED = "with two messages of one role in a row"
 # Faults of token ids.
 UNKNOWN = "with unknown tokens"
 NO_BOS = "without the begin-of-text token that its tokenizer adds"

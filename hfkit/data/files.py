@@ -37,7 +37,7 @@ def builder_arguments(path: Path) -> dict | None:
         ValueError: JSON without an object; its reader crashes on lines that are all `null`.
     """
     kind, is_text = builder_of(path), path.suffix in (".json", ".jsonl", ".gz")
-    if kind == "json" and is_text and not any(b"{" in line for line in read_lines(path)):
+    if kind == "json" and is_text and not any(b"{" in line for line in iter_lines(path)):
         raise ValueError("none of its lines is an object")
     return {"path": kind, "data_files": escape(str(path)), **BUILDER_OPTIONS.get(kind, {})} if kind else None
 
@@ -89,7 +89,7 @@ def is_empty(path: Path) -> bool:
         return False
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
+def iter_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file, gzipped or not."""
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
         yield from stream
@@ -99,7 +99,7 @@ def find_broken_line(path: Path) -> str | None:
     """Return the first line that the reader of a text file rejects, and the reason; None if no single line is wrong."""
     is_jsonl = next((suffix for suffix in path.suffixes[::-1] if suffix in BUILDERS), "") == ".jsonl"
     try:
-        for number, line in enumerate(read_lines(path), 1):
+        for number, line in enumerate(iter_lines(path), 1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 if is_jsonl and text.strip():

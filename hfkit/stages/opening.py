@@ -1,7 +1,7 @@
 """Opens the run of a stage: the record gets the data that it reads and the models that it starts from."""
 
 from hfkit.core.console import say
-from hfkit.data.splits import Split
+from hfkit.data.splits import SplitStats
 from hfkit.records.record import parent_of
 from hfkit.training.run import Run
 
@@ -9,7 +9,7 @@ from hfkit.training.run import Run
 ROLES = {"start": ("model_name_or_path", "model_revision"), "reward": ("reward_model_path", "reward_model_revision")}
 
 
-def open_run(stage: str, config, stats: dict[str, Split]) -> Run:
+def open_run(stage: str, config, stats: dict[str, SplitStats]) -> Run:
     """Open the run of a stage and report if it is done already; `stats` tells what became of each split's rows."""
     models = {role: (getattr(config, path, None), revision) for role, (path, revision) in ROLES.items()}
     parents = [parent_of(role, path, getattr(config, revision)) for role, (path, revision) in models.items() if path]

@@ -5,10 +5,12 @@ import re
 import pytest
 import yaml
 from conftest import write_rows
+from toy_stage import TOY
 
 from hfkit import cli
 from hfkit.commands.data.cards import stages_reading
 from hfkit.commands.data.preview import highlight
+from hfkit.config.registry import STAGES
 from hfkit.data.cards import REQUIRED_COLUMNS
 from hfkit.data.chat_template import SANITIZES
 
@@ -230,19 +232,8 @@ def test_a_row_of_ten_megabytes_is_cut_and_told(data_verb):
     assert re.search(r"1 cut \(3.2%\): [\d,]{9,} tokens", out)
 
 
-@pytest.fixture
-def toy_stage(monkeypatch):
-    """A registered stage that reads instructions."""
-    from hfkit.config.registry import STAGES, StageSpec
-    from hfkit.config.stages import SFTConfig
-
-    spec = StageSpec(
-        name="toy", config_class=SFTConfig, module="", title="", purpose="", makes="assistant", form="instructions"
-    )
-    monkeypatch.setitem(STAGES, "toy", spec)
-
-
-def test_a_registered_stage_is_checked_and_previewed(data_verb, toy_stage):
+def test_a_registered_stage_is_checked_and_previewed(data_verb, monkeypatch):
+    monkeypatch.setitem(STAGES, TOY.name, TOY)
     status, out, err = data_verb("check", "toy", different(TURN), max_length=64)
     assert (status, err) == (0, "")
     assert "toy train: " in out and "the trained tokens are the replies" in out

@@ -215,7 +215,7 @@ BLOCK = {"path": "a/b", "form": "messages", "columns": {"messages": "talk"}, "sp
         ({"columns": {"text": "talk"}}, r"the form messages lacks messages and has no text"),
         ({"form": "ranking", "columns": {"prompt": "p", "replies": "r"}}, "lacks ranks or scores"),
         ({"splits": {}}, r"hfkit\.splits: {} -> give either splits .* or files"),
-        ({"splits": {}, "files": {"train": "../../etc/passwd"}}, r"hfkit\.files\.train: .* -> name a file within `path`"),
+        ({"splits": {}, "files": {"train": "../../etc/passwd"}}, r"hfkit\.files\.train: .* -> name a file"),
         ({"convert": ["eval"]}, r"hfkit\.convert\[0\]: 'eval' -> expected one of: transcript, shared_prompt"),
         ({"keep": [{"column": "a"}]}, r"hfkit\.keep\[0\]: 'a' -> give one of equals, one_of, at_least, at_most"),
         ({"replies": 4}, r"hfkit\.replies: 4 -> only for the form ranking, and at least 2"),

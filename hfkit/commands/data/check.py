@@ -68,7 +68,7 @@ def stages_to_check(given: Namespace) -> Iterator[tuple[str, object, PreTrainedT
     Raises:
         HfkitError: an earlier stage has not made the tokenizer yet.
     """
-    configs = read_configs(given.config, given.stage, given.output_dir, given.flags, tuple(STAGES))
+    configs = read_configs(given.config, given.stage, given.output_dir, given.flags)
     made = {config.output_dir for config in configs.values()}
     for stage, config in configs.items():
         if STAGES[stage].makes == "tokenizer" and not given.tokenizer:

@@ -68,14 +68,14 @@ def surveys_of(stage: str, config, tokenizer) -> Iterator[Survey]:
             yield survey(stage, config, split, entry, tokenizer)
 
 
-def form_of(stage: str, split: str) -> str:
+def split_form(stage: str, split: str) -> str:
     """Return the name of the form of a stage's rows; those of `ptx_datasets` are instructions."""
     return "instructions" if split == "ptx" else STAGES[stage].form
 
 
 def load_source(stage: str, config, split: str, entry: DatasetEntry, tokenizer) -> tuple[Dataset, Encoder, int | None]:
     """Return the rows of one source as a stage reads them, their encoder, and the most tokens of a row."""
-    form = FORMS[form_of(stage, split)]
+    form = FORMS[split_form(stage, split)]
     needed = [] if split == "ptx" else getattr(config, "reward_columns", [])
     rows = load_entry(entry, form.columns, needed, config.seed)
     limit = form.length_key and getattr(config, f"ptx_{form.length_key}" if split == "ptx" else form.length_key)
@@ -99,7 +99,7 @@ def survey(stage: str, config, split: str, entry: DatasetEntry, tokenizer) -> Su
     return Survey(
         split=split,
         name=name,
-        form=form_of(stage, split),
+        form=split_form(stage, split),
         unit="bytes" if tokenizer is None else "tokens",
         rows=len(rows),
         kept=int(is_kept.sum()),
