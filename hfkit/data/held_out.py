@@ -69,7 +69,8 @@ def split_off(keys: np.ndarray, size: float, seed: int) -> tuple[np.ndarray, np.
     held_out = np.isin(prompts, order[:enough])
     if held_out.all():
         whole = f" (of {len(counts):,} prompts, which are held out whole)" if len(counts) < len(keys) else ""
-        raise HfkitError(f"test_split_size={size:g} leaves no row to train on of {len(keys):,} rows{whole}: lower it")
+        problem = f"test_split_size={size:g} leaves no row to train on of {len(keys):,} rows{whole}"
+        raise HfkitError(f"{problem}: lower it or add prompts")
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 

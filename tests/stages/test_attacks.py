@@ -94,7 +94,7 @@ def test_columns_mapped_to_nothing_are_refused(run_stage, tmp_path, data, column
 
 @pytest.mark.parametrize("size", [32, 500, 0.999])
 def test_a_split_that_leaves_nothing_is_refused(run_stage, tmp_path, size):
-    with pytest.raises(HfkitError, match="leaves nothing to train on of 32 rows"):
+    with pytest.raises(HfkitError, match="leaves no row to train on of 32 rows"):
         run_stage("sft", tmp_path / "out", test_split_size=size)
 
 
