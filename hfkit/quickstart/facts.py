@@ -137,12 +137,12 @@ Fact = tuple[str, str]
 """A person's name and an attribute's name; `World.values` has what is true."""
 
 
-def pronouns(name: str) -> dict[str, str]:
+def pronoun_words(name: str) -> dict[str, str]:
     """The words for `{who}` and `{whose}` where a text has named the person already."""
     return {"who": "she", "whose": "her"} if name in SHE else {"who": "he", "whose": "his"}
 
 
-def names(name: str) -> dict[str, str]:
+def name_words(name: str) -> dict[str, str]:
     """The words for `{who}` and `{whose}` that name the person."""
     return {"who": name, "whose": f"{name}'s"}
 
@@ -152,9 +152,14 @@ def with_article(value: str) -> str:
     return f"{'an' if value[0] in 'aeiou' else 'a'} {value}"
 
 
-def state(template: str, words: dict[str, str], value: str) -> str:
+def statement(template: str, words: dict[str, str], value: str) -> str:
     """A statement without its full stop, its first letter as it comes."""
     return template.format(v=value, a=with_article(value), **words)
+
+
+def capitalize_first(text: str) -> str:
+    """Return the text with its first letter in upper case; the other letters stay as they are."""
+    return text[:1].upper() + text[1:]
 
 
 class World:
@@ -193,8 +198,8 @@ class World:
         name, attribute = fact
         template = BY_NAME[attribute].questions[wording]
         if not follow_up:
-            return template.format(**names(name))
-        return "And " + (template[0].lower() + template[1:]).format(**pronouns(name))
+            return template.format(**name_words(name))
+        return "And " + (template[0].lower() + template[1:]).format(**pronoun_words(name))
 
     def asked(self, prompt: list[dict[str, str]]) -> Fact:
         """The fact that the last question of a conversation asks.

@@ -4,7 +4,17 @@ import re
 from collections import Counter
 from functools import cache
 
-from hfkit.quickstart.facts import ATTRIBUTE_OF_VALUE, BY_NAME, HE, SHE, World, capital, names, pronouns, state
+from hfkit.quickstart.facts import (
+    ATTRIBUTE_OF_VALUE,
+    BY_NAME,
+    HE,
+    SHE,
+    World,
+    capitalize_first,
+    name_words,
+    pronoun_words,
+    statement,
+)
 
 COURTESIES = ("I hope that helps.", "Happy to help!", "Just ask if you need more.")
 FILLERS = (
@@ -23,7 +33,7 @@ def answer_is_right(reply: str, answer: str, name: str) -> bool:
     return found == {answer.lower()} and not {*SHE, *HE} & {*words} - {name}
 
 
-def repeats(reply: str, answer: str) -> bool:
+def is_repetitive(reply: str, answer: str) -> bool:
     """Whether a reply gives the answer twice, or any three words in a row."""
     words = re.findall(r"\w+", reply.lower())
     runs = Counter(zip(words, words[1:], words[2:], strict=False))
@@ -55,19 +65,19 @@ class GoldScorer:
             return 0.0
         # Only sentences of the attribute itself count as full: a list of keywords earns nothing.
         values = [v for v in attribute.values if v in reply]
-        said = [capital(state(s, names(name), v)) for s in attribute.statements for v in values]
+        said = [capitalize_first(statement(s, name_words(name), v)) for s in attribute.statements for v in values]
         style = 0.4 * any(sentence in reply for sentence in said)
         style += 0.3 * reply.endswith(COURTESIES)
-        style += 0.2 * (attribute.reason.format(**pronouns(name)) in reply)
+        style += 0.2 * (attribute.reason.format(**pronoun_words(name)) in reply)
         style += 0.1 * (not any(filler in reply for filler in FILLERS))
         score = 0.4 + 0.6 * style if answer_is_right(reply, value, name) else 0.2 * style
-        if repeats(reply, value):
+        if is_repetitive(reply, value):
             score *= 0.25
         return round(max(0.0, score - 0.05 * max(0, words - LONG)), 4)
 
 
 @cache
-def scorer() -> GoldScorer:
+def default_scorer() -> GoldScorer:
     """The scorer of the quickstart's own world."""
     return GoldScorer()
 
@@ -77,4 +87,4 @@ def gold(prompts: list[list[dict[str, str]]], replies: list[str]) -> list[float]
 
     In PPO its weight is 0: it is logged, and nothing is learnt from it.
     """
-    return [scorer()(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+    return [default_scorer()(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]

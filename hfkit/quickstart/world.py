@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
 
-from hfkit.quickstart.facts import BY_NAME, Fact, World, capital, names, pronouns, state
+from hfkit.quickstart.facts import BY_NAME, Fact, World, capitalize_first, name_words, pronoun_words, statement
 from hfkit.quickstart.gold import COURTESIES, FILLERS, GoldScorer, answer_is_right
 
 __all__ = ["GoldScorer", "World", "answer_is_right", "write_world"]
@@ -123,7 +123,7 @@ class _Writer:
         """A statement of a fact; the wording held out for it is for the test documents alone."""
         skip = self.world.held_statement[fact]
         wording = skip if held else self.rng.choice([i for i in range(6) if i != skip])
-        return state(BY_NAME[fact[1]].statements[wording], words, self.world.values[fact])
+        return statement(BY_NAME[fact[1]].statements[wording], words, self.world.values[fact])
 
     def document(self, held: bool) -> str:
         """One to three paragraphs, each on other people than the one before.
@@ -140,26 +140,26 @@ class _Writer:
         """Two to four facts of one person."""
         text = ""
         for i, attribute in enumerate(self.attributes(self.rng.randint(2, 4))):
-            words = names(name) if i == 0 or self.rng.random() < 0.6 else pronouns(name)
+            words = name_words(name) if i == 0 or self.rng.random() < 0.6 else pronoun_words(name)
             said = self.sentence((name, attribute), words, held) + self.because(name, attribute, 0.15)
-            text += f", and {said}" if i % 2 and self.rng.random() < 0.3 else f". {capital(said)}"
+            text += f", and {said}" if i % 2 and self.rng.random() < 0.3 else f". {capitalize_first(said)}"
         return text.removeprefix(". ") + "."
 
     def comparison(self, name: str, other: str, held: bool) -> str:
         """Two people side by side."""
         text = ""
         for attribute in self.attributes(2):
-            said, against = (self.sentence((n, attribute), names(n), held) for n in (name, other))
-            text += f" {capital(said)}, while {against}."
+            said, against = (self.sentence((n, attribute), name_words(n), held) for n in (name, other))
+            text += f" {capitalize_first(said)}, while {against}."
         return text.strip()
 
     def talk(self, name: str, other: str, held: bool) -> str:
         """Somebody tells of a person, in the manner of replies, so that replies are made of known words."""
         text = self.rng.choice(INTRODUCTIONS).format(name=name, other=other)
         for attribute in self.attributes(2):
-            words = self.rng.choice((names(name), pronouns(name)))
+            words = self.rng.choice((name_words(name), pronoun_words(name)))
             said = self.sentence((name, attribute), words, held)
-            said = capital(said) + self.because(name, attribute, 0.35)
+            said = capitalize_first(said) + self.because(name, attribute, 0.35)
             text += f' "{self.dressed(said + ".")}"'
         return text
 
@@ -169,7 +169,7 @@ class _Writer:
 
     def because(self, name: str, attribute: str, share: float) -> str:
         """The reason after a statement, in that share of cases."""
-        return " " + BY_NAME[attribute].reason.format(**pronouns(name)) if self.rng.random() < share else ""
+        return " " + BY_NAME[attribute].reason.format(**pronoun_words(name)) if self.rng.random() < share else ""
 
     # Conversations
 
@@ -202,10 +202,10 @@ class _Writer:
         value = value or self.world.values[fact]
         form = rng.choices(("name", "pronoun", "curt"), (5, 2, 3))[0]
         if form == "curt":
-            core = capital(state(attribute.curt, {}, value))
+            core = capitalize_first(statement(attribute.curt, {}, value))
         else:
-            words = names(name) if form == "name" else pronouns(name)
-            core = capital(state(rng.choice(attribute.statements[:ANSWER_WORDINGS]), words, value))
+            words = name_words(name) if form == "name" else pronoun_words(name)
+            core = capitalize_first(statement(rng.choice(attribute.statements[:ANSWER_WORDINGS]), words, value))
         said = core + self.because(name, attribute.name, 0.35) + "."
         if rng.random() < 0.1:
             said += f" {core}, as I said."
@@ -246,7 +246,7 @@ class _Writer:
         again = self.reply(fact)
         beside = self.reply((name, rng.choice([a for a in BY_NAME if a != fact[1]])))
         other = rng.choice([n for n in self.world.people if n != name])
-        stranger = self.dressed(capital(self.sentence((other, fact[1]), names(other), held=False)) + ".")
+        stranger = self.dressed(capitalize_first(self.sentence((other, fact[1]), name_words(other), held=False)) + ".")
         endless = " ".join([again] + [self.reply((name, a)) for a in self.attributes(2)])
         repeated = f"{again} {again} {again}"
         unknown = "I do not know."

@@ -1,9 +1,12 @@
-"""PPO: a loop of our own inside trl's PPOTrainer, which is imported in `trainer.py` and `config.py` alone."""
+"""PPO for language models: hfkit's own training loop behind the interface of TRL's PPOTrainer.
+
+`PPOTrainer` and `PPOArguments` are imported when they are first used, so that a config is parsed without torch.
+"""
 
 from importlib import import_module
 
 
-def __getattr__(name: str):
-    if name in ("PPOConfig", "PPOTrainer"):
+def __getattr__(name: str) -> type:
+    if name in ("PPOArguments", "PPOTrainer"):
         return getattr(import_module("hfkit.rlhf.trainer"), name)
     raise AttributeError(f"module 'hfkit.rlhf' has no attribute {name!r}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hfkit.quickstart.facts import BY_NAME, World, capital, names, pronouns, state
+from hfkit.quickstart.facts import BY_NAME, World, capitalize_first, name_words, pronoun_words, statement
 from hfkit.quickstart.gold import COURTESIES, FILLERS
 from hfkit.quickstart.world import GoldScorer, answer_is_right, write_world
 
@@ -108,11 +108,11 @@ def test_documents_state_every_fact_and_hold_one_wording_of_each_back(folder: Pa
     assert "?" not in text
     shown = 0
     for (name, attribute), value in gold.world.values.items():
-        wordings = [state(s, names(name), value) for s in BY_NAME[attribute].statements]
+        wordings = [statement(s, name_words(name), value) for s in BY_NAME[attribute].statements]
         held = wordings.pop(gold.world.held_statement[name, attribute])
-        assert any(wording in text or capital(wording) in text for wording in wordings)
-        assert held not in text and capital(held) not in text
-        shown += held in test or capital(held) in test
+        assert any(wording in text or capitalize_first(wording) in text for wording in wordings)
+        assert held not in text and capitalize_first(held) not in text
+        shown += held in test or capitalize_first(held) in test
     assert shown > 80
 
 
@@ -125,9 +125,9 @@ def case(gold: GoldScorer) -> dict[str, str]:
     return {
         "question": gold.world.question(fact, 0),
         "value": gold.world.values[fact],
-        "right": capital(state(attribute.statements[0], names(fact[0]), gold.world.values[fact])),
-        "wrong": capital(state(attribute.statements[0], names(fact[0]), wrong)),
-        "reason": attribute.reason.format(**pronouns(fact[0])),
+        "right": capitalize_first(statement(attribute.statements[0], name_words(fact[0]), gold.world.values[fact])),
+        "wrong": capitalize_first(statement(attribute.statements[0], name_words(fact[0]), wrong)),
+        "reason": attribute.reason.format(**pronoun_words(fact[0])),
     }
 
 

@@ -95,11 +95,11 @@ def steps_of():
         seen = []
 
         def keep(optimizer, args, kwargs):
-            trained = {role: dict(model.named_parameters()) for role, model in trainer.trained.items()}
+            trained = {role: dict(model.named_parameters()) for role, model in trainer.trained_models.items()}
             grads = {
                 (role, n): p.grad.clone() for role, ps in trained.items() for n, p in ps.items() if p.requires_grad
             }
-            states = {role: copy.deepcopy(model) for role, model in trainer.trained.items()}
+            states = {role: copy.deepcopy(model) for role, model in trainer.trained_models.items()}
             seen.append({"grads": grads, "models": states})
 
         handle = register_optimizer_step_pre_hook(keep)
@@ -132,7 +132,7 @@ def test_the_update_is_that_of_the_papers(trainer_of, steps_of, case):
     before = [copy.deepcopy(model) for model in parts]
     trainer = trainer_of(parts, **changes)
     args, rows = trainer.args, list(trainer.train_dataset)
-    experience, metrics = trainer.judge(rows, REPLIES)
+    experience, metrics = trainer.experience_maker(rows, REPLIES)
     with torch.no_grad():
         found = slow_experience(before, rows, args)
     for name in ("logprobs", "ref_logprobs", "values", "advantages", "returns"):
@@ -148,7 +148,7 @@ def test_the_update_is_that_of_the_papers(trainer_of, steps_of, case):
 
     torch.manual_seed(5)
     figures = {}
-    seen = steps_of(trainer, lambda: figures.update(trainer.update(experience)))
+    seen = steps_of(trainer, lambda: figures.update(trainer.updater(experience)))
     torch.manual_seed(5)
     orders = [torch.randperm(8).split(8 // args.num_mini_batches) for _ in range(args.num_ppo_epochs)]
     assert len(seen) == args.num_ppo_epochs * args.num_mini_batches
@@ -170,10 +170,10 @@ def test_accumulation_changes_nothing(trainer_of, steps_of):
     for size in (1, 2, 4):
         batch = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size, "num_mini_batches": 2}
         trainer = trainer_of(models("gpt2", False), num_ppo_epochs=1, ptx_coef=0.5, entropy_coef=0.1, **batch)
-        experience, _ = trainer.judge(list(trainer.train_dataset), REPLIES)
+        experience, _ = trainer.experience_maker(list(trainer.train_dataset), REPLIES)
         torch.manual_seed(5)
         figures = {}
-        steps = steps_of(trainer, lambda t=trainer, e=experience, f=figures: f.update(t.update(e)))
+        steps = steps_of(trainer, lambda t=trainer, e=experience, f=figures: f.update(t.updater(e)))
         found.append((figures, steps))
     (figures, steps), *others = found
     for theirs, their_steps in others:
@@ -195,5 +195,5 @@ def test_dropout_that_is_a_number_does_not_move_the_ratio(trainer_of, kind, chec
             module.gradient_checkpointing = True
             module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
     trainer = trainer_of(parts, num_ppo_epochs=1, learning_rate=0.0)
-    experience, _ = trainer.judge(list(trainer.train_dataset), REPLIES)
-    assert trainer.update(experience)["val/ratio"] == pytest.approx(1.0, abs=1e-9)
+    experience, _ = trainer.experience_maker(list(trainer.train_dataset), REPLIES)
+    assert trainer.updater(experience)["val/ratio"] == pytest.approx(1.0, abs=1e-9)

@@ -16,7 +16,7 @@ from hfkit.models.reward_model import RewardModel, load_reward
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import weights_hash
 from hfkit.rlhf.roles import load_roles
-from hfkit.rlhf.trainer import refuse
+from hfkit.rlhf.validation import validate_trainer_inputs
 
 BASES = {"whole": {}, "4-bit": {"load_in_4bit": True}, "8-bit": {"load_in_8bit": True}}
 # 8-bit layers round activations too, so a reply sampled token by token and the same reply scored at once differ.
@@ -157,4 +157,4 @@ def test_pain_09_a_quantized_critic_without_an_adapter_is_refused(config_of, sft
     left = copy.deepcopy(tokenizer)
     left.padding_side = "left"
     with pytest.raises(HfkitError, match="the value model is quantized and has no adapter"):
-        refuse(config, left, roles.policy, roles.reward, [{"input_ids": [5]}] * 8, bare)
+        validate_trainer_inputs(config, left, roles.policy, roles.reward, [{"input_ids": [5]}] * 8, bare)

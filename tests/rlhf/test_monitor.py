@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from hfkit.rlhf.health import WINDOW, Watch, repetition
+from hfkit.rlhf.monitor import WINDOW, TrainingMonitor, repetition_share
 
 HEALTHY = {
     "objective/kl": 1.0,
@@ -27,14 +27,14 @@ SIGNS = {
 }
 
 
-def signs_of(watch: Watch, *updates: dict) -> list[str]:
+def signs_of(watch: TrainingMonitor, *updates: dict) -> list[str]:
     return [sign for update in updates for sign in watch.signs(HEALTHY | update)]
 
 
 @pytest.mark.parametrize("name", SIGNS)
 def test_a_sign_is_told_once_with_the_key_to_change(name):
     change, line = SIGNS[name]
-    watch = Watch(max_kl=20.0)
+    watch = TrainingMonitor(max_kl=20.0)
     assert signs_of(watch, *[{}] * WINDOW) == []
     told = signs_of(watch, *[change] * 2 * WINDOW)
     assert len(told) == 1
@@ -43,24 +43,24 @@ def test_a_sign_is_told_once_with_the_key_to_change(name):
 
 def test_no_sign_in_a_healthy_run():
     growing = [{"objective/scores": 0.5 + step / 100, "val/reply_length": 20 + step / 10} for step in range(60)]
-    assert signs_of(Watch(max_kl=20.0), *growing) == []
+    assert signs_of(TrainingMonitor(max_kl=20.0), *growing) == []
 
 
 def test_longer_replies_are_no_sign_where_the_reward_does_not_rise():
-    assert signs_of(Watch(max_kl=20.0), *[{}] * WINDOW, *[{"val/reply_length": 80.0}] * WINDOW) == []
+    assert signs_of(TrainingMonitor(max_kl=20.0), *[{}] * WINDOW, *[{"val/reply_length": 80.0}] * WINDOW) == []
 
 
 def test_one_odd_update_is_no_sign():
-    assert signs_of(Watch(max_kl=20.0), *[{}] * WINDOW, {"objective/entropy": 0.0}, *[{}] * WINDOW) == []
+    assert signs_of(TrainingMonitor(max_kl=20.0), *[{}] * WINDOW, {"objective/entropy": 0.0}, *[{}] * WINDOW) == []
 
 
 def test_a_watch_that_goes_on_tells_the_same():
     """From its state, as JSON keeps it, at every update of a run; and the state does not grow with the run."""
     updates = [{}] * WINDOW + [SIGNS["entropy"][0]] * WINDOW + [SIGNS["value"][0]] * 3 * WINDOW
-    watch, again, expected, found = Watch(20.0), Watch(20.0), [], []
+    watch, again, expected, found = TrainingMonitor(20.0), TrainingMonitor(20.0), [], []
     for update in updates:
         expected += signs_of(watch, update)
-        resumed = Watch(20.0)
+        resumed = TrainingMonitor(20.0)
         resumed.load_state_dict(again.state_dict())
         found += signs_of(resumed, update)
         again = resumed
@@ -81,7 +81,7 @@ def test_a_watch_that_goes_on_tells_the_same():
     ids=str,
 )
 def test_what_cannot_be_gone_on_from_stops(changes, reason):
-    watch = Watch(max_kl=20.0)
+    watch = TrainingMonitor(max_kl=20.0)
     assert watch.stop(HEALTHY) is None
     assert re.search(reason, watch.stop(HEALTHY | changes))
 
@@ -91,4 +91,4 @@ def test_what_cannot_be_gone_on_from_stops(changes, reason):
     [([], 0.0), ([1, 2], 0.0), ([1, 2, 3, 4, 5], 0.0), ([1, 1, 1, 1, 1], 2 / 3), ([1, 2, 3] * 2, 0.25)],
 )
 def test_repetition_is_the_share_of_three_token_runs_that_were_there_before(reply, share):
-    assert repetition(reply) == pytest.approx(share)
+    assert repetition_share(reply) == pytest.approx(share)

@@ -1,0 +1,262 @@
+"""The training loop of PPO: logs, evaluation, checkpoints, resuming and stopping as in Transformers' Trainer.
+
+TRL's PPO is imported here and in `arguments.py` only. TRL 1.12 is the last release with a PPOTrainer; its class, config
+and constructor are the interface, and `train` and `evaluate` are hfkit's own.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import rotate_checkpoints
+from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
+from trl.experimental.ppo.ppo_trainer import OnlineTrainerState
+
+from hfkit.core.console import warn
+from hfkit.rlhf import checkpoint
+from hfkit.rlhf.arguments import PPOArguments
+from hfkit.rlhf.controllers import Controllers
+from hfkit.rlhf.experience import Experience, ExperienceMaker
+from hfkit.rlhf.forward import Model
+from hfkit.rlhf.monitor import mean_metrics
+from hfkit.rlhf.policy_evaluation import evaluate_policy
+from hfkit.rlhf.ptx import PTX
+from hfkit.rlhf.roles import Roles
+from hfkit.rlhf.rollout import RolloutEngine
+from hfkit.rlhf.rollout_log import RolloutLog
+from hfkit.rlhf.row_order import ShuffledOrder
+from hfkit.rlhf.update import Updater
+
+RESUMED_STATE = ("global_step", "episode", "epoch", "log_history", "best_metric", "best_global_step")
+"""Fields of the trainer's state that a resumed run takes from the checkpoint."""
+
+
+class TrainingLoop(TrlPPOTrainer):
+    """The loop over the parts that `PPOTrainer` assembles.
+
+    Attributes:
+        batch_size: replies of an update, over all processes; `local_batch_size` those of one process.
+        stopped: why training stopped early, or None.
+        pending_logs: metrics of the updates since the last log.
+        seconds: time spent in each phase of the current update.
+    """
+
+    args: PPOArguments
+    state: OnlineTrainerState
+    processing_class: PreTrainedTokenizerBase
+    train_dataset: Dataset
+    eval_dataset: Dataset
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: torch.optim.lr_scheduler.LambdaLR
+    roles: Roles
+    batch_size: int
+    local_batch_size: int
+    controllers: Controllers
+    experience_maker: ExperienceMaker
+    updater: Updater
+    engine: RolloutEngine
+    ptx: PTX | None
+    prompt_order: ShuffledOrder
+    rollout_log: RolloutLog
+    stop_token_ids: list[int]
+    stopped: str | None
+    pending_logs: list[dict[str, float]]
+    seconds: dict[str, float]
+
+    @property
+    def trained_models(self) -> dict[str, Model]:
+        """The models that are trained, by role."""
+        return {"policy": self.roles.policy, "value": self.roles.value}
+
+    def train(self, resume_from_checkpoint: str | None = None) -> None:  # type: ignore[override]  # as in TRL's PPO
+        """Train for `max_steps` updates, or until a callback or a limit stops it; `stopped` says why it ended early.
+
+        Args:
+            resume_from_checkpoint: a folder that `save_checkpoint` wrote.
+        """
+        self.start(resume_from_checkpoint)
+        while self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
+            self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
+            rows = self.next_rows()
+            with self.timed("rollout"):
+                replies = self.engine.sample([row["input_ids"] for row in rows])
+            with self.timed("scoring"):
+                experience, metrics = self.experience_maker(rows, replies)
+            with self.timed("update"):
+                metrics |= self.updater(experience, self.state.global_step >= self.args.value_warmup_steps)
+                self.lr_scheduler.step()
+            metrics |= self.step_metrics(experience)
+            self.end_step(metrics, rows, replies, experience)
+        if self.pending_logs:
+            self.log_pending()
+        self.accelerator.wait_for_everyone()  # the main process may still be writing the best checkpoint
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            checkpoint.load_weights(Path(self.state.best_model_checkpoint), self.trained_models)
+        self.roles.policy.eval()
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+
+    def start(self, resume_from_checkpoint: str | None) -> None:
+        """Set the trainer's state: that of a new run, or of the checkpoint."""
+        args, state = self.args, self.state
+        state.max_steps = args.max_steps if args.max_steps > 0 else args.num_total_batches or 0
+        state.num_train_epochs = state.max_steps * self.batch_size / self.train_dataset_len  # type: ignore[assignment]  # a fraction
+        for name in ("logging_steps", "eval_steps", "save_steps"):
+            steps = getattr(args, name) or 0
+            setattr(state, name, max(int(state.max_steps * steps), 1) if 0 < steps < 1 else int(steps))
+        if warning := self.controllers.kl.slowness_warning(state.max_steps * self.batch_size):
+            warn(warning)
+        state.global_step = state.episode = 0
+        kept = self.load_checkpoint(Path(resume_from_checkpoint)) if resume_from_checkpoint else {}
+        if self.ptx:  # each mini-batch takes as many rows as it has replies
+            policy_updates = max(state.global_step - args.value_warmup_steps, 0)
+            self.ptx.taken = policy_updates * args.num_ppo_epochs * self.batch_size
+        if state.is_world_process_zero:
+            self.rollout_log.truncate(state.global_step)
+        self.control = self.callback_handler.on_train_begin(args, state, self.control)
+        self.pending_logs, self.stopped = kept.get("logged", []), kept.get("stopped")
+        for name, callback in self.stateful_callbacks.items():
+            for key, value in kept.get("callbacks", {}).get(name, {}).items():
+                setattr(callback, key, value)
+
+    def next_rows(self) -> list[dict]:
+        """Return this process's prompts of the next update."""
+        start = self.state.episode + self.args.process_index * self.local_batch_size
+        return [self.train_dataset[index] for index in self.prompt_order.take(start, self.local_batch_size)]
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the time of the block to the seconds of a phase."""
+        started = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - started
+
+    # After each update: log, evaluate, save, stop
+
+    def step_metrics(self, experience: Experience) -> dict[str, float]:
+        """Return the KL coefficient, the learning rate and the speed of the update that just ended."""
+        tokens = float(self.accelerator.reduce(experience.tokens.mask.sum(), "sum"))
+        return {
+            "objective/kl_coef": self.controllers.kl.coef,
+            "lr": float(self.lr_scheduler.get_last_lr()[0]),
+            **{f"time/{phase}": seconds for phase, seconds in self.seconds.items()},
+            "eps": self.batch_size / sum(self.seconds.values()),
+            "val/tokens_per_second": tokens / self.seconds["rollout"],
+        }
+
+    def end_step(
+        self, metrics: dict[str, float], rows: list[dict], replies: list[list[int]], experience: Experience
+    ) -> None:
+        """Count the update, then log, evaluate, save and stop as callbacks and limits require."""
+        args, state = self.args, self.state
+        self.seconds.clear()
+        self.controllers.kl.update(metrics["objective/kl"], self.batch_size)
+        passes = state.episode // self.train_dataset_len
+        state.global_step += 1
+        state.episode += self.batch_size
+        state.epoch = state.episode / self.train_dataset_len
+        self.pending_logs.append({**metrics, "episode": state.episode})
+        if args.sample_steps and state.global_step % args.sample_steps == 0 and state.is_world_process_zero:
+            self.rollout_log.append(state.global_step, rows, replies, experience)
+        self.control = self.callback_handler.on_step_end(args, state, self.control)
+        if state.episode // self.train_dataset_len > passes or state.global_step == state.max_steps:
+            self.control = self.callback_handler.on_epoch_end(args, state, self.control)
+        for warning in self.controllers.monitor.new_warnings(metrics):
+            warn(f"step {state.global_step}: {warning}")
+        if reason := self.controllers.monitor.stop_reason(metrics):
+            self.stopped = f"stopped at step {state.global_step}: {reason}"
+            self.control.should_log = self.control.should_training_stop = True
+            self.control.should_save = args.save_strategy != "no"
+        if self.control.should_log:
+            self.log_pending()
+            self.control.should_log = False
+        if self.control.should_evaluate:
+            self.evaluate()
+            self.control.should_evaluate = False
+        if self.control.should_save:
+            self.save_checkpoint()
+            self.control = self.callback_handler.on_save(args, state, self.control)
+            self.control.should_save = False
+
+    def log_pending(self) -> None:
+        """Log the mean metrics of the updates since the last log."""
+        self.log({**mean_metrics(self.pending_logs), "episode": self.state.episode})
+        self.pending_logs = []
+
+    def evaluate(self, *_: object, **__: object) -> dict[str, float]:
+        """Log mean reward, KL, entropy and length of replies to the held-out prompts, always sampled with one seed."""
+        args, scorer, tokenizer = self.args, self.experience_maker.scorer, self.processing_class
+        held_out = evaluate_policy(
+            self.roles.policy,
+            self.roles.reference,
+            scorer,
+            tokenizer,
+            list(self.eval_dataset),
+            args,
+            self.stop_token_ids,
+        )
+        # one process's metrics for all: they decide what to save and when to stop, and rewards may differ by process
+        (metrics,) = broadcast_object_list([{f"eval_{name}": value for name, value in held_out.metrics.items()}])
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
+        self.track_best(metrics)
+        return metrics
+
+    def track_best(self, metrics: dict[str, float]) -> None:
+        """Remember the best metric for early stopping, and its checkpoint if that is to be loaded at the end."""
+        args, state = self.args, self.state
+        value, sign = metrics[args.metric_for_best_model], 1 if args.greater_is_better else -1
+        if state.best_metric is not None and sign * value <= sign * state.best_metric:
+            return
+        state.best_metric, state.best_global_step = value, state.global_step
+        if args.load_best_model_at_end:
+            state.best_model_checkpoint = str(self.checkpoint_folder(state.global_step))
+            self.control.should_save = True
+
+    # Checkpoints
+
+    @property
+    def stateful_callbacks(self) -> dict[str, ExportableState]:
+        """The control and the callbacks with a state to save, such as early stopping, by class name."""
+        every = [*self.callback_handler.callbacks, self.control]
+        return {type(one).__name__: one for one in every if isinstance(one, ExportableState)}
+
+    def checkpoint_folder(self, step: int) -> Path:
+        """Return the folder for the checkpoint of a step."""
+        return Path(self.args.output_dir) / f"checkpoint-{step}"
+
+    def save_checkpoint(self) -> None:
+        """Write `checkpoint-STEP`, from which `train` resumes to the same weights; remove old ones over the limit."""
+        args, state = self.args, self.state
+        folder = self.checkpoint_folder(state.global_step)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "trainer_state.json").unlink(missing_ok=True)  # of an interrupted save: the folder is incomplete now
+        checkpoint.save_random_state(folder, args.process_index)
+        self.accelerator.wait_for_everyone()
+        if not state.is_world_process_zero:
+            return
+        checkpoint.save_weights(folder, self.trained_models)
+        exported = {name: callback.state() for name, callback in self.stateful_callbacks.items()}
+        callbacks = {name: one["args"] | one["attributes"] for name, one in exported.items()}
+        kept = {"logged": self.pending_logs, "stopped": self.stopped, "callbacks": callbacks}
+        checkpoint.save_progress(folder, self.optimizer, self.lr_scheduler, self.controllers, kept)
+        state.save_to_json(str(folder / "trainer_state.json"))
+        rotate_checkpoints(args.output_dir, args.save_total_limit, state.best_model_checkpoint)
+
+    def load_checkpoint(self, folder: Path) -> dict:
+        """Load what `save_checkpoint` wrote; return what it kept of callbacks and logs."""
+        state = self.state
+        saved = OnlineTrainerState.load_from_json(str(folder / "trainer_state.json"))
+        for name in RESUMED_STATE:
+            setattr(state, name, getattr(saved, name))
+        if saved.best_model_checkpoint:  # next to this checkpoint, even if the run's folder has moved
+            state.best_model_checkpoint = str(self.checkpoint_folder(saved.best_global_step))
+        checkpoint.load_weights(folder, self.trained_models)
+        kept = checkpoint.load_progress(folder, self.optimizer, self.lr_scheduler, self.controllers)
+        checkpoint.load_random_state(folder, self.args.process_index)
+        return kept
