@@ -1,7 +1,4 @@
-"""Metrics as functions, each with its formula and source; none needs a model.
-
-`preference.py` has the metrics of reward models, and `evaluate/` all of them as modules of Hugging Face's `evaluate`.
-"""
+"""Metrics as functions, each with its formula and source; those of reward models are in `preference.py`."""
 
 from collections.abc import Sequence
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.rlhf.controllers import Controllers
@@ -38,11 +40,7 @@ def load_weights(folder: Path, models: Mapping[str, torch.nn.Module]) -> None:
 
 
 def save_progress(
-    folder: Path,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    controllers: Controllers,
-    kept: dict,
+    folder: Path, optimizer: Optimizer, scheduler: LRScheduler, controllers: Controllers, kept: dict
 ) -> None:
     """Save optimizer, schedule and controllers, and whatever else is `kept`, as JSON."""
     torch.save(optimizer.state_dict(), folder / "optimizer.pt")
@@ -50,12 +48,7 @@ def save_progress(
     write_json(folder / PROGRESS, {"controllers": controllers.state_dict(), "kept": kept})
 
 
-def load_progress(
-    folder: Path,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    controllers: Controllers,
-) -> dict:
+def load_progress(folder: Path, optimizer: Optimizer, scheduler: LRScheduler, controllers: Controllers) -> dict:
     """Load what `save_progress` saved, in place; return `kept`.
 
     Tensors are loaded onto the CPU: the optimizer of each process moves them to its own device.

@@ -35,7 +35,7 @@ class KLController:
         if self.target is None or most >= 2:
             return None
         return (
-            f"kl_horizon: {self.horizon} is long for {episodes} episodes: kl_coef can change by at most {most - 1:.0%}, "
+            f"kl_horizon={self.horizon} is long for {episodes} episodes: kl_coef can change at most by {most - 1:.0%}, "
             "so the KL may stay far from kl_target. Lower kl_horizon, for example to a fifth of the episodes"
         )
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedTokenizerBase
 
 from hfkit.rlhf.advantages import advantages_and_returns, explained_variance, kl_per_token, masked_mean, token_rewards
 from hfkit.rlhf.arguments import PPOArguments
@@ -38,6 +37,7 @@ class Experience:
         return self.kl.where(self.tokens.mask, 0.0).sum(1)
 
 
+@dataclass
 class ExperienceMaker:
     """Turns sampled replies into experience: runs all models, scores the replies, estimates advantages.
 
@@ -45,18 +45,12 @@ class ExperienceMaker:
         stop_token_ids: token ids that end a reply.
     """
 
-    def __init__(
-        self,
-        args: PPOArguments,
-        accelerator: Accelerator,
-        roles: Roles,
-        tokenizer: PreTrainedTokenizerBase,
-        scorer: Scorer,
-        stop_token_ids: list[int],
-        controllers: Controllers,
-    ):
-        self.args, self.accelerator, self.roles, self.tokenizer = args, accelerator, roles, tokenizer
-        self.scorer, self.stop_token_ids, self.controllers = scorer, set(stop_token_ids), controllers
+    args: PPOArguments
+    accelerator: Accelerator
+    roles: Roles
+    scorer: Scorer
+    stop_token_ids: list[int]
+    controllers: Controllers
 
     @torch.no_grad()
     def __call__(self, rows: list[dict], replies: list[list[int]]) -> tuple[Experience, dict[str, float]]:
@@ -68,7 +62,8 @@ class ExperienceMaker:
         """
         args, device, kl_coef = self.args, self.accelerator.device, self.controllers.kl.coef
         # 1. Log-probabilities of policy and reference, entropies, values
-        tokens = Tokens.from_lists([row["input_ids"] for row in rows], replies, self.tokenizer.pad_token_id, device)
+        pad_id = self.scorer.tokenizer.pad_token_id
+        tokens = Tokens.from_lists([row["input_ids"] for row in rows], replies, pad_id, device)
         logprobs, ref_logprobs, entropies, values = self.run_models(tokens)
         # 2. Scores of whole replies
         ended = torch.tensor([reply[-1] in self.stop_token_ids for reply in replies], device=device)

@@ -59,12 +59,5 @@ class GenerateEngine:
         merge = self.merge and isinstance(model, PeftModel)
         merged = temporarily_merged(model, self.bf16) if merge else nullcontext()
         with merged, autocast(self.bf16, model.device):  # merged outside of autocast, in float32
-            return sample_replies(
-                model,
-                self.tokenizer,
-                prompts,
-                self.max_new_tokens,
-                self.temperature,
-                self.batch_size,
-                self.stop_token_ids,
-            )
+            limits = (self.max_new_tokens, self.temperature, self.batch_size, self.stop_token_ids)
+            return sample_replies(model, self.tokenizer, prompts, *limits)

@@ -110,5 +110,5 @@ def test_ppo_tells_and_records_it(run_stage, reward_dir, tmp_path, capsys):
     assert "off-topic" in shown.out
     probes = json.loads((folder / "hfkit.json").read_text())["reward_probes"]
     assert probes.keys() == {"real", *REMEDIES}
-    told = {line.split()[1] for line in shown.err.splitlines() if "are rewarded with" in line}
+    told = {line.split()[1] for line in shown.err.splitlines() if "have a mean reward of" in line}
     assert told == {sign.split()[0] for sign in probe_warnings(probes)}

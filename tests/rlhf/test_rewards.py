@@ -70,10 +70,10 @@ def test_a_column_that_the_data_lacks_is_told_before_any_model_is_loaded(run_sta
 @pytest.mark.parametrize(
     ("scores", "told"),
     [
-        ([1.0], "gave 1 numbers for 2 replies"),
-        ([1.0, 2.0, 3.0], "gave 3 numbers for 2 replies"),
-        ([1.0, math.nan], "not finite"),
-        ([1.0, 1e300], "not finite"),
+        ([1.0], "returned 1 numbers for 2 replies"),
+        ([1.0, 2.0, 3.0], "returned 3 numbers for 2 replies"),
+        ([1.0, math.nan], "not finite ones"),
+        ([1.0, 1e300], "not finite ones"),
         (["1.0", "2.0"], "not a number for each reply"),
         ("12", "not a number for each reply"),
         ([None, 1.0], "not a number for each reply"),
@@ -85,7 +85,7 @@ def test_a_column_that_the_data_lacks_is_told_before_any_model_is_loaded(run_sta
     ids=repr,
 )
 def test_what_a_function_gives_must_be_a_number_a_reply(scores, told):
-    with pytest.raises(HfkitError, match=f"reward function mine:f gave .*{told}|mine:f .*{told}"):
+    with pytest.raises(HfkitError, match=f"reward function mine:f returned .*{told}|mine:f .*{told}"):
         validate_scores("mine:f", scores, 2)
 
 

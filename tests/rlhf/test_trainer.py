@@ -212,7 +212,7 @@ def stopped(run_stage, tmp_path_factory):
 def test_pain_20_ppo_stops_with_its_reason_past_the_kl_limit(stopped):
     record = read_record(stopped)
     assert record["status"] == "done"
-    assert "passed max_kl=1e-06" in record["stopped"]
+    assert "exceeds max_kl=1e-06" in record["stopped"]
     assert "raise kl_coef or lower learning_rate" in record["stopped"]
     assert len(updates(stopped)) < 8
 
