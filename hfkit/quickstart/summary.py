@@ -21,8 +21,8 @@ from hfkit.metrics.formulas import bits_per_byte, kl_per_reply
 from hfkit.metrics.preference import metrics_of_margins
 from hfkit.models.generation import likelihoods
 from hfkit.models.reward_model import RewardModel, load_reward
+from hfkit.quickstart.gold import GoldScorer, answer_is_right
 from hfkit.quickstart.plots import plot_summary
-from hfkit.quickstart.world import GoldScorer, answer_is_right
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 

@@ -12,10 +12,8 @@ from itertools import combinations
 from pathlib import Path
 
 from hfkit.core.files import write_text
-from hfkit.quickstart.facts import BY_NAME, Fact, World, capitalized, name_words, pronoun_words, statement
-from hfkit.quickstart.gold import COURTESIES, FILLERS, GoldScorer, answer_is_right
-
-__all__ = ["GoldScorer", "World", "answer_is_right", "write_world"]
+from hfkit.quickstart.facts import BY_NAME, Fact, capitalized, name_words, pronoun_words, statement
+from hfkit.quickstart.gold import COURTESIES, FILLERS, GoldScorer
 
 DOCUMENTS, DOCUMENTS_TEST = 16_000, 300
 INSTRUCTIONS, INSTRUCTIONS_TEST = 10_000, 300

@@ -5,8 +5,10 @@
 
 from importlib import import_module
 
+MODULES = {"PPOArguments": "hfkit.rlhf.arguments", "PPOTrainer": "hfkit.rlhf.trainer"}
+
 
 def __getattr__(name: str) -> type:
-    if name in ("PPOArguments", "PPOTrainer"):
-        return getattr(import_module("hfkit.rlhf.trainer"), name)
+    if name in MODULES:
+        return getattr(import_module(MODULES[name]), name)
     raise AttributeError(f"module 'hfkit.rlhf' has no attribute {name!r}")

@@ -16,7 +16,7 @@ from hfkit.rlhf.rewards import Scorer, shape_scores
 PROBED_PROMPTS = 16
 
 
-def held_out_metrics(path: str, revision: str = "main") -> dict[str, float]:
+def recorded_pair_metrics(path: str, revision: str = "main") -> dict[str, float]:
     """Return a reward model's metrics on held-out pairs from its record, named as in `metrics_of_rewards`; or {}.
 
     Those of `hfkit evaluate` take precedence over those of its training.
@@ -33,7 +33,7 @@ def report_reward_accuracy(config: PPOConfig) -> None:
     path = config.reward_model_path
     if not path:
         return
-    metrics = held_out_metrics(path, config.reward_model_revision)
+    metrics = recorded_pair_metrics(path, config.reward_model_revision)
     if not metrics:
         say(f"ppo: no accuracy of {path} on held-out pairs is known. Run `hfkit evaluate {path} --datasets PAIRS`")
         return

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from hfkit.quickstart.facts import BY_NAME, World, capitalized, name_words, pronoun_words, statement
-from hfkit.quickstart.gold import COURTESIES, FILLERS
-from hfkit.quickstart.world import GoldScorer, answer_is_right, write_world
+from hfkit.quickstart.gold import COURTESIES, FILLERS, GoldScorer, answer_is_right
+from hfkit.quickstart.world import write_world
 
 COLUMNS = {
     "documents": {"text"},

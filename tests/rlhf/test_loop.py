@@ -149,6 +149,15 @@ def test_samples_of_the_rollouts_are_written_as_often_as_asked(run):
     assert sum(scores) / 4 == pytest.approx(rows_with(folder, "objective/scores")[1]["objective/scores"], abs=1e-3)
 
 
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_the_kl_of_the_logged_replies_is_what_the_update_was_penalized_with(run, estimator):
+    folder = run(max_steps=4, sample_steps=4, learning_rate=1e-2, kl_estimator=estimator)
+    kl = [json.loads(line)["kl"] for line in (folder / "rollouts.jsonl").read_text().splitlines()]
+    mean = rows_with(folder, "objective/kl")[-1]["objective/kl"]
+    assert abs(mean) > 1e-2 and sum(kl) / len(kl) == pytest.approx(mean, abs=1e-4)
+    assert min(kl) >= 0 or estimator == "k1"
+
+
 def test_past_the_kl_limit_it_stops_with_a_checkpoint_and_the_reason(run, capsys):
     folder = run(max_steps=9, max_kl=1e-6, save_steps=100)
     record = read_record(folder)

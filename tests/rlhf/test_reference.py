@@ -1,15 +1,12 @@
 """The update against a slow reference in float64, `ppo_reference.py`: every figure and every gradient."""
 
 import copy
-from functools import partial
 
 import ppo_reference as slow
 import pytest
 import torch
 from ppo_small import PTX, REPLIES, models, small_trainer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 @pytest.fixture(autouse=True)
@@ -190,9 +187,8 @@ def test_dropout_that_is_a_number_does_not_move_the_ratio(trainer_of, kind, chec
     for module in (module for part in parts for module in part.modules()):
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.5
-        if checkpointing and isinstance(module, GradientCheckpointingLayer):
-            module.gradient_checkpointing = True
-            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+    for part in parts if checkpointing else ():
+        part.gradient_checkpointing_enable({"use_reentrant": False})
     trainer = trainer_of(parts, num_ppo_epochs=1, learning_rate=0.0)
     experience, _ = trainer.experience_maker(list(trainer.train_dataset), REPLIES)
     assert trainer.updater(experience)["val/ratio"] == pytest.approx(1.0, abs=1e-9)

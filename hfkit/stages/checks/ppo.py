@@ -4,7 +4,7 @@ from hfkit.config.stages import PPOConfig
 from hfkit.core.errors import HfkitError, Problem, reason
 from hfkit.models.loading import cached_config
 from hfkit.rlhf.reward_functions import import_reward_function
-from hfkit.rlhf.reward_quality import held_out_metrics
+from hfkit.rlhf.reward_quality import recorded_pair_metrics
 from hfkit.rlhf.rewards import load_reward_tokenizer
 from hfkit.rlhf.validation import precision_problems
 from hfkit.stages.checks.models import path_problems
@@ -112,7 +112,7 @@ def accuracy_problems(config: PPOConfig) -> list[Problem]:
     least, path = config.min_reward_accuracy, config.reward_model_path
     if least is None:
         return []
-    figures = held_out_metrics(path, config.reward_model_revision)
+    figures = recorded_pair_metrics(path, config.reward_model_revision)
     if not figures:
         remedy = f"how well {path} ranks held-out pairs is unknown: `hfkit evaluate {path} --datasets PAIRS` tells"
         return [Problem("min_reward_accuracy", least, remedy)]
