@@ -39,7 +39,7 @@ from hfkit.core.files import read_json_mapping, write_json
 from hfkit.models.generation import generate_replies
 from hfkit.models.loading import load_policy, load_tokenizer
 from hfkit.records.environment import environment, peak_memory_bytes
-from hfkit.rlhf import PPOConfig, PPOTrainer
+from hfkit.rlhf import PPOArguments, PPOTrainer
 from hfkit.rlhf.roles import Roles, load_roles
 
 LOOPS = ("hfkit", "trl")
@@ -177,7 +177,7 @@ def run(loop: str, root: Path, updates: int, seed: int, rate: float) -> dict:
     data = Dataset.from_list(rows)
     if loop == "hfkit":
         extra = {} if updates < 20 else {"max_kl": 1e9}
-        trainer = PPOTrainer(args=PPOConfig(**settings, **extra), train_dataset=data, eval_dataset=data, **common)
+        trainer = PPOTrainer(args=PPOArguments(**settings, **extra), train_dataset=data, eval_dataset=data, **common)
     else:
         ids = data.remove_columns("prompt")
         for model in (roles.reward, roles.value):

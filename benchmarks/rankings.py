@@ -24,7 +24,7 @@ quiet_libraries()
 import hfkit
 from hfkit.config.parsing import load_config
 from hfkit.core.files import read_json_mapping, write_json
-from hfkit.quickstart.world import TIE, _Writer
+from hfkit.quickstart.world import TIE, WorldWriter
 from hfkit.records.environment import environment
 from hfkit.records.record import read_record
 
@@ -67,7 +67,7 @@ def write(path: Path, rows: list[dict]) -> str:
 
 def rows_of(arm: str, seed: int, count: int) -> list[dict]:
     """The training rows of an arm: `count` rankings, or what is compared with them."""
-    rng, writer = random.Random(seed), _Writer(0)
+    rng, writer = random.Random(seed), WorldWriter(0)
     gold = {}
     for name, wanted in (("few", count), ("many", 8 * count)):
         writer.rng.seed(f"rankings {name} {seed}")

@@ -7,8 +7,8 @@ from datasets import Dataset
 from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from hfkit.rlhf.config import PPOConfig
-from hfkit.rlhf.scores import Scorer
+from hfkit.rlhf.arguments import PPOArguments
+from hfkit.rlhf.rewards import Scorer
 from hfkit.rlhf.trainer import PPOTrainer
 
 SHAPES = {
@@ -64,7 +64,7 @@ def small_trainer(tokenizer, folder, parts: list, ptx: list[dict] = PTX, **chang
     left = copy.deepcopy(tokenizer)
     left.padding_side = "left"
     settings = SETTINGS | {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4} | changes
-    args = PPOConfig(
+    args = PPOArguments(
         output_dir=str(folder),
         use_cpu=True,
         bf16=False,

@@ -9,7 +9,7 @@ import torch
 WORLD = 2
 PRELOAD = [
     "hfkit.rlhf.trainer",
-    "hfkit.rlhf.comparison",
+    "hfkit.rlhf.policy_evaluation",
     "hfkit.stages.ppo",
     "hfkit.data.forms",
     "hfkit.training.arguments",

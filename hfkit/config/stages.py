@@ -161,4 +161,4 @@ class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
         names = getattr(cls.trainer_config_class(), "__dataclass_fields__", {})
         return REFUSED.get(name) or ("PPO does not use it: remove it" if name in names else None)
 
-    trainer_config = ("hfkit.rlhf", "PPOConfig")
+    trainer_config = ("hfkit.rlhf", "PPOArguments")

@@ -33,7 +33,7 @@ from hfkit.evaluation.replies import REPLIES, Sampling, Subject, sample_once
 from hfkit.models.reward_model import load_reward
 from hfkit.records.environment import environment
 from hfkit.records.record import settings_of
-from hfkit.rlhf.reward_functions import called, checked, import_function
+from hfkit.rlhf.reward_functions import call_reward_function, import_reward_function, validate_scores
 
 ARENA = "arena.json"
 VERDICTS = "verdicts.jsonl"
@@ -106,11 +106,11 @@ def load_judge(config: ArenaConfig, folder: Path):
         return by_score(lambda prompts, replies, _: reward(prompts, replies, size))
     if config.judge == "function":
         path = config.reward_function
-        function = import_function(path)
+        function = import_reward_function(path)
 
         def score(prompts: list, replies: list[str], columns: list[dict]):
             given = {name: [row[name] for row in columns] for name in config.reward_columns}
-            return checked(path, called(path, function, prompts, replies, given), len(replies))
+            return validate_scores(path, call_reward_function(path, function, prompts, replies, given), len(replies))
 
         return by_score(score)
     kept = Lines(folder / VERDICTS)

@@ -10,7 +10,7 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError, Problem
 from hfkit.data.cards import entries_of
 from hfkit.models.loading import is_classifier
-from hfkit.rlhf.reward_functions import import_function
+from hfkit.rlhf.reward_functions import import_reward_function
 from hfkit.stages.checks.data import data_problems
 from hfkit.stages.checks.files import folder_problems
 from hfkit.stages.checks.models import weights_problems
@@ -87,7 +87,7 @@ def judge_problems(config: ArenaConfig) -> list[Problem]:
         return [*problems, Problem(needed, None, f"missing: what judges with judge: {config.judge}")]
     if config.judge == "function":
         try:
-            import_function(config.reward_function)
+            import_reward_function(config.reward_function)
         except HfkitError as error:
             problems.append(Problem("reward_function", config.reward_function, str(error)))
     if config.judge == "reward":

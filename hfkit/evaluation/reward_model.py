@@ -14,7 +14,7 @@ from hfkit.data.splits import SplitStats
 from hfkit.evaluation.held_out import HeldOut, find_held_out
 from hfkit.evaluation.replies import Subject
 from hfkit.metrics.preference import metrics_of_rewards
-from hfkit.metrics.probes import probe, signs
+from hfkit.metrics.probes import probe_warnings, run_probes
 from hfkit.models.reward_model import RewardModel, load_reward
 from hfkit.records.record import record_of
 
@@ -45,7 +45,7 @@ def evaluate_reward_models(config: EvaluateConfig) -> dict:
         accounts.append(account)
         found = probes_of(reward, held_out)
         probes |= {name: found} if found else {}
-        for sign in signs(found):
+        for sign in probe_warnings(found):
             warn(f"{name}: {sign}")
         del reward
         release_memory()  # a GPU may have no room for two
@@ -80,4 +80,4 @@ def probes_of(reward: RewardModel, held_out: HeldOut) -> dict[str, dict[str, flo
     def score(given: list[list[int]]) -> np.ndarray:
         return reward.score_ids([prompt + reply for prompt, reply in zip(prompts, given, strict=True)]).numpy()
 
-    return probe(score, replies, reward.tokenizer.eos_token_id)
+    return run_probes(score, replies, reward.tokenizer.eos_token_id)

@@ -1,7 +1,4 @@
-"""The arithmetic of the figures, each with its formula and source; no model is needed for any of them.
-
-How reward models are measured stands in `preference.py`. As `evaluate` modules all of them are in `metrics/`.
-"""
+"""Metrics as functions, each with its formula and source; those of reward models are in `preference.py`."""
 
 from collections.abc import Sequence
 
@@ -10,17 +7,17 @@ from sacrebleu.metrics import BLEU
 
 
 def perplexity(nats: Sequence[float], tokens: Sequence[int]) -> float:
-    """exp(sum of negative log-likelihoods / number of tokens) (Jelinek et al. 1977).
+    """Return exp(sum of negative log-likelihoods / number of tokens) (Jelinek et al. 1977).
 
     Args:
         nats: negative log-likelihood of each text, in nats.
-        tokens: how many tokens of each were predicted.
+        tokens: number of predicted tokens of each text.
     """
     return float(np.exp(np.sum(nats) / np.sum(tokens)))
 
 
 def bits_per_byte(nats: Sequence[float], sizes: Sequence[int]) -> float:
-    """Sum of negative log-likelihoods / (ln 2 * bytes): compares models whatever their tokenizers (arXiv 2101.00027).
+    """Return sum of negative log-likelihoods / (ln 2 * bytes), comparable across tokenizers (arXiv 2101.00027).
 
     Args:
         nats: negative log-likelihood of each text, in nats.
@@ -30,48 +27,47 @@ def bits_per_byte(nats: Sequence[float], sizes: Sequence[int]) -> float:
 
 
 def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """Share of predictions that are their reference, but for white space around them (SQuAD, arXiv 1606.05250)."""
+    """Return the share of predictions that equal their reference, both stripped (SQuAD, arXiv 1606.05250)."""
     pairs = zip(predictions, references, strict=True)
-    return float(np.mean([said.strip() == wanted.strip() for said, wanted in pairs]))
+    return float(np.mean([prediction.strip() == reference.strip() for prediction, reference in pairs]))
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
-    """distinct-n: different n-grams / n-grams, over all texts together (Li et al. 2016, arXiv 1510.03055).
+    """Return distinct-n: different n-grams / n-grams, over all texts together (Li et al. 2016, arXiv 1510.03055).
 
-    Words are what white space parts. 0 where no text has n words.
+    Words are separated by whitespace. 0 where no text has n words.
     """
     grams = [gram for words in map(str.split, texts) for gram in zip(*(words[i:] for i in range(n)), strict=False)]
     return len({*grams}) / len(grams) if grams else 0.0
 
 
 def self_bleu(texts: Sequence[str]) -> float:
-    """Mean BLEU of each text against all the others, from 0 to 1, high where they are alike (arXiv 1802.01886).
+    """Return the mean BLEU of each text against all others, 0 to 1, high where texts are alike (arXiv 1802.01886).
 
-    BLEU-4 with sacrebleu's tokenizer and exponential smoothing, over the n-gram orders that a text has. With fewer than
-    two texts there is nothing to be alike: 0.
+    BLEU-4 with sacrebleu's tokenizer and exponential smoothing, over the n-gram orders of a text; 0 for fewer than two.
     """
     if len(texts) < 2:
         return 0.0
     bleu = BLEU(effective_order=True)
-    others = ([*texts[:place], *texts[place + 1 :]] for place in range(len(texts)))
+    others = ([*texts[:index], *texts[index + 1 :]] for index in range(len(texts)))
     scores = [bleu.sentence_score(text, rest).score for text, rest in zip(texts, others, strict=True)]
     return float(np.mean(scores)) / 100
 
 
 def token_entropy(entropies: Sequence[float], tokens: Sequence[int]) -> float:
-    """Mean over tokens of -sum_v p(v) ln p(v), in nats (Shannon 1948), p being what the token was sampled from.
+    """Return the mean over tokens of -sum_v p(v) ln p(v), in nats (Shannon 1948); each token was sampled from its p.
 
     Args:
         entropies: of each reply, summed over its tokens.
-        tokens: of each reply.
+        tokens: number of tokens of each reply.
     """
     return float(np.sum(entropies) / np.sum(tokens))
 
 
 def kl_per_reply(logprobs: Sequence[float], reference_logprobs: Sequence[float]) -> float:
-    """Mean over replies y that p sampled of ln p(y) - ln q(y), in nats: the KL(p, q) that PPO pays.
+    """Return the mean over replies y, sampled from p, of ln p(y) - ln q(y), in nats: an estimate of KL(p, q).
 
-    It is the k1 estimator of http://joschu.net/blog/kl-approx.html, summed over a reply.
+    It is the k1 estimator of http://joschu.net/blog/kl-approx.html, summed over the tokens of a reply.
 
     Args:
         logprobs: ln p of each reply.

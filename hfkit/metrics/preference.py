@@ -1,10 +1,9 @@
-"""How well a reward model ranks held-out pairs, and whether its margins can be taken as odds."""
-
-from collections.abc import Sequence
+"""Metrics of reward models on pairs: accuracy, calibration, and the influence of length."""
 
 import numpy as np
 import torch
 from datasets import Dataset
+from numpy.typing import ArrayLike
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
@@ -13,9 +12,9 @@ from hfkit.metrics.bootstrap import bootstrap_interval
 
 
 def pair_metrics(trainer: Trainer, rows: Dataset) -> dict[str, float]:
-    """Metrics of the trainer's reward model on encoded pairs or rankings, each pair weighing the same.
+    """Return metrics of the trainer's reward model on encoded pairs or rankings, with equal weight for each pair.
 
-    See `metrics_of_rewards`.
+    See `metrics_of_rewards`; names start with `eval_`.
     """
     chosen, rejected = score_pairs(trainer, rows)
     return {f"eval_{name}": value for name, value in metrics_of_rewards(chosen, rejected, rows).items()}
@@ -23,28 +22,29 @@ def pair_metrics(trainer: Trainer, rows: Dataset) -> dict[str, float]:
 
 @torch.no_grad()
 def score_pairs(trainer: Trainer, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards of the chosen and of the rejected replies of all pairs, float64 (N,) each."""
+    """Return the rewards of the chosen and of the rejected replies of all pairs, float64 (N,) each."""
+    assert trainer.model is not None
     model = trainer.model.eval()
     loader = DataLoader(rows, trainer.args.per_device_eval_batch_size, collate_fn=trainer.data_collator)
-    chosen, rejected = [], []
+    rewards_of: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for batch in loader:
         pairs = batch.get("pairs")
-        inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+        ids, mask = (batch[name].to(model.device) for name in ("input_ids", "attention_mask"))
         with trainer.accelerator.autocast():
-            rewards = model(**inputs).logits.squeeze(-1)
+            rewards = model(input_ids=ids, attention_mask=mask).logits.squeeze(-1)
         halves = rewards.double().chunk(2) if pairs is None else rewards.double()[pairs]
-        for part, half in zip((chosen, rejected), halves, strict=True):
-            part.append(half.cpu().numpy())
-    return np.concatenate(chosen), np.concatenate(rejected)
+        for parts, half in zip(rewards_of, halves, strict=True):
+            parts.append(half.cpu().numpy())
+    return np.concatenate(rewards_of[0]), np.concatenate(rewards_of[1])
 
 
 def metrics_of_rewards(chosen: np.ndarray, rejected: np.ndarray, pairs: Dataset) -> dict[str, float]:
-    """Everything that the rewards of encoded pairs tell, or of the pairs of encoded rankings, (N,) each.
+    """Return all metrics of the rewards, (N,) each, of encoded pairs, or of the pairs of encoded rankings.
 
-    That of `metrics_of_margins` and `metrics_by_length`, the 95% interval of the accuracy (`accuracy_low`,
-    `accuracy_high`), and `reward_mean` and `reward_std` over all replies: the scale that PPO will meet.
+    These are `metrics_of_margins`, `metrics_by_length`, the 95% interval of the accuracy (`accuracy_low`,
+    `accuracy_high`), and `reward_mean` and `reward_std` over all replies: the scale that PPO starts from.
 
-    The interval is of a bootstrap over rows: pairs of one ranking share replies, so they are drawn together.
+    The bootstrap of the interval draws rows: pairs of one ranking share replies, so they are drawn together.
     """
     margins, both = chosen - rejected, np.concatenate([chosen, rejected])
     chosen_length, rejected_length, rows = pair_lengths(pairs.with_format("arrow")[:])
@@ -60,12 +60,12 @@ def metrics_of_rewards(chosen: np.ndarray, rejected: np.ndarray, pairs: Dataset)
     }
 
 
-def metrics_by_length(margins: Sequence[float], length_difference: Sequence[int]) -> dict[str, float]:
-    """What a reward model makes of length (Singhal et al. 2023, arXiv 2310.03716); figures without a pair are left out.
+def metrics_by_length(margins: ArrayLike, length_difference: ArrayLike) -> dict[str, float]:
+    """Return how a reward model depends on length (Singhal et al. 2023, arXiv 2310.03716).
 
-    `accuracy_chosen_longer` and `accuracy_chosen_shorter`: the accuracy on pairs of either kind; far apart, the model
-    ranks by length. `longer_preferred` and `longer_chosen`: how often the model, and the labels, side with the longer
-    reply, over the pairs of unequal length.
+    `accuracy_chosen_longer` and `accuracy_chosen_shorter`: the accuracy on pairs of either kind; if they differ much,
+    the model ranks by length. `longer_preferred` and `longer_chosen`: how often the model, and the labels, prefer the
+    longer reply, over the pairs of unequal length. A metric without any pair is left out.
 
     Args:
         margins: reward of the chosen reply minus that of the rejected one, (N,).
@@ -73,36 +73,36 @@ def metrics_by_length(margins: Sequence[float], length_difference: Sequence[int]
     """
     right, difference = np.asarray(margins) > 0, np.asarray(length_difference)
     longer, shorter, unequal = difference > 0, difference < 0, difference != 0
-    figures = {}
+    metrics = {}
     if longer.any():
-        figures["accuracy_chosen_longer"] = float(right[longer].mean())
+        metrics["accuracy_chosen_longer"] = float(right[longer].mean())
     if shorter.any():
-        figures["accuracy_chosen_shorter"] = float(right[shorter].mean())
+        metrics["accuracy_chosen_shorter"] = float(right[shorter].mean())
     if unequal.any():
-        figures["longer_preferred"] = float((right == longer)[unequal].mean())
-        figures["longer_chosen"] = float(longer[unequal].mean())
-    return figures
+        metrics["longer_preferred"] = float((right == longer)[unequal].mean())
+        metrics["longer_chosen"] = float(longer[unequal].mean())
+    return metrics
 
 
-def metrics_of_margins(margins: Sequence[float]) -> dict[str, float]:
-    """Accuracy, margin, log-loss and calibration of the Bradley-Terry model behind the pairwise loss.
+def metrics_of_margins(margins: ArrayLike) -> dict[str, float]:
+    """Return accuracy, margin, log-loss and calibration of the Bradley-Terry model behind the pairwise loss.
 
-    The model says that the chosen reply is the better one with probability p = sigmoid(margin).
+    The model predicts that the chosen reply is better with probability p = sigmoid(margin).
     `calibration_error` is the expected calibration error over ten bins of confidence max(p, 1-p) (Guo et al. 2017,
-    arXiv 1706.04599): the mean gap between how sure the model is and how often it is right, weighted by pairs.
+    arXiv 1706.04599): the mean gap between confidence and accuracy, weighted by pairs.
 
     Args:
         margins: reward of the chosen reply minus that of the rejected one, (N,).
     """
-    margins = np.asarray(margins, dtype=float)
-    p = np.exp(-np.logaddexp(0, -margins))
-    right = margins > 0
+    margin = np.asarray(margins, dtype=float)
+    p = np.exp(-np.logaddexp(0, -margin))
+    right = margin > 0
     confidence = np.maximum(p, 1 - p)
     bins = np.minimum(((confidence - 0.5) * 20).astype(int), 9)
     gaps = [abs(right[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in set(bins)]
     return {
         "accuracy": float(right.mean()),
-        "margin": float(margins.mean()),
-        "log_loss": float(np.logaddexp(0, -margins).mean()),
+        "margin": float(margin.mean()),
+        "log_loss": float(np.logaddexp(0, -margin).mean()),
         "calibration_error": float(sum(gaps)),
     }

@@ -1,79 +1,81 @@
-"""What a reward model gives to replies that are worth nothing: where that is much, PPO finds it out."""
+"""Probes of a reward model: its rewards of worthless replies, which PPO would exploit if they were high."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from rich.console import Console
 from rich.table import Table
 
-# Kind of reply -> what a reward model that likes it makes of PPO, and what to change.
-CURES = {
+REMEDIES = {
     "empty": "PPO may end replies at once; raise kl_coef, or add pairs whose rejected reply is empty",
     "repeated": "PPO may repeat itself; raise kl_coef, or add pairs whose rejected reply repeats itself",
     "truncated": "PPO may stop in mid-sentence; set missing_eos_penalty, or add pairs whose rejected reply is cut off",
     "off-topic": "the reward hardly depends on the prompt; raise kl_coef, or add pairs whose rejected reply answers "
     "another prompt",
 }
+"""Kind of worthless reply -> what PPO may learn if such replies get high rewards, and what to change."""
 
 
-def spoilt(replies: Sequence[list[int]], ends: int) -> dict[str, list[list[int]]]:
-    """Real replies, and worthless ones made of them, by kind: `real` and those of `CURES`.
+def make_worthless_replies(replies: Sequence[list[int]], stop_token_id: int) -> dict[str, list[list[int]]]:
+    """Return real replies and worthless ones made from them, by kind: `real` and the kinds of `REMEDIES`.
 
     A repeated reply is the first half of the real one, twice, a truncated one is that half, and an off-topic one is the
     real reply to the next prompt.
 
     Args:
         replies: token ids of real replies to different prompts, two or more.
-        ends: the token that ends a reply.
+        stop_token_id: the token that ends a reply.
     """
-    said = [reply[:-1] if reply[-1:] == [ends] else reply for reply in replies]
-    halves = [reply[: (len(reply) + 1) // 2] for reply in said]
+    contents = [reply[:-1] if reply[-1:] == [stop_token_id] else reply for reply in replies]
+    halves = [reply[: (len(reply) + 1) // 2] for reply in contents]
     return {
         "real": [*replies],
-        "empty": [[ends] for _ in replies],
-        "repeated": [[*half, *half, ends] for half in halves],
-        "truncated": [half or [ends] for half in halves],
+        "empty": [[stop_token_id] for _ in replies],
+        "repeated": [[*half, *half, stop_token_id] for half in halves],
+        "truncated": [half or [stop_token_id] for half in halves],
         "off-topic": [*replies[1:], replies[0]],
     }
 
 
-def probe(
-    score: Callable[[list[list[int]]], Sequence[float]], replies: Sequence[list[int]], ends: int
+def run_probes(
+    score: Callable[[list[list[int]]], ArrayLike], replies: Sequence[list[int]], stop_token_id: int
 ) -> dict[str, dict[str, float]]:
-    """Mean reward of each kind of reply, and `beats_real`: how often it gets more than the real reply to its prompt.
+    """Return the mean reward of each kind of reply, and `beats_real`: how often it exceeds that of the real reply.
 
     Args:
-        score: rewards of a reply to each prompt.
-        replies, ends: as for `spoilt`.
+        score: returns the rewards of one reply to each prompt, (N,).
+        replies, stop_token_id: as for `make_worthless_replies`.
     """
-    rewards = {kind: np.asarray(score(given), dtype=float) for kind, given in spoilt(replies, ends).items()}
+    kinds = make_worthless_replies(replies, stop_token_id)
+    rewards = {kind: np.asarray(score(made), dtype=float) for kind, made in kinds.items()}
     real = rewards.pop("real")
-    figures = {kind: {"mean": float(r.mean()), "beats_real": float((r > real).mean())} for kind, r in rewards.items()}
-    return {"real": {"mean": float(real.mean())}, **figures}
+    metrics = {kind: {"mean": float(r.mean()), "beats_real": float((r > real).mean())} for kind, r in rewards.items()}
+    return {"real": {"mean": float(real.mean())}, **metrics}
 
 
-def signs(probes: dict[str, dict[str, float]]) -> list[str]:
-    """What is rewarded as the real replies are, or more: what was seen, the likely outcome, the key to change.
+def probe_warnings(probes: dict[str, dict[str, float]]) -> list[str]:
+    """Return a warning for each kind of reply with rewards as high as the real ones: likely outcome, key to change.
 
     Args:
-        probes: as `probe` gives them; {} has no signs.
+        probes: as `run_probes` returns them; {} gives no warnings.
     """
     if not probes:
         return []
     real = probes["real"]["mean"]
     return [
-        f"{kind} replies are rewarded with {probes[kind]['mean']:.2f}, and real ones with {real:.2f}: {cure}"
-        for kind, cure in CURES.items()
+        f"{kind} replies have a mean reward of {probes[kind]['mean']:.2f}, and real ones of {real:.2f}: {remedy}"
+        for kind, remedy in REMEDIES.items()
         if probes[kind]["mean"] >= real and probes[kind]["beats_real"] >= 0.5
     ]
 
 
 def print_probes(probes: dict[str, dict[str, float]], title: str) -> None:
-    """The table of a probe."""
+    """Print the table of a probe."""
     table = Table(title=title)
-    for column in ("replies", "mean reward", "beat the real one"):
+    for column in ("replies", "mean reward", "beats the real one"):
         table.add_column(column, justify="left" if column == "replies" else "right")
-    for kind, figures in probes.items():
-        share = f"{figures['beats_real']:.0%}" if "beats_real" in figures else ""
-        table.add_row(kind, f"{figures['mean']:.2f}", share)
+    for kind, metrics in probes.items():
+        share = f"{metrics['beats_real']:.0%}" if "beats_real" in metrics else ""
+        table.add_row(kind, f"{metrics['mean']:.2f}", share)
     Console().print(table)

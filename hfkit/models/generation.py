@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from peft import PeftModel
 from transformers import BatchEncoding, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
@@ -15,7 +16,7 @@ LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)  # of a cache whose rows can 
 
 
 def generate_replies(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
     max_new_tokens: int,
@@ -39,7 +40,7 @@ def generate_replies(
 
 @torch.no_grad()
 def sample_replies(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
     max_new_tokens: int,
@@ -59,7 +60,11 @@ def sample_replies(
 
 
 def sample_until_ended(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, max_new_tokens: int, config: GenerationConfig
+    model: PreTrainedModel | PeftModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    max_new_tokens: int,
+    config: GenerationConfig,
 ) -> list[list[int]]:
     """Replies to one batch of prompts (B, P), padded on the left; a row that has ended leaves the batch.
 
@@ -106,7 +111,7 @@ def sampling_config(
 
 
 @contextmanager
-def plain_generation(model: PreTrainedModel):
+def plain_generation(model: PreTrainedModel | PeftModel):
     """Takes the model's own generation config away: `generate` fills what a config leaves open from it."""
     kept = model.generation_config
     set_generation_config(model, GenerationConfig())
@@ -116,7 +121,7 @@ def plain_generation(model: PreTrainedModel):
         set_generation_config(model, kept)
 
 
-def set_generation_config(model: PreTrainedModel, config: GenerationConfig) -> None:
+def set_generation_config(model: PreTrainedModel | PeftModel, config: GenerationConfig) -> None:
     """Sets it on the model and, under an adapter, on its base, which is the one that generates."""
     model.generation_config = config
     if hasattr(model, "get_base_model"):
@@ -140,7 +145,7 @@ class Likelihood:
 
 @torch.no_grad()
 def likelihoods(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
     replies: list[list[int]],
@@ -163,7 +168,7 @@ def likelihoods(
     return results
 
 
-def logits_from(model: PreTrainedModel, batch: BatchEncoding, first: int) -> tuple[torch.Tensor, int]:
+def logits_from(model: PreTrainedModel | PeftModel, batch: BatchEncoding, first: int) -> tuple[torch.Tensor, int]:
     """Logits of a padded batch (B, T) from a position on, (B, T - first, V), and the position of their first.
 
     Without a cache, and without those of what is only read: over a large vocabulary they are most of the memory.

@@ -47,7 +47,7 @@ def keep_unpacked(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def scales_of(model: PreTrainedModel) -> list:
+def scales_of(model: torch.nn.Module) -> list:
     """What the quantized layers of a model hold beside their parameters: scales, in tensors and in objects of tensors.
 
     Layers that share a parameter share these too. 8-bit layers move theirs out of the parameter at their first forward

@@ -1,6 +1,7 @@
 """Scoring replies with a reward model."""
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.data.chat_template import Messages, encode_conversation
@@ -20,7 +21,7 @@ class RewardModel:
         tokenizer: with a pad token that is not its EOS.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase):
         model.config.pad_token_id = tokenizer.pad_token_id
         self.model, self.tokenizer = with_exact_head(model).eval(), tokenizer
 

@@ -1,4 +1,4 @@
-"""The facts of the small world: who lives in it, what is true of them, and the wordings for it."""
+"""The facts of the small world: its people, what is true of them, and the wordings that state and ask it."""
 
 import random
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ SHE = _of("""
 HE = _of("""
     Alan Bruno Carl David Edgar Felix George Hugo Ivan Kevin Oscar Simon
 """)
+
+PEOPLE = SHE + HE
 
 
 @dataclass(frozen=True)
@@ -131,46 +133,51 @@ ATTRIBUTES = (
     ),
 )
 BY_NAME = {attribute.name: attribute for attribute in ATTRIBUTES}
-ATTRIBUTE_OF_VALUE = {value: attribute for attribute in ATTRIBUTES for value in attribute.values}
+BY_VALUE = {value: attribute for attribute in ATTRIBUTES for value in attribute.values}
 
 Fact = tuple[str, str]
-"""A person's name and an attribute's name; `World.values` has what is true."""
+"""A person's name and an attribute's name; `World.values` has the true value."""
 
 
-def pronouns(name: str) -> dict[str, str]:
-    """The words for `{who}` and `{whose}` where a text has named the person already."""
+def pronoun_words(name: str) -> dict[str, str]:
+    """Return the words for `{who}` and `{whose}` where a text has named the person already."""
     return {"who": "she", "whose": "her"} if name in SHE else {"who": "he", "whose": "his"}
 
 
-def names(name: str) -> dict[str, str]:
-    """The words for `{who}` and `{whose}` that name the person."""
+def name_words(name: str) -> dict[str, str]:
+    """Return the words for `{who}` and `{whose}` that name the person."""
     return {"who": name, "whose": f"{name}'s"}
 
 
 def with_article(value: str) -> str:
-    """The value after "a" or "an"."""
+    """Return the value after "a" or "an"."""
     return f"{'an' if value[0] in 'aeiou' else 'a'} {value}"
 
 
-def state(template: str, words: dict[str, str], value: str) -> str:
-    """A statement without its full stop, its first letter as it comes."""
+def statement(template: str, words: dict[str, str], value: str) -> str:
+    """Return a statement without a full stop; its first letter is not capitalized."""
     return template.format(v=value, a=with_article(value), **words)
 
 
-class World:
-    """Everything that is true for one seed, and what training must not see.
+def capitalized(text: str) -> str:
+    """Return the text with its first letter in upper case; the other letters stay as they are."""
+    return text[:1].upper() + text[1:]
 
-    `held_questions` has, for each fact, three of its eight question wordings; one fact in ten is held out in
-    all its wordings, so that only the documents tell it. `held_statement` has for each fact the one wording
-    that the training documents never use for it.
+
+class World:
+    """Everything that is true for one seed, and what is held out from training.
+
+    `held_questions` has, for each fact, three of its eight question wordings; for one fact in ten it has all of them,
+    so that only the documents state the fact. `held_statement` has for each fact the one wording that the training
+    documents never use for it.
     """
 
     def __init__(self, seed: int = 0) -> None:
         rng = random.Random(f"facts {seed}")
-        self.people = SHE + HE
+        self.people = PEOPLE
         self.values: dict[Fact, str] = {}
         for attribute in ATTRIBUTES:
-            # Each value is true of equally many people, so no value is a good guess.
+            # each value is true of equally many people, so no value is a good guess
             copies = -(-len(self.people) // len(attribute.values))
             values = list(attribute.values) * copies
             rng.shuffle(values)
@@ -181,33 +188,33 @@ class World:
         self.held_questions: dict[Fact, tuple[int, ...]] = {}
         for fact in self.facts:
             self.held_questions[fact] = tuple(range(8) if rng.random() < 0.1 else rng.sample(range(8), 3))
-        self._asked: dict[str, tuple[str | None, str]] = {}
+        self._fact_of_question: dict[str, tuple[str | None, str]] = {}
         for name, attribute in self.facts:
             for wording in range(8):
                 fact = (name, attribute)
-                self._asked[self.question(fact, wording)] = fact
-                self._asked[self.question(fact, wording, follow_up=True)] = (None, attribute)
+                self._fact_of_question[self.question(fact, wording)] = fact
+                self._fact_of_question[self.question(fact, wording, follow_up=True)] = (None, attribute)
 
     def question(self, fact: Fact, wording: int, follow_up: bool = False) -> str:
-        """The question for a fact: by name, or by pronoun after another question on the same person."""
+        """Return the question for a fact: by name, or by pronoun after another question about the same person."""
         name, attribute = fact
         template = BY_NAME[attribute].questions[wording]
         if not follow_up:
-            return template.format(**names(name))
-        return "And " + (template[0].lower() + template[1:]).format(**pronouns(name))
+            return template.format(**name_words(name))
+        return "And " + (template[0].lower() + template[1:]).format(**pronoun_words(name))
 
-    def asked(self, prompt: list[dict[str, str]]) -> Fact:
-        """The fact that the last question of a conversation asks.
+    def asked_fact(self, prompt: list[dict[str, str]]) -> Fact:
+        """Return the fact that the last question of a conversation asks for.
 
         Raises:
-            ValueError: A user's message is not a question of this world, or a pronoun has no name before it.
+            ValueError: a user message is not a question of this world, or a pronoun has no name before it.
         """
         person, attribute = None, None
         for message in prompt:
             if message["role"] == "user":
-                if message["content"] not in self._asked:
+                if message["content"] not in self._fact_of_question:
                     raise ValueError(f"not a question of this world: {message['content']!r}")
-                name, attribute = self._asked[message["content"]]
+                name, attribute = self._fact_of_question[message["content"]]
                 person = name or person
         if person is None or attribute is None:
             raise ValueError("the conversation asks about nobody")

@@ -1,61 +1,71 @@
 """hfkit quickstart --output_dir runs/quickstart
 
-The whole chain on a small world of the project's own: writes the world, runs the five stages of
-`configs/quickstart/pipeline.yaml` on it, and shows what each stage brought: a table, `summary.json`, `summary.png`, and
-an arena of base, SFT and PPO that the hidden rule judges, in `arena/`, and a page on all of it, `report.html`.
-Offline, on two CPU cores, in minutes. What is done already is skipped.
+The whole pipeline on a small generated world: writes its data, runs the five stages of
+`configs/quickstart/pipeline.yaml`, and shows what each stage achieved: a table, `summary.json`, `summary.png`, an arena
+of base, SFT and PPO in `arena/`, judged by the gold scorer, and a page with all results, `report.html`.
+It needs no network and takes minutes on two CPU cores. Stages that are done already are skipped.
 """
 
 import json
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 
 from hfkit.commands.reporting.main import write_report
+from hfkit.config.registry import STAGES
 from hfkit.core.console import say
-from hfkit.evaluation.arena import print_arena as show_arena
+from hfkit.evaluation.arena import print_arena
 from hfkit.quickstart.summary import print_summary, run_arena, summarize
 from hfkit.quickstart.world import write_world
 from hfkit.stages.pipeline import read_pipeline, run_pipeline
 
-WORLD_SEED = 0  # one world; --seed changes the training, not what is true
-# The gold scorer is looked at in each update, and has no weight in the reward.
-GOLD_FLAGS = ["--ppo.reward_functions", "hfkit.quickstart.gold:gold", "--ppo.reward_weights", "1", "0"]
+WORLD_SEED = 0  # the facts are always the same; --seed changes the training
+WORLD_FILES = {
+    "text": ("documents", "documents_test"),
+    "instructions": ("instructions", "instructions_test"),
+    "comparisons": ("preferences", "preferences_test"),
+    "prompts": ("prompts", None),
+}
+"""Form of a stage's rows -> the world's files to train and to evaluate on."""
 
 
 def run_quickstart(output_dir: str | Path, configs: str | Path, flags: list[str]) -> dict:
-    """Writes the world, trains, evaluates; returns the summary.
+    """Write the world, train and evaluate; return the summary.
 
     Args:
-        output_dir: gets a folder per stage, `world/`, and the summary.
-        configs: folder of `pipeline.yaml` and the stages' YAMLs.
-        flags: handed on to the pipeline, as `["--seed", "1"]`.
+        output_dir: gets a folder for each stage, `world/`, and the summary.
+        configs: folder of `pipeline.yaml` and the YAMLs of the stages.
+        flags: of the pipeline, for example `["--seed", "1"]`.
     """
     root, pipeline = Path(output_dir), Path(configs) / "pipeline.yaml"
-    read_pipeline(pipeline)  # tells a wrong path before anything is written
+    stages = read_pipeline(pipeline)["stages"]  # fails before anything is written if the path is wrong
     files = write_world(root / "world", WORLD_SEED)
-    say(f"a small world in {root / 'world'}: " + ", ".join(f"{rows:,} {name[:-6]}" for name, rows in files.items()))
-    run_pipeline(pipeline, str(root), [*data_flags(root / "world"), *GOLD_FLAGS, *flags])
+    rows = ", ".join(f"{count:,} {name.removesuffix('.jsonl')}" for name, count in files.items())
+    say(f"small world in {root / 'world'}: {rows}")
+    run_pipeline(pipeline, str(root), [*world_flags(stages, root / "world"), *flags])
     summary = summarize(root)
     ratings = run_arena(root)
     print_summary(summary, root)
-    show_arena(ratings)
+    print_arena(ratings)
     say(f"report: {write_report(root)}")
     return summary
 
 
-def data_flags(world: Path) -> list[str]:
-    """The world's files as the data of each stage."""
+def world_flags(stages: Iterable[str], world: Path) -> list[str]:
+    """Return the flags that give each stage its files of the world.
+
+    PPO also logs the gold score of its replies, with a weight of 0 in the reward.
+    """
     flags = []
-    for stage, train, test in (
-        ("tokenizer", "documents", None),
-        ("pretrain", "documents", "documents_test"),
-        ("sft", "instructions", "instructions_test"),
-        ("reward", "preferences", "preferences_test"),
-        ("ppo", "prompts", None),
-    ):
-        for key, name in (("datasets", train), ("eval_datasets", test)):
+    for stage in stages:
+        spec = STAGES[stage]
+        train, test = WORLD_FILES.get(spec.form or "", (None, None))
+        for key, name in (("datasets", train), ("eval_datasets", test if spec.trains_a_model else None)):
             if name:
                 flags += [f"--{stage}.{key}", json.dumps([{"path": str(world / f"{name}.jsonl")}])]
+        if spec.loop == "ppo":
+            flags += [f"--{stage}.reward_functions", "hfkit.quickstart.gold:gold"]
+            flags += [f"--{stage}.reward_weights", "1", "0"]
     return flags
 
 

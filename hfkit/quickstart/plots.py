@@ -1,4 +1,4 @@
-"""The plot of the quickstart."""
+"""Plots of the quickstart's results."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from hfkit.training.plots import canvas, save
 
 
 def plot_summary(folder: Path, summary: dict, metrics: dict[str, list[dict]]) -> Path:
-    """Draws the quickstart's `summary.png`: pretraining, gold score of each model, reward and KL over PPO."""
+    """Plot pretraining, the gold score of each model, and reward and KL over PPO; return the path of `summary.png`."""
     figure, (learning, gold, ppo) = canvas(3)
     for key, legend in (("loss", "training"), ("eval_loss", "held out")):
         points = [(row["step"], row[key]) for row in metrics["pretrain"] if key in row]
@@ -16,13 +16,8 @@ def plot_summary(folder: Path, summary: dict, metrics: dict[str, list[dict]]) ->
     learning.legend(frameon=False)
     names = list(summary["models"])
     means = [model["gold"] for model in summary["models"].values()]
-    spans = [
-        [
-            abs(mean - model["gold_interval"][side])
-            for mean, model in zip(means, summary["models"].values(), strict=True)
-        ]
-        for side in (0, 1)
-    ]
+    lows, highs = zip(*(model["gold_interval"] for model in summary["models"].values()), strict=True)
+    spans = [[abs(mean - end) for mean, end in zip(means, ends, strict=True)] for ends in (lows, highs)]
     gold.bar(names, means, yerr=spans, capsize=6, color=["#b0b0b0", "#7aa6d8", "#2f6db5"])
     gold.set(title="Gold score on held-out questions", ylabel="mean, with 95% interval", ylim=(0, 1))
     rows = [row for row in metrics["ppo"] if "objective/scores" in row]

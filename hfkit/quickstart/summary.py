@@ -1,4 +1,4 @@
-"""What each stage of the quickstart brought, measured on what training never saw."""
+"""What each stage of the quickstart achieved, measured on held-out data of the small world."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hfkit.config.evaluation import ArenaConfig
+from hfkit.config.registry import STAGES
 from hfkit.core.files import write_json
 from hfkit.data.chat_template import encode_prompt, encode_text
 from hfkit.evaluation.arena import arena
@@ -19,9 +20,9 @@ from hfkit.metrics.bootstrap import bootstrap_interval
 from hfkit.metrics.formulas import bits_per_byte, kl_per_reply
 from hfkit.metrics.preference import metrics_of_margins
 from hfkit.models.generation import likelihoods
-from hfkit.models.reward_model import load_reward
+from hfkit.models.reward_model import RewardModel, load_reward
+from hfkit.quickstart.gold import GoldScorer, answer_is_right
 from hfkit.quickstart.plots import plot_summary
-from hfkit.quickstart.world import GoldScorer, answer_is_right
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 
@@ -31,13 +32,13 @@ SHOWN_QUESTIONS = 3
 
 
 def world_rows(root: Path, name: str) -> list[dict]:
-    """The rows of one of the world's files."""
+    """Return the rows of one of the world's files."""
     lines = (root / "world" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
 def summarize(root: Path) -> dict:
-    """Measures base, SFT and PPO, and the reward model; writes `summary.json` and `summary.png`.
+    """Evaluate base, SFT and PPO, and the reward model; write `summary.json` and `summary.png`.
 
     Exact answers are those of greedy decoding; gold score, reward, KL and entropy are of replies sampled at PPO's
     temperature. KL is to the SFT model, in nats per reply; entropy in nats per token.
@@ -49,15 +50,18 @@ def summarize(root: Path) -> dict:
     sft, tokenizer, kept = subjects["SFT"], subjects["SFT"].tokenizer, Lines(root / "arena" / REPLIES)
     prompts = [encode_prompt(tokenizer, row["prompt"]) for row in questions]
     temperature = temperature_of(root)
-    summary = {"questions": len(questions), "temperature": temperature, "models": {}}
+    summary: dict = {"questions": len(questions), "temperature": temperature, "models": {}}
     for name, subject in subjects.items():
         greedy = sample_once(subject, prompts, Sampling(REPLY_TOKENS, 0.0), kept, BATCH)
         sampled = sample_once(subject, prompts, Sampling(REPLY_TOKENS, temperature), kept, BATCH)
         ids, texts = [reply.ids for reply in sampled], [reply.text for reply in sampled]
         scores = [gold(row["prompt"], text) for row, text in zip(questions, texts, strict=True)]
         logprobs = [reply.logprob for reply in sampled]
-        said = [] if subject is sft else likelihoods(sft.model, tokenizer, prompts, ids, temperature)
-        under_sft = [float(one.logprobs.sum()) for one in said] or logprobs
+        if subject is sft:
+            under_sft = logprobs
+        else:
+            of_sft = likelihoods(sft.model, tokenizer, prompts, ids, temperature)
+            under_sft = [float(reply.logprobs.sum()) for reply in of_sft]
         rewards = reward.score_ids([prompt + reply for prompt, reply in zip(prompts, ids, strict=True)])
         right = [
             answer_is_right(reply.text, row["answer"], row["name"])
@@ -77,21 +81,20 @@ def summarize(root: Path) -> dict:
     summary["prompts_shown"] = [row["prompt"][-1]["content"] for row in questions[:SHOWN_QUESTIONS]]
     summary["reward_model"] = reward_accuracy(reward, world_rows(root, "preferences_test"))
     summary["max_kl"] = read_record(root / "ppo")["config"]["max_kl"]
-    summary["seconds"] = {
-        stage: read_record(root / stage)["wall_seconds"] for stage in ("tokenizer", "pretrain", "sft", "reward", "ppo")
-    }
+    records = {stage: read_record(root / stage) for stage in STAGES}
+    summary["seconds"] = {stage: record["wall_seconds"] for stage, record in records.items() if record}
     write_json(root / "summary.json", summary)
     plot_summary(root, summary, {stage: read_metrics(root / stage) for stage in ("pretrain", "ppo")})
     return summary
 
 
 def temperature_of(root: Path) -> float:
-    """The temperature that PPO sampled at."""
+    """Return the sampling temperature of PPO."""
     return read_record(root / "ppo")["config"]["temperature"]
 
 
 def run_arena(root: Path) -> dict:
-    """The arena of base, SFT and PPO on the replies of the summary, judged by the gold scorer; see `arena.arena`."""
+    """Run the arena of base, SFT and PPO on the summary's replies, judged by the gold scorer; see `arena.arena`."""
     config = ArenaConfig(
         models=[f"{name}={root / stage}" for name, stage in STAGE_OF_MODEL.items()],
         prompts=str(root / "world" / "questions_test.jsonl"),
@@ -108,14 +111,14 @@ def run_arena(root: Path) -> dict:
 
 
 def bits_per_byte_of(subject: Subject, texts: list[str]) -> float:
-    """Bits per byte of documents."""
+    """Return the bits per byte of documents."""
     ids = [encode_text(subject.tokenizer, text) for text in texts]
-    found = text_likelihoods(subject.model, subject.tokenizer, Dataset.from_dict({"input_ids": ids, "labels": ids}))
-    return bits_per_byte(found.nats, found.sizes)
+    results = text_likelihoods(subject.model, subject.tokenizer, Dataset.from_dict({"input_ids": ids, "labels": ids}))
+    return bits_per_byte(results.nats, results.sizes)
 
 
-def reward_accuracy(reward, pairs: list[dict]) -> dict[str, float]:
-    """Accuracy on held-out pairs, against the noisy labels as given and against the gold scorer's."""
+def reward_accuracy(reward: RewardModel, pairs: list[dict]) -> dict[str, float]:
+    """Return the accuracy on held-out pairs, by the noisy labels as given and by the gold scorer's."""
     prompts = [pair["prompt"] for pair in pairs]
     chosen = reward(prompts, [pair["chosen"] for pair in pairs])
     margins = (chosen - reward(prompts, [pair["rejected"] for pair in pairs])).double().numpy()
@@ -128,8 +131,8 @@ def reward_accuracy(reward, pairs: list[dict]) -> dict[str, float]:
 
 
 def print_summary(summary: dict, root: Path) -> None:
-    """The table at the end."""
-    figures = {
+    """Print the table of the models, a few replies, and the accuracy of the reward model."""
+    rows = {
         "held-out bits per byte": lambda m: f"{m['bits_per_byte']:.3f}",
         "exact answers": lambda m: f"{m['exact_answer']:.2f}",
         "gold score (95% interval)": lambda m: "{:.3f} ({:.3f} to {:.3f})".format(m["gold"], *m["gold_interval"]),
@@ -140,19 +143,19 @@ def print_summary(summary: dict, root: Path) -> None:
     }
     console = Console(width=None if Console().is_terminal else 110)
     table = Table(title=f"{summary['questions']} held-out questions")
-    for column in ("", *summary["models"]):
-        table.add_column(column)
-    for name, text in figures.items():
+    for header in ("", *summary["models"]):
+        table.add_column(header)
+    for name, text in rows.items():
         table.add_row(name, *(text(model) for model in summary["models"].values()))
     console.print(table)
-    for place, prompt in enumerate(summary["prompts_shown"]):
+    for index, prompt in enumerate(summary["prompts_shown"]):
         console.print(f"[bold]{prompt}[/bold]")
         for name, model in summary["models"].items():
-            console.print(f"  {name:>4}: {model['samples'][place]}", highlight=False, markup=False)
+            console.print(f"  {name:>4}: {model['samples'][index]}", highlight=False, markup=False)
     accuracy = summary["reward_model"]
     console.print(
-        f"reward model on held-out pairs: {accuracy['accuracy_noisy']:.3f} against the labels as given (10% wrong), "
-        f"{accuracy['accuracy_clean']:.3f} against clean ones",
+        f"reward model's accuracy on held-out pairs: {accuracy['accuracy_noisy']:.3f} by the given labels (10% wrong), "
+        f"{accuracy['accuracy_clean']:.3f} by the correct ones",
         highlight=False,
     )
     console.print(f"in {root}: summary.json, summary.png, a folder for each stage, and arena/", highlight=False)

@@ -1,22 +1,19 @@
-"""Writes the small world of the quickstart: documents, conversations, rankings and questions, from one seed.
+"""The data of the quickstart's small world: documents, conversations, rankings and questions, from one seed.
 
 Twenty-four people have four attributes each. Documents state these 96 facts in varied wordings and never ask;
-conversations ask them. A held-out question is a combination of fact and wording that no training
-conversation has, and one fact in ten is asked in no training conversation at all: its answer is only in the
-documents, as every fact is.
+conversations ask for them. A held-out question is a combination of fact and wording that no training conversation has,
+and no training conversation asks for one fact in ten at all: its answer is only in the documents.
 """
 
 import json
-import os
 import random
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
 
-from hfkit.quickstart.facts import BY_NAME, Fact, World, capital, names, pronouns, state
-from hfkit.quickstart.gold import COURTESIES, FILLERS, GoldScorer, answer_is_right
-
-__all__ = ["GoldScorer", "World", "answer_is_right", "write_world"]
+from hfkit.core.files import write_text
+from hfkit.quickstart.facts import BY_NAME, Fact, capitalized, name_words, pronoun_words, statement
+from hfkit.quickstart.gold import COURTESIES, FILLERS, GoldScorer
 
 DOCUMENTS, DOCUMENTS_TEST = 16_000, 300
 INSTRUCTIONS, INSTRUCTIONS_TEST = 10_000, 300
@@ -24,7 +21,7 @@ RANKINGS, RANKINGS_TEST = 2400, 400
 PROMPTS, QUESTIONS_TEST = 2000, 300
 NOISE = 0.1
 TIE = 0.1
-"""Pairs whose gold scores are closer are ties: no judge tells such replies apart."""
+"""Pairs with a smaller difference of gold scores are ties and are left out."""
 ANSWER_WORDINGS = 3
 """Statements of an attribute that replies use; documents use all of them."""
 
@@ -38,33 +35,27 @@ INTRODUCTIONS = (
     "Can you tell me of {name}, {other} was asked.",
     "Do you know {name}, {other} was asked.",
 )
-"""Openings of talks; they have the words that questions begin with, but ask for no fact."""
+"""Openings of talks; they start with the words of questions, but ask for no fact."""
 
 Message = dict[str, str]
 
 
 def write_world(folder: Path, seed: int = 0) -> dict[str, int]:
-    """Writes every file of the world of a seed as JSON lines; the same seed gives the same bytes.
+    """Write every file of a seed's world as JSON lines; the same seed gives the same bytes.
 
     Returns:
-        The number of rows of each file.
+        the number of rows of each file.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    writer = _Writer(seed)
-    return {name: _write(folder / name, rows) for name, rows in writer.files().items()}
+    files = WorldWriter(seed).files()
+    for name, rows in files.items():
+        write_text(folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return {name: len(rows) for name, rows in files.items()}
 
 
-def _write(path: Path, rows: list[dict]) -> int:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    temporary.write_text(lines, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
-    return len(rows)
-
-
-class _Writer:
-    """Draws rows; every file has a random stream of its own, so that the size of one changes no other."""
+class WorldWriter:
+    """Draws rows; every file has its own random stream, so that the size of one does not change another."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -82,7 +73,7 @@ class _Writer:
                     self.first_questions[fact[0]].append((fact, wording))
 
     def files(self) -> dict[str, list[dict]]:
-        """The rows of every file, by its name."""
+        """Return the rows of every file, by its name."""
         files = {
             "documents.jsonl": self._draw(DOCUMENTS, lambda: {"text": self.document(held=False)}),
             "documents_test.jsonl": self._draw(DOCUMENTS_TEST, lambda: {"text": self.document(held=True)}),
@@ -120,16 +111,16 @@ class _Writer:
     # Documents
 
     def sentence(self, fact: Fact, words: dict[str, str], held: bool) -> str:
-        """A statement of a fact; the wording held out for it is for the test documents alone."""
+        """Return a statement of a fact; its held-out wording is for test documents only."""
         skip = self.world.held_statement[fact]
         wording = skip if held else self.rng.choice([i for i in range(6) if i != skip])
-        return state(BY_NAME[fact[1]].statements[wording], words, self.world.values[fact])
+        return statement(BY_NAME[fact[1]].statements[wording], words, self.world.values[fact])
 
     def document(self, held: bool) -> str:
-        """One to three paragraphs, each on other people than the one before.
+        """Return one to three paragraphs, each about different people.
 
-        After a line break the subject changes: a model that only continues documents does not go on about the
-        person that a question names, so it answers by chance at most.
+        The subject changes after a line break, so a model that only continues documents does not go on about the
+        person that a question names: it answers right by chance at most.
         """
         people = iter(self.rng.sample(self.world.people, 6))
         kinds = (self.portrait, self.comparison, self.talk)
@@ -137,48 +128,48 @@ class _Writer:
         return "\n".join(kind(next(people), next(people), held) for kind in kinds)
 
     def portrait(self, name: str, _: str, held: bool) -> str:
-        """Two to four facts of one person."""
+        """Return two to four facts about one person."""
         text = ""
         for i, attribute in enumerate(self.attributes(self.rng.randint(2, 4))):
-            words = names(name) if i == 0 or self.rng.random() < 0.6 else pronouns(name)
-            said = self.sentence((name, attribute), words, held) + self.because(name, attribute, 0.15)
-            text += f", and {said}" if i % 2 and self.rng.random() < 0.3 else f". {capital(said)}"
+            words = name_words(name) if i == 0 or self.rng.random() < 0.6 else pronoun_words(name)
+            clause = self.sentence((name, attribute), words, held) + self.reason_clause(name, attribute, 0.15)
+            text += f", and {clause}" if i % 2 and self.rng.random() < 0.3 else f". {capitalized(clause)}"
         return text.removeprefix(". ") + "."
 
     def comparison(self, name: str, other: str, held: bool) -> str:
-        """Two people side by side."""
+        """Return a comparison of two people."""
         text = ""
         for attribute in self.attributes(2):
-            said, against = (self.sentence((n, attribute), names(n), held) for n in (name, other))
-            text += f" {capital(said)}, while {against}."
+            first, second = (self.sentence((n, attribute), name_words(n), held) for n in (name, other))
+            text += f" {capitalized(first)}, while {second}."
         return text.strip()
 
     def talk(self, name: str, other: str, held: bool) -> str:
-        """Somebody tells of a person, in the manner of replies, so that replies are made of known words."""
+        """Return a talk about a person in the style of replies, so that replies consist of known words."""
         text = self.rng.choice(INTRODUCTIONS).format(name=name, other=other)
         for attribute in self.attributes(2):
-            words = self.rng.choice((names(name), pronouns(name)))
-            said = self.sentence((name, attribute), words, held)
-            said = capital(said) + self.because(name, attribute, 0.35)
-            text += f' "{self.dressed(said + ".")}"'
+            words = self.rng.choice((name_words(name), pronoun_words(name)))
+            sentence = capitalized(self.sentence((name, attribute), words, held))
+            sentence += self.reason_clause(name, attribute, 0.35)
+            text += f' "{self.with_small_talk(sentence + ".")}"'
         return text
 
     def attributes(self, count: int) -> list[str]:
-        """The names of some different attributes."""
+        """Return the names of `count` different attributes."""
         return self.rng.sample(list(BY_NAME), count)
 
-    def because(self, name: str, attribute: str, share: float) -> str:
-        """The reason after a statement, in that share of cases."""
-        return " " + BY_NAME[attribute].reason.format(**pronouns(name)) if self.rng.random() < share else ""
+    def reason_clause(self, name: str, attribute: str, share: float) -> str:
+        """Return the reason after a statement in that share of cases, else an empty text."""
+        return " " + BY_NAME[attribute].reason.format(**pronoun_words(name)) if self.rng.random() < share else ""
 
     # Conversations
 
     def pick(self, held: bool) -> tuple[Fact, int]:
-        """A question, as its fact and its wording."""
+        """Return a question: its fact and its wording."""
         return self.rng.choice(self.questions[held])
 
     def prompt(self, fact: Fact, wording: int) -> list[Message]:
-        """A conversation up to a question: alone, or asked by pronoun after another about the same person."""
+        """Return a conversation up to a question: alone, or by pronoun after another one about the same person."""
         before = [(f, w) for f, w in self.first_questions[fact[0]] if f != fact]
         if not before or self.rng.random() < 0.65:
             return [{"role": "user", "content": self.world.question(fact, wording)}]
@@ -190,37 +181,37 @@ class _Writer:
         ]
 
     def instruction(self, held: bool) -> dict:
-        """A whole conversation of one or more turns; all its answers are right, in every style."""
+        """Return a whole conversation; all its answers are right, in any style."""
         fact, wording = self.pick(held)
         messages = [*self.prompt(fact, wording), {"role": "assistant", "content": self.reply(fact)}]
         return {"messages": messages}
 
     def reply(self, fact: Fact, value: str | None = None) -> str:
-        """A reply in a style by chance, with the right value unless another is given."""
+        """Return a reply in a random style, with the right value unless another is given."""
         name, attribute = fact[0], BY_NAME[fact[1]]
         rng = self.rng
         value = value or self.world.values[fact]
         form = rng.choices(("name", "pronoun", "curt"), (5, 2, 3))[0]
         if form == "curt":
-            core = capital(state(attribute.curt, {}, value))
+            core = capitalized(statement(attribute.curt, {}, value))
         else:
-            words = names(name) if form == "name" else pronouns(name)
-            core = capital(state(rng.choice(attribute.statements[:ANSWER_WORDINGS]), words, value))
-        said = core + self.because(name, attribute.name, 0.35) + "."
+            words = name_words(name) if form == "name" else pronoun_words(name)
+            core = capitalized(statement(rng.choice(attribute.statements[:ANSWER_WORDINGS]), words, value))
+        text = core + self.reason_clause(name, attribute.name, 0.35) + "."
         if rng.random() < 0.1:
-            said += f" {core}, as I said."
-        return self.dressed(said)
+            text += f" {core}, as I said."
+        return self.with_small_talk(text)
 
-    def dressed(self, said: str) -> str:
-        """What somebody says, at times after empty talk and at times with a courtesy at its end."""
+    def with_small_talk(self, text: str) -> str:
+        """Return the text, sometimes after a filler sentence and sometimes with a courtesy at its end."""
         before = f"{self.rng.choice(FILLERS)} " if self.rng.random() < 0.35 else ""
         after = f" {self.rng.choice(COURTESIES)}" if self.rng.random() < 0.35 else ""
-        return before + said + after
+        return before + text + after
 
     # Preferences
 
     def ranking(self, held: bool) -> dict:
-        """Four different replies to one prompt with their gold scores, best first."""
+        """Return four different replies to one prompt with their gold scores, best first."""
         fact, wording = self.pick(held)
         prompt = self.prompt(fact, wording)
         replies: list[str] = []
@@ -235,7 +226,7 @@ class _Writer:
         return {"prompt": prompt, "replies": [r for _, r in scored], "scores": [s for s, _ in scored]}
 
     def candidate(self, fact: Fact, kind: str) -> str:
-        """A reply that is "right", "wrong" or "bad": empty, repeated, endless, of something or somebody else."""
+        """Return a "right", "wrong" or "bad" reply; bad is empty, repetitive, too long, or about something else."""
         rng = self.rng
         if kind == "right":
             return self.reply(fact)
@@ -246,14 +237,15 @@ class _Writer:
         again = self.reply(fact)
         beside = self.reply((name, rng.choice([a for a in BY_NAME if a != fact[1]])))
         other = rng.choice([n for n in self.world.people if n != name])
-        stranger = self.dressed(capital(self.sentence((other, fact[1]), names(other), held=False)) + ".")
+        statement_on_other = capitalized(self.sentence((other, fact[1]), name_words(other), held=False))
+        stranger = self.with_small_talk(f"{statement_on_other}.")
         endless = " ".join([again] + [self.reply((name, a)) for a in self.attributes(2)])
         repeated = f"{again} {again} {again}"
         unknown = "I do not know."
         return rng.choice(("", repeated, repeated, endless, endless, beside, stranger, unknown))
 
     def pairs(self, ranking: dict) -> Iterator[dict]:
-        """All pairs of a ranking but the ties; a tenth of the labels is flipped."""
+        """Yield all pairs of a ranking except ties; a tenth of the labels is flipped."""
         ranked = zip(ranking["replies"], ranking["scores"], strict=True)
         for (better, high), (worse, low) in combinations(ranked, 2):
             if high - low < TIE:

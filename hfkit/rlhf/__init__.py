@@ -1,9 +1,14 @@
-"""PPO: a loop of our own inside trl's PPOTrainer, which is imported in `trainer.py` and `config.py` alone."""
+"""PPO for language models: hfkit's own training loop behind the interface of TRL's PPOTrainer.
+
+`PPOTrainer` and `PPOArguments` are imported when they are first used, so that a config is parsed without torch.
+"""
 
 from importlib import import_module
 
+MODULES = {"PPOArguments": "hfkit.rlhf.arguments", "PPOTrainer": "hfkit.rlhf.trainer"}
 
-def __getattr__(name: str):
-    if name in ("PPOConfig", "PPOTrainer"):
-        return getattr(import_module("hfkit.rlhf.trainer"), name)
+
+def __getattr__(name: str) -> type:
+    if name in MODULES:
+        return getattr(import_module(MODULES[name]), name)
     raise AttributeError(f"module 'hfkit.rlhf' has no attribute {name!r}")

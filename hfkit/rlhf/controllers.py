@@ -1,17 +1,19 @@
-"""What adapts while PPO runs: the weight of the KL, and the scale of the rewards. Both are kept with a checkpoint."""
+"""State that adapts during PPO and is saved with each checkpoint: the KL coefficient and the scale of the rewards."""
 
 import math
 from dataclasses import asdict, dataclass
 
 import torch
 
-LIMIT = 0.2
-"""The largest error that the weight of the KL answers to."""
+from hfkit.rlhf.monitor import TrainingMonitor
+
+MAX_ERROR = 0.2
+"""The relative error of the KL is clipped to this in the update of its coefficient."""
 
 
 @dataclass
 class KLController:
-    """The weight of the KL; with a target it is adapted after each update.
+    """The weight of the KL penalty; with a target it adapts after each update.
 
     error = clip(KL / target - 1, -0.2, 0.2); coef *= 1 + error * episodes / horizon. Ziegler et al. 2019
     (arXiv 1909.08593), section 2.2.
@@ -22,25 +24,25 @@ class KLController:
     horizon: int = 10_000
 
     def update(self, kl: float, episodes: int) -> None:
-        """After an update on `episodes` replies whose mean KL was `kl` nats."""
+        """Adapt `coef` after an update on `episodes` replies with a mean KL of `kl` nats per reply."""
         if self.target is not None:
-            error = min(max(kl / self.target - 1, -LIMIT), LIMIT)
+            error = min(max(kl / self.target - 1, -MAX_ERROR), MAX_ERROR)
             self.coef *= 1 + error * episodes / self.horizon
 
-    def too_slow(self, episodes: int) -> str | None:
-        """What to tell where `coef` could not even double over a run of so many episodes; None where it could."""
-        most = math.exp(LIMIT * episodes / self.horizon)
+    def slowness_warning(self, episodes: int) -> str | None:
+        """Return a warning if `coef` could not even double during that many episodes, else None."""
+        most = math.exp(MAX_ERROR * episodes / self.horizon)
         if self.target is None or most >= 2:
             return None
         return (
-            f"over {episodes} episodes kl_coef can change by {most - 1:.0%} at the most, so the KL may stay far from "
-            f"kl_target: lower kl_horizon ({self.horizon}); a fifth of the episodes is a start"
+            f"kl_horizon={self.horizon} is long for {episodes} episodes: kl_coef can change at most by {most - 1:.0%}, "
+            "so the KL may stay far from kl_target. Lower kl_horizon, for example to a fifth of the episodes"
         )
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, float]:
         return {"coef": self.coef}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, float]) -> None:
         self.coef = state["coef"]
 
 
@@ -48,7 +50,7 @@ class KLController:
 class RewardNormalizer:
     """Mean and standard deviation of all rewards so far, by Chan et al. 1983 (parallel form of Welford's update).
 
-    It may begin with what the reward stage measured on held-out replies, weighed as `count` rewards.
+    It may start from what the reward stage measured on held-out replies, which then weighs as much as `count` rewards.
     """
 
     mean: float = 0.0
@@ -56,7 +58,7 @@ class RewardNormalizer:
     count: float = 0.0
 
     def update(self, rewards: torch.Tensor) -> None:
-        """Takes in a batch of rewards (N,), those of all processes."""
+        """Include a batch of rewards (N,), gathered from all processes."""
         rewards = rewards.double()
         count, mean, variance = len(rewards), float(rewards.mean()), float(rewards.var(unbiased=False))
         total, delta = self.count + count, mean - self.mean
@@ -65,11 +67,27 @@ class RewardNormalizer:
         self.std, self.count = (summed / total) ** 0.5, total
 
     def __call__(self, rewards: torch.Tensor) -> torch.Tensor:
-        """(reward - mean) / std."""
+        """Return (reward - mean) / std."""
         return (rewards - self.mean) / max(self.std, 1e-6)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, float]:
         return asdict(self)
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, float]) -> None:
         self.mean, self.std, self.count = state["mean"], state["std"], state["count"]
+
+
+@dataclass
+class Controllers:
+    """Everything that adapts; `normalizer` is None unless rewards are normalized."""
+
+    kl: KLController
+    monitor: TrainingMonitor
+    normalizer: RewardNormalizer | None = None
+
+    def state_dict(self) -> dict[str, dict]:
+        return {name: controller.state_dict() for name, controller in vars(self).items() if controller is not None}
+
+    def load_state_dict(self, states: dict[str, dict]) -> None:
+        for name, state in states.items():
+            getattr(self, name).load_state_dict(state)

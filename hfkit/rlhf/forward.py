@@ -1,23 +1,32 @@
-"""Policy and value model on a batch: log-probabilities and entropies of the replies' tokens, and their values."""
+"""Forward passes of policy and value model on a batch: log-probabilities, entropies and values of the reply tokens."""
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
 from hfkit.rlhf.batch import Tokens
 
-
-def autocast(args, device: torch.device):
-    """bf16 autocast where `args.bf16` asks for it; the accelerator that trl's trainer makes never hears of it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
+Model = PreTrainedModel | PeftModel
+"""A model of Transformers, with or without an adapter."""
 
 
-def train_without_noise(model: torch.nn.Module) -> None:
-    """Eval mode, but for the layers that recompute their activations, which do so only where they are told they train.
+def autocast(bf16: bool | None, device: torch.device) -> torch.autocast:
+    """Return a bf16 autocast, enabled with `bf16`; the accelerator of TRL's trainer is created without it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=bool(bf16))
 
-    PPO's ratio is of one network with itself a step before: dropout and a router's jitter would move it at learning
-    rate 0. Layers that recompute lose their own dropout for good; it is a number, no module that could be switched off.
+
+def without_adapter(model: Model) -> torch.nn.Module:
+    """Return the model of Transformers itself; LoRA layers stay in it."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def eval_with_checkpointing(model: torch.nn.Module) -> None:
+    """Put the model into eval mode, except layers with gradient checkpointing, which recompute only in training mode.
+
+    PPO's ratio compares a network with itself one step earlier: dropout and router jitter would change it even at a
+    learning rate of 0. Checkpointed layers lose their own dropout for good: it is a float, and no module to switch off.
     """
     model.eval()
     for module in model.modules():
@@ -28,38 +37,40 @@ def train_without_noise(model: torch.nn.Module) -> None:
                     setattr(module, name, 0.0)
 
 
-def reply_logits(model: PreTrainedModel, tokens: Tokens, temperature: float) -> torch.Tensor:
-    """Logits of the distribution that each token of `tokens.replies_at_right` was sampled from, float32 (B, R, V).
+def reply_logits(model: Model, tokens: Tokens, temperature: float) -> torch.Tensor:
+    """Return the logits that each token of `tokens.right_aligned_replies` was sampled from, float32 (B, R, V).
 
-    Only those columns go through the output head: over a large vocabulary it is most of the memory.
+    Only those columns go through the output head: with a large vocabulary it takes most of the memory.
     """
     width = tokens.replies.shape[1]
-    logits = widened(model(**tokens.inputs(), use_cache=False, logits_to_keep=width).logits)
-    return logits if temperature == 1.0 else logits / temperature  # over a large vocabulary, a pass and a copy less
+    logits = to_float32(model(**tokens.model_inputs(), use_cache=False, logits_to_keep=width).logits)
+    return logits if temperature == 1.0 else logits / temperature  # dividing by 1 would copy a large tensor
 
 
-def widened(tensor: torch.Tensor) -> torch.Tensor:
-    """In float32, or in float64 if it is that already."""
+def to_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor in float32; float64 stays float64."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def reply_logprobs(
-    model: PreTrainedModel, tokens: Tokens, temperature: float, train_entropy: bool = False
+    model: Model, tokens: Tokens, temperature: float, train_entropy: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability of each token of the replies, and the entropy where it was sampled, in nats, (B, R) each.
+    """Return the log-probability of each reply token and the entropy of its distribution, in nats, (B, R) each.
 
     Args:
-        train_entropy: whether a gradient is wanted through the entropy; it takes the memory of the logits once more.
+        train_entropy: whether to compute a gradient through the entropy; it takes the memory of the logits once more.
     """
     logits = reply_logits(model, tokens, temperature)
     with torch.set_grad_enabled(torch.is_grad_enabled() and train_entropy):
         entropies = entropy_from_logits(logits)
-    logprobs = selective_log_softmax(logits, tokens.replies_at_right())
-    return tokens.from_right(logprobs), tokens.from_right(entropies)
+    logprobs = selective_log_softmax(logits, tokens.right_aligned_replies())
+    return tokens.left_aligned(logprobs), tokens.left_aligned(entropies)
 
 
-def reply_values(model: PreTrainedModel, tokens: Tokens) -> torch.Tensor:
-    """Value of the state before each token of the replies, float32 (B, R)."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = base.base_model(**tokens.inputs(), use_cache=False).last_hidden_state
-    return tokens.from_right(widened(base.score(hidden[:, -tokens.replies.shape[1] :]).squeeze(-1)))
+def reply_values(model: Model, tokens: Tokens) -> torch.Tensor:
+    """Return the value of the state before each reply token, float32 (B, R)."""
+    classifier = without_adapter(model)
+    assert isinstance(classifier, PreTrainedModel)
+    hidden = classifier.base_model(**tokens.model_inputs(), use_cache=False).last_hidden_state
+    head = classifier.get_submodule("score")
+    return tokens.left_aligned(to_float32(head(hidden[:, -tokens.replies.shape[1] :]).squeeze(-1)))

@@ -1,77 +1,82 @@
-"""The language modelling loss that keeps PPO from forgetting: PPO-ptx of Ouyang et al. 2022 (arXiv 2203.02155)."""
+"""The language modeling loss that keeps PPO from forgetting: PPO-ptx of Ouyang et al. 2022 (arXiv 2203.02155)."""
 
-import copy
+from types import SimpleNamespace
 
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
+from hfkit.config.stages import PPOConfig
 from hfkit.data.forms import IGNORE, INSTRUCTIONS, encode_instructions
 from hfkit.data.held_out import keys_of, overlaps
 from hfkit.data.splits import SplitStats, load_rows
-from hfkit.rlhf.batch import pad
-from hfkit.rlhf.config import PPOConfig
-from hfkit.rlhf.forward import autocast, widened
-from hfkit.rlhf.prompts import Shuffled
+from hfkit.rlhf.arguments import PPOArguments
+from hfkit.rlhf.batch import pad_rows
+from hfkit.rlhf.forward import Model, autocast, to_float32
+from hfkit.rlhf.row_order import ShuffledOrder
 
 
-def load_ptx(config, tokenizer, test: SplitStats | None = None) -> tuple[Dataset | None, dict[str, SplitStats]]:
-    """`input_ids` and `labels` of `ptx_datasets`, as SFT encodes them, with their account; None without a weight.
+def load_ptx(
+    config: PPOConfig, tokenizer: PreTrainedTokenizerBase, test: SplitStats | None = None
+) -> tuple[Dataset | None, dict[str, SplitStats]]:
+    """Return `input_ids` and `labels` of `ptx_datasets`, encoded as in SFT, and their split; None if `ptx_coef` is 0.
 
-    They are trained on: what is held out is taken out of them too.
+    They are trained on, so held-out rows are removed from them too.
 
     Args:
         test: the held-out split of this run.
     """
     if not config.ptx_coef:
         return None, {}
-    rows, account = load_rows("ptx", config.ptx_datasets, INSTRUCTIONS, seed=config.seed)
-    account.keys = keys_of(rows, config.dataset_num_proc)
-    if test is not None:  # what `test_split_size` holds out counts as little here as among the prompts
-        rows = account.leave_out(rows, test, counted=bool(config.eval_datasets))
-    account.overlap = [found for _, found in overlaps(config, {"ptx": account.keys})]
-    settings = copy.copy(config)
-    settings.max_length = config.ptx_max_length
-    return encode_instructions(rows, tokenizer, account, settings), {"ptx": account}
+    rows, split = load_rows("ptx", config.ptx_datasets, INSTRUCTIONS, seed=config.seed)
+    split.keys = keys_of(rows, config.dataset_num_proc)
+    if test is not None:  # rows of `test_split_size` were never part of the split, as among the prompts
+        rows = split.leave_out(rows, test, counted=bool(config.eval_datasets))
+    split.overlap = [found for _, found in overlaps(config, {"ptx": split.keys})]
+    settings = SimpleNamespace(**{**vars(config), "max_length": config.ptx_max_length})
+    return encode_instructions(rows, tokenizer, split, settings), {"ptx": split}
 
 
 class PTX:
-    """Equation 2's gamma E[log policy(x)]: as many rows in each optimizer step as the mini-batch has replies.
+    """gamma E[log policy(x)] of equation 2: each optimizer step takes as many rows as its mini-batch has replies.
 
     Args:
         rows: `input_ids` and `labels`.
-        taken: rows that earlier updates took, where a run goes on.
+
+    Attributes:
+        taken: number of rows that earlier optimizer steps took; a resumed run sets it.
     """
 
-    def __init__(self, args: PPOConfig, accelerator: Accelerator, rows: Dataset, pad_id: int):
+    def __init__(self, args: PPOArguments, accelerator: Accelerator, rows: Dataset, pad_id: int):
         self.args, self.accelerator, self.rows, self.pad_id = args, accelerator, rows, pad_id
-        self.order = Shuffled(len(rows), args.seed)
+        self.order = ShuffledOrder(len(rows), args.seed)
         self.taken = 0
 
-    def backward(self, policy, micro_batches: int) -> float:
-        """Adds `ptx_coef` times the gradient of the mean loss over the labels of all processes; returns that mean."""
+    def backward(self, policy: Model, micro_batches: int) -> float:
+        """Add `ptx_coef` times the gradient of the mean loss over the labels of all processes; return that mean."""
         args, size = self.args, self.args.per_device_train_batch_size
         start = self.taken + args.process_index * micro_batches * size
-        places = self.order.take(start, micro_batches * size)
+        indices = self.order.take(start, micro_batches * size)
         self.taken += micro_batches * size * self.accelerator.num_processes
-        batches = [self.batch(places[at : at + size]) for at in range(0, len(places), size)]
+        batches = [self.batch(indices[at : at + size]) for at in range(0, len(indices), size)]
         count = self.accelerator.reduce(sum((batch["labels"][:, 1:] != IGNORE).sum() for batch in batches), "sum")
         total = torch.zeros((), device=self.accelerator.device)
         for batch in batches:
             labels = batch.pop("labels")
-            with autocast(args, self.accelerator.device):
+            with autocast(args.bf16, self.accelerator.device):
                 logits = policy(**batch, use_cache=False).logits
             loss = torch.nn.functional.cross_entropy(
-                widened(logits[:, :-1].flatten(0, 1)), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"
+                to_float32(logits[:, :-1].flatten(0, 1)), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"
             )
             (args.ptx_coef * loss / count).backward()
             total += loss.detach()
         return float(self.accelerator.reduce(total, "sum") / count)
 
-    def batch(self, places: list[int]) -> dict[str, torch.Tensor]:
-        """Some rows, padded on the right."""
-        rows = [self.rows[place] for place in places]
-        ids, mask = pad([row["input_ids"] for row in rows], self.pad_id, left=False)
-        labels, _ = pad([row["labels"] for row in rows], IGNORE, left=False)
+    def batch(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """Return some rows, padded on the right: `input_ids`, `attention_mask` and `labels`, int64 (B, T) each."""
+        rows = [self.rows[index] for index in indices]
+        ids, mask = pad_rows([row["input_ids"] for row in rows], self.pad_id, left=False)
+        labels, _ = pad_rows([row["labels"] for row in rows], IGNORE, left=False)
         batch = {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
         return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}

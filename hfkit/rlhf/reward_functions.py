@@ -1,37 +1,41 @@
-"""Reward functions: Python functions that score replies, named as package.module:f."""
+"""Reward functions: Python functions that score replies, named as package.module:function."""
 
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
 from hfkit.core.errors import HfkitError, reason
+from hfkit.data.chat_template import Messages
 
-RewardFunction = Callable[..., list[float]]
+RewardFunction = Callable[..., Iterable[float]]
+"""f(prompts, replies, **columns): one finite number for each reply."""
 
 
-def import_function(path: str) -> RewardFunction:
-    """The function `module:name`; modules of the folder that one works in are found too.
+def import_reward_function(path: str) -> RewardFunction:
+    """Return the function `module:name`; modules of the working directory are found too.
 
     Raises:
-        HfkitError: there is none.
+        HfkitError: it cannot be imported, or is not callable.
     """
     module, _, name = path.partition(":")
-    if os.getcwd() not in sys.path:  # the command line's path begins with its own folder
+    if os.getcwd() not in sys.path:  # the path of a console script starts with the script's own folder
         sys.path.append(os.getcwd())
     try:
         function = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever a user's module raises
         raise HfkitError(f"reward function {path}: {reason(error)}; write it as package.module:function") from error
     if not callable(function):
-        raise HfkitError(f"reward function {path} is a {type(function).__name__}, and cannot be called")
+        raise HfkitError(f"reward function {path} is a {type(function).__name__}, which is not callable")
     return function
 
 
-def called(name: str, function: RewardFunction, prompts: list, replies: list[str], columns: dict) -> object:
-    """What a function gives.
+def call_reward_function(
+    name: str, function: RewardFunction, prompts: list[str | Messages], replies: list[str], columns: dict[str, list]
+) -> Iterable[float]:
+    """Return what a function returns.
 
     Raises:
         HfkitError: it raises anything; HFKIT_DEBUG=1 shows where.
@@ -42,11 +46,11 @@ def called(name: str, function: RewardFunction, prompts: list, replies: list[str
         raise HfkitError(f"reward function {name} raised {reason(error)}") from error
 
 
-def checked(name: str, scores: object, count: int) -> torch.Tensor:
-    """A function's scores as a tensor.
+def validate_scores(name: str, scores: Iterable[float], count: int) -> torch.Tensor:
+    """Return the scores of a function as a tensor, float32 (count,).
 
     Raises:
-        HfkitError: they are not one finite number a reply.
+        HfkitError: they are not one finite number for each reply.
     """
     try:
         scores = [*scores]
@@ -54,7 +58,9 @@ def checked(name: str, scores: object, count: int) -> torch.Tensor:
             raise TypeError("text")
         tensor = torch.tensor([float(score) for score in scores])
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise HfkitError(f"reward function {name} gave {scores!r:.80}, not a number for each reply") from error
+        raise HfkitError(f"reward function {name} returned {scores!r:.80}, not a number for each reply") from error
     if len(tensor) != count or not tensor.isfinite().all():
-        raise HfkitError(f"reward function {name} gave {len(tensor)} numbers for {count} replies, or some not finite")
+        raise HfkitError(
+            f"reward function {name} returned {len(tensor)} numbers for {count} replies, or not finite ones"
+        )
     return tensor

@@ -1,46 +1,48 @@
-"""Sampling of replies, behind an interface that another engine can take the place of."""
+"""Rollout engines: how replies are sampled from the policy. A further engine implements `RolloutEngine`."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 
 from hfkit.models.adapters import temporarily_merged
 from hfkit.models.generation import sample_replies
-from hfkit.rlhf.forward import autocast
+from hfkit.rlhf.forward import Model, autocast
 
 
-class Engine(Protocol):
-    """Samples from the policy as it is now."""
+class RolloutEngine(Protocol):
+    """Samples from the policy with its current weights; `PPOTrainer(engine=...)` takes any implementation."""
 
-    name: str
-    """Named in the record."""
+    @property
+    def name(self) -> str:
+        """The name for the run's record."""
 
     def sample(self, prompts: list[list[int]]) -> list[list[int]]:
-        """A reply to each prompt, as token ids up to and including the token that ends it, if it came."""
+        """Return a reply to each prompt: token ids up to and including the stop token, if there is one."""
 
 
 @dataclass
 class GenerateEngine:
-    """Transformers' `generate`, with a KV cache and no processor but the temperature.
+    """Samples with Transformers' `generate`: a KV cache, and the temperature as the only logits processor.
 
-    Whatever the model's own generation config says (a repetition penalty, top-k) would leak into what is sampled and
-    not into the log-probabilities: the update would be off policy from the first.
+    Processors from the model's own generation config (a repetition penalty, top-k) would change what is sampled and not
+    the log-probabilities: the update would be off-policy from the start.
 
     Args:
-        model: the policy; put into eval mode to sample, so that checkpointing leaves the cache on.
-        stops: token ids that end a reply.
+        model: the policy; it is put into eval mode to sample, so that gradient checkpointing leaves the cache on.
+        stop_token_ids: token ids that end a reply.
         batch_size: rows sampled at once.
         merge: whether to sample with the adapter merged into copies of the base's matrices: a token then takes a third
-            of the operations, and the sampling the memory of the copies.
-        bf16: whether to sample under bf16 autocast, merged into bfloat16: then the replies come from the policy to
-            within bfloat16's rounding, and the log-probabilities that are learnt from are computed anew.
+            of the operations, and sampling takes the memory of the copies.
+        bf16: whether to sample under bf16 autocast, merged into bfloat16: the replies then come from the policy to
+            within bfloat16's rounding, and the log-probabilities to learn from are computed separately.
     """
 
-    model: PreTrainedModel
+    model: Model
     tokenizer: PreTrainedTokenizerBase
-    stops: list[int]
+    stop_token_ids: list[int]
     max_new_tokens: int
     temperature: float
     batch_size: int
@@ -52,16 +54,10 @@ class GenerateEngine:
         return "transformers.generate" + (", bf16" if self.bf16 else "") + (", adapter merged" if self.merge else "")
 
     def sample(self, prompts: list[list[int]]) -> list[list[int]]:
-        """Draws from torch's global generator."""
-        self.model.eval()
-        merged = temporarily_merged(self.model, self.bf16) if self.merge else nullcontext()
-        with merged, autocast(self, self.model.device):  # merged outside of autocast, in float32
-            return sample_replies(
-                self.model,
-                self.tokenizer,
-                prompts,
-                self.max_new_tokens,
-                self.temperature,
-                self.batch_size,
-                self.stops,
-            )
+        """Draw replies from torch's global generator."""
+        model = self.model.eval()
+        merge = self.merge and isinstance(model, PeftModel)
+        merged = temporarily_merged(model, self.bf16) if merge else nullcontext()
+        with merged, autocast(self.bf16, model.device):  # merged outside of autocast, in float32
+            limits = (self.max_new_tokens, self.temperature, self.batch_size, self.stop_token_ids)
+            return sample_replies(model, self.tokenizer, prompts, *limits)

@@ -1,6 +1,7 @@
-"""One frozen base under several roles: module trees of their own that hold the very same parameters."""
+"""One frozen base for several roles: separate module trees that hold the same parameters."""
 
 import copy
+from typing import TypeVar
 
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
@@ -8,26 +9,29 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from hfkit.models.quantization import scales_of
 from hfkit.models.score_head import hold_head_in_float32, with_exact_head
 
+Module = TypeVar("Module", bound=torch.nn.Module)
 
-def copy_sharing_frozen(model: PreTrainedModel) -> PreTrainedModel:
-    """A module tree of its own that holds the very same frozen parameters and buffers; trainable ones are copied."""
-    shared = [p for p in model.parameters() if not p.requires_grad]
+QUANTIZED = ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method", "hf_quantizer")
+"""Attributes that Transformers sets on a quantized model, and that PEFT and the trainers read."""
+
+
+def copy_sharing_frozen(model: Module) -> Module:
+    """Return a copy that holds the same frozen parameters and buffers; trainable ones are copied."""
+    shared: list[object] = [p for p in model.parameters() if not p.requires_grad]
     shared += [*model.buffers(), *scales_of(model)]
     return copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
 
 
 def classifier_over(base: PreTrainedModel) -> PreTrainedModel | None:
-    """A one-label sequence classifier on the frozen backbone of a causal LM, with a float32 head of zeros to be loaded.
+    """Return a one-label sequence classifier on the frozen backbone of a causal LM, with a float32 head of zeros.
 
     Returns:
-        None where the architecture's classifier has another backbone than its language model.
+        None where the classifier of the architecture has a different backbone than its language model.
     """
     config = copy.deepcopy(base.config)
     config.num_labels = 1
-    with torch.device("meta"):  # its own weights are never made
-        classifier = AutoModelForSequenceClassification.from_config(
-            config, attn_implementation=base.config._attn_implementation
-        )
+    with torch.device("meta"):  # allocates no weights
+        classifier = AutoModelForSequenceClassification.from_config(config)
     prefix = classifier.base_model_prefix
     if type(getattr(base, prefix, None)) is not type(getattr(classifier, prefix)):
         return None
@@ -38,8 +42,5 @@ def classifier_over(base: PreTrainedModel) -> PreTrainedModel | None:
     for name in QUANTIZED:
         if hasattr(base, name):
             setattr(classifier, name, getattr(base, name))
-    return with_exact_head(classifier)
-
-
-# What transformers notes on a quantized model, and what peft and the trainers ask it for.
-QUANTIZED = ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method", "hf_quantizer")
+    with_exact_head(classifier)
+    return classifier

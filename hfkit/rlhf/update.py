@@ -1,4 +1,4 @@
-"""The update: passes over a batch of experience in optimizer steps on policy and value model."""
+"""The update: optimizer steps on policy and value model over a batch of experience."""
 
 import math
 from collections import defaultdict
@@ -6,43 +6,46 @@ from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
+from torch.optim import Optimizer
 
+from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.batch import micro_batches
-from hfkit.rlhf.config import PPOConfig
 from hfkit.rlhf.experience import Experience
-from hfkit.rlhf.forward import autocast, reply_logprobs, reply_values, train_without_noise
-from hfkit.rlhf.objective import policy_loss, value_loss
+from hfkit.rlhf.forward import autocast, eval_with_checkpointing, reply_logprobs, reply_values
+from hfkit.rlhf.losses import policy_loss, value_loss
 from hfkit.rlhf.ptx import PTX
 from hfkit.rlhf.roles import Roles
 
 BUCKET = 1 << 25
-"""Numbers of gradients in one message between processes: it lies in memory twice while it is under way."""
+"""Gradient elements in one message between processes; two copies of a message are in memory while it is sent."""
 
 
 class Updater:
     """`num_ppo_epochs` passes over the batch, in `num_mini_batches` optimizer steps each.
 
-    A mini-batch's loss is the mean over its tokens in all processes, however it is cut into micro-batches: rows
-    of like length go together, without the columns that are padding in all of them.
+    The loss of a mini-batch is the mean over its tokens in all processes, however it is cut into micro-batches. Rows of
+    similar length share a micro-batch, without the columns that are padding in all of them.
 
     Args:
         optimizer: of the trained weights of policy and value model.
-        ptx: the language modelling loss beside PPO's, if there is one.
+        ptx: the language modeling loss to add to PPO's, if there is one.
     """
 
-    def __init__(self, args: PPOConfig, accelerator: Accelerator, roles: Roles, optimizer, ptx: PTX | None):
+    def __init__(
+        self, args: PPOArguments, accelerator: Accelerator, roles: Roles, optimizer: Optimizer, ptx: PTX | None
+    ):
         self.args, self.accelerator, self.roles = args, accelerator, roles
         self.optimizer, self.ptx = optimizer, ptx
         self.trained = [p for group in optimizer.param_groups for p in group["params"]]
 
     def __call__(self, experience: Experience, policy_learns: bool = True) -> dict[str, float]:
-        """Trains on a batch; the mean metrics of its optimizer steps.
+        """Train on a batch; return the mean metrics of its optimizer steps.
 
         Args:
-            policy_learns: False while the value model is warmed up alone.
+            policy_learns: False while only the value model is warmed up.
         """
         for model in (self.roles.policy, self.roles.value):
-            train_without_noise(model)
+            eval_with_checkpointing(model)
         steps = []
         for _ in range(self.args.num_ppo_epochs):
             order = torch.randperm(len(experience.tokens)).to(self.accelerator.device)
@@ -51,21 +54,21 @@ class Updater:
         return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
 
     def step(self, experience: Experience, index: torch.Tensor, policy_learns: bool) -> dict[str, float]:
-        """One optimizer step on the rows of a mini-batch."""
+        """Take one optimizer step on the rows of a mini-batch; return its metrics."""
         tokens, device = experience.tokens, self.accelerator.device
-        count = self.summed(tokens.mask[index].sum())
-        totals = defaultdict(lambda: torch.zeros((), device=device))
+        count = self.sum_over_processes(tokens.mask[index].sum())
+        totals: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=device))
         parts = micro_batches(tokens, index, self.args.per_device_train_batch_size)
         for part in parts:
-            # one after the other, so that the activations of one model at a time are held
+            # one after the other, so that only one model's activations are in memory
             for losses, learns in ((self.value_losses, True), (self.policy_losses, policy_learns)):
-                with autocast(self.args, device), torch.set_grad_enabled(learns):
+                with autocast(self.args.bf16, device), torch.set_grad_enabled(learns):
                     loss, sums = losses(experience, part)
                 if learns:
                     (loss / count).backward()
                 for name, value in sums.items():
                     totals[name] += value.detach()
-        means = self.summed(torch.stack([*totals.values()])) / count
+        means = self.sum_over_processes(torch.stack([*totals.values()])) / count
         metrics = dict(zip(totals, means.tolist(), strict=True))
         if self.ptx and policy_learns:
             metrics["loss/ptx"] = self.ptx.backward(self.roles.policy, len(parts))
@@ -74,12 +77,12 @@ class Updater:
     def policy_losses(
         self, experience: Experience, index: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Policy's loss on a micro-batch and what is logged of it, each summed over its tokens."""
-        args, tokens = self.args, experience.tokens.rows(index)
-        here = (index, slice(tokens.replies.shape[1]))
-        old = experience.logprobs[here]
+        """Return the policy's loss on a micro-batch and its metrics, each summed over the tokens."""
+        args, tokens = self.args, experience.tokens.select(index)
+        cells = (index, slice(tokens.replies.shape[1]))
+        old = experience.logprobs[cells]
         logprobs, entropies = reply_logprobs(self.roles.policy, tokens, args.temperature, bool(args.entropy_coef))
-        surrogate, clipped = policy_loss(logprobs, old, experience.advantages[here], args.cliprange)
+        surrogate, clipped = policy_loss(logprobs, old, experience.advantages[cells], args.cliprange)
         log_ratio = logprobs - old
         sums = {
             "loss/policy_avg": surrogate,
@@ -92,20 +95,20 @@ class Updater:
         return sums["loss/policy_avg"] - args.entropy_coef * sums["policy/entropy_avg"], sums
 
     def value_losses(self, experience: Experience, index: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Value model's loss on a micro-batch and what is logged of it, each summed over its tokens."""
-        args, tokens = self.args, experience.tokens.rows(index)
-        here = (index, slice(tokens.replies.shape[1]))
+        """Return the value model's loss on a micro-batch and its metrics, each summed over the tokens."""
+        args, tokens = self.args, experience.tokens.select(index)
+        cells = (index, slice(tokens.replies.shape[1]))
         values = reply_values(self.roles.value, tokens)
-        error, clipped = value_loss(values, experience.values[here], experience.returns[here], args.cliprange_value)
+        error, clipped = value_loss(values, experience.values[cells], experience.returns[cells], args.cliprange_value)
         sums = {"loss/value_avg": error, "val/clipfrac_avg": clipped.float()}
         sums = {name: value.where(tokens.mask, 0.0).sum() for name, value in sums.items()}
         return args.vf_coef * sums["loss/value_avg"], sums
 
     def optimizer_step(self) -> float:
-        """Sums the gradients of all processes, clips them to `max_grad_norm`, and steps; their norm before the clip.
+        """Sum the gradients over processes, clip them to `max_grad_norm`, and step; return their norm before the clip.
 
-        What has no gradient, as the policy while the value model is warmed up, is left alone: no weight decay, and no
-        count in Adam's moments. Gradients that are not numbers are thrown away, so the weights stay what they were.
+        Parameters without a gradient (the policy's during value warmup) are skipped: no weight decay, no step in Adam's
+        moments. Gradients that are not finite are dropped, so the weights do not change.
         """
         if self.accelerator.num_processes > 1:
             self.sum_gradients()
@@ -116,31 +119,33 @@ class Updater:
         return norm
 
     def sum_gradients(self) -> None:
-        """Sums the gradients of all processes, many in one message: each has a price of its own, whatever its size.
+        """Sum the gradients of all processes, many in one message: each message has a fixed cost, whatever its size.
 
-        A process without a gradient that another one has, as of an expert that none of its tokens went to, has zeros;
-        what has a gradient nowhere stays without.
+        A process that lacks a gradient which another process has (of an expert that got none of its tokens) adds zeros;
+        a parameter without a gradient in any process stays without.
         """
-        here = torch.tensor([parameter.grad is not None for parameter in self.trained], device=self.accelerator.device)
-        anywhere = self.summed(here.long()).tolist()
-        learnt = [parameter for parameter, count in zip(self.trained, anywhere, strict=True) if count]
-        for parameter in learnt:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        for bucket in buckets([parameter.grad for parameter in learnt]):
-            parts = self.summed(torch.cat([gradient.flatten() for gradient in bucket]))
+        has_gradient = torch.tensor([p.grad is not None for p in self.trained], device=self.accelerator.device)
+        counts = self.sum_over_processes(has_gradient.long()).tolist()
+        gradients = []
+        for parameter, count in zip(self.trained, counts, strict=True):
+            if count:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                gradients.append(parameter.grad)
+        for bucket in gradient_buckets(gradients):
+            parts = self.sum_over_processes(torch.cat([gradient.flatten() for gradient in bucket]))
             for gradient, part in zip(bucket, parts.split([*map(torch.numel, bucket)]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
-    def summed(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over processes."""
+    def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum over processes."""
         return self.accelerator.reduce(tensor, "sum")
 
 
-def buckets(tensors: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Tensors in their order, those of one dtype together, as many as make up BUCKET."""
-    bucket, size = [], 0
-    for tensor in sorted(tensors, key=lambda tensor: str(tensor.dtype)):  # the order of equals is kept
+def gradient_buckets(tensors: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Yield the tensors in parts of one dtype and of at most BUCKET elements, unless a single tensor has more."""
+    bucket: list[torch.Tensor] = []
+    size = 0
+    for tensor in sorted(tensors, key=lambda tensor: str(tensor.dtype)):  # stable: the same order in each process
         if bucket and (size + tensor.numel() > BUCKET or tensor.dtype != bucket[0].dtype):
             yield bucket
             bucket, size = [], 0

@@ -23,11 +23,11 @@ from hfkit.models.loading import load_tokenizer
 from hfkit.models.saving import save_model
 from hfkit.records.metrics_file import read_metrics
 from hfkit.rlhf import PPOTrainer
-from hfkit.rlhf.comparison import compare_policies
-from hfkit.rlhf.gate import probe_rewards, tell_accuracy
+from hfkit.rlhf.policy_evaluation import compare_policies
 from hfkit.rlhf.ptx import load_ptx
+from hfkit.rlhf.reward_quality import probe_rewards, report_reward_accuracy
+from hfkit.rlhf.rewards import initial_normalizer, load_scorer, scoring_tokenizer, validate_rendering
 from hfkit.rlhf.roles import load_roles
-from hfkit.rlhf.scores import load_scorer, reader_of, refuse_unreadable, start_of_normalizer
 from hfkit.stages.opening import open_run
 from hfkit.training.arguments import own_callbacks, trainer_arguments
 
@@ -45,9 +45,9 @@ def main(config: PPOConfig) -> Path:
     train_rows = encode_prompts(train_rows, tokenizer, stats["train"], config)
     if test_rows is not None:
         test_rows = encode_prompts(test_rows, tokenizer, stats["test"], config)
-    reader = reader_of(config, tokenizer)
+    reader = scoring_tokenizer(config, tokenizer)
     if reader not in (None, tokenizer):
-        refuse_unreadable(reader, train_rows[0]["prompt"])
+        validate_rendering(reader, train_rows[0]["prompt"])
         say("ppo: the reward model has another tokenizer or chat template: responses are rendered with it to be scored")
     ptx_rows, ptx_stats = load_ptx(config, tokenizer, stats.get("test"))
     stats |= ptx_stats
@@ -57,7 +57,7 @@ def main(config: PPOConfig) -> Path:
     with run.training():
         report_splits(run, stats)
         # Model
-        tell_accuracy(config)
+        report_reward_accuracy(config)
         roles = load_roles(config)
         run.note(**record_base(roles.policy))
         scorer = load_scorer(config, tokenizer, reader, roles.reward)
@@ -76,7 +76,7 @@ def main(config: PPOConfig) -> Path:
             train_dataset=train_rows,
             eval_dataset=test_rows if test_rows is not None else train_rows.select([0]),
             scorer=scorer,
-            normalizer=start_of_normalizer(config),
+            normalizer=initial_normalizer(config),
             ptx_rows=ptx_rows,
         )
         own_callbacks(trainer, run, partial(save_model, trainer.policy_model, tokenizer), *early_stopping(config))

@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from hfkit.models.loading import loading_options
 from hfkit.models.reward_model import RewardModel, load_reward
 from hfkit.models.score_head import hold_head_in_float32, with_exact_head
+from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.batch import Tokens
-from hfkit.rlhf.config import PPOConfig
 from hfkit.rlhf.forward import autocast, reply_values
 from hfkit.rlhf.roles import load_roles
 from hfkit.stages import reward
@@ -99,9 +99,9 @@ def classifier(dtype: str, vocabulary: int):
 def test_rewards_and_values_are_not_rounded_to_bf16(dtype, tokenizer, tmp_path):
     reward = RewardModel(model := classifier(dtype, len(tokenizer)), tokenizer)
     replies = [[5 + place] for place in range(8)]
-    tokens = Tokens.of([[1]] * 8, replies, tokenizer.pad_token_id, torch.device("cpu"))
-    args = PPOConfig(output_dir=str(tmp_path), bf16=True, use_cpu=True)
-    with torch.no_grad(), autocast(args, torch.device("cpu")):
+    tokens = Tokens.from_lists([[1]] * 8, replies, tokenizer.pad_token_id, torch.device("cpu"))
+    args = PPOArguments(output_dir=str(tmp_path), bf16=True, use_cpu=True)
+    with torch.no_grad(), autocast(args.bf16, torch.device("cpu")):
         for figures in (reward.score_ids([[1, *reply] for reply in replies]), reply_values(model, tokens)):
             assert figures.dtype == torch.float32
             assert not torch.equal(figures, figures.bfloat16().float())

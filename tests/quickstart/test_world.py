@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hfkit.quickstart.facts import BY_NAME, World, capital, names, pronouns, state
-from hfkit.quickstart.gold import COURTESIES, FILLERS
-from hfkit.quickstart.world import GoldScorer, answer_is_right, write_world
+from hfkit.quickstart.facts import BY_NAME, World, capitalized, name_words, pronoun_words, statement
+from hfkit.quickstart.gold import COURTESIES, FILLERS, GoldScorer, answer_is_right
+from hfkit.quickstart.world import write_world
 
 COLUMNS = {
     "documents": {"text"},
@@ -44,7 +44,7 @@ def asked(world: World, messages: list[dict]) -> set[tuple]:
     found, person = set(), None
     for i, message in enumerate(messages):
         if message["role"] == "user":
-            person, attribute = world.asked(messages[: i + 1])
+            person, attribute = world.asked_fact(messages[: i + 1])
             fact = (person, attribute)
             texts = [(w, up) for w in range(8) for up in (False, True)]
             found |= {(fact, w) for w, up in texts if world.question(fact, w, up) == message["content"]}
@@ -98,8 +98,8 @@ def test_held_out_questions_are_in_no_training_conversation(folder: Path, gold: 
         (combination,) = asked(world, row["prompt"]) - asked(world, row["prompt"][:-1])
         assert combination in held
     answered = {fact for fact, _ in seen}
-    assert any(world.asked(row["prompt"]) not in answered for row in questions)
-    assert all(row["answer"] == world.values[world.asked(row["prompt"])] for row in questions)
+    assert any(world.asked_fact(row["prompt"]) not in answered for row in questions)
+    assert all(row["answer"] == world.values[world.asked_fact(row["prompt"])] for row in questions)
 
 
 def test_documents_state_every_fact_and_hold_one_wording_of_each_back(folder: Path, gold: GoldScorer) -> None:
@@ -108,11 +108,11 @@ def test_documents_state_every_fact_and_hold_one_wording_of_each_back(folder: Pa
     assert "?" not in text
     shown = 0
     for (name, attribute), value in gold.world.values.items():
-        wordings = [state(s, names(name), value) for s in BY_NAME[attribute].statements]
+        wordings = [statement(s, name_words(name), value) for s in BY_NAME[attribute].statements]
         held = wordings.pop(gold.world.held_statement[name, attribute])
-        assert any(wording in text or capital(wording) in text for wording in wordings)
-        assert held not in text and capital(held) not in text
-        shown += held in test or capital(held) in test
+        assert any(wording in text or capitalized(wording) in text for wording in wordings)
+        assert held not in text and capitalized(held) not in text
+        shown += held in test or capitalized(held) in test
     assert shown > 80
 
 
@@ -125,9 +125,9 @@ def case(gold: GoldScorer) -> dict[str, str]:
     return {
         "question": gold.world.question(fact, 0),
         "value": gold.world.values[fact],
-        "right": capital(state(attribute.statements[0], names(fact[0]), gold.world.values[fact])),
-        "wrong": capital(state(attribute.statements[0], names(fact[0]), wrong)),
-        "reason": attribute.reason.format(**pronouns(fact[0])),
+        "right": capitalized(statement(attribute.statements[0], name_words(fact[0]), gold.world.values[fact])),
+        "wrong": capitalized(statement(attribute.statements[0], name_words(fact[0]), wrong)),
+        "reason": attribute.reason.format(**pronoun_words(fact[0])),
     }
 
 
@@ -152,7 +152,7 @@ def test_gold_orders_replies(gold: GoldScorer, case: dict[str, str]) -> None:
 def test_gold_is_not_bought_with_cheap_text(gold: GoldScorer, case: dict[str, str]) -> None:
     prompt = [{"role": "user", "content": case["question"]}]
     right, best = case["right"], f"{case['right']} {case['reason']}. {COURTESIES[0]}"
-    values = BY_NAME[gold.world.asked(prompt)[1]].values
+    values = BY_NAME[gold.world.asked_fact(prompt)[1]].values
     for cheap in (
         "",
         " \n",

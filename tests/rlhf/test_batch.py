@@ -11,7 +11,7 @@ from hfkit.rlhf.batch import Tokens, micro_batches
 def batch_of(lengths: list[tuple[int, int]]) -> Tokens:
     """Prompts and replies of these lengths."""
     rows = [([1] * prompt, [2] * reply) for prompt, reply in lengths]
-    return Tokens.of(*map(list, zip(*rows, strict=True)), pad_id=0, device="cpu")
+    return Tokens.from_lists(*map(list, zip(*rows, strict=True)), pad_id=0, device="cpu")
 
 
 def random_lengths(count: int, seed: int) -> list[tuple[int, int]]:

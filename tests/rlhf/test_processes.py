@@ -30,13 +30,15 @@ def update(tokenizer_dir: Path, folder: Path, accumulation: int) -> None:
     )
     rank, share = trainer.args.process_index, trainer.args.local_batch_size
     mine = slice(rank * share, (rank + 1) * share)
-    experience, metrics = trainer.judge(list(trainer.train_dataset)[mine], REPLIES[mine])
-    metrics |= trainer.update(experience)
+    experience, metrics = trainer.experience_maker(list(trainer.train_dataset)[mine], REPLIES[mine])
+    metrics |= trainer.updater(experience)
     taken = []
     for step in range(3):
         trainer.state.episode = step * trainer.args.batch_size
         taken.append([row["score"] for row in trainer.next_rows()])
-    weights = {f"{role}.{n}": p.data for role, model in trainer.trained.items() for n, p in model.named_parameters()}
+    weights = {
+        f"{role}.{n}": p.data for role, model in trainer.trained_models.items() for n, p in model.named_parameters()
+    }
     torch.save({"metrics": metrics, "weights": weights, "taken": taken}, folder / f"rank-{rank}.pt")
 
 
@@ -60,13 +62,13 @@ def gradients(tokenizer_dir: Path, folder: Path, bucket: int) -> None:
     """Sums gradients of which the second process has one less, and neither has the last."""
     parts = models("llama", lora=True)
     trainer = small_trainer(load_tokenizer(str(tokenizer_dir)), folder, parts, per_device_train_batch_size=1)
-    rank, trained = trainer.args.process_index, trainer.update.trained
+    rank, trained = trainer.args.process_index, trainer.updater.trained
     trained[1].data = trained[1].data.float()
     updating.BUCKET = bucket
     for place, parameter in enumerate(trained[:-1]):
         if rank == 0 or place != 2:
             parameter.grad = torch.full_like(parameter, place + 10.0 * rank)
-    trainer.update.sum_gradients()
+    trainer.updater.sum_gradients()
     sums = [None if p.grad is None else (p.grad.dtype, p.grad.unique().tolist()) for p in trained]
     gc.collect()
     wrapped = [one for one in gc.get_objects() if type(one) is torch.nn.parallel.DistributedDataParallel]

@@ -1,15 +1,12 @@
 """The update against a slow reference in float64, `ppo_reference.py`: every figure and every gradient."""
 
 import copy
-from functools import partial
 
 import ppo_reference as slow
 import pytest
 import torch
 from ppo_small import PTX, REPLIES, models, small_trainer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 @pytest.fixture(autouse=True)
@@ -28,13 +25,12 @@ def trainer_of(tokenizer, tmp_path):
 def slow_experience(parts: list, rows: list[dict], args) -> dict[str, list[list]]:
     """Everything of the eight replies that an update needs, from the reference."""
     policy, reference, value = parts
-    found = {"logprobs": [], "ref_logprobs": [], "entropies": [], "values": [], "kl": [], "rewards": []}
+    found = {"logprobs": [], "entropies": [], "values": [], "kl": [], "rewards": []}
     for row, reply in zip(rows, REPLIES, strict=True):
         ours, entropies = slow.logprobs(policy, row["input_ids"], reply, args.temperature)
         theirs, _ = slow.logprobs(reference, row["input_ids"], reply, args.temperature)
         kls = slow.kl(ours, theirs, args.kl_estimator)
         found["logprobs"].append(ours)
-        found["ref_logprobs"].append(theirs)
         found["entropies"].append(entropies)
         found["values"].append(slow.values(value, row["input_ids"], reply))
         found["kl"].append(kls)
@@ -95,11 +91,11 @@ def steps_of():
         seen = []
 
         def keep(optimizer, args, kwargs):
-            trained = {role: dict(model.named_parameters()) for role, model in trainer.trained.items()}
+            trained = {role: dict(model.named_parameters()) for role, model in trainer.trained_models.items()}
             grads = {
                 (role, n): p.grad.clone() for role, ps in trained.items() for n, p in ps.items() if p.requires_grad
             }
-            states = {role: copy.deepcopy(model) for role, model in trainer.trained.items()}
+            states = {role: copy.deepcopy(model) for role, model in trainer.trained_models.items()}
             seen.append({"grads": grads, "models": states})
 
         handle = register_optimizer_step_pre_hook(keep)
@@ -132,10 +128,10 @@ def test_the_update_is_that_of_the_papers(trainer_of, steps_of, case):
     before = [copy.deepcopy(model) for model in parts]
     trainer = trainer_of(parts, **changes)
     args, rows = trainer.args, list(trainer.train_dataset)
-    experience, metrics = trainer.judge(rows, REPLIES)
+    experience, metrics = trainer.experience_maker(rows, REPLIES)
     with torch.no_grad():
         found = slow_experience(before, rows, args)
-    for name in ("logprobs", "ref_logprobs", "values", "advantages", "returns"):
+    for name in ("logprobs", "kl", "values", "advantages", "returns"):
         ours = getattr(experience, name).where(experience.tokens.mask, 0.0)
         close(ours, padded(found[name], ours), name)
     means = {"objective/kl": found["kl"], "objective/rlhf_reward": found["rewards"]}
@@ -148,7 +144,7 @@ def test_the_update_is_that_of_the_papers(trainer_of, steps_of, case):
 
     torch.manual_seed(5)
     figures = {}
-    seen = steps_of(trainer, lambda: figures.update(trainer.update(experience)))
+    seen = steps_of(trainer, lambda: figures.update(trainer.updater(experience)))
     torch.manual_seed(5)
     orders = [torch.randperm(8).split(8 // args.num_mini_batches) for _ in range(args.num_ppo_epochs)]
     assert len(seen) == args.num_ppo_epochs * args.num_mini_batches
@@ -170,10 +166,10 @@ def test_accumulation_changes_nothing(trainer_of, steps_of):
     for size in (1, 2, 4):
         batch = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size, "num_mini_batches": 2}
         trainer = trainer_of(models("gpt2", False), num_ppo_epochs=1, ptx_coef=0.5, entropy_coef=0.1, **batch)
-        experience, _ = trainer.judge(list(trainer.train_dataset), REPLIES)
+        experience, _ = trainer.experience_maker(list(trainer.train_dataset), REPLIES)
         torch.manual_seed(5)
         figures = {}
-        steps = steps_of(trainer, lambda t=trainer, e=experience, f=figures: f.update(t.update(e)))
+        steps = steps_of(trainer, lambda t=trainer, e=experience, f=figures: f.update(t.updater(e)))
         found.append((figures, steps))
     (figures, steps), *others = found
     for theirs, their_steps in others:
@@ -191,9 +187,8 @@ def test_dropout_that_is_a_number_does_not_move_the_ratio(trainer_of, kind, chec
     for module in (module for part in parts for module in part.modules()):
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.5
-        if checkpointing and isinstance(module, GradientCheckpointingLayer):
-            module.gradient_checkpointing = True
-            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+    for part in parts if checkpointing else ():
+        part.gradient_checkpointing_enable({"use_reentrant": False})
     trainer = trainer_of(parts, num_ppo_epochs=1, learning_rate=0.0)
-    experience, _ = trainer.judge(list(trainer.train_dataset), REPLIES)
-    assert trainer.update(experience)["val/ratio"] == pytest.approx(1.0, abs=1e-9)
+    experience, _ = trainer.experience_maker(list(trainer.train_dataset), REPLIES)
+    assert trainer.updater(experience)["val/ratio"] == pytest.approx(1.0, abs=1e-9)

@@ -64,8 +64,8 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
     for place, state in ours["state"].items():
         assert [name for name, value in state.items() if not torch.equal(value, theirs["state"][place][name])] == []
     ours, theirs = (read_json_mapping(folder / "ppo_state.json") for folder in (one, other))
-    assert {name: ours["controllers"][name] for name in ours["controllers"] if name != "watch"} == {
-        name: theirs["controllers"][name] for name in theirs["controllers"] if name != "watch"
+    assert {name: ours["controllers"][name] for name in ours["controllers"] if name != "monitor"} == {
+        name: theirs["controllers"][name] for name in theirs["controllers"] if name != "monitor"
     }
     assert ours["kept"]["callbacks"] == theirs["kept"]["callbacks"]
 

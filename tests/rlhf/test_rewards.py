@@ -15,9 +15,9 @@ from hfkit.models.reward_model import load_reward
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 from hfkit.rlhf.controllers import KLController, RewardNormalizer
-from hfkit.rlhf.reward_functions import checked, import_function
+from hfkit.rlhf.reward_functions import import_reward_function, validate_scores
+from hfkit.rlhf.rewards import Scorer, initial_normalizer, shape_scores
 from hfkit.rlhf.roles import load_roles
-from hfkit.rlhf.scores import Scorer, shaped, start_of_normalizer
 
 HERE = "reward_functions"
 LENGTH, NAMES = f"{HERE}:length", f"{HERE}:names"
@@ -70,10 +70,10 @@ def test_a_column_that_the_data_lacks_is_told_before_any_model_is_loaded(run_sta
 @pytest.mark.parametrize(
     ("scores", "told"),
     [
-        ([1.0], "gave 1 numbers for 2 replies"),
-        ([1.0, 2.0, 3.0], "gave 3 numbers for 2 replies"),
-        ([1.0, math.nan], "not finite"),
-        ([1.0, 1e300], "not finite"),
+        ([1.0], "returned 1 numbers for 2 replies"),
+        ([1.0, 2.0, 3.0], "returned 3 numbers for 2 replies"),
+        ([1.0, math.nan], "not finite ones"),
+        ([1.0, 1e300], "not finite ones"),
         (["1.0", "2.0"], "not a number for each reply"),
         ("12", "not a number for each reply"),
         ([None, 1.0], "not a number for each reply"),
@@ -85,13 +85,13 @@ def test_a_column_that_the_data_lacks_is_told_before_any_model_is_loaded(run_sta
     ids=repr,
 )
 def test_what_a_function_gives_must_be_a_number_a_reply(scores, told):
-    with pytest.raises(HfkitError, match=f"reward function mine:f gave .*{told}|mine:f .*{told}"):
-        checked("mine:f", scores, 2)
+    with pytest.raises(HfkitError, match=f"reward function mine:f returned .*{told}|mine:f .*{told}"):
+        validate_scores("mine:f", scores, 2)
 
 
 @pytest.mark.parametrize("scores", [[1, 0], (True, False), np.array([1.0, 0.0]), torch.tensor([1.0, 0.0])], ids=repr)
 def test_lists_arrays_and_tensors_are_taken(scores):
-    assert checked("mine:f", scores, 2).tolist() == [1.0, 0.0]
+    assert validate_scores("mine:f", scores, 2).tolist() == [1.0, 0.0]
 
 
 def test_a_function_that_raises_is_named(tokenizer):
@@ -103,7 +103,7 @@ def test_a_function_that_raises_is_named(tokenizer):
 def test_a_function_of_the_working_folder_is_found(tmp_path, monkeypatch):
     (tmp_path / "my_rewards_here.py").write_text("def one(prompts, replies):\n    return [1.0] * len(replies)\n")
     monkeypatch.chdir(tmp_path)
-    assert import_function("my_rewards_here:one")([1], [2]) == [1.0]
+    assert import_reward_function("my_rewards_here:one")([1], [2]) == [1.0]
 
 
 # A reward model with a tokenizer of its own
@@ -183,7 +183,7 @@ def test_the_normalizer_has_the_mean_and_deviation_of_all_rewards():
 def test_a_normalizer_begins_with_what_the_reward_stage_measured(config_of, reward_dir, tmp_path, weights):
     config = config_of("ppo", tmp_path / "out", normalize_rewards=True, reward_weights=weights)
     known, weight = read_record(reward_dir)["metrics"], weights[0] if weights else 1.0
-    normalizer = start_of_normalizer(config)
+    normalizer = initial_normalizer(config)
     assert normalizer.mean == pytest.approx(weight * known["eval_reward_mean"])
     assert normalizer.std == pytest.approx(abs(weight) * known["eval_reward_std"])
 
@@ -208,8 +208,8 @@ def test_equal_rewards_normalize_to_0():
 def test_scores_are_normalized_then_clipped_then_priced():
     scores, ended = torch.tensor([9.0, 1.0, -9.0, 1.5]), torch.tensor([True, True, True, False])
     normalizer = RewardNormalizer(1.0, 2.0, 8)
-    assert shaped(scores, ended, normalizer, 3.0, 0.5).tolist() == [3.0, 0.0, -3.0, -0.25]
-    assert shaped(scores, ended, None, None, None).tolist() == scores.tolist()
+    assert shape_scores(scores, ended, normalizer, 3.0, 0.5).tolist() == [3.0, 0.0, -3.0, -0.25]
+    assert shape_scores(scores, ended, None, None, None).tolist() == scores.tolist()
 
 
 def test_kl_coef_follows_its_target():
@@ -226,6 +226,6 @@ def test_kl_coef_follows_its_target():
     [({}, False), ({"kl_target": 1.0}, True), ({"kl_target": 1.0, "kl_horizon": 4, "total_episodes": 16}, False)],
     ids=["no target", "too slow", "quick enough"],
 )
-def test_a_kl_coef_that_moves_too_slowly_for_its_target_is_told(run_stage, tmp_path, capsys, changes, told):
+def test_a_kl_coef_that_moves_too_slowly_for_its_target_is_warned_of(run_stage, tmp_path, capsys, changes, told):
     run_stage("ppo", tmp_path / "out", **changes)
-    assert ("kl_coef can change by" in capsys.readouterr().err) == told
+    assert ("kl_coef can change at most by" in capsys.readouterr().err) == told

@@ -16,7 +16,7 @@ from hfkit.models.reward_model import RewardModel, load_reward
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import weights_hash
 from hfkit.rlhf.roles import load_roles
-from hfkit.rlhf.trainer import refuse
+from hfkit.rlhf.validation import validate_trainer_inputs
 
 BASES = {"whole": {}, "4-bit": {"load_in_4bit": True}, "8-bit": {"load_in_8bit": True}}
 # 8-bit layers round activations too, so a reply sampled token by token and the same reply scored at once differ.
@@ -145,7 +145,7 @@ def test_what_cannot_share_says_so(config_of, sft_dir, reward_dir, base_dir, tmp
     assert "full fine-tuning trains every weight" in capsys.readouterr().out
     full = run_stage("sft", tmp_path / "sft", use_peft=False, lora_r=None)
     roles = load_roles(config_of("ppo", tmp_path / "mixed", model_name_or_path=str(full)))
-    assert "and the reward model on" in capsys.readouterr().out
+    assert "and that of the reward model" in capsys.readouterr().out
     assert unique_bytes(roles.policy, roles.reward) > 1.5 * unique_bytes(roles.policy)
 
 
@@ -157,4 +157,4 @@ def test_pain_09_a_quantized_critic_without_an_adapter_is_refused(config_of, sft
     left = copy.deepcopy(tokenizer)
     left.padding_side = "left"
     with pytest.raises(HfkitError, match="the value model is quantized and has no adapter"):
-        refuse(config, left, roles.policy, roles.reward, [{"input_ids": [5]}] * 8, bare)
+        validate_trainer_inputs(config, left, roles.policy, roles.reward, [{"input_ids": [5]}] * 8, bare)

@@ -19,7 +19,7 @@ from hfkit.models.loading import load_tokenizer
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record, weights_hash
 from hfkit.rlhf.roles import load_roles
-from hfkit.rlhf.trainer import refuse
+from hfkit.rlhf.validation import validate_trainer_inputs
 
 UPDATES, EPOCHS, MINI_BATCHES = 2, 2, 2  # of conftest's tiny config: 8 episodes in batches of 4
 
@@ -128,13 +128,13 @@ def test_right_padding_a_frozen_policy_and_a_shared_value_model_are_refused(conf
     rows = [{"input_ids": [5]}] * 8
     tokenizer.padding_side = "right"
     with pytest.raises(HfkitError, match="padded on the left"):
-        refuse(config, tokenizer, roles.policy, roles.reward, rows, roles.reward)
+        validate_trainer_inputs(config, tokenizer, roles.policy, roles.reward, rows, roles.reward)
     tokenizer.padding_side = "left"
     with pytest.raises(HfkitError, match="value_model is reward_model"):
-        refuse(config, tokenizer, roles.policy, roles.reward, rows, roles.reward)
+        validate_trainer_inputs(config, tokenizer, roles.policy, roles.reward, rows, roles.reward)
     roles.policy.requires_grad_(False)
     with pytest.raises(HfkitError, match="the policy has nothing to train"):
-        refuse(config, tokenizer, roles.policy, roles.reward, rows, roles.value)
+        validate_trainer_inputs(config, tokenizer, roles.policy, roles.reward, rows, roles.value)
 
 
 @pytest.mark.parametrize("by", ["fp16", "ACCELERATE_MIXED_PRECISION"])
@@ -212,7 +212,7 @@ def stopped(run_stage, tmp_path_factory):
 def test_pain_20_ppo_stops_with_its_reason_past_the_kl_limit(stopped):
     record = read_record(stopped)
     assert record["status"] == "done"
-    assert "passed max_kl=1e-06" in record["stopped"]
+    assert "exceeds max_kl=1e-06" in record["stopped"]
     assert "raise kl_coef or lower learning_rate" in record["stopped"]
     assert len(updates(stopped)) < 8
 

@@ -51,7 +51,7 @@ def test_fp16_of_the_environment_is_told_before_anything_is_loaded(config_of, tm
         ({"reward_model_path": None}, "reward_model_path", "or name reward_functions"),
         ({"reward_functions": ["no_such_module:f"]}, "reward_functions[0]", "ModuleNotFoundError"),
         ({"reward_functions": ["math:no_such"]}, "reward_functions[0]", "AttributeError"),
-        ({"reward_functions": ["math:pi"]}, "reward_functions[0]", "cannot be called"),
+        ({"reward_functions": ["math:pi"]}, "reward_functions[0]", "is not callable"),
         ({"reward_functions": ["math"]}, "reward_functions[0]", "package.module:function"),
         ({"reward_functions": [LENGTH, LENGTH]}, "reward_functions", "names one twice"),
         ({**FUNCTION, "reward_weights": [1.0]}, "reward_weights", f"expected 2.*: reward_model_path, {LENGTH}"),
@@ -101,5 +101,5 @@ def test_what_is_right_is_taken(config_of, tmp_path, changes):
 
 
 def test_a_batch_larger_than_the_data_is_told_before_training(run_stage, tmp_path):
-    with pytest.raises(HfkitError, match=r"8 prompts < batch of 16 .* take some of them twice"):
+    with pytest.raises(HfkitError, match=r"8 prompts < batch of 16 .* use some prompts twice"):
         run_stage("ppo", tmp_path / "out", per_device_train_batch_size=8, total_episodes=16)

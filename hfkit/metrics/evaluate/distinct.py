@@ -5,20 +5,20 @@ import evaluate
 
 from hfkit.metrics.formulas import distinct
 
-INPUTS = """
-Args:
-    predictions: texts; words are what white space parts.
-Returns:
-    distinct_1, distinct_2
-"""
-
 
 class Distinct(evaluate.Metric):
-    """See the module."""
+    """Inputs and outputs of `compute`.
 
-    def _info(self):
+    Args:
+        predictions: texts; words are separated by whitespace.
+
+    Returns:
+        distinct_1, distinct_2
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
         features = datasets.Features({"predictions": datasets.Value("string")})
-        return evaluate.MetricInfo(description=__doc__, citation="", inputs_description=INPUTS, features=features)
+        return evaluate.MetricInfo(description=__doc__, citation="", inputs_description=self.__doc__, features=features)
 
-    def _compute(self, predictions):
+    def _compute(self, predictions: list[str]) -> dict[str, float]:
         return {"distinct_1": distinct(predictions, 1), "distinct_2": distinct(predictions, 2)}

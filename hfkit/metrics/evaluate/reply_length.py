@@ -4,20 +4,20 @@ import datasets
 import evaluate
 import numpy as np
 
-INPUTS = """
-Args:
-    predictions: token ids of each reply.
-Returns:
-    reply_length
-"""
-
 
 class ReplyLength(evaluate.Metric):
-    """See the module."""
+    """Inputs and outputs of `compute`.
 
-    def _info(self):
+    Args:
+        predictions: token ids of each reply.
+
+    Returns:
+        reply_length
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
         features = datasets.Features({"predictions": datasets.Sequence(datasets.Value("int64"))})
-        return evaluate.MetricInfo(description=__doc__, citation="", inputs_description=INPUTS, features=features)
+        return evaluate.MetricInfo(description=__doc__, citation="", inputs_description=self.__doc__, features=features)
 
-    def _compute(self, predictions):
+    def _compute(self, predictions: list[list[int]]) -> dict[str, float]:
         return {"reply_length": float(np.mean([*map(len, predictions)]))}

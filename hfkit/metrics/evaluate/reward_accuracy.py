@@ -1,10 +1,10 @@
-"""How well rewards rank pairs of replies: accuracy, log-loss, calibration error, and the part that length plays.
+"""How well rewards rank pairs of replies: accuracy, log-loss, calibration error, and the influence of length.
 
 With margin = reward of the chosen reply - that of the rejected one, and p = sigmoid(margin) (Bradley and Terry 1952):
-accuracy = share of margins above 0; log_loss = mean of -ln p; calibration_error = the gap between how sure p is and
-how often it is right, over ten bins of confidence (Guo et al. 2017, arXiv 1706.04599). Given lengths: the accuracy
-where the chosen reply is the longer one and where it is the shorter one, and how often the rewards and the labels side
-with the longer reply (Singhal et al. 2023, arXiv 2310.03716).
+accuracy = share of margins above 0; log_loss = mean of -ln p; calibration_error = the gap between confidence
+and accuracy, over ten bins of confidence (Guo et al. 2017, arXiv 1706.04599). Given lengths: the accuracy where the
+chosen reply is the longer one and where it is the shorter one, and how often the rewards and the labels prefer the
+longer reply (Singhal et al. 2023, arXiv 2310.03716).
 """
 
 import datasets
@@ -12,25 +12,25 @@ import evaluate
 
 from hfkit.metrics.preference import metrics_by_length, metrics_of_margins
 
-INPUTS = """
-Args:
-    chosen: rewards of the chosen replies.
-    rejected: rewards of the rejected replies.
-    length_difference: length of each chosen reply less that of the rejected one; 0 for all, if unknown.
-Returns:
-    accuracy, margin, log_loss, calibration_error; and, where lengths differ, accuracy_chosen_longer,
-    accuracy_chosen_shorter, longer_preferred, longer_chosen
-"""
-
 
 class RewardAccuracy(evaluate.Metric):
-    """See the module."""
+    """Inputs and outputs of `compute`.
 
-    def _info(self):
+    Args:
+        chosen: rewards of the chosen replies.
+        rejected: rewards of the rejected replies.
+        length_difference: length of each chosen reply minus that of the rejected one; 0 for all if unknown.
+
+    Returns:
+        accuracy, margin, log_loss, calibration_error; and, where lengths differ, accuracy_chosen_longer,
+        accuracy_chosen_shorter, longer_preferred, longer_chosen
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
         kinds = {"chosen": "float64", "rejected": "float64", "length_difference": "int64"}
         features = datasets.Features({name: datasets.Value(kind) for name, kind in kinds.items()})
-        return evaluate.MetricInfo(description=__doc__, citation="", inputs_description=INPUTS, features=features)
+        return evaluate.MetricInfo(description=__doc__, citation="", inputs_description=self.__doc__, features=features)
 
-    def _compute(self, chosen, rejected, length_difference):
+    def _compute(self, chosen: list[float], rejected: list[float], length_difference: list[int]) -> dict[str, float]:
         margins = [better - worse for better, worse in zip(chosen, rejected, strict=True)]
         return {**metrics_of_margins(margins), **metrics_by_length(margins, length_difference)}

@@ -1,24 +1,24 @@
-"""Mean over tokens of -sum_v p(v) ln p(v), in nats (Shannon 1948), p being what the token was sampled from."""
+"""Mean over tokens of -sum_v p(v) ln p(v), in nats (Shannon 1948); each token was sampled from its p."""
 
 import datasets
 import evaluate
 
 from hfkit.metrics.formulas import token_entropy
 
-INPUTS = """
-Args:
-    predictions: of each reply, the entropy at each of its tokens.
-Returns:
-    token_entropy
-"""
-
 
 class TokenEntropy(evaluate.Metric):
-    """See the module."""
+    """Inputs and outputs of `compute`.
 
-    def _info(self):
+    Args:
+        predictions: for each reply, the entropy at each token, in nats.
+
+    Returns:
+        token_entropy
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
         features = datasets.Features({"predictions": datasets.Sequence(datasets.Value("float64"))})
-        return evaluate.MetricInfo(description=__doc__, citation="", inputs_description=INPUTS, features=features)
+        return evaluate.MetricInfo(description=__doc__, citation="", inputs_description=self.__doc__, features=features)
 
-    def _compute(self, predictions):
+    def _compute(self, predictions: list[list[float]]) -> dict[str, float]:
         return {"token_entropy": token_entropy([sum(reply) for reply in predictions], [*map(len, predictions)])}

@@ -3,10 +3,10 @@
 from hfkit.config.stages import PPOConfig
 from hfkit.core.errors import HfkitError, Problem, reason
 from hfkit.models.loading import cached_config
-from hfkit.rlhf.gate import held_out_figures
-from hfkit.rlhf.guards import precision_problems
-from hfkit.rlhf.reward_functions import import_function
-from hfkit.rlhf.scores import reward_tokenizer
+from hfkit.rlhf.reward_functions import import_reward_function
+from hfkit.rlhf.reward_quality import recorded_pair_metrics
+from hfkit.rlhf.rewards import load_reward_tokenizer
+from hfkit.rlhf.validation import precision_problems
 from hfkit.stages.checks.models import path_problems
 from hfkit.stages.checks.numbers import has_held_out
 
@@ -46,7 +46,7 @@ def function_problems(config: PPOConfig) -> list[Problem]:
     problems = []
     for place, path in enumerate(config.reward_functions):
         try:
-            import_function(path)
+            import_reward_function(path)
         except HfkitError as error:
             problems.append(Problem(f"reward_functions[{place}]", path, str(error)))
     if len({*config.reward_functions}) < len(config.reward_functions):
@@ -112,7 +112,7 @@ def accuracy_problems(config: PPOConfig) -> list[Problem]:
     least, path = config.min_reward_accuracy, config.reward_model_path
     if least is None:
         return []
-    figures = held_out_figures(path, config.reward_model_revision)
+    figures = recorded_pair_metrics(path, config.reward_model_revision)
     if not figures:
         remedy = f"how well {path} ranks held-out pairs is unknown: `hfkit evaluate {path} --datasets PAIRS` tells"
         return [Problem("min_reward_accuracy", least, remedy)]
@@ -126,7 +126,7 @@ def reward_tokenizer_problems(config: PPOConfig) -> list[Problem]:
     """A reward model may read with a tokenizer of its own: one that can be read, with ids that it has weights for."""
     path = config.reward_model_path
     try:
-        highest = max(reward_tokenizer(config).get_vocab().values())
+        highest = max(load_reward_tokenizer(config).get_vocab().values())
         size = cached_config(path, config.reward_model_revision).get_text_config().vocab_size
     except Exception as error:  # whatever a library says of a folder's content
         return [Problem("reward_model_path", path, f"its tokenizer cannot be read: {reason(error)}")]

@@ -1,4 +1,4 @@
-"""Before PPO: what is known of the reward model is told, what is too bad is refused, worthless replies are scored."""
+"""Before PPO: the reward model's accuracy is reported, one too low fails, and worthless replies are scored."""
 
 import json
 
@@ -10,9 +10,9 @@ from hfkit.core.errors import ConfigError
 from hfkit.core.files import write_json
 from hfkit.data.comparisons import as_pairs
 from hfkit.metrics.preference import metrics_of_rewards
-from hfkit.metrics.probes import CURES, probe, signs, spoilt
+from hfkit.metrics.probes import REMEDIES, make_worthless_replies, probe_warnings, run_probes
 from hfkit.records.record import read_record
-from hfkit.rlhf.gate import held_out_figures
+from hfkit.rlhf.reward_quality import recorded_pair_metrics
 
 END = 0
 REPLIES = [[5, 6, 7, 8, END], [9, 9, END], [4, 3, 2]]
@@ -53,8 +53,8 @@ def test_rankings_and_the_pairs_in_them_have_the_same_figures():
     assert (figures["longer_chosen"], figures["accuracy_chosen_longer"]) == (0.75, pytest.approx(2 / 3))
 
 
-def test_the_reward_stage_records_what_the_gate_reads(reward_dir):
-    figures = held_out_figures(str(reward_dir))
+def test_the_reward_stage_records_the_metrics_that_are_read(reward_dir):
+    figures = recorded_pair_metrics(str(reward_dir))
     assert 0 <= figures["accuracy_low"] <= figures["accuracy"] <= figures["accuracy_high"] <= 1
     # every chosen reply is longer than the colour that is rejected
     assert figures["longer_chosen"] == 1
@@ -80,13 +80,13 @@ def test_the_figure_has_no_effect_without_a_reward_model(config_of, tmp_path):
 
 def test_what_evaluate_measured_is_what_counts(config_of, reward_dir, tmp_path):
     path = with_metrics(reward_dir, tmp_path, evaluation={"metrics": {"accuracy": 0.9}})
-    assert held_out_figures(path) == {"accuracy": 0.9}
+    assert recorded_pair_metrics(path) == {"accuracy": 0.9}
     config_of("ppo", tmp_path / "out", reward_model_path=path, min_reward_accuracy=0.85)
 
 
-def test_spoilt_replies():
-    kinds = spoilt(REPLIES, END)
-    assert kinds.keys() == {"real", *CURES}
+def test_worthless_replies():
+    kinds = make_worthless_replies(REPLIES, END)
+    assert kinds.keys() == {"real", *REMEDIES}
     assert kinds["empty"] == [[END]] * 3
     assert kinds["repeated"][0] == [5, 6, 5, 6, END]
     assert kinds["truncated"] == [[5, 6], [9], [4, 3]]
@@ -94,21 +94,21 @@ def test_spoilt_replies():
 
 
 def test_a_reward_for_brevity_is_seen_through_and_an_honest_one_passes():
-    brief = probe(lambda replies: [-len(reply) for reply in replies], REPLIES, END)
+    brief = run_probes(lambda replies: [-len(reply) for reply in replies], REPLIES, END)
     assert brief["empty"] == {"mean": -1, "beats_real": 1}
-    assert [sign.split()[0] for sign in signs(brief)] == ["empty", "truncated"]
-    honest = probe(lambda replies: [float(a == b) for a, b in zip(replies, REPLIES, strict=True)], REPLIES, END)
+    assert [sign.split()[0] for sign in probe_warnings(brief)] == ["empty", "truncated"]
+    honest = run_probes(lambda replies: [float(a == b) for a, b in zip(replies, REPLIES, strict=True)], REPLIES, END)
     assert honest["real"]["mean"] == 1
-    assert signs(honest) == []
+    assert probe_warnings(honest) == []
 
 
-def test_ppo_tells_and_records_it(run_stage, reward_dir, tmp_path, capsys):
+def test_ppo_reports_and_records_it(run_stage, reward_dir, tmp_path, capsys):
     path = with_metrics(reward_dir, tmp_path, metrics={"eval_accuracy": 0.5, "eval_accuracy_low": 0.3})
     folder = run_stage("ppo", tmp_path / "out", reward_model_path=path)
     shown = capsys.readouterr()
-    assert "may be no better than chance (accuracy 0.500, 0.300 to 0.500)" in shown.err
+    assert "may be no better than chance on held-out pairs (accuracy 0.500, 0.300 to 0.500)" in shown.err
     assert "off-topic" in shown.out
     probes = json.loads((folder / "hfkit.json").read_text())["reward_probes"]
-    assert probes.keys() == {"real", *CURES}
-    told = {line.split()[1] for line in shown.err.splitlines() if "are rewarded with" in line}
-    assert told == {sign.split()[0] for sign in signs(probes)}
+    assert probes.keys() == {"real", *REMEDIES}
+    reported = {line.split()[1] for line in shown.err.splitlines() if "have a mean reward of" in line}
+    assert reported == {sign.split()[0] for sign in probe_warnings(probes)}

@@ -1,4 +1,4 @@
-"""What a trainer owes beside its updates: lengths, logs, checkpoints, evaluation, the best model, samples, stopping."""
+"""The training loop beside its updates: lengths, logs, checkpoints, evaluation, the best model, samples, stopping."""
 
 import json
 import math
@@ -149,6 +149,15 @@ def test_samples_of_the_rollouts_are_written_as_often_as_asked(run):
     assert sum(scores) / 4 == pytest.approx(rows_with(folder, "objective/scores")[1]["objective/scores"], abs=1e-3)
 
 
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_the_kl_of_the_logged_replies_is_what_the_update_was_penalized_with(run, estimator):
+    folder = run(max_steps=4, sample_steps=4, learning_rate=1e-2, kl_estimator=estimator)
+    kl = [json.loads(line)["kl"] for line in (folder / "rollouts.jsonl").read_text().splitlines()]
+    mean = rows_with(folder, "objective/kl")[-1]["objective/kl"]
+    assert abs(mean) > 1e-2 and sum(kl) / len(kl) == pytest.approx(mean, abs=1e-4)
+    assert min(kl) >= 0 or estimator == "k1"
+
+
 def test_past_the_kl_limit_it_stops_with_a_checkpoint_and_the_reason(run, capsys):
     folder = run(max_steps=9, max_kl=1e-6, save_steps=100)
     record = read_record(folder)
@@ -160,12 +169,12 @@ def test_past_the_kl_limit_it_stops_with_a_checkpoint_and_the_reason(run, capsys
     assert same(policy_of(folder), policy_of(folder / f"checkpoint-{record['steps']}"))
 
 
-def test_a_loss_that_is_no_number_stops_it_and_leaves_the_weights_whole(run, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_it_and_leaves_the_weights_whole(run, monkeypatch):
     """In the second of three updates; what the first one learnt is published."""
-    judge, calls = ExperienceMaker.__call__, []
+    make_experience, calls = ExperienceMaker.__call__, []
 
     def broken(self, rows, replies):
-        experience, metrics = judge(self, rows, replies)
+        experience, metrics = make_experience(self, rows, replies)
         calls.append(1)
         if len(calls) == 2:
             experience.advantages[0, 0] = math.nan
@@ -174,7 +183,7 @@ def test_a_loss_that_is_no_number_stops_it_and_leaves_the_weights_whole(run, mon
     monkeypatch.setattr(ExperienceMaker, "__call__", broken)
     folder = run(max_steps=3, save_steps=1, save_total_limit=9, num_mini_batches=1)
     record = read_record(folder)
-    assert "stopped at step 2: loss/policy_avg, policy/grad_norm no longer a number" in record["stopped"]
+    assert "stopped at step 2: loss/policy_avg, policy/grad_norm is no longer finite" in record["stopped"]
     assert "lower learning_rate" in record["stopped"]
     assert all(tensor.isfinite().all() for tensor in policy_of(folder))
     assert same(policy_of(folder), policy_of(folder / "checkpoint-1"))

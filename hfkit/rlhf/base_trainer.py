@@ -1,0 +1,138 @@
+"""The parts of PPO's trainer, put together in TRL's constructor.
+
+TRL's PPO is imported here and in `arguments.py` only. TRL 1.12 is the last release with a PPOTrainer: its class, config
+and constructor are the interface, and the loop in `trainer.py` is hfkit's own.
+"""
+
+import copy
+from collections import defaultdict
+from typing import Any, cast
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
+from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
+from trl.experimental.ppo.ppo_trainer import OnlineTrainerState
+
+from hfkit.models.adapters import can_merge
+from hfkit.models.generation import set_generation_config, stop_ids
+from hfkit.models.reward_model import RewardModel
+from hfkit.rlhf.arguments import PPOArguments
+from hfkit.rlhf.controllers import Controllers, KLController, RewardNormalizer
+from hfkit.rlhf.experience import ExperienceMaker
+from hfkit.rlhf.forward import Model
+from hfkit.rlhf.monitor import TrainingMonitor
+from hfkit.rlhf.ptx import PTX
+from hfkit.rlhf.rewards import Scorer
+from hfkit.rlhf.roles import Roles
+from hfkit.rlhf.rollout import GenerateEngine, RolloutEngine
+from hfkit.rlhf.rollout_log import RolloutLog
+from hfkit.rlhf.row_order import ShuffledOrder
+from hfkit.rlhf.update import Updater
+from hfkit.rlhf.validation import validate_trainer_inputs
+
+
+class BasePPOTrainer(TrlPPOTrainer):
+    """Assembles the parts of PPOTrainer, which has the documentation of the arguments.
+
+    Attributes:
+        batch_size: replies of an update, over all processes; `local_batch_size` those of one process.
+        pending_logs: metrics of the updates since the last log.
+        seconds: time spent in each phase of the current update.
+    """
+
+    args: PPOArguments
+    state: OnlineTrainerState
+    processing_class: PreTrainedTokenizerBase
+    train_dataset: Dataset
+    eval_dataset: Dataset
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: torch.optim.lr_scheduler.LambdaLR
+
+    def __init__(
+        self,
+        args: PPOArguments,
+        processing_class: PreTrainedTokenizerBase,
+        model: Model,
+        ref_model: Model,
+        reward_model: Model | None,
+        train_dataset: Dataset,
+        value_model: Model,
+        scorer: Scorer | None = None,
+        normalizer: RewardNormalizer | None = None,
+        ptx_rows: Dataset | None = None,
+        engine: RolloutEngine | None = None,
+        **options: Any,
+    ):
+        validate_trainer_inputs(args, processing_class, model, reward_model, train_dataset, value_model)
+        args.stop_token = "eos"
+        own_generation_config = copy.deepcopy(model.generation_config)
+        if args.gradient_checkpointing:
+            for trained in (model, value_model):
+                trained.gradient_checkpointing_enable({"use_reentrant": False})
+                trained.enable_input_require_grads()  # else nothing needs a gradient at a frozen base's first layer
+        super().__init__(
+            args,
+            processing_class,
+            cast(PreTrainedModel, model),
+            cast(PreTrainedModel, ref_model),
+            cast(PreTrainedModel, reward_model or torch.nn.Module()),  # TRL needs a module here
+            train_dataset,
+            cast(PreTrainedModel, value_model),
+            **options,
+        )
+        # TRL sets one stop token on the policy and would save it; the model keeps its own.
+        set_generation_config(model, own_generation_config)
+        # DistributedDataParallel hides `generate` and wants a single forward; the updater sums gradients instead.
+        self.model = self.accelerator.unwrap_model(self.model)
+        self.batch_size, self.local_batch_size = cast(int, args.batch_size), cast(int, args.local_batch_size)
+        self.stop_token_ids = stop_ids(own_generation_config, processing_class)
+        self.stopped: str | None = None
+        self.pending_logs: list[dict[str, float]] = []
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.controllers = Controllers(
+            KLController(args.kl_coef, args.kl_target, args.kl_horizon),
+            TrainingMonitor(args.max_kl),
+            (normalizer or RewardNormalizer()) if args.normalize_rewards else None,
+        )
+        self.prompt_order = ShuffledOrder(len(train_dataset), args.seed)
+        self.engine = engine or self.default_engine(model)
+        self.roles = roles = Roles(model, ref_model, reward_model, value_model)
+        if scorer is None:
+            assert reward_model is not None
+            scorer = Scorer(processing_class, RewardModel(reward_model, processing_class))
+        self.experience_maker = ExperienceMaker(
+            args, self.accelerator, roles, scorer, self.stop_token_ids, self.controllers
+        )
+        self.ptx = PTX(args, self.accelerator, ptx_rows, processing_class.pad_token_id) if ptx_rows else None
+        self.updater = Updater(args, self.accelerator, roles, self.optimizer, self.ptx)
+        self.rollout_log = RolloutLog(args.output_dir, processing_class)
+
+    def default_engine(self, model: Model) -> RolloutEngine:
+        """Return an engine that samples with Transformers' generate."""
+        args, bf16 = self.args, bool(self.args.bf16)
+        length, size = args.response_length, args.local_rollout_forward_batch_size
+        merge = args.merge_in_rollouts and can_merge(model, bf16)
+        tokenizer, stop_token_ids = self.processing_class, self.stop_token_ids
+        return GenerateEngine(model, tokenizer, stop_token_ids, length, args.temperature, size, merge, bf16)
+
+    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
+        """Create one optimizer, with a parameter group and a learning rate for each of policy and value model."""
+        args = self.args
+        if args.max_steps > 0:  # TRL counts total_episodes alone
+            num_training_steps = args.max_steps
+        if self.optimizer is None:
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, self.model)
+            rates = {self.policy_model: args.learning_rate, self.value_model: args.value_learning_rate}
+            groups = [
+                {
+                    "params": [p for p in model.parameters() if p.requires_grad],
+                    "lr": args.learning_rate if rate is None else rate,
+                    "weight_decay": args.weight_decay,
+                }
+                for model, rate in rates.items()
+            ]
+            self.optimizer = optimizer_class(groups, **options)
+        if self.lr_scheduler is None:
+            warmup = args.get_warmup_steps(num_training_steps)
+            self.lr_scheduler = get_scheduler(args.lr_scheduler_type, self.optimizer, warmup, num_training_steps)

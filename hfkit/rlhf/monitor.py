@@ -1,0 +1,100 @@
+"""Signs that PPO goes wrong: each message says what happened, the likely cause, and the key to change."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+WINDOW = 10
+"""Updates to average over: the first ones are compared with the latest ones."""
+
+MUST_BE_FINITE = ("objective/kl", "objective/scores", "loss/policy_avg", "loss/value_avg", "policy/grad_norm")
+"""Metrics without which training cannot continue."""
+
+
+def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each metric."""
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+
+
+@dataclass
+class TrainingMonitor:
+    """Checks the metrics of each update and reports each sign once.
+
+    Args:
+        max_kl: nats per reply above which training stops.
+    """
+
+    max_kl: float
+    history: list[dict[str, float]] = field(default_factory=list)
+    reported: set[str] = field(default_factory=set)
+
+    def stop_reason(self, metrics: dict[str, float]) -> str | None:
+        """Return why training must stop now, or None."""
+        kl = metrics["objective/kl"]
+        not_finite = [name for name in MUST_BE_FINITE if not math.isfinite(metrics[name])]
+        if not_finite:
+            return (
+                f"{', '.join(not_finite)} is no longer finite: lower learning_rate, train in float32, or set "
+                "attn_implementation: eager"
+            )
+        if kl > self.max_kl:
+            return (
+                f"KL {kl:.2f} exceeds max_kl={self.max_kl}. The policy may be gaming the reward model: raise kl_coef "
+                "or lower learning_rate"
+            )
+        return None
+
+    def new_warnings(self, metrics: dict[str, float]) -> list[str]:
+        """Add the metrics of an update; return warnings that were not reported before.
+
+        The last `WINDOW` updates are compared with the first ones, as soon as the two do not overlap.
+        """
+        self.history.append(metrics)
+        if len(self.history) > 2 * WINDOW:  # only the first and the last updates are compared
+            del self.history[WINDOW]
+        if len(self.history) < 2 * WINDOW:
+            return []
+        found = warnings_between(mean_metrics(self.history[:WINDOW]), mean_metrics(self.history[-WINDOW:]))
+        new = [text for sign, text in found.items() if sign not in self.reported]
+        self.reported |= set(found)
+        return new
+
+    def state_dict(self) -> dict[str, list]:
+        return {"history": self.history, "reported": sorted(self.reported)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.history, self.reported = state["history"], set(state["reported"])
+
+
+def warnings_between(first: dict[str, float], last: dict[str, float]) -> dict[str, str]:
+    """Return what went wrong between two sets of mean metrics: a warning for each sign, by its name."""
+    found = {}
+    if last["objective/entropy"] < 0.2 * first["objective/entropy"]:
+        found["entropy"] = (
+            f"entropy fell from {first['objective/entropy']:.2f} to {last['objective/entropy']:.2f} nats per token: "
+            "replies become alike; raise kl_coef or entropy_coef, or lower learning_rate"
+        )
+    better = last["objective/scores"] > first["objective/scores"]
+    if better and last["val/reply_length"] > 2 * first["val/reply_length"]:
+        found["length"] = (
+            f"the reward rises while replies grow from {first['val/reply_length']:.0f} to "
+            f"{last['val/reply_length']:.0f} tokens: the reward model may prefer length; set missing_eos_penalty or a "
+            "smaller response_length"
+        )
+    if better and last["val/repetition"] > first["val/repetition"] + 0.25:
+        found["repetition"] = (
+            f"the reward rises while {last['val/repetition']:.0%} of the three-token runs of the replies repeat: the "
+            "policy is gaming the reward model; raise kl_coef"
+        )
+    if last["val/explained_variance"] < 0:
+        found["value"] = (
+            f"the value model is worse than a constant (explained variance {last['val/explained_variance']:.2f}): "
+            "raise vf_coef or value_learning_rate, or set value_warmup_steps"
+        )
+    return found
+
+
+def repetition_share(reply: list[int]) -> float:
+    """Return the share of three-token runs of a reply that occurred earlier in it."""
+    runs = [tuple(reply[start : start + 3]) for start in range(len(reply) - 2)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0

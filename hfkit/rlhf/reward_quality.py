@@ -1,0 +1,92 @@
+"""Whether a reward model is good enough for PPO: metrics on held-out pairs, and rewards of worthless replies."""
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from hfkit.config.stages import PPOConfig
+from hfkit.core.console import is_main_process, say, warn
+from hfkit.metrics.probes import print_probes, probe_warnings, run_probes
+from hfkit.models.generation import generate_replies, stop_ids
+from hfkit.records.record import record_of
+from hfkit.rlhf.arguments import PPOArguments
+from hfkit.rlhf.forward import Model, autocast
+from hfkit.rlhf.rewards import Scorer, shape_scores
+
+PROBED_PROMPTS = 16
+
+
+def recorded_pair_metrics(path: str, revision: str = "main") -> dict[str, float]:
+    """Return a reward model's metrics on held-out pairs from its record, named as in `metrics_of_rewards`; or {}.
+
+    Those of `hfkit evaluate` take precedence over those of its training.
+    """
+    record = record_of(path, revision) or {}
+    evaluated = record.get("evaluation", {}).get("metrics", {})
+    trained = {key.removeprefix("eval_"): value for key, value in record.get("metrics", {}).items() if "eval_" in key}
+    metrics = evaluated if "accuracy" in evaluated else trained
+    return metrics if "accuracy" in metrics else {}
+
+
+def report_reward_accuracy(config: PPOConfig) -> None:
+    """Print how well the reward model ranks held-out pairs; warn where it may be no better than chance."""
+    path = config.reward_model_path
+    if not path:
+        return
+    metrics = recorded_pair_metrics(path, config.reward_model_revision)
+    if not metrics:
+        say(f"ppo: no accuracy of {path} on held-out pairs is known. Run `hfkit evaluate {path} --datasets PAIRS`")
+        return
+    low, high = (metrics.get(f"accuracy_{end}", metrics["accuracy"]) for end in ("low", "high"))
+    parts = [f"accuracy on held-out pairs {metrics['accuracy']:.3f} (95% interval {low:.3f} to {high:.3f})"]
+    if "calibration_error" in metrics:
+        parts.append(f"calibration error {metrics['calibration_error']:.3f}")
+    if "longer_preferred" in metrics:
+        parts.append(
+            f"prefers the longer reply in {metrics['longer_preferred']:.0%} of the pairs, the labels in "
+            f"{metrics['longer_chosen']:.0%}"
+        )
+    say(f"ppo: reward model: {', '.join(parts)}")
+    if low <= 0.5:
+        warn(
+            f"{path} may be no better than chance on held-out pairs (accuracy {metrics['accuracy']:.3f}, {low:.3f} to "
+            f"{high:.3f}), and PPO would optimize noise. Train it on more pairs, or from the SFT model; set "
+            "min_reward_accuracy to stop PPO below an accuracy"
+        )
+
+
+def probe_rewards(
+    policy: Model, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, rows: Dataset, args: PPOArguments
+) -> dict[str, dict[str, float]]:
+    """Score the policy's own replies to a few prompts, before the first step, and worthless ones made from them.
+
+    These are the rewards of PPO: with `missing_eos_penalty`, before normalization and clip.
+
+    Returns:
+        what `probes.run_probes` returns; {} with a single prompt, for which no reply could be off-topic.
+    """
+    prompt_rows = [rows[index] for index in range(min(len(rows), PROBED_PROMPTS))]
+    if len(prompt_rows) < 2:
+        return {}
+    prompts = [row["input_ids"] for row in prompt_rows]
+    stop_token_ids = stop_ids(policy.generation_config, tokenizer)
+    size = args.per_device_eval_batch_size
+    was_training = policy.training
+    with autocast(args.bf16, policy.device):
+        replies = generate_replies(
+            policy.eval(), tokenizer, prompts, args.response_length, args.temperature, args.seed, size, stop_token_ids
+        )
+    policy.train(was_training)
+
+    def score(replies: list[list[int]]) -> torch.Tensor:
+        ended = torch.tensor([reply[-1] in stop_token_ids for reply in replies])
+        with autocast(args.bf16, policy.device):
+            total = scorer(prompts, replies, prompt_rows)["total"]
+        return shape_scores(total, ended, None, None, args.missing_eos_penalty)
+
+    probes = run_probes(score, replies, tokenizer.eos_token_id)
+    if is_main_process():
+        print_probes(probes, f"rewards of replies to {len(prompt_rows)} prompts, before PPO")
+    for warning in probe_warnings(probes):
+        warn(warning)
+    return probes

@@ -1,0 +1,162 @@
+"""Scores of replies: by a reward model, by reward functions, or by a weighted sum; then shaped for the update."""
+
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedTokenizerBase
+
+from hfkit.config.stages import PPOConfig
+from hfkit.core.errors import HfkitError
+from hfkit.data.chat_template import Messages, RenderError, encode_conversation
+from hfkit.models.loading import load_tokenizer
+from hfkit.models.reward_model import RewardModel
+from hfkit.records.record import record_of
+from hfkit.rlhf.controllers import RewardNormalizer
+from hfkit.rlhf.forward import Model
+from hfkit.rlhf.reward_functions import RewardFunction, call_reward_function, import_reward_function, validate_scores
+
+
+@dataclass
+class Scorer:
+    """The weighted sum of a reward model's score and of functions `f(prompts, replies, **columns) -> list[float]`.
+
+    Args:
+        tokenizer: the policy's; it decodes replies for functions, and for a reward model with a tokenizer of its own.
+        model: None where only functions score.
+        same_ids: whether the reward model reads the policy's token ids as they are.
+        weights: one for the model, if there is one, then one for each function; default 1 each.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    model: RewardModel | None = None
+    same_ids: bool = True
+    functions: dict[str, RewardFunction] = field(default_factory=dict)
+    weights: list[float] = field(default_factory=list)
+    batch_size: int = 16
+
+    def __call__(self, prompts: list[list[int]], replies: list[list[int]], rows: list[dict]) -> dict[str, torch.Tensor]:
+        """Return the scores of replies, float32 (N,) on the CPU: `total`, and each part before its weight.
+
+        Args:
+            rows: the dataset's columns of each prompt, `prompt` (text or messages) among them.
+
+        Raises:
+            HfkitError: a function does not return one finite number for each reply.
+        """
+        parts = {}
+        texts = self.tokenizer.batch_decode(replies, skip_special_tokens=True)
+        if self.model is not None and self.same_ids:
+            joined = [prompt + reply for prompt, reply in zip(prompts, replies, strict=True)]
+            parts["model"] = self.model.score_ids(joined, self.batch_size)
+        elif self.model is not None:
+            parts["model"] = self.score_texts(self.model, rows, texts)
+        prompt_texts = [row["prompt"] for row in rows]
+        columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", "input_ids")}
+        for name, function in self.functions.items():
+            scores = call_reward_function(name, function, prompt_texts, texts, columns)
+            parts[name] = validate_scores(name, scores, len(texts))
+        weights = self.weights or [1.0] * len(parts)
+        weighted = [weight * part for weight, part in zip(weights, parts.values(), strict=True)]
+        return {"total": sum(weighted, torch.zeros(())), **parts}
+
+    def score_texts(self, model: RewardModel, rows: list[dict], texts: list[str]) -> torch.Tensor:
+        """Return the scores (N,) of a reward model that reads text with its own tokenizer and chat template."""
+        try:
+            return model([row["prompt"] for row in rows], [*texts], self.batch_size)
+        except RenderError as error:
+            raise HfkitError(f"the reward model's chat template cannot render a reply: {error}") from error
+
+
+def shape_scores(
+    scores: torch.Tensor,
+    ended: torch.Tensor,
+    normalizer: RewardNormalizer | None,
+    clip: float | None,
+    missing_eos_penalty: float | None,
+) -> torch.Tensor:
+    """Return the scores (N,) for the update: normalized, clipped to +-`clip`, less a penalty for unended replies.
+
+    Args:
+        ended: whether a stop token ended the reply, bool (N,).
+    """
+    if normalizer is not None:
+        scores = normalizer(scores)
+    if clip is not None:
+        scores = scores.clamp(-clip, clip)
+    return scores if missing_eos_penalty is None else scores - missing_eos_penalty * (~ended).float()
+
+
+def scoring_tokenizer(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer that the reward model reads with, or None without a reward model.
+
+    It is the policy's `tokenizer` itself if the reward model's own one has the same vocabulary and chat template.
+    """
+    if config.reward_model_path is None:
+        return None
+    own = load_reward_tokenizer(config)
+    same = own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template
+    return tokenizer if same else own
+
+
+def load_reward_tokenizer(config: PPOConfig) -> PreTrainedTokenizerBase:
+    """Load the reward model's own tokenizer; it pads with the config's `pad_token` where it has no pad token itself.
+
+    Raises:
+        HfkitError: there is no token to pad with.
+    """
+    path, revision = config.reward_model_path, config.reward_model_revision
+    assert path is not None
+    try:
+        return load_tokenizer(path, revision)
+    except HfkitError:
+        return load_tokenizer(path, revision, config.pad_token)
+
+
+def validate_rendering(reward_tokenizer: PreTrainedTokenizerBase, prompt: str | Messages) -> None:
+    """Render one prompt before any model is loaded.
+
+    Raises:
+        HfkitError: the reward model's own tokenizer cannot render it.
+    """
+    try:
+        encode_conversation(reward_tokenizer, prompt, "yes")
+    except RenderError as error:
+        raise HfkitError(
+            f"reward_model_path: its tokenizer differs from the policy's and cannot render the prompts: {error}"
+        ) from error
+
+
+def load_scorer(
+    config: PPOConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    reward_tokenizer: PreTrainedTokenizerBase | None,
+    reward_model: Model | None,
+) -> Scorer:
+    """Return the scorer of a PPO config.
+
+    Args:
+        tokenizer: the policy's.
+        reward_tokenizer: as `scoring_tokenizer` returns it.
+        reward_model: None where only functions score.
+    """
+    model = None if reward_model is None or reward_tokenizer is None else RewardModel(reward_model, reward_tokenizer)
+    functions = {path: import_reward_function(path) for path in config.reward_functions}
+    size = config.per_device_eval_batch_size
+    return Scorer(tokenizer, model, reward_tokenizer is tokenizer, functions, config.reward_weights, size)
+
+
+def initial_normalizer(config: PPOConfig) -> RewardNormalizer | None:
+    """Return a normalizer with the mean and std that the reward stage measured on held-out replies.
+
+    They weigh as much as one batch of PPO. None where rewards are not normalized, where functions contribute to them,
+    or where the reward model's record has no such metrics.
+    """
+    if not config.normalize_rewards or config.reward_functions or config.reward_model_path is None:
+        return None
+    metrics = (record_of(config.reward_model_path, config.reward_model_revision) or {}).get("metrics", {})
+    if "eval_reward_mean" not in metrics:
+        return None
+    weight = config.reward_weights[0] if config.reward_weights else 1.0
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * PartialState().num_processes
+    return RewardNormalizer(weight * metrics["eval_reward_mean"], abs(weight) * metrics["eval_reward_std"], batch)

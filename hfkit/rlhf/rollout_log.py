@@ -1,0 +1,43 @@
+"""`rollouts.jsonl`: a sample of the replies that the policy was trained on."""
+
+import json
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from hfkit.core.files import write_text
+from hfkit.rlhf.experience import Experience
+
+LOGGED_REPLIES = 8
+"""About how many replies of an update are logged."""
+
+
+class RolloutLog:
+    """One JSON object a line: step, prompt, reply, score (after shaping), and kl.
+
+    `kl` is the KL estimate that the update was penalized with: nats per reply, by the configured `kl_estimator`.
+    """
+
+    def __init__(self, folder: str, tokenizer: PreTrainedTokenizerBase):
+        self.path, self.tokenizer = Path(folder) / "rollouts.jsonl", tokenizer
+
+    def truncate(self, step: int) -> None:
+        """Remove the lines after a step, and an incomplete last line: a resumed run writes them again."""
+        if self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]  # after the last newline: incomplete
+            write_text(self.path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+
+    def append(self, step: int, rows: list[dict], replies: list[list[int]], experience: Experience) -> None:
+        """Append some replies of a batch, best score first."""
+        kl = experience.kl_per_reply()
+        order = experience.scores.argsort(descending=True).tolist()
+        with self.path.open("a", encoding="utf-8") as stream:
+            for index in order[:: max(len(order) // LOGGED_REPLIES, 1)]:
+                sample = {
+                    "step": step,
+                    "prompt": self.tokenizer.decode(rows[index]["input_ids"]),
+                    "reply": self.tokenizer.decode(replies[index], skip_special_tokens=True),
+                    "score": round(float(experience.scores[index]), 4),
+                    "kl": round(float(kl[index]), 4),
+                }
+                stream.write(json.dumps(sample, ensure_ascii=False) + "\n")

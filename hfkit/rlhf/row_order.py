@@ -1,0 +1,28 @@
+"""Which rows an update takes: a function of the seed and the position alone, so a resumed run takes the same rows."""
+
+import torch
+
+
+class ShuffledOrder:
+    """Indices of the rows of a dataset, in a new random order for each pass.
+
+    Args:
+        rows: number of rows.
+        seed: seed of the orders.
+    """
+
+    def __init__(self, rows: int, seed: int):
+        self.rows, self.seed = rows, seed
+        self.orders: dict[int, list[int]] = {}
+
+    def take(self, start: int, count: int) -> list[int]:
+        """Return the indices of `count` rows, after `start` rows were taken."""
+        return [self.order(taken // self.rows)[taken % self.rows] for taken in range(start, start + count)]
+
+    def order(self, epoch: int) -> list[int]:
+        """Return the order of a pass; only the last two are kept in memory."""
+        if epoch not in self.orders:
+            generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+            self.orders = {key: order for key, order in self.orders.items() if key == epoch - 1}
+            self.orders[epoch] = torch.randperm(self.rows, generator=generator).tolist()
+        return self.orders[epoch]

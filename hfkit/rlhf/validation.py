@@ -1,0 +1,67 @@
+"""Checks of PPOTrainer's inputs: what would train nothing, or the wrong thing, fails before the first step."""
+
+import os
+
+from accelerate import PartialState
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from hfkit.config.stages import PPOConfig
+from hfkit.core.errors import ConfigError, HfkitError, Problem
+from hfkit.rlhf.arguments import PPOArguments
+from hfkit.rlhf.forward import Model
+
+MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
+"""The environment variable of Accelerate."""
+
+
+def validate_trainer_inputs(
+    args: PPOArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    model: Model,
+    reward_model: Model | None,
+    train_dataset: Dataset,
+    value_model: Model,
+) -> None:
+    """Raise an HfkitError for inputs that PPO cannot train with."""
+    if problems := precision_problems(args):
+        raise ConfigError(problems)
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * PartialState().num_processes
+    if len(train_dataset) < batch:
+        raise HfkitError(
+            f"{len(train_dataset)} prompts < batch of {batch} (per_device_train_batch_size x "
+            "gradient_accumulation_steps x processes): each update would use some prompts twice. Add prompts, or lower "
+            "the batch size"
+        )
+    if tokenizer.padding_side != "left":
+        raise HfkitError("prompts must be padded on the left, or replies start after padding: set padding_side")
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        raise HfkitError("pad token equals EOS, so the end of a reply looks like padding: set pad_token")
+    if args.gradient_accumulation_steps % args.num_mini_batches:
+        raise HfkitError(
+            f"num_mini_batches={args.num_mini_batches} must divide "
+            f"gradient_accumulation_steps={args.gradient_accumulation_steps}"
+        )
+    if value_model is reward_model:
+        raise HfkitError("value_model is reward_model: training the value would change the rewards; pass a copy")
+    for role, trained in (("policy", model), ("value model", value_model)):
+        if not any(parameter.requires_grad for parameter in trained.parameters()):
+            raise HfkitError(f"the {role} has nothing to train: load its adapter with is_trainable=True")
+        if getattr(trained, "is_quantized", False) and not isinstance(trained, PeftModel):
+            raise HfkitError(
+                f"the {role} is quantized and has no adapter, so only its embeddings, norms and head would train: set "
+                "use_peft: true"
+            )
+    for role, scored in (("reward", reward_model), ("value", value_model)):
+        if scored is not None and getattr(scored.config, "num_labels", None) != 1:
+            raise HfkitError(f"the {role} model has num_labels={scored.config.num_labels}; PPO needs 1")
+
+
+def precision_problems(config: PPOConfig | PPOArguments) -> list[Problem]:
+    """Return a problem for fp16 in the config or in Accelerate's environment: gradients would be scaled, losses not."""
+    remedy = "PPO does not scale its losses for fp16: set bf16, or leave it out"
+    problems = [Problem("fp16", True, remedy)] if getattr(config, "fp16", False) else []
+    if os.environ.get(MIXED_PRECISION) == "fp16":
+        problems.append(Problem(MIXED_PRECISION, "fp16", remedy))
+    return problems
