@@ -20,13 +20,13 @@ VERBS = {
     "push": ("hfkit.commands.push", "push a model, adapter or tokenizer to the Hub, with its card and record"),
     "pull": ("hfkit.commands.pull", "fetch one from the Hub, an adapter with its base, to use offline"),
     "report": (
-        "hfkit.commands.reporting.main",
+        "hfkit.commands.report.main",
         "one page on what a pipeline made: figures, plots, replies, data, cost",
     ),
     "chat": ("hfkit.commands.chat.main", "talk with a model, or with two side by side"),
     "lineage": ("hfkit.commands.lineage", "what a run was made from: parents, data, base, and what became of them"),
     "plan": (
-        "hfkit.commands.planning.main",
+        "hfkit.commands.plan.main",
         "parameters, memory, steps and disk of a run, before anything is downloaded",
     ),
     "quickstart": ("hfkit.quickstart.main", "the whole chain on a tiny model, in minutes on a CPU"),
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         return run_data_verb(rest)
     if verb in VERBS:
         return run_verb(verb, rest)
-    return unknown("hfkit", "verb", verb, VERBS)
+    return report_unknown_verb("hfkit", "verb", verb, VERBS)
 
 
 def run_data_verb(argv: list[str]) -> int:
@@ -69,7 +69,7 @@ def run_data_verb(argv: list[str]) -> int:
     return (
         run_verb(f"data {command}", rest)
         if command in DATA_VERBS
-        else unknown("hfkit data", "command", command, DATA_VERBS)
+        else report_unknown_verb("hfkit data", "command", command, DATA_VERBS)
     )
 
 
@@ -78,7 +78,7 @@ def verb_table(verbs: dict) -> str:
     return "\n".join(f"  {name:<11} {text}" for name, (_, text) in verbs.items())
 
 
-def unknown(prog: str, what: str, given: str, verbs: dict) -> int:
+def report_unknown_verb(prog: str, what: str, given: str, verbs: dict) -> int:
     """Report a verb that there is not, with the one that was probably meant."""
     from hfkit.core.errors import nearest
 
@@ -98,7 +98,7 @@ def run_verb(verb: str, argv: list[str] | None = None) -> int:
     from hfkit.core.console import quiet_libraries
     from hfkit.core.errors import HfkitError
 
-    let_segments_grow()
+    enable_expandable_segments()
     module = DATA_VERBS[verb.removeprefix("data ")][0] if verb.startswith("data ") else VERBS[verb][0]
     quiet_libraries()
     try:
@@ -112,7 +112,7 @@ def run_verb(verb: str, argv: list[str] | None = None) -> int:
         return getattr(error, "exit_status", 130)
 
 
-def let_segments_grow() -> None:
+def enable_expandable_segments() -> None:
     """Let torch's GPU allocator extend its segments, unless its settings are given; call it before torch is imported.
 
     Batches have many lengths, and fixed segments are left with holes that none of the next batches fits into.

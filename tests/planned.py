@@ -9,8 +9,8 @@ import pytest
 from conftest import ROWS as TINY_ROWS
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from hfkit.commands.planning.device import Device
-from hfkit.commands.planning.reading import with_origins
+from hfkit.commands.plan.device import Device
+from hfkit.commands.plan.planned_stages import planned_stage
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES
 from hfkit.stages.checks import problems_of
@@ -88,7 +88,7 @@ def stage_for(tmp_path, tokenizer_dir, llama, scorer):
         values |= changes
         if values.get("model_name_or_path"):
             values.pop("model_config", None)
-        return with_origins(
+        return planned_stage(
             name, load_config(STAGES[name].config_class, values, problems_of, output_dir=str(tmp_path / "out")), {}
         )
 
@@ -108,7 +108,7 @@ def plan_8b(folder_of, tmp_path, **changes):
     config = load_config(
         STAGES["ppo"].config_class, {**values, **changes}, problems_of, output_dir=str(tmp_path / "out")
     )
-    return with_origins("ppo", config, {})
+    return planned_stage("ppo", config, {})
 
 
 def run(stage) -> None:

@@ -28,11 +28,11 @@ def tree_of(node: dict, shown: set):
         sources = [describe_source(source) for source in split["sources"]]
         kept = f"{name}: {split['kept']:,} of {split['rows']:,} rows kept"
         if len(sources) == 1:
-            tree.add(text(kept, sources[0]))
+            tree.add(printable_text(kept, sources[0]))
         else:
-            branch = tree.add(text(kept))
+            branch = tree.add(printable_text(kept))
             for source in sources:
-                branch.add(text(source))
+                branch.add(printable_text(source))
     if node["base"]:
         tree.add(line_of({"role": "on the base", "stage": None, "seed": None, **node["base"]}))
     for parent in node["parents"]:
@@ -52,7 +52,7 @@ def line_of(node: dict, *more: str | None):
         None if node.get("status") in (None, "done") else f"{node['status']}, not done",
         *more,
     ]
-    line = text(*(part for part in parts if part))
+    line = printable_text(*(part for part in parts if part))
     return line.append(f"  {printable(node['now'])}", style="bold red") if node["now"] else line
 
 
@@ -64,7 +64,7 @@ def describe_source(source: dict) -> str:
     return f"{relative_path(source['path'])}{split} {source['sha256'][:12]}"
 
 
-def text(*parts: str):
+def printable_text(*parts: str):
     """Parts of a line, safe to print, whoever wrote the record."""
     return Text(", ".join(map(printable, parts)))
 

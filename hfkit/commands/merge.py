@@ -65,28 +65,30 @@ def merge(
     if dtype not in DTYPES:
         raise ConfigError([Problem("dtype", dtype, f"one of {', '.join(DTYPES)}")])
     require_free_folder(out)
-    source = mergeable(str(adapter), revision, base)
+    source = require_mergeable(str(adapter), revision, base)
     trained = record_of(source.path, source.revision) or {}
     lineage = [parent_of("adapter", source.path, source.revision)]
-    tokenizer = adapter_tokenizer(source)
-    held_out = rows_to_measure(trained, source, tokenizer, eval_dataset)
-    with written_whole(out) as folder:
+    tokenizer = load_adapter_tokenizer(source)
+    held_out = load_rows_to_measure(trained, source, tokenizer, eval_dataset)
+    with staged_folder(out) as folder:
         say(f"merge: {source.path} into {source.base}")
         # on the CPU: in float32 it may not fit into the GPU that it was trained on
         model = load_base(source.base, source.base_revision, head=HEADS[task_type(source)], on=torch.device("cpu"))
         model = merge_adapter(model, source)
-        dtype = cast(model, dtype, source)
+        dtype = cast_weights(model, dtype, source)
         save_model(model, tokenizer, folder)
         del model
         release_memory()  # one model at a time
         facts = measure_merge(folder, source, trained, tokenizer, held_out, dtype)
         settings = {"adapter": source.path, "base": base, "dtype": dtype, "eval_dataset": eval_dataset}
-        write_about(folder, source, settings, seed=trained.get("seed"), lineage=lineage, started=started, **facts)
+        write_card_and_record(
+            folder, source, settings, seed=trained.get("seed"), lineage=lineage, started=started, **facts
+        )
     say(f"merge: done in {time.time() - started:.0f} s, in {out}")
     return out
 
 
-def mergeable(adapter: str, revision: str, base: str | None):
+def require_mergeable(adapter: str, revision: str, base: str | None):
     """The source of an adapter that can be merged into the base at hand.
 
     Raises:
@@ -124,7 +126,7 @@ def task_type(source):
     return TaskType(source.adapter["task_type"])
 
 
-def adapter_tokenizer(source):
+def load_adapter_tokenizer(source):
     """The adapter's own tokenizer, or its base's where it was saved without one."""
     own = find_file(source.path, "tokenizer_config.json", source.revision)
     place = (source.path, source.revision) if own else (source.base, source.base_revision)
@@ -135,7 +137,7 @@ def adapter_tokenizer(source):
 
 
 @contextmanager
-def written_whole(out: Path):
+def staged_folder(out: Path):
     """Gives a folder beside `out` that takes its place at the end; of a failure nothing is left.
 
     Raises:
@@ -154,7 +156,7 @@ def written_whole(out: Path):
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def cast(model, dtype: str, source) -> str:
+def cast_weights(model, dtype: str, source) -> str:
     """Casts the merged weights and returns the name of their dtype.
 
     Raises:
@@ -169,7 +171,7 @@ def cast(model, dtype: str, source) -> str:
     return dtype
 
 
-def rows_to_measure(trained: dict, source, tokenizer, eval_dataset: str | None):
+def load_rows_to_measure(trained: dict, source, tokenizer, eval_dataset: str | None):
     """Encoded held-out rows and their account; None where there is nothing to measure, or nothing to measure it on.
 
     Raises:
@@ -219,7 +221,7 @@ def measure_merge(folder: Path, source, trained: dict, tokenizer, held_out, dtyp
     }
 
 
-def write_about(folder: Path, source, settings: dict, started: float, notes: list[str], **facts) -> None:
+def write_card_and_record(folder: Path, source, settings: dict, started: float, notes: list[str], **facts) -> None:
     """The record and the model card of the merged model."""
     record = {
         "stage": "merge",

@@ -10,7 +10,7 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-from hfkit.commands.reporting.main import write_report
+from hfkit.commands.report.main import write_report
 from hfkit.core.console import say
 from hfkit.evaluation.arena import print_arena as show_arena
 from hfkit.quickstart.summary import print_summary, run_arena, summarize

@@ -20,8 +20,8 @@ from transformers import GenerationConfig
 
 from hfkit.cli import main
 from hfkit.commands.chat.conversation import Conversation, Settings
-from hfkit.commands.chat.terminal import Talk
-from hfkit.commands.chat.voices import Choir
+from hfkit.commands.chat.models import LoadedModels
+from hfkit.commands.chat.session import ChatSession
 from hfkit.core.console import printable
 from hfkit.core.errors import HfkitError
 from hfkit.models.loading import load_policy, load_tokenizer
@@ -135,14 +135,14 @@ def test_ctrl_c_between_a_reply_and_the_next_line_ends_a_pipe_alone(monkeypatch,
             raise line
         return line
 
-    def late(talk: Talk, message: str) -> None:
+    def late(talk: ChatSession, message: str) -> None:
         answered.append(message)
         raise KeyboardInterrupt
 
     answered = []
-    monkeypatch.setattr("hfkit.commands.chat.terminal.PromptSession", lambda: SimpleNamespace(prompt=prompt))
-    monkeypatch.setattr(Talk, "answer", late)
-    talk = Talk(SimpleNamespace(on=lambda host: {}), [SimpleNamespace(name="sft", host=None)], Settings())
+    monkeypatch.setattr("hfkit.commands.chat.session.PromptSession", lambda: SimpleNamespace(prompt=prompt))
+    monkeypatch.setattr(ChatSession, "answer", late)
+    talk = ChatSession(SimpleNamespace(on=lambda host: {}), [SimpleNamespace(name="sft", host=None)], Settings())
     with nullcontext() if typed else pytest.raises(KeyboardInterrupt):
         talk.run(stream)
     assert answered == ["Hello"] and (not typed or next(lines, None) is None)
@@ -210,7 +210,7 @@ def logits_of(model, ids: list[int]) -> torch.Tensor:
 
 
 def test_adapters_of_one_base_share_it_and_stay_what_they_are(sft_dir, ppo_dir, base_dir):
-    choir = Choir()
+    choir = LoadedModels()
     sft = choir.add(str(sft_dir))
     ppo = choir.add_adapter(str(ppo_dir), sft)
     assert sft.host is ppo.host
@@ -225,7 +225,7 @@ def test_adapters_of_one_base_share_it_and_stay_what_they_are(sft_dir, ppo_dir, 
 
 
 def test_a_stream_is_the_reply(sft_dir):
-    voice, heard = Choir().add(str(sft_dir)), []
+    voice, heard = LoadedModels().add(str(sft_dir)), []
     voice.tokenizer.pad_token = None  # a single reply needs none
     torch.manual_seed(0)
     ids = voice.tokenizer("What does Ann like?").input_ids
@@ -234,7 +234,7 @@ def test_a_stream_is_the_reply(sft_dir):
 
 
 def test_ctrl_c_keeps_what_was_said(sft_dir):
-    voice, heard = Choir().add(str(sft_dir)), []
+    voice, heard = LoadedModels().add(str(sft_dir)), []
 
     def interrupted(text: str) -> None:
         heard.append(text)

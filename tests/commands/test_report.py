@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from hfkit.cli import main
-from hfkit.commands.reporting.figures import overoptimization_figures
-from hfkit.commands.reporting.gather import gather
-from hfkit.commands.reporting.studio import PALETTE, SERIES, Studio
-from hfkit.commands.reporting.tables import verdict
+from hfkit.commands.report.figure_writer import PALETTE, SERIES, FigureWriter
+from hfkit.commands.report.gather import gather
+from hfkit.commands.report.plots import overoptimization_figures
+from hfkit.commands.report.tables import verdict
 from hfkit.config.registry import STAGES
 from hfkit.core.files import write_json
 from hfkit.records.record import read_record, weights_hash
@@ -198,7 +198,7 @@ def test_a_score_without_weight_is_watched_and_changes_nothing(run_stage, ppo_di
     watched = {"reward_functions": ["reward_functions:length"], "reward_weights": [1.0, 0.0]}
     folder = run_stage("ppo", tmp_path / "ppo", test_split_size=4, **watched)
     assert weights_hash(folder) == weights_hash(ppo_dir)
-    (figure,) = overoptimization_figures(Studio(tmp_path), gather(folder))
+    (figure,) = overoptimization_figures(FigureWriter(tmp_path), gather(folder))
     assert 'aria-label="PPO: length score against KL: as KL grows to' in figure.svg
 
 

@@ -12,8 +12,8 @@ from argparse import Namespace
 from transformers import set_seed
 
 from hfkit.commands.chat.conversation import Settings
-from hfkit.commands.chat.terminal import Talk, once
-from hfkit.commands.chat.voices import Choir
+from hfkit.commands.chat.models import LoadedModels
+from hfkit.commands.chat.session import ChatSession, answer_once
 from hfkit.core.out_of_memory import explain_out_of_memory
 
 
@@ -40,16 +40,16 @@ def chat(
             without room for them.
     """
     settings = Settings(**settings)
-    choir = Choir(dtype)
+    choir = LoadedModels(dtype)
     with explain_out_of_memory(choir):
         voices = [choir.add(model, revision), *([choir.add(against)] if against else [])]
         for path in adapter or []:
             choir.add_adapter(path, voices[0])
         set_seed(seed)
         if prompt is not None:
-            once(voices, prompt, settings)
+            answer_once(voices, prompt, settings)
         else:
-            Talk(choir, voices, settings).run(sys.stdin)
+            ChatSession(choir, voices, settings).run(sys.stdin)
 
 
 def main(given: Namespace) -> int:

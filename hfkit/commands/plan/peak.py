@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-from hfkit.commands.planning import memory
-from hfkit.commands.planning.device import Device
-from hfkit.commands.planning.memory import BF16, FP32, Pass
-from hfkit.commands.planning.shapes import Role, quantized_bits, roles_of
-from hfkit.commands.planning.steps import replies_of
+from hfkit.commands.plan import memory
+from hfkit.commands.plan.device import Device
+from hfkit.commands.plan.memory import BF16, FP32, Pass
+from hfkit.commands.plan.shapes import Role, quantized_bits, roles_of
+from hfkit.commands.plan.steps import replies_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class MemoryPlan:
         return max(self.phases, key=self.phases.get)
 
 
-def memory_of(stage, device: Device) -> MemoryPlan:
+def plan_memory(stage, device: Device) -> MemoryPlan:
     """The memory of a stage (see `reading.Stage`) on a device."""
     roles = roles_of(stage)
     optim, nested = stage.arguments.optim, stage.config.use_bnb_nested_quant
@@ -88,7 +88,7 @@ def trainer_phases(stage, roles: list[Role], gradients: int, device: Device) -> 
     run = training_pass(stage, role, replies * config.per_device_train_batch_size, length, device)
     kept = memory.kept_bytes(role.decoder, run)
     backward = memory.backward_bytes(role.decoder, run, largest_cast(role, run))
-    logits = loss_of(stage, role, run)
+    logits = stage_loss_bytes(stage, role, run)
     accumulated = gradients if config.gradient_accumulation_steps > 1 else 0
     phases = {
         "loss": kept + logits + accumulated,
@@ -96,11 +96,11 @@ def trainer_phases(stage, roles: list[Role], gradients: int, device: Device) -> 
     }
     if config.eval_datasets or config.test_split_size is not None:
         test = replace(run, rows=replies * config.per_device_eval_batch_size)
-        phases["eval"] = memory.inference_bytes(role.decoder, test) + loss_of(stage, role, test)
+        phases["eval"] = memory.inference_bytes(role.decoder, test) + stage_loss_bytes(stage, role, test)
     return kept + backward, logits, phases
 
 
-def loss_of(stage, role: Role, run: Pass) -> int:
+def stage_loss_bytes(stage, role: Role, run: Pass) -> int:
     """Bytes of a stage's logits and loss; a reward model has one logit a row."""
     if stage.name == "reward":
         return run.rows * FP32

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from matplotlib.patches import FancyBboxPatch
 
-from hfkit.commands.reporting.gather import Gathered, ReportedRun, title_of
-from hfkit.commands.reporting.studio import LIGHT
-from hfkit.commands.reporting.words import whole_number
+from hfkit.commands.report.figure_writer import LIGHT
+from hfkit.commands.report.formatting import format_count
+from hfkit.commands.report.gather import STAGE_TITLES, Gathered, ReportedRun
 from hfkit.records.record import weights_hash
 
 ROLE_TITLES = {"sft": "policy, reference", "reward": "reward, value", "start": "start"}
@@ -41,13 +41,13 @@ def lineage_nodes(gathered: Gathered) -> dict[str, Node]:
         if key in here:
             add_run(key, here[key])
         elif key not in nodes:
-            nodes[key] = Node(*about(entry), [add(parent) for parent in entry.get("parents", [])])
+            nodes[key] = Node(*describe_parent(entry), [add(parent) for parent in entry.get("parents", [])])
         return key, ROLE_TITLES.get(entry["role"], entry["role"])
 
     def add_run(key: str, stage: ReportedRun) -> None:
         if key in nodes:
             return
-        nodes[key] = node = Node(stage.name, learnt_from(stage.record))
+        nodes[key] = node = Node(stage.name, describe_run(stage.record))
         node.parents = [add(entry) for entry in stage.record.get("lineage", [])]
         tokenizer = stage.record.get("config", {}).get("tokenizer_name_or_path")
         node.parents += [
@@ -61,7 +61,7 @@ def lineage_nodes(gathered: Gathered) -> dict[str, Node]:
     return nodes
 
 
-def about(entry: dict) -> tuple[str, str]:
+def describe_parent(entry: dict) -> tuple[str, str]:
     """Title and detail of a parent that is none of the runs at hand."""
     path = Path(entry["path"])
     name = path.name if path.is_absolute() else entry["path"]
@@ -69,12 +69,12 @@ def about(entry: dict) -> tuple[str, str]:
     return title_of(entry.get("stage"), name), f"weights {weights[:8]}" if weights else (entry.get("revision") or "")
 
 
-def learnt_from(record: dict) -> str:
+def describe_run(record: dict) -> str:
     """How much a run learnt from, or that it did not come to its end."""
     split = record.get("data", {}).get("train")
     if record.get("status") != "done":
         return str(record.get("status"))
-    return f"{whole_number(split['kept'])} rows" if split else ""
+    return f"{format_count(split['kept'])} rows" if split else ""
 
 
 def ranks_of(nodes: dict[str, Node]) -> dict[str, int]:

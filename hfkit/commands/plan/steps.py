@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from hfkit.commands.planning import memory
-from hfkit.commands.planning.shapes import Role
+from hfkit.commands.plan import memory
+from hfkit.commands.plan.shapes import Role
 from hfkit.core.errors import HfkitError
 from hfkit.data.cards import load_card
 
@@ -23,7 +23,7 @@ class StepsPlan:
     disk: int
 
 
-def steps_of(stage, roles: list[Role]) -> StepsPlan:
+def plan_steps(stage, roles: list[Role]) -> StepsPlan:
     """Counts what the config and the files say; rows that will be dropped are counted too."""
     config = stage.config
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
@@ -113,10 +113,10 @@ def replies_of(config) -> int:
 
     A card says how many, and of a local `.jsonl` file the first row; what lies elsewhere is taken for pairs.
     """
-    return max((ranked_replies(entry) for entry in config.datasets), default=2)
+    return max((replies_of_source(entry) for entry in config.datasets), default=2)
 
 
-def ranked_replies(entry) -> int:
+def replies_of_source(entry) -> int:
     """Replies of one source's rankings, 2 where it has none or they are not known."""
     if entry.card:
         return load_card(entry.card).recipe.replies or 2

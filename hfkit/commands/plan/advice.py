@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from hfkit.commands.planning.device import Device
-from hfkit.commands.planning.peak import memory_of
+from hfkit.commands.plan.device import Device
+from hfkit.commands.plan.peak import plan_memory
 from hfkit.config.stages import PPOConfig, PretrainConfig
 
 # A flag that saves less than this share of the peak is not worth a line.
@@ -20,10 +20,10 @@ class Remedy:
 
 def remedies(stage, device: Device) -> list[Remedy]:
     """Each flag that helps by itself; where none is enough, also those that are enough together, or all that help."""
-    now = memory_of(stage, device).peak
+    now = plan_memory(stage, device).peak
     alone: dict[tuple, Remedy] = {}
-    for flags in candidates(stage.config, device):
-        remedy, keys = planned_with(stage, flags, device), tuple(flags)
+    for flags in candidate_flags(stage.config, device):
+        remedy, keys = remedy_with(stage, flags, device), tuple(flags)
         tried = alone.get(keys)  # of several values the first that fits, else the last
         if remedy.peak < (1 - WORTH) * now and (tried is None or tried.peak > device.capacity):
             alone[keys] = remedy
@@ -37,19 +37,19 @@ def remedies(stage, device: Device) -> list[Remedy]:
 def remedy_together(stage, device: Device) -> Remedy:
     """Flags added, the least harmful first, until it fits; those that it does not take are dropped again."""
     chosen: dict[tuple, dict] = {}
-    best = planned_with(stage, {}, device)
-    for flags in candidates(stage.config, device):
+    best = remedy_with(stage, {}, device)
+    for flags in candidate_flags(stage.config, device):
         if best.peak <= device.capacity:
             break
-        tried = planned_with(stage, merge_flags({**chosen, tuple(flags): flags}), device)
+        tried = remedy_with(stage, merge_flags({**chosen, tuple(flags): flags}), device)
         if tried.peak <= best.peak:
             best, chosen = tried, {**chosen, tuple(flags): flags}
     for keys in reversed(list(chosen)):
         fewer = {key: flags for key, flags in chosen.items() if key != keys}
-        tried = planned_with(stage, merge_flags(fewer), device)
+        tried = remedy_with(stage, merge_flags(fewer), device)
         if tried.peak <= max(device.capacity, best.peak):
             chosen = fewer
-    return planned_with(stage, merge_flags(chosen), device)
+    return remedy_with(stage, merge_flags(chosen), device)
 
 
 def merge_flags(chosen: dict[tuple, dict]) -> dict:
@@ -57,17 +57,17 @@ def merge_flags(chosen: dict[tuple, dict]) -> dict:
     return {key: value for flags in chosen.values() for key, value in flags.items()}
 
 
-def planned_with(stage, flags: dict, device: Device) -> Remedy:
+def remedy_with(stage, flags: dict, device: Device) -> Remedy:
     """The peak of a stage with other flags; those that it has already are left out."""
     changed = type(stage)(stage.name, replace(stage.config, **flags), stage.start, stage.reward)
     told = {key: value for key, value in flags.items() if getattr(stage.config, key) != value}
-    return Remedy(told, memory_of(changed, device).peak)
+    return Remedy(told, plan_memory(changed, device).peak)
 
 
-def candidates(config, device: Device) -> list[dict]:
+def candidate_flags(config, device: Device) -> list[dict]:
     """Flags to try, the least harmful first: the same result, slower; the same within rounding; another method."""
     is_new = isinstance(config, PretrainConfig) and bool(config.model_config)
-    found = [{"gradient_checkpointing": True}, *smaller_batches(config)]
+    found = [{"gradient_checkpointing": True}, *smaller_batch_flags(config)]
     if isinstance(config, PPOConfig):
         rows = config.per_device_train_batch_size * config.gradient_accumulation_steps
         rows = min(rows, config.local_rollout_forward_batch_size)
@@ -90,7 +90,7 @@ def candidates(config, device: Device) -> list[dict]:
     return found
 
 
-def smaller_batches(config) -> list[dict]:
+def smaller_batch_flags(config) -> list[dict]:
     """The batch halved, and halved again, with the same rows in an optimizer step."""
     found, rows, steps = [], config.per_device_train_batch_size, config.gradient_accumulation_steps
     while rows > 1 and rows % 2 == 0:

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib as mpl
 from markupsafe import Markup, escape
 
-from hfkit.commands.reporting.words import three_digits, with_span
+from hfkit.commands.report.formatting import format_interval, format_number
 from hfkit.training.plots import canvas, save
 
 # What each colour is called on the page, by light and by dark. Text has a contrast of 4.5 and more, lines of 3.
@@ -53,20 +53,20 @@ SIZE = (3.9, 3.1)  # inches: as wide as a phone, so that the text keeps its size
 
 
 @dataclass
-class Figure:
+class PageFigure:
     """A plot as SVG, and a sentence beneath it."""
 
     svg: Markup
     note: str = ""
 
 
-class Studio:
+class FigureWriter:
     """Draws figures; the PNGs go into a folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def figure(self, name: str, title: str, alt: str, draw: Callable, note: str = "", size=SIZE) -> Figure:
+    def figure(self, name: str, title: str, alt: str, draw: Callable, note: str = "", size=SIZE) -> PageFigure:
         """Has `draw(axes)` draw, and keeps it as `NAME.png` and as SVG, its legend below.
 
         Args:
@@ -87,9 +87,9 @@ class Studio:
             figure.set_layout_engine("none")  # it is laid out
             figure.patch.set(alpha=1, facecolor="white")
             save(figure, self.folder / f"{name}.png")
-        return Figure(in_page_colours(stream.getvalue(), name, alt), note)
+        return PageFigure(themed_svg(stream.getvalue(), name, alt), note)
 
-    def intervals(self, name: str, title: str, label: str, rows: list[tuple], note: str = "") -> Figure:
+    def intervals(self, name: str, title: str, label: str, rows: list[tuple], note: str = "") -> PageFigure:
         """Models, each a point with its 95% interval: rows of (model, value, low, high); low None for none."""
 
         def draw(axes) -> None:
@@ -97,7 +97,7 @@ class Studio:
                 spans = None if low is None else [[value - low], [high - value]]
                 axes.errorbar(value, place, xerr=spans, fmt="o", color=LIGHT["first"], capsize=5, linewidth=2)
                 axes.annotate(
-                    three_digits(value), (value, place), (0, 8), textcoords="offset points", ha="center", size=8
+                    format_number(value), (value, place), (0, 8), textcoords="offset points", ha="center", size=8
                 )
             names = [row[0] for row in rows]
             axes.set(xlabel=label, yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.5, -0.6))
@@ -105,10 +105,10 @@ class Studio:
             axes.margins(x=0.12)
             axes.grid(axis="x", alpha=GRID)
 
-        told = "; ".join(f"{model} {with_span(value, low, high)}" for model, value, low, high in rows)
+        told = "; ".join(f"{model} {format_interval(value, low, high)}" for model, value, low, high in rows)
         return self.figure(name, title, f"{title}, {label}: {told}", draw, note, (SIZE[0], 1.2 + 0.45 * len(rows)))
 
-    def lines(self, name: str, title: str, xlabel: str, ylabel: str, series: dict[str, list[tuple]]) -> Figure:
+    def lines(self, name: str, title: str, xlabel: str, ylabel: str, series: dict[str, list[tuple]]) -> PageFigure:
         """Lines through points (x, y), one a model."""
 
         def draw(axes) -> None:
@@ -118,7 +118,8 @@ class Studio:
             axes.grid(alpha=GRID)
 
         told = [
-            f"{model} {', '.join(f'{three_digits(y)} at {x:g}' for x, y in points)}" for model, points in series.items()
+            f"{model} {', '.join(f'{format_number(y)} at {x:g}' for x, y in points)}"
+            for model, points in series.items()
         ]
         return self.figure(name, title, f"{title}, {ylabel} by {xlabel}: {'; '.join(told)}", draw)
 
@@ -135,7 +136,7 @@ def legend_below(figure) -> None:
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def in_page_colours(svg: str, name: str, alt: str) -> Markup:
+def themed_svg(svg: str, name: str, alt: str) -> Markup:
     """An SVG to stand in the page: as wide as its place, its ids its own, its colours the page's."""
     svg = svg[svg.index("<svg") :]
     for colour, light in LIGHT.items():

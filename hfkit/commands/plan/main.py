@@ -9,13 +9,13 @@ Flags are those of the stage, or of the pipeline: `--per_device_train_batch_size
 
 from argparse import Namespace
 
-from hfkit.commands.planning.advice import remedies
-from hfkit.commands.planning.device import device_at_hand
-from hfkit.commands.planning.peak import memory_of
-from hfkit.commands.planning.reading import read_stages
-from hfkit.commands.planning.shapes import roles_of
-from hfkit.commands.planning.steps import steps_of
-from hfkit.commands.planning.table import print_plans
+from hfkit.commands.plan.advice import remedies
+from hfkit.commands.plan.device import device_at_hand
+from hfkit.commands.plan.peak import plan_memory
+from hfkit.commands.plan.planned_stages import read_stages
+from hfkit.commands.plan.shapes import roles_of
+from hfkit.commands.plan.steps import plan_steps
+from hfkit.commands.plan.table import print_plans
 
 
 def main(given: Namespace) -> int:
@@ -24,8 +24,8 @@ def main(given: Namespace) -> int:
     device = device_at_hand(given.memory and int(given.memory * 1e9))
     plans = []
     for stage in stages:
-        memory = memory_of(stage, device)
+        memory = plan_memory(stage, device)
         advice = remedies(stage, device) if memory.peak > device.capacity else []
-        plans.append((stage.name, memory, steps_of(stage, roles_of(stage)), advice))
+        plans.append((stage.name, memory, plan_steps(stage, roles_of(stage)), advice))
     print_plans(plans, device, in_pipeline=len(stages) > 1)
     return 0

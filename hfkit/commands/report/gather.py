@@ -65,7 +65,7 @@ def gather(folder: Path) -> Gathered:
     if not folder.is_dir():
         raise HfkitError(f"{folder} is no folder: name that of a pipeline or of a run, as runs/quickstart")
     if (folder / RECORD).is_file():
-        places = family_of(folder)
+        places = run_and_ancestors(folder)
     else:
         places = [path.parent for path in folder.glob(f"*/{RECORD}")]
     stages = [ReportedRun(place, record, read_metrics(place)) for place in places if (record := read_record(place))]
@@ -81,12 +81,12 @@ def gather(folder: Path) -> Gathered:
         folder,
         stages,
         summary=read_json_mapping(folder / "summary.json") or {},
-        arenas=found(folder, stages, "arena.json"),
-        evaluations=found(folder, stages, "evaluation.json"),
+        arenas=read_results(folder, stages, "arena.json"),
+        evaluations=read_results(folder, stages, "evaluation.json"),
     )
 
 
-def family_of(folder: Path) -> list[Path]:
+def run_and_ancestors(folder: Path) -> list[Path]:
     """The folder of a run, and those of the runs that it was made from, as far as they are still there."""
     family, waiting = {}, [folder.resolve()]
     while waiting:
@@ -111,7 +111,7 @@ def give_names(stages: list[ReportedRun]) -> None:
             stage.name += f" ({stage.folder.name})"
 
 
-def found(folder: Path, stages: list[ReportedRun], name: str) -> list[dict]:
+def read_results(folder: Path, stages: list[ReportedRun], name: str) -> list[dict]:
     """The JSON files of a name in the folder, in the folders in it, and in those of its runs."""
     places = {folder.resolve(): None}
     places |= {place.resolve(): None for place in sorted(folder.iterdir()) if place.is_dir()}
@@ -124,7 +124,7 @@ def samples_of(gathered: Gathered) -> list[dict]:
     """Replies side by side, each a `prompt` and `replies` by model: an arena's, else those that the runs left."""
     for arena in gathered.arenas:
         if arena.get("samples"):
-            return [{"prompt": spoken(one["prompt"]), "replies": one["replies"]} for one in arena["samples"]]
+            return [{"prompt": prompt_text(one["prompt"]), "replies": one["replies"]} for one in arena["samples"]]
     summary = gathered.summary
     if summary.get("prompts_shown"):
         models = summary["models"]
@@ -133,7 +133,7 @@ def samples_of(gathered: Gathered) -> list[dict]:
             for place, prompt in enumerate(summary["prompts_shown"])
         ]
     for stage in gathered.of("ppo"):
-        rows = read_lines(stage.folder / "samples.jsonl")
+        rows = read_json_lines(stage.folder / "samples.jsonl")
         if rows:
             return [
                 {"prompt": row["prompt"], "replies": {"before PPO": row["before"], "after PPO": row["after"]}}
@@ -142,7 +142,7 @@ def samples_of(gathered: Gathered) -> list[dict]:
     return []
 
 
-def spoken(prompt: str | list[dict]) -> str:
+def prompt_text(prompt: str | list[dict]) -> str:
     """A prompt as text; of a conversation, who says what."""
     if isinstance(prompt, str):
         return prompt
@@ -151,7 +151,7 @@ def spoken(prompt: str | list[dict]) -> str:
     return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
 
 
-def read_lines(path: Path) -> list[dict]:
+def read_json_lines(path: Path) -> list[dict]:
     """The rows of a file of JSON lines; [] where there is none."""
     if not path.is_file():
         return []

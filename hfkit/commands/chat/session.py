@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hfkit.commands.chat.conversation import Conversation, Settings
-from hfkit.commands.chat.voices import Choir, Voice
+from hfkit.commands.chat.models import ChatModel, LoadedModels
 from hfkit.config.validation import spell
 from hfkit.core.console import printable
 from hfkit.core.errors import HfkitError, nearest
@@ -28,7 +28,7 @@ COMMANDS = {
 }
 
 
-def once(voices: list[Voice], prompt: str, settings: Settings) -> None:
+def answer_once(voices: list[ChatModel], prompt: str, settings: Settings) -> None:
     """One reply of each voice on stdout, as it comes; several stand beneath their names.
 
     Raises:
@@ -37,18 +37,18 @@ def once(voices: list[Voice], prompt: str, settings: Settings) -> None:
     for voice in voices:
         if len(voices) > 1:
             print(f"== {voice.name}", flush=True)
-        notes = reply(voice, Conversation(), prompt, settings, write)
+        notes = stream_reply(voice, Conversation(), prompt, settings, print_text)
         print(flush=True)
         if "stopped" in notes:
             raise KeyboardInterrupt
 
 
-def write(text: str) -> None:
+def print_text(text: str) -> None:
     """Text as a model wrote it, less what a terminal would obey."""
     print(printable(text), end="", flush=True)
 
 
-def reply(voice: Voice, conversation: Conversation, message: str, settings: Settings, show) -> list[str]:
+def stream_reply(voice: ChatModel, conversation: Conversation, message: str, settings: Settings, show) -> list[str]:
     """Asks, shows the reply as it comes, and keeps it; returns what there is to note about it."""
     notes = []
     conversation.ask(message)
@@ -66,10 +66,10 @@ def reply(voice: Voice, conversation: Conversation, message: str, settings: Sett
     return notes
 
 
-class Talk:
+class ChatSession:
     """A conversation with one voice, or with two side by side, each with a history of its own."""
 
-    def __init__(self, choir: Choir, voices: list[Voice], settings: Settings):
+    def __init__(self, choir: LoadedModels, voices: list[ChatModel], settings: Settings):
         self.choir, self.voices, self.settings = choir, voices, settings
         self.conversations = [Conversation() for _ in voices]
         self.console = Console(highlight=False)
@@ -157,7 +157,7 @@ class Talk:
         """The reply of each voice to a message."""
         if len(self.voices) == 1:
             self.console.print(Text(f"{self.voices[0].name}: ", "bold"), end="")
-            notes = reply(self.voices[0], self.conversations[0], message, self.settings, write)
+            notes = stream_reply(self.voices[0], self.conversations[0], message, self.settings, print_text)
             print(flush=True)
         else:
             notes = self.side_by_side(message)
@@ -173,7 +173,7 @@ class Talk:
         notes: list[str] = []
         with Live(table, console=self.console):
             for voice, conversation, column in zip(self.voices, self.conversations, columns, strict=True):
-                notes += reply(
+                notes += stream_reply(
                     voice, conversation, message, self.settings, lambda text, to=column: to.append(printable(text))
                 )
                 if "stopped" in notes:

@@ -25,7 +25,7 @@ BARE_BASE = "base"  # the name of a base without its adapters
 
 
 @dataclass
-class Host:
+class LoadedBase:
     """A base in memory, and whatever adapters it carries."""
 
     source: Source
@@ -44,11 +44,11 @@ class Host:
 
 
 @dataclass
-class Voice:
+class ChatModel:
     """One way to speak: a base, with one of its adapters or with none."""
 
     name: str
-    host: Host
+    host: LoadedBase
     adapter: str | None
     tokenizer: PreTrainedTokenizerBase
 
@@ -58,7 +58,7 @@ class Voice:
         Returns:
             the reply, and whether Ctrl-C stopped it.
         """
-        model, stream = self.host.model, Stream(self.tokenizer, write)
+        model, stream = self.host.model, ReplyStreamer(self.tokenizer, write)
         stops = stop_ids(model.generation_config, self.tokenizer)
         config = sampling_config(self.tokenizer, length, temperature, stops)
         given = torch.tensor([ids], device=model.device)
@@ -82,7 +82,7 @@ class Voice:
             yield
 
 
-class Stream(TextStreamer):
+class ReplyStreamer(TextStreamer):
     """Hands text on as soon as its words are whole, and keeps it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, write: Callable[[str], None]):
@@ -96,36 +96,36 @@ class Stream(TextStreamer):
             self.write(text)
 
 
-class Choir:
+class LoadedModels:
     """The voices at hand, by name; `dtype` is of the weights that are loaded."""
 
     def __init__(self, dtype: str = "float32"):
         self.dtype = dtype
-        self.voices: dict[str, Voice] = {}
-        self.hosts: list[Host] = []
+        self.voices: dict[str, ChatModel] = {}
+        self.hosts: list[LoadedBase] = []
 
-    def add(self, path: str, revision: str = "main") -> Voice:
+    def add(self, path: str, revision: str = "main") -> ChatModel:
         """The model of a path, an adapter on a base that is there already if it stands on one of those.
 
         Raises:
             HfkitError: there is no language model there, or it cannot be loaded.
         """
-        refuse_other_than_policies(path, revision)
+        require_language_model(path, revision)
         source, quantization = Source.of(path, revision), quantization_as_trained(path, revision)
         for host in self.hosts:
             if source.adapter and host.is_as(quantization) and same_base(source, host.source):
                 return self._settle(source, host)
         model = load_base(source.base, source.base_revision, dtype=self.dtype, quantization=quantization)
-        self.hosts.append(Host(source, model, quantization))
+        self.hosts.append(LoadedBase(source, model, quantization))
         return self._settle(source, self.hosts[-1])
 
-    def add_adapter(self, path: str, beside: Voice) -> Voice:
+    def add_adapter(self, path: str, beside: ChatModel) -> ChatModel:
         """An adapter on the base of a voice.
 
         Raises:
             HfkitError: it is no adapter of a language model, or one on another base.
         """
-        refuse_other_than_policies(path)
+        require_language_model(path)
         source, host = Source.of(path), beside.host
         if source.adapter is None:
             raise HfkitError(f"{path} is a full model and no adapter: set it beside the other with --against {path}")
@@ -138,14 +138,14 @@ class Choir:
             warn(f"{path} was trained over a base that was quantized otherwise than the one it stands on here")
         return self._settle(source, host)
 
-    def on(self, host: Host) -> dict[str, Voice]:
+    def on(self, host: LoadedBase) -> dict[str, ChatModel]:
         """Everything that can be switched to on a host, by name: its adapters, and its base without them."""
         voices = {name: voice for name, voice in self.voices.items() if voice.host is host}
         if all(voice.adapter for voice in voices.values()):
-            voices[BARE_BASE] = Voice(BARE_BASE, host, None, next(iter(voices.values())).tokenizer)
+            voices[BARE_BASE] = ChatModel(BARE_BASE, host, None, next(iter(voices.values())).tokenizer)
         return voices
 
-    def _settle(self, source: Source, host: Host) -> Voice:
+    def _settle(self, source: Source, host: LoadedBase) -> ChatModel:
         """Puts an adapter onto a host, and registers the voice by as much of its path as tells it from the others."""
         tokenizer, adapter = read_tokenizer(source.path, source.revision), None
         if source.adapter:
@@ -154,11 +154,11 @@ class Choir:
         parts = Path(source.path).parts
         names = ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
         name = next((name for name in names if name not in self.voices), f"{source.path} ({len(self.voices) + 1})")
-        self.voices[name] = Voice(name, host, adapter, tokenizer)
+        self.voices[name] = ChatModel(name, host, adapter, tokenizer)
         return self.voices[name]
 
 
-def refuse_other_than_policies(path: str, revision: str = "main") -> None:
+def require_language_model(path: str, revision: str = "main") -> None:
     """Raises HfkitError unless a path may hold a language model: a reward model or a tokenizer says nothing."""
     problems = path_problems("model", path)
     if problems:

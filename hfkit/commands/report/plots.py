@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from hfkit.commands.reporting.gather import Gathered, ReportedRun, judge_of, watched_scores
-from hfkit.commands.reporting.graph import draw_lineage, lineage_nodes, ranks_of
-from hfkit.commands.reporting.studio import GRID, LIGHT, SIZE, Figure, Studio
-from hfkit.commands.reporting.words import slug, three_digits
+from hfkit.commands.report.figure_writer import GRID, LIGHT, SIZE, FigureWriter, PageFigure
+from hfkit.commands.report.formatting import format_number, slug
+from hfkit.commands.report.gather import Gathered, ReportedRun, judge_of, watched_scores
+from hfkit.commands.report.lineage_graph import draw_lineage, lineage_nodes, ranks_of
 from hfkit.training.plots import PANELS, Panel, panels_of
 
 PPO_PANELS = [
@@ -31,7 +31,7 @@ DIVERSITY = [
 ]
 
 
-def summary_figures(studio: Studio, gathered: Gathered) -> list[Figure]:
+def summary_figures(studio: FigureWriter, gathered: Gathered) -> list[PageFigure]:
     """What the quickstart measured of each model."""
     summary = gathered.summary
     figures = []
@@ -48,7 +48,7 @@ def summary_figures(studio: Studio, gathered: Gathered) -> list[Figure]:
     return figures
 
 
-def arena_figures(studio: Studio, gathered: Gathered) -> list[Figure]:
+def arena_figures(studio: FigureWriter, gathered: Gathered) -> list[PageFigure]:
     """Ratings of each arena, and diversity over temperatures."""
     figures = []
     for place, arena in enumerate(gathered.arenas, 1):
@@ -69,11 +69,11 @@ def arena_figures(studio: Studio, gathered: Gathered) -> list[Figure]:
     return figures
 
 
-def training_figures(studio: Studio, gathered: Gathered) -> dict[str, list[Figure]]:
+def training_figures(studio: FigureWriter, gathered: Gathered) -> dict[str, list[PageFigure]]:
     """The curves of each stage, by its name."""
     return {
         stage.name: [
-            curves(studio, stage, panel)
+            curve_figure(studio, stage, panel)
             for panel in panels_of(stage.metrics, stage.kind, PPO_PANELS if stage.kind == "ppo" else PANELS)
         ]
         for stage in gathered.stages
@@ -81,23 +81,25 @@ def training_figures(studio: Studio, gathered: Gathered) -> dict[str, list[Figur
     }
 
 
-def curves(studio: Studio, stage: ReportedRun, panel: Panel) -> Figure:
+def curve_figure(studio: FigureWriter, stage: ReportedRun, panel: Panel) -> PageFigure:
     """A plot of curves over the steps of a stage."""
     title = f"{stage.name}: {panel.title if panel.title.startswith('KL') else panel.title.lower()}"
     ways = [
-        f"{legend} from {three_digits(points[0][1])} to {three_digits(points[-1][1])}"
+        f"{legend} from {format_number(points[0][1])} to {format_number(points[-1][1])}"
         for legend, points in panel.series
     ]
     alt = f"{title}, {panel.label}: {'; '.join(ways)}, over {panel.series[0][1][-1][0]} {panel.steps}"
     return studio.figure(slug(f"{stage.folder.name} {panel.title}"), title, alt, panel.draw)
 
 
-def overoptimization_figures(studio: Studio, gathered: Gathered) -> list[Figure]:
+def overoptimization_figures(studio: FigureWriter, gathered: Gathered) -> list[PageFigure]:
     """A plot for every score that PPO looked at and did not learn from."""
-    return [overoptimization(studio, stage, key) for stage in gathered.of("ppo") for key in watched_scores(stage)]
+    return [
+        overoptimization_figure(studio, stage, key) for stage in gathered.of("ppo") for key in watched_scores(stage)
+    ]
 
 
-def overoptimization(studio: Studio, stage: ReportedRun, key: str) -> Figure:
+def overoptimization_figure(studio: FigureWriter, stage: ReportedRun, key: str) -> PageFigure:
     """A score that is not trained on, and the reward, against the KL (Gao et al. 2022, arXiv 2210.10760).
 
     Args:
@@ -123,9 +125,9 @@ def overoptimization(studio: Studio, stage: ReportedRun, key: str) -> Figure:
 
     title = f"{stage.name}: {name} score against KL"
     alt = (
-        f"{title}: as KL grows to {three_digits(kl[-1])} nats per reply, the {name} score, which is not trained on, "
-        f"goes from {three_digits(watched[0])} to {three_digits(watched[-1])}, "
-        f"the reward from {three_digits(reward[0])} to {three_digits(reward[-1])}"
+        f"{title}: as KL grows to {format_number(kl[-1])} nats per reply, the {name} score, which is not trained on, "
+        f"goes from {format_number(watched[0])} to {format_number(watched[-1])}, "
+        f"the reward from {format_number(reward[0])} to {format_number(reward[-1])}"
     )
     note = (
         f"A dot an update; lines through the means of {len(parts)} parts of them, by KL. If the reward still rises "
@@ -134,7 +136,7 @@ def overoptimization(studio: Studio, stage: ReportedRun, key: str) -> Figure:
     return studio.figure(slug(f"{stage.folder.name} {name}"), title, alt, draw, note)
 
 
-def lineage_figure(studio: Studio, gathered: Gathered) -> Figure:
+def lineage_figure(studio: FigureWriter, gathered: Gathered) -> PageFigure:
     """What was made from what."""
     nodes = lineage_nodes(gathered)
     told = [

@@ -9,9 +9,9 @@ then the stages that it was made from are told of as well. What `hfkit evaluate`
 from argparse import Namespace
 from pathlib import Path
 
-from hfkit.commands.reporting.gather import gather
-from hfkit.commands.reporting.page import render
-from hfkit.commands.reporting.studio import Studio
+from hfkit.commands.report.figure_writer import FigureWriter
+from hfkit.commands.report.gather import gather
+from hfkit.commands.report.page import render
 from hfkit.core.console import say
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.files import write_text
@@ -28,7 +28,7 @@ def write_report(folder: str | Path) -> Path:
         gathered = gather(folder)
         plots = folder / "report"
         plots.mkdir(exist_ok=True)
-        page = render(gathered, Studio(plots))
+        page = render(gathered, FigureWriter(plots))
         write_text(folder / "report.html", page)
     except OSError as error:
         raise HfkitError(f"the report cannot be written into {folder}: {reason(error)}") from error

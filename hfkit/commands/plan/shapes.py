@@ -115,26 +115,26 @@ def ppo_roles(config, start: Origin, reward: Origin) -> list[Role]:
     """Policy, reference, reward and value: with LoRA, adapters on one base that is held once; else four models."""
     policy = shape_of(start, TaskType.CAUSAL_LM, config, start.source if config.use_peft else None)
     roles = [Role("policy", policy.weights, policy.weights, policy.decoder)]
-    copy = frozen(policy.weights)
-    roles.append(Role("reference", copy, adapters(copy) if config.use_peft else copy, policy.decoder))
+    copy = without_training(policy.weights)
+    roles.append(Role("reference", copy, adapter_weights(copy) if config.use_peft else copy, policy.decoder))
     as_adapter = reward.source.adapter is not None
     scorer = shape_of(reward, TaskType.SEQ_CLS, config, reward.source if as_adapter else None)
     shared = as_adapter and config.use_peft and reward.source.base == start.source.base
-    copy = frozen(scorer.weights)
-    roles.append(Role("reward", copy, adapters(copy) if shared else copy, scorer.decoder))
+    copy = without_training(scorer.weights)
+    roles.append(Role("reward", copy, adapter_weights(copy) if shared else copy, scorer.decoder))
     if config.use_peft and not as_adapter:  # a new adapter on the full reward model
         scorer = shape_of(reward, TaskType.SEQ_CLS, config, reward.source)
         as_adapter = True
-    held = adapters(scorer.weights) if as_adapter else scorer.weights
+    held = adapter_weights(scorer.weights) if as_adapter else scorer.weights
     roles.append(Role("value", scorer.weights, held, scorer.decoder))
     return roles
 
 
-def frozen(weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
+def without_training(weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
     return tuple(replace(weight, trained=False) for weight in weights)
 
 
-def adapters(weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
+def adapter_weights(weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
     return tuple(weight for weight in weights if weight.adapter)
 
 
@@ -148,7 +148,7 @@ def shape_of(origin: Origin, task: TaskType, config, adapter: Source | None) -> 
     lora = None if adapter is None else lora_config(config, adapter, task)
     settings = None if lora is None else (lora.r, target_key(lora.target_modules))
     dtype = "float32" if getattr(config, "model_config", None) else config.dtype  # a new model is made in fp32
-    return built(origin, task, dtype, quantized_bits(config), settings)
+    return build_shape(origin, task, dtype, quantized_bits(config), settings)
 
 
 def target_key(modules) -> str | tuple[str, ...]:
@@ -156,7 +156,7 @@ def target_key(modules) -> str | tuple[str, ...]:
 
 
 @cache
-def built(origin: Origin, task: TaskType, dtype: str, bits: int | None, lora: tuple | None) -> Shape:
+def build_shape(origin: Origin, task: TaskType, dtype: str, bits: int | None, lora: tuple | None) -> Shape:
     """Builds the model, and its adapter, on the meta device.
 
     What is not quantized of a quantized base (embedding, norms, output head) stays in `dtype`.

@@ -6,8 +6,7 @@ from functools import cached_property
 from peft import TaskType
 from transformers import AutoConfig
 
-from hfkit.commands.planning.shapes import Origin
-from hfkit.config.registry import STAGES
+from hfkit.commands.plan.shapes import Origin
 from hfkit.config.stages import PretrainConfig
 from hfkit.core.errors import ConfigError, Problem, reason
 from hfkit.models.adapters import lora_config
@@ -51,27 +50,27 @@ def read_stages(path: str, stage: str | None, output_dir: str | None, flags: lis
         if name == "tokenizer":
             made[config.output_dir] = config.vocab_size
             continue
-        stages.append(with_origins(name, config, made))
-        made[config.output_dir] = outcome(stages[-1], config.output_dir)
+        stages.append(planned_stage(name, config, made))
+        made[config.output_dir] = result_of(stages[-1], config.output_dir)
     return stages
 
 
-def with_origins(name: str, config, made: dict) -> PlannedStage:
+def planned_stage(name: str, config, made: dict) -> PlannedStage:
     """A stage with the models that it starts from.
 
     Args:
         made: what earlier stages will make, by its folder: the size of a vocabulary, or an `Origin`.
     """
     if isinstance(config, PretrainConfig) and config.model_config:
-        return PlannedStage(name, config, new_model(config, made))
-    start = origin_of("model_name_or_path", config.model_name_or_path, config.model_revision, made)
+        return PlannedStage(name, config, new_model_origin(config, made))
+    start = find_origin("model_name_or_path", config.model_name_or_path, config.model_revision, made)
     if name != "ppo":
         return PlannedStage(name, config, start)
-    reward = origin_of("reward_model_path", config.reward_model_path, config.reward_model_revision, made)
+    reward = find_origin("reward_model_path", config.reward_model_path, config.reward_model_revision, made)
     return PlannedStage(name, config, start, reward)
 
 
-def origin_of(key: str, path: str, revision: str, made: dict) -> Origin:
+def find_origin(key: str, path: str, revision: str, made: dict) -> Origin:
     """The model of a path: one that an earlier stage makes, or one that is there.
 
     Raises:
@@ -88,7 +87,7 @@ def origin_of(key: str, path: str, revision: str, made: dict) -> Origin:
         raise ConfigError([Problem(key, path, f"its config cannot be read: {reason(error)}")]) from error
 
 
-def new_model(config: PretrainConfig, made: dict) -> Origin:
+def new_model_origin(config: PretrainConfig, made: dict) -> Origin:
     """The model that pretraining makes; its vocabulary is the tokenizer's, also of one that is yet to be trained."""
     settings = dict(config.model_config)
     path = config.tokenizer_name_or_path
@@ -98,7 +97,7 @@ def new_model(config: PretrainConfig, made: dict) -> Origin:
     return Origin(source, AutoConfig.for_model(settings.pop("model_type"), **settings))
 
 
-def outcome(stage: PlannedStage, folder: str) -> Origin:
+def result_of(stage: PlannedStage, folder: str) -> Origin:
     """The model that a stage leaves in its folder: an adapter on the base that it started from, or a full model."""
     if not stage.config.use_peft:
         return Origin(Source(folder, "main", folder, "main", None), stage.start.config)

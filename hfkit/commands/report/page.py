@@ -4,15 +4,15 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hfkit.commands.reporting import figures, tables
-from hfkit.commands.reporting.gather import Gathered, samples_of
-from hfkit.commands.reporting.studio import PALETTE, Studio
+from hfkit.commands.report import figures, tables
+from hfkit.commands.report.figure_writer import PALETTE, FigureWriter
+from hfkit.commands.report.gather import Gathered, samples_of
 
 TEMPLATES = Path(__file__).parent
 SHOWN_PROMPTS = 6  # prompts whose replies are shown
 
 
-def render(gathered: Gathered, studio: Studio) -> str:
+def render(gathered: Gathered, studio: FigureWriter) -> str:
     """The page as HTML; whatever a user or a model wrote is escaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),

@@ -4,8 +4,16 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from hfkit.commands.reporting.gather import Gathered, ReportedRun, judge_of
-from hfkit.commands.reporting.words import capital, duration, memory, three_digits, whole_number, with_span, words
+from hfkit.commands.report.formatting import (
+    capitalized,
+    duration,
+    format_count,
+    format_interval,
+    format_number,
+    gigabytes,
+    metric_name,
+)
+from hfkit.commands.report.gather import Gathered, ReportedRun, judge_of
 
 # Of the quickstart's summary: key and what it is.
 METRIC_TITLES = {
@@ -23,7 +31,7 @@ STATUS_TITLES = {"done": "done", "running": "not finished", "failed": "failed"}
 
 
 @dataclass
-class Table:
+class ReportTable:
     """Texts in rows; the first of a row names it. `numeric` are the columns of figures."""
 
     caption: str
@@ -47,7 +55,7 @@ def results_of(stage: ReportedRun) -> str:
     """The final figures of a stage's record in a line."""
     metrics = stage.record.get("metrics", {})
     held_out = {key: value for key, value in metrics.items() if key.startswith("eval_")} or metrics
-    told = ", ".join(f"{words(key)} {format_value(value)}" for key, value in held_out.items())
+    told = ", ".join(f"{metric_name(key)} {format_value(value)}" for key, value in held_out.items())
     return f"{'Held out' if held_out is not metrics else 'At its end'}: {told}." if told else ""
 
 
@@ -67,7 +75,7 @@ def verdict(before: tuple, after: tuple, measure: str) -> str:
     """One model against the one before it; both are (name, value, low, high)."""
     (name, *figures), (other, *were) = after, before
     (_, low, high), (_, was_low, was_high) = figures, were
-    span = f"{with_span(*figures)} against {with_span(*were)}"
+    span = f"{format_interval(*figures)} against {format_interval(*were)}"
     if low > was_high:
         return f"{name} beats {other} on the {measure}: {span}, intervals apart."
     if high < was_low:
@@ -75,27 +83,32 @@ def verdict(before: tuple, after: tuple, measure: str) -> str:
     return f"{name} and {other} are not told apart by the {measure}: {span}, intervals overlapping."
 
 
-def model_tables(gathered: Gathered) -> list[Table]:
+def model_tables(gathered: Gathered) -> list[ReportTable]:
     """Figures of the models side by side: the quickstart's, and those of each evaluation."""
     models = {name: dict(one) for name, one in gathered.summary.get("models", {}).items()}
     for one in models.values():
         one["gold_low"], one["gold_high"] = one.get("gold_interval", (None, None))
-    tables = [side_by_side("What the quickstart measured", models, METRIC_TITLES)]
+    tables = [comparison_table("What the quickstart measured", models, METRIC_TITLES)]
     for evaluation in gathered.evaluations:
         name = Path(str(evaluation.get("model", "a model"))).name
         models = evaluation.get("by_model") or {name: evaluation.get("metrics", {})}
         keys = {
-            key: capital(words(key)) for one in models.values() for key in one if not key.endswith(("_low", "_high"))
+            key: capitalized(metric_name(key))
+            for one in models.values()
+            for key in one
+            if not key.endswith(("_low", "_high"))
         }
-        tables.append(side_by_side(f"Evaluation of {name}", models, keys))
+        tables.append(comparison_table(f"Evaluation of {name}", models, keys))
     return [table for table in tables if table.rows]
 
 
-def side_by_side(caption: str, models: dict[str, dict], keys: dict[str, str]) -> Table:
+def comparison_table(caption: str, models: dict[str, dict], keys: dict[str, str]) -> ReportTable:
     """Figures of models, one a column, with their intervals; `keys` are the metrics with their labels."""
     rows = [[label, *(interval_text(one, key) for one in models.values())] for key, label in keys.items()]
     rows = [row for row in rows if {*row[1:]} - {"–"}]
-    return Table(f"{caption}, with 95% intervals where there are any", ["", *models], rows, range(1, len(models) + 1))
+    return ReportTable(
+        f"{caption}, with 95% intervals where there are any", ["", *models], rows, range(1, len(models) + 1)
+    )
 
 
 def interval_text(figures: dict, key: str) -> str:
@@ -103,10 +116,10 @@ def interval_text(figures: dict, key: str) -> str:
     value = figures.get(key)
     if not isinstance(value, (int, float)):
         return "–"
-    return with_span(value, figures.get(f"{key}_low"), figures.get(f"{key}_high"))
+    return format_interval(value, figures.get(f"{key}_low"), figures.get(f"{key}_high"))
 
 
-def pair_tables(gathered: Gathered) -> list[Table]:
+def pair_tables(gathered: Gathered) -> list[ReportTable]:
     """Of each arena, how often each model won against each other one."""
     tables = []
     for arena in gathered.arenas:
@@ -117,22 +130,22 @@ def pair_tables(gathered: Gathered) -> list[Table]:
             rows.append([f"{pair['a']} against {pair['b']}", *shares])
         if rows:
             bias = [
-                f"{words(key)}: {format_value(value)}"
+                f"{metric_name(key)}: {format_value(value)}"
                 for key, value in arena.get("bias", {}).items()
                 if value is not None
             ]
             notes = [f"Of the judge's bias: {'; '.join(bias)}."] if bias else []
             columns = ["", "First wins", "Ties", "Second wins"]
-            tables.append(Table(f"Who wins, judged by {judge_of(arena)}", columns, rows, range(1, 4), notes))
+            tables.append(ReportTable(f"Who wins, judged by {judge_of(arena)}", columns, rows, range(1, 4), notes))
     return tables
 
 
 def format_value(value: object) -> str:
     """A value of a record as text."""
-    return three_digits(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+    return format_number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
-def data_table(gathered: Gathered) -> Table:
+def data_table(gathered: Gathered) -> ReportTable:
     """Every source of every split of every stage: its rows, and how many of them one pass takes."""
     rows = []
     for stage in gathered.stages:
@@ -143,18 +156,23 @@ def data_table(gathered: Gathered) -> Table:
                 taken = whole_split if len(sources) == 1 else source.get("taken", {})
                 given = source.get("rows", split["rows"])
                 rows.append(
-                    [*place, dataset_title(source), *amounts(given, taken), lost(split) if len(sources) == 1 else ""]
+                    [
+                        *place,
+                        dataset_title(source),
+                        *amount_cells(given, taken),
+                        describe_losses(split) if len(sources) == 1 else "",
+                    ]
                 )
             if len(sources) > 1:
-                rows.append([*place, "all of them", *amounts(split["rows"], whole_split), lost(split)])
+                rows.append([*place, "all of them", *amount_cells(split["rows"], whole_split), describe_losses(split)])
     columns = ["Stage", "Split", "Source", "Rows", "In a pass", "Share", "Tokens", "Dropped, cut, faulty"]
-    return Table(DATA, columns, rows, range(3, 7))
+    return ReportTable(DATA, columns, rows, range(3, 7))
 
 
-def amounts(given: int, taken: dict) -> list[str]:
+def amount_cells(given: int, taken: dict) -> list[str]:
     """Rows that are there, and what one pass takes of them: rows, share, tokens."""
     share = f"{taken['share']:.0%}" if "share" in taken else "–"
-    return [whole_number(given), whole_number(taken.get("rows")), share, whole_number(taken.get("tokens"))]
+    return [format_count(given), format_count(taken.get("rows")), share, format_count(taken.get("tokens"))]
 
 
 def dataset_title(source: dict) -> str:
@@ -167,7 +185,7 @@ def dataset_title(source: dict) -> str:
     return path.rpartition("/")[2] if path.startswith(("/", ".")) else path
 
 
-def lost(split: dict) -> str:
+def describe_losses(split: dict) -> str:
     """What became of a split's rows that is worth a word, and why."""
     counts = {
         **split.get("dropped", {}),
@@ -177,17 +195,17 @@ def lost(split: dict) -> str:
     return ", ".join(f"{count:,} {why}" for why, count in counts.items()) or "none"
 
 
-def cost_table(gathered: Gathered) -> Table:
+def cost_table(gathered: Gathered) -> ReportTable:
     """Time, steps, tokens, speed and memory of each stage."""
     rows = [
         [
             stage.name,
             STATUS_TITLES.get(stage.record.get("status"), "unknown"),
             duration(stage.record.get("wall_seconds")),
-            whole_number(stage.record.get("steps")),
-            whole_number(stage.record.get("tokens")),
-            whole_number(stage.record.get("tokens_per_second") or sampling_speed(stage)),
-            memory(stage.record.get("peak_memory_bytes")),
+            format_count(stage.record.get("steps")),
+            format_count(stage.record.get("tokens")),
+            format_count(stage.record.get("tokens_per_second") or sampling_speed(stage)),
+            gigabytes(stage.record.get("peak_memory_bytes")),
             stage.record.get("environment", {}).get("device", "–"),
         ]
         for stage in gathered.stages
@@ -195,9 +213,9 @@ def cost_table(gathered: Gathered) -> Table:
     if len(rows) > 1:
         total = sum(stage.record.get("wall_seconds") or 0 for stage in gathered.stages)
         most = max(stage.record.get("peak_memory_bytes") or 0 for stage in gathered.stages)
-        rows.append(["All stages", "", duration(total), "", "", "", memory(most), ""])
+        rows.append(["All stages", "", duration(total), "", "", "", gigabytes(most), ""])
     columns = ["Stage", "State", "Time", "Steps", "Tokens", "Tokens/s", "Peak memory", "Device"]
-    return Table(COST, columns, rows, range(2, 7))
+    return ReportTable(COST, columns, rows, range(2, 7))
 
 
 def sampling_speed(stage: ReportedRun) -> float | None:

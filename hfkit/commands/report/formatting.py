@@ -5,23 +5,23 @@ import re
 WORDS = {"kl": "KL", "bleu": "BLEU"}
 
 
-def three_digits(value: float) -> str:
+def format_number(value: float) -> str:
     """A figure with about three digits."""
     size = abs(value)
     digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
     return f"{value:,.{digits}f}"
 
 
-def with_span(value: float, low: float | None, high: float | None) -> str:
+def format_interval(value: float, low: float | None, high: float | None) -> str:
     """A figure with its interval, where there is one."""
     return (
-        three_digits(value)
+        format_number(value)
         if low is None or high is None
-        else f"{three_digits(value)} ({three_digits(low)} to {three_digits(high)})"
+        else f"{format_number(value)} ({format_number(low)} to {format_number(high)})"
     )
 
 
-def whole_number(count: float | None) -> str:
+def format_count(count: float | None) -> str:
     """A count with its thousands apart; a dash where nothing was counted."""
     return f"{count:,.0f}" if count else "–"
 
@@ -35,17 +35,17 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def memory(count: int | None) -> str:
+def gigabytes(count: int | None) -> str:
     """Bytes in GB (1e9)."""
     return f"{count / 1e9:.2f} GB" if count else "–"
 
 
-def words(key: str) -> str:
+def metric_name(key: str) -> str:
     """A metric's key as words."""
     return " ".join(WORDS.get(word, word) for word in key.removeprefix("eval_").split("_"))
 
 
-def capital(text: str) -> str:
+def capitalized(text: str) -> str:
     """A text that begins a line."""
     return text[:1].upper() + text[1:]
 

@@ -4,10 +4,10 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from hfkit.commands.planning.advice import Remedy
-from hfkit.commands.planning.device import Device
-from hfkit.commands.planning.peak import MemoryPlan
-from hfkit.commands.planning.steps import StepsPlan
+from hfkit.commands.plan.advice import Remedy
+from hfkit.commands.plan.device import Device
+from hfkit.commands.plan.peak import MemoryPlan
+from hfkit.commands.plan.steps import StepsPlan
 
 
 def print_plans(

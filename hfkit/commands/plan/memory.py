@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
-from hfkit.commands.planning.shapes import Decoder, Weight
+from hfkit.commands.plan.shapes import Decoder, Weight
 
 FP32, BF16 = 4, 2
 BLOCK_4BIT, BLOCK_OF_SCALES, BLOCK_8BIT_STATE = 64, 256, 256
