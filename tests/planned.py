@@ -10,7 +10,7 @@ from conftest import ROWS as TINY_ROWS
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hfkit.commands.plan.device import Device
-from hfkit.commands.plan.planned_stages import planned_stage
+from hfkit.commands.plan.planned_stages import plan_stage
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES
 from hfkit.stages.checks import problems_of
@@ -24,6 +24,7 @@ LLAMA_8B = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 143
 LLAMA_8B |= {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192}
 ONE_BY_ONE = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 24, "total_episodes": 24}
 LORA = {"use_peft": True, "lora_dropout": 0.0}
+FUNCTIONS = {"reward_model_path": None, "reward_functions": ["reward_functions:length"]}
 LONG = " ".join(row["text"] for row in TINY_ROWS["docs"])
 ROWS = {
     "pretrain": [{"text": LONG[place:]} for place in range(40)],
@@ -88,7 +89,7 @@ def stage_for(tmp_path, tokenizer_dir, llama, scorer):
         values |= changes
         if values.get("model_name_or_path"):
             values.pop("model_config", None)
-        return planned_stage(
+        return plan_stage(
             name, load_config(STAGES[name].config_class, values, problems_of, output_dir=str(tmp_path / "out")), {}
         )
 
@@ -108,7 +109,7 @@ def plan_8b(folder_of, tmp_path, **changes):
     config = load_config(
         STAGES["ppo"].config_class, {**values, **changes}, problems_of, output_dir=str(tmp_path / "out")
     )
-    return planned_stage("ppo", config, {})
+    return plan_stage("ppo", config, {})
 
 
 def run(stage) -> None:

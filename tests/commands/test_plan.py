@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from meter import TensorMeter
-from planned import CPU, GPT2, LLAMA, LORA, ONE_BY_ONE, ROOT, ROWS, plan_8b, run
+from planned import CPU, FUNCTIONS, GPT2, LLAMA, LORA, ONE_BY_ONE, ROOT, ROWS, plan_8b, run
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -19,10 +19,11 @@ from hfkit.commands.plan import memory
 from hfkit.commands.plan.device import Device
 from hfkit.commands.plan.peak import plan_memory, training_pass
 from hfkit.commands.plan.shapes import roles_of
-from hfkit.commands.plan.steps import replies_of
+from hfkit.commands.plan.steps import replies_per_row
 from hfkit.config.fields import DatasetEntry
 from hfkit.models.loading import load_trainable
-from hfkit.stages.pretrain import load_or_create_model
+from hfkit.rlhf.roles import load_roles
+from hfkit.stages.pretrain import start_model
 
 
 def tensor_bytes(tensors) -> int:
@@ -72,6 +73,8 @@ class Steps:
         ("reward", {**LORA, "load_in_4bit": True}),
         ("ppo", LORA),
         ("ppo", {}),
+        ("ppo", {**LORA, **FUNCTIONS}),
+        ("ppo", FUNCTIONS),
     ],
 )
 def test_weights_gradients_and_optimizer_are_those_that_are_allocated(stage_for, tokenizer, name, changes):
@@ -122,6 +125,19 @@ def test_with_lora_the_roles_of_ppo_share_one_base(stage_for, folder_of, tmp_pat
     assert reference.weights == 4 * policy.trainable
     assert reward.weights == value.weights == 4 * value.trainable
     assert policy.parameters == reference.parameters > reward.parameters == value.parameters
+
+
+@pytest.mark.parametrize("changes", [{}, LORA, FUNCTIONS, {**LORA, **FUNCTIONS}])
+def test_the_models_of_ppo_hold_what_is_planned(stage_for, changes):
+    stage = stage_for("ppo", **changes)
+    plan, roles = plan_memory(stage, CPU), load_roles(stage.config)
+    models = [roles.policy, roles.reference, *([roles.reward] if roles.reward else []), roles.value]
+    assert [role.name for role in plan.roles] == ["policy", "reference", *["reward"] * bool(roles.reward), "value"]
+    planned = sum(role.weights for role in plan.roles)
+    assert planned == pytest.approx(tensor_bytes([p for model in models for p in model.parameters()]), rel=0.01)
+    for role, model in zip(plan.roles, models, strict=True):
+        assert role.parameters == pytest.approx(counted(model), rel=0.001)
+        assert role.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +219,8 @@ def kept_by(model, name: str, length: int, bf16: bool | None) -> int:
         ("ppo", {**LORA, "gradient_checkpointing": True}),
         ("ppo", {"gradient_checkpointing": True, "response_length": 80}),
         ("ppo", {**LORA, "gradient_checkpointing": True, **ONE_BY_ONE}),
+        ("ppo", {**LORA, **FUNCTIONS}),
+        ("ppo", FUNCTIONS),
     ],
 )
 def test_the_peak_is_that_of_all_tensors_of_a_run(stage_for, name, changes):
@@ -218,8 +236,9 @@ def test_the_peak_is_that_of_all_tensors_of_a_run(stage_for, name, changes):
 )
 def test_replies_of_a_row_are_those_that_its_source_tells_of(stage_for, entry, replies):
     """Rankings of a local file are read above."""
-    config = stage_for("reward", **LORA).config
-    assert replies_of(replace(config, datasets=[DatasetEntry(**entry)])) == replies
+    stage = stage_for("reward", **LORA)
+    config = replace(stage.config, datasets=[DatasetEntry(**entry)])
+    assert replies_per_row(replace(stage, config=config)) == replies
 
 
 def test_ppo_on_an_8b_llama_fits_into_24_gb(folder_of, tmp_path):
@@ -241,14 +260,14 @@ from importlib import import_module
 from hfkit.config.registry import STAGES
 from hfkit.config.parsing import load_config
 from hfkit.stages.checks import problems_of
-from hfkit.commands.plan.device import device_at_hand
+from hfkit.commands.plan.device import find_device
 from hfkit.commands.plan.peak import plan_memory
-from hfkit.commands.plan.planned_stages import planned_stage
+from hfkit.commands.plan.planned_stages import plan_stage
 from torch.optim.optimizer import register_optimizer_step_post_hook
 name, values = sys.argv[1], json.loads(sys.argv[2])
 config = load_config(STAGES[name].config_class, values, problems_of)
 stage = import_module(f"hfkit.stages.{name}")
-plan = memory_of(with_origins(name, config, {}), device_at_hand())
+plan = memory_of(with_origins(name, config, {}), find_device())
 # From the first step on, and without the checkpoint's mapped pages, which are resident but can go at any time.
 def status(key):
     return 1024 * int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

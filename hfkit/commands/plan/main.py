@@ -1,16 +1,16 @@
 """hfkit plan configs/quickstart/pipeline.yaml
 
-Tells what a run will need, for a stage's YAML (pretrain, sft, reward, ppo) or a pipeline's: parameters, memory against
-the GPU or the machine at hand, optimizer steps, tokens, disk; and, if it does not fit, the flags that would make it
-fit, each with its peak. Models are known by their configs: no weights are read or downloaded.
+Prints what a run will need, for the YAML of a stage that trains a model or of a pipeline: parameters, memory against
+the GPU or the machine at hand, optimizer steps, tokens and disk. If it does not fit, prints the flags that would make
+it fit, each with its peak. Models are known by their configs: no weights are read or downloaded.
 
-Flags are those of the stage, or of the pipeline: `--per_device_train_batch_size 1`, `--sft.load_in_4bit`.
+Flags are those of the stage or of the pipeline: `--per_device_train_batch_size 1`, `--sft.load_in_4bit`.
 """
 
 from argparse import Namespace
 
 from hfkit.commands.plan.advice import remedies
-from hfkit.commands.plan.device import device_at_hand
+from hfkit.commands.plan.device import find_device
 from hfkit.commands.plan.peak import plan_memory
 from hfkit.commands.plan.planned_stages import read_stages
 from hfkit.commands.plan.shapes import roles_of
@@ -21,7 +21,7 @@ from hfkit.commands.plan.table import print_plans
 def main(given: Namespace) -> int:
     """Run `hfkit plan`."""
     stages = read_stages(given.config, given.stage, given.output_dir, given.flags)
-    device = device_at_hand(given.memory and int(given.memory * 1e9))
+    device = find_device(given.memory and int(given.memory * 1e9))
     plans = []
     for stage in stages:
         memory = plan_memory(stage, device)

@@ -1,4 +1,4 @@
-"""The stages that a YAML is for, to be planned: each with the models that it starts from."""
+"""The stages that `hfkit plan` plans, read from a YAML: each with the models that it starts from."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,7 +7,7 @@ from peft import TaskType
 from transformers import AutoConfig
 
 from hfkit.commands.plan.shapes import Origin
-from hfkit.config.stages import PretrainConfig
+from hfkit.config.registry import STAGES, StageSpec
 from hfkit.core.errors import ConfigError, Problem, reason
 from hfkit.models.adapters import lora_config
 from hfkit.models.loading import cached_tokenizer
@@ -21,16 +21,33 @@ class PlannedStage:
     """A stage to plan.
 
     Attributes:
-        name: of the stage.
+        spec: of the stage.
         config: its config.
         start: the model that it starts from, or makes.
-        reward: PPO's reward model.
+        reward: PPO's reward model, or None.
     """
 
-    name: str
+    spec: StageSpec
     config: object
     start: Origin
     reward: Origin | None = None
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.spec.name
+
+    @property
+    def task(self) -> TaskType:
+        """The head of the model that comes out."""
+        return TaskType.SEQ_CLS if self.spec.makes == "reward model" else TaskType.CAUSAL_LM
+
+    @property
+    def row_length(self) -> int:
+        """Most tokens of a row."""
+        if self.spec.length_key is not None:
+            return getattr(self.config, self.spec.length_key)
+        return self.config.max_prompt_length + self.config.response_length
 
     @cached_property
     def arguments(self):
@@ -39,39 +56,42 @@ class PlannedStage:
 
 
 def read_stages(path: str, stage: str | None, output_dir: str | None, flags: list[str]) -> list[PlannedStage]:
-    """The stages of a YAML, as `read_configs` reads them; the models that they hand on are known from their configs.
+    """Return the stages of a YAML, with models known from their configs; the arguments are those of `read_configs`.
 
     Raises:
-        ConfigError: as `read_configs`; or a model's config cannot be read.
+        ConfigError: as `read_configs` does, or because the config of a model cannot be read.
     """
     stages, made = [], {}
-    among = [spec.name for spec in STAGES.values() if spec.trains_a_model]
+    among = [name for name, spec in STAGES.items() if spec.trains_a_model]
     for name, config in read_configs(path, stage, output_dir, flags, among).items():
-        if name == "tokenizer":
+        if STAGES[name].makes == "tokenizer":
             made[config.output_dir] = config.vocab_size
-            continue
-        stages.append(planned_stage(name, config, made))
-        made[config.output_dir] = result_of(stages[-1], config.output_dir)
+        elif STAGES[name].trains_a_model:
+            stages.append(plan_stage(name, config, made))
+            made[config.output_dir] = model_made_by(stages[-1])
     return stages
 
 
-def planned_stage(name: str, config, made: dict) -> PlannedStage:
-    """A stage with the models that it starts from.
+def plan_stage(name: str, config, made: dict) -> PlannedStage:
+    """Return a stage with the models that it starts from.
 
     Args:
-        made: what earlier stages will make, by its folder: the size of a vocabulary, or an `Origin`.
+        made: what earlier stages will make, by folder: the size of a vocabulary, or an `Origin`.
     """
-    if isinstance(config, PretrainConfig) and config.model_config:
-        return PlannedStage(name, config, new_model_origin(config, made))
+    spec = STAGES[name]
+    if getattr(config, "model_config", None):
+        return PlannedStage(spec, config, new_model(config, made))
     start = find_origin("model_name_or_path", config.model_name_or_path, config.model_revision, made)
-    if name != "ppo":
-        return PlannedStage(name, config, start)
-    reward = find_origin("reward_model_path", config.reward_model_path, config.reward_model_revision, made)
-    return PlannedStage(name, config, start, reward)
+    reward_path = getattr(config, "reward_model_path", None)
+    if reward_path is None:
+        return PlannedStage(spec, config, start)
+    return PlannedStage(
+        spec, config, start, find_origin("reward_model_path", reward_path, config.reward_model_revision, made)
+    )
 
 
 def find_origin(key: str, path: str, revision: str, made: dict) -> Origin:
-    """The model of a path: one that an earlier stage makes, or one that is there.
+    """Return the model of a path: one that an earlier stage makes, or one that exists.
 
     Raises:
         ConfigError: its config cannot be read.
@@ -83,12 +103,12 @@ def find_origin(key: str, path: str, revision: str, made: dict) -> Origin:
         return Origin(
             source, AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)
         )
-    except Exception as error:  # whatever a library says of a folder's content
+    except Exception as error:  # a library may raise anything over the content of a folder
         raise ConfigError([Problem(key, path, f"its config cannot be read: {reason(error)}")]) from error
 
 
-def new_model_origin(config: PretrainConfig, made: dict) -> Origin:
-    """The model that pretraining makes; its vocabulary is the tokenizer's, also of one that is yet to be trained."""
+def new_model(config, made: dict) -> Origin:
+    """Return the model that `model_config` describes; its vocabulary is that of the tokenizer, trained yet or not."""
     settings = dict(config.model_config)
     path = config.tokenizer_name_or_path
     if "vocab_size" not in settings:
@@ -97,11 +117,10 @@ def new_model_origin(config: PretrainConfig, made: dict) -> Origin:
     return Origin(source, AutoConfig.for_model(settings.pop("model_type"), **settings))
 
 
-def result_of(stage: PlannedStage, folder: str) -> Origin:
-    """The model that a stage leaves in its folder: an adapter on the base that it started from, or a full model."""
+def model_made_by(stage: PlannedStage) -> Origin:
+    """Return the model that a stage leaves in its folder: an adapter on the base it started from, or a full model."""
+    folder, start = stage.config.output_dir, stage.start
     if not stage.config.use_peft:
-        return Origin(Source(folder, "main", folder, "main", None), stage.start.config)
-    task = TaskType.SEQ_CLS if stage.name == "reward" else TaskType.CAUSAL_LM
-    source = stage.start.source
-    adapter = lora_config(stage.config, source, task).to_dict()
-    return Origin(Source(folder, "main", source.base, source.base_revision, adapter), stage.start.config)
+        return Origin(Source(folder, "main", folder, "main", None), start.config)
+    adapter = lora_config(stage.config, start.source, stage.task).to_dict()
+    return Origin(Source(folder, "main", start.source.base, start.source.base_revision, adapter), start.config)
