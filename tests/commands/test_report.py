@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from itertools import pairwise, product
 from pathlib import Path
@@ -205,7 +207,7 @@ def test_a_score_without_weight_is_watched_and_changes_nothing(run_stage, ppo_di
 @pytest.mark.parametrize(
     ("record", "told"),
     [
-        (None, "holds no run: there is no hfkit.json that can be read"),
+        (None, "holds no run: neither it nor a folder in it has a readable hfkit.json"),
         ({"stage": "sft", "status": "running"}, r"nothing was logged in .* yet \(run: running\)"),
         ({"stage": "sft", "status": "done", "lineage": [{}]}, "a record in .* is not as hfkit writes it"),
         ({"stage": "sft", "status": "done", "data": {"train": {}}}, "a record in .* is not as hfkit writes it"),
@@ -221,6 +223,11 @@ def test_what_cannot_be_reported_on_is_told(tmp_path, capsys, record, told):
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_report_imports_neither_torch_nor_transformers():
+    code = "import sys, hfkit.commands.report.main; sys.exit(not {'torch', 'transformers'}.isdisjoint(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
 def test_a_wrong_path_is_told(tmp_path, capsys):
     assert main(["report", str(tmp_path / "nowhere")]) == 1
     assert "nowhere is no folder" in capsys.readouterr().err
@@ -228,7 +235,7 @@ def test_a_wrong_path_is_told(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("low", "high", "told"),
-    [(0.6, 0.8, "b beats a"), (0.4, 0.8, "b and a are not told apart"), (0.1, 0.2, "b is worse than a")],
+    [(0.6, 0.8, "b beats a"), (0.4, 0.8, "the score does not separate b and a"), (0.1, 0.2, "b is worse than a")],
 )
 def test_a_verdict_asks_for_intervals_that_are_apart(low, high, told):
     assert verdict(("a", 0.4, 0.3, 0.5), ("b", (low + high) / 2, low, high), "score").startswith(told)

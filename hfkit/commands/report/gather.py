@@ -1,25 +1,19 @@
-"""What a folder of runs holds, read into plain data: records, metrics, evaluations, arenas, samples."""
+"""Everything that `hfkit report` shows, read from a folder of runs: records, metrics, evaluations, arenas, samples."""
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hfkit.config.registry import STAGES, spec_of
+from hfkit.config.registry import MERGE, STAGES, StageSpec, spec_of
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD, read_json_mapping
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 
 
-def title_of(stage: str | None, otherwise: str) -> str:
-    """Return the title of a stage."""
-    spec = spec_of(stage)
-    return spec.title if spec else otherwise
-
-
 @dataclass
 class ReportedRun:
-    """One run: its folder, its record, the lines of its `metrics.jsonl`."""
+    """One run: its folder, its record, the lines of its `metrics.jsonl`, and its name in the report."""
 
     folder: Path
     record: dict
@@ -27,101 +21,108 @@ class ReportedRun:
     name: str = ""
 
     @property
-    def kind(self) -> str:
-        """ "sft", "ppo" and so on."""
+    def stage(self) -> str:
+        """Name of the stage; the folder's where the record has none."""
         return self.record.get("stage") or self.folder.name
 
     @property
+    def spec(self) -> StageSpec | None:
+        """The stage's spec; None for a stage that is not registered."""
+        return spec_of(self.stage)
+
+    @property
     def warnings(self) -> list[str]:
-        """What the run warned of, and what stopped it."""
+        """The run's warnings, and why it stopped early or failed."""
         record = self.record
-        told = [*record.get("warnings", []), record.get("stopped")]
+        reported = [*record.get("warnings", []), record.get("stopped")]
         if record.get("status") == "failed":
-            told.append(f"the run failed ({record.get('error', 'for an unknown reason')})")
-        return [*dict.fromkeys(filter(None, told))]
+            reported.append(f"the run failed ({record.get('error', 'for an unknown reason')})")
+        return [*dict.fromkeys(filter(None, reported))]
 
 
 @dataclass
 class Gathered:
-    """Everything that a report is made of; what is not there is empty."""
+    """Everything that a report shows; what does not exist is empty."""
 
     folder: Path
-    stages: list[ReportedRun]
+    runs: list[ReportedRun]
     summary: dict = field(default_factory=dict)
     arenas: list[dict] = field(default_factory=list)
     evaluations: list[dict] = field(default_factory=list)
 
-    def of(self, kind: str) -> list[ReportedRun]:
-        """The runs of a stage."""
-        return [stage for stage in self.stages if stage.kind == kind]
-
 
 def gather(folder: Path) -> Gathered:
-    """The runs of a pipeline's folder, or of one stage's with those it was made from.
+    """Read the runs in a pipeline's folder, or one run with those that it was made from.
 
     Raises:
-        HfkitError: no folder, no run in it, or runs that have not come to anything yet.
+        HfkitError: there is no such folder, no run in it, or nothing that the runs have logged.
     """
     if not folder.is_dir():
-        raise HfkitError(f"{folder} is no folder: name that of a pipeline or of a run, as runs/quickstart")
+        raise HfkitError(f"{folder} is no folder: name the folder of a pipeline or of a run, such as runs/quickstart")
     if (folder / RECORD).is_file():
-        places = run_and_ancestors(folder)
+        run_dirs = run_and_ancestors(folder)
     else:
-        places = [path.parent for path in folder.glob(f"*/{RECORD}")]
-    stages = [ReportedRun(place, record, read_metrics(place)) for place in places if (record := read_record(place))]
-    if not stages:
-        raise HfkitError(f"{folder} holds no run: there is no {RECORD} that can be read in it, nor in a folder of it")
-    if not any(stage.metrics or stage.record.get("status") == "done" for stage in stages):
-        states = ", ".join(f"{stage.folder.name}: {stage.record.get('status')}" for stage in stages)
-        raise HfkitError(f"nothing was logged in {folder} yet ({states}): there is nothing to report on")
-    order = [*STAGES, "merge"]
-    stages.sort(key=lambda stage: (order.index(stage.kind) if stage.kind in order else len(order), stage.folder.name))
-    give_names(stages)
+        run_dirs = [path.parent for path in folder.glob(f"*/{RECORD}")]
+    runs = [ReportedRun(path, record, read_metrics(path)) for path in run_dirs if (record := read_record(path))]
+    if not runs:
+        raise HfkitError(f"{folder} holds no run: neither it nor a folder in it has a readable {RECORD}")
+    if not any(run.metrics or run.record.get("status") == "done" for run in runs):
+        states = ", ".join(f"{run.folder.name}: {run.record.get('status')}" for run in runs)
+        raise HfkitError(f"nothing was logged in {folder} yet ({states}): there is nothing to report")
+    order = [*STAGES, MERGE.name]
+    runs.sort(key=lambda run: (order.index(run.stage) if run.stage in order else len(order), run.folder.name))
+    set_names(runs)
     return Gathered(
         folder,
-        stages,
+        runs,
         summary=read_json_mapping(folder / "summary.json") or {},
-        arenas=read_results(folder, stages, "arena.json"),
-        evaluations=read_results(folder, stages, "evaluation.json"),
+        arenas=read_results(folder, runs, "arena.json"),
+        evaluations=read_results(folder, runs, "evaluation.json"),
     )
 
 
 def run_and_ancestors(folder: Path) -> list[Path]:
-    """The folder of a run, and those of the runs that it was made from, as far as they are still there."""
+    """Return the folder of a run, and the folders of the runs that it was made from where they still exist."""
     family, waiting = {}, [folder.resolve()]
     while waiting:
-        place = waiting.pop()
-        record = read_record(place)
-        if place in family or record is None:
+        path = waiting.pop()
+        record = read_record(path)
+        if path in family or record is None:
             continue
-        family[place] = None
-        settings = record.get("config", {})
+        family[path] = None
         parents = [parent["path"] for parent in record.get("lineage", [])]
-        parents += [settings[key] for key in ("tokenizer_name_or_path",) if settings.get(key)]
-        waiting += [Path(path).resolve() for path in parents if Path(path).is_dir()]
+        parents.append(record.get("config", {}).get("tokenizer_name_or_path"))
+        waiting += [Path(parent).resolve() for parent in parents if parent and Path(parent).is_dir()]
     return [*family]
 
 
-def give_names(stages: list[ReportedRun]) -> None:
-    """Names stages for a reader; where there are several of a kind, with their folders."""
-    kinds = [stage.kind for stage in stages]
-    for stage in stages:
-        stage.name = title_of(stage.kind, stage.kind)
-        if kinds.count(stage.kind) > 1:
-            stage.name += f" ({stage.folder.name})"
+def set_names(runs: list[ReportedRun]) -> None:
+    """Name runs by the titles of their stages; where a stage has several runs, with their folders."""
+    stages = [run.stage for run in runs]
+    for run in runs:
+        run.name = title_of(run.stage)
+        if stages.count(run.stage) > 1:
+            run.name += f" ({run.folder.name})"
 
 
-def read_results(folder: Path, stages: list[ReportedRun], name: str) -> list[dict]:
-    """The JSON files of a name in the folder, in the folders in it, and in those of its runs."""
-    places = {folder.resolve(): None}
-    places |= {place.resolve(): None for place in sorted(folder.iterdir()) if place.is_dir()}
-    places |= {stage.folder.resolve(): None for stage in stages}
-    contents = [read_json_mapping(place / name) for place in places]
+def title_of(stage: str) -> str:
+    """Return the title of a stage; its name where it is not registered."""
+    spec = spec_of(stage)
+    return spec.title if spec else stage
+
+
+def read_results(folder: Path, runs: list[ReportedRun], name: str) -> list[dict]:
+    """Return the contents of all JSON files of a name in the folder, in its subfolders, and in the folders of runs."""
+    folders = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir()), *(run.folder for run in runs)]
+    contents = [read_json_mapping(path / name) for path in dict.fromkeys(path.resolve() for path in folders)]
     return [content for content in contents if content]
 
 
 def samples_of(gathered: Gathered) -> list[dict]:
-    """Replies side by side, each a `prompt` and `replies` by model: an arena's, else those that the runs left."""
+    """Return replies of several models to the same prompts, each as {prompt, replies by model}.
+
+    They are an arena's, else the quickstart's, else those from before and after the training of a run.
+    """
     for arena in gathered.arenas:
         if arena.get("samples"):
             return [{"prompt": prompt_text(one["prompt"]), "replies": one["replies"]} for one in arena["samples"]]
@@ -129,46 +130,46 @@ def samples_of(gathered: Gathered) -> list[dict]:
     if summary.get("prompts_shown"):
         models = summary["models"]
         return [
-            {"prompt": prompt, "replies": {name: model["samples"][place] for name, model in models.items()}}
-            for place, prompt in enumerate(summary["prompts_shown"])
+            {"prompt": prompt, "replies": {name: model["samples"][index] for name, model in models.items()}}
+            for index, prompt in enumerate(summary["prompts_shown"])
         ]
-    for stage in gathered.of("ppo"):
-        rows = read_json_lines(stage.folder / "samples.jsonl")
+    for run in gathered.runs:
+        rows, title = read_json_lines(run.folder / "samples.jsonl"), title_of(run.stage)
         if rows:
             return [
-                {"prompt": row["prompt"], "replies": {"before PPO": row["before"], "after PPO": row["after"]}}
+                {"prompt": row["prompt"], "replies": {f"before {title}": row["before"], f"after {title}": row["after"]}}
                 for row in rows
             ]
     return []
 
 
 def prompt_text(prompt: str | list[dict]) -> str:
-    """A prompt as text; of a conversation, who says what."""
+    """Return a prompt as text; a conversation has a line per message, each with its role."""
     if isinstance(prompt, str):
         return prompt
     if len(prompt) == 1:
         return prompt[0]["content"]
-    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
 def read_json_lines(path: Path) -> list[dict]:
-    """The rows of a file of JSON lines; [] where there is none."""
+    """Return the rows of a file of JSON lines; [] where it does not exist."""
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def judge_of(arena: dict) -> str:
-    """Who judged, in words."""
+    """Return the name of an arena's judge."""
     judge = arena.get("judge", {})
     name = str(judge.get("name") or judge.get("kind") or "an unnamed judge")
     return Path(name).name if Path(name).is_absolute() else name
 
 
-def watched_scores(stage: ReportedRun) -> list[str]:
-    """The keys in a PPO run's metrics of scores with the weight 0: they are looked at, and not trained on."""
-    settings = stage.record.get("config", {})
+def watched_scores(run: ReportedRun) -> list[str]:
+    """Return the metrics' keys of scores with the weight 0, which PPO reports and does not train on."""
+    settings = run.record.get("config", {})
     parts = ["model"] * bool(settings.get("reward_model_path")) + settings.get("reward_functions", [])
     weights = settings.get("reward_weights") or [1.0] * len(parts)
     keys = [f"objective/score_{part}" for part, weight in zip(parts, weights, strict=True) if weight == 0]
-    return [key for key in keys if any(key in row for row in stage.metrics)]
+    return [key for key in keys if any(key in row for row in run.metrics)]

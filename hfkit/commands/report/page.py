@@ -1,19 +1,19 @@
-"""The page of a report: one HTML file with everything in it."""
+"""The page of a report: one self-contained HTML file."""
 
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hfkit.commands.report import figures, tables
+from hfkit.commands.report import plots, tables
 from hfkit.commands.report.figure_writer import PALETTE, FigureWriter
 from hfkit.commands.report.gather import Gathered, samples_of
 
 TEMPLATES = Path(__file__).parent
-SHOWN_PROMPTS = 6  # prompts whose replies are shown
+SHOWN_PROMPTS = 6
 
 
-def render(gathered: Gathered, studio: FigureWriter) -> str:
-    """The page as HTML; whatever a user or a model wrote is escaped."""
+def render(gathered: Gathered, writer: FigureWriter) -> str:
+    """Return the page as HTML; text by users and models is escaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -21,24 +21,23 @@ def render(gathered: Gathered, studio: FigureWriter) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    training = figures.training_figures(studio, gathered)
-    versions = gathered.stages[-1].record.get("environment", {}).get("versions", {})
+    versions = gathered.runs[-1].record.get("environment", {}).get("versions", {})
     return environment.get_template("report.html.jinja").render(
         title=gathered.folder.resolve().name,
         palette=PALETTE,
         facts=tables.facts_of(gathered),
         verdicts=tables.verdicts_of(gathered),
         models=tables.model_tables(gathered),
-        comparison=figures.summary_figures(studio, gathered) + figures.arena_figures(studio, gathered),
+        comparison=plots.summary_figures(writer, gathered) + plots.arena_figures(writer, gathered),
         pairs=tables.pair_tables(gathered),
         samples=samples_of(gathered)[:SHOWN_PROMPTS],
-        overoptimization=figures.overoptimization_figures(studio, gathered),
-        training={name: drawn for name, drawn in training.items() if drawn},
-        lineage=figures.lineage_figure(studio, gathered),
+        overoptimization=plots.overoptimization_figures(writer, gathered),
+        training=plots.training_figures(writer, gathered),
+        lineage=plots.lineage_figure(writer, gathered),
         data=tables.data_table(gathered),
         cost=tables.cost_table(gathered),
-        stages=gathered.stages,
-        results={stage.name: tables.results_of(stage) for stage in gathered.stages},
+        runs=gathered.runs,
+        results={run.name: tables.results_of(run) for run in gathered.runs},
         states=tables.STATUS_TITLES,
         versions={name: version for name, version in versions.items() if version},
     )

@@ -1,4 +1,4 @@
-"""The plots of a report: models side by side, curves of each stage, score against KL, lineage."""
+"""Plots of a report: models side by side, curves of each stage, score against KL, lineage."""
 
 import numpy as np
 
@@ -15,24 +15,24 @@ PPO_PANELS = [
     ("Policy loss", "clipped surrogate per token", [("loss/policy_avg", "training")]),
     ("Value loss", "half the squared error", [("loss/value_avg", "training")]),
 ]
-BINS = 8  # parts that the updates are put into, by KL, for the curve of score against KL
-# Of the quickstart's summary: key, title, x label.
+BINS = 8  # groups of updates with similar KL, for the curve of score against KL
+# Key in the quickstart's summary, title, x label.
 MEASURED = [
     ("gold", "Gold score", "mean score, 0 to 1"),
     ("entropy", "Entropy", "nats per token"),
     ("reply_tokens", "Reply length", "tokens per reply"),
 ]
-# Of an arena's diversity: key, title, y label.
+# Key in an arena's diversity, title, y label.
 DIVERSITY = [
     ("entropy", "Entropy by temperature", "nats per token"),
-    ("self_bleu", "Likeness of replies by temperature", "self-BLEU"),
-    ("distinct_2", "Different pairs of words by temperature", "distinct-2"),
+    ("self_bleu", "Similarity of replies by temperature", "self-BLEU"),
+    ("distinct_2", "Distinct word pairs by temperature", "distinct-2"),
     ("length", "Reply length by temperature", "tokens per reply"),
 ]
 
 
-def summary_figures(studio: FigureWriter, gathered: Gathered) -> list[PageFigure]:
-    """What the quickstart measured of each model."""
+def summary_figures(writer: FigureWriter, gathered: Gathered) -> list[PageFigure]:
+    """Draw the quickstart's measurements of each model."""
     summary = gathered.summary
     figures = []
     for key, title, label in MEASURED:
@@ -44,20 +44,20 @@ def summary_figures(studio: FigureWriter, gathered: Gathered) -> list[PageFigure
         if rows:
             note = f"Of replies to {summary['questions']:,} held-out questions" if "questions" in summary else ""
             note += ", with 95% intervals" if rows[0][2] is not None else ""
-            figures.append(studio.intervals(f"models-{slug(key)}", title, label, rows, note and f"{note}."))
+            figures.append(writer.intervals(f"models-{slug(key)}", title, label, rows, note and f"{note}."))
     return figures
 
 
-def arena_figures(studio: FigureWriter, gathered: Gathered) -> list[PageFigure]:
-    """Ratings of each arena, and diversity over temperatures."""
+def arena_figures(writer: FigureWriter, gathered: Gathered) -> list[PageFigure]:
+    """Draw the ratings of each arena, and diversity by temperature."""
     figures = []
-    for place, arena in enumerate(gathered.arenas, 1):
-        name = "arena" if place == 1 else f"arena-{place}"
+    for number, arena in enumerate(gathered.arenas, 1):
+        name = "arena" if number == 1 else f"arena-{number}"
         rated = sorted(arena.get("models", []), key=lambda one: one["rating"])
         rows = [(one["name"], one["rating"], one["low"], one["high"]) for one in rated]
         if rows:
             note = f"Judged by {judge_of(arena)}, with 95% intervals. {arena.get('judge', {}).get('warning') or ''}"
-            figures.append(studio.intervals(name, "Arena ratings", "rating (Elo scale)", rows, note.strip()))
+            figures.append(writer.intervals(name, "Arena ratings", "rating (Elo scale)", rows, note.strip()))
         for key, title, label in DIVERSITY:
             series: dict[str, list[tuple]] = {}
             for one in arena.get("diversity", []):
@@ -65,47 +65,42 @@ def arena_figures(studio: FigureWriter, gathered: Gathered) -> list[PageFigure]:
                     series.setdefault(one["model"], []).append((one["temperature"], one[key]))
             if series:
                 series = {model: sorted(points) for model, points in series.items()}
-                figures.append(studio.lines(f"{name}-{slug(key)}", title, "temperature", label, series))
+                figures.append(writer.lines(f"{name}-{slug(key)}", title, "temperature", label, series))
     return figures
 
 
-def training_figures(studio: FigureWriter, gathered: Gathered) -> dict[str, list[PageFigure]]:
-    """The curves of each stage, by its name."""
-    return {
-        stage.name: [
-            curve_figure(studio, stage, panel)
-            for panel in panels_of(stage.metrics, stage.kind, PPO_PANELS if stage.kind == "ppo" else PANELS)
-        ]
-        for stage in gathered.stages
-        if stage.metrics
-    }
+def training_figures(writer: FigureWriter, gathered: Gathered) -> dict[str, list[PageFigure]]:
+    """Draw the curves of each run, by the run's name."""
+    figures = {}
+    for run in gathered.runs:
+        panels = PPO_PANELS if run.spec and run.spec.loop == "ppo" else PANELS
+        figures[run.name] = [curve_figure(writer, run, one) for one in panels_of(run.metrics, run.stage, panels)]
+    return {name: drawn for name, drawn in figures.items() if drawn}
 
 
-def curve_figure(studio: FigureWriter, stage: ReportedRun, panel: Panel) -> PageFigure:
-    """A plot of curves over the steps of a stage."""
-    title = f"{stage.name}: {panel.title if panel.title.startswith('KL') else panel.title.lower()}"
-    ways = [
+def curve_figure(writer: FigureWriter, run: ReportedRun, panel: Panel) -> PageFigure:
+    """Draw curves over the steps of a run."""
+    title = f"{run.name}: {panel.title if panel.title.startswith('KL') else panel.title.lower()}"
+    ranges = [
         f"{legend} from {format_number(points[0][1])} to {format_number(points[-1][1])}"
         for legend, points in panel.series
     ]
-    alt = f"{title}, {panel.label}: {'; '.join(ways)}, over {panel.series[0][1][-1][0]} {panel.steps}"
-    return studio.figure(slug(f"{stage.folder.name} {panel.title}"), title, alt, panel.draw)
+    alt = f"{title}, {panel.label}: {'; '.join(ranges)}, over {panel.series[0][1][-1][0]} {panel.steps}"
+    return writer.figure(slug(f"{run.folder.name} {panel.title}"), title, alt, panel.draw)
 
 
-def overoptimization_figures(studio: FigureWriter, gathered: Gathered) -> list[PageFigure]:
-    """A plot for every score that PPO looked at and did not learn from."""
-    return [
-        overoptimization_figure(studio, stage, key) for stage in gathered.of("ppo") for key in watched_scores(stage)
-    ]
+def overoptimization_figures(writer: FigureWriter, gathered: Gathered) -> list[PageFigure]:
+    """Draw every score that PPO reported and did not train on."""
+    return [overoptimization_figure(writer, run, key) for run in gathered.runs for key in watched_scores(run)]
 
 
-def overoptimization_figure(studio: FigureWriter, stage: ReportedRun, key: str) -> PageFigure:
-    """A score that is not trained on, and the reward, against the KL (Gao et al. 2022, arXiv 2210.10760).
+def overoptimization_figure(writer: FigureWriter, run: ReportedRun, key: str) -> PageFigure:
+    """Draw a score that is not trained on, and the reward, against the KL (Gao et al. 2022, arXiv 2210.10760).
 
     Args:
-        key: of the score in the run's metrics, `objective/score_MODULE:FUNCTION`.
+        key: the score's key in the run's metrics, `objective/score_MODULE:FUNCTION`.
     """
-    rows = sorted((row for row in stage.metrics if key in row), key=lambda row: row["objective/kl"])
+    rows = sorted((row for row in run.metrics if key in row), key=lambda row: row["objective/kl"])
     parts = [list(part) for part in np.array_split(rows, min(BINS, len(rows)))]
     kl, watched, reward = (
         [float(np.mean([row[one] for row in part])) for part in parts]
@@ -123,28 +118,28 @@ def overoptimization_figure(studio: FigureWriter, stage: ReportedRun, key: str) 
         right.set(ylabel="reward, mean score")
         right.spines["right"].set_visible(True)
 
-    title = f"{stage.name}: {name} score against KL"
+    title = f"{run.name}: {name} score against KL"
     alt = (
         f"{title}: as KL grows to {format_number(kl[-1])} nats per reply, the {name} score, which is not trained on, "
         f"goes from {format_number(watched[0])} to {format_number(watched[-1])}, "
         f"the reward from {format_number(reward[0])} to {format_number(reward[-1])}"
     )
     note = (
-        f"A dot an update; lines through the means of {len(parts)} parts of them, by KL. If the reward still rises "
-        f"where the {name} score falls, the policy games the reward."
+        f"Each dot is an update; lines connect the means of {len(parts)} groups with similar KL. If the reward rises "
+        f"while the {name} score falls, the policy exploits the reward."
     )
-    return studio.figure(slug(f"{stage.folder.name} {name}"), title, alt, draw, note)
+    return writer.figure(slug(f"{run.folder.name} {name}"), title, alt, draw, note)
 
 
-def lineage_figure(studio: FigureWriter, gathered: Gathered) -> PageFigure:
-    """What was made from what."""
+def lineage_figure(writer: FigureWriter, gathered: Gathered) -> PageFigure:
+    """Draw which run was made from which."""
     nodes = lineage_nodes(gathered)
-    told = [
+    parents = [
         f"{node.title} from {' and '.join(nodes[parent].title for parent, _ in node.parents)}"
         for node in nodes.values()
         if node.parents
     ]
     size = (SIZE[0], 0.3 + 0.8 * (max(ranks_of(nodes).values()) + 1))
-    return studio.figure(
-        "lineage", "", f"Lineage: {'; '.join(told) or 'one run'}", lambda axes: draw_lineage(axes, nodes), "", size
+    return writer.figure(
+        "lineage", "", f"Lineage: {'; '.join(parents) or 'one run'}", lambda axes: draw_lineage(axes, nodes), "", size
     )
