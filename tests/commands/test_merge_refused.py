@@ -25,7 +25,7 @@ def refused(told: str, *arguments, **options) -> None:
 
 def test_what_is_no_adapter_is_refused(base_dir, tokenizer_dir, tmp_path):
     for path in (base_dir, tokenizer_dir, "runs/nowhere"):
-        refused("is no adapter: there is no adapter_config.json", path, tmp_path / "out")
+        refused("is no adapter: it has no adapter_config.json", path, tmp_path / "out")
     refused("is no folder, and no model on the Hub", "/nowhere/at/all", tmp_path / "out")
     assert os.listdir(tmp_path) == []
 
@@ -34,10 +34,10 @@ def test_what_is_no_adapter_is_refused(base_dir, tokenizer_dir, tmp_path):
     ("changes", "told"),
     [
         ({"peft_type": "PROMPT_TUNING"}, "is a PROMPT_TUNING adapter"),
-        ({"task_type": "SEQ_2_SEQ_LM"}, "for SEQ_2_SEQ_LM: LORA for CAUSAL_LM or SEQ_CLS is merged"),
-        ({"base_model_name_or_path": "/gone/model"}, "'/gone/model', the base of .*, is not there: .* --base PATH"),
-        ({"base_model_name_or_path": "gone/model"}, "'gone/model', the base of .*, is not there"),
-        ({"base_model_name_or_path": None}, "'', the base of .*, is not there"),
+        ({"task_type": "SEQ_2_SEQ_LM"}, "for SEQ_2_SEQ_LM: only LORA for CAUSAL_LM or SEQ_CLS can be merged"),
+        ({"base_model_name_or_path": "/gone/model"}, "the base of .*, '/gone/model', is missing: .* --base PATH"),
+        ({"base_model_name_or_path": "gone/model"}, "the base of .*, 'gone/model', is missing"),
+        ({"base_model_name_or_path": None}, "the base of .*, '', is missing"),
     ],
 )
 def test_an_adapter_of_another_kind_or_without_its_base_is_refused(sft_dir, copy, tmp_path, changes, told):

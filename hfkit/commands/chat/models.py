@@ -1,4 +1,4 @@
-"""Models to talk with: each base is held once, however many adapters on it there are."""
+"""The models of a chat: each base is loaded once, however many adapters stand on it."""
 
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
+from hfkit.config.registry import STAGES, spec_of
 from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD
@@ -21,69 +22,72 @@ from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source, find_file
 from hfkit.stages.checks.models import path_problems
 
-BARE_BASE = "base"  # the name of a base without its adapters
+BASE_NAME = "base"  # the name of a base without its adapters
+LANGUAGE_MODELS = ("base model", "assistant")  # of what stages make
 
 
 @dataclass
 class LoadedBase:
-    """A base in memory, and whatever adapters it carries."""
+    """A base in memory, with the adapters that were loaded onto it."""
 
     source: Source
     model: PreTrainedModel | PeftModel
     quantization: BitsAndBytesConfig | None
 
-    def is_as(self, quantization: BitsAndBytesConfig | None) -> bool:
-        """Whether the base is held in these bits."""
-        ours, theirs = (one and one.to_dict() for one in (self.quantization, quantization))
-        return ours == theirs
+    def has_quantization(self, quantization: BitsAndBytesConfig | None) -> bool:
+        """Return whether the base is quantized in this way."""
+        ours, other = (config and config.to_dict() for config in (self.quantization, quantization))
+        return ours == other
 
     @property
     def context(self) -> int | None:
-        """Tokens that the model can look at, or None for no limit."""
+        """Context length in tokens; None for no limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
 
 @dataclass
 class ChatModel:
-    """One way to speak: a base, with one of its adapters or with none."""
+    """A model to talk with: a base, with one of its adapters or without."""
 
     name: str
-    host: LoadedBase
+    base: LoadedBase
     adapter: str | None
     tokenizer: PreTrainedTokenizerBase
 
-    def speak(self, ids: list[int], length: int, temperature: float, write: Callable[[str], None]) -> tuple[str, bool]:
-        """A reply to token ids, handed to `write` bit by bit.
+    def generate(
+        self, ids: list[int], max_new_tokens: int, temperature: float, write: Callable[[str], None]
+    ) -> tuple[str, bool]:
+        """Sample a reply to token ids, and call `write` with each piece of its text.
 
         Returns:
             the reply, and whether Ctrl-C stopped it.
         """
-        model, stream = self.host.model, ReplyStreamer(self.tokenizer, write)
-        stops = stop_ids(model.generation_config, self.tokenizer)
-        config = sampling_config(self.tokenizer, length, temperature, stops)
-        given = torch.tensor([ids], device=model.device)
+        model, streamer = self.base.model, ReplyStreamer(self.tokenizer, write)
+        stop_token_ids = stop_ids(model.generation_config, self.tokenizer)
+        config = sampling_config(self.tokenizer, max_new_tokens, temperature, stop_token_ids)
+        prompt = torch.tensor([ids], device=model.device)
         try:
-            with torch.inference_mode(), self.alone(), plain_generation(model):
-                mask = torch.ones_like(given)
-                model.generate(input_ids=given, attention_mask=mask, generation_config=config, streamer=stream)
+            with torch.inference_mode(), self.active_adapter(), plain_generation(model):
+                mask = torch.ones_like(prompt)
+                model.generate(input_ids=prompt, attention_mask=mask, generation_config=config, streamer=streamer)
         except KeyboardInterrupt:
-            stream.end()
-            return stream.text.strip(), True
-        return stream.text.strip(), False
+            streamer.end()
+            return streamer.text.strip(), True
+        return streamer.text.strip(), False
 
     @contextmanager
-    def alone(self):
-        """With this voice's adapter at work, and no other."""
-        model = self.host.model
+    def active_adapter(self):
+        """Activate this model's adapter alone, or none."""
+        model = self.base.model
         if self.adapter is not None:
             model.set_adapter(self.adapter, inference_mode=True)
-        bare = self.adapter is None and isinstance(model, PeftModel)
-        with model.disable_adapter() if bare else nullcontext():
+        disable = self.adapter is None and isinstance(model, PeftModel)
+        with model.disable_adapter() if disable else nullcontext():
             yield
 
 
 class ReplyStreamer(TextStreamer):
-    """Hands text on as soon as its words are whole, and keeps it."""
+    """Calls `write` with the text as soon as its words are complete, and keeps it in `text`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, write: Callable[[str], None]):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -97,79 +101,89 @@ class ReplyStreamer(TextStreamer):
 
 
 class LoadedModels:
-    """The voices at hand, by name; `dtype` is of the weights that are loaded."""
+    """The models of a chat by name.
+
+    Args:
+        dtype: of the weights to load.
+    """
 
     def __init__(self, dtype: str = "float32"):
         self.dtype = dtype
-        self.voices: dict[str, ChatModel] = {}
-        self.hosts: list[LoadedBase] = []
+        self.models: dict[str, ChatModel] = {}
+        self.bases: list[LoadedBase] = []
 
     def add(self, path: str, revision: str = "main") -> ChatModel:
-        """The model of a path, an adapter on a base that is there already if it stands on one of those.
+        """Load the model of a path; an adapter goes onto its base if that is loaded already.
 
         Raises:
-            HfkitError: there is no language model there, or it cannot be loaded.
+            HfkitError: there is no language model, or it cannot be loaded.
         """
         require_language_model(path, revision)
         source, quantization = Source.of(path, revision), quantization_as_trained(path, revision)
-        for host in self.hosts:
-            if source.adapter and host.is_as(quantization) and same_base(source, host.source):
-                return self._settle(source, host)
+        for base in self.bases:
+            if source.adapter and base.has_quantization(quantization) and same_base(source, base.source):
+                return self.add_on(source, base)
         model = load_base(source.base, source.base_revision, dtype=self.dtype, quantization=quantization)
-        self.hosts.append(LoadedBase(source, model, quantization))
-        return self._settle(source, self.hosts[-1])
+        self.bases.append(LoadedBase(source, model, quantization))
+        return self.add_on(source, self.bases[-1])
 
-    def add_adapter(self, path: str, beside: ChatModel) -> ChatModel:
-        """An adapter on the base of a voice.
+    def add_adapter(self, path: str, other: ChatModel) -> ChatModel:
+        """Load an adapter onto the base of another model.
 
         Raises:
-            HfkitError: it is no adapter of a language model, or one on another base.
+            HfkitError: the path holds no adapter of a language model, or one of another base.
         """
         require_language_model(path)
-        source, host = Source.of(path), beside.host
+        source, base = Source.of(path), other.base
         if source.adapter is None:
-            raise HfkitError(f"{path} is a full model and no adapter: set it beside the other with --against {path}")
-        if not same_base(source, host.source):
+            raise HfkitError(f"{path} is a full model, not an adapter: show it side by side with --against {path}")
+        if not same_base(source, base.source):
             raise HfkitError(
-                f"{path} stands on {source.base}, and {beside.name} on {host.source.base}: an adapter is switched to "
-                f"on its own base; --against {path} sets it beside the other"
+                f"{path} was trained on {source.base}, and {other.name} on {base.source.base}: --adapter takes "
+                f"adapters of one base; show it side by side with --against {path}"
             )
-        if not host.is_as(quantization_as_trained(path)):
-            warn(f"{path} was trained over a base that was quantized otherwise than the one it stands on here")
-        return self._settle(source, host)
+        if not base.has_quantization(quantization_as_trained(path)):
+            warn(f"{path} was trained on a base with another quantization than the one that is loaded: expect changes")
+        return self.add_on(source, base)
 
-    def on(self, host: LoadedBase) -> dict[str, ChatModel]:
-        """Everything that can be switched to on a host, by name: its adapters, and its base without them."""
-        voices = {name: voice for name, voice in self.voices.items() if voice.host is host}
-        if all(voice.adapter for voice in voices.values()):
-            voices[BARE_BASE] = ChatModel(BARE_BASE, host, None, next(iter(voices.values())).tokenizer)
-        return voices
-
-    def _settle(self, source: Source, host: LoadedBase) -> ChatModel:
-        """Puts an adapter onto a host, and registers the voice by as much of its path as tells it from the others."""
+    def add_on(self, source: Source, base: LoadedBase) -> ChatModel:
+        """Load a source's adapter, if it has one, onto a base; name the model by the end of its path that is unique."""
         tokenizer, adapter = read_tokenizer(source.path, source.revision), None
         if source.adapter:
-            adapter = f"adapter_{len(self.voices)}"
-            host.model = with_adapter(host.model, source, adapter_name=adapter).eval()
+            adapter = f"adapter_{len(self.models)}"
+            base.model = with_adapter(base.model, source, adapter_name=adapter).eval()
         parts = Path(source.path).parts
         names = ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
-        name = next((name for name in names if name not in self.voices), f"{source.path} ({len(self.voices) + 1})")
-        self.voices[name] = ChatModel(name, host, adapter, tokenizer)
-        return self.voices[name]
+        name = next((name for name in names if name not in self.models), f"{source.path} ({len(self.models) + 1})")
+        self.models[name] = ChatModel(name, base, adapter, tokenizer)
+        return self.models[name]
+
+    def models_on(self, base: LoadedBase) -> dict[str, ChatModel]:
+        """Return the models on a base by name: its adapters, and the base without them."""
+        models = {name: model for name, model in self.models.items() if model.base is base}
+        if all(model.adapter for model in models.values()):
+            models[BASE_NAME] = ChatModel(BASE_NAME, base, None, next(iter(models.values())).tokenizer)
+        return models
 
 
 def require_language_model(path: str, revision: str = "main") -> None:
-    """Raises HfkitError unless a path may hold a language model: a reward model or a tokenizer says nothing."""
+    """Raise HfkitError if a path cannot hold a language model, as the folders of tokenizers and reward models."""
     problems = path_problems("model", path)
     if problems:
         raise HfkitError(f"{path}: {problems[0].remedy}")
-    stage = (read_record(path) or {}).get("stage")
-    if stage == "tokenizer":
-        raise HfkitError(f"{path} is a tokenizer: name a model, from `hfkit pretrain`, `hfkit sft` or `hfkit ppo`")
+    spec = spec_of((read_record(path) or {}).get("stage"))
+    if spec and spec.makes == "tokenizer":
+        stages = [f"`hfkit {name}`" for name, other in STAGES.items() if other.makes in LANGUAGE_MODELS]
+        raise HfkitError(f"{path} is a tokenizer: name a model, from {' or '.join(stages)}")
     if Path(path).is_dir() and not any(find_file(path, name) for name in ("config.json", ADAPTER_CONFIG)):
-        places = [record.parent for record in sorted(Path(path).glob(f"*/{RECORD}"))]
-        runs = [str(place) for place in places if (read_record(place) or {}).get("stage") in ("pretrain", "sft", "ppo")]
-        hint = f"name one of its runs, {', '.join(runs)}" if runs else f"there is no config.json or {ADAPTER_CONFIG}"
+        runs = [str(file.parent) for file in sorted(Path(path).glob(f"*/{RECORD}")) if made_language_model(file.parent)]
+        hint = f"name one of its runs: {', '.join(runs)}" if runs else f"it has no config.json or {ADAPTER_CONFIG}"
         raise HfkitError(f"{path} holds no model: {hint}")
     if is_classifier(path, revision):
-        raise HfkitError(f"{path} is a classifier, as reward models are: it scores replies and writes none")
+        raise HfkitError(f"{path} is a classifier, such as a reward model: it scores replies and writes none")
+
+
+def made_language_model(folder: Path) -> bool:
+    """Return whether a run's stage makes a language model."""
+    spec = spec_of((read_record(folder) or {}).get("stage"))
+    return spec is not None and spec.makes in LANGUAGE_MODELS
