@@ -27,15 +27,15 @@ LORA = {"use_peft": True, "lora_dropout": 0.0}
 FUNCTIONS = {"reward_model_path": None, "reward_functions": ["reward_functions:length"]}
 LONG = " ".join(row["text"] for row in TINY_ROWS["docs"])
 ROWS = {
-    "pretrain": [{"text": LONG[place:]} for place in range(40)],
+    "pretrain": [{"text": LONG[index:]} for index in range(40)],
     # every other row is shorter than max_length, so that there is padding
-    "sft": [{"prompt": f"Who is {place}?", "response": LONG[: 1900 if place % 2 else 300]} for place in range(32)],
-    "reward": [{"prompt": f"Who is {place % 7}?", "chosen": LONG[:540], "rejected": LONG[:500]} for place in range(32)],
+    "sft": [{"prompt": f"Who is {index}?", "response": LONG[: 1900 if index % 2 else 300]} for index in range(32)],
+    "reward": [{"prompt": f"Who is {index % 7}?", "chosen": LONG[:540], "rejected": LONG[:500]} for index in range(32)],
     "rankings": [
-        {"prompt": f"Who is {place}?", "replies": [LONG[: 540 - 9 * n] for n in range(4)], "ranks": [1, 2, 3, 3]}
-        for place in range(32)
+        {"prompt": f"Who is {index}?", "replies": [LONG[: 540 - 9 * n] for n in range(4)], "ranks": [1, 2, 3, 3]}
+        for index in range(32)
     ],
-    "ppo": [{"prompt": LONG[: 220 - 3 * (place % 8)]} for place in range(32)],
+    "ppo": [{"prompt": LONG[: 220 - 3 * (index % 8)]} for index in range(32)],
 }
 
 
@@ -113,4 +113,4 @@ def plan_8b(folder_of, tmp_path, **changes):
 
 
 def run(stage) -> None:
-    import_module(f"hfkit.stages.{stage.name}").main(stage.config)
+    import_module(stage.spec.module).main(stage.config)

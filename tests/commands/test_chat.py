@@ -200,10 +200,10 @@ def test_lines_from_a_pipe_are_turns(capsys, sft_dir, ppo_dir, monkeypatch, tmp_
     with lines.open() as stream:
         monkeypatch.setattr(sys, "stdin", stream)
         assert main(["chat", str(sft_dir), "--adapter", str(ppo_dir), "--length", "4"]) == 0
-    told = capsys.readouterr().out
-    assert "no adapter 'nobody'; there are: sft, ppo, base" in told
-    assert "sft, ppo, [base]" in told and "\nbase: " in told
-    assert "/temperature cold: expected number after /temperature" in told
+    reported = capsys.readouterr().out
+    assert "no adapter 'nobody'; there are: sft, ppo, base" in reported
+    assert "sft, ppo, [base]" in reported and "\nbase: " in reported
+    assert "/temperature cold: expected number after /temperature" in reported
 
 
 def logits_of(model, ids: list[int]) -> torch.Tensor:
@@ -292,7 +292,7 @@ def test_a_reply_cannot_command_the_terminal():
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "reported"),
     [
         ("reward", "is a classifier, such as a reward model: it scores replies and writes none"),
         ("tokenizer", "is a tokenizer: name a model"),
@@ -302,25 +302,25 @@ def test_a_reply_cannot_command_the_terminal():
         ("nowhere", "no such folder, and not a Hub id"),
     ],
 )
-def test_what_cannot_be_talked_with_is_told(runs, ppo_dir, tmp_path, capsys, path, told):
+def test_what_cannot_be_talked_with_is_reported(runs, ppo_dir, tmp_path, capsys, path, reported):
     (tmp_path / "empty").mkdir()
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "hfkit.json").write_text('{"stage": "sft", "status": "running"}')
     folder = tmp_path / path if path in ("empty", "begun", "nowhere") else runs / path
     assert main(["chat", str(folder), "--prompt", "Who?"]) == 1
     captured = capsys.readouterr()
-    assert re.search(told, captured.err) and "Traceback" not in captured.err and captured.out == ""
+    assert re.search(reported, captured.err) and "Traceback" not in captured.err and captured.out == ""
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["--temperature", "-1"], "temperature: -1.0 -> a number of at least 0"),
         (["--length", "0"], "length: 0 -> a number of tokens, at least 1"),
         (["--adapter", "{base}"], "is a full model, not an adapter: show it side by side with --against"),
     ],
 )
-def test_what_makes_no_sense_is_told(sft_dir, base_dir, capsys, words, told):
+def test_what_makes_no_sense_is_reported(sft_dir, base_dir, capsys, words, reported):
     words = [word.format(base=base_dir) for word in words]
     assert main(["chat", str(sft_dir), *words, "--prompt", "Who?"]) == 1
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err

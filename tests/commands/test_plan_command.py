@@ -97,12 +97,12 @@ def test_a_pipeline_is_planned_from_configs_alone(pipeline, capsys):
     assert not Path("runs").exists()
 
 
-def test_other_problems_of_a_pipeline_are_told_as_usual(pipeline, capsys):
+def test_other_problems_of_a_pipeline_are_reported_as_usual(pipeline, capsys):
     assert cli.main(["plan", pipeline, "--sft.lora_r", "0", "--ppo.kl_coeff", "1"]) == 2
-    told = capsys.readouterr().err
-    assert "sft.lora_r: 0 -> must be above 0" in told
-    assert "ppo.--kl_coeff: '1' -> unknown; did you mean --kl_coef?" in told
-    assert len(told.splitlines()) == 3
+    reported = capsys.readouterr().err
+    assert "sft.lora_r: 0 -> must be above 0" in reported
+    assert "ppo.--kl_coeff: '1' -> unknown; did you mean --kl_coef?" in reported
+    assert len(reported.splitlines()) == 3
 
 
 def test_what_does_not_fit_comes_with_flags(pipeline, capsys):
@@ -133,8 +133,8 @@ def test_no_weights_are_read(folder_of, tmp_path, capsys):
         ("mine.yaml", {"center_rewards_coefficient": 0.01, "max_length": 64}, "reward"),
     ],
 )
-def test_the_stage_is_told_by_name_or_keys(file, keys, stage):
-    assert infer_stage(file, keys) == stage
+def test_the_stage_is_found_by_name_or_keys(file, keys, stage):
+    assert stage_of(file, keys) == stage
 
 
 @pytest.mark.parametrize("keys", [{"max_length": 64}, {}, {"block_size": 64, "kl_coef": 0.1}])
@@ -143,23 +143,23 @@ def test_an_ambiguous_stage_is_asked_for(keys):
         infer_stage("mine.yaml", keys)
 
 
-def test_errors_are_told_without_a_traceback(folder_of, tmp_path, capsys):
-    def told(*words) -> str:
+def test_errors_are_reported_without_a_traceback(folder_of, tmp_path, capsys):
+    def reported(*words) -> str:
         assert cli.main(["plan", *words]) == 2
         return capsys.readouterr().err
 
-    assert "cannot be read: No such file or directory" in told(str(tmp_path / "none.yaml"))
+    assert "cannot be read: No such file or directory" in reported(str(tmp_path / "none.yaml"))
     mine = tmp_path / "mine.yaml"
     mine.write_text(yaml.safe_dump({"datasets": [{"path": "rows.jsonl"}], "max_length": 64}))
-    assert "--stage pretrain|sft|reward|ppo" in told(str(mine))
-    assert "expected one of: pretrain, sft, reward, ppo" in told(str(mine), "--stage", "tokenizer")
-    assert "model_name_or_path: None -> missing" in told(str(mine), "--stage", "sft")
+    assert "--stage pretrain|sft|reward|ppo" in reported(str(mine))
+    assert "expected one of: pretrain, sft, reward, ppo" in reported(str(mine), "--stage", "tokenizer")
+    assert "model_name_or_path: None -> missing" in reported(str(mine), "--stage", "sft")
     folder = Path(folder_of(LLAMA, weights=False))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "llamb"}))
-    assert "llamb" in told(str(mine), "--stage", "sft", "--model_name_or_path", str(folder))
+    assert "llamb" in reported(str(mine), "--stage", "sft", "--model_name_or_path", str(folder))
     encoder = folder_of({"model_type": "t5", "d_model": 32, "num_layers": 1}, weights=False)
-    assert "T5" in told(str(mine), "--stage", "sft", "--model_name_or_path", encoder)
+    assert "T5" in reported(str(mine), "--stage", "sft", "--model_name_or_path", encoder)
 
 
 def test_help_is_light():
