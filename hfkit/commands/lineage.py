@@ -54,7 +54,7 @@ def model_line(node: dict, *more: str | None) -> Text:
         *more,
     ]
     line = line_of(*(part for part in parts if part))
-    return line.append(f"  {one_line(node['now'])}", style="bold red") if node["now"] else line
+    return line.append_text(line_of(f"  {node['now']}", style="bold red")) if node["now"] else line
 
 
 def describe_source(source: dict) -> str:
@@ -65,14 +65,9 @@ def describe_source(source: dict) -> str:
     return f"{relative_path(source['path'])}{split} {source['sha256'][:12]}"
 
 
-def line_of(*parts: str) -> Text:
-    """Return parts of a record as a line that is safe to print, whoever wrote the record."""
-    return Text(", ".join(map(one_line, parts)))
-
-
-def one_line(text: str) -> str:
-    """Return a text without line breaks and without characters that a terminal would take for commands."""
-    return printable(" ".join(text.splitlines()))
+def line_of(*parts: str, style: str = "") -> Text:
+    """Return parts of a record as one line, without characters that a terminal would take for commands."""
+    return Text(printable(" ".join(", ".join(parts).splitlines())), style)
 
 
 def relative_path(path: str) -> str:

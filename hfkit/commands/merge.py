@@ -37,9 +37,7 @@ from hfkit.records.record import parent_of, record_of
 from hfkit.records.source import ADAPTER_CONFIG, Source, find_file, folder_of
 
 TASKS = ("CAUSAL_LM", "SEQ_CLS")
-UNMEASURED = (
-    "How much the merge changes was not measured, {why}: measure it with `hfkit merge ADAPTER OUT --eval_dataset FILE`."
-)
+UNMEASURED = "How much this changes was not measured, {why}: use `hfkit merge ADAPTER OUT --eval_dataset FILE`."
 
 
 def merge(
@@ -77,7 +75,8 @@ def merge(
     with staged_folder(out) as folder:
         say(f"merge: {source.path} into {source.base}")
         # on the CPU: in float32 it may not fit into the GPU that it was trained on
-        model = load_base(source.base, source.base_revision, head=HEADS[task_of(source)], on=torch.device("cpu"))
+        head = HEADS[TaskType(source.adapter["task_type"])]
+        model = load_base(source.base, source.base_revision, head=head, on=torch.device("cpu"))
         model = merge_adapter(model, source)
         dtype = cast_weights(model, dtype, source)
         save_model(model, tokenizer, folder)
@@ -128,11 +127,6 @@ def require_full_precision_base(source: Source, adapter: str) -> None:
         )
 
 
-def task_of(source: Source) -> TaskType:
-    """Return the adapter's task as peft names it."""
-    return TaskType(source.adapter["task_type"])
-
-
 def load_adapter_tokenizer(source: Source):
     """Return the adapter's tokenizer, or that of its base where the adapter was saved without one.
 
@@ -156,7 +150,7 @@ def load_rows_to_measure(trained: dict, source: Source, tokenizer, eval_dataset:
     if eval_dataset is None and quantization_as_trained(source.path, source.revision) is None:
         return None
     try:
-        return held_out_rows(trained, tokenizer, task_of(source) == TaskType.SEQ_CLS, eval_dataset)
+        return held_out_rows(trained, tokenizer, source.adapter["task_type"] == "SEQ_CLS", eval_dataset)
     except HfkitError as error:
         if eval_dataset is not None:
             raise
@@ -205,23 +199,24 @@ def measure_merge(folder: Path, source: Source, trained: dict, tokenizer, held_o
     Returns:
         `metrics`, `data` and `notes` for the record.
     """
-    notes, quantization = [], quantization_as_trained(source.path, source.revision)
-    base_name = "its base"
+    notes, base_name = [], "its base"
+    quantization = quantization_as_trained(source.path, source.revision)
     if quantization is not None:
         base_name = f"its {4 if quantization.load_in_4bit else 8}-bit base"
         notes.append(f"The adapter was trained on {base_name}, and is merged into the full-precision weights.")
+        if held_out is None:
+            notes.append(UNMEASURED.format(why="for want of held-out rows"))
     if held_out is None:
-        why = [UNMEASURED.format(why="for want of held-out rows")] if quantization is not None else []
-        return {"metrics": {}, "data": {}, "notes": notes + why}
+        return {"metrics": {}, "data": {}, "notes": notes}
     rows, stats = held_out
-    head = HEADS[task_of(source)]
+    head = HEADS[TaskType(source.adapter["task_type"])]
     options = {"dtype": trained["config"]["dtype"], "quantization": quantization} if quantization else {}
     try:
         model = with_adapter(load_base(source.base, source.base_revision, head=head, **options), source)
     except HfkitError as error:
         warn(f"merge: what the merge changes is not measured: {error}")
-        why = UNMEASURED.format(why=f"since {base_name} could not be loaded")
-        return {"metrics": {}, "data": {}, "notes": [*notes, why]}
+        notes.append(UNMEASURED.format(why=f"since {base_name} could not be loaded"))
+        return {"metrics": {}, "data": {}, "notes": notes}
     before = measure(model, tokenizer, rows)
     del model
     release_memory()
@@ -229,20 +224,12 @@ def measure_merge(folder: Path, source: Source, trained: dict, tokenizer, held_o
     metrics, sentence = comparison(before, after, f"the adapter on {base_name}")
     sentence = f"On {len(rows)} held-out rows {sentence}."
     say(f"merge: {sentence}")
-    return {
-        "metrics": {"eval_rows": len(rows), **metrics},
-        "data": {"test": stats.as_dict()},
-        "notes": [*notes, sentence],
-    }
+    metrics = {"eval_rows": len(rows), **metrics}
+    return {"metrics": metrics, "data": {"test": stats.as_dict()}, "notes": [*notes, sentence]}
 
 
 def write_card_and_record(folder: Path, source: Source, settings: dict, started: float, **facts) -> None:
-    """Write the model card and the record of the merged model.
-
-    Args:
-        started: when the merge began, in seconds since the epoch.
-        facts: more of the record.
-    """
+    """Write the model card and the record of the merged model; `facts` are further keys of the record."""
     record = {
         "stage": MERGE.name,
         "status": "done",

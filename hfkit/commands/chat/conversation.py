@@ -65,9 +65,8 @@ class Conversation:
             ids = encode_messages(tokenizer, messages, settings.system)
         length = settings.length if context is None else min(settings.length, context - len(ids))
         if length < 1:
-            raise HfkitError(
-                f"the message has {len(ids)} tokens, and the model's context is {context}: write a shorter one"
-            )
+            size = f"the message has {len(ids)} tokens, and the model's context is {context}"
+            raise HfkitError(f"{size}: write a shorter one")
         return ids, length, len(self.messages) - len(messages) if tokenizer.chat_template else 0
 
 
@@ -85,6 +84,5 @@ def encode_messages(tokenizer: PreTrainedTokenizerBase, messages: Messages, syst
     try:
         return encode_prompt(tokenizer, head + messages)
     except RenderError as error:
-        raise HfkitError(
-            f"{error}; /reset clears the conversation, /system without a text removes the system prompt"
-        ) from error
+        hint = "/reset clears the conversation, /system without a text removes the system prompt"
+        raise HfkitError(f"{error}; {hint}") from error

@@ -33,8 +33,6 @@ def chat(
         model, against: folder or Hub id.
         adapter: adapters on the base of `model`, to switch to.
         revision: branch, tag or commit of `model` on the Hub.
-        dtype: of the weights.
-        seed: of the sampling.
         settings: `temperature`, `length` and `system`, see `hfkit.commands.chat.conversation.Settings`.
 
     Raises:

@@ -23,7 +23,7 @@ from hfkit.records.source import ADAPTER_CONFIG, Source, find_file
 from hfkit.stages.checks.models import path_problems
 
 BASE_NAME = "base"  # the name of a base without its adapters
-LANGUAGE_MODELS = ("base model", "assistant")  # of what stages make
+LANGUAGE_MODELS = ("base model", "assistant")  # among the outputs of stages
 
 
 @dataclass
@@ -171,19 +171,19 @@ def require_language_model(path: str, revision: str = "main") -> None:
     problems = path_problems("model", path)
     if problems:
         raise HfkitError(f"{path}: {problems[0].remedy}")
-    spec = spec_of((read_record(path) or {}).get("stage"))
-    if spec and spec.makes == "tokenizer":
+    if output_of(path) == "tokenizer":
         stages = [f"`hfkit {name}`" for name, other in STAGES.items() if other.makes in LANGUAGE_MODELS]
         raise HfkitError(f"{path} is a tokenizer: name a model, from {' or '.join(stages)}")
     if Path(path).is_dir() and not any(find_file(path, name) for name in ("config.json", ADAPTER_CONFIG)):
-        runs = [str(file.parent) for file in sorted(Path(path).glob(f"*/{RECORD}")) if made_language_model(file.parent)]
+        folders = [record.parent for record in sorted(Path(path).glob(f"*/{RECORD}"))]
+        runs = [str(folder) for folder in folders if output_of(folder) in LANGUAGE_MODELS]
         hint = f"name one of its runs: {', '.join(runs)}" if runs else f"it has no config.json or {ADAPTER_CONFIG}"
         raise HfkitError(f"{path} holds no model: {hint}")
     if is_classifier(path, revision):
         raise HfkitError(f"{path} is a classifier, such as a reward model: it scores replies and writes none")
 
 
-def made_language_model(folder: Path) -> bool:
-    """Return whether a run's stage makes a language model."""
-    spec = spec_of((read_record(folder) or {}).get("stage"))
-    return spec is not None and spec.makes in LANGUAGE_MODELS
+def output_of(run: str | Path) -> str | None:
+    """Return what the stage of a run makes, see `StageSpec`; None where there is no record."""
+    spec = spec_of((read_record(run) or {}).get("stage"))
+    return spec.makes if spec else None

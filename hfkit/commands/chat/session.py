@@ -31,12 +31,7 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class ReplyStatus:
-    """How a reply ended.
-
-    Args:
-        stopped: whether Ctrl-C stopped it.
-        notes: what to show the user about it.
-    """
+    """How a reply ended: whether Ctrl-C stopped it, and what to note below it."""
 
     stopped: bool
     notes: list[str]
@@ -184,11 +179,9 @@ class ChatSession:
         notes: list[str] = []
         with Live(table, console=self.console):
             for model, conversation, column in zip(self.models, self.conversations, columns, strict=True):
-
-                def write(text: str, column: Text = column) -> None:
-                    column.append(printable(text))
-
-                status = stream_reply(model, conversation, message, self.settings, write)
+                status = stream_reply(
+                    model, conversation, message, self.settings, lambda text, to=column: to.append(printable(text))
+                )
                 notes += status.notes
                 if status.stopped:
                     break

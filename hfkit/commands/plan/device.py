@@ -12,14 +12,7 @@ CUDA_CONTEXT = 600_000_000
 
 @dataclass(frozen=True)
 class Device:
-    """What a stage runs on.
-
-    Attributes:
-        name: as printed.
-        capacity: in bytes.
-        taken: bytes that the libraries take before any tensor exists.
-        is_gpu: whether the device is a GPU.
-    """
+    """What a stage runs on: its capacity, and the part that libraries take before any tensor exists, in bytes."""
 
     name: str
     capacity: int

@@ -123,11 +123,8 @@ def optimizer_bytes(weights: Iterable[Weight], optim: str) -> int:
 
 
 def step_bytes(weights: Iterable[Weight], optim: str, on_gpu: bool) -> int:
-    """Return the bytes that an optimizer step needs beside its states.
-
-    torch's AdamW keeps the denominators of all tensors at once on a GPU (`foreach`), and of one at a time (twice) on a
-    CPU; fused kernels and those of bitsandbytes need nothing.
-    """
+    """Return the bytes that an optimizer step needs beside its states: with torch's AdamW the denominators of all
+    tensors on a GPU (`foreach`), of one at a time (twice) on a CPU; with fused or bitsandbytes' kernels none."""
     sizes = [weight.count * weight.itemsize for weight in weights if weight.trained]
     if "bit" in optim or "bnb" in optim or "fused" in optim or not sizes:
         return 0
@@ -224,11 +221,8 @@ def copied_head(decoder: Decoder, run: Pass) -> int:
 
 
 def backward_bytes(decoder: Decoder, run: Pass, largest: int) -> int:
-    """Return the bytes that the backward of one layer needs beside the kept activations.
-
-    These are two gradients inside the MLP and two of the stream, `largest` bytes of an unpacked weight, and with
-    checkpointing the layer's activations, recomputed from its kept input.
-    """
+    """Return the bytes of one layer's backward beside the kept activations: two gradients inside the MLP and two of the
+    stream, `largest` bytes of an unpacked weight, and with checkpointing the layer's recomputed activations."""
     gradients = run.tokens * (2 * decoder.mlp * run.mlp + 2 * decoder.hidden * run.stream)
     if not run.checkpointing:
         return gradients + largest
@@ -252,20 +246,15 @@ def loss_bytes(decoder: Decoder, tokens: int) -> int:
 
 
 def chunked_loss_bytes(decoder: Decoder, run: Pass) -> int:
-    """Return the bytes of TRL's chunked cross-entropy.
-
-    These are four tensors of a chunk (logits, log-probabilities, probabilities, a gradient), and an fp32 copy of the
-    head's weights if those are in 16 bits.
-    """
+    """Return the bytes of TRL's chunked cross-entropy: four tensors of a chunk (logits, log-probabilities,
+    probabilities, a gradient), and an fp32 copy of the head's weights if those are in 16 bits."""
     cast = 0 if run.stream == FP32 else decoder.hidden * decoder.vocab * FP32
     return 4 * min(CHUNK, run.tokens) * decoder.vocab * FP32 + cast
 
 
 def policy_loss_bytes(decoder: Decoder, run: Pass, replies: int) -> int:
-    """Return the bytes of PPO's loss, which reads the logits of the replies' tokens only.
-
-    These are the logits over the temperature and two gradients, in fp32; under autocast also the head's bf16 output.
-    """
+    """Return the bytes of PPO's loss on the tokens of the replies: logits over the temperature and two gradients in
+    fp32, under autocast also the head's bf16 output."""
     return replies * decoder.vocab * (3 * FP32 + (BF16 if run.half else 0))
 
 
@@ -275,21 +264,15 @@ def scoring_bytes(decoder: Decoder, run: Pass, replies: int) -> int:
 
 
 def merged_bytes(decoder: Decoder, run: Pass) -> int:
-    """Return the bytes of merged copies of the adapted matrices, in fp32 or bf16.
-
-    Beside them stands the fp32 update of one matrix while it is added; where the result is rounded to bf16, also the
-    random bits of the rounding.
-    """
+    """Return the bytes of merged copies of the adapted matrices, in fp32 or bf16, and of the fp32 update of one matrix;
+    where the result is rounded to bf16, also of the random bits for the rounding."""
     matrices = [width * out for width, out, _ in decoder.adapted]
     return decoder.layers * sum(matrices) * run.inner + (2 if run.half else 1) * max(matrices, default=0) * FP32
 
 
 def sampling_bytes(decoder: Decoder, prompts: Pass, replies: Pass) -> int:
-    """Return the bytes of generation: the larger of its first and its last step.
-
-    The first holds a layer's activations and the KV cache of the prompts. The last holds the KV cache of prompts and
-    replies, one layer of it twice while a token is appended, and logits and probabilities of the last tokens.
-    """
+    """Return the bytes of generation, the larger of its first step (a layer's activations, the KV cache of the prompts)
+    and its last (the whole KV cache, one layer of it twice to append a token, logits and probabilities)."""
     cache = cache_bytes(decoder, replies)
     sampled = cache + cache // decoder.layers + 4 * replies.rows * decoder.vocab * FP32 + copied_head(decoder, replies)
     return max(cache_bytes(decoder, prompts) + inference_bytes(decoder, prompts), sampled)

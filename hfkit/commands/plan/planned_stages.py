@@ -82,12 +82,10 @@ def plan_stage(name: str, config, made: dict) -> PlannedStage:
     if getattr(config, "model_config", None):
         return PlannedStage(spec, config, new_model(config, made))
     start = find_origin("model_name_or_path", config.model_name_or_path, config.model_revision, made)
-    reward_path = getattr(config, "reward_model_path", None)
-    if reward_path is None:
-        return PlannedStage(spec, config, start)
-    return PlannedStage(
-        spec, config, start, find_origin("reward_model_path", reward_path, config.reward_model_revision, made)
-    )
+    reward = getattr(config, "reward_model_path", None)
+    if reward is not None:
+        reward = find_origin("reward_model_path", reward, config.reward_model_revision, made)
+    return PlannedStage(spec, config, start, reward)
 
 
 def find_origin(key: str, path: str, revision: str, made: dict) -> Origin:
@@ -100,9 +98,8 @@ def find_origin(key: str, path: str, revision: str, made: dict) -> Origin:
         return made[path]
     try:
         source = Source.of(path, revision)
-        return Origin(
-            source, AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)
-        )
+        config = AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)
+        return Origin(source, config)
     except Exception as error:  # a library may raise anything over the content of a folder
         raise ConfigError([Problem(key, path, f"its config cannot be read: {reason(error)}")]) from error
 

@@ -17,14 +17,7 @@ COUNTED = (".jsonl", ".jsonl.gz")  # files with a row a line
 
 @dataclass(frozen=True)
 class StepsPlan:
-    """Length of a stage.
-
-    Attributes:
-        steps: optimizer steps, or None where they are unknown.
-        tokens: most tokens, or None.
-        unknown: why the steps are unknown.
-        disk: bytes that the stage leaves.
-    """
+    """Optimizer steps and most tokens of a stage, or None and why they are unknown; bytes on the disk."""
 
     steps: int | None
     tokens: int | None

@@ -114,8 +114,8 @@ def title_of(stage: str) -> str:
 def read_results(folder: Path, runs: list[ReportedRun], name: str) -> list[dict]:
     """Return the contents of all JSON files of a name in the folder, in its subfolders, and in the folders of runs."""
     folders = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir()), *(run.folder for run in runs)]
-    contents = [read_json_mapping(path / name) for path in dict.fromkeys(path.resolve() for path in folders)]
-    return [content for content in contents if content]
+    files = dict.fromkeys(path.resolve() / name for path in folders)
+    return [content for file in files if (content := read_json_mapping(file))]
 
 
 def samples_of(gathered: Gathered) -> list[dict]:

@@ -42,9 +42,8 @@ def lineage_nodes(gathered: Gathered) -> dict[str, Node]:
         if key in here:
             add_run(key, here[key])
         elif key not in nodes:
-            nodes[key] = Node(
-                *describe_parent(entry), [add(parent, entry.get("stage")) for parent in entry.get("parents", [])]
-            )
+            parents = [add(parent, entry.get("stage")) for parent in entry.get("parents", [])]
+            nodes[key] = Node(*describe_parent(entry), parents)
         return key, role_title(entry["role"], child)
 
     def add_run(key: str, run: ReportedRun) -> None:
@@ -52,21 +51,13 @@ def lineage_nodes(gathered: Gathered) -> dict[str, Node]:
             return
         nodes[key] = node = Node(run.name, describe_run(run.record))
         node.parents = [add(entry, run.stage) for entry in run.record.get("lineage", [])]
-        tokenizer = run.record.get("config", {}).get("tokenizer_name_or_path")
-        node.parents += [
-            (path, "tokenizer")
-            for path, other in here.items()
-            if tokenizer and is_tokenizer(other) and Path(tokenizer).name == other.folder.name
-        ]
+        name = Path(run.record.get("config", {}).get("tokenizer_name_or_path") or "").name
+        tokenizers = [path for path, other in here.items() if getattr(other.spec, "makes", None) == "tokenizer"]
+        node.parents += [(path, "tokenizer") for path in tokenizers if here[path].folder.name == name]
 
     for key, run in here.items():
         add_run(key, run)
     return nodes
-
-
-def is_tokenizer(run: ReportedRun) -> bool:
-    """Return whether a run made a tokenizer."""
-    return run.spec is not None and run.spec.makes == "tokenizer"
 
 
 def role_title(role: str, child: str | None) -> str:

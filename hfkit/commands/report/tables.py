@@ -47,11 +47,9 @@ def facts_of(gathered: Gathered) -> list[str]:
     seeds = sorted({record["seed"] for record in records if record.get("seed") is not None})
     devices = sorted({record.get("environment", {}).get("device", "") for record in records} - {""})
     seconds = sum(record.get("wall_seconds") or 0 for record in records)
-    return [
-        *([f"seed {', '.join(map(str, seeds))}"] if seeds else []),
-        *([f"on {', '.join(devices)}"] if devices else []),
-        *([f"{duration(seconds)} of training"] if seconds else []),
-    ]
+    facts = [f"seed {', '.join(map(str, seeds))}"] if seeds else []
+    facts += [f"on {', '.join(devices)}"] if devices else []
+    return facts + ([f"{duration(seconds)} of training"] if seconds else [])
 
 
 def results_of(run: ReportedRun) -> str:
@@ -93,13 +91,9 @@ def model_tables(gathered: Gathered) -> list[ReportTable]:
     for evaluation in gathered.evaluations:
         name = Path(str(evaluation.get("model", "a model"))).name
         models = evaluation.get("by_model") or {name: evaluation.get("metrics", {})}
-        keys = {
-            key: capitalized(metric_name(key))
-            for one in models.values()
-            for key in one
-            if not key.endswith(("_low", "_high"))
-        }
-        tables.append(comparison_table(f"Evaluation of {name}", models, keys))
+        keys = dict.fromkeys(key for metrics in models.values() for key in metrics)
+        titles = {key: capitalized(metric_name(key)) for key in keys if not key.endswith(("_low", "_high"))}
+        tables.append(comparison_table(f"Evaluation of {name}", models, titles))
     return [table for table in tables if table.rows]
 
 
@@ -107,9 +101,8 @@ def comparison_table(caption: str, models: dict[str, dict], keys: dict[str, str]
     """Return a table with a column per model and a row per metric; `keys` maps metrics to labels."""
     rows = [[label, *(interval_cell(one, key) for one in models.values())] for key, label in keys.items()]
     rows = [row for row in rows if {*row[1:]} - {"–"}]
-    return ReportTable(
-        f"{caption}, with 95% intervals where they are known", ["", *models], rows, range(1, len(models) + 1)
-    )
+    caption += ", with 95% intervals where they are known"
+    return ReportTable(caption, ["", *models], rows, range(1, len(models) + 1))
 
 
 def interval_cell(metrics: dict, key: str) -> str:
@@ -130,11 +123,8 @@ def pair_tables(gathered: Gathered) -> list[ReportTable]:
             shares = [f"{pair[key]:,} ({pair[key] / total:.0%})" for key in ("wins_a", "ties", "wins_b")]
             rows.append([f"{pair['a']} against {pair['b']}", *shares])
         if rows:
-            bias = [
-                f"{metric_name(key)}: {format_value(value)}"
-                for key, value in arena.get("bias", {}).items()
-                if value is not None
-            ]
+            known = {key: value for key, value in arena.get("bias", {}).items() if value is not None}
+            bias = [f"{metric_name(key)}: {format_value(value)}" for key, value in known.items()]
             notes = [f"The judge's bias: {'; '.join(bias)}."] if bias else []
             columns = ["", "First wins", "Ties", "Second wins"]
             tables.append(ReportTable(f"Who wins, judged by {judge_of(arena)}", columns, rows, range(1, 4), notes))
