@@ -65,13 +65,13 @@ def add_arguments(parser: ArgumentParser, arguments: list[tuple]) -> None:
         (group if exclusive else parser).add_argument(*names, **options)
 
 
-CONFIG = [
+CONFIG_ARGUMENTS = [
     argument("config", help="YAML of a stage or of a pipeline"),
     argument("--stage", help="stage of the YAML, if its name and keys do not show it"),
     argument("--output_dir", help="overrides the YAML's"),
 ]
-TOKENIZER = argument("--tokenizer", help="folder or Hub id, to use until the stage's own tokenizer is made")
-REPOSITORY = [
+TOKENIZER_ARGUMENT = argument("--tokenizer", help="folder or Hub id, to use until the stage's own tokenizer is made")
+REPOSITORY_ARGUMENTS = [
     argument("repo_id", metavar="REPO_ID", help="USER/NAME, or NAME in your own namespace"),
     argument("--private", exclusive=True, action="store_true", default=None, help="private; the default of a new one"),
     argument("--public", exclusive=True, dest="private", action="store_false", default=None, help="public"),
@@ -95,7 +95,7 @@ ARGUMENTS = {
     ],
     "push": [
         argument("folder", metavar="DIR", help="folder that a stage, a merge or save_pretrained wrote"),
-        *REPOSITORY,
+        *REPOSITORY_ARGUMENTS,
         argument("--with_base", metavar="REPO_ID", help="push the adapter's base too, to this repository"),
         argument("--include", nargs="+", default=[], metavar="PATTERN", help="also push these files"),
     ],
@@ -124,7 +124,7 @@ ARGUMENTS = {
         argument("--json", action="store_true", help="print JSON, with full hashes"),
     ],
     "plan": [
-        *CONFIG,
+        *CONFIG_ARGUMENTS,
         argument("--memory", type=float, metavar="GB", help="memory to fit into; default: that of this machine"),
     ],
     "quickstart": [
@@ -133,8 +133,8 @@ ARGUMENTS = {
     ],
     "data cards": [argument("name", nargs="?", help="card to print")],
     "data check": [
-        *CONFIG,
-        TOKENIZER,
+        *CONFIG_ARGUMENTS,
+        TOKENIZER_ARGUMENT,
         *(
             argument(f"--{name}", type=float, default=default, help=f"{text}; default: {default}")
             for name, default, text in (
@@ -146,14 +146,17 @@ ARGUMENTS = {
         ),
     ],
     "data preview": [
-        *CONFIG,
-        TOKENIZER,
+        *CONFIG_ARGUMENTS,
+        TOKENIZER_ARGUMENT,
         argument("-n", type=int, default=3, metavar="ROWS", help="rows of each source; default: %(default)s"),
         argument("--split", choices=("train", "test", "ptx"), default="train", help="default: %(default)s"),
         argument("--lost", action="store_true", help="show rows that are dropped, cut or faulty"),
         argument("--no_color", action="store_true", help="mark tokens with [[ and ]] in place of colors"),
     ],
-    "data push": [argument("source", metavar="CARD_OR_DIR", help="folder with data files, or data card"), *REPOSITORY],
+    "data push": [
+        argument("source", metavar="CARD_OR_DIR", help="folder with data files, or data card"),
+        *REPOSITORY_ARGUMENTS,
+    ],
 }
 """The arguments of each verb that fills no config class."""
 WITH_STAGE_FLAGS = ("run", "plan", "quickstart", "data check", "data preview")

@@ -23,7 +23,7 @@ from hfkit.commands.plan.steps import replies_per_row
 from hfkit.config.fields import DatasetEntry
 from hfkit.models.loading import load_trainable
 from hfkit.rlhf.roles import load_roles
-from hfkit.stages.pretrain import start_model
+from hfkit.stages.pretrain import load_or_create_model
 
 
 def tensor_bytes(tensors) -> int:
@@ -267,7 +267,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 name, values = sys.argv[1], json.loads(sys.argv[2])
 config = load_config(STAGES[name].config_class, values, problems_of)
 stage = import_module(f"hfkit.stages.{name}")
-plan = memory_of(with_origins(name, config, {}), find_device())
+plan = plan_memory(plan_stage(name, config, {}), find_device())
 # From the first step on, and without the checkpoint's mapped pages, which are resident but can go at any time.
 def status(key):
     return 1024 * int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

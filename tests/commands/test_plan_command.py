@@ -134,7 +134,7 @@ def test_no_weights_are_read(folder_of, tmp_path, capsys):
     ],
 )
 def test_the_stage_is_found_by_name_or_keys(file, keys, stage):
-    assert stage_of(file, keys) == stage
+    assert infer_stage(file, keys) == stage
 
 
 @pytest.mark.parametrize("keys", [{"max_length": 64}, {}, {"block_size": 64, "kl_coef": 0.1}])
