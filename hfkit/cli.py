@@ -1,4 +1,4 @@
-"""The `hfkit` command: a table of verbs, whose modules are imported only when a verb runs."""
+"""The `hfkit` command: a table of verbs; a verb's module is imported only when it runs."""
 
 import os
 import sys
@@ -9,87 +9,77 @@ from hfkit import __version__
 VERBS = {
     "tokenizer": ("hfkit.stages.tokenizer", "train a byte-level BPE tokenizer"),
     "pretrain": ("hfkit.stages.pretrain", "pretrain a causal language model, from scratch or continued"),
-    "sft": ("hfkit.stages.sft", "supervised fine-tuning on chats or instructions"),
-    "reward": ("hfkit.stages.reward", "train a reward model on preference pairs"),
-    "ppo": ("hfkit.stages.ppo", "align a policy to a reward model with PPO"),
-    "data": ("", "data sets: the cards that there are, and what becomes of their rows"),
-    "run": ("hfkit.commands.run", "run several stages in a row from one file"),
-    "merge": ("hfkit.commands.merge", "merge an adapter into its base: an ordinary model to share"),
-    "evaluate": ("hfkit.evaluation.evaluate", "how good a model is, held against others on the same rows"),
-    "arena": ("hfkit.evaluation.arena", "which model replies best: a judge, win rates, ratings"),
-    "push": ("hfkit.commands.push", "push a model, adapter or tokenizer to the Hub, with its card and record"),
-    "pull": ("hfkit.commands.pull", "fetch one from the Hub, an adapter with its base, to use offline"),
-    "report": (
-        "hfkit.commands.reporting.main",
-        "one page on what a pipeline made: figures, plots, replies, data, cost",
+    "sft": ("hfkit.stages.sft", "supervised fine-tuning on conversations or instructions"),
+    "reward": ("hfkit.stages.reward", "train a reward model on pairs or rankings of replies"),
+    "ppo": ("hfkit.stages.ppo", "train a policy with PPO, on a reward model or reward functions"),
+    "data": ("", "list, check, preview and push data sets"),
+    "run": ("hfkit.commands.run", "run several stages in order, from one YAML"),
+    "merge": ("hfkit.commands.merge", "merge a LoRA adapter into its base"),
+    "evaluate": ("hfkit.evaluation.evaluate", "evaluate a model on held-out rows, next to other models"),
+    "arena": ("hfkit.evaluation.arena", "compare the replies of models: judge, win rates, ratings"),
+    "push": ("hfkit.commands.push", "push a model, adapter or tokenizer to the Hub, with card and record"),
+    "pull": ("hfkit.commands.pull", "download a model from the Hub, an adapter with its base, to use offline"),
+    "report": ("hfkit.commands.report.main", "write a page about a pipeline: metrics, plots, replies, data, cost"),
+    "chat": ("hfkit.commands.chat.main", "chat with a model, or with two side by side"),
+    "lineage": (
+        "hfkit.commands.lineage",
+        "print what a run was made from, and what has changed since",
     ),
-    "chat": ("hfkit.commands.chat.main", "talk with a model, or with two side by side"),
-    "lineage": ("hfkit.commands.lineage", "what a run was made from: parents, data, base, and what became of them"),
-    "plan": (
-        "hfkit.commands.planning.main",
-        "parameters, memory, steps and disk of a run, before anything is downloaded",
-    ),
-    "quickstart": ("hfkit.quickstart.main", "the whole chain on a tiny model, in minutes on a CPU"),
+    "plan": ("hfkit.commands.plan.main", "estimate parameters, memory, steps and disk of a run, without downloads"),
+    "quickstart": ("hfkit.quickstart.main", "run all stages on a tiny model, in minutes on a CPU"),
 }
+"""Module and help of each verb; a registered stage is a verb even if it is not listed here."""
 DATA_VERBS = {
-    "cards": ("hfkit.commands.data.cards", "the data cards: what each holds, its licence, and the stages that read it"),
-    "check": (
-        "hfkit.commands.data.check",
-        "what a stage keeps, drops and cuts of its data, and why; status 1 past thresholds",
-    ),
-    "preview": ("hfkit.commands.data.preview", "rows as the model sees them, the trained tokens marked"),
-    "push": ("hfkit.commands.data.push", "a data set to the Hub, with its card, in one commit"),
+    "cards": ("hfkit.commands.data.cards", "list the data cards: content, license, and the stages that read them"),
+    "check": ("hfkit.commands.data.check", "report what a stage keeps, drops and cuts; exit with 1 past thresholds"),
+    "preview": ("hfkit.commands.data.preview", "print rows as the model sees them, with the trained tokens marked"),
+    "push": ("hfkit.commands.data.push", "push a data set to the Hub, with its card, in one commit"),
 }
+USAGE = {"hfkit": "VERB --config FILE [--key value ...]", "hfkit data": "VERB ..."}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `hfkit VERB ...` and return its exit status."""
-    verb, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if verb in ("-h", "--help"):
-        print(
-            f"hfkit VERB --config FILE [--key value ...]\n\n{verb_table(VERBS)}\n\n`hfkit VERB --help` lists its keys."
-        )
-        return 0
-    if verb == "--version":
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["--version"]:
         print(f"hfkit {__version__}")
         return 0
-    if verb == "data":
-        return run_data_verb(rest)
-    if verb in VERBS:
-        return run_verb(verb, rest)
-    return unknown("hfkit", "verb", verb, VERBS)
+    if argv[:1] == ["data"]:
+        return dispatch("hfkit data", DATA_VERBS, argv[1:])
+    return dispatch("hfkit", VERBS, argv)
 
 
-def run_data_verb(argv: list[str]) -> int:
-    """Run `hfkit data COMMAND ...` and return its exit status."""
-    command, *rest = argv or ["--help"]
-    if command in ("-h", "--help"):
-        print(f"hfkit data COMMAND ...\n\n{verb_table(DATA_VERBS)}\n\n`hfkit data COMMAND --help` tells more.")
+def dispatch(prog: str, verbs: dict, argv: list[str]) -> int:
+    """Run the verb that `argv` begins with, or print help; report a verb that does not exist, with the nearest one."""
+    name, *rest = argv or ["--help"]
+    if name in ("-h", "--help"):
+        lines = "\n".join(f"  {verb:<11} {text}" for verb, (_, text) in verbs.items())
+        print(f"{prog} {USAGE[prog]}\n\n{lines}\n\n`{prog} {USAGE[prog].split()[0]} --help` lists its arguments.")
         return 0
-    return (
-        run_verb(f"data {command}", rest)
-        if command in DATA_VERBS
-        else unknown("hfkit data", "command", command, DATA_VERBS)
-    )
-
-
-def verb_table(verbs: dict) -> str:
-    """Return the lines of a help: each verb and what it is for."""
-    return "\n".join(f"  {name:<11} {text}" for name, (_, text) in verbs.items())
-
-
-def unknown(prog: str, what: str, given: str, verbs: dict) -> int:
-    """Report a verb that there is not, with the one that was probably meant."""
+    verb = f"{prog} {name}".removeprefix("hfkit ")
+    if find_module(verb):
+        return run_verb(verb, rest)
     from hfkit.core.errors import nearest
 
-    guess = nearest(given, verbs)
-    hint = f"did you mean `{prog} {guess}`?" if guess else f"the {what}s are: {', '.join(verbs)}"
-    print(f"{prog}: unknown {what} {given!r}; {hint}", file=sys.stderr)
+    guess = nearest(name, verbs)
+    hint = f"did you mean `{prog} {guess}`?" if guess else f"the verbs are: {', '.join(verbs)}"
+    print(f"{prog}: unknown verb {name!r}; {hint}", file=sys.stderr)
     return 2
 
 
+def find_module(verb: str) -> str | None:
+    """Return the module of a verb, such as "sft" or "data check", or of a registered stage; None if there is none."""
+    if verb.startswith("data "):
+        return DATA_VERBS.get(verb.removeprefix("data "), (None, ""))[0]
+    if verb in VERBS:
+        return VERBS[verb][0]
+    from hfkit.config.registry import STAGES
+
+    return STAGES[verb].module if verb in STAGES else None
+
+
 def run_verb(verb: str, argv: list[str] | None = None) -> int:
-    """Parse a verb's arguments, run it and return its exit status; errors meant for the user come out as text.
+    """Parse a verb's arguments, run it and return its exit status; errors that users can act on are printed as text.
 
     `HFKIT_DEBUG=1` adds the traceback. The arguments are parsed before the verb's module is imported, so `--help` and
     a mistyped flag do not wait for torch.
@@ -98,9 +88,9 @@ def run_verb(verb: str, argv: list[str] | None = None) -> int:
     from hfkit.core.console import quiet_libraries
     from hfkit.core.errors import HfkitError
 
-    let_segments_grow()
-    module = DATA_VERBS[verb.removeprefix("data ")][0] if verb.startswith("data ") else VERBS[verb][0]
+    enable_expandable_segments()
     quiet_libraries()
+    module = find_module(verb)
     try:
         given = read_arguments(verb, module, sys.argv[1:] if argv is None else argv)
         status = import_module(module).main(given)
@@ -112,10 +102,10 @@ def run_verb(verb: str, argv: list[str] | None = None) -> int:
         return getattr(error, "exit_status", 130)
 
 
-def let_segments_grow() -> None:
-    """Let torch's GPU allocator extend its segments, unless its settings are given; call it before torch is imported.
+def enable_expandable_segments() -> None:
+    """Let torch's GPU allocator extend its segments, unless the environment configures it; call it before torch loads.
 
-    Batches have many lengths, and fixed segments are left with holes that none of the next batches fits into.
+    Batches differ in length, and segments of fixed size fragment: they keep holes that no later batch fits into.
     """
     if any(name.startswith("PYTORCH_") and name.endswith("ALLOC_CONF") for name in os.environ):
         return

@@ -9,8 +9,8 @@ import pytest
 from conftest import ROWS as TINY_ROWS
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from hfkit.commands.planning.device import Device
-from hfkit.commands.planning.reading import with_origins
+from hfkit.commands.plan.device import Device
+from hfkit.commands.plan.planned_stages import plan_stage
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES
 from hfkit.stages.checks import problems_of
@@ -24,17 +24,18 @@ LLAMA_8B = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 143
 LLAMA_8B |= {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192}
 ONE_BY_ONE = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 24, "total_episodes": 24}
 LORA = {"use_peft": True, "lora_dropout": 0.0}
+FUNCTIONS = {"reward_model_path": None, "reward_functions": ["reward_functions:length"]}
 LONG = " ".join(row["text"] for row in TINY_ROWS["docs"])
 ROWS = {
-    "pretrain": [{"text": LONG[place:]} for place in range(40)],
+    "pretrain": [{"text": LONG[index:]} for index in range(40)],
     # every other row is shorter than max_length, so that there is padding
-    "sft": [{"prompt": f"Who is {place}?", "response": LONG[: 1900 if place % 2 else 300]} for place in range(32)],
-    "reward": [{"prompt": f"Who is {place % 7}?", "chosen": LONG[:540], "rejected": LONG[:500]} for place in range(32)],
+    "sft": [{"prompt": f"Who is {index}?", "response": LONG[: 1900 if index % 2 else 300]} for index in range(32)],
+    "reward": [{"prompt": f"Who is {index % 7}?", "chosen": LONG[:540], "rejected": LONG[:500]} for index in range(32)],
     "rankings": [
-        {"prompt": f"Who is {place}?", "replies": [LONG[: 540 - 9 * n] for n in range(4)], "ranks": [1, 2, 3, 3]}
-        for place in range(32)
+        {"prompt": f"Who is {index}?", "replies": [LONG[: 540 - 9 * n] for n in range(4)], "ranks": [1, 2, 3, 3]}
+        for index in range(32)
     ],
-    "ppo": [{"prompt": LONG[: 220 - 3 * (place % 8)]} for place in range(32)],
+    "ppo": [{"prompt": LONG[: 220 - 3 * (index % 8)]} for index in range(32)],
 }
 
 
@@ -88,7 +89,7 @@ def stage_for(tmp_path, tokenizer_dir, llama, scorer):
         values |= changes
         if values.get("model_name_or_path"):
             values.pop("model_config", None)
-        return with_origins(
+        return plan_stage(
             name, load_config(STAGES[name].config_class, values, problems_of, output_dir=str(tmp_path / "out")), {}
         )
 
@@ -108,8 +109,8 @@ def plan_8b(folder_of, tmp_path, **changes):
     config = load_config(
         STAGES["ppo"].config_class, {**values, **changes}, problems_of, output_dir=str(tmp_path / "out")
     )
-    return with_origins("ppo", config, {})
+    return plan_stage("ppo", config, {})
 
 
 def run(stage) -> None:
-    import_module(f"hfkit.stages.{stage.name}").main(stage.config)
+    import_module(stage.spec.module).main(stage.config)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hfkit import __version__, cli
+from hfkit.config.registry import MERGE, STAGES
 from hfkit.core.errors import ConfigError, HfkitError
 
 ROOT = Path(__file__).parent.parent
@@ -17,6 +18,7 @@ Does something.'''
 import os
 import sys
 from dataclasses import dataclass, field
+from hfkit.config.registry import MERGE, STAGES
 from hfkit.core.errors import HfkitError
 
 @dataclass
@@ -42,18 +44,18 @@ def main(config):
 """
 LAUNCH = """
 import sys
+import fake_stage
 from hfkit import cli
-from fake_stage import Config
 from hfkit.config.registry import StageSpec, register
-cli.VERBS["fake"] = ("fake_stage", "")
-register(StageSpec(name="fake", config_class=Config, module="fake_stage", title="", purpose="", makes=None))
+sys.modules["hfkit.stages.checks"] = fake_stage  # whose checks import no torch
+register(StageSpec(name="fake", config_class=fake_stage.Config, module="fake_stage", title="", purpose="", makes=None))
 sys.exit(cli.main())
 """
 
 
 @pytest.fixture
 def hfkit(tmp_path):
-    """Run the `hfkit` command, with a verb `fake`, as a process of its own."""
+    """Run the `hfkit` command, with a registered stage `fake` that is not in `VERBS`, as a process of its own."""
     (tmp_path / "fake_stage.py").write_text(FAKE_STAGE)
 
     def run(*args, **env):
@@ -94,16 +96,16 @@ def test_tracebacks_are_for_bugs_and_for_debugging(hfkit):
 
 
 @pytest.mark.parametrize(
-    ("own", "told"),
+    ("own", "printed"),
     [
         ({}, "ALLOC_CONF': 'expandable_segments:True'}"),
         ({"MALLOC_CONF": "narenas:2"}, "ALLOC_CONF': 'expandable_segments:True'}"),  # another allocator's
         ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "{'PYTORCH_CUDA_ALLOC_CONF': 'backend:native'}"),
     ],
 )
-def test_segments_of_gpu_memory_grow_unless_one_has_settings_of_ones_own(hfkit, monkeypatch, own, told):
+def test_segments_of_gpu_memory_grow_unless_the_environment_configures_them(hfkit, monkeypatch, own, printed):
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)  # of a verb that ran in this process
-    assert hfkit("fake", "--model", "m", "--how", "roomily", **own).stdout.splitlines()[0].endswith(told)
+    assert hfkit("fake", "--model", "m", "--how", "roomily", **own).stdout.splitlines()[0].endswith(printed)
 
 
 def test_help_of_a_stage_is_light_and_opens_with_its_launch_command(hfkit, tmp_path):
@@ -128,6 +130,12 @@ def test_help_version_and_unknown_verbs(capsys):
     assert "did you mean `hfkit pretrain`?" in capsys.readouterr().err
     assert cli.main(["zzz"]) == 2
     assert "the verbs are: tokenizer, pretrain" in capsys.readouterr().err
+
+
+def test_verbs_and_registry_name_the_same_stages():
+    stages = {verb: module for verb, (module, _) in cli.VERBS.items() if module.startswith("hfkit.stages.")}
+    assert stages == {name: spec.module for name, spec in STAGES.items()}
+    assert cli.VERBS[MERGE.name][0] == MERGE.module
 
 
 def test_hfkit_help_imports_next_to_nothing():

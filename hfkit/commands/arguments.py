@@ -1,4 +1,4 @@
-"""The command line of each verb, read without importing what the verb runs."""
+"""The command line of each verb, parsed without importing the verb's module."""
 
 import ast
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -12,18 +12,18 @@ from hfkit.config.parsing import Check, parse
 from hfkit.config.registry import STAGES
 
 EVALUATIONS = {"evaluate": (EvaluateConfig, "model_name_or_path"), "arena": (ArenaConfig, "models")}
-"""The config class of each, and the key that the words before the first flag stand for."""
+"""Config class of each evaluation, and the key that positional arguments belong to."""
 
 
 def read_arguments(verb: str, module: str, argv: list[str]):
-    """Return what the command line of a verb says, for the `main` of its module.
+    """Parse the command line of a verb, for the `main` of its module.
 
     Returns:
-        the checked config where the verb has one, else argparse's Namespace; verbs that take the flags of stages have
-        those in its `flags`.
+        the validated config of a stage or an evaluation; argparse's Namespace for other verbs, with the flags of
+        stages in `flags` where the verb takes them.
 
     Raises:
-        ConfigError: with everything that is wrong.
+        ConfigError: with all problems.
     """
     description = docstring_of(module)
     if verb in STAGES:
@@ -32,11 +32,9 @@ def read_arguments(verb: str, module: str, argv: list[str]):
         config_class, key = EVALUATIONS[verb]
         argv = [f"--{key}", *argv] if argv and not argv[0].startswith("-") else argv
         return parse(config_class, argv, f"hfkit {verb}", description, checks_in("hfkit.evaluation.checks"))
-    # flags are never completed from a prefix
-    parser = ArgumentParser(
-        f"hfkit {verb}", description=description, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    PARSERS[verb](parser)
+    layout = {"formatter_class": RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = ArgumentParser(f"hfkit {verb}", description=description, **layout)
+    add_arguments(parser, ARGUMENTS[verb])
     if verb not in WITH_STAGE_FLAGS:
         return parser.parse_args(argv)
     given, flags = parser.parse_known_args(argv)
@@ -44,160 +42,122 @@ def read_arguments(verb: str, module: str, argv: list[str]):
 
 
 def checks_in(module: str) -> Check:
-    """Return the `problems_of` of a module that is imported once there is a config to check."""
+    """Return a check that imports a module only when there is a config, and calls its `problems_of`."""
     return lambda config: import_module(module).problems_of(config)
 
 
 def docstring_of(module: str) -> str:
-    """Return the docstring of a module that is not imported; a verb's opens with its launch command."""
+    """Return the docstring of a module without importing it; a verb's begins with its launch command."""
     return ast.get_docstring(ast.parse(Path(find_spec(module).origin).read_text(encoding="utf-8"))) or ""
 
 
-def add_run(parser: ArgumentParser) -> None:
-    """Add the arguments of `hfkit run`."""
-    parser.add_argument("pipeline", help="the pipeline's YAML")
-    parser.add_argument("--output_dir", help="in place of the YAML's")
+def argument(*names: str, exclusive: bool = False, **options) -> tuple[tuple[str, ...], bool, dict]:
+    """Return an argument for `ARGUMENTS`, with the options of `add_argument`; only one exclusive one can be given."""
+    return names, exclusive, options
 
 
-def add_merge(parser: ArgumentParser) -> None:
-    """Add the arguments of `hfkit merge`."""
-    parser.add_argument("adapter", help="folder or Hub id of the adapter")
-    parser.add_argument("out", help="folder for the merged model; not there yet, or empty")
-    parser.add_argument(
-        "--dtype", default="bfloat16", help=f"{', '.join(DTYPES)} (the base's own); default: %(default)s"
-    )
-    parser.add_argument("--base", help="where the base lies now, if not where the adapter says")
-    parser.add_argument("--eval_dataset", help="held-out rows to compare adapter and merged model on")
-    parser.add_argument("--revision", default="main", help="branch, tag or commit of an adapter on the Hub")
+def add_arguments(parser: ArgumentParser, arguments: list[tuple]) -> None:
+    """Add the arguments of a verb to its parser."""
+    group = None
+    for names, exclusive, options in arguments:
+        if exclusive and group is None:
+            group = parser.add_mutually_exclusive_group()
+        (group if exclusive else parser).add_argument(*names, **options)
 
 
-def add_push(parser: ArgumentParser) -> None:
-    """Add the arguments of `hfkit push`."""
-    parser.add_argument("folder", metavar="DIR", help="what a stage, a merge or save_pretrained wrote")
-    add_repository(parser)
-    parser.add_argument("--with_base", metavar="REPO_ID", help="push the adapter's base too, to there")
-    parser.add_argument("--include", nargs="+", default=[], metavar="PATTERN", help="files that are else left out")
-
-
-def add_data_push(parser: ArgumentParser) -> None:
-    """Add the arguments of `hfkit data push`."""
-    parser.add_argument("source", metavar="CARD_OR_DIR", help="a folder with data files, or a data card")
-    add_repository(parser)
-
-
-def add_repository(parser: ArgumentParser) -> None:
-    """Add the repository, who may read it, and what the commit has."""
-    parser.add_argument("repo_id", metavar="REPO_ID", help="USER/NAME; or NAME, in your own namespace")
-    who = parser.add_mutually_exclusive_group()
-    who.add_argument("--private", action="store_true", default=None, help="you alone may read it; so is a new one")
-    who.add_argument("--public", dest="private", action="store_false", default=None, help="anyone may read it")
-    parser.add_argument("--revision", default="main", metavar="BRANCH", help="branch; default: %(default)s")
-    parser.add_argument("--tag", help="a tag for the commit")
-    parser.add_argument("--message", help="message of the commit")
-    parser.add_argument("--dry_run", action="store_true", help="list files and sizes; nothing is sent or asked")
-
-
-def add_pull(parser: ArgumentParser) -> None:
-    """Add the arguments of `hfkit pull`."""
-    parser.add_argument("repo", metavar="REPO_ID", help="USER/NAME, or USER/NAME@REVISION")
-    parser.add_argument("out", metavar="DIR", help="folder for it; not there yet, or empty")
-    parser.add_argument("--revision", default="main", help="branch, tag or commit; default: %(default)s")
-    parser.add_argument("--base", metavar="REPO_ID", help="the adapter's base, if not what its config names")
-
-
-def add_report(parser: ArgumentParser) -> None:
-    """Add the arguments of `hfkit report`."""
-    parser.add_argument("run_dir", help="folder of a pipeline or of a run")
-
-
-def add_chat(parser: ArgumentParser) -> None:
-    """Add the arguments of `hfkit chat`."""
-    parser.add_argument("model", help="folder or Hub id of a model or an adapter")
-    parser.add_argument("--against", metavar="MODEL", help="a second one, side by side")
-    parser.add_argument("--adapter", nargs="+", metavar="ADAPTER", help="more adapters on the base of the first")
-    parser.add_argument("--prompt", help="one message; its reply goes to stdout")
-    parser.add_argument("--system", help="system prompt")
-    parser.add_argument(
-        "--temperature", type=float, default=0.7, help="0 takes the likeliest token; default: %(default)s"
-    )
-    parser.add_argument("--length", type=int, default=256, help="most tokens of a reply; default: %(default)s")
-    parser.add_argument("--seed", type=int, default=42, help="of the sampling; default: %(default)s")
-    parser.add_argument("--revision", default="main", help="branch, tag or commit of a model on the Hub")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of the weights; default: %(default)s")
-
-
-def add_lineage(parser: ArgumentParser) -> None:
-    """Add the arguments of `hfkit lineage`."""
-    parser.add_argument("path", help="folder or Hub id of a run")
-    parser.add_argument("--revision", default="main", help="branch, tag or commit of a run on the Hub")
-    parser.add_argument("--json", action="store_true", help="the same as JSON, with whole hashes")
-
-
-def add_plan(parser: ArgumentParser) -> None:
-    """Add the arguments of `hfkit plan`."""
-    add_config(parser)
-    parser.add_argument("--memory", type=float, metavar="GB", help="memory to fit into, in place of this machine's")
-
-
-def add_quickstart(parser: ArgumentParser) -> None:
-    """Add the arguments of `hfkit quickstart`."""
-    parser.add_argument("--output_dir", default="runs/quickstart", help="default: %(default)s")
-    parser.add_argument("--configs", default="configs/quickstart", help="default: %(default)s")
-
-
-def add_data_cards(parser: ArgumentParser) -> None:
-    """Add the arguments of `hfkit data cards`."""
-    parser.add_argument("name", nargs="?", help="a card to read")
-
-
-def add_data_check(parser: ArgumentParser) -> None:
-    """Add the arguments of `hfkit data check`."""
-    add_config(parser)
-    add_tokenizer(parser)
-    for name, default, text in (
-        ("max_faults", 0.01, "share of rows that may have one fault"),
-        ("max_duplicates", 0.1, "share of rows that may be in a source before"),
-        ("max_overlap", 0.0, "share of training rows that may ask what is held out"),
-        ("max_longer", 0.75, "share of pairs whose better reply may be the longer one"),
-    ):
-        parser.add_argument(f"--{name}", type=float, default=default, help=f"{text} (default: {default})")
-
-
-def add_data_preview(parser: ArgumentParser) -> None:
-    """Add the arguments of `hfkit data preview`."""
-    add_config(parser)
-    add_tokenizer(parser)
-    parser.add_argument("-n", type=int, default=3, metavar="ROWS", help="rows of each source (default: 3)")
-    parser.add_argument("--split", choices=("train", "test", "ptx"), default="train", help="default: train")
-    parser.add_argument("--lost", action="store_true", help="rows that are dropped, cut or have faults")
-    parser.add_argument("--no_color", action="store_true", help="[[ and ]] in place of colours")
-
-
-def add_config(parser: ArgumentParser) -> None:
-    """Add the YAML of a stage or a pipeline; what is not known besides are the stages' own flags."""
-    parser.add_argument("config", help="a stage's YAML, or a pipeline's")
-    parser.add_argument("--stage", help="the stage that the YAML is for, where its name and keys do not tell")
-    parser.add_argument("--output_dir", help="in place of the YAML's")
-
-
-def add_tokenizer(parser: ArgumentParser) -> None:
-    """Add the tokenizer that stands in for one that an earlier stage has yet to make."""
-    parser.add_argument("--tokenizer", help="folder or Hub id, where the stage's own is not made yet")
-
-
-PARSERS = {
-    "run": add_run,
-    "merge": add_merge,
-    "push": add_push,
-    "pull": add_pull,
-    "report": add_report,
-    "chat": add_chat,
-    "lineage": add_lineage,
-    "plan": add_plan,
-    "quickstart": add_quickstart,
-    "data cards": add_data_cards,
-    "data check": add_data_check,
-    "data preview": add_data_preview,
-    "data push": add_data_push,
+CONFIG_ARGUMENTS = [
+    argument("config", help="YAML of a stage or of a pipeline"),
+    argument("--stage", help="stage of the YAML, if its name and keys do not show it"),
+    argument("--output_dir", help="overrides the YAML's"),
+]
+TOKENIZER_ARGUMENT = argument("--tokenizer", help="folder or Hub id, to use until the stage's own tokenizer is made")
+REPOSITORY_ARGUMENTS = [
+    argument("repo_id", metavar="REPO_ID", help="USER/NAME, or NAME in your own namespace"),
+    argument("--private", exclusive=True, action="store_true", default=None, help="private; the default of a new one"),
+    argument("--public", exclusive=True, dest="private", action="store_false", default=None, help="public"),
+    argument("--revision", default="main", metavar="BRANCH", help="branch; default: %(default)s"),
+    argument("--tag", help="tag for the commit"),
+    argument("--message", help="message of the commit"),
+    argument("--dry_run", action="store_true", help="list files and sizes without contacting the Hub"),
+]
+ARGUMENTS = {
+    "run": [
+        argument("pipeline", help="YAML of the pipeline"),
+        argument("--output_dir", help="folder of the runs; overrides the YAML's"),
+    ],
+    "merge": [
+        argument("adapter", help="folder or Hub id of the adapter"),
+        argument("out", help="folder for the merged model, new or empty"),
+        argument("--dtype", default="bfloat16", help=f"{', '.join(DTYPES)} (the base's); default: %(default)s"),
+        argument("--base", help="where the base is, if not where the adapter says"),
+        argument("--eval_dataset", help="held-out rows to compare adapter and merged model on"),
+        argument("--revision", default="main", help="branch, tag or commit of an adapter on the Hub"),
+    ],
+    "push": [
+        argument("folder", metavar="DIR", help="folder that a stage, a merge or save_pretrained wrote"),
+        *REPOSITORY_ARGUMENTS,
+        argument("--with_base", metavar="REPO_ID", help="push the adapter's base too, to this repository"),
+        argument("--include", nargs="+", default=[], metavar="PATTERN", help="also push these files"),
+    ],
+    "pull": [
+        argument("repo", metavar="REPO_ID", help="USER/NAME, or USER/NAME@REVISION"),
+        argument("out", metavar="DIR", help="folder to write, new or empty"),
+        argument("--revision", default="main", help="branch, tag or commit; default: %(default)s"),
+        argument("--base", metavar="REPO_ID", help="base of the adapter, if not the one that its config names"),
+    ],
+    "report": [argument("run_dir", help="folder of a pipeline or of a run")],
+    "chat": [
+        argument("model", help="folder or Hub id of a model or an adapter"),
+        argument("--against", metavar="MODEL", help="second model, shown side by side"),
+        argument("--adapter", nargs="+", metavar="ADAPTER", help="more adapters of the first model's base"),
+        argument("--prompt", help="print the reply to this message, and end"),
+        argument("--system", help="system prompt"),
+        argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token; default: %(default)s"),
+        argument("--length", type=int, default=256, help="most tokens of a reply; default: %(default)s"),
+        argument("--seed", type=int, default=42, help="of the sampling; default: %(default)s"),
+        argument("--revision", default="main", help="branch, tag or commit of a model on the Hub"),
+        argument("--dtype", default="float32", choices=DTYPES, help="of the weights; default: %(default)s"),
+    ],
+    "lineage": [
+        argument("path", help="folder or Hub id of a run"),
+        argument("--revision", default="main", help="branch, tag or commit of a run on the Hub"),
+        argument("--json", action="store_true", help="print JSON, with full hashes"),
+    ],
+    "plan": [
+        *CONFIG_ARGUMENTS,
+        argument("--memory", type=float, metavar="GB", help="memory to fit into; default: that of this machine"),
+    ],
+    "quickstart": [
+        argument("--output_dir", default="runs/quickstart", help="folder of the runs; default: %(default)s"),
+        argument("--configs", default="configs/quickstart", help="folder of the YAMLs; default: %(default)s"),
+    ],
+    "data cards": [argument("name", nargs="?", help="card to print")],
+    "data check": [
+        *CONFIG_ARGUMENTS,
+        TOKENIZER_ARGUMENT,
+        *(
+            argument(f"--{name}", type=float, default=default, help=f"{text}; default: {default}")
+            for name, default, text in (
+                ("max_faults", 0.01, "share of rows that may have the same fault"),
+                ("max_duplicates", 0.1, "share of rows that may repeat an earlier row of their source"),
+                ("max_overlap", 0.0, "share of training rows whose prompt may be held out"),
+                ("max_longer", 0.75, "share of pairs whose better reply may be the longer one"),
+            )
+        ),
+    ],
+    "data preview": [
+        *CONFIG_ARGUMENTS,
+        TOKENIZER_ARGUMENT,
+        argument("-n", type=int, default=3, metavar="ROWS", help="rows of each source; default: %(default)s"),
+        argument("--split", choices=("train", "test", "ptx"), default="train", help="default: %(default)s"),
+        argument("--lost", action="store_true", help="show rows that are dropped, cut or faulty"),
+        argument("--no_color", action="store_true", help="mark tokens with [[ and ]] in place of colors"),
+    ],
+    "data push": [
+        argument("source", metavar="CARD_OR_DIR", help="folder with data files, or data card"),
+        *REPOSITORY_ARGUMENTS,
+    ],
 }
+"""The arguments of each verb that fills no config class."""
 WITH_STAGE_FLAGS = ("run", "plan", "quickstart", "data check", "data preview")
+"""Verbs that also take the flags of stages."""

@@ -1,8 +1,8 @@
 """hfkit lineage runs/quickstart/ppo
 
-What a run was made from, as its record tells it: stage, weights, seed, data, the base beneath an adapter, and the same
-of each model that it started from. The records of parents that are still there are followed; a parent that is gone, or
-whose weights are others by now, is marked.
+Prints what a run was made from, by its record: stage, weights, seed, data, the base of an adapter, and the same for
+each model that it started from. The records of parents are read where they exist; a parent that is gone, or whose
+weights have changed since, is marked.
 """
 
 import json
@@ -14,34 +14,35 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
+from hfkit.core.console import printable
 from hfkit.records.lineage import lineage_of
 
 
-def tree_of(node: dict, shown: set):
-    """A node as a tree for the terminal; what was shown before is not unfolded again."""
-    seen = (node["path"], node["revision"], node["weights_sha256"], node["now"])
-    tree = Tree(line_of(node, "as above" if seen in shown else None))
-    if seen in shown:
+def tree_of(node: dict, shown: set) -> Tree:
+    """Return a node with its data, base and parents as a tree; nodes in `shown` are not unfolded again."""
+    key = (node["path"], node["revision"], node["weights_sha256"], node["now"])
+    tree = Tree(model_line(node, "as above" if key in shown else None))
+    if key in shown:
         return tree
-    shown.add(seen)
+    shown.add(key)
     for name, split in node["data"].items():
         sources = [describe_source(source) for source in split["sources"]]
         kept = f"{name}: {split['kept']:,} of {split['rows']:,} rows kept"
         if len(sources) == 1:
-            tree.add(text(kept, sources[0]))
+            tree.add(line_of(kept, sources[0]))
         else:
-            branch = tree.add(text(kept))
+            branch = tree.add(line_of(kept))
             for source in sources:
-                branch.add(text(source))
+                branch.add(line_of(source))
     if node["base"]:
-        tree.add(line_of({"role": "on the base", "stage": None, "seed": None, **node["base"]}))
+        tree.add(model_line({"role": "on the base", "stage": None, "seed": None, **node["base"]}))
     for parent in node["parents"]:
         tree.add(tree_of(parent, shown))
     return tree
 
 
-def line_of(node: dict, *more: str | None):
-    """A model in a line: its part, where it lies, its weights and seed, what became of it."""
+def model_line(node: dict, *more: str | None) -> Text:
+    """Return a line about a model: its role, path, weights and seed, and what has changed since."""
     stage, role = node["stage"], node["role"]
     parts = [
         f"{role or stage}: {relative_path(node['path'])}"
@@ -52,30 +53,25 @@ def line_of(node: dict, *more: str | None):
         None if node.get("status") in (None, "done") else f"{node['status']}, not done",
         *more,
     ]
-    line = text(*(part for part in parts if part))
-    return line.append(f"  {printable(node['now'])}", style="bold red") if node["now"] else line
+    line = line_of(*(part for part in parts if part))
+    return line.append_text(line_of(f"  {node['now']}", style="bold red")) if node["now"] else line
 
 
 def describe_source(source: dict) -> str:
-    """A data set in a line: where its rows come from, and the hash of them."""
+    """Return where a data set's rows come from, with the start of their hash."""
     if "held_out_of" in source:
         return f"held out of {source['held_out_of']}"
     split = f"[{source['split']}]" if source.get("split", "train") != "train" else ""
     return f"{relative_path(source['path'])}{split} {source['sha256'][:12]}"
 
 
-def text(*parts: str):
-    """Parts of a line, safe to print, whoever wrote the record."""
-    return Text(", ".join(map(printable, parts)))
-
-
-def printable(line: str) -> str:
-    """A line without what a terminal would take for a command."""
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
+def line_of(*parts: str, style: str = "") -> Text:
+    """Return parts of a record as one line, without characters that a terminal would take for commands."""
+    return Text(printable(" ".join(", ".join(parts).splitlines())), style)
 
 
 def relative_path(path: str) -> str:
-    """A path relative to the current folder where it lies in it."""
+    """Return a path relative to the current folder if it lies in there."""
     return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
 
 
@@ -86,6 +82,6 @@ def main(given: Namespace) -> int:
         print(json.dumps(node, indent=2, ensure_ascii=False))
         return 0
     console = Console()
-    console = console if console.is_terminal else Console(width=1000)  # a line of a file is not broken
+    console = console if console.is_terminal else Console(width=1000)  # lines in a file are not wrapped
     console.print(tree_of(node, set()))
     return 0

@@ -1,9 +1,10 @@
 """hfkit merge runs/sft runs/merged
 
-Merges a LoRA adapter, of a policy or of a reward model, into its base: an ordinary Transformers folder, with tokenizer,
-chat template, generation config, model card and record, that opens without peft and without hfkit. It is merged in
-float32 into the base's full-precision weights and written in bfloat16, unless --dtype says otherwise. An adapter that
-was trained over a quantized base stood on slightly other weights: what that changes is measured on held-out rows.
+Merges the LoRA adapter of a policy or of a reward model into its base. The result is an ordinary Transformers folder,
+with tokenizer, chat template, generation config, model card and record, which loads without peft and without hfkit. The
+merge runs in float32 on the base's full-precision weights; the result is written in bfloat16, unless --dtype says
+otherwise. An adapter that was trained on a quantized base was trained on slightly different weights: how much the merge
+changes is measured on held-out rows.
 """
 
 import os
@@ -19,6 +20,7 @@ from peft import TaskType
 from transformers import AutoConfig
 
 from hfkit.config.fields import DTYPES
+from hfkit.config.registry import MERGE
 from hfkit.core.console import say, take_warnings, warn
 from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
 from hfkit.core.files import RECORD, hash_of, require_free_folder, write_json
@@ -32,10 +34,10 @@ from hfkit.models.saving import save_model
 from hfkit.records.base import base_identity, require_own_base, stored_quantization
 from hfkit.records.environment import environment, peak_memory_bytes
 from hfkit.records.record import parent_of, record_of
-from hfkit.records.source import Source, find_file, folder_of
+from hfkit.records.source import ADAPTER_CONFIG, Source, find_file, folder_of
 
 TASKS = ("CAUSAL_LM", "SEQ_CLS")
-UNMEASURED = "What that changes was not measured, {why}: `hfkit merge ADAPTER OUT --eval_dataset FILE` measures it."
+UNMEASURED = "How much this changes was not measured, {why}: use `hfkit merge ADAPTER OUT --eval_dataset FILE`."
 
 
 def merge(
@@ -46,131 +48,101 @@ def merge(
     eval_dataset: str | None = None,
     revision: str = "main",
 ) -> Path:
-    """Merges an adapter into its base and returns the merged model's folder.
+    """Merge an adapter into its base and return the folder of the merged model.
 
     Args:
         adapter: folder or Hub id.
-        out: a folder that is not there yet, or empty; it is written whole or not at all.
-        dtype: of the weights written; auto is the base's own.
-        base: where the base lies now, if it is no longer where the adapter says.
-        eval_dataset: held-out rows to compare adapter and merged model on; by default an adapter that was trained over
-            a quantized base is compared on those that its record names.
+        out: a folder that does not exist or is empty; it is written whole or not at all.
+        dtype: of the weights to write; auto takes the base's.
+        base: where the base is, if not where the adapter says.
+        eval_dataset: held-out rows to compare adapter and merged model on; by default an adapter that was trained on a
+            quantized base is compared on those that its record names.
         revision: branch, tag or commit of an adapter on the Hub.
 
     Raises:
-        HfkitError: no LoRA adapter, or a reward model's with other than one label; a base that is missing, quantized,
-            or not the one it was trained on; something in the way at `out`; rows that cannot be read.
+        HfkitError: `adapter` is no LoRA adapter of a causal LM or of a reward model with one label; its base is
+            missing, quantized, or not the one it was trained on; `out` exists; rows cannot be read.
     """
     started, out = time.time(), Path(out)
     if dtype not in DTYPES:
         raise ConfigError([Problem("dtype", dtype, f"one of {', '.join(DTYPES)}")])
     require_free_folder(out)
-    source = mergeable(str(adapter), revision, base)
+    source = mergeable_source(str(adapter), revision, base)
     trained = record_of(source.path, source.revision) or {}
     lineage = [parent_of("adapter", source.path, source.revision)]
-    tokenizer = adapter_tokenizer(source)
-    held_out = rows_to_measure(trained, source, tokenizer, eval_dataset)
-    with written_whole(out) as folder:
+    tokenizer = load_adapter_tokenizer(source)
+    held_out = load_rows_to_measure(trained, source, tokenizer, eval_dataset)
+    with staged_folder(out) as folder:
         say(f"merge: {source.path} into {source.base}")
         # on the CPU: in float32 it may not fit into the GPU that it was trained on
-        model = load_base(source.base, source.base_revision, head=HEADS[task_type(source)], on=torch.device("cpu"))
+        head = HEADS[TaskType(source.adapter["task_type"])]
+        model = load_base(source.base, source.base_revision, head=head, on=torch.device("cpu"))
         model = merge_adapter(model, source)
-        dtype = cast(model, dtype, source)
+        dtype = cast_weights(model, dtype, source)
         save_model(model, tokenizer, folder)
         del model
-        release_memory()  # one model at a time
+        release_memory()  # so that one model at a time is in memory
         facts = measure_merge(folder, source, trained, tokenizer, held_out, dtype)
         settings = {"adapter": source.path, "base": base, "dtype": dtype, "eval_dataset": eval_dataset}
-        write_about(folder, source, settings, seed=trained.get("seed"), lineage=lineage, started=started, **facts)
+        write_card_and_record(folder, source, settings, started, seed=trained.get("seed"), lineage=lineage, **facts)
     say(f"merge: done in {time.time() - started:.0f} s, in {out}")
     return out
 
 
-def mergeable(adapter: str, revision: str, base: str | None):
-    """The source of an adapter that can be merged into the base at hand.
+def mergeable_source(adapter: str, revision: str, base: str | None) -> Source:
+    """Return the source of an adapter that can be merged into its base.
 
     Raises:
         HfkitError: it cannot.
     """
     source = Source.of(adapter, revision, base)
     if source.adapter is None:
-        raise HfkitError(f"{adapter} is no adapter: there is no adapter_config.json")
+        raise HfkitError(f"{adapter} is no adapter: it has no {ADAPTER_CONFIG}")
     kind, task = source.adapter.get("peft_type"), source.adapter.get("task_type")
     if kind != "LORA" or task not in TASKS:
-        raise HfkitError(f"{adapter} is a {kind} adapter for {task}: LORA for {' or '.join(TASKS)} is merged")
+        raise HfkitError(f"{adapter} is a {kind} adapter for {task}: only LORA for {' or '.join(TASKS)} can be merged")
     status = (record_of(adapter, revision) or {}).get("status", "done")
     if status != "done":
         raise HfkitError(f"{adapter} is a run that is not done ({status}): finish it first")
     if task == "SEQ_CLS":
         require_reward_adapter(source)
+    require_full_precision_base(source, adapter)
+    return source
+
+
+def require_full_precision_base(source: Source, adapter: str) -> None:
+    """Raise HfkitError if the base is missing, not the one that the adapter was trained on, or stored quantized."""
     try:
-        is_there = bool(source.base) and folder_of(source.base, source.base_revision) is not None
+        is_found = bool(source.base) and folder_of(source.base, source.base_revision) is not None
     except HfkitError:
-        is_there = False
-    if not is_there:
-        raise HfkitError(f"{source.base!r}, the base of {adapter}, is not there: say where it lies with --base PATH")
+        is_found = False
+    if not is_found:
+        raise HfkitError(f"the base of {adapter}, {source.base!r}, is missing: say where it is with --base PATH")
     require_own_base(source)
     method = stored_quantization(source.base, source.base_revision)
     if method:
         raise HfkitError(
-            f"the weights of {source.base} are stored quantized ({method}), and what is merged into those is rounded "
-            "away: name the full-precision model behind it with --base PATH"
+            f"the weights of {source.base} are stored quantized ({method}), and rounding would undo a merge into them: "
+            "name the full-precision model that they were made from with --base PATH"
         )
-    return source
 
 
-def task_type(source):
-    """The adapter's task as peft has it."""
-    return TaskType(source.adapter["task_type"])
+def load_adapter_tokenizer(source: Source):
+    """Return the adapter's tokenizer, or that of its base where the adapter was saved without one.
 
-
-def adapter_tokenizer(source):
-    """The adapter's own tokenizer, or its base's where it was saved without one."""
-    own = find_file(source.path, "tokenizer_config.json", source.revision)
-    place = (source.path, source.revision) if own else (source.base, source.base_revision)
+    Raises:
+        HfkitError: it cannot be read.
+    """
+    has_own = find_file(source.path, "tokenizer_config.json", source.revision) is not None
+    path, revision = (source.path, source.revision) if has_own else (source.base, source.base_revision)
     try:
-        return load_tokenizer(*place)
+        return load_tokenizer(path, revision)
     except (OSError, ValueError) as error:
-        raise HfkitError(f"the tokenizer of {place[0]} cannot be read: {reason(error)}") from error
+        raise HfkitError(f"the tokenizer of {path} cannot be read: {reason(error)}") from error
 
 
-@contextmanager
-def written_whole(out: Path):
-    """Gives a folder beside `out` that takes its place at the end; of a failure nothing is left.
-
-    Raises:
-        HfkitError: another process is at it; the disk is full; something has come in the way.
-    """
-    out = out.absolute()
-    staging = out.parent / f".{out.name}.merging"
-    with lock_folder(staging, "merging"), explain_errors(staging.parent):
-        try:
-            shutil.rmtree(staging / out.name, ignore_errors=True)  # our own leavings, if we were killed
-            (staging / out.name).mkdir()
-            yield staging / out.name
-            require_free_folder(out)
-            os.replace(staging / out.name, out)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-
-
-def cast(model, dtype: str, source) -> str:
-    """Casts the merged weights and returns the name of their dtype.
-
-    Raises:
-        HfkitError: some of them are no finite numbers in it.
-    """
-    if dtype == "auto":
-        config = AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)
-        dtype = str(config.dtype or torch.float32).removeprefix("torch.")
-    model.to(getattr(torch, dtype))
-    if not all(parameter.isfinite().all() for parameter in model.parameters()):
-        raise HfkitError(f"some of the merged weights are not finite in {dtype}: try --dtype float32")
-    return dtype
-
-
-def rows_to_measure(trained: dict, source, tokenizer, eval_dataset: str | None):
-    """Encoded held-out rows and their account; None where there is nothing to measure, or nothing to measure it on.
+def load_rows_to_measure(trained: dict, source: Source, tokenizer, eval_dataset: str | None):
+    """Return encoded held-out rows and their stats, or None if there is nothing to measure or no row to measure on.
 
     Raises:
         HfkitError: `eval_dataset` cannot be read.
@@ -182,54 +154,90 @@ def rows_to_measure(trained: dict, source, tokenizer, eval_dataset: str | None):
     except HfkitError as error:
         if eval_dataset is not None:
             raise
-        warn(f"merge: no held-out rows at hand to measure what it changes; --eval_dataset names some\n{error}")
+        warn(f"merge: no held-out rows to measure what the merge changes; name some with --eval_dataset\n{error}")
         return None
 
 
-def measure_merge(folder: Path, source, trained: dict, tokenizer, held_out, dtype: str) -> dict:
-    """Facts for the record: `metrics` of the adapter as it was trained and of the merged model, `data`, `notes`."""
-    task, quantization = task_type(source), quantization_as_trained(source.path, source.revision)
-    facts, on = {"metrics": {}, "data": {}, "notes": []}, "its base"
+@contextmanager
+def staged_folder(out: Path):
+    """Yield a folder beside `out` that becomes `out` at the end; after a failure nothing is left.
+
+    Raises:
+        HfkitError: another process merges into `out`, the disk is full, or `out` exists by now.
+    """
+    out = out.absolute()
+    staging = out.parent / f".{out.name}.merging"
+    with lock_folder(staging, "merging"), explain_errors(staging.parent):
+        try:
+            shutil.rmtree(staging / out.name, ignore_errors=True)  # of a merge that was killed
+            (staging / out.name).mkdir()
+            yield staging / out.name
+            require_free_folder(out)
+            os.replace(staging / out.name, out)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def cast_weights(model, dtype: str, source: Source) -> str:
+    """Cast the merged weights in place and return the name of their dtype.
+
+    Raises:
+        HfkitError: some weights are not finite in that dtype.
+    """
+    if dtype == "auto":
+        config = AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)
+        dtype = str(config.dtype or torch.float32).removeprefix("torch.")
+    model.to(getattr(torch, dtype))
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise HfkitError(f"some of the merged weights are not finite in {dtype}: try --dtype float32")
+    return dtype
+
+
+def measure_merge(folder: Path, source: Source, trained: dict, tokenizer, held_out, dtype: str) -> dict:
+    """Compare the adapter, as it was trained, with the merged model on held-out rows.
+
+    Returns:
+        `metrics`, `data` and `notes` for the record.
+    """
+    notes, base_name = [], "its base"
+    quantization = quantization_as_trained(source.path, source.revision)
     if quantization is not None:
-        on = f"its {4 if quantization.load_in_4bit else 8}-bit base"
-        facts["notes"].append(f"The adapter was trained on {on}, and is merged into the full-precision weights.")
+        base_name = f"its {4 if quantization.load_in_4bit else 8}-bit base"
+        notes.append(f"The adapter was trained on {base_name}, and is merged into the full-precision weights.")
         if held_out is None:
-            facts["notes"].append(UNMEASURED.format(why="for want of held-out rows"))
+            notes.append(UNMEASURED.format(why="for want of held-out rows"))
     if held_out is None:
-        return facts
-    rows, account = held_out
+        return {"metrics": {}, "data": {}, "notes": notes}
+    rows, stats = held_out
+    head = HEADS[TaskType(source.adapter["task_type"])]
     options = {"dtype": trained["config"]["dtype"], "quantization": quantization} if quantization else {}
     try:
-        adapted = with_adapter(load_base(source.base, source.base_revision, head=HEADS[task], **options), source)
+        model = with_adapter(load_base(source.base, source.base_revision, head=head, **options), source)
     except HfkitError as error:
-        warn(f"merge: not measured: {error}")
-        facts["notes"].append(UNMEASURED.format(why=f"since {on} could not be loaded"))
-        return facts
-    before = measure(adapted, tokenizer, rows)
-    del adapted
+        warn(f"merge: what the merge changes is not measured: {error}")
+        notes.append(UNMEASURED.format(why=f"since {base_name} could not be loaded"))
+        return {"metrics": {}, "data": {}, "notes": notes}
+    before = measure(model, tokenizer, rows)
+    del model
     release_memory()
-    after = measure(load_base(str(folder), head=HEADS[task], dtype=dtype), tokenizer, rows)
-    figures, sentence = comparison(before, after, f"the adapter on {on}")
+    after = measure(load_base(str(folder), head=head, dtype=dtype), tokenizer, rows)
+    metrics, sentence = comparison(before, after, f"the adapter on {base_name}")
     sentence = f"On {len(rows)} held-out rows {sentence}."
     say(f"merge: {sentence}")
-    return {
-        "metrics": {"eval_rows": len(rows), **figures},
-        "data": {"test": account.as_dict()},
-        "notes": [*facts["notes"], sentence],
-    }
+    metrics = {"eval_rows": len(rows), **metrics}
+    return {"metrics": metrics, "data": {"test": stats.as_dict()}, "notes": [*notes, sentence]}
 
 
-def write_about(folder: Path, source, settings: dict, started: float, notes: list[str], **facts) -> None:
-    """The record and the model card of the merged model."""
+def write_card_and_record(folder: Path, source: Source, settings: dict, started: float, **facts) -> None:
+    """Write the model card and the record of the merged model; `facts` are further keys of the record."""
     record = {
-        "stage": "merge",
+        "stage": MERGE.name,
         "status": "done",
         "task_type": source.adapter["task_type"],
         "config": settings,
         "config_sha256": hash_of(settings),
         "base": base_identity(source.base, source.base_revision),
         "environment": environment(),
-        "notes": notes,
         "warnings": take_warnings(),
         "wall_seconds": round(time.time() - started, 2),
         "peak_memory_bytes": peak_memory_bytes(),

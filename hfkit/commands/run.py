@@ -1,6 +1,6 @@
 """hfkit run configs/quickstart/pipeline.yaml --output_dir runs/mine
 
-Runs the stages of a pipeline in their order, each into its own folder of `output_dir`, and hands each output on:
+Runs the stages of a pipeline in order, each into its own folder of `output_dir`, and passes each output on:
 
     output_dir: runs/quickstart
     stages:            # any of them, in this order
@@ -10,8 +10,8 @@ Runs the stages of a pipeline in their order, each into its own folder of `outpu
       reward: reward.yaml           # gets model_name_or_path: the SFT model
       ppo: ppo.yaml                 # gets that too, and reward_model_path
 
-What a stage's YAML sets itself is left alone. What is done with the same config and data is skipped, what was
-interrupted goes on. `--sft.learning_rate 1e-4` sets a flag of one stage, `--seed 1` that of all; with `--push_to_hub
+Keys that a stage's YAML sets are kept. A stage that is done with the same config and data is skipped; one that was
+interrupted is resumed. `--sft.learning_rate 1e-4` sets a flag of one stage, `--seed 1` that of all. With `--push_to_hub
 --hub_model_id USER/NAME` each model is pushed, to USER/NAME-sft and so on.
 """
 

@@ -11,7 +11,7 @@ from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
 
-from hfkit.commands.reporting.main import write_report
+from hfkit.commands.report.main import write_report
 from hfkit.config.registry import STAGES
 from hfkit.core.console import say
 from hfkit.evaluation.arena import print_arena

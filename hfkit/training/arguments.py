@@ -20,8 +20,7 @@ from hfkit.config.fields import HubFields
 from hfkit.core.device import has_bf16, process_state
 from hfkit.core.errors import HfkitError
 from hfkit.hub.each_save import PushEachSave
-from hfkit.records.metrics_file import MetricsFile
-from hfkit.training.callbacks import ProgressLine
+from hfkit.training.callbacks import MetricsFile, ProgressLine
 from hfkit.training.run import Run
 from hfkit.training.tracking import track
 

@@ -1,6 +1,8 @@
 """What runs beside a training loop: the metrics file, the progress line, samples of what the model writes."""
 
+import json
 import time
+from pathlib import Path
 
 import torch
 from rich.progress import (
@@ -15,6 +17,8 @@ from transformers import TrainerCallback
 
 from hfkit.core.console import printable, say
 from hfkit.core.device import random_state_kept
+from hfkit.core.files import write_text
+from hfkit.records.metrics_file import METRICS
 
 # What the progress line shows, where it is logged.
 TRAIN_METRICS = {
@@ -31,6 +35,37 @@ EVAL_METRICS = {
     "eval_accuracy": "accuracy {:.3f}",
     "eval_margin": "margin {:.3f}",
 }
+
+
+class MetricsFile(TrainerCallback):
+    """Appends each log to `metrics.jsonl`, one JSON object a line with its step.
+
+    A resumed run first goes back to the lines that its checkpoint knows, so the file is that of an uninterrupted run.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = folder / METRICS
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.begin(state.log_history)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero:
+            with self.path.open("a") as stream:
+                stream.write(self.line(state.global_step, logs))
+
+    def begin(self, history: list[dict]) -> None:
+        """Makes the file that of these logs, whatever it was."""
+        write_text(self.path, "".join(self.line(logs["step"], logs) for logs in history))
+
+    @staticmethod
+    def line(step: int, logs: dict) -> str:
+        """A log as a line; the summary at the end has none: it is for the record, and wrong after a resumption."""
+        if "train_loss" in logs:
+            return ""
+        figures = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
+        return json.dumps({"step": step, **figures}) + "\n"
 
 
 class ProgressLine(TrainerCallback):

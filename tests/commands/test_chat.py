@@ -20,8 +20,8 @@ from transformers import GenerationConfig
 
 from hfkit.cli import main
 from hfkit.commands.chat.conversation import Conversation, Settings
-from hfkit.commands.chat.terminal import Talk
-from hfkit.commands.chat.voices import Choir
+from hfkit.commands.chat.models import LoadedModels
+from hfkit.commands.chat.session import ChatSession
 from hfkit.core.console import printable
 from hfkit.core.errors import HfkitError
 from hfkit.models.loading import load_policy, load_tokenizer
@@ -112,7 +112,7 @@ def test_a_chat_in_a_terminal(sft_dir, ppo_dir):
         terminal.enter("/length 8")
         terminal.wait("length 8")
         terminal.enter("/reset")
-        terminal.wait("begun anew")
+        terminal.wait("the conversation is cleared")
         terminal.type("a line thought better of\x03")
         terminal.enter("/adapter ppo")
         terminal.wait(r"sft, \[ppo\], base")
@@ -135,16 +135,18 @@ def test_ctrl_c_between_a_reply_and_the_next_line_ends_a_pipe_alone(monkeypatch,
             raise line
         return line
 
-    def late(talk: Talk, message: str) -> None:
+    def late(session: ChatSession, message: str) -> None:
         answered.append(message)
         raise KeyboardInterrupt
 
     answered = []
-    monkeypatch.setattr("hfkit.commands.chat.terminal.PromptSession", lambda: SimpleNamespace(prompt=prompt))
-    monkeypatch.setattr(Talk, "answer", late)
-    talk = Talk(SimpleNamespace(on=lambda host: {}), [SimpleNamespace(name="sft", host=None)], Settings())
+    monkeypatch.setattr("hfkit.commands.chat.session.PromptSession", lambda: SimpleNamespace(prompt=prompt))
+    monkeypatch.setattr(ChatSession, "answer", late)
+    session = ChatSession(
+        SimpleNamespace(models_on=lambda base: {}), [SimpleNamespace(name="sft", base=None)], Settings()
+    )
     with nullcontext() if typed else pytest.raises(KeyboardInterrupt):
-        talk.run(stream)
+        session.run(stream)
     assert answered == ["Hello"] and (not typed or next(lines, None) is None)
 
 
@@ -198,10 +200,10 @@ def test_lines_from_a_pipe_are_turns(capsys, sft_dir, ppo_dir, monkeypatch, tmp_
     with lines.open() as stream:
         monkeypatch.setattr(sys, "stdin", stream)
         assert main(["chat", str(sft_dir), "--adapter", str(ppo_dir), "--length", "4"]) == 0
-    told = capsys.readouterr().out
-    assert "no adapter 'nobody'; there are: sft, ppo, base" in told
-    assert "sft, ppo, [base]" in told and "\nbase: " in told
-    assert "/temperature cold: expected number after /temperature" in told
+    reported = capsys.readouterr().out
+    assert "no adapter 'nobody'; there are: sft, ppo, base" in reported
+    assert "sft, ppo, [base]" in reported and "\nbase: " in reported
+    assert "/temperature cold: expected number after /temperature" in reported
 
 
 def logits_of(model, ids: list[int]) -> torch.Tensor:
@@ -210,48 +212,48 @@ def logits_of(model, ids: list[int]) -> torch.Tensor:
 
 
 def test_adapters_of_one_base_share_it_and_stay_what_they_are(sft_dir, ppo_dir, base_dir):
-    choir = Choir()
-    sft = choir.add(str(sft_dir))
-    ppo = choir.add_adapter(str(ppo_dir), sft)
-    assert sft.host is ppo.host
-    voices = choir.on(sft.host)
-    assert [*voices] == ["sft", "ppo", "base"]
+    loaded = LoadedModels()
+    sft = loaded.add(str(sft_dir))
+    ppo = loaded.add_adapter(str(ppo_dir), sft)
+    assert sft.base is ppo.base
+    models = loaded.models_on(sft.base)
+    assert [*models] == ["sft", "ppo", "base"]
     ids = sft.tokenizer("What does Ann like?").input_ids
     folders = {"sft": sft_dir, "ppo": ppo_dir, "base": base_dir}
     for name in ("sft", "ppo", "base", "sft"):  # and back
-        with voices[name].alone():
-            ours = logits_of(voices[name].host.model, ids)
+        with models[name].active_adapter():
+            ours = logits_of(models[name].base.model, ids)
         assert torch.equal(ours, logits_of(load_policy(str(folders[name]))[0], ids))
 
 
 def test_a_stream_is_the_reply(sft_dir):
-    voice, heard = Choir().add(str(sft_dir)), []
-    voice.tokenizer.pad_token = None  # a single reply needs none
+    model, pieces = LoadedModels().add(str(sft_dir)), []
+    model.tokenizer.pad_token = None  # a single reply needs none
     torch.manual_seed(0)
-    ids = voice.tokenizer("What does Ann like?").input_ids
-    text, stopped = voice.speak(ids, 24, 1000, heard.append)
-    assert len(heard) > 1 and "".join(heard).strip() == text and not stopped
+    ids = model.tokenizer("What does Ann like?").input_ids
+    text, stopped = model.generate(ids, 24, 1000, pieces.append)
+    assert len(pieces) > 1 and "".join(pieces).strip() == text and not stopped
 
 
 def test_ctrl_c_keeps_what_was_said(sft_dir):
-    voice, heard = Choir().add(str(sft_dir)), []
+    model, pieces = LoadedModels().add(str(sft_dir)), []
 
     def interrupted(text: str) -> None:
-        heard.append(text)
-        if len(heard) == 2:
+        pieces.append(text)
+        if len(pieces) == 2:
             raise KeyboardInterrupt
 
     torch.manual_seed(0)  # a reply of more than two words
-    text, stopped = voice.speak(voice.tokenizer("What does Ann like?").input_ids, 24, 1000, interrupted)
-    assert stopped and text.startswith("".join(heard).strip())
+    text, stopped = model.generate(model.tokenizer("What does Ann like?").input_ids, 24, 1000, interrupted)
+    assert stopped and text.startswith("".join(pieces).strip())
 
 
 def test_history_goes_along_and_the_oldest_turns_give_way(tokenizer):
     conversation, settings = Conversation(), Settings(length=8, system="Be brief.")
     for number in range(4):
-        conversation.ask(f"What is number {number}?")
-        conversation.answer(f"It is {number}.")
-    conversation.ask("And the last?")
+        conversation.add_question(f"What is number {number}?")
+        conversation.add_reply(f"It is {number}.")
+    conversation.add_question("And the last?")
     ids, length, left_out = conversation.encode(tokenizer, settings, None)
     whole = tokenizer.decode(ids)
     assert (length, left_out) == (8, 0)
@@ -266,14 +268,14 @@ def test_history_goes_along_and_the_oldest_turns_give_way(tokenizer):
 
 def test_an_empty_reply_takes_the_question_back():
     conversation = Conversation()
-    conversation.ask("Who?")
-    conversation.answer("")
-    assert conversation.turns == []
+    conversation.add_question("Who?")
+    conversation.add_reply("")
+    assert conversation.messages == []
 
 
-def test_without_a_chat_template_a_text_is_gone_on_from(tokenizer):
+def test_without_a_chat_template_the_prompt_is_the_text(tokenizer):
     conversation, template = Conversation(), tokenizer.chat_template
-    conversation.ask("Ann likes")
+    conversation.add_question("Ann likes")
     try:
         tokenizer.chat_template = None
         assert conversation.encode(tokenizer, Settings(), None)[0] == tokenizer("Ann likes").input_ids
@@ -290,35 +292,35 @@ def test_a_reply_cannot_command_the_terminal():
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "reported"),
     [
-        ("reward", "is a classifier, as reward models are: it scores replies and writes none"),
+        ("reward", "is a classifier, such as a reward model: it scores replies and writes none"),
         ("tokenizer", "is a tokenizer: name a model"),
-        ("", r"holds no model: name one of its runs, .*/ppo"),
-        ("empty", "holds no model: there is no config.json or adapter_config.json"),
+        ("", r"holds no model: name one of its runs: .*/ppo"),
+        ("empty", "holds no model: it has no config.json or adapter_config.json"),
         ("begun", r"a run that is not done \(running\): finish it first"),
         ("nowhere", "no such folder, and not a Hub id"),
     ],
 )
-def test_what_cannot_be_talked_with_is_told(runs, ppo_dir, tmp_path, capsys, path, told):
+def test_what_cannot_be_talked_with_is_reported(runs, ppo_dir, tmp_path, capsys, path, reported):
     (tmp_path / "empty").mkdir()
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "hfkit.json").write_text('{"stage": "sft", "status": "running"}')
     folder = tmp_path / path if path in ("empty", "begun", "nowhere") else runs / path
     assert main(["chat", str(folder), "--prompt", "Who?"]) == 1
     captured = capsys.readouterr()
-    assert re.search(told, captured.err) and "Traceback" not in captured.err and captured.out == ""
+    assert re.search(reported, captured.err) and "Traceback" not in captured.err and captured.out == ""
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
-        (["--temperature", "-1"], "temperature: -1.0 -> a number from 0 on"),
-        (["--length", "0"], "length: 0 -> a number of tokens, 1 or more"),
-        (["--adapter", "{base}"], "is a full model and no adapter: set it beside the other with --against"),
+        (["--temperature", "-1"], "temperature: -1.0 -> a number of at least 0"),
+        (["--length", "0"], "length: 0 -> a number of tokens, at least 1"),
+        (["--adapter", "{base}"], "is a full model, not an adapter: show it side by side with --against"),
     ],
 )
-def test_what_makes_no_sense_is_told(sft_dir, base_dir, capsys, words, told):
+def test_what_makes_no_sense_is_reported(sft_dir, base_dir, capsys, words, reported):
     words = [word.format(base=base_dir) for word in words]
     assert main(["chat", str(sft_dir), *words, "--prompt", "Who?"]) == 1
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err

@@ -253,7 +253,7 @@ def test_ppo_over_4_bits_is_measured_on_the_replies_held_out_of_its_sft_model(ru
     assert record["data"]["test"]["sources"][0]["path"].endswith("turns.jsonl")
 
 
-@pytest.mark.parametrize("why", ["no rows held out", "gone", "others by now"])
+@pytest.mark.parametrize("why", ["no rows held out", "gone", "changed"])
 def test_what_cannot_be_measured_is_said_in_the_card(run_stage, tmp_path, rows_file, why, capsys):
     pytest.importorskip("bitsandbytes")
     datasets = rows_file(ROWS["turns"])
@@ -261,15 +261,15 @@ def test_what_cannot_be_measured_is_said_in_the_card(run_stage, tmp_path, rows_f
     folder = run_stage("sft", tmp_path / "sft", **QLORA, datasets=datasets, test_split_size=size, max_steps=1)
     if why == "gone":
         Path(datasets[0]["path"]).unlink()
-    if why == "others by now":
+    if why == "changed":
         rows_file(ROWS["turns"][::-1])
     out = merge(str(folder), tmp_path / "out")
     assert (
-        "was not measured, for want of held-out rows: `hfkit merge ADAPTER OUT --eval_dataset FILE`"
+        "was not measured, for want of held-out rows: use `hfkit merge ADAPTER OUT --eval_dataset FILE`"
         in (out / "README.md").read_text()
     )
     assert read_record(out)["metrics"] == {}
-    assert "no held-out rows at hand" in capsys.readouterr().err
+    assert "no held-out rows to measure" in capsys.readouterr().err
     held_out = write_rows(tmp_path / "held-out.jsonl", ROWS["turns"] * 10)
     record = read_record(merge(str(folder), tmp_path / "measured", eval_dataset=held_out))
     assert record["metrics"]["eval_rows"] == 200  # of 320

@@ -17,33 +17,33 @@ from hfkit.core.errors import HfkitError
 from hfkit.records.record import read_record, weights_hash
 
 
-def refused(told: str, *arguments, **options) -> None:
+def refused(reported: str, *arguments, **options) -> None:
     """The merge raises an error with these words, and leaves nothing where its output would be."""
-    with pytest.raises(HfkitError, match=told):
+    with pytest.raises(HfkitError, match=reported):
         merge(*map(str, arguments), **options)
 
 
 def test_what_is_no_adapter_is_refused(base_dir, tokenizer_dir, tmp_path):
     for path in (base_dir, tokenizer_dir, "runs/nowhere"):
-        refused("is no adapter: there is no adapter_config.json", path, tmp_path / "out")
+        refused("is no adapter: it has no adapter_config.json", path, tmp_path / "out")
     refused("is no folder, and no model on the Hub", "/nowhere/at/all", tmp_path / "out")
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"peft_type": "PROMPT_TUNING"}, "is a PROMPT_TUNING adapter"),
-        ({"task_type": "SEQ_2_SEQ_LM"}, "for SEQ_2_SEQ_LM: LORA for CAUSAL_LM or SEQ_CLS is merged"),
-        ({"base_model_name_or_path": "/gone/model"}, "'/gone/model', the base of .*, is not there: .* --base PATH"),
-        ({"base_model_name_or_path": "gone/model"}, "'gone/model', the base of .*, is not there"),
-        ({"base_model_name_or_path": None}, "'', the base of .*, is not there"),
+        ({"task_type": "SEQ_2_SEQ_LM"}, "for SEQ_2_SEQ_LM: only LORA for CAUSAL_LM or SEQ_CLS can be merged"),
+        ({"base_model_name_or_path": "/gone/model"}, "the base of .*, '/gone/model', is missing: .* --base PATH"),
+        ({"base_model_name_or_path": "gone/model"}, "the base of .*, 'gone/model', is missing"),
+        ({"base_model_name_or_path": None}, "the base of .*, '', is missing"),
     ],
 )
-def test_an_adapter_of_another_kind_or_without_its_base_is_refused(sft_dir, copy, tmp_path, changes, told):
+def test_an_adapter_of_another_kind_or_without_its_base_is_refused(sft_dir, copy, tmp_path, changes, reported):
     folder = copy(sft_dir)
     edit(folder / "adapter_config.json", **changes)
-    refused(told, folder, tmp_path / "out")
+    refused(reported, folder, tmp_path / "out")
     assert os.listdir(tmp_path) == [folder.name]
 
 
@@ -140,16 +140,16 @@ def test_a_second_merge_into_the_same_folder_is_kept_out(sft_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "status", "told"),
+    ("flags", "status", "reported"),
     [
         (["--dtype", "int3"], 2, "dtype: 'int3' -> one of bfloat16, float16, float32, auto"),
         (["--eval_dataset", "nowhere.jsonl"], 1, "nowhere.jsonl"),
         (["--base", "/gone/model"], 1, "/gone/model is no folder"),
     ],
 )
-def test_the_command_tells_its_errors_in_words(sft_dir, tmp_path, capsys, flags, status, told):
+def test_the_command_tells_its_errors_in_words(sft_dir, tmp_path, capsys, flags, status, reported):
     assert main(["merge", str(sft_dir), str(tmp_path / "out"), *flags]) == status
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
 
 

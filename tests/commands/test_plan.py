@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 from meter import TensorMeter
-from planned import CPU, GPT2, LLAMA, LORA, ONE_BY_ONE, ROOT, ROWS, plan_8b, run
+from planned import CPU, FUNCTIONS, GPT2, LLAMA, LORA, ONE_BY_ONE, ROOT, ROWS, plan_8b, run
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from hfkit.commands.planning import memory
-from hfkit.commands.planning.device import Device
-from hfkit.commands.planning.peak import memory_of, training_pass
-from hfkit.commands.planning.shapes import roles_of
-from hfkit.commands.planning.steps import replies_of
+from hfkit.commands.plan import memory
+from hfkit.commands.plan.device import Device
+from hfkit.commands.plan.peak import plan_memory, training_pass
+from hfkit.commands.plan.shapes import roles_of
+from hfkit.commands.plan.steps import replies_per_row
 from hfkit.config.fields import DatasetEntry
 from hfkit.models.loading import load_trainable
+from hfkit.rlhf.roles import load_roles
 from hfkit.stages.pretrain import load_or_create_model
 
 
@@ -72,11 +73,13 @@ class Steps:
         ("reward", {**LORA, "load_in_4bit": True}),
         ("ppo", LORA),
         ("ppo", {}),
+        ("ppo", {**LORA, **FUNCTIONS}),
+        ("ppo", FUNCTIONS),
     ],
 )
 def test_weights_gradients_and_optimizer_are_those_that_are_allocated(stage_for, tokenizer, name, changes):
     stage = stage_for(name, **changes)
-    plan = memory_of(stage, CPU)
+    plan = plan_memory(stage, CPU)
     with Steps() as steps:
         run(stage)
     assert sum(role.gradients for role in plan.roles) == steps.gradients
@@ -115,13 +118,26 @@ def test_with_lora_the_roles_of_ppo_share_one_base(stage_for, folder_of, tmp_pat
     reward = Path(shutil.copytree(base, tmp_path / "reward"))
     adapter = {"base_model_name_or_path": base, "task_type": "SEQ_CLS", "peft_type": "LORA", "r": 16}
     (reward / "adapter_config.json").write_text(json.dumps({**adapter, "target_modules": "all-linear"}))
-    plan = memory_of(stage_for("ppo", **LORA, model_name_or_path=base, reward_model_path=str(reward)), CPU)
+    plan = plan_memory(stage_for("ppo", **LORA, model_name_or_path=base, reward_model_path=str(reward)), CPU)
     policy, reference, reward, value = plan.roles
     assert policy.weights > 4 * (reference.weights + reward.weights + value.weights) / 3
     assert [role.trainable > 0 for role in plan.roles] == [True, False, False, True]
     assert reference.weights == 4 * policy.trainable
     assert reward.weights == value.weights == 4 * value.trainable
     assert policy.parameters == reference.parameters > reward.parameters == value.parameters
+
+
+@pytest.mark.parametrize("changes", [{}, LORA, FUNCTIONS, {**LORA, **FUNCTIONS}])
+def test_the_models_of_ppo_hold_what_is_planned(stage_for, changes):
+    stage = stage_for("ppo", **changes)
+    plan, roles = plan_memory(stage, CPU), load_roles(stage.config)
+    models = [roles.policy, roles.reference, *([roles.reward] if roles.reward else []), roles.value]
+    assert [role.name for role in plan.roles] == ["policy", "reference", *["reward"] * bool(roles.reward), "value"]
+    planned = sum(role.weights for role in plan.roles)
+    assert planned == pytest.approx(tensor_bytes([p for model in models for p in model.parameters()]), rel=0.01)
+    for role, model in zip(plan.roles, models, strict=True):
+        assert role.parameters == pytest.approx(counted(model), rel=0.001)
+        assert role.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize(
@@ -203,13 +219,15 @@ def kept_by(model, name: str, length: int, bf16: bool | None) -> int:
         ("ppo", {**LORA, "gradient_checkpointing": True}),
         ("ppo", {"gradient_checkpointing": True, "response_length": 80}),
         ("ppo", {**LORA, "gradient_checkpointing": True, **ONE_BY_ONE}),
+        ("ppo", {**LORA, **FUNCTIONS}),
+        ("ppo", FUNCTIONS),
     ],
 )
 def test_the_peak_is_that_of_all_tensors_of_a_run(stage_for, name, changes):
     stage = stage_for(name, **changes)
     with TensorMeter() as meter:
         run(stage)
-    assert memory_of(stage, CPU).peak == pytest.approx(meter.peak, rel=0.15)
+    assert plan_memory(stage, CPU).peak == pytest.approx(meter.peak, rel=0.15)
 
 
 @pytest.mark.parametrize(
@@ -218,17 +236,18 @@ def test_the_peak_is_that_of_all_tensors_of_a_run(stage_for, name, changes):
 )
 def test_replies_of_a_row_are_those_that_its_source_tells_of(stage_for, entry, replies):
     """Rankings of a local file are read above."""
-    config = stage_for("reward", **LORA).config
-    assert replies_of(replace(config, datasets=[DatasetEntry(**entry)])) == replies
+    stage = stage_for("reward", **LORA)
+    config = replace(stage.config, datasets=[DatasetEntry(**entry)])
+    assert replies_per_row(replace(stage, config=config)) == replies
 
 
 def test_ppo_on_an_8b_llama_fits_into_24_gb(folder_of, tmp_path):
     card = Device("a card", 24 * 10**9, 600_000_000, is_gpu=True)
     stage = plan_8b(folder_of, tmp_path, gradient_accumulation_steps=8)
-    plan = memory_of(stage, card)
+    plan = plan_memory(stage, card)
     assert plan.roles[0].parameters == 8_030_261_248 + 41_943_040
     assert plan.peak < card.capacity
-    whole = memory_of(plan_8b(folder_of, tmp_path / "whole", load_in_4bit=False), card)
+    whole = plan_memory(plan_8b(folder_of, tmp_path / "whole", load_in_4bit=False), card)
     assert whole.peak > card.capacity
 
 
@@ -241,14 +260,14 @@ from importlib import import_module
 from hfkit.config.registry import STAGES
 from hfkit.config.parsing import load_config
 from hfkit.stages.checks import problems_of
-from hfkit.commands.planning.device import device_at_hand
-from hfkit.commands.planning.peak import memory_of
-from hfkit.commands.planning.reading import with_origins
+from hfkit.commands.plan.device import find_device
+from hfkit.commands.plan.peak import plan_memory
+from hfkit.commands.plan.planned_stages import plan_stage
 from torch.optim.optimizer import register_optimizer_step_post_hook
 name, values = sys.argv[1], json.loads(sys.argv[2])
 config = load_config(STAGES[name].config_class, values, problems_of)
 stage = import_module(f"hfkit.stages.{name}")
-plan = memory_of(with_origins(name, config, {}), device_at_hand())
+plan = plan_memory(plan_stage(name, config, {}), find_device())
 # From the first step on, and without the checkpoint's mapped pages, which are resident but can go at any time.
 def status(key):
     return 1024 * int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -13,12 +13,12 @@ import yaml
 from planned import CPU, LLAMA, LLAMA_8B, LORA, ROOT, ROWS, plan_8b, run
 
 from hfkit import cli
-from hfkit.commands.planning.advice import remedies
-from hfkit.commands.planning.device import Device
-from hfkit.commands.planning.peak import memory_of
-from hfkit.commands.planning.reading import read_stages
-from hfkit.commands.planning.shapes import roles_of
-from hfkit.commands.planning.steps import steps_of
+from hfkit.commands.plan.advice import remedies
+from hfkit.commands.plan.device import Device
+from hfkit.commands.plan.peak import plan_memory
+from hfkit.commands.plan.planned_stages import read_stages
+from hfkit.commands.plan.shapes import roles_of
+from hfkit.commands.plan.steps import plan_steps
 from hfkit.config.registry import STAGES
 from hfkit.core.errors import ConfigError
 from hfkit.stages.resolve import infer_stage
@@ -30,7 +30,7 @@ from hfkit.stages.resolve import infer_stage
 def test_advice_is_of_flags_that_lower_the_peak_and_says_which_are_enough(folder_of, tmp_path, capacity, bits, enough):
     card = Device("a card", capacity * 10**9, 600_000_000, is_gpu=True)
     stage = plan_8b(folder_of, tmp_path, load_in_4bit=False, gradient_checkpointing=False, dtype="bfloat16")
-    now, found = memory_of(stage, card).peak, remedies(stage, card)
+    now, found = plan_memory(stage, card).peak, remedies(stage, card)
     assert now > card.capacity
     assert all(remedy.peak < now for remedy in found)
     assert any(remedy.flags == {"merge_in_rollouts": False} for remedy in found)
@@ -40,28 +40,28 @@ def test_advice_is_of_flags_that_lower_the_peak_and_says_which_are_enough(folder
 
 def test_whole_weights_are_not_advised_to_be_trained_in_16_bits(stage_for, folder_of):
     stage = stage_for("sft", model_name_or_path=folder_of(LLAMA_8B, weights=False))
-    found = remedies(stage, Device("a small machine", memory_of(stage, CPU).peak // 2, 0, is_gpu=False))
+    found = remedies(stage, Device("a small machine", plan_memory(stage, CPU).peak // 2, 0, is_gpu=False))
     assert any("dtype" in remedy.flags for remedy in found)
     assert all(remedy.flags.get("use_peft") for remedy in found if "dtype" in remedy.flags)
 
 
 def test_smaller_batches_keep_the_rows_of_an_optimizer_step(stage_for):
     stage = stage_for("sft", per_device_train_batch_size=8)
-    device = Device("a small machine", int(memory_of(stage, CPU).peak * 0.6), 0, is_gpu=False)
+    device = Device("a small machine", int(plan_memory(stage, CPU).peak * 0.6), 0, is_gpu=False)
     flags = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     assert flags in [remedy.flags for remedy in remedies(stage, device) if remedy.peak <= device.capacity]
 
 
 def test_steps_and_tokens_are_counted_in_local_files(stage_for, rows_file):
     stage = stage_for("sft", max_steps=-1, num_train_epochs=2.0, test_split_size=0.25, gradient_accumulation_steps=2)
-    steps = steps_of(stage, roles_of(stage))
+    steps = plan_steps(stage, roles_of(stage))
     assert (steps.steps, steps.tokens) == (6, 6 * 8 * 160)  # 24 of 32 rows, 3 steps of 8 an epoch
-    ppo = steps_of(stage := stage_for("ppo", num_mini_batches=2, num_ppo_epochs=3), roles_of(stage))
+    ppo = plan_steps(stage := stage_for("ppo", num_mini_batches=2, num_ppo_epochs=3), roles_of(stage))
     assert (ppo.steps, ppo.tokens) == (3 * 2, 8 * 96)
-    unknown = steps_of(stage := stage_for("pretrain", max_steps=-1), roles_of(stage))
+    unknown = plan_steps(stage := stage_for("pretrain", max_steps=-1), roles_of(stage))
     assert (unknown.steps, unknown.unknown) == (None, "documents are packed into rows once they are encoded")
     unknown = stage_for("sft", max_steps=-1, datasets=[{"path": "someone/rows"}])
-    assert steps_of(unknown, roles_of(unknown)).unknown == "someone/rows is not on this machine"
+    assert plan_steps(unknown, roles_of(unknown)).unknown == "someone/rows is not on this machine"
 
 
 @pytest.mark.parametrize(("name", "changes"), [("pretrain", {}), ("sft", {**LORA, "lora_r": 64}), ("ppo", {})])
@@ -70,7 +70,7 @@ def test_the_disk_is_that_of_a_run(stage_for, name, changes):
     run(stage)
     folder = Path(stage.config.output_dir)
     files = [path for kind in ("*.safetensors", "optimizer.pt") for path in folder.rglob(kind)]
-    disk = steps_of(stage, roles_of(stage)).disk
+    disk = plan_steps(stage, roles_of(stage)).disk
     assert disk == pytest.approx(sum(path.stat().st_size for path in files), rel=0.15)
 
 
@@ -97,12 +97,12 @@ def test_a_pipeline_is_planned_from_configs_alone(pipeline, capsys):
     assert not Path("runs").exists()
 
 
-def test_other_problems_of_a_pipeline_are_told_as_usual(pipeline, capsys):
+def test_other_problems_of_a_pipeline_are_reported_as_usual(pipeline, capsys):
     assert cli.main(["plan", pipeline, "--sft.lora_r", "0", "--ppo.kl_coeff", "1"]) == 2
-    told = capsys.readouterr().err
-    assert "sft.lora_r: 0 -> must be above 0" in told
-    assert "ppo.--kl_coeff: '1' -> unknown; did you mean --kl_coef?" in told
-    assert len(told.splitlines()) == 3
+    reported = capsys.readouterr().err
+    assert "sft.lora_r: 0 -> must be above 0" in reported
+    assert "ppo.--kl_coeff: '1' -> unknown; did you mean --kl_coef?" in reported
+    assert len(reported.splitlines()) == 3
 
 
 def test_what_does_not_fit_comes_with_flags(pipeline, capsys):
@@ -133,7 +133,7 @@ def test_no_weights_are_read(folder_of, tmp_path, capsys):
         ("mine.yaml", {"center_rewards_coefficient": 0.01, "max_length": 64}, "reward"),
     ],
 )
-def test_the_stage_is_told_by_name_or_keys(file, keys, stage):
+def test_the_stage_is_found_by_name_or_keys(file, keys, stage):
     assert infer_stage(file, keys) == stage
 
 
@@ -143,23 +143,23 @@ def test_an_ambiguous_stage_is_asked_for(keys):
         infer_stage("mine.yaml", keys)
 
 
-def test_errors_are_told_without_a_traceback(folder_of, tmp_path, capsys):
-    def told(*words) -> str:
+def test_errors_are_reported_without_a_traceback(folder_of, tmp_path, capsys):
+    def reported(*words) -> str:
         assert cli.main(["plan", *words]) == 2
         return capsys.readouterr().err
 
-    assert "cannot be read: No such file or directory" in told(str(tmp_path / "none.yaml"))
+    assert "cannot be read: No such file or directory" in reported(str(tmp_path / "none.yaml"))
     mine = tmp_path / "mine.yaml"
     mine.write_text(yaml.safe_dump({"datasets": [{"path": "rows.jsonl"}], "max_length": 64}))
-    assert "--stage pretrain|sft|reward|ppo" in told(str(mine))
-    assert "expected one of: pretrain, sft, reward, ppo" in told(str(mine), "--stage", "tokenizer")
-    assert "model_name_or_path: None -> missing" in told(str(mine), "--stage", "sft")
+    assert "--stage pretrain|sft|reward|ppo" in reported(str(mine))
+    assert "expected one of: pretrain, sft, reward, ppo" in reported(str(mine), "--stage", "tokenizer")
+    assert "model_name_or_path: None -> missing" in reported(str(mine), "--stage", "sft")
     folder = Path(folder_of(LLAMA, weights=False))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "llamb"}))
-    assert "llamb" in told(str(mine), "--stage", "sft", "--model_name_or_path", str(folder))
+    assert "llamb" in reported(str(mine), "--stage", "sft", "--model_name_or_path", str(folder))
     encoder = folder_of({"model_type": "t5", "d_model": 32, "num_layers": 1}, weights=False)
-    assert "T5" in told(str(mine), "--stage", "sft", "--model_name_or_path", encoder)
+    assert "T5" in reported(str(mine), "--stage", "sft", "--model_name_or_path", encoder)
 
 
 def test_help_is_light():

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from itertools import pairwise, product
 from pathlib import Path
@@ -9,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from hfkit.cli import main
-from hfkit.commands.reporting.figures import overoptimization_figures
-from hfkit.commands.reporting.gather import gather
-from hfkit.commands.reporting.studio import PALETTE, SERIES, Studio
-from hfkit.commands.reporting.tables import verdict
+from hfkit.commands.report.figure_writer import PALETTE, SERIES, FigureWriter
+from hfkit.commands.report.gather import gather
+from hfkit.commands.report.plots import overoptimization_figures
+from hfkit.commands.report.tables import verdict
 from hfkit.config.registry import STAGES
 from hfkit.core.files import write_json
 from hfkit.records.record import read_record, weights_hash
@@ -92,7 +94,7 @@ def test_a_page_tells_of_every_stage(page):
 
 @pytest.mark.parametrize(("line", "is_fine"), [('"a\u2028b"', True), ('"a', False)])
 def test_samples_are_lines_of_json(part, capsys, line, is_fine):
-    """A reply may have marks that end a line for some, and not for JSON; a file that was cut is told of."""
+    """A reply may have marks that end a line for some, and not for JSON; a file that was cut off is reported."""
     folder = part("sft", "ppo")
     sample = f'{{"prompt": "Who?", "before": {line}, "after": "Ann.", "reward_before": 0, "reward_after": 1}}\n'
     (folder / "ppo" / "samples.jsonl").write_text(sample)
@@ -134,7 +136,7 @@ def test_a_page_can_be_read_by_everyone(page):
 def test_the_contrast_is_enough(theme, ground):
     def luminance(name: str) -> float:
         """Relative luminance of WCAG 2.2."""
-        parts = [int(PALETTE[name][theme][place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        parts = [int(PALETTE[name][theme][index : index + 2], 16) / 255 for index in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
@@ -198,37 +200,42 @@ def test_a_score_without_weight_is_watched_and_changes_nothing(run_stage, ppo_di
     watched = {"reward_functions": ["reward_functions:length"], "reward_weights": [1.0, 0.0]}
     folder = run_stage("ppo", tmp_path / "ppo", test_split_size=4, **watched)
     assert weights_hash(folder) == weights_hash(ppo_dir)
-    (figure,) = overoptimization_figures(Studio(tmp_path), gather(folder))
+    (figure,) = overoptimization_figures(FigureWriter(tmp_path), gather(folder))
     assert 'aria-label="PPO: length score against KL: as KL grows to' in figure.svg
 
 
 @pytest.mark.parametrize(
-    ("record", "told"),
+    ("record", "reported"),
     [
-        (None, "holds no run: there is no hfkit.json that can be read"),
+        (None, "holds no run: neither it nor a folder in it has a readable hfkit.json"),
         ({"stage": "sft", "status": "running"}, r"nothing was logged in .* yet \(run: running\)"),
         ({"stage": "sft", "status": "done", "lineage": [{}]}, "a record in .* is not as hfkit writes it"),
         ({"stage": "sft", "status": "done", "data": {"train": {}}}, "a record in .* is not as hfkit writes it"),
     ],
 )
-def test_what_cannot_be_reported_on_is_told(tmp_path, capsys, record, told):
+def test_a_folder_without_anything_to_report_says_why(tmp_path, capsys, record, reported):
     if record is not None:
         (tmp_path / "run").mkdir()
         write_json(tmp_path / "run" / "hfkit.json", record)
     assert main(["report", str(tmp_path)]) == 1
     error = capsys.readouterr().err
-    assert re.search(told, error) and "Traceback" not in error
+    assert re.search(reported, error) and "Traceback" not in error
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_wrong_path_is_told(tmp_path, capsys):
+def test_a_report_imports_neither_torch_nor_transformers():
+    code = "import sys, hfkit.commands.report.main; sys.exit(not {'torch', 'transformers'}.isdisjoint(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_a_wrong_path_is_reported(tmp_path, capsys):
     assert main(["report", str(tmp_path / "nowhere")]) == 1
     assert "nowhere is no folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "told"),
-    [(0.6, 0.8, "b beats a"), (0.4, 0.8, "b and a are not told apart"), (0.1, 0.2, "b is worse than a")],
+    ("low", "high", "reported"),
+    [(0.6, 0.8, "b beats a"), (0.4, 0.8, "the score does not separate b and a"), (0.1, 0.2, "b is worse than a")],
 )
-def test_a_verdict_asks_for_intervals_that_are_apart(low, high, told):
-    assert verdict(("a", 0.4, 0.3, 0.5), ("b", (low + high) / 2, low, high), "score").startswith(told)
+def test_a_verdict_asks_for_intervals_that_are_apart(low, high, reported):
+    assert verdict(("a", 0.4, 0.3, 0.5), ("b", (low + high) / 2, low, high), "score").startswith(reported)

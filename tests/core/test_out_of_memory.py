@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hfkit.commands.chat.main import chat
-from hfkit.commands.merge import written_whole
+from hfkit.commands.merge import staged_folder
 from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
 from hfkit.core.errors import HfkitError
 from hfkit.core.locks import explain_errors
@@ -55,7 +55,7 @@ def test_what_evaluates_is_told_its_own(tmp_path, config):
 
 
 def test_a_merge_is_told_where_there_is_room(tmp_path):
-    assert told(written_whole(tmp_path / "merged")) == [CPU]
+    assert told(staged_folder(tmp_path / "merged")) == [CPU]
 
 
 def test_a_chat_ends_in_words(sft_dir, capsys):

@@ -1,1 +1,1 @@
-"""`hfkit chat`: talking with a model, or with two side by side."""
+"""`hfkit chat`: talk with a model, or with two side by side."""

@@ -1,4 +1,4 @@
-"""A conversation with one model: its turns, its settings, and how much of it fits the model's context."""
+"""A conversation with one model: its messages, its settings, and how much of it fits the model's context."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ from hfkit.data.chat_template import Messages, RenderError, encode_prompt
 
 @dataclass
 class Settings:
-    """What can be changed on the way.
+    """What the user can change during a chat.
 
     Args:
-        temperature: 0 takes the likeliest token.
+        temperature: of the sampling; 0 takes the likeliest token.
         length: most tokens of a reply.
         system: system prompt, or None.
     """
@@ -25,60 +25,64 @@ class Settings:
 
     def __post_init__(self):
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise HfkitError(f"temperature: {self.temperature} -> a number from 0 on; 0 takes the likeliest token")
+            raise HfkitError(f"temperature: {self.temperature} -> a number of at least 0; 0 takes the likeliest token")
         if self.length < 1:
-            raise HfkitError(f"length: {self.length} -> a number of tokens, 1 or more")
+            raise HfkitError(f"length: {self.length} -> a number of tokens, at least 1")
 
 
 @dataclass
 class Conversation:
-    """Turns of user and assistant, the last one the user's while a reply is awaited."""
+    """Messages of user and assistant by turns; the last is the user's until a reply comes."""
 
-    turns: Messages = field(default_factory=list)
+    messages: Messages = field(default_factory=list)
 
-    def ask(self, message: str) -> None:
-        """The user's turn."""
-        self.turns.append({"role": "user", "content": message})
+    def add_question(self, text: str) -> None:
+        """Append the user's message."""
+        self.messages.append({"role": "user", "content": text})
 
-    def answer(self, reply: str) -> None:
-        """The model's turn; an empty one takes the question back: templates want the two by turns."""
-        if reply:
-            self.turns.append({"role": "assistant", "content": reply})
+    def add_reply(self, text: str) -> None:
+        """Append the model's reply; an empty one removes the question, since templates want the roles to alternate."""
+        if text:
+            self.messages.append({"role": "assistant", "content": text})
         else:
-            self.turns.pop()
+            self.messages.pop()
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, settings: Settings, context: int | None
     ) -> tuple[list[int], int, int]:
-        """Token ids to reply to, at most how many tokens the reply may have, and how many turns were left out.
+        """Return the prompt's token ids, the most tokens that the reply may have, and how many messages were left out.
 
-        The oldest turns go where the context, in tokens, is too short. A tokenizer without a chat template gets the
-        last message as it is, to go on from.
+        The oldest messages are left out where the context, in tokens, is too short. Without a chat template the prompt
+        is the text of the last message.
 
         Raises:
-            HfkitError: the last message is too long, or the template refuses the turns.
+            HfkitError: the last message is too long, or the template refuses the messages.
         """
-        turns = self.turns if tokenizer.chat_template else self.turns[-1:]
-        ids = self._render(tokenizer, turns, settings.system)
-        while context is not None and len(ids) + settings.length > context and len(turns) > 2:
-            turns = turns[2:]
-            ids = self._render(tokenizer, turns, settings.system)
+        messages = self.messages if tokenizer.chat_template else self.messages[-1:]
+        ids = encode_messages(tokenizer, messages, settings.system)
+        while context is not None and len(ids) + settings.length > context and len(messages) > 2:
+            messages = messages[2:]
+            ids = encode_messages(tokenizer, messages, settings.system)
         length = settings.length if context is None else min(settings.length, context - len(ids))
         if length < 1:
-            raise HfkitError(
-                f"the message has {len(ids)} tokens, and the model's context is {context}: write a shorter one"
-            )
-        return ids, length, len(self.turns) - len(turns) if tokenizer.chat_template else 0
+            size = f"the message has {len(ids)} tokens, and the model's context is {context}"
+            raise HfkitError(f"{size}: write a shorter one")
+        return ids, length, len(self.messages) - len(messages) if tokenizer.chat_template else 0
 
-    def _render(self, tokenizer: PreTrainedTokenizerBase, turns: Messages, system: str | None) -> list[int]:
-        if not tokenizer.chat_template:
-            if system:
-                raise HfkitError("the model has no chat template, so it takes no system prompt: /system takes it away")
-            return encode_prompt(tokenizer, turns[-1]["content"])
-        head = [{"role": "system", "content": system}] if system else []
-        try:
-            return encode_prompt(tokenizer, head + turns)
-        except RenderError as error:
-            raise HfkitError(
-                f"{error}; /reset begins anew, /system without a text takes the system prompt away"
-            ) from error
+
+def encode_messages(tokenizer: PreTrainedTokenizerBase, messages: Messages, system: str | None) -> list[int]:
+    """Return the token ids of messages below a system prompt; without a chat template, those of the last message.
+
+    Raises:
+        HfkitError: the template refuses the messages, or there is none for the system prompt.
+    """
+    if not tokenizer.chat_template:
+        if system:
+            raise HfkitError("the model has no chat template, so it takes no system prompt: remove it with /system")
+        return encode_prompt(tokenizer, messages[-1]["content"])
+    head = [{"role": "system", "content": system}] if system else []
+    try:
+        return encode_prompt(tokenizer, head + messages)
+    except RenderError as error:
+        hint = "/reset clears the conversation, /system without a text removes the system prompt"
+        raise HfkitError(f"{error}; {hint}") from error

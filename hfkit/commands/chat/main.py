@@ -1,9 +1,9 @@
 """hfkit chat runs/quickstart/ppo --against runs/quickstart/sft
 
-Talk with a model, streaming and with its history: a folder or a Hub id, a full model or an adapter. --against sets a
-second one beside it, --adapter loads more adapters of the same base, which is held once, to switch between. Commands on
-the way: /temperature, /length, /system, /adapter, /reset, /help, /quit. Ctrl-C stops the reply, Ctrl-D ends. --prompt
-gives one reply on stdout and ends; lines from a pipe are the turns of a conversation.
+Chat with a model: a folder or a Hub id, a full model or an adapter. Replies stream, and the conversation is kept.
+--against shows a second model side by side; --adapter loads more adapters of the same base, to switch between. Commands
+during a chat: /temperature, /length, /system, /adapter, /reset, /help, /quit. Ctrl-C stops the reply, Ctrl-D ends the
+chat. --prompt prints one reply to stdout and ends; lines from a pipe are the messages of a conversation.
 """
 
 import sys
@@ -12,8 +12,8 @@ from argparse import Namespace
 from transformers import set_seed
 
 from hfkit.commands.chat.conversation import Settings
-from hfkit.commands.chat.terminal import Talk, once
-from hfkit.commands.chat.voices import Choir
+from hfkit.commands.chat.models import LoadedModels
+from hfkit.commands.chat.session import ChatSession, answer_once
 from hfkit.core.out_of_memory import explain_out_of_memory
 
 
@@ -27,29 +27,29 @@ def chat(
     seed: int = 42,
     **settings,
 ) -> None:
-    """Talks until the input ends, or gives one reply to `prompt`.
+    """Chat until the input ends, or print one reply to `prompt`.
 
     Args:
         model, against: folder or Hub id.
         adapter: adapters on the base of `model`, to switch to.
         revision: branch, tag or commit of `model` on the Hub.
-        settings: `temperature`, `length` and `system`, as `hfkit.commands.chat.conversation.Settings` has them.
+        settings: `temperature`, `length` and `system`, see `hfkit.commands.chat.conversation.Settings`.
 
     Raises:
-        HfkitError: a path that holds no language model, an adapter on another base, settings out of range; a GPU
-            without room for them.
+        HfkitError: a path holds no language model, an adapter has another base, a setting is out of range, or the GPU
+            has no memory left.
     """
     settings = Settings(**settings)
-    choir = Choir(dtype)
-    with explain_out_of_memory(choir):
-        voices = [choir.add(model, revision), *([choir.add(against)] if against else [])]
+    loaded = LoadedModels(dtype)
+    with explain_out_of_memory(loaded):
+        models = [loaded.add(model, revision), *([loaded.add(against)] if against else [])]
         for path in adapter or []:
-            choir.add_adapter(path, voices[0])
+            loaded.add_adapter(path, models[0])
         set_seed(seed)
         if prompt is not None:
-            once(voices, prompt, settings)
+            answer_once(models, prompt, settings)
         else:
-            Talk(choir, voices, settings).run(sys.stdin)
+            ChatSession(loaded, models, settings).run(sys.stdin)
 
 
 def main(given: Namespace) -> int:

@@ -1,19 +1,19 @@
-"""The plan as tables on the terminal."""
+"""Tables of a plan, for the terminal."""
 
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from hfkit.commands.planning.advice import Remedy
-from hfkit.commands.planning.device import Device
-from hfkit.commands.planning.peak import MemoryPlan
-from hfkit.commands.planning.steps import StepsPlan
+from hfkit.commands.plan.advice import Remedy
+from hfkit.commands.plan.device import Device
+from hfkit.commands.plan.peak import MemoryPlan
+from hfkit.commands.plan.steps import StepsPlan
 
 
 def print_plans(
     plans: list[tuple[str, MemoryPlan, StepsPlan, list[Remedy]]], device: Device, in_pipeline: bool
 ) -> None:
-    """Prints the plans of stages: parameters and memory, then steps and disk, then what would make them fit."""
+    """Print parameters and memory of each stage, then steps and disk, then flags for what does not fit."""
     console = Console(width=None if Console().is_terminal else 140)
     console.print(memory_table(plans, device))
     console.print(steps_table(plans))
@@ -27,17 +27,17 @@ def print_plans(
         prefix = f"{name}." if in_pipeline else ""
         for remedy in remedies:
             verdict = "it fits" if remedy.peak <= device.capacity else "not enough"
-            words = f"  {as_flags(remedy.flags, prefix)}: {decimal(remedy.peak)}, {verdict}"
-            console.print(words, highlight=False, soft_wrap=True)
+            line = f"  {as_flags(remedy.flags, prefix)}: {decimal(remedy.peak)}, {verdict}"
+            console.print(line, highlight=False, soft_wrap=True)
         if not remedies:
-            console.print("  No flag would help: a smaller model, shorter rows, or more memory.", highlight=False)
+            console.print("  No flag is enough: take a smaller model, shorter rows, or more memory.", highlight=False)
 
 
 def memory_table(plans: list, device: Device) -> Table:
-    """A line a model, with the stage's activations and peak on the first."""
+    """Return a table with a row per model; a stage's activations and peak stand in its first row."""
     title = f"Memory, of {decimal(device.capacity)} ({device.name})"
     caption = (
-        f"peak: weights, optimizer, {decimal(device.taken)} of libraries, and what the phase beside it adds; "
+        f"peak: weights, optimizer states, {decimal(device.taken)} for libraries, and what the largest phase adds; "
         "shared weights count once"
     )
     table = Table(title=title, caption=caption)
@@ -45,20 +45,20 @@ def memory_table(plans: list, device: Device) -> Table:
     for column in ("", *sizes, "phase"):
         table.add_column(column, justify="right" if column in sizes else "left", no_wrap=True)
     for name, memory, _, _ in plans:
-        for place, role in enumerate(memory.roles):
-            of_stage = [decimal(size) for size in (memory.activations, memory.logits, memory.peak)]
+        for index, role in enumerate(memory.roles):
+            stage_cells = [decimal(size) for size in (memory.activations, memory.logits, memory.peak)]
             table.add_row(
-                role.name if place else name if len(memory.roles) == 1 else f"{name} {role.name}",
+                role.name if index else name if len(memory.roles) == 1 else f"{name} {role.name}",
                 *(f"{count / 1e6:,.2f} M" for count in (role.parameters, role.trainable)),
                 *(decimal(size) for size in (role.weights, role.gradients, role.optimizer)),
-                *([*of_stage, memory.phase] if place == 0 else []),
+                *([*stage_cells, memory.phase] if index == 0 else []),
             )
         table.add_section()
     return table
 
 
 def steps_table(plans: list) -> Table:
-    """Steps, tokens and disk of each stage."""
+    """Return a table of each stage's steps, tokens and disk."""
     table = Table(title="Steps and disk")
     for column in ("", "optimizer steps", "tokens, at most", "disk"):
         table.add_column(column, justify="left" if not column else "right")
@@ -71,5 +71,5 @@ def steps_table(plans: list) -> Table:
 
 
 def as_flags(flags: dict[str, object], prefix: str) -> str:
-    """Flags as they are written on the command line."""
+    """Return flags as they are written on the command line."""
     return " ".join(f"--{prefix}{key} {str(value).lower()}" for key, value in flags.items())

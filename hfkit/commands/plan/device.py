@@ -1,4 +1,4 @@
-"""The device at hand: how much it holds, and what is on it before any tensor."""
+"""The device that a plan is for: its capacity, and the memory that libraries take before any tensor exists."""
 
 import os
 from dataclasses import dataclass
@@ -12,14 +12,7 @@ CUDA_CONTEXT = 600_000_000
 
 @dataclass(frozen=True)
 class Device:
-    """What a stage runs on.
-
-    Attributes:
-        name: as it is shown.
-        capacity: bytes.
-        taken: bytes that the libraries take, before any tensor.
-        is_gpu: whether it is a GPU.
-    """
+    """What a stage runs on: its capacity, and the part that libraries take before any tensor exists, in bytes."""
 
     name: str
     capacity: int
@@ -27,15 +20,15 @@ class Device:
     is_gpu: bool
 
 
-def device_at_hand(capacity: int | None = None) -> Device:
-    """The first GPU, or the machine's memory (that of its container, if that is less).
+def find_device(capacity: int | None = None) -> Device:
+    """Return the first GPU, or the machine's memory (the container's limit, if that is less).
+
+    On a CPU, `taken` is measured in this process, which has imported the same libraries as a stage.
 
     Args:
-        capacity: bytes in place of its own.
-
-    On a CPU what the libraries take is what they take in this process, which has imported the same ones.
+        capacity: bytes to use in place of the device's own.
     """
-    asked = None if capacity is None else "as asked"
+    asked = None if capacity is None else "--memory"
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
         return Device(asked or card.name, capacity or card.total_memory, CUDA_CONTEXT, True)

@@ -1,4 +1,4 @@
-"""How long a stage runs, in optimizer steps and tokens, and what it leaves on the disk."""
+"""Length of a stage in optimizer steps and tokens, and the disk that it takes."""
 
 import gzip
 import json
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from hfkit.commands.planning import memory
-from hfkit.commands.planning.shapes import Role
+from hfkit.commands.plan import memory
+from hfkit.commands.plan.shapes import Role
 from hfkit.core.errors import HfkitError
 from hfkit.data.cards import load_card
+
+COUNTED = (".jsonl", ".jsonl.gz")  # files with a row a line
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class StepsPlan:
     disk: int
 
 
-def steps_of(stage, roles: list[Role]) -> StepsPlan:
-    """Counts what the config and the files say; rows that will be dropped are counted too."""
+def plan_steps(stage, roles: list[Role]) -> StepsPlan:
+    """Count steps and tokens from the config and the files; rows that will be dropped count too."""
     config = stage.config
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
     unknown, rows = "", None
@@ -32,32 +34,33 @@ def steps_of(stage, roles: list[Role]) -> StepsPlan:
         rows = training_rows(config)
     except HfkitError as error:
         unknown = str(error)
-    if stage.name == "ppo":
+    if stage.spec.loop == "ppo":
         episodes = config.total_episodes or (rows and int(config.num_train_epochs * rows))
         updates = config.max_steps if config.max_steps > 0 else episodes and ceil(episodes / batch)
         steps = updates and updates * config.num_ppo_epochs * config.num_mini_batches
-        tokens = updates and updates * batch * (config.max_prompt_length + config.response_length)
+        tokens = updates and updates * batch * stage.row_length
     else:
+        unknown = packing_of(stage) or unknown
         steps = config.max_steps if config.max_steps > 0 else None
-        if stage.name == "pretrain":
-            unknown, length = "documents are packed into rows once they are encoded", config.block_size
-        elif stage.name == "sft" and config.packing:
-            unknown, length = "conversations are packed into rows once they are encoded", config.max_length
-        else:
-            length = config.max_length * (replies_of(config) if stage.name == "reward" else 1)
-            if steps is None and rows is not None:
-                passes = ceil(rows / config.per_device_train_batch_size)
-                steps = ceil(config.num_train_epochs * max(ceil(passes / config.gradient_accumulation_steps), 1))
-        tokens = steps and steps * batch * length
-    return StepsPlan(
-        steps, tokens, "" if steps else unknown, disk_bytes(stage, roles, updates if stage.name == "ppo" else steps)
-    )
+        if steps is None and rows is not None and not packing_of(stage):
+            passes = ceil(rows / config.per_device_train_batch_size)
+            steps = ceil(config.num_train_epochs * max(ceil(passes / config.gradient_accumulation_steps), 1))
+        updates, tokens = steps, steps and steps * batch * stage.row_length * replies_per_row(stage)
+    return StepsPlan(steps, tokens, "" if steps else unknown, disk_bytes(stage, roles, updates))
+
+
+def packing_of(stage) -> str:
+    """Return why packing leaves the number of a stage's rows unknown; "" where rows are not packed."""
+    if stage.spec.form == "text":
+        return "documents are packed into rows once they are encoded"
+    packed = getattr(stage.config, "packing", False)
+    return "conversations are packed into rows once they are encoded" if packed else ""
 
 
 def disk_bytes(stage, roles: list[Role], steps: int | None) -> int:
-    """The final model, or its adapter, and as many checkpoints as are kept, each with the optimizer's states.
+    """Return the bytes of the final model or adapter and of the checkpoints that are kept, with optimizer states.
 
-    Those of PPO have the value model too. Where the steps are unknown, one checkpoint is counted.
+    Checkpoints of PPO have the value model too. Where the steps (of PPO: updates) are unknown, one checkpoint counts.
     """
     config = stage.config
     final = sum(weight.count * weight.itemsize for weight in roles[0].trained)
@@ -75,10 +78,10 @@ def disk_bytes(stage, roles: list[Role], steps: int | None) -> int:
 
 
 def training_rows(config) -> int:
-    """Rows of the training data, less those held out.
+    """Return the number of training rows, less those held out.
 
     Raises:
-        HfkitError: they cannot be counted without reading the data; its text says why.
+        HfkitError: the rows cannot be counted without reading the data; the message says why.
     """
     rows = sum(count_rows(entry) for entry in config.datasets)
     size = 0 if config.eval_datasets else config.test_split_size or 0
@@ -86,19 +89,19 @@ def training_rows(config) -> int:
 
 
 def count_rows(entry) -> int:
-    """Rows of a local `.jsonl` file (or `.jsonl.gz`), up to the end of a split such as `train[:1000]`.
+    """Return the number of rows in a local `.jsonl` or `.jsonl.gz` file, or in a split such as `train[:1000]` of it.
 
     Raises:
-        HfkitError: it is another kind of source.
+        HfkitError: the source is of another kind.
     """
     if entry.card or any(getattr(entry, name) is not None for name in ("weight", "epochs", "rows", "tokens")):
         raise HfkitError("rows of cards and mixtures are known once they are read")
     path = Path(entry.path)
     if not path.is_file():
         raise HfkitError(f"{entry.path} is not on this machine")
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise HfkitError(f"rows are counted in .jsonl files, and {path.name} is none")
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
+    if not path.name.endswith(COUNTED):
+        raise HfkitError(f"rows are counted in {' and '.join(COUNTED)} files only, not in {path.name}")
+    with open_lines(path) as lines:
         rows = sum(1 for line in lines if line.strip())
     split = re.fullmatch(r"train(\[:(\d+)(%?)\])?", entry.split)
     if split is None:
@@ -108,24 +111,31 @@ def count_rows(entry) -> int:
     return round(rows * int(split[2]) / 100) if split[3] else min(rows, int(split[2]))
 
 
-def replies_of(config) -> int:
-    """Replies that a row of the reward stage compares: those of a pair, or the most of a ranking.
+def open_lines(path: Path):
+    """Open a text file, gzipped or not, to read its lines as bytes."""
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
-    A card says how many, and of a local `.jsonl` file the first row; what lies elsewhere is taken for pairs.
+
+def replies_per_row(stage) -> int:
+    """Return how many replies a row of a stage has: 2 of a pair, the most of a ranking; 1 where none are compared.
+
+    A card says how many, and of a local `.jsonl` file the first row; rows of other sources count as pairs.
     """
-    return max((ranked_replies(entry) for entry in config.datasets), default=2)
+    if stage.spec.form != "comparisons":
+        return 1
+    return max(map(replies_of_source, stage.config.datasets), default=2)
 
 
-def ranked_replies(entry) -> int:
-    """Replies of one source's rankings, 2 where it has none or they are not known."""
+def replies_of_source(entry) -> int:
+    """Return the replies in one source's rankings; 2 where it has pairs, or where the number is unknown."""
     if entry.card:
         return load_card(entry.card).recipe.replies or 2
     path = Path(entry.path)
-    if not path.is_file() or not path.name.endswith((".jsonl", ".jsonl.gz")):
+    if not path.is_file() or not path.name.endswith(COUNTED):
         return 2
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
+        with open_lines(path) as lines:
             replies = json.loads(next(lines)).get((entry.columns or {}).get("replies", "replies"))
-    except (OSError, EOFError, ValueError, AttributeError, StopIteration):  # `hfkit data check` tells what is wrong
+    except (OSError, EOFError, ValueError, AttributeError, StopIteration):  # `hfkit data check` reports what is wrong
         return 2
     return len(replies) if isinstance(replies, list) else 2

@@ -1,34 +1,34 @@
 """hfkit report runs/quickstart
 
-One page on what a pipeline made, `RUN_DIR/report.html`, with its plots in `RUN_DIR/report/`: whether each model is
-better than the one before, replies side by side, the curves of every stage, score against KL, lineage, data, cost,
-warnings. It is one file, for any browser, with or without a network. RUN_DIR is a pipeline's folder, or one stage's:
-then the stages that it was made from are told of as well. What `hfkit evaluate` and `hfkit arena` left there is shown.
+Writes a page about the runs of a pipeline, `RUN_DIR/report.html`, with its plots in `RUN_DIR/report/`: whether each
+model is better than the one before, replies side by side, curves of every stage, score against KL, lineage, data, cost,
+warnings, and the results of `hfkit evaluate` and `hfkit arena`. The page is one file that needs no network. RUN_DIR is
+the folder of a pipeline or of a run; the report of a run includes the runs that it was made from.
 """
 
 from argparse import Namespace
 from pathlib import Path
 
-from hfkit.commands.reporting.gather import gather
-from hfkit.commands.reporting.page import render
-from hfkit.commands.reporting.studio import Studio
+from hfkit.commands.report.figure_writer import FigureWriter
+from hfkit.commands.report.gather import gather
+from hfkit.commands.report.page import render
 from hfkit.core.console import say
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.files import write_text
 
 
 def write_report(folder: str | Path) -> Path:
-    """Writes the report of a folder of runs and returns its path.
+    """Write the report of a folder of runs and return its path.
 
     Raises:
-        HfkitError: no folder, no run in it, runs without anything to show, or records that hfkit did not write.
+        HfkitError: there is no such folder, it has no run or nothing to show, or hfkit did not write the records.
     """
     folder = Path(folder)
     try:
         gathered = gather(folder)
         plots = folder / "report"
         plots.mkdir(exist_ok=True)
-        page = render(gathered, Studio(plots))
+        page = render(gathered, FigureWriter(plots))
         write_text(folder / "report.html", page)
     except OSError as error:
         raise HfkitError(f"the report cannot be written into {folder}: {reason(error)}") from error

@@ -1,4 +1,4 @@
-"""The models of a stage as shapes: built on torch's meta device, so nothing is read and nothing is allocated."""
+"""The shapes of a stage's models, built on torch's meta device: no weight is read and nothing is allocated."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,7 +20,7 @@ from hfkit.records.source import Source
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """A model known by its config alone: one that lies somewhere, or one that an earlier stage will make."""
+    """A model known by its config alone: one that exists, or one that an earlier stage will make."""
 
     source: Source
     config: PretrainedConfig
@@ -44,19 +44,19 @@ class Weight:
 
 @dataclass(frozen=True)
 class Decoder:
-    """The widths of a decoder transformer, from which its activations follow; all its layers are taken to be alike.
+    """The widths of a decoder transformer, from which its activations follow; all its layers count as alike.
 
     Attributes:
         hidden, layers, heads: as in the model's config.
         vocab: width of the head: the vocabulary, or 1 for a classifier.
         query, key: width of the queries, and of the keys (and of the values).
-        mlp: width inside the MLP; in a mixture of experts, that of the experts which a token sees.
+        mlp: width inside the MLP; in a mixture of experts, that of the experts that a token sees.
         gated: whether the MLP has a gate (SwiGLU, GeGLU).
-        rms: whether the norm is an RMSNorm written in torch, which keeps a tensor more than the fused LayerNorm.
-        steps_of_gelu: whether the activation is GPT-2's tanh GELU written in torch, which keeps each of its steps.
+        rms: whether the norm is an RMSNorm written in torch, which keeps one tensor more than the fused LayerNorm.
+        unfused_gelu: whether the activation is GPT-2's tanh GELU written in torch, which keeps each of its steps.
         attention_dropout: whether attention weights are dropped in training.
-        linear: parameters of a layer's linear weights.
-        adapted: widths (in, out, rank) of the linear layers of a layer that have an adapter.
+        linear: number of parameters in a layer's linear weights.
+        adapted: widths (in, out, rank) of those linear maps of a layer that have an adapter.
     """
 
     hidden: int
@@ -68,7 +68,7 @@ class Decoder:
     mlp: int
     gated: bool
     rms: bool
-    steps_of_gelu: bool
+    unfused_gelu: bool
     attention_dropout: bool
     linear: int
     adapted: tuple[tuple[int, int, int], ...]
@@ -88,7 +88,7 @@ class Role:
 
     Attributes:
         weights: all that it computes with.
-        held: of these, what it holds alone; the rest is shared with a role before it.
+        held: the part of `weights` that it does not share with a role before it.
     """
 
     name: str
@@ -102,67 +102,75 @@ class Role:
 
 
 def roles_of(stage) -> list[Role]:
-    """The models that a stage (see `reading.Stage`) holds, in the order of what they share."""
-    config, start = stage.config, stage.start
-    if stage.name == "ppo":
-        return ppo_roles(config, start, stage.reward)
-    task = TaskType.SEQ_CLS if stage.name == "reward" else TaskType.CAUSAL_LM
-    shape = shape_of(start, task, config, start.source if config.use_peft else None)
-    return [Role("model", shape.weights, shape.weights, shape.decoder)]
+    """Return the models that a stage (a `PlannedStage`) holds; each shares weights only with those before it."""
+    if stage.spec.loop == "ppo":
+        return ppo_roles(stage.config, stage.start, stage.reward)
+    model = shape_of(stage.start, stage.task, stage.config, stage.start.source if stage.config.use_peft else None)
+    return [Role("model", model.weights, model.weights, model.decoder)]
 
 
-def ppo_roles(config, start: Origin, reward: Origin) -> list[Role]:
-    """Policy, reference, reward and value: with LoRA, adapters on one base that is held once; else four models."""
+def ppo_roles(config, start: Origin, reward: Origin | None) -> list[Role]:
+    """Return policy, reference, reward and value model, as `hfkit.rlhf.roles.load_roles` loads them.
+
+    With LoRA they are adapters on one base, which is held once; without, each is a model of its own. Where functions
+    alone score (`reward` is None), there is no reward model, and the value model starts as the policy does.
+    """
     policy = shape_of(start, TaskType.CAUSAL_LM, config, start.source if config.use_peft else None)
-    roles = [Role("policy", policy.weights, policy.weights, policy.decoder)]
-    copy = frozen(policy.weights)
-    roles.append(Role("reference", copy, adapters(copy) if config.use_peft else copy, policy.decoder))
-    as_adapter = reward.source.adapter is not None
-    scorer = shape_of(reward, TaskType.SEQ_CLS, config, reward.source if as_adapter else None)
-    shared = as_adapter and config.use_peft and reward.source.base == start.source.base
-    copy = frozen(scorer.weights)
-    roles.append(Role("reward", copy, adapters(copy) if shared else copy, scorer.decoder))
-    if config.use_peft and not as_adapter:  # a new adapter on the full reward model
-        scorer = shape_of(reward, TaskType.SEQ_CLS, config, reward.source)
-        as_adapter = True
-    held = adapters(scorer.weights) if as_adapter else scorer.weights
-    roles.append(Role("value", scorer.weights, held, scorer.decoder))
-    return roles
+    copy = untrained(policy.weights)
+    roles = [
+        Role("policy", policy.weights, policy.weights, policy.decoder),
+        Role("reference", copy, adapter_part(copy) if config.use_peft else copy, policy.decoder),
+    ]
+    if reward is None:
+        begins_as, has_adapter = start, config.use_peft
+    else:
+        begins_as, has_adapter = reward, reward.source.adapter is not None
+        scorer = shape_of(reward, TaskType.SEQ_CLS, config, reward.source if has_adapter else None)
+        copy = untrained(scorer.weights)
+        shares_base = has_adapter and config.use_peft and reward.source.base == start.source.base
+        roles.append(Role("reward", copy, adapter_part(copy) if shares_base else copy, scorer.decoder))
+        has_adapter = has_adapter or config.use_peft  # on a full reward model, LoRA puts a new one
+    value = shape_of(begins_as, TaskType.SEQ_CLS, config, begins_as.source if has_adapter else None)
+    held = adapter_part(value.weights) if has_adapter else value.weights
+    return [*roles, Role("value", value.weights, held, value.decoder)]
 
 
-def frozen(weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
+def untrained(weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
+    """Return the same tensors, frozen."""
     return tuple(replace(weight, trained=False) for weight in weights)
 
 
-def adapters(weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
+def adapter_part(weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
+    """Return the tensors that belong to an adapter."""
     return tuple(weight for weight in weights if weight.adapter)
 
 
 def quantized_bits(config) -> int | None:
-    """Bits of a quantized base; None where it is not quantized."""
+    """Return the bits of a quantized base, or None where it is not quantized."""
     return 4 if config.load_in_4bit else 8 if config.load_in_8bit else None
 
 
 def shape_of(origin: Origin, task: TaskType, config, adapter: Source | None) -> Shape:
-    """A model with all of it trained, or (`adapter`: the source whose shape it begins with) under a LoRA adapter."""
+    """Return the shape of a model that is trained in full, or under a LoRA adapter of the shape that `adapter` has."""
     lora = None if adapter is None else lora_config(config, adapter, task)
     settings = None if lora is None else (lora.r, target_key(lora.target_modules))
     dtype = "float32" if getattr(config, "model_config", None) else config.dtype  # a new model is made in fp32
-    return built(origin, task, dtype, quantized_bits(config), settings)
+    return build_shape(origin, task, dtype, quantized_bits(config), settings)
 
 
 def target_key(modules) -> str | tuple[str, ...]:
+    """Return `target_modules` as a key of a cache."""
     return modules if isinstance(modules, str) else tuple(sorted(modules))
 
 
 @cache
-def built(origin: Origin, task: TaskType, dtype: str, bits: int | None, lora: tuple | None) -> Shape:
-    """Builds the model, and its adapter, on the meta device.
+def build_shape(origin: Origin, task: TaskType, dtype: str, bits: int | None, lora: tuple | None) -> Shape:
+    """Build the model, and its adapter, on the meta device.
 
-    What is not quantized of a quantized base (embedding, norms, output head) stays in `dtype`.
+    The parts of a quantized base that are not quantized (embedding, norms, output head) stay in `dtype`.
 
     Raises:
-        ConfigError: no such architecture, or nothing in it to adapt.
+        ConfigError: the architecture is unknown, or `lora_target_modules` matches nothing in it.
     """
     config = type(origin.config).from_dict({**origin.config.to_dict(), "num_labels": 1})
     if dtype == "auto":
@@ -172,13 +180,12 @@ def built(origin: Origin, task: TaskType, dtype: str, bits: int | None, lora: tu
             model = HEADS[task].from_config(config, dtype=getattr(torch, dtype))
             quantized = quantized_weights(model) if bits else set()
             if lora is not None:
-                heads = ["score"] if task == TaskType.SEQ_CLS else None
                 hold_head_in_float32(model)
                 rank, targets = lora
                 targets = targets if isinstance(targets, str) else list(targets)
-                model = get_peft_model(
-                    model, LoraConfig(task_type=task, r=rank, target_modules=targets, modules_to_save=heads)
-                )
+                heads = ["score"] if task == TaskType.SEQ_CLS else None
+                adapter = LoraConfig(task_type=task, r=rank, target_modules=targets, modules_to_save=heads)
+                model = get_peft_model(model, adapter)
     except (ValueError, KeyError) as error:
         key = "model_name_or_path" if lora is None else "lora_target_modules"
         raise ConfigError([Problem(key, origin.source.path, f"cannot be built: {reason(error)}")]) from error
@@ -198,7 +205,7 @@ def built(origin: Origin, task: TaskType, dtype: str, bits: int | None, lora: tu
 
 
 def quantized_weights(model) -> set[int]:
-    """Ids of the parameters that bitsandbytes quantizes: linear weights, but not the head nor what is tied to it."""
+    """Return the ids of the parameters that bitsandbytes quantizes: linear weights, less the head and its ties."""
     kept = get_keys_to_not_convert(model)
     return {
         id(module.weight)
@@ -208,7 +215,7 @@ def quantized_weights(model) -> set[int]:
 
 
 def decoder_of(model) -> Decoder:
-    """The widths of a model, from its config and its first layer."""
+    """Return the widths of a model, from its config and its first layer."""
     config = model.config.get_text_config()
     hidden, heads = config.hidden_size, config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or hidden // heads
@@ -229,7 +236,7 @@ def decoder_of(model) -> Decoder:
         mlp=mlp * experts,
         gated=any("gate" in name for name in modules),
         rms=any("RMSNorm" in type(module).__name__ for module in modules.values()),
-        steps_of_gelu=getattr(config, "activation_function", None) == "gelu_new",
+        unfused_gelu=getattr(config, "activation_function", None) == "gelu_new",
         attention_dropout=bool(getattr(config, "attention_dropout", 0) or getattr(config, "attn_pdrop", 0)),
         linear=sum(module.weight.numel() for module in linear),
         adapted=tuple((module.in_features, module.out_features, module.r["default"]) for module in adapted),

@@ -1,4 +1,4 @@
-"""Draws a plot twice: as a PNG of its own, and as SVG for the page, in the page's colours, light and dark."""
+"""Figures of a report: each as a PNG file, and as SVG for the page, in the page's light and dark colors."""
 
 import io
 import re
@@ -10,10 +10,10 @@ from pathlib import Path
 import matplotlib as mpl
 from markupsafe import Markup, escape
 
-from hfkit.commands.reporting.words import three_digits, with_span
+from hfkit.commands.report.formatting import format_interval, format_number
 from hfkit.training.plots import canvas, save
 
-# What each colour is called on the page, by light and by dark. Text has a contrast of 4.5 and more, lines of 3.
+# Each color of the page in its light and its dark theme. Text has a contrast of at least 4.5, lines of 3.
 PALETTE = {
     "ink": ("#1b1f24", "#e8eaed"),
     "muted": ("#57606a", "#a3acb7"),
@@ -44,38 +44,38 @@ STYLE = {
     "lines.linewidth": 1.6,
     "svg.fonttype": "none",  # text stays text
     "text.color": LIGHT["ink"],
-    "text.parse_math": False,  # a model may be called anything
+    "text.parse_math": False,  # a model's name may have $ in it
     "xtick.color": LIGHT["muted"],
     "ytick.color": LIGHT["muted"],
 }
-GRID = 0.25  # how dense the lines behind a plot are
-SIZE = (3.9, 3.1)  # inches: as wide as a phone, so that the text keeps its size there
+GRID = 0.25  # opacity of grid lines
+SIZE = (3.9, 3.1)  # inches; as wide as a phone, so text is not scaled down there
 
 
 @dataclass
-class Figure:
-    """A plot as SVG, and a sentence beneath it."""
+class PageFigure:
+    """A plot as SVG, and the sentence below it."""
 
     svg: Markup
     note: str = ""
 
 
-class Studio:
-    """Draws figures; the PNGs go into a folder."""
+class FigureWriter:
+    """Draws figures, and writes a PNG of each into `folder`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def figure(self, name: str, title: str, alt: str, draw: Callable, note: str = "", size=SIZE) -> Figure:
-        """Has `draw(axes)` draw, and keeps it as `NAME.png` and as SVG, its legend below.
+    def figure(self, name: str, title: str, alt: str, draw: Callable, note: str = "", size=SIZE) -> PageFigure:
+        """Draw a plot with `draw(axes)`, write it as `NAME.png`, and return it as SVG, with the legend below.
 
         Args:
-            alt: the plot in words, for who cannot see it.
-            note: a sentence beneath it.
+            alt: description of the plot, for screen readers.
+            note: sentence to show below it.
             size: in inches.
         """
         with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the PNG's font lacks
+            warnings.filterwarnings("ignore", message="Glyph")  # the PNG's font lacks a letter
             figure, (axes,) = canvas(1)
             figure.set_size_inches(size)
             draw(axes)
@@ -84,20 +84,20 @@ class Studio:
             figure.patch.set_alpha(0)
             stream = io.StringIO()
             figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-            figure.set_layout_engine("none")  # it is laid out
+            figure.set_layout_engine("none")  # keep the layout
             figure.patch.set(alpha=1, facecolor="white")
             save(figure, self.folder / f"{name}.png")
-        return Figure(in_page_colours(stream.getvalue(), name, alt), note)
+        return PageFigure(themed_svg(stream.getvalue(), name, alt), note)
 
-    def intervals(self, name: str, title: str, label: str, rows: list[tuple], note: str = "") -> Figure:
-        """Models, each a point with its 95% interval: rows of (model, value, low, high); low None for none."""
+    def intervals(self, name: str, title: str, label: str, rows: list[tuple], note: str = "") -> PageFigure:
+        """Draw a point with its 95% interval for each row (model, value, low, high); low None means no interval."""
 
         def draw(axes) -> None:
-            for place, (_, value, low, high) in enumerate(rows):
+            for index, (_, value, low, high) in enumerate(rows):
                 spans = None if low is None else [[value - low], [high - value]]
-                axes.errorbar(value, place, xerr=spans, fmt="o", color=LIGHT["first"], capsize=5, linewidth=2)
+                axes.errorbar(value, index, xerr=spans, fmt="o", color=LIGHT["first"], capsize=5, linewidth=2)
                 axes.annotate(
-                    three_digits(value), (value, place), (0, 8), textcoords="offset points", ha="center", size=8
+                    format_number(value), (value, index), (0, 8), textcoords="offset points", ha="center", size=8
                 )
             names = [row[0] for row in rows]
             axes.set(xlabel=label, yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.5, -0.6))
@@ -105,11 +105,11 @@ class Studio:
             axes.margins(x=0.12)
             axes.grid(axis="x", alpha=GRID)
 
-        told = "; ".join(f"{model} {with_span(value, low, high)}" for model, value, low, high in rows)
-        return self.figure(name, title, f"{title}, {label}: {told}", draw, note, (SIZE[0], 1.2 + 0.45 * len(rows)))
+        values = "; ".join(f"{model} {format_interval(value, low, high)}" for model, value, low, high in rows)
+        return self.figure(name, title, f"{title}, {label}: {values}", draw, note, (SIZE[0], 1.2 + 0.45 * len(rows)))
 
-    def lines(self, name: str, title: str, xlabel: str, ylabel: str, series: dict[str, list[tuple]]) -> Figure:
-        """Lines through points (x, y), one a model."""
+    def lines(self, name: str, title: str, xlabel: str, ylabel: str, series: dict[str, list[tuple]]) -> PageFigure:
+        """Draw a line through points (x, y) for each model."""
 
         def draw(axes) -> None:
             for legend, points in series.items():
@@ -117,14 +117,15 @@ class Studio:
             axes.set(xlabel=xlabel, ylabel=ylabel)
             axes.grid(alpha=GRID)
 
-        told = [
-            f"{model} {', '.join(f'{three_digits(y)} at {x:g}' for x, y in points)}" for model, points in series.items()
+        values = [
+            f"{model} {', '.join(f'{format_number(y)} at {x:g}' for x, y in points)}"
+            for model, points in series.items()
         ]
-        return self.figure(name, title, f"{title}, {ylabel} by {xlabel}: {'; '.join(told)}", draw)
+        return self.figure(name, title, f"{title}, {ylabel} by {xlabel}: {'; '.join(values)}", draw)
 
 
 def legend_below(figure) -> None:
-    """One legend for all axes of a figure, beneath them, where no curve runs."""
+    """Put one legend for all axes below the figure, where it hides no curve."""
     handles = []
     for axes in figure.axes:
         handles += axes.get_legend_handles_labels()[0]
@@ -135,11 +136,11 @@ def legend_below(figure) -> None:
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def in_page_colours(svg: str, name: str, alt: str) -> Markup:
-    """An SVG to stand in the page: as wide as its place, its ids its own, its colours the page's."""
+def themed_svg(svg: str, name: str, alt: str) -> Markup:
+    """Return an SVG for the page: as wide as its column, with ids of its own and the page's colors."""
     svg = svg[svg.index("<svg") :]
-    for colour, light in LIGHT.items():
-        svg = svg.replace(light, f"var(--{colour})")
+    for color, light in LIGHT.items():
+        svg = svg.replace(light, f"var(--{color})")
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     head, rest = svg.split(">", 1)
     width = float(re.search(r'width="([\d.]+)pt"', head)[1]) * 4 / 3  # CSS pixels

@@ -1,8 +1,8 @@
-"""The formulas: bytes of weights, gradients, optimizer states, activations, logits, caches.
+"""Formulas for the bytes of weights, gradients, optimizer states, activations, logits and caches.
 
 Activations are counted as in Korthikanti et al. 2022 (arXiv 2205.05198, section 4), tensor by tensor, for what autograd
 keeps of Transformers' Llama: RMSNorm, rotary embeddings, grouped keys and values, a gated MLP, fp32 or bf16 autocast,
-fused attention (`sdpa`), LoRA (arXiv 2106.09685). `tests/test_plan.py` counts the real ones.
+fused attention (`sdpa`), LoRA (arXiv 2106.09685). `tests/commands/test_plan.py` compares them with real tensors.
 
 Symbols: B rows, T tokens of a row, h hidden width, q and k widths of queries and keys, f width inside the MLP, a heads,
 V vocabulary, L layers, r LoRA rank. Everything is in bytes.
@@ -12,14 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
-from hfkit.commands.planning.shapes import Decoder, Weight
+from hfkit.commands.plan.shapes import Decoder, Weight
 
 FP32, BF16 = 4, 2
 BLOCK_4BIT, BLOCK_OF_SCALES, BLOCK_8BIT_STATE = 64, 256, 256
 SMALLEST_8BIT_STATE = 4096
-# trl's chunked cross-entropy (`_CHUNKED_LM_HEAD_CHUNK_SIZE`): tokens whose logits are there at the same time.
+# Tokens whose logits TRL's chunked cross-entropy holds at the same time (`_CHUNKED_LM_HEAD_CHUNK_SIZE`).
 CHUNK = 256
-# States per trained element, as the optimizers of `optim` keep them; what is not named here is taken for AdamW.
+# States per trained element of the optimizers in `optim`; those that are not listed count as AdamW, with 2.
 OPTIMIZER_STATES = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "lion": 1, "ademamix": 3}
 
 
@@ -29,16 +29,16 @@ class Pass:
 
     Attributes:
         rows, length: B and T.
-        stream: bytes of an element between the layers: that of the weights which are not quantized.
+        stream: bytes of an element between the layers; the dtype is that of the weights that are not quantized.
         half: whether 16-bit autocast is on.
         full: whether the base's own weights are trained.
-        adapter: bytes of an element of the adapters; 0 without.
-        dropout: whether the adapters' input is dropped.
+        adapter: bytes of an element of the adapters; 0 without adapters.
+        dropout: whether the adapters' inputs have dropout.
         padded: whether the rows differ in length, so that attention gets a mask.
         eager: whether attention is written in torch (`attn_implementation: eager`).
         checkpointing: whether activations are recomputed.
         quantized: whether the base's linear weights are quantized.
-        on_gpu: whether it runs on one.
+        on_gpu: whether the pass runs on a GPU.
     """
 
     rows: int
@@ -56,6 +56,7 @@ class Pass:
 
     @property
     def tokens(self) -> int:
+        """B times T."""
         return self.rows * self.length
 
     @property
@@ -65,12 +66,12 @@ class Pass:
 
     @property
     def mlp(self) -> int:
-        """The same inside the MLP: bitsandbytes' linear maps write what they read, autocast or not."""
+        """The same inside the MLP: bitsandbytes' linear maps write the dtype that they read, autocast or not."""
         return self.stream if self.quantized else self.inner
 
 
 def weight_bytes(weights: Iterable[Weight], nested: bool = True) -> int:
-    """Parameters in memory; quantized ones as bitsandbytes holds them.
+    """Return the bytes of parameters in memory; quantized ones as bitsandbytes holds them.
 
     4 bits (QLoRA, arXiv 2305.14314, sections 2 and 3): half a byte an element and a scale a block of 64, in fp32, or
     (`nested`) in 8 bits with an fp32 scale a block of 256 scales; and the tables of the data types.
@@ -91,12 +92,12 @@ def weight_bytes(weights: Iterable[Weight], nested: bool = True) -> int:
 
 
 def gradient_bytes(weights: Iterable[Weight]) -> int:
-    """A gradient for each trained parameter, in its dtype."""
+    """Return the bytes of a gradient for each trained parameter, in its dtype."""
     return sum(weight.count * weight.itemsize for weight in weights if weight.trained)
 
 
 def optimizer_bytes(weights: Iterable[Weight], optim: str) -> int:
-    """States of the optimizer, by its name in `optim`.
+    """Return the bytes of the optimizer's states, by its name in `optim`.
 
     AdamW (arXiv 1711.05101): two of the parameter's dtype, and a step counter. bitsandbytes: fp32, or a byte each with
     an fp32 scale a block of 256 (arXiv 2110.02861; fp32 for embeddings, and in tensors of fewer than 4096 elements).
@@ -122,8 +123,8 @@ def optimizer_bytes(weights: Iterable[Weight], optim: str) -> int:
 
 
 def step_bytes(weights: Iterable[Weight], optim: str, on_gpu: bool) -> int:
-    """What an optimizer step needs beside its states: torch's AdamW keeps the denominators of all tensors at once on a
-    GPU (`foreach`), of one at a time (twice) on a CPU; fused and bitsandbytes' kernels need nothing."""
+    """Return the bytes that an optimizer step needs beside its states: with torch's AdamW the denominators of all
+    tensors on a GPU (`foreach`), of one at a time (twice) on a CPU; with fused or bitsandbytes' kernels none."""
     sizes = [weight.count * weight.itemsize for weight in weights if weight.trained]
     if "bit" in optim or "bnb" in optim or "fused" in optim or not sizes:
         return 0
@@ -131,7 +132,7 @@ def step_bytes(weights: Iterable[Weight], optim: str, on_gpu: bool) -> int:
 
 
 def layer_bytes(decoder: Decoder, run: Pass) -> int:
-    """What one layer keeps for its backward, its weights' bf16 copies apart.
+    """Return the bytes that one layer keeps for its backward, without bf16 copies of its weights.
 
     per token:
         norms        2 inputs of h in fp32 (RMSNorm squares in fp32) and 2 numbers; of a trained RMSNorm, also 2h before
@@ -149,7 +150,7 @@ def layer_bytes(decoder: Decoder, run: Pass) -> int:
     norms = 2 * (d.hidden + 1) * FP32 + (2 * d.hidden * stream if run.full and d.rms else 0)
     grouped = d.key < d.query and not run.eager and not run.padded
     attention = (2 * d.query + 2 * (d.key if grouped else d.query)) * inner
-    mlp = (3 if d.gated else 4 if d.steps_of_gelu else 1) * d.mlp * run.mlp
+    mlp = (3 if d.gated else 4 if d.unfused_gelu else 1) * d.mlp * run.mlp
     shared = (2 * d.hidden + d.mlp) * inner
     widths = sum(width for width, _, _ in d.adapted)
     ranks = sum(rank for _, _, rank in d.adapted)
@@ -175,7 +176,7 @@ def layer_bytes(decoder: Decoder, run: Pass) -> int:
 
 
 def copied_weights(decoder: Decoder, run: Pass) -> int:
-    """bf16 copies that autocast makes of a layer's fp32 linear weights, and that the backward reads."""
+    """Return the bytes of autocast's bf16 copies of a layer's fp32 linear weights, which the backward reads."""
     if not run.half:
         return 0
     base = 0 if run.stream == BF16 or run.quantized else decoder.linear
@@ -184,7 +185,7 @@ def copied_weights(decoder: Decoder, run: Pass) -> int:
 
 
 def edge_bytes(decoder: Decoder, run: Pass) -> int:
-    """What lies outside the layers: ids, rotations, the last norm, the head's input, the head's bf16 copy."""
+    """Return the bytes outside the layers: ids, rotations, the last norm, the head's input and its bf16 copy."""
     per_token = 8 + (decoder.hidden + 1) * FP32
     if run.full:
         per_token += decoder.hidden * (run.stream if decoder.rms else 0) + decoder.hidden * run.inner
@@ -193,7 +194,7 @@ def edge_bytes(decoder: Decoder, run: Pass) -> int:
 
 
 def kept_bytes(decoder: Decoder, run: Pass) -> int:
-    """Activations kept until the backward: of every layer, or with checkpointing of each its input alone.
+    """Return the bytes of activations kept until the backward: all of them, or with checkpointing each layer's input.
 
     Checkpointing (arXiv 1604.06174; 2205.05198, section 4.2.3): h for each token and layer.
     """
@@ -204,24 +205,24 @@ def kept_bytes(decoder: Decoder, run: Pass) -> int:
 
 
 def cached_bytes(decoder: Decoder, run: Pass) -> int:
-    """The layers' bf16 copies in autocast's cache: those of what is trained, until a forward or a sampling ends."""
+    """Return the bytes of trained weights' bf16 copies in autocast's cache, until a forward or a sampling ends."""
     copies = copied_weights(decoder, run)
     return decoder.layers * (copies if run.full else copies - copied_base(decoder, run))
 
 
 def copied_base(decoder: Decoder, run: Pass) -> int:
-    """The part of `copied_weights` that is the base's."""
+    """Return the part of `copied_weights` that belongs to the base."""
     return BF16 * decoder.linear if run.half and run.stream == FP32 and not run.quantized else 0
 
 
 def copied_head(decoder: Decoder, run: Pass) -> int:
-    """The bf16 copy of the output head, if that is in fp32."""
+    """Return the bytes of the output head's bf16 copy; 0 where the head is in 16 bits already."""
     return decoder.hidden * decoder.vocab * BF16 if run.half and run.stream == FP32 else 0
 
 
 def backward_bytes(decoder: Decoder, run: Pass, largest: int) -> int:
-    """What the backward of one layer needs beside what is kept: two gradients inside the MLP and two of the stream,
-    `largest` bytes of an unpacked weight, and with checkpointing the layer, run again from the input that is kept."""
+    """Return the bytes of one layer's backward beside the kept activations: two gradients inside the MLP and two of the
+    stream, `largest` bytes of an unpacked weight, and with checkpointing the layer's recomputed activations."""
     gradients = run.tokens * (2 * decoder.mlp * run.mlp + 2 * decoder.hidden * run.stream)
     if not run.checkpointing:
         return gradients + largest
@@ -230,48 +231,48 @@ def backward_bytes(decoder: Decoder, run: Pass, largest: int) -> int:
 
 
 def inference_bytes(decoder: Decoder, run: Pass) -> int:
-    """What a layer needs in a pass without a backward: the stream, its norm, and three tensors inside the MLP."""
+    """Return the bytes of a layer without a backward: the stream, its norm, and three tensors inside the MLP."""
     return run.tokens * (3 * decoder.hidden * run.stream + 3 * decoder.mlp * run.inner)
 
 
 def cache_bytes(decoder: Decoder, run: Pass) -> int:
-    """Keys and values of every token and layer, for generation; rotated keys are in the stream's dtype again."""
+    """Return the bytes of the KV cache of every layer; rotated keys are in the stream's dtype again."""
     return run.tokens * decoder.layers * decoder.key * (run.stream + run.inner)
 
 
 def loss_bytes(decoder: Decoder, tokens: int) -> int:
-    """Cross-entropy over the whole vocabulary: the log-probabilities in fp32, their gradient and that of the logits."""
+    """Return the bytes of cross-entropy: log-probabilities over V in fp32, their gradient and that of the logits."""
     return 3 * tokens * decoder.vocab * FP32
 
 
 def chunked_loss_bytes(decoder: Decoder, run: Pass) -> int:
-    """trl's chunked cross-entropy: four tensors of a chunk's logits (logits, log-probabilities, probabilities, a
-    gradient), and the head's weights in fp32 if they are not."""
+    """Return the bytes of TRL's chunked cross-entropy: four tensors of a chunk (logits, log-probabilities,
+    probabilities, a gradient), and an fp32 copy of the head's weights if those are in 16 bits."""
     cast = 0 if run.stream == FP32 else decoder.hidden * decoder.vocab * FP32
     return 4 * min(CHUNK, run.tokens) * decoder.vocab * FP32 + cast
 
 
 def policy_loss_bytes(decoder: Decoder, run: Pass, replies: int) -> int:
-    """PPO's loss on the columns of the replies alone: their logits over the temperature, and two gradients, in fp32;
-    under autocast the head's own in bf16 as well."""
+    """Return the bytes of PPO's loss on the tokens of the replies: logits over the temperature and two gradients in
+    fp32, under autocast also the head's bf16 output."""
     return replies * decoder.vocab * (3 * FP32 + (BF16 if run.half else 0))
 
 
 def scoring_bytes(decoder: Decoder, run: Pass, replies: int) -> int:
-    """Log-probabilities without a backward: a layer, then the replies' logits before and after the temperature."""
+    """Return the bytes of scoring log-probabilities: a layer, then the logits before and after the temperature."""
     return max(inference_bytes(decoder, run), replies * decoder.vocab * (FP32 + max(run.inner, FP32)))
 
 
 def merged_bytes(decoder: Decoder, run: Pass) -> int:
-    """Copies of the adapted matrices, in float32 or bf16, and in float32 the change of one of them while it is added;
-    where that is to be rounded to bf16, it and the random bits that it is rounded by."""
+    """Return the bytes of merged copies of the adapted matrices, in fp32 or bf16, and of the fp32 update of one matrix;
+    where the result is rounded to bf16, also of the random bits for the rounding."""
     matrices = [width * out for width, out, _ in decoder.adapted]
     return decoder.layers * sum(matrices) * run.inner + (2 if run.half else 1) * max(matrices, default=0) * FP32
 
 
 def sampling_bytes(decoder: Decoder, prompts: Pass, replies: Pass) -> int:
-    """Generation: first a layer over the prompts beside their keys and values, at last those of the whole replies, a
-    layer's twice while a token is added to them, and the last tokens' logits with their probabilities."""
+    """Return the bytes of generation, the larger of its first step (a layer's activations, the KV cache of the prompts)
+    and its last (the whole KV cache, one layer of it twice to append a token, logits and probabilities)."""
     cache = cache_bytes(decoder, replies)
     sampled = cache + cache // decoder.layers + 4 * replies.rows * decoder.vocab * FP32 + copied_head(decoder, replies)
     return max(cache_bytes(decoder, prompts) + inference_bytes(decoder, prompts), sampled)

@@ -1,17 +1,17 @@
-"""A stage's memory: what lies there all the time, and the phase in which most is added to it."""
+"""The peak memory of a stage: what it holds all the time, and what its largest phase adds."""
 
 from dataclasses import dataclass, replace
 
-from hfkit.commands.planning import memory
-from hfkit.commands.planning.device import Device
-from hfkit.commands.planning.memory import BF16, FP32, Pass
-from hfkit.commands.planning.shapes import Role, quantized_bits, roles_of
-from hfkit.commands.planning.steps import replies_of
+from hfkit.commands.plan import memory
+from hfkit.commands.plan.device import Device
+from hfkit.commands.plan.memory import BF16, FP32, Pass
+from hfkit.commands.plan.shapes import Role, quantized_bits, roles_of
+from hfkit.commands.plan.steps import replies_per_row
 
 
 @dataclass(frozen=True)
 class RolePlan:
-    """Parameters and bytes of one model; of what it shares, `parameters` counts it and the bytes do not."""
+    """Parameters and bytes of one model; shared weights count in `parameters`, but not in the bytes."""
 
     name: str
     parameters: int
@@ -23,12 +23,12 @@ class RolePlan:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes of a stage.
+    """Memory of a stage, in bytes.
 
     Attributes:
         roles: its models.
         activations: of the forward and backward pass of one batch.
-        logits: and what is computed from them.
+        logits: with what is computed from them.
         phases: what each phase of the stage adds to weights, optimizer states and libraries.
         taken: by the libraries.
     """
@@ -40,22 +40,19 @@ class MemoryPlan:
     taken: int
 
     @property
-    def standing(self) -> int:
-        """What is there in every phase."""
-        return self.taken + sum(role.weights + role.optimizer for role in self.roles)
-
-    @property
     def peak(self) -> int:
-        return self.standing + max(self.phases.values())
+        """Bytes that every phase holds, with those that the largest one adds."""
+        standing = self.taken + sum(role.weights + role.optimizer for role in self.roles)
+        return standing + max(self.phases.values())
 
     @property
     def phase(self) -> str:
-        """The phase of the peak."""
+        """Name of the phase with the peak."""
         return max(self.phases, key=self.phases.get)
 
 
-def memory_of(stage, device: Device) -> MemoryPlan:
-    """The memory of a stage (see `reading.Stage`) on a device."""
+def plan_memory(stage, device: Device) -> MemoryPlan:
+    """Return the memory of a stage (a `PlannedStage`) on a device."""
     roles = roles_of(stage)
     optim, nested = stage.arguments.optim, stage.config.use_bnb_nested_quant
     lines = [
@@ -71,24 +68,23 @@ def memory_of(stage, device: Device) -> MemoryPlan:
     ]
     trained = [weight for role in roles for weight in role.trained]
     gradients = sum(line.gradients for line in lines)
-    parts = ppo_phases if stage.name == "ppo" else trainer_phases
-    activations, logits, phases = parts(stage, roles, gradients, device)
+    phases_of = ppo_phases if stage.spec.loop == "ppo" else trainer_phases
+    activations, logits, phases = phases_of(stage, roles, gradients, device)
     phases["step"] = gradients + memory.step_bytes(trained, optim, device.is_gpu)
     return MemoryPlan(lines, activations, logits, phases, device.taken)
 
 
 def trainer_phases(stage, roles: list[Role], gradients: int, device: Device) -> tuple[int, int, dict[str, int]]:
-    """Pretrain, SFT and reward: activations, logits, and what each phase adds.
+    """Return activations, logits, and what each phase of Transformers' loop adds.
 
-    Gradients grow as activations go, unless they are accumulated: then they are there from the first pass on.
+    Gradients replace activations in the backward, unless they accumulate: then they exist from the first pass on.
     """
     config, role = stage.config, roles[0]
-    replies = replies_of(config) if stage.name == "reward" else 1
-    length = config.block_size if stage.name == "pretrain" else config.max_length
-    run = training_pass(stage, role, replies * config.per_device_train_batch_size, length, device)
+    replies = replies_per_row(stage)
+    run = training_pass(stage, role, replies * config.per_device_train_batch_size, stage.row_length, device)
     kept = memory.kept_bytes(role.decoder, run)
     backward = memory.backward_bytes(role.decoder, run, largest_cast(role, run))
-    logits = loss_of(stage, role, run)
+    logits = stage_loss_bytes(stage, role, run)
     accumulated = gradients if config.gradient_accumulation_steps > 1 else 0
     phases = {
         "loss": kept + logits + accumulated,
@@ -96,13 +92,13 @@ def trainer_phases(stage, roles: list[Role], gradients: int, device: Device) -> 
     }
     if config.eval_datasets or config.test_split_size is not None:
         test = replace(run, rows=replies * config.per_device_eval_batch_size)
-        phases["eval"] = memory.inference_bytes(role.decoder, test) + loss_of(stage, role, test)
+        phases["eval"] = memory.inference_bytes(role.decoder, test) + stage_loss_bytes(stage, role, test)
     return kept + backward, logits, phases
 
 
-def loss_of(stage, role: Role, run: Pass) -> int:
-    """Bytes of a stage's logits and loss; a reward model has one logit a row."""
-    if stage.name == "reward":
+def stage_loss_bytes(stage, role: Role, run: Pass) -> int:
+    """Return the bytes of a stage's logits and loss; a reward model has one logit a row."""
+    if stage.spec.makes == "reward model":
         return run.rows * FP32
     if getattr(stage.arguments, "loss_type", None) == "chunked_nll":
         return memory.chunked_loss_bytes(role.decoder, run)
@@ -110,14 +106,14 @@ def loss_of(stage, role: Role, run: Pass) -> int:
 
 
 def ppo_phases(stage, roles: list[Role], gradients: int, device: Device) -> tuple[int, int, dict[str, int]]:
-    """PPO: activations and logits of an update, and what rollout, scoring and update add.
+    """Return activations and logits of a PPO update, and what rollout, scoring and update add.
 
-    Value model and policy learn one after the other, so the activations of one at a time are held.
+    Value model and policy learn one after the other, so only the activations of one are held at a time.
     """
     config = stage.config
     policy, value = roles[0], roles[-1]
     size = config.per_device_train_batch_size
-    length = config.max_prompt_length + config.response_length
+    length = stage.row_length
     replies = size * config.response_length
     accumulated = gradients if config.gradient_accumulation_steps > 1 else 0
     run = training_pass(stage, policy, size, length, device)
@@ -147,7 +143,7 @@ def ppo_phases(stage, roles: list[Role], gradients: int, device: Device) -> tupl
 
 
 def training_pass(stage, role: Role, rows: int, length: int, device: Device) -> Pass:
-    """The pass with a backward of one of a stage's models."""
+    """Return the forward pass, with a backward to follow, of one of a stage's models."""
     config, arguments = stage.config, stage.arguments
     adapter = next((weight.itemsize for weight in role.weights if weight.adapter), 0)
     return Pass(
@@ -158,7 +154,7 @@ def training_pass(stage, role: Role, rows: int, length: int, device: Device) -> 
         full=not adapter,
         adapter=adapter,
         dropout=config.lora_dropout > 0,
-        padded=stage.name != "pretrain" and rows > 1,
+        padded=stage.spec.form != "text" and rows > 1,  # texts are packed into rows of one length
         eager=config.attn_implementation == "eager",
         checkpointing=bool(arguments.gradient_checkpointing),
         quantized=quantized_bits(config) is not None,
@@ -167,6 +163,6 @@ def training_pass(stage, role: Role, rows: int, length: int, device: Device) -> 
 
 
 def largest_cast(role: Role, run: Pass) -> int:
-    """Bytes of the largest quantized weight, which its backward unpacks."""
+    """Return the bytes of the largest quantized weight, which its backward unpacks."""
     packed = [weight.count for weight in role.weights if weight.bits]
     return max(packed, default=0) * (BF16 if run.half or run.on_gpu else FP32)

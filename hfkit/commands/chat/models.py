@@ -1,0 +1,189 @@
+"""The models of a chat: each base is loaded once, however many adapters stand on it."""
+
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+
+from hfkit.config.registry import STAGES, spec_of
+from hfkit.core.console import warn
+from hfkit.core.errors import HfkitError
+from hfkit.core.files import RECORD
+from hfkit.models.adapters import with_adapter
+from hfkit.models.generation import plain_generation, sampling_config, stop_ids
+from hfkit.models.loading import is_classifier, load_base, read_tokenizer
+from hfkit.models.quantization import quantization_as_trained
+from hfkit.records.base import same_base
+from hfkit.records.record import read_record
+from hfkit.records.source import ADAPTER_CONFIG, Source, find_file
+from hfkit.stages.checks.models import path_problems
+
+BASE_NAME = "base"  # the name of a base without its adapters
+LANGUAGE_MODELS = ("base model", "assistant")  # among the outputs of stages
+
+
+@dataclass
+class LoadedBase:
+    """A base in memory, with the adapters that were loaded onto it."""
+
+    source: Source
+    model: PreTrainedModel | PeftModel
+    quantization: BitsAndBytesConfig | None
+
+    def has_quantization(self, quantization: BitsAndBytesConfig | None) -> bool:
+        """Return whether the base is quantized in this way."""
+        ours, other = (config and config.to_dict() for config in (self.quantization, quantization))
+        return ours == other
+
+    @property
+    def context(self) -> int | None:
+        """Context length in tokens; None for no limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+
+@dataclass
+class ChatModel:
+    """A model to talk with: a base, with one of its adapters or without."""
+
+    name: str
+    base: LoadedBase
+    adapter: str | None
+    tokenizer: PreTrainedTokenizerBase
+
+    def generate(
+        self, ids: list[int], max_new_tokens: int, temperature: float, write: Callable[[str], None]
+    ) -> tuple[str, bool]:
+        """Sample a reply to token ids, and call `write` with each piece of its text.
+
+        Returns:
+            the reply, and whether Ctrl-C stopped it.
+        """
+        model, streamer = self.base.model, ReplyStreamer(self.tokenizer, write)
+        stop_token_ids = stop_ids(model.generation_config, self.tokenizer)
+        config = sampling_config(self.tokenizer, max_new_tokens, temperature, stop_token_ids)
+        prompt = torch.tensor([ids], device=model.device)
+        try:
+            with torch.inference_mode(), self.active_adapter(), plain_generation(model):
+                mask = torch.ones_like(prompt)
+                model.generate(input_ids=prompt, attention_mask=mask, generation_config=config, streamer=streamer)
+        except KeyboardInterrupt:
+            streamer.end()
+            return streamer.text.strip(), True
+        return streamer.text.strip(), False
+
+    @contextmanager
+    def active_adapter(self):
+        """Activate this model's adapter alone, or none."""
+        model = self.base.model
+        if self.adapter is not None:
+            model.set_adapter(self.adapter, inference_mode=True)
+        disable = self.adapter is None and isinstance(model, PeftModel)
+        with model.disable_adapter() if disable else nullcontext():
+            yield
+
+
+class ReplyStreamer(TextStreamer):
+    """Calls `write` with the text as soon as its words are complete, and keeps it in `text`."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, write: Callable[[str], None]):
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.write, self.text = write, ""
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        text = text if self.text else text.lstrip()
+        self.text += text
+        if text:
+            self.write(text)
+
+
+class LoadedModels:
+    """The models of a chat by name.
+
+    Args:
+        dtype: of the weights to load.
+    """
+
+    def __init__(self, dtype: str = "float32"):
+        self.dtype = dtype
+        self.models: dict[str, ChatModel] = {}
+        self.bases: list[LoadedBase] = []
+
+    def add(self, path: str, revision: str = "main") -> ChatModel:
+        """Load the model of a path; an adapter goes onto its base if that is loaded already.
+
+        Raises:
+            HfkitError: there is no language model, or it cannot be loaded.
+        """
+        require_language_model(path, revision)
+        source, quantization = Source.of(path, revision), quantization_as_trained(path, revision)
+        for base in self.bases:
+            if source.adapter and base.has_quantization(quantization) and same_base(source, base.source):
+                return self.add_on(source, base)
+        model = load_base(source.base, source.base_revision, dtype=self.dtype, quantization=quantization)
+        self.bases.append(LoadedBase(source, model, quantization))
+        return self.add_on(source, self.bases[-1])
+
+    def add_adapter(self, path: str, other: ChatModel) -> ChatModel:
+        """Load an adapter onto the base of another model.
+
+        Raises:
+            HfkitError: the path holds no adapter of a language model, or one of another base.
+        """
+        require_language_model(path)
+        source, base = Source.of(path), other.base
+        if source.adapter is None:
+            raise HfkitError(f"{path} is a full model, not an adapter: show it side by side with --against {path}")
+        if not same_base(source, base.source):
+            raise HfkitError(
+                f"{path} was trained on {source.base}, and {other.name} on {base.source.base}: --adapter takes "
+                f"adapters of one base; show it side by side with --against {path}"
+            )
+        if not base.has_quantization(quantization_as_trained(path)):
+            warn(f"{path} was trained on a base with another quantization than the one that is loaded: expect changes")
+        return self.add_on(source, base)
+
+    def add_on(self, source: Source, base: LoadedBase) -> ChatModel:
+        """Load a source's adapter, if it has one, onto a base; name the model by the end of its path that is unique."""
+        tokenizer, adapter = read_tokenizer(source.path, source.revision), None
+        if source.adapter:
+            adapter = f"adapter_{len(self.models)}"
+            base.model = with_adapter(base.model, source, adapter_name=adapter).eval()
+        parts = Path(source.path).parts
+        names = ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        name = next((name for name in names if name not in self.models), f"{source.path} ({len(self.models) + 1})")
+        self.models[name] = ChatModel(name, base, adapter, tokenizer)
+        return self.models[name]
+
+    def models_on(self, base: LoadedBase) -> dict[str, ChatModel]:
+        """Return the models on a base by name: its adapters, and the base without them."""
+        models = {name: model for name, model in self.models.items() if model.base is base}
+        if all(model.adapter for model in models.values()):
+            models[BASE_NAME] = ChatModel(BASE_NAME, base, None, next(iter(models.values())).tokenizer)
+        return models
+
+
+def require_language_model(path: str, revision: str = "main") -> None:
+    """Raise HfkitError if a path cannot hold a language model, as the folders of tokenizers and reward models."""
+    problems = path_problems("model", path)
+    if problems:
+        raise HfkitError(f"{path}: {problems[0].remedy}")
+    if output_of(path) == "tokenizer":
+        stages = [f"`hfkit {name}`" for name, other in STAGES.items() if other.makes in LANGUAGE_MODELS]
+        raise HfkitError(f"{path} is a tokenizer: name a model, from {' or '.join(stages)}")
+    if Path(path).is_dir() and not any(find_file(path, name) for name in ("config.json", ADAPTER_CONFIG)):
+        folders = [record.parent for record in sorted(Path(path).glob(f"*/{RECORD}"))]
+        runs = [str(folder) for folder in folders if output_of(folder) in LANGUAGE_MODELS]
+        hint = f"name one of its runs: {', '.join(runs)}" if runs else f"it has no config.json or {ADAPTER_CONFIG}"
+        raise HfkitError(f"{path} holds no model: {hint}")
+    if is_classifier(path, revision):
+        raise HfkitError(f"{path} is a classifier, such as a reward model: it scores replies and writes none")
+
+
+def output_of(run: str | Path) -> str | None:
+    """Return what the stage of a run makes, see `StageSpec`; None where there is no record."""
+    spec = spec_of((read_record(run) or {}).get("stage"))
+    return spec.makes if spec else None

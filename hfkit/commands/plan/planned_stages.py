@@ -1,0 +1,123 @@
+"""The stages that `hfkit plan` plans, read from a YAML: each with the models that it starts from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from peft import TaskType
+from transformers import AutoConfig
+
+from hfkit.commands.plan.shapes import Origin
+from hfkit.config.registry import STAGES, StageSpec
+from hfkit.core.errors import ConfigError, Problem, reason
+from hfkit.models.adapters import lora_config
+from hfkit.models.loading import cached_tokenizer
+from hfkit.records.source import Source
+from hfkit.stages.resolve import read_configs
+from hfkit.training.arguments import trainer_arguments
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedStage:
+    """A stage to plan.
+
+    Attributes:
+        spec: of the stage.
+        config: its config.
+        start: the model that it starts from, or makes.
+        reward: PPO's reward model, or None.
+    """
+
+    spec: StageSpec
+    config: object
+    start: Origin
+    reward: Origin | None = None
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.spec.name
+
+    @property
+    def task(self) -> TaskType:
+        """The head of the model that comes out."""
+        return TaskType.SEQ_CLS if self.spec.makes == "reward model" else TaskType.CAUSAL_LM
+
+    @property
+    def row_length(self) -> int:
+        """Most tokens of a row."""
+        if self.spec.length_key is not None:
+            return getattr(self.config, self.spec.length_key)
+        return self.config.max_prompt_length + self.config.response_length
+
+    @cached_property
+    def arguments(self):
+        """The trainer's arguments, with what depends on the device resolved."""
+        return trainer_arguments(self.config)
+
+
+def read_stages(path: str, stage: str | None, output_dir: str | None, flags: list[str]) -> list[PlannedStage]:
+    """Return the stages of a YAML, with models known from their configs; the arguments are those of `read_configs`.
+
+    Raises:
+        ConfigError: as `read_configs` does, or because the config of a model cannot be read.
+    """
+    stages, made = [], {}
+    among = [name for name, spec in STAGES.items() if spec.trains_a_model]
+    for name, config in read_configs(path, stage, output_dir, flags, among).items():
+        if STAGES[name].makes == "tokenizer":
+            made[config.output_dir] = config.vocab_size
+        elif STAGES[name].trains_a_model:
+            stages.append(plan_stage(name, config, made))
+            made[config.output_dir] = model_made_by(stages[-1])
+    return stages
+
+
+def plan_stage(name: str, config, made: dict) -> PlannedStage:
+    """Return a stage with the models that it starts from.
+
+    Args:
+        made: what earlier stages will make, by folder: the size of a vocabulary, or an `Origin`.
+    """
+    spec = STAGES[name]
+    if getattr(config, "model_config", None):
+        return PlannedStage(spec, config, new_model(config, made))
+    start = find_origin("model_name_or_path", config.model_name_or_path, config.model_revision, made)
+    reward = getattr(config, "reward_model_path", None)
+    if reward is not None:
+        reward = find_origin("reward_model_path", reward, config.reward_model_revision, made)
+    return PlannedStage(spec, config, start, reward)
+
+
+def find_origin(key: str, path: str, revision: str, made: dict) -> Origin:
+    """Return the model of a path: one that an earlier stage makes, or one that exists.
+
+    Raises:
+        ConfigError: its config cannot be read.
+    """
+    if path in made:
+        return made[path]
+    try:
+        source = Source.of(path, revision)
+        config = AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)
+        return Origin(source, config)
+    except Exception as error:  # a library may raise anything over the content of a folder
+        raise ConfigError([Problem(key, path, f"its config cannot be read: {reason(error)}")]) from error
+
+
+def new_model(config, made: dict) -> Origin:
+    """Return the model that `model_config` describes; its vocabulary is that of the tokenizer, trained yet or not."""
+    settings = dict(config.model_config)
+    path = config.tokenizer_name_or_path
+    if "vocab_size" not in settings:
+        settings["vocab_size"] = made[path] if path in made else len(cached_tokenizer(path, "main", config.pad_token))
+    source = Source(config.output_dir, "main", config.output_dir, "main", None)
+    return Origin(source, AutoConfig.for_model(settings.pop("model_type"), **settings))
+
+
+def model_made_by(stage: PlannedStage) -> Origin:
+    """Return the model that a stage leaves in its folder: an adapter on the base it started from, or a full model."""
+    folder, start = stage.config.output_dir, stage.start
+    if not stage.config.use_peft:
+        return Origin(Source(folder, "main", folder, "main", None), start.config)
+    adapter = lora_config(stage.config, start.source, stage.task).to_dict()
+    return Origin(Source(folder, "main", start.source.base, start.source.base_revision, adapter), start.config)

@@ -1,0 +1,175 @@
+"""Everything that `hfkit report` shows, read from a folder of runs: records, metrics, evaluations, arenas, samples."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hfkit.config.registry import MERGE, STAGES, StageSpec, spec_of
+from hfkit.core.errors import HfkitError
+from hfkit.core.files import RECORD, read_json_mapping
+from hfkit.records.metrics_file import read_metrics
+from hfkit.records.record import read_record
+
+
+@dataclass
+class ReportedRun:
+    """One run: its folder, its record, the lines of its `metrics.jsonl`, and its name in the report."""
+
+    folder: Path
+    record: dict
+    metrics: list[dict]
+    name: str = ""
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage; the folder's where the record has none."""
+        return self.record.get("stage") or self.folder.name
+
+    @property
+    def spec(self) -> StageSpec | None:
+        """The stage's spec; None for a stage that is not registered."""
+        return spec_of(self.stage)
+
+    @property
+    def warnings(self) -> list[str]:
+        """The run's warnings, and why it stopped early or failed."""
+        record = self.record
+        reported = [*record.get("warnings", []), record.get("stopped")]
+        if record.get("status") == "failed":
+            reported.append(f"the run failed ({record.get('error', 'for an unknown reason')})")
+        return [*dict.fromkeys(filter(None, reported))]
+
+
+@dataclass
+class Gathered:
+    """Everything that a report shows; what does not exist is empty."""
+
+    folder: Path
+    runs: list[ReportedRun]
+    summary: dict = field(default_factory=dict)
+    arenas: list[dict] = field(default_factory=list)
+    evaluations: list[dict] = field(default_factory=list)
+
+
+def gather(folder: Path) -> Gathered:
+    """Read the runs in a pipeline's folder, or one run with those that it was made from.
+
+    Raises:
+        HfkitError: there is no such folder, no run in it, or nothing that the runs have logged.
+    """
+    if not folder.is_dir():
+        raise HfkitError(f"{folder} is no folder: name the folder of a pipeline or of a run, such as runs/quickstart")
+    if (folder / RECORD).is_file():
+        run_dirs = run_and_ancestors(folder)
+    else:
+        run_dirs = [path.parent for path in folder.glob(f"*/{RECORD}")]
+    runs = [ReportedRun(path, record, read_metrics(path)) for path in run_dirs if (record := read_record(path))]
+    if not runs:
+        raise HfkitError(f"{folder} holds no run: neither it nor a folder in it has a readable {RECORD}")
+    if not any(run.metrics or run.record.get("status") == "done" for run in runs):
+        states = ", ".join(f"{run.folder.name}: {run.record.get('status')}" for run in runs)
+        raise HfkitError(f"nothing was logged in {folder} yet ({states}): there is nothing to report")
+    order = [*STAGES, MERGE.name]
+    runs.sort(key=lambda run: (order.index(run.stage) if run.stage in order else len(order), run.folder.name))
+    set_names(runs)
+    return Gathered(
+        folder,
+        runs,
+        summary=read_json_mapping(folder / "summary.json") or {},
+        arenas=read_results(folder, runs, "arena.json"),
+        evaluations=read_results(folder, runs, "evaluation.json"),
+    )
+
+
+def run_and_ancestors(folder: Path) -> list[Path]:
+    """Return the folder of a run, and the folders of the runs that it was made from where they still exist."""
+    family, waiting = {}, [folder.resolve()]
+    while waiting:
+        path = waiting.pop()
+        record = read_record(path)
+        if path in family or record is None:
+            continue
+        family[path] = None
+        parents = [parent["path"] for parent in record.get("lineage", [])]
+        parents.append(record.get("config", {}).get("tokenizer_name_or_path"))
+        waiting += [Path(parent).resolve() for parent in parents if parent and Path(parent).is_dir()]
+    return [*family]
+
+
+def set_names(runs: list[ReportedRun]) -> None:
+    """Name runs by the titles of their stages; where a stage has several runs, with their folders."""
+    stages = [run.stage for run in runs]
+    for run in runs:
+        run.name = title_of(run.stage)
+        if stages.count(run.stage) > 1:
+            run.name += f" ({run.folder.name})"
+
+
+def title_of(stage: str) -> str:
+    """Return the title of a stage; its name where it is not registered."""
+    spec = spec_of(stage)
+    return spec.title if spec else stage
+
+
+def read_results(folder: Path, runs: list[ReportedRun], name: str) -> list[dict]:
+    """Return the contents of all JSON files of a name in the folder, in its subfolders, and in the folders of runs."""
+    folders = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir()), *(run.folder for run in runs)]
+    files = dict.fromkeys(path.resolve() / name for path in folders)
+    return [content for file in files if (content := read_json_mapping(file))]
+
+
+def samples_of(gathered: Gathered) -> list[dict]:
+    """Return replies of several models to the same prompts, each as {prompt, replies by model}.
+
+    They are an arena's, else the quickstart's, else those from before and after the training of a run.
+    """
+    for arena in gathered.arenas:
+        if arena.get("samples"):
+            return [{"prompt": prompt_text(one["prompt"]), "replies": one["replies"]} for one in arena["samples"]]
+    summary = gathered.summary
+    if summary.get("prompts_shown"):
+        models = summary["models"]
+        return [
+            {"prompt": prompt, "replies": {name: model["samples"][index] for name, model in models.items()}}
+            for index, prompt in enumerate(summary["prompts_shown"])
+        ]
+    for run in gathered.runs:
+        rows, title = read_json_lines(run.folder / "samples.jsonl"), title_of(run.stage)
+        if rows:
+            return [
+                {"prompt": row["prompt"], "replies": {f"before {title}": row["before"], f"after {title}": row["after"]}}
+                for row in rows
+            ]
+    return []
+
+
+def prompt_text(prompt: str | list[dict]) -> str:
+    """Return a prompt as text; a conversation has a line per message, each with its role."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return prompt[0]["content"]
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def read_json_lines(path: Path) -> list[dict]:
+    """Return the rows of a file of JSON lines; [] where it does not exist."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def judge_of(arena: dict) -> str:
+    """Return the name of an arena's judge."""
+    judge = arena.get("judge", {})
+    name = str(judge.get("name") or judge.get("kind") or "an unnamed judge")
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def watched_scores(run: ReportedRun) -> list[str]:
+    """Return the metrics' keys of scores with the weight 0, which PPO reports and does not train on."""
+    settings = run.record.get("config", {})
+    parts = ["model"] * bool(settings.get("reward_model_path")) + settings.get("reward_functions", [])
+    weights = settings.get("reward_weights") or [1.0] * len(parts)
+    keys = [f"objective/score_{part}" for part, weight in zip(parts, weights, strict=True) if weight == 0]
+    return [key for key in keys if any(key in row for row in run.metrics)]

@@ -1,0 +1,43 @@
+"""The page of a report: one self-contained HTML file."""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from hfkit.commands.report import plots, tables
+from hfkit.commands.report.figure_writer import PALETTE, FigureWriter
+from hfkit.commands.report.gather import Gathered, samples_of
+
+TEMPLATES = Path(__file__).parent
+SHOWN_PROMPTS = 6
+
+
+def render(gathered: Gathered, writer: FigureWriter) -> str:
+    """Return the page as HTML; text by users and models is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    versions = gathered.runs[-1].record.get("environment", {}).get("versions", {})
+    return environment.get_template("report.html.jinja").render(
+        title=gathered.folder.resolve().name,
+        palette=PALETTE,
+        facts=tables.facts_of(gathered),
+        verdicts=tables.verdicts_of(gathered),
+        models=tables.model_tables(gathered),
+        comparison=plots.summary_figures(writer, gathered) + plots.arena_figures(writer, gathered),
+        pairs=tables.pair_tables(gathered),
+        samples=samples_of(gathered)[:SHOWN_PROMPTS],
+        overoptimization=plots.overoptimization_figures(writer, gathered),
+        training=plots.training_figures(writer, gathered),
+        lineage=plots.lineage_figure(writer, gathered),
+        data=tables.data_table(gathered),
+        cost=tables.cost_table(gathered),
+        runs=gathered.runs,
+        results={run.name: tables.results_of(run) for run in gathered.runs},
+        states=tables.STATUS_TITLES,
+        versions={name: version for name, version in versions.items() if version},
+    )

@@ -1,0 +1,208 @@
+"""Tables and sentences of a report: verdicts, metrics of the models, data, cost."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from hfkit.commands.report.formatting import (
+    capitalized,
+    duration,
+    format_count,
+    format_interval,
+    format_number,
+    gigabytes,
+    metric_name,
+)
+from hfkit.commands.report.gather import Gathered, ReportedRun, judge_of
+
+# Titles of the keys in the quickstart's summary.
+METRIC_TITLES = {
+    "gold": "Gold score",
+    "exact_answer": "Exact answers (share)",
+    "reward": "Reward model's score",
+    "kl_to_sft": "KL to SFT (nats per reply)",
+    "entropy": "Entropy (nats per token)",
+    "reply_tokens": "Tokens per reply",
+    "bits_per_byte": "Held-out bits per byte",
+}
+DATA = "What each stage was trained and evaluated on"
+COST = "Time, tokens and memory of each stage; for PPO, tokens/s is the speed of sampling"
+STATUS_TITLES = {"done": "done", "running": "not finished", "failed": "failed"}
+
+
+@dataclass
+class ReportTable:
+    """Texts in rows; the first of each is the row's header. `numeric` are the columns of numbers."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+    numeric: range
+    notes: list[str] = field(default_factory=list)
+
+
+def facts_of(gathered: Gathered) -> list[str]:
+    """Return seed, device and total time, if they are known."""
+    records = [run.record for run in gathered.runs]
+    seeds = sorted({record["seed"] for record in records if record.get("seed") is not None})
+    devices = sorted({record.get("environment", {}).get("device", "") for record in records} - {""})
+    seconds = sum(record.get("wall_seconds") or 0 for record in records)
+    facts = [f"seed {', '.join(map(str, seeds))}"] if seeds else []
+    facts += [f"on {', '.join(devices)}"] if devices else []
+    return facts + ([f"{duration(seconds)} of training"] if seconds else [])
+
+
+def results_of(run: ReportedRun) -> str:
+    """Return the final metrics of a run in a line: those on held-out rows, else all."""
+    metrics = run.record.get("metrics", {})
+    held_out = {key: value for key, value in metrics.items() if key.startswith("eval_")}
+    values = ", ".join(f"{metric_name(key)} {format_value(value)}" for key, value in (held_out or metrics).items())
+    return f"{'Held out' if held_out else 'At its end'}: {values}." if values else ""
+
+
+def verdicts_of(gathered: Gathered) -> list[str]:
+    """Return a sentence on whether each model beats the one before it, by the gold score and in each arena."""
+    models = gathered.summary.get("models", {})
+    scored = [(name, one["gold"], *one["gold_interval"]) for name, one in models.items() if "gold" in one]
+    sentences = [verdict(before, after, "gold score") for before, after in pairwise(scored)]
+    for arena in gathered.arenas:
+        rated = [(one["name"], one["rating"], one["low"], one["high"]) for one in arena.get("models", [])]
+        sentences += [verdict(before, after, "arena rating") for before, after in pairwise(rated)]
+    return sentences
+
+
+def verdict(before: tuple, after: tuple, measure: str) -> str:
+    """Compare a model with the one before it, both given as (name, value, low, high)."""
+    (name, value, low, high), (other, other_value, other_low, other_high) = after, before
+    span = f"{format_interval(value, low, high)} against {format_interval(other_value, other_low, other_high)}"
+    if low > other_high:
+        return f"{name} beats {other} on the {measure}: {span}, intervals apart."
+    if high < other_low:
+        return f"{name} is worse than {other} on the {measure}: {span}, intervals apart."
+    return f"the {measure} does not separate {name} and {other}: {span}, intervals overlap."
+
+
+def model_tables(gathered: Gathered) -> list[ReportTable]:
+    """Return tables of metrics with a column per model: the quickstart's, and one for each evaluation."""
+    models = {name: dict(one) for name, one in gathered.summary.get("models", {}).items()}
+    for one in models.values():
+        one["gold_low"], one["gold_high"] = one.get("gold_interval", (None, None))
+    tables = [comparison_table("What the quickstart measured", models, METRIC_TITLES)]
+    for evaluation in gathered.evaluations:
+        name = Path(str(evaluation.get("model", "a model"))).name
+        models = evaluation.get("by_model") or {name: evaluation.get("metrics", {})}
+        keys = dict.fromkeys(key for metrics in models.values() for key in metrics)
+        titles = {key: capitalized(metric_name(key)) for key in keys if not key.endswith(("_low", "_high"))}
+        tables.append(comparison_table(f"Evaluation of {name}", models, titles))
+    return [table for table in tables if table.rows]
+
+
+def comparison_table(caption: str, models: dict[str, dict], keys: dict[str, str]) -> ReportTable:
+    """Return a table with a column per model and a row per metric; `keys` maps metrics to labels."""
+    rows = [[label, *(interval_cell(one, key) for one in models.values())] for key, label in keys.items()]
+    rows = [row for row in rows if {*row[1:]} - {"–"}]
+    caption += ", with 95% intervals where they are known"
+    return ReportTable(caption, ["", *models], rows, range(1, len(models) + 1))
+
+
+def interval_cell(metrics: dict, key: str) -> str:
+    """Return a metric with its interval, or a dash where it has no value."""
+    value = metrics.get(key)
+    if not isinstance(value, (int, float)):
+        return "–"
+    return format_interval(value, metrics.get(f"{key}_low"), metrics.get(f"{key}_high"))
+
+
+def pair_tables(gathered: Gathered) -> list[ReportTable]:
+    """Return a table for each arena of how often each model won against each other."""
+    tables = []
+    for arena in gathered.arenas:
+        rows = []
+        for pair in arena.get("pairs", []):
+            total = max(pair["wins_a"] + pair["wins_b"] + pair["ties"], 1)
+            shares = [f"{pair[key]:,} ({pair[key] / total:.0%})" for key in ("wins_a", "ties", "wins_b")]
+            rows.append([f"{pair['a']} against {pair['b']}", *shares])
+        if rows:
+            known = {key: value for key, value in arena.get("bias", {}).items() if value is not None}
+            bias = [f"{metric_name(key)}: {format_value(value)}" for key, value in known.items()]
+            notes = [f"The judge's bias: {'; '.join(bias)}."] if bias else []
+            columns = ["", "First wins", "Ties", "Second wins"]
+            tables.append(ReportTable(f"Who wins, judged by {judge_of(arena)}", columns, rows, range(1, 4), notes))
+    return tables
+
+
+def format_value(value: object) -> str:
+    """Return a value of a record as text."""
+    return format_number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+
+
+def data_table(gathered: Gathered) -> ReportTable:
+    """Return a table of every source: its rows, and how many of them an epoch takes."""
+    rows = []
+    for run in gathered.runs:
+        for split in run.record.get("data", {}).values():
+            head, sources = [run.name, split.get("name", "")], split["sources"]
+            whole_split = {"rows": split.get("mixed") or split["kept"], "tokens": split["tokens"], "share": 1.0}
+            if len(sources) == 1:
+                cells = amount_cells(sources[0].get("rows", split["rows"]), whole_split)
+                rows.append([*head, dataset_title(sources[0]), *cells, dropped_cell(split)])
+                continue
+            for source in sources:
+                cells = amount_cells(source.get("rows", split["rows"]), source.get("taken", {}))
+                rows.append([*head, dataset_title(source), *cells, ""])
+            if sources:
+                rows.append([*head, "all of them", *amount_cells(split["rows"], whole_split), dropped_cell(split)])
+    columns = ["Stage", "Split", "Source", "Rows", "In an epoch", "Share", "Tokens", "Dropped, cut, faulty"]
+    return ReportTable(DATA, columns, rows, range(3, 7))
+
+
+def amount_cells(given: int, taken: dict) -> list[str]:
+    """Return cells for the rows of a source, and for the rows, share and tokens that an epoch takes of it."""
+    share = f"{taken['share']:.0%}" if "share" in taken else "–"
+    return [format_count(given), format_count(taken.get("rows")), share, format_count(taken.get("tokens"))]
+
+
+def dataset_title(source: dict) -> str:
+    """Return the name of a data set: its card, its Hub id or its file."""
+    if "held_out_of" in source:
+        return f"held out of {source['held_out_of']}"
+    if source.get("card"):
+        return source["card"]
+    path = str(source.get("path", "?"))
+    return path.rpartition("/")[2] if path.startswith(("/", ".")) else path
+
+
+def dropped_cell(split: dict) -> str:
+    """Return how many rows of a split were dropped, cut or faulty, and why."""
+    cut = {"cut": split["cut"]} if split.get("cut") else {}
+    counts = {**split.get("dropped", {}), **cut, **split.get("faults", {})}
+    return ", ".join(f"{count:,} {why}" for why, count in counts.items()) or "none"
+
+
+def cost_table(gathered: Gathered) -> ReportTable:
+    """Return a table of time, steps, tokens, speed and memory of each run."""
+    rows = [
+        [
+            run.name,
+            STATUS_TITLES.get(run.record.get("status"), "unknown"),
+            duration(run.record.get("wall_seconds")),
+            format_count(run.record.get("steps")),
+            format_count(run.record.get("tokens")),
+            format_count(run.record.get("tokens_per_second") or sampling_speed(run)),
+            gigabytes(run.record.get("peak_memory_bytes")),
+            run.record.get("environment", {}).get("device", "–"),
+        ]
+        for run in gathered.runs
+    ]
+    if len(rows) > 1:
+        total = sum(run.record.get("wall_seconds") or 0 for run in gathered.runs)
+        most = max(run.record.get("peak_memory_bytes") or 0 for run in gathered.runs)
+        rows.append(["All stages", "", duration(total), "", "", "", gigabytes(most), ""])
+    columns = ["Stage", "State", "Time", "Steps", "Tokens", "Tokens/s", "Peak memory", "Device"]
+    return ReportTable(COST, columns, rows, range(2, 7))
+
+
+def sampling_speed(run: ReportedRun) -> float | None:
+    """Return the mean tokens per second of PPO's sampling; None for other stages."""
+    speeds = [row["val/tokens_per_second"] for row in run.metrics if "val/tokens_per_second" in row]
+    return sum(speeds) / len(speeds) if speeds else None
