@@ -1,4 +1,4 @@
-"""A push to the Hub that could not come off, or settings of one that is not asked for."""
+"""Validates that a push to the Hub can succeed, before training starts."""
 
 from dataclasses import fields
 
@@ -13,18 +13,21 @@ from hfkit.hub.stage import repo_of
 
 
 def hub_problems(config) -> list[Problem]:
-    """Told before training starts: nobody logged in, a name that is none, a setting without effect."""
+    """Return problems of a push: no login, invalid names, and settings that have no effect."""
     changed = {
         field.name: getattr(config, field.name)
         for field in fields(HubFields)
         if getattr(config, field.name) != field.default
     }
     if not config.push_to_hub:
-        return [Problem(key, value, "has no effect without push_to_hub: true") for key, value in changed.items()]
+        remedy = "has no effect without push_to_hub: true"
+        return [Problem(key, value, remedy, keys=("push_to_hub",)) for key, value in changed.items()]
 
     problems = []
     if HF_HUB_OFFLINE:
-        problems.append(Problem("push_to_hub", True, "HF_HUB_OFFLINE is set: leave out one of the two"))
+        problems.append(
+            Problem("push_to_hub", True, "the environment sets HF_HUB_OFFLINE: unset it, or remove push_to_hub")
+        )
     elif get_token() is None:
         problems.append(Problem("push_to_hub", True, LOGIN))
     fault = repo_fault(repo_of(config))
@@ -34,5 +37,6 @@ def hub_problems(config) -> list[Problem]:
     if fault:
         problems.append(Problem("hub_revision", config.hub_revision, fault))
     if config.hub_strategy == "every_save" and getattr(config, "save_strategy", "no") == "no":
-        problems.append(Problem("hub_strategy", "every_save", "has no effect without checkpoints: set save_strategy"))
+        remedy = "has no effect without checkpoints: set save_strategy"
+        problems.append(Problem("hub_strategy", "every_save", remedy, keys=("save_strategy",)))
     return problems
