@@ -12,7 +12,7 @@ from rich.text import Text
 
 from hfkit.commands.chat.conversation import Conversation, Settings
 from hfkit.commands.chat.voices import Choir, Voice
-from hfkit.config.validation import spell
+from hfkit.config.validation import describe_type
 from hfkit.core.console import printable
 from hfkit.core.errors import HfkitError, nearest
 
@@ -115,7 +115,7 @@ class Talk:
             try:
                 self.change(**{command[1:]: kind(given)})
             except ValueError as error:
-                raise HfkitError(f"{command} {given}: expected {spell(kind)} after {command}") from error
+                raise HfkitError(f"{command} {given}: expected {describe_type(kind)} after {command}") from error
         elif command == "/system":
             self.change(system=given or None)
         elif command == "/adapter":

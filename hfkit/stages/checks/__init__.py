@@ -8,6 +8,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from hfkit.config.fields import ModelFields, OutputFields, SourceFields
 from hfkit.config.registry import spec_of_config
+from hfkit.config.validation import default_of
 from hfkit.core.errors import Problem, reason
 from hfkit.hub.cards.licenses import license_problems
 from hfkit.stages.checks.data import data_problems
@@ -69,11 +70,6 @@ def given_settings(config) -> dict[str, object]:
     values = {field.name: (getattr(config, field.name), default_of(field)) for field in fields(config)}
     given = {name: value for name, (value, default) in values.items() if default not in (NO_DEFAULT, value)}
     return {**given, **given.pop("extra", {})}
-
-
-def default_of(field) -> object:
-    """Return the default of a dataclass field; dataclasses.MISSING if it has none."""
-    return field.default if field.default_factory is NO_DEFAULT else field.default_factory()
 
 
 def with_default(config, key: str):

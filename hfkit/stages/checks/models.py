@@ -110,7 +110,7 @@ def path_problems(key: str, path: str) -> list[Problem]:
         return [] if HUB_ID.match(path) else [Problem(key, path, "no such folder, and not a Hub id")]
     status = (read_record(path) or {}).get("status", "done")
     if status != "done":
-        return [Problem(key, path, f"the run in it is not done ({status}): finish it first")]
+        return [Problem(key, path, f"a run that is not done ({status}): finish it first")]
     try:
         source = Source.of(path)
         if not os.path.isdir(source.base) and not HUB_ID.match(source.base):
