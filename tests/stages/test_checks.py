@@ -28,7 +28,7 @@ CONTRADICTIONS = [
     ("sft", {"eval_datasets": [{"path": "gpt2"}], "test_split_size": 2}),
     ("sft", {"model_revision": "v2", "max_length": 4096}),
     ("sft", {"bf16": True, "fp16": True}),
-    ("sft", {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "steps"}),
+    ("sft", {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2, "save_steps": 3}),
     ("reward", {"use_peft": True, "lora_r": 8, "lora_alpha": 5, "lora_target_modules": ["q_proj"], "use_rslora": True}),
     ("pretrain", {"model_name_or_path": "gpt2", "use_peft": True, "block_size": 4096}),
     ("pretrain", {"model_config": None, "tokenizer_name_or_path": None}),

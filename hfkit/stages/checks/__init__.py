@@ -8,7 +8,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from hfkit.config.fields import ModelFields, OutputFields, SourceFields
 from hfkit.config.registry import spec_of_config
-from hfkit.config.validation import default_of
+from hfkit.config.validation import EXTRA, default_of
 from hfkit.core.errors import Problem, reason
 from hfkit.hub.cards.licenses import license_problems
 from hfkit.stages.checks.data import data_problems
@@ -46,9 +46,9 @@ def trainer_problems(config) -> list[Problem]:
     error = trainer_error(config)
     if error is None:
         return []
-    settings = given_settings(config)
-    *others, key = [key for key in settings if trainer_error(with_default(config, key)) != error] or ["trainer"]
-    problem = Problem(key, settings.get(key), error, keys=tuple(others))
+    settings = {**vars(config), **config.extra}
+    *others, key = [name for name in settings if trainer_error(with_default(config, name)) != error] or ["trainer"]
+    problem = Problem(key, settings.get(key), error, keys=(*others,))
     return [problem] if key == "trainer" else [problem, *trainer_problems(with_default(config, key))]
 
 
@@ -65,15 +65,9 @@ def trainer_error(config) -> str | None:
     return None
 
 
-def given_settings(config) -> dict[str, object]:
-    """Return the settings of a config that differ from their defaults, those of `extra` last."""
-    values = {field.name: (getattr(config, field.name), default_of(field)) for field in fields(config)}
-    given = {name: value for name, (value, default) in values.items() if default not in (NO_DEFAULT, value)}
-    return {**given, **given.pop("extra", {})}
-
-
 def with_default(config, key: str):
-    """Return a copy of a config in which one setting, a field or a key of `extra`, has its default."""
+    """Return a copy of a config in which one setting, a field or a key of `extra`, has its default if there is one."""
     if key in config.extra:
         return replace(config, extra={name: value for name, value in config.extra.items() if name != key})
-    return replace(config, **{field.name: default_of(field) for field in fields(config) if field.name == key})
+    defaults = {field.name: default_of(field) for field in fields(config) if field.name == key != EXTRA}
+    return replace(config, **{name: default for name, default in defaults.items() if default is not NO_DEFAULT})

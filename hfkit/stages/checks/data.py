@@ -8,6 +8,7 @@ from hfkit.core.errors import MISSING, ConfigError, HfkitError, Kind, Problem
 from hfkit.core.hub_ids import HUB_ID
 from hfkit.data.cards import file_of, recipe_of, their_split
 from hfkit.data.mixture import BUDGETS
+from hfkit.stages.checks.rules import broken_rules
 
 FILE = re.compile(r"\.(jsonl?|csv|txt|parquet)(\.gz)?$")
 READ = re.compile(r"\.(jsonl?|csv|txt|parquet)(\.|$)")
@@ -55,20 +56,15 @@ def entry_path_problems(entry: DatasetEntry) -> list[Problem]:
     if os.path.isfile(entry.path) and not READ.search(os.path.basename(entry.path)):
         remedy = "expected a file that ends in .jsonl, .json, .parquet, .csv or .txt, perhaps gzipped (.gz)"
         return [Problem("path", entry.path, remedy)]
-    return [
-        Problem(name, getattr(entry, name), "has no effect on a file", keys=("path",))
-        for name in ("name", "revision")
-        if getattr(entry, name) is not None
-    ]
+    given = [name for name in ("name", "revision") if getattr(entry, name) is not None]
+    return broken_rules(entry, [(True, name, "has no effect on a file", "path") for name in given])
 
 
 def card_problems(entry: DatasetEntry) -> list[Problem]:
     """Return problems of an entry's data card, and of keys that repeat what the card says."""
-    problems = [
-        Problem(name, getattr(entry, name), "the card sets it; to change it, write a card of your own", keys=("card",))
-        for name in ("name", "columns")
-        if getattr(entry, name) is not None
-    ]
+    given = [name for name in ("name", "columns") if getattr(entry, name) is not None]
+    remedy = "the card sets it; to change it, write a card of your own"
+    problems = broken_rules(entry, [(True, name, remedy, "card") for name in given])
     try:
         recipe = recipe_of(entry)
     except ConfigError as error:
@@ -92,18 +88,17 @@ def card_problems(entry: DatasetEntry) -> list[Problem]:
 
 def budget_problems(entry: DatasetEntry) -> list[Problem]:
     """Return problems of an entry with a budget of nothing, with several, or of a stream that has none."""
-    given = {name: value for name in BUDGETS if (value := getattr(entry, name)) is not None}
-    problems = [Problem(name, value, "must be above 0") for name, value in given.items() if value <= 0]
-    if len(given) > 1:
-        key, *others = given
-        problems.append(Problem(key, given[key], f"set one budget: {', '.join(given)} are given", keys=tuple(others)))
-    if entry.streaming and "[" in entry.split:
-        problems.append(Problem("split", entry.split, "a stream cannot be sliced: set rows", keys=("streaming",)))
-    if entry.streaming and not {"rows", "tokens"} & given.keys():
-        problems.append(
-            Problem("streaming", True, "set rows or tokens, to say how much of it to read", keys=("rows", "tokens"))
-        )
-    return problems
+    given = [name for name in BUDGETS if getattr(entry, name) is not None]
+    several = f"set one budget: {', '.join(given)} are given"
+    sliced = entry.streaming and "[" in entry.split
+    endless = entry.streaming and not {"rows", "tokens"} & {*given}
+    rules = [
+        *((getattr(entry, name) <= 0, name, "must be above 0") for name in given),
+        (len(given) > 1, given[0] if given else "rows", several, *given[1:]),
+        (sliced, "split", "a stream cannot be sliced: set rows", "streaming"),
+        (endless, "streaming", "set rows or tokens, to say how much of it to read", "rows", "tokens"),
+    ]
+    return broken_rules(entry, rules)
 
 
 def mixture_weight_problems(key: str, entries: list[DatasetEntry]) -> list[Problem]:
@@ -124,10 +119,12 @@ def mixture_weight_problems(key: str, entries: list[DatasetEntry]) -> list[Probl
 
 def split_problems(config) -> list[Problem]:
     """Return problems of `test_split_size`: rows held out twice, or a size that is none."""
-    problems, size = [], getattr(config, "test_split_size", None)
-    if getattr(config, "eval_datasets", None) and size is not None:
-        remedy = "eval_datasets are held out already: remove one of the two"
-        problems.append(Problem("test_split_size", size, remedy, keys=("eval_datasets",)))
-    if size is not None and (size <= 0 or (size > 1 and not size.is_integer())):
-        problems.append(Problem("test_split_size", size, "expected a share below 1, or a whole number of rows"))
-    return problems
+    size = getattr(config, "test_split_size", None)
+    if size is None:
+        return []
+    twice, is_no_size = bool(config.eval_datasets), size <= 0 or (size > 1 and not size.is_integer())
+    rules = [
+        (twice, "test_split_size", "eval_datasets are held out already: remove one of the two", "eval_datasets"),
+        (is_no_size, "test_split_size", "expected a share below 1, or a whole number of rows"),
+    ]
+    return broken_rules(config, rules)

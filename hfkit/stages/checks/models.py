@@ -11,35 +11,29 @@ from hfkit.models.loading import cached_config, cached_tokenizer, is_classifier
 from hfkit.records.base import base_fault
 from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source
+from hfkit.stages.checks.rules import broken_rules
 
 MODEL_CONFIGS = ("config.json", ADAPTER_CONFIG)
 MODEL_KEYS = ("model_name_or_path", "model_revision", "model_config", "tokenizer_name_or_path")
 """The keys that say which model and tokenizer are read; what is found in these is about all of them."""
-NAMES_IN_PEFT = {"lora_r": "r", "lora_target_modules": "target_modules"}
-"""What PEFT's config calls the keys that it has under another name."""
+ADAPTER_KEYS = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_target_modules": "target_modules"}
+ADAPTER_KEYS |= {"use_rslora": "use_rslora"}
+"""The keys of an adapter's shape, and their names in PEFT's config."""
 
 
 def adapter_problems(config) -> list[Problem]:
     """Return problems of LoRA and quantization settings that contradict each other."""
-    problems = []
     bits = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(config, name)), None)
-    if bits and not config.use_peft:
-        remedy = "quantized weights cannot be trained: set use_peft: true"
-        problems.append(Problem(bits, True, remedy, keys=("use_peft",)))
-    if config.load_in_4bit and config.load_in_8bit:
-        remedy = "the base is loaded in 4 bits or in 8: set one of the two"
-        problems.append(Problem("load_in_8bit", True, remedy, keys=("load_in_4bit",)))
-    problems += [
-        Problem(name, getattr(config, name), "has no effect without use_peft: true", keys=("use_peft",))
-        for name in ("lora_r", "lora_alpha", "lora_target_modules", "use_rslora")
-        if not config.use_peft and getattr(config, name) not in (None, False)
+    both = config.load_in_4bit and config.load_in_8bit
+    given = [key for key in ADAPTER_KEYS if getattr(config, key) not in (None, False) and not config.use_peft]
+    rules = [
+        (bits and not config.use_peft, bits, "quantized weights cannot be trained: set use_peft: true", "use_peft"),
+        (both, "load_in_8bit", "the base is loaded in 4 bits or in 8: set one of the two", "load_in_4bit"),
+        *((True, key, "has no effect without use_peft: true", "use_peft") for key in given),
+        (config.lora_target_modules == [], "lora_target_modules", "name one or more; without it, all linear layers"),
+        (bits and config.dtype == "auto", "dtype", f"{bits} needs a dtype: bfloat16 on a GPU, else float32", bits),
     ]
-    if config.lora_target_modules == []:
-        problems.append(Problem("lora_target_modules", [], "name at least one, or leave it out for all linear layers"))
-    if bits and config.dtype == "auto":
-        remedy = f"{bits} needs the dtype by name: bfloat16 on a GPU, else float32"
-        problems.append(Problem("dtype", "auto", remedy, keys=(bits,)))
-    return problems
+    return broken_rules(config, rules)
 
 
 def model_problems(config) -> list[Problem]:
@@ -50,7 +44,7 @@ def model_problems(config) -> list[Problem]:
         missing = Problem("model_name_or_path", None, "missing: the model to start from")
         return [] if hasattr(config, "model_config") else [missing]
     key = "tokenizer_name_or_path" if getattr(config, "tokenizer_name_or_path", None) else "model_name_or_path"
-    problems = path_problems(key, path) or tokenizer_problems(config, key, path, revision)
+    problems = path_problems(key, path) or model_tokenizer_problems(config, key, path, revision)
     if getattr(config, "model_config", None):
         return problems + vocabulary_problems(config) + length_problems(config)
     reported = {problem.key for problem in problems}
@@ -133,7 +127,7 @@ def weights_problems(key: str, path: str) -> list[Problem]:
     return [Problem(key, path, f"holds {content}: name a folder with {' or '.join(MODEL_CONFIGS)}, or a Hub id")]
 
 
-def tokenizer_problems(config, key: str, path: str, revision: str) -> list[Problem]:
+def model_tokenizer_problems(config, key: str, path: str, revision: str) -> list[Problem]:
     """Return problems of a tokenizer that cannot be read, or that has no pad token but its EOS."""
     try:
         cached_tokenizer(path, revision, config.pad_token)
@@ -175,8 +169,8 @@ def adapter_shape_problems(config) -> list[Problem]:
     if adapter is None or not config.use_peft:
         return []
     problems = []
-    for key in ("lora_r", "lora_alpha", "lora_target_modules", "use_rslora"):
-        value, inherited = getattr(config, key), adapter.get(NAMES_IN_PEFT.get(key, key))
+    for key, name_in_peft in ADAPTER_KEYS.items():
+        value, inherited = getattr(config, key), adapter.get(name_in_peft)
         if value not in (None, False) and as_set(value) != as_set(inherited):
             remedy = f"the adapter it starts from has {inherited}: leave it out"
             problems.append(Problem(key, value, remedy, keys=("use_peft", *MODEL_KEYS)))

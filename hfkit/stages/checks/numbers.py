@@ -3,6 +3,7 @@
 import math
 
 from hfkit.core.errors import Problem
+from hfkit.stages.checks.rules import broken_rules
 
 POSITIVE = (
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "num_train_epochs"),
@@ -44,16 +45,15 @@ def number_problems(config) -> list[Problem]:
         if value is not None and not low <= value <= high:
             remedy = "must not be negative" if high is math.inf else f"must be from {low} to {high}"
             problems.append(Problem(name, value, remedy))
-    steps = getattr(config, "max_steps", -1)
-    if steps != -1 and steps < 1:
-        problems.append(Problem("max_steps", steps, "must be above 0, or -1 for num_train_epochs"))
-    if (getattr(config, "eval_steps", None) or 0) > 0 and config.eval_strategy != "steps":
-        remedy = "has no effect without eval_strategy: steps"
-        problems.append(Problem("eval_steps", config.eval_steps, remedy, keys=("eval_strategy",)))
-    if getattr(config, "eval_strategy", "no") != "no" and not has_held_out(config):
-        remedy = "needs held-out rows: set eval_datasets or test_split_size"
-        problems.append(Problem("eval_strategy", config.eval_strategy, remedy, keys=HELD_OUT_KEYS))
-    return problems
+    steps, evaluates = getattr(config, "max_steps", -1), getattr(config, "eval_strategy", "no")
+    no_steps = evaluates != "steps" and (getattr(config, "eval_steps", None) or 0) > 0
+    no_rows = evaluates != "no" and not has_held_out(config)
+    rules = [
+        (steps != -1 and steps < 1, "max_steps", "must be above 0, or -1 for num_train_epochs"),
+        (no_steps, "eval_steps", "has no effect without eval_strategy: steps", "eval_strategy"),
+        (no_rows, "eval_strategy", "needs held-out rows: set eval_datasets or test_split_size", *HELD_OUT_KEYS),
+    ]
+    return problems + broken_rules(config, rules)
 
 
 def has_held_out(config) -> bool:

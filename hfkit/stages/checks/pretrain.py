@@ -5,23 +5,21 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from hfkit.config.stages import PretrainConfig
 from hfkit.core.errors import Problem
+from hfkit.stages.checks.rules import broken_rules
 
 
 def pretrain_problems(config: PretrainConfig) -> list[Problem]:
     """Return problems of what is pretrained: a new model or an existing one, not both, with a tokenizer."""
-    problems, path, model_config = [], config.model_name_or_path, config.model_config
-    if bool(model_config) == bool(path):
-        remedy = "set either model_config (a new model) or model_name_or_path (continue one)"
-        problems.append(Problem("model_config", model_config, remedy, keys=("model_name_or_path",)))
-    if model_config and config.use_peft:
-        remedy = "a new model has no frozen base: train it in full"
-        problems.append(Problem("use_peft", True, remedy, keys=("model_config",)))
-    if model_config:
-        problems += architecture_problems(model_config)
-    if not (path or config.tokenizer_name_or_path):
-        remedy = "missing: a new model needs a tokenizer"
-        problems.append(Problem("tokenizer_name_or_path", None, remedy, keys=("model_name_or_path",)))
-    return problems
+    path, model_config = config.model_name_or_path, config.model_config
+    unclear, no_tokenizer = bool(model_config) == bool(path), not (path or config.tokenizer_name_or_path)
+    either = "set either model_config (a new model) or model_name_or_path (continue one)"
+    full = "a new model has no frozen base: train it in full"
+    rules = [
+        (unclear, "model_config", either, "model_name_or_path"),
+        (model_config and config.use_peft, "use_peft", full, "model_config"),
+        (no_tokenizer, "tokenizer_name_or_path", "missing: a new model needs a tokenizer", "model_name_or_path"),
+    ]
+    return broken_rules(config, rules) + (architecture_problems(model_config) if model_config else [])
 
 
 def architecture_problems(model_config: dict) -> list[Problem]:
