@@ -1,8 +1,8 @@
 """hfkit arena runs/quickstart/sft runs/quickstart/ppo --prompts prompts.jsonl --judge human
 
-Finds which model replies best: a judge compares their replies to the same prompts, pair by pair. Reports win rates and
-Bradley-Terry ratings on the Elo scale with 95% intervals; what the judge may be biased by (length, and the order in
-which it sees two replies); and the entropy and diversity of each model's replies over temperatures.
+Finds which model responds best: a judge compares their responses to the same prompts, pair by pair. Reports win rates
+and Bradley-Terry ratings on the Elo scale with 95% intervals; what the judge may be biased by (length, and the order in
+which it sees two responses); and the entropy and diversity of each model's responses over temperatures.
 
 Judges: `reward` (a reward model, by its score), `function` (--reward_function package.module:f, as for PPO), `human`
 (you, at this terminal, blind and shuffled), or a language model, by path or Hub id, that is asked in both orders. A
@@ -38,7 +38,7 @@ from hfkit.rlhf.reward_functions import called, checked, import_function
 ARENA = "arena.json"
 VERDICTS = "verdicts.jsonl"
 SAVED_EXAMPLES = 8
-"""Prompts whose replies are saved as samples."""
+"""Prompts whose responses are saved as samples."""
 
 
 def arena(config: ArenaConfig) -> dict:
@@ -120,9 +120,9 @@ def load_judge(config: ArenaConfig, folder: Path) -> Judge:
 
 
 def compare_models(judge: Judge, rows: list[dict], texts: dict[str, list[str]]) -> tuple[list[Battle], dict]:
-    """Compare the replies of every pair of models to every prompt, and return the battles and the judge's biases.
+    """Compare the responses of every pair of models to every prompt, and return the battles and the judge's biases.
 
-    Equal replies are a tie that the judge does not see.
+    Equal responses are a tie that the judge does not see.
     """
     pairs = [(index, a, b) for index in range(len(rows)) for a, b in combinations(texts, 2)]
     different = [(index, a, b) for index, a, b in pairs if texts[a][index] != texts[b][index]]
@@ -151,7 +151,7 @@ def print_arena(result: dict) -> None:
         console.print(line, highlight=False, markup=False)
     for line in bias_lines(result["bias"]):
         console.print(line, highlight=False, markup=False)
-    table = Table(title="replies over temperatures")
+    table = Table(title="responses over temperatures")
     columns = ("entropy", "distinct_1", "distinct_2", "self_bleu", "length")
     for column in ("", "temperature", *columns):
         table.add_column(column, justify="right" if column else "left")

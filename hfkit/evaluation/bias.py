@@ -1,4 +1,4 @@
-"""Checks how far a judge can be trusted: models trained on it, and biases for length or for the reply shown first."""
+"""Checks how far a judge can be trusted: models trained on it, and biases for length or the first response."""
 
 from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, split_name
 from hfkit.core.errors import HfkitError
@@ -38,12 +38,12 @@ def training_judge_warning(config: ArenaConfig, judge: str) -> str | None:
 
 
 def self_judge_warning(config: ArenaConfig) -> str | None:
-    """Return a warning if one of the models is the judge: it favors its own replies (arXiv 2404.13076)."""
+    """Return a warning if one of the models is the judge: it favors its own responses (arXiv 2404.13076)."""
     if config.judge in JUDGE_KINDS:
         return None
     judge = model_identity(config.judge)
     same = [name for name, path in map(split_name, config.models) if model_identity(path) == judge]
-    return f"the judge is {same[0]} itself, and models favor their own replies" if same else None
+    return f"the judge is {same[0]} itself, and models favor their own responses" if same else None
 
 
 def reward_functions_in_lineage(record: dict) -> list[str]:
@@ -65,10 +65,10 @@ def judge_bias(matches: list[Match], verdicts: list[Verdict]) -> dict:
     """Return what a judge may be biased by.
 
     Returns:
-        `longer_wins`: share of the verdicts, without ties and replies of equal length, for the reply with more words;
-        `decided`: how many verdicts that is of; `first_wins`: share of the decided comparisons that the reply shown
+        `longer_wins`: share of verdicts, without ties and responses of equal length, for the response with more words;
+        `decided`: how many verdicts that is of; `first_wins`: share of the decided comparisons that the response shown
         first won; `consistent`: share of pairs with the same verdict in both orders. A share of nothing is None, as
-        the last two of a judge that reads one reply at a time.
+        the last two of a judge that reads one response at a time.
     """
     decided = [
         (len(m.a.split()) - len(m.b.split())) * (v.result - 0.5)
@@ -104,9 +104,9 @@ def bias_lines(bias: dict) -> list[str]:
     """Return lines for the terminal on what the judge may be biased by."""
     lines = []
     if bias["longer_wins"] is not None:
-        lines.append(f"the longer reply won {bias['longer_wins']:.0%} of {bias['decided']} decided verdicts")
+        lines.append(f"the longer response won {bias['longer_wins']:.0%} of {bias['decided']} decided verdicts")
     if bias["first_wins"] is not None:
-        lines.append(f"the reply shown first won {bias['first_wins']:.0%} of the comparisons")
+        lines.append(f"the response shown first won {bias['first_wins']:.0%} of the comparisons")
     if bias["consistent"] is not None:
         lines.append(f"both orders gave the same verdict on {bias['consistent']:.0%} of the pairs")
     return lines

@@ -104,7 +104,7 @@ def kind_problems(key: str, path: str, is_reward: bool) -> list[Problem]:
         return problems
     if is_reward:
         return [Problem(key, path, "not a reward model, which has a score head: train one with `hfkit reward`")]
-    return [Problem(key, path, "a reward model, which gives no replies: name a language model")]
+    return [Problem(key, path, "a reward model, which gives no responses: name a language model")]
 
 
 def name_problems(key: str, given: list[str], keys: tuple[str, ...] = ()) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""Measures how diverse a model's replies are, which RLHF is known to reduce (arXiv 2310.06452)."""
+"""Measures how diverse a model's responses are, which RLHF is known to reduce (arXiv 2310.06452)."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from hfkit.metrics.formulas import distinct, self_bleu, token_entropy
 
 
 def reply_diversity(replies: list[Reply]) -> dict[str, float]:
-    """Return entropy (nats per token), distinct-1 and distinct-2 over all replies together."""
+    """Return entropy (nats per token), distinct-1 and distinct-2 over all responses together."""
     texts = [reply.text for reply in replies]
     entropy = token_entropy([reply.entropy for reply in replies], [len(reply.ids) for reply in replies])
     return {"entropy": entropy, "distinct_1": distinct(texts, 1), "distinct_2": distinct(texts, 2)}
@@ -18,9 +18,9 @@ def reply_diversity(replies: list[Reply]) -> dict[str, float]:
 def diversity_by_temperature(
     config: ArenaConfig, subject: Subject, prompts: list[list[int]], results: ResultsFile
 ) -> list[dict]:
-    """Return entropy, diversity and length of several replies to each of some prompts, a dict for each temperature.
+    """Return entropy, diversity and length of several responses to each of some prompts, a dict for each temperature.
 
-    distinct-n and self-BLEU are of the replies to one prompt, averaged over prompts ("per-input diversity" in arXiv
+    distinct-n and self-BLEU are of the responses to one prompt, averaged over prompts ("per-input diversity" in arXiv
     2310.06452); entropy is in nats per token, length in tokens.
     """
     rows, prompts, size = [], prompts[: config.diversity_prompts], config.per_device_eval_batch_size

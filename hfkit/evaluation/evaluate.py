@@ -2,9 +2,9 @@
 
 Measures how good a model is on held-out rows, and how good others are on the same rows.
 
-Of a language model: loss, perplexity and bits per byte; length, diversity and entropy of its replies, their KL to the
+Of a language model: loss, perplexity and bits per byte; length, diversity and entropy of its responses, their KL to the
 SFT model, their reward by a --reward_model, exact matches where there are references. Of a reward model: accuracy,
-log-loss and calibration on pairs, how they depend on length, and the rewards of worthless replies.
+log-loss and calibration on pairs, how they depend on length, and the rewards of worthless responses.
 
 Writes evaluation.json into the model's folder, and the metrics into its record and card; with --output_dir, into that
 folder alone. The same command resumes an interrupted evaluation.
@@ -81,7 +81,7 @@ def print_evaluation(evaluation: dict) -> None:
     by_model = evaluation["by_model"]
     rows = evaluation["data"]["test"]["kept"]
     prompts = evaluation["data"].get("prompts", {}).get("kept")
-    table = Table(title=f"{rows} held-out rows" + (f", replies to {prompts} prompts" if prompts else ""))
+    table = Table(title=f"{rows} held-out rows" + (f", responses to {prompts} prompts" if prompts else ""))
     for column in ("", *by_model):
         table.add_column(column, justify="right" if column else "left")
     names = dict.fromkeys(name for metrics in by_model.values() for name in metrics)
@@ -90,7 +90,7 @@ def print_evaluation(evaluation: dict) -> None:
             table.add_row(name, *(metric_with_interval(metrics, name) for metrics in by_model.values()))
     Console(width=None if Console().is_terminal else 110).print(table)
     for name, found in evaluation.get("probes", {}).items():
-        probes.print_probes(found, f"{name}: rewards of worthless replies")
+        probes.print_probes(found, f"{name}: rewards of worthless responses")
 
 
 def metric_with_interval(metrics: dict, name: str) -> str:

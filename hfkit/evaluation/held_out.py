@@ -84,7 +84,7 @@ def find_held_out(
     """Load held-out rows of a run, `limit` at most.
 
     Args:
-        record: of the run. PPO's rows have no replies: those of the model that it started from are loaded.
+        record: of the run. PPO's rows have no responses: those of the model that it started from are loaded.
         are_pairs: whether it is the run of a reward model.
         entries: data sets in place of those that the record names.
         seed: of the random choice among more than `limit` rows; None takes the first ones.
@@ -119,7 +119,7 @@ def find_held_out(
 
 
 def prompted_start(record: dict) -> dict | None:
-    """Return the lineage entry of the model that a run started from if the run's rows are prompts without replies."""
+    """Return the lineage entry of the model that a run started from if the run's rows are prompts without responses."""
     spec = spec_of(record.get("stage"))
     if spec is None or spec.form != "prompts":
         return None
@@ -127,7 +127,7 @@ def prompted_start(record: dict) -> dict | None:
 
 
 def prompt_and_reply(row: dict) -> tuple[str | Messages, str | None] | None:
-    """Return the prompt of a row, and its reply if it is text, else None; None for a row without a prompt."""
+    """Return the prompt of a row, and its response if it is text, else None; None for a row without a prompt."""
     prompt = prompt_of(row)
     if not prompt:
         return None

@@ -1,4 +1,4 @@
-"""Judges that say which of two replies is better: a reward, a language model that is asked, or a person."""
+"""Judges that say which of two responses is better: a reward, a language model that is asked, or a person."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ Answer with the letter of the better reply, A or B, and nothing else."""
 
 @dataclass(frozen=True)
 class Match:
-    """The texts of two different replies to one prompt, and further columns of the prompt's row."""
+    """The texts of two different responses to one prompt, and further columns of the prompt's row."""
 
     prompt: str | Messages
     a: str
@@ -39,12 +39,12 @@ class Match:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which reply of a match is better.
+    """Which response of a match is better.
 
     Args:
-        result: 1 if reply `a` is better, 0 if `b` is, 0.5 for a tie.
-        firsts: for each time that the judge saw both replies: 1 if it preferred the one shown first, 0 if the other,
-            0.5 for a tie; () for a judge that reads one reply at a time.
+        result: 1 if response `a` is better, 0 if `b` is, 0.5 for a tie.
+        firsts: for each time that the judge saw both responses: 1 if it preferred the one shown first, 0 if the other,
+            0.5 for a tie; () for a judge that reads one response at a time.
     """
 
     result: float
@@ -55,10 +55,10 @@ Judge = Callable[[Sequence[Match]], list[Verdict]]
 
 
 def score_judge(score: Callable[[list, list[str], list[dict]], Sequence[float]]) -> Judge:
-    """Return a judge that scores each reply by itself; the higher score wins.
+    """Return a judge that scores each response by itself; the higher score wins.
 
     Args:
-        score: (prompts, replies, columns) -> a score for each reply.
+        score: (prompts, responses, columns) -> a score for each response.
     """
 
     def judge(matches: Sequence[Match]) -> list[Verdict]:
@@ -71,7 +71,7 @@ def score_judge(score: Callable[[list, list[str], list[dict]], Sequence[float]])
 
 
 def model_judge(subject: Subject, results: ResultsFile, batch_size: int) -> Judge:
-    """Return a judge that asks a language model for the letter of the better reply, in both orders (arXiv 2306.05685).
+    """Return a judge that asks a language model for the better response's letter, in both orders (arXiv 2306.05685).
 
     The likelier letter is the answer; contradictory answers are a tie. The judge raises HfkitError if a question does
     not fit into the model's context.
@@ -79,7 +79,7 @@ def model_judge(subject: Subject, results: ResultsFile, batch_size: int) -> Judg
     letters = [subject.tokenizer(letter, add_special_tokens=False).input_ids for letter in "AB"]
 
     def compare(matches: Sequence[Match], first: str, second: str) -> list[float]:
-        """Return, for each match, 1 if the reply shown first is preferred, 0 if the other is, 0.5 for a tie."""
+        """Return, for each match, 1 if the response shown first is preferred, 0 if the other is, 0.5 for a tie."""
         questions = [
             QUESTION.format(prompt=conversation_text(m.prompt), first=getattr(m, first), second=getattr(m, second))
             for m in matches
@@ -88,7 +88,7 @@ def model_judge(subject: Subject, results: ResultsFile, batch_size: int) -> Judg
         longest = max(map(len, prompts))
         if subject.context and longest >= subject.context:
             raise HfkitError(
-                f"a prompt with two replies takes {longest} tokens, but the judge's context is {subject.context}: "
+                f"a prompt with two responses takes {longest} tokens, but the judge's context is {subject.context}: "
                 "lower max_prompt_length or response_length"
             )
         judge_model = subject.model, subject.tokenizer

@@ -1,4 +1,4 @@
-"""Computes the metrics of language models: the loss on held-out rows, and what their replies are like."""
+"""Computes the metrics of language models: the loss on held-out rows, and what their responses are like."""
 
 from hfkit.config.evaluation import EvaluateConfig, split_name
 from hfkit.core.console import say, warn
@@ -18,9 +18,9 @@ from hfkit.records.lineage import change_since
 from hfkit.records.record import record_of
 
 KEPT_SAMPLES = 5
-"""Prompts whose replies are saved as samples."""
+"""Prompts whose responses are saved as samples."""
 SELF_BLEU_REPLIES = 100
-"""Replies that self-BLEU is of at most: it compares each with every other."""
+"""Responses that self-BLEU is of at most: it compares each with every other."""
 
 
 def evaluate_language_models(config: EvaluateConfig, results: ResultsFile) -> dict:
@@ -79,7 +79,7 @@ def evaluation_prompts(config: EvaluateConfig, held_out: HeldOut) -> tuple[list[
         return load_prompts(entries_of(config.prompts), config.max_prompts, config.seed, [])
     rows = rows_with_prompts(list(held_out.rows), [])
     if not rows:
-        say("evaluate: the held-out rows are plain text, without prompts to reply to: name some with --prompts")
+        say("evaluate: the held-out rows are plain text, without prompts to respond to: name some with --prompts")
     return sample_rows(rows, config.max_prompts, config.seed), Split("prompts", [{"of": "test"}], len(rows))
 
 
@@ -119,7 +119,7 @@ def reply_metrics(replies: list[Reply], references: list[str | None]) -> dict[st
 def kl_metrics(
     config: EvaluateConfig, subject: Subject, prompts: list[list[int]], replies: list[Reply]
 ) -> dict[str, float]:
-    """Return the KL to the reference, in nats per reply; {} without a reference, or for greedy replies."""
+    """Return the KL to the reference, in nats per response; {} without a reference, or for greedy responses."""
     path, revision = kl_reference(config, subject)
     if path is None or config.temperature == 0:
         return {}

@@ -16,7 +16,7 @@ def plot_arena(folder: Path, arena: dict) -> Path:
     ratings.set_yticks(range(len(models)), [model["name"] for model in models])
     for axes, key, title, label in (
         (entropy, "entropy", "Entropy", "nats per token"),
-        (similarity, "self_bleu", "Similarity of replies", "self-BLEU of replies to one prompt"),
+        (similarity, "self_bleu", "Similarity of responses", "self-BLEU of responses to one prompt"),
     ):
         for model in arena["models"]:
             points = [(row["temperature"], row[key]) for row in arena["diversity"] if row["model"] == model["name"]]

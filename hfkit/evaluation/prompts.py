@@ -1,4 +1,4 @@
-"""Loads the prompts that several models reply to: those that fit into each of them."""
+"""Loads the prompts that several models respond to: those that fit into each of them."""
 
 from collections import Counter
 
@@ -17,7 +17,7 @@ REFERENCE_COLUMNS = [column for column in INSTRUCTIONS if column not in TEXT]
 
 
 def load_prompts(entries: list[DatasetEntry], limit: int, seed: int, columns: list[str]) -> tuple[list[dict], Split]:
-    """Load rows of `prompt`, `reference` (the reply of the row, or None) and `columns`, and what became of the rows.
+    """Load rows of `prompt`, `reference` (the response of the row, or None) and `columns`, and what became of the rows.
 
     Raises:
         HfkitError: the rows cannot be read, or none has a prompt.
@@ -34,7 +34,7 @@ def load_prompts(entries: list[DatasetEntry], limit: int, seed: int, columns: li
 
 
 def prompt_columns(entries: list[DatasetEntry]) -> list[str]:
-    """Return the columns to read: prompts alone if the card of an entry has no single reply per row."""
+    """Return the columns to read: prompts alone if the card of an entry has no single response per row."""
     forms = {recipe.form for entry in entries if (recipe := recipe_of(entry)) is not None}
     return PROMPTS if forms & {"prompts", "preference", "ranking"} else REFERENCE_COLUMNS
 
@@ -59,7 +59,7 @@ def sample_rows(rows: list[dict], limit: int, seed: int) -> list[dict]:
 def shared_prompts(
     rows: list[dict], subjects: list[Subject], max_prompt_length: int, response_length: int, stats: Split
 ) -> tuple[list[dict], dict[str, list[list[int]]]]:
-    """Return the rows whose prompt and reply fit into every model, and the prompts' token ids by the model's name.
+    """Return the rows whose prompt and response fit into every model, and the prompts' token ids by the model's name.
 
     `stats` counts the others as dropped.
 

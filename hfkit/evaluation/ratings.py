@@ -14,7 +14,7 @@ OUTCOMES = (1.0, 0.5, 0.0)
 
 @dataclass(frozen=True)
 class Battle:
-    """A verdict on two models' replies to one prompt: 1 if that of `a` is better, 0 if that of `b`, 0.5 for a tie."""
+    """A verdict on two models' responses to one prompt: 1 if that of `a` is better, 0 if that of `b`, 0.5 for a tie."""
 
     prompt: int
     a: str

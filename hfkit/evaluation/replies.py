@@ -1,4 +1,4 @@
-"""Samples the replies of models to prompts, each once: `replies.jsonl` keeps them with their likelihoods."""
+"""Samples the responses of models to prompts, each once: `replies.jsonl` keeps them with their likelihoods."""
 
 import gc
 from dataclasses import asdict, dataclass
@@ -21,7 +21,7 @@ REPLIES = "replies.jsonl"
 
 @dataclass(frozen=True)
 class Sampling:
-    """How replies are sampled: greedily at `temperature` 0; otherwise temperature is the only logits processor."""
+    """How responses are sampled: greedily at `temperature` 0; otherwise temperature is the only logits processor."""
 
     max_new_tokens: int
     temperature: float
@@ -30,13 +30,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Reply:
-    """A sampled reply.
+    """A sampled response.
 
     Args:
         ids: token ids, up to and with the stop token if there is one.
         text: without special tokens.
         logprob, entropy: sums over its tokens, in nats, under the distribution that it was sampled from; for a greedy
-            reply, that at temperature 1.
+            response, that at temperature 1.
     """
 
     ids: list[int]
@@ -72,7 +72,7 @@ class Subject:
 
     @cached_property
     def identity(self) -> list:
-        """What identifies the weights that reply: their dtype, the model, and its base."""
+        """What identifies the weights that generate: their dtype, the model, and its base."""
         source = Source.of(self.path, self.revision)
         models = [(source.path, source.revision), (source.base, source.base_revision)]
         identities = [model_identity(*model) for model in models]
@@ -89,7 +89,7 @@ class Subject:
         gc.collect()  # a model refers to itself, and a GPU may have no room for two
 
     def encode(self, prompt: str | Messages) -> list[int]:
-        """Return the token ids of a prompt, ready to be replied to.
+        """Return the token ids of a prompt, ready to generate from.
 
         Without a chat template, a conversation is the text of its messages with an empty line between them.
         """
@@ -101,14 +101,14 @@ class Subject:
 def load_or_sample(
     subject: Subject, prompts: list[list[int]], sampling: Sampling, saved: ResultsFile, batch_size: int, copies: int = 1
 ) -> list[Reply]:
-    """Return replies to prompts: the saved ones; the others are sampled and saved batch by batch.
+    """Return responses to prompts: the saved ones; the others are sampled and saved batch by batch.
 
-    Each batch has a seed of its own, so that a resumed run ends with the replies of an uninterrupted one. A saved reply
-    is never replaced, even if others of its batch are missing.
+    Each batch has a seed of its own, so that a resumed run ends with the responses of an uninterrupted one. A saved
+    response is never replaced, even if others of its batch are missing.
 
     Args:
         prompts: token ids.
-        copies: replies to each prompt; first one to each prompt, then another to each.
+        copies: responses to each prompt; first one to each prompt, then another to each.
     """
     settings = [subject.identity, asdict(sampling)]
     keys = [hash_of([*settings, copy, prompt]) for copy in range(copies) for prompt in prompts]
@@ -117,7 +117,7 @@ def load_or_sample(
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     missing = [batch for batch in batches if any(keys[index] not in saved for index in batch)]
-    for batch in progress(missing, f"{subject.name}: replies", batch_size, len(prompts)):
+    for batch in progress(missing, f"{subject.name}: responses", batch_size, len(prompts)):
         rows = [prompts[index] for index in batch]
         replies = sample_batch(subject, rows, sampling, hash_of([keys[index] for index in batch]))
         new = zip(batch, replies, strict=True)
@@ -127,7 +127,7 @@ def load_or_sample(
 
 
 def sample_batch(subject: Subject, prompts: list[list[int]], sampling: Sampling, name: str) -> list[Reply]:
-    """Sample replies to one batch of prompts, with a seed made of the batch's name, a hexadecimal hash."""
+    """Sample responses to one batch of prompts, with a seed made of the batch's name, a hexadecimal hash."""
     model, tokenizer, temperature = subject.model, subject.tokenizer, sampling.temperature
     ids = generate_replies(
         model,

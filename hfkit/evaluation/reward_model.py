@@ -1,4 +1,4 @@
-"""Computes the metrics of reward models: how they rank held-out pairs, and how they score worthless replies."""
+"""Computes the metrics of reward models: how they rank held-out pairs, and how they score worthless responses."""
 
 import numpy as np
 from accelerate.utils import release_memory
@@ -19,7 +19,7 @@ from hfkit.models.reward_model import RewardModel, load_reward
 from hfkit.records.record import record_of
 
 PROBED = 32
-"""Rows whose best reply is probed, at most."""
+"""Rows whose best response is probed, at most."""
 
 
 def evaluate_reward_models(config: EvaluateConfig) -> dict:
@@ -62,7 +62,7 @@ def evaluate_pairs(reward: RewardModel, held_out: HeldOut, batch_size: int) -> t
 
 
 def probe_reward_model(reward: RewardModel, held_out: HeldOut) -> dict[str, dict[str, float]]:
-    """Return `probes.probe`: rewards of worthless replies, made of the best ones; {} with fewer than 2 usable rows."""
+    """Return `probes.probe`: rewards of worthless responses, made of the best ones; {} if fewer than 2 rows fit."""
     prompts, replies = [], []
     for row in held_out.rows.select(range(min(PROBED, len(held_out.rows)))):
         try:

@@ -241,7 +241,7 @@ def test_a_function_that_a_model_before_was_trained_on_judges_only_if_asked(tmp_
 def test_a_language_model_judges(config, base_dir):
     result = arena(config(judge=str(base_dir)))
     assert result["judge"]["kind"] == "model"
-    assert result["judge"]["warning"].startswith("the judge is base itself, and models favor their own replies")
+    assert result["judge"]["warning"].startswith("the judge is base itself, and models favor their own responses")
     assert 0 <= result["bias"]["first_wins"] <= 1
     assert 0 <= result["bias"]["consistent"] <= 1
 
@@ -297,7 +297,7 @@ def test_a_fault_of_the_judge_silences_what_contradicts_it(data, base_dir, sft_d
 
 
 def test_a_reward_model_is_no_contestant_and_no_judge_to_ask(config, reward_dir, sft_dir):
-    with pytest.raises(ConfigError, match="which gives no replies"):
+    with pytest.raises(ConfigError, match="which gives no responses"):
         config(models=[str(reward_dir), str(sft_dir)], judge="human")
     with pytest.raises(ConfigError, match="name a language model"):
         config(judge=str(reward_dir))
@@ -325,4 +325,4 @@ def test_the_command(data, base_dir, sft_dir, tmp_path, capsys):
     assert main(["arena", f"base={base_dir}", str(sft_dir), *flags, *short]) == 0
     shown = capsys.readouterr().out
     assert "judged by reward_functions:length" in shown
-    assert "the longer reply won" in shown
+    assert "the longer response won" in shown

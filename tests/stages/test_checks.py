@@ -1,13 +1,13 @@
 """The checks of a stage's config: which keys a problem is about, which stage's checks run, what may not exist yet."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
 
 from hfkit.config.parsing import load_config
-from hfkit.config.registry import STAGES, StageSpec, register, spec_of_config
+from hfkit.config.registry import STAGES, StageSpec, spec_of_config
 from hfkit.config.stages import SFTConfig
 from hfkit.config.validation import top_level_key
 from hfkit.core.errors import ConfigError, Kind, Problem
@@ -146,22 +146,22 @@ class ToyConfig(SFTConfig):
     shots: int = 1
 
 
+CHECKS = "hfkit.stages.checks:toy_problems"
+
+
 def toy_problems(config: ToyConfig) -> list[Problem]:
     return [] if config.shots else [Problem("shots", config.shots, "must be above 0")]
 
 
 @pytest.fixture
 def toy(monkeypatch):
-    """toy(makes): the spec of a registered stage."""
-    monkeypatch.setattr("hfkit.config.registry.STAGES", STAGES | {})
+    """toy(makes) -> the spec of a registered stage."""
     monkeypatch.setattr("hfkit.stages.checks.toy_problems", toy_problems, raising=False)
 
     def make(makes: str) -> StageSpec:
-        checks, module = "hfkit.stages.checks:toy_problems", "hfkit.stages.sft"
-        spec = StageSpec(
-            name="toy", config_class=ToyConfig, module=module, title="", purpose="", makes=makes, checks=checks
-        )
-        return register(spec)
+        spec = replace(STAGES["sft"], name="toy", config_class=ToyConfig, makes=makes, checks=CHECKS)
+        monkeypatch.setitem(STAGES, "toy", spec)
+        return spec
 
     return make
 

@@ -71,7 +71,7 @@ def test_fp16_of_the_environment_is_told_before_anything_is_loaded(config_of, tm
         ({**EVALUATED, "load_best_model_at_end": True, "save_strategy": "epoch"}, "load_best_model_at_end", "match"),
         ({"metric_for_best_model": "eval_loss"}, "metric_for_best_model", "eval_reward, eval_kl"),
         ({"total_episodes": 3}, "total_episodes", "less than one batch, 4"),
-        ({"whiten_rewards": True}, "whiten_rewards", "8 replies or more"),
+        ({"whiten_rewards": True}, "whiten_rewards", "8 responses or more"),
         ({"num_mini_batches": 0}, "num_mini_batches", "above 0"),
     ],
     ids=lambda value: str(value)[:60] if isinstance(value, dict) else "",

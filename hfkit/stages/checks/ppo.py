@@ -26,7 +26,7 @@ def ppo_problems(config: PPOConfig) -> list[Problem]:
 
 
 def response_rules(config: PPOConfig) -> list[tuple]:
-    """Return the rules of replies: they fit into the model's context, and no dropout makes them random."""
+    """Return the rules of responses: they fit into the model's context, and no dropout makes them random."""
     limit = context_length(config) or math.inf
     too_long = f"with max_prompt_length={config.max_prompt_length} it exceeds the model's context of {limit} tokens"
     is_too_long = config.max_prompt_length + config.response_length > limit
@@ -47,7 +47,7 @@ def batch_rules(config: PPOConfig) -> list[tuple]:
     less = f"less than one batch, {batch} (per_device_train_batch_size x gradient_accumulation_steps)"
     return [
         (uneven, "num_mini_batches", divide, "gradient_accumulation_steps"),
-        (whiten, "whiten_rewards", "needs mini-batches of 8 replies or more", "num_mini_batches", *BATCH_KEYS),
+        (whiten, "whiten_rewards", "needs mini-batches of 8 responses or more", "num_mini_batches", *BATCH_KEYS),
         (too_few, "total_episodes", less, "max_steps", *BATCH_KEYS),
     ]
 
@@ -72,7 +72,7 @@ def penalty_rules(config: PPOConfig) -> list[tuple]:
     """Return the rules of the KL penalty and of the ptx loss: no weight without a term, no term without its weight."""
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
     adapts, has_ptx = config.kl_target is not None, bool(config.ptx_datasets)
-    jumps = f"less than one batch ({batch} replies), so kl_coef would jump: 10000 is common"
+    jumps = f"less than one batch ({batch} responses), so kl_coef would jump: 10000 is common"
     no_rows, no_weight = "has no effect without rows: name ptx_datasets", "set it above 0, for ptx_datasets to count"
     return [
         (adapts and config.kl_coef == 0, "kl_target", "kl_coef is 0, and cannot adapt: set it above 0", "kl_coef"),
@@ -91,7 +91,7 @@ def best_rules(config: PPOConfig) -> list[tuple]:
 
 
 def reward_problems(config: PPOConfig) -> list[Problem]:
-    """Return problems of what scores replies: functions that cannot be imported, no reward model, or an unfit one."""
+    """Return problems of what scores responses: functions that cannot be imported, no reward model, or an unfit one."""
     problems, path = [], config.reward_model_path
     for index, function in enumerate(config.reward_functions):
         try:
