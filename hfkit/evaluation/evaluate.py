@@ -84,8 +84,7 @@ def print_evaluation(evaluation: dict) -> None:
     table = Table(title=f"{rows} held-out rows" + (f", responses to {prompts} prompts" if prompts else ""))
     for column in ("", *by_model):
         table.add_column(column, justify="right" if column else "left")
-    names = dict.fromkeys(name for metrics in by_model.values() for name in metrics)
-    for name in names:
+    for name in dict.fromkeys(name for metrics in by_model.values() for name in metrics):
         if not name.endswith(("_low", "_high")):
             table.add_row(name, *(metric_with_interval(metrics, name) for metrics in by_model.values()))
     Console(width=None if Console().is_terminal else 110).print(table)

@@ -105,11 +105,8 @@ def loss_metrics(subject: Subject, held_out: HeldOut, batch_size: int) -> tuple[
 def reply_metrics(replies: list[Reply], references: list[str | None]) -> dict[str, float]:
     """Return length (tokens), entropy, distinct-1 and -2, self-BLEU; `exact_match` if every prompt has a reference."""
     texts, lengths = [reply.text for reply in replies], [len(reply.ids) for reply in replies]
-    metrics = {
-        **bootstrap_metric("reply_length", lengths),
-        **reply_diversity(replies),
-        "self_bleu": self_bleu(texts[:SELF_BLEU_REPLIES]),
-    }
+    metrics = bootstrap_metric("reply_length", lengths) | reply_diversity(replies)
+    metrics["self_bleu"] = self_bleu(texts[:SELF_BLEU_REPLIES])
     if None not in references:
         matches = [exact_match([text], [wanted]) for text, wanted in zip(texts, references, strict=True)]
         metrics |= bootstrap_metric("exact_match", matches)
