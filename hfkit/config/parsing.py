@@ -1,6 +1,6 @@
-"""A config from a YAML file and flags, strictly: everything that is wrong is reported, all at once.
+"""Reads a config from a YAML file and flags, strictly, and reports everything that is wrong at once.
 
-Flags beat YAML, YAML beats defaults, and nothing is ignored: see `parse` and `load_config`.
+Flags beat YAML, YAML beats defaults, and no key is ignored: see `parse` and `load_config`.
 """
 
 import json
@@ -13,7 +13,17 @@ from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields
 from typing import Any, get_args, get_origin
 
-from hfkit.config.validation import check_fields, check_required, convert, find_hint, known_fields, members, root, spell
+from hfkit.config.validation import (
+    check_fields,
+    check_required,
+    convert,
+    default_of,
+    describe_type,
+    find_hint,
+    known_fields,
+    top_level_key,
+    union_members,
+)
 from hfkit.core.errors import MISSING, ConfigError, Problem
 from hfkit.core.yaml import read_yaml
 
@@ -54,11 +64,11 @@ def load_config(
 
 
 def build(config_class: type, layers: list[tuple], problems: list[Problem], source: str | None, check: Check | None):
-    """Return the config of all layers, the last one winning.
+    """Return the config of all layers; a key in a later layer replaces that of an earlier one.
 
     Args:
         layers: mappings (None for a file that could not be read), each with the prefix of its keys in messages.
-        problems: those that were found while the layers were read.
+        problems: found while the layers were read.
 
     Raises:
         ConfigError: with all problems.
@@ -70,15 +80,18 @@ def build(config_class: type, layers: list[tuple], problems: list[Problem], sour
     complete = check_required(config_class, values, [] if unread else problems, "")
     if complete and not unread:
         config = config_class(**values)
-        # A faulty key has its default in `config`: what contradicts the default is not the user's doing.
-        faulty = {root(key) for problem in problems for key in (problem.key, *problem.keys)}
+        # a faulty key has its default in `config`, and what contradicts a default is no mistake of the user's
+        faulty = {name for problem in problems for name in field_names(problem)}
         contradictions = check(config) if check else []
-        problems += [
-            problem for problem in contradictions if not {root(key) for key in (problem.key, *problem.keys)} & faulty
-        ]
+        problems += [problem for problem in contradictions if not field_names(problem) & faulty]
         if not problems:
             return config
     raise ConfigError(problems, source)
+
+
+def field_names(problem: Problem) -> set[str]:
+    """Return the names of the config's fields that a problem is about."""
+    return {top_level_key(key) for key in (problem.key, *problem.keys)}
 
 
 def help_parser(config_class: type, prog: str, description: str) -> ArgumentParser:
@@ -90,15 +103,15 @@ def help_parser(config_class: type, prog: str, description: str) -> ArgumentPars
     for field in fields(config_class):
         if field.name not in hints:
             continue
-        default = field.default if field.default_factory is NO_DEFAULT else field.default_factory()
+        default = default_of(field)
         note = "required" if default is NO_DEFAULT else f"default: {'none' if default is None else default}"
         text = f"{field.metadata.get('help', '')} ({note})".strip().replace("%", "%%")
-        parser.add_argument(f"--{field.name}", help=text, metavar=spell(hints[field.name]))
+        parser.add_argument(f"--{field.name}", help=text, metavar=describe_type(hints[field.name]))
     return parser
 
 
 def group_flags(argv: list[str], problems: list[Problem]) -> list[tuple[str, list[str]]]:
-    """Return each flag of a command line, as (key, words after it), in their order.
+    """Return the flags of a command line in their order, each as (key, words after it).
 
     Dashes within a key count as underscores. `--no_key` stays as it is: only the config class knows what it means.
     """
@@ -128,7 +141,7 @@ def read_flags(config_class: type, argv: list[str], problems: list[Problem]) -> 
     collected: dict[str, list[list[str]]] = {}
     for key, words in group_flags(argv, problems):
         positive = key.removeprefix("no_")
-        if key not in known and key != positive and not words and bool in members(known.get(positive)):
+        if key not in known and key != positive and not words and bool in union_members(known.get(positive)):
             key, words = positive, ["false"]
         collected.setdefault(key, []).append(words)
     for name, given in collected.items():
@@ -136,16 +149,16 @@ def read_flags(config_class: type, argv: list[str], problems: list[Problem]) -> 
         hint = None if name == "config" else find_hint(config_class, name)[0]
         if len(given) > 1:
             problems.append(Problem(key, [" ".join(words) for words in given], "given twice; keep one"))
-        if hint is not None and not words and bool not in members(hint):
-            problems.append(Problem(key, MISSING, f"expected {spell(hint)} after it"))
+        if hint is not None and not words and bool not in union_members(hint):
+            problems.append(Problem(key, MISSING, f"expected {describe_type(hint)} after it"))
         else:
             flags[name] = " ".join(words) if hint is None else read_words(hint, words)
     return flags
 
 
 def read_words(hint: object, words: list[str]) -> object:
-    """Return what the words of a flag mean for `hint`; where no reading fits, one whose type is then reported."""
-    lists = [member for member in members(hint) if list in (member, get_origin(member))]
+    """Return the value that the words of a flag have for `hint`; if none fits, one for `convert` to report."""
+    lists = [member for member in union_members(hint) if list in (member, get_origin(member))]
     item = (get_args(lists[0]) or (Any,))[0] if lists else None
     readings: list[object] = [] if words else [True]
     if len(words) == 1:

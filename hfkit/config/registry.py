@@ -103,8 +103,9 @@ def spec_of(name: str | None) -> StageSpec | None:
 
 
 def spec_of_config(config) -> StageSpec | None:
-    """Return the spec whose `config_class` is the class of `config`; None if there is none."""
-    return next((spec for spec in STAGES.values() if spec.config_class is type(config)), None)
+    """Return the spec of the stage that a config is for; None for what is no stage's config."""
+    by_class = {spec.config_class: spec for spec in STAGES.values()}
+    return next((by_class[kind] for kind in type(config).__mro__ if kind in by_class), None)
 
 
 register(
@@ -117,6 +118,7 @@ register(
         makes="tokenizer",
         form="text",
         loop=None,
+        checks="hfkit.stages.checks.tokenizer:tokenizer_problems",
     )
 )
 register(
@@ -130,7 +132,7 @@ register(
         form="text",
         length_key="block_size",
         inputs=(Input(key="tokenizer_name_or_path", stage="tokenizer", unless="model_name_or_path"),),
-        checks="hfkit.stages.checks.models:pretrain_problems",
+        checks="hfkit.stages.checks.pretrain:pretrain_problems",
     )
 )
 register(

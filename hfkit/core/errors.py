@@ -1,4 +1,4 @@
-"""What hfkit tells its user when something is wrong: one line per problem, with the way out."""
+"""The errors that users see: one line per problem, with what to do about it."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,20 +7,20 @@ from difflib import get_close_matches
 from enum import Enum
 
 MISSING = "missing"  # the value of a Problem about a key that has none
-# `hub_token` and `WANDB_API_KEY` are secrets; `max_new_tokens`, `tokenizer` and `pad_token` are not.
+# `hub_token` and `WANDB_API_KEY` are secrets; `max_new_tokens`, `tokenizer` and `pad_token` are not
 SECRET = re.compile(
     r"(?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<![a-z])(token|password|secrets?|(api)?keys?)(?![a-z])", re.I
 )
 
 
 class HfkitError(Exception):
-    """An error the user can act on: the command line prints its text alone and exits with `exit_status`."""
+    """An error that the user can act on: the command line prints its message alone and exits with `exit_status`."""
 
     exit_status = 1
 
 
 class Kind(Enum):
-    """What is wrong with a configuration; code asks for it, and never reads a remedy's words."""
+    """What kind of problem it is, for code to act on: code never reads the words of a remedy."""
 
     INVALID = "a value that is not allowed here"
     UNKNOWN = "a key that does not exist"
@@ -29,14 +29,15 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of a configuration.
+    """One problem of a configuration.
 
     Args:
-        key: where it is.
-        value: what was there.
+        key: the key at fault.
+        value: its value, or `MISSING`.
         remedy: what to write instead.
-        kind: what is wrong, for code that treats some problems differently.
-        keys: the other keys that it is about: those it contradicts, or the one that an unknown key was meant to be.
+        kind: for code that treats some problems differently.
+        keys: the other keys that decide whether it is a problem: those that it contradicts, and the one that an
+            unknown key was probably meant to be.
     """
 
     key: str
@@ -46,7 +47,7 @@ class Problem:
     keys: tuple[str, ...] = ()
 
     def under(self, prefix: str) -> "Problem":
-        """Return the same problem of a part of a configuration, whose keys stand after `prefix` in the whole."""
+        """Return the problem with `prefix` before its keys, for a configuration that holds this one as a part."""
         return replace(self, key=f"{prefix}{self.key}", keys=tuple(f"{prefix}{key}" for key in self.keys))
 
     def __str__(self) -> str:
@@ -55,7 +56,7 @@ class Problem:
 
 
 class ConfigError(HfkitError):
-    """Everything wrong with a configuration, told at once; `source` names the file it came from, if any."""
+    """Every problem of a configuration; `source` names the file that it came from, if any."""
 
     exit_status = 2
 
@@ -70,7 +71,7 @@ class ConfigError(HfkitError):
 
 
 def reason(error: BaseException) -> str:
-    """Why a library gave up: the kind and first line of the error at the root of its chain."""
+    """Return the type and first line of an error, or of the one at the root of its chain of causes."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -78,7 +79,7 @@ def reason(error: BaseException) -> str:
 
 
 def masked(key: str, value: object) -> object:
-    """`value` fit to print: `***` where its key, or a key within it, names a secret."""
+    """Return `value` with `***` in place of secrets, which their keys, or keys within it, give away."""
     if SECRET.search(key):
         return "***"
     if isinstance(value, Mapping):
@@ -87,7 +88,7 @@ def masked(key: str, value: object) -> object:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` was probably meant to be."""
+    """Return the known name that `name` was probably meant to be, or None."""
     known = list(known)
     close = get_close_matches(name, known, n=1) or [other for other in known if name and other.startswith(name)]
     return close[0] if close else None

@@ -1,4 +1,4 @@
-"""YAML read safely and strictly: a key given twice is told, and so is why a file cannot be read."""
+"""Reads YAML safely and strictly: duplicate keys and unreadable files are reported as problems."""
 
 import re
 
@@ -8,21 +8,21 @@ from hfkit.core.errors import Problem
 
 
 class StrictLoader(yaml.SafeLoader):
-    """Safe YAML that tells a key given twice, and that reads `1e-4` as a number (YAML 1.1 wants `1.0e-4`)."""
+    """A safe YAML loader that reports duplicate keys and reads `1e-4` as a number (YAML 1.1 wants `1.0e-4`)."""
 
     def __init__(self, stream):
         super().__init__(stream)
         self.problems: list[Problem] = []
 
     def construct_document(self, node):
-        self.tell_duplicates(node, "")
+        self.report_duplicates(node, "")
         return super().construct_document(node)
 
-    def tell_duplicates(self, node: yaml.Node, path: str) -> None:
-        """Add a problem for each key of `node`, or within it, that stands twice in its mapping."""
+    def report_duplicates(self, node: yaml.Node, path: str) -> None:
+        """Add a problem for each key in `node`, at any depth, that its mapping has twice."""
         if isinstance(node, yaml.SequenceNode):
             for i, item in enumerate(node.value):
-                self.tell_duplicates(item, f"{path}[{i}]")
+                self.report_duplicates(item, f"{path}[{i}]")
         elif isinstance(node, yaml.MappingNode):
             lines: dict[str, int] = {}
             for key, value in node.value:
@@ -31,7 +31,7 @@ class StrictLoader(yaml.SafeLoader):
                     remedy = f"given twice, on lines {lines[name]} and {line}; keep one"
                     self.problems.append(Problem(name, self.construct_object(value, deep=True), remedy))
                 lines.setdefault(name, line)
-                self.tell_duplicates(value, name)
+                self.report_duplicates(value, name)
 
 
 StrictLoader.add_implicit_resolver(
@@ -40,7 +40,7 @@ StrictLoader.add_implicit_resolver(
 
 
 def read_yaml(path: str, problems: list[Problem]) -> dict | None:
-    """Return the mapping in a YAML file, or None and a problem where there is none."""
+    """Return the mapping in a YAML file; add a problem and return None if there is none."""
     try:
         with open(path, encoding="utf-8") as file:
             loader = StrictLoader(file)

@@ -1,1 +1,1 @@
-"""Figures that tell how good a model is."""
+"""Measures how good a model is, alone (`hfkit evaluate`) or against others (`hfkit arena`)."""

@@ -1,22 +1,21 @@
-"""What speaks against a judge: models that were trained on it, a liking for length or for the first of two."""
-
-from collections.abc import Iterator
+"""Checks how far a judge can be trusted: models trained on it, and biases for length or the first response."""
 
 from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, split_name
 from hfkit.core.errors import HfkitError
 from hfkit.data.held_out import none_if_missing
 from hfkit.evaluation.judges import Match, Verdict
+from hfkit.records.lineage import ancestors
 from hfkit.records.record import model_identity, record_of
 
 
-def partiality(config: ArenaConfig, judge: str) -> str | None:
-    """Which models were trained on the reward that judges, or is the judge, in words; None if none.
+def training_judge_warning(config: ArenaConfig, judge: str) -> str | None:
+    """Return a warning if a model was trained on the reward that judges, or judges itself; None otherwise.
 
     Args:
         judge: path of the reward model, or function.
 
     Raises:
-        HfkitError: some were, and `allow_training_judge` is off.
+        HfkitError: a model was trained on the judge, and `allow_training_judge` is off.
     """
     weights = model_identity(judge)["weights_sha256"] if config.judge == "reward" else None
     trained = []
@@ -25,93 +24,89 @@ def partiality(config: ArenaConfig, judge: str) -> str | None:
         models = [
             entry["weights_sha256"] for entry in ancestors(record.get("lineage", [])) if entry["role"] == "reward"
         ]
-        by_function = config.judge == "function" and judge in functions_behind(record)
+        by_function = config.judge == "function" and judge in reward_functions_in_lineage(record)
         if by_function or (weights is not None and weights in models):
             trained.append(name)
     if not trained:
-        return own_judge(config)
+        return self_judge_warning(config)
     if not config.allow_training_judge:
         raise HfkitError(
-            f"{', '.join(trained)} was trained on {judge}, so it scores well there whether it is better or not: name "
-            "another judge, or let it judge nevertheless with --allow_training_judge"
+            f"{', '.join(trained)} was trained on {judge}, which scores it high whether it is better or not: name "
+            "another judge, or accept this one with --allow_training_judge"
         )
-    return f"the judge is the reward that {', '.join(trained)} was trained on: it favours that model, better or not"
+    return f"the judge is the reward that {', '.join(trained)} was trained on, and favors that model, better or not"
 
 
-def own_judge(config: ArenaConfig) -> str | None:
-    """Which of the models is the judge itself, in words: such a one favours its own replies (arXiv 2404.13076)."""
+def self_judge_warning(config: ArenaConfig) -> str | None:
+    """Return a warning if one of the models is the judge: it favors its own responses (arXiv 2404.13076)."""
     if config.judge in JUDGE_KINDS:
         return None
     judge = model_identity(config.judge)
     same = [name for name, path in map(split_name, config.models) if model_identity(path) == judge]
-    return f"the judge is {same[0]} itself, and models favour their own replies" if same else None
+    return f"the judge is {same[0]} itself, and models favor their own responses" if same else None
 
 
-def functions_behind(record: dict) -> list[str]:
-    """The reward functions of a run and of those that its model comes from, as far as their records are there."""
+def reward_functions_in_lineage(record: dict) -> list[str]:
+    """Return the reward functions of a run and of its ancestors, those whose records can be read."""
     parents = [(entry["path"], entry["revision"] or "main") for entry in ancestors(record.get("lineage", []))]
     records = [record, *(none_if_missing(record_of, path, revision) or {} for path, revision in parents)]
-    return [function for one in records for function in functions_of(one.get("config", {}))]
+    return [function for one in records for function in reward_functions_of(one.get("config", {}))]
 
 
-def functions_of(settings: dict) -> list[str]:
-    """The reward functions that a run of PPO was trained on: a weight of 0 trains nothing."""
+def reward_functions_of(settings: dict) -> list[str]:
+    """Return the reward functions that a run was trained on; one with a weight of 0 trains nothing."""
     functions = settings.get("reward_functions", [])
     weights = settings.get("reward_weights") or [1.0] * len(functions)
-    # the reward model's weight, if there is one, stands before those of the functions
+    # the weight of a reward model, if there is one, comes before those of the functions
     return [one for one, weight in zip(reversed(functions), reversed(weights), strict=False) if weight != 0]
 
 
-def ancestors(lineage: list[dict]) -> Iterator[dict]:
-    """Every model in a lineage, parents of parents among them."""
-    for entry in lineage:
-        yield entry
-        yield from ancestors(entry.get("parents", []))
+def judge_bias(matches: list[Match], verdicts: list[Verdict]) -> dict:
+    """Return what a judge may be biased by.
 
-
-def bias_of(matches: list[Match], verdicts: list[Verdict]) -> dict:
-    """`longer_wins`: share of the decided verdicts that went to the reply with more words, of those of unequal length.
-
-    `first_wins`: share of the decided looks that went to the reply shown first; `consistent`: share of pairs on which
-    both orders gave the same verdict. None for a judge that reads one reply at a time, or without any.
+    Returns:
+        `longer_wins`: share of verdicts, without ties and responses of equal length, for the response with more words;
+        `decided`: how many verdicts that is of; `first_wins`: share of the decided comparisons that the response shown
+        first won; `consistent`: share of pairs with the same verdict in both orders. A share of nothing is None, as
+        the last two of a judge that reads one response at a time.
     """
     decided = [
         (len(m.a.split()) - len(m.b.split())) * (v.result - 0.5)
         for m, v in zip(matches, verdicts, strict=True)
         if v.result != 0.5 and len(m.a.split()) != len(m.b.split())
     ]
-    looks = [first for verdict in verdicts for first in verdict.firsts if first != 0.5]
-    twice = [verdict.firsts for verdict in verdicts if len(verdict.firsts) == 2]
+    comparisons = [first for verdict in verdicts for first in verdict.firsts if first != 0.5]
+    both_orders = [verdict.firsts for verdict in verdicts if len(verdict.firsts) == 2]
     return {
-        "longer_wins": share([sign > 0 for sign in decided]),
+        "longer_wins": fraction([sign > 0 for sign in decided]),
         "decided": len(decided),
-        "first_wins": share([first == 1 for first in looks]),
-        "consistent": share([forward + backward == 1 for forward, backward in twice]),
+        "first_wins": fraction([first == 1 for first in comparisons]),
+        "consistent": fraction([forward + backward == 1 for forward, backward in both_orders]),
     }
 
 
-def wavering(bias: dict) -> str | None:
-    """What is wrong with a judge that mostly contradicts itself when the order is turned, in words; None of others."""
+def inconsistency_warning(bias: dict) -> str | None:
+    """Return a warning about a judge that contradicts itself on most pairs when their order is swapped, or None."""
     if bias["consistent"] is None or bias["consistent"] >= 0.5:
         return None
     return (
-        f"the judge contradicts itself on {1 - bias['consistent']:.0%} of the pairs when their order is turned, which "
-        "counts as a tie: its verdicts say little of the models"
+        f"the judge contradicts itself on {1 - bias['consistent']:.0%} of the pairs when their order is swapped, which "
+        "counts as a tie: its verdicts say little about the models"
     )
 
 
-def share(flags: list[bool]) -> float | None:
-    """Share of what is true, or None of nothing."""
+def fraction(flags: list[bool]) -> float | None:
+    """Return the fraction of flags that are true; None if there are none."""
     return sum(flags) / len(flags) if flags else None
 
 
 def bias_lines(bias: dict) -> list[str]:
-    """What the judge may be biased by, in words."""
+    """Return lines for the terminal on what the judge may be biased by."""
     lines = []
     if bias["longer_wins"] is not None:
-        lines.append(f"the longer reply won {bias['longer_wins']:.0%} of {bias['decided']} decided verdicts")
+        lines.append(f"the longer response won {bias['longer_wins']:.0%} of {bias['decided']} decided verdicts")
     if bias["first_wins"] is not None:
-        lines.append(f"the reply shown first won {bias['first_wins']:.0%} of the looks")
+        lines.append(f"the response shown first won {bias['first_wins']:.0%} of the comparisons")
     if bias["consistent"] is not None:
         lines.append(f"both orders gave the same verdict on {bias['consistent']:.0%} of the pairs")
     return lines

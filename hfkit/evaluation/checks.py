@@ -1,4 +1,4 @@
-"""What is wrong with a config of `hfkit evaluate` or `hfkit arena`, before any weight is loaded."""
+"""Validates a config of `hfkit evaluate` or `hfkit arena` before any weight is loaded."""
 
 from collections import Counter
 from dataclasses import fields
@@ -11,9 +11,10 @@ from hfkit.core.errors import HfkitError, Problem
 from hfkit.data.cards import entries_of
 from hfkit.models.loading import is_classifier
 from hfkit.rlhf.reward_functions import import_reward_function
-from hfkit.stages.checks.data import data_problems
+from hfkit.stages.checks.data import single_pass_problems, source_problems
 from hfkit.stages.checks.files import folder_problems
 from hfkit.stages.checks.models import weights_problems
+from hfkit.stages.checks.rules import broken_rules
 
 POSITIVE_KEYS = (
     *("max_rows", "max_prompts", "max_prompt_length", "response_length", "per_device_eval_batch_size"),
@@ -22,12 +23,12 @@ POSITIVE_KEYS = (
 
 
 def problems_of(config: EvaluateConfig | ArenaConfig) -> list[Problem]:
-    """Return every problem of a config; reads configs and tokenizers, never weights."""
+    """Return every problem of a config; this reads configs, never weights."""
     return evaluate_problems(config) if isinstance(config, EvaluateConfig) else arena_problems(config)
 
 
 def reply_problems(config: ReplyFields) -> list[Problem]:
-    """Numbers out of range."""
+    """Return problems of numbers outside their range."""
     values = {field.name: getattr(config, field.name) for field in fields(config) if field.name in POSITIVE_KEYS}
     problems = [Problem(key, value, "must be above 0") for key, value in values.items() if value <= 0]
     if config.temperature < 0:
@@ -36,35 +37,36 @@ def reply_problems(config: ReplyFields) -> list[Problem]:
 
 
 def evaluate_problems(config: EvaluateConfig) -> list[Problem]:
-    """As of its fields; models that are not there or of two kinds, rows that are not there."""
-    model, kinds = config.model_name_or_path, {}
+    """Return every problem of a config of `hfkit evaluate`."""
+    model, kinds, model_key = config.model_name_or_path, {}, ("model_name_or_path",)
     problems = reply_problems(config)
     for key, (path, revision) in config.models().items():
-        wrong = weights_problems(key, path)
-        problems += wrong
-        if not wrong:
+        found = weights_problems(key, path)
+        problems += found
+        if not found:
             kinds[key] = is_classifier(path, revision)
-    other = [key for key, kind in kinds.items() if kind != kinds.get("model_name_or_path", kind)]
-    problems += [Problem(key, config.models()[key][0], f"a model of another kind than {model}") for key in other]
+            if kinds[key] != kinds.get("model_name_or_path", kinds[key]):
+                remedy = f"only one of it and {model} is a reward model: compare models of one kind"
+                problems.append(Problem(key, path, remedy, keys=model_key))
     for key in ("reference", "reward_model"):
-        if getattr(config, key) is None:
+        if (path := getattr(config, key)) is None:
             continue
         if kinds.get("model_name_or_path"):
-            problems.append(Problem(key, getattr(config, key), "is for language models, and this is a reward model"))
-        problems += kind_problems(key, getattr(config, key), is_reward=key == "reward_model")
+            problems.append(Problem(key, path, f"has no effect: {model} is a reward model", keys=model_key))
+        problems += kind_problems(key, path, is_reward=key == "reward_model")
     if config.output_dir is not None or Path(model).is_dir():
         problems += folder_problems(SimpleNamespace(output_dir=config.output_dir or model))
     elif "model_name_or_path" in kinds:
-        problems.append(Problem("output_dir", None, "name a folder: a Hub model has none"))
-    problems += name_problems("against", [model, *config.against])
+        problems.append(Problem("output_dir", None, "missing: a model on the Hub has no folder", keys=model_key))
+    problems += name_problems("against", [model, *config.against], keys=model_key)
     return problems + entry_problems("datasets", config.datasets) + entry_problems("prompts", config.prompts)
 
 
 def arena_problems(config: ArenaConfig) -> list[Problem]:
-    """As of its fields; models or a judge that are not there or of another kind."""
+    """Return every problem of a config of `hfkit arena`."""
     problems = reply_problems(config) + folder_problems(config)
-    for place, given in enumerate(config.models):
-        problems += kind_problems(f"models[{place}]", split_name(given)[1], is_reward=False)
+    for index, given in enumerate(config.models):
+        problems += kind_problems(f"models[{index}]", split_name(given)[1], is_reward=False)
     if len(config.models) < 2:
         problems.append(Problem("models", config.models, "name two or more: hfkit arena A B"))
     problems += name_problems("models", config.models) + entry_problems("prompts", config.prompts)
@@ -74,17 +76,15 @@ def arena_problems(config: ArenaConfig) -> list[Problem]:
 
 
 def judge_problems(config: ArenaConfig) -> list[Problem]:
-    """A judge without what it needs, or with what it does not read."""
+    """Return problems of a judge that lacks what it needs, or has what it does not read."""
     needed = {"reward": "reward_model", "function": "reward_function"}.get(config.judge)
-    problems = [
-        Problem(key, getattr(config, key), f"has no effect with judge: {config.judge}")
-        for key in ("reward_model", "reward_function")
-        if key != needed and getattr(config, key) is not None
-    ]
-    if config.reward_columns and config.judge != "function":
-        problems.append(Problem("reward_columns", config.reward_columns, "only reward_function gets columns"))
-    if needed and getattr(config, needed) is None:
-        return [*problems, Problem(needed, None, f"missing: what judges with judge: {config.judge}")]
+    given = [key for key in ("reward_model", "reward_function", "reward_columns") if getattr(config, key)]
+    read = {needed, "reward_columns"} if config.judge == "function" else {needed}
+    lacks = bool(needed) and getattr(config, needed) is None
+    rules = [(key not in read, key, f"has no effect with judge: {config.judge}", "judge") for key in given]
+    problems = broken_rules(config, [*rules, (lacks, needed, f"missing: judge: {config.judge} needs it", "judge")])
+    if lacks:
+        return problems
     if config.judge == "function":
         try:
             import_reward_function(config.reward_function)
@@ -98,37 +98,26 @@ def judge_problems(config: ArenaConfig) -> list[Problem]:
 
 
 def kind_problems(key: str, path: str, is_reward: bool) -> list[Problem]:
-    """A model that is not there, or of the other kind."""
-    wrong = weights_problems(key, path)
-    if wrong or is_classifier(path, "main") == is_reward:
-        return wrong
+    """Return problems of a model that does not exist, or that is a language model in place of a reward model."""
+    problems = weights_problems(key, path)
+    if problems or is_classifier(path, "main") == is_reward:
+        return problems
     if is_reward:
-        return [Problem(key, path, "no reward model, which has a score head: train one with `hfkit reward`")]
-    return [Problem(key, path, "a reward model, which gives no replies: name a language model")]
+        return [Problem(key, path, "not a reward model, which has a score head: train one with `hfkit reward`")]
+    return [Problem(key, path, "a reward model, which gives no responses: name a language model")]
 
 
-def name_problems(key: str, given: list[str]) -> list[Problem]:
-    """Models that would stand under one name in the tables."""
+def name_problems(key: str, given: list[str], keys: tuple[str, ...] = ()) -> list[Problem]:
+    """Return problems of models that have the same name in tables; `keys` name some of them too."""
     counts = Counter(split_name(one)[0] for one in given)
     return [
-        Problem(key, name, f"is the name of {count} models: write them as NAME=PATH")
+        Problem(key, name, f"is the name of {count} models: write them as NAME=PATH", keys=keys)
         for name, count in counts.items()
         if count > 1
     ]
 
 
 def entry_problems(key: str, given: str | list[DatasetEntry]) -> list[Problem]:
-    """Data sets that are not there, or that are asked for more than their rows."""
-    if not given:
-        return []
+    """Return problems of data sets that do not exist, or that set more than how many rows to use."""
     entries = entries_of(given)
-    problems = [
-        Problem(problem.key.replace("datasets", key, 1), problem.value, problem.remedy)
-        for problem in data_problems(SimpleNamespace(datasets=entries))
-    ]
-    return problems + [
-        Problem(f"{key}[{place}].{name}", getattr(entry, name), "every row is taken once here; rows caps them")
-        for place, entry in enumerate(entries)
-        for name in ("weight", "epochs", "tokens")
-        if getattr(entry, name) is not None
-    ]
+    return source_problems(key, entries) + single_pass_problems(key, entries)

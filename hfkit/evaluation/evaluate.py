@@ -1,13 +1,13 @@
 """hfkit evaluate runs/quickstart/ppo --against runs/quickstart/sft
 
-How good a model is, on rows that no training saw, and how good others are on the same ones.
+Measures how good a model is on held-out rows, and how good others are on the same rows.
 
-Of a language model: loss, perplexity and bits per byte; length, variety and entropy of its replies, their KL to the SFT
-model, their reward by a --reward_model, exact matches where there are references. Of a reward model: accuracy, log-loss
-and calibration on pairs, what length has to do with it, and what worthless replies get.
+Of a language model: loss, perplexity and bits per byte; length, diversity and entropy of its responses, their KL to the
+SFT model, their reward by a --reward_model, exact matches where there are references. Of a reward model: accuracy,
+log-loss and calibration on pairs, how they depend on length, and the rewards of worthless responses.
 
-Writes evaluation.json into the model's folder, and the figures into its record and card; with --output_dir, into that
-folder alone. Interrupted, it goes on with the replies that it has.
+Writes evaluation.json into the model's folder, and the metrics into its record and card; with --output_dir, into that
+folder alone. The same command resumes an interrupted evaluation.
 """
 
 from pathlib import Path
@@ -20,8 +20,8 @@ from hfkit.core.console import say
 from hfkit.core.files import RECORD, write_json
 from hfkit.core.locks import explain_errors, lock_folder
 from hfkit.evaluation.language_model import evaluate_language_models
-from hfkit.evaluation.lines import Lines
 from hfkit.evaluation.replies import REPLIES
+from hfkit.evaluation.results_file import ResultsFile
 from hfkit.evaluation.reward_model import evaluate_reward_models
 from hfkit.hub.cards.model_card import write_card
 from hfkit.metrics import probes
@@ -34,14 +34,14 @@ DIGITS = {"bits_per_byte": 4, "loss": 4, "entropy": 4}
 
 
 def evaluate(config: EvaluateConfig) -> dict:
-    """Evaluates a model and returns what `evaluation.json` holds.
+    """Evaluate a model and return what `evaluation.json` holds.
 
     Returns:
-        model, stage, against, data (accounts of the rows), metrics (NAME, and NAME_low and NAME_high of its 95%
+        model, stage, against, data (what became of the rows), metrics (NAME, and NAME_low and NAME_high of its 95%
         bootstrap interval), by_model (the metrics of each), samples, or probes of reward models, settings, environment.
 
     Raises:
-        HfkitError: there are no held-out rows, or they or a model cannot be read.
+        HfkitError: there are no held-out rows, or the rows or a model cannot be read.
     """
     model, revision = config.model_name_or_path, config.model_revision
     folder = Path(config.output_dir or model)
@@ -49,7 +49,7 @@ def evaluate(config: EvaluateConfig) -> dict:
         if is_classifier(model, revision):
             found = evaluate_reward_models(config)
         else:
-            found = evaluate_language_models(config, Lines(folder / REPLIES))
+            found = evaluate_language_models(config, ResultsFile(folder / REPLIES))
         evaluation = {
             "model": model,
             "stage": (record_of(model, revision) or {}).get("stage"),
@@ -62,12 +62,12 @@ def evaluate(config: EvaluateConfig) -> dict:
         }
         write_json(folder / EVALUATION, evaluation)
         if config.output_dir is None:
-            note(folder, evaluation)
+            update_run(folder, evaluation)
     return evaluation
 
 
-def note(folder: Path, evaluation: dict) -> None:
-    """Puts an evaluation into the record and the card of a run; a model that has no record is left as it is."""
+def update_run(folder: Path, evaluation: dict) -> None:
+    """Write an evaluation into the record and the card of a run; leave a folder without a record as it is."""
     record = read_record(folder)
     if record is None:
         return
@@ -77,35 +77,34 @@ def note(folder: Path, evaluation: dict) -> None:
 
 
 def print_evaluation(evaluation: dict) -> None:
-    """The figures of all models side by side, and those of the probes."""
+    """Print the metrics of all models side by side, and those of the probes."""
     by_model = evaluation["by_model"]
-    rows = sum(account["kept"] for name, account in evaluation["data"].items() if name == "test")
+    rows = evaluation["data"]["test"]["kept"]
     prompts = evaluation["data"].get("prompts", {}).get("kept")
-    table = Table(title=f"{rows} held-out rows" + (f", replies to {prompts} prompts" if prompts else ""))
+    table = Table(title=f"{rows} held-out rows" + (f", responses to {prompts} prompts" if prompts else ""))
     for column in ("", *by_model):
         table.add_column(column, justify="right" if column else "left")
-    names = dict.fromkeys(name for figures in by_model.values() for name in figures)
-    for name in names:
+    for name in dict.fromkeys(name for metrics in by_model.values() for name in metrics):
         if not name.endswith(("_low", "_high")):
-            table.add_row(name, *(metric_with_interval(figures, name) for figures in by_model.values()))
+            table.add_row(name, *(metric_with_interval(metrics, name) for metrics in by_model.values()))
     Console(width=None if Console().is_terminal else 110).print(table)
     for name, found in evaluation.get("probes", {}).items():
-        probes.print_probes(found, f"{name}: rewards of worthless replies")
+        probes.print_probes(found, f"{name}: rewards of worthless responses")
 
 
-def metric_with_interval(figures: dict, name: str) -> str:
-    """A figure with its interval, as text."""
-    if name not in figures:
+def metric_with_interval(metrics: dict, name: str) -> str:
+    """Return a metric with its interval, as text; "" if it was not measured."""
+    if name not in metrics:
         return ""
     digits = DIGITS.get(name, 3)
-    text = f"{figures[name]:.{digits}f}"
-    if f"{name}_low" not in figures:
+    text = f"{metrics[name]:.{digits}f}"
+    if f"{name}_low" not in metrics:
         return text
-    return f"{text} ({figures[f'{name}_low']:.{digits}f} to {figures[f'{name}_high']:.{digits}f})"
+    return f"{text} ({metrics[f'{name}_low']:.{digits}f} to {metrics[f'{name}_high']:.{digits}f})"
 
 
 def main(config: EvaluateConfig) -> int:
     """Run `hfkit evaluate`."""
     print_evaluation(evaluate(config))
-    say(f"in {Path(config.output_dir or config.model_name_or_path) / EVALUATION}")
+    say(f"evaluate: results in {Path(config.output_dir or config.model_name_or_path) / EVALUATION}")
     return 0

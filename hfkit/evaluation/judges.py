@@ -1,4 +1,4 @@
-"""Who says which of two replies is better: a reward, a language model that is asked, or a person."""
+"""Judges that say which of two responses is better: a reward, a language model that is asked, or a person."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.files import hash_of
 from hfkit.core.progress import progress
 from hfkit.data.messages import Messages, as_messages
-from hfkit.evaluation.lines import Lines
 from hfkit.evaluation.replies import Subject
+from hfkit.evaluation.results_file import ResultsFile
 from hfkit.models.generation import likelihoods
 
 QUESTION = """Here are a conversation and two replies to it. Which reply is better?
@@ -29,7 +29,7 @@ Answer with the letter of the better reply, A or B, and nothing else."""
 
 @dataclass(frozen=True)
 class Match:
-    """Two different replies to one prompt, by their text."""
+    """The texts of two different responses to one prompt, and further columns of the prompt's row."""
 
     prompt: str | Messages
     a: str
@@ -39,11 +39,12 @@ class Match:
 
 @dataclass(frozen=True)
 class Verdict:
-    """1 if reply `a` is better, 0 if `b` is, 0.5 for a tie.
+    """Which response of a match is better.
 
     Args:
-        firsts: of each look at the two, one above the other: 1 if the reply shown first won, 0 or 0.5; () for a judge
-            that reads one reply at a time.
+        result: 1 if response `a` is better, 0 if `b` is, 0.5 for a tie.
+        firsts: for each time that the judge saw both responses: 1 if it preferred the one shown first, 0 if the other,
+            0.5 for a tie; () for a judge that reads one response at a time.
     """
 
     result: float
@@ -53,11 +54,11 @@ class Verdict:
 Judge = Callable[[Sequence[Match]], list[Verdict]]
 
 
-def by_score(score: Callable[[list, list[str], list[dict]], Sequence[float]]) -> Judge:
-    """A judge that scores each reply by itself: the higher score wins.
+def score_judge(score: Callable[[list, list[str], list[dict]], Sequence[float]]) -> Judge:
+    """Return a judge that scores each response by itself; the higher score wins.
 
     Args:
-        score: (prompts, replies, columns) -> a number each.
+        score: (prompts, responses, columns) -> a score for each response.
     """
 
     def judge(matches: Sequence[Match]) -> list[Verdict]:
@@ -69,92 +70,92 @@ def by_score(score: Callable[[list, list[str], list[dict]], Sequence[float]]) ->
     return judge
 
 
-def by_model(subject: Subject, kept: Lines, batch_size: int) -> Judge:
-    """A judge that is asked for the letter of the better reply, in both orders (arXiv 2306.05685).
+def model_judge(subject: Subject, results: ResultsFile, batch_size: int) -> Judge:
+    """Return a judge that asks a language model for the better response's letter, in both orders (arXiv 2306.05685).
 
-    The letter that it finds likelier is its answer; where it contradicts itself, it is a tie. The judge raises
-    HfkitError where a question is longer than its context.
+    The likelier letter is the answer; contradictory answers are a tie. The judge raises HfkitError if a question does
+    not fit into the model's context.
     """
     letters = [subject.tokenizer(letter, add_special_tokens=False).input_ids for letter in "AB"]
 
-    def look(matches: Sequence[Match], first: str, second: str) -> list[float]:
-        """1 for each match whose reply shown first it prefers."""
+    def compare(matches: Sequence[Match], first: str, second: str) -> list[float]:
+        """Return, for each match, 1 if the response shown first is preferred, 0 if the other is, 0.5 for a tie."""
         questions = [
             QUESTION.format(prompt=conversation_text(m.prompt), first=getattr(m, first), second=getattr(m, second))
             for m in matches
         ]
-        asked = [subject.encode([{"role": "user", "content": question}]) for question in questions]
-        longest = max(map(len, asked))
+        prompts = [subject.encode([{"role": "user", "content": question}]) for question in questions]
+        longest = max(map(len, prompts))
         if subject.context and longest >= subject.context:
             raise HfkitError(
-                f"{longest} tokens of two replies to a prompt pass the context of the judge, {subject.context}: "
+                f"a prompt with two responses takes {longest} tokens, but the judge's context is {subject.context}: "
                 "lower max_prompt_length or response_length"
             )
-        judged = subject.model, subject.tokenizer
+        judge_model = subject.model, subject.tokenizer
         a, b = (
-            [float(one.logprobs.sum()) for one in likelihoods(*judged, asked, replies, batch_size=batch_size)]
-            for replies in ([letter] * len(asked) for letter in letters)
+            [float(one.logprobs.sum()) for one in likelihoods(*judge_model, prompts, replies, batch_size=batch_size)]
+            for replies in ([letter] * len(prompts) for letter in letters)
         )
         return [float(1 + np.sign(x - y)) / 2 for x, y in zip(a, b, strict=True)]
 
     def judge(matches: Sequence[Match]) -> list[Verdict]:
         keys = [hash_of([subject.identity, m.prompt, m.a, m.b]) for m in matches]
-        missing = [place for place, key in enumerate(keys) if key not in kept]
+        missing = [index for index, key in enumerate(keys) if key not in results]
         batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
         for batch in progress(batches, f"{subject.name}: verdicts", batch_size, len(matches)):
-            part = [matches[place] for place in batch]
-            looks = zip(look(part, "a", "b"), look(part, "b", "a"), strict=True)
-            kept.add({keys[place]: {"firsts": firsts} for place, firsts in zip(batch, looks, strict=True)})
-        return [verdict_of(*kept[key]["firsts"]) for key in keys]
+            part = [matches[index] for index in batch]
+            both_orders = zip(compare(part, "a", "b"), compare(part, "b", "a"), strict=True)
+            results.add({keys[index]: {"firsts": firsts} for index, firsts in zip(batch, both_orders, strict=True)})
+        return [verdict_of(*results[key]["firsts"]) for key in keys]
 
     return judge
 
 
 def verdict_of(forward: float, backward: float) -> Verdict:
-    """The verdict of two looks: `a` shown first, then `b`."""
+    """Return the verdict of two comparisons: `a` shown first, then `b`."""
     return Verdict(float(1 + np.sign(forward - backward)) / 2, (forward, backward))
 
 
-def by_person(kept: Lines, seed: int) -> Judge:
-    """A person at the terminal, who does not see which model wrote what; the matches come in a shuffled order.
+def human_judge(results: ResultsFile, seed: int) -> Judge:
+    """Return a judge that asks the person at the terminal, in shuffled order, without showing which model wrote what.
 
-    What was answered is kept at once, so that one can stop at any time and go on later.
+    Each answer is saved at once, so that the person can stop at any time and resume later.
     """
 
     def judge(matches: Sequence[Match]) -> list[Verdict]:
         keys = [hash_of(["person", m.prompt, m.a, m.b]) for m in matches]
         random = np.random.default_rng(seed)
-        order, turned = random.permutation(len(matches)), random.random(len(matches)) < 0.5
-        missing = [place for place in order if keys[place] not in kept]
-        for number, place in enumerate(missing):
-            m, swap = matches[place], bool(turned[place])
+        order, swapped = random.permutation(len(matches)), random.random(len(matches)) < 0.5
+        missing = [index for index in order if keys[index] not in results]
+        for number, index in enumerate(missing):
+            m, swap = matches[index], bool(swapped[index])
             first, second = (m.b, m.a) if swap else (m.a, m.b)
             text = f"\n[{len(order) - len(missing) + number + 1}/{len(order)}]\n{conversation_text(m.prompt)}"
             print(printable(f"{text}\n\n--- A ---\n{first}\n\n--- B ---\n{second}\n"))
-            kept.add({keys[place]: {"swapped": swap, "first": ask(len(missing) - number)}})
-        said = [kept[key] for key in keys]
-        return [Verdict(1 - s["first"] if s["swapped"] else s["first"], (s["first"],)) for s in said]
+            results.add({keys[index]: {"swapped": swap, "first": ask_verdict(len(missing) - number)}})
+        answers = [results[key] for key in keys]
+        return [Verdict(1 - one["first"] if one["swapped"] else one["first"], (one["first"],)) for one in answers]
 
     return judge
 
 
-def ask(left: int) -> float:
-    """1 for A, 0 for B, 0.5 for a tie.
+def ask_verdict(left: int) -> float:
+    """Return the answer of the person at the terminal: 1 for A, 0 for B, 0.5 for a tie.
 
     Raises:
-        HfkitError: q, or the input has ended.
+        HfkitError: the answer is q, or the input has ended.
     """
     while True:
         try:
-            answer = input("Which is better? [a, b, t: a tie, q: stop here] ").strip().lower()
+            answer = input("Which is better? [a, b, t: tie, q: stop] ").strip().lower()
         except EOFError:
             answer = "q"
         if answer == "q":
-            raise HfkitError(f"stopped with {left} to go: what was judged is kept, and the same command goes on")
+            raise HfkitError(f"stopped with {left} to go: the verdicts are saved, and the same command resumes")
         if answer in ("a", "b", "t"):
             return {"a": 1.0, "b": 0.0, "t": 0.5}[answer]
 
 
 def conversation_text(prompt: str | Messages) -> str:
-    """A conversation as text, each turn after its role."""
-    return "\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in as_messages(prompt))
+    """Return a conversation as text, each message after its role."""
+    return "\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in as_messages(prompt))

@@ -1,4 +1,4 @@
-"""What merging changes: an adapter as it was trained and the merged model, on the same held-out rows."""
+"""Measures what merging changes: an adapter and the merged model on the same held-out rows."""
 
 import math
 
@@ -13,13 +13,13 @@ from hfkit.metrics.formulas import perplexity
 from hfkit.metrics.preference import metrics_of_margins
 from hfkit.models.reward_model import RewardModel
 
-ROWS = 200  # enough to tell a loss to a percent or so, in seconds on a small model
+ROWS = 200  # enough to measure a loss to about a percent, in seconds on a small model
 
 
 def held_out_rows(
     record: dict, tokenizer: PreTrainedTokenizerBase, is_reward: bool, eval_dataset: str | None = None
 ) -> tuple[Dataset, SplitStats]:
-    """The first 200 held-out rows, encoded by the stage's own form, and their account.
+    """Return the first 200 held-out rows, encoded as their stage encodes them, and what became of them.
 
     Args:
         record: of the adapter.
@@ -33,7 +33,7 @@ def held_out_rows(
 
 
 def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> float | torch.Tensor:
-    """A policy's loss on instructions, in nats per token of the replies; of pairs a reward model's rewards (2, N)."""
+    """Return the loss of a policy, in nats per labeled token; for pairs, the rewards (2, N) of a reward model."""
     if "labels" in rows.column_names:
         found = text_likelihoods(model, tokenizer, rows)
         return float(found.nats.sum() / found.tokens.sum())
@@ -44,30 +44,33 @@ def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Da
 def comparison(
     before: float | torch.Tensor, merged: float | torch.Tensor, adapter: str
 ) -> tuple[dict[str, float], str]:
-    """Figures of the adapter, called `adapter`, and of the merged model for the record, and a sentence for the card."""
+    """Return metrics of the adapter and of the merged model for the record, and a sentence for the card.
+
+    `adapter` is what the sentence calls the adapter; the other two are what `measure` returned for each.
+    """
     if isinstance(before, float):
-        figures = {
+        metrics = {
             "eval_loss_adapter": before,
             "eval_perplexity_adapter": perplexity([before], [1]),
             "eval_loss_merged": merged,
             "eval_perplexity_merged": perplexity([merged], [1]),
             "eval_perplexity_ratio": perplexity([merged - before], [1]),
         }
-        return figures, (
+        return metrics, (
             "{adapter} has a loss of {eval_loss_adapter:.4f} nats per token (perplexity "
             "{eval_perplexity_adapter:.4f}), the merged model one of {eval_loss_merged:.4f} "
             "({eval_perplexity_merged:.4f}): {eval_perplexity_ratio:.4f} times the perplexity"
-        ).format(adapter=adapter, **figures)
+        ).format(adapter=adapter, **metrics)
     accuracies = [metrics_of_margins(rewards[0] - rewards[1])["accuracy"] for rewards in (before, merged)]
     difference, spread = float((merged - before).abs().mean()), float(before.std())
-    figures = {
+    metrics = {
         "eval_accuracy_adapter": accuracies[0],
         "eval_accuracy_merged": accuracies[1],
         "eval_reward_difference": difference,
         "eval_reward_difference_ratio": difference / spread if spread else math.inf,
     }
-    return figures, (
+    return metrics, (
         "{adapter} has an accuracy of {eval_accuracy_adapter:.3f}, the merged model one of {eval_accuracy_merged:.3f}; "
         "their rewards differ by {eval_reward_difference:.4f} on average, which is {eval_reward_difference_ratio:.4f} "
         "of a standard deviation"
-    ).format(adapter=adapter, **figures)
+    ).format(adapter=adapter, **metrics)

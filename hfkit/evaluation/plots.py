@@ -1,4 +1,4 @@
-"""The plot of an arena."""
+"""Plots the results of an arena."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ from hfkit.training.plots import canvas, save
 
 
 def plot_arena(folder: Path, arena: dict) -> Path:
-    """Draws `arena.png`: ratings with their intervals, entropy and self-BLEU over temperatures."""
-    figure, (ratings, entropy, likeness) = canvas(3)
+    """Draw `arena.png` and return its path: ratings with their intervals, entropy and self-BLEU over temperatures."""
+    figure, (ratings, entropy, similarity) = canvas(3)
     models = sorted(arena["models"], key=lambda model: model["rating"])
     values = [model["rating"] for model in models]
     spans = [[abs(model["rating"] - model[end]) for model in models] for end in ("low", "high")]
@@ -16,13 +16,13 @@ def plot_arena(folder: Path, arena: dict) -> Path:
     ratings.set_yticks(range(len(models)), [model["name"] for model in models])
     for axes, key, title, label in (
         (entropy, "entropy", "Entropy", "nats per token"),
-        (likeness, "self_bleu", "Likeness of replies", "self-BLEU of replies to one prompt"),
+        (similarity, "self_bleu", "Similarity of responses", "self-BLEU of responses to one prompt"),
     ):
         for model in arena["models"]:
             points = [(row["temperature"], row[key]) for row in arena["diversity"] if row["model"] == model["name"]]
             axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, label=model["name"])
         axes.set(title=title, xlabel="temperature", ylabel=label)
         axes.legend(frameon=False)
-    for axes in (ratings, entropy, likeness):
+    for axes in (ratings, entropy, similarity):
         axes.grid(alpha=0.3)
     return save(figure, Path(folder) / "arena.png")

@@ -1,4 +1,4 @@
-"""The prompts that several models reply to: those that each of them can read, in full."""
+"""Loads the prompts that several models respond to: those that fit into each of them."""
 
 from collections import Counter
 
@@ -10,61 +10,63 @@ from hfkit.data.cards import recipe_of
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS, TEXT
 from hfkit.data.messages import RenderError
 from hfkit.data.splits import SplitStats, load_rows
-from hfkit.evaluation.held_out import asked_of
+from hfkit.evaluation.held_out import prompt_and_reply
 from hfkit.evaluation.replies import Subject
 
-WANTED = [column for column in INSTRUCTIONS if column not in TEXT]
+REFERENCE_COLUMNS = [column for column in INSTRUCTIONS if column not in TEXT]
 
 
 def load_prompts(
     entries: list[DatasetEntry], limit: int, seed: int, columns: list[str]
 ) -> tuple[list[dict], SplitStats]:
-    """Rows of `prompt`, `reference` (a reply that they have, or None) and `columns`, with their account.
+    """Load rows of `prompt`, `reference` (the response of the row, or None) and `columns`, and what became of the rows.
 
     Raises:
-        HfkitError: they cannot be read, or there is no prompt among them.
+        HfkitError: the rows cannot be read, or none has a prompt.
     """
     wanted = [column for column in prompt_columns(entries) if column not in columns]
-    rows, account = load_rows("prompts", entries, wanted, columns, seed)
-    rows = account.capped(rows)
-    prompts = prompts_of(list(rows), columns)
+    rows, stats = load_rows("prompts", entries, wanted, columns, seed)
+    rows = stats.capped(rows)
+    prompts = rows_with_prompts(list(rows), columns)
     if not prompts:
-        raise HfkitError(f"{account}\nThere is no prompt among them: map a column to `prompt` or `messages`.")
-    account.kept = len(prompts)
-    account.dropped = {"without a prompt": len(rows) - len(prompts)} if len(prompts) < len(rows) else {}
-    return chosen(prompts, limit, seed), account
+        raise HfkitError(f"{stats}\nNone of the rows has a prompt: map a column to `prompt` or `messages`.")
+    stats.kept = len(prompts)
+    stats.dropped = {"without a prompt": len(rows) - len(prompts)} if len(prompts) < len(rows) else {}
+    return sample_rows(prompts, limit, seed), stats
 
 
 def prompt_columns(entries: list[DatasetEntry]) -> list[str]:
-    """The columns to read: of all entries the prompt alone, where a card has no reply that is the row's own."""
+    """Return the columns to read: prompts alone if the card of an entry has no single response per row."""
     forms = {recipe.form for entry in entries if (recipe := recipe_of(entry)) is not None}
-    return PROMPTS if forms & {"prompts", "preference", "ranking"} else WANTED
+    return PROMPTS if forms & {"prompts", "preference", "ranking"} else REFERENCE_COLUMNS
 
 
-def prompts_of(rows: list[dict], columns: list[str]) -> list[dict]:
-    """The rows that ask something, as `load_prompts` has them."""
-    asked = [(row, asked_of(row)) for row in rows]
+def rows_with_prompts(rows: list[dict], columns: list[str]) -> list[dict]:
+    """Return the rows that have a prompt, as `load_prompts` does."""
+    parsed = [(row, prompt_and_reply(row)) for row in rows]
     return [
         {"prompt": found[0], "reference": found[1], **{name: row[name] for name in columns}}
-        for row, found in asked
+        for row, found in parsed
         if found is not None
     ]
 
 
-def chosen(rows: list[dict], limit: int, seed: int) -> list[dict]:
-    """All rows, or `limit` of them, chosen by seed, in their order."""
+def sample_rows(rows: list[dict], limit: int, seed: int) -> list[dict]:
+    """Return all rows, or a random choice of `limit` by the seed, in their order."""
     if len(rows) <= limit:
         return rows
-    return [rows[place] for place in sorted(np.random.default_rng(seed).choice(len(rows), limit, replace=False))]
+    return [rows[index] for index in sorted(np.random.default_rng(seed).choice(len(rows), limit, replace=False))]
 
 
-def readable_prompts(
-    rows: list[dict], subjects: list[Subject], max_prompt_length: int, response_length: int, account: SplitStats
+def shared_prompts(
+    rows: list[dict], subjects: list[Subject], max_prompt_length: int, response_length: int, stats: SplitStats
 ) -> tuple[list[dict], dict[str, list[list[int]]]]:
-    """The rows that every model can read and has room to reply to, and their token ids by the model's name.
+    """Return the rows whose prompt and response fit into every model, and the prompts' token ids by the model's name.
+
+    `stats` counts the others as dropped.
 
     Raises:
-        HfkitError: there are none.
+        HfkitError: no row is left.
     """
     kept, ids, lost = [], {subject.name: [] for subject in subjects}, Counter()
     contexts = {subject.name: subject.context or max_prompt_length + response_length for subject in subjects}
@@ -82,8 +84,8 @@ def readable_prompts(
         kept.append(row)
         for name, prompt in encoded.items():
             ids[name].append(prompt)
-    account.kept = len(kept)
-    account.dropped = {**account.dropped, **lost}
+    stats.kept = len(kept)
+    stats.dropped = {**stats.dropped, **lost}
     if not kept:
-        raise HfkitError(f"{account}\nNo prompt is left: raise max_prompt_length, or lower response_length.")
+        raise HfkitError(f"{stats}\nNo prompt is left: raise max_prompt_length, or lower response_length.")
     return kept, ids

@@ -1,4 +1,4 @@
-"""Replies of models to prompts, each sampled once: `replies.jsonl` keeps them with how likely they were."""
+"""Samples the responses of models to prompts, each once: `replies.jsonl` keeps them with their likelihoods."""
 
 import gc
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from hfkit.core.files import hash_of
 from hfkit.core.progress import progress
 from hfkit.data.chat_template import encode_prompt
 from hfkit.data.messages import Messages
-from hfkit.evaluation.lines import Lines
+from hfkit.evaluation.results_file import ResultsFile
 from hfkit.models.generation import generate_replies, likelihoods, stop_ids
 from hfkit.models.loading import cached_config, load_policy, load_tokenizer
 from hfkit.records.record import model_identity
@@ -21,7 +21,7 @@ REPLIES = "replies.jsonl"
 
 @dataclass(frozen=True)
 class Sampling:
-    """How replies are sampled: `temperature` 0 takes the likeliest token, else it is the only processor."""
+    """How responses are sampled: greedily at `temperature` 0; otherwise temperature is the only logits processor."""
 
     max_new_tokens: int
     temperature: float
@@ -30,9 +30,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply: token ids up to the one that ended it if it came, text, and sums over its tokens, in nats.
+    """A sampled response.
 
-    `logprob` and `entropy` are of the distribution that it was sampled from; of a greedy reply, that at temperature 1.
+    Args:
+        ids: token ids, up to and with the stop token if there is one.
+        text: without special tokens.
+        logprob, entropy: sums over its tokens, in nats, under the distribution that it was sampled from; for a greedy
+            response, that at temperature 1.
     """
 
     ids: list[int]
@@ -68,62 +72,62 @@ class Subject:
 
     @cached_property
     def identity(self) -> list:
-        """Which weights reply: their dtype, its own, and those of its base."""
+        """What identifies the weights that generate: their dtype, the model, and its base."""
         source = Source.of(self.path, self.revision)
-        places = [(source.path, source.revision), (source.base, source.base_revision)]
-        identities = [model_identity(*place) for place in places]
+        models = [(source.path, source.revision), (source.base, source.base_revision)]
+        identities = [model_identity(*model) for model in models]
         return [self.dtype, *(one["weights_sha256"] or (one["path"], one["revision"]) for one in identities)]
 
     @property
     def context(self) -> int | None:
-        """Tokens that fit into it, or None without a limit."""
+        """The longest context in tokens; None if unlimited."""
         return getattr(cached_config(self.path, self.revision).get_text_config(), "max_position_embeddings", None)
 
     def unload(self) -> None:
-        """Frees the weights."""
+        """Free the weights."""
         self.__dict__.pop("model", None)
         gc.collect()  # a model refers to itself, and a GPU may have no room for two
 
     def encode(self, prompt: str | Messages) -> list[int]:
-        """Token ids of a prompt, ready to be replied to.
+        """Return the token ids of a prompt, ready to generate from.
 
-        Without a chat template it is the text of its turns, an empty line between them.
+        Without a chat template, a conversation is the text of its messages with an empty line between them.
         """
         if not self.tokenizer.chat_template and not isinstance(prompt, str):
-            prompt = "\n\n".join(turn["content"] for turn in prompt) + "\n\n"
+            prompt = "\n\n".join(message["content"] for message in prompt) + "\n\n"
         return encode_prompt(self.tokenizer, prompt)
 
 
-def sample_once(
-    subject: Subject, prompts: list[list[int]], sampling: Sampling, kept: Lines, batch_size: int, copies: int = 1
+def load_or_sample(
+    subject: Subject, prompts: list[list[int]], sampling: Sampling, saved: ResultsFile, batch_size: int, copies: int = 1
 ) -> list[Reply]:
-    """Replies to prompts: those that `kept` has, the others sampled and kept batch by batch.
+    """Return responses to prompts: the saved ones; the others are sampled and saved batch by batch.
 
-    A batch draws from a seed of its own, so what was interrupted ends with the replies of an uninterrupted run; what is
-    kept stays as it is, also where others of its batch are missing.
+    Each batch has a seed of its own, so that a resumed run ends with the responses of an uninterrupted one. A saved
+    response is never replaced, even if others of its batch are missing.
 
     Args:
         prompts: token ids.
-        copies: replies to each prompt; first one to each, then another to each.
+        copies: responses to each prompt; first one to each prompt, then another to each.
     """
     settings = [subject.identity, asdict(sampling)]
     keys = [hash_of([*settings, copy, prompt]) for copy in range(copies) for prompt in prompts]
     prompts = prompts * copies
-    # the longest first: what does not fit into memory is told at once, and the estimate errs to the safe side
-    order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
+    # the longest first: a batch too large for the memory fails at once, and the estimated time errs on the safe side
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    missing = [batch for batch in batches if any(keys[place] not in kept for place in batch)]
-    for batch in progress(missing, f"{subject.name}: replies", batch_size, len(prompts)):
-        rows = [prompts[place] for place in batch]
-        replies = sample_batch(subject, rows, sampling, hash_of([keys[place] for place in batch]))
+    missing = [batch for batch in batches if any(keys[index] not in saved for index in batch)]
+    for batch in progress(missing, f"{subject.name}: responses", batch_size, len(prompts)):
+        rows = [prompts[index] for index in batch]
+        replies = sample_batch(subject, rows, sampling, hash_of([keys[index] for index in batch]))
         new = zip(batch, replies, strict=True)
-        kept.add({keys[place]: asdict(reply) for place, reply in new if keys[place] not in kept})
+        saved.add({keys[index]: asdict(reply) for index, reply in new if keys[index] not in saved})
     fields = Reply.__dataclass_fields__
-    return [Reply(**{name: kept[key][name] for name in fields}) for key in keys]
+    return [Reply(**{name: saved[key][name] for name in fields}) for key in keys]
 
 
 def sample_batch(subject: Subject, prompts: list[list[int]], sampling: Sampling, name: str) -> list[Reply]:
-    """Replies to one batch of prompts, with a seed made of the batch's name."""
+    """Sample responses to one batch of prompts, with a seed made of the batch's name, a hexadecimal hash."""
     model, tokenizer, temperature = subject.model, subject.tokenizer, sampling.temperature
     ids = generate_replies(
         model,
@@ -135,9 +139,9 @@ def sample_batch(subject: Subject, prompts: list[list[int]], sampling: Sampling,
         batch_size=len(prompts),
         stops=stop_ids(model.generation_config, tokenizer),
     )
-    said = likelihoods(model, tokenizer, prompts, ids, temperature)
+    scored = likelihoods(model, tokenizer, prompts, ids, temperature)
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [
         Reply(reply, text.strip(), float(one.logprobs.sum()), float(one.entropy.sum()))
-        for reply, text, one in zip(ids, texts, said, strict=True)
+        for reply, text, one in zip(ids, texts, scored, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The figures of reward models: how they rank held-out pairs, and what they give to worthless replies."""
+"""Computes the metrics of reward models: how they rank held-out pairs, and how they score worthless responses."""
 
 import numpy as np
 from accelerate.utils import release_memory
@@ -19,14 +19,14 @@ from hfkit.models.reward_model import RewardModel, load_reward
 from hfkit.records.record import record_of
 
 PROBED = 32
-"""Rows whose best reply is probed."""
+"""Rows whose best response is probed, at most."""
 
 
 def evaluate_reward_models(config: EvaluateConfig) -> dict:
-    """`by_model`, `probes` (of each model, see `probes.probe`) and `data` of evaluation.json.
+    """Return `by_model`, `probes` (of each model, see `probes.probe`) and `data` of evaluation.json.
 
     Raises:
-        HfkitError: there are no held-out pairs, or they cannot be read.
+        HfkitError: there are no held-out pairs, or the pairs cannot be read.
     """
     name, path = split_name(config.model_name_or_path)
     models = [(name, path, config.model_revision), *((*split_name(given), "main") for given in config.against)]
@@ -37,38 +37,38 @@ def evaluate_reward_models(config: EvaluateConfig) -> dict:
         raise HfkitError(f"{error}\nName pairs that no training saw: --datasets FILE") from error
     readers = [Subject(*model) for model in models]
     held_out = held_out.shared_by([(reader.tokenizer, reader.context) for reader in readers])
-    by_model, probes, accounts = {}, {}, []
+    by_model, probes, test_stats = {}, {}, []
     for name, path, revision in models:
         say(f"loading {name}: {path}")
         reward = load_reward(path, revision, dtype=config.dtype)
-        by_model[name], account = pair_figures(reward, held_out, config.per_device_eval_batch_size)
-        accounts.append(account)
-        found = probes_of(reward, held_out)
+        by_model[name], stats = evaluate_pairs(reward, held_out, config.per_device_eval_batch_size)
+        test_stats.append(stats)
+        found = probe_reward_model(reward, held_out)
         probes |= {name: found} if found else {}
         for sign in probe_warnings(found):
             warn(f"{name}: {sign}")
         del reward
         release_memory()  # a GPU may have no room for two
-    return {"by_model": by_model, "probes": probes, "data": {"test": accounts[0].as_dict()}}
+    return {"by_model": by_model, "probes": probes, "data": {"test": test_stats[0].as_dict()}}
 
 
-def pair_figures(reward: RewardModel, held_out: HeldOut, batch_size: int) -> tuple[dict[str, float], SplitStats]:
-    """See `preference.metrics_of_rewards`; and the account of the pairs."""
+def evaluate_pairs(reward: RewardModel, held_out: HeldOut, batch_size: int) -> tuple[dict[str, float], SplitStats]:
+    """Return the metrics of `preference.metrics_of_rewards`, and what became of the pairs."""
     context = getattr(reward.model.config.get_text_config(), "max_position_embeddings", None)
-    pairs, account = held_out.encoded(reward.tokenizer, context)
+    pairs, stats = held_out.encoded(reward.tokenizer, context)
     columns = [pairs[column][:] for column in ("chosen_ids", "rejected_ids")]
     rewards = [reward.score_ids(column, batch_size).double().numpy() for column in columns]
-    return metrics_of_rewards(*rewards, pairs), account
+    return metrics_of_rewards(*rewards, pairs), stats
 
 
-def probes_of(reward: RewardModel, held_out: HeldOut) -> dict[str, dict[str, float]]:
-    """What it gives to worthless replies, made of the best ones, as `probes.probe`; {} where they cannot be parted."""
+def probe_reward_model(reward: RewardModel, held_out: HeldOut) -> dict[str, dict[str, float]]:
+    """Return `probes.probe`: rewards of worthless responses, made of the best ones; {} if fewer than 2 rows fit."""
     prompts, replies = [], []
     for row in held_out.rows.select(range(min(PROBED, len(held_out.rows)))):
         try:
-            asked, given, values, _ = read_comparison(row)
-            prompt = encode_prompt(reward.tokenizer, asked)
-            whole = encode_replies(reward.tokenizer, asked, [given[int(np.argmax(values))]])[0]
+            messages, given, values, _ = read_comparison(row)
+            prompt = encode_prompt(reward.tokenizer, messages)
+            whole = encode_replies(reward.tokenizer, messages, [given[int(np.argmax(values))]])[0]
         except RenderError:
             continue
         if prompt and whole[: len(prompt)] == prompt and len(prompt) < len(whole) <= held_out.max_length:

@@ -12,10 +12,10 @@ from hfkit.config.registry import STAGES
 from hfkit.core.files import write_json
 from hfkit.data.chat_template import encode_prompt, encode_text
 from hfkit.evaluation.arena import arena
-from hfkit.evaluation.diversity import variety
+from hfkit.evaluation.diversity import reply_diversity
 from hfkit.evaluation.held_out import text_likelihoods
-from hfkit.evaluation.lines import Lines
-from hfkit.evaluation.replies import REPLIES, Sampling, Subject, sample_once
+from hfkit.evaluation.replies import REPLIES, Sampling, Subject, load_or_sample
+from hfkit.evaluation.results_file import ResultsFile
 from hfkit.metrics.bootstrap import bootstrap_interval
 from hfkit.metrics.formulas import bits_per_byte, kl_per_reply
 from hfkit.metrics.preference import metrics_of_margins
@@ -47,13 +47,13 @@ def summarize(root: Path) -> dict:
     documents = [row["text"] for row in world_rows(root, "documents_test")]
     reward, gold = load_reward(str(root / "reward")), GoldScorer()
     subjects = {name: Subject(name, str(root / stage)) for name, stage in STAGE_OF_MODEL.items()}
-    sft, tokenizer, kept = subjects["SFT"], subjects["SFT"].tokenizer, Lines(root / "arena" / REPLIES)
+    sft, tokenizer, kept = subjects["SFT"], subjects["SFT"].tokenizer, ResultsFile(root / "arena" / REPLIES)
     prompts = [encode_prompt(tokenizer, row["prompt"]) for row in questions]
     temperature = temperature_of(root)
     summary: dict = {"questions": len(questions), "temperature": temperature, "models": {}}
     for name, subject in subjects.items():
-        greedy = sample_once(subject, prompts, Sampling(REPLY_TOKENS, 0.0), kept, BATCH)
-        sampled = sample_once(subject, prompts, Sampling(REPLY_TOKENS, temperature), kept, BATCH)
+        greedy = load_or_sample(subject, prompts, Sampling(REPLY_TOKENS, 0.0), kept, BATCH)
+        sampled = load_or_sample(subject, prompts, Sampling(REPLY_TOKENS, temperature), kept, BATCH)
         ids, texts = [reply.ids for reply in sampled], [reply.text for reply in sampled]
         scores = [gold(row["prompt"], text) for row, text in zip(questions, texts, strict=True)]
         logprobs = [reply.logprob for reply in sampled]
@@ -74,7 +74,7 @@ def summarize(root: Path) -> dict:
             "gold_interval": bootstrap_interval(scores),
             "reward": float(rewards.mean()),
             "kl_to_sft": kl_per_reply(logprobs, under_sft),
-            "entropy": variety(sampled)["entropy"],
+            "entropy": reply_diversity(sampled)["entropy"],
             "reply_tokens": sum(map(len, ids)) / len(ids),
             "samples": texts[:SHOWN_QUESTIONS],
         }

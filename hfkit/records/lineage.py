@@ -1,6 +1,7 @@
 """The lineage of a run: what it was made from, read from its record and those of its parents."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from hfkit.core.errors import HfkitError
@@ -13,6 +14,13 @@ GONE = "not there any more"
 
 
 NOT_PUSHED = "was not on the Hub when this was pushed"
+
+
+def ancestors(lineage: list[dict]) -> Iterator[dict]:
+    """Yield every entry of a record's `lineage` list and of the `parents` lists below, depth first."""
+    for entry in lineage:
+        yield entry
+        yield from ancestors(entry.get("parents", []))
 
 
 def lineage_of(path: str, revision: str = "main") -> dict:

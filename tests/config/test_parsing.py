@@ -136,7 +136,7 @@ def test_flag_values(flags, name, expected):
     [
         ("learning_rat: 1", "learning_rat", 1, "unknown; did you mean learning_rate?"),
         ("zzz: 1", "zzz", 1, "unknown; remove it (--help lists the keys)"),
-        ("extra: {a: 1}", "extra", {"a": 1}, "write what is in it as keys of their own"),
+        ("extra: {a: 1}", "extra", {"a": 1}, "write its content as keys of the config itself"),
         ("trust_remote_code: true", "trust_remote_code", True, "hfkit runs no remote code"),
         (
             "datasets: [{path: a}, {path: b, splt: c}]",

@@ -170,15 +170,19 @@ ENTRIES = {
     "unknown card file": ([{"card": "nowhere.md"}], "datasets[0].card", "there is no data card 'nowhere.md'"),
     "unknown split of a card": ([{"card": "alpaca", "split": "test"}], "datasets[0].split", "no split 'test'"),
     "card without its files": ([{"card": "quickstart-prompts", "path": "no/x/y"}], "datasets[0].path", "no such file"),
-    "card and columns": ([{"card": "alpaca", "columns": {"prompt": "a"}}], "datasets[0].columns", "the card says it"),
+    "card and columns": ([{"card": "alpaca", "columns": {"prompt": "a"}}], "datasets[0].columns", "the card sets it"),
     "negative weight": ([A | {"weight": 1}, B | {"weight": -1}], "datasets[1].weight", "must not be negative"),
-    "weights of zero": ([A | {"weight": 0}, B | {"weight": 0}], "datasets[0].weight", "one source at least"),
+    "weights of zero": ([A | {"weight": 0}, B | {"weight": 0}], "datasets[0].weight", "at least one source"),
     "half weighted": ([A | {"weight": 1}, B], "datasets[1].weight", "give all sources a weight, or none"),
     "no rows": ([A | {"rows": 0}], "datasets[0].rows", "must be above 0"),
     "no epochs": ([A | {"epochs": -1.5}], "datasets[0].epochs", "must be above 0"),
-    "two budgets": ([A | {"rows": 5, "tokens": 5}], "datasets[0].rows and tokens", "give one budget"),
+    "two budgets": ([A | {"rows": 5, "tokens": 5}], "datasets[0].rows", "set one budget: rows, tokens"),
     "stream without a budget": ([A | {"streaming": True}], "datasets[0].streaming", "set rows or tokens"),
-    "part of a stream": ([A | {"streaming": True, "rows": 5, "split": "train[:9]"}], "datasets[0].split", "whole"),
+    "part of a stream": (
+        [A | {"streaming": True, "rows": 5, "split": "train[:9]"}],
+        "datasets[0].split",
+        "cannot be sliced",
+    ),
     "weight that is no number": ([A | {"weight": "half"}], "datasets[0].weight", "expected number"),
 }
 

@@ -73,7 +73,7 @@ def test_what_holds_no_rows_is_told(tmp_path):
 @pytest.mark.parametrize("name", ["a.tsv", "a.ndjson", "a.JSONL", "a"])
 def test_a_file_that_is_not_read_is_told_which_are(config_of, tmp_path, name):
     (tmp_path / name).write_bytes(LINE)
-    with pytest.raises(ConfigError, match=r"files that are read end in \.jsonl, \.json"):
+    with pytest.raises(ConfigError, match=r"expected a file that ends in \.jsonl, \.json"):
         config_of("sft", tmp_path / "out", datasets=[{"path": str(tmp_path / name)}])
 
 

@@ -13,12 +13,12 @@ from hfkit.config.evaluation import ArenaConfig, split_name
 from hfkit.config.parsing import load_config
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.evaluation.arena import arena
-from hfkit.evaluation.bias import bias_of, functions_of, partiality, wavering
+from hfkit.evaluation.bias import inconsistency_warning, judge_bias, reward_functions_of, training_judge_warning
 from hfkit.evaluation.checks import problems_of
-from hfkit.evaluation.judges import Match, Verdict, by_model, by_person, by_score, verdict_of
-from hfkit.evaluation.lines import Lines
-from hfkit.evaluation.ratings import Battle, counts_of, pairs_of, rate, ratings_of
+from hfkit.evaluation.judges import Match, Verdict, human_judge, model_judge, score_judge, verdict_of
+from hfkit.evaluation.ratings import Battle, count_outcomes, fit_ratings, pair_results, rate_models
 from hfkit.evaluation.replies import Subject
+from hfkit.evaluation.results_file import ResultsFile
 
 SMALL = {"response_length": 6, "per_device_eval_batch_size": 4, "resamples": 50, "diversity_prompts": 2}
 SMALL |= {"diversity_samples": 2, "diversity_temperatures": [0.5, 1.0]}
@@ -45,13 +45,13 @@ def config(data, base_dir, sft_dir, tmp_path):
 
 def test_ratings_of_two_are_the_logarithm_of_their_odds():
     # 75 wins and 25 losses, and the tie that is added to each pair
-    high, low = ratings_of(["a", "b"], np.array([[75, 0, 25]]))
+    high, low = fit_ratings(["a", "b"], np.array([[75, 0, 25]]))
     assert high - low == pytest.approx(400 * np.log10(75.5 / 25.5), abs=1e-6)
     assert (high + low) / 2 == pytest.approx(1000)
 
 
 def test_a_model_that_always_wins_has_a_finite_rating():
-    ratings = rate(["a", "b", "c"], [Battle(p, *pair, 1.0) for p in range(20) for pair in ("ab", "ac", "bc")])
+    ratings = rate_models(["a", "b", "c"], [Battle(p, *pair, 1.0) for p in range(20) for pair in ("ab", "ac", "bc")])
     assert [row["name"] for row in sorted(ratings, key=lambda row: -row["rating"])] == ["a", "b", "c"]
     assert all(np.isfinite([row["low"], row["high"]]).all() for row in ratings)
     assert [(row["wins"], row["ties"], row["losses"]) for row in ratings] == [(40, 0, 0), (20, 0, 20), (0, 0, 40)]
@@ -60,14 +60,14 @@ def test_a_model_that_always_wins_has_a_finite_rating():
 def test_a_battle_counts_the_same_from_either_side():
     there = [Battle(0, "a", "b", 1.0), Battle(1, "a", "b", 0.5)]
     back = [Battle(0, "b", "a", 0.0), Battle(1, "b", "a", 0.5)]
-    assert (counts_of("ab", there) == counts_of("ab", back)).all()
-    assert pairs_of("ab", back) == [{"a": "a", "b": "b", "wins_a": 1, "wins_b": 0, "ties": 1}]
+    assert (count_outcomes("ab", there) == count_outcomes("ab", back)).all()
+    assert pair_results("ab", back) == [{"a": "a", "b": "b", "wins_a": 1, "wins_b": 0, "ties": 1}]
 
 
 def test_known_strengths_are_recovered():
     truth = np.array([1100, 1000, 900])
     odds = [1 / (1 + 10 ** ((truth[j] - truth[i]) / 400)) for i, j in ((0, 1), (0, 2), (1, 2))]
-    assert ratings_of("abc", 1e6 * np.array([[p, 0, 1 - p] for p in odds])) == pytest.approx(truth, abs=0.01)
+    assert fit_ratings("abc", 1e6 * np.array([[p, 0, 1 - p] for p in odds])) == pytest.approx(truth, abs=0.01)
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_intervals_cover_the_truth(gap):
             for (i, j), wins in won.items()
             for prompt in range(200)
         ]
-        ratings = rate(names, battles, resamples=500)
+        ratings = rate_models(names, battles, resamples=500)
         covered.append([row["low"] <= true <= row["high"] for row, true in zip(ratings, truth, strict=True)])
     assert (np.sum(covered, axis=0) >= 90).all(), np.sum(covered, axis=0)
 
@@ -95,7 +95,7 @@ SAME = [Match("Who?", "Ann.", "It is Bob.", {}), Match("Who?", "It is Bob.", "An
 
 
 def test_a_score_judges_each_reply_by_itself():
-    judge = by_score(lambda prompts, replies, columns: length(prompts, replies))
+    judge = score_judge(lambda prompts, replies, columns: length(prompts, replies))
     verdicts = judge([*SAME, Match("Who?", "abc", "xyz", {})])
     assert verdicts == [Verdict(0.0), Verdict(1.0), Verdict(0.5)]
 
@@ -107,12 +107,12 @@ def test_a_judge_that_contradicts_itself_says_a_tie():
 
 
 def test_a_language_model_is_asked_in_both_orders_and_once(sft_dir, tmp_path):
-    judge = by_model(Subject("judge", str(sft_dir)), Lines(tmp_path / "verdicts"), batch_size=2)
+    judge = model_judge(Subject("judge", str(sft_dir)), ResultsFile(tmp_path / "verdicts"), batch_size=2)
     first, second = judge(SAME)
     assert first.firsts == second.firsts[::-1]  # the second pair is the first one turned round
     assert first.result == 1 - second.result
     silent = Subject("judge", str(sft_dir))
-    again = by_model(silent, Lines(tmp_path / "verdicts"), batch_size=2)
+    again = model_judge(silent, ResultsFile(tmp_path / "verdicts"), batch_size=2)
     assert again(SAME) == [first, second]
     assert "model" not in vars(silent)
 
@@ -120,18 +120,18 @@ def test_a_language_model_is_asked_in_both_orders_and_once(sft_dir, tmp_path):
 def test_bias_for_length_and_for_the_first_is_seen():
     verdicts = [Verdict(1.0, (1.0, 0.0)), Verdict(0.5, (1.0, 1.0)), Verdict(0.0, (0.0, 1.0))]
     matches = [Match("", "a longer one", "short", {}), SAME[0], Match("", "one", "two", {})]
-    assert bias_of(matches, verdicts) == {
+    assert judge_bias(matches, verdicts) == {
         "longer_wins": 1,
         "decided": 1,
         "first_wins": pytest.approx(4 / 6),
         "consistent": pytest.approx(2 / 3),
     }
-    assert bias_of(SAME, [Verdict(1.0), Verdict(1.0)])["first_wins"] is None
+    assert judge_bias(SAME, [Verdict(1.0), Verdict(1.0)])["first_wins"] is None
 
 
 @pytest.mark.parametrize(("consistent", "told"), [(0.0, "100%"), (0.4, "60%"), (0.5, None), (None, None)])
 def test_a_judge_that_mostly_contradicts_itself_is_warned_of(consistent, told):
-    warning = wavering({"consistent": consistent})
+    warning = inconsistency_warning({"consistent": consistent})
     assert warning is None if told is None else told in warning
 
 
@@ -140,7 +140,7 @@ def test_a_person_judges_blind_and_may_stop_and_go_on(tmp_path, monkeypatch, cap
 
     def answer(text: str):
         monkeypatch.setattr(sys, "stdin", io.StringIO(text))
-        return by_person(Lines(tmp_path / "verdicts"), seed=0)(matches)
+        return human_judge(ResultsFile(tmp_path / "verdicts"), seed=0)(matches)
 
     with pytest.raises(HfkitError, match="stopped with 2 to go"):
         answer("a\nwhat\na\nq\n")
@@ -150,9 +150,9 @@ def test_a_person_judges_blind_and_may_stop_and_go_on(tmp_path, monkeypatch, cap
     assert "[3/4]" in shown and "[1/4]" not in shown
     assert sorted(verdict.firsts for verdict in verdicts) == [(0.0,), (0.5,), (1.0,), (1.0,)]
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert by_person(Lines(tmp_path / "verdicts"), seed=0)(matches) == verdicts  # nothing more is asked
+    assert human_judge(ResultsFile(tmp_path / "verdicts"), seed=0)(matches) == verdicts  # nothing more is asked
     # the reply shown above is a's in some, b's in others: an answer for the first is for either
-    kept = Lines(tmp_path / "verdicts").known.values()
+    kept = ResultsFile(tmp_path / "verdicts").known.values()
     assert {line["swapped"] for line in kept} == {True, False}
 
 
@@ -218,7 +218,7 @@ def test_the_reward_model_that_ppo_was_trained_on_judges_only_if_asked(config, s
     ],
 )
 def test_a_function_without_a_weight_trains_nothing(settings, trained_on):
-    assert functions_of(settings) == trained_on
+    assert reward_functions_of(settings) == trained_on
 
 
 def test_a_function_that_a_model_before_was_trained_on_judges_only_if_asked(tmp_path):
@@ -234,14 +234,14 @@ def test_a_function_that_a_model_before_was_trained_on_judges_only_if_asked(tmp_
     (tmp_path / "other").mkdir()
     judged = ArenaConfig(models=[str(tmp_path / "sft"), str(tmp_path / "other")], prompts="unused", **FUNCTION)
     with pytest.raises(HfkitError, match=r"sft was trained on reward_functions:length"):
-        partiality(judged, judged.reward_function)
-    assert partiality(judged, "reward_functions:is_wanted") is None
+        training_judge_warning(judged, judged.reward_function)
+    assert training_judge_warning(judged, "reward_functions:is_wanted") is None
 
 
 def test_a_language_model_judges(config, base_dir):
     result = arena(config(judge=str(base_dir)))
     assert result["judge"]["kind"] == "model"
-    assert result["judge"]["warning"].startswith("the judge is base itself, and models favour their own replies")
+    assert result["judge"]["warning"].startswith("the judge is base itself, and models favor their own responses")
     assert 0 <= result["bias"]["first_wins"] <= 1
     assert 0 <= result["bias"]["consistent"] <= 1
 
@@ -259,11 +259,11 @@ def test_prompts_that_do_not_fit_are_counted_and_none_is_an_error(config, rows_f
 @pytest.mark.parametrize(
     ("changes", "key", "remedy"),
     [
-        ({"judge": "reward"}, "reward_model", "missing: what judges"),
-        ({"judge": "function"}, "reward_function", "missing: what judges"),
+        ({"judge": "reward"}, "reward_model", "missing: judge: "),
+        ({"judge": "function"}, "reward_function", "missing: judge: "),
         ({"judge": "function", "reward_function": "math:no"}, "reward_function", "AttributeError"),
         ({"judge": "human", "reward_model": "x/y"}, "reward_model", "no effect with judge: human"),
-        ({"judge": "human", "reward_columns": ["a"]}, "reward_columns", "only reward_function"),
+        ({"judge": "human", "reward_columns": ["a"]}, "reward_columns", "no effect with judge: human"),
         ({"judge": "no/such/judge"}, "judge", "not a Hub id"),
         ({"judge": "human", "models": ["one/model"]}, "models", "name two or more"),
         ({"judge": "human", "prompts": "/no.jsonl"}, "prompts[0].path", "no such file"),
@@ -279,8 +279,25 @@ def test_what_is_wrong_is_told_by_its_key(config, changes, key, remedy):
     assert remedy in told[key]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"judge": "human", "reward_model": "x/y"},
+        {"judge": "human", "reward_columns": ["a"]},
+        {"judge": "function"},
+        {"judge": "reward"},
+    ],
+    ids=str,
+)
+def test_a_fault_of_the_judge_silences_what_contradicts_it(data, base_dir, sft_dir, tmp_path, changes):
+    values = {"models": [f"base={base_dir}", f"SFT={sft_dir}"], "prompts": str(data / "prompts.jsonl"), **changes}
+    with pytest.raises(ConfigError) as error:
+        load_config(ArenaConfig, values, problems_of, output_dir=str(tmp_path / "arena"), judge=object())
+    assert [problem.key for problem in error.value.problems] == ["judge"]
+
+
 def test_a_reward_model_is_no_contestant_and_no_judge_to_ask(config, reward_dir, sft_dir):
-    with pytest.raises(ConfigError, match="which gives no replies"):
+    with pytest.raises(ConfigError, match="which gives no responses"):
         config(models=[str(reward_dir), str(sft_dir)], judge="human")
     with pytest.raises(ConfigError, match="name a language model"):
         config(judge=str(reward_dir))
@@ -308,4 +325,4 @@ def test_the_command(data, base_dir, sft_dir, tmp_path, capsys):
     assert main(["arena", f"base={base_dir}", str(sft_dir), *flags, *short]) == 0
     shown = capsys.readouterr().out
     assert "judged by reward_functions:length" in shown
-    assert "the longer reply won" in shown
+    assert "the longer response won" in shown

@@ -15,12 +15,13 @@ from hfkit.cli import main
 from hfkit.config.evaluation import EvaluateConfig
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.parsing import load_config
+from hfkit.config.registry import STAGES, StageSpec
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.data.cards import entries_of
 from hfkit.data.forms import IGNORE
 from hfkit.evaluation.checks import problems_of
 from hfkit.evaluation.evaluate import evaluate
-from hfkit.evaluation.held_out import asked_of, find_held_out, text_likelihoods
+from hfkit.evaluation.held_out import find_held_out, prompt_and_reply, prompted_start, text_likelihoods
 from hfkit.evaluation.prompts import load_prompts
 from hfkit.records.record import read_record
 
@@ -138,7 +139,7 @@ def test_replies_of_an_instruction_are_all_that_its_loss_is_on(sft_dir):
     ],
 )
 def test_what_a_row_asks(row, expected):
-    assert asked_of(row) == expected
+    assert prompt_and_reply(row) == expected
 
 
 def test_a_reward_model_is_measured_on_pairs_as_its_stage_did(run_of, reward_dir):
@@ -165,7 +166,7 @@ def test_a_pretrained_model_has_no_replies_unless_prompts_are_named(base_dir, da
         "perplexity",
         "bits_per_byte",
     }
-    assert "--prompts names some" in capsys.readouterr().out
+    assert "name some with --prompts" in capsys.readouterr().out
     metrics = evaluated(base_dir, **named, prompts=str(data / "prompts.jsonl"), temperature=0)["metrics"]
     assert "self_bleu" in metrics and "exact_match" not in metrics
 
@@ -218,7 +219,7 @@ def test_a_budget_other_than_rows_is_refused(sft_dir, data, key, budget):
     with pytest.raises(ConfigError) as error:
         load_config(EvaluateConfig, {"model_name_or_path": str(sft_dir), key: entries}, problems_of)
     told = {problem.key: problem.remedy for problem in error.value.problems}
-    assert "rows caps them" in told[f"{key}[1].{budget}"]
+    assert "set rows" in told[f"{key}[1].{budget}"]
 
 
 def test_rewards_and_a_reference_of_ones_own(sft_dir, base_dir, reward_dir, tmp_path):
@@ -256,9 +257,24 @@ def test_everything_wrong_is_told_at_once(sft_dir, reward_dir, tokenizer_dir, tm
         *("datasets[0].path", "max_rows", "temperature", "reward_model"),
     }
     assert "the run of another stage (tokenizer)" in told["against[0]"]
-    assert "of another kind" in told["against[1]"]
+    assert "of one kind" in told["against[1]"]
     assert "holds nothing" in told["against[2]"]
     assert "not a Hub id" in told["against[3]"]
+
+
+@pytest.mark.parametrize("stage", ["ppo", "toy"])
+def test_a_stage_that_trains_on_prompts_is_held_against_the_model_it_started_from(monkeypatch, sft_dir, stage):
+    spec = StageSpec(name="toy", config_class=None, module="", title="", purpose="", makes="assistant", form="prompts")
+    monkeypatch.setitem(STAGES, "toy", spec)
+    start = {"role": "start", "path": str(sft_dir), "revision": None}
+    record = {"stage": stage, "lineage": [{"role": "reward", "path": "gone", "revision": None}, start]}
+    assert prompted_start(record) == start
+    assert (
+        find_held_out(record, False, 3).rows.column_names
+        == find_held_out(read_record(sft_dir), False, 3).rows.column_names
+    )
+    assert prompted_start({**record, "stage": "sft"}) is None
+    assert prompted_start({}) is None
 
 
 def test_two_models_of_one_name_are_refused(sft_dir):

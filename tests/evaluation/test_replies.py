@@ -9,55 +9,55 @@ import time
 import pytest
 
 from hfkit.core.errors import HfkitError
-from hfkit.evaluation.lines import Lines
-from hfkit.evaluation.replies import Sampling, Subject, sample_once
+from hfkit.evaluation.replies import Sampling, Subject, load_or_sample
+from hfkit.evaluation.results_file import ResultsFile
 
 
 def test_replies_are_sampled_once_and_an_interruption_changes_none(sft_dir, tmp_path):
     subject = Subject("sft", str(sft_dir))
     prompts = [subject.encode(f"What does {name} like?") for name in "Ann Bob Cid Dee Eve".split()]
     sampling = Sampling(6, 1.0, seed=3)
-    whole = sample_once(subject, prompts, sampling, Lines(tmp_path / "whole"), batch_size=2)
+    whole = load_or_sample(subject, prompts, sampling, ResultsFile(tmp_path / "whole"), batch_size=2)
     lines = (tmp_path / "whole").read_text().splitlines(keepends=True)
     part = tmp_path / "part"
     part.write_text("".join(lines[:4]) + lines[4][:20])  # the second batch was kept, the third cut off
-    again = sample_once(subject, prompts, sampling, Lines(part), batch_size=2)
+    again = load_or_sample(subject, prompts, sampling, ResultsFile(part), batch_size=2)
     assert again == whole
     assert part.read_text().splitlines(keepends=True)[:4] == lines[:4]
     subject.unload()
     untouched = part.read_bytes()
-    assert sample_once(subject, prompts, sampling, Lines(part), batch_size=2) == whole
+    assert load_or_sample(subject, prompts, sampling, ResultsFile(part), batch_size=2) == whole
     assert part.read_bytes() == untouched
     assert "model" not in vars(subject)  # no weights were needed
 
 
 @pytest.mark.parametrize("other", [Sampling(6, 1.0, seed=4), Sampling(6, 0.9, seed=3), Sampling(5, 1.0, seed=3)])
 def test_other_settings_are_other_replies(sft_dir, tmp_path, other):
-    subject, kept = Subject("sft", str(sft_dir)), Lines(tmp_path / "kept")
+    subject, kept = Subject("sft", str(sft_dir)), ResultsFile(tmp_path / "kept")
     prompts = [subject.encode("What does Ann like?")]
-    sample_once(subject, prompts, Sampling(6, 1.0, seed=3), kept, 2)
-    sample_once(subject, prompts, other, kept, 2)
+    load_or_sample(subject, prompts, Sampling(6, 1.0, seed=3), kept, 2)
+    load_or_sample(subject, prompts, other, kept, 2)
     assert len(kept.known) == 2
 
 
 def test_a_text_with_line_ends_of_its_own_is_one_line(tmp_path):
     text = "one\u2028two\x85three\nfour\rfive"
-    Lines(tmp_path / "kept").add({"a": {"text": text}, "b": {"text": ""}})
-    assert Lines(tmp_path / "kept")["a"]["text"] == text
+    ResultsFile(tmp_path / "kept").add({"a": {"text": text}, "b": {"text": ""}})
+    assert ResultsFile(tmp_path / "kept")["a"]["text"] == text
 
 
 def test_a_line_that_was_cut_within_a_character_is_dropped(tmp_path):
-    Lines(tmp_path / "kept").add({"a": {"text": "whole"}, "b": {"text": "né"}})
+    ResultsFile(tmp_path / "kept").add({"a": {"text": "whole"}, "b": {"text": "né"}})
     content = (tmp_path / "kept").read_bytes()
     (tmp_path / "kept").write_bytes(content[: content.index("é".encode()) + 1])
-    assert [*Lines(tmp_path / "kept").known] == ["a"]
+    assert [*ResultsFile(tmp_path / "kept").known] == ["a"]
     assert (tmp_path / "kept").read_bytes() == content[: content.index(b"\n") + 1]
 
 
 def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "replies.jsonl").write_text('{"prompt": "mine"}\n')
     with pytest.raises(HfkitError, match="choose another --output_dir"):
-        Lines(tmp_path / "replies.jsonl")
+        ResultsFile(tmp_path / "replies.jsonl")
     assert (tmp_path / "replies.jsonl").read_text() == '{"prompt": "mine"}\n'
 
 

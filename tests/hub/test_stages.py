@@ -151,7 +151,7 @@ def test_settings_of_a_push_that_is_not_made():
     assert [problem.key for problem in problems] == ["hub_model_id", "hub_strategy"]
     assert {problem.remedy for problem in problems} == {"has no effect without push_to_hub: true"}
     told = [str(problem) for problem in hub_problems(TokenizerConfig(output_dir="x", push_to_hub=True))]
-    assert told == ["push_to_hub: True -> HF_HUB_OFFLINE is set: leave out one of the two"]
+    assert told == ["push_to_hub: True -> the environment sets HF_HUB_OFFLINE: unset it, or remove push_to_hub"]
 
 
 def test_a_folder_that_a_stage_will_make_is_asked_of_no_hub(pipeline, ann, hub_server):

@@ -155,7 +155,7 @@ def test_an_adapter_keeps_its_shape(config_of, tmp_path, sft_dir, change):
 def test_an_adapter_without_its_base_is_told_by_name(config_of, tmp_path, sft_dir, copy):
     folder = copy(sft_dir)
     edit(folder / "adapter_config.json", base_model_name_or_path="/gone/model")
-    with pytest.raises(ConfigError, match="its base '/gone/model' is not there"):
+    with pytest.raises(ConfigError, match="its base '/gone/model' does not exist"):
         config_of("reward", tmp_path / "out", model_name_or_path=str(folder))
 
 
@@ -169,7 +169,7 @@ def test_a_run_that_is_not_done_is_no_model(config_of, tmp_path, base_dir, copy)
 def test_a_tokenizer_of_another_model_is_refused(config_of, tmp_path, base_dir, copy):
     folder = copy(base_dir)
     edit(folder / "config.json", vocab_size=300)
-    with pytest.raises(ConfigError, match="has ids up to 317: the model's embedding ends at 299"):
+    with pytest.raises(ConfigError, match="has ids up to 317, but the model's embedding ends at 299"):
         config_of("sft", tmp_path / "out", model_name_or_path=str(folder))
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from hfkit.commands.chat.conversation import Conversation, Settings
 from hfkit.commands.chat.models import ChatModel, LoadedModels
-from hfkit.config.validation import spell
+from hfkit.config.validation import describe_type
 from hfkit.core.console import printable
 from hfkit.core.errors import HfkitError, nearest
 
@@ -121,7 +121,7 @@ class ChatSession:
             try:
                 self.change_settings(**{command[1:]: kind(argument)})
             except ValueError as error:
-                raise HfkitError(f"{command} {argument}: expected {spell(kind)} after {command}") from error
+                raise HfkitError(f"{command} {argument}: expected {describe_type(kind)} after {command}") from error
         elif command == "/system":
             self.change_settings(system=argument or None)
         elif command == "/adapter":

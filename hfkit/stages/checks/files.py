@@ -1,4 +1,4 @@
-"""The output folder and the chat template."""
+"""Validates the output folder and the chat template."""
 
 import os
 import re
@@ -10,16 +10,16 @@ from hfkit.core.errors import Problem, reason
 
 
 def folder_problems(config) -> list[Problem]:
-    """An output folder that cannot be made."""
+    """Return problems of an output folder that cannot be created or written to."""
     path = Path(config.output_dir)
-    standing = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
-    if config.output_dir and os.path.isdir(standing) and os.access(standing, os.W_OK):
+    existing = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
+    if config.output_dir and os.path.isdir(existing) and os.access(existing, os.W_OK):
         return []
-    return [Problem("output_dir", config.output_dir, f"{standing} is not a folder that can be written to")]
+    return [Problem("output_dir", config.output_dir, f"{existing} is not a folder that can be written to")]
 
 
 def template_problems(config) -> list[Problem]:
-    """A chat template that is no file, or not Jinja."""
+    """Return problems of a chat template that cannot be read, or is not Jinja."""
     path = getattr(config, "chat_template", None)
     if path is None:
         return []

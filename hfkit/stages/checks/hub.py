@@ -1,4 +1,4 @@
-"""A push to the Hub that could not come off, or settings of one that is not asked for."""
+"""Validates that a push to the Hub can succeed, before training starts."""
 
 from dataclasses import fields
 
@@ -10,29 +10,24 @@ from hfkit.core.errors import Problem
 from hfkit.core.hub_ids import repo_fault, revision_fault
 from hfkit.hub.push import LOGIN
 from hfkit.hub.stage import repo_of
+from hfkit.stages.checks.rules import broken_rules
 
 
 def hub_problems(config) -> list[Problem]:
-    """Told before training starts: nobody logged in, a name that is none, a setting without effect."""
-    changed = {
-        field.name: getattr(config, field.name)
-        for field in fields(HubFields)
-        if getattr(config, field.name) != field.default
-    }
+    """Return problems of a push: no login, invalid names, and settings that have no effect."""
     if not config.push_to_hub:
-        return [Problem(key, value, "has no effect without push_to_hub: true") for key, value in changed.items()]
-
-    problems = []
+        remedy = "has no effect without push_to_hub: true"
+        changed = [field.name for field in fields(HubFields) if getattr(config, field.name) != field.default]
+        return broken_rules(config, [(True, key, remedy, "push_to_hub") for key in changed])
+    no_login = None if get_token() else LOGIN
     if HF_HUB_OFFLINE:
-        problems.append(Problem("push_to_hub", True, "HF_HUB_OFFLINE is set: leave out one of the two"))
-    elif get_token() is None:
-        problems.append(Problem("push_to_hub", True, LOGIN))
-    fault = repo_fault(repo_of(config))
-    if fault:
-        problems.append(Problem("hub_model_id", config.hub_model_id, fault))
-    fault = revision_fault(config.hub_revision)
-    if fault:
-        problems.append(Problem("hub_revision", config.hub_revision, fault))
-    if config.hub_strategy == "every_save" and getattr(config, "save_strategy", "no") == "no":
-        problems.append(Problem("hub_strategy", "every_save", "has no effect without checkpoints: set save_strategy"))
-    return problems
+        no_login = "the environment sets HF_HUB_OFFLINE: unset it, or remove push_to_hub"
+    repo, revision = repo_fault(repo_of(config)), revision_fault(config.hub_revision)
+    no_saves = config.hub_strategy == "every_save" and getattr(config, "save_strategy", "no") == "no"
+    rules = [
+        (no_login, "push_to_hub", no_login),
+        (repo, "hub_model_id", repo),
+        (revision, "hub_revision", revision),
+        (no_saves, "hub_strategy", "has no effect without checkpoints: set save_strategy", "save_strategy"),
+    ]
+    return broken_rules(config, rules)

@@ -1,11 +1,10 @@
-"""Numbers outside their range."""
+"""Validates numbers against their ranges, and when evaluations run."""
 
 import math
 
-from hfkit.config.stages import TokenizerConfig
 from hfkit.core.errors import Problem
+from hfkit.stages.checks.rules import broken_rules
 
-SMALLEST_VOCABULARY = 261
 POSITIVE = (
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "num_train_epochs"),
     *("block_size", "max_length", "max_prompt_length", "response_length", "vocab_size", "logging_steps", "save_steps"),
@@ -14,8 +13,8 @@ POSITIVE = (
     *("dataset_num_proc", "sample_length", "save_total_limit", "eval_steps", "sample_steps", "kl_target", "kl_horizon"),
     *("reward_clip", "ptx_max_length", "early_stopping_patience"),
 )
-# Lowest and highest of what has a range of its own.
-RANGES = {
+HELD_OUT_KEYS = ("eval_datasets", "test_split_size")
+RANGES = {  # lowest and highest value
     "seed": (0, 2**32 - 1),
     "learning_rate": (0, math.inf),
     "weight_decay": (0, math.inf),
@@ -38,7 +37,7 @@ RANGES = {
 
 
 def number_problems(config) -> list[Problem]:
-    """Numbers outside their range."""
+    """Return problems of numbers outside their range, and of evaluations that cannot run."""
     values = {name: getattr(config, name, None) for name in POSITIVE}
     problems = [Problem(k, v, "must be above 0") for k, v in values.items() if v is not None and v <= 0]
     for name, (low, high) in RANGES.items():
@@ -46,20 +45,17 @@ def number_problems(config) -> list[Problem]:
         if value is not None and not low <= value <= high:
             remedy = "must not be negative" if high is math.inf else f"must be from {low} to {high}"
             problems.append(Problem(name, value, remedy))
-    steps = getattr(config, "max_steps", -1)
-    if steps != -1 and steps < 1:
-        problems.append(Problem("max_steps", steps, "must be above 0, or -1 for num_train_epochs"))
-    if isinstance(config, TokenizerConfig) and 0 < config.vocab_size < SMALLEST_VOCABULARY:
-        remedy = f"must be at least {SMALLEST_VOCABULARY}: 256 bytes and 5 special tokens"
-        problems.append(Problem("vocab_size", config.vocab_size, remedy))
-    if (getattr(config, "eval_steps", None) or 0) > 0 and config.eval_strategy != "steps":
-        problems.append(Problem("eval_steps", config.eval_steps, "has no effect without eval_strategy: steps"))
-    if getattr(config, "eval_strategy", "no") != "no" and not has_held_out(config):
-        remedy = "needs held-out rows: set eval_datasets or test_split_size"
-        problems.append(Problem("eval_strategy", config.eval_strategy, remedy))
-    return problems
+    steps, evaluates = getattr(config, "max_steps", -1), getattr(config, "eval_strategy", "no")
+    no_steps = evaluates != "steps" and (getattr(config, "eval_steps", None) or 0) > 0
+    no_rows = evaluates != "no" and not has_held_out(config)
+    rules = [
+        (steps != -1 and steps < 1, "max_steps", "must be above 0, or -1 for num_train_epochs"),
+        (no_steps, "eval_steps", "has no effect without eval_strategy: steps", "eval_strategy"),
+        (no_rows, "eval_strategy", "needs held-out rows: set eval_datasets or test_split_size", *HELD_OUT_KEYS),
+    ]
+    return problems + broken_rules(config, rules)
 
 
 def has_held_out(config) -> bool:
-    """Whether the config holds rows out."""
+    """Return whether a config holds rows out."""
     return bool(config.eval_datasets) or config.test_split_size is not None

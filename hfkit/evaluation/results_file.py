@@ -1,4 +1,4 @@
-"""Results kept as they come, one JSON object a line: what was stopped goes on with what it has."""
+"""Saves results as they come, one JSON object a line, so that an interrupted evaluation can resume."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,11 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.files import write_text
 
 
-class Lines:
-    """A file of results by key; a line that a killed process cut off is dropped.
+class ResultsFile:
+    """A file of results by key; a last line that a killed process cut off is dropped.
 
     Args:
-        path: of the file, `{"key": ..., ...}` a line; its folder is made with the first of them.
+        path: of the file, with `{"key": ..., ...}` on each line; its folder is created with the first result.
 
     Raises:
         HfkitError: the file holds something else.
@@ -22,10 +22,10 @@ class Lines:
         content = path.read_bytes() if path.is_file() else b""
         try:
             whole = content[: content.rfind(b"\n") + 1].decode()  # the cut may be within a character
-            # not splitlines: a text may have other marks that end a line, which JSON leaves as they are
+            # not splitlines: JSON does not escape all the characters at which it splits
             self.known = {line["key"]: line for line in map(json.loads, whole.split("\n")[:-1])}
         except (ValueError, TypeError, KeyError) as error:
-            raise HfkitError(f"{path} is not what an evaluation wrote: choose another --output_dir") from error
+            raise HfkitError(f"{path} was not written by an evaluation: choose another --output_dir") from error
         if len(whole.encode()) < len(content):
             write_text(path, whole)
 
@@ -36,7 +36,7 @@ class Lines:
         return self.known[key]
 
     def add(self, results: dict[str, dict]) -> None:
-        """Appends results by key, in one write."""
+        """Append results by key, in one write."""
         lines = {key: {"key": key, **result} for key, result in results.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as stream:

@@ -1,0 +1,38 @@
+"""Validates what only a pretraining config has: a new model, or one to continue."""
+
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+from hfkit.config.stages import PretrainConfig
+from hfkit.core.errors import Problem
+from hfkit.stages.checks.rules import broken_rules
+
+
+def pretrain_problems(config: PretrainConfig) -> list[Problem]:
+    """Return problems of what is pretrained: a new model or an existing one, not both, with a tokenizer."""
+    path, model_config = config.model_name_or_path, config.model_config
+    unclear, no_tokenizer = bool(model_config) == bool(path), not (path or config.tokenizer_name_or_path)
+    either = "set either model_config (a new model) or model_name_or_path (continue one)"
+    full = "a new model has no frozen base: train it in full"
+    rules = [
+        (unclear, "model_config", either, "model_name_or_path"),
+        (model_config and config.use_peft, "use_peft", full, "model_config"),
+        (no_tokenizer, "tokenizer_name_or_path", "missing: a new model needs a tokenizer", "model_name_or_path"),
+    ]
+    return broken_rules(config, rules) + (architecture_problems(model_config) if model_config else [])
+
+
+def architecture_problems(model_config: dict) -> list[Problem]:
+    """Return problems of a new model's config: it must name a causal LM, and set fields that its architecture has."""
+    settings = dict(model_config)
+    name = settings.pop("model_type", None)
+    if name not in CAUSAL:
+        return [
+            Problem("model_config.model_type", name, "name an architecture of AutoModelForCausalLM: llama, gpt2, ...")
+        ]
+    known = AutoConfig.for_model(name)
+    return [
+        Problem(f"model_config.{key}", value, f"{type(known).__name__} has no such field")
+        for key, value in settings.items()
+        if not hasattr(known, key)
+    ]
