@@ -51,7 +51,7 @@ def test_with_every_third_request_failing(ann, base, hub_server, healed, tmp_pat
         assert is_complete(hub_server, f"ann/third-{how}", base)
         pulled = ann.hfkit("pull", f"ann/third-{how}", tmp_path / f"{how}")
         # files come side by side, so the third failure in a row may be one file's, which is told
-        assert pulled.status == 0 and all("is asked again" in line for line in pulled.stderr.splitlines())
+        assert pulled.status == 0 and all("retrying in" in line for line in pulled.stderr.splitlines())
         assert (tmp_path / f"{how}" / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
         healed.heal()
 
@@ -66,7 +66,7 @@ def test_a_fault_that_stays_leaves_the_repository_as_it_was_and_a_second_run_fin
     assert ran.status == 1
     *waits, last = ran.stderr.splitlines()
     assert last.startswith("hfkit push: the Hub cannot be reached: ")
-    assert [re.sub(r"\d+ s$", "", line.split("; ")[-1]) for line in waits] == ["the Hub is asked again in "] * 3
+    assert [re.sub(r"\d+ s$", "", line.split("; ")[-1]) for line in waits] == ["retrying in "] * 3
     assert is_untouched(hub_server, name)
     healed.heal()
     stored, before = {*hub_server.store.repo(name).objects}, hub_server.uploaded()
@@ -113,7 +113,7 @@ def test_somebody_else_commits_meanwhile(ann, base, hub_server, healed):
     repo.commit("main", head.files | {"notes.txt": hub_server.store.blob("notes.txt", b"mine")}, "Theirs", "", "ann")
     ran = ann.finish()
     assert ran.status == 1
-    assert "somebody has just committed to ann/both: push again" in ran.stderr
+    assert "somebody else has just committed to ann/both: push again" in ran.stderr
     assert repo.history()[0].title == "Theirs"
     assert ann.hfkit("push", base, "ann/both").status == 0
     assert repo.files()["notes.txt"] == b"mine"

@@ -11,8 +11,8 @@ from carded import card_of, errors_in
 from huggingface_hub import ModelCard
 
 from hfkit.core.errors import ConfigError
-from hfkit.hub.cards.figures import figure_of, numbers_in
-from hfkit.hub.cards.marks import noted
+from hfkit.hub.cards.hand_edits import with_edit_hash
+from hfkit.hub.cards.metric_descriptions import describe_metric, numbers_in
 from hfkit.hub.cards.model_card import updated_card
 from hfkit.records.record import read_record, weights_hash
 
@@ -47,7 +47,7 @@ def pushed_card(folder: Path, repo_id: str, commit: str) -> str:
 def test_the_hub_takes_the_card_of_each_stage(stage_folder, runs, name):
     folder, (task, library, on_base) = stage_folder(name), FOLDERS[name]
     text = (folder / "README.md").read_text()
-    assert text == noted(card_of(folder))  # made from the record alone
+    assert text == with_edit_hash(card_of(folder))  # made from the record alone
     assert errors_in(text) == []
     card = ModelCard(text).data
     assert (card.pipeline_tag, card.library_name, card.base_model) == (task, library, None)
@@ -59,7 +59,7 @@ def test_the_hub_takes_the_card_of_each_stage(stage_folder, runs, name):
     assert (card.base_model, card.get("base_model_relation")) == told
     assert f"[ann/base](https://huggingface.co/ann/base) at `{'c' * 12}`" in pushed or not on_base
     record = read_record(folder)
-    assert all(figure_of(record["stage"], key).meaning for key in numbers_in(record["metrics"]))
+    assert all(describe_metric(record["stage"], key).meaning for key in numbers_in(record["metrics"]))
     if "eval_loss" in record["metrics"]:
         assert {result.metric_type for result in card.eval_results} >= {"loss"}
 
@@ -95,7 +95,7 @@ def test_an_adapter_over_4_bits_is_opened_as_it_was_trained(run_stage, tmp_path,
     pytest.importorskip("bitsandbytes")
     folder = run_stage("sft", tmp_path / "sft", load_in_4bit=True, bf16=False, max_steps=1)
     text = (folder / "README.md").read_text()
-    assert "Its base was held in 4 bits" in text
+    assert "The base was quantized to 4 bits during training" in text
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for block in CODE.findall(text):
@@ -111,21 +111,21 @@ def test_it_tells_what_the_record_tells(ppo_dir, sft_dir, base_dir, reward_dir):
     record = read_record(ppo_dir)
     for key, value in record["metrics"].items():
         assert re.search(rf"\| `{key}` \| {re.escape(f'{value:.4g}')} \| \S+", text), key  # each with its meaning
-    rows = [("base beneath the adapter", base_dir), ("start", sft_dir), ("reward", reward_dir)]
+    rows = [("base of the adapter", base_dir), ("starting model", sft_dir), ("reward model", reward_dir)]
     for part, folder in rows:
         assert f"| {part} | `{folder.name}` | local, not pushed | `{weights_hash(folder)[:12]}` |" in text
     assert "| train | 4 | 4 | 0 |" in text
     sample = json.loads((ppo_dir / "samples.jsonl").read_text().splitlines()[0])
     assert f"after (reward {sample['reward_after']:.2f}): {sample['after'].strip()}" in text
-    assert "- It was trained on 4 rows, in 2 steps." in text
+    assert "- Trained on 4 rows, in 2 steps." in text
     assert "learning_rate: 0.001" in text
-    assert "![Loss and other figures over the training](loss.png)" in text
-    assert "No licence is stated" in text
+    assert "![Loss and other metrics during training](loss.png)" in text
+    assert "No license is stated" in text
 
 
 def test_figures_name_the_rows_that_they_were_measured_on(ppo_dir, reward_dir):
     results = ModelCard((reward_dir / "README.md").read_text()).data.eval_results
-    assert {(one.dataset_type, one.dataset_name) for one in results} == {("json", "pairs.jsonl (8 rows held out)")}
+    assert {(one.dataset_type, one.dataset_name) for one in results} == {("json", "pairs.jsonl (8 held-out rows)")}
     accuracy = next(one for one in results if one.metric_type == "accuracy")
     assert accuracy.metric_value == pytest.approx(read_record(reward_dir)["metrics"]["eval_accuracy"], rel=1e-3)
     assert {one.metric_type for one in ModelCard.load(ppo_dir / "README.md").data.eval_results} == {"kl", "mean_reward"}
@@ -162,8 +162,8 @@ def test_rows_and_models_of_the_hub_are_named_by_their_ids(sft_dir):
     line = (
         "[tatsu-lab/alpaca](https://huggingface.co/datasets/tatsu-lab/alpaca) at `v1`, data card `alpaca`, `train[:40]`"
     )
-    assert f"- train: {line}, 40 rows, sha256 `dddddddddddd`, 50% of a pass over the mixture, 2 times each" in text
-    assert "has not been pushed" not in text
+    assert f"- train: {line}, 40 rows, sha256 `dddddddddddd`, 50% of the mixture, each row 2 times per epoch" in text
+    assert "is not on the Hub" not in text
 
 
 def test_what_went_wrong_is_among_the_limits(sft_dir):
@@ -172,10 +172,10 @@ def test_what_went_wrong_is_among_the_limits(sft_dir):
     record["data"]["train"] |= {"rows": 30, "cut": 2, "dropped": {"empty": 6}, "faults": {"with a reply twice": 3}}
     del record["data"]["test"]
     text = updated_card(None, sft_dir, record)
-    assert "- Of 30 rows of train, some were dropped: 6 empty." in text
-    assert "- Of 30 rows of train, 2 were cut at their end." in text
-    assert "- Of the rows of train that were kept, 3 with a reply twice." in text
-    assert "- The training stopped early: KL 30 > max_kl." in text
+    assert "- Of 30 rows in train, some were dropped: 6 empty." in text
+    assert "- Of 30 rows in train, 2 were truncated at the end." in text
+    assert "- Among the rows kept in train: 3 with a reply twice." in text
+    assert "- Training stopped early: KL 30 > max_kl." in text
     assert "- No rows were held out" in text
     assert ModelCard(text).data.eval_results is None
 
@@ -191,7 +191,7 @@ def test_a_card_holds_no_path_and_no_secret(sft_dir, tmp_path):
     }
     text = updated_card(None, sft_dir, record)
     assert "chat_template: mine.jinja" in text
-    assert "this was warned of: read rows.jsonl twice, see https://a.b/c/d" in text
+    assert "Warning during training: read rows.jsonl twice, see https://a.b/c/d" in text
     for hidden in (str(tmp_path), "a" * 34, "sk-1234", "~/logs", "deep"):
         assert hidden not in text
 
@@ -200,7 +200,7 @@ def test_a_licence_of_the_config_is_that_of_the_card(run_stage, config_of, tmp_p
     folder = run_stage("tokenizer", tmp_path / "out", license="cc-by-4.0")
     card = ModelCard.load(folder / "README.md")
     assert card.data.license == "cc-by-4.0"
-    assert "No licence" not in card.text
+    assert "No license" not in card.text
     with pytest.raises(ConfigError, match=r"license: 'Apache 2\.0' -> did you mean apache-2\.0\?"):
         config_of("sft", tmp_path / "no", license="Apache 2.0")
 

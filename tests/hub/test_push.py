@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hubs import copies
 
-from hfkit.hub.homes import record_for_hub
+from hfkit.hub.published_record import record_for_hub
 from hfkit.records.record import read_record, weights_hash
 
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
@@ -56,7 +56,7 @@ def test_a_second_push_sends_nothing_and_a_changed_one_what_has_changed(ann, mad
     pushed(ann, base, "ann/two")
     repo, before = hub_server.store.repo("ann/two"), hub_server.uploaded()
     assert repo.private  # as every new one
-    assert "nothing to send" in pushed(ann, base, "ann/two")
+    assert "nothing to upload" in pushed(ann, base, "ann/two")
     assert len(repo.history()) == 2
     (base / "generation_config.json").write_text("{}")
     pushed(ann, base, "ann/two")
@@ -109,7 +109,7 @@ def test_an_adapter_names_its_base_by_hub_id_and_commit(ann, made, hub_server):
     base, sft = made
     ran = ann.hfkit("push", sft, "ann/adapter")
     assert ran.status == 2
-    assert "-> is on this machine alone: --with_base USER/pretrain pushes it too" in ran.stderr
+    assert "-> is not on the Hub: push it too with --with_base USER/pretrain" in ran.stderr
     assert ("model", "ann/adapter") not in hub_server.store.repos
     before = (sft / "adapter_config.json").read_bytes()
     pushed(ann, sft, "ann/adapter", "--with_base", "ann/adapter-base")
@@ -146,7 +146,10 @@ def test_parents_that_follow_are_named_by_the_next_push(ann, tmp_path, hub_serve
     record = read_record(reward)
     record["lineage"][0] |= {"path": str(base), "weights_sha256": weights_hash(base)}
     (reward / "hfkit.json").write_text(json.dumps(record))
-    assert "'its start was ann/its-sft, and here it is ann/its-base'" in ann.hfkit("push", reward, "ann/reward").stderr
+    assert (
+        "'its start model is ann/its-sft, and here it is ann/its-base'"
+        in ann.hfkit("push", reward, "ann/reward").stderr
+    )
 
 
 def test_branch_tag_and_own_namespace(ann, made, hub_server):
@@ -160,7 +163,7 @@ def test_branch_tag_and_own_namespace(ann, made, hub_server):
     ran = ann.hfkit("push", base, "ann/refs", "--revision", "v1.0", "--tag", "v1.0")
     assert ran.status == 2
     assert "--revision: 'v1.0' -> is a tag" in ran.stderr
-    assert "--tag: 'v1.0' -> ann/refs has it already" in ran.stderr
+    assert "--tag: 'v1.0' -> ann/refs has this tag on another commit" in ran.stderr
 
 
 def test_what_was_written_into_a_card_by_hand_stays(ann, made, hub_server):
@@ -170,7 +173,7 @@ def test_what_was_written_into_a_card_by_hand_stays(ann, made, hub_server):
     edited = repo.files()["README.md"] + b"\nTo be used with care.\n"
     blobs = repo.at("main").files | {"README.md": hub_server.store.blob("README.md", edited)}
     repo.commit("main", blobs, "On the web", "", "ann")
-    assert "nothing to send" in pushed(ann, base, "ann/card")
+    assert "nothing to upload" in pushed(ann, base, "ann/card")
     (base / "generation_config.json").write_text("{}")
     pushed(ann, base, "ann/card")
     assert b"To be used with care." in repo.files()["README.md"]
@@ -193,7 +196,7 @@ def test_a_dry_run_lists_files_and_sizes_and_asks_nothing(ann, made, hub_server)
     listed = dict(re.findall(r"│ (\S+) +│ +([\d,]+) │", ran.stdout))
     assert listed["model.safetensors"] == f"{(base / 'model.safetensors').stat().st_size:,}"
     assert {*listed} == (TOKENIZER | ABOUT | {"config.json", "model.safetensors", "all"}) - {".gitattributes"}
-    assert "stays here: checkpoint-12/, checkpoint-9/, metrics.jsonl" in ran.stdout
+    assert "left out: checkpoint-12/, checkpoint-9/, metrics.jsonl" in ran.stdout
     assert len(hub_server.log) == requests
 
 

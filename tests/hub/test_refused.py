@@ -10,8 +10,8 @@ from hubs import copies
 from safetensors.numpy import save_file
 
 from hfkit.core.errors import HfkitError
-from hfkit.core.hub_ids import repo_fault, revision_fault, split_revision
-from hfkit.hub.files import File, secret_problems
+from hfkit.core.hub_ids import repo_id_error, revision_error, split_revision
+from hfkit.hub.secret_scan import find_secret
 from hfkit.records.record import read_record, weights_hash
 
 
@@ -56,14 +56,14 @@ def test_everything_is_told_at_once(refused, made, hub_server):
     edit(sft / "hfkit.json", status="failed")
     said = refused("push", sft, "ann/full", "--private", "--revision", "a..b", "--include", "nothing*")
     told = [
-        f"{sft}/pytorch_model.bin: 'a pickle' -> runs code when it is loaded",
-        f"{sft}/tokenizer.json: 'not a file of this folder' -> a link may lead anywhere",
+        f"{sft}/pytorch_model.bin: 'a pickle' -> can run code when it is loaded",
+        f"{sft}/tokenizer.json: 'not a regular file' -> replace it with a copy",
         "README.md: 'line 1' -> looks like a token or key",
-        f"{sft}: 'a run that is failed' -> finish it first",
+        f"{sft}: 'status failed' -> finish the run first",
         "ann/full: 'is public, not private' -> push to another repository, or change this one: "
         "hf repos settings ann/full --private",
-        "--revision: 'a..b' -> no name for a branch",
-        "--include: 'nothing*' -> there is no such file",
+        "--revision: 'a..b' -> not a valid name of a branch",
+        "--include: 'nothing*' -> matches no file",
         "holds config.json, model.safetensors, pytorch_model.bin",
         "hf repos delete-files ann/full config.json model.safetensors pytorch_model.bin",
     ]
@@ -76,22 +76,22 @@ def test_everything_is_told_at_once(refused, made, hub_server):
 @pytest.mark.parametrize("escaped", [True, False])
 def test_a_token_is_seen_behind_whatever_character(before, token, escaped):
     text = json.dumps({"note": f"{before}{token}\nmore"}) if escaped else f"{before}{token}\nmore"
-    assert secret_problems({"x": File("notes.json", text.encode())}, None)
+    assert find_secret(text.encode(), None) is not None
 
 
 def test_a_word_that_ends_as_a_token_begins_is_none():
     text = json.dumps("perhf_" + "a" * 34 + "\n a risk-" + "a" * 34)
-    assert secret_problems({"x": File("notes.json", text.encode())}, None) == []
+    assert find_secret(text.encode(), None) is None
 
 
 def test_a_repository_of_something_else(refused, made, hub_server, ann):
     base, sft = made
     for name, folder in (("base", base), ("sft", sft)):
         assert ann.hfkit("push", folder, f"ann/{name}", "--public").status == 0
-    assert "'holds an adapter, and this is none' -> push to another repository" in refused("push", base, "ann/sft")
+    assert "'holds an adapter, and this is not one' -> push to another repository" in refused("push", base, "ann/sft")
     assert "holds a full model, and this is an adapter" in refused("push", sft, "ann/base")
     edit(base / "hfkit.json", stage="merge", lineage=[], config={})
-    assert "'holds the pretrain stage, and this is merge'" in refused("push", base, "ann/base")
+    assert "'holds a result of the stage pretrain, and this is one of merge'" in refused("push", base, "ann/base")
     assert "'is public, not private'" in refused("push", base, "ann/base", "--private")
     # another base: with other weights, in another repository
     save_file({"x": np.zeros(1)}, base / "model.safetensors")
@@ -99,14 +99,14 @@ def test_a_repository_of_something_else(refused, made, hub_server, ann):
     record["base"]["weights_sha256"] = weights_hash(base)
     (sft / "hfkit.json").write_text(json.dumps(record))
     said = refused("push", sft, "ann/sft", "--with_base", "ann/other-base")
-    assert "'holds an adapter on ann/base, and this one is on ann/other-base'" in said
+    assert "'holds an adapter for ann/base, and this one is for ann/other-base'" in said
 
 
 def test_a_base_that_cannot_be_named(refused, made, hub_server):
     base, sft = made
     config = sft / "adapter_config.json"
     edit(config, base_model_name_or_path="someone/base", revision=None)
-    assert "'someone/base' -> without a revision it is another base tomorrow" in refused("push", sft, "ann/x")
+    assert "'someone/base' -> has no revision and may change" in refused("push", sft, "ann/x")
     edit(config, revision="a" * 40)
     assert "there is no such model or revision on the Hub" in refused("push", sft, "ann/x")
     hub_server.store.add("someone/base", {"config.json": b"{}", "model.safetensors": b"other weights"})
@@ -117,36 +117,36 @@ def test_a_base_that_cannot_be_named(refused, made, hub_server):
     assert "is another one" in refused("push", sft, "ann/x", "--with_base", "ann/y")
     shutil.rmtree(base)
     said = refused("push", sft, "ann/x", "--with_base", "ann/y")
-    assert "the base is no folder here: leave it out" in said
+    assert "the base is not a local folder: leave out --with_base" in said
 
 
 def test_what_is_no_whole_model(refused, made, tmp_path):
     base, sft = made
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
-    assert "'cannot be read' -> no safetensors, or cut off" in refused("push", base, "ann/x")
+    assert "'not readable' -> not a safetensors file, or truncated" in refused("push", base, "ann/x")
     weights.unlink()
-    assert "'without its weights' -> weights are pushed whole, in safetensors" in refused("push", base, "ann/x")
+    assert "'without weights' -> a push needs all weights of a model" in refused("push", base, "ann/x")
     (tmp_path / "empty").mkdir()
     assert "'no model, adapter or tokenizer'" in refused("push", tmp_path / "empty", "ann/x")
     assert "'no such folder'" not in refused("push", tmp_path / "empty", "ann/x")
     assert "no such folder" in refused("push", tmp_path / "none", "ann/x")
     os.mkfifo(sft / "adapter_model.safetensors.index.json")
-    assert "'not a file of this folder'" in refused("push", sft, "ann/x")
+    assert "'not a regular file'" in refused("push", sft, "ann/x")
 
 
 def test_cards_that_the_hub_does_not_take(refused, made):
     base, _ = made
     (base / "hfkit.json").unlink()
     (base / "README.md").write_text("---\nlicense: none-at-all\n---\n")
-    assert "README.md: 'its front matter' -> \"license\" must be one of" in refused("push", base, "ann/x")
+    assert "README.md: 'its metadata' -> \"license\" must be one of" in refused("push", base, "ann/x")
 
 
 def test_nobody_logged_in_or_nobody_with_the_right_to(refused, made, user_of, ann):
     base, _ = made
     ran = user_of(None).hfkit("push", base, "ann/x")
     assert ran.status == 2
-    assert "login: missing -> nobody is logged in: `hf auth login`, or set HF_TOKEN" in ran.stderr
+    assert "login: missing -> not logged in: run `hf auth login`, or set HF_TOKEN" in ran.stderr
     assert "the Hub refuses the push to bob/x" in refused("push", base, "bob/x", status=1)
     token = ann.python("import os; answer = os.environ.pop('HF_TOKEN'); os.environ['HF_TOKEN'] = 'hf_' + 'x' * 34")
     assert "the Hub refuses the push to ann/x" in refused("push", base, "ann/x", status=1)
@@ -161,19 +161,19 @@ def test_a_model_that_the_hub_does_not_have_is_one_problem_among_all(refused, da
     assert "learning_rate: -1.0 -> must not be negative" in told
     given += ["--tokenizer_name_or_path", made[0]]
     told = refused("pretrain", "--datasets", json.dumps([{"path": str(data / "docs.jsonl")}]), *given)
-    assert "model_name_or_path: 'bob/none' -> bob/none is no folder, and no model on the Hub" in told
+    assert "model_name_or_path: 'bob/none' -> bob/none is neither a folder nor a model on the Hub" in told
     assert "learning_rate: -1.0 -> must not be negative" in told
 
 
 def test_pickles_and_strangers_are_not_pulled(refused, hub_server, tmp_path):
     out = tmp_path / "out"
     hub_server.store.add("bob/pickled", {"config.json": b"{}", "pytorch_model.bin": b"x"})
-    assert "holds pickles, which run code when they are loaded" in refused("pull", "bob/pickled", out, status=1)
+    assert "holds pickles, which can run code when loaded" in refused("pull", "bob/pickled", out, status=1)
     assert "there is no model bob/none on the Hub" in refused("pull", "bob/none", out, status=1)
     assert "there is no model bob/pickled at v9" in refused("pull", "bob/pickled@v9", out, status=1)
     local = json.dumps({"base_model_name_or_path": "/home/bob/base", "peft_type": "LORA"}).encode()
     hub_server.store.add("bob/local", {"adapter_config.json": local, "adapter_model.safetensors": b"x"})
-    assert "is no model on the Hub: name it with --base" in refused("pull", "bob/local", out, status=1)
+    assert "is not a model on the Hub: name it with --base" in refused("pull", "bob/local", out, status=1)
     assert not out.exists()
     out.mkdir()
     (out / "mine.txt").write_text("mine")
@@ -184,12 +184,12 @@ def test_pickles_and_strangers_are_not_pulled(refused, hub_server, tmp_path):
 
 @pytest.mark.parametrize("name", ["a/b/c", "/abs", "../up", "a b", "", "a--b", "x.git", "a/" + "b" * 100])
 def test_names_that_are_none(name):
-    assert "no name for a repository" in repo_fault(name)
+    assert "not a repository name" in repo_id_error(name)
 
 
 @pytest.mark.parametrize("name", ["a..b", "-x", "a b", "refs/heads/x", "x.lock", "a//b", "x/", "@{u}", "", "b" * 40])
 def test_revisions_that_are_none(name):
-    assert revision_fault(name)
+    assert revision_error(name)
 
 
 def test_revisions_in_paths(tmp_path, monkeypatch):
@@ -197,11 +197,11 @@ def test_revisions_in_paths(tmp_path, monkeypatch):
     assert split_revision("user/name@v1.0") == ("user/name", "v1.0")
     assert split_revision("user/name@a/b", "a/b") == ("user/name", "a/b")
     assert split_revision("user/name", "v1") == ("user/name", "v1")
-    assert revision_fault("trial/a-1.0") is None
+    assert revision_error("trial/a-1.0") is None
     assert split_revision("user/name", "refs/pr/1") == ("user/name", "refs/pr/1")
     (tmp_path / "runs@home").mkdir()
     assert split_revision("runs@home") == ("runs@home", "main")
     with pytest.raises(HfkitError, match="keep one of the two"):
         split_revision("user/name@v1", "v2")
-    with pytest.raises(HfkitError, match="can be no branch, tag or commit"):
+    with pytest.raises(HfkitError, match="is not a valid branch, tag or commit"):
         split_revision("user/name@../../v1")

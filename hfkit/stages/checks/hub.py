@@ -7,9 +7,9 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from hfkit.config.fields import HubFields
 from hfkit.core.errors import Problem
-from hfkit.core.hub_ids import repo_fault, revision_fault
+from hfkit.core.hub_ids import repo_id_error, revision_error
 from hfkit.hub.push import LOGIN
-from hfkit.hub.stage import repo_of
+from hfkit.hub.push_to_hub import repo_id_of
 
 
 def hub_problems(config) -> list[Problem]:
@@ -27,10 +27,10 @@ def hub_problems(config) -> list[Problem]:
         problems.append(Problem("push_to_hub", True, "HF_HUB_OFFLINE is set: leave out one of the two"))
     elif get_token() is None:
         problems.append(Problem("push_to_hub", True, LOGIN))
-    fault = repo_fault(repo_of(config))
+    fault = repo_id_error(repo_id_of(config))
     if fault:
         problems.append(Problem("hub_model_id", config.hub_model_id, fault))
-    fault = revision_fault(config.hub_revision)
+    fault = revision_error(config.hub_revision)
     if fault:
         problems.append(Problem("hub_revision", config.hub_revision, fault))
     if config.hub_strategy == "every_save" and getattr(config, "save_strategy", "no") == "no":

@@ -101,9 +101,9 @@ def test_a_hub_that_is_down_stops_no_training_and_the_pushes_are_made_up_for(ann
     assert ran.status == 0
     assert [read_record(folder / "down" / stage)["status"] for stage in stages] == ["done"] * 3
     for told in (
-        "warning: step 3 was not pushed, and the training goes on: the Hub cannot be reached: ",
-        "warning: the run is done, and was not pushed: the Hub cannot be reached: ",
-        f"warning: the base {folder}/down/pretrain is on this machine alone",
+        "warning: step 3 was not pushed, training continues: the Hub cannot be reached: ",
+        "warning: the run is done, but was not pushed: the Hub cannot be reached: ",
+        f"warning: the base {folder}/down/pretrain is not on the Hub",
     ):
         assert told in ran.stderr
     assert "Traceback" not in ran.stderr
@@ -130,9 +130,9 @@ def test_what_is_missing_for_a_push_is_told_before_training(sft, ann, folder):
     ran = sft("never", "--hub_model_id", "a/b/c", "--hub_revision", "a..b")
     ann.python(f"import os; os.environ['HF_TOKEN'] = {token!r}")
     assert ran.status == 2
-    assert "push_to_hub: True -> nobody is logged in: `hf auth login`, or set HF_TOKEN" in ran.stderr
-    assert "hub_model_id: 'a/b/c' -> no name for a repository" in ran.stderr
-    assert "hub_revision: 'a..b' -> no name for a branch" in ran.stderr
+    assert "push_to_hub: True -> not logged in: run `hf auth login`, or set HF_TOKEN" in ran.stderr
+    assert "hub_model_id: 'a/b/c' -> not a repository name" in ran.stderr
+    assert "hub_revision: 'a..b' -> not a valid name of a branch" in ran.stderr
     assert not (folder / "never").exists()
 
 

@@ -1,4 +1,4 @@
-"""What somebody writes into a model card, here or on the Hub, stays when the card is made anew."""
+"""Text and metadata that people write into a model card, here or on the Hub, stay when the card is regenerated."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from interruption import stopped_copy
 
 from hfkit.core.errors import HfkitError
-from hfkit.hub.cards.marks import Written, newer, noted
+from hfkit.hub.cards.hand_edits import ParsedCard, latest_card, with_edit_hash
 from hfkit.hub.cards.model_card import updated_card, write_card
 from hfkit.records.record import read_record
 
@@ -36,7 +36,7 @@ def test_what_was_written_by_hand_is_kept(stage_folder, name):
     card = ModelCard(again)
     assert (card.data.language, card.data.license, card.data.pipeline_tag) == ("en", "mit", None)
     assert card.data.tags == [*ModelCard(first).data.tags, "cats"]
-    assert "No licence is stated" not in again
+    assert "No license is stated" not in again
     before, _, rest = card.text.partition("<!-- hfkit: generated")
     assert before.strip() == HAND[0]
     assert rest.partition("<!-- /hfkit -->")[2].strip() == HAND[1]
@@ -85,30 +85,30 @@ def test_a_card_without_front_matter_is_kept(sft_dir):
 
 
 @pytest.mark.parametrize("front", ["a: [", "- a\n- b"])
-def test_a_front_matter_that_cannot_be_read_is_told(sft_dir, front):
-    with pytest.raises(HfkitError, match=r"the front matter of README\.md cannot be read"):
+def test_metadata_that_cannot_be_read_is_reported(sft_dir, front):
+    with pytest.raises(HfkitError, match=r"the metadata of README\.md cannot be read"):
         card_of(sft_dir, f"---\n{front}\n---\nWords.\n")
 
 
 def test_the_later_edit_by_hand_is_kept_wherever_it_was_made(sft_dir):
     there = card_of(sft_dir, repo_id="bob/it")
-    here = noted(there)  # as it is after a push
-    assert newer(None, there) == newer(there, None) == newer(here, there) == there
-    assert newer(here, f"{there}Edited there.\n") == f"{there}Edited there.\n"
-    assert newer(f"{here}Edited here.\n", there) == f"{here}Edited here.\n"
-    assert newer("All of it is mine.\n", there) == "All of it is mine.\n"
+    here = with_edit_hash(there)  # as it is after a push
+    assert latest_card(None, there) == latest_card(there, None) == latest_card(here, there) == there
+    assert latest_card(here, f"{there}Edited there.\n") == f"{there}Edited there.\n"
+    assert latest_card(f"{here}Edited here.\n", there) == f"{here}Edited here.\n"
+    assert latest_card("All of it is mine.\n", there) == "All of it is mine.\n"
     without = here.replace("- trl\n", "")
-    assert newer(without, there) == without
+    assert latest_card(without, there) == without
     # with something by hand in both, edited further on either side
     there = card_of(sft_dir, f"{there}Words.\n", repo_id="bob/it")
-    here = noted(there)
-    assert newer(here, f"{there}Edited there.\n").endswith("Edited there.\n")
-    assert newer(f"{here}Edited here.\n", there).endswith("Edited here.\n")
-    assert newer(f"{here}Edited.\n", f"{there}Edited.\n").endswith("Edited.\n")
+    here = with_edit_hash(there)
+    assert latest_card(here, f"{there}Edited there.\n").endswith("Edited there.\n")
+    assert latest_card(f"{here}Edited here.\n", there).endswith("Edited here.\n")
+    assert latest_card(f"{here}Edited.\n", f"{there}Edited.\n").endswith("Edited.\n")
     with pytest.raises(HfkitError, match="edited here and on the Hub"):
-        newer(f"{here}Edited here.\n", f"{there}Edited there.\n")
+        latest_card(f"{here}Edited here.\n", f"{there}Edited there.\n")
     # a run that was never pushed takes over what is on the Hub
-    assert newer((sft_dir / "README.md").read_text(), there) == there
+    assert latest_card((sft_dir / "README.md").read_text(), there) == there
 
 
 def test_published_again_a_run_keeps_what_stands_in_its_card(sft_dir, tmp_path):
@@ -119,7 +119,7 @@ def test_published_again_a_run_keeps_what_stands_in_its_card(sft_dir, tmp_path):
     card.write_text(edited(card.read_text()))
     write_card(tmp_path, read_record(tmp_path))
     assert HAND[1] in card.read_text()
-    assert newer(card.read_text(), there) == card.read_text()  # still known to be the later edit
+    assert latest_card(card.read_text(), there) == card.read_text()  # still known to be the later edit
     assert ModelCard.load(card).data.license == "mit"
 
 
@@ -132,14 +132,14 @@ def test_a_card_without_marks_in_the_folder_is_kept_above_and_known_as_not_pushe
         write_card(tmp_path, read_record(tmp_path))
         assert ModelCard.load(card).text.strip().startswith("# Mine\n\nAll of it.\n\n<!-- hfkit: generated")
     assert card.read_text().count("All of it.") == 1
-    assert newer(card.read_text(), card_of(sft_dir, repo_id="bob/it")) == card.read_text()
+    assert latest_card(card.read_text(), card_of(sft_dir, repo_id="bob/it")) == card.read_text()
 
 
 @pytest.mark.parametrize("name", ["sft", "reward"])
 def test_a_trainer_leaves_no_card_with_its_checkpoints(stage_folder, name):
     assert (stage_folder(name) / "checkpoint-3").is_dir()
-    written = Written.of((stage_folder(name) / "README.md").read_text())
-    assert (written.before, written.after) == ("", "")
+    parsed = ParsedCard.of((stage_folder(name) / "README.md").read_text())
+    assert (parsed.before, parsed.after) == ("", "")
 
 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
