@@ -54,8 +54,10 @@ class Selection:
     problems: list[Problem]
 
 
-def select_from_folder(folder: Path) -> Selection:
-    """Select the data files and documents of a folder."""
+def select_dataset_files(folder: Path, card: Card | None = None) -> Selection:
+    """Select the data files and documents of a folder, or the files that a data card names."""
+    if card is not None:
+        return select_named_files(folder, card)
     data, documents, left_out, problems = [], [], [], []
     for name in list_files(folder):
         path, is_hidden = folder / name, any(part.startswith(".") for part in PurePath(name).parts)
@@ -77,9 +79,9 @@ def select_from_folder(folder: Path) -> Selection:
     return Selection(data, documents, group_by_folder(left_out), problems)
 
 
-def select_from_card(card: Card) -> Selection:
+def select_named_files(folder: Path, card: Card) -> Selection:
     """Select the files that a data card names."""
-    folder, names, problems = Path(card.recipe.path), [], []
+    names, problems = [], []
     for name in card.recipe.files.values():
         if (folder / name).is_symlink():
             problems.append(irregular_file(folder / name))
@@ -109,16 +111,17 @@ def subset_and_split(name: str) -> tuple[str, str]:
     return "-".join([*folders, *words]) or DEFAULT_SUBSET, split
 
 
-def load_files(folder: Path, subsets: dict[str, tuple[str, str]]) -> tuple[list[DataFile], list[Problem]]:
+def load_data_files(folder: Path, names: list[str], card: Card | None) -> tuple[list[DataFile], list[Problem]]:
     """Load data files, and return them with the problems of those that cannot be loaded.
 
-    Args:
-        subsets: subset and split by file name. A single subset is renamed to the default one.
+    Subset and split are those of a data card, or of the file names; a single subset is the default one.
     """
     files, problems = [], []
-    for name, (subset, split) in subsets.items():
+    splits = {file: (DEFAULT_SUBSET, split) for split, file in card.recipe.files.items()} if card else {}
+    for name in names:
         try:
-            files.append(DataFile(name, subset, split, read({"path": str(folder / name), "split": "train"})))
+            rows = read({"path": str(folder / name), "split": "train"})
+            files.append(DataFile(name, *(splits.get(name) or subset_and_split(name)), rows))
         except HfkitError as error:
             problems.append(Problem(name, "not readable", str(error)))
     files = split_subsets(files)

@@ -12,15 +12,7 @@ from hfkit.core.files import write_text
 from hfkit.data.cards import Card, Recipe, load_card
 from hfkit.hub.cards.dataset_card import DatasetContent, dataset_card
 from hfkit.hub.cards.hand_edits import README, ParsedCard, latest_card, read_card, with_edit_hash
-from hfkit.hub.dataset_files import (
-    DEFAULT_SUBSET,
-    DataFile,
-    Selection,
-    load_files,
-    select_from_card,
-    select_from_folder,
-    subset_and_split,
-)
+from hfkit.hub.dataset_files import DataFile, Selection, load_data_files, select_dataset_files
 from hfkit.hub.model_files import RepoFile
 from hfkit.hub.repo import Repo
 from hfkit.hub.repo_checks import visibility_problems
@@ -64,15 +56,12 @@ class DatasetUpload(Upload):
     @cached_property
     def selection(self) -> Selection:
         """The names of the files to upload."""
-        return select_from_folder(self.folder) if self.card is None else select_from_card(self.card)
+        return select_dataset_files(self.folder, self.card)
 
     @cached_property
     def loaded(self) -> tuple[list[DataFile], list[Problem]]:
         """The data files with their rows, and the problems of those that cannot be loaded."""
-        if self.card is None:
-            return load_files(self.folder, {name: subset_and_split(name) for name in self.selection.data})
-        splits = {file: (DEFAULT_SUBSET, split) for split, file in self.card.recipe.files.items()}
-        return load_files(self.folder, splits)
+        return load_data_files(self.folder, self.selection.data, self.card)
 
     def make_plan(self, card: str | None = None, token: str | None = None) -> tuple[UploadPlan, list[Problem]]:
         """Return the plan of the dataset as it is now, and the problems with it; arguments as in `Upload`."""
@@ -94,7 +83,7 @@ class DatasetUpload(Upload):
                 problems.append(Problem(README, "cannot be updated", str(error)))
         problems += secrets_in_files(files.values(), token)
         files |= {name: RepoFile(name, self.folder / name) for name in selection.data}
-        return UploadPlan(self.folder, self.repo_id, files, selection.left_out), problems
+        return UploadPlan(files, selection.left_out), problems
 
     def read_local_card(self) -> str | None:
         """Return the folder's README.md, or the data card without its recipe, which names other paths on the Hub."""

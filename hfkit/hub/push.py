@@ -7,6 +7,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from hfkit import __version__
 from hfkit.core.errors import MISSING, ConfigError, HfkitError, Problem
+from hfkit.core.hub_ids import repo_id_error
 from hfkit.core.hub_retry import HubUnreachable, describe_error, with_retries
 from hfkit.hub.upload import Pushed, Upload
 from hfkit.records.source import ADAPTER_CONFIG, read_json
@@ -68,7 +69,7 @@ def run_uploads(uploads: list[Upload], problems: list[Problem], what: str) -> Pu
         problems += [problem for upload in uploads for problem in upload.local_problems(token)]
         if token is None:
             problems.append(Problem("login", MISSING, LOGIN))
-        elif all(upload.plan for upload in uploads):
+        elif all(upload.plan and not repo_id_error(upload.repo_id) for upload in uploads):
             try:
                 problems += [problem for upload in uploads for problem in upload.remote_problems(api)]
             except HubUnreachable:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 
+from transformers import TrainerCallback
+
 from hfkit.core.console import is_main_process, say, warn
 from hfkit.core.errors import HfkitError, reason
 from hfkit.hub.locations import location_of
@@ -88,12 +90,19 @@ def push_commands(config, folder: Path) -> list[str]:
     return [*before, shlex.join(words)]
 
 
-def push_checkpoint(run, save: Callable[[Path], None], step: int) -> None:
-    """Push the weights of a run in progress with its record, without the state of its optimizer.
+class PushCheckpointCallback(TrainerCallback):
+    """Pushes the weights of each checkpoint with the record of the run so far, without the state of the optimizer.
 
     Args:
+        run: the run in progress.
         save: writes model and tokenizer into a folder.
     """
-    with tempfile.TemporaryDirectory(prefix=".hub-", dir=run.folder) as folder:
-        save(Path(folder))
-        push_run(run.config, Path(folder), run.record, f"step {step}")
+
+    def __init__(self, run, save: Callable[[Path], None]):
+        self.run, self.save = run, save
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            with tempfile.TemporaryDirectory(prefix=".hub-", dir=self.run.folder) as folder:
+                self.save(Path(folder))
+                push_run(self.run.config, Path(folder), self.run.record, f"step {state.global_step}")

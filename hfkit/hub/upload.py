@@ -1,5 +1,6 @@
 """Upload one folder to one repository: validate it locally and against the Hub, then send it in one commit."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,14 +9,19 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from hfkit.core.console import warn
 from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
-from hfkit.core.files import write_text
+from hfkit.core.files import RECORD, write_text
 from hfkit.core.hub_ids import repo_id_error, revision_error
 from hfkit.core.hub_retry import status_of, with_retries
 from hfkit.hub.cards.hand_edits import README, with_edit_hash
 from hfkit.hub.locations import save_location
+from hfkit.hub.model_files import RepoFile, select_files
+from hfkit.hub.published_record import adapter_config_for_hub, record_for_hub
 from hfkit.hub.repo import Repo
 from hfkit.hub.repo_checks import base_problems, ref_problems, repo_problems
-from hfkit.hub.upload_plan import UploadPlan, plan_model_upload
+from hfkit.hub.secret_scan import secrets_in_files
+from hfkit.hub.upload_plan import UploadPlan, find_base, make_card, missing_weights, record_problems
+from hfkit.records.record import read_record
+from hfkit.records.source import ADAPTER_CONFIG, read_json
 
 PRECONDITION_FAILED = 412
 """HTTP status of a commit whose parent is no longer the head of the branch."""
@@ -77,8 +83,26 @@ class Upload:
             token: of the user, which no file may contain.
         """
         base = self.base and (self.base[0], self.base[1] or "0" * 40)
-        options = {"include": self.include, "record": self.record, "card": card, "token": token}
-        return plan_model_upload(self.folder, self.repo_id, base=base, **options)
+        files, left_out, problems = select_files(self.folder, self.include)
+        record = self.record or read_record(self.folder)
+        if self.record is None:
+            problems += record_problems(self.folder, record)
+        problems += missing_weights(self.folder, files)
+        if ADAPTER_CONFIG in files and not problems:
+            base, found = find_base(self.folder, record, base)
+            problems += found
+            if base:
+                config = adapter_config_for_hub(read_json(str(self.folder), ADAPTER_CONFIG), base)
+                files[ADAPTER_CONFIG] = RepoFile(ADAPTER_CONFIG, config)
+        if record is not None and not problems:
+            record = record_for_hub(record, base)
+            files[RECORD] = RepoFile(RECORD, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+            try:
+                files[README] = RepoFile(README, make_card(self.folder, record, self.repo_id, card).encode())
+            except HfkitError as error:
+                problems.append(Problem(README, "cannot be updated", str(error)))
+        problems += secrets_in_files(files.values(), token)
+        return UploadPlan(files, left_out, record, base), problems
 
     def remote_problems(self, api: HfApi) -> list[Problem]:
         """Return every problem that the Hub has with the plan.

@@ -1,20 +1,16 @@
-"""Plan an upload: the files of a folder as they will be in the repository, and every problem found locally."""
+"""What an upload will send: its files, the model card among them, and the checks of a model folder before it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from hfkit.core.errors import HfkitError, Problem, reason
 from hfkit.core.files import RECORD
-from hfkit.core.hub_ids import repo_id_error
-from hfkit.hub.cards.hand_edits import README, latest_card, read_card
+from hfkit.hub.cards.hand_edits import latest_card, read_card
 from hfkit.hub.cards.model_card import updated_card
 from hfkit.hub.locations import HubLocation, locate_base
-from hfkit.hub.model_files import RepoFile, select_files
-from hfkit.hub.published_record import adapter_config_for_hub, record_for_hub
-from hfkit.hub.secret_scan import secrets_in_files
+from hfkit.hub.model_files import RepoFile
 from hfkit.records.base import base_fault
-from hfkit.records.record import read_record, weight_files
+from hfkit.records.record import weight_files
 from hfkit.records.source import ADAPTER_CONFIG, Source, read_json
 
 
@@ -23,16 +19,12 @@ class UploadPlan:
     """A folder as it will be in a repository.
 
     Attributes:
-        folder: the local folder.
-        repo_id: of the repository.
         files: to upload, by their names in the repository.
         left_out: files and folders that are not uploaded.
         record: as it is uploaded; None if the folder has none.
         base: where the base of an adapter is on the Hub; None for a full model.
     """
 
-    folder: Path
-    repo_id: str
     files: dict[str, RepoFile]
     left_out: list[str]
     record: dict | None = None
@@ -42,50 +34,6 @@ class UploadPlan:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files.values())
-
-
-def plan_model_upload(
-    folder: Path,
-    repo_id: str,
-    *,
-    include: tuple[str, ...] = (),
-    base: HubLocation | None = None,
-    record: dict | None = None,
-    card: str | None = None,
-    token: str | None = None,
-) -> tuple[UploadPlan, list[Problem]]:
-    """Return the plan to upload a model folder, and every problem with it. No request is sent to the Hub.
-
-    Args:
-        include: patterns of files that are left out by default.
-        base: where the base of an adapter is on the Hub, if the folder does not say.
-        record: of a run in progress; by default the folder's own, which must be done.
-        card: the README.md that is in the repository now.
-        token: of the user, which no file may contain.
-    """
-    files, left_out, problems = select_files(folder, include)
-    error = repo_id_error(repo_id)
-    if error:
-        problems.append(Problem("repo_id", repo_id, error))
-    if record is None:
-        record = read_record(folder)
-        problems += record_problems(folder, record)
-    problems += weights_problems(folder, files)
-    if ADAPTER_CONFIG in files and not problems:
-        base, found = find_base(folder, record, base)
-        problems += found
-        if base:
-            config = adapter_config_for_hub(read_json(str(folder), ADAPTER_CONFIG), base)
-            files[ADAPTER_CONFIG] = RepoFile(ADAPTER_CONFIG, config)
-    if record is not None and not problems:
-        record = record_for_hub(record, base)
-        files[RECORD] = RepoFile(RECORD, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
-        try:
-            files[README] = RepoFile(README, make_card(folder, record, repo_id, card).encode())
-        except HfkitError as failure:
-            problems.append(Problem(README, "cannot be updated", str(failure)))
-    problems += secrets_in_files(files.values(), token)
-    return UploadPlan(folder, repo_id, files, left_out, record, base), problems
 
 
 def make_card(folder: Path, record: dict, repo_id: str, on_hub: str | None) -> str:
@@ -110,7 +58,7 @@ def record_problems(folder: Path, record: dict | None) -> list[Problem]:
     return [] if status == "done" else [Problem(str(folder), f"status {status}", "finish the run first")]
 
 
-def weights_problems(folder: Path, files: dict[str, RepoFile]) -> list[Problem]:
+def missing_weights(folder: Path, files: dict[str, RepoFile]) -> list[Problem]:
     """Return the problem of a folder without a model, adapter or tokenizer, or without all weights of its model."""
     if ADAPTER_CONFIG not in files and "config.json" not in files:
         if "tokenizer_config.json" in files:

@@ -19,7 +19,7 @@ from transformers import (
 from hfkit.config.fields import HubFields
 from hfkit.core.device import has_bf16, process_state
 from hfkit.core.errors import HfkitError
-from hfkit.hub.push_checkpoints import PushCheckpointCallback
+from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.records.metrics_file import MetricsFile
 from hfkit.training.callbacks import ProgressLine
 from hfkit.training.run import Run

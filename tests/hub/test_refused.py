@@ -205,3 +205,8 @@ def test_revisions_in_paths(tmp_path, monkeypatch):
         split_revision("user/name@v1", "v2")
     with pytest.raises(HfkitError, match="is not a valid branch, tag or commit"):
         split_revision("user/name@../../v1")
+
+
+def test_an_invalid_repository_id_is_one_problem(refused, made):
+    errors = refused("push", made[0], "a/b/c", "--tag", "x y").splitlines()
+    assert [line.split(":")[0].strip() for line in errors[1:]] == ["repo_id", "--tag"]

@@ -15,7 +15,7 @@ class Metric:
 
 
 NATS = "nats per token"
-METRICS = {
+DESCRIPTIONS = {
     "vocab_size": Metric("tokens in the vocabulary"),
     "bytes_per_token": Metric("mean bytes of UTF-8 text per token, on the first training rows"),
     "eval_loss": Metric(f"cross-entropy on held-out rows, {NATS}; of responses only, if rows have them", "loss"),
@@ -33,8 +33,7 @@ METRICS = {
     "eval_margin": Metric("mean reward of the chosen response minus that of the rejected one", "margin"),
     "eval_log_loss": Metric("-log sigmoid(margin) on held-out pairs, in nats; 0.693 is chance", "log_loss"),
     "eval_calibration_error": Metric(
-        "gap between the confidence and the accuracy of the rewards on pairs, over ten bins",
-        "expected_calibration_error",
+        "gap between the confidence and the accuracy of the rewards, over ten bins", "expected_calibration_error"
     ),
     "eval_reward_mean": Metric("mean reward of all held-out responses"),
     "eval_reward_std": Metric("standard deviation of these rewards"),
@@ -46,9 +45,7 @@ METRICS = {
     "eval_kl": Metric("KL to the SFT model on held-out prompts, nats per response", "kl", "KL to the SFT model"),
     "eval_reward_sft": Metric("mean reward of the SFT model's responses to held-out prompts"),
     "eval_reward_ppo": Metric(
-        "mean reward of this model's responses to the same prompts",
-        "mean_reward",
-        "mean reward, by the reward model that it was trained against",
+        "mean reward of this model's responses to the same prompts", "mean_reward", "mean reward, by its reward model"
     ),
     "eval_entropy_sft": Metric(f"entropy of the SFT model on its own responses, {NATS}"),
     "eval_entropy_ppo": Metric(f"entropy of this model on its own responses, {NATS}"),
@@ -84,7 +81,7 @@ def describe_metric(origin: str, key: str) -> Metric:
         spec = spec_of(origin)
         return Metric(f"mean training loss: {spec.loss_label[1]}" if spec else "mean training loss")
     names = [f"{origin}/{key}", f"eval_{key}" if origin == "evaluation" else key]
-    return next((METRICS[name] for name in names if name in METRICS), Metric(""))
+    return next((DESCRIPTIONS[name] for name in names if name in DESCRIPTIONS), Metric(""))
 
 
 def numbers_in(metrics: dict) -> dict[str, float]:

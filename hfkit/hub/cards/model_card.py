@@ -152,7 +152,7 @@ def data_section(info: RunInfo) -> str:
         for name, split in splits.items()
     ]
     sources = [
-        f"- {name}: {describe_source(source, is_mixed='mixed' in split)}"
+        f"- {name}: {source_line(source, is_mixed='mixed' in split)}"
         for name, split in splits.items()
         for source in split["sources"]
     ]
@@ -160,7 +160,7 @@ def data_section(info: RunInfo) -> str:
     return f"{table}\n\n" + "\n".join(sources) if rows else ""
 
 
-def describe_source(source: dict, is_mixed: bool) -> str:
+def source_line(source: dict, is_mixed: bool) -> str:
     """Return a source of rows in a line: link or file name, revision, data card, split, hash, share of a mixture."""
     if "held_out_of" in source:
         return f"held out from {source['held_out_of']}"

@@ -3,16 +3,16 @@
 from hfkit.hub.cards.markdown import blocks
 from hfkit.hub.cards.run_info import RunInfo
 
-QUESTION = "What is the capital of France?"
-ANSWER = "It is Paris."
+EXAMPLE_QUESTION = "What is the capital of France?"
+EXAMPLE_ANSWER = "It is Paris."
 LONGEST_LINE = 110
 
 
 def usage_section(info: RunInfo) -> str:
     """Return code blocks that can be run one after the other, in one process."""
     if info.makes == "tokenizer":
-        tokenize = f'print(tokenizer("{QUESTION}").input_ids)'
-        return blocks(["from transformers import AutoTokenizer", "", load_tokenizer(info), tokenize], *run_where(info))
+        tokenize = f'print(tokenizer("{EXAMPLE_QUESTION}").input_ids)'
+        return blocks(["from transformers import AutoTokenizer", "", tokenizer_line(info), tokenize], *run_where(info))
     kind = "SequenceClassification" if info.is_reward_model else "CausalLM"
     if info.is_adapter:
         loader = f"AutoPeftModelFor{kind}"
@@ -21,12 +21,12 @@ def usage_section(info: RunInfo) -> str:
         loader = f"AutoModelFor{kind}"
         imports = [f"from transformers import {loader}, AutoTokenizer"]
     options = ["num_labels=1", "pad_token_id=tokenizer.pad_token_id"] if info.is_reward_model else []
-    load = [load_tokenizer(info), f"model = {call_loader(loader, info, *options)}"]
+    load = [tokenizer_line(info), f"model = {call_loader(loader, info, *options)}"]
     code = [*imports, "", *load, *(score(info) if info.is_reward_model else generate(info))]
     return blocks(code, *load_quantized(info, loader, options), *score_with_hfkit(info), *run_where(info))
 
 
-def load_tokenizer(info: RunInfo) -> str:
+def tokenizer_line(info: RunInfo) -> str:
     return f'tokenizer = AutoTokenizer.from_pretrained("{info.load_path}")'
 
 
@@ -44,11 +44,11 @@ def generate(info: RunInfo) -> list[str]:
     if info.chat_template and info.makes != "base model":
         options = 'add_generation_prompt=True, return_dict=True, return_tensors="pt"'
         inputs = [
-            f'messages = [{{"role": "user", "content": "{QUESTION}"}}]',
+            f'messages = [{{"role": "user", "content": "{EXAMPLE_QUESTION}"}}]',
             f"inputs = tokenizer.apply_chat_template(messages, {options})",
         ]
     else:
-        inputs = [f'inputs = tokenizer("{QUESTION}", return_tensors="pt")']
+        inputs = [f'inputs = tokenizer("{EXAMPLE_QUESTION}", return_tensors="pt")']
     return [
         "",
         *inputs,
@@ -72,8 +72,8 @@ def score(info: RunInfo) -> list[str]:
     return [
         "",
         "messages = [",
-        f'    {{"role": "user", "content": "{QUESTION}"}},',
-        f'    {{"role": "assistant", "content": "{ANSWER}"}},',
+        f'    {{"role": "user", "content": "{EXAMPLE_QUESTION}"}},',
+        f'    {{"role": "assistant", "content": "{EXAMPLE_ANSWER}"}},',
         "]",
         *texts,
         'inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")',
@@ -111,7 +111,7 @@ def score_with_hfkit(info: RunInfo) -> list:
             "import hfkit",
             "",
             f'reward = hfkit.load_reward("{info.load_path}")',
-            f'print(reward(["{QUESTION}"], ["{ANSWER}"]).item())',
+            f'print(reward(["{EXAMPLE_QUESTION}"], ["{EXAMPLE_ANSWER}"]).item())',
         ],
     ]
 
