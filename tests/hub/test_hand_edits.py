@@ -25,7 +25,7 @@ def edited(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["sft", "reward-merged", "tokenizer"])
-def test_what_was_written_by_hand_is_kept(stage_folder, name):
+def test_edits_are_kept(stage_folder, name):
     folder = stage_folder(name)
     first = card_of(folder, repo_id="bob/it")
     mine = edited(first)
@@ -45,7 +45,7 @@ def test_what_was_written_by_hand_is_kept(stage_folder, name):
     assert updated_card(again, folder, record, repo_id="bob/other") == again
 
 
-def test_a_result_that_somebody_added_stays_beside_the_generated_ones(reward_dir):
+def test_an_added_result_stays_beside_the_generated_ones(reward_dir):
     card = ModelCard((reward_dir / "README.md").read_text())
     data = card.data.to_dict()
     metric = {"type": "accuracy", "value": 0.5}
@@ -63,7 +63,7 @@ def test_a_result_that_somebody_added_stays_beside_the_generated_ones(reward_dir
     assert [one.dataset_type for one in results] == ["a/b"]
 
 
-def test_a_card_of_somebody_else_is_kept_above_and_what_the_record_knows_better_is_not(sft_dir):
+def test_another_card_is_kept_above_and_generated_metadata_replaces_its_own(sft_dir):
     other = (
         "---\nbase_model: /home/me/base\nlicense: mit\nlibrary_name: transformers\ntags:\n- mine\n"
         "- base_model:adapter:/home/me/base\n---\n# My model\n\nWords.\n"
@@ -79,7 +79,7 @@ def test_a_card_of_somebody_else_is_kept_above_and_what_the_record_knows_better_
     assert updated_card(text, sft_dir, record, "bob/it") == text
 
 
-def test_a_card_without_front_matter_is_kept(sft_dir):
+def test_a_card_without_metadata_is_kept(sft_dir):
     text = card_of(sft_dir, "Just words.\n")
     assert ModelCard(text).text.strip().startswith("Just words.\n\n<!-- hfkit: generated")
 
@@ -90,7 +90,7 @@ def test_metadata_that_cannot_be_read_is_reported(sft_dir, front):
         card_of(sft_dir, f"---\n{front}\n---\nWords.\n")
 
 
-def test_the_later_edit_by_hand_is_kept_wherever_it_was_made(sft_dir):
+def test_the_later_edit_is_kept_wherever_it_was_made(sft_dir):
     there = card_of(sft_dir, repo_id="bob/it")
     here = with_edit_hash(there)  # as it is after a push
     assert latest_card(None, there) == latest_card(there, None) == latest_card(here, there) == there
@@ -111,7 +111,7 @@ def test_the_later_edit_by_hand_is_kept_wherever_it_was_made(sft_dir):
     assert latest_card((sft_dir / "README.md").read_text(), there) == there
 
 
-def test_published_again_a_run_keeps_what_stands_in_its_card(sft_dir, tmp_path):
+def test_a_regenerated_card_still_shows_that_it_was_edited(sft_dir, tmp_path):
     for file in sft_dir.glob("*.*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     card = tmp_path / "README.md"
@@ -123,7 +123,7 @@ def test_published_again_a_run_keeps_what_stands_in_its_card(sft_dir, tmp_path):
     assert ModelCard.load(card).data.license == "mit"
 
 
-def test_a_card_without_marks_in_the_folder_is_kept_above_and_known_as_not_pushed(sft_dir, tmp_path):
+def test_a_local_card_without_markers_is_kept_above_and_counts_as_edited(sft_dir, tmp_path):
     for file in sft_dir.glob("*.*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     card = tmp_path / "README.md"
@@ -143,7 +143,7 @@ def test_a_trainer_leaves_no_card_with_its_checkpoints(stage_folder, name):
 
 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
-def test_what_is_written_while_a_run_is_interrupted_is_kept_in_its_card(run_stage, tmp_path, stage):
+def test_edits_during_an_interruption_are_kept(run_stage, tmp_path, stage):
     changes = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
     folder = stopped_copy(run_stage(stage, tmp_path / "whole", **changes), tmp_path / "stopped", 1)
     (folder / "README.md").write_text("# Mine\n\nWhat I want of it.\n")

@@ -1,4 +1,4 @@
-"""`hfkit data push`: a data set in a repository of its own, which `load_dataset` and hfkit read; what is refused."""
+"""`hfkit data push` makes a dataset repository that `load_dataset` and hfkit read, and refuses incomplete data."""
 
 import gzip
 import json
@@ -62,7 +62,7 @@ def card_on_hub(hub_server, name: str) -> str:
         ("testament.txt", ("testament", "train")),
     ],
 )
-def test_a_files_name_says_its_subset_and_split(name, place):
+def test_subset_and_split_follow_from_the_file_name(name, place):
     assert subset_and_split(name) == place
 
 
@@ -73,8 +73,8 @@ def test_a_folder_is_pushed_in_one_commit_and_read_back(ann, hub_server, folder)
     assert [commit.title for commit in repo.history()] == ["friends", "initial commit"]
     assert {*repo.files()} == {".gitattributes", "README.md", "pairs_train.jsonl", "pairs_test.jsonl"}
     assert repo.private
-    told = ann.python(LOAD.format("likes", None, ["train", "test"]))
-    assert told == {"train": PAIRS[:20], "test": PAIRS[20:]}
+    loaded = ann.python(LOAD.format("likes", None, ["train", "test"]))
+    assert loaded == {"train": PAIRS[:20], "test": PAIRS[20:]}
     text = card_on_hub(hub_server, "likes")
     assert cards.faults_of(text, "dataset")[0] == []
     card = DatasetCard(text)
@@ -102,7 +102,7 @@ def test_a_folder_is_pushed_in_one_commit_and_read_back(ann, hub_server, folder)
     assert (folder / "README.md").read_text() == with_edit_hash(text)
 
 
-def test_other_columns_are_another_subset_and_gzipped_files_and_folders_go_along(ann, hub_server, tmp_path):
+def test_different_columns_make_another_subset_and_gzip_and_folders_are_read(ann, hub_server, tmp_path):
     (tmp_path / "talk").mkdir()
     write_rows(tmp_path / "talk" / "train.jsonl", ROWS["turns"])
     with gzip.open(tmp_path / "ask.jsonl.gz", "wt") as stream:
@@ -134,7 +134,7 @@ hfkit:
 """
 
 
-def test_what_a_data_card_names_is_pushed_and_the_card_with_it_is_one(ann, hub_server, tmp_path):
+def test_the_files_of_a_data_card_are_pushed_and_the_pushed_card_is_a_data_card(ann, hub_server, tmp_path):
     rows = [{"q": row["prompt"], "good": row["chosen"], "bad": row["rejected"]} for row in PAIRS]
     write_rows(tmp_path / "a.jsonl", rows[:20])
     write_rows(tmp_path / "b.jsonl", rows[20:])
@@ -210,7 +210,7 @@ def front_matter(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "reported"),
     [
         (broken, "pairs_test.jsonl: 'not readable' -> cannot read the data set"),
         (token, "more.jsonl.gz: 'rows 1 to 1' -> looks like a token or key"),
@@ -223,28 +223,28 @@ def front_matter(folder: Path) -> None:
         (front_matter, "the metadata of README.md cannot be read"),
     ],
 )
-def test_a_folder_that_is_not_to_be_pushed_is_told(folder, capsys, spoil, told):
+def test_problems_of_a_folder_are_reported(folder, capsys, spoil, reported):
     spoil(folder)
     assert main(["data", "push", str(folder), "ann/no", "--dry_run"]) == 2
     err = capsys.readouterr().err
-    assert told in err
+    assert reported in err
     assert "a" * 34 not in err
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "reported"),
     [
         ("nowhere", "there is no data card 'nowhere'"),
         ("{}/hub.md", "the rows of hub are on the Hub, at ann/x: there is nothing to push"),
         ("{}/gone.md", "the data card gone names it"),
     ],
 )
-def test_a_card_without_files_here_is_told(tmp_path, capsys, source, told):
+def test_a_data_card_without_local_files_is_reported(tmp_path, capsys, source, reported):
     (tmp_path / "gone.md").write_text(CARD.format(path=tmp_path))
     on_hub = CARD.format(path="ann/x").replace("files: {train: a.jsonl, test: b.jsonl}", "splits: {train: train}")
     (tmp_path / "hub.md").write_text(on_hub)
     assert main(["data", "push", source.format(tmp_path), "ann/no", "--dry_run"]) != 0
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
 
 
 def test_a_public_repository_refuses_a_private_push(ann, hub_server, folder):

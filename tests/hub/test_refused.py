@@ -1,4 +1,4 @@
-"""What `hfkit push` and `hfkit pull` refuse, with the remedy, before anything is sent or written."""
+"""What `hfkit push` and `hfkit pull` refuse, with a remedy, before any file is uploaded or written."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def made(tmp_path, base_dir, sft_dir):
 
 @pytest.fixture
 def refused(ann, hub_server):
-    """Runs a command that must be refused without anything sent; returns what was said."""
+    """Run a command that must be refused without any upload; return its errors."""
 
     def run(*argv, status: int = 2) -> str:
         before = {key: [*repo.commits] for key, repo in hub_server.store.repos.items()}
@@ -46,7 +46,7 @@ def edit(file, **changes) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def test_everything_is_told_at_once(refused, made, hub_server):
+def test_all_problems_are_reported_at_once(refused, made, hub_server):
     _, sft = made
     hub_server.store.add("ann/full", {"config.json": b"{}", "model.safetensors": b"1", "pytorch_model.bin": b"1"})
     (sft / "pytorch_model.bin").write_bytes(b"x")
@@ -54,8 +54,8 @@ def test_everything_is_told_at_once(refused, made, hub_server):
     (sft / "tokenizer.json").symlink_to("/etc/hostname")
     (sft / "README.md").write_text("my key is hf_" + "a" * 34)
     edit(sft / "hfkit.json", status="failed")
-    said = refused("push", sft, "ann/full", "--private", "--revision", "a..b", "--include", "nothing*")
-    told = [
+    output = refused("push", sft, "ann/full", "--private", "--revision", "a..b", "--include", "nothing*")
+    reported = [
         f"{sft}/pytorch_model.bin: 'a pickle' -> can run code when it is loaded",
         f"{sft}/tokenizer.json: 'not a regular file' -> replace it with a copy",
         "README.md: 'line 1' -> looks like a token or key",
@@ -67,24 +67,24 @@ def test_everything_is_told_at_once(refused, made, hub_server):
         "holds config.json, model.safetensors, pytorch_model.bin",
         "hf repos delete-files ann/full config.json model.safetensors pytorch_model.bin",
     ]
-    assert [part for part in told if part not in said] == []
-    assert "aaaa" not in said
+    assert [part for part in reported if part not in output] == []
+    assert "aaaa" not in output
 
 
 @pytest.mark.parametrize("before", ["", "= ", "\n", "a\r", "a\t", "\x1b", "\u5bc6\u94a5\uff1a"])
 @pytest.mark.parametrize("token", ["hf_" + "a" * 34, "AKIA" + "A" * 16])
 @pytest.mark.parametrize("escaped", [True, False])
-def test_a_token_is_seen_behind_whatever_character(before, token, escaped):
+def test_a_token_is_found_after_any_character(before, token, escaped):
     text = json.dumps({"note": f"{before}{token}\nmore"}) if escaped else f"{before}{token}\nmore"
     assert find_secret(text.encode(), None) is not None
 
 
-def test_a_word_that_ends_as_a_token_begins_is_none():
+def test_a_token_must_start_a_word():
     text = json.dumps("perhf_" + "a" * 34 + "\n a risk-" + "a" * 34)
     assert find_secret(text.encode(), None) is None
 
 
-def test_a_repository_of_something_else(refused, made, hub_server, ann):
+def test_a_repository_with_another_model_is_refused(refused, made, hub_server, ann):
     base, sft = made
     for name, folder in (("base", base), ("sft", sft)):
         assert ann.hfkit("push", folder, f"ann/{name}", "--public").status == 0
@@ -98,11 +98,11 @@ def test_a_repository_of_something_else(refused, made, hub_server, ann):
     record = read_record(sft)
     record["base"]["weights_sha256"] = weights_hash(base)
     (sft / "hfkit.json").write_text(json.dumps(record))
-    said = refused("push", sft, "ann/sft", "--with_base", "ann/other-base")
-    assert "'holds an adapter for ann/base, and this one is for ann/other-base'" in said
+    output = refused("push", sft, "ann/sft", "--with_base", "ann/other-base")
+    assert "'holds an adapter for ann/base, and this one is for ann/other-base'" in output
 
 
-def test_a_base_that_cannot_be_named(refused, made, hub_server):
+def test_an_unknown_or_different_base_is_refused(refused, made, hub_server):
     base, sft = made
     config = sft / "adapter_config.json"
     edit(config, base_model_name_or_path="someone/base", revision=None)
@@ -116,11 +116,11 @@ def test_a_base_that_cannot_be_named(refused, made, hub_server):
     save_file({"x": np.zeros(1)}, base / "model.safetensors")
     assert "is another one" in refused("push", sft, "ann/x", "--with_base", "ann/y")
     shutil.rmtree(base)
-    said = refused("push", sft, "ann/x", "--with_base", "ann/y")
-    assert "the base is not a local folder: leave out --with_base" in said
+    output = refused("push", sft, "ann/x", "--with_base", "ann/y")
+    assert "the base is not a local folder: leave out --with_base" in output
 
 
-def test_what_is_no_whole_model(refused, made, tmp_path):
+def test_incomplete_models_are_refused(refused, made, tmp_path):
     base, sft = made
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
@@ -135,14 +135,14 @@ def test_what_is_no_whole_model(refused, made, tmp_path):
     assert "'not a regular file'" in refused("push", sft, "ann/x")
 
 
-def test_cards_that_the_hub_does_not_take(refused, made):
+def test_invalid_metadata_is_refused(refused, made):
     base, _ = made
     (base / "hfkit.json").unlink()
     (base / "README.md").write_text("---\nlicense: none-at-all\n---\n")
     assert "README.md: 'its metadata' -> \"license\" must be one of" in refused("push", base, "ann/x")
 
 
-def test_nobody_logged_in_or_nobody_with_the_right_to(refused, made, user_of, ann):
+def test_no_login_and_no_write_access(refused, made, user_of, ann):
     base, _ = made
     ran = user_of(None).hfkit("push", base, "ann/x")
     assert ran.status == 2
@@ -153,19 +153,19 @@ def test_nobody_logged_in_or_nobody_with_the_right_to(refused, made, user_of, an
     ann.python(f"import os; os.environ['HF_TOKEN'] = {token!r}")
 
 
-def test_a_model_that_the_hub_does_not_have_is_one_problem_among_all(refused, data, made, tmp_path):
+def test_a_model_that_is_not_on_the_hub_is_reported_with_other_problems(refused, data, made, tmp_path):
     given = ["--model_name_or_path", "bob/none", "--output_dir", tmp_path / "out", "--learning_rate", "-1"]
-    told = refused("sft", "--datasets", json.dumps([{"path": str(data / "turns.jsonl")}]), *given)
-    assert "model_name_or_path: 'bob/none' -> its tokenizer cannot be read" in told
-    assert told.count("model_name_or_path") == 1
-    assert "learning_rate: -1.0 -> must not be negative" in told
+    reported = refused("sft", "--datasets", json.dumps([{"path": str(data / "turns.jsonl")}]), *given)
+    assert "model_name_or_path: 'bob/none' -> its tokenizer cannot be read" in reported
+    assert reported.count("model_name_or_path") == 1
+    assert "learning_rate: -1.0 -> must not be negative" in reported
     given += ["--tokenizer_name_or_path", made[0]]
-    told = refused("pretrain", "--datasets", json.dumps([{"path": str(data / "docs.jsonl")}]), *given)
-    assert "model_name_or_path: 'bob/none' -> bob/none is neither a folder nor a model on the Hub" in told
-    assert "learning_rate: -1.0 -> must not be negative" in told
+    reported = refused("pretrain", "--datasets", json.dumps([{"path": str(data / "docs.jsonl")}]), *given)
+    assert "model_name_or_path: 'bob/none' -> bob/none is neither a folder nor a model on the Hub" in reported
+    assert "learning_rate: -1.0 -> must not be negative" in reported
 
 
-def test_pickles_and_strangers_are_not_pulled(refused, hub_server, tmp_path):
+def test_pickles_and_missing_models_are_not_pulled(refused, hub_server, tmp_path):
     out = tmp_path / "out"
     hub_server.store.add("bob/pickled", {"config.json": b"{}", "pytorch_model.bin": b"x"})
     assert "holds pickles, which can run code when loaded" in refused("pull", "bob/pickled", out, status=1)
@@ -183,12 +183,12 @@ def test_pickles_and_strangers_are_not_pulled(refused, hub_server, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "/abs", "../up", "a b", "", "a--b", "x.git", "a/" + "b" * 100])
-def test_names_that_are_none(name):
+def test_invalid_repository_ids(name):
     assert "not a repository name" in repo_id_error(name)
 
 
 @pytest.mark.parametrize("name", ["a..b", "-x", "a b", "refs/heads/x", "x.lock", "a//b", "x/", "@{u}", "", "b" * 40])
-def test_revisions_that_are_none(name):
+def test_invalid_revisions(name):
     assert revision_error(name)
 
 
