@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datasets import Dataset
 
 from hfkit.core.errors import Problem
+from hfkit.hub.model_files import RepoFile
 
 # The start of a word, also after a JSON escape such as \n, whose letter would otherwise count as the word's first.
 START = rb"(?:\b|(?<=\\[bfnrt])|(?<=\\u[0-9a-fA-F]{4}))"
@@ -19,13 +20,8 @@ REMEDY = "looks like a token or key: remove it, and revoke it where it was issue
 BINARY_SUFFIXES = (".safetensors", ".png")
 
 
-def secrets_in_files(files: Iterable, token: str | None) -> list[Problem]:
-    """Return the lines of files that hold a token or key, by number; the secret itself is not shown.
-
-    Args:
-        files: each a `RepoFile`.
-        token: the user's own token, found in any form.
-    """
+def secrets_in_files(files: Iterable[RepoFile], token: str | None) -> list[Problem]:
+    """Return the numbers of lines that hold a token or key, or the user's own `token`; the secret is not shown."""
     problems = []
     for file in files:
         start = None if file.path.endswith(BINARY_SUFFIXES) else find_secret(file.data, token)
@@ -36,7 +32,7 @@ def secrets_in_files(files: Iterable, token: str | None) -> list[Problem]:
 
 
 def secrets_in_rows(name: str, rows: Dataset, token: str | None) -> list[Problem]:
-    """Return the first batch of rows of a data file that holds a token or key; the secret itself is not shown."""
+    """Return the first batch of rows of a data file that holds a token or key; the secret is not shown."""
     for index, batch in enumerate(rows.iter(1000)):
         if find_secret(json.dumps(batch, default=str).encode(), token) is not None:
             first, count = 1000 * index + 1, len(next(iter(batch.values())))

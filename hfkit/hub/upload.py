@@ -62,11 +62,7 @@ class Upload:
     card_class = ModelCard
 
     def local_problems(self, token: str | None = None) -> list[Problem]:
-        """Make the plan, and return every problem that can be found without the Hub.
-
-        Args:
-            token: of the user, which no file may contain.
-        """
+        """Make the plan, and return every problem that can be found without the Hub; `token` as in `make_plan`."""
         if not self.folder.is_dir():
             return [Problem("DIR", str(self.folder), "no such folder")]
         refs = {"--revision": self.branch} | ({"--tag": self.tag} if self.tag else {})

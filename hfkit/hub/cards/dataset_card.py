@@ -95,11 +95,7 @@ def form_of(splits: dict[str, list[DataFile]], recipe: Recipe | None = None) -> 
 
 
 def dataset_card_body(content: DatasetContent, metadata: dict) -> str:
-    """Return the generated text of the card.
-
-    Args:
-        metadata: of the card, edits included.
-    """
+    """Return the generated text of a card with this metadata, which may be edited."""
     forms = dict.fromkeys(form_of(splits, content.recipe) for splits in content.subsets().values())
     parts = [f"# {content.repo_id.split('/')[-1]}", *(FORM_TEXTS[form] for form in forms if form)]
     parts += [] if "license" in metadata else [NO_LICENSE]

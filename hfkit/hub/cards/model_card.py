@@ -57,11 +57,7 @@ def updated_card(existing: str | None, folder: Path, record: dict, repo_id: str 
 
 
 def model_card_body(info: RunInfo, metadata: dict) -> str:
-    """Return the generated text of a card, without empty sections.
-
-    Args:
-        metadata: of the card, edits included.
-    """
+    """Return the generated text of a card with this metadata, which may be edited; empty sections are left out."""
     sections = {
         "Usage": usage_section,
         "Metrics": metrics_section,
@@ -141,7 +137,7 @@ def samples_section(info: RunInfo) -> str:
     ]
     if not texts:
         return ""
-    return "Responses to the first held-out prompts, not selected:\n\n" + fenced("\n\n".join(texts), "text")
+    return "Responses to the first held-out prompts, not hand-picked:\n\n" + fenced("\n\n".join(texts), "text")
 
 
 def data_section(info: RunInfo) -> str:
