@@ -5,7 +5,7 @@ import socket
 import time
 
 import pytest
-from hubs import User, copies
+from hub_fixtures import User, copies
 
 PHASES = ["info", "validate", "create", "preupload", "batch", "put", "verify", "commit"]
 

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from carded import card_of, errors_in
+from card_fixtures import card_of, errors_in
 from huggingface_hub import ModelCard
 from interruption import stopped_copy
 

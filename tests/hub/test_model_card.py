@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from carded import card_of, errors_in
+from card_fixtures import card_of, errors_in
 from huggingface_hub import ModelCard
 
 from hfkit.config.registry import MERGE, STAGES

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hubs import copies
+from hub_fixtures import copies
 
 from hfkit.hub.published_record import record_for_hub
 from hfkit.records.record import read_record, weights_hash
@@ -229,6 +229,6 @@ def test_the_token_is_in_no_output_and_no_file(ann, made, hub_server):
     cached = [file.read_bytes() for file in ann.home.rglob("*") if file.is_file()]
     uploaded = [content for repo in hub_server.store.repos.values() for content in repo.files().values()]
     assert not any(token in content for content in written + cached + uploaded)
-    assert not any(ann.token in line for line in ann.heard)
+    assert not any(ann.token in line for line in ann.outputs)
     assert not any(ann.token in request.path for request in hub_server.log)
     assert hub_server.leaks == []

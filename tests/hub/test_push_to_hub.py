@@ -140,7 +140,7 @@ def test_the_token_is_in_no_file_of_a_run(runs, ann, folder, hub_server):
     files = [file for root in (folder, ann.home) for file in root.rglob("*") if file.is_file()]
     assert len(files) > 40
     assert [file for file in files if ann.token.encode() in file.read_bytes()] == []
-    assert not any(ann.token in line for line in ann.heard)
+    assert not any(ann.token in line for line in ann.outputs)
     uploaded = [content for repo in hub_server.store.repos.values() for content in repo.files().values()]
     assert not any(ann.token.encode() in content for content in uploaded)
     assert hub_server.leaks == []

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hubs import copies
+from hub_fixtures import copies
 from safetensors.numpy import save_file
 
 from hfkit.core.errors import HfkitError

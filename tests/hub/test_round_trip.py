@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import NAMES
-from hubs import copies
+from hub_fixtures import copies
 
 import hfkit
 from hfkit.commands.merge import merge
