@@ -25,7 +25,7 @@ LONGEST_WAIT = 30.0
 TIMEOUT = 300.0
 """Seconds without a byte after which a request fails; the client's own default is to wait forever."""
 TEMPORARY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
-# Or its successor: whichever the client stands on.
+# httpx, or whichever library the client is built on.
 httpx = import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
 
 

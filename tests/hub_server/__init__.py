@@ -33,10 +33,8 @@ class HubServer:
         self.multipart_from, self.page = 1 << 30, 1000
         self._servers = [self._start(api.ROUTES), self._start(storage.ROUTES)]
         hub, files = (server.server_port for server in self._servers)
-        self.endpoint, self.storage = (
-            f"http://127.0.0.1:{hub}",
-            f"http://localhost:{files}",
-        )  # another host name, as for the real storage
+        self.endpoint = f"http://127.0.0.1:{hub}"
+        self.storage = f"http://localhost:{files}"  # another host name, as for the real storage
 
     def _start(self, routes) -> ThreadingHTTPServer:
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self, routes))

@@ -25,7 +25,7 @@ NO_EDITS = short_hash(*ParsedCard().edits())
 """The hash of the edits in a card that has none."""
 CARD_SAMPLES = 4
 ROLE_NAMES = {"start": "starting model", "reward": "reward model"}
-"""Lineage roles in the words of the card; others stand as they are."""
+"""How the card names roles of the lineage; it shows other roles unchanged."""
 # Settings that other sections show, or that name local files.
 HIDDEN_SETTINGS = (
     *("datasets", "eval_datasets", "ptx_datasets", "model_name_or_path", "reward_model_path"),
