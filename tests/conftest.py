@@ -31,7 +31,7 @@ from hfkit.config.registry import STAGES
 from hfkit.stages.checks import problems_of
 
 pytest.register_assert_rewrite("interruption")
-pytest_plugins = ["carded", "hubs", "merging", "planned"]  # fixtures of more than one file
+pytest_plugins = ["card_fixtures", "hub_fixtures", "merging", "planned"]  # fixtures of more than one file
 
 NAMES = "Ann Bob Cid Dee Eve Fay Gus Hal".split()
 COLOURS = "red blue green pink".split()

@@ -15,7 +15,7 @@ from hfkit.config.stages import SFTConfig
 from hfkit.core.device import prepare_device
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions
 from hfkit.data.splits import load_splits, report_splits
-from hfkit.hub.stage import then_push
+from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
 from hfkit.models.saving import save_model
@@ -59,7 +59,7 @@ class ScaledTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
-@then_push
+@push_when_done
 def main(config: ToyConfig) -> Path:
     """Train the model and return the run's folder."""
     set_seed(config.seed)

@@ -1,7 +1,7 @@
 """hfkit pull USER/NAME@REVISION models/name
 
-Fetches a model, adapter or tokenizer from the Hub into a folder that works offline: an adapter brings its base, into a
-folder `base` within its own. Weights come in safetensors alone, and are checked by their hash; no code comes along.
+Fetches a model, adapter or tokenizer from the Hub into a folder that works offline. An adapter comes with its base, in
+a folder `base` within its own. Only weights in safetensors are fetched, and checked by their hash; no code is fetched.
 """
 
 from argparse import Namespace

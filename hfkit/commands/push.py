@@ -1,9 +1,9 @@
 """hfkit push runs/quickstart/sft USER/NAME --private
 
 Pushes what a stage, a merge or `save_pretrained` wrote to the Hub, in one commit: weights or adapter, tokenizer and
-template, generation config, model card, record. Everything that speaks against it is told at once, before anything is
-sent; nothing in a repository is deleted; what is there already is not sent again, so the same command finishes a push
-that was cut off. The token is that of `hf auth login` or of HF_TOKEN.
+chat template, generation config, model card, record. A push is validated first; every problem is reported before any
+file is uploaded. No file of a repository is deleted. Files that are there already are not uploaded again, so the same
+command completes an interrupted push. The token is that of `hf auth login` or of HF_TOKEN.
 """
 
 from argparse import Namespace
@@ -13,7 +13,8 @@ from rich.table import Table
 
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, Problem
-from hfkit.hub.push import push, uploads_of
+from hfkit.hub.push import make_uploads, push
+from hfkit.hub.upload import Pushed, Upload
 
 
 def main(given: Namespace) -> int:
@@ -21,32 +22,33 @@ def main(given: Namespace) -> int:
     options = vars(given)
     if options.pop("dry_run"):
         options["branch"], options["include"] = options.pop("revision"), tuple(options["include"])
-        return dry_run(*uploads_of(**options), f"the push of {given.folder} to {given.repo_id}")
+        return dry_run(*make_uploads(**options), f"the push of {given.folder} to {given.repo_id}")
     report_push(given.folder, push(**options))
     return 0
 
 
-def report_push(folder: str, pushed) -> None:
-    """Says where it is now."""
-    done = f"commit {pushed.commit}" if pushed.is_new else f"nothing to send: all of it is in commit {pushed.commit}"
+def report_push(folder: str, pushed: Pushed) -> None:
+    """Print where a folder is on the Hub."""
+    done = f"commit {pushed.commit}" if pushed.is_new else f"nothing to upload: commit {pushed.commit} has all of it"
     say(f"push: {folder} is at {pushed.url}, {done}")
 
 
-def dry_run(uploads: list, problems: list[Problem], what: str) -> int:
-    """Shows what a push would send.
+def dry_run(uploads: list[Upload], problems: list[Problem], what: str) -> int:
+    """Print what a push would upload.
 
     Raises:
-        ConfigError: what on this machine speaks against it.
+        ConfigError: with every problem that can be found without the Hub.
     """
-    problems = problems + [problem for upload in uploads for problem in upload.problems_here()]
+    problems = problems + [problem for upload in uploads for problem in upload.local_problems()]
     print_uploads(uploads)
     if problems:
         raise ConfigError(problems, what)
     return 0
 
 
-def print_uploads(uploads: list) -> None:
-    """Prints what would be pushed, with sizes, and what stays here."""
+def print_uploads(uploads: list[Upload]) -> None:
+    """Print the files of each upload with their sizes, and what is left out."""
+    console = Console()
     for upload in uploads:
         if upload.plan is None:
             continue
@@ -56,7 +58,6 @@ def print_uploads(uploads: list) -> None:
         for name, file in sorted(upload.plan.files.items()):
             table.add_row(name, f"{file.size:,}")
         table.add_row("all", f"{upload.plan.size:,}", style="bold")
-        console = Console()
         console.print(table)
         if upload.plan.left_out:
-            console.print(f"stays here: {', '.join(upload.plan.left_out)}", highlight=False)
+            console.print(f"left out: {', '.join(upload.plan.left_out)}", highlight=False)

@@ -1,7 +1,7 @@
-"""Calls to the Hub, made again after a while where the fault was the Hub's or the line's.
+"""Retries calls to the Hub after errors of the Hub or the connection.
 
-huggingface_hub tries some of its requests again and gives others up at once, among them the creation of a repository,
-the check of a card and the commit. What is called through here may be done twice without harm.
+huggingface_hub itself retries some requests, but not the creation of a repository, the check of a card or a commit.
+Calls that are made through this module can be repeated without harm.
 """
 
 import json
@@ -18,67 +18,67 @@ from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError, reason
 
 ATTEMPTS = 6
-TOLD_FROM = 3
-"""The attempt from which on its failure is told, since the waits are long by then."""
+WARN_FROM = 3
+"""The first attempt whose failure is reported; waits are long from then on."""
 LONGEST_WAIT = 30.0
 """Seconds."""
-PATIENCE = 300.0
-"""Seconds without a byte, after which a request counts as lost; the client itself would wait for ever."""
-BUSY = (408, 425, 429, 500, 502, 503, 504)
-# Or its successor: whichever the client stands on.
+TIMEOUT = 300.0
+"""Seconds without a byte after which a request fails; the client's own default is to wait forever."""
+TEMPORARY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
+# httpx, or whichever library the client is built on.
 httpx = import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
 
 
 class HubError(HfkitError):
-    """The Hub does not have, or does not give, what was asked for."""
+    """The Hub does not have, or does not grant, what was asked for."""
 
 
-class Unreachable(HubError):
-    """The Hub did not answer, or with errors of its own, as often as it was asked."""
+class HubUnreachable(HubError):
+    """The Hub did not answer, or answered with errors of its own, in every attempt."""
 
 
 def with_retries(call: Callable, *args, attempts: int = ATTEMPTS, **kwargs):
-    """What `call(*args, **kwargs)` returns; it is called again, after 1, 2, 4, ... seconds, if the fault is passing.
+    """Return what `call(*args, **kwargs)` returns; repeat it after 1, 2, 4, ... seconds while its error is temporary.
 
     Raises:
-        Unreachable: as often as `attempts`; or HF_HUB_OFFLINE is set.
-        Exception: whatever else it raises.
+        HubUnreachable: every attempt failed, or HF_HUB_OFFLINE is set.
+        Exception: any other error of the call.
     """
     for attempt in range(1, attempts + 1):
-        get_session().timeout = PATIENCE
+        get_session().timeout = TIMEOUT
         try:
             return call(*args, **kwargs)
         except OfflineModeIsEnabled as error:
-            raise Unreachable("HF_HUB_OFFLINE is set: unset it to reach the Hub") from error
+            raise HubUnreachable("HF_HUB_OFFLINE is set: unset it to reach the Hub") from error
         except Exception as error:
-            if not is_passing(error):
+            if not is_temporary(error):
                 raise
             if attempt == attempts:
-                raise Unreachable(f"the Hub cannot be reached: {describe_error(error)}") from error
-            wait = max(wait_asked_for(error), min(2 ** (attempt - 1), LONGEST_WAIT) * random.uniform(1, 1.2))
-            if attempt >= TOLD_FROM:
-                warn(f"{describe_error(error)}; the Hub is asked again in {wait:.0f} s")
+                raise HubUnreachable(f"the Hub cannot be reached: {describe_error(error)}") from error
+            wait = max(requested_wait(error), min(2 ** (attempt - 1), LONGEST_WAIT) * random.uniform(1, 1.2))
+            if attempt >= WARN_FROM:
+                warn(f"{describe_error(error)}; retrying in {wait:.0f} s")
             time.sleep(wait)
 
 
-def is_passing(error: BaseException | None) -> bool:
-    """Whether it may go well the next time; what a library wrapped is looked into."""
+def is_temporary(error: BaseException | None) -> bool:
+    """Return whether another attempt may succeed; the causes of an error count too."""
     while error is not None:
         if isinstance(error, OfflineModeIsEnabled):
             return False
         status = status_of(error)
         if status is not None:
-            return status in BUSY
+            return status in TEMPORARY_STATUSES
         if isinstance(error, (httpx.HTTPError, ConnectionError, TimeoutError, json.JSONDecodeError)) and not isinstance(
             error, HfHubHTTPError
         ):
-            return True  # the line broke, or a gateway answered in place of the Hub
+            return True  # the connection broke, or a proxy answered in place of the Hub
         error = error.__cause__
     return False
 
 
-def is_cut_off(error: BaseException | None) -> bool:
-    """Whether no connection came about at all, or none was to be made."""
+def is_offline(error: BaseException | None) -> bool:
+    """Return whether no connection was made at all, or HF_HUB_OFFLINE forbids one."""
     while error is not None:
         if isinstance(error, (OfflineModeIsEnabled, httpx.ConnectError, httpx.ConnectTimeout)):
             return True
@@ -87,17 +87,17 @@ def is_cut_off(error: BaseException | None) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status in an error of the client's; None in any other."""
+    """Return the HTTP status in an error of the client; None for any other error."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def wait_asked_for(error: BaseException) -> float:
-    """Seconds that a busy Hub wants to be left alone."""
+def requested_wait(error: BaseException) -> float:
+    """Return the seconds to wait that the Hub asks for in `Retry-After`, at most twice LONGEST_WAIT; else 0."""
     headers = getattr(getattr(error, "response", None), "headers", {})
     seconds = headers.get("Retry-After", "")
     return min(float(seconds), 2 * LONGEST_WAIT) if seconds.isdigit() else 0.0
 
 
 def describe_error(error: BaseException) -> str:
-    """Why it failed, in a line; without the queries of URLs, which may be signed."""
+    """Return an error in one line, without the queries of URLs, which may be signed."""
     return re.sub(r"\?[^\s'\"]+", "", reason(error))

@@ -1,1 +1,1 @@
-"""The Hugging Face Hub: what is pushed, pulled, and said of it."""
+"""Push models and datasets to the Hugging Face Hub, pull models from it, and write their cards."""

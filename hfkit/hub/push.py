@@ -1,4 +1,4 @@
-"""Pushes a folder to a model repository on the Hub, in one commit."""
+"""Push a model folder to a repository on the Hub, in one commit."""
 
 from pathlib import Path
 
@@ -7,11 +7,12 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from hfkit import __version__
 from hfkit.core.errors import MISSING, ConfigError, HfkitError, Problem
-from hfkit.core.hub_retry import Unreachable, describe_error, with_retries
-from hfkit.hub.upload import Upload
+from hfkit.core.hub_ids import repo_id_error
+from hfkit.core.hub_retry import HubUnreachable, describe_error, with_retries
+from hfkit.hub.upload import Pushed, Upload
 from hfkit.records.source import ADAPTER_CONFIG, read_json
 
-LOGIN = "nobody is logged in: `hf auth login`, or set HF_TOKEN"
+LOGIN = "not logged in: run `hf auth login`, or set HF_TOKEN"
 
 
 def push(
@@ -25,51 +26,55 @@ def push(
     with_base: str | None = None,
     include: tuple[str, ...] = (),
     record: dict | None = None,
-):
-    """Pushes a folder to a model repository, which is made if need be, in one commit.
+) -> Pushed:
+    """Push a folder to a model repository, in one commit; the repository is created if it does not exist.
+
+    A push is validated first; every problem is reported before any file is uploaded.
 
     Args:
-        folder: of a run that is done, or any other of Transformers, PEFT or a tokenizer.
+        folder: of a run that is done, or any folder of Transformers, PEFT or a tokenizer.
         repo_id: USER/NAME, or NAME in the user's own namespace.
-        private: who may read it; by default that stays as it is, and a new repository is private.
-        revision: a branch, which is made if need be.
+        private: visibility; by default that of the repository, and a new one is private.
+        revision: branch; created if it does not exist.
         tag: for the commit.
         message: of the commit.
-        with_base: the repository to push an adapter's base to, if that is on this machine alone.
-        include: patterns of files that are else left out, as `checkpoint-500/*`.
-        record: of the run, if it still goes on.
-
-    Returns:
-        Pushed: repo_id, commit, url, and whether there was anything to send.
+        with_base: repository to push the base of an adapter to, if the base is only a local folder.
+        include: patterns of files that are left out by default, such as `checkpoint-500/*`.
+        record: of a run in progress.
 
     Raises:
-        ConfigError: everything that speaks against it; nothing was sent.
-        HfkitError: the Hub cannot be reached, or refuses; each repository is as it was, or complete.
+        ConfigError: with every problem; nothing was uploaded.
+        HfkitError: the Hub cannot be reached, or refuses; each repository is unchanged or complete.
     """
-    given = {"branch": revision, "tag": tag, "message": message, "include": tuple(include), "record": record}
-    uploads, problems = uploads_of(folder, repo_id, private, with_base, **given)
-    return send(uploads, problems, f"the push of {folder} to {repo_id}")
+    options = {"branch": revision, "tag": tag, "message": message, "include": tuple(include), "record": record}
+    uploads, problems = make_uploads(folder, repo_id, private, with_base, **options)
+    return run_uploads(uploads, problems, f"the push of {folder} to {repo_id}")
 
 
-def send(uploads: list, problems: list[Problem], what: str):
-    """Checks uploads and makes them, one after the other; the last is what was asked for, those before it its bases.
+def run_uploads(uploads: list[Upload], problems: list[Problem], what: str) -> Pushed:
+    """Validate uploads, run them in order, and return the result of the last; those before it are its bases.
 
     Args:
-        problems: that are known already.
-        what: is being pushed, for the messages.
+        problems: known already.
+        what: is pushed, for messages.
 
-    Returns, Raises: as `push`.
+    Raises:
+        ConfigError, HfkitError: as `push`.
     """
     token, api = get_token(), HfApi(library_name="hfkit", library_version=__version__)
     problems = list(problems)
     try:
         if token and not problems:
-            name_in_full(api, uploads)
-        problems += [problem for upload in uploads for problem in upload.problems_here(token)]
+            add_namespace(api, uploads)
+        problems += [problem for upload in uploads for problem in upload.local_problems(token)]
         if token is None:
             problems.append(Problem("login", MISSING, LOGIN))
-        elif all(upload.plan for upload in uploads):
-            problems += problems_there(api, uploads, known=problems)
+        elif all(upload.plan and not repo_id_error(upload.repo_id) for upload in uploads):
+            try:
+                problems += [problem for upload in uploads for problem in upload.remote_problems(api)]
+            except HubUnreachable:
+                if not problems:  # else report what is known
+                    raise
         if problems:
             raise ConfigError(problems, what)
         for upload in uploads[:-1]:
@@ -80,44 +85,36 @@ def send(uploads: list, problems: list[Problem], what: str):
         raise HfkitError(f"the Hub refuses the push to {uploads[-1].repo_id}: {describe_error(error)}") from error
 
 
-def uploads_of(folder: str | Path, repo_id: str, private: bool | None, with_base: str | None = None, **given) -> tuple:
-    """The uploads of a push, the base before its adapter, and what is wrong with `with_base`."""
-    upload = Upload(Path(folder), repo_id, private, **given)
+def make_uploads(
+    folder: str | Path, repo_id: str, private: bool | None, with_base: str | None = None, **options
+) -> tuple[list[Upload], list[Problem]]:
+    """Return the uploads of a push, the base before its adapter, and the problem with `with_base`, if any."""
+    upload = Upload(Path(folder), repo_id, private, **options)
     if with_base is None:
         return [upload], []
-    base = base_folder(upload.folder)
+    base = find_local_base(upload.folder)
     if isinstance(base, Problem):
         return [upload], [base]
     upload.base = (with_base, None)
     return [Upload(base, with_base, private), upload], []
 
 
-def base_folder(folder: Path) -> Path | Problem:
-    """The folder of an adapter's base, or why there is none to push."""
+def find_local_base(folder: Path) -> Path | Problem:
+    """Return the folder of an adapter's base, or the problem if there is none to push."""
     adapter = read_json(str(folder), ADAPTER_CONFIG) if folder.is_dir() else None
     if adapter is None:
-        return Problem("--with_base", str(folder), "is no adapter, and has no base: leave it out")
+        return Problem("--with_base", str(folder), "is not an adapter, and has no base: leave out --with_base")
     base = adapter.get("base_model_name_or_path") or ""
     if not Path(base).is_dir():
-        return Problem("--with_base", base, "the base is no folder here: leave it out, and what is wrong is told")
+        return Problem("--with_base", base, "the base is not a local folder: leave out --with_base")
     return Path(base)
 
 
-def name_in_full(api, uploads: list) -> None:
-    """Puts the user's namespace before names that have none."""
+def add_namespace(api: HfApi, uploads: list[Upload]) -> None:
+    """Prefix repository ids that have no namespace with the user's own."""
     if any("/" not in upload.repo_id for upload in uploads):
         user = with_retries(api.whoami)["name"]
         for upload in uploads:
             upload.repo_id = upload.repo_id if "/" in upload.repo_id else f"{user}/{upload.repo_id}"
         if len(uploads) > 1:
             uploads[-1].base = (uploads[0].repo_id, None)
-
-
-def problems_there(api, uploads: list, known: list[Problem]) -> list[Problem]:
-    """What on the Hub speaks against it; a Hub that is out of reach is no reason to keep back what is known."""
-    try:
-        return [problem for upload in uploads for problem in upload.problems_there(api)]
-    except Unreachable:
-        if known:
-            return []
-        raise

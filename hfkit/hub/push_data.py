@@ -1,9 +1,10 @@
-"""Pushes a data set to a repository on the Hub, in one commit."""
+"""Push a dataset to a repository on the Hub, in one commit."""
 
 from pathlib import Path
 
-from hfkit.hub.data_upload import DataUpload
-from hfkit.hub.push import send
+from hfkit.hub.dataset_upload import DatasetUpload
+from hfkit.hub.push import run_uploads
+from hfkit.hub.upload import Pushed
 
 
 def push_data(
@@ -14,14 +15,15 @@ def push_data(
     revision: str = "main",
     tag: str | None = None,
     message: str | None = None,
-):
-    """Pushes a data set to a repository of its own, which is made if need be, in one commit.
+) -> Pushed:
+    """Push a dataset to a dataset repository, in one commit; the repository is created if it does not exist.
 
     Args:
-        source: a folder with its files, or a data card, by name or as a .md file.
-        repo_id, private, revision, tag, message: as for `hfkit.hub.push.push`.
+        source: a folder with data files, or a data card, by name or as a .md file.
+        repo_id, private, revision, tag, message: as in `hfkit.hub.push.push`.
 
-    Returns, Raises: as `hfkit.hub.push.push`.
+    Raises:
+        ConfigError, HfkitError: as `hfkit.hub.push.push`.
     """
-    upload = DataUpload.of(str(source), repo_id, private, revision, tag, message)
-    return send([upload], [], f"the push of {source} to {repo_id}")
+    upload = DatasetUpload.of(str(source), repo_id, private, revision, tag, message)
+    return run_uploads([upload], [], f"the push of {source} to {repo_id}")

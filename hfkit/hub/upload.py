@@ -1,5 +1,6 @@
-"""One folder on its way to one repository: checked here, checked there, and sent in one commit."""
+"""Upload one folder to one repository: validate it locally and against the Hub, then send it in one commit."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,21 +9,27 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from hfkit.core.console import warn
 from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
-from hfkit.core.files import write_text
-from hfkit.core.hub_ids import repo_fault, revision_fault
+from hfkit.core.files import RECORD, write_text
+from hfkit.core.hub_ids import repo_id_error, revision_error
 from hfkit.core.hub_retry import status_of, with_retries
-from hfkit.hub.cards.marks import CARD, noted
-from hfkit.hub.homes import remember
-from hfkit.hub.plan import Plan
-from hfkit.hub.remote import Remote, base_problems, ref_problems, remote_problems
+from hfkit.hub.cards.hand_edits import README, with_edit_hash
+from hfkit.hub.locations import save_location
+from hfkit.hub.model_files import RepoFile, select_files
+from hfkit.hub.published_record import adapter_config_for_hub, record_for_hub
+from hfkit.hub.repo import Repo
+from hfkit.hub.repo_checks import base_problems, ref_problems, repo_problems
+from hfkit.hub.secret_scan import secrets_in_files
+from hfkit.hub.upload_plan import UploadPlan, find_base, make_card, missing_weights, record_problems
+from hfkit.records.record import read_record
+from hfkit.records.source import ADAPTER_CONFIG, read_json
 
-STALE = 412
-"""The status of a commit whose parent is no longer the head of the branch."""
+PRECONDITION_FAILED = 412
+"""HTTP status of a commit whose parent is no longer the head of the branch."""
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What came of a push: the commit in which everything is; `is_new` unless all of it was there already."""
+    """The result of a push: the commit with all files; `is_new` is False if the repository had all of them before."""
 
     repo_id: str
     commit: str
@@ -32,12 +39,12 @@ class Pushed:
 
 @dataclass
 class Upload:
-    """A folder, its repository, and how it is to be pushed; most fields are those of `hfkit.hub.push.push`.
+    """A folder, its repository, and the options of the push, which are those of `hfkit.hub.push.push`.
 
     Attributes:
-        base: where the base of an adapter is on the Hub, if the folder does not tell; the commit is None as long as it
-            is still to be pushed.
-        plan: what will be uploaded, once it has been checked.
+        base: where the base of an adapter is on the Hub, if the folder does not say; its commit is None as long as the
+            base itself is still to be pushed.
+        plan: what will be uploaded, once `local_problems` was called.
     """
 
     folder: Path
@@ -49,135 +56,150 @@ class Upload:
     include: tuple[str, ...] = ()
     record: dict | None = None
     base: tuple[str, str | None] | None = None
-    plan: Plan | None = None
+    plan: UploadPlan | None = None
 
     type = "model"
     card_class = ModelCard
 
-    def now(self, api: HfApi, revision: str | None = None) -> Remote | None:
-        """The repository as it is, asked for once."""
-        return Remote.now(api, self.repo_id, revision or self.branch, self.type)
-
-    def problems_here(self, token: str | None = None) -> list[Problem]:
-        """What on this machine speaks against it.
-
-        Args:
-            token: of the user, which must be in no file.
-        """
+    def local_problems(self, token: str | None = None) -> list[Problem]:
+        """Make the plan, and return every problem that can be found without the Hub; `token` as in `make_plan`."""
         if not self.folder.is_dir():
             return [Problem("DIR", str(self.folder), "no such folder")]
-        names = [("repo_id", self.repo_id, repo_fault(self.repo_id))]
-        names += [(f"--{key}", name, revision_fault(name)) for key, name in self.refs().items() if name != "main"]
-        problems = [Problem(key, name, fault) for key, name, fault in names if fault]
-        self.plan, found = self.planned(token=token)
-        return problems + found
+        refs = {"--revision": self.branch} | ({"--tag": self.tag} if self.tag else {})
+        errors = [("repo_id", self.repo_id, repo_id_error(self.repo_id))]
+        errors += [(key, name, revision_error(name)) for key, name in refs.items() if name != "main"]
+        self.plan, found = self.make_plan(token=token)
+        return [Problem(key, name, error) for key, name, error in errors if error] + found
 
-    def refs(self) -> dict[str, str]:
-        """The names of branch and tag."""
-        return {"revision": self.branch} | ({"tag": self.tag} if self.tag else {})
+    def make_plan(self, card: str | None = None, token: str | None = None) -> tuple[UploadPlan, list[Problem]]:
+        """Return the plan of the folder as it is now, and the problems with it.
 
-    def planned(self, **more) -> tuple[Plan, list[Problem]]:
-        """The plan as it is now, and what speaks against it."""
+        Args:
+            card: the README.md that is in the repository now.
+            token: of the user, which no file may contain.
+        """
         base = self.base and (self.base[0], self.base[1] or "0" * 40)
-        return Plan.of(self.folder, self.repo_id, include=self.include, base=base, record=self.record, **more)
+        files, left_out, problems = select_files(self.folder, self.include)
+        record = self.record or read_record(self.folder)
+        if self.record is None:
+            problems += record_problems(self.folder, record)
+        problems += missing_weights(self.folder, files)
+        if ADAPTER_CONFIG in files and not problems:
+            base, found = find_base(self.folder, record, base)
+            problems += found
+            if base:
+                config = adapter_config_for_hub(read_json(str(self.folder), ADAPTER_CONFIG), base)
+                files[ADAPTER_CONFIG] = RepoFile(ADAPTER_CONFIG, config)
+        if record is not None and not problems:
+            record = record_for_hub(record, base)
+            files[RECORD] = RepoFile(RECORD, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+            try:
+                files[README] = RepoFile(README, make_card(self.folder, record, self.repo_id, card).encode())
+            except HfkitError as error:
+                problems.append(Problem(README, "cannot be updated", str(error)))
+        problems += secrets_in_files(files.values(), token)
+        return UploadPlan(files, left_out, record, base), problems
 
-    def problems_there(self, api: HfApi) -> list[Problem]:
-        """What on the Hub speaks against it.
+    def remote_problems(self, api: HfApi) -> list[Problem]:
+        """Return every problem that the Hub has with the plan.
 
         Raises:
-            Unreachable: the Hub does not answer.
+            HubUnreachable: the Hub does not answer.
         """
-        remote = with_retries(self.now, api)
+        repo = self.fetch_repo(api)
         problems = []
-        if remote:
-            problems += self.problems_with(remote)
-            problems += ref_problems(api, remote, self.plan, self.branch, self.tag)
+        if repo:
+            problems += self.problems_with(repo)
+            problems += ref_problems(api, repo, self.plan, self.branch, self.tag)
         if self.plan.base and not (self.base and self.base[1] is None):
             problems += base_problems(api, self.plan)
         return problems + self.card_problems()
 
-    def problems_with(self, remote: Remote) -> list[Problem]:
-        """What in the repository speaks against it."""
-        return remote_problems(remote, self.plan, self.private)
+    def problems_with(self, repo: Repo) -> list[Problem]:
+        """Return why the repository cannot take this upload."""
+        return repo_problems(repo, self.plan, self.private)
 
     def card_problems(self) -> list[Problem]:
-        """What the Hub has to say against the card."""
-        card = self.plan.files.get(CARD)
+        """Return why the Hub rejects the metadata of the card."""
+        card = self.plan.files.get(README)
         try:
             if card is not None:
                 with_retries(self.card_class(card.data.decode()).validate)
         except ValueError as error:
-            return [Problem(CARD, "its front matter", " ".join(str(error).split()))]
+            return [Problem(README, "its metadata", " ".join(str(error).split()))]
         return []
 
     def run(self, api: HfApi) -> Pushed:
-        """Does it.
+        """Create repository and branch if needed, commit the files, and set the tag.
 
         Raises:
-            HfkitError: somebody else is pushing there too, or the Hub leaves files out.
-            ConfigError: the repository is another one by now.
-            Unreachable: the Hub does not answer any more; the repository is as it was.
+            HfkitError: somebody else pushes to the repository at the same time, or the Hub ignores files.
+            ConfigError: the repository has changed since it was checked, and can no longer take the push.
+            HubUnreachable: the Hub stops answering; the repository is unchanged.
         """
-        remote = self.made(api)
-        self.plan, problems = self.planned(card=remote.text(CARD))
-        problems += self.problems_with(remote) + self.card_problems()
+        repo = self.ensure_branch(api)
+        self.plan, problems = self.make_plan(card=repo.read_text(README))
+        problems += self.problems_with(repo) + self.card_problems()
         if problems:
             raise ConfigError(problems, f"the push of {self.folder} to {self.repo_id}")
         url = f"{api.endpoint}/{'datasets/' if self.type == 'dataset' else ''}{self.repo_id}"
-        is_new = not remote.has_all(self.plan)
-        commit = self.committed(api, remote) if is_new else remote.commit
+        is_new = not repo.has_all(self.plan)
+        commit = self.commit(api, repo) if is_new else repo.commit
         if self.tag:
-            at = {"revision": commit, "repo_type": self.type}
-            with_retries(api.create_tag, self.repo_id, tag=self.tag, exist_ok=True, **at)
+            options = {"revision": commit, "repo_type": self.type, "exist_ok": True}
+            with_retries(api.create_tag, self.repo_id, tag=self.tag, **options)
         if self.record is None:
             try:
-                self.remember(commit)
+                self.update_folder(commit)
             except OSError as error:
-                warn(f"{self.folder} does not remember where it was pushed to: {reason(error)}")
+                warn(f"pushed, but {self.folder} cannot remember the repository: {reason(error)}")
         return Pushed(self.repo_id, commit, url, is_new)
 
-    def remember(self, commit: str) -> None:
-        """Leaves in the folder where it is on the Hub, and the card as it is there: by that a later edit is known."""
-        remember(self.folder, self.repo_id, commit)
+    def update_folder(self, commit: str) -> None:
+        """Write the location on the Hub and the pushed card into the folder; the card's hash reveals later edits."""
+        save_location(self.folder, self.repo_id, commit)
         if self.plan.record is not None:
-            write_text(self.folder / CARD, noted(self.plan.files[CARD].data.decode()))
+            write_text(self.folder / README, with_edit_hash(self.plan.files[README].data.decode()))
 
-    def made(self, api: HfApi) -> Remote:
-        """The branch to commit to; repository and branch are made if need be."""
-        remote, kind = with_retries(self.now, api), {"repo_type": self.type, "exist_ok": True}
-        if remote is None:
+    def fetch_repo(self, api: HfApi, revision: str | None = None) -> Repo | None:
+        """Return the repository as it is now; None if there is none, or no access to it."""
+        return with_retries(Repo.fetch, api, self.repo_id, revision or self.branch, self.type)
+
+    def ensure_branch(self, api: HfApi) -> Repo:
+        """Return the branch to commit to; create repository and branch if they do not exist."""
+        repo, options = self.fetch_repo(api), {"repo_type": self.type, "exist_ok": True}
+        if repo is None:
             private = self.private is not False
-            with_retries(api.create_repo, self.repo_id, private=private, **kind)
-            remote = with_retries(self.now, api)
-            if remote is None or remote.private != private:
-                raise HfkitError(f"{self.repo_id} was made by somebody else just now: push again to see what it is")
-        if not remote.is_branch:
-            with_retries(api.create_branch, self.repo_id, branch=self.branch, **kind)
-            remote = with_retries(self.now, api)
-        return remote
+            with_retries(api.create_repo, self.repo_id, private=private, **options)
+            repo = self.fetch_repo(api)
+            if repo is None or repo.private != private:
+                raise HfkitError(f"somebody else has just created {self.repo_id}: push again to compare with it")
+        if not repo.has_revision:
+            with_retries(api.create_branch, self.repo_id, branch=self.branch, **options)
+            repo = self.fetch_repo(api)
+        return repo
 
-    def committed(self, api: HfApi, before: Remote) -> str:
-        """Commits what is not there yet, at most once, however often it has to be asked for.
+    def commit(self, api: HfApi, before: Repo) -> str:
+        """Commit the files that the repository does not have, exactly once, and return the commit.
 
-        An answer may be lost when the commit is made. The same commit asked for again is refused then, since the head
-        of the branch is no longer its parent; what the head holds tells whether it is this one, or somebody else's.
+        If the answer to a commit is lost, the retry fails, since the branch has moved on from its parent. The content
+        of the new head then tells whether it is this commit or somebody else's.
         """
         changed = [file for file in self.plan.files.values() if not before.has(file)]
         additions = [CommitOperationAdd(file.path, file.content) for file in changed]
-        stage = (self.plan.record or {}).get("stage")
-        message = self.message or f"hfkit push: {stage or self.folder.resolve().name}"
-        given = {"commit_message": message, "revision": self.branch, "parent_commit": before.commit}
-        given["repo_type"] = self.type
+        what = (self.plan.record or {}).get("stage") or self.folder.resolve().name
+        options = {"revision": self.branch, "parent_commit": before.commit, "repo_type": self.type}
+        options["commit_message"] = self.message or f"hfkit push: {what}"
         try:
-            commit = with_retries(api.create_commit, self.repo_id, additions, **given).oid
+            commit = with_retries(api.create_commit, self.repo_id, additions, **options).oid
         except HfHubHTTPError as error:
-            if status_of(error) != STALE:
+            if status_of(error) != PRECONDITION_FAILED:
                 raise
             commit = None
-        there = with_retries(self.now, api, commit)
-        if there is not None and there.has_all(self.plan):
-            return there.commit
-        if commit is None or there is None:
-            raise HfkitError(f"somebody has just committed to {self.repo_id}: push again, on what is there now")
-        ignored = [file.path for file in changed if not there.has(file)]
-        raise HfkitError(f"{self.repo_id} leaves out {', '.join(ignored)}: look into its .gitignore")
+        head = self.fetch_repo(api, commit)
+        if head is not None and head.has_all(self.plan):
+            return head.commit
+        if commit is None or head is None:
+            raise HfkitError(f"somebody else has just committed to {self.repo_id}: push again")
+        ignored = [file.path for file in changed if not head.has(file)]
+        raise HfkitError(f"{self.repo_id} ignores {', '.join(ignored)}: check its .gitignore")

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from hfkit.config.fields import DEFAULT_LORA_RANK
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
-from hfkit.core.hub_patterns import MODEL_FILES
+from hfkit.core.hub_files import MODEL_FILES
 from hfkit.models.score_head import hold_head_in_float32
 from hfkit.records.base import base_identity, require_own_base
 from hfkit.records.source import Source, find_file

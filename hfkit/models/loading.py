@@ -24,7 +24,7 @@ from hfkit.core.console import warn
 from hfkit.core.device import device
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
-from hfkit.core.hub_patterns import MODEL_FILES, TOKENIZER_FILES
+from hfkit.core.hub_files import MODEL_FILES, TOKENIZER_FILES
 from hfkit.models.adapters import adapter_weights, load_adapter_weights, lora_config, merge_adapter, with_adapter
 from hfkit.models.quantization import keep_unpacked, quantization_as_trained, quantization_of
 from hfkit.models.score_head import hold_head_in_float32, with_exact_head

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD
-from hfkit.core.hub_retry import Unreachable
+from hfkit.core.hub_retry import HubUnreachable
 from hfkit.records.record import model_identity, record_of, weights_hash
 from hfkit.records.source import read_json
 
@@ -70,7 +70,7 @@ def parent_node(entry: dict, above: tuple[tuple, ...]) -> dict:
     if now is None and (entry["path"], entry["revision"]) not in above:
         try:
             record = record_of(entry["path"], entry["revision"] or "main")
-        except Unreachable:
+        except HubUnreachable:
             pass  # what its descendant knows of it has to do
         except HfkitError:
             now = f"{GONE}, or not for you to see"

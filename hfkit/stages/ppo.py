@@ -17,7 +17,7 @@ from hfkit.core.console import say, warn
 from hfkit.core.device import prepare_device
 from hfkit.data.forms import PROMPTS, encode_prompts
 from hfkit.data.splits import load_splits, report_splits
-from hfkit.hub.stage import then_push
+from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer
 from hfkit.models.saving import save_model
@@ -34,7 +34,7 @@ from hfkit.training.arguments import own_callbacks, trainer_arguments
 SHOWN_SAMPLES = 8
 
 
-@then_push
+@push_when_done
 def main(config: PPOConfig) -> Path:
     """Train the policy, or a LoRA adapter on the SFT model, and return the run's folder."""
     set_seed(config.seed)

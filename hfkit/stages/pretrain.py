@@ -16,7 +16,7 @@ from hfkit.core.device import device, prepare_device
 from hfkit.data.forms import TEXT
 from hfkit.data.packing import pack_documents, require_separation, separating_collator
 from hfkit.data.splits import load_splits, report_splits
-from hfkit.hub.stage import then_push
+from hfkit.hub.push_to_hub import push_when_done
 from hfkit.metrics.formulas import bits_per_byte, perplexity
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
@@ -26,7 +26,7 @@ from hfkit.training.arguments import held_out_metrics, own_callbacks, train, tra
 from hfkit.training.callbacks import Samples
 
 
-@then_push
+@push_when_done
 def main(config: PretrainConfig) -> Path:
     """Train the model and return the run's folder."""
     set_seed(config.seed)

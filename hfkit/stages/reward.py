@@ -17,7 +17,7 @@ from hfkit.core.console import say, warn
 from hfkit.core.device import prepare_device
 from hfkit.data.comparisons import COMPARISONS, choose_encoding, encode_held_out
 from hfkit.data.splits import load_splits, report_splits
-from hfkit.hub.stage import then_push
+from hfkit.hub.push_to_hub import push_when_done
 from hfkit.metrics.preference import pair_metrics
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
@@ -28,7 +28,7 @@ from hfkit.training.arguments import keep_trainable_dtype, own_callbacks, train,
 from hfkit.training.ranking_trainer import RankingCollator, RankingTrainer
 
 
-@then_push
+@push_when_done
 def main(config: RewardConfig) -> Path:
     """Train the reward model, or an adapter and a head, and return the run's folder."""
     set_seed(config.seed)

@@ -16,7 +16,7 @@ from hfkit.core.device import prepare_device
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions
 from hfkit.data.packing import pack_conversations, require_separation, separating_collator
 from hfkit.data.splits import load_splits, report_splits
-from hfkit.hub.stage import then_push
+from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
 from hfkit.models.saving import save_model
@@ -24,7 +24,7 @@ from hfkit.stages.opening import open_run
 from hfkit.training.arguments import held_out_metrics, keep_trainable_dtype, own_callbacks, train, trainer_arguments
 
 
-@then_push
+@push_when_done
 def main(config: SFTConfig) -> Path:
     """Train the model, or a LoRA adapter on it, and return the run's folder."""
     set_seed(config.seed)

@@ -15,7 +15,7 @@ from hfkit.core.console import say
 from hfkit.data import faults
 from hfkit.data.encoding import drop_empty_texts
 from hfkit.data.splits import load_splits, report_splits
-from hfkit.hub.stage import then_push
+from hfkit.hub.push_to_hub import push_when_done
 from hfkit.stages.opening import open_run
 
 END_OF_TEXT = "<|endoftext|>"
@@ -24,7 +24,7 @@ MARKERS = ["<|system|>", "<|user|>", "<|assistant|>"]
 CHAT_TEMPLATE = Path(__file__).with_name("chat.jinja")
 
 
-@then_push
+@push_when_done
 def main(config: TokenizerConfig) -> Path:
     """Train the tokenizer and return the run's folder."""
     # Data

@@ -19,7 +19,7 @@ from transformers import (
 from hfkit.config.fields import HubFields
 from hfkit.core.device import has_bf16, process_state
 from hfkit.core.errors import HfkitError
-from hfkit.hub.each_save import PushEachSave
+from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.training.callbacks import MetricsFile, ProgressLine
 from hfkit.training.run import Run
 from hfkit.training.tracking import track
@@ -72,7 +72,7 @@ def own_callbacks(trainer: Trainer, run: Run, save: Callable[[Path], None], *mor
     # TRL's card, written with each checkpoint, would take the place of a README.md that is there
     trainer.create_model_card = lambda *args, **kwargs: None
     if run.config.push_to_hub and run.config.hub_strategy == "every_save":
-        trainer.add_callback(PushEachSave(run, save))
+        trainer.add_callback(PushCheckpointCallback(run, save))
     for callback in (MetricsFile(run.folder), ProgressLine(run.stage), *more):
         trainer.add_callback(callback)
     track(trainer, run.record, run.closing)

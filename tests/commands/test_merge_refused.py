@@ -26,7 +26,7 @@ def refused(reported: str, *arguments, **options) -> None:
 def test_what_is_no_adapter_is_refused(base_dir, tokenizer_dir, tmp_path):
     for path in (base_dir, tokenizer_dir, "runs/nowhere"):
         refused("is no adapter: it has no adapter_config.json", path, tmp_path / "out")
-    refused("is no folder, and no model on the Hub", "/nowhere/at/all", tmp_path / "out")
+    refused("is neither a folder nor a model on the Hub", "/nowhere/at/all", tmp_path / "out")
     assert os.listdir(tmp_path) == []
 
 
@@ -144,7 +144,7 @@ def test_a_second_merge_into_the_same_folder_is_kept_out(sft_dir, tmp_path):
     [
         (["--dtype", "int3"], 2, "dtype: 'int3' -> one of bfloat16, float16, float32, auto"),
         (["--eval_dataset", "nowhere.jsonl"], 1, "nowhere.jsonl"),
-        (["--base", "/gone/model"], 1, "/gone/model is no folder"),
+        (["--base", "/gone/model"], 1, "/gone/model is neither a folder"),
     ],
 )
 def test_the_command_tells_its_errors_in_words(sft_dir, tmp_path, capsys, flags, status, reported):

@@ -1,11 +1,11 @@
-"""A Hub that fails: whatever happens in whichever phase of a push, the repository is as it was, or complete."""
+"""Faults of the Hub in any phase of a push leave the repository unchanged or complete."""
 
 import re
 import socket
 import time
 
 import pytest
-from hubs import User, copies
+from hub_fixtures import User, copies
 
 PHASES = ["info", "validate", "create", "preupload", "batch", "put", "verify", "commit"]
 
@@ -21,21 +21,21 @@ def base(tmp_path, base_dir):
 
 
 def is_complete(hub_server, repo_id: str, folder) -> bool:
-    """Whether a repository holds a folder's model in one commit after the initial one."""
+    """Return whether a repository holds a folder's model in one commit after the initial one."""
     repo = hub_server.store.repo(repo_id)
     wanted = ("model.safetensors", "config.json", "tokenizer.json", "loss.png")
     return len(repo.history()) == 2 and all(repo.files()[name] == (folder / name).read_bytes() for name in wanted)
 
 
 def is_untouched(hub_server, repo_id: str) -> bool:
-    """Whether a repository is not there, or as it was made."""
+    """Return whether a repository does not exist, or has its initial commit only."""
     repo = hub_server.store.repos.get(("model", repo_id))
     return repo is None or len(repo.history()) == 1
 
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("how", ["cut", "lost", 500, 429])
-def test_one_fault_in_any_phase_is_got_over(ann, base, hub_server, healed, phase, how):
+def test_a_push_survives_one_fault_in_any_phase(ann, base, hub_server, healed, phase, how):
     name = f"ann/{phase}-{how}"
     healed.set(how, phase, times=1)
     ran = ann.hfkit("push", base, name)
@@ -44,20 +44,20 @@ def test_one_fault_in_any_phase_is_got_over(ann, base, hub_server, healed, phase
     assert healed.now[0].done == 1
 
 
-def test_with_every_third_request_failing(ann, base, hub_server, healed, tmp_path):
+def test_a_push_and_a_pull_survive_a_fault_in_every_third_request(ann, base, hub_server, healed, tmp_path):
     for how in (500, "cut"):
         healed.set(how, every=3)
         assert ann.hfkit("push", base, f"ann/third-{how}").status == 0
         assert is_complete(hub_server, f"ann/third-{how}", base)
         pulled = ann.hfkit("pull", f"ann/third-{how}", tmp_path / f"{how}")
-        # files come side by side, so the third failure in a row may be one file's, which is told
-        assert pulled.status == 0 and all("is asked again" in line for line in pulled.stderr.splitlines())
+        # files are fetched in parallel, so one file may fail three times in a row, which is reported
+        assert pulled.status == 0 and all("retrying in" in line for line in pulled.stderr.splitlines())
         assert (tmp_path / f"{how}" / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
         healed.heal()
 
 
 @pytest.mark.parametrize("phase", ["batch", "put", "commit"])
-def test_a_fault_that_stays_leaves_the_repository_as_it_was_and_a_second_run_finishes(
+def test_a_lasting_fault_leaves_the_repository_unchanged_and_a_second_push_completes_it(
     ann, base, hub_server, healed, phase
 ):
     name = f"ann/stays-{phase}"
@@ -66,7 +66,7 @@ def test_a_fault_that_stays_leaves_the_repository_as_it_was_and_a_second_run_fin
     assert ran.status == 1
     *waits, last = ran.stderr.splitlines()
     assert last.startswith("hfkit push: the Hub cannot be reached: ")
-    assert [re.sub(r"\d+ s$", "", line.split("; ")[-1]) for line in waits] == ["the Hub is asked again in "] * 3
+    assert [re.sub(r"\d+ s$", "", line.split("; ")[-1]) for line in waits] == ["retrying in "] * 3
     assert is_untouched(hub_server, name)
     healed.heal()
     stored, before = {*hub_server.store.repo(name).objects}, hub_server.uploaded()
@@ -80,7 +80,7 @@ def test_a_fault_that_stays_leaves_the_repository_as_it_was_and_a_second_run_fin
 
 
 @pytest.mark.parametrize("phase", ["put", "commit"])
-def test_after_kill_9_in_the_middle_the_same_command_finishes(user_of, ann, base, hub_server, healed, phase):
+def test_after_kill_9_the_same_command_completes_the_push(user_of, ann, base, hub_server, healed, phase):
     name = f"ann/killed-{phase}"
     victim, requests = user_of("ann"), len(hub_server.log)
     healed.set("hang", phase, skip=1 if phase == "put" else 0)  # one of the two large files arrives
@@ -101,7 +101,7 @@ def test_after_kill_9_in_the_middle_the_same_command_finishes(user_of, ann, base
     assert hub_server.uploaded() - before == sum(len(objects[key]) for key in objects.keys() - stored.keys())
 
 
-def test_somebody_else_commits_meanwhile(ann, base, hub_server, healed):
+def test_a_commit_of_somebody_else_during_a_push_is_kept(ann, base, hub_server, healed):
     assert ann.hfkit("push", base, "ann/both").status == 0
     (base / "generation_config.json").write_text("{}")
     repo = hub_server.store.repo("ann/both")
@@ -113,13 +113,13 @@ def test_somebody_else_commits_meanwhile(ann, base, hub_server, healed):
     repo.commit("main", head.files | {"notes.txt": hub_server.store.blob("notes.txt", b"mine")}, "Theirs", "", "ann")
     ran = ann.finish()
     assert ran.status == 1
-    assert "somebody has just committed to ann/both: push again" in ran.stderr
+    assert "somebody else has just committed to ann/both: push again" in ran.stderr
     assert repo.history()[0].title == "Theirs"
     assert ann.hfkit("push", base, "ann/both").status == 0
     assert repo.files()["notes.txt"] == b"mine"
 
 
-def test_large_files_in_parts(ann, base, hub_server, healed):
+def test_large_files_are_uploaded_in_parts(ann, base, hub_server, healed):
     hub_server.multipart_from = 50_000
     healed.set("cut", "part", "complete", every=2, times=3)
     assert ann.hfkit("push", base, "ann/parts").status == 0
@@ -128,7 +128,7 @@ def test_large_files_in_parts(ann, base, hub_server, healed):
     assert len(hub_server.requests("part")) >= 4
 
 
-def test_without_a_hub(base, tmp_path):
+def test_without_a_hub_push_and_pull_fail_after_retries(base, tmp_path):
     with socket.socket() as end:
         end.bind(("127.0.0.1", 0))  # and not listened at
         user = User(f"http://127.0.0.1:{end.getsockname()[1]}", tmp_path, "hf_" + "a" * 34)
@@ -141,7 +141,7 @@ def test_without_a_hub(base, tmp_path):
         user.kill()
 
 
-def test_offline_a_push_and_a_pull_say_what_is_set(ann, base, tmp_path):
+def test_offline_push_and_pull_name_the_variable(ann, base, tmp_path):
     ann.python("import huggingface_hub.constants as here; here.HF_HUB_OFFLINE = True")
     try:
         for argv in (("push", base, "ann/x"), ("push", base, "x"), ("pull", "ann/x", tmp_path / "out")):

@@ -1,5 +1,4 @@
-"""Model cards: each stage's is one that the Hub takes, tells what the record tells, and its lines of code run as they
-stand."""
+"""Model cards of all stages: valid on the Hub, true to the record, with code that runs."""
 
 import json
 import re
@@ -7,12 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from carded import card_of, errors_in
+from card_fixtures import card_of, errors_in
 from huggingface_hub import ModelCard
 
+from hfkit.config.registry import MERGE, STAGES
 from hfkit.core.errors import ConfigError
-from hfkit.hub.cards.figures import figure_of, numbers_in
-from hfkit.hub.cards.marks import noted
+from hfkit.hub.cards.hand_edits import with_edit_hash
+from hfkit.hub.cards.metric_descriptions import describe_metric, numbers_in
 from hfkit.hub.cards.model_card import updated_card
 from hfkit.records.record import read_record, weights_hash
 
@@ -44,10 +44,10 @@ def pushed_card(folder: Path, repo_id: str, commit: str) -> str:
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_the_hub_takes_the_card_of_each_stage(stage_folder, runs, name):
+def test_the_card_of_each_stage_is_valid(stage_folder, runs, name):
     folder, (task, library, on_base) = stage_folder(name), FOLDERS[name]
     text = (folder / "README.md").read_text()
-    assert text == noted(card_of(folder))  # made from the record alone
+    assert text == with_edit_hash(card_of(folder))  # made from the record alone
     assert errors_in(text) == []
     card = ModelCard(text).data
     assert (card.pipeline_tag, card.library_name, card.base_model) == (task, library, None)
@@ -55,17 +55,17 @@ def test_the_hub_takes_the_card_of_each_stage(stage_folder, runs, name):
     pushed = pushed_card(folder, "bob/it", "c" * 40)
     assert errors_in(pushed) == []
     card = ModelCard(pushed).data
-    told = ("ann/base", "adapter" if library == "peft" else "finetune") if on_base else (None, None)
-    assert (card.base_model, card.get("base_model_relation")) == told
+    expected = ("ann/base", "adapter" if library == "peft" else "finetune") if on_base else (None, None)
+    assert (card.base_model, card.get("base_model_relation")) == expected
     assert f"[ann/base](https://huggingface.co/ann/base) at `{'c' * 12}`" in pushed or not on_base
     record = read_record(folder)
-    assert all(figure_of(record["stage"], key).meaning for key in numbers_in(record["metrics"]))
+    assert all(describe_metric(record["stage"], key).meaning for key in numbers_in(record["metrics"]))
     if "eval_loss" in record["metrics"]:
         assert {result.metric_type for result in card.eval_results} >= {"loss"}
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_the_lines_that_load_it_run_as_they_stand(stage_folder, name, monkeypatch, capsys):
+def test_the_code_in_a_card_runs(stage_folder, name, monkeypatch, capsys):
     folder = stage_folder(name)
     monkeypatch.chdir(folder.parent)
     blocks = CODE.findall((folder / "README.md").read_text())
@@ -80,7 +80,7 @@ def test_the_lines_that_load_it_run_as_they_stand(stage_folder, name, monkeypatc
         assert "What is the capital of France?" in printed or name == "tokenizer"
 
 
-def test_a_reward_is_read_where_the_reply_ends_whatever_the_template_writes(run_stage, tmp_path, monkeypatch, capsys):
+def test_the_code_reads_a_reward_at_the_end_of_the_response_with_any_template(run_stage, tmp_path, monkeypatch, capsys):
     (tmp_path / "bare.jinja").write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}")
     run_stage("reward", tmp_path / "it", chat_template=str(tmp_path / "bare.jinja"), max_steps=1)
     monkeypatch.chdir(tmp_path)
@@ -91,11 +91,11 @@ def test_a_reward_is_read_where_the_reply_ends_whatever_the_template_writes(run_
     assert plain == pytest.approx(by_hfkit, abs=1e-6)
 
 
-def test_an_adapter_over_4_bits_is_opened_as_it_was_trained(run_stage, tmp_path, monkeypatch, capsys):
+def test_the_code_loads_a_4_bit_base_as_in_training(run_stage, tmp_path, monkeypatch, capsys):
     pytest.importorskip("bitsandbytes")
     folder = run_stage("sft", tmp_path / "sft", load_in_4bit=True, bf16=False, max_steps=1)
     text = (folder / "README.md").read_text()
-    assert "Its base was held in 4 bits" in text
+    assert "The base was quantized to 4 bits during training" in text
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for block in CODE.findall(text):
@@ -103,35 +103,35 @@ def test_an_adapter_over_4_bits_is_opened_as_it_was_trained(run_stage, tmp_path,
     assert names["model"].get_base_model().is_loaded_in_4bit
 
 
-# What it tells
+# Content
 
 
-def test_it_tells_what_the_record_tells(ppo_dir, sft_dir, base_dir, reward_dir):
+def test_a_card_shows_metrics_lineage_rows_samples_and_settings(ppo_dir, sft_dir, base_dir, reward_dir):
     text = (ppo_dir / "README.md").read_text()
     record = read_record(ppo_dir)
     for key, value in record["metrics"].items():
         assert re.search(rf"\| `{key}` \| {re.escape(f'{value:.4g}')} \| \S+", text), key  # each with its meaning
-    rows = [("base beneath the adapter", base_dir), ("start", sft_dir), ("reward", reward_dir)]
+    rows = [("base of the adapter", base_dir), ("starting model", sft_dir), ("reward model", reward_dir)]
     for part, folder in rows:
         assert f"| {part} | `{folder.name}` | local, not pushed | `{weights_hash(folder)[:12]}` |" in text
     assert "| train | 4 | 4 | 0 |" in text
     sample = json.loads((ppo_dir / "samples.jsonl").read_text().splitlines()[0])
     assert f"after (reward {sample['reward_after']:.2f}): {sample['after'].strip()}" in text
-    assert "- It was trained on 4 rows, in 2 steps." in text
+    assert "- Trained on 4 rows, in 2 steps." in text
     assert "learning_rate: 0.001" in text
-    assert "![Loss and other figures over the training](loss.png)" in text
-    assert "No licence is stated" in text
+    assert "![Loss and other metrics during training](loss.png)" in text
+    assert "No license is stated" in text
 
 
-def test_figures_name_the_rows_that_they_were_measured_on(ppo_dir, reward_dir):
+def test_eval_results_name_their_rows(ppo_dir, reward_dir):
     results = ModelCard((reward_dir / "README.md").read_text()).data.eval_results
-    assert {(one.dataset_type, one.dataset_name) for one in results} == {("json", "pairs.jsonl (8 rows held out)")}
+    assert {(one.dataset_type, one.dataset_name) for one in results} == {("json", "pairs.jsonl (8 held-out rows)")}
     accuracy = next(one for one in results if one.metric_type == "accuracy")
     assert accuracy.metric_value == pytest.approx(read_record(reward_dir)["metrics"]["eval_accuracy"], rel=1e-3)
     assert {one.metric_type for one in ModelCard.load(ppo_dir / "README.md").data.eval_results} == {"kl", "mean_reward"}
 
 
-def test_a_later_evaluation_is_told_too_with_its_rows(reward_dir):
+def test_a_card_shows_a_later_evaluation_with_its_rows(reward_dir):
     record = read_record(reward_dir)
     split = {"rows": 500, "kept": 500, "sources": [{"path": "ann/pairs", "split": "test", "rows": 500}]}
     metrics = {"accuracy": 0.75, "accuracy_low": 0.7, "accuracy_high": 0.8, "probes": {"real": {"mean": 1.0}}}
@@ -144,7 +144,7 @@ def test_a_later_evaluation_is_told_too_with_its_rows(reward_dir):
     assert (result.dataset_type, result.dataset_split, result.metric_value) == ("ann/pairs", "test", 0.75)
 
 
-def test_rows_and_models_of_the_hub_are_named_by_their_ids(sft_dir):
+def test_datasets_and_models_on_the_hub_are_named_by_id(sft_dir):
     record = read_record(sft_dir)
     source = {"path": "tatsu-lab/alpaca", "revision": "v1", "split": "train[:40]", "rows": 40, "sha256": "d" * 64}
     source |= {"card": "cards/alpaca.md", "taken": {"share": 0.5, "epochs": 2.0}}
@@ -162,20 +162,20 @@ def test_rows_and_models_of_the_hub_are_named_by_their_ids(sft_dir):
     line = (
         "[tatsu-lab/alpaca](https://huggingface.co/datasets/tatsu-lab/alpaca) at `v1`, data card `alpaca`, `train[:40]`"
     )
-    assert f"- train: {line}, 40 rows, sha256 `dddddddddddd`, 50% of a pass over the mixture, 2 times each" in text
-    assert "has not been pushed" not in text
+    assert f"- train: {line}, 40 rows, sha256 `dddddddddddd`, 50% of the mixture, each row 2 times per epoch" in text
+    assert "is not on the Hub" not in text
 
 
-def test_what_went_wrong_is_among_the_limits(sft_dir):
+def test_limitations_show_lost_rows_and_an_early_stop(sft_dir):
     record = read_record(sft_dir)
     record["stopped"] = "KL 30 > max_kl"
     record["data"]["train"] |= {"rows": 30, "cut": 2, "dropped": {"empty": 6}, "faults": {"with a reply twice": 3}}
     del record["data"]["test"]
     text = updated_card(None, sft_dir, record)
-    assert "- Of 30 rows of train, some were dropped: 6 empty." in text
-    assert "- Of 30 rows of train, 2 were cut at their end." in text
-    assert "- Of the rows of train that were kept, 3 with a reply twice." in text
-    assert "- The training stopped early: KL 30 > max_kl." in text
+    assert "- Of 30 rows in train, some were dropped: 6 empty." in text
+    assert "- Of 30 rows in train, 2 were truncated at the end." in text
+    assert "- Among the rows kept in train: 3 with a reply twice." in text
+    assert "- Training stopped early: KL 30 > max_kl." in text
     assert "- No rows were held out" in text
     assert ModelCard(text).data.eval_results is None
 
@@ -191,21 +191,21 @@ def test_a_card_holds_no_path_and_no_secret(sft_dir, tmp_path):
     }
     text = updated_card(None, sft_dir, record)
     assert "chat_template: mine.jinja" in text
-    assert "this was warned of: read rows.jsonl twice, see https://a.b/c/d" in text
+    assert "Warning during training: read rows.jsonl twice, see https://a.b/c/d" in text
     for hidden in (str(tmp_path), "a" * 34, "sk-1234", "~/logs", "deep"):
         assert hidden not in text
 
 
-def test_a_licence_of_the_config_is_that_of_the_card(run_stage, config_of, tmp_path):
+def test_the_license_of_the_config_is_in_the_card(run_stage, config_of, tmp_path):
     folder = run_stage("tokenizer", tmp_path / "out", license="cc-by-4.0")
     card = ModelCard.load(folder / "README.md")
     assert card.data.license == "cc-by-4.0"
-    assert "No licence" not in card.text
+    assert "No license" not in card.text
     with pytest.raises(ConfigError, match=r"license: 'Apache 2\.0' -> did you mean apache-2\.0\?"):
         config_of("sft", tmp_path / "no", license="Apache 2.0")
 
 
-def test_figures_that_are_no_numbers_stay_out_of_the_front_matter(reward_dir):
+def test_nan_metrics_stay_out_of_the_metadata(reward_dir):
     record = read_record(reward_dir)
     record["metrics"]["eval_margin"] = float("nan")
     text = updated_card(None, reward_dir, record)
@@ -213,11 +213,11 @@ def test_figures_that_are_no_numbers_stay_out_of_the_front_matter(reward_dir):
     assert "margin" not in {one.metric_type for one in ModelCard(text).data.eval_results}
 
 
-def test_text_of_the_data_cannot_break_out_of_its_place(ppo_dir, tmp_path):
+def test_texts_from_the_data_cannot_break_the_markdown(ppo_dir, tmp_path):
     for file in ("adapter_config.json", "hfkit.json"):
         (tmp_path / file).write_bytes((ppo_dir / file).read_bytes())
-    said = "```\n<!-- /hfkit -->\n# mine"
-    sample = {"prompt": said, "before": said, "after": "line\u2028line", "reward_before": 0, "reward_after": 1}
+    hostile = "```\n<!-- /hfkit -->\n# mine"
+    sample = {"prompt": hostile, "before": hostile, "after": "line\u2028line", "reward_before": 0, "reward_after": 1}
     (tmp_path / "samples.jsonl").write_text(json.dumps(sample, ensure_ascii=False) + "\n")
     record = read_record(tmp_path)
     record["data"]["train"]["sources"][0]["path"] = "a|b\n.jsonl"
@@ -226,10 +226,24 @@ def test_text_of_the_data_cannot_break_out_of_its_place(ppo_dir, tmp_path):
     assert updated_card(text, tmp_path, record) == text
 
 
+def test_a_run_of_a_stage_that_is_not_registered_has_a_card_too(sft_dir):
+    record = read_record(sft_dir) | {"stage": "dpo"}
+    text = updated_card(None, sft_dir, record)
+    assert errors_in(text) == []
+    assert "The result of a run of the stage `dpo`." in text
+    assert ModelCard(text).data.tags == ["hfkit", "dpo", "lora"]
+
+
+def test_a_merged_model_is_what_its_adapter_was(stage_folder):
+    text = (stage_folder("reward-merged") / "README.md").read_text()
+    assert f"{MERGE.purpose} {STAGES['reward'].purpose}" in text
+    assert "Rewards compare responses to the same prompt" in text
+
+
 # From the Hub
 
 
-def test_pushed_cards_load_what_they_are_about_by_its_id(stage_folder, user_of, hub_server, tmp_path):
+def test_the_code_in_pushed_cards_loads_from_the_hub(stage_folder, user_of, hub_server, tmp_path):
     names = ("tokenizer", "pretrain", "sft", "reward", "reward-merged")
     root = stage_folder("pretrain").parent
     for name in names:

@@ -1,4 +1,4 @@
-"""`hfkit push`: one commit of the files that belong together, and no trace of the machine that they come from."""
+"""`hfkit push` makes one commit with the files of a model, without local paths, host names or secrets."""
 
 import json
 import re
@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hubs import copies
+from hub_fixtures import copies
 
-from hfkit.hub.homes import record_for_hub
+from hfkit.hub.published_record import record_for_hub
 from hfkit.records.record import read_record, weights_hash
 
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
@@ -27,21 +27,21 @@ def made(tmp_path, base_dir, sft_dir) -> tuple[Path, Path]:
 
 
 def pushed(user, *argv) -> str:
-    """Pushes and returns what was said."""
+    """Push, and return the output."""
     ran = user.hfkit("push", *argv)
     assert ran.status == 0, ran.stderr
     assert ran.stderr == ""
     return ran.stdout
 
 
-def test_a_push_is_one_commit_of_what_belongs_to_the_model(ann, made, hub_server):
+def test_a_push_is_one_commit_of_the_files_of_a_model(ann, made, hub_server):
     base, _ = made
     (base / ".env").write_text("SECRET=1")
-    said = pushed(ann, base, "ann/one", "--public", "--message", "The base")
+    output = pushed(ann, base, "ann/one", "--public", "--message", "The base")
     repo = hub_server.store.repo("ann/one")
     assert not repo.private
     assert [commit.title for commit in repo.history()] == ["The base", "initial commit"]
-    assert said == f"push: {base} is at {hub_server.endpoint}/ann/one, commit {repo.branches['main']}\n"
+    assert output == f"push: {base} is at {hub_server.endpoint}/ann/one, commit {repo.branches['main']}\n"
     assert {*repo.files()} == TOKENIZER | ABOUT | {"config.json", "model.safetensors"}
     for name in ("model.safetensors", "tokenizer.json", "config.json", "loss.png"):
         assert repo.files()[name] == (base / name).read_bytes()
@@ -51,12 +51,12 @@ def test_a_push_is_one_commit_of_what_belongs_to_the_model(ann, made, hub_server
     assert ann.python("import sys; answer = {'torch', 'transformers', 'trl'} & {*sys.modules} == set()")
 
 
-def test_a_second_push_sends_nothing_and_a_changed_one_what_has_changed(ann, made, hub_server):
+def test_a_second_push_uploads_only_what_has_changed(ann, made, hub_server):
     base, _ = made
     pushed(ann, base, "ann/two")
     repo, before = hub_server.store.repo("ann/two"), hub_server.uploaded()
     assert repo.private  # as every new one
-    assert "nothing to send" in pushed(ann, base, "ann/two")
+    assert "nothing to upload" in pushed(ann, base, "ann/two")
     assert len(repo.history()) == 2
     (base / "generation_config.json").write_text("{}")
     pushed(ann, base, "ann/two")
@@ -65,7 +65,7 @@ def test_a_second_push_sends_nothing_and_a_changed_one_what_has_changed(ann, mad
     assert hub_server.uploaded() == before
 
 
-def test_nothing_of_the_machine_is_in_what_is_pushed(ann, made, hub_server):
+def test_pushed_files_hold_no_paths_host_names_or_secrets(ann, made, hub_server):
     base, sft = made
     host = "anns-laptop"
     ann.python(f"import socket; socket.gethostname = lambda: {host!r}")
@@ -84,7 +84,7 @@ def test_nothing_of_the_machine_is_in_what_is_pushed(ann, made, hub_server):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "shortened"),
     [
         ("see /home/john doe/runs/sft now", "see sft now"),
         ("of /home/john doe", "of ~"),
@@ -96,20 +96,20 @@ def test_nothing_of_the_machine_is_in_what_is_pushed(ann, made, hub_server):
         ("b" * 300 + "/a", "b" * 300 + "/a"),
     ],
 )
-def test_of_a_path_in_a_text_its_last_part_is_left(tmp_path, monkeypatch, text, told):
+def test_paths_in_texts_are_shortened_to_their_last_part(tmp_path, monkeypatch, text, shortened):
     (tmp_path / "my work").mkdir()
     monkeypatch.chdir(tmp_path / "my work")
     monkeypatch.setenv("HOME", "/home/john doe")
     data = {"train": {"sources": [{"path": "/mnt/my disk/a set"}]}}
     record = {"notes": [text.format(cwd=Path.cwd())], "data": data}
-    assert record_for_hub(record, None)["notes"] == [told]
+    assert record_for_hub(record, None)["notes"] == [shortened]
 
 
 def test_an_adapter_names_its_base_by_hub_id_and_commit(ann, made, hub_server):
     base, sft = made
     ran = ann.hfkit("push", sft, "ann/adapter")
     assert ran.status == 2
-    assert "-> is on this machine alone: --with_base USER/pretrain pushes it too" in ran.stderr
+    assert "-> is not on the Hub: push it too with --with_base USER/pretrain" in ran.stderr
     assert ("model", "ann/adapter") not in hub_server.store.repos
     before = (sft / "adapter_config.json").read_bytes()
     pushed(ann, sft, "ann/adapter", "--with_base", "ann/adapter-base")
@@ -129,7 +129,7 @@ def test_an_adapter_names_its_base_by_hub_id_and_commit(ann, made, hub_server):
     assert again["revision"] == commit
 
 
-def test_parents_that_follow_are_named_by_the_next_push(ann, tmp_path, hub_server, base_dir, sft_dir, reward_dir):
+def test_a_later_push_names_parents_pushed_meanwhile(ann, tmp_path, hub_server, base_dir, sft_dir, reward_dir):
     base, sft, reward = copies(tmp_path, base_dir, sft_dir, reward_dir)
     pushed(ann, reward, "ann/reward", "--with_base", "ann/its-base")
     repo = hub_server.store.repo("ann/reward")
@@ -146,10 +146,13 @@ def test_parents_that_follow_are_named_by_the_next_push(ann, tmp_path, hub_serve
     record = read_record(reward)
     record["lineage"][0] |= {"path": str(base), "weights_sha256": weights_hash(base)}
     (reward / "hfkit.json").write_text(json.dumps(record))
-    assert "'its start was ann/its-sft, and here it is ann/its-base'" in ann.hfkit("push", reward, "ann/reward").stderr
+    assert (
+        "'its start model is ann/its-sft, and here it is ann/its-base'"
+        in ann.hfkit("push", reward, "ann/reward").stderr
+    )
 
 
-def test_branch_tag_and_own_namespace(ann, made, hub_server):
+def test_branch_tag_and_default_namespace(ann, made, hub_server):
     base, _ = made
     pushed(ann, base, "refs", "--revision", "trial/a", "--tag", "v1.0")
     repo = hub_server.store.repo("ann/refs")
@@ -160,17 +163,17 @@ def test_branch_tag_and_own_namespace(ann, made, hub_server):
     ran = ann.hfkit("push", base, "ann/refs", "--revision", "v1.0", "--tag", "v1.0")
     assert ran.status == 2
     assert "--revision: 'v1.0' -> is a tag" in ran.stderr
-    assert "--tag: 'v1.0' -> ann/refs has it already" in ran.stderr
+    assert "--tag: 'v1.0' -> ann/refs has this tag on another commit" in ran.stderr
 
 
-def test_what_was_written_into_a_card_by_hand_stays(ann, made, hub_server):
+def test_edits_of_a_card_here_and_on_the_hub_are_kept(ann, made, hub_server):
     base, _ = made
     pushed(ann, base, "ann/card")
     repo = hub_server.store.repo("ann/card")
     edited = repo.files()["README.md"] + b"\nTo be used with care.\n"
     blobs = repo.at("main").files | {"README.md": hub_server.store.blob("README.md", edited)}
     repo.commit("main", blobs, "On the web", "", "ann")
-    assert "nothing to send" in pushed(ann, base, "ann/card")
+    assert "nothing to upload" in pushed(ann, base, "ann/card")
     (base / "generation_config.json").write_text("{}")
     pushed(ann, base, "ann/card")
     assert b"To be used with care." in repo.files()["README.md"]
@@ -185,7 +188,7 @@ def test_what_was_written_into_a_card_by_hand_stays(ann, made, hub_server):
     assert b"Written here." in hub_server.store.repo("ann/card-2").files()["README.md"]
 
 
-def test_a_dry_run_lists_files_and_sizes_and_asks_nothing(ann, made, hub_server):
+def test_a_dry_run_lists_files_and_sends_no_request(ann, made, hub_server):
     base, _ = made
     requests = len(hub_server.log)
     ran = ann.hfkit("push", base, "ann/dry", "--dry_run")
@@ -193,11 +196,11 @@ def test_a_dry_run_lists_files_and_sizes_and_asks_nothing(ann, made, hub_server)
     listed = dict(re.findall(r"│ (\S+) +│ +([\d,]+) │", ran.stdout))
     assert listed["model.safetensors"] == f"{(base / 'model.safetensors').stat().st_size:,}"
     assert {*listed} == (TOKENIZER | ABOUT | {"config.json", "model.safetensors", "all"}) - {".gitattributes"}
-    assert "stays here: checkpoint-12/, checkpoint-9/, metrics.jsonl" in ran.stdout
+    assert "left out: checkpoint-12/, checkpoint-9/, metrics.jsonl" in ran.stdout
     assert len(hub_server.log) == requests
 
 
-def test_checkpoints_go_along_if_they_are_asked_for(ann, made, hub_server):
+def test_include_uploads_checkpoints(ann, made, hub_server):
     base, _ = made
     pushed(ann, base, "ann/asked", "--include", "checkpoint-12/*", "metrics.jsonl")
     files = {*hub_server.store.repo("ann/asked").files()}
@@ -205,7 +208,7 @@ def test_checkpoints_go_along_if_they_are_asked_for(ann, made, hub_server):
     assert not any(name.startswith("checkpoint-9") for name in files)
 
 
-def test_a_folder_without_a_record_is_pushed_as_it_is(ann, made, hub_server):
+def test_a_folder_without_a_record_is_pushed_unchanged(ann, made, hub_server):
     base, sft = made
     (base / "hfkit.json").unlink()
     (base / "README.md").write_text("---\nlicense: mit\n---\n\nA model.\n")
@@ -217,7 +220,7 @@ def test_a_folder_without_a_record_is_pushed_as_it_is(ann, made, hub_server):
     assert config["revision"] == hub_server.store.repo("ann/plain").branches["main"]
 
 
-def test_the_token_is_in_nothing_that_was_said_or_written(ann, made, hub_server):
+def test_the_token_is_in_no_output_and_no_file(ann, made, hub_server):
     pushed(ann, made[0], "ann/last")
     ann.python("import os; os.environ['HFKIT_DEBUG'] = '1'")
     assert "Traceback" in ann.hfkit("push", made[0], "bob/not-hers").stderr
@@ -226,6 +229,6 @@ def test_the_token_is_in_nothing_that_was_said_or_written(ann, made, hub_server)
     cached = [file.read_bytes() for file in ann.home.rglob("*") if file.is_file()]
     uploaded = [content for repo in hub_server.store.repos.values() for content in repo.files().values()]
     assert not any(token in content for content in written + cached + uploaded)
-    assert not any(ann.token in line for line in ann.heard)
+    assert not any(ann.token in line for line in ann.outputs)
     assert not any(ann.token in request.path for request in hub_server.log)
     assert hub_server.leaks == []

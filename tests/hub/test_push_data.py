@@ -1,4 +1,4 @@
-"""`hfkit data push`: a data set in a repository of its own, which `load_dataset` and hfkit read; what is refused."""
+"""`hfkit data push` makes a dataset repository that `load_dataset` and hfkit read, and refuses incomplete data."""
 
 import gzip
 import json
@@ -11,8 +11,8 @@ from huggingface_hub import DatasetCard
 
 from hfkit.cli import main
 from hfkit.data.cards import load_card
-from hfkit.hub.cards.marks import noted
-from hfkit.hub.data_files import subset_and_split
+from hfkit.hub.cards.hand_edits import with_edit_hash
+from hfkit.hub.dataset_files import subset_and_split
 
 PAIRS = ROWS["pairs"]
 LOAD = """
@@ -62,7 +62,7 @@ def card_on_hub(hub_server, name: str) -> str:
         ("testament.txt", ("testament", "train")),
     ],
 )
-def test_a_files_name_says_its_subset_and_split(name, place):
+def test_subset_and_split_follow_from_the_file_name(name, place):
     assert subset_and_split(name) == place
 
 
@@ -73,8 +73,8 @@ def test_a_folder_is_pushed_in_one_commit_and_read_back(ann, hub_server, folder)
     assert [commit.title for commit in repo.history()] == ["friends", "initial commit"]
     assert {*repo.files()} == {".gitattributes", "README.md", "pairs_train.jsonl", "pairs_test.jsonl"}
     assert repo.private
-    told = ann.python(LOAD.format("likes", None, ["train", "test"]))
-    assert told == {"train": PAIRS[:20], "test": PAIRS[20:]}
+    loaded = ann.python(LOAD.format("likes", None, ["train", "test"]))
+    assert loaded == {"train": PAIRS[:20], "test": PAIRS[20:]}
     text = card_on_hub(hub_server, "likes")
     assert cards.faults_of(text, "dataset")[0] == []
     card = DatasetCard(text)
@@ -89,7 +89,7 @@ def test_a_folder_is_pushed_in_one_commit_and_read_back(ann, hub_server, folder)
     assert "datasets: [{path: ann/likes}]\neval_datasets: [{path: ann/likes, split: test}]" in text
 
     again = ann.hfkit("data", "push", folder, "likes")
-    assert "nothing to send" in again.stdout
+    assert "nothing to upload" in again.stdout
     assert len(repo.history()) == 2
     # edited on the Hub, then more rows here
     edited = hub_server.store.blob("README.md", f"{text}\nBy the way.\n".encode())
@@ -99,10 +99,10 @@ def test_a_folder_is_pushed_in_one_commit_and_read_back(ann, hub_server, folder)
     text = card_on_hub(hub_server, "likes")
     assert text.endswith("By the way.\n")
     assert "| default | test | 16 |" in text
-    assert (folder / "README.md").read_text() == noted(text)
+    assert (folder / "README.md").read_text() == with_edit_hash(text)
 
 
-def test_other_columns_are_another_subset_and_gzipped_files_and_folders_go_along(ann, hub_server, tmp_path):
+def test_different_columns_make_another_subset_and_gzip_and_folders_are_read(ann, hub_server, tmp_path):
     (tmp_path / "talk").mkdir()
     write_rows(tmp_path / "talk" / "train.jsonl", ROWS["turns"])
     with gzip.open(tmp_path / "ask.jsonl.gz", "wt") as stream:
@@ -116,7 +116,7 @@ def test_other_columns_are_another_subset_and_gzipped_files_and_folders_go_along
     assert ann.python(LOAD.format("several", "talk", ["train"])) == {"train": ROWS["turns"]}
     assert len(ann.python(LOAD.format("several", "ask_test", ["test"]))["test"]) == 3
     assert repo_of(hub_server, "several").private  # a new one is, unless it is asked to be public
-    assert "No licence is stated" in card_on_hub(hub_server, "several")
+    assert "No license is stated" in card_on_hub(hub_server, "several")
 
 
 CARD = """---
@@ -134,7 +134,7 @@ hfkit:
 """
 
 
-def test_what_a_data_card_names_is_pushed_and_the_card_with_it_is_one(ann, hub_server, tmp_path):
+def test_the_files_of_a_data_card_are_pushed_and_the_pushed_card_is_a_data_card(ann, hub_server, tmp_path):
     rows = [{"q": row["prompt"], "good": row["chosen"], "bad": row["rejected"]} for row in PAIRS]
     write_rows(tmp_path / "a.jsonl", rows[:20])
     write_rows(tmp_path / "b.jsonl", rows[20:])
@@ -158,14 +158,14 @@ def test_what_a_data_card_names_is_pushed_and_the_card_with_it_is_one(ann, hub_s
         "preference",
     )
     assert ann.python(LOAD.format("friends", None, ["test"])) == {"test": rows[20:]}
-    assert "nothing to send" in ann.hfkit("data", "push", card, "ann/friends").stdout
+    assert "nothing to upload" in ann.hfkit("data", "push", card, "ann/friends").stdout
 
 
 def test_a_dry_run_lists_files_and_sizes(folder, capsys):
     assert main(["data", "push", str(folder), "ann/dry", "--dry_run"]) == 0
     out = capsys.readouterr().out
     assert f"pairs_train.jsonl │ {(folder / 'pairs_train.jsonl').stat().st_size:,} │" in " ".join(out.split())
-    assert "stays here: .env, notes.md" in out
+    assert "left out: .env, notes.md" in out
 
 
 # What is refused
@@ -210,41 +210,41 @@ def front_matter(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "reported"),
     [
-        (broken, "pairs_test.jsonl: 'as it is' -> cannot read the data set"),
-        (token, "more.jsonl.gz: 'among rows 1 to 1' -> looks like a token or key"),
-        (token_in_the_middle, "more.jsonl: 'among rows 1 to 1' -> looks like a token or key"),
-        (link, "'not a file of this folder' -> a link may lead anywhere"),
-        (run, "'a run, and no data set' -> push it with `hfkit push"),
-        (saved, "'written by save_to_disk' -> write its splits with to_parquet"),
-        (configs, "README.md: configs: 'rows/*.jsonl' -> there is no such file"),
+        (broken, "pairs_test.jsonl: 'not readable' -> cannot read the data set"),
+        (token, "more.jsonl.gz: 'rows 1 to 1' -> looks like a token or key"),
+        (token_in_the_middle, "more.jsonl: 'rows 1 to 1' -> looks like a token or key"),
+        (link, "'not a regular file' -> replace it with a copy"),
+        (run, "'a run, not a dataset' -> push it with `hfkit push"),
+        (saved, "'written by save_to_disk' -> write each split to a file with to_parquet"),
+        (configs, "README.md: configs: 'rows/*.jsonl' -> matches no data file"),
         (empty, "'no data' -> expected files that end in .jsonl"),
-        (front_matter, "the front matter of README.md cannot be read"),
+        (front_matter, "the metadata of README.md cannot be read"),
     ],
 )
-def test_a_folder_that_is_not_to_be_pushed_is_told(folder, capsys, spoil, told):
+def test_problems_of_a_folder_are_reported(folder, capsys, spoil, reported):
     spoil(folder)
     assert main(["data", "push", str(folder), "ann/no", "--dry_run"]) == 2
     err = capsys.readouterr().err
-    assert told in err
+    assert reported in err
     assert "a" * 34 not in err
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "reported"),
     [
         ("nowhere", "there is no data card 'nowhere'"),
         ("{}/hub.md", "the rows of hub are on the Hub, at ann/x: there is nothing to push"),
         ("{}/gone.md", "the data card gone names it"),
     ],
 )
-def test_a_card_without_files_here_is_told(tmp_path, capsys, source, told):
+def test_a_data_card_without_local_files_is_reported(tmp_path, capsys, source, reported):
     (tmp_path / "gone.md").write_text(CARD.format(path=tmp_path))
     on_hub = CARD.format(path="ann/x").replace("files: {train: a.jsonl, test: b.jsonl}", "splits: {train: train}")
     (tmp_path / "hub.md").write_text(on_hub)
     assert main(["data", "push", source.format(tmp_path), "ann/no", "--dry_run"]) != 0
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
 
 
 def test_a_public_repository_refuses_a_private_push(ann, hub_server, folder):

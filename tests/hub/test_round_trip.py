@@ -1,16 +1,16 @@
-"""What was pushed is what was trained: loaded by its Hub id in a fresh process, or pulled and loaded without a Hub."""
+"""Pushed models give the logits of the trained ones, by Hub id in a fresh process or pulled and loaded offline."""
 
 import numpy as np
 import pytest
 import torch
 from conftest import NAMES
-from hubs import copies
+from hub_fixtures import copies
 
 import hfkit
 from hfkit.commands.merge import merge
 from hfkit.data.chat_template import encode_conversation
 
-# What anyone would write: no hfkit. {folder} gets an .npy each.
+# Plain Transformers and PEFT, without hfkit. Logits are saved in {folder}.
 PLAIN = """
 import sys
 import numpy as np, torch
@@ -41,11 +41,10 @@ text = "What does Ann like?"
 answer = [AutoTokenizer.from_pretrained(name)(text).input_ids for name in ("ann/tokenizer", "bob/ppo")]
 assert "hfkit" not in sys.modules
 """
-# The same by hfkit, from an empty cache, with a Hub that fails now and then.
+# The same with hfkit, from an empty cache and an unreliable Hub.
 BY_HFKIT = """
 import os, shutil
 import hfkit, numpy as np, torch
-from hfkit.core import hub_retry
 
 shutil.rmtree(os.environ["HF_HOME"] + "/hub", ignore_errors=True)
 rows = torch.from_numpy(np.load("{folder}/rows.npy"))
@@ -111,7 +110,7 @@ def logits_here(folder, rows) -> np.ndarray:
         return model(rows, attention_mask=(rows != model.config.pad_token_id).long()).logits.numpy()
 
 
-def test_a_fresh_process_without_hfkit_gets_the_same_logits_and_rewards(shared, made, folder, rows, cid, hub_server):
+def test_transformers_and_peft_alone_get_the_same_logits_and_rewards(shared, made, folder, rows, cid, hub_server):
     ids = cid.python(PLAIN.replace("{folder}", str(folder)))
     assert ids[0] == ids[1]
     names = {"pretrain": "ann", "merged": "ann", "sft": "bob", "ppo": "bob", "reward": "bob"}
@@ -124,7 +123,7 @@ def test_a_fresh_process_without_hfkit_gets_the_same_logits_and_rewards(shared, 
     assert hub_server.requests("download")  # the storage was asked
 
 
-def test_hfkit_loads_them_from_an_empty_cache_though_the_hub_fails_now_and_then(
+def test_hfkit_loads_models_from_an_unreliable_hub_into_an_empty_cache(
     shared, made, folder, rows, cid, hub_server, healed
 ):
     commit = hub_server.store.repo("bob/ppo").branches["main"]
@@ -137,7 +136,7 @@ def test_hfkit_loads_them_from_an_empty_cache_though_the_hub_fails_now_and_then(
     assert sum(fault.done for fault in healed.now) > 5
 
 
-def test_what_was_pulled_works_without_a_hub(shared, made, folder, rows, cid):
+def test_pulled_models_load_offline(shared, made, folder, rows, cid):
     for name in ("bob/ppo", "bob/reward", "ann/merged"):
         out = folder / "pulled" / name.split("/")[1]
         ran = cid.hfkit("pull", name, out)
@@ -147,7 +146,7 @@ def test_what_was_pulled_works_without_a_hub(shared, made, folder, rows, cid):
         assert np.array_equal(logits_here(out, rows), logits_here(made[out.name], rows))
 
 
-def test_a_pulled_adapter_is_pushed_again_on_the_base_that_it_was_on(shared, folder, cid, hub_server):
+def test_a_pulled_adapter_keeps_its_base_when_pushed_again(shared, folder, cid, hub_server):
     ran = cid.hfkit("push", folder / "pulled" / "ppo", "cid/fork")
     assert ran.status == 0, ran.stderr
     fork, ppo = (hub_server.store.repo(name).files() for name in ("cid/fork", "bob/ppo"))

@@ -1,4 +1,4 @@
-"""The tests' own Hub answers as huggingface_hub's client expects: what the other tests build on."""
+"""The Hub of these tests answers as huggingface_hub expects."""
 
 import pytest
 from hub_server.store import GITATTRIBUTES
@@ -59,7 +59,7 @@ def ann(user_of):
     return user_of("ann")
 
 
-def test_the_client_s_whole_round(ann, hub_server):
+def test_the_client_can_create_commit_list_and_download(ann, hub_server):
     hub_server.page = 2  # listings come in pages
     answer = ann.python(ROUND)
     hub_server.page = 1000
@@ -84,7 +84,7 @@ def test_the_client_s_whole_round(ann, hub_server):
     assert hub_server.leaks == []
 
 
-def test_what_is_private_is_not_there_for_others(hub_server, user_of):
+def test_private_repositories_are_hidden_from_others(hub_server, user_of):
     hub_server.store.add("ann/secret", {"x.json": b"{}"}, private=True)
     code = """
 from huggingface_hub import HfApi
@@ -98,7 +98,7 @@ except RepositoryNotFoundError:
     assert user_of(None).python(code) is None
 
 
-def test_parts_and_faults(ann, hub_server, healed):
+def test_multipart_uploads_and_faults(ann, hub_server, healed):
     hub_server.multipart_from = 4000
     code = """
 from huggingface_hub import HfApi, CommitOperationAdd

@@ -1,4 +1,4 @@
-"""A small Hub on 127.0.0.1: repositories, commits, LFS uploads to a second origin, cards checked, faults on demand."""
+"""A small Hub on 127.0.0.1: repositories, commits, LFS uploads to a second origin, card checks, faults on demand."""
 
 import secrets
 import threading
@@ -13,16 +13,16 @@ __all__ = ["HubServer", "Request"]
 
 
 class HubServer:
-    """The Hub and its storage, each an origin of its own, in threads of this process.
+    """The Hub and its storage, two origins, in threads of this process.
 
     Attributes:
-        endpoint: what a client's HF_ENDPOINT is to be.
-        store: users, repositories and what is in them; a test may look and change.
-        faults: what goes wrong from now on.
-        log: a `Request` for each that came, in their order.
-        leaks: requests that brought a token to the storage, which answers to signed URLs alone.
-        multipart_from: files of so many bytes are uploaded in parts of so many bytes.
-        page: entries in a page of a listing.
+        endpoint: for a client's HF_ENDPOINT.
+        store: users, repositories and their content; tests may read and change it.
+        faults: that are active now.
+        log: of all requests, in order.
+        leaks: requests that sent a token to the storage, which needs signed URLs only.
+        multipart_from: size in bytes from which files are uploaded in parts of this size.
+        page: entries per page of a listing.
     """
 
     def __init__(self):
@@ -33,7 +33,8 @@ class HubServer:
         self.multipart_from, self.page = 1 << 30, 1000
         self._servers = [self._start(api.ROUTES), self._start(storage.ROUTES)]
         hub, files = (server.server_port for server in self._servers)
-        self.endpoint, self.storage = f"http://127.0.0.1:{hub}", f"http://localhost:{files}"  # by another name, too
+        self.endpoint = f"http://127.0.0.1:{hub}"
+        self.storage = f"http://localhost:{files}"  # another host name, as for the real storage
 
     def _start(self, routes) -> ThreadingHTTPServer:
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self, routes))
@@ -42,16 +43,16 @@ class HubServer:
         return server
 
     def close(self) -> None:
-        """Stops both; their addresses refuse connections from then on."""
+        """Stop both servers; their addresses then refuse connections."""
         self.faults.heal()
         for server in self._servers:
             server.shutdown()
             server.server_close()
 
     def requests(self, *phases: str) -> list[Request]:
-        """The requests of these phases, in their order."""
+        """Return the requests of these phases, in order."""
         return [request for request in self.log if request.phase in phases]
 
     def uploaded(self) -> int:
-        """Bytes of files that came, whole or in part, as LFS uploads."""
+        """Return the bytes received in LFS uploads, complete or not."""
         return sum(request.received for request in self.requests("put", "part"))

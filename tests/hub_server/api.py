@@ -1,4 +1,4 @@
-"""The Hub's own origin: accounts, repositories, commits, LFS batches, files."""
+"""The API of the Hub: accounts, repositories, commits, LFS batches, files."""
 
 import base64
 import json
@@ -56,7 +56,7 @@ def prefix(type: str) -> str:
 
 
 def readable(call: Call, type: str, repo_id: str) -> Repo:
-    """A repository that the caller may see; what they may not see is not there."""
+    """Return a repository that the caller may read; others are not found."""
     repo = call.hub.store.repos.get((type, repo_id))
     if repo is None or (repo.private and not call.hub.store.may_write(call.user, repo_id)):
         raise Refused(404 if call.user else 401, "Repository not found", "RepoNotFound")
@@ -129,7 +129,7 @@ def tree(call: Call, type: str, repo_id: str, revision: str, folder: str | None 
 
 
 def entry_of(path: str, blob: Blob, commit: Commit) -> dict:
-    """A file as listings have it."""
+    """Return the entry of a file in listings."""
     entry = {"type": "file", "path": path, "oid": blob.oid, "size": len(blob.content)}
     entry["lastCommit"] = {"id": commit.oid, "title": commit.title, "date": commit.date}
     if blob.sha256:
@@ -138,7 +138,7 @@ def entry_of(path: str, blob: Blob, commit: Commit) -> dict:
 
 
 def paged(call: Call, items: list) -> Answer:
-    """A page of a listing, and in the Link header where the next one is."""
+    """Return a page of a listing, with the URL of the next one in the Link header."""
     start, size = int(call.query.get("cursor", ["0"])[0]), call.hub.page
     headers = {}
     if start + size < len(items):
@@ -227,7 +227,7 @@ def lfs_batch(call: Call, types: str | None, repo_id: str) -> Answer:
 
 
 def object_of(call: Call, repo: Repo, item: dict) -> dict:
-    """How an object is to be uploaded; one that is there already has no `actions`."""
+    """Return how to upload an object; one that exists already has no `actions`."""
     oid, size, step = item["oid"], item["size"], call.hub.multipart_from
     answer = {"oid": oid, "size": size}
     if oid in repo.objects:
@@ -250,7 +250,7 @@ def lfs_complete(call: Call, types: str | None, repo_id: str) -> Answer:
     content = b"".join(repo.parts[oid, part["partNumber"]] for part in call.json()["parts"])
     blob = call.hub.store.blob("x.safetensors", content)
     if blob.sha256 != oid:
-        raise Refused(400, "the parts are not the whole")
+        raise Refused(400, "the parts do not add up to the object")
     repo.objects[oid] = content
     return Answer({"success": True})
 
@@ -285,7 +285,7 @@ def commit(call: Call, type: str, repo_id: str, revision: str) -> Answer:
 
 
 def change(repo: Repo, files: dict[str, Blob], key: str, value: dict) -> None:
-    """One line of a commit, done to the files."""
+    """Apply one line of a commit to the files."""
     path = value.get("path")
     if key == "file":
         files[path] = Blob(base64.b64decode(value["content"]))
@@ -315,14 +315,14 @@ def resolve(call: Call, types: str | None, repo_id: str, revision: str, path: st
 
 
 def type_of(types: str | None) -> str:
-    """ "model" of None, "dataset" of "datasets/"."""
+    """Return "model" for None, "dataset" for "datasets/"."""
     return types.rstrip("s/") if types else "model"
 
 
 ID, REV = r"([\w.-]+/[\w.-]+?)", r"([^/]+)"
 REPO = rf"/api/(model|dataset|space)s/{ID}"
 GIT = rf"/((?:dataset|space)s/)?{ID}\.git/info/lfs"
-# (methods, path, phase, function); the phases are what faults and the log name.
+# (methods, path, phase, function); faults and the log use the phases.
 ROUTES = [
     ("GET", "/api/whoami-v2", "whoami", whoami),
     ("POST", "/api/validate-yaml", "validate", validate_yaml),

@@ -1,4 +1,4 @@
-"""Whether the Hub takes the front matter of a README.md."""
+"""Validate the metadata of a README.md as the Hub does."""
 
 import re
 
@@ -23,7 +23,7 @@ TEXTS = ("library_name", "license_name", "license_link", "model_name", "pretty_n
 
 
 def faults_of(content: str, repo_type: str) -> tuple[list[str], list[str]]:
-    """(errors, warnings) of a card."""
+    """Return (errors, warnings) of a card."""
     match = re.match(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", content, re.S)
     if not match:
         return [], ["empty or missing yaml metadata in repo card"]
@@ -42,7 +42,7 @@ def faults_of(content: str, repo_type: str) -> tuple[list[str], list[str]]:
 
 
 def errors_of(key: str, value: object) -> list[str]:
-    """What is wrong with one field."""
+    """Return the errors of one field."""
     if key in ("base_model", "datasets", "new_version"):
         named = value if isinstance(value, list) else [value]
         return [
@@ -64,7 +64,7 @@ def errors_of(key: str, value: object) -> list[str]:
 
 
 def index_errors(index: object) -> list[str]:
-    """What is wrong with figures: each needs a task, a data set with a type and a name, and metrics with values."""
+    """Return the errors of a model index: each result needs a task, a dataset with type and name, and metrics."""
     try:
         for entry in index:
             assert isinstance(entry["name"], str), "name"

@@ -1,7 +1,7 @@
-"""A process that is a user of the Hub: does what it is told on its standard input, a JSON list a line.
+"""A process that is a user of the Hub: runs commands from its standard input, one JSON list per line.
 
-["hfkit", ARGV...] runs the command in this process; ["python", CODE] runs Python, whose `answer` is returned.
-Each is answered with a line of JSON: status, stdout, stderr and answer. Waits between attempts are made short.
+["hfkit", ARGV...] runs a command of hfkit; ["python", CODE] runs Python and returns its variable `answer`.
+The reply to each is one line of JSON: status, stdout, stderr and answer. Waits between retries are shortened.
 """
 
 import io
@@ -13,7 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout
 
 
 def do(what: str, *words: str) -> tuple[int, object]:
-    """(exit status, answer)"""
+    """Run one command and return (exit status, answer)."""
     if what == "hfkit":
         from hfkit.cli import main
 
@@ -26,15 +26,15 @@ def do(what: str, *words: str) -> tuple[int, object]:
     return 0, names.get("answer")
 
 
-def impatient() -> None:
-    """No wait is longer than a moment: the client's own back-off counts in seconds."""
+def shorten_sleeps() -> None:
+    """Limit `time.sleep` to 20 ms: retries wait for seconds."""
     sleep = time.sleep
     time.sleep = lambda seconds: sleep(min(seconds, 0.02))
 
 
 def serve() -> None:
-    """Answers until the input ends."""
-    impatient()
+    """Run commands until the input ends."""
+    shorten_sleeps()
     replies = sys.stdout
     for line in sys.stdin:
         out, err, status, answer = io.StringIO(), io.StringIO(), 70, None

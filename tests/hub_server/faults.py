@@ -1,4 +1,4 @@
-"""What goes wrong, on demand: in which phase of a push or pull, how, how often."""
+"""Faults on demand: in which phase of a push or pull, how, and how often."""
 
 import threading
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ class Fault:
     """One kind of fault.
 
     Attributes:
-        how: a status to answer with and do nothing; "cut": the connection breaks in the middle of the request;
-            "lost": it is done, and the answer is lost; "slow": it takes `seconds`; "hang": it waits for `heal`.
-        phases: of the requests that it befalls, as the routes name them; all, if none is named.
-        every: the n-th of these, the 2n-th, and so on.
-        times: how often, at most.
-        skip: how many requests pass before.
+        how: a status to answer with, without effect; "cut": the connection breaks during the request; "lost": the
+            request is executed, but its answer is lost; "slow": it takes `seconds`; "hang": it waits for `heal`.
+        phases: of the requests that fail, as the routes name them; by default all.
+        every: n; the n-th of these requests fails, the 2n-th, and so on.
+        times: maximum number of failures.
+        skip: number of requests that pass before.
     """
 
     how: int | str
@@ -28,8 +28,8 @@ class Fault:
     seen: int = 0
     done: int = 0
 
-    def befalls(self, phase: str) -> bool:
-        """Whether the request that has just come is one of those; counts it."""
+    def applies_to(self, phase: str) -> bool:
+        """Return whether the present request fails, and count it."""
         if (self.phases and phase not in self.phases) or self.done == self.times:
             return False
         self.seen += 1
@@ -39,7 +39,7 @@ class Fault:
 
 
 class Faults:
-    """The faults that are on."""
+    """The active faults."""
 
     def __init__(self):
         self.now: list[Fault] = []
@@ -48,19 +48,19 @@ class Faults:
         self._lock = threading.Lock()
 
     def set(self, how: int | str, *phases: str, **options) -> None:
-        """Adds a fault, as `set("cut", "put", times=1)` or `set(500, every=3)`."""
+        """Add a fault, such as `set("cut", "put", times=1)` or `set(500, every=3)`."""
         assert isinstance(how, int) or how in KINDS, how
         self.healed.clear()
         self.hanging.clear()
         self.now.append(Fault(how, phases, **options))
 
     def heal(self) -> None:
-        """Ends all faults; what hangs goes on."""
+        """End all faults; requests that hang are released."""
         self.now = []
         self.healed.set()
 
     def of(self, phase: str) -> Fault | None:
-        """The fault that befalls the request that has just come, if any."""
+        """Return the fault of the present request, or None."""
         with self._lock:
-            struck = [fault for fault in self.now if fault.befalls(phase)]
+            struck = [fault for fault in self.now if fault.applies_to(phase)]
         return struck[0] if struck else None

@@ -1,4 +1,4 @@
-"""The storage: a second origin, whose signed URLs need no token. One that comes all the same has leaked."""
+"""The storage: a second origin with signed URLs, which need no token. A token that arrives here has leaked."""
 
 import hashlib
 from urllib.parse import quote
@@ -8,13 +8,13 @@ from hub_server.web import Answer, Call, ranged, sign
 
 
 def url(hub, repo: Repo, sha256: str, part: int = 0) -> str:
-    """Where an object, or a part of it, is put and got."""
+    """Return the signed URL of an object, or of a part of it."""
     path = f"/{repo.type}/{quote(repo.id, safe='')}/{sha256}/{part}"
     return f"{hub.storage}{path}?signature={sign(hub, path)}"
 
 
 def signed(call: Call) -> None:
-    """Refuses what a storage refuses: no signature, or a token beside it."""
+    """Refuse a request without a signature, or with a token, as a real storage does."""
     if "Authorization" in call.headers:
         call.hub.leaks.append(call.path)
         raise Refused(400, "Only one auth mechanism allowed")

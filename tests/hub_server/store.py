@@ -1,4 +1,4 @@
-"""What a Hub holds: users with tokens, repositories, commits of files, LFS objects."""
+"""The content of a Hub: users with tokens, repositories, commits of files, LFS objects."""
 
 import hashlib
 import itertools
@@ -22,14 +22,14 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Blob:
-    """The content of a file; `sha256` is its name as an LFS object, None for a file in git itself."""
+    """The content of a file; `sha256` is its id as an LFS object, None for a file in git."""
 
     content: bytes
     sha256: str | None = None
 
     @property
     def oid(self) -> str:
-        """Git's name of it: of an LFS file, that of the pointer."""
+        """Git's id; for an LFS file, the id of its pointer."""
         content = self.content
         if self.sha256:
             pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(content)}\n"
@@ -39,7 +39,7 @@ class Blob:
 
 @dataclass(frozen=True)
 class Commit:
-    """A state of a repository, and who made it."""
+    """A commit with all files of the repository."""
 
     oid: str
     parent: str | None
@@ -52,7 +52,7 @@ class Commit:
 
 @dataclass
 class Repo:
-    """A repository; `objects` are the LFS objects that came, committed or not, by sha256."""
+    """A repository; `objects` are the uploaded LFS objects by sha256, committed or not."""
 
     type: str
     id: str
@@ -66,7 +66,7 @@ class Repo:
     _count = itertools.count()
 
     def at(self, revision: str) -> Commit:
-        """The commit of a branch, tag or (the first digits of a) commit."""
+        """Return the commit of a branch, tag, commit id or prefix of one."""
         oid = self.branches.get(revision) or self.tags.get(revision)
         if oid is None and len(revision) >= 7:
             oid = next((oid for oid in self.commits if oid.startswith(revision)), None)
@@ -75,11 +75,11 @@ class Repo:
         return self.commits[oid]
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
-        """Contents by path."""
+        """Return contents by path."""
         return {path: blob.content for path, blob in self.at(revision).files.items()}
 
     def history(self, revision: str = "main") -> list[Commit]:
-        """Its commits, the newest first."""
+        """Return the commits, newest first."""
         commit, commits = self.at(revision), []
         while commit:
             commits.append(commit)
@@ -87,7 +87,7 @@ class Repo:
         return commits
 
     def commit(self, branch: str, files: dict[str, Blob], title: str, message: str, author: str) -> Commit:
-        """Puts a new state at the head of a branch."""
+        """Commit these files, which replace all others, to a branch."""
         parent, date = self.branches.get(branch), datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
         oid = hashlib.sha1(f"{self.id} {parent} {title} {next(self._count)}".encode()).hexdigest()
         self.commits[oid] = Commit(oid, parent, files, title, message, author, date)
@@ -104,7 +104,7 @@ class Store:
         self.repos: dict[tuple[str, str], Repo] = {}
 
     def token(self, user: str) -> str:
-        """The token of a user, made when it is first asked for."""
+        """Return the token of a user; it is created at the first call."""
         known = {name: token for token, name in self.users.items()}
         if user not in known:
             known[user] = "hf_" + "".join(secrets.choice("abcdefghijkLMNOPQRSTUVWXYZ") for _ in range(34))
@@ -112,7 +112,7 @@ class Store:
         return known[user]
 
     def add(self, repo_id: str, files: dict[str, bytes] | None = None, private: bool = False, type: str = "model"):
-        """A repository with an initial commit, and a second one if files are given."""
+        """Create a repository with an initial commit, and a second one if files are given."""
         repo = self.repos[type, repo_id] = Repo(type, repo_id, private)
         start = {".gitattributes": Blob(GITATTRIBUTES)}
         repo.commit("main", start, "initial commit", "", "system")
@@ -123,20 +123,20 @@ class Store:
         return repo
 
     def repo(self, repo_id: str, type: str = "model") -> Repo:
-        """A repository that is there."""
+        """Return an existing repository."""
         return self.repos[type, repo_id]
 
     @staticmethod
     def blob(path: str, content: bytes) -> Blob:
-        """A file as the Hub would hold it."""
+        """Return a file as the Hub stores it."""
         return Blob(content, hashlib.sha256(content).hexdigest() if is_lfs(path, len(content)) else None)
 
     def may_write(self, user: str | None, repo_id: str) -> bool:
-        """Whether a repository is a user's own, or of an organization that they are in."""
+        """Return whether a repository belongs to a user or to one of their organizations."""
         owner = repo_id.split("/")[0]
         return user is not None and (user == owner or user in self.orgs.get(owner, ()))
 
 
 def is_lfs(path: str, size: int) -> bool:
-    """Whether a file goes to the storage, and not into git."""
+    """Return whether a file is stored in LFS rather than git."""
     return path.endswith(LFS_SUFFIXES) or size > LFS_SIZE

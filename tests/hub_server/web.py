@@ -1,4 +1,4 @@
-"""HTTP: requests routed to functions, logged, and struck by faults."""
+"""HTTP: routes requests to functions, logs them, and injects faults."""
 
 import hashlib
 import hmac
@@ -15,7 +15,7 @@ from hub_server.store import Refused
 
 @dataclass(frozen=True)
 class Request:
-    """A request that came: what it was for, who sent it, how many bytes of its body arrived, how it was answered."""
+    """A logged request: its phase, sender, bytes of its body that arrived, and status of the answer."""
 
     phase: str
     method: str
@@ -27,7 +27,7 @@ class Request:
 
 @dataclass
 class Answer:
-    """What a function returns: JSON, unless `content` is given."""
+    """The answer of a function: JSON, unless `content` is given."""
 
     body: object = None
     status: int = 200
@@ -37,7 +37,7 @@ class Answer:
 
 @dataclass
 class Call:
-    """A request as a function sees it."""
+    """A request as functions receive it."""
 
     hub: object
     method: str
@@ -52,14 +52,14 @@ class Call:
 
 
 class Dropped(Exception):
-    """The connection ends here."""
+    """The connection is dropped."""
 
 
 def handler_of(hub, routes) -> type[BaseHTTPRequestHandler]:
-    """A handler for one origin.
+    """Return a handler for one origin.
 
     Args:
-        routes: (methods, pattern of the path, phase, function(call, *groups) -> Answer), the first that matches counts.
+        routes: (methods, pattern of the path, phase, function(call, *groups) -> Answer), the first match is called.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -156,7 +156,7 @@ def handler_of(hub, routes) -> type[BaseHTTPRequestHandler]:
 
 
 def route(routes, method: str, path: str):
-    """(phase, function, groups of its pattern) of a request."""
+    """Return (phase, function, groups of the pattern) of a request."""
     for methods, pattern, phase, function in routes:
         match = re.fullmatch(pattern, path)
         if match and method in methods.split():
@@ -169,15 +169,15 @@ def nothing_here(call: Call) -> Answer:
 
 
 def ranged(call: Call, content: bytes, headers: dict[str, str]) -> Answer:
-    """A file, or the part of it that a Range header asks for."""
+    """Return a file, or the part that the Range header requests."""
     wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", call.headers.get("Range") or "")
     if not wanted:
         return Answer(content=content, headers=headers)
     start, end = int(wanted[1]), int(wanted[2] or len(content) - 1)
-    told = {"Content-Range": f"bytes {start}-{end}/{len(content)}"}
-    return Answer(content=content[start : end + 1], status=206, headers=headers | told)
+    content_range = {"Content-Range": f"bytes {start}-{end}/{len(content)}"}
+    return Answer(content=content[start : end + 1], status=206, headers=headers | content_range)
 
 
 def sign(hub, what: str) -> str:
-    """The signature of a URL, so that whoever has the URL needs no token."""
+    """Return the signature of a URL, which replaces a token."""
     return hmac.new(hub.secret, what.encode(), hashlib.sha256).hexdigest()

@@ -133,7 +133,7 @@ def test_an_adapter_without_a_record_of_its_base_goes_by_its_shapes(astray, sft_
     [
         ("base_dir", "base_dir", "is a full model and has no base"),
         ("sft_dir", "reward_dir", "is an adapter: name the full model"),
-        ("sft_dir", None, "is no folder, and no model on the Hub"),
+        ("sft_dir", None, "is neither a folder nor a model on the Hub"),
     ],
 )
 def test_a_base_that_cannot_be_one_is_refused(request, path, base, told):

@@ -163,7 +163,7 @@ def test_a_folder_without_a_record_is_told(tmp_path, capsys, record, told):
 
 
 @pytest.mark.parametrize(
-    ("path", "told"), [("runs/nowhere", "has no record"), ("/no/where", "is no folder, and no model")]
+    ("path", "told"), [("runs/nowhere", "has no record"), ("/no/where", "is neither a folder nor a model")]
 )
 def test_a_path_that_is_none_is_told(path, told, capsys):
     assert main(["lineage", path]) == 1

@@ -10,7 +10,7 @@ with `hfkit push`, every problem is reported before any file is uploaded, and no
 from argparse import Namespace
 
 from hfkit.commands.push import dry_run, report_push
-from hfkit.hub.data_upload import DataUpload
+from hfkit.hub.dataset_upload import DatasetUpload
 from hfkit.hub.push_data import push_data
 
 
@@ -18,6 +18,6 @@ def main(given: Namespace) -> int:
     """Run `hfkit data push`."""
     options = vars(given)
     if options.pop("dry_run"):
-        return dry_run([DataUpload.of(*options.values())], [], f"the push of {given.source} to {given.repo_id}")
+        return dry_run([DatasetUpload.of(*options.values())], [], f"the push of {given.source} to {given.repo_id}")
     report_push(given.source, push_data(**options))
     return 0

@@ -1,4 +1,4 @@
-"""Licences by the names that the Hub has for them (huggingface.co/docs/hub/repositories-licenses)."""
+"""License names that the Hub knows (huggingface.co/docs/hub/repositories-licenses)."""
 
 from hfkit.core.errors import MISSING, Problem, nearest
 
@@ -16,14 +16,14 @@ LICENSES = tuple(
     """.split()
 )
 
-NO_LICENSE = "No licence is stated. Say which one it is with `license:` in the front matter: that is kept."
+NO_LICENSE = "No license is stated. Add `license:` to the metadata of this card; later updates keep it."
 
 
 def license_problems(name: str | None) -> list[Problem]:
-    """What is wrong with a `license` of a config; `other` wants a name and a link that a config has no keys for."""
+    """Return the problem of a config's `license`. `other` needs a name and a link, which a config has no keys for."""
     if name is None or name in LICENSES:
         return []
     guess = nearest(name.lower().replace(" ", "-"), LICENSES) if name else None
     hint = f"did you mean {guess}? " if guess else ""
-    remedy = f"{hint}The Hub does not know it: write license: other, license_name and license_link into README.md"
+    remedy = f"{hint}Unknown to the Hub: write license: other, license_name and license_link into README.md instead"
     return [Problem("license", name or MISSING, remedy)]

@@ -7,9 +7,9 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from hfkit.config.fields import HubFields
 from hfkit.core.errors import Problem
-from hfkit.core.hub_ids import repo_fault, revision_fault
+from hfkit.core.hub_ids import repo_id_error, revision_error
 from hfkit.hub.push import LOGIN
-from hfkit.hub.stage import repo_of
+from hfkit.hub.push_to_hub import repo_id_of
 from hfkit.stages.checks.rules import broken_rules
 
 
@@ -22,7 +22,7 @@ def hub_problems(config) -> list[Problem]:
     no_login = None if get_token() else LOGIN
     if HF_HUB_OFFLINE:
         no_login = "the environment sets HF_HUB_OFFLINE: unset it, or remove push_to_hub"
-    repo, revision = repo_fault(repo_of(config)), revision_fault(config.hub_revision)
+    repo, revision = repo_id_error(repo_id_of(config)), revision_error(config.hub_revision)
     no_saves = config.hub_strategy == "every_save" and getattr(config, "save_strategy", "no") == "no"
     rules = [
         (no_login, "push_to_hub", no_login),

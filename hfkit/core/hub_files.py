@@ -1,4 +1,4 @@
-"""The files of a Hub repository that hfkit fetches, by pattern."""
+"""File names of a Hub repository that hfkit uploads and fetches: weights, tokenizer, documents, by pattern."""
 
 from fnmatch import fnmatchcase
 
@@ -9,27 +9,19 @@ TOKENIZER_FILES = (
     *("merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
     *("chat_template.jinja", "additional_chat_templates/*.jinja"),
 )
-
-
 WEIGHTS = ("model", "adapter_model")
-
-
 MODEL_FILES = (
     *("config.json", "generation_config.json", "adapter_config.json"),
     *(f"{name}.safetensors" for name in WEIGHTS),
     *(f"{name}-?????-of-?????.safetensors" for name in WEIGHTS),
     *(f"{name}.safetensors.index.json" for name in WEIGHTS),
 )
-
-
 LOADED_FILES = (*MODEL_FILES, *TOKENIZER_FILES, RECORD)
-"""What loaders look for: one of these in a repository, left over from another model, would be loaded with this one."""
-
-
+"""What loaders look for: one of these left in a repository by an earlier model would be loaded with the new one."""
 DOCUMENTS = ("README.md", "LICENSE", "LICENSE.*", "NOTICE", "NOTICE.*", "loss.png")
-"""What people read."""
+"""Files for people to read."""
 
 
-def is_listed(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether one of our patterns fits; a `*` in them does not reach into folders."""
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Return whether a name matches one of the patterns; a `*` does not match a `/`."""
     return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)

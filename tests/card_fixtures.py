@@ -1,4 +1,4 @@
-"""Folders of every stage with the cards that are made of them."""
+"""Fixtures for model cards: a folder of each stage, and the card that is made for it."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ FULL = {"use_peft": False, "lora_r": None}
 
 @pytest.fixture(scope="module")
 def stage_folder(request, run_stage, runs):
-    """stage_folder(name) -> the folder of a stage, as an adapter, full or merged; each is made once."""
+    """stage_folder(name) -> the folder of a stage, as an adapter, full or merged; each is made once per module."""
     named = {"tokenizer": "tokenizer_dir", "pretrain": "base_dir"} | {n: f"{n}_dir" for n in ("sft", "reward", "ppo")}
 
     def make(name: str) -> Path:

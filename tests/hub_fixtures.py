@@ -1,4 +1,4 @@
-"""Fixtures: a Hub of the tests' own, and users of it, each a process with its own home and token."""
+"""Fixtures: a local Hub server, and its users, each a process with its own HF_HOME and token."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Ran:
-    """What came of a command."""
+    """The result of a command."""
 
     status: int
     stdout: str
@@ -25,17 +25,18 @@ class Ran:
 
 
 class User:
-    """A process of hfkit for a user of the Hub, logged in by HF_TOKEN, with an empty cache.
+    """A process of hfkit for a user of the Hub, logged in with HF_TOKEN, with an empty cache.
 
-    Several commands run in one process, since each start costs seconds. What they print is kept in `heard`.
+    Several commands run in one process, since each start takes seconds.
 
     Attributes:
         home: HF_HOME.
-        token: of the user; None for someone who has not logged in.
+        token: of the user; None without a login.
+        outputs: everything that the commands printed.
     """
 
     def __init__(self, endpoint: str, home: Path, token: str | None, cwd: Path | None = None):
-        self.home, self.token, self.heard = home, token, []
+        self.home, self.token, self.outputs = home, token, []
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
         env = kept | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
         env |= {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1,localhost", "HF_HUB_ETAG_TIMEOUT": "30"}
@@ -46,26 +47,26 @@ class User:
         self.process = subprocess.Popen(command, env=env, cwd=cwd or home, stdin=pipe, stdout=pipe, text=True)
 
     def hfkit(self, *argv: object) -> Ran:
-        """Runs a command of hfkit's."""
+        """Run a command of hfkit and return its result."""
         return self._do("hfkit", *map(str, argv))
 
     def python(self, code: str) -> object:
-        """Runs a piece of Python and returns the value of its `answer`."""
+        """Run Python code and return the value of its variable `answer`."""
         ran = self._do("python", code)
         assert ran.status == 0, ran.stderr
         return ran.answer
 
     def start(self, *argv: object) -> None:
-        """Sets a command of hfkit's going and does not wait for it."""
+        """Start a command of hfkit without waiting for it."""
         self.process.stdin.write(json.dumps(["hfkit", *map(str, argv)]) + "\n")
         self.process.stdin.flush()
 
     def finish(self) -> Ran:
-        """Waits for what was set going."""
+        """Wait for the started command and return its result."""
         line = self.process.stdout.readline()
         assert line, "the process is gone"
         ran = Ran(**json.loads(line))
-        self.heard += [ran.stdout, ran.stderr]
+        self.outputs += [ran.stdout, ran.stderr]
         return ran
 
     def _do(self, what: str, *words: str) -> Ran:
@@ -74,14 +75,14 @@ class User:
         return self.finish()
 
     def kill(self) -> None:
-        """Ends the process as `kill -9` does."""
+        """Kill the process with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
 
 @pytest.fixture(scope="module")
 def hub_server():
-    """A Hub on 127.0.0.1, empty, for the tests of a file."""
+    """An empty Hub on 127.0.0.1, for the tests of a file."""
     server = HubServer()
     yield server
     server.close()
@@ -89,7 +90,7 @@ def hub_server():
 
 @pytest.fixture(scope="module")
 def user_of(hub_server, tmp_path_factory):
-    """user_of("ann") -> a process for her, with a home of its own; user_of(None) is not logged in."""
+    """user_of("ann") -> a process for the user ann, with its own HF_HOME; user_of(None) is not logged in."""
     users = []
 
     def start(name: str | None, **options) -> User:
@@ -105,13 +106,13 @@ def user_of(hub_server, tmp_path_factory):
 
 @pytest.fixture
 def healed(hub_server):
-    """No fault outlives a test."""
+    """The faults of the server; they end with the test."""
     yield hub_server.faults
     hub_server.faults.heal()
 
 
 def copies(to: Path, *folders: Path) -> list[Path]:
-    """Copies of runs, whose records and adapter configs name each other and not the originals."""
+    """Copy runs; their records and adapter configs name the copies, not the originals."""
     made = []
     for folder in folders:
         made.append(Path(shutil.copytree(folder, to / folder.name)))

@@ -1,4 +1,4 @@
-"""`push_to_hub` in the stages: four repositories of one lineage, checkpoints as they come, and a Hub that is down."""
+"""`push_to_hub` in the stages: the repositories of a pipeline, checkpoints, and a Hub that is down."""
 
 import json
 import shlex
@@ -76,7 +76,7 @@ def sft(runs, ann, folder):
     return run
 
 
-def test_every_save_pushes_checkpoints_and_changes_nothing_in_what_is_learnt(runs, sft, folder, hub_server):
+def test_every_save_pushes_checkpoints_and_does_not_change_training(runs, sft, folder, hub_server):
     ran = sft("each", "--hub_strategy", "every_save")
     assert ran.status == 0, ran.stderr
     repo = hub_server.store.repo("ann/each")
@@ -92,7 +92,7 @@ def test_every_save_pushes_checkpoints_and_changes_nothing_in_what_is_learnt(run
     assert not [*(folder / "each").glob(".hub*")]
 
 
-def test_a_hub_that_is_down_stops_no_training_and_the_pushes_are_made_up_for(ann, pipeline, folder, hub_server, healed):
+def test_training_continues_without_the_hub_and_prints_push_commands(ann, pipeline, folder, hub_server, healed):
     stages = {stage: f"{stage}.yaml" for stage in ("tokenizer", "pretrain", "sft")}
     (folder / "down.yaml").write_text(yaml.safe_dump({"output_dir": "down", "stages": stages}))
     healed.set(503)
@@ -100,12 +100,12 @@ def test_a_hub_that_is_down_stops_no_training_and_the_pushes_are_made_up_for(ann
     ran = ann.hfkit("run", folder / "down.yaml", "--output_dir", folder / "down", *push)
     assert ran.status == 0
     assert [read_record(folder / "down" / stage)["status"] for stage in stages] == ["done"] * 3
-    for told in (
-        "warning: step 3 was not pushed, and the training goes on: the Hub cannot be reached: ",
-        "warning: the run is done, and was not pushed: the Hub cannot be reached: ",
-        f"warning: the base {folder}/down/pretrain is on this machine alone",
+    for reported in (
+        "warning: step 3 was not pushed, training continues: the Hub cannot be reached: ",
+        "warning: the run is done, but was not pushed: the Hub cannot be reached: ",
+        f"warning: the base {folder}/down/pretrain is not on the Hub",
     ):
-        assert told in ran.stderr
+        assert reported in ran.stderr
     assert "Traceback" not in ran.stderr
     commands = [line.strip() for line in ran.stderr.splitlines()[-2:]]
     assert commands == [f"hfkit push {folder}/down/{name} ann/late-{name} --private" for name in ("pretrain", "sft")]
@@ -118,35 +118,35 @@ def test_a_hub_that_is_down_stops_no_training_and_the_pushes_are_made_up_for(ann
     assert uploaded == (folder / "down" / "sft" / "adapter_model.safetensors").read_bytes()
 
 
-def test_a_run_that_is_done_is_pushed_by_the_same_training(sft, hub_server):
+def test_running_a_finished_stage_again_pushes_it(sft, hub_server):
     assert sft("again").status == 0
     ran = sft("again", "--hub_model_id", "ann/elsewhere")
     assert "already done" in ran.stdout
     assert ("model", "ann/elsewhere") in hub_server.store.repos
 
 
-def test_what_is_missing_for_a_push_is_told_before_training(sft, ann, folder):
+def test_problems_of_a_push_are_reported_before_training(sft, ann, folder):
     token = ann.python("import os; answer = os.environ.pop('HF_TOKEN')")
     ran = sft("never", "--hub_model_id", "a/b/c", "--hub_revision", "a..b")
     ann.python(f"import os; os.environ['HF_TOKEN'] = {token!r}")
     assert ran.status == 2
-    assert "push_to_hub: True -> nobody is logged in: `hf auth login`, or set HF_TOKEN" in ran.stderr
-    assert "hub_model_id: 'a/b/c' -> no name for a repository" in ran.stderr
-    assert "hub_revision: 'a..b' -> no name for a branch" in ran.stderr
+    assert "push_to_hub: True -> not logged in: run `hf auth login`, or set HF_TOKEN" in ran.stderr
+    assert "hub_model_id: 'a/b/c' -> not a repository name" in ran.stderr
+    assert "hub_revision: 'a..b' -> not a valid name of a branch" in ran.stderr
     assert not (folder / "never").exists()
 
 
-def test_the_token_is_nowhere(runs, ann, folder, hub_server):
+def test_the_token_is_in_no_file_of_a_run(runs, ann, folder, hub_server):
     files = [file for root in (folder, ann.home) for file in root.rglob("*") if file.is_file()]
     assert len(files) > 40
     assert [file for file in files if ann.token.encode() in file.read_bytes()] == []
-    assert not any(ann.token in line for line in ann.heard)
+    assert not any(ann.token in line for line in ann.outputs)
     uploaded = [content for repo in hub_server.store.repos.values() for content in repo.files().values()]
     assert not any(ann.token.encode() in content for content in uploaded)
     assert hub_server.leaks == []
 
 
-def test_settings_of_a_push_that_is_not_made():
+def test_settings_without_effect_are_reported():
     problems = hub_problems(SFTConfig(output_dir="x", hub_model_id="a/b", hub_strategy="every_save"))
     assert [problem.key for problem in problems] == ["hub_model_id", "hub_strategy"]
     assert {problem.remedy for problem in problems} == {"has no effect without push_to_hub: true"}
@@ -154,7 +154,7 @@ def test_settings_of_a_push_that_is_not_made():
     assert told == ["push_to_hub: True -> the environment sets HF_HUB_OFFLINE: unset it, or remove push_to_hub"]
 
 
-def test_a_folder_that_a_stage_will_make_is_asked_of_no_hub(pipeline, ann, hub_server):
+def test_a_folder_that_a_stage_will_write_is_not_looked_up_on_the_hub(pipeline, ann, hub_server):
     ran = ann.hfkit("run", pipeline, "--output_dir", "mine", "--ppo.num_mini_batches", "3")
     assert ran.status == 2
     problems = ran.stderr.splitlines()[1:]
@@ -162,7 +162,7 @@ def test_a_folder_that_a_stage_will_make_is_asked_of_no_hub(pipeline, ann, hub_s
     assert not any("mine/" in request.path for request in hub_server.log)
 
 
-def test_a_pipeline_s_flags_for_the_hub_are_for_its_models(pipeline, folder):
+def test_hub_flags_of_a_pipeline_apply_to_its_models(pipeline, folder):
     loaded = yaml.safe_load(pipeline.read_text())
     flags = ["--push_to_hub", "--hub-model-id=ann/x", "--seed", "1", "--tokenizer.push_to_hub"]
     argvs = stage_flags(loaded, folder, folder / "runs", flags)

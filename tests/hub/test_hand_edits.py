@@ -1,15 +1,15 @@
-"""What somebody writes into a model card, here or on the Hub, stays when the card is made anew."""
+"""Text and metadata that people write into a model card, here or on the Hub, stay when the card is regenerated."""
 
 import json
 import re
 
 import pytest
-from carded import card_of, errors_in
+from card_fixtures import card_of, errors_in
 from huggingface_hub import ModelCard
 from interruption import stopped_copy
 
 from hfkit.core.errors import HfkitError
-from hfkit.hub.cards.marks import Written, newer, noted
+from hfkit.hub.cards.hand_edits import ParsedCard, latest_card, with_edit_hash
 from hfkit.hub.cards.model_card import updated_card, write_card
 from hfkit.records.record import read_record
 
@@ -25,7 +25,7 @@ def edited(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["sft", "reward-merged", "tokenizer"])
-def test_what_was_written_by_hand_is_kept(stage_folder, name):
+def test_edits_are_kept(stage_folder, name):
     folder = stage_folder(name)
     first = card_of(folder, repo_id="bob/it")
     mine = edited(first)
@@ -36,7 +36,7 @@ def test_what_was_written_by_hand_is_kept(stage_folder, name):
     card = ModelCard(again)
     assert (card.data.language, card.data.license, card.data.pipeline_tag) == ("en", "mit", None)
     assert card.data.tags == [*ModelCard(first).data.tags, "cats"]
-    assert "No licence is stated" not in again
+    assert "No license is stated" not in again
     before, _, rest = card.text.partition("<!-- hfkit: generated")
     assert before.strip() == HAND[0]
     assert rest.partition("<!-- /hfkit -->")[2].strip() == HAND[1]
@@ -45,7 +45,7 @@ def test_what_was_written_by_hand_is_kept(stage_folder, name):
     assert updated_card(again, folder, record, repo_id="bob/other") == again
 
 
-def test_a_result_that_somebody_added_stays_beside_the_generated_ones(reward_dir):
+def test_an_added_result_stays_beside_the_generated_ones(reward_dir):
     card = ModelCard((reward_dir / "README.md").read_text())
     data = card.data.to_dict()
     metric = {"type": "accuracy", "value": 0.5}
@@ -63,7 +63,7 @@ def test_a_result_that_somebody_added_stays_beside_the_generated_ones(reward_dir
     assert [one.dataset_type for one in results] == ["a/b"]
 
 
-def test_a_card_of_somebody_else_is_kept_above_and_what_the_record_knows_better_is_not(sft_dir):
+def test_another_card_is_kept_above_and_generated_metadata_replaces_its_own(sft_dir):
     other = (
         "---\nbase_model: /home/me/base\nlicense: mit\nlibrary_name: transformers\ntags:\n- mine\n"
         "- base_model:adapter:/home/me/base\n---\n# My model\n\nWords.\n"
@@ -79,39 +79,39 @@ def test_a_card_of_somebody_else_is_kept_above_and_what_the_record_knows_better_
     assert updated_card(text, sft_dir, record, "bob/it") == text
 
 
-def test_a_card_without_front_matter_is_kept(sft_dir):
+def test_a_card_without_metadata_is_kept(sft_dir):
     text = card_of(sft_dir, "Just words.\n")
     assert ModelCard(text).text.strip().startswith("Just words.\n\n<!-- hfkit: generated")
 
 
 @pytest.mark.parametrize("front", ["a: [", "- a\n- b"])
-def test_a_front_matter_that_cannot_be_read_is_told(sft_dir, front):
-    with pytest.raises(HfkitError, match=r"the front matter of README\.md cannot be read"):
+def test_metadata_that_cannot_be_read_is_reported(sft_dir, front):
+    with pytest.raises(HfkitError, match=r"the metadata of README\.md cannot be read"):
         card_of(sft_dir, f"---\n{front}\n---\nWords.\n")
 
 
-def test_the_later_edit_by_hand_is_kept_wherever_it_was_made(sft_dir):
+def test_the_later_edit_is_kept_wherever_it_was_made(sft_dir):
     there = card_of(sft_dir, repo_id="bob/it")
-    here = noted(there)  # as it is after a push
-    assert newer(None, there) == newer(there, None) == newer(here, there) == there
-    assert newer(here, f"{there}Edited there.\n") == f"{there}Edited there.\n"
-    assert newer(f"{here}Edited here.\n", there) == f"{here}Edited here.\n"
-    assert newer("All of it is mine.\n", there) == "All of it is mine.\n"
+    here = with_edit_hash(there)  # as it is after a push
+    assert latest_card(None, there) == latest_card(there, None) == latest_card(here, there) == there
+    assert latest_card(here, f"{there}Edited there.\n") == f"{there}Edited there.\n"
+    assert latest_card(f"{here}Edited here.\n", there) == f"{here}Edited here.\n"
+    assert latest_card("All of it is mine.\n", there) == "All of it is mine.\n"
     without = here.replace("- trl\n", "")
-    assert newer(without, there) == without
+    assert latest_card(without, there) == without
     # with something by hand in both, edited further on either side
     there = card_of(sft_dir, f"{there}Words.\n", repo_id="bob/it")
-    here = noted(there)
-    assert newer(here, f"{there}Edited there.\n").endswith("Edited there.\n")
-    assert newer(f"{here}Edited here.\n", there).endswith("Edited here.\n")
-    assert newer(f"{here}Edited.\n", f"{there}Edited.\n").endswith("Edited.\n")
+    here = with_edit_hash(there)
+    assert latest_card(here, f"{there}Edited there.\n").endswith("Edited there.\n")
+    assert latest_card(f"{here}Edited here.\n", there).endswith("Edited here.\n")
+    assert latest_card(f"{here}Edited.\n", f"{there}Edited.\n").endswith("Edited.\n")
     with pytest.raises(HfkitError, match="edited here and on the Hub"):
-        newer(f"{here}Edited here.\n", f"{there}Edited there.\n")
+        latest_card(f"{here}Edited here.\n", f"{there}Edited there.\n")
     # a run that was never pushed takes over what is on the Hub
-    assert newer((sft_dir / "README.md").read_text(), there) == there
+    assert latest_card((sft_dir / "README.md").read_text(), there) == there
 
 
-def test_published_again_a_run_keeps_what_stands_in_its_card(sft_dir, tmp_path):
+def test_a_regenerated_card_still_shows_that_it_was_edited(sft_dir, tmp_path):
     for file in sft_dir.glob("*.*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     card = tmp_path / "README.md"
@@ -119,11 +119,11 @@ def test_published_again_a_run_keeps_what_stands_in_its_card(sft_dir, tmp_path):
     card.write_text(edited(card.read_text()))
     write_card(tmp_path, read_record(tmp_path))
     assert HAND[1] in card.read_text()
-    assert newer(card.read_text(), there) == card.read_text()  # still known to be the later edit
+    assert latest_card(card.read_text(), there) == card.read_text()  # still known to be the later edit
     assert ModelCard.load(card).data.license == "mit"
 
 
-def test_a_card_without_marks_in_the_folder_is_kept_above_and_known_as_not_pushed(sft_dir, tmp_path):
+def test_a_local_card_without_markers_is_kept_above_and_counts_as_edited(sft_dir, tmp_path):
     for file in sft_dir.glob("*.*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     card = tmp_path / "README.md"
@@ -132,18 +132,18 @@ def test_a_card_without_marks_in_the_folder_is_kept_above_and_known_as_not_pushe
         write_card(tmp_path, read_record(tmp_path))
         assert ModelCard.load(card).text.strip().startswith("# Mine\n\nAll of it.\n\n<!-- hfkit: generated")
     assert card.read_text().count("All of it.") == 1
-    assert newer(card.read_text(), card_of(sft_dir, repo_id="bob/it")) == card.read_text()
+    assert latest_card(card.read_text(), card_of(sft_dir, repo_id="bob/it")) == card.read_text()
 
 
 @pytest.mark.parametrize("name", ["sft", "reward"])
 def test_a_trainer_leaves_no_card_with_its_checkpoints(stage_folder, name):
     assert (stage_folder(name) / "checkpoint-3").is_dir()
-    written = Written.of((stage_folder(name) / "README.md").read_text())
-    assert (written.before, written.after) == ("", "")
+    parsed = ParsedCard.of((stage_folder(name) / "README.md").read_text())
+    assert (parsed.before, parsed.after) == ("", "")
 
 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
-def test_what_is_written_while_a_run_is_interrupted_is_kept_in_its_card(run_stage, tmp_path, stage):
+def test_edits_during_an_interruption_are_kept(run_stage, tmp_path, stage):
     changes = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
     folder = stopped_copy(run_stage(stage, tmp_path / "whole", **changes), tmp_path / "stopped", 1)
     (folder / "README.md").write_text("# Mine\n\nWhat I want of it.\n")

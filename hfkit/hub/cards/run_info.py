@@ -1,0 +1,118 @@
+"""What a model card can say of a run: its folder, its record, its place in the registry, and its id on the Hub."""
+
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePath
+
+from hfkit.config.registry import MERGE, StageSpec, spec_of
+from hfkit.core.file_types import BUILDERS
+from hfkit.core.files import read_json_mapping
+from hfkit.records.source import ADAPTER_CONFIG
+
+# With a namespace, since a name alone may be what is left of a local path.
+NAMESPACED_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A model, adapter or tokenizer, as the record of its run describes it.
+
+    Args:
+        folder: with its files.
+        record: of the run that made it.
+        repo_id: on the Hub; None for a card that stays in the folder.
+    """
+
+    folder: Path
+    record: dict
+    repo_id: str | None = None
+
+    @property
+    def stage(self) -> str:
+        return self.record["stage"]
+
+    @cached_property
+    def specs(self) -> list[StageSpec]:
+        """The spec of the stage; for a merge, also that of the adapter's stage. An unregistered stage has none."""
+        parents = self.record["lineage"][:1] if self.is_merged else []
+        return [spec for name in (self.stage, *(one["stage"] for one in parents)) if (spec := spec_of(name))]
+
+    @property
+    def is_merged(self) -> bool:
+        return spec_of(self.stage) is MERGE
+
+    @property
+    def makes(self) -> str | None:
+        """What the run made, as in `StageSpec`; None if unknown."""
+        if self.record.get("task_type") == "SEQ_CLS":
+            return "reward model"
+        return next((spec.makes for spec in self.specs if spec.makes), None)
+
+    @property
+    def is_reward_model(self) -> bool:
+        return self.makes == "reward model"
+
+    @property
+    def name(self) -> str:
+        return self.repo_id.split("/")[-1] if self.repo_id else self.folder.resolve().name
+
+    @property
+    def load_path(self) -> str:
+        """The argument of `from_pretrained`: the Hub id, or the folder as seen from its parent folder."""
+        return self.repo_id or f"./{self.name}"
+
+    @cached_property
+    def is_adapter(self) -> bool:
+        return (self.folder / ADAPTER_CONFIG).is_file()
+
+    @property
+    def quantized_bits(self) -> int | None:
+        """Bits of the base during the training of an adapter; None for full precision."""
+        settings = self.record["config"]
+        bits = 4 if settings.get("load_in_4bit") else 8 if settings.get("load_in_8bit") else None
+        return bits if self.is_adapter else None
+
+    @cached_property
+    def tokenizer_config(self) -> dict:
+        return read_json_mapping(self.folder / "tokenizer_config.json") or {}
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        file = self.folder / "chat_template.jinja"
+        return file.read_text(encoding="utf-8") if file.is_file() else self.tokenizer_config.get("chat_template")
+
+    @property
+    def template_writes_eos(self) -> bool:
+        """Whether the chat template itself writes the end-of-text token after a response."""
+        eos = self.tokenizer_config.get("eos_token")
+        eos = eos.get("content") if isinstance(eos, dict) else eos
+        return any(name in str(self.chat_template) for name in ("eos_token", eos) if name)
+
+    @property
+    def base(self) -> dict | None:
+        """The base of an adapter, or the model that training started from, as the record names it."""
+        return self.record.get("base") or next(iter(self.record["lineage"]), None)
+
+    @property
+    def base_id(self) -> str | None:
+        """The Hub id of that model; None if it is only local."""
+        return self.base and hub_id(self.base)
+
+
+def hub_id(model: dict) -> str | None:
+    """Return the Hub id of a model of the lineage; None for a local folder, which has no revision."""
+    return model["path"] if model.get("revision") else None
+
+
+def model_name(model: dict) -> str:
+    """Return the Hub id of a model of the lineage, or the last part of its local path."""
+    return hub_id(model) or PurePath(model["path"]).name
+
+
+def dataset_id(source: dict) -> str | None:
+    """Return the Hub id of a source of rows; None for local files and folders."""
+    path = source.get("path", "")
+    is_file = any(path.removesuffix(".gz").endswith(suffix) for suffix in BUILDERS)
+    return path if NAMESPACED_ID.fullmatch(path) and not is_file and not os.path.exists(path) else None
