@@ -8,6 +8,7 @@ import typing
 from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal
 
+from hfkit.core.file_types import FILE_TYPES
 from hfkit.core.hub_ids import split_revision
 
 DTYPES = ("bfloat16", "float16", "float32", "auto")
@@ -52,7 +53,7 @@ def arg(default: Any = MISSING, *, factory: Any = MISSING, help: str) -> Any:
 class DatasetEntry:
     """One source of rows: an item of `datasets`, `eval_datasets` and the like."""
 
-    path: str | None = arg(None, help="Hub id, or a .jsonl/.json/.parquet/.csv/.txt file, also as .gz")
+    path: str | None = arg(None, help=f"Hub id, or a {'/'.join(FILE_TYPES)} file, also as .gz")
     card: str | None = arg(None, help="name of a data card, or its .md file; replaces path")
     name: str | None = arg(None, help="configuration of a Hub dataset")
     revision: str | None = arg(None, help="branch, tag or commit of a Hub dataset")

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from hfkit.core.errors import HfkitError, reason
-from hfkit.core.file_types import BUILDERS
+from hfkit.core.file_types import file_type, suffix_of
 
 # Only an empty cell is null: text such as None, NA or nan stays text.
 BUILDER_OPTIONS = {"csv": {"keep_default_na": False, "na_values": [""]}}
@@ -26,8 +26,7 @@ QUIET_ROWS = 20_000
 
 def builder_of(path: Path) -> str | None:
     """Return the builder of `datasets` that reads a file, or None if there is none."""
-    kind = BUILDERS.get(next((suffix for suffix in path.suffixes[::-1] if suffix in BUILDERS), ""))
-    return kind if path.is_file() else None
+    return file_type(path) if path.is_file() else None
 
 
 def builder_arguments(path: Path) -> dict | None:
@@ -97,7 +96,7 @@ def iter_lines(path: Path) -> Iterator[bytes]:
 
 def find_broken_line(path: Path) -> str | None:
     """Return the first line that the reader of a text file rejects, and the reason; None if no single line is wrong."""
-    is_jsonl = next((suffix for suffix in path.suffixes[::-1] if suffix in BUILDERS), "") == ".jsonl"
+    is_jsonl = suffix_of(path) == ".jsonl"
     try:
         for number, line in enumerate(iter_lines(path), 1):
             try:

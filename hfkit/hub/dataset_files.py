@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from datasets import Dataset
 
 from hfkit.core.errors import HfkitError, Problem
-from hfkit.core.file_types import BUILDERS
+from hfkit.core.file_types import SUFFIXES, has_known_suffix
 from hfkit.core.files import RECORD
 from hfkit.core.hub_files import DOCUMENTS, matches
 from hfkit.data.cards import Card
@@ -75,7 +75,7 @@ def select_dataset_files(folder: Path, card: Card | None = None) -> Selection:
         data, remedy = [], "write each split to a file with to_parquet or to_json"
         problems.append(Problem(str(folder), "written by save_to_disk", remedy))
     elif not data:
-        problems.append(Problem(str(folder), "no data", f"expected files that end in {', '.join(BUILDERS)}"))
+        problems.append(Problem(str(folder), "no data", f"expected files that end in {SUFFIXES}"))
     return Selection(data, documents, group_by_folder(left_out), problems)
 
 
@@ -94,7 +94,7 @@ def select_named_files(folder: Path, card: Card) -> Selection:
 
 def is_data(name: str) -> bool:
     """Return whether `datasets` reads a file, by its name; `dataset_infos.json` is its own, older metadata."""
-    return name != "dataset_infos.json" and any(name.removesuffix(".gz").endswith(suffix) for suffix in BUILDERS)
+    return name != "dataset_infos.json" and has_known_suffix(name)
 
 
 def subset_and_split(name: str) -> tuple[str, str]:

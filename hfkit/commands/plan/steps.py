@@ -10,9 +10,8 @@ from pathlib import Path
 from hfkit.commands.plan import memory
 from hfkit.commands.plan.shapes import Role
 from hfkit.core.errors import HfkitError
+from hfkit.core.file_types import suffix_of
 from hfkit.data.cards import load_card
-
-COUNTED = (".jsonl", ".jsonl.gz")  # files with a row a line
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,8 @@ def count_rows(entry) -> int:
     path = Path(entry.path)
     if not path.is_file():
         raise HfkitError(f"{entry.path} is not on this machine")
-    if not path.name.endswith(COUNTED):
-        raise HfkitError(f"rows are counted in {' and '.join(COUNTED)} files only, not in {path.name}")
+    if suffix_of(path) != ".jsonl":
+        raise HfkitError(f"rows are counted in .jsonl files only, not in {path.name}")
     with open_lines(path) as lines:
         rows = sum(1 for line in lines if line.strip())
     split = re.fullmatch(r"train(\[:(\d+)(%?)\])?", entry.split)
@@ -131,7 +130,7 @@ def replies_of_source(entry) -> int:
     if entry.card:
         return load_card(entry.card).recipe.replies or 2
     path = Path(entry.path)
-    if not path.is_file() or not path.name.endswith(COUNTED):
+    if not path.is_file() or suffix_of(path) != ".jsonl":
         return 2
     try:
         with open_lines(path) as lines:

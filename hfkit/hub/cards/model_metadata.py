@@ -5,7 +5,7 @@ from pathlib import PurePath
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from hfkit.core.file_types import BUILDERS
+from hfkit.core.file_types import file_type
 from hfkit.hub.cards.metric_descriptions import describe_metric, numbers_in
 from hfkit.hub.cards.run_info import RunInfo, dataset_id
 
@@ -86,4 +86,4 @@ def describe_rows(data: dict[str, dict]) -> dict:
 
 def file_format(path: str) -> str:
     """Return the format of a data file, which is the name of its builder in `datasets`; "arrow" for a folder."""
-    return next((BUILDERS[suffix] for suffix in PurePath(path).suffixes[::-1] if suffix in BUILDERS), "arrow")
+    return file_type(path) or "arrow"

@@ -1,17 +1,14 @@
 """Validates the data sets of a config: sources that do not exist, and mixtures that cannot be drawn."""
 
 import os
-import re
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import MISSING, ConfigError, HfkitError, Kind, Problem
+from hfkit.core.file_types import SUFFIXES, file_type, has_known_suffix
 from hfkit.core.hub_ids import HUB_ID
 from hfkit.data.cards import recipe_of, source_split, split_file
 from hfkit.data.mixture import BUDGETS
 from hfkit.stages.checks.rules import broken_rules
-
-FILE = re.compile(r"\.(jsonl?|csv|txt|parquet)(\.gz)?$")
-READ = re.compile(r"\.(jsonl?|csv|txt|parquet)(\.|$)")
 
 
 def data_problems(config) -> list[Problem]:
@@ -52,9 +49,9 @@ def entry_path_problems(entry: DatasetEntry) -> list[Problem]:
         if not HUB_ID.match(entry.path):
             return [Problem("path", entry.path, "no such file, and not a Hub id", Kind.NO_SUCH_FILE)]
         missing = Problem("path", entry.path, "no such file", Kind.NO_SUCH_FILE)
-        return [missing] if FILE.search(entry.path) else []
-    if os.path.isfile(entry.path) and not READ.search(os.path.basename(entry.path)):
-        remedy = "expected a file that ends in .jsonl, .json, .parquet, .csv or .txt, perhaps gzipped (.gz)"
+        return [missing] if has_known_suffix(entry.path) else []
+    if os.path.isfile(entry.path) and file_type(entry.path) is None:
+        remedy = f"expected a file that ends in {SUFFIXES}, or in one of them and .gz"
         return [Problem("path", entry.path, remedy)]
     given = [name for name in ("name", "revision") if getattr(entry, name) is not None]
     return broken_rules(entry, [(True, name, "has no effect on a file", "path") for name in given])

@@ -1,0 +1,90 @@
+"""Private parts of other libraries that hfkit needs, each in a function with the upstream version it was read in.
+
+No other module touches them. `tests/core/test_compat.py` fails when upstream moves one.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+
+def use_one_gpu(arguments) -> None:
+    """Make a `TrainingArguments` count one GPU, so that `Trainer` does not fall back to nn.DataParallel.
+
+    transformers 5.23.0: `TrainingArguments.n_gpu` has no setter, and `Trainer` itself sets `_n_gpu` for a model that
+    is spread over several GPUs.
+    """
+    arguments._n_gpu = 1
+
+
+def load_checkpoint_weights(trainer, checkpoint: str) -> None:
+    """Load the weights of a checkpoint into a `Trainer`'s model.
+
+    transformers 5.23.0: the only public caller is `Trainer.train`, which takes a further step even if the checkpoint
+    is that of the last one.
+    """
+    trainer._load_from_checkpoint(checkpoint)
+
+
+def attention_of(config) -> str | None:
+    """Return the attention implementation that a model with this config computes with.
+
+    transformers 5.23.0: the resolved name is in `PreTrainedConfig._attn_implementation` only.
+    """
+    return config._attn_implementation
+
+
+def copy_quantization(source, target) -> None:
+    """Mark a model as quantized as another one, for what peft and the trainers ask.
+
+    transformers 5.23.0: `HfQuantizer` sets these attributes while it loads a model; nothing else sets them.
+    """
+    for name in ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method", "hf_quantizer"):
+        if hasattr(source, name):
+            setattr(target, name, getattr(source, name))
+
+
+class EncodedRows:
+    """A mixin for a trainer of TRL whose rows are encoded before it gets them.
+
+    trl 1.12.0: `RewardTrainer._prepare_dataset` tokenizes every data set but those with `chosen_ids` and
+    `rejected_ids`, and has no option to skip that.
+    """
+
+    def _prepare_dataset(self, dataset, *args):
+        return dataset
+
+
+def keep_unpacked(layer) -> None:
+    """Keep a `Linear4bit` of bitsandbytes from repacking its weights on a CPU with AVX512-BF16 in evaluation.
+
+    No gradient flows through packed weights: after an evaluation, LoRA would silently train on wrong ones.
+    bitsandbytes 0.50.2: the layer decides by this attribute, which no argument sets.
+    """
+    layer.support_avx512bf16_for_cpu = False
+
+
+def scales_of_8bit(layer) -> list:
+    """Return the quantized weights and scales of a `Linear8bitLt` of bitsandbytes.
+
+    bitsandbytes 0.50.2: the first forward pass moves them from the parameter to `layer.state`, where other layers
+    with the same parameter do not find them; this moves them at once.
+    """
+    if layer.weight.CB is not None:
+        layer.init_8bit_state()
+    return [layer.state.CB, layer.state.SCB]
+
+
+def is_plain_lora(layer) -> bool:
+    """Return whether a `LoraLayer` of peft adds just B A to its weight, without DoRA or another variant, and no bias.
+
+    peft 0.21.2: the layer holds variant and bias of each adapter; no method tells.
+    """
+    return not layer.lora_variant and not any(layer.lora_bias.values())
+
+
+def http_library(error_class: type) -> ModuleType:
+    """Return the HTTP library that `huggingface_hub` uses, from its `HfHubHTTPError`.
+
+    huggingface_hub 2.4.0 uses httpx2, earlier versions httpx; the base of its error class tells which.
+    """
+    return import_module(error_class.__bases__[0].__module__.partition(".")[0])
