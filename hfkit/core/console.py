@@ -1,4 +1,4 @@
-"""What a person at the terminal sees: our own lines, and no walls of the libraries' warnings."""
+"""Lines for the person at the terminal, and silence for the libraries' own notes."""
 
 import logging
 import os
@@ -8,12 +8,12 @@ import warnings
 
 
 def is_main_process() -> bool:
-    """True on the process that writes and speaks; `accelerate launch` sets RANK."""
+    """Return whether this process prints and writes files; `accelerate launch` sets RANK."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def say(message: str) -> None:
-    """One line for the person at the terminal, from the main process only."""
+    """Print a line, from the main process only."""
     if is_main_process():
         print(message, flush=True)
 
@@ -22,38 +22,43 @@ _unrecorded: list[str] = []
 
 
 def warn(message: str) -> None:
-    """A line that should not be overlooked: what was seen, and what to change. The run's record keeps it too."""
+    """Print a warning, from the main process only: what is wrong, and what to change. The run's record keeps it too."""
     if is_main_process():
         print(f"warning: {message}", file=sys.stderr, flush=True)
         _unrecorded.append(message)
 
 
 def take_warnings() -> list[str]:
-    """What was warned of since this was last called: whoever writes a record puts it there."""
+    """Return the warnings since the last call, for the record that the caller writes."""
     taken = list(_unrecorded)
     _unrecorded.clear()
     return taken
 
 
 def printable(text: str) -> str:
-    """Text that somebody else wrote, less what a terminal would obey: control characters and marks of direction.
+    """Return a text of unknown origin without what a terminal would obey: control characters and direction marks.
 
-    Line breaks and tabs stay, and the joiners that letters and emoji are put together with.
+    Line breaks, tabs and the joiners within letters and emoji stay.
     """
     kept = "\n\t\u200c\u200d"
     return "".join(one for one in text if one in kept or unicodedata.category(one) not in ("Cc", "Cf", "Cs"))
 
 
+def printable_line(text: str) -> str:
+    """Return the `printable` part of a text on one line, with a space for each line break and tab."""
+    return printable(text.replace("\n", " ").replace("\t", " "))
+
+
 def quiet_libraries() -> None:
-    """Turns the libraries' notes off; call it before they are imported. HFKIT_DEBUG=1 leaves them on."""
+    """Turn the libraries' notes off. Call it before they are imported. HFKIT_DEBUG=1 leaves them on."""
     if os.environ.get("HFKIT_DEBUG") == "1":
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DATASETS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its notes hold signed URLs
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its notes contain signed URLs
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # bars are for a terminal; in a file they are noise
+        os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are noise in a log file
     for name in ("bitsandbytes", "torchao", "httpx", "huggingface_hub", "accelerate", "trl"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if not sys.warnoptions:

@@ -1,4 +1,4 @@
-"""This process's device, and its group where several were launched."""
+"""The device of this process, and the process group where several processes were launched."""
 
 import os
 from datetime import timedelta
@@ -9,35 +9,39 @@ from accelerate.utils import parse_flag_from_env
 
 from hfkit.core.console import warn
 
-GROUP_TIMEOUT = 1800  # seconds, as in Transformers; NCCL's own 600 are less than it may take one process to save
+GROUP_TIMEOUT = 1800  # seconds, as in Transformers; one process may take longer to save than NCCL's own 600
 
 
 def prepare_device(config) -> None:
-    """Chooses a stage's device and joins its process group, as its config says; tells of GPUs that are left out."""
+    """Choose a stage's device and join its process group as `config.extra` says; warn about unused GPUs."""
     state = process_state(config.extra)
+    disable_cudnn_attention()
     gpus = torch.cuda.device_count() if state.device.type == "cuda" else 0
     if gpus > 1 and state.num_processes == 1:
-        warn(f"{gpus} GPUs are visible and one is used: `accelerate launch -m hfkit.cli STAGE ...` takes all")
+        warn(f"one of {gpus} visible GPUs is used: `accelerate launch -m hfkit.cli STAGE ...` uses all")
+
+
+def disable_cudnn_attention() -> None:
+    """Turn cuDNN's attention kernels off in this process; PyTorch's other kernels take their place.
+
+    In half precision their backward pass gives NaN for some lengths of padded rows (pytorch issue 196678, on Hopper,
+    where PyTorch uses them since 2.11), and their forward pass wrong tokens (pytorch issue 193893, on Blackwell).
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def device() -> torch.device:
-    """This process's device: its GPU where there is one, and `ACCELERATE_USE_CPU` is not set, else the CPU.
-
-    Attention goes without cuDNN's kernels from then on. In half precision their backward gives NaN for some lengths of
-    padded rows (pytorch issue 196678: on Hopper, where torch takes them since 2.11), and their forward wrong tokens
-    (193893: on Blackwell); torch's other kernels take their place.
-    """
-    torch.backends.cuda.enable_cudnn_sdp(False)
+    """Return this process's device: its GPU if there is one and `ACCELERATE_USE_CPU` is not set, else the CPU."""
     return process_state({}).device
 
 
-def process_state(settings: dict):
-    """accelerate's state of this process; the first to ask for it joins the process group.
+def process_state(settings: dict) -> PartialState:
+    """Return accelerate's state of this process; the first call joins the process group.
 
-    That is never Transformers, which would pass on the same settings: models are loaded before its arguments are made.
+    It has to come before Transformers would join: models are loaded before the trainer's arguments are created.
 
     Args:
-        settings: `use_cpu`, `ddp_backend` and `ddp_timeout` (seconds) as Transformers has them.
+        settings: `use_cpu`, `ddp_backend` and `ddp_timeout` (seconds), as in `TrainingArguments`.
     """
     return PartialState(
         cpu=settings.get("use_cpu", False) or parse_flag_from_env("ACCELERATE_USE_CPU"),
@@ -47,16 +51,16 @@ def process_state(settings: dict):
 
 
 def wait_for_everyone() -> None:
-    """Return once every process of the launch has come here; a process alone does not wait."""
+    """Return once every process of the launch has called this; a single process does not wait."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         PartialState().wait_for_everyone()
 
 
 def has_bf16() -> bool:
-    """Whether this process's device is a GPU that computes in bf16; older ones only emulate it."""
+    """Return whether this process's device is a GPU that computes in bf16; older ones only emulate it."""
     return device().type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def random_state_kept(on: torch.device):
-    """A context that leaves torch's generators, of the CPU and of a device, as they were."""
+    """Return a context that restores torch's generators, of the CPU and of a device, when it ends."""
     return torch.random.fork_rng([on] if on.type == "cuda" else [])

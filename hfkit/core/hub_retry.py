@@ -9,11 +9,11 @@ import random
 import re
 import time
 from collections.abc import Callable
-from importlib import import_module
 
 from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+from hfkit.core.compat import http_library
 from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError, reason
 
@@ -25,8 +25,7 @@ LONGEST_WAIT = 30.0
 TIMEOUT = 300.0
 """Seconds without a byte after which a request fails; the client's own default is to wait forever."""
 TEMPORARY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
-# httpx, or whichever library the client is built on.
-httpx = import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
+httpx = http_library(HfHubHTTPError)
 
 
 class HubError(HfkitError):

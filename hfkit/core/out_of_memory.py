@@ -1,4 +1,4 @@
-"""A GPU without memory left, told in a line: with the keys that take less of it, as far as a verb has them."""
+"""Explains that the GPU is out of memory, and names the keys of a config that need less of it."""
 
 from contextlib import contextmanager
 
@@ -7,39 +7,42 @@ from hfkit.core.errors import HfkitError
 
 @contextmanager
 def explain_out_of_memory(config=None):
-    """Says that the GPU is full, and which keys of a config could be otherwise.
+    """Turn PyTorch's error into one line with the keys to change.
 
     Raises:
-        HfkitError: torch found no memory within.
+        HfkitError: PyTorch ran out of GPU memory in the block.
     """
     try:
         yield
     except Exception as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's; what has not imported it did not run out
+        if type(error).__name__ != "OutOfMemoryError":  # by its name: this module does not import torch
             raise
         raise HfkitError(f"the GPU has no memory left: {', or '.join(memory_remedies(config))}") from error
 
 
 def memory_remedies(config) -> list[str]:
-    """What to set: rows at once, then what costs time, then numbers of half the size where nothing is trained."""
+    """Return what to change, cheapest first: batch sizes, then what costs time, then the dtype if nothing is trained.
 
-    def at_least(key: str, least: int) -> bool:
-        return (getattr(config, key, None) or 0) >= least
+    A key that the config lacks, or that cannot be lowered, is not named.
+    """
+
+    def is_above_one(key: str) -> bool:
+        return (getattr(config, key, None) or 0) > 1
 
     trains = hasattr(config, "per_device_train_batch_size")
-    found = []
-    if at_least("per_device_train_batch_size", 2):
-        found.append("lower per_device_train_batch_size (and raise gradient_accumulation_steps)")
-    if at_least("local_rollout_forward_batch_size", 2):
-        found.append("lower local_rollout_forward_batch_size")
-    if at_least("per_device_eval_batch_size", 2):
-        found.append("lower per_device_eval_batch_size")
+    remedies = []
+    if is_above_one("per_device_train_batch_size"):
+        remedies.append("lower per_device_train_batch_size (and raise gradient_accumulation_steps)")
+    if is_above_one("local_rollout_forward_batch_size"):
+        remedies.append("lower local_rollout_forward_batch_size")
+    if is_above_one("per_device_eval_batch_size"):
+        remedies.append("lower per_device_eval_batch_size")
     if getattr(config, "merge_in_rollouts", False) and config.use_peft:
-        found.append("set merge_in_rollouts to false")
-    if getattr(config, "gradient_checkpointing", None) is False:  # unset, it is on where there is a GPU
-        found.append("set gradient_checkpointing to true")
+        remedies.append("set merge_in_rollouts to false")
+    if getattr(config, "gradient_checkpointing", None) is False:  # None means true on a GPU
+        remedies.append("set gradient_checkpointing to true")
     if not trains and getattr(config, "dtype", None) == "float32":
-        found.append("set dtype to bfloat16")
+        remedies.append("set dtype to bfloat16")
     if trains:
-        return [*found, "ask `hfkit plan` what would fit"]
-    return [*found, "leave it out (CUDA_VISIBLE_DEVICES= in front of the command)"]
+        return [*remedies, "ask `hfkit plan` what fits"]
+    return [*remedies, "run on the CPU (CUDA_VISIBLE_DEVICES= in front of the command)"]

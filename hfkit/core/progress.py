@@ -1,35 +1,74 @@
-"""How far a loop is and how long it will take, on a terminal and in a log."""
+"""The progress of a loop and the time left: a bar on a terminal, a line every ten seconds in a log."""
 
 import time
 from collections.abc import Iterator, Sequence
 
-from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hfkit.core.console import say
 
-SILENT = 10
-"""Seconds between two lines where the output is no terminal."""
+INTERVAL = 10
+"""Least seconds between two lines of a log."""
 
 
-def progress(batches: Sequence, name: str, size: int, total: int) -> Iterator:
-    """The batches, one after the other: a bar with the time left, or a line each ten seconds.
+class ProgressLine:
+    """A loop's progress.
 
     Args:
-        size: items in a batch.
-        total: items in all, those that are done already among them.
+        name: of the loop.
+        total: its steps.
+        done: steps that were done before it starts; the estimate of the time left ignores them.
+        unit: what a step is called in a log.
     """
-    done = max(total - len(batches) * size, 0)
-    if done and batches:
-        say(f"{name}: going on after {done} of {total}")
-    if Console().is_terminal:
-        yield from track(batches, name)
-        return
-    begun = last = time.time()
-    for number, batch in enumerate(batches):
-        yield batch
+
+    def __init__(self, name: str, total: int, done: int = 0, unit: str = ""):
+        self.name, self.total, self.first, self.unit = name, total, done, unit
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self.bar = Progress(TextColumn("{task.description}"), *columns, TextColumn("{task.fields[metrics]}"))
+        self.task = self.bar.add_task(name, total=total, completed=done, metrics="")
+        self.is_terminal = self.bar.console.is_terminal
+        self.started = self.reported = time.time()
+        if self.is_terminal:
+            self.bar.start()
+
+    def update(self, done: int) -> None:
+        """Move the bar of a terminal."""
+        self.bar.update(self.task, completed=done)
+
+    def report(self, done: int, metrics: str = "") -> None:
+        """Move the bar and show metrics beside it; without a terminal, print a line if the last one is old enough."""
+        self.bar.update(self.task, completed=done, metrics=metrics)
         now = time.time()
-        if now - last > SILENT and number + 1 < len(batches):
-            left = (now - begun) / (number + 1) * (len(batches) - number - 1)
-            say(f"{name}: {min(done + (number + 1) * size, total)} of {total}, {left:.0f} s left")
-            last = now
+        if not self.is_terminal and self.first < done and now - self.reported > INTERVAL:
+            left = (now - self.started) / (done - self.first) * (self.total - done)
+            parts = (f"{self.unit} {done}/{self.total}".strip(), metrics, f"{left:.0f} s left")
+            say(f"{self.name}: {', '.join(filter(None, parts))}")
+            self.reported = now
+
+    def print(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.bar.console.print(text)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self.is_terminal:
+            self.bar.stop()
+
+
+def track_progress(batches: Sequence, name: str, batch_size: int, total: int) -> Iterator:
+    """Yield the batches and show progress in items.
+
+    Args:
+        batch_size: items in a batch.
+        total: items in all, including those done in an earlier run.
+    """
+    done = max(total - len(batches) * batch_size, 0)
+    if done and batches:
+        say(f"{name}: resuming at {done} of {total}")
+    line = ProgressLine(name, total, done)
+    try:
+        for number, batch in enumerate(batches, 1):
+            yield batch
+            line.report(min(done + number * batch_size, total))
+    finally:
+        line.close()

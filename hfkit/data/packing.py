@@ -18,6 +18,7 @@ from transformers import Trainer
 from trl import pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from hfkit.core.compat import attention_of
 from hfkit.core.errors import HfkitError
 from hfkit.data import faults
 from hfkit.data.caching import cached_map, process_count
@@ -122,7 +123,7 @@ def require_separation(trainer: Trainer) -> None:
     if leak > LEAK or shift > (SHIFT if is_exact else SHIFT_ROUNDED):
         config = model.config.get_text_config()
         raise HfkitError(
-            f"packing: {config.model_type} under attn_implementation={config._attn_implementation} does not keep the "
+            f"packing: {config.model_type} under attn_implementation={attention_of(config)} does not keep the "
             f"documents of a row apart (logits differ by {max(leak, shift):.2g} standard deviations): leave packing "
             "out, or try another attn_implementation"
         )

@@ -17,8 +17,9 @@ from rich.table import Table
 
 from hfkit.config.evaluation import EvaluateConfig
 from hfkit.core.console import say
+from hfkit.core.explain import explain_errors
 from hfkit.core.files import RECORD, write_json
-from hfkit.core.locks import explain_errors, lock_folder
+from hfkit.core.locks import lock_folder
 from hfkit.evaluation.language_model import evaluate_language_models
 from hfkit.evaluation.replies import REPLIES
 from hfkit.evaluation.results_file import ResultsFile

@@ -8,7 +8,7 @@ import numpy as np
 from hfkit.core.console import printable
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import hash_of
-from hfkit.core.progress import progress
+from hfkit.core.progress import track_progress
 from hfkit.data.messages import Messages, as_messages
 from hfkit.evaluation.replies import Subject
 from hfkit.evaluation.results_file import ResultsFile
@@ -102,7 +102,7 @@ def model_judge(subject: Subject, results: ResultsFile, batch_size: int) -> Judg
         keys = [hash_of([subject.identity, m.prompt, m.a, m.b]) for m in matches]
         missing = [index for index, key in enumerate(keys) if key not in results]
         batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
-        for batch in progress(batches, f"{subject.name}: verdicts", batch_size, len(matches)):
+        for batch in track_progress(batches, f"{subject.name}: verdicts", batch_size, len(matches)):
             part = [matches[index] for index in batch]
             both_orders = zip(compare(part, "a", "b"), compare(part, "b", "a"), strict=True)
             results.add({keys[index]: {"firsts": firsts} for index, firsts in zip(batch, both_orders, strict=True)})

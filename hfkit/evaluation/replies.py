@@ -7,7 +7,7 @@ from functools import cached_property
 from hfkit.core.console import say
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.files import hash_of
-from hfkit.core.progress import progress
+from hfkit.core.progress import track_progress
 from hfkit.data.chat_template import encode_prompt
 from hfkit.data.messages import Messages
 from hfkit.evaluation.results_file import ResultsFile
@@ -117,7 +117,7 @@ def load_or_sample(
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     missing = [batch for batch in batches if any(keys[index] not in saved for index in batch)]
-    for batch in progress(missing, f"{subject.name}: responses", batch_size, len(prompts)):
+    for batch in track_progress(missing, f"{subject.name}: responses", batch_size, len(prompts)):
         rows = [prompts[index] for index in batch]
         replies = sample_batch(subject, rows, sampling, hash_of([keys[index] for index in batch]))
         new = zip(batch, replies, strict=True)
@@ -137,7 +137,7 @@ def sample_batch(subject: Subject, prompts: list[list[int]], sampling: Sampling,
         temperature,
         seed=int(name[:8], 16),
         batch_size=len(prompts),
-        stops=stop_ids(model.generation_config, tokenizer),
+        stop_token_ids=stop_ids(model.generation_config, tokenizer),
     )
     scored = likelihoods(model, tokenizer, prompts, ids, temperature)
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)

@@ -10,12 +10,13 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from hfkit import __version__
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, HfkitError, Problem
+from hfkit.core.explain import explain_errors
 from hfkit.core.files import require_free_folder, write_json
 from hfkit.core.hub_fetch import fetch_snapshot
 from hfkit.core.hub_files import DOCUMENTS, LOADED_FILES, matches
 from hfkit.core.hub_ids import repo_id_error, split_revision
 from hfkit.core.hub_retry import describe_error, with_retries
-from hfkit.core.locks import explain_errors, lock_folder
+from hfkit.core.locks import lock_folder
 from hfkit.hub.locations import is_local, save_location
 from hfkit.hub.model_files import PICKLE_SUFFIXES, RepoFile
 from hfkit.hub.repo import Repo

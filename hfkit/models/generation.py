@@ -1,4 +1,4 @@
-"""Replies of a model, and how likely a model finds them: what rewards, KL and entropy are measured on."""
+"""Samples replies of a model, and computes the log-probabilities and entropies of their tokens."""
 
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from hfkit.core.device import random_state_kept
 from hfkit.metrics.formulas import kl_per_reply, token_entropy
 
-STRIDE = 16  # tokens sampled between two looks at which rows have ended
-LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)  # of a cache whose rows can be taken out
+STRIDE = 16  # tokens sampled before the rows that have ended leave the batch
+LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)  # layers of a cache from which rows can be selected
 
 
 def generate_replies(
@@ -23,19 +23,19 @@ def generate_replies(
     temperature: float = 0.0,
     seed: int = 0,
     batch_size: int = 32,
-    stops: list[int] | None = None,
+    stop_token_ids: list[int] | None = None,
 ) -> list[list[int]]:
-    """A reply to each prompt as token ids, up to and including the token that ends it if it came.
+    """Return a reply to each prompt as token ids, up to and including the stop token if the model wrote one.
 
     Args:
-        prompts: token ids, as `chat_template.encode_prompt` gives them.
-        temperature: 0 takes the likeliest token; otherwise it is the only processor applied.
-        seed: of the sampling; torch's own generators are left as they were.
-        stops: token ids that end a reply; default the tokenizer's end of text.
+        prompts: token ids, as `chat_template.encode_prompt` returns them.
+        temperature: 0 takes the likeliest token; otherwise temperature is the only logits processor.
+        seed: of the sampling; torch's global generators are restored.
+        stop_token_ids: end a reply; default is the tokenizer's EOS.
     """
     with random_state_kept(model.device):
         torch.manual_seed(seed)
-        return sample_replies(model, tokenizer, prompts, max_new_tokens, temperature, batch_size, stops)
+        return sample_replies(model, tokenizer, prompts, max_new_tokens, temperature, batch_size, stop_token_ids)
 
 
 @torch.no_grad()
@@ -46,10 +46,10 @@ def sample_replies(
     max_new_tokens: int,
     temperature: float,
     batch_size: int,
-    stops: list[int] | None = None,
+    stop_token_ids: list[int] | None = None,
 ) -> list[list[int]]:
-    """As `generate_replies`, drawing from torch's global generator."""
-    config = sampling_config(tokenizer, max_new_tokens, temperature, stops or [tokenizer.eos_token_id])
+    """Return replies as `generate_replies` does, drawn from torch's global generator."""
+    config = sampling_config(tokenizer, max_new_tokens, temperature, stop_token_ids or [tokenizer.eos_token_id])
     replies = []
     with plain_generation(model):
         for start in range(0, len(prompts), batch_size):
@@ -66,14 +66,14 @@ def sample_until_ended(
     max_new_tokens: int,
     config: GenerationConfig,
 ) -> list[list[int]]:
-    """Replies to one batch of prompts (B, P), padded on the left; a row that has ended leaves the batch.
+    """Return replies to one batch of prompts (B, P), padded on the left; rows that have ended leave the batch.
 
-    Lengths differ much: a batch that is kept whole computes as many tokens for each row as for the longest.
+    The lengths of replies differ much: a whole batch would compute as many tokens for each row as for the longest.
     """
-    width, limit, stops = ids.shape[1], ids.shape[1] + max_new_tokens, torch.tensor(config.eos_token_id)
+    width, limit, stop_token_ids = ids.shape[1], ids.shape[1] + max_new_tokens, torch.tensor(config.eos_token_id)
     replies = [[] for _ in ids]
-    going, cache, stride = torch.arange(len(ids)), None, STRIDE
-    while len(going) and ids.shape[1] < limit:
+    running, cache, stride = torch.arange(len(ids)), None, STRIDE
+    while len(running) and ids.shape[1] < limit:
         config.max_new_tokens = min(stride, limit - ids.shape[1])
         made = model.generate(
             input_ids=ids,
@@ -84,27 +84,27 @@ def sample_until_ended(
         )
         mask = torch.nn.functional.pad(mask, (0, made.sequences.shape[1] - ids.shape[1]), value=1)
         ids, cache = made.sequences, made.past_key_values
-        ended = torch.isin(ids[:, width:].cpu(), stops)
-        for row, reply, ends in zip(going.tolist(), ids[:, width:].tolist(), ended.tolist(), strict=True):
+        ended = torch.isin(ids[:, width:].cpu(), stop_token_ids)
+        for row, reply, ends in zip(running.tolist(), ids[:, width:].tolist(), ended.tolist(), strict=True):
             replies[row] = reply[: ends.index(True) + 1] if any(ends) else reply
-        left = (~ended.any(1)).nonzero().flatten()
-        going, rows = going[left], left.to(ids.device)
+        unfinished = (~ended.any(1)).nonzero().flatten()
+        running, rows = running[unfinished], unfinished.to(ids.device)
         ids, mask = ids[rows], mask[rows]
         if type(cache) is DynamicCache and all(type(layer) in LAYERS for layer in cache.layers):
             cache.batch_select_indices(rows)
-        else:  # a recurrent state, say: the rest goes in one call, from a cache made anew
+        else:  # such as a recurrent state: one call generates the rest, with a new cache
             cache, stride = None, max_new_tokens
     return replies
 
 
 def sampling_config(
-    tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float, stops: list[int]
+    tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float, stop_token_ids: list[int]
 ) -> GenerationConfig:
-    """How a reply is sampled: the temperature is the only processor, and 0 takes the likeliest token."""
+    """Return a generation config whose only logits processor is the temperature; 0 takes the likeliest token."""
     sampling = {"do_sample": True, "temperature": float(temperature), "top_k": 0, "top_p": 1.0} if temperature else {}
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
-        eos_token_id=stops,
+        eos_token_id=stop_token_ids,
         pad_token_id=tokenizer.pad_token_id,
         **({"do_sample": False} | sampling),
     )
@@ -112,7 +112,7 @@ def sampling_config(
 
 @contextmanager
 def plain_generation(model: PreTrainedModel | PeftModel):
-    """Takes the model's own generation config away: `generate` fills what a config leaves open from it."""
+    """Remove the model's own generation config, from which `generate` fills in what another config leaves unset."""
     kept = model.generation_config
     set_generation_config(model, GenerationConfig())
     try:
@@ -122,22 +122,22 @@ def plain_generation(model: PreTrainedModel | PeftModel):
 
 
 def set_generation_config(model: PreTrainedModel | PeftModel, config: GenerationConfig) -> None:
-    """Sets it on the model and, under an adapter, on its base, which is the one that generates."""
+    """Set a generation config on a model and, under an adapter, on its base, which generates."""
     model.generation_config = config
     if hasattr(model, "get_base_model"):
         model.get_base_model().generation_config = config
 
 
 def stop_ids(config: GenerationConfig, tokenizer) -> list[int]:
-    """The token ids that end a reply: those of the model's generation config, and the tokenizer's EOS."""
-    given = config.eos_token_id
-    given = given if isinstance(given, list) else [] if given is None else [given]
-    return [*dict.fromkeys([*given, tokenizer.eos_token_id])]
+    """Return the token ids that end a reply: those of the generation config, and the tokenizer's EOS."""
+    ids = config.eos_token_id
+    ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    return [*dict.fromkeys([*ids, tokenizer.eos_token_id])]
 
 
 @dataclass
 class Likelihood:
-    """Per-token figures of one reply, float32 (tokens,)."""
+    """Log-probability and entropy of each token of one reply, in nats, float32 (tokens,)."""
 
     logprobs: torch.Tensor
     entropy: torch.Tensor
@@ -152,7 +152,7 @@ def likelihoods(
     temperature: float = 1.0,
     batch_size: int = 16,
 ) -> list[Likelihood]:
-    """Log-probability of each token of each reply, and the entropy of the distribution it was taken from, in nats."""
+    """Return the log-probability of each token of each reply, and the entropy of its distribution."""
     results = []
     for start in range(0, len(prompts), batch_size):
         pairs = list(zip(prompts[start : start + batch_size], replies[start : start + batch_size], strict=True))
@@ -161,29 +161,29 @@ def likelihoods(
         logits, first = logits_from(model, batch, min(len(prompt) for prompt, _ in pairs) - 1)
         for row, (prompt, reply) in enumerate(pairs):
             start = len(prompt) - 1 - first
-            before = logits[row, start : start + len(reply)].float()
-            said = (before / (temperature or 1.0)).log_softmax(-1)
-            taken = said.gather(-1, torch.tensor(reply, device=said.device).unsqueeze(-1)).squeeze(-1)
-            results.append(Likelihood(taken.cpu(), -(said.exp() * said).sum(-1).cpu()))
+            reply_logits = logits[row, start : start + len(reply)].float()
+            logprobs = (reply_logits / (temperature or 1.0)).log_softmax(-1)
+            taken = logprobs.gather(-1, torch.tensor(reply, device=logprobs.device).unsqueeze(-1)).squeeze(-1)
+            results.append(Likelihood(taken.cpu(), -(logprobs.exp() * logprobs).sum(-1).cpu()))
     return results
 
 
 def logits_from(model: PreTrainedModel | PeftModel, batch: BatchEncoding, first: int) -> tuple[torch.Tensor, int]:
-    """Logits of a padded batch (B, T) from a position on, (B, T - first, V), and the position of their first.
+    """Return the logits of a padded batch (B, T) from position `first` on, (B, T - first, V), and their first position.
 
-    Without a cache, and without those of what is only read: over a large vocabulary they are most of the memory.
+    No logits of earlier positions are computed: over a large vocabulary they would take most of the memory.
     """
     ids, mask = batch["input_ids"], batch["attention_mask"]
     kept = ids.shape[1] - first
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits
-    return logits, ids.shape[1] - logits.shape[1]  # a model that knows no `logits_to_keep` gives them all
+    return logits, ids.shape[1] - logits.shape[1]  # a model without `logits_to_keep` returns all
 
 
 def reply_kl(policy: list[Likelihood], reference: list[Likelihood]) -> float:
-    """KL of a policy to a reference on replies that it sampled, in nats per reply (see `formulas.kl_per_reply`)."""
+    """Return the KL of a policy to a reference on its own samples, in nats per reply (see `formulas.kl_per_reply`)."""
     return kl_per_reply(*([float(one.logprobs.sum()) for one in model] for model in (policy, reference)))
 
 
-def mean_entropy(said: list[Likelihood]) -> float:
-    """Entropy over the tokens of all replies, in nats per token (see `formulas.token_entropy`)."""
-    return token_entropy([float(one.entropy.sum()) for one in said], [len(one.entropy) for one in said])
+def mean_entropy(replies: list[Likelihood]) -> float:
+    """Return the entropy over the tokens of all replies, in nats per token (see `formulas.token_entropy`)."""
+    return token_entropy([float(one.entropy.sum()) for one in replies], [len(one.entropy) for one in replies])

@@ -1,7 +1,7 @@
-"""Tokenizers and models: everything that is loaded from a folder or from the Hub.
+"""Loads tokenizers and models from a folder or from the Hub.
 
-A path may name a full model or a LoRA adapter; an adapter brings its base with it. Weights are read from
-safetensors, and no code that comes with a model is run.
+A path may name a full model or a LoRA adapter, which is loaded with its base. Weights are loaded from safetensors, and
+no code that comes with a model is run.
 """
 
 from functools import cache
@@ -21,19 +21,19 @@ from transformers import (
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from hfkit.core.console import warn
-from hfkit.core.device import device
+from hfkit.core.device import device, disable_cudnn_attention
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES, TOKENIZER_FILES
 from hfkit.models.adapters import adapter_weights, load_adapter_weights, lora_config, merge_adapter, with_adapter
-from hfkit.models.quantization import keep_unpacked, quantization_as_trained, quantization_of
+from hfkit.models.quantization import prevent_packing, quantization_as_trained, quantization_of
 from hfkit.models.score_head import hold_head_in_float32, with_exact_head
 from hfkit.records.base import base_identity
 from hfkit.records.source import Source
 
 HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
 
-# Tokens that models ship with and that never stand in a conversation, in the order of preference for padding.
+# Tokens of common vocabularies that never occur in a conversation, in the order of preference for padding.
 PAD_CANDIDATES = (
     "<pad>",
     "<|pad|>",
@@ -46,7 +46,7 @@ PAD_CANDIDATES = (
 
 
 def read_tokenizer(path: str, revision: str = "main", chat_template: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, whatever it pads with.
+    """Load the tokenizer of a model, whatever it pads with.
 
     Raises:
         ValueError: no EOS.
@@ -54,11 +54,11 @@ def read_tokenizer(path: str, revision: str = "main", chat_template: str | None 
     folder = local_folder(path, revision, TOKENIZER_FILES)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.eos_token is None:
-        raise ValueError("it has no EOS token, so nothing could say where a text ends")
+        raise ValueError("it has no EOS token, so a model could not end a text")
     if chat_template is not None:
         tokenizer.chat_template = Path(chat_template).read_text()
     if getattr(tokenizer, "chat_control_tokens", None) is None:
-        # In what people write special tokens are text (see rendering.py); the likes of <think> in a reply stay tokens.
+        # Special tokens in messages are text (see chat_template.py); tokens such as <think> in a reply stay tokens.
         tokenizer.chat_control_tokens = []
     return tokenizer
 
@@ -69,13 +69,13 @@ def load_tokenizer(
     pad_token: str | None = None,
     chat_template: str | None = None,
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, with a pad token that is not its EOS.
+    """Load the tokenizer of a model, with a pad token that is not its EOS.
 
-    With pad == EOS, masks made from the pad token take the EOS with them and the model never learns to stop. A token
-    that is in the vocabulary already is used, so the embedding does not grow.
+    With pad == EOS, masks of the pad token mask the EOS too, and the model never learns to stop. The pad token is one
+    of the vocabulary, so the embedding does not grow.
 
     Raises:
-        HfkitError: no token to pad with; name one with `pad_token`.
+        HfkitError: there is no token to pad with.
         ValueError: no EOS.
     """
     tokenizer = read_tokenizer(path, revision, chat_template)
@@ -86,8 +86,8 @@ def load_tokenizer(
     pad_token = pad_token or next(iter(usable), None)
     if pad_token is None or pad_token not in vocabulary or pad_token == tokenizer.eos_token:
         raise HfkitError(
-            f"{path} has no token to pad with apart from its EOS {tokenizer.eos_token!r} (pad_token: {pad_token}). "
-            "Set pad_token to a token of the vocabulary that your texts never contain."
+            f"{path} has no token to pad with besides its EOS {tokenizer.eos_token!r} (pad_token: {pad_token}): set "
+            "pad_token to a token of its vocabulary that your texts never contain"
         )
     tokenizer.pad_token = pad_token
     return tokenizer
@@ -104,18 +104,22 @@ def load_base(
     allow_pickle: bool = False,
     on: torch.device | None = None,
 ) -> PreTrainedModel:
-    """A model without adapters, on a device, this process's own unless told otherwise; a classifier's head computes in
-    float32.
+    """Load a model without adapters, with cuDNN's attention turned off; a classifier's head computes in float32.
+
+    Args:
+        head: the auto class to load with.
+        on: the device; default is this process's own.
 
     Raises:
-        HfkitError: the folder holds no safetensors weights, and `allow_pickle` is off; or they lack some of the model's
-            (which would be random), or cannot be read.
+        HfkitError: there are no safetensors weights and `allow_pickle` is off; or some of the model's weights are
+            missing from them and would be random; or they cannot be read.
     """
+    disable_cudnn_attention()
     options = {"num_labels": 1} if head is AutoModelForSequenceClassification else {}
     folder = path if allow_pickle else local_folder(path, revision, MODEL_FILES)
-    place = on or device()
-    if quantization is not None or place.type == "cuda":  # read straight to where it stays, not by way of the CPU
-        options["device_map"] = {"": place}
+    target = on or device()
+    if quantization is not None or target.type == "cuda":  # loads onto the device without a copy on the CPU
+        options["device_map"] = {"": target}
     try:
         with suppress_seqcls_warning():
             model, loaded = head.from_pretrained(
@@ -131,10 +135,10 @@ def load_base(
             )
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever a library says of a folder's content
+    except Exception as error:  # the libraries raise many kinds for a broken folder
         raise HfkitError(f"cannot load {path}: {reason(error)}") from error
     missing = sorted(loaded["missing_keys"])
-    if head is AutoModelForSequenceClassification:  # its head may be new
+    if head is AutoModelForSequenceClassification:  # a new head is random
         missing = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]
     if missing:
         shown = ", ".join(missing[:3])
@@ -142,30 +146,30 @@ def load_base(
             f"{path} lacks {len(missing)} weights of a {type(model).__name__}, which would be random: {shown}"
         )
     model = with_exact_head(model)
-    return keep_unpacked(model) if quantization is not None else model.to(place)
+    return prevent_packing(model) if quantization is not None else model.to(target)
 
 
 def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrainedModel | PeftModel:
-    """The model that a stage trains, started from `config.model_name_or_path`.
+    """Load the model that a stage trains, from `config.model_name_or_path`.
 
-    With LoRA: the untouched base with one trainable adapter, which begins as a copy of the starting adapter (so that
-    what is saved stands on the base alone). Without: the full model, a starting adapter merged into it.
-    A scalar head (`task_type=SEQ_CLS`) is always trainable and saved.
+    With LoRA: the frozen base under one trainable adapter, which starts as a copy of the adapter at the path if there
+    is one, so that the saved adapter needs the base only. Without: the full model, with an adapter merged into it.
+    A scalar head (`task_type=SEQ_CLS`) is always trained and saved.
     """
     source = Source.of(config.model_name_or_path, config.model_revision)
     model = load_base(source.base, source.base_revision, head=HEADS[task_type], **loading_options(config))
     if not config.use_peft:
         if model.dtype.itemsize < 4:
             warn(
-                f"dtype: {config.dtype} without use_peft: weights of 16 bits are trained, in which small updates are "
-                "rounded away; dtype: float32 with bf16: true keeps them"
+                f"dtype: {config.dtype} without use_peft trains 16-bit weights, which round small updates away: set "
+                "dtype to float32, and bf16 to true"
             )
         return merge_adapter(model, source) if source.adapter else model
     return under_adapter(model, config, source, task_type)
 
 
 def loading_options(config) -> dict:
-    """The options of `load_base` that a stage's config sets."""
+    """Return the options of `load_base` that a stage's config sets."""
     return {
         "dtype": config.dtype,
         "attn_implementation": config.attn_implementation,
@@ -175,9 +179,9 @@ def loading_options(config) -> dict:
 
 
 def under_adapter(model: PreTrainedModel, config, source: Source, task_type: TaskType) -> PeftModel:
-    """A base, frozen, under one trainable adapter, which begins as a copy of the source's if it has one.
+    """Freeze a base and put one trainable adapter on it, which starts as a copy of the one at `source`, if any.
 
-    What is trained, the adapter and the head of a classifier, is in float32, whatever the base is in.
+    The trained weights, the adapter's and a classifier's head, are in float32 whatever the base's dtype.
 
     Raises:
         HfkitError: the adapter does not fit the base.
@@ -186,9 +190,9 @@ def under_adapter(model: PreTrainedModel, config, source: Source, task_type: Tas
     try:
         model = get_peft_model(model, lora_config(config, source, task_type))
     except ValueError as error:
-        raise HfkitError(f"no adapter can be put on {source.base}: {reason(error)}; see lora_target_modules") from error
+        raise HfkitError(f"no adapter fits {source.base}: {reason(error)}: change lora_target_modules") from error
     peft_config = model.peft_config["default"]
-    # a folder by its whole path, a Hub model by its commit: an adapter is opened from anywhere, at any time
+    # an absolute path or a Hub commit: the adapter has to load later, and from another working directory
     base = base_identity(source.base, source.base_revision)
     peft_config.base_model_name_or_path, peft_config.revision = base["path"], base["revision"]
     if source.adapter:
@@ -199,14 +203,14 @@ def under_adapter(model: PreTrainedModel, config, source: Source, task_type: Tas
 def load_policy(
     path: str, revision: str = "main", *, base: str | None = None, **options
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal LM to generate with, in eval mode, and its tokenizer, from a full model or an adapter.
+    """Load a causal LM to generate with, in eval mode, and its tokenizer, from a full model or an adapter.
 
     Args:
         path: folder or Hub id.
         revision: branch, tag or commit.
-        base: where an adapter's base lies now, if it is no longer where the adapter says.
+        base: where an adapter's base is now, if not where the adapter config says.
         options: `dtype` (default "float32"), `attn_implementation`, `allow_pickle`, and `quantization`: a
-            BitsAndBytesConfig, or None for the base as it is; default is what an adapter was trained over.
+            BitsAndBytesConfig, or None for the base as it is; default is what the adapter was trained with.
 
     Raises:
         HfkitError: the base is not the one that the adapter was trained on.
@@ -224,10 +228,10 @@ def load_policy(
 def load_classifier(
     path: str, revision: str = "main", *, base: str | None = None, **options
 ) -> PreTrainedModel | PeftModel:
-    """A reward model with its trained head, from a full model or an adapter, in eval mode.
+    """Load a reward model with its trained head, in eval mode, from a full model or an adapter.
 
     Args:
-        base: where an adapter's base lies now, if it is no longer where the adapter says.
+        base: where an adapter's base is now, if not where the adapter config says.
 
     Raises:
         HfkitError: as `reward_source`; or the base is not the one that the adapter was trained on.
@@ -239,10 +243,10 @@ def load_classifier(
 
 
 def reward_source(path: str, revision: str = "main", base: str | None = None) -> Source:
-    """Where a reward model lies; its head is looked for, since a random one would score at random.
+    """Return the source of a reward model, after a check that it has a trained head.
 
     Raises:
-        HfkitError: the path holds no reward model, or one without its head or with several labels.
+        HfkitError: the path has no reward model, or one without its head or with several labels.
     """
     source = Source.of(path, revision, base)
     if source.adapter is not None:
@@ -258,7 +262,7 @@ def reward_source(path: str, revision: str = "main", base: str | None = None) ->
 
 
 def require_reward_adapter(source: Source) -> None:
-    """Raises HfkitError unless an adapter is one of a reward model, with a trained head of one label."""
+    """Raise HfkitError unless an adapter is a reward model's, with a trained head of one label."""
     path, task = source.path, source.adapter.get("task_type")
     if task != "SEQ_CLS":
         raise HfkitError(f"{path} is a {task} adapter, not a reward model (SEQ_CLS)")
@@ -270,7 +274,7 @@ def require_reward_adapter(source: Source) -> None:
 
 
 def is_classifier(path: str, revision: str) -> bool:
-    """Whether a path holds a sequence classifier, in full or as an adapter."""
+    """Return whether a path has a sequence classifier, in full or as an adapter."""
     adapter = Source.of(path, revision).adapter
     if adapter is not None:
         return adapter.get("task_type") == "SEQ_CLS"
@@ -282,12 +286,12 @@ def is_classifier(path: str, revision: str) -> bool:
 
 @cache
 def cached_tokenizer(path: str, revision: str, pad_token: str | None):
-    """The tokenizer of a path, read once."""
+    """Return the tokenizer at a path, loaded once."""
     return load_tokenizer(path, revision, pad_token)
 
 
 @cache
 def cached_config(path: str, revision: str):
-    """The config of a path's base, read once."""
+    """Return the config of the base at a path, loaded once."""
     source = Source.of(path, revision)
     return AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)

@@ -1,27 +1,28 @@
-"""bitsandbytes: a frozen base in 4 or 8 bits, and what its layers need beside the libraries' own care."""
+"""Quantization with bitsandbytes: the settings of a frozen base in 4 or 8 bits, and fixes for its layers."""
 
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from hfkit.core.compat import keep_unpacked, scales_of_8bit
 from hfkit.core.device import has_bf16
 from hfkit.records.record import record_of
 
 
 def quantization_of(config) -> BitsAndBytesConfig | None:
-    """bitsandbytes' settings from a stage's config."""
+    """Return the quantization settings of a stage's config; None for a base that is not quantized."""
     return _quantization(vars(config))
 
 
 def quantization_as_trained(path: str, revision: str = "main") -> BitsAndBytesConfig | None:
-    """bitsandbytes' settings of the run that made a folder or Hub repository, from its record if it has one.
+    """Return the quantization settings of the run that made a folder or Hub repository, from its record; else None.
 
-    An adapter has learnt to make up for the errors of the base that it was trained over, so it is at its best there.
+    An adapter learns to compensate for the errors of the quantized base it is trained on, so it works best there.
     """
     return _quantization((record_of(path, revision) or {}).get("config") or {})
 
 
 def _quantization(settings: dict) -> BitsAndBytesConfig | None:
-    """Computes in bf16 on a GPU that has it, else in fp32: on a CPU without matrix units bf16 is far slower."""
+    """Return settings that compute in bf16 on a GPU with bf16, else in fp32: most CPUs are far slower in bf16."""
     if settings.get("load_in_8bit"):
         return BitsAndBytesConfig(load_in_8bit=True)
     if not settings.get("load_in_4bit"):
@@ -34,24 +35,20 @@ def _quantization(settings: dict) -> BitsAndBytesConfig | None:
     )
 
 
-def keep_unpacked(model: PreTrainedModel) -> PreTrainedModel:
-    """Keeps bitsandbytes from repacking 4-bit weights on a CPU with AVX512-BF16 when they are first evaluated.
-
-    No gradient comes through the packed weights: after an evaluation, LoRA would train on wrong ones, silently.
-    """
+def prevent_packing(model: PreTrainedModel) -> PreTrainedModel:
+    """Make the 4-bit layers of a model stay trainable through after an evaluation on a CPU; return the model."""
     from bitsandbytes.nn import Linear4bit  # noqa: PLC0415 - it logs when it is imported
 
     for module in model.modules():
         if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
+            keep_unpacked(module)
     return model
 
 
 def scales_of(model: torch.nn.Module) -> list:
-    """What the quantized layers of a model hold beside their parameters: scales, in tensors and in objects of tensors.
+    """Return what quantized layers hold besides their parameters: tensors, and objects that hold tensors.
 
-    Layers that share a parameter share these too. 8-bit layers move theirs out of the parameter at their first forward
-    pass, where the other layers would look for them in vain: that is done here for all at once.
+    Layers that share a parameter have to share these too.
     """
     from bitsandbytes.nn import Linear4bit, Linear8bitLt  # noqa: PLC0415 - it logs when it is imported
 
@@ -60,7 +57,5 @@ def scales_of(model: torch.nn.Module) -> list:
         if isinstance(module, Linear4bit):
             scales.append(module.weight.quant_state)
         elif isinstance(module, Linear8bitLt):
-            if module.weight.CB is not None:
-                module.init_8bit_state()
-            scales += [module.state.CB, module.state.SCB]
+            scales += scales_of_8bit(module)
     return scales

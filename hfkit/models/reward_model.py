@@ -1,4 +1,4 @@
-"""Scoring replies with a reward model."""
+"""Scores replies with a reward model."""
 
 import torch
 from peft import PeftModel
@@ -12,9 +12,9 @@ from hfkit.models.score_head import with_exact_head
 class RewardModel:
     """A reward model with its tokenizer: `reward(prompts, replies)`.
 
-    A reply's score is that of it alone, whatever else is in the batch: rows are padded on the right, and the head is
-    read at the last token of each (Transformers' own classifiers look for the last one that is not the pad token, which
-    some models end their replies with). The head computes in float32, whatever the layers below it do.
+    The score of a reply does not depend on its batch: rows are padded on the right, and the head reads the last token
+    of each. (Transformers' classifiers read the last token that is not the pad token, but some models end their replies
+    with that token.) The head computes in float32, whatever the layers below it compute in.
 
     Args:
         model: sequence classifier with one label.
@@ -29,7 +29,7 @@ class RewardModel:
     def __call__(
         self, prompts: list[str | Messages], replies: list[str | Messages], batch_size: int = 16
     ) -> torch.Tensor:
-        """Rewards, float32 (N,) on the CPU; a prompt is one user turn or messages, a reply one assistant turn."""
+        """Return rewards, float32 (N,) on the CPU; a prompt is a user turn or messages, a reply an assistant turn."""
         rows = [
             encode_conversation(self.tokenizer, prompt, reply)[0]
             for prompt, reply in zip(prompts, replies, strict=True)
@@ -38,27 +38,27 @@ class RewardModel:
 
     @torch.no_grad()
     def score_ids(self, rows: list[list[int]], batch_size: int = 16) -> torch.Tensor:
-        """Rewards of rendered conversations, each a list of token ids; float32 (N,) on the CPU."""
+        """Return rewards of rendered conversations, each a list of token ids; float32 (N,) on the CPU."""
         rewards, lengths = torch.zeros(len(rows)), torch.tensor([*map(len, rows)])
         classifier = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        order = lengths.argsort(descending=True)  # so that little is padded
-        for places in order.split(batch_size) if rows else ():
-            batch = {"input_ids": [rows[place] for place in places]}
+        order = lengths.argsort(descending=True)  # for little padding
+        for indices in order.split(batch_size) if rows else ():
+            batch = {"input_ids": [rows[index] for index in indices]}
             batch = self.tokenizer.pad(batch, padding_side="right", return_tensors="pt").to(self.model.device)
             inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
             hidden = classifier.base_model(**inputs, use_cache=False).last_hidden_state
-            last = hidden[torch.arange(len(places)), lengths[places].to(hidden.device) - 1]
-            rewards[places] = classifier.score(last).squeeze(-1).float().cpu()
+            last = hidden[torch.arange(len(indices)), lengths[indices].to(hidden.device) - 1]
+            rewards[indices] = classifier.score(last).squeeze(-1).float().cpu()
         return rewards
 
 
 def load_reward(path: str, revision: str = "main", **options) -> RewardModel:
-    """The reward model of a folder or Hub id, adapter or full, with its trained head.
+    """Load the reward model at a folder or Hub id, adapter or full, with its trained head.
 
     Args:
-        options: as for `load_policy`, `base` among them.
+        options: as of `load_policy`, including `base`.
 
     Raises:
-        HfkitError: the path holds no one-label reward model, or one without its head.
+        HfkitError: the path has no reward model with one label, or its head is missing.
     """
     return RewardModel(load_classifier(path, revision, **options), load_tokenizer(path, revision))

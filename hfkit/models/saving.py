@@ -1,4 +1,4 @@
-"""Writing a trained model as an ordinary Transformers or PEFT folder."""
+"""Saves a trained model as a standard Transformers or PEFT folder."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Weights (an adapter alone, where there is one), tokenizer with its template, generation config.
+    """Save the weights (only the adapter's if there is one), the tokenizer and the generation config.
 
-    An adapter is saved without the base's embeddings: hfkit adds no tokens, so they are those of the base.
+    An adapter is saved without the base's embeddings, which stay the base's: hfkit adds no tokens.
     """
     options = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
     model.config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder, **options)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's card, which names the base by its path
+    (folder / "README.md").unlink(missing_ok=True)  # peft's card names the base by its local path
     tokenizer.save_pretrained(folder)
     if model.can_generate() if hasattr(model, "can_generate") else False:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -22,9 +22,9 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
         model.generation_config.save_pretrained(folder)
 
 
-def _with_eos(stops: int | list[int] | None, eos: int) -> int | list[int]:
-    """The stop tokens of a generation config, the tokenizer's EOS among them."""
-    if stops is None:
+def _with_eos(stop_token_ids: int | list[int] | None, eos: int) -> int | list[int]:
+    """Return the stop token ids of a generation config with the tokenizer's EOS."""
+    if stop_token_ids is None:
         return eos
-    stops = stops if isinstance(stops, list) else [stops]
-    return stops if eos in stops else [*stops, eos]
+    ids = stop_token_ids if isinstance(stop_token_ids, list) else [stop_token_ids]
+    return ids if eos in ids else [*ids, eos]

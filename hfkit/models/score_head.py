@@ -1,6 +1,6 @@
-"""The head of a reward or value model: one number a token, in float32 whatever the layers below it compute in.
+"""The head of a reward or value model: one number per token, in float32 whatever the layers below it compute in.
 
-In bfloat16 a reward of 3.4 is known to 0.016, and a weight of 0.02 does not move by an update of 3e-6.
+bfloat16 resolves a reward of 3.4 to 0.016, and an update of 3e-6 does not change a weight of 0.02.
 """
 
 import torch
@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 
 class ScoreHead(torch.nn.Linear):
-    """A linear map that computes in float32 (float64 if its weights are), under autocast too."""
+    """A linear layer that computes in float32 (float64 if its weights are), even under autocast."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
@@ -18,19 +18,19 @@ class ScoreHead(torch.nn.Linear):
 
 
 def with_exact_head(model: torch.nn.Module) -> torch.nn.Module:
-    """The same model, under an adapter or not, whose `score`, if it has one, computes in float32 from now on."""
+    """Make the `score` head of a model, if it has one, compute in float32; return the model."""
     classifier = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = getattr(classifier, "score", None)
     for module in head.modules() if head is not None else ():
-        if type(module) is torch.nn.Linear:  # under an adapter there are two: the base's, and the one that is trained
-            module.__class__ = ScoreHead  # its weights, and who shares them, stay as they are
+        if type(module) is torch.nn.Linear:  # under an adapter there are two: the base's and the trained one
+            module.__class__ = ScoreHead  # keeps its weights, which other models may share
     return model
 
 
 def hold_head_in_float32(classifier: PreTrainedModel) -> None:
-    """Widens the weights of a base's head, before an adapter copies it: what is trained beside LoRA is in float32.
+    """Cast the head of a base to float32, before an adapter copies it.
 
-    peft widens LoRA's own matrices, but no whole modules.
+    peft casts the LoRA matrices to float32, but not whole modules that are trained with them.
     """
     if hasattr(classifier, "score"):
         classifier.score.float()

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: the logs of a run, one JSON object a line."""
+"""`metrics.jsonl`: the logs of a run, one JSON object per line."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ METRICS = "metrics.jsonl"
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """The lines of `metrics.jsonl`; a last line that was cut off by a crash is left out."""
+    """Read the lines of `metrics.jsonl`, without a last one that a crash cut off."""
     rows = []
     path = Path(folder) / METRICS
     for line in path.read_text().splitlines() if path.is_file() else []:

@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from hfkit.core.compat import copy_quantization
 from hfkit.models.quantization import scales_of
 from hfkit.models.score_head import hold_head_in_float32, with_exact_head
 
@@ -31,7 +32,7 @@ def classifier_over(base: PreTrainedModel) -> PreTrainedModel | None:
     config = copy.deepcopy(base.config)
     config.num_labels = 1
     with torch.device("meta"):  # allocates no weights
-        classifier = AutoModelForSequenceClassification.from_config(config)
+        classifier = AutoModelForSequenceClassification.from_config(config)  # the copy keeps the attention in use
     prefix = classifier.base_model_prefix
     if type(getattr(base, prefix, None)) is not type(getattr(classifier, prefix)):
         return None
@@ -39,8 +40,6 @@ def classifier_over(base: PreTrainedModel) -> PreTrainedModel | None:
     classifier.score.to_empty(device=base.device).requires_grad_(False)
     torch.nn.init.zeros_(classifier.score.weight)
     hold_head_in_float32(classifier)
-    for name in QUANTIZED:
-        if hasattr(base, name):
-            setattr(classifier, name, getattr(base, name))
+    copy_quantization(base, classifier)
     with_exact_head(classifier)
     return classifier

@@ -1,4 +1,4 @@
-"""The curves of a run as a PNG: what one would rather look at than read."""
+"""Plots the curves of a run as a PNG."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from hfkit.config.registry import spec_of
 from hfkit.records.metrics_file import read_metrics
 
-# (title, y label, [(key, legend)]) per panel; a panel without data is left out.
+# (title, y label, [(key, legend)]) per panel; a panel without data is not drawn.
 PANELS = [
     ("Loss", "cross entropy (nats per token)", [("loss", "training"), ("eval_loss", "held out")]),
     ("Bits per byte", "bits per byte", [("eval_bits_per_byte", "held out")]),
@@ -24,8 +24,8 @@ class Panel:
     """One plot of curves over steps.
 
     Args:
-        series: of each curve its legend and its points (step, value).
-        steps: what is counted along the x axis.
+        series: legend and points (step, value) of each curve.
+        steps: label of the x axis.
     """
 
     title: str
@@ -34,7 +34,7 @@ class Panel:
     steps: str = "optimizer steps"
 
     def draw(self, axes) -> None:
-        """Draws the curves, with axes, units and a legend."""
+        """Draw the curves, with axes, units and a legend."""
         for legend, points in self.series:
             axes.plot(*zip(*points, strict=True), label=legend, marker="o" if len(points) < 20 else None, markersize=3)
         axes.set(title=self.title, xlabel=self.steps, ylabel=self.label)
@@ -43,19 +43,23 @@ class Panel:
 
 
 def panels_of(rows: list[dict], stage: str | None, panels: list[tuple] = PANELS) -> list[Panel]:
-    """The panels for which the lines of a `metrics.jsonl` have figures."""
-    drawn, spec = [], spec_of(stage)
+    """Return the panels for which the lines of a `metrics.jsonl` have values.
+
+    Args:
+        stage: whose labels the loss and the x axis have.
+    """
+    spec, drawn = spec_of(stage), []
     for title, label, lines in panels:
         series = [(legend, [(row["step"], row[key]) for row in rows if key in row]) for key, legend in lines]
         series = [(legend, points) for legend, points in series if points]
         if series:
-            named = spec.loss_label if spec and title == "Loss" else (title, label)
-            drawn.append(Panel(*named, series, spec.step_name if spec else "optimizer steps"))
+            labels = spec.loss_label if spec and title == "Loss" else (title, label)
+            drawn.append(Panel(*labels, series, spec.step_name if spec else "steps"))
     return drawn
 
 
 def plot_metrics(folder: Path, stage: str | None = None) -> Path | None:
-    """Draws `loss.png` from `metrics.jsonl`; returns its path, or None where nothing was logged."""
+    """Draw `loss.png` from `metrics.jsonl` and return its path; None if nothing was logged."""
     panels = panels_of(read_metrics(folder), stage)
     if not panels:
         return None
@@ -66,13 +70,13 @@ def plot_metrics(folder: Path, stage: str | None = None) -> Path | None:
 
 
 def canvas(panes: int) -> tuple:
-    """A figure with panes side by side, on a canvas of its own: pyplot would keep state, and want a display."""
+    """Return a figure with panes side by side, without pyplot, which keeps state and may need a display."""
     figure = Figure(figsize=(4.8 * panes, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, panes, squeeze=False)[0]
 
 
 def save(figure, path: Path) -> Path:
-    """Writes a figure as PNG."""
+    """Write a figure as PNG and return its path."""
     figure.savefig(path, dpi=120, metadata={"Software": None})
     return path

@@ -1,23 +1,24 @@
-"""Reward models from rankings: all pairs of a prompt in one step (Ouyang et al. 2022, arXiv 2203.02155, section 3.5).
+"""Trains reward models on rankings: all pairs of a prompt in one step (Ouyang et al. 2022, arXiv 2203.02155, 3.5).
 
-A batch of B rankings of K replies is B x K rows, of which each is read once; its pairs are formed from the scores.
+A batch of B rankings of K replies is B x K rows; each is computed once, and the scores form the pairs.
 """
 
 from dataclasses import dataclass
 
 import torch
-from datasets import Dataset
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedTokenizerBase
 from trl import RewardTrainer
 
+from hfkit.core.compat import EncodedRows
+
 
 @dataclass
 class RankingCollator:
-    """Rankings as one batch.
+    """Collates rankings into one batch.
 
-    Gives `input_ids` and `attention_mask` (replies, T), padded on the right; `pairs` (2, N), the rows of the better and
-    of the worse reply; `weights` (N,), by which every ranking counts alike; `margin` (N,) where the rows have it.
+    Returns `input_ids` and `attention_mask` (replies, T), padded on the right; `pairs` (2, N), the rows of the better
+    and of the worse reply; `weights` (N,), which weigh every ranking alike; `margin` (N,) if the rows have it.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -45,35 +46,32 @@ class RankingCollator:
         }
 
 
-class RankingTrainer(RewardTrainer):
-    """TRL's trainer on encoded rankings: its figures are over all pairs, and the loss weighs every ranking alike.
+class RankingTrainer(EncodedRows, RewardTrainer):
+    """TRL's trainer on encoded rankings: its metrics are over all pairs, and the loss weighs every ranking alike.
 
     The loss of a ranking is -1/N sum log sigmoid(r_better - r_worse - margin) over its N pairs without a tie, N =
     K(K-1)/2 where no two replies are tied; that of a batch is the mean over its rankings.
     """
 
-    def _prepare_dataset(self, dataset: Dataset, *args) -> Dataset:
-        return dataset  # encoded already; TRL knows pairs only
-
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
-        """The loss of a batch of `RankingCollator`, and the model's outputs with the scores of both sides of each pair.
+        """Return the loss of a batch of `RankingCollator`, and the model's outputs if asked for.
 
-        The scores, `outputs.logits`, are (2N, 1): of the better replies, then of the worse.
+        Their `logits` are the scores (2N, 1) of the better replies, then of the worse.
         """
         pairs, weights = inputs.pop("pairs"), inputs.pop("weights")
-        missing = self._pairs_elsewhere(pairs.shape[1]) - pairs.shape[1]
+        missing = self._most_pairs(pairs.shape[1]) - pairs.shape[1]
         if missing:
             pairs = torch.cat([pairs, pairs[:, :1].expand(2, missing)], dim=1)
             weights = torch.cat([weights, weights.new_zeros(missing)])
             if "margin" in inputs:
                 inputs["margin"] = torch.cat([inputs["margin"], inputs["margin"][:1].expand(missing)])
 
-        def compared(margin=None, **inputs):
+        def score_pairs(margin=None, **inputs):
             outputs = model(**inputs)
             outputs.logits = outputs.logits[pairs.flatten()]
             return outputs
 
-        _, outputs = super().compute_loss(compared, inputs, return_outputs=True)
+        _, outputs = super().compute_loss(score_pairs, inputs, return_outputs=True)
         better, worse = outputs.logits.squeeze(-1).chunk(2)
         losses = -logsigmoid(better - worse - inputs.get("margin", 0.0))
         if self.args.center_rewards_coefficient is not None:
@@ -81,8 +79,8 @@ class RankingTrainer(RewardTrainer):
         loss = (weights * losses).sum()
         return (loss, outputs) if return_outputs else loss
 
-    def _pairs_elsewhere(self, count: int) -> int:
-        """The most pairs that any process has: TRL gathers figures of equal shapes."""
+    def _most_pairs(self, count: int) -> int:
+        """Return the most pairs of any process: TRL gathers metrics of equal shapes."""
         if self.accelerator.num_processes == 1:
             return count
         return int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).max())

@@ -1,56 +1,58 @@
-"""What `report_to` gets beside the trainer's arguments and metrics: the run's own config, data and lineage."""
+"""Attaches a run's config, data and lineage to the trackers of `report_to`."""
 
 import json
 from contextlib import ExitStack, suppress
+from importlib import import_module
 
 from transformers import Trainer
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
-# What is attached of a record, under the key `hfkit`.
+# The keys of a record that trackers get, under the key `hfkit`.
 ATTACHED = ("stage", "config", "config_sha256", "data", "data_sha256", "lineage", "base", "seed", "environment")
 
 
-class WandbRun(WandbCallback):
-    """With the record in the run's config."""
+class WithRecord:
+    """A mixin for the callback of a tracker, which gets the run's record."""
 
-    def __init__(self, facts: dict):
+    def __init__(self, record: dict):
         super().__init__()
-        self.facts = facts
+        self.record = record
+
+
+class WithRecordInConfig(WithRecord):
+    """A mixin for a tracker whose runs have a config."""
+
+    library: str
 
     def setup(self, args, state, model, **kwargs):
         super().setup(args, state, model, **kwargs)
         if state.is_world_process_zero:
-            self._wandb.config.update({"hfkit": self.facts}, allow_val_change=True)
+            import_module(self.library).config.update({"hfkit": self.record}, allow_val_change=True)
 
 
-class TrackioRun(TrackioCallback):
-    """With the record in the run's config."""
+class WandbRun(WithRecordInConfig, WandbCallback):
+    """Adds the record to the config of a run of wandb."""
 
-    def __init__(self, facts: dict):
-        super().__init__()
-        self.facts = facts
-
-    def setup(self, args, state, model, **kwargs):
-        super().setup(args, state, model, **kwargs)
-        if state.is_world_process_zero:
-            self._trackio.config.update({"hfkit": self.facts}, allow_val_change=True)
+    library = "wandb"
 
 
-class TensorBoardRun(TensorBoardCallback):
-    """With the record as a text, and its settings as hyper-parameters."""
+class TrackioRun(WithRecordInConfig, TrackioCallback):
+    """Adds the record to the config of a run of trackio."""
 
-    def __init__(self, facts: dict):
-        super().__init__()
-        self.facts = facts
+    library = "trackio"
+
+
+class TensorBoardRun(WithRecord, TensorBoardCallback):
+    """Adds the record as a text, and its config as hyperparameters."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
         if self.tb_writer is None:
             return
-        self.tb_writer.add_text("hfkit", f"```json\n{json.dumps(self.facts, indent=2, ensure_ascii=False)}\n```")
+        self.tb_writer.add_text("hfkit", f"```json\n{json.dumps(self.record, indent=2, ensure_ascii=False)}\n```")
         from torch.utils.tensorboard.summary import hparams  # noqa: PLC0415 - an optional package
 
-        settings = {key: plain_value(value) for key, value in self.facts["config"].items() if value is not None}
+        settings = {key: plain_value(value) for key, value in self.record["config"].items() if value is not None}
         for summary in hparams(settings, {"train/loss": None, "eval/loss": None}):
             self.tb_writer.file_writer.add_summary(summary)
 
@@ -59,21 +61,21 @@ TRACKERS = {WandbCallback: WandbRun, TrackioCallback: TrackioRun, TensorBoardCal
 
 
 def plain_value(value: object) -> bool | int | float | str:
-    """A setting as TensorBoard takes it."""
+    """Return a setting as TensorBoard accepts it."""
     return value if isinstance(value, (bool, int, float, str)) else json.dumps(value, ensure_ascii=False)
 
 
-def track(trainer: Trainer, record: dict, closing: ExitStack) -> None:
-    """Attaches a record to the trackers of a trainer, and has their runs end with `closing`.
+def attach_record(trainer: Trainer, record: dict, closing: ExitStack) -> None:
+    """Attach a record to the trackers of a trainer, and end their runs with `closing`.
 
-    Otherwise the next stage of this process would go on in the run of this one: the trainer's callbacks leave it open,
-    or open it anew for an evaluation after the last step. A run of wandb that is open already is the caller's.
+    The trainer's callbacks leave a run open, or reopen it for an evaluation after the last step, and the next stage in
+    this process would log to it. A run of wandb that is open before is the caller's, and stays open.
     """
-    facts = {key: record[key] for key in ATTACHED if key in record}
+    attached = {key: record[key] for key in ATTACHED if key in record}
     for callback in [*trainer.callback_handler.callbacks]:
         if type(callback) in TRACKERS:
             trainer.remove_callback(callback)
-            trainer.add_callback(TRACKERS[type(callback)](facts))
+            trainer.add_callback(TRACKERS[type(callback)](attached))
     if "wandb" in trainer.args.report_to:
         import wandb  # noqa: PLC0415 - an optional package
 
@@ -84,8 +86,8 @@ def track(trainer: Trainer, record: dict, closing: ExitStack) -> None:
 
 
 def finish_trackio() -> None:
-    """Ends trackio's run if one is open."""
+    """End trackio's run if one is open."""
     import trackio  # noqa: PLC0415 - an optional package
 
-    with suppress(RuntimeError):  # none is
+    with suppress(RuntimeError):  # no run is open
         trackio.finish()

@@ -103,7 +103,7 @@ def test_what_is_in_the_way_is_left_as_it_is(sft_dir, tmp_path, way):
         out.write_text("mine")
     else:
         out.symlink_to(mine)
-    refused("it is left as it is: choose another folder", sft_dir, out)
+    refused("choose another folder", sft_dir, out)
     assert sorted(os.listdir(tmp_path)) == ["mine", "out"]
     assert way != "folder" or (out / "mine").read_text() == "mine"
 

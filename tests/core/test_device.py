@@ -8,20 +8,10 @@ import sys
 import pytest
 import torch
 from conftest import write_rows
-from transformers import TrainingArguments
 
-from hfkit.core.device import device, random_state_kept
+from hfkit.core.device import device, prepare_device, random_state_kept
 from hfkit.models.loading import load_base
-from hfkit.training.arguments import on_one_gpu, trainer_arguments
-
-
-def test_several_gpus_in_one_process_train_as_one(tmp_path):
-    """Transformers' name for their number is private: this fails when it moves."""
-    arguments = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=3, use_cpu=True)
-    arguments._n_gpu = 4
-    assert (arguments.n_gpu, arguments.train_batch_size) == (4, 12)
-    assert on_one_gpu(arguments).n_gpu == 1
-    assert arguments.train_batch_size == 3
+from hfkit.training.arguments import trainer_arguments
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])
@@ -33,7 +23,14 @@ def test_on_a_cpu_nothing_is_fused_rounded_or_recomputed(stage, config_of, tmp_p
 
 def test_models_are_loaded_without_cudnns_attention(base_dir):
     torch.backends.cuda.enable_cudnn_sdp(True)
+    assert device().type == "cpu" and torch.backends.cuda.cudnn_sdp_enabled()  # asking for the device changes nothing
     load_base(str(base_dir))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_a_stage_trains_without_cudnns_attention(config_of, tmp_path):
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    prepare_device(config_of("pretrain", tmp_path))
     assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 

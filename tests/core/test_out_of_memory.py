@@ -7,16 +7,16 @@ from hfkit.commands.chat.main import chat
 from hfkit.commands.merge import staged_folder
 from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
 from hfkit.core.errors import HfkitError
-from hfkit.core.locks import explain_errors
+from hfkit.core.explain import explain_errors
 from hfkit.training.run import Run
 
-CPU = "leave it out (CUDA_VISIBLE_DEVICES= in front of the command)"
-PLAN = "ask `hfkit plan` what would fit"
+CPU = "run on the CPU (CUDA_VISIBLE_DEVICES= in front of the command)"
+PLAN = "ask `hfkit plan` what fits"
 TRAIN = "lower per_device_train_batch_size (and raise gradient_accumulation_steps)"
 EVAL = "lower per_device_eval_batch_size"
 
 
-def told(context) -> list[str]:
+def remedies(context) -> list[str]:
     with pytest.raises(HfkitError, match="the GPU has no memory left: ") as caught, context:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
     return str(caught.value).removeprefix("the GPU has no memory left: ").split(", or ")
@@ -38,7 +38,7 @@ def told(context) -> list[str]:
 )
 def test_a_stage_is_told_its_own_keys(config_of, tmp_path, stage, changes, keys):
     run = Run(stage, config_of(stage, tmp_path / "out", **changes), {}, [])
-    assert told(run.training()) == keys
+    assert remedies(run.training()) == keys
 
 
 @pytest.mark.parametrize(
@@ -49,16 +49,16 @@ def test_a_stage_is_told_its_own_keys(config_of, tmp_path, stage, changes, keys)
     ],
 )
 def test_what_evaluates_is_told_its_own(tmp_path, config):
-    assert told(explain_errors(tmp_path, config)) == [EVAL, "set dtype to bfloat16", CPU]
+    assert remedies(explain_errors(tmp_path, config)) == [EVAL, "set dtype to bfloat16", CPU]
     config.dtype, config.per_device_eval_batch_size = "bfloat16", 1
-    assert told(explain_errors(tmp_path, config)) == [CPU]
+    assert remedies(explain_errors(tmp_path, config)) == [CPU]
 
 
 def test_a_merge_is_told_where_there_is_room(tmp_path):
-    assert told(staged_folder(tmp_path / "merged")) == [CPU]
+    assert remedies(staged_folder(tmp_path / "merged")) == [CPU]
 
 
-def test_a_chat_ends_in_words(sft_dir, capsys):
+def test_a_chat_explains_it(sft_dir, capsys):
     """Memory runs out while the model is loaded, or in a reply."""
 
     def run_out(*_):
@@ -66,7 +66,7 @@ def test_a_chat_ends_in_words(sft_dir, capsys):
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(run_out)
     try:
-        with pytest.raises(HfkitError, match="no memory left: set dtype to bfloat16, or leave it out"):
+        with pytest.raises(HfkitError, match="no memory left: set dtype to bfloat16, or run on the CPU"):
             chat(str(sft_dir), prompt="Who?")
     finally:
         hook.remove()

@@ -114,7 +114,7 @@ def test_an_unknown_or_different_base_is_refused(refused, made, hub_server):
     assert "-> the adapter was trained on" in refused("push", sft, "ann/x")
     edit(config, base_model_name_or_path=str(base), revision=None)
     save_file({"x": np.zeros(1)}, base / "model.safetensors")
-    assert "is another one" in refused("push", sft, "ann/x", "--with_base", "ann/y")
+    assert "but its base now is" in refused("push", sft, "ann/x", "--with_base", "ann/y")
     shutil.rmtree(base)
     output = refused("push", sft, "ann/x", "--with_base", "ann/y")
     assert "the base is not a local folder: leave out --with_base" in output
@@ -178,7 +178,7 @@ def test_pickles_and_missing_models_are_not_pulled(refused, hub_server, tmp_path
     out.mkdir()
     (out / "mine.txt").write_text("mine")
     hub_server.store.add("bob/fine", {"config.json": b"{}", "model.safetensors": b"x"})
-    assert "is not empty; it is left as it is" in refused("pull", "bob/fine", out, status=1)
+    assert "is not empty: choose another folder" in refused("pull", "bob/fine", out, status=1)
     assert [file.name for file in out.iterdir()] == ["mine.txt"]
 
 

@@ -58,7 +58,7 @@ def test_a_reply_in_a_batch_is_the_reply_alone(tokenizer, family):
     stops = [whole[0][0], whole[1][STRIDE + 3], whole[3][-1]]
     ends = [next((place + 1 for place, token in enumerate(row) if token in stops), LIMIT) for row in whole]
     assert len({-(-end // STRIDE) for end in ends}) > 1  # rows end in different strides
-    replies = generate_replies(model, tokenizer, PROMPTS, LIMIT, stops=stops, batch_size=4)
+    replies = generate_replies(model, tokenizer, PROMPTS, LIMIT, stop_token_ids=stops, batch_size=4)
     assert replies == [row[:end] for row, end in zip(whole, ends, strict=True)]
 
 
@@ -67,7 +67,7 @@ def test_rows_that_have_ended_are_not_computed(tokenizer):
     whole = [alone(model, tokenizer, prompt) for prompt in PROMPTS]
     model.register_forward_hook(lambda module, given, output: computed.append(output.logits.shape[0]))
     stops = list({row[2] for row in whole[:4]})
-    replies = generate_replies(model, tokenizer, PROMPTS, LIMIT, stops=stops)
+    replies = generate_replies(model, tokenizer, PROMPTS, LIMIT, stop_token_ids=stops)
     strides = [-(-len(reply) // STRIDE) * STRIDE for reply in replies]
     assert min(map(len, replies)) <= 3
     assert sum(computed) <= sum(strides) < LIMIT * len(PROMPTS)

@@ -42,7 +42,7 @@ def test_pad_equal_to_eos_is_replaced_from_the_vocabulary(tokenizer_with, tokeni
 
 @pytest.mark.parametrize("named", ["<|endoftext|>", "<|not there|>"])
 def test_a_pad_token_that_cannot_pad_is_refused(tokenizer_dir, named):
-    with pytest.raises(HfkitError, match="Set pad_token to a token of the vocabulary"):
+    with pytest.raises(HfkitError, match="set pad_token to a token of its vocabulary"):
         load_tokenizer(str(tokenizer_dir), pad_token=named)
 
 

@@ -204,14 +204,14 @@ def test_weights_that_are_not_whole_are_refused(base_dir, copy, harm):
 def test_an_adapter_comes_from_safetensors_alone(sft_dir, copy):
     folder = copy(sft_dir)
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    with pytest.raises(HfkitError, match="read from safetensors only"):
+    with pytest.raises(HfkitError, match="loaded from safetensors only"):
         load_policy(str(folder))
 
 
 def test_weights_that_went_to_nan_are_not_published(run_stage, tmp_path, base_dir, copy):
     file = copy(base_dir) / "model.safetensors"
     save_file({name: tensor * float("nan") for name, tensor in load_file(file).items()}, file, {"format": "pt"})
-    with pytest.raises(HfkitError, match="no longer finite"):
+    with pytest.raises(HfkitError, match="not finite"):
         run_stage("sft", tmp_path / "out", model_name_or_path=str(file.parent), max_steps=1)
     assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
 
@@ -273,5 +273,5 @@ def test_every_flag_that_a_pipeline_cannot_use_is_told(pipeline):
 
 
 def test_a_field_of_the_trainer_that_fails_is_named(run_stage, tmp_path):
-    with pytest.raises(HfkitError, match=r"Invalid beta parameter .* one of adam_beta1 may be to blame"):
+    with pytest.raises(HfkitError, match=r"Invalid beta parameter .* check adam_beta1"):
         run_stage("sft", tmp_path / "out", adam_beta1=2.0)

@@ -71,7 +71,7 @@ def test_an_interrupted_stage_resumes_and_the_rest_follows(chain, tmp_path, caps
     run_pipeline(path)
     printed = capsys.readouterr().out
     assert printed.count("already done") == 3
-    assert "reward: going on from checkpoint-6" in printed
+    assert "reward: resuming from checkpoint-6" in printed
     assert weights_hash(root / "reward") == before
     assert read_record(root / "ppo")["status"] == "done"
 

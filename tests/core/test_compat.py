@@ -1,0 +1,106 @@
+"""The private parts of other libraries that `core/compat.py` uses: each test fails when upstream moves one."""
+
+import pytest
+import torch
+import trl
+from huggingface_hub.errors import HfHubHTTPError
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainingArguments
+
+from hfkit.core import compat
+from hfkit.models.loading import load_policy
+from hfkit.models.quantization import quantization_of
+from hfkit.training.ranking_trainer import RankingTrainer
+
+SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def small_model(**options):
+    return AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=64, pad_token_id=0, **SHAPE), **options)
+
+
+def test_several_gpus_in_one_process_count_as_one(tmp_path):
+    arguments = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=3, use_cpu=True)
+    arguments._n_gpu = 4
+    assert (arguments.n_gpu, arguments.train_batch_size) == (4, 12)
+    compat.use_one_gpu(arguments)
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 3)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_the_weights_of_a_checkpoint_are_loaded(adapter, tmp_path):
+    def model():
+        return get_peft_model(small_model(), LoraConfig(target_modules="all-linear")) if adapter else small_model()
+
+    saved, loaded = model(), model()
+    trained = next(parameter for parameter in saved.parameters() if parameter.requires_grad)
+    trained.data.fill_(0.5)
+    saved.save_pretrained(tmp_path)
+    compat.load_checkpoint_weights(Trainer(loaded, TrainingArguments(str(tmp_path), use_cpu=True)), str(tmp_path))
+    assert all(next(p for p in loaded.parameters() if p.requires_grad).flatten() == 0.5)
+
+
+def test_the_attention_that_a_model_computes_with():
+    for name in ("eager", "sdpa"):
+        assert compat.attention_of(small_model(attn_implementation=name).config) == name
+
+
+def test_trl_asks_this_method_for_encoded_rows():
+    assert callable(trl.RewardTrainer._prepare_dataset)
+    assert RankingTrainer._prepare_dataset is compat.EncodedRows._prepare_dataset
+    assert compat.EncodedRows()._prepare_dataset([1], "tokenizer", "arguments", "train") == [1]
+
+
+@pytest.fixture
+def quantized(base_dir, config_of, tmp_path):
+    """quantized(bits) -> a small model in 4 or 8 bits."""
+
+    def load(bits: int):
+        config = config_of("sft", tmp_path / "sft", **{f"load_in_{bits}bit": True})
+        return load_policy(str(base_dir), quantization=quantization_of(config))[0]
+
+    return load
+
+
+def test_a_model_is_marked_as_quantized(quantized):
+    source, target = quantized(4), torch.nn.Module()
+    compat.copy_quantization(source, target)
+    assert target.is_quantized and target.is_loaded_in_4bit and target.hf_quantizer is source.hf_quantizer
+    assert target.quantization_method == source.quantization_method
+    plain = torch.nn.Module()
+    compat.copy_quantization(torch.nn.Linear(1, 1), plain)
+    assert not hasattr(plain, "is_quantized")
+
+
+def test_4bit_layers_stay_unpacked(quantized):
+    from bitsandbytes.nn import Linear4bit
+
+    layer = Linear4bit(8, 8)
+    assert hasattr(layer, "support_avx512bf16_for_cpu")
+    compat.keep_unpacked(layer)
+    assert layer.support_avx512bf16_for_cpu is False
+
+
+def test_scales_of_8bit_layers(quantized):
+    from bitsandbytes.nn import Linear8bitLt
+
+    layer = next(module for module in quantized(8).modules() if isinstance(module, Linear8bitLt))
+    weights, scales = compat.scales_of_8bit(layer)
+    assert (weights.dtype, weights.shape) == (torch.int8, (layer.out_features, layer.in_features))
+    assert scales.shape == (layer.out_features,)
+    assert compat.scales_of_8bit(layer)[0] is weights
+
+
+@pytest.mark.parametrize(("options", "plain"), [({}, True), ({"use_dora": True}, False), ({"lora_bias": True}, False)])
+def test_plain_lora(options, plain):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    model = get_peft_model(model, LoraConfig(target_modules=["0"], **options))
+    layer = next(module for module in model.modules() if isinstance(module, LoraLayer))
+    assert compat.is_plain_lora(layer) is plain
+
+
+def test_the_http_library_has_the_errors_that_are_retried():
+    library = compat.http_library(HfHubHTTPError)
+    assert issubclass(HfHubHTTPError, library.HTTPError)
+    assert issubclass(library.ConnectError, library.HTTPError) and issubclass(library.ConnectTimeout, library.HTTPError)
