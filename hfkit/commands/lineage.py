@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from hfkit.core.console import printable
+from hfkit.core.console import printable_line
 from hfkit.records.lineage import lineage_of
 
 
@@ -67,7 +67,7 @@ def describe_source(source: dict) -> str:
 
 def line_of(*parts: str, style: str = "") -> Text:
     """Return parts of a record as one line, without characters that a terminal would take for commands."""
-    return Text(printable(" ".join(", ".join(parts).splitlines())), style)
+    return Text(printable_line(", ".join(parts)), style)
 
 
 def relative_path(path: str) -> str:

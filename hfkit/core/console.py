@@ -45,8 +45,8 @@ def printable(text: str) -> str:
 
 
 def printable_line(text: str) -> str:
-    """Return the `printable` part of a text on one line, with a space for each line break and tab."""
-    return printable(text.replace("\n", " ").replace("\t", " "))
+    """Return the `printable` part of a text on one line."""
+    return printable(" ".join(text.splitlines()))
 
 
 def quiet_libraries() -> None:

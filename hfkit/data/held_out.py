@@ -18,7 +18,7 @@ from hfkit.data.caching import cached_map, process_count
 from hfkit.data.conversions import TRANSCRIPT_MARK, parse_transcript, prompt_of
 from hfkit.data.files import progress_bars
 from hfkit.data.messages import RenderError, as_messages
-from hfkit.records.record import record_of
+from hfkit.records.lineage import family_records
 from hfkit.records.source import find_file
 
 HASHES = "row_hashes.npz"
@@ -93,44 +93,21 @@ def overlaps(config, keys: dict[str, np.ndarray]) -> Iterator[tuple[str, dict]]:
     Yields:
         the split of this stage, and `rows` (how many of its rows), `stage`, `path` and `split` of the earlier one.
     """
-    for path, revision, stage in ancestors(config):
+    models = (("model_name_or_path", "model_revision"), ("reward_model_path", "reward_model_revision"))
+    given = [(getattr(config, path, None), getattr(config, revision, "main")) for path, revision in models]
+    for path, revision, record in family_records(model for model in given if model[0]):
         for ours, theirs in (("train", "test"), ("ptx", "test"), ("test", "train"), ("test", "ptx")):
             known = read_hashes(path, revision).get(theirs)
             if known is None or ours not in keys:
                 continue
             if count := int(overlap_mask(keys[ours], known).sum()):
-                yield ours, {"rows": count, "stage": stage, "path": path, "split": theirs}
-
-
-def ancestors(config) -> Iterator[tuple[str, str, str]]:
-    """Path, revision and stage of every run that a stage's models come from, as far as their records are there."""
-    models = (("model_name_or_path", "model_revision"), ("reward_model_path", "reward_model_revision"))
-    waiting = [(getattr(config, path, None), getattr(config, revision, "main")) for path, revision in models]
-    seen = set()
-    while waiting:
-        path, revision = waiting.pop(0)
-        path = str(Path(path).resolve()) if path and Path(path).is_dir() else path
-        if not path or (path, revision) in seen:
-            continue
-        seen.add((path, revision))
-        record = none_if_missing(record_of, path, revision) or {}
-        if record.get("stage"):
-            yield path, revision, record["stage"]
-        waiting += [(parent["path"], parent["revision"] or "main") for parent in record.get("lineage", [])]
+                yield ours, {"rows": count, "stage": record.get("stage"), "path": path, "split": theirs}
 
 
 def read_hashes(path: str, revision: str) -> dict[str, np.ndarray]:
     """Return the hashes that `write_hashes` wrote to a run's folder or repository; {} if there are none."""
-    file = none_if_missing(find_file, path, HASHES, revision)
     try:
+        file = find_file(path, HASHES, revision)
         return dict(np.load(file, allow_pickle=False)) if file else {}
-    except (OSError, ValueError):
+    except (HfkitError, OSError, ValueError):
         return {}
-
-
-def none_if_missing(find, *args):
-    """Return what `find` returns, or None if the model no longer exists or cannot be read."""
-    try:
-        return find(*args)
-    except HfkitError:
-        return None

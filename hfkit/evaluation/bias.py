@@ -2,9 +2,8 @@
 
 from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, split_name
 from hfkit.core.errors import HfkitError
-from hfkit.data.held_out import none_if_missing
 from hfkit.evaluation.judges import Match, Verdict
-from hfkit.records.lineage import ancestors
+from hfkit.records.lineage import ancestors, family_records
 from hfkit.records.record import model_identity, record_of
 
 
@@ -49,7 +48,7 @@ def self_judge_warning(config: ArenaConfig) -> str | None:
 def reward_functions_in_lineage(record: dict) -> list[str]:
     """Return the reward functions of a run and of its ancestors, those whose records can be read."""
     parents = [(entry["path"], entry["revision"] or "main") for entry in ancestors(record.get("lineage", []))]
-    records = [record, *(none_if_missing(record_of, path, revision) or {} for path, revision in parents)]
+    records = [record, *(parent for _, _, parent in family_records(parents))]
     return [function for one in records for function in reward_functions_of(one.get("config", {}))]
 
 

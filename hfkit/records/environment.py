@@ -1,4 +1,4 @@
-"""What a record says of the machine: versions, devices, and the most memory that was held."""
+"""What a record says about the machine: versions, device and peak memory."""
 
 import importlib.metadata
 import os
@@ -24,7 +24,7 @@ PACKAGES = (
 
 
 def environment() -> dict:
-    """Versions and the machine; no host name, user or path."""
+    """Return versions and the machine, without host name, user or paths."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -41,17 +41,16 @@ def environment() -> dict:
 
 
 def reset_peak_memory() -> None:
-    """Forgets the most memory of the GPU so far; of a process there is no such thing."""
+    """Reset the peak memory of the GPU; the peak of a process cannot be reset."""
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process has held: of the GPU (since `reset_peak_memory`) where there is one, else
-    resident."""
+    """Return this process's peak memory: of the GPU since `reset_peak_memory` if there is one, else resident."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
-    if status.is_file():  # getrusage's figure is no less than that of the process which started this one
+    if status.is_file():  # getrusage reports at least the peak of the parent process
         return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,55 +1,85 @@
-"""The lineage of a run: what it was made from, read from its record and those of its parents."""
+"""Walks the lineage of a run: the models it was made from, by its record and by those of its parents."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD
 from hfkit.core.hub_retry import HubUnreachable
-from hfkit.records.record import model_identity, record_of, weights_hash
+from hfkit.records.record import model_identity, read_record, record_of, weights_hash
 from hfkit.records.source import read_json
 
 GONE = "not there any more"
-
-
 NOT_PUSHED = "was not on the Hub when this was pushed"
 
 
-def ancestors(lineage: list[dict]) -> Iterator[dict]:
-    """Yield every entry of a record's `lineage` list and of the `parents` lists below, depth first."""
+def lineage_edges(lineage: list[dict], child: dict | None = None) -> Iterator[tuple[dict, dict | None]]:
+    """Yield each entry of a record's `lineage` and of the `parents` below, depth first, with the entry made from it.
+
+    Entries of the record itself come with `child`.
+    """
     for entry in lineage:
-        yield entry
-        yield from ancestors(entry.get("parents", []))
+        yield entry, child
+        yield from lineage_edges(entry.get("parents", []), entry)
+
+
+def ancestors(lineage: list[dict]) -> Iterator[dict]:
+    """Yield each entry of a record's `lineage` and of the `parents` below, depth first."""
+    return (entry for entry, _ in lineage_edges(lineage))
+
+
+def family_records(models: Iterable[tuple[str, str]], local: bool = False) -> Iterator[tuple[str, str, dict]]:
+    """Yield path, revision and record of models and of their ancestors, breadth first, each once.
+
+    A record that is not there, or that cannot be fetched, is skipped with those that only it names.
+
+    Args:
+        models: path or Hub id, and revision, of each.
+        local: whether to skip models that are not folders on this machine.
+    """
+    waiting, seen = [*models], set()
+    for path, revision in waiting:
+        path = str(Path(path).resolve()) if os.path.isdir(path) else path
+        if (path, revision) in seen:
+            continue
+        seen.add((path, revision))
+        try:
+            record = read_record(path) if local else record_of(path, revision)
+        except HfkitError:
+            continue
+        if record:
+            yield path, revision, record
+            waiting += [(parent["path"], parent["revision"] or "main") for parent in record.get("lineage", [])]
 
 
 def lineage_of(path: str, revision: str = "main") -> dict:
-    """The tree of a run, folder or Hub id, as nested dicts.
+    """Return the lineage of a run, folder or Hub id, as a tree of dicts.
 
     Returns:
         path, revision, stage, status, weights_sha256, seed, `data` (a dict per split: rows, kept, sources with their
-        sha256), `base` (of an adapter), `role` (which part a parent took, else None), `now` (what has become of a
-        parent or base since, or None) and `parents` (such dicts).
+        sha256), `base` (of an adapter), `role` (of a parent, else None), `now` (how a parent or base has changed since,
+        or None) and `parents` (such dicts).
 
     Raises:
-        HfkitError: there is no record, or it is not as hfkit writes it.
+        HfkitError: there is no record, or hfkit did not write it.
     """
     record = read_json(path, RECORD, revision)
     if record is None:
         raise HfkitError(f"{path} has no record: there is no {RECORD} of a run in it")
     try:
-        return node_of({"role": None, **model_identity(path, revision), "now": None}, record, above=())
+        return node_of({"role": None, **model_identity(path, revision), "now": None}, record, descendants=())
     except (LookupError, TypeError, AttributeError) as error:
         raise HfkitError(f"the {RECORD} of {path} is not as hfkit writes it: {type(error).__name__}") from error
 
 
-def node_of(model: dict, record: dict, above: tuple[tuple, ...]) -> dict:
-    """A model with what a record says of it.
+def node_of(model: dict, record: dict, descendants: tuple[tuple, ...]) -> dict:
+    """Return the node of a model, with what its record says.
 
     Args:
-        above: path and revision of its descendants; a record that names one of them is not followed in a circle.
+        descendants: path and revision of each; a parent that is one of them ends the branch.
     """
-    above = (*above, (model["path"], model["revision"]))
+    descendants = (*descendants, (model["path"], model["revision"]))
     return {
         **model,
         "stage": record.get("stage"),
@@ -60,39 +90,38 @@ def node_of(model: dict, record: dict, above: tuple[tuple, ...]) -> dict:
             for name, split in record.get("data", {}).items()
         },
         "base": {**record["base"], "now": change_since(record["base"])} if record.get("base") else None,
-        "parents": [parent_node(parent, above) for parent in record.get("lineage", [])],
+        "parents": [parent_node(parent, descendants) for parent in record.get("lineage", [])],
     }
 
 
-def parent_node(entry: dict, above: tuple[tuple, ...]) -> dict:
-    """A parent from its line in a record, and from its own record where it is still what it was."""
+def parent_node(entry: dict, descendants: tuple[tuple, ...]) -> dict:
+    """Return the node of a parent from its entry, and from its own record if it has not changed since."""
     now, record = change_since(entry), None
-    if now is None and (entry["path"], entry["revision"]) not in above:
+    if now is None and (entry["path"], entry["revision"]) not in descendants:
         try:
             record = record_of(entry["path"], entry["revision"] or "main")
         except HubUnreachable:
-            pass  # what its descendant knows of it has to do
+            pass  # the entry has to do
         except HfkitError:
             now = f"{GONE}, or not for you to see"
     model = {key: entry[key] for key in ("role", "path", "revision", "weights_sha256")}
-    told = {"stage": entry["stage"], "lineage": entry["parents"]}
-    return node_of({**model, "now": now}, record or told, above)
+    return node_of({**model, "now": now}, record or {"stage": entry["stage"], "lineage": entry["parents"]}, descendants)
 
 
 def change_since(model: dict) -> str | None:
-    """What has become of a local model since it was recorded: gone, or with other weights; None if neither.
+    """Return how a local model has changed since it was recorded: gone, or with other weights; else None.
 
-    Without the folders above it, a path is that of a model that was on somebody's machine alone.
+    A relative path is that of a model that was never pushed, in a record that was.
     """
-    if model["revision"] is not None:  # a commit of the Hub's stays as it is
+    if model["revision"] is not None:  # a commit on the Hub never changes
         return None
     if not Path(model["path"]).is_absolute():
         return NOT_PUSHED
     if not os.path.isdir(model["path"]):
         return GONE
-    was, now = model["weights_sha256"], weights_hash(model["path"])
-    if was in (None, now):
+    recorded, now = model["weights_sha256"], weights_hash(model["path"])
+    if recorded in (None, now):
         return None
     if now is None:
         return f"its weights are {GONE}"
-    return f"its weights have changed since: was {was[:12]}, is {now[:12]}"
+    return f"its weights have changed since: was {recorded[:12]}, is {now[:12]}"

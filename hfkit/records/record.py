@@ -1,4 +1,4 @@
-"""`hfkit.json`: what a run was, from what, with what, and what came of it. Written whole or not at all."""
+"""`hfkit.json`, the record of a run: its config, data, lineage and results."""
 
 import hashlib
 import os
@@ -11,25 +11,25 @@ from hfkit.core.files import RECORD, file_hash, read_json_mapping
 from hfkit.core.hub_ids import split_revision
 from hfkit.records.source import ADAPTER_CONFIG, find_file, folder_of
 
-# Where a run lies or is pushed to, and whether it was resumed, do not change what it makes.
+# The output folder, the Hub and resuming do not change the result of a run.
 NOT_HASHED = ("output_dir", "resume_from_checkpoint", *(field.name for field in fields(HubFields)))
 
 
 def read_record(folder: str | Path) -> dict | None:
-    """The record of a run's folder, or None where there is none that can be read."""
+    """Return the record in a run's folder; None if there is none that can be read."""
     return read_json_mapping(Path(folder) / RECORD)
 
 
 def settings_of(config) -> dict:
-    """A config as plain values, without what does not change the result; `extra` fields stand beside the others."""
+    """Return a config as plain values, without keys that do not change the result; `extra` is merged into it."""
     settings = {key: value for key, value in asdict(config).items() if key not in NOT_HASHED}
     return {**settings.pop("extra", {}), **settings}
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that a folder's model or adapter is loaded from, by name; [] where any is missing.
+    """Return the safetensors files of a folder's model or adapter, sorted by name; [] if one is missing.
 
-    Others may lie beside them (`consolidated.safetensors`), which another copy of the model need not have.
+    Other files, such as `consolidated.safetensors`, do not count: another copy of the model may lack them.
     """
     weights = "adapter_model" if (folder / ADAPTER_CONFIG).is_file() else "model"
     if (folder / f"{weights}.safetensors").is_file():
@@ -42,11 +42,11 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weights_hash(folder: str | Path) -> str | None:
-    """SHA-256 over the weights of a folder; None for a Hub id or a folder without any in safetensors.
+    """Return the SHA-256 of the weights in a folder; None for a Hub id, or a folder without safetensors.
 
-    With a single file it is that file's own hash, which is what the Hub shows for it.
+    For a single file it is the hash of that file, which the Hub shows.
     """
-    with ThreadPoolExecutor() as pool:  # shards at once: a gigabyte takes a second
+    with ThreadPoolExecutor() as pool:  # in parallel: a gigabyte takes a second
         digests = [*pool.map(file_hash, weight_files(Path(folder)))]
     if len(digests) < 2:
         return digests[0] if digests else None
@@ -54,7 +54,7 @@ def weights_hash(folder: str | Path) -> str | None:
 
 
 def model_identity(path: str, revision: str = "main") -> dict:
-    """Which model it is: its whole path or Hub id, the commit of a Hub model, and the hash of its weights."""
+    """Return what identifies a model: its absolute path or Hub id, the commit of a Hub model, its weights_sha256."""
     path, revision = split_revision(path, revision)
     folder = folder_of(path, revision)
     local = os.path.isdir(path)
@@ -66,13 +66,13 @@ def model_identity(path: str, revision: str = "main") -> dict:
 
 
 def record_of(path: str, revision: str = "main") -> dict | None:
-    """The record of a model folder or Hub repository, or None where there is none that can be read."""
+    """Return the record of a model folder or Hub repository; None if there is none that can be read."""
     file = find_file(path, RECORD, revision)
     return read_json_mapping(file) if file else None
 
 
 def parent_of(role: str, path: str, revision: str = "main") -> dict:
-    """One line of a run's lineage: the model that took a role, and which weights it had then."""
+    """Return an entry of a run's lineage: a model with its role, and the weights that it has now."""
     record = record_of(path, revision) or {}
     return {
         "role": role,

@@ -1,4 +1,4 @@
-"""Where a model lies: a folder or a Hub repository, a full model or an adapter with its base."""
+"""Where a model is: in a folder or a Hub repository, as a full model or as an adapter with its base."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model lies: its base, and the adapter on it if the path named an adapter."""
+    """A model's path and revision, those of its base, and the adapter's config; a full model is its own base."""
 
     path: str
     revision: str
@@ -25,20 +25,20 @@ class Source:
 
     @classmethod
     def of(cls, path: str, revision: str = "main", base: str | None = None) -> "Source":
-        """Reads the adapter config, if there is one; no weights.
+        """Return the source at a path; only an adapter's config is read.
 
         Args:
             path: folder, Hub id, or `user/name@revision`.
-            base: where the adapter's base lies now, in place of what its config says.
+            base: where the adapter's base is now, in place of what its config says.
 
         Raises:
-            HfkitError: a base for a full model, or one that is an adapter itself.
+            HfkitError: `base` is given for a full model, or is an adapter itself.
         """
         path, revision = split_revision(path, revision)
         adapter = read_json(path, ADAPTER_CONFIG, revision)
         if adapter is None:
             if base is not None:
-                raise HfkitError(f"{path} is a full model and has no base: leave out {base}")
+                raise HfkitError(f"{path} is a full model and has no base: remove {base}")
             return cls(path, revision, path, revision, None)
         if base is None:
             base = adapter.get("base_model_name_or_path") or ""
@@ -49,10 +49,10 @@ class Source:
 
 
 def find_file(path: str, name: str, revision: str = "main") -> Path | None:
-    """The file `name` of a model folder or Hub repository, fetched if need be; None where there is no such file.
+    """Return the file `name` of a model folder or Hub repository, fetched if necessary; None if there is no such file.
 
     Raises:
-        HfkitError: no such repository or revision, a path that cannot be one, or a Hub that answers with errors.
+        HfkitError: no such repository or revision, an invalid path, or the Hub answers with errors.
     """
     if os.path.isdir(path):
         file = Path(path) / name
@@ -61,9 +61,9 @@ def find_file(path: str, name: str, revision: str = "main") -> Path | None:
 
 
 def folder_of(path: str, revision: str = "main") -> Path | None:
-    """The folder that a model is read from: its own, or the Hub's snapshot in the cache, which a commit gives its name.
+    """Return a model's folder, or its snapshot in the Hub's cache, which is named by its commit; else None.
 
-    None where neither is there; a snapshot holds only the files that were asked for so far.
+    A snapshot holds only the files that were fetched so far.
     """
     if os.path.isdir(path):
         return Path(path)
@@ -72,10 +72,10 @@ def folder_of(path: str, revision: str = "main") -> Path | None:
 
 
 def read_json(path: str, name: str, revision: str = "main") -> dict | None:
-    """The JSON file `name` of a model folder or Hub repository, or None where there is no such file.
+    """Return the mapping in the JSON file `name` of a model folder or Hub repository; None if there is no such file.
 
     Raises:
-        HfkitError: it holds no mapping.
+        HfkitError: the file holds no mapping.
     """
     file = find_file(path, name, revision)
     try:

@@ -12,9 +12,6 @@ from hfkit.models.score_head import hold_head_in_float32, with_exact_head
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
-QUANTIZED = ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method", "hf_quantizer")
-"""Attributes that Transformers sets on a quantized model, and that PEFT and the trainers read."""
-
 
 def copy_sharing_frozen(model: Module) -> Module:
     """Return a copy that holds the same frozen parameters and buffers; trainable ones are copied."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from hfkit.config.registry import MERGE, STAGES, StageSpec, spec_of
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD, read_json_mapping
+from hfkit.records.lineage import family_records
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 
@@ -83,17 +84,10 @@ def gather(folder: Path) -> Gathered:
 
 def run_and_ancestors(folder: Path) -> list[Path]:
     """Return the folder of a run, and the folders of the runs that it was made from where they still exist."""
-    family, waiting = {}, [folder.resolve()]
-    while waiting:
-        path = waiting.pop()
-        record = read_record(path)
-        if path in family or record is None:
-            continue
-        family[path] = None
-        parents = [parent["path"] for parent in record.get("lineage", [])]
-        parents.append(record.get("config", {}).get("tokenizer_name_or_path"))
-        waiting += [Path(parent).resolve() for parent in parents if parent and Path(parent).is_dir()]
-    return [*family]
+    family = [*family_records([(str(folder), "main")], local=True)]
+    tokenizers = [record.get("config", {}).get("tokenizer_name_or_path") for _, _, record in family]
+    family += family_records([(path, "main") for path in tokenizers if path], local=True)
+    return [*dict.fromkeys(Path(path) for path, _, _ in family)]
 
 
 def set_names(runs: list[ReportedRun]) -> None:

@@ -7,8 +7,9 @@ from matplotlib.patches import FancyBboxPatch
 
 from hfkit.commands.report.figure_writer import LIGHT
 from hfkit.commands.report.formatting import format_count
-from hfkit.commands.report.gather import Gathered, ReportedRun, title_of
+from hfkit.commands.report.gather import Gathered, title_of
 from hfkit.config.registry import spec_of
+from hfkit.records.lineage import lineage_edges
 from hfkit.records.record import weights_hash
 
 PPO_ROLES = {"start": "policy, reference", "reward": "reward, value"}  # models that a parent of PPO becomes
@@ -30,33 +31,28 @@ def lineage_nodes(gathered: Gathered) -> dict[str, Node]:
     nodes: dict[str, Node] = {}
     moved: dict[str, str] = {}
 
-    def key_of(path: str, stage: str | None, weights: str | None) -> str:
+    def key_of(entry: dict) -> str:
         """Return the node of a model; a run that moved with its pipeline is found by its weights."""
+        path, stage, weights = entry["path"], entry.get("stage"), entry.get("weights_sha256")
         if path not in here and path not in moved:
             same = [key for key, run in here.items() if run.stage == stage and weights == weights_hash(key)]
             moved[path] = same[0] if weights and same else path
         return moved.get(path, path)
 
-    def add(entry: dict, child: str | None) -> tuple[str, str]:
-        key = key_of(entry["path"], entry.get("stage"), entry.get("weights_sha256"))
-        if key in here:
-            add_run(key, here[key])
-        elif key not in nodes:
-            parents = [add(parent, entry.get("stage")) for parent in entry.get("parents", [])]
-            nodes[key] = Node(*describe_parent(entry), parents)
-        return key, role_title(entry["role"], child)
-
-    def add_run(key: str, run: ReportedRun) -> None:
-        if key in nodes:
-            return
-        nodes[key] = node = Node(run.name, describe_run(run.record))
-        node.parents = [add(entry, run.stage) for entry in run.record.get("lineage", [])]
+    for run_key, run in here.items():
+        nodes[run_key] = node = Node(run.name, describe_run(run.record))
+        for entry, child in lineage_edges(run.record.get("lineage", [])):
+            key, child_key = key_of(entry), key_of(child) if child else run_key
+            if (child and child_key in here) or child_key not in nodes:
+                continue  # the child's own record says what it was made from
+            if key not in here:
+                nodes.setdefault(key, Node(*describe_parent(entry)))
+            parent = (key, role_title(entry["role"], child.get("stage") if child else run.stage))
+            if parent not in nodes[child_key].parents:
+                nodes[child_key].parents.append(parent)
         name = Path(run.record.get("config", {}).get("tokenizer_name_or_path") or "").name
         tokenizers = [path for path, other in here.items() if getattr(other.spec, "makes", None) == "tokenizer"]
         node.parents += [(path, "tokenizer") for path in tokenizers if here[path].folder.name == name]
-
-    for key, run in here.items():
-        add_run(key, run)
     return nodes
 
 

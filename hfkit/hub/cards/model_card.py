@@ -18,6 +18,7 @@ from hfkit.hub.cards.model_metadata import model_metadata
 from hfkit.hub.cards.run_info import RunInfo, dataset_id, hub_id, model_name
 from hfkit.hub.cards.usage import usage_section
 from hfkit.hub.published_record import without_local_paths, without_paths
+from hfkit.records.lineage import lineage_edges
 from hfkit.records.record import weight_files
 from hfkit.records.source import ADAPTER_CONFIG
 
@@ -184,15 +185,11 @@ def lineage_section(info: RunInfo) -> str:
         link = f"[{name}](https://huggingface.co/{name}){at}" if hub_id(model) else "local, not pushed"
         rows.append((role, f"`{name}`", link, f"`{weights}`" if weights else ""))
 
-    def add_parents(child: str, parents: list[dict]) -> None:
-        for parent in parents:
-            role = ROLE_NAMES.get(parent["role"], parent["role"])
-            add(f"{role}{child}", parent)
-            add_parents(f" of {parent['stage'] or role}", parent["parents"])
-
     if record.get("base"):
         add("base of the adapter" if info.is_adapter else "base", record["base"])
-    add_parents("", record["lineage"])
+    for parent, child in lineage_edges(record["lineage"]):
+        role, child_role = (ROLE_NAMES.get(model["role"], model["role"]) if model else "" for model in (parent, child))
+        add(f"{role} of {child['stage'] or child_role}" if child else role, parent)
     return markdown_table(("role", "model", "on the Hub", "sha256 of the weights"), rows) if rows else ""
 
 
