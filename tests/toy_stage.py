@@ -20,7 +20,7 @@ from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
 from hfkit.models.saving import save_model
 from hfkit.stages.opening import open_run
-from hfkit.training.arguments import held_out_metrics, own_callbacks, train, trainer_arguments
+from hfkit.training.arguments import held_out_metrics, set_callbacks, train, trainer_arguments
 
 
 @dataclass(kw_only=True)
@@ -89,7 +89,7 @@ def main(config: ToyConfig) -> Path:
         )
         trainer.loss_scale = config.loss_scale
         save = partial(save_model, trainer.model, tokenizer)
-        own_callbacks(trainer, run, save)
+        set_callbacks(trainer, run, save)
         facts = train(trainer, run)
         # Save
         metrics = {"train_loss": facts["train_loss"]}

@@ -28,13 +28,13 @@ from hfkit.core.files import RECORD, hash_of, require_free_folder, write_json
 from hfkit.core.locks import lock_folder
 from hfkit.evaluation.merged import comparison, held_out_rows, measure
 from hfkit.hub.cards.model_card import write_card
-from hfkit.models.adapters import merge_adapter, with_adapter
+from hfkit.models.adapters import load_adapter, merge_adapter
 from hfkit.models.loading import HEADS, load_base, load_tokenizer, require_reward_adapter
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.models.saving import save_model
 from hfkit.records.base import base_identity, require_own_base, stored_quantization
 from hfkit.records.environment import environment, peak_memory_bytes
-from hfkit.records.record import parent_of, record_of
+from hfkit.records.record import lineage_entry, record_of
 from hfkit.records.source import ADAPTER_CONFIG, Source, find_file, folder_of
 
 TASKS = ("CAUSAL_LM", "SEQ_CLS")
@@ -70,7 +70,7 @@ def merge(
     require_free_folder(out)
     source = mergeable_source(str(adapter), revision, base)
     trained = record_of(source.path, source.revision) or {}
-    lineage = [parent_of("adapter", source.path, source.revision)]
+    lineage = [lineage_entry("adapter", source.path, source.revision)]
     tokenizer = load_adapter_tokenizer(source)
     held_out = load_rows_to_measure(trained, source, tokenizer, eval_dataset)
     with staged_folder(out) as folder:
@@ -213,7 +213,7 @@ def measure_merge(folder: Path, source: Source, trained: dict, tokenizer, held_o
     head = HEADS[TaskType(source.adapter["task_type"])]
     options = {"dtype": trained["config"]["dtype"], "quantization": quantization} if quantization else {}
     try:
-        model = with_adapter(load_base(source.base, source.base_revision, head=head, **options), source)
+        model = load_adapter(load_base(source.base, source.base_revision, head=head, **options), source)
     except HfkitError as error:
         warn(f"merge: what the merge changes is not measured: {error}")
         notes.append(UNMEASURED.format(why=f"since {base_name} could not be loaded"))

@@ -61,6 +61,6 @@ def has_bf16() -> bool:
     return device().type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def random_state_kept(on: torch.device):
+def keep_random_state(on: torch.device):
     """Return a context that restores torch's generators, of the CPU and of a device, when it ends."""
     return torch.random.fork_rng([on] if on.type == "cuda" else [])

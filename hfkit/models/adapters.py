@@ -22,7 +22,7 @@ from hfkit.core.compat import is_plain_lora
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
-from hfkit.models.score_head import hold_head_in_float32
+from hfkit.models.score_head import store_head_in_float32
 from hfkit.records.base import base_identity, require_own_base
 from hfkit.records.source import Source, find_file
 
@@ -45,7 +45,7 @@ def lora_config(config, source: Source, task_type: TaskType) -> LoraConfig:
     )
 
 
-def adapter_weights(source: Source) -> dict[str, torch.Tensor]:
+def read_adapter_weights(source: Source) -> dict[str, torch.Tensor]:
     """Read the tensors of an adapter, onto the CPU.
 
     Raises:
@@ -68,7 +68,7 @@ def record_base(model) -> dict:
     return {"base": base_identity(config.base_model_name_or_path, config.revision or "main")}
 
 
-def with_adapter(model: PreTrainedModel | PeftModel, source: Source, **options) -> PeftModel:
+def load_adapter(model: PreTrainedModel | PeftModel, source: Source, **options) -> PeftModel:
     """Load the adapter at `source`, frozen, onto a base, or onto a model with adapters as one more, `adapter_name`.
 
     The head of a reward model is kept in float32, as it was trained and saved.
@@ -80,9 +80,9 @@ def with_adapter(model: PreTrainedModel | PeftModel, source: Source, **options) 
         HfkitError: the adapter was trained on another base, does not fit, or has no safetensors file.
     """
     require_own_base(source)
-    adapter_weights(source)
+    read_adapter_weights(source)
     if source.adapter.get("task_type") == TaskType.SEQ_CLS:
-        hold_head_in_float32(model)
+        store_head_in_float32(model)
     try:
         folder = local_folder(source.path, source.revision, MODEL_FILES)
         options = {"torch_device": "cpu", **options}  # peft's default is the first GPU, in every process
@@ -102,7 +102,7 @@ def load_adapter_weights(model: PeftModel, source: Source) -> None:
     """
     require_own_base(source)
     # peft expects every tensor that it would save; a new head keeps its own
-    weights = {**get_peft_model_state_dict(model, save_embedding_layers=False), **adapter_weights(source)}
+    weights = {**get_peft_model_state_dict(model, save_embedding_layers=False), **read_adapter_weights(source)}
     try:
         result = set_peft_model_state_dict(model, weights)
     except RuntimeError as error:
@@ -116,7 +116,7 @@ def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
     """Merge the adapter at `source` into its base and return that, with all weights trainable."""
     config = PeftConfig.from_pretrained(local_folder(source.path, source.revision, MODEL_FILES))
     config.task_type = None  # a language model's adapter may go into a classifier
-    adapted = with_adapter(model, source, config=config, torch_device=str(model.device))
+    adapted = load_adapter(model, source, config=config, torch_device=str(model.device))
     untie_output_head(adapted)
     merged = adapted.merge_and_unload().requires_grad_(True)  # peft froze the base
     if hasattr(merged, "score"):

@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import BatchEncoding, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from hfkit.core.device import random_state_kept
+from hfkit.core.device import keep_random_state
 from hfkit.metrics.formulas import kl_per_reply, token_entropy
 
 STRIDE = 16  # tokens sampled before the rows that have ended leave the batch
@@ -33,7 +33,7 @@ def generate_replies(
         seed: of the sampling; torch's global generators are restored.
         stop_token_ids: end a reply; default is the tokenizer's EOS.
     """
-    with random_state_kept(model.device):
+    with keep_random_state(model.device):
         torch.manual_seed(seed)
         return sample_replies(model, tokenizer, prompts, max_new_tokens, temperature, batch_size, stop_token_ids)
 
@@ -51,7 +51,7 @@ def sample_replies(
     """Return replies as `generate_replies` does, drawn from torch's global generator."""
     config = sampling_config(tokenizer, max_new_tokens, temperature, stop_token_ids or [tokenizer.eos_token_id])
     replies = []
-    with plain_generation(model):
+    with without_generation_defaults(model):
         for start in range(0, len(prompts), batch_size):
             rows = {"input_ids": prompts[start : start + batch_size]}
             batch = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
@@ -111,7 +111,7 @@ def sampling_config(
 
 
 @contextmanager
-def plain_generation(model: PreTrainedModel | PeftModel):
+def without_generation_defaults(model: PreTrainedModel | PeftModel):
     """Remove the model's own generation config, from which `generate` fills in what another config leaves unset."""
     kept = model.generation_config
     set_generation_config(model, GenerationConfig())

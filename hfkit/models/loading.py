@@ -25,9 +25,9 @@ from hfkit.core.device import device, disable_cudnn_attention
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES, TOKENIZER_FILES
-from hfkit.models.adapters import adapter_weights, load_adapter_weights, lora_config, merge_adapter, with_adapter
+from hfkit.models.adapters import load_adapter, load_adapter_weights, lora_config, merge_adapter, read_adapter_weights
 from hfkit.models.quantization import prevent_packing, quantization_as_trained, quantization_of
-from hfkit.models.score_head import hold_head_in_float32, with_exact_head
+from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
 from hfkit.records.base import base_identity
 from hfkit.records.source import Source
 
@@ -145,7 +145,7 @@ def load_base(
         raise HfkitError(
             f"{path} lacks {len(missing)} weights of a {type(model).__name__}, which would be random: {shown}"
         )
-    model = with_exact_head(model)
+    model = compute_head_in_float32(model)
     return prevent_packing(model) if quantization is not None else model.to(target)
 
 
@@ -165,7 +165,7 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
                 "dtype to float32, and bf16 to true"
             )
         return merge_adapter(model, source) if source.adapter else model
-    return under_adapter(model, config, source, task_type)
+    return add_trainable_adapter(model, config, source, task_type)
 
 
 def loading_options(config) -> dict:
@@ -178,7 +178,7 @@ def loading_options(config) -> dict:
     }
 
 
-def under_adapter(model: PreTrainedModel, config, source: Source, task_type: TaskType) -> PeftModel:
+def add_trainable_adapter(model: PreTrainedModel, config, source: Source, task_type: TaskType) -> PeftModel:
     """Freeze a base and put one trainable adapter on it, which starts as a copy of the one at `source`, if any.
 
     The trained weights, the adapter's and a classifier's head, are in float32 whatever the base's dtype.
@@ -186,7 +186,7 @@ def under_adapter(model: PreTrainedModel, config, source: Source, task_type: Tas
     Raises:
         HfkitError: the adapter does not fit the base.
     """
-    hold_head_in_float32(model)
+    store_head_in_float32(model)
     try:
         model = get_peft_model(model, lora_config(config, source, task_type))
     except ValueError as error:
@@ -219,7 +219,7 @@ def load_policy(
     options.setdefault("quantization", quantization_as_trained(path, revision))
     model = load_base(source.base, source.base_revision, **options)
     if source.adapter:
-        model = with_adapter(model, source)
+        model = load_adapter(model, source)
     tokenizer = load_tokenizer(path, revision)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), tokenizer
@@ -239,7 +239,7 @@ def load_classifier(
     source = reward_source(path, revision, base)
     options.setdefault("quantization", quantization_as_trained(path, revision))
     model = load_base(source.base, source.base_revision, head=AutoModelForSequenceClassification, **options)
-    return (with_adapter(model, source) if source.adapter else model).eval()
+    return (load_adapter(model, source) if source.adapter else model).eval()
 
 
 def reward_source(path: str, revision: str = "main", base: str | None = None) -> Source:
@@ -266,7 +266,7 @@ def require_reward_adapter(source: Source) -> None:
     path, task = source.path, source.adapter.get("task_type")
     if task != "SEQ_CLS":
         raise HfkitError(f"{path} is a {task} adapter, not a reward model (SEQ_CLS)")
-    heads = [weights for name, weights in adapter_weights(source).items() if name.endswith("score.weight")]
+    heads = [weights for name, weights in read_adapter_weights(source).items() if name.endswith("score.weight")]
     if not heads:
         raise HfkitError(f"{path} was saved without its score head, so its rewards would be random")
     if len(heads[0]) != 1:

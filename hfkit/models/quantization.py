@@ -45,7 +45,7 @@ def prevent_packing(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def scales_of(model: torch.nn.Module) -> list:
+def quantization_state(model: torch.nn.Module) -> list:
     """Return what quantized layers hold besides their parameters: tensors, and objects that hold tensors.
 
     Layers that share a parameter have to share these too.

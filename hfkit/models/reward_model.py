@@ -6,7 +6,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.data.chat_template import Messages, encode_conversation
 from hfkit.models.loading import load_classifier, load_tokenizer
-from hfkit.models.score_head import with_exact_head
+from hfkit.models.score_head import compute_head_in_float32
 
 
 class RewardModel:
@@ -23,7 +23,7 @@ class RewardModel:
 
     def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase):
         model.config.pad_token_id = tokenizer.pad_token_id
-        self.model, self.tokenizer = with_exact_head(model).eval(), tokenizer
+        self.model, self.tokenizer = compute_head_in_float32(model).eval(), tokenizer
 
     @torch.no_grad()
     def __call__(

@@ -17,7 +17,7 @@ class ScoreHead(torch.nn.Linear):
             return torch.nn.functional.linear(hidden.to(dtype), self.weight.to(dtype), bias)
 
 
-def with_exact_head(model: torch.nn.Module) -> torch.nn.Module:
+def compute_head_in_float32(model: torch.nn.Module) -> torch.nn.Module:
     """Make the `score` head of a model, if it has one, compute in float32; return the model."""
     classifier = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = getattr(classifier, "score", None)
@@ -27,7 +27,7 @@ def with_exact_head(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def hold_head_in_float32(classifier: PreTrainedModel) -> None:
+def store_head_in_float32(classifier: PreTrainedModel) -> None:
     """Cast the head of a base to float32, before an adapter copies it.
 
     peft casts the LoRA matrices to float32, but not whole modules that are trained with them.

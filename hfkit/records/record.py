@@ -71,7 +71,7 @@ def record_of(path: str, revision: str = "main") -> dict | None:
     return read_json_mapping(file) if file else None
 
 
-def parent_of(role: str, path: str, revision: str = "main") -> dict:
+def lineage_entry(role: str, path: str, revision: str = "main") -> dict:
     """Return an entry of a run's lineage: a model with its role, and the weights that it has now."""
     record = record_of(path, revision) or {}
     return {

@@ -8,17 +8,16 @@ from transformers import PreTrainedModel
 
 from hfkit.config.stages import PPOConfig
 from hfkit.core.console import say
-from hfkit.models.adapters import lora_config, with_adapter
+from hfkit.models.adapters import load_adapter, lora_config
 from hfkit.models.loading import (
+    add_trainable_adapter,
     load_base,
     load_classifier,
     load_tokenizer,
     load_trainable,
     loading_options,
     reward_source,
-    under_adapter,
 )
-from hfkit.models.score_head import hold_head_in_float32, with_exact_head
 from hfkit.records.base import same_base
 from hfkit.records.source import Source
 from hfkit.rlhf.forward import Model, without_adapter
@@ -63,7 +62,7 @@ def load_roles(config: PPOConfig) -> Roles:
     if why_not is None:
         base = load_base(source.base, source.base_revision, **loading_options(config)).requires_grad_(False)
         classifier = classifier_over(base)
-        policy = under_adapter(base, config, source, TaskType.CAUSAL_LM)
+        policy = add_trainable_adapter(base, config, source, TaskType.CAUSAL_LM)
         why_not = None if classifier else f"{type(base).__name__} and its classifier have different backbones"
     else:
         policy = load_trainable(config)
@@ -101,7 +100,7 @@ def load_reward_role(config: PPOConfig, scorer: Source, classifier: PreTrainedMo
     """Return the reward model, frozen: its adapter on the classifier over the shared base, or loaded by itself."""
     model: Model
     if classifier is not None:
-        model = with_adapter(classifier, scorer)
+        model = load_adapter(classifier, scorer)
     else:
         model = load_classifier(scorer.path, scorer.revision, **loading_options(config))
     return model.eval().requires_grad_(False)
@@ -111,7 +110,7 @@ def new_value_model(config: PPOConfig, source: Source, classifier: PreTrainedMod
     """Return a value model that does not start from a reward model: the SFT model with a head of zeros."""
     value: Model
     if classifier is not None:
-        value = under_adapter(classifier, config, source, TaskType.SEQ_CLS)
+        value = add_trainable_adapter(classifier, config, source, TaskType.SEQ_CLS)
     else:
         value = load_trainable(config, TaskType.SEQ_CLS)
     for parameter in without_adapter(value).get_submodule("score").parameters():

@@ -7,8 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from hfkit.core.compat import copy_quantization
-from hfkit.models.quantization import scales_of
-from hfkit.models.score_head import hold_head_in_float32, with_exact_head
+from hfkit.models.score_head import store_head_in_float32
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -36,7 +35,7 @@ def classifier_over(base: PreTrainedModel) -> PreTrainedModel | None:
     setattr(classifier, prefix, copy_sharing_frozen(getattr(base, prefix)))
     classifier.score.to_empty(device=base.device).requires_grad_(False)
     torch.nn.init.zeros_(classifier.score.weight)
-    hold_head_in_float32(classifier)
+    store_head_in_float32(classifier)
     copy_quantization(base, classifier)
     with_exact_head(classifier)
     return classifier

@@ -29,7 +29,7 @@ from hfkit.rlhf.reward_quality import probe_rewards, report_reward_accuracy
 from hfkit.rlhf.rewards import initial_normalizer, load_scorer, scoring_tokenizer, validate_rendering
 from hfkit.rlhf.roles import load_roles
 from hfkit.stages.opening import open_run
-from hfkit.training.arguments import own_callbacks, trainer_arguments
+from hfkit.training.arguments import set_callbacks, trainer_arguments
 
 SHOWN_SAMPLES = 8
 
@@ -79,7 +79,7 @@ def main(config: PPOConfig) -> Path:
             normalizer=initial_normalizer(config),
             ptx_rows=ptx_rows,
         )
-        own_callbacks(trainer, run, partial(save_model, trainer.policy_model, tokenizer), *early_stopping(config))
+        set_callbacks(trainer, run, partial(save_model, trainer.policy_model, tokenizer), *early_stopping(config))
         facts = train_policy(trainer, run)
         # Save
         metrics, samples = trend(run.folder), []

@@ -22,7 +22,7 @@ from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
 from hfkit.models.saving import save_model
 from hfkit.stages.opening import open_run
-from hfkit.training.arguments import held_out_metrics, own_callbacks, train, trainer_arguments
+from hfkit.training.arguments import held_out_metrics, set_callbacks, train, trainer_arguments
 from hfkit.training.callbacks import Samples
 
 
@@ -65,7 +65,7 @@ def main(config: PretrainConfig) -> Path:
         if config.packing == "documents":
             require_separation(trainer)
         save = partial(save_model, trainer.model, tokenizer)
-        own_callbacks(trainer, run, save, Samples(tokenizer, config.sample_prompts, config.sample_length))
+        set_callbacks(trainer, run, save, Samples(tokenizer, config.sample_prompts, config.sample_length))
         facts = train(trainer, run)
         # Save
         metrics = {"train_loss": facts["train_loss"]}

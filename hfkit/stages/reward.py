@@ -24,7 +24,7 @@ from hfkit.models.loading import load_tokenizer, load_trainable
 from hfkit.models.saving import save_model
 from hfkit.records.record import read_record
 from hfkit.stages.opening import open_run
-from hfkit.training.arguments import keep_trainable_dtype, own_callbacks, train, trainer_arguments
+from hfkit.training.arguments import keep_trainable_dtype, set_callbacks, train, trainer_arguments
 from hfkit.training.ranking_trainer import RankingCollator, RankingTrainer
 
 
@@ -73,7 +73,7 @@ def main(config: RewardConfig) -> Path:
                 processing_class=tokenizer,
             )
         save = partial(save_model, trainer.model, tokenizer)
-        own_callbacks(trainer, run, save)
+        set_callbacks(trainer, run, save)
         facts = train(trainer, run)
         # Save
         metrics = {"train_loss": facts["train_loss"]}

@@ -21,7 +21,7 @@ from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
 from hfkit.models.saving import save_model
 from hfkit.stages.opening import open_run
-from hfkit.training.arguments import held_out_metrics, keep_trainable_dtype, own_callbacks, train, trainer_arguments
+from hfkit.training.arguments import held_out_metrics, keep_trainable_dtype, set_callbacks, train, trainer_arguments
 
 
 @push_when_done
@@ -66,7 +66,7 @@ def main(config: SFTConfig) -> Path:
         if config.packing:
             require_separation(trainer)
         save = partial(save_model, trainer.model, tokenizer)
-        own_callbacks(trainer, run, save)
+        set_callbacks(trainer, run, save)
         facts = train(trainer, run)
         # Save
         metrics = {"train_loss": facts["train_loss"]}

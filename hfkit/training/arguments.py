@@ -55,7 +55,7 @@ def trainer_arguments(config, **overrides):
     return arguments
 
 
-def own_callbacks(trainer: Trainer, run: Run, save: Callable[[Path], None], *more: TrainerCallback) -> None:
+def set_callbacks(trainer: Trainer, run: Run, save: Callable[[Path], None], *more: TrainerCallback) -> None:
     """Replace the trainer's printing by hfkit's callbacks, and attach the run's record to its trackers.
 
     Args:

@@ -7,7 +7,7 @@ import torch
 from transformers import TrainerCallback
 
 from hfkit.core.console import printable_line, say
-from hfkit.core.device import random_state_kept
+from hfkit.core.device import keep_random_state
 from hfkit.core.files import write_text
 from hfkit.core.progress import ProgressLine
 from hfkit.records.metrics_file import METRICS
@@ -102,7 +102,7 @@ class Samples(TrainerCallback):
             return
         was_training = model.training
         model.eval()
-        with random_state_kept(model.device), torch.no_grad():
+        with keep_random_state(model.device), torch.no_grad():
             for prompt in self.prompts:
                 inputs = self.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
                 ids = model.generate(

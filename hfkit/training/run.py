@@ -36,7 +36,7 @@ class Run:
         stage: its name in the registry.
         config: the stage's config.
         data: statistics of the data, a dict per split.
-        parents: lineage, as `record.parent_of` returns it.
+        parents: lineage, as `record.lineage_entry` returns it.
 
     Raises:
         HfkitError: the folder holds other files, a run with other settings or data, or an interrupted run while

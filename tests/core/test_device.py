@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import write_rows
 
-from hfkit.core.device import device, prepare_device, random_state_kept
+from hfkit.core.device import device, keep_random_state, prepare_device
 from hfkit.models.loading import load_base
 from hfkit.training.arguments import trainer_arguments
 
@@ -36,7 +36,7 @@ def test_a_stage_trains_without_cudnns_attention(config_of, tmp_path):
 
 def test_the_generators_are_left_as_they_were():
     before = torch.get_rng_state()
-    with random_state_kept(torch.device("cpu")):
+    with keep_random_state(torch.device("cpu")):
         torch.manual_seed(7)
         torch.rand(3)
     assert torch.equal(torch.get_rng_state(), before)

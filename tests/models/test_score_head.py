@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from hfkit.models.loading import loading_options
 from hfkit.models.reward_model import RewardModel, load_reward
-from hfkit.models.score_head import hold_head_in_float32, with_exact_head
+from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.batch import Tokens
 from hfkit.rlhf.forward import autocast, reply_values
@@ -108,10 +108,10 @@ def test_rewards_and_values_are_not_rounded_to_bf16(dtype, tokenizer, tmp_path):
 
 
 def test_only_a_head_under_an_adapter_is_widened():
-    model = with_exact_head(classifier("bfloat16", vocabulary=9))
+    model = compute_head_in_float32(classifier("bfloat16", vocabulary=9))
     assert model.score.weight.dtype == torch.bfloat16
     assert model(torch.tensor([[1, 2]])).logits.dtype == torch.float32
-    hold_head_in_float32(model)
+    store_head_in_float32(model)
     assert model.score.weight.dtype == torch.float32
     assert model.dtype == torch.bfloat16
 

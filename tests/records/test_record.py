@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hfkit.core.files import write_json
-from hfkit.records.record import parent_of, read_record, settings_of, weights_hash
+from hfkit.records.record import lineage_entry, read_record, settings_of, weights_hash
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
@@ -74,7 +74,7 @@ def test_the_record_of_a_stage_tells_what_it_was(reward_dir, sft_dir, base_dir, 
 
 
 def test_a_hub_model_in_the_lineage_has_its_revision():
-    parent = parent_of("start", "someone/a-model", "v1")
+    parent = lineage_entry("start", "someone/a-model", "v1")
     assert (parent["path"], parent["revision"], parent["weights_sha256"]) == ("someone/a-model", "v1", None)
 
 

@@ -47,8 +47,8 @@ def callback(monkeypatch):
     """callback(one): added to those of the next run."""
 
     def add(one: TrainerCallback) -> None:
-        own = ppo.own_callbacks
-        monkeypatch.setattr(ppo, "own_callbacks", lambda trainer, run, *more: own(trainer, run, *more, one))
+        own = ppo.set_callbacks
+        monkeypatch.setattr(ppo, "set_callbacks", lambda trainer, run, *more: own(trainer, run, *more, one))
 
     return add
 

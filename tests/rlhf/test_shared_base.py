@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 import hfkit
 from hfkit.core.errors import HfkitError
 from hfkit.models.loading import load_base, load_policy, loading_options
-from hfkit.models.quantization import quantization_of, scales_of
+from hfkit.models.quantization import quantization_of, quantization_state
 from hfkit.models.reward_model import RewardModel, load_reward
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import weights_hash
@@ -27,7 +27,7 @@ PROMPTS, REPLIES = ["What does Ann like?", "What does Bob like?"], ["Ann likes r
 def tensors(model) -> list[torch.Tensor]:
     """Every tensor that a model holds: parameters, buffers, and the scales of quantized layers."""
     scales = []
-    for one in scales_of(model):
+    for one in quantization_state(model):
         nested = (one.state2.absmax, one.state2.code, one.offset) if getattr(one, "nested", False) else ()
         scales += [one] if isinstance(one, torch.Tensor) else [one.absmax, one.code, *nested]
     return [*model.parameters(), *model.buffers(), *scales]

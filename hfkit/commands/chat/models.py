@@ -13,8 +13,8 @@ from hfkit.config.registry import STAGES, spec_of
 from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD
-from hfkit.models.adapters import with_adapter
-from hfkit.models.generation import plain_generation, sampling_config, stop_ids
+from hfkit.models.adapters import load_adapter
+from hfkit.models.generation import sampling_config, stop_ids, without_generation_defaults
 from hfkit.models.loading import is_classifier, load_base, read_tokenizer
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.records.base import same_base
@@ -67,7 +67,7 @@ class ChatModel:
         config = sampling_config(self.tokenizer, max_new_tokens, temperature, stop_token_ids)
         prompt = torch.tensor([ids], device=model.device)
         try:
-            with torch.inference_mode(), self.active_adapter(), plain_generation(model):
+            with torch.inference_mode(), self.active_adapter(), without_generation_defaults(model):
                 mask = torch.ones_like(prompt)
                 model.generate(input_ids=prompt, attention_mask=mask, generation_config=config, streamer=streamer)
         except KeyboardInterrupt:
@@ -151,7 +151,7 @@ class LoadedModels:
         tokenizer, adapter = read_tokenizer(source.path, source.revision), None
         if source.adapter:
             adapter = f"adapter_{len(self.models)}"
-            base.model = with_adapter(base.model, source, adapter_name=adapter).eval()
+            base.model = load_adapter(base.model, source, adapter_name=adapter).eval()
         parts = Path(source.path).parts
         names = ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
         name = next((name for name in names if name not in self.models), f"{source.path} ({len(self.models) + 1})")

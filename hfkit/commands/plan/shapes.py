@@ -14,7 +14,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from hfkit.core.errors import ConfigError, Problem, reason
 from hfkit.models.adapters import lora_config
 from hfkit.models.loading import HEADS
-from hfkit.models.score_head import hold_head_in_float32
+from hfkit.models.score_head import store_head_in_float32
 from hfkit.records.source import Source
 
 
@@ -180,7 +180,7 @@ def build_shape(origin: Origin, task: TaskType, dtype: str, bits: int | None, lo
             model = HEADS[task].from_config(config, dtype=getattr(torch, dtype))
             quantized = quantized_weights(model) if bits else set()
             if lora is not None:
-                hold_head_in_float32(model)
+                store_head_in_float32(model)
                 rank, targets = lora
                 targets = targets if isinstance(targets, str) else list(targets)
                 heads = ["score"] if task == TaskType.SEQ_CLS else None
