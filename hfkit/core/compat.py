@@ -10,8 +10,7 @@ from types import ModuleType
 def use_one_gpu(arguments) -> None:
     """Make a `TrainingArguments` count one GPU, so that `Trainer` does not fall back to nn.DataParallel.
 
-    transformers 5.23.0: `TrainingArguments.n_gpu` has no setter, and `Trainer` itself sets `_n_gpu` for a model that
-    is spread over several GPUs.
+    transformers 5.23.0: `n_gpu` has no setter; `Trainer` itself sets `_n_gpu` for a model on several GPUs.
     """
     arguments._n_gpu = 1
 
@@ -19,8 +18,7 @@ def use_one_gpu(arguments) -> None:
 def load_checkpoint_weights(trainer, checkpoint: str) -> None:
     """Load the weights of a checkpoint into a `Trainer`'s model.
 
-    transformers 5.23.0: the only public caller is `Trainer.train`, which takes a further step even if the checkpoint
-    is that of the last one.
+    transformers 5.23.0: `Trainer.train`, the public way, takes a further step even after the last one.
     """
     trainer._load_from_checkpoint(checkpoint)
 
@@ -46,8 +44,7 @@ def copy_quantization(source, target) -> None:
 class EncodedRows:
     """A mixin for a trainer of TRL whose rows are encoded before it gets them.
 
-    trl 1.12.0: `RewardTrainer._prepare_dataset` tokenizes every data set but those with `chosen_ids` and
-    `rejected_ids`, and has no option to skip that.
+    trl 1.12.0: `RewardTrainer` has no option to skip this method, which tokenizes all rows but those of pairs.
     """
 
     def _prepare_dataset(self, dataset, *args):
@@ -75,9 +72,9 @@ def scales_of_8bit(layer) -> list:
 
 
 def is_plain_lora(layer) -> bool:
-    """Return whether a `LoraLayer` of peft adds just B A to its weight, without DoRA or another variant, and no bias.
+    """Return whether a `LoraLayer` of peft adds just B A to its weight: no DoRA or other variant, and no bias.
 
-    peft 0.21.2: the layer holds variant and bias of each adapter; no method tells.
+    peft 0.21.2: no method returns the variant and bias of an adapter.
     """
     return not layer.lora_variant and not any(layer.lora_bias.values())
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.out_of_memory import explain_out_of_memory
 
-FULL = 1 << 16
-"""Bytes. With fewer free, a failure to write means that the disk is full."""
+FULL = 1 << 16  # bytes free, below which a failure means that the disk is full
 
 
 @contextmanager

@@ -7,19 +7,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hfkit.core.console import say
 
-INTERVAL = 10
-"""Least seconds between two lines of a log."""
+INTERVAL = 10  # seconds between two lines of a log, at least
 
 
 class ProgressLine:
-    """A loop's progress.
-
-    Args:
-        name: of the loop.
-        total: its steps.
-        done: steps that were done before it starts; the estimate of the time left ignores them.
-        unit: what a step is called in a log.
-    """
+    """The progress of a loop of `total` steps, of which `done` are done before it starts; logs call a step `unit`."""
 
     def __init__(self, name: str, total: int, done: int = 0, unit: str = ""):
         self.name, self.total, self.first, self.unit = name, total, done, unit
@@ -31,10 +23,6 @@ class ProgressLine:
         if self.is_terminal:
             self.bar.start()
 
-    def update(self, done: int) -> None:
-        """Move the bar of a terminal."""
-        self.bar.update(self.task, completed=done)
-
     def report(self, done: int, metrics: str = "") -> None:
         """Move the bar and show metrics beside it; without a terminal, print a line if the last one is old enough."""
         self.bar.update(self.task, completed=done, metrics=metrics)
@@ -44,10 +32,6 @@ class ProgressLine:
             parts = (f"{self.unit} {done}/{self.total}".strip(), metrics, f"{left:.0f} s left")
             say(f"{self.name}: {', '.join(filter(None, parts))}")
             self.reported = now
-
-    def print(self, text: str) -> None:
-        """Print a line above the bar."""
-        self.bar.console.print(text)
 
     def close(self) -> None:
         """Remove the bar."""

@@ -73,14 +73,14 @@ class TrainingProgress(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.line:
-            self.line.update(state.global_step)
+            self.line.bar.update(self.line.task, completed=state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not self.line:
             return
         evaluated = ", ".join(text.format(logs[key]) for key, text in EVAL_METRICS.items() if key in logs)
         if evaluated:
-            self.line.print(f"{self.name}: step {state.global_step}, held out: {evaluated}")
+            self.line.bar.console.print(f"{self.name}: step {state.global_step}, held out: {evaluated}")
         metrics = ", ".join(text.format(logs[key]) for key, text in TRAIN_METRICS.items() if key in logs)
         if metrics:
             self.line.report(state.global_step, metrics)

@@ -222,7 +222,7 @@ def test_a_run_without_a_step_is_not_published(run_stage, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
-@pytest.mark.parametrize("harm", ["cut off", "missing"])
+@pytest.mark.parametrize("harm", ["truncated", "missing"])
 def test_a_checkpoint_that_broke_is_left_out(sft_dir, copy, name, harm):
     checkpoint = copy(sft_dir) / "checkpoint-6"
     assert checkpoint_fault(checkpoint) is None
