@@ -18,6 +18,7 @@ from hfkit.models.loading import (
     loading_options,
     reward_source,
 )
+from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
 from hfkit.records.base import same_base
 from hfkit.records.source import Source
 from hfkit.rlhf.forward import Model, without_adapter
@@ -43,7 +44,7 @@ class Roles:
     value: Model
 
     def __post_init__(self) -> None:
-        with_exact_head(self.value)
+        compute_head_in_float32(self.value)
 
 
 def load_roles(config: PPOConfig) -> Roles:
@@ -130,5 +131,5 @@ def value_from_reward(reward: Model, config: PPOConfig, scorer: Source) -> Model
     if not config.use_peft:
         return copy.deepcopy(reward).requires_grad_(True)
     base = copy_sharing_frozen(reward)
-    hold_head_in_float32(base)
+    store_head_in_float32(base)
     return get_peft_model(base, lora_config(config, scorer, TaskType.SEQ_CLS))

@@ -7,7 +7,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from hfkit.core.compat import copy_quantization
-from hfkit.models.score_head import store_head_in_float32
+from hfkit.models.quantization import quantization_state
+from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -15,7 +16,7 @@ Module = TypeVar("Module", bound=torch.nn.Module)
 def copy_sharing_frozen(model: Module) -> Module:
     """Return a copy that holds the same frozen parameters and buffers; trainable ones are copied."""
     shared: list[object] = [p for p in model.parameters() if not p.requires_grad]
-    shared += [*model.buffers(), *scales_of(model)]
+    shared += [*model.buffers(), *quantization_state(model)]
     return copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
 
 
@@ -37,5 +38,5 @@ def classifier_over(base: PreTrainedModel) -> PreTrainedModel | None:
     torch.nn.init.zeros_(classifier.score.weight)
     store_head_in_float32(classifier)
     copy_quantization(base, classifier)
-    with_exact_head(classifier)
+    compute_head_in_float32(classifier)
     return classifier
