@@ -6,7 +6,7 @@ Nothing heavy is imported here: `hfkit sft --help` must not wait for torch.
 import importlib
 import typing
 from dataclasses import MISSING, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from hfkit.core.file_types import FILE_TYPES
 from hfkit.core.hub_ids import split_revision
@@ -91,7 +91,7 @@ class OutputFields(HubFields):
     extra: dict[str, Any] = arg(factory=dict, help="more fields of the trainer's config")
 
     # (module, name) of the trainer's config class; its other fields are accepted too, and land in `extra`.
-    trainer_config = None
+    trainer_config: ClassVar[tuple[str, str] | None] = None
 
     @classmethod
     def extra_field(cls, name: str) -> Any:

@@ -96,8 +96,7 @@ def field_names(problem: Problem) -> set[str]:
 
 def help_parser(config_class: type, prog: str, description: str) -> ArgumentParser:
     """Return a parser that only prints help: argparse stops at the first error, so `read_flags` reads the values."""
-    layout = {"formatter_class": RawDescriptionHelpFormatter, "usage": SUPPRESS, "epilog": EPILOG}
-    parser = ArgumentParser(prog, description=description, **layout)
+    parser = ArgumentParser(prog, SUPPRESS, description, EPILOG, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="YAML file with any of the keys below", metavar="FILE")
     hints = known_fields(config_class)
     for field in fields(config_class):

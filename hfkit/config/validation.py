@@ -36,19 +36,20 @@ def describe_type(hint: object) -> str:
         return " or ".join(describe_type(member) for member in union_members(hint))
     if (choices := choices_of(hint)) is not None:
         return "|".join(map(str, choices))
-    kind = get_origin(hint) or hint
-    if is_dataclass(kind):
+    kind: Any = get_origin(hint) or hint
+    if isinstance(kind, type) and is_dataclass(kind):
         return f"{{{', '.join(known_fields(kind))}}}"
     if kind is dict:
         return "mapping"
     if kind is list:
         return f"list of {describe_type(*get_args(hint))}" if get_args(hint) else "list"
-    return TYPE_NAMES.get(kind) or getattr(kind, "__name__", str(kind))
+    return TYPE_NAMES.get(kind) or str(getattr(kind, "__name__", kind))
 
 
 def convert(hint: object, value: object, key: str, problems: list[Problem]) -> object:
     """Return `value` as the type of `hint` (an int as a float, say), or add to `problems` why it does not fit."""
-    kind, args, choices = get_origin(hint) or hint, get_args(hint), choices_of(hint)
+    kind: Any = get_origin(hint) or hint
+    args, choices = get_args(hint), choices_of(hint)
     remedy = f"expected {describe_type(hint)}"
     if len(union_members(hint)) > 1:
         return _convert_union(hint, value, key, problems)
@@ -67,8 +68,9 @@ def convert(hint: object, value: object, key: str, problems: list[Problem]) -> o
             convert(args[0], name, path, problems): convert(args[1], item, path, problems)
             for name, item, path in within
         }
-    elif is_dataclass(kind) and isinstance(value, Mapping):
-        values, found = {}, []
+    elif isinstance(kind, type) and is_dataclass(kind) and isinstance(value, Mapping):
+        values: dict[str, Any] = {}
+        found: list[Problem] = []
         check_fields(kind, value, values, found, f"{key}.")
         check_required(kind, values, found, f"{key}.")
         problems += found

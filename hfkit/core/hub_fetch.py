@@ -81,10 +81,9 @@ def fetch_snapshot(repo_id: str, names: list[str], *, revision: str, commit: str
 
     `snapshot_download` alone accepts an incomplete cache if the Hub does not answer.
     """
-    options = {"revision": revision, "local_dir": folder, "allow_patterns": names}
 
     def fetch() -> Path:
-        fetched = Path(snapshot_download(repo_id, **options))
+        fetched = Path(snapshot_download(repo_id, revision=revision, local_dir=folder, allow_patterns=names))
         if not all((fetched / name).is_file() for name in names) or (folder is None and fetched.name != commit):
             raise ConnectionError(f"{repo_id} was fetched only in part")
         return fetched
