@@ -1,6 +1,9 @@
 """What each metric of a record means, in one line, and its type in the Hub's model index."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
 
 from hfkit.config.registry import spec_of
 
@@ -14,61 +17,8 @@ class Metric:
     name: str | None = None
 
 
-NATS = "nats per token"
-DESCRIPTIONS = {
-    "vocab_size": Metric("tokens in the vocabulary"),
-    "bytes_per_token": Metric("mean bytes of UTF-8 text per token, on the first training rows"),
-    "eval_loss": Metric(f"cross-entropy on held-out rows, {NATS}; of responses only, if rows have them", "loss"),
-    "eval_perplexity": Metric("exp(loss)", "perplexity"),
-    "eval_bits_per_byte": Metric("loss in bits per byte of UTF-8 text: comparable across tokenizers", "bits_per_byte"),
-    "eval_mean_token_accuracy": Metric("share of held-out tokens that the model ranks first", "accuracy"),
-    "eval_entropy": Metric(f"entropy of the model's distribution on held-out rows, {NATS}"),
-    "eval_accuracy": Metric("share of held-out pairs whose chosen response gets the higher reward", "accuracy"),
-    "eval_accuracy_chosen_longer": Metric("accuracy on pairs whose chosen response is the longer one"),
-    "eval_accuracy_chosen_shorter": Metric(
-        "accuracy on pairs whose chosen response is the shorter one; far lower if rewards follow length"
-    ),
-    "eval_longer_preferred": Metric("share of pairs in which the longer response gets the higher reward"),
-    "eval_longer_chosen": Metric("share of pairs in which the longer response is the chosen one"),
-    "eval_margin": Metric("mean reward of the chosen response minus that of the rejected one", "margin"),
-    "eval_log_loss": Metric("-log sigmoid(margin) on held-out pairs, in nats; 0.693 is chance", "log_loss"),
-    "eval_calibration_error": Metric(
-        "gap between the confidence and the accuracy of the rewards, over ten bins", "expected_calibration_error"
-    ),
-    "eval_reward_mean": Metric("mean reward of all held-out responses"),
-    "eval_reward_std": Metric("standard deviation of these rewards"),
-    "reward_first": Metric("mean reward over the first tenth of the updates"),
-    "reward_last": Metric("mean reward over the last tenth of the updates"),
-    "kl_first": Metric("mean KL to the SFT model over the first tenth of the updates, nats per response"),
-    "kl_last": Metric("mean KL to the SFT model over the last tenth of the updates, nats per response"),
-    "kl_max": Metric("largest KL of an update, nats per response"),
-    "eval_kl": Metric("KL to the SFT model on held-out prompts, nats per response", "kl", "KL to the SFT model"),
-    "eval_reward_sft": Metric("mean reward of the SFT model's responses to held-out prompts"),
-    "eval_reward_ppo": Metric(
-        "mean reward of this model's responses to the same prompts", "mean_reward", "mean reward, by its reward model"
-    ),
-    "eval_entropy_sft": Metric(f"entropy of the SFT model on its own responses, {NATS}"),
-    "eval_entropy_ppo": Metric(f"entropy of this model on its own responses, {NATS}"),
-    "eval_length_sft": Metric("mean length of the SFT model's responses, in tokens"),
-    "eval_length_ppo": Metric("mean length of this model's responses, in tokens"),
-    "eval_reply_length": Metric("mean length of the responses, in tokens"),
-    "evaluation/entropy": Metric(f"entropy of the model on its own responses, {NATS}"),
-    "eval_distinct_1": Metric("share of distinct words in the responses"),
-    "eval_distinct_2": Metric("share of distinct word pairs in the responses"),
-    "eval_self_bleu": Metric("BLEU of each response against the other ones: 1 if all are alike"),
-    "eval_exact_match": Metric("share of responses that equal the reference", "exact_match"),
-    "eval_reward": Metric("mean reward of the responses", "mean_reward"),
-    "eval_rows": Metric("held-out rows on which adapter and merged model were compared"),
-    "eval_loss_adapter": Metric(f"loss of the adapter on the base it was trained on, {NATS}"),
-    "eval_perplexity_adapter": Metric("exp(loss) of the adapter"),
-    "eval_loss_merged": Metric(f"loss of this merged model, {NATS}", "loss"),
-    "eval_perplexity_merged": Metric("exp(loss) of this merged model", "perplexity"),
-    "eval_perplexity_ratio": Metric("perplexity of the merged model divided by that of the adapter"),
-    "eval_accuracy_adapter": Metric("share of pairs that the adapter ranks correctly on the base it was trained on"),
-    "eval_accuracy_merged": Metric("share of pairs that this merged model ranks correctly", "accuracy"),
-    "eval_reward_difference": Metric("mean absolute difference between the rewards of both models"),
-    "eval_reward_difference_ratio": Metric("that difference in standard deviations of the adapter's rewards"),
-}
+_described = yaml.safe_load(Path(__file__).with_name("metrics.yaml").read_text(encoding="utf-8"))
+DESCRIPTIONS = {name: Metric(**fields) for name, fields in _described.items()}
 
 
 def describe_metric(origin: str, key: str) -> Metric:
