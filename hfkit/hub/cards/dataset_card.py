@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCardData
 from hfkit.data.cards import REQUIRED_COLUMNS, Recipe
 from hfkit.hub.cards.hand_edits import regenerate_card
 from hfkit.hub.cards.licenses import NO_LICENSE
-from hfkit.hub.cards.markdown import blocks, fenced, markdown_table
+from hfkit.hub.cards.markdown import fenced, markdown_table
 from hfkit.hub.dataset_files import DEFAULT_SUBSET, DataFile
 
 FORM_TEXTS = {
@@ -132,7 +132,8 @@ def load_dataset_lines(content: DatasetContent) -> str:
     for subset, splits in content.subsets().items():
         name = "" if subset == DEFAULT_SUBSET else f'"{subset}", '
         lines.append(f'rows = load_dataset("{content.repo_id}", {name}split="{next(iter(splits))}")')
-    return blocks([*lines, "print(rows[0])"], *config_sections(content))
+    code = fenced("\n".join([*lines, "print(rows[0])"]), "python")
+    return "\n\n".join([code, *config_sections(content)])
 
 
 def config_sections(content: DatasetContent) -> list[str]:
