@@ -7,22 +7,14 @@ import os
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import errors as hub_errors
 
 from hfkit.core.errors import reason
 from hfkit.core.hub_files import matches
 from hfkit.core.hub_ids import split_revision
 from hfkit.core.hub_retry import HubError, describe_error, is_offline, with_retries
 
-NOT_FOUND = (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, HFValidationError)
+NOT_FOUND = (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError, hub_errors.HFValidationError)
 
 
 def call_if_online(call, *args, **kwargs):
@@ -50,7 +42,7 @@ def fetch_file(repo_id: str, name: str, revision: str = "main") -> Path | None:
         file = call_if_online(hf_hub_download, repo_id, name, revision=revision)
     except NOT_FOUND as error:
         raise HubError(f"{repo_id} is neither a folder nor a model on the Hub: {reason(error)}") from error
-    except EntryNotFoundError:
+    except hub_errors.EntryNotFoundError:
         return None
     return Path(file) if file else None
 
@@ -72,7 +64,7 @@ def local_folder(path: str, revision: str, patterns: tuple[str, ...]) -> str:
         return str(fetch_snapshot(path, names, revision=revision, commit=info.sha))
     except NOT_FOUND as error:
         raise HubError(f"cannot load {path}: neither a folder nor a model on the Hub: {reason(error)}") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+    except (hub_errors.HfHubHTTPError, hub_errors.LocalEntryNotFoundError) as error:
         raise HubError(f"cannot load {path}: {describe_error(error)}") from error
 
 

@@ -40,20 +40,13 @@ def record_for_hub(record: dict, base: HubLocation | None) -> dict:
     """
     record = {key: value for key, value in record.items() if key != "hub"}
     locations = {}
-    for model in models_in(record):
-        if model.get("revision") is None:
+    for model in mappings_in(record):
+        if {"path", "weights_sha256"} <= model.keys() and model.get("revision") is None:
             is_base = base is not None and model["weights_sha256"] == (record.get("base") or {}).get("weights_sha256")
             location = base if is_base else location_of(model["path"], model["weights_sha256"])
             if location is not None:
                 locations[model["path"]] = location
     return without_local_paths(record, locations, paths_with_blanks(record))
-
-
-def models_in(record: dict) -> Iterator[dict]:
-    """Yield every model that a record names with its weights: base, parents and their parents."""
-    for mapping in mappings_in(record):
-        if "weights_sha256" in mapping and isinstance(mapping.get("path"), str):
-            yield mapping
 
 
 def mappings_in(content: object) -> Iterator[dict]:

@@ -42,8 +42,5 @@ def secrets_in_rows(name: str, rows: Dataset, token: str | None) -> list[Problem
 
 def find_secret(data: bytes, token: str | None) -> int | None:
     """Return the index of the first byte of a secret, or None."""
-    found = SECRETS.search(data)
-    if found:
-        return found.start()
-    start = data.find(token.encode()) if token else -1
-    return None if start < 0 else start
+    found = SECRETS.search(data) or (re.search(re.escape(token.encode()), data) if token else None)
+    return found.start() if found else None

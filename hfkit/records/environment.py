@@ -10,17 +10,7 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = (
-    "hfkit",
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "datasets",
-    "accelerate",
-    "bitsandbytes",
-    "tokenizers",
-)
+PACKAGES = ("hfkit", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
 
 
 def environment() -> dict:

@@ -4,7 +4,6 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
 
 from hfkit.core.errors import HfkitError
 from hfkit.core.hub_fetch import fetch_file
@@ -82,6 +81,6 @@ def read_json(path: str, name: str, revision: str = "main") -> dict | None:
         content = json.loads(file.read_text(encoding="utf-8")) if file else None
     except ValueError as error:
         raise HfkitError(f"{file} is not JSON: {error}") from error
-    if not isinstance(content, (dict, NoneType)):
+    if content is not None and not isinstance(content, dict):
         raise HfkitError(f"{file} is not a JSON mapping")
     return content

@@ -12,15 +12,15 @@ from hfkit.hub.cards.run_info import RunInfo, dataset_id
 
 def model_metadata(info: RunInfo) -> dict:
     """Return the metadata that the record can tell; unknown keys are left out."""
-    record, base_id = info.record, info.base_id
-    results = eval_results(info)
+    record, base_id, results = info.record, info.base_id, eval_results(info)
+    sources = [source for split in record["data"].values() for source in split["sources"]]
     return ModelCardData(
         license=record["config"].get("license"),
         base_model=base_id,
         base_model_relation=("adapter" if info.is_adapter else "finetune") if base_id else None,
         library_name="peft" if info.is_adapter else "transformers",
         pipeline_tag=pipeline_tag(info),
-        datasets=sorted(filter(None, {dataset_id(source) for source in sources_of(record)})) or None,
+        datasets=sorted(filter(None, {dataset_id(source) for source in sources})) or None,
         tags=make_tags(info),
         model_name=info.name if results else None,
         eval_results=results or None,
@@ -39,11 +39,6 @@ def make_tags(info: RunInfo) -> list[str]:
     uses_trl = any(spec.uses_trl for spec in info.specs[:1])
     optional = {"trl": uses_trl, "lora": info.is_adapter, "reward-model": info.is_reward_model}
     return ["hfkit", info.stage, *(tag for tag, applies in optional.items() if applies)]
-
-
-def sources_of(record: dict) -> list[dict]:
-    """Return all sources of rows of a record, those of training first."""
-    return [source for split in record["data"].values() for source in split["sources"]]
 
 
 def eval_results(info: RunInfo) -> list[EvalResult]:
@@ -73,7 +68,7 @@ def describe_rows(data: dict[str, dict]) -> dict:
     if "held_out_of" in sources[0]:
         sources, rows = data[sources[0]["held_out_of"]]["sources"], "held-out rows"
     names = [dataset_id(source) or PurePath(source["path"]).name for source in sources]
-    types = {dataset_id(source) or file_format(source["path"]) for source in sources}
+    types = {dataset_id(source) or file_type(source["path"]) or "arrow" for source in sources}  # "arrow": a folder
     first = sources[0] if len(sources) == 1 and dataset_id(sources[0]) else {}
     return {
         "dataset_type": types.pop() if len(types) == 1 else "mixture",
@@ -82,8 +77,3 @@ def describe_rows(data: dict[str, dict]) -> dict:
         "dataset_split": first.get("split"),
         "dataset_revision": first.get("revision"),
     }
-
-
-def file_format(path: str) -> str:
-    """Return the format of a data file, which is the name of its builder in `datasets`; "arrow" for a folder."""
-    return file_type(path) or "arrow"
