@@ -32,7 +32,7 @@ def attention_of(config) -> str | None:
 
 
 def copy_quantization(source, target) -> None:
-    """Mark a model as quantized as another one, for what peft and the trainers ask.
+    """Copy the attributes of a quantized model that peft and the trainers read.
 
     transformers 5.23.0: `HfQuantizer` sets these attributes while it loads a model; nothing else sets them.
     """

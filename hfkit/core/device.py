@@ -22,7 +22,7 @@ def prepare_device(config) -> None:
 
 
 def disable_cudnn_attention() -> None:
-    """Turn cuDNN's attention kernels off in this process; PyTorch's other kernels take their place.
+    """Turn cuDNN's attention kernels off in this process; PyTorch then uses its other kernels.
 
     In half precision their backward pass gives NaN for some lengths of padded rows (pytorch issue 196678, on Hopper,
     where PyTorch uses them since 2.11), and their forward pass wrong tokens (pytorch issue 193893, on Blackwell).

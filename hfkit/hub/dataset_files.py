@@ -26,13 +26,7 @@ DEFAULT_SUBSET = "default"
 
 @dataclass(frozen=True)
 class DataFile:
-    """A data file.
-
-    Attributes:
-        path: its name in the repository.
-        subset, split: names to load it by; all splits of a subset have the same columns.
-        rows: its content.
-    """
+    """A data file: its name in the repository, and its subset, whose splits all have the same columns."""
 
     path: str
     subset: str
@@ -61,7 +55,8 @@ def select_dataset_files(folder: Path, card: Card | None = None) -> Selection:
     data, documents, left_out, problems = [], [], [], []
     for name in list_files(folder):
         path, is_hidden = folder / name, any(part.startswith(".") for part in PurePath(name).parts)
-        selected = data if is_data(name) else documents if matches(name, DOCUMENTS) else None
+        is_data = has_known_suffix(name) and name != "dataset_infos.json"  # metadata of older versions of `datasets`
+        selected = data if is_data else documents if matches(name, DOCUMENTS) else None
         if is_hidden or selected is None:
             left_out.append(name)
         elif path.is_symlink() or not path.is_file():
@@ -90,11 +85,6 @@ def select_named_files(folder: Path, card: Card) -> Selection:
         else:
             names.append(name)
     return Selection(names, [], [], problems)
-
-
-def is_data(name: str) -> bool:
-    """Return whether `datasets` reads a file, by its name; `dataset_infos.json` is its own, older metadata."""
-    return name != "dataset_infos.json" and has_known_suffix(name)
 
 
 def subset_and_split(name: str) -> tuple[str, str]:

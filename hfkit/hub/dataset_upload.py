@@ -23,11 +23,7 @@ from hfkit.hub.upload_plan import UploadPlan
 
 @dataclass
 class DatasetUpload(Upload):
-    """An `Upload` of a dataset.
-
-    Attributes:
-        card: the data card that names the files; None for a folder.
-    """
+    """An `Upload` of a dataset; `card` is the data card that names the files, or None for a folder."""
 
     card: Card | None = None
 

@@ -26,10 +26,9 @@ def save_location(folder: Path, repo_id: str, commit: str) -> None:
 
 
 def location_of(path: str | Path, weights: str | None = None) -> HubLocation | None:
-    """Return where a folder is on the Hub with its current weights; None if it was never pushed with these.
+    """Return where a folder is on the Hub with its current weights, or None if that is unknown.
 
-    Args:
-        weights: the hash that these weights must have; by default any.
+    `weights` is the hash that these must have; by default any.
     """
     location = (read_record(path) or {}).get("hub")
     if not isinstance(location, dict) or location["weights_sha256"] != weights_hash(path):

@@ -23,19 +23,14 @@ TRAINER_STATE_FILES = (
 
 @dataclass(frozen=True)
 class RepoFile:
-    """A file to upload.
-
-    Attributes:
-        path: its name in the repository.
-        content: the local file, or the bytes to upload in its place.
-    """
+    """A file to upload: its name in the repository, and the local file or the bytes to upload in its place."""
 
     path: str
     content: Path | bytes
 
     @cached_property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
 
     @cached_property

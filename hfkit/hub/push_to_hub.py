@@ -91,12 +91,7 @@ def push_commands(config, folder: Path) -> list[str]:
 
 
 class PushCheckpointCallback(TrainerCallback):
-    """Pushes the weights of each checkpoint with the record of the run so far, without the state of the optimizer.
-
-    Args:
-        run: the run in progress.
-        save: writes model and tokenizer into a folder.
-    """
+    """Pushes each checkpoint, as `save` writes it (model and tokenizer), with the record of the run so far."""
 
     def __init__(self, run, save: Callable[[Path], None]):
         self.run, self.save = run, save

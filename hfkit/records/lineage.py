@@ -10,7 +10,7 @@ from hfkit.core.hub_retry import HubUnreachable
 from hfkit.records.record import model_identity, read_record, record_of, weights_hash
 from hfkit.records.source import read_json
 
-GONE = "not there any more"
+GONE = "no longer there"
 NOT_PUSHED = "was not on the Hub when this was pushed"
 
 
@@ -101,9 +101,9 @@ def parent_node(entry: dict, descendants: tuple[tuple, ...]) -> dict:
         try:
             record = record_of(entry["path"], entry["revision"] or "main")
         except HubUnreachable:
-            pass  # the entry has to do
+            pass  # the entry is all that is known
         except HfkitError:
-            now = f"{GONE}, or not for you to see"
+            now = f"{GONE}, or not accessible to you"
     model = {key: entry[key] for key in ("role", "path", "revision", "weights_sha256")}
     return node_of({**model, "now": now}, record or {"stage": entry["stage"], "lineage": entry["parents"]}, descendants)
 

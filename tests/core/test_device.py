@@ -1,4 +1,4 @@
-"""What a stage settles of devices and processes before its first model; on a CPU, as far as one can show it."""
+"""How a stage chooses its device and processes before it loads a model: what can be tested on a CPU."""
 
 import os
 import socket

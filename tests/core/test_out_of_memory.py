@@ -36,7 +36,7 @@ def remedies(context) -> list[str]:
         ("ppo", {"use_peft": False, "local_rollout_forward_batch_size": 1}, [TRAIN, EVAL, PLAN]),
     ],
 )
-def test_a_stage_is_told_its_own_keys(config_of, tmp_path, stage, changes, keys):
+def test_a_stage_names_its_own_keys(config_of, tmp_path, stage, changes, keys):
     run = Run(stage, config_of(stage, tmp_path / "out", **changes), {}, [])
     assert remedies(run.training()) == keys
 
@@ -48,13 +48,13 @@ def test_a_stage_is_told_its_own_keys(config_of, tmp_path, stage, changes, keys)
         ArenaConfig(models=["one", "other"], prompts="rows.jsonl", judge="human"),
     ],
 )
-def test_what_evaluates_is_told_its_own(tmp_path, config):
+def test_an_evaluation_names_its_own_keys(tmp_path, config):
     assert remedies(explain_errors(tmp_path, config)) == [EVAL, "set dtype to bfloat16", CPU]
     config.dtype, config.per_device_eval_batch_size = "bfloat16", 1
     assert remedies(explain_errors(tmp_path, config)) == [CPU]
 
 
-def test_a_merge_is_told_where_there_is_room(tmp_path):
+def test_a_merge_suggests_the_cpu(tmp_path):
     assert remedies(staged_folder(tmp_path / "merged")) == [CPU]
 
 

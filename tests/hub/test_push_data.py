@@ -48,7 +48,7 @@ def card_on_hub(hub_server, name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "place"),
+    ("name", "expected"),
     [
         ("rows.jsonl", ("rows", "train")),
         ("train.jsonl.gz", ("default", "train")),
@@ -62,8 +62,8 @@ def card_on_hub(hub_server, name: str) -> str:
         ("testament.txt", ("testament", "train")),
     ],
 )
-def test_subset_and_split_follow_from_the_file_name(name, place):
-    assert subset_and_split(name) == place
+def test_subset_and_split_follow_from_the_file_name(name, expected):
+    assert subset_and_split(name) == expected
 
 
 def test_a_folder_is_pushed_in_one_commit_and_read_back(ann, hub_server, folder):

@@ -150,8 +150,8 @@ def test_settings_without_effect_are_reported():
     problems = hub_problems(SFTConfig(output_dir="x", hub_model_id="a/b", hub_strategy="every_save"))
     assert [problem.key for problem in problems] == ["hub_model_id", "hub_strategy"]
     assert {problem.remedy for problem in problems} == {"has no effect without push_to_hub: true"}
-    told = [str(problem) for problem in hub_problems(TokenizerConfig(output_dir="x", push_to_hub=True))]
-    assert told == ["push_to_hub: True -> the environment sets HF_HUB_OFFLINE: unset it, or remove push_to_hub"]
+    problems = [str(problem) for problem in hub_problems(TokenizerConfig(output_dir="x", push_to_hub=True))]
+    assert problems == ["push_to_hub: True -> the environment sets HF_HUB_OFFLINE: unset it, or remove push_to_hub"]
 
 
 def test_a_folder_that_a_stage_will_write_is_not_looked_up_on_the_hub(pipeline, ann, hub_server):

@@ -63,10 +63,10 @@ def test_the_record_of_an_adapter_names_the_untouched_base(name, request, base_d
 def test_an_adapter_on_another_base_is_refused_with_both_names(name, request, base_dir, other_base, astray):
     folder = astray(request.getfixturevalue(name))
     load = hfkit.load_reward if name == "reward_dir" else hfkit.load_policy
-    with pytest.raises(HfkitError) as told:
+    with pytest.raises(HfkitError) as error:
         load(str(folder))
     for part in (folder, base_dir, weights_hash(base_dir)[:12], other_base, weights_hash(other_base)[:12], "--base"):
-        assert str(part) in str(told.value)
+        assert str(part) in str(error.value)
     with pytest.raises(HfkitError, match="but its base now is"):
         load(str(request.getfixturevalue(name)), base=str(other_base))
 
@@ -89,10 +89,10 @@ def test_no_stage_starts_from_an_adapter_on_another_base(config_of, sft_dir, ast
 )
 def test_another_base_is_told_before_anything_is_loaded(config_of, tmp_path, request, astray, stage, key, name):
     folder = astray(request.getfixturevalue(name))
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as error:
         config_of(stage, tmp_path / "out", **{key: str(folder)}, lora_r=None)
-    assert [problem.key for problem in told.value.problems] == [key]
-    assert "was trained on the base" in str(told.value)
+    assert [problem.key for problem in error.value.problems] == [key]
+    assert "was trained on the base" in str(error.value)
 
 
 def test_another_base_is_told_of_an_adapter_on_the_hub_too(config_of, tmp_path, astray, hub, sft_dir):
@@ -129,16 +129,16 @@ def test_an_adapter_without_a_record_of_its_base_goes_by_its_shapes(astray, sft_
 
 
 @pytest.mark.parametrize(
-    ("path", "base", "told"),
+    ("path", "base", "message"),
     [
         ("base_dir", "base_dir", "is a full model and has no base"),
         ("sft_dir", "reward_dir", "is an adapter: name the full model"),
         ("sft_dir", None, "is neither a folder nor a model on the Hub"),
     ],
 )
-def test_a_base_that_cannot_be_one_is_refused(request, path, base, told):
+def test_a_base_that_cannot_be_one_is_refused(request, path, base, message):
     base = str(request.getfixturevalue(base)) if base else "/gone/model"
-    with pytest.raises(HfkitError, match=told):
+    with pytest.raises(HfkitError, match=message):
         hfkit.load_policy(str(request.getfixturevalue(path)), base=base)
 
 
@@ -155,10 +155,10 @@ def test_a_base_from_the_hub_is_named_and_opened_by_its_commit(run_stage, hub, t
     before = logits(hfkit.load_policy(str(folder))[0])
     hub(second, other_base)  # the repository's main branch moves on
     assert torch.equal(logits(hfkit.load_policy(str(folder))[0]), before)
-    with pytest.raises(HfkitError) as told:
+    with pytest.raises(HfkitError) as error:
         hfkit.load_policy(str(folder), base=name)
-    assert f"{name} at {first[:12]}" in str(told.value)
-    assert f"{name} at {second[:12]}" in str(told.value)
+    assert f"{name} at {first[:12]}" in str(error.value)
+    assert f"{name} at {second[:12]}" in str(error.value)
 
 
 def test_a_snapshot_that_is_not_whole_yet_says_nothing_of_its_weights(hub, sft_dir, base_dir):

@@ -77,9 +77,9 @@ def test_a_parent_that_is_gone_is_marked_and_its_own_parents_are_still_told(chai
     shutil.rmtree(chain / "sft")
     out = printed(capsys, chain / "reward")
     assert f"start: {chain}/sft (sft), weights " in out
-    assert next(line for line in out.splitlines() if "/sft" in line).endswith("not there any more")
+    assert next(line for line in out.splitlines() if "/sft" in line).endswith("no longer there")
     assert f"start: {chain}/pretrain (pretrain)" in out
-    assert lineage_of(str(chain / "reward"))["parents"][0]["now"] == "not there any more"
+    assert lineage_of(str(chain / "reward"))["parents"][0]["now"] == "no longer there"
 
 
 def test_a_parent_with_other_weights_is_marked_and_its_new_record_is_not_its_old_one(chain, capsys):
@@ -91,7 +91,7 @@ def test_a_parent_with_other_weights_is_marked_and_its_new_record_is_not_its_old
     assert f"its weights have changed since: was {was}, is {now}" in out
     assert "seed 99" not in out
     (chain / "sft" / "adapter_model.safetensors").unlink()
-    assert "its weights are not there any more" in printed(capsys, chain / "ppo")
+    assert "its weights are no longer there" in printed(capsys, chain / "ppo")
 
 
 def test_a_base_that_changed_is_marked(chain, capsys):
@@ -146,7 +146,7 @@ def test_a_record_cannot_speak_to_the_terminal(chain, capsys):
 
 
 @pytest.mark.parametrize(
-    ("record", "told"),
+    ("record", "message"),
     [
         (None, "has no record: there is no hfkit.json of a run in it"),
         ("{", "is not JSON"),
@@ -155,16 +155,16 @@ def test_a_record_cannot_speak_to_the_terminal(chain, capsys):
         ('{"data": [1]}', "is not as hfkit writes it"),
     ],
 )
-def test_a_folder_without_a_record_is_told(tmp_path, capsys, record, told):
+def test_a_folder_without_a_record_is_reported(tmp_path, capsys, record, message):
     if record is not None:
         (tmp_path / "hfkit.json").write_text(record)
     assert main(["lineage", str(tmp_path)]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("path", "told"), [("runs/nowhere", "has no record"), ("/no/where", "is neither a folder nor a model")]
+    ("path", "message"), [("runs/nowhere", "has no record"), ("/no/where", "is neither a folder nor a model")]
 )
-def test_a_path_that_is_none_is_told(path, told, capsys):
+def test_a_path_without_a_record_is_reported(path, message, capsys):
     assert main(["lineage", path]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

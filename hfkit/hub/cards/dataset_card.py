@@ -32,11 +32,7 @@ LONGEST = 300
 
 @dataclass(frozen=True)
 class DatasetContent:
-    """What a dataset card describes.
-
-    Attributes:
-        recipe: of the data card that the dataset is pushed from, if there is one.
-    """
+    """What a dataset card describes; the recipe is that of the data card that the dataset is pushed from, if any."""
 
     repo_id: str
     files: list[DataFile]

@@ -83,7 +83,7 @@ def regenerate_card(
         metadata: the generated metadata.
         body: returns the generated text, given the final metadata.
         keep_unmarked: whether the metadata of a card without markers is kept, as written by a person. By default it
-            gives way to the generated one, as written by a library.
+            is replaced by the generated one, as written by a library.
 
     Raises:
         HfkitError: the metadata of the existing card cannot be read.
@@ -96,11 +96,7 @@ def regenerate_card(
 
 
 def with_edit_hash(card: str, edit_hash: str | None = None) -> str:
-    """Return a card for a local folder, with a hash of its edits in the first marker.
-
-    Args:
-        edit_hash: to write instead, for a card that was edited since the hash was taken.
-    """
+    """Return a card for a local folder, with a hash in the first marker: of its edits, or an earlier `edit_hash`."""
     return EDIT_HASH.sub(rf"\g<1>{edit_hash or short_hash(*ParsedCard.of(card).edits())}\g<2>", card, count=1)
 
 

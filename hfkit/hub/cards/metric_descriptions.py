@@ -22,11 +22,7 @@ DESCRIPTIONS = {name: Metric(**fields) for name, fields in _described.items()}
 
 
 def describe_metric(origin: str, key: str) -> Metric:
-    """Return what is known of a metric; an unknown one has an empty meaning.
-
-    Args:
-        origin: the stage that measured it, or "evaluation".
-    """
+    """Return what is known of a metric of a stage, or of "evaluation"; an unknown one has an empty meaning."""
     if key == "train_loss":
         spec = spec_of(origin)
         return Metric(f"mean training loss: {spec.loss_label[1]}" if spec else "mean training loss")

@@ -11,7 +11,7 @@ from hfkit.hub.cards.run_info import RunInfo, dataset_id
 
 
 def model_metadata(info: RunInfo) -> dict:
-    """Return the metadata that the record can tell; unknown keys are left out."""
+    """Return the metadata that the record provides; unknown keys are left out."""
     record, base_id, results = info.record, info.base_id, eval_results(info)
     sources = [source for split in record["data"].values() for source in split["sources"]]
     return ModelCardData(

@@ -17,13 +17,7 @@ NAMESPACED_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A model, adapter or tokenizer, as the record of its run describes it.
-
-    Args:
-        folder: with its files.
-        record: of the run that made it.
-        repo_id: on the Hub; None for a card that stays in the folder.
-    """
+    """A model, adapter or tokenizer with the record of its run; `repo_id` is None if the card stays in the folder."""
 
     folder: Path
     record: dict
