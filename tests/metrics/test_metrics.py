@@ -146,6 +146,10 @@ def test_a_module_loads_by_path_and_says_what_it_is(name):
     assert "Returns:" in module.inputs_description
 
 
-def test_the_wheel_has_the_modules(tmp_path):
+def test_the_wheel_has_the_modules_and_data_files(tmp_path):
     wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path)))
-    assert {f"hfkit/metrics/evaluate/{name}.py" for name in NAMES} <= {*zipfile.ZipFile(wheel).namelist()}
+    data_files = {
+        path.relative_to(ROOT).as_posix() for end in ("jinja", "txt", "yaml") for path in ROOT.glob(f"hfkit/**/*.{end}")
+    }
+    modules = {f"hfkit/metrics/evaluate/{name}.py" for name in NAMES}
+    assert data_files and data_files | modules <= {*zipfile.ZipFile(wheel).namelist()}

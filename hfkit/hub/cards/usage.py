@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from hfkit.hub.cards.run_info import RunInfo
 
 LONGEST_LINE = 110
-TEMPLATES = Environment(
+_environment = Environment(
     loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
 
@@ -19,7 +19,7 @@ def usage_section(info: RunInfo) -> str:
     loader = f"AutoPeftModelFor{kind}" if info.is_adapter else f"AutoModelFor{kind}"
     options = ["num_labels=1", "pad_token_id=tokenizer.pad_token_id"] if info.is_reward_model else []
     call = partial(loader_call, loader, f'"{info.load_path}"', *options)
-    template = TEMPLATES.get_template("usage.md.jinja")
+    template = _environment.get_template("usage.md.jinja")
     return template.render(info=info, settings=info.record["config"], loader=loader, loader_call=call).strip()
 
 
