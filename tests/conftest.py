@@ -78,6 +78,13 @@ TINY = {
 }
 
 
+def pytest_collection_modifyitems(items):
+    """Give slow tests half an hour in place of the limit in pyproject.toml."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(1800))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_network():
     """Nothing but a Unix socket can be connected to."""

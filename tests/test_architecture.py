@@ -51,7 +51,9 @@ def test_every_floor_has_its_tests_and_its_line_in_the_architecture():
 def test_the_files_that_contributing_names_are_there():
     text = (ROOT.parent / "CONTRIBUTING.md").read_text()
     named = {path for path in re.findall(r"`([\w/]+\.(?:py|toml|md|yaml))`", text) if "/" in path}
-    missing = [path for path in named if not (ROOT.parent / path).exists() and not re.search(r"\bmy(stage|verb)\b|NAME", path)]
+    missing = [
+        path for path in named if not (ROOT.parent / path).exists() and not re.search(r"\bmy(stage|verb)\b|NAME", path)
+    ]
     assert named and missing == []
 
 

@@ -20,7 +20,7 @@ from hfkit.core.compat import load_checkpoint_weights, use_one_gpu
 from hfkit.core.device import has_bf16, process_state
 from hfkit.core.errors import HfkitError
 from hfkit.hub.push_to_hub import PushCheckpointCallback
-from hfkit.training.callbacks import MetricsFile, TrainingProgress
+from hfkit.training.callbacks import MetricsFile, RaiseInterrupt, TrainingProgress
 from hfkit.training.run import Run
 from hfkit.training.tracking import attach_record
 
@@ -66,7 +66,7 @@ def set_callbacks(trainer: Trainer, run: Run, save: Callable[[Path], None], *mor
     trainer.create_model_card = lambda *args, **kwargs: None
     if run.config.push_to_hub and run.config.hub_strategy == "every_save":
         trainer.add_callback(PushCheckpointCallback(run, save))
-    for callback in (MetricsFile(run.folder), TrainingProgress(run.stage), *more):
+    for callback in (RaiseInterrupt(run.interrupted), MetricsFile(run.folder), TrainingProgress(run.stage), *more):
         trainer.add_callback(callback)
     attach_record(trainer, run.record, run.closing)
 

@@ -20,6 +20,7 @@ from hfkit.core.device import wait_for_everyone
 from hfkit.core.errors import HfkitError
 from hfkit.core.explain import explain_errors
 from hfkit.core.files import RECORD, hash_of, leftover_files, read_json_mapping, write_json
+from hfkit.core.interrupts import catch_interrupts
 from hfkit.core.locks import lock_folder
 from hfkit.hub.cards.model_card import write_card
 from hfkit.records.environment import environment, peak_memory_bytes, reset_peak_memory
@@ -96,7 +97,7 @@ class Run:
     def training(self):
         """Mark the run as running, and as failed if anything is raised; `publish` marks it as done.
 
-        `closing` is an ExitStack for callbacks at the end.
+        `closing` is an ExitStack for callbacks at the end, `interrupted` the event that Ctrl-C sets.
 
         Raises:
             HfkitError: another process trains into the folder, or the disk or the GPU is full.
@@ -105,7 +106,8 @@ class Run:
         with lock_folder(self.folder), explain_errors(self.folder, self.config):
             if is_main_process() and (read_record(self.folder) or {}).get("status") == "done":
                 raise HfkitError(f"another process has just finished a run in {self.folder}: start again to use it")
-            yield from self._training()
+            with catch_interrupts() as self.interrupted:
+                yield from self._training()
 
     def _training(self):
         for file in leftover_files(self.folder) if is_main_process() else []:

@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD
+from hfkit.records.record import read_record
+from hfkit.stages import sft
 from hfkit.training.run import Run, last_complete_checkpoint
 
 
@@ -155,3 +159,23 @@ def test_a_failed_run_without_a_checkpoint_may_start_anew_with_mended_settings(r
     (folder / RECORD).write_text(json.dumps({**record, "status": "failed"}))
     run_stage("sft", folder, learning_rate=0.123)
     assert json.loads((folder / RECORD).read_text())["config"]["learning_rate"] == 0.123
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_whose_exception_was_discarded_stops_the_next_step(config_of, monkeypatch, tmp_path):
+    config = config_of("sft", tmp_path / "out")
+
+    class Press(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            class Discards:
+                def __del__(self):
+                    signal.raise_signal(signal.SIGINT)
+
+            Discards()
+
+    own = sft.set_callbacks
+    monkeypatch.setattr(sft, "set_callbacks", lambda trainer, run, *more: own(trainer, run, *more, Press()))
+    with pytest.raises(KeyboardInterrupt):
+        sft.main(config)
+    record = read_record(tmp_path / "out")
+    assert (record["status"], record["error"]) == ("failed", "KeyboardInterrupt")

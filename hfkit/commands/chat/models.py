@@ -7,12 +7,19 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers import (
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+    TextStreamer,
+)
 
 from hfkit.config.registry import STAGES, spec_of
 from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD
+from hfkit.core.interrupts import catch_interrupts
 from hfkit.models.adapters import load_adapter
 from hfkit.models.generation import sampling_config, stop_ids, without_generation_defaults
 from hfkit.models.loading import is_classifier, load_base, read_tokenizer
@@ -66,14 +73,20 @@ class ChatModel:
         stop_token_ids = stop_ids(model.generation_config, self.tokenizer)
         config = sampling_config(self.tokenizer, max_new_tokens, temperature, stop_token_ids)
         prompt = torch.tensor([ids], device=model.device)
-        try:
-            with torch.inference_mode(), self.active_adapter(), without_generation_defaults(model):
-                mask = torch.ones_like(prompt)
-                model.generate(input_ids=prompt, attention_mask=mask, generation_config=config, streamer=streamer)
-        except KeyboardInterrupt:
-            streamer.end()
-            return streamer.text.strip(), True
-        return streamer.text.strip(), False
+        with catch_interrupts() as pressed:
+            try:
+                with torch.inference_mode(), self.active_adapter(), without_generation_defaults(model):
+                    model.generate(
+                        input_ids=prompt,
+                        attention_mask=torch.ones_like(prompt),
+                        generation_config=config,
+                        streamer=streamer,
+                        stopping_criteria=StoppingCriteriaList([lambda ids, scores: pressed.is_set()]),
+                    )
+            except KeyboardInterrupt:
+                pressed.set()
+                streamer.end()
+        return streamer.text.strip(), pressed.is_set()
 
     @contextmanager
     def active_adapter(self):
