@@ -146,6 +146,7 @@ def test_a_module_loads_by_path_and_says_what_it_is(name):
     assert "Returns:" in module.inputs_description
 
 
-def test_the_wheel_has_the_modules(tmp_path):
+def test_the_wheel_has_the_modules_and_the_wordings_of_the_quickstart(tmp_path):
     wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path)))
-    assert {f"hfkit/metrics/evaluate/{name}.py" for name in NAMES} <= {*zipfile.ZipFile(wheel).namelist()}
+    files = {f"hfkit/metrics/evaluate/{name}.py" for name in NAMES} | {"hfkit/quickstart/wordings.yaml"}
+    assert files <= {*zipfile.ZipFile(wheel).namelist()}
