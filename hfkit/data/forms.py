@@ -24,13 +24,11 @@ INSTRUCTIONS = ["messages", "prompt", "response", "completion", "tools", "text"]
 PROMPTS = ["prompt"]
 
 
-def text_encoder(tokenizer) -> Encoder:
-    """Return the encoder of documents, to bytes if `tokenizer` is None; `packing.py` makes training rows of them."""
-    return Encoder(partial(text_row, tokenizer=tokenizer), {"input_ids": IDS})
-
-
 def text_row(row: dict, tokenizer) -> dict:
-    """Return one document's `input_ids`, closed by end-of-text."""
+    """Return one document's `input_ids`, closed by end-of-text, or its bytes if `tokenizer` is None.
+
+    It is for surveys; `packing.py` makes the rows that are trained on.
+    """
     text = row["text"]
     if not isinstance(text, str) or not text:
         return encoded_row({"input_ids": []}, dropped="empty")
@@ -145,7 +143,7 @@ class Form:
 
 
 FORMS = {
-    "text": Form(TEXT, lambda rows, tokenizer, limit, config: text_encoder(tokenizer)),
+    "text": Form(TEXT, lambda rows, tokenizer, *_: Encoder(partial(text_row, tokenizer=tokenizer), {"input_ids": IDS})),
     "instructions": Form(
         INSTRUCTIONS,
         lambda rows, tokenizer, limit, config: instruction_encoder(tokenizer, limit),
