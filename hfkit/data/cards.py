@@ -172,11 +172,7 @@ def passes(row: dict, tests: list[Keep]) -> bool:
 
 
 def recipe_of(entry) -> Recipe | None:
-    """Return the recipe of an entry's card, with the entry's path and revision if it has them; None without a card.
-
-    Raises:
-        HfkitError: as `load_card`.
-    """
+    """Return the recipe of an entry's card, with the entry's path and revision if it has them; None without a card."""
     if entry.card is None:
         return None
     recipe = load_card(entry.card).recipe

@@ -58,11 +58,8 @@ def instruction_row(row: dict, tokenizer, max_length: int) -> dict:
             messages, prompt, reply = conversation_of(row)
             ids, mask = encode_conversation(tokenizer, prompt, reply, tools_of(row.get("tools")), limit=max_length)
             kept, is_cut = slice(max_length), len(ids) > max_length
-            found = [
-                *faults.of_mask(tokenizer, ids[kept], mask[kept], messages, is_cut=is_cut),
-                *faults.of_messages(messages),
-                *faults.of_texts(tokenizer, messages),
-            ]
+            found = faults.of_mask(tokenizer, ids[kept], mask[kept], messages, is_cut=is_cut)
+            found += faults.of_messages(messages) + faults.of_texts(tokenizer, messages)
     except RenderError as error:
         return encoded_row({"input_ids": [], "labels": []}, dropped=str(error))
     labels = [token if is_trained else IGNORE for token, is_trained in zip(ids, mask, strict=True)]

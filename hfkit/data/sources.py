@@ -254,8 +254,6 @@ def without_large_types(kind):
     """Return a feature type without large strings and lists, at any depth."""
     if isinstance(kind, dict):
         return {name: without_large_types(field) for name, field in kind.items()}
-    if isinstance(kind, datasets.LargeList):
-        return datasets.List(without_large_types(kind.feature))
-    if isinstance(kind, datasets.List):
-        return datasets.List(without_large_types(kind.feature), length=kind.length)
+    if isinstance(kind, (datasets.List, datasets.LargeList)):
+        return datasets.List(without_large_types(kind.feature), length=getattr(kind, "length", -1))
     return datasets.Value("string") if kind == datasets.Value("large_string") else kind

@@ -11,6 +11,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.data.caching import code_hash
 from hfkit.data.cards import Keep, passes
 from hfkit.data.files import builder_arguments, is_saved, progress_bars, read_error
+from hfkit.data.messages import iter_strings
 
 # Rows from which the next one is drawn, because a stream cannot be shuffled as a whole.
 BUFFER = 10_000
@@ -82,17 +83,8 @@ def stream_rows(plan: dict) -> Iterator[dict]:
             continue
         row = {name: row[name] for name in plan["columns"] if name in row}
         yield row | {LEFT_OUT_COLUMN: left_out}
-        count, read = count + 1, read + text_size(row)
+        count, read = count + 1, read + sum(len(text.encode()) for text in iter_strings(row))
         if count == plan["rows"] or (plan["size"] and read >= plan["size"]):
             return
     if not count:
         raise ValueError("keep leaves none of the rows" if left_out else "it is empty")
-
-
-def text_size(value: object) -> int:
-    """Return the UTF-8 bytes of all text in a row."""
-    if isinstance(value, str):
-        return len(value.encode())
-    if isinstance(value, dict):
-        value = [*value.values()]
-    return sum(map(text_size, value)) if isinstance(value, list) else 0

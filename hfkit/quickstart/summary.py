@@ -137,9 +137,7 @@ def print_summary(summary: dict, root: Path) -> None:
         "tokens per reply": lambda m: f"{m['reply_tokens']:.1f}",
     }
     console = Console(width=None if Console().is_terminal else 110)
-    table = Table(title=f"{summary['questions']} held-out questions")
-    for header in ("", *summary["models"]):
-        table.add_column(header)
+    table = Table("", *summary["models"], title=f"{summary['questions']} held-out questions")
     for name, text in rows.items():
         table.add_row(name, *(text(model) for model in summary["models"].values()))
     console.print(table)
