@@ -97,7 +97,8 @@ def bare(root: Path, model: str, episodes: int, critic_in_4bit: bool) -> None:
     config = ours(root, episodes, checkpointing=True)
     tokenizer = load_tokenizer(str(root / "sft"))
     tokenizer.padding_side = "left"
-    four_bits = {"quantization_config": quantization_of(config), "device_map": {"": "cpu"}, "dtype": torch.float32}
+    quantization = quantization_of(vars(config))
+    four_bits = {"quantization_config": quantization, "device_map": {"": "cpu"}, "dtype": torch.float32}
     if torch.cuda.is_available():
         four_bits["device_map"] = {"": 0}
 

@@ -19,6 +19,8 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
+from hfkit.data.files import progress_bars
+
 ROWS_PER_PROCESS = 2_000
 ROW_MODULES = ("chat_template", "conversions", "encoding", "faults", "messages")
 """The modules of `hfkit.data` that functions over rows in other modules call: a change in one makes all rows anew."""
@@ -34,11 +36,6 @@ class Versioned:
 
     function: Callable
     code: str
-
-    @classmethod
-    def of(cls, function: Callable) -> "Versioned":
-        """Return the function with its `code_hash`."""
-        return cls(function, code_hash(function))
 
     def __call__(self, *args, **kwargs):
         return self.function(*args, **kwargs)
@@ -58,6 +55,12 @@ def _module_hash(file: str) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files) + versions).hexdigest()
 
 
+def map_rows(rows: Dataset, function: Callable, **options) -> Dataset:
+    """Return `rows.map(function)` of a top-level function or a `partial` of one, made anew if its code changes."""
+    with progress_bars(len(rows)):
+        return rows.map(Versioned(function, code_hash(function)), **options)
+
+
 def cached_map(rows: Dataset, function: Callable, **options) -> Dataset:
     """Return `rows.map(function)`, cached by the content of the rows across files and processes.
 
@@ -66,14 +69,14 @@ def cached_map(rows: Dataset, function: Callable, **options) -> Dataset:
         options: of `Dataset.map`; `num_proc` and `desc` do not change the result.
     """
     if not datasets.is_caching_enabled():
-        return rows.map(Versioned.of(function), **options)
+        return map_rows(rows, function, **options)
     relevant = {name: value for name, value in options.items() if name not in ("num_proc", "desc")}
     key = Hasher.hash([content_hash(rows), code_hash(function), function_identity(function), relevant])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hfkit"
     folder.mkdir(parents=True, exist_ok=True)
     file = str(folder / f"{key}.arrow")
     with exclusive_lock(folder / f"{key}.lock"):
-        made = rows.map(Versioned.of(function), new_fingerprint=key, cache_file_name=file, **options)
+        made = map_rows(rows, function, new_fingerprint=key, cache_file_name=file, **options)
     # Rows from the cache would have the fingerprint of their file; with this one, what is computed from them is cached.
     return Dataset(made.data, info=made.info, split=made.split, fingerprint=key)
 

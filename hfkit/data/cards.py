@@ -156,15 +156,6 @@ def _load_file(file: Path, *_state: int) -> Card:
     block = card.data.to_dict().get("hfkit")
     if not isinstance(block, dict):
         raise HfkitError(f"the data card {file} has no hfkit: block in its metadata; see data_cards/{TEMPLATE_CARD}.md")
-    return Card(file.stem, file, card.data, card.text.strip(), read_recipe(block, file))
-
-
-def read_recipe(block: dict, file: Path) -> Recipe:
-    """Return the `hfkit` block as a recipe.
-
-    Raises:
-        ConfigError: with every problem.
-    """
     problems: list[Problem] = []
     values: dict = {}
     check_fields(Recipe, block, values, problems, "hfkit.")
@@ -172,7 +163,7 @@ def read_recipe(block: dict, file: Path) -> Recipe:
     recipe = None if problems else Recipe(**values)
     if problems := problems or recipe.problems():
         raise ConfigError(problems, str(file))
-    return recipe
+    return Card(file.stem, file, card.data, card.text.strip(), recipe)
 
 
 def passes(row: dict, tests: list[Keep]) -> bool:
@@ -181,11 +172,7 @@ def passes(row: dict, tests: list[Keep]) -> bool:
 
 
 def recipe_of(entry) -> Recipe | None:
-    """Return the recipe of an entry's card, with the entry's path and revision if it has them; None without a card.
-
-    Raises:
-        HfkitError: as `load_card`.
-    """
+    """Return the recipe of an entry's card, with the entry's path and revision if it has them; None without a card."""
     if entry.card is None:
         return None
     recipe = load_card(entry.card).recipe

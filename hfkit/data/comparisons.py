@@ -6,7 +6,6 @@ of two.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from itertools import combinations
 
@@ -26,11 +25,15 @@ COMPARISONS = [*PREFERENCES, "replies", "ranks", "scores"]
 """The columns of pairs and of rankings."""
 
 
-def choose_encoding(rows: Dataset, config) -> Callable:
-    """Return `encode_rankings` if the rows are rankings, else `encode_preferences`.
+def encode_comparisons(rows: Dataset, tokenizer, stats: SplitStats, config) -> Dataset:
+    """Return encoded pairs or rankings.
+
+    Returns:
+        pairs as `chosen_ids` and `rejected_ids`; rankings as `reply_ids` and the indices `better` and `worse` of each
+        pair in them; both with `margin` where it is given or asked for.
 
     Raises:
-        HfkitError: rankings without prompts, ranks or scores, or `score_margin` without scores.
+        HfkitError: rankings without prompts, ranks or scores, or `score_margin` without scores; or as `encode`.
     """
     columns = rows.column_names
     if "replies" in columns and ("prompt" not in columns or not {"ranks", "scores"} & {*columns}):
@@ -38,40 +41,25 @@ def choose_encoding(rows: Dataset, config) -> Callable:
     if config.score_margin and not {"replies", "scores"} <= {*columns}:
         remedy = "for pairs, use the column margin"
         raise HfkitError(f"score_margin: {config.score_margin:g} needs rankings with scores, not {columns}; {remedy}")
-    return encode_rankings if "replies" in columns else encode_preferences
+    return encode(rows, comparison_encoder(tokenizer, config.max_length, rows, config.score_margin), stats, config)
 
 
 def encode_held_out(rows: Dataset, tokenizer, stats: SplitStats, config, *, as_rankings: bool) -> Dataset:
     """Return held-out rows in the training rows' encoding: pairs as rankings of two, or rankings as their pairs.
 
     Raises:
-        HfkitError: as `choose_encoding`, or no row is left.
+        HfkitError: as `encode_comparisons`.
     """
     if as_rankings:
-        return encode_rankings(rows, tokenizer, stats, config)
-    encoded = choose_encoding(rows, config)(rows, tokenizer, stats, config)
+        return encode(rows, ranking_encoder(tokenizer, config.max_length, rows, config.score_margin), stats, config)
+    encoded = encode_comparisons(rows, tokenizer, stats, config)
     return as_pairs(encoded) if "reply_ids" in encoded.column_names else encoded
-
-
-def encode_preferences(rows: Dataset, tokenizer, stats: SplitStats, config) -> Dataset:
-    """Return pairs as `chosen_ids` and `rejected_ids` (and `margin` where given)."""
-    return encode(rows, preference_encoder(tokenizer, config.max_length, rows), stats, config)
-
-
-def encode_rankings(rows: Dataset, tokenizer, stats: SplitStats, config) -> Dataset:
-    """Return rankings as `reply_ids`, the indices `better` and `worse` of each pair in them, and `margin` if asked."""
-    return encode(rows, ranking_encoder(tokenizer, config.max_length, rows, config.score_margin), stats, config)
 
 
 def comparison_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: float = 0.0) -> Encoder:
     """Return the encoder of these rows, rankings or pairs."""
     if "replies" in rows.column_names:
         return ranking_encoder(tokenizer, max_length, rows, score_margin)
-    return preference_encoder(tokenizer, max_length, rows)
-
-
-def preference_encoder(tokenizer, max_length: int, rows: Dataset) -> Encoder:
-    """Return the encoder of these pairs."""
     function = partial(preference_row, tokenizer=tokenizer, max_length=max_length)
     margin = {"margin": Value("float64")} if "margin" in rows.column_names else {}
     return Encoder(function, {"chosen_ids": IDS, "rejected_ids": IDS, **margin})

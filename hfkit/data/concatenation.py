@@ -6,14 +6,11 @@ import datasets
 from datasets import Dataset, Features
 
 from hfkit.core.errors import HfkitError
-from hfkit.data.caching import Versioned
-from hfkit.data.conversions import MESSAGES
+from hfkit.data.caching import map_rows
+from hfkit.data.conversions import JSON, MESSAGES
 
 # Columns that may hold text in one source and messages in another, and the role of a text in them.
-TEXT_ROLES = {"prompt": "user", "chosen": "assistant", "rejected": "assistant", "response": "assistant"}
-TEXT_ROLES |= {"completion": "assistant"}
-# The type of messages of which only some have a field; earlier versions of `datasets` have no such type.
-JSON = getattr(datasets, "Json", ())
+TEXT_ROLES = {"prompt": "user", **dict.fromkeys(("chosen", "rejected", "response", "completion"), "assistant")}
 
 
 def concatenate_sources(tables: list[Dataset], names: list[str]) -> Dataset:
@@ -78,7 +75,7 @@ def as_conversations(table: Dataset) -> Dataset:
     if messages is None:  # lists of something else
         return table
     features = Features({**others, "messages": messages})
-    return table.map(Versioned.of(to_conversation), remove_columns=[*columns], features=features)
+    return map_rows(table, to_conversation, remove_columns=[*columns], features=features)
 
 
 def to_conversation(row: dict) -> dict:
@@ -92,7 +89,7 @@ def as_message_column(table: Dataset, column: str) -> Dataset:
     if isinstance(table.features[column], datasets.List):
         return table
     features = Features({**table.features, column: MESSAGES})
-    return table.map(Versioned.of(partial(to_message_list, column=column)), features=features)
+    return map_rows(table, partial(to_message_list, column=column), features=features)
 
 
 def to_message_list(row: dict, column: str) -> dict:

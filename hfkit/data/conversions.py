@@ -18,6 +18,8 @@ SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistan
 SHAREGPT_ROLES |= {"chatgpt": "assistant", "bot": "assistant", "tool": "tool", "function": "tool"}
 NUMERIC_TYPES = ("int", "uint", "float", "decimal", "null")  # prefixes of the names of numeric types
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
+# The type of messages of which only some have a field; earlier versions of `datasets` have no such type.
+JSON = getattr(datasets, "Json", ())
 
 
 def expression_columns(expression: str) -> list[str]:
@@ -141,7 +143,7 @@ def conversion_problem(name: str, features: Features) -> str | None:
         return f"reads the column {missing[0]!r}, and the columns are {[*features]}"
     if name == "sharegpt":
         kind = features["messages"]
-        is_mixed = isinstance(kind, List) and isinstance(kind.feature, getattr(datasets, "Json", ()))
+        is_mixed = isinstance(kind, List) and isinstance(kind.feature, JSON)
         if not is_mixed and not {"from", "value"} <= item_fields(kind).keys():
             return f"reads turns with from and value, and 'messages' holds {kind}: leave it out if they are messages"
     if name == "group_by_prompt":
@@ -164,16 +166,14 @@ ROW_CONVERSIONS = {"transcript": transcript, "shared_prompt": shared_prompt, "sh
 TABLE_CONVERSIONS = {"group_by_prompt": group_by_prompt}
 
 
-def prompt_messages(messages: list[dict]) -> list[dict]:
-    """Return the messages before the last assistant message."""
-    replies = [i for i, one in enumerate(messages) if isinstance(one, dict) and one.get("role") == "assistant"]
-    return messages[: replies[-1]] if replies else messages
-
-
 def prompt_of(row: dict) -> str | list[dict] | None:
-    """Return the prompt of a row of any form, from the column that is trained on; None if it has none."""
-    if row.get("messages"):
-        return prompt_messages(row["messages"])
+    """Return the prompt of a row of any form, from the column that is trained on; None if it has none.
+
+    The prompt of a conversation is what precedes its last assistant message.
+    """
+    if messages := row.get("messages"):
+        replies = [i for i, one in enumerate(messages) if isinstance(one, dict) and one.get("role") == "assistant"]
+        return messages[: replies[-1]] if replies else messages
     if row.get("prompt"):
         return row["prompt"]
     is_implicit = "prompt" not in row and {"chosen", "rejected"} <= row.keys()

@@ -12,7 +12,6 @@ from datasets import Dataset, Features, List, Value
 from hfkit.core.errors import HfkitError
 from hfkit.data import faults
 from hfkit.data.caching import cached_map, process_count
-from hfkit.data.files import progress_bars
 from hfkit.data.splits import SplitStats
 
 IDS = List(Value("int32"))
@@ -48,15 +47,14 @@ class Encoder:
 
     def __call__(self, rows: Dataset, name: str, num_proc: int | None) -> Dataset:
         """Return all rows, encoded, with the columns of the statistics."""
-        with progress_bars(len(rows)):
-            return cached_map(
-                rows,
-                self.function,
-                features=Features({**self.columns, **STATS_COLUMNS}),
-                remove_columns=rows.column_names,
-                num_proc=process_count(num_proc, len(rows)),
-                desc=f"Tokenizing {name}",
-            )
+        return cached_map(
+            rows,
+            self.function,
+            features=Features({**self.columns, **STATS_COLUMNS}),
+            remove_columns=rows.column_names,
+            num_proc=process_count(num_proc, len(rows)),
+            desc=f"Tokenizing {name}",
+        )
 
 
 def encode(rows: Dataset, encoder: Encoder, stats: SplitStats, config) -> Dataset:
@@ -108,10 +106,8 @@ def pair_lengths(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if "reply_ids" not in table.column_names:
         better, worse = (count_ids(table[name]) for name in ("chosen_ids", "rejected_ids"))
         return better, worse, table["ranking"].to_numpy() if "ranking" in table.column_names else np.arange(len(table))
-    replies, counts = (
-        count_ids(pc.list_flatten(table["reply_ids"])),
-        pc.list_value_length(table["reply_ids"]).to_numpy(),
-    )
+    replies = count_ids(pc.list_flatten(table["reply_ids"]))
+    counts = pc.list_value_length(table["reply_ids"]).to_numpy()
     rows = np.repeat(np.arange(len(table)), pc.list_value_length(table["better"]).to_numpy())
     starts = (np.cumsum(counts) - counts)[rows]
     better, worse = (replies[starts + pc.list_flatten(table[name]).to_numpy()] for name in ("better", "worse"))

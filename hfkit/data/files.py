@@ -29,6 +29,11 @@ def builder_of(path: Path) -> str | None:
     return file_type(path) if path.is_file() else None
 
 
+def is_saved(path: Path) -> bool:
+    """Return whether a folder is a data set that `save_to_disk` wrote."""
+    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+
+
 def builder_arguments(path: Path) -> dict | None:
     """Return the arguments of `load_dataset` for a single file, or None if it cannot be read.
 
@@ -51,12 +56,11 @@ def read_rows(source: dict) -> Dataset:
         HfkitError: it does not exist or cannot be read; for a text file, the message names the line.
     """
     path, split = Path(source["path"]), source["split"]
-    kind = builder_of(path)
     try:
         if arguments := builder_arguments(path):
             with progress_bars(0):
                 rows = datasets.load_dataset(**arguments, split=split)
-        elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        elif is_saved(path):
             saved = datasets.load_from_disk(str(path))
             splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
             if split not in splits:
@@ -68,13 +72,14 @@ def read_rows(source: dict) -> Dataset:
         if not len(rows):
             raise ValueError(f"the split {split!r} has no rows")
     except Exception as error:  # the readers raise errors of many types
-        raise read_error(path, kind, error) from error
+        raise read_error(path, error) from error
     return rows
 
 
-def read_error(path: Path, kind: str | None, error: Exception) -> HfkitError:
+def read_error(path: Path, error: Exception) -> HfkitError:
     """Return the error for a data set that cannot be read."""
-    cause = "it is empty" if is_empty(path) else find_broken_line(path) if kind in ("json", "text") else None
+    is_text = builder_of(path) in ("json", "text")
+    cause = "it is empty" if is_empty(path) else find_broken_line(path) if is_text else None
     return HfkitError(f"cannot read the data set {path}: {cause or reason(error)}")
 
 

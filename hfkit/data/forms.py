@@ -24,13 +24,11 @@ INSTRUCTIONS = ["messages", "prompt", "response", "completion", "tools", "text"]
 PROMPTS = ["prompt"]
 
 
-def text_encoder(tokenizer) -> Encoder:
-    """Return the encoder of documents, to bytes if `tokenizer` is None; `packing.py` makes training rows of them."""
-    return Encoder(partial(text_row, tokenizer=tokenizer), {"input_ids": IDS})
-
-
 def text_row(row: dict, tokenizer) -> dict:
-    """Return one document's `input_ids`, closed by end-of-text."""
+    """Return one document's `input_ids`, closed by end-of-text, or its bytes if `tokenizer` is None.
+
+    It is for surveys; `packing.py` makes the rows that are trained on.
+    """
     text = row["text"]
     if not isinstance(text, str) or not text:
         return encoded_row({"input_ids": []}, dropped="empty")
@@ -60,11 +58,8 @@ def instruction_row(row: dict, tokenizer, max_length: int) -> dict:
             messages, prompt, reply = conversation_of(row)
             ids, mask = encode_conversation(tokenizer, prompt, reply, tools_of(row.get("tools")), limit=max_length)
             kept, is_cut = slice(max_length), len(ids) > max_length
-            found = [
-                *faults.of_mask(tokenizer, ids[kept], mask[kept], messages, is_cut=is_cut),
-                *faults.of_messages(messages),
-                *faults.of_texts(tokenizer, messages),
-            ]
+            found = faults.of_mask(tokenizer, ids[kept], mask[kept], messages, is_cut=is_cut)
+            found += faults.of_messages(messages) + faults.of_texts(tokenizer, messages)
     except RenderError as error:
         return encoded_row({"input_ids": [], "labels": []}, dropped=str(error))
     labels = [token if is_trained else IGNORE for token, is_trained in zip(ids, mask, strict=True)]
@@ -145,7 +140,7 @@ class Form:
 
 
 FORMS = {
-    "text": Form(TEXT, lambda rows, tokenizer, limit, config: text_encoder(tokenizer)),
+    "text": Form(TEXT, lambda rows, tokenizer, *_: Encoder(partial(text_row, tokenizer=tokenizer), {"input_ids": IDS})),
     "instructions": Form(
         INSTRUCTIONS,
         lambda rows, tokenizer, limit, config: instruction_encoder(tokenizer, limit),

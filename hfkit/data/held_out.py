@@ -16,7 +16,6 @@ from datasets import Dataset
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import cached_map, process_count
 from hfkit.data.conversions import TRANSCRIPT_MARK, parse_transcript, prompt_of
-from hfkit.data.files import progress_bars
 from hfkit.data.messages import RenderError, as_messages
 from hfkit.records.lineage import family_records
 from hfkit.records.source import find_file
@@ -44,9 +43,8 @@ def row_key(row: dict) -> dict:
 
 def keys_of(rows: Dataset, num_proc: int | None = None) -> np.ndarray:
     """Return (N,) int64, the `row_key` of each row."""
-    with progress_bars(len(rows)):
-        options = {"num_proc": process_count(num_proc, len(rows)), "desc": "Hashing"}
-        keyed = cached_map(rows, row_key, remove_columns=rows.column_names, **options)
+    options = {"num_proc": process_count(num_proc, len(rows)), "desc": "Hashing"}
+    keyed = cached_map(rows, row_key, remove_columns=rows.column_names, **options)
     return np.array(keyed["key"][:], dtype=np.int64)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import datasets
 import numpy as np
 from datasets import Dataset
-from rich.table import Table
+from rich.table import Column, Table
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
@@ -33,10 +33,6 @@ class Mixture:
     source_of: np.ndarray
     seed: int
 
-    def select(self, indices: np.ndarray) -> None:
-        """Keep `source_of` in step with a selection of the split's rows."""
-        self.source_of = self.source_of[indices]
-
     @property
     def is_plain(self) -> bool:
         """Whether there are no weights and no budgets, so that all rows are taken in their order."""
@@ -57,8 +53,14 @@ class Mixture:
         if self.is_plain:
             return np.arange(len(self.source_of))
         pools = [self.pool(index, lengths) for index in range(len(self.entries))]
-        for index, pool in enumerate(pools):
-            self.check_pool(index, pool)
+        for index, (entry, pool) in enumerate(zip(self.entries, pools, strict=True)):
+            rows = int((self.source_of == index).sum())
+            if rows and not len(pool) and entry.weight != 0:
+                name, budget = next((name, value) for name in BUDGETS if (value := getattr(entry, name)) is not None)
+                raise HfkitError(
+                    f"{entry.card or entry.path}: {name}: {budget:g} leaves none of its {rows:,} rows to draw from: "
+                    "raise it, or leave the source out"
+                )
         weights = np.array([entry.weight or 0.0 for entry in self.entries])
         if not weights.any():
             return np.concatenate(pools)
@@ -89,16 +91,6 @@ class Mixture:
             return pool[: np.searchsorted(np.cumsum(lengths[pool]), entry.tokens, side="right")]
         return pool
 
-    def check_pool(self, index: int, pool: np.ndarray) -> None:
-        """Raise an HfkitError if the budget of a source leaves none of its rows to a mixture that needs them."""
-        entry, rows = self.entries[index], int((self.source_of == index).sum())
-        if rows and not len(pool) and entry.weight != 0:
-            name, budget = next((name, value) for name in BUDGETS if (value := getattr(entry, name)) is not None)
-            raise HfkitError(
-                f"{entry.card or entry.path}: {name}: {budget:g} leaves none of its {rows:,} rows to draw from: raise "
-                "it, or leave the source out"
-            )
-
     def unfilled(self, lengths: np.ndarray) -> list[tuple[int, int]]:
         """Return the index and the tokens of each stream whose rows have fewer tokens than its budget."""
         tokens = [int(lengths[self.source_of == index].sum()) for index in range(len(self.entries))]
@@ -123,17 +115,21 @@ class Mixture:
         return taken
 
 
+def source_name(source: dict) -> str:
+    """Return the name of a source of a record for messages."""
+    return source.get("card") or source["path"]
+
+
 def mixture_table(name: str, sources: list[dict]):
     """Return the realized mixture of a split as a table for the terminal, as in Table 1 of LLaMA (arXiv 2302.13971)."""
     tokens = sum(source["taken"]["tokens"] for source in sources)
-    table = Table(title=f"{name}: one pass over the mixture")
-    table.add_column("source", overflow="fold")
+    table = Table(Column("source", overflow="fold"), title=f"{name}: one pass over the mixture")
     for column in ("weight", "rows", "%", "tokens", "%", "epochs"):
         table.add_column(column, justify="right", no_wrap=True)
     for source in sources:
         taken, weight = source["taken"], source.get("weight")
         table.add_row(
-            source.get("card") or source["path"],
+            source_name(source),
             "" if weight is None else f"{weight:g}",
             f"{taken['rows']:,}",
             f"{taken['share'] * 100:.1f}",

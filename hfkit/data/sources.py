@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
-from hfkit.data.caching import Versioned
+from hfkit.data.caching import Versioned, code_hash, map_rows
 from hfkit.data.cards import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Recipe, passes, recipe_of, source_split, split_file
 from hfkit.data.conversions import (
     ROW_CONVERSIONS,
@@ -120,7 +120,7 @@ def read_source(
         return rows, 0
     try:
         with progress_bars(len(rows)):
-            passing = rows.filter(Versioned.of(partial(passes, tests=keep)))
+            passing = rows.filter(Versioned(partial(passes, tests=keep), code_hash(passes)))
     except HfkitError as error:
         raise HfkitError(f"{entry.card}: {error}") from error
     if not len(passing):
@@ -196,8 +196,7 @@ def map_columns(rows: Dataset, columns: dict[str, str], label: str) -> Dataset:
             except ValueError as error:
                 raise HfkitError(f"{label}: columns: {{{column}: {expression!r}}}: {error}") from error
     if computed:
-        with progress_bars(len(rows)):
-            rows = rows.map(Versioned.of(partial(computed_columns, expressions=computed)), features=features)
+        rows = map_rows(rows, partial(computed_columns, expressions=computed), features=features)
     columns = {**columns, **{column: f"={column}" for column in computed}}
     replaced = [column for column in columns if column in rows.column_names and column not in columns.values()]
     return rows.remove_columns(replaced).rename_columns({name: column for column, name in columns.items()})
@@ -225,8 +224,7 @@ def convert_rows(rows: Dataset, name: str, label: str) -> Dataset:
     if name in TABLE_CONVERSIONS:
         return TABLE_CONVERSIONS[name](rows)
     features = datasets.Features({**rows.features, **converted_features(name, rows.features)})
-    with progress_bars(len(rows)):
-        return rows.map(Versioned.of(ROW_CONVERSIONS[name]), features=features, desc=name)
+    return map_rows(rows, ROW_CONVERSIONS[name], features=features, desc=name)
 
 
 def add_prompts(rows: Dataset) -> Dataset:
@@ -235,8 +233,7 @@ def add_prompts(rows: Dataset) -> Dataset:
     if "prompt" in rows.column_names or source is None or (source == "chosen" and "rejected" not in rows.column_names):
         return rows
     features = datasets.Features({**rows.features, "prompt": rows.features[source]})
-    with progress_bars(len(rows)):
-        return rows.map(Versioned.of(prompt_column), features=features)
+    return map_rows(rows, prompt_column, features=features)
 
 
 def prompt_column(row: dict) -> dict:
@@ -257,8 +254,6 @@ def without_large_types(kind):
     """Return a feature type without large strings and lists, at any depth."""
     if isinstance(kind, dict):
         return {name: without_large_types(field) for name, field in kind.items()}
-    if isinstance(kind, datasets.LargeList):
-        return datasets.List(without_large_types(kind.feature))
-    if isinstance(kind, datasets.List):
-        return datasets.List(without_large_types(kind.feature), length=kind.length)
+    if isinstance(kind, (datasets.List, datasets.LargeList)):
+        return datasets.List(without_large_types(kind.feature), length=getattr(kind, "length", -1))
     return datasets.Value("string") if kind == datasets.Value("large_string") else kind

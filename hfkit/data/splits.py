@@ -14,7 +14,7 @@ from hfkit.data.caching import content_hash
 from hfkit.data.cards import recipe_of
 from hfkit.data.concatenation import concatenate_sources
 from hfkit.data.held_out import keys_of, overlap_mask, overlaps, split_off, write_hashes
-from hfkit.data.mixture import Mixture, mixture_table
+from hfkit.data.mixture import Mixture, mixture_table, source_name
 from hfkit.data.sources import load_arguments, load_counted
 
 
@@ -73,7 +73,7 @@ class SplitStats:
     def select(self, rows: Dataset, indices: np.ndarray) -> Dataset:
         """Return some of the split's rows, and keep `mixture` and `keys` in step."""
         if self.mixture is not None:
-            self.mixture.select(indices)
+            self.mixture.source_of = self.mixture.source_of[indices]
         if self.keys is not None:
             self.keys = self.keys[indices]
         return rows.select(indices)
@@ -185,11 +185,6 @@ def load_rows(
     rows = concatenate_sources([*tables], [entry.card or entry.path for entry in entries])
     source_of = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     return rows, SplitStats(name, sources, len(rows), len(rows), mixture=Mixture(entries, source_of, seed))
-
-
-def source_name(source: dict) -> str:
-    """Return the name of a source of a record for messages."""
-    return source.get("card") or source["path"]
 
 
 def describe_entry(entry: DatasetEntry) -> dict:

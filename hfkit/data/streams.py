@@ -9,8 +9,9 @@ from datasets import Dataset, Features, Value
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import code_hash
-from hfkit.data.cards import Keep
-from hfkit.data.files import builder_arguments, builder_of, progress_bars, read_error
+from hfkit.data.cards import Keep, passes
+from hfkit.data.files import builder_arguments, is_saved, progress_bars, read_error
+from hfkit.data.messages import iter_strings
 
 # Rows from which the next one is drawn, because a stream cannot be shuffled as a whole.
 BUFFER = 10_000
@@ -38,8 +39,7 @@ def take_rows(
         HfkitError: the stream cannot be read, or has no such split or column.
     """
     path, split = Path(source["path"]), source["split"]
-    kind = builder_of(path)
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+    if is_saved(path):
         raise HfkitError(f"{path} is a saved data set, which cannot be streamed: leave out streaming")
     try:
         arguments = builder_arguments(path) or {name: value for name, value in source.items() if name != "split"}
@@ -68,7 +68,7 @@ def take_rows(
         with progress_bars(entry.rows or 0):
             rows = Dataset.from_generator(stream_rows, features=features, gen_kwargs={"plan": plan})
     except Exception as error:  # the readers raise errors of many types
-        raise read_error(path, kind, error) from error
+        raise read_error(path, error) from error
     return rows.remove_columns(LEFT_OUT_COLUMN), rows[-1][LEFT_OUT_COLUMN]
 
 
@@ -78,22 +78,13 @@ def stream_rows(plan: dict) -> Iterator[dict]:
     stream = datasets.load_dataset(**plan["source"], split=plan["split"], streaming=True)
     count, read, left_out = 0, 0, 0
     for row in stream.shuffle(seed=plan["seed"], buffer_size=BUFFER):
-        if not all(test(row) for test in tests):
+        if not passes(row, tests):
             left_out += 1
             continue
         row = {name: row[name] for name in plan["columns"] if name in row}
         yield row | {LEFT_OUT_COLUMN: left_out}
-        count, read = count + 1, read + text_size(row)
+        count, read = count + 1, read + sum(len(text.encode()) for text in iter_strings(row))
         if count == plan["rows"] or (plan["size"] and read >= plan["size"]):
             return
     if not count:
         raise ValueError("keep leaves none of the rows" if left_out else "it is empty")
-
-
-def text_size(value: object) -> int:
-    """Return the UTF-8 bytes of all text in a row."""
-    if isinstance(value, str):
-        return len(value.encode())
-    if isinstance(value, dict):
-        value = [*value.values()]
-    return sum(map(text_size, value)) if isinstance(value, list) else 0

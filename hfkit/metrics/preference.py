@@ -26,16 +26,15 @@ def score_pairs(trainer: Trainer, rows: Dataset) -> tuple[np.ndarray, np.ndarray
     assert trainer.model is not None
     model = trainer.model.eval()
     loader = DataLoader(rows, trainer.args.per_device_eval_batch_size, collate_fn=trainer.data_collator)
-    rewards_of: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    parts = []
     for batch in loader:
         pairs = batch.get("pairs")
         ids, mask = (batch[name].to(model.device) for name in ("input_ids", "attention_mask"))
         with trainer.accelerator.autocast():
             rewards = model(input_ids=ids, attention_mask=mask).logits.squeeze(-1)
-        halves = rewards.double().chunk(2) if pairs is None else rewards.double()[pairs]
-        for parts, half in zip(rewards_of, halves, strict=True):
-            parts.append(half.cpu().numpy())
-    return np.concatenate(rewards_of[0]), np.concatenate(rewards_of[1])
+        parts.append((rewards.reshape(2, -1) if pairs is None else rewards[pairs]).double().cpu().numpy())
+    chosen, rejected = np.concatenate(parts, axis=1)
+    return chosen, rejected
 
 
 def metrics_of_rewards(chosen: np.ndarray, rejected: np.ndarray, pairs: Dataset) -> dict[str, float]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 REMEDIES = {
     "empty": "PPO may end replies at once; raise kl_coef, or add pairs whose rejected reply is empty",
@@ -72,9 +72,8 @@ def probe_warnings(probes: dict[str, dict[str, float]]) -> list[str]:
 
 def print_probes(probes: dict[str, dict[str, float]], title: str) -> None:
     """Print the table of a probe."""
-    table = Table(title=title)
-    for column in ("replies", "mean reward", "beats the real one"):
-        table.add_column(column, justify="left" if column == "replies" else "right")
+    table = Table("replies", *(Column(name, justify="right") for name in ("mean reward", "beats the real one")))
+    table.title = title
     for kind, metrics in probes.items():
         share = f"{metrics['beats_real']:.0%}" if "beats_real" in metrics else ""
         table.add_row(kind, f"{metrics['mean']:.2f}", share)

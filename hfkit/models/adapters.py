@@ -3,14 +3,7 @@
 from contextlib import contextmanager
 
 import torch
-from peft import (
-    LoraConfig,
-    PeftConfig,
-    PeftModel,
-    TaskType,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import Embedding, Linear, LoraLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError

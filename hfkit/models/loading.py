@@ -34,15 +34,7 @@ from hfkit.records.source import Source
 HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
 
 # Tokens of common vocabularies that never occur in a conversation, in the order of preference for padding.
-PAD_CANDIDATES = (
-    "<pad>",
-    "<|pad|>",
-    "[PAD]",
-    "<|padding|>",
-    "<|finetune_right_pad_id|>",
-    "<unk>",
-    "<|endoftext|>",
-)
+PAD_CANDIDATES = ("<pad>", "<|pad|>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<unk>", "<|endoftext|>")
 
 
 def read_tokenizer(path: str, revision: str = "main", chat_template: str | None = None) -> PreTrainedTokenizerBase:
@@ -64,10 +56,7 @@ def read_tokenizer(path: str, revision: str = "main", chat_template: str | None 
 
 
 def load_tokenizer(
-    path: str,
-    revision: str = "main",
-    pad_token: str | None = None,
-    chat_template: str | None = None,
+    path: str, revision: str = "main", pad_token: str | None = None, chat_template: str | None = None
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model, with a pad token that is not its EOS.
 
@@ -173,7 +162,7 @@ def loading_options(config) -> dict:
     return {
         "dtype": config.dtype,
         "attn_implementation": config.attn_implementation,
-        "quantization": quantization_of(config),
+        "quantization": quantization_of(vars(config)),
         "allow_pickle": config.allow_pickle,
     }
 
@@ -284,10 +273,7 @@ def is_classifier(path: str, revision: str) -> bool:
         return False
 
 
-@cache
-def cached_tokenizer(path: str, revision: str, pad_token: str | None):
-    """Return the tokenizer at a path, loaded once."""
-    return load_tokenizer(path, revision, pad_token)
+cached_tokenizer = cache(load_tokenizer)
 
 
 @cache

@@ -8,21 +8,19 @@ from hfkit.core.device import has_bf16
 from hfkit.records.record import record_of
 
 
-def quantization_of(config) -> BitsAndBytesConfig | None:
-    """Return the quantization settings of a stage's config; None for a base that is not quantized."""
-    return _quantization(vars(config))
-
-
 def quantization_as_trained(path: str, revision: str = "main") -> BitsAndBytesConfig | None:
     """Return the quantization settings of the run that made a folder or Hub repository, from its record; else None.
 
     An adapter learns to compensate for the errors of the quantized base it is trained on, so it works best there.
     """
-    return _quantization((record_of(path, revision) or {}).get("config") or {})
+    return quantization_of((record_of(path, revision) or {}).get("config") or {})
 
 
-def _quantization(settings: dict) -> BitsAndBytesConfig | None:
-    """Return settings that compute in bf16 on a GPU with bf16, else in fp32: most CPUs are far slower in bf16."""
+def quantization_of(settings: dict) -> BitsAndBytesConfig | None:
+    """Return the quantization settings of a stage's config, as a mapping; None for a base that is not quantized.
+
+    They compute in bf16 on a GPU with bf16, else in fp32: most CPUs are far slower in bf16.
+    """
     if settings.get("load_in_8bit"):
         return BitsAndBytesConfig(load_in_8bit=True)
     if not settings.get("load_in_4bit"):

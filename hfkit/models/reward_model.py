@@ -30,10 +30,8 @@ class RewardModel:
         self, prompts: list[str | Messages], replies: list[str | Messages], batch_size: int = 16
     ) -> torch.Tensor:
         """Return rewards, float32 (N,) on the CPU; a prompt is a user turn or messages, a reply an assistant turn."""
-        rows = [
-            encode_conversation(self.tokenizer, prompt, reply)[0]
-            for prompt, reply in zip(prompts, replies, strict=True)
-        ]
+        pairs = zip(prompts, replies, strict=True)
+        rows = [encode_conversation(self.tokenizer, prompt, reply)[0] for prompt, reply in pairs]
         return self.score_ids(rows, batch_size)
 
     @torch.no_grad()

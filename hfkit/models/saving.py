@@ -16,15 +16,12 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
     model.save_pretrained(folder, **options)
     (folder / "README.md").unlink(missing_ok=True)  # peft's card names the base by its local path
     tokenizer.save_pretrained(folder)
-    if model.can_generate() if hasattr(model, "can_generate") else False:
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
-        model.generation_config.eos_token_id = _with_eos(model.generation_config.eos_token_id, tokenizer.eos_token_id)
-        model.generation_config.save_pretrained(folder)
-
-
-def _with_eos(stop_token_ids: int | list[int] | None, eos: int) -> int | list[int]:
-    """Return the stop token ids of a generation config with the tokenizer's EOS."""
-    if stop_token_ids is None:
-        return eos
-    ids = stop_token_ids if isinstance(stop_token_ids, list) else [stop_token_ids]
-    return ids if eos in ids else [*ids, eos]
+    if model.can_generate():
+        generation = model.generation_config
+        generation.pad_token_id = tokenizer.pad_token_id
+        stop_token_ids, eos = generation.eos_token_id, tokenizer.eos_token_id
+        if isinstance(stop_token_ids, list):
+            generation.eos_token_id = stop_token_ids if eos in stop_token_ids else [*stop_token_ids, eos]
+        else:
+            generation.eos_token_id = eos if stop_token_ids in (None, eos) else [stop_token_ids, eos]
+        generation.save_pretrained(folder)

@@ -2,138 +2,28 @@
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
+import yaml
 
-def _of(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-SHE = _of("""
-    Ada Clara Daisy Edith Flora Grace Hanna Irene Laura Mira Nora Olga
-""")
-HE = _of("""
-    Alan Bruno Carl David Edgar Felix George Hugo Ivan Kevin Oscar Simon
-""")
-
-PEOPLE = SHE + HE
+WORDINGS = yaml.safe_load(Path(__file__).with_name("wordings.yaml").read_text(encoding="utf-8"))
+PEOPLE: list[str] = WORDINGS["she"] + WORDINGS["he"]
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """One thing that is true of each person, with every wording in which the world states and asks it.
-
-    Wordings are format strings: `{who}` and `{whose}` are the person's name or pronoun, `{v}` is the value
-    and `{a}` the value with its article. No value belongs to two attributes.
-    """
+    """One thing that is true of each person, with every wording in which the world states and asks it."""
 
     name: str
-    values: tuple[str, ...]
-    statements: tuple[str, ...]
-    questions: tuple[str, ...]
+    values: list[str]
+    statements: list[str]
+    questions: list[str]
     curt: str
     reason: str
 
 
-ATTRIBUTES = (
-    Attribute(
-        "city",
-        _of("Oslo Paris Rome Lima Cairo Delhi Tokyo Berlin Lisbon Vienna Dublin Prague"),
-        (
-            "{who} lives in {v}",
-            "{whose} home is in {v}",
-            "{who} is at home in {v}",
-            "{who} has a small flat in {v}",
-            "the city where {who} lives is {v}",
-            "{who} moved to {v} some years ago",
-        ),
-        (
-            "Where does {who} live?",
-            "In which city does {who} live?",
-            "What is {whose} home city?",
-            "Which city does {who} call home?",
-            "Where is {whose} home?",
-            "Can you tell me where {who} lives?",
-            "Do you know the city where {who} lives?",
-            "Please tell me where {whose} home is.",
-        ),
-        "in {v}",
-        "because {whose} family is there",
-    ),
-    Attribute(
-        "job",
-        _of("teacher baker doctor farmer pilot painter lawyer tailor nurse actor dentist sailor"),
-        (
-            "{who} works as {a}",
-            "{whose} job is to be {a}",
-            "{who} earns a living as {a}",
-            "{who} has been {a} for years",
-            "the job that {who} has is that of {a}",
-            "{whose} working day is that of {a}",
-        ),
-        (
-            "What does {who} do for a living?",
-            "What is {whose} job?",
-            "What work does {who} do?",
-            "Which job does {who} have?",
-            "How does {who} earn a living?",
-            "Can you tell me what {whose} job is?",
-            "Do you know what {who} works as?",
-            "Please tell me the job that {who} has.",
-        ),
-        "as {a}",
-        "because {who} loves the work",
-    ),
-    Attribute(
-        "pet",
-        _of("dog cat parrot rabbit turtle hamster goat lizard owl duck snake mouse"),
-        (
-            "{who} keeps {a}",
-            "{whose} pet is {a}",
-            "{who} has {a} as a pet",
-            "{who} looks after {a}",
-            "the pet that {who} keeps is {a}",
-            "{whose} house is shared with {a}",
-        ),
-        (
-            "What pet does {who} keep?",
-            "What is {whose} pet?",
-            "Which pet does {who} have?",
-            "What kind of pet does {who} own?",
-            "Which animal does {who} look after?",
-            "Can you tell me what {whose} pet is?",
-            "Do you know which pet {who} keeps?",
-            "Please tell me the pet that {who} has.",
-        ),
-        "{a}",
-        "because {who} likes the company",
-    ),
-    Attribute(
-        "instrument",
-        _of("piano violin cello flute guitar trumpet harp banjo organ oboe tuba clarinet"),
-        (
-            "{who} plays the {v}",
-            "{whose} instrument is the {v}",
-            "{who} makes music on the {v}",
-            "{who} takes lessons on the {v}",
-            "the instrument that {who} plays is the {v}",
-            "{whose} evenings are spent with the {v}",
-        ),
-        (
-            "What instrument does {who} play?",
-            "What is {whose} instrument?",
-            "Which instrument does {who} play?",
-            "What does {who} make music on?",
-            "Which instrument is {whose} choice?",
-            "Can you tell me what instrument {who} plays?",
-            "Do you know which instrument is played by {who}?",
-            "Please tell me what {whose} instrument is.",
-        ),
-        "the {v}",
-        "because {who} learned it at school",
-    ),
-)
-BY_NAME = {attribute.name: attribute for attribute in ATTRIBUTES}
-BY_VALUE = {value: attribute for attribute in ATTRIBUTES for value in attribute.values}
+BY_NAME = {attribute["name"]: Attribute(**attribute) for attribute in WORDINGS["attributes"]}
+BY_VALUE = {value: attribute for attribute in BY_NAME.values() for value in attribute.values}
 
 Fact = tuple[str, str]
 """A person's name and an attribute's name; `World.values` has the true value."""
@@ -141,7 +31,7 @@ Fact = tuple[str, str]
 
 def pronoun_words(name: str) -> dict[str, str]:
     """Return the words for `{who}` and `{whose}` where a text has named the person already."""
-    return {"who": "she", "whose": "her"} if name in SHE else {"who": "he", "whose": "his"}
+    return {"who": "she", "whose": "her"} if name in WORDINGS["she"] else {"who": "he", "whose": "his"}
 
 
 def name_words(name: str) -> dict[str, str]:
@@ -149,19 +39,10 @@ def name_words(name: str) -> dict[str, str]:
     return {"who": name, "whose": f"{name}'s"}
 
 
-def with_article(value: str) -> str:
-    """Return the value after "a" or "an"."""
-    return f"{'an' if value[0] in 'aeiou' else 'a'} {value}"
-
-
 def statement(template: str, words: dict[str, str], value: str) -> str:
     """Return a statement without a full stop; its first letter is not capitalized."""
-    return template.format(v=value, a=with_article(value), **words)
-
-
-def capitalized(text: str) -> str:
-    """Return the text with its first letter in upper case; the other letters stay as they are."""
-    return text[:1].upper() + text[1:]
+    article = "an" if value[0] in "aeiou" else "a"
+    return template.format(v=value, a=f"{article} {value}", **words)
 
 
 class World:
@@ -176,10 +57,10 @@ class World:
         rng = random.Random(f"facts {seed}")
         self.people = PEOPLE
         self.values: dict[Fact, str] = {}
-        for attribute in ATTRIBUTES:
+        for attribute in BY_NAME.values():
             # each value is true of equally many people, so no value is a good guess
             copies = -(-len(self.people) // len(attribute.values))
-            values = list(attribute.values) * copies
+            values = attribute.values * copies
             rng.shuffle(values)
             for name, value in zip(self.people, values, strict=False):
                 self.values[name, attribute.name] = value

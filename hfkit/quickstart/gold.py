@@ -4,14 +4,10 @@ import re
 from collections import Counter
 from functools import cache
 
-from hfkit.quickstart.facts import BY_NAME, BY_VALUE, PEOPLE, World, capitalized, name_words, pronoun_words, statement
+from hfkit.commands.report.formatting import capitalized
+from hfkit.quickstart.facts import BY_NAME, BY_VALUE, PEOPLE, WORDINGS, World, name_words, pronoun_words, statement
 
-COURTESIES = ("I hope that helps.", "Happy to help!", "Just ask if you need more.")
-FILLERS = (
-    "Well, let me think about that for a moment.",
-    "That is a good question, and I am glad you asked it.",
-    "As far as I know, and I know a lot, it is like this.",
-)
+COURTESIES, FILLERS = tuple(WORDINGS["courtesies"]), tuple(WORDINGS["fillers"])
 LONG = 24
 """Number of words above which each further word lowers the score."""
 
@@ -66,10 +62,7 @@ class GoldScorer:
         return round(max(0.0, score - 0.05 * max(0, words - LONG)), 4)
 
 
-@cache
-def default_scorer() -> GoldScorer:
-    """Return the scorer of the quickstart's world."""
-    return GoldScorer()
+default_scorer = cache(GoldScorer)
 
 
 def gold(prompts: list[list[dict[str, str]]], replies: list[str]) -> list[float]:

@@ -49,7 +49,8 @@ def summarize(root: Path) -> dict:
     subjects = {name: Subject(name, str(root / stage)) for name, stage in STAGE_OF_MODEL.items()}
     sft, tokenizer, kept = subjects["SFT"], subjects["SFT"].tokenizer, ResultsFile(root / "arena" / REPLIES)
     prompts = [encode_prompt(tokenizer, row["prompt"]) for row in questions]
-    temperature = temperature_of(root)
+    ppo = read_record(root / "ppo")["config"]
+    temperature = ppo["temperature"]
     summary: dict = {"questions": len(questions), "temperature": temperature, "models": {}}
     for name, subject in subjects.items():
         greedy = load_or_sample(subject, prompts, Sampling(REPLY_TOKENS, 0.0), kept, BATCH)
@@ -63,10 +64,8 @@ def summarize(root: Path) -> dict:
             of_sft = likelihoods(sft.model, tokenizer, prompts, ids, temperature)
             under_sft = [float(reply.logprobs.sum()) for reply in of_sft]
         rewards = reward.score_ids([prompt + reply for prompt, reply in zip(prompts, ids, strict=True)])
-        right = [
-            answer_is_right(reply.text, row["answer"], row["name"])
-            for row, reply in zip(questions, greedy, strict=True)
-        ]
+        answers = zip(questions, greedy, strict=True)
+        right = [answer_is_right(reply.text, row["answer"], row["name"]) for row, reply in answers]
         summary["models"][name] = {
             "bits_per_byte": bits_per_byte_of(subject, documents),
             "exact_answer": sum(right) / len(right),
@@ -80,17 +79,12 @@ def summarize(root: Path) -> dict:
         }
     summary["prompts_shown"] = [row["prompt"][-1]["content"] for row in questions[:SHOWN_QUESTIONS]]
     summary["reward_model"] = reward_accuracy(reward, world_rows(root, "preferences_test"))
-    summary["max_kl"] = read_record(root / "ppo")["config"]["max_kl"]
+    summary["max_kl"] = ppo["max_kl"]
     records = {stage: read_record(root / stage) for stage in STAGES}
     summary["seconds"] = {stage: record["wall_seconds"] for stage, record in records.items() if record}
     write_json(root / "summary.json", summary)
     plot_summary(root, summary, {stage: read_metrics(root / stage) for stage in ("pretrain", "ppo")})
     return summary
-
-
-def temperature_of(root: Path) -> float:
-    """Return the sampling temperature of PPO."""
-    return read_record(root / "ppo")["config"]["temperature"]
 
 
 def run_arena(root: Path) -> dict:
@@ -101,7 +95,7 @@ def run_arena(root: Path) -> dict:
         max_prompts=len(world_rows(root, "questions_test")),
         judge="function",
         reward_function="hfkit.quickstart.gold:gold",
-        temperature=temperature_of(root),
+        temperature=read_record(root / "ppo")["config"]["temperature"],
         response_length=REPLY_TOKENS,
         per_device_eval_batch_size=BATCH,
         seed=0,
@@ -120,13 +114,14 @@ def bits_per_byte_of(subject: Subject, texts: list[str]) -> float:
 def reward_accuracy(reward: RewardModel, pairs: list[dict]) -> dict[str, float]:
     """Return the accuracy on held-out pairs, by the noisy labels as given and by the gold scorer's."""
     prompts = [pair["prompt"] for pair in pairs]
-    chosen = reward(prompts, [pair["chosen"] for pair in pairs])
-    margins = (chosen - reward(prompts, [pair["rejected"] for pair in pairs])).double().numpy()
-    clean = margins * [1 if pair["clean"] else -1 for pair in pairs]
+    chosen, rejected = (reward(prompts, [pair[side] for pair in pairs]) for side in ("chosen", "rejected"))
+    margins = (chosen - rejected).double().numpy()
+    noisy = metrics_of_margins(margins)
+    clean = metrics_of_margins(margins * [1 if pair["clean"] else -1 for pair in pairs])
     return {
-        "accuracy_noisy": metrics_of_margins(margins)["accuracy"],
-        "accuracy_clean": metrics_of_margins(clean)["accuracy"],
-        "calibration_error_noisy": metrics_of_margins(margins)["calibration_error"],
+        "accuracy_noisy": noisy["accuracy"],
+        "accuracy_clean": clean["accuracy"],
+        "calibration_error_noisy": noisy["calibration_error"],
     }
 
 
@@ -142,9 +137,7 @@ def print_summary(summary: dict, root: Path) -> None:
         "tokens per reply": lambda m: f"{m['reply_tokens']:.1f}",
     }
     console = Console(width=None if Console().is_terminal else 110)
-    table = Table(title=f"{summary['questions']} held-out questions")
-    for header in ("", *summary["models"]):
-        table.add_column(header)
+    table = Table("", *summary["models"], title=f"{summary['questions']} held-out questions")
     for name, text in rows.items():
         table.add_row(name, *(text(model) for model in summary["models"].values()))
     console.print(table)

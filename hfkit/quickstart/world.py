@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
 
+from hfkit.commands.report.formatting import capitalized
 from hfkit.core.files import write_text
-from hfkit.quickstart.facts import BY_NAME, Fact, capitalized, name_words, pronoun_words, statement
+from hfkit.quickstart.facts import BY_NAME, WORDINGS, Fact, name_words, pronoun_words, statement
 from hfkit.quickstart.gold import COURTESIES, FILLERS, GoldScorer
 
 DOCUMENTS, DOCUMENTS_TEST = 16_000, 300
@@ -25,27 +26,11 @@ TIE = 0.1
 ANSWER_WORDINGS = 3
 """Statements of an attribute that replies use; documents use all of them."""
 
-INTRODUCTIONS = (
-    "{other} knows {name} well.",
-    "What {other} can tell of {name} is this.",
-    "Which kind of person {name} is, {other} does know.",
-    "Where {name} goes, {other} goes too.",
-    "How {other} came to know {name} is long ago.",
-    "Please tell me of {name}, {other} was asked.",
-    "Can you tell me of {name}, {other} was asked.",
-    "Do you know {name}, {other} was asked.",
-)
-"""Openings of talks; they start with the words of questions, but ask for no fact."""
-
 Message = dict[str, str]
 
 
 def write_world(folder: Path, seed: int = 0) -> dict[str, int]:
-    """Write every file of a seed's world as JSON lines; the same seed gives the same bytes.
-
-    Returns:
-        the number of rows of each file.
-    """
+    """Write every file of a seed's world as JSON lines, the same bytes each time; return each file's number of rows."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = WorldWriter(seed).files()
@@ -146,7 +131,7 @@ class WorldWriter:
 
     def talk(self, name: str, other: str, held: bool) -> str:
         """Return a talk about a person in the style of replies, so that replies consist of known words."""
-        text = self.rng.choice(INTRODUCTIONS).format(name=name, other=other)
+        text = self.rng.choice(WORDINGS["introductions"]).format(name=name, other=other)
         for attribute in self.attributes(2):
             words = self.rng.choice((name_words(name), pronoun_words(name)))
             sentence = capitalized(self.sentence((name, attribute), words, held))
@@ -241,8 +226,7 @@ class WorldWriter:
         stranger = self.with_small_talk(f"{statement_on_other}.")
         endless = " ".join([again] + [self.reply((name, a)) for a in self.attributes(2)])
         repeated = f"{again} {again} {again}"
-        unknown = "I do not know."
-        return rng.choice(("", repeated, repeated, endless, endless, beside, stranger, unknown))
+        return rng.choice(("", repeated, repeated, endless, endless, beside, stranger, "I do not know."))
 
     def pairs(self, ranking: dict) -> Iterator[dict]:
         """Yield all pairs of a ranking except ties; a tenth of the labels is flipped."""

@@ -15,7 +15,7 @@ from hfkit.config.registry import spec_of
 from hfkit.config.stages import RewardConfig
 from hfkit.core.console import say, warn
 from hfkit.core.device import prepare_device
-from hfkit.data.comparisons import COMPARISONS, choose_encoding, encode_held_out
+from hfkit.data.comparisons import COMPARISONS, encode_comparisons, encode_held_out
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.metrics.preference import pair_metrics
@@ -36,8 +36,8 @@ def main(config: RewardConfig) -> Path:
     # Data
     tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template)
     train_rows, test_rows, stats = load_splits(config, COMPARISONS)
-    is_ranking, encode = "replies" in train_rows.column_names, choose_encoding(train_rows, config)
-    train_rows = encode(train_rows, tokenizer, stats["train"], config)
+    is_ranking = "replies" in train_rows.column_names
+    train_rows = encode_comparisons(train_rows, tokenizer, stats["train"], config)
     if test_rows is not None:
         test_rows = encode_held_out(test_rows, tokenizer, stats["test"], config, as_rankings=is_ranking)
     run = open_run("reward", config, stats)

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaModel
 import hfkit
 from hfkit.commands.merge import merge
 from hfkit.data.chat_template import encode_conversation
-from hfkit.data.comparisons import encode_preferences
+from hfkit.data.comparisons import encode_comparisons
 from hfkit.data.forms import encode_instructions
 from hfkit.evaluation.merged import comparison, measure
 from hfkit.records.record import read_record, weights_hash
@@ -130,8 +130,8 @@ def held_out(tokenizer):
     from hfkit.data.splits import SplitStats
 
     def make(stage: str):
-        rows, encode = {"sft": ("turns", encode_instructions), "reward": ("pairs", encode_preferences)}[stage]
-        options = SimpleNamespace(max_length=64, dataset_num_proc=None, max_dropped=0.0)
+        rows, encode = {"sft": ("turns", encode_instructions), "reward": ("pairs", encode_comparisons)}[stage]
+        options = SimpleNamespace(max_length=64, dataset_num_proc=None, max_dropped=0.0, score_margin=0.0)
         return encode(Dataset.from_list(ROWS[rows]), tokenizer, SplitStats("test"), options)
 
     return make

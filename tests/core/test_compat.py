@@ -58,7 +58,7 @@ def quantized(base_dir, config_of, tmp_path):
 
     def load(bits: int):
         config = config_of("sft", tmp_path / "sft", **{f"load_in_{bits}bit": True})
-        return load_policy(str(base_dir), quantization=quantization_of(config))[0]
+        return load_policy(str(base_dir), quantization=quantization_of(vars(config)))[0]
 
     return load
 

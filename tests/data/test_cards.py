@@ -13,7 +13,7 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.data.cards import FOLDERS, Conversion, card_names, load_card
-from hfkit.data.comparisons import PREFERENCES, encode_preferences
+from hfkit.data.comparisons import PREFERENCES, encode_comparisons
 from hfkit.data.conversions import ROW_CONVERSIONS, TABLE_CONVERSIONS
 from hfkit.data.faults import EMPTY_CHOSEN
 from hfkit.data.forms import (
@@ -150,7 +150,7 @@ def test_an_instruction_card_gives_a_reply_to_learn(name, entry_of, tokenizer):
 @pytest.mark.parametrize("name", [name for name in ROWS if load_card(name).recipe.form == "preference"])
 def test_a_preference_card_gives_a_pair_of_replies_to_one_prompt(name, entry_of, tokenizer):
     rows, account = load_entry(entry_of(name), PREFERENCES), SplitStats("train", rows=1)
-    encoded = encode_preferences(rows, tokenizer, account, RewardConfig(output_dir="unused", max_length=128))[0]
+    encoded = encode_comparisons(rows, tokenizer, account, RewardConfig(output_dir="unused", max_length=128))[0]
     chosen, rejected = tokenizer.decode(encoded["chosen_ids"]), tokenizer.decode(encoded["rejected_ids"])
     assert chosen.endswith(f"<|user|>\n{ASKED}\n<|assistant|>\n{SAID}<|endoftext|>")
     assert rejected.endswith(f"<|user|>\n{ASKED}\n<|assistant|>\nNo.<|endoftext|>")
@@ -271,7 +271,7 @@ def test_an_empty_reply_of_a_transcript_is_no_earlier_one(entry_of, tokenizer, e
     cut = row | {empty: row[empty].rpartition("Assistant: ")[0] + "Assistant: "}
     entry = entry_of("hh-rlhf", rows=[cut])
     rows, account = load_entry(entry, PREFERENCES), SplitStats("train", rows=1)
-    made = encode_preferences(rows, tokenizer, account, RewardConfig(output_dir="unused", max_length=128))[0]
+    made = encode_comparisons(rows, tokenizer, account, RewardConfig(output_dir="unused", max_length=128))[0]
     assert tokenizer.decode(made[f"{empty}_ids"]).endswith(f"<|user|>\n{ASKED}\n<|assistant|>\n<|endoftext|>")
     assert account.faults == ({EMPTY_CHOSEN: 1} if empty == "chosen" else {})
 

@@ -8,10 +8,10 @@ from dialogue import ANSWER, EMPTY, LONG, OTHER, PROMPT, REPLY, TURN
 from tokenizers.processors import TemplateProcessing
 
 from hfkit.config.fields import DatasetEntry
-from hfkit.config.stages import PretrainConfig, SFTConfig
+from hfkit.config.stages import PretrainConfig, RewardConfig, SFTConfig
 from hfkit.core.errors import HfkitError
 from hfkit.data import faults
-from hfkit.data.comparisons import encode_preferences, preference_row
+from hfkit.data.comparisons import encode_comparisons, preference_row
 from hfkit.data.forms import (
     IGNORE,
     INSTRUCTIONS,
@@ -132,7 +132,8 @@ def test_a_template_that_does_not_say_what_the_row_says_is_told(with_bos, templa
 def test_faults_are_counted_in_the_account_and_told(tokenizer):
     rows = [{"prompt": PROMPT, "chosen": chosen, "rejected": "red"} for chosen in ("", "Ann <|user|>", REPLY)]
     account = SplitStats("train", rows=3)
-    assert len(encode_preferences(Dataset.from_list(rows), tokenizer, account, config(max_length=64))) == 3
+    settings = config(RewardConfig, max_length=64)
+    assert len(encode_comparisons(Dataset.from_list(rows), tokenizer, account, settings)) == 3
     assert account.faults == {faults.EMPTY_CHOSEN: 1, faults.SPECIAL: 1}
     assert "; of those kept, 1 whose chosen reply is empty, 1 with the text of a special" in str(account)
 
@@ -289,8 +290,8 @@ LOSSES = {
         lambda long: {"prompt": LONG if long else PROMPT, "response": REPLY},
     ),
     "reward": (
-        encode_preferences,
-        {"max_length": 64},
+        encode_comparisons,
+        {"kind": RewardConfig, "max_length": 64},
         lambda long: {"prompt": PROMPT, "chosen": LONG if long else REPLY, "rejected": "red"},
     ),
 }

@@ -6,7 +6,7 @@ from hfkit.commands.data.survey import surveys_of
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import RewardConfig, SFTConfig
 from hfkit.core.errors import HfkitError
-from hfkit.data.comparisons import COMPARISONS, choose_encoding
+from hfkit.data.comparisons import COMPARISONS, encode_comparisons
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions
 from hfkit.data.splits import load_splits
 
@@ -36,7 +36,7 @@ def prepared(entries: list[dict], tokenizer, **changes):
     config = config_for(entries, **changes)
     is_ranked = isinstance(config, RewardConfig)
     rows, _, account = load_splits(config, COMPARISONS if is_ranked else INSTRUCTIONS)
-    encode = choose_encoding(rows, config) if is_ranked else encode_instructions
+    encode = encode_comparisons if is_ranked else encode_instructions
     return encode(rows, tokenizer, account["train"], config), account["train"]
 
 

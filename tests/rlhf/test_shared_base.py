@@ -152,7 +152,7 @@ def test_what_cannot_share_says_so(config_of, sft_dir, reward_dir, base_dir, tmp
 def test_pain_09_a_quantized_critic_without_an_adapter_is_refused(config_of, sft_dir, base_dir, tokenizer, tmp_path):
     config = config_of("ppo", tmp_path / "run", load_in_4bit=True)
     roles = load_roles(config)
-    bare = load_base(str(base_dir), head=AutoModelForSequenceClassification, quantization=quantization_of(config))
+    bare = load_base(str(base_dir), head=AutoModelForSequenceClassification, quantization=quantization_of(vars(config)))
     bare.score.requires_grad_(True)
     left = copy.deepcopy(tokenizer)
     left.padding_side = "left"
