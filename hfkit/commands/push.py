@@ -9,7 +9,7 @@ command completes an interrupted push. The token is that of `hf auth login` or o
 from argparse import Namespace
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, Problem
@@ -52,9 +52,8 @@ def print_uploads(uploads: list[Upload]) -> None:
     for upload in uploads:
         if upload.plan is None:
             continue
-        table = Table(title=f"{upload.folder} -> {upload.repo_id}", title_justify="left")
-        table.add_column("file")
-        table.add_column("bytes", justify="right")
+        title = f"{upload.folder} -> {upload.repo_id}"
+        table = Table("file", Column("bytes", justify="right"), title=title, title_justify="left")
         for name, file in sorted(upload.plan.files.items()):
             table.add_row(name, f"{file.size:,}")
         table.add_row("all", f"{upload.plan.size:,}", style="bold")

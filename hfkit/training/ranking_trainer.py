@@ -30,16 +30,11 @@ class RankingCollator:
             pairs.append(torch.tensor([row["better"], row["worse"]]) + len(replies))
             weights += [1 / len(rows) / len(row["better"])] * len(row["better"])
             replies += row["reply_ids"]
-        padded = self.tokenizer.pad(
-            {"input_ids": replies},
-            padding_side="right",
-            pad_to_multiple_of=self.pad_to_multiple_of,
-            return_tensors="pt",
-        )
+        options = {"pad_to_multiple_of": self.pad_to_multiple_of, "return_tensors": "pt"}
+        padded = self.tokenizer.pad({"input_ids": replies}, padding_side="right", **options)
         margin = [margin for row in rows for margin in row.get("margin", [])]
         return {
-            "input_ids": padded["input_ids"],
-            "attention_mask": padded["attention_mask"],
+            **padded,
             "pairs": torch.cat(pairs, dim=1),
             "weights": torch.tensor(weights),
             **({"margin": torch.tensor(margin)} if margin else {}),

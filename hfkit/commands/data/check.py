@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.commands.data.survey import Survey, count_overlap, surveys_of
@@ -96,8 +96,7 @@ def survey_lines(survey: Survey) -> list[str]:
     lines = [f"{survey.rows:,} rows, {survey.kept:,} kept, {survey.tokens:,} {survey.unit}"]
     if survey.trained:
         lines[0] += f", {percentage(survey.trained, survey.tokens)} of them trained"
-    for reason, count in survey.dropped.items():
-        lines.append(f"{count:,} dropped ({percentage(count, survey.rows)}): {reason}")
+    lines += [f"{n:,} dropped ({percentage(n, survey.rows)}): {reason}" for reason, n in survey.dropped.items()]
     if survey.cut:
         cut, tokens = percentage(survey.cut, survey.rows), survey.cut_tokens
         share = percentage(tokens, survey.tokens + tokens)
@@ -115,9 +114,8 @@ def survey_lines(survey: Survey) -> list[str]:
 
 def histogram(survey: Survey) -> Table:
     """Return a histogram of the lengths of rows."""
-    table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
-    for column in ("tokens", "bar", "rows"):
-        table.add_column(column, justify="right" if column == "tokens" else "left", no_wrap=True)
+    columns = [Column(justify="right", no_wrap=True), Column(no_wrap=True), Column(no_wrap=True)]
+    table = Table(*columns, box=None, show_header=False, padding=(0, 1, 0, 2))
     lengths = survey.lengths[survey.lengths > 0]
     if not len(lengths):
         return table

@@ -1,9 +1,7 @@
 """Survey a source of rows with a stage's own tokenizer and template: lengths, losses and faults."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 import numpy as np
 import pyarrow.compute as pc
@@ -11,6 +9,7 @@ from datasets import Dataset
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.registry import STAGES
+from hfkit.core.files import hash_of
 from hfkit.data import faults
 from hfkit.data.caching import cached_map
 from hfkit.data.encoding import Encoder, count_tokens, pair_lengths
@@ -119,8 +118,7 @@ def survey(stage: str, config, split: str, entry: DatasetEntry, tokenizer) -> Su
 
 def content_key(row: dict) -> dict:
     """Return the hash of a whole row, 8 bytes in hexadecimal."""
-    content = json.dumps(row, sort_keys=True, default=str)
-    return {"key": blake2b(content.encode(), digest_size=8).hexdigest()}
+    return {"key": hash_of(row)[:16]}
 
 
 def longer_share(table) -> float | None:
