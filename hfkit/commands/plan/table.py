@@ -20,9 +20,8 @@ def print_plans(
     for name, memory, _, remedies in plans:
         if memory.peak <= device.capacity:
             continue
-        console.print(
-            f"{name} does not fit: its peak of {decimal(memory.peak)} is more than {decimal(device.capacity)}."
-        )
+        peak, capacity = decimal(memory.peak), decimal(device.capacity)
+        console.print(f"{name} does not fit: its peak of {peak} is more than {capacity}.")
         prefix = f"{name}." if in_pipeline else ""
         for remedy in remedies:
             verdict = "it fits" if remedy.peak <= device.capacity else "not enough"
