@@ -34,20 +34,12 @@ def report_push(folder: str, pushed: Pushed) -> None:
 
 
 def dry_run(uploads: list[Upload], problems: list[Problem], what: str) -> int:
-    """Print what a push would upload.
+    """Print what a push would upload: the files with their sizes, and what is left out.
 
     Raises:
         ConfigError: with every problem that can be found without the Hub.
     """
     problems = problems + [problem for upload in uploads for problem in upload.local_problems()]
-    print_uploads(uploads)
-    if problems:
-        raise ConfigError(problems, what)
-    return 0
-
-
-def print_uploads(uploads: list[Upload]) -> None:
-    """Print the files of each upload with their sizes, and what is left out."""
     console = Console()
     for upload in uploads:
         if upload.plan is None:
@@ -60,3 +52,6 @@ def print_uploads(uploads: list[Upload]) -> None:
         console.print(table)
         if upload.plan.left_out:
             console.print(f"left out: {', '.join(upload.plan.left_out)}", highlight=False)
+    if problems:
+        raise ConfigError(problems, what)
+    return 0

@@ -41,9 +41,7 @@ def main(given: Namespace) -> int:
         for survey in surveys_of(stage, config, tokenizer):
             surveys.append(survey)
             label = f"{stage} {survey.split}: {survey.name}"
-            say(f"\n{label}")
-            for line in survey_lines(survey):
-                say(f"  {line}")
+            say("\n  ".join([f"\n{label}", *survey_lines(survey)]))
             Console().print(histogram(survey))
             problems += [f"{label}: {problem}" for problem in threshold_problems(survey, config, given)]
         rows = sum(survey.rows for survey in surveys if survey.split != "test")
@@ -51,10 +49,8 @@ def main(given: Namespace) -> int:
         if shared:
             say(f"\n{stage}: {shared:,} training rows have prompts that are held out; training leaves them out")
         if rows and shared / rows > given.max_overlap:
-            problems.append(
-                f"{stage}: {percentage(shared, rows)} of the training rows have prompts that are held out, max_overlap "
-                f"is {given.max_overlap:.1%}"
-            )
+            what = f"{percentage(shared, rows)} of the training rows have prompts that are held out"
+            problems.append(f"{stage}: {what}, max_overlap is {given.max_overlap:.1%}")
     say("")
     for problem in problems:
         warn(problem)
@@ -141,8 +137,6 @@ def threshold_problems(survey: Survey, config, thresholds: Namespace) -> list[st
         if count > limit * rows:
             problems.append(f"{percentage(count, rows)} of the rows are {description}, {key} is {limit:.1%}")
     if survey.longer is not None and survey.longer > thresholds.max_longer:
-        problems.append(
-            f"the better reply is the longer one in {survey.longer:.1%} of the pairs, max_longer is "
-            f"{thresholds.max_longer:.1%}"
-        )
+        limit = f"max_longer is {thresholds.max_longer:.1%}"
+        problems.append(f"the better reply is the longer one in {survey.longer:.1%} of the pairs, {limit}")
     return problems

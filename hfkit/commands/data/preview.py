@@ -48,10 +48,9 @@ def main(given: Namespace) -> int:
 
 def heading(source: str, index: int, encoded: dict, unit: str) -> Text:
     """Return the source, index and length of a row, and its losses and faults."""
-    parts = [f"{source}, row {index}: {encoded['length']:,} {unit}"]
-    parts += [f"dropped: {encoded['dropped']}"] if encoded["dropped"] else []
-    parts += ["cut"] if encoded["cut"] else []
-    parts += [encoded["faults"]] if encoded["faults"] else []
+    dropped = encoded["dropped"] and f"dropped: {encoded['dropped']}"
+    losses = [dropped, "cut" if encoded["cut"] else "", encoded["faults"]]
+    parts = [f"{source}, row {index}: {encoded['length']:,} {unit}", *filter(None, losses)]
     return Text(printable(f"\n== {', '.join(parts)}"), style="bold")
 
 

@@ -35,11 +35,6 @@ class PlannedStage:
     shares_vocabulary: bool = True
 
     @property
-    def name(self) -> str:
-        """The stage's name."""
-        return self.spec.name
-
-    @property
     def task(self) -> TaskType:
         """The head of the model that comes out."""
         return TaskType.SEQ_CLS if self.spec.makes == "reward model" else TaskType.CAUSAL_LM

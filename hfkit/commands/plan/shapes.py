@@ -160,15 +160,13 @@ def quantized_bits(config) -> int | None:
 
 def shape_of(origin: Origin, task: TaskType, config, adapter: Source | None) -> Shape:
     """Return the shape of a model that is trained in full, or under a LoRA adapter of the shape that `adapter` has."""
-    lora = None if adapter is None else lora_config(config, adapter, task)
-    settings = None if lora is None else (lora.r, target_key(lora.target_modules))
+    lora = None
+    if adapter is not None:
+        made = lora_config(config, adapter, task)
+        targets = made.target_modules
+        lora = (made.r, targets if isinstance(targets, str) else tuple(sorted(targets)))
     dtype = "float32" if getattr(config, "model_config", None) else config.dtype  # a new model is made in fp32
-    return build_shape(origin, task, dtype, quantized_bits(config), settings)
-
-
-def target_key(modules) -> str | tuple[str, ...]:
-    """Return `target_modules` as a key of a cache."""
-    return modules if isinstance(modules, str) else tuple(sorted(modules))
+    return build_shape(origin, task, dtype, quantized_bits(config), lora)
 
 
 @cache

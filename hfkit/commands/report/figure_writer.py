@@ -110,11 +110,6 @@ def themed_svg(svg: str, name: str, alt: str) -> Markup:
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     head, rest = svg.split(">", 1)
     width = float(re.search(r'width="([\d.]+)pt"', head)[1]) * 4 / 3  # CSS pixels
-    attributes = {
-        "viewBox": re.search(r'viewBox="([^"]+)"', head)[1],
-        "style": f"max-width:{width:.0f}px",
-        "role": "img",
-        "aria-label": escape(alt),
-    }
-    opening = " ".join(f'{key}="{value}"' for key, value in attributes.items())
-    return Markup(f"<svg {opening}>{rest}")  # matplotlib has escaped the text in it
+    box = re.search(r'viewBox="[^"]+"', head)[0]
+    opening = f'<svg {box} style="max-width:{width:.0f}px" role="img" aria-label="{escape(alt)}">'
+    return Markup(opening + rest)  # matplotlib has escaped the text in it

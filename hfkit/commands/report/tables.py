@@ -136,9 +136,8 @@ def data_table(gathered: Gathered) -> ReportTable:
             whole_split = {"rows": split.get("mixed") or split["kept"], "tokens": split["tokens"], "share": 1.0}
             is_one = len(sources) == 1
             for source in sources:
-                cells = amount_cells(
-                    source.get("rows", split["rows"]), whole_split if is_one else source.get("taken", {})
-                )
+                taken = whole_split if is_one else source.get("taken", {})
+                cells = amount_cells(source.get("rows", split["rows"]), taken)
                 rows.append([*head, dataset_title(source), *cells, dropped_cell(split) if is_one else ""])
             if len(sources) > 1:
                 rows.append([*head, "all of them", *amount_cells(split["rows"], whole_split), dropped_cell(split)])
