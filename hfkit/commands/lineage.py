@@ -27,9 +27,9 @@ def tree_of(node: dict, shown: set) -> Tree:
     shown.add(key)
     for name, split in node["data"].items():
         sources = [describe_source(source) for source in split["sources"]]
-        only = sources if len(sources) == 1 else []
-        branch = tree.add(line_of(f"{name}: {split['kept']:,} of {split['rows']:,} rows kept", *only))
-        for source in [] if only else sources:
+        kept = f"{name}: {split['kept']:,} of {split['rows']:,} rows kept"
+        branch = tree.add(line_of(kept, *(sources if len(sources) == 1 else [])))
+        for source in sources if len(sources) > 1 else []:
             branch.add(line_of(source))
     if node["base"]:
         tree.add(model_line({"role": "on the base", "stage": None, "seed": None, **node["base"]}))

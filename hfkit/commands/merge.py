@@ -161,7 +161,7 @@ def staged_folder(out: Path):
     """Yield a folder beside `out` that becomes `out` at the end; after a failure nothing is left.
 
     Raises:
-        HfkitError: another process merges into `out`, the disk is full, or `out` exists by now.
+        HfkitError: another process merges into `out`, the disk is full, or `out` was made meanwhile.
     """
     out = out.absolute()
     staging = out.parent / f".{out.name}.merging"

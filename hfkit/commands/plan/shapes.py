@@ -163,7 +163,7 @@ def shape_of(origin: Origin, task: TaskType, config, adapter: Source | None) -> 
     lora = None
     if adapter is not None:
         made = lora_config(config, adapter, task)
-        targets = made.target_modules
+        targets = made.target_modules or ()
         lora = (made.r, targets if isinstance(targets, str) else tuple(sorted(targets)))
     dtype = "float32" if getattr(config, "model_config", None) else config.dtype  # a new model is made in fp32
     return build_shape(origin, task, dtype, quantized_bits(config), lora)
