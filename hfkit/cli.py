@@ -21,10 +21,7 @@ VERBS = {
     "pull": ("hfkit.commands.pull", "download a model from the Hub, an adapter with its base, to use offline"),
     "report": ("hfkit.commands.report.main", "write a page about a pipeline: metrics, plots, replies, data, cost"),
     "chat": ("hfkit.commands.chat.main", "chat with a model, or with two side by side"),
-    "lineage": (
-        "hfkit.commands.lineage",
-        "print what a run was made from, and what has changed since",
-    ),
+    "lineage": ("hfkit.commands.lineage", "print what a run was made from, and what has changed since"),
     "plan": ("hfkit.commands.plan.main", "estimate parameters, memory, steps and disk of a run, without downloads"),
     "quickstart": ("hfkit.quickstart.main", "run all stages on a tiny model, in minutes on a CPU"),
 }

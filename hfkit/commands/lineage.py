@@ -28,12 +28,9 @@ def tree_of(node: dict, shown: set) -> Tree:
     for name, split in node["data"].items():
         sources = [describe_source(source) for source in split["sources"]]
         kept = f"{name}: {split['kept']:,} of {split['rows']:,} rows kept"
-        if len(sources) == 1:
-            tree.add(line_of(kept, sources[0]))
-        else:
-            branch = tree.add(line_of(kept))
-            for source in sources:
-                branch.add(line_of(source))
+        branch = tree.add(line_of(kept, *(sources if len(sources) == 1 else [])))
+        for source in sources if len(sources) > 1 else []:
+            branch.add(line_of(source))
     if node["base"]:
         tree.add(model_line({"role": "on the base", "stage": None, "seed": None, **node["base"]}))
     for parent in node["parents"]:
@@ -81,7 +78,6 @@ def main(given: Namespace) -> int:
     if given.json:
         print(json.dumps(node, indent=2, ensure_ascii=False))
         return 0
-    console = Console()
-    console = console if console.is_terminal else Console(width=1000)  # lines in a file are not wrapped
-    console.print(tree_of(node, set()))
+    width = None if Console().is_terminal else 1000  # lines in a file are not wrapped
+    Console(width=width).print(tree_of(node, set()))
     return 0

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import release_memory
-from peft import TaskType
 from transformers import AutoConfig
 
 from hfkit.config.fields import DTYPES
@@ -37,7 +36,6 @@ from hfkit.records.environment import environment, peak_memory_bytes
 from hfkit.records.record import lineage_entry, record_of
 from hfkit.records.source import ADAPTER_CONFIG, Source, find_file, folder_of
 
-TASKS = ("CAUSAL_LM", "SEQ_CLS")
 UNMEASURED = "How much this changes was not measured, {why}: use `hfkit merge ADAPTER OUT --eval_dataset FILE`."
 
 
@@ -76,9 +74,8 @@ def merge(
     with staged_folder(out) as folder:
         say(f"merge: {source.path} into {source.base}")
         # on the CPU: in float32 it may not fit into the GPU that it was trained on
-        head = HEADS[TaskType(source.adapter["task_type"])]
-        model = load_base(source.base, source.base_revision, head=head, on=torch.device("cpu"))
-        model = merge_adapter(model, source)
+        head = HEADS[source.adapter["task_type"]]
+        model = merge_adapter(load_base(source.base, source.base_revision, head=head, on=torch.device("cpu")), source)
         dtype = cast_weights(model, dtype, source)
         save_model(model, tokenizer, folder)
         del model
@@ -100,8 +97,8 @@ def mergeable_source(adapter: str, revision: str, base: str | None) -> Source:
     if source.adapter is None:
         raise HfkitError(f"{adapter} is no adapter: it has no {ADAPTER_CONFIG}")
     kind, task = source.adapter.get("peft_type"), source.adapter.get("task_type")
-    if kind != "LORA" or task not in TASKS:
-        raise HfkitError(f"{adapter} is a {kind} adapter for {task}: only LORA for {' or '.join(TASKS)} can be merged")
+    if kind != "LORA" or task not in [*HEADS]:
+        raise HfkitError(f"{adapter} is a {kind} adapter for {task}: only LORA for {' or '.join(HEADS)} can be merged")
     status = (record_of(adapter, revision) or {}).get("status", "done")
     if status != "done":
         raise HfkitError(f"{adapter} is a run that is not done ({status}): finish it first")
@@ -164,7 +161,7 @@ def staged_folder(out: Path):
     """Yield a folder beside `out` that becomes `out` at the end; after a failure nothing is left.
 
     Raises:
-        HfkitError: another process merges into `out`, the disk is full, or `out` exists by now.
+        HfkitError: another process merges into `out`, the disk is full, or `out` was made meanwhile.
     """
     out = out.absolute()
     staging = out.parent / f".{out.name}.merging"
@@ -210,7 +207,7 @@ def measure_merge(folder: Path, source: Source, trained: dict, tokenizer, held_o
     if held_out is None:
         return {"metrics": {}, "data": {}, "notes": notes}
     rows, stats = held_out
-    head = HEADS[TaskType(source.adapter["task_type"])]
+    head = HEADS[source.adapter["task_type"]]
     options = {"dtype": trained["config"]["dtype"], "quantization": quantization} if quantization else {}
     try:
         model = load_adapter(load_base(source.base, source.base_revision, head=head, **options), source)

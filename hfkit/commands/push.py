@@ -9,7 +9,7 @@ command completes an interrupted push. The token is that of `hf auth login` or o
 from argparse import Namespace
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, Problem
@@ -34,30 +34,24 @@ def report_push(folder: str, pushed: Pushed) -> None:
 
 
 def dry_run(uploads: list[Upload], problems: list[Problem], what: str) -> int:
-    """Print what a push would upload.
+    """Print what a push would upload: the files with their sizes, and what is left out.
 
     Raises:
         ConfigError: with every problem that can be found without the Hub.
     """
     problems = problems + [problem for upload in uploads for problem in upload.local_problems()]
-    print_uploads(uploads)
-    if problems:
-        raise ConfigError(problems, what)
-    return 0
-
-
-def print_uploads(uploads: list[Upload]) -> None:
-    """Print the files of each upload with their sizes, and what is left out."""
     console = Console()
     for upload in uploads:
         if upload.plan is None:
             continue
-        table = Table(title=f"{upload.folder} -> {upload.repo_id}", title_justify="left")
-        table.add_column("file")
-        table.add_column("bytes", justify="right")
+        title = f"{upload.folder} -> {upload.repo_id}"
+        table = Table("file", Column("bytes", justify="right"), title=title, title_justify="left")
         for name, file in sorted(upload.plan.files.items()):
             table.add_row(name, f"{file.size:,}")
         table.add_row("all", f"{upload.plan.size:,}", style="bold")
         console.print(table)
         if upload.plan.left_out:
             console.print(f"left out: {', '.join(upload.plan.left_out)}", highlight=False)
+    if problems:
+        raise ConfigError(problems, what)
+    return 0

@@ -7,13 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from peft import PeftModel
-from transformers import (
-    PreTrainedModel,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerState,
-)
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from hfkit.config.fields import HubFields
 from hfkit.core.compat import load_checkpoint_weights, use_one_gpu
@@ -37,16 +31,16 @@ def trainer_arguments(config, **overrides):
     config_class = type(config).trainer_config_class()
     shared = {field.name for field in fields(config_class)} & {field.name for field in fields(config)}
     values = {name: getattr(config, name) for name in shared - NOT_FOR_THE_TRAINER}
-    if values.get("bf16") is None:
-        values["bf16"] = has_bf16() and not config.extra.get("fp16", False)
-    if values.get("gradient_checkpointing") is None:
-        values["gradient_checkpointing"] = kind == "cuda"
-    if values.get("optim") is None:  # fused: it makes no copies of the trained weights
-        values["optim"] = "adamw_torch_fused" if kind == "cuda" else "adamw_torch"
+    defaults = {
+        "bf16": has_bf16() and not config.extra.get("fp16", False),
+        "gradient_checkpointing": kind == "cuda",
+        "optim": "adamw_torch_fused" if kind == "cuda" else "adamw_torch",  # fused makes no copies of trained weights
+        # trackers tell runs apart by it, and resume a run by it
+        "run_name": "-".join(Path(config.output_dir).resolve().parts[-2:]),
+    }
+    values |= {key: default for key, default in defaults.items() if values.get(key) is None}
     if getattr(config, "use_peft", False):  # all adapters are used, and the search for unused ones would slow each step
         values["ddp_find_unused_parameters"] = False
-    if values.get("run_name") is None:  # trackers tell runs apart by it, and resume a run by it
-        values["run_name"] = "-".join(Path(config.output_dir).resolve().parts[-2:])
     if kind == "cpu":
         values["use_cpu"] = True  # otherwise bf16 is refused, which a CPU supports
     arguments = config_class(**{**values, "disable_tqdm": True, **config.extra, **overrides})
@@ -132,9 +126,7 @@ def mean_logged_loss(logged: list[tuple[int, float]]) -> float:
 def held_out_metrics(trainer: Trainer) -> dict[str, float]:
     """Return the held-out metrics of the trained model: from the last step's evaluation, or from a new one."""
     last = [log for log in trainer.state.log_history if "eval_loss" in log]
-    if last and last[-1]["step"] == trainer.state.global_step > 0:
-        metrics = last[-1]
-    else:
-        metrics = trainer.evaluate()
+    is_current = last and last[-1]["step"] == trainer.state.global_step > 0
+    metrics = last[-1] if is_current else trainer.evaluate()
     speed = ("_time", "runtime", "per_second", "num_tokens")
     return {key: value for key, value in metrics.items() if key.startswith("eval_") and not key.endswith(speed)}

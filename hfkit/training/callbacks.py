@@ -112,17 +112,11 @@ class Samples(TrainerCallback):
     def on_evaluate(self, args, state, control, model=None, **kwargs):
         if not self.prompts or not state.is_world_process_zero:
             return
-        was_training = model.training
+        was_training, pad = model.training, self.tokenizer.pad_token_id
         model.eval()
         with keep_random_state(model.device), torch.no_grad():
             for prompt in self.prompts:
                 inputs = self.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
-                ids = model.generate(
-                    **inputs,
-                    max_new_tokens=self.length,
-                    do_sample=False,
-                    pad_token_id=self.tokenizer.pad_token_id,
-                )
-                text = self.tokenizer.decode(ids[0], skip_special_tokens=True)
-                say("  > " + printable_line(text))
+                ids = model.generate(**inputs, max_new_tokens=self.length, do_sample=False, pad_token_id=pad)
+                say("  > " + printable_line(self.tokenizer.decode(ids[0], skip_special_tokens=True)))
         model.train(was_training)

@@ -30,16 +30,11 @@ class RankingCollator:
             pairs.append(torch.tensor([row["better"], row["worse"]]) + len(replies))
             weights += [1 / len(rows) / len(row["better"])] * len(row["better"])
             replies += row["reply_ids"]
-        padded = self.tokenizer.pad(
-            {"input_ids": replies},
-            padding_side="right",
-            pad_to_multiple_of=self.pad_to_multiple_of,
-            return_tensors="pt",
-        )
+        options = {"pad_to_multiple_of": self.pad_to_multiple_of, "return_tensors": "pt"}
+        padded = self.tokenizer.pad({"input_ids": replies}, padding_side="right", **options)
         margin = [margin for row in rows for margin in row.get("margin", [])]
         return {
-            "input_ids": padded["input_ids"],
-            "attention_mask": padded["attention_mask"],
+            **padded,
             "pairs": torch.cat(pairs, dim=1),
             "weights": torch.tensor(weights),
             **({"margin": torch.tensor(margin)} if margin else {}),
@@ -59,8 +54,9 @@ class RankingTrainer(EncodedRows, RewardTrainer):
         Their `logits` are the scores (2N, 1) of the better replies, then of the worse.
         """
         pairs, weights = inputs.pop("pairs"), inputs.pop("weights")
-        missing = self._most_pairs(pairs.shape[1]) - pairs.shape[1]
-        if missing:
+        if self.accelerator.num_processes > 1:  # TRL gathers metrics of equal shapes
+            count = torch.tensor([pairs.shape[1]], device=self.accelerator.device)
+            missing = int(self.accelerator.gather(count).max()) - pairs.shape[1]
             pairs = torch.cat([pairs, pairs[:, :1].expand(2, missing)], dim=1)
             weights = torch.cat([weights, weights.new_zeros(missing)])
             if "margin" in inputs:
@@ -78,9 +74,3 @@ class RankingTrainer(EncodedRows, RewardTrainer):
             losses = losses + self.args.center_rewards_coefficient * (better + worse) ** 2
         loss = (weights * losses).sum()
         return (loss, outputs) if return_outputs else loss
-
-    def _most_pairs(self, count: int) -> int:
-        """Return the most pairs of any process: TRL gathers metrics of equal shapes."""
-        if self.accelerator.num_processes == 1:
-            return count
-        return int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).max())

@@ -48,13 +48,14 @@ class Run:
         self.stage, self.config = stage, config
         self.folder = Path(config.output_dir)
         settings = settings_of(config)
+        sources = {name: [one.get("sha256", one) for one in split["sources"]] for name, split in data.items()}
         self.record = {
             "stage": stage,
             "status": "running",
             "config": settings,
             "config_sha256": hash_of(settings),
             "data": data,
-            "data_sha256": hash_of(_data_identity(data)),
+            "data_sha256": hash_of(sources),
             "lineage": parents,
             "seed": config.seed,
             "environment": environment(),
@@ -62,21 +63,17 @@ class Run:
             "warnings": [],
         }
         self.before = read_record(self.folder)
-        if not self._failed_without_checkpoint():
+        before = self.before or {}
+        self.is_done = before.get("status") == "done"
+        self.checkpoint = last_complete_checkpoint(self.folder) if before and not self.is_done else None
+        has_failed = before.get("status") == "failed" and before.get("stage") == stage
+        if self.checkpoint or not has_failed:  # a failed run without a checkpoint may restart with other settings
             self._refuse_other_run()
-        self.is_done = self.before is not None and self.before.get("status") == "done"
-        self.checkpoint = last_complete_checkpoint(self.folder) if self.before and not self.is_done else None
-        resume = getattr(config, "resume_from_checkpoint", True)
-        if self.checkpoint and not resume:
+        if self.checkpoint and not getattr(config, "resume_from_checkpoint", True):
             raise HfkitError(
                 f"{self.folder} holds an interrupted run (last checkpoint: {self.checkpoint.name}): resume it with "
                 "--resume_from_checkpoint, or choose another --output_dir"
             )
-
-    def _failed_without_checkpoint(self) -> bool:
-        """Return whether the folder holds a failed run without a checkpoint, which may restart with other settings."""
-        failed = self.before is not None and self.before.get("status") == "failed"
-        return failed and self.before.get("stage") == self.stage and last_complete_checkpoint(self.folder) is None
 
     def _refuse_other_run(self) -> None:
         if self.before is None:
@@ -106,27 +103,23 @@ class Run:
         with lock_folder(self.folder), explain_errors(self.folder, self.config):
             if is_main_process() and (read_record(self.folder) or {}).get("status") == "done":
                 raise HfkitError(f"another process has just finished a run in {self.folder}: start again to use it")
-            with catch_interrupts() as self.interrupted:
-                yield from self._training()
-
-    def _training(self):
-        for file in leftover_files(self.folder) if is_main_process() else []:
-            file.unlink()
-        self.started = time.time()
-        reset_peak_memory()
-        if self.before and self.checkpoint:
-            say(f"{self.stage}: resuming from {self.checkpoint.name}")
-            self.record["resumed_from"] = self.checkpoint.name
-            self.record["warnings"] = self.before.get("warnings", [])
-        self._save()
-        try:
-            with ExitStack() as self.closing:
-                yield self
-        except BaseException as error:
-            self.record.update(status="failed", error=type(error).__name__)
-            with suppress(OSError):  # the disk may be full
-                self._save()
-            raise
+            for file in leftover_files(self.folder) if is_main_process() else []:
+                file.unlink()
+            self.started = time.time()
+            reset_peak_memory()
+            if self.before and self.checkpoint:
+                say(f"{self.stage}: resuming from {self.checkpoint.name}")
+                self.record["resumed_from"] = self.checkpoint.name
+                self.record["warnings"] = self.before.get("warnings", [])
+            self._save()
+            try:
+                with ExitStack() as self.closing, catch_interrupts() as self.interrupted:
+                    yield self
+            except BaseException as error:
+                self.record.update(status="failed", error=type(error).__name__)
+                with suppress(OSError):  # the disk may be full
+                    self._save()
+                raise
 
     def note(self, **facts) -> None:
         """Add facts to the record during the run."""
@@ -213,10 +206,6 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
     return None
 
 
-def _data_identity(data: dict[str, dict]) -> dict:
-    return {name: [source.get("sha256", source) for source in split["sources"]] for name, split in data.items()}
-
-
 def _differences(before: dict, now: dict) -> list[tuple]:
     """Return (key, value before, value now) for each setting, data set or parent that differs."""
     if before.get("stage") != now["stage"]:
@@ -226,11 +215,9 @@ def _differences(before: dict, now: dict) -> list[tuple]:
     if before.get("data_sha256") != now["data_sha256"]:
         differing.append(("datasets (their rows)", before.get("data_sha256", "")[:12], now["data_sha256"][:12]))
     weights = [[(parent["role"], parent["weights_sha256"]) for parent in r.get("lineage", [])] for r in (before, now)]
-    if len(weights[0]) != len(weights[1]) or any(map(_has_other_weights, *weights)):
+    roles = [[role for role, _ in parents] for parents in weights]
+    hashes = [(one, other) for (_, one), (_, other) in zip(*weights, strict=False)]
+    # the hash of a Hub model is None until it is fetched
+    if roles[0] != roles[1] or any(one != other for one, other in hashes if one and other):
         differing.append(("weights it starts from", *weights))
     return differing
-
-
-def _has_other_weights(before: tuple, now: tuple) -> bool:
-    """Return whether (role, hash) differ; the hash of a Hub model is None until it is fetched."""
-    return before[0] != now[0] or (None not in (before[1], now[1]) and before[1] != now[1])

@@ -52,17 +52,16 @@ class TensorBoardRun(WithRecord, TensorBoardCallback):
         self.tb_writer.add_text("hfkit", f"```json\n{json.dumps(self.record, indent=2, ensure_ascii=False)}\n```")
         from torch.utils.tensorboard.summary import hparams  # noqa: PLC0415 - an optional package
 
-        settings = {key: plain_value(value) for key, value in self.record["config"].items() if value is not None}
+        settings = {
+            key: value if isinstance(value, (bool, int, float, str)) else json.dumps(value, ensure_ascii=False)
+            for key, value in self.record["config"].items()
+            if value is not None
+        }
         for summary in hparams(settings, {"train/loss": None, "eval/loss": None}):
             self.tb_writer.file_writer.add_summary(summary)
 
 
 TRACKERS = {WandbCallback: WandbRun, TrackioCallback: TrackioRun, TensorBoardCallback: TensorBoardRun}
-
-
-def plain_value(value: object) -> bool | int | float | str:
-    """Return a setting as TensorBoard accepts it."""
-    return value if isinstance(value, (bool, int, float, str)) else json.dumps(value, ensure_ascii=False)
 
 
 def attach_record(trainer: Trainer, record: dict, closing: ExitStack) -> None:
@@ -82,12 +81,9 @@ def attach_record(trainer: Trainer, record: dict, closing: ExitStack) -> None:
         if wandb.run is None:
             closing.push(lambda error, *_: wandb.finish(exit_code=int(error is not None)))
     if "trackio" in trainer.args.report_to:
-        closing.callback(finish_trackio)
+        import trackio  # noqa: PLC0415 - an optional package
 
-
-def finish_trackio() -> None:
-    """End trackio's run if one is open."""
-    import trackio  # noqa: PLC0415 - an optional package
-
-    with suppress(RuntimeError):  # no run is open
-        trackio.finish()
+        @closing.callback
+        def finish_trackio() -> None:
+            with suppress(RuntimeError):  # no run is open
+                trackio.finish()

@@ -1,5 +1,6 @@
 """`hfkit plan`: its figures against tensors really allocated, what it reads, what it advises, what it refuses."""
 
+import copy
 import json
 import os
 import shutil
@@ -127,8 +128,23 @@ def test_with_lora_the_roles_of_ppo_share_one_base(stage_for, folder_of, tmp_pat
     assert policy.parameters == reference.parameters > reward.parameters == value.parameters
 
 
-@pytest.mark.parametrize("changes", [{}, LORA, FUNCTIONS, {**LORA, **FUNCTIONS}])
-def test_the_models_of_ppo_hold_what_is_planned(stage_for, changes):
+@pytest.fixture
+def other_scorer(folder_of, tokenizer) -> str:
+    """A reward model that is wider than the policy, and has a token more."""
+    folder = folder_of({**LLAMA, "hidden_size": 128, "vocab_size": len(tokenizer) + 1}, labels=1)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(["<other>"])
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "has_other_vocabulary"),
+    [({}, False), (LORA, False), (FUNCTIONS, False), ({**LORA, **FUNCTIONS}, False), ({}, True), (LORA, True)],
+)
+def test_the_models_of_ppo_hold_what_is_planned(stage_for, other_scorer, changes, has_other_vocabulary):
+    if has_other_vocabulary:
+        changes = {"reward_model_path": other_scorer, **changes}
     stage = stage_for("ppo", **changes)
     plan, roles = plan_memory(stage, CPU), load_roles(stage.config)
     models = [roles.policy, roles.reference, *([roles.reward] if roles.reward else []), roles.value]

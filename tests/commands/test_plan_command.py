@@ -91,9 +91,10 @@ def test_a_pipeline_is_planned_from_configs_alone(pipeline, capsys):
     assert cli.main(["plan", pipeline, "--sft.lora_r", "8", "--ppo.total_episodes", "128"]) == 0
     shown = capsys.readouterr().out
     assert [name for name in ("pretrain", "sft", "reward", "ppo policy") if f"│ {name} " not in shown] == []
-    stages = {stage.name: stage for stage in read_stages(pipeline, None, None, ["--sft.lora_r", "8"])}
+    stages = {stage.spec.name: stage for stage in read_stages(pipeline, None, None, ["--sft.lora_r", "8"])}
     assert stages["sft"].start.config.vocab_size == 1024  # the tokenizer's, which is not trained yet
     assert stages["ppo"].start.source.adapter["r"] == stages["ppo"].reward.source.adapter["r"] == 8
+    assert stages["ppo"].shares_vocabulary
     assert not Path("runs").exists()
 
 

@@ -8,31 +8,21 @@ from argparse import Namespace
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.table import Table
+from rich.table import Column, Table
 
 from hfkit.config.registry import STAGES
-from hfkit.data.cards import Card, card_names, load_card
+from hfkit.data.cards import card_names, load_card
 from hfkit.data.forms import FORMS
 from hfkit.data.sources import can_read
 
 
 def main(given: Namespace) -> int:
     """Run `hfkit data cards`."""
-    console = Console()
     if given.name is not None:
-        console.print(Markdown(load_card(given.name).text))
+        Console().print(Markdown(load_card(given.name).text))
         return 0
-    console = console if console.is_terminal else Console(width=200)  # so that lines in a file are not broken
-    console.print(card_table([load_card(name) for name in card_names()]))
-    return 0
-
-
-def card_table(cards: list[Card]):
-    """Return a table of the name, form, stages, splits, license and source of each card."""
-    table = Table()
-    for column in ("card", "form", "stages", "splits", "license", "source"):
-        table.add_column(column, no_wrap=column == "card")
-    for card in cards:
+    table = Table(Column("card", no_wrap=True), "form", "stages", "splits", "license", "source")
+    for card in map(load_card, card_names()):
         recipe, license = card.recipe, card.data.license
         table.add_row(
             card.name,
@@ -42,7 +32,9 @@ def card_table(cards: list[Card]):
             ", ".join(license) if isinstance(license, list) else license,
             recipe.path,
         )
-    return table
+    width = None if Console().is_terminal else 200  # lines in a file are not wrapped
+    Console(width=width).print(table)
+    return 0
 
 
 def stages_reading(form: str) -> str:

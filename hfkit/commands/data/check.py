@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.commands.data.survey import Survey, count_overlap, surveys_of
@@ -41,9 +41,7 @@ def main(given: Namespace) -> int:
         for survey in surveys_of(stage, config, tokenizer):
             surveys.append(survey)
             label = f"{stage} {survey.split}: {survey.name}"
-            say(f"\n{label}")
-            for line in survey_lines(survey):
-                say(f"  {line}")
+            say("\n  ".join([f"\n{label}", *survey_lines(survey)]))
             Console().print(histogram(survey))
             problems += [f"{label}: {problem}" for problem in threshold_problems(survey, config, given)]
         rows = sum(survey.rows for survey in surveys if survey.split != "test")
@@ -51,10 +49,8 @@ def main(given: Namespace) -> int:
         if shared:
             say(f"\n{stage}: {shared:,} training rows have prompts that are held out; training leaves them out")
         if rows and shared / rows > given.max_overlap:
-            problems.append(
-                f"{stage}: {percentage(shared, rows)} of the training rows have prompts that are held out, max_overlap "
-                f"is {given.max_overlap:.1%}"
-            )
+            what = f"{percentage(shared, rows)} of the training rows have prompts that are held out"
+            problems.append(f"{stage}: {what}, max_overlap is {given.max_overlap:.1%}")
     say("")
     for problem in problems:
         warn(problem)
@@ -96,8 +92,7 @@ def survey_lines(survey: Survey) -> list[str]:
     lines = [f"{survey.rows:,} rows, {survey.kept:,} kept, {survey.tokens:,} {survey.unit}"]
     if survey.trained:
         lines[0] += f", {percentage(survey.trained, survey.tokens)} of them trained"
-    for reason, count in survey.dropped.items():
-        lines.append(f"{count:,} dropped ({percentage(count, survey.rows)}): {reason}")
+    lines += [f"{n:,} dropped ({percentage(n, survey.rows)}): {reason}" for reason, n in survey.dropped.items()]
     if survey.cut:
         cut, tokens = percentage(survey.cut, survey.rows), survey.cut_tokens
         share = percentage(tokens, survey.tokens + tokens)
@@ -115,9 +110,8 @@ def survey_lines(survey: Survey) -> list[str]:
 
 def histogram(survey: Survey) -> Table:
     """Return a histogram of the lengths of rows."""
-    table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
-    for column in ("tokens", "bar", "rows"):
-        table.add_column(column, justify="right" if column == "tokens" else "left", no_wrap=True)
+    columns = [Column(justify="right", no_wrap=True), Column(no_wrap=True), Column(no_wrap=True)]
+    table = Table(*columns, box=None, show_header=False, padding=(0, 1, 0, 2))
     lengths = survey.lengths[survey.lengths > 0]
     if not len(lengths):
         return table
@@ -143,8 +137,6 @@ def threshold_problems(survey: Survey, config, thresholds: Namespace) -> list[st
         if count > limit * rows:
             problems.append(f"{percentage(count, rows)} of the rows are {description}, {key} is {limit:.1%}")
     if survey.longer is not None and survey.longer > thresholds.max_longer:
-        problems.append(
-            f"the better reply is the longer one in {survey.longer:.1%} of the pairs, max_longer is "
-            f"{thresholds.max_longer:.1%}"
-        )
+        limit = f"max_longer is {thresholds.max_longer:.1%}"
+        problems.append(f"the better reply is the longer one in {survey.longer:.1%} of the pairs, {limit}")
     return problems

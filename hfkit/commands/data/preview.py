@@ -48,10 +48,9 @@ def main(given: Namespace) -> int:
 
 def heading(source: str, index: int, encoded: dict, unit: str) -> Text:
     """Return the source, index and length of a row, and its losses and faults."""
-    parts = [f"{source}, row {index}: {encoded['length']:,} {unit}"]
-    parts += [f"dropped: {encoded['dropped']}"] if encoded["dropped"] else []
-    parts += ["cut"] if encoded["cut"] else []
-    parts += [encoded["faults"]] if encoded["faults"] else []
+    dropped = encoded["dropped"] and f"dropped: {encoded['dropped']}"
+    losses = [dropped, "cut" if encoded["cut"] else "", encoded["faults"]]
+    parts = [f"{source}, row {index}: {encoded['length']:,} {unit}", *filter(None, losses)]
     return Text(printable(f"\n== {', '.join(parts)}"), style="bold")
 
 
@@ -61,23 +60,16 @@ def parts_of(row: dict, encoded: dict, tokenizer) -> list[tuple[str, list[int], 
         return [(str(row)[:SHOWN_CHARACTERS], [], [])]
     if "labels" in encoded:
         return [("", encoded["input_ids"], [label != IGNORE for label in encoded["labels"]])]
+    if "input_ids" in encoded:
+        is_text = "prompt" not in encoded
+        return [("", encoded["input_ids"], [is_text] * len(encoded["input_ids"]))]
     if "chosen_ids" in encoded:
-        pair = {"chosen": encoded["chosen_ids"], "rejected": encoded["rejected_ids"]}
-        start = reply_start(row, [*pair.values()], tokenizer)
-        return [(f"{name}: ", ids, mask_from(start, ids)) for name, ids in pair.items()]
-    if "reply_ids" in encoded:
-        replies = encoded["reply_ids"]
-        wins = [encoded["better"].count(index) for index in range(len(replies))]
-        order = sorted(range(len(replies)), key=lambda index: -wins[index])
-        start = reply_start(row, replies, tokenizer)
-        return [(f"better than {wins[index]}: ", replies[index], mask_from(start, replies[index])) for index in order]
-    is_text = "prompt" not in encoded
-    return [("", encoded["input_ids"], [is_text] * len(encoded["input_ids"]))]
-
-
-def mask_from(start: int, ids: list[int]) -> list[bool]:
-    """Return which tokens are at `start` or later."""
-    return [index >= start for index in range(len(ids))]
+        replies = [("chosen: ", encoded["chosen_ids"]), ("rejected: ", encoded["rejected_ids"])]
+    else:
+        wins = [(encoded["better"].count(index), ids) for index, ids in enumerate(encoded["reply_ids"])]
+        replies = [(f"better than {count}: ", ids) for count, ids in sorted(wins, key=lambda one: -one[0])]
+    start = reply_start(row, [ids for _, ids in replies], tokenizer)
+    return [(label, ids, [index >= start for index in range(len(ids))]) for label, ids in replies]
 
 
 def reply_start(row: dict, sequences: list[list[int]], tokenizer) -> int:

@@ -1,9 +1,7 @@
 """Survey a source of rows with a stage's own tokenizer and template: lengths, losses and faults."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 import numpy as np
 import pyarrow.compute as pc
@@ -11,6 +9,7 @@ from datasets import Dataset
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.registry import STAGES
+from hfkit.core.files import hash_of
 from hfkit.data import faults
 from hfkit.data.caching import cached_map
 from hfkit.data.encoding import Encoder, count_tokens, pair_lengths
@@ -92,8 +91,9 @@ def survey(stage: str, config, split: str, entry: DatasetEntry, tokenizer) -> Su
     is_kept = pc.equal(table["dropped"], "").to_numpy()
     is_cut = table["cut"].to_numpy()
     tokens = count_tokens(encoded)
-    column = table["labels"] if "labels" in table.column_names else None
-    trained = 0 if column is None else pc.sum(pc.not_equal(pc.list_flatten(column), IGNORE)).as_py()
+    trained = 0
+    if "labels" in table.column_names:
+        trained = pc.sum(pc.not_equal(pc.list_flatten(table["labels"]), IGNORE)).as_py() or 0
     dropped = {one["values"]: one["counts"] for one in pc.value_counts(table["dropped"]).to_pylist() if one["values"]}
     contents = cached_map(rows, content_key, remove_columns=rows.column_names)["key"][:] if len(rows) else []
     return Survey(
@@ -107,7 +107,7 @@ def survey(stage: str, config, split: str, entry: DatasetEntry, tokenizer) -> Su
         cut=int(is_cut.sum()),
         faults=faults.count_faults(table["faults"].filter(is_kept).to_pylist()),
         tokens=int(tokens[is_kept].sum()),
-        trained=trained or 0,
+        trained=trained,
         cut_tokens=int((lengths - tokens)[is_cut].sum()),
         lengths=lengths,
         limit=limit,
@@ -119,8 +119,7 @@ def survey(stage: str, config, split: str, entry: DatasetEntry, tokenizer) -> Su
 
 def content_key(row: dict) -> dict:
     """Return the hash of a whole row, 8 bytes in hexadecimal."""
-    content = json.dumps(row, sort_keys=True, default=str)
-    return {"key": blake2b(content.encode(), digest_size=8).hexdigest()}
+    return {"key": hash_of(row)[:16]}
 
 
 def longer_share(table) -> float | None:

@@ -26,6 +26,6 @@ def main(given: Namespace) -> int:
     for stage in stages:
         memory = plan_memory(stage, device)
         advice = remedies(stage, device) if memory.peak > device.capacity else []
-        plans.append((stage.name, memory, plan_steps(stage, roles_of(stage)), advice))
+        plans.append((stage.spec.name, memory, plan_steps(stage, roles_of(stage)), advice))
     print_plans(plans, device, in_pipeline=len(stages) > 1)
     return 0

@@ -164,7 +164,6 @@ def layer_bytes(decoder: Decoder, run: Pass) -> int:
         else:
             inputs = shared if low == run.adapter == stream == inner else widths * low
         inputs += ranks * low
-    square = 0
     written_out = run.eager or (d.attention_dropout and run.full and not run.on_gpu)
     if written_out:
         square = d.heads * (FP32 + (BF16 if inner == BF16 else 0))
@@ -207,12 +206,9 @@ def kept_bytes(decoder: Decoder, run: Pass) -> int:
 def cached_bytes(decoder: Decoder, run: Pass) -> int:
     """Return the bytes of trained weights' bf16 copies in autocast's cache, until a forward or a sampling ends."""
     copies = copied_weights(decoder, run)
-    return decoder.layers * (copies if run.full else copies - copied_base(decoder, run))
-
-
-def copied_base(decoder: Decoder, run: Pass) -> int:
-    """Return the part of `copied_weights` that belongs to the base."""
-    return BF16 * decoder.linear if run.half and run.stream == FP32 and not run.quantized else 0
+    copies_base = run.half and run.stream == FP32 and not run.quantized
+    frozen = BF16 * decoder.linear if copies_base and not run.full else 0
+    return decoder.layers * (copies - frozen)
 
 
 def copied_head(decoder: Decoder, run: Pass) -> int:

@@ -86,10 +86,7 @@ def trainer_phases(stage, roles: list[Role], gradients: int, device: Device) -> 
     backward = memory.backward_bytes(role.decoder, run, largest_cast(role, run))
     logits = stage_loss_bytes(stage, role, run)
     accumulated = gradients if config.gradient_accumulation_steps > 1 else 0
-    phases = {
-        "loss": kept + logits + accumulated,
-        "backward": max(kept + accumulated, gradients) + backward,
-    }
+    phases = {"loss": kept + logits + accumulated, "backward": max(kept + accumulated, gradients) + backward}
     if config.eval_datasets or config.test_split_size is not None:
         test = replace(run, rows=replies * config.per_device_eval_batch_size)
         phases["eval"] = memory.inference_bytes(role.decoder, test) + stage_loss_bytes(stage, role, test)
@@ -110,10 +107,9 @@ def ppo_phases(stage, roles: list[Role], gradients: int, device: Device) -> tupl
 
     Value model and policy learn one after the other, so only the activations of one are held at a time.
     """
-    config = stage.config
+    config, length = stage.config, stage.row_length
     policy, value = roles[0], roles[-1]
     size = config.per_device_train_batch_size
-    length = stage.row_length
     replies = size * config.response_length
     accumulated = gradients if config.gradient_accumulation_steps > 1 else 0
     run = training_pass(stage, policy, size, length, device)
@@ -137,8 +133,8 @@ def ppo_phases(stage, roles: list[Role], gradients: int, device: Device) -> tupl
         activations = max(activations, kept + backward)
     if config.ptx_coef:
         run = training_pass(stage, policy, size, config.ptx_max_length, device)
-        phases["ptx loss"] = memory.kept_bytes(policy.decoder, run) + memory.loss_bytes(policy.decoder, run.tokens)
-        phases["ptx loss"] += accumulated
+        loss = memory.loss_bytes(policy.decoder, run.tokens)
+        phases["ptx loss"] = memory.kept_bytes(policy.decoder, run) + loss + accumulated
     return activations, logits, phases
 
 

@@ -10,7 +10,7 @@ from hfkit.commands.plan.shapes import Origin
 from hfkit.config.registry import STAGES, StageSpec
 from hfkit.core.errors import ConfigError, Problem, reason
 from hfkit.models.adapters import lora_config
-from hfkit.models.loading import cached_tokenizer
+from hfkit.models.loading import cached_tokenizer, read_tokenizer
 from hfkit.records.source import Source
 from hfkit.stages.resolve import read_configs
 from hfkit.training.arguments import trainer_arguments
@@ -25,17 +25,14 @@ class PlannedStage:
         config: its config.
         start: the model that it starts from, or makes.
         reward: PPO's reward model, or None.
+        shares_vocabulary: whether the reward model has the vocabulary of `start`.
     """
 
     spec: StageSpec
     config: object
     start: Origin
     reward: Origin | None = None
-
-    @property
-    def name(self) -> str:
-        """The stage's name."""
-        return self.spec.name
+    shares_vocabulary: bool = True
 
     @property
     def task(self) -> TaskType:
@@ -82,10 +79,19 @@ def plan_stage(name: str, config, made: dict) -> PlannedStage:
     if getattr(config, "model_config", None):
         return PlannedStage(spec, config, new_model(config, made))
     start = find_origin("model_name_or_path", config.model_name_or_path, config.model_revision, made)
-    reward = getattr(config, "reward_model_path", None)
-    if reward is not None:
-        reward = find_origin("reward_model_path", reward, config.reward_model_revision, made)
-    return PlannedStage(spec, config, start, reward)
+    if getattr(config, "reward_model_path", None) is None:
+        return PlannedStage(spec, config, start)
+    reward = find_origin("reward_model_path", config.reward_model_path, config.reward_model_revision, made)
+    return PlannedStage(spec, config, start, reward, have_same_vocabulary(start, reward, made))
+
+
+def have_same_vocabulary(one: Origin, other: Origin, made: dict) -> bool:
+    """Return whether two models have the same vocabulary; a tokenizer still to be trained equals only itself."""
+    if one.tokenizer == other.tokenizer:
+        return True
+    if one.tokenizer[0] in made or other.tokenizer[0] in made:
+        return False
+    return read_tokenizer(*one.tokenizer).get_vocab() == read_tokenizer(*other.tokenizer).get_vocab()
 
 
 def find_origin(key: str, path: str, revision: str, made: dict) -> Origin:
@@ -99,7 +105,7 @@ def find_origin(key: str, path: str, revision: str, made: dict) -> Origin:
     try:
         source = Source.of(path, revision)
         config = AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)
-        return Origin(source, config)
+        return Origin(source, config, (path, revision))
     except Exception as error:  # a library may raise anything over the content of a folder
         raise ConfigError([Problem(key, path, f"its config cannot be read: {reason(error)}")]) from error
 
@@ -111,13 +117,14 @@ def new_model(config, made: dict) -> Origin:
     if "vocab_size" not in settings:
         settings["vocab_size"] = made[path] if path in made else len(cached_tokenizer(path, "main", config.pad_token))
     source = Source(config.output_dir, "main", config.output_dir, "main", None)
-    return Origin(source, AutoConfig.for_model(settings.pop("model_type"), **settings))
+    return Origin(source, AutoConfig.for_model(settings.pop("model_type"), **settings), (path, "main"))
 
 
 def model_made_by(stage: PlannedStage) -> Origin:
     """Return the model that a stage leaves in its folder: an adapter on the base it started from, or a full model."""
     folder, start = stage.config.output_dir, stage.start
     if not stage.config.use_peft:
-        return Origin(Source(folder, "main", folder, "main", None), start.config)
+        return Origin(Source(folder, "main", folder, "main", None), start.config, start.tokenizer)
     adapter = lora_config(stage.config, start.source, stage.task).to_dict()
-    return Origin(Source(folder, "main", start.source.base, start.source.base_revision, adapter), start.config)
+    source = Source(folder, "main", start.source.base, start.source.base_revision, adapter)
+    return Origin(source, start.config, start.tokenizer)

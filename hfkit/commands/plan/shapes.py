@@ -20,10 +20,15 @@ from hfkit.records.source import Source
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """A model known by its config alone: one that exists, or one that an earlier stage will make."""
+    """A model known by its config alone: one that exists, or one that an earlier stage will make.
+
+    Attributes:
+        tokenizer: path and revision of its tokenizer.
+    """
 
     source: Source
     config: PretrainedConfig
+    tokenizer: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -104,34 +109,37 @@ class Role:
 def roles_of(stage) -> list[Role]:
     """Return the models that a stage (a `PlannedStage`) holds; each shares weights only with those before it."""
     if stage.spec.loop == "ppo":
-        return ppo_roles(stage.config, stage.start, stage.reward)
+        return ppo_roles(stage.config, stage.start, stage.reward, stage.shares_vocabulary)
     model = shape_of(stage.start, stage.task, stage.config, stage.start.source if stage.config.use_peft else None)
     return [Role("model", model.weights, model.weights, model.decoder)]
 
 
-def ppo_roles(config, start: Origin, reward: Origin | None) -> list[Role]:
+def ppo_roles(config, start: Origin, reward: Origin | None, shares_vocabulary: bool) -> list[Role]:
     """Return policy, reference, reward and value model, as `hfkit.rlhf.roles.load_roles` loads them.
 
     With LoRA they are adapters on one base, which is held once; without, each is a model of its own. Where functions
-    alone score (`reward` is None), there is no reward model, and the value model starts as the policy does.
+    alone score, `reward` is None. The value model starts from the reward model if that shares the policy's vocabulary,
+    else as the policy does.
     """
-    policy = shape_of(start, TaskType.CAUSAL_LM, config, start.source if config.use_peft else None)
+    adapter = start.source if config.use_peft else None
+    policy = shape_of(start, TaskType.CAUSAL_LM, config, adapter)
     copy = untrained(policy.weights)
     roles = [
         Role("policy", policy.weights, policy.weights, policy.decoder),
         Role("reference", copy, adapter_part(copy) if config.use_peft else copy, policy.decoder),
     ]
-    if reward is None:
-        begins_as, has_adapter = start, config.use_peft
-    else:
-        begins_as, has_adapter = reward, reward.source.adapter is not None
+    shares_base = config.use_peft
+    if reward is not None:
+        has_adapter = reward.source.adapter is not None
         scorer = shape_of(reward, TaskType.SEQ_CLS, config, reward.source if has_adapter else None)
         copy = untrained(scorer.weights)
         shares_base = has_adapter and config.use_peft and reward.source.base == start.source.base
         roles.append(Role("reward", copy, adapter_part(copy) if shares_base else copy, scorer.decoder))
-        has_adapter = has_adapter or config.use_peft  # on a full reward model, LoRA puts a new one
-    value = shape_of(begins_as, TaskType.SEQ_CLS, config, begins_as.source if has_adapter else None)
-    held = adapter_part(value.weights) if has_adapter else value.weights
+        if shares_vocabulary:  # the value model shares the reward model's base; LoRA puts a new adapter on a full one
+            start, shares_base = reward, has_adapter or config.use_peft
+            adapter = start.source if shares_base else None
+    value = shape_of(start, TaskType.SEQ_CLS, config, adapter)
+    held = adapter_part(value.weights) if shares_base else value.weights
     return [*roles, Role("value", value.weights, held, value.decoder)]
 
 
@@ -152,15 +160,13 @@ def quantized_bits(config) -> int | None:
 
 def shape_of(origin: Origin, task: TaskType, config, adapter: Source | None) -> Shape:
     """Return the shape of a model that is trained in full, or under a LoRA adapter of the shape that `adapter` has."""
-    lora = None if adapter is None else lora_config(config, adapter, task)
-    settings = None if lora is None else (lora.r, target_key(lora.target_modules))
+    lora = None
+    if adapter is not None:
+        made = lora_config(config, adapter, task)
+        targets = made.target_modules or ()
+        lora = (made.r, targets if isinstance(targets, str) else tuple(sorted(targets)))
     dtype = "float32" if getattr(config, "model_config", None) else config.dtype  # a new model is made in fp32
-    return build_shape(origin, task, dtype, quantized_bits(config), settings)
-
-
-def target_key(modules) -> str | tuple[str, ...]:
-    """Return `target_modules` as a key of a cache."""
-    return modules if isinstance(modules, str) else tuple(sorted(modules))
+    return build_shape(origin, task, dtype, quantized_bits(config), lora)
 
 
 @cache

@@ -1,6 +1,5 @@
 """Length of a stage in optimizer steps and tokens, and the disk that it takes."""
 
-import gzip
 import json
 import re
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from hfkit.commands.plan.shapes import Role
 from hfkit.core.errors import HfkitError
 from hfkit.core.file_types import suffix_of
 from hfkit.data.cards import load_card
+from hfkit.data.files import iter_lines
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,11 @@ def disk_bytes(stage, roles: list[Role], steps: int | None) -> int:
     Checkpoints of PPO have the value model too. Where the steps (of PPO: updates) are unknown, one checkpoint counts.
     """
     config = stage.config
-    final = sum(weight.count * weight.itemsize for weight in roles[0].trained)
+    final = memory.gradient_bytes(roles[0].trained)  # a gradient is as large as its weight
     if config.save_strategy == "no":
         return final
     saved = [weight for role in roles for weight in role.trained]
-    each = sum(weight.count * weight.itemsize for weight in saved)
-    each += memory.optimizer_bytes(saved, stage.arguments.optim)
+    each = memory.gradient_bytes(saved) + memory.optimizer_bytes(saved, stage.arguments.optim)
     made = 1
     if config.save_strategy == "epoch":
         made = ceil(config.num_train_epochs)
@@ -100,19 +99,13 @@ def count_rows(entry) -> int:
         raise HfkitError(f"{entry.path} is not on this machine")
     if suffix_of(path) != ".jsonl":
         raise HfkitError(f"rows are counted in .jsonl files only, not in {path.name}")
-    with open_lines(path) as lines:
-        rows = sum(1 for line in lines if line.strip())
+    rows = sum(1 for line in iter_lines(path) if line.strip())
     split = re.fullmatch(r"train(\[:(\d+)(%?)\])?", entry.split)
     if split is None:
         raise HfkitError(f"rows of the split {entry.split} are known once it is read")
     if split[2] is None:
         return rows
     return round(rows * int(split[2]) / 100) if split[3] else min(rows, int(split[2]))
-
-
-def open_lines(path: Path):
-    """Open a text file, gzipped or not, to read its lines as bytes."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 def replies_per_row(stage) -> int:
@@ -133,8 +126,7 @@ def replies_of_source(entry) -> int:
     if not path.is_file() or suffix_of(path) != ".jsonl":
         return 2
     try:
-        with open_lines(path) as lines:
-            replies = json.loads(next(lines)).get((entry.columns or {}).get("replies", "replies"))
+        replies = json.loads(next(iter_lines(path))).get((entry.columns or {}).get("replies", "replies"))
     except (OSError, EOFError, ValueError, AttributeError, StopIteration):  # `hfkit data check` reports what is wrong
         return 2
     return len(replies) if isinstance(replies, list) else 2

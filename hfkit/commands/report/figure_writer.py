@@ -8,46 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
+import yaml
 from markupsafe import Markup, escape
 
 from hfkit.commands.report.formatting import format_interval, format_number
 from hfkit.training.plots import canvas, save
 
-# Each color of the page in its light and its dark theme. Text has a contrast of at least 4.5, lines of 3.
-PALETTE = {
-    "ink": ("#1b1f24", "#e8eaed"),
-    "muted": ("#57606a", "#a3acb7"),
-    "paper": ("#fefefe", "#14171a"),
-    "panel": ("#f4f6f8", "#1d2126"),
-    "line": ("#cfd6dd", "#3a424b"),
-    "first": ("#1f5fbf", "#7db2ff"),
-    "second": ("#b3500b", "#f2a25c"),
-    "third": ("#1a7f4b", "#5fd093"),
-    "fourth": ("#8a3fa8", "#d29bea"),
-    "bad": ("#b42318", "#ff8f85"),
-}
+_STYLE = yaml.safe_load((Path(__file__).parent / "style.yaml").read_text(encoding="utf-8"))
+PALETTE, SERIES = _STYLE["palette"], _STYLE["series"]
 LIGHT = {name: light for name, (light, _) in PALETTE.items()}
-SERIES = ("first", "second", "third", "fourth", "muted")
-STYLE = {
-    "axes.edgecolor": LIGHT["muted"],
-    "axes.facecolor": "none",
-    "axes.labelsize": 8.5,
-    "axes.labelcolor": LIGHT["ink"],
-    "axes.prop_cycle": mpl.cycler(color=[LIGHT[name] for name in SERIES]),
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "font.size": 9,
-    "grid.color": LIGHT["muted"],
-    "legend.labelcolor": LIGHT["ink"],
-    "lines.linewidth": 1.6,
-    "svg.fonttype": "none",  # text stays text
-    "text.color": LIGHT["ink"],
-    "text.parse_math": False,  # a model's name may have $ in it
-    "xtick.color": LIGHT["muted"],
-    "ytick.color": LIGHT["muted"],
-}
+PLOT_STYLE = {key: LIGHT.get(value, value) for key, value in _STYLE["plots"].items()}
+PLOT_STYLE["axes.prop_cycle"] = mpl.cycler(color=[LIGHT[name] for name in SERIES])
 GRID = 0.25  # opacity of grid lines
 SIZE = (3.9, 3.1)  # inches; as wide as a phone, so text is not scaled down there
 
@@ -74,7 +45,7 @@ class FigureWriter:
             note: sentence to show below it.
             size: in inches.
         """
-        with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        with mpl.rc_context({**PLOT_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph")  # the PNG's font lacks a letter
             figure, (axes,) = canvas(1)
             figure.set_size_inches(size)
@@ -96,9 +67,8 @@ class FigureWriter:
             for index, (_, value, low, high) in enumerate(rows):
                 spans = None if low is None else [[value - low], [high - value]]
                 axes.errorbar(value, index, xerr=spans, fmt="o", color=LIGHT["first"], capsize=5, linewidth=2)
-                axes.annotate(
-                    format_number(value), (value, index), (0, 8), textcoords="offset points", ha="center", size=8
-                )
+                look = {"textcoords": "offset points", "ha": "center", "size": 8}
+                axes.annotate(format_number(value), (value, index), (0, 8), **look)
             names = [row[0] for row in rows]
             axes.set(xlabel=label, yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.5, -0.6))
             axes.tick_params(axis="y", labelcolor=LIGHT["ink"])
@@ -117,20 +87,16 @@ class FigureWriter:
             axes.set(xlabel=xlabel, ylabel=ylabel)
             axes.grid(alpha=GRID)
 
-        values = [
-            f"{model} {', '.join(f'{format_number(y)} at {x:g}' for x, y in points)}"
-            for model, points in series.items()
-        ]
-        return self.figure(name, title, f"{title}, {ylabel} by {xlabel}: {'; '.join(values)}", draw)
+        values = {model: [f"{format_number(y)} at {x:g}" for x, y in points] for model, points in series.items()}
+        curves = "; ".join(f"{model} {', '.join(points)}" for model, points in values.items())
+        return self.figure(name, title, f"{title}, {ylabel} by {xlabel}: {curves}", draw)
 
 
 def legend_below(figure) -> None:
     """Put one legend for all axes below the figure, where it hides no curve."""
-    handles = []
-    for axes in figure.axes:
-        handles += axes.get_legend_handles_labels()[0]
-        if axes.get_legend() is not None:
-            axes.get_legend().remove()
+    handles = [handle for axes in figure.axes for handle in axes.get_legend_handles_labels()[0]]
+    for legend in filter(None, (axes.get_legend() for axes in figure.axes)):
+        legend.remove()
     if handles:
         columns = 3 if sum(len(handle.get_label()) for handle in handles) < 30 else 2
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
@@ -144,11 +110,6 @@ def themed_svg(svg: str, name: str, alt: str) -> Markup:
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     head, rest = svg.split(">", 1)
     width = float(re.search(r'width="([\d.]+)pt"', head)[1]) * 4 / 3  # CSS pixels
-    attributes = {
-        "viewBox": re.search(r'viewBox="([^"]+)"', head)[1],
-        "style": f"max-width:{width:.0f}px",
-        "role": "img",
-        "aria-label": escape(alt),
-    }
-    opening = " ".join(f'{key}="{value}"' for key, value in attributes.items())
-    return Markup(f"<svg {opening}>{rest}")  # matplotlib has escaped the text in it
+    box = re.search(r'viewBox="[^"]+"', head)[0]
+    opening = f'<svg {box} style="max-width:{width:.0f}px" role="img" aria-label="{escape(alt)}">'
+    return Markup(opening + rest)  # matplotlib has escaped the text in it

@@ -32,19 +32,9 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def gigabytes(count: int | None) -> str:
-    """Return bytes in GB (1e9)."""
-    return f"{count / 1e9:.2f} GB" if count else "–"
-
-
 def metric_name(key: str) -> str:
     """Return the name of a metric from its key."""
     return " ".join(WORDS.get(word, word) for word in key.removeprefix("eval_").split("_"))
-
-
-def capitalized(text: str) -> str:
-    """Return a text with its first letter in upper case."""
-    return text[:1].upper() + text[1:]
 
 
 def slug(text: str) -> str:

@@ -72,7 +72,9 @@ def gather(folder: Path) -> Gathered:
         raise HfkitError(f"nothing was logged in {folder} yet ({states}): there is nothing to report")
     order = [*STAGES, MERGE.name]
     runs.sort(key=lambda run: (order.index(run.stage) if run.stage in order else len(order), run.folder.name))
-    set_names(runs)
+    stages = [run.stage for run in runs]
+    for run in runs:
+        run.name = title_of(run.stage) + (f" ({run.folder.name})" if stages.count(run.stage) > 1 else "")
     return Gathered(
         folder,
         runs,
@@ -88,15 +90,6 @@ def run_and_ancestors(folder: Path) -> list[Path]:
     tokenizers = [record.get("config", {}).get("tokenizer_name_or_path") for _, _, record in family]
     family += family_records([(path, "main") for path in tokenizers if path], local=True)
     return [*dict.fromkeys(Path(path) for path, _, _ in family)]
-
-
-def set_names(runs: list[ReportedRun]) -> None:
-    """Name runs by the titles of their stages; where a stage has several runs, with their folders."""
-    stages = [run.stage for run in runs]
-    for run in runs:
-        run.name = title_of(run.stage)
-        if stages.count(run.stage) > 1:
-            run.name += f" ({run.folder.name})"
 
 
 def title_of(stage: str) -> str:
@@ -128,7 +121,9 @@ def samples_of(gathered: Gathered) -> list[dict]:
             for index, prompt in enumerate(summary["prompts_shown"])
         ]
     for run in gathered.runs:
-        rows, title = read_json_lines(run.folder / "samples.jsonl"), title_of(run.stage)
+        file, title = run.folder / "samples.jsonl", title_of(run.stage)
+        lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
+        rows = [json.loads(line) for line in lines if line]
         if rows:
             return [
                 {"prompt": row["prompt"], "replies": {f"before {title}": row["before"], f"after {title}": row["after"]}}
@@ -144,13 +139,6 @@ def prompt_text(prompt: str | list[dict]) -> str:
     if len(prompt) == 1:
         return prompt[0]["content"]
     return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-
-
-def read_json_lines(path: Path) -> list[dict]:
-    """Return the rows of a file of JSON lines; [] where it does not exist."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def judge_of(arena: dict) -> str:

@@ -47,19 +47,15 @@ def lineage_nodes(gathered: Gathered) -> dict[str, Node]:
                 continue  # the child's own record says what it was made from
             if key not in here:
                 nodes.setdefault(key, Node(*describe_parent(entry)))
-            parent = (key, role_title(entry["role"], child.get("stage") if child else run.stage))
+            spec = spec_of(child.get("stage") if child else run.stage)
+            roles = PPO_ROLES if spec and spec.loop == "ppo" else {}
+            parent = (key, roles.get(entry["role"], entry["role"]))
             if parent not in nodes[child_key].parents:
                 nodes[child_key].parents.append(parent)
         name = Path(run.record.get("config", {}).get("tokenizer_name_or_path") or "").name
         tokenizers = [path for path, other in here.items() if getattr(other.spec, "makes", None) == "tokenizer"]
         node.parents += [(path, "tokenizer") for path in tokenizers if here[path].folder.name == name]
     return nodes
-
-
-def role_title(role: str, child: str | None) -> str:
-    """Return what to call the role that a parent has in a child of this stage."""
-    spec = spec_of(child)
-    return PPO_ROLES.get(role, role) if spec and spec.loop == "ppo" else role
 
 
 def describe_parent(entry: dict) -> tuple[str, str]:

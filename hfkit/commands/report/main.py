@@ -26,10 +26,8 @@ def write_report(folder: str | Path) -> Path:
     folder = Path(folder)
     try:
         gathered = gather(folder)
-        plots = folder / "report"
-        plots.mkdir(exist_ok=True)
-        page = render(gathered, FigureWriter(plots))
-        write_text(folder / "report.html", page)
+        (folder / "report").mkdir(exist_ok=True)
+        write_text(folder / "report.html", render(gathered, FigureWriter(folder / "report")))
     except OSError as error:
         raise HfkitError(f"the report cannot be written into {folder}: {reason(error)}") from error
     except (LookupError, TypeError, AttributeError, ValueError) as error:

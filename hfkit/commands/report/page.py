@@ -8,19 +8,13 @@ from hfkit.commands.report import plots, tables
 from hfkit.commands.report.figure_writer import PALETTE, FigureWriter
 from hfkit.commands.report.gather import Gathered, samples_of
 
-TEMPLATES = Path(__file__).parent
 SHOWN_PROMPTS = 6
 
 
 def render(gathered: Gathered, writer: FigureWriter) -> str:
     """Return the page as HTML; text by users and models is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    layout = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, **layout)
     versions = gathered.runs[-1].record.get("environment", {}).get("versions", {})
     return environment.get_template("report.html.jinja").render(
         title=gathered.folder.resolve().name,

@@ -81,10 +81,8 @@ def training_figures(writer: FigureWriter, gathered: Gathered) -> dict[str, list
 def curve_figure(writer: FigureWriter, run: ReportedRun, panel: Panel) -> PageFigure:
     """Draw curves over the steps of a run."""
     title = f"{run.name}: {panel.title if panel.title.startswith('KL') else panel.title.lower()}"
-    ranges = [
-        f"{legend} from {format_number(points[0][1])} to {format_number(points[-1][1])}"
-        for legend, points in panel.series
-    ]
+    ends = {legend: [format_number(points[index][1]) for index in (0, -1)] for legend, points in panel.series}
+    ranges = [f"{legend} from {first} to {last}" for legend, (first, last) in ends.items()]
     alt = f"{title}, {panel.label}: {'; '.join(ranges)}, over {panel.series[0][1][-1][0]} {panel.steps}"
     return writer.figure(slug(f"{run.folder.name} {panel.title}"), title, alt, panel.draw)
 
@@ -140,6 +138,5 @@ def lineage_figure(writer: FigureWriter, gathered: Gathered) -> PageFigure:
         if node.parents
     ]
     size = (SIZE[0], 0.3 + 0.8 * (max(ranks_of(nodes).values()) + 1))
-    return writer.figure(
-        "lineage", "", f"Lineage: {'; '.join(parents) or 'one run'}", lambda axes: draw_lineage(axes, nodes), "", size
-    )
+    alt = f"Lineage: {'; '.join(parents) or 'one run'}"
+    return writer.figure("lineage", "", alt, lambda axes: draw_lineage(axes, nodes), size=size)

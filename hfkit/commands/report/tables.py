@@ -4,15 +4,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from hfkit.commands.report.formatting import (
-    capitalized,
-    duration,
-    format_count,
-    format_interval,
-    format_number,
-    gigabytes,
-    metric_name,
-)
+from hfkit.commands.report.formatting import duration, format_count, format_interval, format_number, metric_name
 from hfkit.commands.report.gather import Gathered, ReportedRun, judge_of
 
 # Titles of the keys in the quickstart's summary.
@@ -25,8 +17,6 @@ METRIC_TITLES = {
     "reply_tokens": "Tokens per reply",
     "bits_per_byte": "Held-out bits per byte",
 }
-DATA = "What each stage was trained and evaluated on"
-COST = "Time, tokens and memory of each stage; for PPO, tokens/s is the speed of sampling"
 STATUS_TITLES = {"done": "done", "running": "not finished", "failed": "failed"}
 
 
@@ -92,7 +82,8 @@ def model_tables(gathered: Gathered) -> list[ReportTable]:
         name = Path(str(evaluation.get("model", "a model"))).name
         models = evaluation.get("by_model") or {name: evaluation.get("metrics", {})}
         keys = dict.fromkeys(key for metrics in models.values() for key in metrics)
-        titles = {key: capitalized(metric_name(key)) for key in keys if not key.endswith(("_low", "_high"))}
+        titles = {key: metric_name(key) for key in keys if not key.endswith(("_low", "_high"))}
+        titles = {key: title[:1].upper() + title[1:] for key, title in titles.items()}
         tables.append(comparison_table(f"Evaluation of {name}", models, titles))
     return [table for table in tables if table.rows]
 
@@ -143,17 +134,15 @@ def data_table(gathered: Gathered) -> ReportTable:
         for split in run.record.get("data", {}).values():
             head, sources = [run.name, split.get("name", "")], split["sources"]
             whole_split = {"rows": split.get("mixed") or split["kept"], "tokens": split["tokens"], "share": 1.0}
-            if len(sources) == 1:
-                cells = amount_cells(sources[0].get("rows", split["rows"]), whole_split)
-                rows.append([*head, dataset_title(sources[0]), *cells, dropped_cell(split)])
-                continue
+            is_one = len(sources) == 1
             for source in sources:
-                cells = amount_cells(source.get("rows", split["rows"]), source.get("taken", {}))
-                rows.append([*head, dataset_title(source), *cells, ""])
-            if sources:
+                taken = whole_split if is_one else source.get("taken", {})
+                cells = amount_cells(source.get("rows", split["rows"]), taken)
+                rows.append([*head, dataset_title(source), *cells, dropped_cell(split) if is_one else ""])
+            if len(sources) > 1:
                 rows.append([*head, "all of them", *amount_cells(split["rows"], whole_split), dropped_cell(split)])
     columns = ["Stage", "Split", "Source", "Rows", "In an epoch", "Share", "Tokens", "Dropped, cut, faulty"]
-    return ReportTable(DATA, columns, rows, range(3, 7))
+    return ReportTable("What each stage was trained and evaluated on", columns, rows, range(3, 7))
 
 
 def amount_cells(given: int, taken: dict) -> list[str]:
@@ -199,7 +188,13 @@ def cost_table(gathered: Gathered) -> ReportTable:
         most = max(run.record.get("peak_memory_bytes") or 0 for run in gathered.runs)
         rows.append(["All stages", "", duration(total), "", "", "", gigabytes(most), ""])
     columns = ["Stage", "State", "Time", "Steps", "Tokens", "Tokens/s", "Peak memory", "Device"]
-    return ReportTable(COST, columns, rows, range(2, 7))
+    caption = "Time, tokens and memory of each stage; for PPO, tokens/s is the speed of sampling"
+    return ReportTable(caption, columns, rows, range(2, 7))
+
+
+def gigabytes(count: int | None) -> str:
+    """Return bytes in GB (1e9)."""
+    return f"{count / 1e9:.2f} GB" if count else "–"
 
 
 def sampling_speed(run: ReportedRun) -> float | None:
