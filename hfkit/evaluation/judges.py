@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -14,17 +15,7 @@ from hfkit.evaluation.replies import Subject
 from hfkit.evaluation.results_file import ResultsFile
 from hfkit.models.generation import likelihoods
 
-QUESTION = """Here are a conversation and two replies to it. Which reply is better?
-
-{prompt}
-
-Reply A:
-{first}
-
-Reply B:
-{second}
-
-Answer with the letter of the better reply, A or B, and nothing else."""
+QUESTION = Path(__file__).with_name("question.txt").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)

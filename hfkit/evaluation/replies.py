@@ -46,12 +46,7 @@ class Reply:
 
 
 class Subject:
-    """A language model under evaluation; its weights are loaded when they are first needed.
-
-    Args:
-        name: in tables and files.
-        path, revision: folder or Hub id, full or adapter.
-        dtype: of the weights.
+    """A language model or an adapter under evaluation; its weights are loaded when they are first needed.
 
     Raises:
         HfkitError: its tokenizer cannot be read.

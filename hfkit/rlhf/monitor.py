@@ -18,11 +18,7 @@ def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
 
 @dataclass
 class TrainingMonitor:
-    """Checks the metrics of each update and reports each sign once.
-
-    Args:
-        max_kl: nats per reply above which training stops.
-    """
+    """Checks the metrics of each update, reports each sign once, and stops above `max_kl` nats per reply."""
 
     max_kl: float
     history: list[dict[str, float]] = field(default_factory=list)
@@ -45,12 +41,9 @@ class TrainingMonitor:
         return None
 
     def new_warnings(self, metrics: dict[str, float]) -> list[str]:
-        """Add the metrics of an update; return warnings that were not reported before.
-
-        The last `WINDOW` updates are compared with the first ones, as soon as the two do not overlap.
-        """
+        """Add the metrics of an update; return new warnings, from the first `WINDOW` updates and the last ones."""
         self.history.append(metrics)
-        if len(self.history) > 2 * WINDOW:  # only the first and the last updates are compared
+        if len(self.history) > 2 * WINDOW:
             del self.history[WINDOW]
         if len(self.history) < 2 * WINDOW:
             return []
