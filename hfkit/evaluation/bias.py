@@ -8,10 +8,7 @@ from hfkit.records.record import model_identity, record_of
 
 
 def training_judge_warning(config: ArenaConfig, judge: str) -> str | None:
-    """Return a warning if a model was trained on the reward that judges, or judges itself; None otherwise.
-
-    Args:
-        judge: path of the reward model, or function.
+    """Return a warning if a model was trained on the reward that judges (`judge`), or judges itself; None otherwise.
 
     Raises:
         HfkitError: a model was trained on the judge, and `allow_training_judge` is off.

@@ -46,11 +46,7 @@ Judge = Callable[[Sequence[Match]], list[Verdict]]
 
 
 def score_judge(score: Callable[[list, list[str], list[dict]], Sequence[float]]) -> Judge:
-    """Return a judge that scores each response by itself; the higher score wins.
-
-    Args:
-        score: (prompts, responses, columns) -> a score for each response.
-    """
+    """Return a judge that scores responses one by one, by `score(prompts, responses, columns)`; the higher one wins."""
 
     def judge(matches: Sequence[Match]) -> list[Verdict]:
         sides = [[m.a for m in matches], [m.b for m in matches]]

@@ -61,5 +61,7 @@ def validate_scores(name: str, scores: Iterable[float], count: int) -> torch.Ten
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise HfkitError(f"reward function {name} returned {scores!r:.80}, not a number for each reply") from error
     if len(tensor) != count or not tensor.isfinite().all():
-        raise HfkitError(f"reward function {name} gave {len(tensor)} numbers for {count} replies, or not finite ones")
+        raise HfkitError(
+            f"reward function {name} returned {len(tensor)} numbers for {count} replies, or not finite ones"
+        )
     return tensor

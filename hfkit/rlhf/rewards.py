@@ -52,7 +52,7 @@ class Scorer:
             parts["model"] = self.model.score_ids(joined, self.batch_size)
         elif self.model is not None:
             try:
-                parts["model"] = self.model(prompt_texts, texts, self.batch_size)
+                parts["model"] = self.model(prompt_texts, [*texts], self.batch_size)
             except RenderError as error:
                 raise HfkitError(f"the reward model's chat template cannot render a reply: {error}") from error
         columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", "input_ids")}
