@@ -123,12 +123,9 @@ def load_or_sample(
 def sample_batch(subject: Subject, prompts: list[list[int]], sampling: Sampling, name: str) -> list[Reply]:
     """Sample responses to one batch of prompts, with a seed made of the batch's name, a hexadecimal hash."""
     model, tokenizer, temperature = subject.model, subject.tokenizer, sampling.temperature
-    seed, length, stop_token_ids = (
-        int(name[:8], 16),
-        sampling.max_new_tokens,
-        stop_ids(model.generation_config, tokenizer),
-    )
-    ids = generate_replies(model, tokenizer, prompts, length, temperature, seed, len(prompts), stop_token_ids)
+    seed, stop_token_ids = int(name[:8], 16), stop_ids(model.generation_config, tokenizer)
+    length, size = sampling.max_new_tokens, len(prompts)
+    ids = generate_replies(model, tokenizer, prompts, length, temperature, seed, size, stop_token_ids)
     scored = likelihoods(model, tokenizer, prompts, ids, temperature)
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [
