@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from hfkit.config.fields import DatasetEntry, arg
+from hfkit.config.fields import DatasetEntry, Dtype, arg
 
 JUDGE_KINDS = ("reward", "function", "human")
 
@@ -18,9 +17,7 @@ class ReplyFields:
     response_length: int = arg(128, help="maximum tokens per response")
     temperature: float = arg(0.7, help="sampling temperature; 0: greedy. No other sampling option applies")
     per_device_eval_batch_size: int = arg(16, help="rows in one forward pass")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = arg(
-        "float32", help="dtype of the weights; auto: as in the checkpoint"
-    )
+    dtype: Dtype = arg("float32", help="dtype of the weights; auto: as in the checkpoint")
     seed: int = arg(42, help="seed for the choice of rows and for sampling")
 
 
@@ -33,17 +30,15 @@ class EvaluateConfig(ReplyFields):
     against: list[str] = arg(factory=list, help="models to compare with, each PATH or NAME=PATH")
     datasets: str | list[DatasetEntry] = arg(factory=list, help="held-out rows; empty: those of the model's record")
     max_rows: int = arg(200, help="maximum number of held-out rows; chosen by seed if there are more")
-    prompts: str | list[DatasetEntry] = arg(
-        factory=list, help="prompts to respond to; empty: those of the held-out rows"
-    )
+    prompts: str | list[DatasetEntry] = arg(factory=list, help="prompts; empty: those of the held-out rows")
     reference: str | None = arg(None, help="reference model of the KL; none: the SFT model that PPO started from")
     reward_model: str | None = arg(None, help="reward model that scores the responses")
     output_dir: str | None = arg(None, help="folder for evaluation.json; none: the model's folder")
 
-    def models(self) -> dict[str, tuple[str, str]]:
-        """Return (path, revision) of each model by its config key."""
-        others = {f"against[{index}]": (split_name(given)[1], "main") for index, given in enumerate(self.against)}
-        return {"model_name_or_path": (self.model_name_or_path, self.model_revision), **others}
+    def models(self) -> dict[str, tuple[str, str, str]]:
+        """Return (name, path, revision) of each model by its config key."""
+        others = {f"against[{index}]": (*split_name(given), "main") for index, given in enumerate(self.against)}
+        return {"model_name_or_path": (*split_name(self.model_name_or_path), self.model_revision), **others}
 
 
 @dataclass(kw_only=True)
@@ -51,9 +46,7 @@ class ArenaConfig(ReplyFields):
     """Models whose responses to the same prompts a judge compares."""
 
     models: list[str] = arg(help="two or more models, each PATH or NAME=PATH; may be given as the first arguments")
-    prompts: str | list[DatasetEntry] = arg(
-        help="prompts to respond to: a file, a Hub id, a data card, or dataset entries"
-    )
+    prompts: str | list[DatasetEntry] = arg(help="prompts: a file, a Hub id, a data card, or dataset entries")
     judge: str = arg(help="reward, function, human, or the folder or Hub id of a language model that judges")
     reward_model: str | None = arg(None, help="reward model for judge: reward")
     reward_function: str | None = arg(None, help="package.module:f for judge: function, as for PPO")

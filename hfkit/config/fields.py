@@ -6,42 +6,19 @@ Nothing heavy is imported here: `hfkit sft --help` must not wait for torch.
 import importlib
 import typing
 from dataclasses import MISSING, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+import yaml
 
 from hfkit.core.file_types import FILE_TYPES
 from hfkit.core.hub_ids import split_revision
 
-DTYPES = ("bfloat16", "float16", "float32", "auto")
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES = typing.get_args(Dtype)
 DEFAULT_LORA_RANK = 16
-# Fields of the trainers' configs that a YAML must not set, with what to do instead.
-REFUSED = {
-    "model_init_kwargs": "hfkit loads the model: set dtype, attn_implementation or load_in_4bit instead",
-    "trust_remote_code": "hfkit runs no code from a model's repository: use an architecture of Transformers",
-    "dataset_kwargs": "hfkit tokenizes the rows itself: set datasets and max_length instead",
-    "dataset_text_field": "map the column instead: datasets: [{path: ..., columns: {text: YOUR_COLUMN}}]",
-    "completion_only_loss": "the loss covers only the response where a row has one, and all of a plain text: remove it",
-    "assistant_only_loss": "the loss always covers the assistant's turns only: remove it",
-    "chat_template_path": "set chat_template to a Jinja file instead",
-    "eos_token": "hfkit uses the tokenizer's end-of-text token: change it in the tokenizer",
-    "truncation_mode": "hfkit truncates rows at their end and drops rows without a response: remove it",
-    "packing": "only pretrain and sft pack rows: remove it",
-    "padding_free": "packed batches have no padding: set packing instead",
-    "eval_packing": "held-out rows are never packed, so that losses compare with runs without packing: remove it",
-    "packing_strategy": "hfkit packs whole rows, best fit first (bfd): remove it",
-    "remove_unused_columns": "hfkit passes the trainer only the columns that it reads: remove it",
-    "overwrite_output_dir": "hfkit never overwrites a run: choose another output_dir",
-    "do_train": "a stage always trains: remove it",
-    "ignore_data_skip": "a resumed run would not see the same data as an uninterrupted run: remove it",
-    "save_only_model": "a checkpoint without its optimizer cannot be resumed: set save_strategy: 'no' instead",
-    "hub_token": "configs must not hold secrets: run `hf auth login` or set HF_TOKEN instead",
-    "hub_always_push": "training always waits for a push to finish: remove it",
-    "local_rank": "the launcher sets it: use accelerate launch",
-    "use_liger_kernel": "hfkit does not support it yet: remove it",
-    "shuffle_dataset": "the trainer shuffles the rows in every epoch already, by seed: remove it",
-    "include_num_input_tokens_seen": "hfkit always counts tokens: remove it",
-    "do_eval": "set eval_strategy instead",
-    "do_predict": "set eval_strategy instead",
-}
+REFUSED: dict[str, str] = yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text(encoding="utf-8"))
+"""Fields of the trainers' configs that a YAML must not set, with what to do instead."""
 
 
 def arg(default: Any = MISSING, *, factory: Any = MISSING, help: str) -> Any:
@@ -72,12 +49,8 @@ class HubFields:
 
     push_to_hub: bool = arg(False, help="push the finished run to the Hub, as `hfkit push` does")
     hub_model_id: str | None = arg(None, help="USER/NAME; none: the name of output_dir")
-    hub_private_repo: bool | None = arg(
-        None, help="whether the repository is private; none: unchanged, and true for a new one"
-    )
-    hub_strategy: Literal["end", "every_save"] = arg(
-        "end", help="every_save also pushes the weights of each checkpoint while training"
-    )
+    hub_private_repo: bool | None = arg(None, help="whether the repository is private; none: unchanged, true if new")
+    hub_strategy: Literal["end", "every_save"] = arg("end", help="every_save also pushes each checkpoint's weights")
     hub_revision: str = arg("main", help="branch to push to")
 
 
@@ -125,9 +98,7 @@ class DataFields(SourceFields):
     """Adds held-out rows, and how many rows may be dropped."""
 
     eval_datasets: list[DatasetEntry] = arg(factory=list, help="held-out data")
-    test_split_size: float | None = arg(
-        None, help="share (below 1) or number of training rows to hold out; not with eval_datasets"
-    )
+    test_split_size: float | None = arg(None, help="share (<1) or number of rows to hold out; not with eval_datasets")
     dataset_num_proc: int | None = arg(None, help="processes that tokenize; none: depends on rows and CPU cores")
     max_dropped: float = arg(0.1, help="maximum share of dropped or truncated rows; more is an error")
 
@@ -136,26 +107,18 @@ class DataFields(SourceFields):
 class ModelFields:
     """The model that a stage starts from, how to load it and whether to train an adapter."""
 
-    model_name_or_path: str | None = arg(
-        None, help="model or adapter to start from: folder, or Hub id with an optional @REVISION"
-    )
+    model_name_or_path: str | None = arg(None, help="model or adapter to start from: folder, or Hub id[@REVISION]")
     model_revision: str = arg("main", help="branch, tag or commit of a Hub model")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = arg(
-        "float32", help="dtype of the base model's weights; auto: as in the checkpoint"
-    )
+    dtype: Dtype = arg("float32", help="dtype of the base model's weights; auto: as in the checkpoint")
     attn_implementation: str | None = arg(None, help="eager, sdpa, flash_attention_2, ...")
-    pad_token: str | None = arg(
-        None, help="token of the vocabulary to pad with, if the tokenizer pads with its EOS token"
-    )
+    pad_token: str | None = arg(None, help="token of the vocabulary to pad with, if the tokenizer pads with EOS")
     chat_template: str | None = arg(None, help="Jinja file; none: the tokenizer's template")
     allow_pickle: bool = arg(False, help="load pickled .bin weights if there are no safetensors")
     use_peft: bool = arg(False, help="train a LoRA adapter and freeze the base model")
     lora_r: int | None = arg(None, help=f"LoRA rank; none: {DEFAULT_LORA_RANK}, or as the starting adapter")
     lora_alpha: int | None = arg(None, help="LoRA scale; none: 2 * lora_r, or as the starting adapter")
     lora_dropout: float = arg(0.05, help="dropout on the adapter's input while training")
-    lora_target_modules: list[str] | None = arg(
-        None, help="modules to adapt; none: all linear layers except the output head"
-    )
+    lora_target_modules: list[str] | None = arg(None, help="modules to adapt; none: all linear layers except the head")
     use_rslora: bool = arg(False, help="rank-stabilized LoRA: scale by alpha/sqrt(r) (arXiv 2312.03732)")
     load_in_4bit: bool = arg(False, help="quantize the frozen base model to 4 bits (QLoRA)")
     load_in_8bit: bool = arg(False, help="quantize the frozen base model to 8 bits (LLM.int8)")

@@ -108,7 +108,7 @@ def spec_of_config(config) -> StageSpec | None:
     return next((by_class[kind] for kind in type(config).__mro__ if kind in by_class), None)
 
 
-register(
+for spec in (
     StageSpec(
         name="tokenizer",
         config_class=TokenizerConfig,
@@ -119,9 +119,7 @@ register(
         form="text",
         loop=None,
         checks="hfkit.stages.checks.tokenizer:tokenizer_problems",
-    )
-)
-register(
+    ),
     StageSpec(
         name="pretrain",
         config_class=PretrainConfig,
@@ -133,9 +131,7 @@ register(
         length_key="block_size",
         inputs=(Input(key="tokenizer_name_or_path", stage="tokenizer", unless="model_name_or_path"),),
         checks="hfkit.stages.checks.pretrain:pretrain_problems",
-    )
-)
-register(
+    ),
     StageSpec(
         name="sft",
         config_class=SFTConfig,
@@ -147,9 +143,7 @@ register(
         uses_trl=True,
         length_key="max_length",
         inputs=(Input(key="model_name_or_path", stage="pretrain"),),
-    )
-)
-register(
+    ),
     StageSpec(
         name="reward",
         config_class=RewardConfig,
@@ -162,9 +156,7 @@ register(
         length_key="max_length",
         inputs=(Input(key="model_name_or_path", stage="sft"),),
         loss_label=("Loss", "pairwise loss (nats)"),
-    )
-)
-register(
+    ),
     StageSpec(
         name="ppo",
         config_class=PPOConfig,
@@ -175,12 +167,10 @@ register(
         form="prompts",
         loop="ppo",
         uses_trl=True,
-        inputs=(
-            Input(key="model_name_or_path", stage="sft"),
-            Input(key="reward_model_path", stage="reward"),
-        ),
+        inputs=(Input(key="model_name_or_path", stage="sft"), Input(key="reward_model_path", stage="reward")),
         checks="hfkit.stages.checks.ppo:ppo_problems",
         limits="PPO maximized its rewards: a high reward does not mean that people prefer its responses.",
         step_name="updates",
-    )
-)
+    ),
+):
+    register(spec)

@@ -62,9 +62,7 @@ class SFTConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     """Supervised fine-tuning on prompt and response, messages, or plain text."""
 
     max_length: int = arg(1024, help="maximum tokens per row; longer rows are truncated and counted")
-    packing: bool = arg(
-        False, help="pack several conversations into a row of max_length; they do not attend to each other"
-    )
+    packing: bool = arg(False, help="pack conversations into rows of max_length; they do not attend to each other")
 
     trainer_config = ("trl", "SFTConfig")
 
@@ -78,9 +76,7 @@ class RewardConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     center_rewards_coefficient: float | None = arg(
         None, help="weight of a loss that centers rewards at 0 (arXiv 2312.09244), such as 0.01"
     )
-    score_margin: float = arg(
-        0.0, help="margin between two ranked responses: this times the difference of their scores"
-    )
+    score_margin: float = arg(0.0, help="margin of two ranked responses: this times the difference of their scores")
 
     trainer_config = ("trl", "RewardConfig")
 
@@ -94,13 +90,9 @@ class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     reward_functions: list[str] = arg(
         factory=list, help="package.module:f, each f(prompts, responses, **columns) -> list[float]"
     )
-    reward_weights: list[float] = arg(
-        factory=list, help="weights of the reward model, then of each function; empty: 1 each"
-    )
+    reward_weights: list[float] = arg(factory=list, help="for the reward model, then each function; empty: 1 each")
     reward_columns: list[str] = arg(factory=list, help="columns of the prompt data to pass to reward functions")
-    min_reward_accuracy: float | None = arg(
-        None, help="PPO fails if the reward model's held-out accuracy is below this"
-    )
+    min_reward_accuracy: float | None = arg(None, help="fail if the reward model's held-out accuracy is below this")
     normalize_rewards: bool = arg(False, help="normalize rewards by their running mean and standard deviation")
     reward_clip: float | None = arg(None, help="clip scores to [-reward_clip, reward_clip]")
     max_prompt_length: int = arg(512, help="maximum tokens per prompt; longer prompts are dropped and counted")
@@ -133,9 +125,7 @@ class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     whiten_rewards: bool = arg(False, help="divide rewards by their standard deviation in the batch")
     missing_eos_penalty: float | None = arg(None, help="penalty on the reward of a response without an EOS token")
     ptx_coef: float = arg(0.0, help="weight of the language modeling loss on ptx_datasets")
-    ptx_datasets: list[DatasetEntry] = arg(
-        factory=list, help="texts or conversations, as for SFT, whose loss ptx_coef adds"
-    )
+    ptx_datasets: list[DatasetEntry] = arg(factory=list, help="rows as for SFT, whose loss ptx_coef adds")
     ptx_max_length: int = arg(512, help="maximum tokens per row of ptx_datasets; longer rows are truncated")
     logging_steps: float = arg(1, help="updates between lines of metrics.jsonl")
     sample_steps: int | None = arg(None, help="updates between samples in rollouts.jsonl; none: no samples")

@@ -34,7 +34,7 @@ from hfkit.evaluation.results_file import ResultsFile
 from hfkit.models.reward_model import load_reward
 from hfkit.records.environment import environment
 from hfkit.records.record import settings_of
-from hfkit.rlhf.reward_functions import call_reward_function, import_reward_function, validate_scores
+from hfkit.rlhf.reward_functions import call_reward_function, import_reward_function
 
 ARENA = "arena.json"
 VERDICTS = "verdicts.jsonl"
@@ -69,11 +69,12 @@ def arena(config: ArenaConfig) -> dict:
         texts = {name: [reply.text for reply in sampled] for name, sampled in replies.items()}
         battles, bias = compare_models(load_judge(config, folder), rows, texts)
         warning = "; ".join(filter(None, [warning, inconsistency_warning(bias)])) or None
+        kind = config.judge if config.judge in JUDGE_KINDS else "model"
         ratings = rate_models(names, battles, config.resamples, config.seed)
         result = {
             "models": [{**row, "path": subject.path} for row, subject in zip(ratings, subjects, strict=True)],
             "pairs": pair_results(names, battles),
-            "judge": {"kind": judge_kind(config.judge), "name": judge_name(config), "warning": warning},
+            "judge": {"kind": kind, "name": judge_name(config), "warning": warning},
             "bias": bias,
             "diversity": diversity,
             "samples": [
@@ -89,11 +90,6 @@ def arena(config: ArenaConfig) -> dict:
     return result
 
 
-def judge_kind(judge: str) -> str:
-    """Return the kind of judge: `reward`, `function`, `human` or `model`."""
-    return judge if judge in JUDGE_KINDS else "model"
-
-
 def judge_name(config: ArenaConfig) -> str:
     """Return what judges: a path, a Hub id, a function, or `human`."""
     return {"reward": config.reward_model, "function": config.reward_function}.get(config.judge) or config.judge
@@ -106,12 +102,11 @@ def load_judge(config: ArenaConfig, folder: Path) -> Judge:
         reward = load_reward(config.reward_model, dtype=config.dtype)
         return score_judge(lambda prompts, replies, _: reward(prompts, replies, size))
     if config.judge == "function":
-        path = config.reward_function
-        function = import_reward_function(path)
+        path, function = config.reward_function, import_reward_function(config.reward_function)
 
         def score(prompts: list, replies: list[str], columns: list[dict]):
             given = {name: [row[name] for row in columns] for name in config.reward_columns}
-            return validate_scores(path, call_reward_function(path, function, prompts, replies, given), len(replies))
+            return call_reward_function(path, function, prompts, replies, given)
 
         return score_judge(score)
     results = ResultsFile(folder / VERDICTS)
@@ -147,10 +142,8 @@ def print_arena(result: dict) -> None:
     console.print(table)
     if judge["warning"]:
         console.print(f"[bold]{judge['warning']}[/bold]", highlight=False)
-    for pair in result["pairs"]:
-        line = "{a} against {b}: {wins_a} won, {ties} tied, {wins_b} lost".format(**pair)
-        console.print(line, highlight=False, markup=False)
-    for line in bias_lines(result["bias"]):
+    lines = ["{a} against {b}: {wins_a} won, {ties} tied, {wins_b} lost".format(**pair) for pair in result["pairs"]]
+    for line in [*lines, *bias_lines(result["bias"])]:
         console.print(line, highlight=False, markup=False)
     table = Table(title="responses over temperatures")
     columns = ("entropy", "distinct_1", "distinct_2", "self_bleu", "length")

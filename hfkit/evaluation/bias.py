@@ -8,10 +8,7 @@ from hfkit.records.record import model_identity, record_of
 
 
 def training_judge_warning(config: ArenaConfig, judge: str) -> str | None:
-    """Return a warning if a model was trained on the reward that judges, or judges itself; None otherwise.
-
-    Args:
-        judge: path of the reward model, or function.
+    """Return a warning if a model was trained on the reward that judges (`judge`), or judges itself; None otherwise.
 
     Raises:
         HfkitError: a model was trained on the judge, and `allow_training_judge` is off.
@@ -20,11 +17,9 @@ def training_judge_warning(config: ArenaConfig, judge: str) -> str | None:
     trained = []
     for name, path in map(split_name, config.models):
         record = record_of(path) or {}
-        models = [
-            entry["weights_sha256"] for entry in ancestors(record.get("lineage", [])) if entry["role"] == "reward"
-        ]
+        rewards = [one["weights_sha256"] for one in ancestors(record.get("lineage", [])) if one["role"] == "reward"]
         by_function = config.judge == "function" and judge in reward_functions_in_lineage(record)
-        if by_function or (weights is not None and weights in models):
+        if by_function or (weights is not None and weights in rewards):
             trained.append(name)
     if not trained:
         return self_judge_warning(config)
@@ -101,11 +96,9 @@ def fraction(flags: list[bool]) -> float | None:
 
 def bias_lines(bias: dict) -> list[str]:
     """Return lines for the terminal on what the judge may be biased by."""
-    lines = []
-    if bias["longer_wins"] is not None:
-        lines.append(f"the longer response won {bias['longer_wins']:.0%} of {bias['decided']} decided verdicts")
-    if bias["first_wins"] is not None:
-        lines.append(f"the response shown first won {bias['first_wins']:.0%} of the comparisons")
-    if bias["consistent"] is not None:
-        lines.append(f"both orders gave the same verdict on {bias['consistent']:.0%} of the pairs")
-    return lines
+    lines = {
+        "longer_wins": "the longer response won {longer_wins:.0%} of {decided} decided verdicts",
+        "first_wins": "the response shown first won {first_wins:.0%} of the comparisons",
+        "consistent": "both orders gave the same verdict on {consistent:.0%} of the pairs",
+    }
+    return [line.format(**bias) for key, line in lines.items() if bias[key] is not None]

@@ -40,7 +40,7 @@ def evaluate_problems(config: EvaluateConfig) -> list[Problem]:
     """Return every problem of a config of `hfkit evaluate`."""
     model, kinds, model_key = config.model_name_or_path, {}, ("model_name_or_path",)
     problems = reply_problems(config)
-    for key, (path, revision) in config.models().items():
+    for key, (_, path, revision) in config.models().items():
         found = weights_problems(key, path)
         problems += found
         if not found:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -14,17 +15,7 @@ from hfkit.evaluation.replies import Subject
 from hfkit.evaluation.results_file import ResultsFile
 from hfkit.models.generation import likelihoods
 
-QUESTION = """Here are a conversation and two replies to it. Which reply is better?
-
-{prompt}
-
-Reply A:
-{first}
-
-Reply B:
-{second}
-
-Answer with the letter of the better reply, A or B, and nothing else."""
+QUESTION = Path(__file__).with_name("question.txt").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -55,11 +46,7 @@ Judge = Callable[[Sequence[Match]], list[Verdict]]
 
 
 def score_judge(score: Callable[[list, list[str], list[dict]], Sequence[float]]) -> Judge:
-    """Return a judge that scores each response by itself; the higher score wins.
-
-    Args:
-        score: (prompts, responses, columns) -> a score for each response.
-    """
+    """Return a judge that scores responses one by one, by `score(prompts, responses, columns)`; the higher one wins."""
 
     def judge(matches: Sequence[Match]) -> list[Verdict]:
         sides = [[m.a for m in matches], [m.b for m in matches]]

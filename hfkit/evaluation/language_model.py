@@ -1,12 +1,11 @@
 """Computes the metrics of language models: the loss on held-out rows, and what their responses are like."""
 
-from hfkit.config.evaluation import EvaluateConfig, split_name
+from hfkit.config.evaluation import EvaluateConfig
 from hfkit.core.console import say, warn
-from hfkit.core.errors import HfkitError
 from hfkit.data.cards import entries_of
 from hfkit.data.splits import SplitStats
 from hfkit.evaluation.diversity import reply_diversity
-from hfkit.evaluation.held_out import HeldOut, find_held_out, prompted_start, text_likelihoods
+from hfkit.evaluation.held_out import HeldOut, load_held_out, prompted_start, text_likelihoods
 from hfkit.evaluation.prompts import load_prompts, rows_with_prompts, sample_rows, shared_prompts
 from hfkit.evaluation.replies import Reply, Sampling, Subject, load_or_sample
 from hfkit.evaluation.results_file import ResultsFile
@@ -29,10 +28,8 @@ def evaluate_language_models(config: EvaluateConfig, results: ResultsFile) -> di
     Raises:
         HfkitError: there are no held-out rows, or they cannot be read.
     """
-    name, path = split_name(config.model_name_or_path)
-    subjects = [Subject(name, path, config.model_revision, config.dtype)]
-    subjects += [Subject(*split_name(given), dtype=config.dtype) for given in config.against]
-    held_out = load_held_out(config, subjects[0]).shared_by([(one.tokenizer, one.context) for one in subjects])
+    subjects = [Subject(*model, config.dtype) for model in config.models().values()]
+    held_out = load_held_out(config, are_pairs=False).shared_by([(one.tokenizer, one.context) for one in subjects])
     rows, stats = evaluation_prompts(config, held_out)
     prompts = {}
     if rows:
@@ -62,15 +59,6 @@ def evaluate_language_models(config: EvaluateConfig, results: ResultsFile) -> di
     ]
     data = {"test": test_stats[0].as_dict(), **({"prompts": stats.as_dict()} if rows else {})}
     return {"by_model": by_model, "data": data, "samples": samples}
-
-
-def load_held_out(config: EvaluateConfig, subject: Subject) -> HeldOut:
-    """Load the held-out rows that the config names, else those of the model's record."""
-    record, entries = record_of(subject.path, subject.revision) or {}, entries_of(config.datasets)
-    try:
-        return find_held_out(record, False, config.max_rows, entries, config.seed)
-    except HfkitError as error:
-        raise HfkitError(f"{error}\nName rows that no training saw: --datasets FILE") from error
 
 
 def evaluation_prompts(config: EvaluateConfig, held_out: HeldOut) -> tuple[list[dict], SplitStats]:

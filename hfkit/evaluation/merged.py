@@ -21,12 +21,7 @@ def held_out_rows(
 ) -> tuple[Dataset, SplitStats]:
     """Return the first 200 held-out rows, encoded as their stage encodes them, and what became of them.
 
-    Args:
-        record: of the adapter.
-        eval_dataset: file or Hub id in place of what the record names.
-
-    Raises:
-        HfkitError: as `find_held_out`.
+    They are those of the adapter's record, or of the file or Hub id `eval_dataset`; errors are as in `find_held_out`.
     """
     entries = [DatasetEntry(path=eval_dataset)] if eval_dataset else None
     return find_held_out(record, is_reward, ROWS, entries).encoded(tokenizer)

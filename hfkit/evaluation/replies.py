@@ -46,12 +46,7 @@ class Reply:
 
 
 class Subject:
-    """A language model under evaluation; its weights are loaded when they are first needed.
-
-    Args:
-        name: in tables and files.
-        path, revision: folder or Hub id, full or adapter.
-        dtype: of the weights.
+    """A language model or an adapter under evaluation; its weights are loaded when they are first needed.
 
     Raises:
         HfkitError: its tokenizer cannot be read.
@@ -107,7 +102,6 @@ def load_or_sample(
     response is never replaced, even if others of its batch are missing.
 
     Args:
-        prompts: token ids.
         copies: responses to each prompt; first one to each prompt, then another to each.
     """
     settings = [subject.identity, asdict(sampling)]
@@ -129,16 +123,9 @@ def load_or_sample(
 def sample_batch(subject: Subject, prompts: list[list[int]], sampling: Sampling, name: str) -> list[Reply]:
     """Sample responses to one batch of prompts, with a seed made of the batch's name, a hexadecimal hash."""
     model, tokenizer, temperature = subject.model, subject.tokenizer, sampling.temperature
-    ids = generate_replies(
-        model,
-        tokenizer,
-        prompts,
-        sampling.max_new_tokens,
-        temperature,
-        seed=int(name[:8], 16),
-        batch_size=len(prompts),
-        stop_token_ids=stop_ids(model.generation_config, tokenizer),
-    )
+    seed, stop_token_ids = int(name[:8], 16), stop_ids(model.generation_config, tokenizer)
+    length, size = sampling.max_new_tokens, len(prompts)
+    ids = generate_replies(model, tokenizer, prompts, length, temperature, seed, size, stop_token_ids)
     scored = likelihoods(model, tokenizer, prompts, ids, temperature)
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [

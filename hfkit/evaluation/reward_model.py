@@ -3,20 +3,17 @@
 import numpy as np
 from accelerate.utils import release_memory
 
-from hfkit.config.evaluation import EvaluateConfig, split_name
+from hfkit.config.evaluation import EvaluateConfig
 from hfkit.core.console import say, warn
-from hfkit.core.errors import HfkitError
-from hfkit.data.cards import entries_of
 from hfkit.data.chat_template import encode_prompt, encode_replies
 from hfkit.data.comparisons import read_comparison
 from hfkit.data.messages import RenderError
 from hfkit.data.splits import SplitStats
-from hfkit.evaluation.held_out import HeldOut, find_held_out
+from hfkit.evaluation.held_out import HeldOut, load_held_out
 from hfkit.evaluation.replies import Subject
 from hfkit.metrics.preference import metrics_of_rewards
 from hfkit.metrics.probes import probe_warnings, run_probes
 from hfkit.models.reward_model import RewardModel, load_reward
-from hfkit.records.record import record_of
 
 PROBED = 32
 """Rows whose best response is probed, at most."""
@@ -28,13 +25,8 @@ def evaluate_reward_models(config: EvaluateConfig) -> dict:
     Raises:
         HfkitError: there are no held-out pairs, or the pairs cannot be read.
     """
-    name, path = split_name(config.model_name_or_path)
-    models = [(name, path, config.model_revision), *((*split_name(given), "main") for given in config.against)]
-    try:
-        record = record_of(path, config.model_revision) or {}
-        held_out = find_held_out(record, True, config.max_rows, entries_of(config.datasets), config.seed)
-    except HfkitError as error:
-        raise HfkitError(f"{error}\nName pairs that no training saw: --datasets FILE") from error
+    models = config.models().values()
+    held_out = load_held_out(config, are_pairs=True)
     readers = [Subject(*model) for model in models]
     held_out = held_out.shared_by([(reader.tokenizer, reader.context) for reader in readers])
     by_model, probes, test_stats = {}, {}, []

@@ -101,9 +101,8 @@ class BasePPOTrainer(TrlPPOTrainer):
         if scorer is None:
             assert reward_model is not None
             scorer = Scorer(processing_class, RewardModel(reward_model, processing_class))
-        self.experience_maker = ExperienceMaker(
-            args, self.accelerator, roles, scorer, self.stop_token_ids, self.controllers
-        )
+        stop_token_ids, controllers = self.stop_token_ids, self.controllers
+        self.experience_maker = ExperienceMaker(args, self.accelerator, roles, scorer, stop_token_ids, controllers)
         self.ptx = PTX(args, self.accelerator, ptx_rows, processing_class.pad_token_id) if ptx_rows else None
         self.updater = Updater(args, self.accelerator, roles, self.optimizer, self.ptx)
         self.rollout_log = RolloutLog(args.output_dir, processing_class)

@@ -39,11 +39,7 @@ class Experience:
 
 @dataclass
 class ExperienceMaker:
-    """Turns sampled replies into experience: runs all models, scores the replies, estimates advantages.
-
-    Args:
-        stop_token_ids: token ids that end a reply.
-    """
+    """Turns sampled replies into experience: runs all models, scores the replies, estimates advantages."""
 
     args: PPOArguments
     accelerator: Accelerator
@@ -91,7 +87,10 @@ class ExperienceMaker:
         if len(score_parts) > 2:  # the total is a sum of several
             per_reply |= {f"objective/score_{name}": part for name, part in score_parts.items() if name != "total"}
         metrics = {name: float(self.accelerator.gather(part.float()).mean()) for name, part in per_reply.items()}
-        entropies, all_values, all_returns, mask = self.gather_tokens(entropies, values, returns, tokens.mask.long())
+        entropies, all_values, all_returns, mask = (  # of all processes, padded with 0 to the longest reply of any
+            self.accelerator.gather(self.accelerator.pad_across_processes(one, dim=1))
+            for one in (entropies, values, returns, tokens.mask.long())
+        )
         metrics["objective/entropy"] = float(masked_mean(entropies, mask.bool()))
         metrics["val/explained_variance"] = explained_variance(all_values, all_returns, mask.bool())
         return experience, metrics
@@ -123,10 +122,6 @@ class ExperienceMaker:
             normalizer.update(self.accelerator.gather(parts["total"]))
         clip, penalty = self.args.reward_clip, self.args.missing_eos_penalty
         return parts, shape_scores(parts["total"], ended, normalizer, clip, penalty)
-
-    def gather_tokens(self, *per_token: torch.Tensor) -> list[torch.Tensor]:
-        """Return per-token tensors of all processes, padded with 0 to the longest reply of any process."""
-        return [self.accelerator.gather(self.accelerator.pad_across_processes(one, dim=1)) for one in per_token]
 
     def whiten(self, values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
         """Scale to variance 1, and shift to mean 0, over the masked tokens of all processes; 0 outside the mask."""

@@ -10,6 +10,17 @@ WINDOW = 10
 MUST_BE_FINITE = ("objective/kl", "objective/scores", "loss/policy_avg", "loss/value_avg", "policy/grad_norm")
 """Metrics without which training cannot continue."""
 
+WARNINGS = {
+    "entropy": "entropy fell from {first[objective/entropy]:.2f} to {last[objective/entropy]:.2f} nats per token: "
+    "replies become alike; raise kl_coef or entropy_coef, or lower learning_rate",
+    "length": "the reward rises while replies grow from {first[val/reply_length]:.0f} to {last[val/reply_length]:.0f} "
+    "tokens: the reward model may prefer length; set missing_eos_penalty or a smaller response_length",
+    "repetition": "the reward rises while {last[val/repetition]:.0%} of the three-token runs of the replies repeat: "
+    "the policy is gaming the reward model; raise kl_coef",
+    "value": "the value model is worse than a constant (explained variance {last[val/explained_variance]:.2f}): raise "
+    "vf_coef or value_learning_rate, or set value_warmup_steps",
+}
+
 
 def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
     """Return the mean of each metric."""
@@ -18,11 +29,7 @@ def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
 
 @dataclass
 class TrainingMonitor:
-    """Checks the metrics of each update and reports each sign once.
-
-    Args:
-        max_kl: nats per reply above which training stops.
-    """
+    """Checks the metrics of each update, reports each sign once, and stops above `max_kl` nats per reply."""
 
     max_kl: float
     history: list[dict[str, float]] = field(default_factory=list)
@@ -45,12 +52,9 @@ class TrainingMonitor:
         return None
 
     def new_warnings(self, metrics: dict[str, float]) -> list[str]:
-        """Add the metrics of an update; return warnings that were not reported before.
-
-        The last `WINDOW` updates are compared with the first ones, as soon as the two do not overlap.
-        """
+        """Add the metrics of an update; return new warnings, from the first `WINDOW` updates and the last ones."""
         self.history.append(metrics)
-        if len(self.history) > 2 * WINDOW:  # only the first and the last updates are compared
+        if len(self.history) > 2 * WINDOW:
             del self.history[WINDOW]
         if len(self.history) < 2 * WINDOW:
             return []
@@ -68,30 +72,14 @@ class TrainingMonitor:
 
 def warnings_between(first: dict[str, float], last: dict[str, float]) -> dict[str, str]:
     """Return what went wrong between two sets of mean metrics: a warning for each sign, by its name."""
-    found = {}
-    if last["objective/entropy"] < 0.2 * first["objective/entropy"]:
-        found["entropy"] = (
-            f"entropy fell from {first['objective/entropy']:.2f} to {last['objective/entropy']:.2f} nats per token: "
-            "replies become alike; raise kl_coef or entropy_coef, or lower learning_rate"
-        )
     better = last["objective/scores"] > first["objective/scores"]
-    if better and last["val/reply_length"] > 2 * first["val/reply_length"]:
-        found["length"] = (
-            f"the reward rises while replies grow from {first['val/reply_length']:.0f} to "
-            f"{last['val/reply_length']:.0f} tokens: the reward model may prefer length; set missing_eos_penalty or a "
-            "smaller response_length"
-        )
-    if better and last["val/repetition"] > first["val/repetition"] + 0.25:
-        found["repetition"] = (
-            f"the reward rises while {last['val/repetition']:.0%} of the three-token runs of the replies repeat: the "
-            "policy is gaming the reward model; raise kl_coef"
-        )
-    if last["val/explained_variance"] < 0:
-        found["value"] = (
-            f"the value model is worse than a constant (explained variance {last['val/explained_variance']:.2f}): "
-            "raise vf_coef or value_learning_rate, or set value_warmup_steps"
-        )
-    return found
+    signs = {
+        "entropy": last["objective/entropy"] < 0.2 * first["objective/entropy"],
+        "length": better and last["val/reply_length"] > 2 * first["val/reply_length"],
+        "repetition": better and last["val/repetition"] > first["val/repetition"] + 0.25,
+        "value": last["val/explained_variance"] < 0,
+    }
+    return {sign: WARNINGS[sign].format(first=first, last=last) for sign, is_there in signs.items() if is_there}
 
 
 def repetition_share(reply: list[int]) -> float:

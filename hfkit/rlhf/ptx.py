@@ -22,10 +22,7 @@ def load_ptx(
 ) -> tuple[Dataset | None, dict[str, SplitStats]]:
     """Return `input_ids` and `labels` of `ptx_datasets`, encoded as in SFT, and their split; None if `ptx_coef` is 0.
 
-    They are trained on, so held-out rows are removed from them too.
-
-    Args:
-        test: the held-out split of this run.
+    They are trained on, so the rows of the held-out split `test` are removed from them too.
     """
     if not config.ptx_coef:
         return None, {}

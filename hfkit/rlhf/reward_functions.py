@@ -34,16 +34,17 @@ def import_reward_function(path: str) -> RewardFunction:
 
 def call_reward_function(
     name: str, function: RewardFunction, prompts: list[str | Messages], replies: list[str], columns: dict[str, list]
-) -> Iterable[float]:
-    """Return what a function returns.
+) -> torch.Tensor:
+    """Return the scores of a function, float32 (N,).
 
     Raises:
-        HfkitError: it raises anything; HFKIT_DEBUG=1 shows where.
+        HfkitError: it raises anything (HFKIT_DEBUG=1 shows where), or does not return one finite number for each reply.
     """
     try:
-        return function(prompts, replies, **columns)
+        scores = function(prompts, replies, **columns)
     except Exception as error:  # whatever a user's function raises
         raise HfkitError(f"reward function {name} raised {reason(error)}") from error
+    return validate_scores(name, scores, len(replies))
 
 
 def validate_scores(name: str, scores: Iterable[float], count: int) -> torch.Tensor:

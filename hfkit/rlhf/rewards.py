@@ -14,7 +14,7 @@ from hfkit.models.reward_model import RewardModel
 from hfkit.records.record import record_of
 from hfkit.rlhf.controllers import RewardNormalizer
 from hfkit.rlhf.forward import Model
-from hfkit.rlhf.reward_functions import RewardFunction, call_reward_function, import_reward_function, validate_scores
+from hfkit.rlhf.reward_functions import RewardFunction, call_reward_function, import_reward_function
 
 
 @dataclass
@@ -45,27 +45,22 @@ class Scorer:
             HfkitError: a function does not return one finite number for each reply.
         """
         parts = {}
+        prompt_texts = [row["prompt"] for row in rows]
         texts = self.tokenizer.batch_decode(replies, skip_special_tokens=True)
         if self.model is not None and self.same_ids:
             joined = [prompt + reply for prompt, reply in zip(prompts, replies, strict=True)]
             parts["model"] = self.model.score_ids(joined, self.batch_size)
         elif self.model is not None:
-            parts["model"] = self.score_texts(self.model, rows, texts)
-        prompt_texts = [row["prompt"] for row in rows]
+            try:
+                parts["model"] = self.model(prompt_texts, [*texts], self.batch_size)
+            except RenderError as error:
+                raise HfkitError(f"the reward model's chat template cannot render a reply: {error}") from error
         columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", "input_ids")}
         for name, function in self.functions.items():
-            scores = call_reward_function(name, function, prompt_texts, texts, columns)
-            parts[name] = validate_scores(name, scores, len(texts))
+            parts[name] = call_reward_function(name, function, prompt_texts, texts, columns)
         weights = self.weights or [1.0] * len(parts)
         weighted = [weight * part for weight, part in zip(weights, parts.values(), strict=True)]
         return {"total": sum(weighted, torch.zeros(())), **parts}
-
-    def score_texts(self, model: RewardModel, rows: list[dict], texts: list[str]) -> torch.Tensor:
-        """Return the scores (N,) of a reward model that reads text with its own tokenizer and chat template."""
-        try:
-            return model([row["prompt"] for row in rows], [*texts], self.batch_size)
-        except RenderError as error:
-            raise HfkitError(f"the reward model's chat template cannot render a reply: {error}") from error
 
 
 def shape_scores(
@@ -133,13 +128,7 @@ def load_scorer(
     reward_tokenizer: PreTrainedTokenizerBase | None,
     reward_model: Model | None,
 ) -> Scorer:
-    """Return the scorer of a PPO config.
-
-    Args:
-        tokenizer: the policy's.
-        reward_tokenizer: as `scoring_tokenizer` returns it.
-        reward_model: None where only functions score.
-    """
+    """Return the scorer of a PPO config, with the policy's tokenizer and what `scoring_tokenizer` returned."""
     model = None if reward_model is None or reward_tokenizer is None else RewardModel(reward_model, reward_tokenizer)
     functions = {path: import_reward_function(path) for path in config.reward_functions}
     size = config.per_device_eval_batch_size

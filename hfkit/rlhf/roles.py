@@ -99,21 +99,15 @@ def why_separate_bases(config: PPOConfig, source: Source, scorer: Source | None)
 
 def load_reward_role(config: PPOConfig, scorer: Source, classifier: PreTrainedModel | None) -> Model:
     """Return the reward model, frozen: its adapter on the classifier over the shared base, or loaded by itself."""
-    model: Model
     if classifier is not None:
-        model = load_adapter(classifier, scorer)
-    else:
-        model = load_classifier(scorer.path, scorer.revision, **loading_options(config))
-    return model.eval().requires_grad_(False)
+        return load_adapter(classifier, scorer).eval().requires_grad_(False)
+    return load_classifier(scorer.path, scorer.revision, **loading_options(config)).eval().requires_grad_(False)
 
 
 def new_value_model(config: PPOConfig, source: Source, classifier: PreTrainedModel | None) -> Model:
     """Return a value model that does not start from a reward model: the SFT model with a head of zeros."""
-    value: Model
-    if classifier is not None:
-        value = add_trainable_adapter(classifier, config, source, TaskType.SEQ_CLS)
-    else:
-        value = load_trainable(config, TaskType.SEQ_CLS)
+    kind = TaskType.SEQ_CLS
+    value = add_trainable_adapter(classifier, config, source, kind) if classifier else load_trainable(config, kind)
     for parameter in without_adapter(value).get_submodule("score").parameters():
         parameter.data.zero_()
     return value
@@ -121,10 +115,9 @@ def new_value_model(config: PPOConfig, source: Source, classifier: PreTrainedMod
 
 def value_from_reward(reward: Model, config: PPOConfig, scorer: Source) -> Model:
     """Return a trainable copy of the reward model: its adapter and head, a new adapter and its head, or all of it."""
-    trained = ("lora_", "modules_to_save")
     if isinstance(reward, PeftModel):
         for name, parameter in reward.named_parameters():
-            parameter.requires_grad = any(part in name for part in trained)
+            parameter.requires_grad = "lora_" in name or "modules_to_save" in name
         value = copy_sharing_frozen(reward)
         reward.requires_grad_(False)
         return value

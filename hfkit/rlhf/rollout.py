@@ -32,8 +32,6 @@ class GenerateEngine:
 
     Args:
         model: the policy; it is put into eval mode to sample, so that gradient checkpointing leaves the cache on.
-        stop_token_ids: token ids that end a reply.
-        batch_size: rows sampled at once.
         merge: whether to sample with the adapter merged into copies of the base's matrices: a token then takes a third
             of the operations, and sampling takes the memory of the copies.
         bf16: whether to sample under bf16 autocast, merged into bfloat16: the replies then come from the policy to

@@ -4,12 +4,7 @@ import torch
 
 
 class ShuffledOrder:
-    """Indices of the rows of a dataset, in a new random order for each pass.
-
-    Args:
-        rows: number of rows.
-        seed: seed of the orders.
-    """
+    """Indices of a dataset's rows, in a new random order for each pass."""
 
     def __init__(self, rows: int, seed: int):
         self.rows, self.seed = rows, seed

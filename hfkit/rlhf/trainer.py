@@ -48,10 +48,9 @@ class PPOTrainer(BasePPOTrainer):
         return {"policy": self.roles.policy, "value": self.roles.value}
 
     def train(self, resume_from_checkpoint: str | None = None) -> None:  # type: ignore[override]  # as in TRL's PPO
-        """Train for `max_steps` updates, or until a callback or a limit stops it; `stopped` says why it ended early.
+        """Train for `max_steps` updates, from the start or from a folder that `save_checkpoint` wrote.
 
-        Args:
-            resume_from_checkpoint: a folder that `save_checkpoint` wrote.
+        A callback or a limit may stop it earlier; `stopped` then says why.
         """
         self.start(resume_from_checkpoint)
         while self.state.global_step < self.state.max_steps and not self.control.should_training_stop:

@@ -25,10 +25,6 @@ class Updater:
 
     The loss of a mini-batch is the mean over its tokens in all processes, however it is cut into micro-batches. Rows of
     similar length share a micro-batch, without the columns that are padding in all of them.
-
-    Args:
-        optimizer: of the trained weights of policy and value model.
-        ptx: the language modeling loss to add to PPO's, if there is one.
     """
 
     def __init__(
@@ -39,11 +35,7 @@ class Updater:
         self.trained = [p for group in optimizer.param_groups for p in group["params"]]
 
     def __call__(self, experience: Experience, policy_learns: bool = True) -> dict[str, float]:
-        """Train on a batch; return the mean metrics of its optimizer steps.
-
-        Args:
-            policy_learns: False while only the value model is warmed up.
-        """
+        """Train on a batch, only the value model unless `policy_learns`; return its optimizer steps' mean metrics."""
         for model in (self.roles.policy, self.roles.value):
             eval_with_checkpointing(model)
         steps = []
@@ -56,7 +48,7 @@ class Updater:
     def step(self, experience: Experience, index: torch.Tensor, policy_learns: bool) -> dict[str, float]:
         """Take one optimizer step on the rows of a mini-batch; return its metrics."""
         tokens, device = experience.tokens, self.accelerator.device
-        count = self.sum_over_processes(tokens.mask[index].sum())
+        count = self.accelerator.reduce(tokens.mask[index].sum(), "sum")
         totals: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=device))
         parts = micro_batches(tokens, index, self.args.per_device_train_batch_size)
         for part in parts:
@@ -68,7 +60,7 @@ class Updater:
                     (loss / count).backward()
                 for name, value in sums.items():
                     totals[name] += value.detach()
-        means = self.sum_over_processes(torch.stack([*totals.values()])) / count
+        means = self.accelerator.reduce(torch.stack([*totals.values()]), "sum") / count
         metrics = dict(zip(totals, means.tolist(), strict=True))
         if self.ptx and policy_learns:
             metrics["loss/ptx"] = self.ptx.backward(self.roles.policy, len(parts))
@@ -121,24 +113,20 @@ class Updater:
     def sum_gradients(self) -> None:
         """Sum the gradients of all processes, many in one message: each message has a fixed cost, whatever its size.
 
-        A process that lacks a gradient which another process has (of an expert that got none of its tokens) adds zeros;
-        a parameter without a gradient in any process stays without.
+        A process adds zeros for a gradient that only another one has (of an expert that got none of its tokens); a
+        parameter without a gradient in any process stays without.
         """
         has_gradient = torch.tensor([p.grad is not None for p in self.trained], device=self.accelerator.device)
-        counts = self.sum_over_processes(has_gradient.long()).tolist()
+        counts = self.accelerator.reduce(has_gradient.long(), "sum").tolist()
         gradients = []
         for parameter, count in zip(self.trained, counts, strict=True):
             if count:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 gradients.append(parameter.grad)
         for bucket in gradient_buckets(gradients):
-            parts = self.sum_over_processes(torch.cat([gradient.flatten() for gradient in bucket]))
+            parts = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in bucket]), "sum")
             for gradient, part in zip(bucket, parts.split([*map(torch.numel, bucket)]), strict=True):
                 gradient.copy_(part.view_as(gradient))
-
-    def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the sum over processes."""
-        return self.accelerator.reduce(tensor, "sum")
 
 
 def gradient_buckets(tensors: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

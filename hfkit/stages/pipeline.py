@@ -132,12 +132,7 @@ def parse_stage(stage: str, argv: list[str], check: Check = problems_of):
 
 
 def parse_stages(argvs: dict[str, list[str]], root: Path, ignored: Collection[Kind] = ()) -> dict[str, object]:
-    """Return the config of each stage of a pipeline, before any stage runs.
-
-    Args:
-        argvs: command lines, as `stage_flags` returns them.
-        root: folder of the pipeline's outputs.
-        ignored: kinds of problems to ignore.
+    """Return the configs of a pipeline's command lines by stage, before any stage runs, without `ignored` problems.
 
     Raises:
         ConfigError: with the problems of all stages.

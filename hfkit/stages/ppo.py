@@ -23,6 +23,7 @@ from hfkit.models.loading import load_tokenizer
 from hfkit.models.saving import save_model
 from hfkit.records.metrics_file import read_metrics
 from hfkit.rlhf import PPOTrainer
+from hfkit.rlhf.monitor import mean_metrics
 from hfkit.rlhf.policy_evaluation import compare_policies
 from hfkit.rlhf.ptx import load_ptx
 from hfkit.rlhf.reward_quality import probe_rewards, report_reward_accuracy
@@ -79,7 +80,9 @@ def main(config: PPOConfig) -> Path:
             normalizer=initial_normalizer(config),
             ptx_rows=ptx_rows,
         )
-        set_callbacks(trainer, run, partial(save_model, trainer.policy_model, tokenizer), *early_stopping(config))
+        patience = config.early_stopping_patience
+        stopping = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
+        set_callbacks(trainer, run, partial(save_model, trainer.policy_model, tokenizer), *stopping)
         facts = train_policy(trainer, run)
         # Save
         metrics, samples = trend(run.folder), []
@@ -106,12 +109,6 @@ def save_with_samples(policy, tokenizer, samples: list[dict], folder: Path) -> N
     (folder / "samples.jsonl").write_text(lines, encoding="utf-8")
 
 
-def early_stopping(config: PPOConfig) -> list:
-    """Return Transformers' callback for early stopping, or nothing if the config has no patience."""
-    patience = config.early_stopping_patience
-    return [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
-
-
 def train_policy(trainer, run) -> dict:
     """Run PPO and resume from the run's last complete checkpoint, if any.
 
@@ -135,18 +132,11 @@ def train_policy(trainer, run) -> dict:
 
 def trend(folder: Path) -> dict[str, float]:
     """Return the mean reward and KL (nats) of the first and the last tenth of the updates in `metrics.jsonl`."""
-    rows = [row for row in read_metrics(folder) if "objective/scores" in row]
-    if not rows:
+    updates = [row for row in read_metrics(folder) if "objective/scores" in row]
+    if not updates:
         return {}
+    rows = [{"reward": row["objective/scores"], "kl": row["objective/kl"]} for row in updates]
     tenth = max(len(rows) // 10, 1)
-
-    def mean(key: str, part: list[dict]) -> float:
-        return sum(row[key] for row in part) / len(part)
-
-    return {
-        "reward_first": mean("objective/scores", rows[:tenth]),
-        "reward_last": mean("objective/scores", rows[-tenth:]),
-        "kl_first": mean("objective/kl", rows[:tenth]),
-        "kl_last": mean("objective/kl", rows[-tenth:]),
-        "kl_max": max(row["objective/kl"] for row in rows),
-    }
+    means = {"first": mean_metrics(rows[:tenth]), "last": mean_metrics(rows[-tenth:])}
+    trends = {f"{name}_{part}": means[part][name] for name in ("reward", "kl") for part in means}
+    return {**trends, "kl_max": max(row["kl"] for row in rows)}

@@ -23,11 +23,9 @@ def template_problems(config) -> list[Problem]:
     path = getattr(config, "chat_template", None)
     if path is None:
         return []
-
     try:
-        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
-            re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", Path(path).read_text(encoding="utf-8"))
-        )
+        template = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", Path(path).read_text(encoding="utf-8"))
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
     except TemplateSyntaxError as error:
         return [Problem("chat_template", path, f"not Jinja: line {error.lineno}: {error.message}")]
     except (OSError, ValueError) as error:

@@ -14,26 +14,13 @@ POSITIVE = (
     *("reward_clip", "ptx_max_length", "early_stopping_patience"),
 )
 HELD_OUT_KEYS = ("eval_datasets", "test_split_size")
-RANGES = {  # lowest and highest value
-    "seed": (0, 2**32 - 1),
-    "learning_rate": (0, math.inf),
-    "weight_decay": (0, math.inf),
-    "warmup_steps": (0, math.inf),
-    "lora_dropout": (0, 1),
-    "max_dropped": (0, 1),
-    "min_frequency": (0, math.inf),
-    "value_learning_rate": (0, math.inf),
-    "value_warmup_steps": (0, math.inf),
-    "kl_coef": (0, math.inf),
-    "entropy_coef": (0, math.inf),
-    "ptx_coef": (0, math.inf),
-    "missing_eos_penalty": (0, math.inf),
-    "score_margin": (0, math.inf),
-    "vf_coef": (0, math.inf),
-    "min_reward_accuracy": (0, 1),
-    "gamma": (0, 1),
-    "lam": (0, 1),
-}
+NOT_NEGATIVE = (
+    *("learning_rate", "value_learning_rate", "value_warmup_steps", "weight_decay", "warmup_steps", "min_frequency"),
+    *("kl_coef", "entropy_coef", "ptx_coef", "vf_coef", "missing_eos_penalty", "score_margin"),
+)
+SHARES = ("lora_dropout", "max_dropped", "min_reward_accuracy", "gamma", "lam")
+RANGES = {"seed": (0, 2**32 - 1), **dict.fromkeys(NOT_NEGATIVE, (0, math.inf)), **dict.fromkeys(SHARES, (0, 1))}
+"""The lowest and the highest value."""
 
 
 def number_problems(config) -> list[Problem]:

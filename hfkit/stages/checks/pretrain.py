@@ -27,9 +27,7 @@ def architecture_problems(model_config: dict) -> list[Problem]:
     settings = dict(model_config)
     name = settings.pop("model_type", None)
     if name not in CAUSAL:
-        return [
-            Problem("model_config.model_type", name, "name an architecture of AutoModelForCausalLM: llama, gpt2, ...")
-        ]
+        return [Problem("model_config.model_type", name, "name an AutoModelForCausalLM architecture: llama, gpt2, ...")]
     known = AutoConfig.for_model(name)
     return [
         Problem(f"model_config.{key}", value, f"{type(known).__name__} has no such field")

@@ -9,9 +9,7 @@ SMALLEST_VOCABULARY = 261
 def tokenizer_problems(config: TokenizerConfig) -> list[Problem]:
     """Return problems of a vocabulary that is too small, and of rows that are limited by a number of tokens."""
     problems = [
-        Problem(
-            f"datasets[{index}].tokens", entry.tokens, "no tokens can be counted before there is a tokenizer: set rows"
-        )
+        Problem(f"datasets[{index}].tokens", entry.tokens, "there is no tokenizer yet to count tokens with: set rows")
         for index, entry in enumerate(config.datasets)
         if entry.tokens is not None
     ]
