@@ -29,6 +29,11 @@ Fact = tuple[str, str]
 """A person's name and an attribute's name; `World.values` has the true value."""
 
 
+def capitalized(text: str) -> str:
+    """Return the text with its first letter in upper case and the rest as it is, unlike `str.capitalize`."""
+    return text[:1].upper() + text[1:]
+
+
 def pronoun_words(name: str) -> dict[str, str]:
     """Return the words for `{who}` and `{whose}` where a text has named the person already."""
     return {"who": "she", "whose": "her"} if name in WORDINGS["she"] else {"who": "he", "whose": "his"}

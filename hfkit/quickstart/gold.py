@@ -4,8 +4,17 @@ import re
 from collections import Counter
 from functools import cache
 
-from hfkit.commands.report.formatting import capitalized
-from hfkit.quickstart.facts import BY_NAME, BY_VALUE, PEOPLE, WORDINGS, World, name_words, pronoun_words, statement
+from hfkit.quickstart.facts import (
+    BY_NAME,
+    BY_VALUE,
+    PEOPLE,
+    WORDINGS,
+    World,
+    capitalized,
+    name_words,
+    pronoun_words,
+    statement,
+)
 
 COURTESIES, FILLERS = tuple(WORDINGS["courtesies"]), tuple(WORDINGS["fillers"])
 LONG = 24

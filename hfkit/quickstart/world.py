@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
 
-from hfkit.commands.report.formatting import capitalized
 from hfkit.core.files import write_text
-from hfkit.quickstart.facts import BY_NAME, WORDINGS, Fact, name_words, pronoun_words, statement
+from hfkit.quickstart.facts import BY_NAME, WORDINGS, Fact, capitalized, name_words, pronoun_words, statement
 from hfkit.quickstart.gold import COURTESIES, FILLERS, GoldScorer
 
 DOCUMENTS, DOCUMENTS_TEST = 16_000, 300

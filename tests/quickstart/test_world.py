@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hfkit.commands.report.formatting import capitalized
-from hfkit.quickstart.facts import BY_NAME, World, name_words, pronoun_words, statement
+from hfkit.quickstart.facts import BY_NAME, World, capitalized, name_words, pronoun_words, statement
 from hfkit.quickstart.gold import COURTESIES, FILLERS, GoldScorer, answer_is_right
 from hfkit.quickstart.world import write_world
 
