@@ -22,10 +22,10 @@ from hfkit.config.fields import DTYPES
 from hfkit.config.registry import MERGE
 from hfkit.core.console import say, take_warnings, warn
 from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
-from hfkit.core.explain import explain_errors
+from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import RECORD, hash_of, require_free_folder, write_json
 from hfkit.core.locks import lock_folder
-from hfkit.evaluation.merged import comparison, held_out_rows, measure
+from hfkit.evaluation.merge_comparison import comparison, held_out_rows, measure
 from hfkit.hub.cards.model_card import write_card
 from hfkit.models.adapters import load_adapter, merge_adapter
 from hfkit.models.loading import HEADS, load_base, load_tokenizer, require_reward_adapter

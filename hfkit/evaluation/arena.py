@@ -19,12 +19,12 @@ from rich.table import Table
 
 from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, split_name
 from hfkit.core.console import say
-from hfkit.core.explain import explain_errors
+from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import write_json
 from hfkit.core.locks import lock_folder
 from hfkit.data.cards import entries_of
-from hfkit.evaluation.bias import bias_lines, inconsistency_warning, judge_bias, training_judge_warning
 from hfkit.evaluation.diversity import diversity_by_temperature
+from hfkit.evaluation.judge_bias import bias_lines, inconsistency_warning, judge_bias, training_judge_warning
 from hfkit.evaluation.judges import Judge, Match, Verdict, human_judge, model_judge, score_judge
 from hfkit.evaluation.plots import plot_arena
 from hfkit.evaluation.prompts import load_prompts, shared_prompts

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from hfkit.config.evaluation import EvaluateConfig
 from hfkit.core.console import say
-from hfkit.core.explain import explain_errors
+from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import RECORD, write_json
 from hfkit.core.locks import lock_folder
 from hfkit.evaluation.language_model import evaluate_language_models
@@ -25,7 +25,6 @@ from hfkit.evaluation.replies import REPLIES
 from hfkit.evaluation.results_file import ResultsFile
 from hfkit.evaluation.reward_model import evaluate_reward_models
 from hfkit.hub.cards.model_card import write_card
-from hfkit.metrics import probes
 from hfkit.models.loading import is_classifier
 from hfkit.records.environment import environment
 from hfkit.records.record import read_record, record_of, settings_of
@@ -90,7 +89,7 @@ def print_evaluation(evaluation: dict) -> None:
             table.add_row(name, *(metric_with_interval(metrics, name) for metrics in by_model.values()))
     Console(width=None if Console().is_terminal else 110).print(table)
     for name, found in evaluation.get("probes", {}).items():
-        probes.print_probes(found, f"{name}: rewards of worthless responses")
+        reward_probes.print_probes(found, f"{name}: rewards of worthless responses")
 
 
 def metric_with_interval(metrics: dict, name: str) -> str:

@@ -12,7 +12,7 @@ from hfkit.data.splits import SplitStats
 from hfkit.evaluation.held_out import HeldOut, load_held_out
 from hfkit.evaluation.replies import Subject
 from hfkit.metrics.preference import metrics_of_rewards
-from hfkit.metrics.probes import probe_warnings, run_probes
+from hfkit.metrics.reward_probes import probe_warnings, run_probes
 from hfkit.models.reward_model import RewardModel, load_reward
 
 PROBED = 32
@@ -20,7 +20,7 @@ PROBED = 32
 
 
 def evaluate_reward_models(config: EvaluateConfig) -> dict:
-    """Return `by_model`, `probes` (of each model, see `probes.probe`) and `data` of evaluation.json.
+    """Return `by_model`, `probes` (of each model, see `reward_probes.run_probes`) and `data` of evaluation.json.
 
     Raises:
         HfkitError: there are no held-out pairs, or the pairs cannot be read.
@@ -54,7 +54,7 @@ def evaluate_pairs(reward: RewardModel, held_out: HeldOut, batch_size: int) -> t
 
 
 def probe_reward_model(reward: RewardModel, held_out: HeldOut) -> dict[str, dict[str, float]]:
-    """Return `probes.probe`: rewards of worthless responses, made of the best ones; {} if fewer than 2 rows fit."""
+    """Return `reward_probes.run_probes`: rewards of worthless responses, made of the best ones; {} if fewer than 2 rows fit."""
     prompts, replies = [], []
     for row in held_out.rows.select(range(min(PROBED, len(held_out.rows)))):
         try:

@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from hfkit import __version__
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, HfkitError, Problem
-from hfkit.core.explain import explain_errors
+from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import require_free_folder, write_json
 from hfkit.core.hub_fetch import fetch_snapshot
 from hfkit.core.hub_files import DOCUMENTS, LOADED_FILES, matches

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hfkit.config.stages import PPOConfig
 from hfkit.core.console import is_main_process, say, warn
-from hfkit.metrics.probes import print_probes, probe_warnings, run_probes
+from hfkit.metrics.reward_probes import print_probes, probe_warnings, run_probes
 from hfkit.models.generation import generate_replies, stop_ids
 from hfkit.records.record import record_of
 from hfkit.rlhf.arguments import PPOArguments
@@ -63,7 +63,7 @@ def probe_rewards(
     These are the rewards of PPO: with `missing_eos_penalty`, before normalization and clip.
 
     Returns:
-        what `probes.run_probes` returns; {} with a single prompt, for which no reply could be off-topic.
+        what `reward_probes.run_probes` returns; {} with a single prompt, for which no reply could be off-topic.
     """
     prompt_rows = [rows[index] for index in range(min(len(rows), PROBED_PROMPTS))]
     if len(prompt_rows) < 2:

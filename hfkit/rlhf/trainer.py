@@ -1,6 +1,6 @@
 """PPO for language models: the training loop, with logs, evaluation, checkpoints and resuming as in Transformers.
 
-`base_trainer.py` assembles the parts that the loop runs.
+`trainer_setup.py` assembles the parts that the loop runs.
 """
 
 import time
@@ -15,11 +15,11 @@ from trl.experimental.ppo.ppo_trainer import OnlineTrainerState
 
 from hfkit.core.console import warn
 from hfkit.rlhf import checkpoint
-from hfkit.rlhf.base_trainer import BasePPOTrainer
 from hfkit.rlhf.experience import Experience
 from hfkit.rlhf.forward import Model
 from hfkit.rlhf.monitor import mean_metrics
 from hfkit.rlhf.policy_evaluation import evaluate_policy
+from hfkit.rlhf.trainer_setup import BasePPOTrainer
 
 RESUMED_STATE = ("global_step", "episode", "epoch", "log_history", "best_metric", "best_global_step")
 """Fields of the trainer's state that a resumed run takes from the checkpoint."""

@@ -29,7 +29,7 @@ from hfkit.rlhf.ptx import load_ptx
 from hfkit.rlhf.reward_quality import probe_rewards, report_reward_accuracy
 from hfkit.rlhf.rewards import initial_normalizer, load_scorer, scoring_tokenizer, validate_rendering
 from hfkit.rlhf.roles import load_roles
-from hfkit.stages.opening import open_run
+from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import set_callbacks, trainer_arguments
 
 SHOWN_SAMPLES = 8

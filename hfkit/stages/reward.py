@@ -23,7 +23,7 @@ from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
 from hfkit.models.saving import save_model
 from hfkit.records.record import read_record
-from hfkit.stages.opening import open_run
+from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import keep_trainable_dtype, set_callbacks, train, trainer_arguments
 from hfkit.training.ranking_trainer import RankingCollator, RankingTrainer
 

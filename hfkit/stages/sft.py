@@ -20,7 +20,7 @@ from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_tokenizer, load_trainable
 from hfkit.models.saving import save_model
-from hfkit.stages.opening import open_run
+from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import held_out_metrics, keep_trainable_dtype, set_callbacks, train, trainer_arguments
 
 

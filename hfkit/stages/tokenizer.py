@@ -16,7 +16,7 @@ from hfkit.data import faults
 from hfkit.data.encoding import drop_empty_texts
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
-from hfkit.stages.opening import open_run
+from hfkit.stages.open_run import open_run
 
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"

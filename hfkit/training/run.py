@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from hfkit.core.console import is_main_process, say, take_warnings, warn
 from hfkit.core.device import wait_for_everyone
 from hfkit.core.errors import HfkitError
-from hfkit.core.explain import explain_errors
+from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import RECORD, hash_of, leftover_files, read_json_mapping, write_json
 from hfkit.core.interrupts import catch_interrupts
 from hfkit.core.locks import lock_folder

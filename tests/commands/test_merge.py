@@ -20,7 +20,7 @@ from hfkit.commands.merge import merge
 from hfkit.data.chat_template import encode_conversation
 from hfkit.data.comparisons import encode_comparisons
 from hfkit.data.forms import encode_instructions
-from hfkit.evaluation.merged import comparison, measure
+from hfkit.evaluation.merge_comparison import comparison, measure
 from hfkit.records.record import read_record, weights_hash
 
 PROMPTS = [f"What does {name} like?" for name in NAMES]

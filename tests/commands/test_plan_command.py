@@ -21,7 +21,7 @@ from hfkit.commands.plan.shapes import roles_of
 from hfkit.commands.plan.steps import plan_steps
 from hfkit.config.registry import STAGES
 from hfkit.core.errors import ConfigError
-from hfkit.stages.resolve import infer_stage
+from hfkit.stages.read_configs import infer_stage
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hfkit.commands.chat.main import chat
 from hfkit.commands.merge import staged_folder
 from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
 from hfkit.core.errors import HfkitError
-from hfkit.core.explain import explain_errors
+from hfkit.core.explain_errors import explain_errors
 from hfkit.training.run import Run
 
 CPU = "run on the CPU (CUDA_VISIBLE_DEVICES= in front of the command)"

@@ -13,8 +13,8 @@ from hfkit.config.evaluation import ArenaConfig, split_name
 from hfkit.config.parsing import load_config
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.evaluation.arena import arena
-from hfkit.evaluation.bias import inconsistency_warning, judge_bias, reward_functions_of, training_judge_warning
 from hfkit.evaluation.checks import problems_of
+from hfkit.evaluation.judge_bias import inconsistency_warning, judge_bias, reward_functions_of, training_judge_warning
 from hfkit.evaluation.judges import Match, Verdict, human_judge, model_judge, score_judge, verdict_of
 from hfkit.evaluation.ratings import Battle, count_outcomes, fit_ratings, pair_results, rate_models
 from hfkit.evaluation.replies import Subject

@@ -10,7 +10,7 @@ from hfkit.core.errors import ConfigError
 from hfkit.core.files import write_json
 from hfkit.data.comparisons import as_pairs
 from hfkit.metrics.preference import metrics_of_rewards
-from hfkit.metrics.probes import REMEDIES, make_worthless_replies, probe_warnings, run_probes
+from hfkit.metrics.reward_probes import REMEDIES, make_worthless_replies, probe_warnings, run_probes
 from hfkit.records.record import read_record
 from hfkit.rlhf.reward_quality import recorded_pair_metrics
 

@@ -16,7 +16,7 @@ from hfkit.models.reward_model import RewardModel, load_reward
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import weights_hash
 from hfkit.rlhf.roles import load_roles
-from hfkit.rlhf.validation import validate_trainer_inputs
+from hfkit.rlhf.trainer_checks import validate_trainer_inputs
 
 BASES = {"whole": {}, "4-bit": {"load_in_4bit": True}, "8-bit": {"load_in_8bit": True}}
 # 8-bit layers round activations too, so a reply sampled token by token and the same reply scored at once differ.

@@ -19,7 +19,7 @@ from hfkit.models.loading import load_tokenizer
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record, weights_hash
 from hfkit.rlhf.roles import load_roles
-from hfkit.rlhf.validation import validate_trainer_inputs
+from hfkit.rlhf.trainer_checks import validate_trainer_inputs
 
 UPDATES, EPOCHS, MINI_BATCHES = 2, 2, 2  # of conftest's tiny config: 8 episodes in batches of 4
 

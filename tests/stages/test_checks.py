@@ -13,7 +13,7 @@ from hfkit.config.validation import top_level_key
 from hfkit.core.errors import ConfigError, Kind, Problem
 from hfkit.stages.checks import problems_of, trainer_problems
 from hfkit.stages.checks.models import MODEL_KEYS
-from hfkit.stages.resolve import read_configs
+from hfkit.stages.read_configs import read_configs
 
 FUNCTION = {"reward_functions": ["reward_functions:length"]}
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "test_split_size": 2}

@@ -14,7 +14,7 @@ from transformers import set_seed
 from hfkit.commands.chat.conversation import Settings
 from hfkit.commands.chat.models import LoadedModels
 from hfkit.commands.chat.session import ChatSession, answer_once
-from hfkit.core.explain import explain_out_of_memory
+from hfkit.core.explain_errors import explain_out_of_memory
 
 
 def chat(

@@ -22,7 +22,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.data import faults
 from hfkit.data.forms import FORMS
 from hfkit.models.loading import load_tokenizer
-from hfkit.stages.resolve import read_configs
+from hfkit.stages.read_configs import read_configs
 
 BARS, WIDTH = 12, 30
 FINE = {

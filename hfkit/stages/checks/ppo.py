@@ -8,7 +8,7 @@ from hfkit.models.loading import cached_config
 from hfkit.rlhf.reward_functions import import_reward_function
 from hfkit.rlhf.reward_quality import recorded_pair_metrics
 from hfkit.rlhf.rewards import load_reward_tokenizer
-from hfkit.rlhf.validation import precision_problems
+from hfkit.rlhf.trainer_checks import precision_problems
 from hfkit.stages.checks.models import MODEL_KEYS, context_length, path_problems
 from hfkit.stages.checks.numbers import HELD_OUT_KEYS, has_held_out
 from hfkit.stages.checks.rules import broken_rules

@@ -28,8 +28,8 @@ from hfkit.rlhf.roles import Roles
 from hfkit.rlhf.rollout import GenerateEngine, RolloutEngine
 from hfkit.rlhf.rollout_log import RolloutLog
 from hfkit.rlhf.row_order import ShuffledOrder
+from hfkit.rlhf.trainer_checks import validate_trainer_inputs
 from hfkit.rlhf.update import Updater
-from hfkit.rlhf.validation import validate_trainer_inputs
 
 
 class BasePPOTrainer(TrlPPOTrainer):
