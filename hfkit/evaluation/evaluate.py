@@ -25,6 +25,7 @@ from hfkit.evaluation.replies import REPLIES
 from hfkit.evaluation.results_file import ResultsFile
 from hfkit.evaluation.reward_model import evaluate_reward_models
 from hfkit.hub.cards.model_card import write_card
+from hfkit.metrics.reward_probes import print_probes
 from hfkit.models.loading import is_classifier
 from hfkit.records.environment import environment
 from hfkit.records.record import read_record, record_of, settings_of
@@ -89,7 +90,7 @@ def print_evaluation(evaluation: dict) -> None:
             table.add_row(name, *(metric_with_interval(metrics, name) for metrics in by_model.values()))
     Console(width=None if Console().is_terminal else 110).print(table)
     for name, found in evaluation.get("probes", {}).items():
-        reward_probes.print_probes(found, f"{name}: rewards of worthless responses")
+        print_probes(found, f"{name}: rewards of worthless responses")
 
 
 def metric_with_interval(metrics: dict, name: str) -> str:
