@@ -54,7 +54,7 @@ def evaluate_pairs(reward: RewardModel, held_out: HeldOut, batch_size: int) -> t
 
 
 def probe_reward_model(reward: RewardModel, held_out: HeldOut) -> dict[str, dict[str, float]]:
-    """Return the rewards of worthless responses (see `run_probes`), made of the best ones; {} if fewer than 2 rows fit."""
+    """Return rewards of worthless responses (see `run_probes`), made of the best ones; {} if fewer than 2 rows fit."""
     prompts, replies = [], []
     for row in held_out.rows.select(range(min(PROBED, len(held_out.rows)))):
         try:
