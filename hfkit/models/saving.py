@@ -20,8 +20,9 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
         generation = model.generation_config
         generation.pad_token_id = tokenizer.pad_token_id
         stop_token_ids, eos = generation.eos_token_id, tokenizer.eos_token_id
-        if isinstance(stop_token_ids, list):
-            generation.eos_token_id = stop_token_ids if eos in stop_token_ids else [*stop_token_ids, eos]
+        if stop_token_ids is None:
+            generation.eos_token_id = eos
         else:
-            generation.eos_token_id = eos if stop_token_ids in (None, eos) else [stop_token_ids, eos]
+            stop_token_ids = stop_token_ids if isinstance(stop_token_ids, list) else [stop_token_ids]
+            generation.eos_token_id = stop_token_ids if eos in stop_token_ids else [*stop_token_ids, eos]
         generation.save_pretrained(folder)
