@@ -85,7 +85,7 @@ def measure(root: Path, rows: int) -> dict:
     from hfkit.quickstart import world
     from hfkit.records.environment import environment
 
-    world.INSTRUCTIONS = rows
+    world.INSTRUCTION_COUNT = rows
     world.write_world(root / "world")
     documents = [hfkit.DatasetEntry(path=str(root / "world" / "documents.jsonl"), split="train[:2000]")]
     tokenizer = hfkit.train_tokenizer(

@@ -13,9 +13,6 @@ LONGEST_FUNCTION, LONGEST_FILE = 60, 300
 SHARED_NAMES = {
     "main": "the entry point of each verb's module",
     "problems_of": "the checks of a config, of stages and of evaluations",
-    "PPOConfig": "ours, and what TRL's own is extended to",
-    "INPUTS": "the `evaluate` modules declare their inputs so",
-    "__all__": "Python's own",
     "__getattr__": "Python's own",
 }
 """Names that more than one module may define, and why."""
@@ -73,10 +70,11 @@ def shared_names(trees: dict[str, ast.Module]) -> dict[str, list[str]]:
         for node in tree.body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 where[node.name].add(module)
-            elif isinstance(node, ast.Assign):
-                for target in node.targets:
-                    if isinstance(target, ast.Name):
-                        where[target.id].add(module)
+            elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                for name in (name for target in targets for name in ast.walk(target)):
+                    if isinstance(name, ast.Name):
+                        where[name.id].add(module)
     return {name: sorted(found) for name, found in sorted(where.items()) if len(found) > 1}
 
 

@@ -25,7 +25,7 @@ SHORT = {"pretrain": ["--max_steps", "3"], "sft": ["--max_steps", "3"], "reward"
 SHORT["ppo"] = ["--total_episodes", "64"]
 FEW_REPLIES = {verb: ["--max_prompts", "8", "--response_length", "8"] for verb in ("evaluate", "arena")}
 # And a world small enough.
-SIZES = {"DOCUMENTS": 1500, "INSTRUCTIONS": 200, "RANKINGS": 40, "PROMPTS": 200}
+SIZES = {"DOCUMENT_COUNT": 1500, "INSTRUCTION_COUNT": 200, "RANKINGS": 40, "PROMPT_COUNT": 200}
 HELD_OUT = {"DOCUMENTS_TEST": 40, "INSTRUCTIONS_TEST": 20, "RANKINGS_TEST": 10, "QUESTIONS_TEST": 24}
 
 

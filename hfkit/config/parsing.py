@@ -140,7 +140,10 @@ def read_flags(config_class: type, argv: list[str], problems: list[Problem]) -> 
     collected: dict[str, list[list[str]]] = {}
     for key, words in group_flags(argv, problems):
         positive = key.removeprefix("no_")
-        if key not in known and key != positive and not words and bool in union_members(known.get(positive)):
+        if key not in known and key != positive and bool in union_members(known.get(positive)):
+            if words:
+                value, remedy = " ".join(words), f"takes no value; write --{positive} true or false"
+                problems.append(Problem(f"--{key}", value, remedy, keys=(positive,)))
             key, words = positive, ["false"]
         collected.setdefault(key, []).append(words)
     for name, given in collected.items():

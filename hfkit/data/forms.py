@@ -149,7 +149,9 @@ FORMS = {
     ),
     "comparisons": Form(
         COMPARISONS,
-        lambda rows, tokenizer, limit, config: comparison_encoder(tokenizer, limit, rows, config.score_margin),
+        lambda rows, tokenizer, limit, config: comparison_encoder(
+            tokenizer, limit, rows, getattr(config, "score_margin", 0.0)
+        ),
         length_key="max_length",
         faults=(faults.NO_EOS, faults.TWO_BOS),
     ),

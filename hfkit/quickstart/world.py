@@ -15,10 +15,10 @@ from hfkit.core.files import write_text
 from hfkit.quickstart.facts import BY_NAME, WORDINGS, Fact, capitalized, name_words, pronoun_words, statement
 from hfkit.quickstart.gold import COURTESIES, FILLERS, GoldScorer
 
-DOCUMENTS, DOCUMENTS_TEST = 16_000, 300
-INSTRUCTIONS, INSTRUCTIONS_TEST = 10_000, 300
+DOCUMENT_COUNT, DOCUMENTS_TEST = 16_000, 300
+INSTRUCTION_COUNT, INSTRUCTIONS_TEST = 10_000, 300
 RANKINGS, RANKINGS_TEST = 2400, 400
-PROMPTS, QUESTIONS_TEST = 2000, 300
+PROMPT_COUNT, QUESTIONS_TEST = 2000, 300
 NOISE = 0.1
 TIE = 0.1
 """Pairs with a smaller difference of gold scores are ties and are left out."""
@@ -59,12 +59,12 @@ class WorldWriter:
     def files(self) -> dict[str, list[dict]]:
         """Return the rows of every file, by its name."""
         files = {
-            "documents.jsonl": self._draw(DOCUMENTS, lambda: {"text": self.document(held=False)}),
+            "documents.jsonl": self._draw(DOCUMENT_COUNT, lambda: {"text": self.document(held=False)}),
             "documents_test.jsonl": self._draw(DOCUMENTS_TEST, lambda: {"text": self.document(held=True)}),
-            "instructions.jsonl": self._draw(INSTRUCTIONS, lambda: self.instruction(held=False)),
+            "instructions.jsonl": self._draw(INSTRUCTION_COUNT, lambda: self.instruction(held=False)),
             "instructions_test.jsonl": self._draw(INSTRUCTIONS_TEST, lambda: self.instruction(held=True)),
             "rankings.jsonl": self._draw(RANKINGS, lambda: self.ranking(held=False)),
-            "prompts.jsonl": self._draw(PROMPTS, lambda: {"prompt": self.prompt(*self.pick(held=False))}),
+            "prompts.jsonl": self._draw(PROMPT_COUNT, lambda: {"prompt": self.prompt(*self.pick(held=False))}),
         }
         self._restart()
         files["preferences.jsonl"] = [pair for row in files["rankings.jsonl"] for pair in self.pairs(row)]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
 
 from hfkit.rlhf.advantages import advantages_and_returns, explained_variance, kl_per_token, masked_mean, token_rewards
 from hfkit.rlhf.arguments import PPOArguments
@@ -44,6 +45,7 @@ class ExperienceMaker:
     args: PPOArguments
     accelerator: Accelerator
     roles: Roles
+    tokenizer: PreTrainedTokenizerBase
     scorer: Scorer
     stop_token_ids: list[int]
     controllers: Controllers
@@ -58,8 +60,8 @@ class ExperienceMaker:
         """
         args, device, kl_coef = self.args, self.accelerator.device, self.controllers.kl.coef
         # 1. Log-probabilities of policy and reference, entropies, values
-        pad_id = self.scorer.tokenizer.pad_token_id
-        tokens = Tokens.from_lists([row["input_ids"] for row in rows], replies, pad_id, device)
+        prompts = [row["input_ids"] for row in rows]
+        tokens = Tokens.from_lists(prompts, replies, self.tokenizer.pad_token_id, device)
         logprobs, ref_logprobs, entropies, values = self.run_models(tokens)
         # 2. Scores of whole replies
         ended = torch.tensor([reply[-1] in self.stop_token_ids for reply in replies], device=device)

@@ -28,10 +28,16 @@ class PolicyResults:
 
 @torch.no_grad()
 def evaluate_policy(
-    model: Model, reference: Model, scorer: Scorer, rows: list[dict], args: PPOArguments, stop_token_ids: list[int]
+    model: Model,
+    reference: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    scorer: Scorer,
+    rows: list[dict],
+    args: PPOArguments,
+    stop_token_ids: list[int],
 ) -> PolicyResults:
     """Sample and score replies to the prompts of the rows: as in training, but always with the same seed."""
-    tokenizer, prompts, size = scorer.tokenizer, [row["input_ids"] for row in rows], args.per_device_eval_batch_size
+    prompts, size = [row["input_ids"] for row in rows], args.per_device_eval_batch_size
     model.eval()
     with autocast(args.bf16, model.device):
         replies = generate_replies(
@@ -62,7 +68,7 @@ def compare_policies(
     rows = list(dataset)
     stop_token_ids = stop_ids(roles.reference.generation_config, tokenizer)
     before, after = (
-        evaluate_policy(model, roles.reference, scorer, rows, args, stop_token_ids)
+        evaluate_policy(model, roles.reference, tokenizer, scorer, rows, args, stop_token_ids)
         for model in (roles.reference, roles.policy)
     )
     metrics = {"eval_kl": after.metrics["kl"]}

@@ -58,9 +58,11 @@ class Scorer:
         columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", "input_ids")}
         for name, function in self.functions.items():
             parts[name] = call_reward_function(name, function, prompt_texts, texts, columns)
+        if not parts:
+            raise HfkitError("nothing scores the replies: pass a reward model or reward functions")
         weights = self.weights or [1.0] * len(parts)
         weighted = [weight * part for weight, part in zip(weights, parts.values(), strict=True)]
-        return {"total": sum(weighted, torch.zeros(())), **parts}
+        return {"total": sum(weighted[1:], weighted[0]), **parts}
 
 
 def shape_scores(

@@ -163,7 +163,8 @@ class PPOTrainer(BasePPOTrainer):
     def evaluate(self, *_: object, **__: object) -> dict[str, float]:
         """Log mean reward, KL, entropy and length of replies to the held-out prompts, always sampled with one seed."""
         args, scorer, rows = self.args, self.experience_maker.scorer, list(self.eval_dataset)
-        held_out = evaluate_policy(self.roles.policy, self.roles.reference, scorer, rows, args, self.stop_token_ids)
+        policy, reference, tokenizer = self.roles.policy, self.roles.reference, self.processing_class
+        held_out = evaluate_policy(policy, reference, tokenizer, scorer, rows, args, self.stop_token_ids)
         # one process's metrics for all: they decide what to save and when to stop, and rewards may differ by process
         (metrics,) = broadcast_object_list([{f"eval_{name}": value for name, value in held_out.metrics.items()}])
         self.log(metrics)

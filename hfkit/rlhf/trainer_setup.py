@@ -102,7 +102,9 @@ class BasePPOTrainer(TrlPPOTrainer):
             assert reward_model is not None
             scorer = Scorer(processing_class, RewardModel(reward_model, processing_class))
         stop_token_ids, controllers = self.stop_token_ids, self.controllers
-        self.experience_maker = ExperienceMaker(args, self.accelerator, roles, scorer, stop_token_ids, controllers)
+        self.experience_maker = ExperienceMaker(
+            args, self.accelerator, roles, processing_class, scorer, stop_token_ids, controllers
+        )
         self.ptx = PTX(args, self.accelerator, ptx_rows, processing_class.pad_token_id) if ptx_rows else None
         self.updater = Updater(args, self.accelerator, roles, self.optimizer, self.ptx)
         self.rollout_log = RolloutLog(args.output_dir, processing_class)

@@ -194,6 +194,7 @@ def test_a_bare_no_is_to_be_quoted(tmp_path):
         (["--learning", "1e-4"], "--learning", "1e-4", "unknown; did you mean --learning_rate?"),
         (["--lora_r", "1", "--lora-r=2"], "--lora_r", ["1", "2"], "given twice; keep one"),
         (["--lora_r", "--bf16"], "--lora_r", "missing", "expected integer after it"),
+        (["--no_bf16=true"], "--no_bf16", "true", "takes no value; write --bf16 true or false"),
         (["--lora_r", "1", "2"], "--lora_r", ["1", "2"], "expected integer"),
         (["--lora_r=16.0"], "--lora_r", 16.0, "expected integer"),
         (["--bf16", "maybe"], "--bf16", "maybe", "expected true/false"),

@@ -63,7 +63,10 @@ def test_the_reward_stage_records_the_metrics_that_are_read(reward_dir):
 
 @pytest.mark.parametrize(
     ("metrics", "remedy"),
-    [({"eval_accuracy": 0.62}, "ranks 0.620 of the held-out pairs right"), ({}, "is unknown how well .*: run `hfkit evaluate")],
+    [
+        ({"eval_accuracy": 0.62}, "ranks 0.620 of the held-out pairs right"),
+        ({}, "is unknown how well .*: run `hfkit evaluate"),
+    ],
 )
 def test_a_reward_model_that_is_not_good_enough_is_refused(config_of, reward_dir, tmp_path, metrics, remedy):
     path = with_metrics(reward_dir, tmp_path, metrics=metrics)

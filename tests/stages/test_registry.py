@@ -1,4 +1,4 @@
-"""The registry: a stage that somebody registers works with every command, without a change of hfkit."""
+"""The registry: every command takes a stage that is registered, without another change of hfkit."""
 
 import json
 import re

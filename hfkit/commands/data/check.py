@@ -24,7 +24,7 @@ from hfkit.data.forms import FORMS
 from hfkit.models.loading import load_tokenizer
 from hfkit.stages.read_configs import read_configs
 
-BARS, WIDTH = 12, 30
+BARS, BAR_WIDTH = 12, 30
 FINE = {
     faults.NO_EOS: "end-of-text at the end",
     faults.TWO_BOS: "no second begin-of-text",
@@ -119,7 +119,7 @@ def histogram(survey: Survey) -> Table:
     counts, edges = np.histogram(lengths, bins=min(BARS, longest), range=(0, longest))
     for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
         past = "  past the limit" if survey.limit and low >= survey.limit and count else ""
-        bar = "█" * -(-WIDTH * int(count) // int(counts.max()))
+        bar = "█" * -(-BAR_WIDTH * int(count) // int(counts.max()))
         table.add_row(f"{int(np.ceil(low)):,} to {int(np.ceil(high)):,} {survey.unit}", bar, f"{count:,}{past}")
     return table
 

@@ -13,7 +13,7 @@ from hfkit.records.lineage import lineage_edges
 from hfkit.records.record import weights_hash
 
 PPO_ROLES = {"start": "policy, reference", "reward": "reward, value"}  # models that a parent of PPO becomes
-WIDTH, HEIGHT, ACROSS, DOWN = 3.0, 0.9, 3.4, 1.6  # of a box, and from a box to the next
+NODE_WIDTH, HEIGHT, ACROSS, DOWN = 3.0, 0.9, 3.4, 1.6  # of a box, and from a box to the next
 
 
 @dataclass
@@ -109,9 +109,9 @@ def draw_lineage(axes, nodes: dict[str, Node]) -> None:
 
 def draw_box(axes, x: float, y: float, node: Node) -> None:
     """Draw a model's box, with its title and its detail."""
-    corner = (x - WIDTH / 2, y - HEIGHT / 2)
+    corner = (x - NODE_WIDTH / 2, y - HEIGHT / 2)
     look = {"facecolor": LIGHT["panel"], "edgecolor": LIGHT["first"], "zorder": 0}
-    axes.add_patch(FancyBboxPatch(corner, WIDTH, HEIGHT, boxstyle="round,pad=0,rounding_size=0.12", **look))
+    axes.add_patch(FancyBboxPatch(corner, NODE_WIDTH, HEIGHT, boxstyle="round,pad=0,rounding_size=0.12", **look))
     axes.text(x, y + 0.02, node.title, ha="center", va="bottom", weight="bold")
     axes.text(x, y - 0.06, node.detail, ha="center", va="top", color=LIGHT["muted"], size=8)
 
@@ -120,7 +120,7 @@ def draw_arrow(axes, parent: tuple, child: tuple, is_long: bool, role: str) -> N
     """Draw an arrow from box to box; a long one bends to the right, around the boxes between them."""
     (px, py), (x, y) = parent, child
     if is_long:
-        start, end, bend = (px + WIDTH / 2, py), (x + WIDTH / 2, y), 0.3
+        start, end, bend = (px + NODE_WIDTH / 2, py), (x + NODE_WIDTH / 2, y), 0.3
         middle = (max(start[0], end[0]) + bend * abs(py - y) / 2 + 0.1, (py + y) / 2)
     else:
         start, end, bend = (px, py - HEIGHT / 2), (x, y + HEIGHT / 2), 0

@@ -80,7 +80,7 @@ def training_figures(writer: FigureWriter, gathered: Gathered) -> dict[str, list
 
 def curve_figure(writer: FigureWriter, run: ReportedRun, panel: Panel) -> PageFigure:
     """Draw curves over the steps of a run."""
-    title = f"{run.name}: {panel.title if panel.title.startswith('KL') else panel.title.lower()}"
+    title = f"{run.name}: {panel.title}"
     ends = {legend: [format_number(points[index][1]) for index in (0, -1)] for legend, points in panel.series}
     ranges = [f"{legend} from {first} to {last}" for legend, (first, last) in ends.items()]
     alt = f"{title}, {panel.label}: {'; '.join(ranges)}, over {panel.series[0][1][-1][0]} {panel.steps}"

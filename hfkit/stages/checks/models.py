@@ -67,10 +67,11 @@ def start_problems(config) -> list[Problem]:
     is_folder = os.path.isdir(path)
     if is_folder and revision != "main":
         problems.append(Problem("model_revision", revision, "has no effect on a folder", keys=(key,)))
+    spec = spec_of_config(config)
     try:
         problems += adapter_shape_problems(config)
         faults = [] if is_folder else [base_fault(Source.of(path, revision))]  # path_problems looks into folders
-        if is_classifier(path, revision) and spec_of_config(config).makes != "reward model":
+        if is_classifier(path, revision) and (spec is None or spec.makes != "reward model"):
             faults.append("a classifier, as reward models are: start from a language model")
     except HfkitError as error:
         faults = [str(error)]
