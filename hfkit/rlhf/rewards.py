@@ -8,13 +8,18 @@ from transformers import PreTrainedTokenizerBase
 
 from hfkit.config.stages import PPOConfig
 from hfkit.core.errors import HfkitError
-from hfkit.data.chat_template import Messages, RenderError, encode_conversation
-from hfkit.models.loading import load_tokenizer
+from hfkit.data.chat_template import encode_replies
+from hfkit.data.messages import Messages, RenderError
+from hfkit.data.rendering import TEMPLATE_KWARGS, set_template_kwargs, template_kwargs
 from hfkit.models.reward_model import RewardModel
+from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.record import record_of
 from hfkit.rlhf.controllers import RewardNormalizer
 from hfkit.rlhf.forward import Model
 from hfkit.rlhf.reward_functions import RewardFunction, call_reward_function, import_reward_function
+
+NOT_FOR_FUNCTIONS = ("prompt", "input_ids", TEMPLATE_KWARGS)
+"""Columns that are no keyword arguments of reward functions."""
 
 
 @dataclass
@@ -55,7 +60,7 @@ class Scorer:
                 parts["model"] = self.model(prompt_texts, [*texts], self.batch_size)
             except RenderError as error:
                 raise HfkitError(f"the reward model's chat template cannot render a reply: {error}") from error
-        columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", "input_ids")}
+        columns = {name: [row[name] for row in rows] for name in rows[0] if name not in NOT_FOR_FUNCTIONS}
         for name, function in self.functions.items():
             parts[name] = call_reward_function(name, function, prompt_texts, texts, columns)
         weights = self.weights or [1.0] * len(parts)
@@ -90,7 +95,9 @@ def scoring_tokenizer(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> 
     if config.reward_model_path is None:
         return None
     own = load_reward_tokenizer(config)
+    set_template_kwargs(own, config.chat_template_kwargs)
     same = own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template
+    same = same and template_kwargs(own) == template_kwargs(tokenizer)
     return tokenizer if same else own
 
 
@@ -115,7 +122,7 @@ def validate_rendering(reward_tokenizer: PreTrainedTokenizerBase, prompt: str | 
         HfkitError: the reward model's own tokenizer cannot render it.
     """
     try:
-        encode_conversation(reward_tokenizer, prompt, "yes")
+        encode_replies(reward_tokenizer, prompt, ["yes"])
     except RenderError as error:
         raise HfkitError(
             f"reward_model_path: its tokenizer differs from the policy's and cannot render the prompts: {error}"
