@@ -100,17 +100,22 @@ def candidates(
         start = len(prompt.ids)
         is_prefix = whole.text.startswith(prompt.text) and whole.ids[:start] == prompt.ids
         yield whole.ids[start:] if is_prefix else template.tokenize(text, content), text
+    opened = OPENED.search(prompt.text)
+    if opened and text is None:
+        if content.lstrip().startswith(opened[1]):
+            content = content.lstrip().removeprefix(opened[1]).removeprefix(prompt.text[opened.end(1) :])
+        elif not CLOSED.search(content):
+            raise RenderError(NO_THINKING)
+        header = prompt.text[: opened.start(1)]
+        if message.get("tool_calls") and whole.text.startswith(header):
+            thought = content[: [*CLOSED.finditer(content)][-1].end()] if CLOSED.search(content) else content
+            text = thought + "\n\n" + whole.text[len(header) :].lstrip()
+            yield template.tokenize(text, content), text
     answer = CLOSED.split(content)[-1].strip()
     head, found, after = whole.text.rpartition(answer or "\0")
     is_alike = prompt.text.startswith(head.rstrip()) and text is None
     if message.get("tool_calls") or not found or not (is_alike or CLOSED.search(content)):
         return
-    if opened := OPENED.search(prompt.text):
-        if content.lstrip().startswith(opened[1]):
-            content = content.lstrip().removeprefix(opened[1])
-            content = content.removeprefix(prompt.text[opened.end(1) :])
-        elif not CLOSED.search(content):
-            raise RenderError(NO_THINKING)
     yield template.tokenize(content + after, content), content + after
 
 
