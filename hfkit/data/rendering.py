@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError, meta
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.data.messages import Messages, RenderError, iter_strings, map_strings, with_json_arguments
@@ -19,6 +19,9 @@ SANITIZES = "sanitize_control_tokens" in inspect.signature(PreTrainedTokenizerBa
 MATCHES_NOTHING = r"[^\s\S]"
 TEMPLATE_KWARGS = "chat_template_kwargs"
 """The key of a tokenizer's config, of a stage's config and of a row that holds variables of the chat template."""
+
+GIVEN_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
+"""Names in templates that Transformers fills in."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,16 @@ def set_template_kwargs(tokenizer: PreTrainedTokenizerBase, variables: dict | No
     """Set variables of the template for every conversation that the tokenizer renders, beside those it has."""
     if variables:
         tokenizer.init_kwargs[TEMPLATE_KWARGS] = {**template_kwargs(tokenizer), **variables}
+
+
+def template_variables(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Return the names of the variables that users can set in a tokenizer's chat templates."""
+    own = tokenizer.chat_template
+    templates = [*own.values()] if isinstance(own, dict) else [own or ""]
+    environment = Environment(extensions=["jinja2.ext.loopcontrols"])
+    texts = [re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template) for template in templates]
+    found = set().union(*(meta.find_undeclared_variables(environment.parse(text)) for text in texts))
+    return found - GIVEN_VARIABLES - {*tokenizer.special_tokens_map}
 
 
 def variables_of(row: dict) -> dict:

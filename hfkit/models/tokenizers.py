@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from hfkit.core.errors import HfkitError
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import TOKENIZER_FILES
-from hfkit.data.rendering import set_template_kwargs
+from hfkit.data.rendering import set_template_kwargs, template_variables
 
 # Tokens of common vocabularies that never occur in a conversation, in the order of preference for padding.
 PAD_CANDIDATES = (
@@ -72,9 +72,18 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, path: str, chosen: str |
 
 
 def load_stage_tokenizer(config) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that a stage's config names, see `load_tokenizer`."""
+    """Load the tokenizer that a stage's config names, see `load_tokenizer`.
+
+    Raises:
+        HfkitError: the chat template reads none of the variables in `chat_template_kwargs`.
+    """
     options = (config.pad_token, config.chat_template, config.chat_template_kwargs)
-    return load_tokenizer(config.model_name_or_path, config.model_revision, *options)
+    tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, *options)
+    known = template_variables(tokenizer)
+    if unknown := [name for name in config.chat_template_kwargs if name not in known]:
+        read = f"it reads {', '.join(sorted(known))}" if known else "it reads none"
+        raise HfkitError(f"chat_template_kwargs: the chat template has no variable {', '.join(unknown)}; {read}")
+    return tokenizer
 
 
 def load_tokenizer(

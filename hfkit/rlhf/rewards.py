@@ -18,8 +18,8 @@ from hfkit.rlhf.controllers import RewardNormalizer
 from hfkit.rlhf.forward import Model
 from hfkit.rlhf.reward_functions import RewardFunction, call_reward_function, import_reward_function
 
-NOT_FOR_FUNCTIONS = ("prompt", "input_ids", TEMPLATE_KWARGS)
-"""Columns that are no keyword arguments of reward functions."""
+NOT_FOR_FUNCTIONS = ("prompt", "input_ids", "tools", TEMPLATE_KWARGS)
+"""Columns that are no keyword arguments of reward functions unless they are asked for."""
 
 
 @dataclass
@@ -31,6 +31,7 @@ class Scorer:
         model: None where only functions score.
         same_ids: whether the reward model reads the policy's token ids as they are.
         weights: one for the model, if there is one, then one for each function; default 1 each.
+        columns: of the rows that functions ask for, as `reward_columns`.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -39,6 +40,7 @@ class Scorer:
     functions: dict[str, RewardFunction] = field(default_factory=dict)
     weights: list[float] = field(default_factory=list)
     batch_size: int = 16
+    columns: list[str] = field(default_factory=list)
 
     def __call__(self, prompts: list[list[int]], replies: list[list[int]], rows: list[dict]) -> dict[str, torch.Tensor]:
         """Return the scores of replies, float32 (N,) on the CPU: `total`, and each part before its weight.
@@ -60,7 +62,8 @@ class Scorer:
                 parts["model"] = self.model(prompt_texts, [*texts], self.batch_size)
             except RenderError as error:
                 raise HfkitError(f"the reward model's chat template cannot render a reply: {error}") from error
-        columns = {name: [row[name] for row in rows] for name in rows[0] if name not in NOT_FOR_FUNCTIONS}
+        names = [name for name in rows[0] if name in self.columns or name not in NOT_FOR_FUNCTIONS]
+        columns = {name: [row[name] for row in rows] for name in names}
         for name, function in self.functions.items():
             parts[name] = call_reward_function(name, function, prompt_texts, texts, columns)
         weights = self.weights or [1.0] * len(parts)
@@ -139,7 +142,8 @@ def load_scorer(
     model = None if reward_model is None or reward_tokenizer is None else RewardModel(reward_model, reward_tokenizer)
     functions = {path: import_reward_function(path) for path in config.reward_functions}
     size = config.per_device_eval_batch_size
-    return Scorer(tokenizer, model, reward_tokenizer is tokenizer, functions, config.reward_weights, size)
+    same = reward_tokenizer is tokenizer
+    return Scorer(tokenizer, model, same, functions, config.reward_weights, size, config.reward_columns)
 
 
 def initial_normalizer(config: PPOConfig) -> RewardNormalizer | None:

@@ -24,7 +24,7 @@ from hfkit.hub.cards.usage import score_line
 from hfkit.models.generation import stop_ids
 from hfkit.models.reward_model import RewardModel
 from hfkit.models.saving import save_model
-from hfkit.models.tokenizers import read_tokenizer
+from hfkit.models.tokenizers import load_stage_tokenizer, read_tokenizer
 from hfkit.stages.tokenizer import CHAT_TEMPLATE
 
 USER, AGAIN = {"role": "user", "content": "Where is Oslo?"}, {"role": "user", "content": "And Rome?"}
@@ -125,6 +125,14 @@ def test_variables_of_the_template_are_a_key_a_column_and_kept_by_the_tokenizer(
     assert encode_prompt(changed, [USER]) != closed
     bad = instruction_row({"messages": [USER, ANSWER], "chat_template_kwargs": "[1]"}, tokenizer, 256)
     assert bad["dropped"] == "chat_template_kwargs that are not a mapping"
+
+
+def test_a_variable_that_the_template_does_not_read_is_refused(tokenizer_for, tmp_path):
+    tokenizer_for("Qwen 3").save_pretrained(tmp_path)
+    options = {"output_dir": "unused", "model_name_or_path": str(tmp_path)}
+    assert template_kwargs(load_stage_tokenizer(SFTConfig(**options, chat_template_kwargs=OFF))) == OFF
+    with pytest.raises(HfkitError, match="has no variable enable_thinkng; it reads enable_thinking"):
+        load_stage_tokenizer(SFTConfig(**options, chat_template_kwargs={"enable_thinkng": False}))
 
 
 def test_a_named_template_is_chosen_or_the_one_for_chats(tokenizer_for, tmp_path):
