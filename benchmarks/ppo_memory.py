@@ -35,8 +35,8 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer
 import hfkit
 from hfkit.core.files import write_json
 from hfkit.data.chat_template import encode_prompt
-from hfkit.models.loading import load_tokenizer
 from hfkit.models.quantization import quantization_of
+from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.environment import environment, peak_memory_bytes
 
 VARIANTS = ("hfkit", "hfkit, no checkpointing", "trl", "trl, 4-bit critic")

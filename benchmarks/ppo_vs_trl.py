@@ -37,7 +37,8 @@ from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
 import hfkit
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.models.generation import generate_replies
-from hfkit.models.loading import load_policy, load_tokenizer
+from hfkit.models.loading import load_policy
+from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.environment import environment, peak_memory_bytes
 from hfkit.rlhf import PPOArguments, PPOTrainer
 from hfkit.rlhf.roles import Roles, load_roles

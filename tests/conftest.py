@@ -189,7 +189,7 @@ def ppo_dir(run_stage, runs) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_dir):
-    from hfkit.models.loading import load_tokenizer
+    from hfkit.models.tokenizers import load_tokenizer
 
     return load_tokenizer(str(tokenizer_dir))
 

@@ -112,6 +112,12 @@ ARGUMENTS = {
         argument("--adapter", nargs="+", metavar="ADAPTER", help="more adapters of the first model's base"),
         argument("--prompt", help="print the reply to this message, and end"),
         argument("--system", help="system prompt"),
+        argument("--chat_template", metavar="FILE", help="Jinja file, or the name of one of the tokenizer's templates"),
+        argument(
+            "--chat_template_kwargs",
+            metavar="JSON",
+            help="variables of the chat template: '{\"enable_thinking\": false}'; default: those it was trained with",
+        ),
         argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token; default: %(default)s"),
         argument("--length", type=int, default=256, help="most tokens of a reply; default: %(default)s"),
         argument("--seed", type=int, default=42, help="of the sampling; default: %(default)s"),

@@ -28,9 +28,10 @@ from hfkit.core.locks import lock_folder
 from hfkit.evaluation.merge_comparison import comparison, held_out_rows, measure
 from hfkit.hub.cards.model_card import write_card
 from hfkit.models.adapters import load_adapter, merge_adapter
-from hfkit.models.loading import HEADS, load_base, load_tokenizer, require_reward_adapter
+from hfkit.models.loading import HEADS, load_base, require_reward_adapter
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.models.saving import save_model
+from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import base_identity, require_own_base, stored_quantization
 from hfkit.records.environment import environment, peak_memory_bytes
 from hfkit.records.record import lineage_entry, record_of

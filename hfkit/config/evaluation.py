@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hfkit.config.fields import DatasetEntry, Dtype, arg
 
@@ -19,6 +20,9 @@ class ReplyFields:
     per_device_eval_batch_size: int = arg(16, help="rows in one forward pass")
     dtype: Dtype = arg("float32", help="dtype of the weights; auto: as in the checkpoint")
     seed: int = arg(42, help="seed for the choice of rows and for sampling")
+    chat_template_kwargs: dict[str, Any] = arg(
+        factory=dict, help="variables of the models' chat templates; empty: those that each was trained with"
+    )
 
 
 @dataclass(kw_only=True)

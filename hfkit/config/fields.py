@@ -112,7 +112,12 @@ class ModelFields:
     dtype: Dtype = arg("float32", help="dtype of the base model's weights; auto: as in the checkpoint")
     attn_implementation: str | None = arg(None, help="eager, sdpa, flash_attention_2, ...")
     pad_token: str | None = arg(None, help="token of the vocabulary to pad with, if the tokenizer pads with EOS")
-    chat_template: str | None = arg(None, help="Jinja file; none: the tokenizer's template")
+    chat_template: str | None = arg(
+        None, help="Jinja file, or the name of one of the tokenizer's templates; none: its default"
+    )
+    chat_template_kwargs: dict[str, Any] = arg(
+        factory=dict, help="variables of the chat template: {enable_thinking: false}; saved with the tokenizer"
+    )
     allow_pickle: bool = arg(False, help="load pickled .bin weights if there are no safetensors")
     use_peft: bool = arg(False, help="train a LoRA adapter and freeze the base model")
     lora_r: int | None = arg(None, help=f"LoRA rank; none: {DEFAULT_LORA_RANK}, or as the starting adapter")

@@ -20,9 +20,19 @@ from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.data.files import progress_bars
+from hfkit.data.rendering import template_kwargs
 
 ROWS_PER_PROCESS = 2_000
-ROW_MODULES = ("chat_template", "conversions", "encoding", "faults", "messages")
+ROW_MODULES = (
+    "chat_template",
+    "conversions",
+    "encoding",
+    "faults",
+    "messages",
+    "rendering",
+    "reply_tokens",
+    "turn_end",
+)
 """The modules of `hfkit.data` that functions over rows in other modules call: a change in one makes all rows anew."""
 
 
@@ -107,6 +117,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     # What precedes its tokens is the padding and truncation of the last call, which each call sets again.
     rules = rules.partition('"added_tokens"')[2] or rules
     template = [tokenizer.chat_template, getattr(tokenizer, "chat_control_tokens", None), tokenizer.special_tokens_map]
+    template.append(template_kwargs(tokenizer))
     template += [type(tokenizer).__name__, getattr(tokenizer, "split_special_tokens", False)]
     return hashlib.sha256((rules + json.dumps(template, sort_keys=True, default=str)).encode()).hexdigest()
 

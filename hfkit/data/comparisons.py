@@ -17,10 +17,11 @@ from hfkit.data.chat_template import encode_replies
 from hfkit.data.conversions import shared_prompt
 from hfkit.data.encoding import IDS, Encoder, encode, encoded_row
 from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, is_empty_message, tools_of, without_nulls
+from hfkit.data.rendering import TEMPLATE_KWARGS, variables_of
 from hfkit.data.splits import SplitStats
 
 REPLY_TOO_LONG = "with a reply longer than"
-PREFERENCES = ["prompt", "chosen", "rejected", "margin", "tools"]
+PREFERENCES = ["prompt", "chosen", "rejected", "margin", "tools", TEMPLATE_KWARGS]
 COMPARISONS = [*PREFERENCES, "replies", "ranks", "scores"]
 """The columns of pairs and of rankings."""
 
@@ -89,7 +90,7 @@ def preference_row(row: dict, tokenizer, max_length: int) -> dict:
     try:
         margin = {"margin": margin_of(row)} if "margin" in row else {}
         prompt, replies = pair_of(row)
-        chosen, rejected = encode_replies(tokenizer, prompt, replies, tools_of(row.get("tools")))
+        chosen, rejected = encode_replies(tokenizer, prompt, replies, tools_of(row.get("tools")), variables_of(row))
     except RenderError as error:
         return encoded_row(empty, dropped=str(error))
     length = max(len(chosen), len(rejected))
@@ -113,7 +114,7 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
     empty = {"reply_ids": [], "better": [], "worse": [], **({"margin": []} if has_margin else {})}
     try:
         prompt, replies, values, margin = read_comparison(row)
-        encoded = encode_replies(tokenizer, prompt, replies, tools_of(row.get("tools")))
+        encoded = encode_replies(tokenizer, prompt, replies, tools_of(row.get("tools")), variables_of(row))
     except RenderError as error:
         return encoded_row(empty, dropped=str(error))
     short = [index for index, ids in enumerate(encoded) if len(ids) <= max_length]

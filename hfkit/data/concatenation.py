@@ -8,6 +8,7 @@ from datasets import Dataset, Features
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import map_rows
 from hfkit.data.conversions import JSON, MESSAGES
+from hfkit.data.rendering import TEMPLATE_KWARGS
 
 # Columns that may hold text in one source and messages in another, and the role of a text in them.
 TEXT_ROLES = {"prompt": "user", **dict.fromkeys(("chosen", "rejected", "response", "completion"), "assistant")}
@@ -26,8 +27,9 @@ def concatenate_sources(tables: list[Dataset], names: list[str]) -> Dataset:
         return tables[0]
     if any("messages" in table.column_names for table in tables):
         tables = [as_conversations(table) for table in tables]
-    if any("tools" in table.column_names for table in tables):
-        tables = [one if "tools" in one.column_names else one.add_column("tools", [None] * len(one)) for one in tables]
+    for name in ("tools", TEMPLATE_KWARGS):
+        if any(name in table.column_names for table in tables):
+            tables = [one if name in one.column_names else one.add_column(name, [None] * len(one)) for one in tables]
     if len({tuple(sorted(table.column_names)) for table in tables}) > 1:
         columns = dict(zip(names, (tuple(table.column_names) for table in tables), strict=True))
         raise HfkitError(f"the data sets have different columns: {columns}; map them with columns: {{...}}")

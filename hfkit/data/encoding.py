@@ -11,11 +11,13 @@ from datasets import Dataset, Features, List, Value
 
 from hfkit.core.errors import HfkitError
 from hfkit.data import faults
-from hfkit.data.caching import cached_map, process_count
+from hfkit.data.caching import cached_map, map_rows, process_count
 from hfkit.data.splits import SplitStats
 
 IDS = List(Value("int32"))
 ID_COLUMNS = ("input_ids", "chosen_ids", "rejected_ids", "reply_ids")
+PARTS = "parts"
+"""The column of the lengths of the sequences that stand one after another in a row; empty for a row that is one."""
 STATS_COLUMNS = {"dropped": Value("string"), "faults": Value("string"), "cut": Value("bool"), "length": Value("int64")}
 
 
@@ -78,7 +80,41 @@ def encode(rows: Dataset, encoder: Encoder, stats: SplitStats, config) -> Datase
     remedy = f"The median row is {median} tokens long. Fix the rows, raise max_length (max_prompt_length for PPO) if "
     check_losses(stats, config.max_dropped, remedy + "they are too long")
     rows = stats.select(encoded, indices) if dropped else encoded
-    return stats.mix(rows, tokens).remove_columns(["dropped", "faults", "cut"])
+    if PARTS in rows.column_names:
+        counts = count_ids(encoded.data[PARTS])[indices]
+        rows = split_parts(rows, counts, stats)
+        tokens = count_tokens(rows) if counts.any() else tokens
+    rows = stats.mix(rows, tokens).remove_columns(["dropped", "faults", "cut"])
+    stats.kept = len(indices)
+    return rows
+
+
+def split_parts(rows: Dataset, counts: np.ndarray, stats: SplitStats) -> Dataset:
+    """Return encoded rows without `PARTS`: each sequence of a row as a row of its own, counted in `stats.split_into`.
+
+    Args:
+        counts: (N,) the number of parts of each row; 0 for a row that is one sequence.
+    """
+    if not counts.any():
+        return rows.remove_columns(PARTS)
+    counts = np.maximum(counts, 1)
+    stats.split_into = int(counts.sum())
+    stats.follow(np.repeat(np.arange(len(rows)), counts))
+    return map_rows(rows, parts_of_rows, batched=True, remove_columns=PARTS)
+
+
+def parts_of_rows(batch: dict[str, list]) -> dict[str, list]:
+    """Return a batch of encoded rows with a row for each of their `PARTS`."""
+    made: dict[str, list] = {name: [] for name in batch if name != PARTS}
+    for index, parts in enumerate(batch[PARTS]):
+        start = 0
+        for length in parts or [len(batch["input_ids"][index])]:
+            for name, column in made.items():
+                value = batch[name][index]
+                column.append(value[start : start + length] if name in ("input_ids", "labels") else value)
+            start += length
+            made["length"][-1] = length
+    return made
 
 
 def count_tokens(encoded: Dataset) -> np.ndarray:

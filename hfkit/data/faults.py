@@ -7,14 +7,14 @@ A row that cannot be trained on is dropped instead. An encoder joins the faults 
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.data.chat_template import MATCHES_NOTHING, escape_special_tokens, special_token_pattern
 from hfkit.data.messages import Messages, as_messages, as_reply, iter_strings
+from hfkit.data.rendering import MATCHES_NOTHING, special_token_ids, special_token_pattern
 
 JOINT = "; "
 # Faults of text and of the order of messages.
@@ -27,7 +27,6 @@ UNKNOWN = "with unknown tokens"
 NO_BOS = "without the begin-of-text token that its tokenizer adds"
 TWO_BOS = "with two begin-of-text tokens"
 NO_EOS = "without end-of-text at its end"
-MASK = "whose trained tokens are not its replies"
 # A fault of a comparison.
 EMPTY_CHOSEN = "whose chosen reply is empty"
 
@@ -84,53 +83,19 @@ def of_ids(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, ends: bool = T
     """Return the faults of the token ids of a row before it is cut.
 
     Args:
-        ends: whether it should end with end-of-text; a prompt does not.
+        ends: whether it should end with end-of-text or the end of a turn; a prompt does not.
     """
     bos, eos, unknown = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id
     faults = {
         UNKNOWN: unknown not in (None, bos, eos, tokenizer.pad_token_id) and unknown in ids,
         TWO_BOS: bos is not None and bos != eos and ids[:2] == [bos, bos],
         NO_BOS: _adds_bos(tokenizer) and ids[:1] != [bos],
-        NO_EOS: ends and ids[-1:] != [eos],
+        NO_EOS: ends and not special_token_ids(tokenizer) & {*ids[-1:]},
     }
     return [fault for fault, is_found in faults.items() if is_found]
-
-
-def of_mask(
-    tokenizer: PreTrainedTokenizerBase, ids: list[int], mask: list[bool], messages: Messages, *, is_cut: bool = False
-) -> list[str]:
-    """Return `MASK` if the trained tokens, decoded, are not the assistant's messages and nothing else.
-
-    Messages with tool calls are skipped, because every template writes these differently.
-
-    Args:
-        mask: which ids are trained.
-        is_cut: whether the ids are cut; then only the messages that are complete are compared.
-    """
-    pairs = zip(ids, mask, strict=True)
-    runs = [[token for token, _ in run] for is_trained, run in groupby(pairs, key=lambda pair: pair[1]) if is_trained]
-    replies = [message for message in messages if message["role"] == "assistant"]
-    if is_cut:
-        runs = runs[:-1] if mask[-1] else runs
-        replies = replies[: len(runs)]
-    if len(runs) != len(replies):
-        return [MASK]
-    for run, reply in zip(runs, replies, strict=True):
-        content = escape_special_tokens(tokenizer, reply.get("content"))
-        if not isinstance(content, str) or reply.get("tool_calls"):
-            continue
-        trained = tokenizer.decode(run[:-1] if run[-1] == tokenizer.eos_token_id else run).strip()
-        if trained != content.strip() and trained != _round_trip(tokenizer, content):
-            return [MASK]
-    return []
 
 
 @cache
 def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether the tokenizer adds the begin-of-text token to a plain text."""
     return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
-
-
-def _round_trip(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Return a text decoded from its tokens, because not every tokenizer keeps each space and character."""
-    return tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids).strip()

@@ -11,16 +11,17 @@ from functools import partial
 from datasets import Dataset
 
 from hfkit.data import faults
-from hfkit.data.chat_template import encode_conversation, encode_prompt, encode_text
+from hfkit.data.chat_template import encode_prompt, encode_text, split_conversation
 from hfkit.data.comparisons import COMPARISONS, comparison_encoder
-from hfkit.data.encoding import IDS, Encoder, encode, encoded_row
+from hfkit.data.encoding import IDS, PARTS, Encoder, encode, encoded_row
 from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, is_empty_message, tools_of
+from hfkit.data.rendering import TEMPLATE_KWARGS, variables_of
 from hfkit.data.splits import SplitStats
 
 IGNORE = -100  # the label that torch's cross entropy leaves out
 
 TEXT = ["text"]
-INSTRUCTIONS = ["messages", "prompt", "response", "completion", "tools", "text"]
+INSTRUCTIONS = ["messages", "prompt", "response", "completion", "tools", "text", TEMPLATE_KWARGS]
 PROMPTS = ["prompt"]
 
 
@@ -45,31 +46,41 @@ def encode_instructions(rows: Dataset, tokenizer, stats: SplitStats, config) -> 
 def instruction_encoder(tokenizer, max_length: int) -> Encoder:
     """Return the encoder of SFT rows."""
     function = partial(instruction_row, tokenizer=tokenizer, max_length=max_length)
-    return Encoder(function, {"input_ids": IDS, "labels": IDS})
+    return Encoder(function, {"input_ids": IDS, "labels": IDS, PARTS: IDS})
 
 
 def instruction_row(row: dict, tokenizer, max_length: int) -> dict:
-    """Return one row of messages, of prompt and response (or completion), or of text, cut at `max_length`."""
+    """Return one row of messages, of prompt and response (or completion), or of text, cut at `max_length`.
+
+    Where the chat template makes several sequences of a conversation (see `split_conversation`), they stand one after
+    another, and `parts` has their lengths; `encode` makes a row of each. A sequence whose reply is past `max_length`
+    is left out, and the row counts as cut.
+    """
+    empty = {"input_ids": [], "labels": [], PARTS: []}
     try:
         if row.get("text") and not row.get("messages") and not row.get("prompt"):
             ids = encode_text(tokenizer, row["text"])
-            mask, found = [True] * len(ids), faults.of_texts(tokenizer, row["text"], plain=True)
+            sequences, found = [(ids, [True] * len(ids))], faults.of_texts(tokenizer, row["text"], plain=True)
         else:
             messages, prompt, reply = conversation_of(row)
-            ids, mask = encode_conversation(tokenizer, prompt, reply, tools_of(row.get("tools")), limit=max_length)
-            kept, is_cut = slice(max_length), len(ids) > max_length
-            found = faults.of_mask(tokenizer, ids[kept], mask[kept], messages, is_cut=is_cut)
-            found += faults.of_messages(messages) + faults.of_texts(tokenizer, messages)
+            options = tools_of(row.get("tools")), variables_of(row)
+            sequences = split_conversation(tokenizer, prompt, reply, *options, limit=max_length)
+            found = faults.of_messages(messages) + faults.of_texts(tokenizer, messages)
     except RenderError as error:
-        return encoded_row({"input_ids": [], "labels": []}, dropped=str(error))
-    labels = [token if is_trained else IGNORE for token, is_trained in zip(ids, mask, strict=True)]
-    lost = not any(label != IGNORE for label in labels[:max_length])
+        return encoded_row(empty, dropped=str(error))
+    kept = [(ids[:max_length], mask[:max_length]) for ids, mask in sequences if any(mask[:max_length])]
+    lost = not kept
+    kept = kept or [(ids[:max_length], mask[:max_length]) for ids, mask in sequences[:1]]
+    labels = [
+        token if is_trained else IGNORE for ids, mask in kept for token, is_trained in zip(ids, mask, strict=True)
+    ]
+    parts = [len(ids) for ids, _ in kept] if len(sequences) > 1 else []
     return encoded_row(
-        {"input_ids": ids[:max_length], "labels": labels[:max_length]},
+        {"input_ids": [token for ids, _ in kept for token in ids], "labels": labels, PARTS: parts},
         dropped=f"with no reply within max_length={max_length}" if lost else "",
-        found=found + faults.of_ids(tokenizer, ids),
-        cut=len(ids) > max_length and not lost,
-        length=len(ids),
+        found=found + [fault for ids, _ in sequences for fault in faults.of_ids(tokenizer, ids)],
+        cut=any(len(ids) > max_length for ids, _ in sequences) and not lost,
+        length=sum(len(ids) for ids, _ in sequences),
     )
 
 
@@ -113,7 +124,7 @@ def prompt_row(row: dict, tokenizer, max_length: int) -> dict:
     if not row["prompt"]:
         return encoded_row(empty, dropped="empty")
     try:
-        ids = encode_prompt(tokenizer, row["prompt"])
+        ids = encode_prompt(tokenizer, row["prompt"], tools_of(row.get("tools")), variables_of(row))
     except RenderError as error:
         return encoded_row(empty, dropped=str(error))
     if len(ids) > max_length:
@@ -145,7 +156,7 @@ FORMS = {
         INSTRUCTIONS,
         lambda rows, tokenizer, limit, config: instruction_encoder(tokenizer, limit),
         length_key="max_length",
-        faults=(faults.NO_EOS, faults.TWO_BOS, faults.MASK),
+        faults=(faults.NO_EOS, faults.TWO_BOS),
     ),
     "comparisons": Form(
         COMPARISONS,

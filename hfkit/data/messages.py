@@ -65,6 +65,36 @@ def normalize_message(message: dict) -> dict:
     return message | {"tool_calls": calls} if calls else message
 
 
+def with_json_arguments(messages: Messages) -> Messages:
+    """Return messages with the arguments of their tool calls as JSON."""
+    return [
+        message | {"tool_calls": [*map(call_with_json_arguments, message["tool_calls"])]}
+        if message.get("tool_calls")
+        else message
+        for message in messages
+    ]
+
+
+def call_with_json_arguments(call: dict) -> dict:
+    """Return a tool call with its arguments as JSON."""
+    function = call.get("function", call)
+    if not isinstance(function.get("arguments"), (dict, list)):
+        return call
+    function = function | {"arguments": json.dumps(function["arguments"], ensure_ascii=False)}
+    return call | {"function": function} if "function" in call else function
+
+
+def is_trained(message: dict) -> bool:
+    """Return whether the assistant's message is trained on; one with the weight 0 is not.
+
+    Raises:
+        RenderError: the weight is neither 0 nor 1.
+    """
+    if message.get("weight") not in (None, 0, 1):
+        raise RenderError("with a message whose weight is neither 0 nor 1")
+    return message["role"] == "assistant" and message.get("weight") != 0
+
+
 def part_text(part: object) -> str:
     """Return the text of one part of a message's content.
 

@@ -21,10 +21,12 @@ from hfkit.data.conversions import (
     prompt_of,
 )
 from hfkit.data.files import progress_bars, read_rows
+from hfkit.data.rendering import TEMPLATE_KWARGS
 from hfkit.data.streams import take_rows
 
 # Prompts are read from a column, from conversations, or from pairs that begin alike.
-PROMPT_SOURCES = ["prompt", "messages", "chosen", "rejected"]
+TEMPLATE_COLUMNS = ["tools", TEMPLATE_KWARGS]  # read beside the columns of any form
+PROMPT_SOURCES = ["prompt", "messages", "chosen", "rejected", *TEMPLATE_COLUMNS]
 NUMERIC_COLUMNS = ("margin", "ranks", "scores")  # all other columns hold text or messages
 
 
@@ -69,6 +71,8 @@ def load_counted(
             f"{label} has the columns {available}, and none that this stage reads ({reads}); map them: "
             "datasets: [{path: ..., columns: {" + wanted[0] + ": YOUR_COLUMN}}]"
         )
+    if reads is PROMPT_SOURCES:
+        present += [column for column in TEMPLATE_COLUMNS if column in rows.column_names and column not in needed]
     rows = rows.select_columns([*present, *needed])
     for column in present:
         kind, is_numeric = rows.features[column], column in NUMERIC_COLUMNS
@@ -86,9 +90,9 @@ def form_columns(available: list[str], columns: dict[str, str], reads: list[str]
     by_name = {form: {*names, *OPTIONAL_COLUMNS.get(form, ())} for form, names in REQUIRED_COLUMNS.items()}
     ranking = by_name.pop("ranking")
     forms = [*by_name.values(), {"prompt", "completion"}, ranking - {"scores"}, ranking - {"ranks"}]
-    mapped = {column for column in columns if column in reads and column not in (*needed, "tools")}
+    mapped = {column for column in columns if column in reads and column not in (*needed, *TEMPLATE_COLUMNS)}
     fit = [form for form in forms if mapped <= form]
-    own = {"tools"}.union(*fit) if mapped and fit else {*reads}
+    own = {*TEMPLATE_COLUMNS}.union(*fit) if mapped and fit else {*reads}
     read = {*needed} | mapped | ({*reads} & own)
     return [column for column in available if column in read]
 

@@ -28,6 +28,7 @@ class SplitStats:
         rows: before any is dropped.
         kept: rows that can be used; `mixed` is how many one pass takes of them, with repetitions, if not all once.
         cut: kept rows whose end is missing.
+        split_into: sequences that the kept rows make where the chat template makes several of a conversation.
         dropped: number of rows by the reason.
         faults: number of kept rows with each fault, see `faults.py`.
         tokens: of one pass.
@@ -45,6 +46,7 @@ class SplitStats:
     faults: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
     mixed: int | None = None
+    split_into: int | None = None
     overlap: list[dict] = field(default_factory=list)
     mixture: Mixture | None = field(default=None, repr=False)
     keys: np.ndarray | None = field(default=None, repr=False)
@@ -56,6 +58,8 @@ class SplitStats:
             parts.append(f"{sum(self.dropped.values()):,} dropped ({reasons})")
         if self.cut:
             parts.append(f"{self.cut:,} cut")
+        if self.split_into is not None:
+            parts.append(f"{self.split_into:,} after the split at replies that the chat template renders differently")
         if self.mixed is not None:
             parts.append(f"{self.mixed:,} in a pass over the mixture")
         parts.append(f"{self.tokens:,} tokens")
@@ -67,16 +71,20 @@ class SplitStats:
 
     def as_dict(self) -> dict:
         """Return the statistics for the record, without those that are not used."""
-        hidden = {"mixture", "keys"} | {name for name in ("mixed", "overlap") if not getattr(self, name)}
+        hidden = {"mixture", "keys"} | {name for name in ("mixed", "split_into", "overlap") if not getattr(self, name)}
         return {name: value for name, value in vars(self).items() if name not in hidden}
 
     def select(self, rows: Dataset, indices: np.ndarray) -> Dataset:
         """Return some of the split's rows, and keep `mixture` and `keys` in step."""
+        self.follow(indices)
+        return rows.select(indices)
+
+    def follow(self, indices: np.ndarray) -> None:
+        """Make `mixture` and `keys` those of the rows at these indices; an index may occur several times."""
         if self.mixture is not None:
             self.mixture.source_of = self.mixture.source_of[indices]
         if self.keys is not None:
             self.keys = self.keys[indices]
-        return rows.select(indices)
 
     def leave_out(self, rows: Dataset, other: "SplitStats", counted: bool = True) -> Dataset:
         """Return the rows whose prompts are not in another split.

@@ -8,11 +8,13 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.cards import recipe_of
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS, TEXT
-from hfkit.data.messages import RenderError
+from hfkit.data.messages import RenderError, tools_of
+from hfkit.data.rendering import TEMPLATE_KWARGS, variables_of
 from hfkit.data.splits import SplitStats, load_rows
 from hfkit.evaluation.held_out import prompt_and_reply
 from hfkit.evaluation.replies import Subject
 
+OPTIONS = ("tools", TEMPLATE_KWARGS)  # columns that the chat template reads
 REFERENCE_COLUMNS = [column for column in INSTRUCTIONS if column not in TEXT]
 
 
@@ -45,7 +47,7 @@ def rows_with_prompts(rows: list[dict], columns: list[str]) -> list[dict]:
     """Return the rows that have a prompt, as `load_prompts` does."""
     parsed = [(row, prompt_and_reply(row)) for row in rows]
     return [
-        {"prompt": found[0], "reference": found[1], **{name: row[name] for name in columns}}
+        {"prompt": found[0], "reference": found[1], **{name: row[name] for name in (*columns, *OPTIONS) if name in row}}
         for row, found in parsed
         if found is not None
     ]
@@ -73,7 +75,8 @@ def shared_prompts(
     limits = {name: min(max_prompt_length, context - response_length) for name, context in contexts.items()}
     for row in rows:
         try:
-            encoded = {subject.name: subject.encode(row["prompt"]) for subject in subjects}
+            options = tools_of(row.get("tools")), variables_of(row)
+            encoded = {subject.name: subject.encode(row["prompt"], *options) for subject in subjects}
         except RenderError as error:
             lost[str(error)] += 1
             continue

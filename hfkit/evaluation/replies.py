@@ -12,7 +12,8 @@ from hfkit.data.chat_template import encode_prompt
 from hfkit.data.messages import Messages
 from hfkit.evaluation.results_file import ResultsFile
 from hfkit.models.generation import generate_replies, likelihoods, stop_ids
-from hfkit.models.loading import cached_config, load_policy, load_tokenizer
+from hfkit.models.loading import cached_config, load_policy
+from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.record import model_identity
 from hfkit.records.source import Source
 
@@ -48,14 +49,24 @@ class Reply:
 class Subject:
     """A language model or an adapter under evaluation; its weights are loaded when they are first needed.
 
+    Args:
+        chat_template_kwargs: variables of its chat template, in place of those that it was trained with.
+
     Raises:
         HfkitError: its tokenizer cannot be read.
     """
 
-    def __init__(self, name: str, path: str, revision: str = "main", dtype: str = "float32"):
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        revision: str = "main",
+        dtype: str = "float32",
+        chat_template_kwargs: dict | None = None,
+    ):
         self.name, self.path, self.revision, self.dtype = name, path, revision, dtype
         try:
-            self.tokenizer = load_tokenizer(path, revision)
+            self.tokenizer = load_tokenizer(path, revision, chat_template_kwargs=chat_template_kwargs)
         except (OSError, ValueError) as error:
             raise HfkitError(f"the tokenizer of {path} cannot be read: {reason(error)}") from error
 
@@ -83,14 +94,16 @@ class Subject:
         self.__dict__.pop("model", None)
         gc.collect()  # a model refers to itself, and a GPU may have no room for two
 
-    def encode(self, prompt: str | Messages) -> list[int]:
+    def encode(
+        self, prompt: str | Messages, tools: list[dict] | None = None, variables: dict | None = None
+    ) -> list[int]:
         """Return the token ids of a prompt, ready to generate from.
 
         Without a chat template, a conversation is the text of its messages with an empty line between them.
         """
         if not self.tokenizer.chat_template and not isinstance(prompt, str):
             prompt = "\n\n".join(message["content"] for message in prompt) + "\n\n"
-        return encode_prompt(self.tokenizer, prompt)
+        return encode_prompt(self.tokenizer, prompt, tools, variables)
 
 
 def load_or_sample(

@@ -9,6 +9,7 @@ from transformers import BatchEncoding, GenerationConfig, PreTrainedModel, PreTr
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from hfkit.core.device import keep_random_state
+from hfkit.data.turn_end import turn_end_ids
 from hfkit.metrics.formulas import kl_per_reply, token_entropy
 
 STRIDE = 16  # tokens sampled before the rows that have ended leave the batch
@@ -31,7 +32,7 @@ def generate_replies(
         prompts: token ids, as `chat_template.encode_prompt` returns them.
         temperature: 0 takes the likeliest token; otherwise temperature is the only logits processor.
         seed: of the sampling; torch's global generators are restored.
-        stop_token_ids: end a reply; default is the tokenizer's EOS.
+        stop_token_ids: end a reply; default is the EOS and the end of the turn.
     """
     with keep_random_state(model.device):
         torch.manual_seed(seed)
@@ -49,7 +50,7 @@ def sample_replies(
     stop_token_ids: list[int] | None = None,
 ) -> list[list[int]]:
     """Return replies as `generate_replies` does, drawn from torch's global generator."""
-    config = sampling_config(tokenizer, max_new_tokens, temperature, stop_token_ids or [tokenizer.eos_token_id])
+    config = sampling_config(tokenizer, max_new_tokens, temperature, stop_token_ids or turn_end_ids(tokenizer))
     replies = []
     with without_generation_defaults(model):
         for start in range(0, len(prompts), batch_size):
@@ -129,10 +130,10 @@ def set_generation_config(model: PreTrainedModel | PeftModel, config: Generation
 
 
 def stop_ids(config: GenerationConfig, tokenizer) -> list[int]:
-    """Return the token ids that end a reply: those of the generation config, and the tokenizer's EOS."""
+    """Return the token ids that end a reply: of the generation config, the tokenizer's EOS, and the turn's end."""
     ids = config.eos_token_id
     ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
-    return [*dict.fromkeys([*ids, tokenizer.eos_token_id])]
+    return [*dict.fromkeys([*ids, *turn_end_ids(tokenizer)])]
 
 
 @dataclass

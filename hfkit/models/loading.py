@@ -1,11 +1,10 @@
-"""Loads tokenizers and models from a folder or from the Hub.
+"""Loads models from a folder or from the Hub.
 
 A path may name a full model or a LoRA adapter, which is loaded with its base. Weights are loaded from safetensors, and
 no code that comes with a model is run.
 """
 
 from functools import cache
-from pathlib import Path
 
 import torch
 from peft import PeftModel, TaskType, get_peft_model
@@ -13,7 +12,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -24,62 +22,15 @@ from hfkit.core.console import warn
 from hfkit.core.device import device, disable_cudnn_attention
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
-from hfkit.core.hub_files import MODEL_FILES, TOKENIZER_FILES
+from hfkit.core.hub_files import MODEL_FILES
 from hfkit.models.adapters import load_adapter, load_adapter_weights, lora_config, merge_adapter, read_adapter_weights
 from hfkit.models.quantization import prevent_packing, quantization_as_trained, quantization_of
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
+from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import base_identity
 from hfkit.records.source import Source
 
 HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
-
-# Tokens of common vocabularies that never occur in a conversation, in the order of preference for padding.
-PAD_CANDIDATES = ("<pad>", "<|pad|>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<unk>", "<|endoftext|>")
-
-
-def read_tokenizer(path: str, revision: str = "main", chat_template: str | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model, whatever it pads with.
-
-    Raises:
-        ValueError: no EOS.
-    """
-    folder = local_folder(path, revision, TOKENIZER_FILES)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if tokenizer.eos_token is None:
-        raise ValueError("it has no EOS token, so a model could not end a text")
-    if chat_template is not None:
-        tokenizer.chat_template = Path(chat_template).read_text()
-    if getattr(tokenizer, "chat_control_tokens", None) is None:
-        # Special tokens in messages are text (see chat_template.py); tokens such as <think> in a reply stay tokens.
-        tokenizer.chat_control_tokens = []
-    return tokenizer
-
-
-def load_tokenizer(
-    path: str, revision: str = "main", pad_token: str | None = None, chat_template: str | None = None
-) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model, with a pad token that is not its EOS.
-
-    With pad == EOS, masks of the pad token mask the EOS too, and the model never learns to stop. The pad token is one
-    of the vocabulary, so the embedding does not grow.
-
-    Raises:
-        HfkitError: there is no token to pad with.
-        ValueError: no EOS.
-    """
-    tokenizer = read_tokenizer(path, revision, chat_template)
-    vocabulary = tokenizer.get_vocab()
-    if pad_token is None and tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
-        return tokenizer
-    usable = [token for token in PAD_CANDIDATES if token in vocabulary and token != tokenizer.eos_token]
-    pad_token = pad_token or next(iter(usable), None)
-    if pad_token is None or pad_token not in vocabulary or pad_token == tokenizer.eos_token:
-        raise HfkitError(
-            f"{path} has no token to pad with besides its EOS {tokenizer.eos_token!r} (pad_token: {pad_token}): set "
-            "pad_token to a token of its vocabulary that your texts never contain"
-        )
-    tokenizer.pad_token = pad_token
-    return tokenizer
 
 
 def load_base(
@@ -271,9 +222,6 @@ def is_classifier(path: str, revision: str) -> bool:
         return "ForSequenceClassification" in str(cached_config(path, revision).architectures)
     except (OSError, ValueError):
         return False
-
-
-cached_tokenizer = cache(load_tokenizer)
 
 
 @cache

@@ -4,9 +4,11 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfkit.data.chat_template import Messages, encode_conversation
-from hfkit.models.loading import load_classifier, load_tokenizer
+from hfkit.data.chat_template import encode_replies
+from hfkit.data.messages import Messages
+from hfkit.models.loading import load_classifier
 from hfkit.models.score_head import compute_head_in_float32
+from hfkit.models.tokenizers import load_tokenizer
 
 
 class RewardModel:
@@ -31,7 +33,7 @@ class RewardModel:
     ) -> torch.Tensor:
         """Return rewards, float32 (N,) on the CPU; a prompt is a user turn or messages, a reply an assistant turn."""
         pairs = zip(prompts, replies, strict=True)
-        rows = [encode_conversation(self.tokenizer, prompt, reply)[0] for prompt, reply in pairs]
+        rows = [encode_replies(self.tokenizer, prompt, [reply])[0] for prompt, reply in pairs]
         return self.score_ids(rows, batch_size)
 
     @torch.no_grad()

@@ -5,6 +5,8 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hfkit.data.turn_end import turn_end_ids
+
 
 def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save the weights (only the adapter's if there is one), the tokenizer and the generation config.
@@ -19,10 +21,10 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
     if model.can_generate():
         generation = model.generation_config
         generation.pad_token_id = tokenizer.pad_token_id
-        stop_token_ids, eos = generation.eos_token_id, tokenizer.eos_token_id
-        if stop_token_ids is None:
-            generation.eos_token_id = eos
+        given, ends = generation.eos_token_id, turn_end_ids(tokenizer)
+        if given is None:
+            generation.eos_token_id = ends if len(ends) > 1 else ends[0]
         else:
-            stop_token_ids = stop_token_ids if isinstance(stop_token_ids, list) else [stop_token_ids]
-            generation.eos_token_id = stop_token_ids if eos in stop_token_ids else [*stop_token_ids, eos]
+            given = given if isinstance(given, list) else [given]
+            generation.eos_token_id = [*given, *(token for token in ends if token not in given)]
         generation.save_pretrained(folder)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from hfkit.core.errors import HfkitError, reason
-from hfkit.data.chat_template import Messages
+from hfkit.data.messages import Messages
 
 RewardFunction = Callable[..., Iterable[float]]
 """f(prompts, replies, **columns): one finite number for each reply."""

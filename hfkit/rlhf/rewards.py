@@ -8,13 +8,18 @@ from transformers import PreTrainedTokenizerBase
 
 from hfkit.config.stages import PPOConfig
 from hfkit.core.errors import HfkitError
-from hfkit.data.chat_template import Messages, RenderError, encode_conversation
-from hfkit.models.loading import load_tokenizer
+from hfkit.data.chat_template import encode_replies
+from hfkit.data.messages import Messages, RenderError
+from hfkit.data.rendering import TEMPLATE_KWARGS, set_template_kwargs, template_kwargs
 from hfkit.models.reward_model import RewardModel
+from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.record import record_of
 from hfkit.rlhf.controllers import RewardNormalizer
 from hfkit.rlhf.forward import Model
 from hfkit.rlhf.reward_functions import RewardFunction, call_reward_function, import_reward_function
+
+NOT_FOR_FUNCTIONS = ("prompt", "input_ids", "tools", TEMPLATE_KWARGS)
+"""Columns that are no keyword arguments of reward functions unless they are asked for."""
 
 
 @dataclass
@@ -26,6 +31,7 @@ class Scorer:
         model: None where only functions score.
         same_ids: whether the reward model reads the policy's token ids as they are.
         weights: one for the model, if there is one, then one for each function; default 1 each.
+        columns: of the rows that functions ask for, as `reward_columns`.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -34,6 +40,7 @@ class Scorer:
     functions: dict[str, RewardFunction] = field(default_factory=dict)
     weights: list[float] = field(default_factory=list)
     batch_size: int = 16
+    columns: list[str] = field(default_factory=list)
 
     def __call__(self, prompts: list[list[int]], replies: list[list[int]], rows: list[dict]) -> dict[str, torch.Tensor]:
         """Return the scores of replies, float32 (N,) on the CPU: `total`, and each part before its weight.
@@ -55,7 +62,8 @@ class Scorer:
                 parts["model"] = self.model(prompt_texts, [*texts], self.batch_size)
             except RenderError as error:
                 raise HfkitError(f"the reward model's chat template cannot render a reply: {error}") from error
-        columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", "input_ids")}
+        names = [name for name in rows[0] if name in self.columns or name not in NOT_FOR_FUNCTIONS]
+        columns = {name: [row[name] for row in rows] for name in names}
         for name, function in self.functions.items():
             parts[name] = call_reward_function(name, function, prompt_texts, texts, columns)
         if not parts:
@@ -92,7 +100,9 @@ def scoring_tokenizer(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> 
     if config.reward_model_path is None:
         return None
     own = load_reward_tokenizer(config)
+    set_template_kwargs(own, config.chat_template_kwargs)
     same = own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template
+    same = same and template_kwargs(own) == template_kwargs(tokenizer)
     return tokenizer if same else own
 
 
@@ -117,7 +127,7 @@ def validate_rendering(reward_tokenizer: PreTrainedTokenizerBase, prompt: str | 
         HfkitError: the reward model's own tokenizer cannot render it.
     """
     try:
-        encode_conversation(reward_tokenizer, prompt, "yes")
+        encode_replies(reward_tokenizer, prompt, ["yes"])
     except RenderError as error:
         raise HfkitError(
             f"reward_model_path: its tokenizer differs from the policy's and cannot render the prompts: {error}"
@@ -134,7 +144,8 @@ def load_scorer(
     model = None if reward_model is None or reward_tokenizer is None else RewardModel(reward_model, reward_tokenizer)
     functions = {path: import_reward_function(path) for path in config.reward_functions}
     size = config.per_device_eval_batch_size
-    return Scorer(tokenizer, model, reward_tokenizer is tokenizer, functions, config.reward_weights, size)
+    same = reward_tokenizer is tokenizer
+    return Scorer(tokenizer, model, same, functions, config.reward_weights, size, config.reward_columns)
 
 
 def initial_normalizer(config: PPOConfig) -> RewardNormalizer | None:

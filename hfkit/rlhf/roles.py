@@ -13,12 +13,12 @@ from hfkit.models.loading import (
     add_trainable_adapter,
     load_base,
     load_classifier,
-    load_tokenizer,
     load_trainable,
     loading_options,
     reward_source,
 )
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
+from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import same_base
 from hfkit.records.source import Source
 from hfkit.rlhf.forward import Model, without_adapter

@@ -19,8 +19,8 @@ from hfkit.data.forms import PROMPTS, encode_prompts
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
-from hfkit.models.loading import load_tokenizer
 from hfkit.models.saving import save_model
+from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.records.metrics_file import read_metrics
 from hfkit.rlhf import PPOTrainer
 from hfkit.rlhf.monitor import mean_metrics
@@ -41,7 +41,7 @@ def main(config: PPOConfig) -> Path:
     set_seed(config.seed)
     prepare_device(config)
     # Data
-    tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template)
+    tokenizer = load_stage_tokenizer(config)
     train_rows, test_rows, stats = load_splits(config, PROMPTS, config.reward_columns)
     train_rows = encode_prompts(train_rows, tokenizer, stats["train"], config)
     if test_rows is not None:

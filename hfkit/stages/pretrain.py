@@ -19,8 +19,9 @@ from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.metrics.formulas import bits_per_byte, perplexity
 from hfkit.models.adapters import record_base
-from hfkit.models.loading import load_tokenizer, load_trainable
+from hfkit.models.loading import load_trainable
 from hfkit.models.saving import save_model
+from hfkit.models.tokenizers import load_tokenizer
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import held_out_metrics, set_callbacks, train, trainer_arguments
 from hfkit.training.callbacks import Samples

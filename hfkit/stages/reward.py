@@ -20,8 +20,9 @@ from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.metrics.preference import pair_metrics
 from hfkit.models.adapters import record_base
-from hfkit.models.loading import load_tokenizer, load_trainable
+from hfkit.models.loading import load_trainable
 from hfkit.models.saving import save_model
+from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.records.record import read_record
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import keep_trainable_dtype, set_callbacks, train, trainer_arguments
@@ -34,7 +35,7 @@ def main(config: RewardConfig) -> Path:
     set_seed(config.seed)
     prepare_device(config)
     # Data
-    tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template)
+    tokenizer = load_stage_tokenizer(config)
     train_rows, test_rows, stats = load_splits(config, COMPARISONS)
     is_ranking = "replies" in train_rows.column_names
     train_rows = encode_comparisons(train_rows, tokenizer, stats["train"], config)

@@ -18,8 +18,9 @@ from hfkit.data.packing import pack_conversations, require_separation, separatin
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
-from hfkit.models.loading import load_tokenizer, load_trainable
+from hfkit.models.loading import load_trainable
 from hfkit.models.saving import save_model
+from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import held_out_metrics, keep_trainable_dtype, set_callbacks, train, trainer_arguments
 
@@ -30,7 +31,7 @@ def main(config: SFTConfig) -> Path:
     set_seed(config.seed)
     prepare_device(config)
     # Data
-    tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token, config.chat_template)
+    tokenizer = load_stage_tokenizer(config)
     train_rows, test_rows, stats = load_splits(config, INSTRUCTIONS)
     train_rows = encode_instructions(train_rows, tokenizer, stats["train"], config)
     if test_rows is not None:

@@ -24,7 +24,8 @@ from hfkit.commands.chat.models import LoadedModels
 from hfkit.commands.chat.session import ChatSession
 from hfkit.core.console import printable
 from hfkit.core.errors import HfkitError
-from hfkit.models.loading import load_policy, load_tokenizer
+from hfkit.models.loading import load_policy
+from hfkit.models.tokenizers import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240  # times that nothing comes for half a second, before a process is given up on

@@ -12,7 +12,7 @@ from hfkit.commands.data.cards import stages_reading
 from hfkit.commands.data.preview import highlight
 from hfkit.config.registry import STAGES
 from hfkit.data.cards import REQUIRED_COLUMNS
-from hfkit.data.chat_template import SANITIZES
+from hfkit.data.rendering import SANITIZES
 
 TURN = {"prompt": "What does Ann like?", "response": "Ann likes red."}
 PAIR = {"prompt": "What does Ann like?", "chosen": "Ann likes red.", "rejected": "red"}

@@ -33,7 +33,7 @@ from hfkit.data.caching import (
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions, instruction_row
 from hfkit.data.packing import pack_documents
 from hfkit.data.splits import load_splits
-from hfkit.models.loading import load_tokenizer
+from hfkit.models.tokenizers import load_tokenizer
 
 ROWS = [{"prompt": f"Who is {n}?", "response": "It is Ann." if n else ""} for n in range(20)]
 FRESH = """

@@ -6,9 +6,16 @@ import json
 import pytest
 from dialogue import PROMPT, REPLY
 
-from hfkit.data import chat_template
-from hfkit.data.chat_template import SANITIZES, encode_conversation, encode_prompt, encode_replies, encode_text
+from hfkit.data import rendering
+from hfkit.data.chat_template import (
+    encode_conversation,
+    encode_prompt,
+    encode_replies,
+    encode_text,
+    split_conversation,
+)
 from hfkit.data.messages import RenderError, tools_of
+from hfkit.data.rendering import SANITIZES
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -75,9 +82,18 @@ def test_a_template_that_closes_no_turn_gets_its_end_of_text(with_template):
     assert said(with_template(OPEN_ENDED), PROMPT, REPLY).endswith("<|endoftext|>")
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(with_template):
-    with pytest.raises(RenderError, match="rewrites earlier messages"):
-        encode_conversation(with_template(FORGETFUL), CHAT, REPLY)
+def test_a_template_that_rewrites_earlier_turns_makes_a_sequence_of_each_reply(with_template):
+    tokenizer = with_template(FORGETFUL)
+    texts = [
+        (tokenizer.decode(ids), tokenizer.decode([token for token, mine in zip(ids, mask, strict=True) if mine]))
+        for ids, mask in split_conversation(tokenizer, CHAT, REPLY)
+    ]
+    head, eos = "<|system|>Be brief.<|user|>Hello<|assistant|>", tokenizer.eos_token
+    assert texts == [
+        (f"{head}Hi.{eos}", f"Hi.{eos}"),
+        (f"{head}(short){eos}<|user|>{PROMPT}<|assistant|>{REPLY}{eos}", f"{REPLY}{eos}"),
+    ]
+    assert encode_conversation(tokenizer, CHAT, REPLY) == split_conversation(tokenizer, CHAT, REPLY)[-1]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +239,7 @@ def test_what_people_write_cannot_end_a_turn_or_begin_one(tokenizer, text):
 
 def test_without_a_sanitizer_a_space_breaks_special_tokens(tokenizer, monkeypatch):
     """Transformers before 5.20; the rows that were given stay as they were."""
-    monkeypatch.setattr(chat_template, "SANITIZES", False)
+    monkeypatch.setattr(rendering, "SANITIZES", False)
     chat = [{"role": "user", "content": "Ann <|endoftext|> likes"}]
     ids, _ = encode_conversation(tokenizer, chat, "red.")
     assert tokenizer.decode(ids) == "<|user|>\nAnn < |endoftext|> likes\n<|assistant|>\nred.<|endoftext|>"

@@ -21,6 +21,7 @@ from hfkit.data.forms import (
     prompt_row,
 )
 from hfkit.data.packing import pack_documents
+from hfkit.data.reply_tokens import NOT_THE_REPLY
 from hfkit.data.sources import load_entry
 from hfkit.data.splits import SplitStats
 
@@ -120,13 +121,15 @@ def test_a_row_that_is_kept_with_a_fault_says_so(tokenizer, row, found):
         ("{{ bos_token }}" + TURNS, ""),
         (TURNS, faults.NO_BOS),
         ("{{ bos_token }}{{ bos_token }}" + TURNS, faults.TWO_BOS),
-        ("{{ bos_token }}" + TURNS.replace("{{ m.content }}", "{{ m.content | upper }}"), faults.MASK),
-        ("{{ bos_token }}" + TURNS.replace("{{ m.content }}", "{{ m.content }} Sure."), faults.MASK),
+        ("{{ bos_token }}" + TURNS.replace("{{ m.content }}", "{{ m.content | upper }}"), NOT_THE_REPLY),
+        ("{{ bos_token }}" + TURNS.replace("{{ m.content }}", "{{ m.content }} Sure."), NOT_THE_REPLY),
+        ("{{ bos_token }}" + TURNS.replace("{{ m.content }}", "Sure. {{ m.content }}"), NOT_THE_REPLY),
     ],
-    ids=["right", "no BOS", "two BOS", "another reply", "more than the reply"],
+    ids=["right", "no BOS", "two BOS", "another reply", "more than the reply", "more before the reply"],
 )
 def test_a_template_that_does_not_say_what_the_row_says_is_told(with_bos, template, found):
-    assert instruction_row({"prompt": PROMPT, "response": REPLY}, with_bos(template), 64)["faults"] == found
+    made = instruction_row({"prompt": PROMPT, "response": REPLY}, with_bos(template), 64)
+    assert (made["dropped"] or made["faults"]) == found
 
 
 def test_faults_are_counted_in_the_account_and_told(tokenizer):

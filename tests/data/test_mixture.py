@@ -12,6 +12,7 @@ from hfkit.config.stages import PPOConfig, SFTConfig
 from hfkit.core.errors import HfkitError
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions, encode_prompts
 from hfkit.data.mixture import Mixture
+from hfkit.data.reply_tokens import NO_TOOL_CALLS
 from hfkit.data.splits import load_splits
 from hfkit.records.record import read_record
 
@@ -224,7 +225,7 @@ NO_MESSAGES = "neither text nor messages ({role: ..., content: ...})"
 @pytest.mark.parametrize(
     ("rows", "dropped"),
     [
-        ([{"prompt": [*CHAT[:1], CALL], "response": "Hello."}], {}),
+        ([{"prompt": [*CHAT[:1], CALL], "response": "Hello."}], {NO_TOOL_CALLS: 1}),
         ([{"prompt": [*CHAT[:1], NOT_JSON], "response": "Hello."}], {"tool_calls whose arguments are not JSON": 1}),
         ([{"prompt": [None], "response": "Hello."}, {"prompt": CHAT[:1], "response": "Hello."}], {NO_MESSAGES: 1}),
         ([{"prompt": CHAT[0], "response": "Hello."}], {NO_MESSAGES: 1}),

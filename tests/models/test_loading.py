@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import hfkit
 from hfkit.core.errors import HfkitError
-from hfkit.models.loading import load_classifier, load_tokenizer, load_trainable
+from hfkit.models.loading import load_classifier, load_trainable
+from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.source import Source
 
 

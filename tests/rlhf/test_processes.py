@@ -10,7 +10,8 @@ from interruption import assert_same_run, stopped_copy
 from ppo_small import PTX, REPLIES, models, small_trainer
 from processes import WORLD, launch
 
-from hfkit.models.loading import load_policy, load_tokenizer
+from hfkit.models.loading import load_policy
+from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.record import read_record
 from hfkit.rlhf import update as updating
 

@@ -9,7 +9,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 from hfkit.models.adapters import can_merge, temporarily_merged
-from hfkit.models.loading import load_policy, load_tokenizer
+from hfkit.models.loading import load_policy
+from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.metrics_file import read_metrics
 from hfkit.rlhf.rollout import GenerateEngine
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from hfkit.core.errors import ConfigError, HfkitError
-from hfkit.models.loading import load_tokenizer
+from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record, weights_hash
 from hfkit.rlhf.roles import load_roles

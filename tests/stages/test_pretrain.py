@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hfkit.core.errors import ConfigError
-from hfkit.models.loading import load_tokenizer
+from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.core.errors import HfkitError
-from hfkit.data.chat_template import Messages, RenderError, encode_prompt
+from hfkit.data.chat_template import encode_prompt
+from hfkit.data.messages import Messages, RenderError
 
 
 @dataclass

@@ -14,7 +14,10 @@ from transformers import set_seed
 from hfkit.commands.chat.conversation import Settings
 from hfkit.commands.chat.models import LoadedModels
 from hfkit.commands.chat.session import ChatSession, answer_once
+from hfkit.core.errors import HfkitError
 from hfkit.core.explain_errors import explain_out_of_memory
+from hfkit.data.messages import RenderError
+from hfkit.data.rendering import TEMPLATE_KWARGS, variables_of
 
 
 def chat(
@@ -24,6 +27,8 @@ def chat(
     prompt: str | None = None,
     revision: str = "main",
     dtype: str = "float32",
+    chat_template: str | None = None,
+    chat_template_kwargs: str | dict | None = None,
     seed: int = 42,
     **settings,
 ) -> None:
@@ -33,6 +38,8 @@ def chat(
         model, against: folder or Hub id.
         adapter: adapters on the base of `model`, to switch to.
         revision: branch, tag or commit of `model` on the Hub.
+        chat_template: Jinja file, or the name of one of the tokenizer's templates.
+        chat_template_kwargs: variables of the chat template, a mapping or its JSON.
         settings: `temperature`, `length` and `system`, see `hfkit.commands.chat.conversation.Settings`.
 
     Raises:
@@ -40,7 +47,7 @@ def chat(
             has no memory left.
     """
     settings = Settings(**settings)
-    loaded = LoadedModels(dtype)
+    loaded = LoadedModels(dtype, chat_template, parse_template_kwargs(chat_template_kwargs))
     with explain_out_of_memory(loaded):
         models = [loaded.add(model, revision), *([loaded.add(against)] if against else [])]
         for path in adapter or []:
@@ -50,6 +57,18 @@ def chat(
             answer_once(models, prompt, settings)
         else:
             ChatSession(loaded, models, settings).run(sys.stdin)
+
+
+def parse_template_kwargs(given: str | dict | None) -> dict:
+    """Return the variables of the chat template.
+
+    Raises:
+        HfkitError: they are no mapping.
+    """
+    try:
+        return variables_of({TEMPLATE_KWARGS: given})
+    except RenderError as error:
+        raise HfkitError(f"--chat_template_kwargs: {given}: expected a mapping as JSON") from error
 
 
 def main(given: Namespace) -> int:

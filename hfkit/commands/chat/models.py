@@ -22,8 +22,9 @@ from hfkit.core.files import RECORD
 from hfkit.core.interrupts import catch_interrupts
 from hfkit.models.adapters import load_adapter
 from hfkit.models.generation import sampling_config, stop_ids, without_generation_defaults
-from hfkit.models.loading import is_classifier, load_base, read_tokenizer
+from hfkit.models.loading import is_classifier, load_base
 from hfkit.models.quantization import quantization_as_trained
+from hfkit.models.tokenizers import read_tokenizer
 from hfkit.records.base import same_base
 from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source, find_file
@@ -118,10 +119,13 @@ class LoadedModels:
 
     Args:
         dtype: of the weights to load.
+        chat_template, chat_template_kwargs: as of `read_tokenizer`, for every model.
     """
 
-    def __init__(self, dtype: str = "float32"):
-        self.dtype = dtype
+    def __init__(
+        self, dtype: str = "float32", chat_template: str | None = None, chat_template_kwargs: dict | None = None
+    ):
+        self.dtype, self.template_options = dtype, (chat_template, chat_template_kwargs)
         self.models: dict[str, ChatModel] = {}
         self.bases: list[LoadedBase] = []
 
@@ -161,7 +165,7 @@ class LoadedModels:
 
     def add_on(self, source: Source, base: LoadedBase) -> ChatModel:
         """Load a source's adapter, if it has one, onto a base; name the model by the end of its path that is unique."""
-        tokenizer, adapter = read_tokenizer(source.path, source.revision), None
+        tokenizer, adapter = read_tokenizer(source.path, source.revision, *self.template_options), None
         if source.adapter:
             adapter = f"adapter_{len(self.models)}"
             base.model = load_adapter(base.model, source, adapter_name=adapter).eval()

@@ -21,14 +21,13 @@ from hfkit.core.console import say, warn
 from hfkit.core.errors import HfkitError
 from hfkit.data import faults
 from hfkit.data.forms import FORMS
-from hfkit.models.loading import load_tokenizer
+from hfkit.models.tokenizers import load_tokenizer
 from hfkit.stages.read_configs import read_configs
 
 BARS, BAR_WIDTH = 12, 30
 FINE = {
     faults.NO_EOS: "end-of-text at the end",
     faults.TWO_BOS: "no second begin-of-text",
-    faults.MASK: "the trained tokens are the replies",
 }
 """What every row has if none has the fault."""
 
@@ -78,8 +77,8 @@ def stages_to_check(given: Namespace) -> Iterator[tuple[str, object, PreTrainedT
                 "--tokenizer"
             )
         revision = "main" if named else config.model_revision
-        pad, template = getattr(config, "pad_token", None), getattr(config, "chat_template", None)
-        yield stage, config, load_tokenizer(path, revision, pad, template)
+        options = [getattr(config, name, None) for name in ("pad_token", "chat_template", "chat_template_kwargs")]
+        yield stage, config, load_tokenizer(path, revision, *options)
 
 
 def percentage(part: int, whole: int) -> str:
@@ -99,6 +98,7 @@ def survey_lines(survey: Survey) -> list[str]:
         lines.append(f"{survey.cut:,} cut ({cut}): {tokens:,} tokens ({share}) past {survey.limit}")
     lines += [f"{count:,} ({percentage(count, survey.kept)}) {fault}" for fault, count in survey.faults.items()]
     fine = [FINE[fault] for fault in FORMS[survey.form].faults if fault not in survey.faults]
+    fine += ["the trained tokens are the replies"] * bool(survey.trained)
     if survey.kept and fine:
         lines.append(f"in every row: {', '.join(fine)}")
     if survey.duplicates:

@@ -6,7 +6,7 @@ same flags. `--lost` shows rows that are dropped, cut or faulty instead of the f
 """
 
 from argparse import Namespace
-from itertools import groupby
+from itertools import accumulate, groupby
 
 from rich.console import Console
 from rich.text import Text
@@ -16,8 +16,10 @@ from hfkit.commands.data.survey import SPLITS, load_source
 from hfkit.core.console import printable
 from hfkit.data.chat_template import encode_prompt
 from hfkit.data.conversions import prompt_of
+from hfkit.data.encoding import PARTS
 from hfkit.data.forms import IGNORE
 from hfkit.data.messages import RenderError, tools_of
+from hfkit.data.rendering import variables_of
 
 SHOWN_CHARACTERS = 2_000  # of a dropped row
 
@@ -59,7 +61,10 @@ def parts_of(row: dict, encoded: dict, tokenizer) -> list[tuple[str, list[int], 
     if encoded["dropped"] or tokenizer is None:
         return [(str(row)[:SHOWN_CHARACTERS], [], [])]
     if "labels" in encoded:
-        return [("", encoded["input_ids"], [label != IGNORE for label in encoded["labels"]])]
+        ids, labels = encoded["input_ids"], encoded["labels"]
+        ends = [*accumulate(encoded[PARTS] or [len(ids)])]
+        spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        return [("", ids[span], [label != IGNORE for label in labels[span]]) for span in spans]
     if "input_ids" in encoded:
         is_text = "prompt" not in encoded
         return [("", encoded["input_ids"], [is_text] * len(encoded["input_ids"]))]
@@ -75,7 +80,7 @@ def parts_of(row: dict, encoded: dict, tokenizer) -> list[tuple[str, list[int], 
 def reply_start(row: dict, sequences: list[list[int]], tokenizer) -> int:
     """Return where the replies begin, which is after the prompt; 0 if the sequences do not begin with it."""
     try:
-        prompt = encode_prompt(tokenizer, prompt_of(row), tools_of(row.get("tools")))
+        prompt = encode_prompt(tokenizer, prompt_of(row), tools_of(row.get("tools")), variables_of(row))
     except RenderError:
         prompt = []
     return len(prompt) if all(ids[: len(prompt)] == prompt for ids in sequences) else 0

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
 
+from transformers import PreTrainedTokenizerBase
+
 from hfkit.config.registry import MERGE, StageSpec, spec_of
+from hfkit.core.errors import HfkitError
 from hfkit.core.file_types import has_known_suffix
 from hfkit.core.files import read_json_mapping
+from hfkit.models.tokenizers import read_tokenizer
 from hfkit.records.source import ADAPTER_CONFIG
 
 # With a namespace, since a name alone may be what is left of a local path.
@@ -77,12 +81,13 @@ class RunInfo:
         file = self.folder / "chat_template.jinja"
         return file.read_text(encoding="utf-8") if file.is_file() else self.tokenizer_config.get("chat_template")
 
-    @property
-    def template_writes_eos(self) -> bool:
-        """Whether the chat template itself writes the end-of-text token after a response."""
-        eos = self.tokenizer_config.get("eos_token")
-        eos = eos.get("content") if isinstance(eos, dict) else eos
-        return any(name in str(self.chat_template) for name in ("eos_token", eos) if name)
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer in the folder; None where it cannot be read."""
+        try:
+            return read_tokenizer(str(self.folder))
+        except (OSError, ValueError, HfkitError):
+            return None
 
     @property
     def base(self) -> dict | None:

@@ -21,7 +21,8 @@ def folder_problems(config) -> list[Problem]:
 def template_problems(config) -> list[Problem]:
     """Return problems of a chat template that cannot be read, or is not Jinja."""
     path = getattr(config, "chat_template", None)
-    if path is None:
+    is_name = path and not path.endswith(".jinja") and Path(path).name == path and not Path(path).is_file()
+    if path is None or (is_name and hasattr(config, "model_name_or_path")):  # loading the tokenizer finds the name
         return []
     try:
         template = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", Path(path).read_text(encoding="utf-8"))

@@ -7,7 +7,8 @@ from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import HfkitError, Problem, reason
 from hfkit.core.hub_ids import HUB_ID, split_revision
 from hfkit.core.hub_retry import HubError
-from hfkit.models.loading import cached_config, cached_tokenizer, is_classifier
+from hfkit.models.loading import cached_config, is_classifier
+from hfkit.models.tokenizers import cached_tokenizer
 from hfkit.records.base import base_fault
 from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source
@@ -82,7 +83,7 @@ def vocabulary_problems(config) -> list[Problem]:
     """Return problems of a tokenizer that has ids beyond the model's embedding."""
     path, revision = tokenizer_source(config)
     try:
-        tokenizer = cached_tokenizer(path, revision, config.pad_token)
+        tokenizer = cached_tokenizer(path, revision, config.pad_token, config.chat_template)
         if getattr(config, "model_config", None):
             size = config.model_config.get("vocab_size")
         else:
@@ -130,12 +131,14 @@ def weights_problems(key: str, path: str) -> list[Problem]:
 
 def model_tokenizer_problems(config, key: str, path: str, revision: str) -> list[Problem]:
     """Return problems of a tokenizer that cannot be read, or that has no pad token but its EOS."""
+    chosen = config.chat_template if key in ("model_name_or_path", "tokenizer_name_or_path") else None
     try:
-        cached_tokenizer(path, revision, config.pad_token)
+        cached_tokenizer(path, revision, config.pad_token, chosen)
     except HubError as error:
         return [Problem(key, path, f"its tokenizer cannot be read: {error}")]
     except HfkitError as error:
-        return [Problem("pad_token", config.pad_token, str(error), keys=MODEL_KEYS)]
+        wrong = "chat_template" if "chat_template" in str(error) else "pad_token"
+        return [Problem(wrong, getattr(config, wrong), str(error), keys=MODEL_KEYS)]
     except Exception as error:  # libraries raise errors of any kind for a broken folder
         return [Problem(key, path, f"its tokenizer cannot be read: {reason(error)}")]
     return []

@@ -1,0 +1,158 @@
+"""Render messages with a tokenizer's chat template, to text and to token ids.
+
+Text in rows stays text: a message that contains the text of a special token cannot end itself or begin another one.
+"""
+
+import inspect
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cache
+
+from jinja2 import Environment, TemplateError, meta
+from transformers import PreTrainedTokenizerBase
+
+from hfkit.data.messages import Messages, RenderError, iter_strings, map_strings, with_json_arguments
+
+# Transformers 5.20 and later can tokenize the text of special tokens in messages as plain characters.
+SANITIZES = "sanitize_control_tokens" in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
+MATCHES_NOTHING = r"[^\s\S]"
+TEMPLATE_KWARGS = "chat_template_kwargs"
+"""The key of a tokenizer's config, of a stage's config and of a row that holds variables of the chat template."""
+
+GIVEN_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
+"""Names in templates that Transformers fills in."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A rendered conversation: its text, as the template writes it, and its token ids."""
+
+    text: str
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class Template:
+    """The chat template of a tokenizer with the tools and the variables of one conversation."""
+
+    tokenizer: PreTrainedTokenizerBase
+    tools: list[dict] | None = None
+    variables: dict = field(default_factory=dict)
+
+    def render(self, messages: Messages, *, generation_prompt: bool = False) -> Rendered:
+        """Return the messages rendered; no messages are no tokens.
+
+        Arguments of tool calls are mappings, or their JSON where the template takes text only.
+
+        Raises:
+            RenderError: the template rejects the messages.
+        """
+        if not messages:
+            return Rendered("", [])
+        options = {**template_kwargs(self.tokenizer), **self.variables, "add_generation_prompt": generation_prompt}
+        text_only = with_json_arguments(messages)
+        try:
+            rendered = self._apply(messages, options)
+        except RenderError:
+            if text_only == messages:
+                raise
+            return self._apply(text_only, options)
+        calls = [call.get("function", call) for message in messages for call in message.get("tool_calls") or []]
+        if any(call.get("arguments") and str(call["arguments"]) in rendered.text for call in calls):
+            return self._apply(text_only, options)  # the template wrote a mapping as Python does
+        return rendered
+
+    def _apply(self, messages: Messages, options: dict) -> Rendered:
+        tokenizer, tools = self.tokenizer, self.tools
+        has_special = any(map(special_token_pattern(tokenizer).search, iter_strings([messages, tools])))
+        if has_special:
+            messages, tools = escape_special_tokens(tokenizer, [messages, tools])
+        try:
+            text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options)
+            if not (has_special and SANITIZES):
+                return Rendered(text, self.tokenize(text))
+            options = {**options, "sanitize_control_tokens": True, "return_dict": False}
+            return Rendered(text, tokenizer.apply_chat_template(messages, tools=tools, tokenize=True, **options))
+        except (TemplateError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise RenderError(f"the chat template rejects it: {error}") from error
+
+    def tokenize(self, text: str, literal: str = "") -> list[int]:
+        """Return the token ids of text that the template wrote.
+
+        Args:
+            literal: a part of the text, in which the text of a special token is read as plain characters.
+        """
+        if literal and special_token_pattern(self.tokenizer).search(literal) and literal in text:
+            before, _, after = text.rpartition(literal)
+            plain = self.tokenizer(literal, add_special_tokens=False, split_special_tokens=True).input_ids
+            return [*self.tokenize(before), *plain, *self.tokenize(after)]
+        return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+
+
+def template_kwargs(tokenizer: PreTrainedTokenizerBase) -> dict:
+    """Return the variables that a tokenizer gives its template; they are saved and loaded with it."""
+    return tokenizer.init_kwargs.get(TEMPLATE_KWARGS) or {}
+
+
+def set_template_kwargs(tokenizer: PreTrainedTokenizerBase, variables: dict | None) -> None:
+    """Set variables of the template for every conversation that the tokenizer renders, beside those it has."""
+    if variables:
+        tokenizer.init_kwargs[TEMPLATE_KWARGS] = {**template_kwargs(tokenizer), **variables}
+
+
+def template_variables(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Return the names of the variables that users can set in a tokenizer's chat templates."""
+    own = tokenizer.chat_template
+    templates = [*own.values()] if isinstance(own, dict) else [own or ""]
+    environment = Environment(extensions=["jinja2.ext.loopcontrols"])
+    texts = [re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template) for template in templates]
+    found = set().union(*(meta.find_undeclared_variables(environment.parse(text)) for text in texts))
+    return found - GIVEN_VARIABLES - {*tokenizer.special_tokens_map}
+
+
+def variables_of(row: dict) -> dict:
+    """Return the template's variables of a row, from a mapping or its JSON.
+
+    Raises:
+        RenderError: they are neither of the two.
+    """
+    given = row.get(TEMPLATE_KWARGS) or {}
+    try:
+        variables = json.loads(given) if isinstance(given, str) else given
+    except ValueError:
+        variables = None
+    if not isinstance(variables, dict):
+        raise RenderError(f"{TEMPLATE_KWARGS} that are not a mapping")
+    return {name: value for name, value in variables.items() if value is not None}  # Arrow adds the nulls
+
+
+@cache
+def special_token_pattern(tokenizer: PreTrainedTokenizerBase | None) -> re.Pattern:
+    """Return a pattern of the texts of a tokenizer's special tokens; None has none."""
+    tokens = [] if tokenizer is None else tokenizer.added_tokens_decoder.values()
+    texts = [token.content for token in tokens if token.special]
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or MATCHES_NOTHING)
+
+
+@cache
+def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the ids of a tokenizer's special tokens."""
+    added = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
+    return frozenset([*added, *tokenizer.all_special_ids])
+
+
+def escape_special_tokens(tokenizer: PreTrainedTokenizerBase, value: object) -> object:
+    """Return strings, in lists and mappings of any depth, as the model reads them.
+
+    They are unchanged where Transformers sanitizes them. Before 5.20, a space breaks the text of a special token:
+    `< |im_end|>`.
+    """
+    if SANITIZES:
+        return value
+    return map_strings(value, lambda text: special_token_pattern(tokenizer).sub(break_token, text))
+
+
+def break_token(token: re.Match) -> str:
+    """Return the text of a special token with a space after its first character."""
+    return f"{token[0][:1]} {token[0][1:]}"

@@ -1,0 +1,203 @@
+"""Find the token ids of one reply under a chat template: what follows its generation prompt, to the end of its turn.
+
+The reply is rendered with what precedes it. Where the template writes another text there than the generation prompt
+(it opens the thinking, or stands the system text in the last user message), the reply is put after the generation
+prompt, because that is what it is sampled after. What comes out is compared with the message: ids that are not the
+reply are never returned.
+"""
+
+import re
+from collections.abc import Iterator
+
+from hfkit.data.messages import Messages, RenderError
+from hfkit.data.rendering import Rendered, Template, special_token_ids
+from hfkit.data.turn_end import is_space, leading_special, turn_end
+
+NOT_THE_REPLY = "whose trained tokens would not be its replies"
+NO_THINKING = (
+    "with a reply without the thinking that the generation prompt opens (add <think>...</think> to the replies, or set "
+    "chat_template or chat_template_kwargs)"
+)
+NO_TOOL_CALLS = "with tool calls that the chat template does not render"
+NOT_LOCATED = "with a reply that cannot be located in what the chat template renders"
+OPENED = re.compile(r"(<(?:think|thinking|thought|reasoning)>)\s*$")
+CLOSED = re.compile(r"</(?:think|thinking|thought|reasoning)>")
+# What a template may write before the text of a reply: tags, and a channel between two special tokens (gpt-oss).
+HEADER = re.compile(r"<\|channel\|>\w*(?=<\|)|<[^<>]*>|\[/?[A-Z_]+\]|[▁Ġ]")
+REASONING = ("reasoning_content", "reasoning", "thinking")
+
+
+def encode_reply(
+    template: Template, messages: Messages, prompt: Rendered | None = None, following: dict | None = None
+) -> tuple[list[int], list[int]]:
+    """Return the token ids before the last message, the assistant's, and those of the message with its turn's end.
+
+    Args:
+        prompt: the messages before it with the generation prompt, where they are rendered already.
+        following: the message after it, for a template whose turns end with the marker of the next role.
+
+    Raises:
+        RenderError: the template rejects the messages, or renders the reply as another one.
+    """
+    before, message = messages[:-1], messages[-1]
+    whole = template.render(messages)
+    prompt = prompt or render_prompt(template, before, message, whole)
+    message = with_reasoning(message, whole.text)
+    for ids, text in candidates(template, before, message, prompt, whole):
+        body, end = split_end(template, ids)
+        if not end:
+            body, end = close(template, messages, text, following)
+        if body is not None and is_reply(template, message, body, prompt.text):
+            return prompt.ids, [*body, *end]
+    raise RenderError(NO_TOOL_CALLS if message.get("tool_calls") else NOT_THE_REPLY)
+
+
+def render_prompt(template: Template, before: Messages, message: dict, whole: Rendered) -> Rendered:
+    """Return what precedes a reply, with the generation prompt; what stands before the text where none can be rendered.
+
+    Raises:
+        RenderError: there is neither.
+    """
+    reason = RenderError(NOT_LOCATED)
+    if before:
+        try:
+            return template.render(before, generation_prompt=True)
+        except RenderError as error:
+            reason = error
+    head, found, _ = whole.text.rpartition(content_of(message).strip() or "\0")
+    if not found:
+        raise reason
+    return Rendered(head, template.tokenize(head))
+
+
+def content_of(message: dict) -> str:
+    """Return the text of a message; "" where it has only tool calls.
+
+    Raises:
+        RenderError: the content is not text.
+    """
+    content = message.get("content") or ""
+    if not isinstance(content, str):
+        raise RenderError("with content that is not text ({type: text, text: ...})")
+    return content
+
+
+def with_reasoning(message: dict, text: str) -> dict:
+    """Return a message with its reasoning in its content, if the template left it out of the text."""
+    reasoning = next((message[name] for name in REASONING if message.get(name)), None)
+    if not isinstance(reasoning, str) or squash(reasoning) in squash(text):
+        return message
+    return message | {"content": f"<think>\n{reasoning.strip()}\n</think>\n\n{content_of(message).lstrip()}"}
+
+
+def candidates(
+    template: Template, before: Messages, message: dict, prompt: Rendered, whole: Rendered
+) -> Iterator[tuple[list[int], str]]:
+    """Yield what may follow the generation prompt, as token ids and text: as rendered, then as the message has it."""
+    content = content_of(message)
+    text = after_prompt(before, prompt.text, whole.text)
+    if text is not None:
+        start = len(prompt.ids)
+        is_prefix = whole.text.startswith(prompt.text) and whole.ids[:start] == prompt.ids
+        yield whole.ids[start:] if is_prefix else template.tokenize(text, content), text
+    opened = OPENED.search(prompt.text)
+    if opened and text is None:
+        if content.lstrip().startswith(opened[1]):
+            content = content.lstrip().removeprefix(opened[1]).removeprefix(prompt.text[opened.end(1) :])
+        elif not CLOSED.search(content):
+            raise RenderError(NO_THINKING)
+        header = prompt.text[: opened.start(1)]
+        if message.get("tool_calls") and whole.text.startswith(header):
+            thought = content[: [*CLOSED.finditer(content)][-1].end()] if CLOSED.search(content) else content
+            text = thought + "\n\n" + whole.text[len(header) :].lstrip()
+            yield template.tokenize(text, content), text
+    answer = CLOSED.split(content)[-1].strip()
+    head, found, after = whole.text.rpartition(answer or "\0")
+    is_alike = prompt.text.startswith(head.rstrip()) and text is None
+    if message.get("tool_calls") or not found or not (is_alike or CLOSED.search(content)):
+        return
+    yield template.tokenize(content + after, content), content + after
+
+
+def after_prompt(before: Messages, prompt: str, whole: str) -> str | None:
+    """Return the rendered text after the generation prompt; None where the template does not write that prompt.
+
+    Where it writes another text before the last message, that message with what follows it stands for the prompt.
+    """
+    if whole.startswith(prompt):
+        return whole[len(prompt) :]
+    last = content_of(before[-1]).strip() if before else ""
+    _, found, following = prompt.rpartition(last or "\0")
+    _, found, text = whole.rpartition(found + following) if found and following else ("", "", "")
+    return text if found else None
+
+
+def split_end(template: Template, ids: list[int]) -> tuple[list[int], list[int]]:
+    """Return the ids of a reply without and with what ends its turn, which is empty if the template writes no end.
+
+    The tokens at the end of the rendered text are special ones and white space. The turn ends with the first of its
+    end tokens among them; the rest, such as a newline, is cut off, because no sampled reply has it.
+    """
+    tokenizer, special = template.tokenizer, special_token_ids(template.tokenizer)
+    start = len(ids)
+    while start and (ids[start - 1] in special or is_space(tokenizer, ids[start - 1])):
+        start -= 1
+    tail = ids[start:]
+    stops = {turn_end(tokenizer, template.variables).ids[-1], tokenizer.eos_token_id}
+    stop = next((index for index, token in enumerate(tail) if token in stops), None)
+    if stop is None:  # such as the end of a tool call
+        found = leading_special(tokenizer, tail)
+        stop = tail.index(found[-1]) if found else -1
+    return ids[:start], tail[: stop + 1]
+
+
+def close(
+    template: Template, messages: Messages, text: str, following: dict | None
+) -> tuple[list[int] | None, list[int]]:
+    """Return the ids of a reply that the template does not end, without what it writes after it, and its turn's end.
+
+    Returns:
+        None in place of the ids if the text of the reply is not found.
+    """
+    content, end = content_of(messages[-1]), turn_end(template.tokenizer, template.variables)
+    head, found, _ = text.rpartition(content.strip() or "\0")
+    if not found and not messages[-1].get("tool_calls") and content.strip():
+        return None, []
+    text = head + found if found else text.rstrip()
+    ids = [*end.ids]
+    if end.is_next_role and following is not None and following["role"] != "user":
+        whole = template.render(messages).text
+        marker = template.tokenize(template.render([*messages, following]).text[len(whole) :])
+        ids = marker[:1] if marker and marker[0] in special_token_ids(template.tokenizer) else ids
+    return template.tokenize(text, content.strip()), ids
+
+
+def is_reply(template: Template, message: dict, body: list[int], prompt: str) -> bool:
+    """Return whether token ids, decoded, are the message and nothing else that a reader would take for text.
+
+    White space does not count, which templates trim. Of tool calls, which every template writes differently, the names
+    must be there.
+    """
+    tokenizer, content = template.tokenizer, content_of(message)
+    found = squash(tokenizer.decode(body))
+    round_trip = tokenizer.decode(tokenizer(content, add_special_tokens=False, split_special_tokens=True).input_ids)
+    wanted = [squash(content), squash(round_trip)]
+    if opened := OPENED.search(prompt):
+        wanted = [text.removeprefix(opened[1]) for text in wanted]
+    if calls := message.get("tool_calls"):
+        names = [squash(str(call.get("function", call).get("name", ""))) for call in calls]
+        return any(text in found for text in wanted) and all(name in found for name in names)
+    reasoning = [squash(str(message.get(name) or "")) for name in REASONING]
+    for text in wanted:
+        if found.endswith(text):
+            head = found.removesuffix(text)
+            for thought in reasoning:
+                head = head.replace(thought, "") if thought else head
+            if not HEADER.sub("", head):
+                return True
+    return False
+
+
+def squash(text: str) -> str:
+    """Return a text without white space."""
+    return "".join(text.split())

@@ -1,0 +1,90 @@
+"""Find the tokens that end an assistant's turn under a chat template, and so end a sampled reply.
+
+Often it is not the end-of-text token: `<end_of_turn>`, `<|im_end|>`, `<|eot_id|>`, or the marker of the next role.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from itertools import takewhile
+
+from transformers import PreTrainedTokenizerBase
+
+from hfkit.data.messages import RenderError
+from hfkit.data.rendering import Template, special_token_ids, template_kwargs
+
+ANSWER = "hfkit7"  # a text that no template writes by itself
+
+
+@dataclass(frozen=True)
+class TurnEnd:
+    """What ends a turn.
+
+    Args:
+        ids: the tokens, without white space before them; the last one ends a sampled reply.
+        is_next_role: whether it is the marker of the next role, and the template writes no end of its own.
+    """
+
+    ids: tuple[int, ...]
+    is_next_role: bool = False
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase, variables: dict | None = None) -> TurnEnd:
+    """Return what ends an assistant's turn; the end-of-text token without a chat template."""
+    if not tokenizer.chat_template:
+        return TurnEnd((tokenizer.eos_token_id,))
+    variables = {**template_kwargs(tokenizer), **(variables or {})}
+    return _find_turn_end(tokenizer, repr(tokenizer.chat_template), json.dumps(variables, sort_keys=True, default=str))
+
+
+def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the token ids that end a sampled reply: the turn's end, and end-of-text."""
+    return [*dict.fromkeys([tokenizer.eos_token_id, turn_end(tokenizer).ids[-1]])]
+
+
+@cache
+def _find_turn_end(tokenizer: PreTrainedTokenizerBase, template: str, variables: str) -> TurnEnd:
+    """Return what the template writes after a reply, in the middle of a conversation and at its end.
+
+    A token that stands there only at the end of the conversation, such as Phi's end-of-text, ends no turn.
+    """
+    last, middle = _after_reply(tokenizer, json.loads(variables))
+    shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(last, middle, strict=False))]
+    if ids := leading_special(tokenizer, shared) or leading_special(tokenizer, last):
+        return TurnEnd(tuple(ids))
+    if middle and middle[0] in special_token_ids(tokenizer) and middle[0] != tokenizer.bos_token_id:
+        return TurnEnd((middle[0],), is_next_role=middle[0] != tokenizer.eos_token_id)
+    return TurnEnd((tokenizer.eos_token_id,))
+
+
+def _after_reply(tokenizer: PreTrainedTokenizerBase, variables: dict) -> list[list[int]]:
+    """Return the token ids after a reply that ends a conversation, and after one that a user answers."""
+    template = Template(tokenizer, variables=variables)
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ANSWER}]
+    found = []
+    for conversation in (messages, [*messages, {"role": "user", "content": "Go on"}]):
+        try:
+            found.append(template.tokenize(template.render(conversation).text.rpartition(ANSWER)[2]))
+        except RenderError:
+            found.append([])
+    return found
+
+
+def leading_special(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[int]:
+    """Return the special tokens that ids begin with, after white space, up to the first end-of-text token."""
+    found: list[int] = []
+    for token in ids:
+        if token not in special_token_ids(tokenizer):
+            if found or not is_space(tokenizer, token):
+                break
+            continue
+        found.append(token)
+        if token == tokenizer.eos_token_id:
+            break
+    return found
+
+
+def is_space(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
+    """Return whether a token is white space."""
+    return not tokenizer.decode([token]).strip()

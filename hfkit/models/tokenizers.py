@@ -1,0 +1,123 @@
+"""Loads tokenizers with their chat template, and with a token to pad with."""
+
+from functools import cache
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from hfkit.core.errors import HfkitError
+from hfkit.core.hub_fetch import local_folder
+from hfkit.core.hub_files import TOKENIZER_FILES
+from hfkit.data.rendering import set_template_kwargs, template_variables
+
+# Tokens of common vocabularies that never occur in a conversation, in the order of preference for padding.
+PAD_CANDIDATES = (
+    "<pad>",
+    "<|pad|>",
+    "[PAD]",
+    "<|padding|>",
+    "<|finetune_right_pad_id|>",
+    "<unk>",
+    "<|endoftext|>",
+)
+
+
+def read_tokenizer(
+    path: str, revision: str = "main", chat_template: str | None = None, chat_template_kwargs: dict | None = None
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model, whatever it pads with.
+
+    Args:
+        chat_template: a Jinja file, or the name of one of the tokenizer's templates.
+        chat_template_kwargs: variables of the template, which are saved with the tokenizer.
+
+    Raises:
+        HfkitError: the tokenizer has several templates, and none is the default or named.
+        ValueError: no EOS.
+    """
+    folder = local_folder(path, revision, TOKENIZER_FILES)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if tokenizer.eos_token is None:
+        raise ValueError("it has no EOS token, so a model could not end a text")
+    choose_template(tokenizer, path, chat_template)
+    set_template_kwargs(tokenizer, chat_template_kwargs)
+    if getattr(tokenizer, "chat_control_tokens", None) is None:
+        # Special tokens in messages are text (see chat_template.py); tokens such as <think> in a reply stay tokens.
+        tokenizer.chat_control_tokens = []
+    return tokenizer
+
+
+def choose_template(tokenizer: PreTrainedTokenizerBase, path: str, chosen: str | None) -> None:
+    """Set a tokenizer's chat template: the chosen file or name, else its default, else the one whose name has "chat".
+
+    A template named `tool_use` stays beside the default, because Transformers takes it for conversations with tools.
+
+    Raises:
+        HfkitError: there is no such template, or several and no default.
+    """
+    own = tokenizer.chat_template
+    named = own if isinstance(own, dict) else {}
+    if chosen is not None and (chosen not in named or Path(chosen).is_file()):
+        if not Path(chosen).is_file():
+            names = f"the tokenizer of {path} has {', '.join(named)}" if named else f"{path} has no named templates"
+            raise HfkitError(f"chat_template: {chosen} is no file, and {names}")
+        tokenizer.chat_template = Path(chosen).read_text(encoding="utf-8")
+    elif chosen is not None:
+        tokenizer.chat_template = named[chosen]
+    elif named and "default" not in named:
+        names = [*named] if len(named) == 1 else sorted((name for name in named if "chat" in name.lower()), key=len)
+        if not names:
+            raise HfkitError(f"{path} has chat templates and no default: set chat_template to {' or '.join(named)}")
+        tokenizer.chat_template = {"default": named[names[0]], **named}
+
+
+def load_stage_tokenizer(config) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that a stage's config names, see `load_tokenizer`.
+
+    Raises:
+        HfkitError: the chat template reads none of the variables in `chat_template_kwargs`.
+    """
+    options = (config.pad_token, config.chat_template, config.chat_template_kwargs)
+    tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, *options)
+    known = template_variables(tokenizer)
+    if unknown := [name for name in config.chat_template_kwargs if name not in known]:
+        read = f"it reads {', '.join(sorted(known))}" if known else "it reads none"
+        raise HfkitError(f"chat_template_kwargs: the chat template has no variable {', '.join(unknown)}; {read}")
+    return tokenizer
+
+
+def load_tokenizer(
+    path: str,
+    revision: str = "main",
+    pad_token: str | None = None,
+    chat_template: str | None = None,
+    chat_template_kwargs: dict | None = None,
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model, with a pad token that is not its EOS.
+
+    With pad == EOS, masks of the pad token mask the EOS too, and the model never learns to stop. The pad token is one
+    of the vocabulary, so the embedding does not grow.
+
+    Raises:
+        HfkitError: there is no token to pad with.
+        ValueError: no EOS.
+    """
+    tokenizer = read_tokenizer(path, revision, chat_template, chat_template_kwargs)
+    vocabulary = tokenizer.get_vocab()
+    if pad_token is None and tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
+        return tokenizer
+    usable = [token for token in PAD_CANDIDATES if token in vocabulary and token != tokenizer.eos_token]
+    pad_token = pad_token or next(iter(usable), None)
+    if pad_token is None or pad_token not in vocabulary or pad_token == tokenizer.eos_token:
+        raise HfkitError(
+            f"{path} has no token to pad with besides its EOS {tokenizer.eos_token!r} (pad_token: {pad_token}): set "
+            "pad_token to a token of its vocabulary that your texts never contain"
+        )
+    tokenizer.pad_token = pad_token
+    return tokenizer
+
+
+@cache
+def cached_tokenizer(path: str, revision: str, pad_token: str | None, chat_template: str | None = None):
+    """Return the tokenizer at a path, loaded once."""
+    return load_tokenizer(path, revision, pad_token, chat_template)
