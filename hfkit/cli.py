@@ -84,19 +84,25 @@ def run_verb(verb: str, argv: list[str] | None = None) -> int:
     from hfkit.commands.arguments import read_arguments
     from hfkit.core.console import quiet_libraries
     from hfkit.core.errors import HfkitError
+    from hfkit.core.explain_errors import explain_file_error, require_home
 
     enable_expandable_segments()
     quiet_libraries()
     module = find_module(verb)
     try:
+        require_home()
         given = read_arguments(verb, module, sys.argv[1:] if argv is None else argv)
         status = import_module(module).main(given)
         return status if isinstance(status, int) else 0  # a stage returns its folder
-    except (HfkitError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
+        expected = isinstance(error, (HfkitError, KeyboardInterrupt))
+        explained = error if expected else explain_file_error(error)
+        if explained is None:
+            raise
         if os.environ.get("HFKIT_DEBUG") == "1":
             sys.excepthook(type(error), error, error.__traceback__)
-        print(f"hfkit {verb}: {str(error) or 'interrupted'}", file=sys.stderr)
-        return getattr(error, "exit_status", 130)
+        print(f"hfkit {verb}: {str(explained) or 'interrupted'}", file=sys.stderr)
+        return getattr(explained, "exit_status", 130)
 
 
 def enable_expandable_segments() -> None:

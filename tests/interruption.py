@@ -10,9 +10,12 @@ from safetensors.torch import load_file
 SPEED = ("_time", "runtime", "per_second", "num_tokens")
 
 
-def stopped_copy(done: Path, folder: Path, step: int) -> Path:
-    """A copy of a finished run as it was when killed after `checkpoint-{step}`: no artefact yet, status running."""
-    keep = {"hfkit.json", "metrics.jsonl", "rollouts.jsonl", f"checkpoint-{step}"}
+def stopped_copy(done: Path, folder: Path, step: int, *more: str) -> Path:
+    """A copy of a finished run as it was when killed after `checkpoint-{step}`: no artefact yet, status running.
+
+    `more` names earlier checkpoints to keep.
+    """
+    keep = {"hfkit.json", "metrics.jsonl", "rollouts.jsonl", f"checkpoint-{step}", *more}
     shutil.copytree(done, folder, ignore=lambda path, names: set(names) - keep if Path(path) == done else set())
     record = json.loads((folder / "hfkit.json").read_text())
     (folder / "hfkit.json").write_text(json.dumps(record | {"status": "running"}))

@@ -162,7 +162,7 @@ for spec in (
         config_class=PPOConfig,
         module="hfkit.stages.ppo",
         title="PPO",
-        purpose="A causal language model, trained with PPO against a reward model.",
+        purpose="A causal language model, trained with PPO.",
         makes="assistant",
         form="prompts",
         loop="ppo",

@@ -129,7 +129,7 @@ class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     ptx_max_length: int = arg(512, help="maximum tokens per row of ptx_datasets; longer rows are truncated")
     logging_steps: float = arg(1, help="updates between lines of metrics.jsonl")
     sample_steps: int | None = arg(None, help="updates between samples in rollouts.jsonl; none: no samples")
-    load_best_model_at_end: bool = arg(False, help="load the best checkpoint at the end")
+    load_best_model_at_end: bool = arg(False, help="publish the best checkpoint; metrics and card are its own")
     metric_for_best_model: Literal["eval_reward", "eval_kl", "eval_entropy", "eval_length"] = arg(
         "eval_reward", help="highest is best; for eval_kl lowest"
     )

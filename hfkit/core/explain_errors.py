@@ -1,13 +1,27 @@
-"""Explains errors of a full disk, a GPU out of memory and a trainer in one line, with what to change."""
+"""Explains errors of files and disks, a GPU out of memory and a trainer in one line, with what to change."""
 
 import errno
+import os
+import re
 import shutil
+import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hfkit.core.errors import HfkitError, reason
 
 FULL = 1 << 16  # bytes free, below which a failure means that the disk is full
+FULL_CODES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # EFBIG: `ulimit -f`
+FAILED_SAVE = ("PytorchStreamWriter", "inline_container", "iostream error")
+"""What torch.save says, without a code, when it cannot write."""
+FORBIDDEN_CODES = {errno.EROFS, errno.EACCES, errno.EPERM}
+CACHES = ("HF_HUB_CACHE", "HF_DATASETS_CACHE")
+"""The environment variables of caches that may be elsewhere than in HF_HOME."""
+
+
+class FullDiskError(HfkitError):
+    """A file could not be written, since the disk, a quota or the limit on file sizes is full."""
 
 
 @contextmanager
@@ -28,12 +42,85 @@ def explain_errors(folder: Path, config=None):
     except HfkitError:
         raise
     except Exception as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder).free < FULL:
-            raise HfkitError(f"no space left in {folder} ({reason(error)}): free some, then start again") from error
+        if explained := explain_file_error(error, folder):
+            raise explained from error
         if extra:
             remedy = f"check {', '.join(extra)}, which the trainer gets as they are (HFKIT_DEBUG=1 shows the traceback)"
             raise HfkitError(f"the trainer failed: {reason(error)}; {remedy}") from error
         raise
+
+
+def explain_file_error(error: BaseException, folder: Path | None = None) -> HfkitError | None:
+    """Return an error in one line for a full disk, or a file that may not be read or written; None for other errors.
+
+    Args:
+        folder: where the failed block wrote, if that is known.
+    """
+    for one in chain_of(error):
+        code, file, text = error_code(one), getattr(one, "filename", None), str(one)
+        if (
+            code in FULL_CODES
+            or any(words in text for words in FAILED_SAVE)
+            or (isinstance(one, (OSError, RuntimeError)) and is_full(folder))
+        ):
+            where = folder or (Path(str(file)).parent if file else fullest_folder())
+            return FullDiskError(f"no space left in {where} ({reason(one)}): free some{cache_remedy(where)}")
+        if code in FORBIDDEN_CODES and file:
+            return HfkitError(f"{file}: {os.strerror(code)}: check its owner and its permissions{cache_remedy(file)}")
+    return None
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and those that it was raised from or while handling."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def error_code(error: BaseException) -> int | None:
+    """Return the code of an operating system's error; libraries in Rust and Arrow give it in their text only."""
+    code = getattr(error, "errno", None)
+    found = re.search(r"\b(?:os error|errno) (\d+)", str(error), re.IGNORECASE)
+    return code if isinstance(code, int) else int(found[1]) if found else None
+
+
+def is_full(folder: Path | None) -> bool:
+    """Return whether the disk of a folder has no room for another file."""
+    return folder is not None and folder.exists() and shutil.disk_usage(folder).free < FULL
+
+
+def cache_folder() -> Path:
+    """Return the folder of Hugging Face's caches, as the libraries find it."""
+    default = os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
+    return Path(os.path.expanduser(os.environ.get("HF_HOME", default)))
+
+
+def fullest_folder() -> Path:
+    """Return which of the folders that libraries write to has the least room: the caches or the temporary files."""
+    folders = [cache_folder(), Path(tempfile.gettempdir())]
+    existing = {
+        folder: next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        for folder in folders
+    }
+    return min(folders, key=lambda folder: shutil.disk_usage(existing[folder]).free)
+
+
+def cache_remedy(path: Path | str) -> str:
+    """Return what to add to a remedy if a path is in a cache of Hugging Face, else ""."""
+    caches = [cache_folder(), *(Path(os.environ[key]) for key in CACHES if key in os.environ)]
+    inside = any(Path(path).absolute().is_relative_to(cache.absolute()) for cache in caches)
+    return ", or set HF_HOME to a folder that can be written, for the caches of Hugging Face" if inside else ""
+
+
+def require_home() -> None:
+    """Raise HfkitError if there is no home folder and nothing else says where the caches of Hugging Face are."""
+    if os.path.expanduser("~") == "~" and not (os.environ.get("HF_HOME") or os.environ.get("XDG_CACHE_HOME")):
+        raise HfkitError(
+            "HOME is not set and the user has no home folder: set HF_HOME to a folder that can be written, for the "
+            "caches of Hugging Face"
+        )
 
 
 @contextmanager

@@ -14,10 +14,14 @@ RECORD = "hfkit.json"  # the record of a run, in its folder
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: to a temporary file beside it, which is then renamed."""
+    """Write a file atomically: to a temporary file beside it, which is then renamed, or removed if that fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:  # a full disk
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def leftover_files(folder: Path) -> list[Path]:

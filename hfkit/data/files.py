@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from hfkit.core.errors import HfkitError, reason
+from hfkit.core.explain_errors import explain_file_error
 from hfkit.core.file_types import file_type, suffix_of
 
 # Only an empty cell is null: text such as None, NA or nan stays text.
@@ -80,7 +81,8 @@ def read_error(path: Path, error: Exception) -> HfkitError:
     """Return the error for a data set that cannot be read."""
     is_text = builder_of(path) in ("json", "text")
     cause = "it is empty" if is_empty(path) else find_broken_line(path) if is_text else None
-    return HfkitError(f"cannot read the data set {path}: {cause or reason(error)}")
+    full_cache = explain_file_error(error)  # the cache, to which its rows are written
+    return full_cache or HfkitError(f"cannot read the data set {path}: {cause or reason(error)}")
 
 
 def is_empty(path: Path) -> bool:

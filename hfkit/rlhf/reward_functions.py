@@ -3,6 +3,8 @@
 import importlib
 import os
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterable
 
 import torch
@@ -26,7 +28,9 @@ def import_reward_function(path: str) -> RewardFunction:
     try:
         function = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever a user's module raises
-        raise HfkitError(f"reward function {path}: {reason(error)}; write it as package.module:function") from error
+        line = user_line(None, error)
+        remedy = line or "; write it as package.module:function"
+        raise HfkitError(f"reward function {path}: {reason(error)}{remedy}") from error
     if not callable(function):
         raise HfkitError(f"reward function {path} is a {type(function).__name__}, which is not callable")
     return function
@@ -38,13 +42,27 @@ def call_reward_function(
     """Return the scores of a function, float32 (N,).
 
     Raises:
-        HfkitError: it raises anything (HFKIT_DEBUG=1 shows where), or does not return one finite number for each reply.
+        HfkitError: it raises anything, with the user's line, or does not return one finite number for each reply.
     """
     try:
         scores = function(prompts, replies, **columns)
     except Exception as error:  # whatever a user's function raises
-        raise HfkitError(f"reward function {name} raised {reason(error)}") from error
+        raise HfkitError(f"reward function {name} raised {reason(error)}{user_line(function, error)}") from error
     return validate_scores(name, scores, len(replies))
+
+
+def user_line(function: RewardFunction | None, error: Exception) -> str:
+    """Return where in the user's code an error arose: `, in FILE, line N: CODE`; "" if it did not get there.
+
+    Args:
+        function: whose file it is; None for an import, where the user's frames follow Python's own.
+    """
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    file = getattr(sys.modules.get(getattr(function, "__module__", "")), "__file__", None)
+    libraries = (os.path.dirname(__file__), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
+    own = [frame for frame in frames if frame.filename == file]
+    own = own or [frame for frame in frames if not frame.filename.startswith(libraries)]
+    return f", in {own[-1].filename}, line {own[-1].lineno}: {own[-1].line}" if own else ""
 
 
 def validate_scores(name: str, scores: Iterable[float], count: int) -> torch.Tensor:

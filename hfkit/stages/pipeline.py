@@ -7,13 +7,14 @@ from pathlib import Path
 
 from accelerate.utils import release_memory
 
-from hfkit.config.fields import HubFields
+from hfkit.config.fields import HubFields, ModelFields
 from hfkit.config.parsing import Check, command_line, group_flags, parse
 from hfkit.config.registry import STAGES
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, Kind, Problem
 from hfkit.core.yaml import read_yaml
 from hfkit.stages.checks import problems_of
+from hfkit.stages.checks.architecture import find_model_config, pending_problems
 
 
 def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[str] | None = None) -> Path:
@@ -143,9 +144,27 @@ def parse_stages(argvs: dict[str, list[str]], root: Path, ignored: Collection[Ki
             configs[stage] = parse_stage(stage, argv, check_except(pending_keys(stage, argvs, root), ignored))
         except ConfigError as error:
             problems += [problem.under(f"{stage}.") for problem in error.problems]
+    reported = {problem.key for problem in problems}
+    problems += [problem for problem in later_problems(configs, root) if problem.key not in reported]
     if problems:
         raise ConfigError(problems)
     return configs
+
+
+def later_problems(configs: dict[str, object], root: Path) -> list[Problem]:
+    """Return what a stage cannot do with the model that an earlier stage is going to make.
+
+    Its architecture is that of the model from which the first of them starts, or that it makes.
+    """
+    problems, made = [], {}
+    for stage, config in configs.items():
+        source = getattr(config, "model_name_or_path", None)
+        earlier = next((other for other in made if source == str(root / other)), None)
+        if earlier:
+            problems += [problem.under(f"{stage}.") for problem in pending_problems(config, made[earlier])]
+        if isinstance(config, ModelFields):
+            made[stage] = made[earlier] if earlier else find_model_config(config)
+    return problems
 
 
 def pending_keys(stage: str, argvs: dict[str, list[str]], root: Path) -> list[str]:

@@ -30,7 +30,13 @@ from hfkit.rlhf.reward_quality import probe_rewards, report_reward_accuracy
 from hfkit.rlhf.rewards import initial_normalizer, load_scorer, scoring_tokenizer, validate_rendering
 from hfkit.rlhf.roles import load_roles
 from hfkit.stages.open_run import open_run
-from hfkit.training.arguments import set_callbacks, trainer_arguments
+from hfkit.training.arguments import (
+    best_checkpoint_facts,
+    correct_best_checkpoint,
+    published_step,
+    set_callbacks,
+    trainer_arguments,
+)
 
 SHOWN_SAMPLES = 8
 
@@ -85,7 +91,7 @@ def main(config: PPOConfig) -> Path:
         set_callbacks(trainer, run, partial(save_model, trainer.policy_model, tokenizer), *stopping)
         facts = train_policy(trainer, run)
         # Save
-        metrics, samples = trend(run.folder), []
+        metrics, samples = trend(run.folder, published_step(trainer)), []
         if test_rows is not None:
             held_out, samples = compare_policies(roles, scorer, tokenizer, test_rows, trainer.args)
             metrics |= held_out
@@ -113,13 +119,15 @@ def train_policy(trainer, run) -> dict:
     """Run PPO and resume from the run's last complete checkpoint, if any.
 
     Returns:
-        facts for the record: steps (updates), episodes, rollout_engine, train_seconds, and `stopped`, the reason if it
-        stopped early.
+        facts for the record: steps (updates), best_step and best_metric with `load_best_model_at_end`, episodes,
+        rollout_engine, train_seconds, and `stopped`, the reason if it stopped early.
     """
     started = time.time()
+    correct_best_checkpoint(run)
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     facts = {
         "steps": trainer.state.global_step,
+        **best_checkpoint_facts(trainer),
         "episodes": trainer.state.episode,
         "rollout_engine": trainer.engine.name,
         "train_seconds": round(time.time() - started, 2),
@@ -130,9 +138,13 @@ def train_policy(trainer, run) -> dict:
     return facts
 
 
-def trend(folder: Path) -> dict[str, float]:
-    """Return the mean reward and KL (nats) of the first and the last tenth of the updates in `metrics.jsonl`."""
-    updates = [row for row in read_metrics(folder) if "objective/scores" in row]
+def trend(folder: Path, last_step: int) -> dict[str, float]:
+    """Return the mean reward and KL (nats) of the first and the last tenth of the updates in `metrics.jsonl`.
+
+    Args:
+        last_step: step of the published weights; what was sampled after it is left out.
+    """
+    updates = [row for row in read_metrics(folder) if "objective/scores" in row and row["step"] <= last_step]
     if not updates:
         return {}
     rows = [{"reward": row["objective/scores"], "kl": row["objective/kl"]} for row in updates]

@@ -11,11 +11,13 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 
 from hfkit.config.fields import HubFields
 from hfkit.core.compat import load_checkpoint_weights, use_one_gpu
-from hfkit.core.device import has_bf16, process_state
+from hfkit.core.console import is_main_process, warn
+from hfkit.core.device import has_bf16, process_state, wait_for_everyone
 from hfkit.core.errors import HfkitError
+from hfkit.core.files import read_json_mapping, write_json
 from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.training.callbacks import MetricsFile, RaiseInterrupt, TrainingProgress
-from hfkit.training.run import Run
+from hfkit.training.run import Run, checkpoint_fault
 from hfkit.training.tracking import attach_record
 
 # The trainer's own pushes run in the background and fail silently; the tokenizer already has its pad token.
@@ -83,18 +85,21 @@ def train(trainer: Trainer, run: Run) -> dict:
     """Train, from the last complete checkpoint if the run has one.
 
     Returns:
-        facts for the record: steps, tokens, train_seconds, train_loss.
+        facts for the record: steps, best_step and best_metric with `load_best_model_at_end`, tokens, train_seconds,
+        train_loss (mean over the steps up to the published one).
 
     Raises:
         HfkitError: no step was taken, or weights are not finite.
     """
     started = time.time()
     checkpoint = str(run.checkpoint) if run.checkpoint else None
+    correct_best_checkpoint(run)
     before = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json") if checkpoint else TrainerState()
     mean_loss = None
     if before.max_steps and before.global_step >= before.max_steps:
         # interrupted between the last step and the publication: trainer.train() would take a further step
-        load_checkpoint_weights(trainer, checkpoint)
+        best = before.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+        load_checkpoint_weights(trainer, best or checkpoint)
         trainer.state = before
         if trainer.is_world_process_zero():
             MetricsFile(run.folder).rewrite(before.log_history)
@@ -107,13 +112,56 @@ def train(trainer: Trainer, run: Run) -> dict:
             "the weights are not finite: lower learning_rate, train with bf16 or float32, or set "
             "attn_implementation: eager"
         )
+    published = published_step(trainer)
     logged = [(log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
+    logged = [log for log in logged if log[0] <= published] or logged
     return {
         "steps": trainer.state.global_step,
+        **best_checkpoint_facts(trainer),
         "tokens": trainer.state.num_input_tokens_seen,
         "train_seconds": round(time.time() - started, 2),
         "train_loss": mean_logged_loss(logged) if logged else mean_loss,
     }
+
+
+def correct_best_checkpoint(run: Run) -> None:
+    """Correct the path of the best checkpoint in the state that the run resumes from; the folder may have moved.
+
+    If that checkpoint is lost, the best of the others counts, with a warning.
+    """
+    if run.checkpoint and is_main_process():
+        file = run.checkpoint / "trainer_state.json"
+        state = read_json_mapping(file) or {}
+        named = state.get("best_model_checkpoint")
+        best = run.folder / Path(named).name if named else None
+        if best and checkpoint_fault(best):
+            warn(f"the best checkpoint, {best}, cannot be read: of the checkpoints from now on, the best is published")
+            write_json(file, state | {"best_model_checkpoint": None, "best_metric": None, "best_global_step": None})
+        elif best and named != str(best):
+            write_json(file, state | {"best_model_checkpoint": str(best)})
+    wait_for_everyone()
+
+
+def published_step(trainer: Trainer) -> int:
+    """Return the step of the weights that a trained trainer has: the best checkpoint's if that was loaded."""
+    best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    return int(Path(best).name.rpartition("-")[2]) if best else trainer.state.global_step
+
+
+def best_checkpoint_facts(trainer: Trainer) -> dict:
+    """Return `best_step` and `best_metric` for the record if the best checkpoint was loaded, else nothing.
+
+    Warns if no checkpoint was saved at the best evaluation.
+    """
+    state, published, metric = trainer.state, published_step(trainer), trainer.args.metric_for_best_model
+    if not trainer.args.load_best_model_at_end:
+        return {}
+    if state.best_global_step not in (None, published):
+        warn(
+            f"{metric} was best at step {state.best_global_step}, which has no checkpoint: the weights are those of "
+            f"step {published}. Set save_steps to eval_steps"
+        )
+    return {"best_step": published, "best_metric": metric} if state.best_model_checkpoint else {}
 
 
 def mean_logged_loss(logged: list[tuple[int, float]]) -> float:
@@ -124,9 +172,9 @@ def mean_logged_loss(logged: list[tuple[int, float]]) -> float:
 
 
 def held_out_metrics(trainer: Trainer) -> dict[str, float]:
-    """Return the held-out metrics of the trained model: from the last step's evaluation, or from a new one."""
-    last = [log for log in trainer.state.log_history if "eval_loss" in log]
-    is_current = last and last[-1]["step"] == trainer.state.global_step > 0
-    metrics = last[-1] if is_current else trainer.evaluate()
+    """Return the held-out metrics of the published weights: from the evaluation at their step, or from a new one."""
+    step = published_step(trainer)
+    logs = [log for log in trainer.state.log_history if "eval_loss" in log and log["step"] == step > 0]
+    metrics = logs[-1] if logs else trainer.evaluate()
     speed = ("_time", "runtime", "per_second", "num_tokens")
     return {key: value for key, value in metrics.items() if key.startswith("eval_") and not key.endswith(speed)}

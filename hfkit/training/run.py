@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from hfkit.core.console import is_main_process, say, take_warnings, warn
 from hfkit.core.device import wait_for_everyone
 from hfkit.core.errors import HfkitError
-from hfkit.core.explain_errors import explain_errors
+from hfkit.core.explain_errors import FullDiskError, explain_errors
 from hfkit.core.files import RECORD, hash_of, leftover_files, read_json_mapping, write_json
 from hfkit.core.interrupts import catch_interrupts
 from hfkit.core.locks import lock_folder
@@ -100,7 +100,7 @@ class Run:
             HfkitError: another process trains into the folder, or the disk or the GPU is full.
         """
         wait_for_everyone()  # every process has to read the folder before one writes to it
-        with lock_folder(self.folder), explain_errors(self.folder, self.config):
+        with lock_folder(self.folder), self._say_how_to_resume(), explain_errors(self.folder, self.config):
             if is_main_process() and (read_record(self.folder) or {}).get("status") == "done":
                 raise HfkitError(f"another process has just finished a run in {self.folder}: start again to use it")
             for file in leftover_files(self.folder) if is_main_process() else []:
@@ -116,10 +116,30 @@ class Run:
                 with ExitStack() as self.closing, catch_interrupts() as self.interrupted:
                     yield self
             except BaseException as error:
+                self._remove_unfinished()
                 self.record.update(status="failed", error=type(error).__name__)
                 with suppress(OSError):  # the disk may be full
                     self._save()
                 raise
+
+    @contextmanager
+    def _say_how_to_resume(self):
+        """Add the checkpoint to resume from to the error of a full disk."""
+        try:
+            yield
+        except FullDiskError as error:
+            kept = last_complete_checkpoint(self.folder)
+            remedy = f", then resume from {kept.name} with --resume_from_checkpoint" if kept else ", then start again"
+            raise FullDiskError(f"{error}{remedy}") from error.__cause__
+
+    def _remove_unfinished(self) -> None:
+        """Remove the checkpoint or publication that failed: it is of no use, and takes room on a full disk."""
+        if not is_main_process():
+            return
+        shutil.rmtree(self.folder / STAGING, ignore_errors=True)
+        for path in checkpoints_in(self.folder)[:1]:
+            if read_json_mapping(path / "trainer_state.json") is None:  # written last
+                shutil.rmtree(path, ignore_errors=True)
 
     def note(self, **facts) -> None:
         """Add facts to the record during the run."""
@@ -175,13 +195,18 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
 
     The trainer writes `trainer_state.json` last, and files that were damaged later are detected too.
     """
-    paths = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    for path in sorted(paths, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+    for path in checkpoints_in(folder):
         fault = checkpoint_fault(path)
         if fault is None:
             return path
         warn(f"skipping {path}: {fault}")
     return None
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the folders of checkpoints in a run's folder, complete or not, newest first."""
+    paths = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(paths, key=lambda path: int(path.name.split("-")[1]), reverse=True)
 
 
 def checkpoint_fault(checkpoint: Path) -> str | None:

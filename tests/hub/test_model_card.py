@@ -263,3 +263,24 @@ def test_the_code_in_pushed_cards_loads_from_the_hub(stage_folder, user_of, hub_
         "from huggingface_hub import ModelCard\n" + "\n".join(f"ModelCard.load('bob/{n}').validate()" for n in names)
     )
     bob.python("\n".join(code))  # downloaded by the Hub's client, in a process of its own
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"reward_model_path": "rm"}, "trained with PPO. Its rewards came from a reward model."),
+        ({"reward_functions": ["a:f"]}, "trained with PPO. Its rewards came from the function `a:f`."),
+        (
+            {"reward_model_path": "rm", "reward_functions": ["a:f", "a:g"], "reward_weights": [1.0, 0.5, 2.0]},
+            "Its rewards came from a reward model and the functions `a:f` and `a:g`, with the weights 1, 0.5, 2.",
+        ),
+    ],
+)
+def test_a_card_names_what_gave_the_rewards_and_nothing_else(stage_folder, settings, sentence):
+    folder = stage_folder("ppo")
+    record = read_record(folder)
+    own = {"reward_model_path": None, "reward_functions": [], "reward_weights": []}
+    roles = [one for one in record["lineage"] if "reward_model_path" in settings or one["role"] != "reward"]
+    card = updated_card(None, folder, record | {"config": record["config"] | own | settings, "lineage": roles})
+    assert sentence in card
+    assert ("reward model" in card) == ("reward_model_path" in settings)

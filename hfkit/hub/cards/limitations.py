@@ -37,6 +37,9 @@ def training_extent(info: RunInfo) -> list[str]:
         return []
     steps = f", in {record['steps']:,} steps" if record.get("steps") else ""
     lines = [f"Trained on {record['data']['train']['kept']:,} rows{steps}."]
+    if record.get("best_step", record.get("steps")) != record.get("steps"):
+        metric, best = record["best_metric"], record["best_step"]
+        lines.append(f"The weights and the metrics are those of step {best:,}, where `{metric}` was best.")
     row_keys = {spec.length_key: "row" for spec in info.specs if spec.length_key}
     for key, what in {**row_keys, **LENGTH_KEYS}.items():
         if record["config"].get(key):

@@ -80,7 +80,7 @@ def introduction(info: RunInfo, metadata: dict) -> list[str]:
     """Return paragraphs on purpose, size, base and license."""
     record = info.record
     purpose = " ".join(spec.purpose for spec in info.specs) or f"The result of a run of the stage `{info.stage}`."
-    parts = [purpose, *map(without_paths, record.get("notes", []))]
+    parts = [f"{purpose} {info.reward_sources}".strip(), *map(without_paths, record.get("notes", []))]
     if record["status"] != "done":
         parts.append("Training is not finished: these are the weights of a checkpoint.")
     parameters = count_parameters(info.folder)

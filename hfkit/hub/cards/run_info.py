@@ -90,6 +90,18 @@ class RunInfo:
             return None
 
     @property
+    def reward_sources(self) -> str:
+        """One sentence on what scored the responses that it was trained on; "" where nothing did."""
+        settings = self.record["config"]
+        functions = [f"`{function}`" for function in settings.get("reward_functions") or []]
+        parts = ["a reward model"] * bool(settings.get("reward_model_path")) + functions
+        weights = [f"{weight:g}" for weight in settings.get("reward_weights") or []]
+        weighted = f", with the weights {', '.join(weights)}" if weights else ""
+        kind = "the function " if len(functions) == 1 else "the functions " if functions else ""
+        scored = [f"{kind}{part}" if part == next(iter(functions), None) else part for part in parts]
+        return f"Its rewards came from {' and '.join(scored)}{weighted}." if scored else ""
+
+    @property
     def base(self) -> dict | None:
         """The base of an adapter, or the model that training started from, as the record names it."""
         return self.record.get("base") or next(iter(self.record["lineage"]), None)

@@ -11,6 +11,7 @@ from hfkit.config.registry import spec_of_config
 from hfkit.config.validation import EXTRA, default_of
 from hfkit.core.errors import Problem, reason
 from hfkit.hub.cards.licenses import license_problems
+from hfkit.stages.checks.architecture import architecture_problems, find_model_config
 from hfkit.stages.checks.data import data_problems
 from hfkit.stages.checks.files import folder_problems, template_problems
 from hfkit.stages.checks.hub import hub_problems
@@ -29,6 +30,7 @@ def problems_of(config) -> list[Problem]:
         problems += data_problems(config)
     if isinstance(config, ModelFields):
         problems += adapter_problems(config) + model_problems(config)
+        problems += architecture_problems(config, find_model_config(config))
     if spec and spec.checks:
         problems += resolve_name(spec.checks)(config)
     reported = {problem.key for problem in problems}

@@ -12,11 +12,10 @@ from hfkit.models.tokenizers import cached_tokenizer
 from hfkit.records.base import base_fault
 from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source
+from hfkit.stages.checks.architecture import MODEL_KEYS, length_problems_within
 from hfkit.stages.checks.rules import broken_rules
 
 MODEL_CONFIGS = ("config.json", ADAPTER_CONFIG)
-MODEL_KEYS = ("model_name_or_path", "model_revision", "model_config", "tokenizer_name_or_path")
-"""The keys that say which model and tokenizer are read; what is found in these is about all of them."""
 ADAPTER_KEYS = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_target_modules": "target_modules"}
 ADAPTER_KEYS |= {"use_rslora": "use_rslora"}
 """The keys of an adapter's shape, and their names in PEFT's config."""
@@ -145,13 +144,8 @@ def model_tokenizer_problems(config, key: str, path: str, revision: str) -> list
 
 
 def length_problems(config) -> list[Problem]:
-    """Return problems of rows that are longer than the model's context."""
-    limit = context_length(config)
-    return [
-        Problem(name, getattr(config, name), f"the model's context is {limit} tokens: set no more", keys=MODEL_KEYS)
-        for name in ("block_size", "max_length")
-        if limit is not None and getattr(config, name, 0) > limit
-    ]
+    """Return problems of rows, or of prompts with their responses, that are longer than the model's context."""
+    return length_problems_within(config, context_length(config))
 
 
 def context_length(config) -> int | None:

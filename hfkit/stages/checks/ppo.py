@@ -1,7 +1,5 @@
 """Validates what only a PPO config has: batches, rewards, penalties, and when the best checkpoint is kept."""
 
-import math
-
 from hfkit.config.stages import PPOConfig
 from hfkit.core.errors import HfkitError, Problem, reason
 from hfkit.models.loading import cached_config
@@ -9,7 +7,7 @@ from hfkit.rlhf.reward_functions import import_reward_function
 from hfkit.rlhf.reward_quality import recorded_pair_metrics
 from hfkit.rlhf.rewards import load_reward_tokenizer
 from hfkit.rlhf.trainer_checks import precision_problems
-from hfkit.stages.checks.models import MODEL_KEYS, context_length, path_problems
+from hfkit.stages.checks.models import path_problems
 from hfkit.stages.checks.numbers import HELD_OUT_KEYS, has_held_out
 from hfkit.stages.checks.rules import broken_rules
 
@@ -26,14 +24,8 @@ def ppo_problems(config: PPOConfig) -> list[Problem]:
 
 
 def response_rules(config: PPOConfig) -> list[tuple]:
-    """Return the rules of responses: they fit into the model's context, and no dropout makes them random."""
-    limit = context_length(config) or math.inf
-    too_long = f"with max_prompt_length={config.max_prompt_length} it exceeds the model's context of {limit} tokens"
-    is_too_long = config.max_prompt_length + config.response_length > limit
-    return [
-        (config.lora_dropout, "lora_dropout", "PPO runs without dropout: set 0"),
-        (is_too_long, "response_length", too_long, "max_prompt_length", *MODEL_KEYS),
-    ]
+    """Return the rules of responses: no dropout makes them random."""
+    return [(config.lora_dropout, "lora_dropout", "PPO runs without dropout: set 0")]
 
 
 def batch_rules(config: PPOConfig) -> list[tuple]:

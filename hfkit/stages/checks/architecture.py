@@ -1,0 +1,84 @@
+"""Validates what a stage does with the architecture of its model: classifiers, context lengths and quantized weights.
+
+In a pipeline the model may not exist yet; it has the config of the model that the first stage starts from or makes.
+"""
+
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as CLASSIFIERS
+from transformers import AutoConfig, PreTrainedConfig
+
+from hfkit.config.registry import spec_of_config
+from hfkit.core.errors import Problem
+from hfkit.models.loading import cached_config
+from hfkit.rlhf.roles import shares_policy_vocabulary
+
+MODEL_KEYS = ("model_name_or_path", "model_revision", "model_config", "tokenizer_name_or_path")
+"""The keys that say which model and tokenizer are read; what is found in these is about all of them."""
+
+
+def find_model_config(config) -> PreTrainedConfig | None:
+    """Return the config of the model that a stage starts from or makes; None if it cannot be read."""
+    try:
+        if settings := dict(getattr(config, "model_config", None) or {}):
+            return AutoConfig.for_model(settings.pop("model_type"), **settings)
+        return cached_config(config.model_name_or_path, config.model_revision) if config.model_name_or_path else None
+    except Exception:  # the checks of the path and of `model_config` report it
+        return None
+
+
+def architecture_problems(config, model_config: PreTrainedConfig | None) -> list[Problem]:
+    """Return what a stage cannot do with a model of this config: score with a head, or quantize it."""
+    if model_config is None:
+        return []
+    path, name = config.model_name_or_path, model_config.model_type
+    problems = []
+    has_classifier = {type(model_config), type(model_config.get_text_config())} & {*CLASSIFIERS}
+    role = None if has_classifier else scoring_role(config)
+    if role:
+        remedy = f"{role}: Transformers has none for {name}. Start from another architecture"
+        if hasattr(config, "reward_model_path"):
+            remedy += ", or set reward_model_path to a reward model of another one with the same vocabulary"
+        problems.append(Problem("model_name_or_path", path, remedy, keys=(*MODEL_KEYS, "reward_model_path")))
+    quantized = getattr(model_config, "quantization_config", None)
+    bits = next((key for key in ("load_in_4bit", "load_in_8bit") if getattr(config, key)), None)
+    if quantized and bits:
+        remedy = "the model's weights are quantized already: start from its unquantized original, or remove this"
+        problems.append(Problem(bits, True, remedy, keys=MODEL_KEYS))
+    return problems
+
+
+def scoring_role(config) -> str | None:
+    """Return what a stage needs a sequence classifier of its model's architecture for; None if it needs none."""
+    spec = spec_of_config(config)
+    if spec is None or spec.makes == "reward model":
+        return spec and "a reward model is a sequence classifier"
+    if spec.loop != "ppo":
+        return None
+    try:
+        starts_from_reward = config.reward_model_path is not None and shares_policy_vocabulary(config)
+    except Exception:  # one of the two is not there yet, or cannot be read, which other checks report
+        return None
+    return None if starts_from_reward else "PPO's value model is a sequence classifier"
+
+
+def length_problems_within(config, limit: int | None) -> list[Problem]:
+    """Return problems of rows, or of PPO's prompts with their responses, that are longer than a context of `limit`."""
+    if limit is None:
+        return []
+    problems = [
+        Problem(name, getattr(config, name), f"the model's context is {limit} tokens: set no more", keys=MODEL_KEYS)
+        for name in ("block_size", "max_length")
+        if getattr(config, name, 0) > limit
+    ]
+    prompt, response = getattr(config, "max_prompt_length", 0), getattr(config, "response_length", 0)
+    if prompt + response > limit:
+        remedy = f"with max_prompt_length={prompt} it exceeds the model's context of {limit} tokens"
+        problems.append(Problem("response_length", response, remedy, keys=("max_prompt_length", *MODEL_KEYS)))
+    return problems
+
+
+def pending_problems(config, model_config: PreTrainedConfig | None) -> list[Problem]:
+    """Return the problems of a stage of a pipeline whose model an earlier stage makes, with this config."""
+    if model_config is None:
+        return []
+    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    return architecture_problems(config, model_config) + length_problems_within(config, limit)

@@ -1,0 +1,50 @@
+"""A reward function that raises is blamed with the line of the user's file."""
+
+import sys
+
+import pytest
+
+from hfkit.core.errors import HfkitError
+from hfkit.rlhf.reward_functions import call_reward_function, import_reward_function
+
+CODE = """import json
+
+def f(prompts, replies, **columns):
+    return [score(reply) for reply in replies]
+
+def score(reply):
+    return json.loads(reply)["score"]
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Writes a module that only this test imports and returns its path and name."""
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"rewards_{tmp_path.name}"
+
+    def write(code: str):
+        (tmp_path / f"{name}.py").write_text(code)
+        return tmp_path / f"{name}.py", name
+
+    yield write
+    sys.modules.pop(name, None)
+
+
+def test_the_last_line_of_the_user_is_shown_even_if_a_library_raised(module):
+    path, name = module(CODE)
+    with pytest.raises(HfkitError) as error:
+        call_reward_function(f"{name}:f", import_reward_function(f"{name}:f"), ["a"], ["not JSON"], {})
+    assert f"reward function {name}:f raised JSONDecodeError" in str(error.value)
+    assert str(error.value).endswith(f', in {path}, line 7: return json.loads(reply)["score"]')
+
+
+def test_a_module_that_cannot_be_imported_shows_its_line(module):
+    path, name = module("WEIGHT = 1\nLIMIT = WEIGHT / 0\n")
+    with pytest.raises(HfkitError, match=f"ZeroDivisionError: .*, in {path}, line 2: LIMIT = WEIGHT / 0"):
+        import_reward_function(f"{name}:f")
+
+
+def test_a_module_that_does_not_exist_says_how_to_name_one():
+    with pytest.raises(HfkitError, match="No module named 'no_such'; write it as package.module:function"):
+        import_reward_function("no_such:f")
