@@ -25,6 +25,7 @@ from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
 from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import RECORD, hash_of, require_free_folder, write_json
 from hfkit.core.locks import lock_folder
+from hfkit.data.chat_template import reply_ending
 from hfkit.evaluation.merge_comparison import comparison, held_out_rows, measure
 from hfkit.hub.cards.model_card import write_card
 from hfkit.models.adapters import load_adapter, merge_adapter
@@ -82,6 +83,8 @@ def merge(
         del model
         release_memory()  # so that one model at a time is in memory
         facts = measure_merge(folder, source, trained, tokenizer, held_out, dtype)
+        if source.adapter["task_type"] == "SEQ_CLS":
+            facts["reply_ending"] = reply_ending(tokenizer)
         settings = {"adapter": source.path, "base": base, "dtype": dtype, "eval_dataset": eval_dataset}
         write_card_and_record(folder, source, settings, started, seed=trained.get("seed"), lineage=lineage, **facts)
     say(f"merge: done in {time.time() - started:.0f} s, in {out}")

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, is_trained
 from hfkit.data.rendering import Template, escape_special_tokens
 from hfkit.data.reply_tokens import encode_reply
+from hfkit.data.turn_end import ANSWER
 
 Sequence = tuple[list[int], list[bool]]
 """Token ids, and a mask of those that are trained on."""
@@ -150,6 +151,27 @@ def encode_replies(
         prompt_ids, reply_ids = encode_reply(template, conversation, rendered if is_next else None)
         rows.append(prompt_ids + reply_ids)
     return rows
+
+
+def reply_ending(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return the text that ends a conversation after its last reply, as reward models read it.
+
+    Returns:
+        None where what plain Transformers renders up to the reply is not what `encode_replies` makes of it.
+    """
+    if not tokenizer.chat_template:
+        return None
+    prompt, reply = [{"role": "user", "content": "Hi"}], {"role": "assistant", "content": ANSWER}
+    try:
+        text = Template(tokenizer).render([*prompt, reply]).text
+        wanted = encode_replies(tokenizer, prompt, [[reply]])[0]
+    except RenderError:
+        return None
+    head, found, tail = text.rpartition(ANSWER)
+    stop = tokenizer.convert_ids_to_tokens(wanted[-1])
+    before, written, _ = tail.partition(stop)
+    ending = before + stop if written else stop
+    return ending if tokenizer(head + found + ending, add_special_tokens=False).input_ids == wanted else None
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

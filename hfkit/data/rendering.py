@@ -51,6 +51,9 @@ class Template:
         if not messages:
             return Rendered("", [])
         options = {**template_kwargs(self.tokenizer), **self.variables, "add_generation_prompt": generation_prompt}
+        if generation_prompt and (header := missing_header(self.tokenizer, repr(self.tokenizer.chat_template))):
+            rendered = self.render(messages)
+            return Rendered(rendered.text + header, rendered.ids + self.tokenize(header))
         text_only = with_json_arguments(messages)
         try:
             rendered = self._apply(messages, options)
@@ -88,6 +91,21 @@ class Template:
             plain = self.tokenizer(literal, add_special_tokens=False, split_special_tokens=True).input_ids
             return [*self.tokenize(before), *plain, *self.tokenize(after)]
         return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+
+
+@cache
+def missing_header(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """Return the header of replies that a template does not write as a generation prompt; "" where it writes one."""
+    probe, user, answer = Template(tokenizer), {"role": "user", "content": "Hi"}, "hfkit7"
+    try:
+        prompt = probe._apply([user], {"add_generation_prompt": False}).text
+        if probe._apply([user], {"add_generation_prompt": True}).text != prompt:
+            return ""
+        whole = probe._apply([user, {"role": "assistant", "content": answer}], {"add_generation_prompt": False}).text
+    except RenderError:
+        return ""
+    header, found, _ = whole.removeprefix(prompt).partition(answer)
+    return header.rstrip(" ") if found and whole.startswith(prompt) else ""
 
 
 def template_kwargs(tokenizer: PreTrainedTokenizerBase) -> dict:

@@ -15,6 +15,7 @@ from hfkit.config.registry import spec_of
 from hfkit.config.stages import RewardConfig
 from hfkit.core.console import say, warn
 from hfkit.core.device import prepare_device
+from hfkit.data.chat_template import reply_ending
 from hfkit.data.comparisons import COMPARISONS, encode_comparisons, encode_held_out
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
@@ -56,7 +57,7 @@ def main(config: RewardConfig) -> Path:
                 "set model_name_or_path to the output of `hfkit sft`"
             )
         model = load_trainable(config, TaskType.SEQ_CLS)
-        run.note(**record_base(model))
+        run.note(**record_base(model), reply_ending=reply_ending(tokenizer))
         # Trainer
         arguments = trainer_arguments(
             config,

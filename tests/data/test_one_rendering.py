@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from hfkit.commands.chat.conversation import encode_messages
 from hfkit.config.stages import PPOConfig, SFTConfig
 from hfkit.core.errors import HfkitError
-from hfkit.data.chat_template import encode_prompt, encode_replies, split_conversation
+from hfkit.data.chat_template import encode_prompt, encode_replies, reply_ending, split_conversation
 from hfkit.data.forms import IGNORE, encode_instructions, encode_prompts, instruction_row
 from hfkit.data.messages import RenderError
 from hfkit.data.rendering import set_template_kwargs, template_kwargs
@@ -20,7 +20,7 @@ from hfkit.data.reply_tokens import NO_THINKING
 from hfkit.data.splits import SplitStats
 from hfkit.data.turn_end import turn_end_ids
 from hfkit.hub.cards.run_info import RunInfo
-from hfkit.hub.cards.usage import score_line
+from hfkit.hub.cards.usage import usage_section
 from hfkit.models.generation import stop_ids
 from hfkit.models.reward_model import RewardModel
 from hfkit.models.saving import save_model
@@ -182,10 +182,13 @@ def test_what_ends_a_turn_is_trained_stops_sampling_and_is_saved(tokenizer_for, 
 def test_the_score_of_the_cards_code_is_the_score_of_hfkit(tokenizer_for, name, tmp_path):
     tokenizer = tokenizer_for(name)
     tokenizer.save_pretrained(tmp_path)
-    line = score_line(RunInfo(tmp_path, {"stage": "reward", "config": {}}), "Where is Oslo?", "Oslo is in Norway.")
-    if name in ("DeepSeek R1", "QwQ", "Qwen 3 Thinking") and line is None:
+    record = {"stage": "reward", "config": {}, "reply_ending": reply_ending(tokenizer)}
+    code = usage_section(RunInfo(tmp_path, record))
+    assert ("apply_chat_template" in code) == (name not in ("DeepSeek R1", "QwQ"))
+    line = next((line for line in code.splitlines() if line.startswith("text = text[")), None)
+    if line is None:
         return  # the card names hfkit alone
-    assert line is not None
+    line = line.replace("It is Paris.", "Oslo is in Norway.")
     text = tokenizer.apply_chat_template([USER, ANSWER], tokenize=False)
     scope = {"text": text, "tokenizer": tokenizer}
     exec(line, scope)

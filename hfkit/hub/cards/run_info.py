@@ -6,13 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
 
-from transformers import PreTrainedTokenizerBase
-
 from hfkit.config.registry import MERGE, StageSpec, spec_of
-from hfkit.core.errors import HfkitError
 from hfkit.core.file_types import has_known_suffix
 from hfkit.core.files import read_json_mapping
-from hfkit.models.tokenizers import read_tokenizer
 from hfkit.records.source import ADAPTER_CONFIG
 
 # With a namespace, since a name alone may be what is left of a local path.
@@ -81,13 +77,11 @@ class RunInfo:
         file = self.folder / "chat_template.jinja"
         return file.read_text(encoding="utf-8") if file.is_file() else self.tokenizer_config.get("chat_template")
 
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """The tokenizer in the folder; None where it cannot be read."""
-        try:
-            return read_tokenizer(str(self.folder))
-        except (OSError, ValueError, HfkitError):
-            return None
+    @property
+    def template_options(self) -> str:
+        """The variables of the chat template, as further arguments of `apply_chat_template`."""
+        variables = self.tokenizer_config.get("chat_template_kwargs") or {}
+        return "".join(f", {name}={value!r}" for name, value in variables.items())
 
     @property
     def reward_sources(self) -> str:

@@ -18,11 +18,17 @@ def folder_problems(config) -> list[Problem]:
     return [Problem("output_dir", config.output_dir, f"{existing} is not a folder that can be written to")]
 
 
+def template_name(config) -> str | None:
+    """Return the name of one of the tokenizer's own templates that a config chooses; None for a file or no choice."""
+    chosen = getattr(config, "chat_template", None)
+    is_file = chosen and (chosen.endswith(".jinja") or Path(chosen).name != chosen or Path(chosen).is_file())
+    return None if is_file or not hasattr(config, "model_name_or_path") else chosen
+
+
 def template_problems(config) -> list[Problem]:
     """Return problems of a chat template that cannot be read, or is not Jinja."""
     path = getattr(config, "chat_template", None)
-    is_name = path and not path.endswith(".jinja") and Path(path).name == path and not Path(path).is_file()
-    if path is None or (is_name and hasattr(config, "model_name_or_path")):  # loading the tokenizer finds the name
+    if path is None or template_name(config):  # loading the tokenizer finds the name
         return []
     try:
         template = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", Path(path).read_text(encoding="utf-8"))

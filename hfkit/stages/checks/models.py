@@ -13,6 +13,7 @@ from hfkit.records.base import base_fault
 from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source
 from hfkit.stages.checks.architecture import MODEL_KEYS, length_problems_within
+from hfkit.stages.checks.files import template_name
 from hfkit.stages.checks.rules import broken_rules
 
 MODEL_CONFIGS = ("config.json", ADAPTER_CONFIG)
@@ -82,7 +83,7 @@ def vocabulary_problems(config) -> list[Problem]:
     """Return problems of a tokenizer that has ids beyond the model's embedding."""
     path, revision = tokenizer_source(config)
     try:
-        tokenizer = cached_tokenizer(path, revision, config.pad_token, config.chat_template)
+        tokenizer = cached_tokenizer(path, revision, config.pad_token, template_name(config))
         if getattr(config, "model_config", None):
             size = config.model_config.get("vocab_size")
         else:
@@ -130,7 +131,7 @@ def weights_problems(key: str, path: str) -> list[Problem]:
 
 def model_tokenizer_problems(config, key: str, path: str, revision: str) -> list[Problem]:
     """Return problems of a tokenizer that cannot be read, or that has no pad token but its EOS."""
-    chosen = config.chat_template if key in ("model_name_or_path", "tokenizer_name_or_path") else None
+    chosen = template_name(config) if key in ("model_name_or_path", "tokenizer_name_or_path") else None
     try:
         cached_tokenizer(path, revision, config.pad_token, chosen)
     except HubError as error:
