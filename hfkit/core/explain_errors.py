@@ -66,7 +66,8 @@ def explain_file_error(error: BaseException, folder: Path | None = None) -> Hfki
             where = folder or (Path(str(file)).parent if file else fullest_folder())
             return FullDiskError(f"no space left in {where} ({reason(one)}): free some{cache_remedy(where)}")
         if code in FORBIDDEN_CODES and file:
-            return HfkitError(f"{file}: {os.strerror(code)}: check its owner and its permissions{cache_remedy(file)}")
+            remedy = "choose another folder" if code == errno.EROFS else "check its owner and its permissions"
+            return HfkitError(f"{file}: {os.strerror(code)}: {remedy}{cache_remedy(file)}")
     return None
 
 

@@ -3,6 +3,7 @@
 import os
 
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
@@ -13,7 +14,8 @@ from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.forward import Model
 
 MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
-"""The environment variable of Accelerate."""
+SHARDED = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
+"""The environment variables of Accelerate."""
 
 
 def validate_trainer_inputs(
@@ -27,6 +29,10 @@ def validate_trainer_inputs(
     """Raise an HfkitError for inputs that PPO cannot train with."""
     if problems := precision_problems(args):
         raise ConfigError(problems)
+    sharded = [name for name in SHARDED if parse_flag_from_env(name)]
+    sharded += [name for name in ("deepspeed", "fsdp") if getattr(args, name, None)]
+    if sharded:
+        raise HfkitError(f"{', '.join(sharded)}: PPO would train nothing, or publish empty weights: train with DDP")
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * PartialState().num_processes
     if len(train_dataset) < batch:
         raise HfkitError(

@@ -129,7 +129,9 @@ class Run:
             yield
         except FullDiskError as error:
             kept = last_complete_checkpoint(self.folder)
-            remedy = f", then resume from {kept.name} with --resume_from_checkpoint" if kept else ", then start again"
+            resumes = getattr(self.config, "resume_from_checkpoint", True)
+            flag = "" if resumes else " with --resume_from_checkpoint"
+            remedy = f", then start again{flag} to resume from {kept.name}" if kept else ", then start again"
             raise FullDiskError(f"{error}{remedy}") from error.__cause__
 
     def _remove_unfinished(self) -> None:

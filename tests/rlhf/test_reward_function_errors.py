@@ -46,5 +46,5 @@ def test_a_module_that_cannot_be_imported_shows_its_line(module):
 
 
 def test_a_module_that_does_not_exist_says_how_to_name_one():
-    with pytest.raises(HfkitError, match=r"No module named 'no_such'; write it as package.module:function"):
+    with pytest.raises(HfkitError, match=r"No module named 'no_such'; write it as package\.module:function"):
         import_reward_function("no_such:f")

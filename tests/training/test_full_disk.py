@@ -63,7 +63,7 @@ def test_the_last_whole_checkpoint_is_kept_and_named(run_stage, whole, tmp_path,
     record = (folder / "hfkit.json").read_text().replace('"status": "done"', '"status": "running"')
     (folder / "hfkit.json").write_text(record)
     size = (folder / "checkpoint-3" / "optimizer.pt").stat().st_size
-    with pytest.raises(FullDiskError, match="free some, then resume from checkpoint-3 with --resume_from_checkpoint"):
+    with pytest.raises(FullDiskError, match="free some, then start again to resume from checkpoint-3"):
         with largest_file(size - 1):
             run_stage(stage, folder, **CHANGES)
     assert [path.name for path in checkpoints_in(folder)] == ["checkpoint-3"]

@@ -17,13 +17,14 @@ from hfkit.stages.checks.files import folder_problems, template_problems
 from hfkit.stages.checks.hub import hub_problems
 from hfkit.stages.checks.models import adapter_problems, model_problems
 from hfkit.stages.checks.numbers import number_problems
+from hfkit.stages.checks.processes import process_problems
 from hfkit.training.arguments import trainer_arguments
 
 
 def problems_of(config) -> list[Problem]:
     """Return every problem of a config; this reads configs and tokenizers, never weights."""
     spec = spec_of_config(config)
-    problems = number_problems(config) + template_problems(config)
+    problems = process_problems(config) + number_problems(config) + template_problems(config)
     if isinstance(config, OutputFields):
         problems += folder_problems(config) + hub_problems(config) + license_problems(config.license)
     if isinstance(config, SourceFields):
