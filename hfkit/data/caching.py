@@ -25,6 +25,8 @@ from hfkit.data.rendering import template_kwargs
 ROWS_PER_PROCESS = 2_000
 ROW_MODULES = (
     "chat_template",
+    "concatenation",
+    "conversations",
     "conversions",
     "encoding",
     "faults",

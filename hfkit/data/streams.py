@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, List, Value
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
@@ -15,15 +15,15 @@ from hfkit.data.messages import iter_strings
 
 # Rows from which the next one is drawn, because a stream cannot be shuffled as a whole.
 BUFFER = 10_000
-# The column with the number of rows that `keep` has left out so far, under a name that no data set has.
-LEFT_OUT_COLUMN = "=left out"
+# Columns under names that no data set has: how many rows `keep` has left out so far, and the names of all columns.
+LEFT_OUT_COLUMN, NAMES_COLUMN = "=left out", "=names"
 # UTF-8 bytes of text taken for each token of a budget: more than a token has, so that the budget can be filled.
 BYTES_PER_TOKEN = 8
 
 
 def take_rows(
     entry: DatasetEntry, source: dict, columns: list[str], keep: list[Keep], seed: int
-) -> tuple[Dataset, int]:
+) -> tuple[Dataset, int, list[str]]:
     """Return the rows of a stream up to the budget of its entry, shuffled in a seeded buffer, with these columns alone.
 
     A budget of rows is met exactly if the stream has as many. For a budget of tokens, more is taken than it needs, and
@@ -33,7 +33,7 @@ def take_rows(
         source: arguments of `load_dataset`, `path` and `split` among them.
 
     Returns:
-        the rows, and how many rows before the last of them `keep` left out.
+        the rows, how many rows before the last of them `keep` left out, and the names of all columns of the stream.
 
     Raises:
         HfkitError: the stream cannot be read, or has no such split or column.
@@ -64,12 +64,15 @@ def take_rows(
         if missing:
             raise ValueError(f"no column {missing[0]!r} (for keep); it has {[*known]}")
         types = {name: known[name] for name in columns if name in known}
-        features = Features({**types, LEFT_OUT_COLUMN: Value("int64")}) if types else None
+        features = (
+            Features({**types, LEFT_OUT_COLUMN: Value("int64"), NAMES_COLUMN: List(Value("string"))}) if types else None
+        )
         with progress_bars(entry.rows or 0):
             rows = Dataset.from_generator(stream_rows, features=features, gen_kwargs={"plan": plan})
     except Exception as error:  # the readers raise errors of many types
         raise read_error(path, error) from error
-    return rows.remove_columns(LEFT_OUT_COLUMN), rows[-1][LEFT_OUT_COLUMN]
+    last = rows[-1]
+    return rows.remove_columns([LEFT_OUT_COLUMN, NAMES_COLUMN]), last[LEFT_OUT_COLUMN], last[NAMES_COLUMN]
 
 
 def stream_rows(plan: dict) -> Iterator[dict]:
@@ -81,8 +84,8 @@ def stream_rows(plan: dict) -> Iterator[dict]:
         if not passes(row, tests):
             left_out += 1
             continue
-        row = {name: row[name] for name in plan["columns"] if name in row}
-        yield row | {LEFT_OUT_COLUMN: left_out}
+        names, row = [*row], {name: row[name] for name in plan["columns"] if name in row}
+        yield row | {LEFT_OUT_COLUMN: left_out, NAMES_COLUMN: names}
         count, read = count + 1, read + sum(len(text.encode()) for text in iter_strings(row))
         if count == plan["rows"] or (plan["size"] and read >= plan["size"]):
             return
