@@ -19,7 +19,7 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.data.files import progress_bars
+from hfkit.data.progress import progress_bars
 from hfkit.data.rendering import template_kwargs
 
 ROWS_PER_PROCESS = 2_000

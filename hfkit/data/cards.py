@@ -44,6 +44,11 @@ class Keep:
         """Return the names of its tests."""
         return [name for name in ("equals", "one_of", "at_least", "at_most") if getattr(self, name) is not None]
 
+    @property
+    def is_numeric(self) -> bool:
+        """Whether it compares numbers."""
+        return self.at_least is not None or self.at_most is not None
+
     def __call__(self, row: dict) -> bool:
         """Return whether a row is kept."""
         value = row[self.column]

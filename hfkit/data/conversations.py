@@ -13,8 +13,9 @@ from datasets import Dataset, Features, List, Value
 
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import map_rows
-from hfkit.data.concatenation import common_feature, message_list
+from hfkit.data.concatenation import TEXT_ROLES, common_feature, message_list
 from hfkit.data.conversions import JSON, MESSAGES, item_fields
+from hfkit.data.json_rows import TEXT_ROLE
 from hfkit.data.messages import RenderError, normalize_message, without_nulls
 
 SYSTEM = "system"
@@ -48,7 +49,7 @@ def normalize_conversations(rows: Dataset, label: str) -> tuple[Dataset, dict[st
     renamed = {role: usual_role(role) for role in dict.fromkeys(roles) if role != usual_role(role)}
     turns = [column for column in listed if has_field(rows.features[column], "from")]
     has_system, is_whole = SYSTEM in rows.column_names, "prompt" in columns and {*listed} & {*REPLY_COLUMNS}
-    if not (parsed or renamed or turns or has_system or is_whole):
+    if not (parsed or renamed or turns or has_system or is_whole or TEXT_ROLE in roles):
         return rows, {}
     types = {column: conversation_feature(rows.features[column], column in parsed) for column in listed}
     if has_system:
@@ -172,7 +173,7 @@ def normalize_row(row: dict, parsed: list[str], columns: list[str]) -> dict:
         value = row[column]
         if column in parsed:
             value = [parse_reply(one) for one in value or []] if column == "replies" else parse_reply(value)
-        found[column] = usual_messages(value)
+        found[column] = usual_messages(value, TEXT_ROLES.get(column, "user"))
     for column in {"prompt"} & {*columns}:
         found[column] = message_list(found[column] or [], "user")
     if row.get(SYSTEM):
@@ -187,17 +188,22 @@ def parse_reply(text: str | None) -> list | None:
     return text and (parse_messages(text) or [None])
 
 
-def usual_messages(value: object) -> object:
-    """Return messages, in lists of any depth, as {role, content} in place of {from, value}, with the usual roles."""
+def usual_messages(value: object, text_role: str) -> object:
+    """Return messages, in lists of any depth, as {role, content} in place of {from, value}, with the usual roles.
+
+    Args:
+        text_role: the role of a text in the column.
+    """
     if isinstance(value, list):
-        return [usual_messages(item) for item in value]
+        return [usual_messages(item, text_role) for item in value]
     if not isinstance(value, dict):
         return value
     if value.get("from") and not value.get("role"):
         rest = {name: field for name, field in value.items() if name not in ("from", "value", "role", "content")}
         value = {"role": value["from"], "content": value.get("value"), **rest}
     role = value.get("role")
-    return value | {"role": usual_role(role)} if isinstance(role, str) else value
+    role = text_role if role == TEXT_ROLE else usual_role(role) if isinstance(role, str) else role
+    return value | {"role": role}
 
 
 def with_system(found: dict, message: dict, columns: list[str]) -> None:

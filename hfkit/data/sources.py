@@ -31,9 +31,13 @@ from hfkit.data.conversions import (
     evaluate_expression,
     expression_columns,
     expression_feature,
+    is_difference,
     prompt_of,
 )
-from hfkit.data.files import progress_bars, read_rows
+from hfkit.data.csv_rows import with_numbers
+from hfkit.data.files import builder_of, read_rows
+from hfkit.data.json_rows import has_guess
+from hfkit.data.progress import progress_bars
 from hfkit.data.streams import take_rows
 
 # Prompts are read from a column, from conversations, or from pairs that begin alike. Replies may hold their beginning.
@@ -94,7 +98,7 @@ def read_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
     reads = PROMPT_SOURCES if wanted == ["prompt"] else wanted
     reads = [*reads, SYSTEM] if "prompt" in reads and SYSTEM not in needed else reads
     columns = mapped_columns(entry, [*reads, *needed]) if recipe is None else card_columns(recipe, wanted)
-    rows, left_out, names = read_source(entry, recipe, columns, [*reads, *needed], seed)
+    rows, left_out, names = read_source(entry, recipe, columns, reads, needed, seed)
     if not len(rows):
         raise HfkitError(f"{label} has no rows")
     used = {name for value in columns.values() for name in ([value] if value in names else expression_columns(value))}
@@ -139,16 +143,19 @@ def check_types(rows: Dataset, columns: list[str], label: str) -> None:
         if isinstance(kind, datasets.Value) and kind.dtype != "null" and ("string" in kind.dtype) == is_numeric:
             expected = "numbers" if is_numeric else "text" if column == "text" else "text or messages"
             raise HfkitError(f"{label}: the column {column!r} holds {kind.dtype}, and should hold {expected}")
+        if has_guess(kind):
+            remedy = "download the file and name it as path: there, text stays as it is written"
+            raise HfkitError(f"{label}: in the column {column!r}, text became {kind} when it was read: {remedy}")
 
 
 def read_source(
-    entry: DatasetEntry, recipe: Recipe | None, columns: dict, reads: list[str], seed: int
+    entry: DatasetEntry, recipe: Recipe | None, columns: dict, reads: list[str], needed: list[str], seed: int
 ) -> tuple[Dataset, int, list[str]]:
     """Return the rows that a card keeps (of a stream, up to its budget), in the data set's own columns.
 
     Args:
         columns: the stage's column -> expression over the data set's.
-        reads: all columns that the stage can read.
+        reads, needed: the columns that the stage can read, and those of any type that it must.
 
     Returns:
         the rows, how many were left out, and the names of all columns of the data set.
@@ -157,11 +164,19 @@ def read_source(
         HfkitError: no row is kept.
     """
     keep = recipe.keep if recipe else []
+    numbers = {columns.get(column, column) for column in NUMERIC_COLUMNS}
+    numbers |= {name for value in columns.values() if is_difference(value) for name in expression_columns(value)}
+    numbers |= {test.column for test in keep if test.is_numeric}
+    texts = ({columns.get(column, column) for column in reads} | {*reads}) - numbers - {*needed}
+    arguments = load_arguments(entry, recipe)
+    is_csv = builder_of(Path(arguments["path"])) == "csv"
     if entry.streaming:
         used = {name for expression in columns.values() for name in expression_columns(expression)}
-        used |= {*columns.values(), *reads, *(test.column for test in keep)}
-        return take_rows(entry, load_arguments(entry, recipe), sorted(used), keep, seed)
-    rows = read_rows(load_arguments(entry, recipe))
+        used |= {*columns.values(), *reads, *needed, *(test.column for test in keep)}
+        rows, left_out, names = take_rows(entry, arguments, sorted(used), keep, seed)
+        return (with_numbers(rows, texts, numbers) if is_csv else rows), left_out, names
+    rows = read_rows(arguments)
+    rows = with_numbers(rows, texts, numbers) if is_csv else rows
     for test in keep:
         require_column(rows, test.column, "keep", entry.card)
     if not keep:

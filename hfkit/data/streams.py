@@ -10,8 +10,11 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import code_hash
 from hfkit.data.cards import Keep, passes
-from hfkit.data.files import builder_arguments, is_saved, progress_bars, read_error
+from hfkit.data.csv_rows import cell_value
+from hfkit.data.files import builder_arguments, is_saved, read_error
+from hfkit.data.json_rows import exact_rows
 from hfkit.data.messages import iter_strings
+from hfkit.data.progress import progress_bars
 
 # Rows from which the next one is drawn, because a stream cannot be shuffled as a whole.
 BUFFER = 10_000
@@ -47,10 +50,16 @@ def take_rows(
         stream = builder.as_streaming_dataset()
         if split not in stream:
             raise ValueError(f"a stream is read by whole splits: {[*stream]}, not {split!r}")
+        inferred, exact = stream[split].features, None
+        if arguments["path"] == "json":
+            inferred = inferred or datasets.load_dataset(**arguments, split=split).features  # a list, read whole
+            exact = exact_rows(path, inferred, "train")
         plan = {
             "source": arguments,
             "split": split,
             "state": str(builder.cache_dir),  # its name depends on the state of the files, or on the commit
+            "exact": exact and [str(path), inferred],
+            "is_csv": arguments["path"] == "csv",
             "columns": columns,
             "keep": [vars(test) for test in keep],
             "rows": entry.rows,
@@ -59,14 +68,13 @@ def take_rows(
             "code": code_hash(stream_rows) + code_hash(Keep),
         }
         # Types would be inferred from the first thousand rows, where a column may be empty.
-        known = stream[split].features or {}
+        known = exact.features if exact else inferred or {}
         missing = [test.column for test in keep if known and test.column not in known]
         if missing:
             raise ValueError(f"no column {missing[0]!r} (for keep); it has {[*known]}")
         types = {name: known[name] for name in columns if name in known}
-        features = (
-            Features({**types, LEFT_OUT_COLUMN: Value("int64"), NAMES_COLUMN: List(Value("string"))}) if types else None
-        )
+        own = {LEFT_OUT_COLUMN: Value("int64"), NAMES_COLUMN: List(Value("string"))}
+        features = Features({**types, **own}) if types else None
         with progress_bars(entry.rows or 0):
             rows = Dataset.from_generator(stream_rows, features=features, gen_kwargs={"plan": plan})
     except Exception as error:  # the readers raise errors of many types
@@ -78,10 +86,14 @@ def take_rows(
 def stream_rows(plan: dict) -> Iterator[dict]:
     """Yield the rows that `take_rows` takes; some keys of `plan` only tell cached results apart."""
     tests = [Keep(**test) for test in plan["keep"]]
-    stream = datasets.load_dataset(**plan["source"], split=plan["split"], streaming=True)
+    if plan["exact"]:
+        stream = exact_rows(Path(plan["exact"][0]), plan["exact"][1], "train").to_iterable_dataset()
+    else:
+        stream = datasets.load_dataset(**plan["source"], split=plan["split"], streaming=True)
     count, read, left_out = 0, 0, 0
     for row in stream.shuffle(seed=plan["seed"], buffer_size=BUFFER):
-        if not passes(row, tests):
+        cells = {test.column: cell_value(row[test.column], test.is_numeric) for test in tests if plan["is_csv"]}
+        if not passes(row | cells, tests):
             left_out += 1
             continue
         names, row = [*row], {name: row[name] for name in plan["columns"] if name in row}
