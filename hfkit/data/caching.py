@@ -96,7 +96,7 @@ def cached_map(rows: Dataset, function: Callable, **options) -> Dataset:
 @contextmanager
 def exclusive_lock(file: Path) -> Iterator[None]:
     """Hold a lock: of several processes that train together, the first one makes the rows and the others find them."""
-    with file.open("a") as lock:
+    with file.open("ab") as lock:
         with suppress(OSError):  # a file system without locks: each process makes the rows
             # not flock: the workers of `map` would hold it too, and they outlive a trainer that is killed
             fcntl.lockf(lock, fcntl.LOCK_EX)
