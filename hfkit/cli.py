@@ -82,12 +82,13 @@ def run_verb(verb: str, argv: list[str] | None = None) -> int:
     a mistyped flag do not wait for torch.
     """
     from hfkit.commands.arguments import read_arguments
-    from hfkit.core.console import quiet_libraries
+    from hfkit.core.console import escape_unprintable, quiet_libraries
     from hfkit.core.errors import HfkitError
     from hfkit.core.explain_errors import explain_file_error, require_home
 
     enable_expandable_segments()
     quiet_libraries()
+    escape_unprintable()
     module = find_module(verb)
     try:
         require_home()

@@ -42,6 +42,25 @@ def import_graph(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
     return graph
 
 
+def calls_without_encoding(trees: dict[str, ast.Module]) -> list[str]:
+    """Return the calls that open a file as text in the locale's encoding, each as "module:line"."""
+    found = []
+    for name, tree in trees.items():
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            method, function = getattr(call.func, "attr", None), getattr(call.func, "id", None)
+            owner = getattr(getattr(call.func, "value", None), "id", None)
+            index = 1 if function or owner in ("gzip", "bz2", "lzma", "io", "codecs") else 0  # of the mode of `open`
+            given = [word.value for word in call.keywords if word.arg == "mode"] or call.args[index : index + 1]
+            mode = given[0].value if given and isinstance(given[0], ast.Constant) else "rb" if owner == "gzip" else "r"
+            opens = "open" in (method, function) and owner != "os" and "b" not in str(mode)
+            opens |= method == "read_text" and not call.args  # the first argument is the encoding
+            opens |= method == "write_text" and len(call.args) < 2
+            opens |= "fdopen" in (method, function) or method in ("NamedTemporaryFile", "TextIOWrapper")
+            if opens and "encoding" not in {word.arg for word in call.keywords}:
+                found.append(f"{name}:{call.lineno}")
+    return found
+
+
 def in_circles(graph: dict[str, set[str]]) -> list[str]:
     """Return the modules that can be reached from themselves."""
 

@@ -1,13 +1,16 @@
 """The structure of the package: what `make lint` does not look at."""
 
+import ast
 import re
 import subprocess
 import sys
 
+import pytest
 from architecture import (
     LONGEST_FUNCTION,
     ROOT,
     SHARED_NAMES,
+    calls_without_encoding,
     functions,
     import_graph,
     in_circles,
@@ -39,6 +42,32 @@ def test_a_name_has_one_meaning():
 def test_functions_and_files_are_short():
     assert [where for lines, where in functions(modules()) if lines > LONGEST_FUNCTION] == []
     assert long_files() == []
+
+
+def test_every_file_is_opened_as_utf8_or_as_bytes():
+    assert calls_without_encoding(modules()) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "is_found"),
+    [
+        ("open(path)", True),
+        ("path.open()", True),
+        ("path.open('a')", True),
+        ("open(path, mode='w')", True),
+        ("gzip.open(path, 'rt')", True),
+        ("path.read_text()", True),
+        ("path.write_text(text)", True),
+        ("open(path, 'rb')", False),
+        ("path.open('ab')", False),
+        ("gzip.open(path)", False),
+        ("os.open(path, 0)", False),
+        ("path.read_text(encoding='utf-8')", False),
+        ("path.open(encoding='utf-8')", False),
+    ],
+)
+def test_a_file_in_the_encoding_of_the_locale_is_seen(call, is_found):
+    assert bool(calls_without_encoding({"a": ast.parse(call)})) == is_found
 
 
 def test_every_floor_has_its_tests_and_its_line_in_the_architecture():

@@ -10,6 +10,7 @@ from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
 from hfkit.config.fields import DTYPES
 from hfkit.config.parsing import Check, parse
 from hfkit.config.registry import STAGES
+from hfkit.core.home import expand_home
 
 EVALUATIONS = {"evaluate": (EvaluateConfig, "model_name_or_path"), "arena": (ArenaConfig, "models")}
 """Config class of each evaluation, and the key that positional arguments belong to."""
@@ -35,10 +36,9 @@ def read_arguments(verb: str, module: str, argv: list[str]):
     layout = {"formatter_class": RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = ArgumentParser(f"hfkit {verb}", description=description, **layout)
     add_arguments(parser, ARGUMENTS[verb])
-    if verb not in WITH_STAGE_FLAGS:
-        return parser.parse_args(argv)
-    given, flags = parser.parse_known_args(argv)
-    return Namespace(**vars(given), flags=flags)
+    given, flags = parser.parse_known_args(argv) if verb in WITH_STAGE_FLAGS else (parser.parse_args(argv), None)
+    values = {name: value if name in TEXT_ARGUMENTS else expand_home(value) for name, value in vars(given).items()}
+    return Namespace(**values, **({} if flags is None else {"flags": flags}))
 
 
 def checks_in(module: str) -> Check:
@@ -165,5 +165,7 @@ ARGUMENTS = {
     ],
 }
 """The arguments of each verb that fills no config class."""
+TEXT_ARGUMENTS = ("prompt", "system", "message", "tag")
+"""Arguments in which a leading `~` is no home folder."""
 WITH_STAGE_FLAGS = ("run", "plan", "quickstart", "data check", "data preview")
 """Verbs that also take the flags of stages."""

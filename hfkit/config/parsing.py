@@ -25,6 +25,7 @@ from hfkit.config.validation import (
     union_members,
 )
 from hfkit.core.errors import MISSING, ConfigError, Problem
+from hfkit.core.home import expand_home
 from hfkit.core.yaml import read_yaml
 
 EPILOG = """A value is written --key value or --key=value, a list --key a b, a mapping or a list of mappings
@@ -48,7 +49,7 @@ def parse(config_class: type, argv: list[str], prog: str, description: str, chec
         help_parser(config_class, prog, description).parse_args(["--help"])
     problems: list[Problem] = []
     flags = read_flags(config_class, argv, problems)
-    path = flags.pop("config", None)
+    path = expand_home(flags.pop("config", None))
     given = {} if path is None else read_yaml(path, problems)
     return build(config_class, [(given, ""), (flags, "--")], problems, path, check)
 
@@ -58,7 +59,7 @@ def load_config(
 ):
     """Return the config that a mapping or a YAML file describes, checked as `parse` checks it."""
     problems: list[Problem] = []
-    path = None if isinstance(source, Mapping) else os.fspath(source)
+    path = None if isinstance(source, Mapping) else expand_home(os.fspath(source))
     given = source if path is None else read_yaml(path, problems)
     return build(config_class, [(given, ""), (overrides, "")], problems, path, check)
 

@@ -12,6 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hfkit.core.errors import MISSING, Kind, Problem, nearest
+from hfkit.core.home import expand_home
 
 EXTRA = "extra"
 """The dict field, itself no key, for keys for which the `extra_field(name)` of a config class returns a type hint."""
@@ -55,7 +56,7 @@ def convert(hint: object, value: object, key: str, problems: list[Problem]) -> o
         return _convert_union(hint, value, key, problems)
     plain = isinstance(kind, type) and not args and kind not in (int, float)  # a bool is an int to Python
     if hint is Any or (plain and isinstance(value, kind)):
-        return value
+        return expand_home(value)
     if choices is not None:
         if any(type(value) is type(choice) and value == choice for choice in choices):
             return value
@@ -78,7 +79,7 @@ def convert(hint: object, value: object, key: str, problems: list[Problem]) -> o
     elif kind is int and type(value) is int:
         return value
     elif kind is str and isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return expand_home(os.fspath(value))
     elif kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:  # text as well: a quoted 1e-4 is still a number
             if math.isfinite(number := float(value)):

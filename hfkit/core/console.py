@@ -49,6 +49,13 @@ def printable_line(text: str) -> str:
     return printable(" ".join(text.splitlines()))
 
 
+def escape_unprintable() -> None:
+    """Let the terminal show characters that its encoding lacks as escapes, such as \\u4e2d, in place of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def quiet_libraries() -> None:
     """Turn the libraries' notes off. Call it before they are imported. HFKIT_DEBUG=1 leaves them on."""
     if os.environ.get("HFKIT_DEBUG") == "1":

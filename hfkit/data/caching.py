@@ -19,12 +19,14 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.data.files import progress_bars
+from hfkit.data.progress import progress_bars
 from hfkit.data.rendering import template_kwargs
 
 ROWS_PER_PROCESS = 2_000
 ROW_MODULES = (
     "chat_template",
+    "concatenation",
+    "conversations",
     "conversions",
     "encoding",
     "faults",
@@ -94,7 +96,7 @@ def cached_map(rows: Dataset, function: Callable, **options) -> Dataset:
 @contextmanager
 def exclusive_lock(file: Path) -> Iterator[None]:
     """Hold a lock: of several processes that train together, the first one makes the rows and the others find them."""
-    with file.open("a") as lock:
+    with file.open("ab") as lock:
         with suppress(OSError):  # a file system without locks: each process makes the rows
             # not flock: the workers of `map` would hold it too, and they outlive a trainer that is killed
             fcntl.lockf(lock, fcntl.LOCK_EX)

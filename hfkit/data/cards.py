@@ -44,6 +44,11 @@ class Keep:
         """Return the names of its tests."""
         return [name for name in ("equals", "one_of", "at_least", "at_most") if getattr(self, name) is not None]
 
+    @property
+    def is_numeric(self) -> bool:
+        """Whether it compares numbers."""
+        return self.at_least is not None or self.at_most is not None
+
     def __call__(self, row: dict) -> bool:
         """Return whether a row is kept."""
         value = row[self.column]
@@ -89,7 +94,9 @@ class Recipe:
         made = {"prompt"} if "shared_prompt" in self.convert else set()
         missing = [column for column in needed if column not in self.columns and column not in made]
         missing += ["ranks or scores"] if self.form == "ranking" and not {*optional} & {*self.columns} else []
-        unknown = [column for column in self.columns if column not in (*needed, *optional)]
+        # Rows that are grouped by their prompt have several of each other column.
+        system = [] if self.form == "text" or "group_by_prompt" in self.convert else ["system"]
+        unknown = [column for column in self.columns if column not in (*needed, *optional, *system)]
         if missing or unknown:
             wrong = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has no {', '.join(unknown)}"] * bool(unknown)
             problems.append(Problem("hfkit.columns", self.columns, f"the form {self.form} {' and '.join(wrong)}"))

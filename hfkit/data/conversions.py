@@ -31,6 +31,11 @@ def expression_columns(expression: str) -> list[str]:
     return PLACEHOLDER.findall(expression) or [expression]
 
 
+def is_difference(expression: str) -> bool:
+    """Return whether an expression is a difference of two columns."""
+    return DIFFERENCE.fullmatch(expression) is not None
+
+
 def evaluate_expression(expression: str, row: dict) -> object:
     """Return the value of an expression: a column, a text with columns in it, a difference, or a field of list items.
 

@@ -6,7 +6,6 @@ The file types and their builders are listed in `hfkit/core/file_types.py`.
 import gzip
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
@@ -18,11 +17,9 @@ from datasets import Dataset
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.explain_errors import explain_file_error
 from hfkit.core.file_types import file_type, suffix_of
-
-# Only an empty cell is null: text such as None, NA or nan stays text.
-BUILDER_OPTIONS = {"csv": {"keep_default_na": False, "na_values": [""]}}
-# Fewer rows are tokenized faster than a progress bar can be read.
-QUIET_ROWS = 20_000
+from hfkit.data.csv_rows import csv_arguments
+from hfkit.data.json_rows import exact_rows
+from hfkit.data.progress import progress_bars
 
 
 def builder_of(path: Path) -> str | None:
@@ -44,7 +41,8 @@ def builder_arguments(path: Path) -> dict | None:
     kind, is_text = builder_of(path), path.suffix in (".json", ".jsonl", ".gz")
     if kind == "json" and is_text and not any(b"{" in line for line in iter_lines(path)):
         raise ValueError("none of its lines is an object")
-    return {"path": kind, "data_files": escape(str(path)), **BUILDER_OPTIONS.get(kind, {})} if kind else None
+    options = csv_arguments(path) if kind == "csv" and path.stat().st_size else {}
+    return {"path": kind, "data_files": escape(str(path)), **options} if kind else None
 
 
 def read_rows(source: dict) -> Dataset:
@@ -61,6 +59,8 @@ def read_rows(source: dict) -> Dataset:
         if arguments := builder_arguments(path):
             with progress_bars(0):
                 rows = datasets.load_dataset(**arguments, split=split)
+                if arguments["path"] == "json":
+                    rows = exact_rows(path, rows.features, split) or rows
         elif is_saved(path):
             saved = datasets.load_from_disk(str(path))
             splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
@@ -118,16 +118,3 @@ def find_broken_line(path: Path) -> str | None:
     except (OSError, EOFError) as error:
         return reason(error)
     return None
-
-
-@contextmanager
-def progress_bars(rows: int):
-    """Show the progress bars of `datasets` only if there are many rows."""
-    quiet = rows < QUIET_ROWS and not datasets.are_progress_bars_disabled()
-    if quiet:
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if quiet:
-            datasets.enable_progress_bars()

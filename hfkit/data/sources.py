@@ -1,5 +1,6 @@
 """Load a source of rows: one entry of a config's `datasets`, from a file, a folder or the Hub."""
 
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -7,9 +8,21 @@ import datasets
 from datasets import Dataset
 
 from hfkit.config.fields import DatasetEntry
+from hfkit.core.console import say, warn
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import Versioned, code_hash, map_rows
-from hfkit.data.cards import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Recipe, passes, recipe_of, source_split, split_file
+from hfkit.data.cards import Recipe, passes, recipe_of, source_split, split_file
+from hfkit.data.columns import (
+    MAY_MATTER,
+    TEMPLATE_COLUMNS,
+    card_columns,
+    check_prompt,
+    form_columns,
+    mapped_columns,
+    unread_columns,
+    unread_notes,
+)
+from hfkit.data.conversations import CONVERSATION_COLUMNS, REPLY_COLUMNS, SYSTEM, normalize_conversations
 from hfkit.data.conversions import (
     ROW_CONVERSIONS,
     TABLE_CONVERSIONS,
@@ -18,52 +31,97 @@ from hfkit.data.conversions import (
     evaluate_expression,
     expression_columns,
     expression_feature,
+    is_difference,
     prompt_of,
 )
-from hfkit.data.files import progress_bars, read_rows
-from hfkit.data.rendering import TEMPLATE_KWARGS
+from hfkit.data.csv_rows import with_numbers
+from hfkit.data.files import builder_of, read_rows
+from hfkit.data.json_rows import has_guess
+from hfkit.data.progress import progress_bars
 from hfkit.data.streams import take_rows
 
-# Prompts are read from a column, from conversations, or from pairs that begin alike.
-TEMPLATE_COLUMNS = ["tools", TEMPLATE_KWARGS]  # read beside the columns of any form
-PROMPT_SOURCES = ["prompt", "messages", "chosen", "rejected", *TEMPLATE_COLUMNS]
+# Prompts are read from a column, from conversations, or from pairs that begin alike. Replies may hold their beginning.
+PROMPT_SOURCES = ["prompt", "messages", *REPLY_COLUMNS, *TEMPLATE_COLUMNS]
 NUMERIC_COLUMNS = ("margin", "ranks", "scores")  # all other columns hold text or messages
 
 
+@dataclass
+class LoadedSource:
+    """The rows of one entry, and what a reader of the run should know of them.
+
+    Attributes:
+        left_out: number of rows that its card's `keep` left out.
+        unread: columns of the data set that are not read.
+        roles: roles that were renamed: {spelling: role}.
+    """
+
+    rows: Dataset
+    label: str
+    left_out: int = 0
+    unread: list[str] = field(default_factory=list)
+    roles: dict[str, str] = field(default_factory=dict)
+
+    def stats(self) -> dict:
+        """Return the statistics for the record, without those that are empty."""
+        return {name: value for name in ("left_out", "unread", "roles") if (value := getattr(self, name))}
+
+    def notes(self) -> list[str]:
+        """Return lines about columns that are not read, about those that may matter, and about renamed roles."""
+        renamed = ", ".join(f"{spelling} as {role}" for spelling, role in self.roles.items())
+        return unread_notes(self.unread) + (
+            [f"roles under other names are read as usual: {renamed}"] if renamed else []
+        )
+
+    def report(self) -> None:
+        """Print the notes, and warn of columns that may matter."""
+        for note in self.notes():
+            (warn if note.startswith(MAY_MATTER) else say)(f"{self.label}: {note}")
+
+
 def load_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None = None, seed: int = 0) -> Dataset:
-    """Return the rows of one entry, as `load_counted` does."""
-    return load_counted(entry, wanted, needed, seed)[0]
+    """Return the rows of one entry, as `read_entry` does."""
+    return read_entry(entry, wanted, needed, seed).rows
 
 
-def load_counted(
-    entry: DatasetEntry, wanted: list[str], needed: list[str] | None = None, seed: int = 0
-) -> tuple[Dataset, int]:
+def read_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None = None, seed: int = 0) -> LoadedSource:
     """Return the rows of one entry, reduced to the columns in `wanted` that it has, and to those in `needed`.
 
     Args:
         needed: columns of any type.
         seed: decides which rows of a stream are taken.
 
-    Returns:
-        the rows, and how many rows its card's `keep` left out.
-
     Raises:
-        HfkitError: there is no such card, file or data set, or a mapped or needed column is missing.
+        HfkitError: there is no such card, file or data set, a mapped or needed column is missing, or a column that may
+            hold the prompt of pairs is not mapped.
     """
     needed, recipe, label = needed or [], recipe_of(entry), entry.card or entry.path
     reads = PROMPT_SOURCES if wanted == ["prompt"] else wanted
+    reads = [*reads, SYSTEM] if "prompt" in reads and SYSTEM not in needed else reads
     columns = mapped_columns(entry, [*reads, *needed]) if recipe is None else card_columns(recipe, wanted)
-    rows, left_out = read_source(entry, recipe, columns, [*reads, *needed], seed)
+    rows, left_out, names = read_source(entry, recipe, columns, reads, needed, seed)
     if not len(rows):
         raise HfkitError(f"{label} has no rows")
+    used = {name for value in columns.values() for name in ([value] if value in names else expression_columns(value))}
+    used |= {*needed} | ({test.column for test in recipe.keep} if recipe else set())
     rows = map_columns(rows, columns, label)
     for column in needed:
         require_column(rows, column, "reward_columns", label)
     available = rows.column_names
-    rows = cast_large_types(rows.select_columns(form_columns(available, columns, reads, needed)))
+    read = form_columns(available, columns, reads, needed)
+    is_grouped = recipe is not None and "group_by_prompt" in recipe.convert
+    if SYSTEM in read and (is_grouped or not {*CONVERSATION_COLUMNS} & {*read}):
+        read.remove(SYSTEM)  # plain text has no system message, and a group of rows has several
+    unread = unread_columns(names, used, columns, read)
+    rows = cast_large_types(rows.select_columns(read))
     for name in recipe.convert if recipe else []:
         rows = convert_rows(rows, name, label)
-    if reads is PROMPT_SOURCES:
+    if "prompt" in reads:
+        if recipe is None:
+            check_prompt(rows, unread, columns, label)
+        rows, roles = normalize_conversations(rows, label)
+    else:
+        roles = {}
+    if wanted == ["prompt"]:
         rows = add_prompts(rows)
     present = [column for column in wanted if column in rows.column_names]
     if not present:
@@ -71,57 +129,58 @@ def load_counted(
             f"{label} has the columns {available}, and none that this stage reads ({reads}); map them: "
             "datasets: [{path: ..., columns: {" + wanted[0] + ": YOUR_COLUMN}}]"
         )
-    if reads is PROMPT_SOURCES:
+    if wanted == ["prompt"]:
         present += [column for column in TEMPLATE_COLUMNS if column in rows.column_names and column not in needed]
     rows = rows.select_columns([*present, *needed])
-    for column in present:
+    check_types(rows, present, label)
+    return LoadedSource(rows, label, left_out, unread, roles)
+
+
+def check_types(rows: Dataset, columns: list[str], label: str) -> None:
+    """Raise an HfkitError if a column holds numbers in place of text or messages, or the other way round."""
+    for column in columns:
         kind, is_numeric = rows.features[column], column in NUMERIC_COLUMNS
         if isinstance(kind, datasets.Value) and kind.dtype != "null" and ("string" in kind.dtype) == is_numeric:
             expected = "numbers" if is_numeric else "text" if column == "text" else "text or messages"
             raise HfkitError(f"{label}: the column {column!r} holds {kind.dtype}, and should hold {expected}")
-    return rows, left_out
-
-
-def form_columns(available: list[str], columns: dict[str, str], reads: list[str], needed: list[str]) -> list[str]:
-    """Return the available columns to read. The mapped ones decide which form they are of.
-
-    If columns are mapped to `prompt` and `response`, a column `messages` of the data set is not read.
-    """
-    by_name = {form: {*names, *OPTIONAL_COLUMNS.get(form, ())} for form, names in REQUIRED_COLUMNS.items()}
-    ranking = by_name.pop("ranking")
-    forms = [*by_name.values(), {"prompt", "completion"}, ranking - {"scores"}, ranking - {"ranks"}]
-    mapped = {column for column in columns if column in reads and column not in (*needed, *TEMPLATE_COLUMNS)}
-    fit = [form for form in forms if mapped <= form]
-    own = {*TEMPLATE_COLUMNS}.union(*fit) if mapped and fit else {*reads}
-    read = {*needed} | mapped | ({*reads} & own)
-    return [column for column in available if column in read]
+        if has_guess(kind):
+            remedy = "download the file and name it as path: there, text stays as it is written"
+            raise HfkitError(f"{label}: in the column {column!r}, text became {kind} when it was read: {remedy}")
 
 
 def read_source(
-    entry: DatasetEntry, recipe: Recipe | None, columns: dict, reads: list[str], seed: int
-) -> tuple[Dataset, int]:
+    entry: DatasetEntry, recipe: Recipe | None, columns: dict, reads: list[str], needed: list[str], seed: int
+) -> tuple[Dataset, int, list[str]]:
     """Return the rows that a card keeps (of a stream, up to its budget), in the data set's own columns.
 
     Args:
         columns: the stage's column -> expression over the data set's.
-        reads: all columns that the stage can read.
+        reads, needed: the columns that the stage can read, and those of any type that it must.
 
     Returns:
-        the rows, and how many were left out.
+        the rows, how many were left out, and the names of all columns of the data set.
 
     Raises:
         HfkitError: no row is kept.
     """
     keep = recipe.keep if recipe else []
+    numbers = {columns.get(column, column) for column in NUMERIC_COLUMNS}
+    numbers |= {name for value in columns.values() if is_difference(value) for name in expression_columns(value)}
+    numbers |= {test.column for test in keep if test.is_numeric}
+    texts = ({columns.get(column, column) for column in reads} | {*reads}) - numbers - {*needed}
+    arguments = load_arguments(entry, recipe)
+    is_csv = builder_of(Path(arguments["path"])) == "csv"
     if entry.streaming:
         used = {name for expression in columns.values() for name in expression_columns(expression)}
-        used |= {*columns.values(), *reads, *(test.column for test in keep)}
-        return take_rows(entry, load_arguments(entry, recipe), sorted(used), keep, seed)
-    rows = read_rows(load_arguments(entry, recipe))
+        used |= {*columns.values(), *reads, *needed, *(test.column for test in keep)}
+        rows, left_out, names = take_rows(entry, arguments, sorted(used), keep, seed)
+        return (with_numbers(rows, texts, numbers) if is_csv else rows), left_out, names
+    rows = read_rows(arguments)
+    rows = with_numbers(rows, texts, numbers) if is_csv else rows
     for test in keep:
         require_column(rows, test.column, "keep", entry.card)
     if not keep:
-        return rows, 0
+        return rows, 0, rows.column_names
     try:
         with progress_bars(len(rows)):
             passing = rows.filter(Versioned(partial(passes, tests=keep), code_hash(passes)))
@@ -129,41 +188,7 @@ def read_source(
         raise HfkitError(f"{entry.card}: {error}") from error
     if not len(passing):
         raise HfkitError(f"{entry.card}: keep leaves none of the rows")
-    return passing, len(rows) - len(passing)
-
-
-def mapped_columns(entry: DatasetEntry, reads: list[str]) -> dict[str, str]:
-    """Return the columns that an entry without a card maps.
-
-    Raises:
-        HfkitError: it maps to a column that the stage does not read, or maps one column twice.
-    """
-    columns = entry.columns or {}
-    unknown = [column for column in columns if column not in reads]
-    if unknown or len({*columns.values()}) < len(columns):
-        wrong = f"map to {unknown}, which it does not read" if unknown else "map one column twice"
-        raise HfkitError(f"{entry.path}: columns {columns} {wrong}; this stage reads {reads}")
-    return columns
-
-
-def card_columns(recipe: Recipe, wanted: list[str]) -> dict[str, str]:
-    """Return the columns of a card that a stage needs.
-
-    Raises:
-        HfkitError: the stage does not read its form.
-    """
-    if not can_read(wanted, recipe.form):
-        raise HfkitError(f"{recipe.path} has the form {recipe.form}; this stage reads {', '.join(wanted)}")
-    if wanted == ["prompt"] and "prompt" in recipe.columns and not recipe.convert:
-        return {"prompt": recipe.columns["prompt"]}
-    return recipe.columns
-
-
-def can_read(wanted: list[str], form: str) -> bool:
-    """Return whether a stage that reads these columns reads a card's form: every form but text has prompts."""
-    if wanted == ["prompt"]:
-        return form != "text"
-    return form != "prompts" and {*REQUIRED_COLUMNS[form]} <= {*wanted}
+    return passing, len(rows) - len(passing), rows.column_names
 
 
 def load_arguments(entry: DatasetEntry, recipe: Recipe | None) -> dict:

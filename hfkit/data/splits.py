@@ -15,7 +15,7 @@ from hfkit.data.cards import recipe_of
 from hfkit.data.concatenation import concatenate_sources
 from hfkit.data.held_out import keys_of, overlap_mask, overlaps, split_off, write_hashes
 from hfkit.data.mixture import Mixture, mixture_table, source_name
-from hfkit.data.sources import load_arguments, load_counted
+from hfkit.data.sources import load_arguments, read_entry
 
 
 @dataclass
@@ -23,7 +23,7 @@ class SplitStats:
     """The statistics of one split; kept in the run's record.
 
     Attributes:
-        sources: each entry with `rows`, `sha256`, `left_out` (by its card's `keep`, if any), and `taken` once they are
+        sources: each entry with `rows`, `sha256`, what `LoadedSource.stats` has, and `taken` once they are
             mixed.
         rows: before any is dropped.
         kept: rows that can be used; `mixed` is how many one pass takes of them, with repetitions, if not all once.
@@ -185,12 +185,15 @@ def load_rows(
     Raises:
         HfkitError: a source cannot be read, or they have different columns.
     """
-    tables, left_out = zip(*(load_counted(entry, wanted, needed, seed) for entry in entries), strict=True)
+    loaded = [read_entry(entry, wanted, needed, seed) for entry in entries]
+    tables = [source.rows for source in loaded]
     sources = [
-        {**describe_entry(entry), "rows": len(table), "sha256": content_hash(table)} | ({"left_out": n} if n else {})
-        for entry, table, n in zip(entries, tables, left_out, strict=True)
+        {**describe_entry(entry), "rows": len(source.rows), "sha256": content_hash(source.rows), **source.stats()}
+        for entry, source in zip(entries, loaded, strict=True)
     ]
-    rows = concatenate_sources([*tables], [entry.card or entry.path for entry in entries])
+    for source in loaded:
+        source.report()
+    rows = concatenate_sources(tables, [entry.card or entry.path for entry in entries])
     source_of = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     return rows, SplitStats(name, sources, len(rows), len(rows), mixture=Mixture(entries, source_of, seed))
 

@@ -4,26 +4,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, List, Value
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import code_hash
 from hfkit.data.cards import Keep, passes
-from hfkit.data.files import builder_arguments, is_saved, progress_bars, read_error
+from hfkit.data.csv_rows import cell_value
+from hfkit.data.files import builder_arguments, is_saved, read_error
+from hfkit.data.json_rows import exact_rows
 from hfkit.data.messages import iter_strings
+from hfkit.data.progress import progress_bars
 
 # Rows from which the next one is drawn, because a stream cannot be shuffled as a whole.
 BUFFER = 10_000
-# The column with the number of rows that `keep` has left out so far, under a name that no data set has.
-LEFT_OUT_COLUMN = "=left out"
+# Columns under names that no data set has: how many rows `keep` has left out so far, and the names of all columns.
+LEFT_OUT_COLUMN, NAMES_COLUMN = "=left out", "=names"
 # UTF-8 bytes of text taken for each token of a budget: more than a token has, so that the budget can be filled.
 BYTES_PER_TOKEN = 8
 
 
 def take_rows(
     entry: DatasetEntry, source: dict, columns: list[str], keep: list[Keep], seed: int
-) -> tuple[Dataset, int]:
+) -> tuple[Dataset, int, list[str]]:
     """Return the rows of a stream up to the budget of its entry, shuffled in a seeded buffer, with these columns alone.
 
     A budget of rows is met exactly if the stream has as many. For a budget of tokens, more is taken than it needs, and
@@ -33,7 +36,7 @@ def take_rows(
         source: arguments of `load_dataset`, `path` and `split` among them.
 
     Returns:
-        the rows, and how many rows before the last of them `keep` left out.
+        the rows, how many rows before the last of them `keep` left out, and the names of all columns of the stream.
 
     Raises:
         HfkitError: the stream cannot be read, or has no such split or column.
@@ -47,10 +50,16 @@ def take_rows(
         stream = builder.as_streaming_dataset()
         if split not in stream:
             raise ValueError(f"a stream is read by whole splits: {[*stream]}, not {split!r}")
+        inferred, exact = stream[split].features, None
+        if arguments["path"] == "json":
+            inferred = inferred or datasets.load_dataset(**arguments, split=split).features  # a list, read whole
+            exact = exact_rows(path, inferred, "train")
         plan = {
             "source": arguments,
             "split": split,
             "state": str(builder.cache_dir),  # its name depends on the state of the files, or on the commit
+            "exact": exact and [str(path), inferred],
+            "is_csv": arguments["path"] == "csv",
             "columns": columns,
             "keep": [vars(test) for test in keep],
             "rows": entry.rows,
@@ -59,30 +68,36 @@ def take_rows(
             "code": code_hash(stream_rows) + code_hash(Keep),
         }
         # Types would be inferred from the first thousand rows, where a column may be empty.
-        known = stream[split].features or {}
+        known = exact.features if exact else inferred or {}
         missing = [test.column for test in keep if known and test.column not in known]
         if missing:
             raise ValueError(f"no column {missing[0]!r} (for keep); it has {[*known]}")
         types = {name: known[name] for name in columns if name in known}
-        features = Features({**types, LEFT_OUT_COLUMN: Value("int64")}) if types else None
+        own = {LEFT_OUT_COLUMN: Value("int64"), NAMES_COLUMN: List(Value("string"))}
+        features = Features({**types, **own}) if types else None
         with progress_bars(entry.rows or 0):
             rows = Dataset.from_generator(stream_rows, features=features, gen_kwargs={"plan": plan})
     except Exception as error:  # the readers raise errors of many types
         raise read_error(path, error) from error
-    return rows.remove_columns(LEFT_OUT_COLUMN), rows[-1][LEFT_OUT_COLUMN]
+    last = rows[-1]
+    return rows.remove_columns([LEFT_OUT_COLUMN, NAMES_COLUMN]), last[LEFT_OUT_COLUMN], last[NAMES_COLUMN]
 
 
 def stream_rows(plan: dict) -> Iterator[dict]:
     """Yield the rows that `take_rows` takes; some keys of `plan` only tell cached results apart."""
     tests = [Keep(**test) for test in plan["keep"]]
-    stream = datasets.load_dataset(**plan["source"], split=plan["split"], streaming=True)
+    if plan["exact"]:
+        stream = exact_rows(Path(plan["exact"][0]), plan["exact"][1], "train").to_iterable_dataset()
+    else:
+        stream = datasets.load_dataset(**plan["source"], split=plan["split"], streaming=True)
     count, read, left_out = 0, 0, 0
     for row in stream.shuffle(seed=plan["seed"], buffer_size=BUFFER):
-        if not passes(row, tests):
+        cells = {test.column: cell_value(row[test.column], test.is_numeric) for test in tests if plan["is_csv"]}
+        if not passes(row | cells, tests):
             left_out += 1
             continue
-        row = {name: row[name] for name in plan["columns"] if name in row}
-        yield row | {LEFT_OUT_COLUMN: left_out}
+        names, row = [*row], {name: row[name] for name in plan["columns"] if name in row}
+        yield row | {LEFT_OUT_COLUMN: left_out, NAMES_COLUMN: names}
         count, read = count + 1, read + sum(len(text.encode()) for text in iter_strings(row))
         if count == plan["rows"] or (plan["size"] and read >= plan["size"]):
             return

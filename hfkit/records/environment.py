@@ -42,6 +42,6 @@ def peak_memory_bytes() -> int:
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
     # getrusage reports at least the peak of the parent process
-    if status.is_file() and (peak := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+    if status.is_file() and (peak := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))):
         return int(peak[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -10,7 +10,7 @@ def read_metrics(folder: Path) -> list[dict]:
     """Read the lines of `metrics.jsonl`, without a last one that a crash cut off."""
     rows = []
     path = Path(folder) / METRICS
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

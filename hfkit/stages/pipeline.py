@@ -12,6 +12,7 @@ from hfkit.config.parsing import Check, command_line, group_flags, parse
 from hfkit.config.registry import STAGES
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, Kind, Problem
+from hfkit.core.home import expand_home
 from hfkit.core.yaml import read_yaml
 from hfkit.stages.checks import problems_of
 from hfkit.stages.checks.architecture import find_model_config, pending_problems
@@ -28,9 +29,10 @@ def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[st
     Raises:
         ConfigError: before any stage runs, with the problems of all stages.
     """
-    pipeline = read_pipeline(Path(path))
+    path = Path(path).expanduser()
+    pipeline = read_pipeline(path)
     root = Path(output_dir or pipeline["output_dir"])
-    argvs = stage_flags(pipeline, Path(path).parent, root, flags or [])
+    argvs = stage_flags(pipeline, path.parent, root, flags or [])
     parse_stages(argvs, root)
     for number, (stage, argv) in enumerate(argvs.items(), 1):
         say(f"== {number}/{len(argvs)} {stage}")
@@ -47,7 +49,7 @@ def read_pipeline(path: Path) -> dict:
         ConfigError: with every problem: wrong keys, unknown stages, missing files.
     """
     problems: list[Problem] = []
-    pipeline = read_yaml(str(path), problems)
+    pipeline = expand_home(read_yaml(str(path), problems))
     if pipeline is None:
         raise ConfigError(problems, source=str(path))
     problems += [

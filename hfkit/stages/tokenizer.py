@@ -58,7 +58,7 @@ def main(config: TokenizerConfig) -> Path:
             additional_special_tokens=MARKERS,
             model_max_length=config.model_max_length,
             clean_up_tokenization_spaces=False,
-            chat_template=Path(config.chat_template or CHAT_TEMPLATE).read_text(),
+            chat_template=Path(config.chat_template or CHAT_TEMPLATE).read_text(encoding="utf-8"),
         )
         # Save
         sample = "".join(rows[: min(len(rows), 200)]["text"])

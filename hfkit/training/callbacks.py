@@ -56,7 +56,7 @@ class MetricsFile(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:
-            with self.path.open("a") as stream:
+            with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(self.line(state.global_step, logs))
 
     def rewrite(self, history: list[dict]) -> None:

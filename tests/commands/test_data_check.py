@@ -251,3 +251,29 @@ def test_cards_are_read_by_the_stages_whose_columns_they_have():
         "ranking": "reward, ppo (its prompts)",
         "prompts": "ppo",
     }
+
+
+def test_unread_columns_and_renamed_roles_are_named(data_verb):
+    chat = [{"role": "human", "content": "What does Ann like?"}, {"role": "gpt", "content": "Ann likes red."}]
+    status, out, _ = data_verb("check", "sft", [{"messages": chat, "id": 1, "system_prompt": "Be brief."}])
+    assert status == 0
+    assert "columns that are not read: id, system_prompt\n" in out
+    assert "map what the model should read, such as columns: {system: system_prompt}\n" in out
+    assert "read as usual: human as user, gpt as assistant\n" in out
+
+
+PAIR_WITH_SYSTEM = {"system": "Be brief.", **PAIR}
+
+
+@pytest.mark.parametrize(
+    ("stage", "row", "config"),
+    [
+        ("sft", {"system": "Be brief.", **TURN}, {}),
+        ("reward", PAIR_WITH_SYSTEM, {}),
+        ("ppo", PAIR_WITH_SYSTEM, {"reward_functions": ["math:sqrt"]}),
+    ],
+)
+def test_a_system_column_is_rendered_in_every_stage(data_verb, stage, row, config):
+    status, out, _ = data_verb("preview", stage, [row], "-n", "1", **config)
+    assert status == 0
+    assert "<|system|>\nBe brief.\n<|user|>\nWhat does Ann like?\n<|assistant|>" in out

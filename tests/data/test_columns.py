@@ -9,7 +9,7 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import PPOConfig, SFTConfig
 from hfkit.core.errors import HfkitError
 from hfkit.data.comparisons import COMPARISONS
-from hfkit.data.forms import INSTRUCTIONS, PROMPTS, encode_prompts
+from hfkit.data.forms import INSTRUCTIONS, PROMPTS, TEXT, encode_prompts
 from hfkit.data.held_out import row_key
 from hfkit.data.sources import load_entry
 from hfkit.data.splits import SplitStats, load_splits
@@ -219,3 +219,17 @@ def test_transcripts_are_read_from_every_reader(card_of, file):
 def test_rows_are_grouped_beside_columns_that_are_lists(card_of):
     entry = card_of(ONE | {"extra": [{"a": 1}]}, "ranking", GROUPED, convert=["group_by_prompt", "transcript"])
     assert load_entry(entry, COMPARISONS)[0]["scores"] == [1] * 9
+
+
+def test_a_card_can_map_a_system_column(card_of):
+    row = {"q": "Where?", "a": "Oslo.", "sys": "Be brief."}
+    entry = card_of(row, "prompt_response", {"prompt": "q", "response": "a", "system": "sys"})
+    context = [{"role": "system", "content": "Be brief."}, USER]
+    assert load_entry(entry, INSTRUCTIONS)[0] == {"prompt": context, "response": "Oslo."}
+    assert load_entry(entry, PROMPTS)[0] == {"prompt": context}
+    assert "system" not in load_entry(card_of(row, "text", {"text": "{q} {a}"}), TEXT).column_names
+
+
+def test_a_group_of_rows_has_no_one_system_column(card_of):
+    with pytest.raises(HfkitError, match="the form ranking has no system"):
+        load_entry(card_of(ONE, "ranking", {**GROUPED, "system": "response"}, convert=["group_by_prompt"]), COMPARISONS)

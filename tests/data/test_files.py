@@ -1,7 +1,11 @@
 """Files as they lie about: odd names, cells that look like nothing, and what is said of those that hold no rows."""
 
+import ast
 import gzip
 import json
+import os
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -85,3 +89,25 @@ def test_messages_that_polars_wrote_join_others(tmp_path, rows_file):
     rows, account = load_rows("train", [DatasetEntry(**entry) for entry in entries], ["messages"])
     assert rows["messages"][:] == [turns] * 5
     assert account.sources[0]["sha256"] != account.sources[1]["sha256"]
+
+
+def test_rows_are_utf8_whatever_the_locale(tmp_path):
+    row = {"prompt": "Où est Köln? 中", "response": "Nähe"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    (tmp_path / "b.json").write_text(json.dumps([row, row | {"prompt": "2024-01-01"}], ensure_ascii=False), "utf-8")
+    (tmp_path / "c.csv").write_text(f"prompt,response\n{row['prompt']},{row['response']}\n", encoding="utf-8")
+    (tmp_path / "d.jsonl").write_text(json.dumps({"prompt": "2024-01-01", "response": "Nähe"}, ensure_ascii=False))
+    code = (
+        "import sys; from hfkit.config.fields import DatasetEntry; from hfkit.data.sources import load_entry\n"
+        "print(ascii([load_entry(DatasetEntry(path=path), ['prompt', 'response'])[0] for path in sys.argv[1:]]))"
+    )
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        *(str(tmp_path / name) for name in ("a.jsonl", "b.json", "c.csv", "d.jsonl")),
+    ]
+    result = subprocess.run(command, env=os.environ | locale, capture_output=True, text=True, check=True)
+    expected = [row] * 3 + [row | {"prompt": "2024-01-01"}]
+    assert ast.literal_eval(result.stdout.splitlines()[-1]) == expected

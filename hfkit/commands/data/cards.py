@@ -12,8 +12,8 @@ from rich.table import Column, Table
 
 from hfkit.config.registry import STAGES
 from hfkit.data.cards import card_names, load_card
+from hfkit.data.columns import can_read
 from hfkit.data.forms import FORMS
-from hfkit.data.sources import can_read
 
 
 def main(given: Namespace) -> int:

@@ -91,6 +91,7 @@ def survey_lines(survey: Survey) -> list[str]:
     lines = [f"{survey.rows:,} rows, {survey.kept:,} kept, {survey.tokens:,} {survey.unit}"]
     if survey.trained:
         lines[0] += f", {percentage(survey.trained, survey.tokens)} of them trained"
+    lines += survey.notes
     lines += [f"{n:,} dropped ({percentage(n, survey.rows)}): {reason}" for reason, n in survey.dropped.items()]
     if survey.cut:
         cut, tokens = percentage(survey.cut, survey.rows), survey.cut_tokens

@@ -31,9 +31,9 @@ def main(given: Namespace) -> int:
     key = next(key for key, split in SPLITS.items() if split == given.split)
     for stage, config, tokenizer in stages_to_check(given):
         for entry in getattr(config, key, []):
-            rows, encoder, _ = load_source(stage, config, given.split, entry, tokenizer)
+            source, encoder, _ = load_source(stage, config, given.split, entry, tokenizer)
             left = given.n
-            for index, row in enumerate(rows):
+            for index, row in enumerate(source.rows):
                 if left <= 0:
                     break
                 encoded = encoder.function(row)
@@ -41,8 +41,8 @@ def main(given: Namespace) -> int:
                 if given.lost == is_lost or (not given.lost and not encoded["dropped"]):
                     left -= 1
                     unit = "bytes" if tokenizer is None else "tokens"
-                    source = f"{stage} {given.split}: {entry.card or entry.path}"
-                    console.print(heading(source, index, encoded, unit))
+                    label = f"{stage} {given.split}: {source.label}"
+                    console.print(heading(label, index, encoded, unit))
                     for part in parts_of(row, encoded, tokenizer):
                         console.print(highlight(*part, tokenizer, marks))
     return 0

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.registry import STAGES
@@ -16,7 +15,7 @@ from hfkit.data.encoding import Encoder, count_tokens, pair_lengths
 from hfkit.data.forms import FORMS, IGNORE
 from hfkit.data.held_out import keys_of, overlap_mask
 from hfkit.data.mixture import Mixture
-from hfkit.data.sources import load_entry
+from hfkit.data.sources import LoadedSource, read_entry
 
 SPLITS = {"datasets": "train", "eval_datasets": "test", "ptx_datasets": "ptx"}
 
@@ -26,6 +25,7 @@ class Survey:
     """One source of one split.
 
     Attributes:
+        notes: columns that are not read, roles that were renamed.
         form: of its rows, a name in `hfkit.data.forms.FORMS`.
         unit: of lengths: tokens, or bytes if there is no tokenizer yet.
         tokens: of the kept rows after cutting; `trained` are those in the loss.
@@ -39,6 +39,7 @@ class Survey:
 
     split: str
     name: str
+    notes: list[str]
     form: str
     unit: str
     rows: int
@@ -72,19 +73,21 @@ def split_form(stage: str, split: str) -> str:
     return "instructions" if split == "ptx" else STAGES[stage].form
 
 
-def load_source(stage: str, config, split: str, entry: DatasetEntry, tokenizer) -> tuple[Dataset, Encoder, int | None]:
-    """Return the rows of one source as a stage reads them, their encoder, and the most tokens of a row."""
+def load_source(
+    stage: str, config, split: str, entry: DatasetEntry, tokenizer
+) -> tuple[LoadedSource, Encoder, int | None]:
+    """Return one source as a stage reads it, the encoder of its rows, and the most tokens of a row."""
     form = FORMS[split_form(stage, split)]
     needed = [] if split == "ptx" else getattr(config, "reward_columns", [])
-    rows = load_entry(entry, form.columns, needed, config.seed)
+    source = read_entry(entry, form.columns, needed, config.seed)
     limit = form.length_key and getattr(config, f"ptx_{form.length_key}" if split == "ptx" else form.length_key)
-    return rows, form.encoder(rows, tokenizer, limit, config), limit
+    return source, form.encoder(source.rows, tokenizer, limit, config), limit
 
 
 def survey(stage: str, config, split: str, entry: DatasetEntry, tokenizer) -> Survey:
     """Return the survey of one source."""
-    rows, encoder, limit = load_source(stage, config, split, entry, tokenizer)
-    name = entry.card or entry.path
+    source, encoder, limit = load_source(stage, config, split, entry, tokenizer)
+    rows, name = source.rows, source.label
     encoded = encoder(rows, name, getattr(config, "dataset_num_proc", None))
     table = encoded.with_format("arrow")[:]
     lengths = table["length"].to_numpy()
@@ -99,6 +102,7 @@ def survey(stage: str, config, split: str, entry: DatasetEntry, tokenizer) -> Su
     return Survey(
         split=split,
         name=name,
+        notes=source.notes(),
         form=split_form(stage, split),
         unit="bytes" if tokenizer is None else "tokens",
         rows=len(rows),

@@ -35,8 +35,8 @@ def find_device(capacity: int | None = None) -> Device:
     page = os.sysconf("SC_PAGE_SIZE")
     memory = page * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+    if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
         memory = min(memory, int(text))
     resident = Path("/proc/self/statm")
-    taken = int(resident.read_text().split()[1]) * page if resident.is_file() else CUDA_CONTEXT
+    taken = int(resident.read_text(encoding="utf-8").split()[1]) * page if resident.is_file() else CUDA_CONTEXT
     return Device(asked or "this machine's memory", capacity or memory, taken, False)

@@ -1,0 +1,15 @@
+"""Expand `~` in paths: in a YAML and after `--key=` no shell does it."""
+
+import os
+import re
+
+HOME = re.compile(r"~\w*(/|$)")
+
+
+def expand_home(value):
+    """Return a path with the home folder in place of its leading `~`, also within lists and mappings."""
+    if isinstance(value, dict):
+        return {name: expand_home(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [expand_home(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) and HOME.match(value) else value

@@ -1,0 +1,147 @@
+"""Decide which columns of a source a stage reads, and name those that it does not read."""
+
+import re
+
+from datasets import Dataset
+
+from hfkit.config.fields import DatasetEntry
+from hfkit.core.errors import HfkitError
+from hfkit.data.cards import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Recipe
+from hfkit.data.conversations import SYSTEM, is_conversation, role_of_first
+from hfkit.data.rendering import TEMPLATE_KWARGS
+
+TEMPLATE_COLUMNS = ["tools", TEMPLATE_KWARGS]
+"""Columns that are read beside those of any form."""
+
+# Words in the names of columns that belong to the model's input, and endings of names that only describe it.
+INPUT_WORDS = {"article", "body", "context", "conversation", "conversations", "dialog", "dialogue", "document"}
+INPUT_WORDS |= {
+    "documents",
+    "history",
+    "human",
+    "input",
+    "inputs",
+    "instruction",
+    "instructions",
+    "messages",
+    "passage",
+}
+INPUT_WORDS |= {"persona", "post", "problem", "prompt", "prompts", "query", "question", "questions", "request"}
+INPUT_WORDS |= {"situation", "system", "task", "title", "topic", "user"}
+DESCRIBING_WORDS = {"count", "hash", "id", "ids", "idx", "index", "lang", "language", "length", "len", "model", "name"}
+DESCRIBING_WORDS |= {"score", "source", "tokens", "type", "url"}
+
+MAY_MATTER = "not read, though it may belong to the model's input:"
+"""How the line about such columns begins."""
+
+
+def form_columns(available: list[str], columns: dict[str, str], reads: list[str], needed: list[str]) -> list[str]:
+    """Return the available columns to read. The mapped ones decide which form they are of.
+
+    If columns are mapped to `prompt` and `response`, a column `messages` of the data set is not read.
+    """
+    by_name = {form: {*names, *OPTIONAL_COLUMNS.get(form, ())} for form, names in REQUIRED_COLUMNS.items()}
+    ranking = by_name.pop("ranking")
+    forms = [*by_name.values(), {"prompt", "completion"}, ranking - {"scores"}, ranking - {"ranks"}]
+    mapped = {column for column in columns if column in reads and column not in (*needed, *TEMPLATE_COLUMNS, SYSTEM)}
+    fit = [form for form in forms if mapped <= form]
+    own = {*TEMPLATE_COLUMNS, SYSTEM}.union(*fit) if mapped and fit else {*reads}
+    read = {*needed} | mapped | ({*reads} & own)
+    return [column for column in available if column in read]
+
+
+def mapped_columns(entry: DatasetEntry, reads: list[str]) -> dict[str, str]:
+    """Return the columns that an entry without a card maps.
+
+    Raises:
+        HfkitError: it maps to a column that the stage does not read, or maps one column twice.
+    """
+    columns = entry.columns or {}
+    unknown = [column for column in columns if column not in reads]
+    if unknown or len({*columns.values()}) < len(columns):
+        wrong = f"map to {unknown}, which it does not read" if unknown else "map one column twice"
+        raise HfkitError(f"{entry.path}: columns {columns} {wrong}; this stage reads {reads}")
+    return columns
+
+
+def card_columns(recipe: Recipe, wanted: list[str]) -> dict[str, str]:
+    """Return the columns of a card that a stage needs.
+
+    Raises:
+        HfkitError: the stage does not read its form.
+    """
+    if not can_read(wanted, recipe.form):
+        raise HfkitError(f"{recipe.path} has the form {recipe.form}; this stage reads {', '.join(wanted)}")
+    if wanted == ["prompt"] and "prompt" in recipe.columns and not recipe.convert:
+        return {name: recipe.columns[name] for name in ("prompt", SYSTEM) if name in recipe.columns}
+    return recipe.columns
+
+
+def can_read(wanted: list[str], form: str) -> bool:
+    """Return whether a stage that reads these columns reads a card's form: every form but text has prompts."""
+    if wanted == ["prompt"]:
+        return form != "text"
+    return form != "prompts" and {*REQUIRED_COLUMNS[form]} <= {*wanted}
+
+
+def unread_columns(available: list[str], used: set[str], columns: dict[str, str], read: list[str]) -> list[str]:
+    """Return the columns of a data set that a stage does not read.
+
+    Args:
+        available: all of them.
+        used: those that mapped expressions and a card's `keep` read.
+        columns: the stage's column -> expression, as mapped.
+        read: the stage's columns that are read.
+    """
+    own = {*read} - {*columns}  # read without being mapped
+    return [name for name in available if name not in used | own]
+
+
+def may_be_input(name: str) -> bool:
+    """Return whether a column, by its name, may belong to the model's input: `instruction`, `system_prompt`."""
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    return bool(words) and words[-1] not in DESCRIBING_WORDS and bool(INPUT_WORDS & {*words})
+
+
+def unread_notes(unread: list[str]) -> list[str]:
+    """Return a line that names the unread columns, and one for those that may belong to the input, if there are any."""
+    inputs = [name for name in unread if may_be_input(name)]
+    notes = [f"columns that are not read: {', '.join(unread)}"] if unread else []
+    if inputs:
+        advice = f"map what the model should read, such as columns: {{{suggested_mapping(inputs)}}}"
+        notes.append(f"{MAY_MATTER} {', '.join(inputs)}: {advice}")
+    return notes
+
+
+def suggested_mapping(inputs: list[str]) -> str:
+    """Return the text of a mapping of columns that belong to the input."""
+    systems = [name for name in inputs if "system" in name.lower()]
+    prompts = [name for name in inputs if name not in systems and name != "prompt"] or [*{"prompt"} & {*inputs}]
+    parts = [f"system: {systems[0]}"] if systems else []
+    if len(prompts) == 1:
+        parts.append(f"prompt: {prompts[0]}")
+    elif prompts:
+        parts.append('prompt: "' + "\\n\\n".join(f"{{{name}}}" for name in prompts) + '"')
+    return ", ".join(parts)
+
+
+def check_prompt(rows: Dataset, unread: list[str], mapped: dict[str, str], label: str) -> None:
+    """Raise an HfkitError if the prompt of pairs would be guessed although an unread column may hold it.
+
+    Args:
+        rows: with the stage's columns.
+        unread: the data set's columns that are not read.
+        mapped: the stage's columns that are mapped; pairs that are mapped without a prompt have it in their replies.
+    """
+    names = rows.column_names
+    if "messages" in names or "prompt" in names or not {"chosen", "rejected"} <= {*names} or "chosen" in mapped:
+        return
+    kind = rows.features["chosen"]
+    if is_conversation(kind) and role_of_first(rows[0]["chosen"]) in ("system", "user"):
+        return  # whole conversations say themselves where their prompt ends
+    if inputs := [name for name in unread if may_be_input(name)]:
+        raise HfkitError(
+            f"{label}: chosen and rejected have no column prompt, and it may be in {', '.join(inputs)}. Map it: "
+            f"datasets: [{{path: {label}, columns: {{{suggested_mapping(inputs)}}}}}]. If both replies begin "
+            "with their prompt, map them: columns: {chosen: chosen, rejected: rejected}"
+        )

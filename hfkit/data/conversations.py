@@ -1,0 +1,271 @@
+"""Bring conversations into one shape: messages, the usual roles, a system message, and a prompt that is asked once.
+
+`read_entry` does it for every source, so all stages and verbs see the same rows.
+"""
+
+import json
+from collections.abc import Iterator
+from functools import partial, reduce
+
+import datasets
+import pyarrow.compute as pc
+from datasets import Dataset, Features, List, Value
+
+from hfkit.core.errors import HfkitError
+from hfkit.data.caching import map_rows
+from hfkit.data.concatenation import TEXT_ROLES, common_feature, message_list
+from hfkit.data.conversions import JSON, MESSAGES, item_fields
+from hfkit.data.json_rows import TEXT_ROLE
+from hfkit.data.messages import RenderError, normalize_message, without_nulls
+
+SYSTEM = "system"
+"""The column whose text becomes the system message of a row."""
+REPLY_COLUMNS = ("chosen", "rejected", "response", "completion", "replies")
+CONVERSATION_COLUMNS = ("messages", "prompt", *REPLY_COLUMNS)
+ROLE_FIELDS = ("role", "from")
+ROLE_PATTERN = r'[{,]\s*"(?:role|from)"\s*:\s*"(?P<role>[^"\\]*)"'
+"""Finds the role in the JSON of a message; within a text, its quotes would be escaped."""
+USUAL_ROLES = dict.fromkeys(("user", "human"), "user") | {"system": "system", "tool": "tool"}
+USUAL_ROLES |= dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "ai"), "assistant")
+"""The usual name of each spelling of a role, in lowercase."""
+TEXTS = (Value("string"), Value("large_string"))
+
+
+def normalize_conversations(rows: Dataset, label: str) -> tuple[Dataset, dict[str, str]]:
+    """Return the rows with conversations in one shape, and the roles that were renamed: {spelling: role}.
+
+    - Messages that are given as their JSON text are parsed, and turns of {from, value} become messages.
+    - Roles get their usual names (`USUAL_ROLES`); unknown roles are kept.
+    - The column `system` becomes the first message. A row whose `system` is empty gets none.
+    - If replies are whole conversations, the messages up to the prompt become the prompt, so that it is asked once.
+
+    Raises:
+        HfkitError: there is a system column, but no prompt that it could precede.
+    """
+    columns = [column for column in CONVERSATION_COLUMNS if column in rows.column_names]
+    parsed = [column for column in columns if is_json_text(rows, column)]
+    listed = [column for column in columns if column in parsed or is_conversation(rows.features[column])]
+    roles = [role for column in listed for role in find_roles(rows, column, column in parsed)]
+    renamed = {role: usual_role(role) for role in dict.fromkeys(roles) if role != usual_role(role)}
+    turns = [column for column in listed if has_field(rows.features[column], "from")]
+    has_system, is_whole = SYSTEM in rows.column_names, "prompt" in columns and {*listed} & {*REPLY_COLUMNS}
+    if not (parsed or renamed or turns or has_system or is_whole or TEXT_ROLE in roles):
+        return rows, {}
+    types = {column: conversation_feature(rows.features[column], column in parsed) for column in listed}
+    if has_system:
+        first = [column for column in ("messages", "prompt") if column in columns and column in ("prompt", *listed)]
+        first = first or [column for column in ("chosen", "rejected") if column in listed]
+        if not first:
+            remedy = "map it: datasets: [{path: ..., columns: {prompt: YOUR_COLUMN}}]"
+            raise HfkitError(f"{label}: the column system needs a prompt that it precedes, and there is none: {remedy}")
+        types |= {column: joined_feature([types.get(column, MESSAGES), MESSAGES]) for column in first}
+    if is_whole:
+        replies = [types[column].feature if column == "replies" else types[column] for column in is_whole]
+        types["prompt"] = joined_feature([types.get("prompt", MESSAGES), *replies])
+    features = Features({**{name: kind for name, kind in rows.features.items() if name != SYSTEM}, **types})
+    function = partial(normalize_row, parsed=parsed, columns=[*types])
+    return map_rows(rows, function, features=features, remove_columns=[SYSTEM] if has_system else []), renamed
+
+
+def is_conversation(kind) -> bool:
+    """Return whether a column of this type holds messages, or lists of them."""
+    is_mixed = isinstance(getattr(kind, "feature", kind), JSON)  # texts in some rows, messages in others
+    return is_mixed or any(has_field(kind, name) for name in ROLE_FIELDS)
+
+
+def has_field(kind, name: str) -> bool:
+    """Return whether the items of a list, or of a list of lists, have this field."""
+    return isinstance(kind, (List, datasets.LargeList)) and (name in item_fields(kind) or has_field(kind.feature, name))
+
+
+def is_json_text(rows: Dataset, column: str) -> bool:
+    """Return whether all texts of a column are the JSON of messages; of `messages`, whether any is."""
+    kind = rows.features[column]
+    kind = kind.feature if column == "replies" and isinstance(kind, List) else kind
+    if kind not in TEXTS:
+        return False
+    found = (parse_messages(text) is not None for text in iter_column_texts(rows, column) if text)
+    return any(found) if column == "messages" else next(found, False) and all(found)
+
+
+def iter_column_texts(rows: Dataset, column: str) -> Iterator[str | None]:
+    """Yield the texts of a column, also those in its lists."""
+    for row in rows.select_columns([column]):
+        yield from row[column] if isinstance(row[column], list) else [row[column]]
+
+
+def parse_messages(text: str) -> list | None:
+    """Return the messages that a JSON text holds, or None if it holds anything else."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    is_message = [isinstance(one, dict) and bool({*ROLE_FIELDS} & one.keys()) for one in found]
+    return found if is_message and all(is_message) else None
+
+
+def find_roles(rows: Dataset, column: str, is_parsed: bool) -> list[str]:
+    """Return the different roles in a column of messages, of lists of messages, or of their JSON texts."""
+    if is_parsed:
+        parsed = (parse_messages(text) for text in iter_column_texts(rows, column) if text)
+        return [*dict.fromkeys(role for messages in parsed for role in iter_roles(messages))]
+    kind = rows.features[column]
+    if isinstance(kind, JSON):
+        found = dict.fromkeys(role for row in rows.select_columns([column]) for role in iter_roles(row[column]))
+        return [*found]
+    values = rows.select_columns([column]).with_format("arrow")[:][column]
+    while isinstance(kind, (List, datasets.LargeList)):
+        values, kind = pc.list_flatten(values), kind.feature
+    if isinstance(kind, JSON):
+        texts = pc.cast(values, "string")
+        roles = [pc.struct_field(pc.extract_regex(texts, ROLE_PATTERN), "role")]
+    else:
+        roles = [pc.struct_field(values, name) for name in ROLE_FIELDS if name in kind and kind[name] in TEXTS]
+    return [role for one in roles for role in pc.unique(one).to_pylist() if role]
+
+
+def iter_roles(value: object) -> Iterator[str]:
+    """Yield the roles of messages, or of turns of {from, value}."""
+    for message in value if isinstance(value, list) else []:
+        role = isinstance(message, dict) and (message.get("role") or message.get("from"))
+        if isinstance(role, str):
+            yield role
+
+
+def usual_role(role: str) -> str:
+    """Return the usual name of a role, or the role if it is unknown."""
+    return USUAL_ROLES.get(role.strip().lower(), role)
+
+
+def conversation_feature(kind, is_parsed: bool):
+    """Return the type of a column of messages once its messages have `role` and `content`."""
+    if is_parsed:
+        messages = List(JSON()) if JSON else MESSAGES
+        return List(messages) if isinstance(kind, List) else messages
+    if isinstance(kind, JSON):
+        return kind
+    if isinstance(kind.feature, (List, datasets.LargeList)):
+        return List(conversation_feature(kind.feature, is_parsed))
+    fields = item_fields(kind)
+    if "from" not in fields:
+        return kind
+    names = {"from": "role", "value": "content"}
+    return List({names.get(name, name): field for name, field in fields.items() if names.get(name) not in fields})
+
+
+def joined_feature(kinds: list):
+    """Return a type of messages that holds those of all these types."""
+    common = reduce(lambda one, other: one and common_feature(one, other), kinds)
+    return common or (List(JSON()) if JSON else kinds[0])
+
+
+def normalize_row(row: dict, parsed: list[str], columns: list[str]) -> dict:
+    """Return the conversations of a row in one shape, see `normalize_conversations`.
+
+    Args:
+        parsed: the columns that hold JSON texts.
+        columns: those that hold messages afterwards.
+    """
+    found = {}
+    for column in columns:
+        value = row[column]
+        if column in parsed:
+            value = [parse_reply(one) for one in value or []] if column == "replies" else parse_reply(value)
+        found[column] = usual_messages(value, TEXT_ROLES.get(column, "user"))
+    for column in {"prompt"} & {*columns}:
+        found[column] = message_list(found[column] or [], "user")
+    if row.get(SYSTEM):
+        with_system(found, {"role": "system", "content": row[SYSTEM]}, [*columns])
+    if found.get("prompt"):
+        ask_once(found)
+    return found
+
+
+def parse_reply(text: str | None) -> list | None:
+    """Return the messages in a JSON text; for other texts [None], whose row every stage drops."""
+    return text and (parse_messages(text) or [None])
+
+
+def usual_messages(value: object, text_role: str) -> object:
+    """Return messages, in lists of any depth, as {role, content} in place of {from, value}, with the usual roles.
+
+    Args:
+        text_role: the role of a text in the column.
+    """
+    if isinstance(value, list):
+        return [usual_messages(item, text_role) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("from") and not value.get("role"):
+        rest = {name: field for name, field in value.items() if name not in ("from", "value", "role", "content")}
+        value = {"role": value["from"], "content": value.get("value"), **rest}
+    role = value.get("role")
+    role = text_role if role == TEXT_ROLE else usual_role(role) if isinstance(role, str) else role
+    return value | {"role": role}
+
+
+def with_system(found: dict, message: dict, columns: list[str]) -> None:
+    """Put a system message before the conversation of a row, unless it begins with the same."""
+    firsts = [column for column in ("messages", "prompt") if column in columns] or ["chosen", "rejected"]
+    for column in firsts:
+        messages = found.get(column)
+        if messages and key_of(messages[0]) != key_of(message):
+            found[column] = [message, *messages]
+
+
+def ask_once(found: dict) -> None:
+    """Move the messages before a row's replies into its prompt, if all replies that are conversations have the same."""
+    replies = [*found.get("replies", []), *(found[name] for name in REPLY_COLUMNS[:-1] if name in found)]
+    whole = [reply for reply in replies if reply and role_of_first(reply) in ("system", "user")]
+    ends = [prompt_end(found["prompt"], reply) for reply in whole]
+    if not whole or None in ends:
+        return
+    before = [reply[:end] for reply, end in zip(whole, ends, strict=True)]
+    if any([*map(key_of, one)] != [*map(key_of, before[0])] for one in before):
+        return
+    if role_of_first(found["prompt"]) != "system" or role_of_first(before[0]) == "system":
+        found["prompt"] = before[0]
+    else:
+        found["prompt"] = [found["prompt"][0], *before[0]]
+    for name in {*REPLY_COLUMNS} & found.keys():
+        cut = partial(without_prompt, length=len(before[0]))
+        found[name] = [cut(reply) for reply in found[name] or []] if name == "replies" else cut(found[name])
+
+
+def without_prompt(reply: list, length: int) -> list:
+    """Return a reply without its first messages if it begins with a question."""
+    return reply[length:] if reply and role_of_first(reply) in ("system", "user") else reply
+
+
+def role_of_first(messages: object) -> str | None:
+    """Return the role of the first message."""
+    first = messages[0] if isinstance(messages, list) and messages else None
+    return first.get("role") if isinstance(first, dict) else None
+
+
+def prompt_end(prompt: list, reply: list) -> int | None:
+    """Return the index in a conversation after the prompt, or None if it does not contain it before its last message.
+
+    A system message of only one of the two is no difference; two different ones are.
+    """
+    asked, said = [*map(key_of, prompt)], [*map(key_of, reply)]
+    if asked[0][0] == said[0][0] == "system" and asked[0] != said[0]:
+        return None
+    asked = asked[1:] if asked[0][0] == "system" else asked
+    for start in range(said[0][0] == "system", len(said) - len(asked)):
+        if said[start : start + len(asked)] == asked:
+            return start + len(asked)
+    return None
+
+
+def key_of(message: object) -> tuple:
+    """Return the role and the content of a message in a form that can be compared."""
+    try:
+        message = without_nulls(normalize_message(message))
+    except (RenderError, AttributeError):
+        return None, message
+    content = message.get("content")
+    rest = {name: value for name, value in message.items() if name not in ("role", "content")}
+    return message.get("role"), content.strip() if isinstance(content, str) else content, rest

@@ -1,0 +1,64 @@
+"""Read CSV files as the text that they are, and make numbers only of what is written as one."""
+
+import re
+from pathlib import Path
+
+import pandas
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features, Value
+
+# Only an empty cell is null: text such as None, NA or nan stays text.
+CSV_OPTIONS = {"keep_default_na": False, "na_values": [""]}
+# Numbers that are written as Python writes them: without leading zeros, and without zeros at the end.
+NUMBER = r"^-?(0|[1-9][0-9]{0,14})(\.(0|[0-9]{0,14}[1-9]))?$"
+
+
+def csv_arguments(path: Path) -> dict:
+    """Return the arguments of `load_dataset` that read every cell of a CSV file as text."""
+    names = pandas.read_csv(path, nrows=0, encoding="utf-8", **CSV_OPTIONS).columns
+    return {**CSV_OPTIONS, "features": Features({str(name): Value("string") for name in names})}
+
+
+def with_numbers(rows: Dataset, texts: set[str], numbers: set[str]) -> Dataset:
+    """Return the rows of a CSV file with numbers (or True and False) in the columns whose cells are all written so.
+
+    Args:
+        texts: columns that stay text.
+        numbers: columns that are numbers however they are written, such as 1.50.
+    """
+    types = {name: cell_type(rows.data[name], name in numbers) for name in rows.column_names if name not in texts}
+    changed = {name: kind for name, kind in types.items() if kind is not None}
+    return rows.cast(Features({**rows.features, **changed})) if changed else rows
+
+
+def cell_type(cells: pa.ChunkedArray, is_number: bool) -> Value | None:
+    """Return the type of a column's cells if it is not text."""
+    cells = cells.drop_null()
+    if not len(cells):
+        return Value("float64") if is_number else None
+    if pc.all(pc.is_in(cells, value_set=pa.array(["True", "False"], cells.type))).as_py():
+        return Value("bool")
+    if not is_number and not pc.all(pc.match_substring_regex(cells, NUMBER)).as_py():
+        return None
+    for name in ("int64", "float64"):
+        try:
+            pc.cast(cells, name)
+        except pa.ArrowInvalid:
+            continue
+        return Value(name)
+    return None
+
+
+def cell_value(text: str | None, is_number: bool) -> str | float | bool | None:
+    """Return the value of one cell, as `with_numbers` gives it.
+
+    Args:
+        is_number: whether it is a number however it is written.
+    """
+    if text in ("True", "False"):
+        return text == "True"
+    try:
+        return float(text) if text and (is_number or re.match(NUMBER, text)) else text
+    except ValueError:
+        return text
