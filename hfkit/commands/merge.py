@@ -30,7 +30,7 @@ from hfkit.hub.cards.model_card import write_card
 from hfkit.models.adapters import load_adapter, merge_adapter
 from hfkit.models.loading import HEADS, load_base, require_reward_adapter
 from hfkit.models.quantization import quantization_as_trained
-from hfkit.models.saving import save_model
+from hfkit.models.saving import mend_generation_config, save_model
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import base_identity, require_own_base, stored_quantization
 from hfkit.records.environment import environment, peak_memory_bytes
@@ -76,7 +76,9 @@ def merge(
         say(f"merge: {source.path} into {source.base}")
         # on the CPU: in float32 it may not fit into the GPU that it was trained on
         head = HEADS[source.adapter["task_type"]]
-        model = merge_adapter(load_base(source.base, source.base_revision, head=head, on=torch.device("cpu")), source)
+        model = load_base(source.base, source.base_revision, head=head, on=torch.device("cpu"))
+        mend_generation_config(model, source.base, source.base_revision)
+        model = merge_adapter(model, source)
         dtype = cast_weights(model, dtype, source)
         save_model(model, tokenizer, folder)
         del model

@@ -25,6 +25,7 @@ from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
 from hfkit.models.adapters import load_adapter, load_adapter_weights, lora_config, merge_adapter, read_adapter_weights
 from hfkit.models.quantization import prevent_packing, quantization_as_trained, quantization_of
+from hfkit.models.saving import mend_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import base_identity
@@ -98,6 +99,7 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
     """
     source = Source.of(config.model_name_or_path, config.model_revision)
     model = load_base(source.base, source.base_revision, head=HEADS[task_type], **loading_options(config))
+    mend_generation_config(model, source.base, source.base_revision)
     if not config.use_peft:
         if model.dtype.itemsize < 4:
             warn(

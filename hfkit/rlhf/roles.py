@@ -17,6 +17,7 @@ from hfkit.models.loading import (
     loading_options,
     reward_source,
 )
+from hfkit.models.saving import mend_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import same_base
@@ -62,6 +63,7 @@ def load_roles(config: PPOConfig) -> Roles:
     policy: Model
     if why_not is None:
         base = load_base(source.base, source.base_revision, **loading_options(config)).requires_grad_(False)
+        mend_generation_config(base, source.base, source.base_revision)
         classifier = classifier_over(base)
         policy = add_trainable_adapter(base, config, source, TaskType.CAUSAL_LM)
         why_not = None if classifier else f"{type(base).__name__} and its classifier have different backbones"
