@@ -27,8 +27,9 @@ from hfkit.core.files import RECORD, hash_of, require_free_folder, write_json
 from hfkit.core.locks import lock_folder
 from hfkit.evaluation.merge_comparison import comparison, held_out_rows, measure
 from hfkit.hub.cards.model_card import write_card
-from hfkit.models.adapters import load_adapter, merge_adapter
-from hfkit.models.loading import HEADS, load_base, require_reward_adapter
+from hfkit.models.adapter_support import require_supported
+from hfkit.models.adapters import load_adapter, merge_adapter, require_reward_adapter
+from hfkit.models.loading import HEADS, load_base
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.models.saving import mend_generation_config, save_model
 from hfkit.models.tokenizers import load_tokenizer
@@ -105,6 +106,7 @@ def mergeable_source(adapter: str, revision: str, base: str | None) -> Source:
     status = (record_of(adapter, revision) or {}).get("status", "done")
     if status != "done":
         raise HfkitError(f"{adapter} is a run that is not done ({status}): finish it first")
+    require_supported(source, to_merge=True)
     if task == "SEQ_CLS":
         require_reward_adapter(source)
     require_full_precision_base(source, adapter)
@@ -213,7 +215,8 @@ def measure_merge(folder: Path, source: Source, trained: dict, tokenizer, held_o
     head = HEADS[source.adapter["task_type"]]
     options = {"dtype": trained["config"]["dtype"], "quantization": quantization} if quantization else {}
     try:
-        model = load_adapter(load_base(source.base, source.base_revision, head=head, **options), source)
+        base = load_base(source.base, source.base_revision, head=head, **options)
+        model = load_adapter(base, source, to_merge=True)
     except HfkitError as error:
         warn(f"merge: what the merge changes is not measured: {error}")
         notes.append(UNMEASURED.format(why=f"since {base_name} could not be loaded"))

@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 
 from hfkit.config.stages import PPOConfig
 from hfkit.core.console import say
-from hfkit.models.adapters import load_adapter, lora_config
+from hfkit.models.adapter_support import require_supported
+from hfkit.models.adapters import ADAPTED, load_adapter, lora_config
 from hfkit.models.loading import (
     add_trainable_adapter,
     load_base,
@@ -57,6 +58,7 @@ def load_roles(config: PPOConfig) -> Roles:
     """
     assert config.model_name_or_path is not None
     source = Source.of(config.model_name_or_path, config.model_revision)
+    require_supported(source, to_merge=not config.use_peft, to_train=config.use_peft)
     scorer = reward_source(config.reward_model_path, config.reward_model_revision) if config.reward_model_path else None
     why_not = why_separate_bases(config, source, scorer)
     classifier = None
@@ -119,7 +121,7 @@ def value_from_reward(reward: Model, config: PPOConfig, scorer: Source) -> Model
     """Return a trainable copy of the reward model: its adapter and head, a new adapter and its head, or all of it."""
     if isinstance(reward, PeftModel):
         for name, parameter in reward.named_parameters():
-            parameter.requires_grad = "lora_" in name or "modules_to_save" in name
+            parameter.requires_grad = any(part in name for part in ADAPTED)
         value = copy_sharing_frozen(reward)
         reward.requires_grad_(False)
         return value

@@ -7,6 +7,7 @@ from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import HfkitError, Problem, reason
 from hfkit.core.hub_ids import HUB_ID, split_revision
 from hfkit.core.hub_retry import HubError
+from hfkit.models.adapter_support import opening_fault, training_fault
 from hfkit.models.loading import cached_config, is_classifier
 from hfkit.models.tokenizers import cached_tokenizer
 from hfkit.records.base import base_fault
@@ -164,9 +165,13 @@ def context_length(config) -> int | None:
 def adapter_shape_problems(config) -> list[Problem]:
     """Return problems of LoRA settings that differ from those of the adapter that the stage starts from."""
     adapter = Source.of(config.model_name_or_path, config.model_revision).adapter
-    if adapter is None or not config.use_peft:
+    if adapter is None:
         return []
-    problems = []
+    if not config.use_peft:
+        fault = opening_fault(adapter, to_merge=True)
+        return [Problem("model_name_or_path", config.model_name_or_path, fault, keys=MODEL_KEYS)] if fault else []
+    fault = training_fault(adapter)
+    problems = [Problem("model_name_or_path", config.model_name_or_path, fault, keys=MODEL_KEYS)] if fault else []
     for key, name_in_peft in ADAPTER_KEYS.items():
         value, inherited = getattr(config, key), adapter.get(name_in_peft)
         if value not in (None, False) and as_set(value) != as_set(inherited):
