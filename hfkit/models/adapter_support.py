@@ -3,7 +3,11 @@
 An adapter is refused, before any weights are loaded, where a copy of it would compute something else than it does.
 """
 
-from peft import LoraConfig
+import copy
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedConfig
 
 from hfkit.core.errors import HfkitError
 from hfkit.records.source import Source
@@ -71,3 +75,16 @@ def require_supported(source: Source, *, to_merge: bool = False, to_train: bool 
     fault = training_fault(source.adapter) if to_train else opening_fault(source.adapter, to_merge)
     if fault:
         raise HfkitError(f"the adapter {source.path} cannot be used here: {fault}")
+
+
+def put_on_meta(adapter: LoraConfig, config: PreTrainedConfig, head: type) -> PeftModel:
+    """Return a model without weights under an adapter, to learn what the adapter matches.
+
+    Args:
+        head: the auto class of the model.
+
+    Raises:
+        ValueError: it matches nothing, or PEFT cannot adapt what it matches.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return get_peft_model(head.from_config(config), copy.deepcopy(adapter))

@@ -6,8 +6,7 @@ from contextlib import contextmanager
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import Embedding, Linear, LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import AuxiliaryTrainingWrapper, TrainableTokensWrapper
+from peft.utils import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
@@ -140,24 +139,6 @@ def is_within(module: str, names: Iterable[str]) -> bool:
     """Return whether a module or one around it has a name that ends in one of `names`, as peft matches them."""
     parts = module.split(".")
     return any(".".join(parts[: end + 1]).endswith(tuple(names)) for end in range(len(parts)))
-
-
-def loss_type_for(model: PreTrainedModel | PeftModel, config) -> dict[str, str]:
-    """Return the argument `loss_type` of TRL's SFT for a model whose head an adapter wraps; {} for any other.
-
-    TRL's default, `chunked_nll`, multiplies by the weights of the head itself; `nll` is the same loss through the
-    adapter.
-
-    Raises:
-        HfkitError: Liger's loss is asked for, which would leave the adapter out.
-    """
-    head = model.get_base_model().get_output_embeddings() if isinstance(model, PeftModel) else None
-    if not isinstance(head, (BaseTunerLayer, TrainableTokensWrapper)):
-        return {}
-    if config.extra.get("use_liger_kernel"):
-        raise HfkitError("use_liger_kernel leaves out an adapter on the output head: remove it, or adapt other modules")
-    chosen = config.extra.get("loss_type", "chunked_nll")
-    return {"loss_type": "nll" if chosen == "chunked_nll" else chosen}
 
 
 def require_same_base_weights(model: torch.nn.Module, source: Source, weights: dict[str, torch.Tensor]) -> list[str]:

@@ -4,6 +4,7 @@ A path may name a full model or a LoRA adapter, which is loaded with its base. W
 no code that comes with a model is run.
 """
 
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -18,12 +19,12 @@ from transformers import (
 )
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
-from hfkit.core.console import warn
+from hfkit.core.console import say, warn
 from hfkit.core.device import device, disable_cudnn_attention
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
-from hfkit.models.adapter_support import require_supported
+from hfkit.models.adapter_support import put_on_meta, require_supported
 from hfkit.models.adapters import (
     CLASSIFIER_HEADS,
     load_adapter,
@@ -143,6 +144,12 @@ def add_trainable_adapter(model: PreTrainedModel, config, source: Source, task_t
         modules = [name for name, _ in model.named_modules()]
         shape.modules_to_save = [one for one in shape.modules_to_save if any(name.endswith(one) for name in modules)]
     try:
+        may_match_experts = bool(shape.target_parameters) or any(p.ndim == 3 for p in model.parameters())
+        if shape.lora_dropout and may_match_experts:
+            made = put_on_meta(replace(shape, lora_dropout=0.0), model.config, HEADS[task_type])
+            if made.peft_config["default"].target_parameters:
+                shape.lora_dropout = 0.0
+                say("lora_dropout: 0, since LoRA on the experts of a mixture has none")
         model = get_peft_model(model, shape)
     except ValueError as error:
         raise HfkitError(f"no adapter fits {source.base}: {reason(error)}: change lora_target_modules") from error
