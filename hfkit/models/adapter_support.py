@@ -7,7 +7,7 @@ import copy
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from hfkit.core.errors import HfkitError
 from hfkit.records.source import Source
@@ -88,3 +88,13 @@ def put_on_meta(adapter: LoraConfig, config: PreTrainedConfig, head: type) -> Pe
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return get_peft_model(head.from_config(config), copy.deepcopy(adapter))
+
+
+def module_names(config: PreTrainedConfig) -> list[str] | None:
+    """Return the names of the modules of a language model; None for a mixture of experts.
+
+    PEFT maps former names of experts' modules to parameters, so that names may match what is no module.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return None if any(p.ndim == 3 for p in model.parameters()) else [name for name, _ in model.named_modules() if name]
