@@ -28,10 +28,11 @@ from hfkit.core.locks import lock_folder
 from hfkit.data.chat_template import reply_ending
 from hfkit.evaluation.merge_comparison import comparison, held_out_rows, measure
 from hfkit.hub.cards.model_card import write_card
-from hfkit.models.adapters import load_adapter, merge_adapter
-from hfkit.models.loading import HEADS, load_base, require_reward_adapter
+from hfkit.models.adapter_support import require_supported
+from hfkit.models.adapters import load_adapter, merge_adapter, require_reward_adapter
+from hfkit.models.loading import HEADS, load_base
 from hfkit.models.quantization import quantization_as_trained
-from hfkit.models.saving import save_model
+from hfkit.models.saving import mend_generation_config, save_model
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import base_identity, require_own_base, stored_quantization
 from hfkit.records.environment import environment, peak_memory_bytes
@@ -77,7 +78,9 @@ def merge(
         say(f"merge: {source.path} into {source.base}")
         # on the CPU: in float32 it may not fit into the GPU that it was trained on
         head = HEADS[source.adapter["task_type"]]
-        model = merge_adapter(load_base(source.base, source.base_revision, head=head, on=torch.device("cpu")), source)
+        model = load_base(source.base, source.base_revision, head=head, on=torch.device("cpu"))
+        mend_generation_config(model, source.base, source.base_revision)
+        model = merge_adapter(model, source)
         dtype = cast_weights(model, dtype, source)
         save_model(model, tokenizer, folder)
         del model
@@ -106,6 +109,7 @@ def mergeable_source(adapter: str, revision: str, base: str | None) -> Source:
     status = (record_of(adapter, revision) or {}).get("status", "done")
     if status != "done":
         raise HfkitError(f"{adapter} is a run that is not done ({status}): finish it first")
+    require_supported(source, to_merge=True)
     if task == "SEQ_CLS":
         require_reward_adapter(source)
     require_full_precision_base(source, adapter)
@@ -214,7 +218,8 @@ def measure_merge(folder: Path, source: Source, trained: dict, tokenizer, held_o
     head = HEADS[source.adapter["task_type"]]
     options = {"dtype": trained["config"]["dtype"], "quantization": quantization} if quantization else {}
     try:
-        model = load_adapter(load_base(source.base, source.base_revision, head=head, **options), source)
+        base = load_base(source.base, source.base_revision, head=head, **options)
+        model = load_adapter(base, source, to_merge=True)
     except HfkitError as error:
         warn(f"merge: what the merge changes is not measured: {error}")
         notes.append(UNMEASURED.format(why=f"since {base_name} could not be loaded"))

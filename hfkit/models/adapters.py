@@ -1,5 +1,6 @@
 """LoRA adapters: their configuration, their weights on a base, and merging."""
 
+from collections.abc import Iterable
 from contextlib import contextmanager
 
 import torch
@@ -15,26 +16,34 @@ from hfkit.core.compat import is_plain_lora
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
+from hfkit.models.adapter_support import SHAPE, require_supported
 from hfkit.models.score_head import store_head_in_float32
 from hfkit.records.base import base_identity, require_own_base
 from hfkit.records.source import Source, find_file
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+CLASSIFIER_HEADS = ("classifier", "score")  # what peft trains whole in each classifier
+ADAPTED = (".lora_", ".modules_to_save.", ".trainable_tokens_")  # in the names of an adapter's own parameters
 
 
 def lora_config(config, source: Source, task_type: TaskType) -> LoraConfig:
     """Return the LoRA configuration of a stage: that of the adapter at `source` if there is one, else the config's."""
     start = source.adapter or {}
     rank = start.get("r") or config.lora_r or DEFAULT_LORA_RANK
+    # peft adds a classifier's head only if the task type says that it is one
+    whole = ["score"] if task_type == TaskType.SEQ_CLS else []
+    whole += [name for name in start.get("modules_to_save") or [] if name not in CLASSIFIER_HEADS]
+    shape = {name: start[name] for name in SHAPE if start.get(name) is not None}
+    if not start:
+        shape = {"target_modules": config.lora_target_modules or "all-linear"}
     return LoraConfig(
         task_type=task_type,
         r=rank,
         lora_alpha=start.get("lora_alpha") or config.lora_alpha or 2 * rank,
         lora_dropout=config.lora_dropout,
-        target_modules=start.get("target_modules") or config.lora_target_modules or "all-linear",
         use_rslora=start.get("use_rslora", config.use_rslora),
-        # peft adds a classifier's head only if the task type says that it is one
-        modules_to_save=["score"] if task_type == TaskType.SEQ_CLS else None,
+        modules_to_save=whole or None,
+        **{"target_modules": [], **shape},
     )
 
 
@@ -53,6 +62,18 @@ def read_adapter_weights(source: Source) -> dict[str, torch.Tensor]:
         raise HfkitError(f"cannot read {file}: {reason(error)}") from error
 
 
+def require_reward_adapter(source: Source) -> None:
+    """Raise HfkitError unless an adapter is a reward model's, with a trained head of one label."""
+    path, task = source.path, source.adapter.get("task_type")
+    if task != "SEQ_CLS":
+        raise HfkitError(f"{path} is a {task} adapter, not a reward model (SEQ_CLS)")
+    heads = [weights for name, weights in read_adapter_weights(source).items() if name.endswith("score.weight")]
+    if not heads:
+        raise HfkitError(f"{path} was saved without its score head, so its rewards would be random")
+    if len(heads[0]) != 1:
+        raise HfkitError(f"the score head of {path} has {len(heads[0])} labels; a reward model has one")
+
+
 def record_base(model) -> dict:
     """Return what a run's record says about the base of a model: {"base": its identity}; {} for a full model."""
     if not isinstance(model, PeftModel):
@@ -61,19 +82,23 @@ def record_base(model) -> dict:
     return {"base": base_identity(config.base_model_name_or_path, config.revision or "main")}
 
 
-def load_adapter(model: PreTrainedModel | PeftModel, source: Source, **options) -> PeftModel:
+def load_adapter(model: PreTrainedModel | PeftModel, source: Source, to_merge: bool = False, **options) -> PeftModel:
     """Load the adapter at `source`, frozen, onto a base, or onto a model with adapters as one more, `adapter_name`.
 
     The head of a reward model is kept in float32, as it was trained and saved.
 
     Args:
+        to_merge: whether the adapter may change the base, which no other model shares.
         options: of `PeftModel.from_pretrained` or `load_adapter`.
 
     Raises:
         HfkitError: the adapter was trained on another base, does not fit, or has no safetensors file.
     """
     require_own_base(source)
-    read_adapter_weights(source)
+    require_supported(source, to_merge=to_merge)
+    weights = read_adapter_weights(source)
+    if not to_merge:
+        require_same_base_weights(model, source, weights)
     if source.adapter.get("task_type") == TaskType.SEQ_CLS:
         store_head_in_float32(model)
     try:
@@ -94,24 +119,62 @@ def load_adapter_weights(model: PeftModel, source: Source) -> None:
         HfkitError: the adapter was trained on another base, or does not fit.
     """
     require_own_base(source)
+    given = read_adapter_weights(source)
+    copies = require_same_base_weights(model, source, given)
+    given = {name: tensor for name, tensor in given.items() if name not in copies}
     # peft expects every tensor that it would save; a new head keeps its own
-    weights = {**get_peft_model_state_dict(model, save_embedding_layers=False), **read_adapter_weights(source)}
+    weights = {**get_peft_model_state_dict(model, save_embedding_layers=False), **given}
     try:
         result = set_peft_model_state_dict(model, weights)
     except RuntimeError as error:
         raise HfkitError(f"the adapter {source.path} does not fit its base {source.base}: {reason(error)}") from error
-    unexpected = [name for name in result.unexpected_keys if "score" not in name]
+    # a classifier has no use for what the adapter does to the head of a language model, nor the other way round
+    backbone = f"base_model.model.{model.get_base_model().base_model_prefix}."
+    unexpected = [name for name in result.unexpected_keys if name.startswith(backbone)]
     if unexpected:
         raise HfkitError(f"the adapter {source.path} does not fit its base {source.base}: {unexpected[:3]}")
+
+
+def is_within(module: str, names: Iterable[str]) -> bool:
+    """Return whether a module or one around it has a name that ends in one of `names`, as peft matches them."""
+    parts = module.split(".")
+    return any(".".join(parts[: end + 1]).endswith(tuple(names)) for end in range(len(parts)))
+
+
+def require_same_base_weights(model: torch.nn.Module, source: Source, weights: dict[str, torch.Tensor]) -> list[str]:
+    """Return the names of tensors in an adapter's file that are the base's own, as peft saves embeddings.
+
+    Raises:
+        HfkitError: one of them was trained, so that the adapter stands on another base than its config says.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    parameters = {name.replace(".base_layer.", "."): parameter for name, parameter in base.named_parameters()}
+    whole = (*(source.adapter.get("modules_to_save") or ()), *CLASSIFIER_HEADS)
+    copies = []
+    for name, tensor in weights.items():
+        inner = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        parameter = parameters.get(inner)
+        if parameter is None or parameter.dtype.itemsize == 1 or is_within(inner.rpartition(".")[0], whole):
+            continue
+        if parameter.shape != tensor.shape or not torch.equal(tensor.to(parameter), parameter.data):
+            raise HfkitError(
+                f"the adapter {source.path} does not fit its base {source.base}: it holds other weights for {inner}, "
+                "trained or resized without modules_to_save: merge it with PEFT, and take the result"
+            )
+        copies.append(name)
+    return copies
 
 
 def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
     """Merge the adapter at `source` into its base and return that, with all weights trainable."""
     config = PeftConfig.from_pretrained(local_folder(source.path, source.revision, MODEL_FILES))
     config.task_type = None  # a language model's adapter may go into a classifier
-    adapted = load_adapter(model, source, config=config, torch_device=str(model.device))
+    adapted = load_adapter(model, source, to_merge=True, config=config, torch_device=str(model.device))
     untie_output_head(adapted)
     merged = adapted.merge_and_unload().requires_grad_(True)  # peft froze the base
+    embedding, head = merged.get_input_embeddings(), merged.get_output_embeddings()
+    if head is not None and head.weight is not embedding.weight:  # one of the two was trained whole
+        merged.config.get_text_config().tie_word_embeddings = merged.config.tie_word_embeddings = False
     if hasattr(merged, "score"):
         merged.score.to(merged.dtype)  # a model is saved and loaded in one dtype
     return merged

@@ -4,6 +4,7 @@ A path may name a full model or a LoRA adapter, which is loaded with its base. W
 no code that comes with a model is run.
 """
 
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -18,13 +19,22 @@ from transformers import (
 )
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
-from hfkit.core.console import warn
+from hfkit.core.console import say, warn
 from hfkit.core.device import device, disable_cudnn_attention
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
-from hfkit.models.adapters import load_adapter, load_adapter_weights, lora_config, merge_adapter, read_adapter_weights
+from hfkit.models.adapter_support import put_on_meta, require_supported
+from hfkit.models.adapters import (
+    CLASSIFIER_HEADS,
+    load_adapter,
+    load_adapter_weights,
+    lora_config,
+    merge_adapter,
+    require_reward_adapter,
+)
 from hfkit.models.quantization import prevent_packing, quantization_as_trained, quantization_of
+from hfkit.models.saving import mend_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import base_identity
@@ -97,7 +107,9 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
     A scalar head (`task_type=SEQ_CLS`) is always trained and saved.
     """
     source = Source.of(config.model_name_or_path, config.model_revision)
+    require_supported(source, to_merge=not config.use_peft, to_train=config.use_peft)
     model = load_base(source.base, source.base_revision, head=HEADS[task_type], **loading_options(config))
+    mend_generation_config(model, source.base, source.base_revision)
     if not config.use_peft:
         if model.dtype.itemsize < 4:
             warn(
@@ -127,8 +139,18 @@ def add_trainable_adapter(model: PreTrainedModel, config, source: Source, task_t
         HfkitError: the adapter does not fit the base.
     """
     store_head_in_float32(model)
+    shape = lora_config(config, source, task_type)
+    if shape.modules_to_save:  # a language model's adapter may have trained its head, which a classifier lacks
+        modules = [name for name, _ in model.named_modules()]
+        shape.modules_to_save = [one for one in shape.modules_to_save if any(name.endswith(one) for name in modules)]
     try:
-        model = get_peft_model(model, lora_config(config, source, task_type))
+        may_match_experts = bool(shape.target_parameters) or any(p.ndim == 3 for p in model.parameters())
+        if shape.lora_dropout and may_match_experts:
+            made = put_on_meta(replace(shape, lora_dropout=0.0), model.config, HEADS[task_type])
+            if made.peft_config["default"].target_parameters:
+                shape.lora_dropout = 0.0
+                say("lora_dropout: 0, since LoRA on the experts of a mixture has none")
+        model = get_peft_model(model, shape)
     except ValueError as error:
         raise HfkitError(f"no adapter fits {source.base}: {reason(error)}: change lora_target_modules") from error
     peft_config = model.peft_config["default"]
@@ -137,6 +159,9 @@ def add_trainable_adapter(model: PreTrainedModel, config, source: Source, task_t
     peft_config.base_model_name_or_path, peft_config.revision = base["path"], base["revision"]
     if source.adapter:
         load_adapter_weights(model, source)
+    if any(parameter.requires_grad and parameter.dtype.itemsize < 4 for parameter in model.parameters()):
+        names = ", ".join(sorted({*(shape.modules_to_save or ())} - {*CLASSIFIER_HEADS}))
+        warn(f"dtype: {config.dtype} trains {names} whole, in 16 bits, which round small updates away: set float32")
     return model
 
 
@@ -156,6 +181,7 @@ def load_policy(
         HfkitError: the base is not the one that the adapter was trained on.
     """
     source = Source.of(path, revision, base)
+    require_supported(source)
     options.setdefault("quantization", quantization_as_trained(path, revision))
     model = load_base(source.base, source.base_revision, **options)
     if source.adapter:
@@ -190,6 +216,7 @@ def reward_source(path: str, revision: str = "main", base: str | None = None) ->
     """
     source = Source.of(path, revision, base)
     if source.adapter is not None:
+        require_supported(source)
         require_reward_adapter(source)
         return source
     config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
@@ -199,18 +226,6 @@ def reward_source(path: str, revision: str = "main", base: str | None = None) ->
             "classifier with one label: train one with `hfkit reward`"
         )
     return source
-
-
-def require_reward_adapter(source: Source) -> None:
-    """Raise HfkitError unless an adapter is a reward model's, with a trained head of one label."""
-    path, task = source.path, source.adapter.get("task_type")
-    if task != "SEQ_CLS":
-        raise HfkitError(f"{path} is a {task} adapter, not a reward model (SEQ_CLS)")
-    heads = [weights for name, weights in read_adapter_weights(source).items() if name.endswith("score.weight")]
-    if not heads:
-        raise HfkitError(f"{path} was saved without its score head, so its rewards would be random")
-    if len(heads[0]) != 1:
-        raise HfkitError(f"the score head of {path} has {len(heads[0])} labels; a reward model has one")
 
 
 def is_classifier(path: str, revision: str) -> bool:

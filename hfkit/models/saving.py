@@ -3,7 +3,13 @@
 from pathlib import Path
 
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from hfkit.core.console import warn
+from hfkit.records.source import read_json
+
+# Settings that decide whether others are valid. They are set first.
+DECIDING = ("do_sample", "num_beams", "use_cache", "return_dict_in_generate")
 
 from hfkit.data.turn_end import turn_end_ids
 
@@ -28,3 +34,50 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
             given = given if isinstance(given, list) else [given]
             generation.eos_token_id = [*given, *(token for token in ends if token not in given)]
         generation.save_pretrained(folder)
+
+
+def mend_generation_config(model: PreTrainedModel, path: str, revision: str = "main") -> None:
+    """Make the generation config of a model from `path` valid, and warn if it was not.
+
+    Transformers loads an invalid one, but does not save it once an id in it has changed: training would be lost.
+
+    Raises:
+        HfkitError: the file is not JSON. Transformers would silently use defaults.
+    """
+    if not model.can_generate():
+        return
+    read_json(path, "generation_config.json", revision)
+    config = model.generation_config
+    if is_valid_generation_config(config):
+        return
+    settings = config.to_diff_dict()
+    mended, dropped = valid_part(settings)
+    if config.do_sample is None:  # the authors recommend sampling, and left the switch out
+        sampling, dropped_then = valid_part({**settings, "do_sample": True})
+        if len(dropped_then) < len(dropped):
+            mended, dropped = sampling, dropped_then
+    changes = ["do_sample: true added"] if mended.do_sample and not config.do_sample else []
+    changes += [f"{name}: {settings[name]!r} removed" for name in dropped]
+    warn(f"the generation_config.json of {path} is invalid, so it is saved with changes: {', '.join(changes)}")
+    model.generation_config = mended
+
+
+def is_valid_generation_config(config: GenerationConfig) -> bool:
+    """Return whether Transformers would save a generation config."""
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        return False
+    return True
+
+
+def valid_part(settings: dict) -> tuple[GenerationConfig, list[str]]:
+    """Return a valid generation config of as many of the settings as possible, and the names of the others."""
+    config, dropped = GenerationConfig(), []
+    for name in sorted(settings, key=lambda name: name not in DECIDING):
+        before = getattr(config, name, None)
+        setattr(config, name, settings[name])
+        if not is_valid_generation_config(config):
+            setattr(config, name, before)
+            dropped.append(name)
+    return config, dropped

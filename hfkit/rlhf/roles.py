@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 
 from hfkit.config.stages import PPOConfig
 from hfkit.core.console import say
-from hfkit.models.adapters import load_adapter, lora_config
+from hfkit.models.adapter_support import require_supported
+from hfkit.models.adapters import ADAPTED, load_adapter, lora_config
 from hfkit.models.loading import (
     add_trainable_adapter,
     load_base,
@@ -17,6 +18,7 @@ from hfkit.models.loading import (
     loading_options,
     reward_source,
 )
+from hfkit.models.saving import mend_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import same_base
@@ -56,12 +58,14 @@ def load_roles(config: PPOConfig) -> Roles:
     """
     assert config.model_name_or_path is not None
     source = Source.of(config.model_name_or_path, config.model_revision)
+    require_supported(source, to_merge=not config.use_peft, to_train=config.use_peft)
     scorer = reward_source(config.reward_model_path, config.reward_model_revision) if config.reward_model_path else None
     why_not = why_separate_bases(config, source, scorer)
     classifier = None
     policy: Model
     if why_not is None:
         base = load_base(source.base, source.base_revision, **loading_options(config)).requires_grad_(False)
+        mend_generation_config(base, source.base, source.base_revision)
         classifier = classifier_over(base)
         policy = add_trainable_adapter(base, config, source, TaskType.CAUSAL_LM)
         why_not = None if classifier else f"{type(base).__name__} and its classifier have different backbones"
@@ -117,7 +121,7 @@ def value_from_reward(reward: Model, config: PPOConfig, scorer: Source) -> Model
     """Return a trainable copy of the reward model: its adapter and head, a new adapter and its head, or all of it."""
     if isinstance(reward, PeftModel):
         for name, parameter in reward.named_parameters():
-            parameter.requires_grad = "lora_" in name or "modules_to_save" in name
+            parameter.requires_grad = any(part in name for part in ADAPTED)
         value = copy_sharing_frozen(reward)
         reward.requires_grad_(False)
         return value

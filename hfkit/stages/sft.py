@@ -20,6 +20,7 @@ from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_trainable
 from hfkit.models.saving import save_model
+from hfkit.models.sft_loss import loss_arguments
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import held_out_metrics, keep_trainable_dtype, set_callbacks, train, trainer_arguments
@@ -58,6 +59,7 @@ def main(config: SFTConfig) -> Path:
                     packing=False,  # done above; the collator separates the conversations
                     include_num_input_tokens_seen="non_padding",
                     eval_on_start=test_rows is not None and config.extra.get("eval_on_start", run.checkpoint is None),
+                    **loss_arguments(model, config),
                 ),
                 train_dataset=train_rows,
                 eval_dataset=test_rows,

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 from hfkit.config.registry import spec_of_config
-from hfkit.core.errors import HfkitError, Problem, reason
+from hfkit.core.errors import HfkitError, Problem, nearest, reason
 from hfkit.core.hub_ids import HUB_ID, split_revision
 from hfkit.core.hub_retry import HubError
+from hfkit.models.adapter_support import module_names, opening_fault, training_fault
 from hfkit.models.loading import cached_config, is_classifier
 from hfkit.models.tokenizers import cached_tokenizer
 from hfkit.records.base import base_fault
@@ -70,7 +71,7 @@ def start_problems(config) -> list[Problem]:
         problems.append(Problem("model_revision", revision, "has no effect on a folder", keys=(key,)))
     spec = spec_of_config(config)
     try:
-        problems += adapter_shape_problems(config)
+        problems += adapter_shape_problems(config) + target_problems(config)
         faults = [] if is_folder else [base_fault(Source.of(path, revision))]  # path_problems looks into folders
         if is_classifier(path, revision) and (spec is None or spec.makes != "reward model"):
             faults.append("a classifier, as reward models are: start from a language model")
@@ -165,14 +166,39 @@ def context_length(config) -> int | None:
 def adapter_shape_problems(config) -> list[Problem]:
     """Return problems of LoRA settings that differ from those of the adapter that the stage starts from."""
     adapter = Source.of(config.model_name_or_path, config.model_revision).adapter
-    if adapter is None or not config.use_peft:
+    if adapter is None:
         return []
-    problems = []
+    if not config.use_peft:
+        fault = opening_fault(adapter, to_merge=True)
+        return [Problem("model_name_or_path", config.model_name_or_path, fault, keys=MODEL_KEYS)] if fault else []
+    fault = training_fault(adapter)
+    problems = [Problem("model_name_or_path", config.model_name_or_path, fault, keys=MODEL_KEYS)] if fault else []
     for key, name_in_peft in ADAPTER_KEYS.items():
         value, inherited = getattr(config, key), adapter.get(name_in_peft)
         if value not in (None, False) and as_set(value) != as_set(inherited):
             remedy = f"the adapter it starts from has {inherited}: leave it out"
             problems.append(Problem(key, value, remedy, keys=("use_peft", *MODEL_KEYS)))
+    return problems
+
+
+def target_problems(config) -> list[Problem]:
+    """Return problems of `lora_target_modules` that no module of the model matches; no weights are loaded."""
+    source = Source.of(config.model_name_or_path, config.model_revision)
+    if not config.use_peft or not config.lora_target_modules or source.adapter is not None:
+        return []
+    try:
+        names = module_names(cached_config(config.model_name_or_path, config.model_revision))
+    except (OSError, ValueError):  # loading the model reports it
+        return []
+    problems, keys = [], ("use_peft", *MODEL_KEYS)
+    for entry in config.lora_target_modules if names is not None else ():
+        if not any(name == entry or name.endswith(f".{entry}") for name in names):
+            known = sorted({name.rpartition(".")[2] for name in names} - {*map(str, range(len(names)))})
+            close = nearest(entry, known)
+            remedy = f"did you mean {close}?" if close else f"name some of {', '.join(known)}"
+            problems.append(
+                Problem("lora_target_modules", entry, f"no module of the model has this name: {remedy}", keys=keys)
+            )
     return problems
 
 

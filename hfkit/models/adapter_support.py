@@ -1,0 +1,100 @@
+"""What hfkit can do with an adapter that others trained: open it, merge it, share its base, train it on.
+
+An adapter is refused, before any weights are loaded, where a copy of it would compute something else than it does.
+"""
+
+import copy
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from hfkit.core.errors import HfkitError
+from hfkit.records.source import Source
+
+SHAPE = ("target_modules", "exclude_modules", "target_parameters", "rank_pattern", "alpha_pattern", "use_dora")
+SHAPE += ("lora_bias", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "trainable_token_indices")
+SHAPE += ("ensure_weight_tying",)
+"""What a trainable copy of an adapter takes over from it as it is."""
+COPIED = (*SHAPE, "r", "lora_alpha", "use_rslora", "modules_to_save")
+WITHOUT_EFFECT = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision")
+WITHOUT_EFFECT += ("inference_mode", "lora_dropout", "bias", "init_lora_weights", "megatron_core", "runtime_config")
+WITHOUT_EFFECT += ("eva_config", "corda_config", "loftq_config", "lora_ga_config", "qalora_group_size")
+"""What decides how an adapter starts or where it is, but not what it computes; or has an own check below."""
+HARMLESS_STARTS = ("gaussian", "eva", "orthogonal")
+"""Initializations that leave the base as it is: the weights of the adapter replace them."""
+REPEATABLE_STARTS = ("pissa", "olora")
+"""Initializations that subtract something from the base, the same each time that PEFT opens the adapter."""
+
+
+def base_change(adapter: dict) -> str | None:
+    """Return what in an adapter's config changes the weights of its base, or None."""
+    start = adapter.get("init_lora_weights", True)
+    if isinstance(start, str) and start not in HARMLESS_STARTS:
+        return f"init_lora_weights: {start}"
+    if adapter.get("bias", "none") != "none":
+        return f"bias: {adapter['bias']}"
+    if adapter.get("layer_replication"):
+        return "layer_replication"
+    return None
+
+
+def opening_fault(adapter: dict, to_merge: bool = False) -> str | None:
+    """Return why an adapter cannot be put on a base that others may share, or merged into one of its own; else None."""
+    if adapter.get("peft_type", "LORA") != "LORA":
+        return None  # reported elsewhere, or opened by PEFT as it is
+    change = base_change(adapter)
+    start = adapter.get("init_lora_weights", True)
+    if change is None or (to_merge and (change.startswith("bias") or start in REPEATABLE_STARTS)):
+        return None
+    remedy = "merge it with `hfkit merge`, and take the result"
+    if not change.startswith("bias") and start not in REPEATABLE_STARTS:
+        remedy = (
+            "convert it with PEFT (`save_pretrained(path_initial_model_for_weight_conversion=...)`) or merge it there"
+        )
+    return f"it changes its base ({change}), which other models share: {remedy}"
+
+
+def training_fault(adapter: dict) -> str | None:
+    """Return why no trainable copy of an adapter can be made that computes the same, or None."""
+    if adapter.get("peft_type", "LORA") != "LORA":
+        return f"a {adapter['peft_type']} adapter: only LoRA can be trained on; merge it with PEFT, and take the result"
+    if fault := opening_fault(adapter):
+        return fault
+    defaults = LoraConfig()
+    for name, value in adapter.items():
+        if value and name not in COPIED + WITHOUT_EFFECT and value != getattr(defaults, name, None):
+            return f"its adapter_config.json sets {name}, which hfkit cannot train on: merge it, and take the result"
+    return None
+
+
+def require_supported(source: Source, *, to_merge: bool = False, to_train: bool = False) -> None:
+    """Raise HfkitError if an adapter cannot be opened (merged, trained on) as what it is; read no weights."""
+    if source.adapter is None:
+        return
+    fault = training_fault(source.adapter) if to_train else opening_fault(source.adapter, to_merge)
+    if fault:
+        raise HfkitError(f"the adapter {source.path} cannot be used here: {fault}")
+
+
+def put_on_meta(adapter: LoraConfig, config: PreTrainedConfig, head: type) -> PeftModel:
+    """Return a model without weights under an adapter, to learn what the adapter matches.
+
+    Args:
+        head: the auto class of the model.
+
+    Raises:
+        ValueError: it matches nothing, or PEFT cannot adapt what it matches.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return get_peft_model(head.from_config(config), copy.deepcopy(adapter))
+
+
+def module_names(config: PreTrainedConfig) -> list[str] | None:
+    """Return the names of the modules of a language model; None for a mixture of experts.
+
+    PEFT maps former names of experts' modules to parameters, so that names may match what is no module.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return None if any(p.ndim == 3 for p in model.parameters()) else [name for name, _ in model.named_modules() if name]

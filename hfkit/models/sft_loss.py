@@ -1,0 +1,47 @@
+"""Chooses a loss of TRL's SFT that computes what the model is: with an adapter on its head, with its router loss."""
+
+import sys
+
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import TrainableTokensWrapper
+from transformers import PreTrainedModel
+
+from hfkit.core.errors import HfkitError
+
+ROUTER_KEY = "router_aux_loss_coef"
+
+
+def loss_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
+    """Return the arguments `loss_type` and `router_aux_loss_coef` of TRL's SFT, where its defaults do not fit a model.
+
+    TRL's default `chunked_nll` multiplies by the weights of the head itself, and computes the router loss from keys
+    that not every mixture of experts has; `nll` is the same loss through the model's own forward pass.
+
+    Raises:
+        HfkitError: a setting in `config.extra` asks for what the model cannot compute.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    arguments: dict = {}
+    has_adapted_head = isinstance(base.get_output_embeddings(), (BaseTunerLayer, TrainableTokensWrapper))
+    if has_adapted_head and config.extra.get("use_liger_kernel"):
+        raise HfkitError("use_liger_kernel leaves out an adapter on the output head: remove it, or adapt other modules")
+    text_config = base.config.get_text_config()
+    coefficient = config.extra.get(ROUTER_KEY)
+    is_mixture = getattr(text_config, "output_router_logits", None) is not None and coefficient != 0
+    if is_mixture and not has_router_loss(base):
+        if coefficient:
+            raise HfkitError(f"{ROUTER_KEY}: {coefficient}, but {type(base).__name__} has no router loss: remove it")
+        arguments[ROUTER_KEY] = 0.0
+        is_mixture = False
+    lacks_keys = not all(hasattr(text_config, key) for key in ("num_experts", "num_experts_per_tok"))
+    if has_adapted_head or (is_mixture and lacks_keys):
+        chosen = config.extra.get("loss_type", "chunked_nll")
+        arguments["loss_type"] = "nll" if chosen == "chunked_nll" else chosen
+    return arguments
+
+
+def has_router_loss(model: PreTrainedModel) -> bool:
+    """Return whether the forward pass of a mixture of experts computes a loss of its router."""
+    module = sys.modules[type(model).__module__]
+    return hasattr(model.config.get_text_config(), ROUTER_KEY) and hasattr(module, "load_balancing_loss_func")

@@ -1,0 +1,80 @@
+"""Mixtures of experts: LoRA on experts through the whole chain, and the router loss of SFT."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import hfkit
+from hfkit.commands.merge import merge
+from hfkit.core.errors import HfkitError
+from hfkit.records.record import read_record
+
+IDS = torch.arange(5, 21)[None]
+STILL = {"learning_rate": 1e-9, "max_steps": 1, "lora_r": None}
+EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+MODELS = {
+    "qwen3_moe": {**EXPERTS, "decoder_sparse_step": 1, "head_dim": 16},
+    "gpt_oss": {**EXPERTS, "head_dim": 16},
+    "glm4_moe": {**EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "head_dim": 16},
+    "granitemoe": EXPERTS,
+}
+
+
+@pytest.fixture
+def mixture(tokenizer, tmp_path):
+    """mixture(model_type) -> a tiny random mixture of experts."""
+
+    def make(model_type: str) -> str:
+        torch.manual_seed(0)
+        shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        shape |= {"num_key_value_heads": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 256}
+        shape |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        config = AutoConfig.for_model(model_type, **shape, **MODELS[model_type])
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "mixture")
+        tokenizer.save_pretrained(tmp_path / "mixture")
+        return str(tmp_path / "mixture")
+
+    return make
+
+
+def logits(path) -> torch.Tensor:
+    with torch.no_grad():
+        return hfkit.load_policy(str(path))[0](IDS).logits
+
+
+def last_hidden(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(IDS, output_hidden_states=True).hidden_states[-1]
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "gpt_oss"])
+def test_lora_on_experts_goes_through_the_chain(model_type, mixture, run_stage, tmp_path, capsys):
+    sft = run_stage("sft", tmp_path / "sft", model_name_or_path=mixture(model_type), learning_rate=1e-2)
+    says = "lora_dropout: 0, since LoRA on the experts of a mixture has none" in capsys.readouterr().out
+    assert says == (model_type == "qwen3_moe")  # peft's all-linear leaves out the experts of gpt-oss
+    wanted = logits(sft)
+    again = run_stage("sft", tmp_path / "again", model_name_or_path=str(sft), **STILL)
+    assert torch.allclose(logits(again), wanted, atol=1e-5)
+    reward = run_stage("reward", tmp_path / "reward", model_name_or_path=str(sft), **STILL)
+    hidden = last_hidden(hfkit.load_policy(str(sft))[0])
+    assert torch.allclose(last_hidden(hfkit.load_reward(str(reward)).model), hidden, atol=1e-5)
+    models = {"model_name_or_path": str(sft), "reward_model_path": str(reward)}
+    ppo = run_stage("ppo", tmp_path / "ppo", **models, learning_rate=1e-9)
+    assert torch.allclose(logits(ppo), wanted, atol=1e-5)
+    assert torch.allclose(logits(merge(str(ppo), tmp_path / "merged", "float32")), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("use_peft", [True, None])
+@pytest.mark.parametrize("model_type", MODELS)
+def test_sft_trains_with_the_router_loss_that_a_model_has(model_type, use_peft, mixture, run_stage, tmp_path):
+    changes = {"lora_target_modules": ["q_proj"]} if use_peft else {"lora_r": None}
+    folder = run_stage("sft", tmp_path / "sft", model_name_or_path=mixture(model_type), use_peft=use_peft, **changes)
+    lines = (folder / "metrics.jsonl").read_text()
+    assert ("aux_loss" in lines) == (model_type != "glm4_moe")
+    assert read_record(folder)["status"] == "done"
+
+
+def test_a_router_loss_that_a_model_lacks_is_refused(mixture, run_stage, tmp_path):
+    settings = {"model_name_or_path": mixture("glm4_moe"), "router_aux_loss_coef": 0.01}
+    with pytest.raises(HfkitError, match=r"router_aux_loss_coef: 0.01, but Glm4MoeForCausalLM has no router loss"):
+        run_stage("sft", tmp_path / "sft", **settings)
