@@ -19,10 +19,10 @@ def pretrain_problems(config: PretrainConfig) -> list[Problem]:
         (model_config and config.use_peft, "use_peft", full, "model_config"),
         (no_tokenizer, "tokenizer_name_or_path", "missing: a new model needs a tokenizer", "model_name_or_path"),
     ]
-    return broken_rules(config, rules) + (architecture_problems(model_config) if model_config else [])
+    return broken_rules(config, rules) + (new_model_problems(model_config) if model_config else [])
 
 
-def architecture_problems(model_config: dict) -> list[Problem]:
+def new_model_problems(model_config: dict) -> list[Problem]:
     """Return problems of a new model's config: it must name a causal LM, and set fields that its architecture has."""
     settings = dict(model_config)
     name = settings.pop("model_type", None)
