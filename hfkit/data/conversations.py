@@ -14,8 +14,7 @@ from datasets import Dataset, Features, List, Value
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import map_rows
 from hfkit.data.concatenation import TEXT_ROLES, common_feature, message_list
-from hfkit.data.conversions import JSON, MESSAGES, item_fields
-from hfkit.data.json_rows import TEXT_ROLE
+from hfkit.data.conversions import JSON, MESSAGES, TEXT_ROLE, item_fields
 from hfkit.data.messages import RenderError, normalize_message, without_nulls
 
 SYSTEM = "system"

@@ -18,6 +18,8 @@ SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistan
 SHAREGPT_ROLES |= {"chatgpt": "assistant", "bot": "assistant", "tool": "tool", "function": "tool"}
 NUMERIC_TYPES = ("int", "uint", "float", "decimal", "null")  # prefixes of the names of numeric types
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
+# The role of a text that is read as one message, because other rows of its column hold messages.
+TEXT_ROLE = "=text"
 # The type of messages of which only some have a field; earlier versions of `datasets` have no such type.
 JSON = getattr(datasets, "Json", ())
 

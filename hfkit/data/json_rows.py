@@ -15,13 +15,11 @@ from datasets import Dataset, Features, List, Value
 
 from hfkit.core.file_types import suffix_of
 from hfkit.data.caching import code_hash
-from hfkit.data.conversions import JSON
+from hfkit.data.conversions import JSON, TEXT_ROLE
 
 DATE = re.compile(rb'"\d{4}-\d\d-\d\d(?:[T ][\d:.,]+)?(?:Z|[+-]\d\d(?::?\d\d)?)?"')
 GUESSED_TYPES = ("timestamp", "date", "time", "duration")  # prefixes of the names of types that JSON does not have
 CHUNK_BYTES = 10 << 20  # what the reader of `datasets` infers types from at once
-TEXT_ROLE = "=text"
-"""The role of a text that was read as one message, because other rows of its column hold messages."""
 
 
 def exact_rows(path: Path, features: Features, split: str) -> Dataset | None:

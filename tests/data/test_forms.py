@@ -188,13 +188,11 @@ def test_a_turn_that_cannot_be_read_drops_its_row(tokenizer, turn, reason):
     assert instruction_row({"messages": messages}, tokenizer, 64)["dropped"].startswith(reason)
 
 
-def test_a_text_that_is_json_beside_messages_is_dropped_for_that(tokenizer, rows_file):
-    """The reader of JSON takes it for a number, and keeps nothing that tells the two apart."""
+def test_a_text_that_is_json_beside_messages_stays_text(tokenizer, rows_file):
     rows = [{"prompt": prompt, "response": REPLY} for prompt in ("7", PROMPT, [TURN])]
     loaded = load_entry(DatasetEntry(**rows_file(rows)[0]), INSTRUCTIONS)
-    dropped = [instruction_row(row, tokenizer, 64)["dropped"] for row in loaded]
-    reason = "neither text nor messages (in a column that also has messages, text that is JSON is parsed)"
-    assert dropped == [reason, "", ""]
+    assert [row["prompt"][0]["content"] for row in loaded] == ["7", PROMPT, TURN["content"]]
+    assert [instruction_row(row, tokenizer, 64)["dropped"] for row in loaded] == ["", "", ""]
 
 
 def test_without_a_template_the_text_of_a_special_token_is_its_characters(with_template):
