@@ -6,12 +6,11 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.core.console import warn
+from hfkit.data.turn_end import turn_end_ids
 from hfkit.records.source import read_json
 
 # Settings that decide whether others are valid. They are set first.
 DECIDING = ("do_sample", "num_beams", "use_cache", "return_dict_in_generate")
-
-from hfkit.data.turn_end import turn_end_ids
 
 
 def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
