@@ -218,8 +218,8 @@ def measure_merge(folder: Path, source: Source, trained: dict, tokenizer, held_o
     head = HEADS[source.adapter["task_type"]]
     options = {"dtype": trained["config"]["dtype"], "quantization": quantization} if quantization else {}
     try:
-        base = load_base(source.base, source.base_revision, head=head, **options)
-        model = load_adapter(base, source, to_merge=True)
+        model = load_base(source.base, source.base_revision, head=head, **options)
+        model = load_adapter(model, source, to_merge=True)
     except HfkitError as error:
         warn(f"merge: what the merge changes is not measured: {error}")
         notes.append(UNMEASURED.format(why=f"since {base_name} could not be loaded"))

@@ -85,7 +85,7 @@ def test_a_page_tells_of_every_stage(page):
     for title in ("Tokenizer", "Pretraining", "SFT", "Reward model", "PPO"):
         assert f"{title}: done" in page.text
     labels = " ".join(svg["aria-label"] for svg in page.all("svg"))
-    for curve in ("Pretraining: loss", "SFT: loss", "Reward model: accuracy", "PPO: reward", "PPO: KL", "PPO: entropy"):
+    for curve in ("Pretraining: Loss", "SFT: Loss", "Reward model: Accuracy", "PPO: Reward", "PPO: KL", "PPO: Entropy"):
         assert f"{curve}" in labels
     assert "Pretraining from Tokenizer; SFT from Pretraining; Reward model from SFT; PPO from SFT and" in labels
     assert "docs.jsonl" in page.text and "held out of train" in page.text

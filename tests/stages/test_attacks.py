@@ -72,7 +72,7 @@ def test_a_tokenizer_is_trained_around_missing_texts(run_stage, tmp_path, rows_f
     ("stage", "row", "told"),
     [
         ("sft", {"messages": ["x", "y"]}, "neither text nor messages"),
-        ("sft", {"messages": [{"from": "human", "value": "x"}]}, "neither text nor messages"),
+        ("sft", {"messages": [{"who": "human", "value": "x"}]}, "neither text nor messages"),
         ("reward", PAIR | {"margin": "big"}, "'margin' holds string, and should hold numbers"),
         ("reward", PAIR | {"chosen": 1, "rejected": 2}, "'chosen' holds int64"),
         ("ppo", {"prompt": 3}, "'prompt' holds int64"),
