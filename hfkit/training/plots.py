@@ -53,7 +53,7 @@ def panels_of(rows: list[dict], stage: str | None, panels: list[tuple] = PANELS)
         series = [(legend, [(row["step"], row[key]) for row in rows if key in row]) for key, legend in lines]
         series = [(legend, points) for legend, points in series if points]
         if series:
-            labels = spec.loss_label if spec and title == "Loss" else (title, label)
+            labels = spec.loss_label if spec and lines[0][0] == "loss" else (title, label)
             drawn.append(Panel(*labels, series, spec.step_name if spec else "steps"))
     return drawn
 

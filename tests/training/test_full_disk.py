@@ -4,6 +4,7 @@ import resource
 import shutil
 import subprocess
 from contextlib import contextmanager
+from functools import cache
 
 import pytest
 from interruption import assert_same_run
@@ -31,14 +32,7 @@ def largest_file(size: int):
 @pytest.fixture(scope="module")
 def whole(run_stage, tmp_path_factory):
     """The undisturbed run of a stage."""
-    made = {}
-
-    def make(stage: str):
-        if stage not in made:
-            made[stage] = run_stage(stage, tmp_path_factory.mktemp(stage) / "whole", **CHANGES)
-        return made[stage]
-
-    return make
+    return cache(lambda stage: run_stage(stage, tmp_path_factory.mktemp(stage) / "whole", **CHANGES))
 
 
 @pytest.mark.parametrize("file", ["hfkit.json", "checkpoint-4/*model.safetensors", "checkpoint-4/optimizer.pt"])

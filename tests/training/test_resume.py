@@ -1,6 +1,7 @@
 """A run that was stopped and goes on ends in the same weights as one that was not."""
 
 import json
+from functools import cache
 
 import pytest
 from interruption import assert_same_run, curves, stopped_copy
@@ -14,14 +15,7 @@ CHANGES = {"save_total_limit": None, "eval_strategy": "steps", "eval_steps": 2, 
 @pytest.fixture(scope="module")
 def whole(run_stage, tmp_path_factory):
     """The uninterrupted run of a stage: 6 steps, checkpoints after 3 and 6."""
-    made = {}
-
-    def make(stage: str):
-        if stage not in made:
-            made[stage] = run_stage(stage, tmp_path_factory.mktemp(stage) / "whole", **CHANGES)
-        return made[stage]
-
-    return make
+    return cache(lambda stage: run_stage(stage, tmp_path_factory.mktemp(stage) / "whole", **CHANGES))
 
 
 @pytest.mark.parametrize("step", [3, 6])

@@ -18,6 +18,7 @@ def main(given: Namespace) -> int:
     """Run `hfkit data push`."""
     options = vars(given)
     if options.pop("dry_run"):
-        return dry_run([DatasetUpload.of(*options.values())], [], f"the push of {given.source} to {given.repo_id}")
+        options["branch"] = options.pop("revision")
+        return dry_run([DatasetUpload.of(**options)], [], f"the push of {given.source} to {options['repo_id']}")
     report_push(given.source, push_data(**options))
     return 0
