@@ -71,14 +71,20 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, path: str, chosen: str |
         tokenizer.chat_template = {"default": named[names[0]], **named}
 
 
+def tokenizer_source(config) -> tuple[str | None, str]:
+    """Return path and revision of the tokenizer that a stage reads: by default those of its model."""
+    return getattr(config, "tokenizer_source", (config.model_name_or_path, config.model_revision))
+
+
 def load_stage_tokenizer(config) -> PreTrainedTokenizerBase:
     """Load the tokenizer that a stage's config names, see `load_tokenizer`.
 
     Raises:
         HfkitError: the chat template reads none of the variables in `chat_template_kwargs`.
     """
+    path, revision = tokenizer_source(config)
     options = (config.pad_token, config.chat_template, config.chat_template_kwargs)
-    tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, *options)
+    tokenizer = load_tokenizer(path, revision, *options)
     known = template_variables(tokenizer)
     if unknown := [name for name in config.chat_template_kwargs if name not in known]:
         read = f"it reads {', '.join(sorted(known))}" if known else "it reads none"

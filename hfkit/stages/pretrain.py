@@ -21,7 +21,7 @@ from hfkit.metrics.formulas import bits_per_byte, perplexity
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_trainable
 from hfkit.models.saving import save_model
-from hfkit.models.tokenizers import load_tokenizer
+from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import held_out_metrics, set_callbacks, train, trainer_arguments
 from hfkit.training.callbacks import Samples
@@ -33,7 +33,7 @@ def main(config: PretrainConfig) -> Path:
     set_seed(config.seed)
     prepare_device(config)
     # Data
-    tokenizer = load_tokenizer(*config.tokenizer_source, config.pad_token, config.chat_template)
+    tokenizer = load_stage_tokenizer(config)
     train_rows, test_rows, stats = load_splits(config, TEXT)
     train_rows, _ = pack_documents(train_rows, tokenizer, stats["train"], config)
     tokens_per_byte = None

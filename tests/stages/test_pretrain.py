@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hfkit.core.errors import ConfigError
+from hfkit.core.errors import ConfigError, HfkitError
+from hfkit.data.rendering import template_kwargs
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
@@ -113,3 +114,12 @@ def test_pain_33_accumulation_does_not_change_the_loss(run_stage, tmp_path):
     one, other = ([row["loss"] for row in read_metrics(folder) if "loss" in row] for folder in runs)
     assert len(one) == 4
     assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_variables_of_the_chat_template_are_saved_and_unknown_ones_refused(run_stage, tmp_path):
+    (tmp_path / "chat.jinja").write_text("{{ mood }}{% for message in messages %}{{ message.content }}{% endfor %}")
+    changes = {"chat_template": str(tmp_path / "chat.jinja"), "max_steps": 1}
+    with pytest.raises(HfkitError, match="no variable mod; it reads mood"):
+        run_stage("pretrain", tmp_path / "unknown", **changes, chat_template_kwargs={"mod": "glad"})
+    folder = run_stage("pretrain", tmp_path / "known", **changes, chat_template_kwargs={"mood": "glad"})
+    assert template_kwargs(AutoTokenizer.from_pretrained(folder)) == {"mood": "glad"}

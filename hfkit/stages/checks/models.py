@@ -9,7 +9,7 @@ from hfkit.core.hub_ids import HUB_ID, split_revision
 from hfkit.core.hub_retry import HubError
 from hfkit.models.adapter_support import module_names, opening_fault, training_fault
 from hfkit.models.loading import cached_config, is_classifier
-from hfkit.models.tokenizers import cached_tokenizer
+from hfkit.models.tokenizers import cached_tokenizer, tokenizer_source
 from hfkit.records.base import base_fault
 from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source
@@ -51,11 +51,6 @@ def model_problems(config) -> list[Problem]:
         return problems + vocabulary_problems(config) + length_problems(config)
     reported = {problem.key for problem in problems}
     return problems + [problem for problem in start_problems(config) if problem.key not in reported]
-
-
-def tokenizer_source(config) -> tuple[str | None, str]:
-    """Return path and revision of the tokenizer that a stage reads: by default those of its model."""
-    return getattr(config, "tokenizer_source", (config.model_name_or_path, config.model_revision))
 
 
 def start_problems(config) -> list[Problem]:
