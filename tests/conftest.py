@@ -28,6 +28,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES
+from hfkit.core.console import take_warnings
 from hfkit.stages.checks import problems_of
 
 pytest.register_assert_rewrite("interruption")
@@ -103,6 +104,13 @@ def no_network():
         patch.setattr(socket.socket, "connect_ex", guarded)
         patch.setattr(socket, "getaddrinfo", refuse)
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_warnings():
+    """Drop the warnings that a test leaves: the next run of the process would put them into its record."""
+    yield
+    take_warnings()
 
 
 @pytest.fixture(scope="session")
