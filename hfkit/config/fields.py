@@ -141,6 +141,12 @@ class OptimizerFields:
 
     per_device_train_batch_size: int = arg(8, help="rows in one forward pass, on each device")
     per_device_eval_batch_size: int = arg(8, help="rows in one evaluation pass, on each device")
+    max_tokens_per_micro_batch: int | None = arg(
+        None, help="maximum tokens in one forward pass; none: per_device_train_batch_size rows of the maximum length"
+    )
+    micro_batches_by_length: bool = arg(
+        True, help="cut the rows of a step into passes of like length: the same training without padding"
+    )
     gradient_accumulation_steps: int = arg(1, help="forward passes in one optimizer step")
     num_train_epochs: float = arg(1.0, help="passes over the training rows")
     learning_rate: float = arg(2e-4, help="peak of the learning rate schedule")

@@ -85,3 +85,29 @@ def http_library(error_class: type) -> ModuleType:
     huggingface_hub 2.4.0 uses httpx2, earlier versions httpx; the base of its error class tells which.
     """
     return import_module(error_class.__bases__[0].__module__.partition(".")[0])
+
+
+def logged_counts(trainer, mode: str) -> dict[str, int]:
+    """Return how many values of each metric a trainer of TRL has collected since its last log; {} of another trainer.
+
+    trl 1.12.0: `compute_loss` collects them, and no method returns them.
+    """
+    return {name: len(values) for name, values in getattr(trainer, "_metrics", {}).get(mode, {}).items()}
+
+
+def weigh_logged(trainer, mode: str, before: dict[str, int], weights: list[float]) -> None:
+    """Replace the metrics that a trainer of TRL collected of several parts of a batch by those of the batch.
+
+    trl 1.12.0: `log` takes the plain mean of what `compute_loss` has collected.
+
+    Args:
+        before: `logged_counts` from before the parts.
+        weights: of each part.
+    """
+    for name, values in getattr(trainer, "_metrics", {}).get(mode, {}).items():
+        start = before.get(name, 0)
+        parts = values[start:]
+        if len(parts) == len(weights):
+            pick = {"min": min, "max": max}.get(name.partition("_")[0])
+            mean = sum(value * weight for value, weight in zip(parts, weights, strict=True)) / (sum(weights) or 1.0)
+            values[start:] = [pick(parts) if pick else mean]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.config.evaluation import EvaluateConfig
@@ -17,8 +18,10 @@ from hfkit.data.caching import tokenizer_hash
 from hfkit.data.cards import entries_of
 from hfkit.data.comparisons import COMPARISONS, REPLY_TOO_LONG, comparison_encoder, encode_held_out
 from hfkit.data.conversions import prompt_of
+from hfkit.data.encoding import count_ids
 from hfkit.data.forms import IGNORE, INSTRUCTIONS, TEXT, encode_instructions, instruction_encoder
 from hfkit.data.messages import Messages
+from hfkit.data.packing import pack_documents
 from hfkit.data.splits import SplitStats, load_rows, load_splits
 from hfkit.models.generation import logits_from
 from hfkit.records.record import record_of
@@ -32,15 +35,24 @@ class HeldOut:
         stats: what became of them.
         are_pairs: whether they are comparisons, else instructions or texts.
         max_length: the most tokens that a row may have.
+        config: of the run that held them out; None for rows that were named.
     """
 
     rows: Dataset
     stats: SplitStats
     are_pairs: bool
     max_length: int
+    config: dict | None = None
+
+    @property
+    def are_packed(self) -> bool:
+        """Whether the run's trainer evaluates on rows packed of these texts."""
+        return self.config is not None and "block_size" in self.config
 
     def encoded(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> tuple[Dataset, SplitStats]:
-        """Return the rows as their stage encodes them, none longer than `context` tokens, and what became of them.
+        """Return the rows as their stage evaluates them, none longer than `context` tokens, and what became of them.
+
+        Texts that are packed have the column `bytes`, those of the tokens that are predicted.
 
         Raises:
             HfkitError: no row can be encoded.
@@ -48,8 +60,12 @@ class HeldOut:
         length = min(self.max_length, context or self.max_length)
         options = SimpleNamespace(max_length=length, dataset_num_proc=None, max_dropped=1.0, score_margin=0.0)
         stats = replace(self.stats, dropped=dict(self.stats.dropped))
+        if self.are_packed:
+            options.block_size, options.packing = length, self.config["packing"]
+            return packed_rows(*pack_documents(self.rows, tokenizer, stats, options)), stats
         encode = partial(encode_held_out, as_rankings=False) if self.are_pairs else encode_instructions
-        return encode(self.rows, tokenizer, stats, options), stats
+        rows = encode(self.rows, tokenizer, stats, options)
+        return rows if self.are_pairs or self.config is None else rows.map(without_first_label), stats
 
     def shared_by(self, readers: list[tuple[PreTrainedTokenizerBase, int | None]]) -> "HeldOut":
         """Return the rows to compare models on, given by their tokenizers and contexts (in tokens, None if unlimited).
@@ -61,7 +77,7 @@ class HeldOut:
         """
         limit = min([self.max_length, *(context for _, context in readers if context)])
         limited = replace(self, max_length=limit)
-        if len({tokenizer_hash(tokenizer) for tokenizer, _ in readers}) == 1:
+        if self.are_packed or len({tokenizer_hash(tokenizer) for tokenizer, _ in readers}) == 1:
             return limited
         complete = np.logical_and.reduce([limited.fit(tokenizer) for tokenizer, _ in readers])
         if not complete.any():
@@ -117,7 +133,33 @@ def find_held_out(
         indices = range(limit) if seed is None else np.random.default_rng(seed).choice(len(rows), limit, replace=False)
         rows = rows.select(sorted(indices))
     stats = SplitStats("test", stats.sources, len(rows), len(rows))
-    return HeldOut(rows, stats, are_pairs, settings.get("max_length") or settings.get("block_size") or 1024)
+    length = settings.get("max_length") or settings.get("block_size") or 1024
+    return HeldOut(rows, stats, are_pairs, length, None if entries else settings)
+
+
+def packed_rows(rows: Dataset, tokens_per_byte: float) -> Dataset:
+    """Return packed texts as `input_ids` and `labels`, one row for all that attend to each other, and their `bytes`."""
+    if "seq_lengths" in rows.column_names:
+        rows = rows.map(apart, batched=True, remove_columns=rows.column_names)
+
+    def complete(row: dict) -> dict:
+        return {"labels": [IGNORE, *row["input_ids"][1:]], "bytes": (len(row["input_ids"]) - 1) / tokens_per_byte}
+
+    return rows.map(complete)
+
+
+def apart(batch: dict) -> dict:
+    """Return the documents of packed rows as a row each."""
+    documents = []
+    for ids, lengths in zip(batch["input_ids"], batch["seq_lengths"], strict=True):
+        ends = np.cumsum(lengths)
+        documents += [ids[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+    return {"input_ids": documents}
+
+
+def without_first_label(row: dict) -> dict:
+    """Return a row whose first token is not predicted, as in its trainer, whether it has a label or not."""
+    return {"labels": [IGNORE, *row["labels"][1:]]}
 
 
 def load_held_out(config: EvaluateConfig, are_pairs: bool) -> HeldOut:
@@ -165,22 +207,35 @@ def text_likelihoods(
 
     A text whose first token is labeled is taken to follow an end-of-text token, as in pretraining.
     """
-    figures = []
+    figures: list = [None] * len(rows)
     model.eval()
-    for batch in rows.iter(batch_size):
+    lengths = count_ids(rows.select_columns("input_ids").with_format("arrow")[:]["input_ids"])
+    order = np.argsort(-lengths, kind="stable")  # for little padding
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size].tolist()
+        batch = rows[indices]
         pairs = [prepend_eos(*pair, tokenizer) for pair in zip(batch["input_ids"], batch["labels"], strict=True)]
-        ids = {"input_ids": [ids for ids, _ in pairs]}
-        padded = tokenizer.pad(ids, padding_side="right", return_tensors="pt").to(model.device)
-        start = min(next((i for i, label in enumerate(labels[1:]) if label != IGNORE), 0) for _, labels in pairs)
-        logits, first = logits_from(model, padded, start)
-        for row, (_, labels) in enumerate(pairs):
-            targets = torch.tensor(labels[1 + first :], device=logits.device)
-            predictions = logits[row, : len(targets)].float()
-            nats = torch.nn.functional.cross_entropy(predictions, targets, ignore_index=IGNORE, reduction="sum")
+        nats = label_nats(model, tokenizer, pairs)
+        for place, (_, labels) in enumerate(pairs):
             predicted = [label for label in labels[1:] if label != IGNORE]
-            text = tokenizer.decode(predicted, skip_special_tokens=True)
-            figures.append((float(nats), len(predicted), len(text.encode())))
+            text = "" if "bytes" in batch else tokenizer.decode(predicted, skip_special_tokens=True)
+            size = batch["bytes"][place] if "bytes" in batch else len(text.encode())
+            figures[indices[place]] = (nats[place], len(predicted), size)
     return TextLikelihoods(*map(np.array, zip(*figures, strict=True)))
+
+
+def label_nats(model, tokenizer, pairs: list[tuple[list[int], list[int]]]) -> list[float]:
+    """Return the negative log-likelihood of each row's labels, in nats; a row is its ids and labels."""
+    ids = {"input_ids": [ids for ids, _ in pairs]}
+    padded = tokenizer.pad(ids, padding_side="right", return_tensors="pt").to(model.device)
+    start = min(next((i for i, label in enumerate(labels[1:]) if label != IGNORE), 0) for _, labels in pairs)
+    logits, first = logits_from(model, padded, start)
+    nats = []
+    for row, (_, labels) in enumerate(pairs):
+        targets = torch.tensor(labels[1 + first :], device=logits.device)
+        predictions = logits[row, : len(targets)].float()
+        nats.append(float(cross_entropy(predictions, targets, ignore_index=IGNORE, reduction="sum")))
+    return nats
 
 
 def prepend_eos(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

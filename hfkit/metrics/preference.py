@@ -1,40 +1,11 @@
 """Metrics of reward models on pairs: accuracy, calibration, and the influence of length."""
 
 import numpy as np
-import torch
 from datasets import Dataset
 from numpy.typing import ArrayLike
-from torch.utils.data import DataLoader
-from transformers import Trainer
 
 from hfkit.data.encoding import pair_lengths
 from hfkit.metrics.bootstrap import bootstrap_interval
-
-
-def pair_metrics(trainer: Trainer, rows: Dataset) -> dict[str, float]:
-    """Return metrics of the trainer's reward model on encoded pairs or rankings, with equal weight for each pair.
-
-    See `metrics_of_rewards`; names start with `eval_`.
-    """
-    chosen, rejected = score_pairs(trainer, rows)
-    return {f"eval_{name}": value for name, value in metrics_of_rewards(chosen, rejected, rows).items()}
-
-
-@torch.no_grad()
-def score_pairs(trainer: Trainer, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rewards of the chosen and of the rejected replies of all pairs, float64 (N,) each."""
-    assert trainer.model is not None
-    model = trainer.model.eval()
-    loader = DataLoader(rows, trainer.args.per_device_eval_batch_size, collate_fn=trainer.data_collator)
-    parts = []
-    for batch in loader:
-        pairs = batch.get("pairs")
-        ids, mask = (batch[name].to(model.device) for name in ("input_ids", "attention_mask"))
-        with trainer.accelerator.autocast():
-            rewards = model(input_ids=ids, attention_mask=mask).logits.squeeze(-1)
-        parts.append((rewards.reshape(2, -1) if pairs is None else rewards[pairs]).double().cpu().numpy())
-    chosen, rejected = np.concatenate(parts, axis=1)
-    return chosen, rejected
 
 
 def metrics_of_rewards(chosen: np.ndarray, rejected: np.ndarray, pairs: Dataset) -> dict[str, float]:

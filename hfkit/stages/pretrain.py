@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, Trainer, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from hfkit.config.stages import PretrainConfig
 from hfkit.core.console import say
@@ -23,8 +23,9 @@ from hfkit.models.loading import load_trainable
 from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.stages.open_run import open_run
-from hfkit.training.arguments import held_out_metrics, set_callbacks, train, trainer_arguments
+from hfkit.training.arguments import held_out_metrics, max_tokens, set_callbacks, train, trainer_arguments
 from hfkit.training.callbacks import Samples
+from hfkit.training.micro_batching import MicroBatching
 
 
 @push_when_done
@@ -62,6 +63,7 @@ def main(config: PretrainConfig) -> Path:
             data_collator=separating_collator(tokenizer) if config.packing == "documents" else collate_packed,
             processing_class=tokenizer,
             tokens_per_byte=tokens_per_byte,
+            max_tokens=max_tokens(config, config.block_size),
         )
         if config.packing == "documents":
             require_separation(trainer)
@@ -76,7 +78,7 @@ def main(config: PretrainConfig) -> Path:
     return run.folder
 
 
-class PretrainTrainer(Trainer):
+class PretrainTrainer(MicroBatching):
     """Trainer that logs perplexity and bits per byte with the held-out loss; bits compare across tokenizers.
 
     Args:

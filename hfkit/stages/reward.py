@@ -9,7 +9,6 @@ from pathlib import Path
 
 from peft import TaskType
 from transformers import set_seed
-from trl import RewardTrainer
 
 from hfkit.config.registry import spec_of
 from hfkit.config.stages import RewardConfig
@@ -19,15 +18,21 @@ from hfkit.data.chat_template import reply_ending
 from hfkit.data.comparisons import COMPARISONS, encode_comparisons, encode_held_out
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
-from hfkit.metrics.preference import pair_metrics
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_trainable
 from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.records.record import read_record
 from hfkit.stages.open_run import open_run
-from hfkit.training.arguments import keep_trainable_dtype, set_callbacks, train, trainer_arguments
-from hfkit.training.ranking_trainer import RankingCollator, RankingTrainer
+from hfkit.training.arguments import (
+    held_out_metrics,
+    keep_trainable_dtype,
+    max_tokens,
+    set_callbacks,
+    train,
+    trainer_arguments,
+)
+from hfkit.training.comparison_trainer import ComparisonCollator, ComparisonTrainer
 
 
 @push_when_done
@@ -40,6 +45,7 @@ def main(config: RewardConfig) -> Path:
     train_rows, test_rows, stats = load_splits(config, COMPARISONS)
     is_ranking = "replies" in train_rows.column_names
     train_rows = encode_comparisons(train_rows, tokenizer, stats["train"], config)
+    most_replies = max(map(len, train_rows["reply_ids"])) if is_ranking else 2
     if test_rows is not None:
         test_rows = encode_held_out(test_rows, tokenizer, stats["test"], config, as_rankings=is_ranking)
     run = open_run("reward", config, stats)
@@ -66,13 +72,14 @@ def main(config: RewardConfig) -> Path:
             include_num_input_tokens_seen="non_padding",
         )
         with keep_trainable_dtype(model):
-            trainer = (RankingTrainer if is_ranking else RewardTrainer)(
+            trainer = ComparisonTrainer(
                 model=model,
                 args=arguments,
-                data_collator=RankingCollator(tokenizer, arguments.pad_to_multiple_of) if is_ranking else None,
+                data_collator=ComparisonCollator(tokenizer, arguments.pad_to_multiple_of),
                 train_dataset=train_rows,
                 eval_dataset=test_rows,
                 processing_class=tokenizer,
+                max_tokens=max_tokens(config, config.max_length, most_replies),
             )
         save = partial(save_model, trainer.model, tokenizer)
         set_callbacks(trainer, run, save)
@@ -80,6 +87,6 @@ def main(config: RewardConfig) -> Path:
         # Save
         metrics = {"train_loss": facts["train_loss"]}
         if test_rows is not None:
-            metrics |= pair_metrics(trainer, test_rows)
+            metrics |= held_out_metrics(trainer)
         run.publish(save, metrics, **facts)
     return run.folder

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from transformers import set_seed
-from trl import SFTTrainer
 
 from hfkit.config.stages import SFTConfig
 from hfkit.core.console import say
@@ -23,7 +22,15 @@ from hfkit.models.saving import save_model
 from hfkit.models.sft_loss import loss_arguments
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.stages.open_run import open_run
-from hfkit.training.arguments import held_out_metrics, keep_trainable_dtype, set_callbacks, train, trainer_arguments
+from hfkit.training.arguments import (
+    held_out_metrics,
+    keep_trainable_dtype,
+    max_tokens,
+    set_callbacks,
+    train,
+    trainer_arguments,
+)
+from hfkit.training.micro_batching import MicroBatchedSFTTrainer
 
 
 @push_when_done
@@ -51,7 +58,7 @@ def main(config: SFTConfig) -> Path:
         run.note(**record_base(model))
         # Trainer
         with keep_trainable_dtype(model):
-            trainer = SFTTrainer(
+            trainer = MicroBatchedSFTTrainer(
                 model=model,
                 args=trainer_arguments(
                     config,
@@ -65,6 +72,7 @@ def main(config: SFTConfig) -> Path:
                 eval_dataset=test_rows,
                 data_collator=separating_collator(tokenizer) if config.packing else None,
                 processing_class=tokenizer,
+                max_tokens=max_tokens(config, config.max_length),
             )
         if config.packing:
             require_separation(trainer)

@@ -51,6 +51,18 @@ def trainer_arguments(config, **overrides):
     return arguments
 
 
+def max_tokens(config, length: int, sequences: int = 1) -> int | None:
+    """Return the most tokens of a micro-batch, padding included; None if batches are computed as they are.
+
+    Args:
+        length: the most tokens of a sequence.
+        sequences: sequences in a row.
+    """
+    if not config.micro_batches_by_length:
+        return None
+    return config.max_tokens_per_micro_batch or config.per_device_train_batch_size * length * sequences
+
+
 def set_callbacks(trainer: Trainer, run: Run, save: Callable[[Path], None], *more: TrainerCallback) -> None:
     """Replace the trainer's printing by hfkit's callbacks, and attach the run's record to its trackers.
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainingArg
 from hfkit.core import compat
 from hfkit.models.loading import load_policy
 from hfkit.models.quantization import quantization_of
-from hfkit.training.ranking_trainer import RankingTrainer
+from hfkit.training.comparison_trainer import ComparisonTrainer
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -48,7 +48,7 @@ def test_the_attention_that_a_model_computes_with():
 
 def test_trl_asks_this_method_for_encoded_rows():
     assert callable(trl.RewardTrainer._prepare_dataset)
-    assert RankingTrainer._prepare_dataset is compat.EncodedRows._prepare_dataset
+    assert ComparisonTrainer._prepare_dataset is compat.EncodedRows._prepare_dataset
     assert compat.EncodedRows()._prepare_dataset([1], "tokenizer", "arguments", "train") == [1]
 
 

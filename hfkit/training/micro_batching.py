@@ -1,0 +1,187 @@
+"""A mixin for trainers: the rows of a step go through the model in micro-batches of like length.
+
+Which rows make a step, and its loss, stay as they are: the loss is a sum over tokens or rows, so those of the parts
+add up. What is left out is the arithmetic on padding, which is more than half of it for rows of real conversations.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.nn.functional import pad
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+from trl import SFTTrainer
+
+from hfkit.core.compat import logged_counts, weigh_logged
+from hfkit.data.encoding import count_ids
+from hfkit.data.forms import IGNORE
+from hfkit.models.micro_batches import micro_batches
+
+Batch = dict[str, torch.Tensor]
+
+
+class MicroBatching(Trainer):
+    """Cuts each step, with all the batches that it accumulates, into micro-batches; and every evaluation.
+
+    Args:
+        max_tokens: of a micro-batch, padding included; None computes the batches as the data loader makes them.
+    """
+
+    def __init__(self, *args, max_tokens: int | None, **kwargs):
+        self.max_tokens = max_tokens
+        super().__init__(*args, **kwargs)
+        if router_loss_config(self) is not None:  # it is no sum over tokens
+            self.max_tokens = None
+
+    # Training
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
+        """Return the batches of a step, with all rows in the last one where their losses add up, and their labels."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.max_tokens and len(batches) > 1 and self.adds_up(batches[0], items):
+            joined = self.join(batches)
+            batches = [{name: tensor[:0] for name, tensor in joined.items()}] * (len(batches) - 1) + [joined]
+        return batches, items
+
+    def training_step(self, model, inputs: Batch, num_items_in_batch=None) -> torch.Tensor:
+        """Add the gradient of a batch's loss, one micro-batch after the other; return the loss."""
+        if not self.max_tokens:
+            return super().training_step(model, inputs, num_items_in_batch)
+        if not len(inputs["input_ids"]):
+            return torch.zeros((), device=self.args.device)
+        parts, before, losses = self.split(inputs), logged_counts(self, "train"), []
+        weights = torch.stack([self.weight(part) for part in parts])
+        for index, part in enumerate(parts):
+            if not self.adds_up(part, num_items_in_batch):
+                part["share"] = weights[index] / weights.sum()
+            is_last = index == len(parts) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(model):
+                losses.append(super().training_step(model, part, num_items_in_batch))
+        weigh_logged(self, "train", before, self.accelerator.reduce(weights, "sum").tolist())
+        return torch.stack(losses).sum()
+
+    def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
+        """Return the loss of a micro-batch; of one whose losses do not add up, its share of the batch's."""
+        share = inputs.pop("share", 1.0)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        return (loss * share, outputs) if return_outputs else loss * share
+
+    def adds_up(self, batch: Batch, items: torch.Tensor | int | None) -> bool:
+        """Return whether a step's loss is the sum of its parts' losses, given the number of its labels, if counted."""
+        return items is not None and row_lengths(batch) is not None
+
+    def weight(self, batch: Batch) -> torch.Tensor:
+        """Return what metrics are a mean over: the number of labels that are predicted."""
+        return (batch["labels"][:, 1:] != IGNORE).sum()
+
+    def join(self, batches: list[Batch]) -> Batch:
+        """Return the rows of several batches as one batch."""
+        width = max(batch["input_ids"].shape[1] for batch in batches)
+        filling = {"labels": IGNORE, "input_ids": self.processing_class.pad_token_id}
+
+        def wide(name: str, tensor: torch.Tensor) -> torch.Tensor:
+            return pad(tensor, (0, width - tensor.shape[1]), value=filling.get(name, 0))
+
+        return {name: torch.cat([wide(name, batch[name]) for batch in batches]) for name in batches[0]}
+
+    def split(self, batch: Batch) -> list[Batch]:
+        """Return the micro-batches of a batch, as many in each process."""
+        lengths = row_lengths(batch)
+        if lengths is None or len(lengths) == 1:
+            return [batch]
+        parts = [torch.as_tensor(part, device=lengths.device) for part in self.cut(lengths.cpu().numpy())]
+        widths = [round_up(int(lengths[part].max()), self.args) for part in parts]
+        return [
+            {name: tensor[part, :width] for name, tensor in batch.items()}
+            for part, width in zip(parts, widths, strict=True)
+        ]
+
+    def cut(self, lengths: np.ndarray, sequences: np.ndarray | None = None) -> list[np.ndarray]:
+        """Return the rows of each micro-batch (see `micro_batches`), as many in each process."""
+        options = (lengths, self.max_tokens, self.args.device.type, sequences)
+        parts = micro_batches(*options)
+        if self.accelerator.num_processes == 1:
+            return parts
+        count = torch.tensor([len(parts)], device=self.args.device)
+        return micro_batches(*options, count=int(self.accelerator.gather(count).max()))
+
+    # Evaluation
+
+    @torch.no_grad()
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """Compute the mean loss over all labels of the rows: the same for each batch size and number of processes."""
+        rows = dataloader.dataset
+        self.model.eval()
+        before, weights, total = logged_counts(self, "eval"), [], 0.0
+        with self.accelerator.autocast(), without_router_loss(self):
+            for indices in self.evaluation_batches(rows):
+                batch = self.collate(rows, indices)
+                count = self.weight(batch)
+                loss = self.compute_loss(self.model, batch)
+                weights.append(count)
+                total += float(loss) * int(count) if count else 0.0
+                self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        counts = self.accelerator.reduce(torch.stack(weights), "sum")
+        weigh_logged(self, "eval", before, counts.tolist())
+        total = self.accelerator.reduce(torch.tensor(total, device=self.args.device, dtype=torch.float64), "sum")
+        return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": float(total / counts.sum())}, len(rows))
+
+    def evaluation_batches(self, rows: Dataset) -> list[list[int]]:
+        """Return the rows of this process by batches of like length, as many in each process: -1 has no labels."""
+        lengths = count_ids(rows.select_columns("input_ids").with_format("arrow")[:]["input_ids"])
+        processes, size = self.accelerator.num_processes, self.args.per_device_eval_batch_size
+        order = [*np.argsort(-lengths, kind="stable").tolist(), *[-1] * (-len(rows) % processes)]
+        own = order[self.accelerator.process_index :: processes]
+        return [own[start : start + size] for start in range(0, len(own), size)]
+
+    def collate(self, rows: Dataset, indices: list[int]) -> Batch:
+        """Return some rows as a batch on the device."""
+        columns = rows[[max(index, 0) for index in indices]]
+        made = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        for index, row in zip(indices, made, strict=True):
+            if index < 0:
+                row["labels"] = [IGNORE] * len(row["input_ids"])
+        return {name: tensor.to(self.args.device) for name, tensor in self.data_collator(made).items()}
+
+
+class MicroBatchedSFTTrainer(MicroBatching, SFTTrainer):
+    """TRL's SFTTrainer in micro-batches."""
+
+
+def row_lengths(batch: Batch) -> torch.Tensor | None:
+    """Return the tokens of each row, (B,); None if conversations are joined to one row."""
+    if "attention_mask" in batch:
+        return batch["attention_mask"].sum(1)
+    ids = batch["input_ids"]
+    return None if "position_ids" in batch else torch.full((len(ids),), ids.shape[1], device=ids.device)
+
+
+def round_up(width: int, arguments) -> int:
+    """Return a number of columns as a multiple of the arguments' `pad_to_multiple_of`."""
+    multiple = getattr(arguments, "pad_to_multiple_of", None) or 1
+    return -(-width // multiple) * multiple
+
+
+def router_loss_config(trainer: Trainer):
+    """Return the config in which a trainer's model is told to add its router loss; None if it is not."""
+    config = trainer.model.config.get_text_config()
+    return config if getattr(config, "output_router_logits", False) else None
+
+
+@contextmanager
+def without_router_loss(trainer: Trainer):
+    """Leave the router loss of a mixture of experts out: it is no likelihood, and depends on the batch."""
+    config = router_loss_config(trainer)
+    if config is None:
+        yield
+        return
+    config.output_router_logits = trainer.aux_loss_enabled = False
+    try:
+        yield
+    finally:
+        config.output_router_logits = trainer.aux_loss_enabled = True
