@@ -16,11 +16,11 @@ from hfkit.data import faults
 from hfkit.data.chat_template import encode_replies
 from hfkit.data.conversions import shared_prompt
 from hfkit.data.encoding import IDS, Encoder, encode, encoded_row
+from hfkit.data.faults import Fault
 from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, is_empty_message, tools_of, without_nulls
 from hfkit.data.rendering import TEMPLATE_KWARGS, variables_of
 from hfkit.data.splits import SplitStats
 
-REPLY_TOO_LONG = "with a reply longer than"
 PREFERENCES = ["prompt", "chosen", "rejected", "margin", "tools", TEMPLATE_KWARGS]
 COMPARISONS = [*PREFERENCES, "replies", "ranks", "scores"]
 """The columns of pairs and of rankings."""
@@ -98,7 +98,7 @@ def preference_row(row: dict, tokenizer, max_length: int) -> dict:
         return encoded_row(empty, dropped=f"longer than max_length={max_length}", length=length)
     if chosen == rejected:
         return encoded_row(empty, dropped="with replies that are equal once they are rendered", length=length)
-    found = [faults.EMPTY_CHOSEN] if is_empty_message(as_reply(replies[0])[-1]) else []
+    found = [Fault.EMPTY_CHOSEN] if is_empty_message(as_reply(replies[0])[-1]) else []
     found += faults.of_replies(tokenizer, prompt, replies)
     found += faults.of_ids(tokenizer, chosen) + faults.of_ids(tokenizer, rejected)
     return encoded_row({"chosen_ids": chosen, "rejected_ids": rejected, **margin}, found=found, length=length)
@@ -124,12 +124,17 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
         for one, other in combinations(range(len(ids)), 2)
         if values[one] != values[other] and ids[one] != ids[other]
     ]
-    left_out = [f"{REPLY_TOO_LONG} max_length={max_length}"] if len(short) < len(encoded) else []
+    is_shortened = len(short) < len(encoded)
     if not pairs:
-        return encoded_row(empty, dropped=next(iter(left_out), "all tied"), length=max(map(len, encoded)))
+        reason = f"with a reply longer than max_length={max_length}" if is_shortened else "all tied"
+        return encoded_row(empty, dropped=reason, length=max(map(len, encoded)))
     margins = [score_margin * (values[better] - values[worse]) if score_margin else margin for better, worse in pairs]
     is_empty_chosen = any(is_empty_message(as_reply(short_replies[better])[-1]) for better, _ in pairs)
-    found = left_out + [faults.EMPTY_CHOSEN] * is_empty_chosen + faults.of_replies(tokenizer, prompt, replies)
+    found = (
+        [Fault.REPLY_TOO_LONG] * is_shortened
+        + [Fault.EMPTY_CHOSEN] * is_empty_chosen
+        + faults.of_replies(tokenizer, prompt, replies)
+    )
     found += [fault for reply in ids for fault in faults.of_ids(tokenizer, reply)]
     better, worse = ([pair[side] for pair in pairs] for side in (0, 1))
     columns = {"reply_ids": ids, "better": better, "worse": worse, **({"margin": margins} if has_margin else {})}

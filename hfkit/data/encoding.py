@@ -12,6 +12,7 @@ from datasets import Dataset, Features, List, Value
 from hfkit.core.errors import HfkitError
 from hfkit.data import faults
 from hfkit.data.caching import cached_map, map_rows, process_count
+from hfkit.data.faults import Fault
 from hfkit.data.splits import SplitStats
 
 IDS = List(Value("int32"))
@@ -22,7 +23,7 @@ STATS_COLUMNS = {"dropped": Value("string"), "faults": Value("string"), "cut": V
 
 
 def encoded_row(
-    columns: dict, dropped: str = "", found: Iterable[str] = (), cut: bool = False, length: int = 0
+    columns: dict, dropped: str = "", found: Iterable[Fault] = (), cut: bool = False, length: int = 0
 ) -> dict:
     """Return what a form's function makes of a row: columns for the trainer, and those of the statistics.
 

@@ -1,11 +1,11 @@
 """Faults of rows that can still be trained on. They are counted, reported and recorded.
 
-A row that cannot be trained on is dropped instead. An encoder joins the faults of a row with `JOINT` in the column
-`faults`.
+A row that cannot be trained on is dropped instead. An encoder joins the names of a row's faults in the column `faults`.
 """
 
 from collections import Counter
 from collections.abc import Iterable
+from enum import Enum
 from functools import cache
 from itertools import pairwise
 
@@ -16,47 +16,58 @@ from transformers import PreTrainedTokenizerBase
 from hfkit.data.messages import Messages, as_messages, as_reply, iter_strings
 from hfkit.data.rendering import MATCHES_NOTHING, special_token_ids, special_token_pattern
 
-JOINT = "; "
-# Faults of text and of the order of messages.
-SPECIAL = "with the text of a special token, read as plain text"
-CONTROL = "with the text of a special token, read as that token"
-REPLACED = "with U+FFFD, where characters were lost"
-REPEATED = "with two messages of one role in a row"
-# Faults of token ids.
-UNKNOWN = "with unknown tokens"
-NO_BOS = "without the begin-of-text token that its tokenizer adds"
-TWO_BOS = "with two begin-of-text tokens"
-NO_EOS = "without end-of-text at its end"
-# A fault of a comparison.
-EMPTY_CHOSEN = "whose chosen reply is empty"
+
+class Fault(Enum):
+    """A fault of a row; the value describes it to people."""
+
+    # Of text and of the order of messages.
+    SPECIAL = "with the text of a special token, read as plain text"
+    CONTROL = "with the text of a special token, read as that token"
+    REPLACED = "with U+FFFD, where characters were lost"
+    REPEATED = "with two messages of one role in a row"
+    # Of token ids.
+    UNKNOWN = "with unknown tokens"
+    NO_BOS = "without the begin-of-text token that its tokenizer adds"
+    TWO_BOS = "with two begin-of-text tokens"
+    NO_EOS = "without end-of-text at its end"
+    # Of a comparison.
+    EMPTY_CHOSEN = "whose chosen reply is empty"
+    REPLY_TOO_LONG = "with a reply longer than max_length, which is left out"
 
 
-def join_faults(found: Iterable[str]) -> str:
+def join_faults(found: Iterable[Fault]) -> str:
     """Return faults as the column `faults` holds them, each once."""
-    return JOINT.join(dict.fromkeys(found))
+    return " ".join(dict.fromkeys(fault.name for fault in found))
 
 
-def count_faults(column: Iterable[str]) -> dict[str, int]:
+def split_faults(joined: str) -> list[Fault]:
+    """Return the faults of one row from the column `faults`."""
+    return [Fault[name] for name in joined.split()]
+
+
+def count_faults(column: Iterable[str]) -> dict[Fault, int]:
     """Return the number of rows with each fault, the most frequent first."""
-    return dict(Counter(fault for faults in column if faults for fault in faults.split(JOINT)).most_common())
+    return dict(Counter(fault for joined in column for fault in split_faults(joined)).most_common())
 
 
-def of_messages(messages: Messages) -> list[str]:
+def of_messages(messages: Messages) -> list[Fault]:
     """Return `REPEATED` if two messages of one role follow each other; a system message between them does not count."""
     roles = [message["role"] for message in messages]
     without_system = [role for role in roles if role != "system"]
     repeated = any(one == other != "tool" for order in (roles, without_system) for one, other in pairwise(order))
-    return [REPEATED] if repeated else []
+    return [Fault.REPEATED] if repeated else []
 
 
-def of_replies(tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, replies: list[str | Messages]) -> list[str]:
+def of_replies(
+    tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, replies: list[str | Messages]
+) -> list[Fault]:
     """Return the faults of a prompt and of the replies that are compared."""
     messages = as_messages(prompt)
     found = [fault for reply in replies for fault in of_messages(messages + as_reply(reply))]
     return found + of_texts(tokenizer, [prompt, replies])
 
 
-def of_texts(tokenizer: PreTrainedTokenizerBase | None, contents: object, *, plain: bool = False) -> list[str]:
+def of_texts(tokenizer: PreTrainedTokenizerBase | None, contents: object, *, plain: bool = False) -> list[Fault]:
     """Return the faults of text.
 
     Args:
@@ -65,21 +76,21 @@ def of_texts(tokenizer: PreTrainedTokenizerBase | None, contents: object, *, pla
     """
     texts = [*iter_strings(contents)]
     faults = {
-        CONTROL if plain else SPECIAL: any(map(special_token_pattern(tokenizer).search, texts)),
-        REPLACED: any("\ufffd" in text for text in texts),
+        Fault.CONTROL if plain else Fault.SPECIAL: any(map(special_token_pattern(tokenizer).search, texts)),
+        Fault.REPLACED: any("\ufffd" in text for text in texts),
     }
     return [fault for fault, is_found in faults.items() if is_found]
 
 
-def of_column(texts: pa.Array | pa.ChunkedArray, tokenizer: PreTrainedTokenizerBase | None = None) -> dict[str, int]:
+def of_column(texts: pa.Array | pa.ChunkedArray, tokenizer: PreTrainedTokenizerBase | None = None) -> dict[Fault, int]:
     """Return the number of texts with each fault that can be found without tokenizing them."""
-    masks = {REPLACED: pc.match_substring(texts, "\ufffd")}
+    masks = {Fault.REPLACED: pc.match_substring(texts, "\ufffd")}
     if tokenizer is not None and special_token_pattern(tokenizer).pattern != MATCHES_NOTHING:
-        masks[CONTROL] = pc.match_substring_regex(texts, special_token_pattern(tokenizer).pattern)
+        masks[Fault.CONTROL] = pc.match_substring_regex(texts, special_token_pattern(tokenizer).pattern)
     return {fault: count for fault, mask in masks.items() if (count := pc.sum(mask).as_py())}
 
 
-def of_ids(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, ends: bool = True) -> list[str]:
+def of_ids(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, ends: bool = True) -> list[Fault]:
     """Return the faults of the token ids of a row before it is cut.
 
     Args:
@@ -87,10 +98,10 @@ def of_ids(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, ends: bool = T
     """
     bos, eos, unknown = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id
     faults = {
-        UNKNOWN: unknown not in (None, bos, eos, tokenizer.pad_token_id) and unknown in ids,
-        TWO_BOS: bos is not None and bos != eos and ids[:2] == [bos, bos],
-        NO_BOS: _adds_bos(tokenizer) and ids[:1] != [bos],
-        NO_EOS: ends and not special_token_ids(tokenizer) & {*ids[-1:]},
+        Fault.UNKNOWN: unknown not in (None, bos, eos, tokenizer.pad_token_id) and unknown in ids,
+        Fault.TWO_BOS: bos is not None and bos != eos and ids[:2] == [bos, bos],
+        Fault.NO_BOS: _adds_bos(tokenizer) and ids[:1] != [bos],
+        Fault.NO_EOS: ends and not special_token_ids(tokenizer) & {*ids[-1:]},
     }
     return [fault for fault, is_found in faults.items() if is_found]
 

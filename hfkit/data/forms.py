@@ -14,6 +14,7 @@ from hfkit.data import faults
 from hfkit.data.chat_template import encode_prompt, encode_text, split_conversation
 from hfkit.data.comparisons import COMPARISONS, comparison_encoder
 from hfkit.data.encoding import IDS, PARTS, Encoder, encode, encoded_row
+from hfkit.data.faults import Fault
 from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, is_empty_message, tools_of
 from hfkit.data.rendering import TEMPLATE_KWARGS, variables_of
 from hfkit.data.splits import SplitStats
@@ -147,7 +148,7 @@ class Form:
     columns: list[str]
     encoder: Callable[..., Encoder]
     length_key: str | None = None
-    faults: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
 
 
 FORMS = {
@@ -156,7 +157,7 @@ FORMS = {
         INSTRUCTIONS,
         lambda rows, tokenizer, limit, config: instruction_encoder(tokenizer, limit),
         length_key="max_length",
-        faults=(faults.NO_EOS, faults.TWO_BOS),
+        faults=(Fault.NO_EOS, Fault.TWO_BOS),
     ),
     "comparisons": Form(
         COMPARISONS,
@@ -164,13 +165,13 @@ FORMS = {
             tokenizer, limit, rows, getattr(config, "score_margin", 0.0)
         ),
         length_key="max_length",
-        faults=(faults.NO_EOS, faults.TWO_BOS),
+        faults=(Fault.NO_EOS, Fault.TWO_BOS),
     ),
     "prompts": Form(
         PROMPTS,
         lambda rows, tokenizer, limit, config: prompt_encoder(tokenizer, limit, rows),
         length_key="max_prompt_length",
-        faults=(faults.TWO_BOS,),
+        faults=(Fault.TWO_BOS,),
     ),
 }
 """By the `form` of a StageSpec."""

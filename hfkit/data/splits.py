@@ -13,6 +13,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.data.caching import content_hash
 from hfkit.data.cards import recipe_of
 from hfkit.data.concatenation import concatenate_sources
+from hfkit.data.faults import Fault
 from hfkit.data.held_out import keys_of, overlap_mask, overlaps, split_off, write_hashes
 from hfkit.data.mixture import Mixture, mixture_table, source_name
 from hfkit.data.sources import load_arguments, read_entry
@@ -43,7 +44,7 @@ class SplitStats:
     kept: int = 0
     cut: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
-    faults: dict[str, int] = field(default_factory=dict)
+    faults: dict[Fault, int] = field(default_factory=dict)
     tokens: int = 0
     mixed: int | None = None
     split_into: int | None = None
@@ -65,14 +66,15 @@ class SplitStats:
         parts.append(f"{self.tokens:,} tokens")
         text = ", ".join(parts)
         if self.faults:
-            text += f"; of those kept, {', '.join(f'{count:,} {fault}' for fault, count in self.faults.items())}"
+            text += f"; of those kept, {', '.join(f'{count:,} {fault.value}' for fault, count in self.faults.items())}"
         left_out = [f"{one['left_out']:,} of {source_name(one)}" for one in self.sources if "left_out" in one]
         return text + (f"; left out by keep: {', '.join(left_out)}" if left_out else "")
 
     def as_dict(self) -> dict:
         """Return the statistics for the record, without those that are not used."""
         hidden = {"mixture", "keys"} | {name for name in ("mixed", "split_into", "overlap") if not getattr(self, name)}
-        return {name: value for name, value in vars(self).items() if name not in hidden}
+        described = {"faults": {fault.value: count for fault, count in self.faults.items()}}
+        return {name: value for name, value in {**vars(self), **described}.items() if name not in hidden}
 
     def select(self, rows: Dataset, indices: np.ndarray) -> Dataset:
         """Return some of the split's rows, and keep `mixture` and `keys` in step."""

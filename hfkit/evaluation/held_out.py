@@ -16,9 +16,10 @@ from hfkit.config.registry import spec_of
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import tokenizer_hash
 from hfkit.data.cards import entries_of
-from hfkit.data.comparisons import COMPARISONS, REPLY_TOO_LONG, comparison_encoder, encode_held_out
+from hfkit.data.comparisons import COMPARISONS, comparison_encoder, encode_held_out
 from hfkit.data.conversions import prompt_of
 from hfkit.data.encoding import count_ids
+from hfkit.data.faults import Fault, split_faults
 from hfkit.data.forms import IGNORE, INSTRUCTIONS, TEXT, encode_instructions, instruction_encoder
 from hfkit.data.messages import Messages
 from hfkit.data.packing import pack_documents
@@ -93,7 +94,9 @@ class HeldOut:
         else:
             encoder = instruction_encoder(tokenizer, self.max_length)
         encoded = encoder(self.rows, self.stats.name, None).select_columns(["dropped", "cut", "faults"])
-        return np.array([not (row["dropped"] or row["cut"] or REPLY_TOO_LONG in row["faults"]) for row in encoded])
+        shortened = (Fault.REPLY_TOO_LONG in split_faults(row["faults"]) for row in encoded)
+        lost = [row["dropped"] or row["cut"] or short for row, short in zip(encoded, shortened, strict=True)]
+        return np.array([not one for one in lost])
 
 
 def find_held_out(

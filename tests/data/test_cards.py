@@ -15,7 +15,7 @@ from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.data.cards import FOLDERS, Conversion, card_names, load_card
 from hfkit.data.comparisons import PREFERENCES, encode_comparisons
 from hfkit.data.conversions import ROW_CONVERSIONS, TABLE_CONVERSIONS
-from hfkit.data.faults import EMPTY_CHOSEN
+from hfkit.data.faults import Fault
 from hfkit.data.forms import (
     INSTRUCTIONS,
     PROMPTS,
@@ -273,7 +273,7 @@ def test_an_empty_reply_of_a_transcript_is_no_earlier_one(entry_of, tokenizer, e
     rows, account = load_entry(entry, PREFERENCES), SplitStats("train", rows=1)
     made = encode_comparisons(rows, tokenizer, account, RewardConfig(output_dir="unused", max_length=128))[0]
     assert tokenizer.decode(made[f"{empty}_ids"]).endswith(f"<|user|>\n{ASKED}\n<|assistant|>\n<|endoftext|>")
-    assert account.faults == ({EMPTY_CHOSEN: 1} if empty == "chosen" else {})
+    assert account.faults == ({Fault.EMPTY_CHOSEN: 1} if empty == "chosen" else {})
 
 
 def test_cards_of_conversations_and_of_instructions_can_be_mixed(entry_of, tmp_path):

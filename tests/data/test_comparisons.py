@@ -3,8 +3,8 @@
 import pytest
 from dialogue import ANSWER, EMPTY, LONG, OTHER, PROMPT, REPLY, TURN
 
-from hfkit.data import faults
 from hfkit.data.comparisons import preference_row, ranking_row
+from hfkit.data.faults import Fault
 
 NOT_THE_ASSISTANTS = "with a reply that is not the assistant's"
 PAIR = ("chosen", "rejected")
@@ -107,7 +107,7 @@ def test_a_prompt_beside_whole_conversations_is_asked_once(tokenizer, encoder, a
 @pytest.mark.parametrize("before", [[OTHER], [{"role": "system", "content": "Be brief."}, TURN]])
 def test_two_turns_of_one_role_are_told_of_comparisons_too(tokenizer, encoder, before):
     row = {"prompt": PROMPT, "chosen": [*before, ANSWER], "rejected": [*before, ANSWER | {"content": "red"}]}
-    assert encoder(row, tokenizer, 64)["faults"] == faults.REPEATED
+    assert encoder(row, tokenizer, 64)["faults"] == Fault.REPEATED.name
 
 
 @pytest.mark.parametrize("encoder", [preference_row, ranking_row])
@@ -123,7 +123,7 @@ def test_two_turns_of_one_role_are_told_of_comparisons_too(tokenizer, encoder, b
 )
 def test_an_empty_chosen_reply_is_told_in_every_form(tokenizer, encoder, row):
     made = encoder(row, tokenizer, 128)
-    assert (made["dropped"], made["faults"]) == ("", faults.EMPTY_CHOSEN)
+    assert (made["dropped"], made["faults"]) == ("", Fault.EMPTY_CHOSEN.name)
     ids = made["chosen_ids"] if "chosen_ids" in made else made["reply_ids"][0]
     assert tokenizer.decode(ids).endswith("<|assistant|>\n<|endoftext|>")
 

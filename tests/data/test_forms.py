@@ -10,8 +10,8 @@ from tokenizers.processors import TemplateProcessing
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import PretrainConfig, RewardConfig, SFTConfig
 from hfkit.core.errors import HfkitError
-from hfkit.data import faults
 from hfkit.data.comparisons import encode_comparisons, preference_row
+from hfkit.data.faults import Fault, join_faults
 from hfkit.data.forms import (
     IGNORE,
     INSTRUCTIONS,
@@ -100,27 +100,27 @@ TURNS += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     ("row", "found"),
     [
         ({"messages": [TURN, ANSWER]}, []),
-        ({"messages": [TURN, TURN, ANSWER]}, [faults.REPEATED]),
-        ({"messages": [TURN, ANSWER, ANSWER]}, [faults.REPEATED]),
+        ({"messages": [TURN, TURN, ANSWER]}, [Fault.REPEATED]),
+        ({"messages": [TURN, ANSWER, ANSWER]}, [Fault.REPEATED]),
         ({"messages": [{"role": "system", "content": "Be brief."}, TURN, ANSWER, TURN, ANSWER]}, []),
-        ({"prompt": PROMPT, "response": "red<|endoftext|>"}, [faults.SPECIAL]),
-        ({"prompt": "<|user|> hello", "response": "red"}, [faults.SPECIAL]),
-        ({"text": "red<|endoftext|>blue"}, [faults.CONTROL]),
-        ({"prompt": PROMPT, "response": "caf\ufffd"}, [faults.REPLACED]),
-        ({"prompt": "<|user|>\ufffd", "response": "red"}, [faults.SPECIAL, faults.REPLACED]),
+        ({"prompt": PROMPT, "response": "red<|endoftext|>"}, [Fault.SPECIAL]),
+        ({"prompt": "<|user|> hello", "response": "red"}, [Fault.SPECIAL]),
+        ({"text": "red<|endoftext|>blue"}, [Fault.CONTROL]),
+        ({"prompt": PROMPT, "response": "caf\ufffd"}, [Fault.REPLACED]),
+        ({"prompt": "<|user|>\ufffd", "response": "red"}, [Fault.SPECIAL, Fault.REPLACED]),
     ],
 )
 def test_a_row_that_is_kept_with_a_fault_says_so(tokenizer, row, found):
     made = instruction_row(row, tokenizer, 64)
-    assert (made["dropped"], made["faults"]) == ("", faults.join_faults(found))
+    assert (made["dropped"], made["faults"]) == ("", join_faults(found))
 
 
 @pytest.mark.parametrize(
     ("template", "found"),
     [
         ("{{ bos_token }}" + TURNS, ""),
-        (TURNS, faults.NO_BOS),
-        ("{{ bos_token }}{{ bos_token }}" + TURNS, faults.TWO_BOS),
+        (TURNS, Fault.NO_BOS.name),
+        ("{{ bos_token }}{{ bos_token }}" + TURNS, Fault.TWO_BOS.name),
         ("{{ bos_token }}" + TURNS.replace("{{ m.content }}", "{{ m.content | upper }}"), NOT_THE_REPLY),
         ("{{ bos_token }}" + TURNS.replace("{{ m.content }}", "{{ m.content }} Sure."), NOT_THE_REPLY),
         ("{{ bos_token }}" + TURNS.replace("{{ m.content }}", "Sure. {{ m.content }}"), NOT_THE_REPLY),
@@ -137,7 +137,7 @@ def test_faults_are_counted_in_the_account_and_told(tokenizer):
     account = SplitStats("train", rows=3)
     settings = config(RewardConfig, max_length=64)
     assert len(encode_comparisons(Dataset.from_list(rows), tokenizer, account, settings)) == 3
-    assert account.faults == {faults.EMPTY_CHOSEN: 1, faults.SPECIAL: 1}
+    assert account.faults == {Fault.EMPTY_CHOSEN: 1, Fault.SPECIAL: 1}
     assert "; of those kept, 1 whose chosen reply is empty, 1 with the text of a special" in str(account)
 
 
@@ -198,7 +198,7 @@ def test_a_text_that_is_json_beside_messages_stays_text(tokenizer, rows_file):
 def test_without_a_template_the_text_of_a_special_token_is_its_characters(with_template):
     bare, text = with_template(None), "red <|endoftext|> blue"
     made = instruction_row({"prompt": f"{PROMPT} <|user|>", "response": text}, bare, 128)
-    assert (made["dropped"], made["faults"]) == ("", faults.SPECIAL)
+    assert (made["dropped"], made["faults"]) == ("", Fault.SPECIAL.name)
     special = [token for token in made["input_ids"] if token in bare.all_special_ids]
     assert special == [bare.eos_token_id] == made["input_ids"][-1:]
     prompt = prompt_row({"prompt": f"{PROMPT} <|user|>"}, bare, 128)["input_ids"]

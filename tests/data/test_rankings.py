@@ -44,7 +44,7 @@ def test_every_pair_but_the_ties_is_kept_with_its_prompt(tokenizer, changes, pai
     row = ranking_row({**ROW, **changes}, tokenizer, 64)
     assert row["dropped"] == ""
     assert [*zip(row["better"], row["worse"], strict=True)] == pairs
-    assert row["faults"] == ("with a reply longer than max_length=64" if LONG in changes.get("replies", []) else "")
+    assert row["faults"] == ("REPLY_TOO_LONG" if LONG in changes.get("replies", []) else "")
 
 
 @pytest.mark.parametrize(

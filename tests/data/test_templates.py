@@ -15,6 +15,7 @@ from template_families import FAMILIES, Family, base_tokenizer, tokenizer_of
 from hfkit.commands.chat.conversation import encode_messages
 from hfkit.data.chat_template import encode_prompt, encode_replies
 from hfkit.data.comparisons import preference_row
+from hfkit.data.faults import Fault
 from hfkit.data.forms import IGNORE, instruction_row, prompt_row
 from hfkit.data.messages import RenderError
 from hfkit.data.turn_end import turn_end_ids
@@ -105,7 +106,7 @@ def verify(name: str, kind: str, tokenizer) -> str:
                     encode_replies(tokenizer, messages[:index], [[message]], tools)
         assert row["input_ids"] == []
         return f"refused: {row['dropped'].removeprefix('the chat template rejects it: ').partition(' (')[0]}"
-    assert row["faults"] in ("", "without the begin-of-text token that its tokenizer adds"), row["faults"]
+    assert row["faults"] in ("", Fault.NO_BOS.name), row["faults"]
     replies = [(index, one) for index, one in enumerate(messages) if one["role"] == "assistant"]
     expected = iter(replies)
     for ids, mask in sequences_of(row):

@@ -19,15 +19,15 @@ from hfkit.commands.data.survey import Survey, count_overlap, surveys_of
 from hfkit.config.registry import STAGES
 from hfkit.core.console import say, warn
 from hfkit.core.errors import HfkitError
-from hfkit.data import faults
+from hfkit.data.faults import Fault
 from hfkit.data.forms import FORMS
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.stages.read_configs import read_configs
 
 BARS, BAR_WIDTH = 12, 30
 FINE = {
-    faults.NO_EOS: "end-of-text at the end",
-    faults.TWO_BOS: "no second begin-of-text",
+    Fault.NO_EOS: "end-of-text at the end",
+    Fault.TWO_BOS: "no second begin-of-text",
 }
 """What every row has if none has the fault."""
 
@@ -97,7 +97,7 @@ def survey_lines(survey: Survey) -> list[str]:
         cut, tokens = percentage(survey.cut, survey.rows), survey.cut_tokens
         share = percentage(tokens, survey.tokens + tokens)
         lines.append(f"{survey.cut:,} cut ({cut}): {tokens:,} tokens ({share}) past {survey.limit}")
-    lines += [f"{count:,} ({percentage(count, survey.kept)}) {fault}" for fault, count in survey.faults.items()]
+    lines += [f"{count:,} ({percentage(count, survey.kept)}) {fault.value}" for fault, count in survey.faults.items()]
     fine = [FINE[fault] for fault in FORMS[survey.form].faults if fault not in survey.faults]
     fine += ["the trained tokens are the replies"] * bool(survey.trained)
     if survey.kept and fine:
@@ -130,7 +130,7 @@ def threshold_problems(survey: Survey, config, thresholds: Namespace) -> list[st
     lost, max_dropped = survey.rows - survey.kept + survey.cut, getattr(config, "max_dropped", 1.0)
     shares = [("dropped or cut", lost, survey.rows, "max_dropped", max_dropped)]
     for fault, count in survey.faults.items():
-        shares.append((fault, count, survey.kept, "max_faults", thresholds.max_faults))
+        shares.append((fault.value, count, survey.kept, "max_faults", thresholds.max_faults))
     if survey.form != "prompts":
         shares.append(("duplicates", survey.duplicates, survey.rows, "max_duplicates", thresholds.max_duplicates))
     problems = [] if survey.kept else ["no row is left"]

@@ -17,6 +17,7 @@ from hfkit.core.console import printable
 from hfkit.data.chat_template import encode_prompt
 from hfkit.data.conversions import prompt_of
 from hfkit.data.encoding import PARTS
+from hfkit.data.faults import split_faults
 from hfkit.data.forms import IGNORE
 from hfkit.data.messages import RenderError, tools_of
 from hfkit.data.rendering import variables_of
@@ -51,7 +52,7 @@ def main(given: Namespace) -> int:
 def heading(source: str, index: int, encoded: dict, unit: str) -> Text:
     """Return the source, index and length of a row, and its losses and faults."""
     dropped = encoded["dropped"] and f"dropped: {encoded['dropped']}"
-    losses = [dropped, "cut" if encoded["cut"] else "", encoded["faults"]]
+    losses = [dropped, "cut" if encoded["cut"] else "", *(one.value for one in split_faults(encoded["faults"]))]
     parts = [f"{source}, row {index}: {encoded['length']:,} {unit}", *filter(None, losses)]
     return Text(printable(f"\n== {', '.join(parts)}"), style="bold")
 

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.registry import STAGES
 from hfkit.core.files import hash_of
-from hfkit.data import faults
 from hfkit.data.caching import cached_map
 from hfkit.data.encoding import Encoder, count_tokens, pair_lengths
+from hfkit.data.faults import Fault, count_faults
 from hfkit.data.forms import FORMS, IGNORE
 from hfkit.data.held_out import keys_of, overlap_mask
 from hfkit.data.mixture import Mixture
@@ -46,7 +46,7 @@ class Survey:
     kept: int
     dropped: dict[str, int]
     cut: int
-    faults: dict[str, int]
+    faults: dict[Fault, int]
     tokens: int
     trained: int
     cut_tokens: int
@@ -109,7 +109,7 @@ def survey(stage: str, config, split: str, entry: DatasetEntry, tokenizer) -> Su
         kept=int(is_kept.sum()),
         dropped=dict(sorted(dropped.items(), key=lambda item: -item[1])),
         cut=int(is_cut.sum()),
-        faults=faults.count_faults(table["faults"].filter(is_kept).to_pylist()),
+        faults=count_faults(table["faults"].filter(is_kept).to_pylist()),
         tokens=int(tokens[is_kept].sum()),
         trained=trained,
         cut_tokens=int((lengths - tokens)[is_cut].sum()),
