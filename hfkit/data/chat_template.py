@@ -4,12 +4,14 @@ A response is what follows the generation prompt, up to and including the end of
 whether it comes from a data set or from sampling, so a reward model scores in PPO what it was trained to score.
 """
 
+from functools import cache
+
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, is_trained
-from hfkit.data.rendering import Template, escape_special_tokens
+from hfkit.data.rendering import Template, escape_special_tokens, special_token_ids
 from hfkit.data.reply_tokens import encode_reply
-from hfkit.data.turn_end import ANSWER
+from hfkit.data.turn_end import ANSWER, turn_end
 
 Sequence = tuple[list[int], list[bool]]
 """Token ids, and a mask of those that are trained on."""
@@ -151,6 +153,67 @@ def encode_replies(
         prompt_ids, reply_ids = encode_reply(template, conversation, rendered if is_next else None)
         rows.append(prompt_ids + reply_ids)
     return rows
+
+
+def encode_sampled(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str | Messages,
+    reply: str,
+    tools: list[dict] | None = None,
+    variables: dict | None = None,
+) -> list[int]:
+    """Return the token ids of a prompt with the text of a sampled reply, as `encode_replies` does.
+
+    A sampled reply can be one that no row may have, such as thinking that was cut short: then it is the generation
+    prompt, the text, and the end of the turn.
+
+    Raises:
+        RenderError: the template rejects the prompt.
+    """
+    try:
+        return encode_replies(tokenizer, prompt, [reply], tools, variables)[0]
+    except RenderError:
+        prompt_ids = encode_prompt(tokenizer, prompt, tools, variables)
+        return [
+            *prompt_ids,
+            *_tokenize(tokenizer, reply, add_special_tokens=False),
+            *turn_end(tokenizer, variables).ids,
+        ]
+
+
+def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the token ids that end a sampled reply: end-of-text, the turn's end, and that of a turn of tool calls."""
+    ends = [turn_end(tokenizer).ids[-1], *_call_end_ids(tokenizer, repr(tokenizer.chat_template))]
+    return [*dict.fromkeys([tokenizer.eos_token_id, *ends])]
+
+
+@cache
+def _call_end_ids(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
+    """Return the token that ends a turn of tool calls, such as `<|observation|>`; [] if the template has no tools."""
+    call = {"type": "function", "id": "call00000", "function": {"name": ANSWER, "arguments": {"text": "Hi"}}}
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    result = {"role": "tool", "name": ANSWER, "tool_call_id": "call00000", "content": "Hi"}
+    parameters = {"type": "object", "properties": {"text": {"type": "string", "description": "Hi"}}}
+    tool = {"type": "function", "function": {"name": ANSWER, "description": "Hi", "parameters": parameters}}
+    try:
+        ids = encode_reply(Template(tokenizer, [tool]), messages, following=result)[1]
+    except RenderError:
+        return []
+    return ids[-1:] if ids[-1] in special_token_ids(tokenizer) else []
+
+
+def end_as_trained(
+    tokenizer: PreTrainedTokenizerBase, reply: list[int], stop_token_ids: list[int], variables: dict | None = None
+) -> list[int]:
+    """Return a sampled reply that ended with another stop token, with the end of a turn in place of it.
+
+    A model that has several stop tokens may sample any; a reward model was trained on the end of a turn alone.
+    """
+    if not tokenizer.chat_template or reply[-1] not in stop_token_ids:
+        return reply
+    end = turn_end(tokenizer, variables).ids
+    ends = {end[-1], *_call_end_ids(tokenizer, repr(tokenizer.chat_template))}
+    return reply if reply[-1] in ends else [*reply[:-1], *end]
 
 
 def reply_ending(tokenizer: PreTrainedTokenizerBase) -> str | None:

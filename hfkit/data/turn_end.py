@@ -38,11 +38,6 @@ def turn_end(tokenizer: PreTrainedTokenizerBase, variables: dict | None = None) 
     return _find_turn_end(tokenizer, repr(tokenizer.chat_template), json.dumps(variables, sort_keys=True, default=str))
 
 
-def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the token ids that end a sampled reply: the turn's end, and end-of-text."""
-    return [*dict.fromkeys([tokenizer.eos_token_id, turn_end(tokenizer).ids[-1]])]
-
-
 @cache
 def _find_turn_end(tokenizer: PreTrainedTokenizerBase, template: str, variables: str) -> TurnEnd:
     """Return what the template writes after a reply, in the middle of a conversation and at its end.

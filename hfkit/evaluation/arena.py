@@ -103,7 +103,7 @@ def load_judge(config: ArenaConfig, folder: Path) -> Judge:
     size = config.per_device_eval_batch_size
     if config.judge == "reward":
         reward = load_reward(config.reward_model, dtype=config.dtype)
-        return score_judge(lambda prompts, replies, _: reward(prompts, replies, size))
+        return score_judge(lambda _, replies, rows: reward.score_sampled(rows, replies, size))
     if config.judge == "function":
         path, function = config.reward_function, import_reward_function(config.reward_function)
 

@@ -52,7 +52,7 @@ def evaluate_language_models(config: EvaluateConfig, results: ResultsFile) -> di
         reward = load_reward(config.reward_model, dtype=config.dtype)
         for name, sampled in replies.items():
             texts = [reply.text for reply in sampled]
-            scores = reward([row["prompt"] for row in rows], texts, config.per_device_eval_batch_size)
+            scores = reward.score_sampled(rows, texts, config.per_device_eval_batch_size)
             by_model[name] |= bootstrap_metric("reward", scores.tolist())
     samples = [
         {"prompt": row["prompt"], "replies": {name: sampled[index].text for name, sampled in replies.items()}}

@@ -9,7 +9,7 @@ from transformers import BatchEncoding, GenerationConfig, PreTrainedModel, PreTr
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from hfkit.core.device import keep_random_state
-from hfkit.data.turn_end import turn_end_ids
+from hfkit.data.chat_template import turn_end_ids
 from hfkit.metrics.formulas import kl_per_reply, token_entropy
 
 STRIDE = 16  # tokens sampled before the rows that have ended leave the batch

@@ -4,8 +4,10 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfkit.data.chat_template import encode_replies
-from hfkit.data.messages import Messages
+from hfkit.core.errors import HfkitError
+from hfkit.data.chat_template import encode_replies, encode_sampled
+from hfkit.data.messages import Messages, RenderError, tools_of
+from hfkit.data.rendering import variables_of
 from hfkit.models.loading import load_classifier
 from hfkit.models.score_head import compute_head_in_float32
 from hfkit.models.tokenizers import load_tokenizer
@@ -35,6 +37,25 @@ class RewardModel:
         pairs = zip(prompts, replies, strict=True)
         rows = [encode_replies(self.tokenizer, prompt, [reply])[0] for prompt, reply in pairs]
         return self.score_ids(rows, batch_size)
+
+    @torch.no_grad()
+    def score_sampled(self, rows: list[dict], replies: list[str], batch_size: int = 16) -> torch.Tensor:
+        """Return rewards of sampled replies, float32 (N,) on the CPU.
+
+        Args:
+            rows: each with the `prompt` of a reply, and what its template reads: `tools`, `chat_template_kwargs`.
+
+        Raises:
+            HfkitError: the template rejects a prompt.
+        """
+        try:
+            ids = [
+                encode_sampled(self.tokenizer, row["prompt"], reply, tools_of(row.get("tools")), variables_of(row))
+                for row, reply in zip(rows, replies, strict=True)
+            ]
+        except RenderError as error:
+            raise HfkitError(f"the reward model's chat template cannot render a prompt: {error}") from error
+        return self.score_ids(ids, batch_size)
 
     @torch.no_grad()
     def score_ids(self, rows: list[list[int]], batch_size: int = 16) -> torch.Tensor:

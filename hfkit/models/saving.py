@@ -6,7 +6,7 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.core.console import warn
-from hfkit.data.turn_end import turn_end_ids
+from hfkit.data.chat_template import turn_end_ids
 from hfkit.records.source import read_json
 
 # Settings that decide whether others are valid. They are set first.

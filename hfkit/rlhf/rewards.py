@@ -8,9 +8,9 @@ from transformers import PreTrainedTokenizerBase
 
 from hfkit.config.stages import PPOConfig
 from hfkit.core.errors import HfkitError
-from hfkit.data.chat_template import encode_replies
-from hfkit.data.messages import Messages, RenderError
-from hfkit.data.rendering import TEMPLATE_KWARGS, set_template_kwargs, template_kwargs
+from hfkit.data.chat_template import encode_sampled, end_as_trained
+from hfkit.data.messages import RenderError, tools_of
+from hfkit.data.rendering import TEMPLATE_KWARGS, set_template_kwargs, template_kwargs, variables_of
 from hfkit.models.reward_model import RewardModel
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.record import record_of
@@ -32,6 +32,7 @@ class Scorer:
         same_ids: whether the reward model reads the policy's token ids as they are.
         weights: one for the model, if there is one, then one for each function; default 1 each.
         columns: of the rows that functions ask for, as `reward_columns`.
+        stop_token_ids: end a sampled reply; the reward model reads the end of a turn in place of each.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -41,6 +42,7 @@ class Scorer:
     weights: list[float] = field(default_factory=list)
     batch_size: int = 16
     columns: list[str] = field(default_factory=list)
+    stop_token_ids: list[int] = field(default_factory=list)
 
     def __call__(self, prompts: list[list[int]], replies: list[list[int]], rows: list[dict]) -> dict[str, torch.Tensor]:
         """Return the scores of replies, float32 (N,) on the CPU: `total`, and each part before its weight.
@@ -55,13 +57,13 @@ class Scorer:
         prompt_texts = [row["prompt"] for row in rows]
         texts = self.tokenizer.batch_decode(replies, skip_special_tokens=True)
         if self.model is not None and self.same_ids:
-            joined = [prompt + reply for prompt, reply in zip(prompts, replies, strict=True)]
+            joined = [
+                prompt + end_as_trained(self.tokenizer, reply, self.stop_token_ids, variables_of(row))
+                for prompt, reply, row in zip(prompts, replies, rows, strict=True)
+            ]
             parts["model"] = self.model.score_ids(joined, self.batch_size)
         elif self.model is not None:
-            try:
-                parts["model"] = self.model(prompt_texts, [*texts], self.batch_size)
-            except RenderError as error:
-                raise HfkitError(f"the reward model's chat template cannot render a reply: {error}") from error
+            parts["model"] = self.model.score_sampled(rows, texts, self.batch_size)
         names = [name for name in rows[0] if name in self.columns or name not in NOT_FOR_FUNCTIONS]
         columns = {name: [row[name] for row in rows] for name in names}
         for name, function in self.functions.items():
@@ -120,14 +122,14 @@ def load_reward_tokenizer(config: PPOConfig) -> PreTrainedTokenizerBase:
         return load_tokenizer(path, revision, config.pad_token)
 
 
-def validate_rendering(reward_tokenizer: PreTrainedTokenizerBase, prompt: str | Messages) -> None:
-    """Render one prompt before any model is loaded.
+def validate_rendering(reward_tokenizer: PreTrainedTokenizerBase, row: dict) -> None:
+    """Render the prompt of one row before any model is loaded.
 
     Raises:
         HfkitError: the reward model's own tokenizer cannot render it.
     """
     try:
-        encode_replies(reward_tokenizer, prompt, ["yes"])
+        encode_sampled(reward_tokenizer, row["prompt"], "yes", tools_of(row.get("tools")), variables_of(row))
     except RenderError as error:
         raise HfkitError(
             f"reward_model_path: its tokenizer differs from the policy's and cannot render the prompts: {error}"
@@ -139,13 +141,18 @@ def load_scorer(
     tokenizer: PreTrainedTokenizerBase,
     reward_tokenizer: PreTrainedTokenizerBase | None,
     reward_model: Model | None,
+    stop_token_ids: list[int],
 ) -> Scorer:
-    """Return the scorer of a PPO config, with the policy's tokenizer and what `scoring_tokenizer` returned."""
+    """Return the scorer of a PPO config, with the policy's tokenizer and what `scoring_tokenizer` returned.
+
+    Args:
+        stop_token_ids: of the policy.
+    """
     model = None if reward_model is None or reward_tokenizer is None else RewardModel(reward_model, reward_tokenizer)
     functions = {path: import_reward_function(path) for path in config.reward_functions}
     size = config.per_device_eval_batch_size
     same = reward_tokenizer is tokenizer
-    return Scorer(tokenizer, model, same, functions, config.reward_weights, size, config.reward_columns)
+    return Scorer(tokenizer, model, same, functions, config.reward_weights, size, config.reward_columns, stop_token_ids)
 
 
 def initial_normalizer(config: PPOConfig) -> RewardNormalizer | None:

@@ -98,10 +98,11 @@ class BasePPOTrainer(TrlPPOTrainer):
         self.prompt_order = ShuffledOrder(len(train_dataset), args.seed)
         self.engine = engine or self.default_engine(model)
         self.roles = roles = Roles(model, ref_model, reward_model, value_model)
+        stop_token_ids, controllers = self.stop_token_ids, self.controllers
         if scorer is None:
             assert reward_model is not None
-            scorer = Scorer(processing_class, RewardModel(reward_model, processing_class))
-        stop_token_ids, controllers = self.stop_token_ids, self.controllers
+            model_scorer = RewardModel(reward_model, processing_class)
+            scorer = Scorer(processing_class, model_scorer, stop_token_ids=stop_token_ids)
         self.experience_maker = ExperienceMaker(
             args, self.accelerator, roles, processing_class, scorer, stop_token_ids, controllers
         )

@@ -19,6 +19,7 @@ from hfkit.data.forms import PROMPTS, encode_prompts
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
+from hfkit.models.generation import stop_ids
 from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.records.metrics_file import read_metrics
@@ -54,7 +55,7 @@ def main(config: PPOConfig) -> Path:
         test_rows = encode_prompts(test_rows, tokenizer, stats["test"], config)
     reader = scoring_tokenizer(config, tokenizer)
     if reader not in (None, tokenizer):
-        validate_rendering(reader, train_rows[0]["prompt"])
+        validate_rendering(reader, train_rows[0])
         say("ppo: the reward model has another tokenizer or chat template: responses are rendered with it to be scored")
     ptx_rows, ptx_stats = load_ptx(config, tokenizer, stats.get("test"))
     stats |= ptx_stats
@@ -67,7 +68,8 @@ def main(config: PPOConfig) -> Path:
         report_reward_accuracy(config)
         roles = load_roles(config)
         run.note(**record_base(roles.policy))
-        scorer = load_scorer(config, tokenizer, reader, roles.reward)
+        stop_token_ids = stop_ids(roles.policy.generation_config, tokenizer)
+        scorer = load_scorer(config, tokenizer, reader, roles.reward, stop_token_ids)
         args = trainer_arguments(config, num_sample_generations=0)
         if roles.reward is not None:
             known = run.before.get("reward_probes") if run.checkpoint else None

@@ -12,13 +12,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from hfkit.commands.chat.conversation import encode_messages
 from hfkit.config.stages import PPOConfig, SFTConfig
 from hfkit.core.errors import HfkitError
-from hfkit.data.chat_template import encode_prompt, encode_replies, reply_ending, split_conversation
+from hfkit.data.chat_template import encode_prompt, encode_replies, reply_ending, split_conversation, turn_end_ids
 from hfkit.data.forms import IGNORE, encode_instructions, encode_prompts, instruction_row
 from hfkit.data.messages import RenderError
 from hfkit.data.rendering import set_template_kwargs, template_kwargs
 from hfkit.data.reply_tokens import NO_THINKING
 from hfkit.data.splits import SplitStats
-from hfkit.data.turn_end import turn_end_ids
 from hfkit.hub.cards.run_info import RunInfo
 from hfkit.hub.cards.usage import usage_section
 from hfkit.models.generation import stop_ids
@@ -162,20 +161,22 @@ ENDS = {
     "End-of-text twice": "<|endoftext|>",
     "hfkit": "<|endoftext|>",
 }
+CALL_ENDS = {"GLM 4": "<|observation|>"}
 
 
 @pytest.mark.parametrize("name", ENDS)
 def test_what_ends_a_turn_is_trained_stops_sampling_and_is_saved(tokenizer_for, name, tmp_path):
     tokenizer = tokenizer_for(name)
     end = tokenizer.convert_tokens_to_ids(ENDS[name])
-    assert turn_end_ids(tokenizer) == [*dict.fromkeys([tokenizer.eos_token_id, end])]
+    calls = [tokenizer.convert_tokens_to_ids(CALL_ENDS[name])] if name in CALL_ENDS else []
+    assert turn_end_ids(tokenizer) == [*dict.fromkeys([tokenizer.eos_token_id, end, *calls])]
     assert {ids[-1] for ids, _ in split_conversation(tokenizer, [USER], "Oslo.")} == {end}
     assert end in stop_ids(GenerationConfig(eos_token_id=tokenizer.eos_token_id), tokenizer)
     config = AutoConfig.for_model("llama", vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **SHAPE)
     model = AutoModelForCausalLM.from_config(config)
     save_model(model, tokenizer, tmp_path)
     saved = json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"]
-    assert {end, tokenizer.eos_token_id} == {*(saved if isinstance(saved, list) else [saved])}
+    assert {end, tokenizer.eos_token_id, *calls} == {*(saved if isinstance(saved, list) else [saved])}
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -13,12 +13,11 @@ import pytest
 from template_families import FAMILIES, Family, base_tokenizer, tokenizer_of
 
 from hfkit.commands.chat.conversation import encode_messages
-from hfkit.data.chat_template import encode_prompt, encode_replies
+from hfkit.data.chat_template import encode_prompt, encode_replies, turn_end_ids
 from hfkit.data.comparisons import preference_row
 from hfkit.data.faults import Fault
 from hfkit.data.forms import IGNORE, instruction_row, prompt_row
 from hfkit.data.messages import RenderError
-from hfkit.data.turn_end import turn_end_ids
 from hfkit.stages.tokenizer import CHAT_TEMPLATE
 
 TABLE = Path(__file__).parents[2] / "docs" / "templates.md"
