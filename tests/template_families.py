@@ -39,6 +39,8 @@ class Family:
         special: special tokens beside `eos` and `bos`.
         plain: added tokens that are not special.
         tools: whether the template has tools.
+        call_end: the text that ends a turn of tool calls, where it is another one.
+        thinks: pairs of a family's own text around the thinking of a reply, in place of <think>.
     """
 
     template: str
@@ -49,6 +51,8 @@ class Family:
     bos: str | None = None
     opens: str = ""
     tools: bool = False
+    call_end: str = ""
+    thinks: tuple[str, str] = ()
 
 
 def chatml(system="", *, eos="<|im_end|>", special="<|im_start|> <|im_end|>", **options) -> Family:
@@ -219,6 +223,7 @@ FAMILIES = {
         "<|user|>",
         "<|endoftext|>",
         "[gMASK] <sop> <|system|> <|user|> <|assistant|> <|observation|>",
+        call_end="<|observation|>",
     ),
     "Granite": headers(
         "<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>\n", None, "{{ m.content }}", eos="<|end_of_text|>"
@@ -274,13 +279,37 @@ FAMILIES = {
         special="",
     ),
     "gpt-oss": Family(
-        "{% for m in messages %}{% if m.role == 'assistant' %}<|start|>assistant<|channel|>final<|message|>"
-        "{{ m.content }}{{ '<|return|>' if loop.last else '<|end|>' }}{% else %}<|start|>{{ m.role }}<|message|>"
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% if m.thinking and loop.last %}<|start|>assistant"
+        "<|channel|>analysis<|message|>{{ m.thinking }}<|end|>{% endif %}<|start|>assistant{% if m.tool_calls %}"
+        "{% for c in m.tool_calls %} to=functions.{{ c.function.name }}<|channel|>commentary json<|message|>"
+        "{{ c.function.arguments | tojson }}<|call|>{% endfor %}{% else %}<|channel|>final<|message|>{{ m.content }}"
+        "{{ '<|return|>' if loop.last else '<|end|>' }}{% endif %}{% elif m.role == 'tool' %}<|start|>functions "
+        "to=assistant<|channel|>commentary<|message|>{{ m.content }}<|end|>{% else %}<|start|>{{ m.role }}<|message|>"
         "{{ m.content }}<|end|>{% endif %}{% endfor %}" + AGP + "<|start|>assistant{% endif %}",
         "<|return|>",
         "<|return|>",
-        "<|start|> <|channel|> <|message|> <|end|>",
+        "<|start|> <|channel|> <|message|> <|end|> <|call|>",
         opens="<|channel|>final<|message|>",
+        tools=True,
+        call_end="<|call|>",
+        thinks=("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ),
+    "Gemma 4": Family(
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'tool' %}response:{{ m.content }}<tool_response|>"
+        "{% else %}{% if loop.index0 == 0 or messages[loop.index0 - 1].role != 'tool' %}<|turn>"
+        "{{ 'model' if m.role == 'assistant' else m.role }}\n{% endif %}{% if m.reasoning and loop.last %}"
+        "<|channel>thought\n{{ m.reasoning }}\n<channel|>{% endif %}{% if m.tool_calls %}{% for c in m.tool_calls %}"
+        "<|tool_call>call:{{ c.function.name }}{{ c.function.arguments | tojson }}<tool_call|>{% endfor %}"
+        "<|tool_response>{% else %}{{ m.content | trim }}<turn|>\n{% endif %}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt and messages[-1].role != 'tool' %}<|turn>model\n"
+        "{% if not enable_thinking | default(false) %}<|channel>thought\n<channel|>{% endif %}{% endif %}",
+        "<turn|>",
+        "<eos>",
+        "<|turn> <turn|> <|channel> <channel|> <|tool_call> <tool_call|> <|tool_response> <tool_response|>",
+        bos="<bos>",
+        tools=True,
+        call_end="<|tool_response>",
+        thinks=("<|channel>thought\n", "\n<channel|>"),
     ),
     "Hermes 3": Family(
         TOOLS_CHATML + "{% for m in messages %}{% if m.role == 'tool' %}<|im_start|>tool\n<tool_response>\n"

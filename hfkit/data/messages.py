@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable, Iterator
 
 Messages = list[dict]
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""The names of the field of a message that holds its thinking; each chat template reads one of them."""
 
 
 class RenderError(ValueError):
@@ -50,7 +52,9 @@ def normalize_message(message: dict) -> dict:
     """
     if isinstance(message.get("content"), list):
         message = message | {"content": "".join(map(part_text, message["content"]))}
-    if message.get("tool_calls") is None:
+    # Arrow adds null fields, and templates ask whether `tool_calls` or `thinking` is in a message.
+    message = {name: value for name, value in message.items() if value is not None or name == "content"}
+    if "tool_calls" not in message:
         return message
     message = without_nulls(message)
     calls = message.pop("tool_calls")
@@ -82,6 +86,11 @@ def call_with_json_arguments(call: dict) -> dict:
         return call
     function = function | {"arguments": json.dumps(function["arguments"], ensure_ascii=False)}
     return call | {"function": function} if "function" in call else function
+
+
+def reasoning_of(message: dict) -> str | None:
+    """Return the thinking that a message has in a field of its own; None if it has no such field."""
+    return next((message[name] for name in REASONING if isinstance(message.get(name), str)), None)
 
 
 def is_trained(message: dict) -> bool:

@@ -12,7 +12,15 @@ from functools import cache
 from jinja2 import Environment, TemplateError, meta
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.data.messages import Messages, RenderError, iter_strings, map_strings, with_json_arguments
+from hfkit.data.messages import (
+    REASONING,
+    Messages,
+    RenderError,
+    iter_strings,
+    map_strings,
+    reasoning_of,
+    with_json_arguments,
+)
 
 # Transformers 5.20 and later can tokenize the text of special tokens in messages as plain characters.
 SANITIZES = "sanitize_control_tokens" in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
@@ -68,6 +76,10 @@ class Template:
 
     def _apply(self, messages: Messages, options: dict) -> Rendered:
         tokenizer, tools = self.tokenizer, self.tools
+        messages = [
+            message if (thought := reasoning_of(message)) is None else message | dict.fromkeys(REASONING, thought)
+            for message in messages
+        ]
         has_special = any(map(special_token_pattern(tokenizer).search, iter_strings([messages, tools])))
         if has_special:
             messages, tools = escape_special_tokens(tokenizer, [messages, tools])

@@ -9,22 +9,27 @@ reply are never returned.
 import re
 from collections.abc import Iterator
 
-from hfkit.data.messages import Messages, RenderError
+from hfkit.data.messages import Messages, RenderError, iter_strings, reasoning_of
 from hfkit.data.rendering import Rendered, Template, special_token_ids
 from hfkit.data.turn_end import is_space, leading_special, turn_end
 
 NOT_THE_REPLY = "whose trained tokens would not be its replies"
 NO_THINKING = (
-    "with a reply without the thinking that the generation prompt opens (add <think>...</think> to the replies, or set "
-    "chat_template or chat_template_kwargs)"
+    "with a reply without the thinking that the generation prompt opens (add <think>...</think> to the replies, or "
+    'reasoning_content: "" for no thinking, or set chat_template or chat_template_kwargs)'
+)
+NO_MORE_THINKING = (
+    "with thinking that the generation prompt has closed (set chat_template_kwargs or chat_template, or take it out)"
 )
 NO_TOOL_CALLS = "with tool calls that the chat template does not render"
+NO_TEXT_BESIDE_CALLS = "with text beside tool calls that the chat template does not render"
 NOT_LOCATED = "with a reply that cannot be located in what the chat template renders"
 OPENED = re.compile(r"(<(?:think|thinking|thought|reasoning)>)\s*$")
 CLOSED = re.compile(r"</(?:think|thinking|thought|reasoning)>")
-# What a template may write before the text of a reply: tags, and a channel between two special tokens (gpt-oss).
-HEADER = re.compile(r"<\|channel\|>\w*(?=<\|)|<[^<>]*>|\[/?[A-Z_]+\]|[▁Ġ]")
-REASONING = ("reasoning_content", "reasoning", "thinking")
+PROMPT_CLOSED = re.compile(r"(</(?:think|thinking|thought|reasoning)>|<channel\|>)\s*$")
+CLOSED_AT_ONCE = re.compile(r"\s*(<\w+>\s*</\w+>|<\|channel>thought\s*<channel\|>)\s*")
+# What a template may write before the text of a reply: tags, and channels and recipients between special tokens.
+HEADER = re.compile(r"<\|(?:channel|start)\|?>[\w=]*(?=<)|^to=\w+(?=<\|)|<[^<>]*>|\[/?[A-Z_]+\]|[▁Ġ]")
 
 
 def encode_reply(
@@ -42,14 +47,19 @@ def encode_reply(
     before, message = messages[:-1], messages[-1]
     whole = template.render(messages)
     prompt = prompt or render_prompt(template, before, message, whole)
-    message = with_reasoning(message, whole.text)
+    if PROMPT_CLOSED.search(prompt.text) and (reasoning_of(message) or CLOSED.search(content_of(message))):
+        raise RenderError(NO_MORE_THINKING)
+    message = with_reasoning(message, whole.text.removeprefix(prompt.text))
     for ids, text in candidates(template, before, message, prompt, whole):
         body, end = split_end(template, ids)
         if not end:
             body, end = close(template, messages, text, following)
         if body is not None and is_reply(template, message, body, prompt.text):
             return prompt.ids, [*body, *end]
-    raise RenderError(NO_TOOL_CALLS if message.get("tool_calls") else NOT_THE_REPLY)
+    names = call_names(message)
+    if names and content_of(message) and all(name in squash(whole.text) for name in names):
+        raise RenderError(NO_TEXT_BESIDE_CALLS)
+    raise RenderError(NO_TOOL_CALLS if names else NOT_THE_REPLY)
 
 
 def render_prompt(template: Template, before: Messages, message: dict, whole: Rendered) -> Rendered:
@@ -83,11 +93,16 @@ def content_of(message: dict) -> str:
 
 
 def with_reasoning(message: dict, text: str) -> dict:
-    """Return a message with its reasoning in its content, if the template left it out of the text."""
-    reasoning = next((message[name] for name in REASONING if message.get(name)), None)
-    if not isinstance(reasoning, str) or squash(reasoning) in squash(text):
+    """Return a message with its reasoning in its content, if the template left it out of the text of the reply."""
+    reasoning = reasoning_of(message)
+    if reasoning is None or squash(reasoning) in squash(text.replace(content_of(message).strip(), "")):
         return message
-    return message | {"content": f"<think>\n{reasoning.strip()}\n</think>\n\n{content_of(message).lstrip()}"}
+    return message | {"content": with_thought(message, reasoning)}
+
+
+def with_thought(message: dict, thought: str) -> str:
+    """Return the text of a message after its thinking, as most models write it."""
+    return f"<think>\n{thought.strip()}\n</think>\n\n{content_of(message).lstrip()}"
 
 
 def candidates(
@@ -100,23 +115,40 @@ def candidates(
         start = len(prompt.ids)
         is_prefix = whole.text.startswith(prompt.text) and whole.ids[:start] == prompt.ids
         yield whole.ids[start:] if is_prefix else template.tokenize(text, content), text
-    opened = OPENED.search(prompt.text)
-    if opened and text is None:
+    opened, reasoning, header = OPENED.search(prompt.text), reasoning_of(message), ""
+    if opened and (text is None or CLOSED.search(content)):
+        if reasoning is not None and not CLOSED.search(content):
+            content = with_thought(message, reasoning).replace("<think>", opened[1], 1)
         if content.lstrip().startswith(opened[1]):
             content = content.lstrip().removeprefix(opened[1]).removeprefix(prompt.text[opened.end(1) :])
         elif not CLOSED.search(content):
             raise RenderError(NO_THINKING)
-        header = prompt.text[: opened.start(1)]
-        if message.get("tool_calls") and whole.text.startswith(header):
+        start = prompt.text[: opened.start(1)]
+        if message.get("tool_calls") and whole.text.startswith(start):
             thought = content[: [*CLOSED.finditer(content)][-1].end()] if CLOSED.search(content) else content
-            text = thought + "\n\n" + whole.text[len(header) :].lstrip()
+            text = thought + "\n\n" + whole.text[len(start) :].lstrip()
             yield template.tokenize(text, content), text
+    if message.get("tool_calls"):
+        yield from after_closed_thinking(template, prompt, whole)
+        return
     answer = CLOSED.split(content)[-1].strip()
     head, found, after = whole.text.rpartition(answer or "\0")
     is_alike = prompt.text.startswith(head.rstrip()) and text is None
-    if message.get("tool_calls") or not found or not (is_alike or CLOSED.search(content)):
+    if not found or not (is_alike or CLOSED.search(content)):
         return
-    yield template.tokenize(content + after, content), content + after
+    if text is not None:  # the template leaves the thinking out
+        plain = template.render([*before, {"role": "assistant", "content": answer}]).text
+        header = plain.removeprefix(prompt.text).rpartition(answer)[0]
+        header = "" if CLOSED.search(header) or not plain.startswith(prompt.text) else header
+    yield template.tokenize(header + content + after, content), header + content + after
+
+
+def after_closed_thinking(template: Template, prompt: Rendered, whole: Rendered) -> Iterator[tuple[list[int], str]]:
+    """Yield what follows a generation prompt that closes the thinking at once, which the template writes only there."""
+    same = (one == other for one, other in zip(prompt.ids, whole.ids, strict=False))
+    start = next((index for index, is_same in enumerate(same) if not is_same), len(whole.ids))
+    if CLOSED_AT_ONCE.fullmatch(template.tokenizer.decode(prompt.ids[start:])):
+        yield whole.ids[start:], template.tokenizer.decode(whole.ids[start:])
 
 
 def after_prompt(before: Messages, prompt: str, whole: str) -> str | None:
@@ -160,7 +192,7 @@ def close(
         None in place of the ids if the text of the reply is not found.
     """
     content, end = content_of(messages[-1]), turn_end(template.tokenizer, template.variables)
-    head, found, _ = text.rpartition(content.strip() or "\0")
+    head, found, _ = ("", "", "") if messages[-1].get("tool_calls") else text.rpartition(content.strip() or "\0")
     if not found and not messages[-1].get("tool_calls") and content.strip():
         return None, []
     text = head + found if found else text.rstrip()
@@ -176,7 +208,7 @@ def is_reply(template: Template, message: dict, body: list[int], prompt: str) ->
     """Return whether token ids, decoded, are the message and nothing else that a reader would take for text.
 
     White space does not count, which templates trim. Of tool calls, which every template writes differently, the names
-    must be there.
+    must be there, and of their arguments the texts that need no quoting.
     """
     tokenizer, content = template.tokenizer, content_of(message)
     found = squash(tokenizer.decode(body))
@@ -185,17 +217,21 @@ def is_reply(template: Template, message: dict, body: list[int], prompt: str) ->
     if opened := OPENED.search(prompt):
         wanted = [text.removeprefix(opened[1]) for text in wanted]
     if calls := message.get("tool_calls"):
-        names = [squash(str(call.get("function", call).get("name", ""))) for call in calls]
+        arguments = iter_strings([call.get("function", call).get("arguments") for call in calls])
+        names = call_names(message) + [text for text in arguments if text.isascii() and text.isalnum()]
         return any(text in found for text in wanted) and all(name in found for name in names)
-    reasoning = [squash(str(message.get(name) or "")) for name in REASONING]
+    thought = squash(reasoning_of(message) or "")
     for text in wanted:
         if found.endswith(text):
             head = found.removesuffix(text)
-            for thought in reasoning:
-                head = head.replace(thought, "") if thought else head
-            if not HEADER.sub("", head):
+            if not HEADER.sub("", head.replace(thought, "") if thought else head):
                 return True
     return False
+
+
+def call_names(message: dict) -> list[str]:
+    """Return the names of the functions that a message calls, without white space."""
+    return [squash(str(call.get("function", call).get("name", ""))) for call in message.get("tool_calls") or []]
 
 
 def squash(text: str) -> str:

@@ -16,7 +16,7 @@ from hfkit.data.chat_template import encode_prompt, encode_replies, reply_ending
 from hfkit.data.forms import IGNORE, encode_instructions, encode_prompts, instruction_row
 from hfkit.data.messages import RenderError
 from hfkit.data.rendering import set_template_kwargs, template_kwargs
-from hfkit.data.reply_tokens import NO_THINKING
+from hfkit.data.reply_tokens import NO_MORE_THINKING, NO_TEXT_BESIDE_CALLS, NO_THINKING, NO_TOOL_CALLS
 from hfkit.data.splits import SplitStats
 from hfkit.hub.cards.run_info import RunInfo
 from hfkit.hub.cards.usage import usage_section
@@ -158,10 +158,11 @@ ENDS = {
     "Yi": "<|im_end|>",
     "Falcon 3": "<|endoftext|>",
     "gpt-oss": "<|return|>",
+    "Gemma 4": "<turn|>",
     "End-of-text twice": "<|endoftext|>",
     "hfkit": "<|endoftext|>",
 }
-CALL_ENDS = {"GLM 4": "<|observation|>"}
+CALL_ENDS = {"GLM 4": "<|observation|>", "gpt-oss": "<|call|>", "Gemma 4": "<|tool_response>"}
 
 
 @pytest.mark.parametrize("name", ENDS)
@@ -185,7 +186,7 @@ def test_the_score_of_the_cards_code_is_the_score_of_hfkit(tokenizer_for, name, 
     tokenizer.save_pretrained(tmp_path)
     record = {"stage": "reward", "config": {}, "reply_ending": reply_ending(tokenizer)}
     code = usage_section(RunInfo(tmp_path, record))
-    assert ("apply_chat_template" in code) == (name not in ("DeepSeek R1", "QwQ"))
+    assert ("apply_chat_template" in code) == (name not in ("DeepSeek R1", "QwQ", "Gemma 4"))
     line = next((line for line in code.splitlines() if line.startswith("text = text[")), None)
     if line is None:
         return  # the card names hfkit alone
@@ -200,3 +201,51 @@ def test_the_score_of_the_cards_code_is_the_score_of_hfkit(tokenizer_for, name, 
     model = AutoModelForSequenceClassification.from_config(config).eval()
     plain = model(input_ids=torch.tensor([ids])).logits.item()
     assert plain == pytest.approx(RewardModel(copy.deepcopy(model), tokenizer)([[USER]], [[ANSWER]]).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["DeepSeek R1", "QwQ"])
+def test_empty_reasoning_closes_the_thinking_that_the_prompt_opens(tokenizer_for, name):
+    tokenizer = tokenizer_for(name)
+    row = instruction_row({"messages": [USER, {**ANSWER, "reasoning_content": ""}]}, tokenizer, 256)
+    end = FAMILIES[name].end
+    assert trained_texts(tokenizer, row) == f"\n</think>\n\nOslo is in Norway.{end}"
+    prompt = encode_prompt(tokenizer, [USER])
+    assert row["input_ids"][: len(prompt)] == prompt and tokenizer.decode(prompt).endswith("<think>\n")
+    written = {**ANSWER, "content": "<think>\n\n</think>\n\nOslo is in Norway."}
+    assert encode_replies(tokenizer, [USER], [[written]]) == [row["input_ids"]]
+
+
+def test_a_reply_that_thinks_after_a_prompt_that_closes_the_thinking_is_refused(tokenizer_for):
+    tokenizer = tokenizer_for("Qwen 3")
+    for reply in (
+        {**ANSWER, "content": "<think>\nI know.\n</think>\n\nOslo."},
+        {**ANSWER, "reasoning_content": "I know."},
+    ):
+        row = instruction_row({"messages": [USER, reply], "chat_template_kwargs": OFF}, tokenizer, 256)
+        assert row["dropped"] == NO_MORE_THINKING
+        assert instruction_row({"messages": [USER, reply]}, tokenizer, 256)["dropped"] == ""
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+def test_thinking_in_a_field_is_trained_under_any_of_its_names(tokenizer_for, field):
+    """gpt-oss reads `thinking` and Gemma `reasoning`; fields that Arrow adds to other messages are null."""
+    tokenizer = tokenizer_for("gpt-oss")
+    row = {"messages": [{**USER, field: None}, {**ANSWER, field: "o"}, {**AGAIN, field: None}, {**SECOND, field: None}]}
+    assert trained_texts(tokenizer, instruction_row(row, tokenizer, 256)) == (
+        "<|channel|>analysis<|message|>o<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>Oslo is in Norway.<|return|>"
+        "<|channel|>final<|message|>Rome is in Italy.<|return|>"
+    )
+    chatml = instruction_row(row, tokenizer_for("ChatML"), 256)
+    expected = "<think>\no\n</think>\n\nOslo is in Norway.<|im_end|>Rome is in Italy.<|im_end|>"
+    assert trained_texts(tokenizer_for("ChatML"), chatml) == expected
+
+
+def test_text_beside_tool_calls_that_the_template_leaves_out_is_refused_with_that_reason(tokenizer_for):
+    tokenizer = tokenizer_for("gpt-oss")
+    call = {"type": "function", "function": {"name": "find", "arguments": {"city": "Oslo"}}}
+    calling = {"role": "assistant", "content": "Let me see.", "tool_calls": [call]}
+    assert instruction_row({"messages": [USER, calling]}, tokenizer, 256)["dropped"] == NO_TEXT_BESIDE_CALLS
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{ c.function.arguments | tojson }}", "{}")
+    calling["content"] = ""
+    assert instruction_row({"messages": [USER, calling]}, tokenizer, 256)["dropped"] == NO_TOOL_CALLS

@@ -1,18 +1,20 @@
 """Every family of chat templates: the same tokens in SFT, reward, PPO and chat, and only the replies are trained.
 
-The expected tokens are computed independently: what is trained lies, by character offsets, on the text of each reply
-and of the end of its turn, after what plain Transformers renders as the prompt. The table is docs/templates.md.
+The expected mask is computed independently: the text that plain Transformers renders as the prompt, then that of the
+reply and of the end of its turn, and which characters each token covers. The table is docs/templates.md.
 """
 
 import copy
 import json
 import os
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 from template_families import FAMILIES, Family, base_tokenizer, tokenizer_of
 
 from hfkit.commands.chat.conversation import encode_messages
+from hfkit.core.errors import HfkitError
 from hfkit.data.chat_template import encode_prompt, encode_replies, turn_end_ids
 from hfkit.data.comparisons import preference_row
 from hfkit.data.faults import Fault
@@ -27,6 +29,8 @@ SECOND = {"role": "assistant", "content": "Rome is in Italy."}
 SYSTEM = {"role": "system", "content": "Be brief."}
 THOUGHT = {"role": "assistant", "content": "<think>\nI know it.\n</think>\n\nOslo is in Norway."}
 THOUGHT_2 = {"role": "assistant", "content": "<think>\nThat too.\n</think>\n\nRome is in Italy."}
+REASONING = {**ANSWER, "reasoning_content": "I know it."}
+REASONING_2 = {**SECOND, "reasoning_content": "That too."}
 CALL = {"type": "function", "function": {"name": "find", "arguments": {"city": "Oslo"}}}
 CALLING = {"role": "assistant", "content": "", "tool_calls": [CALL]}
 RESULT = {"role": "tool", "content": "Norway"}
@@ -37,6 +41,7 @@ CONVERSATIONS = {
     "system text": [SYSTEM, USER, ANSWER, AGAIN, SECOND],
     "assistant first": [{"role": "assistant", "content": "Hello."}, USER, ANSWER],
     "thinking": [USER, THOUGHT, AGAIN, THOUGHT_2],
+    "thinking in a field": [USER, REASONING, AGAIN, REASONING_2],
     "tools": [USER, CALLING, RESULT, ANSWER],
 }
 
@@ -80,17 +85,34 @@ def sequences_of(row: dict) -> list[tuple[list[int], list[bool]]]:
     return found
 
 
-def trained_by_offsets(tokenizer, family: Family, ids: list[int], mask: list[bool], text: str) -> bool:
-    """Whether the trained tokens of a run are those on the characters of a reply and of the end of its turn."""
-    whole = tokenizer.decode(ids)
-    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-    if encoded["input_ids"] != ids:  # a prompt and a reply that would have a token in common
-        return True
-    starts = [start for start, _ in encoded["offset_mapping"]]
-    trained = [start for start, is_trained in zip(starts, mask, strict=True) if is_trained]
-    stop = max(end for (_, end), is_trained in zip(encoded["offset_mapping"], mask, strict=True) if is_trained)
-    position = whole.rindex(text, 0, stop)
-    return whole[position:stop] == text + family.end and trained[-1] >= position
+def tokens_within(tokenizer, ids: list[int], start: int, stop: int) -> list[bool]:
+    """Which tokens begin at characters from `start` to `stop`; a byte-level token has a character for each byte."""
+    starts = accumulate([0, *map(len, tokenizer.convert_ids_to_tokens(ids))])
+    return [start <= position < stop for position, _ in zip(starts, ids, strict=False)]
+
+
+def text_of(family: Family, message: dict, prompt: str) -> str:
+    """The text of a reply: its thinking, as the family writes it, and its content."""
+    if "reasoning_content" not in message:
+        text = message["content"]
+    else:
+        before, after = family.thinks or ("<think>\n", "\n</think>\n\n")
+        text = before + message["reasoning_content"] + after + message["content"]
+    return text.removeprefix("<think>\n") if prompt.rstrip().endswith("<think>") else text
+
+
+def verify_prompt(tokenizer, prompt: list[dict], tools) -> str:
+    """Return "exact" or "refused" for a prompt of PPO and of chat."""
+    row = prompt_row({"prompt": prompt, "tools": tools}, tokenizer, 2048)
+    if row["dropped"]:
+        with pytest.raises(HfkitError):
+            encode_messages(tokenizer, prompt, None)
+        return "refused"
+    assert tokenizer.decode(row["input_ids"]) == text_prompt(tokenizer, prompt, tools)
+    assert encode_prompt(tokenizer, prompt, tools) == row["input_ids"]
+    if tools is None:
+        assert encode_messages(tokenizer, prompt, None) == row["input_ids"]
+    return "exact"
 
 
 def verify(name: str, kind: str, tokenizer) -> str:
@@ -104,10 +126,11 @@ def verify(name: str, kind: str, tokenizer) -> str:
                 if message["role"] == "assistant":
                     encode_replies(tokenizer, messages[:index], [[message]], tools)
         assert row["input_ids"] == []
-        return f"refused: {row['dropped'].removeprefix('the chat template rejects it: ').partition(' (')[0]}"
+        reason = row["dropped"].removeprefix("the chat template rejects it: ").partition(" (")[0]
+        prompts = "; prompts exact" if verify_prompt(tokenizer, prompt, tools) == "exact" else ""
+        return f"refused: {reason}{prompts}"
     assert row["faults"] in ("", Fault.NO_BOS.name), row["faults"]
-    replies = [(index, one) for index, one in enumerate(messages) if one["role"] == "assistant"]
-    expected = iter(replies)
+    expected = iter([(index, one) for index, one in enumerate(messages) if one["role"] == "assistant"])
     for ids, mask in sequences_of(row):
         runs = [index for index in range(len(ids)) if mask[index] and (index == 0 or not mask[index - 1])]
         for start in runs:
@@ -116,30 +139,27 @@ def verify(name: str, kind: str, tokenizer) -> str:
             trained, before = tokenizer.decode(ids[start:end]), tokenizer.decode(ids[:start])
             if index:
                 assert before == text_prompt(tokenizer, messages[:index], tools), "the prompt that is sampled after"
-            wanted = message["content"]
             if message.get("tool_calls"):
                 assert "find" in trained and "Oslo" in trained
-                assert trained.endswith(family.end) or trained.endswith("<|observation|>")
+                assert trained.endswith(family.call_end or family.end)
                 continue
-            if before.rstrip().endswith("<think>"):
-                wanted = wanted.removeprefix("<think>\n")
-            assert trained.endswith(wanted + family.end)
-            opens = trained.removesuffix(wanted + family.end)
-            assert opens in ("", family.opens), "what the template writes before a reply"
-            assert trained_by_offsets(tokenizer, family, ids[:end], mask[:end], wanted)
+            wanted = text_of(family, message, before) + family.end
+            opens = family.opens if trained == family.opens + wanted else ""
+            assert trained == opens + wanted
+            position = len(before)
+            is_trained = tokens_within(tokenizer, ids[:end], position, position + len(opens + wanted))
+            assert [False] * start + mask[start:end] == is_trained, "the mask, by the characters of the reply"
     assert next(expected, None) is None, "every reply is trained"
     last = sequences_of(row)[-1][0]
     assert encode_replies(tokenizer, prompt, [[reply]], tools) == [last], "the reward model reads the same"
-    if prompt[-1]["role"] != "assistant":
-        pair = {"prompt": prompt, "chosen": [reply], "rejected": [{**reply, "content": "No."}], "tools": tools}
-        pair = preference_row(pair, tokenizer, 2048)
-        assert pair["dropped"] == "" or "thinking" in pair["dropped"]
-        assert pair["chosen_ids"] in (last, [])
-        ppo = prompt_row({"prompt": prompt, "tools": tools}, tokenizer, 2048)["input_ids"]
-        assert last[: len(ppo)] == ppo == encode_prompt(tokenizer, prompt, tools)
-        if tools is None:
-            assert encode_messages(tokenizer, prompt, None) == ppo
-        assert last[-1] in turn_end_ids(tokenizer), "the end of a turn stops a sampled reply"
+    pair = {"prompt": prompt, "chosen": [reply], "rejected": [{**reply, "content": "No."}], "tools": tools}
+    pair = preference_row(pair, tokenizer, 2048)
+    assert pair["dropped"] == "" or "thinking" in pair["dropped"]
+    assert pair["chosen_ids"] in (last, [])
+    assert verify_prompt(tokenizer, prompt, tools) == "exact"
+    ppo = encode_prompt(tokenizer, prompt, tools)
+    assert last[: len(ppo)] == ppo, "a reply is sampled after the prompt that was trained"
+    assert last[-1] in turn_end_ids(tokenizer), "the end of a turn stops a sampled reply"
     return "exact"
 
 
