@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 Messages = list[dict]
 REASONING = ("reasoning_content", "reasoning", "thinking")
-"""The names of the field of a message that holds its thinking; each chat template reads one of them."""
+"""The names of the field of a message that holds its thinking; Transformers passes it under each to the template."""
 
 
 class RenderError(ValueError):
@@ -52,9 +52,7 @@ def normalize_message(message: dict) -> dict:
     """
     if isinstance(message.get("content"), list):
         message = message | {"content": "".join(map(part_text, message["content"]))}
-    # Arrow adds null fields, and templates ask whether `tool_calls` or `thinking` is in a message.
-    message = {name: value for name, value in message.items() if value is not None or name == "content"}
-    if "tool_calls" not in message:
+    if message.get("tool_calls") is None:
         return message
     message = without_nulls(message)
     calls = message.pop("tool_calls")

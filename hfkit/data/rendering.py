@@ -3,6 +3,7 @@
 Text in rows stays text: a message that contains the text of a special token cannot end itself or begin another one.
 """
 
+import datetime
 import inspect
 import json
 import re
@@ -12,15 +13,7 @@ from functools import cache
 from jinja2 import Environment, TemplateError, meta
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.data.messages import (
-    REASONING,
-    Messages,
-    RenderError,
-    iter_strings,
-    map_strings,
-    reasoning_of,
-    with_json_arguments,
-)
+from hfkit.data.messages import Messages, RenderError, iter_strings, map_strings, with_json_arguments
 
 # Transformers 5.20 and later can tokenize the text of special tokens in messages as plain characters.
 SANITIZES = "sanitize_control_tokens" in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
@@ -30,6 +23,9 @@ TEMPLATE_KWARGS = "chat_template_kwargs"
 
 GIVEN_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
 """Names in templates that Transformers fills in."""
+TODAY = "strftime_now"
+"""The function with which templates write today's date; as a variable, a date that it writes in place of today's."""
+TODAY_CALL = re.compile(TODAY + r"""\(\s*(['"])(.*?)\1\s*\)""")
 
 
 @dataclass(frozen=True)
@@ -76,10 +72,6 @@ class Template:
 
     def _apply(self, messages: Messages, options: dict) -> Rendered:
         tokenizer, tools = self.tokenizer, self.tools
-        messages = [
-            message if (thought := reasoning_of(message)) is None else message | dict.fromkeys(REASONING, thought)
-            for message in messages
-        ]
         has_special = any(map(special_token_pattern(tokenizer).search, iter_strings([messages, tools])))
         if has_special:
             messages, tools = escape_special_tokens(tokenizer, [messages, tools])
@@ -126,9 +118,45 @@ def template_kwargs(tokenizer: PreTrainedTokenizerBase) -> dict:
 
 
 def set_template_kwargs(tokenizer: PreTrainedTokenizerBase, variables: dict | None) -> None:
-    """Set variables of the template for every conversation that the tokenizer renders, beside those it has."""
+    """Set variables of the template for every conversation that the tokenizer renders, beside those it has.
+
+    Raises:
+        ValueError: `strftime_now` is not a date.
+    """
+    variables = {**(variables or {})}
+    if TODAY in variables:
+        pin_date(tokenizer, str(variables.pop(TODAY)))
     if variables:
         tokenizer.init_kwargs[TEMPLATE_KWARGS] = {**template_kwargs(tokenizer), **variables}
+
+
+def pin_date(tokenizer: PreTrainedTokenizerBase, day: str) -> None:
+    """Replace today's date in a tokenizer's chat templates by a date, YYYY-MM-DD, wherever the tokenizer is used.
+
+    Raises:
+        ValueError: it is not a date.
+    """
+    date = datetime.date.fromisoformat(day)
+
+    def pinned(template: str) -> str:
+        text = TODAY_CALL.sub(lambda call: repr(date.strftime(call[2])), template)
+        return text if text == template else f"{{# {TODAY}: {day} #}}{text}"
+
+    own = tokenizer.chat_template
+    templates = own if isinstance(own, dict) else {"": own or ""}
+    templates = {name: pinned(template) for name, template in templates.items()}
+    tokenizer.chat_template = templates if isinstance(own, dict) else templates[""] or None
+
+
+def writes_today(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the chat template writes today's date into a conversation."""
+    marker = "hfkit-today"
+    marked = TODAY_CALL.sub(repr(marker), tokenizer.get_chat_template())
+    variables = {"chat_template": marked}
+    try:
+        return marker in Template(tokenizer, variables=variables).render([{"role": "user", "content": "Hi"}]).text
+    except RenderError:
+        return False
 
 
 def template_variables(tokenizer: PreTrainedTokenizerBase) -> set[str]:
@@ -138,7 +166,8 @@ def template_variables(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     environment = Environment(extensions=["jinja2.ext.loopcontrols"])
     texts = [re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template) for template in templates]
     found = set().union(*(meta.find_undeclared_variables(environment.parse(text)) for text in texts))
-    return found - GIVEN_VARIABLES - {*tokenizer.special_tokens_map}
+    today = {TODAY} if any(TODAY in text for text in texts) else set()
+    return (found - GIVEN_VARIABLES - {*tokenizer.special_tokens_map}) | today
 
 
 def variables_of(row: dict) -> dict:

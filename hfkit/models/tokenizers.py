@@ -1,14 +1,16 @@
 """Loads tokenizers with their chat template, and with a token to pad with."""
 
+import datetime
 from functools import cache
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import TOKENIZER_FILES
-from hfkit.data.rendering import set_template_kwargs, template_variables
+from hfkit.data.rendering import TODAY, set_template_kwargs, template_variables, writes_today
 
 # Tokens of common vocabularies that never occur in a conversation, in the order of preference for padding.
 PAD_CANDIDATES = (
@@ -32,7 +34,7 @@ def read_tokenizer(
         chat_template_kwargs: variables of the template, which are saved with the tokenizer.
 
     Raises:
-        HfkitError: the tokenizer has several templates, and none is the default or named.
+        HfkitError: the tokenizer has several templates, and none is the default or named; or an invalid date.
         ValueError: no EOS.
     """
     folder = local_folder(path, revision, TOKENIZER_FILES)
@@ -40,7 +42,10 @@ def read_tokenizer(
     if tokenizer.eos_token is None:
         raise ValueError("it has no EOS token, so a model could not end a text")
     choose_template(tokenizer, path, chat_template)
-    set_template_kwargs(tokenizer, chat_template_kwargs)
+    try:
+        set_template_kwargs(tokenizer, chat_template_kwargs)
+    except ValueError as error:
+        raise HfkitError(f"chat_template_kwargs: {TODAY} is not a date (YYYY-MM-DD): {error}") from error
     if getattr(tokenizer, "chat_control_tokens", None) is None:
         # Special tokens in messages are text (see chat_template.py); tokens such as <think> in a reply stay tokens.
         tokenizer.chat_control_tokens = []
@@ -89,6 +94,11 @@ def load_stage_tokenizer(config) -> PreTrainedTokenizerBase:
     if unknown := [name for name in config.chat_template_kwargs if name not in known]:
         read = f"it reads {', '.join(sorted(known))}" if known else "it reads none"
         raise HfkitError(f"chat_template_kwargs: the chat template has no variable {', '.join(unknown)}; {read}")
+    if tokenizer.chat_template and writes_today(tokenizer):
+        remedy = (
+            f"set chat_template_kwargs: {{{TODAY}: {datetime.date.today()}}} to keep one date in this run and after it"
+        )
+        warn(f"the chat template of {path} writes today's date, so rows have other tokens on another day: {remedy}")
     return tokenizer
 
 

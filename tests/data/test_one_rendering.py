@@ -7,7 +7,13 @@ import pytest
 import torch
 from datasets import Dataset
 from template_families import FAMILIES, base_tokenizer, tokenizer_of
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
 from hfkit.commands.chat.conversation import encode_messages
 from hfkit.config.stages import PPOConfig, SFTConfig
@@ -249,3 +255,24 @@ def test_text_beside_tool_calls_that_the_template_leaves_out_is_refused_with_tha
     tokenizer.chat_template = tokenizer.chat_template.replace("{{ c.function.arguments | tojson }}", "{}")
     calling["content"] = ""
     assert instruction_row({"messages": [USER, calling]}, tokenizer, 256)["dropped"] == NO_TOOL_CALLS
+
+
+def test_todays_date_in_a_template_is_warned_of_and_pinned_for_every_later_use(tokenizer_for, tmp_path, capsys):
+    tokenizer, chat = tokenizer_for("ChatML"), FAMILIES["ChatML"].template
+    tokenizer.chat_template = "{{ 'Today: ' + (date_string or strftime_now('%d %b %Y')) }}\n" + chat
+    tokenizer.save_pretrained(tmp_path / "a")
+    options = {"output_dir": "unused", "model_name_or_path": str(tmp_path / "a")}
+    load_stage_tokenizer(SFTConfig(**options))
+    assert "writes today's date" in capsys.readouterr().err
+    load_stage_tokenizer(SFTConfig(**options, chat_template_kwargs={"date_string": "1 May 2020"}))
+    pinned = load_stage_tokenizer(SFTConfig(**options, chat_template_kwargs={"strftime_now": "2020-05-01"}))
+    assert capsys.readouterr().err == ""
+    assert tokenizer.decode(encode_prompt(pinned, [USER])).startswith("Today: 01 May 2020\n<|im_start|>")
+    pinned.save_pretrained(tmp_path / "b")
+    plain = AutoTokenizer.from_pretrained(tmp_path / "b").apply_chat_template([USER, ANSWER], tokenize=False)
+    assert plain == tokenizer.decode(encode_replies(read_tokenizer(str(tmp_path / "b")), [USER], [[ANSWER]])[0]) + "\n"
+    with pytest.raises(HfkitError, match=r"strftime_now is not a date \(YYYY-MM-DD\): .*'May'"):
+        load_stage_tokenizer(SFTConfig(**options, chat_template_kwargs={"strftime_now": "May"}))
+    with pytest.raises(HfkitError, match="has no variable strftime_now"):
+        tokenizer_for("ChatML").save_pretrained(tmp_path / "a")
+        load_stage_tokenizer(SFTConfig(**options, chat_template_kwargs={"strftime_now": "2020-05-01"}))
