@@ -8,7 +8,10 @@ from hfkit.core.errors import Problem
 
 
 class StrictLoader(yaml.SafeLoader):
-    """A safe YAML loader that reports duplicate keys and reads `1e-4` as a number (YAML 1.1 wants `1.0e-4`)."""
+    """A safe YAML loader that reports duplicate keys.
+
+    It reads `1e-4` as a number (YAML 1.1 wants `1.0e-4`), and a date as text: JSON, which the record is, has no dates.
+    """
 
     def __init__(self, stream):
         super().__init__(stream)
@@ -37,6 +40,8 @@ class StrictLoader(yaml.SafeLoader):
 StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
+
+StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", StrictLoader.construct_scalar)
 
 
 def read_yaml(path: str, problems: list[Problem]) -> dict | None:

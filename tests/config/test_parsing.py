@@ -89,6 +89,7 @@ def test_flags_beat_yaml_and_yaml_beats_defaults(tmp_path):
         ("targets: all-linear", "targets", "all-linear"),
         ("targets: [q, v]", "targets", ["q", "v"]),
         ("options: {min_lr: 1e-5, deep: {a: [1]}}", "options", {"min_lr": 1e-5, "deep": {"a": [1]}}),
+        ("options: {day: 2026-11-26}", "options", {"day": "2026-11-26"}),
         ("datasets: [{path: a, columns: {text: b}}]", "datasets", [Source("a", "train", {"text": "b"})]),
         ("run_name: first\ntorch_compile: true", "extra", {"run_name": "first", "torch_compile": True}),
     ],
