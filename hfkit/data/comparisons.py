@@ -99,7 +99,7 @@ def preference_row(row: dict, tokenizer, max_length: int) -> dict:
     if chosen == rejected:
         return encoded_row(empty, dropped="with replies that are equal once they are rendered", length=length)
     found = [Fault.EMPTY_CHOSEN] if is_empty_message(as_reply(replies[0])[-1]) else []
-    found += faults.of_replies(tokenizer, prompt, replies)
+    found += faults.of_replies(tokenizer, prompt, replies, chosen)
     found += faults.of_ids(tokenizer, chosen) + faults.of_ids(tokenizer, rejected)
     return encoded_row({"chosen_ids": chosen, "rejected_ids": rejected, **margin}, found=found, length=length)
 
@@ -133,7 +133,7 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
     found = (
         [Fault.REPLY_TOO_LONG] * is_shortened
         + [Fault.EMPTY_CHOSEN] * is_empty_chosen
-        + faults.of_replies(tokenizer, prompt, replies)
+        + faults.of_replies(tokenizer, prompt, replies, ids[0])
     )
     found += [fault for reply in ids for fault in faults.of_ids(tokenizer, reply)]
     better, worse = ([pair[side] for pair in pairs] for side in (0, 1))

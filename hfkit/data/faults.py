@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.data.messages import Messages, as_messages, as_reply, iter_strings
+from hfkit.data.messages import Messages, as_messages, as_reply, iter_strings, squash
 from hfkit.data.rendering import MATCHES_NOTHING, special_token_ids, special_token_pattern
 
 
@@ -25,6 +25,7 @@ class Fault(Enum):
     CONTROL = "with the text of a special token, read as that token"
     REPLACED = "with U+FFFD, where characters were lost"
     REPEATED = "with two messages of one role in a row"
+    LEFT_OUT = "with a message that the chat template leaves out"
     # Of token ids.
     UNKNOWN = "with unknown tokens"
     NO_BOS = "without the begin-of-text token that its tokenizer adds"
@@ -59,12 +60,34 @@ def of_messages(messages: Messages) -> list[Fault]:
 
 
 def of_replies(
-    tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, replies: list[str | Messages]
+    tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, replies: list[str | Messages], ids: list[int]
 ) -> list[Fault]:
-    """Return the faults of a prompt and of the replies that are compared."""
+    """Return the faults of a prompt and of the replies that are compared.
+
+    Args:
+        ids: of the prompt with one of the replies.
+    """
     messages = as_messages(prompt)
     found = [fault for reply in replies for fault in of_messages(messages + as_reply(reply))]
-    return found + of_texts(tokenizer, [prompt, replies])
+    found += of_texts(tokenizer, [prompt, replies])
+    return found + of_rendered(tokenizer, messages, ids) if tokenizer.chat_template else found
+
+
+def of_rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, ids: list[int]) -> list[Fault]:
+    """Return `LEFT_OUT` if the token ids lack the text of a message, such as one of a role that the template ignores.
+
+    Replies are compared where they are encoded, and templates quote the results of tools.
+    """
+    texts = [message.get("content") for message in messages if message["role"] not in ("assistant", "tool")]
+    rendered = squash(tokenizer.decode(ids)) if any(texts) else ""
+    return (
+        [Fault.LEFT_OUT] if any(text and squash(_round_trip(tokenizer, text)) not in rendered for text in texts) else []
+    )
+
+
+def _round_trip(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Return a text as it is decoded from its own token ids."""
+    return tokenizer.decode(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
 
 def of_texts(tokenizer: PreTrainedTokenizerBase | None, contents: object, *, plain: bool = False) -> list[Fault]:

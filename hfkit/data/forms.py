@@ -15,7 +15,15 @@ from hfkit.data.chat_template import encode_prompt, encode_text, split_conversat
 from hfkit.data.comparisons import COMPARISONS, comparison_encoder
 from hfkit.data.encoding import IDS, PARTS, Encoder, encode, encoded_row
 from hfkit.data.faults import Fault
-from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, is_empty_message, tools_of
+from hfkit.data.messages import (
+    Messages,
+    RenderError,
+    as_messages,
+    as_reply,
+    is_empty_message,
+    is_trained,
+    tools_of,
+)
 from hfkit.data.rendering import TEMPLATE_KWARGS, variables_of
 from hfkit.data.splits import SplitStats
 
@@ -67,6 +75,9 @@ def instruction_row(row: dict, tokenizer, max_length: int) -> dict:
             options = tools_of(row.get("tools")), variables_of(row)
             sequences = split_conversation(tokenizer, prompt, reply, *options, limit=max_length)
             found = faults.of_messages(messages) + faults.of_texts(tokenizer, messages)
+            if tokenizer.chat_template:
+                trained = [index for index, message in enumerate(messages) if is_trained(message)]
+                found += faults.of_rendered(tokenizer, messages[: trained[-1]], sequences[-1][0])
     except RenderError as error:
         return encoded_row(empty, dropped=str(error))
     kept = [(ids[:max_length], mask[:max_length]) for ids, mask in sequences if any(mask[:max_length])]
@@ -131,6 +142,8 @@ def prompt_row(row: dict, tokenizer, max_length: int) -> dict:
     if len(ids) > max_length:
         return encoded_row(empty, dropped=f"longer than max_prompt_length={max_length}", length=len(ids))
     found = faults.of_texts(tokenizer, row["prompt"]) + faults.of_ids(tokenizer, ids, ends=False)
+    if tokenizer.chat_template:
+        found += faults.of_rendered(tokenizer, as_messages(row["prompt"]), ids)
     return encoded_row({**row, "input_ids": ids}, found=found, length=len(ids))
 
 

@@ -146,6 +146,11 @@ def without_nulls(value: object) -> object:
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
+def squash(text: str) -> str:
+    """Return a text without white space."""
+    return "".join(text.split())
+
+
 def iter_strings(value: object) -> Iterator[str]:
     """Yield every string in lists and mappings of any depth, except the keys."""
     if isinstance(value, str):

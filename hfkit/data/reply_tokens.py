@@ -9,7 +9,7 @@ reply are never returned.
 import re
 from collections.abc import Iterator
 
-from hfkit.data.messages import Messages, RenderError, iter_strings, reasoning_of
+from hfkit.data.messages import Messages, RenderError, iter_strings, reasoning_of, squash
 from hfkit.data.rendering import Rendered, Template, special_token_ids
 from hfkit.data.turn_end import is_space, leading_special, turn_end
 
@@ -24,6 +24,8 @@ NO_MORE_THINKING = (
 NO_TOOL_CALLS = "with tool calls that the chat template does not render"
 NO_TEXT_BESIDE_CALLS = "with text beside tool calls that the chat template does not render"
 NOT_LOCATED = "with a reply that cannot be located in what the chat template renders"
+ASKING = ("user", "assistant", "system", "developer")
+"""Roles that end a turn as the user's does; a tool's message follows calls, which may end in a marker of their own."""
 OPENED = re.compile(r"(<(?:think|thinking|thought|reasoning)>)\s*$")
 CLOSED = re.compile(r"</(?:think|thinking|thought|reasoning)>")
 PROMPT_CLOSED = re.compile(r"(</(?:think|thinking|thought|reasoning)>|<channel\|>)\s*$")
@@ -197,7 +199,7 @@ def close(
         return None, []
     text = head + found if found else text.rstrip()
     ids = [*end.ids]
-    if end.is_next_role and following is not None and following["role"] != "user":
+    if end.is_next_role and following is not None and following["role"] not in ASKING:
         whole = template.render(messages).text
         marker = template.tokenize(template.render([*messages, following]).text[len(whole) :])
         ids = marker[:1] if marker and marker[0] in special_token_ids(template.tokenizer) else ids
@@ -232,8 +234,3 @@ def is_reply(template: Template, message: dict, body: list[int], prompt: str) ->
 def call_names(message: dict) -> list[str]:
     """Return the names of the functions that a message calls, without white space."""
     return [squash(str(call.get("function", call).get("name", ""))) for call in message.get("tool_calls") or []]
-
-
-def squash(text: str) -> str:
-    """Return a text without white space."""
-    return "".join(text.split())

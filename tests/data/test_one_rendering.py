@@ -19,7 +19,8 @@ from hfkit.commands.chat.conversation import encode_messages
 from hfkit.config.stages import PPOConfig, SFTConfig
 from hfkit.core.errors import HfkitError
 from hfkit.data.chat_template import encode_prompt, encode_replies, reply_ending, split_conversation, turn_end_ids
-from hfkit.data.forms import IGNORE, encode_instructions, encode_prompts, instruction_row
+from hfkit.data.comparisons import preference_row, ranking_row
+from hfkit.data.forms import IGNORE, encode_instructions, encode_prompts, instruction_row, prompt_row
 from hfkit.data.messages import RenderError
 from hfkit.data.rendering import set_template_kwargs, template_kwargs
 from hfkit.data.reply_tokens import NO_MORE_THINKING, NO_TEXT_BESIDE_CALLS, NO_THINKING, NO_TOOL_CALLS
@@ -276,3 +277,27 @@ def test_todays_date_in_a_template_is_warned_of_and_pinned_for_every_later_use(t
     with pytest.raises(HfkitError, match="has no variable strftime_now"):
         tokenizer_for("ChatML").save_pretrained(tmp_path / "a")
         load_stage_tokenizer(SFTConfig(**options, chat_template_kwargs={"strftime_now": "2020-05-01"}))
+
+
+def test_a_message_that_the_template_leaves_out_is_a_fault_in_every_stage(tokenizer_for):
+    developer, last = {"role": "developer", "content": "Be  brief."}, {"role": "user", "content": "Thanks."}
+    for name, found in (("Qwen 3", "LEFT_OUT"), ("ChatML", "")):
+        tokenizer = tokenizer_for(name)
+        pair = {"prompt": [developer, USER], "chosen": [ANSWER], "rejected": [SECOND]}
+        rows = [
+            instruction_row({"messages": [developer, USER, ANSWER, last]}, tokenizer, 256),
+            preference_row(pair, tokenizer, 256),
+            ranking_row(pair, tokenizer, 256),
+            prompt_row({"prompt": [developer, USER]}, tokenizer, 256),
+        ]
+        assert [(row["dropped"], row["faults"]) for row in rows] == [("", found)] * 4
+        without = instruction_row({"messages": [USER, ANSWER, last, {**SECOND, "weight": 0}]}, tokenizer, 256)
+        assert (without["dropped"], without["faults"]) == ("", "")
+
+
+@pytest.mark.parametrize("role", ["assistant", "system"])
+def test_a_turn_ends_with_one_token_whoever_speaks_next(tokenizer_for, role):
+    tokenizer = tokenizer_for("GLM 4")
+    row = instruction_row({"messages": [USER, ANSWER, {"role": role, "content": "Go on."}, SECOND]}, tokenizer, 256)
+    replies = ["Oslo is in Norway.", *["Go on."] * (role == "assistant"), "Rome is in Italy."]
+    assert trained_texts(tokenizer, row) == "".join(f"{reply}<|user|>" for reply in replies)
