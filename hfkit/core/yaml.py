@@ -21,6 +21,10 @@ class StrictLoader(yaml.SafeLoader):
         self.report_duplicates(node, "")
         return super().construct_document(node)
 
+    def construct_date(self, node: yaml.ScalarNode) -> str:
+        """Return a date as its text."""
+        return self.construct_scalar(node)
+
     def report_duplicates(self, node: yaml.Node, path: str) -> None:
         """Add a problem for each key in `node`, at any depth, that its mapping has twice."""
         if isinstance(node, yaml.SequenceNode):
@@ -41,7 +45,7 @@ StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
-StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: loader.construct_scalar(node))
+StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", StrictLoader.construct_date)
 
 
 def read_yaml(path: str, problems: list[Problem]) -> dict | None:

@@ -9,6 +9,7 @@ from hfkit.data.chat_template import encode_prompt, encode_replies
 from hfkit.data.comparisons import read_comparison
 from hfkit.data.messages import RenderError
 from hfkit.data.splits import SplitStats
+from hfkit.data.turn_end import turn_end
 from hfkit.evaluation.held_out import HeldOut, load_held_out
 from hfkit.evaluation.replies import Subject
 from hfkit.metrics.preference import metrics_of_rewards
@@ -72,4 +73,4 @@ def probe_reward_model(reward: RewardModel, held_out: HeldOut) -> dict[str, dict
     def score(given: list[list[int]]) -> np.ndarray:
         return reward.score_ids([prompt + reply for prompt, reply in zip(prompts, given, strict=True)]).numpy()
 
-    return run_probes(score, replies, reward.tokenizer.eos_token_id)
+    return run_probes(score, replies, turn_end(reward.tokenizer).ids[-1])

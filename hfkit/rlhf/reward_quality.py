@@ -6,6 +6,9 @@ from transformers import PreTrainedTokenizerBase
 
 from hfkit.config.stages import PPOConfig
 from hfkit.core.console import is_main_process, say, warn
+from hfkit.data.chat_template import end_as_trained
+from hfkit.data.rendering import variables_of
+from hfkit.data.turn_end import turn_end
 from hfkit.metrics.reward_probes import print_probes, probe_warnings, run_probes
 from hfkit.models.generation import generate_replies, stop_ids
 from hfkit.records.record import record_of
@@ -77,6 +80,10 @@ def probe_rewards(
             policy.eval(), tokenizer, prompts, args.response_length, args.temperature, args.seed, size, stop_token_ids
         )
     policy.train(was_training)
+    replies = [
+        end_as_trained(tokenizer, reply, stop_token_ids, variables_of(row))
+        for reply, row in zip(replies, prompt_rows, strict=True)
+    ]
 
     def score(replies: list[list[int]]) -> torch.Tensor:
         ended = torch.tensor([reply[-1] in stop_token_ids for reply in replies])
@@ -84,7 +91,7 @@ def probe_rewards(
             total = scorer(prompts, replies, prompt_rows)["total"]
         return shape_scores(total, ended, None, None, args.missing_eos_penalty)
 
-    probes = run_probes(score, replies, tokenizer.eos_token_id)
+    probes = run_probes(score, replies, turn_end(tokenizer).ids[-1])
     if is_main_process():
         print_probes(probes, f"rewards of replies to {len(prompt_rows)} prompts, before PPO")
     for warning in probe_warnings(probes):

@@ -1,11 +1,15 @@
 """What a reward model reads of a sampled reply is what it was trained on: the prompt with its tools, and one ending."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from datasets import Dataset
 from template_families import FAMILIES, base_tokenizer, tokenizer_of
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from hfkit.data.chat_template import encode_prompt, encode_replies, encode_sampled, end_as_trained, turn_end_ids
+from hfkit.evaluation.reward_model import probe_reward_model
 from hfkit.models.reward_model import RewardModel
 from hfkit.rlhf.rewards import Scorer, validate_rendering
 
@@ -83,6 +87,16 @@ def test_thinking_that_was_cut_short_is_scored_as_it_was_sampled(tokenizer_for):
     assert torch.equal(
         Scorer(policy, model, same_ids=False)([[5]], [reply], [{"prompt": [USER]}])["model"], model.score_ids([ids])
     )
+
+
+def test_probes_of_a_reward_model_end_worthless_replies_as_real_ones_end(tokenizer_for):
+    tokenizer = tokenizer_for("Gemma 2")
+    model = reward_model(tokenizer)
+    rows = [{"prompt": f"{city}?", "chosen": "In Norway.", "rejected": "No."} for city in ("Oslo", "Rome")]
+    probes = probe_reward_model(model, SimpleNamespace(rows=Dataset.from_list(rows), max_length=256))
+    end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    empty = model.score_ids([[*encode_prompt(tokenizer, row["prompt"]), end] for row in rows])
+    assert probes["empty"]["mean"] == pytest.approx(empty.mean().item(), abs=1e-6)
 
 
 @pytest.mark.parametrize(
