@@ -9,7 +9,7 @@ from functools import cache
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, is_trained
-from hfkit.data.rendering import Template, escape_special_tokens, special_token_ids
+from hfkit.data.rendering import Template, escape_special_tokens, reads_parts, special_token_ids
 from hfkit.data.reply_tokens import encode_reply
 from hfkit.data.turn_end import ANSWER, turn_end
 
@@ -222,7 +222,7 @@ def reply_ending(tokenizer: PreTrainedTokenizerBase) -> str | None:
     Returns:
         None where what plain Transformers renders up to the reply is not what `encode_replies` makes of it.
     """
-    if not tokenizer.chat_template:
+    if not tokenizer.chat_template or reads_parts(tokenizer, repr(tokenizer.chat_template)):
         return None
     prompt, reply = [{"role": "user", "content": "Hi"}], {"role": "assistant", "content": ANSWER}
     try:

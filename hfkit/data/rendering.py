@@ -72,6 +72,8 @@ class Template:
 
     def _apply(self, messages: Messages, options: dict) -> Rendered:
         tokenizer, tools = self.tokenizer, self.tools
+        if reads_parts(tokenizer, repr(tokenizer.chat_template)):
+            messages = [message | {"content": text_part(message.get("content") or "")} for message in messages]
         has_special = any(map(special_token_pattern(tokenizer).search, iter_strings([messages, tools])))
         if has_special:
             messages, tools = escape_special_tokens(tokenizer, [messages, tools])
@@ -95,6 +97,23 @@ class Template:
             plain = self.tokenizer(literal, add_special_tokens=False, split_special_tokens=True).input_ids
             return [*self.tokenize(before), *plain, *self.tokenize(after)]
         return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+
+
+def text_part(text: str) -> list[dict]:
+    """Return a text as the content of a message in parts."""
+    return [{"type": "text", "text": text}]
+
+
+@cache
+def reads_parts(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+    """Return whether a template reads the content of messages in parts alone, as those of some vision models do."""
+    answer, texts = "hfkit7", []
+    for content in (answer, text_part(answer)):
+        try:
+            texts.append(tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False))
+        except (TemplateError, LookupError, TypeError, ValueError, AttributeError):
+            texts.append("")
+    return answer not in texts[0] and answer in texts[1]
 
 
 @cache
