@@ -30,6 +30,7 @@ from hfkit.evaluation.merge_comparison import comparison, held_out_rows, measure
 from hfkit.hub.cards.model_card import write_card
 from hfkit.models.adapter_support import require_supported
 from hfkit.models.adapters import load_adapter, merge_adapter, require_reward_adapter
+from hfkit.models.classifiers import describe_generic
 from hfkit.models.loading import HEADS, load_base
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.models.saving import mend_generation_config, save_model
@@ -83,9 +84,10 @@ def merge(
         model = merge_adapter(model, source)
         dtype = cast_weights(model, dtype, source)
         save_model(model, tokenizer, folder)
+        classifier = describe_generic(model)
         del model
         release_memory()  # so that one model at a time is in memory
-        facts = measure_merge(folder, source, trained, tokenizer, held_out, dtype)
+        facts = {**measure_merge(folder, source, trained, tokenizer, held_out, dtype), **classifier}
         if source.adapter["task_type"] == "SEQ_CLS":
             facts["reply_ending"] = reply_ending(tokenizer)
         settings = {"adapter": source.path, "base": base, "dtype": dtype, "eval_dataset": eval_dataset}

@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from hfkit.core.errors import HfkitError
+from hfkit.models.classifiers import provide_classifier
 from hfkit.records.source import Source
 
 SHAPE = ("target_modules", "exclude_modules", "target_parameters", "rank_pattern", "alpha_pattern", "use_dora")
@@ -86,6 +87,7 @@ def put_on_meta(adapter: LoraConfig, config: PreTrainedConfig, head: type) -> Pe
     Raises:
         ValueError: it matches nothing, or PEFT cannot adapt what it matches.
     """
+    provide_classifier(config)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return get_peft_model(head.from_config(config), copy.deepcopy(adapter))
 

@@ -33,6 +33,7 @@ from hfkit.models.adapters import (
     merge_adapter,
     require_reward_adapter,
 )
+from hfkit.models.classifiers import provide_classifier
 from hfkit.models.quantization import prevent_packing, quantization_as_trained, quantization_of
 from hfkit.models.saving import mend_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
@@ -71,6 +72,8 @@ def load_base(
     if quantization is not None or target.type == "cuda":  # loads onto the device without a copy on the CPU
         options["device_map"] = {"": target}
     try:
+        if head is AutoModelForSequenceClassification:
+            provide_classifier(cached_config(path, revision))
         with suppress_seqcls_warning():
             model, loaded = head.from_pretrained(
                 folder,

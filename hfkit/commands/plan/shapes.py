@@ -13,6 +13,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from hfkit.core.errors import ConfigError, Problem, reason
 from hfkit.models.adapters import lora_config
+from hfkit.models.classifiers import provide_classifier
 from hfkit.models.loading import HEADS
 from hfkit.models.score_head import store_head_in_float32
 from hfkit.records.source import Source
@@ -182,6 +183,7 @@ def build_shape(origin: Origin, task: TaskType, dtype: str, bits: int | None, lo
     if dtype == "auto":
         dtype = str(config.dtype or "float32").removeprefix("torch.")
     try:
+        provide_classifier(config)
         with torch.device("meta"):
             model = HEADS[task].from_config(config, dtype=getattr(torch, dtype))
             quantized = quantized_weights(model) if bits else set()
