@@ -28,10 +28,11 @@ from hfkit.core.locks import lock_folder
 from hfkit.data.chat_template import reply_ending
 from hfkit.evaluation.merge_comparison import comparison, held_out_rows, measure
 from hfkit.hub.cards.model_card import write_card
+from hfkit.models.adapter_shape import HEADS
 from hfkit.models.adapter_support import require_supported
 from hfkit.models.adapters import load_adapter, merge_adapter, require_reward_adapter
 from hfkit.models.classifiers import describe_generic
-from hfkit.models.loading import HEADS, load_base
+from hfkit.models.loading import load_base
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.models.saving import mend_generation_config, save_model
 from hfkit.models.tokenizers import load_tokenizer

@@ -3,20 +3,13 @@
 An adapter is refused, before any weights are loaded, where a copy of it would compute something else than it does.
 """
 
-import copy
-
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from hfkit.core.errors import HfkitError
-from hfkit.models.classifiers import provide_classifier
+from hfkit.models.adapter_shape import SHAPE, on_meta
 from hfkit.records.source import Source
 
-SHAPE = ("target_modules", "exclude_modules", "target_parameters", "rank_pattern", "alpha_pattern", "use_dora")
-SHAPE += ("lora_bias", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "trainable_token_indices")
-SHAPE += ("ensure_weight_tying",)
-"""What a trainable copy of an adapter takes over from it as it is."""
 COPIED = (*SHAPE, "r", "lora_alpha", "use_rslora", "modules_to_save")
 WITHOUT_EFFECT = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision")
 WITHOUT_EFFECT += ("inference_mode", "lora_dropout", "bias", "init_lora_weights", "megatron_core", "runtime_config")
@@ -78,25 +71,10 @@ def require_supported(source: Source, *, to_merge: bool = False, to_train: bool 
         raise HfkitError(f"the adapter {source.path} cannot be used here: {fault}")
 
 
-def put_on_meta(adapter: LoraConfig, config: PreTrainedConfig, head: type) -> PeftModel:
-    """Return a model without weights under an adapter, to learn what the adapter matches.
-
-    Args:
-        head: the auto class of the model.
-
-    Raises:
-        ValueError: it matches nothing, or PEFT cannot adapt what it matches.
-    """
-    provide_classifier(config)
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return get_peft_model(head.from_config(config), copy.deepcopy(adapter))
-
-
 def module_names(config: PreTrainedConfig) -> list[str] | None:
     """Return the names of the modules of a language model; None for a mixture of experts.
 
     PEFT maps former names of experts' modules to parameters, so that names may match what is no module.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = on_meta(config, AutoModelForCausalLM)
     return None if any(p.ndim == 3 for p in model.parameters()) else [name for name, _ in model.named_modules() if name]

@@ -1,50 +1,28 @@
-"""LoRA adapters: their configuration, their weights on a base, and merging."""
+"""LoRA adapters: their weights on a base, and merging."""
 
 from collections.abc import Iterable
 from contextlib import contextmanager
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import Embedding, Linear, LoraLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from hfkit.config.fields import DEFAULT_LORA_RANK
 from hfkit.core.compat import is_plain_lora
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
-from hfkit.models.adapter_support import SHAPE, require_supported
+from hfkit.models.adapter_shape import CLASSIFIER_HEADS
+from hfkit.models.adapter_support import require_supported
 from hfkit.models.score_head import store_head_in_float32
 from hfkit.records.base import base_identity, require_own_base
 from hfkit.records.source import Source, find_file
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-CLASSIFIER_HEADS = ("classifier", "score")  # what peft trains whole in each classifier
 ADAPTED = (".lora_", ".modules_to_save.", ".trainable_tokens_")  # in the names of an adapter's own parameters
-
-
-def lora_config(config, source: Source, task_type: TaskType) -> LoraConfig:
-    """Return the LoRA configuration of a stage: that of the adapter at `source` if there is one, else the config's."""
-    start = source.adapter or {}
-    rank = start.get("r") or config.lora_r or DEFAULT_LORA_RANK
-    # peft adds a classifier's head only if the task type says that it is one
-    whole = ["score"] if task_type == TaskType.SEQ_CLS else []
-    whole += [name for name in start.get("modules_to_save") or [] if name not in CLASSIFIER_HEADS]
-    shape = {name: start[name] for name in SHAPE if start.get(name) is not None}
-    if not start:
-        shape = {"target_modules": config.lora_target_modules or "all-linear"}
-    return LoraConfig(
-        task_type=task_type,
-        r=rank,
-        lora_alpha=start.get("lora_alpha") or config.lora_alpha or 2 * rank,
-        lora_dropout=config.lora_dropout,
-        use_rslora=start.get("use_rslora", config.use_rslora),
-        modules_to_save=whole or None,
-        **{"target_modules": [], **shape},
-    )
 
 
 def read_adapter_weights(source: Source) -> dict[str, torch.Tensor]:

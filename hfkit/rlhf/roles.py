@@ -8,8 +8,9 @@ from transformers import PreTrainedModel
 
 from hfkit.config.stages import PPOConfig
 from hfkit.core.console import say
+from hfkit.models.adapter_shape import lora_config
 from hfkit.models.adapter_support import require_supported
-from hfkit.models.adapters import ADAPTED, load_adapter, lora_config
+from hfkit.models.adapters import ADAPTED, load_adapter
 from hfkit.models.loading import (
     add_trainable_adapter,
     load_base,

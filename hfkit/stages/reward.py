@@ -20,7 +20,7 @@ from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
 from hfkit.models.classifiers import describe_generic
-from hfkit.models.loading import load_trainable
+from hfkit.models.loading import load_trainable, without_expert_dropout
 from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.records.record import read_record
@@ -41,6 +41,7 @@ def main(config: RewardConfig) -> Path:
     """Train the reward model, or an adapter and a head, and return the run's folder."""
     set_seed(config.seed)
     prepare_device(config)
+    config = without_expert_dropout(config, TaskType.SEQ_CLS)
     # Data
     tokenizer = load_stage_tokenizer(config)
     train_rows, test_rows, stats = load_splits(config, COMPARISONS)
