@@ -32,6 +32,7 @@ from hfkit.models.adapter_shape import HEADS
 from hfkit.models.adapter_support import require_supported
 from hfkit.models.adapters import load_adapter, merge_adapter, require_reward_adapter
 from hfkit.models.classifiers import describe_generic
+from hfkit.models.fitting import require_fitting
 from hfkit.models.loading import load_base
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.models.saving import mend_generation_config, save_model
@@ -81,7 +82,7 @@ def merge(
         # on the CPU: in float32 it may not fit into the GPU that it was trained on
         head = HEADS[source.adapter["task_type"]]
         model = load_base(source.base, source.base_revision, head=head, on=torch.device("cpu"))
-        mend_generation_config(model, source.base, source.base_revision)
+        mend_generation_config(model, source.base)
         model = merge_adapter(model, source)
         dtype = cast_weights(model, dtype, source)
         save_model(model, tokenizer, folder)
@@ -116,6 +117,7 @@ def mergeable_source(adapter: str, revision: str, base: str | None) -> Source:
     if task == "SEQ_CLS":
         require_reward_adapter(source)
     require_full_precision_base(source, adapter)
+    require_fitting(source, task)
     return source
 
 

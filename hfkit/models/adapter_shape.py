@@ -63,12 +63,14 @@ def fit_to_model(shape: LoraConfig, model: PreTrainedModel) -> LoraConfig:
 
 
 def on_meta(config: PreTrainedConfig, head: type, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Return a model without weights.
+    """Return a model without weights; a classifier has one label.
 
     Args:
         head: the auto class of the model.
     """
+    config = copy.deepcopy(config)  # the model sets further attributes on it
     if head is AutoModelForSequenceClassification:
+        config.num_labels = 1
         provide_classifier(config)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return head.from_config(config, dtype=dtype)

@@ -3,7 +3,7 @@
 An adapter is refused, before any weights are loaded, where a copy of it would compute something else than it does.
 """
 
-from peft import LoraConfig
+from peft import PEFT_TYPE_TO_TUNER_MAPPING, LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from hfkit.core.errors import HfkitError
@@ -35,8 +35,9 @@ def base_change(adapter: dict) -> str | None:
 
 def opening_fault(adapter: dict, to_merge: bool = False) -> str | None:
     """Return why an adapter cannot be put on a base that others may share, or merged into one of its own; else None."""
-    if adapter.get("peft_type", "LORA") != "LORA":
-        return None  # reported elsewhere, or opened by PEFT as it is
+    kind = adapter.get("peft_type", "LORA")
+    if kind != "LORA":  # reported elsewhere, or opened by PEFT as it is
+        return f"a {kind} adapter, which cannot be merged" if to_merge and not has_merge(kind) else None
     change = base_change(adapter)
     start = adapter.get("init_lora_weights", True)
     if change is None or (to_merge and (change.startswith("bias") or start in REPEATABLE_STARTS)):
@@ -49,10 +50,17 @@ def opening_fault(adapter: dict, to_merge: bool = False) -> str | None:
     return f"it changes its base ({change}), which other models share: {remedy}"
 
 
+def has_merge(kind: str) -> bool:
+    """Return whether PEFT can merge adapters of a type into their base: not prompts, which are no change of weights."""
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(kind)
+    return tuner is not None and hasattr(tuner, "merge_and_unload")
+
+
 def training_fault(adapter: dict) -> str | None:
     """Return why no trainable copy of an adapter can be made that computes the same, or None."""
     if adapter.get("peft_type", "LORA") != "LORA":
-        return f"a {adapter['peft_type']} adapter: only LoRA can be trained on; merge it with PEFT, and take the result"
+        remedy = "merge it with PEFT, and take the result" if has_merge(adapter["peft_type"]) else "and it has no merge"
+        return f"a {adapter['peft_type']} adapter: only LoRA can be trained on; {remedy}"
     if fault := opening_fault(adapter):
         return fault
     defaults = LoraConfig()

@@ -28,8 +28,9 @@ from hfkit.models.adapter_shape import CLASSIFIER_HEADS, HEADS, fit_to_model, lo
 from hfkit.models.adapter_support import require_supported
 from hfkit.models.adapters import load_adapter, load_adapter_weights, merge_adapter, require_reward_adapter
 from hfkit.models.classifiers import provide_classifier
+from hfkit.models.fitting import require_fitting
 from hfkit.models.quantization import prevent_packing, quantization_as_trained, quantization_of
-from hfkit.models.saving import mend_generation_config
+from hfkit.models.saving import mend_generation_config, require_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import base_identity
@@ -58,6 +59,8 @@ def load_base(
             missing from them and would be random; or they cannot be read.
     """
     disable_cudnn_attention()
+    if head is AutoModelForCausalLM:
+        require_generation_config(path, revision)
     options = {"num_labels": 1} if head is AutoModelForSequenceClassification else {}
     folder = path if allow_pickle else local_folder(path, revision, MODEL_FILES)
     target = on or device()
@@ -104,7 +107,7 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
     source = Source.of(config.model_name_or_path, config.model_revision)
     require_supported(source, to_merge=not config.use_peft, to_train=config.use_peft)
     model = load_base(source.base, source.base_revision, head=HEADS[task_type], **loading_options(config))
-    mend_generation_config(model, source.base, source.base_revision)
+    mend_generation_config(model, source.base)
     if not config.use_peft:
         if model.dtype.itemsize < 4:
             warn(
@@ -183,6 +186,7 @@ def load_policy(
     """
     source = Source.of(path, revision, base)
     require_supported(source)
+    require_fitting(source)
     options.setdefault("quantization", quantization_as_trained(path, revision))
     model = load_base(source.base, source.base_revision, **options)
     if source.adapter:
@@ -219,6 +223,7 @@ def reward_source(path: str, revision: str = "main", base: str | None = None) ->
     if source.adapter is not None:
         require_supported(source)
         require_reward_adapter(source)
+        require_fitting(source, TaskType.SEQ_CLS)
         return source
     config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
     if config.num_labels != 1 or "ForSequenceClassification" not in str(config.architectures):

@@ -181,11 +181,10 @@ def build_shape(origin: Origin, task: TaskType, dtype: str, bits: int | None, lo
     Raises:
         ConfigError: the architecture is unknown, or `lora_target_modules` matches nothing in it.
     """
-    config = type(origin.config).from_dict({**origin.config.to_dict(), "num_labels": 1})
     if dtype == "auto":
-        dtype = str(config.dtype or "float32").removeprefix("torch.")
+        dtype = str(origin.config.dtype or "float32").removeprefix("torch.")
     try:
-        model = on_meta(config, HEADS[task], getattr(torch, dtype))
+        model = on_meta(origin.config, HEADS[task], getattr(torch, dtype))
         quantized = quantized_weights(model) if bits else set()
         if lora is not None:
             store_head_in_float32(model)
