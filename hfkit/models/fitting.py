@@ -41,7 +41,8 @@ def adapter_on_meta(model: PreTrainedModel, config, source: Source, task_type: T
     try:
         adapted = get_on_meta(model, fit_to_model(lora_config(config, source, task_type), model))
     except (ValueError, TypeError, KeyError) as error:  # what peft raises for a shape that it cannot make
-        raise HfkitError(f"no adapter of this shape fits {source.base}: {reason(error)}") from error
+        remedy = "merge it with PEFT, and take the result" if source.adapter else "change lora_target_modules"
+        raise HfkitError(f"no adapter of this shape fits {source.base}: {reason(error)}: {remedy}") from error
     if source.adapter:
         with warnings.catch_warnings():  # torch says that weights are not copied onto the meta device
             warnings.simplefilter("ignore")

@@ -57,7 +57,7 @@ def test_ppo_with_functions_alone_needs_no_classifier(tmp_path, data):
     ],
 )
 def test_a_stage_by_itself(config_of, mamba_dir, tmp_path, stage, changes, refused):
-    changes = {"model_name_or_path": str(mamba_dir), **changes}
+    changes = {"model_name_or_path": str(mamba_dir), "lora_target_modules": ["in_proj"], **changes}
     if not refused:
         config_of(stage, tmp_path / "out", **changes)
         return

@@ -5,6 +5,7 @@ from peft import TaskType
 from hfkit.config.registry import spec_of_config
 from hfkit.config.stages import SFTConfig
 from hfkit.core.errors import ConfigError, HfkitError, Problem
+from hfkit.models.classifiers import has_classifier
 from hfkit.models.fitting import adapter_on_meta, model_on_meta, require_fitting
 from hfkit.models.loading import cached_config
 from hfkit.models.saving import require_generation_config
@@ -25,6 +26,8 @@ def checkpoint_problems(config) -> list[Problem]:
     try:
         model_config = cached_config(config.model_name_or_path, config.model_revision)
     except (OSError, ValueError):  # loading the model reports it
+        return []
+    if is_classifier and not has_classifier(model_config):  # `architecture_problems` reports it
         return []
     try:
         require_generation_config(source.base, source.base_revision)
