@@ -28,9 +28,12 @@ from hfkit.core.locks import lock_folder
 from hfkit.data.chat_template import reply_ending
 from hfkit.evaluation.merge_comparison import comparison, held_out_rows, measure
 from hfkit.hub.cards.model_card import write_card
+from hfkit.models.adapter_shape import HEADS
 from hfkit.models.adapter_support import require_supported
 from hfkit.models.adapters import load_adapter, merge_adapter, require_reward_adapter
-from hfkit.models.loading import HEADS, load_base
+from hfkit.models.classifiers import describe_generic
+from hfkit.models.fitting import require_fitting
+from hfkit.models.loading import load_base
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.models.saving import mend_generation_config, save_model
 from hfkit.models.tokenizers import load_tokenizer
@@ -79,13 +82,14 @@ def merge(
         # on the CPU: in float32 it may not fit into the GPU that it was trained on
         head = HEADS[source.adapter["task_type"]]
         model = load_base(source.base, source.base_revision, head=head, on=torch.device("cpu"))
-        mend_generation_config(model, source.base, source.base_revision)
+        mend_generation_config(model, source.base)
         model = merge_adapter(model, source)
         dtype = cast_weights(model, dtype, source)
         save_model(model, tokenizer, folder)
+        classifier = describe_generic(model)
         del model
         release_memory()  # so that one model at a time is in memory
-        facts = measure_merge(folder, source, trained, tokenizer, held_out, dtype)
+        facts = {**measure_merge(folder, source, trained, tokenizer, held_out, dtype), **classifier}
         if source.adapter["task_type"] == "SEQ_CLS":
             facts["reply_ending"] = reply_ending(tokenizer)
         settings = {"adapter": source.path, "base": base, "dtype": dtype, "eval_dataset": eval_dataset}
@@ -113,6 +117,7 @@ def mergeable_source(adapter: str, revision: str, base: str | None) -> Source:
     if task == "SEQ_CLS":
         require_reward_adapter(source)
     require_full_precision_base(source, adapter)
+    require_fitting(source, task)
     return source
 
 

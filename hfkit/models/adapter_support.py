@@ -3,19 +3,13 @@
 An adapter is refused, before any weights are loaded, where a copy of it would compute something else than it does.
 """
 
-import copy
-
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PEFT_TYPE_TO_TUNER_MAPPING, LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from hfkit.core.errors import HfkitError
+from hfkit.models.adapter_shape import SHAPE, on_meta
 from hfkit.records.source import Source
 
-SHAPE = ("target_modules", "exclude_modules", "target_parameters", "rank_pattern", "alpha_pattern", "use_dora")
-SHAPE += ("lora_bias", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "trainable_token_indices")
-SHAPE += ("ensure_weight_tying",)
-"""What a trainable copy of an adapter takes over from it as it is."""
 COPIED = (*SHAPE, "r", "lora_alpha", "use_rslora", "modules_to_save")
 WITHOUT_EFFECT = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision")
 WITHOUT_EFFECT += ("inference_mode", "lora_dropout", "bias", "init_lora_weights", "megatron_core", "runtime_config")
@@ -41,8 +35,9 @@ def base_change(adapter: dict) -> str | None:
 
 def opening_fault(adapter: dict, to_merge: bool = False) -> str | None:
     """Return why an adapter cannot be put on a base that others may share, or merged into one of its own; else None."""
-    if adapter.get("peft_type", "LORA") != "LORA":
-        return None  # reported elsewhere, or opened by PEFT as it is
+    kind = adapter.get("peft_type", "LORA")
+    if kind != "LORA":  # reported elsewhere, or opened by PEFT as it is
+        return f"a {kind} adapter, which cannot be merged" if to_merge and not has_merge(kind) else None
     change = base_change(adapter)
     start = adapter.get("init_lora_weights", True)
     if change is None or (to_merge and (change.startswith("bias") or start in REPEATABLE_STARTS)):
@@ -55,10 +50,17 @@ def opening_fault(adapter: dict, to_merge: bool = False) -> str | None:
     return f"it changes its base ({change}), which other models share: {remedy}"
 
 
+def has_merge(kind: str) -> bool:
+    """Return whether PEFT can merge adapters of a type into their base: not prompts, which are no change of weights."""
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(kind)
+    return tuner is not None and hasattr(tuner, "merge_and_unload")
+
+
 def training_fault(adapter: dict) -> str | None:
     """Return why no trainable copy of an adapter can be made that computes the same, or None."""
     if adapter.get("peft_type", "LORA") != "LORA":
-        return f"a {adapter['peft_type']} adapter: only LoRA can be trained on; merge it with PEFT, and take the result"
+        remedy = "merge it with PEFT, and take the result" if has_merge(adapter["peft_type"]) else "and it has no merge"
+        return f"a {adapter['peft_type']} adapter: only LoRA can be trained on; {remedy}"
     if fault := opening_fault(adapter):
         return fault
     defaults = LoraConfig()
@@ -77,24 +79,10 @@ def require_supported(source: Source, *, to_merge: bool = False, to_train: bool 
         raise HfkitError(f"the adapter {source.path} cannot be used here: {fault}")
 
 
-def put_on_meta(adapter: LoraConfig, config: PreTrainedConfig, head: type) -> PeftModel:
-    """Return a model without weights under an adapter, to learn what the adapter matches.
-
-    Args:
-        head: the auto class of the model.
-
-    Raises:
-        ValueError: it matches nothing, or PEFT cannot adapt what it matches.
-    """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return get_peft_model(head.from_config(config), copy.deepcopy(adapter))
-
-
 def module_names(config: PreTrainedConfig) -> list[str] | None:
     """Return the names of the modules of a language model; None for a mixture of experts.
 
     PEFT maps former names of experts' modules to parameters, so that names may match what is no module.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = on_meta(config, AutoModelForCausalLM)
     return None if any(p.ndim == 3 for p in model.parameters()) else [name for name, _ in model.named_modules() if name]

@@ -1,50 +1,31 @@
-"""LoRA adapters: their configuration, their weights on a base, and merging."""
+"""LoRA adapters: their weights on a base, and merging."""
 
+import os
 from collections.abc import Iterable
 from contextlib import contextmanager
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import Embedding, Linear, LoraLayer
 from peft.utils import AuxiliaryTrainingWrapper
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from hfkit.config.fields import DEFAULT_LORA_RANK
 from hfkit.core.compat import is_plain_lora
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
-from hfkit.models.adapter_support import SHAPE, require_supported
+from hfkit.models.adapter_shape import CLASSIFIER_HEADS
+from hfkit.models.adapter_support import require_supported
 from hfkit.models.score_head import store_head_in_float32
 from hfkit.records.base import base_identity, require_own_base
-from hfkit.records.source import Source, find_file
+from hfkit.records.source import Source, find_file, read_json
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-CLASSIFIER_HEADS = ("classifier", "score")  # what peft trains whole in each classifier
+PREFIX = "base_model.model."  # of the names in an adapter's file
 ADAPTED = (".lora_", ".modules_to_save.", ".trainable_tokens_")  # in the names of an adapter's own parameters
-
-
-def lora_config(config, source: Source, task_type: TaskType) -> LoraConfig:
-    """Return the LoRA configuration of a stage: that of the adapter at `source` if there is one, else the config's."""
-    start = source.adapter or {}
-    rank = start.get("r") or config.lora_r or DEFAULT_LORA_RANK
-    # peft adds a classifier's head only if the task type says that it is one
-    whole = ["score"] if task_type == TaskType.SEQ_CLS else []
-    whole += [name for name in start.get("modules_to_save") or [] if name not in CLASSIFIER_HEADS]
-    shape = {name: start[name] for name in SHAPE if start.get(name) is not None}
-    if not start:
-        shape = {"target_modules": config.lora_target_modules or "all-linear"}
-    return LoraConfig(
-        task_type=task_type,
-        r=rank,
-        lora_alpha=start.get("lora_alpha") or config.lora_alpha or 2 * rank,
-        lora_dropout=config.lora_dropout,
-        use_rslora=start.get("use_rslora", config.use_rslora),
-        modules_to_save=whole or None,
-        **{"target_modules": [], **shape},
-    )
 
 
 def read_adapter_weights(source: Source) -> dict[str, torch.Tensor]:
@@ -127,12 +108,21 @@ def load_adapter_weights(model: PeftModel, source: Source) -> None:
     try:
         result = set_peft_model_state_dict(model, weights)
     except RuntimeError as error:
-        raise HfkitError(f"the adapter {source.path} does not fit its base {source.base}: {reason(error)}") from error
+        lines = " ".join(line.strip() for line in str(error).splitlines()[:2])  # the second names the weight
+        raise HfkitError(f"the adapter {source.path} does not fit its base {source.base}: {lines}") from error
     # a classifier has no use for what the adapter does to the head of a language model, nor the other way round
-    backbone = f"base_model.model.{model.get_base_model().base_model_prefix}."
-    unexpected = [name for name in result.unexpected_keys if name.startswith(backbone)]
+    backbone = f".{model.get_base_model().base_model_prefix}."
+    unexpected = [
+        name
+        for name in result.unexpected_keys
+        if not name.startswith(PREFIX) or backbone in f".{name.removeprefix(PREFIX)}"
+    ]
     if unexpected:
-        raise HfkitError(f"the adapter {source.path} does not fit its base {source.base}: {unexpected[:3]}")
+        shown = ", ".join(unexpected[:3])
+        raise HfkitError(
+            f"the adapter {source.path} does not fit its base {source.base}, which has no place for {shown}: save it "
+            "with PEFT's save_pretrained"
+        )
 
 
 def is_within(module: str, names: Iterable[str]) -> bool:
@@ -148,21 +138,35 @@ def require_same_base_weights(model: torch.nn.Module, source: Source, weights: d
         HfkitError: one of them was trained, so that the adapter stands on another base than its config says.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    parameters = {name.replace(".base_layer.", "."): parameter for name, parameter in base.named_parameters()}
+    named = [(name, one) for name, one in base.named_parameters() if not any(part in name for part in ADAPTED)]
+    parameters = {name.replace(".base_layer.", "."): parameter for name, parameter in named}
     whole = (*(source.adapter.get("modules_to_save") or ()), *CLASSIFIER_HEADS)
     copies = []
     for name, tensor in weights.items():
-        inner = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        inner = name.removeprefix(PREFIX).replace(".base_layer.", ".")
         parameter = parameters.get(inner)
         if parameter is None or parameter.dtype.itemsize == 1 or is_within(inner.rpartition(".")[0], whole):
             continue
-        if parameter.shape != tensor.shape or not torch.equal(tensor.to(parameter), parameter.data):
+        own = read_base_weight(source, inner) if parameter.is_meta else parameter.data
+        if parameter.shape != tensor.shape or (own is not None and not torch.equal(tensor.to(own), own)):
             raise HfkitError(
                 f"the adapter {source.path} does not fit its base {source.base}: it holds other weights for {inner}, "
                 "trained or resized without modules_to_save: merge it with PEFT, and take the result"
             )
         copies.append(name)
     return copies
+
+
+def read_base_weight(source: Source, name: str) -> torch.Tensor | None:
+    """Read one tensor of a base that is a folder; None where it is not in a file under this name."""
+    if not os.path.isdir(source.base):
+        return None
+    index = read_json(source.base, SAFE_WEIGHTS_INDEX_NAME) or {}
+    file = find_file(source.base, index.get("weight_map", {}).get(name, SAFE_WEIGHTS_NAME))
+    if file is None:
+        return None
+    with safe_open(file, "pt") as weights:
+        return weights.get_tensor(name) if name in weights.keys() else None
 
 
 def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:

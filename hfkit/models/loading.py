@@ -24,23 +24,17 @@ from hfkit.core.device import device, disable_cudnn_attention
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
-from hfkit.models.adapter_support import put_on_meta, require_supported
-from hfkit.models.adapters import (
-    CLASSIFIER_HEADS,
-    load_adapter,
-    load_adapter_weights,
-    lora_config,
-    merge_adapter,
-    require_reward_adapter,
-)
+from hfkit.models.adapter_shape import CLASSIFIER_HEADS, HEADS, fit_to_model, lora_config, on_meta
+from hfkit.models.adapter_support import require_supported
+from hfkit.models.adapters import load_adapter, load_adapter_weights, merge_adapter, require_reward_adapter
+from hfkit.models.classifiers import provide_classifier
+from hfkit.models.fitting import require_fitting
 from hfkit.models.quantization import prevent_packing, quantization_as_trained, quantization_of
-from hfkit.models.saving import mend_generation_config
+from hfkit.models.saving import mend_generation_config, require_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import base_identity
 from hfkit.records.source import Source
-
-HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
 
 
 def load_base(
@@ -65,12 +59,16 @@ def load_base(
             missing from them and would be random; or they cannot be read.
     """
     disable_cudnn_attention()
+    if head is AutoModelForCausalLM:
+        require_generation_config(path, revision)
     options = {"num_labels": 1} if head is AutoModelForSequenceClassification else {}
     folder = path if allow_pickle else local_folder(path, revision, MODEL_FILES)
     target = on or device()
     if quantization is not None or target.type == "cuda":  # loads onto the device without a copy on the CPU
         options["device_map"] = {"": target}
     try:
+        if head is AutoModelForSequenceClassification:
+            provide_classifier(cached_config(path, revision))
         with suppress_seqcls_warning():
             model, loaded = head.from_pretrained(
                 folder,
@@ -109,7 +107,7 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
     source = Source.of(config.model_name_or_path, config.model_revision)
     require_supported(source, to_merge=not config.use_peft, to_train=config.use_peft)
     model = load_base(source.base, source.base_revision, head=HEADS[task_type], **loading_options(config))
-    mend_generation_config(model, source.base, source.base_revision)
+    mend_generation_config(model, source.base)
     if not config.use_peft:
         if model.dtype.itemsize < 4:
             warn(
@@ -139,17 +137,8 @@ def add_trainable_adapter(model: PreTrainedModel, config, source: Source, task_t
         HfkitError: the adapter does not fit the base.
     """
     store_head_in_float32(model)
-    shape = lora_config(config, source, task_type)
-    if shape.modules_to_save:  # a language model's adapter may have trained its head, which a classifier lacks
-        modules = [name for name, _ in model.named_modules()]
-        shape.modules_to_save = [one for one in shape.modules_to_save if any(name.endswith(one) for name in modules)]
     try:
-        may_match_experts = bool(shape.target_parameters) or any(p.ndim == 3 for p in model.parameters())
-        if shape.lora_dropout and may_match_experts:
-            made = put_on_meta(replace(shape, lora_dropout=0.0), model.config, HEADS[task_type])
-            if made.peft_config["default"].target_parameters:
-                shape.lora_dropout = 0.0
-                say("lora_dropout: 0, since LoRA on the experts of a mixture has none")
+        shape = fit_to_model(lora_config(config, source, task_type), model)
         model = get_peft_model(model, shape)
     except ValueError as error:
         raise HfkitError(f"no adapter fits {source.base}: {reason(error)}: change lora_target_modules") from error
@@ -163,6 +152,21 @@ def add_trainable_adapter(model: PreTrainedModel, config, source: Source, task_t
         names = ", ".join(sorted({*(shape.modules_to_save or ())} - {*CLASSIFIER_HEADS}))
         warn(f"dtype: {config.dtype} trains {names} whole, in 16 bits, which round small updates away: set float32")
     return model
+
+
+def without_expert_dropout(config, task_type: TaskType = TaskType.CAUSAL_LM):
+    """Return a stage's config with `lora_dropout: 0` if its adapter matches experts of a mixture; no weights are read.
+
+    LoRA on experts has no dropout. The run's record and its checkpoints have to say what it trained with.
+    """
+    if not config.use_peft or not config.lora_dropout or config.model_name_or_path is None:
+        return config
+    source = Source.of(config.model_name_or_path, config.model_revision)
+    model = on_meta(cached_config(config.model_name_or_path, config.model_revision), HEADS[task_type])
+    if fit_to_model(lora_config(config, source, task_type), model).lora_dropout:
+        return config
+    say("lora_dropout: 0, since LoRA on the experts of a mixture has none")
+    return replace(config, lora_dropout=0.0)
 
 
 def load_policy(
@@ -182,6 +186,7 @@ def load_policy(
     """
     source = Source.of(path, revision, base)
     require_supported(source)
+    require_fitting(source)
     options.setdefault("quantization", quantization_as_trained(path, revision))
     model = load_base(source.base, source.base_revision, **options)
     if source.adapter:
@@ -218,6 +223,7 @@ def reward_source(path: str, revision: str = "main", base: str | None = None) ->
     if source.adapter is not None:
         require_supported(source)
         require_reward_adapter(source)
+        require_fitting(source, TaskType.SEQ_CLS)
         return source
     config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
     if config.num_labels != 1 or "ForSequenceClassification" not in str(config.architectures):

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from hfkit.core.console import warn
+from hfkit.core.errors import HfkitError, reason
 from hfkit.data.chat_template import turn_end_ids
 from hfkit.records.source import read_json
 
@@ -35,17 +37,23 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
         generation.save_pretrained(folder)
 
 
-def mend_generation_config(model: PreTrainedModel, path: str, revision: str = "main") -> None:
+def require_generation_config(path: str, revision: str = "main") -> None:
+    """Raise HfkitError if the generation config of a path cannot be read; Transformers would silently use defaults."""
+    settings = read_json(path, GENERATION_CONFIG_NAME, revision)
+    try:
+        GenerationConfig.from_dict(settings or {})
+    except Exception as error:  # its values may be of any type
+        remedy = "correct it, or remove the file"
+        raise HfkitError(f"the {GENERATION_CONFIG_NAME} of {path} is invalid: {reason(error)}: {remedy}") from error
+
+
+def mend_generation_config(model: PreTrainedModel, path: str) -> None:
     """Make the generation config of a model from `path` valid, and warn if it was not.
 
     Transformers loads an invalid one, but does not save it once an id in it has changed: training would be lost.
-
-    Raises:
-        HfkitError: the file is not JSON. Transformers would silently use defaults.
     """
     if not model.can_generate():
         return
-    read_json(path, "generation_config.json", revision)
     config = model.generation_config
     if is_valid_generation_config(config):
         return
@@ -57,7 +65,7 @@ def mend_generation_config(model: PreTrainedModel, path: str, revision: str = "m
             mended, dropped = sampling, dropped_then
     changes = ["do_sample: true added"] if mended.do_sample and not config.do_sample else []
     changes += [f"{name}: {settings[name]!r} removed" for name in dropped]
-    warn(f"the generation_config.json of {path} is invalid, so it is saved with changes: {', '.join(changes)}")
+    warn(f"the {GENERATION_CONFIG_NAME} of {path} is invalid, so it is saved with changes: {', '.join(changes)}")
     model.generation_config = mended
 
 

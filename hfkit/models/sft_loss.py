@@ -4,10 +4,10 @@ import sys
 
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import TrainableTokensWrapper
+from peft.utils import AuxiliaryTrainingWrapper
 from transformers import PreTrainedModel
 
-from hfkit.core.errors import HfkitError
+from hfkit.core.errors import ConfigError, Problem
 
 ROUTER_KEY = "router_aux_loss_coef"
 
@@ -19,26 +19,31 @@ def loss_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
     that not every mixture of experts has; `nll` is the same loss through the model's own forward pass.
 
     Raises:
-        HfkitError: a setting in `config.extra` asks for what the model cannot compute.
+        ConfigError: a setting in `config.extra` asks for what the model cannot compute.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     arguments: dict = {}
-    has_adapted_head = isinstance(base.get_output_embeddings(), (BaseTunerLayer, TrainableTokensWrapper))
-    if has_adapted_head and config.extra.get("use_liger_kernel"):
-        raise HfkitError("use_liger_kernel leaves out an adapter on the output head: remove it, or adapt other modules")
     text_config = base.config.get_text_config()
     coefficient = config.extra.get(ROUTER_KEY)
     is_mixture = getattr(text_config, "output_router_logits", None) is not None and coefficient != 0
     if is_mixture and not has_router_loss(base):
         if coefficient:
-            raise HfkitError(f"{ROUTER_KEY}: {coefficient}, but {type(base).__name__} has no router loss: remove it")
+            raise ConfigError(
+                [Problem(ROUTER_KEY, coefficient, f"{type(base).__name__} has no router loss: remove it")]
+            )
         arguments[ROUTER_KEY] = 0.0
         is_mixture = False
+    has_adapted_head = isinstance(base.get_output_embeddings(), (BaseTunerLayer, AuxiliaryTrainingWrapper))
     lacks_keys = not all(hasattr(text_config, key) for key in ("num_experts", "num_experts_per_tok"))
-    if has_adapted_head or (is_mixture and lacks_keys):
-        chosen = config.extra.get("loss_type", "chunked_nll")
-        arguments["loss_type"] = "nll" if chosen == "chunked_nll" else chosen
-    return arguments
+    if not has_adapted_head and not (is_mixture and lacks_keys):
+        return arguments
+    why = "leaves out the adapter on the output head" if has_adapted_head else "does not find the router's settings"
+    remedy = f"it {why} of this model: remove it"
+    if has_adapted_head and config.extra.get("use_liger_kernel"):
+        raise ConfigError([Problem("use_liger_kernel", True, remedy)])
+    if config.extra.get("loss_type") == "chunked_nll":
+        raise ConfigError([Problem("loss_type", "chunked_nll", f"{remedy}, or set nll")])
+    return {**arguments, "loss_type": config.extra.get("loss_type", "nll")}
 
 
 def has_router_loss(model: PreTrainedModel) -> bool:

@@ -31,7 +31,7 @@ class Source:
             base: where the adapter's base is now, in place of what its config says.
 
         Raises:
-            HfkitError: `base` is given for a full model, or is an adapter itself.
+            HfkitError: `base` is given for a full model; or the base is an adapter itself.
         """
         path, revision = split_revision(path, revision)
         adapter = read_json(path, ADAPTER_CONFIG, revision)
@@ -41,6 +41,11 @@ class Source:
             return cls(path, revision, path, revision, None)
         if base is None:
             base = adapter.get("base_model_name_or_path") or ""
+            if os.path.isdir(base) and read_json(base, ADAPTER_CONFIG) is not None:
+                raise HfkitError(
+                    f"the base of the adapter {path} is an adapter itself, {base}: merge that with `hfkit merge`, and "
+                    "set base_model_name_or_path in adapter_config.json to the result"
+                )
             return cls(path, revision, base, adapter.get("revision") or "main", adapter)
         if read_json(base, ADAPTER_CONFIG) is not None:
             raise HfkitError(f"{base} is an adapter: name the full model that {path} was trained on")

@@ -8,8 +8,9 @@ from transformers import PreTrainedModel
 
 from hfkit.config.stages import PPOConfig
 from hfkit.core.console import say
+from hfkit.models.adapter_shape import lora_config
 from hfkit.models.adapter_support import require_supported
-from hfkit.models.adapters import ADAPTED, load_adapter, lora_config
+from hfkit.models.adapters import ADAPTED, load_adapter
 from hfkit.models.loading import (
     add_trainable_adapter,
     load_base,
@@ -65,7 +66,7 @@ def load_roles(config: PPOConfig) -> Roles:
     policy: Model
     if why_not is None:
         base = load_base(source.base, source.base_revision, **loading_options(config)).requires_grad_(False)
-        mend_generation_config(base, source.base, source.base_revision)
+        mend_generation_config(base, source.base)
         classifier = classifier_over(base)
         policy = add_trainable_adapter(base, config, source, TaskType.CAUSAL_LM)
         why_not = None if classifier else f"{type(base).__name__} and its classifier have different backbones"

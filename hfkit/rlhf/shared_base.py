@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from hfkit.core.compat import copy_quantization
+from hfkit.models.classifiers import provide_classifier
 from hfkit.models.quantization import quantization_state
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
 
@@ -28,6 +29,7 @@ def classifier_over(base: PreTrainedModel) -> PreTrainedModel | None:
     """
     config = copy.deepcopy(base.config)
     config.num_labels = 1
+    provide_classifier(config)
     with torch.device("meta"):  # allocates no weights
         classifier = AutoModelForSequenceClassification.from_config(config)  # the copy keeps the attention in use
     prefix = classifier.base_model_prefix

@@ -19,7 +19,7 @@ from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.metrics.formulas import bits_per_byte, perplexity
 from hfkit.models.adapters import record_base
-from hfkit.models.loading import load_trainable
+from hfkit.models.loading import load_trainable, without_expert_dropout
 from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.stages.open_run import open_run
@@ -33,6 +33,7 @@ def main(config: PretrainConfig) -> Path:
     """Train the model and return the run's folder."""
     set_seed(config.seed)
     prepare_device(config)
+    config = without_expert_dropout(config)
     # Data
     tokenizer = load_stage_tokenizer(config)
     train_rows, test_rows, stats = load_splits(config, TEXT)

@@ -19,7 +19,8 @@ from hfkit.data.comparisons import COMPARISONS, encode_comparisons, encode_held_
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
-from hfkit.models.loading import load_trainable
+from hfkit.models.classifiers import describe_generic
+from hfkit.models.loading import load_trainable, without_expert_dropout
 from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.records.record import read_record
@@ -40,6 +41,7 @@ def main(config: RewardConfig) -> Path:
     """Train the reward model, or an adapter and a head, and return the run's folder."""
     set_seed(config.seed)
     prepare_device(config)
+    config = without_expert_dropout(config, TaskType.SEQ_CLS)
     # Data
     tokenizer = load_stage_tokenizer(config)
     train_rows, test_rows, stats = load_splits(config, COMPARISONS)
@@ -63,7 +65,7 @@ def main(config: RewardConfig) -> Path:
                 "set model_name_or_path to the output of `hfkit sft`"
             )
         model = load_trainable(config, TaskType.SEQ_CLS)
-        run.note(**record_base(model), reply_ending=reply_ending(tokenizer))
+        run.note(**record_base(model), **describe_generic(model), reply_ending=reply_ending(tokenizer))
         # Trainer
         arguments = trainer_arguments(
             config,

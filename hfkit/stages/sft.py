@@ -17,7 +17,7 @@ from hfkit.data.packing import pack_conversations, require_separation, separatin
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
-from hfkit.models.loading import load_trainable
+from hfkit.models.loading import load_trainable, without_expert_dropout
 from hfkit.models.saving import save_model
 from hfkit.models.sft_loss import loss_arguments
 from hfkit.models.tokenizers import load_stage_tokenizer
@@ -38,6 +38,7 @@ def main(config: SFTConfig) -> Path:
     """Train the model, or a LoRA adapter on it, and return the run's folder."""
     set_seed(config.seed)
     prepare_device(config)
+    config = without_expert_dropout(config)
     # Data
     tokenizer = load_stage_tokenizer(config)
     train_rows, test_rows, stats = load_splits(config, INSTRUCTIONS)

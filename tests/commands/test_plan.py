@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from meter import TensorMeter
+from peft import LoraConfig, get_peft_model
 from planned import CPU, FUNCTIONS, GPT2, LLAMA, LORA, ONE_BY_ONE, ROOT, ROWS, plan_8b, run
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -96,6 +97,28 @@ def test_weights_gradients_and_optimizer_are_those_that_are_allocated(stage_for,
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     assert plan.roles[0].weights == pytest.approx(tensor_bytes(frozen) + steps.weights, rel=0.01)
     assert plan.roles[0].parameters == pytest.approx(counted(model), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"rank_pattern": {"q_proj": 2}, "use_dora": True},
+        {"modules_to_save": ["lm_head", "embed_tokens"]},
+        {"layers_to_transform": [1, 2]},
+        {"target_parameters": ["self_attn.k_proj.weight"]},
+        {"trainable_token_indices": [5, 6]},
+    ],
+    ids=lambda shape: next(iter(shape)),
+)
+def test_an_adapter_of_any_shape_is_sized_as_peft_makes_it(shape, stage_for, llama, tokenizer, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    model = get_peft_model(model, LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": ["q_proj"], **shape}))
+    model.save_pretrained(tmp_path / "theirs")
+    tokenizer.save_pretrained(tmp_path / "theirs")
+    for name in ("sft", "reward"):
+        stage = stage_for(name, **LORA, model_name_or_path=str(tmp_path / "theirs"))
+        trained = [p for p in load_trainable(stage.config, stage.task).parameters() if p.requires_grad]
+        assert memory.weight_bytes(roles_of(stage)[0].trained) == tensor_bytes(trained)
 
 
 def counted(model) -> int:

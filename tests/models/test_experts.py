@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import hfkit
 from hfkit.commands.merge import merge
-from hfkit.core.errors import HfkitError
+from hfkit.core.errors import ConfigError
 from hfkit.records.record import read_record
 
 IDS = torch.arange(5, 21)[None]
@@ -74,7 +75,51 @@ def test_sft_trains_with_the_router_loss_that_a_model_has(model_type, use_peft, 
     assert read_record(folder)["status"] == "done"
 
 
-def test_a_router_loss_that_a_model_lacks_is_refused(mixture, run_stage, tmp_path):
+def test_a_router_loss_that_a_model_lacks_is_refused_before_loading(mixture, config_of, tmp_path):
     settings = {"model_name_or_path": mixture("glm4_moe"), "router_aux_loss_coef": 0.01}
-    with pytest.raises(HfkitError, match=r"router_aux_loss_coef: 0.01, but Glm4MoeForCausalLM has no router loss"):
-        run_stage("sft", tmp_path / "sft", **settings)
+    with pytest.raises(ConfigError, match=r"router_aux_loss_coef: 0.01 -> Glm4MoeForCausalLM has no router loss"):
+        config_of("sft", tmp_path / "sft", **settings)
+
+
+def test_the_record_has_the_dropout_that_experts_were_trained_with(mixture, run_stage, tmp_path):
+    folder = run_stage("sft", tmp_path / "sft", model_name_or_path=mixture("qwen3_moe"), lora_dropout=0.1)
+    assert read_record(folder)["config"]["lora_dropout"] == 0
+    assert LoraConfig.from_pretrained(folder).lora_dropout == 0
+
+
+def test_target_parameters_of_gpt_oss_go_through_the_chain(mixture, run_stage, tmp_path):
+    base = mixture("gpt_oss")
+    shape = {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=2, **shape))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.05
+    model.save_pretrained(tmp_path / "theirs")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "theirs")
+    start = {"model_name_or_path": str(tmp_path / "theirs")}
+    wanted = logits(tmp_path / "theirs")
+    assert not torch.allclose(wanted, logits(base), atol=1e-3)
+    assert torch.allclose(logits(run_stage("sft", tmp_path / "sft", **start, **STILL)), wanted, atol=1e-5)
+    reward = run_stage("reward", tmp_path / "reward", **start, **STILL)
+    ppo = run_stage("ppo", tmp_path / "ppo", **start, reward_model_path=str(reward), learning_rate=1e-9)
+    assert torch.allclose(logits(ppo), wanted, atol=1e-5)
+    merged = merge(str(ppo), tmp_path / "merged", "float32")
+    with torch.no_grad():
+        assert torch.allclose(AutoModelForCausalLM.from_pretrained(merged)(IDS).logits, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "gpt_oss"])
+def test_experts_beside_a_4_bit_base_go_through_the_chain_and_merge(model_type, mixture, run_stage, tmp_path):
+    """bitsandbytes quantizes linear layers, and leaves the tensors of experts as they are."""
+    bits = {"load_in_4bit": True}
+    sft = run_stage("sft", tmp_path / "sft", model_name_or_path=mixture(model_type), learning_rate=1e-2, **bits)
+    wanted = logits(sft)
+    reward = run_stage("reward", tmp_path / "reward", model_name_or_path=str(sft), **STILL, **bits)
+    models = {"model_name_or_path": str(sft), "reward_model_path": str(reward)}
+    ppo = run_stage("ppo", tmp_path / "ppo", **models, learning_rate=1e-9, **bits)
+    assert torch.allclose(logits(ppo), wanted, atol=1e-5)
+    merged = merge(str(ppo), tmp_path / "merged", "float32")
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "mixture"), ppo)
+    with torch.no_grad():
+        assert torch.allclose(AutoModelForCausalLM.from_pretrained(merged)(IDS).logits, plain(IDS).logits, atol=1e-5)

@@ -21,6 +21,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD
 from hfkit.core.interrupts import catch_interrupts
 from hfkit.models.adapters import load_adapter
+from hfkit.models.fitting import require_fitting
 from hfkit.models.generation import sampling_config, stop_ids, without_generation_defaults
 from hfkit.models.loading import is_classifier, load_base
 from hfkit.models.quantization import quantization_as_trained
@@ -137,6 +138,7 @@ class LoadedModels:
         """
         require_language_model(path, revision)
         source, quantization = Source.of(path, revision), quantization_as_trained(path, revision)
+        require_fitting(source)
         for base in self.bases:
             if source.adapter and base.has_quantization(quantization) and same_base(source, base.source):
                 return self.add_on(source, base)

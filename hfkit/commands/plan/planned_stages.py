@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from hfkit.commands.plan.shapes import Origin
 from hfkit.config.registry import STAGES, StageSpec
 from hfkit.core.errors import ConfigError, Problem, reason
-from hfkit.models.adapters import lora_config
+from hfkit.models.adapter_shape import lora_config
 from hfkit.models.tokenizers import cached_tokenizer, read_tokenizer
 from hfkit.records.source import Source
 from hfkit.stages.read_configs import read_configs

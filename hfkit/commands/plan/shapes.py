@@ -1,10 +1,11 @@
 """The shapes of a stage's models, built on torch's meta device: no weight is read and nothing is allocated."""
 
+import json
 from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
-from peft import LoraConfig, TaskType, get_peft_model
+from peft import LoraConfig, TaskType
 from peft.tuners.lora import LoraLayer
 from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
@@ -12,8 +13,8 @@ from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from hfkit.core.errors import ConfigError, Problem, reason
-from hfkit.models.adapters import lora_config
-from hfkit.models.loading import HEADS
+from hfkit.models.adapter_shape import HEADS, fit_to_model, get_on_meta, lora_config, on_meta
+from hfkit.models.adapters import ADAPTED
 from hfkit.models.score_head import store_head_in_float32
 from hfkit.records.source import Source
 
@@ -162,36 +163,32 @@ def shape_of(origin: Origin, task: TaskType, config, adapter: Source | None) -> 
     """Return the shape of a model that is trained in full, or under a LoRA adapter of the shape that `adapter` has."""
     lora = None
     if adapter is not None:
-        made = lora_config(config, adapter, task)
-        targets = made.target_modules or ()
-        lora = (made.r, targets if isinstance(targets, str) else tuple(sorted(targets)))
+        made = lora_config(config, adapter, task).to_dict()
+        lora = json.dumps(made, sort_keys=True, default=sorted)  # its sets
     dtype = "float32" if getattr(config, "model_config", None) else config.dtype  # a new model is made in fp32
     return build_shape(origin, task, dtype, quantized_bits(config), lora)
 
 
 @cache
-def build_shape(origin: Origin, task: TaskType, dtype: str, bits: int | None, lora: tuple | None) -> Shape:
+def build_shape(origin: Origin, task: TaskType, dtype: str, bits: int | None, lora: str | None) -> Shape:
     """Build the model, and its adapter, on the meta device.
+
+    Args:
+        lora: the adapter's configuration as JSON.
 
     The parts of a quantized base that are not quantized (embedding, norms, output head) stay in `dtype`.
 
     Raises:
         ConfigError: the architecture is unknown, or `lora_target_modules` matches nothing in it.
     """
-    config = type(origin.config).from_dict({**origin.config.to_dict(), "num_labels": 1})
     if dtype == "auto":
-        dtype = str(config.dtype or "float32").removeprefix("torch.")
+        dtype = str(origin.config.dtype or "float32").removeprefix("torch.")
     try:
-        with torch.device("meta"):
-            model = HEADS[task].from_config(config, dtype=getattr(torch, dtype))
-            quantized = quantized_weights(model) if bits else set()
-            if lora is not None:
-                store_head_in_float32(model)
-                rank, targets = lora
-                targets = targets if isinstance(targets, str) else list(targets)
-                heads = ["score"] if task == TaskType.SEQ_CLS else None
-                adapter = LoraConfig(task_type=task, r=rank, target_modules=targets, modules_to_save=heads)
-                model = get_peft_model(model, adapter)
+        model = on_meta(origin.config, HEADS[task], getattr(torch, dtype))
+        quantized = quantized_weights(model) if bits else set()
+        if lora is not None:
+            store_head_in_float32(model)
+            model = get_on_meta(model, fit_to_model(LoraConfig(**json.loads(lora)), model))
     except (ValueError, KeyError) as error:
         key = "model_name_or_path" if lora is None else "lora_target_modules"
         raise ConfigError([Problem(key, origin.source.path, f"cannot be built: {reason(error)}")]) from error
@@ -201,7 +198,7 @@ def build_shape(origin: Origin, task: TaskType, dtype: str, bits: int | None, lo
             tuple(parameter.shape),
             parameter.itemsize,
             parameter.requires_grad,
-            adapter=".lora_" in name or ".modules_to_save." in name,
+            adapter=any(part in name for part in ADAPTED),
             embedding=id(parameter) in embeddings,
             bits=bits if id(parameter) in quantized else None,
         )
@@ -229,7 +226,9 @@ def decoder_of(model) -> Decoder:
     mlp = getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None)
     mlp = mlp or getattr(config, "n_inner", None) or getattr(config, "ffn_dim", None) or 4 * hidden
     lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == config.num_hidden_layers]
-    modules = dict(lists[0][0].named_modules()) if lists else {}
+    layers = [dict(layer.named_modules()) for layer in (lists[0] if lists else ())]
+    # of the layer with the most adapters, where an adapter leaves some out
+    modules = max(layers, key=lambda layer: sum(isinstance(module, LoraLayer) for module in layer.values()), default={})
     adapted = [module for module in modules.values() if isinstance(module, LoraLayer)]
     linear = [m for name, m in modules.items() if isinstance(m, (torch.nn.Linear, Conv1D)) and ".lora_" not in name]
     return Decoder(

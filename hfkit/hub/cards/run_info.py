@@ -84,6 +84,11 @@ class RunInfo:
         return "".join(f", {name}={value!r}" for name, value in variables.items())
 
     @property
+    def generic_classifier(self) -> dict | None:
+        """The classifier to register before the model is loaded, see `describe_generic`; None if it is known."""
+        return self.record.get("generic_classifier")
+
+    @property
     def reward_sources(self) -> str:
         """One sentence on what scored the responses that it was trained on; "" where nothing did."""
         settings = self.record["config"]

@@ -3,11 +3,11 @@
 In a pipeline the model may not exist yet; it has the config of the model that the first stage starts from or makes.
 """
 
-from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as CLASSIFIERS
 from transformers import AutoConfig, PreTrainedConfig
 
 from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import Problem
+from hfkit.models.classifiers import has_classifier
 from hfkit.models.loading import cached_config
 from hfkit.rlhf.roles import shares_policy_vocabulary
 
@@ -31,9 +31,8 @@ def architecture_problems(config, model_config: PreTrainedConfig | None) -> list
         return []
     path, name = config.model_name_or_path, model_config.model_type
     problems = []
-    has_classifier = {type(model_config), type(model_config.get_text_config())} & {*CLASSIFIERS}
-    role = None if has_classifier else scoring_role(config)
-    if role:
+    role, is_scorer = scoring_role(config)
+    if role and not has_classifier(model_config, is_scorer):
         remedy = f"{role}: Transformers has none for {name}. Start from another architecture"
         if hasattr(config, "reward_model_path"):
             remedy += ", or set reward_model_path to a reward model of another one with the same vocabulary"
@@ -46,18 +45,21 @@ def architecture_problems(config, model_config: PreTrainedConfig | None) -> list
     return problems
 
 
-def scoring_role(config) -> str | None:
-    """Return what a stage needs a sequence classifier of its model's architecture for; None if it needs none."""
+def scoring_role(config) -> tuple[str | None, bool]:
+    """Return what a stage needs a classifier of its model's architecture for, and whether that learns to score.
+
+    None for a stage that needs none. A value model needs hidden states and a head alone.
+    """
     spec = spec_of_config(config)
     if spec is None or spec.makes == "reward model":
-        return spec and "a reward model is a sequence classifier"
+        return spec and "a reward model is a sequence classifier", True
     if spec.loop != "ppo":
-        return None
+        return None, False
     try:
         starts_from_reward = config.reward_model_path is not None and shares_policy_vocabulary(config)
     except Exception:  # one of the two is not there yet, or cannot be read, which other checks report
-        return None
-    return None if starts_from_reward else "PPO's value model is a sequence classifier"
+        return None, False
+    return None if starts_from_reward else "PPO's value model is a sequence classifier", False
 
 
 def length_problems_within(config, limit: int | None) -> list[Problem]:

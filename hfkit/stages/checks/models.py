@@ -16,6 +16,7 @@ from hfkit.records.source import ADAPTER_CONFIG, Source
 from hfkit.stages.checks.architecture import MODEL_KEYS, length_problems_within
 from hfkit.stages.checks.files import template_name
 from hfkit.stages.checks.rules import broken_rules
+from hfkit.stages.checks.start import checkpoint_problems
 
 MODEL_CONFIGS = ("config.json", ADAPTER_CONFIG)
 ADAPTER_KEYS = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_target_modules": "target_modules"}
@@ -70,6 +71,8 @@ def start_problems(config) -> list[Problem]:
         faults = [] if is_folder else [base_fault(Source.of(path, revision))]  # path_problems looks into folders
         if is_classifier(path, revision) and (spec is None or spec.makes != "reward model"):
             faults.append("a classifier, as reward models are: start from a language model")
+        if not problems and not any(faults):
+            problems += checkpoint_problems(config)
     except HfkitError as error:
         faults = [str(error)]
     return problems + [Problem(key, path, fault, keys=MODEL_KEYS) for fault in faults if fault]

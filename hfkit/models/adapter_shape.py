@@ -1,0 +1,86 @@
+"""The shape of an adapter that a stage trains: its LoRA configuration, and what of a model it matches."""
+
+import copy
+from dataclasses import replace
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+
+from hfkit.config.fields import DEFAULT_LORA_RANK
+from hfkit.models.classifiers import provide_classifier
+from hfkit.records.source import Source
+
+HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
+CLASSIFIER_HEADS = ("classifier", "score")  # what peft trains whole in each classifier
+SHAPE = ("target_modules", "exclude_modules", "target_parameters", "rank_pattern", "alpha_pattern", "use_dora")
+SHAPE += ("lora_bias", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "trainable_token_indices")
+SHAPE += ("ensure_weight_tying",)
+"""What a trainable copy of an adapter takes over from it as it is."""
+
+
+def lora_config(config, source: Source, task_type: TaskType) -> LoraConfig:
+    """Return the LoRA configuration of a stage: that of the adapter at `source` if there is one, else the config's."""
+    start = source.adapter or {}
+    rank = start.get("r") or config.lora_r or DEFAULT_LORA_RANK
+    # peft adds a classifier's head only if the task type says that it is one
+    whole = ["score"] if task_type == TaskType.SEQ_CLS else []
+    whole += [name for name in start.get("modules_to_save") or [] if name not in CLASSIFIER_HEADS]
+    shape = {name: start[name] for name in SHAPE if start.get(name) is not None}
+    if not start:
+        shape = {"target_modules": config.lora_target_modules or "all-linear"}
+    return LoraConfig(
+        task_type=task_type,
+        r=rank,
+        lora_alpha=start.get("lora_alpha") or config.lora_alpha or 2 * rank,
+        lora_dropout=config.lora_dropout,
+        use_rslora=start.get("use_rslora", config.use_rslora),
+        modules_to_save=whole or None,
+        **{"target_modules": [], **shape},
+    )
+
+
+def fit_to_model(shape: LoraConfig, model: PreTrainedModel) -> LoraConfig:
+    """Return the configuration as a model can take it.
+
+    An adapter of a language model may have trained its head whole, which a classifier lacks. LoRA on the experts of a
+    mixture has no dropout.
+
+    Raises:
+        ValueError: it matches nothing, or PEFT cannot adapt what it matches.
+    """
+    shape = copy.deepcopy(shape)
+    if shape.modules_to_save:
+        modules = [name for name, _ in model.named_modules()]
+        shape.modules_to_save = [one for one in shape.modules_to_save if any(name.endswith(one) for name in modules)]
+    may_match_experts = bool(shape.target_parameters) or any(p.ndim == 3 for p in model.parameters())
+    if shape.lora_dropout and may_match_experts:
+        bare = on_meta(model.config, HEADS[shape.task_type])
+        made = get_on_meta(bare, replace(shape, lora_dropout=0.0))
+        if made.peft_config["default"].target_parameters:
+            shape.lora_dropout = 0.0
+    return shape
+
+
+def on_meta(config: PreTrainedConfig, head: type, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Return a model without weights; a classifier has one label.
+
+    Args:
+        head: the auto class of the model.
+    """
+    config = copy.deepcopy(config)  # the model sets further attributes on it
+    if head is AutoModelForSequenceClassification:
+        config.num_labels = 1
+        provide_classifier(config)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return head.from_config(config, dtype=dtype)
+
+
+def get_on_meta(model: PreTrainedModel, shape: LoraConfig) -> PeftModel:
+    """Return a model without weights under an adapter, to learn what the adapter matches.
+
+    Raises:
+        ValueError: it matches nothing, or PEFT cannot adapt what it matches.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return get_peft_model(model, copy.deepcopy(shape))

@@ -1,0 +1,92 @@
+"""Sequence classifiers for architectures that have none in Transformers: its generic head on their backbone."""
+
+from dataclasses import is_dataclass
+from typing import get_args, get_type_hints
+
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_layers import GenericForSequenceClassification
+
+
+def provide_classifier(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """Make `AutoModelForSequenceClassification` know the architecture of a config, in this process.
+
+    Returns:
+        its classifier: Transformers' own, or else a generic one; None if none can be made.
+    """
+    known = {type(config), type(config.get_text_config())} & {*MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING}
+    if known:
+        return MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[known.pop()]
+    prefix = backbone_name(config)
+    if prefix is None:
+        return None
+    pretrained = architecture_class(MODEL_MAPPING[type(config)])
+    name = f"{pretrained.__name__.removesuffix('PreTrainedModel')}ForSequenceClassification"
+    content = {"base_model_prefix": prefix, "config_class": type(config), "is_generic": True}
+    content["__module__"] = pretrained.__module__  # where Transformers looks for what an architecture supports
+    classifier = type(name, (GenericForSequenceClassification, pretrained), content)
+    # without exist_ok, no class is registered for a config of Transformers
+    AutoModelForSequenceClassification.register(type(config), classifier, exist_ok=True)
+    return classifier
+
+
+def has_classifier(config: PreTrainedConfig, to_score: bool = True) -> bool:
+    """Return whether there is a classifier for the architecture of a config, of its own or a generic one.
+
+    Args:
+        to_score: whether its own forward pass must compute scores, as a reward model's does in training; the generic
+            one reads `past_key_values` of its backbone, which most recurrent ones do not return.
+    """
+    classifier = provide_classifier(config)
+    if classifier is None or not is_generic(classifier) or not to_score:
+        return classifier is not None
+    result = get_type_hints(MODEL_MAPPING[type(config)].forward).get("return")
+    returned = [one for one in (result, *get_args(result)) if is_dataclass(one)]
+    return any(hasattr(one, "past_key_values") for one in returned)
+
+
+def is_generic(classifier: type) -> bool:
+    """Return whether a class is a classifier of `provide_classifier`, which plain Transformers does not know."""
+    return getattr(classifier, "is_generic", False)
+
+
+def describe_generic(model: torch.nn.Module) -> dict:
+    """Return what a record says about a classifier that plain Transformers has to be told of; {} for any other.
+
+    Returns:
+        {"generic_classifier": its name, base_model_prefix, and the modules and names of its base and its config}.
+    """
+    classifier = type(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    if not is_generic(classifier):
+        return {}
+    classes = {"base": classifier.__bases__[1], "config": classifier.config_class}
+    described = {key: [one.__module__, one.__name__] for key, one in classes.items()}
+    facts = {"name": classifier.__name__, "base_model_prefix": classifier.base_model_prefix, **described}
+    return {"generic_classifier": facts}
+
+
+def architecture_class(backbone: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """Return the class from which all models of an architecture inherit."""
+    classes = [one for one in backbone.__mro__ if issubclass(one, PreTrainedModel) and one is not PreTrainedModel]
+    return classes[-1]
+
+
+def backbone_name(config: PreTrainedConfig) -> str | None:
+    """Return the name that the backbone of an architecture has in its language model; None if it has none of its own.
+
+    Checkpoints of the language model name their weights so.
+    """
+    backbone = MODEL_MAPPING.get(type(config), None)
+    if backbone is None or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return None
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        children = AutoModelForCausalLM.from_config(config).named_children()
+    return next((name for name, child in children if type(child) is backbone), None)

@@ -1,0 +1,64 @@
+"""Checks, before the weights of a base are loaded, what would otherwise fail after it: how an adapter fits the base."""
+
+import warnings
+
+from peft import PeftModel, TaskType
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from hfkit.core.errors import HfkitError, reason
+from hfkit.models.adapter_shape import HEADS, fit_to_model, get_on_meta, lora_config, on_meta
+from hfkit.models.adapter_support import training_fault
+from hfkit.models.adapters import load_adapter_weights
+from hfkit.records.source import Source
+
+
+class NewAdapter:
+    """The settings of an adapter that starts from another: none of its own."""
+
+    lora_r, lora_alpha, lora_dropout, use_rslora, lora_target_modules = None, None, 0.0, False, None
+
+
+def model_on_meta(path: str, config: PreTrainedConfig, task_type: TaskType) -> PreTrainedModel:
+    """Return the model of a path without weights.
+
+    Raises:
+        HfkitError: its config makes no such model.
+    """
+    if getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", None) is False:
+        raise HfkitError(f"a {config.model_type} is no causal language model: start from a decoder, such as a llama")
+    try:
+        return on_meta(config, HEADS[task_type])
+    except Exception as error:  # a config may hold anything
+        raise HfkitError(f"{path} makes no model that can be trained here: {reason(error)}") from error
+
+
+def adapter_on_meta(model: PreTrainedModel, config, source: Source, task_type: TaskType) -> PeftModel:
+    """Return a model without weights under the adapter that a stage trains.
+
+    Raises:
+        HfkitError: no such adapter fits, or that at `source` does not fit its base.
+    """
+    try:
+        adapted = get_on_meta(model, fit_to_model(lora_config(config, source, task_type), model))
+    except (ValueError, TypeError, KeyError) as error:  # what peft raises for a shape that it cannot make
+        remedy = "merge it with PEFT, and take the result" if source.adapter else "change lora_target_modules"
+        raise HfkitError(f"no adapter of this shape fits {source.base}: {reason(error)}: {remedy}") from error
+    if source.adapter:
+        with warnings.catch_warnings():  # torch says that weights are not copied onto the meta device
+            warnings.simplefilter("ignore")
+            load_adapter_weights(adapted, source)
+    return adapted
+
+
+def require_fitting(source: Source, task_type: TaskType = TaskType.CAUSAL_LM) -> None:
+    """Raise HfkitError if an adapter does not fit its base; reads the adapter's weights, and none of a model.
+
+    An adapter of a shape that hfkit opens but does not train on is left to PEFT.
+    """
+    if source.adapter is None or training_fault(source.adapter) is not None:
+        return
+    try:
+        config = AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)
+    except (OSError, ValueError):  # loading the base reports it
+        return
+    adapter_on_meta(model_on_meta(source.base, config, task_type), NewAdapter, source, task_type)

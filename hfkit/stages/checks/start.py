@@ -1,0 +1,45 @@
+"""Validates what a stage starts from, on a model without weights: its files, its adapter, and the loss."""
+
+from peft import TaskType
+
+from hfkit.config.registry import spec_of_config
+from hfkit.config.stages import SFTConfig
+from hfkit.core.errors import ConfigError, HfkitError, Problem
+from hfkit.models.classifiers import has_classifier
+from hfkit.models.fitting import adapter_on_meta, model_on_meta, require_fitting
+from hfkit.models.loading import cached_config
+from hfkit.models.saving import require_generation_config
+from hfkit.models.sft_loss import loss_arguments
+from hfkit.records.source import Source
+from hfkit.stages.checks.architecture import MODEL_KEYS
+
+
+def checkpoint_problems(config) -> list[Problem]:
+    """Return problems of the files of the model that a stage starts from, and of the adapter that it puts on it."""
+    spec = spec_of_config(config)
+    is_classifier = spec is not None and spec.makes == "reward model"
+    task_type = TaskType.SEQ_CLS if is_classifier else TaskType.CAUSAL_LM
+    source = Source.of(config.model_name_or_path, config.model_revision)
+    key, keys = "model_name_or_path", ("use_peft", *MODEL_KEYS)
+    if config.use_peft and source.adapter is None and config.lora_target_modules:
+        key = "lora_target_modules"
+    try:
+        model_config = cached_config(config.model_name_or_path, config.model_revision)
+    except (OSError, ValueError):  # loading the model reports it
+        return []
+    if is_classifier and not has_classifier(model_config):  # `architecture_problems` reports it
+        return []
+    try:
+        require_generation_config(source.base, source.base_revision)
+        model = model_on_meta(source.base, model_config, task_type)
+        if config.use_peft:
+            model = adapter_on_meta(model, config, source, task_type)
+        else:
+            require_fitting(source, task_type)
+        if isinstance(config, SFTConfig):
+            loss_arguments(model, config)
+    except ConfigError as error:
+        return error.problems
+    except HfkitError as error:
+        return [Problem(key, getattr(config, key), str(error), keys=keys)]
+    return []
