@@ -18,7 +18,8 @@ from hfkit.core.errors import HfkitError, reason
 from hfkit.core.explain_errors import explain_file_error
 from hfkit.core.file_types import file_type, suffix_of
 from hfkit.data.csv_rows import csv_arguments
-from hfkit.data.json_rows import exact_rows
+from hfkit.data.json_rows import exact_rows, shape_of
+from hfkit.data.json_shapes import row_features
 from hfkit.data.progress import progress_bars
 
 
@@ -36,12 +37,13 @@ def builder_arguments(path: Path) -> dict | None:
     """Return the arguments of `load_dataset` for a single file, or None if it cannot be read.
 
     Raises:
-        ValueError: JSON without an object; its reader crashes on lines that are all `null`.
+        ValueError: JSON that cannot be read, or without an object.
     """
-    kind, is_text = builder_of(path), path.suffix in (".json", ".jsonl", ".gz")
-    if kind == "json" and is_text and not any(b"{" in line for line in iter_lines(path)):
-        raise ValueError("none of its lines is an object")
+    kind = builder_of(path)
+    if kind == "json":
+        return {"path": kind, "data_files": escape(str(path)), "features": row_features(shape_of([path]))}
     options = csv_arguments(path) if kind == "csv" and path.stat().st_size else {}
+    options = {"encoding": "utf-8-sig"} if kind == "text" else options
     return {"path": kind, "data_files": escape(str(path)), **options} if kind else None
 
 
@@ -58,9 +60,8 @@ def read_rows(source: dict) -> Dataset:
     try:
         if arguments := builder_arguments(path):
             with progress_bars(0):
-                rows = datasets.load_dataset(**arguments, split=split)
-                if arguments["path"] == "json":
-                    rows = exact_rows(path, rows.features, split) or rows
+                exact = exact_rows([path], shape_of([path]), split) if arguments["path"] == "json" else None
+                rows = datasets.load_dataset(**arguments, split=split) if exact is None else exact
         elif is_saved(path):
             saved = datasets.load_from_disk(str(path))
             splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
@@ -79,7 +80,7 @@ def read_rows(source: dict) -> Dataset:
 
 def read_error(path: Path, error: Exception) -> HfkitError:
     """Return the error for a data set that cannot be read."""
-    is_text = builder_of(path) in ("json", "text")
+    is_text = builder_of(path) in ("json", "text", "csv")
     cause = "it is empty" if is_empty(path) else find_broken_line(path) if is_text else None
     full_cache = explain_file_error(error)  # the cache, to which its rows are written
     return full_cache or HfkitError(f"cannot read the data set {path}: {cause or reason(error)}")

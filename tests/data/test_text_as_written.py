@@ -12,7 +12,6 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.comparisons import COMPARISONS
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS
-from hfkit.data.json_rows import CHUNK_BYTES
 from hfkit.data.sources import load_entry
 
 LOOKS = {
@@ -24,6 +23,7 @@ LOOKS = {
     "leading zeros": ["007", "042", "000", "01", "02", "03", "04", "05"],
     "words": ["None", "null", "nan", "NA", "True", "true", "N/A", "inf"],
 }
+CHUNK_BYTES = 10 << 20  # what the reader of `datasets` infers types from at once
 STREAMS = pytest.mark.parametrize("stream", [{}, {"streaming": True, "rows": 8}], ids=["file", "stream"])
 
 
