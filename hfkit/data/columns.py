@@ -121,11 +121,11 @@ def shadowed_columns(rows: Dataset, wanted: list[str]) -> dict[str, str]:
         order += (("response", ["completion"]),)
     else:
         return {}
-    full = [(first, names) for first, names in order if is_full(rows, first)]
+    full = [(first, names) for first, names in order if has_values(rows, first)]
     return {name: first for first, names in full[::-1] for name in names if name in rows.column_names}
 
 
-def is_full(rows: Dataset, column: str) -> bool:
+def has_values(rows: Dataset, column: str) -> bool:
     """Return whether each row has a value in a column that is not empty."""
     if column not in rows.column_names:
         return False

@@ -190,8 +190,11 @@ def normalize_row(row: dict, parsed: list[str], columns: list[str]) -> dict:
 
 
 def as_messages_list(value: object) -> object:
-    """Return one message as a list of it, and anything else as it is."""
-    return [value] if isinstance(value, dict) else value
+    """Return one message as a list of it, JSON text beside messages as its messages, and anything else as it is."""
+    value = [value] if isinstance(value, dict) else value
+    if isinstance(value, list) and len(value) == 1 and role_of_first(value) == TEXT_ROLE:
+        return parse_messages(value[0]["content"]) or value
+    return value
 
 
 def usual_messages(value: object, text_role: str) -> object:

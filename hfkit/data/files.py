@@ -17,8 +17,8 @@ from datasets import Dataset
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.explain_errors import explain_file_error
 from hfkit.core.file_types import file_type, suffix_of
-from hfkit.data.csv_rows import csv_arguments
-from hfkit.data.json_rows import exact_rows, shape_of
+from hfkit.data.file_sets import file_options, read_data_set, read_files
+from hfkit.data.json_rows import json_shape
 from hfkit.data.json_shapes import row_features
 from hfkit.data.progress import progress_bars
 
@@ -40,15 +40,12 @@ def builder_arguments(path: Path) -> dict | None:
         ValueError: JSON that cannot be read, or without an object.
     """
     kind = builder_of(path)
-    if kind == "json":
-        return {"path": kind, "data_files": escape(str(path)), "features": row_features(shape_of([path]))}
-    options = csv_arguments(path) if kind == "csv" and path.stat().st_size else {}
-    options = {"encoding": "utf-8-sig"} if kind == "text" else options
+    options = {"features": row_features(json_shape([path]))} if kind == "json" else file_options(kind, path)
     return {"path": kind, "data_files": escape(str(path)), **options} if kind else None
 
 
-def read_rows(source: dict) -> Dataset:
-    """Return all rows of a file, a saved data set or a data set on the Hub.
+def read_rows(source: dict) -> tuple[Dataset, bool]:
+    """Return all rows of a file, a saved data set or a data set on the Hub, and whether they are the text of a CSV.
 
     Args:
         source: arguments of `load_dataset`, `path` and `split` among them.
@@ -58,24 +55,24 @@ def read_rows(source: dict) -> Dataset:
     """
     path, split = Path(source["path"]), source["split"]
     try:
-        if arguments := builder_arguments(path):
+        kind = builder_of(path)
+        if kind:
             with progress_bars(0):
-                exact = exact_rows([path], shape_of([path]), split) if arguments["path"] == "json" else None
-                rows = datasets.load_dataset(**arguments, split=split) if exact is None else exact
+                rows, is_csv = read_files(kind, [path], split), kind == "csv"
         elif is_saved(path):
             saved = datasets.load_from_disk(str(path))
             splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
             if split not in splits:
                 raise ValueError(f"a saved data set is read by whole splits: {[*splits]}, not {split!r}")
-            rows = splits[split]
+            rows, is_csv = splits[split], False
         else:
-            rows = datasets.load_dataset(**source)
+            rows, is_csv = read_data_set(source)
         rows.data.validate(full=True)  # the JSON reader accepts bytes that are not UTF-8
         if not len(rows):
             raise ValueError(f"the split {split!r} has no rows")
     except Exception as error:  # the readers raise errors of many types
         raise read_error(path, error) from error
-    return rows
+    return rows, is_csv
 
 
 def read_error(path: Path, error: Exception) -> HfkitError:
@@ -114,7 +111,7 @@ def find_broken_line(path: Path) -> str | None:
                     if row is not None and not isinstance(row, dict):
                         return f"line {number}: it is not an object"
                     json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is not text
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 return f"line {number}: {reason(error)}"
     except (OSError, EOFError) as error:
         return reason(error)

@@ -22,7 +22,7 @@ GUESSED_TYPES = ("timestamp", "date", "time", "duration")  # prefixes of the nam
 NEXT_VALUE = re.compile(r"\s*")
 
 
-def shape_of(paths: list[Path]) -> dict:
+def json_shape(paths: list[Path]) -> dict:
     """Return the shape of the rows of JSON files; it is kept in the cache of `datasets`.
 
     Raises:
@@ -50,7 +50,7 @@ def exact_rows(paths: list[Path], shape: dict, split: str = "train") -> Dataset 
     """Return the rows of JSON files with each text as it is written, or None if `datasets` reads them so.
 
     Args:
-        shape: as `shape_of` returns it.
+        shape: as `json_shape` returns it.
         split: `train`, with optional slicing.
     """
     if shape["is_by_line"] and is_plain(shape):
@@ -84,8 +84,10 @@ def iter_json_rows(path: Path, *, numbers_as_text: bool = False) -> Iterator[dic
 
     Raises:
         ValueError: the file is not JSON or not UTF-8, or it holds anything but objects (and texts in a list).
+        RecursionError: values lie in too many others.
     """
     options = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), str) if numbers_as_text else {}
+    options |= {"object_pairs_hook": unique_keys} if numbers_as_text else {}
     if has_row_per_line(path):
         with open_text(path) as stream:
             for number, line in enumerate(stream, 1):
@@ -116,6 +118,19 @@ def has_row_per_line(path: Path) -> bool:
         return not isinstance(json.loads(first), list)
     except ValueError:
         return not first.lstrip().startswith(("[", "{"))
+
+
+def unique_keys(pairs: list[tuple[str, object]]) -> dict:
+    """Return an object from its keys and values.
+
+    Raises:
+        ValueError: a key is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"an object has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return found
 
 
 def as_row(value: object, place: str) -> dict:

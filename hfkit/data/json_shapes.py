@@ -10,7 +10,7 @@ from datasets import Features, LargeList, List, Value
 
 from hfkit.data.conversions import JSON, TEXT_ROLE
 
-TEXTS, NUMBERS = {"text", "date", "arguments"}, {"int", "float"}
+NUMBERS = {"int", "float"}
 # Fields of which a turn of a conversation has one.
 ROLE_FIELDS = ("role", "from")
 

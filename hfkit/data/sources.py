@@ -140,13 +140,13 @@ def read_source(
     numbers |= {test.column for test in keep if test.is_numeric}
     texts = ({columns.get(column, column) for column in reads} | {*reads}) - numbers - {*needed}
     arguments = load_arguments(entry, recipe)
-    is_csv = builder_of(Path(arguments["path"])) == "csv"
     if entry.streaming:
+        is_csv = builder_of(Path(arguments["path"])) == "csv"
         used = {name for expression in columns.values() for name in expression_columns(expression)}
         used |= {*columns.values(), *reads, *needed, *(test.column for test in keep)}
         rows, left_out, names = take_rows(entry, arguments, sorted(used), keep, seed)
         return (with_numbers(rows, texts, numbers) if is_csv else rows), left_out, names
-    rows = read_rows(arguments)
+    rows, is_csv = read_rows(arguments)
     rows = with_numbers(rows, texts, numbers) if is_csv else rows
     for test in keep:
         require_column(rows, test.column, "keep", entry.card)

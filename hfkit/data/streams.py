@@ -10,9 +10,9 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import code_hash
 from hfkit.data.cards import Keep, passes
-from hfkit.data.csv_rows import cell_value
+from hfkit.data.csv_rows import CSV_OPTIONS, cell_value
 from hfkit.data.files import builder_arguments, is_saved, read_error
-from hfkit.data.json_rows import exact_rows, shape_of
+from hfkit.data.json_rows import exact_rows, json_shape
 from hfkit.data.messages import iter_strings
 from hfkit.data.progress import progress_bars
 
@@ -47,10 +47,13 @@ def take_rows(
     try:
         arguments = builder_arguments(path) or {name: value for name, value in source.items() if name != "split"}
         builder = datasets.load_dataset_builder(**arguments)
+        if builder.name == "csv" and arguments["path"] != "csv":  # of a data set on the Hub
+            arguments |= CSV_OPTIONS
+            builder = datasets.load_dataset_builder(**arguments)
         stream = builder.as_streaming_dataset()
         if split not in stream:
             raise ValueError(f"a stream is read by whole splits: {[*stream]}, not {split!r}")
-        shape = shape_of([path]) if arguments["path"] == "json" else None
+        shape = json_shape([path]) if arguments["path"] == "json" else None
         exact = shape and exact_rows([path], shape)
         plan = {
             "source": arguments,

@@ -106,6 +106,24 @@ def test_a_text_file_keeps_its_lines_without_a_byte_order_mark(read):
     assert rows["text"][:] == ["one ", "007\x0cx\x85y", "  "]
 
 
+REFUSED_JSON = {
+    "a key twice": '{"prompt": "2024-01-01", "response": "a", "response": "b"}\n',
+    "values in too many others": '{"prompt": "q", "x": ' + "[" * 100_000 + "]" * 100_000 + "}\n",
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED_JSON)
+def test_json_that_has_no_one_value_is_refused(read, kind):
+    with pytest.raises(HfkitError, match=r"the key 'response' twice|line 1: RecursionError"):
+        read(REFUSED_JSON[kind])
+
+
+def test_messages_as_json_beside_messages_are_messages(read):
+    rows = [{"prompt": "q", "chosen": json.dumps([says("a")]), "rejected": [says("b")]}]
+    rows += [{"prompt": "q", "chosen": [says("c")], "rejected": [says("d")]}]
+    assert read(rows, COMPARISONS).rows["chosen"][:] == [[says("a")], [says("c")]]
+
+
 REFUSED_CSV = {
     "more cells than names": ("prompt,response\na,b,c\n", "more cells than its header has names"),
     "semicolons": ("prompt;response\na, b;c\n", "separated by ';': save it with commas"),
