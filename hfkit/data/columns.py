@@ -35,6 +35,14 @@ INPUT_WORDS |= {"situation", "system", "task", "title", "topic", "user"}
 DESCRIBING_WORDS = {"count", "hash", "id", "ids", "idx", "index", "lang", "language", "length", "len", "model", "name"}
 DESCRIBING_WORDS |= {"score", "source", "tokens", "type", "url"}
 
+SPELLINGS = {
+    "messages": ("conversations", "conversation", "dialogue", "turns"),
+    "prompt": ("instruction", "question", "query", "input"),
+    "response": ("output", "answer"),
+    "text": ("content", "document"),
+}
+"""Usual names of columns under other names, in lowercase."""
+
 MAY_MATTER = "not read, though it may belong to the model's input:"
 """How the line about such columns begins."""
 
@@ -169,6 +177,20 @@ def suggested_mapping(inputs: list[str], mapped: dict[str, str | None]) -> str:
     elif prompts:
         parts.append(f'{column}: "' + "\\n\\n".join(texts) + '"')
     return ", ".join(parts)
+
+
+def likely_mapping(available: list[str], wanted: list[str]) -> str:
+    """Return the text of a mapping to a stage's columns by the usual names of others, or of one to fill in."""
+    names = {name.lower(): name for name in available}
+    found = {one: next((names[name] for name in (one, *SPELLINGS.get(one, ())) if name in names), "") for one in wanted}
+    found = {column: name for column, name in found.items() if name}
+    if "messages" in found:
+        found = {"messages": found["messages"]}
+    elif "prompt" in found:
+        found.pop("text", None)
+    if found.get("prompt", "").lower() == "instruction" and "input" in names:
+        found["prompt"] = f'"{{{names["instruction"]}}}\\n\\n{{{names["input"]}}}"'
+    return ", ".join(f"{column}: {name}" for column, name in found.items()) or f"{wanted[0]}: YOUR_COLUMN"
 
 
 def check_prompt(rows: Dataset, unread: list[str], mapped: dict[str, str], label: str) -> None:

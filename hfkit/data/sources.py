@@ -15,6 +15,7 @@ from hfkit.data.columns import (
     card_columns,
     check_prompt,
     form_columns,
+    likely_mapping,
     mapped_columns,
     shadowed_columns,
     unread_columns,
@@ -96,7 +97,7 @@ def read_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
     if not present:
         raise HfkitError(
             f"{label} has the columns {available}, and none that this stage reads ({reads}); map them: "
-            "datasets: [{path: ..., columns: {" + wanted[0] + ": YOUR_COLUMN}}]"
+            "datasets: [{path: ..., columns: {" + likely_mapping(available, wanted) + "}}]"
         )
     if wanted == ["prompt"]:
         present += [column for column in TEMPLATE_COLUMNS if column in rows.column_names and column not in needed]

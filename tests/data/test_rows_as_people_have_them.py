@@ -248,6 +248,28 @@ def test_values_that_would_be_printed_as_python_are_refused(read, kind):
         read(rows, **entry)
 
 
+NAMED = {
+    "capitals": ({"Prompt": "q", "Response": "a"}, INSTRUCTIONS, "{prompt: Prompt, response: Response}"),
+    "questions": ({"question": "q", "answer": "a"}, INSTRUCTIONS, "{prompt: question, response: answer}"),
+    "conversations": ({"conversations": [], "id": 1}, INSTRUCTIONS, "{messages: conversations}"),
+    "documents": ({"content": "c"}, TEXT, "{text: content}"),
+    "alpaca": (
+        {"instruction": "i", "input": "", "output": "o"},
+        INSTRUCTIONS,
+        '{prompt: "{instruction}\\n\\n{input}", response: output}',
+    ),
+    "others": ({"a": "c"}, TEXT, "{text: YOUR_COLUMN}"),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_columns_under_other_names_are_refused_with_their_mapping(read, kind):
+    row, wanted, mapping = NAMED[kind]
+    with pytest.raises(HfkitError) as refused:
+        read([row], wanted)
+    assert str(refused.value).endswith(f"columns: {mapping}}}]")
+
+
 def test_a_path_in_the_home_folder_is_read_from_python_too(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     Path(tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
