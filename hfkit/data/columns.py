@@ -157,7 +157,10 @@ def unread_notes(unread: list[str], mapped: dict[str, str | None]) -> list[str]:
     inputs = [name for name in unread if may_be_input(name)]
     notes = [f"columns that are not read: {', '.join(unread)}"] if unread else []
     if inputs:
-        advice = f"map what the model should read, such as columns: {{{suggested_mapping(inputs, mapped)}}}"
+        mapping = suggested_mapping(inputs, mapped)
+        advice = f"map what the model should read, such as columns: {{{mapping}}}"
+        if "messages" in mapped and "prompt:" in mapping:
+            advice = "write what the model should read into the messages"
         notes.append(f"{MAY_MATTER} {', '.join(inputs)}: {advice}")
     return notes
 

@@ -7,6 +7,9 @@ from datasets import Dataset
 from hfkit.core.console import say, warn
 from hfkit.data.columns import MAY_MATTER, unread_notes
 
+LEFT_ROLES = "roles that are left to the chat template, and not trained on:"
+"""How the line about unknown roles begins."""
+
 
 @dataclass
 class LoadedSource:
@@ -43,11 +46,11 @@ class LoadedSource:
         notes = unread_notes(self.unread, self.mapped)
         notes += [f"{MAY_MATTER} {name}: each row is read from its {first}" for name, first in self.shadowed.items()]
         notes += [f"roles under other names are read as usual: {renamed}"] if renamed else []
-        notes += [f"roles that are left to the chat template, and not trained on: {unknown}"] if unknown else []
+        notes += [f"{LEFT_ROLES} {unknown}"] if unknown else []
         begun = ", ".join(self.repeated)
         return notes + ([f"each {begun} begins with its prompt, which is read once"] if begun else [])
 
     def report(self) -> None:
         """Print the notes, and warn of columns that may matter."""
         for note in self.notes():
-            (warn if note.startswith(MAY_MATTER) else say)(f"{self.label}: {note}")
+            (warn if note.startswith((MAY_MATTER, LEFT_ROLES)) else say)(f"{self.label}: {note}")

@@ -206,6 +206,8 @@ def test_the_advice_for_unread_columns_keeps_what_is_read(read):
     assert 'columns: {prompt: "{context}\\n\\n{prompt}"}' in notes[1]
     notes = read([{"text": "q", "title": "c"}], TEXT).notes()
     assert 'columns: {text: "{title}\\n\\n{text}"}' in notes[1]
+    notes = read([{"messages": TURNS, "context": "c"}]).notes()
+    assert notes[1].endswith("context: write what the model should read into the messages")
     rows = read([{"prompt": "q", "context": "c"}], PROMPTS, columns={"prompt": "{context}\n\n{prompt}"}).rows
     assert rows["prompt"][:] == ["c\n\nq"]
 
