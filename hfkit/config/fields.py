@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import yaml
 
 from hfkit.core.file_types import FILE_TYPES
+from hfkit.core.home import expand_home
 from hfkit.core.hub_ids import split_revision
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -41,6 +42,10 @@ class DatasetEntry:
     rows: int | None = arg(None, help="maximum number of its rows")
     tokens: int | None = arg(None, help="maximum number of its tokens")
     streaming: bool = arg(False, help="stream the data: download only what rows or tokens need")
+
+    def __post_init__(self) -> None:
+        """Expand `~` in paths that code gives; those of a YAML and of flags are expanded before."""
+        self.path, self.card = expand_home(self.path), expand_home(self.card)
 
 
 @dataclass(kw_only=True)

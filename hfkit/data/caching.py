@@ -30,6 +30,8 @@ ROW_MODULES = (
     "conversions",
     "encoding",
     "faults",
+    "json_shapes",
+    "message_texts",
     "messages",
     "rendering",
     "reply_tokens",

@@ -2,6 +2,8 @@
 
 import re
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from hfkit.config.fields import DatasetEntry
@@ -25,11 +27,21 @@ INPUT_WORDS |= {
     "instructions",
     "messages",
     "passage",
+    *("abstract", "background", "choices", "code", "doc", "docs", "evidence", "facts", "hypothesis", "knowledge"),
+    *("options", "paragraph", "premise", "schema", "sentence", "story", "table"),
 }
 INPUT_WORDS |= {"persona", "post", "problem", "prompt", "prompts", "query", "question", "questions", "request"}
 INPUT_WORDS |= {"situation", "system", "task", "title", "topic", "user"}
 DESCRIBING_WORDS = {"count", "hash", "id", "ids", "idx", "index", "lang", "language", "length", "len", "model", "name"}
 DESCRIBING_WORDS |= {"score", "source", "tokens", "type", "url"}
+
+SPELLINGS = {
+    "messages": ("conversations", "conversation", "dialogue", "turns"),
+    "prompt": ("instruction", "question", "query", "input"),
+    "response": ("output", "answer"),
+    "text": ("content", "document"),
+}
+"""Usual names of columns under other names, in lowercase."""
 
 MAY_MATTER = "not read, though it may belong to the model's input:"
 """How the line about such columns begins."""
@@ -103,26 +115,85 @@ def may_be_input(name: str) -> bool:
     return bool(words) and words[-1] not in DESCRIBING_WORDS and bool(INPUT_WORDS & {*words})
 
 
-def unread_notes(unread: list[str]) -> list[str]:
-    """Return a line that names the unread columns, and one for those that may belong to the input, if there are any."""
+def shadowed_columns(rows: Dataset, wanted: list[str]) -> dict[str, str]:
+    """Return the columns that no row is read from: {column: the one that each row has, and that comes first}.
+
+    Args:
+        rows: with the stage's columns.
+        wanted: the columns that the stage reads.
+    """
+    if wanted == ["prompt"]:
+        order = (("prompt", ["messages"]),)
+    elif "response" in wanted:
+        order = (("messages", ["prompt", "response", "completion", "text"]), ("prompt", ["text"]))
+        order += (("response", ["completion"]),)
+    else:
+        return {}
+    full = [(first, names) for first, names in order if has_values(rows, first)]
+    return {name: first for first, names in full[::-1] for name in names if name in rows.column_names}
+
+
+def has_values(rows: Dataset, column: str) -> bool:
+    """Return whether each row has a value in a column that is not empty."""
+    if column not in rows.column_names:
+        return False
+    values = rows.select_columns([column]).with_format("arrow")[:][column]
+    kind = values.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        lengths = pc.list_value_length(values)
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        lengths = pc.binary_length(values)
+    else:
+        return False
+    return values.null_count == 0 and bool(pc.all(pc.greater(lengths, 0)).as_py())
+
+
+def unread_notes(unread: list[str], mapped: dict[str, str | None]) -> list[str]:
+    """Return a line that names the unread columns, and one for those that may belong to the input, if there are any.
+
+    Args:
+        mapped: the stage's columns that are read -> the data set's, None if it is not mapped.
+    """
     inputs = [name for name in unread if may_be_input(name)]
     notes = [f"columns that are not read: {', '.join(unread)}"] if unread else []
     if inputs:
-        advice = f"map what the model should read, such as columns: {{{suggested_mapping(inputs)}}}"
+        mapping = suggested_mapping(inputs, mapped)
+        advice = f"map what the model should read, such as columns: {{{mapping}}}"
+        if "messages" in mapped and "prompt:" in mapping:
+            advice = "write what the model should read into the messages"
         notes.append(f"{MAY_MATTER} {', '.join(inputs)}: {advice}")
     return notes
 
 
-def suggested_mapping(inputs: list[str]) -> str:
-    """Return the text of a mapping of columns that belong to the input."""
-    systems = [name for name in inputs if "system" in name.lower()]
+def suggested_mapping(inputs: list[str], mapped: dict[str, str | None]) -> str:
+    """Return the text of a mapping of columns that belong to the input, beside those that are read already."""
+    column = next((name for name in ("prompt", "text") if name in mapped), "prompt")
+    systems = [name for name in inputs if "system" in name.lower() and column != "text"]
     prompts = [name for name in inputs if name not in systems and name != "prompt"] or [*{"prompt"} & {*inputs}]
     parts = [f"system: {systems[0]}"] if systems else []
-    if len(prompts) == 1:
-        parts.append(f"prompt: {prompts[0]}")
+    read = mapped.get(column) or column
+    texts = [f"{{{name}}}" for name in prompts]
+    read = (read if "{" in read else f"{{{read}}}").replace("\n", "\\n")
+    texts += [read] if column in mapped and prompts else []
+    if len(prompts) == len(texts) == 1:
+        parts.append(f"{column}: {prompts[0]}")
     elif prompts:
-        parts.append('prompt: "' + "\\n\\n".join(f"{{{name}}}" for name in prompts) + '"')
+        parts.append(f'{column}: "' + "\\n\\n".join(texts) + '"')
     return ", ".join(parts)
+
+
+def likely_mapping(available: list[str], wanted: list[str]) -> str:
+    """Return the text of a mapping to a stage's columns by the usual names of others, or of one to fill in."""
+    names = {name.lower(): name for name in available}
+    found = {one: next((names[name] for name in (one, *SPELLINGS.get(one, ())) if name in names), "") for one in wanted}
+    found = {column: name for column, name in found.items() if name}
+    if "messages" in found:
+        found = {"messages": found["messages"]}
+    elif "prompt" in found:
+        found.pop("text", None)
+    if found.get("prompt", "").lower() == "instruction" and "input" in names:
+        found["prompt"] = f'"{{{names["instruction"]}}}\\n\\n{{{names["input"]}}}"'
+    return ", ".join(f"{column}: {name}" for column, name in found.items()) or f"{wanted[0]}: YOUR_COLUMN"
 
 
 def check_prompt(rows: Dataset, unread: list[str], mapped: dict[str, str], label: str) -> None:
@@ -142,6 +213,6 @@ def check_prompt(rows: Dataset, unread: list[str], mapped: dict[str, str], label
     if inputs := [name for name in unread if may_be_input(name)]:
         raise HfkitError(
             f"{label}: chosen and rejected have no column prompt, and it may be in {', '.join(inputs)}. Map it: "
-            f"datasets: [{{path: {label}, columns: {{{suggested_mapping(inputs)}}}}}]. If both replies begin "
+            f"datasets: [{{path: {label}, columns: {{{suggested_mapping(inputs, {})}}}}}]. If both replies begin "
             "with their prompt, map them: columns: {chosen: chosen, rejected: rejected}"
         )

@@ -3,55 +3,64 @@
 `read_entry` does it for every source, so all stages and verbs see the same rows.
 """
 
-import json
 from collections.abc import Iterator
 from functools import partial, reduce
 
 import datasets
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import map_rows
-from hfkit.data.concatenation import TEXT_ROLES, common_feature, message_list
+from hfkit.data.concatenation import common_feature, message_list
 from hfkit.data.conversions import JSON, MESSAGES, TEXT_ROLE, item_fields
+from hfkit.data.json_shapes import ROLE_FIELDS
+from hfkit.data.message_texts import TEXTS, check_texts, is_json_text, iter_column_texts, parse_messages, parse_reply
 from hfkit.data.messages import RenderError, normalize_message, without_nulls
 
 SYSTEM = "system"
 """The column whose text becomes the system message of a row."""
 REPLY_COLUMNS = ("chosen", "rejected", "response", "completion", "replies")
 CONVERSATION_COLUMNS = ("messages", "prompt", *REPLY_COLUMNS)
-ROLE_FIELDS = ("role", "from")
 ROLE_PATTERN = r'[{,]\s*"(?:role|from)"\s*:\s*"(?P<role>[^"\\]*)"'
 """Finds the role in the JSON of a message; within a text, its quotes would be escaped."""
-USUAL_ROLES = dict.fromkeys(("user", "human"), "user") | {"system": "system", "tool": "tool"}
-USUAL_ROLES |= dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "ai"), "assistant")
+USUAL_ROLES = dict.fromkeys(("user", "human", "prompter"), "user") | {"system": "system", "tool": "tool"}
+USUAL_ROLES |= dict.fromkeys(("assistant", "gpt", "chatgpt", "chatbot", "bot", "model", "ai"), "assistant")
 """The usual name of each spelling of a role, in lowercase."""
-TEXTS = (Value("string"), Value("large_string"))
 
 
 def normalize_conversations(rows: Dataset, label: str) -> tuple[Dataset, dict[str, str]]:
-    """Return the rows with conversations in one shape, and the roles that were renamed: {spelling: role}.
+    """Return the rows with conversations in one shape, and the roles that have no usual name: {spelling: role}.
 
     - Messages that are given as their JSON text are parsed, and turns of {from, value} become messages.
-    - Roles get their usual names (`USUAL_ROLES`); unknown roles are kept.
+    - One message in place of a list is a list of it.
+    - Roles get their usual names (`USUAL_ROLES`); unknown roles are kept, and stand for themselves.
     - The column `system` becomes the first message. A row whose `system` is empty gets none.
     - If replies are whole conversations, the messages up to the prompt become the prompt, so that it is asked once.
 
     Raises:
-        HfkitError: there is a system column, but no prompt that it could precede.
+        HfkitError: there is a system column, but no prompt that it could precede, or it is no text; or texts that look
+            like messages cannot be parsed.
     """
     columns = [column for column in CONVERSATION_COLUMNS if column in rows.column_names]
     parsed = [column for column in columns if is_json_text(rows, column)]
     listed = [column for column in columns if column in parsed or is_conversation(rows.features[column])]
+    check_texts(rows, [column for column in columns if column not in parsed], label)
     roles = [role for column in listed for role in find_roles(rows, column, column in parsed)]
-    renamed = {role: usual_role(role) for role in dict.fromkeys(roles) if role != usual_role(role)}
-    turns = [column for column in listed if has_field(rows.features[column], "from")]
+    unusual = {role: usual_role(role) for role in dict.fromkeys(roles) if role != TEXT_ROLE}
+    unusual = {role: usual for role, usual in unusual.items() if role != usual or role not in USUAL_ROLES}
+    turns = [column for column in listed if column not in parsed and has_turns(rows, column)]
+    turns += [column for column in listed if is_single(rows.features[column], column)]
     has_system, is_whole = SYSTEM in rows.column_names, "prompt" in columns and {*listed} & {*REPLY_COLUMNS}
-    if not (parsed or renamed or turns or has_system or is_whole or TEXT_ROLE in roles):
-        return rows, {}
-    types = {column: conversation_feature(rows.features[column], column in parsed) for column in listed}
+    is_renamed = any(role != usual for role, usual in unusual.items())
+    if not (parsed or is_renamed or turns or has_system or is_whole or TEXT_ROLE in roles):
+        return rows, unusual
+    types = {column: as_list(rows.features[column], column) for column in listed}
+    types = {column: conversation_feature(kind, column in parsed) for column, kind in types.items()}
     if has_system:
+        if rows.features[SYSTEM] not in (*TEXTS, Value("null")):
+            raise HfkitError(f"{label}: the column 'system' holds {rows.features[SYSTEM]}, and should hold text")
         first = [column for column in ("messages", "prompt") if column in columns and column in ("prompt", *listed)]
         first = first or [column for column in ("chosen", "rejected") if column in listed]
         if not first:
@@ -63,46 +72,29 @@ def normalize_conversations(rows: Dataset, label: str) -> tuple[Dataset, dict[st
         types["prompt"] = joined_feature([types.get("prompt", MESSAGES), *replies])
     features = Features({**{name: kind for name, kind in rows.features.items() if name != SYSTEM}, **types})
     function = partial(normalize_row, parsed=parsed, columns=[*types])
-    return map_rows(rows, function, features=features, remove_columns=[SYSTEM] if has_system else []), renamed
+    return map_rows(rows, function, features=features, remove_columns=[SYSTEM] if has_system else []), unusual
 
 
 def is_conversation(kind) -> bool:
-    """Return whether a column of this type holds messages, or lists of them."""
-    is_mixed = isinstance(getattr(kind, "feature", kind), JSON)  # texts in some rows, messages in others
-    return is_mixed or any(has_field(kind, name) for name in ROLE_FIELDS)
+    """Return whether a column of this type holds messages, lists of them, or one message."""
+    item = kind
+    while isinstance(item, (List, datasets.LargeList)):
+        item = item.feature
+    is_mixed = isinstance(item, JSON)  # texts in some rows, messages in others
+    return is_mixed or (isinstance(item, dict) and bool({*ROLE_FIELDS} & item.keys()))
 
 
-def has_field(kind, name: str) -> bool:
-    """Return whether the items of a list, or of a list of lists, have this field."""
-    return isinstance(kind, (List, datasets.LargeList)) and (name in item_fields(kind) or has_field(kind.feature, name))
+def is_single(kind, column: str) -> bool:
+    """Return whether each conversation of a column is one message in place of a list."""
+    kind = kind.feature if column == "replies" and isinstance(kind, (List, datasets.LargeList)) else kind
+    return isinstance(kind, dict) or (column == "replies" and isinstance(kind, JSON))
 
 
-def is_json_text(rows: Dataset, column: str) -> bool:
-    """Return whether all texts of a column are the JSON of messages; of `messages`, whether any is."""
-    kind = rows.features[column]
-    kind = kind.feature if column == "replies" and isinstance(kind, List) else kind
-    if kind not in TEXTS:
-        return False
-    found = (parse_messages(text) is not None for text in iter_column_texts(rows, column) if text)
-    return any(found) if column == "messages" else next(found, False) and all(found)
-
-
-def iter_column_texts(rows: Dataset, column: str) -> Iterator[str | None]:
-    """Yield the texts of a column, also those in its lists."""
-    for row in rows.select_columns([column]):
-        yield from row[column] if isinstance(row[column], list) else [row[column]]
-
-
-def parse_messages(text: str) -> list | None:
-    """Return the messages that a JSON text holds, or None if it holds anything else."""
-    if not text.lstrip().startswith("["):
-        return None
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return None
-    is_message = [isinstance(one, dict) and bool({*ROLE_FIELDS} & one.keys()) for one in found]
-    return found if is_message and all(is_message) else None
+def as_list(kind, column: str):
+    """Return the type of a column once each of its conversations is a list."""
+    if not is_single(kind, column):
+        return kind
+    return List(List(kind.feature)) if column == "replies" else List(kind)
 
 
 def find_roles(rows: Dataset, column: str, is_parsed: bool) -> list[str]:
@@ -114,15 +106,29 @@ def find_roles(rows: Dataset, column: str, is_parsed: bool) -> list[str]:
     if isinstance(kind, JSON):
         found = dict.fromkeys(role for row in rows.select_columns([column]) for role in iter_roles(row[column]))
         return [*found]
-    values = rows.select_columns([column]).with_format("arrow")[:][column]
-    while isinstance(kind, (List, datasets.LargeList)):
-        values, kind = pc.list_flatten(values), kind.feature
+    values, kind = flat_messages(rows, column)
     if isinstance(kind, JSON):
         texts = pc.cast(values, "string")
         roles = [pc.struct_field(pc.extract_regex(texts, ROLE_PATTERN), "role")]
     else:
         roles = [pc.struct_field(values, name) for name in ROLE_FIELDS if name in kind and kind[name] in TEXTS]
     return [role for one in roles for role in pc.unique(one).to_pylist() if role]
+
+
+def has_turns(rows: Dataset, column: str) -> bool:
+    """Return whether a column has turns of {from, value}."""
+    values, kind = flat_messages(rows, column)
+    if isinstance(kind, JSON):
+        return bool(pc.any(pc.match_substring(pc.cast(values, "string"), '"from"')).as_py())
+    return "from" in kind
+
+
+def flat_messages(rows: Dataset, column: str) -> tuple[pa.ChunkedArray, object]:
+    """Return the messages of a column without the lists that they are in, and their type."""
+    values, kind = rows.select_columns([column]).with_format("arrow")[:][column], rows.features[column]
+    while isinstance(kind, (List, datasets.LargeList)):
+        values, kind = pc.list_flatten(values), kind.feature
+    return values, kind
 
 
 def iter_roles(value: object) -> Iterator[str]:
@@ -172,7 +178,8 @@ def normalize_row(row: dict, parsed: list[str], columns: list[str]) -> dict:
         value = row[column]
         if column in parsed:
             value = [parse_reply(one) for one in value or []] if column == "replies" else parse_reply(value)
-        found[column] = usual_messages(value, TEXT_ROLES.get(column, "user"))
+        value = [as_messages_list(one) for one in value or []] if column == "replies" else as_messages_list(value)
+        found[column] = usual_messages(value, "assistant" if column in REPLY_COLUMNS else "user")
     for column in {"prompt"} & {*columns}:
         found[column] = message_list(found[column] or [], "user")
     if row.get(SYSTEM):
@@ -182,9 +189,12 @@ def normalize_row(row: dict, parsed: list[str], columns: list[str]) -> dict:
     return found
 
 
-def parse_reply(text: str | None) -> list | None:
-    """Return the messages in a JSON text; for other texts [None], whose row every stage drops."""
-    return text and (parse_messages(text) or [None])
+def as_messages_list(value: object) -> object:
+    """Return one message as a list of it, JSON text beside messages as its messages, and anything else as it is."""
+    value = [value] if isinstance(value, dict) else value
+    if isinstance(value, list) and len(value) == 1 and role_of_first(value) == TEXT_ROLE:
+        return parse_messages(value[0]["content"]) or value
+    return value
 
 
 def usual_messages(value: object, text_role: str) -> object:

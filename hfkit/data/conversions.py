@@ -69,7 +69,12 @@ def expression_feature(expression: str, features: Features):
         if match[2] not in fields:
             raise ValueError(f"{match[1]!r} is not a list of items with {match[2]!r}: {features[match[1]]}")
         return List(fields[match[2]])
-    return Value("string") if PLACEHOLDER.search(expression) else features[expression]
+    if not PLACEHOLDER.search(expression):
+        return features[expression]
+    for name in expression_columns(expression):
+        if not isinstance(features[name], Value):
+            raise ValueError(f"braces need text, and {name!r} holds {features[name]}")
+    return Value("string")
 
 
 def item_fields(kind) -> dict:
@@ -131,8 +136,9 @@ def shared_prompt_text(chosen: str, rejected: str) -> str:
 
 def sharegpt(row: dict) -> dict:
     """Return `messages` from turns of {from, value}; an unknown role stays as it is, and the template may reject it."""
-    turns = [(turn.get("from"), turn.get("value")) for turn in row["messages"] or []]
-    return {"messages": [{"role": SHAREGPT_ROLES.get(role, role), "content": value} for role, value in turns]}
+    names = {"from": "role", "value": "content"}
+    turns = [{names.get(name, name): value for name, value in turn.items()} for turn in row["messages"] or []]
+    return {"messages": [turn | {"role": SHAREGPT_ROLES.get(turn.get("role"), turn.get("role"))} for turn in turns]}
 
 
 def group_by_prompt(rows: Dataset) -> Dataset:
@@ -165,7 +171,10 @@ def converted_features(name: str, features: Features) -> dict:
     if name == "shared_prompt":
         return {"prompt": features["chosen"], "chosen": features["chosen"], "rejected": features["rejected"]}
     if name == "sharegpt":
-        return {"messages": MESSAGES}
+        names, fields = {"from": "role", "value": "content"}, item_fields(features["messages"])
+        is_mixed = not fields  # turns of which only some have a field
+        turns = {names.get(name, name): kind for name, kind in fields.items()}
+        return {"messages": features["messages"] if is_mixed else List(turns)}
     return {column: MESSAGES for column in ("prompt", "chosen", "rejected") if features.get(column) == Value("string")}
 
 

@@ -15,8 +15,18 @@ NUMBER = r"^-?(0|[1-9][0-9]{0,14})(\.(0|[0-9]{0,14}[1-9]))?$"
 
 
 def csv_arguments(path: Path) -> dict:
-    """Return the arguments of `load_dataset` that read every cell of a CSV file as text."""
-    names = pandas.read_csv(path, nrows=0, encoding="utf-8", **CSV_OPTIONS).columns
+    """Return the arguments of `load_dataset` that read every cell of a CSV file as text.
+
+    Raises:
+        ValueError: the rows have more cells than the header, or the header is not separated by commas.
+    """
+    first = pandas.read_csv(path, nrows=1, dtype=str, encoding="utf-8", **CSV_OPTIONS)
+    names = first.columns
+    separator = next((one for one in ";\t|" if len(names) == 1 and one in str(names[0])), None)
+    if separator:
+        raise ValueError(f"its columns are separated by {separator!r}: save it with commas")
+    if not isinstance(first.index, pandas.RangeIndex):  # pandas would shift the names by a column
+        raise ValueError(f"its rows have more cells than its header has names ({', '.join(map(str, names))})")
     return {**CSV_OPTIONS, "features": Features({str(name): Value("string") for name in names})}
 
 

@@ -17,8 +17,9 @@ from datasets import Dataset
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.explain_errors import explain_file_error
 from hfkit.core.file_types import file_type, suffix_of
-from hfkit.data.csv_rows import csv_arguments
-from hfkit.data.json_rows import exact_rows
+from hfkit.data.file_sets import file_options, read_data_set, read_files
+from hfkit.data.json_rows import json_shape
+from hfkit.data.json_shapes import row_features
 from hfkit.data.progress import progress_bars
 
 
@@ -36,17 +37,15 @@ def builder_arguments(path: Path) -> dict | None:
     """Return the arguments of `load_dataset` for a single file, or None if it cannot be read.
 
     Raises:
-        ValueError: JSON without an object; its reader crashes on lines that are all `null`.
+        ValueError: JSON that cannot be read, or without an object.
     """
-    kind, is_text = builder_of(path), path.suffix in (".json", ".jsonl", ".gz")
-    if kind == "json" and is_text and not any(b"{" in line for line in iter_lines(path)):
-        raise ValueError("none of its lines is an object")
-    options = csv_arguments(path) if kind == "csv" and path.stat().st_size else {}
+    kind = builder_of(path)
+    options = {"features": row_features(json_shape([path]))} if kind == "json" else file_options(kind, path)
     return {"path": kind, "data_files": escape(str(path)), **options} if kind else None
 
 
-def read_rows(source: dict) -> Dataset:
-    """Return all rows of a file, a saved data set or a data set on the Hub.
+def read_rows(source: dict) -> tuple[Dataset, bool]:
+    """Return all rows of a file, a saved data set or a data set on the Hub, and whether they are the text of a CSV.
 
     Args:
         source: arguments of `load_dataset`, `path` and `split` among them.
@@ -56,30 +55,29 @@ def read_rows(source: dict) -> Dataset:
     """
     path, split = Path(source["path"]), source["split"]
     try:
-        if arguments := builder_arguments(path):
+        kind = builder_of(path)
+        if kind:
             with progress_bars(0):
-                rows = datasets.load_dataset(**arguments, split=split)
-                if arguments["path"] == "json":
-                    rows = exact_rows(path, rows.features, split) or rows
+                rows, is_csv = read_files(kind, [path], split), kind == "csv"
         elif is_saved(path):
             saved = datasets.load_from_disk(str(path))
             splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
             if split not in splits:
                 raise ValueError(f"a saved data set is read by whole splits: {[*splits]}, not {split!r}")
-            rows = splits[split]
+            rows, is_csv = splits[split], False
         else:
-            rows = datasets.load_dataset(**source)
+            rows, is_csv = read_data_set(source)
         rows.data.validate(full=True)  # the JSON reader accepts bytes that are not UTF-8
         if not len(rows):
             raise ValueError(f"the split {split!r} has no rows")
     except Exception as error:  # the readers raise errors of many types
         raise read_error(path, error) from error
-    return rows
+    return rows, is_csv
 
 
 def read_error(path: Path, error: Exception) -> HfkitError:
     """Return the error for a data set that cannot be read."""
-    is_text = builder_of(path) in ("json", "text")
+    is_text = builder_of(path) in ("json", "text", "csv")
     cause = "it is empty" if is_empty(path) else find_broken_line(path) if is_text else None
     full_cache = explain_file_error(error)  # the cache, to which its rows are written
     return full_cache or HfkitError(f"cannot read the data set {path}: {cause or reason(error)}")
@@ -113,7 +111,7 @@ def find_broken_line(path: Path) -> str | None:
                     if row is not None and not isinstance(row, dict):
                         return f"line {number}: it is not an object"
                     json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is not text
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 return f"line {number}: {reason(error)}"
     except (OSError, EOFError) as error:
         return reason(error)

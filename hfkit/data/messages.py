@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 Messages = list[dict]
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """The names of the field of a message that holds its thinking; Transformers passes it under each to the template."""
+TRAIN_FIELDS = ("weight", "train", "training", "trainable", "loss")
+"""Fields of a message that say whether it is trained on: 0 or 1, false or true."""
+PART_FIELDS = ("train_detail", "training_detail")
 
 
 class RenderError(ValueError):
@@ -52,6 +55,8 @@ def normalize_message(message: dict) -> dict:
     """
     if isinstance(message.get("content"), list):
         message = message | {"content": "".join(map(part_text, message["content"]))}
+    if not isinstance(message.get("content"), (str, type(None))):
+        raise RenderError("with content that is not text")
     if message.get("tool_calls") is None:
         return message
     message = without_nulls(message)
@@ -92,14 +97,17 @@ def reasoning_of(message: dict) -> str | None:
 
 
 def is_trained(message: dict) -> bool:
-    """Return whether the assistant's message is trained on; one with the weight 0 is not.
+    """Return whether the assistant's message is trained on; one with `weight: 0` or `train: false` is not.
 
     Raises:
-        RenderError: the weight is neither 0 nor 1.
+        RenderError: such a field is neither 0 nor 1, or says which part of the message is trained on.
     """
-    if message.get("weight") not in (None, 0, 1):
-        raise RenderError("with a message whose weight is neither 0 nor 1")
-    return message["role"] == "assistant" and message.get("weight") != 0
+    given = {name: message[name] for name in TRAIN_FIELDS if message.get(name) is not None}
+    if wrong := next((name for name, value in given.items() if value not in (0, 1)), None):
+        raise RenderError(f"with a message whose {wrong} is neither 0 nor 1")
+    if any(message.get(name) for name in PART_FIELDS):
+        raise RenderError("with a message of which a part is trained on (train_detail)")
+    return message["role"] == "assistant" and 0 not in given.values()
 
 
 def part_text(part: object) -> str:

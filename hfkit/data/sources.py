@@ -1,6 +1,5 @@
 """Load a source of rows: one entry of a config's `datasets`, from a file, a folder or the Hub."""
 
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -8,19 +7,18 @@ import datasets
 from datasets import Dataset
 
 from hfkit.config.fields import DatasetEntry
-from hfkit.core.console import say, warn
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import Versioned, code_hash, map_rows
 from hfkit.data.cards import Recipe, passes, recipe_of, source_split, split_file
 from hfkit.data.columns import (
-    MAY_MATTER,
     TEMPLATE_COLUMNS,
     card_columns,
     check_prompt,
     form_columns,
+    likely_mapping,
     mapped_columns,
+    shadowed_columns,
     unread_columns,
-    unread_notes,
 )
 from hfkit.data.conversations import CONVERSATION_COLUMNS, REPLY_COLUMNS, SYSTEM, normalize_conversations
 from hfkit.data.conversions import (
@@ -37,45 +35,14 @@ from hfkit.data.conversions import (
 from hfkit.data.csv_rows import with_numbers
 from hfkit.data.files import builder_of, read_rows
 from hfkit.data.json_rows import has_guess
+from hfkit.data.loaded_source import LoadedSource
 from hfkit.data.progress import progress_bars
+from hfkit.data.repeated_prompts import without_repeated_prompts
 from hfkit.data.streams import take_rows
 
 # Prompts are read from a column, from conversations, or from pairs that begin alike. Replies may hold their beginning.
 PROMPT_SOURCES = ["prompt", "messages", *REPLY_COLUMNS, *TEMPLATE_COLUMNS]
 NUMERIC_COLUMNS = ("margin", "ranks", "scores")  # all other columns hold text or messages
-
-
-@dataclass
-class LoadedSource:
-    """The rows of one entry, and what a reader of the run should know of them.
-
-    Attributes:
-        left_out: number of rows that its card's `keep` left out.
-        unread: columns of the data set that are not read.
-        roles: roles that were renamed: {spelling: role}.
-    """
-
-    rows: Dataset
-    label: str
-    left_out: int = 0
-    unread: list[str] = field(default_factory=list)
-    roles: dict[str, str] = field(default_factory=dict)
-
-    def stats(self) -> dict:
-        """Return the statistics for the record, without those that are empty."""
-        return {name: value for name in ("left_out", "unread", "roles") if (value := getattr(self, name))}
-
-    def notes(self) -> list[str]:
-        """Return lines about columns that are not read, about those that may matter, and about renamed roles."""
-        renamed = ", ".join(f"{spelling} as {role}" for spelling, role in self.roles.items())
-        return unread_notes(self.unread) + (
-            [f"roles under other names are read as usual: {renamed}"] if renamed else []
-        )
-
-    def report(self) -> None:
-        """Print the notes, and warn of columns that may matter."""
-        for note in self.notes():
-            (warn if note.startswith(MAY_MATTER) else say)(f"{self.label}: {note}")
 
 
 def load_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None = None, seed: int = 0) -> Dataset:
@@ -119,27 +86,32 @@ def read_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
         if recipe is None:
             check_prompt(rows, unread, columns, label)
         rows, roles = normalize_conversations(rows, label)
+        rows, repeated = without_repeated_prompts(rows)
+        shadowed = shadowed_columns(rows, wanted)
+        rows = rows.remove_columns([*shadowed])
     else:
-        roles = {}
+        roles, repeated, shadowed = {}, [], {}
     if wanted == ["prompt"]:
         rows = add_prompts(rows)
     present = [column for column in wanted if column in rows.column_names]
     if not present:
         raise HfkitError(
             f"{label} has the columns {available}, and none that this stage reads ({reads}); map them: "
-            "datasets: [{path: ..., columns: {" + wanted[0] + ": YOUR_COLUMN}}]"
+            "datasets: [{path: ..., columns: {" + likely_mapping(available, wanted) + "}}]"
         )
     if wanted == ["prompt"]:
         present += [column for column in TEMPLATE_COLUMNS if column in rows.column_names and column not in needed]
     rows = rows.select_columns([*present, *needed])
     check_types(rows, present, label)
-    return LoadedSource(rows, label, left_out, unread, roles)
+    return LoadedSource(rows, label, left_out, unread, roles, repeated, shadowed, columns or dict.fromkeys(present))
 
 
 def check_types(rows: Dataset, columns: list[str], label: str) -> None:
     """Raise an HfkitError if a column holds numbers in place of text or messages, or the other way round."""
     for column in columns:
         kind, is_numeric = rows.features[column], column in NUMERIC_COLUMNS
+        if column == "text" and not isinstance(kind, datasets.Value):
+            raise HfkitError(f"{label}: the column 'text' holds {kind}, and should hold text")
         if isinstance(kind, datasets.Value) and kind.dtype != "null" and ("string" in kind.dtype) == is_numeric:
             expected = "numbers" if is_numeric else "text" if column == "text" else "text or messages"
             raise HfkitError(f"{label}: the column {column!r} holds {kind.dtype}, and should hold {expected}")
@@ -169,13 +141,13 @@ def read_source(
     numbers |= {test.column for test in keep if test.is_numeric}
     texts = ({columns.get(column, column) for column in reads} | {*reads}) - numbers - {*needed}
     arguments = load_arguments(entry, recipe)
-    is_csv = builder_of(Path(arguments["path"])) == "csv"
     if entry.streaming:
+        is_csv = builder_of(Path(arguments["path"])) == "csv"
         used = {name for expression in columns.values() for name in expression_columns(expression)}
         used |= {*columns.values(), *reads, *needed, *(test.column for test in keep)}
         rows, left_out, names = take_rows(entry, arguments, sorted(used), keep, seed)
         return (with_numbers(rows, texts, numbers) if is_csv else rows), left_out, names
-    rows = read_rows(arguments)
+    rows, is_csv = read_rows(arguments)
     rows = with_numbers(rows, texts, numbers) if is_csv else rows
     for test in keep:
         require_column(rows, test.column, "keep", entry.card)

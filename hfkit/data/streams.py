@@ -10,9 +10,9 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import code_hash
 from hfkit.data.cards import Keep, passes
-from hfkit.data.csv_rows import cell_value
+from hfkit.data.csv_rows import CSV_OPTIONS, cell_value
 from hfkit.data.files import builder_arguments, is_saved, read_error
-from hfkit.data.json_rows import exact_rows
+from hfkit.data.json_rows import exact_rows, json_shape
 from hfkit.data.messages import iter_strings
 from hfkit.data.progress import progress_bars
 
@@ -47,18 +47,19 @@ def take_rows(
     try:
         arguments = builder_arguments(path) or {name: value for name, value in source.items() if name != "split"}
         builder = datasets.load_dataset_builder(**arguments)
+        if builder.name == "csv" and arguments["path"] != "csv":  # of a data set on the Hub
+            arguments |= CSV_OPTIONS
+            builder = datasets.load_dataset_builder(**arguments)
         stream = builder.as_streaming_dataset()
         if split not in stream:
             raise ValueError(f"a stream is read by whole splits: {[*stream]}, not {split!r}")
-        inferred, exact = stream[split].features, None
-        if arguments["path"] == "json":
-            inferred = inferred or datasets.load_dataset(**arguments, split=split).features  # a list, read whole
-            exact = exact_rows(path, inferred, "train")
+        shape = json_shape([path]) if arguments["path"] == "json" else None
+        exact = shape and exact_rows([path], shape)
         plan = {
             "source": arguments,
             "split": split,
             "state": str(builder.cache_dir),  # its name depends on the state of the files, or on the commit
-            "exact": exact and [str(path), inferred],
+            "exact": exact is not None and [str(path), shape],
             "is_csv": arguments["path"] == "csv",
             "columns": columns,
             "keep": [vars(test) for test in keep],
@@ -68,7 +69,7 @@ def take_rows(
             "code": code_hash(stream_rows) + code_hash(Keep),
         }
         # Types would be inferred from the first thousand rows, where a column may be empty.
-        known = exact.features if exact else inferred or {}
+        known = stream[split].features or {}
         missing = [test.column for test in keep if known and test.column not in known]
         if missing:
             raise ValueError(f"no column {missing[0]!r} (for keep); it has {[*known]}")
@@ -87,7 +88,8 @@ def stream_rows(plan: dict) -> Iterator[dict]:
     """Yield the rows that `take_rows` takes; some keys of `plan` only tell cached results apart."""
     tests = [Keep(**test) for test in plan["keep"]]
     if plan["exact"]:
-        stream = exact_rows(Path(plan["exact"][0]), plan["exact"][1], "train").to_iterable_dataset()
+        path, shape = plan["exact"]
+        stream = exact_rows([Path(path)], shape).to_iterable_dataset()
     else:
         stream = datasets.load_dataset(**plan["source"], split=plan["split"], streaming=True)
     count, read, left_out = 0, 0, 0

@@ -110,7 +110,7 @@ def load_data_files(folder: Path, names: list[str], card: Card | None) -> tuple[
     splits = {file: (DEFAULT_SUBSET, split) for split, file in card.recipe.files.items()} if card else {}
     for name in names:
         try:
-            rows = read_rows({"path": str(folder / name), "split": "train"})
+            rows, _ = read_rows({"path": str(folder / name), "split": "train"})
             files.append(DataFile(name, *(splits.get(name) or subset_and_split(name)), rows))
         except HfkitError as error:
             problems.append(Problem(name, "not readable", str(error)))

@@ -10,6 +10,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.data.comparisons import COMPARISONS, pair_of
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS, TEXT
 from hfkit.data.held_out import keys_of
+from hfkit.data.messages import normalize_message
 from hfkit.data.sources import load_entry, read_entry
 from hfkit.data.splits import load_rows
 
@@ -168,7 +169,7 @@ def test_messages_in_other_shapes_are_read(read, kind):
     messages = source.rows[1]["messages"]
     assert (messages[0], messages[-1], source.roles) == (USER, YES, roles)
     if len(messages) == 3:
-        assert messages[1]["tool_calls"][0]["function"]["arguments"] == {"from": "Oslo"}
+        assert normalize_message(messages[1])["tool_calls"][0]["function"]["arguments"] == {"from": "Oslo"}
     prompts = read([row] * 3, PROMPTS).rows[0]["prompt"]
     assert prompts[0] == USER
 
@@ -198,7 +199,7 @@ def test_unread_columns_are_named_and_those_that_may_matter_with_a_remedy(rows_f
     printed = capsys.readouterr()
     assert "rows.jsonl: columns that are not read: id, system_prompt, context, prompt_id\n" in printed.out
     assert "input: system_prompt, context: map what" in printed.err
-    assert "columns: {system: system_prompt, prompt: context}" in printed.err
+    assert 'columns: {system: system_prompt, prompt: "{context}\\n\\n{prompt}"}' in printed.err
     assert stats.sources[0]["unread"] == ["id", "system_prompt", "context", "prompt_id"]
 
 

@@ -228,7 +228,7 @@ NO_MESSAGES = "neither text nor messages ({role: ..., content: ...})"
         ([{"prompt": [*CHAT[:1], CALL], "response": "Hello."}], {NO_TOOL_CALLS: 1}),
         ([{"prompt": [*CHAT[:1], NOT_JSON], "response": "Hello."}], {"tool_calls whose arguments are not JSON": 1}),
         ([{"prompt": [None], "response": "Hello."}, {"prompt": CHAT[:1], "response": "Hello."}], {NO_MESSAGES: 1}),
-        ([{"prompt": CHAT[0], "response": "Hello."}], {NO_MESSAGES: 1}),
+        ([{"prompt": CHAT[0], "response": "Hello."}], {}),
         ([{"prompt": "", "response": "Hello."}], {"empty": 1}),
         ([{"prompt": "Hi?", "response": None}], {"no assistant message": 1}),
     ],
@@ -242,15 +242,15 @@ def test_what_cannot_be_a_conversation_is_dropped_from_a_mixture_and_counted(row
     assert (len(kept), account["train"].dropped) == (1 + len(rows) - len(dropped), dropped)
 
 
-@pytest.mark.parametrize("other", [[None], CHAT[0]], ids=["no turn", "a turn alone"])
-def test_prompts_that_are_none_are_dropped_from_a_mixture_and_counted(rows_file, tokenizer, other):
-    """Among messages a turn that is none, among texts a column of single turns."""
+@pytest.mark.parametrize(("other", "dropped"), [([None], {NO_MESSAGES: 1}), (CHAT[0], {})], ids=["no turn", "a turn"])
+def test_prompts_that_are_none_are_dropped_from_a_mixture_and_counted(rows_file, tokenizer, other, dropped):
+    """A turn that is none is dropped; one in place of a list is a list of it."""
     entries = rows_file([{"prompt": CHAT[:1]}, {"prompt": CHAT[:1]}], "a.jsonl")
     entries += rows_file([{"prompt": other}, *[{"prompt": CHAT[:1]}] * isinstance(other, list)], "b.jsonl")
     config = PPOConfig(output_dir="unused", datasets=[DatasetEntry(**entry) for entry in entries], max_dropped=1.0)
     mixture, _, account = load_splits(config, ["prompt"])
     encode_prompts(mixture, tokenizer, account["train"], config)
-    assert account["train"].dropped == {NO_MESSAGES: 1}
+    assert account["train"].dropped == dropped
 
 
 def test_prompts_as_text_and_as_turns_mix(rows_file, tokenizer):

@@ -12,7 +12,6 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.comparisons import COMPARISONS
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS
-from hfkit.data.json_rows import CHUNK_BYTES
 from hfkit.data.sources import load_entry
 
 LOOKS = {
@@ -24,6 +23,7 @@ LOOKS = {
     "leading zeros": ["007", "042", "000", "01", "02", "03", "04", "05"],
     "words": ["None", "null", "nan", "NA", "True", "true", "N/A", "inf"],
 }
+CHUNK_BYTES = 10 << 20  # what the reader of `datasets` infers types from at once
 STREAMS = pytest.mark.parametrize("stream", [{}, {"streaming": True, "rows": 8}], ids=["file", "stream"])
 
 
@@ -121,3 +121,25 @@ def test_timestamps_of_a_reader_that_is_not_ours_are_refused(tmp_path):
     rows = [{"messages": [{"role": "user", "content": moment}, {"role": "assistant", "content": moment}]}]
     with pytest.raises(HfkitError, match=r"in the column 'messages', text became List\(.*timestamp.*download the file"):
         load_entry(DatasetEntry(path=write(tmp_path / "a.parquet", rows)), INSTRUCTIONS)
+
+
+FOLDERS = {"JSON": ["train-0.jsonl", "train-1.jsonl"], "CSV": ["train.csv"], "gzipped": ["train.jsonl.gz"]}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+@pytest.mark.parametrize("looks", ["dates", "leading zeros", "words"])
+def test_a_data_set_of_files_is_read_as_its_files_are(tmp_path, kind, looks):
+    texts = LOOKS[looks]
+    for name in FOLDERS[kind]:
+        write(tmp_path / name, [{"prompt": "q", "response": one, "n": number} for number, one in enumerate(texts)])
+    write(tmp_path / "test.jsonl", [{"prompt": "q", "response": "later"}]) if kind == "JSON" else None
+    rows = load_entry(DatasetEntry(path=str(tmp_path)), INSTRUCTIONS)
+    assert rows["response"][:] == texts * len(FOLDERS[kind])
+    part = DatasetEntry(path=str(tmp_path), split="train[2:4]", columns={"prompt": "response"})
+    assert load_entry(part, PROMPTS, ["n"]).to_list() == [{"prompt": texts[n], "n": n} for n in (2, 3)]
+
+
+def test_a_streamed_data_set_of_csv_files_keeps_its_words(tmp_path):
+    write(tmp_path / "train.csv", [{"prompt": "q", "response": one} for one in LOOKS["words"]])
+    rows = load_entry(DatasetEntry(path=str(tmp_path), streaming=True, rows=8), INSTRUCTIONS)
+    assert sorted(rows["response"]) == sorted(LOOKS["words"])

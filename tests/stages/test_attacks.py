@@ -54,7 +54,7 @@ def test_a_file_that_cannot_be_read_is_told_with_its_line(run_stage, tmp_path, n
 
 @pytest.mark.parametrize("stage", ["tokenizer", "pretrain"])
 @pytest.mark.parametrize(
-    ("value", "told"), [(3, "holds int64"), (None, "No row has text to learn from"), (["a"], "No row has text")]
+    ("value", "told"), [(3, "holds int64"), (None, "No row has text to learn from"), (["a"], "holds List")]
 )
 def test_a_text_column_without_text_is_refused(run_stage, tmp_path, rows_file, stage, value, told):
     with pytest.raises(HfkitError, match=told):

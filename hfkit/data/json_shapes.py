@@ -1,0 +1,168 @@
+"""What the values of a JSON file are, place by place, and the types that hold them as they are written.
+
+A shape is JSON itself, so that it can be cached: `kinds` (how many values of each kind there are), `fields` (the
+shape of each field of the objects) and `item` (the shape of the items of the lists).
+"""
+
+import json
+
+from datasets import Features, LargeList, List, Value
+
+from hfkit.data.conversions import JSON, TEXT_ROLE
+
+NUMBERS = {"int", "float"}
+# Fields of which a turn of a conversation has one.
+ROLE_FIELDS = ("role", "from")
+
+
+def new_shape() -> dict:
+    """Return the shape of no values."""
+    return {"kinds": {}, "fields": {}, "item": None}
+
+
+def add_value(shape: dict, value: object) -> None:
+    """Add one value to a shape."""
+    kind = kind_of(value)
+    shape["kinds"][kind] = shape["kinds"].get(kind, 0) + 1
+    if kind == "object":
+        fields = shape["fields"]
+        for name, field in value.items():
+            if name not in fields:
+                fields[name] = new_shape()
+            if name == "arguments" and "name" in value and isinstance(field, (dict, list)):
+                fields[name]["kinds"]["arguments"] = fields[name]["kinds"].get("arguments", 0) + 1
+            else:
+                add_value(fields[name], field)
+    elif kind == "list":
+        shape["item"] = shape["item"] or new_shape()
+        for item in value:
+            add_value(shape["item"], item)
+
+
+def kind_of(value: object) -> str:
+    """Return the kind of a value. Text that may look like a date is one of its own: readers of Arrow change it."""
+    if isinstance(value, str):
+        return "date" if value[4:5] == "-" and value[:4].isdigit() else "text"
+    if isinstance(value, dict):
+        return "object"
+    if isinstance(value, list):
+        return "list"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, float):
+        return "float"
+    return "int" if -(2**63) <= value < 2**63 else "long"
+
+
+def kinds_of(shape: dict) -> set[str]:
+    """Return the kinds of a shape's values, without nulls."""
+    return {*shape["kinds"]} - {"null"}
+
+
+def is_plain(shape: dict) -> bool:
+    """Return whether a reader that infers types from a part of the file reads all of it as it is written."""
+    kinds = kinds_of(shape)
+    if not (kinds <= {"text"} or kinds <= NUMBERS or len(kinds) == 1) or kinds & {"date", "long", "arguments"}:
+        return False
+    if "object" in kinds and not is_even(shape):
+        return False
+    return all(map(is_plain, shape["fields"].values())) and (shape["item"] is None or is_plain(shape["item"]))
+
+
+def is_even(shape: dict) -> bool:
+    """Return whether all objects of a shape have the same fields, and any."""
+    counts = {sum(field["kinds"].values()) for field in shape["fields"].values()}
+    return counts == {shape["kinds"]["object"]}
+
+
+def row_features(shape: dict) -> Features:
+    """Return the types of the columns of rows with this shape."""
+    return Features({name: feature_of(field) for name, field in shape["fields"].items()})
+
+
+def feature_of(shape: dict):
+    """Return a type that holds each value as it is written.
+
+    Values of several types are text if they are scalars, messages if they are texts and messages, and else JSON.
+    """
+    kinds = kinds_of(shape)
+    if not kinds:
+        return Value("null")
+    if not kinds & {"list", "object"}:
+        if kinds <= NUMBERS:
+            return Value("float64" if "float" in kinds else "int64")
+        return Value("bool" if kinds == {"bool"} else "string")
+    if kinds == {"list"}:
+        return List(feature_of(shape["item"]))
+    if kinds == {"object"}:
+        fields = {name: feature_of(field) for name, field in shape["fields"].items()}
+        return fields if not JSON or (is_even(shape) and not any(map(contains_json, fields.values()))) else JSON()
+    if not JSON:
+        return Value("string")
+    return List(JSON()) if is_text_or_messages(shape) else JSON()
+
+
+def contains_json(kind) -> bool:
+    """Return whether a type holds values of any type, other than as the items of a list."""
+    if isinstance(kind, dict):
+        return any(map(contains_json, kind.values()))
+    if isinstance(kind, (List, LargeList)):
+        return not isinstance(kind.feature, JSON) and contains_json(kind.feature)
+    return isinstance(kind, JSON)
+
+
+def is_text_or_messages(shape: dict) -> bool:
+    """Return whether values are texts in some rows, and messages or one message in others."""
+    kinds = kinds_of(shape)
+    if len(kinds) < 2 or not kinds <= {"text", "date", "list", "object"}:
+        return False
+    items = [shape["item"]] if "list" in kinds else []
+    turns = items + ([shape] if "object" in kinds else [])
+    return all(kinds_of(one) <= {"object"} for one in items) and any({*ROLE_FIELDS} & {*one["fields"]} for one in turns)
+
+
+def as_written(shape: dict, value: object, text: object, kind, *, in_json: bool = False) -> object:
+    """Return a value of a row as its type holds it.
+
+    Args:
+        text: the same value with numbers as the texts that the file has.
+        kind: from `feature_of(shape)`.
+        in_json: whether it is part of a value that becomes JSON as a whole.
+    """
+    if value is None:
+        return None
+    if isinstance(kind, JSON) and not in_json:
+        return dump(as_written(shape, value, text, kind, in_json=True))
+    kinds = kinds_of(shape)
+    if kinds & {"list", "object"} and not in_json and kind == Value("string"):
+        return dump(value)  # without a type for JSON
+    if isinstance(kind, List) and is_text_or_messages(shape) and not in_json:
+        messages = [{"role": TEXT_ROLE, "content": value}] if isinstance(value, str) else value
+        messages = messages if isinstance(messages, list) else [messages]
+        return [dump(one) for one in messages]
+    if isinstance(value, list) and shape["item"]:
+        item = kind.feature if isinstance(kind, List) else kind
+        return [
+            as_written(shape["item"], one, written, item, in_json=in_json)
+            for one, written in zip(value, text, strict=True)
+        ]
+    if isinstance(value, dict) and shape["fields"]:
+        names = value if in_json else shape["fields"]
+        types = kind if isinstance(kind, dict) else dict.fromkeys(names, kind)
+        return {
+            name: as_written(shape["fields"][name], value.get(name), text.get(name), types[name], in_json=in_json)
+            for name in names
+        }
+    if isinstance(value, (dict, list)):
+        return dump(value) if "arguments" in kinds else value
+    if isinstance(value, str) or kinds <= NUMBERS or kinds == {"bool"}:
+        return value
+    is_text = not kinds & {"list", "object"} or kind_of(value) == "long"
+    return value if not is_text else json.dumps(value) if isinstance(value, bool) else text
+
+
+def dump(value: object) -> str:
+    """Return the JSON of a value."""
+    return json.dumps(value, ensure_ascii=False)
