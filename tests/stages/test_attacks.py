@@ -181,7 +181,7 @@ def test_code_that_comes_with_a_model_is_not_even_offered(config_of, tmp_path, b
     )
     edit(folder / "config.json", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}, model_type="evil")
     (folder / "evil.py").write_text("raise SystemExit('code was run')")
-    with pytest.raises(ConfigError, match="its tokenizer cannot be read"):
+    with pytest.raises(ConfigError, match="the tokenizer of .* cannot be read"):
         config_of("sft", tmp_path / "out", model_name_or_path=str(folder))
     with pytest.raises(HfkitError, match="cannot load"):
         load_base(str(folder))
@@ -273,5 +273,8 @@ def test_every_flag_that_a_pipeline_cannot_use_is_told(pipeline):
 
 
 def test_a_field_of_the_trainer_that_fails_is_named(run_stage, tmp_path):
-    with pytest.raises(HfkitError, match=r"Invalid beta parameter .* check adam_beta1"):
-        run_stage("sft", tmp_path / "out", adam_beta1=2.0)
+    remedy = (
+        r"Invalid `loss_type` nope .* sets loss_type, which the trainer gets unchecked: see whether it is the cause"
+    )
+    with pytest.raises(HfkitError, match=remedy):
+        run_stage("sft", tmp_path / "out", loss_type="nope")

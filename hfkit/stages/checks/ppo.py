@@ -7,7 +7,7 @@ from hfkit.rlhf.reward_functions import import_reward_function
 from hfkit.rlhf.reward_quality import recorded_pair_metrics
 from hfkit.rlhf.rewards import load_reward_tokenizer
 from hfkit.rlhf.trainer_checks import precision_problems
-from hfkit.stages.checks.models import path_problems
+from hfkit.stages.checks.models import path_problems, revision_problems
 from hfkit.stages.checks.numbers import HELD_OUT_KEYS, has_held_out
 from hfkit.stages.checks.rules import broken_rules
 
@@ -91,6 +91,7 @@ def reward_problems(config: PPOConfig) -> list[Problem]:
         except HfkitError as error:
             problems.append(Problem(f"reward_functions[{index}]", function, str(error)))
     if path is not None:
+        problems += revision_problems("reward_model_revision", config.reward_model_revision, "reward_model_path", path)
         fault = path_problems("reward_model_path", path) or reward_tokenizer_problems(config)
         return problems + (fault or accuracy_problems(config))
     missing = "missing: a model from `hfkit reward`, or name reward_functions"
