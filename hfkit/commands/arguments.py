@@ -135,12 +135,7 @@ ARGUMENTS = {
             metavar="JSON",
             help="variables of the chat template: '{\"enable_thinking\": false}'; default: those it was trained with",
         ),
-        argument(
-            "--temperature",
-            type=within(float, 0),
-            default=0.7,
-            help="0 takes the likeliest token; default: %(default)s",
-        ),
+        argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token; default: %(default)s"),
         argument("--length", type=int, default=256, help="most tokens of a reply; default: %(default)s"),
         argument("--seed", type=within(int, 0, 2**32 - 1), default=42, help="of the sampling; default: %(default)s"),
         argument("--revision", default="main", help="branch, tag or commit of a model on the Hub"),
@@ -153,12 +148,7 @@ ARGUMENTS = {
     ],
     "plan": [
         *CONFIG_ARGUMENTS,
-        argument(
-            "--memory",
-            type=within(float, 0.001),
-            metavar="GB",
-            help="memory to fit into; default: that of this machine",
-        ),
+        argument("--memory", type=within(float, 0.001), metavar="GB", help="memory to fit; default: this machine's"),
     ],
     "quickstart": [
         argument("--output_dir", default="runs/quickstart", help="folder of the runs; default: %(default)s"),

@@ -181,7 +181,7 @@ def test_code_that_comes_with_a_model_is_not_even_offered(config_of, tmp_path, b
     )
     edit(folder / "config.json", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}, model_type="evil")
     (folder / "evil.py").write_text("raise SystemExit('code was run')")
-    with pytest.raises(ConfigError, match="the tokenizer of .* cannot be read"):
+    with pytest.raises(ConfigError, match=r"the tokenizer of .* cannot be read"):
         config_of("sft", tmp_path / "out", model_name_or_path=str(folder))
     with pytest.raises(HfkitError, match="cannot load"):
         load_base(str(folder))
