@@ -67,8 +67,8 @@ def within(kind: type, low: float, high: float = math.inf) -> Callable[[str], fl
     def number(word: str) -> float:
         if math.isfinite(value := kind(word)) and low <= value <= high:
             return value
-        limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise ArgumentTypeError(f"{word!r}: expected a number of {limits}")
+        limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise ArgumentTypeError(f"{word!r}: expected a number {limits}")
 
     return number
 

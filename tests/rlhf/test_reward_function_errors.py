@@ -68,5 +68,5 @@ def test_a_function_that_returns_no_scores_is_blamed(module, body, said):
 
 def test_a_module_that_exits_is_no_success(module):
     _, name = module("import sys\nsys.exit(0)\n")
-    with pytest.raises(HfkitError, match="SystemExit: 0, in .*, line 2"):
+    with pytest.raises(HfkitError, match=r"SystemExit: 0, in .*, line 2"):
         import_reward_function(f"{name}:f")

@@ -48,7 +48,8 @@ def model_problems(config) -> list[Problem]:
         missing = Problem("model_name_or_path", None, "missing: the model to start from")
         return [] if hasattr(config, "model_config") else [missing]
     key = "tokenizer_name_or_path" if getattr(config, "tokenizer_name_or_path", None) else "model_name_or_path"
-    problems = path_problems(key, path) or model_tokenizer_problems(config, key, path, revision)
+    folder_problems = weights_problems if key == "model_name_or_path" else path_problems
+    problems = folder_problems(key, path) or model_tokenizer_problems(config, key, path, revision)
     if getattr(config, "model_config", None):
         return problems + vocabulary_problems(config) + length_problems(config)
     reported = {problem.key for problem in problems}

@@ -7,7 +7,7 @@ from hfkit.rlhf.reward_functions import import_reward_function
 from hfkit.rlhf.reward_quality import recorded_pair_metrics
 from hfkit.rlhf.rewards import load_reward_tokenizer
 from hfkit.rlhf.trainer_checks import precision_problems
-from hfkit.stages.checks.models import path_problems, revision_problems
+from hfkit.stages.checks.models import revision_problems, weights_problems
 from hfkit.stages.checks.numbers import HELD_OUT_KEYS, has_held_out
 from hfkit.stages.checks.rules import broken_rules
 
@@ -92,7 +92,7 @@ def reward_problems(config: PPOConfig) -> list[Problem]:
             problems.append(Problem(f"reward_functions[{index}]", function, str(error)))
     if path is not None:
         problems += revision_problems("reward_model_revision", config.reward_model_revision, "reward_model_path", path)
-        fault = path_problems("reward_model_path", path) or reward_tokenizer_problems(config)
+        fault = weights_problems("reward_model_path", path) or reward_tokenizer_problems(config)
         return problems + (fault or accuracy_problems(config))
     missing = "missing: a model from `hfkit reward`, or name reward_functions"
     has_minimum, no_model = config.min_reward_accuracy is not None, "has no effect without reward_model_path"
