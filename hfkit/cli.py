@@ -52,6 +52,7 @@ def dispatch(prog: str, verbs: dict, argv: list[str]) -> int:
     if name in ("-h", "--help"):
         lines = "\n".join(f"  {verb:<11} {text}" for verb, (_, text) in verbs.items())
         print(f"{prog} {USAGE[prog]}\n\n{lines}\n\n`{prog} {USAGE[prog].split()[0]} --help` lists its arguments.")
+        print("HFKIT_DEBUG=1 in front of a command adds the traceback to an error.")
         return 0
     verb = f"{prog} {name}".removeprefix("hfkit ")
     if find_module(verb):
@@ -82,7 +83,7 @@ def run_verb(verb: str, argv: list[str] | None = None) -> int:
     a mistyped flag do not wait for torch.
     """
     from hfkit.commands.arguments import read_arguments
-    from hfkit.core.console import escape_unprintable, quiet_libraries
+    from hfkit.core.console import debug, escape_unprintable, quiet_libraries
     from hfkit.core.errors import HfkitError
     from hfkit.core.explain_errors import explain_file_error, require_home
 
@@ -100,8 +101,7 @@ def run_verb(verb: str, argv: list[str] | None = None) -> int:
         explained = error if expected else explain_file_error(error)
         if explained is None:
             raise
-        if os.environ.get("HFKIT_DEBUG") == "1":
-            sys.excepthook(type(error), error, error.__traceback__)
+        debug(error)
         print(f"hfkit {verb}: {str(explained) or 'interrupted'}", file=sys.stderr)
         return getattr(explained, "exit_status", 130)
 

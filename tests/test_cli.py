@@ -156,3 +156,52 @@ def test_launchers(verb):
 def test_errors_are_of_one_family():
     assert issubclass(ConfigError, HfkitError)
     assert (HfkitError.exit_status, ConfigError.exit_status) == (1, 2)
+
+
+FAULTY = {
+    "run": ["nowhere.yaml"],
+    "plan": ["nowhere.yaml"],
+    "quickstart": ["--configs", "nowhere"],
+    "merge": ["nowhere", "out"],
+    "evaluate": ["/nowhere"],
+    "arena": ["/nowhere"],
+    "push": ["/nowhere", "user/name"],
+    "pull": ["a/b/c", "out"],
+    "report": ["/nowhere"],
+    "chat": ["/nowhere", "--prompt", "x"],
+    "lineage": ["/nowhere"],
+    "data cards": ["nothing"],
+    "data check": ["nowhere.yaml"],
+    "data preview": ["nowhere.yaml"],
+    "data push": ["/nowhere", "user/name"],
+    **{stage: ["--config", "nowhere.yaml"] for stage in STAGES},
+}
+
+
+def test_every_verb_reports_a_mistake_and_its_traceback_only_when_debugging(monkeypatch, tmp_path, capsys):
+    assert FAULTY.keys() == cli.VERBS.keys() - {"data"} | {f"data {verb}" for verb in cli.DATA_VERBS}
+    monkeypatch.chdir(tmp_path)
+    for verb, words in FAULTY.items():
+        for debug in ("0", "1"):
+            monkeypatch.setenv("HFKIT_DEBUG", debug)
+            assert cli.main([*verb.split(), *words]) in (1, 2)
+            told = capsys.readouterr().err
+            assert f"hfkit {verb}: " in told and ("Traceback" in told) == (debug == "1")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["plan", "x.yaml", "--memory", "nan"], "argument --memory: 'nan': expected a number of at least 0.001"),
+        (["data", "check", "x.yaml", "--max_faults", "-1"], "--max_faults: '-1': expected a number from 0 to 1"),
+        (["data", "preview", "x.yaml", "-n", "0"], "argument -n: '0': expected a number of at least 1"),
+        (["chat", "x", "--seed", "-1"], "argument --seed: '-1': expected a number from 0 to 4294967295"),
+        (["chat", "x", "--seed", "y"], "argument --seed: invalid number value: 'y'"),
+        (["chat", ".", "--revision", "v1"], "--revision: 'v1' has no effect on a folder"),
+        (["merge", ".", "out", "--revision", "v1"], "--revision: 'v1' has no effect on a folder"),
+    ],
+)
+def test_numbers_and_revisions_without_a_meaning_are_refused(words, told, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(words)
+    assert stopped.value.code == 2 and told in capsys.readouterr().err

@@ -1,7 +1,10 @@
 """The command line of each verb, parsed without importing the verb's module."""
 
 import ast
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+import math
+import os
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +40,8 @@ def read_arguments(verb: str, module: str, argv: list[str]):
     parser = ArgumentParser(f"hfkit {verb}", description=description, **layout)
     add_arguments(parser, ARGUMENTS[verb])
     given, flags = parser.parse_known_args(argv) if verb in WITH_STAGE_FLAGS else (parser.parse_args(argv), None)
+    if verb in MODEL_ARGUMENTS and given.revision != "main" and os.path.isdir(getattr(given, MODEL_ARGUMENTS[verb])):
+        parser.error(f"--revision: {given.revision!r} has no effect on a folder: leave it out")
     values = {name: value if name in TEXT_ARGUMENTS else expand_home(value) for name, value in vars(given).items()}
     return Namespace(**values, **({} if flags is None else {"flags": flags}))
 
@@ -54,6 +59,18 @@ def docstring_of(module: str) -> str:
 def argument(*names: str, exclusive: bool = False, **options) -> tuple[tuple[str, ...], bool, dict]:
     """Return an argument for `ARGUMENTS`, with the options of `add_argument`; only one exclusive one can be given."""
     return names, exclusive, options
+
+
+def within(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
+    """Return what reads a number from `low` to `high` off the command line; infinity and NaN are no such numbers."""
+
+    def number(word: str) -> float:
+        if math.isfinite(value := kind(word)) and low <= value <= high:
+            return value
+        limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise ArgumentTypeError(f"{word!r}: expected a number {limits}")
+
+    return number
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[tuple]) -> None:
@@ -120,7 +137,7 @@ ARGUMENTS = {
         ),
         argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token; default: %(default)s"),
         argument("--length", type=int, default=256, help="most tokens of a reply; default: %(default)s"),
-        argument("--seed", type=int, default=42, help="of the sampling; default: %(default)s"),
+        argument("--seed", type=within(int, 0, 2**32 - 1), default=42, help="of the sampling; default: %(default)s"),
         argument("--revision", default="main", help="branch, tag or commit of a model on the Hub"),
         argument("--dtype", default="float32", choices=DTYPES, help="of the weights; default: %(default)s"),
     ],
@@ -131,7 +148,7 @@ ARGUMENTS = {
     ],
     "plan": [
         *CONFIG_ARGUMENTS,
-        argument("--memory", type=float, metavar="GB", help="memory to fit into; default: that of this machine"),
+        argument("--memory", type=within(float, 0.001), metavar="GB", help="memory to fit; default: this machine's"),
     ],
     "quickstart": [
         argument("--output_dir", default="runs/quickstart", help="folder of the runs; default: %(default)s"),
@@ -142,7 +159,7 @@ ARGUMENTS = {
         *CONFIG_ARGUMENTS,
         TOKENIZER_ARGUMENT,
         *(
-            argument(f"--{name}", type=float, default=default, help=f"{text}; default: {default}")
+            argument(f"--{name}", type=within(float, 0, 1), default=default, help=f"{text}; default: {default}")
             for name, default, text in (
                 ("max_faults", 0.01, "share of rows that may have the same fault"),
                 ("max_duplicates", 0.1, "share of rows that may repeat an earlier row of their source"),
@@ -154,7 +171,7 @@ ARGUMENTS = {
     "data preview": [
         *CONFIG_ARGUMENTS,
         TOKENIZER_ARGUMENT,
-        argument("-n", type=int, default=3, metavar="ROWS", help="rows of each source; default: %(default)s"),
+        argument("-n", type=within(int, 1), default=3, metavar="ROWS", help="rows per source; default: %(default)s"),
         argument("--split", choices=("train", "test", "ptx"), default="train", help="default: %(default)s"),
         argument("--lost", action="store_true", help="show rows that are dropped, cut or faulty"),
         argument("--no_color", action="store_true", help="mark tokens with [[ and ]] in place of colors"),
@@ -165,6 +182,8 @@ ARGUMENTS = {
     ],
 }
 """The arguments of each verb that fills no config class."""
+MODEL_ARGUMENTS = {"chat": "model", "merge": "adapter", "lineage": "path"}
+"""The argument that `--revision` is of, for verbs that read a model."""
 TEXT_ARGUMENTS = ("prompt", "system", "message", "tag")
 """Arguments in which a leading `~` is no home folder."""
 WITH_STAGE_FLAGS = ("run", "plan", "quickstart", "data check", "data preview")

@@ -24,6 +24,7 @@ from hfkit.core.console import say, take_warnings, warn
 from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
 from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import RECORD, hash_of, require_free_folder, write_json
+from hfkit.core.hub_retry import HubUnreachable
 from hfkit.core.locks import lock_folder
 from hfkit.data.chat_template import reply_ending
 from hfkit.evaluation.merge_comparison import comparison, held_out_rows, measure
@@ -69,6 +70,7 @@ def merge(
             missing, quantized, or not the one it was trained on; `out` exists; rows cannot be read.
     """
     started, out = time.time(), Path(out)
+    take_warnings()  # of what ran in this process before
     if dtype not in DTYPES:
         raise ConfigError([Problem("dtype", dtype, f"one of {', '.join(DTYPES)}")])
     require_free_folder(out)
@@ -125,6 +127,8 @@ def require_full_precision_base(source: Source, adapter: str) -> None:
     """Raise HfkitError if the base is missing, not the one that the adapter was trained on, or stored quantized."""
     try:
         is_found = bool(source.base) and folder_of(source.base, source.base_revision) is not None
+    except HubUnreachable:
+        raise
     except HfkitError:
         is_found = False
     if not is_found:

@@ -22,6 +22,18 @@ REFUSED: dict[str, str] = yaml.safe_load(Path(__file__).with_name("refused.yaml"
 """Fields of the trainers' configs that a YAML must not set, with what to do instead."""
 
 
+ROLES = {"start": ("model_name_or_path", "model_revision"), "reward": ("reward_model_path", "reward_model_revision")}
+"""The roles of models in the lineage, each with the config keys of the model that has it and of its revision."""
+REVISION_KEYS = {**dict(ROLES.values()), **dict.fromkeys(("tokenizer_name_or_path", "adapter", "base"))}
+"""Every setting that names a model or a tokenizer, a merge's too, with the setting that names its revision, if any."""
+
+
+def models_named(config) -> list[tuple[str, str, str]]:
+    """Return role, path and revision of each model that a stage's config starts from."""
+    found = [(role, getattr(config, path, None), getattr(config, key, "main")) for role, (path, key) in ROLES.items()]
+    return [(role, path, revision) for role, path, revision in found if path]
+
+
 def arg(default: Any = MISSING, *, factory: Any = MISSING, help: str) -> Any:
     """Return a dataclass field with a help text, as Transformers' `HfArg` does."""
     return field(default=default, default_factory=factory, metadata={"help": help})

@@ -56,9 +56,20 @@ def escape_unprintable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def is_debugging() -> bool:
+    """Return whether HFKIT_DEBUG=1 asks for tracebacks, and for the libraries' own notes."""
+    return os.environ.get("HFKIT_DEBUG") == "1"
+
+
+def debug(error: BaseException) -> None:
+    """Print the traceback of an error that is reported in a line, if HFKIT_DEBUG=1 asks for it."""
+    if is_debugging():
+        sys.excepthook(type(error), error, error.__traceback__)
+
+
 def quiet_libraries() -> None:
-    """Turn the libraries' notes off. Call it before they are imported. HFKIT_DEBUG=1 leaves them on."""
-    if os.environ.get("HFKIT_DEBUG") == "1":
+    """Turn the libraries' notes off, unless `is_debugging`. Call it before they are imported."""
+    if is_debugging():
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DATASETS_VERBOSITY", "error")

@@ -5,17 +5,21 @@ import os
 import re
 import shutil
 import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hfkit.core.errors import HfkitError, reason
 
+PACKAGE = Path(__file__).parents[1]
 FULL = 1 << 16  # bytes free, below which a failure means that the disk is full
 FULL_CODES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # EFBIG: `ulimit -f`
 FAILED_SAVE = ("PytorchStreamWriter", "inline_container", "iostream error")
 """What torch.save says, without a code, when it cannot write."""
 FORBIDDEN_CODES = {errno.EROFS, errno.EACCES, errno.EPERM}
+MISPLACED_CODES = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+"""A folder in place of a file, or the other way round, and names that the file system does not take."""
 CACHES = ("HF_HUB_CACHE", "HF_DATASETS_CACHE")
 """The environment variables of caches that may be elsewhere than in HF_HOME."""
 
@@ -33,7 +37,7 @@ def explain_errors(folder: Path, config=None):
         config: names the keys to change; its `extra` fields go to the trainer unchecked.
 
     Raises:
-        HfkitError: the disk or the GPU is full, or anything was raised while the config has `extra` fields.
+        HfkitError: the disk or the memory is full; or a library failed while the config has `extra` fields.
     """
     extra = getattr(config, "extra", {})
     try:
@@ -44,10 +48,19 @@ def explain_errors(folder: Path, config=None):
     except Exception as error:
         if explained := explain_file_error(error, folder):
             raise explained from error
-        if extra:
-            remedy = f"check {', '.join(extra)}, which the trainer gets as they are (HFKIT_DEBUG=1 shows the traceback)"
-            raise HfkitError(f"the trainer failed: {reason(error)}; {remedy}") from error
-        raise
+        if not extra or is_own(error):
+            raise
+        it_is = "it is" if len(extra) == 1 else "one of them is"
+        raise HfkitError(
+            f"the trainer failed: {reason(error)}; the config sets {', '.join(extra)}, which the trainer gets "
+            f"unchecked: see whether {it_is} the cause (HFKIT_DEBUG=1 shows the traceback)"
+        ) from error
+
+
+def is_own(error: BaseException) -> bool:
+    """Return whether hfkit's own code raised an error, rather than a library's that it calls."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(PACKAGE)
 
 
 def explain_file_error(error: BaseException, folder: Path | None = None) -> HfkitError | None:
@@ -68,6 +81,8 @@ def explain_file_error(error: BaseException, folder: Path | None = None) -> Hfki
         if code in FORBIDDEN_CODES and file:
             remedy = "choose another folder" if code == errno.EROFS else "check its owner and its permissions"
             return HfkitError(f"{file}: {os.strerror(code)}: {remedy}{cache_remedy(file)}")
+        if code in MISPLACED_CODES and file:
+            return HfkitError(f"{file}: {os.strerror(code)}: remove it, or choose another folder{cache_remedy(file)}")
     return None
 
 
@@ -81,9 +96,9 @@ def chain_of(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def error_code(error: BaseException) -> int | None:
-    """Return the code of an operating system's error; libraries in Rust and Arrow give it in their text only."""
+    """Return the code of an operating system's error; libraries in Rust, Arrow and PyTorch say it in words."""
     code = getattr(error, "errno", None)
-    found = re.search(r"\b(?:os error|errno) (\d+)", str(error), re.IGNORECASE)
+    found = re.search(r"\b(?:os error|errno|error code) (\d+)", str(error), re.IGNORECASE)
     return code if isinstance(code, int) else int(found[1]) if found else None
 
 
@@ -129,14 +144,16 @@ def explain_out_of_memory(config=None):
     """Turn PyTorch's error into one line with the keys to change.
 
     Raises:
-        HfkitError: PyTorch ran out of GPU memory in the block.
+        HfkitError: PyTorch ran out of memory in the block, the GPU's or the machine's.
     """
     try:
         yield
     except Exception as error:
-        if type(error).__name__ != "OutOfMemoryError":  # by its name: this module does not import torch
+        on_gpu = type(error).__name__ == "OutOfMemoryError"  # by its name: this module does not import torch
+        if not on_gpu and not isinstance(error, MemoryError) and error_code(error) != errno.ENOMEM:
             raise
-        raise HfkitError(f"the GPU has no memory left: {', or '.join(memory_remedies(config))}") from error
+        where = "GPU" if on_gpu else "machine"
+        raise HfkitError(f"the {where} has no memory left: {', or '.join(memory_remedies(config))}") from error
 
 
 def memory_remedies(config) -> list[str]:

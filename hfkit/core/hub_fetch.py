@@ -6,7 +6,7 @@ Without a connection the cache is used as it is, as with HF_HUB_OFFLINE.
 import os
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub import errors as hub_errors
 
 from hfkit.core.errors import reason
@@ -45,6 +45,12 @@ def fetch_file(repo_id: str, name: str, revision: str = "main") -> Path | None:
     except hub_errors.EntryNotFoundError:
         return None
     return Path(file) if file else None
+
+
+def is_unknown(repo_id: str, name: str, revision: str = "main") -> bool:
+    """Return whether the cache neither has a file of a repository nor knows that there is none."""
+    repo_id, revision = split_revision(repo_id, revision)
+    return try_to_load_from_cache(repo_id, name, revision=revision) is None
 
 
 def local_folder(path: str, revision: str, patterns: tuple[str, ...]) -> str:

@@ -9,11 +9,16 @@ import os
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from datasets import Dataset
 
-from hfkit.core.errors import HfkitError
+from hfkit.config.fields import models_named
+from hfkit.core.console import warn
+from hfkit.core.errors import HfkitError, reason
+from hfkit.core.hub_fetch import is_unknown
+from hfkit.core.hub_retry import HubError
 from hfkit.data.caching import cached_map, process_count
 from hfkit.data.conversions import TRANSCRIPT_MARK, parse_transcript, prompt_of
 from hfkit.data.messages import RenderError, as_messages
@@ -91,11 +96,10 @@ def overlaps(config, keys: dict[str, np.ndarray]) -> Iterator[tuple[str, dict]]:
     Yields:
         the split of this stage, and `rows` (how many of its rows), `stage`, `path` and `split` of the earlier one.
     """
-    models = (("model_name_or_path", "model_revision"), ("reward_model_path", "reward_model_revision"))
-    given = [(getattr(config, path, None), getattr(config, revision, "main")) for path, revision in models]
-    for path, revision, record in family_records(model for model in given if model[0]):
+    for path, revision, record in family_records((path, revision) for _, path, revision in models_named(config)):
+        hashes = read_hashes(path, revision)
         for ours, theirs in (("train", "test"), ("ptx", "test"), ("test", "train"), ("test", "ptx")):
-            known = read_hashes(path, revision).get(theirs)
+            known = hashes.get(theirs)
             if known is None or ours not in keys:
                 continue
             if count := int(overlap_mask(keys[ours], known).sum()):
@@ -103,9 +107,17 @@ def overlaps(config, keys: dict[str, np.ndarray]) -> Iterator[tuple[str, dict]]:
 
 
 def read_hashes(path: str, revision: str) -> dict[str, np.ndarray]:
-    """Return the hashes that `write_hashes` wrote to a run's folder or repository; {} if there are none."""
+    """Return the hashes that `write_hashes` wrote to a run's folder or repository; {} if there are none.
+
+    Warns if there may be some that cannot be read.
+    """
+    why = "the Hub cannot be reached"
     try:
-        file = find_file(path, HASHES, revision)
-        return dict(np.load(file, allow_pickle=False)) if file else {}
-    except (HfkitError, OSError, ValueError):
-        return {}
+        if file := find_file(path, HASHES, revision):
+            return dict(np.load(file, allow_pickle=False))
+        if os.path.isdir(path) or not is_unknown(path, HASHES, revision):
+            return {}
+    except (HubError, OSError, ValueError, BadZipFile) as error:
+        why = f"its {HASHES} cannot be read: {reason(error)}"
+    warn(f"{path}: {why}, so rows that it held out, or was trained on, are not looked for")
+    return {}

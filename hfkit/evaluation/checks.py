@@ -7,19 +7,28 @@ from types import SimpleNamespace
 
 from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, EvaluateConfig, ReplyFields, split_name
 from hfkit.config.fields import DatasetEntry
+from hfkit.config.validation import default_of
 from hfkit.core.errors import HfkitError, Problem
 from hfkit.data.cards import entries_of
 from hfkit.models.loading import is_classifier
 from hfkit.rlhf.reward_functions import import_reward_function
 from hfkit.stages.checks.data import single_pass_problems, source_problems
 from hfkit.stages.checks.files import folder_problems
-from hfkit.stages.checks.models import weights_problems
+from hfkit.stages.checks.models import revision_problems, weights_problems
+from hfkit.stages.checks.numbers import RANGES
 from hfkit.stages.checks.rules import broken_rules
 
 POSITIVE_KEYS = (
     *("max_rows", "max_prompts", "max_prompt_length", "response_length", "per_device_eval_batch_size"),
     *("resamples", "diversity_prompts", "diversity_samples"),
 )
+
+
+REPLY_KEYS = (
+    *("max_prompts", "max_prompt_length", "response_length", "temperature", "chat_template_kwargs", "prompts"),
+    *("reference", "reward_model"),
+)
+"""The keys that only an evaluation of responses reads."""
 
 
 def problems_of(config: EvaluateConfig | ArenaConfig) -> list[Problem]:
@@ -33,13 +42,18 @@ def reply_problems(config: ReplyFields) -> list[Problem]:
     problems = [Problem(key, value, "must be above 0") for key, value in values.items() if value <= 0]
     if config.temperature < 0:
         problems.append(Problem("temperature", config.temperature, "must not be negative"))
+    low, high = RANGES["seed"]
+    if not low <= config.seed <= high:
+        problems.append(Problem("seed", config.seed, f"must be from {low} to {high}"))
     return problems
 
 
 def evaluate_problems(config: EvaluateConfig) -> list[Problem]:
     """Return every problem of a config of `hfkit evaluate`."""
     model, kinds, model_key = config.model_name_or_path, {}, ("model_name_or_path",)
-    problems = reply_problems(config)
+    problems = reply_problems(config) + revision_problems(
+        "model_revision", config.model_revision, "model_name_or_path", split_name(model)[1]
+    )
     for key, (_, path, revision) in config.models().items():
         found = weights_problems(key, path)
         problems += found
@@ -48,11 +62,13 @@ def evaluate_problems(config: EvaluateConfig) -> list[Problem]:
             if kinds[key] != kinds.get("model_name_or_path", kinds[key]):
                 remedy = f"only one of it and {model} is a reward model: compare models of one kind"
                 problems.append(Problem(key, path, remedy, keys=model_key))
+    if kinds.get("model_name_or_path"):
+        changed = [field.name for field in fields(config) if getattr(config, field.name) != default_of(field)]
+        remedy = f"has no effect: {model} is a reward model, and writes no responses"
+        problems += broken_rules(config, [(True, key, remedy, *model_key) for key in changed if key in REPLY_KEYS])
     for key in ("reference", "reward_model"):
         if (path := getattr(config, key)) is None:
             continue
-        if kinds.get("model_name_or_path"):
-            problems.append(Problem(key, path, f"has no effect: {model} is a reward model", keys=model_key))
         problems += kind_problems(key, path, is_reward=key == "reward_model")
     if config.output_dir is not None or Path(model).is_dir():
         problems += folder_problems(SimpleNamespace(output_dir=config.output_dir or model))

@@ -4,7 +4,7 @@ from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, split_name
 from hfkit.core.errors import HfkitError
 from hfkit.evaluation.judges import Match, Verdict
 from hfkit.records.lineage import ancestors, family_records
-from hfkit.records.record import model_identity, record_of
+from hfkit.records.record import known_record, model_identity
 
 
 def training_judge_warning(config: ArenaConfig, judge: str) -> str | None:
@@ -16,7 +16,7 @@ def training_judge_warning(config: ArenaConfig, judge: str) -> str | None:
     weights = model_identity(judge)["weights_sha256"] if config.judge == "reward" else None
     trained = []
     for name, path in map(split_name, config.models):
-        record = record_of(path) or {}
+        record = known_record(path) or {}
         rewards = [one["weights_sha256"] for one in ancestors(record.get("lineage", [])) if one["role"] == "reward"]
         by_function = config.judge == "function" and judge in reward_functions_in_lineage(record)
         if by_function or (weights is not None and weights in rewards):

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from hfkit.config.fields import REVISION_KEYS
 from hfkit.core.errors import masked
 from hfkit.hub.locations import HubLocation, location_of
 
@@ -16,14 +17,6 @@ PATH = re.compile(rf"(?:(?<![\w/.])|(?<=://))(?:~|{PART})(?:{PART})+")
 WITHOUT_BLANKS = re.compile(r"[\w.+@=/-]*")
 """A path that `PATH` finds whole; one with blanks can only be found if it is known."""
 TOKENIZER = "tokenizer_name_or_path"
-REVISION_KEYS = {
-    "model_name_or_path": "model_revision",
-    "reward_model_path": "reward_model_revision",
-    TOKENIZER: None,
-    "adapter": None,
-    "base": None,
-}
-"""Settings that name a model, each with the setting that names its revision."""
 
 
 def adapter_config_for_hub(adapter: dict, base: HubLocation) -> bytes:

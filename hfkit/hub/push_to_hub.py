@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from hfkit.core.console import is_main_process, say, warn
+from hfkit.core.console import debug, is_main_process, say, take_warnings, warn
 from hfkit.core.errors import HfkitError, reason
 from hfkit.hub.locations import location_of
 from hfkit.hub.push import push
@@ -22,10 +22,14 @@ FAILED_PUSHES: dict[Path, list[str]] = {}
 
 
 def push_when_done(main: Callable[[object], Path]) -> Callable[[object], Path]:
-    """Decorate the main function of a stage: push the folder it returns if the config has `push_to_hub`."""
+    """Decorate the main function of a stage: push the folder it returns if the config has `push_to_hub`.
+
+    Warnings from before the call do not land in the run's record.
+    """
 
     @wraps(main)
     def run_and_push(config) -> Path:
+        take_warnings()  # of what ran in this process before: they are not about this run
         if config.push_to_hub:
             warn_of_local_base(config)
         folder = main(config)
@@ -68,6 +72,7 @@ def push_run(config, folder: Path, record: dict | None = None, message: str | No
         pushed = push(folder, repo_id_of(config), record=record, message=message, **options)
         say(f"{message or 'the run'} is at {pushed.url}, commit {pushed.commit}")
     except Exception as error:  # whatever it is, the trained model must not be lost
+        debug(error)
         why = str(error) if isinstance(error, HfkitError) else reason(error)
         if record is not None:
             return warn(f"{message} was not pushed, training continues: {why}")

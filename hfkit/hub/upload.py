@@ -19,7 +19,14 @@ from hfkit.hub.published_record import adapter_config_for_hub, record_for_hub
 from hfkit.hub.repo import Repo
 from hfkit.hub.repo_checks import base_problems, ref_problems, repo_problems
 from hfkit.hub.secret_scan import secrets_in_files
-from hfkit.hub.upload_plan import UploadPlan, find_base, make_card, missing_weights, record_problems
+from hfkit.hub.upload_plan import (
+    UploadPlan,
+    find_base,
+    make_card,
+    missing_weights,
+    record_problems,
+    unreadable_configs,
+)
 from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, read_json
 
@@ -83,7 +90,7 @@ class Upload:
         record = self.record or read_record(self.folder)
         if self.record is None:
             problems += record_problems(self.folder, record)
-        problems += missing_weights(self.folder, files)
+        problems += missing_weights(self.folder, files) + unreadable_configs(self.folder, files)
         if ADAPTER_CONFIG in files and not problems:
             base, found = find_base(self.folder, record, base)
             problems += found

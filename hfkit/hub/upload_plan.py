@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hfkit.core.errors import HfkitError, Problem, reason
-from hfkit.core.files import RECORD
+from hfkit.core.files import RECORD, read_json_mapping
 from hfkit.hub.cards.hand_edits import latest_card, read_card
 from hfkit.hub.cards.model_card import updated_card
 from hfkit.hub.locations import HubLocation, locate_base
@@ -12,6 +12,9 @@ from hfkit.hub.model_files import RepoFile
 from hfkit.records.base import base_fault
 from hfkit.records.record import weight_files
 from hfkit.records.source import ADAPTER_CONFIG, Source, read_json
+
+MODEL_JSON = ("config.json", ADAPTER_CONFIG, "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+"""The files of a model that Transformers and PEFT read as JSON mappings."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def record_problems(folder: Path, record: dict | None) -> list[Problem]:
 def missing_weights(folder: Path, files: dict[str, RepoFile]) -> list[Problem]:
     """Return the problem of a folder without a model, adapter or tokenizer, or without all weights of its model."""
     if ADAPTER_CONFIG not in files and "config.json" not in files:
-        if "tokenizer_config.json" in files:
+        if "tokenizer_config.json" in files and not weight_files(folder):
             return []
         remedy = "name a folder that a stage, a trainer or save_pretrained wrote"
         return [Problem(str(folder), "no model, adapter or tokenizer", remedy)]
@@ -70,6 +73,12 @@ def missing_weights(folder: Path, files: dict[str, RepoFile]) -> list[Problem]:
         return []
     found = f"without {', '.join(missing) or 'weights'}"
     return [Problem(str(folder), found, "a push needs all weights of a model, as safetensors")]
+
+
+def unreadable_configs(folder: Path, files: dict[str, RepoFile]) -> list[Problem]:
+    """Return the problem of each file to upload among `MODEL_JSON` that holds no JSON mapping."""
+    faulty = [name for name in MODEL_JSON if name in files and read_json_mapping(folder / name) is None]
+    return [Problem(str(folder / name), "not a JSON mapping", "repair it, or save the model again") for name in faulty]
 
 
 def find_base(folder: Path, record: dict | None, base: HubLocation | None) -> tuple[HubLocation | None, list[Problem]]:

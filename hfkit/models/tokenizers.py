@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hfkit.core.console import warn
-from hfkit.core.errors import HfkitError
+from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import TOKENIZER_FILES
 from hfkit.data.rendering import TODAY, set_template_kwargs, template_variables, writes_today
@@ -24,6 +24,14 @@ PAD_CANDIDATES = (
 )
 
 
+class PadTokenError(HfkitError):
+    """A tokenizer has no token to pad with besides its EOS, or not the one that was chosen."""
+
+
+class TemplateError(HfkitError):
+    """A tokenizer has no chat template of the chosen name, or several and no default."""
+
+
 def read_tokenizer(
     path: str, revision: str = "main", chat_template: str | None = None, chat_template_kwargs: dict | None = None
 ) -> PreTrainedTokenizerBase:
@@ -34,13 +42,16 @@ def read_tokenizer(
         chat_template_kwargs: variables of the template, which are saved with the tokenizer.
 
     Raises:
-        HfkitError: the tokenizer has several templates, and none is the default or named; or an invalid date.
-        ValueError: no EOS.
+        TemplateError: the tokenizer has several templates, and none is the default or named.
+        HfkitError: the tokenizer cannot be read, or has no EOS; or an invalid date.
     """
     folder = local_folder(path, revision, TOKENIZER_FILES)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the libraries raise many kinds for a broken folder
+        raise HfkitError(f"the tokenizer of {path} cannot be read: {reason(error)}") from error
     if tokenizer.eos_token is None:
-        raise ValueError("it has no EOS token, so a model could not end a text")
+        raise HfkitError(f"the tokenizer of {path} has no EOS token, so a model could not end a text")
     choose_template(tokenizer, path, chat_template)
     try:
         set_template_kwargs(tokenizer, chat_template_kwargs)
@@ -58,21 +69,21 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, path: str, chosen: str |
     A template named `tool_use` stays beside the default, because Transformers takes it for conversations with tools.
 
     Raises:
-        HfkitError: there is no such template, or several and no default.
+        TemplateError: there is no such template, or several and no default.
     """
     own = tokenizer.chat_template
     named = own if isinstance(own, dict) else {}
     if chosen is not None and (chosen not in named or Path(chosen).is_file()):
         if not Path(chosen).is_file():
             names = f"the tokenizer of {path} has {', '.join(named)}" if named else f"{path} has no named templates"
-            raise HfkitError(f"chat_template: {chosen} is no file, and {names}")
+            raise TemplateError(f"chat_template: {chosen} is no file, and {names}")
         tokenizer.chat_template = Path(chosen).read_text(encoding="utf-8")
     elif chosen is not None:
         tokenizer.chat_template = named[chosen]
     elif named and "default" not in named:
         names = [*named] if len(named) == 1 else sorted((name for name in named if "chat" in name.lower()), key=len)
         if not names:
-            raise HfkitError(f"{path} has chat templates and no default: set chat_template to {' or '.join(named)}")
+            raise TemplateError(f"{path} has chat templates and no default: set chat_template to {' or '.join(named)}")
         tokenizer.chat_template = {"default": named[names[0]], **named}
 
 
@@ -115,8 +126,8 @@ def load_tokenizer(
     of the vocabulary, so the embedding does not grow.
 
     Raises:
-        HfkitError: there is no token to pad with.
-        ValueError: no EOS.
+        PadTokenError: there is no token to pad with.
+        HfkitError: as `read_tokenizer`.
     """
     tokenizer = read_tokenizer(path, revision, chat_template, chat_template_kwargs)
     vocabulary = tokenizer.get_vocab()
@@ -125,7 +136,7 @@ def load_tokenizer(
     usable = [token for token in PAD_CANDIDATES if token in vocabulary and token != tokenizer.eos_token]
     pad_token = pad_token or next(iter(usable), None)
     if pad_token is None or pad_token not in vocabulary or pad_token == tokenizer.eos_token:
-        raise HfkitError(
+        raise PadTokenError(
             f"{path} has no token to pad with besides its EOS {tokenizer.eos_token!r} (pad_token: {pad_token}): set "
             "pad_token to a token of its vocabulary that your texts never contain"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD
 from hfkit.core.hub_retry import HubUnreachable
-from hfkit.records.record import model_identity, read_record, record_of, weights_hash
+from hfkit.records.record import known_record, model_identity, read_record, record_of, weights_hash
 from hfkit.records.source import read_json
 
 GONE = "no longer there"
@@ -32,7 +32,7 @@ def ancestors(lineage: list[dict]) -> Iterator[dict]:
 def family_records(models: Iterable[tuple[str, str]], local: bool = False) -> Iterator[tuple[str, str, dict]]:
     """Yield path, revision and record of models and of their ancestors, breadth first, each once.
 
-    A record that is not there, or that cannot be fetched, is skipped with those that only it names.
+    A record that is not there, or that cannot be read (with a warning), is skipped with those that only it names.
 
     Args:
         models: path or Hub id, and revision, of each.
@@ -44,10 +44,7 @@ def family_records(models: Iterable[tuple[str, str]], local: bool = False) -> It
         if (path, revision) in seen:
             continue
         seen.add((path, revision))
-        try:
-            record = read_record(path) if local else record_of(path, revision)
-        except HfkitError:
-            continue
+        record = read_record(path) if local else known_record(path, revision)
         if record:
             yield path, revision, record
             waiting += [(parent["path"], parent["revision"] or "main") for parent in record.get("lineage", [])]

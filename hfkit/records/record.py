@@ -5,9 +5,13 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import NoneType
 
 from hfkit.config.fields import HubFields
+from hfkit.core.console import warn
+from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD, file_hash, read_json_mapping
+from hfkit.core.hub_fetch import is_unknown
 from hfkit.core.hub_ids import split_revision
 from hfkit.records.source import ADAPTER_CONFIG, find_file, folder_of
 
@@ -15,9 +19,29 @@ from hfkit.records.source import ADAPTER_CONFIG, find_file, folder_of
 NOT_HASHED = ("output_dir", "resume_from_checkpoint", *(field.name for field in fields(HubFields)))
 
 
+TYPES = {
+    **dict.fromkeys(("stage", "status"), str),
+    **dict.fromkeys(("config", "data", "base", "metrics", "evaluation", "environment", "hub"), dict),
+    **dict.fromkeys(("lineage", "warnings", "notes"), list),
+}
+"""The types of a record's values by key; each may be missing or None."""
+
+
 def read_record(folder: str | Path) -> dict | None:
     """Return the record in a run's folder; None if there is none that can be read."""
-    return read_json_mapping(Path(folder) / RECORD)
+    return well_formed(read_json_mapping(Path(folder) / RECORD))
+
+
+def well_formed(record: dict | None) -> dict | None:
+    """Return a record if its values have the types that hfkit writes, else None."""
+    if record is None or any(not isinstance(record.get(key), (kind, NoneType)) for key, kind in TYPES.items()):
+        return None
+    splits, waiting = (record.get("data") or {}).values(), [*(record.get("lineage") or [])]
+    for entry in waiting:
+        if not isinstance(entry, dict) or not {"role", "path", "revision", "weights_sha256"} <= entry.keys():
+            return None
+        waiting += entry.get("parents") or []
+    return record if all(isinstance(split, dict) for split in splits) else None
 
 
 def settings_of(config) -> dict:
@@ -68,7 +92,24 @@ def model_identity(path: str, revision: str = "main") -> dict:
 def record_of(path: str, revision: str = "main") -> dict | None:
     """Return the record of a model folder or Hub repository; None if there is none that can be read."""
     file = find_file(path, RECORD, revision)
-    return read_json_mapping(file) if file else None
+    return well_formed(read_json_mapping(file)) if file else None
+
+
+def known_record(path: str, revision: str = "main") -> dict | None:
+    """Return what `record_of` does, and warn if there may be a record that cannot be read."""
+    why = None
+    try:
+        if record := record_of(path, revision):
+            return record
+        if find_file(path, RECORD, revision):
+            why = f"its {RECORD} is not as hfkit writes it"
+        elif not os.path.isdir(path) and is_unknown(path, RECORD, revision):
+            why = "the Hub cannot be reached"
+    except HfkitError as error:
+        why = str(error)
+    if why:
+        warn(f"{path}: {why}, so what it and the models before it were trained on, and held out, is not checked")
+    return None
 
 
 def lineage_entry(role: str, path: str, revision: str = "main") -> dict:

@@ -4,12 +4,18 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 
 from hfkit.core.errors import HfkitError
 from hfkit.core.hub_fetch import fetch_file
 from hfkit.core.hub_ids import split_revision
 
 ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("base_model_name_or_path", "revision", "peft_type", "task_type"), (str,)),
+    **{"r": (int,), "lora_alpha": (int, float), "lora_dropout": (int, float), "target_modules": (list, str)},
+}
+"""The types of an adapter's settings that hfkit reads; each may be missing or None."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,8 @@ class Source:
             base: where the adapter's base is now, in place of what its config says.
 
         Raises:
-            HfkitError: `base` is given for a full model; or the base is an adapter itself.
+            HfkitError: `base` is given for a full model; the base is an adapter itself; or the adapter's config holds a
+                value of another type than PEFT writes.
         """
         path, revision = split_revision(path, revision)
         adapter = read_json(path, ADAPTER_CONFIG, revision)
@@ -39,6 +46,10 @@ class Source:
             if base is not None:
                 raise HfkitError(f"{path} is a full model and has no base: remove {base}")
             return cls(path, revision, path, revision, None)
+        for key, kinds in ADAPTER_TYPES.items():
+            if not isinstance(adapter.get(key), (*kinds, NoneType)):
+                expected = " or ".join(kind.__name__ for kind in kinds)
+                raise HfkitError(f"{path}: {key} in {ADAPTER_CONFIG} is {adapter[key]!r}, not of type {expected}")
         if base is None:
             base = adapter.get("base_model_name_or_path") or ""
             if os.path.isdir(base) and read_json(base, ADAPTER_CONFIG) is not None:

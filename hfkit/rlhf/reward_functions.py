@@ -5,7 +5,7 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -27,7 +27,7 @@ def import_reward_function(path: str) -> RewardFunction:
         sys.path.append(os.getcwd())
     try:
         function = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever a user's module raises
+    except (Exception, SystemExit) as error:  # whatever a user's module raises
         line = user_line(None, error)
         remedy = line or "; write it as package.module:function"
         raise HfkitError(f"reward function {path}: {reason(error)}{remedy}") from error
@@ -46,12 +46,13 @@ def call_reward_function(
     """
     try:
         scores = function(prompts, replies, **columns)
-    except Exception as error:  # whatever a user's function raises
+        scores = [*scores] if isinstance(scores, Iterator) else scores  # a generator runs when its items are taken
+    except (Exception, SystemExit) as error:  # whatever a user's function raises
         raise HfkitError(f"reward function {name} raised {reason(error)}{user_line(function, error)}") from error
     return validate_scores(name, scores, len(replies))
 
 
-def user_line(function: RewardFunction | None, error: Exception) -> str:
+def user_line(function: RewardFunction | None, error: BaseException) -> str:
     """Return where in the user's code an error arose: `, in FILE, line N: CODE`; "" if it did not get there.
 
     Args:
@@ -78,8 +79,9 @@ def validate_scores(name: str, scores: Iterable[float], count: int) -> torch.Ten
         tensor = torch.tensor([float(score) for score in scores])
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise HfkitError(f"reward function {name} returned {scores!r:.80}, not a number for each reply") from error
-    if len(tensor) != count or not tensor.isfinite().all():
-        raise HfkitError(
-            f"reward function {name} returned {len(tensor)} numbers for {count} replies, or not finite ones"
-        )
+    if len(tensor) != count:
+        raise HfkitError(f"reward function {name} returned {len(tensor)} numbers for {count} replies")
+    if not tensor.isfinite().all():
+        bad = int((~tensor.isfinite()).nonzero()[0])
+        raise HfkitError(f"reward function {name} returned {scores[bad]} for reply {bad}, not a finite number")
     return tensor

@@ -12,7 +12,7 @@ from hfkit.data.chat_template import encode_sampled, end_as_trained
 from hfkit.data.messages import RenderError, tools_of
 from hfkit.data.rendering import TEMPLATE_KWARGS, set_template_kwargs, template_kwargs, variables_of
 from hfkit.models.reward_model import RewardModel
-from hfkit.models.tokenizers import load_tokenizer
+from hfkit.models.tokenizers import PadTokenError, load_tokenizer
 from hfkit.records.record import record_of
 from hfkit.rlhf.controllers import RewardNormalizer
 from hfkit.rlhf.forward import Model
@@ -112,13 +112,13 @@ def load_reward_tokenizer(config: PPOConfig) -> PreTrainedTokenizerBase:
     """Load the reward model's own tokenizer; it pads with the config's `pad_token` where it has no pad token itself.
 
     Raises:
-        HfkitError: there is no token to pad with.
+        HfkitError: there is no token to pad with, or the tokenizer cannot be read.
     """
     path, revision = config.reward_model_path, config.reward_model_revision
     assert path is not None
     try:
         return load_tokenizer(path, revision)
-    except HfkitError:
+    except PadTokenError:
         return load_tokenizer(path, revision, config.pad_token)
 
 

@@ -277,3 +277,11 @@ def test_a_system_column_is_rendered_in_every_stage(data_verb, stage, row, confi
     status, out, _ = data_verb("preview", stage, [row], "-n", "1", **config)
     assert status == 0
     assert "<|system|>\nBe brief.\n<|user|>\nWhat does Ann like?\n<|assistant|>" in out
+
+
+def test_a_preview_of_nothing_says_so(data_verb):
+    row = {"prompt": "Who?", "response": "Ann."}
+    status, _, told = data_verb("preview", "sft", [row], "--split", "ptx")
+    assert status == 1 and "sets no ptx_datasets, whose rows --split ptx shows" in told
+    status, out, _ = data_verb("preview", "sft", [row], "--lost")
+    assert status == 0 and "none of the rows is dropped, cut or faulty" in out

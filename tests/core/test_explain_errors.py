@@ -1,12 +1,16 @@
 """Errors of files are explained in one line that names the place and the remedy; other errors are not touched."""
 
 import errno
+import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
 from hfkit.cli import main
-from hfkit.core.explain_errors import FullDiskError, explain_file_error
+from hfkit.commands.arguments import within
+from hfkit.core.errors import HfkitError
+from hfkit.core.explain_errors import FullDiskError, explain_errors, explain_file_error
 
 
 @pytest.mark.parametrize(
@@ -47,3 +51,18 @@ def test_without_a_home_the_command_says_what_to_set(monkeypatch, capsys):
         monkeypatch.delenv(name, raising=False)
     assert main(["lineage", "somewhere"]) == 1
     assert "HOME is not set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG])
+def test_a_folder_in_place_of_a_file_is_named(tmp_path, code):
+    explained = explain_file_error(OSError(code, os.strerror(code), str(tmp_path / "x")))
+    assert str(explained).startswith(f"{tmp_path / 'x'}: {os.strerror(code)}: remove it, or choose another")
+
+
+def test_a_failure_of_a_library_may_be_due_to_what_the_trainer_gets_and_a_bug_is_not(tmp_path):
+    config = SimpleNamespace(extra={"adam_beta1": 0.9})
+    with pytest.raises(HfkitError, match=r"JSONDecodeError: .* sets adam_beta1, which the trainer gets unchecked"):
+        with explain_errors(tmp_path, config):
+            json.loads("x")
+    with pytest.raises(TypeError), explain_errors(tmp_path, config):
+        within(float, low=None)("3")

@@ -70,3 +70,8 @@ def test_a_chat_explains_it(sft_dir, capsys):
             chat(str(sft_dir), prompt="Who?")
     finally:
         hook.remove()
+
+
+def test_a_machine_without_memory_is_no_gpu(tmp_path):
+    with pytest.raises(HfkitError, match="the machine has no memory left: "), explain_errors(tmp_path):
+        torch.empty(2**50, dtype=torch.uint8, device="cpu")

@@ -1,5 +1,8 @@
 """Held-out rows: whole prompts, by the seed alone, never trained on, by no stage."""
 
+import shutil
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -177,3 +180,11 @@ def key_of(name: str) -> int:
 
 def asked(names: list[str]) -> list[dict]:
     return [{"prompt": f"What does {name} like?", "chosen": "red, thank you.", "rejected": "no"} for name in names]
+
+
+def test_hashes_that_cannot_be_read_are_warned_of(sft_dir, tmp_path, capsys):
+    shutil.copy(sft_dir / "hfkit.json", tmp_path)
+    (tmp_path / HASHES).write_bytes((sft_dir / HASHES).read_bytes()[:40])
+    config = SimpleNamespace(model_name_or_path=str(tmp_path), model_revision="main")
+    assert [*overlaps(config, {"train": np.array([1])})] == []
+    assert f"{HASHES} cannot be read: BadZipFile" in capsys.readouterr().err

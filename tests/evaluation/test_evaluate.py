@@ -23,9 +23,10 @@ from hfkit.evaluation.checks import problems_of
 from hfkit.evaluation.evaluate import evaluate
 from hfkit.evaluation.held_out import find_held_out, prompt_and_reply, prompted_start, text_likelihoods
 from hfkit.evaluation.prompts import load_prompts
+from hfkit.models.loading import is_classifier
 from hfkit.records.record import read_record
 
-SMALL = {"response_length": 6, "max_prompts": 4, "per_device_eval_batch_size": 2}
+SMALL = {"response_length": 6, "max_prompts": 4}
 
 
 @pytest.fixture
@@ -39,7 +40,9 @@ def run_of(tmp_path):
 
 
 def evaluated(model: Path, **settings) -> dict:
-    config = load_config(EvaluateConfig, {"model_name_or_path": str(model), **SMALL, **settings}, problems_of)
+    small = {} if is_classifier(str(model), "main") else SMALL
+    given = {"model_name_or_path": str(model), "per_device_eval_batch_size": 2, **small, **settings}
+    config = load_config(EvaluateConfig, given, problems_of)
     return evaluate(config)
 
 
@@ -149,6 +152,16 @@ def test_a_reward_model_is_measured_on_pairs_as_its_stage_did(run_of, reward_dir
     figures = result["metrics"]
     assert figures == pytest.approx({key: trained[key] for key in figures}, abs=1e-5)
     assert result["probes"][folder.name].keys() == {"real", "empty", "repeated", "truncated", "off-topic"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("temperature", 0.3), ("max_prompts", 3), ("prompts", "prompts.jsonl"), ("reward_model", "x/y")]
+)
+def test_a_key_that_an_evaluation_of_a_reward_model_does_not_read_is_reported(reward_dir, data, tmp_path, key, value):
+    value = str(data / value) if key == "prompts" else value
+    config = EvaluateConfig(model_name_or_path=str(reward_dir), output_dir=str(tmp_path), **{key: value})
+    [problem] = [problem for problem in problems_of(config) if "no effect" in problem.remedy]
+    assert (problem.key, problem.keys) == (key, ("model_name_or_path",))
 
 
 def test_reward_models_are_in_memory_one_at_a_time(reward_dir, tmp_path):

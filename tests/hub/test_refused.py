@@ -122,6 +122,13 @@ def test_an_unknown_or_different_base_is_refused(refused, made, hub_server):
 
 def test_incomplete_models_are_refused(refused, made, tmp_path):
     base, sft = made
+    config = (base / "config.json").read_text()
+    (base / "config.json").unlink()
+    assert "'no model, adapter or tokenizer'" in refused("push", base, "ann/x")  # a tokenizer has no weights
+    for content in ("{nothing", "[1]"):
+        (base / "config.json").write_text(content)
+        assert "config.json: 'not a JSON mapping'" in refused("push", base, "ann/x")
+    (base / "config.json").write_text(config)
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     assert "'not readable' -> not a safetensors file, or truncated" in refused("push", base, "ann/x")
@@ -156,7 +163,7 @@ def test_no_login_and_no_write_access(refused, made, user_of, ann):
 def test_a_model_that_is_not_on_the_hub_is_reported_with_other_problems(refused, data, made, tmp_path):
     given = ["--model_name_or_path", "bob/none", "--output_dir", tmp_path / "out", "--learning_rate", "-1"]
     reported = refused("sft", "--datasets", json.dumps([{"path": str(data / "turns.jsonl")}]), *given)
-    assert "model_name_or_path: 'bob/none' -> its tokenizer cannot be read" in reported
+    assert "model_name_or_path: 'bob/none' -> cannot load bob/none: neither a folder nor a model on the Hub" in reported
     assert reported.count("model_name_or_path") == 1
     assert "learning_rate: -1.0 -> must not be negative" in reported
     given += ["--tokenizer_name_or_path", made[0]]

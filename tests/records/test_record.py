@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hfkit.core.files import write_json
-from hfkit.records.record import lineage_entry, read_record, settings_of, weights_hash
+from hfkit.records.record import known_record, lineage_entry, read_record, settings_of, weights_hash
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
@@ -84,3 +84,34 @@ def test_the_peak_is_not_that_of_the_process_before():
     parent = f"import subprocess, sys; held = b'.' * 2_000_000_000; subprocess.run([sys.executable, '-c', {child!r}])"
     ran = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
     assert 10_000_000 < int(ran.stdout) < 1_500_000_000
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stage": [3]},
+        {"config": [1]},
+        {"data": [1]},
+        {"data": {"train": 1}},
+        {"lineage": [1]},
+        {"lineage": {"a": 1}},
+        {"base": "x"},
+    ],
+    ids=str,
+)
+def test_a_record_with_other_types_than_hfkit_writes_is_no_record(sft_dir, tmp_path, changes):
+    record = json.loads((sft_dir / "hfkit.json").read_text())
+    write_json(tmp_path / "hfkit.json", record)
+    assert read_record(tmp_path) == record
+    write_json(tmp_path / "hfkit.json", record | changes)
+    assert read_record(tmp_path) is None
+
+
+def test_a_record_that_may_be_there_but_cannot_be_read_is_warned_of(tmp_path, capsys):
+    assert known_record(str(tmp_path)) is None
+    assert capsys.readouterr().err == ""
+    (tmp_path / "hfkit.json").write_text("[]")
+    assert known_record(str(tmp_path)) is None
+    assert f"{tmp_path}: its hfkit.json is not as hfkit writes it" in capsys.readouterr().err
+    assert known_record("someone/a-model") is None  # the tests have no network
+    assert "someone/a-model: the Hub cannot be reached" in capsys.readouterr().err

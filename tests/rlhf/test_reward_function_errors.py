@@ -48,3 +48,25 @@ def test_a_module_that_cannot_be_imported_shows_its_line(module):
 def test_a_module_that_does_not_exist_says_how_to_name_one():
     with pytest.raises(HfkitError, match=r"No module named 'no_such'; write it as package\.module:function"):
         import_reward_function("no_such:f")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("sys.exit(0)", "raised SystemExit: 0, in .*, line 3"),
+        ("return (1 / 0 for _ in replies)", "raised ZeroDivisionError: .*, in .*, line 3"),
+        ("return [1.0]", "returned 1 numbers for 2 replies"),
+        ("return [0.0, float('nan')]", "returned nan for reply 1, not a finite number"),
+        ("return [0.0, 1e300]", "returned 1e\\+300 for reply 1, not a finite number"),
+    ],
+)
+def test_a_function_that_returns_no_scores_is_blamed(module, body, said):
+    _, name = module(f"import sys\ndef f(prompts, replies, **columns):\n    {body}\n")
+    with pytest.raises(HfkitError, match=f"reward function {name}:f {said}"):
+        call_reward_function(f"{name}:f", import_reward_function(f"{name}:f"), ["a", "b"], ["x", "y"], {})
+
+
+def test_a_module_that_exits_is_no_success(module):
+    _, name = module("import sys\nsys.exit(0)\n")
+    with pytest.raises(HfkitError, match=r"SystemExit: 0, in .*, line 2"):
+        import_reward_function(f"{name}:f")

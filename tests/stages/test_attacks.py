@@ -4,12 +4,14 @@ import fcntl
 import gzip
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from hfkit.cli import main
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.models.loading import load_base, load_policy
 from hfkit.stages.pipeline import run_pipeline
@@ -181,7 +183,7 @@ def test_code_that_comes_with_a_model_is_not_even_offered(config_of, tmp_path, b
     )
     edit(folder / "config.json", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}, model_type="evil")
     (folder / "evil.py").write_text("raise SystemExit('code was run')")
-    with pytest.raises(ConfigError, match="its tokenizer cannot be read"):
+    with pytest.raises(ConfigError, match=r"config.json cannot be read: ValueError: .* custom code"):
         config_of("sft", tmp_path / "out", model_name_or_path=str(folder))
     with pytest.raises(HfkitError, match="cannot load"):
         load_base(str(folder))
@@ -273,5 +275,70 @@ def test_every_flag_that_a_pipeline_cannot_use_is_told(pipeline):
 
 
 def test_a_field_of_the_trainer_that_fails_is_named(run_stage, tmp_path):
-    with pytest.raises(HfkitError, match=r"Invalid beta parameter .* check adam_beta1"):
-        run_stage("sft", tmp_path / "out", adam_beta1=2.0)
+    remedy = (
+        r"Invalid `loss_type` nope .* sets loss_type, which the trainer gets unchecked: see whether it is the cause"
+    )
+    with pytest.raises(HfkitError, match=remedy):
+        run_stage("sft", tmp_path / "out", loss_type="nope")
+
+
+def broken(name: str, content: bytes | str | dict):
+    """Return an edit of a model's folder: a file's new content, or the keys that change in it."""
+
+    def apply(folder: Path) -> None:
+        if isinstance(content, dict):
+            edit(folder / name, **content)
+        else:
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("kind", "apply", "told"),
+    [
+        ("base", broken("config.json", b"\xff\xfe"), "config.json cannot be read"),
+        ("base", broken("config.json", "[1]"), "config.json cannot be read"),
+        ("base", broken("config.json", "{}"), "config.json cannot be read"),
+        ("base", broken("config.json", {"hidden_size": "big"}), "config.json cannot be read"),
+        ("base", broken("config.json", {"vocab_size": None}), "config.json cannot be read"),
+        ("base", broken("config.json", {"model_type": "nothing"}), "config.json cannot be read"),
+        ("base", broken("tokenizer.json", "[]"), "the tokenizer of .* cannot be read"),
+        ("base", broken("tokenizer_config.json", "nothing"), "the tokenizer of .* cannot be read"),
+        ("base", broken("tokenizer_config.json", {"eos_token": 3}), "the tokenizer of .* cannot be read"),
+        ("sft", broken("adapter_config.json", {"base_model_name_or_path": 3}), "base_model_name_or_path in .* is 3"),
+        ("sft", broken("adapter_config.json", {"r": "x"}), "r in adapter_config.json is 'x', not of type int"),
+        ("sft", broken("adapter_config.json", {"target_modules": 3}), "target_modules in .* is 3, not of type list or"),
+        ("sft", broken("adapter_config.json", {"peft_type": "NEW"}), "peft_type in .* is 'NEW', which PEFT does not"),
+        ("tokenizer", lambda folder: None, r"the run of another stage \(tokenizer\)"),
+    ],
+)
+def test_a_broken_model_is_blamed_before_it_is_loaded(request, copy, config_of, tmp_path, capsys, kind, apply, told):
+    folder = copy(request.getfixturevalue(f"{kind}_dir"))
+    apply(folder)
+    with pytest.raises(ConfigError, match=told) as caught:
+        config_of("sft", tmp_path / "out", model_name_or_path=str(folder))
+    assert [problem.key for problem in caught.value.problems] == ["model_name_or_path"]
+    for words in (
+        ["chat", str(folder), "--prompt", "x"],
+        ["evaluate", str(folder), "--output_dir", str(tmp_path / "e")],
+    ):
+        assert main(words) in (1, 2)
+        said = capsys.readouterr().err
+        assert re.search(told, said) or kind == "tokenizer"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_name_that_no_folder_can_have_is_a_problem(config_of, name):
+    with pytest.raises(ConfigError, match="not the name of a folder"):
+        config_of("tokenizer", name)
+
+
+def test_a_template_of_the_model_that_is_not_jinja_is_a_problem(copy, config_of, base_dir, tmp_path):
+    folder = copy(base_dir)
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text("{% if %}")
+    with pytest.raises(ConfigError, match="its chat template is not Jinja: line 1"):
+        config_of("sft", tmp_path / "out", model_name_or_path=str(folder))
+    (tmp_path / "own.jinja").write_text(template)
+    config_of("sft", tmp_path / "out", model_name_or_path=str(folder), chat_template=str(tmp_path / "own.jinja"))

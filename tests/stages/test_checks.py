@@ -122,6 +122,14 @@ def test_problems_of_the_model_are_about_all_that_names_it(problems_with):
         ({"optim": "nonsense", "lr_scheduler_type": "nonsense"}, ["lr_scheduler_type", "optim"]),
         ({"bf16": True, "fp16": True}, ["fp16"]),
         ({"report_to": "nonsense"}, ["report_to"]),
+        ({"adam_beta1": 2.0}, ["adam_beta1"]),
+        ({"optim": "galore_adamw"}, ["optim"]),
+        ({"optim_args": "nonsense"}, ["optim_args"]),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, ["lr_scheduler_type"]),
+        ({"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-6}}, []),
+        ({"lr_scheduler_kwargs": {"nonsense": 1}}, ["lr_scheduler_kwargs"]),
+        ({"log_level": "nonsense"}, ["log_level"]),
+        ({"learning_rate": 1e300}, ["learning_rate"]),
     ],
 )
 def test_what_the_trainer_refuses_is_found_by_trying(problems_with, changes, keys):
@@ -133,7 +141,7 @@ def test_what_no_setting_causes_is_the_trainers(config_of, tmp_path, monkeypatch
         raise RuntimeError("learning_rate is not to blame")
 
     config = config_of("sft", tmp_path, learning_rate=1e-5)
-    monkeypatch.setattr("hfkit.stages.checks.trainer_arguments", broken)
+    monkeypatch.setattr("hfkit.stages.checks.trainer.trainer_arguments", broken)
     assert [str(problem) for problem in trainer_problems(config)] == [
         "trainer: None -> RuntimeError: learning_rate is not to blame"
     ]
@@ -204,3 +212,26 @@ def test_a_plan_may_name_data_files_that_do_not_exist_yet_and_nothing_else(base_
     except ConfigError as error:
         keys = [problem.key for problem in error.problems]
     assert keys == left
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "needed"),
+    [
+        ("sft", {"bnb_4bit_quant_type": "fp4"}, {"load_in_4bit": True}),
+        ("reward", {"use_bnb_nested_quant": False}, {"load_in_4bit": True}),
+        ("pretrain", {"sample_length": 3}, {"sample_prompts": ["Ann"]}),
+        ("ppo", {"kl_horizon": 50}, {"kl_target": 6.0}),
+        ("ppo", {"ptx_max_length": 50}, {"ptx_datasets": [{"path": "gpt2"}], "ptx_coef": 0.1}),
+        ("ppo", {"use_peft": False, "merge_in_rollouts": False}, {"use_peft": True}),
+        ("ppo", {"metric_for_best_model": "eval_kl"}, {**EVALUATED, "load_best_model_at_end": True}),
+        ("ppo", {"metric_for_best_model": "eval_kl"}, {**EVALUATED, "early_stopping_patience": 1}),
+        ("sft", {"metric_for_best_model": "eval_loss"}, {**EVALUATED, "load_best_model_at_end": True}),
+        ("sft", {"greater_is_better": True}, {**EVALUATED, "lr_scheduler_type": "reduce_lr_on_plateau"}),
+    ],
+    ids=str,
+)
+def test_a_key_that_does_nothing_alone_is_reported(problems_with, stage, changes, needed):
+    [problem] = problems_with(stage, **changes)
+    assert problem.key == [*changes][-1] and problem.remedy.startswith("has no effect without ")
+    assert {*problem.keys} & {*needed}
+    assert problems_with(stage, **changes | needed) == []

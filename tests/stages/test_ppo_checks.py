@@ -103,3 +103,11 @@ def test_what_is_right_is_taken(config_of, tmp_path, changes):
 def test_a_batch_larger_than_the_data_is_told_before_training(run_stage, tmp_path):
     with pytest.raises(HfkitError, match=r"8 prompts < batch of 16 .* use some prompts twice"):
         run_stage("ppo", tmp_path / "out", per_device_train_batch_size=8, total_episodes=16)
+
+
+@pytest.mark.parametrize("kind", ["base", "sft"])
+def test_a_language_model_is_no_reward_model(request, config_of, tmp_path, kind):
+    path = str(request.getfixturevalue(f"{kind}_dir"))
+    problems = told(config_of, tmp_path, reward_model_path=path)
+    assert problems.keys() == {"reward_model_path"}
+    assert "not a reward model, which has a score head" in problems["reward_model_path"]

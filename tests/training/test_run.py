@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD
 from hfkit.records.record import read_record
@@ -179,3 +180,9 @@ def test_an_interrupt_whose_exception_was_discarded_stops_the_next_step(config_o
         sft.main(config)
     record = read_record(tmp_path / "out")
     assert (record["status"], record["error"]) == ("failed", "KeyboardInterrupt")
+
+
+def test_warnings_from_before_a_run_are_not_in_its_record(run_stage, tmp_path):
+    warn("about something else")
+    folder = run_stage("tokenizer", tmp_path / "out")
+    assert read_record(folder)["warnings"] == []

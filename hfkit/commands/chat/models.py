@@ -29,7 +29,7 @@ from hfkit.models.tokenizers import read_tokenizer
 from hfkit.records.base import same_base
 from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source, find_file
-from hfkit.stages.checks.models import path_problems
+from hfkit.stages.checks.models import path_problems, weights_problems
 
 BASE_NAME = "base"  # the name of a base without its adapters
 LANGUAGE_MODELS = ("base model", "assistant")  # among the outputs of stages
@@ -198,6 +198,8 @@ def require_language_model(path: str, revision: str = "main") -> None:
         runs = [str(folder) for folder in folders if output_of(folder) in LANGUAGE_MODELS]
         hint = f"name one of its runs: {', '.join(runs)}" if runs else f"it has no config.json or {ADAPTER_CONFIG}"
         raise HfkitError(f"{path} holds no model: {hint}")
+    if problems := weights_problems("model", path):
+        raise HfkitError(f"{path}: {problems[0].remedy}")
     if is_classifier(path, revision):
         raise HfkitError(f"{path} is a classifier, such as a reward model: it scores replies and writes none")
 

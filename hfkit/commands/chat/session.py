@@ -14,7 +14,7 @@ from rich.text import Text
 from hfkit.commands.chat.conversation import Conversation, Settings
 from hfkit.commands.chat.models import ChatModel, LoadedModels
 from hfkit.config.validation import describe_type
-from hfkit.core.console import printable
+from hfkit.core.console import debug, printable
 from hfkit.core.errors import HfkitError, nearest
 
 QUIT = "/quit"
@@ -96,6 +96,7 @@ class ChatSession:
                 elif line:
                     self.answer(line)
             except HfkitError as error:
+                debug(error)
                 self.console.print(Text(printable(str(error)), "red"))
             except KeyboardInterrupt:  # on the keyboard, it discards the line that is being typed
                 if keyboard is None:

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from hfkit.commands.data.check import stages_to_check
 from hfkit.commands.data.survey import SPLITS, load_source
-from hfkit.core.console import printable
+from hfkit.core.console import printable, say
+from hfkit.core.errors import HfkitError
 from hfkit.data.chat_template import encode_prompt
 from hfkit.data.conversions import prompt_of
 from hfkit.data.encoding import PARTS
@@ -30,8 +31,10 @@ def main(given: Namespace) -> int:
     console = Console(no_color=given.no_color or None, soft_wrap=True)
     marks = console.no_color or not console.is_terminal
     key = next(key for key, split in SPLITS.items() if split == given.split)
+    entries, shown = 0, 0
     for stage, config, tokenizer in stages_to_check(given):
         for entry in getattr(config, key, []):
+            entries += 1
             source, encoder, _ = load_source(stage, config, given.split, entry, tokenizer)
             left = given.n
             for index, row in enumerate(source.rows):
@@ -40,12 +43,16 @@ def main(given: Namespace) -> int:
                 encoded = encoder.function(row)
                 is_lost = bool(encoded["dropped"] or encoded["faults"] or encoded["cut"])
                 if given.lost == is_lost or (not given.lost and not encoded["dropped"]):
-                    left -= 1
+                    left, shown = left - 1, shown + 1
                     unit = "bytes" if tokenizer is None else "tokens"
                     label = f"{stage} {given.split}: {source.label}"
                     console.print(heading(label, index, encoded, unit))
                     for part in parts_of(row, encoded, tokenizer):
                         console.print(highlight(*part, tokenizer, marks))
+    if not entries:
+        raise HfkitError(f"{given.config} sets no {key}, whose rows --split {given.split} shows")
+    if not shown:
+        say(f"none of the rows is {'dropped, cut or faulty' if given.lost else 'kept'}")
     return 0
 
 

@@ -68,9 +68,16 @@ class ParsedCard:
 
 
 def read_card(folder: Path) -> str | None:
-    """Return the README.md of a folder, or None if there is none."""
+    """Return the README.md of a folder, or None if there is none.
+
+    Raises:
+        HfkitError: it is not text in UTF-8.
+    """
     file = folder / README
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    try:
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+    except UnicodeDecodeError as error:
+        raise HfkitError(f"{file} cannot be read: {reason(error)}; save it as UTF-8") from error
 
 
 def regenerate_card(

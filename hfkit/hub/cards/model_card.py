@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 import yaml
 from safetensors import safe_open
 
+from hfkit.config.fields import REVISION_KEYS
 from hfkit.core.files import write_text
 from hfkit.hub.cards.hand_edits import README, ParsedCard, read_card, regenerate_card, short_hash, with_edit_hash
 from hfkit.hub.cards.licenses import NO_LICENSE
@@ -28,10 +29,10 @@ CARD_SAMPLES = 4
 ROLE_NAMES = {"start": "starting model", "reward": "reward model"}
 """How the card names roles of the lineage; it shows other roles unchanged."""
 # Settings that other sections show, or that name local files.
-HIDDEN_SETTINGS = (
-    *("datasets", "eval_datasets", "ptx_datasets", "model_name_or_path", "reward_model_path"),
-    *("tokenizer_name_or_path", "adapter", "base", "eval_dataset", "license", "seed"),
-)
+HIDDEN_SETTINGS = {
+    *("datasets", "eval_datasets", "ptx_datasets", "eval_dataset", "license", "seed"),
+    *REVISION_KEYS,
+}
 
 
 def write_card(folder: Path, record: dict) -> None:

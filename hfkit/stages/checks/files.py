@@ -12,6 +12,12 @@ from hfkit.core.errors import Problem, reason
 def folder_problems(config) -> list[Problem]:
     """Return problems of an output folder that cannot be created or written to."""
     path = Path(config.output_dir)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a null byte
+        return [Problem("output_dir", config.output_dir, f"not the name of a folder: {reason(error)}")]
     existing = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
     if config.output_dir and os.path.isdir(existing) and os.access(existing, os.W_OK):
         return []
@@ -31,10 +37,17 @@ def template_problems(config) -> list[Problem]:
     if path is None or template_name(config):  # loading the tokenizer finds the name
         return []
     try:
-        template = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", Path(path).read_text(encoding="utf-8"))
-        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
-    except TemplateSyntaxError as error:
-        return [Problem("chat_template", path, f"not Jinja: line {error.lineno}: {error.message}")]
+        fault = template_fault(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        return [Problem("chat_template", path, f"cannot be read: {reason(error)}")]
-    return []
+        fault = f"cannot be read: {reason(error)}"
+    return [Problem("chat_template", path, fault)] if fault else []
+
+
+def template_fault(template: str) -> str | None:
+    """Return why a chat template is not Jinja, or None if it is."""
+    try:
+        without_marks = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template)
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(without_marks)
+    except TemplateSyntaxError as error:
+        return f"not Jinja: line {error.lineno}: {error.message}"
+    return None

@@ -3,18 +3,19 @@
 import os
 from pathlib import Path
 
+from peft import PeftType
+
 from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import HfkitError, Problem, nearest, reason
 from hfkit.core.hub_ids import HUB_ID, split_revision
-from hfkit.core.hub_retry import HubError
 from hfkit.models.adapter_support import module_names, opening_fault, training_fault
 from hfkit.models.loading import cached_config, is_classifier
-from hfkit.models.tokenizers import cached_tokenizer, tokenizer_source
+from hfkit.models.tokenizers import PadTokenError, TemplateError, cached_tokenizer, tokenizer_source
 from hfkit.records.base import base_fault
 from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source
 from hfkit.stages.checks.architecture import MODEL_KEYS, length_problems_within
-from hfkit.stages.checks.files import template_name
+from hfkit.stages.checks.files import template_fault, template_name
 from hfkit.stages.checks.rules import broken_rules
 from hfkit.stages.checks.start import checkpoint_problems
 
@@ -33,6 +34,7 @@ def adapter_problems(config) -> list[Problem]:
         (bits and not config.use_peft, bits, "quantized weights cannot be trained: set use_peft: true", "use_peft"),
         (both, "load_in_8bit", "the base is loaded in 4 bits or in 8: set one of the two", "load_in_4bit"),
         *((True, key, "has no effect without use_peft: true", "use_peft") for key in given),
+        (config.lora_dropout == 1, "lora_dropout", "drops all of the adapter's input, which then learns nothing"),
         (config.lora_target_modules == [], "lora_target_modules", "name one or more; without it, all linear layers"),
         (bits and config.dtype == "auto", "dtype", f"{bits} needs a dtype: bfloat16 on a GPU, else float32", bits),
     ]
@@ -47,7 +49,8 @@ def model_problems(config) -> list[Problem]:
         missing = Problem("model_name_or_path", None, "missing: the model to start from")
         return [] if hasattr(config, "model_config") else [missing]
     key = "tokenizer_name_or_path" if getattr(config, "tokenizer_name_or_path", None) else "model_name_or_path"
-    problems = path_problems(key, path) or model_tokenizer_problems(config, key, path, revision)
+    folder_problems = weights_problems if key == "model_name_or_path" else path_problems
+    problems = folder_problems(key, path) or model_tokenizer_problems(config, key, path, revision)
     if getattr(config, "model_config", None):
         return problems + vocabulary_problems(config) + length_problems(config)
     reported = {problem.key for problem in problems}
@@ -59,12 +62,11 @@ def start_problems(config) -> list[Problem]:
     key, path, revision = "model_name_or_path", config.model_name_or_path, config.model_revision
     if path is None:
         return []
-    if problems := path_problems(key, path):
+    if problems := weights_problems(key, path):
         return problems
     problems = length_problems(config) + vocabulary_problems(config)
     is_folder = os.path.isdir(path)
-    if is_folder and revision != "main":
-        problems.append(Problem("model_revision", revision, "has no effect on a folder", keys=(key,)))
+    problems += revision_problems("model_revision", revision, key, path)
     spec = spec_of_config(config)
     try:
         problems += adapter_shape_problems(config) + target_problems(config)
@@ -117,30 +119,54 @@ def path_problems(key: str, path: str) -> list[Problem]:
     return [Problem(key, path, fault)] if fault else []
 
 
+def revision_problems(key: str, revision: str, path_key: str, path: str) -> list[Problem]:
+    """Return the problem of a revision, at `key`, of a model that is a folder and has none."""
+    has_none = revision != "main" and os.path.isdir(path)
+    return [Problem(key, revision, "has no effect on a folder", keys=(path_key,))] if has_none else []
+
+
 def weights_problems(key: str, path: str) -> list[Problem]:
-    """Return `path_problems`, and the problem of a folder that holds no model, in full or as an adapter."""
+    """Return `path_problems`, and the problem of a folder that holds no model, or one whose config cannot be read."""
     problems = path_problems(key, path)
     folder = Path(path)
-    if problems or not os.path.isdir(path) or any((folder / name).is_file() for name in MODEL_CONFIGS):
+    if problems or not os.path.isdir(path):
         return problems
+    if any((folder / name).is_file() for name in MODEL_CONFIGS):
+        fault = config_fault(path)
+        return [Problem(key, path, fault)] if fault else []
     stage = (read_record(path) or {}).get("stage")
     content = f"the run of another stage ({stage})" if stage else "no model" if any(folder.iterdir()) else "nothing"
     return [Problem(key, path, f"holds {content}: name a folder with {' or '.join(MODEL_CONFIGS)}, or a Hub id")]
 
 
-def model_tokenizer_problems(config, key: str, path: str, revision: str) -> list[Problem]:
-    """Return problems of a tokenizer that cannot be read, or that has no pad token but its EOS."""
-    chosen = template_name(config) if key in ("model_name_or_path", "tokenizer_name_or_path") else None
+def config_fault(path: str) -> str | None:
+    """Return why PEFT or Transformers cannot read the config of the model in a folder, or None if they can."""
+    source = Source.of(path)
+    kind = source.adapter and source.adapter.get("peft_type")
+    if source.adapter is not None and kind not in {one.value for one in PeftType}:
+        return f"peft_type in {ADAPTER_CONFIG} is {kind!r}, which PEFT does not know"
+    if not os.path.isdir(source.base):
+        return None  # its config is fetched when it is loaded
     try:
-        cached_tokenizer(path, revision, config.pad_token, chosen)
-    except HubError as error:
-        return [Problem(key, path, f"its tokenizer cannot be read: {error}")]
-    except HfkitError as error:
-        wrong = "chat_template" if "chat_template" in str(error) else "pad_token"
+        cached_config(path, "main")
+    except Exception as error:  # Transformers raises errors of any kind for a broken config
+        return f"{os.path.join(source.base, 'config.json')} cannot be read: {reason(error)}"
+    return None
+
+
+def model_tokenizer_problems(config, key: str, path: str, revision: str) -> list[Problem]:
+    """Return problems of a tokenizer that cannot be read, lacks a pad token, or has a template that is not Jinja."""
+    try:
+        tokenizer = cached_tokenizer(path, revision, config.pad_token, template_name(config))
+    except (PadTokenError, TemplateError) as error:
+        wrong = "pad_token" if isinstance(error, PadTokenError) else "chat_template"
         return [Problem(wrong, getattr(config, wrong), str(error), keys=MODEL_KEYS)]
-    except Exception as error:  # libraries raise errors of any kind for a broken folder
-        return [Problem(key, path, f"its tokenizer cannot be read: {reason(error)}")]
-    return []
+    except HfkitError as error:
+        return [Problem(key, path, str(error))]
+    own = tokenizer.chat_template
+    templates = [] if config.chat_template else [*own.values()] if isinstance(own, dict) else [own]
+    faults = [fault for text in templates if text and (fault := template_fault(text))]
+    return [Problem(key, path, f"its chat template is {fault}: set chat_template", keys=MODEL_KEYS) for fault in faults]
 
 
 def length_problems(config) -> list[Problem]:

@@ -21,6 +21,8 @@ NOT_NEGATIVE = (
 SHARES = ("lora_dropout", "max_dropped", "min_reward_accuracy", "gamma", "lam")
 RANGES = {"seed": (0, 2**32 - 1), **dict.fromkeys(NOT_NEGATIVE, (0, math.inf)), **dict.fromkeys(SHARES, (0, 1))}
 """The lowest and the highest value."""
+LARGEST = 1e38
+"""Tensors of float32 hold no number above 3.4e38."""
 
 
 def number_problems(config) -> list[Problem]:
@@ -32,6 +34,8 @@ def number_problems(config) -> list[Problem]:
         if value is not None and not low <= value <= high:
             remedy = "must not be negative" if high is math.inf else f"must be from {low} to {high}"
             problems.append(Problem(name, value, remedy))
+    numbers = {name: value for name, value in vars(config).items() if isinstance(value, float)}
+    problems += [Problem(k, v, "must be below 1e38") for k, v in numbers.items() if abs(v) > LARGEST]
     steps, evaluates = getattr(config, "max_steps", -1), getattr(config, "eval_strategy", "no")
     no_steps = evaluates != "steps" and (getattr(config, "eval_steps", None) or 0) > 0
     no_rows = evaluates != "no" and not has_held_out(config)

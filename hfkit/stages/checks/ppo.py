@@ -2,12 +2,12 @@
 
 from hfkit.config.stages import PPOConfig
 from hfkit.core.errors import HfkitError, Problem, reason
-from hfkit.models.loading import cached_config
+from hfkit.models.loading import cached_config, is_classifier
 from hfkit.rlhf.reward_functions import import_reward_function
 from hfkit.rlhf.reward_quality import recorded_pair_metrics
 from hfkit.rlhf.rewards import load_reward_tokenizer
 from hfkit.rlhf.trainer_checks import precision_problems
-from hfkit.stages.checks.models import path_problems
+from hfkit.stages.checks.models import revision_problems, weights_problems
 from hfkit.stages.checks.numbers import HELD_OUT_KEYS, has_held_out
 from hfkit.stages.checks.rules import broken_rules
 
@@ -91,7 +91,11 @@ def reward_problems(config: PPOConfig) -> list[Problem]:
         except HfkitError as error:
             problems.append(Problem(f"reward_functions[{index}]", function, str(error)))
     if path is not None:
-        fault = path_problems("reward_model_path", path) or reward_tokenizer_problems(config)
+        problems += revision_problems("reward_model_revision", config.reward_model_revision, "reward_model_path", path)
+        fault = weights_problems("reward_model_path", path) or reward_tokenizer_problems(config)
+        if not fault and not is_classifier(path, config.reward_model_revision):
+            remedy = "not a reward model, which has a score head: train one with `hfkit reward`"
+            fault = [Problem("reward_model_path", path, remedy, keys=REWARD_KEYS)]
         return problems + (fault or accuracy_problems(config))
     missing = "missing: a model from `hfkit reward`, or name reward_functions"
     has_minimum, no_model = config.min_reward_accuracy is not None, "has no effect without reward_model_path"

@@ -1,0 +1,41 @@
+"""Validates that every key that is set does something: a key without another one that it depends on is reported."""
+
+from dataclasses import fields
+
+from hfkit.config.validation import default_of
+from hfkit.core.errors import Problem
+
+PLATEAU = ("lr_scheduler_type", "reduce_lr_on_plateau")
+CHOOSES_BEST = ("load_best_model_at_end", "early_stopping_patience", PLATEAU)
+NEEDED_KEYS: dict[str, tuple[str | tuple[str, str], ...]] = {
+    "bnb_4bit_quant_type": ("load_in_4bit",),
+    "use_bnb_nested_quant": ("load_in_4bit",),
+    "sample_length": ("sample_prompts",),
+    "kl_horizon": ("kl_target",),
+    "ptx_max_length": ("ptx_datasets",),
+    "merge_in_rollouts": ("use_peft",),
+    "metric_for_best_model": CHOOSES_BEST,
+    "greater_is_better": CHOOSES_BEST,
+}
+"""Keys that do nothing alone, each with those of which one must be set, to anything or to the value beside it."""
+
+
+def effect_problems(config) -> list[Problem]:
+    """Return problems of keys that differ from their defaults and have no effect, since what they depend on is off."""
+    settings = {**vars(config), **getattr(config, "extra", {})}
+    defaults = {field.name: default_of(field) for field in fields(config)}
+    problems = []
+    for key, needed in NEEDED_KEYS.items():
+        if key not in settings or settings[key] == defaults.get(key):
+            continue
+        pairs = [(one, None) if isinstance(one, str) else one for one in needed]
+        known = [(name, value) for name, value in pairs if takes(config, name)]
+        if not any(settings.get(name) == value if value else settings.get(name) for name, value in known):
+            one_of = " or ".join(name if value is None else f"{name}: {value}" for name, value in known)
+            problems.append(Problem(key, settings[key], f"has no effect without {one_of}", keys=(*dict(known),)))
+    return problems
+
+
+def takes(config, name: str) -> bool:
+    """Return whether a config takes a key, as a field of its own or of the trainer's config."""
+    return hasattr(config, name) or (hasattr(config, "extra_field") and config.extra_field(name) is not None)

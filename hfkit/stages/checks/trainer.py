@@ -1,0 +1,70 @@
+"""Validates settings by what the trainer makes of them: its arguments, its trackers, its optimizer and its schedule."""
+
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import fields, replace
+
+import torch
+from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.integrations import get_reporting_integration_callbacks
+
+from hfkit.config.validation import EXTRA, default_of
+from hfkit.core.errors import Problem, reason
+from hfkit.training.arguments import trainer_arguments
+
+UNKNOWN_STEPS = 1000
+"""Optimizer steps that a schedule is tried with if the config names none."""
+
+
+def trainer_problems(config) -> list[Problem]:
+    """Return the settings that the trainer's own config class refuses, each with the reason that the library gives.
+
+    A setting is at fault if the trainer's arguments no longer fail with the same error once it has its default. Where
+    several are, as two that contradict each other, the problem is under the last one and names the others.
+    """
+    error = trainer_error(config)
+    if error is None:
+        return []
+    settings = {**vars(config), **config.extra}
+    *others, key = [name for name in settings if trainer_error(with_default(config, name)) != error] or ["trainer"]
+    problem = Problem(key, settings.get(key), error, keys=(*others,))
+    return [problem] if key == "trainer" else [problem, *trainer_problems(with_default(config, key))]
+
+
+def trainer_error(config) -> str | None:
+    """Return why the trainer's arguments cannot be made of a config, or used, or None if they can."""
+    if config.trainer_config_class() is None:
+        return None
+    try:
+        arguments = trainer_arguments(config)
+        arguments.get_process_log_level()
+        for callback in get_reporting_integration_callbacks(arguments.report_to):
+            callback()  # fails where the tracker's package is not installed
+        try_schedule(arguments)
+    except Exception as error:  # libraries raise errors of any kind
+        return reason(error)
+    return None
+
+
+def try_schedule(arguments: TrainingArguments) -> None:
+    """Make the trainer's optimizer and learning rate schedule for one weight.
+
+    Raises:
+        Exception: what the libraries raise for settings that they refuse, or packages that are not installed.
+    """
+    layer = torch.nn.utils.skip_init(torch.nn.Linear, 1, 1)  # draws no random numbers
+    optimizer = torch.optim.SGD(layer.parameters(), lr=arguments.learning_rate)
+    if arguments.optim_target_modules is None:  # the layer is none of these
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer):
+            optimizer = kind(layer.parameters(), **options)
+    steps = arguments.max_steps if arguments.max_steps > 0 else UNKNOWN_STEPS
+    options = dict(arguments.lr_scheduler_kwargs or {})
+    get_scheduler(arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(steps), steps, options)
+
+
+def with_default(config, key: str):
+    """Return a copy of a config in which one setting, a field or a key of `extra`, has its default if there is one."""
+    if key in config.extra:
+        return replace(config, extra={name: value for name, value in config.extra.items() if name != key})
+    defaults = {field.name: default_of(field) for field in fields(config) if field.name == key != EXTRA}
+    return replace(config, **{name: default for name, default in defaults.items() if default is not NO_DEFAULT})
