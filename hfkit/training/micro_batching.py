@@ -33,7 +33,8 @@ class MicroBatching(Trainer):
     def __init__(self, *args, max_tokens: int | None, **kwargs):
         self.max_tokens = max_tokens
         super().__init__(*args, **kwargs)
-        if router_loss_config(self) is not None:  # it is no sum over tokens
+        if router_loss_config(self) is not None or self.is_deepspeed_enabled:
+            # that loss is no sum over tokens; and the engine of DeepSpeed counts the passes of a step itself
             self.max_tokens = None
 
     # Training

@@ -220,6 +220,11 @@ def test_a_plan_may_name_data_files_that_do_not_exist_yet_and_nothing_else(base_
         ("sft", {"bnb_4bit_quant_type": "fp4"}, {"load_in_4bit": True}),
         ("reward", {"use_bnb_nested_quant": False}, {"load_in_4bit": True}),
         ("pretrain", {"sample_length": 3}, {"sample_prompts": ["Ann"]}),
+        (
+            "sft",
+            {"micro_batches_by_length": False, "max_tokens_per_micro_batch": 64},
+            {"micro_batches_by_length": True},
+        ),
         ("ppo", {"kl_horizon": 50}, {"kl_target": 6.0}),
         ("ppo", {"ptx_max_length": 50}, {"ptx_datasets": [{"path": "gpt2"}], "ptx_coef": 0.1}),
         ("ppo", {"use_peft": False, "merge_in_rollouts": False}, {"use_peft": True}),
@@ -235,3 +240,9 @@ def test_a_key_that_does_nothing_alone_is_reported(problems_with, stage, changes
     assert problem.key == [*changes][-1] and problem.remedy.startswith("has no effect without ")
     assert {*problem.keys} & {*needed}
     assert problems_with(stage, **changes | needed) == []
+
+
+@pytest.mark.parametrize(("stage", "packing"), [("sft", True), ("pretrain", "documents")])
+def test_a_token_budget_has_no_effect_on_joined_rows(problems_with, stage, packing):
+    [problem] = problems_with(stage, packing=packing, max_tokens_per_micro_batch=64)
+    assert problem.key == "max_tokens_per_micro_batch" and "packing" in problem.remedy

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 from hfkit.config.validation import default_of
 from hfkit.core.errors import Problem
+from hfkit.stages.checks.rules import broken_rules
 
 PLATEAU = ("lr_scheduler_type", "reduce_lr_on_plateau")
 CHOOSES_BEST = ("load_best_model_at_end", "early_stopping_patience", PLATEAU)
@@ -11,6 +12,7 @@ NEEDED_KEYS: dict[str, tuple[str | tuple[str, str], ...]] = {
     "bnb_4bit_quant_type": ("load_in_4bit",),
     "use_bnb_nested_quant": ("load_in_4bit",),
     "sample_length": ("sample_prompts",),
+    "max_tokens_per_micro_batch": ("micro_batches_by_length",),
     "kl_horizon": ("kl_target",),
     "ptx_max_length": ("ptx_datasets",),
     "merge_in_rollouts": ("use_peft",),
@@ -33,7 +35,10 @@ def effect_problems(config) -> list[Problem]:
         if not any(settings.get(name) == value if value else settings.get(name) for name, value in known):
             one_of = " or ".join(name if value is None else f"{name}: {value}" for name, value in known)
             problems.append(Problem(key, settings[key], f"has no effect without {one_of}", keys=(*dict(known),)))
-    return problems
+    joins_rows = getattr(config, "packing", None) in (True, "documents")
+    has_budget = getattr(config, "max_tokens_per_micro_batch", None) is not None
+    remedy = "has no effect on rows that packing joins to one: lower per_device_train_batch_size"
+    return problems + broken_rules(config, [(joins_rows and has_budget, "max_tokens_per_micro_batch", remedy)])
 
 
 def takes(config, name: str) -> bool:

@@ -11,7 +11,7 @@ POSITIVE = (
     *("num_mini_batches", "num_ppo_epochs", "local_rollout_forward_batch_size", "temperature", "max_kl"),
     *("max_grad_norm", "lora_r", "lora_alpha", "total_episodes", "cliprange", "cliprange_value", "model_max_length"),
     *("dataset_num_proc", "sample_length", "save_total_limit", "eval_steps", "sample_steps", "kl_target", "kl_horizon"),
-    *("reward_clip", "ptx_max_length", "early_stopping_patience"),
+    *("reward_clip", "ptx_max_length", "early_stopping_patience", "max_tokens_per_micro_batch"),
 )
 HELD_OUT_KEYS = ("eval_datasets", "test_split_size")
 NOT_NEGATIVE = (
