@@ -6,7 +6,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 # At run time nothing is fetched: what the four stages need is on the disk.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: quickstart test test-slow lint format bench clean
+.PHONY: quickstart test test-slow lint format bench bench-gpu clean
 
 quickstart: $(VENV)/installed
 	$(OFFLINE) $(BIN)/hfkit quickstart --output_dir runs/quickstart --seed 0
@@ -27,6 +27,10 @@ format: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(OFFLINE) $(BIN)/python benchmarks/overhead.py
+
+# Installs nothing, since such a machine may have no network. ARGS="--model DIR --budget 600": see benchmarks/gpu.py.
+bench-gpu:
+	$(OFFLINE) PYTHONPATH=$(CURDIR) $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py $(ARGS)
 
 # torch first and alone: with it in place no other package pulls the CUDA build in.
 $(VENV)/installed: pyproject.toml constraints.txt

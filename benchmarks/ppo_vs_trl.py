@@ -217,6 +217,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=0)
     parser.add_argument("--curve", type=int, default=40, help="updates of a learning curve")
     parser.add_argument("--learning_rate", type=float, default=3e-4)
+    parser.add_argument("--records", type=Path, default=Path(__file__).parent / "records")
     parser.add_argument("--one", help="LOOP:UPDATES:SEED, on what --root holds")
     parser.add_argument("--root", type=Path, help="where the adapters lie; made where there are none")
     asked = parser.parse_args()
@@ -229,7 +230,7 @@ def main() -> None:
         if not (root / "bias.json").is_file():
             prepare(root, asked.model, asked.pad_token)
         found = measure(asked, root)
-    path = Path(__file__).parent / "records" / f"ppo_vs_trl_{asked.name}.json"
+    path = asked.records / f"ppo_vs_trl_{asked.name}.json"
     about = {
         "benchmark": "ppo_vs_trl",
         "model": Path(asked.model).name,
