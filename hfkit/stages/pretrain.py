@@ -25,6 +25,7 @@ from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import held_out_metrics, max_tokens, set_callbacks, train, trainer_arguments
 from hfkit.training.callbacks import Samples
+from hfkit.training.chunked_loss import ChunkedLoss
 from hfkit.training.micro_batching import MicroBatching
 
 
@@ -79,7 +80,7 @@ def main(config: PretrainConfig) -> Path:
     return run.folder
 
 
-class PretrainTrainer(MicroBatching):
+class PretrainTrainer(MicroBatching, ChunkedLoss):
     """Trainer that logs perplexity and bits per byte with the held-out loss; bits compare across tokenizers.
 
     Args:
