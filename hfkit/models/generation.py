@@ -12,7 +12,6 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from hfkit.core.device import keep_random_state
 from hfkit.data.chat_template import turn_end_ids
 from hfkit.data.forms import IGNORE
-from hfkit.metrics.formulas import kl_per_reply, token_entropy
 from hfkit.models.micro_batches import micro_batches
 from hfkit.models.token_predictions import logprob_and_entropy, measure_predictions
 
@@ -175,13 +174,3 @@ def likelihoods(
         for index, logprobs, entropy in zip(part, *found, strict=True):
             results[index] = Likelihood(logprobs, entropy)
     return results
-
-
-def reply_kl(policy: list[Likelihood], reference: list[Likelihood]) -> float:
-    """Return the KL of a policy to a reference on its own samples, in nats per reply (see `formulas.kl_per_reply`)."""
-    return kl_per_reply(*([float(one.logprobs.sum()) for one in model] for model in (policy, reference)))
-
-
-def mean_entropy(replies: list[Likelihood]) -> float:
-    """Return the entropy over the tokens of all replies, in nats per token (see `formulas.token_entropy`)."""
-    return token_entropy([float(one.entropy.sum()) for one in replies], [len(one.entropy) for one in replies])

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch.optim import Optimizer
 
 from hfkit.rlhf.arguments import PPOArguments
-from hfkit.rlhf.batch import parts_of
+from hfkit.rlhf.batch import cut_rows
 from hfkit.rlhf.experience import Experience
 from hfkit.rlhf.forward import autocast, eval_with_checkpointing, reply_logprobs, reply_values
 from hfkit.rlhf.losses import policy_loss, value_loss
@@ -50,7 +50,7 @@ class Updater:
         tokens, device = experience.tokens, self.accelerator.device
         count = self.accelerator.reduce(tokens.mask[index].sum(), "sum")
         totals: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=device))
-        for part in parts_of(tokens, index, self.args):
+        for part in cut_rows(tokens, index, self.args):
             # one after the other, so that only one model's activations are in memory
             for losses, learns in ((self.value_losses, True), (self.policy_losses, policy_learns)):
                 with autocast(self.args.bf16, device), torch.set_grad_enabled(learns):
