@@ -31,6 +31,14 @@ def attention_of(config) -> str | None:
     return config._attn_implementation
 
 
+def supports_flash_attention(model_class) -> bool:
+    """Return whether a model class can compute with flash attention.
+
+    transformers 5.23.0: this attribute alone says so, before the model is loaded.
+    """
+    return model_class._supports_flash_attn
+
+
 def copy_quantization(source, target) -> None:
     """Copy the attributes of a quantized model that peft and the trainers read.
 

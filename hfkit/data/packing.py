@@ -14,11 +14,15 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
-from transformers import Trainer
+from huggingface_hub import is_offline_mode
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, Trainer
+from transformers.utils import is_flash_attn_2_available
 from trl import pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from hfkit.core.compat import attention_of
+from hfkit.core.compat import attention_of, supports_flash_attention
+from hfkit.core.console import say
+from hfkit.core.device import has_bf16
 from hfkit.core.errors import HfkitError
 from hfkit.data import faults
 from hfkit.data.caching import cached_map, process_count
@@ -91,6 +95,24 @@ def pack_conversations(rows: Dataset, config) -> Dataset:
 def separating_collator(tokenizer) -> DataCollatorForLanguageModeling:
     """Return a collator that joins rows to one of (1, tokens); no document predicts the start of the next one."""
     return DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id, padding_free=True)
+
+
+def packed_attention(config, model_config: PreTrainedConfig) -> str | None:
+    """Return the attention to load a model with that is to separate packed rows; what the config says wins.
+
+    Flash attention where it is installed, the model has it and the GPU computes in bf16: it takes documents as lengths.
+    Other implementations compute a whole row for each document, and this reports it.
+    """
+    if config.attn_implementation:
+        return config.attn_implementation
+    has_model = type(model_config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    is_possible = has_model and supports_flash_attention(MODEL_FOR_CAUSAL_LM_MAPPING[type(model_config)])
+    is_bf16 = config.bf16 is not False and not config.extra.get("fp16") and has_bf16()
+    if is_possible and is_bf16 and is_flash_attn_2_available(kernels_fallback_ok=not is_offline_mode()):
+        return "flash_attention_2"
+    remedy = " (pip install 'hfkit[kernels]' for flash attention)" if is_possible and is_bf16 else ""
+    say(f"packing: attention is computed over the whole row, and masked between documents{remedy}")
+    return None
 
 
 @torch.no_grad()

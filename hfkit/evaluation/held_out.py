@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from datasets import Dataset
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.config.evaluation import EvaluateConfig
@@ -24,7 +23,7 @@ from hfkit.data.forms import IGNORE, INSTRUCTIONS, TEXT, encode_instructions, in
 from hfkit.data.messages import Messages
 from hfkit.data.packing import pack_documents
 from hfkit.data.splits import SplitStats, load_rows, load_splits
-from hfkit.models.generation import logits_from
+from hfkit.models.token_predictions import cross_entropy, measure_predictions
 from hfkit.records.record import record_of
 
 
@@ -231,14 +230,12 @@ def label_nats(model, tokenizer, pairs: list[tuple[list[int], list[int]]]) -> li
     """Return the negative log-likelihood of each row's labels, in nats; a row is its ids and labels."""
     ids = {"input_ids": [ids for ids, _ in pairs]}
     padded = tokenizer.pad(ids, padding_side="right", return_tensors="pt").to(model.device)
-    start = min(next((i for i, label in enumerate(labels[1:]) if label != IGNORE), 0) for _, labels in pairs)
-    logits, first = logits_from(model, padded, start)
-    nats = []
-    for row, (_, labels) in enumerate(pairs):
-        targets = torch.tensor(labels[1 + first :], device=logits.device)
-        predictions = logits[row, : len(targets)].float()
-        nats.append(float(cross_entropy(predictions, targets, ignore_index=IGNORE, reduction="sum")))
-    return nats
+    inputs = {name: padded[name] for name in ("input_ids", "attention_mask")}
+    width = inputs["input_ids"].shape[1]
+    rows = [labels[1:] + [IGNORE] * (width + 1 - len(labels)) for _, labels in pairs]
+    targets = torch.tensor(rows, device=model.device)
+    (nats,) = measure_predictions(model, inputs, targets, cross_entropy)
+    return [float(one.sum()) for one in nats.split((targets != IGNORE).sum(1).tolist())]
 
 
 def prepend_eos(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

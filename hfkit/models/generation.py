@@ -2,15 +2,18 @@
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from peft import PeftModel
-from transformers import BatchEncoding, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from hfkit.core.device import keep_random_state
 from hfkit.data.chat_template import turn_end_ids
-from hfkit.metrics.formulas import kl_per_reply, token_entropy
+from hfkit.data.forms import IGNORE
+from hfkit.models.micro_batches import micro_batches
+from hfkit.models.token_predictions import logprob_and_entropy, measure_predictions
 
 STRIDE = 16  # tokens sampled before the rows that have ended leave the batch
 LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)  # layers of a cache from which rows can be selected
@@ -154,37 +157,20 @@ def likelihoods(
     batch_size: int = 16,
 ) -> list[Likelihood]:
     """Return the log-probability of each token of each reply, and the entropy of its distribution."""
-    results = []
-    for start in range(0, len(prompts), batch_size):
-        pairs = list(zip(prompts[start : start + batch_size], replies[start : start + batch_size], strict=True))
-        rows = {"input_ids": [prompt + reply for prompt, reply in pairs]}
-        batch = tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(model.device)
-        logits, first = logits_from(model, batch, min(len(prompt) for prompt, _ in pairs) - 1)
-        for row, (prompt, reply) in enumerate(pairs):
-            start = len(prompt) - 1 - first
-            reply_logits = logits[row, start : start + len(reply)].float()
-            logprobs = (reply_logits / (temperature or 1.0)).log_softmax(-1)
-            taken = logprobs.gather(-1, torch.tensor(reply, device=logprobs.device).unsqueeze(-1)).squeeze(-1)
-            results.append(Likelihood(taken.cpu(), -(logprobs.exp() * logprobs).sum(-1).cpu()))
+    rows = [prompt + reply for prompt, reply in zip(prompts, replies, strict=True)]
+    results: list = [None] * len(rows)
+    lengths = [len(row) for row in rows]
+    measure = partial(logprob_and_entropy, temperature=temperature or 1.0)
+    for part in micro_batches(lengths, batch_size * max(lengths, default=0), model.device.type):
+        ids = {"input_ids": [rows[index] for index in part]}
+        batch = tokenizer.pad(ids, padding_side="right", return_tensors="pt").to(model.device)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        targets = torch.full_like(inputs["input_ids"], IGNORE)
+        for row, index in enumerate(part):  # the token before a reply predicts its first one
+            start = len(prompts[index]) - 1
+            targets[row, start : start + len(replies[index])] = torch.tensor(replies[index])
+        counts = [len(replies[index]) for index in part]
+        found = (one.cpu().split(counts) for one in measure_predictions(model, inputs, targets, measure))
+        for index, logprobs, entropy in zip(part, *found, strict=True):
+            results[index] = Likelihood(logprobs, entropy)
     return results
-
-
-def logits_from(model: PreTrainedModel | PeftModel, batch: BatchEncoding, first: int) -> tuple[torch.Tensor, int]:
-    """Return the logits of a padded batch (B, T) from position `first` on, (B, T - first, V), and their first position.
-
-    No logits of earlier positions are computed: over a large vocabulary they would take most of the memory.
-    """
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    kept = ids.shape[1] - first
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits
-    return logits, ids.shape[1] - logits.shape[1]  # a model without `logits_to_keep` returns all
-
-
-def reply_kl(policy: list[Likelihood], reference: list[Likelihood]) -> float:
-    """Return the KL of a policy to a reference on its own samples, in nats per reply (see `formulas.kl_per_reply`)."""
-    return kl_per_reply(*([float(one.logprobs.sum()) for one in model] for model in (policy, reference)))
-
-
-def mean_entropy(replies: list[Likelihood]) -> float:
-    """Return the entropy over the tokens of all replies, in nats per token (see `formulas.token_entropy`)."""
-    return token_entropy([float(one.entropy.sum()) for one in replies], [len(one.entropy) for one in replies])

@@ -9,6 +9,7 @@ from hfkit.data.chat_template import encode_replies, encode_sampled
 from hfkit.data.messages import Messages, RenderError, tools_of
 from hfkit.data.rendering import variables_of
 from hfkit.models.loading import load_classifier
+from hfkit.models.micro_batches import micro_batches
 from hfkit.models.score_head import compute_head_in_float32
 from hfkit.models.tokenizers import load_tokenizer
 
@@ -60,15 +61,14 @@ class RewardModel:
     @torch.no_grad()
     def score_ids(self, rows: list[list[int]], batch_size: int = 16) -> torch.Tensor:
         """Return rewards of rendered conversations, each a list of token ids; float32 (N,) on the CPU."""
-        rewards, lengths = torch.zeros(len(rows)), torch.tensor([*map(len, rows)])
+        rewards, lengths = torch.zeros(len(rows)), [*map(len, rows)]
         classifier = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        order = lengths.argsort(descending=True)  # for little padding
-        for indices in order.split(batch_size) if rows else ():
+        for indices in micro_batches(lengths, batch_size * max(lengths, default=0), self.model.device.type):
             batch = {"input_ids": [rows[index] for index in indices]}
             batch = self.tokenizer.pad(batch, padding_side="right", return_tensors="pt").to(self.model.device)
             inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
             hidden = classifier.base_model(**inputs, use_cache=False).last_hidden_state
-            last = hidden[torch.arange(len(indices)), lengths[indices].to(hidden.device) - 1]
+            last = hidden[torch.arange(len(indices)), batch["attention_mask"].sum(1) - 1]
             rewards[indices] = classifier.score(last).squeeze(-1).float().cpu()
         return rewards
 

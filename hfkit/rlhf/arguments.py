@@ -18,6 +18,8 @@ class PPOArguments(TrlPPOConfig):
     max_kl: float = field(default=20.0, metadata={"help": "nats per reply above which training stops"})
     normalize_rewards: bool = field(default=False, metadata={"help": "by their running mean and standard deviation"})
     reward_clip: float | None = field(default=None, metadata={"help": "clip scores to +- this"})
+    max_tokens_per_micro_batch: int | None = field(default=None, metadata={"help": "padding included"})
+    micro_batches_by_length: bool = field(default=True, metadata={"help": "rows of like length share a forward pass"})
     merge_in_rollouts: bool = field(default=True, metadata={"help": "sample with the adapter merged into the base"})
     ptx_coef: float = field(default=0.0, metadata={"help": "weight of the language modeling loss"})
     metric_for_best_model: str = field(default="eval_reward", metadata={"help": "eval_reward, eval_kl, ..."})

@@ -1,9 +1,13 @@
 """A batch of sampled replies in which all replies start in the same column, and its cut into micro-batches."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
+from torch.nn.functional import pad
+
+from hfkit.data.forms import IGNORE
+from hfkit.models.micro_batches import micro_batches
+from hfkit.rlhf.arguments import PPOArguments
 
 
 def pad_rows(rows: list[list[int]], value: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,12 +69,14 @@ class Tokens:
             "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
         }
 
-    def right_aligned_replies(self) -> torch.Tensor:
-        """Return the replies (B, R) as they stand in the last columns of the rows."""
-        return self.replies.gather(1, padding_first_order(self.mask))
+    def targets(self) -> torch.Tensor:
+        """Return the reply token that follows each of the `model_inputs`, int64 (B, T - 1), or IGNORE."""
+        order = padding_first_order(self.mask)
+        replies = self.replies.where(self.mask, IGNORE).gather(1, order)
+        return pad(replies, (int(self.lengths.max()) - 1 - replies.shape[1], 0), value=IGNORE)
 
     def left_aligned(self, per_token: torch.Tensor) -> torch.Tensor:
-        """Return values (B, R) of `right_aligned_replies` in the order of `replies`."""
+        """Return values (B, R) of the last columns of the rows in the order of `replies`."""
         return per_token.gather(1, padding_first_order(self.mask).argsort(1))
 
 
@@ -79,29 +85,16 @@ def padding_first_order(mask: torch.Tensor) -> torch.Tensor:
     return mask.long().argsort(dim=1, stable=True)
 
 
-def micro_batches(tokens: Tokens, index: torch.Tensor, size: int) -> list[torch.Tensor]:
-    """Return the rows of an index in ceil(len(index) / size) parts, longest rows first, cut to have the least padding.
+def cut_rows(tokens: Tokens, index: torch.Tensor, args: PPOArguments) -> list[torch.Tensor]:
+    """Return the rows of an index in parts of like length (see `micro_batches`), or as they come.
 
-    A part of long rows has fewer than `size` rows, one of short rows more. No part has more tokens, or more reply
-    columns, than `size` rows of the greatest length.
+    A part has at most `max_tokens_per_micro_batch` tokens, by default those of `per_device_train_batch_size` rows as
+    long as the longest of all rows.
     """
-    lengths, replies = tokens.lengths[index].cpu(), tokens.mask[index].sum(1).cpu()
-    order = lengths.argsort(descending=True, stable=True)
-    lengths, replies, count = lengths[order], replies[order], len(index)
-    # entry [x, y - 1] is about the part that begins with row x and ends before row y
-    rows = torch.arange(1, count + 1) - torch.arange(count)[:, None]
-    longest_reply = replies.expand(count, -1).where(rows > 0, 0).cummax(1).values
-    padded, columns = rows * lengths[:, None], rows * longest_reply
-    fits = (rows > 0) & (padded <= size * lengths[0]) & (columns <= size * replies.max())
-    cost = padded.double().where(fits, torch.inf)
-    # dynamic programming over the number of parts: fewest tokens of the first y rows, and where the last part begins
-    best, begins = cost[0], []
-    for _ in range(-(-count // size) - 1):
-        before = torch.cat([best.new_tensor([torch.inf]), best[:-1]])
-        best, begin = (before[:, None] + cost).min(0)
-        begins.append(begin)
-    cuts = [count]
-    for begin in reversed(begins):
-        cuts.append(int(begin[cuts[-1] - 1]))
-    sizes = [end - start for start, end in pairwise([0, *reversed(cuts)])]
-    return list(index[order.to(index.device)].split(sizes))
+    size = args.per_device_train_batch_size
+    if not args.micro_batches_by_length:
+        return list(index.split(size))
+    lengths = tokens.lengths.cpu()
+    most = args.max_tokens_per_micro_batch or size * int(lengths.max())
+    parts = micro_batches(lengths[index.cpu()].numpy(), most, index.device.type)
+    return [index[torch.as_tensor(part, device=index.device)] for part in parts]

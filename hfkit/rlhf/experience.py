@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hfkit.rlhf.advantages import advantages_and_returns, explained_variance, kl_per_token, masked_mean, token_rewards
 from hfkit.rlhf.arguments import PPOArguments
-from hfkit.rlhf.batch import Tokens, micro_batches
+from hfkit.rlhf.batch import Tokens, cut_rows
 from hfkit.rlhf.controllers import Controllers
 from hfkit.rlhf.forward import autocast, reply_logprobs, reply_values
 from hfkit.rlhf.monitor import repetition_share
@@ -103,7 +103,7 @@ class ExperienceMaker:
         logprobs, ref_logprobs, entropies, values = (torch.zeros(tokens.replies.shape, device=device) for _ in range(4))
         self.roles.policy.eval(), self.roles.value.eval()
         all_rows = torch.arange(len(tokens), device=device)
-        for index in micro_batches(tokens, all_rows, args.per_device_train_batch_size):
+        for index in cut_rows(tokens, all_rows, args):
             part = tokens.select(index)
             cells = (index, slice(part.replies.shape[1]))
             with autocast(args.bf16, device):

@@ -1,11 +1,13 @@
 """Forward passes of policy and value model on a batch: log-probabilities, entropies and values of the reply tokens."""
 
+from functools import partial
+
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
+from hfkit.models.token_predictions import logprob_and_entropy, measure_predictions, to_float32
 from hfkit.rlhf.batch import Tokens
 
 Model = PreTrainedModel | PeftModel
@@ -37,34 +39,20 @@ def eval_with_checkpointing(model: torch.nn.Module) -> None:
                     setattr(module, name, 0.0)
 
 
-def reply_logits(model: Model, tokens: Tokens, temperature: float) -> torch.Tensor:
-    """Return the logits that each token of `tokens.right_aligned_replies` was sampled from, float32 (B, R, V).
-
-    Only those columns go through the output head: with a large vocabulary it takes most of the memory.
-    """
-    width = tokens.replies.shape[1]
-    logits = to_float32(model(**tokens.model_inputs(), use_cache=False, logits_to_keep=width).logits)
-    return logits if temperature == 1.0 else logits / temperature  # dividing by 1 would copy a large tensor
-
-
-def to_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor in float32; float64 stays float64."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
 def reply_logprobs(
     model: Model, tokens: Tokens, temperature: float, train_entropy: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the log-probability of each reply token and the entropy of its distribution, in nats, (B, R) each.
 
+    Both are 0 on padding.
+
     Args:
-        train_entropy: whether to compute a gradient through the entropy; it takes the memory of the logits once more.
+        train_entropy: whether to compute a gradient through the entropy.
     """
-    logits = reply_logits(model, tokens, temperature)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and train_entropy):
-        entropies = entropy_from_logits(logits)
-    logprobs = selective_log_softmax(logits, tokens.right_aligned_replies())
-    return tokens.left_aligned(logprobs), tokens.left_aligned(entropies)
+    measure = partial(logprob_and_entropy, temperature=temperature, train_entropy=train_entropy)
+    found = measure_predictions(model, tokens.model_inputs(), tokens.targets(), measure)
+    logprobs, entropies = (one.new_zeros(tokens.mask.shape).masked_scatter(tokens.mask, one) for one in found)
+    return logprobs, entropies
 
 
 def reply_values(model: Model, tokens: Tokens) -> torch.Tensor:

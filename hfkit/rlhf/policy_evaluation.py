@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.models.generation import generate_replies, likelihoods, mean_entropy, reply_kl, stop_ids
+from hfkit.core.files import hash_of
+from hfkit.metrics.formulas import kl_per_reply, token_entropy
+from hfkit.models.generation import generate_replies, likelihoods, stop_ids
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.forward import Model, autocast
 from hfkit.rlhf.rewards import Scorer
@@ -36,23 +39,41 @@ def evaluate_policy(
     args: PPOArguments,
     stop_token_ids: list[int],
 ) -> PolicyResults:
-    """Sample and score replies to the prompts of the rows: as in training, but always with the same seed."""
-    prompts, size = [row["input_ids"] for row in rows], args.per_device_eval_batch_size
+    """Sample and score replies to the prompts of the rows, as in training; the processes share the rows out.
+
+    Each batch has a seed of its own, made of its prompts, so the replies are always the same ones, and do not depend on
+    the number of processes.
+    """
+    size, temperature, prompts = args.per_device_eval_batch_size, args.temperature, [row["input_ids"] for row in rows]
+    order = sorted(range(len(rows)), key=lambda index: -len(prompts[index]))  # for little padding
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    own = batches[args.process_index :: args.world_size]
+    indices, replies, measured = [index for batch in own for index in batch], [], []
     model.eval()
     with autocast(args.bf16, model.device):
-        replies = generate_replies(
-            model, tokenizer, prompts, args.response_length, args.temperature, args.seed, size, stop_token_ids
-        )
-        own = likelihoods(model, tokenizer, prompts, replies, args.temperature, size)
-        under_reference = likelihoods(reference, tokenizer, prompts, replies, args.temperature, size)
-        rewards = scorer(prompts, replies, rows)["total"]
+        for batch in own:
+            given = [prompts[index] for index in batch]
+            seed = int(hash_of([args.seed, given])[:8], 16)
+            limits = (args.response_length, temperature, seed, size, stop_token_ids)
+            replies += generate_replies(model, tokenizer, given, *limits)
+        if own:
+            given = [prompts[index] for index in indices]
+            rewards = scorer(given, replies, [rows[index] for index in indices])["total"]
+            likely = [likelihoods(one, tokenizer, given, replies, temperature, size) for one in (model, reference)]
+            measured = [
+                (reward, float(one.logprobs.sum()), float(other.logprobs.sum()), float(one.entropy.sum()))
+                for reward, one, other in zip(rewards.tolist(), *likely, strict=True)
+            ]
+    found = sorted(gather_object([*zip(indices, replies, measured, strict=True)]))
+    replies = [reply for _, reply, _ in found]
+    scores, logprobs, under_reference, entropies = zip(*(figures for *_, figures in found), strict=True)
     metrics = {
-        "reward": float(rewards.mean()),
-        "kl": reply_kl(own, under_reference),
-        "entropy": mean_entropy(own),
-        "length": sum(map(len, replies)) / len(replies),
+        "reward": sum(scores) / len(rows),
+        "kl": kl_per_reply(logprobs, under_reference),
+        "entropy": token_entropy(entropies, [*map(len, replies)]),
+        "length": sum(map(len, replies)) / len(rows),
     }
-    return PolicyResults(replies, rewards, metrics)
+    return PolicyResults(replies, torch.tensor(scores), metrics)
 
 
 def compare_policies(

@@ -11,9 +11,11 @@ from hfkit.config.stages import PPOConfig
 from hfkit.data.forms import IGNORE, INSTRUCTIONS, encode_instructions
 from hfkit.data.held_out import keys_of, overlaps
 from hfkit.data.splits import SplitStats, load_rows
+from hfkit.models.micro_batches import micro_batches
+from hfkit.models.token_predictions import cross_entropy, measure_predictions, shifted
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.batch import pad_rows
-from hfkit.rlhf.forward import Model, autocast, to_float32
+from hfkit.rlhf.forward import Model, autocast
 from hfkit.rlhf.row_order import ShuffledOrder
 
 
@@ -50,29 +52,39 @@ class PTX:
         self.order = ShuffledOrder(len(rows), args.seed)
         self.taken = 0
 
-    def backward(self, policy: Model, micro_batches: int) -> float:
-        """Add `ptx_coef` times the gradient of the mean loss over the labels of all processes; return that mean."""
-        args, size = self.args, self.args.per_device_train_batch_size
-        start = self.taken + args.process_index * micro_batches * size
-        indices = self.order.take(start, micro_batches * size)
-        self.taken += micro_batches * size * self.accelerator.num_processes
-        batches = [self.batch(indices[at : at + size]) for at in range(0, len(indices), size)]
+    def backward(self, policy: Model, size: int) -> float:
+        """Add `ptx_coef` times the gradient of the mean loss over the labels of all processes; return that mean.
+
+        Args:
+            size: number of rows to take, in each process.
+        """
+        args, device = self.args, self.accelerator.device
+        start = self.taken + args.process_index * size
+        rows = [self.rows[index] for index in self.order.take(start, size)]
+        self.taken += size * self.accelerator.num_processes
+        batches = [self.batch(part) for part in self.cut(rows)]
         count = self.accelerator.reduce(sum((batch["labels"][:, 1:] != IGNORE).sum() for batch in batches), "sum")
-        total = torch.zeros((), device=self.accelerator.device)
+        total = torch.zeros((), device=device)
         for batch in batches:
-            labels = batch.pop("labels")
-            with autocast(args.bf16, self.accelerator.device):
-                logits = policy(**batch, use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(
-                to_float32(logits[:, :-1].flatten(0, 1)), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"
-            )
+            targets = shifted(batch.pop("labels"))
+            with autocast(args.bf16, device):
+                (losses,) = measure_predictions(policy, batch, targets, cross_entropy)
+            loss = losses.sum()
             (args.ptx_coef * loss / count).backward()
             total += loss.detach()
         return float(self.accelerator.reduce(total, "sum") / count)
 
-    def batch(self, indices: list[int]) -> dict[str, torch.Tensor]:
+    def cut(self, rows: list[dict]) -> list[list[dict]]:
+        """Return the rows in micro-batches, cut as those of the replies."""
+        size, lengths = self.args.per_device_train_batch_size, [len(row["input_ids"]) for row in rows]
+        if not self.args.micro_batches_by_length:
+            return [rows[start : start + size] for start in range(0, len(rows), size)]
+        most = self.args.max_tokens_per_micro_batch or size * max(lengths)
+        parts = micro_batches(lengths, most, self.accelerator.device.type)
+        return [[rows[index] for index in part] for part in parts]
+
+    def batch(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """Return some rows, padded on the right: `input_ids`, `attention_mask` and `labels`, int64 (B, T) each."""
-        rows = [self.rows[index] for index in indices]
         ids, mask = pad_rows([row["input_ids"] for row in rows], self.pad_id, left=False)
         labels, _ = pad_rows([row["labels"] for row in rows], IGNORE, left=False)
         batch = {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}

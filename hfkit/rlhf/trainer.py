@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from accelerate.utils import broadcast_object_list
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 from trl.experimental.ppo.ppo_trainer import OnlineTrainerState
@@ -165,8 +164,7 @@ class PPOTrainer(BasePPOTrainer):
         args, scorer, rows = self.args, self.experience_maker.scorer, list(self.eval_dataset)
         policy, reference, tokenizer = self.roles.policy, self.roles.reference, self.processing_class
         held_out = evaluate_policy(policy, reference, tokenizer, scorer, rows, args, self.stop_token_ids)
-        # one process's metrics for all: they decide what to save and when to stop, and rewards may differ by process
-        (metrics,) = broadcast_object_list([{f"eval_{name}": value for name, value in held_out.metrics.items()}])
+        metrics = {f"eval_{name}": value for name, value in held_out.metrics.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
         self.track_best(metrics)

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch.optim import Optimizer
 
 from hfkit.rlhf.arguments import PPOArguments
-from hfkit.rlhf.batch import micro_batches
+from hfkit.rlhf.batch import cut_rows
 from hfkit.rlhf.experience import Experience
 from hfkit.rlhf.forward import autocast, eval_with_checkpointing, reply_logprobs, reply_values
 from hfkit.rlhf.losses import policy_loss, value_loss
@@ -50,8 +50,7 @@ class Updater:
         tokens, device = experience.tokens, self.accelerator.device
         count = self.accelerator.reduce(tokens.mask[index].sum(), "sum")
         totals: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=device))
-        parts = micro_batches(tokens, index, self.args.per_device_train_batch_size)
-        for part in parts:
+        for part in cut_rows(tokens, index, self.args):
             # one after the other, so that only one model's activations are in memory
             for losses, learns in ((self.value_losses, True), (self.policy_losses, policy_learns)):
                 with autocast(self.args.bf16, device), torch.set_grad_enabled(learns):
@@ -63,7 +62,7 @@ class Updater:
         means = self.accelerator.reduce(torch.stack([*totals.values()]), "sum") / count
         metrics = dict(zip(totals, means.tolist(), strict=True))
         if self.ptx and policy_learns:
-            metrics["loss/ptx"] = self.ptx.backward(self.roles.policy, len(parts))
+            metrics["loss/ptx"] = self.ptx.backward(self.roles.policy, len(index))
         return metrics | {"policy/grad_norm": self.optimizer_step()}
 
     def policy_losses(

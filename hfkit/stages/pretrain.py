@@ -4,6 +4,7 @@ Causal language modeling with Transformers' Trainer, of a new model from `model_
 are packed into rows of `block_size` tokens, with an end-of-text token between them.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,17 +15,18 @@ from hfkit.config.stages import PretrainConfig
 from hfkit.core.console import say
 from hfkit.core.device import device, prepare_device
 from hfkit.data.forms import TEXT
-from hfkit.data.packing import pack_documents, require_separation, separating_collator
+from hfkit.data.packing import pack_documents, packed_attention, require_separation, separating_collator
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.metrics.formulas import bits_per_byte, perplexity
 from hfkit.models.adapters import record_base
-from hfkit.models.loading import load_trainable, without_expert_dropout
+from hfkit.models.loading import cached_config, load_trainable, without_expert_dropout
 from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import held_out_metrics, max_tokens, set_callbacks, train, trainer_arguments
 from hfkit.training.callbacks import Samples
+from hfkit.training.chunked_loss import ChunkedLoss
 from hfkit.training.micro_batching import MicroBatching
 
 
@@ -79,7 +81,7 @@ def main(config: PretrainConfig) -> Path:
     return run.folder
 
 
-class PretrainTrainer(MicroBatching):
+class PretrainTrainer(MicroBatching, ChunkedLoss):
     """Trainer that logs perplexity and bits per byte with the held-out loss; bits compare across tokenizers.
 
     Args:
@@ -105,8 +107,11 @@ def collate_packed(rows: list[dict]) -> dict:
 
 def load_or_create_model(config: PretrainConfig, tokenizer):
     """Return the checkpoint to continue, or a new model of `config.model_config` with the tokenizer's vocabulary."""
+    attention, separates = config.attn_implementation, config.packing == "documents"
     if config.model_name_or_path:
-        return load_trainable(config)
+        if separates:
+            attention = packed_attention(config, cached_config(config.model_name_or_path, config.model_revision))
+        return load_trainable(replace(config, attn_implementation=attention))
     settings = dict(config.model_config)
     model_config = AutoConfig.for_model(
         settings.pop("model_type"),
@@ -115,5 +120,6 @@ def load_or_create_model(config: PretrainConfig, tokenizer):
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    options = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
+    attention = packed_attention(config, model_config) if separates else attention
+    options = {"attn_implementation": attention} if attention else {}
     return AutoModelForCausalLM.from_config(model_config, **options).to(device())

@@ -4,6 +4,7 @@ Supervised fine-tuning with TRL's SFTTrainer on prompt and response, multi-turn 
 The loss covers the assistant's tokens, including the end-of-text token that closes each turn.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from hfkit.config.stages import SFTConfig
 from hfkit.core.console import say
 from hfkit.core.device import prepare_device
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions
-from hfkit.data.packing import pack_conversations, require_separation, separating_collator
+from hfkit.data.packing import pack_conversations, packed_attention, require_separation, separating_collator
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
-from hfkit.models.loading import load_trainable, without_expert_dropout
+from hfkit.models.loading import cached_config, load_trainable, without_expert_dropout
 from hfkit.models.saving import save_model
 from hfkit.models.sft_loss import loss_arguments
 from hfkit.models.tokenizers import load_stage_tokenizer
@@ -55,7 +56,10 @@ def main(config: SFTConfig) -> Path:
             train_rows = pack_conversations(train_rows, config)
             say(f"train: {rows:,} rows packed into {len(train_rows):,} of at most {config.max_length} tokens")
         # Model
-        model = load_trainable(config)
+        attention = config.attn_implementation
+        if config.packing:
+            attention = packed_attention(config, cached_config(config.model_name_or_path, config.model_revision))
+        model = load_trainable(replace(config, attn_implementation=attention))
         run.note(**record_base(model))
         # Trainer
         with keep_trainable_dtype(model):

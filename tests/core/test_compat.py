@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 import trl
 from huggingface_hub.errors import HfHubHTTPError
 from peft import LoraConfig, get_peft_model
@@ -44,6 +45,11 @@ def test_the_weights_of_a_checkpoint_are_loaded(adapter, tmp_path):
 def test_the_attention_that_a_model_computes_with():
     for name in ("eager", "sdpa"):
         assert compat.attention_of(small_model(attn_implementation=name).config) == name
+
+
+def test_which_models_have_flash_attention():
+    names = ("LlamaForCausalLM", "FalconMambaForCausalLM")
+    assert [compat.supports_flash_attention(getattr(transformers, name)) for name in names] == [True, False]
 
 
 def test_trl_asks_this_method_for_encoded_rows():

@@ -89,7 +89,7 @@ def test_likelihoods_are_those_of_the_row_alone_without_a_cache_or_logits_of_wha
     found = likelihoods(model, tokenizer, PROMPTS, replies, temperature=0.7, batch_size=2)
     hook.remove()
     assert not any(out.past_key_values for out in seen)
-    assert [out.logits.shape[1] for out in seen] == [7, 5, 5]  # from the shortest prompt's last token on
+    assert {out.logits.shape[1] for out in seen[1:]} == {1}  # after the one that tests the head
     for prompt, reply, one in zip(PROMPTS, replies, found, strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1]

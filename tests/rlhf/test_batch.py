@@ -1,11 +1,12 @@
 """How PPO lays out a batch: rows into micro-batches, as little padding as can be, no more tokens than was allowed."""
 
-from itertools import combinations, pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from hfkit.rlhf.batch import Tokens, micro_batches
+from hfkit.data.forms import IGNORE
+from hfkit.rlhf.batch import Tokens, cut_rows
 
 
 def batch_of(lengths: list[tuple[int, int]]) -> Tokens:
@@ -22,42 +23,42 @@ def random_lengths(count: int, seed: int) -> list[tuple[int, int]]:
     return list(zip(prompts, replies, strict=True))
 
 
-def fewest_tokens(lengths: list[tuple[int, int]], size: int) -> int:
-    """Of all ways to cut the sorted rows into as many parts."""
-    rows = sorted(lengths, key=sum, reverse=True)
-    most, columns = size * sum(rows[0]), size * max(reply for _, reply in rows)
-    found = []
-    for cuts in combinations(range(1, len(rows)), -(-len(rows) // size) - 1):
-        parts = [rows[start:end] for start, end in pairwise([0, *cuts, len(rows)])]
-        costs = [len(part) * sum(part[0]) for part in parts]
-        widest = max(len(part) * max(reply for _, reply in part) for part in parts)
-        if max(costs) <= most and widest <= columns:
-            found.append(sum(costs))
-    return min(found)
+def arguments(**settings) -> SimpleNamespace:
+    """Those that decide how rows are cut."""
+    defaults = {"per_device_train_batch_size": 2, "max_tokens_per_micro_batch": None, "micro_batches_by_length": True}
+    return SimpleNamespace(**{**defaults, **settings})
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("count", "size"), [(1, 4), (5, 8), (7, 1), (9, 2), (12, 4)])
-def test_micro_batches_are_cut_where_the_least_is_padded(count, size, seed):
-    lengths = random_lengths(count, seed)
-    parts = micro_batches(batch_of(lengths), torch.arange(count), size)
-    assert sorted(torch.cat(parts).tolist()) == list(range(count))
-    assert len(parts) == -(-count // size)
-    rows = [[lengths[place] for place in part] for part in parts]
-    tokens = [len(part) * max(map(sum, part)) for part in rows]
-    assert sum(tokens) == fewest_tokens(lengths, size)
-    assert max(tokens) <= size * max(map(sum, lengths))
-    longest = max(reply for _, reply in lengths)
-    assert all(len(part) * max(reply for _, reply in part) <= size * longest for part in rows)
-
-
-def test_micro_batches_are_of_the_rows_that_are_named():
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_no_part_has_more_tokens_than_a_batch_of_the_longest_rows(size):
     lengths = random_lengths(12, 0)
-    index = torch.tensor([7, 2, 11, 5, 3])
-    parts = micro_batches(batch_of(lengths), index, 2)
+    tokens, index = batch_of(lengths), torch.tensor([7, 2, 11, 5, 3, 0])
+    parts = cut_rows(tokens, index, arguments(per_device_train_batch_size=size))
     assert sorted(torch.cat(parts).tolist()) == sorted(index.tolist())
+    sizes = [tokens.select(part).model_inputs()["input_ids"].numel() for part in parts]
+    assert max(sizes) <= size * max(map(sum, lengths))
+
+
+def test_a_budget_of_tokens_is_kept():
+    lengths = random_lengths(12, 1)
+    longest = max(map(sum, lengths))
+    parts = cut_rows(batch_of(lengths), torch.arange(12), arguments(max_tokens_per_micro_batch=longest))
+    assert max(len(part) * max(sum(lengths[row]) for row in part) for part in parts) <= longest
 
 
 def test_short_rows_go_together_and_long_ones_alone():
-    parts = micro_batches(batch_of([(1, 9), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1)]), torch.arange(6), 3)
+    lengths = [(20, 60), *[(20, 10)] * 5]
+    parts = cut_rows(batch_of(lengths), torch.arange(6), arguments(per_device_train_batch_size=3))
     assert [part.tolist() for part in parts] == [[0], [1, 2, 3, 4, 5]]
+
+
+def test_rows_stay_in_their_batches_where_length_must_not_decide():
+    settings = arguments(micro_batches_by_length=False)
+    parts = cut_rows(batch_of(random_lengths(5, 2)), torch.tensor([4, 1, 0, 3, 2]), settings)
+    assert [part.tolist() for part in parts] == [[4, 1], [0, 3], [2]]
+
+
+def test_targets_are_the_replies_after_the_last_token_before_them():
+    tokens = batch_of([(2, 3), (4, 1)])
+    assert tokens.model_inputs()["input_ids"].tolist() == [[1, 1, 2, 2], [1, 1, 1, 1]]
+    assert tokens.targets().tolist() == [[IGNORE, 2, 2, 2], [IGNORE, IGNORE, IGNORE, 2]]

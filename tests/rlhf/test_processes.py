@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from interruption import assert_same_run, stopped_copy
-from ppo_small import PTX, REPLIES, models, small_trainer
+from ppo_small import EOS, PTX, REPLIES, SCORES, models, small_trainer
 from processes import WORLD, launch
 
 from hfkit.models.loading import load_policy
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.record import read_record
 from hfkit.rlhf import update as updating
+from hfkit.rlhf.policy_evaluation import evaluate_policy
 
 BATCH = {"per_device_train_batch_size": 2, "num_ppo_epochs": 2, "entropy_coef": 0.1, "ptx_coef": 0.5, "seed": 3}
 
@@ -57,6 +58,34 @@ def test_two_processes_make_the_update_of_one(tokenizer_dir, tmp_path):
     for name, weight in alone["weights"].items():
         assert torch.equal(first["weights"][name], second["weights"][name]), name
         assert torch.allclose(first["weights"][name], weight, rtol=1e-6, atol=1e-9), name
+
+
+def evaluation(tokenizer_dir: Path, folder: Path) -> None:
+    """Evaluates on the eight prompts in batches of three; the metrics go to a file."""
+    torch.set_default_dtype(torch.float64)
+    settings = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 3, "response_length": 6}
+    tokenizer, parts = load_tokenizer(str(tokenizer_dir)), models("llama", lora=True)
+    trainer = small_trainer(tokenizer, folder, parts, **settings)
+    scorer, rows = trainer.experience_maker.scorer, list(trainer.train_dataset)
+    found = evaluate_policy(*parts[:2], trainer.processing_class, scorer, rows, trainer.args, [EOS])
+    kept = {"replies": found.replies, "rewards": found.rewards, "metrics": found.metrics}
+    torch.save(kept, folder / f"rank-{trainer.args.process_index}.pt")
+
+
+def test_an_evaluation_is_the_same_in_one_process_and_in_two(tokenizer_dir, tmp_path):
+    launch(evaluation, tokenizer_dir, tmp_path)
+    first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(WORLD))
+    try:
+        evaluation(tokenizer_dir, tmp_path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    alone = torch.load(tmp_path / "rank-0.pt", weights_only=True)
+    assert first["metrics"] == second["metrics"]
+    assert first["replies"] == second["replies"] == alone["replies"]
+    assert len({*map(tuple, alone["replies"])}) > 4
+    assert alone["rewards"].tolist() == pytest.approx(SCORES)
+    assert alone["metrics"] == pytest.approx(first["metrics"], rel=1e-6)
+    assert alone["metrics"]["kl"] != 0
 
 
 def gradients(tokenizer_dir: Path, folder: Path, bucket: int) -> None:

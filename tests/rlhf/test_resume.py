@@ -32,7 +32,8 @@ EVERYTHING = {
     "test_split_size": 2,
     "eval_strategy": "steps",
     "eval_steps": 1,
-    "early_stopping_patience": 4,  # the policy is at its best before its first step: it comes to an end at update 5
+    "metric_for_best_model": "eval_kl",
+    "early_stopping_patience": 4,  # the KL is least before the policy's first step: it comes to an end at update 5
 }
 RUNS = {"plain": {}, "everything": EVERYTHING}
 

@@ -91,6 +91,8 @@ def test_other_architectures_of_transformers_can_be_trained(run_stage, tmp_path)
         ({"eval_strategy": "steps"}, "eval_strategy"),
         ({"test_split_size": -1}, "test_split_size"),
         ({"max_grad_norm": 0}, "max_grad_norm"),
+        ({"max_tokens_per_micro_batch": 0}, "max_tokens_per_micro_batch"),
+        ({"max_tokens_per_micro_batch": 64, "micro_batches_by_length": False}, "max_tokens_per_micro_batch"),
     ],
 )
 def test_a_contradiction_is_reported_by_its_key(config_of, tmp_path, changes, key):

@@ -11,6 +11,7 @@ from hfkit.stages.checks.data import data_problems
 from hfkit.stages.checks.effects import effect_problems
 from hfkit.stages.checks.files import folder_problems, template_problems
 from hfkit.stages.checks.hub import hub_problems
+from hfkit.stages.checks.kernels import kernel_problems
 from hfkit.stages.checks.models import adapter_problems, model_problems
 from hfkit.stages.checks.numbers import number_problems
 from hfkit.stages.checks.processes import process_problems
@@ -27,6 +28,7 @@ def problems_of(config) -> list[Problem]:
         problems += data_problems(config)
     if isinstance(config, ModelFields):
         problems += adapter_problems(config) + model_problems(config)
+        problems += kernel_problems(config)
         problems += architecture_problems(config, find_model_config(config))
     if spec and spec.checks:
         problems += resolve_name(spec.checks)(config)

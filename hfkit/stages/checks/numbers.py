@@ -39,7 +39,10 @@ def number_problems(config) -> list[Problem]:
     steps, evaluates = getattr(config, "max_steps", -1), getattr(config, "eval_strategy", "no")
     no_steps = evaluates != "steps" and (getattr(config, "eval_steps", None) or 0) > 0
     no_rows = evaluates != "no" and not has_held_out(config)
+    is_cut, budget = getattr(config, "micro_batches_by_length", True), "max_tokens_per_micro_batch"
+    unused = not is_cut and getattr(config, budget) is not None
     rules = [
+        (unused, budget, "has no effect with micro_batches_by_length: false", "micro_batches_by_length"),
         (steps != -1 and steps < 1, "max_steps", "must be above 0, or -1 for num_train_epochs"),
         (no_steps, "eval_steps", "has no effect without eval_strategy: steps", "eval_strategy"),
         (no_rows, "eval_strategy", "needs held-out rows: set eval_datasets or test_split_size", *HELD_OUT_KEYS),

@@ -1,0 +1,178 @@
+"""Losses and log-probabilities of tokens without the logits of all of them in memory at once.
+
+With a large vocabulary, logits take most of the memory. Here the model computes the hidden states, and its output head
+the logits of a chunk of tokens at a time; the backward pass computes those of a chunk again.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import product
+from weakref import WeakKeyDictionary
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from peft import PeftModel
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from trl.trainer.utils import entropy_from_logits, selective_log_softmax
+
+from hfkit.core.device import keep_random_state
+from hfkit.data.forms import IGNORE
+
+Measure = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
+"""From float logits (N, V) and targets (N,) to tensors (N,)."""
+Head = Callable[[torch.Tensor], torch.Tensor]
+Scaling = tuple[float, float | None]
+"""The factor and the cap of logits."""
+
+LOGITS = 1 << 25
+"""Logits of a chunk: 128 MiB in float32, 1,024 tokens with a vocabulary of 32,768."""
+SCALES = ("logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
+"""Keys of configs whose value multiplies or divides the output of the head."""
+CAP = "final_logit_softcapping"
+"""The key of a cap c: logits become c tanh(logits / c)."""
+scalings: WeakKeyDictionary[torch.nn.Module, Scaling | None] = WeakKeyDictionary()
+
+
+def causal_model(model: torch.nn.Module) -> PreTrainedModel:
+    """Return the model of Transformers itself, without DistributedDataParallel; LoRA layers stay in it."""
+    model = extract_model_from_parallel(model)
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def to_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor in float32; float64 stays float64."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def shifted(labels: torch.Tensor) -> torch.Tensor:
+    """Return for each position the label of the next one, (B, T); the last predicts nothing."""
+    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
+
+
+def measure_predictions(
+    model: torch.nn.Module, inputs: dict[str, torch.Tensor], targets: torch.Tensor, measure: Measure
+) -> tuple[torch.Tensor, ...]:
+    """Return what `measure` computes of the targets that are not IGNORE, row by row, (N,) each.
+
+    Args:
+        model: a causal LM, with or without an adapter.
+        inputs: of its forward pass, (B, T) each.
+        targets: the token that follows each position, int64 (B, T), or IGNORE.
+    """
+    base, is_chosen = causal_model(model), targets != IGNORE
+    head = head_of(base, inputs["input_ids"])
+    if head is None:
+        columns = is_chosen.any(0).long()
+        kept = targets.shape[1] - int(columns.argmax()) if columns.any() else 1
+        logits = model(**inputs, use_cache=False, logits_to_keep=kept).logits
+        # a model without `logits_to_keep` returns all
+        return measure(to_float32(logits[is_chosen[:, -logits.shape[1] :]]), targets[is_chosen])
+    with last_hidden_states(base) as states:
+        model(**inputs, use_cache=False, logits_to_keep=1)
+    hidden, targets = states[0][is_chosen], targets[is_chosen]
+    size = max(1, LOGITS // base.config.get_text_config().vocab_size)
+    chunks = zip(hidden.split(size), targets.split(size), strict=True)
+    of_chunk = partial(measure_chunk, head, measure)
+    if torch.is_grad_enabled() and len(targets) > size:
+        of_chunk = partial(checkpoint, of_chunk, use_reentrant=False)
+    return tuple(torch.cat(parts) for parts in zip(*(of_chunk(*chunk) for chunk in chunks), strict=True))
+
+
+def measure_chunk(
+    head: Head, measure: Measure, hidden: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Return the measure of the targets (N,) that follow hidden states (N, H)."""
+    return measure(to_float32(head(hidden)), targets)
+
+
+# Measures
+
+
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor]:
+    """Return the negative log-likelihood of each target, in nats."""
+    return (torch.nn.functional.cross_entropy(logits, targets, reduction="none"),)
+
+
+def logprob_and_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0, train_entropy: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the log-probability of each target, and the entropy of its distribution, in nats.
+
+    Args:
+        train_entropy: whether to compute a gradient through the entropy.
+    """
+    logits = logits if temperature == 1.0 else logits / temperature  # dividing by 1 would copy a large tensor
+    with torch.set_grad_enabled(torch.is_grad_enabled() and train_entropy):
+        entropies = entropy_from_logits(logits)
+    return selective_log_softmax(logits[None], targets[None])[0], entropies
+
+
+# The head
+
+
+def head_of(model: PreTrainedModel, ids: torch.Tensor) -> Head | None:
+    """Return what computes a causal LM's logits from its last hidden states; None where that is unknown.
+
+    Models scale their logits, or cap them, by keys of several names. So the first call for a model tests on a few of
+    the ids (B, T) which of them gives the model's own logits.
+    """
+    if model not in scalings:
+        scalings[model] = find_scaling(model, ids[:1, :8])
+    scaling = scalings[model]
+    return scaling and partial(logits_of, model.get_output_embeddings(), *scaling)
+
+
+@torch.no_grad()
+def find_scaling(model: PreTrainedModel, ids: torch.Tensor) -> Scaling | None:
+    """Return the first scaling that gives the logits of a forward pass on ids (1, T), or None."""
+    output = model.get_output_embeddings()
+    if output is None or model.get_decoder() is model:
+        return None
+    was_training = output.training
+    output.eval()  # an adapter on the head may have dropout
+    try:
+        with keep_random_state(ids.device), last_hidden_states(model) as states:
+            logits = model(input_ids=ids, use_cache=False).logits
+            possible = possible_scalings(model.config.get_text_config()) if states else []
+            return next((one for one in possible if agrees(logits_of(output, *one, states[0]), logits)), None)
+    finally:
+        output.train(was_training)
+        torch.clear_autocast_cache()  # of weights cast without a gradient
+
+
+@contextmanager
+def last_hidden_states(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+    """Collect the last hidden states (B, T, H) of the forward passes in the block."""
+    states: list[torch.Tensor] = []
+    handle = model.get_decoder().register_forward_hook(lambda module, given, output: states.append(output[0]))
+    try:
+        yield states
+    finally:
+        handle.remove()
+
+
+def possible_scalings(config) -> list[Scaling]:
+    """Return what a model with this config may do with its logits; what its keys say comes first.
+
+    Small logits look the same with a cap and without.
+    """
+    values = [getattr(config, key, None) for key in SCALES]
+    factors = [factor for value in values if isinstance(value, int | float) and value for factor in (value, 1 / value)]
+    cap = getattr(config, CAP, None)
+    return [*product([*factors, 1.0], [None] if cap is None else [cap, None])]
+
+
+def logits_of(output: torch.nn.Module, factor: float, cap: float | None, hidden: torch.Tensor) -> torch.Tensor:
+    """Return logits (..., V) of hidden states (..., H)."""
+    logits = output(hidden)
+    logits = logits if factor == 1.0 else logits * factor
+    return logits if cap is None else cap * (logits / cap).tanh()
+
+
+def agrees(found: torch.Tensor, logits: torch.Tensor) -> bool:
+    """Return whether logits are those of the model, up to the rounding of their dtype."""
+    tolerance = 2 * torch.finfo(found.dtype).eps if found.dtype.itemsize < 4 else 1e-5
+    error = (found.float() - logits.float()).abs().max() if found.shape == logits.shape else torch.inf
+    return bool(error <= tolerance * logits.float().abs().max())

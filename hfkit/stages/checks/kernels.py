@@ -1,0 +1,31 @@
+"""Validates the kernels that a config asks for: their packages are installed, and there is a GPU to run them."""
+
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available, is_liger_kernel_available
+
+from hfkit.core.device import process_state
+from hfkit.core.errors import Problem
+
+LIGER = "use_liger_kernel"
+FLASH = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
+"""Whether each flash attention can be loaded: from its own package, or by the package `kernels`."""
+
+
+def kernel_problems(config) -> list[Problem]:
+    """Return problems of kernels that are not installed, that need a GPU, or that contradict another setting."""
+    key, attention, extra = "attn_implementation", config.attn_implementation, getattr(config, "extra", {})
+    asked = [(LIGER, True, "liger-kernel", "liger", is_liger_kernel_available)] if extra.get(LIGER) else []
+    if attention in FLASH:
+        is_available = FLASH[attention]
+        asked.append((key, attention, "flash attention", "kernels", lambda: is_available(kernels_fallback_ok=True)))
+    problems = []
+    has_gpu = not asked or process_state(extra).device.type == "cuda"
+    for key, value, name, package, is_available in asked:
+        if not has_gpu:
+            problems.append(Problem(key, value, f"{name} runs on a GPU only: remove it"))
+        elif not is_available():
+            problems.append(
+                Problem(key, value, f"{name} is not installed: pip install 'hfkit[{package}]', or remove it")
+            )
+    if extra.get(LIGER) and extra.get("loss_type") == "chunked_nll":
+        problems.append(Problem("loss_type", "chunked_nll", "liger-kernel has its own loss: remove one", keys=(LIGER,)))
+    return problems

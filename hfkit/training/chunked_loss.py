@@ -1,0 +1,27 @@
+"""A mixin for trainers of causal language models: the loss without the logits of all tokens in memory at once."""
+
+from transformers import Trainer
+
+from hfkit.models.token_predictions import cross_entropy, measure_predictions, shifted
+from hfkit.training.micro_batching import Batch, router_loss_config
+
+
+class ChunkedLoss(Trainer):
+    """Computes the loss of a model's own forward pass from its hidden states, a chunk of tokens at a time.
+
+    Label smoothing, the router loss of a mixture of experts, liger-kernel and torch.compile take the model's own.
+    """
+
+    def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
+        """Return the sum over the labels divided by `num_items_in_batch`, or their mean; the outputs have it alone."""
+        args = self.args
+        is_plain = self.label_smoother is None and not args.use_liger_kernel and not args.torch_compile
+        if not is_plain or router_loss_config(self) is not None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+        def predict(labels, num_items_in_batch=None, **inputs):
+            with self.accelerator.autocast():
+                (losses,) = measure_predictions(model, inputs, shifted(labels), cross_entropy)
+            return {"loss": losses.sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)}
+
+        return super().compute_loss(predict, inputs, return_outputs, num_items_in_batch)

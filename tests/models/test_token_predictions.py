@@ -1,0 +1,177 @@
+"""Losses by chunks of tokens: those of the whole logits and their gradients, whatever the head does; less memory."""
+
+import copy
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from hfkit.data.forms import IGNORE
+from hfkit.models import token_predictions
+from hfkit.models.token_predictions import (
+    CAP,
+    SCALES,
+    causal_model,
+    cross_entropy,
+    find_scaling,
+    logprob_and_entropy,
+    measure_predictions,
+)
+
+LLAMA = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+GPT = {"n_embd": 16, "n_layer": 2, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+SHARED = {"num_key_value_heads": 1, "head_dim": 8}
+HEADS = {
+    "untied": ("llama", LLAMA),
+    "tied": ("llama", {**LLAMA, "tie_word_embeddings": True}),
+    "biased": ("phi", {**LLAMA, "resid_pdrop": 0.0}),
+    "capped": ("gemma2", {**LLAMA, **SHARED, CAP: 3.0}),
+    "multiplied": ("cohere", {**LLAMA, "logit_scale": 0.25}),
+    "divided": ("granite", {**LLAMA, "logits_scaling": 4.0}),
+    "projected": ("opt", {"hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 2, "num_attention_heads": 2}),
+    "gpt2": ("gpt2", GPT),
+}
+MEASURES = {
+    "cross entropy": cross_entropy,
+    "temperature": partial(logprob_and_entropy, temperature=0.7),
+    "entropy": partial(logprob_and_entropy, train_entropy=True),
+}
+IDS = torch.randint(3, 90, (3, 11), generator=torch.Generator().manual_seed(0))
+TARGETS = torch.nn.functional.pad(IDS[:, 1:], (0, 1), value=IGNORE)
+TARGETS[0, 3:6] = TARGETS[1, 8:] = IGNORE
+MASK = torch.ones_like(IDS)
+MASK[1, 9:] = 0
+INPUTS = {"input_ids": IDS, "attention_mask": MASK}
+
+
+@pytest.fixture(autouse=True)
+def chunks_of_four_tokens(monkeypatch):
+    monkeypatch.setattr(token_predictions, "LOGITS", 4 * 90)
+
+
+def model_of(head: str) -> torch.nn.Module:
+    """A tiny model with a head of some kind, and weights large enough that a scale and a cap change its predictions."""
+    torch.manual_seed(0)
+    kind, settings = HEADS[head]
+    options = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "dropout": 0.0, "vocab_size": 90}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**options, **settings}))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(std=0.3)
+    return model.eval()
+
+
+def whole(model, measure):
+    """The same of the logits of the model's own forward pass."""
+    logits = model(**INPUTS).logits
+    return measure(logits[TARGETS != IGNORE].float(), TARGETS[TARGETS != IGNORE])
+
+
+def gradients(model, measured) -> dict[str, torch.Tensor]:
+    """Of a sum in which each token, and each figure of it, has another weight."""
+    weights = torch.linspace(-1, 1, len(measured[0]))
+    sum((1 + place) * (one * weights).sum() for place, one in enumerate(measured) if one.requires_grad).backward()
+    return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def assert_same_as_whole(model, measure, tolerance=1e-6) -> None:
+    other = copy.deepcopy(model)
+    found, expected = measure_predictions(model, INPUTS, TARGETS, measure), whole(other, measure)
+    for one, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, reference, rtol=tolerance, atol=tolerance)
+    grads, references = gradients(model, found), gradients(other, expected)
+    assert grads.keys() == references.keys() and grads
+    for name, grad in grads.items():
+        error = (grad - references[name]).norm() / references[name].norm().clamp(min=1.0)
+        assert error < tolerance, name
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("head", HEADS)
+def test_figures_and_gradients_are_those_of_the_whole_logits(head, measure):
+    model = model_of(head)
+    assert_same_as_whole(model, MEASURES[measure])
+    assert token_predictions.scalings[model] is not None  # by chunks
+
+
+def test_an_adapter_on_the_head_is_computed_and_trained():
+    model = get_peft_model(model_of("untied"), LoraConfig(r=2, target_modules=["q_proj", "lm_head"], lora_dropout=0.0))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.normal_(std=0.3)
+    assert_same_as_whole(model, cross_entropy)
+    assert token_predictions.scalings[causal_model(model)] == (1.0, None)
+    assert any("lm_head" in name for name, weight in model.named_parameters() if weight.grad is not None)
+
+
+def test_under_bf16_autocast_every_weight_has_its_gradient():
+    model = model_of("capped")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same_as_whole(model, cross_entropy, 2e-2)
+    assert token_predictions.scalings[model] == (1.0, 3.0)
+    assert all(weight.grad is not None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("head", ["capped", "multiplied", "divided"])
+def test_a_head_that_does_something_unknown_is_computed_whole(head, monkeypatch):
+    monkeypatch.setattr(token_predictions, "SCALES", ())
+    monkeypatch.setattr(token_predictions, "CAP", "none")
+    model = model_of(head)
+    assert_same_as_whole(model, cross_entropy)
+    assert token_predictions.scalings[model] is None
+
+
+def test_every_scale_is_read_from_its_key():
+    for key in SCALES:
+        config = AutoConfig.for_model("llama", **LLAMA, **{key: 8.0})
+        assert {(8.0, None), (1 / 8.0, None), (1.0, None)} <= {*token_predictions.possible_scalings(config)}
+
+
+def test_the_test_of_the_head_leaves_modes_and_random_numbers_as_they_were():
+    model = get_peft_model(model_of("untied"), LoraConfig(r=2, target_modules=["lm_head"], lora_dropout=0.5)).train()
+    state = torch.get_rng_state()
+    assert find_scaling(causal_model(model), IDS[:1]) == (1.0, None)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in model.modules())
+
+
+def test_no_targets_give_no_figures():
+    model = model_of("untied")
+    (losses,) = measure_predictions(model, INPUTS, torch.full_like(IDS, IGNORE), cross_entropy)
+    losses.sum().backward()
+    assert losses.shape == (0,)
+    assert all(weight.grad is None or not weight.grad.any() for weight in model.parameters())
+
+
+PEAK = """
+import resource, sys, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from hfkit.models import token_predictions as predictions
+sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+model, ids = LlamaForCausalLM(LlamaConfig(vocab_size=64_000, **sizes)), torch.arange(1536)[None]
+predictions.LOGITS = 1 << 22
+targets = predictions.shifted(ids)
+predictions.measure_predictions(model, {"input_ids": ids[:, :64]}, targets[:, :64], predictions.cross_entropy)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if sys.argv[1] == "whole":
+    predictions.scalings[model] = None
+(losses,) = predictions.measure_predictions(model, {"input_ids": ids}, targets, predictions.cross_entropy)
+losses.sum().backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_a_large_vocabulary_takes_the_memory_of_a_chunk():
+    """1,536 tokens with 64,000 logits each: 375 MiB in float32, several times over."""
+
+    def peak(how: str) -> float:
+        ran = subprocess.run([sys.executable, "-c", PEAK, how], capture_output=True, text=True, check=True)
+        return float(ran.stdout)
+
+    whole, chunked = peak("whole"), peak("chunked")
+    assert chunked < 0.6 * whole and whole > 700
