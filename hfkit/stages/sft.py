@@ -30,6 +30,7 @@ from hfkit.training.arguments import (
     train,
     trainer_arguments,
 )
+from hfkit.training.memory.checkpointing import plan_run
 from hfkit.training.micro_batching import MicroBatchedSFTTrainer
 
 
@@ -55,6 +56,7 @@ def main(config: SFTConfig) -> Path:
             train_rows = pack_conversations(train_rows, config)
             say(f"train: {rows:,} rows packed into {len(train_rows):,} of at most {config.max_length} tokens")
         # Model
+        config = plan_run(run)
         model = load_trainable(config)
         run.note(**record_base(model))
         # Trainer

@@ -114,7 +114,8 @@ class Samples(TrainerCallback):
             return
         was_training, pad = model.training, self.tokenizer.pad_token_id
         model.eval()
-        with keep_random_state(model.device), torch.no_grad():
+        autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=args.bf16)  # as the model is trained
+        with keep_random_state(model.device), torch.no_grad(), autocast:
             for prompt in self.prompts:
                 inputs = self.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
                 ids = model.generate(**inputs, max_new_tokens=self.length, do_sample=False, pad_token_id=pad)
