@@ -24,6 +24,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from hfkit.config.parsing import load_config
@@ -80,8 +81,10 @@ TINY = {
 
 
 def pytest_collection_modifyitems(items):
-    """Give slow tests half an hour in place of the limit in pyproject.toml."""
+    """Give slow tests half an hour in place of the limit in pyproject.toml; skip those that need a GPU without one."""
     for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(1800))
 

@@ -9,11 +9,11 @@ import pytest
 from conftest import ROWS as TINY_ROWS
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from hfkit.commands.plan.device import Device
-from hfkit.commands.plan.planned_stages import plan_stage
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES
 from hfkit.stages.checks import problems_of
+from hfkit.training.memory.device import Device
+from hfkit.training.memory.planned_stage import plan_stage
 
 ROOT = Path(__file__).parents[1]
 CPU = Device("a machine", 10**12, 0, is_gpu=False)
@@ -96,7 +96,7 @@ def stage_for(tmp_path, tokenizer_dir, llama, scorer):
     return make
 
 
-def plan_8b(folder_of, tmp_path, **changes):
+def plan_8b(folder_of, tmp_path, device=CPU, **changes):
     """PPO on an 8B Llama, LoRA over 4 bits, on 512 + 512 tokens; no weights anywhere."""
     policy = folder_of(LLAMA_8B, weights=False)
     reward = Path(shutil.copytree(policy, tmp_path / "reward"))
@@ -109,7 +109,7 @@ def plan_8b(folder_of, tmp_path, **changes):
     config = load_config(
         STAGES["ppo"].config_class, {**values, **changes}, problems_of, output_dir=str(tmp_path / "out")
     )
-    return plan_stage("ppo", config, {})
+    return plan_stage("ppo", config, {}, device)
 
 
 def run(stage) -> None:

@@ -139,7 +139,7 @@ ARGUMENTS = {
         argument("--length", type=int, default=256, help="most tokens of a reply; default: %(default)s"),
         argument("--seed", type=within(int, 0, 2**32 - 1), default=42, help="of the sampling; default: %(default)s"),
         argument("--revision", default="main", help="branch, tag or commit of a model on the Hub"),
-        argument("--dtype", default="float32", choices=DTYPES, help="of the weights; default: %(default)s"),
+        argument("--dtype", choices=DTYPES, help="of the weights; default: bfloat16 on a GPU with bf16, else float32"),
     ],
     "lineage": [
         argument("path", help="folder or Hub id of a run"),
@@ -148,7 +148,14 @@ ARGUMENTS = {
     ],
     "plan": [
         *CONFIG_ARGUMENTS,
-        argument("--memory", type=within(float, 0.001), metavar="GB", help="memory to fit; default: this machine's"),
+        argument(
+            "--memory",
+            exclusive=True,
+            type=within(float, 0.001),
+            metavar="GB",
+            help="memory to fit, of the GPU or the machine at hand; default: all that it has",
+        ),
+        argument("--gpu", exclusive=True, type=within(float, 0.001), metavar="GB", help="memory of a GPU to plan for"),
     ],
     "quickstart": [
         argument("--output_dir", default="runs/quickstart", help="folder of the runs; default: %(default)s"),

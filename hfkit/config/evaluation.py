@@ -18,7 +18,9 @@ class ReplyFields:
     response_length: int = arg(128, help="maximum tokens per response")
     temperature: float = arg(0.7, help="sampling temperature; 0: greedy. No other sampling option applies")
     per_device_eval_batch_size: int = arg(16, help="rows in one forward pass")
-    dtype: Dtype = arg("float32", help="dtype of the weights; auto: as in the checkpoint")
+    dtype: Dtype | None = arg(
+        None, help="dtype of the weights; auto: as in the checkpoint; none: float32, on a GPU with bf16 bfloat16"
+    )
     seed: int = arg(42, help="seed for the choice of rows and for sampling")
     chat_template_kwargs: dict[str, Any] = arg(
         factory=dict, help="variables of the models' chat templates; empty: those that each was trained with"

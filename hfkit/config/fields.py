@@ -126,7 +126,11 @@ class ModelFields:
 
     model_name_or_path: str | None = arg(None, help="model or adapter to start from: folder, or Hub id[@REVISION]")
     model_revision: str = arg("main", help="branch, tag or commit of a Hub model")
-    dtype: Dtype = arg("float32", help="dtype of the base model's weights; auto: as in the checkpoint")
+    dtype: Dtype | None = arg(
+        None,
+        help="dtype of the base model's weights; auto: as in the checkpoint; none: float32, but bfloat16 for a frozen "
+        "base that comes in 16 bits, on a GPU with bf16",
+    )
     attn_implementation: str | None = arg(None, help="eager, sdpa, flash_attention_2, ...")
     pad_token: str | None = arg(None, help="token of the vocabulary to pad with, if the tokenizer pads with EOS")
     chat_template: str | None = arg(
@@ -173,7 +177,9 @@ class OptimizerFields:
     max_grad_norm: float = arg(1.0, help="maximum norm of the gradients; larger ones are clipped")
     optim: str | None = arg(None, help="optimizer; none: adamw_torch, on a GPU adamw_torch_fused")
     bf16: bool | None = arg(None, help="bf16 autocast; none: on if the GPU supports it")
-    gradient_checkpointing: bool | None = arg(None, help="recompute activations to save memory; none: on for a GPU")
+    gradient_checkpointing: bool | None = arg(
+        None, help="recompute activations to save memory; none: on for a GPU whose free memory is too small without"
+    )
     report_to: str = arg("none", help="experiment tracker: tensorboard, wandb, trackio, none, ...")
     run_name: str | None = arg(None, help="name of the run in the experiment tracker")
 

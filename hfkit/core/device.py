@@ -4,21 +4,39 @@ import os
 from datetime import timedelta
 
 import torch
+import transformers
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+from packaging.version import Version
 
 from hfkit.core.console import warn
 
+ROTATES_WITHOUT_MATMUL = Version("5.23")
 GROUP_TIMEOUT = 1800  # seconds, as in Transformers; one process may take longer to save than NCCL's own 600
 
 
 def prepare_device(config) -> None:
-    """Choose a stage's device and join its process group as `config.extra` says; warn about unused GPUs."""
+    """Choose a stage's device, join its process group and set its precision as `config.extra` says.
+
+    Warns about unused GPUs.
+    """
     state = process_state(config.extra)
     disable_cudnn_attention()
+    if config.extra.get("tf32") is not False:
+        allow_tf32(state.device.type)
     gpus = torch.cuda.device_count() if state.device.type == "cuda" else 0
     if gpus > 1 and state.num_processes == 1:
         warn(f"one of {gpus} visible GPUs is used: `accelerate launch -m hfkit.cli STAGE ...` uses all")
+
+
+def allow_tf32(kind: str) -> None:
+    """Let a GPU round the inputs of float32 matrix products to TF32: 10 bits of mantissa, as in float16.
+
+    Older versions of Transformers compute rotary positions with such a product, and TF32 has no integers above 2048 but
+    even ones (transformers issue 48428): with those nothing changes.
+    """
+    if kind == "cuda" and Version(transformers.__version__) >= ROTATES_WITHOUT_MATMUL:
+        torch.set_float32_matmul_precision("high")
 
 
 def disable_cudnn_attention() -> None:

@@ -170,7 +170,7 @@ def memory_remedies(config) -> list[str]:
     remedies = [remedy for key, remedy in batch_sizes.items() if (getattr(config, key, None) or 0) > 1]
     if getattr(config, "merge_in_rollouts", False) and config.use_peft:
         remedies.append("set merge_in_rollouts to false")
-    if getattr(config, "gradient_checkpointing", None) is False:  # None means true on a GPU
+    if getattr(config, "gradient_checkpointing", None) is False:  # None: not decided yet
         remedies.append("set gradient_checkpointing to true")
     if not trains and getattr(config, "dtype", None) == "float32":
         remedies.append("set dtype to bfloat16")

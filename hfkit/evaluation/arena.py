@@ -11,6 +11,7 @@ reward that a model was trained on is refused as its judge, unless --allow_train
 Writes arena.json and arena.png into --output_dir. The same command resumes an interrupted arena.
 """
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from hfkit.evaluation.prompts import load_prompts, shared_prompts
 from hfkit.evaluation.ratings import Battle, pair_results, rate_models
 from hfkit.evaluation.replies import REPLIES, Sampling, Subject, load_or_sample
 from hfkit.evaluation.results_file import ResultsFile
+from hfkit.models.precision import dtype_to_evaluate
 from hfkit.models.reward_model import load_reward
 from hfkit.records.environment import environment
 from hfkit.records.record import settings_of
@@ -52,6 +54,7 @@ def arena(config: ArenaConfig) -> dict:
     Raises:
         HfkitError: there are no prompts; a model was trained on the judge; the person who judges stops.
     """
+    config = replace(config, dtype=dtype_to_evaluate(config.dtype))
     folder, size = Path(config.output_dir), config.per_device_eval_batch_size
     warning = training_judge_warning(config, judge_name(config))
     with lock_folder(folder, "comparing"), explain_errors(folder, config):

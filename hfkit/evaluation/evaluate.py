@@ -10,6 +10,7 @@ Writes evaluation.json into the model's folder, and the metrics into its record 
 folder alone. The same command resumes an interrupted evaluation.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -27,6 +28,7 @@ from hfkit.evaluation.reward_model import evaluate_reward_models
 from hfkit.hub.cards.model_card import write_card
 from hfkit.metrics.reward_probes import print_probes
 from hfkit.models.loading import is_classifier
+from hfkit.models.precision import dtype_to_evaluate
 from hfkit.records.environment import environment
 from hfkit.records.record import read_record, record_of, settings_of
 
@@ -44,6 +46,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     Raises:
         HfkitError: there are no held-out rows, or the rows or a model cannot be read.
     """
+    config = replace(config, dtype=dtype_to_evaluate(config.dtype))
     model, revision = config.model_name_or_path, config.model_revision
     folder = Path(config.output_dir or model)
     with lock_folder(folder, "evaluating"), explain_errors(folder, config):

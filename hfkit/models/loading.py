@@ -20,7 +20,7 @@ from transformers import (
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from hfkit.core.console import say, warn
-from hfkit.core.device import device, disable_cudnn_attention
+from hfkit.core.device import device, disable_cudnn_attention, has_bf16
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
@@ -29,6 +29,7 @@ from hfkit.models.adapter_support import require_supported
 from hfkit.models.adapters import load_adapter, load_adapter_weights, merge_adapter, require_reward_adapter
 from hfkit.models.classifiers import provide_classifier
 from hfkit.models.fitting import require_fitting
+from hfkit.models.precision import checkpoint_dtype, computes_in_bf16, frozen_dtype, train_in_float32
 from hfkit.models.quantization import prevent_packing, quantization_as_trained, quantization_of
 from hfkit.models.saving import mend_generation_config, require_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
@@ -121,17 +122,28 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
 def loading_options(config) -> dict:
     """Return the options of `load_base` that a stage's config sets."""
     return {
-        "dtype": config.dtype,
+        "dtype": dtype_to_train(config),
         "attn_implementation": config.attn_implementation,
         "quantization": quantization_of(vars(config)),
         "allow_pickle": config.allow_pickle,
     }
 
 
+def dtype_to_train(config) -> str:
+    """Return the dtype in which a stage's config loads its base: the config's, or what `frozen_dtype` chooses."""
+    if config.dtype is not None:
+        return config.dtype
+    if config.model_name_or_path is None:  # a new model
+        return "float32"
+    checkpoint = checkpoint_dtype(cached_config(config.model_name_or_path, config.model_revision))
+    return frozen_dtype(device().type, computes_in_bf16(config, has_bf16()), config.use_peft, checkpoint)
+
+
 def add_trainable_adapter(model: PreTrainedModel, config, source: Source, task_type: TaskType) -> PeftModel:
     """Freeze a base and put one trainable adapter on it, which starts as a copy of the one at `source`, if any.
 
-    The trained weights, the adapter's and a classifier's head, are in float32 whatever the base's dtype.
+    The trained weights, the adapter's and a classifier's head, are in float32 whatever the base's dtype. Modules that
+    are trained whole are so under bf16 autocast; without it they have to compute in the base's dtype.
 
     Raises:
         HfkitError: the adapter does not fit the base.
@@ -148,6 +160,8 @@ def add_trainable_adapter(model: PreTrainedModel, config, source: Source, task_t
     peft_config.base_model_name_or_path, peft_config.revision = base["path"], base["revision"]
     if source.adapter:
         load_adapter_weights(model, source)
+    if computes_in_bf16(config, has_bf16()):
+        train_in_float32(model)
     if any(parameter.requires_grad and parameter.dtype.itemsize < 4 for parameter in model.parameters()):
         names = ", ".join(sorted({*(shape.modules_to_save or ())} - {*CLASSIFIER_HEADS}))
         warn(f"dtype: {config.dtype} trains {names} whole, in 16 bits, which round small updates away: set float32")

@@ -25,6 +25,7 @@ def environment() -> dict:
         "versions": versions,
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),  # "high": TF32 on a GPU
         "cpu_count": os.cpu_count(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }

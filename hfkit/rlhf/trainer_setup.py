@@ -15,6 +15,7 @@ from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
 from trl.experimental.ppo.ppo_trainer import OnlineTrainerState
 
 from hfkit.models.adapters import can_merge
+from hfkit.models.checkpointing import recompute_activations
 from hfkit.models.generation import set_generation_config, stop_ids
 from hfkit.models.reward_model import RewardModel
 from hfkit.rlhf.arguments import PPOArguments
@@ -69,7 +70,7 @@ class BasePPOTrainer(TrlPPOTrainer):
         own_generation_config = copy.deepcopy(model.generation_config)
         if args.gradient_checkpointing:
             for trained in (model, value_model):
-                trained.gradient_checkpointing_enable({"use_reentrant": False})
+                recompute_activations(trained)
                 trained.enable_input_require_grads()  # else nothing needs a gradient at a frozen base's first layer
         super().__init__(
             args,

@@ -1,14 +1,23 @@
-"""Opens the run of a stage: the record gets the data that it reads and the models that it starts from."""
+"""Opens the run of a stage: the record gets the data that it reads, the models that it starts from, and their dtype."""
 
-from hfkit.config.fields import models_named
+from dataclasses import replace
+
+from hfkit.config.fields import ModelFields, models_named
 from hfkit.core.console import say
 from hfkit.data.splits import SplitStats
+from hfkit.models.loading import dtype_to_train
 from hfkit.records.record import lineage_entry
 from hfkit.training.run import Run
 
 
 def open_run(stage: str, config, stats: dict[str, SplitStats]) -> Run:
-    """Open the run of a stage and report if it is done already; `stats` tells what became of each split's rows."""
+    """Open the run of a stage, with a copy of its config that says the dtype; report if it is done already.
+
+    Args:
+        stats: what became of each split's rows.
+    """
+    if isinstance(config, ModelFields):
+        config = replace(config, dtype=dtype_to_train(config))
     parents = [lineage_entry(*model) for model in models_named(config)]
     run = Run(stage, config, {name: split.as_dict() for name, split in stats.items()}, parents)
     if run.is_done:

@@ -38,6 +38,7 @@ from hfkit.training.arguments import (
     set_callbacks,
     trainer_arguments,
 )
+from hfkit.training.memory.checkpointing import plan_run
 
 SHOWN_SAMPLES = 8
 
@@ -65,6 +66,7 @@ def main(config: PPOConfig) -> Path:
     with run.training():
         report_splits(run, stats)
         # Model
+        config = plan_run(run)
         report_reward_accuracy(config)
         roles = load_roles(config)
         run.note(**record_base(roles.policy))

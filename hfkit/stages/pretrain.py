@@ -27,6 +27,7 @@ from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import held_out_metrics, max_tokens, set_callbacks, train, trainer_arguments
 from hfkit.training.callbacks import Samples
 from hfkit.training.chunked_loss import ChunkedLoss
+from hfkit.training.memory.checkpointing import plan_run
 from hfkit.training.micro_batching import MicroBatching
 
 
@@ -50,6 +51,7 @@ def main(config: PretrainConfig) -> Path:
         report_splits(run, stats)
         say(f"pretrain: {len(train_rows):,} rows of {config.block_size} tokens")
         # Model
+        config = plan_run(run)
         model = load_or_create_model(config, tokenizer)
         run.note(**record_base(model))
         say(f"pretrain: {model.num_parameters():,} parameters")

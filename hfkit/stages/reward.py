@@ -34,6 +34,7 @@ from hfkit.training.arguments import (
     trainer_arguments,
 )
 from hfkit.training.comparison_trainer import ComparisonCollator, ComparisonTrainer
+from hfkit.training.memory.checkpointing import plan_run
 
 
 @push_when_done
@@ -58,6 +59,7 @@ def main(config: RewardConfig) -> Path:
         if is_ranking:
             say(f"train: {len(train_rows):,} rankings with {sum(map(len, train_rows['better'])):,} pairs")
         # Model
+        config = plan_run(run, most_replies)
         start = spec_of((read_record(config.model_name_or_path) or {}).get("stage"))
         if start is not None and start.makes == "base model":
             warn(

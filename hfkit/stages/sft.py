@@ -31,6 +31,7 @@ from hfkit.training.arguments import (
     train,
     trainer_arguments,
 )
+from hfkit.training.memory.checkpointing import plan_run
 from hfkit.training.micro_batching import MicroBatchedSFTTrainer
 
 
@@ -56,6 +57,7 @@ def main(config: SFTConfig) -> Path:
             train_rows = pack_conversations(train_rows, config)
             say(f"train: {rows:,} rows packed into {len(train_rows):,} of at most {config.max_length} tokens")
         # Model
+        config = plan_run(run)
         attention = config.attn_implementation
         if config.packing:
             attention = packed_attention(config, cached_config(config.model_name_or_path, config.model_revision))

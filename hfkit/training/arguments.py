@@ -16,31 +16,35 @@ from hfkit.core.device import has_bf16, process_state, wait_for_everyone
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.hub.push_to_hub import PushCheckpointCallback
+from hfkit.models.precision import computes_in_bf16
 from hfkit.training.callbacks import MetricsFile, RaiseInterrupt, TrainingProgress
 from hfkit.training.run import Run, checkpoint_fault
 from hfkit.training.tracking import attach_record
 
 # The trainer's own pushes run in the background and fail silently; the tokenizer already has its pad token.
 NOT_FOR_THE_TRAINER = {field.name for field in fields(HubFields)} | {"resume_from_checkpoint", "pad_token"}
+RECOMPUTES = "activation_checkpointing"
+"""What newer versions of Transformers call `gradient_checkpointing`."""
 
 
 def trainer_arguments(config, **overrides):
     """Return the trainer's arguments: the fields it shares with a stage's config, then `extra`, then `overrides`.
 
-    `bf16`, `gradient_checkpointing` and `optim` get their defaults here, since these depend on the device.
+    `bf16`, `gradient_checkpointing` and `optim` get their defaults here, since these depend on the device; `plan_run`
+    sets `gradient_checkpointing` before.
     """
     kind = process_state(config.extra).device.type  # joins the process group, before anything else does
     config_class = type(config).trainer_config_class()
-    shared = {field.name for field in fields(config_class)} & {field.name for field in fields(config)}
+    names = {field.name for field in fields(config_class)}
+    shared = names & {field.name for field in fields(config)}
     values = {name: getattr(config, name) for name in shared - NOT_FOR_THE_TRAINER}
     defaults = {
-        "bf16": has_bf16() and not config.extra.get("fp16", False),
-        "gradient_checkpointing": kind == "cuda",
-        "optim": "adamw_torch_fused" if kind == "cuda" else "adamw_torch",  # fused makes no copies of trained weights
-        # trackers tell runs apart by it, and resume a run by it
+        **device_defaults(config, kind, has_bf16()),
         "run_name": "-".join(Path(config.output_dir).resolve().parts[-2:]),
     }
     values |= {key: default for key, default in defaults.items() if values.get(key) is None}
+    if RECOMPUTES in names:  # its new name; Transformers warns of the old one
+        values[RECOMPUTES] = values.pop("gradient_checkpointing")
     if getattr(config, "use_peft", False):  # all adapters are used, and the search for unused ones would slow each step
         values["ddp_find_unused_parameters"] = False
     if kind == "cpu":
@@ -49,6 +53,20 @@ def trainer_arguments(config, **overrides):
     if arguments.n_gpu > 1:  # nn.DataParallel computes wrong gradients over quantized bases, and breaks trl's losses
         use_one_gpu(arguments)
     return arguments
+
+
+def device_defaults(config, kind: str, bf16: bool) -> dict:
+    """Return the defaults of a stage's config that depend on the device.
+
+    Args:
+        kind: of the device, "cuda" or "cpu".
+        bf16: whether it computes in bf16.
+    """
+    return {
+        "bf16": computes_in_bf16(config, bf16),
+        "gradient_checkpointing": kind == "cuda",
+        "optim": "adamw_torch_fused" if kind == "cuda" else "adamw_torch",  # fused makes no copies of trained weights
+    }
 
 
 def max_tokens(config, length: int, sequences: int = 1) -> int | None:

@@ -14,14 +14,14 @@ from planned import CPU, LLAMA, LLAMA_8B, LORA, ROOT, ROWS, plan_8b, run
 
 from hfkit import cli
 from hfkit.commands.plan.advice import remedies
-from hfkit.commands.plan.device import Device
-from hfkit.commands.plan.peak import plan_memory
-from hfkit.commands.plan.planned_stages import read_stages
-from hfkit.commands.plan.shapes import roles_of
+from hfkit.commands.plan.read_stages import read_stages
 from hfkit.commands.plan.steps import plan_steps
 from hfkit.config.registry import STAGES
 from hfkit.core.errors import ConfigError
 from hfkit.stages.read_configs import infer_stage
+from hfkit.training.memory.device import Device
+from hfkit.training.memory.peak import plan_memory
+from hfkit.training.memory.shapes import roles_of
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,27 @@ def test_what_does_not_fit_comes_with_flags(pipeline, capsys):
     assert "--reward.gradient_checkpointing true" in shown
 
 
+def test_a_gpu_that_is_not_at_hand_is_planned_with_its_defaults(folder_of, tmp_path, capsys):
+    folder = folder_of({**LLAMA_8B, "dtype": "bfloat16"}, weights=False)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(ROWS["sft"][0]) + "\n")
+    settings = {"datasets": [{"path": str(rows)}], "use_peft": True, "model_name_or_path": folder}
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(settings | {"max_tokens_per_micro_batch": 2048}))
+
+    def shown(*words) -> str:
+        assert cli.main(["plan", str(tmp_path / "sft.yaml"), *words]) == 0
+        return capsys.readouterr().out
+
+    assert "sft: dtype: bfloat16; gradient_checkpointing: off, since the run needs" in shown("--gpu", "141")
+    small = shown("--gpu", "24")
+    assert "sft: dtype: bfloat16; gradient_checkpointing: on, since the run needs" in small and "2,048" in small
+    assert "sft: dtype: float32; gradient_checkpointing: off\n" in shown("--gpu", "80", "--use_peft=false", *EXPLICIT)
+    assert "sft: dtype: float32; gradient_checkpointing: off\n" in shown("--memory", "24")
+
+
+EXPLICIT = ("--gradient_checkpointing=false",)
+
+
 def test_no_weights_are_read(folder_of, tmp_path, capsys):
     folder = folder_of(LLAMA_8B, weights=False)
     assert not list(Path(folder).glob("*.safetensors"))
@@ -160,7 +181,7 @@ def test_errors_are_reported_without_a_traceback(folder_of, tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "llamb"}))
     assert "llamb" in reported(str(mine), "--stage", "sft", "--model_name_or_path", str(folder))
     encoder = folder_of({"model_type": "t5", "d_model": 32, "num_layers": 1}, weights=False)
-    assert "T5" in reported(str(mine), "--stage", "sft", "--model_name_or_path", encoder)
+    assert "a t5 is no causal language model" in reported(str(mine), "--stage", "sft", "--model_name_or_path", encoder)
 
 
 def test_help_is_light():

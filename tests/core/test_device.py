@@ -7,10 +7,13 @@ import sys
 
 import pytest
 import torch
+import transformers
 from conftest import write_rows
+from packaging.version import Version
 
-from hfkit.core.device import device, keep_random_state, prepare_device
+from hfkit.core.device import allow_tf32, device, keep_random_state, prepare_device
 from hfkit.models.loading import load_base
+from hfkit.records.environment import environment
 from hfkit.training.arguments import trainer_arguments
 
 
@@ -32,6 +35,27 @@ def test_a_stage_trains_without_cudnns_attention(config_of, tmp_path):
     torch.backends.cuda.enable_cudnn_sdp(True)
     prepare_device(config_of("pretrain", tmp_path))
     assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_tf32_is_for_gpus():
+    before = torch.get_float32_matmul_precision()
+    try:
+        allow_tf32("cpu")
+        assert torch.get_float32_matmul_precision() == environment()["float32_matmul_precision"] == before == "highest"
+        allow_tf32("cuda")  # rotary positions would be rounded with earlier versions
+        wanted = "high" if Version(transformers.__version__) >= Version("5.23") else "highest"
+        assert torch.get_float32_matmul_precision() == environment()["float32_matmul_precision"] == wanted
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.gpu
+def test_a_stage_may_forbid_tf32(config_of, tmp_path):
+    for tf32, precision in ((False, "highest"), (None, "high")):
+        torch.set_float32_matmul_precision("highest")
+        config = config_of("sft", tmp_path, **({} if tf32 is None else {"tf32": tf32}))
+        prepare_device(config)
+        assert torch.get_float32_matmul_precision() == precision
 
 
 def test_the_generators_are_left_as_they_were():

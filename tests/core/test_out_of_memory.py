@@ -44,8 +44,8 @@ def test_a_stage_names_its_own_keys(config_of, tmp_path, stage, changes, keys):
 @pytest.mark.parametrize(
     "config",
     [
-        EvaluateConfig(model_name_or_path="model"),
-        ArenaConfig(models=["one", "other"], prompts="rows.jsonl", judge="human"),
+        EvaluateConfig(model_name_or_path="model", dtype="float32"),
+        ArenaConfig(models=["one", "other"], prompts="rows.jsonl", judge="human", dtype="float32"),
     ],
 )
 def test_an_evaluation_names_its_own_keys(tmp_path, config):

@@ -18,6 +18,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.explain_errors import explain_out_of_memory
 from hfkit.data.messages import RenderError
 from hfkit.data.rendering import TEMPLATE_KWARGS, variables_of
+from hfkit.models.precision import dtype_to_evaluate
 
 
 def chat(
@@ -26,7 +27,7 @@ def chat(
     adapter: list[str] | None = None,
     prompt: str | None = None,
     revision: str = "main",
-    dtype: str = "float32",
+    dtype: str | None = None,
     chat_template: str | None = None,
     chat_template_kwargs: str | dict | None = None,
     seed: int = 42,
@@ -38,6 +39,7 @@ def chat(
         model, against: folder or Hub id.
         adapter: adapters on the base of `model`, to switch to.
         revision: branch, tag or commit of `model` on the Hub.
+        dtype: of the weights; none: float32, on a GPU with bf16 bfloat16.
         chat_template: Jinja file, or the name of one of the tokenizer's templates.
         chat_template_kwargs: variables of the chat template, a mapping or its JSON.
         settings: `temperature`, `length` and `system`, see `hfkit.commands.chat.conversation.Settings`.
@@ -47,7 +49,7 @@ def chat(
             has no memory left.
     """
     settings = Settings(**settings)
-    loaded = LoadedModels(dtype, chat_template, parse_template_kwargs(chat_template_kwargs))
+    loaded = LoadedModels(dtype_to_evaluate(dtype), chat_template, parse_template_kwargs(chat_template_kwargs))
     with explain_out_of_memory(loaded):
         models = [loaded.add(model, revision), *([loaded.add(against)] if against else [])]
         for path in adapter or []:

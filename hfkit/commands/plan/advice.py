@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from hfkit.commands.plan.device import Device
-from hfkit.commands.plan.peak import plan_memory
+from hfkit.training.memory.device import Device
+from hfkit.training.memory.peak import plan_memory
 
 WORTH = 0.02  # a flag that saves less than this share of the peak is not worth a line
 

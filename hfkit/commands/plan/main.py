@@ -4,28 +4,34 @@ Prints what a run will need, for the YAML of a stage that trains a model or of a
 the GPU or the machine at hand, optimizer steps, tokens and disk. If it does not fit, prints the flags that would make
 it fit, each with its peak. Models are known by their configs: no weights are read or downloaded.
 
+--gpu GB plans for a GPU that is not at hand. What a config leaves open (`dtype`, `bf16`, `gradient_checkpointing`) is
+planned as it would be on that device.
+
 Flags are those of the stage or of the pipeline: `--per_device_train_batch_size 1`, `--sft.load_in_4bit`.
 """
 
 from argparse import Namespace
 
 from hfkit.commands.plan.advice import remedies
-from hfkit.commands.plan.device import find_device
-from hfkit.commands.plan.peak import plan_memory
-from hfkit.commands.plan.planned_stages import read_stages
-from hfkit.commands.plan.shapes import roles_of
+from hfkit.commands.plan.read_stages import read_stages
 from hfkit.commands.plan.steps import plan_steps
-from hfkit.commands.plan.table import print_plans
+from hfkit.commands.plan.table import PlanRow, print_plans
+from hfkit.training.memory.checkpointing import decide_checkpointing
+from hfkit.training.memory.device import find_device, gpu_of
+from hfkit.training.memory.peak import plan_memory
+from hfkit.training.memory.shapes import roles_of
 
 
 def main(given: Namespace) -> int:
     """Run `hfkit plan`."""
-    stages = read_stages(given.config, given.stage, given.output_dir, given.flags)
-    device = find_device(given.memory and int(given.memory * 1e9))
+    device = gpu_of(int(given.gpu * 1e9)) if given.gpu else find_device(given.memory and int(given.memory * 1e9))
+    stages = read_stages(given.config, given.stage, given.output_dir, given.flags, device)
     plans = []
-    for stage in stages:
+    for open_stage in stages:
+        stage, checkpointing = decide_checkpointing(open_stage, device)
         memory = plan_memory(stage, device)
         advice = remedies(stage, device) if memory.peak > device.capacity else []
-        plans.append((stage.spec.name, memory, plan_steps(stage, roles_of(stage)), advice))
+        steps = plan_steps(stage, roles_of(stage))
+        plans.append(PlanRow(stage.spec.name, stage.config.dtype, checkpointing, memory, steps, advice))
     print_plans(plans, device, in_pipeline=len(stages) > 1)
     return 0

@@ -1,25 +1,29 @@
 """Length of a stage in optimizer steps and tokens, and the disk that it takes."""
 
-import json
 import re
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from hfkit.commands.plan import memory
-from hfkit.commands.plan.shapes import Role
 from hfkit.core.errors import HfkitError
 from hfkit.core.file_types import suffix_of
-from hfkit.data.cards import load_card
 from hfkit.data.files import iter_lines
+from hfkit.training.memory import formulas
+from hfkit.training.memory.rows import micro_batch_tokens
+from hfkit.training.memory.shapes import Role
 
 
 @dataclass(frozen=True)
 class StepsPlan:
-    """Optimizer steps and most tokens of a stage, or None and why they are unknown; bytes on the disk."""
+    """Optimizer steps and most tokens of a stage, or None and why they are unknown; bytes on the disk.
+
+    Attributes:
+        micro_batch: the most tokens of the largest micro-batch.
+    """
 
     steps: int | None
     tokens: int | None
+    micro_batch: int
     unknown: str
     disk: int
 
@@ -44,8 +48,9 @@ def plan_steps(stage, roles: list[Role]) -> StepsPlan:
         if steps is None and rows is not None and not packing_of(stage):
             passes = ceil(rows / config.per_device_train_batch_size)
             steps = ceil(config.num_train_epochs * max(ceil(passes / config.gradient_accumulation_steps), 1))
-        updates, tokens = steps, steps and steps * batch * stage.row_length * replies_per_row(stage)
-    return StepsPlan(steps, tokens, "" if steps else unknown, disk_bytes(stage, roles, updates))
+        updates, tokens = steps, steps and steps * batch * stage.row_length * stage.replies
+    largest = micro_batch_tokens(stage.spec, config, stage.replies)
+    return StepsPlan(steps, tokens, largest, "" if steps else unknown, disk_bytes(stage, roles, updates))
 
 
 def packing_of(stage) -> str:
@@ -62,11 +67,11 @@ def disk_bytes(stage, roles: list[Role], steps: int | None) -> int:
     Checkpoints of PPO have the value model too. Where the steps (of PPO: updates) are unknown, one checkpoint counts.
     """
     config = stage.config
-    final = memory.gradient_bytes(roles[0].trained)  # a gradient is as large as its weight
+    final = formulas.gradient_bytes(roles[0].trained)  # a gradient is as large as its weight
     if config.save_strategy == "no":
         return final
     saved = [weight for role in roles for weight in role.trained]
-    each = memory.gradient_bytes(saved) + memory.optimizer_bytes(saved, stage.arguments.optim)
+    each = formulas.gradient_bytes(saved) + formulas.optimizer_bytes(saved, stage.arguments.optim)
     made = 1
     if config.save_strategy == "epoch":
         made = ceil(config.num_train_epochs)
@@ -106,27 +111,3 @@ def count_rows(entry) -> int:
     if split[2] is None:
         return rows
     return round(rows * int(split[2]) / 100) if split[3] else min(rows, int(split[2]))
-
-
-def replies_per_row(stage) -> int:
-    """Return how many replies a row of a stage has: 2 of a pair, the most of a ranking; 1 where none are compared.
-
-    A card says how many, and of a local `.jsonl` file the first row; rows of other sources count as pairs.
-    """
-    if stage.spec.form != "comparisons":
-        return 1
-    return max(map(replies_of_source, stage.config.datasets), default=2)
-
-
-def replies_of_source(entry) -> int:
-    """Return the replies in one source's rankings; 2 where it has pairs, or where the number is unknown."""
-    if entry.card:
-        return load_card(entry.card).recipe.replies or 2
-    path = Path(entry.path)
-    if not path.is_file() or suffix_of(path) != ".jsonl":
-        return 2
-    try:
-        replies = json.loads(next(iter_lines(path))).get((entry.columns or {}).get("replies", "replies"))
-    except (OSError, EOFError, ValueError, AttributeError, StopIteration):  # `hfkit data check` reports what is wrong
-        return 2
-    return len(replies) if isinstance(replies, list) else 2

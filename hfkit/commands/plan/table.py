@@ -1,37 +1,53 @@
 """Tables of a plan, for the terminal."""
 
+from dataclasses import dataclass
+
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Column, Table
 
 from hfkit.commands.plan.advice import Remedy
-from hfkit.commands.plan.device import Device
-from hfkit.commands.plan.peak import MemoryPlan
 from hfkit.commands.plan.steps import StepsPlan
+from hfkit.training.memory.checkpointing import Checkpointing
+from hfkit.training.memory.device import Device
+from hfkit.training.memory.peak import MemoryPlan
 
 
-def print_plans(
-    plans: list[tuple[str, MemoryPlan, StepsPlan, list[Remedy]]], device: Device, in_pipeline: bool
-) -> None:
-    """Print parameters and memory of each stage, then steps and disk, then flags for what does not fit."""
+@dataclass(frozen=True)
+class PlanRow:
+    """What is printed of a stage: the dtype of its base, and what was planned."""
+
+    name: str
+    dtype: str
+    checkpointing: Checkpointing
+    memory: MemoryPlan
+    steps: StepsPlan
+    remedies: list[Remedy]
+
+
+def print_plans(plans: list[PlanRow], device: Device, in_pipeline: bool) -> None:
+    """Print memory, then steps and disk, then what was chosen for the device, then flags for what does not fit."""
     console = Console(width=None if Console().is_terminal else 140, highlight=False)
     console.print(memory_table(plans, device))
     console.print(steps_table(plans))
-    for name, memory, _, remedies in plans:
+    for plan in plans:
+        console.print(f"{plan.name}: dtype: {plan.dtype}; {plan.checkpointing}", soft_wrap=True)
+    for plan in plans:
+        name, memory = plan.name, plan.memory
         if memory.peak <= device.capacity:
             continue
         peak, capacity = decimal(memory.peak), decimal(device.capacity)
         console.print(f"{name} does not fit: its peak of {peak} is more than {capacity}.")
         prefix = f"{name}." if in_pipeline else ""
-        for remedy in remedies:
+        for remedy in plan.remedies:
             verdict = "it fits" if remedy.peak <= device.capacity else "not enough"
             flags = " ".join(f"--{prefix}{key} {str(value).lower()}" for key, value in remedy.flags.items())
             console.print(f"  {flags}: {decimal(remedy.peak)}, {verdict}", soft_wrap=True)
-        if not remedies:
+        if not plan.remedies:
             console.print("  No flag is enough: take a smaller model, shorter rows, or more memory.")
 
 
-def memory_table(plans: list, device: Device) -> Table:
+def memory_table(plans: list[PlanRow], device: Device) -> Table:
     """Return a table with a row per model; a stage's activations and peak stand in its first row."""
     caption = (
         f"peak: weights, optimizer states, {decimal(device.taken)} for libraries, and what the largest phase adds; "
@@ -41,7 +57,8 @@ def memory_table(plans: list, device: Device) -> Table:
     columns = [Column(name, justify="right", no_wrap=True) for name in sizes]
     columns = [Column(no_wrap=True), *columns, Column("phase", no_wrap=True)]
     table = Table(*columns, title=f"Memory, of {decimal(device.capacity)} ({device.name})", caption=caption)
-    for name, memory, _, _ in plans:
+    for plan in plans:
+        name, memory = plan.name, plan.memory
         for index, role in enumerate(memory.roles):
             stage_cells = [decimal(size) for size in (memory.activations, memory.logits, memory.peak)]
             table.add_row(
@@ -54,13 +71,15 @@ def memory_table(plans: list, device: Device) -> Table:
     return table
 
 
-def steps_table(plans: list) -> Table:
-    """Return a table of each stage's steps, tokens and disk."""
-    numbers = [Column(name, justify="right") for name in ("optimizer steps", "tokens, at most", "disk")]
+def steps_table(plans: list[PlanRow]) -> Table:
+    """Return a table of each stage's steps, tokens, also those of its largest micro-batch, and disk."""
+    titles = ("optimizer steps", "tokens, at most", "of a micro-batch", "disk")
+    numbers = [Column(title, justify="right") for title in titles]
     table = Table("", *numbers, title="Steps and disk")
-    for name, _, steps, _ in plans:
+    for plan in plans:
+        steps = plan.steps
         known = [f"{count:,}" if count else "unknown" for count in (steps.steps, steps.tokens)]
         if steps.unknown:
             known[0] += f": {steps.unknown}"
-        table.add_row(name, *known, decimal(steps.disk))
+        table.add_row(plan.name, *known, f"{steps.micro_batch:,}", decimal(steps.disk))
     return table

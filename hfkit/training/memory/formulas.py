@@ -2,7 +2,7 @@
 
 Activations are counted as in Korthikanti et al. 2022 (arXiv 2205.05198, section 4), tensor by tensor, for what autograd
 keeps of Transformers' Llama: RMSNorm, rotary embeddings, grouped keys and values, a gated MLP, fp32 or bf16 autocast,
-fused attention (`sdpa`), LoRA (arXiv 2106.09685). `tests/commands/test_plan.py` compares them with real tensors.
+fused attention (`sdpa`), LoRA (arXiv 2106.09685). `tests/training/test_memory.py` compares them with real tensors.
 
 Symbols: B rows, T tokens of a row, h hidden width, q and k widths of queries and keys, f width inside the MLP, a heads,
 V vocabulary, L layers, r LoRA rank. Everything is in bytes.
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
-from hfkit.commands.plan.shapes import Decoder, Weight
+from hfkit.training.memory.shapes import Decoder, Weight
 
 FP32, BF16 = 4, 2
 BLOCK_4BIT, BLOCK_OF_SCALES, BLOCK_8BIT_STATE = 64, 256, 256

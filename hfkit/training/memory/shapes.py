@@ -12,9 +12,11 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from hfkit.core.device import has_bf16
 from hfkit.core.errors import ConfigError, Problem, reason
 from hfkit.models.adapter_shape import HEADS, fit_to_model, get_on_meta, lora_config, on_meta
 from hfkit.models.adapters import ADAPTED
+from hfkit.models.precision import checkpoint_dtype, computes_in_bf16, train_in_float32
 from hfkit.models.score_head import store_head_in_float32
 from hfkit.records.source import Source
 
@@ -166,15 +168,18 @@ def shape_of(origin: Origin, task: TaskType, config, adapter: Source | None) -> 
         made = lora_config(config, adapter, task).to_dict()
         lora = json.dumps(made, sort_keys=True, default=sorted)  # its sets
     dtype = "float32" if getattr(config, "model_config", None) else config.dtype  # a new model is made in fp32
-    return build_shape(origin, task, dtype, quantized_bits(config), lora)
+    return build_shape(origin, task, dtype, quantized_bits(config), lora, computes_in_bf16(config, has_bf16()))
 
 
 @cache
-def build_shape(origin: Origin, task: TaskType, dtype: str, bits: int | None, lora: str | None) -> Shape:
+def build_shape(
+    origin: Origin, task: TaskType, dtype: str, bits: int | None, lora: str | None, autocast: bool
+) -> Shape:
     """Build the model, and its adapter, on the meta device.
 
     Args:
         lora: the adapter's configuration as JSON.
+        autocast: whether the model computes under autocast, and so is trained in float32 whatever its dtype.
 
     The parts of a quantized base that are not quantized (embedding, norms, output head) stay in `dtype`.
 
@@ -182,13 +187,14 @@ def build_shape(origin: Origin, task: TaskType, dtype: str, bits: int | None, lo
         ConfigError: the architecture is unknown, or `lora_target_modules` matches nothing in it.
     """
     if dtype == "auto":
-        dtype = str(origin.config.dtype or "float32").removeprefix("torch.")
+        dtype = checkpoint_dtype(origin.config)
     try:
         model = on_meta(origin.config, HEADS[task], getattr(torch, dtype))
         quantized = quantized_weights(model) if bits else set()
         if lora is not None:
             store_head_in_float32(model)
             model = get_on_meta(model, fit_to_model(LoraConfig(**json.loads(lora)), model))
+            model = train_in_float32(model) if autocast else model
     except (ValueError, KeyError) as error:
         key = "model_name_or_path" if lora is None else "lora_target_modules"
         raise ConfigError([Problem(key, origin.source.path, f"cannot be built: {reason(error)}")]) from error

@@ -1,12 +1,13 @@
 """The peak memory of a stage: what it holds all the time, and what its largest phase adds."""
 
 from dataclasses import dataclass, replace
+from math import ceil
 
-from hfkit.commands.plan import memory
-from hfkit.commands.plan.device import Device
-from hfkit.commands.plan.memory import BF16, FP32, Pass
-from hfkit.commands.plan.shapes import Role, quantized_bits, roles_of
-from hfkit.commands.plan.steps import replies_per_row
+from hfkit.training.memory import formulas
+from hfkit.training.memory.device import Device
+from hfkit.training.memory.formulas import BF16, FP32, Pass
+from hfkit.training.memory.rows import micro_batch_tokens, step_tokens
+from hfkit.training.memory.shapes import Role, quantized_bits, roles_of
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ def plan_memory(stage, device: Device) -> MemoryPlan:
             role.name,
             sum(weight.count for weight in role.weights),
             sum(weight.count for weight in role.weights if weight.trained),
-            memory.weight_bytes(role.held, nested),
-            memory.gradient_bytes(role.held),
-            memory.optimizer_bytes(role.held, optim),
+            formulas.weight_bytes(role.held, nested),
+            formulas.gradient_bytes(role.held),
+            formulas.optimizer_bytes(role.held, optim),
         )
         for role in roles
     ]
@@ -70,7 +71,7 @@ def plan_memory(stage, device: Device) -> MemoryPlan:
     gradients = sum(line.gradients for line in lines)
     phases_of = ppo_phases if stage.spec.loop == "ppo" else trainer_phases
     activations, logits, phases = phases_of(stage, roles, gradients, device)
-    phases["step"] = gradients + memory.step_bytes(trained, optim, device.is_gpu)
+    phases["step"] = gradients + formulas.step_bytes(trained, optim, device.is_gpu)
     return MemoryPlan(lines, activations, logits, phases, device.taken)
 
 
@@ -80,16 +81,16 @@ def trainer_phases(stage, roles: list[Role], gradients: int, device: Device) -> 
     Gradients replace activations in the backward, unless they accumulate: then they exist from the first pass on.
     """
     config, role = stage.config, roles[0]
-    replies = replies_per_row(stage)
-    run = training_pass(stage, role, replies * config.per_device_train_batch_size, stage.row_length, device)
-    kept = memory.kept_bytes(role.decoder, run)
-    backward = memory.backward_bytes(role.decoder, run, largest_cast(role, run))
+    tokens = micro_batch_tokens(stage.spec, config, stage.replies)
+    run = training_pass(stage, role, ceil(tokens / stage.row_length), stage.row_length, device)
+    kept = formulas.kept_bytes(role.decoder, run)
+    backward = formulas.backward_bytes(role.decoder, run, largest_cast(role, run))
     logits = stage_loss_bytes(stage, role, run)
-    accumulated = gradients if config.gradient_accumulation_steps > 1 else 0
+    accumulated = gradients if tokens < step_tokens(stage.spec, config, stage.replies) else 0
     phases = {"loss": kept + logits + accumulated, "backward": max(kept + accumulated, gradients) + backward}
     if config.eval_datasets or config.test_split_size is not None:
-        test = replace(run, rows=replies * config.per_device_eval_batch_size)
-        phases["eval"] = memory.inference_bytes(role.decoder, test) + stage_loss_bytes(stage, role, test)
+        test = replace(run, rows=stage.replies * config.per_device_eval_batch_size)
+        phases["eval"] = formulas.inference_bytes(role.decoder, test) + stage_loss_bytes(stage, role, test)
     return kept + backward, logits, phases
 
 
@@ -98,8 +99,8 @@ def stage_loss_bytes(stage, role: Role, run: Pass) -> int:
     if stage.spec.makes == "reward model":
         return run.rows * FP32
     if getattr(stage.arguments, "loss_type", None) == "chunked_nll":
-        return memory.chunked_loss_bytes(role.decoder, run)
-    return memory.loss_bytes(role.decoder, run.tokens)
+        return formulas.chunked_loss_bytes(role.decoder, run)
+    return formulas.loss_bytes(role.decoder, run.tokens)
 
 
 def ppo_phases(stage, roles: list[Role], gradients: int, device: Device) -> tuple[int, int, dict[str, int]]:
@@ -113,28 +114,30 @@ def ppo_phases(stage, roles: list[Role], gradients: int, device: Device) -> tupl
     replies = size * config.response_length
     accumulated = gradients if config.gradient_accumulation_steps > 1 else 0
     run = training_pass(stage, policy, size, length, device)
-    logits = memory.policy_loss_bytes(policy.decoder, run, replies)
+    logits = formulas.policy_loss_bytes(policy.decoder, run, replies)
     rows = min(size * config.gradient_accumulation_steps, config.local_rollout_forward_batch_size)
     sampled = replace(run, rows=rows)
     merged = config.merge_in_rollouts and config.use_peft and not run.quantized and (run.half or run.stream == FP32)
-    copies = memory.merged_bytes(policy.decoder, sampled) if merged else memory.cached_bytes(policy.decoder, sampled)
+    copies = (
+        formulas.merged_bytes(policy.decoder, sampled) if merged else formulas.cached_bytes(policy.decoder, sampled)
+    )
     prompts = replace(sampled, length=config.max_prompt_length)
     phases = {
-        "rollout": copies + memory.sampling_bytes(policy.decoder, prompts, sampled),
-        "scoring": memory.scoring_bytes(policy.decoder, run, replies),
+        "rollout": copies + formulas.sampling_bytes(policy.decoder, prompts, sampled),
+        "scoring": formulas.scoring_bytes(policy.decoder, run, replies),
     }
     activations = 0
     for role, loss in ((value, 0), (policy, logits)):
         run = training_pass(stage, role, size, length, device)
-        kept = memory.kept_bytes(role.decoder, run)
-        backward = memory.backward_bytes(role.decoder, run, largest_cast(role, run))
+        kept = formulas.kept_bytes(role.decoder, run)
+        backward = formulas.backward_bytes(role.decoder, run, largest_cast(role, run))
         phases[f"{role.name} loss"] = kept + loss + accumulated
         phases[f"{role.name} backward"] = max(kept + accumulated, gradients) + backward
         activations = max(activations, kept + backward)
     if config.ptx_coef:
         run = training_pass(stage, policy, size, config.ptx_max_length, device)
-        loss = memory.loss_bytes(policy.decoder, run.tokens)
-        phases["ptx loss"] = memory.kept_bytes(policy.decoder, run) + loss + accumulated
+        loss = formulas.loss_bytes(policy.decoder, run.tokens)
+        phases["ptx loss"] = formulas.kept_bytes(policy.decoder, run) + loss + accumulated
     return activations, logits, phases
 
 
@@ -145,7 +148,7 @@ def training_pass(stage, role: Role, rows: int, length: int, device: Device) -> 
     return Pass(
         rows=rows,
         length=length,
-        stream=role.weights[0].itemsize,
+        stream=max(weight.itemsize for weight in role.weights if weight.embedding),
         half=bool(arguments.bf16 or arguments.fp16),
         full=not adapter,
         adapter=adapter,

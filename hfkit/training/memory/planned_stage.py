@@ -1,19 +1,20 @@
-"""The stages that `hfkit plan` plans, read from a YAML: each with the models that it starts from."""
+"""A stage to plan: its config, with what depends on the device, and the models that it starts from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from peft import TaskType
 from transformers import AutoConfig
 
-from hfkit.commands.plan.shapes import Origin
 from hfkit.config.registry import STAGES, StageSpec
 from hfkit.core.errors import ConfigError, Problem, reason
-from hfkit.models.adapter_shape import lora_config
+from hfkit.models.precision import checkpoint_dtype, frozen_dtype
 from hfkit.models.tokenizers import cached_tokenizer, read_tokenizer
 from hfkit.records.source import Source
-from hfkit.stages.read_configs import read_configs
-from hfkit.training.arguments import trainer_arguments
+from hfkit.training.arguments import device_defaults, trainer_arguments
+from hfkit.training.memory.device import Device, find_device
+from hfkit.training.memory.rows import replies_per_row, row_length
+from hfkit.training.memory.shapes import Origin
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,10 +23,11 @@ class PlannedStage:
 
     Attributes:
         spec: of the stage.
-        config: its config.
+        config: its config; only `gradient_checkpointing` may be open.
         start: the model that it starts from, or makes.
         reward: PPO's reward model, or None.
         shares_vocabulary: whether the reward model has the vocabulary of `start`.
+        replies: the most sequences of a row.
     """
 
     spec: StageSpec
@@ -33,6 +35,7 @@ class PlannedStage:
     start: Origin
     reward: Origin | None = None
     shares_vocabulary: bool = True
+    replies: int = 1
 
     @property
     def task(self) -> TaskType:
@@ -41,10 +44,8 @@ class PlannedStage:
 
     @property
     def row_length(self) -> int:
-        """Most tokens of a row."""
-        if self.spec.length_key is not None:
-            return getattr(self.config, self.spec.length_key)
-        return self.config.max_prompt_length + self.config.response_length
+        """Most tokens of a sequence."""
+        return row_length(self.spec, self.config)
 
     @cached_property
     def arguments(self):
@@ -52,37 +53,36 @@ class PlannedStage:
         return trainer_arguments(self.config)
 
 
-def read_stages(path: str, stage: str | None, output_dir: str | None, flags: list[str]) -> list[PlannedStage]:
-    """Return the stages of a YAML, with models known from their configs; the arguments are those of `read_configs`.
-
-    Raises:
-        ConfigError: as `read_configs` does, or because the config of a model cannot be read.
-    """
-    stages, made = [], {}
-    among = [name for name, spec in STAGES.items() if spec.trains_a_model]
-    for name, config in read_configs(path, stage, output_dir, flags, among).items():
-        if STAGES[name].makes == "tokenizer":
-            made[config.output_dir] = config.vocab_size
-        elif STAGES[name].trains_a_model:
-            stages.append(plan_stage(name, config, made))
-            made[config.output_dir] = model_made_by(stages[-1])
-    return stages
-
-
-def plan_stage(name: str, config, made: dict) -> PlannedStage:
-    """Return a stage with the models that it starts from.
+def plan_stage(name: str, config, made: dict, device: Device | None = None, replies: int | None = None) -> PlannedStage:
+    """Return a stage with the models that it starts from, and its config as it is on a device.
 
     Args:
         made: what earlier stages will make, by folder: the size of a vocabulary, or an `Origin`.
+        device: default is the one at hand.
+        replies: the most sequences of a row; default is what the source says, see `replies_per_row`.
+
+    Raises:
+        ConfigError: the config of a model cannot be read.
     """
-    spec = STAGES[name]
+    spec, reward = STAGES[name], None
     if getattr(config, "model_config", None):
-        return PlannedStage(spec, config, new_model(config, made))
-    start = find_origin("model_name_or_path", config.model_name_or_path, config.model_revision, made)
-    if getattr(config, "reward_model_path", None) is None:
-        return PlannedStage(spec, config, start)
-    reward = find_origin("reward_model_path", config.reward_model_path, config.reward_model_revision, made)
-    return PlannedStage(spec, config, start, reward, have_same_vocabulary(start, reward, made))
+        start = new_model(config, made)
+    else:
+        start = find_origin("model_name_or_path", config.model_name_or_path, config.model_revision, made)
+    if getattr(config, "reward_model_path", None) is not None:
+        reward = find_origin("reward_model_path", config.reward_model_path, config.reward_model_revision, made)
+    same = reward is None or have_same_vocabulary(start, reward, made)
+    config = config_on(device or find_device(), config, start)
+    return PlannedStage(spec, config, start, reward, same, replies or replies_per_row(spec, config))
+
+
+def config_on(device: Device, config, start: Origin):
+    """Return a stage's config with the defaults of a device in place of what is open, less `gradient_checkpointing`."""
+    defaults = device_defaults(config, device.kind, device.defaults_to_bf16)
+    bf16, optim = config.bf16 if config.bf16 is not None else defaults["bf16"], config.optim or defaults["optim"]
+    is_new = bool(getattr(config, "model_config", None))
+    chosen = frozen_dtype(device.kind, bf16, config.use_peft and not is_new, checkpoint_dtype(start.config))
+    return replace(config, bf16=bf16, optim=optim, dtype=config.dtype or chosen)
 
 
 def have_same_vocabulary(one: Origin, other: Origin, made: dict) -> bool:
@@ -118,13 +118,3 @@ def new_model(config, made: dict) -> Origin:
         settings["vocab_size"] = made[path] if path in made else len(cached_tokenizer(path, "main", config.pad_token))
     source = Source(config.output_dir, "main", config.output_dir, "main", None)
     return Origin(source, AutoConfig.for_model(settings.pop("model_type"), **settings), (path, "main"))
-
-
-def model_made_by(stage: PlannedStage) -> Origin:
-    """Return the model that a stage leaves in its folder: an adapter on the base it started from, or a full model."""
-    folder, start = stage.config.output_dir, stage.start
-    if not stage.config.use_peft:
-        return Origin(Source(folder, "main", folder, "main", None), start.config, start.tokenizer)
-    adapter = lora_config(stage.config, start.source, stage.task).to_dict()
-    source = Source(folder, "main", start.source.base, start.source.base_revision, adapter)
-    return Origin(source, start.config, start.tokenizer)

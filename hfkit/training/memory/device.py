@@ -1,0 +1,76 @@
+"""The device that a plan is for: its capacity, and the memory that libraries take before any tensor exists."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather_object
+
+from hfkit.core.device import device, has_bf16
+
+# The CUDA context with the libraries' kernels and workspaces; between 0.4 and 0.8 GB on recent cards.
+CUDA_CONTEXT = 600_000_000
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a stage runs on: its capacity, and the part that libraries take before any tensor exists, in bytes.
+
+    Attributes:
+        has_bf16: whether it computes in bf16, if it is a GPU.
+    """
+
+    name: str
+    capacity: int
+    taken: int
+    is_gpu: bool
+    has_bf16: bool = True
+
+    @property
+    def kind(self) -> str:
+        """Its type, as torch names it."""
+        return "cuda" if self.is_gpu else "cpu"
+
+    @property
+    def defaults_to_bf16(self) -> bool:
+        """Whether stages compute in bf16 on it by default."""
+        return self.is_gpu and self.has_bf16
+
+
+def find_device(capacity: int | None = None) -> Device:
+    """Return this process's GPU, or the machine's memory (the container's limit, if that is less).
+
+    On a CPU, `taken` is measured in this process, which has imported the same libraries as a stage.
+
+    Args:
+        capacity: bytes to use in place of the device's own.
+    """
+    asked = None if capacity is None else "--memory"
+    if device().type == "cuda":
+        card = torch.cuda.get_device_properties(device())
+        return Device(asked or card.name, capacity or card.total_memory, CUDA_CONTEXT, True, has_bf16())
+    page = os.sysconf("SC_PAGE_SIZE")
+    memory = page * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
+        memory = min(memory, int(text))
+    resident = Path("/proc/self/statm")
+    taken = int(resident.read_text(encoding="utf-8").split()[1]) * page if resident.is_file() else CUDA_CONTEXT
+    return Device(asked or "this machine's memory", capacity or memory, taken, False)
+
+
+def gpu_of(capacity: int) -> Device:
+    """Return a GPU with bf16 and a capacity in bytes, at hand or not."""
+    return Device("a GPU", capacity, CUDA_CONTEXT, True)
+
+
+def free_gpu() -> Device:
+    """Return this process's GPU with the memory that is free on the fullest GPU of the launch.
+
+    What torch has set aside and does not use counts as free.
+    """
+    here = device()
+    unused = torch.cuda.memory_reserved(here) - torch.cuda.memory_allocated(here)
+    free = min(gather_object([torch.cuda.mem_get_info(here)[0] + unused]))
+    return Device(torch.cuda.get_device_name(here), free, 0, True, has_bf16())

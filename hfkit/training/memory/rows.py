@@ -1,0 +1,65 @@
+"""The tokens that a stage computes at once: of a row, and of the largest micro-batch."""
+
+import json
+from pathlib import Path
+
+from hfkit.config.registry import StageSpec
+from hfkit.core.file_types import suffix_of
+from hfkit.data.cards import load_card
+from hfkit.data.files import iter_lines
+from hfkit.training.arguments import max_tokens
+
+
+def row_length(spec: StageSpec, config) -> int:
+    """Return the most tokens of a sequence; a row of comparisons has several (see `replies_per_row`)."""
+    if spec.length_key is not None:
+        return getattr(config, spec.length_key)
+    return config.max_prompt_length + config.response_length
+
+
+def micro_batch_tokens(spec: StageSpec, config, replies: int = 1) -> int:
+    """Return the most tokens of a forward pass that a backward follows, padding included.
+
+    Args:
+        replies: the most sequences of a row.
+    """
+    row = replies * row_length(spec, config)
+    limit = None if spec.loop == "ppo" or joins_rows(config) else max_tokens(config, row, 1)
+    if limit is None:
+        return config.per_device_train_batch_size * row
+    return max(row, min(limit, step_tokens(spec, config, replies)))
+
+
+def step_tokens(spec: StageSpec, config, replies: int = 1) -> int:
+    """Return the most tokens of one device in an optimizer step, padding included."""
+    rows = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    return rows * replies * row_length(spec, config)
+
+
+def joins_rows(config) -> bool:
+    """Return whether conversations or documents are joined to rows within which they do not attend to each other."""
+    return getattr(config, "packing", False) in (True, "documents")
+
+
+def replies_per_row(spec: StageSpec, config) -> int:
+    """Return how many replies a row of a stage has: 2 of a pair, the most of a ranking; 1 where none are compared.
+
+    A card says how many, and of a local `.jsonl` file the first row; rows of other sources count as pairs.
+    """
+    if spec.form != "comparisons":
+        return 1
+    return max(map(replies_of_source, config.datasets), default=2)
+
+
+def replies_of_source(entry) -> int:
+    """Return the replies in one source's rankings; 2 where it has pairs, or where the number is unknown."""
+    if entry.card:
+        return load_card(entry.card).recipe.replies or 2
+    path = Path(entry.path)
+    if not path.is_file() or suffix_of(path) != ".jsonl":
+        return 2
+    try:
+        replies = json.loads(next(iter_lines(path))).get((entry.columns or {}).get("replies", "replies"))
+    except (OSError, EOFError, ValueError, AttributeError, StopIteration):  # `hfkit data check` reports what is wrong
+        return 2
+    return len(replies) if isinstance(replies, list) else 2
