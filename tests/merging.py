@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedModel
 
 from hfkit.commands.merge import merge
 
@@ -13,6 +14,18 @@ IGNORED = shutil.ignore_patterns("checkpoint-*")
 
 def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """Loading the weights of a model is an error; their names and shapes may be read, onto the meta device."""
+    load = PreTrainedModel.from_pretrained.__func__
+
+    def guarded(cls, *args, **options):
+        assert options.get("device_map") == "meta", "the weights of a model were loaded"
+        return load(cls, *args, **options)
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(guarded))
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from hfkit.models.adapter_shape import HEADS
 from hfkit.models.adapter_support import require_supported
 from hfkit.models.adapters import load_adapter, merge_adapter, require_reward_adapter
 from hfkit.models.classifiers import describe_generic
-from hfkit.models.fitting import require_fitting
+from hfkit.models.fitting import require_fitting, require_vocabulary
 from hfkit.models.loading import load_base
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.models.saving import mend_generation_config, save_model
@@ -78,11 +78,12 @@ def merge(
     trained = record_of(source.path, source.revision) or {}
     lineage = [lineage_entry("adapter", source.path, source.revision)]
     tokenizer = load_adapter_tokenizer(source)
+    require_vocabulary(source, tokenizer)
     held_out = load_rows_to_measure(trained, source, tokenizer, eval_dataset)
     with staged_folder(out) as folder:
         say(f"merge: {source.path} into {source.base}")
         # on the CPU: in float32 it may not fit into the GPU that it was trained on
-        head = HEADS[source.adapter["task_type"]]
+        head = HEADS[task_of(source)]
         model = load_base(source.base, source.base_revision, head=head, on=torch.device("cpu"))
         mend_generation_config(model, source.base)
         model = merge_adapter(model, source)
@@ -92,7 +93,7 @@ def merge(
         del model
         release_memory()  # so that one model at a time is in memory
         facts = {**measure_merge(folder, source, trained, tokenizer, held_out, dtype), **classifier}
-        if source.adapter["task_type"] == "SEQ_CLS":
+        if task_of(source) == "SEQ_CLS":
             facts["reply_ending"] = reply_ending(tokenizer)
         settings = {"adapter": source.path, "base": base, "dtype": dtype, "eval_dataset": eval_dataset}
         write_card_and_record(folder, source, settings, started, seed=trained.get("seed"), lineage=lineage, **facts)
@@ -109,7 +110,7 @@ def mergeable_source(adapter: str, revision: str, base: str | None) -> Source:
     source = Source.of(adapter, revision, base)
     if source.adapter is None:
         raise HfkitError(f"{adapter} is no adapter: it has no {ADAPTER_CONFIG}")
-    kind, task = source.adapter.get("peft_type"), source.adapter.get("task_type")
+    kind, task = source.adapter.get("peft_type"), task_of(source)
     if kind != "LORA" or task not in [*HEADS]:
         raise HfkitError(f"{adapter} is a {kind} adapter for {task}: only LORA for {' or '.join(HEADS)} can be merged")
     status = (record_of(adapter, revision) or {}).get("status", "done")
@@ -121,6 +122,12 @@ def mergeable_source(adapter: str, revision: str, base: str | None) -> Source:
     require_full_precision_base(source, adapter)
     require_fitting(source, task)
     return source
+
+
+def task_of(source: Source) -> str:
+    """Return the task type of an adapter; that of a bare backbone, or none, is a language model's, as in the stages."""
+    task = source.adapter.get("task_type")
+    return "CAUSAL_LM" if task in (None, "FEATURE_EXTRACTION") else task
 
 
 def require_full_precision_base(source: Source, adapter: str) -> None:
@@ -165,7 +172,7 @@ def load_rows_to_measure(trained: dict, source: Source, tokenizer, eval_dataset:
     if eval_dataset is None and quantization_as_trained(source.path, source.revision) is None:
         return None
     try:
-        return held_out_rows(trained, tokenizer, source.adapter["task_type"] == "SEQ_CLS", eval_dataset)
+        return held_out_rows(trained, tokenizer, task_of(source) == "SEQ_CLS", eval_dataset)
     except HfkitError as error:
         if eval_dataset is not None:
             raise
@@ -224,7 +231,7 @@ def measure_merge(folder: Path, source: Source, trained: dict, tokenizer, held_o
     if held_out is None:
         return {"metrics": {}, "data": {}, "notes": notes}
     rows, stats = held_out
-    head = HEADS[source.adapter["task_type"]]
+    head = HEADS[task_of(source)]
     options = {"dtype": trained["config"]["dtype"], "quantization": quantization} if quantization else {}
     try:
         model = load_base(source.base, source.base_revision, head=head, **options)
@@ -249,7 +256,7 @@ def write_card_and_record(folder: Path, source: Source, settings: dict, started:
     record = {
         "stage": MERGE.name,
         "status": "done",
-        "task_type": source.adapter["task_type"],
+        "task_type": task_of(source),
         "config": settings,
         "config_sha256": hash_of(settings),
         "base": base_identity(source.base, source.base_revision),

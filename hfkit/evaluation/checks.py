@@ -10,7 +10,7 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.validation import default_of
 from hfkit.core.errors import HfkitError, Problem
 from hfkit.data.cards import entries_of
-from hfkit.models.loading import is_classifier
+from hfkit.models.loading import is_classifier, reward_fault
 from hfkit.rlhf.reward_functions import import_reward_function
 from hfkit.stages.checks.data import single_pass_problems, source_problems
 from hfkit.stages.checks.files import folder_problems
@@ -59,6 +59,8 @@ def evaluate_problems(config: EvaluateConfig) -> list[Problem]:
         problems += found
         if not found:
             kinds[key] = is_classifier(path, revision)
+            if kinds[key] and (fault := reward_fault(path, revision)):
+                problems.append(Problem(key, path, fault))
             if kinds[key] != kinds.get("model_name_or_path", kinds[key]):
                 remedy = f"only one of it and {model} is a reward model: compare models of one kind"
                 problems.append(Problem(key, path, remedy, keys=model_key))
@@ -116,8 +118,11 @@ def judge_problems(config: ArenaConfig) -> list[Problem]:
 def kind_problems(key: str, path: str, is_reward: bool) -> list[Problem]:
     """Return problems of a model that does not exist, or that is a language model in place of a reward model."""
     problems = weights_problems(key, path)
-    if problems or is_classifier(path, "main") == is_reward:
+    if problems:
         return problems
+    if is_classifier(path, "main") == is_reward:
+        fault = reward_fault(path) if is_reward else None
+        return [Problem(key, path, fault)] if fault else []
     if is_reward:
         return [Problem(key, path, "not a reward model, which has a score head: train one with `hfkit reward`")]
     return [Problem(key, path, "a reward model, which gives no responses: name a language model")]

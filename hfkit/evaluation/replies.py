@@ -4,7 +4,7 @@ import gc
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-from hfkit.core.console import say
+from hfkit.core.console import say, warn
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.files import hash_of
 from hfkit.core.progress import track_progress
@@ -13,7 +13,7 @@ from hfkit.data.messages import Messages
 from hfkit.evaluation.results_file import ResultsFile
 from hfkit.models.generation import generate_replies, likelihoods, stop_ids
 from hfkit.models.loading import cached_config, load_policy
-from hfkit.models.tokenizers import load_tokenizer
+from hfkit.models.tokenizers import load_tokenizer, variables_fault
 from hfkit.records.record import model_identity
 from hfkit.records.source import Source
 
@@ -69,6 +69,8 @@ class Subject:
             self.tokenizer = load_tokenizer(path, revision, chat_template_kwargs=chat_template_kwargs)
         except (OSError, ValueError) as error:
             raise HfkitError(f"the tokenizer of {path} cannot be read: {reason(error)}") from error
+        if fault := variables_fault(self.tokenizer, chat_template_kwargs or {}):
+            warn(f"{path}: {fault}")
 
     @cached_property
     def model(self):

@@ -3,6 +3,8 @@
 An adapter is refused, before any weights are loaded, where a copy of it would compute something else than it does.
 """
 
+from dataclasses import fields
+
 from peft import PEFT_TYPE_TO_TUNER_MAPPING, LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
@@ -15,6 +17,7 @@ WITHOUT_EFFECT = ("task_type", "peft_type", "auto_mapping", "peft_version", "bas
 WITHOUT_EFFECT += ("inference_mode", "lora_dropout", "bias", "init_lora_weights", "megatron_core", "runtime_config")
 WITHOUT_EFFECT += ("eva_config", "corda_config", "loftq_config", "lora_ga_config", "qalora_group_size")
 """What decides how an adapter starts or where it is, but not what it computes; or has an own check below."""
+KNOWN = {field.name for field in fields(LoraConfig)}
 HARMLESS_STARTS = ("gaussian", "eva", "orthogonal")
 """Initializations that leave the base as it is: the weights of the adapter replace them."""
 REPEATABLE_STARTS = ("pissa", "olora")
@@ -38,6 +41,12 @@ def opening_fault(adapter: dict, to_merge: bool = False) -> str | None:
     kind = adapter.get("peft_type", "LORA")
     if kind != "LORA":  # reported elsewhere, or opened by PEFT as it is
         return f"a {kind} adapter, which cannot be merged" if to_merge and not has_merge(kind) else None
+    if unknown := [name for name, value in adapter.items() if value and name not in KNOWN]:
+        return (
+            f"its adapter_config.json sets {', '.join(unknown)}, which this version of PEFT would ignore: update PEFT"
+        )
+    if adapter.get("arrow_config"):
+        return "it routes between other adapters (arrow_config), which PEFT alone can load"
     change = base_change(adapter)
     start = adapter.get("init_lora_weights", True)
     if change is None or (to_merge and (change.startswith("bias") or start in REPEATABLE_STARTS)):

@@ -3,12 +3,13 @@
 import warnings
 
 from peft import PeftModel, TaskType
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.core.errors import HfkitError, reason
 from hfkit.models.adapter_shape import HEADS, fit_to_model, get_on_meta, lora_config, on_meta
 from hfkit.models.adapter_support import training_fault
 from hfkit.models.adapters import load_adapter_weights
+from hfkit.models.stored_weights import read_config
 from hfkit.records.source import Source
 
 
@@ -24,7 +25,9 @@ def model_on_meta(path: str, config: PreTrainedConfig, task_type: TaskType) -> P
     Raises:
         HfkitError: its config makes no such model.
     """
-    if getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", None) is False:
+    # some decoders, such as gpt_neox, say is_decoder: false
+    is_encoder = getattr(config, "is_decoder", None) is False and type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    if getattr(config, "is_encoder_decoder", False) or is_encoder:
         raise HfkitError(f"a {config.model_type} is no causal language model: start from a decoder, such as a llama")
     try:
         return on_meta(config, HEADS[task_type])
@@ -57,8 +60,20 @@ def require_fitting(source: Source, task_type: TaskType = TaskType.CAUSAL_LM) ->
     """
     if source.adapter is None or training_fault(source.adapter) is not None:
         return
-    try:
-        config = AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)
-    except (OSError, ValueError):  # loading the base reports it
-        return
+    config = read_config(source.base, source.base_revision)
     adapter_on_meta(model_on_meta(source.base, config, task_type), NewAdapter, source, task_type)
+
+
+def vocabulary_fault(path: str, tokenizer: PreTrainedTokenizerBase, size: int) -> str | None:
+    """Return why a tokenizer does not fit a model with an embedding of `size` tokens, or None; a smaller one does."""
+    highest = max(tokenizer.get_vocab().values())
+    if highest < size:
+        return None
+    return f"the tokenizer {path} has ids up to {highest}, but the model's embedding ends at {size - 1}"
+
+
+def require_vocabulary(source: Source, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise HfkitError if a model's tokenizer has ids beyond the embedding of its base."""
+    size = read_config(source.base, source.base_revision).get_text_config().vocab_size
+    if fault := vocabulary_fault(source.path, tokenizer, size):
+        raise HfkitError(f"{fault}: save the model with resized embeddings, or the tokenizer without added tokens")

@@ -4,35 +4,33 @@ A path may name a full model or a LoRA adapter, which is loaded with its base. W
 no code that comes with a model is run.
 """
 
+import os
 from dataclasses import replace
 from functools import cache
 
 import torch
 from peft import PeftModel, TaskType, get_peft_model
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from hfkit.core.console import say, warn
 from hfkit.core.device import device, disable_cudnn_attention, has_bf16
 from hfkit.core.errors import HfkitError, reason
-from hfkit.core.hub_fetch import local_folder
-from hfkit.core.hub_files import MODEL_FILES
 from hfkit.models.adapter_shape import CLASSIFIER_HEADS, HEADS, fit_to_model, lora_config, on_meta
 from hfkit.models.adapter_support import require_supported
 from hfkit.models.adapters import load_adapter, load_adapter_weights, merge_adapter, require_reward_adapter
-from hfkit.models.classifiers import provide_classifier
-from hfkit.models.fitting import require_fitting
+from hfkit.models.fitting import require_fitting, require_vocabulary
 from hfkit.models.precision import checkpoint_dtype, computes_in_bf16, frozen_dtype, train_in_float32
 from hfkit.models.quantization import prevent_packing, quantization_as_trained, quantization_of
 from hfkit.models.saving import mend_generation_config, require_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
+from hfkit.models.stored_weights import SHOWN, loader_of, read_config, require_stored, require_whole, unused_weights
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import base_identity
 from hfkit.records.source import Source
@@ -48,52 +46,41 @@ def load_base(
     quantization: BitsAndBytesConfig | None = None,
     allow_pickle: bool = False,
     on: torch.device | None = None,
+    has_head: bool = False,
 ) -> PreTrainedModel:
     """Load a model without adapters, with cuDNN's attention turned off; a classifier's head computes in float32.
 
     Args:
         head: the auto class to load with.
         on: the device; default is this process's own.
+        has_head: whether a classifier's head must be among the weights; by default a new one is made.
 
     Raises:
         HfkitError: there are no safetensors weights and `allow_pickle` is off; or some of the model's weights are
-            missing from them and would be random; or they cannot be read.
+            missing from them and would be random, or have another shape there; or they cannot be read.
     """
     disable_cudnn_attention()
     if head is AutoModelForCausalLM:
         require_generation_config(path, revision)
-    options = {"num_labels": 1} if head is AutoModelForSequenceClassification else {}
-    folder = path if allow_pickle else local_folder(path, revision, MODEL_FILES)
-    target = on or device()
+    require_stored(path, revision, head, allow_pickle, has_head)
+    target, options = on or device(), {}
     if quantization is not None or target.type == "cuda":  # loads onto the device without a copy on the CPU
         options["device_map"] = {"": target}
     try:
-        if head is AutoModelForSequenceClassification:
-            provide_classifier(cached_config(path, revision))
-        with suppress_seqcls_warning():
-            model, loaded = head.from_pretrained(
-                folder,
-                revision=revision,
-                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-                attn_implementation=attn_implementation,
-                quantization_config=quantization,
-                use_safetensors=None if allow_pickle else True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **options,
-            )
+        model, loaded = loader_of(path, revision, head, allow_pickle, has_head)(
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            attn_implementation=attn_implementation,
+            quantization_config=quantization,
+            **options,
+        )
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # the libraries raise many kinds for a broken folder
         raise HfkitError(f"cannot load {path}: {reason(error)}") from error
-    missing = sorted(loaded["missing_keys"])
-    if head is AutoModelForSequenceClassification:  # a new head is random
-        missing = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]
-    if missing:
-        shown = ", ".join(missing[:3])
-        raise HfkitError(
-            f"{path} lacks {len(missing)} weights of a {type(model).__name__}, which would be random: {shown}"
-        )
+    require_whole(path, model, loaded, has_head)  # of quantized weights it was not known before
+    if unused := unused_weights(model, loaded):
+        shown = ", ".join(unused[:SHOWN])
+        warn(f"{path} holds {len(unused)} weights that a {type(model).__name__} has no place for: {shown} (left out)")
     model = compute_head_in_float32(model)
     return prevent_packing(model) if quantization is not None else model.to(target)
 
@@ -201,11 +188,12 @@ def load_policy(
     source = Source.of(path, revision, base)
     require_supported(source)
     require_fitting(source)
+    tokenizer = load_tokenizer(path, revision)
+    require_vocabulary(source, tokenizer)
     options.setdefault("quantization", quantization_as_trained(path, revision))
     model = load_base(source.base, source.base_revision, **options)
     if source.adapter:
         model = load_adapter(model, source)
-    tokenizer = load_tokenizer(path, revision)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), tokenizer
 
@@ -223,7 +211,8 @@ def load_classifier(
     """
     source = reward_source(path, revision, base)
     options.setdefault("quantization", quantization_as_trained(path, revision))
-    model = load_base(source.base, source.base_revision, head=AutoModelForSequenceClassification, **options)
+    options |= {"head": AutoModelForSequenceClassification, "has_head": source.adapter is None}
+    model = load_base(source.base, source.base_revision, **options)
     return (load_adapter(model, source) if source.adapter else model).eval()
 
 
@@ -239,13 +228,25 @@ def reward_source(path: str, revision: str = "main", base: str | None = None) ->
         require_reward_adapter(source)
         require_fitting(source, TaskType.SEQ_CLS)
         return source
-    config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+    config = read_config(source.path, source.revision)
     if config.num_labels != 1 or "ForSequenceClassification" not in str(config.architectures):
         raise HfkitError(
             f"{path} is a {config.architectures} with num_labels={config.num_labels}; a reward model is a sequence "
             "classifier with one label: train one with `hfkit reward`"
         )
     return source
+
+
+def reward_fault(path: str, revision: str = "main") -> str | None:
+    """Return why a path has no reward model with its trained head, or None; of a model on the Hub, its configs tell."""
+    try:
+        source = reward_source(path, revision)
+        if os.path.isdir(source.base):
+            head, has_head = AutoModelForSequenceClassification, source.adapter is None
+            require_stored(source.base, source.base_revision, head, has_head=has_head)
+    except HfkitError as error:
+        return str(error)
+    return None
 
 
 def is_classifier(path: str, revision: str) -> bool:
@@ -255,12 +256,16 @@ def is_classifier(path: str, revision: str) -> bool:
         return adapter.get("task_type") == "SEQ_CLS"
     try:
         return "ForSequenceClassification" in str(cached_config(path, revision).architectures)
-    except (OSError, ValueError):
+    except HfkitError:
         return False
 
 
 @cache
-def cached_config(path: str, revision: str):
-    """Return the config of the base at a path, loaded once."""
+def cached_config(path: str, revision: str) -> PreTrainedConfig:
+    """Return the config of the base at a path, loaded once.
+
+    Raises:
+        HfkitError: it cannot be read.
+    """
     source = Source.of(path, revision)
-    return AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)
+    return read_config(source.base, source.base_revision)

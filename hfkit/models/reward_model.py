@@ -8,7 +8,8 @@ from hfkit.core.errors import HfkitError
 from hfkit.data.chat_template import encode_replies, encode_sampled
 from hfkit.data.messages import Messages, RenderError, tools_of
 from hfkit.data.rendering import variables_of
-from hfkit.models.loading import load_classifier
+from hfkit.models.fitting import require_vocabulary
+from hfkit.models.loading import load_classifier, reward_source
 from hfkit.models.micro_batches import micro_batches
 from hfkit.models.score_head import compute_head_in_float32
 from hfkit.models.tokenizers import load_tokenizer
@@ -82,4 +83,6 @@ def load_reward(path: str, revision: str = "main", **options) -> RewardModel:
     Raises:
         HfkitError: the path has no reward model with one label, or its head is missing.
     """
-    return RewardModel(load_classifier(path, revision, **options), load_tokenizer(path, revision))
+    tokenizer = load_tokenizer(path, revision)
+    require_vocabulary(reward_source(path, revision, options.get("base")), tokenizer)
+    return RewardModel(load_classifier(path, revision, **options), tokenizer)

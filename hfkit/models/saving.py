@@ -11,6 +11,7 @@ from hfkit.core.errors import HfkitError, reason
 from hfkit.data.chat_template import turn_end_ids
 from hfkit.records.source import read_json
 
+TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Settings that decide whether others are valid. They are set first.
 DECIDING = ("do_sample", "num_beams", "use_cache", "return_dict_in_generate")
 
@@ -42,9 +43,21 @@ def require_generation_config(path: str, revision: str = "main") -> None:
     settings = read_json(path, GENERATION_CONFIG_NAME, revision)
     try:
         GenerationConfig.from_dict(settings or {})
+        fault = token_fault(settings or {})
     except Exception as error:  # its values may be of any type
-        remedy = "correct it, or remove the file"
-        raise HfkitError(f"the {GENERATION_CONFIG_NAME} of {path} is invalid: {reason(error)}: {remedy}") from error
+        fault = reason(error)
+    if fault:
+        raise HfkitError(f"the {GENERATION_CONFIG_NAME} of {path} is invalid: {fault}: correct it, or remove the file")
+
+
+def token_fault(settings: dict) -> str | None:
+    """Return which setting of a generation config should be a token id, or several, and is not; else None."""
+    for name in TOKEN_KEYS:
+        given = settings.get(name)
+        ids = given if isinstance(given, list) else [] if given is None else [given]
+        if any(type(one) is not int for one in ids):
+            return f"{name} is {given!r}, not a token id"
+    return None
 
 
 def mend_generation_config(model: PreTrainedModel, path: str) -> None:

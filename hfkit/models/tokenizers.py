@@ -11,6 +11,7 @@ from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import TOKENIZER_FILES
 from hfkit.data.rendering import TODAY, set_template_kwargs, template_variables, writes_today
+from hfkit.records.source import Source, find_file
 
 # Tokens of common vocabularies that never occur in a conversation, in the order of preference for padding.
 PAD_CANDIDATES = (
@@ -24,6 +25,10 @@ PAD_CANDIDATES = (
 )
 
 
+OWN_TOKENIZER = ("tokenizer_config.json", "tokenizer.json")
+"""A folder with one of these has a tokenizer."""
+
+
 class PadTokenError(HfkitError):
     """A tokenizer has no token to pad with besides its EOS, or not the one that was chosen."""
 
@@ -35,7 +40,7 @@ class TemplateError(HfkitError):
 def read_tokenizer(
     path: str, revision: str = "main", chat_template: str | None = None, chat_template_kwargs: dict | None = None
 ) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model, whatever it pads with.
+    """Load the tokenizer of a model, whatever it pads with; that of its base for an adapter without one.
 
     Args:
         chat_template: a Jinja file, or the name of one of the tokenizer's templates.
@@ -45,6 +50,9 @@ def read_tokenizer(
         TemplateError: the tokenizer has several templates, and none is the default or named.
         HfkitError: the tokenizer cannot be read, or has no EOS; or an invalid date.
     """
+    source = Source.of(path, revision)
+    if source.adapter and not any(find_file(source.path, name, source.revision) for name in OWN_TOKENIZER):
+        path, revision = source.base, source.base_revision
     folder = local_folder(path, revision, TOKENIZER_FILES)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -101,16 +109,24 @@ def load_stage_tokenizer(config) -> PreTrainedTokenizerBase:
     path, revision = tokenizer_source(config)
     options = (config.pad_token, config.chat_template, config.chat_template_kwargs)
     tokenizer = load_tokenizer(path, revision, *options)
-    known = template_variables(tokenizer)
-    if unknown := [name for name in config.chat_template_kwargs if name not in known]:
-        read = f"it reads {', '.join(sorted(known))}" if known else "it reads none"
-        raise HfkitError(f"chat_template_kwargs: the chat template has no variable {', '.join(unknown)}; {read}")
+    if fault := variables_fault(tokenizer, config.chat_template_kwargs):
+        raise HfkitError(fault)
     if tokenizer.chat_template and writes_today(tokenizer):
         remedy = (
             f"set chat_template_kwargs: {{{TODAY}: {datetime.date.today()}}} to keep one date in this run and after it"
         )
         warn(f"the chat template of {path} writes today's date, so rows have other tokens on another day: {remedy}")
     return tokenizer
+
+
+def variables_fault(tokenizer: PreTrainedTokenizerBase, given: dict) -> str | None:
+    """Return which of the variables in `chat_template_kwargs` a tokenizer's chat template does not read, or None."""
+    known = template_variables(tokenizer)
+    unknown = [name for name in given if name not in known]
+    if not unknown:
+        return None
+    read = f"it reads {', '.join(sorted(known))}" if known else "it reads none"
+    return f"chat_template_kwargs: the chat template has no variable {', '.join(unknown)}; {read}"
 
 
 def load_tokenizer(

@@ -11,6 +11,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.data.chat_template import encode_sampled, end_as_trained
 from hfkit.data.messages import RenderError, tools_of
 from hfkit.data.rendering import TEMPLATE_KWARGS, set_template_kwargs, template_kwargs, variables_of
+from hfkit.models.loading import cached_config
 from hfkit.models.reward_model import RewardModel
 from hfkit.models.tokenizers import PadTokenError, load_tokenizer
 from hfkit.records.record import record_of
@@ -104,8 +105,18 @@ def scoring_tokenizer(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> 
     own = load_reward_tokenizer(config)
     set_template_kwargs(own, config.chat_template_kwargs)
     same = own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template
-    same = same and template_kwargs(own) == template_kwargs(tokenizer)
+    same = same and template_kwargs(own) == template_kwargs(tokenizer) and embeds_policy_ids(config)
     return tokenizer if same else own
+
+
+def embeds_policy_ids(config: PPOConfig) -> bool:
+    """Return whether the reward model's embedding has every id that the policy can sample, padded ones included."""
+    models = (
+        (config.reward_model_path, config.reward_model_revision),
+        (config.model_name_or_path, config.model_revision),
+    )
+    reward_size, policy_size = (cached_config(*model).get_text_config().vocab_size for model in models)
+    return reward_size >= policy_size
 
 
 def load_reward_tokenizer(config: PPOConfig) -> PreTrainedTokenizerBase:

@@ -25,7 +25,7 @@ from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import same_base
 from hfkit.records.source import Source
 from hfkit.rlhf.forward import Model, without_adapter
-from hfkit.rlhf.rewards import load_reward_tokenizer
+from hfkit.rlhf.rewards import embeds_policy_ids, load_reward_tokenizer
 from hfkit.rlhf.shared_base import classifier_over, copy_sharing_frozen
 
 
@@ -90,7 +90,7 @@ def shares_policy_vocabulary(config: PPOConfig) -> bool:
     """Return whether the reward model has the policy's vocabulary: a value model reads the policy's token ids."""
     assert config.model_name_or_path is not None
     policy = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token)
-    return load_reward_tokenizer(config).get_vocab() == policy.get_vocab()
+    return load_reward_tokenizer(config).get_vocab() == policy.get_vocab() and embeds_policy_ids(config)
 
 
 def why_separate_bases(config: PPOConfig, source: Source, scorer: Source | None) -> str | None:

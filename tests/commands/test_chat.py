@@ -227,6 +227,12 @@ def test_adapters_of_one_base_share_it_and_stay_what_they_are(sft_dir, ppo_dir, 
         assert torch.equal(ours, logits_of(load_policy(str(folders[name]))[0], ids))
 
 
+def test_variables_that_the_chat_template_does_not_read_are_warned_of(sft_dir, capsys):
+    for given, is_warned in (("{}", False), ('{"nothing": 1}', True)):
+        assert main(["chat", str(sft_dir), "--prompt", "Hi", "--length", "2", "--chat_template_kwargs", given]) == 0
+        assert ("the chat template has no variable nothing" in capsys.readouterr().err) == is_warned
+
+
 def test_a_stream_is_the_reply(sft_dir):
     model, pieces = LoadedModels().add(str(sft_dir)), []
     model.tokenizer.pad_token = None  # a single reply needs none

@@ -55,6 +55,18 @@ def test_a_base_that_moved_is_named(sft_dir, copy, base_dir, merged, tmp_path):
     assert read_record(out)["base"]["path"] == str(moved)
 
 
+@pytest.mark.parametrize("task", [None, "FEATURE_EXTRACTION"])
+def test_an_adapter_without_a_task_and_a_tokenizer_is_a_language_model_s(sft_dir, copy, merged, tmp_path, task):
+    folder = copy(sft_dir)
+    edit(folder / "adapter_config.json", task_type=task)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    out = merge(str(folder), tmp_path / "out")
+    assert weights_hash(out) == weights_hash(merged("sft_dir"))
+    assert read_record(out)["task_type"] == "CAUSAL_LM"
+    assert hfkit.load_policy(str(folder))[1].get_vocab() == hfkit.load_policy(str(sft_dir))[1].get_vocab()
+
+
 def test_the_wrong_base_is_refused(sft_dir, base_dir, copy, tmp_path):
     other = copy(base_dir)
     weights = load_file(other / "model.safetensors")

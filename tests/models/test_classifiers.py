@@ -1,5 +1,6 @@
 """Architectures without a classifier in Transformers: reward models on its generic head, and values for PPO."""
 
+import json
 import re
 
 import pytest
@@ -8,6 +9,7 @@ from fresh import run_without_hfkit
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import hfkit
+from hfkit.cli import main
 from hfkit.commands.merge import merge
 from hfkit.core.errors import ConfigError
 from hfkit.models.classifiers import has_classifier, provide_classifier
@@ -103,9 +105,26 @@ def test_the_code_of_the_card_opens_it_without_hfkit(is_merged, model_of, run_st
     run_without_hfkit(f"{code}\nassert abs(model(**inputs).logits.item() - {wanted}) < 1e-4", cwd=tmp_path)
 
 
-def test_evaluate_reads_it(model_of, run_stage, data, tmp_path):
-    folder = run_stage("reward", tmp_path / "reward", model_name_or_path=model_of("granite"), **STILL)
-    assert read_record(folder)["metrics"].keys() >= {"eval_accuracy"}
+def test_every_verb_reads_it(model_of, run_stage, data, tmp_path, capsys):
+    base = model_of("granite")
+    adapter = run_stage("reward", tmp_path / "reward", model_name_or_path=base, **STILL)
+    accuracy = read_record(adapter)["metrics"]["eval_accuracy"]
+    for folder in (adapter, merge(str(adapter), tmp_path / "merged", "float32")):
+        rows = [] if folder == adapter else ["--datasets", str(data / "pairs.jsonl")]
+        out = tmp_path / f"{folder.name}-evaluated"
+        assert main(["evaluate", str(folder), "--output_dir", str(out), *rows]) == 0
+        metrics = json.loads((out / "evaluation.json").read_text())["metrics"]
+        assert folder != adapter or metrics["accuracy"] == pytest.approx(accuracy)
+        judge = ["--judge", "reward", "--reward_model", str(folder), "--prompts", str(data / "prompts.jsonl")]
+        few = ["--max_prompts", "2", "--response_length", "4", "--diversity_prompts", "1", "--diversity_samples", "2"]
+        out = tmp_path / f"{folder.name}-arena"
+        assert main(["arena", f"one={base}", f"two={base}", *judge, *few, "--output_dir", str(out)]) == 0
+        assert (out / "arena.json").is_file()
+        capsys.readouterr()
+        assert main(["chat", str(folder), "--prompt", "Hi"]) == 1
+        assert "is a classifier, such as a reward model" in capsys.readouterr().err
+    assert main(["push", str(folder), "ann/merged", "--dry_run"]) == 0
+    assert "model.safetensors" in capsys.readouterr().out
 
 
 def test_a_classifier_of_transformers_is_left_alone():

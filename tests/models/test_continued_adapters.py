@@ -10,7 +10,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 import hfkit
 from hfkit.commands.merge import merge
 from hfkit.core.errors import ConfigError, HfkitError
-from hfkit.models import loading
 from hfkit.models.loading import load_trainable
 from hfkit.records.record import read_record
 from hfkit.rlhf.roles import load_roles
@@ -118,14 +117,12 @@ def test_every_stage_starts_as_the_adapter_and_what_it_saves_opens_as_it(
 
 
 @pytest.mark.parametrize("shape", CHANGE_THE_BASE.values(), ids=CHANGE_THE_BASE)
-def test_what_changes_the_base_is_refused_before_loading_but_merged(
-    shape, base, adapter, config_of, tmp_path, monkeypatch
-):
+def test_what_changes_the_base_is_refused_before_loading_but_merged(shape, base, adapter, config_of, tmp_path, request):
     theirs = adapter(**shape)
     wanted = logits(opened(theirs, base))
     merged = merge(theirs, tmp_path / "merged", "float32")
     assert same(logits(AutoModelForCausalLM.from_pretrained(merged)), wanted)
-    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", None)  # nothing is loaded
+    request.getfixturevalue("no_weights")  # from here on
     for stage, changes in (("sft", {"lora_r": None}), ("reward", {}), ("ppo", FUNCTIONS)):
         with pytest.raises(ConfigError, match=r"it changes its base .*: merge it with `hfkit merge`"):
             config_of(stage, tmp_path / "out", model_name_or_path=theirs, **changes)

@@ -9,18 +9,10 @@ from safetensors.torch import load_file, save_file
 import hfkit
 from hfkit.commands.merge import merge
 from hfkit.core.errors import ConfigError, HfkitError
-from hfkit.models import loading
 
 WEIGHTS = "adapter_model.safetensors"
 FUNCTIONS = {"reward_model_path": None, "reward_functions": ["reward_functions:length"]}
 STAGES = [("sft", {"lora_r": None}), ("reward", {}), ("ppo", FUNCTIONS)]
-
-
-@pytest.fixture
-def no_weights(monkeypatch):
-    """Loading the weights of a model is an error."""
-    for auto in (loading.AutoModelForCausalLM, loading.AutoModelForSequenceClassification):
-        monkeypatch.setattr(auto, "from_pretrained", None)
 
 
 def require_refused(folder, reported: str, config_of, tmp_path) -> None:
@@ -101,3 +93,19 @@ def test_what_is_no_decoder(model_type, base_dir, copy, config_of, tmp_path, no_
     (folder / "config.json").write_text(json.dumps({"model_type": model_type, "vocab_size": 400}))
     with pytest.raises(ConfigError, match=f"a {model_type} is no causal language model"):
         config_of("sft", tmp_path / "out", model_name_or_path=str(folder), max_length=16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reported"),
+    [
+        ({"a_newer_setting": True}, "sets a_newer_setting, which this version of PEFT would ignore: update PEFT"),
+        ({"arrow_config": {"top_k": 3}}, "routes between other adapters"),
+    ],
+)
+def test_settings_that_would_be_ignored(changes, reported, sft_dir, copy, config_of, tmp_path, no_weights):
+    folder = copy(sft_dir)
+    edit(folder / "adapter_config.json", **changes)
+    require_refused(folder, reported, config_of, tmp_path)
+    edit(folder / "adapter_config.json", **dict.fromkeys(changes))  # without a value they are nothing
+    for stage, options in STAGES:
+        config_of(stage, tmp_path / "out", model_name_or_path=str(folder), **options)

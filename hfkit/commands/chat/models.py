@@ -21,11 +21,11 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD
 from hfkit.core.interrupts import catch_interrupts
 from hfkit.models.adapters import load_adapter
-from hfkit.models.fitting import require_fitting
+from hfkit.models.fitting import require_fitting, require_vocabulary
 from hfkit.models.generation import sampling_config, stop_ids, without_generation_defaults
 from hfkit.models.loading import is_classifier, load_base
 from hfkit.models.quantization import quantization_as_trained
-from hfkit.models.tokenizers import read_tokenizer
+from hfkit.models.tokenizers import read_tokenizer, variables_fault
 from hfkit.records.base import same_base
 from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source, find_file
@@ -139,6 +139,7 @@ class LoadedModels:
         require_language_model(path, revision)
         source, quantization = Source.of(path, revision), quantization_as_trained(path, revision)
         require_fitting(source)
+        require_vocabulary(source, self.read_tokenizer(source))
         for base in self.bases:
             if source.adapter and base.has_quantization(quantization) and same_base(source, base.source):
                 return self.add_on(source, base)
@@ -167,15 +168,21 @@ class LoadedModels:
 
     def add_on(self, source: Source, base: LoadedBase) -> ChatModel:
         """Load a source's adapter, if it has one, onto a base; name the model by the end of its path that is unique."""
-        tokenizer, adapter = read_tokenizer(source.path, source.revision, *self.template_options), None
+        tokenizer, adapter = self.read_tokenizer(source), None
         if source.adapter:
             adapter = f"adapter_{len(self.models)}"
             base.model = load_adapter(base.model, source, adapter_name=adapter).eval()
+        if fault := variables_fault(tokenizer, self.template_options[1] or {}):
+            warn(f"{source.path}: {fault}")
         parts = Path(source.path).parts
         names = ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
         name = next((name for name in names if name not in self.models), f"{source.path} ({len(self.models) + 1})")
         self.models[name] = ChatModel(name, base, adapter, tokenizer)
         return self.models[name]
+
+    def read_tokenizer(self, source: Source) -> PreTrainedTokenizerBase:
+        """Return the tokenizer of a model, with the chat template of the chat."""
+        return read_tokenizer(source.path, source.revision, *self.template_options)
 
     def models_on(self, base: LoadedBase) -> dict[str, ChatModel]:
         """Return the models on a base by name: its adapters, and the base without them."""

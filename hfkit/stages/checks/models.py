@@ -9,6 +9,7 @@ from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import HfkitError, Problem, nearest, reason
 from hfkit.core.hub_ids import HUB_ID, split_revision
 from hfkit.models.adapter_support import module_names, opening_fault, training_fault
+from hfkit.models.fitting import vocabulary_fault
 from hfkit.models.loading import cached_config, is_classifier
 from hfkit.models.tokenizers import PadTokenError, TemplateError, cached_tokenizer, tokenizer_source
 from hfkit.records.base import base_fault
@@ -91,13 +92,12 @@ def vocabulary_problems(config) -> list[Problem]:
             size = cached_config(config.model_name_or_path, config.model_revision).get_text_config().vocab_size
     except Exception:  # tokenizer_problems reports it, or loading the model does
         return []
-    highest = max(tokenizer.get_vocab().values())
-    if size is None or highest < size:
+    fault = vocabulary_fault(path, tokenizer, size) if size is not None else None
+    if fault is None:
         return []
-    remedy = f"the tokenizer {path} has ids up to {highest}, but the model's embedding ends at {size - 1}"
     if getattr(config, "model_config", None):
-        return [Problem("model_config.vocab_size", size, remedy, keys=MODEL_KEYS)]
-    return [Problem("model_name_or_path", config.model_name_or_path, remedy, keys=MODEL_KEYS)]
+        return [Problem("model_config.vocab_size", size, fault, keys=MODEL_KEYS)]
+    return [Problem("model_name_or_path", config.model_name_or_path, fault, keys=MODEL_KEYS)]
 
 
 def path_problems(key: str, path: str) -> list[Problem]:
@@ -182,7 +182,7 @@ def context_length(config) -> int | None:
         return None
     try:
         text_config = cached_config(config.model_name_or_path, config.model_revision).get_text_config()
-    except (HfkitError, OSError, ValueError):
+    except HfkitError:
         return None
     return getattr(text_config, "max_position_embeddings", None)
 
@@ -210,10 +210,7 @@ def target_problems(config) -> list[Problem]:
     source = Source.of(config.model_name_or_path, config.model_revision)
     if not config.use_peft or not config.lora_target_modules or source.adapter is not None:
         return []
-    try:
-        names = module_names(cached_config(config.model_name_or_path, config.model_revision))
-    except (OSError, ValueError):  # loading the model reports it
-        return []
+    names = module_names(cached_config(config.model_name_or_path, config.model_revision))
     problems, keys = [], ("use_peft", *MODEL_KEYS)
     for entry in config.lora_target_modules if names is not None else ():
         if not any(name == entry or name.endswith(f".{entry}") for name in names):

@@ -2,7 +2,7 @@
 
 from hfkit.config.stages import PPOConfig
 from hfkit.core.errors import HfkitError, Problem, reason
-from hfkit.models.loading import cached_config, is_classifier
+from hfkit.models.loading import cached_config, is_classifier, reward_fault
 from hfkit.rlhf.reward_functions import import_reward_function
 from hfkit.rlhf.reward_quality import recorded_pair_metrics
 from hfkit.rlhf.rewards import load_reward_tokenizer
@@ -95,6 +95,8 @@ def reward_problems(config: PPOConfig) -> list[Problem]:
         fault = weights_problems("reward_model_path", path) or reward_tokenizer_problems(config)
         if not fault and not is_classifier(path, config.reward_model_revision):
             remedy = "not a reward model, which has a score head: train one with `hfkit reward`"
+            fault = [Problem("reward_model_path", path, remedy, keys=REWARD_KEYS)]
+        elif not fault and (remedy := reward_fault(path, config.reward_model_revision)):
             fault = [Problem("reward_model_path", path, remedy, keys=REWARD_KEYS)]
         return problems + (fault or accuracy_problems(config))
     missing = "missing: a model from `hfkit reward`, or name reward_functions"

@@ -1,15 +1,19 @@
 """Validates what a stage starts from, on a model without weights: its files, its adapter, and the loss."""
 
+import os
+
 from peft import TaskType
 
 from hfkit.config.registry import spec_of_config
 from hfkit.config.stages import SFTConfig
 from hfkit.core.errors import ConfigError, HfkitError, Problem
+from hfkit.models.adapter_shape import HEADS
 from hfkit.models.classifiers import has_classifier
 from hfkit.models.fitting import adapter_on_meta, model_on_meta, require_fitting
 from hfkit.models.loading import cached_config
 from hfkit.models.saving import require_generation_config
 from hfkit.models.sft_loss import loss_arguments
+from hfkit.models.stored_weights import require_stored
 from hfkit.records.source import Source
 from hfkit.stages.checks.architecture import MODEL_KEYS
 
@@ -23,10 +27,7 @@ def checkpoint_problems(config) -> list[Problem]:
     key, keys = "model_name_or_path", ("use_peft", *MODEL_KEYS)
     if config.use_peft and source.adapter is None and config.lora_target_modules:
         key = "lora_target_modules"
-    try:
-        model_config = cached_config(config.model_name_or_path, config.model_revision)
-    except (OSError, ValueError):  # loading the model reports it
-        return []
+    model_config = cached_config(config.model_name_or_path, config.model_revision)
     if is_classifier and not has_classifier(model_config):  # `architecture_problems` reports it
         return []
     try:
@@ -36,6 +37,8 @@ def checkpoint_problems(config) -> list[Problem]:
             model = adapter_on_meta(model, config, source, task_type)
         else:
             require_fitting(source, task_type)
+        if os.path.isdir(source.base):  # of a model on the Hub they are fetched when it is loaded
+            require_stored(source.base, source.base_revision, HEADS[task_type], config.allow_pickle)
         if isinstance(config, SFTConfig):
             loss_arguments(model, config)
     except ConfigError as error:

@@ -1,0 +1,107 @@
+"""Checks that a checkpoint stores the weights of its model, by their names and shapes: the weights are not read."""
+
+from collections.abc import Callable
+from functools import partial
+
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from trl.trainer.reward_trainer import suppress_seqcls_warning
+
+from hfkit.core.errors import HfkitError, reason
+from hfkit.core.hub_fetch import local_folder
+from hfkit.core.hub_files import MODEL_FILES
+from hfkit.models.classifiers import provide_classifier
+from hfkit.records.base import stored_quantization
+
+SHOWN = 3  # names in a message
+
+
+def read_config(path: str, revision: str = "main") -> PreTrainedConfig:
+    """Return the config of a full model.
+
+    Raises:
+        HfkitError: it cannot be read.
+    """
+    try:
+        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except Exception as error:  # Transformers raises errors of any kind for a broken config
+        raise HfkitError(f"the config.json of {path} cannot be read: {reason(error)}") from error
+
+
+def loader_of(path: str, revision: str, head: type, allow_pickle: bool = False, has_head: bool = False) -> Callable:
+    """Return `head.from_pretrained` of a model, which returns what it did not load, too; a classifier has one label.
+
+    Args:
+        has_head: whether a classifier's head must be among the weights; by default Transformers does not report it.
+
+    Raises:
+        HfkitError: there is no such model.
+    """
+    folder = path if allow_pickle else local_folder(path, revision, MODEL_FILES)
+    options = {}
+    if head is AutoModelForSequenceClassification:
+        provide_classifier(read_config(path, revision))
+        options["num_labels"] = 1
+    load = partial(
+        head.from_pretrained,
+        folder,
+        revision=revision,
+        use_safetensors=None if allow_pickle else True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # `require_whole` names them
+        output_loading_info=True,
+        **options,
+    )
+    return load if has_head else suppress_seqcls_warning()(load)
+
+
+def require_stored(path: str, revision: str, head: type, allow_pickle: bool = False, has_head: bool = False) -> None:
+    """Raise HfkitError unless the files of a checkpoint can be opened, and hold each weight of its model in its shape.
+
+    Args:
+        head: the auto class of the model.
+        has_head: as of `loader_of`.
+    """
+    if stored_quantization(path, revision) is not None:  # its layers are made of the data; see `load_base`
+        return
+    try:
+        model, loaded = loader_of(path, revision, head, allow_pickle, has_head)(device_map="meta", dtype="auto")
+    except HfkitError:
+        raise
+    except Exception as error:  # the libraries raise many kinds for a broken folder
+        raise HfkitError(f"cannot load {path}: {reason(error)}") from error
+    require_whole(path, model, loaded, has_head)
+
+
+def require_whole(path: str, model: PreTrainedModel, loaded: dict, has_head: bool = False) -> None:
+    """Raise HfkitError if weights of a loaded model are missing from its checkpoint or have another shape there.
+
+    Args:
+        loaded: what `from_pretrained` reports.
+        has_head: as of `loader_of`.
+    """
+    kind = type(model).__name__
+    if loaded["mismatched_keys"]:
+        shapes = sorted((name, tuple(stored), tuple(own)) for name, stored, own in loaded["mismatched_keys"])
+        shown = ", ".join(f"{name} {stored}, not {own}" for name, stored, own in shapes[:SHOWN])
+        raise HfkitError(
+            f"{path} holds {len(shapes)} weights in another shape than a {kind} of its config has: {shown}"
+        )
+    missing = sorted(loaded["missing_keys"])
+    if "ForSequenceClassification" in kind and not has_head:
+        missing = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]
+    if missing:
+        others = sorted(loaded["unexpected_keys"])
+        unknown = f"; of its own, a {kind} has no place for {', '.join(others[:SHOWN])}" if others else ""
+        shown = ", ".join(missing[:SHOWN])
+        raise HfkitError(f"{path} lacks {len(missing)} weights of a {kind}, which would be random: {shown}{unknown}")
+
+
+def unused_weights(model: PreTrainedModel, loaded: dict) -> list[str]:
+    """Return the sorted names of the stored weights that a loaded model has no place for.
+
+    Of what a classifier leaves out, those of its backbone and its head; a language model's head is expected.
+    """
+    names = sorted(loaded["unexpected_keys"])
+    if "ForSequenceClassification" in type(model).__name__:
+        names = [name for name in names if name.startswith((f"{model.base_model_prefix}.", "score."))]
+    return names
