@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hfkit.config.fields import DatasetEntry, Dtype, arg
+from hfkit.config.fields import ENGINE_HELP, DatasetEntry, Dtype, EngineName, arg
 
 JUDGE_KINDS = ("reward", "function", "human")
 
@@ -18,6 +18,7 @@ class ReplyFields:
     response_length: int = arg(128, help="maximum tokens per response")
     temperature: float = arg(0.7, help="sampling temperature; 0: greedy. No other sampling option applies")
     per_device_eval_batch_size: int = arg(16, help="rows in one forward pass")
+    rollout_engine: EngineName = arg("generate", help=ENGINE_HELP)
     dtype: Dtype | None = arg(
         None, help="dtype of the weights; auto: as in the checkpoint; none: float32, on a GPU with bf16 bfloat16"
     )

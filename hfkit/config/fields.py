@@ -16,6 +16,11 @@ from hfkit.core.home import expand_home
 from hfkit.core.hub_ids import split_revision
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+EngineName = Literal["generate", "static", "continuous"]
+ENGINE_HELP = (
+    "how responses are sampled: generate (Transformers' generate), static (a static cache, compiled; CUDA graphs on a "
+    "GPU), continuous (its continuous batching)"
+)
 DTYPES = typing.get_args(Dtype)
 DEFAULT_LORA_RANK = 16
 REFUSED: dict[str, str] = yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text(encoding="utf-8"))

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hfkit.config.fields import (
+    ENGINE_HELP,
     REFUSED,
     DataFields,
     DatasetEntry,
+    EngineName,
     ModelFields,
     OutputFields,
     SourceFields,
@@ -106,10 +108,11 @@ class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     num_ppo_epochs: int = arg(4, help="passes over each batch of responses")
     num_mini_batches: int = arg(1, help="optimizer steps per pass")
     local_rollout_forward_batch_size: int = arg(64, help="responses sampled at once")
+    rollout_engine: EngineName = arg("generate", help=ENGINE_HELP)
     merge_in_rollouts: bool = arg(
         True,
         help="sample from a copy of the base model with the adapter merged: a float32 copy of a float32 base, "
-        "with bf16 a bfloat16 copy, equal to the policy up to rounding",
+        "with bf16 a bfloat16 copy, equal to the policy up to rounding; of a 4-bit base if the copy fits into memory",
     )
     kl_coef: float = arg(0.05, help="weight of the per-token KL penalty in the reward")
     kl_estimator: Literal["k1", "k3"] = arg("k1", help="KL estimator, see joschu.net/blog/kl-approx.html")

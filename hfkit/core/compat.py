@@ -3,6 +3,7 @@
 No other module touches them. `tests/core/test_compat.py` fails when upstream moves one.
 """
 
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
@@ -47,6 +48,44 @@ def copy_quantization(source, target) -> None:
     for name in ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method", "hf_quantizer"):
         if hasattr(source, name):
             setattr(target, name, getattr(source, name))
+
+
+@contextmanager
+def without_quantizer(model):
+    """Hide the quantizer of a model whose quantized layers are all replaced, so that `generate` may compile it.
+
+    transformers 5.23.0: `generate` compiles no model with a `hf_quantizer` of bitsandbytes; no argument overrules it.
+    """
+    quantizer = model.__dict__.pop("hf_quantizer", None)
+    try:
+        yield
+    finally:
+        if quantizer is not None:
+            model.hf_quantizer = quantizer
+
+
+def compile_everywhere(config) -> None:
+    """Make `generate` compile with a `CompileConfig` on a CPU too.
+
+    transformers 5.23.0: it does so with this attribute only, which no argument sets.
+    """
+    config._compile_all_devices = True
+
+
+def supports_static_cache(model_class) -> bool:
+    """Return whether a model class decodes over a static cache.
+
+    transformers 5.23.0: this attribute alone says so; no public method does.
+    """
+    return model_class._can_compile_fullgraph
+
+
+def page_tokens(config) -> int:
+    """Return the tokens in a page of a paged cache, from a `ContinuousBatchingConfig`.
+
+    transformers 5.23.0: `page_size`; 5.17.0: `block_size`.
+    """
+    return getattr(config, "page_size", None) or config.block_size
 
 
 class EncodedRows:

@@ -2,7 +2,9 @@
 
 import os
 from datetime import timedelta
+from pathlib import Path
 
+import psutil
 import torch
 import transformers
 from accelerate import PartialState
@@ -77,6 +79,22 @@ def wait_for_everyone() -> None:
 def has_bf16() -> bool:
     """Return whether this process's device is a GPU that computes in bf16; older ones only emulate it."""
     return device().type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def free_memory(on: torch.device) -> int:
+    """Return the bytes that this process can still allocate on a device: a GPU, or the machine or its container."""
+    if on.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(on)
+        return free + torch.cuda.memory_reserved(on) - torch.cuda.memory_allocated(on)
+    free = psutil.virtual_memory().available
+    limit, used = (read_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
+    return free if limit is None or used is None else min(free, limit - used)
+
+
+def read_number(file: Path) -> int | None:
+    """Return the whole number in a file; None if there is no file, or something else in it, such as `max`."""
+    text = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    return int(text) if text.isdigit() else None
 
 
 def keep_random_state(on: torch.device):

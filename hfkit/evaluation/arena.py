@@ -58,10 +58,8 @@ def arena(config: ArenaConfig) -> dict:
     folder, size = Path(config.output_dir), config.per_device_eval_batch_size
     warning = training_judge_warning(config, judge_name(config))
     with lock_folder(folder, "comparing"), explain_errors(folder, config):
-        subjects = [
-            Subject(*split_name(given), dtype=config.dtype, chat_template_kwargs=config.chat_template_kwargs)
-            for given in config.models
-        ]
+        options = {name: getattr(config, name) for name in ("dtype", "chat_template_kwargs", "rollout_engine")}
+        subjects = [Subject(*split_name(given), **options) for given in config.models]
         names = [subject.name for subject in subjects]
         rows, stats = load_prompts(entries_of(config.prompts), config.max_prompts, config.seed, config.reward_columns)
         rows, prompts = shared_prompts(rows, subjects, config.max_prompt_length, config.response_length, stats)

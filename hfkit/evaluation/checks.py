@@ -10,7 +10,9 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.validation import default_of
 from hfkit.core.errors import HfkitError, Problem
 from hfkit.data.cards import entries_of
-from hfkit.models.loading import is_classifier, reward_fault
+from hfkit.models.engine_support import engine_fault
+from hfkit.models.loading import cached_config, is_classifier, reward_fault
+from hfkit.models.quantization import quantization_as_trained
 from hfkit.rlhf.reward_functions import import_reward_function
 from hfkit.stages.checks.data import single_pass_problems, source_problems
 from hfkit.stages.checks.files import folder_problems
@@ -26,7 +28,7 @@ POSITIVE_KEYS = (
 
 REPLY_KEYS = (
     *("max_prompts", "max_prompt_length", "response_length", "temperature", "chat_template_kwargs", "prompts"),
-    *("reference", "reward_model"),
+    *("reference", "reward_model", "rollout_engine"),
 )
 """The keys that only an evaluation of responses reads."""
 
@@ -72,6 +74,8 @@ def evaluate_problems(config: EvaluateConfig) -> list[Problem]:
         if (path := getattr(config, key)) is None:
             continue
         problems += kind_problems(key, path, is_reward=key == "reward_model")
+    writers = [(path, revision) for key, (_, path, revision) in config.models().items() if kinds.get(key) is False]
+    problems += engine_problems(config, writers)
     if config.output_dir is not None or Path(model).is_dir():
         problems += folder_problems(SimpleNamespace(output_dir=config.output_dir or model))
     elif "model_name_or_path" in kinds:
@@ -84,13 +88,25 @@ def arena_problems(config: ArenaConfig) -> list[Problem]:
     """Return every problem of a config of `hfkit arena`."""
     problems = reply_problems(config) + folder_problems(config)
     for index, given in enumerate(config.models):
-        problems += kind_problems(f"models[{index}]", split_name(given)[1], is_reward=False)
+        found = kind_problems(f"models[{index}]", split_name(given)[1], is_reward=False)
+        problems += found or engine_problems(config, [(split_name(given)[1], "main")])
     if len(config.models) < 2:
         problems.append(Problem("models", config.models, "name two or more: hfkit arena A B"))
     problems += name_problems("models", config.models) + entry_problems("prompts", config.prompts)
     if any(temperature <= 0 for temperature in config.diversity_temperatures):
         problems.append(Problem("diversity_temperatures", config.diversity_temperatures, "each must be above 0"))
     return problems + judge_problems(config)
+
+
+def engine_problems(config: ReplyFields, models: list[tuple[str, str]]) -> list[Problem]:
+    """Return problems of an engine that cannot sample from one of the models, each a path and a revision."""
+    problems, engine = [], config.rollout_engine
+    for path, revision in models:
+        quantization = quantization_as_trained(path, revision)
+        bits = quantization and (4 if quantization.load_in_4bit else 8)
+        if fault := engine_fault(engine, cached_config(path, revision), bits):
+            problems.append(Problem("rollout_engine", engine, f"of {path}: {fault}"))
+    return problems
 
 
 def judge_problems(config: ArenaConfig) -> list[Problem]:

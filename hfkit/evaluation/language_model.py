@@ -28,7 +28,8 @@ def evaluate_language_models(config: EvaluateConfig, results: ResultsFile) -> di
     Raises:
         HfkitError: there are no held-out rows, or they cannot be read.
     """
-    options = {"dtype": config.dtype, "chat_template_kwargs": config.chat_template_kwargs}
+    names = ("dtype", "chat_template_kwargs", "rollout_engine")
+    options = {name: getattr(config, name) for name in names}
     subjects = [Subject(*model, **options) for model in config.models().values()]
     held_out = load_held_out(config, are_pairs=False).shared_by([(one.tokenizer, one.context) for one in subjects])
     rows, stats = evaluation_prompts(config, held_out)

@@ -11,7 +11,8 @@ from hfkit.core.progress import track_progress
 from hfkit.data.chat_template import encode_prompt
 from hfkit.data.messages import Messages
 from hfkit.evaluation.results_file import ResultsFile
-from hfkit.models.generation import generate_replies, likelihoods, stop_ids
+from hfkit.models.engines import make_engine
+from hfkit.models.generation import Engine, generate_replies, likelihoods, stop_ids
 from hfkit.models.loading import cached_config, load_policy
 from hfkit.models.tokenizers import load_tokenizer, variables_fault
 from hfkit.records.record import model_identity
@@ -63,8 +64,10 @@ class Subject:
         revision: str = "main",
         dtype: str = "float32",
         chat_template_kwargs: dict | None = None,
+        rollout_engine: str = "generate",
     ):
         self.name, self.path, self.revision, self.dtype = name, path, revision, dtype
+        self.rollout_engine = rollout_engine
         try:
             self.tokenizer = load_tokenizer(path, revision, chat_template_kwargs=chat_template_kwargs)
         except (OSError, ValueError) as error:
@@ -77,6 +80,11 @@ class Subject:
         """The causal LM, in eval mode."""
         say(f"loading {self.name}: {self.path}")
         return load_policy(self.path, self.revision, dtype=self.dtype)[0]
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What samples from the model."""
+        return make_engine(self.rollout_engine, self.model, self.tokenizer)
 
     @cached_property
     def identity(self) -> list:
@@ -93,7 +101,8 @@ class Subject:
 
     def unload(self) -> None:
         """Free the weights."""
-        self.__dict__.pop("model", None)
+        for name in ("engine", "model"):
+            self.__dict__.pop(name, None)
         gc.collect()  # a model refers to itself, and a GPU may have no room for two
 
     def encode(
@@ -140,7 +149,8 @@ def sample_batch(subject: Subject, prompts: list[list[int]], sampling: Sampling,
     model, tokenizer, temperature = subject.model, subject.tokenizer, sampling.temperature
     seed, stop_token_ids = int(name[:8], 16), stop_ids(model.generation_config, tokenizer)
     length, size = sampling.max_new_tokens, len(prompts)
-    ids = generate_replies(model, tokenizer, prompts, length, temperature, seed, size, stop_token_ids)
+    limits = (length, temperature, seed, size, stop_token_ids)
+    ids = generate_replies(model, tokenizer, prompts, *limits, engine=subject.engine)
     scored = likelihoods(model, tokenizer, prompts, ids, temperature)
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [

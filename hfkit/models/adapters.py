@@ -2,18 +2,14 @@
 
 import os
 from collections.abc import Iterable
-from contextlib import contextmanager
 
 import torch
 from peft import PeftConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.lora import Embedding, Linear, LoraLayer
-from peft.utils import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from hfkit.core.compat import is_plain_lora
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
@@ -182,63 +178,6 @@ def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
     if hasattr(merged, "score"):
         merged.score.to(merged.dtype)  # a model is saved and loaded in one dtype
     return merged
-
-
-def can_merge(model: PreTrainedModel | PeftModel, bf16: bool = False) -> bool:
-    """Return whether the adapter can be merged temporarily: plain LoRA layers only, on a base in float32.
-
-    DoRA, biases, whole trained modules and experts of a mixture are not W + B A.
-
-    Args:
-        bf16: whether the model computes under bf16 autocast, where a base in bfloat16 works too. A quantized base never
-            does: the merged copy would take the memory that quantization saves.
-    """
-    dtypes = (torch.float32, torch.bfloat16) if bf16 else (torch.float32,)
-    modules = [*model.modules()]
-    layers = [module for module in modules if isinstance(module, LoraLayer)]
-    return (
-        bool(layers)
-        and not any(isinstance(module, AuxiliaryTrainingWrapper) for module in modules)
-        and all(type(layer) in (Linear, Embedding) for layer in layers)
-        and all(map(is_plain_lora, layers))
-        and all(layer.get_base_layer().weight.dtype in dtypes for layer in layers)
-    )
-
-
-@contextmanager
-def temporarily_merged(model: PeftModel, bf16: bool = False):
-    """Let the model compute, without gradients, with its adapter merged into copies of the adapted matrices.
-
-    The base's own matrices, which other models may share, stay unchanged and are restored at the end.
-
-    Args:
-        bf16: whether the copies of linear layers are in bfloat16, which autocast would cast them to for every token
-            (see `round_randomly`). Embeddings, which autocast does not cast, keep the base's dtype.
-    """
-    bases = {m: m.get_base_layer() for m in model.modules() if isinstance(m, LoraLayer)}
-    kept = {base: base.weight for base in bases.values()}
-    try:
-        with torch.no_grad(), model.disable_adapter():
-            for layer, base in bases.items():
-                merged = base.weight + layer.get_delta_weight(model.active_adapter)
-                merged = round_randomly(merged) if bf16 and isinstance(layer, Linear) else merged.to(base.weight.dtype)
-                base.weight = torch.nn.Parameter(merged, requires_grad=False)
-            yield
-    finally:
-        for base, weight in kept.items():
-            base.weight = weight
-
-
-def round_randomly(weight: torch.Tensor) -> torch.Tensor:
-    """Return a float32 tensor in bfloat16, each number rounded up or down at random, with the right expected value.
-
-    Most bases come in bfloat16. Rounded to the nearest, W + BA would equal W wherever BA is less than half of W's last
-    digit: for hundreds of steps, while the entries of BA are small, the sampled model would be the initial one.
-    Draws from torch's global generator.
-    """
-    bits = weight.float().view(torch.int32)  # a bfloat16 is the upper half of a float32
-    bits = torch.randint_like(bits, 1 << 16).add_(bits).bitwise_and_(-(1 << 16))
-    return bits.view(torch.float32).bfloat16()
 
 
 def untie_output_head(model: PeftModel) -> None:

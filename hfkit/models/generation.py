@@ -1,12 +1,14 @@
 """Samples replies of a model, and computes the log-probabilities and entropies of their tokens."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from hfkit.core.device import keep_random_state
@@ -19,6 +21,30 @@ STRIDE = 16  # tokens sampled before the rows that have ended leave the batch
 LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)  # layers of a cache from which rows can be selected
 
 
+class Engine(Protocol):
+    """Samples replies of a model; `engines.py` has those to choose from."""
+
+    @property
+    def name(self) -> str:
+        """The name for the record of a run."""
+
+    def sync(self) -> None:
+        """Take over the model's current weights; called after each of its updates, and before the first sampling."""
+
+    def sample(
+        self,
+        prompts: list[list[int]],
+        max_new_tokens: int,
+        temperature: float,
+        batch_size: int,
+        stop_token_ids: list[int] | None = None,
+    ) -> list[list[int]]:
+        """Return a reply to each prompt as `generate_replies` does, drawn from torch's global generator."""
+
+    def release(self) -> None:
+        """Free what is not needed before the next `sync`: the model is about to be updated."""
+
+
 def generate_replies(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -28,6 +54,7 @@ def generate_replies(
     seed: int = 0,
     batch_size: int = 32,
     stop_token_ids: list[int] | None = None,
+    engine: Engine | None = None,
 ) -> list[list[int]]:
     """Return a reply to each prompt as token ids, up to and including the stop token if the model wrote one.
 
@@ -36,10 +63,12 @@ def generate_replies(
         temperature: 0 takes the likeliest token; otherwise temperature is the only logits processor.
         seed: of the sampling; torch's global generators are restored.
         stop_token_ids: end a reply; default is the EOS and the end of the turn.
+        engine: samples from the model, with the weights of its last `sync`; default is `sample_replies`.
     """
+    sample = engine.sample if engine else partial(sample_replies, model, tokenizer)
     with keep_random_state(model.device):
         torch.manual_seed(seed)
-        return sample_replies(model, tokenizer, prompts, max_new_tokens, temperature, batch_size, stop_token_ids)
+        return sample(prompts, max_new_tokens, temperature, batch_size, stop_token_ids)
 
 
 @torch.no_grad()
@@ -52,15 +81,22 @@ def sample_replies(
     batch_size: int,
     stop_token_ids: list[int] | None = None,
 ) -> list[list[int]]:
-    """Return replies as `generate_replies` does, drawn from torch's global generator."""
+    """Return replies with Transformers' `generate` over a cache that grows, drawn from torch's global generator."""
     config = sampling_config(tokenizer, max_new_tokens, temperature, stop_token_ids or turn_end_ids(tokenizer))
     replies = []
     with without_generation_defaults(model):
-        for start in range(0, len(prompts), batch_size):
-            rows = {"input_ids": prompts[start : start + batch_size]}
-            batch = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
+        for batch in padded_batches(model, tokenizer, prompts, batch_size):
             replies += sample_until_ended(model, batch["input_ids"], batch["attention_mask"], max_new_tokens, config)
     return replies
+
+
+def padded_batches(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], batch_size: int
+) -> Iterator[BatchEncoding]:
+    """Yield prompts in batches on the model's device, padded on the left."""
+    for start in range(0, len(prompts), batch_size):
+        rows = {"input_ids": prompts[start : start + batch_size]}
+        yield tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
 
 
 def sample_until_ended(
@@ -89,8 +125,8 @@ def sample_until_ended(
         mask = torch.nn.functional.pad(mask, (0, made.sequences.shape[1] - ids.shape[1]), value=1)
         ids, cache = made.sequences, made.past_key_values
         ended = torch.isin(ids[:, width:].cpu(), stop_token_ids)
-        for row, reply, ends in zip(running.tolist(), ids[:, width:].tolist(), ended.tolist(), strict=True):
-            replies[row] = reply[: ends.index(True) + 1] if any(ends) else reply
+        for row, reply in zip(running.tolist(), ids[:, width:].tolist(), strict=True):
+            replies[row] = up_to_stop(reply, config.eos_token_id)
         unfinished = (~ended.any(1)).nonzero().flatten()
         running, rows = running[unfinished], unfinished.to(ids.device)
         ids, mask = ids[rows], mask[rows]
@@ -99,6 +135,11 @@ def sample_until_ended(
         else:  # such as a recurrent state: one call generates the rest, with a new cache
             cache, stride = None, max_new_tokens
     return replies
+
+
+def up_to_stop(reply: list[int], stop_token_ids: list[int]) -> list[int]:
+    """Return token ids up to and including the first that ends a reply."""
+    return reply[: next((index + 1 for index, token in enumerate(reply) if token in stop_token_ids), len(reply))]
 
 
 def sampling_config(

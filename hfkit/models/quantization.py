@@ -57,3 +57,20 @@ def quantization_state(model: torch.nn.Module) -> list:
         elif isinstance(module, Linear8bitLt):
             scales += scales_of_8bit(module)
     return scales
+
+
+def quantized_layers(model: torch.nn.Module) -> dict[torch.nn.Module, int]:
+    """Return the linear layers that bitsandbytes has quantized, each with its bits, 4 or 8."""
+    if not getattr(model, "is_quantized", False):
+        return {}
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt  # noqa: PLC0415 - it logs when it is imported
+
+    bits = {Linear4bit: 4, Linear8bitLt: 8}
+    return {module: bits[type(module)] for module in model.modules() if type(module) in bits}
+
+
+def dequantized(layer: torch.nn.Module) -> torch.Tensor:
+    """Return the float32 matrix that a 4-bit layer computes with, (out, in)."""
+    from bitsandbytes.functional import dequantize_4bit  # noqa: PLC0415 - it logs when it is imported
+
+    return dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()

@@ -20,6 +20,7 @@ class PPOArguments(TrlPPOConfig):
     reward_clip: float | None = field(default=None, metadata={"help": "clip scores to +- this"})
     max_tokens_per_micro_batch: int | None = field(default=None, metadata={"help": "padding included"})
     micro_batches_by_length: bool = field(default=True, metadata={"help": "rows of like length share a forward pass"})
+    rollout_engine: str = field(default="generate", metadata={"help": "generate, static or continuous"})
     merge_in_rollouts: bool = field(default=True, metadata={"help": "sample with the adapter merged into the base"})
     ptx_coef: float = field(default=0.0, metadata={"help": "weight of the language modeling loss"})
     metric_for_best_model: str = field(default="eval_reward", metadata={"help": "eval_reward, eval_kl, ..."})

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hfkit.core.files import hash_of
 from hfkit.metrics.formulas import kl_per_reply, token_entropy
+from hfkit.models.engines import make_engine
 from hfkit.models.generation import generate_replies, likelihoods, stop_ids
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.forward import Model, autocast
@@ -51,11 +52,12 @@ def evaluate_policy(
     indices, replies, measured = [index for batch in own for index in batch], [], []
     model.eval()
     with autocast(args.bf16, model.device):
+        engine = make_engine(args.rollout_engine, model, tokenizer)
         for batch in own:
             given = [prompts[index] for index in batch]
             seed = int(hash_of([args.seed, given])[:8], 16)
             limits = (args.response_length, temperature, seed, size, stop_token_ids)
-            replies += generate_replies(model, tokenizer, given, *limits)
+            replies += generate_replies(model, tokenizer, given, *limits, engine=engine)
         if own:
             given = [prompts[index] for index in indices]
             rewards = scorer(given, replies, [rows[index] for index in indices])["total"]

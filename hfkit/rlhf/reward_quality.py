@@ -10,6 +10,7 @@ from hfkit.data.chat_template import end_as_trained
 from hfkit.data.rendering import variables_of
 from hfkit.data.turn_end import turn_end
 from hfkit.metrics.reward_probes import print_probes, probe_warnings, run_probes
+from hfkit.models.engines import make_engine
 from hfkit.models.generation import generate_replies, stop_ids
 from hfkit.records.record import record_of
 from hfkit.rlhf.arguments import PPOArguments
@@ -77,7 +78,17 @@ def probe_rewards(
     was_training = policy.training
     with autocast(args.bf16, policy.device):
         replies = generate_replies(
-            policy.eval(), tokenizer, prompts, args.response_length, args.temperature, args.seed, size, stop_token_ids
+            *(
+                policy.eval(),
+                tokenizer,
+                prompts,
+                args.response_length,
+                args.temperature,
+                args.seed,
+                size,
+                stop_token_ids,
+            ),
+            engine=make_engine(args.rollout_engine, policy, tokenizer),
         )
     policy.train(was_training)
     replies = [

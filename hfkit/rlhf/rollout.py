@@ -1,61 +1,90 @@
-"""Rollout engines: how replies are sampled from the policy. A further engine implements `RolloutEngine`."""
+"""Rollouts: which engine samples from the policy, whether with the adapter merged, and what memory that takes."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
 
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from hfkit.models.adapters import temporarily_merged
-from hfkit.models.generation import sample_replies
-from hfkit.rlhf.forward import Model, autocast
-
-
-class RolloutEngine(Protocol):
-    """Samples from the policy with its current weights; `PPOTrainer(engine=...)` takes any implementation."""
-
-    @property
-    def name(self) -> str:
-        """The name for the run's record."""
-
-    def sample(self, prompts: list[list[int]]) -> list[list[int]]:
-        """Return a reply to each prompt: token ids up to and including the stop token, if there is one."""
+from hfkit.core.console import say
+from hfkit.core.device import free_memory
+from hfkit.models.engines import ENGINES
+from hfkit.models.generation import Engine
+from hfkit.models.merged_copies import MergedCopies, can_merge
+from hfkit.models.quantization import quantized_layers
+from hfkit.rlhf.arguments import PPOArguments
+from hfkit.rlhf.forward import Model
 
 
 @dataclass
-class GenerateEngine:
-    """Samples with Transformers' `generate`: a KV cache, and the temperature as the only logits processor.
+class Rollouts:
+    """Samples replies of the policy with an engine, which takes over the policy's weights each time."""
 
-    Processors from the model's own generation config (a repetition penalty, top-k) would change what is sampled and not
-    the log-probabilities: the update would be off-policy from the start.
-
-    Args:
-        model: the policy; it is put into eval mode to sample, so that gradient checkpointing leaves the cache on.
-        merge: whether to sample with the adapter merged into copies of the base's matrices: a token then takes a third
-            of the operations, and sampling takes the memory of the copies.
-        bf16: whether to sample under bf16 autocast, merged into bfloat16: the replies then come from the policy to
-            within bfloat16's rounding, and the log-probabilities to learn from are computed separately.
-    """
-
-    model: Model
-    tokenizer: PreTrainedTokenizerBase
+    engine: Engine
+    policy: Model
+    args: PPOArguments
     stop_token_ids: list[int]
-    max_new_tokens: int
-    temperature: float
-    batch_size: int
-    merge: bool = False
-    bf16: bool = False
-
-    @property
-    def name(self) -> str:
-        return "transformers.generate" + (", bf16" if self.bf16 else "") + (", adapter merged" if self.merge else "")
 
     def sample(self, prompts: list[list[int]]) -> list[list[int]]:
-        """Draw replies from torch's global generator."""
-        model = self.model.eval()
-        merge = self.merge and isinstance(model, PeftModel)
-        merged = temporarily_merged(model, self.bf16) if merge else nullcontext()
-        with merged, autocast(self.bf16, model.device):  # merged outside of autocast, in float32
-            limits = (self.max_new_tokens, self.temperature, self.batch_size, self.stop_token_ids)
-            return sample_replies(model, self.tokenizer, prompts, *limits)
+        """Draw a reply to each prompt from torch's global generator; the engine's memory is then free for the update.
+
+        The policy is put into eval mode, so that gradient checkpointing leaves the cache on.
+        """
+        self.policy.eval()
+        self.engine.sync()
+        try:
+            limits = (self.args.response_length, self.args.temperature, self.args.local_rollout_forward_batch_size)
+            return self.engine.sample(prompts, *limits, self.stop_token_ids)
+        finally:
+            self.engine.release()
+
+
+def policy_engine(
+    args: PPOArguments, policy: Model, tokenizer: PreTrainedTokenizerBase, value: Model, prompt_tokens: int
+) -> Engine:
+    """Return the engine of a config, with merged copies if it asks for them, they are possible, and they fit.
+
+    Args:
+        value: its optimizer states, and the policy's, are not in memory yet.
+        prompt_tokens: of the longest prompt.
+    """
+    engine = ENGINES[args.rollout_engine]
+    bf16 = bool(args.bf16)
+    autocast = bf16 and engine.autocasts
+    copies = None
+    if args.merge_in_rollouts and isinstance(policy, PeftModel):
+        bf16 = bf16 and (autocast or policy.dtype.itemsize == 2)
+        copies = MergedCopies(policy, bf16) if can_merge(policy, bf16) else None
+    if copies and quantized_layers(policy):
+        rows = min(args.local_rollout_forward_batch_size, args.local_batch_size or 1)
+        states = sum(2 * p.nbytes for model in (policy, value) for p in model.parameters() if p.requires_grad)
+        tokens = prompt_tokens + args.response_length
+        needed = states + generation_bytes(policy.config, rows, tokens, copies.dtype.itemsize)
+        copies = copies_that_fit(copies, needed, free_memory(policy.device))
+    return engine(policy, tokenizer, copies, autocast)
+
+
+def copies_that_fit(copies: MergedCopies, needed: int, free: int) -> MergedCopies | None:
+    """Return copies of a quantized base if they fit into the free memory, else None; print which, and why.
+
+    Args:
+        needed: bytes that sampling takes beside them.
+    """
+    size, dtype = copies.bytes / 1e9, str(copies.dtype).removeprefix("torch.")
+    room = f"{size:.2f} GB; {free / 1e9:.2f} GB are free, and sampling takes {needed / 1e9:.2f} GB"
+    if copies.bytes + needed <= free:
+        say(f"ppo: rollouts use {dtype} copies of the 4-bit base with the adapter merged, until each update ({room})")
+        return copies
+    say(f"ppo: rollouts use the 4-bit base and the adapter: merged {dtype} copies do not fit ({room})")
+    return None
+
+
+def generation_bytes(config: PreTrainedConfig, rows: int, tokens: int, itemsize: int) -> int:
+    """Return the bytes of keys and values of `rows` of `tokens`, and of float32 logits and probabilities of a token.
+
+    `hfkit plan` also counts the activations of the prompts (`commands/plan/memory.py`).
+    """
+    config = config.get_text_config()
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    key = (getattr(config, "num_key_value_heads", None) or heads) * width
+    return rows * (tokens * config.num_hidden_layers * 2 * key * itemsize + 4 * config.vocab_size * 4)

@@ -31,7 +31,7 @@ class PPOTrainer(BasePPOTrainer):
         scorer: scores replies; default is the reward model on the policy's token ids.
         normalizer: of the rewards, with `normalize_rewards`.
         ptx_rows: rows of `input_ids` and `labels` for the language modeling loss, with `ptx_coef`.
-        engine: samples replies; default is Transformers' generate.
+        engine: samples replies; default is that of `rollout_engine`.
 
     Attributes:
         stopped: why training stopped early, or None.
@@ -56,7 +56,7 @@ class PPOTrainer(BasePPOTrainer):
             self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
             rows = self.next_rows()
             with self.timed("rollout"):
-                replies = self.engine.sample([row["input_ids"] for row in rows])
+                replies = self.rollouts.sample([row["input_ids"] for row in rows])
             with self.timed("scoring"):
                 experience, metrics = self.experience_maker(rows, replies)
             with self.timed("update"):

@@ -14,9 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
 from trl.experimental.ppo.ppo_trainer import OnlineTrainerState
 
-from hfkit.models.adapters import can_merge
 from hfkit.models.checkpointing import recompute_activations
-from hfkit.models.generation import set_generation_config, stop_ids
+from hfkit.models.generation import Engine, set_generation_config, stop_ids
 from hfkit.models.reward_model import RewardModel
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.controllers import Controllers, KLController, RewardNormalizer
@@ -26,7 +25,7 @@ from hfkit.rlhf.monitor import TrainingMonitor
 from hfkit.rlhf.ptx import PTX
 from hfkit.rlhf.rewards import Scorer
 from hfkit.rlhf.roles import Roles
-from hfkit.rlhf.rollout import GenerateEngine, RolloutEngine
+from hfkit.rlhf.rollout import Rollouts, policy_engine
 from hfkit.rlhf.rollout_log import RolloutLog
 from hfkit.rlhf.row_order import ShuffledOrder
 from hfkit.rlhf.trainer_checks import validate_trainer_inputs
@@ -62,7 +61,7 @@ class BasePPOTrainer(TrlPPOTrainer):
         scorer: Scorer | None = None,
         normalizer: RewardNormalizer | None = None,
         ptx_rows: Dataset | None = None,
-        engine: RolloutEngine | None = None,
+        engine: Engine | None = None,
         **options: Any,
     ):
         validate_trainer_inputs(args, processing_class, model, reward_model, train_dataset, value_model)
@@ -97,27 +96,27 @@ class BasePPOTrainer(TrlPPOTrainer):
             (normalizer or RewardNormalizer()) if args.normalize_rewards else None,
         )
         self.prompt_order = ShuffledOrder(len(train_dataset), args.seed)
-        self.engine = engine or self.default_engine(model)
+        self.engine = engine or self.default_engine(model, value_model)
+        self.rollouts = Rollouts(self.engine, model, args, self.stop_token_ids)
         self.roles = roles = Roles(model, ref_model, reward_model, value_model)
-        stop_token_ids, controllers = self.stop_token_ids, self.controllers
-        if scorer is None:
-            assert reward_model is not None
-            model_scorer = RewardModel(reward_model, processing_class)
-            scorer = Scorer(processing_class, model_scorer, stop_token_ids=stop_token_ids)
+        scorer = scorer or self.default_scorer(reward_model)
         self.experience_maker = ExperienceMaker(
-            args, self.accelerator, roles, processing_class, scorer, stop_token_ids, controllers
+            args, self.accelerator, roles, processing_class, scorer, self.stop_token_ids, self.controllers
         )
         self.ptx = PTX(args, self.accelerator, ptx_rows, processing_class.pad_token_id) if ptx_rows else None
         self.updater = Updater(args, self.accelerator, roles, self.optimizer, self.ptx)
         self.rollout_log = RolloutLog(args.output_dir, processing_class)
 
-    def default_engine(self, model: Model) -> RolloutEngine:
-        """Return an engine that samples with Transformers' generate."""
-        args, bf16 = self.args, bool(self.args.bf16)
-        length, size = args.response_length, args.local_rollout_forward_batch_size
-        merge = args.merge_in_rollouts and can_merge(model, bf16)
-        tokenizer, stop_token_ids = self.processing_class, self.stop_token_ids
-        return GenerateEngine(model, tokenizer, stop_token_ids, length, args.temperature, size, merge, bf16)
+    def default_scorer(self, reward_model: Model | None) -> Scorer:
+        """Return a scorer with the reward model on the policy's token ids."""
+        assert reward_model is not None
+        tokenizer = self.processing_class
+        return Scorer(tokenizer, RewardModel(reward_model, tokenizer), stop_token_ids=self.stop_token_ids)
+
+    def default_engine(self, policy: Model, value: Model) -> Engine:
+        """Return the engine of `rollout_engine`."""
+        longest = max(map(len, self.train_dataset["input_ids"]))
+        return policy_engine(self.args, policy, self.processing_class, value, longest)
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
         """Create one optimizer, with a parameter group and a learning rate for each of policy and value model."""

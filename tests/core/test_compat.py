@@ -7,7 +7,16 @@ import trl
 from huggingface_hub.errors import HfHubHTTPError
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
-from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    CompileConfig,
+    ContinuousBatchingConfig,
+    FalconH1ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
 
 from hfkit.core import compat
 from hfkit.models.loading import load_policy
@@ -50,6 +59,27 @@ def test_the_attention_that_a_model_computes_with():
 def test_which_models_have_flash_attention():
     names = ("LlamaForCausalLM", "FalconMambaForCausalLM")
     assert [compat.supports_flash_attention(getattr(transformers, name)) for name in names] == [True, False]
+
+
+def test_generate_compiles_on_a_cpu_and_without_the_quantizer_that_forbids_it(quantized):
+    config, model = CompileConfig(backend="eager"), quantized(4)
+    compat.compile_everywhere(config)
+    ids = torch.tensor([[5, 6, 7]])
+    options = {"max_new_tokens": 4, "cache_implementation": "static", "compile_config": config, "pad_token_id": 0}
+    model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    assert not hasattr(model, "_compiled_call")
+    quantizer = model.hf_quantizer
+    with compat.without_quantizer(model):
+        model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    assert hasattr(model, "_compiled_call") and model.hf_quantizer is quantizer
+
+
+def test_which_classes_have_a_static_cache():
+    assert compat.supports_static_cache(LlamaForCausalLM) and not compat.supports_static_cache(FalconH1ForCausalLM)
+
+
+def test_the_tokens_of_a_page():
+    assert compat.page_tokens(ContinuousBatchingConfig()) == 256
 
 
 def test_trl_asks_this_method_for_encoded_rows():

@@ -8,7 +8,10 @@ import time
 
 import pytest
 
-from hfkit.core.errors import HfkitError
+from hfkit.config.evaluation import EvaluateConfig
+from hfkit.config.parsing import load_config
+from hfkit.core.errors import ConfigError, HfkitError
+from hfkit.evaluation.checks import problems_of
 from hfkit.evaluation.replies import Sampling, Subject, load_or_sample
 from hfkit.evaluation.results_file import ResultsFile
 
@@ -84,3 +87,21 @@ def test_an_evaluation_of_1000_prompts_killed_in_the_middle_goes_on_without_gene
     assert replies.read_bytes() == (folders["whole"] / "replies.jsonl").read_bytes()
     results = [json.loads((folder / "evaluation.json").read_text())["metrics"] for folder in folders.values()]
     assert results[0] == results[1]
+
+
+def test_an_engine_that_cannot_sample_from_a_model_is_refused(sft_dir, data, monkeypatch):
+    given = {"model_name_or_path": str(sft_dir), "rollout_engine": "continuous"}
+    load_config(EvaluateConfig, given, problems_of)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError) as error:
+        load_config(EvaluateConfig, given, problems_of)
+    assert [problem.key for problem in error.value.problems] == ["rollout_engine"]
+
+
+def test_greedy_replies_are_the_same_with_each_engine(sft_dir, tmp_path):
+    replies = []
+    for name in ("generate", "continuous"):
+        subject = Subject("sft", str(sft_dir), rollout_engine=name)
+        prompts = [subject.encode(f"What does {who} like?") for who in ("Ann", "Bob", "Cid")]
+        replies.append(load_or_sample(subject, prompts, Sampling(12, 0.0), ResultsFile(tmp_path / name), 2))
+    assert [reply.ids for reply in replies[0]] == [reply.ids for reply in replies[1]]

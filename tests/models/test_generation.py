@@ -2,42 +2,12 @@
 
 import pytest
 import torch
-from transformers import (
-    FalconH1Config,
-    FalconH1ForCausalLM,
-    FalconMambaConfig,
-    FalconMambaForCausalLM,
-    GenerationConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-)
+from small_models import PROMPTS, model_of
+from transformers import GenerationConfig
 
 from hfkit.models.generation import STRIDE, generate_replies, likelihoods
 
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 LIMIT = 2 * STRIDE + 5
-PROMPTS = [[20, 21], [22, 23, 24, 25, 26, 27, 28], [29], [30, 31, 32, 33], [34, 35, 36]]
-
-
-def model_of(family: str, vocabulary: int) -> torch.nn.Module:
-    torch.manual_seed(0)
-    sizes = {"vocab_size": vocabulary, "max_position_embeddings": 128, "initializer_range": 1.0}
-    if family == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**SIZES, **sizes))
-    elif family == "sliding window":
-        model = MistralForCausalLM(MistralConfig(**SIZES, **sizes, num_key_value_heads=2, sliding_window=6))
-    elif family == "learned positions":
-        model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=128, **sizes))
-    elif family == "attention and recurrent":
-        settings = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_ssm": 64, "mamba_d_state": 8, "mamba_n_groups": 1}
-        model = FalconH1ForCausalLM(FalconH1Config(**SIZES, **sizes, **settings, num_key_value_heads=2))
-    else:
-        model = FalconMambaForCausalLM(FalconMambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=vocabulary))
-    return model.eval()
 
 
 def alone(model, tokenizer, prompt: list[int]) -> list[int]:

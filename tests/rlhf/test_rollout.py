@@ -8,11 +8,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MixtralConfig
 
-from hfkit.models.adapters import can_merge, temporarily_merged
+from hfkit.models.engines import GenerateEngine, make_engine
 from hfkit.models.loading import load_policy
+from hfkit.models.merged_copies import MergedCopies, can_merge, temporarily_merged
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.metrics_file import read_metrics
-from hfkit.rlhf.rollout import GenerateEngine
 
 ENDS = [0, *range(5, 100)]
 
@@ -29,9 +29,9 @@ def test_what_is_sampled_is_the_policy_whatever_the_generation_config(base_dir, 
     """At a temperature near 0 each token is the likeliest one: no repetition penalty took hold."""
     path = many_ends(base_dir, tmp_path / "policy")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path), load_tokenizer(path)
-    engine = GenerateEngine(model, tokenizer, [0], 12, 1e-4, 2)
+    engine = GenerateEngine(model, tokenizer)
     prompts = [tokenizer("Ann likes red.").input_ids[:3], tokenizer("The colour of").input_ids]
-    for prompt, reply in zip(prompts, engine.sample(prompts), strict=True):
+    for prompt, reply in zip(prompts, engine.sample(prompts, 12, 1e-4, 2, [0]), strict=True):
         with torch.no_grad():
             likeliest = model(torch.tensor([prompt + reply])).logits.argmax(-1)[0, len(prompt) - 1 : -1]
         assert reply == likeliest.tolist()
@@ -58,7 +58,7 @@ def test_pain_18_replies_that_end_early_are_not_sampled_to_the_limit(base_dir):
     prompts = [tokenizer("Ann likes red.").input_ids[:3], tokenizer("The colour of").input_ids]
     for stops in (ENDS, [*range(len(tokenizer))]):
         passes.clear()
-        replies = GenerateEngine(model, tokenizer, stops, 40, 1.0, 2).sample(prompts)
+        replies = GenerateEngine(model, tokenizer).sample(prompts, 40, 1.0, 2, stops)
         assert len(passes) == max(map(len, replies)) < 40
     assert [*map(len, replies)] == [1, 1]
 
@@ -113,8 +113,8 @@ def test_replies_are_sampled_with_the_adapter_merged_and_the_base_is_left_as_it_
     sampled = []
     for merge in (True, False):
         torch.manual_seed(0)
-        engine = GenerateEngine(policy, tokenizer, [tokenizer.eos_token_id], 12, 1.0, 2, merge)
-        sampled.append(engine.sample(prompts))
+        engine = make_engine("generate", policy, tokenizer, MergedCopies(policy) if merge else None)
+        sampled.append(engine.sample(prompts, 12, 1.0, 2, [tokenizer.eos_token_id]))
     assert sampled[0] == sampled[1]
     assert torch.equal(policy(**inputs).logits, adapted)
 
@@ -132,9 +132,10 @@ def test_under_bf16_replies_are_sampled_under_the_merge_in_bfloat16(sft_dir, dty
             lambda module, *_: computed.add((module.weight.dtype, torch.is_autocast_enabled("cpu")))
         ),
     ]
-    engine = GenerateEngine(policy, tokenizer, [tokenizer.eos_token_id], 12, 1.0, 2, True, True)
+    engine = make_engine("generate", policy, tokenizer, MergedCopies(policy, True), True)
     assert engine.name == "transformers.generate, bf16, adapter merged"
-    assert all(engine.sample([tokenizer("Ann likes red.").input_ids[:3], tokenizer("The colour of").input_ids]))
+    prompts = [tokenizer("Ann likes red.").input_ids[:3], tokenizer("The colour of").input_ids]
+    assert all(engine.sample(prompts, 12, 1.0, 2, [tokenizer.eos_token_id]))
     assert computed == {torch.bfloat16, (torch.bfloat16, True)}
     for hook in hooks:
         hook.remove()

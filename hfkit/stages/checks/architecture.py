@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import Problem
 from hfkit.models.classifiers import has_classifier
+from hfkit.models.engine_support import engine_fault
 from hfkit.models.loading import cached_config
 from hfkit.rlhf.roles import shares_policy_vocabulary
 
@@ -42,7 +43,19 @@ def architecture_problems(config, model_config: PreTrainedConfig | None) -> list
     if quantized and bits:
         remedy = "the model's weights are quantized already: start from its unquantized original, or remove this"
         problems.append(Problem(bits, True, remedy, keys=MODEL_KEYS))
-    return problems
+    return problems + rollout_problems(config, model_config)
+
+
+def rollout_problems(config, model_config: PreTrainedConfig) -> list[Problem]:
+    """Return problems of an engine of rollouts that cannot sample from the model."""
+    engine = getattr(config, "rollout_engine", "generate")
+    bits = 4 if config.load_in_4bit else 8 if config.load_in_8bit else None
+    merges = getattr(config, "merge_in_rollouts", False)
+    try:
+        fault = engine_fault(engine, model_config, bits, merges, config.attn_implementation)
+    except ValueError:  # no causal language model, which the checks of the model report
+        return []
+    return [Problem("rollout_engine", engine, fault, keys=(*MODEL_KEYS, "merge_in_rollouts"))] if fault else []
 
 
 def scoring_role(config) -> tuple[str | None, bool]:

@@ -261,9 +261,11 @@ def scoring_bytes(decoder: Decoder, run: Pass, replies: int) -> int:
 
 def merged_bytes(decoder: Decoder, run: Pass) -> int:
     """Return the bytes of merged copies of the adapted matrices, in fp32 or bf16, and of the fp32 update of one matrix;
-    where the result is rounded to bf16, also of the random bits for the rounding."""
+    where the result is rounded to bf16, also of the random bits for the rounding. Of a quantized base all of a layer's
+    matrices are copied."""
     matrices = [width * out for width, out, _ in decoder.adapted]
-    return decoder.layers * sum(matrices) * run.inner + (2 if run.half else 1) * max(matrices, default=0) * FP32
+    copied = decoder.linear if run.quantized else sum(matrices)
+    return decoder.layers * copied * run.inner + (2 if run.inner == BF16 else 1) * max(matrices, default=0) * FP32
 
 
 def sampling_bytes(decoder: Decoder, prompts: Pass, replies: Pass) -> int:

@@ -117,13 +117,13 @@ def ppo_phases(stage, roles: list[Role], gradients: int, device: Device) -> tupl
     logits = formulas.policy_loss_bytes(policy.decoder, run, replies)
     rows = min(size * config.gradient_accumulation_steps, config.local_rollout_forward_batch_size)
     sampled = replace(run, rows=rows)
-    merged = config.merge_in_rollouts and config.use_peft and not run.quantized and (run.half or run.stream == FP32)
-    copies = (
-        formulas.merged_bytes(policy.decoder, sampled) if merged else formulas.cached_bytes(policy.decoder, sampled)
-    )
     prompts = replace(sampled, length=config.max_prompt_length)
+    sampling = formulas.sampling_bytes(policy.decoder, prompts, sampled)
+    standing = device.taken + sum(formulas.weight_bytes(role.held, config.use_bnb_nested_quant) for role in roles)
+    standing += sum(formulas.optimizer_bytes(role.held, stage.arguments.optim) for role in roles)
+    copies = rollout_copies(config, policy, sampled, device.capacity - standing - sampling)
     phases = {
-        "rollout": copies + formulas.sampling_bytes(policy.decoder, prompts, sampled),
+        "rollout": copies + sampling,
         "scoring": formulas.scoring_bytes(policy.decoder, run, replies),
     }
     activations = 0
@@ -139,6 +139,21 @@ def ppo_phases(stage, roles: list[Role], gradients: int, device: Device) -> tupl
         loss = formulas.loss_bytes(policy.decoder, run.tokens)
         phases["ptx loss"] = formulas.kept_bytes(policy.decoder, run) + loss + accumulated
     return activations, logits, phases
+
+
+def rollout_copies(config, policy: Role, run: Pass, room: int) -> int:
+    """Return the bytes of copies of matrices in rollouts: merged ones, or what autocast keeps.
+
+    Args:
+        room: bytes that are left for them; over a 4-bit base rollouts do without copies that do not fit.
+    """
+    merged = config.merge_in_rollouts and config.use_peft
+    copies = formulas.merged_bytes(policy.decoder, run)
+    if quantized_bits(config) is None:
+        merged = merged and (run.half or run.stream == FP32)
+    else:
+        merged = merged and config.load_in_4bit and config.dtype != "float16" and copies <= room
+    return copies if merged else formulas.cached_bytes(policy.decoder, run)
 
 
 def training_pass(stage, role: Role, rows: int, length: int, device: Device) -> Pass:

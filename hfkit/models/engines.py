@@ -1,0 +1,228 @@
+"""The engines that sample replies, by the names of `rollout_engine`; a further one is a class and a line of ENGINES."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from peft import PeftModel
+from transformers import (
+    CompileConfig,
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StaticCache,
+)
+
+from hfkit.core.compat import compile_everywhere, page_tokens
+from hfkit.core.device import keep_random_state
+from hfkit.core.errors import HfkitError
+from hfkit.data.chat_template import turn_end_ids
+from hfkit.models.generation import (
+    Engine,
+    padded_batches,
+    sample_replies,
+    sampling_config,
+    up_to_stop,
+    without_generation_defaults,
+)
+from hfkit.models.merged_copies import MergedCopies
+
+CACHE_STEP = 128  # tokens: a static cache has a multiple of this length, so that few lengths are compiled
+
+
+@dataclass
+class GenerateEngine:
+    """Samples with Transformers' `generate`: the temperature is the only logits processor.
+
+    Processors from the model's own generation config (a repetition penalty, top-k) would change what is sampled and not
+    the log-probabilities: the update would be off-policy from the start.
+
+    Args:
+        model: in eval mode, so that gradient checkpointing leaves the cache on.
+        copies: to sample with the adapter merged: a token then takes half of the operations or fewer.
+        bf16: whether to sample under bf16 autocast: the replies then come from the model to within bfloat16's rounding.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    copies: MergedCopies | None = None
+    bf16: bool = False
+
+    label = "generate"
+    autocasts = True
+
+    @property
+    def name(self) -> str:
+        """The name for the record of a run."""
+        return f"transformers.{self.label}{', bf16' * self.bf16}{', adapter merged' * (self.copies is not None)}"
+
+    def sync(self) -> None:
+        """Merge the current weights; an engine without copies samples from the weights themselves."""
+        if self.copies:
+            self.copies.sync()
+
+    def sample(
+        self,
+        prompts: list[list[int]],
+        max_new_tokens: int,
+        temperature: float,
+        batch_size: int,
+        stop_token_ids: list[int] | None = None,
+    ) -> list[list[int]]:
+        """Return replies as `Engine.sample` does."""
+        stop_token_ids = stop_token_ids or turn_end_ids(self.tokenizer)
+        merged = self.copies.in_place() if self.copies else nullcontext()
+        with merged, torch.no_grad(), without_generation_defaults(self.model):
+            return self.sample_merged(prompts, max_new_tokens, temperature, batch_size, stop_token_ids)
+
+    def release(self) -> None:
+        """Free the merged copies."""
+        if self.copies:
+            self.copies.free()
+
+    def sample_merged(
+        self, prompts: list[list[int]], length: int, temperature: float, batch_size: int, stop_token_ids: list[int]
+    ) -> list[list[int]]:
+        """Return replies from the model as it computes now; rows that have ended leave the batch."""
+        with self.autocast():
+            return sample_replies(self.model, self.tokenizer, prompts, length, temperature, batch_size, stop_token_ids)
+
+    def autocast(self):
+        """Return a context of bf16 autocast with `bf16`; without it the caller's autocast goes on."""
+        return torch.autocast(self.model.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+
+@dataclass
+class StaticEngine(GenerateEngine):
+    """Samples over a static cache with the decoding compiled, on a GPU into CUDA graphs; prompts are not compiled.
+
+    A batch is computed until its last reply has ended: its shape is compiled, so that no row can leave it.
+    """
+
+    caches: dict[tuple[int, int], StaticCache] = field(default_factory=dict)
+    label = "static"
+
+    def release(self) -> None:
+        """Free the merged copies and the caches."""
+        super().release()
+        self.caches.clear()
+
+    def sample_merged(
+        self, prompts: list[list[int]], length: int, temperature: float, batch_size: int, stop_token_ids: list[int]
+    ) -> list[list[int]]:
+        """Return replies from the model as it computes now."""
+        compiled = CompileConfig(mode="reduce-overhead" if self.model.device.type == "cuda" else "default")
+        compiled.dynamic = False  # CUDA graphs have one shape
+        compile_everywhere(compiled)
+        config = sampling_config(self.tokenizer, length, temperature, stop_token_ids)
+        config.compile_config = compiled
+        replies = []
+        with self.autocast():
+            for batch in padded_batches(self.model, self.tokenizer, prompts, batch_size):
+                ids, mask = batch["input_ids"], batch["attention_mask"]
+                cache = self.cache_for(*ids.shape, length)
+                made = self.model.generate(
+                    input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config
+                )
+                replies += [up_to_stop(row, stop_token_ids) for row in made[:, ids.shape[1] :].tolist()]
+        return replies
+
+    def cache_for(self, rows: int, width: int, length: int) -> StaticCache:
+        """Return an empty cache for rows of `width` prompt tokens and `length` new ones; one of a shape is reused."""
+        tokens = -(-(width + length) // CACHE_STEP) * CACHE_STEP
+        if (cache := self.caches.get((rows, tokens))) is None:
+            config = self.model.config.get_text_config(decoder=True)
+            self.caches[rows, tokens] = cache = StaticCache(config=config, max_cache_len=tokens)
+        elif cache.is_initialized:
+            cache.reset()
+        return cache
+
+
+@dataclass
+class ContinuousEngine(GenerateEngine):
+    """Samples with Transformers' continuous batching: a prompt takes the place of each reply that ends.
+
+    Its thread does not see autocast: it computes in the model's dtype.
+    """
+
+    label = "continuous"
+    autocasts = False
+
+    def sample_merged(
+        self, prompts: list[list[int]], length: int, temperature: float, batch_size: int, stop_token_ids: list[int]
+    ) -> list[list[int]]:
+        """Return replies from the model as it computes now, at most `batch_size` at the same time.
+
+        Raises:
+            HfkitError: Transformers failed to sample.
+        """
+        seed = int(torch.randint(2**31, ()))  # of the global generator, which Transformers then seeds anew
+        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        config = sampling_config(self.tokenizer, length, temperature, stop_token_ids)
+        tokens = max(map(len, prompts)) + length
+        with keep_random_state(self.model.device):
+            return run_continuously(base, prompts, config, batching_config(tokens, min(batch_size, len(prompts)), seed))
+
+
+def batching_config(tokens: int, rows: int, seed: int) -> ContinuousBatchingConfig:
+    """Return the settings for `rows` replies at a time: a cache for them alone; by default it takes most of the memory.
+
+    Args:
+        tokens: of the longest prompt with its reply.
+    """
+    config = ContinuousBatchingConfig(seed=seed, max_requests_per_batch=rows, allow_block_sharing=False)
+    config.auto_switch_to_flash = False  # flash attention has no float32
+    config.num_blocks = rows * (-(-tokens // page_tokens(config)) + 1)
+    config.max_batch_tokens = max(rows, min(rows * tokens, 4096))  # those of a forward pass: prompts come in parts
+    return config
+
+
+def run_continuously(
+    model: PreTrainedModel, prompts: list[list[int]], config: GenerationConfig, batching: ContinuousBatchingConfig
+) -> list[list[int]]:
+    """Return replies by continuous batching. All prompts wait before it starts: the same seed then samples the same.
+
+    `generate_batch` adds the prompts to a loop that runs already, so that the batches depend on the threads' timing.
+
+    Raises:
+        HfkitError: Transformers failed to sample.
+    """
+    manager = model.init_continuous_batching(generation_config=config, continuous_batching_config=batching)
+    names = manager.add_requests(prompts, max_new_tokens=config.max_new_tokens)
+    found = {}
+    manager.start()
+    try:
+        while len(found) < len(names):
+            result = manager.get_result(timeout=1)
+            if result is not None and result.is_finished():
+                found[result.request_id] = result
+            elif result is None and not manager.is_running():
+                break
+    finally:
+        manager.stop(block=True, hard_stop=True)
+        manager.destroy()
+    failed = [str(result.error) for result in found.values() if result.error] or ["its loop ended"]
+    if len(found) < len(names) or any(result.error for result in found.values()):
+        raise HfkitError(f"continuous batching failed: {failed[0]}: set rollout_engine: generate")
+    return [up_to_stop(found[name].generated_tokens, config.eos_token_id) for name in names]
+
+
+ENGINES: dict[str, type[GenerateEngine]] = {
+    "generate": GenerateEngine,
+    "static": StaticEngine,
+    "continuous": ContinuousEngine,
+}
+
+
+def make_engine(
+    name: str,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    copies: MergedCopies | None = None,
+    bf16: bool = False,
+) -> Engine:
+    """Return an engine by its name, which has the model's current weights."""
+    engine = ENGINES[name](model, tokenizer, copies, bf16)
+    engine.sync()
+    return engine
