@@ -42,11 +42,16 @@ class TensorMeter(TorchDispatchMode):
 class ModelMeter:
     """`most`: models of one kind that were there at once, of all that were made within; `alive`: those still there.
 
+    Models without data, on the meta device, count only while they are made.
     Python's collector comes by when it will, so it is off: what refers to itself stays until it is asked to come.
     """
 
     def __init__(self, kind: type):
-        self.kind, self.alive, self.most = kind, weakref.WeakSet(), 0
+        self.kind, self.made, self.most = kind, weakref.WeakSet(), 0
+
+    @property
+    def alive(self) -> list[torch.nn.Module]:
+        return [model for model in self.made if not next(model.parameters()).is_meta]
 
     def __enter__(self):
         self.hook = register_module_module_registration_hook(self.see)
@@ -59,5 +64,5 @@ class ModelMeter:
 
     def see(self, _, name: str, module: torch.nn.Module | None) -> None:
         if isinstance(module, self.kind):
-            self.alive.add(module)
-            self.most = max(self.most, len(self.alive))
+            self.most = max(self.most, 1 + len([model for model in self.alive if model is not module]))
+            self.made.add(module)

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES
-from hfkit.stages.checks import problems_of
+from hfkit.stages.pipeline import check_except
+from hfkit.stages.read_configs import IGNORED
 from hfkit.training.memory.device import Device
 from hfkit.training.memory.planned_stage import plan_stage
 
@@ -90,7 +91,9 @@ def stage_for(tmp_path, tokenizer_dir, llama, scorer):
         if values.get("model_name_or_path"):
             values.pop("model_config", None)
         return plan_stage(
-            name, load_config(STAGES[name].config_class, values, problems_of, output_dir=str(tmp_path / "out")), {}
+            name,
+            load_config(STAGES[name].config_class, values, check_except([], IGNORED), output_dir=str(tmp_path / "out")),
+            {},
         )
 
     return make
@@ -107,7 +110,7 @@ def plan_8b(folder_of, tmp_path, device=CPU, **changes):
     values |= {"datasets": [{"path": str(tmp_path / "prompts.jsonl")}], "max_prompt_length": 512}
     values |= {"response_length": 512, "per_device_train_batch_size": 1, "bf16": True, "gradient_checkpointing": True}
     config = load_config(
-        STAGES["ppo"].config_class, {**values, **changes}, problems_of, output_dir=str(tmp_path / "out")
+        STAGES["ppo"].config_class, {**values, **changes}, check_except([], IGNORED), output_dir=str(tmp_path / "out")
     )
     return plan_stage("ppo", config, {}, device)
 

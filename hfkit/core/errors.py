@@ -19,12 +19,21 @@ class HfkitError(Exception):
     exit_status = 1
 
 
+class MissingFileError(HfkitError):
+    """An error of a file that is missing, and that may be made later."""
+
+
 class Kind(Enum):
     """What kind of problem it is, for code to act on: code never reads the words of a remedy."""
 
     INVALID = "a value that is not allowed here"
     UNKNOWN = "a key that does not exist"
     NO_SUCH_FILE = "a path where there is no file"
+
+
+def kind_of(error: HfkitError) -> Kind:
+    """Return the kind of the problem that an error tells of."""
+    return Kind.NO_SUCH_FILE if isinstance(error, MissingFileError) else Kind.INVALID
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,8 @@ def evaluate_problems(config: EvaluateConfig) -> list[Problem]:
         problems += found
         if not found:
             kinds[key] = is_classifier(path, revision)
-            if kinds[key] and (fault := reward_fault(path, revision)):
-                problems.append(Problem(key, path, fault))
+            if kinds[key] and (error := reward_fault(path, revision)):
+                problems.append(Problem(key, path, str(error)))
             if kinds[key] != kinds.get("model_name_or_path", kinds[key]):
                 remedy = f"only one of it and {model} is a reward model: compare models of one kind"
                 problems.append(Problem(key, path, remedy, keys=model_key))
@@ -137,8 +137,8 @@ def kind_problems(key: str, path: str, is_reward: bool) -> list[Problem]:
     if problems:
         return problems
     if is_classifier(path, "main") == is_reward:
-        fault = reward_fault(path) if is_reward else None
-        return [Problem(key, path, fault)] if fault else []
+        error = reward_fault(path) if is_reward else None
+        return [Problem(key, path, str(error))] if error else []
     if is_reward:
         return [Problem(key, path, "not a reward model, which has a score head: train one with `hfkit reward`")]
     return [Problem(key, path, "a reward model, which gives no responses: name a language model")]

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from hfkit.core.errors import HfkitError, reason
+from hfkit.core.errors import HfkitError, MissingFileError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
 from hfkit.models.adapter_shape import CLASSIFIER_HEADS
@@ -28,11 +28,12 @@ def read_adapter_weights(source: Source) -> dict[str, torch.Tensor]:
     """Read the tensors of an adapter, onto the CPU.
 
     Raises:
-        HfkitError: there is no safetensors file, or it cannot be read.
+        MissingFileError: there is no safetensors file.
+        HfkitError: it cannot be read.
     """
     file = find_file(source.path, ADAPTER_WEIGHTS, source.revision)
     if file is None:
-        raise HfkitError(f"{source.path} has no {ADAPTER_WEIGHTS}: adapters are loaded from safetensors only")
+        raise MissingFileError(f"{source.path} has no {ADAPTER_WEIGHTS}: adapters are loaded from safetensors only")
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:

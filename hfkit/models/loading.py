@@ -237,7 +237,7 @@ def reward_source(path: str, revision: str = "main", base: str | None = None) ->
     return source
 
 
-def reward_fault(path: str, revision: str = "main") -> str | None:
+def reward_fault(path: str, revision: str = "main") -> HfkitError | None:
     """Return why a path has no reward model with its trained head, or None; of a model on the Hub, its configs tell."""
     try:
         source = reward_source(path, revision)
@@ -245,7 +245,7 @@ def reward_fault(path: str, revision: str = "main") -> str | None:
             head, has_head = AutoModelForSequenceClassification, source.adapter is None
             require_stored(source.base, source.base_revision, head, has_head=has_head)
     except HfkitError as error:
-        return str(error)
+        return error
     return None
 
 

@@ -1,12 +1,14 @@
 """Checks that a checkpoint stores the weights of its model, by their names and shapes: the weights are not read."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
-from hfkit.core.errors import HfkitError, reason
+from hfkit.core.errors import HfkitError, MissingFileError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
 from hfkit.models.classifiers import provide_classifier
@@ -24,6 +26,7 @@ def read_config(path: str, revision: str = "main") -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except Exception as error:  # Transformers raises errors of any kind for a broken config
+        local_folder(path, revision, (CONFIG_NAME,))  # says why a model on the Hub cannot be fetched
         raise HfkitError(f"the config.json of {path} cannot be read: {reason(error)}") from error
 
 
@@ -57,12 +60,17 @@ def loader_of(path: str, revision: str, head: type, allow_pickle: bool = False, 
 def require_stored(path: str, revision: str, head: type, allow_pickle: bool = False, has_head: bool = False) -> None:
     """Raise HfkitError unless the files of a checkpoint can be opened, and hold each weight of its model in its shape.
 
+    A folder without weights raises MissingFileError.
+
     Args:
         head: the auto class of the model.
         has_head: as of `loader_of`.
     """
     if stored_quantization(path, revision) is not None:  # its layers are made of the data; see `load_base`
         return
+    kinds = (".safetensors", ".bin") if allow_pickle else (".safetensors",)
+    if os.path.isdir(path) and not any(name.endswith(kinds) for name in os.listdir(path)):
+        raise MissingFileError(f"{path} has no weights, which are files {' or '.join(kinds)}")
     try:
         model, loaded = loader_of(path, revision, head, allow_pickle, has_head)(device_map="meta", dtype="auto")
     except HfkitError:

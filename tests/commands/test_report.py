@@ -209,7 +209,7 @@ def test_a_score_without_weight_is_watched_and_changes_nothing(run_stage, ppo_di
     [
         (None, "holds no run: neither it nor a folder in it has a readable hfkit.json"),
         ({"stage": "sft", "status": "running"}, r"nothing was logged in .* yet \(run: running\)"),
-        ({"stage": "sft", "status": "done", "lineage": [{}]}, "a record in .* is not as hfkit writes it"),
+        ({"stage": "sft", "status": "done", "lineage": [{}]}, "holds no run: neither it nor a folder in it"),
         ({"stage": "sft", "status": "done", "data": {"train": {}}}, "a record in .* is not as hfkit writes it"),
     ],
 )

@@ -211,7 +211,7 @@ def test_paths_that_may_not_be_looked_into_are_told(config_of, tmp_path, monkeyp
     with pytest.raises(ConfigError) as error:
         config_of("reward", Path(private) / "out", datasets=[*files], model_name_or_path=f"{private}/model")
     keys = [problem.key for problem in error.value.problems]
-    assert keys == ["datasets[0].path", "datasets[1].path", "model_name_or_path"]
+    assert keys == ["output_dir", "datasets[0].path", "datasets[1].path", "model_name_or_path"]
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_no_login_and_no_write_access(refused, made, user_of, ann):
 def test_a_model_that_is_not_on_the_hub_is_reported_with_other_problems(refused, data, made, tmp_path):
     given = ["--model_name_or_path", "bob/none", "--output_dir", tmp_path / "out", "--learning_rate", "-1"]
     reported = refused("sft", "--datasets", json.dumps([{"path": str(data / "turns.jsonl")}]), *given)
-    assert "model_name_or_path: 'bob/none' -> cannot load bob/none: neither a folder nor a model on the Hub" in reported
+    assert "model_name_or_path: 'bob/none' -> bob/none is neither a folder nor a model on the Hub" in reported
     assert reported.count("model_name_or_path") == 1
     assert "learning_rate: -1.0 -> must not be negative" in reported
     given += ["--tokenizer_name_or_path", made[0]]

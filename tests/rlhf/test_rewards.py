@@ -72,8 +72,8 @@ def test_a_column_that_the_data_lacks_is_told_before_any_model_is_loaded(run_sta
     [
         ([1.0], "returned 1 numbers for 2 replies"),
         ([1.0, 2.0, 3.0], "returned 3 numbers for 2 replies"),
-        ([1.0, math.nan], "not finite ones"),
-        ([1.0, 1e300], "not finite ones"),
+        ([1.0, math.nan], "not a finite number"),
+        ([1.0, 1e300], "not a finite number"),
         (["1.0", "2.0"], "not a number for each reply"),
         ("12", "not a number for each reply"),
         ([None, 1.0], "not a number for each reply"),

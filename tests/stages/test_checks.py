@@ -220,11 +220,6 @@ def test_a_plan_may_name_data_files_that_do_not_exist_yet_and_nothing_else(base_
         ("sft", {"bnb_4bit_quant_type": "fp4"}, {"load_in_4bit": True}),
         ("reward", {"use_bnb_nested_quant": False}, {"load_in_4bit": True}),
         ("pretrain", {"sample_length": 3}, {"sample_prompts": ["Ann"]}),
-        (
-            "sft",
-            {"micro_batches_by_length": False, "max_tokens_per_micro_batch": 64},
-            {"micro_batches_by_length": True},
-        ),
         ("ppo", {"kl_horizon": 50}, {"kl_target": 6.0}),
         ("ppo", {"ptx_max_length": 50}, {"ptx_datasets": [{"path": "gpt2"}], "ptx_coef": 0.1}),
         ("ppo", {"use_peft": False, "merge_in_rollouts": False}, {"use_peft": True}),

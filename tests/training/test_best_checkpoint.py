@@ -7,14 +7,14 @@ from safetensors.torch import load_file
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 
-# The loss falls, so the highest is that of the first evaluation; PPO's KL to the SFT model grows from 0.
+# The loss falls, so the highest is that of the first evaluation; PPO's entropy falls too.
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "test_split_size": 4, "save_total_limit": 9}
 BEST = {**EVALUATED, "load_best_model_at_end": True, "max_steps": 6}
 CHANGES = {
     stage: {**BEST, "metric_for_best_model": "eval_loss", "greater_is_better": True}
     for stage in ("pretrain", "sft", "reward")
 }
-CHANGES["ppo"] = {**BEST, "metric_for_best_model": "eval_kl"}
+CHANGES["ppo"] = {**BEST, "metric_for_best_model": "eval_entropy"}
 WEIGHTS = {"pretrain": "model", "sft": "adapter_model", "reward": "adapter_model"}
 
 
@@ -57,9 +57,10 @@ def test_the_held_out_metrics_are_those_of_the_best_step(best_run, stage):
 
 def test_the_pairs_are_ranked_by_the_published_reward_model(best_run, run_stage, tmp_path):
     """A run that ends at the best step has the same metrics on the held-out pairs."""
-    changes = {**CHANGES["reward"], "load_best_model_at_end": None, "lr_scheduler_type": "constant"}
-    short = run_stage("reward", tmp_path / "short", **{**changes, "max_steps": 2})
-    best = run_stage("reward", tmp_path / "best", **{**changes, "load_best_model_at_end": True})
+    changes = {**CHANGES["reward"], "lr_scheduler_type": "constant"}
+    unchosen = dict.fromkeys(("load_best_model_at_end", "metric_for_best_model", "greater_is_better"))
+    short = run_stage("reward", tmp_path / "short", **{**changes, **unchosen, "max_steps": 2})
+    best = run_stage("reward", tmp_path / "best", **changes)
     assert read_record(best)["best_step"] == 2
     assert read_record(best)["metrics"] == read_record(short)["metrics"]
 

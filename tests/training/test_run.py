@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from hfkit.core.console import warn
@@ -57,8 +58,8 @@ def test_other_rows_in_a_file_of_the_same_name_are_refused(run_stage, tmp_path, 
 def test_other_weights_to_start_from_are_refused(run_stage, tmp_path, base_dir, run_of_one_step):
     base = shutil.copytree(base_dir, tmp_path / "base")
     folder = run_of_one_step("sft", tmp_path / "out", model_name_or_path=str(base))
-    with (base / "model.safetensors").open("ab") as stream:
-        stream.write(b" ")
+    weights = load_file(base / "model.safetensors")
+    save_file({name: weight + 1 for name, weight in weights.items()}, base / "model.safetensors", {"format": "pt"})
     with pytest.raises(HfkitError, match="weights it starts from"):
         run_of_one_step("sft", folder, model_name_or_path=str(base))
 

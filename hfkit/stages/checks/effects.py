@@ -12,7 +12,6 @@ NEEDED_KEYS: dict[str, tuple[str | tuple[str, str], ...]] = {
     "bnb_4bit_quant_type": ("load_in_4bit",),
     "use_bnb_nested_quant": ("load_in_4bit",),
     "sample_length": ("sample_prompts",),
-    "max_tokens_per_micro_batch": ("micro_batches_by_length",),
     "kl_horizon": ("kl_target",),
     "ptx_max_length": ("ptx_datasets",),
     "merge_in_rollouts": ("use_peft",),
