@@ -31,7 +31,7 @@ class Kind(Enum):
     NO_SUCH_FILE = "a path where there is no file"
 
 
-def kind_of(error: HfkitError) -> Kind:
+def kind_of_error(error: HfkitError) -> Kind:
     """Return the kind of the problem that an error tells of."""
     return Kind.NO_SUCH_FILE if isinstance(error, MissingFileError) else Kind.INVALID
 

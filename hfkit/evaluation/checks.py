@@ -101,10 +101,16 @@ def arena_problems(config: ArenaConfig) -> list[Problem]:
 def engine_problems(config: ReplyFields, models: list[tuple[str, str]]) -> list[Problem]:
     """Return problems of an engine that cannot sample from one of the models, each a path and a revision."""
     problems, engine = [], config.rollout_engine
+    if engine == "generate":  # it samples from every model
+        return []
     for path, revision in models:
         quantization = quantization_as_trained(path, revision)
         bits = quantization and (4 if quantization.load_in_4bit else 8)
-        if fault := engine_fault(engine, cached_config(path, revision), bits):
+        try:
+            fault = engine_fault(engine, cached_config(path, revision), bits)
+        except HfkitError as error:
+            fault = str(error)
+        if fault:
             problems.append(Problem("rollout_engine", engine, f"of {path}: {fault}"))
     return problems
 

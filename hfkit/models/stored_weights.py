@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME
@@ -68,9 +69,13 @@ def require_stored(path: str, revision: str, head: type, allow_pickle: bool = Fa
     """
     if stored_quantization(path, revision) is not None:  # its layers are made of the data; see `load_base`
         return
-    kinds = (".safetensors", ".bin") if allow_pickle else (".safetensors",)
-    if os.path.isdir(path) and not any(name.endswith(kinds) for name in os.listdir(path)):
-        raise MissingFileError(f"{path} has no weights, which are files {' or '.join(kinds)}")
+    kinds = {Path(name).suffix for name in os.listdir(path)} if os.path.isdir(path) else {".safetensors"}
+    if not kinds & {".safetensors", ".bin"}:
+        raise MissingFileError(f"{path} has no weights")
+    if ".safetensors" not in kinds and not allow_pickle:
+        raise HfkitError(
+            f"cannot load {path}: its weights are pickled; allow_pickle: true loads them, if you trust them"
+        )
     try:
         model, loaded = loader_of(path, revision, head, allow_pickle, has_head)(device_map="meta", dtype="auto")
     except HfkitError:

@@ -40,6 +40,15 @@ CHANGE_THE_BASE = {
 }
 
 
+OF_EMBEDDINGS = ("whole head and embedding", "whole embedding", "tokens", "embedding", "head")
+STARTS = [
+    pytest.param(tied, shape, id=f"{name}, {'tied' if tied else 'untied'}", marks=[pytest.mark.slow] * is_slow)
+    for name, shape in SHAPES.items()
+    for tied in (False, True)
+    for is_slow in [tied and name not in OF_EMBEDDINGS]
+]
+
+
 @pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
 def base(request, tokenizer, tmp_path_factory) -> str:
     torch.manual_seed(0)
@@ -89,7 +98,7 @@ def same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.allclose(one, other, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize(("base", "shape"), STARTS, indirect=["base"])
 def test_every_stage_starts_as_the_adapter_and_what_it_saves_opens_as_it(
     shape, base, adapter, run_stage, config_of, tmp_path
 ):

@@ -1,7 +1,7 @@
 """Validates what only a PPO config has: batches, rewards, penalties, and when the best checkpoint is kept."""
 
 from hfkit.config.stages import PPOConfig
-from hfkit.core.errors import HfkitError, Problem, kind_of, reason
+from hfkit.core.errors import HfkitError, Problem, kind_of_error, reason
 from hfkit.models.loading import cached_config, is_classifier, reward_fault
 from hfkit.rlhf.reward_functions import import_reward_function
 from hfkit.rlhf.reward_quality import recorded_pair_metrics
@@ -97,7 +97,7 @@ def reward_problems(config: PPOConfig) -> list[Problem]:
             remedy = "not a reward model, which has a score head: train one with `hfkit reward`"
             fault = [Problem("reward_model_path", path, remedy, keys=REWARD_KEYS)]
         elif not fault and (error := reward_fault(path, config.reward_model_revision)):
-            fault = [Problem("reward_model_path", path, str(error), kind_of(error), REWARD_KEYS)]
+            fault = [Problem("reward_model_path", path, str(error), kind_of_error(error), REWARD_KEYS)]
         return problems + (fault or accuracy_problems(config))
     missing = "missing: a model from `hfkit reward`, or name reward_functions"
     has_minimum, no_model = config.min_reward_accuracy is not None, "has no effect without reward_model_path"

@@ -6,7 +6,7 @@ from peft import TaskType
 
 from hfkit.config.registry import spec_of_config
 from hfkit.config.stages import SFTConfig
-from hfkit.core.errors import ConfigError, HfkitError, Problem, kind_of
+from hfkit.core.errors import ConfigError, HfkitError, Problem, kind_of_error
 from hfkit.models.adapter_shape import HEADS
 from hfkit.models.classifiers import has_classifier
 from hfkit.models.fitting import adapter_on_meta, model_on_meta, require_fitting
@@ -44,5 +44,5 @@ def checkpoint_problems(config) -> list[Problem]:
     except ConfigError as error:
         return error.problems
     except HfkitError as error:
-        return [Problem(key, getattr(config, key), str(error), kind_of(error), keys)]
+        return [Problem(key, getattr(config, key), str(error), kind_of_error(error), keys)]
     return []
