@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from fresh import run_without_hfkit
+from quick import mostly_slow
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import hfkit
@@ -52,7 +53,7 @@ def last_hidden(model) -> torch.Tensor:
         return model(IDS, output_hidden_states=True).hidden_states[-1]
 
 
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("model_type", mostly_slow(MODELS, ["granite"]))
 def test_a_reward_model_goes_through_the_chain(model_type, model_of, run_stage, tmp_path):
     base = model_of(model_type, **MODELS[model_type])
     sft = run_stage("sft", tmp_path / "sft", model_name_or_path=base, learning_rate=1e-2)
@@ -91,7 +92,7 @@ def test_a_recurrent_backbone_has_values_but_no_scores(model_of, config_of, run_
     )
 
 
-@pytest.mark.parametrize("is_merged", [False, True])
+@pytest.mark.parametrize("is_merged", mostly_slow([False, True], [False]))
 def test_the_code_of_the_card_opens_it_without_hfkit(is_merged, model_of, run_stage, tmp_path):
     folder = run_stage("reward", tmp_path / "reward", model_name_or_path=model_of("granitemoe", **MODELS["granitemoe"]))
     if is_merged:

@@ -45,7 +45,7 @@ STARTS = [
     pytest.param(tied, shape, id=f"{name}, {'tied' if tied else 'untied'}", marks=[pytest.mark.slow] * is_slow)
     for name, shape in SHAPES.items()
     for tied in (False, True)
-    for is_slow in [tied and name not in OF_EMBEDDINGS]
+    for is_slow in [name not in (OF_EMBEDDINGS if tied else (*OF_EMBEDDINGS, "ranks", "DoRA"))]
 ]
 
 

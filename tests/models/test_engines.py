@@ -5,6 +5,7 @@ from math import sqrt
 
 import pytest
 import torch
+from quick import mostly_slow
 from small_models import PROMPTS, model_of
 
 from hfkit.config.fields import EngineName
@@ -29,7 +30,7 @@ def test_the_keys_offer_the_engines():
     assert [*ENGINES] == [*typing.get_args(EngineName)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, ["llama", "mixture"]))
 @pytest.mark.parametrize("name", OTHERS)
 def test_greedy_replies_are_those_of_generate(uncompiled, tokenizer, name, family):
     model = model_of(family, len(tokenizer))
@@ -80,7 +81,7 @@ def test_replies_are_drawn_by_the_probabilities_at_the_temperature(uncompiled, t
     assert model.generation_config.top_k == 3
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", mostly_slow(ENGINES, ["generate", "static"]))
 def test_a_seed_reproduces_replies(uncompiled, tokenizer, name):
     model = model_of("llama", len(tokenizer))
     engine = make_engine(name, model, tokenizer)

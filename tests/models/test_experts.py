@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from quick import mostly_slow
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import hfkit
@@ -48,7 +49,7 @@ def last_hidden(model) -> torch.Tensor:
         return model(IDS, output_hidden_states=True).hidden_states[-1]
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_moe", "gpt_oss"])
+@pytest.mark.parametrize("model_type", mostly_slow(["qwen3_moe", "gpt_oss"], ["qwen3_moe"]))
 def test_lora_on_experts_goes_through_the_chain(model_type, mixture, run_stage, tmp_path, capsys):
     sft = run_stage("sft", tmp_path / "sft", model_name_or_path=mixture(model_type), learning_rate=1e-2)
     says = "lora_dropout: 0, since LoRA on the experts of a mixture has none" in capsys.readouterr().out
@@ -109,7 +110,7 @@ def test_target_parameters_of_gpt_oss_go_through_the_chain(mixture, run_stage, t
         assert torch.allclose(AutoModelForCausalLM.from_pretrained(merged)(IDS).logits, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_moe", "gpt_oss"])
+@pytest.mark.parametrize("model_type", mostly_slow(["qwen3_moe", "gpt_oss"], ["qwen3_moe"]))
 def test_experts_beside_a_4_bit_base_go_through_the_chain_and_merge(model_type, mixture, run_stage, tmp_path):
     """bitsandbytes quantizes linear layers, and leaves the tensors of experts as they are."""
     bits = {"load_in_4bit": True}

@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 from interruption import assert_same_run
+from quick import mostly_slow
 
 from hfkit.core.errors import HfkitError
 from hfkit.core.explain_errors import FullDiskError
@@ -36,7 +37,7 @@ def whole(run_stage, tmp_path_factory):
 
 
 @pytest.mark.parametrize("file", ["hfkit.json", "checkpoint-4/*model.safetensors", "checkpoint-4/optimizer.pt"])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", mostly_slow(STAGES, ["sft", "ppo"]))
 def test_a_file_that_cannot_be_written_is_explained_and_the_run_goes_on(run_stage, whole, tmp_path, stage, file):
     size = max(path.stat().st_size for path in whole(stage).glob(file))
     folder = tmp_path / "run"

@@ -5,12 +5,14 @@ import json
 import pytest
 import torch
 from micro_batch_cases import CASES, INSTRUCTIONS, STEPS
+from quick import mostly_slow
 from safetensors.torch import load_file
 
 from hfkit.config.evaluation import EvaluateConfig
 from hfkit.evaluation.evaluate import evaluate
 from hfkit.records.record import read_record
 
+ACCUMULATED = {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2}
 SPEEDS = ("runtime", "per_second")
 
 
@@ -19,7 +21,7 @@ def metrics_of(folder) -> list[dict]:
     return [{key: value for key, value in line.items() if not key.endswith(SPEEDS)} for line in lines]
 
 
-@pytest.mark.parametrize("batches", [{}, {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2}])
+@pytest.mark.parametrize("batches", mostly_slow([{}, ACCUMULATED], [ACCUMULATED]))
 @pytest.mark.parametrize("case", CASES)
 def test_the_same_training_with_and_without(case, batches, run_stage, rows_file, tmp_path):
     stage, rows, settings = CASES[case]
@@ -62,12 +64,11 @@ def test_held_out_figures_do_not_depend_on_the_batch(case, run_stage, rows_file,
         "eval_datasets": rows_file(rows[:21], "test.jsonl"),
     }
     found = []
-    for size in (1, 4, 16):
+    for size in (1, 16):
         folder = run_stage(stage, tmp_path / str(size), **settings, per_device_eval_batch_size=size)
         found.append({key: value for key, value in read_record(str(folder))["metrics"].items() if "eval" in key})
     assert found[0]["eval_loss"] > 0
     assert found[0] == pytest.approx(found[1], rel=1e-6, abs=1e-6)
-    assert found[0] == pytest.approx(found[2], rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("packing", ["concatenate", "documents"])
