@@ -14,6 +14,7 @@ from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
 from hfkit.models.classifiers import provide_classifier
 from hfkit.records.base import stored_quantization
+from hfkit.records.source import find_file
 
 SHOWN = 3  # names in a message
 
@@ -24,11 +25,15 @@ def read_config(path: str, revision: str = "main") -> PreTrainedConfig:
     Raises:
         HfkitError: it cannot be read.
     """
+    file = find_file(path, CONFIG_NAME, revision)  # asks an unreliable Hub again, which Transformers does not
+    if file is None:
+        raise HfkitError(f"cannot load {path}: there is no {CONFIG_NAME}")
     try:
-        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
     except Exception as error:  # Transformers raises errors of any kind for a broken config
-        local_folder(path, revision, (CONFIG_NAME,))  # says why a model on the Hub cannot be fetched
         raise HfkitError(f"the config.json of {path} cannot be read: {reason(error)}") from error
+    config.name_or_path = path
+    return config
 
 
 def loader_of(path: str, revision: str, head: type, allow_pickle: bool = False, has_head: bool = False) -> Callable:

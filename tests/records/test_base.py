@@ -112,7 +112,7 @@ def test_the_same_base_elsewhere_is_taken(sft_dir, reward_dir, base_dir, tmp_pat
 def test_a_base_that_is_gone_is_found_again(sft_dir, base_dir, astray, other_base):
     folder = astray(sft_dir)
     shutil.rmtree(other_base)
-    with pytest.raises(HfkitError, match=f"cannot load {other_base}"):
+    with pytest.raises(HfkitError, match=f"{other_base} is neither a folder nor a model on the Hub"):
         hfkit.load_policy(str(folder))
     assert torch.equal(
         logits(hfkit.load_policy(str(folder), base=str(base_dir))[0]), logits(hfkit.load_policy(str(sft_dir))[0])
