@@ -166,6 +166,7 @@ def trained_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def measure(comparison: Comparison, asked: argparse.Namespace) -> None:
     """Encodes the rows, runs what the record lacks, and writes the record after each run."""
+    asked.records.mkdir(parents=True, exist_ok=True)
     path = asked.records / f"{comparison.benchmark}_{asked.name}.json"
     hidden = ("name", "model", "data", "records", "root", "one", "pairs")
     about = {
