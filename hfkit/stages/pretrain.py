@@ -102,9 +102,12 @@ class PretrainTrainer(MicroBatching, ChunkedLoss):
 
 
 def collate_packed(rows: list[dict]) -> dict:
-    """Return a batch of packed rows, which need no padding: `input_ids` and `labels`, each (B, T)."""
-    ids = torch.tensor([row["input_ids"] for row in rows])
-    return {"input_ids": ids, "labels": ids}
+    """Return a batch of packed rows, which need no padding: `input_ids` and `labels`, each (B, T).
+
+    The labels are a row's own, such as those of one that only fills up an evaluation, or else its ids.
+    """
+    ids, labels = ([row.get(name, row["input_ids"]) for row in rows] for name in ("input_ids", "labels"))
+    return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
 
 
 def load_or_create_model(config: PretrainConfig, tokenizer):

@@ -1,5 +1,6 @@
 """Two processes train and evaluate as one does, although each cuts other rows into micro-batches."""
 
+from functools import partial
 from importlib import import_module
 
 import pytest
@@ -41,3 +42,17 @@ def test_two_processes_train_and_evaluate_as_one_does(case, accumulation, config
     assert one == pytest.approx(two, rel=1e-5)
     one, two = ([log["loss"] for log in read_metrics(tmp_path / name) if "loss" in log] for name in ("one", "two"))
     assert one == pytest.approx(two, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", ["concatenate", "documents"])
+def test_a_row_that_only_one_of_two_processes_has_counts_once(packing, config_of, tmp_path):
+    settings = {"max_steps": 1, "learning_rate": 0.0, "test_split_size": 14, "block_size": 24, "packing": packing}
+    found = []
+    for name, start in (("one", run), ("two", partial(launch, run))):
+        config = config_of("pretrain", tmp_path / name, **settings)
+        start("pretrain", config)
+        record = read_record(tmp_path / name)
+        found.append({key: value for key, value in record["metrics"].items() if "eval" in key})
+    assert found[0]["eval_loss"] > 0
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
