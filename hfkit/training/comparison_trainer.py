@@ -4,14 +4,14 @@ A pair is a ranking of two. A batch of B rankings of K replies is B x K sequence
 form the pairs.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedTokenizerBase
-from transformers.trainer_utils import EvalLoopOutput
 from trl import RewardTrainer
 
 from hfkit.core.compat import EncodedRows
@@ -19,15 +19,41 @@ from hfkit.metrics.preference import metrics_of_rewards
 from hfkit.training.micro_batching import Batch, MicroBatching, round_up
 
 
-def replies_of(row: dict) -> list[list[int]]:
-    """Return the token ids of each reply of an encoded pair or ranking."""
-    return row["reply_ids"] if "reply_ids" in row else [row["chosen_ids"], row["rejected_ids"]]
+@dataclass
+class Comparisons:
+    """The replies of several encoded pairs or rankings, and the pairs among them.
 
+    Attributes:
+        replies: token ids of each.
+        owner: the ranking that each reply is of.
+        better, worse: the replies of each pair.
+        weights: of each pair, so that every ranking weighs alike.
+        margins: of each pair; [] if the rows have none.
+    """
 
-def margins_of(row: dict) -> list[float]:
-    """Return the margin of each of a row's pairs; [] without margins."""
-    margin = row.get("margin", [])
-    return margin if isinstance(margin, list) else [margin]
+    replies: list[list[int]] = field(default_factory=list)
+    owner: list[int] = field(default_factory=list)
+    better: list[int] = field(default_factory=list)
+    worse: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, rows: Iterable[dict], count: int) -> "Comparisons":
+        """Return those of `count` rows."""
+        made = cls()
+        for index, row in enumerate(rows):
+            first, is_pair = len(made.replies), "chosen_ids" in row
+            better, worse = ([0], [1]) if is_pair else (row["better"], row["worse"])
+            own = [row["chosen_ids"], row["rejected_ids"]] if is_pair else row["reply_ids"]
+            made.replies += own
+            made.owner += [index] * len(own)
+            made.better += [first + place for place in better]
+            made.worse += [first + place for place in worse]
+            made.weights += [1 / count / len(better)] * len(better)
+            if "margin" in row:
+                made.margins += [row["margin"]] if is_pair else row["margin"]
+        return made
 
 
 @dataclass
@@ -43,23 +69,14 @@ class ComparisonCollator:
     pad_to_multiple_of: int | None = None
 
     def __call__(self, rows: list[dict]) -> Batch:
-        replies, pairs, weights, owner = [], [], [], []
-        for index, row in enumerate(rows):
-            own = replies_of(row)
-            better, worse = row.get("better", [0]), row.get("worse", [1])
-            pairs.append(torch.tensor([better, worse]) + len(replies))
-            weights += [1 / len(rows) / len(better)] * len(better)
-            owner += [index] * len(own)
-            replies += own
+        made = Comparisons.of(rows, len(rows))
         options = {"pad_to_multiple_of": self.pad_to_multiple_of, "return_tensors": "pt"}
-        padded = self.tokenizer.pad({"input_ids": replies}, padding_side="right", **options)
-        margin = [margin for row in rows for margin in margins_of(row)]
         return {
-            **padded,
-            "pairs": torch.cat(pairs, dim=1),
-            "weights": torch.tensor(weights),
-            "row": torch.tensor(owner),
-            **({"margin": torch.tensor(margin)} if margin else {}),
+            **self.tokenizer.pad({"input_ids": made.replies}, padding_side="right", **options),
+            "pairs": torch.tensor([made.better, made.worse]),
+            "weights": torch.tensor(made.weights),
+            "row": torch.tensor(made.owner),
+            **({"margin": torch.tensor(made.margins)} if made.margins else {}),
         }
 
 
@@ -145,28 +162,15 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
 
     # Evaluation
 
-    @torch.no_grad()
-    def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
-    ) -> EvalLoopOutput:
-        """Compute the loss and `preference.metrics_of_rewards`, whatever the batch size and number of processes."""
-        rows = dataloader.dataset
-        self.model.eval()
-        replies, better, worse, weights, margins = [], [], [], [], []
-        for row in rows:
-            first, own = len(replies), replies_of(row)
-            better += [first + index for index in row.get("better", [0])]
-            worse += [first + index for index in row.get("worse", [1])]
-            weights += [1 / len(rows) / len(row.get("better", [0]))] * len(row.get("better", [0]))
-            margins += margins_of(row)
-            replies += own
-        scores = self.scores(replies)
-        chosen, rejected = scores[better], scores[worse]
-        losses = self.pair_losses(chosen, rejected, torch.tensor(margins, device=scores.device) if margins else 0.0)
-        metrics = {"loss": float((losses * torch.tensor(weights, device=losses.device)).sum())}
-        metrics |= metrics_of_rewards(chosen.cpu().numpy(), rejected.cpu().numpy(), rows)
-        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(None, None, named, len(rows))
+    def held_out_figures(self, rows: Dataset) -> dict[str, float]:
+        """Return the loss and `preference.metrics_of_rewards`, whatever the batch size and number of processes."""
+        made = Comparisons.of(rows, len(rows))
+        scores = self.scores(made.replies)
+        chosen, rejected = scores[made.better], scores[made.worse]
+        weights, margins = (torch.tensor(values, device=scores.device) for values in (made.weights, made.margins))
+        losses = self.pair_losses(chosen, rejected, margins if made.margins else 0.0)
+        metrics = metrics_of_rewards(chosen.cpu().numpy(), rejected.cpu().numpy(), rows)
+        return {"loss": float((losses * weights).sum()), **metrics}
 
     def scores(self, replies: list[list[int]]) -> torch.Tensor:
         """Return the score of each conversation, float64 (N,), computed by all processes together."""

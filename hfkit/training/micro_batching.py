@@ -115,9 +115,14 @@ class MicroBatching(Trainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
-        """Compute the mean loss over all labels of the rows: the same for each batch size and number of processes."""
-        rows = dataloader.dataset
+        """Compute the metrics of `held_out_figures`, named as Trainer names them."""
         self.model.eval()
+        figures = self.held_out_figures(dataloader.dataset)
+        named = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
+        return EvalLoopOutput(None, None, named, len(dataloader.dataset))
+
+    def held_out_figures(self, rows: Dataset) -> dict[str, float]:
+        """Return the mean loss over all labels of the rows: the same for each batch size and number of processes."""
         before, weights, total = logged_counts(self, "eval"), [], 0.0
         with self.accelerator.autocast(), without_router_loss(self):
             for indices in self.evaluation_batches(rows):
@@ -130,7 +135,7 @@ class MicroBatching(Trainer):
         counts = self.accelerator.reduce(torch.stack(weights), "sum")
         weigh_logged(self, "eval", before, counts.tolist())
         total = self.accelerator.reduce(torch.tensor(total, device=self.args.device, dtype=torch.float64), "sum")
-        return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": float(total / counts.sum())}, len(rows))
+        return {"loss": float(total / counts.sum())}
 
     def evaluation_batches(self, rows: Dataset) -> list[list[int]]:
         """Return the rows of this process by batches of like length, as many in each process: -1 has no labels."""
