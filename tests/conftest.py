@@ -33,7 +33,8 @@ from hfkit.core.console import take_warnings
 from hfkit.stages.checks import problems_of
 
 pytest.register_assert_rewrite("interruption")
-pytest_plugins = ["card_fixtures", "hub_fixtures", "merging", "planned"]  # fixtures of more than one file
+# fixtures of more than one file
+pytest_plugins = ["card_fixtures", "family_fixtures", "hub_fixtures", "merging", "planned"]
 
 NAMES = "Ann Bob Cid Dee Eve Fay Gus Hal".split()
 COLOURS = "red blue green pink".split()

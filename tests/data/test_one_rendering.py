@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from datasets import Dataset
-from template_families import FAMILIES, base_tokenizer, tokenizer_of
+from template_families import FAMILIES
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -29,30 +29,12 @@ from hfkit.models.generation import stop_ids
 from hfkit.models.reward_model import RewardModel
 from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import load_stage_tokenizer, read_tokenizer
-from hfkit.stages.tokenizer import CHAT_TEMPLATE
 
 USER, AGAIN = {"role": "user", "content": "Where is Oslo?"}, {"role": "user", "content": "And Rome?"}
 ANSWER = {"role": "assistant", "content": "Oslo is in Norway."}
 SECOND = {"role": "assistant", "content": "Rome is in Italy."}
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 OFF = {"enable_thinking": False}
-
-
-@pytest.fixture(scope="module")
-def base():
-    return base_tokenizer()
-
-
-@pytest.fixture
-def tokenizer_for(base):
-    """tokenizer_for(family) -> its tokenizer."""
-
-    def make(name: str):
-        made = tokenizer_of(FAMILIES[name], base)
-        made.chat_template = made.chat_template or CHAT_TEMPLATE.read_text(encoding="utf-8")
-        return made
-
-    return make
 
 
 def trained_texts(tokenizer, row: dict) -> str:

@@ -1,7 +1,7 @@
 """Traits of chat templates one by one: thinking in a field, dates, messages left out, content in parts."""
 
 import pytest
-from template_families import FAMILIES, base_tokenizer, tokenizer_of
+from template_families import FAMILIES
 from transformers import AutoTokenizer
 
 from hfkit.config.stages import SFTConfig
@@ -16,17 +16,6 @@ USER, AGAIN = {"role": "user", "content": "Where is Oslo?"}, {"role": "user", "c
 ANSWER = {"role": "assistant", "content": "Oslo is in Norway."}
 SECOND = {"role": "assistant", "content": "Rome is in Italy."}
 OFF = {"enable_thinking": False}
-
-
-@pytest.fixture(scope="module")
-def base():
-    return base_tokenizer()
-
-
-@pytest.fixture
-def tokenizer_for(base):
-    """tokenizer_for(family) -> its tokenizer."""
-    return lambda name: tokenizer_of(FAMILIES[name], base)
 
 
 def trained_texts(tokenizer, row: dict) -> str:

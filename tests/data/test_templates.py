@@ -11,7 +11,8 @@ from itertools import accumulate
 from pathlib import Path
 
 import pytest
-from template_families import FAMILIES, Family, base_tokenizer, tokenizer_of
+from template_families import FAMILIES
+from template_parts import Family
 
 from hfkit.commands.chat.conversation import encode_messages
 from hfkit.core.errors import HfkitError
@@ -20,7 +21,6 @@ from hfkit.data.comparisons import preference_row
 from hfkit.data.faults import Fault
 from hfkit.data.forms import IGNORE, instruction_row, prompt_row
 from hfkit.data.messages import RenderError
-from hfkit.stages.tokenizer import CHAT_TEMPLATE
 
 TABLE = Path(__file__).parents[2] / "docs" / "templates.md"
 USER, AGAIN = {"role": "user", "content": "Where is Oslo?"}, {"role": "user", "content": "And Rome?"}
@@ -44,23 +44,6 @@ CONVERSATIONS = {
     "thinking in a field": [USER, REASONING, AGAIN, REASONING_2],
     "tools": [USER, CALLING, RESULT, ANSWER],
 }
-
-
-@pytest.fixture(scope="module")
-def base():
-    return base_tokenizer()
-
-
-@pytest.fixture
-def family_tokenizer(base):
-    """family_tokenizer(name) -> its tokenizer."""
-    return lambda name: made_tokenizer(name, base)
-
-
-def made_tokenizer(name: str, base):
-    tokenizer = tokenizer_of(FAMILIES[name], base)
-    tokenizer.chat_template = tokenizer.chat_template or CHAT_TEMPLATE.read_text(encoding="utf-8")
-    return tokenizer
 
 
 def text_prompt(tokenizer, messages: list[dict], tools) -> str:
@@ -165,15 +148,15 @@ def verify(name: str, kind: str, tokenizer) -> str:
 
 @pytest.mark.parametrize("kind", CONVERSATIONS)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_stage_reads_the_same_tokens_and_trains_on_the_replies(family_tokenizer, name, kind):
-    assert verify(name, kind, family_tokenizer(name)).startswith(("exact", "refused: "))
+def test_every_stage_reads_the_same_tokens_and_trains_on_the_replies(tokenizer_for, name, kind):
+    assert verify(name, kind, tokenizer_for(name)).startswith(("exact", "refused: "))
 
 
-def test_the_table_of_the_docs_is_what_is_true(base):
+def test_the_table_of_the_docs_is_what_is_true(tokenizer_for):
     """HFKIT_WRITE_TABLE=1 writes it anew."""
     lines = ["| family | " + " | ".join(CONVERSATIONS) + " |", "|---" * (len(CONVERSATIONS) + 1) + "|"]
     for name in FAMILIES:
-        cells = [verify(name, kind, made_tokenizer(name, base)) for kind in CONVERSATIONS]
+        cells = [verify(name, kind, tokenizer_for(name)) for kind in CONVERSATIONS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     head = TABLE.read_text(encoding="utf-8").partition("| family")[0] if TABLE.exists() else ""
     text = head + "\n".join(lines) + "\n"

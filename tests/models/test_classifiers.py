@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from fresh import run_without_hfkit
+from model_outputs import last_hidden, logits_at
 from quick import mostly_slow
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -25,7 +26,6 @@ MODELS = {
 }
 STILL = {"learning_rate": 1e-9, "max_steps": 1}
 FUNCTIONS = {"reward_model_path": None, "reward_functions": ["reward_functions:length"]}
-IDS = torch.arange(5, 21)[None]
 
 
 @pytest.fixture
@@ -43,16 +43,6 @@ def model_of(tokenizer, tmp_path):
     return make
 
 
-def logits(path) -> torch.Tensor:
-    with torch.no_grad():
-        return hfkit.load_policy(str(path))[0](IDS).logits
-
-
-def last_hidden(model) -> torch.Tensor:
-    with torch.no_grad():
-        return model(IDS, output_hidden_states=True).hidden_states[-1]
-
-
 @pytest.mark.parametrize("model_type", mostly_slow(MODELS, ["granite"]))
 def test_a_reward_model_goes_through_the_chain(model_type, model_of, run_stage, tmp_path):
     base = model_of(model_type, **MODELS[model_type])
@@ -68,7 +58,7 @@ def test_a_reward_model_goes_through_the_chain(model_type, model_of, run_stage, 
         assert torch.allclose(hfkit.load_reward(str(folder))(["Who?"], ["Ann likes red."]), wanted[:1], atol=1e-5)
     models = {"model_name_or_path": str(sft), "reward_model_path": str(reward)}
     ppo = run_stage("ppo", tmp_path / "ppo", **models, learning_rate=1e-9)
-    assert torch.allclose(logits(ppo), logits(sft), atol=1e-5)
+    assert torch.allclose(logits_at(ppo), logits_at(sft), atol=1e-5)
 
 
 @pytest.mark.parametrize("use_peft", [True, None])
@@ -77,9 +67,9 @@ def test_functions_alone_train_a_policy_and_its_values(model_type, use_peft, mod
     base = model_of(model_type, **MODELS[model_type])
     settings = {"model_name_or_path": base, "use_peft": use_peft, **FUNCTIONS}
     still = run_stage("ppo", tmp_path / "still", **settings, learning_rate=1e-9)
-    assert torch.allclose(logits(still), logits(base), atol=1e-5)
+    assert torch.allclose(logits_at(still), logits_at(base), atol=1e-5)
     moved = run_stage("ppo", tmp_path / "moved", **settings, learning_rate=1e-2)
-    assert not torch.allclose(logits(moved), logits(base), atol=1e-3)
+    assert not torch.allclose(logits_at(moved), logits_at(base), atol=1e-3)
 
 
 def test_a_recurrent_backbone_has_values_but_no_scores(model_of, config_of, run_stage, tmp_path):
@@ -88,7 +78,7 @@ def test_a_recurrent_backbone_has_values_but_no_scores(model_of, config_of, run_
         config_of("reward", tmp_path / "reward", model_name_or_path=base, use_peft=None)
     settings = {"model_name_or_path": base, "use_peft": None, **FUNCTIONS}
     assert torch.allclose(
-        logits(run_stage("ppo", tmp_path / "ppo", **settings, learning_rate=1e-9)), logits(base), atol=1e-5
+        logits_at(run_stage("ppo", tmp_path / "ppo", **settings, learning_rate=1e-9)), logits_at(base), atol=1e-5
     )
 
 

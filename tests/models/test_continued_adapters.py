@@ -3,6 +3,7 @@
 import pytest
 import torch
 from merging import edit
+from model_outputs import last_hidden, logits
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -14,7 +15,6 @@ from hfkit.models.loading import load_trainable
 from hfkit.records.record import read_record
 from hfkit.rlhf.roles import load_roles
 
-IDS = torch.arange(5, 21)[None]
 STILL = {"learning_rate": 1e-9, "max_steps": 1, "lora_r": None, "lora_dropout": 0.0}
 FUNCTIONS = {"reward_model_path": None, "reward_functions": ["reward_functions:length"]}
 ATTENTION = ["q_proj", "v_proj"]
@@ -77,16 +77,6 @@ def adapter(base, tokenizer, tmp_path):
         return str(tmp_path / "theirs")
 
     return make
-
-
-def logits(model) -> torch.Tensor:
-    with torch.no_grad():
-        return model.eval()(IDS).logits
-
-
-def last_hidden(model) -> torch.Tensor:
-    with torch.no_grad():
-        return model.eval()(IDS, output_hidden_states=True).hidden_states[-1]
 
 
 def opened(path, base):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from model_outputs import IDS, last_hidden, logits_at
 from peft import LoraConfig, PeftModel, get_peft_model
 from quick import mostly_slow
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -11,7 +12,6 @@ from hfkit.commands.merge import merge
 from hfkit.core.errors import ConfigError
 from hfkit.records.record import read_record
 
-IDS = torch.arange(5, 21)[None]
 STILL = {"learning_rate": 1e-9, "max_steps": 1, "lora_r": None}
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 MODELS = {
@@ -39,31 +39,21 @@ def mixture(tokenizer, tmp_path):
     return make
 
 
-def logits(path) -> torch.Tensor:
-    with torch.no_grad():
-        return hfkit.load_policy(str(path))[0](IDS).logits
-
-
-def last_hidden(model) -> torch.Tensor:
-    with torch.no_grad():
-        return model(IDS, output_hidden_states=True).hidden_states[-1]
-
-
 @pytest.mark.parametrize("model_type", mostly_slow(["qwen3_moe", "gpt_oss"], ["qwen3_moe"]))
 def test_lora_on_experts_goes_through_the_chain(model_type, mixture, run_stage, tmp_path, capsys):
     sft = run_stage("sft", tmp_path / "sft", model_name_or_path=mixture(model_type), learning_rate=1e-2)
     says = "lora_dropout: 0, since LoRA on the experts of a mixture has none" in capsys.readouterr().out
     assert says == (model_type == "qwen3_moe")  # peft's all-linear leaves out the experts of gpt-oss
-    wanted = logits(sft)
+    wanted = logits_at(sft)
     again = run_stage("sft", tmp_path / "again", model_name_or_path=str(sft), **STILL)
-    assert torch.allclose(logits(again), wanted, atol=1e-5)
+    assert torch.allclose(logits_at(again), wanted, atol=1e-5)
     reward = run_stage("reward", tmp_path / "reward", model_name_or_path=str(sft), **STILL)
     hidden = last_hidden(hfkit.load_policy(str(sft))[0])
     assert torch.allclose(last_hidden(hfkit.load_reward(str(reward)).model), hidden, atol=1e-5)
     models = {"model_name_or_path": str(sft), "reward_model_path": str(reward)}
     ppo = run_stage("ppo", tmp_path / "ppo", **models, learning_rate=1e-9)
-    assert torch.allclose(logits(ppo), wanted, atol=1e-5)
-    assert torch.allclose(logits(merge(str(ppo), tmp_path / "merged", "float32")), wanted, atol=1e-5)
+    assert torch.allclose(logits_at(ppo), wanted, atol=1e-5)
+    assert torch.allclose(logits_at(merge(str(ppo), tmp_path / "merged", "float32")), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("use_peft", [True, None])
@@ -99,12 +89,12 @@ def test_target_parameters_of_gpt_oss_go_through_the_chain(mixture, run_stage, t
     model.save_pretrained(tmp_path / "theirs")
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "theirs")
     start = {"model_name_or_path": str(tmp_path / "theirs")}
-    wanted = logits(tmp_path / "theirs")
-    assert not torch.allclose(wanted, logits(base), atol=1e-3)
-    assert torch.allclose(logits(run_stage("sft", tmp_path / "sft", **start, **STILL)), wanted, atol=1e-5)
+    wanted = logits_at(tmp_path / "theirs")
+    assert not torch.allclose(wanted, logits_at(base), atol=1e-3)
+    assert torch.allclose(logits_at(run_stage("sft", tmp_path / "sft", **start, **STILL)), wanted, atol=1e-5)
     reward = run_stage("reward", tmp_path / "reward", **start, **STILL)
     ppo = run_stage("ppo", tmp_path / "ppo", **start, reward_model_path=str(reward), learning_rate=1e-9)
-    assert torch.allclose(logits(ppo), wanted, atol=1e-5)
+    assert torch.allclose(logits_at(ppo), wanted, atol=1e-5)
     merged = merge(str(ppo), tmp_path / "merged", "float32")
     with torch.no_grad():
         assert torch.allclose(AutoModelForCausalLM.from_pretrained(merged)(IDS).logits, wanted, atol=1e-5)
@@ -115,11 +105,11 @@ def test_experts_beside_a_4_bit_base_go_through_the_chain_and_merge(model_type, 
     """bitsandbytes quantizes linear layers, and leaves the tensors of experts as they are."""
     bits = {"load_in_4bit": True}
     sft = run_stage("sft", tmp_path / "sft", model_name_or_path=mixture(model_type), learning_rate=1e-2, **bits)
-    wanted = logits(sft)
+    wanted = logits_at(sft)
     reward = run_stage("reward", tmp_path / "reward", model_name_or_path=str(sft), **STILL, **bits)
     models = {"model_name_or_path": str(sft), "reward_model_path": str(reward)}
     ppo = run_stage("ppo", tmp_path / "ppo", **models, learning_rate=1e-9, **bits)
-    assert torch.allclose(logits(ppo), wanted, atol=1e-5)
+    assert torch.allclose(logits_at(ppo), wanted, atol=1e-5)
     merged = merge(str(ppo), tmp_path / "merged", "float32")
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "mixture"), ppo)
     with torch.no_grad():

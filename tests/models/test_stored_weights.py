@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from merging import edit
+from model_outputs import logits
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -23,7 +24,6 @@ FUNCTIONS = {"reward_model_path": None, "reward_functions": ["reward_functions:l
 CONTINUED = {"model_config": None, "tokenizer_name_or_path": None}
 STAGES = {"sft": {}, "reward": {}, "ppo": FUNCTIONS, "pretrain": CONTINUED}
 STILL = {"learning_rate": 1e-12, "max_steps": 1}
-IDS = torch.arange(5, 21)[None]
 
 
 def change(folder, changed) -> None:
@@ -98,11 +98,6 @@ def reward_model(base_dir, tokenizer, tmp_path):
         return folder
 
     return make
-
-
-def logits(model) -> torch.Tensor:
-    with torch.no_grad():
-        return model.eval()(IDS).logits
 
 
 def add_tokens(folder) -> None:

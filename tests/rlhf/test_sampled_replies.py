@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from template_families import FAMILIES, base_tokenizer, tokenizer_of
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from hfkit.data.chat_template import encode_prompt, encode_replies, encode_sampled, end_as_trained, turn_end_ids
@@ -17,16 +16,6 @@ SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "nu
 USER = {"role": "user", "content": "Where is Oslo?"}
 TOOLS = [{"type": "function", "function": {"name": "find", "description": "Find it.", "parameters": {}}}]
 OFF = {"enable_thinking": False}
-
-
-@pytest.fixture(scope="module")
-def base():
-    return base_tokenizer()
-
-
-@pytest.fixture
-def tokenizer_for(base):
-    return lambda name: tokenizer_of(FAMILIES[name], base)
 
 
 def reward_model(tokenizer) -> RewardModel:

@@ -1,0 +1,22 @@
+"""What models say of the same few tokens."""
+
+import torch
+
+import hfkit
+
+IDS = torch.arange(5, 21)[None]
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(IDS).logits
+
+
+def last_hidden(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(IDS, output_hidden_states=True).hidden_states[-1]
+
+
+def logits_at(path) -> torch.Tensor:
+    """The logits of the policy at a path."""
+    return logits(hfkit.load_policy(str(path))[0])
