@@ -13,7 +13,7 @@ from hfkit.data.splits import load_splits
 from hfkit.models.loading import load_trainable
 from hfkit.models.sft_loss import loss_arguments
 from hfkit.training.arguments import keep_trainable_dtype, max_tokens, trainer_arguments
-from hfkit.training.micro_batching import MicroBatchedSFTTrainer
+from hfkit.training.sft_trainer import MicroBatchedSFTTrainer
 
 
 def config(asked, settings: dict) -> hfkit.SFTConfig:

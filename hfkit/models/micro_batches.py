@@ -35,6 +35,11 @@ def micro_batches(
     return parts
 
 
+def batches_by_length(lengths: ArrayLike, batch_size: int, device: str = "cpu") -> list[np.ndarray]:
+    """Return the rows of each batch, of like length and of no more tokens than `batch_size` of the longest rows."""
+    return micro_batches(lengths, batch_size * max(lengths, default=0), device)
+
+
 def part_costs(lengths: np.ndarray, sequences: np.ndarray, max_tokens: int) -> np.ndarray:
     """Return the padded tokens of each part of rows in descending order of length, (N, N + 1).
 

@@ -10,7 +10,7 @@ from hfkit.data.messages import Messages, RenderError, tools_of
 from hfkit.data.rendering import variables_of
 from hfkit.models.fitting import require_vocabulary
 from hfkit.models.loading import load_classifier, reward_source
-from hfkit.models.micro_batches import micro_batches
+from hfkit.models.micro_batches import batches_by_length
 from hfkit.models.score_head import compute_head_in_float32
 from hfkit.models.tokenizers import load_tokenizer
 
@@ -64,7 +64,7 @@ class RewardModel:
         """Return rewards of rendered conversations, each a list of token ids; float32 (N,) on the CPU."""
         rewards, lengths = torch.zeros(len(rows)), [*map(len, rows)]
         classifier = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        for indices in micro_batches(lengths, batch_size * max(lengths, default=0), self.model.device.type):
+        for indices in batches_by_length(lengths, batch_size, self.model.device.type):
             batch = {"input_ids": [rows[index] for index in indices]}
             batch = self.tokenizer.pad(batch, padding_side="right", return_tensors="pt").to(self.model.device)
             inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}

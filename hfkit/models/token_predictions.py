@@ -95,6 +95,20 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Te
     return (torch.nn.functional.cross_entropy(logits, targets, reduction="none"),)
 
 
+def loss_hit_and_entropy(
+    logits: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the negative log-likelihood of each target and, without a gradient, 1.0 where it is the likeliest token.
+
+    The third tensor is the entropy of the distribution, without a gradient too. All are in nats.
+    """
+    logprobs = logits.log_softmax(-1)
+    with torch.no_grad():
+        hits = (logits.argmax(-1) == targets).float()
+        entropies = -torch.linalg.vecdot(logprobs.exp(), logprobs)
+    return torch.nn.functional.nll_loss(logprobs, targets, reduction="none"), hits, entropies
+
+
 def logprob_and_entropy(
     logits: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0, train_entropy: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:

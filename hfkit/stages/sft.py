@@ -32,7 +32,7 @@ from hfkit.training.arguments import (
     trainer_arguments,
 )
 from hfkit.training.memory.checkpointing import plan_run
-from hfkit.training.micro_batching import MicroBatchedSFTTrainer
+from hfkit.training.sft_trainer import MicroBatchedSFTTrainer
 
 
 @push_when_done

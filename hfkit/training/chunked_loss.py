@@ -1,5 +1,8 @@
 """A mixin for trainers of causal language models: the loss without the logits of all tokens in memory at once."""
 
+from functools import partial
+
+import torch
 from transformers import Trainer
 
 from hfkit.models.token_predictions import cross_entropy, measure_predictions, shifted
@@ -13,15 +16,18 @@ class ChunkedLoss(Trainer):
     """
 
     def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
-        """Return the sum over the labels divided by `num_items_in_batch`, or their mean; the outputs have it alone."""
+        """Return the sum over the labels divided by `num_items_in_batch`, or their mean; the outputs have no logits."""
+        predict = partial(self.predict, model) if self.is_chunked() else model
+        return super().compute_loss(predict, inputs, return_outputs, num_items_in_batch)
+
+    def is_chunked(self) -> bool:
+        """Return whether the loss is the plain one of the labels, which nothing else computes."""
         args = self.args
         is_plain = self.label_smoother is None and not args.use_liger_kernel and not args.torch_compile
-        if not is_plain or router_loss_config(self) is not None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return is_plain and router_loss_config(self) is None
 
-        def predict(labels, num_items_in_batch=None, **inputs):
-            with self.accelerator.autocast():
-                (losses,) = measure_predictions(model, inputs, shifted(labels), cross_entropy)
-            return {"loss": losses.sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)}
-
-        return super().compute_loss(predict, inputs, return_outputs, num_items_in_batch)
+    def predict(self, model, labels: torch.Tensor, num_items_in_batch=None, **inputs) -> dict:
+        """Return the outputs of a model for labels (B, T): their loss."""
+        with self.accelerator.autocast():
+            (losses,) = measure_predictions(model, inputs, shifted(labels), cross_entropy)
+        return {"loss": losses.sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)}

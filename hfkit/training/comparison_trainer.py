@@ -4,7 +4,7 @@ A pair is a ranking of two. A batch of B rankings of K replies is B x K sequence
 form the pairs.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from trl import RewardTrainer
 
 from hfkit.core.compat import EncodedRows
 from hfkit.metrics.preference import metrics_of_rewards
+from hfkit.models.micro_batches import batches_by_length
 from hfkit.training.micro_batching import Batch, MicroBatching, round_up
 
 
@@ -175,7 +176,9 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
     def scores(self, replies: list[list[int]]) -> torch.Tensor:
         """Return the score of each conversation, float64 (N,), computed by all processes together."""
         scores = torch.zeros(len(replies), dtype=torch.float64, device=self.args.device)
-        for indices in self.batches_of_replies(replies):
+        size = 2 * self.args.per_device_eval_batch_size  # a pair has two
+        batches = batches_by_length([*map(len, replies)], size, self.args.device.type)
+        for indices in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
             rows = {"input_ids": [replies[index] for index in indices]}
             batch = self.processing_class.pad(rows, padding_side="right", return_tensors="pt").to(self.args.device)
             with self.accelerator.autocast():
@@ -183,11 +186,3 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
             scores[indices] = logits.squeeze(-1).double()
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         return self.accelerator.reduce(scores, "sum")
-
-    def batches_of_replies(self, replies: list[list[int]]) -> Iterator[list[int]]:
-        """Yield the replies that this process scores, in batches of like length."""
-        order = np.argsort([-len(reply) for reply in replies], kind="stable")
-        own = order[self.accelerator.process_index :: self.accelerator.num_processes]
-        size = 2 * self.args.per_device_eval_batch_size  # a pair has two
-        for start in range(0, len(own), size):
-            yield own[start : start + size].tolist()

@@ -13,12 +13,11 @@ from datasets import Dataset
 from torch.nn.functional import pad
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
-from trl import SFTTrainer
 
 from hfkit.core.compat import logged_counts, weigh_logged
 from hfkit.data.encoding import count_ids
 from hfkit.data.forms import IGNORE
-from hfkit.models.micro_batches import micro_batches
+from hfkit.models.micro_batches import batches_by_length, micro_batches
 
 Batch = dict[str, torch.Tensor]
 
@@ -138,12 +137,11 @@ class MicroBatching(Trainer):
         return {"loss": float(total / counts.sum())}
 
     def evaluation_batches(self, rows: Dataset) -> list[list[int]]:
-        """Return the rows of this process by batches of like length, as many in each process: -1 has no labels."""
+        """Return the rows of each batch of this process, as many batches in each process: row -1 has no labels."""
         lengths = count_ids(rows.select_columns("input_ids").with_format("arrow")[:]["input_ids"])
-        processes, size = self.accelerator.num_processes, self.args.per_device_eval_batch_size
-        order = [*np.argsort(-lengths, kind="stable").tolist(), *[-1] * (-len(rows) % processes)]
-        own = order[self.accelerator.process_index :: processes]
-        return [own[start : start + size] for start in range(0, len(own), size)]
+        parts = batches_by_length(lengths, self.args.per_device_eval_batch_size, self.args.device.type)
+        batches, processes = [part.tolist() for part in parts], self.accelerator.num_processes
+        return [*batches, *[[-1]] * (-len(batches) % processes)][self.accelerator.process_index :: processes]
 
     def collate(self, rows: Dataset, indices: list[int]) -> Batch:
         """Return some rows as a batch on the device."""
@@ -153,10 +151,6 @@ class MicroBatching(Trainer):
             if index < 0:
                 row["labels"] = [IGNORE] * len(row["input_ids"])
         return {name: tensor.to(self.args.device) for name, tensor in self.data_collator(made).items()}
-
-
-class MicroBatchedSFTTrainer(MicroBatching, SFTTrainer):
-    """TRL's SFTTrainer in micro-batches."""
 
 
 def row_lengths(batch: Batch) -> torch.Tensor | None:
