@@ -1,8 +1,8 @@
 """Comparisons of replies to a prompt: pairs (chosen, rejected), and rankings by scores or ranks.
 
 Scores are better if higher; rank 1 is best; equal ones are ties. A row of a ranking keeps all of its pairs together:
-they are compared in one step, and each reply is read once (see `hfkit.training.ranking_trainer`). A pair is a ranking
-of two.
+they are compared in one step, and each reply is read once (see `hfkit.training.comparison_trainer`). A pair is a
+ranking of two.
 """
 
 import math

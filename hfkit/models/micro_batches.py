@@ -40,6 +40,12 @@ def batches_by_length(lengths: ArrayLike, batch_size: int, device: str = "cpu") 
     return micro_batches(lengths, batch_size * max(lengths, default=0), device)
 
 
+def round_up(width: int, multiple: int | None) -> int:
+    """Return the next multiple that is no less than a number of columns."""
+    multiple = multiple or 1
+    return -(-width // multiple) * multiple
+
+
 def part_costs(lengths: np.ndarray, sequences: np.ndarray, max_tokens: int) -> np.ndarray:
     """Return the padded tokens of each part of rows in descending order of length, (N, N + 1).
 

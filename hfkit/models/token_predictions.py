@@ -69,7 +69,7 @@ def measure_predictions(
         logits = model(**inputs, use_cache=False, logits_to_keep=kept).logits
         # a model without `logits_to_keep` returns all
         return measure(to_float32(logits[is_chosen[:, -logits.shape[1] :]]), targets[is_chosen])
-    with last_hidden_states(base) as states:
+    with last_hidden_states(base.get_decoder()) as states:
         model(**inputs, use_cache=False, logits_to_keep=1)
     hidden, targets = states[0][is_chosen], targets[is_chosen]
     size = max(1, LOGITS // base.config.get_text_config().vocab_size)
@@ -147,7 +147,7 @@ def find_scaling(model: PreTrainedModel, ids: torch.Tensor) -> Scaling | None:
     was_training = output.training
     output.eval()  # an adapter on the head may have dropout
     try:
-        with keep_random_state(ids.device), last_hidden_states(model) as states:
+        with keep_random_state(ids.device), last_hidden_states(model.get_decoder()) as states:
             logits = model(input_ids=ids, use_cache=False).logits
             possible = possible_scalings(model.config.get_text_config()) if states else []
             return next((one for one in possible if agrees(logits_of(output, *one, states[0]), logits)), None)
@@ -157,10 +157,10 @@ def find_scaling(model: PreTrainedModel, ids: torch.Tensor) -> Scaling | None:
 
 
 @contextmanager
-def last_hidden_states(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
-    """Collect the last hidden states (B, T, H) of the forward passes in the block."""
+def last_hidden_states(backbone: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Collect the last hidden states (B, T, H) of the forward passes of a model without head in the block."""
     states: list[torch.Tensor] = []
-    handle = model.get_decoder().register_forward_hook(lambda module, given, output: states.append(output[0]))
+    handle = backbone.register_forward_hook(lambda module, given, output: states.append(output[0]))
     try:
         yield states
     finally:

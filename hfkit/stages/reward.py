@@ -33,7 +33,8 @@ from hfkit.training.arguments import (
     train,
     trainer_arguments,
 )
-from hfkit.training.comparison_trainer import ComparisonCollator, ComparisonTrainer
+from hfkit.training.comparison_batches import ComparisonCollator, can_share
+from hfkit.training.comparison_trainer import ComparisonTrainer
 from hfkit.training.memory.checkpointing import plan_run
 
 
@@ -75,11 +76,12 @@ def main(config: RewardConfig) -> Path:
             remove_unused_columns=False,  # train_sampling_strategy: group_by_length reads `length`
             include_num_input_tokens_seen="non_padding",
         )
+        share = config.micro_batches_by_length and can_share(model, train_rows)
         with keep_trainable_dtype(model):
             trainer = ComparisonTrainer(
                 model=model,
                 args=arguments,
-                data_collator=ComparisonCollator(tokenizer, arguments.pad_to_multiple_of),
+                data_collator=ComparisonCollator(tokenizer, share, arguments.pad_to_multiple_of),
                 train_dataset=train_rows,
                 eval_dataset=test_rows,
                 processing_class=tokenizer,

@@ -1,84 +1,24 @@
 """Trains reward models on rankings: all pairs of a prompt in one step (Ouyang et al. 2022, arXiv 2203.02155, 3.5).
 
-A pair is a ranking of two. A batch of B rankings of K replies is B x K sequences; each is computed once, and the scores
-form the pairs.
+A pair is a ranking of two. Each reply is computed once, what the replies of a ranking begin with once for all of them
+(see `hfkit.models.shared_prefixes`), and the scores form the pairs.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch.nn.functional import logsigmoid
-from transformers import PreTrainedTokenizerBase
 from trl import RewardTrainer
 
 from hfkit.core.compat import EncodedRows
 from hfkit.metrics.preference import metrics_of_rewards
-from hfkit.models.micro_batches import batches_by_length
-from hfkit.training.micro_batching import Batch, MicroBatching, round_up
-
-
-@dataclass
-class Comparisons:
-    """The replies of several encoded pairs or rankings, and the pairs among them.
-
-    Attributes:
-        replies: token ids of each.
-        owner: the ranking that each reply is of.
-        better, worse: the replies of each pair.
-        weights: of each pair, so that every ranking weighs alike.
-        margins: of each pair; [] if the rows have none.
-    """
-
-    replies: list[list[int]] = field(default_factory=list)
-    owner: list[int] = field(default_factory=list)
-    better: list[int] = field(default_factory=list)
-    worse: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-    margins: list[float] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, rows: Iterable[dict], count: int) -> "Comparisons":
-        """Return those of `count` rows."""
-        made = cls()
-        for index, row in enumerate(rows):
-            first, is_pair = len(made.replies), "chosen_ids" in row
-            better, worse = ([0], [1]) if is_pair else (row["better"], row["worse"])
-            own = [row["chosen_ids"], row["rejected_ids"]] if is_pair else row["reply_ids"]
-            made.replies += own
-            made.owner += [index] * len(own)
-            made.better += [first + place for place in better]
-            made.worse += [first + place for place in worse]
-            made.weights += [1 / count / len(better)] * len(better)
-            if "margin" in row:
-                made.margins += [row["margin"]] if is_pair else row["margin"]
-        return made
-
-
-@dataclass
-class ComparisonCollator:
-    """Collates encoded pairs or rankings into one batch.
-
-    Returns `input_ids` and `attention_mask` (replies, T), padded on the right; `pairs` (2, N), the rows of the better
-    and of the worse reply; `weights` (N,), which weigh every ranking alike; `margin` (N,) if the rows have it; `row`
-    (replies,), which ranking a reply is of.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    pad_to_multiple_of: int | None = None
-
-    def __call__(self, rows: list[dict]) -> Batch:
-        made = Comparisons.of(rows, len(rows))
-        options = {"pad_to_multiple_of": self.pad_to_multiple_of, "return_tensors": "pt"}
-        return {
-            **self.tokenizer.pad({"input_ids": made.replies}, padding_side="right", **options),
-            "pairs": torch.tensor([made.better, made.worse]),
-            "weights": torch.tensor(made.weights),
-            "row": torch.tensor(made.owner),
-            **({"margin": torch.tensor(made.margins)} if made.margins else {}),
-        }
+from hfkit.models.micro_batches import batches_by_length, round_up
+from hfkit.models.shared_prefixes import PER_TOKEN, ReplySequence, padded_sequences, reply_states
+from hfkit.models.token_predictions import causal_model
+from hfkit.training.comparison_batches import Comparisons
+from hfkit.training.micro_batching import Batch, MicroBatching
 
 
 class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
@@ -93,7 +33,7 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
 
         Their `logits` are the scores (2N, 1) of the better replies, then of the worse.
         """
-        inputs = {name: tensor for name, tensor in inputs.items() if name != "row"}
+        inputs = dict(inputs)
         pairs, weights = inputs.pop("pairs"), inputs.pop("weights")
         if self.accelerator.num_processes > 1:  # TRL gathers metrics of equal shapes
             count = torch.tensor([pairs.shape[1]], device=self.accelerator.device)
@@ -103,15 +43,19 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
             if "margin" in inputs:
                 inputs["margin"] = torch.cat([inputs["margin"], inputs["margin"][:1].expand(missing)])
 
-        def score_pairs(margin=None, **inputs):
-            outputs = model(**inputs)
-            outputs.logits = outputs.logits[pairs.flatten()]
-            return outputs
+        def score_pairs(**inputs):
+            with self.accelerator.autocast():
+                return Scores(self.scores(model, inputs)[pairs.flatten()])
 
         _, outputs = super().compute_loss(score_pairs, inputs, return_outputs=True)
         better, worse = outputs.logits.squeeze(-1).chunk(2)
         loss = (weights * self.pair_losses(better, worse, inputs.get("margin", 0.0))).sum()
         return (loss, outputs) if return_outputs else loss
+
+    def scores(self, model, batch: Batch) -> torch.Tensor:
+        """Return the score of each reply of a batch, (R, 1)."""
+        classifier = causal_model(model)
+        return classifier.score(reply_states(model, classifier.base_model, batch))
 
     def pair_losses(self, better: torch.Tensor, worse: torch.Tensor, margin: torch.Tensor | float) -> torch.Tensor:
         """Return the loss of each pair, (N,), from the scores of its replies, (N,) each."""
@@ -132,57 +76,78 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
 
     def join(self, batches: list[Batch]) -> Batch:
         """Return the rows of several batches as one batch."""
-        padded = super().join([{name: batch[name] for name in ("input_ids", "attention_mask")} for batch in batches])
-        firsts = np.cumsum([0, *(len(batch["input_ids"]) for batch in batches)]).tolist()
-        rows = np.cumsum([0, *(int(batch["row"][-1]) + 1 for batch in batches)]).tolist()
-        joined = {
-            "pairs": torch.cat([batch["pairs"] + first for batch, first in zip(batches, firsts, strict=False)], 1),
-            "row": torch.cat([batch["row"] + row for batch, row in zip(batches, rows, strict=False)]),
+        joined = super().join([{name: batch[name] for name in PER_TOKEN} for batch in batches])
+        counts = [(len(batch["input_ids"]), batch["ends"].shape[1], int(batch["row"][-1]) + 1) for batch in batches]
+        first = np.cumsum([(0, 0, 0), *counts], axis=0).tolist()  # the sequence, reply and ranking before each batch
+        several = [*zip(batches, first, strict=False)]
+        joined |= {
+            "ends": torch.cat([batch["ends"] + batch["ends"].new_tensor([[at[0]], [0]]) for batch, at in several], 1),
+            "pairs": torch.cat([batch["pairs"] + at[1] for batch, at in several], 1),
+            "row": torch.cat([batch["row"] + at[2] for batch, at in several]),
         }
-        others = [name for name in batches[0] if name not in padded and name not in joined]
-        return padded | joined | {name: torch.cat([batch[name] for batch in batches]) for name in others}
+        others = [name for name in batches[0] if name not in joined]
+        return joined | {name: torch.cat([batch[name] for batch in batches]) for name in others}
 
     def split(self, batch: Batch) -> list[Batch]:
         """Return the micro-batches of a batch, of whole rankings, as many in each process."""
-        lengths, owner = batch["attention_mask"].sum(1).cpu().numpy(), batch["row"].cpu().numpy()
+        lengths, owner = (batch["attention_mask"] > 0).sum(1).cpu().numpy(), batch["row"].cpu().numpy()
         longest = np.zeros(owner[-1] + 1, dtype=lengths.dtype)
         np.maximum.at(longest, owner, lengths)
+        parts = self.cut(longest, np.bincount(owner))
+        widths = [round_up(int(longest[part].max()), self.args.pad_to_multiple_of) for part in parts]
         return [
-            self.select(batch, torch.as_tensor(np.isin(owner, part)), round_up(int(longest[part].max()), self.args))
-            for part in self.cut(longest, np.bincount(owner))
+            self.select(batch, torch.as_tensor(np.isin(owner, part)), width)
+            for part, width in zip(parts, widths, strict=True)
         ]
 
     def select(self, batch: Batch, chosen: torch.Tensor, width: int) -> Batch:
-        """Return some replies of a batch and the pairs among them, in `width` columns; `chosen` is bool (replies,)."""
+        """Return some sequences of a batch and the pairs among their replies, in `width` columns.
+
+        Args:
+            chosen: which sequences, bool (S,).
+        """
         chosen = chosen.to(batch["row"].device)
-        place, pairs = chosen.cumsum(0) - 1, batch["pairs"]
-        of_part = chosen[pairs[0]]
-        part = {name: batch[name][chosen, :width] for name in ("input_ids", "attention_mask")}
-        part |= {"pairs": place[pairs[:, of_part]], "row": batch["row"][chosen]}
-        return part | {name: batch[name][of_part] for name in batch if name not in part}
+        has_reply = chosen[batch["ends"][0]]
+        has_pair = has_reply[batch["pairs"][0]]
+        row, reply = chosen.cumsum(0) - 1, has_reply.cumsum(0) - 1
+        ends = batch["ends"][:, has_reply]
+        part = {name: batch[name][chosen, :width] for name in PER_TOKEN} | {
+            "ends": torch.stack([row[ends[0]], ends[1]]),
+            "pairs": reply[batch["pairs"][:, has_pair]],
+            "row": batch["row"][chosen],
+        }
+        return part | {name: batch[name][has_pair] for name in batch if name not in part}
 
     # Evaluation
 
     def held_out_figures(self, rows: Dataset) -> dict[str, float]:
         """Return the loss and `preference.metrics_of_rewards`, whatever the batch size and number of processes."""
-        made = Comparisons.of(rows, len(rows))
-        scores = self.scores(made.replies)
+        made = Comparisons.of(rows, len(rows), self.data_collator.share)
+        scores = self.all_scores(made.sequences)
         chosen, rejected = scores[made.better], scores[made.worse]
         weights, margins = (torch.tensor(values, device=scores.device) for values in (made.weights, made.margins))
         losses = self.pair_losses(chosen, rejected, margins if made.margins else 0.0)
         metrics = metrics_of_rewards(chosen.cpu().numpy(), rejected.cpu().numpy(), rows)
         return {"loss": float((losses * weights).sum()), **metrics}
 
-    def scores(self, replies: list[list[int]]) -> torch.Tensor:
-        """Return the score of each conversation, float64 (N,), computed by all processes together."""
-        scores = torch.zeros(len(replies), dtype=torch.float64, device=self.args.device)
-        size = 2 * self.args.per_device_eval_batch_size  # a pair has two
-        batches = batches_by_length([*map(len, replies)], size, self.args.device.type)
-        for indices in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
-            rows = {"input_ids": [replies[index] for index in indices]}
-            batch = self.processing_class.pad(rows, padding_side="right", return_tensors="pt").to(self.args.device)
+    def all_scores(self, sequences: list[ReplySequence]) -> torch.Tensor:
+        """Return the score of each reply of the sequences, float64 (R,), computed by all processes together."""
+        first = np.cumsum([0, *(len(one.ends) for one in sequences)]).tolist()  # the reply that each begins with
+        scores = torch.zeros(first[-1], dtype=torch.float64, device=self.args.device)
+        lengths, size = [len(one.ids) for one in sequences], 2 * self.args.per_device_eval_batch_size  # a pair has two
+        batches = batches_by_length(lengths, size, self.args.device.type)
+        for part in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
+            batch = padded_sequences([sequences[index] for index in part], self.processing_class.pad_token_id)
+            batch = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
             with self.accelerator.autocast():
-                logits = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-            scores[indices] = logits.squeeze(-1).double()
+                found = self.scores(self.model, batch).squeeze(-1).double()
+            scores[[reply for index in part for reply in range(first[index], first[index + 1])]] = found
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         return self.accelerator.reduce(scores, "sum")
+
+
+@dataclass
+class Scores:
+    """What TRL's RewardTrainer reads of a model's outputs: `logits`, (2N, 1)."""
+
+    logits: torch.Tensor

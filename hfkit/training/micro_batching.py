@@ -17,7 +17,8 @@ from transformers.trainer_utils import EvalLoopOutput
 from hfkit.core.compat import logged_counts, weigh_logged
 from hfkit.data.encoding import count_ids
 from hfkit.data.forms import IGNORE
-from hfkit.models.micro_batches import batches_by_length, micro_batches
+from hfkit.models.micro_batches import batches_by_length, micro_batches, round_up
+from hfkit.models.shared_prefixes import PADDING
 
 Batch = dict[str, torch.Tensor]
 
@@ -80,7 +81,7 @@ class MicroBatching(Trainer):
     def join(self, batches: list[Batch]) -> Batch:
         """Return the rows of several batches as one batch."""
         width = max(batch["input_ids"].shape[1] for batch in batches)
-        filling = {"labels": IGNORE, "input_ids": self.processing_class.pad_token_id}
+        filling = {"labels": IGNORE, "branches": PADDING, "input_ids": self.processing_class.pad_token_id}
 
         def wide(name: str, tensor: torch.Tensor) -> torch.Tensor:
             return pad(tensor, (0, width - tensor.shape[1]), value=filling.get(name, 0))
@@ -93,7 +94,7 @@ class MicroBatching(Trainer):
         if lengths is None or len(lengths) == 1:
             return [batch]
         parts = [torch.as_tensor(part, device=lengths.device) for part in self.cut(lengths.cpu().numpy())]
-        widths = [round_up(int(lengths[part].max()), self.args) for part in parts]
+        widths = [round_up(int(lengths[part].max()), getattr(self.args, "pad_to_multiple_of", None)) for part in parts]
         return [
             {name: tensor[part, :width] for name, tensor in batch.items()}
             for part, width in zip(parts, widths, strict=True)
@@ -159,12 +160,6 @@ def row_lengths(batch: Batch) -> torch.Tensor | None:
         return batch["attention_mask"].sum(1)
     ids = batch["input_ids"]
     return None if "position_ids" in batch else torch.full((len(ids),), ids.shape[1], device=ids.device)
-
-
-def round_up(width: int, arguments) -> int:
-    """Return a number of columns as a multiple of the arguments' `pad_to_multiple_of`."""
-    multiple = getattr(arguments, "pad_to_multiple_of", None) or 1
-    return -(-width // multiple) * multiple
 
 
 def router_loss_config(trainer: Trainer):

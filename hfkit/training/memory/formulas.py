@@ -12,13 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
+from hfkit.models.token_predictions import LOGITS
 from hfkit.training.memory.shapes import Decoder, Weight
 
 FP32, BF16 = 4, 2
 BLOCK_4BIT, BLOCK_OF_SCALES, BLOCK_8BIT_STATE = 64, 256, 256
 SMALLEST_8BIT_STATE = 4096
-# Tokens whose logits TRL's chunked cross-entropy holds at the same time (`_CHUNKED_LM_HEAD_CHUNK_SIZE`).
-CHUNK = 256
 # States per trained element of the optimizers in `optim`; those that are not listed count as AdamW, with 2.
 OPTIMIZER_STATES = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "lion": 1, "ademamix": 3}
 
@@ -242,10 +241,10 @@ def loss_bytes(decoder: Decoder, tokens: int) -> int:
 
 
 def chunked_loss_bytes(decoder: Decoder, run: Pass) -> int:
-    """Return the bytes of TRL's chunked cross-entropy: four tensors of a chunk (logits, log-probabilities,
-    probabilities, a gradient), and an fp32 copy of the head's weights if those are in 16 bits."""
-    cast = 0 if run.stream == FP32 else decoder.hidden * decoder.vocab * FP32
-    return 4 * min(CHUNK, run.tokens) * decoder.vocab * FP32 + cast
+    """Return the bytes of the cross-entropy of a chunk (`token_predictions.LOGITS`): as of `loss_bytes`, and the logits
+    in 16 bits where the head computes in them."""
+    tokens = min(run.tokens, max(1, LOGITS // decoder.vocab))
+    return loss_bytes(decoder, tokens) + (tokens * decoder.vocab * BF16 if run.inner == BF16 else 0)
 
 
 def policy_loss_bytes(decoder: Decoder, run: Pass, replies: int) -> int:

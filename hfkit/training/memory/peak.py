@@ -98,7 +98,7 @@ def stage_loss_bytes(stage, role: Role, run: Pass) -> int:
     """Return the bytes of a stage's logits and loss; a reward model has one logit a row."""
     if stage.spec.makes == "reward model":
         return run.rows * FP32
-    if getattr(stage.arguments, "loss_type", None) == "chunked_nll":
+    if getattr(stage.arguments, "loss_type", "chunked_nll") == "chunked_nll":  # pretraining has no such key
         return formulas.chunked_loss_bytes(role.decoder, run)
     return formulas.loss_bytes(role.decoder, run.tokens)
 

@@ -1,0 +1,143 @@
+"""Replies to one prompt in one sequence, so that a model computes what they begin with once.
+
+A sequence holds what the replies have in common, their prefix, then the rest of each, a branch. A token attends to the
+prefix and to its own branch, at positions that go on from the prefix: its hidden state is that of its reply by itself
+(tree attention: Miao et al. 2023, arXiv 2305.09781, 4.2). Models that read tokens in another way than by attention to
+all earlier ones cannot do that; `shares_prefixes` tells them apart.
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from transformers import PreTrainedModel
+
+from hfkit.core.compat import attention_of
+from hfkit.models.micro_batches import round_up
+from hfkit.models.token_predictions import last_hidden_states
+
+PADDING = -1
+"""The branch of padding; 0 is the prefix, 1 and more are the replies."""
+PER_TOKEN = {"input_ids": "ids", "attention_mask": "readers", "position_ids": "positions", "branches": "branches"}
+"""The tensors (B, T) of a batch, by what they are called in a `ReplySequence`."""
+TOLERANCE = 1e-4
+"""Of hidden states, relative to the largest, in float32; 2e-2 in 16 bits."""
+
+
+@dataclass(frozen=True)
+class ReplySequence:
+    """One reply or more.
+
+    Attributes:
+        ids: of its T tokens.
+        branches: of each token, 0 for the prefix.
+        positions: of each token in its reply.
+        readers: how many replies each token is part of.
+        ends: the place of the last token of each reply.
+    """
+
+    ids: list[int]
+    branches: list[int]
+    positions: list[int]
+    readers: list[int]
+    ends: list[int]
+
+
+def sequence_of(replies: list[list[int]]) -> ReplySequence:
+    """Return the sequence of replies, each the token ids of a conversation."""
+    different = (place for place, tokens in enumerate(zip(*replies, strict=False)) if len({*tokens}) > 1)
+    shared = next(different, min(map(len, replies)))
+    rests = [reply[shared:] for reply in replies]
+    rest = [(token, branch, place) for branch, ids in enumerate(rests, 1) for place, token in enumerate(ids, shared)]
+    lasts = accumulate(map(len, rests), initial=shared)
+    next(lasts)
+    return ReplySequence(
+        ids=[*replies[0][:shared], *(token for token, _, _ in rest)],
+        branches=[0] * shared + [branch for _, branch, _ in rest],
+        positions=[*range(shared), *(place for _, _, place in rest)],
+        readers=[len(replies)] * shared + [1] * len(rest),
+        ends=[last - 1 if ids else shared - 1 for last, ids in zip(lasts, rests, strict=True)],
+    )
+
+
+def sequences_of(replies: list[list[int]], share: bool = True) -> list[ReplySequence]:
+    """Return one sequence of all replies, or one of each: what costs less.
+
+    Each token computes with all others of its sequence, so it is not one where short prefixes have long branches.
+    """
+    joined, single = sequence_of(replies), [sequence_of([reply]) for reply in replies]
+    is_cheaper = len(joined.ids) ** 2 <= sum(len(one.ids) ** 2 for one in single)
+    return [joined] if share and is_cheaper else single
+
+
+def padded_sequences(
+    sequences: list[ReplySequence], pad_id: int, multiple: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Return sequences as a batch, padded on the right to a multiple.
+
+    Returns:
+        `input_ids`, `position_ids`, `branches` and `attention_mask`, how many replies a token is part of, int64 (B, T)
+        each; `ends` (2, R): the row and the place of the last token of each reply.
+    """
+    width = round_up(max(len(one.ids) for one in sequences), multiple)
+    batch, fillings = {}, {"input_ids": pad_id, "branches": PADDING}
+    for name, attribute in PER_TOKEN.items():
+        values = [getattr(one, attribute) for one in sequences]
+        batch[name] = torch.tensor([value + [fillings.get(name, 0)] * (width - len(value)) for value in values])
+    ends = [(row, place) for row, one in enumerate(sequences) for place in one.ends]
+    return batch | {"ends": torch.tensor(ends).T}
+
+
+def visible(branches: torch.Tensor) -> torch.Tensor:
+    """Return which tokens attend to which, bool (B, 1, T, T), from the branches (B, T) of theirs."""
+    asking, read = branches[:, :, None], branches[:, None, :]
+    return ((read == 0) | (read == asking)).tril()[:, None]
+
+
+def reply_states(model: torch.nn.Module, backbone: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the hidden state of the last token of each reply, (R, H).
+
+    Args:
+        model: is called; it calls the backbone.
+        batch: as of `padded_sequences`.
+    """
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": (batch["attention_mask"] > 0).long()}
+    if (batch["branches"] > 0).any():
+        mask = visible(batch["branches"])
+        if attention_of(backbone.config) == "eager":  # it adds its mask to the scores
+            mask = torch.zeros(mask.shape, dtype=backbone.dtype, device=mask.device).masked_fill(
+                ~mask, torch.finfo(backbone.dtype).min
+            )
+        inputs |= {"attention_mask": mask, "position_ids": batch["position_ids"]}
+    with last_hidden_states(backbone) as states:
+        model(**inputs, use_cache=False)
+    rows, places = batch["ends"]
+    return states[0][rows, places]
+
+
+@torch.no_grad()
+def shares_prefixes(model: torch.nn.Module, backbone: PreTrainedModel, replies: list[list[int]]) -> bool:
+    """Return whether a model's hidden states of replies are the same in one sequence as by themselves.
+
+    Args:
+        replies: the longest ones that it will read, since some models look back only so far.
+    """
+    config = backbone.config.get_text_config()
+    kinds = {*(getattr(config, "layer_types", None) or ())} - {"full_attention", "sliding_attention"}
+    window = getattr(config, "sliding_window", None)
+    if attention_of(config) not in ("sdpa", "eager") or kinds or (window and window < max(map(len, replies))):
+        return False
+    was_training = model.training
+    model.eval()
+    try:
+        joined, *single = (
+            reply_states(model, backbone, {name: tensor.to(backbone.device) for name, tensor in batch.items()})
+            for batch in (padded_sequences([sequence_of(some)], 0) for some in (replies, *([one] for one in replies)))
+        )
+    except (RuntimeError, TypeError, ValueError):  # no such mask, or no positions, in this architecture
+        return False
+    finally:
+        model.train(was_training)
+    expected = torch.cat(single).float()
+    tolerance = TOLERANCE if joined.dtype.itemsize >= 4 else 2e-2
+    return bool((joined.float() - expected).abs().max() <= tolerance * expected.abs().max())

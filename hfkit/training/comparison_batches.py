@@ -1,0 +1,96 @@
+"""Batches of pairs and rankings: the sequences of their replies, and the pairs among them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from hfkit.data.encoding import pair_lengths
+from hfkit.models.shared_prefixes import ReplySequence, padded_sequences, sequences_of, shares_prefixes
+from hfkit.models.token_predictions import causal_model
+from hfkit.training.micro_batching import Batch
+
+
+@dataclass
+class Comparisons:
+    """The replies of several encoded pairs or rankings, and the pairs among them.
+
+    Attributes:
+        sequences: of the replies, in their order.
+        owner: the ranking that each sequence is of.
+        better, worse: the replies of each pair.
+        weights: of each pair, so that every ranking weighs alike.
+        margins: of each pair; [] if the rows have none.
+    """
+
+    sequences: list[ReplySequence] = field(default_factory=list)
+    owner: list[int] = field(default_factory=list)
+    better: list[int] = field(default_factory=list)
+    worse: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, rows: Iterable[dict], count: int, share: bool) -> "Comparisons":
+        """Return those of `count` rows."""
+        made, first = cls(), 0
+        for index, row in enumerate(rows):
+            is_pair = "chosen_ids" in row
+            better, worse = ([0], [1]) if is_pair else (row["better"], row["worse"])
+            replies = replies_of(row)
+            sequences = sequences_of(replies, share)
+            made.sequences += sequences
+            made.owner += [index] * len(sequences)
+            made.better += [first + place for place in better]
+            made.worse += [first + place for place in worse]
+            made.weights += [1 / count / len(better)] * len(better)
+            if "margin" in row:
+                made.margins += [row["margin"]] if is_pair else row["margin"]
+            first += len(replies)
+        return made
+
+
+def replies_of(row: dict) -> list[list[int]]:
+    """Return the token ids of each reply of an encoded pair or ranking."""
+    return [row["chosen_ids"], row["rejected_ids"]] if "chosen_ids" in row else row["reply_ids"]
+
+
+@dataclass
+class ComparisonCollator:
+    """Collates encoded pairs or rankings of R replies into one batch of S sequences, padded on the right.
+
+    Returns `input_ids`, `position_ids`, `branches` (see `shared_prefixes`) and `attention_mask`, how many replies a
+    token is part of, (S, T) each; `ends` (2, R), the sequence and the place of the last token of each reply; `pairs`
+    (2, N), the better and the worse reply of each; `weights` (N,), which weigh every ranking alike; `margin` (N,) if
+    the rows have it; `row` (S,), which ranking a sequence is of.
+
+    Args:
+        share: whether replies to one prompt are one sequence.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    share: bool = False
+    pad_to_multiple_of: int | None = None
+
+    def __call__(self, rows: list[dict]) -> Batch:
+        made = Comparisons.of(rows, len(rows), self.share)
+        return {
+            **padded_sequences(made.sequences, self.tokenizer.pad_token_id, self.pad_to_multiple_of),
+            "pairs": torch.tensor([made.better, made.worse]),
+            "weights": torch.tensor(made.weights),
+            "row": torch.tensor(made.owner),
+            **({"margin": torch.tensor(made.margins)} if made.margins else {}),
+        }
+
+
+def can_share(model: torch.nn.Module, rows: Dataset) -> bool:
+    """Return whether a classifier scores the replies of encoded pairs or rankings alike in one sequence.
+
+    It is asked on the row with the longest reply.
+    """
+    better, worse, owner = pair_lengths(rows.with_format("arrow")[:])
+    longest = rows[int(owner[np.maximum(better, worse).argmax()])]
+    return shares_prefixes(model, causal_model(model).base_model, replies_of(longest))
