@@ -16,6 +16,7 @@ from hfkit.core.hub_files import MODEL_FILES
 from hfkit.models.adapter_shape import CLASSIFIER_HEADS
 from hfkit.models.adapter_support import require_supported
 from hfkit.models.score_head import store_head_in_float32
+from hfkit.models.stored_weights import require_finite
 from hfkit.records.base import base_identity, require_own_base
 from hfkit.records.source import Source, find_file, read_json
 
@@ -29,15 +30,17 @@ def read_adapter_weights(source: Source) -> dict[str, torch.Tensor]:
 
     Raises:
         MissingFileError: there is no safetensors file.
-        HfkitError: it cannot be read.
+        HfkitError: it cannot be read, or holds weights that are not finite.
     """
     file = find_file(source.path, ADAPTER_WEIGHTS, source.revision)
     if file is None:
         raise MissingFileError(f"{source.path} has no {ADAPTER_WEIGHTS}: adapters are loaded from safetensors only")
     try:
-        return load_file(file)
+        weights = load_file(file)
     except (OSError, SafetensorError) as error:
         raise HfkitError(f"cannot read {file}: {reason(error)}") from error
+    require_finite(source.path, weights.items())
+    return weights
 
 
 def require_reward_adapter(source: Source) -> None:

@@ -30,7 +30,15 @@ from hfkit.models.precision import checkpoint_dtype, computes_in_bf16, frozen_dt
 from hfkit.models.quantization import prevent_packing, quantization_as_trained, quantization_of
 from hfkit.models.saving import mend_generation_config, require_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
-from hfkit.models.stored_weights import SHOWN, loader_of, read_config, require_stored, require_whole, unused_weights
+from hfkit.models.stored_weights import (
+    SHOWN,
+    loader_of,
+    read_config,
+    require_finite,
+    require_stored,
+    require_whole,
+    unused_weights,
+)
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import base_identity
 from hfkit.records.source import Source
@@ -77,6 +85,7 @@ def load_base(
         raise
     except Exception as error:  # the libraries raise many kinds for a broken folder
         raise HfkitError(f"cannot load {path}: {reason(error)}") from error
+    require_finite(path, model.named_parameters())
     require_whole(path, model, loaded, has_head)  # of quantized weights it was not known before
     if unused := unused_weights(model, loaded):
         shown = ", ".join(unused[:SHOWN])

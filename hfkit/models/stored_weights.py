@@ -1,10 +1,11 @@
 """Checks that a checkpoint stores the weights of its model, by their names and shapes: the weights are not read."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
+import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 from trl.trainer.reward_trainer import suppress_seqcls_warning
@@ -112,6 +113,13 @@ def require_whole(path: str, model: PreTrainedModel, loaded: dict, has_head: boo
         unknown = f"; of its own, a {kind} has no place for {', '.join(others[:SHOWN])}" if others else ""
         shown = ", ".join(missing[:SHOWN])
         raise HfkitError(f"{path} lacks {len(missing)} weights of a {kind}, which would be random: {shown}{unknown}")
+
+
+def require_finite(path: str, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Raise HfkitError if some of the named weights of a path are NaN or infinite: all that is computed would be."""
+    for name, weight in weights:
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise HfkitError(f"{path} holds weights that are not finite, such as {name}: take an earlier checkpoint")
 
 
 def unused_weights(model: PreTrainedModel, loaded: dict) -> list[str]:

@@ -61,6 +61,24 @@ def measure_predictions(
         inputs: of its forward pass, (B, T) each.
         targets: the token that follows each position, int64 (B, T), or IGNORE.
     """
+    head, states, targets = predicting_states(model, inputs, targets)
+    if head is None:
+        return measure(to_float32(states), targets)
+    size = chunk_size(model)
+    chunks = zip(states.split(size), targets.split(size), strict=True)
+    of_chunk = partial(measure_chunk, head, measure)
+    if torch.is_grad_enabled() and len(targets) > size:
+        of_chunk = partial(checkpoint, of_chunk, use_reentrant=False)
+    return tuple(torch.cat(parts) for parts in zip(*(of_chunk(*chunk) for chunk in chunks), strict=True))
+
+
+def predicting_states(
+    model: torch.nn.Module, inputs: dict[str, torch.Tensor], targets: torch.Tensor
+) -> tuple[Head | None, torch.Tensor, torch.Tensor]:
+    """Return the model's head, the hidden states (N, H) that predict targets, and those targets (N,).
+
+    Where the head is not known, there is none, and the states are logits (N, V).
+    """
     base, is_chosen = causal_model(model), targets != IGNORE
     head = head_of(base, inputs["input_ids"])
     if head is None:
@@ -68,16 +86,15 @@ def measure_predictions(
         kept = targets.shape[1] - int(columns.argmax()) if columns.any() else 1
         logits = model(**inputs, use_cache=False, logits_to_keep=kept).logits
         # a model without `logits_to_keep` returns all
-        return measure(to_float32(logits[is_chosen[:, -logits.shape[1] :]]), targets[is_chosen])
+        return None, logits[is_chosen[:, -logits.shape[1] :]], targets[is_chosen]
     with last_hidden_states(base.get_decoder()) as states:
         model(**inputs, use_cache=False, logits_to_keep=1)
-    hidden, targets = states[0][is_chosen], targets[is_chosen]
-    size = max(1, LOGITS // base.config.get_text_config().vocab_size)
-    chunks = zip(hidden.split(size), targets.split(size), strict=True)
-    of_chunk = partial(measure_chunk, head, measure)
-    if torch.is_grad_enabled() and len(targets) > size:
-        of_chunk = partial(checkpoint, of_chunk, use_reentrant=False)
-    return tuple(torch.cat(parts) for parts in zip(*(of_chunk(*chunk) for chunk in chunks), strict=True))
+    return head, states[0][is_chosen], targets[is_chosen]
+
+
+def chunk_size(model: torch.nn.Module) -> int:
+    """Return the tokens of a chunk."""
+    return max(1, LOGITS // causal_model(model).config.get_text_config().vocab_size)
 
 
 def measure_chunk(

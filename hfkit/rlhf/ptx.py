@@ -12,7 +12,8 @@ from hfkit.data.forms import IGNORE, INSTRUCTIONS, encode_instructions
 from hfkit.data.held_out import keys_of, overlaps
 from hfkit.data.splits import SplitStats, load_rows
 from hfkit.models.micro_batches import micro_batches
-from hfkit.models.token_predictions import cross_entropy, measure_predictions, shifted
+from hfkit.models.summed_losses import sum_losses
+from hfkit.models.token_predictions import cross_entropy, shifted
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.batch import pad_rows
 from hfkit.rlhf.forward import Model, autocast
@@ -68,8 +69,7 @@ class PTX:
         for batch in batches:
             targets = shifted(batch.pop("labels"))
             with autocast(args.bf16, device):
-                (losses,) = measure_predictions(policy, batch, targets, cross_entropy)
-            loss = losses.sum()
+                (loss,) = sum_losses(policy, batch, targets, cross_entropy)
             (args.ptx_coef * loss / count).backward()
             total += loss.detach()
         return float(self.accelerator.reduce(total, "sum") / count)

@@ -5,7 +5,9 @@ from functools import partial
 import torch
 from transformers import Trainer
 
-from hfkit.models.token_predictions import cross_entropy, measure_predictions, shifted
+from hfkit.data.forms import IGNORE
+from hfkit.models.summed_losses import sum_losses
+from hfkit.models.token_predictions import cross_entropy, shifted
 from hfkit.training.micro_batching import Batch, router_loss_config
 
 
@@ -29,5 +31,6 @@ class ChunkedLoss(Trainer):
     def predict(self, model, labels: torch.Tensor, num_items_in_batch=None, **inputs) -> dict:
         """Return the outputs of a model for labels (B, T): their loss."""
         with self.accelerator.autocast():
-            (losses,) = measure_predictions(model, inputs, shifted(labels), cross_entropy)
-        return {"loss": losses.sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)}
+            (total,) = sum_losses(model, inputs, shifted(labels), cross_entropy)
+        count = (labels[:, 1:] != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch
+        return {"loss": total / count}

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from trl import SFTTrainer
 
-from hfkit.models.token_predictions import loss_hit_and_entropy, measure_predictions, shifted
+from hfkit.models.summed_losses import sum_losses
+from hfkit.models.token_predictions import loss_hit_and_entropy, shifted
 from hfkit.training.chunked_loss import ChunkedLoss
 from hfkit.training.micro_batching import MicroBatching
 
@@ -23,7 +24,7 @@ class MicroBatchedSFTTrainer(MicroBatching, ChunkedLoss, SFTTrainer):
     """TRL's SFTTrainer in micro-batches.
 
     TRL's `chunked_nll` fills each chunk up to 256 labels and computes it twice. Here a chunk has the labels that there
-    are, and one that fits (see `token_predictions.LOGITS`) is computed once.
+    are and is computed once.
     """
 
     def is_chunked(self) -> bool:
@@ -33,7 +34,7 @@ class MicroBatchedSFTTrainer(MicroBatching, ChunkedLoss, SFTTrainer):
     def predict(self, model, labels: torch.Tensor, num_items_in_batch=None, use_cache=False, **inputs) -> Predicted:
         """Return the loss of labels (B, T), and what TRL's metrics are made of."""
         with self.accelerator.autocast():
-            losses, hits, entropies = measure_predictions(model, inputs, shifted(labels), loss_hit_and_entropy)
-        count = torch.tensor(len(losses), device=losses.device)
-        loss = losses.sum() / (count.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+            total, hits, entropies = sum_losses(model, inputs, shifted(labels), loss_hit_and_entropy)
+        count = torch.tensor(len(hits), device=hits.device)
+        loss = total / (count.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
         return Predicted(loss, hits.sum(), entropies.sum(), count)

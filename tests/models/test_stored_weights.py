@@ -165,6 +165,30 @@ def test_a_classifier_of_two_labels(reward_model, config_of, tmp_path, request):
         evaluation_of(folder, tmp_path)
 
 
+def diverge(folder, file: str, ending: str) -> None:
+    weights = load_file(folder / file)
+    next(weight for name, weight in weights.items() if name.endswith(ending))[0] = float("nan")
+    save_file(weights, folder / file, {"format": "pt"})
+
+
+@pytest.mark.parametrize("is_adapter", [False, True])
+def test_weights_that_are_not_finite(is_adapter, checkpoint, sft_dir, copy, run_stage, tmp_path):
+    """A run that diverged before: all that it computes is NaN, and sampling from it fails deep inside torch."""
+    folder = copy(sft_dir) if is_adapter else checkpoint
+    if is_adapter:
+        diverge(folder, "adapter_model.safetensors", "q_proj.lora_B.weight")
+    else:
+        diverge(folder, "model.safetensors", "layers.1.mlp.up_proj.weight")
+    reported = rf"{folder} holds weights that are not finite, such as .*_proj"
+    for stage, changes in STAGES.items():
+        if stage != "pretrain" or not is_adapter:
+            changes = changes | ({"lora_r": None} if is_adapter and stage == "sft" else {})
+            with pytest.raises(HfkitError, match=reported):
+                run_stage(stage, tmp_path / stage, model_name_or_path=str(folder), **changes)
+    with pytest.raises(HfkitError, match=reported):
+        chat(str(folder), prompt="Hi")
+
+
 def test_weights_that_the_model_has_no_place_for_are_named(checkpoint, capsys):
     wanted = logits(AutoModelForCausalLM.from_pretrained(checkpoint))
     change(checkpoint, lambda weights: weights | {"v_head.summary.weight": torch.zeros(1, 32)})

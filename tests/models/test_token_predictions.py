@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hfkit.data.forms import IGNORE
 from hfkit.models import token_predictions
+from hfkit.models.summed_losses import sum_losses
 from hfkit.models.token_predictions import (
     CAP,
     SCALES,
@@ -18,6 +19,7 @@ from hfkit.models.token_predictions import (
     cross_entropy,
     find_scaling,
     logprob_and_entropy,
+    loss_hit_and_entropy,
     measure_predictions,
 )
 
@@ -98,11 +100,7 @@ def test_figures_and_gradients_are_those_of_the_whole_logits(head, measure):
 
 
 def test_an_adapter_on_the_head_is_computed_and_trained():
-    model = get_peft_model(model_of("untied"), LoraConfig(r=2, target_modules=["q_proj", "lm_head"], lora_dropout=0.0))
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_" in name:
-                weight.normal_(std=0.3)
+    model = adapted_head()
     assert_same_as_whole(model, cross_entropy)
     assert token_predictions.scalings[causal_model(model)] == (1.0, None)
     assert any("lm_head" in name for name, weight in model.named_parameters() if weight.grad is not None)
@@ -114,6 +112,37 @@ def test_under_bf16_autocast_every_weight_has_its_gradient():
         assert_same_as_whole(model, cross_entropy, 2e-2)
     assert token_predictions.scalings[model] == (1.0, 3.0)
     assert all(weight.grad is not None for weight in model.parameters())
+
+
+def adapted_head() -> torch.nn.Module:
+    """A model with LoRA on its head, whose every weight is random."""
+    model = get_peft_model(model_of("untied"), LoraConfig(r=2, target_modules=["q_proj", "lm_head"], lora_dropout=0.0))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.normal_(std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("is_half", [False, True])
+@pytest.mark.parametrize("head", [*HEADS, "adapted"])
+def test_sums_and_their_gradients_are_those_of_the_whole_logits(head, is_half):
+    model = adapted_head() if head == "adapted" else model_of(head)
+    other, tolerance = copy.deepcopy(model), 2e-2 if is_half else 1e-5
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+        total, hits, entropies = sum_losses(model, INPUTS, TARGETS, loss_hit_and_entropy)
+        losses, expected_hits, expected_entropies = whole(other, loss_hit_and_entropy)
+    assert float(total) == pytest.approx(float(losses.sum()), rel=tolerance)
+    assert torch.equal(hits, expected_hits) and not entropies.requires_grad
+    torch.testing.assert_close(entropies, expected_entropies, rtol=tolerance, atol=tolerance)
+    (total / 3).backward()
+    (losses.sum() / 3).backward()
+    references = {name: weight.grad for name, weight in other.named_parameters() if weight.grad is not None}
+    assert references
+    for name, weight in model.named_parameters():
+        assert (weight.grad is None) == (name not in references)
+        if name in references:
+            assert (weight.grad - references[name]).norm() <= tolerance * references[name].norm().clamp(min=1.0), name
 
 
 @pytest.mark.parametrize("head", ["capped", "multiplied", "divided"])
