@@ -43,7 +43,7 @@ class SummedLosses(torch.autograd.Function):
         kind = states.device.type
         autocast = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
         total, others = torch.zeros((), device=states.device), []
-        by_states, *by_weights = (torch.zeros_like(tensor) for tensor in (states, *weights))
+        by_states, by_weights = torch.empty_like(states), [None] * len(weights)
         for start in range(0, len(targets), size):
             part = slice(start, start + size)
             # a cached cast of a weight would belong to another graph
@@ -51,10 +51,10 @@ class SummedLosses(torch.autograd.Function):
                 own = states[part].detach().requires_grad_()
                 losses, *more = of_chunk(own, targets[part])
                 loss = losses.sum()
+            # a weight of another adapter on the head has no gradient
             by_states[part], *found = torch.autograd.grad(loss, [own, *weights], allow_unused=True)
-            for gradient, of_chunk_alone in zip(by_weights, found, strict=True):
-                if of_chunk_alone is not None:  # of another adapter on the head
-                    gradient += of_chunk_alone
+            for index, gradient in enumerate(found):
+                by_weights[index] = gradient if by_weights[index] is None else by_weights[index].add_(gradient)
             total += loss.detach()
             others.append([tensor.detach() for tensor in more])
         ctx.save_for_backward(by_states, *by_weights)
@@ -65,5 +65,6 @@ class SummedLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx, by_total: torch.Tensor, *_):
         """Return the gradients of the states and weights."""
-        by_states, *by_weights = (gradient * by_total for gradient in ctx.saved_tensors)
+        # in place, since the head's is large; another backward pass through the same graph is an error of autograd's
+        by_states, *by_weights = (one if one is None else one.mul_(by_total) for one in ctx.saved_tensors)
         return None, None, by_states, None, *by_weights

@@ -192,3 +192,11 @@ def test_a_large_vocabulary_takes_the_memory_of_a_chunk(scaling, monkeypatch):
         losses.sum().backward()
     whole = 4 * 512 * 64_000
     assert meter.peak > 3 * whole if scaling is None else meter.peak < whole
+
+
+def test_a_sum_is_differentiated_once():
+    model = model_of("untied")
+    total, *_ = sum_losses(model, INPUTS, TARGETS, loss_hit_and_entropy)
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError):  # rather than a gradient that is scaled twice
+        total.backward()
