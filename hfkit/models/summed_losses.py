@@ -12,8 +12,8 @@ from hfkit.models.token_predictions import (
     causal_model,
     chunk_size,
     measure_chunk,
+    measure_states,
     predicting_states,
-    to_float32,
 )
 
 
@@ -22,16 +22,12 @@ def sum_losses(
 ) -> tuple[torch.Tensor, ...]:
     """Return the sum of the first tensor of `measure_predictions`, a scalar, and its others without a gradient."""
     head, states, targets = predicting_states(model, inputs, targets)
-    if head is None:
-        losses, *others = measure(to_float32(states), targets)
-        return losses.sum(), *others
-    of_chunk, size = partial(measure_chunk, head, measure), chunk_size(model)
-    if not torch.is_grad_enabled() or len(targets) <= size:
-        parts = [of_chunk(*chunk) for chunk in zip(states.split(size), targets.split(size), strict=True)]
-        losses, *others = (torch.cat(found) for found in zip(*parts, strict=True))
+    size = chunk_size(model)
+    if head is None or not torch.is_grad_enabled() or len(targets) <= size:
+        losses, *others = measure_states(head, states, targets, measure, size)
         return losses.sum(), *others
     weights = [weight for weight in causal_model(model).get_output_embeddings().parameters() if weight.requires_grad]
-    return SummedLosses.apply(of_chunk, size, states, targets, *weights)
+    return SummedLosses.apply(partial(measure_chunk, head, measure), size, states, targets, *weights)
 
 
 class SummedLosses(torch.autograd.Function):

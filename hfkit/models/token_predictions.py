@@ -61,10 +61,15 @@ def measure_predictions(
         inputs: of its forward pass, (B, T) each.
         targets: the token that follows each position, int64 (B, T), or IGNORE.
     """
-    head, states, targets = predicting_states(model, inputs, targets)
+    return measure_states(*predicting_states(model, inputs, targets), measure, chunk_size(model))
+
+
+def measure_states(
+    head: Head | None, states: torch.Tensor, targets: torch.Tensor, measure: Measure, size: int
+) -> tuple[torch.Tensor, ...]:
+    """Return what `measure` computes of `predicting_states`, `size` tokens at a time."""
     if head is None:
         return measure(to_float32(states), targets)
-    size = chunk_size(model)
     chunks = zip(states.split(size), targets.split(size), strict=True)
     of_chunk = partial(measure_chunk, head, measure)
     if torch.is_grad_enabled() and len(targets) > size:

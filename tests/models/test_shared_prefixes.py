@@ -74,13 +74,7 @@ def test_a_model_that_computes_something_else_is_found_by_its_states(settings):
     config = AutoConfig.for_model(kind, vocab_size=64, initializer_range=0.5, **sizes, **more)
     model = AutoModelForCausalLM.from_config(config)
     replies = [[*PROMPT, *PROMPT, 40, 41, 42], [*PROMPT, *PROMPT, 50]]
-    alike = torch.cat([states_of(model.eval(), [sequence_of([reply])]) for reply in replies])
-    try:
-        differs = not torch.allclose(states_of(model, [sequence_of(replies)]), alike, rtol=1e-3, atol=1e-3)
-    except (RuntimeError, TypeError, ValueError):
-        differs = True
-    assert shares_prefixes(model, model.base_model, replies) == (not differs)
-    assert differs
+    assert not shares_prefixes(model, model.base_model, replies)
 
 
 def test_a_short_prefix_is_not_shared():

@@ -124,9 +124,11 @@ def adapted_head() -> torch.nn.Module:
     return model
 
 
+@pytest.mark.parametrize("tokens", [4, 99])
 @pytest.mark.parametrize("is_half", [False, True])
 @pytest.mark.parametrize("head", [*HEADS, "adapted"])
-def test_sums_and_their_gradients_are_those_of_the_whole_logits(head, is_half):
+def test_sums_and_their_gradients_are_those_of_the_whole_logits(head, is_half, tokens, monkeypatch):
+    monkeypatch.setattr(token_predictions, "LOGITS", tokens * 90)  # several chunks, or one
     model = adapted_head() if head == "adapted" else model_of(head)
     other, tolerance = copy.deepcopy(model), 2e-2 if is_half else 1e-5
     with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
