@@ -65,9 +65,11 @@ def sequences_of(replies: list[list[int]], share: bool = True) -> list[ReplySequ
 
     Each token computes with all others of its sequence, so it is not one where short prefixes have long branches.
     """
-    joined, single = sequence_of(replies), [sequence_of([reply]) for reply in replies]
-    is_cheaper = len(joined.ids) ** 2 <= sum(len(one.ids) ** 2 for one in single)
-    return [joined] if share and is_cheaper else single
+    if share:
+        joined = sequence_of(replies)
+        if len(joined.ids) ** 2 <= sum(len(reply) ** 2 for reply in replies):
+            return [joined]
+    return [sequence_of([reply]) for reply in replies]
 
 
 def padded_sequences(
@@ -134,6 +136,8 @@ def shares_prefixes(model: torch.nn.Module, backbone: PreTrainedModel, replies: 
             reply_states(model, backbone, {name: tensor.to(backbone.device) for name, tensor in batch.items()})
             for batch in (padded_sequences([sequence_of(some)], 0) for some in (replies, *([one] for one in replies)))
         )
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, TypeError, ValueError):  # no such mask, or no positions, in this architecture
         return False
     finally:
