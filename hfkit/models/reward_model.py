@@ -12,6 +12,7 @@ from hfkit.models.fitting import require_vocabulary
 from hfkit.models.loading import load_classifier, reward_source
 from hfkit.models.micro_batches import batches_by_length
 from hfkit.models.score_head import compute_head_in_float32
+from hfkit.models.shared_prefixes import padded_sequences, reply_states, sequence_of
 from hfkit.models.tokenizers import load_tokenizer
 
 
@@ -64,13 +65,13 @@ class RewardModel:
         """Return rewards of rendered conversations, each a list of token ids; float32 (N,) on the CPU."""
         rewards, lengths = torch.zeros(len(rows)), [*map(len, rows)]
         classifier = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        for indices in batches_by_length(lengths, batch_size, self.model.device.type):
-            batch = {"input_ids": [rows[index] for index in indices]}
-            batch = self.tokenizer.pad(batch, padding_side="right", return_tensors="pt").to(self.model.device)
-            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-            hidden = classifier.base_model(**inputs, use_cache=False).last_hidden_state
-            last = hidden[torch.arange(len(indices)), batch["attention_mask"].sum(1) - 1]
-            rewards[indices] = classifier.score(last).squeeze(-1).float().cpu()
+        backbone, device = classifier.base_model, self.model.device
+        for indices in batches_by_length(lengths, batch_size, device.type):
+            sequences = [sequence_of([rows[index]]) for index in indices]
+            batch = padded_sequences(sequences, self.tokenizer.pad_token_id)
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            states = reply_states(backbone, backbone, batch)
+            rewards[indices] = classifier.score(states).squeeze(-1).float().cpu()
         return rewards
 
 
