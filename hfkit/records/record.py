@@ -3,21 +3,17 @@
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from types import NoneType
 
-from hfkit.config.fields import HubFields
+from hfkit.config.neutral_keys import NOT_RECORDED
 from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD, file_hash, read_json_mapping
 from hfkit.core.hub_fetch import is_unknown
 from hfkit.core.hub_ids import split_revision
 from hfkit.records.source import ADAPTER_CONFIG, find_file, folder_of
-
-# The output folder, the Hub and resuming do not change the result of a run.
-NOT_HASHED = ("output_dir", "resume_from_checkpoint", *(field.name for field in fields(HubFields)))
-
 
 TYPES = {
     **dict.fromkeys(("stage", "status"), str),
@@ -45,8 +41,8 @@ def well_formed(record: dict | None) -> dict | None:
 
 
 def settings_of(config) -> dict:
-    """Return a config as plain values, without keys that do not change the result; `extra` is merged into it."""
-    settings = {key: value for key, value in asdict(config).items() if key not in NOT_HASHED}
+    """Return a config as plain values, without its folder, resuming and the Hub; `extra` is merged into it."""
+    settings = {key: value for key, value in asdict(config).items() if key not in NOT_RECORDED}
     return {**settings.pop("extra", {}), **settings}
 
 

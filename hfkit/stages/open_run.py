@@ -22,4 +22,5 @@ def open_run(stage: str, config, stats: dict[str, SplitStats]) -> Run:
     run = Run(stage, config, {name: split.as_dict() for name, split in stats.items()}, parents)
     if run.is_done:
         say(f"{stage}: already done in {run.folder}")
+        run.update_license()
     return run

@@ -17,7 +17,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.models.precision import computes_in_bf16
-from hfkit.training.callbacks import MetricsFile, RaiseInterrupt, TrainingProgress
+from hfkit.training.callbacks import MetricsFile, OwnSteps, RaiseInterrupt, TrainingProgress
 from hfkit.training.run import Run, checkpoint_fault
 from hfkit.training.tracking import attach_record
 
@@ -134,6 +134,7 @@ def train(trainer: Trainer, run: Run) -> dict:
         if trainer.is_world_process_zero():
             MetricsFile(run.folder).rewrite(before.log_history)
     else:
+        trainer.add_callback(OwnSteps())
         mean_loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
     if trainer.state.global_step == 0:
         raise HfkitError("no step was taken: the rows do not fill one batch (dataloader_drop_last, batch size)")

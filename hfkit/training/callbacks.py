@@ -41,6 +41,13 @@ class RaiseInterrupt(TrainerCallback):
             raise KeyboardInterrupt
 
 
+class OwnSteps(TrainerCallback):
+    """Lets a resumed run log, evaluate and save at the steps of its own config; Trainer takes the checkpoint's."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.compute_steps(args, state.max_steps)
+
+
 class MetricsFile(TrainerCallback):
     """Appends each log to `metrics.jsonl`, one JSON object per line with its step.
 

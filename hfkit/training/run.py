@@ -15,6 +15,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from hfkit.config.neutral_keys import neutral_keys
 from hfkit.core.console import is_main_process, say, take_warnings, warn
 from hfkit.core.device import wait_for_everyone
 from hfkit.core.errors import HfkitError
@@ -74,6 +75,17 @@ class Run:
                 f"{self.folder} holds an interrupted run (last checkpoint: {self.checkpoint.name}): resume it with "
                 "--resume_from_checkpoint, or choose another --output_dir"
             )
+
+    def update_license(self) -> None:
+        """Give a finished run, in its record and card, the license that its config names now."""
+        name = self.record["config"].get("license")
+        if name is None or name == self.before["config"].get("license") or not is_main_process():
+            return
+        config = {**self.before["config"], "license": name}
+        self.record = {**self.before, "config": config}
+        write_card(self.folder, self.record)
+        write_json(self.folder / RECORD, self.record)
+        say(f"{self.stage}: license: {name}, in its record and card")
 
     def _refuse_other_run(self) -> None:
         if self.before is None:
@@ -234,11 +246,13 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
 
 
 def _differences(before: dict, now: dict) -> list[tuple]:
-    """Return (key, value before, value now) for each setting, data set or parent that differs."""
+    """Return (key, value before, value now) for each data set, parent, or setting that changes weights and differs."""
     if before.get("stage") != now["stage"]:
         return [("stage", before.get("stage"), now["stage"])]
     old, new = before.get("config", {}), json.loads(json.dumps(now["config"]))
-    differing = [(key, old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)]
+    neutral = neutral_keys(new)
+    compared = [key for key in {**old, **new} if key not in neutral]
+    differing = [(key, old.get(key), new.get(key)) for key in compared if old.get(key) != new.get(key)]
     if before.get("data_sha256") != now["data_sha256"]:
         differing.append(("datasets (their rows)", before.get("data_sha256", "")[:12], now["data_sha256"][:12]))
     weights = [[(parent["role"], parent["weights_sha256"]) for parent in r.get("lineage", [])] for r in (before, now)]

@@ -1,0 +1,44 @@
+"""The keys that change no weight of a run: a run may resume, and a finished one is found, with other values of them.
+
+Evaluation is not among them: each one draws a random number, after which dropout is another.
+"""
+
+from dataclasses import fields
+
+from hfkit.config.fields import HubFields
+
+NOT_RECORDED = ("output_dir", "resume_from_checkpoint", *(field.name for field in fields(HubFields)))
+"""The output folder, resuming and the Hub: they are no part of the record's config."""
+LOGGING = (
+    *("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_level"),
+    *("log_level_replica", "log_on_each_node", "disable_tqdm", "sample_steps", "sample_prompts", "sample_length"),
+)
+SAVING = ("save_strategy", "save_steps", "save_total_limit", "save_on_each_node", "enable_jit_checkpoint")
+REPORTING = (
+    *("report_to", "run_name", "project", "license", "skip_memory_metrics"),
+    *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
+)
+PROCESSES = (
+    *("dataset_num_proc", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
+    *("dataloader_multiprocessing_context", "ddp_timeout"),
+)
+THRESHOLDS = ("max_dropped", "min_reward_accuracy")
+"""What is past them stops a run before it trains."""
+
+
+def neutral_keys(settings: dict) -> set[str]:
+    """Return the keys that change no weight of a run with these settings.
+
+    A run that publishes its best checkpoint, or stops or lowers its learning rate by evaluations, depends on when
+    those are saved and, where `eval_steps` is unset, on the steps of logs.
+    """
+    keys = {*NOT_RECORDED, *REPORTING, *PROCESSES, *THRESHOLDS}
+    if chooses_by_evaluation(settings):
+        return keys
+    return keys | {*LOGGING, *SAVING}
+
+
+def chooses_by_evaluation(settings: dict) -> bool:
+    """Return whether what a run publishes depends on its evaluations."""
+    chooses = settings.get("load_best_model_at_end") or settings.get("early_stopping_patience")
+    return bool(chooses) or settings.get("lr_scheduler_type") == "reduce_lr_on_plateau"
