@@ -4,7 +4,7 @@
 
     model, tokenizer = hfkit.load_policy("runs/quickstart/ppo")
     reward = hfkit.load_reward("runs/quickstart/reward")
-    hfkit.sft(hfkit.SFTConfig(model_name_or_path=..., datasets=[...], output_dir=...))
+    hfkit.sft(model_name_or_path=..., datasets=..., output_dir=...)
 
 Names are imported on first use, so that `hfkit --help` does not wait for torch.
 """
@@ -16,11 +16,11 @@ __version__ = "0.1.0"
 _LOCATIONS = {
     "load_policy": ("hfkit.models.loading", "load_policy"),
     "load_reward": ("hfkit.models.reward_model", "load_reward"),
-    "train_tokenizer": ("hfkit.stages.tokenizer", "main"),
-    "pretrain": ("hfkit.stages.pretrain", "main"),
-    "sft": ("hfkit.stages.sft", "main"),
-    "reward": ("hfkit.stages.reward", "main"),
-    "ppo": ("hfkit.stages.ppo", "main"),
+    "train_tokenizer": ("hfkit.stages.entry_points", "train_tokenizer"),
+    "pretrain": ("hfkit.stages.entry_points", "pretrain"),
+    "sft": ("hfkit.stages.entry_points", "sft"),
+    "reward": ("hfkit.stages.entry_points", "reward"),
+    "ppo": ("hfkit.stages.entry_points", "ppo"),
     "push": ("hfkit.hub.push", "push"),
     "push_data": ("hfkit.hub.push_data", "push_data"),
     "pull": ("hfkit.hub.pull", "pull"),

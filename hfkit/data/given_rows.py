@@ -1,0 +1,67 @@
+"""Rows that Python code passes as objects: stored once, by their content, in the cache, and read from there as a file.
+
+So a run on them is recorded, resumed, evaluated and refused as a run on a file is.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import datasets
+from datasets import Dataset
+
+from hfkit.core.errors import HfkitError
+from hfkit.core.files import write_text
+from hfkit.data.caching import content_hash
+from hfkit.data.progress import progress_bars
+
+
+def is_rows(value: object) -> bool:
+    """Return whether a value is rows: a `Dataset`, or mappings in a list, of which none names a path or a card."""
+    if isinstance(value, Dataset):
+        return True
+    is_list = isinstance(value, (list, tuple)) and len(value) > 0
+    return is_list and all(isinstance(row, dict) and not {"path", "card"} & {*row} for row in value)
+
+
+def store_rows(rows: Dataset | list[dict]) -> str:
+    """Return the path of these rows in the cache of `datasets`, named by their hash: JSON lines, or a saved data set.
+
+    Raises:
+        HfkitError: a row holds what JSON has not, or there are none.
+    """
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hfkit" / "rows"
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(rows, Dataset):
+        return str(store_data_set(rows, folder))
+    text = "".join(json_line(index, row) for index, row in enumerate(rows))
+    file = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
+    if not file.is_file():
+        write_text(file, text)
+    return str(file)
+
+
+def store_data_set(rows: Dataset, folder: Path) -> Path:
+    """Return the folder below `folder` to which `save_to_disk` wrote the rows, now or before."""
+    target = folder / content_hash(rows)[:16]
+    if not (target / "state.json").is_file():
+        unfinished = folder / f"{target.name}.{os.getpid()}"
+        with progress_bars(len(rows)):
+            rows.save_to_disk(unfinished)
+        try:
+            os.replace(unfinished, target)
+        except OSError:  # another process has stored them
+            shutil.rmtree(unfinished)
+    return target
+
+
+def json_line(index: int, row: dict) -> str:
+    """Return a row as a line of JSON."""
+    try:
+        return json.dumps(row, ensure_ascii=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise HfkitError(
+            f"row {index}: {error}: rows hold text, numbers, true, false, None, lists and dicts"
+        ) from error

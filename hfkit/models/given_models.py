@@ -1,0 +1,71 @@
+"""Models and tokenizers that Python code passes as objects: stored once, by their content, and loaded from there."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from huggingface_hub.constants import HF_HOME
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hfkit.core.errors import HfkitError
+from hfkit.core.files import file_hash
+from hfkit.models.reward_model import RewardModel
+from hfkit.models.saving import save_model
+from hfkit.models.tokenizers import read_tokenizer
+
+Loaded = PreTrainedModel | PeftModel | PreTrainedTokenizerBase | RewardModel | tuple
+"""A model, a tokenizer, what `load_reward` returns, or a model with its tokenizer, as `load_policy` returns them."""
+
+
+def is_loaded(value: object) -> bool:
+    """Return whether a value is a model or a tokenizer, not the path of one."""
+    return isinstance(value, Loaded)
+
+
+def store_model(loaded: Loaded) -> str:
+    """Return the folder in `HF_HOME` to which a model or a tokenizer is saved, named by the hash of its files.
+
+    A model without its tokenizer gets the one of the path that it was loaded from.
+
+    Raises:
+        HfkitError: a model is quantized, or its tokenizer is not found.
+    """
+    root = Path(HF_HOME) / "hfkit" / "models"
+    root.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=root, prefix=".unfinished-"))
+    try:
+        if isinstance(loaded, PreTrainedTokenizerBase):
+            loaded.save_pretrained(unfinished)
+        else:
+            save_model(*model_and_tokenizer(loaded), unfinished)
+        folder = root / files_hash(unfinished)[:16]
+        if not folder.is_dir():
+            os.rename(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return str(folder)
+
+
+def model_and_tokenizer(loaded: Loaded) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """Return the model and the tokenizer of what was passed; see `store_model`."""
+    if isinstance(loaded, RewardModel):
+        return loaded.model, loaded.tokenizer
+    model, tokenizer = loaded if isinstance(loaded, tuple) else (loaded, None)
+    if getattr(model, "is_quantized", False) and not isinstance(model, PeftModel):
+        raise HfkitError("the model is quantized: pass its path, with load_in_4bit or load_in_8bit")
+    if tokenizer is None:
+        try:
+            tokenizer = read_tokenizer(model.name_or_path)
+        except HfkitError as error:
+            raise HfkitError(f"{error}: pass the model with its tokenizer, (model, tokenizer)") from error
+    return model, tokenizer
+
+
+def files_hash(folder: Path) -> str:
+    """Return the SHA-256 of the files of a folder and of their names."""
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    hashed = "".join(f"{name} {file_hash(folder / name)}\n" for name in names)
+    return hashlib.sha256(hashed.encode()).hexdigest()

@@ -1,0 +1,120 @@
+"""The stages as functions for Python code: `hfkit.sft(datasets=rows, model_name_or_path=model, output_dir="out")`.
+
+Each takes a config, or the path of a YAML, or a mapping, and keys that replace its own. Keys take objects as well: see
+`as_plain`. What is wrong is raised as a `ConfigError` with all problems before anything is loaded.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from typing import get_args
+
+from hfkit.config.fields import REVISION_KEYS, DatasetEntry
+from hfkit.config.parsing import load_config
+from hfkit.config.registry import STAGES
+from hfkit.config.validation import EXTRA, known_fields
+from hfkit.core.errors import ConfigError, HfkitError, Problem
+from hfkit.data.given_rows import is_rows, store_rows
+from hfkit.models.given_models import is_loaded, store_model
+from hfkit.rlhf.reward_functions import name_function
+from hfkit.stages.checks import problems_of
+
+
+def train_tokenizer(config=None, **keys) -> Path:
+    """Train a byte-level BPE tokenizer and return the run's folder; see `run_stage` for the arguments."""
+    return run_stage("tokenizer", config, **keys)
+
+
+def pretrain(config=None, **keys) -> Path:
+    """Pretrain a causal language model and return the run's folder; see `run_stage` for the arguments."""
+    return run_stage("pretrain", config, **keys)
+
+
+def sft(config=None, **keys) -> Path:
+    """Fine-tune a model on conversations and return the run's folder; see `run_stage` for the arguments."""
+    return run_stage("sft", config, **keys)
+
+
+def reward(config=None, **keys) -> Path:
+    """Train a reward model and return the run's folder; see `run_stage` for the arguments."""
+    return run_stage("reward", config, **keys)
+
+
+def ppo(config=None, **keys) -> Path:
+    """Train a policy with PPO and return the run's folder; see `run_stage` for the arguments."""
+    return run_stage("ppo", config, **keys)
+
+
+def run_stage(stage: str, config=None, **keys) -> Path:
+    """Run a stage and return its folder.
+
+    Args:
+        stage: name in the registry.
+        config: the stage's config, a mapping, or the path of a YAML; None where `keys` say all.
+        keys: replace those of `config`.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    spec = STAGES[stage]
+    given = {} if config is None else config
+    if not isinstance(given, (Mapping, str, os.PathLike)):
+        given = values_of(given)
+    problems: list[Problem] = []
+    if isinstance(given, Mapping):
+        given = as_plain(spec.config_class, given, problems)
+    keys = as_plain(spec.config_class, keys, problems)
+    if problems:
+        raise ConfigError(problems)
+    return import_module(spec.module).main(load_config(spec.config_class, given, problems_of, **keys))
+
+
+def values_of(config) -> dict:
+    """Return the keys of a config with their values; those of `extra` are among them."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    extra = values.pop(EXTRA, {})
+    return {**values, **extra}
+
+
+def as_plain(config_class: type, values: Mapping, problems: list[Problem]) -> dict:
+    """Return the values of keys with paths and names in place of objects.
+
+    Rows (a `Dataset`, or a list of mappings) stand for a data set, alone, in a list, or as the `path` of an entry; a
+    model or tokenizer, or both as a pair, for its path; a function for its name.
+
+    Args:
+        problems: gets one for each object that cannot be stored.
+    """
+    hints, plain = known_fields(config_class), {}
+    for key, value in values.items():
+        try:
+            if DatasetEntry in get_args(hints.get(key)):
+                value = plain_entries(value)
+            elif key == "reward_functions":
+                functions = value if isinstance(value, (list, tuple)) else [value]
+                value = [name_function(one) if callable(one) else one for one in functions]
+            elif key in REVISION_KEYS and is_loaded(value):
+                value = store_model(value)
+        except HfkitError as error:
+            problems.append(Problem(key, type(value).__name__, str(error)))
+        plain[key] = value
+    return plain
+
+
+def plain_entries(value) -> list:
+    """Return a list of data sets, with the path of rows in their place."""
+    items = [value] if is_rows(value) or not isinstance(value, (list, tuple)) else value
+    return [plain_entry(item) for item in items]
+
+
+def plain_entry(item):
+    """Return a data set, a path or an entry, with the path of rows in their place."""
+    if is_rows(item):
+        return {"path": store_rows(item)}
+    if isinstance(item, DatasetEntry):
+        item = values_of(item)
+    if isinstance(item, Mapping) and is_rows(item.get("path")):
+        return {**item, "path": store_rows(item["path"])}
+    return item

@@ -1,0 +1,123 @@
+"""Python code passes rows, models and functions as objects; the run is that of files with the same content."""
+
+import json
+
+import pytest
+from conftest import ROWS, STEPS
+from datasets import Dataset, IterableDataset
+from transformers import AutoModelForCausalLM
+
+import hfkit
+from hfkit.config.parsing import load_config
+from hfkit.core.errors import ConfigError, HfkitError
+from hfkit.data.forms import INSTRUCTIONS
+from hfkit.data.given_rows import store_rows
+from hfkit.data.splits import load_splits
+from hfkit.records.record import read_record, weights_hash
+from hfkit.stages.entry_points import as_plain
+
+SMALL = {**STEPS, "max_steps": 1, "max_length": 64, "use_peft": True, "lora_r": 4}
+
+
+def problems(call, *args, **keys) -> dict[str, str]:
+    with pytest.raises(ConfigError) as error:
+        call(*args, **keys)
+    return {problem.key: str(problem) for problem in error.value.problems}
+
+
+def test_rows_in_every_shape_are_read_as_their_file_is(data, base_dir, tmp_path):
+    rows = ROWS["turns"]
+    shapes = [str(data / "turns.jsonl"), data / "turns.jsonl", {"path": str(data / "turns.jsonl")}, rows, [rows]]
+    shapes += [Dataset.from_list(rows), [{"path": Dataset.from_list(rows), "split": "train"}]]
+    shapes += [[hfkit.DatasetEntry(path=rows)], hfkit.DatasetEntry(path=str(data / "turns.jsonl"))]
+    hashes = set()
+    for given in shapes:
+        problems = []
+        config = load_config(
+            hfkit.SFTConfig, as_plain(hfkit.SFTConfig, {"datasets": given}, problems), output_dir="out"
+        )
+        read, _, stats = load_splits(config, INSTRUCTIONS)
+        assert (read.to_list(), problems) == (rows, [])
+        hashes.add(stats["train"].sources[0]["sha256"])
+    assert len(hashes) == 1
+
+
+def test_the_run_is_resumed_on_the_same_rows_and_refused_on_others(base_dir, tmp_path, capsys):
+    given = dict(model_name_or_path=str(base_dir), output_dir=str(tmp_path / "out"), **SMALL)
+    hfkit.sft(datasets=ROWS["turns"], **given)
+    hfkit.sft(datasets=[dict(row) for row in ROWS["turns"]], **given)
+    assert "already done" in capsys.readouterr().out
+    with pytest.raises(HfkitError, match=r"datasets \(their rows\)"):
+        hfkit.sft(datasets=ROWS["turns"][1:], **given)
+
+
+def test_a_loaded_model_is_trained_as_it_is_now(base_dir, tmp_path, tokenizer):
+    model = AutoModelForCausalLM.from_pretrained(base_dir)
+    given = dict(datasets=ROWS["turns"], **SMALL)
+    same = hfkit.sft(model_name_or_path=model, output_dir=str(tmp_path / "same"), **given)
+    path = hfkit.sft(model_name_or_path=str(base_dir), output_dir=str(tmp_path / "path"), **given)
+    assert weights_hash(same) == weights_hash(path)
+    assert read_record(same)["lineage"][0]["weights_sha256"] == weights_hash(base_dir)
+    model.lm_head.weight.data += 1.0
+    other = hfkit.sft(model_name_or_path=(model, tokenizer), output_dir=str(tmp_path / "other"), **given)
+    assert weights_hash(other) != weights_hash(path)
+    policy, _ = hfkit.load_policy(str(other))
+    assert policy.get_base_model().lm_head.weight.data.equal(model.lm_head.weight.data)
+
+
+def test_ppo_with_functions_and_loaded_models(sft_dir, reward_dir, tmp_path):
+    calls = []
+
+    def short(prompts, replies, **columns):
+        calls.append(len(replies))
+        return [-float(len(reply)) for reply in replies]
+
+    folder = hfkit.ppo(
+        model_name_or_path=hfkit.load_policy(str(sft_dir)),
+        reward_model_path=hfkit.load_reward(str(reward_dir)),
+        reward_functions=[short, "reward_functions:length"],
+        datasets=ROWS["prompts"],
+        output_dir=str(tmp_path / "ppo"),
+        use_peft=True,
+        max_prompt_length=32,
+        response_length=8,
+        total_episodes=4,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+    )
+    record = read_record(folder)
+    name = f"{__name__}:test_ppo_with_functions_and_loaded_models.<locals>.short"
+    assert record["config"]["reward_functions"] == [name, "reward_functions:length"]
+    assert sum(calls) >= 4
+    assert [parent["role"] for parent in record["lineage"]] == ["start", "reward"]
+
+
+def test_what_is_wrong_is_said_by_its_key(base_dir, tmp_path):
+    given = {"model_name_or_path": str(base_dir), "output_dir": str(tmp_path / "out"), "max_length": 64}
+    wrong = problems(hfkit.sft, hfkit.SFTConfig(datasets=[{"path": 5}, {"card": "no-such"}], **given))
+    assert wrong.keys() == {"datasets[0].path"} and "expected text" in wrong["datasets[0].path"]
+    entry = {"path": "nothing.jsonl", "splt": "x"}
+    assert problems(hfkit.sft, datasets=[entry], **given).keys() == {"datasets[0].splt"}
+    assert problems(hfkit.sft, datasets="nothing.jsonl", **given).keys() == {"datasets[0].path"}
+    both = problems(hfkit.sft, hfkit.SFTConfig(datasets="nothing.jsonl", learning_rate="x", **given))
+    assert both.keys() == {"learning_rate", "datasets[0].path"}
+    stream = IterableDataset.from_generator(lambda: iter(ROWS["turns"]))
+    assert "expected path or {path" in problems(hfkit.sft, datasets=stream, **given)["datasets[0]"]
+    assert "row 1: " in problems(hfkit.sft, datasets=[{"text": "a"}, {"text": {1}}], **given)["datasets"]
+
+
+def test_a_yaml_with_keys_in_place_of_its_own(data, base_dir, tmp_path):
+    (tmp_path / "rows.jsonl").write_text((data / "turns.jsonl").read_text())
+    (tmp_path / "run.yaml").write_text(json.dumps({**SMALL, "datasets": "rows.jsonl", "lora_r": 8}))
+    folder = hfkit.sft(tmp_path / "run.yaml", lora_r=2, model_name_or_path=base_dir, output_dir=tmp_path / "out")
+    assert read_record(folder)["config"]["lora_r"] == 2
+    assert read_record(folder)["data"]["train"]["kept"] == len(ROWS["turns"])
+
+
+def test_rows_are_stored_once_and_by_their_content():
+    rows = [{"prompt": "ä", "response": "1e-4"}, {"prompt": "b", "response": "c", "more": None}]
+    path = store_rows(rows)
+    assert store_rows([dict(row) for row in rows]) == path != store_rows(rows[:1])
+    assert [json.loads(line) for line in open(path, encoding="utf-8")] == rows
+    table = Dataset.from_list(ROWS["pairs"])
+    assert store_rows(table) == store_rows(table.select(range(len(table)))) != store_rows(table.select([0]))
