@@ -32,7 +32,7 @@ DATA_VERBS = {
     "preview": ("hfkit.commands.data.preview", "print rows as the model sees them, with the trained tokens marked"),
     "push": ("hfkit.commands.data.push", "push a data set to the Hub, with its card, in one commit"),
 }
-USAGE = {"hfkit": "VERB --config FILE [--key value ...]", "hfkit data": "VERB ..."}
+USAGE = {"hfkit": "VERB CONFIG [--key value ...]", "hfkit data": "VERB ..."}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,10 +57,13 @@ def dispatch(prog: str, verbs: dict, argv: list[str]) -> int:
     verb = f"{prog} {name}".removeprefix("hfkit ")
     if find_module(verb):
         return run_verb(verb, rest)
+    from hfkit.config.other_tools import table
     from hfkit.core.errors import nearest
 
     guess = nearest(name, verbs)
     hint = f"did you mean `{prog} {guess}`?" if guess else f"the verbs are: {', '.join(verbs)}"
+    if prog == "hfkit":
+        hint = table()["verbs"].get(name, hint)
     print(f"{prog}: unknown verb {name!r}; {hint}", file=sys.stderr)
     return 2
 

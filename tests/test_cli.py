@@ -117,7 +117,7 @@ def test_help_of_a_stage_is_light_and_opens_with_its_launch_command(hfkit, tmp_p
     assert "(default: True)" in ran.stdout
     code = "import hfkit.cli as c, sys\ntry: c.main(['sft', '-h'])\nfinally: print('torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert ran.stdout.startswith("hfkit sft --config") and ran.stdout.endswith("\nFalse\n")
+    assert ran.stdout.startswith("hfkit sft configs") and ran.stdout.endswith("\nFalse\n")
 
 
 def test_help_version_and_unknown_verbs(capsys):

@@ -3,6 +3,7 @@
 import ast
 import math
 import os
+import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from importlib import import_module
@@ -30,6 +31,9 @@ def read_arguments(verb: str, module: str, argv: list[str]):
         ConfigError: with all problems.
     """
     description = docstring_of(module)
+    first = argv[0] if argv and not argv[0].startswith("-") else ""
+    if first and (verb in STAGES or (verb in EVALUATIONS and first.endswith((".yaml", ".yml")))):
+        argv = [f"--config={first}", *argv[1:]]
     if verb in STAGES:
         return parse(STAGES[verb].config_class, argv, f"hfkit {verb}", description, checks_in("hfkit.stages.checks"))
     if verb in EVALUATIONS:
@@ -39,11 +43,24 @@ def read_arguments(verb: str, module: str, argv: list[str]):
     layout = {"formatter_class": RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = ArgumentParser(f"hfkit {verb}", description=description, **layout)
     add_arguments(parser, ARGUMENTS[verb])
-    given, flags = parser.parse_known_args(argv) if verb in WITH_STAGE_FLAGS else (parser.parse_args(argv), None)
+    argv, flags = split_stage_flags(ARGUMENTS[verb], argv) if verb in WITH_STAGE_FLAGS else (argv, None)
+    given = parser.parse_args(argv)
     if verb in MODEL_ARGUMENTS and given.revision != "main" and os.path.isdir(getattr(given, MODEL_ARGUMENTS[verb])):
         parser.error(f"--revision: {given.revision!r} has no effect on a folder: leave it out")
     values = {name: value if name in TEXT_ARGUMENTS else expand_home(value) for name, value in vars(given).items()}
     return Namespace(**values, **({} if flags is None else {"flags": flags}))
+
+
+def split_stage_flags(arguments: list[tuple], argv: list[str]) -> tuple[list[str], list[str]]:
+    """Return the words that are a verb's own arguments, and the flags of stages, each with all words after it."""
+    known = {"-h", "--help", *(name for names, _, _ in arguments for name in names)}
+    own, others = [], []
+    words = own
+    for word in argv:
+        if re.match(r"-[a-zA-Z-]", word):
+            words = own if {word.partition("=")[0], word[:2]} & known else others  # -n3 is -n 3
+        words.append(word)
+    return own, others
 
 
 def checks_in(module: str) -> Check:
@@ -83,7 +100,7 @@ def add_arguments(parser: ArgumentParser, arguments: list[tuple]) -> None:
 
 
 CONFIG_ARGUMENTS = [
-    argument("config", help="YAML of a stage or of a pipeline"),
+    argument("config", nargs="?", help="YAML of a stage or of a pipeline; with --stage, flags alone are enough"),
     argument("--stage", help="stage of the YAML, if its name and keys do not show it"),
     argument("--output_dir", help="overrides the YAML's"),
 ]

@@ -4,7 +4,7 @@ Runs the stages of a pipeline in order, each into its own folder of `output_dir`
 
     output_dir: runs/quickstart
     stages:            # any of them, in this order
-      tokenizer: tokenizer.yaml     # paths beside the pipeline's own file
+      tokenizer: tokenizer.yaml     # paths beside this file, or from the current folder
       pretrain: pretrain.yaml       # gets tokenizer_name_or_path
       sft: sft.yaml                 # gets model_name_or_path: the pretrained model
       reward: reward.yaml           # gets model_name_or_path: the SFT model

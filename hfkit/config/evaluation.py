@@ -35,9 +35,9 @@ class EvaluateConfig(ReplyFields):
     model_name_or_path: str = arg(help="model or adapter: folder or Hub id; may be given as the first argument")
     model_revision: str = arg("main", help="branch, tag or commit of a Hub model")
     against: list[str] = arg(factory=list, help="models to compare with, each PATH or NAME=PATH")
-    datasets: str | list[DatasetEntry] = arg(factory=list, help="held-out rows; empty: those of the model's record")
+    datasets: list[DatasetEntry] = arg(factory=list, help="held-out rows; empty: those of the model's record")
     max_rows: int = arg(200, help="maximum number of held-out rows; chosen by seed if there are more")
-    prompts: str | list[DatasetEntry] = arg(factory=list, help="prompts; empty: those of the held-out rows")
+    prompts: list[DatasetEntry] = arg(factory=list, help="prompts; empty: those of the held-out rows")
     reference: str | None = arg(None, help="reference model of the KL; none: the SFT model that PPO started from")
     reward_model: str | None = arg(None, help="reward model that scores the responses")
     output_dir: str | None = arg(None, help="folder for evaluation.json; none: the model's folder")
@@ -53,7 +53,7 @@ class ArenaConfig(ReplyFields):
     """Models whose responses to the same prompts a judge compares."""
 
     models: list[str] = arg(help="two or more models, each PATH or NAME=PATH; may be given as the first arguments")
-    prompts: str | list[DatasetEntry] = arg(help="prompts: a file, a Hub id, a data card, or dataset entries")
+    prompts: list[DatasetEntry] = arg(help="prompts: a file, a Hub id, a data card, or dataset entries")
     judge: str = arg(help="reward, function, human, or the folder or Hub id of a language model that judges")
     reward_model: str | None = arg(None, help="reward model for judge: reward")
     reward_function: str | None = arg(None, help="package.module:f for judge: function, as for PPO")

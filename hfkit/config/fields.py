@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
+from hfkit.config.card_names import card_names
 from hfkit.core.file_types import FILE_TYPES
 from hfkit.core.home import expand_home
 from hfkit.core.hub_ids import split_revision
@@ -62,7 +63,15 @@ class DatasetEntry:
 
     def __post_init__(self) -> None:
         """Expand `~` in paths that code gives; those of a YAML and of flags are expanded before."""
-        self.path, self.card = expand_home(self.path), expand_home(self.card)
+        self.card = expand_home(self.card)
+        if isinstance(self.path, str):  # Python code may pass rows
+            self.path = expand_home(self.path)
+
+    @classmethod
+    def from_text(cls, text: str) -> "DatasetEntry":
+        """Return the entry that a text names: a data card (its name or .md file), else a file, a folder or a Hub id."""
+        is_card = text.endswith(".md") or (text in card_names() and not Path(text).exists())
+        return cls(card=text) if is_card else cls(path=text)
 
 
 @dataclass(kw_only=True)
@@ -157,7 +166,7 @@ class ModelFields:
     use_bnb_nested_quant: bool = arg(True, help="quantize the 4-bit scales too")
 
     def __post_init__(self):
-        if self.model_name_or_path:
+        if isinstance(self.model_name_or_path, str) and self.model_name_or_path:
             self.model_name_or_path, self.model_revision = split_revision(self.model_name_or_path, self.model_revision)
 
 

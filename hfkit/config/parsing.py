@@ -13,6 +13,7 @@ from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields
 from typing import Any, get_args, get_origin
 
+from hfkit.config.input_paths import resolve_inputs
 from hfkit.config.validation import (
     check_fields,
     check_required,
@@ -50,7 +51,7 @@ def parse(config_class: type, argv: list[str], prog: str, description: str, chec
     problems: list[Problem] = []
     flags = read_flags(config_class, argv, problems)
     path = expand_home(flags.pop("config", None))
-    given = {} if path is None else read_yaml(path, problems)
+    given = {} if path is None else read_inputs(path, problems)
     return build(config_class, [(given, ""), (flags, "--")], problems, path, check)
 
 
@@ -60,8 +61,13 @@ def load_config(
     """Return the config that a mapping or a YAML file describes, checked as `parse` checks it."""
     problems: list[Problem] = []
     path = None if isinstance(source, Mapping) else expand_home(os.fspath(source))
-    given = source if path is None else read_yaml(path, problems)
+    given = source if path is None else read_inputs(path, problems)
     return build(config_class, [(given, ""), (overrides, "")], problems, path, check)
+
+
+def read_inputs(path: str, problems: list[Problem]) -> dict | None:
+    """Return the content of a YAML, with the paths of its input files as they are from the current folder."""
+    return resolve_inputs(read_yaml(path, problems), os.path.dirname(path), problems)
 
 
 def build(config_class: type, layers: list[tuple], problems: list[Problem], source: str | None, check: Check | None):

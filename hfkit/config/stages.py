@@ -140,7 +140,7 @@ class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.reward_model_path:
+        if isinstance(self.reward_model_path, str) and self.reward_model_path:
             path, revision = split_revision(self.reward_model_path, self.reward_model_revision)
             self.reward_model_path, self.reward_model_revision = path, revision
 

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, fields, is_dataclass
 from enum import Enum
@@ -11,11 +11,15 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from hfkit.config.other_tools import translate
 from hfkit.core.errors import MISSING, Kind, Problem, nearest
 from hfkit.core.home import expand_home
 
 EXTRA = "extra"
 """The dict field, itself no key, for keys for which the `extra_field(name)` of a config class returns a type hint."""
+FROM_TEXT = "from_text"
+"""The method of a dataclass that makes one of a text; where a list of them is expected, one alone is a list too."""
+REMOVE = "unknown; remove it (--help lists the keys)"
 TYPE_NAMES = {bool: "true/false", int: "integer", float: "number", str: "text", NoneType: "none", Any: "anything"}
 
 
@@ -39,7 +43,7 @@ def describe_type(hint: object) -> str:
         return "|".join(map(str, choices))
     kind: Any = get_origin(hint) or hint
     if isinstance(kind, type) and is_dataclass(kind):
-        return f"{{{', '.join(known_fields(kind))}}}"
+        return f"{'path or ' * hasattr(kind, FROM_TEXT)}{{{', '.join(known_fields(kind))}}}"
     if kind is dict:
         return "mapping"
     if kind is list:
@@ -63,6 +67,10 @@ def convert(hint: object, value: object, key: str, problems: list[Problem]) -> o
         remedy = f"expected one of: {', '.join(map(str, choices))}"
     elif kind is list and isinstance(value, (list, tuple)):
         return [convert(args[0], item, f"{key}[{i}]", problems) for i, item in enumerate(value)]
+    elif kind is list and args and hasattr(args[0], FROM_TEXT) and isinstance(value, (str, os.PathLike, Mapping)):
+        return [convert(args[0], value, f"{key}[0]", problems)]
+    elif hasattr(kind, FROM_TEXT) and isinstance(value, (str, os.PathLike)):
+        return kind.from_text(expand_home(os.fspath(value)))
     elif kind is dict and isinstance(value, Mapping):
         within = ((name, item, f"{key}.{name}") for name, item in value.items())
         return {
@@ -152,16 +160,23 @@ def check_fields(config_class: type, given: Mapping, values: dict, problems: lis
         key, found = prefix + name, []
         hint, remedy = find_hint(config_class, name)
         if hint is None:
-            guess = nearest(name, known)
             flag = prefix if prefix == "--" else ""
-            advice = f"did you mean {flag}{guess}?" if guess else "remove it (--help lists the keys)"
-            meant = (prefix + guess,) if guess and not remedy else ()
-            found.append(Problem(key, value, remedy or f"unknown; {advice}", Kind.UNKNOWN, meant))
+            remedy, meant = (remedy, ()) if remedy else unknown_remedy(name, known, flag)
+            found.append(Problem(key, value, remedy, Kind.UNKNOWN, tuple(f"{prefix}{one}" for one in meant)))
         else:
             value = convert(hint, value, key, found)
         problems += found
         if not found:
             (values if name in known else values.setdefault(EXTRA, {}))[name] = value
+
+
+def unknown_remedy(name: str, known: Collection[str], flag: str) -> tuple[str, tuple[str, ...]]:
+    """Return what to do about an unknown key, and the keys that were probably meant."""
+    advice, meant = translate(name, known, flag)
+    if advice:
+        return f"unknown; {advice}", meant
+    guess = nearest(name, known)
+    return (f"unknown; did you mean {flag}{guess}?", (guess,)) if guess else (REMOVE, ())
 
 
 def top_level_key(key: str) -> str:

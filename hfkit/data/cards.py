@@ -8,13 +8,9 @@ from typing import Any, Literal
 
 from huggingface_hub import DatasetCard
 
-from hfkit.config.fields import DatasetEntry
+from hfkit.config.card_names import FOLDERS, TEMPLATE_CARD, card_names
 from hfkit.config.validation import check_fields, check_required
 from hfkit.core.errors import ConfigError, HfkitError, Problem, nearest, reason
-
-# The first is in a checkout, the second in an installation.
-FOLDERS = (Path(__file__).parents[2] / "data_cards", Path(__file__).parents[1] / "data_cards")
-TEMPLATE_CARD = "TEMPLATE"
 
 # The columns of each form that a card must map.
 REQUIRED_COLUMNS = {
@@ -120,12 +116,6 @@ class Card:
     recipe: Recipe
 
 
-def card_names() -> list[str]:
-    """Return the names of the cards that come with hfkit."""
-    files = [file for folder in FOLDERS for file in folder.glob("*.md")]
-    return sorted({file.stem for file in files} - {TEMPLATE_CARD, "README"})
-
-
 def find_card(name: str) -> Path:
     """Return the file of a card that comes with hfkit, by its name, or of any other card, by its path.
 
@@ -213,11 +203,3 @@ def split_file(recipe: Recipe, split: str, card: str) -> tuple[Path, str]:
     if name not in recipe.files:
         raise HfkitError(f"the data card {card} has no split {split!r}: name one of {', '.join(recipe.files)}")
     return Path(recipe.path) / recipe.files[name], f"train[{part}" if part else "train"
-
-
-def entries_of(given: str | list[DatasetEntry]) -> list[DatasetEntry]:
-    """Return the entries of a field that holds entries, one path or one data card."""
-    if not isinstance(given, str):
-        return given
-    is_card = given.endswith(".md") or (given in card_names() and not Path(given).exists())
-    return [DatasetEntry(card=given) if is_card else DatasetEntry(path=given)]

@@ -23,7 +23,6 @@ from hfkit.core.console import say
 from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import write_json
 from hfkit.core.locks import lock_folder
-from hfkit.data.cards import entries_of
 from hfkit.evaluation.diversity import diversity_by_temperature
 from hfkit.evaluation.judge_bias import bias_lines, inconsistency_warning, judge_bias, training_judge_warning
 from hfkit.evaluation.judges import Judge, Match, Verdict, human_judge, model_judge, score_judge
@@ -61,7 +60,7 @@ def arena(config: ArenaConfig) -> dict:
         options = {name: getattr(config, name) for name in ("dtype", "chat_template_kwargs", "rollout_engine")}
         subjects = [Subject(*split_name(given), **options) for given in config.models]
         names = [subject.name for subject in subjects]
-        rows, stats = load_prompts(entries_of(config.prompts), config.max_prompts, config.seed, config.reward_columns)
+        rows, stats = load_prompts(config.prompts, config.max_prompts, config.seed, config.reward_columns)
         rows, prompts = shared_prompts(rows, subjects, config.max_prompt_length, config.response_length, stats)
         results = ResultsFile(folder / REPLIES)
         sampling = Sampling(config.response_length, config.temperature, config.seed)

@@ -9,7 +9,6 @@ from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, EvaluateConfig, Re
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.validation import default_of
 from hfkit.core.errors import HfkitError, Problem
-from hfkit.data.cards import entries_of
 from hfkit.models.engine_support import engine_fault
 from hfkit.models.loading import cached_config, is_classifier, reward_fault
 from hfkit.models.quantization import quantization_as_trained
@@ -160,7 +159,6 @@ def name_problems(key: str, given: list[str], keys: tuple[str, ...] = ()) -> lis
     ]
 
 
-def entry_problems(key: str, given: str | list[DatasetEntry]) -> list[Problem]:
+def entry_problems(key: str, entries: list[DatasetEntry]) -> list[Problem]:
     """Return problems of data sets that do not exist, or that set more than how many rows to use."""
-    entries = entries_of(given)
     return source_problems(key, entries) + single_pass_problems(key, entries)

@@ -14,7 +14,6 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.registry import spec_of
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import tokenizer_hash
-from hfkit.data.cards import entries_of
 from hfkit.data.comparisons import COMPARISONS, comparison_encoder, encode_held_out
 from hfkit.data.conversions import prompt_of
 from hfkit.data.encoding import count_ids
@@ -169,7 +168,7 @@ def load_held_out(config: EvaluateConfig, are_pairs: bool) -> HeldOut:
     """Load the held-out rows that a config names, else those of the model's record; see `find_held_out`."""
     record = record_of(config.model_name_or_path, config.model_revision) or {}
     try:
-        return find_held_out(record, are_pairs, config.max_rows, entries_of(config.datasets), config.seed)
+        return find_held_out(record, are_pairs, config.max_rows, config.datasets, config.seed)
     except HfkitError as error:
         unseen = "pairs" if are_pairs else "rows"
         raise HfkitError(f"{error}\nName {unseen} that no training saw: --datasets FILE") from error

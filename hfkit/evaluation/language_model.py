@@ -2,7 +2,6 @@
 
 from hfkit.config.evaluation import EvaluateConfig
 from hfkit.core.console import say, warn
-from hfkit.data.cards import entries_of
 from hfkit.data.splits import SplitStats
 from hfkit.evaluation.diversity import reply_diversity
 from hfkit.evaluation.held_out import HeldOut, load_held_out, prompted_start, text_likelihoods
@@ -66,7 +65,7 @@ def evaluate_language_models(config: EvaluateConfig, results: ResultsFile) -> di
 def evaluation_prompts(config: EvaluateConfig, held_out: HeldOut) -> tuple[list[dict], SplitStats]:
     """Return prompts as `load_prompts` does, with what became of them; none if the held-out rows are plain text."""
     if config.prompts:
-        return load_prompts(entries_of(config.prompts), config.max_prompts, config.seed, [])
+        return load_prompts(config.prompts, config.max_prompts, config.seed, [])
     rows = rows_with_prompts(list(held_out.rows), [])
     if not rows:
         say("evaluate: the held-out rows are plain text, without prompts to respond to: name some with --prompts")

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hfkit.config.evaluation import ArenaConfig
+from hfkit.config.fields import DatasetEntry
 from hfkit.config.registry import STAGES
 from hfkit.core.files import write_json
 from hfkit.data.chat_template import encode_prompt, encode_text
@@ -91,7 +92,7 @@ def run_arena(root: Path) -> dict:
     """Run the arena of base, SFT and PPO on the summary's replies, judged by the gold scorer; see `arena.arena`."""
     config = ArenaConfig(
         models=[f"{name}={root / stage}" for name, stage in STAGE_OF_MODEL.items()],
-        prompts=str(root / "world" / "questions_test.jsonl"),
+        prompts=[DatasetEntry(path=str(root / "world" / "questions_test.jsonl"))],
         max_prompts=len(world_rows(root, "questions_test")),
         judge="function",
         reward_function="hfkit.quickstart.gold:gold",

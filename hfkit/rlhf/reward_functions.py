@@ -1,4 +1,4 @@
-"""Reward functions: Python functions that score replies, named as package.module:function."""
+"""Reward functions: Python functions that score replies, named as package.module:function or FILE.py:function."""
 
 import importlib
 import os
@@ -6,6 +6,8 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
 
 import torch
 
@@ -16,20 +18,47 @@ RewardFunction = Callable[..., Iterable[float]]
 """f(prompts, replies, **columns): one finite number for each reply."""
 
 
+_given: dict[str, RewardFunction] = {}
+
+
+def name_function(function: RewardFunction) -> str:
+    """Return the name `module:name` of a function that Python code passes; `import_reward_function` then returns it."""
+    owner = function if hasattr(function, "__qualname__") else type(function)
+    name = f"{owner.__module__}:{owner.__qualname__}"
+    _given[name] = function
+    return name
+
+
+def import_module_or_file(module: str) -> ModuleType:
+    """Import a module by its name, also one in the working directory, or a Python file by its path; each once."""
+    if os.getcwd() not in sys.path:  # the path of a console script starts with the script's own folder
+        sys.path.append(os.getcwd())
+    if not module.endswith(".py"):
+        return importlib.import_module(module)
+    name = os.path.abspath(module)
+    if name not in sys.modules:
+        spec = spec_from_file_location(name, name)
+        assert spec is not None and spec.loader is not None  # it ends in .py
+        loaded = module_from_spec(spec)
+        spec.loader.exec_module(loaded)
+        sys.modules[name] = loaded
+    return sys.modules[name]
+
+
 def import_reward_function(path: str) -> RewardFunction:
-    """Return the function `module:name`; modules of the working directory are found too.
+    """Return a function that `name_function` has named, `module:name` or `FILE.py:name`.
 
     Raises:
         HfkitError: it cannot be imported, or is not callable.
     """
-    module, _, name = path.partition(":")
-    if os.getcwd() not in sys.path:  # the path of a console script starts with the script's own folder
-        sys.path.append(os.getcwd())
+    if path in _given:
+        return _given[path]
+    module, _, name = path.rpartition(":")
     try:
-        function = getattr(importlib.import_module(module), name)
+        function = getattr(import_module_or_file(module), name)
     except (Exception, SystemExit) as error:  # whatever a user's module raises
         line = user_line(None, error)
-        remedy = line or "; write it as package.module:function"
+        remedy = line or "; write it as package.module:function or FILE.py:function"
         raise HfkitError(f"reward function {path}: {reason(error)}{remedy}") from error
     if not callable(function):
         raise HfkitError(f"reward function {path} is a {type(function).__name__}, which is not callable")

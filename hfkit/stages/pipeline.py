@@ -1,5 +1,6 @@
 """Pipelines: stages that run one after another, each from the output of earlier ones."""
 
+import os
 from collections.abc import Collection
 from dataclasses import fields, replace
 from importlib import import_module
@@ -8,6 +9,7 @@ from pathlib import Path
 from accelerate.utils import release_memory
 
 from hfkit.config.fields import HubFields, ModelFields
+from hfkit.config.input_paths import resolve_path
 from hfkit.config.parsing import Check, command_line, group_flags, parse
 from hfkit.config.registry import STAGES
 from hfkit.core.console import say
@@ -15,7 +17,12 @@ from hfkit.core.errors import ConfigError, Kind, Problem
 from hfkit.core.home import expand_home
 from hfkit.core.yaml import read_yaml
 from hfkit.stages.checks import problems_of
-from hfkit.stages.checks.architecture import find_model_config, pending_problems
+from hfkit.stages.checks.architecture import (
+    find_model_config,
+    find_reward_config,
+    pending_problems,
+    reward_length_problems,
+)
 
 
 def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[str] | None = None) -> Path:
@@ -66,8 +73,9 @@ def read_pipeline(path: Path) -> dict:
     for stage, file in stages.items():
         if stage not in STAGES:
             problems.append(Problem(f"stages.{stage}", file, f"unknown stage; expected one of: {known}"))
-        elif not (path.parent / str(file)).is_file():
-            problems.append(Problem(f"stages.{stage}", file, f"no such file in {path.parent}"))
+        elif not Path(resolve_path(str(file), path.parent, os.path.isfile, f"stages.{stage}", problems)).is_file():
+            where = f"no such file, in {path.parent} or from the current folder"
+            problems.append(Problem(f"stages.{stage}", file, where))
     if problems:
         raise ConfigError(problems, source=str(path))
     return pipeline
@@ -78,7 +86,7 @@ def stage_flags(pipeline: dict, folder: Path, root: Path, flags: list[str]) -> d
 
     Args:
         pipeline: content of the pipeline's YAML.
-        folder: where that YAML is; the stages' YAMLs are relative to it.
+        folder: where that YAML is; the stages' YAMLs are beside it, or relative to the current folder.
         root: folder of the pipeline's outputs.
         flags: as for `run_pipeline`.
 
@@ -90,11 +98,12 @@ def stage_flags(pipeline: dict, folder: Path, root: Path, flags: list[str]) -> d
     stages = [stage for stage in STAGES if stage in pipeline["stages"]]
     by_stage = {}
     for stage in stages:
-        spec, file = STAGES[stage], folder / pipeline["stages"][stage]
-        by_stage[stage] = [("config", [str(file)]), ("output_dir", [str(root / stage)])]
+        spec = STAGES[stage]
+        file = resolve_path(str(pipeline["stages"][stage]), folder, os.path.isfile, stage, problems)
+        by_stage[stage] = [("config", [file]), ("output_dir", [str(root / stage)])]
         if hasattr(spec.config_class, "resume_from_checkpoint"):  # a pipeline always resumes
             by_stage[stage].append(("resume_from_checkpoint", []))
-        in_yaml = {*(read_yaml(str(file), []) or {})}  # its problems are reported when the stage's config is parsed
+        in_yaml = {*(read_yaml(file, []) or {})}  # its problems are reported when the stage's config is parsed
         for wanted in spec.inputs:
             if wanted.stage in stages and not {wanted.key, wanted.unless} & in_yaml:
                 by_stage[stage].append((wanted.key, [str(root / wanted.stage)]))
@@ -160,12 +169,14 @@ def later_problems(configs: dict[str, object], root: Path) -> list[Problem]:
     """
     problems, made = [], {}
     for stage, config in configs.items():
-        source = getattr(config, "model_name_or_path", None)
-        earlier = next((other for other in made if source == str(root / other)), None)
-        if earlier:
-            problems += [problem.under(f"{stage}.") for problem in pending_problems(config, made[earlier])]
+        start, scorer = (getattr(config, key, None) for key in ("model_name_or_path", "reward_model_path"))
+        found = pending_problems(config, made[start]) if start in made else []
+        own = made[start] if start in made else find_model_config(config)
+        if start in made or scorer in made:
+            found += reward_length_problems(config, own, made.get(scorer, find_reward_config(config)))
+        problems += [problem.under(f"{stage}.") for problem in found]
         if isinstance(config, ModelFields):
-            made[stage] = made[earlier] if earlier else find_model_config(config)
+            made[str(root / stage)] = own
     return problems
 
 

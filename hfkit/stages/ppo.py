@@ -1,4 +1,4 @@
-"""hfkit ppo --config configs/quickstart/ppo.yaml
+"""hfkit ppo configs/quickstart/ppo.yaml
 
 PPO on prompts, as text or conversations, with rewards from a reward model, from functions, or from both. The KL
 reference is the SFT model that the policy starts from; the value model starts from the reward model.

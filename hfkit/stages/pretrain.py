@@ -1,4 +1,4 @@
-"""hfkit pretrain --config configs/quickstart/pretrain.yaml
+"""hfkit pretrain configs/quickstart/pretrain.yaml
 
 Causal language modeling with Transformers' Trainer, of a new model from `model_config` or of a checkpoint. Documents
 are packed into rows of `block_size` tokens, with an end-of-text token between them.

@@ -13,12 +13,12 @@ IGNORED = (Kind.NO_SUCH_FILE,)  # files that a config names may be made later
 
 
 def read_configs(
-    path: str, stage: str | None, output_dir: str | None, flags: list[str], among: Sequence[str] | None = None
+    path: str | None, stage: str | None, output_dir: str | None, flags: list[str], among: Sequence[str] | None = None
 ) -> dict[str, object]:
     """Return the configs of a YAML by stage: one, or those of a pipeline. Files that they name need not exist.
 
     Args:
-        path: a stage's YAML, or a pipeline's.
+        path: a stage's YAML, or a pipeline's; None for a stage that `flags` describe.
         stage: the stage of the YAML; None infers it from its name and keys.
         output_dir: folder to write to instead of the YAML's `output_dir`.
         flags: `["--seed", "1"]`, for one stage of a pipeline `["--sft.learning_rate", "1e-4"]`.
@@ -28,7 +28,7 @@ def read_configs(
         ConfigError: the YAML cannot be read, its stage cannot be inferred, or a config has problems.
     """
     problems: list[Problem] = []
-    content = read_yaml(path, problems)
+    content = {} if path is None else read_yaml(path, problems)
     if content is None:
         raise ConfigError(problems, source=path)
     if "stages" in content:
@@ -38,10 +38,10 @@ def read_configs(
         root = Path(output_dir or pipeline["output_dir"])
         return parse_stages(stage_flags(pipeline, Path(path).parent, root, flags), root, IGNORED)
     among = tuple(STAGES) if among is None else among
-    name = stage or infer_stage(path, content, among)
+    name = stage or infer_stage(path or "", content, among)
     if name not in among:
         raise ConfigError([Problem("stage", name, f"expected one of: {', '.join(among)}")], source=path)
-    argv = ["--config", path, *flags, *(["--output_dir", output_dir] if output_dir else [])]
+    argv = [*(["--config", path] if path else []), *flags, *(["--output_dir", output_dir] if output_dir else [])]
     if output_dir is None and "output_dir" not in content:
         argv += ["--output_dir", "."]  # required, and nothing is written to it
     return {name: parse_stage(name, argv, check_except([], IGNORED))}

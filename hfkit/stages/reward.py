@@ -1,4 +1,4 @@
-"""hfkit reward --config configs/quickstart/reward.yaml
+"""hfkit reward configs/quickstart/reward.yaml
 
 Reward modeling with TRL's RewardTrainer: a scalar head on the SFT model, trained on pairs of a chosen and a rejected
 response or on rankings of several responses, as strings or conversations. An adapter is always saved with its head.

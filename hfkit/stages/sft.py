@@ -1,4 +1,4 @@
-"""hfkit sft --config configs/quickstart/sft.yaml
+"""hfkit sft configs/quickstart/sft.yaml
 
 Supervised fine-tuning with TRL's SFTTrainer on prompt and response, multi-turn messages, or plain text; LoRA or full.
 The loss covers the assistant's tokens, including the end-of-text token that closes each turn.

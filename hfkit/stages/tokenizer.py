@@ -1,4 +1,4 @@
-"""hfkit tokenizer --config configs/quickstart/tokenizer.yaml
+"""hfkit tokenizer configs/quickstart/tokenizer.yaml
 
 Trains a byte-level BPE tokenizer on a text column. It is lossless on any Unicode text and has an end-of-text token, a
 separate pad token, chat markers and a chat template that marks the assistant's tokens.

@@ -108,7 +108,7 @@ def test_other_problems_of_a_pipeline_are_reported_as_usual(pipeline, capsys):
 
 
 def test_what_does_not_fit_comes_with_flags(pipeline, capsys):
-    assert cli.main(["plan", pipeline, "--memory", "0.9"]) == 0
+    assert cli.main(["plan", pipeline, "--memory", "0.9"]) == 1
     shown = capsys.readouterr().out
     assert "reward does not fit" in shown
     assert "--reward.gradient_checkpointing true" in shown
@@ -121,15 +121,17 @@ def test_a_gpu_that_is_not_at_hand_is_planned_with_its_defaults(folder_of, tmp_p
     settings = {"datasets": [{"path": str(rows)}], "use_peft": True, "model_name_or_path": folder}
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(settings | {"max_tokens_per_micro_batch": 2048}))
 
-    def shown(*words) -> str:
-        assert cli.main(["plan", str(tmp_path / "sft.yaml"), *words]) == 0
+    def shown(*words, fits: bool = True) -> str:
+        assert cli.main(["plan", str(tmp_path / "sft.yaml"), *words]) == (0 if fits else 1)
         return capsys.readouterr().out
 
     assert "sft: dtype: bfloat16; gradient_checkpointing: off, since the run needs" in shown("--gpu", "141")
     small = shown("--gpu", "24")
     assert "sft: dtype: bfloat16; gradient_checkpointing: on, since the run needs" in small and "2,048" in small
-    assert "sft: dtype: float32; gradient_checkpointing: off\n" in shown("--gpu", "80", "--use_peft=false", *EXPLICIT)
-    assert "sft: dtype: float32; gradient_checkpointing: off\n" in shown("--memory", "24")
+    assert "sft: dtype: float32; gradient_checkpointing: off\n" in shown(
+        "--gpu", "80", "--use_peft=false", *EXPLICIT, fits=False
+    )
+    assert "sft: dtype: float32; gradient_checkpointing: off\n" in shown("--memory", "24", fits=False)
 
 
 EXPLICIT = ("--gradient_checkpointing=false",)
@@ -141,7 +143,15 @@ def test_no_weights_are_read(folder_of, tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps(ROWS["sft"][0]) + "\n")
     (tmp_path / "sft-8b.yaml").write_text(yaml.safe_dump({"datasets": [{"path": str(rows)}], "use_peft": True}))
-    command = ["plan", str(tmp_path / "sft-8b.yaml"), "--model_name_or_path", folder, "--load_in_4bit"]
+    command = [
+        "plan",
+        str(tmp_path / "sft-8b.yaml"),
+        "--model_name_or_path",
+        folder,
+        "--load_in_4bit",
+        "--memory",
+        "80",
+    ]
     assert cli.main(command) == 0
     assert "8,072.20 M" in capsys.readouterr().out
 

@@ -232,7 +232,7 @@ def test_a_function_that_a_model_before_was_trained_on_judges_only_if_asked(tmp_
         lineage = [{**gone, "role": "start", "path": str(folder), "parents": lineage}]
         settings = {}
     (tmp_path / "other").mkdir()
-    judged = ArenaConfig(models=[str(tmp_path / "sft"), str(tmp_path / "other")], prompts="unused", **FUNCTION)
+    judged = ArenaConfig(models=[str(tmp_path / "sft"), str(tmp_path / "other")], prompts=[], **FUNCTION)
     with pytest.raises(HfkitError, match=r"sft was trained on reward_functions:length"):
         training_judge_warning(judged, judged.reward_function)
     assert training_judge_warning(judged, "reward_functions:is_wanted") is None

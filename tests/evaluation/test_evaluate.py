@@ -17,7 +17,6 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES, StageSpec
 from hfkit.core.errors import ConfigError, HfkitError
-from hfkit.data.cards import entries_of
 from hfkit.data.forms import IGNORE
 from hfkit.evaluation.checks import problems_of
 from hfkit.evaluation.evaluate import evaluate
@@ -158,7 +157,7 @@ def test_a_reward_model_is_measured_on_pairs_as_its_stage_did(run_of, reward_dir
     ("key", "value"), [("temperature", 0.3), ("max_prompts", 3), ("prompts", "prompts.jsonl"), ("reward_model", "x/y")]
 )
 def test_a_key_that_an_evaluation_of_a_reward_model_does_not_read_is_reported(reward_dir, data, tmp_path, key, value):
-    value = str(data / value) if key == "prompts" else value
+    value = [DatasetEntry(path=str(data / value))] if key == "prompts" else value
     config = EvaluateConfig(model_name_or_path=str(reward_dir), output_dir=str(tmp_path), **{key: value})
     [problem] = [problem for problem in problems_of(config) if "no effect" in problem.remedy]
     assert (problem.key, problem.keys) == (key, ("model_name_or_path",))
@@ -206,7 +205,7 @@ def test_every_card_that_asks_something_has_prompts_to_reply_to(tmp_path, rows_f
     rows_file([row])
     card = tmp_path / "mine.md"
     card.write_text(f"---\n{json.dumps({'license': 'mit', 'hfkit': {**block, 'convert': convert}})}\n---\n\n# Mine\n")
-    prompts, account = load_prompts(entries_of(str(card)), limit=4, seed=0, columns=[])
+    prompts, account = load_prompts([DatasetEntry.from_text(str(card))], limit=4, seed=0, columns=[])
     assert prompts == [{"prompt": ASKED, "reference": reference}]
     assert (account.rows, account.kept, account.dropped) == (1, 1, {})
 

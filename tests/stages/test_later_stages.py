@@ -80,6 +80,21 @@ def test_a_context_that_a_later_stage_exceeds(tmp_path, data):
     assert "context of 256 tokens" in problems["ppo.response_length"]
 
 
+def test_a_context_of_the_reward_model_that_ppo_exceeds(tmp_path, data, base_dir, tokenizer):
+    """It will be made from another base than the policy, with a shorter context."""
+    config = AutoConfig.from_pretrained(base_dir)
+    config.max_position_embeddings = 64
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "short")
+    tokenizer.save_pretrained(tmp_path / "short")
+    start = {"sft": {"model_name_or_path": str(base_dir)}, "reward": {"model_name_or_path": str(tmp_path / "short")}}
+    changes = {**start, "ppo": {"max_prompt_length": 60}}
+    problems = problems_of_pipeline(tmp_path, data, ["sft", "reward", "ppo"], **changes)
+    assert problems.keys() == {"ppo.reward_model_path"}
+    assert "its context is 64 tokens, fewer than" in problems["ppo.reward_model_path"]
+    path = write_pipeline(tmp_path, data, ["sft", "reward", "ppo"], **start)  # 32 and 8 tokens fit
+    assert [*read_configs(str(path), None, None, [])] == ["sft", "reward", "ppo"]
+
+
 def test_a_base_that_is_quantized_already(config_of, mamba_dir, tmp_path):
     config = AutoConfig.from_pretrained(mamba_dir)
     config.quantization_config = {"quant_method": "gptq", "bits": 4}

@@ -50,7 +50,7 @@ def main(given: Namespace) -> int:
                     for part in parts_of(row, encoded, tokenizer):
                         console.print(highlight(*part, tokenizer, marks))
     if not entries:
-        raise HfkitError(f"{given.config} sets no {key}, whose rows --split {given.split} shows")
+        raise HfkitError(f"{given.config or 'the configuration'} sets no {key}, whose rows --split {given.split} shows")
     if not shown:
         say(f"none of the rows is {'dropped, cut or faulty' if given.lost else 'kept'}")
     return 0

@@ -2,7 +2,7 @@
 
 Prints what a run will need, for the YAML of a stage that trains a model or of a pipeline: parameters, memory against
 the GPU or the machine at hand, optimizer steps, tokens and disk. If it does not fit, prints the flags that would make
-it fit, each with its peak. Models are known by their configs: no weights are read or downloaded.
+it fit, each with its peak, and exits with 1. Models are known by their configs: no weights are read or downloaded.
 
 --gpu GB plans for a GPU that is not at hand. What a config leaves open (`dtype`, `bf16`, `gradient_checkpointing`) is
 planned as it would be on that device.
@@ -23,7 +23,7 @@ from hfkit.training.memory.shapes import roles_of
 
 
 def main(given: Namespace) -> int:
-    """Run `hfkit plan`."""
+    """Run `hfkit plan`; 1 where a stage does not fit."""
     device = gpu_of(int(given.gpu * 1e9)) if given.gpu else find_device(given.memory and int(given.memory * 1e9))
     stages = read_stages(given.config, given.stage, given.output_dir, given.flags, device)
     plans = []
@@ -34,4 +34,4 @@ def main(given: Namespace) -> int:
         steps = plan_steps(stage, roles_of(stage))
         plans.append(PlanRow(stage.spec.name, stage.config.dtype, checkpointing, memory, steps, advice))
     print_plans(plans, device, in_pipeline=len(stages) > 1)
-    return 0
+    return 1 if any(plan.memory.peak > device.capacity for plan in plans) else 0

@@ -14,7 +14,7 @@ from hfkit.training.memory.shapes import Origin
 
 
 def read_stages(
-    path: str, stage: str | None, output_dir: str | None, flags: list[str], device: Device | None = None
+    path: str | None, stage: str | None, output_dir: str | None, flags: list[str], device: Device | None = None
 ) -> list[PlannedStage]:
     """Return the stages of a YAML on a device, with models known from their configs.
 

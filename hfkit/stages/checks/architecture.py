@@ -3,6 +3,8 @@
 In a pipeline the model may not exist yet; it has the config of the model that the first stage starts from or makes.
 """
 
+import math
+
 from transformers import AutoConfig, PreTrainedConfig
 
 from hfkit.config.registry import spec_of_config
@@ -23,6 +25,15 @@ def find_model_config(config) -> PreTrainedConfig | None:
             return AutoConfig.for_model(settings.pop("model_type"), **settings)
         return cached_config(config.model_name_or_path, config.model_revision) if config.model_name_or_path else None
     except Exception:  # the checks of the path and of `model_config` report it
+        return None
+
+
+def find_reward_config(config) -> PreTrainedConfig | None:
+    """Return the config of the reward model that a stage reads; None if it has none or it cannot be read."""
+    path = getattr(config, "reward_model_path", None)
+    try:
+        return cached_config(path, config.reward_model_revision) if path else None
+    except Exception:  # the checks of the path report it
         return None
 
 
@@ -89,6 +100,23 @@ def length_problems_within(config, limit: int | None) -> list[Problem]:
         remedy = f"with max_prompt_length={prompt} it exceeds the model's context of {limit} tokens"
         problems.append(Problem("response_length", response, remedy, keys=("max_prompt_length", *MODEL_KEYS)))
     return problems
+
+
+def reward_length_problems(config, policy: PreTrainedConfig | None, reward: PreTrainedConfig | None) -> list[Problem]:
+    """Return the problem of PPO's prompts with their responses that exceed the context of the reward model.
+
+    What exceeds that of the policy as well is reported there. A reward model with another vocabulary reads other
+    tokens, whose number is unknown.
+    """
+    if policy is None or reward is None or policy.get_text_config().vocab_size != reward.get_text_config().vocab_size:
+        return []
+    limits = [getattr(one.get_text_config(), "max_position_embeddings", None) or math.inf for one in (policy, reward)]
+    limit = limits[1]
+    if min(config.max_prompt_length + config.response_length, limits[0]) <= limit:
+        return []
+    remedy = f"its context is {limit} tokens, fewer than max_prompt_length + response_length: lower one of them"
+    keys = ("max_prompt_length", "response_length", "reward_model_revision", *MODEL_KEYS)
+    return [Problem("reward_model_path", config.reward_model_path, remedy, keys=keys)]
 
 
 def pending_problems(config, model_config: PreTrainedConfig | None) -> list[Problem]:

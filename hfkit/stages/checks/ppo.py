@@ -7,6 +7,7 @@ from hfkit.rlhf.reward_functions import import_reward_function
 from hfkit.rlhf.reward_quality import recorded_pair_metrics
 from hfkit.rlhf.rewards import load_reward_tokenizer
 from hfkit.rlhf.trainer_checks import precision_problems
+from hfkit.stages.checks.architecture import find_model_config, find_reward_config, reward_length_problems
 from hfkit.stages.checks.models import revision_problems, weights_problems
 from hfkit.stages.checks.numbers import HELD_OUT_KEYS, has_held_out
 from hfkit.stages.checks.rules import broken_rules
@@ -98,7 +99,8 @@ def reward_problems(config: PPOConfig) -> list[Problem]:
             fault = [Problem("reward_model_path", path, remedy, keys=REWARD_KEYS)]
         elif not fault and (error := reward_fault(path, config.reward_model_revision)):
             fault = [Problem("reward_model_path", path, str(error), kind_of_error(error), REWARD_KEYS)]
-        return problems + (fault or accuracy_problems(config))
+        too_long = reward_length_problems(config, find_model_config(config), find_reward_config(config))
+        return problems + (fault or too_long + accuracy_problems(config))
     missing = "missing: a model from `hfkit reward`, or name reward_functions"
     has_minimum, no_model = config.min_reward_accuracy is not None, "has no effect without reward_model_path"
     rules = [

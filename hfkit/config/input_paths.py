@@ -1,0 +1,80 @@
+"""Relative paths of input files in a YAML: they are looked up beside the YAML first, then from the current folder.
+
+Output folders, and paths in flags, are relative to the current folder alone.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from hfkit.core.errors import Problem
+from hfkit.core.home import expand_home
+
+DATASETS = ("datasets", "eval_datasets", "ptx_datasets", "prompts")
+MODELS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_path", "reference", "reward_model", "judge")
+NAMED_MODELS = ("against", "models")
+FUNCTIONS = ("reward_functions", "reward_function")
+FILES = ("path", "card", "chat_template", "deepspeed")
+
+
+def is_model(path: str) -> bool:
+    """Return whether a path is a folder with a model or a tokenizer: other folders may have the name of a Hub model."""
+    return os.path.isdir(path) and any(Path(path).glob("*.json"))
+
+
+EXISTS: dict[str, Callable[[str], bool]] = {
+    **dict.fromkeys((*DATASETS, *FILES, *FUNCTIONS), os.path.exists),
+    **dict.fromkeys((*MODELS, *NAMED_MODELS), is_model),
+}
+"""The keys of a YAML that name input files, each with what there has to be at its path."""
+
+
+def resolve_inputs(given: dict | None, folder: str | os.PathLike, problems: list[Problem], prefix: str = ""):
+    """Return the content of a YAML with the paths of its input files as they are from the current folder.
+
+    Args:
+        given: None for a file that could not be read.
+        folder: where the YAML is.
+        problems: gets one for each path that exists both beside the YAML and in the current folder.
+        prefix: of the keys in problems.
+    """
+    if given is None:
+        return None
+    return {name: _resolve(name, value, folder, f"{prefix}{name}", problems) for name, value in given.items()}
+
+
+def _resolve(name: str, value, folder: str | os.PathLike, key: str, problems: list[Problem]):
+    if isinstance(value, list) and name in EXISTS:
+        return [_resolve(name, item, folder, f"{key}[{index}]", problems) for index, item in enumerate(value)]
+    if isinstance(value, dict) and name in DATASETS:
+        return resolve_inputs(value, folder, problems, f"{key}.")
+    if not isinstance(value, str) or name not in EXISTS:
+        return value
+    before, path, after = _parts(name, value)
+    return f"{before}{resolve_path(path, folder, EXISTS[name], key, problems)}{after}" if path else value
+
+
+def _parts(name: str, value: str) -> tuple[str, str, str]:
+    """Return a value's path, with what stands before and after it; "" where it holds no path of a file."""
+    if name in FUNCTIONS:
+        file, sign, function = value.rpartition(":")
+        return ("", file, f"{sign}{function}") if file.endswith(".py") else ("", "", value)
+    if name in NAMED_MODELS:
+        model, sign, path = value.partition("=")
+        return (f"{model}=", path, "") if sign and "/" not in model else ("", value, "")
+    return ("", value, "") if name != "card" or value.endswith(".md") else ("", "", value)
+
+
+def resolve_path(
+    path: str, folder: str | os.PathLike, exists: Callable[[str], bool], key: str, problems: list[Problem]
+) -> str:
+    """Return a path of a YAML as it is from the current folder: of the file beside the YAML, else as it was given."""
+    beside = os.path.normpath(os.path.join(folder, expand_home(path)))
+    if os.path.isabs(expand_home(path)) or not exists(beside):
+        return path
+    if not exists(path):
+        return beside
+    if not os.path.samefile(beside, path):
+        both = f"{os.path.abspath(beside)} (beside the YAML) and {os.path.abspath(path)} (from the current folder)"
+        problems.append(Problem(key, path, f"{both} exist: write the absolute path of one"))
+    return path

@@ -1,0 +1,151 @@
+"""Paths in a YAML: input files are found beside it, then from the current folder; outputs are the current folder's."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import write_rows
+
+from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
+from hfkit.config.fields import DatasetEntry
+from hfkit.config.input_paths import EXISTS
+from hfkit.config.parsing import load_config, parse
+from hfkit.config.registry import STAGES
+from hfkit.config.stages import PPOConfig, SFTConfig
+from hfkit.core.errors import ConfigError
+from hfkit.rlhf.reward_functions import import_reward_function
+from hfkit.stages.pipeline import read_pipeline, stage_flags
+
+ROW = {"prompt": "a", "response": "b"}
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """The folder of a YAML, and the current one."""
+    beside, here = tmp_path / "configs", tmp_path / "here"
+    beside.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    return beside, here
+
+
+def load(folder: Path, config_class=SFTConfig, **content):
+    (folder / "a.yaml").write_text(yaml.safe_dump({"output_dir": "out", **content}))
+    return load_config(config_class, folder / "a.yaml")
+
+
+def model_in(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+
+
+def test_each_kind_of_input_is_found_beside_the_yaml(folders):
+    beside, _ = folders
+    for name in ("rows.jsonl", "mine.md", "chat.jinja", "f.py"):
+        (beside / name).write_text("x")
+    for name in ("base", "reward"):
+        model_in(beside / name)
+    entries = ["rows.jsonl", {"path": "rows.jsonl", "split": "train[:2]"}, {"card": "mine.md"}, "mine.md"]
+    config = load(
+        beside,
+        PPOConfig,
+        datasets=entries,
+        eval_datasets="rows.jsonl",
+        ptx_datasets=[{"path": "rows.jsonl"}],
+        chat_template="chat.jinja",
+        model_name_or_path="base",
+        reward_model_path="reward",
+        reward_functions=["f.py:f", "package.module:f"],
+    )
+    rows, card = str(beside / "rows.jsonl"), str(beside / "mine.md")
+    found = [(entry.path, entry.card) for entry in config.datasets]
+    assert found == [(rows, None), (rows, None), (None, card), (None, card)]
+    assert [entry.path for entry in config.eval_datasets + config.ptx_datasets] == [rows, rows]
+    assert config.chat_template == str(beside / "chat.jinja")
+    assert (config.model_name_or_path, config.reward_model_path) == (str(beside / "base"), str(beside / "reward"))
+    assert config.reward_functions == [f"{beside / 'f.py'}:f", "package.module:f"]
+    assert config.output_dir == "out"
+
+
+def test_of_an_evaluation_too(folders):
+    beside, _ = folders
+    model_in(beside / "base")
+    (beside / "rows.jsonl").write_text("x")
+    given = {"models": ["a=base", "base"], "prompts": "rows.jsonl", "judge": "reward", "reward_model": "base"}
+    arena = load(beside, ArenaConfig, **given)
+    assert arena.models == [f"a={beside / 'base'}", str(beside / "base")]
+    assert (arena.judge, arena.reward_model) == ("reward", str(beside / "base"))
+    evaluate = load(beside, EvaluateConfig, model_name_or_path="base", reference="base", datasets=["rows.jsonl"])
+    assert (evaluate.reference, evaluate.datasets) == (
+        str(beside / "base"),
+        [DatasetEntry(path=str(beside / "rows.jsonl"))],
+    )
+
+
+def test_what_is_not_beside_the_yaml_stays_as_it_is(folders):
+    beside, here = folders
+    (here / "rows.jsonl").write_text("x")
+    (beside / "gpt2").mkdir()  # holds no model
+    model_in(beside / "out")
+    config = load(beside, datasets=["rows.jsonl", "someone/rows"], model_name_or_path="gpt2")
+    assert [entry.path for entry in config.datasets] == ["rows.jsonl", "someone/rows"]
+    assert (config.model_name_or_path, config.output_dir) == ("gpt2", "out")
+
+
+def test_two_files_of_one_path_are_an_error_that_names_both(folders):
+    beside, here = folders
+    for folder in folders:
+        (folder / "rows.jsonl").write_text("x")
+    with pytest.raises(ConfigError) as error:
+        load(beside, datasets=[{"path": "rows.jsonl"}], lora_rr=1)
+    assert [problem.key for problem in error.value.problems] == ["datasets[0].path", "lora_rr"]
+    assert str(beside / "rows.jsonl") in str(error.value) and str(here / "rows.jsonl") in str(error.value)
+    (beside / "rows.jsonl").unlink()
+    (beside / "rows.jsonl").symlink_to(here / "rows.jsonl")  # one file
+    assert load(beside, datasets="rows.jsonl").datasets[0].path == "rows.jsonl"
+
+
+def test_flags_are_relative_to_the_current_folder(folders):
+    beside, _ = folders
+    (beside / "rows.jsonl").write_text("x")
+    (beside / "a.yaml").write_text("output_dir: out\n")
+    argv = ["--config", str(beside / "a.yaml"), "--datasets", "rows.jsonl"]
+    assert parse(SFTConfig, argv, "hfkit sft", "").datasets[0].path == "rows.jsonl"
+
+
+def test_a_yaml_in_the_current_folder_changes_no_path(folders):
+    _, here = folders
+    (here / "rows.jsonl").write_text("x")
+    Path("a.yaml").write_text("output_dir: out\ndatasets: rows.jsonl\n")
+    assert load_config(SFTConfig, "a.yaml").datasets[0].path == "rows.jsonl"
+
+
+def test_the_files_of_a_pipeline(folders):
+    beside, here = folders
+    (beside / "sft.yaml").write_text("max_length: 8\ndatasets: rows.jsonl\n")
+    (here / "reward.yaml").write_text("max_length: 8\n")
+    write_rows(beside / "rows.jsonl", [ROW])
+    pipeline = {"output_dir": "runs", "stages": {"sft": "sft.yaml", "reward": "reward.yaml"}}
+    (beside / "p.yaml").write_text(yaml.safe_dump(pipeline))
+    flags = stage_flags(read_pipeline(beside / "p.yaml"), beside, here / "runs", [])
+    assert [flags[stage][0] for stage in ("sft", "reward")] == [
+        f"--config={beside / 'sft.yaml'}",
+        "--config=reward.yaml",
+    ]
+    (here / "sft.yaml").write_text("max_length: 9\n")
+    with pytest.raises(ConfigError, match=r"stages\.sft: .* exist: write the absolute path of one"):
+        read_pipeline(beside / "p.yaml")
+
+
+def test_a_reward_function_in_a_file(folders):
+    _, here = folders
+    (here / "mine.py").write_text("def f(prompts, replies, **columns):\n    return [1.5 for _ in replies]\n")
+    function = import_reward_function(f"{here / 'mine.py'}:f")
+    assert function(["a"], ["b"]) == [1.5]
+    assert import_reward_function("mine.py:f") is function
+
+
+def test_every_key_is_one_of_a_config():
+    classes = [*(spec.config_class for spec in STAGES.values()), EvaluateConfig, ArenaConfig, DatasetEntry]
+    known = {name for one in classes for name in one.__dataclass_fields__}
+    assert EXISTS.keys() - known == {"deepspeed"}  # of the trainer's config
