@@ -11,6 +11,8 @@ Names are imported on first use, so that `hfkit --help` does not wait for torch.
 
 from importlib import import_module
 
+from hfkit.core.console import quiet_libraries
+
 __version__ = "0.1.0"
 
 _LOCATIONS = {
@@ -38,6 +40,7 @@ __all__ = ["__version__", *_LOCATIONS]
 def __getattr__(name: str):
     if name not in _LOCATIONS:
         raise AttributeError(f"module 'hfkit' has no attribute {name!r}")
+    quiet_libraries(bars=True)
     module, attribute = _LOCATIONS[name]
     return getattr(import_module(module), attribute)
 

@@ -67,15 +67,19 @@ def debug(error: BaseException) -> None:
         sys.excepthook(type(error), error, error.__traceback__)
 
 
-def quiet_libraries() -> None:
-    """Turn the libraries' notes off, unless `is_debugging`. Call it before they are imported."""
+def quiet_libraries(bars: bool = False) -> None:
+    """Turn the libraries' notes off, unless `is_debugging`. Call it before they are imported.
+
+    Args:
+        bars: whether progress bars stay where there is no terminal: a notebook draws them.
+    """
     if is_debugging():
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DATASETS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its notes contain signed URLs
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    if not sys.stderr.isatty():
+    if not bars and not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are noise in a log file
     for name in ("bitsandbytes", "torchao", "httpx", "huggingface_hub", "accelerate", "trl"):
         logging.getLogger(name).setLevel(logging.ERROR)
