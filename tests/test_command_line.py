@@ -95,7 +95,7 @@ def test_data_check_and_preview_of_files_without_a_yaml(tmp_path, capsys):
     assert cli.main(["data", "preview", *words[:-2], "-n", "1"]) == 0
     assert capsys.readouterr().out.count("row 0") == 2
     assert cli.main(["data", "check", "--datasets", *files]) == 2
-    assert "say which stage it is for: --stage" in capsys.readouterr().err
+    assert "config: missing -> name a YAML; flags alone need --stage tokenizer|" in capsys.readouterr().err
 
 
 def test_a_stage_trains_on_two_files_of_a_short_command_line(tmp_path, monkeypatch):

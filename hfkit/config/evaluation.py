@@ -56,7 +56,7 @@ class ArenaConfig(ReplyFields):
     prompts: list[DatasetEntry] = arg(help="prompts: a file, a Hub id, a data card, or dataset entries")
     judge: str = arg(help="reward, function, human, or the folder or Hub id of a language model that judges")
     reward_model: str | None = arg(None, help="reward model for judge: reward")
-    reward_function: str | None = arg(None, help="package.module:f for judge: function, as for PPO")
+    reward_function: str | None = arg(None, help="package.module:f or FILE.py:f for judge: function, as for PPO")
     reward_columns: list[str] = arg(factory=list, help="columns of the prompt data to pass to reward_function")
     allow_training_judge: bool = arg(False, help="allow a judge that a model was trained on, with a warning")
     resamples: int = arg(1000, help="number of bootstrap resamples for the intervals")

@@ -90,7 +90,7 @@ class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     reward_model_path: str | None = arg(None, help="reward model: folder or Hub id")
     reward_model_revision: str = arg("main", help="branch, tag or commit of a Hub reward model")
     reward_functions: list[str] = arg(
-        factory=list, help="package.module:f, each f(prompts, replies, **columns) -> list[float]"
+        factory=list, help="package.module:f or FILE.py:f, each f(prompts, replies, **columns) -> list[float]"
     )
     reward_weights: list[float] = arg(factory=list, help="for the reward model, then each function; empty: 1 each")
     reward_columns: list[str] = arg(factory=list, help="columns of the prompt data to pass to reward functions")

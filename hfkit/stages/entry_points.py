@@ -93,14 +93,26 @@ def as_plain(config_class: type, values: Mapping, problems: list[Problem]) -> di
             if DatasetEntry in get_args(hints.get(key)):
                 value = plain_entries(value)
             elif key == "reward_functions":
-                functions = value if isinstance(value, (list, tuple)) else [value]
-                value = [name_function(one) if callable(one) else one for one in functions]
+                value = function_names(value if isinstance(value, (list, tuple)) else [value])
             elif key in REVISION_KEYS and is_loaded(value):
                 value = store_model(value)
         except HfkitError as error:
             problems.append(Problem(key, type(value).__name__, str(error)))
         plain[key] = value
     return plain
+
+
+def function_names(functions: list | tuple) -> list:
+    """Return the names of functions; what is none stays as it is.
+
+    Raises:
+        HfkitError: two functions have one name, as lambdas do.
+    """
+    names = [name_function(one) if callable(one) else one for one in functions]
+    for index, name in enumerate(names):
+        if name in names[:index] and functions[names.index(name)] is not functions[index]:
+            raise HfkitError(f"two functions have the name {name}: define them with def, under names of their own")
+    return names
 
 
 def plain_entries(value) -> list:

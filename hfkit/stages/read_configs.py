@@ -38,6 +38,8 @@ def read_configs(
         root = Path(output_dir or pipeline["output_dir"])
         return parse_stages(stage_flags(pipeline, Path(path).parent, root, flags), root, IGNORED)
     among = tuple(STAGES) if among is None else among
+    if path is None and stage is None:
+        raise ConfigError([Problem("config", MISSING, f"name a YAML; flags alone need --stage {'|'.join(among)}")])
     name = stage or infer_stage(path or "", content, among)
     if name not in among:
         raise ConfigError([Problem("stage", name, f"expected one of: {', '.join(among)}")], source=path)

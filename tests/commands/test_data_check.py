@@ -215,7 +215,7 @@ def test_colours_are_for_a_terminal(tokenizer):
     assert any("green" in str(span.style) for span in text.spans)
 
 
-@pytest.mark.parametrize(("command", "words"), [("chek", "did you mean `hfkit data check`?"), ("check", "required")])
+@pytest.mark.parametrize(("command", "words"), [("chek", "did you mean `hfkit data check`?"), ("check", "name a YAML")])
 def test_wrong_commands_are_told(capsys, command, words):
     try:
         assert cli.main(["data", command]) != 0

@@ -101,6 +101,8 @@ def test_what_is_wrong_is_said_by_its_key(base_dir, tmp_path):
     assert problems(hfkit.sft, datasets="nothing.jsonl", **given).keys() == {"datasets[0].path"}
     both = problems(hfkit.sft, hfkit.SFTConfig(datasets="nothing.jsonl", learning_rate="x", **given))
     assert both.keys() == {"learning_rate", "datasets[0].path"}
+    twins = [lambda prompts, replies: [0.0], lambda prompts, replies: [1.0]]
+    assert "two functions have the name" in problems(hfkit.ppo, reward_functions=twins, **given)["reward_functions"]
     stream = IterableDataset.from_generator(lambda: iter(ROWS["turns"]))
     assert "expected path or {path" in problems(hfkit.sft, datasets=stream, **given)["datasets[0]"]
     assert "row 1: " in problems(hfkit.sft, datasets=[{"text": "a"}, {"text": {1}}], **given)["datasets"]

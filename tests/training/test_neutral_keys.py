@@ -37,6 +37,8 @@ def test_a_resumed_run_takes_them_and_ends_with_the_same_weights(run_stage, tmp_
     record = read_record(folder)
     assert weights_hash(folder) == before
     assert {key: record["config"][key] for key in other} == other
+    run_stage(stage, folder, run_name="another", save_steps=2, resume_from_checkpoint=True)
+    assert read_record(folder) == record  # it is done, as it was made
     if stage == "sft":
         assert {path.name for path in folder.glob("checkpoint-*")} == {f"checkpoint-{step}" for step in (3, 4, 5, 6)}
         assert [row["step"] for row in read_metrics(folder) if "loss" in row] == [1, 2, 3, 4, 6]
