@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from hfkit.config.evaluation import JUDGE_KINDS
 from hfkit.core.errors import Problem
 from hfkit.core.home import expand_home
 
@@ -24,6 +25,7 @@ def is_model(path: str) -> bool:
 
 EXISTS: dict[str, Callable[[str], bool]] = {
     **dict.fromkeys((*DATASETS, *FILES, *FUNCTIONS), os.path.exists),
+    "chat_template": os.path.isfile,  # a folder may have the name of a template
     **dict.fromkeys((*MODELS, *NAMED_MODELS), is_model),
 }
 """The keys of a YAML that name input files, each with what there has to be at its path."""
@@ -62,7 +64,8 @@ def _parts(name: str, value: str) -> tuple[str, str, str]:
     if name in NAMED_MODELS:
         model, sign, path = value.partition("=")
         return (f"{model}=", path, "") if sign and "/" not in model else ("", value, "")
-    return ("", value, "") if name != "card" or value.endswith(".md") else ("", "", value)
+    is_name = (name == "card" and not value.endswith(".md")) or (name == "judge" and value in JUDGE_KINDS)
+    return ("", "", value) if is_name else ("", value, "")
 
 
 def resolve_path(

@@ -69,7 +69,8 @@ def test_each_kind_of_input_is_found_beside_the_yaml(folders):
 
 def test_of_an_evaluation_too(folders):
     beside, _ = folders
-    model_in(beside / "base")
+    for name in ("base", "reward"):  # of the last, the judge has the name only
+        model_in(beside / name)
     (beside / "rows.jsonl").write_text("x")
     given = {"models": ["a=base", "base"], "prompts": "rows.jsonl", "judge": "reward", "reward_model": "base"}
     arena = load(beside, ArenaConfig, **given)
@@ -85,11 +86,12 @@ def test_of_an_evaluation_too(folders):
 def test_what_is_not_beside_the_yaml_stays_as_it_is(folders):
     beside, here = folders
     (here / "rows.jsonl").write_text("x")
-    (beside / "gpt2").mkdir()  # holds no model
+    for name in ("gpt2", "chatml"):  # a folder that holds no model, and no template
+        (beside / name).mkdir()
     model_in(beside / "out")
-    config = load(beside, datasets=["rows.jsonl", "someone/rows"], model_name_or_path="gpt2")
+    config = load(beside, datasets=["rows.jsonl", "someone/rows"], model_name_or_path="gpt2", chat_template="chatml")
     assert [entry.path for entry in config.datasets] == ["rows.jsonl", "someone/rows"]
-    assert (config.model_name_or_path, config.output_dir) == ("gpt2", "out")
+    assert (config.model_name_or_path, config.chat_template, config.output_dir) == ("gpt2", "chatml", "out")
 
 
 def test_two_files_of_one_path_are_an_error_that_names_both(folders):
