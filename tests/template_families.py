@@ -3,6 +3,8 @@
 What differs: the markers, where end-of-text stands, what becomes of system text, of tools, and of thinking.
 """
 
+from dataclasses import replace
+
 from template_parts import (
     AGP,
     ALTERNATE,
@@ -20,6 +22,8 @@ from template_parts import (
     qwen3,
     roles,
 )
+
+from hfkit.data.built_in_templates import read_built_in
 
 FAMILIES = {
     "Llama 2": Family(
@@ -211,3 +215,10 @@ FAMILIES = {
     "End-of-text twice": roles("{{ eos_token * 2 if m.role == 'assistant' }}", "", stop="<|endoftext|>", special=""),
     "hfkit": Family("", "<|endoftext|>", "<|endoftext|>", "<|system|> <|user|> <|assistant|>"),
 }
+BUILT_IN = {
+    **{"chatml": "ChatML", "gemma": "Gemma 3", "llama3": "Llama 3", "mistral": "Mistral v0.3", "qwen3": "Qwen 3"},
+    "zephyr": "Zephyr",
+}
+"""hfkit's built-in templates, each with the family whose format it has."""
+FAMILIES |= {f"built-in {name}": replace(FAMILIES[of], template=read_built_in(name)) for name, of in BUILT_IN.items()}
+FAMILIES["built-in mistral"] = replace(FAMILIES["built-in mistral"], tools=False)

@@ -26,6 +26,9 @@ class ReplyFields:
     chat_template_kwargs: dict[str, Any] = arg(
         factory=dict, help="variables of the models' chat templates; empty: those that each was trained with"
     )
+    system_prompt: str | None = arg(
+        None, help="system text of prompts that have none; none: as each model was trained; '': remove it"
+    )
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,7 @@ Nothing heavy is imported here: `hfkit sft --help` must not wait for torch.
 """
 
 import importlib
+import re
 import typing
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import yaml
 
 from hfkit.config.card_names import card_names
+from hfkit.config.learning_rates import SFT_RATES, LearningRates
 from hfkit.core.file_types import FILE_TYPES
 from hfkit.core.home import expand_home
 from hfkit.core.hub_ids import split_revision
@@ -24,6 +26,8 @@ ENGINE_HELP = (
 )
 DTYPES = typing.get_args(Dtype)
 DEFAULT_LORA_RANK = 16
+ALL_LINEAR = "all-linear"
+MODULE_NAMES = re.compile(r"[\w\s.,]*")
 REFUSED: dict[str, str] = yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text(encoding="utf-8"))
 """Fields of the trainers' configs that a YAML must not set, with what to do instead."""
 
@@ -38,6 +42,18 @@ def models_named(config) -> list[tuple[str, str, str]]:
     """Return role, path and revision of each model that a stage's config starts from."""
     found = [(role, getattr(config, path, None), getattr(config, key, "main")) for role, (path, key) in ROLES.items()]
     return [(role, path, revision) for role, path, revision in found if path]
+
+
+def split_module_names(given: list[str] | str | None) -> list[str] | str | None:
+    """Return modules as PEFT takes them: a list of names, also of `q_proj,v_proj`; all-linear; or a regular expression.
+
+    PEFT takes a single string for a regular expression, which the name of one module would be too.
+    """
+    items = [given] if isinstance(given, str) else given or []
+    if len(items) == 1 and not MODULE_NAMES.fullmatch(items[0]):
+        return items[0].strip()
+    split = [name for item in items for name in (item.split(",") if MODULE_NAMES.fullmatch(item) else [item])]
+    return None if given is None else [name.strip() for name in split if name.strip()]
 
 
 def arg(default: Any = MISSING, *, factory: Any = MISSING, help: str) -> Any:
@@ -74,8 +90,15 @@ class DatasetEntry:
         return cls(card=text) if is_card else cls(path=text)
 
 
+class Fields:
+    """A group of fields. Each group completes its own in `__post_init__`; this ends the chain of them."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
 @dataclass(kw_only=True)
-class HubFields:
+class HubFields(Fields):
     """Whether and where a stage pushes to the Hub; these fields do not change what it makes."""
 
     push_to_hub: bool = arg(False, help="push the finished run to the Hub, as `hfkit push` does")
@@ -135,7 +158,7 @@ class DataFields(SourceFields):
 
 
 @dataclass(kw_only=True)
-class ModelFields:
+class ModelFields(Fields):
     """The model that a stage starts from, how to load it and whether to train an adapter."""
 
     model_name_or_path: str | None = arg(None, help="model or adapter to start from: folder, or Hub id[@REVISION]")
@@ -148,17 +171,29 @@ class ModelFields:
     attn_implementation: str | None = arg(None, help="eager, sdpa, flash_attention_2, ...")
     pad_token: str | None = arg(None, help="token of the vocabulary to pad with, if the tokenizer pads with EOS")
     chat_template: str | None = arg(
-        None, help="Jinja file, or the name of one of the tokenizer's templates; none: its default"
+        None,
+        help="Jinja file, or the name of one of the tokenizer's templates or of a built-in one (chatml, gemma, llama3, "
+        "mistral, qwen3, zephyr); none: its default",
     )
     chat_template_kwargs: dict[str, Any] = arg(
         factory=dict, help="variables of the chat template: {enable_thinking: false}; saved with the tokenizer"
+    )
+    system_prompt: str | None = arg(
+        None,
+        help="system text of conversations that have none; saved with the tokenizer; none: as saved; '': remove it",
     )
     allow_pickle: bool = arg(False, help="load pickled .bin weights if there are no safetensors")
     use_peft: bool = arg(False, help="train a LoRA adapter and freeze the base model")
     lora_r: int | None = arg(None, help=f"LoRA rank; none: {DEFAULT_LORA_RANK}, or as the starting adapter")
     lora_alpha: int | None = arg(None, help="LoRA scale; none: 2 * lora_r, or as the starting adapter")
     lora_dropout: float = arg(0.05, help="dropout on the adapter's input while training")
-    lora_target_modules: list[str] | None = arg(None, help="modules to adapt; none: all linear layers except the head")
+    lora_target_modules: list[str] | str | None = arg(
+        None, help=f"modules to adapt: names, a regular expression or {ALL_LINEAR}; none: all linear but the head"
+    )
+    modules_to_save: list[str] | str | None = arg(
+        None, help="modules to train whole, and to save with the adapter: embed_tokens, lm_head"
+    )
+    use_dora: bool = arg(False, help="DoRA: LoRA that trains the norms of the matrices apart (arXiv 2402.09353)")
     use_rslora: bool = arg(False, help="rank-stabilized LoRA: scale by alpha/sqrt(r) (arXiv 2312.03732)")
     load_in_4bit: bool = arg(False, help="quantize the frozen base model to 4 bits (QLoRA)")
     load_in_8bit: bool = arg(False, help="quantize the frozen base model to 8 bits (LLM.int8)")
@@ -166,12 +201,16 @@ class ModelFields:
     use_bnb_nested_quant: bool = arg(True, help="quantize the 4-bit scales too")
 
     def __post_init__(self):
+        super().__post_init__()
         if isinstance(self.model_name_or_path, str) and self.model_name_or_path:
             self.model_name_or_path, self.model_revision = split_revision(self.model_name_or_path, self.model_revision)
+        self.lora_target_modules = split_module_names(self.lora_target_modules)
+        whole = split_module_names(self.modules_to_save)
+        self.modules_to_save = [whole] if isinstance(whole, str) else whole
 
 
 @dataclass(kw_only=True)
-class OptimizerFields:
+class OptimizerFields(Fields):
     """Batch sizes, optimizer and precision, with the names of `TrainingArguments`."""
 
     per_device_train_batch_size: int = arg(8, help="rows in one forward pass, on each device")
@@ -184,7 +223,7 @@ class OptimizerFields:
     )
     gradient_accumulation_steps: int = arg(1, help="forward passes in one optimizer step")
     num_train_epochs: float = arg(1.0, help="passes over the training rows")
-    learning_rate: float = arg(2e-4, help="peak of the learning rate schedule")
+    learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {SFT_RATES}")
     lr_scheduler_type: str = arg("linear", help="linear, cosine, constant, ...")
     warmup_steps: float = arg(0, help="steps of warm-up, or their share if below 1")
     weight_decay: float = arg(0.0, help="weight decay of AdamW")
@@ -196,6 +235,13 @@ class OptimizerFields:
     )
     report_to: str = arg("none", help="experiment tracker: tensorboard, wandb, trackio, none, ...")
     run_name: str | None = arg(None, help="name of the run in the experiment tracker")
+
+    learning_rates: ClassVar[LearningRates] = SFT_RATES
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.learning_rate is None:
+            self.learning_rate = self.learning_rates.of(getattr(self, "use_peft", False)).default
 
 
 @dataclass(kw_only=True)
@@ -209,4 +255,6 @@ class TrainerFields(OptimizerFields):
     save_strategy: Literal["no", "steps", "epoch"] = arg("steps", help="when to save a checkpoint")
     save_steps: float = arg(500, help="steps between checkpoints")
     save_total_limit: int | None = arg(2, help="number of checkpoints to keep")
+    load_best_model_at_end: bool = arg(False, help="publish the best checkpoint; metrics and card are its own")
+    early_stopping_patience: int | None = arg(None, help="stop after this many evaluations without improvement")
     resume_from_checkpoint: bool = arg(False, help="resume from the last complete checkpoint in output_dir")

@@ -43,6 +43,8 @@ class StageSpec:
         length_key: the config key with the maximum length of a row in tokens; None if no single key limits it.
         inputs: the config keys that a pipeline fills in.
         checks: `package.module:function` of further config checks; the function returns a list of `Problem`.
+        eval_metrics: the metrics of held-out rows that a best checkpoint can be chosen by, the default first; empty for
+            a stage whose config names them.
         limits: one sentence for the model card on what not to rely on.
         loss_label: title and y label of the loss plot.
         step_name: x label of plots over training.
@@ -60,6 +62,7 @@ class StageSpec:
     length_key: str | None = None
     inputs: tuple[Input, ...] = ()
     checks: str | None = None
+    eval_metrics: tuple[str, ...] = ()
     limits: str = ""
     loss_label: tuple[str, str] = ("Loss", "cross entropy (nats per token)")
     step_name: str = "optimizer steps"
@@ -131,6 +134,7 @@ for spec in (
         length_key="block_size",
         inputs=(Input(key="tokenizer_name_or_path", stage="tokenizer", unless="model_name_or_path"),),
         checks="hfkit.stages.checks.pretrain:pretrain_problems",
+        eval_metrics=("loss", "perplexity", "bits_per_byte"),
     ),
     StageSpec(
         name="sft",
@@ -143,6 +147,7 @@ for spec in (
         uses_trl=True,
         length_key="max_length",
         inputs=(Input(key="model_name_or_path", stage="pretrain"),),
+        eval_metrics=("loss", "mean_token_accuracy", "entropy"),
     ),
     StageSpec(
         name="reward",
@@ -155,6 +160,7 @@ for spec in (
         uses_trl=True,
         length_key="max_length",
         inputs=(Input(key="model_name_or_path", stage="sft"),),
+        eval_metrics=("loss", "accuracy", "accuracy_low", "margin", "log_loss", "calibration_error"),
         loss_label=("Loss", "pairwise loss (nats)"),
     ),
     StageSpec(

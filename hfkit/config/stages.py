@@ -20,6 +20,7 @@ from hfkit.config.fields import (
     TrainerFields,
     arg,
 )
+from hfkit.config.learning_rates import PPO_RATES, PRETRAIN_RATES, REWARD_RATES
 from hfkit.core.hub_ids import split_revision
 
 
@@ -29,7 +30,10 @@ class TokenizerConfig(SourceFields, OutputFields):
 
     vocab_size: int = arg(32_000, help="size of the vocabulary, including special tokens")
     min_frequency: int = arg(2, help="minimum frequency of a pair to be merged")
-    chat_template: str | None = arg(None, help="Jinja file; none: hfkit's template")
+    chat_template: str | None = arg(
+        None,
+        help="Jinja file, or chatml, gemma, llama3, mistral, qwen3 or zephyr, with its tokens; none: hfkit's template",
+    )
     model_max_length: int = arg(2048, help="maximum context length, saved with the tokenizer")
 
 
@@ -46,11 +50,12 @@ class PretrainConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     packing: Literal["concatenate", "documents"] = arg(
         "concatenate", help="whether documents in a row attend to each other: concatenate yes, documents no"
     )
-    learning_rate: float = arg(5e-4, help="peak of the learning rate schedule")
+    learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {PRETRAIN_RATES}")
     sample_prompts: list[str] = arg(factory=list, help="texts to continue and print at each evaluation")
     sample_length: int = arg(40, help="new tokens per printed sample")
 
     trainer_config = ("transformers", "TrainingArguments")
+    learning_rates = PRETRAIN_RATES
 
     @property
     def tokenizer_source(self) -> tuple[str | None, str]:
@@ -74,13 +79,14 @@ class RewardConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     """A scalar reward learned from chosen and rejected responses, or from rankings of several."""
 
     max_length: int = arg(1024, help="maximum tokens per conversation; longer rows are dropped and counted")
-    learning_rate: float = arg(1e-4, help="peak of the learning rate schedule")
+    learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {REWARD_RATES}")
     center_rewards_coefficient: float | None = arg(
         None, help="weight of a loss that centers rewards at 0 (arXiv 2312.09244), such as 0.01"
     )
     score_margin: float = arg(0.0, help="margin of two ranked responses: this times the difference of their scores")
 
     trainer_config = ("trl", "RewardConfig")
+    learning_rates = REWARD_RATES
 
 
 @dataclass(kw_only=True)
@@ -101,7 +107,7 @@ class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     response_length: int = arg(53, help="maximum tokens per response")
     temperature: float = arg(0.7, help="sampling temperature; no other sampling option applies")
     total_episodes: int | None = arg(None, help="number of responses to sample; overrides num_train_epochs")
-    learning_rate: float = arg(3e-6, help="learning rate of the policy")
+    learning_rate: float | None = arg(None, help=f"learning rate of the policy; none: {PPO_RATES}")
     value_learning_rate: float | None = arg(None, help="learning rate of the value model; none: learning_rate")
     value_warmup_steps: int = arg(0, help="number of first updates that train only the value model")
     lora_dropout: float = arg(0.0, help="LoRA dropout; above 0 it adds noise to PPO's policy ratio")
@@ -132,11 +138,9 @@ class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     ptx_max_length: int = arg(512, help="maximum tokens per row of ptx_datasets; longer rows are truncated")
     logging_steps: float = arg(1, help="updates between lines of metrics.jsonl")
     sample_steps: int | None = arg(None, help="updates between samples in rollouts.jsonl; none: no samples")
-    load_best_model_at_end: bool = arg(False, help="publish the best checkpoint; metrics and card are its own")
     metric_for_best_model: Literal["eval_reward", "eval_kl", "eval_entropy", "eval_length"] = arg(
         "eval_reward", help="highest is best; for eval_kl lowest"
     )
-    early_stopping_patience: int | None = arg(None, help="stop after this many evaluations without improvement")
 
     def __post_init__(self):
         super().__post_init__()
@@ -155,3 +159,4 @@ class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
         return REFUSED.get(name) or ("PPO does not use it: remove it" if name in names else None)
 
     trainer_config = ("hfkit.rlhf", "PPOArguments")
+    learning_rates = PPO_RATES

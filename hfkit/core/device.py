@@ -61,11 +61,12 @@ def process_state(settings: dict) -> PartialState:
     It has to come before Transformers would join: models are loaded before the trainer's arguments are created.
 
     Args:
-        settings: `use_cpu`, `ddp_backend` and `ddp_timeout` (seconds), as in `TrainingArguments`.
+        settings: `use_cpu`, `ddp_backend` (left out for one process, which has none) and `ddp_timeout` (seconds), as in
+            `TrainingArguments`.
     """
     return PartialState(
         cpu=settings.get("use_cpu", False) or parse_flag_from_env("ACCELERATE_USE_CPU"),
-        backend=settings.get("ddp_backend"),
+        backend=settings.get("ddp_backend") if os.environ.get("WORLD_SIZE", "1") != "1" else None,
         timeout=timedelta(seconds=settings.get("ddp_timeout", GROUP_TIMEOUT)),
     )
 

@@ -29,7 +29,7 @@ from hfkit.evaluation.judges import Judge, Match, Verdict, human_judge, model_ju
 from hfkit.evaluation.plots import plot_arena
 from hfkit.evaluation.prompts import load_prompts, shared_prompts
 from hfkit.evaluation.ratings import Battle, pair_results, rate_models
-from hfkit.evaluation.replies import REPLIES, Sampling, Subject, load_or_sample
+from hfkit.evaluation.replies import REPLIES, SUBJECT_KEYS, Sampling, Subject, load_or_sample
 from hfkit.evaluation.results_file import ResultsFile
 from hfkit.models.precision import dtype_to_evaluate
 from hfkit.models.reward_model import load_reward
@@ -57,7 +57,7 @@ def arena(config: ArenaConfig) -> dict:
     folder, size = Path(config.output_dir), config.per_device_eval_batch_size
     warning = training_judge_warning(config, judge_name(config))
     with lock_folder(folder, "comparing"), explain_errors(folder, config):
-        options = {name: getattr(config, name) for name in ("dtype", "chat_template_kwargs", "rollout_engine")}
+        options = {name: getattr(config, name) for name in SUBJECT_KEYS}
         subjects = [Subject(*split_name(given), **options) for given in config.models]
         names = [subject.name for subject in subjects]
         rows, stats = load_prompts(config.prompts, config.max_prompts, config.seed, config.reward_columns)

@@ -27,7 +27,7 @@ POSITIVE_KEYS = (
 
 REPLY_KEYS = (
     *("max_prompts", "max_prompt_length", "response_length", "temperature", "chat_template_kwargs", "prompts"),
-    *("reference", "reward_model", "rollout_engine"),
+    *("system_prompt", "reference", "reward_model", "rollout_engine"),
 )
 """The keys that only an evaluation of responses reads."""
 

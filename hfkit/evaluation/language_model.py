@@ -6,7 +6,7 @@ from hfkit.data.splits import SplitStats
 from hfkit.evaluation.diversity import reply_diversity
 from hfkit.evaluation.held_out import HeldOut, load_held_out, prompted_start, text_likelihoods
 from hfkit.evaluation.prompts import load_prompts, rows_with_prompts, sample_rows, shared_prompts
-from hfkit.evaluation.replies import Reply, Sampling, Subject, load_or_sample
+from hfkit.evaluation.replies import SUBJECT_KEYS, Reply, Sampling, Subject, load_or_sample
 from hfkit.evaluation.results_file import ResultsFile
 from hfkit.metrics.bootstrap import bootstrap_interval
 from hfkit.metrics.formulas import bits_per_byte, exact_match, kl_per_reply, perplexity, self_bleu
@@ -27,8 +27,7 @@ def evaluate_language_models(config: EvaluateConfig, results: ResultsFile) -> di
     Raises:
         HfkitError: there are no held-out rows, or they cannot be read.
     """
-    names = ("dtype", "chat_template_kwargs", "rollout_engine")
-    options = {name: getattr(config, name) for name in names}
+    options = {name: getattr(config, name) for name in SUBJECT_KEYS}
     subjects = [Subject(*model, **options) for model in config.models().values()]
     held_out = load_held_out(config, are_pairs=False).shared_by([(one.tokenizer, one.context) for one in subjects])
     rows, stats = evaluation_prompts(config, held_out)

@@ -19,6 +19,8 @@ from hfkit.records.record import model_identity
 from hfkit.records.source import Source
 
 REPLIES = "replies.jsonl"
+SUBJECT_KEYS = ("dtype", "chat_template_kwargs", "system_prompt", "rollout_engine")
+"""The config keys that a `Subject` takes."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Subject:
     """A language model or an adapter under evaluation; its weights are loaded when they are first needed.
 
     Args:
-        chat_template_kwargs: variables of its chat template, in place of those that it was trained with.
+        chat_template_kwargs, system_prompt: of its chat template, in place of those that it was trained with.
 
     Raises:
         HfkitError: its tokenizer cannot be read.
@@ -64,12 +66,14 @@ class Subject:
         revision: str = "main",
         dtype: str = "float32",
         chat_template_kwargs: dict | None = None,
+        system_prompt: str | None = None,
         rollout_engine: str = "generate",
     ):
         self.name, self.path, self.revision, self.dtype = name, path, revision, dtype
         self.rollout_engine = rollout_engine
         try:
-            self.tokenizer = load_tokenizer(path, revision, chat_template_kwargs=chat_template_kwargs)
+            options = {"chat_template_kwargs": chat_template_kwargs, "system_prompt": system_prompt}
+            self.tokenizer = load_tokenizer(path, revision, **options)
         except (OSError, ValueError) as error:
             raise HfkitError(f"the tokenizer of {path} cannot be read: {reason(error)}") from error
         if fault := variables_fault(self.tokenizer, chat_template_kwargs or {}):

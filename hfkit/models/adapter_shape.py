@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
-from hfkit.config.fields import DEFAULT_LORA_RANK
+from hfkit.config.fields import ALL_LINEAR, DEFAULT_LORA_RANK
 from hfkit.models.classifiers import provide_classifier
 from hfkit.records.source import Source
 
@@ -25,10 +25,11 @@ def lora_config(config, source: Source, task_type: TaskType) -> LoraConfig:
     rank = start.get("r") or config.lora_r or DEFAULT_LORA_RANK
     # peft adds a classifier's head only if the task type says that it is one
     whole = ["score"] if task_type == TaskType.SEQ_CLS else []
-    whole += [name for name in start.get("modules_to_save") or [] if name not in CLASSIFIER_HEADS]
+    saved = start.get("modules_to_save") if start else config.modules_to_save
+    whole += [name for name in saved or [] if name not in CLASSIFIER_HEADS]
     shape = {name: start[name] for name in SHAPE if start.get(name) is not None}
     if not start:
-        shape = {"target_modules": config.lora_target_modules or "all-linear"}
+        shape = {"target_modules": config.lora_target_modules or ALL_LINEAR, "use_dora": config.use_dora}
     return LoraConfig(
         task_type=task_type,
         r=rank,

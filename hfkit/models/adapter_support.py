@@ -3,13 +3,14 @@
 An adapter is refused, before any weights are loaded, where a copy of it would compute something else than it does.
 """
 
+import re
 from dataclasses import fields
 
 from peft import PEFT_TYPE_TO_TUNER_MAPPING, LoraConfig
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from hfkit.core.errors import HfkitError
-from hfkit.models.adapter_shape import SHAPE, on_meta
+from hfkit.models.adapter_shape import SHAPE, get_on_meta, on_meta
 from hfkit.records.source import Source
 
 COPIED = (*SHAPE, "r", "lora_alpha", "use_rslora", "modules_to_save")
@@ -88,10 +89,32 @@ def require_supported(source: Source, *, to_merge: bool = False, to_train: bool 
         raise HfkitError(f"the adapter {source.path} cannot be used here: {fault}")
 
 
-def module_names(config: PreTrainedConfig) -> list[str] | None:
-    """Return the names of the modules of a language model; None for a mixture of experts.
+def unmatched(model: PreTrainedModel, targets: list[str] | str) -> list[str]:
+    """Return those of `target_modules` that match nothing in a model without weights.
 
-    PEFT maps former names of experts' modules to parameters, so that names may match what is no module.
+    PEFT maps former names of experts' modules to parameters: in a mixture an entry that names no module is tried alone.
+
+    Raises:
+        re.error: it is a string, and not a regular expression.
     """
-    model = on_meta(config, AutoModelForCausalLM)
-    return None if any(p.ndim == 3 for p in model.parameters()) else [name for name, _ in model.named_modules() if name]
+    names = [name for name, _ in model.named_modules() if name]
+    if isinstance(targets, str):
+        pattern = re.compile(targets)
+        return [] if any(map(pattern.fullmatch, names)) else [targets]
+    left = [one for one in targets if not any(name == one or name.endswith(f".{one}") for name in names)]
+    is_mixture = any(parameter.ndim == 3 for parameter in model.parameters())
+    return [one for one in left if not (is_mixture and adapts(model.config, one))]
+
+
+def adapts(config: PreTrainedConfig, target: str) -> bool:
+    """Return whether PEFT finds something to adapt under one name."""
+    try:
+        get_on_meta(on_meta(config, AutoModelForCausalLM), LoraConfig(task_type="CAUSAL_LM", target_modules=[target]))
+    except ValueError:
+        return False
+    return True
+
+
+def has_variant(adapter: dict) -> bool:
+    """Return whether an adapter with these settings is more than W + B A, which copies to sample from have alone."""
+    return bool(adapter.get("use_dora") or adapter.get("modules_to_save"))

@@ -12,6 +12,8 @@ from hfkit.models.adapters import load_adapter_weights
 from hfkit.models.stored_weights import read_config
 from hfkit.records.source import Source
 
+LORA_KEYS = "lora_target_modules, modules_to_save or use_dora"
+
 
 class NewAdapter:
     """The settings of an adapter that starts from another: none of its own."""
@@ -44,7 +46,7 @@ def adapter_on_meta(model: PreTrainedModel, config, source: Source, task_type: T
     try:
         adapted = get_on_meta(model, fit_to_model(lora_config(config, source, task_type), model))
     except (ValueError, TypeError, KeyError) as error:  # what peft raises for a shape that it cannot make
-        remedy = "merge it with PEFT, and take the result" if source.adapter else "change lora_target_modules"
+        remedy = "merge it with PEFT, and take the result" if source.adapter else "change " + LORA_KEYS
         raise HfkitError(f"no adapter of this shape fits {source.base}: {reason(error)}: {remedy}") from error
     if source.adapter:
         with warnings.catch_warnings():  # torch says that weights are not copied onto the meta device
@@ -69,11 +71,12 @@ def vocabulary_fault(path: str, tokenizer: PreTrainedTokenizerBase, size: int) -
     highest = max(tokenizer.get_vocab().values())
     if highest < size:
         return None
-    return f"the tokenizer {path} has ids up to {highest}, but the model's embedding ends at {size - 1}"
+    remedy = "save the model with resized embeddings, or the tokenizer without added tokens"
+    return f"the tokenizer {path} has ids up to {highest}, but the model's embedding ends at {size - 1}: {remedy}"
 
 
 def require_vocabulary(source: Source, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise HfkitError if a model's tokenizer has ids beyond the embedding of its base."""
     size = read_config(source.base, source.base_revision).get_text_config().vocab_size
     if fault := vocabulary_fault(source.path, tokenizer, size):
-        raise HfkitError(f"{fault}: save the model with resized embeddings, or the tokenizer without added tokens")
+        raise HfkitError(fault)

@@ -24,7 +24,7 @@ def read_config(path: str, revision: str = "main") -> PreTrainedConfig:
     """Return the config of a full model.
 
     Raises:
-        HfkitError: it cannot be read.
+        HfkitError: it cannot be read, or pads with a token that the embedding lacks.
     """
     file = find_file(path, CONFIG_NAME, revision)  # asks an unreliable Hub again, which Transformers does not
     if file is None:
@@ -34,6 +34,13 @@ def read_config(path: str, revision: str = "main") -> PreTrainedConfig:
     except Exception as error:  # Transformers raises errors of any kind for a broken config
         raise HfkitError(f"the config.json of {path} cannot be read: {reason(error)}") from error
     config.name_or_path = path
+    text_config = config.get_text_config()
+    pad, size = getattr(text_config, "pad_token_id", None), getattr(text_config, "vocab_size", None)
+    if isinstance(pad, int) and isinstance(size, int) and not -1 <= pad < size:
+        raise HfkitError(
+            f"pad_token_id in the config.json of {path} is {pad}, and its embedding ends at {size - 1}: correct "
+            "pad_token_id there, or remove it"
+        )
     return config
 
 

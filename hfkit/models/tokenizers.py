@@ -10,7 +10,9 @@ from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import TOKENIZER_FILES
+from hfkit.data.built_in_templates import TOKENS, read_built_in, tokens_fault
 from hfkit.data.rendering import TODAY, set_template_kwargs, template_variables, writes_today
+from hfkit.data.system_prompt import set_system_prompt, system_prompt_of
 from hfkit.records.source import Source, find_file
 
 # Tokens of common vocabularies that never occur in a conversation, in the order of preference for padding.
@@ -38,16 +40,23 @@ class TemplateError(HfkitError):
 
 
 def read_tokenizer(
-    path: str, revision: str = "main", chat_template: str | None = None, chat_template_kwargs: dict | None = None
+    path: str,
+    revision: str = "main",
+    chat_template: str | None = None,
+    chat_template_kwargs: dict | None = None,
+    system_prompt: str | None = None,
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model, whatever it pads with; that of its base for an adapter without one.
 
     Args:
-        chat_template: a Jinja file, or the name of one of the tokenizer's templates.
+        chat_template: a Jinja file, the name of one of the tokenizer's templates, or of a built-in one.
         chat_template_kwargs: variables of the template, which are saved with the tokenizer.
+        system_prompt: of conversations without a system message, saved with the tokenizer; default is the one that it
+            was saved with, and "" none.
 
     Raises:
         TemplateError: the tokenizer has several templates, and none is the default or named.
+        SystemPromptError: its chat template does not write the system prompt.
         HfkitError: the tokenizer cannot be read, or has no EOS; or an invalid date.
     """
     source = Source.of(path, revision)
@@ -60,7 +69,10 @@ def read_tokenizer(
         raise HfkitError(f"the tokenizer of {path} cannot be read: {reason(error)}") from error
     if tokenizer.eos_token is None:
         raise HfkitError(f"the tokenizer of {path} has no EOS token, so a model could not end a text")
+    recorded = system_prompt_of(tokenizer)
     choose_template(tokenizer, path, chat_template)
+    if system_prompt is not None or (recorded and chat_template is not None):
+        set_system_prompt(tokenizer, recorded or "" if system_prompt is None else system_prompt)
     try:
         set_template_kwargs(tokenizer, chat_template_kwargs)
     except ValueError as error:
@@ -74,6 +86,8 @@ def read_tokenizer(
 def choose_template(tokenizer: PreTrainedTokenizerBase, path: str, chosen: str | None) -> None:
     """Set a tokenizer's chat template: the chosen file or name, else its default, else the one whose name has "chat".
 
+    A name is that of one of the tokenizer's own templates, or else of a built-in one.
+
     A template named `tool_use` stays beside the default, because Transformers takes it for conversations with tools.
 
     Raises:
@@ -82,10 +96,15 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, path: str, chosen: str |
     own = tokenizer.chat_template
     named = own if isinstance(own, dict) else {}
     if chosen is not None and (chosen not in named or Path(chosen).is_file()):
-        if not Path(chosen).is_file():
+        if Path(chosen).is_file():
+            tokenizer.chat_template = Path(chosen).read_text(encoding="utf-8")
+            return
+        if chosen not in TOKENS:
             names = f"the tokenizer of {path} has {', '.join(named)}" if named else f"{path} has no named templates"
-            raise TemplateError(f"chat_template: {chosen} is no file, and {names}")
-        tokenizer.chat_template = Path(chosen).read_text(encoding="utf-8")
+            raise TemplateError(f"chat_template: {chosen} is no file, and {names}; built in: {', '.join(TOKENS)}")
+        if fault := tokens_fault(chosen, tokenizer.get_vocab()):
+            raise TemplateError(f"chat_template: {fault}")
+        tokenizer.chat_template = read_built_in(chosen)
     elif chosen is not None:
         tokenizer.chat_template = named[chosen]
     elif named and "default" not in named:
@@ -107,8 +126,8 @@ def load_stage_tokenizer(config) -> PreTrainedTokenizerBase:
         HfkitError: the chat template reads none of the variables in `chat_template_kwargs`.
     """
     path, revision = tokenizer_source(config)
-    options = (config.pad_token, config.chat_template, config.chat_template_kwargs)
-    tokenizer = load_tokenizer(path, revision, *options)
+    options = (config.chat_template, config.chat_template_kwargs, config.system_prompt)
+    tokenizer = load_tokenizer(path, revision, config.pad_token, *options)
     if fault := variables_fault(tokenizer, config.chat_template_kwargs):
         raise HfkitError(fault)
     if tokenizer.chat_template and writes_today(tokenizer):
@@ -135,6 +154,7 @@ def load_tokenizer(
     pad_token: str | None = None,
     chat_template: str | None = None,
     chat_template_kwargs: dict | None = None,
+    system_prompt: str | None = None,
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model, with a pad token that is not its EOS.
 
@@ -145,7 +165,7 @@ def load_tokenizer(
         PadTokenError: there is no token to pad with.
         HfkitError: as `read_tokenizer`.
     """
-    tokenizer = read_tokenizer(path, revision, chat_template, chat_template_kwargs)
+    tokenizer = read_tokenizer(path, revision, chat_template, chat_template_kwargs, system_prompt)
     vocabulary = tokenizer.get_vocab()
     if pad_token is None and tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
         return tokenizer

@@ -11,6 +11,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.data.chat_template import encode_sampled, end_as_trained
 from hfkit.data.messages import RenderError, tools_of
 from hfkit.data.rendering import TEMPLATE_KWARGS, set_template_kwargs, template_kwargs, variables_of
+from hfkit.data.system_prompt import set_system_prompt
 from hfkit.models.loading import cached_config
 from hfkit.models.reward_model import RewardModel
 from hfkit.models.tokenizers import PadTokenError, load_tokenizer
@@ -104,6 +105,8 @@ def scoring_tokenizer(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> 
         return None
     own = load_reward_tokenizer(config)
     set_template_kwargs(own, config.chat_template_kwargs)
+    if config.system_prompt is not None and own.chat_template:
+        set_system_prompt(own, config.system_prompt)
     same = own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template
     same = same and template_kwargs(own) == template_kwargs(tokenizer) and embeds_policy_ids(config)
     return tokenizer if same else own

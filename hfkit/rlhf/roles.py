@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from hfkit.config.stages import PPOConfig
 from hfkit.core.console import say
-from hfkit.models.adapter_shape import lora_config
+from hfkit.models.adapter_shape import fit_to_model, lora_config
 from hfkit.models.adapter_support import require_supported
 from hfkit.models.adapters import ADAPTED, load_adapter
 from hfkit.models.loading import (
@@ -130,4 +130,4 @@ def value_from_reward(reward: Model, config: PPOConfig, scorer: Source) -> Model
         return copy.deepcopy(reward).requires_grad_(True)
     base = copy_sharing_frozen(reward)
     store_head_in_float32(base)
-    return get_peft_model(base, lora_config(config, scorer, TaskType.SEQ_CLS))
+    return get_peft_model(base, fit_to_model(lora_config(config, scorer, TaskType.SEQ_CLS), base))

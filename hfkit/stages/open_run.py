@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from hfkit.config.fields import ModelFields, models_named
-from hfkit.core.console import say
+from hfkit.config.fields import ModelFields, OptimizerFields, models_named
+from hfkit.config.learning_rates import rate_warning
+from hfkit.core.console import say, warn
 from hfkit.data.splits import SplitStats
 from hfkit.models.loading import dtype_to_train
 from hfkit.records.record import lineage_entry
@@ -18,6 +19,8 @@ def open_run(stage: str, config, stats: dict[str, SplitStats]) -> Run:
     """
     if isinstance(config, ModelFields):
         config = replace(config, dtype=dtype_to_train(config))
+    if isinstance(config, OptimizerFields) and (warning := rate_warning(stage, config)):
+        warn(warning)
     parents = [lineage_entry(*model) for model in models_named(config)]
     run = Run(stage, config, {name: split.as_dict() for name, split in stats.items()}, parents)
     if run.is_done:

@@ -17,12 +17,8 @@ from hfkit.core.errors import ConfigError, Kind, Problem
 from hfkit.core.home import expand_home
 from hfkit.core.yaml import read_yaml
 from hfkit.stages.checks import problems_of
-from hfkit.stages.checks.architecture import (
-    find_model_config,
-    find_reward_config,
-    pending_problems,
-    reward_length_problems,
-)
+from hfkit.stages.checks.architecture import find_model_config, find_reward_config, reward_length_problems
+from hfkit.stages.checks.models import pending_problems
 
 
 def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[str] | None = None) -> Path:

@@ -10,7 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import set_seed
 
 from hfkit.config.stages import PPOConfig
 from hfkit.core.console import say, warn
@@ -90,9 +90,7 @@ def main(config: PPOConfig) -> Path:
             normalizer=initial_normalizer(config),
             ptx_rows=ptx_rows,
         )
-        patience = config.early_stopping_patience
-        stopping = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
-        set_callbacks(trainer, run, partial(save_model, trainer.policy_model, tokenizer), *stopping)
+        set_callbacks(trainer, run, partial(save_model, trainer.policy_model, tokenizer))
         facts = train_policy(trainer, run)
         # Save
         metrics, samples = trend(run.folder, published_step(trainer)), []

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from hfkit.config.stages import TokenizerConfig
 from hfkit.core.console import say
 from hfkit.data import faults
+from hfkit.data.built_in_templates import TOKENS, read_built_in
 from hfkit.data.encoding import drop_empty_texts
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
@@ -38,6 +39,7 @@ def main(config: TokenizerConfig) -> Path:
     with run.training():
         report_splits(run, stats)
         # Model
+        template, markers = template_of(config)
         bpe = Tokenizer(models.BPE())
         bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         bpe.decoder = decoders.ByteLevel()
@@ -45,7 +47,7 @@ def main(config: TokenizerConfig) -> Path:
         trainer = trainers.BpeTrainer(
             vocab_size=config.vocab_size,
             min_frequency=config.min_frequency,
-            special_tokens=[END_OF_TEXT, PAD, *MARKERS],
+            special_tokens=[END_OF_TEXT, PAD, *markers],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # every byte, so that no text is unknown
             show_progress=False,
         )
@@ -55,10 +57,10 @@ def main(config: TokenizerConfig) -> Path:
             tokenizer_object=bpe,
             eos_token=END_OF_TEXT,
             pad_token=PAD,
-            additional_special_tokens=MARKERS,
+            additional_special_tokens=markers,
             model_max_length=config.model_max_length,
             clean_up_tokenization_spaces=False,
-            chat_template=Path(config.chat_template or CHAT_TEMPLATE).read_text(encoding="utf-8"),
+            chat_template=template,
         )
         # Save
         sample = "".join(rows[: min(len(rows), 200)]["text"])
@@ -66,3 +68,11 @@ def main(config: TokenizerConfig) -> Path:
         say(f"tokenizer: {len(tokenizer):,} tokens, {per_token:.2f} bytes per token")
         run.publish(tokenizer.save_pretrained, {"vocab_size": len(tokenizer), "bytes_per_token": per_token})
     return run.folder
+
+
+def template_of(config: TokenizerConfig) -> tuple[str, list[str]]:
+    """Return the chat template of a config, and its markers: the tokens of a built-in template, or hfkit's own."""
+    chosen = config.chat_template
+    if chosen in TOKENS and not Path(chosen).is_file():
+        return read_built_in(chosen), [*TOKENS[chosen]]
+    return Path(chosen or CHAT_TEMPLATE).read_text(encoding="utf-8"), MARKERS

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from peft import PeftModel
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState
+from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from hfkit.config.fields import HubFields
 from hfkit.core.compat import load_checkpoint_weights, use_one_gpu
@@ -23,6 +23,8 @@ from hfkit.training.tracking import attach_record
 
 # The trainer's own pushes run in the background and fail silently; the tokenizer already has its pad token.
 NOT_FOR_THE_TRAINER = {field.name for field in fields(HubFields)} | {"resume_from_checkpoint", "pad_token"}
+FALLING_METRICS = ("perplexity", "bits_per_byte", "calibration_error")
+"""Metrics of which the lowest is best, beside the losses, of which Transformers knows it."""
 RECOMPUTES = "activation_checkpointing"
 """What newer versions of Transformers call `gradient_checkpointing`."""
 
@@ -33,7 +35,10 @@ def trainer_arguments(config, **overrides):
     `bf16`, `gradient_checkpointing` and `optim` get their defaults here, since these depend on the device; `plan_run`
     sets `gradient_checkpointing` before.
     """
-    kind = process_state(config.extra).device.type  # joins the process group, before anything else does
+    state = process_state(config.extra)  # joins the process group, before anything else does
+    kind, extra = state.device.type, dict(config.extra)
+    if state.num_processes == 1:
+        extra.pop("ddp_backend", None)
     config_class = type(config).trainer_config_class()
     names = {field.name for field in fields(config_class)}
     shared = names & {field.name for field in fields(config)}
@@ -49,10 +54,25 @@ def trainer_arguments(config, **overrides):
         values["ddp_find_unused_parameters"] = False
     if kind == "cpu":
         values["use_cpu"] = True  # otherwise bf16 is refused, which a CPU supports
-    arguments = config_class(**{**values, "disable_tqdm": True, **config.extra, **overrides})
+    values |= best_defaults(config)
+    arguments = config_class(**{**values, "disable_tqdm": True, **extra, **overrides})
     if arguments.n_gpu > 1:  # nn.DataParallel computes wrong gradients over quantized bases, and breaks trl's losses
         use_one_gpu(arguments)
     return arguments
+
+
+def best_defaults(config) -> dict:
+    """Return the trainer's arguments that early stopping and the choice of the best checkpoint need.
+
+    Transformers takes every metric but a loss for one that should rise, and counts anew when it resumes.
+    """
+    patience, metric = getattr(config, "early_stopping_patience", None), config.extra.get("metric_for_best_model")
+    values: dict = {"restore_callback_states_from_checkpoint": True} if patience else {}
+    if patience and not hasattr(config, "metric_for_best_model"):
+        values["metric_for_best_model"] = "eval_loss"
+    if metric and metric.removeprefix("eval_") in FALLING_METRICS:
+        values["greater_is_better"] = False
+    return values
 
 
 def device_defaults(config, kind: str, bf16: bool) -> dict:
@@ -94,6 +114,8 @@ def set_callbacks(trainer: Trainer, run: Run, save: Callable[[Path], None], *mor
         trainer.add_callback(PushCheckpointCallback(run, save))
     for callback in (RaiseInterrupt(run.interrupted), MetricsFile(run.folder), TrainingProgress(run.stage), *more):
         trainer.add_callback(callback)
+    if patience := run.config.early_stopping_patience:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))
     attach_record(trainer, run.record, run.closing)
 
 
@@ -115,8 +137,8 @@ def train(trainer: Trainer, run: Run) -> dict:
     """Train, from the last complete checkpoint if the run has one.
 
     Returns:
-        facts for the record: steps, best_step and best_metric with `load_best_model_at_end`, tokens, train_seconds,
-        train_loss (mean over the steps up to the published one).
+        facts for the record: steps, best_step and best_metric with `load_best_model_at_end`, stopped (why, if early),
+        tokens, train_seconds, train_loss (mean over the steps up to the published one).
 
     Raises:
         HfkitError: no step was taken, or weights are not finite.
@@ -126,7 +148,7 @@ def train(trainer: Trainer, run: Run) -> dict:
     correct_best_checkpoint(run)
     before = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json") if checkpoint else TrainerState()
     mean_loss = None
-    if before.max_steps and before.global_step >= before.max_steps:
+    if before.max_steps and (before.global_step >= before.max_steps or has_stopped(before)):
         # interrupted between the last step and the publication: trainer.train() would take a further step
         best = before.best_model_checkpoint if trainer.args.load_best_model_at_end else None
         load_checkpoint_weights(trainer, best or checkpoint)
@@ -149,6 +171,7 @@ def train(trainer: Trainer, run: Run) -> dict:
     return {
         "steps": trainer.state.global_step,
         **best_checkpoint_facts(trainer),
+        **early_stop_facts(trainer, run.config),
         "tokens": trainer.state.num_input_tokens_seen,
         "train_seconds": round(time.time() - started, 2),
         "train_loss": mean_logged_loss(logged) if logged else mean_loss,
@@ -193,6 +216,22 @@ def best_checkpoint_facts(trainer: Trainer) -> dict:
             f"step {published}. Set save_steps to eval_steps"
         )
     return {"best_step": published, "best_metric": metric} if state.best_model_checkpoint else {}
+
+
+def has_stopped(state: TrainerState) -> bool:
+    """Return whether training was over when a checkpoint with this state was saved, such as by early stopping."""
+    control = state.stateful_callbacks.get("TrainerControl", {})
+    return bool(control.get("args", {}).get("should_training_stop"))
+
+
+def early_stop_facts(trainer: Trainer, config) -> dict:
+    """Return `stopped` for the record, the reason why a trained trainer ended before its last step; else nothing."""
+    state, patience = trainer.state, config.early_stopping_patience
+    if not patience or state.global_step >= state.max_steps:
+        return {}
+    since = f" since step {state.best_global_step}" if state.best_global_step else ""  # where checkpoints are saved
+    metric = trainer.args.metric_for_best_model
+    return {"stopped": f"{metric} has not improved in {patience} evaluations{since} (early_stopping_patience)"}
 
 
 def mean_logged_loss(logged: list[tuple[int, float]]) -> float:

@@ -278,11 +278,9 @@ def test_every_flag_that_a_pipeline_cannot_use_is_told(pipeline):
 
 
 def test_a_field_of_the_trainer_that_fails_is_named(run_stage, tmp_path):
-    remedy = (
-        r"Invalid `loss_type` nope .* sets loss_type, which the trainer gets unchecked: see whether it is the cause"
-    )
+    remedy = r"sets pad_to_multiple_of, which the trainer gets unchecked: see whether it is the cause"
     with pytest.raises(HfkitError, match=remedy):
-        run_stage("sft", tmp_path / "out", loss_type="nope")
+        run_stage("sft", tmp_path / "out", pad_to_multiple_of=0)
 
 
 def broken(name: str, content: bytes | str | dict):

@@ -130,6 +130,13 @@ def test_problems_of_the_model_are_about_all_that_names_it(problems_with):
         ({"lr_scheduler_kwargs": {"nonsense": 1}}, ["lr_scheduler_kwargs"]),
         ({"log_level": "nonsense"}, ["log_level"]),
         ({"learning_rate": 1e300}, ["learning_rate"]),
+        ({"loss_type": "nope"}, ["loss_type"]),
+        ({"loss_type": "nope", "optim": "nonsense"}, ["loss_type", "optim"]),
+        ({"neftune_noise_alpha": -1.0}, ["neftune_noise_alpha"]),
+        ({"dataloader_num_workers": -1}, ["dataloader_num_workers"]),
+        ({"dataloader_prefetch_factor": 2}, ["dataloader_prefetch_factor"]),
+        ({"ddp_backend": "nope"}, ["ddp_backend"]),
+        ({"ddp_backend": "gloo"}, []),
     ],
 )
 def test_what_the_trainer_refuses_is_found_by_trying(problems_with, changes, keys):

@@ -196,6 +196,8 @@ def test_the_models_of_ppo_hold_what_is_planned(stage_for, other_scorer, changes
         ("sft", {**LORA, "dtype": "bfloat16", "bf16": True}),
         ("sft", {**LORA, "attn_implementation": "eager"}),
         ("sft", {**LORA, "gradient_checkpointing": True}),
+        ("sft", {**LORA, "use_dora": True}),
+        ("sft", {**LORA, "use_dora": True, "bf16": True}),
         ("reward", LORA),
     ],
 )

@@ -77,7 +77,8 @@ def stages_to_check(given: Namespace) -> Iterator[tuple[str, object, PreTrainedT
                 "--tokenizer"
             )
         revision = "main" if named else config.model_revision
-        options = [getattr(config, name, None) for name in ("pad_token", "chat_template", "chat_template_kwargs")]
+        names = ("pad_token", "chat_template", "chat_template_kwargs", "system_prompt")
+        options = [getattr(config, name, None) for name in names]
         yield stage, config, load_tokenizer(path, revision, *options)
 
 

@@ -6,13 +6,14 @@ from hfkit.config.fields import ModelFields, OutputFields, SourceFields
 from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import Problem
 from hfkit.hub.cards.licenses import license_problems
+from hfkit.stages.checks.adapters import adapter_problems
 from hfkit.stages.checks.architecture import architecture_problems, find_model_config
 from hfkit.stages.checks.data import data_problems
 from hfkit.stages.checks.effects import effect_problems
 from hfkit.stages.checks.files import folder_problems, template_problems
 from hfkit.stages.checks.hub import hub_problems
 from hfkit.stages.checks.kernels import kernel_problems
-from hfkit.stages.checks.models import adapter_problems, model_problems
+from hfkit.stages.checks.models import model_problems
 from hfkit.stages.checks.numbers import number_problems
 from hfkit.stages.checks.processes import process_problems
 from hfkit.stages.checks.trainer import trainer_problems

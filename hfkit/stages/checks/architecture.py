@@ -4,18 +4,22 @@ In a pipeline the model may not exist yet; it has the config of the model that t
 """
 
 import math
+import os
 
 from transformers import AutoConfig, PreTrainedConfig
 
 from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import Problem
+from hfkit.models.adapter_support import has_variant
 from hfkit.models.classifiers import has_classifier
 from hfkit.models.engine_support import engine_fault
 from hfkit.models.loading import cached_config
+from hfkit.records.source import Source
 from hfkit.rlhf.roles import shares_policy_vocabulary
 
 MODEL_KEYS = ("model_name_or_path", "model_revision", "model_config", "tokenizer_name_or_path")
 """The keys that say which model and tokenizer are read; what is found in these is about all of them."""
+MERGE_KEYS = ("merge_in_rollouts", "use_dora", "modules_to_save")
 
 
 def find_model_config(config) -> PreTrainedConfig | None:
@@ -61,12 +65,14 @@ def rollout_problems(config, model_config: PreTrainedConfig) -> list[Problem]:
     """Return problems of an engine of rollouts that cannot sample from the model."""
     engine = getattr(config, "rollout_engine", "generate")
     bits = 4 if config.load_in_4bit else 8 if config.load_in_8bit else None
-    merges = getattr(config, "merge_in_rollouts", False)
+    path = config.model_name_or_path
+    start = Source.of(path, config.model_revision).adapter if path and os.path.isdir(path) else None
+    merges = getattr(config, "merge_in_rollouts", False) and not has_variant(start or vars(config))
     try:
         fault = engine_fault(engine, model_config, bits, merges, config.attn_implementation)
     except ValueError:  # no causal language model, which the checks of the model report
         return []
-    return [Problem("rollout_engine", engine, fault, keys=(*MODEL_KEYS, "merge_in_rollouts"))] if fault else []
+    return [Problem("rollout_engine", engine, fault, keys=(*MODEL_KEYS, *MERGE_KEYS))] if fault else []
 
 
 def scoring_role(config) -> tuple[str | None, bool]:
@@ -117,11 +123,3 @@ def reward_length_problems(config, policy: PreTrainedConfig | None, reward: PreT
     remedy = f"its context is {limit} tokens, fewer than max_prompt_length + response_length: lower one of them"
     keys = ("max_prompt_length", "response_length", "reward_model_revision", *MODEL_KEYS)
     return [Problem("reward_model_path", config.reward_model_path, remedy, keys=keys)]
-
-
-def pending_problems(config, model_config: PreTrainedConfig | None) -> list[Problem]:
-    """Return the problems of a stage of a pipeline whose model an earlier stage makes, with this config."""
-    if model_config is None:
-        return []
-    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
-    return architecture_problems(config, model_config) + length_problems_within(config, limit)

@@ -4,42 +4,24 @@ import os
 from pathlib import Path
 
 from peft import PeftType
+from transformers import PreTrainedConfig
 
 from hfkit.config.registry import spec_of_config
-from hfkit.core.errors import HfkitError, Problem, nearest, reason
+from hfkit.core.errors import HfkitError, Problem, reason
 from hfkit.core.hub_ids import HUB_ID, split_revision
-from hfkit.models.adapter_support import module_names, opening_fault, training_fault
+from hfkit.data.system_prompt import SystemPromptError
 from hfkit.models.fitting import vocabulary_fault
 from hfkit.models.loading import cached_config, is_classifier
-from hfkit.models.tokenizers import PadTokenError, TemplateError, cached_tokenizer, tokenizer_source
+from hfkit.models.tokenizers import PadTokenError, TemplateError, cached_tokenizer, load_tokenizer, tokenizer_source
 from hfkit.records.base import base_fault
 from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source
-from hfkit.stages.checks.architecture import MODEL_KEYS, length_problems_within
+from hfkit.stages.checks.adapters import adapter_shape_problems, module_problems
+from hfkit.stages.checks.architecture import MODEL_KEYS, architecture_problems, length_problems_within
 from hfkit.stages.checks.files import template_fault, template_name
-from hfkit.stages.checks.rules import broken_rules
 from hfkit.stages.checks.start import checkpoint_problems
 
 MODEL_CONFIGS = ("config.json", ADAPTER_CONFIG)
-ADAPTER_KEYS = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_target_modules": "target_modules"}
-ADAPTER_KEYS |= {"use_rslora": "use_rslora"}
-"""The keys of an adapter's shape, and their names in PEFT's config."""
-
-
-def adapter_problems(config) -> list[Problem]:
-    """Return problems of LoRA and quantization settings that contradict each other."""
-    bits = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(config, name)), None)
-    both = config.load_in_4bit and config.load_in_8bit
-    given = [key for key in ADAPTER_KEYS if getattr(config, key) not in (None, False) and not config.use_peft]
-    rules = [
-        (bits and not config.use_peft, bits, "quantized weights cannot be trained: set use_peft: true", "use_peft"),
-        (both, "load_in_8bit", "the base is loaded in 4 bits or in 8: set one of the two", "load_in_4bit"),
-        *((True, key, "has no effect without use_peft: true", "use_peft") for key in given),
-        (config.lora_dropout == 1, "lora_dropout", "drops all of the adapter's input, which then learns nothing"),
-        (config.lora_target_modules == [], "lora_target_modules", "name one or more; without it, all linear layers"),
-        (bits and config.dtype == "auto", "dtype", f"{bits} needs a dtype: bfloat16 on a GPU, else float32", bits),
-    ]
-    return broken_rules(config, rules)
 
 
 def model_problems(config) -> list[Problem]:
@@ -70,7 +52,9 @@ def start_problems(config) -> list[Problem]:
     problems += revision_problems("model_revision", revision, key, path)
     spec = spec_of_config(config)
     try:
-        problems += adapter_shape_problems(config) + target_problems(config)
+        problems += adapter_shape_problems(config)
+        if Source.of(path, revision).adapter is None:
+            problems += module_problems(config, cached_config(path, revision))
         faults = [] if is_folder else [base_fault(Source.of(path, revision))]  # path_problems looks into folders
         if is_classifier(path, revision) and (spec is None or spec.makes != "reward model"):
             faults.append("a classifier, as reward models are: start from a language model")
@@ -96,6 +80,7 @@ def vocabulary_problems(config) -> list[Problem]:
     if fault is None:
         return []
     if getattr(config, "model_config", None):
+        fault = f"the tokenizer {path} has {len(tokenizer)} tokens: set it to that, or remove it"
         return [Problem("model_config.vocab_size", size, fault, keys=MODEL_KEYS)]
     return [Problem("model_name_or_path", config.model_name_or_path, fault, keys=MODEL_KEYS)]
 
@@ -163,10 +148,24 @@ def model_tokenizer_problems(config, key: str, path: str, revision: str) -> list
         return [Problem(wrong, getattr(config, wrong), str(error), keys=MODEL_KEYS)]
     except HfkitError as error:
         return [Problem(key, path, str(error))]
+    changes = config.system_prompt is not None or config.chat_template is not None
+    if changes and (problems := system_prompt_problems(config, path, revision)):
+        return problems
     own = tokenizer.chat_template
     templates = [] if config.chat_template else [*own.values()] if isinstance(own, dict) else [own]
     faults = [fault for text in templates if text and (fault := template_fault(text))]
     return [Problem(key, path, f"its chat template is {fault}: set chat_template", keys=MODEL_KEYS) for fault in faults]
+
+
+def system_prompt_problems(config, path: str, revision: str) -> list[Problem]:
+    """Return the problem of a system prompt that the chat template does not write."""
+    try:
+        load_tokenizer(path, revision, config.pad_token, config.chat_template, system_prompt=config.system_prompt)
+    except SystemPromptError as error:
+        return [Problem("system_prompt", config.system_prompt, str(error), keys=("chat_template", *MODEL_KEYS))]
+    except (HfkitError, OSError, ValueError):  # the checks of the template report it
+        pass
+    return []
 
 
 def length_problems(config) -> list[Problem]:
@@ -187,42 +186,10 @@ def context_length(config) -> int | None:
     return getattr(text_config, "max_position_embeddings", None)
 
 
-def adapter_shape_problems(config) -> list[Problem]:
-    """Return problems of LoRA settings that differ from those of the adapter that the stage starts from."""
-    adapter = Source.of(config.model_name_or_path, config.model_revision).adapter
-    if adapter is None:
+def pending_problems(config, model_config: PreTrainedConfig | None) -> list[Problem]:
+    """Return the problems of a stage of a pipeline whose model an earlier stage makes, with this config."""
+    if model_config is None:
         return []
-    if not config.use_peft:
-        fault = opening_fault(adapter, to_merge=True)
-        return [Problem("model_name_or_path", config.model_name_or_path, fault, keys=MODEL_KEYS)] if fault else []
-    fault = training_fault(adapter)
-    problems = [Problem("model_name_or_path", config.model_name_or_path, fault, keys=MODEL_KEYS)] if fault else []
-    for key, name_in_peft in ADAPTER_KEYS.items():
-        value, inherited = getattr(config, key), adapter.get(name_in_peft)
-        if value not in (None, False) and as_set(value) != as_set(inherited):
-            remedy = f"the adapter it starts from has {inherited}: leave it out"
-            problems.append(Problem(key, value, remedy, keys=("use_peft", *MODEL_KEYS)))
-    return problems
-
-
-def target_problems(config) -> list[Problem]:
-    """Return problems of `lora_target_modules` that no module of the model matches; no weights are loaded."""
-    source = Source.of(config.model_name_or_path, config.model_revision)
-    if not config.use_peft or not config.lora_target_modules or source.adapter is not None:
-        return []
-    names = module_names(cached_config(config.model_name_or_path, config.model_revision))
-    problems, keys = [], ("use_peft", *MODEL_KEYS)
-    for entry in config.lora_target_modules if names is not None else ():
-        if not any(name == entry or name.endswith(f".{entry}") for name in names):
-            known = sorted({name.rpartition(".")[2] for name in names} - {*map(str, range(len(names)))})
-            close = nearest(entry, known)
-            remedy = f"did you mean {close}?" if close else f"name some of {', '.join(known)}"
-            problems.append(
-                Problem("lora_target_modules", entry, f"no module of the model has this name: {remedy}", keys=keys)
-            )
-    return problems
-
-
-def as_set(value: object) -> object:
-    """Return a list without its order, and anything else as it is."""
-    return set(value) if isinstance(value, list) else value
+    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    problems = architecture_problems(config, model_config) + module_problems(config, model_config)
+    return problems + length_problems_within(config, limit)

@@ -2,6 +2,7 @@
 
 import math
 
+from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import Problem
 from hfkit.stages.checks.rules import broken_rules
 
@@ -34,6 +35,9 @@ def number_problems(config) -> list[Problem]:
         if value is not None and not low <= value <= high:
             remedy = "must not be negative" if high is math.inf else f"must be from {low} to {high}"
             problems.append(Problem(name, value, remedy))
+    alpha = getattr(config, "extra", {}).get("neftune_noise_alpha")
+    if alpha is not None and alpha < 0:
+        problems.append(Problem("neftune_noise_alpha", alpha, "must not be negative"))
     numbers = {name: value for name, value in vars(config).items() if isinstance(value, float)}
     problems += [Problem(k, v, "must be below 1e38") for k, v in numbers.items() if abs(v) > LARGEST]
     steps, evaluates = getattr(config, "max_steps", -1), getattr(config, "eval_strategy", "no")
@@ -47,7 +51,25 @@ def number_problems(config) -> list[Problem]:
         (no_steps, "eval_steps", "has no effect without eval_strategy: steps", "eval_strategy"),
         (no_rows, "eval_strategy", "needs held-out rows: set eval_datasets or test_split_size", *HELD_OUT_KEYS),
     ]
-    return problems + broken_rules(config, rules)
+    return problems + broken_rules(config, rules + best_rules(config)) + metric_problems(config)
+
+
+def best_rules(config) -> list[tuple]:
+    """Return the rules of choosing the best checkpoint and of early stopping, which take evaluations."""
+    evaluates = getattr(config, "eval_strategy", "no") != "no" and has_held_out(config)
+    remedy = "needs evaluations: set eval_strategy, and eval_datasets or test_split_size"
+    keys = ("load_best_model_at_end", "early_stopping_patience")
+    is_broken = {key: bool(getattr(config, key, None)) and not evaluates for key in keys}
+    return [(broken, key, remedy, "eval_strategy", *HELD_OUT_KEYS) for key, broken in is_broken.items()]
+
+
+def metric_problems(config) -> list[Problem]:
+    """Return the problem of a metric to choose the best checkpoint by that a stage does not compute."""
+    spec, key = spec_of_config(config), "metric_for_best_model"
+    metric, known = getattr(config, "extra", {}).get(key), spec.eval_metrics if spec else ()
+    if metric is None or not known or metric.removeprefix("eval_") in known:
+        return []
+    return [Problem(key, metric, f"{spec.name} has no such metric: expected one of {', '.join(known)}")]
 
 
 def has_held_out(config) -> bool:

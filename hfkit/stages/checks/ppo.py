@@ -1,15 +1,26 @@
 """Validates what only a PPO config has: batches, rewards, penalties, and when the best checkpoint is kept."""
 
+from peft import TaskType
+
+from hfkit.config.fields import models_named
 from hfkit.config.stages import PPOConfig
 from hfkit.core.errors import HfkitError, Problem, kind_of_error, reason
+from hfkit.models.adapter_shape import fit_to_model, get_on_meta, lora_config
+from hfkit.models.fitting import model_on_meta
 from hfkit.models.loading import cached_config, is_classifier, reward_fault
+from hfkit.records.source import Source
 from hfkit.rlhf.reward_functions import import_reward_function
 from hfkit.rlhf.reward_quality import recorded_pair_metrics
 from hfkit.rlhf.rewards import load_reward_tokenizer
+from hfkit.rlhf.roles import shares_policy_vocabulary
 from hfkit.rlhf.trainer_checks import precision_problems
-from hfkit.stages.checks.architecture import find_model_config, find_reward_config, reward_length_problems
+from hfkit.stages.checks.architecture import (
+    MODEL_KEYS,
+    find_model_config,
+    find_reward_config,
+    reward_length_problems,
+)
 from hfkit.stages.checks.models import revision_problems, weights_problems
-from hfkit.stages.checks.numbers import HELD_OUT_KEYS, has_held_out
 from hfkit.stages.checks.rules import broken_rules
 
 RESERVED_COLUMNS = ("prompt", "prompts", "replies", "input_ids", "length", "dropped", "faults", "cut")
@@ -21,7 +32,8 @@ REWARD_KEYS = ("reward_model_path", "reward_model_revision")
 def ppo_problems(config: PPOConfig) -> list[Problem]:
     """Return every problem of PPO's own fields."""
     rules = response_rules(config) + batch_rules(config) + function_rules(config) + penalty_rules(config)
-    return [*precision_problems(config), *broken_rules(config, rules + best_rules(config)), *reward_problems(config)]
+    problems = [*precision_problems(config), *broken_rules(config, rules)]
+    return [*problems, *reward_problems(config), *value_adapter_problems(config)]
 
 
 def response_rules(config: PPOConfig) -> list[tuple]:
@@ -73,14 +85,6 @@ def penalty_rules(config: PPOConfig) -> list[tuple]:
         (config.ptx_coef > 0 and not has_ptx, "ptx_coef", no_rows, "ptx_datasets"),
         (config.ptx_coef == 0 and has_ptx, "ptx_coef", no_weight, "ptx_datasets"),
     ]
-
-
-def best_rules(config: PPOConfig) -> list[tuple]:
-    """Return the rules of choosing the best checkpoint, which takes evaluations."""
-    evaluates = config.eval_strategy != "no" and has_held_out(config)
-    remedy = "needs evaluations: set eval_strategy, and eval_datasets or test_split_size"
-    keys = ("load_best_model_at_end", "early_stopping_patience")
-    return [(getattr(config, key) and not evaluates, key, remedy, "eval_strategy", *HELD_OUT_KEYS) for key in keys]
 
 
 def reward_problems(config: PPOConfig) -> list[Problem]:
@@ -136,4 +140,31 @@ def reward_tokenizer_problems(config: PPOConfig) -> list[Problem]:
     if highest < size:
         return []
     remedy = f"its tokenizer has ids up to {highest}, but its embedding ends at {size - 1}"
+    remedy += ": save the model with resized embeddings"
     return [Problem("reward_model_path", path, remedy, keys=REWARD_KEYS)]
+
+
+def value_adapter_problems(config: PPOConfig) -> list[Problem]:
+    """Return the problem of an adapter of the policy that matches nothing in the value model, which has no LM head.
+
+    A value model that starts from a reward model's adapter has that one's shape.
+    """
+    if not config.use_peft:
+        return []
+    try:
+        from_reward = config.reward_model_path is not None and shares_policy_vocabulary(config)
+        path, revision = models_named(config)[-1 if from_reward else 0][1:]
+        source = Source.of(path, revision)
+        if from_reward and source.adapter is not None:
+            return []
+        model = model_on_meta(path, cached_config(path, revision), TaskType.SEQ_CLS)
+    except Exception:  # what is missing or cannot be read is reported by other checks
+        return []
+    try:
+        get_on_meta(model, fit_to_model(lora_config(config, source, TaskType.SEQ_CLS), model))
+    except (ValueError, TypeError, KeyError) as error:  # what peft raises for a shape that it cannot make
+        key = "model_name_or_path" if source.adapter else "lora_target_modules"
+        remedy = "PPO's value model is a classifier without a language model's head, and has none of these modules"
+        remedy = f"{remedy}: adapt modules within the layers too ({reason(error)})"
+        return [Problem(key, getattr(config, key), remedy, keys=("use_peft", *MODEL_KEYS, "reward_model_path"))]
+    return []

@@ -4,6 +4,8 @@ from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, replace
 
 import torch
+from torch.distributed import Backend
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 
@@ -11,6 +13,11 @@ from hfkit.config.validation import EXTRA, default_of
 from hfkit.core.errors import Problem, reason
 from hfkit.training.arguments import trainer_arguments
 
+CHOICES = {
+    "loss_type": ("nll", "dft", "chunked_nll"),  # TRL's SFT reads it once the model is loaded
+    "ddp_backend": tuple(name for name in Backend.backend_list if name != Backend.UNDEFINED),
+}
+"""The values of those settings that the trainer's arguments take unchecked."""
 UNKNOWN_STEPS = 1000
 """Optimizer steps that a schedule is tried with if the config names none."""
 
@@ -21,6 +28,10 @@ def trainer_problems(config) -> list[Problem]:
     A setting is at fault if the trainer's arguments no longer fail with the same error once it has its default. Where
     several are, as two that contradict each other, the problem is under the last one and names the others.
     """
+    for key, choices in CHOICES.items():
+        if config.extra.get(key) not in (None, *choices):
+            problem = Problem(key, config.extra[key], f"expected one of: {', '.join(choices)}")
+            return [problem, *trainer_problems(with_default(config, key))]
     error = trainer_error(config)
     if error is None:
         return []
@@ -40,6 +51,7 @@ def trainer_error(config) -> str | None:
         for callback in get_reporting_integration_callbacks(arguments.report_to):
             callback()  # fails where the tracker's package is not installed
         try_schedule(arguments)
+        try_loader(arguments)
     except Exception as error:  # libraries raise errors of any kind
         return reason(error)
     return None
@@ -60,6 +72,16 @@ def try_schedule(arguments: TrainingArguments) -> None:
     steps = arguments.max_steps if arguments.max_steps > 0 else UNKNOWN_STEPS
     options = dict(arguments.lr_scheduler_kwargs or {})
     get_scheduler(arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(steps), steps, options)
+
+
+def try_loader(arguments: TrainingArguments) -> None:
+    """Make a data loader with the trainer's settings; its worker processes would start with the first batch.
+
+    Raises:
+        Exception: what torch raises for settings that it refuses.
+    """
+    names = ("num_workers", "prefetch_factor", "persistent_workers")
+    DataLoader([0], **{name: getattr(arguments, f"dataloader_{name}") for name in names})
 
 
 def with_default(config, key: str):

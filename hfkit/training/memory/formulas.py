@@ -142,7 +142,8 @@ def layer_bytes(decoder: Decoder, run: Pass) -> int:
         inputs       of the trained linear maps: h for queries, keys and values together, q (the output above), h and f;
                      autocast makes bf16 copies of fp32 inputs, one for each map
         LoRA         the inputs of the adapted maps: those same tensors, or copies where the dtype differs, one for each
-                     map; r for each; with dropout, the dropped input and its mask (bytes on a GPU) instead
+                     map; r for each; with dropout, the dropped input and its mask (bytes on a GPU) instead;
+                     DoRA (arXiv 2402.09353) scales the output of the map and that of the adapter, and keeps both
     per row:         a mask of T^2, if rows are padded; written out (eager, or dropped on a CPU), a T^2 of weights
     """
     d, inner, stream = decoder, run.inner, run.stream
@@ -163,6 +164,7 @@ def layer_bytes(decoder: Decoder, run: Pass) -> int:
         else:
             inputs = shared if low == run.adapter == stream == inner else widths * low
         inputs += ranks * low
+        inputs += 2 * sum(out for _, out, _ in d.adapted) * inner if d.dora else 0
     written_out = run.eager or (d.attention_dropout and run.full and not run.on_gpu)
     if written_out:
         square = d.heads * (FP32 + (BF16 if inner == BF16 else 0))

@@ -147,7 +147,7 @@ def rollout_copies(config, policy: Role, run: Pass, room: int) -> int:
     Args:
         room: bytes that are left for them; over a 4-bit base rollouts do without copies that do not fit.
     """
-    merged = config.merge_in_rollouts and config.use_peft
+    merged = config.merge_in_rollouts and config.use_peft and not policy.decoder.dora
     copies = formulas.merged_bytes(policy.decoder, run)
     if quantized_bits(config) is None:
         merged = merged and (run.half or run.stream == FP32)

@@ -64,6 +64,7 @@ class Decoder:
         unfused_gelu: whether the activation is GPT-2's tanh GELU written in torch, which keeps each of its steps.
         attention_dropout: whether attention weights are dropped in training.
         linear: number of parameters in a layer's linear weights.
+        dora: whether the adapters train the norms of the matrices apart, for which they keep two outputs of each.
         adapted: widths (in, out, rank) of those linear maps of a layer that have an adapter.
     """
 
@@ -79,6 +80,7 @@ class Decoder:
     unfused_gelu: bool
     attention_dropout: bool
     linear: int
+    dora: bool
     adapted: tuple[tuple[int, int, int], ...]
 
 
@@ -250,5 +252,6 @@ def decoder_of(model) -> Decoder:
         unfused_gelu=getattr(config, "activation_function", None) == "gelu_new",
         attention_dropout=bool(getattr(config, "attention_dropout", 0) or getattr(config, "attn_pdrop", 0)),
         linear=sum(module.weight.numel() for module in linear),
+        dora=any("lora_magnitude_vector" in name for name in modules),
         adapted=tuple((module.in_features, module.out_features, module.r["default"]) for module in adapted),
     )

@@ -1,0 +1,121 @@
+"""Validates the adapter of a config: its settings, the modules that it names, and the adapter that it starts from."""
+
+import re
+
+from peft import TaskType
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hfkit.config.fields import ALL_LINEAR, MODULE_NAMES
+from hfkit.core.errors import HfkitError, Problem, nearest
+from hfkit.models.adapter_support import opening_fault, training_fault, unmatched
+from hfkit.models.fitting import model_on_meta
+from hfkit.records.source import Source
+from hfkit.stages.checks.architecture import MODEL_KEYS
+from hfkit.stages.checks.rules import broken_rules
+from hfkit.training.memory.shapes import quantized_weights
+
+ADAPTER_KEYS = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_target_modules": "target_modules"}
+ADAPTER_KEYS |= {name: name for name in ("modules_to_save", "use_dora", "use_rslora")}
+"""The keys of an adapter's shape, and their names in PEFT's config."""
+NAMING_KEYS = ("lora_target_modules", "modules_to_save")
+
+
+def adapter_problems(config) -> list[Problem]:
+    """Return problems of LoRA and quantization settings that contradict each other."""
+    bits = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(config, name)), None)
+    both = config.load_in_4bit and config.load_in_8bit
+    given = [key for key in ADAPTER_KEYS if getattr(config, key) not in (None, False) and not config.use_peft]
+    targets, whole = config.lora_target_modules, config.modules_to_save
+    twice = isinstance(targets, list) and whole and {*targets} & {*whole}
+    rules = [
+        (bits and not config.use_peft, bits, "quantized weights cannot be trained: set use_peft: true", "use_peft"),
+        (both, "load_in_8bit", "the base is loaded in 4 bits or in 8: set one of the two", "load_in_4bit"),
+        *((True, key, "has no effect without use_peft: true", "use_peft") for key in given),
+        (config.lora_dropout == 1, "lora_dropout", "drops all of the adapter's input, which then learns nothing"),
+        (targets == [], "lora_target_modules", "name one or more; without it, all linear layers"),
+        (whole == [], "modules_to_save", "name one or more, or remove it"),
+        (twice, "modules_to_save", "a module is trained whole or adapted: name it in one of the two", NAMING_KEYS[0]),
+        (bits and config.dtype == "auto", "dtype", f"{bits} needs a dtype: bfloat16 on a GPU, else float32", bits),
+    ]
+    return broken_rules(config, rules)
+
+
+def adapter_shape_problems(config) -> list[Problem]:
+    """Return problems of LoRA settings that differ from those of the adapter that the stage starts from."""
+    adapter = Source.of(config.model_name_or_path, config.model_revision).adapter
+    if adapter is None:
+        return []
+    if not config.use_peft:
+        fault = opening_fault(adapter, to_merge=True)
+        return [Problem("model_name_or_path", config.model_name_or_path, fault, keys=MODEL_KEYS)] if fault else []
+    fault = training_fault(adapter)
+    problems = [Problem("model_name_or_path", config.model_name_or_path, fault, keys=MODEL_KEYS)] if fault else []
+    for key, name_in_peft in ADAPTER_KEYS.items():
+        value, inherited = getattr(config, key), adapter.get(name_in_peft)
+        if value not in (None, False) and as_set(value) != as_set(inherited):
+            remedy = f"the adapter it starts from has {inherited}: leave it out"
+            problems.append(Problem(key, value, remedy, keys=("use_peft", *MODEL_KEYS)))
+    return problems
+
+
+def as_set(value: object) -> object:
+    """Return a list without its order, and anything else as it is."""
+    return set(value) if isinstance(value, list) else value
+
+
+def module_problems(config, model_config: PreTrainedConfig) -> list[Problem]:
+    """Return problems of modules that a config names and a model of this config lacks; no weights are loaded."""
+    if not config.use_peft or not any(getattr(config, key) not in (None, [], ALL_LINEAR) for key in NAMING_KEYS):
+        return []
+    try:
+        model = model_on_meta(config.model_name_or_path, model_config, TaskType.CAUSAL_LM)
+    except HfkitError:  # `checkpoint_problems` reports it
+        return []
+    return target_problems(config, model) + whole_problems(config, model)
+
+
+def target_problems(config, model: PreTrainedModel) -> list[Problem]:
+    """Return problems of `lora_target_modules`: an entry that matches nothing, or a faulty regular expression."""
+    targets, key = config.lora_target_modules, "lora_target_modules"
+    if targets in (None, [], ALL_LINEAR):
+        return []
+    try:
+        missing = unmatched(model, targets)
+    except re.error as error:
+        return [Problem(key, targets, f"not a regular expression, nor names: {error}")]
+    known = {last_part(name) for name, module in model.named_modules() if is_matrix(module)}
+    return [unmatched_problem(key, entry, model, known) for entry in missing]
+
+
+def whole_problems(config, model: PreTrainedModel) -> list[Problem]:
+    """Return problems of `modules_to_save`: an entry that matches nothing, or quantized weights, which do not train."""
+    modules, problems, key = dict(model.named_modules()), [], "modules_to_save"
+    bits = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(config, name)), None)
+    quantized = quantized_weights(model) if bits else set()
+    known = {last_part(name) for name, module in modules.items() if name and any(True for _ in module.parameters())}
+    for entry in config.modules_to_save or ():
+        found = [module for name, module in modules.items() if name.endswith(entry)]  # as PEFT matches them
+        if not found:
+            problems.append(unmatched_problem(key, entry, model, known))
+        elif quantized & {id(parameter) for module in found for parameter in module.parameters()}:
+            remedy = f"is quantized by {bits}, and cannot be trained whole: remove it, or {bits}"
+            problems.append(Problem(key, entry, remedy, keys=(bits, *MODEL_KEYS)))
+    return problems
+
+
+def unmatched_problem(key: str, entry: str, model: PreTrainedModel, known: set[str]) -> Problem:
+    """Return the problem of an entry that matches nothing, with the nearest of the `known` names."""
+    close = nearest(entry.rpartition(".")[2], known) if MODULE_NAMES.fullmatch(entry) else None
+    remedy = f"Did you mean {close!r}?" if close else f"Name some of {', '.join(sorted(known))}"
+    return Problem(key, entry, f"matches no module of {type(model).__name__}. {remedy}", keys=("use_peft", *MODEL_KEYS))
+
+
+def last_part(name: str) -> str:
+    """Return the last part of a module's name that is no index."""
+    return next((part for part in reversed(name.split(".")) if not part.isdigit()), name)
+
+
+def is_matrix(module) -> bool:
+    """Return whether a module is one that LoRA adapts: a linear layer or an embedding."""
+    weight = getattr(module, "weight", None)
+    return weight is not None and weight.ndim == 2
