@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 FOLDER = Path(__file__).with_name("templates")
-TOKENS = {
+BUILT_IN_TOKENS = {
     "chatml": ("<|im_start|>", "<|im_end|>"),
     "gemma": ("<start_of_turn>", "<end_of_turn>"),
     "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
@@ -25,8 +25,8 @@ def read_built_in(name: str) -> str:
 
 def tokens_fault(name: str, vocabulary: Collection[str]) -> str | None:
     """Return why a vocabulary does not fit a built-in template, or None."""
-    missing = [token for token in TOKENS[name] if token not in vocabulary]
+    missing = [token for token in BUILT_IN_TOKENS[name] if token not in vocabulary]
     if not missing:
         return None
-    as_text = " or ".join(other for other, tokens in TOKENS.items() if not tokens)
+    as_text = " or ".join(other for other, tokens in BUILT_IN_TOKENS.items() if not tokens)
     return f"{name} needs {' '.join(missing)}, which its vocabulary lacks, and hfkit adds no tokens: set {as_text}"

@@ -15,14 +15,14 @@ from hfkit.data.rendering import Template, reads_parts, special_token_pattern, t
 STATEMENT = re.compile(
     r"{#- system_prompt -#}.*?\[{'role': 'system', 'content': (.*?)}\] \+ messages -%}.*?{{- '' }}", re.DOTALL
 )
-USER, SYSTEM = {"role": "user", "content": "Hi"}, {"role": "system", "content": "hfkit7"}
+ASKED, INSTRUCTED = {"role": "user", "content": "Hi"}, {"role": "system", "content": "hfkit7"}
 
 
 class SystemPromptError(HfkitError):
     """A system prompt that a chat template cannot write."""
 
 
-def statement(prompt: str, as_parts: bool) -> str:
+def system_statement(prompt: str, as_parts: bool) -> str:
     """Return the statement that a template begins with; Jinja reads texts as Python does, and JSON's are such texts."""
     content = json.dumps(text_part(prompt) if as_parts else prompt, ensure_ascii=False)
     return (
@@ -58,13 +58,13 @@ def set_system_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> None:
     tokenizer.chat_template = plain if isinstance(own, dict) else plain[""]
     if not prompt:
         return
-    given = rendered(tokenizer, [{**SYSTEM, "content": prompt}, USER]), rendered(tokenizer, [SYSTEM, USER])
-    first = statement(prompt, reads_parts(tokenizer, repr(tokenizer.chat_template)))
+    given = rendered(tokenizer, [{**INSTRUCTED, "content": prompt}, ASKED]), rendered(tokenizer, [INSTRUCTED, ASKED])
+    first = system_statement(prompt, reads_parts(tokenizer, repr(tokenizer.chat_template)))
     templates = {name: first + template for name, template in plain.items()}
     tokenizer.chat_template = templates if isinstance(own, dict) else templates[""]
     if "".join(prompt.split()) not in "".join(given[0].split()):
         raise SystemPromptError("the chat template leaves out what a system message says: set another chat_template")
-    if (rendered(tokenizer, [USER]), rendered(tokenizer, [SYSTEM, USER])) != given:
+    if (rendered(tokenizer, [ASKED]), rendered(tokenizer, [INSTRUCTED, ASKED])) != given:
         raise SystemPromptError("the chat template takes no statement before it: put the prompt into the template")
 
 

@@ -10,7 +10,7 @@ from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import TOKENIZER_FILES
-from hfkit.data.built_in_templates import TOKENS, read_built_in, tokens_fault
+from hfkit.data.built_in_templates import BUILT_IN_TOKENS, read_built_in, tokens_fault
 from hfkit.data.rendering import TODAY, set_template_kwargs, template_variables, writes_today
 from hfkit.data.system_prompt import set_system_prompt, system_prompt_of
 from hfkit.records.source import Source, find_file
@@ -99,9 +99,11 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, path: str, chosen: str |
         if Path(chosen).is_file():
             tokenizer.chat_template = Path(chosen).read_text(encoding="utf-8")
             return
-        if chosen not in TOKENS:
+        if chosen not in BUILT_IN_TOKENS:
             names = f"the tokenizer of {path} has {', '.join(named)}" if named else f"{path} has no named templates"
-            raise TemplateError(f"chat_template: {chosen} is no file, and {names}; built in: {', '.join(TOKENS)}")
+            raise TemplateError(
+                f"chat_template: {chosen} is no file, and {names}; built in: {', '.join(BUILT_IN_TOKENS)}"
+            )
         if fault := tokens_fault(chosen, tokenizer.get_vocab()):
             raise TemplateError(f"chat_template: {fault}")
         tokenizer.chat_template = read_built_in(chosen)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from hfkit.config.stages import TokenizerConfig
 from hfkit.core.console import say
 from hfkit.data import faults
-from hfkit.data.built_in_templates import TOKENS, read_built_in
+from hfkit.data.built_in_templates import BUILT_IN_TOKENS, read_built_in
 from hfkit.data.encoding import drop_empty_texts
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
@@ -73,6 +73,6 @@ def main(config: TokenizerConfig) -> Path:
 def template_of(config: TokenizerConfig) -> tuple[str, list[str]]:
     """Return the chat template of a config, and its markers: the tokens of a built-in template, or hfkit's own."""
     chosen = config.chat_template
-    if chosen in TOKENS and not Path(chosen).is_file():
-        return read_built_in(chosen), [*TOKENS[chosen]]
+    if chosen in BUILT_IN_TOKENS and not Path(chosen).is_file():
+        return read_built_in(chosen), [*BUILT_IN_TOKENS[chosen]]
     return Path(chosen or CHAT_TEMPLATE).read_text(encoding="utf-8"), MARKERS

@@ -9,7 +9,7 @@ from template_families import BUILT_IN
 from transformers import GenerationConfig
 
 from hfkit.core.errors import ConfigError
-from hfkit.data.built_in_templates import TOKENS
+from hfkit.data.built_in_templates import BUILT_IN_TOKENS
 from hfkit.models.tokenizers import load_tokenizer, read_tokenizer
 
 SYSTEM, USER = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where is Oslo?"}
@@ -45,7 +45,7 @@ def saved(tokenizer_for, tmp_path):
     return save
 
 
-@pytest.mark.parametrize("name", TOKENS)
+@pytest.mark.parametrize("name", BUILT_IN_TOKENS)
 def test_a_built_in_template_writes_its_format(name, saved):
     tokenizer = read_tokenizer(saved(BUILT_IN[name]), chat_template=name)
     messages = [SYSTEM, USER, ANSWER, AGAIN]
@@ -58,7 +58,7 @@ def test_a_vocabulary_without_the_tokens_is_refused_with_what_to_set(name, confi
         config_of("sft", tmp_path / "out", chat_template=name)
     [problem] = error.value.problems
     assert problem.key == "chat_template"
-    assert f"{name} needs {' '.join(TOKENS[name])}, which its vocabulary lacks" in problem.remedy
+    assert f"{name} needs {' '.join(BUILT_IN_TOKENS[name])}, which its vocabulary lacks" in problem.remedy
     assert problem.remedy.endswith("set mistral or zephyr")
 
 

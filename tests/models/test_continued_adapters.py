@@ -194,23 +194,3 @@ def test_whole_modules_on_a_16_bit_base_are_warned_about(adapter, config_of, tmp
     theirs = adapter(**SHAPES["whole embedding"])
     load_trainable(config_of("sft", tmp_path / "out", model_name_or_path=theirs, dtype="bfloat16", lora_r=None))
     assert "trains embed_tokens whole, in 16 bits" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("names", "reported"),
-    [
-        (
-            ["q_proj", "v_prj"],
-            "lora_target_modules: 'v_prj' -> no module of the model has this name: did you mean v_proj",
-        ),
-        (["nothing_like_it"], "name some of .*q_proj"),
-    ],
-)
-@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
-def test_target_modules_that_match_nothing_are_refused_before_loading(
-    stage, names, reported, base, config_of, tmp_path
-):
-    changes = {"model_name_or_path": base, **(FUNCTIONS if stage == "ppo" else {})}
-    with pytest.raises(ConfigError, match=reported):
-        config_of(stage, tmp_path / "out", lora_target_modules=names, **changes)
-    config_of(stage, tmp_path / "out", lora_target_modules=["q_proj", "1.mlp.up_proj"], **changes)

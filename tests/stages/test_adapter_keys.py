@@ -161,7 +161,7 @@ def test_an_adapter_on_the_head_alone_is_refused_by_ppo_before_loading(problems,
     request.getfixturevalue("no_weights")
     [problem] = problems("ppo", **changes, lora_target_modules=["lm_head"])
     assert problem.startswith("lora_target_modules: ['lm_head'] -> PPO's value model is a classifier without")
-    assert problems("ppo", **changes, lora_target_modules=["lm_head", "q_proj"]) == []
+    assert problems("ppo", **changes, lora_target_modules=["lm_head", "1.mlp.up_proj"]) == []
 
 
 NEW = {"use_dora": True, "modules_to_save": ["lm_head", "embed_tokens"], "lora_target_modules": "q_proj,v_proj"}

@@ -83,7 +83,7 @@ def target_problems(config, model: PreTrainedModel) -> list[Problem]:
         missing = unmatched(model, targets)
     except re.error as error:
         return [Problem(key, targets, f"not a regular expression, nor names: {error}")]
-    known = {last_part(name) for name, module in model.named_modules() if is_matrix(module)}
+    known = {own_name(name) for name, module in model.named_modules() if is_matrix(module)}
     return [unmatched_problem(key, entry, model, known) for entry in missing]
 
 
@@ -92,7 +92,7 @@ def whole_problems(config, model: PreTrainedModel) -> list[Problem]:
     modules, problems, key = dict(model.named_modules()), [], "modules_to_save"
     bits = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(config, name)), None)
     quantized = quantized_weights(model) if bits else set()
-    known = {last_part(name) for name, module in modules.items() if name and any(True for _ in module.parameters())}
+    known = {own_name(name) for name, module in modules.items() if name and any(True for _ in module.parameters())}
     for entry in config.modules_to_save or ():
         found = [module for name, module in modules.items() if name.endswith(entry)]  # as PEFT matches them
         if not found:
@@ -110,7 +110,7 @@ def unmatched_problem(key: str, entry: str, model: PreTrainedModel, known: set[s
     return Problem(key, entry, f"matches no module of {type(model).__name__}. {remedy}", keys=("use_peft", *MODEL_KEYS))
 
 
-def last_part(name: str) -> str:
+def own_name(name: str) -> str:
     """Return the last part of a module's name that is no index."""
     return next((part for part in reversed(name.split(".")) if not part.isdigit()), name)
 

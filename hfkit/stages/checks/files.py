@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, TemplateSyntaxError
 
 from hfkit.core.errors import Problem, reason
-from hfkit.data.built_in_templates import TOKENS
+from hfkit.data.built_in_templates import BUILT_IN_TOKENS
 
 
 def folder_problems(config) -> list[Problem]:
@@ -35,7 +35,7 @@ def template_name(config) -> str | None:
 def template_problems(config) -> list[Problem]:
     """Return problems of a chat template that cannot be read, or is not Jinja."""
     path = getattr(config, "chat_template", None)
-    is_built_in = path in TOKENS and not Path(path).is_file()
+    is_built_in = path in BUILT_IN_TOKENS and not Path(path).is_file()
     if path is None or is_built_in or template_name(config):  # loading the tokenizer finds the name
         return []
     try:
