@@ -252,6 +252,6 @@ def decoder_of(model) -> Decoder:
         unfused_gelu=getattr(config, "activation_function", None) == "gelu_new",
         attention_dropout=bool(getattr(config, "attention_dropout", 0) or getattr(config, "attn_pdrop", 0)),
         linear=sum(module.weight.numel() for module in linear),
-        dora=any("lora_magnitude_vector" in name for name in modules),
+        dora=any("lora_magnitude_vector." in name for name in modules),
         adapted=tuple((module.in_features, module.out_features, module.r["default"]) for module in adapted),
     )
