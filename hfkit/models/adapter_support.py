@@ -6,6 +6,7 @@ An adapter is refused, before any weights are loaded, where a copy of it would c
 import re
 from dataclasses import fields
 
+import peft
 from peft import PEFT_TYPE_TO_TUNER_MAPPING, LoraConfig
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
@@ -18,6 +19,8 @@ WITHOUT_EFFECT = ("task_type", "peft_type", "auto_mapping", "peft_version", "bas
 WITHOUT_EFFECT += ("inference_mode", "lora_dropout", "bias", "init_lora_weights", "megatron_core", "runtime_config")
 WITHOUT_EFFECT += ("eva_config", "corda_config", "loftq_config", "lora_ga_config", "qalora_group_size")
 """What decides how an adapter starts or where it is, but not what it computes; or has an own check below."""
+NO_MATCH: type[Exception] | tuple = getattr(peft, "NoMatchingPeftModuleError", ())
+"""What PEFT raises for modules that match nothing; earlier versions have no error for it alone."""
 KNOWN = {field.name for field in fields(LoraConfig)}
 HARMLESS_STARTS = ("gaussian", "eva", "orthogonal")
 """Initializations that leave the base as it is: the weights of the adapter replace them."""
@@ -99,19 +102,21 @@ def unmatched(model: PreTrainedModel, targets: list[str] | str) -> list[str]:
     """
     names = [name for name, _ in model.named_modules() if name]
     if isinstance(targets, str):
-        pattern = re.compile(targets)
-        return [] if any(map(pattern.fullmatch, names)) else [targets]
-    left = [one for one in targets if not any(name == one or name.endswith(f".{one}") for name in names)]
+        left = [] if any(map(re.compile(targets).fullmatch, names)) else [targets]
+    else:
+        left = [one for one in targets if not any(name == one or name.endswith(f".{one}") for name in names)]
     is_mixture = any(parameter.ndim == 3 for parameter in model.parameters())
-    return [one for one in left if not (is_mixture and adapts(model.config, one))]
+    return [one for one in left if not (is_mixture and is_known(model.config, [one] if one != targets else one))]
 
 
-def adapts(config: PreTrainedConfig, target: str) -> bool:
-    """Return whether PEFT finds something to adapt under one name."""
+def is_known(config: PreTrainedConfig, targets: list[str] | str) -> bool:
+    """Return whether PEFT matches `target_modules` to something, even if it cannot adapt that alone."""
     try:
-        get_on_meta(on_meta(config, AutoModelForCausalLM), LoraConfig(task_type="CAUSAL_LM", target_modules=[target]))
-    except ValueError:
+        get_on_meta(on_meta(config, AutoModelForCausalLM), LoraConfig(task_type="CAUSAL_LM", target_modules=targets))
+    except NO_MATCH:
         return False
+    except ValueError:
+        return True
     return True
 
 

@@ -9,6 +9,7 @@ from hfkit.core.errors import ConfigError
 from hfkit.data.chat_template import encode_prompt, encode_replies, turn_end_ids
 from hfkit.data.forms import instruction_row
 from hfkit.data.system_prompt import SystemPromptError, set_system_prompt, system_prompt_of
+from hfkit.evaluation.replies import Subject
 from hfkit.models.tokenizers import load_stage_tokenizer, load_tokenizer, read_tokenizer
 from hfkit.records.record import read_record
 from hfkit.rlhf.rewards import scoring_tokenizer
@@ -92,6 +93,9 @@ def test_stages_after_sft_read_with_its_system_prompt(run_stage, config_of, rewa
     tokenizer, plain = load_tokenizer(str(folder)), load_tokenizer(str(reward_dir))
     wanted = encode_prompt(plain, [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
     assert encode_prompt(tokenizer, "Hi") == wanted
+    question = [{"role": "user", "content": "Hi"}]
+    assert Subject("sft", str(folder)).encode(question) == wanted, "evaluations read with it"
+    assert Subject("sft", str(folder), system_prompt="").encode(question) == encode_prompt(plain, "Hi")
     later = {"model_name_or_path": str(folder)}
     assert encode_prompt(load_stage_tokenizer(config_of("reward", tmp_path / "r", **later)), "Hi") == wanted
     config = config_of("ppo", tmp_path / "p", **later)

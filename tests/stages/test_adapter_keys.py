@@ -9,15 +9,19 @@ from merging import edit
 from model_outputs import last_hidden, logits, logits_at
 from peft import PeftModel
 from safetensors.torch import load_file
+from small_models import model_of
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import hfkit
+from hfkit.cli import main
+from hfkit.commands.chat.main import chat
 from hfkit.commands.merge import merge
 from hfkit.config.parsing import parse
 from hfkit.config.registry import STAGES
 from hfkit.config.stages import SFTConfig
 from hfkit.core.errors import ConfigError
 from hfkit.models.adapter_shape import get_on_meta, lora_config, on_meta
+from hfkit.models.adapter_support import unmatched
 from hfkit.models.loading import cached_config
 from hfkit.records.record import read_record
 from hfkit.records.source import Source
@@ -168,7 +172,7 @@ NEW = {"use_dora": True, "modules_to_save": ["lm_head", "embed_tokens"], "lora_t
 
 
 def test_dora_with_whole_modules_is_trained_published_and_reloaded_in_every_stage(
-    base_dir, run_stage, config_of, tmp_path, monkeypatch
+    base_dir, run_stage, config_of, tmp_path, capsys
 ):
     start = {"model_name_or_path": str(base_dir), **NEW}
     sft = run_stage("sft", tmp_path / "sft", **start, learning_rate=1e-2)
@@ -184,6 +188,10 @@ def test_dora_with_whole_modules_is_trained_published_and_reloaded_in_every_stag
     assert not torch.allclose(weights[next(name for name in norms if "layers.0.self_attn.q_proj" in name)], norm)
     opened = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_dir), sft)
     assert torch.allclose(logits(opened), logits_at(sft), atol=1e-6)
+    chat(str(sft), prompt="What does Ann like?", length=2)
+    assert main(["push", str(sft), "me/tiny", "--dry_run", "--with_base", "me/base"]) == 0
+    shown = capsys.readouterr().out
+    assert "adapter_model.safetensors" in shown and "Traceback" not in shown
     merged = merge(str(sft), tmp_path / "merged", "float32")
     assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(merged)), logits(opened), atol=1e-4)
     reward = run_stage("reward", tmp_path / "reward", model_name_or_path=str(sft))
@@ -237,3 +245,10 @@ def test_a_pad_token_beyond_the_embedding_is_refused(copy, base_dir, config_of, 
     [problem] = error.value.problems
     assert problem.key == "model_name_or_path"
     assert "pad_token_id in the config.json" in problem.remedy and problem.remedy.endswith("or remove it")
+
+
+def test_names_of_experts_are_matched_as_peft_matches_them():
+    """PEFT maps former names of their modules, such as w1, to parameters."""
+    model = on_meta(model_of("mixture", 64).config, AutoModelForCausalLM)
+    assert unmatched(model, ["w1", "q_proj", "w9"]) == ["w9"]
+    assert unmatched(model, r".*\.q_proj") == []
