@@ -145,7 +145,7 @@ ARGUMENTS = {
         argument("--against", metavar="MODEL", help="second model, shown side by side"),
         argument("--adapter", nargs="+", metavar="ADAPTER", help="more adapters of the first model's base"),
         argument("--prompt", help="print the reply to this message, and end"),
-        argument("--system", "--system_prompt", help="system prompt; default: that it was trained with"),
+        argument("--system_prompt", "--system", dest="system", help="default: that it was trained with"),
         argument("--chat_template", metavar="FILE", help="Jinja file, or the name of a template, as in training"),
         argument(
             "--chat_template_kwargs",
