@@ -1,12 +1,15 @@
-"""Convert the columns of a data set to those of a stage, as a data card's `columns` and `convert` say.
+"""Convert the columns of a data set to those of a stage, as `columns` and `convert` of a card or of an entry say.
 
 The set of conversions is closed: no card runs code.
 """
 
+import json
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 
 import datasets
+import pyarrow as pa
 from datasets import Dataset, Features, LargeList, List, Value
 
 PLACEHOLDER = re.compile(r"{([^{}]+)}")  # "{instruction}\n\n{input}"
@@ -18,6 +21,10 @@ SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistan
 SHAREGPT_ROLES |= {"chatgpt": "assistant", "bot": "assistant", "tool": "tool", "function": "tool"}
 NUMERIC_TYPES = ("int", "uint", "float", "decimal", "null")  # prefixes of the names of numeric types
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
+TOOL_CALLS = List({"type": Value("string"), "function": {"name": Value("string"), "arguments": Value("string")}})
+CALL_ROLE, RESULT_ROLES = "function_call", ("observation", "function_response")
+"""The roles of a call of tools, and of its results, in ShareGPT's format."""
+TURN_COLUMNS = ("messages", "prompt", "chosen", "rejected", "response", "completion")
 # The role of a text that is read as one message, because other rows of its column hold messages.
 TEXT_ROLE = "=text"
 # The type of messages of which only some have a field; earlier versions of `datasets` have no such type.
@@ -141,17 +148,79 @@ def sharegpt(row: dict) -> dict:
     return {"messages": [turn | {"role": SHAREGPT_ROLES.get(turn.get("role"), turn.get("role"))} for turn in turns]}
 
 
+def function_calls(row: dict) -> dict:
+    """Return the columns of turns with `tool_calls` in place of the role function_call, and tool for observation."""
+    return {name: convert_calls(row[name]) for name in TURN_COLUMNS if isinstance(row.get(name), (list, dict))}
+
+
+def convert_calls(turns: list | dict) -> list | dict:
+    """Return turns, or one, of {from, value} or {role, content}, as `function_calls` does."""
+    if isinstance(turns, list):
+        return [*map(convert_calls, turns)]
+    if not isinstance(turns, dict):
+        return turns
+    role_key, text_key = ("from", "value") if turns.get("from") else ("role", "content")
+    role = turns.get(role_key)
+    if role == CALL_ROLE:
+        return turns | {role_key: "assistant", text_key: "", "tool_calls": parse_calls(turns.get(text_key))}
+    return turns | {role_key: "tool"} if role in RESULT_ROLES else turns
+
+
+def parse_calls(text: object) -> list[dict]:
+    """Return the tool calls in a JSON text: one of {name, arguments}, or a list of them.
+
+    From any other text comes a call whose arguments are not JSON, for which every stage drops the row.
+    """
+    try:
+        calls = json.loads(text)
+        calls = calls if isinstance(calls, list) else [calls]
+        found = [(call["name"], call["arguments"]) for call in calls]
+    except (ValueError, TypeError, KeyError):
+        found = [("", "")]
+    texts = [(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) for name, value in found]
+    return [{"type": "function", "function": {"name": name, "arguments": value}} for name, value in texts]
+
+
+def history(row: dict) -> dict:
+    """Return a row with earlier exchanges, a list of [user, assistant], before its prompt.
+
+    With a response, all of it is one conversation in `messages`, and earlier replies are trained on like the last one;
+    else the conversation is the prompt. An exchange that is not two texts leaves a conversation that is dropped.
+    """
+    exchanges = row["history"] or []
+    is_valid = all(isinstance(one, list) and [*map(type, one)] == [str, str] for one in exchanges) and row["prompt"]
+    texts = [text for one in exchanges for text in one] + [row["prompt"]] if is_valid else []
+    messages = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
+    if "response" not in row:
+        return {"prompt": messages or [None]}
+    return {"messages": [*messages, {"role": "assistant", "content": row["response"]}] if messages else [None]}
+
+
 def group_by_prompt(rows: Dataset) -> Dataset:
     """Return one row for each prompt; every other column is the list of its values, in the order of the rows."""
-    table = rows.with_format("arrow")[:].replace_schema_metadata(None)
-    others = [name for name in table.column_names if name != "prompt"]
-    grouped = table.group_by("prompt", use_threads=False).aggregate([(name, "list") for name in others])
-    return Dataset(grouped.rename_columns([name.removesuffix("_list") for name in grouped.column_names]))
+    groups: dict[str, list[int]] = {}
+    for index, prompt in enumerate(rows["prompt"]):
+        groups.setdefault(json.dumps(prompt), []).append(index)
+    firsts, order = [group[0] for group in groups.values()], [index for group in groups.values() for index in group]
+    offsets = pa.array([0, *accumulate(map(len, groups.values()))], "int32")
+    others = rows.select(order).remove_columns("prompt").with_format("arrow")[:]
+    columns = {"prompt": rows.select(firsts).select_columns("prompt").with_format("arrow")[:]["prompt"]}
+    columns |= {name: pa.ListArray.from_arrays(offsets, others[name].combine_chunks()) for name in others.column_names}
+    features = {name: kind if name == "prompt" else List(kind) for name, kind in rows.features.items()}
+    table = pa.table({name: columns[name] for name in features})
+    return Dataset(table, info=datasets.DatasetInfo(features=Features(features)))
+
+
+def drop_ties(rows: Dataset) -> Dataset:
+    """Return the rankings with two different scores or ranks, such as of a good and a bad completion of one prompt."""
+    values = rows["scores" if "scores" in rows.column_names else "ranks"]
+    return rows.select([index for index, one in enumerate(values) if len({*one} - {None}) > 1])
 
 
 def conversion_problem(name: str, features: Features) -> str | None:
     """Return why a conversion cannot be applied to columns of these types, or None."""
-    reads = {"shared_prompt": ["chosen", "rejected"], "sharegpt": ["messages"], "group_by_prompt": ["prompt"]}
+    reads = {"shared_prompt": ["chosen", "rejected"], "sharegpt": ["messages"], "history": ["prompt", "history"]}
+    reads |= {"group_by_prompt": ["prompt"]}
     if missing := [column for column in reads.get(name, ()) if column not in features]:
         return f"reads the column {missing[0]!r}, and the columns are {[*features]}"
     if name == "sharegpt":
@@ -159,15 +228,32 @@ def conversion_problem(name: str, features: Features) -> str | None:
         is_mixed = isinstance(kind, List) and isinstance(kind.feature, JSON)
         if not is_mixed and not {"from", "value"} <= item_fields(kind).keys():
             return f"reads turns with from and value, and 'messages' holds {kind}: leave it out if they are messages"
-    if name == "group_by_prompt":
-        for column, kind in features.items():
-            if not isinstance(kind, Value):
-                return f"groups plain values, and {column!r} holds {kind}: put it before transcript in convert"
+    if name == "history" and not is_list_of_texts(features["history"]):
+        return f"reads lists of [user, assistant], and 'history' holds {features['history']}"
+    if name == "drop_ties" and not {"scores", "ranks"} & {*features}:
+        return f"reads scores or ranks, and the columns are {[*features]}"
     return None
 
 
-def converted_features(name: str, features: Features) -> dict:
-    """Return the types of the columns that a conversion of rows makes."""
+def is_list_of_texts(kind) -> bool:
+    """Return whether a type is that of lists of lists of texts; lists that are all empty have the type null."""
+    if isinstance(kind, (List, LargeList)):
+        kind = kind.feature.feature if isinstance(kind.feature, (List, LargeList)) else kind.feature
+        return kind in (Value("string"), Value("large_string"), Value("null"))
+    return kind == Value("null")
+
+
+def converted_features(name: str, features: Features) -> Features:
+    """Return the types of all columns after a conversion of rows."""
+    if name == "history":
+        made = "messages" if "response" in features else "prompt"
+        consumed = ("prompt", "history", "response") if "response" in features else ("history",)
+        return Features({one: kind for one, kind in features.items() if one not in consumed} | {made: MESSAGES})
+    return Features({**features, **changed_features(name, features)})
+
+
+def changed_features(name: str, features: Features) -> dict:
+    """Return the types of the columns that a conversion of rows makes or changes."""
     if name == "shared_prompt":
         return {"prompt": features["chosen"], "chosen": features["chosen"], "rejected": features["rejected"]}
     if name == "sharegpt":
@@ -175,11 +261,21 @@ def converted_features(name: str, features: Features) -> dict:
         is_mixed = not fields  # turns of which only some have a field
         turns = {names.get(name, name): kind for name, kind in fields.items()}
         return {"messages": features["messages"] if is_mixed else List(turns)}
+    if name == "function_calls":
+        return {column: with_tool_calls(features[column]) for column in TURN_COLUMNS if column in features}
     return {column: MESSAGES for column in ("prompt", "chosen", "rejected") if features.get(column) == Value("string")}
 
 
+def with_tool_calls(kind):
+    """Return the type of turns that may have `tool_calls`."""
+    if isinstance(kind, dict):
+        return {**kind, "tool_calls": TOOL_CALLS}
+    return List(with_tool_calls(kind.feature)) if isinstance(kind, (List, LargeList)) else kind
+
+
 ROW_CONVERSIONS = {"transcript": transcript, "shared_prompt": shared_prompt, "sharegpt": sharegpt}
-TABLE_CONVERSIONS = {"group_by_prompt": group_by_prompt}
+ROW_CONVERSIONS |= {"function_calls": function_calls, "history": history}
+TABLE_CONVERSIONS = {"group_by_prompt": group_by_prompt, "drop_ties": drop_ties}
 
 
 def prompt_of(row: dict) -> str | list[dict] | None:
