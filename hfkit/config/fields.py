@@ -53,7 +53,9 @@ def arg(default: Any = MISSING, *, factory: Any = MISSING, help: str) -> Any:
 class DatasetEntry:
     """One source of rows: an item of `datasets`, `eval_datasets` and the like."""
 
-    path: str | None = arg(None, help=f"Hub id, or a {'/'.join(FILE_TYPES)} file ({', '.join(COMPRESSED)} too), or a folder")
+    path: str | None = arg(
+        None, help=f"Hub id, or a {'/'.join(FILE_TYPES)} file ({', '.join(COMPRESSED)} too), or a folder"
+    )
     card: str | None = arg(None, help="name of a data card, or its .md file; replaces path")
     name: str | None = arg(None, help="configuration of a Hub dataset")
     revision: str | None = arg(None, help="branch, tag or commit of a Hub dataset")

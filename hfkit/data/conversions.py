@@ -177,7 +177,9 @@ def parse_calls(text: object) -> list[dict]:
         found = [(call["name"], call["arguments"]) for call in calls]
     except (ValueError, TypeError, KeyError):
         found = [("", "")]
-    texts = [(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) for name, value in found]
+    texts = [
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) for name, value in found
+    ]
     return [{"type": "function", "function": {"name": name, "arguments": value}} for name, value in texts]
 
 

@@ -103,6 +103,4 @@ def is_packed(file: str) -> bool:
 def downloaded(files: list[str]) -> list[Path]:
     """Return the paths of a data set's files on this machine, unpacked."""
     manager = datasets.DownloadManager()
-    return [
-        unpacked(Path(file)) if is_packed(file) else Path(manager.download_and_extract(file)) for file in [*files]
-    ]
+    return [unpacked(Path(file)) if is_packed(file) else Path(manager.download_and_extract(file)) for file in [*files]]

@@ -1,4 +1,4 @@
-"""Recognize the format of a source by its columns, where neither a data card nor the entry says how to read them.
+"""The formats of data sets that people have, each known by its columns and what they hold.
 
 To add a format, add it to `FORMATS`, in the words of a data card: a form, `columns`, `convert` and `keep`.
 """
@@ -6,31 +6,16 @@ To add a format, add it to `FORMATS`, in the words of a data card: a form, `colu
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from datasets import Dataset, List, Value
+from datasets import Dataset, Value
 
 from hfkit.core.errors import HfkitError
-from hfkit.data.cards import OPTIONAL_COLUMNS, Keep
-from hfkit.data.columns import can_read, may_be_input, suggested_mapping, unread_columns
-from hfkit.data.conversations import SYSTEM, find_roles, is_conversation, iter_roles, usual_role
-from hfkit.data.conversions import CALL_ROLE, JSON, RESULT_ROLES, expression_columns
+from hfkit.data.cards import Keep
+from hfkit.data.columns import can_read
+from hfkit.data.conversations import find_roles, is_conversation, iter_roles, usual_role
+from hfkit.data.conversions import CALL_ROLE, RESULT_ROLES, expression_columns
 from hfkit.data.message_texts import TEXTS, parse_messages
 
 Predicate = Callable[[Dataset, str], bool]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How the columns of a source become those of a stage, as a card, an entry or a recognized format says.
-
-    Attributes:
-        columns: the stage's column -> expression over the data set's; those that are not mapped keep their names.
-        format: a line about the recognized format; "" without one.
-    """
-
-    columns: dict[str, str] = field(default_factory=dict)
-    convert: Sequence[str] = ()
-    keep: Sequence[Keep] = ()
-    format: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +39,7 @@ class Format:
     keep: Sequence[Keep] = ()
 
 
-def has_turns(rows: Dataset, column: str) -> bool:
+def holds_conversations(rows: Dataset, column: str) -> bool:
     """Return whether a column holds conversations, or texts that are the JSON of them."""
     if rows.features[column] in TEXTS:
         return parse_messages(first_value(rows, column) or "") is not None
@@ -94,7 +79,7 @@ def has_labels(rows: Dataset, column: str) -> bool:
     """
     kind = rows.features[column]
     if kind in TEXTS and {str(value).lower() for value in rows.unique(column)} <= {"true", "false"}:
-        raise ValueError(f"the column {column!r} holds text: write true and false without quotes, in a CSV True and False")
+        raise ValueError(f"the column {column!r} holds text: write true and false without quotes (CSV: True and False)")
     return kind == Value("bool") or (kind == Value("int64") and {*rows.unique(column)} <= {0, 1})
 
 
@@ -116,10 +101,10 @@ def first_value(rows: Dataset, column: str) -> object:
 TURNS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns")
 QUESTIONS = ("question", "query", "instruction", "input", "problem")
 ANSWERS = ("response", "completion", "output", "answer", "solution")
-INSTRUCTIONS = ("{instruction}\n\n{input}", "{instruction}\n\n{context}", "instruction")
+ALPACA_PROMPTS = ("{instruction}\n\n{input}", "{instruction}\n\n{context}", "instruction")
 HISTORY = ({"history": "history"}, {})
 PAIR = {"chosen": "chosen", "rejected": "rejected"}
-REPLIES = dict.fromkeys(PAIR, has_replies)
+REPLIES_ALONE = dict.fromkeys(PAIR, has_replies)
 COMPLETION = {"prompt": "prompt", "completion": "completion"}
 RATED = {"prompt": "prompt", "replies": "completion", "scores": "label"}
 LABELS = {"label": has_labels, "completion": has_anything}
@@ -137,32 +122,35 @@ FORMATS = [
             f"{name} pairs",
             "preference",
             {"prompt": column, **PAIR},
-            {column: both(holds, ends_open), **REPLIES},
+            {column: both(holds, ends_open), **REPLIES_ALONE},
             convert=convert,
         )
         for column in TURNS
-        for name, holds, convert in (*SHAREGPT, ("messages", has_turns, []))
+        for name, holds, convert in (*SHAREGPT, ("messages", holds_conversations, []))
     ),
     *(
         Format(name, "messages", {"messages": column}, {column: holds}, [*PAIR] * (column != "messages"), convert)
         for column in TURNS
-        for name, holds, convert in (*SHAREGPT, ("messages", has_anything if column == "messages" else has_turns, []))
+        for name, holds, convert in (
+            *SHAREGPT,
+            ("messages", has_anything if column == "messages" else holds_conversations, []),
+        )
     ),
+    Format("prompt and response", "prompt_response", {"prompt": "prompt", "response": "response"}),
+    Format("prompt and completion", "prompt_response", COMPLETION),
     *(
-        Format("alpaca pairs", "preference", {"prompt": prompt, **PAIR, **more}, REPLIES, convert=[*more])
-        for prompt in INSTRUCTIONS
+        Format("alpaca pairs", "preference", {"prompt": prompt, **PAIR, **more}, REPLIES_ALONE, convert=[*more])
+        for prompt in ALPACA_PROMPTS
         for more in HISTORY
     ),
     *(
         Format("alpaca", "prompt_response", {"prompt": prompt, "response": reply, **more}, convert=[*more])
-        for prompt in INSTRUCTIONS
+        for prompt in ALPACA_PROMPTS
         for reply in ("output", "response")
         for more in HISTORY
     ),
-    *(Format("pairs", "preference", {"prompt": name, **PAIR}, REPLIES) for name in QUESTIONS),
+    *(Format("pairs", "preference", {"prompt": name, **PAIR}, REPLIES_ALONE) for name in QUESTIONS),
     Format("pairs", "preference", PAIR),
-    Format("prompt and response", "prompt_response", {"prompt": "prompt", "response": "response"}),
-    Format("prompt and completion", "prompt_response", COMPLETION),
     Format("plain text", "text", {"text": "text"}),
     *(
         Format(
@@ -174,44 +162,9 @@ FORMATS = [
         for question in ("prompt", *QUESTIONS)
         for answer in ANSWERS
     ),
-    *(Format("prompts", "prompts", {"prompt": prompt}) for prompt in (*INSTRUCTIONS[:2], *QUESTIONS)),
+    *(Format("prompts", "prompts", {"prompt": prompt}) for prompt in (*ALPACA_PROMPTS[:2], *QUESTIONS)),
 ]
 """The formats. The first that a stage can read and that a source has is taken."""
-
-
-def recognize(rows: Dataset, wanted: list[str], needed: list[str], label: str) -> Reading:
-    """Return how to read a source by its columns; where they have the stage's own names, none is mapped.
-
-    Args:
-        rows: in the data set's columns; of a stream the first ones.
-        wanted: the columns that the stage reads.
-        needed: columns that keep their names.
-
-    Raises:
-        HfkitError: a column that is not read may belong to a prompt that is made of others; the rows are pairs, and the
-            stage trains on one response per row; or they are a list within one row.
-    """
-    found = matching_format(rows, wanted, label)
-    if found is None:
-        check_list(rows, label)
-        if "response" in wanted:
-            check_pairs(rows, label)
-        return Reading()
-    columns, names = dict(found.columns), rows.column_names
-    if wanted == ["prompt"] and "prompt" in columns:
-        columns = {name: columns[name] for name in ("prompt", "history") if name in columns}
-    is_mapped = any(name != expression for name, expression in columns.items())
-    shown = {} if found.form == "text" else {SYSTEM: ("system_prompt",) * is_mapped, "tools": ("functions",)}
-    for name, others in shown.items():
-        if name not in (*names, *needed):
-            columns |= {name: one for one in others if one in names}
-    if columns.get("prompt", "prompt") != "prompt":
-        check_input(found, columns, [name for name in names if name not in needed], label)
-    extras = [name for name in (*OPTIONAL_COLUMNS.get(found.form, ()), *shown) if name in names]
-    line = describe(found, columns, [name for name in extras if name not in columns])
-    columns = {name: f"{{{text}}}" if text in needed else text for name, text in columns.items()}
-    is_mapped = any(name != expression for name, expression in columns.items())
-    return Reading(columns if is_mapped else {}, found.convert, found.keep, line)
 
 
 def matching_format(rows: Dataset, wanted: list[str], label: str) -> Format | None:
@@ -235,59 +188,3 @@ def is_of(one: Format, rows: Dataset) -> bool:
     return all(isinstance(rows.features[name], Value) for name in texts) and all(
         holds(rows, name) for name, holds in one.holds.items()
     )
-
-
-def check_input(found: Format, columns: dict[str, str], names: list[str], label: str) -> None:
-    """Raise an HfkitError if a column that is not read may belong to the prompt, which is made of other columns."""
-    used = {name for expression in columns.values() for name in expression_columns(expression)}
-    inputs = [name for name in unread_columns(names, used, columns, [SYSTEM, "tools"]) if may_be_input(name)]
-    if not inputs:
-        return
-    others = {name: expression for name, expression in columns.items() if name != "prompt"}
-    wider = suggested_mapping(inputs, {"prompt": columns["prompt"]})
-    wider = [wider, *([] if "prompt:" in wider else [as_yaml({"prompt": columns["prompt"]})])]
-    raise HfkitError(
-        f"{label}: {found.name} format, but {', '.join(inputs)} may belong to the prompt too. Map what the model should "
-        f"read: datasets: [{{path: {label}, columns: {{{', '.join([*wider, as_yaml(others)]).strip(', ')}}}}}]; "
-        f"or leave it out: columns: {{{as_yaml(columns)}}}"
-    )
-
-
-def check_list(rows: Dataset, label: str) -> None:
-    """Raise an HfkitError if a source is one row that holds the list of the rows."""
-    for name, kind in rows.features.items() if len(rows) == 1 else []:
-        if isinstance(kind, List) and isinstance(kind.feature, (dict, JSON)) and not is_conversation(kind):
-            raise HfkitError(
-                f"{label} is one object, whose key {name!r} holds a list of {len(rows[0][name])} objects: write that list "
-                "alone into the file"
-            )
-
-
-def check_pairs(rows: Dataset, label: str) -> None:
-    """Raise an HfkitError if a source has pairs, for a stage that trains on one response per row."""
-    found = matching_format(rows, ["prompt", *PAIR], label)
-    if found is None:
-        return
-    columns = {"messages": "chosen"} if has_turns(rows, "chosen") else {"text": "chosen"}
-    columns = {"prompt": found.columns["prompt"], "response": "chosen"} if "prompt" in found.columns else columns
-    raise HfkitError(
-        f"{label}: its rows are pairs of replies (chosen, rejected), for the reward stage. To train on the chosen ones, "
-        f"map them: datasets: [{{path: {label}, columns: {{{as_yaml(columns)}}}}}]"
-    )
-
-
-def as_yaml(columns: dict[str, str]) -> str:
-    """Return a mapping of columns as it is written in a YAML, without its braces."""
-    texts = {name: expression.replace("\n", "\\n") for name, expression in columns.items()}
-    return ", ".join(f'{name}: "{text}"' if "{" in text else f"{name}: {text}" for name, text in texts.items())
-
-
-def describe(found: Format, columns: dict[str, str], extras: list[str]) -> str:
-    """Return a line about a format: what becomes of its columns."""
-    made = {"history": "earlier turns", SYSTEM: "a system turn"}
-    parts = []
-    for name, expression in {**columns, **{name: name for name in extras}}.items():
-        names = " + ".join(expression_columns(expression))
-        parts.append(name if name == names and name not in made else f"{names} -> {made.get(name, name)}")
-    parts += [f"rows whose {test.column} is {str(test.equals).lower()}" for test in found.keep]
-    return f"{found.name} format: {', '.join(parts)}"

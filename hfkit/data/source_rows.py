@@ -14,8 +14,9 @@ from hfkit.data.columns import card_columns, consumed_columns, mapped_columns
 from hfkit.data.conversions import expression_columns, is_difference
 from hfkit.data.csv_rows import with_numbers
 from hfkit.data.files import builder_of, read_rows
-from hfkit.data.formats import Reading, matching_format, recognize
+from hfkit.data.formats import matching_format
 from hfkit.data.progress import progress_bars
+from hfkit.data.recognition import Reading, recognize
 from hfkit.data.streams import first_rows, take_rows
 
 NUMERIC_COLUMNS = ("margin", "ranks", "scores")  # all other columns hold text or messages
@@ -52,7 +53,13 @@ def read_source(
     texts = ({columns.get(column, column) for column in reads} | {*reads}) - numbers - {*needed}
     if entry.streaming:
         used = {name for expression in columns.values() for name in expression_columns(expression)}
-        used |= {*columns.values(), *reads, *needed, *(test.column for test in keep), *consumed_columns(reading.convert)}
+        used |= {
+            *columns.values(),
+            *reads,
+            *needed,
+            *(test.column for test in keep),
+            *consumed_columns(reading.convert),
+        }
         rows, left_out, names = take_rows(entry, arguments, sorted(used), keep, seed)
         return (with_numbers(rows, texts, numbers) if is_csv else rows), reading, left_out, names
     rows = with_numbers(rows, texts, numbers) if is_csv else rows
@@ -119,7 +126,7 @@ def require_column(rows: Dataset, name: str, needed_for: str, label: str) -> Non
         raise HfkitError(f"{label} has no column {name!r} (for {needed_for}); it has {rows.column_names}")
 
 
-def form_of(entry: DatasetEntry, wanted: list[str]) -> str | None:
+def source_form(entry: DatasetEntry, wanted: list[str]) -> str | None:
     """Return the form of a source's rows, by its card or by its format; None if it is unknown.
 
     Args:

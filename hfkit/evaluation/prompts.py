@@ -9,7 +9,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS, TEXT
 from hfkit.data.messages import RenderError, tools_of
 from hfkit.data.rendering import TEMPLATE_KWARGS, variables_of
-from hfkit.data.source_rows import form_of
+from hfkit.data.source_rows import source_form
 from hfkit.data.splits import SplitStats, load_rows
 from hfkit.evaluation.held_out import prompt_and_reply
 from hfkit.evaluation.replies import Subject
@@ -43,7 +43,7 @@ def prompt_columns(entries: list[DatasetEntry]) -> list[str]:
     Raises:
         HfkitError: the rows cannot be read.
     """
-    forms = {form_of(entry, REFERENCE_COLUMNS) for entry in entries}
+    forms = {source_form(entry, REFERENCE_COLUMNS) for entry in entries}
     return PROMPTS if forms & {"prompts", "preference", "ranking"} else REFERENCE_COLUMNS
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from itertools import groupby
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -30,12 +31,9 @@ def rendered(stage: str, encoded: dict, tokenizer) -> object:
     if encoded["dropped"]:
         return f"dropped: {encoded['dropped']}"
     if stage == "sft":
-        text, inside = "", False
-        for token, label in zip(encoded["input_ids"], encoded["labels"], strict=True):
-            if (label != IGNORE) != inside:
-                text, inside = text + ("]" if inside else "["), not inside
-            text += tokenizer.decode([token])
-        return (text + "]" * inside).replace("<|endoftext|>", "$")
+        runs = groupby(zip(encoded["input_ids"], encoded["labels"], strict=True), lambda pair: pair[1] != IGNORE)
+        texts = [(trained, tokenizer.decode([token for token, _ in run])) for trained, run in runs]
+        return "".join(f"[{text}]" if trained else text for trained, text in texts).replace("<|endoftext|>", "$")
     if stage == "ppo":
         return tokenizer.decode(encoded["input_ids"])
     if "reply_ids" in encoded:
@@ -97,18 +95,22 @@ CALL = '{"name": "map", "arguments": {"of": "Ada"}}'
 PAIR = ("<user>Where?<assistant>Oslo.$", "<user>Where?<assistant>Rome.$")
 FOR_REWARD = "its rows are pairs of replies (chosen, rejected), for the reward stage"
 NOT_READ = "none that this stage reads"
+ONE_RESPONSE = "its rows have one response each, for SFT: the reward stage reads prompt, chosen and rejected"
 # file: its content; the line about its format; and by stage the rows, or what the error says.
 RIGHT = {
     "sharegpt.json": (
         as_list(
             {"conversations": [turn("human", "Where?"), turn("gpt", "Oslo.")], "system": "Be brief."},
-            {"conversations": [turn("human", "a"), turn("gpt", "b"), turn("human", "c"), turn("gpt", "d")], "system": ""},
+            {
+                "conversations": [turn("human", "a"), turn("gpt", "b"), turn("human", "c"), turn("gpt", "d")],
+                "system": "",
+            },
         ),
         "sharegpt format: conversations -> messages, system -> a system turn",
         {
             "sft": ["<system>Be brief.<user>Where?<assistant>[Oslo.$]", "<user>a<assistant>[b$]<user>c<assistant>[d$]"],
             "ppo": ["<system>Be brief.<user>Where?<assistant>", "<user>a<assistant>b<|endoftext|><user>c<assistant>"],
-            "reward": NOT_READ,
+            "reward": ONE_RESPONSE,
         },
     ),
     "sharegpt_tools.jsonl": (
@@ -160,7 +162,7 @@ RIGHT = {
         {
             "sft": ["<system>Be brief.<user>Add.\n\n1, 2<assistant>[3$]", "<user>Where?<assistant>[Oslo.$]"],
             "ppo": ["<system>Be brief.<user>Add.\n\n1, 2<assistant>", "<user>Where?<assistant>"],
-            "reward": NOT_READ,
+            "reward": ONE_RESPONSE,
         },
     ),
     "alpaca_history.jsonl": (
@@ -198,7 +200,7 @@ RIGHT = {
         {
             "sft": [SCHEMA + "<user>Where?<assistant>[Oslo.$]"],
             "ppo": [SCHEMA + "<user>Where?<assistant>"],
-            "reward": NOT_READ,
+            "reward": ONE_RESPONSE,
         },
     ),
     "dpo.jsonl.zst": (
@@ -242,12 +244,12 @@ RIGHT = {
     "completion.tsv": (
         b"prompt\tcompletion\nWhere, Ada?\t007\n",
         "prompt and completion format: prompt, completion",
-        {"sft": ["<user>Where, Ada?<assistant>[007$]"], "ppo": None, "reward": NOT_READ},
+        {"sft": ["<user>Where, Ada?<assistant>[007$]"], "reward": ONE_RESPONSE},
     ),
     "questions.ndjson.gz": (
         gzip.compress(lines({"question": "Where?", "answer": "Oslo.", "id": 1})),
         "question and answer format: question -> prompt, answer -> response",
-        {"sft": ["<user>Where?<assistant>[Oslo.$]"], "ppo": None, "reward": NOT_READ},
+        {"sft": ["<user>Where?<assistant>[Oslo.$]"], "reward": ONE_RESPONSE},
     ),
     "bom.csv.zst": (
         zst("\ufeffprompt,response\nWo?,Köln.\n".encode()),
@@ -255,14 +257,20 @@ RIGHT = {
         {"sft": ["<user>Wo?<assistant>[Köln.$]"]},
     ),
     "text.txt.zst": (
-        zst("eins\nzwei\n".encode()),
+        zst(b"eins\nzwei\n"),
         "plain text format: text",
         {"sft": ["[eins$]", "[zwei$]"], "ppo": NOT_READ, "reward": NOT_READ},
     ),
 }
 WRONG = {
-    "comma.json": (b'[\n{"prompt": "a", "response": "b"},\n]', {"sft": "comma.json: ValueError: line 3: remove the comma before ]"}),
-    "open.json": (b'[{"prompt": "a", "response": "b"}', {"sft": "line 1: it ends within a value: close each list with ]"}),
+    "comma.json": (
+        b'[\n{"prompt": "a", "response": "b"},\n]',
+        {"sft": "comma.json: ValueError: line 3: remove the comma before ]"},
+    ),
+    "open.json": (
+        b'[{"prompt": "a", "response": "b"}',
+        {"sft": "line 1: it ends within a value: close each list with ]"},
+    ),
     "begins_with_gpt.jsonl": (
         lines({"conversations": [turn("gpt", "Hello."), turn("human", "Where?"), turn("gpt", "Oslo.")]}),
         {
@@ -357,8 +365,8 @@ def test_conversions_stand_beside_columns(tmp_path, rows_of, config_of):
     columns = {"prompt": "q", "response": "a", "history": "old"}
     found, line = rows_of(tmp_path / "a.jsonl", "sft", columns=columns, convert=["history"])
     assert (found, line) == (["<user>a<assistant>[b$]<user>c<assistant>[d$]"], "")
-    with pytest.raises(HfkitError, match="convert: history reads lists of .user, assistant., and 'history' holds"):
-        rows_of(tmp_path / "a.jsonl", "sft", columns={**columns, "history": "q", "prompt": "a"}, convert=["history"])
+    with pytest.raises(HfkitError, match=r"convert: history reads lists of .user, assistant., and 'history' holds"):
+        rows_of(tmp_path / "a.jsonl", "sft", columns={"prompt": "a", "history": "q"}, convert=["history"])
     entry = {"path": str(tmp_path / "a.jsonl"), "convert": ["histroy"]}
     with pytest.raises(ConfigError, match=r"datasets\[0\]\.convert\[0\]: 'histroy' -> expected one of: transcript"):
         config_of("sft", tmp_path / "out", datasets=[entry])
@@ -402,7 +410,11 @@ def verb(tmp_path, base_dir, capsys):
     def run(*words: str, stage: str, name: str) -> tuple[int, str]:
         path = tmp_path / name
         path.write_bytes((RIGHT.get(name) or WRONG[name])[0])
-        config = {"datasets": [{"path": str(path)}], "output_dir": str(tmp_path / "out"), "model_name_or_path": str(base_dir)}
+        config = {
+            "datasets": [{"path": str(path)}],
+            "output_dir": str(tmp_path / "out"),
+            "model_name_or_path": str(base_dir),
+        }
         config |= {"reward_functions": ["math:sqrt"]} if stage == "ppo" else {"max_length": 64}
         (tmp_path / f"{stage}.yaml").write_text(yaml.safe_dump(config))
         status = cli.main([*words, str(tmp_path / f"{stage}.yaml")])
