@@ -92,8 +92,7 @@ class Recipe:
         made = {"prompt"} if "shared_prompt" in self.convert else set()
         missing = [column for column in needed if column not in self.columns and column not in made]
         missing += ["ranks or scores"] if self.form == "ranking" and not {*optional} & {*self.columns} else []
-        # Rows that are grouped by their prompt have several of each other column.
-        system = [] if self.form == "text" or "group_by_prompt" in self.convert else ["system"]
+        system = [] if self.form == "text" else ["system"]
         consumed = [name for one in self.convert for name in CONSUMED_COLUMNS.get(one, ())]
         known = (*needed, *optional, *system, *consumed)
         unknown = [column for column in self.columns if column not in known]

@@ -5,12 +5,15 @@ The set of conversions is closed: no card runs code.
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import accumulate
 
 import datasets
 import pyarrow as pa
 from datasets import Dataset, Features, LargeList, List, Value
+
+from hfkit.data.function_calls import TURN_COLUMNS, function_calls, with_tool_calls
 
 PLACEHOLDER = re.compile(r"{([^{}]+)}")  # "{instruction}\n\n{input}"
 DIFFERENCE = re.compile(r"(\w+) - (\w+)")  # "score_chosen - score_rejected"
@@ -21,10 +24,6 @@ SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistan
 SHAREGPT_ROLES |= {"chatgpt": "assistant", "bot": "assistant", "tool": "tool", "function": "tool"}
 NUMERIC_TYPES = ("int", "uint", "float", "decimal", "null")  # prefixes of the names of numeric types
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
-TOOL_CALLS = List({"type": Value("string"), "function": {"name": Value("string"), "arguments": Value("string")}})
-CALL_ROLE, RESULT_ROLES = "function_call", ("observation", "function_response")
-"""The roles of a call of tools, and of its results, in ShareGPT's format."""
-TURN_COLUMNS = ("messages", "prompt", "chosen", "rejected", "response", "completion")
 # The role of a text that is read as one message, because other rows of its column hold messages.
 TEXT_ROLE = "=text"
 # The type of messages of which only some have a field; earlier versions of `datasets` have no such type.
@@ -148,41 +147,6 @@ def sharegpt(row: dict) -> dict:
     return {"messages": [turn | {"role": SHAREGPT_ROLES.get(turn.get("role"), turn.get("role"))} for turn in turns]}
 
 
-def function_calls(row: dict) -> dict:
-    """Return the columns of turns with `tool_calls` in place of the role function_call, and tool for observation."""
-    return {name: convert_calls(row[name]) for name in TURN_COLUMNS if isinstance(row.get(name), (list, dict))}
-
-
-def convert_calls(turns: list | dict) -> list | dict:
-    """Return turns, or one, of {from, value} or {role, content}, as `function_calls` does."""
-    if isinstance(turns, list):
-        return [*map(convert_calls, turns)]
-    if not isinstance(turns, dict):
-        return turns
-    role_key, text_key = ("from", "value") if turns.get("from") else ("role", "content")
-    role = turns.get(role_key)
-    if role == CALL_ROLE:
-        return turns | {role_key: "assistant", text_key: "", "tool_calls": parse_calls(turns.get(text_key))}
-    return turns | {role_key: "tool"} if role in RESULT_ROLES else turns
-
-
-def parse_calls(text: object) -> list[dict]:
-    """Return the tool calls in a JSON text: one of {name, arguments}, or a list of them.
-
-    From any other text comes a call whose arguments are not JSON, for which every stage drops the row.
-    """
-    try:
-        calls = json.loads(text)
-        calls = calls if isinstance(calls, list) else [calls]
-        found = [(call["name"], call["arguments"]) for call in calls]
-    except (ValueError, TypeError, KeyError):
-        found = [("", "")]
-    texts = [
-        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) for name, value in found
-    ]
-    return [{"type": "function", "function": {"name": name, "arguments": value}} for name, value in texts]
-
-
 def history(row: dict) -> dict:
     """Return a row with earlier exchanges, a list of [user, assistant], before its prompt.
 
@@ -199,16 +163,17 @@ def history(row: dict) -> dict:
 
 
 def group_by_prompt(rows: Dataset) -> Dataset:
-    """Return one row for each prompt; every other column is the list of its values, in the order of the rows."""
-    groups: dict[str, list[int]] = {}
-    for index, prompt in enumerate(rows["prompt"]):
-        groups.setdefault(json.dumps(prompt), []).append(index)
+    """Return one row for each prompt (and `system`); other columns are lists of their values, in the order of rows."""
+    keys, groups = [name for name in ("prompt", "system") if name in rows.column_names], defaultdict(list)
+    for index, row in enumerate(rows.select_columns(keys)):
+        groups[json.dumps([*row.values()])].append(index)
     firsts, order = [group[0] for group in groups.values()], [index for group in groups.values() for index in group]
     offsets = pa.array([0, *accumulate(map(len, groups.values()))], "int32")
-    others = rows.select(order).remove_columns("prompt").with_format("arrow")[:]
-    columns = {"prompt": rows.select(firsts).select_columns("prompt").with_format("arrow")[:]["prompt"]}
+    others = rows.select(order).remove_columns(keys).with_format("arrow")[:]
+    own = rows.select(firsts).select_columns(keys).with_format("arrow")[:]
+    columns = {name: own[name] for name in keys}
     columns |= {name: pa.ListArray.from_arrays(offsets, others[name].combine_chunks()) for name in others.column_names}
-    features = {name: kind if name == "prompt" else List(kind) for name, kind in rows.features.items()}
+    features = {name: kind if name in keys else List(kind) for name, kind in rows.features.items()}
     table = pa.table({name: columns[name] for name in features})
     return Dataset(table, info=datasets.DatasetInfo(features=Features(features)))
 
@@ -231,7 +196,9 @@ def conversion_problem(name: str, features: Features) -> str | None:
         if not is_mixed and not {"from", "value"} <= item_fields(kind).keys():
             return f"reads turns with from and value, and 'messages' holds {kind}: leave it out if they are messages"
     if name == "history" and not is_list_of_texts(features["history"]):
-        return f"reads lists of [user, assistant], and 'history' holds {features['history']}"
+        return (
+            f"reads lists of [user, assistant], and 'history' holds {features['history']}: map the other columns alone"
+        )
     if name == "drop_ties" and not {"scores", "ranks"} & {*features}:
         return f"reads scores or ranks, and the columns are {[*features]}"
     return None
@@ -266,13 +233,6 @@ def changed_features(name: str, features: Features) -> dict:
     if name == "function_calls":
         return {column: with_tool_calls(features[column]) for column in TURN_COLUMNS if column in features}
     return {column: MESSAGES for column in ("prompt", "chosen", "rejected") if features.get(column) == Value("string")}
-
-
-def with_tool_calls(kind):
-    """Return the type of turns that may have `tool_calls`."""
-    if isinstance(kind, dict):
-        return {**kind, "tool_calls": TOOL_CALLS}
-    return List(with_tool_calls(kind.feature)) if isinstance(kind, (List, LargeList)) else kind
 
 
 ROW_CONVERSIONS = {"transcript": transcript, "shared_prompt": shared_prompt, "sharegpt": sharegpt}

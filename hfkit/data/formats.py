@@ -12,7 +12,8 @@ from hfkit.core.errors import HfkitError
 from hfkit.data.cards import Keep
 from hfkit.data.columns import can_read
 from hfkit.data.conversations import find_roles, is_conversation, iter_roles, usual_role
-from hfkit.data.conversions import CALL_ROLE, RESULT_ROLES, expression_columns
+from hfkit.data.conversions import expression_columns
+from hfkit.data.function_calls import CALL_ROLE, RESULT_ROLES
 from hfkit.data.message_texts import TEXTS, parse_messages
 
 Predicate = Callable[[Dataset, str], bool]
@@ -56,6 +57,11 @@ def has_sharegpt_turns(rows: Dataset, column: str) -> bool:
 def has_calls(rows: Dataset, column: str) -> bool:
     """Return whether a column holds ShareGPT's turns with calls of functions or their results."""
     return has_sharegpt_turns(rows, column) and bool({CALL_ROLE, *RESULT_ROLES} & {*find_roles(rows, column, False)})
+
+
+def has_function_messages(rows: Dataset, column: str) -> bool:
+    """Return whether a column holds OpenAI's messages with the role function, which came before tool_calls."""
+    return is_conversation(rows.features[column]) and "function" in find_roles(rows, column, False)
 
 
 def ends_open(rows: Dataset, column: str) -> bool:
@@ -108,7 +114,12 @@ REPLIES_ALONE = dict.fromkeys(PAIR, has_replies)
 COMPLETION = {"prompt": "prompt", "completion": "completion"}
 RATED = {"prompt": "prompt", "replies": "completion", "scores": "label"}
 LABELS = {"label": has_labels, "completion": has_anything}
-SHAREGPT = (("sharegpt", has_calls, ["function_calls"]), ("sharegpt", has_sharegpt_turns, []))
+CONVERSATIONS = (
+    ("sharegpt", has_calls, ["function_calls"]),
+    ("sharegpt", has_sharegpt_turns, []),
+    ("messages", has_function_messages, ["function_calls"]),
+    ("messages", holds_conversations, []),
+)
 
 FORMATS = [
     Format("kto", "prompts", {"prompt": "prompt"}, LABELS),
@@ -126,16 +137,14 @@ FORMATS = [
             convert=convert,
         )
         for column in TURNS
-        for name, holds, convert in (*SHAREGPT, ("messages", holds_conversations, []))
+        for name, holds, convert in CONVERSATIONS
     ),
     *(
         Format(name, "messages", {"messages": column}, {column: holds}, [*PAIR] * (column != "messages"), convert)
         for column in TURNS
-        for name, holds, convert in (
-            *SHAREGPT,
-            ("messages", has_anything if column == "messages" else holds_conversations, []),
-        )
+        for name, holds, convert in CONVERSATIONS
     ),
+    Format("messages", "messages", {"messages": "messages"}),
     Format("prompt and response", "prompt_response", {"prompt": "prompt", "response": "response"}),
     Format("prompt and completion", "prompt_response", COMPLETION),
     *(

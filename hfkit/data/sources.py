@@ -69,8 +69,8 @@ def read_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
         require_column(rows, column, "reward_columns", label)
     available = rows.column_names
     read = form_columns(available, columns, reads, [*needed, *consumed_columns(reading.convert)])
-    if SYSTEM in read and ("group_by_prompt" in reading.convert or not {*CONVERSATION_COLUMNS} & {*read}):
-        read.remove(SYSTEM)  # plain text has no system message, and a group of rows has several
+    if SYSTEM in read and not {*CONVERSATION_COLUMNS} & {*read}:
+        read.remove(SYSTEM)  # plain text has no system message
     unread = unread_columns(names, used, columns, read)
     rows = cast_large_types(rows.select_columns(read))
     for name in reading.convert:
@@ -96,13 +96,13 @@ def read_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
     if wanted == ["prompt"]:
         present += [column for column in TEMPLATE_COLUMNS if column in rows.column_names and column not in needed]
     rows = rows.select_columns([*present, *needed])
-    check_types(rows, present, label)
+    check_types(rows, present, columns, label)
     mapped, line = columns or dict.fromkeys(present), reading.format
-    line += f" ({left_out:,} rows are left out)" if line and left_out else ""
+    line += f" ({left_out:,} left out)" if line and left_out else ""
     return LoadedSource(rows, label, line, left_out, unread, roles, repeated, shadowed, mapped)
 
 
-def check_types(rows: Dataset, columns: list[str], label: str) -> None:
+def check_types(rows: Dataset, columns: list[str], mapped: dict[str, str], label: str) -> None:
     """Raise an HfkitError if a column holds numbers in place of text or messages, or the other way round."""
     for column in columns:
         kind, is_numeric = rows.features[column], column in NUMERIC_COLUMNS
@@ -110,7 +110,9 @@ def check_types(rows: Dataset, columns: list[str], label: str) -> None:
             raise HfkitError(f"{label}: the column 'text' holds {kind}, and should hold text")
         if isinstance(kind, datasets.Value) and kind.dtype != "null" and ("string" in kind.dtype) == is_numeric:
             expected = "numbers" if is_numeric else "text" if column == "text" else "text or messages"
-            raise HfkitError(f"{label}: the column {column!r} holds {kind.dtype}, and should hold {expected}")
+            name = mapped.get(column, column)
+            remedy = "" if is_numeric or "{" in name else f'; for its text, map it: columns: {{{column}: "{{{name}}}"}}'
+            raise HfkitError(f"{label}: the column {column!r} holds {kind.dtype}, and should hold {expected}{remedy}")
         if has_guess(kind):
             remedy = "download the file and name it as path: there, text stays as it is written"
             raise HfkitError(f"{label}: in the column {column!r}, text became {kind} when it was read: {remedy}")

@@ -227,6 +227,11 @@ def test_a_card_can_map_a_system_column(card_of):
     assert "system" not in load_entry(card_of(row, "text", {"text": "{q} {a}"}), TEXT).column_names
 
 
-def test_a_group_of_rows_has_no_one_system_column(card_of):
-    with pytest.raises(HfkitError, match="the form ranking has no system"):
-        load_entry(card_of(ONE, "ranking", {**GROUPED, "system": "response"}, convert=["group_by_prompt"]), COMPARISONS)
+def test_rows_of_one_prompt_are_grouped_by_their_system_message_too(rows_file):
+    rows = [ONE | {"prompt": "Hi", "system": system} for system in ("Be brief.", "Be long.", "Be brief.")]
+    entry = DatasetEntry(**rows_file(rows)[0], columns=GROUPED, convert=["group_by_prompt"])
+    found = load_entry(entry, COMPARISONS)
+    assert [(row["prompt"][0]["content"], row["replies"]) for row in found] == [
+        ("Be brief.", ["a", "a"]),
+        ("Be long.", ["a"]),
+    ]

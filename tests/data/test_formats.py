@@ -15,6 +15,8 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.data.forms import FORMS, IGNORE
 from hfkit.data.sources import read_entry
+from hfkit.evaluation.held_out import find_held_out
+from hfkit.evaluation.prompts import load_prompts
 
 STAGES = {"sft": "instructions", "reward": "comparisons", "ppo": "prompts"}
 CONFIG = SimpleNamespace(score_margin=0.0)
@@ -203,6 +205,24 @@ RIGHT = {
             "reward": ONE_RESPONSE,
         },
     ),
+    "openai_functions.jsonl": (
+        lines(
+            {
+                "messages": [
+                    ASKED,
+                    {
+                        "role": "assistant",
+                        "content": None,
+                        "function_call": {"name": "map", "arguments": '{"of": "Ada"}'},
+                    },
+                    {"role": "function", "name": "map", "content": "Oslo"},
+                    OSLO,
+                ]
+            }
+        ),
+        "messages format: messages",
+        {"sft": ['<user>Where?<assistant>[map({"of": "Ada"})$]<tool>Oslo<assistant>[Oslo.$]']},
+    ),
     "dpo.jsonl.zst": (
         zst(lines({"prompt": "Where?", "chosen": "Oslo.", "rejected": "Rome."})),
         "pairs format: prompt, chosen, rejected",
@@ -225,8 +245,19 @@ RIGHT = {
     ),
     "kto.csv": (
         b"prompt,completion,label\nWhere?,Oslo.,True\nWhere?,Rome.,False\nWho?,Ada.,True\nWhat?,x,False\n",
-        "kto format: prompt, completion, rows whose label is true (2 rows are left out)",
+        "kto format: prompt, completion, rows whose label is true (2 left out)",
         {"sft": ["<user>Where?<assistant>[Oslo.$]", "<user>Who?<assistant>[Ada.$]"]},
+    ),
+    "kto_system.jsonl": (
+        lines(
+            *(
+                {"system": system, "prompt": "Where?", "completion": reply, "label": reply == "Oslo."}
+                for reply in ("Oslo.", "Rome.")
+                for system in ("Be brief.", "Be long.")
+            )
+        ),
+        "kto format: prompt, completion -> replies, label -> scores, system -> a system turn",
+        {"reward": [[tuple(f"<system>Be {how}.{text}" for text in PAIR)] for how in ("brief", "long")]},
     ),
     "kto.jsonl": (
         lines(
@@ -267,6 +298,10 @@ WRONG = {
         b'[\n{"prompt": "a", "response": "b"},\n]',
         {"sft": "comma.json: ValueError: line 3: remove the comma before ]"},
     ),
+    "commas.json": (
+        b'{"prompt": "a", "response": "b"},\n{"prompt": "a", "response": "b"}',
+        {"sft": "line 1: remove the commas between the objects, or put all of them between [ and ]"},
+    ),
     "open.json": (
         b'[{"prompt": "a", "response": "b"}',
         {"sft": "line 1: it ends within a value: close each list with ]"},
@@ -289,6 +324,10 @@ WRONG = {
     "no_output.jsonl": (
         lines({"instruction": "a", "output": "b"}, {"instruction": "a"}, {"instruction": "a", "output": None}),
         {"sft": ["<user>a<assistant>[b$]", "dropped: without a reply", "dropped: without a reply"]},
+    ),
+    "number.jsonl": (
+        lines({"instruction": "a", "output": 7}),
+        {"sft": 'holds int64, and should hold text or messages; for its text, map it: columns: {response: "{output}"}'},
     ),
     "equal.jsonl": (
         lines({"prompt": "a", "chosen": "b", "rejected": "b"}),
@@ -437,4 +476,24 @@ def test_a_check_fails_where_conversations_begin_with_a_reply(verb):
 
 def test_a_plan_counts_the_rows_that_are_kept(verb):
     status, out = verb("plan", stage="sft", name="kto.csv")
-    assert status == 0 and "(2 rows are left out)" in out
+    assert status == 0 and "(2 left out)" in out
+
+
+def test_evaluate_and_arena_read_formats(tmp_path, capsys):
+    for name in ("alpaca_pairs.parquet", "alpaca.json", "sharegpt_pairs.json.gz"):
+        (tmp_path / name).write_bytes(RIGHT[name][0])
+    entry = DatasetEntry(path=str(tmp_path / "alpaca_pairs.parquet"))
+    pairs = find_held_out({}, True, 9, [entry]).rows
+    assert pairs.to_list() == [{"prompt": "Where?\n\nAda", "chosen": "Oslo.", "rejected": "Rome."}]
+    prompts, _ = load_prompts([entry], 9, 0, [])
+    assert prompts == [{"prompt": "Where?\n\nAda", "reference": None}]
+    prompts, _ = load_prompts([DatasetEntry(path=str(tmp_path / "alpaca.json"))], 9, 0, ["output"])
+    assert [(row["prompt"][-1]["content"], row["reference"], row["output"]) for row in prompts] == [
+        ("Add.\n\n1, 2", "3", "3"),
+        ("Where?", "Oslo.", "Oslo."),
+    ]
+    prompts, _ = load_prompts([DatasetEntry(path=str(tmp_path / "sharegpt_pairs.json.gz"))], 9, 0, [])
+    assert [row["prompt"] for row in prompts] == [[ASKED]]
+    out = capsys.readouterr().out
+    assert out.count("alpaca pairs format: instruction + input -> prompt") == 2
+    assert out.count("alpaca.json: alpaca format: ") == 1
