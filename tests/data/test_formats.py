@@ -443,39 +443,61 @@ def test_a_folder_of_files_of_several_types_is_refused(tmp_path, rows_of):
 
 
 @pytest.fixture
-def verb(tmp_path, base_dir, capsys):
-    """verb(*words, stage, name) -> exit status and output of `hfkit` for a YAML that names one of the files above."""
+def verb(tmp_path, base_dir, with_template, capsys):
+    """verb(*words, stage, names) -> exit status and output of `hfkit` for a YAML that names some of the files above."""
 
-    def run(*words: str, stage: str, name: str) -> tuple[int, str]:
-        path = tmp_path / name
-        path.write_bytes((RIGHT.get(name) or WRONG[name])[0])
+    def run(*words: str, stage: str, names: list[str]) -> tuple[int, str]:
+        for name in names:
+            (tmp_path / name).write_bytes((RIGHT.get(name) or WRONG[name])[0])
+        with_template(TEMPLATE).save_pretrained(tmp_path / "tokenizer")
         config = {
-            "datasets": [{"path": str(path)}],
-            "output_dir": str(tmp_path / "out"),
-            "model_name_or_path": str(base_dir),
+            "datasets": [{"path": str(tmp_path / name)} for name in names],
+            **{"output_dir": str(tmp_path / "out"), "model_name_or_path": str(base_dir)},
+            **(
+                {"reward_functions": ["math:sqrt"], "max_prompt_length": 200} if stage == "ppo" else {"max_length": 256}
+            ),
         }
-        config |= {"reward_functions": ["math:sqrt"]} if stage == "ppo" else {"max_length": 64}
         (tmp_path / f"{stage}.yaml").write_text(yaml.safe_dump(config))
-        status = cli.main([*words, str(tmp_path / f"{stage}.yaml")])
-        return status, "".join(capsys.readouterr()).replace(str(path), name)
+        flags = ["--tokenizer", str(tmp_path / "tokenizer")] * (words[0] == "data")
+        status = cli.main([*words, str(tmp_path / f"{stage}.yaml"), *flags])
+        return status, "".join(capsys.readouterr()).replace(f"{tmp_path}/", "")
 
     return run
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_check_reads_every_file(verb, stage):
+    expected = {name: rows for name, (*_, stages) in RIGHT.items() if isinstance(rows := stages.get(stage), list)}
+    status, out = verb("data", "check", stage=stage, names=[*expected])
+    assert status in (0, 1)  # the files have rows in common
+    for name, rows in expected.items():
+        kept = sum(not str(row).startswith("dropped") for row in rows)
+        survey = out.partition(f"\n{stage} train: {name}\n")[2].splitlines()
+        assert survey[0].startswith(f"  {len(rows)} rows, {kept} kept, ")
+        line = RIGHT[name][1]
+        assert line is None or stage != next(iter(RIGHT[name][2])) or survey[1] == f"  {line}"
+
+
+@pytest.mark.parametrize("name", ["comma.json", "wrapped.json", "more_input.jsonl", "cp1252.csv"])
+def test_a_check_says_what_to_write(verb, name):
+    status, out = verb("data", "check", stage="sft", names=[name])
+    assert status == 1 and WRONG[name][1]["sft"].replace("PATH", name) in out
+
+
 @pytest.mark.parametrize("words", [["data", "check"], ["data", "preview"], ["plan"]], ids=" ".join)
 def test_verbs_report_the_format(verb, words):
-    status, out = verb(*words, stage="sft", name="alpaca.json")
-    assert status in (0, 1)  # a check finds two rows too few tokens apart
+    status, out = verb(*words, stage="sft", names=["alpaca.json"])
+    assert status == 0
     assert f"alpaca.json: {RIGHT['alpaca.json'][1]}\n" in out or f"\n  {RIGHT['alpaca.json'][1]}\n" in out
 
 
 def test_a_check_fails_where_conversations_begin_with_a_reply(verb):
-    status, out = verb("data", "check", stage="sft", name="begins_with_gpt.jsonl")
+    status, out = verb("data", "check", stage="sft", names=["begins_with_gpt.jsonl"])
     assert status == 1 and "1 (100.0%) with a reply before the first question" in out
 
 
 def test_a_plan_counts_the_rows_that_are_kept(verb):
-    status, out = verb("plan", stage="sft", name="kto.csv")
+    status, out = verb("plan", stage="sft", names=["kto.csv"])
     assert status == 0 and "(2 left out)" in out
 
 
