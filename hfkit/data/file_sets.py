@@ -1,12 +1,12 @@
 """Read JSON and CSV files, alone or as those of a data set in a folder or on the Hub, so that text stays as written."""
 
+import re
 from collections import defaultdict
 from glob import escape
 from pathlib import Path
 
 import datasets
 from datasets import Dataset
-from huggingface_hub import DatasetCard
 
 from hfkit.core.file_types import COMPRESSED, file_type, has_known_suffix
 from hfkit.data.compression import unpacked
@@ -82,7 +82,8 @@ def check_types_of_files(folder: Path) -> None:
     The README of a data set may declare which files it has.
     """
     readme, types = folder / "README.md", defaultdict(list)
-    if not folder.is_dir() or (readme.is_file() and DatasetCard.load(readme).data.to_dict().get("configs")):
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
+    if not folder.is_dir() or re.search(r"^configs:", text, re.MULTILINE):
         return
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)

@@ -108,14 +108,14 @@ def check_types(rows: Dataset, columns: list[str], mapped: dict[str, str], label
         kind, is_numeric = rows.features[column], column in NUMERIC_COLUMNS
         if column == "text" and not isinstance(kind, datasets.Value):
             raise HfkitError(f"{label}: the column 'text' holds {kind}, and should hold text")
+        if has_guess(kind):
+            remedy = "download the file and name it as path: there, text stays as it is written"
+            raise HfkitError(f"{label}: in the column {column!r}, text became {kind} when it was read: {remedy}")
         if isinstance(kind, datasets.Value) and kind.dtype != "null" and ("string" in kind.dtype) == is_numeric:
             expected = "numbers" if is_numeric else "text" if column == "text" else "text or messages"
             name = mapped.get(column, column)
             remedy = "" if is_numeric or "{" in name else f'; for its text, map it: columns: {{{column}: "{{{name}}}"}}'
             raise HfkitError(f"{label}: the column {column!r} holds {kind.dtype}, and should hold {expected}{remedy}")
-        if has_guess(kind):
-            remedy = "download the file and name it as path: there, text stays as it is written"
-            raise HfkitError(f"{label}: in the column {column!r}, text became {kind} when it was read: {remedy}")
 
 
 def map_columns(rows: Dataset, columns: dict[str, str], label: str) -> Dataset:

@@ -42,6 +42,10 @@ def open_stream(source: dict) -> tuple[dict, datasets.IterableDataset, str, list
     path, split = Path(source["path"]), source["split"]
     if is_saved(path):
         raise HfkitError(f"{path} is a saved data set, which cannot be streamed: leave out streaming")
+    if path.is_dir() and any(path.rglob("*.zst")):
+        raise HfkitError(
+            f"{path} has .zst files, which are not streamed from a folder: leave out streaming, or name a file"
+        )
     try:
         arguments = builder_arguments(path) or {name: value for name, value in source.items() if name != "split"}
         builder = datasets.load_dataset_builder(**arguments)
