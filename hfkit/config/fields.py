@@ -14,7 +14,7 @@ import yaml
 
 from hfkit.config.card_names import card_names
 from hfkit.config.learning_rates import SFT_RATES, LearningRates
-from hfkit.core.file_types import FILE_TYPES
+from hfkit.core.file_types import COMPRESSED, FILE_TYPES
 from hfkit.core.home import expand_home
 from hfkit.core.hub_ids import split_revision
 
@@ -24,6 +24,10 @@ ENGINE_HELP = (
     "how responses are sampled: generate (Transformers' generate), static (a static cache, compiled; CUDA graphs on a "
     "GPU), continuous (its continuous batching)"
 )
+Conversion = Literal[
+    "transcript", "shared_prompt", "sharegpt", "function_calls", "history", "group_by_prompt", "drop_ties"
+]
+"""Conversions of rows; the functions are in `data/conversions.py`."""
 DTYPES = typing.get_args(Dtype)
 DEFAULT_LORA_RANK = 16
 ALL_LINEAR = "all-linear"
@@ -65,12 +69,15 @@ def arg(default: Any = MISSING, *, factory: Any = MISSING, help: str) -> Any:
 class DatasetEntry:
     """One source of rows: an item of `datasets`, `eval_datasets` and the like."""
 
-    path: str | None = arg(None, help=f"Hub id, or a {'/'.join(FILE_TYPES)} file, also as .gz")
+    path: str | None = arg(
+        None, help=f"Hub id, or a {'/'.join(FILE_TYPES)} file ({', '.join(COMPRESSED)} too), or a folder"
+    )
     card: str | None = arg(None, help="name of a data card, or its .md file; replaces path")
     name: str | None = arg(None, help="configuration of a Hub dataset")
     revision: str | None = arg(None, help="branch, tag or commit of a Hub dataset")
     split: str = arg("train", help="split, with optional slicing: train[:1000]")
     columns: dict[str, str] | None = arg(None, help="maps the stage's columns to the dataset's: {prompt: instruction}")
+    convert: list[Conversion] | None = arg(None, help="conversions of the mapped columns, as those of a data card")
     weight: float | None = arg(None, help="probability that the next row comes from this source")
     epochs: float | None = arg(None, help="how often a pass over the mixture may repeat its rows")
     rows: int | None = arg(None, help="maximum number of its rows")

@@ -2,8 +2,21 @@
 
 from pathlib import PurePath
 
-FILE_TYPES = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
-"""The builder of `datasets` for each suffix; `.gz` may follow the suffix."""
+FILE_TYPES = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".arrow": "arrow",
+    ".txt": "text",
+}
+"""The builder of `datasets` for each suffix; one of `COMPRESSED` may follow the suffix."""
+COMPRESSED = (".gz", ".zst")
+"""The suffixes of compressed files."""
+ROW_PER_LINE = (".jsonl", ".ndjson")
+"""The suffixes of files with a row in each line."""
 SUFFIXES = f"{', '.join([*FILE_TYPES][:-1])} or {[*FILE_TYPES][-1]}"
 """The suffixes as a phrase for messages."""
 
@@ -18,6 +31,11 @@ def file_type(path: str | PurePath) -> str | None:
     return FILE_TYPES.get(suffix_of(path))
 
 
+def without_compression(name: str) -> str:
+    """Return a file's name without the suffix of compressed files: `rows.jsonl` of `rows.jsonl.gz`."""
+    return next((name.removesuffix(suffix) for suffix in COMPRESSED if name.endswith(suffix)), name)
+
+
 def has_known_suffix(name: str) -> bool:
-    """Return whether a name ends in a known suffix, or in one and `.gz`."""
-    return name.removesuffix(".gz").endswith(tuple(FILE_TYPES))
+    """Return whether a name ends in a known suffix, or in one and a suffix of compressed files."""
+    return without_compression(name).endswith(tuple(FILE_TYPES))

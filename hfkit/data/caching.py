@@ -30,6 +30,7 @@ ROW_MODULES = (
     "conversions",
     "encoding",
     "faults",
+    "function_calls",
     "json_shapes",
     "message_texts",
     "messages",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from huggingface_hub import DatasetCard
 
 from hfkit.config.card_names import FOLDERS, TEMPLATE_CARD, card_names
+from hfkit.config.fields import Conversion
 from hfkit.config.validation import check_fields, check_required
 from hfkit.core.errors import ConfigError, HfkitError, Problem, nearest, reason
 
@@ -23,7 +24,8 @@ REQUIRED_COLUMNS = {
 }
 # Columns that it may map: the score of the chosen reply minus that of the rejected one; a rank or score of each reply.
 OPTIONAL_COLUMNS = {"preference": ("margin",), "ranking": ("ranks", "scores")}
-Conversion = Literal["transcript", "shared_prompt", "sharegpt", "group_by_prompt"]
+# Columns that a conversion reads, and that no form has.
+CONSUMED_COLUMNS = {"history": ("history",)}
 
 
 @dataclass(kw_only=True)
@@ -90,9 +92,10 @@ class Recipe:
         made = {"prompt"} if "shared_prompt" in self.convert else set()
         missing = [column for column in needed if column not in self.columns and column not in made]
         missing += ["ranks or scores"] if self.form == "ranking" and not {*optional} & {*self.columns} else []
-        # Rows that are grouped by their prompt have several of each other column.
-        system = [] if self.form == "text" or "group_by_prompt" in self.convert else ["system"]
-        unknown = [column for column in self.columns if column not in (*needed, *optional, *system)]
+        system = [] if self.form == "text" else ["system"]
+        consumed = [name for one in self.convert for name in CONSUMED_COLUMNS.get(one, ())]
+        known = (*needed, *optional, *system, *consumed)
+        unknown = [column for column in self.columns if column not in known]
         if missing or unknown:
             wrong = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has no {', '.join(unknown)}"] * bool(unknown)
             problems.append(Problem("hfkit.columns", self.columns, f"the form {self.form} {' and '.join(wrong)}"))

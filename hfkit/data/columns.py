@@ -1,6 +1,7 @@
 """Decide which columns of a source a stage reads, and name those that it does not read."""
 
 import re
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,7 +9,7 @@ from datasets import Dataset
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
-from hfkit.data.cards import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Recipe
+from hfkit.data.cards import CONSUMED_COLUMNS, OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Recipe
 from hfkit.data.conversations import SYSTEM, is_conversation, role_of_first
 from hfkit.data.rendering import TEMPLATE_KWARGS
 
@@ -69,11 +70,17 @@ def mapped_columns(entry: DatasetEntry, reads: list[str]) -> dict[str, str]:
         HfkitError: it maps to a column that the stage does not read, or maps one column twice.
     """
     columns = entry.columns or {}
+    reads = [*reads, *consumed_columns(entry.convert or [])]
     unknown = [column for column in columns if column not in reads]
     if unknown or len({*columns.values()}) < len(columns):
         wrong = f"map to {unknown}, which it does not read" if unknown else "map one column twice"
         raise HfkitError(f"{entry.path}: columns {columns} {wrong}; this stage reads {reads}")
     return columns
+
+
+def consumed_columns(convert: Sequence[str]) -> list[str]:
+    """Return the columns that conversions read, and that no stage does."""
+    return [column for name in convert for column in CONSUMED_COLUMNS.get(name, ())]
 
 
 def card_columns(recipe: Recipe, wanted: list[str]) -> dict[str, str]:

@@ -1,13 +1,19 @@
-"""Convert the columns of a data set to those of a stage, as a data card's `columns` and `convert` say.
+"""Convert the columns of a data set to those of a stage, as `columns` and `convert` of a card or of an entry say.
 
 The set of conversions is closed: no card runs code.
 """
 
+import json
 import re
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import accumulate
 
 import datasets
+import pyarrow as pa
 from datasets import Dataset, Features, LargeList, List, Value
+
+from hfkit.data.function_calls import TURN_COLUMNS, function_calls, with_tool_calls
 
 PLACEHOLDER = re.compile(r"{([^{}]+)}")  # "{instruction}\n\n{input}"
 DIFFERENCE = re.compile(r"(\w+) - (\w+)")  # "score_chosen - score_rejected"
@@ -141,17 +147,47 @@ def sharegpt(row: dict) -> dict:
     return {"messages": [turn | {"role": SHAREGPT_ROLES.get(turn.get("role"), turn.get("role"))} for turn in turns]}
 
 
+def history(row: dict) -> dict:
+    """Return a row with earlier exchanges, a list of [user, assistant], before its prompt.
+
+    With a response, all of it is one conversation in `messages`, and earlier replies are trained on like the last one;
+    else the conversation is the prompt. An exchange that is not two texts leaves a conversation that is dropped.
+    """
+    exchanges = row["history"] or []
+    is_valid = all(isinstance(one, list) and [*map(type, one)] == [str, str] for one in exchanges) and row["prompt"]
+    texts = [text for one in exchanges for text in one] + [row["prompt"]] if is_valid else []
+    messages = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
+    if "response" not in row:
+        return {"prompt": messages or [None]}
+    return {"messages": [*messages, {"role": "assistant", "content": row["response"]}] if messages else [None]}
+
+
 def group_by_prompt(rows: Dataset) -> Dataset:
-    """Return one row for each prompt; every other column is the list of its values, in the order of the rows."""
-    table = rows.with_format("arrow")[:].replace_schema_metadata(None)
-    others = [name for name in table.column_names if name != "prompt"]
-    grouped = table.group_by("prompt", use_threads=False).aggregate([(name, "list") for name in others])
-    return Dataset(grouped.rename_columns([name.removesuffix("_list") for name in grouped.column_names]))
+    """Return one row for each prompt (and `system`); other columns are lists of their values, in the order of rows."""
+    keys, groups = [name for name in ("prompt", "system") if name in rows.column_names], defaultdict(list)
+    for index, row in enumerate(rows.select_columns(keys)):
+        groups[json.dumps([*row.values()])].append(index)
+    firsts, order = [group[0] for group in groups.values()], [index for group in groups.values() for index in group]
+    offsets = pa.array([0, *accumulate(map(len, groups.values()))], "int32")
+    others = rows.select(order).remove_columns(keys).with_format("arrow")[:]
+    own = rows.select(firsts).select_columns(keys).with_format("arrow")[:]
+    columns = {name: own[name] for name in keys}
+    columns |= {name: pa.ListArray.from_arrays(offsets, others[name].combine_chunks()) for name in others.column_names}
+    features = {name: kind if name in keys else List(kind) for name, kind in rows.features.items()}
+    table = pa.table({name: columns[name] for name in features})
+    return Dataset(table, info=datasets.DatasetInfo(features=Features(features)))
+
+
+def drop_ties(rows: Dataset) -> Dataset:
+    """Return the rankings with two different scores or ranks, such as of a good and a bad completion of one prompt."""
+    values = rows["scores" if "scores" in rows.column_names else "ranks"]
+    return rows.select([index for index, one in enumerate(values) if len({*one} - {None}) > 1])
 
 
 def conversion_problem(name: str, features: Features) -> str | None:
     """Return why a conversion cannot be applied to columns of these types, or None."""
-    reads = {"shared_prompt": ["chosen", "rejected"], "sharegpt": ["messages"], "group_by_prompt": ["prompt"]}
+    reads = {"shared_prompt": ["chosen", "rejected"], "sharegpt": ["messages"], "history": ["prompt", "history"]}
+    reads |= {"group_by_prompt": ["prompt"]}
     if missing := [column for column in reads.get(name, ()) if column not in features]:
         return f"reads the column {missing[0]!r}, and the columns are {[*features]}"
     if name == "sharegpt":
@@ -159,15 +195,34 @@ def conversion_problem(name: str, features: Features) -> str | None:
         is_mixed = isinstance(kind, List) and isinstance(kind.feature, JSON)
         if not is_mixed and not {"from", "value"} <= item_fields(kind).keys():
             return f"reads turns with from and value, and 'messages' holds {kind}: leave it out if they are messages"
-    if name == "group_by_prompt":
-        for column, kind in features.items():
-            if not isinstance(kind, Value):
-                return f"groups plain values, and {column!r} holds {kind}: put it before transcript in convert"
+    if name == "history" and not is_list_of_texts(features["history"]):
+        return (
+            f"reads lists of [user, assistant], and 'history' holds {features['history']}: map the other columns alone"
+        )
+    if name == "drop_ties" and not {"scores", "ranks"} & {*features}:
+        return f"reads scores or ranks, and the columns are {[*features]}"
     return None
 
 
-def converted_features(name: str, features: Features) -> dict:
-    """Return the types of the columns that a conversion of rows makes."""
+def is_list_of_texts(kind) -> bool:
+    """Return whether a type is that of lists of lists of texts; lists that are all empty have the type null."""
+    if isinstance(kind, (List, LargeList)):
+        kind = kind.feature.feature if isinstance(kind.feature, (List, LargeList)) else kind.feature
+        return kind in (Value("string"), Value("large_string"), Value("null"))
+    return kind == Value("null")
+
+
+def converted_features(name: str, features: Features) -> Features:
+    """Return the types of all columns after a conversion of rows."""
+    if name == "history":
+        made = "messages" if "response" in features else "prompt"
+        consumed = ("prompt", "history", "response") if "response" in features else ("history",)
+        return Features({one: kind for one, kind in features.items() if one not in consumed} | {made: MESSAGES})
+    return Features({**features, **changed_features(name, features)})
+
+
+def changed_features(name: str, features: Features) -> dict:
+    """Return the types of the columns that a conversion of rows makes or changes."""
     if name == "shared_prompt":
         return {"prompt": features["chosen"], "chosen": features["chosen"], "rejected": features["rejected"]}
     if name == "sharegpt":
@@ -175,11 +230,14 @@ def converted_features(name: str, features: Features) -> dict:
         is_mixed = not fields  # turns of which only some have a field
         turns = {names.get(name, name): kind for name, kind in fields.items()}
         return {"messages": features["messages"] if is_mixed else List(turns)}
+    if name == "function_calls":
+        return {column: with_tool_calls(features[column]) for column in TURN_COLUMNS if column in features}
     return {column: MESSAGES for column in ("prompt", "chosen", "rejected") if features.get(column) == Value("string")}
 
 
 ROW_CONVERSIONS = {"transcript": transcript, "shared_prompt": shared_prompt, "sharegpt": sharegpt}
-TABLE_CONVERSIONS = {"group_by_prompt": group_by_prompt}
+ROW_CONVERSIONS |= {"function_calls": function_calls, "history": history}
+TABLE_CONVERSIONS = {"group_by_prompt": group_by_prompt, "drop_ties": drop_ties}
 
 
 def prompt_of(row: dict) -> str | list[dict] | None:

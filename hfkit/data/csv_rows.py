@@ -14,20 +14,24 @@ CSV_OPTIONS = {"keep_default_na": False, "na_values": [""]}
 NUMBER = r"^-?(0|[1-9][0-9]{0,14})(\.(0|[0-9]{0,14}[1-9]))?$"
 
 
-def csv_arguments(path: Path) -> dict:
+def csv_arguments(path: Path, separator: str) -> dict:
     """Return the arguments of `load_dataset` that read every cell of a CSV file as text.
 
+    Args:
+        separator: of the cells: a comma, or a tab.
+
     Raises:
-        ValueError: the rows have more cells than the header, or the header is not separated by commas.
+        ValueError: the rows have more cells than the header, or the header is separated by something else.
     """
-    first = pandas.read_csv(path, nrows=1, dtype=str, encoding="utf-8", **CSV_OPTIONS)
+    first = pandas.read_csv(path, nrows=1, dtype=str, encoding="utf-8", sep=separator, **CSV_OPTIONS)
     names = first.columns
-    separator = next((one for one in ";\t|" if len(names) == 1 and one in str(names[0])), None)
-    if separator:
-        raise ValueError(f"its columns are separated by {separator!r}: save it with commas")
+    other = next((one for one in ",;\t|" if one != separator and len(names) == 1 and one in str(names[0])), None)
+    if other:
+        wanted = {",": "commas", "\t": "tabs"}[separator]
+        raise ValueError(f"its columns are separated by {other!r}: save it with {wanted}")
     if not isinstance(first.index, pandas.RangeIndex):  # pandas would shift the names by a column
         raise ValueError(f"its rows have more cells than its header has names ({', '.join(map(str, names))})")
-    return {**CSV_OPTIONS, "features": Features({str(name): Value("string") for name in names})}
+    return {**CSV_OPTIONS, "sep": separator, "features": Features({str(name): Value("string") for name in names})}
 
 
 def with_numbers(rows: Dataset, texts: set[str], numbers: set[str]) -> Dataset:

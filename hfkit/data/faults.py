@@ -25,6 +25,7 @@ class Fault(Enum):
     CONTROL = "with the text of a special token, read as that token"
     REPLACED = "with U+FFFD, where characters were lost"
     REPEATED = "with two messages of one role in a row"
+    NO_QUESTION = "with a reply before the first question"
     LEFT_OUT = "with a message that the chat template leaves out"
     # Of token ids.
     UNKNOWN = "with unknown tokens"
@@ -52,11 +53,16 @@ def count_faults(column: Iterable[str]) -> dict[Fault, int]:
 
 
 def of_messages(messages: Messages) -> list[Fault]:
-    """Return `REPEATED` if two messages of one role follow each other; a system message between them does not count."""
+    """Return the faults of the order of messages.
+
+    `REPEATED` if two messages of one role follow each other, a system message between them aside; `NO_QUESTION` if the
+    assistant's is the first.
+    """
     roles = [message["role"] for message in messages]
     without_system = [role for role in roles if role != "system"]
     repeated = any(one == other != "tool" for order in (roles, without_system) for one, other in pairwise(order))
-    return [Fault.REPEATED] if repeated else []
+    faults = {Fault.REPEATED: repeated, Fault.NO_QUESTION: without_system[:1] == ["assistant"]}
+    return [fault for fault, is_found in faults.items() if is_found]
 
 
 def of_replies(

@@ -1,26 +1,35 @@
 """Read JSON and CSV files, alone or as those of a data set in a folder or on the Hub, so that text stays as written."""
 
+import re
+from collections import defaultdict
 from glob import escape
 from pathlib import Path
 
 import datasets
 from datasets import Dataset
 
+from hfkit.core.file_types import COMPRESSED, file_type, has_known_suffix
+from hfkit.data.compression import unpacked
 from hfkit.data.csv_rows import CSV_OPTIONS, csv_arguments
 from hfkit.data.json_rows import exact_rows, json_shape
 from hfkit.data.json_shapes import row_features
 
+SEPARATORS = (",", "\t")
+"""The separators of cells that are read: of `.csv` and of `.tsv` files."""
 
-def read_files(kind: str, paths: list[Path], split: str) -> Dataset:
+
+def read_files(kind: str, paths: list[Path], split: str, separator: str | None = None) -> Dataset:
     """Return the rows of files of one type; the cells of CSV files are text.
 
     Args:
         kind: builder of `datasets`.
         split: `train`, with optional slicing.
+        separator: of the cells of CSV files; None goes by the name of the first file.
 
     Raises:
         ValueError: JSON or CSV that cannot be read.
     """
+    paths = [*map(unpacked, paths)]
     if kind == "json":
         shape = json_shape(paths)
         exact = exact_rows(paths, shape, split)
@@ -28,14 +37,14 @@ def read_files(kind: str, paths: list[Path], split: str) -> Dataset:
             return exact
         options = {"features": row_features(shape)}
     else:
-        options = file_options(kind, paths[0])
+        options = file_options(kind, paths[0], separator)
     return datasets.load_dataset(kind, data_files=[escape(str(path)) for path in paths], split=split, **options)
 
 
-def file_options(kind: str, path: Path) -> dict:
+def file_options(kind: str, path: Path, separator: str | None = None) -> dict:
     """Return the options with which `datasets` reads a file that is not JSON."""
     if kind == "csv" and path.stat().st_size:
-        return csv_arguments(path)
+        return csv_arguments(path, separator or ("\t" if ".tsv" in path.suffixes else ","))
     return {"encoding": "utf-8-sig"} if kind == "text" else {}
 
 
@@ -44,22 +53,55 @@ def read_data_set(source: dict) -> tuple[Dataset, bool]:
 
     Args:
         source: arguments of `load_dataset`.
+
+    Raises:
+        ValueError: a folder has files of several types.
     """
+    if not source.get("data_files"):
+        check_types_of_files(Path(source["path"]))
     builder = datasets.load_dataset_builder(**{name: value for name, value in source.items() if name != "split"})
     name, is_part, part = source["split"].partition("[")
-    files = (builder.config.data_files or {}).get(name)
-    if builder.name == "csv" and files and builder.config.sep == ",":
+    files, split = (builder.config.data_files or {}).get(name), f"train{is_part}{part}"
+    if builder.name == "csv" and files and builder.config.sep in SEPARATORS:
         if builder.info.features is not None:
             return datasets.load_dataset(**source, **CSV_OPTIONS), True
-        return read_files("csv", downloaded(files), f"train{is_part}{part}"), True
+        return read_files("csv", downloaded(files), split, builder.config.sep), True
     if builder.name == "json" and files and builder.config.field is None:
         paths = downloaded(files)
-        rows = exact_rows(paths, json_shape(paths), f"train{is_part}{part}")
+        rows = exact_rows(paths, json_shape(paths), split)
         if rows is not None:
             return rows, False
+    if files and all(map(is_packed, files)):
+        return read_files(builder.name, downloaded(files), split), False
     return datasets.load_dataset(**source), False
+
+
+def check_types_of_files(folder: Path) -> None:
+    """Raise a ValueError if a folder has files of several types, of which `datasets` would read one.
+
+    The README of a data set may declare which files it has.
+    """
+    readme, types = folder / "README.md", defaultdict(list)
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
+    if not folder.is_dir() or re.search(r"^configs:", text, re.MULTILINE):
+        return
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        is_hidden = any(part.startswith(".") for part in name.parts)
+        if has_known_suffix(path.name) and path.name != "dataset_infos.json" and path.is_file() and not is_hidden:
+            types[file_type(path)].append(str(name))
+    if len(types) > 1:
+        found = ", ".join(names[0] for names in types.values())
+        raise ValueError(f"its files are of several types: {found}; name a file, or a folder with files of one type")
+
+
+def is_packed(file: str) -> bool:
+    """Return whether a file on this machine is one that `unpacked` unpacks."""
+    path = Path(file)
+    return path.suffix in COMPRESSED and path.is_file() and unpacked(path) != path
 
 
 def downloaded(files: list[str]) -> list[Path]:
     """Return the paths of a data set's files on this machine, unpacked."""
-    return [Path(path) for path in datasets.DownloadManager().download_and_extract([*files])]
+    manager = datasets.DownloadManager()
+    return [unpacked(Path(file)) if is_packed(file) else Path(manager.download_and_extract(file)) for file in [*files]]

@@ -16,7 +16,8 @@ from datasets import Dataset
 
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.explain_errors import explain_file_error
-from hfkit.core.file_types import file_type, suffix_of
+from hfkit.core.file_types import ROW_PER_LINE, file_type, suffix_of
+from hfkit.data.compression import unpacked
 from hfkit.data.file_sets import file_options, read_data_set, read_files
 from hfkit.data.json_rows import json_shape
 from hfkit.data.json_shapes import row_features
@@ -40,8 +41,11 @@ def builder_arguments(path: Path) -> dict | None:
         ValueError: JSON that cannot be read, or without an object.
     """
     kind = builder_of(path)
+    if kind is None:
+        return None
+    path = unpacked(path)
     options = {"features": row_features(json_shape([path]))} if kind == "json" else file_options(kind, path)
-    return {"path": kind, "data_files": escape(str(path)), **options} if kind else None
+    return {"path": kind, "data_files": escape(str(path)), **options}
 
 
 def read_rows(source: dict) -> tuple[Dataset, bool]:
@@ -94,14 +98,15 @@ def is_empty(path: Path) -> bool:
 
 
 def iter_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file, gzipped or not."""
+    """Yield the lines of a file, compressed or not."""
+    path = unpacked(path)
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
         yield from stream
 
 
 def find_broken_line(path: Path) -> str | None:
     """Return the first line that the reader of a text file rejects, and the reason; None if no single line is wrong."""
-    is_jsonl = suffix_of(path) == ".jsonl"
+    is_jsonl = suffix_of(path) in ROW_PER_LINE
     try:
         for number, line in enumerate(iter_lines(path), 1):
             try:
@@ -112,7 +117,8 @@ def find_broken_line(path: Path) -> str | None:
                         return f"line {number}: it is not an object"
                     json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is not text
             except (ValueError, RecursionError) as error:
-                return f"line {number}: {reason(error)}"
+                remedy = ": save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+                return f"line {number}: {reason(error)}{remedy}"
     except (OSError, EOFError) as error:
         return reason(error)
     return None

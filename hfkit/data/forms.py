@@ -141,7 +141,8 @@ def prompt_row(row: dict, tokenizer, max_length: int) -> dict:
         return encoded_row(empty, dropped=str(error))
     if len(ids) > max_length:
         return encoded_row(empty, dropped=f"longer than max_prompt_length={max_length}", length=len(ids))
-    found = faults.of_texts(tokenizer, row["prompt"]) + faults.of_ids(tokenizer, ids, ends=False)
+    found = faults.of_messages(as_messages(row["prompt"])) + faults.of_texts(tokenizer, row["prompt"])
+    found += faults.of_ids(tokenizer, ids, ends=False)
     if tokenizer.chat_template:
         found += faults.of_rendered(tokenizer, as_messages(row["prompt"]), ids)
     return encoded_row({**row, "input_ids": ids}, found=found, length=len(ids))

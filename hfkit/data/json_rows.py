@@ -92,17 +92,50 @@ def iter_json_rows(path: Path, *, numbers_as_text: bool = False) -> Iterator[dic
         with open_text(path) as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
-                    yield as_row(json.loads(line, **options), f"line {number}")
+                    yield as_row(parse_line(line, number, options), f"line {number}")
         return
     with open_text(path) as stream:
-        text, decoder, position = stream.read().strip(), json.JSONDecoder(**options), 0
+        text, decoder = stream.read().rstrip(), json.JSONDecoder(**options)
+    position = NEXT_VALUE.match(text).end()
     while position < len(text):
-        value, position = decoder.raw_decode(text, position)
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            raise ValueError(describe_fault(error, position)) from None
         if isinstance(value, list) and position < len(text):
             raise ValueError("there is more than one list")
         for number, row in enumerate(value if isinstance(value, list) else [value], 1):
             yield as_row({"text": row} if isinstance(row, str) else row, f"row {number}")
         position = NEXT_VALUE.match(text, position).end()
+
+
+def parse_line(line: str, number: int, options: dict) -> object:
+    """Return the value of one line.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(line, **options)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number} is not JSON: {error.msg} at column {error.colno}") from None
+
+
+def describe_fault(error: json.JSONDecodeError, start: int) -> str:
+    """Return where a file is not JSON, why, and what to write for a usual fault.
+
+    Args:
+        start: where in the text the value begins.
+    """
+    before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
+    after = rest.removeprefix(",").lstrip()
+    if not rest:
+        return f"line {error.lineno}: it ends within a value: close each list with ] and each object with }}"
+    if error.pos == start and rest[0] == ",":
+        return f"line {error.lineno}: remove the commas between the objects, or put all of them between [ and ]"
+    if after[:1] in ("]", "}") and (rest[0] == "," or before.endswith(",")):
+        return f"line {error.lineno}: remove the comma before {after[0]}"
+    return f"line {error.lineno} is not JSON: {error.msg} at column {error.colno}"
 
 
 def open_text(path: Path):

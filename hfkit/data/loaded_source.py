@@ -16,7 +16,8 @@ class LoadedSource:
     """The rows of one entry, and what a reader of the run should know of them.
 
     Attributes:
-        left_out: number of rows that its card's `keep` left out.
+        format: a line about the format that was recognized; "" if a card or the entry says how to read the rows.
+        left_out: number of rows that `keep` left out, or the conversion `drop_ties`.
         unread: columns of the data set that are not read.
         roles: roles that were renamed, and unknown ones, which stand for themselves: {spelling: role}.
         repeated: columns of replies that began with their prompt.
@@ -26,6 +27,7 @@ class LoadedSource:
 
     rows: Dataset
     label: str
+    format: str = ""
     left_out: int = 0
     unread: list[str] = field(default_factory=list)
     roles: dict[str, str] = field(default_factory=dict)
@@ -35,7 +37,7 @@ class LoadedSource:
 
     def stats(self) -> dict:
         """Return the statistics for the record, without those that are empty."""
-        found = {name: getattr(self, name) for name in ("left_out", "unread", "roles", "repeated")}
+        found = {name: getattr(self, name) for name in ("format", "left_out", "unread", "roles", "repeated")}
         found["unread"] = [*self.unread, *self.shadowed]
         return {name: value for name, value in found.items() if value}
 
@@ -51,6 +53,8 @@ class LoadedSource:
         return notes + ([f"each {begun} begins with its prompt, which is read once"] if begun else [])
 
     def report(self) -> None:
-        """Print the notes, and warn of columns that may matter."""
+        """Print the format and the notes, and warn of columns that may matter."""
+        if self.format:
+            say(f"{self.label}: {self.format}")
         for note in self.notes():
             (warn if note.startswith((MAY_MATTER, LEFT_ROLES)) else say)(f"{self.label}: {note}")

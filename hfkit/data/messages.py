@@ -132,7 +132,12 @@ def tools_of(given: object) -> list[dict] | None:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise RenderError("tools that are not a list of JSON schemas")
-    return without_nulls(tools)
+    return [as_schema(without_nulls(tool)) for tool in tools]
+
+
+def as_schema(tool: dict) -> dict:
+    """Return the JSON schema of a tool, as Transformers' templates read it, from that of its function alone."""
+    return {"type": "function", "function": tool} if "name" in tool and not {"function", "type"} & tool.keys() else tool
 
 
 def parse_json(text: str, fault: str) -> object:

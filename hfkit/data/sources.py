@@ -1,22 +1,20 @@
 """Load a source of rows: one entry of a config's `datasets`, from a file, a folder or the Hub."""
 
 from functools import partial
-from pathlib import Path
 
 import datasets
 from datasets import Dataset
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
-from hfkit.data.caching import Versioned, code_hash, map_rows
-from hfkit.data.cards import Recipe, passes, recipe_of, source_split, split_file
+from hfkit.data.caching import map_rows
+from hfkit.data.cards import recipe_of
 from hfkit.data.columns import (
     TEMPLATE_COLUMNS,
-    card_columns,
     check_prompt,
+    consumed_columns,
     form_columns,
     likely_mapping,
-    mapped_columns,
     shadowed_columns,
     unread_columns,
 )
@@ -29,20 +27,16 @@ from hfkit.data.conversions import (
     evaluate_expression,
     expression_columns,
     expression_feature,
-    is_difference,
     prompt_of,
 )
-from hfkit.data.csv_rows import with_numbers
-from hfkit.data.files import builder_of, read_rows
 from hfkit.data.json_rows import has_guess
 from hfkit.data.loaded_source import LoadedSource
 from hfkit.data.progress import progress_bars
 from hfkit.data.repeated_prompts import without_repeated_prompts
-from hfkit.data.streams import take_rows
+from hfkit.data.source_rows import NUMERIC_COLUMNS, read_source, require_column
 
 # Prompts are read from a column, from conversations, or from pairs that begin alike. Replies may hold their beginning.
 PROMPT_SOURCES = ["prompt", "messages", *REPLY_COLUMNS, *TEMPLATE_COLUMNS]
-NUMERIC_COLUMNS = ("margin", "ranks", "scores")  # all other columns hold text or messages
 
 
 def load_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None = None, seed: int = 0) -> Dataset:
@@ -64,24 +58,24 @@ def read_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
     needed, recipe, label = needed or [], recipe_of(entry), entry.card or entry.path
     reads = PROMPT_SOURCES if wanted == ["prompt"] else wanted
     reads = [*reads, SYSTEM] if "prompt" in reads and SYSTEM not in needed else reads
-    columns = mapped_columns(entry, [*reads, *needed]) if recipe is None else card_columns(recipe, wanted)
-    rows, left_out, names = read_source(entry, recipe, columns, reads, needed, seed)
+    rows, reading, left_out, names = read_source(entry, recipe, wanted, reads, needed, seed)
+    columns = reading.columns
     if not len(rows):
         raise HfkitError(f"{label} has no rows")
     used = {name for value in columns.values() for name in ([value] if value in names else expression_columns(value))}
-    used |= {*needed} | ({test.column for test in recipe.keep} if recipe else set())
+    used |= {*needed} | {test.column for test in reading.keep}
     rows = map_columns(rows, columns, label)
     for column in needed:
         require_column(rows, column, "reward_columns", label)
     available = rows.column_names
-    read = form_columns(available, columns, reads, needed)
-    is_grouped = recipe is not None and "group_by_prompt" in recipe.convert
-    if SYSTEM in read and (is_grouped or not {*CONVERSATION_COLUMNS} & {*read}):
-        read.remove(SYSTEM)  # plain text has no system message, and a group of rows has several
+    read = form_columns(available, columns, reads, [*needed, *consumed_columns(reading.convert)])
+    if SYSTEM in read and not {*CONVERSATION_COLUMNS} & {*read}:
+        read.remove(SYSTEM)  # plain text has no system message
     unread = unread_columns(names, used, columns, read)
     rows = cast_large_types(rows.select_columns(read))
-    for name in recipe.convert if recipe else []:
-        rows = convert_rows(rows, name, label)
+    for name in reading.convert:
+        before, rows = len(rows), convert_rows(rows, name, label)
+        left_out += before - len(rows) if name == "drop_ties" else 0
     if "prompt" in reads:
         if recipe is None:
             check_prompt(rows, unread, columns, label)
@@ -102,81 +96,26 @@ def read_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
     if wanted == ["prompt"]:
         present += [column for column in TEMPLATE_COLUMNS if column in rows.column_names and column not in needed]
     rows = rows.select_columns([*present, *needed])
-    check_types(rows, present, label)
-    return LoadedSource(rows, label, left_out, unread, roles, repeated, shadowed, columns or dict.fromkeys(present))
+    check_types(rows, present, columns, label)
+    mapped, line = columns or dict.fromkeys(present), reading.format
+    line += f" ({left_out:,} left out)" if line and left_out else ""
+    return LoadedSource(rows, label, line, left_out, unread, roles, repeated, shadowed, mapped)
 
 
-def check_types(rows: Dataset, columns: list[str], label: str) -> None:
+def check_types(rows: Dataset, columns: list[str], mapped: dict[str, str], label: str) -> None:
     """Raise an HfkitError if a column holds numbers in place of text or messages, or the other way round."""
     for column in columns:
         kind, is_numeric = rows.features[column], column in NUMERIC_COLUMNS
         if column == "text" and not isinstance(kind, datasets.Value):
             raise HfkitError(f"{label}: the column 'text' holds {kind}, and should hold text")
-        if isinstance(kind, datasets.Value) and kind.dtype != "null" and ("string" in kind.dtype) == is_numeric:
-            expected = "numbers" if is_numeric else "text" if column == "text" else "text or messages"
-            raise HfkitError(f"{label}: the column {column!r} holds {kind.dtype}, and should hold {expected}")
         if has_guess(kind):
             remedy = "download the file and name it as path: there, text stays as it is written"
             raise HfkitError(f"{label}: in the column {column!r}, text became {kind} when it was read: {remedy}")
-
-
-def read_source(
-    entry: DatasetEntry, recipe: Recipe | None, columns: dict, reads: list[str], needed: list[str], seed: int
-) -> tuple[Dataset, int, list[str]]:
-    """Return the rows that a card keeps (of a stream, up to its budget), in the data set's own columns.
-
-    Args:
-        columns: the stage's column -> expression over the data set's.
-        reads, needed: the columns that the stage can read, and those of any type that it must.
-
-    Returns:
-        the rows, how many were left out, and the names of all columns of the data set.
-
-    Raises:
-        HfkitError: no row is kept.
-    """
-    keep = recipe.keep if recipe else []
-    numbers = {columns.get(column, column) for column in NUMERIC_COLUMNS}
-    numbers |= {name for value in columns.values() if is_difference(value) for name in expression_columns(value)}
-    numbers |= {test.column for test in keep if test.is_numeric}
-    texts = ({columns.get(column, column) for column in reads} | {*reads}) - numbers - {*needed}
-    arguments = load_arguments(entry, recipe)
-    if entry.streaming:
-        is_csv = builder_of(Path(arguments["path"])) == "csv"
-        used = {name for expression in columns.values() for name in expression_columns(expression)}
-        used |= {*columns.values(), *reads, *needed, *(test.column for test in keep)}
-        rows, left_out, names = take_rows(entry, arguments, sorted(used), keep, seed)
-        return (with_numbers(rows, texts, numbers) if is_csv else rows), left_out, names
-    rows, is_csv = read_rows(arguments)
-    rows = with_numbers(rows, texts, numbers) if is_csv else rows
-    for test in keep:
-        require_column(rows, test.column, "keep", entry.card)
-    if not keep:
-        return rows, 0, rows.column_names
-    try:
-        with progress_bars(len(rows)):
-            passing = rows.filter(Versioned(partial(passes, tests=keep), code_hash(passes)))
-    except HfkitError as error:
-        raise HfkitError(f"{entry.card}: {error}") from error
-    if not len(passing):
-        raise HfkitError(f"{entry.card}: keep leaves none of the rows")
-    return passing, len(rows) - len(passing), rows.column_names
-
-
-def load_arguments(entry: DatasetEntry, recipe: Recipe | None) -> dict:
-    """Return the arguments of `datasets.load_dataset`: path, name, data_files, revision and split.
-
-    Raises:
-        HfkitError: the card has no such split.
-    """
-    if recipe is None:
-        return {"path": entry.path, "name": entry.name, "revision": entry.revision, "split": entry.split}
-    if recipe.files and Path(recipe.path).is_dir():
-        file, split = split_file(recipe, entry.split, entry.card)
-        return {"path": str(file), "split": split}
-    split = source_split(recipe, entry.split, entry.card)
-    arguments = {"path": recipe.path, "name": recipe.name, "revision": recipe.revision, "split": split}
-    return {**arguments, "data_files": recipe.files} if recipe.files else arguments
+        if isinstance(kind, datasets.Value) and kind.dtype != "null" and ("string" in kind.dtype) == is_numeric:
+            expected = "numbers" if is_numeric else "text" if column == "text" else "text or messages"
+            name = mapped.get(column, column)
+            remedy = "" if is_numeric or "{" in name else f'; for its text, map it: columns: {{{column}: "{{{name}}}"}}'
+            raise HfkitError(f"{label}: the column {column!r} holds {kind.dtype}, and should hold {expected}{remedy}")
 
 
 def map_columns(rows: Dataset, columns: dict[str, str], label: str) -> Dataset:
@@ -203,12 +142,6 @@ def map_columns(rows: Dataset, columns: dict[str, str], label: str) -> Dataset:
     return rows.remove_columns(replaced).rename_columns({name: column for column, name in columns.items()})
 
 
-def require_column(rows: Dataset, name: str, needed_for: str, label: str) -> None:
-    """Raise an HfkitError if a column is missing."""
-    if name not in rows.column_names:
-        raise HfkitError(f"{label} has no column {name!r} (for {needed_for}); it has {rows.column_names}")
-
-
 def computed_columns(row: dict, expressions: dict[str, str]) -> dict:
     """Return the columns that are computed from the data set's, under names that no data set has."""
     return {f"={column}": evaluate_expression(expression, row) for column, expression in expressions.items()}
@@ -223,9 +156,14 @@ def convert_rows(rows: Dataset, name: str, label: str) -> Dataset:
     if problem := conversion_problem(name, rows.features):
         raise HfkitError(f"{label}: convert: {name} {problem}")
     if name in TABLE_CONVERSIONS:
-        return TABLE_CONVERSIONS[name](rows)
-    features = datasets.Features({**rows.features, **converted_features(name, rows.features)})
-    return map_rows(rows, ROW_CONVERSIONS[name], features=features, desc=name)
+        made = TABLE_CONVERSIONS[name](rows)
+        if not len(made):
+            remedy = "a prompt needs two replies, a better and a worse one (label: true and label: false)"
+            raise HfkitError(f"{label}: convert: {name} leaves none of the rows: {remedy}")
+        return made
+    features = converted_features(name, rows.features)
+    consumed = [column for column in rows.column_names if column not in features]
+    return map_rows(rows, ROW_CONVERSIONS[name], features=features, remove_columns=consumed, desc=name)
 
 
 def add_prompts(rows: Dataset) -> Dataset:

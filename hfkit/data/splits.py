@@ -16,7 +16,8 @@ from hfkit.data.concatenation import concatenate_sources
 from hfkit.data.faults import Fault
 from hfkit.data.held_out import keys_of, overlap_mask, overlaps, split_off, write_hashes
 from hfkit.data.mixture import Mixture, mixture_table, source_name
-from hfkit.data.sources import load_arguments, read_entry
+from hfkit.data.source_rows import load_arguments
+from hfkit.data.sources import read_entry
 
 
 @dataclass
@@ -68,7 +69,7 @@ class SplitStats:
         if self.faults:
             text += f"; of those kept, {', '.join(f'{count:,} {fault.value}' for fault, count in self.faults.items())}"
         left_out = [f"{one['left_out']:,} of {source_name(one)}" for one in self.sources if "left_out" in one]
-        return text + (f"; left out by keep: {', '.join(left_out)}" if left_out else "")
+        return text + (f"; left out: {', '.join(left_out)}" if left_out else "")
 
     def as_dict(self) -> dict:
         """Return the statistics for the record, without those that are not used."""

@@ -10,6 +10,7 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import code_hash
 from hfkit.data.cards import Keep, passes
+from hfkit.data.compression import unpacked
 from hfkit.data.csv_rows import CSV_OPTIONS, cell_value
 from hfkit.data.files import builder_arguments, is_saved, read_error
 from hfkit.data.json_rows import exact_rows, json_shape
@@ -22,6 +23,60 @@ BUFFER = 10_000
 LEFT_OUT_COLUMN, NAMES_COLUMN = "=left out", "=names"
 # UTF-8 bytes of text taken for each token of a budget: more than a token has, so that the budget can be filled.
 BYTES_PER_TOKEN = 8
+FIRST_ROWS = 20
+
+
+def open_stream(source: dict) -> tuple[dict, datasets.IterableDataset, str, list | None]:
+    """Return a stream of a split, with what else reads it.
+
+    Args:
+        source: arguments of `load_dataset`, `path` and `split` among them.
+
+    Returns:
+        the arguments that stream it, the stream, a text that changes with its files (or its commit), and path and shape
+        of a JSON file that Python reads, as `exact_rows` takes them.
+
+    Raises:
+        HfkitError: it cannot be read, or has no such split.
+    """
+    path, split = Path(source["path"]), source["split"]
+    if is_saved(path):
+        raise HfkitError(f"{path} is a saved data set, which cannot be streamed: leave out streaming")
+    if path.is_dir() and any(path.rglob("*.zst")):
+        raise HfkitError(
+            f"{path} has .zst files, which are not streamed from a folder: leave out streaming, or name a file"
+        )
+    try:
+        arguments = builder_arguments(path) or {name: value for name, value in source.items() if name != "split"}
+        builder = datasets.load_dataset_builder(**arguments)
+        if builder.name == "csv" and arguments["path"] != "csv":  # of a data set on the Hub
+            arguments |= CSV_OPTIONS
+            builder = datasets.load_dataset_builder(**arguments)
+        streams = builder.as_streaming_dataset()
+        if split not in streams:
+            raise ValueError(f"a stream is read by whole splits: {[*streams]}, not {split!r}")
+        file = unpacked(path) if arguments["path"] == "json" else None
+        shape = json_shape([file]) if file else None
+        exact = [str(file), shape] if file and exact_rows([file], shape) is not None else None
+    except Exception as error:  # the readers raise errors of many types
+        raise read_error(path, error) from error
+    return arguments, streams[split], str(builder.cache_dir), exact
+
+
+def first_rows(source: dict) -> Dataset:
+    """Return the first rows of a stream, to look at their columns.
+
+    Raises:
+        HfkitError: as `open_stream`.
+    """
+    _, stream, _, exact = open_stream(source)
+    try:
+        if exact:
+            rows = exact_rows([Path(exact[0])], exact[1])
+            return rows.select(range(min(FIRST_ROWS, len(rows))))
+        return Dataset.from_list([*stream.take(FIRST_ROWS)], features=stream.features)
+    except Exception as error:  # the readers raise errors of many types
+        raise read_error(Path(source["path"]), error) from error
 
 
 def take_rows(
@@ -41,25 +96,13 @@ def take_rows(
     Raises:
         HfkitError: the stream cannot be read, or has no such split or column.
     """
-    path, split = Path(source["path"]), source["split"]
-    if is_saved(path):
-        raise HfkitError(f"{path} is a saved data set, which cannot be streamed: leave out streaming")
+    arguments, stream, state, exact = open_stream(source)
     try:
-        arguments = builder_arguments(path) or {name: value for name, value in source.items() if name != "split"}
-        builder = datasets.load_dataset_builder(**arguments)
-        if builder.name == "csv" and arguments["path"] != "csv":  # of a data set on the Hub
-            arguments |= CSV_OPTIONS
-            builder = datasets.load_dataset_builder(**arguments)
-        stream = builder.as_streaming_dataset()
-        if split not in stream:
-            raise ValueError(f"a stream is read by whole splits: {[*stream]}, not {split!r}")
-        shape = json_shape([path]) if arguments["path"] == "json" else None
-        exact = shape and exact_rows([path], shape)
         plan = {
             "source": arguments,
-            "split": split,
-            "state": str(builder.cache_dir),  # its name depends on the state of the files, or on the commit
-            "exact": exact is not None and [str(path), shape],
+            "split": source["split"],
+            "state": state,
+            "exact": exact,
             "is_csv": arguments["path"] == "csv",
             "columns": columns,
             "keep": [vars(test) for test in keep],
@@ -69,7 +112,7 @@ def take_rows(
             "code": code_hash(stream_rows) + code_hash(Keep),
         }
         # Types would be inferred from the first thousand rows, where a column may be empty.
-        known = stream[split].features or {}
+        known = stream.features or {}
         missing = [test.column for test in keep if known and test.column not in known]
         if missing:
             raise ValueError(f"no column {missing[0]!r} (for keep); it has {[*known]}")
@@ -79,7 +122,7 @@ def take_rows(
         with progress_bars(entry.rows or 0):
             rows = Dataset.from_generator(stream_rows, features=features, gen_kwargs={"plan": plan})
     except Exception as error:  # the readers raise errors of many types
-        raise read_error(path, error) from error
+        raise read_error(Path(source["path"]), error) from error
     last = rows[-1]
     return rows.remove_columns([LEFT_OUT_COLUMN, NAMES_COLUMN]), last[LEFT_OUT_COLUMN], last[NAMES_COLUMN]
 

@@ -6,10 +6,10 @@ import numpy as np
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import HfkitError
-from hfkit.data.cards import recipe_of
 from hfkit.data.forms import INSTRUCTIONS, PROMPTS, TEXT
 from hfkit.data.messages import RenderError, tools_of
 from hfkit.data.rendering import TEMPLATE_KWARGS, variables_of
+from hfkit.data.source_rows import source_form
 from hfkit.data.splits import SplitStats, load_rows
 from hfkit.evaluation.held_out import prompt_and_reply
 from hfkit.evaluation.replies import Subject
@@ -38,8 +38,12 @@ def load_prompts(
 
 
 def prompt_columns(entries: list[DatasetEntry]) -> list[str]:
-    """Return the columns to read: prompts alone if the card of an entry has no single response per row."""
-    forms = {recipe.form for entry in entries if (recipe := recipe_of(entry)) is not None}
+    """Return the columns to read: prompts alone if the rows of an entry have no single response, as pairs.
+
+    Raises:
+        HfkitError: the rows cannot be read.
+    """
+    forms = {source_form(entry, REFERENCE_COLUMNS) for entry in entries}
     return PROMPTS if forms & {"prompts", "preference", "ranking"} else REFERENCE_COLUMNS
 
 

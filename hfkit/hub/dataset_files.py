@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from datasets import Dataset
 
 from hfkit.core.errors import HfkitError, Problem
-from hfkit.core.file_types import SUFFIXES, has_known_suffix
+from hfkit.core.file_types import SUFFIXES, has_known_suffix, without_compression
 from hfkit.core.files import RECORD
 from hfkit.core.hub_files import DOCUMENTS, matches
 from hfkit.data.cards import Card
@@ -93,7 +93,7 @@ def subset_and_split(name: str) -> tuple[str, str]:
     `pairs_test.jsonl` and `pairs/test.jsonl` are ("pairs", "test"), `data/train-00000-of-00002.parquet` is ("default",
     "train").
     """
-    path = PurePath(name.removesuffix(".gz"))
+    path = PurePath(without_compression(name))
     words = re.split(r"[-_.]", SHARD.sub("", path.stem))
     index = next((index for index in (-1, 0) if words[index] in SPLIT_NAMES), None)
     split = "train" if index is None else SPLIT_NAMES[words.pop(index)]

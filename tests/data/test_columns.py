@@ -170,11 +170,6 @@ UNFIT = {
         {"convert": ["shared_prompt", "sharegpt"]},
         "convert: sharegpt reads the column 'messages', and the columns are",
     ),
-    "turns to group by": (
-        (ONE, "ranking", GROUPED),
-        {"convert": ["transcript", "group_by_prompt"]},
-        r"mine\.md: convert: group_by_prompt groups plain values, and 'prompt' holds List.*: put it before transcript",
-    ),
     "text against a number": (
         ({"messages": CHAT, "stars": "3"}, "messages", CONVERSATION),
         {"keep": [{"column": "stars", "at_least": 3}]},
@@ -216,9 +211,11 @@ def test_transcripts_are_read_from_every_reader(card_of, file):
     }
 
 
-def test_rows_are_grouped_beside_columns_that_are_lists(card_of):
-    entry = card_of(ONE | {"extra": [{"a": 1}]}, "ranking", GROUPED, convert=["group_by_prompt", "transcript"])
-    assert load_entry(entry, COMPARISONS)[0]["scores"] == [1] * 9
+def test_rows_are_grouped_by_text_or_messages_beside_columns_that_are_lists(card_of):
+    for convert in (["group_by_prompt", "transcript"], ["transcript", "group_by_prompt"]):
+        entry = card_of(ONE | {"extra": [{"a": 1}]}, "ranking", GROUPED, convert=convert)
+        expected = {"prompt": [{"role": "user", "content": "Hi"}], "replies": ["a"] * 9, "scores": [1] * 9}
+        assert load_entry(entry, COMPARISONS)[0] == expected
 
 
 def test_a_card_can_map_a_system_column(card_of):
@@ -230,6 +227,11 @@ def test_a_card_can_map_a_system_column(card_of):
     assert "system" not in load_entry(card_of(row, "text", {"text": "{q} {a}"}), TEXT).column_names
 
 
-def test_a_group_of_rows_has_no_one_system_column(card_of):
-    with pytest.raises(HfkitError, match="the form ranking has no system"):
-        load_entry(card_of(ONE, "ranking", {**GROUPED, "system": "response"}, convert=["group_by_prompt"]), COMPARISONS)
+def test_rows_of_one_prompt_are_grouped_by_their_system_message_too(rows_file):
+    rows = [ONE | {"prompt": "Hi", "system": system} for system in ("Be brief.", "Be long.", "Be brief.")]
+    entry = DatasetEntry(**rows_file(rows)[0], columns=GROUPED, convert=["group_by_prompt"])
+    found = load_entry(entry, COMPARISONS)
+    assert [(row["prompt"][0]["content"], row["replies"]) for row in found] == [
+        ("Be brief.", ["a", "a"]),
+        ("Be long.", ["a"]),
+    ]

@@ -210,21 +210,21 @@ def test_what_is_read_is_not_named(read):
     assert read([row], PROMPTS, **entry).unread == ["stars"]
 
 
-ALPACA = {"instruction": "Add.", "input": "1, 2", "chosen": "The sum is 3.", "rejected": "The sum is 4."}
+UNKNOWN = {"situation": "Add.", "task": "1, 2", "chosen": "The sum is 3.", "rejected": "The sum is 4."}
 
 
 @pytest.mark.parametrize("wanted", [COMPARISONS, PROMPTS], ids=["reward", "ppo"])
-@pytest.mark.parametrize("row", [ALPACA, ALPACA | {"chosen": [YES], "rejected": [NO]}], ids=["text", "messages"])
+@pytest.mark.parametrize("row", [UNKNOWN, UNKNOWN | {"chosen": [YES], "rejected": [NO]}], ids=["text", "messages"])
 def test_a_prompt_is_not_guessed_where_a_column_may_hold_it(read, row, wanted):
-    with pytest.raises(HfkitError, match=r'it may be in instruction, input.*{prompt: "{instruction}\\n\\n{input}"}'):
+    with pytest.raises(HfkitError, match=r'it may be in situation, task.*{prompt: "{situation}\\n\\n{task}"}'):
         read([row], wanted)
-    mapped = read([ALPACA], wanted, columns={"prompt": "{instruction}\n\n{input}"}).rows
+    mapped = read([UNKNOWN], wanted, columns={"prompt": "{situation}\n\n{task}"}).rows
     assert mapped[0]["prompt"] == "Add.\n\n1, 2"
 
 
 def test_a_prompt_in_both_replies_is_read_where_it_is_said_or_no_other_column_may_hold_it(read, rows_file):
     said = {"columns": {"chosen": "chosen", "rejected": "rejected"}}
-    assert load_entry(DatasetEntry(**rows_file([ALPACA])[0], **said), PROMPTS)[0]["prompt"] == "The sum is"
+    assert load_entry(DatasetEntry(**rows_file([UNKNOWN])[0], **said), PROMPTS)[0]["prompt"] == "The sum is"
     beside = {"prompt_id": "x", "source": "y", "chosen": [USER, YES], "rejected": [USER, NO]}
     assert read([beside], PROMPTS).rows[0]["prompt"] == [USER]
     assert read([beside | {"question": "Where?"}], PROMPTS).unread == ["prompt_id", "source", "question"]

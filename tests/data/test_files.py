@@ -74,7 +74,7 @@ def test_what_holds_no_rows_is_told(tmp_path):
             load_entry(DatasetEntry(path=str(tmp_path / name)), WANTED)
 
 
-@pytest.mark.parametrize("name", ["a.tsv", "a.ndjson", "a.JSONL", "a"])
+@pytest.mark.parametrize("name", ["a.xlsx", "a.tsv2", "a.JSONL", "a"])
 def test_a_file_that_is_not_read_is_told_which_are(config_of, tmp_path, name):
     (tmp_path / name).write_bytes(LINE)
     with pytest.raises(ConfigError, match=r"expected a file that ends in \.jsonl, \.json"):

@@ -252,13 +252,17 @@ def test_values_that_would_be_printed_as_python_are_refused(read, kind):
 
 NAMED = {
     "capitals": ({"Prompt": "q", "Response": "a"}, INSTRUCTIONS, "{prompt: Prompt, response: Response}"),
-    "questions": ({"question": "q", "answer": "a"}, INSTRUCTIONS, "{prompt: question, response: answer}"),
+    "two answers": (
+        {"question": "q", "answer": "a", "solution": "s"},
+        INSTRUCTIONS,
+        "{prompt: question, response: answer}",
+    ),
     "conversations": ({"conversations": [], "id": 1}, INSTRUCTIONS, "{messages: conversations}"),
     "documents": ({"content": "c"}, TEXT, "{text: content}"),
-    "alpaca": (
-        {"instruction": "i", "input": "", "output": "o"},
+    "alpaca in capitals": (
+        {"Instruction": "i", "Input": "", "Output": "o"},
         INSTRUCTIONS,
-        '{prompt: "{instruction}\\n\\n{input}", response: output}',
+        '{prompt: "{Instruction}\\n\\n{Input}", response: Output}',
     ),
     "others": ({"a": "c"}, TEXT, "{text: YOUR_COLUMN}"),
 }

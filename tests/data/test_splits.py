@@ -105,7 +105,7 @@ def test_rows_that_a_card_leaves_out_are_counted(kept_card, tokenizer, stream):
     left_out = account.sources[0]["left_out"]  # of a stream up to the last row that is taken
     assert len(rows) == 15
     assert 1 <= left_out <= 5 if stream else left_out == 5
-    assert f"; left out by keep: {left_out} of {entry['card']}" in str(account)
+    assert f"; left out: {left_out} of {entry['card']}" in str(account)
 
 
 @pytest.mark.parametrize("stream", [{}, {"streaming": True, "rows": 50}], ids=["file", "stream"])

@@ -36,7 +36,9 @@ def main(given: Namespace) -> int:
         for entry in getattr(config, key, []):
             entries += 1
             source, encoder, _ = load_source(stage, config, given.split, entry, tokenizer)
-            left = given.n
+            left, label = given.n, f"{stage} {given.split}: {source.label}"
+            if source.format:
+                say(f"{label}: {source.format}")
             for index, row in enumerate(source.rows):
                 if left <= 0:
                     break
@@ -45,7 +47,6 @@ def main(given: Namespace) -> int:
                 if given.lost == is_lost or (not given.lost and not encoded["dropped"]):
                     left, shown = left - 1, shown + 1
                     unit = "bytes" if tokenizer is None else "tokens"
-                    label = f"{stage} {given.split}: {source.label}"
                     console.print(heading(label, index, encoded, unit))
                     for part in parts_of(row, encoded, tokenizer):
                         console.print(highlight(*part, tokenizer, marks))

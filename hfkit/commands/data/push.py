@@ -1,7 +1,7 @@
 """hfkit data push CARD_OR_DIR USER/NAME --private
 
-Pushes preferences, instructions, prompts or texts to the Hub, in one commit: a folder with .jsonl, .json, .parquet,
-.csv or .txt files, gzipped or not, and its README.md; or the local files of a data card. A file with `train`,
+Pushes preferences, instructions, prompts or texts to the Hub, in one commit: a folder with data files (.jsonl, .json,
+.parquet, .csv, ...), compressed or not, and its README.md; or the local files of a data card. A file with `train`,
 `validation` or `test` in its name is that split, any other file the training split; names that differ otherwise are
 subsets. The card declares them for the Hub's viewer and `load_dataset`, and keeps the text that you write into it. As
 with `hfkit push`, every problem is reported before any file is uploaded, and nothing is deleted.

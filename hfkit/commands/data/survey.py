@@ -25,7 +25,7 @@ class Survey:
     """One source of one split.
 
     Attributes:
-        notes: columns that are not read, roles that were renamed.
+        notes: the format that was recognized, columns that are not read, roles that were renamed.
         form: of its rows, a name in `hfkit.data.forms.FORMS`.
         unit: of lengths: tokens, or bytes if there is no tokenizer yet.
         tokens: of the kept rows after cutting; `trained` are those in the loss.
@@ -102,7 +102,7 @@ def survey(stage: str, config, split: str, entry: DatasetEntry, tokenizer) -> Su
     return Survey(
         split=split,
         name=name,
-        notes=source.notes(),
+        notes=[*filter(None, [source.format]), *source.notes()],
         form=split_form(stage, split),
         unit="bytes" if tokenizer is None else "tokens",
         rows=len(rows),

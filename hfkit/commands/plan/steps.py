@@ -1,13 +1,12 @@
 """Length of a stage in optimizer steps and tokens, and the disk that it takes."""
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 
 from hfkit.core.errors import HfkitError
-from hfkit.core.file_types import suffix_of
-from hfkit.data.files import iter_lines
+from hfkit.data.forms import FORMS
+from hfkit.data.sources import LoadedSource, read_entry
 from hfkit.training.memory import formulas
 from hfkit.training.memory.rows import micro_batch_tokens
 from hfkit.training.memory.shapes import Role
@@ -19,6 +18,7 @@ class StepsPlan:
 
     Attributes:
         micro_batch: the most tokens of the largest micro-batch.
+        formats: lines about the formats of the sources that were recognized.
     """
 
     steps: int | None
@@ -26,15 +26,17 @@ class StepsPlan:
     micro_batch: int
     unknown: str
     disk: int
+    formats: list[str] = field(default_factory=list)
 
 
 def plan_steps(stage, roles: list[Role]) -> StepsPlan:
     """Count steps and tokens from the config and the files; rows that will be dropped count too."""
     config = stage.config
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    unknown, rows = "", None
+    unknown, rows, sources = "", None, []
     try:
-        rows = training_rows(config)
+        sources = [] if packing_of(stage) else [read_local(entry, stage) for entry in config.datasets]
+        rows = training_rows(config, sources) if sources else None
     except HfkitError as error:
         unknown = str(error)
     if stage.spec.loop == "ppo":
@@ -50,7 +52,8 @@ def plan_steps(stage, roles: list[Role]) -> StepsPlan:
             steps = ceil(config.num_train_epochs * max(ceil(passes / config.gradient_accumulation_steps), 1))
         updates, tokens = steps, steps and steps * batch * stage.row_length * stage.replies
     largest = micro_batch_tokens(stage.spec, config, stage.replies)
-    return StepsPlan(steps, tokens, largest, "" if steps else unknown, disk_bytes(stage, roles, updates))
+    formats = [f"{source.label}: {source.format}" for source in sources if source.format]
+    return StepsPlan(steps, tokens, largest, "" if steps else unknown, disk_bytes(stage, roles, updates), formats)
 
 
 def packing_of(stage) -> str:
@@ -80,34 +83,22 @@ def disk_bytes(stage, roles: list[Role], steps: int | None) -> int:
     return final + each * (made if config.save_total_limit is None else min(config.save_total_limit, made))
 
 
-def training_rows(config) -> int:
-    """Return the number of training rows, less those held out.
-
-    Raises:
-        HfkitError: the rows cannot be counted without reading the data; the message says why.
-    """
-    rows = sum(count_rows(entry) for entry in config.datasets)
+def training_rows(config, sources: list[LoadedSource]) -> int:
+    """Return the number of training rows, less those held out."""
+    rows = sum(len(source.rows) for source in sources)
     size = 0 if config.eval_datasets else config.test_split_size or 0
     return rows - int(size if size >= 1 else ceil(size * rows))
 
 
-def count_rows(entry) -> int:
-    """Return the number of rows in a local `.jsonl` or `.jsonl.gz` file, or in a split such as `train[:1000]` of it.
+def read_local(entry, stage) -> LoadedSource:
+    """Return the rows of a file or folder on this machine.
 
     Raises:
-        HfkitError: the source is of another kind.
+        HfkitError: the source is of another kind, or it cannot be read.
     """
     if entry.card or any(getattr(entry, name) is not None for name in ("weight", "epochs", "rows", "tokens")):
         raise HfkitError("rows of cards and mixtures are known once they are read")
-    path = Path(entry.path)
-    if not path.is_file():
+    if not Path(entry.path).exists():
         raise HfkitError(f"{entry.path} is not on this machine")
-    if suffix_of(path) != ".jsonl":
-        raise HfkitError(f"rows are counted in .jsonl files only, not in {path.name}")
-    rows = sum(1 for line in iter_lines(path) if line.strip())
-    split = re.fullmatch(r"train(\[:(\d+)(%?)\])?", entry.split)
-    if split is None:
-        raise HfkitError(f"rows of the split {entry.split} are known once it is read")
-    if split[2] is None:
-        return rows
-    return round(rows * int(split[2]) / 100) if split[3] else min(rows, int(split[2]))
+    needed = getattr(stage.config, "reward_columns", [])
+    return read_entry(entry, FORMS[stage.spec.form].columns, needed, stage.config.seed)

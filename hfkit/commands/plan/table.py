@@ -31,6 +31,9 @@ def print_plans(plans: list[PlanRow], device: Device, in_pipeline: bool) -> None
     console.print(memory_table(plans, device))
     console.print(steps_table(plans))
     for plan in plans:
+        for line in plan.steps.formats:
+            console.print(f"{plan.name}: {line}", soft_wrap=True)
+    for plan in plans:
         console.print(f"{plan.name}: dtype: {plan.dtype}; {plan.checkpointing}", soft_wrap=True)
     for plan in plans:
         name, memory = plan.name, plan.memory

@@ -4,7 +4,7 @@ import os
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.errors import MISSING, ConfigError, HfkitError, Kind, Problem
-from hfkit.core.file_types import SUFFIXES, file_type, has_known_suffix
+from hfkit.core.file_types import COMPRESSED, SUFFIXES, file_type, has_known_suffix
 from hfkit.core.hub_ids import HUB_ID
 from hfkit.data.cards import recipe_of, source_split, split_file
 from hfkit.data.mixture import BUDGETS
@@ -51,7 +51,8 @@ def entry_path_problems(entry: DatasetEntry) -> list[Problem]:
         missing = Problem("path", entry.path, "no such file", Kind.NO_SUCH_FILE)
         return [missing] if has_known_suffix(entry.path) else []
     if os.path.isfile(entry.path) and file_type(entry.path) is None:
-        remedy = f"expected a file that ends in {SUFFIXES}, or in one of them and .gz"
+        compressed = " or ".join(COMPRESSED)
+        remedy = f"expected a file that ends in {SUFFIXES}, or in one of them and {compressed}"
         return [Problem("path", entry.path, remedy)]
     given = [name for name in ("name", "revision") if getattr(entry, name) is not None]
     return broken_rules(entry, [(True, name, "has no effect on a file", "path") for name in given])
@@ -59,7 +60,7 @@ def entry_path_problems(entry: DatasetEntry) -> list[Problem]:
 
 def card_problems(entry: DatasetEntry) -> list[Problem]:
     """Return problems of an entry's data card, and of keys that repeat what the card says."""
-    given = [name for name in ("name", "columns") if getattr(entry, name) is not None]
+    given = [name for name in ("name", "columns", "convert") if getattr(entry, name) is not None]
     remedy = "the card sets it; to change it, write a card of your own"
     problems = broken_rules(entry, [(True, name, remedy, "card") for name in given])
     try:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from hfkit.config.registry import StageSpec
-from hfkit.core.file_types import suffix_of
+from hfkit.core.file_types import ROW_PER_LINE, suffix_of
 from hfkit.data.cards import load_card
 from hfkit.data.files import iter_lines
 from hfkit.training.arguments import max_tokens
@@ -56,7 +56,7 @@ def replies_of_source(entry) -> int:
     if entry.card:
         return load_card(entry.card).recipe.replies or 2
     path = Path(entry.path)
-    if not path.is_file() or suffix_of(path) != ".jsonl":
+    if not path.is_file() or suffix_of(path) not in ROW_PER_LINE:
         return 2
     try:
         replies = json.loads(next(iter_lines(path))).get((entry.columns or {}).get("replies", "replies"))

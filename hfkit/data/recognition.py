@@ -1,0 +1,126 @@
+"""Decide how a source is read where neither a data card nor the entry says it: by its format, which is reported."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from datasets import Dataset, List
+
+from hfkit.core.errors import HfkitError
+from hfkit.data.cards import OPTIONAL_COLUMNS, Keep
+from hfkit.data.columns import may_be_input, suggested_mapping, unread_columns
+from hfkit.data.conversations import SYSTEM, is_conversation
+from hfkit.data.conversions import JSON, expression_columns
+from hfkit.data.formats import PAIR, Format, holds_conversations, matching_format
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the columns of a source become those of a stage, as a card, an entry or a recognized format says.
+
+    Attributes:
+        columns: the stage's column -> expression over the data set's; those that are not mapped keep their names.
+        format: a line about the recognized format; "" without one.
+    """
+
+    columns: dict[str, str] = field(default_factory=dict)
+    convert: Sequence[str] = ()
+    keep: Sequence[Keep] = ()
+    format: str = ""
+
+
+def recognize(rows: Dataset, wanted: list[str], needed: list[str], label: str) -> Reading:
+    """Return how to read a source by its columns; where they have the stage's own names, none is mapped.
+
+    Args:
+        rows: in the data set's columns; of a stream the first ones.
+        wanted: the columns that the stage reads.
+        needed: columns that keep their names.
+
+    Raises:
+        HfkitError: a column that is not read may belong to a prompt that is made of others; the rows are of another
+            stage; or they are a list within one row.
+    """
+    found = matching_format(rows, wanted, label)
+    if found is None:
+        check_list(rows, label)
+        check_form(rows, wanted, label)
+        return Reading()
+    columns, names = dict(found.columns), rows.column_names
+    if wanted == ["prompt"] and "prompt" in columns:
+        columns = {name: columns[name] for name in ("prompt", "history") if name in columns}
+    is_mapped = any(name != expression for name, expression in columns.items())
+    others = [] if found.form == "text" else [(SYSTEM, "system_prompt"), ("tools", "functions")]
+    for name, other in others:
+        if other in names and name not in (*names, *needed) and (is_mapped or name != SYSTEM):
+            columns[name] = other
+    if columns.get("prompt", "prompt") != "prompt":
+        check_input(found, columns, [name for name in names if name not in needed], label)
+    extras = [name for name in (*OPTIONAL_COLUMNS.get(found.form, ()), *dict(others)) if name in names]
+    line = describe(found, columns, [name for name in extras if name not in columns])
+    columns = {name: f"{{{text}}}" if text in needed and text != name else text for name, text in columns.items()}
+    is_mapped = any(name != expression for name, expression in columns.items())
+    return Reading(columns if is_mapped else {}, found.convert, found.keep, line)
+
+
+def check_input(found: Format, columns: dict[str, str], names: list[str], label: str) -> None:
+    """Raise an HfkitError if a column that is not read may belong to the prompt, which is made of other columns."""
+    used = {name for expression in columns.values() for name in expression_columns(expression)}
+    inputs = [name for name in unread_columns(names, used, columns, [SYSTEM, "tools"]) if may_be_input(name)]
+    if not inputs:
+        return
+    wider = suggested_mapping(inputs, {"prompt": columns["prompt"]})
+    shown = {name: text for name, text in columns.items() if name != "prompt" or "prompt:" not in wider}
+    wider = ", ".join(filter(None, [wider, as_yaml(shown)]))
+    convert = f", convert: [{', '.join(found.convert)}]" if found.convert else ""
+    raise HfkitError(
+        f"{label}: {found.name} format, but {', '.join(inputs)} may belong to the prompt too. Map what the model "
+        f"should read: datasets: [{{path: {label}, columns: {{{wider}}}{convert}}}]; "
+        f"or leave it out: columns: {{{as_yaml(columns)}}}{convert}"
+    )
+
+
+def check_list(rows: Dataset, label: str) -> None:
+    """Raise an HfkitError if a source is one row that holds the list of the rows."""
+    if len(rows) != 1 or any(map(is_conversation, rows.features.values())):
+        return
+    for name, kind in rows.features.items():
+        if isinstance(kind, List) and isinstance(kind.feature, (dict, JSON)):
+            raise HfkitError(
+                f"{label} is one object, whose key {name!r} holds a list of {len(rows[0][name])} objects: write that "
+                "list alone into the file"
+            )
+
+
+def check_form(rows: Dataset, wanted: list[str], label: str) -> None:
+    """Raise an HfkitError if a source has pairs, and the stage reads one response per row, or the other way round."""
+    other = ["prompt", *PAIR] if "response" in wanted else ["messages", "prompt", "response"]
+    found = matching_format(rows, other, label) if {"response", "chosen"} & {*wanted} else None
+    if found is None:
+        return
+    if "response" in other:
+        raise HfkitError(
+            f"{label}: its rows have one response each, for SFT: the reward stage reads prompt, chosen and rejected"
+        )
+    columns = {"messages": "chosen"} if holds_conversations(rows, "chosen") else {"text": "chosen"}
+    columns = {"prompt": found.columns["prompt"], "response": "chosen"} if "prompt" in found.columns else columns
+    raise HfkitError(
+        f"{label}: its rows are pairs of replies (chosen, rejected), for the reward stage. To train on the chosen "
+        f"ones, map them: datasets: [{{path: {label}, columns: {{{as_yaml(columns)}}}}}]"
+    )
+
+
+def as_yaml(columns: dict[str, str]) -> str:
+    """Return a mapping of columns as it is written in a YAML, without its braces."""
+    texts = {name: expression.replace("\n", "\\n") for name, expression in columns.items()}
+    return ", ".join(f'{name}: "{text}"' if "{" in text else f"{name}: {text}" for name, text in texts.items())
+
+
+def describe(found: Format, columns: dict[str, str], extras: list[str]) -> str:
+    """Return a line about a format: what becomes of its columns."""
+    made = {"history": "earlier turns", SYSTEM: "a system turn"}
+    parts = []
+    for name, expression in {**columns, **dict(zip(extras, extras, strict=True))}.items():
+        names = " + ".join(expression_columns(expression))
+        parts.append(name if name == names and name not in made else f"{names} -> {made.get(name, name)}")
+    parts += [f"rows whose {test.column} is {str(test.equals).lower()}" for test in found.keep]
+    return f"{found.name} format: {', '.join(parts)}"
