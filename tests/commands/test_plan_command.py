@@ -150,7 +150,7 @@ def test_no_weights_are_read(folder_of, tmp_path, capsys):
         folder,
         "--load_in_4bit",
         "--memory",
-        "80",
+        "400",  # what does not fit ends with 1
     ]
     assert cli.main(command) == 0
     assert "8,072.20 M" in capsys.readouterr().out
