@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from huggingface_hub import DatasetCard
 
-from hfkit.config.card_names import FOLDERS, TEMPLATE_CARD, card_names
+from hfkit.config.card_names import FOLDER, TEMPLATE_CARD, card_names
 from hfkit.config.fields import Conversion
 from hfkit.config.validation import check_fields, check_required
 from hfkit.core.errors import ConfigError, HfkitError, Problem, nearest, reason
@@ -126,9 +126,8 @@ def find_card(name: str) -> Path:
         HfkitError: there is none; the message suggests the nearest name.
     """
     own = Path(name)
-    files = [own] if own.suffix == ".md" else [folder / f"{name}.md" for folder in FOLDERS]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
+    file = own if own.suffix == ".md" else FOLDER / f"{name}.md"
+    if not file.is_file():
         guess = nearest(name, card_names())
         hint = f"did you mean {guess}?" if guess else "`hfkit data cards` lists them; or give the path of an .md file"
         raise HfkitError(f"there is no data card {name!r}; {hint}")

@@ -12,7 +12,7 @@ from hfkit.cli import main
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import PPOConfig, PretrainConfig, RewardConfig, SFTConfig
 from hfkit.core.errors import ConfigError, HfkitError
-from hfkit.data.cards import FOLDERS, Conversion, card_names, load_card
+from hfkit.data.cards import Conversion, card_names, load_card
 from hfkit.data.comparisons import PREFERENCES, encode_comparisons
 from hfkit.data.conversions import ROW_CONVERSIONS, TABLE_CONVERSIONS
 from hfkit.data.faults import Fault
@@ -286,9 +286,3 @@ def test_cards_of_conversations_and_of_instructions_can_be_mixed(entry_of, tmp_p
 
 def test_a_card_can_name_every_conversion():
     assert {*get_args(Conversion)} == {*ROW_CONVERSIONS, *TABLE_CONVERSIONS}
-
-
-def test_the_package_finds_its_cards_in_a_checkout_and_in_a_wheel():
-    checkout, wheel = FOLDERS
-    assert (checkout / "TEMPLATE.md").is_file()
-    assert wheel.parent.name == "hfkit"  # where the wheel puts them: pyproject.toml

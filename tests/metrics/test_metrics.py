@@ -1,14 +1,11 @@
 """The figures against a second library, or against what one computes by hand; and as `evaluate` modules, by path."""
 
 import math
-import zipfile
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hatchling.builders.wheel import WheelBuilder
 from sacrebleu import corpus_bleu
 from scipy.stats import entropy
 from sklearn.calibration import calibration_curve
@@ -19,7 +16,6 @@ from hfkit.metrics.evaluate import NAMES, load
 from hfkit.metrics.formulas import distinct, self_bleu
 from hfkit.metrics.preference import metrics_by_length, metrics_of_margins
 
-ROOT = Path(__file__).parents[2]
 EXACT = {"abs": 1e-6, "rel": 0}
 RANDOM = np.random.default_rng(0)
 LOGITS = torch.randn((2, 5, 11), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -144,12 +140,3 @@ def test_a_module_loads_by_path_and_says_what_it_is(name):
     module = load(name)
     assert len(module.description) > 30
     assert "Returns:" in module.inputs_description
-
-
-def test_the_wheel_has_the_modules_and_data_files(tmp_path):
-    wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path)))
-    data_files = {
-        path.relative_to(ROOT).as_posix() for end in ("jinja", "txt", "yaml") for path in ROOT.glob(f"hfkit/**/*.{end}")
-    }
-    modules = {f"hfkit/metrics/evaluate/{name}.py" for name in NAMES}
-    assert data_files and data_files | modules <= {*zipfile.ZipFile(wheel).namelist()}
