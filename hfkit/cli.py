@@ -15,6 +15,7 @@ VERBS = {
     "data": ("", "list, check, preview and push data sets"),
     "run": ("hfkit.commands.run", "run several stages in order, from one YAML"),
     "merge": ("hfkit.commands.merge", "merge a LoRA adapter into its base"),
+    "export": ("hfkit.commands.export.main", "write a model for llama.cpp, Ollama or vLLM"),
     "evaluate": ("hfkit.evaluation.evaluate", "evaluate a model on held-out rows, next to other models"),
     "arena": ("hfkit.evaluation.arena", "compare the replies of models: judge, win rates, ratings"),
     "push": ("hfkit.commands.push", "push a model, adapter or tokenizer to the Hub, with card and record"),

@@ -15,6 +15,7 @@ from hfkit.config.fields import DTYPES
 from hfkit.config.parsing import Check, parse
 from hfkit.config.registry import STAGES
 from hfkit.core.home import expand_home
+from hfkit.core.shipped import shipped_folder
 
 EVALUATIONS = {"evaluate": (EvaluateConfig, "model_name_or_path"), "arena": (ArenaConfig, "models")}
 """Config class of each evaluation, and the key that positional arguments belong to."""
@@ -127,6 +128,16 @@ ARGUMENTS = {
         argument("--eval_dataset", help="held-out rows to compare adapter and merged model on"),
         argument("--revision", default="main", help="branch, tag or commit of an adapter on the Hub"),
     ],
+    "export": [
+        argument("model", help="folder or Hub id of a model or an adapter"),
+        argument("out", help="folder to write, new or empty"),
+        argument("--format", required=True, help="gguf, ollama or vllm"),
+        argument("--dtype", "--outtype", help="f32, f16, bf16, or q8_0; default: f16 in a GGUF, bf16 if merged"),
+        argument("--adapter", action="store_true", help="for vLLM: the adapter beside its base, not merged"),
+        argument("--base", help="where the base is, if not where the adapter says"),
+        argument("--converter", metavar="PATH", help="llama.cpp's convert_hf_to_gguf.py, or its folder"),
+        argument("--revision", default="main", help="branch, tag or commit of a model on the Hub"),
+    ],
     "push": [
         argument("folder", metavar="DIR", help="folder that a stage, a merge or save_pretrained wrote"),
         *REPOSITORY_ARGUMENTS,
@@ -176,7 +187,7 @@ ARGUMENTS = {
     ],
     "quickstart": [
         argument("--output_dir", default="runs/quickstart", help="folder of the runs; default: %(default)s"),
-        argument("--configs", default="configs/quickstart", help="folder of the YAMLs; default: %(default)s"),
+        argument("--configs", default=str(shipped_folder("configs") / "quickstart"), help="folder of the YAMLs"),
     ],
     "data cards": [argument("name", nargs="?", help="card to print")],
     "data check": [
@@ -206,7 +217,7 @@ ARGUMENTS = {
     ],
 }
 """The arguments of each verb that fills no config class."""
-MODEL_ARGUMENTS = {"chat": "model", "merge": "adapter", "lineage": "path"}
+MODEL_ARGUMENTS = {"chat": "model", "merge": "adapter", "export": "model", "lineage": "path"}
 """The argument that `--revision` is of, for verbs that read a model."""
 TEXT_ARGUMENTS = ("prompt", "system", "message", "tag")
 """Arguments in which a leading `~` is no home folder."""

@@ -7,11 +7,8 @@ otherwise. An adapter that was trained on a quantized base was trained on slight
 changes is measured on held-out rows.
 """
 
-import os
-import shutil
 import time
 from argparse import Namespace
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,10 +19,9 @@ from hfkit.config.fields import DTYPES
 from hfkit.config.registry import MERGE
 from hfkit.core.console import say, take_warnings, warn
 from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
-from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import RECORD, hash_of, require_free_folder, write_json
 from hfkit.core.hub_retry import HubUnreachable
-from hfkit.core.locks import lock_folder
+from hfkit.core.staging import staged_folder
 from hfkit.data.chat_template import reply_ending
 from hfkit.evaluation.merge_comparison import comparison, held_out_rows, measure
 from hfkit.hub.cards.model_card import write_card
@@ -80,7 +76,7 @@ def merge(
     tokenizer = load_adapter_tokenizer(source)
     require_vocabulary(source, tokenizer)
     held_out = load_rows_to_measure(trained, source, tokenizer, eval_dataset)
-    with staged_folder(out) as folder:
+    with staged_folder(out, "merging") as folder:
         say(f"merge: {source.path} into {source.base}")
         # on the CPU: in float32 it may not fit into the GPU that it was trained on
         head = HEADS[task_of(source)]
@@ -180,26 +176,6 @@ def load_rows_to_measure(trained: dict, source: Source, tokenizer, eval_dataset:
         return None
 
 
-@contextmanager
-def staged_folder(out: Path):
-    """Yield a folder beside `out` that becomes `out` at the end; after a failure nothing is left.
-
-    Raises:
-        HfkitError: another process merges into `out`, the disk is full, or `out` was made meanwhile.
-    """
-    out = out.absolute()
-    staging = out.parent / f".{out.name}.merging"
-    with lock_folder(staging, "merging"), explain_errors(staging.parent):
-        try:
-            shutil.rmtree(staging / out.name, ignore_errors=True)  # of a merge that was killed
-            (staging / out.name).mkdir()
-            yield staging / out.name
-            require_free_folder(out)
-            os.replace(staging / out.name, out)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-
-
 def cast_weights(model, dtype: str, source: Source) -> str:
     """Cast the merged weights in place and return the name of their dtype.
 
@@ -211,7 +187,7 @@ def cast_weights(model, dtype: str, source: Source) -> str:
         dtype = str(config.dtype or torch.float32).removeprefix("torch.")
     model.to(getattr(torch, dtype))
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
-        raise HfkitError(f"some of the merged weights are not finite in {dtype}: try --dtype float32")
+        raise HfkitError(f"some of the merged weights are not finite in {dtype}: choose another dtype")
     return dtype
 
 

@@ -3,9 +3,12 @@
 No other module touches them. `tests/core/test_compat.py` fails when upstream moves one.
 """
 
+import sys
+from collections.abc import Callable
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 
 def use_one_gpu(arguments) -> None:
@@ -158,3 +161,23 @@ def weigh_logged(trainer, mode: str, before: dict[str, int], weights: list[float
             pick = {"min": min, "max": max}.get(name.partition("_")[0])
             mean = sum(value * weight for value, weight in zip(parts, weights, strict=True)) / (sum(weights) or 1.0)
             values[start:] = [pick(parts) if pick else mean]
+
+
+def name_pre_tokenizer(converter: ModuleType, name_of: Callable[[Any], str | None]) -> None:
+    """Make llama.cpp's `convert_hf_to_gguf` ask `name_of(tokenizer)` for a BPE pre-tokenizer that it does not know.
+
+    gguf 0.19: it looks a hash of token ids up in a table, and has no option for the name; without one it raises
+    NotImplementedError. `tests/commands/test_export_gguf.py` tests it, where there is a converter.
+    """
+    models = sys.modules[converter.ModelBase.__module__]  # the converter itself, or a module beside it
+    known = models.TextModel.get_vocab_base_pre
+
+    def get_vocab_base_pre(model, tokenizer) -> str:
+        try:
+            return known(model, tokenizer)
+        except NotImplementedError:
+            if (name := name_of(tokenizer)) is None:
+                raise
+            return name
+
+    models.TextModel.get_vocab_base_pre = get_vocab_base_pre

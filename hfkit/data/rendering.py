@@ -25,6 +25,7 @@ GIVEN_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", "r
 """Names in templates that Transformers fills in."""
 TODAY = "strftime_now"
 """The function with which templates write today's date; as a variable, a date that it writes in place of today's."""
+GENERATION_TAG = re.compile(r"{%(-?)\s*(?:end)?generation\s*(-?)%}")
 TODAY_CALL = re.compile(TODAY + r"""\(\s*(['"])(.*?)\1\s*\)""")
 
 
@@ -178,12 +179,20 @@ def writes_today(tokenizer: PreTrainedTokenizerBase) -> bool:
         return False
 
 
+def without_generation_tags(template: str) -> str:
+    """Return a chat template without the tags around trained tokens, which other Jinja engines do not know.
+
+    Comments take their places, which render nothing and keep the control of white space.
+    """
+    return GENERATION_TAG.sub(r"{#\1 \2#}", template)
+
+
 def template_variables(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     """Return the names of the variables that users can set in a tokenizer's chat templates."""
     own = tokenizer.chat_template
     templates = [*own.values()] if isinstance(own, dict) else [own or ""]
     environment = Environment(extensions=["jinja2.ext.loopcontrols"])
-    texts = [re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template) for template in templates]
+    texts = [without_generation_tags(template) for template in templates]
     found = set().union(*(meta.find_undeclared_variables(environment.parse(text)) for text in texts))
     today = {TODAY} if any(TODAY in text for text in texts) else set()
     return (found - GIVEN_VARIABLES - {*tokenizer.special_tokens_map}) | today

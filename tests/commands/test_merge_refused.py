@@ -135,7 +135,7 @@ def test_of_a_merge_that_fails_nothing_is_left(sft_dir, base_dir, copy, tmp_path
     save_file({name: tensor * 1e7 for name, tensor in weights.items()}, large / "model.safetensors", {"format": "pt"})
     (folder / "hfkit.json").unlink()
     refused(
-        "not finite in float16: try --dtype float32", folder, tmp_path / "o" / "out", dtype="float16", base=str(large)
+        "not finite in float16: choose another dtype", folder, tmp_path / "o" / "out", dtype="float16", base=str(large)
     )
     assert os.listdir(tmp_path / "o") == []
 

@@ -1,0 +1,103 @@
+"""hfkit export runs/ppo exported --format ollama
+
+Writes a model in the form that another program serves; an adapter is merged into its base first.
+
+    gguf     a GGUF file, for llama.cpp and what is built on it
+    ollama   a GGUF file and a Modelfile, with the chat template in Ollama's language, and the stop tokens
+    vllm     a folder of safetensors and the command line; with --adapter the adapter alone, beside its base
+
+GGUF files are written by llama.cpp's own converter, `convert_hf_to_gguf.py`: the one on the PATH, unless --converter or
+HFKIT_GGUF_CONVERTER names another. OUT is a new or empty folder; it is written whole or not at all.
+"""
+
+from argparse import Namespace
+from pathlib import Path
+
+from hfkit.commands.export.converter import find_converter
+from hfkit.commands.export.gguf_file import MERGE_DTYPES, export_gguf
+from hfkit.commands.export.job import ExportJob
+from hfkit.commands.export.modelfile import export_ollama
+from hfkit.commands.export.vllm import DTYPES_SERVED, export_vllm
+from hfkit.commands.merge import load_adapter_tokenizer
+from hfkit.core.console import say
+from hfkit.core.errors import ConfigError, HfkitError, Problem
+from hfkit.core.files import require_free_folder
+from hfkit.core.staging import staged_folder
+from hfkit.models.loading import is_classifier
+from hfkit.models.tokenizers import read_tokenizer
+from hfkit.records.base import stored_quantization
+from hfkit.records.source import Source
+
+FORMATS = {"gguf": export_gguf, "ollama": export_ollama, "vllm": export_vllm}
+
+
+def export(
+    model: str,
+    out: str | Path,
+    format: str,
+    dtype: str | None = None,
+    adapter: bool = False,
+    base: str | None = None,
+    revision: str = "main",
+    converter: str | None = None,
+) -> Path:
+    """Export a language model and return the folder.
+
+    Args:
+        model: folder or Hub id of a model or of an adapter.
+        out: a folder that does not exist or is empty; it is written whole or not at all.
+        format: "gguf", "ollama" or "vllm".
+        dtype: "f32", "f16", "bf16" or, of a GGUF, "q8_0". The default is f16 for a GGUF, and bf16 for a merged model.
+        adapter: whether vLLM serves an adapter beside its base, in place of a merged model.
+        base: where an adapter's base is, if not where the adapter says.
+        revision: branch, tag or commit of a model on the Hub.
+        converter: llama.cpp's converter, or the folder that it is in.
+
+    Raises:
+        ConfigError: with all problems of the arguments; or there is no converter.
+        HfkitError: the model cannot be exported in this format, or as `merge`.
+    """
+    out = Path(out)
+    if problems := argument_problems(out, format, dtype, adapter):
+        raise ConfigError(problems, "the command line")
+    require_free_folder(out)
+    script = None if format == "vllm" else find_converter(converter)
+    source = Source.of(str(model), revision, base)
+    require_exportable(source, adapter)
+    tokenizer = load_adapter_tokenizer(source) if source.adapter else read_tokenizer(source.path, source.revision)
+    job = ExportJob(source, tokenizer, out.absolute().name, out, dtype, base, adapter, script)
+    with staged_folder(out, "exporting") as folder:
+        FORMATS[format](job, folder)
+    say(f"export: done, in {out}")
+    return out
+
+
+def argument_problems(out: Path, format: str, dtype: str | None, adapter: bool) -> list[Problem]:
+    """Return what is wrong with the arguments of an export, without a look at the model."""
+    problems = [] if format in FORMATS else [Problem("format", format, f"one of {', '.join(FORMATS)}")]
+    dtypes = [*(DTYPES_SERVED if format == "vllm" else MERGE_DTYPES)]
+    if dtype is not None and dtype not in dtypes:
+        problems.append(Problem("dtype", dtype, f"one of {', '.join(dtypes)}", keys=("format",)))
+    if adapter and format != "vllm":
+        problems.append(Problem("adapter", adapter, "only --format vllm takes an adapter unmerged", keys=("format",)))
+    if out.suffix == ".gguf":
+        problems.append(Problem("out", str(out), "name a folder; the file in it gets its name from --dtype"))
+    return problems
+
+
+def require_exportable(source: Source, keep_adapter: bool) -> None:
+    """Raise HfkitError if a model is no language model, or stored as other programs do not read it."""
+    if is_classifier(source.path, source.revision):
+        raise HfkitError(f"{source.path} is a reward model: only language models are exported")
+    if source.adapter is not None:
+        return
+    if keep_adapter:
+        raise HfkitError(f"{source.path} is a full model: leave --adapter out")
+    if (method := stored_quantization(source.path, source.revision)) == "bitsandbytes":
+        raise HfkitError(f"the weights of {source.path} are stored quantized ({method}): export the model before that")
+
+
+def main(given: Namespace) -> int:
+    """Run `hfkit export`."""
+    export(**vars(given))
+    return 0

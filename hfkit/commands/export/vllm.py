@@ -1,0 +1,117 @@
+"""Writes a folder that vLLM serves, with the command line: a merged model, or an adapter beside its base."""
+
+import shlex
+import shutil
+from pathlib import Path
+
+from transformers.utils import GENERATION_CONFIG_NAME
+
+from hfkit.commands.export.job import ExportJob
+from hfkit.core.console import say
+from hfkit.core.errors import HfkitError
+from hfkit.core.hub_fetch import local_folder
+from hfkit.core.hub_files import LOADED_FILES, matches
+from hfkit.hub.model_files import list_files
+from hfkit.models.stored_weights import read_config
+from hfkit.records.source import Source
+
+DTYPES_SERVED = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The values that vLLM takes for `--max-lora-rank`."""
+NOT_SERVED = (
+    *("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters"),
+    *("rank_pattern", "alpha_pattern", "layer_replication"),
+)
+"""Settings of an adapter that vLLM rejects or does not read."""
+VLLM_README = """## Serve with vLLM
+
+In this folder:
+
+```bash
+{command}
+```
+
+and from another terminal:
+
+```bash
+curl http://localhost:8000/v1/{route} -H 'Content-Type: application/json' -d '{{"model": "{name}", {prompt}}}'
+```
+"""
+
+
+def export_vllm(job: ExportJob, folder: Path) -> None:
+    """Write a model, or an adapter, and a README with the command that serves it, which is printed too.
+
+    Raises:
+        HfkitError: vLLM does not serve such an adapter, or it cannot be merged.
+    """
+    source = job.source
+    if job.keep_adapter:
+        require_served(source)
+    if source.adapter is None or job.keep_adapter:
+        copy_files(source, folder)
+    else:
+        job.merge_into(folder, DTYPES_SERVED[job.dtype or "bf16"])
+    if job.keep_adapter:  # vLLM would take the chat template and the stop tokens of the base
+        job.tokenizer.save_pretrained(folder)
+        if not (folder / GENERATION_CONFIG_NAME).is_file():
+            (folder / GENERATION_CONFIG_NAME).write_text("{}\n", encoding="utf-8")
+    readme = folder / "README.md"
+    before = readme.read_text(encoding="utf-8").rstrip() + "\n\n" if readme.is_file() else f"# {job.name}\n\n"
+    readme.write_text(before + readme_section(job, serve_command(job, folder, ".")), encoding="utf-8")
+    say(f"export: {shlex.join(serve_command(job, folder, str(job.out)))}")
+
+
+def require_served(source: Source) -> None:
+    """Raise HfkitError if vLLM cannot serve an adapter beside its base."""
+    adapter = source.adapter or {}
+    given = [name for name in NOT_SERVED if adapter.get(name)]
+    given += ["bias"] if adapter.get("bias") not in (None, "none") else []
+    given += ["r"] if adapter.get("r", 0) > LORA_RANKS[-1] else []
+    if given:
+        settings = ", ".join(f"{name}: {adapter[name]}" for name in given)
+        raise HfkitError(f"vLLM serves no adapter with {settings}: leave --adapter out, and {source.path} is merged")
+
+
+def copy_files(source: Source, folder: Path) -> None:
+    """Copy the files of a model, or of an adapter, that loaders look for, and its card."""
+    model = Path(local_folder(source.path, source.revision, (*LOADED_FILES, "README.md")))
+    for name in list_files(model):
+        if matches(name, (*LOADED_FILES, "README.md")):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(model / name, folder / name)
+
+
+def serve_command(job: ExportJob, folder: Path, path: str) -> list[str]:
+    """Return the command that serves a folder.
+
+    Args:
+        path: of the folder, as the command names it.
+    """
+    source = job.source
+    if not job.keep_adapter:
+        options = ["--served-model-name", job.name]
+        return ["vllm", "serve", path, *options, *limits(str(folder), "main", job.dtype)]
+    rank = next(rank for rank in LORA_RANKS if rank >= source.adapter["r"])
+    options = ["--revision", source.base_revision] if source.base_revision != "main" else []
+    options += ["--enable-lora", "--lora-modules", f"{job.name}={path}", "--max-lora-rank", str(rank)]
+    options += ["--generation-config", path]
+    if job.tokenizer.chat_template:
+        options += ["--chat-template", str(Path(path) / "chat_template.jinja")]
+    return ["vllm", "serve", source.base, *options, *limits(source.base, source.base_revision, job.dtype)]
+
+
+def limits(path: str, revision: str, dtype: str | None) -> list[str]:
+    """Return the options for the dtype, by default that of the stored weights, and for the context length in tokens."""
+    config = read_config(path, revision)
+    named = DTYPES_SERVED[dtype] if dtype else str(config.dtype or "auto").removeprefix("torch.")
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return ["--dtype", named, *(["--max-model-len", str(context)] if context else [])]
+
+
+def readme_section(job: ExportJob, command: list[str]) -> str:
+    """Return how a model is served and asked; without a chat template it completes texts."""
+    route, prompt = "completions", '"prompt": "Hello"'
+    if job.tokenizer.chat_template:
+        route, prompt = "chat/completions", '"messages": [{"role": "user", "content": "Hello"}]'
+    return VLLM_README.format(command=shlex.join(command), route=route, name=job.name, prompt=prompt)

@@ -1,0 +1,34 @@
+"""Writes a folder whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hfkit.core.explain_errors import explain_errors
+from hfkit.core.files import require_free_folder
+from hfkit.core.locks import lock_folder
+
+
+@contextmanager
+def staged_folder(out: Path, doing: str) -> Iterator[Path]:
+    """Yield a folder beside `out` that becomes `out` at the end; after a failure nothing is left.
+
+    Args:
+        doing: what the block does, such as "merging": for the folder's name and for the message of another process.
+
+    Raises:
+        HfkitError: another process writes into `out`, the disk is full, or `out` was made meanwhile.
+    """
+    out = out.absolute()
+    staging = out.parent / f".{out.name}.{doing}"
+    with lock_folder(staging, doing), explain_errors(staging.parent):
+        try:
+            shutil.rmtree(staging / out.name, ignore_errors=True)  # of a process that was killed
+            (staging / out.name).mkdir()
+            yield staging / out.name
+            require_free_folder(out)
+            os.replace(staging / out.name, out)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
