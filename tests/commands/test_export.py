@@ -112,6 +112,17 @@ def test_a_bos_token_is_written_once(tokenizer_for):
     assert written(llama).count("<|begin_of_text|>") == 1
 
 
+def test_a_bos_token_that_begins_every_turn_is_part_of_the_turns(tokenizer_for):
+    tokenizer = tokenizer_for("ChatML")
+    tokenizer.bos_token = "<|im_start|>"
+    found = read_chat_format(tokenizer, "x")
+    assert (found.bos, found.user, found.system[0]) == (
+        "",
+        ("<|im_start|>user\n", "<|im_end|>\n"),
+        "<|im_start|>system\n",
+    )
+
+
 def test_every_stop_token_and_the_sampling_settings(tokenizer_for):
     tokenizer = tokenizer_for("Gemma 3")
     end, stop = tokenizer.convert_tokens_to_ids(["<eos>", "<end_of_turn>"])

@@ -24,7 +24,7 @@ class ChatFormat:
     """What a chat template writes around messages.
 
     Args:
-        bos: the BOS token, if a conversation begins with it.
+        bos: the BOS token, if it begins a conversation and nothing else.
         start: what else a conversation begins with.
         user, assistant, system: the text before and after a message of the role.
         system_at: where the system text stands; None where the template takes none.
@@ -93,7 +93,7 @@ def _find_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
     """
     contents = _contents(2)
     text = _render(tokenizer, contents)
-    bos = tokenizer.bos_token if tokenizer.bos_token and text.startswith(tokenizer.bos_token) else ""
+    bos = opening_bos(tokenizer)
     opening, to_reply, to_user, ending = _split(text.removeprefix(bos), contents)
     try:
         order, pieces = _with_system(tokenizer, contents, bos)
@@ -122,6 +122,16 @@ def _find_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
         system=(pieces[index].removeprefix(before), pieces[index + 1]),
         system_at=FIRST_USER if index == 0 else LAST_USER,
     )
+
+
+def opening_bos(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the BOS token if it begins a conversation, else ""; one that begins further turns too is part of them.
+
+    Raises:
+        RenderError: the template rejects a conversation.
+    """
+    text, bos = _render(tokenizer, _contents(2)), tokenizer.bos_token
+    return bos if bos and text.startswith(bos) and text.count(bos) == 1 else ""
 
 
 def _with_system_turn(found: ChatFormat, before: str, after: str) -> ChatFormat:

@@ -8,13 +8,14 @@ from safetensors import safe_open
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
+from hfkit.commands.export.chat_format import opening_bos
 from hfkit.commands.export.converter import convert_folder, require_convertible
 from hfkit.commands.export.job import ExportJob
 from hfkit.core.console import say
 from hfkit.core.errors import HfkitError
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES, matches
-from hfkit.data.chat_template import encode_prompt
+from hfkit.data.messages import RenderError
 from hfkit.data.rendering import without_generation_tags
 from hfkit.records.source import find_file
 
@@ -107,10 +108,16 @@ def link(file: Path, folder: Path) -> None:
 
 
 def begins_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool | None:
-    """Return whether the chat template begins conversations with the BOS token; None without a template."""
+    """Return whether the tokenizer is to begin conversations with the BOS token; None for what it does.
+
+    It is where the chat template begins them with it: programs take it off what they render, or render without it.
+    """
     if not tokenizer.chat_template:
         return None
-    return encode_prompt(tokenizer, "Hi")[0] == tokenizer.bos_token_id
+    try:
+        return bool(opening_bos(tokenizer))
+    except RenderError:
+        return None
 
 
 def require_in_range(folder: Path, model: str) -> None:
