@@ -163,6 +163,7 @@ FAULTY = {
     "plan": ["nowhere.yaml"],
     "quickstart": ["--configs", "nowhere"],
     "merge": ["nowhere", "out"],
+    "export": ["nowhere", "out", "--format", "vllm"],
     "evaluate": ["/nowhere"],
     "arena": ["/nowhere"],
     "push": ["/nowhere", "user/name"],

@@ -253,6 +253,16 @@ def test_a_reward_model_is_refused(sft_dir, copy, tmp_path, no_weights):
         export(str(folder), tmp_path / "out", "vllm")
 
 
+def test_a_model_that_is_not_whole_is_refused(sft_dir, base_dir, copy, tmp_path, no_weights, failing_converter):
+    adapter, model = copy(sft_dir), copy(base_dir)
+    edit(adapter / "adapter_config.json", base_model_name_or_path="/gone/model")
+    (model / "model.safetensors").unlink()
+    for folder, reported in ((adapter, "--base PATH"), (model, "has no weights")):
+        with pytest.raises(HfkitError, match=reported):
+            export(str(folder), tmp_path / "out", "gguf", converter=str(failing_converter))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_is_not_empty_is_left_alone(sft_dir, tmp_path, no_weights):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")

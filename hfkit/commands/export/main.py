@@ -13,17 +13,20 @@ HFKIT_GGUF_CONVERTER names another. OUT is a new or empty folder; it is written 
 from argparse import Namespace
 from pathlib import Path
 
+from transformers import AutoModelForCausalLM
+
 from hfkit.commands.export.converter import find_converter
 from hfkit.commands.export.gguf_file import MERGE_DTYPES, export_gguf
 from hfkit.commands.export.job import ExportJob
 from hfkit.commands.export.modelfile import export_ollama
 from hfkit.commands.export.vllm import DTYPES_SERVED, export_vllm
-from hfkit.commands.merge import load_adapter_tokenizer
+from hfkit.commands.merge import load_adapter_tokenizer, mergeable_source
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, HfkitError, Problem
 from hfkit.core.files import require_free_folder
 from hfkit.core.staging import staged_folder
 from hfkit.models.loading import is_classifier
+from hfkit.models.stored_weights import require_stored
 from hfkit.models.tokenizers import read_tokenizer
 from hfkit.records.base import stored_quantization
 from hfkit.records.source import Source
@@ -64,6 +67,8 @@ def export(
     script = None if format == "vllm" else find_converter(converter)
     source = Source.of(str(model), revision, base)
     require_exportable(source, adapter)
+    if source.adapter is not None and not adapter:
+        mergeable_source(source.path, source.revision, base)
     tokenizer = load_adapter_tokenizer(source) if source.adapter else read_tokenizer(source.path, source.revision)
     job = ExportJob(source, tokenizer, out.absolute().name, out, dtype, base, adapter, script)
     with staged_folder(out, "exporting") as folder:
@@ -86,7 +91,7 @@ def argument_problems(out: Path, format: str, dtype: str | None, adapter: bool) 
 
 
 def require_exportable(source: Source, keep_adapter: bool) -> None:
-    """Raise HfkitError if a model is no language model, or stored as other programs do not read it."""
+    """Raise HfkitError if a model is no language model, or not whole, or stored as other programs do not read it."""
     if is_classifier(source.path, source.revision):
         raise HfkitError(f"{source.path} is a reward model: only language models are exported")
     if source.adapter is not None:
@@ -95,6 +100,7 @@ def require_exportable(source: Source, keep_adapter: bool) -> None:
         raise HfkitError(f"{source.path} is a full model: leave --adapter out")
     if (method := stored_quantization(source.path, source.revision)) == "bitsandbytes":
         raise HfkitError(f"the weights of {source.path} are stored quantized ({method}): export the model before that")
+    require_stored(source.path, source.revision, AutoModelForCausalLM)
 
 
 def main(given: Namespace) -> int:
