@@ -2,10 +2,10 @@
 
 from hfkit.core.shipped import shipped_folder
 
-FOLDER = shipped_folder("data_cards")
+CARD_FOLDER = shipped_folder("data_cards")
 TEMPLATE_CARD = "TEMPLATE"
 
 
 def card_names() -> list[str]:
     """Return the names of the cards that come with hfkit."""
-    return sorted({file.stem for file in FOLDER.glob("*.md")} - {TEMPLATE_CARD, "README"})
+    return sorted({file.stem for file in CARD_FOLDER.glob("*.md")} - {TEMPLATE_CARD, "README"})

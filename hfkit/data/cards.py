@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from huggingface_hub import DatasetCard
 
-from hfkit.config.card_names import FOLDER, TEMPLATE_CARD, card_names
+from hfkit.config.card_names import CARD_FOLDER, TEMPLATE_CARD, card_names
 from hfkit.config.fields import Conversion
 from hfkit.config.validation import check_fields, check_required
 from hfkit.core.errors import ConfigError, HfkitError, Problem, nearest, reason
@@ -126,7 +126,7 @@ def find_card(name: str) -> Path:
         HfkitError: there is none; the message suggests the nearest name.
     """
     own = Path(name)
-    file = own if own.suffix == ".md" else FOLDER / f"{name}.md"
+    file = own if own.suffix == ".md" else CARD_FOLDER / f"{name}.md"
     if not file.is_file():
         guess = nearest(name, card_names())
         hint = f"did you mean {guess}?" if guess else "`hfkit data cards` lists them; or give the path of an .md file"

@@ -17,6 +17,7 @@ from hfkit.commands.export.go_template import go_template
 from hfkit.commands.export.main import export
 from hfkit.commands.export.modelfile import modelfile
 from hfkit.core.errors import ConfigError, HfkitError
+from hfkit.data.built_in_templates import BUILT_IN_TOKENS, read_built_in
 from hfkit.data.rendering import without_generation_tags
 from hfkit.records.record import weights_hash
 from hfkit.stages.tokenizer import CHAT_TEMPLATE
@@ -52,6 +53,20 @@ def test_the_format_of_a_family_renders_as_its_template(tokenizer_for, name):
         for system in (None, *([SYSTEM_TEXT] if name not in NO_SYSTEM else [])):
             contents = [message["content"] for message in messages_of(users)]
             assert found.render(contents, system) == expected(tokenizer, users, system, found.prompt)
+
+
+BUILT_IN = {"chatml": "ChatML", "gemma": "Gemma 3", "llama3": "Llama 3", "mistral": "Mistral v0.1", "qwen3": "Qwen 3"}
+BUILT_IN |= {"zephyr": "Zephyr"}
+
+
+@pytest.mark.parametrize("name", BUILT_IN_TOKENS)
+def test_a_built_in_template_has_a_format(tokenizer_for, name):
+    tokenizer = tokenizer_for(BUILT_IN[name])
+    tokenizer.chat_template = read_built_in(name)
+    found = read_chat_format(tokenizer, name)
+    for system in (None, SYSTEM_TEXT):
+        contents = [message["content"] for message in messages_of(3)]
+        assert found.render(contents, system) == expected(tokenizer, 3, system, found.prompt)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from hfkit.models.tokenizers import read_tokenizer
 from hfkit.records.base import stored_quantization
 from hfkit.records.source import Source
 
-FORMATS = {"gguf": export_gguf, "ollama": export_ollama, "vllm": export_vllm}
+EXPORTERS = {"gguf": export_gguf, "ollama": export_ollama, "vllm": export_vllm}
 
 
 def export(
@@ -72,14 +72,14 @@ def export(
     tokenizer = load_adapter_tokenizer(source) if source.adapter else read_tokenizer(source.path, source.revision)
     job = ExportJob(source, tokenizer, out.absolute().name, out, dtype, base, adapter, script)
     with staged_folder(out, "exporting") as folder:
-        FORMATS[format](job, folder)
+        EXPORTERS[format](job, folder)
     say(f"export: done, in {out}")
     return out
 
 
 def argument_problems(out: Path, format: str, dtype: str | None, adapter: bool) -> list[Problem]:
     """Return what is wrong with the arguments of an export, without a look at the model."""
-    problems = [] if format in FORMATS else [Problem("format", format, f"one of {', '.join(FORMATS)}")]
+    problems = [] if format in EXPORTERS else [Problem("format", format, f"one of {', '.join(EXPORTERS)}")]
     dtypes = [*(DTYPES_SERVED if format == "vllm" else MERGE_DTYPES)]
     if dtype is not None and dtype not in dtypes:
         problems.append(Problem("dtype", dtype, f"one of {', '.join(dtypes)}", keys=("format",)))
