@@ -13,6 +13,7 @@ VERBS = {
     "reward": ("hfkit.stages.reward", "train a reward model on pairs or rankings of replies"),
     "ppo": ("hfkit.stages.ppo", "train a policy with PPO, on a reward model or reward functions"),
     "data": ("", "list, check, preview and push data sets"),
+    "init": ("hfkit.commands.init.main", "write a pipeline that fits a model, data and memory, to start from"),
     "run": ("hfkit.commands.run", "run several stages in order, from one YAML"),
     "merge": ("hfkit.commands.merge", "merge a LoRA adapter into its base"),
     "export": ("hfkit.commands.export.main", "write a model for llama.cpp, Ollama or vLLM"),

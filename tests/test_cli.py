@@ -171,6 +171,7 @@ FAULTY = {
     "report": ["/nowhere"],
     "chat": ["/nowhere", "--prompt", "x"],
     "lineage": ["/nowhere"],
+    "init": ["--yes"],
     "data cards": ["nothing"],
     "data check": ["nowhere.yaml"],
     "data preview": ["nowhere.yaml"],

@@ -105,6 +105,16 @@ CONFIG_ARGUMENTS = [
     argument("--stage", help="stage of the YAML, if its name and keys do not show it"),
     argument("--output_dir", help="overrides the YAML's"),
 ]
+MEMORY_ARGUMENTS = [
+    argument(
+        "--memory",
+        exclusive=True,
+        type=within(float, 0.001),
+        metavar="GB",
+        help="memory to fit, of the GPU or the machine at hand; default: all that it has",
+    ),
+    argument("--gpu", exclusive=True, type=within(float, 0.001), metavar="GB", help="memory of a GPU to plan for"),
+]
 TOKENIZER_ARGUMENT = argument("--tokenizer", help="folder or Hub id, to use until the stage's own tokenizer is made")
 REPOSITORY_ARGUMENTS = [
     argument("repo_id", metavar="REPO_ID", help="USER/NAME, or NAME in your own namespace"),
@@ -116,6 +126,15 @@ REPOSITORY_ARGUMENTS = [
     argument("--dry_run", action="store_true", help="list files and sizes without contacting the Hub"),
 ]
 ARGUMENTS = {
+    "init": [
+        argument("--model", help="folder or Hub id of the model to start from"),
+        argument("--data", nargs="+", metavar="FILE", help="files, folders, Hub ids or data cards"),
+        argument("--goal", help="last stage to run: sft, reward, ppo; default: as far as the data reach"),
+        argument("--reward_functions", nargs="+", metavar="MODULE:F", help="PPO's rewards, without or beside a model"),
+        argument("--output_dir", help="folder for the YAMLs, and for the runs; default: the model's name"),
+        *MEMORY_ARGUMENTS,
+        argument("--yes", action="store_true", help="ask nothing, take the defaults"),
+    ],
     "run": [
         argument("pipeline", help="YAML of the pipeline"),
         argument("--output_dir", help="folder of the runs; overrides the YAML's"),
@@ -174,17 +193,7 @@ ARGUMENTS = {
         argument("--revision", default="main", help="branch, tag or commit of a run on the Hub"),
         argument("--json", action="store_true", help="print JSON, with full hashes"),
     ],
-    "plan": [
-        *CONFIG_ARGUMENTS,
-        argument(
-            "--memory",
-            exclusive=True,
-            type=within(float, 0.001),
-            metavar="GB",
-            help="memory to fit, of the GPU or the machine at hand; default: all that it has",
-        ),
-        argument("--gpu", exclusive=True, type=within(float, 0.001), metavar="GB", help="memory of a GPU to plan for"),
-    ],
+    "plan": [*CONFIG_ARGUMENTS, *MEMORY_ARGUMENTS],
     "quickstart": [
         argument("--output_dir", default="runs/quickstart", help="folder of the runs; default: %(default)s"),
         argument("--configs", default=str(shipped_folder("configs") / "quickstart"), help="folder of the YAMLs"),
@@ -221,5 +230,5 @@ MODEL_ARGUMENTS = {"chat": "model", "merge": "adapter", "export": "model", "line
 """The argument that `--revision` is of, for verbs that read a model."""
 TEXT_ARGUMENTS = ("prompt", "system", "message", "tag")
 """Arguments in which a leading `~` is no home folder."""
-WITH_STAGE_FLAGS = ("run", "plan", "quickstart", "data check", "data preview")
+WITH_STAGE_FLAGS = ("init", "run", "plan", "quickstart", "data check", "data preview")
 """Verbs that also take the flags of stages."""

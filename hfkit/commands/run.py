@@ -10,6 +10,10 @@ Runs the stages of a pipeline in order, each into its own folder of `output_dir`
       reward: reward.yaml           # gets model_name_or_path: the SFT model
       ppo: ppo.yaml                 # gets that too, and reward_model_path
 
+A stage may also be a list of files and mappings, of which later ones replace keys of earlier ones: `sft: [sft.yaml,
+{model_name_or_path: my-model}]`. `extends: other.yaml` takes over the stages of another pipeline, or of a list of them,
+and puts its own keys on top.
+
 Keys that a stage's YAML sets are kept. A stage that is done with the same config and data is skipped; one that was
 interrupted is resumed. `--sft.learning_rate 1e-4` sets a flag of one stage, `--seed 1` that of all. With `--push_to_hub
 --hub_model_id USER/NAME` each model is pushed, to USER/NAME-sft and so on.

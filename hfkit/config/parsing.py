@@ -7,10 +7,10 @@ import json
 import os
 import re
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, get_args, get_origin
 
 from hfkit.config.input_paths import resolve_inputs
@@ -40,8 +40,41 @@ Check = Callable[[Any], list[Problem]]
 """Returns the contradictions between the fields of a config, and between them and the files that they name."""
 
 
-def parse(config_class: type, argv: list[str], prog: str, description: str, check: Check | None = None):
+@dataclass(frozen=True)
+class Layer:
+    """Keys of a config that stand in one place.
+
+    Attributes:
+        content: the keys; None for a file that could not be read.
+        prefix: of the keys in messages.
+        file: the file that messages name.
+        problems: found when it was read.
+    """
+
+    content: Mapping | None
+    prefix: str = ""
+    file: str = ""
+    problems: tuple[Problem, ...] = ()
+
+
+def read_layer(path: str) -> Layer:
+    """Return the keys in a YAML file, one of several that make a config."""
+    problems: list[Problem] = []
+    return Layer(read_inputs(path, problems), file=path, problems=tuple(problems))
+
+
+def parse(
+    config_class: type,
+    argv: list[str],
+    prog: str,
+    description: str,
+    check: Check | None = None,
+    layers: Sequence[Layer] = (),
+):
     """Return the config that `--config FILE` and the flags in `argv` describe; `-h` prints help and exits.
+
+    Args:
+        layers: keys of other files, which those of `--config` and the flags replace.
 
     Raises:
         ConfigError: with everything that is wrong, what `check` finds included.
@@ -51,8 +84,9 @@ def parse(config_class: type, argv: list[str], prog: str, description: str, chec
     problems: list[Problem] = []
     flags = read_flags(config_class, argv, problems)
     path = expand_home(flags.pop("config", None))
-    given = {} if path is None else read_inputs(path, problems)
-    return build(config_class, [(given, ""), (flags, "--")], problems, path, check)
+    given = [] if path is None else [Layer(read_inputs(path, problems))]
+    problems += [problem for layer in layers for problem in layer.problems]
+    return build(config_class, [*layers, *given, Layer(flags, "--")], problems, path, check)
 
 
 def load_config(
@@ -61,8 +95,8 @@ def load_config(
     """Return the config that a mapping or a YAML file describes, checked as `parse` checks it."""
     problems: list[Problem] = []
     path = None if isinstance(source, Mapping) else expand_home(os.fspath(source))
-    given = source if path is None else read_inputs(path, problems)
-    return build(config_class, [(given, ""), (overrides, "")], problems, path, check)
+    given = Layer(source) if isinstance(source, Mapping) else Layer(read_inputs(str(path), problems))
+    return build(config_class, [given, Layer(overrides)], problems, path, check)
 
 
 def read_inputs(path: str, problems: list[Problem]) -> dict | None:
@@ -70,27 +104,30 @@ def read_inputs(path: str, problems: list[Problem]) -> dict | None:
     return resolve_inputs(read_yaml(path, problems), os.path.dirname(path), problems)
 
 
-def build(config_class: type, layers: list[tuple], problems: list[Problem], source: str | None, check: Check | None):
+def build(config_class: type, layers: list[Layer], problems: list[Problem], source: str | None, check: Check | None):
     """Return the config of all layers; a key in a later layer replaces that of an earlier one.
 
     Args:
-        layers: mappings (None for a file that could not be read), each with the prefix of its keys in messages.
         problems: found while the layers were read.
 
     Raises:
         ConfigError: with all problems.
     """
     values: dict[str, Any] = {}
-    for given, prefix in layers:
-        check_fields(config_class, given or {}, values, problems, prefix)
-    unread = any(given is None for given, _ in layers)  # then any key may have been in there
+    files: dict[str, str] = {}
+    for layer in layers:
+        found: list[Problem] = []
+        check_fields(config_class, layer.content or {}, values, found, layer.prefix)
+        problems += [replace(problem, file=layer.file) for problem in found]
+        files |= dict.fromkeys(map(str, layer.content or {}), layer.file)
+    unread = any(layer.content is None for layer in layers)  # then any key may have been in there
     complete = check_required(config_class, values, [] if unread else problems, "")
     if complete and not unread:
         config = config_class(**values)
         # a faulty key has its default in `config`, and what contradicts a default is no mistake of the user's
         faulty = {name for problem in problems for name in field_names(problem)}
-        contradictions = check(config) if check else []
-        problems += [problem for problem in contradictions if not field_names(problem) & faulty]
+        contradictions = [one for one in (check(config) if check else []) if not field_names(one) & faulty]
+        problems += [replace(one, file=files.get(top_level_key(one.key), "")) for one in contradictions]
         if not problems:
             return config
     raise ConfigError(problems, source)

@@ -47,6 +47,7 @@ class Problem:
         kind: for code that treats some problems differently.
         keys: the other keys that decide whether it is a problem: those that it contradicts, and the one that an
             unknown key was probably meant to be.
+        file: the file that the value stands in, if a config is made of several.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Problem:
     remedy: str
     kind: Kind = Kind.INVALID
     keys: tuple[str, ...] = ()
+    file: str = ""
 
     def under(self, prefix: str) -> "Problem":
         """Return the problem with `prefix` before its keys, for a configuration that holds this one as a part."""
@@ -61,7 +63,8 @@ class Problem:
 
     def __str__(self) -> str:
         shown = self.value if self.value is MISSING else repr(masked(self.key, self.value))
-        return f"{self.key}: {shown if len(shown) <= 80 else shown[:77] + '...'} -> {self.remedy}"
+        place = f" (in {self.file})" if self.file else ""
+        return f"{self.key}: {shown if len(shown) <= 80 else shown[:77] + '...'} -> {self.remedy}{place}"
 
 
 class ConfigError(HfkitError):

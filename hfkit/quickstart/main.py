@@ -17,7 +17,8 @@ from hfkit.core.console import say
 from hfkit.evaluation.arena import print_arena
 from hfkit.quickstart.summary import print_summary, run_arena, summarize
 from hfkit.quickstart.world import write_world
-from hfkit.stages.pipeline import read_pipeline, run_pipeline
+from hfkit.stages.pipeline import run_pipeline
+from hfkit.stages.pipeline_file import read_pipeline
 
 WORLD_SEED = 0  # the facts are always the same; --seed changes the training
 WORLD_FILES = {
@@ -38,7 +39,7 @@ def run_quickstart(output_dir: str | Path, configs: str | Path, flags: list[str]
         flags: of the pipeline, for example `["--seed", "1"]`.
     """
     root, pipeline = Path(output_dir), Path(configs) / "pipeline.yaml"
-    stages = read_pipeline(pipeline)["stages"]  # fails before anything is written if the path is wrong
+    stages = read_pipeline(pipeline).stages  # fails before anything is written if the path is wrong
     files = write_world(root / "world", WORLD_SEED)
     rows = ", ".join(f"{count:,} {name.removesuffix('.jsonl')}" for name, count in files.items())
     say(f"small world in {root / 'world'}: {rows}")

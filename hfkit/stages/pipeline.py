@@ -1,7 +1,6 @@
 """Pipelines: stages that run one after another, each from the output of earlier ones."""
 
-import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -9,16 +8,14 @@ from pathlib import Path
 from accelerate.utils import release_memory
 
 from hfkit.config.fields import HubFields, ModelFields
-from hfkit.config.input_paths import resolve_path
-from hfkit.config.parsing import Check, command_line, group_flags, parse
+from hfkit.config.parsing import Check, Layer, command_line, group_flags, parse
 from hfkit.config.registry import STAGES
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, Kind, Problem
-from hfkit.core.home import expand_home
-from hfkit.core.yaml import read_yaml
 from hfkit.stages.checks import problems_of
 from hfkit.stages.checks.architecture import find_model_config, find_reward_config, reward_length_problems
 from hfkit.stages.checks.models import pending_problems
+from hfkit.stages.pipeline_file import Pipeline, read_pipeline
 
 
 def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[str] | None = None) -> Path:
@@ -34,55 +31,21 @@ def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[st
     """
     path = Path(path).expanduser()
     pipeline = read_pipeline(path)
-    root = Path(output_dir or pipeline["output_dir"])
-    argvs = stage_flags(pipeline, path.parent, root, flags or [])
-    parse_stages(argvs, root)
+    root = Path(output_dir or pipeline.output_dir)
+    argvs = stage_flags(pipeline, root, flags or [])
+    parse_stages(pipeline, argvs, root)
     for number, (stage, argv) in enumerate(argvs.items(), 1):
         say(f"== {number}/{len(argvs)} {stage}")
-        config = parse_stage(stage, argv)
+        config = parse_stage(stage, argv, pipeline.stages[stage])
         import_module(STAGES[stage].module).main(config)
         release_memory()  # trainers are in reference cycles, and a GPU may not hold the models of two stages
     return root
 
 
-def read_pipeline(path: Path) -> dict:
-    """Return the content of a pipeline's YAML.
-
-    Raises:
-        ConfigError: with every problem: wrong keys, unknown stages, missing files.
-    """
-    problems: list[Problem] = []
-    pipeline = expand_home(read_yaml(str(path), problems))
-    if pipeline is None:
-        raise ConfigError(problems, source=str(path))
-    problems += [
-        Problem(key, value, "unknown; a pipeline has only output_dir and stages")
-        for key, value in pipeline.items()
-        if key not in ("output_dir", "stages")
-    ]
-    output_dir, stages, known = pipeline.get("output_dir"), pipeline.get("stages"), ", ".join(STAGES)
-    if not isinstance(output_dir, str):
-        problems.append(Problem("output_dir", output_dir, "expected the folder that the stages write to"))
-    if not isinstance(stages, dict) or not stages:
-        problems.append(Problem("stages", stages, f"expected a mapping from stage to YAML file; stages: {known}"))
-        stages = {}
-    for stage, file in stages.items():
-        if stage not in STAGES:
-            problems.append(Problem(f"stages.{stage}", file, f"unknown stage; expected one of: {known}"))
-        elif not Path(resolve_path(str(file), path.parent, os.path.isfile, f"stages.{stage}", problems)).is_file():
-            where = f"no such file, in {path.parent} or from the current folder"
-            problems.append(Problem(f"stages.{stage}", file, where))
-    if problems:
-        raise ConfigError(problems, source=str(path))
-    return pipeline
-
-
-def stage_flags(pipeline: dict, folder: Path, root: Path, flags: list[str]) -> dict[str, list[str]]:
+def stage_flags(pipeline: Pipeline, root: Path, flags: list[str]) -> dict[str, list[str]]:
     """Return the command line of each stage, in the order in which they run.
 
     Args:
-        pipeline: content of the pipeline's YAML.
-        folder: where that YAML is; the stages' YAMLs are beside it, or relative to the current folder.
         root: folder of the pipeline's outputs.
         flags: as for `run_pipeline`.
 
@@ -91,15 +54,14 @@ def stage_flags(pipeline: dict, folder: Path, root: Path, flags: list[str]) -> d
     """
     problems: list[Problem] = []
     given_flags = group_flags(flags, problems)
-    stages = [stage for stage in STAGES if stage in pipeline["stages"]]
+    stages = [stage for stage in STAGES if stage in pipeline.stages]
     by_stage = {}
     for stage in stages:
         spec = STAGES[stage]
-        file = resolve_path(str(pipeline["stages"][stage]), folder, os.path.isfile, stage, problems)
-        by_stage[stage] = [("config", [file]), ("output_dir", [str(root / stage)])]
+        by_stage[stage] = [("output_dir", [str(root / stage)])]
         if hasattr(spec.config_class, "resume_from_checkpoint"):  # a pipeline always resumes
             by_stage[stage].append(("resume_from_checkpoint", []))
-        in_yaml = {*(read_yaml(file, []) or {})}  # its problems are reported when the stage's config is parsed
+        in_yaml = {key for layer in pipeline.stages[stage] for key in layer.content or {}}
         for wanted in spec.inputs:
             if wanted.stage in stages and not {wanted.key, wanted.unless} & in_yaml:
                 by_stage[stage].append((wanted.key, [str(root / wanted.stage)]))
@@ -134,13 +96,18 @@ def flags_for(stage: str, key: str, words: list[str]) -> list[tuple[str, list[st
     return [(key, [f"{' '.join(words)}-{stage}"] if key == "hub_model_id" else words)]
 
 
-def parse_stage(stage: str, argv: list[str], check: Check = problems_of):
-    """Return the config that a stage's command line describes."""
-    return parse(STAGES[stage].config_class, argv, f"hfkit {stage}", stage, check)
+def parse_stage(stage: str, argv: list[str], layers: Sequence[Layer] = (), check: Check = problems_of):
+    """Return the config that a stage's layers and its command line describe."""
+    return parse(STAGES[stage].config_class, argv, f"hfkit {stage}", stage, check, layers)
 
 
-def parse_stages(argvs: dict[str, list[str]], root: Path, ignored: Collection[Kind] = ()) -> dict[str, object]:
-    """Return the configs of a pipeline's command lines by stage, before any stage runs, without `ignored` problems.
+def parse_stages(
+    pipeline: Pipeline, argvs: dict[str, list[str]], root: Path, ignored: Collection[Kind] = ()
+) -> dict[str, object]:
+    """Return the configs of a pipeline by stage, before any stage runs, without `ignored` problems.
+
+    Args:
+        argvs: the command lines of the stages.
 
     Raises:
         ConfigError: with the problems of all stages.
@@ -148,7 +115,8 @@ def parse_stages(argvs: dict[str, list[str]], root: Path, ignored: Collection[Ki
     configs, problems = {}, []
     for stage, argv in argvs.items():
         try:
-            configs[stage] = parse_stage(stage, argv, check_except(pending_keys(stage, argvs, root), ignored))
+            check = check_except(pending_keys(stage, argvs, root), ignored)
+            configs[stage] = parse_stage(stage, argv, pipeline.stages[stage], check)
         except ConfigError as error:
             problems += [problem.under(f"{stage}.") for problem in error.problems]
     reported = {problem.key for problem in problems}

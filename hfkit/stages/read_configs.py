@@ -7,7 +7,8 @@ from pathlib import Path
 from hfkit.config.registry import STAGES
 from hfkit.core.errors import MISSING, ConfigError, Kind, Problem
 from hfkit.core.yaml import read_yaml
-from hfkit.stages.pipeline import check_except, parse_stage, parse_stages, read_pipeline, stage_flags
+from hfkit.stages.pipeline import check_except, parse_stage, parse_stages, stage_flags
+from hfkit.stages.pipeline_file import is_pipeline, read_pipeline
 
 IGNORED = (Kind.NO_SUCH_FILE,)  # files that a config names may be made later
 
@@ -31,12 +32,12 @@ def read_configs(
     content = {} if path is None else read_yaml(path, problems)
     if content is None:
         raise ConfigError(problems, source=path)
-    if "stages" in content:
+    if is_pipeline(content):
         if stage is not None:
             raise ConfigError([Problem("--stage", stage, "a pipeline names its own stages: remove it")])
         pipeline = read_pipeline(Path(path))
-        root = Path(output_dir or pipeline["output_dir"])
-        return parse_stages(stage_flags(pipeline, Path(path).parent, root, flags), root, IGNORED)
+        root = Path(output_dir or pipeline.output_dir)
+        return parse_stages(pipeline, stage_flags(pipeline, root, flags), root, IGNORED)
     among = tuple(STAGES) if among is None else among
     if path is None and stage is None:
         raise ConfigError([Problem("config", MISSING, f"name a YAML; flags alone need --stage {'|'.join(among)}")])
@@ -46,7 +47,7 @@ def read_configs(
     argv = [*(["--config", path] if path else []), *flags, *(["--output_dir", output_dir] if output_dir else [])]
     if output_dir is None and "output_dir" not in content:
         argv += ["--output_dir", "."]  # required, and nothing is written to it
-    return {name: parse_stage(name, argv, check_except([], IGNORED))}
+    return {name: parse_stage(name, argv, check=check_except([], IGNORED))}
 
 
 def infer_stage(path: str, content: dict, among: Sequence[str] | None = None) -> str:

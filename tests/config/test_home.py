@@ -13,7 +13,7 @@ from hfkit.config.stages import PPOConfig, RewardConfig, SFTConfig
 from hfkit.core.home import expand_home
 from hfkit.data.forms import INSTRUCTIONS
 from hfkit.data.sources import load_entry
-from hfkit.stages.pipeline import read_pipeline
+from hfkit.stages.pipeline_file import read_pipeline
 
 GIVEN = {
     "output_dir": "~/out",
@@ -76,10 +76,9 @@ def test_in_a_pipeline_and_a_card(home):
     write_rows(home / "rows.jsonl", [ROW])
     (home / "sft.yaml").write_text("output_dir: x\n")
     (home / "p.yaml").write_text("output_dir: ~/runs\nstages: {sft: ~/sft.yaml}\n")
-    assert read_pipeline(home / "p.yaml") == {
-        "output_dir": str(home / "runs"),
-        "stages": {"sft": str(home / "sft.yaml")},
-    }
+    pipeline = read_pipeline(home / "p.yaml")
+    assert pipeline.output_dir == str(home / "runs")
+    assert [layer.file for layer in pipeline.stages["sft"]] == [str(home / "sft.yaml")]
     block = {"path": "~", "files": {"train": "rows.jsonl"}, "form": "prompt_response"}
     block |= {"columns": {"prompt": "prompt", "response": "response"}}
     (home / "mine.md").write_text(f"---\n{json.dumps({'license': 'mit', 'hfkit': block})}\n---\n\n# Mine\n")

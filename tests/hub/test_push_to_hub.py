@@ -11,6 +11,7 @@ from hfkit.config.stages import SFTConfig, TokenizerConfig
 from hfkit.records.record import read_record, weights_hash
 from hfkit.stages.checks.hub import hub_problems
 from hfkit.stages.pipeline import stage_flags
+from hfkit.stages.pipeline_file import read_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +164,7 @@ def test_a_folder_that_a_stage_will_write_is_not_looked_up_on_the_hub(pipeline, 
 
 
 def test_hub_flags_of_a_pipeline_apply_to_its_models(pipeline, folder):
-    loaded = yaml.safe_load(pipeline.read_text())
     flags = ["--push_to_hub", "--hub-model-id=ann/x", "--seed", "1", "--tokenizer.push_to_hub"]
-    argvs = stage_flags(loaded, folder, folder / "runs", flags)
+    argvs = stage_flags(read_pipeline(pipeline), folder / "runs", flags)
     assert argvs["tokenizer"][-2:] == ["--seed=1", "--push_to_hub"]
     assert argvs["ppo"][-3:] == ["--push_to_hub", "--hub_model_id=ann/x-ppo", "--seed=1"]

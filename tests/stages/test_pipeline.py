@@ -14,6 +14,8 @@ from hfkit.config.registry import STAGES
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.records.record import read_record, weights_hash
 from hfkit.stages.pipeline import run_pipeline, stage_flags
+from hfkit.stages.pipeline_file import read_pipeline
+from hfkit.stages.read_configs import read_configs
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +108,8 @@ def test_a_flag_is_for_one_stage_or_for_all(files):
 )
 def test_a_flag_of_one_stage_replaces_the_same_flag_for_all_stages(files, flags, argv):
     path = files(("pretrain", "sft"))
-    loaded = yaml.safe_load(path.read_text())
-    argvs = stage_flags(loaded, path.parent, path.parent / "runs", flags)
-    own = group_flags(argvs["sft"], [])[3:]  # after config, output_dir and resume_from_checkpoint
+    argvs = stage_flags(read_pipeline(path), path.parent / "runs", flags)
+    own = group_flags(argvs["sft"], [])[2:]  # after output_dir and resume_from_checkpoint
     made = ("model_name_or_path", [str(path.parent / "runs" / "pretrain")])
     given = group_flags(argv, [])
     assert own == (given if "model_name_or_path" in dict(given) else [made, *given])
@@ -156,3 +157,80 @@ def test_the_problems_of_the_pipelines_own_file_are_reported(tmp_path, content, 
 def test_a_flag_that_fits_nowhere_is_refused(files, flags):
     with pytest.raises(ConfigError):
         run_pipeline(files(("tokenizer",)), flags=flags)
+
+
+@pytest.fixture
+def layered(tmp_path, data, base_dir):
+    """layered(name, **content) writes a YAML, in a folder with a pipeline `base/all.yaml` of layers to extend."""
+
+    def write(name: str, **content):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(yaml.safe_dump(content, sort_keys=False))
+        return tmp_path / name
+
+    rows = [{"path": str(data / "turns.jsonl")}]
+    write("base/sft.yaml", datasets=rows, max_length=64, learning_rate=1e-4, lora_r=4)
+    write("base/lora.yaml", use_peft=True, lora_r=8, model_name_or_path=str(base_dir))
+    write("base/all.yaml", output_dir="below", stages={"sft": ["sft.yaml", "lora.yaml", {"seed": 7}]})
+    return write
+
+
+def test_later_layers_replace_keys_of_earlier_ones(layered):
+    path = layered("mine.yaml", extends="base/all.yaml", output_dir="mine", stages={"sft": {"learning_rate": 2e-4}})
+    config = read_configs(str(path), None, None, ["--sft.seed", "8"])["sft"]
+    assert (config.max_length, config.lora_r, config.learning_rate) == (64, 8, 2e-4)
+    assert (config.output_dir, config.seed) == ("mine/sft", 8)
+    assert read_configs(str(path.parent / "base/all.yaml"), None, None, [])["sft"].output_dir == "below/sft"
+
+
+def test_of_several_pipelines_the_last_is_on_top(layered):
+    layered("short.yaml", stages={"sft": {"max_length": 32, "lora_r": 2}})
+    path = layered("mine.yaml", extends=["base/all.yaml", "short.yaml"], stages={"sft": {"lora_r": 3}})
+    config = read_configs(str(path), None, None, [])["sft"]
+    assert (config.output_dir, config.max_length, config.lora_r) == ("below/sft", 32, 3)
+
+
+def test_a_problem_names_the_file_that_its_value_stands_in(layered, tmp_path):
+    lora = layered("base/lora.yaml", use_peft=True, lora_r=0, load_in_8bit=True)
+    path = layered("mine.yaml", extends="base/all.yaml", stages={"sft": {"model_name_or_path": "x", "seeed": 1}})
+    with pytest.raises(ConfigError) as raised:
+        read_configs(str(path), None, None, ["--sft.max_length", "0", "--sft.load_in_4bit"])
+    files = {problem.key: problem.file for problem in raised.value.problems}
+    assert files == {
+        "sft.seeed": str(path),
+        "sft.max_length": "",  # of a flag
+        "sft.lora_r": str(lora),
+        "sft.load_in_8bit": str(lora),
+        "sft.model_name_or_path": str(path),
+    }
+    assert f"sft.lora_r: 0 -> must be above 0 (in {lora})" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"extends": "none.yaml"}, "extends: 'none.yaml' -> no such file in "),
+        ({"extends": ["base/all.yaml", "mine.yaml"]}, "extends: 'mine.yaml' -> extends mine.yaml, directly or by"),
+        ({"extends": "circle.yaml"}, "extends: 'mine.yaml' -> extends circle.yaml, directly or by way of others (in "),
+        ({"extends": "base/all.yaml", "stages": {"sft": [["a.yaml"]]}}, "stages.sft[0]: ['a.yaml'] -> expected the"),
+        ({"extends": "base/all.yaml", "stages": {"sft": ["a.yaml"]}}, "stages.sft[0]: 'a.yaml' -> no such file in "),
+        ({"extends": "base/all.yaml", "stages": {"sft": None}}, "stages.sft: None -> expected the stage's YAML file"),
+        ({"extends": "wrong.yaml"}, "sed: 1 -> unknown; a pipeline has only extends, output_dir, stages (in "),
+        ({"extends": "part.yaml"}, "output_dir: missing -> expected the folder that the stages write to"),
+    ],
+)
+def test_problems_of_layers_are_reported(layered, content, problem):
+    layered("circle.yaml", extends="mine.yaml")
+    layered("wrong.yaml", extends="base/all.yaml", sed=1)
+    layered("part.yaml", stages={"sft": "base/sft.yaml"})
+    with pytest.raises(ConfigError) as raised:
+        read_configs(str(layered("mine.yaml", **content)), None, None, [])
+    assert problem in str(raised.value)
+    assert len(raised.value.problems) == 1
+
+
+def test_a_stages_file_that_is_no_yaml_is_reported_with_all_other_problems(layered, tmp_path):
+    path = layered("mine.yaml", extends="base/all.yaml", stages={"sft": {"lora_r": 0}})
+    (tmp_path / "base/sft.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match=r"sft.config: .*sft.yaml:1' -> not valid YAML"):
+        run_pipeline(path)

@@ -17,14 +17,14 @@ from hfkit.commands.plan.read_stages import read_stages
 from hfkit.commands.plan.steps import plan_steps
 from hfkit.commands.plan.table import PlanRow, print_plans
 from hfkit.training.memory.checkpointing import decide_checkpointing
-from hfkit.training.memory.device import find_device, gpu_of
+from hfkit.training.memory.device import device_to_plan
 from hfkit.training.memory.peak import plan_memory
 from hfkit.training.memory.shapes import roles_of
 
 
 def main(given: Namespace) -> int:
     """Run `hfkit plan`; 1 where a stage does not fit."""
-    device = gpu_of(int(given.gpu * 1e9)) if given.gpu else find_device(given.memory and int(given.memory * 1e9))
+    device = device_to_plan(given.memory, given.gpu)
     stages = read_stages(given.config, given.stage, given.output_dir, given.flags, device)
     plans = []
     for open_stage in stages:

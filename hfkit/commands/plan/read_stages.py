@@ -23,9 +23,18 @@ def read_stages(
     Raises:
         ConfigError: as `read_configs` does, or because the config of a model cannot be read.
     """
-    stages, made = [], {}
     among = [name for name, spec in STAGES.items() if spec.trains_a_model]
-    for name, config in read_configs(path, stage, output_dir, flags, among).items():
+    return plan_configs(read_configs(path, stage, output_dir, flags, among), device)
+
+
+def plan_configs(configs: dict[str, object], device: Device | None = None) -> list[PlannedStage]:
+    """Return the stages of these configs, by stage, on a device; each may start from what an earlier one makes.
+
+    Raises:
+        ConfigError: the config of a model cannot be read.
+    """
+    stages, made = [], {}
+    for name, config in configs.items():
         if STAGES[name].makes == "tokenizer":
             made[config.output_dir] = config.vocab_size
         elif STAGES[name].trains_a_model:

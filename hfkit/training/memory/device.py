@@ -60,6 +60,11 @@ def find_device(capacity: int | None = None) -> Device:
     return Device(asked or "this machine's memory", capacity or memory, taken, False)
 
 
+def device_to_plan(memory: float | None, gpu: float | None) -> Device:
+    """Return the device that `--memory` or `--gpu` describes, each in GB; the one at hand without them."""
+    return gpu_of(int(gpu * 1e9)) if gpu else find_device(memory and int(memory * 1e9))
+
+
 def gpu_of(capacity: int) -> Device:
     """Return a GPU with bf16 and a capacity in bytes, at hand or not."""
     return Device("a GPU", capacity, CUDA_CONTEXT, True)

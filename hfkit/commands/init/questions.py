@@ -1,0 +1,56 @@
+"""Asks at the terminal for what no flag says."""
+
+import shlex
+from argparse import Namespace
+from collections.abc import Iterable
+from math import inf
+
+from prompt_toolkit import prompt
+from prompt_toolkit.completion import Completer, PathCompleter, WordCompleter
+
+from hfkit.core.errors import ConfigError, Problem
+from hfkit.training.memory.device import Device
+
+
+def ask_sources(given: Namespace) -> None:
+    """Ask for the model and the data, unless flags name them."""
+    given.model = given.model or ask("model (folder or Hub id)", completer=PathCompleter())
+    given.data = given.data or shlex.split(ask("data (files, separated by spaces)", completer=PathCompleter()))
+
+
+def ask_plan(given: Namespace, goals: Iterable[str], goal: str, device: Device, output_dir: str) -> None:
+    """Ask for the goal, the memory and the folder, unless flags name them.
+
+    Args:
+        goals: the possible ones.
+        goal: the one that fits the data.
+        device: the one at hand.
+        output_dir: the default folder.
+    """
+    given.goal = given.goal or ask(f"goal ({', '.join(goals)})", goal, WordCompleter([*goals]))
+    if not given.gpu and not given.memory:
+        size = f"{device.capacity / 1e9:.0f}"
+        answer = ask(f"memory in GB, of {device.name}", size)
+        given.memory = None if answer == size else positive_number(answer)
+    given.output_dir = given.output_dir or ask("folder to write", output_dir, PathCompleter(only_directories=True))
+
+
+def ask(question: str, default: str = "", completer: Completer | None = None) -> str:
+    """Return the answer to a question; an empty one is the default."""
+    shown = f"{question} [{default}]: " if default else f"{question}: "
+    return prompt(shown, completer=completer).strip() or default
+
+
+def positive_number(answer: str) -> float:
+    """Return an answer as a number.
+
+    Raises:
+        ConfigError: it is none, or not above 0.
+    """
+    try:
+        number = float(answer)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < inf:
+        raise ConfigError([Problem("--memory", answer, "expected a number of GB above 0")])
+    return number

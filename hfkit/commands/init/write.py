@@ -1,0 +1,65 @@
+"""Writes the YAMLs of a pipeline: a line for each key, with the reason for its value."""
+
+from pathlib import Path
+
+import yaml
+
+from hfkit.commands.init.settings import Setting, StageSettings
+from hfkit.config.registry import STAGES
+from hfkit.core.errors import ConfigError, Problem
+from hfkit.stages.tokenizer import CHAT_TEMPLATE
+
+PIPELINE, TEMPLATE = "pipeline.yaml", "chat_template.jinja"
+
+
+def require_new(folder: Path, stages: list[str]) -> None:
+    """Raise ConfigError if one of the files that are to be written exists."""
+    names = (PIPELINE, TEMPLATE, *(f"{stage}.yaml" for stage in stages))
+    if existing := [name for name in names if (folder / name).exists()]:
+        remedy = f"has {', '.join(existing)} already, and nothing is overwritten: name another folder"
+        raise ConfigError([Problem("--output_dir", str(folder), remedy)])
+
+
+def write_pipeline(folder: Path, settings: dict[str, StageSettings], title: str, output_dir: str) -> Path:
+    """Write a pipeline and its stages into a folder and return the pipeline's file; existing files are not replaced.
+
+    Where a stage has hfkit's chat template, a copy of it stands beside, to be changed.
+
+    Args:
+        settings: of each stage, in order.
+        title: what the pipeline is for.
+        output_dir: folder for the runs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, template = folder / PIPELINE, folder / TEMPLATE
+    for stage, chosen in settings.items():
+        if "chat_template" in chosen and chosen["chat_template"].value == str(CHAT_TEMPLATE):
+            chosen = {**chosen, "chat_template": Setting(str(template), chosen["chat_template"].why)}
+            template.write_text(CHAT_TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
+        head = f"# {STAGES[stage].title}. All keys: hfkit {stage} --help\n"
+        write_new(folder / f"{stage}.yaml", head + "".join(map(yaml_line, chosen.items())))
+    lines = [f"# {title}", f"# run it: hfkit run {path}", f"# look at its data: hfkit data check {path}"]
+    lines += [f"output_dir: {in_yaml(output_dir)}", "stages:", *(f"  {stage}: {stage}.yaml" for stage in settings)]
+    write_new(path, "\n".join(lines) + "\n")
+    return path
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that does not exist yet."""
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+
+
+def yaml_line(item: tuple[str, Setting]) -> str:
+    """Return a key with its value as a line of YAML, a list of sources as a line each, with the reason as a comment."""
+    key, setting = item
+    comment = f"  # {setting.why}" if setting.why else ""
+    if key == "datasets":
+        return f"{key}:{comment}\n" + "".join(f"  - {in_yaml(entry)}\n" for entry in setting.value)
+    return f"{key}: {in_yaml(setting.value)}{comment}\n"
+
+
+def in_yaml(value: object) -> str:
+    """Return a value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -1,0 +1,128 @@
+"""Reads a pipeline's YAML: where its stages write, and the files and keys that make each stage's config."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hfkit.config.input_paths import resolve_inputs, resolve_path
+from hfkit.config.parsing import Layer, read_layer
+from hfkit.config.registry import STAGES
+from hfkit.core.errors import MISSING, ConfigError, Problem
+from hfkit.core.home import expand_home
+from hfkit.core.yaml import read_yaml
+
+KEYS = ("extends", "output_dir", "stages")
+STAGE_REMEDY = "expected the stage's YAML file, its keys, or a list of these"
+NO_FILE = "no such file, in {} or from the current folder"
+
+
+@dataclass
+class Pipeline:
+    """The stages of a pipeline.
+
+    Attributes:
+        output_dir: folder that the stages write to; None if it is not set yet.
+        stages: the layers of each stage's config; a key in a later layer replaces that of an earlier one.
+    """
+
+    output_dir: str | None
+    stages: dict[str, list[Layer]]
+
+
+def is_pipeline(content: Mapping) -> bool:
+    """Return whether the content of a YAML is a pipeline's, not that of one stage."""
+    return not {"extends", "stages"}.isdisjoint(content)
+
+
+def read_pipeline(path: Path) -> Pipeline:
+    """Return the pipeline of a YAML, with the stages of the pipelines that it extends. A stage's own keys are not
+    checked yet.
+
+    Raises:
+        ConfigError: with every problem: wrong keys, unknown stages, missing files.
+    """
+    problems: list[Problem] = []
+    content = expand_home(read_yaml(str(path), problems))
+    if content is None:
+        raise ConfigError(problems, source=str(path))
+    pipeline = merge_pipelines(path, content, problems, (path.resolve(),))
+    reported = {problem.key for problem in problems}
+    if pipeline.output_dir is None and not {"output_dir", "extends"} & reported:
+        problems.append(Problem("output_dir", MISSING, "expected the folder that the stages write to"))
+    if not pipeline.stages and not {"stages", "extends"} & reported:
+        remedy = f"expected a mapping from stage to YAML file; stages: {', '.join(STAGES)}"
+        problems.append(Problem("stages", content.get("stages"), remedy))
+    if problems:
+        raise ConfigError(problems, source=str(path))
+    return pipeline
+
+
+def merge_pipelines(path: Path, content: dict, problems: list[Problem], open_files: tuple[Path, ...]) -> Pipeline:
+    """Return the pipeline that the content of a YAML describes, put on top of those that it extends.
+
+    Args:
+        problems: gets what is wrong.
+        open_files: this YAML and those that extend it, to refuse a circle.
+    """
+    merged = Pipeline(None, {})
+    extends = content.get("extends") or []
+    for file in extends if isinstance(extends, list) else [extends]:
+        other, found = Path(resolve_path(str(file), path.parent, os.path.isfile, "extends", problems)), []
+        if other.resolve() in open_files:
+            problems.append(Problem("extends", file, f"extends {path.name}, directly or by way of others"))
+        elif not other.is_file():
+            problems.append(Problem("extends", file, NO_FILE.format(path.parent)))
+        elif (below := expand_home(read_yaml(str(other), found))) is not None:
+            below = merge_pipelines(other, below, found, (*open_files, other.resolve()))
+            merged.output_dir = below.output_dir or merged.output_dir
+            add_layers(merged, below.stages)
+        problems += [replace(problem, file=problem.file or str(other)) for problem in found]
+    problems += [
+        Problem(str(key), value, f"unknown; a pipeline has only {', '.join(KEYS)}")
+        for key, value in content.items()
+        if key not in KEYS
+    ]
+    output_dir, stages = content.get("output_dir"), content.get("stages", {})
+    if isinstance(output_dir, str):
+        merged.output_dir = output_dir
+    elif "output_dir" in content:
+        problems.append(Problem("output_dir", output_dir, "expected the folder that the stages write to"))
+    if not isinstance(stages, dict):
+        remedy = f"expected a mapping from stage to YAML file; stages: {', '.join(STAGES)}"
+        problems.append(Problem("stages", stages, remedy))
+        stages = {}
+    for stage, given in stages.items():
+        if stage not in STAGES:
+            problems.append(Problem(f"stages.{stage}", given, f"unknown stage; expected one of: {', '.join(STAGES)}"))
+        else:
+            add_layers(merged, {stage: read_layers(path, f"stages.{stage}", given, problems)})
+    return merged
+
+
+def read_layers(path: Path, key: str, given: object, problems: list[Problem]) -> list[Layer]:
+    """Return the layers of a stage: files beside the pipeline's YAML, or mappings in it.
+
+    Args:
+        path: the pipeline's YAML.
+        key: where `given` stands in it.
+        problems: gets those of `given`; those within a stage's file stay with its layer.
+    """
+    layers = []
+    for index, one in enumerate(given if isinstance(given, list) else [given]):
+        place = f"{key}[{index}]" if isinstance(given, list) else key
+        if isinstance(one, dict):
+            layers.append(Layer(resolve_inputs(one, path.parent, problems, f"{place}."), file=str(path)))
+        elif not isinstance(one, str):
+            problems.append(Problem(place, one, STAGE_REMEDY))
+        elif os.path.isfile(file := resolve_path(one, path.parent, os.path.isfile, place, problems)):
+            layers.append(read_layer(file))
+        else:
+            problems.append(Problem(place, one, NO_FILE.format(path.parent)))
+    return layers
+
+
+def add_layers(pipeline: Pipeline, stages: dict[str, list[Layer]]) -> None:
+    """Put layers on top of those that a pipeline's stages have."""
+    for stage, layers in stages.items():
+        pipeline.stages[stage] = [*pipeline.stages.get(stage, []), *layers]
