@@ -14,7 +14,7 @@ from hfkit.config.registry import STAGES
 from hfkit.config.stages import PPOConfig, SFTConfig
 from hfkit.core.errors import ConfigError
 from hfkit.rlhf.reward_functions import import_reward_function
-from hfkit.stages.pipeline import read_pipeline, stage_flags
+from hfkit.stages.pipeline_file import read_pipeline
 
 ROW = {"prompt": "a", "response": "b"}
 
@@ -129,11 +129,8 @@ def test_the_files_of_a_pipeline(folders):
     write_rows(beside / "rows.jsonl", [ROW])
     pipeline = {"output_dir": "runs", "stages": {"sft": "sft.yaml", "reward": "reward.yaml"}}
     (beside / "p.yaml").write_text(yaml.safe_dump(pipeline))
-    flags = stage_flags(read_pipeline(beside / "p.yaml"), beside, here / "runs", [])
-    assert [flags[stage][0] for stage in ("sft", "reward")] == [
-        f"--config={beside / 'sft.yaml'}",
-        "--config=reward.yaml",
-    ]
+    stages = read_pipeline(beside / "p.yaml").stages
+    assert [stages[stage][0].file for stage in ("sft", "reward")] == [str(beside / "sft.yaml"), "reward.yaml"]
     (here / "sft.yaml").write_text("max_length: 9\n")
     with pytest.raises(ConfigError, match=r"stages\.sft: .* exist: write the absolute path of one"):
         read_pipeline(beside / "p.yaml")

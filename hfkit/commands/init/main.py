@@ -24,12 +24,12 @@ from hfkit.commands.init.settings import Limits, Setting, StageSettings, choose_
 from hfkit.commands.init.sources import SAMPLE, read_sources
 from hfkit.commands.init.write import require_new, write_pipeline
 from hfkit.commands.plan.read_stages import plan_configs
+from hfkit.config.fields import DatasetEntry
 from hfkit.config.parsing import Layer
 from hfkit.config.registry import STAGES
 from hfkit.core.console import say
 from hfkit.core.errors import MISSING, ConfigError, Problem
 from hfkit.core.hub_ids import split_revision
-from hfkit.data.cards import entries_of
 from hfkit.data.forms import FORMS
 from hfkit.models.loading import cached_config
 from hfkit.stages.checks.data import source_problems
@@ -44,7 +44,7 @@ def main(given: Namespace) -> int:
     asks = not given.yes and sys.stdin.isatty()
     if asks:
         ask_sources(given)
-    entries = [entry for name in given.data or [] for entry in entries_of(name)]
+    entries = [DatasetEntry.from_text(name) for name in given.data or []]
     missing = [Problem(f"--{key}", MISSING, remedy) for key, remedy in NEEDED.items() if not getattr(given, key)]
     if problems := missing + source_problems("--data", entries):
         raise ConfigError(problems)
