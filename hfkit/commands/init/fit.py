@@ -12,7 +12,7 @@ from hfkit.training.memory.device import Device
 from hfkit.training.memory.peak import plan_memory
 from hfkit.training.memory.planned_stage import PlannedStage
 
-BATCH, EVAL_BATCH = "per_device_train_batch_size", "per_device_eval_batch_size"
+TRAIN_BATCH, EVAL_BATCH = "per_device_train_batch_size", "per_device_eval_batch_size"
 BITS, ROLLOUT = "load_in_4bit", "local_rollout_forward_batch_size"
 BASE_KEYS = {BITS, "load_in_8bit", "use_peft"}
 """Keys that say in which form the base is held; with one of them given, none of them is chosen."""
@@ -81,8 +81,8 @@ def first_fit(stage: PlannedStage, room: Device, attempts: list[tuple[dict, bool
         given: keys that stay as they are.
     """
     for settings, checkpointing in attempts:
-        if BATCH in settings and EVAL_BATCH not in given:
-            settings = {**settings, EVAL_BATCH: settings[BATCH]}
+        if TRAIN_BATCH in settings and EVAL_BATCH not in given:
+            settings = {**settings, EVAL_BATCH: settings[TRAIN_BATCH]}
         changed = replace(stage, config=replace(stage.config, **settings))
         peak = plan_memory(with_checkpointing(changed, checkpointing), room).peak
         if checkpointing and not room.is_gpu:  # a run on a GPU decides about it by itself

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from hfkit.commands.init.chain import START_KEY, Chain, chain_to, choose_goal, goals
-from hfkit.commands.init.fit import BATCH, BITS, fit_stages
+from hfkit.commands.init.fit import TRAIN_BATCH, BITS, fit_stages
 from hfkit.commands.init.given import given_settings, tokenizer_of
 from hfkit.commands.init.questions import ask_plan, ask_sources
 from hfkit.commands.init.settings import Limits, Setting, StageSettings, choose_settings
@@ -110,7 +110,7 @@ def fit_settings(
     for stage, fit in fits.items():
         settings[stage] |= {key: Setting(value) for key, value in fit.settings.items()}
         why = f"planned peak: {decimal(fit.peak)} of {decimal(device.capacity)} ({device.name})"
-        settings[stage][BATCH] = Setting(settings[stage][BATCH].value, why)
+        settings[stage][TRAIN_BATCH] = Setting(settings[stage][TRAIN_BATCH].value, why)
         if BITS in fit.settings:
             fine = "16 bits fit" if device.is_gpu else "the base fits as it is"
             why = "16 bits do not fit" if fit.settings[BITS] else fine
@@ -122,13 +122,13 @@ def report(path: Path, chain: Chain, settings: dict[str, StageSettings]) -> None
     for stage, sources in chain.sources.items():
         chosen = settings[stage]
         names = [f"{one.name} ({one.rows or f'more than {SAMPLE}'} rows)" for one in sources]
-        rows, steps = (chosen[key].value for key in (BATCH, "gradient_accumulation_steps"))
+        rows, steps = (chosen[key].value for key in (TRAIN_BATCH, "gradient_accumulation_steps"))
         key = FORMS[STAGES[stage].form].length_key
         why = f": {chosen[key].why}" if chosen[key].why else ""
         say(f"{stage}: {', '.join(names)}")
         say(f"  {rows} x {steps} rows a step; {key} {chosen[key].value}{why}")
         bits = f": {chosen[BITS].why}" if chosen[BITS].why else ""
-        say(f"  {chosen[BATCH].why}; {BITS} {chosen[BITS].value}{bits}")
+        say(f"  {chosen[TRAIN_BATCH].why}; {BITS} {chosen[BITS].value}{bits}")
     for note in chain.notes:
         say(note)
     say(f"written: {path}, {', '.join(f'{stage}.yaml' for stage in settings)}")
