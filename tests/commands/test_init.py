@@ -34,6 +34,23 @@ ROWS = {
         for name, colour in FACTS
     ],
     "prompts": [{"prompt": f"What does {name} like?"} for name in NAMES * 2],
+    "alpaca": [
+        {"instruction": f"What does {name} like?", "input": "A colour.", "output": f"{name} likes {colour}."}
+        for name, colour in FACTS
+    ],
+    "alpaca_pairs": [
+        {
+            "instruction": f"What does {name} like?",
+            "input": "A colour.",
+            "chosen": f"Likes {colour}.",
+            "rejected": "No.",
+        }
+        for name, colour in FACTS
+    ],
+    "sharegpt": [
+        {"conversations": [{"from": "human", "value": f"{name}?"}, {"from": "gpt", "value": f"{name} likes {colour}."}]}
+        for name, colour in FACTS
+    ],
 }
 
 
@@ -75,6 +92,9 @@ def test_one_file_of_pairs_gives_a_pipeline_that_runs_as_it_is(files, base_dir, 
         (["--data", "messages.jsonl", "pairs.jsonl", "--goal", "reward"], ["sft", "reward"]),
         (["--data", "messages.jsonl", "prompts.jsonl", "--reward_functions", LENGTH], ["sft", "ppo"]),
         (["--data", "prompts.jsonl", "--reward_functions", LENGTH, "--seed", "1"], ["ppo"]),
+        (["--data", "sharegpt.jsonl"], ["sft"]),
+        (["--data", "alpaca.jsonl", "alpaca_pairs.jsonl"], ["sft", "reward", "ppo"]),
+        (["--data", "alpaca_pairs.jsonl"], ["sft", "reward", "ppo"]),
     ],
 )
 def test_other_data_give_pipelines_that_run_as_they_are(files, base_dir, words, stages):
@@ -85,7 +105,8 @@ def test_other_data_give_pipelines_that_run_as_they_are(files, base_dir, words, 
 
 
 def test_each_file_goes_to_the_stages_that_read_it(files, base_dir):
-    words = ["--data", *files.values(), "--seed", "7", "--sft.lora_r", "4", "--output_dir", "mine"]
+    data = [files[name] for name in ("messages", "pairs", "prompts")]
+    words = ["--data", *data, "--seed", "7", "--sft.lora_r", "4", "--output_dir", "mine"]
     assert init(base_dir, *words) == 0
     written = read()
     sources = {stage: [one["path"] for one in written[stage]["datasets"]] for stage in ("sft", "reward", "ppo")}
@@ -94,6 +115,13 @@ def test_each_file_goes_to_the_stages_that_read_it(files, base_dir):
     assert (written["sft"]["lora_r"], "lora_r" in written["reward"]) == (4, False)
     assert written["sft"]["model_name_or_path"] == str(base_dir)
     assert "model_name_or_path" not in written["reward"]  # the pipeline gives it the SFT model
+
+
+def test_pairs_of_another_format_are_also_instructions(files, base_dir):
+    assert init(base_dir, "--data", files["alpaca_pairs"], "--output_dir", "mine") == 0
+    columns = {"prompt": "{instruction}\n\n{input}", "response": "chosen"}
+    assert read()["sft"]["datasets"] == [{"path": "alpaca_pairs.jsonl", "columns": columns}]
+    assert read()["reward"]["datasets"] == [{"path": "alpaca_pairs.jsonl"}]
 
 
 def test_lengths_are_those_of_nearly_all_rows(base_dir, tmp_path, monkeypatch, tokenizer):
@@ -142,7 +170,7 @@ def test_a_model_without_a_chat_template_gets_one(files, base_dir, tmp_path, cap
             (bare / path.name).write_bytes(path.read_bytes())
     assert init("bare", "--data", files["messages"], "--output_dir", "mine") == 0
     assert "bare has no chat template" in capsys.readouterr().out
-    assert read()["sft"]["chat_template"] == "mine/chat_template.jinja"
+    assert read()["sft"]["chat_template"] == "zephyr"
     assert cli.main(["data", "check", "mine/pipeline.yaml"]) == 0
 
 

@@ -7,9 +7,10 @@ from hfkit.config.validation import find_hint
 from hfkit.core.console import say
 from hfkit.core.errors import MISSING, ConfigError, Problem
 from hfkit.core.hub_ids import split_revision
+from hfkit.data.built_in_templates import BUILT_IN_TOKENS, tokens_fault
 from hfkit.models.tokenizers import PadTokenError, load_tokenizer
-from hfkit.stages.tokenizer import CHAT_TEMPLATE
 
+PLAIN = "zephyr"
 TOKENIZER_KEYS = ("pad_token", "chat_template", "chat_template_kwargs")
 """Keys that change the tokenizer: the stage that starts from the model sets them, and its run keeps them."""
 
@@ -44,7 +45,7 @@ def has_key(stage: str, key: str) -> bool:
 def tokenizer_of(model: str, given: dict[str, StageSettings]) -> tuple[object, StageSettings]:
     """Return the tokenizer of a model, and the settings that it needs beside what flags give.
 
-    A model without a chat template gets hfkit's.
+    A model without a chat template gets a built-in one.
 
     Raises:
         ConfigError: it has no token to pad with.
@@ -56,9 +57,17 @@ def tokenizer_of(model: str, given: dict[str, StageSettings]) -> tuple[object, S
         tokenizer = load_tokenizer(path, revision, **options)
         if tokenizer.chat_template:
             return tokenizer, {}
-        say(f"{model} has no chat template: the stages get a copy of hfkit's")
-        return load_tokenizer(path, revision, **options, chat_template=str(CHAT_TEMPLATE)), {
-            "chat_template": Setting(str(CHAT_TEMPLATE), "the model has none")
-        }
+        template = template_for(tokenizer)
+        say(f"{model} has no chat template: the stages get {template}")
+        chosen = {"chat_template": Setting(template, "the model has none")}
+        return load_tokenizer(path, revision, **options, chat_template=template), chosen
     except PadTokenError as error:
         raise ConfigError([Problem("--pad_token", options.get("pad_token", MISSING), str(error))]) from error
+
+
+def template_for(tokenizer) -> str:
+    """Return the built-in chat template whose tokens a tokenizer has, or else one that writes its markers as text."""
+    vocabulary = tokenizer.get_vocab()
+    return next(
+        (name for name, tokens in BUILT_IN_TOKENS.items() if tokens and not tokens_fault(name, vocabulary)), PLAIN
+    )

@@ -17,11 +17,11 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from hfkit.commands.init.chain import START_KEY, Chain, chain_to, choose_goal, goals
-from hfkit.commands.init.fit import TRAIN_BATCH, BITS, fit_stages
+from hfkit.commands.init.fit import BITS, TRAIN_BATCH, fit_stages
 from hfkit.commands.init.given import given_settings, tokenizer_of
 from hfkit.commands.init.questions import ask_plan, ask_sources
 from hfkit.commands.init.settings import Limits, Setting, StageSettings, choose_settings
-from hfkit.commands.init.sources import SAMPLE, read_sources
+from hfkit.commands.init.sources import SAMPLE, sample_sources
 from hfkit.commands.init.write import require_new, write_pipeline
 from hfkit.commands.plan.read_stages import plan_configs
 from hfkit.config.fields import DatasetEntry
@@ -52,7 +52,7 @@ def main(given: Namespace) -> int:
     own = given_settings(flags, goals())
     scores = any("reward_functions" in settings for settings in own.values())
     tokenizer, for_tokenizer = tokenizer_of(given.model, own)
-    readings = read_sources(goals(), entries, tokenizer)
+    readings = sample_sources(goals(), entries, tokenizer)
     default = Path(split_revision(given.model, "main")[0]).name.lower()
     if asks:
         ask_plan(given, goals(), choose_goal(readings, scores), device_to_plan(None, None), default)

@@ -5,7 +5,7 @@ from math import ceil, sqrt
 
 import numpy as np
 
-from hfkit.commands.init.sources import Reading
+from hfkit.commands.init.sources import SampledSource
 from hfkit.config.registry import STAGES
 from hfkit.data.forms import FORMS
 
@@ -48,7 +48,7 @@ class Limits:
         return values[0 if self.on_gpu else 1]
 
 
-def choose_settings(stage: str, sources: list[Reading], replies: list[int], limits: Limits) -> StageSettings:
+def choose_settings(stage: str, sources: list[SampledSource], replies: list[int], limits: Limits) -> StageSettings:
     """Return the settings of a stage that depend on its rows; the batch is in one piece, see `fit.py`.
 
     Args:
@@ -64,18 +64,17 @@ def choose_settings(stage: str, sources: list[Reading], replies: list[int], limi
     settings["use_peft"] = Setting(True, "LoRA: an adapter on the frozen base")
     settings["load_in_4bit"] = Setting(False)
     settings |= batch_settings(stage, rows - held_out, limits)
-    settings["learning_rate"] = Setting(1e-5 if spec.loop == "ppo" else 2e-4 if spec.form == "instructions" else 1e-4)
     return settings
 
 
-def entry_of(reading: Reading) -> dict:
+def entry_of(reading: SampledSource) -> dict:
     """Return a source as it stands in a YAML."""
     entry = {name: value for name, value in asdict(reading.entry).items() if value not in (None, False)}
     return {name: value for name, value in entry.items() if (name, value) != ("split", "train")}
 
 
 def length_settings(
-    stage: str, sources: list[Reading], replies: list[int], limits: Limits, held_out: int
+    stage: str, sources: list[SampledSource], replies: list[int], limits: Limits, held_out: int
 ) -> StageSettings:
     """Return the longest row that a stage takes, and the share of rows that it may lose by it."""
     key, lengths = FORMS[STAGES[stage].form].length_key, [length for one in sources for length in one.lengths]

@@ -3,9 +3,9 @@
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
+from pathlib import Path
 
 from hfkit.commands.data.survey import load_source
-from hfkit.commands.plan.steps import count_rows
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.registry import STAGES
 from hfkit.core.errors import HfkitError
@@ -13,26 +13,26 @@ from hfkit.data.encoding import PARTS
 from hfkit.data.forms import FORMS, IGNORE
 
 SAMPLE = 500
-"""Rows that are read of a source: its first ones."""
+"""Rows of a source that are encoded: its first ones."""
 NO_LIMIT = 1_000_000
 """Tokens of a row in the sample, which is measured before it is cut."""
-BETTER_REPLY = ({"prompt": "prompt", "response": "chosen"}, {"messages": "chosen"})
-"""Columns of pairs as instructions: the better reply is the response."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class SampledSource:
     """A source as a stage reads it.
 
     Attributes:
         entry: the source, with the columns that the stage reads.
-        rows: rows of the source; None if it has more than the sample, and they cannot be counted.
+        mapped: the stage's columns -> expressions over the data set's, None where nothing is mapped.
+        rows: rows of the source; None if it is not on this machine, and has more than the sample.
         sampled: rows of the sample.
         lengths: tokens of each row of the sample that the stage keeps.
         replies: tokens of each reply in the sample, if the stage trains on them.
     """
 
     entry: DatasetEntry
+    mapped: dict[str, str | None]
     rows: int | None
     sampled: int
     lengths: list[int]
@@ -44,45 +44,46 @@ class Reading:
         return str(self.entry.card or self.entry.path)
 
 
-def read_sources(stages: list[str], entries: list[DatasetEntry], tokenizer) -> dict[str, list[Reading]]:
+def sample_sources(stages: list[str], entries: list[DatasetEntry], tokenizer) -> dict[str, list[SampledSource]]:
     """Return the sources that each stage can read. Instructions may be the better replies of pairs, if there are none.
 
     Raises:
         HfkitError: no stage can read one of the sources; the message says why.
     """
-    readings: dict[str, list[Reading]] = {stage: [] for stage in stages}
+    found: dict[str, list[SampledSource]] = {stage: [] for stage in stages}
     unread = []
     for entry in entries:
         faults = []
         for stage in stages:
             try:
-                readings[stage].append(read_sample(stage, entry, tokenizer))
+                found[stage].append(sample_source(stage, entry, tokenizer))
             except HfkitError as error:
                 faults.append(f"{stage}: {error}")
         if len(faults) == len(stages):
             unread.append("\n  ".join([f"{entry.card or entry.path}: no stage can read it", *faults]))
     if unread:
         raise HfkitError("\n".join(unread))
-    pairs = {one.name: one.entry for stage in stages if STAGES[stage].form == "comparisons" for one in readings[stage]}
+    pairs = {one.name: one for stage in stages if STAGES[stage].form == "comparisons" for one in found[stage]}
     for stage in stages:
-        if STAGES[stage].form == "instructions" and not readings[stage]:
-            readings[stage] = [one for entry in pairs.values() if (one := better_replies(stage, entry, tokenizer))]
-    return readings
+        if STAGES[stage].form == "instructions" and not found[stage]:
+            found[stage] = [one for pair in pairs.values() if (one := better_replies(stage, pair, tokenizer))]
+    return found
 
 
-def better_replies(stage: str, entry: DatasetEntry, tokenizer) -> Reading | None:
+def better_replies(stage: str, pairs: SampledSource, tokenizer) -> SampledSource | None:
     """Return the better replies of pairs as instructions, or None if they cannot be read so."""
-    if entry.card or entry.columns:
+    if pairs.entry.card or pairs.entry.columns:
         return None
-    for columns in BETTER_REPLY:
+    prompt, chosen = (pairs.mapped.get(name) or name for name in ("prompt", "chosen"))
+    for columns in ({"prompt": prompt, "response": chosen}, {"messages": chosen}):
         try:
-            return read_sample(stage, replace(entry, columns=columns), tokenizer)
+            return sample_source(stage, replace(pairs.entry, columns=columns), tokenizer)
         except HfkitError:
             continue
     return None
 
 
-def read_sample(stage: str, entry: DatasetEntry, tokenizer) -> Reading:
+def sample_source(stage: str, entry: DatasetEntry, tokenizer) -> SampledSource:
     """Return a sample of a source as a stage reads it.
 
     Raises:
@@ -91,14 +92,18 @@ def read_sample(stage: str, entry: DatasetEntry, tokenizer) -> Reading:
     spec = STAGES[stage]
     length_key = FORMS[spec.form].length_key
     config = spec.config_class(output_dir=".", **({length_key: NO_LIMIT} if length_key else {}))
-    source, encoder, _ = load_source(stage, config, "train", replace(entry, split=f"train[:{SAMPLE}]"), tokenizer)
-    encoded = [encoder.function(row) for row in source.rows]
+    is_local = entry.path is not None and Path(entry.path).exists()
+    part = entry if is_local else replace(entry, split=f"train[:{SAMPLE}]")
+    source, encoder, _ = load_source(stage, config, "train", part, tokenizer)
+    total = len(source.rows)
+    encoded = [encoder.function(row) for row in source.rows.select(range(min(total, SAMPLE)))]
     kept = [row for row in encoded if not row["dropped"]]
     if not kept:
         reason, _ = Counter(row["dropped"] for row in encoded).most_common(1)[0]
         raise HfkitError(f"every row is dropped: {reason}")
     replies = [length for row in kept if "labels" in row for length in reply_lengths(row)]
-    return Reading(entry, total_rows(entry, len(encoded)), len(encoded), [row["length"] for row in kept], replies)
+    rows = total if is_local or total < SAMPLE else None
+    return SampledSource(entry, source.mapped, rows, len(encoded), [row["length"] for row in kept], replies)
 
 
 def reply_lengths(row: dict) -> list[int]:
@@ -109,13 +114,3 @@ def reply_lengths(row: dict) -> list[int]:
         runs = groupby(labels[start:end], key=lambda label: label != IGNORE)
         lengths += [len([*run]) for is_trained, run in runs if is_trained]
     return lengths
-
-
-def total_rows(entry: DatasetEntry, sampled: int) -> int | None:
-    """Return the rows of a source of whose first ones a sample was read; None if they cannot be counted."""
-    if sampled < SAMPLE:
-        return sampled
-    try:
-        return count_rows(entry)
-    except HfkitError:
-        return None

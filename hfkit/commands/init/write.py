@@ -7,14 +7,13 @@ import yaml
 from hfkit.commands.init.settings import Setting, StageSettings
 from hfkit.config.registry import STAGES
 from hfkit.core.errors import ConfigError, Problem
-from hfkit.stages.tokenizer import CHAT_TEMPLATE
 
-PIPELINE, TEMPLATE = "pipeline.yaml", "chat_template.jinja"
+PIPELINE = "pipeline.yaml"
 
 
 def require_new(folder: Path, stages: list[str]) -> None:
     """Raise ConfigError if one of the files that are to be written exists."""
-    names = (PIPELINE, TEMPLATE, *(f"{stage}.yaml" for stage in stages))
+    names = (PIPELINE, *(f"{stage}.yaml" for stage in stages))
     if existing := [name for name in names if (folder / name).exists()]:
         remedy = f"has {', '.join(existing)} already, and nothing is overwritten: name another folder"
         raise ConfigError([Problem("--output_dir", str(folder), remedy)])
@@ -23,21 +22,16 @@ def require_new(folder: Path, stages: list[str]) -> None:
 def write_pipeline(folder: Path, settings: dict[str, StageSettings], title: str, output_dir: str) -> Path:
     """Write a pipeline and its stages into a folder and return the pipeline's file; existing files are not replaced.
 
-    Where a stage has hfkit's chat template, a copy of it stands beside, to be changed.
-
     Args:
         settings: of each stage, in order.
         title: what the pipeline is for.
         output_dir: folder for the runs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path, template = folder / PIPELINE, folder / TEMPLATE
     for stage, chosen in settings.items():
-        if "chat_template" in chosen and chosen["chat_template"].value == str(CHAT_TEMPLATE):
-            chosen = {**chosen, "chat_template": Setting(str(template), chosen["chat_template"].why)}
-            template.write_text(CHAT_TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
         head = f"# {STAGES[stage].title}. All keys: hfkit {stage} --help\n"
         write_new(folder / f"{stage}.yaml", head + "".join(map(yaml_line, chosen.items())))
+    path = folder / PIPELINE
     lines = [f"# {title}", f"# run it: hfkit run {path}", f"# look at its data: hfkit data check {path}"]
     lines += [f"output_dir: {in_yaml(output_dir)}", "stages:", *(f"  {stage}: {stage}.yaml" for stage in settings)]
     write_new(path, "\n".join(lines) + "\n")
