@@ -17,6 +17,7 @@ from hfkit.models.tokenizers import PAD_CANDIDATES
 from hfkit.records.record import read_record, weights_hash
 
 LENGTH = "reward_functions:length"
+SHORT = ["--total_episodes", "8", "--sft.max_steps", "2", "--reward.max_steps", "2"]
 WIDE = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 4, "num_attention_heads": 32}
 WIDE |= {"num_key_value_heads": 8, "head_dim": 128, "dtype": "bfloat16"}
 ROWS = {
@@ -71,7 +72,7 @@ def read(folder: str = "mine") -> dict[str, dict]:
 
 
 def test_one_file_of_pairs_gives_a_pipeline_that_runs_as_it_is(files, base_dir, capsys):
-    assert init(base_dir, "--data", files["pairs"], "--total_episodes", "8", "--output_dir", "mine") == 0
+    assert init(base_dir, "--data", files["pairs"], *SHORT, "--output_dir", "mine") == 0
     shown = capsys.readouterr().out
     assert shown.endswith("next: hfkit run mine/pipeline.yaml\n")
     for stage in ("sft", "reward", "ppo"):

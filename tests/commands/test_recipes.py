@@ -99,11 +99,6 @@ def data_sets(tmp_path_factory) -> dict[str, str]:
     }
 
 
-def is_unused(key: str) -> bool:
-    """Whether a weight is of the image encoder, which no text reaches, and stays zero: LoRA's second matrix."""
-    return "vision_tower" in key and "lora_B" in key
-
-
 def flags_for_a_twin(model: str, data_sets: dict[str, str]) -> list[str]:
     """What makes a recipe small: model, data, steps and lengths of sampling. Everything else is the recipe's."""
 
@@ -137,8 +132,7 @@ def test_a_recipe_trains_a_twin_of_its_model(recipe, data_sets, tmp_path):
     root = run_pipeline(recipe, str(tmp_path / "runs"), flags_for_a_twin(folder, data_sets))
     records = {stage: read_record(root / stage) for stage in STAGES}
     assert {record["status"] for record in records.values()} == {"done"}
-    moved = {key: bool(weight.any()) for key, weight in load_file(root / "sft" / "adapter_model.safetensors").items()}
-    assert {key for key, any_moved in moved.items() if not any_moved} == {key for key in moved if is_unused(key)}
+    assert all(weight.any() for weight in load_file(root / "sft" / "adapter_model.safetensors").values())
     with torch.no_grad():
         before, logits = model(torch.tensor([[5, 6, 7, 8]])).logits, {}
         for stage in ("sft", "ppo"):
