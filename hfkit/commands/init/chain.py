@@ -8,7 +8,7 @@ from hfkit.config.registry import STAGES
 from hfkit.core.errors import MISSING, ConfigError, Problem, nearest
 
 START_KEY = ROLES["start"][0]
-Samples = dict[str, list[SampledSource]]
+SamplesByStage = dict[str, list[SampledSource]]
 """The sources that each stage can read."""
 
 
@@ -16,7 +16,7 @@ Samples = dict[str, list[SampledSource]]
 class Chain:
     """The stages to run, in order, each with its sources; and notes on what was left out."""
 
-    sources: Samples
+    sources: SamplesByStage
     notes: list[str]
 
 
@@ -25,7 +25,7 @@ def goals() -> list[str]:
     return [name for name, spec in STAGES.items() if any(wanted.key == START_KEY for wanted in spec.inputs)]
 
 
-def choose_goal(readings: Samples, scores: bool) -> str:
+def choose_goal(readings: SamplesByStage, scores: bool) -> str:
     """Return the last stage for which there are data.
 
     Args:
@@ -35,7 +35,7 @@ def choose_goal(readings: Samples, scores: bool) -> str:
     return possible[-1] if possible else goals()[0]
 
 
-def chain_to(goal: str, readings: Samples, scores: bool) -> Chain:
+def chain_to(goal: str, readings: SamplesByStage, scores: bool) -> Chain:
     """Return the stages that lead to a goal, with their sources.
 
     A stage without data is left out: the next one then starts from the model itself.
@@ -68,7 +68,7 @@ def inputs_of(stage: str, scores: bool) -> list[str]:
     return [wanted.stage for wanted in found if wanted.key == START_KEY or not scores]
 
 
-def lacking(goal: str, readings: Samples, scores: bool) -> str | None:
+def lacking(goal: str, readings: SamplesByStage, scores: bool) -> str | None:
     """Return what to add to the data for a goal, or None if nothing is missing."""
     needed = [goal]
     if not scores:
@@ -86,7 +86,7 @@ def rows_in_words(stage: str) -> str:
     return names.get(STAGES[stage].form, STAGES[stage].form)
 
 
-def sources_of(stage: str, stages: list[str], readings: Samples) -> list[SampledSource]:
+def sources_of(stage: str, stages: list[str], readings: SamplesByStage) -> list[SampledSource]:
     """Return the sources of one of several stages.
 
     Every stage's rows have prompts: those are taken which no other stage reads, else those of the stage before.
