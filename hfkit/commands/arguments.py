@@ -151,7 +151,7 @@ ARGUMENTS = {
         argument("model", help="folder or Hub id of a model or an adapter"),
         argument("out", help="folder to write, new or empty"),
         argument("--format", required=True, help="gguf, ollama or vllm"),
-        argument("--dtype", "--outtype", help="f32, f16, bf16, or q8_0; default: f16 in a GGUF, bf16 if merged"),
+        argument("--dtype", help="f32, f16, bf16, or q8_0; default: f16 in a GGUF, bf16 if merged"),
         argument("--adapter", action="store_true", help="for vLLM: the adapter beside its base, not merged"),
         argument("--base", help="where the base is, if not where the adapter says"),
         argument("--converter", metavar="PATH", help="llama.cpp's convert_hf_to_gguf.py, or its folder"),

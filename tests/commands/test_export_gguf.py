@@ -133,7 +133,7 @@ def test_a_bos_token_is_where_the_chat_template_puts_it(llama3_dir, tmp_path, wr
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0"])
 def test_the_dtypes(sft_dir, tmp_path, dtype, capsys):
     out = tmp_path / "out"
-    assert main(["export", str(sft_dir), str(out), "--format", "gguf", "--outtype", dtype]) == 0
+    assert main(["export", str(sft_dir), str(out), "--format", "gguf", "--dtype", dtype]) == 0
     llama = open_gguf(out, f"model-{dtype}.gguf")
     assert llama.n_vocab() == len(AutoTokenizer.from_pretrained(sft_dir))
     assert f"llama-server --jinja -m model-{dtype}.gguf" in (out / "README.md").read_text()
