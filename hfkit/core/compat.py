@@ -92,6 +92,14 @@ def page_tokens(config) -> int:
     return getattr(config, "page_size", None) or config.block_size
 
 
+def cache_name(output_class) -> str:
+    """Return what models call a cache, in their arguments and outputs, from `BaseModelOutputWithPast`.
+
+    transformers 5.23.0: `past_key_values`; 5.24.0: `cache`, and the old name warns.
+    """
+    return "cache" if "cache" in output_class.__dataclass_fields__ else "past_key_values"
+
+
 class EncodedRows:
     """A mixin for a trainer of TRL whose rows are encoded before it gets them.
 

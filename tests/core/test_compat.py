@@ -18,6 +18,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from hfkit.core import compat
 from hfkit.models.loading import load_policy
@@ -81,6 +82,13 @@ def test_which_classes_have_a_static_cache():
 
 def test_the_tokens_of_a_page():
     assert compat.page_tokens(ContinuousBatchingConfig()) == 256
+
+
+def test_the_name_of_a_cache_in_arguments_and_outputs():
+    model, ids = small_model(), torch.tensor([[5, 6, 7]])
+    name = compat.cache_name(BaseModelOutputWithPast)
+    cache = model(ids)[name]
+    assert (cache.get_seq_length(), model(ids, **{name: cache})[name].get_seq_length()) == (3, 6)
 
 
 def test_trl_asks_this_method_for_encoded_rows():
