@@ -7,7 +7,5 @@ try:
     from trl.experimental.ppo import PPOConfig as ArgumentsBase
     from trl.experimental.ppo import PPOTrainer as TrainerBase
 except ImportError:
-    from transformers import Trainer as TrainerBase  # type: ignore[assignment]
-    from transformers import TrainingArguments as ArgumentsBase  # type: ignore[assignment]
-
-__all__ = ["ArgumentsBase", "TrainerBase"]
+    from transformers import Trainer as TrainerBase  # type: ignore[assignment]  # noqa: F401
+    from transformers import TrainingArguments as ArgumentsBase  # type: ignore[assignment]  # noqa: F401
