@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LATEST := .venv-latest
+UPSTREAM := torch transformers trl peft datasets accelerate bitsandbytes
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 # At run time nothing is fetched: what the four stages need is on the disk.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: quickstart test test-slow test-gpu lint format bench bench-gpu clean
+.PHONY: quickstart test test-slow test-gpu test-latest lint format bench bench-gpu clean
 
 quickstart: $(VENV)/installed
 	$(OFFLINE) $(BIN)/hfkit quickstart --output_dir runs/quickstart --seed 0
@@ -19,6 +21,13 @@ test-slow: $(VENV)/installed
 
 test-gpu: $(VENV)/installed
 	$(BIN)/python -m pytest -m gpu
+
+# The newest releases that pyproject.toml allows, in place of those of constraints.txt; each call upgrades them.
+test-latest:
+	test -x $(LATEST)/bin/python || $(PYTHON) -m venv $(LATEST)
+	$(LATEST)/bin/pip install --quiet --upgrade --upgrade-strategy eager $(UPSTREAM) --editable '.[dev]'
+	$(LATEST)/bin/python -c 'import importlib.metadata as m, sys; [print(name, m.version(name)) for name in sys.argv[1:]]' $(UPSTREAM)
+	$(LATEST)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,8 +1,9 @@
 """python benchmarks/ppo_memory.py --model HuggingFaceTB/SmolLM2-135M-Instruct [--updates 2]
 
-Peak memory of PPO with LoRA over a 4-bit base: hfkit's stage, whose four roles stand on one base, against trl's
-PPOTrainer with models of its own for each role, on the same prompts with the same batches. Each runs in a process of
-its own. Writes benchmarks/records/ppo_memory.json: bytes at the peak, of which before any model was loaded, and ratios.
+Peak memory of PPO with LoRA over a 4-bit base: hfkit's stage, whose four roles stand on one base, against trl
+1.12's PPOTrainer (trl 1.13 and later have none) with models of its own for each role, on the same prompts and batches.
+Each runs in a process of its own. Writes benchmarks/records/ppo_memory.json: bytes at the peak, of which before any
+model was loaded, and ratios.
 
 `trl`: policy in 4 bits under LoRA, the reference a second 4-bit model under the SFT adapter, reward and value models
 in float32, the value trained in full. `trl, 4-bit critic`: reward and value in 4 bits as well, as trl's own script

@@ -1,8 +1,8 @@
 """python benchmarks/ppo_vs_trl.py --model DIR_OR_HUB_ID --name 135m [--pairs 5] [--updates 3] [--seeds 3]
 
-hfkit's PPO loop against that of trl 1.12's PPOTrainer: the same four models on one base (LoRA), the same prompts (16 to
-48 tokens), seeds and settings; each run in a process of its own, in turns. Replies may take 128 tokens; a bias on the
-end-of-text logit makes the mean about 36 for both.
+hfkit's PPO loop against that of trl 1.12's PPOTrainer (trl 1.13 and later have none): the same four models on one base
+(LoRA), the same prompts (16 to 48 tokens), seeds and settings; each run in a process of its own, in turns. Replies may
+take 128 tokens; a bias on the end-of-text logit makes the mean about 36 for both.
 
 - `--pairs`: episodes a second, by turns; the seconds of each phase of hfkit's.
 - `--memory`: peak resident memory, where the allocator gives back at once what is freed; trl's loop also with models of

@@ -56,7 +56,7 @@ def models(kind: str, lora: bool) -> list:
     return made
 
 
-def small_trainer(tokenizer, folder, parts: list, ptx: list[dict] = PTX, **changes) -> PPOTrainer:
+def small_trainer(tokenizer, folder, parts: list, ptx: list[dict] = PTX, peft_config=None, **changes) -> PPOTrainer:
     """A trainer of policy, reference and value model; `folder` is its output's."""
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(3, 400, (length,), generator=generator).tolist() for length in LENGTHS]
@@ -78,4 +78,14 @@ def small_trainer(tokenizer, folder, parts: list, ptx: list[dict] = PTX, **chang
     policy, reference, value = parts
     scorer = Scorer(left, functions={"given": lambda prompts, replies, score: score})
     data, texts = Dataset.from_list(rows), Dataset.from_list(ptx) if args.ptx_coef else None
-    return PPOTrainer(args, left, policy, reference, None, data, value, scorer=scorer, ptx_rows=texts)
+    options = {"scorer": scorer, "ptx_rows": texts, "peft_config": peft_config}
+    return PPOTrainer(args, left, policy, reference, None, data, value, **options)
+
+
+def trained(tokenizer, folder, **changes) -> PPOTrainer:
+    """A trainer after three updates of LoRA over a Llama in float32; it samples its own replies."""
+    parts = [model.float() for model in models("llama", lora=True)]
+    settings = {"max_steps": 3, "response_length": 5, "num_ppo_epochs": 2, "num_mini_batches": 2} | changes
+    trainer = small_trainer(tokenizer, folder, parts, **settings)
+    trainer.train()
+    return trainer

@@ -6,9 +6,10 @@ No other module touches them. `tests/core/test_compat.py` fails when upstream mo
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import fields
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def use_one_gpu(arguments) -> None:
@@ -91,6 +92,14 @@ def page_tokens(config) -> int:
     return getattr(config, "page_size", None) or config.block_size
 
 
+def cache_name(output_class) -> str:
+    """Return what models call a cache, in their arguments and outputs, from `BaseModelOutputWithPast`.
+
+    transformers 5.23.0: `past_key_values`; 5.24.0: `cache`, and the old name warns.
+    """
+    return "cache" if "cache" in output_class.__dataclass_fields__ else "past_key_values"
+
+
 class EncodedRows:
     """A mixin for a trainer of TRL whose rows are encoded before it gets them.
 
@@ -99,6 +108,64 @@ class EncodedRows:
 
     def _prepare_dataset(self, dataset, *args):
         return dataset
+
+
+def fuses_head(arguments) -> bool:
+    """Return whether TRL's SFT computes any loss by the weights of the output head, given its `SFTConfig`.
+
+    trl 1.12.0: the default loss, "chunked_nll", does; others are computed from logits. 1.15.0: each does, and the
+    default is "nll".
+    """
+    return next(field.default for field in fields(arguments) if field.name == "loss_type") == "nll"
+
+
+def has_plain_loss(arguments) -> bool:
+    """Return whether an `SFTConfig` of TRL asks for the mean loss of the labels, read from `TokenOutputs`."""
+    return arguments.loss_type == ("nll" if fuses_head(arguments) else "chunked_nll")
+
+
+@contextmanager
+def accept_adapted_head(model):
+    """Let TRL's `SFTTrainer` be made for a model with LoRA on its output head.
+
+    trl 1.15.0: the constructor refuses it, since TRL's loss leaves the adapter out; hfkit's does not.
+    """
+    if hasattr(model, "get_base_model"):  # under an adapter
+        model.get_output_embeddings = lambda: None
+    try:
+        yield
+    finally:
+        vars(model).pop("get_output_embeddings", None)
+
+
+class TokenOutputs(NamedTuple):
+    """What TRL's `SFTTrainer` reads of a model's outputs.
+
+    trl 1.12.0: the loss, and sums over the labels for its metrics. 1.15.0: what the loss and the metrics are sums of.
+
+    Attributes:
+        log_probs: log-probabilities of the labels, or their sum.
+        aux_loss: the router loss, of a mixture of experts with one.
+    """
+
+    loss: Any
+    num_correct_tokens: Any
+    entropy_sum: Any
+    num_valid_tokens: Any
+    log_probs: Any
+    aux_loss: Any = None
+
+    @property
+    def is_top1(self):
+        return self.num_correct_tokens
+
+    @property
+    def entropy(self):
+        return self.entropy_sum
+
+    @property
+    def label_mask(self):
+        return self.num_valid_tokens
 
 
 def keep_unpacked(layer) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import pyarrow.compute as pc
 import torch
+from accelerate.utils import send_to_device
 from datasets import Dataset
 from huggingface_hub import is_offline_mode
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, Trainer
@@ -131,7 +132,7 @@ def require_separation(trainer: Trainer) -> None:
         batch = trainer.data_collator([{"input_ids": ids, "seq_lengths": [len(ids) for ids in documents]}])
         del batch["labels"]
         with trainer.accelerator.autocast():
-            return model(**{name: value.to(model.device) for name, value in batch.items()}).logits[0, -len(last) :]
+            return model(**send_to_device(batch, model.device)).logits[0, -len(last) :]
 
     was_training = model.training
     model.eval()

@@ -15,6 +15,8 @@ from transformers import (
 )
 from transformers.modeling_layers import GenericForSequenceClassification
 
+from hfkit.models.generation import CACHE_NAME
+
 
 def provide_classifier(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
     """Make `AutoModelForSequenceClassification` know the architecture of a config, in this process.
@@ -43,14 +45,14 @@ def has_classifier(config: PreTrainedConfig, to_score: bool = True) -> bool:
 
     Args:
         to_score: whether its own forward pass must compute scores, as a reward model's does in training; the generic
-            one reads `past_key_values` of its backbone, which most recurrent ones do not return.
+            one reads the cache and attentions of its backbone, which most recurrent ones do not return.
     """
     classifier = provide_classifier(config)
     if classifier is None or not is_generic(classifier) or not to_score:
         return classifier is not None
     result = get_type_hints(MODEL_MAPPING[type(config)].forward).get("return")
     returned = [one for one in (result, *get_args(result)) if is_dataclass(one)]
-    return any(hasattr(one, "past_key_values") for one in returned)
+    return any({CACHE_NAME, "attentions"} <= one.__dataclass_fields__.keys() for one in returned)
 
 
 def is_generic(classifier: type) -> bool:

@@ -19,6 +19,7 @@ from hfkit.core.device import keep_random_state
 from hfkit.core.errors import HfkitError
 from hfkit.data.chat_template import turn_end_ids
 from hfkit.models.generation import (
+    CACHE_NAME,
     Engine,
     padded_batches,
     sample_replies,
@@ -122,9 +123,8 @@ class StaticEngine(GenerateEngine):
             for batch in padded_batches(self.model, self.tokenizer, prompts, batch_size):
                 ids, mask = batch["input_ids"], batch["attention_mask"]
                 cache = self.cache_for(*ids.shape, length)
-                made = self.model.generate(
-                    input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config
-                )
+                options = {"generation_config": config, CACHE_NAME: cache}
+                made = self.model.generate(input_ids=ids, attention_mask=mask, **options)
                 replies += [up_to_stop(row, stop_token_ids) for row in made[:, ids.shape[1] :].tolist()]
         return replies
 

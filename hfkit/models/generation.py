@@ -10,13 +10,17 @@ import torch
 from peft import PeftModel
 from transformers import BatchEncoding, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from hfkit.core.compat import cache_name
 from hfkit.core.device import keep_random_state
 from hfkit.data.chat_template import turn_end_ids
 from hfkit.data.forms import IGNORE
 from hfkit.models.micro_batches import batches_by_length
 from hfkit.models.token_predictions import logprob_and_entropy, measure_predictions
 
+CACHE_NAME = cache_name(BaseModelOutputWithPast)
+"""The name of a cache in the arguments and outputs of models."""
 STRIDE = 16  # tokens sampled before the rows that have ended leave the batch
 LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)  # layers of a cache from which rows can be selected
 
@@ -118,12 +122,12 @@ def sample_until_ended(
         made = model.generate(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=cache,
             generation_config=config,
             return_dict_in_generate=True,
+            **{CACHE_NAME: cache},
         )
         mask = torch.nn.functional.pad(mask, (0, made.sequences.shape[1] - ids.shape[1]), value=1)
-        ids, cache = made.sequences, made.past_key_values
+        ids, cache = made.sequences, getattr(made, CACHE_NAME)
         ended = torch.isin(ids[:, width:].cpu(), stop_token_ids)
         for row, reply in zip(running.tolist(), ids[:, width:].tolist(), strict=True):
             replies[row] = up_to_stop(reply, config.eos_token_id)

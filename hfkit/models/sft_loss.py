@@ -33,17 +33,27 @@ def loss_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
             )
         arguments[ROUTER_KEY] = 0.0
         is_mixture = False
-    has_adapted_head = isinstance(base.get_output_embeddings(), (BaseTunerLayer, AuxiliaryTrainingWrapper))
-    lacks_keys = not all(hasattr(text_config, key) for key in ("num_experts", "num_experts_per_tok"))
-    if not has_adapted_head and not (is_mixture and lacks_keys):
+    if fits_fused_head(base, is_mixture):
         return arguments
-    why = "leaves out the adapter on the output head" if has_adapted_head else "does not find the router's settings"
+    is_adapted = has_adapted_head(base)
+    why = "leaves out the adapter on the output head" if is_adapted else "does not find the router's settings"
     remedy = f"it {why} of this model: remove it"
-    if has_adapted_head and config.extra.get("use_liger_kernel"):
+    if is_adapted and config.extra.get("use_liger_kernel"):
         raise ConfigError([Problem("use_liger_kernel", True, remedy)])
     if config.extra.get("loss_type") == "chunked_nll":
         raise ConfigError([Problem("loss_type", "chunked_nll", f"{remedy}, or set nll")])
     return {**arguments, "loss_type": config.extra.get("loss_type", "nll")}
+
+
+def fits_fused_head(model: PreTrainedModel, is_mixture: bool) -> bool:
+    """Return whether TRL's loss by the weights of the output head is right, with a router loss if it `is_mixture`."""
+    has_keys = all(hasattr(model.config.get_text_config(), key) for key in ("num_experts", "num_experts_per_tok"))
+    return not has_adapted_head(model) and (has_keys or not is_mixture)
+
+
+def has_adapted_head(model: PreTrainedModel) -> bool:
+    """Return whether the output head of a model has an adapter, or is trained whole beside one."""
+    return isinstance(model.get_output_embeddings(), (BaseTunerLayer, AuxiliaryTrainingWrapper))
 
 
 def has_router_loss(model: PreTrainedModel) -> bool:

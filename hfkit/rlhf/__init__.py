@@ -1,4 +1,4 @@
-"""PPO for language models: hfkit's own training loop behind the interface of TRL's PPOTrainer.
+"""PPO for language models: hfkit's own training loop behind the interface of TRL 1.12's PPOTrainer.
 
 `PPOTrainer` and `PPOArguments` are imported when they are first used, so that a config is parsed without torch.
 """

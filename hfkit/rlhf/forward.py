@@ -15,7 +15,7 @@ Model = PreTrainedModel | PeftModel
 
 
 def autocast(bf16: bool | None, device: torch.device) -> torch.autocast:
-    """Return a bf16 autocast, enabled with `bf16`; the accelerator of TRL's trainer is created without it."""
+    """Return a bf16 autocast, enabled with `bf16`: no accelerator prepares the models, which would add it to them."""
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(bf16))
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
-from trl.experimental.ppo.ppo_trainer import OnlineTrainerState
 
 from hfkit.core.console import warn
 from hfkit.rlhf import checkpoint
@@ -18,6 +17,7 @@ from hfkit.rlhf.experience import Experience
 from hfkit.rlhf.forward import Model
 from hfkit.rlhf.monitor import mean_metrics
 from hfkit.rlhf.policy_evaluation import evaluate_policy
+from hfkit.rlhf.trainer_base import OnlineTrainerState
 from hfkit.rlhf.trainer_setup import BasePPOTrainer
 
 RESUMED_STATE = ("global_step", "episode", "epoch", "log_history", "best_metric", "best_global_step")
@@ -25,7 +25,7 @@ RESUMED_STATE = ("global_step", "episode", "epoch", "log_history", "best_metric"
 
 
 class PPOTrainer(BasePPOTrainer):
-    """TRL's PPOTrainer, with the same arguments and some more.
+    """The arguments of TRL's PPOTrainer and some more; a subclass of it where TRL has one, which is up to 1.12.
 
     Args:
         scorer: scores replies; default is the reward model on the policy's token ids.

@@ -25,6 +25,7 @@ def validate_trainer_inputs(
     reward_model: Model | None,
     train_dataset: Dataset,
     value_model: Model,
+    ref_model: Model | None = None,
 ) -> None:
     """Raise an HfkitError for inputs that PPO cannot train with."""
     if problems := precision_problems(args):
@@ -40,6 +41,13 @@ def validate_trainer_inputs(
             "gradient_accumulation_steps x processes): each update would use some prompts twice. Add prompts, or lower "
             "the batch size"
         )
+    if args.kl_estimator not in ("k1", "k3"):
+        raise HfkitError(f"kl_estimator={args.kl_estimator!r}: set k1 or k3")
+    if getattr(args, "stop_token_id", None) is not None:
+        raise HfkitError(
+            f"stop_token_id={args.stop_token_id}: replies end at the model's stop tokens: set eos_token_id in the "
+            "generation config of the policy"
+        )
     if tokenizer.padding_side != "left":
         raise HfkitError("prompts must be padded on the left, or replies start after padding: set padding_side")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
@@ -49,6 +57,8 @@ def validate_trainer_inputs(
             f"num_mini_batches={args.num_mini_batches} must divide "
             f"gradient_accumulation_steps={args.gradient_accumulation_steps}"
         )
+    if ref_model is model:
+        raise HfkitError("ref_model is model: training the policy would move its reference; pass a copy")
     if value_model is reward_model:
         raise HfkitError("value_model is reward_model: training the value would change the rewards; pass a copy")
     for role, trained in (("policy", model), ("value model", value_model)):

@@ -1,21 +1,13 @@
-"""The parts of PPO's trainer, put together in TRL's constructor.
+"""The parts of PPO's trainer, put together."""
 
-TRL's PPO is imported here and in `arguments.py` only. TRL 1.12 is the last release with a PPOTrainer: its class, config
-and constructor are the interface, and the loop in `trainer.py` is hfkit's own.
-"""
-
-import copy
 from collections import defaultdict
 from typing import Any, cast
 
-import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
-from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
-from trl.experimental.ppo.ppo_trainer import OnlineTrainerState
+from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from hfkit.models.checkpointing import recompute_activations
-from hfkit.models.generation import Engine, set_generation_config, stop_ids
+from hfkit.models.generation import Engine, stop_ids
 from hfkit.models.reward_model import RewardModel
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.controllers import Controllers, KLController, RewardNormalizer
@@ -28,11 +20,12 @@ from hfkit.rlhf.roles import Roles
 from hfkit.rlhf.rollout import Rollouts, policy_engine
 from hfkit.rlhf.rollout_log import RolloutLog
 from hfkit.rlhf.row_order import ShuffledOrder
+from hfkit.rlhf.trainer_base import FourModelTrainer
 from hfkit.rlhf.trainer_checks import validate_trainer_inputs
 from hfkit.rlhf.update import Updater
 
 
-class BasePPOTrainer(TrlPPOTrainer):
+class BasePPOTrainer(FourModelTrainer):
     """Assembles the parts of PPOTrainer, which has the documentation of the arguments.
 
     Attributes:
@@ -40,14 +33,6 @@ class BasePPOTrainer(TrlPPOTrainer):
         pending_logs: metrics of the updates since the last log.
         seconds: time spent in each phase of the current update.
     """
-
-    args: PPOArguments
-    state: OnlineTrainerState
-    processing_class: PreTrainedTokenizerBase
-    train_dataset: Dataset
-    eval_dataset: Dataset
-    optimizer: torch.optim.Optimizer
-    lr_scheduler: torch.optim.lr_scheduler.LambdaLR
 
     def __init__(
         self,
@@ -58,35 +43,22 @@ class BasePPOTrainer(TrlPPOTrainer):
         reward_model: Model | None,
         train_dataset: Dataset,
         value_model: Model,
+        *more: Any,
         scorer: Scorer | None = None,
         normalizer: RewardNormalizer | None = None,
         ptx_rows: Dataset | None = None,
         engine: Engine | None = None,
         **options: Any,
     ):
-        validate_trainer_inputs(args, processing_class, model, reward_model, train_dataset, value_model)
-        args.stop_token = "eos"
-        own_generation_config = copy.deepcopy(model.generation_config)
+        validate_trainer_inputs(args, processing_class, model, reward_model, train_dataset, value_model, ref_model)
         if args.gradient_checkpointing:
             for trained in (model, value_model):
                 recompute_activations(trained)
                 trained.enable_input_require_grads()  # else nothing needs a gradient at a frozen base's first layer
-        super().__init__(
-            args,
-            processing_class,
-            cast(PreTrainedModel, model),
-            cast(PreTrainedModel, ref_model),
-            cast(PreTrainedModel, reward_model or torch.nn.Module()),  # TRL needs a module here
-            train_dataset,
-            cast(PreTrainedModel, value_model),
-            **options,
-        )
-        # TRL sets one stop token on the policy and would save it; the model keeps its own.
-        set_generation_config(model, own_generation_config)
-        # DistributedDataParallel hides `generate` and wants a single forward; the updater sums gradients instead.
-        self.model = self.accelerator.unwrap_model(self.model)
+        data = (train_dataset, value_model, *more)
+        super().__init__(args, processing_class, model, ref_model, reward_model, *data, **options)
         self.batch_size, self.local_batch_size = cast(int, args.batch_size), cast(int, args.local_batch_size)
-        self.stop_token_ids = stop_ids(own_generation_config, processing_class)
+        self.stop_token_ids = stop_ids(self.policy_model.generation_config, processing_class)
         self.stopped: str | None = None
         self.pending_logs: list[dict[str, float]] = []
         self.seconds: dict[str, float] = defaultdict(float)
@@ -96,9 +68,9 @@ class BasePPOTrainer(TrlPPOTrainer):
             (normalizer or RewardNormalizer()) if args.normalize_rewards else None,
         )
         self.prompt_order = ShuffledOrder(len(train_dataset), args.seed)
-        self.engine = engine or self.default_engine(model, value_model)
-        self.rollouts = Rollouts(self.engine, model, args, self.stop_token_ids)
-        self.roles = roles = Roles(model, ref_model, reward_model, value_model)
+        self.engine = engine or self.default_engine(self.policy_model, value_model)
+        self.rollouts = Rollouts(self.engine, self.policy_model, args, self.stop_token_ids)
+        self.roles = roles = Roles(self.policy_model, ref_model, reward_model, value_model)
         scorer = scorer or self.default_scorer(reward_model)
         self.experience_maker = ExperienceMaker(
             args, self.accelerator, roles, processing_class, scorer, self.stop_token_ids, self.controllers
@@ -121,7 +93,7 @@ class BasePPOTrainer(TrlPPOTrainer):
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
         """Create one optimizer, with a parameter group and a learning rate for each of policy and value model."""
         args = self.args
-        if args.max_steps > 0:  # TRL counts total_episodes alone
+        if args.max_steps > 0:
             num_training_steps = args.max_steps
         if self.optimizer is None:
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, self.model)

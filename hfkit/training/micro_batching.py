@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch.nn.functional import pad
 from transformers import Trainer
@@ -67,8 +68,8 @@ class MicroBatching(Trainer):
     def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
         """Return the loss of a micro-batch; of one whose losses do not add up, its share of the batch's."""
         share = inputs.pop("share", 1.0)
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        return (loss * share, outputs) if return_outputs else loss * share
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return (found[0] * share, found[1]) if return_outputs else found * share
 
     def adds_up(self, batch: Batch, items: torch.Tensor | int | None) -> bool:
         """Return whether a step's loss is the sum of its parts' losses, given the number of its labels, if counted."""
@@ -151,7 +152,7 @@ class MicroBatching(Trainer):
         for index, row in zip(indices, made, strict=True):
             if index < 0:
                 row["labels"] = [IGNORE] * len(row["input_ids"])
-        return {name: tensor.to(self.args.device) for name, tensor in self.data_collator(made).items()}
+        return send_to_device(self.data_collator(made), self.args.device)
 
 
 def row_lengths(batch: Batch) -> torch.Tensor | None:

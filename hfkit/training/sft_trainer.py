@@ -1,40 +1,58 @@
 """TRL's SFTTrainer in micro-batches of like length, with a loss that computes nothing for rows that it lacks."""
 
-from typing import NamedTuple
+from functools import partial
 
 import torch
 from trl import SFTTrainer
 
+from hfkit.core.compat import TokenOutputs, accept_adapted_head, fuses_head, has_plain_loss
+from hfkit.data.forms import IGNORE
+from hfkit.models.sft_loss import fits_fused_head
 from hfkit.models.summed_losses import sum_losses
-from hfkit.models.token_predictions import loss_hit_and_entropy, shifted
+from hfkit.models.token_predictions import causal_model, loss_hit_and_entropy, shifted, to_float32
 from hfkit.training.chunked_loss import ChunkedLoss
-from hfkit.training.micro_batching import MicroBatching
-
-
-class Predicted(NamedTuple):
-    """What TRL's SFTTrainer reads of a model's outputs: the loss, and sums over the labels, all scalars."""
-
-    loss: torch.Tensor
-    num_correct_tokens: torch.Tensor
-    entropy_sum: torch.Tensor
-    num_valid_tokens: torch.Tensor
+from hfkit.training.micro_batching import Batch, MicroBatching, router_loss_config
 
 
 class MicroBatchedSFTTrainer(MicroBatching, ChunkedLoss, SFTTrainer):
     """TRL's SFTTrainer in micro-batches.
 
-    TRL's `chunked_nll` fills each chunk up to 256 labels and computes it twice. Here a chunk has the labels that there
-    are and is computed once.
+    The plain loss of TRL 1.12 fills each chunk up to 256 labels and computes it twice. Here a chunk has the labels that
+    there are and is computed once.
     """
+
+    def __init__(self, model, *args, **kwargs):
+        with accept_adapted_head(model):
+            super().__init__(model, *args, **kwargs)
+
+    def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
+        """Return TRL's loss; from the model's own logits where TRL would take them from the weights of its head."""
+        if fuses_head(self.args) and not self.is_chunked():
+            if not fits_fused_head(causal_model(model), router_loss_config(self) is not None):
+                model = partial(self.predict_from_logits, model)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def is_chunked(self) -> bool:
         """Return whether the loss is the plain one of the labels, which nothing else computes."""
-        return super().is_chunked() and self.args.loss_type == "chunked_nll"
+        return super().is_chunked() and has_plain_loss(self.args)
 
-    def predict(self, model, labels: torch.Tensor, num_items_in_batch=None, use_cache=False, **inputs) -> Predicted:
+    def predict(
+        self, model, labels: torch.Tensor, num_items_in_batch=None, use_cache=False, fused_lm_head=True, **inputs
+    ) -> TokenOutputs:
         """Return the loss of labels (B, T), and what TRL's metrics are made of."""
         with self.accelerator.autocast():
             total, hits, entropies = sum_losses(model, inputs, shifted(labels), loss_hit_and_entropy)
         count = torch.tensor(len(hits), device=hits.device)
         loss = total / (count.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
-        return Predicted(loss, hits.sum(), entropies.sum(), count)
+        return TokenOutputs(loss, hits.sum(), entropies.sum(), count, log_probs=-total)
+
+    def predict_from_logits(self, model, labels: torch.Tensor | None = None, fused_lm_head: bool = False, **inputs):
+        """Return what TRL computes its losses and metrics of, or the model's own outputs unless `fused_lm_head`."""
+        outputs = model(**inputs)
+        if not fused_lm_head:
+            return outputs
+        targets = shifted(labels)
+        chosen = targets != IGNORE
+        losses, hits, entropies = loss_hit_and_entropy(to_float32(outputs.logits[chosen]), targets[chosen])
+        router_loss = getattr(outputs, "aux_loss", None)
+        return TokenOutputs(losses.mean(), hits.sum(), entropies.sum(), chosen.sum(), -losses, router_loss)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 import trl
+from datasets import Dataset
 from huggingface_hub.errors import HfHubHTTPError
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
@@ -17,6 +18,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from hfkit.core import compat
 from hfkit.models.loading import load_policy
@@ -82,10 +84,56 @@ def test_the_tokens_of_a_page():
     assert compat.page_tokens(ContinuousBatchingConfig()) == 256
 
 
+def test_the_name_of_a_cache_in_arguments_and_outputs():
+    model, ids = small_model(), torch.tensor([[5, 6, 7]])
+    name = compat.cache_name(BaseModelOutputWithPast)
+    cache = model(ids)[name]
+    assert (cache.get_seq_length(), model(ids, **{name: cache})[name].get_seq_length()) == (3, 6)
+
+
 def test_trl_asks_this_method_for_encoded_rows():
     assert callable(trl.RewardTrainer._prepare_dataset)
     assert ComparisonTrainer._prepare_dataset is compat.EncodedRows._prepare_dataset
     assert compat.EncodedRows()._prepare_dataset([1], "tokenizer", "arguments", "train") == [1]
+
+
+@pytest.fixture
+def sft_arguments(tmp_path):
+    """sft_arguments(**changes) -> an SFTConfig of TRL for rows of token ids, on the CPU."""
+    options = {"use_cpu": True, "bf16": False, "report_to": "none", "dataset_kwargs": {"skip_prepare_dataset": True}}
+    return lambda **changes: trl.SFTConfig(str(tmp_path), **options, **changes)
+
+
+@pytest.fixture
+def sft_trainer(sft_arguments, tokenizer):
+    """sft_trainer(model, **changes) -> TRL's SFTTrainer."""
+    options = {"train_dataset": Dataset.from_list([{"input_ids": [1, 2], "labels": [1, 2]}])}
+    options["processing_class"] = tokenizer
+    return lambda model, **changes: trl.SFTTrainer(model, sft_arguments(**changes), **options)
+
+
+def test_the_loss_that_is_read_of_token_outputs_is_trls_default(sft_arguments):
+    assert compat.has_plain_loss(sft_arguments()) and not compat.has_plain_loss(sft_arguments(loss_type="dft"))
+
+
+def test_what_trl_reads_of_token_outputs(sft_trainer):
+    trainer = sft_trainer(small_model())
+    batch = {name: torch.ones(1, 5, dtype=torch.long) for name in ("input_ids", "labels", "attention_mask")}
+    sums = [torch.tensor(value) for value in (2.0, 3, 6.0, 4, -8.0)]  # 3 of 4 labels are hit
+    loss = trainer.compute_loss(lambda **inputs: compat.TokenOutputs(*sums), batch)
+    trainer.log({})
+    logged = trainer.state.log_history[-1]
+    assert (float(loss), logged["mean_token_accuracy"], logged["entropy"]) == (2.0, 0.75, 1.5)
+
+
+def test_lora_on_the_head_is_accepted_and_refused_where_trl_leaves_it_out(sft_trainer, sft_arguments):
+    model = get_peft_model(small_model(), LoraConfig(target_modules=["lm_head"]))
+    with compat.accept_adapted_head(model):
+        sft_trainer(model, loss_type="nll")
+    assert isinstance(model.get_output_embeddings(), LoraLayer)
+    if compat.fuses_head(sft_arguments()):
+        with pytest.raises(ValueError, match="lm_head"):
+            sft_trainer(model, loss_type="nll")
 
 
 @pytest.fixture

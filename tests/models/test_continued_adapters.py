@@ -167,10 +167,12 @@ def test_a_continued_head_is_trained(shape, adapter, run_stage, tmp_path):
     assert [name for name in names if torch.allclose(before[name], after[name], atol=1e-4)] == []
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
-def test_lora_on_the_head_works_in_every_stage_and_merges(stage, base, config_of, run_stage, tmp_path):
+@pytest.mark.parametrize(
+    ("stage", "more"), [("sft", {}), ("sft", {"loss_type": "dft"}), ("reward", {}), ("ppo", FUNCTIONS)]
+)
+def test_lora_on_the_head_works_in_every_stage_and_merges(stage, more, base, config_of, run_stage, tmp_path):
     lora = {"model_name_or_path": base, "lora_target_modules": [*ATTENTION, "lm_head"], "learning_rate": 1e-2}
-    changes = {**lora, **(FUNCTIONS if stage == "ppo" else {})}
+    changes = {**lora, **more}
     folder = run_stage(stage, tmp_path / stage, **changes)
     if stage == "reward":
         return  # it has no such head

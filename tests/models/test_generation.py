@@ -5,7 +5,7 @@ import torch
 from small_models import PROMPTS, model_of
 from transformers import GenerationConfig
 
-from hfkit.models.generation import STRIDE, generate_replies, likelihoods
+from hfkit.models.generation import CACHE_NAME, STRIDE, generate_replies, likelihoods
 
 LIMIT = 2 * STRIDE + 5
 
@@ -58,7 +58,7 @@ def test_likelihoods_are_those_of_the_row_alone_without_a_cache_or_logits_of_wha
     hook = model.register_forward_hook(lambda *given: seen.append(given[2]))
     found = likelihoods(model, tokenizer, PROMPTS, replies, temperature=0.7, batch_size=2)
     hook.remove()
-    assert not any(out.past_key_values for out in seen)
+    assert not any(getattr(out, CACHE_NAME) for out in seen)
     assert {out.logits.shape[1] for out in seen[1:]} == {1}  # after the one that tests the head
     for prompt, reply, one in zip(PROMPTS, replies, found, strict=True):
         with torch.no_grad():

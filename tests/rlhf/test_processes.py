@@ -22,10 +22,15 @@ BATCH = {"per_device_train_batch_size": 2, "num_ppo_epochs": 2, "entropy_coef": 
 def update(tokenizer_dir: Path, folder: Path, accumulation: int) -> None:
     """Two passes over the eight replies, of which each process has its share; what comes of it goes to a file."""
     torch.set_default_dtype(torch.float64)
+    parts = models("llama", lora=True)
+    if os.environ.get("RANK") == "1":  # whose adapters were drawn with another seed
+        for model in parts[::2]:
+            for parameter in model.parameters():
+                parameter.data.add_(parameter.requires_grad)
     trainer = small_trainer(
         load_tokenizer(str(tokenizer_dir)),
         folder,
-        models("llama", lora=True),
+        parts,
         ptx=PTX * 4,  # more than a step takes: each process has rows of its own
         gradient_accumulation_steps=accumulation,
         **BATCH,

@@ -139,7 +139,7 @@ def test_right_padding_a_frozen_policy_and_a_shared_value_model_are_refused(conf
 
 @pytest.mark.parametrize("by", ["fp16", "ACCELERATE_MIXED_PRECISION"])
 def test_fp16_is_refused_by_its_key(by, tokenizer, tmp_path, monkeypatch):
-    """trl's accelerator would put a scaler of gradients before losses that nobody scales."""
+    """The accelerator would put a scaler of gradients before losses that nobody scales."""
     if by != "fp16":
         monkeypatch.setenv(by, "fp16")
     with pytest.raises(ConfigError, match=f"{by}: ('fp16'|True) -> .* set bf16, or leave it out"):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from math import ceil
 
+from hfkit.core.compat import has_plain_loss
 from hfkit.training.memory import formulas
 from hfkit.training.memory.device import Device
 from hfkit.training.memory.formulas import BF16, FP32, Pass
@@ -98,7 +99,7 @@ def stage_loss_bytes(stage, role: Role, run: Pass) -> int:
     """Return the bytes of a stage's logits and loss; a reward model has one logit a row."""
     if stage.spec.makes == "reward model":
         return run.rows * FP32
-    if getattr(stage.arguments, "loss_type", "chunked_nll") == "chunked_nll":  # pretraining has no such key
+    if not hasattr(stage.arguments, "loss_type") or has_plain_loss(stage.arguments):  # pretraining has no such key
         return formulas.chunked_loss_bytes(role.decoder, run)
     return formulas.loss_bytes(role.decoder, run.tokens)
 

@@ -1,0 +1,107 @@
+"""PPOTrainer is TRL's where TRL has one, and the same trainer where it has none."""
+
+import inspect
+import json
+import subprocess
+import sys
+import typing
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from ppo_small import models, small_trainer, trained
+from safetensors.torch import load_file
+from transformers import TrainingArguments
+
+from hfkit.core.errors import HfkitError
+from hfkit.rlhf import PPOArguments, PPOTrainer
+from hfkit.rlhf.trainer_base import FourModelTrainer
+
+WITHOUT_TRL = """
+import json, sys
+from pathlib import Path
+sys.modules["trl.experimental.ppo"] = None  # as TRL 1.13 and later: it cannot be imported
+sys.path.insert(0, sys.argv[1])
+import torch
+from ppo_small import trained
+from hfkit.models.tokenizers import load_tokenizer
+
+folder = Path(sys.argv[3])
+trainer = trained(load_tokenizer(sys.argv[2]), folder)
+trainer.save_model(folder / "saved")
+assert not any(one.__module__.startswith("trl.") for one in type(trainer).__mro__ + type(trainer.args).__mro__)
+(folder / "arguments.json").write_text(trainer.args.to_json_string())
+"""
+OWN = {"output_dir", "metric_for_best_model"}
+"""Fields with a default of hfkit's."""
+
+
+def test_without_trls_ppo_the_arguments_and_the_trained_weights_are_the_same(tokenizer_dir, tokenizer, tmp_path):
+    alone, here = tmp_path / "alone", tmp_path / "here"
+    alone.mkdir()
+    command = [sys.executable, "-c", WITHOUT_TRL, str(Path(__file__).parents[1]), str(tokenizer_dir), str(alone)]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    before = models("llama", lora=True)[0].state_dict()
+    trainer = trained(tokenizer, here)
+    trainer.save_model(here / "saved")
+    theirs, ours = json.loads((alone / "arguments.json").read_text()), json.loads(trainer.args.to_json_string())
+    assert {key for key in ours | theirs if ours.get(key) != theirs.get(key)} <= {"output_dir"}
+    weights, others = (load_file(folder / "saved" / "adapter_model.safetensors") for folder in (here, alone))
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weight, others[name]) for name, weight in weights.items())
+    old = {name.replace(".default", ""): weight.float() for name, weight in before.items()}
+    assert any(not torch.equal(weight, old[name]) for name, weight in weights.items())
+
+
+@pytest.fixture
+def theirs():
+    """The module of TRL's PPO."""
+    return pytest.importorskip("trl.experimental.ppo", reason="TRL 1.13 and later have no PPO")
+
+
+def test_where_trl_has_ppo_arguments_and_trainer_are_subclasses(theirs):
+    assert issubclass(PPOTrainer, theirs.PPOTrainer) and issubclass(PPOArguments, theirs.PPOConfig)
+
+
+def test_every_field_of_trls_config_is_here_with_its_type_and_default(theirs):
+    inherited = {one.name: one.default for one in fields(TrainingArguments)}
+    own, types, their_types = vars(PPOArguments), *map(typing.get_type_hints, (PPOArguments, theirs.PPOConfig))
+    declared = inspect.get_annotations(PPOArguments)
+    for one in fields(theirs.PPOConfig):
+        if one.name not in inherited or inherited[one.name] != one.default:
+            assert one.name in declared, one.name
+            assert one.name in OWN or own[one.name] == one.default, one.name
+            assert types[one.name] == their_types[one.name], one.name
+
+
+def test_the_constructor_takes_what_trls_takes(theirs):
+    ours, their = (inspect.signature(one.__init__).parameters for one in (FourModelTrainer, theirs.PPOTrainer))
+    assert [*ours] == [*their]
+    assert all(ours[name].default == one.default for name, one in their.items())
+
+
+def test_with_a_peft_config_the_policy_gets_an_adapter(tokenizer, tmp_path):
+    parts = [model.float() for model in models("llama", lora=False)]
+    trainer = small_trainer(tokenizer, tmp_path, parts, peft_config=LoraConfig(r=2, target_modules="all-linear"))
+    policy = trainer.trained_models["policy"]
+    assert isinstance(policy, PeftModel) and policy is trainer.policy_model
+    trained_names = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
+    assert trained_names and all("lora_" in name for name in trained_names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"kl_estimator": "k2"}, "set k1 or k3"), ({"stop_token_id": 0}, "set eos_token_id in the generation config")],
+)
+def test_arguments_that_the_loop_has_no_use_for_are_refused(tokenizer, tmp_path, changes, message):
+    with pytest.raises(HfkitError, match=message):
+        small_trainer(tokenizer, tmp_path, models("llama", lora=True), **changes)
+
+
+def test_a_reference_that_is_the_policy_is_refused(tokenizer, tmp_path):
+    policy, _, value = models("llama", lora=True)
+    with pytest.raises(HfkitError, match="ref_model is model"):
+        small_trainer(tokenizer, tmp_path, [policy, policy, value])
