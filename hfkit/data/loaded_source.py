@@ -53,8 +53,8 @@ class LoadedSource:
         return notes + ([f"each {begun} begins with its prompt, which is read once"] if begun else [])
 
     def report(self) -> None:
-        """Print the format and the notes, and warn of columns that may matter."""
-        if self.format:
+        """Print the format, unless the rows are read as they are, and the notes; warn of columns that may matter."""
+        if self.format and (self.left_out or any(self.mapped.values())):
             say(f"{self.label}: {self.format}")
         for note in self.notes():
             (warn if note.startswith((MAY_MATTER, LEFT_ROLES)) else say)(f"{self.label}: {note}")

@@ -40,12 +40,13 @@ CHANGE_THE_BASE = {
 }
 
 
-OF_EMBEDDINGS = ("whole head and embedding", "whole embedding", "tokens", "embedding", "head")
+QUICK = {True: ("whole head and embedding", "whole embedding", "tokens", "head"), False: ("embedding", "ranks", "DoRA")}
+"""By whether head and embedding are tied; the others are slow."""
 STARTS = [
     pytest.param(tied, shape, id=f"{name}, {'tied' if tied else 'untied'}", marks=[pytest.mark.slow] * is_slow)
     for name, shape in SHAPES.items()
     for tied in (False, True)
-    for is_slow in [name not in (OF_EMBEDDINGS if tied else (*OF_EMBEDDINGS, "ranks", "DoRA"))]
+    for is_slow in [name not in QUICK[tied]]
 ]
 
 

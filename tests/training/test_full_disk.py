@@ -49,7 +49,7 @@ def test_a_file_that_cannot_be_written_is_explained_and_the_run_goes_on(run_stag
     assert_same_run(folder, whole(stage))
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", mostly_slow(STAGES, ["sft", "ppo"]))
 def test_the_last_whole_checkpoint_is_kept_and_named(run_stage, whole, tmp_path, stage):
     """The disk is full when the run is resumed."""
     folder = tmp_path / "run"

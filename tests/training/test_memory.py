@@ -259,7 +259,7 @@ def kept_by(model, name: str, length: int, bf16: bool | None) -> int:
         ("ppo", {**LORA, "bf16": True}),
         ("ppo", {**LORA, "gradient_checkpointing": True}),
         ("ppo", {"gradient_checkpointing": True, "response_length": 80}),
-        ("ppo", {**LORA, "gradient_checkpointing": True, **ONE_BY_ONE}),
+        pytest.param("ppo", {**LORA, "gradient_checkpointing": True, **ONE_BY_ONE}, marks=pytest.mark.slow),
         ("ppo", {**LORA, **FUNCTIONS}),
         ("ppo", FUNCTIONS),
     ],
