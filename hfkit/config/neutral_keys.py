@@ -30,12 +30,13 @@ def neutral_keys(settings: dict) -> set[str]:
     """Return the keys that change no weight of a run with these settings.
 
     A run that publishes its best checkpoint, or stops or lowers its learning rate by evaluations, depends on when
-    those are saved and, where `eval_steps` is unset, on the steps of logs.
+    those are saved and, where evaluations follow the logs, on the steps of those.
     """
     keys = {*NOT_RECORDED, *REPORTING, *PROCESSES, *THRESHOLDS}
-    if chooses_by_evaluation(settings):
-        return keys
-    return keys | {*LOGGING, *SAVING}
+    if not chooses_by_evaluation(settings):
+        return keys | {*LOGGING, *SAVING}
+    follows_logs = settings.get("eval_strategy") == "steps" and not settings.get("eval_steps")
+    return keys if follows_logs else keys | {*LOGGING}
 
 
 def chooses_by_evaluation(settings: dict) -> bool:

@@ -36,13 +36,16 @@ INPUT_WORDS |= {"situation", "system", "task", "title", "topic", "user"}
 DESCRIBING_WORDS = {"count", "hash", "id", "ids", "idx", "index", "lang", "language", "length", "len", "model", "name"}
 DESCRIBING_WORDS |= {"score", "source", "tokens", "type", "url"}
 
+TURNS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns")
+QUESTIONS = ("question", "query", "instruction", "input", "problem")
+ANSWERS = ("response", "completion", "output", "answer", "solution")
 SPELLINGS = {
-    "messages": ("conversations", "conversation", "dialogue", "turns"),
-    "prompt": ("instruction", "question", "query", "input"),
-    "response": ("output", "answer"),
-    "text": ("content", "document"),
+    "messages": TURNS,
+    "prompt": ("prompt", "instruction", *QUESTIONS),
+    "response": ANSWERS,
+    "text": ("text", "content", "document"),
 }
-"""Usual names of columns under other names, in lowercase."""
+"""Usual names of columns, in lowercase; the first that a data set has is suggested."""
 
 MAY_MATTER = "not read, though it may belong to the model's input:"
 """How the line about such columns begins."""
@@ -192,7 +195,7 @@ def suggested_mapping(inputs: list[str], mapped: dict[str, str | None]) -> str:
 def likely_mapping(available: list[str], wanted: list[str]) -> str:
     """Return the text of a mapping to a stage's columns by the usual names of others, or of one to fill in."""
     names = {name.lower(): name for name in available}
-    found = {one: next((names[name] for name in (one, *SPELLINGS.get(one, ())) if name in names), "") for one in wanted}
+    found = {one: next((names[name] for name in SPELLINGS.get(one, (one,)) if name in names), "") for one in wanted}
     found = {column: name for column, name in found.items() if name}
     if "messages" in found:
         found = {"messages": found["messages"]}

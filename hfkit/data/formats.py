@@ -10,7 +10,7 @@ from datasets import Dataset, Value
 
 from hfkit.core.errors import HfkitError
 from hfkit.data.cards import Keep
-from hfkit.data.columns import can_read
+from hfkit.data.columns import ANSWERS, QUESTIONS, TURNS, can_read
 from hfkit.data.conversations import find_roles, is_conversation, iter_roles, usual_role
 from hfkit.data.conversions import expression_columns
 from hfkit.data.function_calls import CALL_ROLE, RESULT_ROLES
@@ -104,9 +104,6 @@ def first_value(rows: Dataset, column: str) -> object:
     return next((row[column] for row in rows.select_columns([column]) if row[column]), None)
 
 
-TURNS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns")
-QUESTIONS = ("question", "query", "instruction", "input", "problem")
-ANSWERS = ("response", "completion", "output", "answer", "solution")
 ALPACA_PROMPTS = ("{instruction}\n\n{input}", "{instruction}\n\n{context}", "instruction")
 HISTORY = ({"history": "history"}, {})
 PAIR = {"chosen": "chosen", "rejected": "rejected"}
@@ -114,6 +111,7 @@ REPLIES_ALONE = dict.fromkeys(PAIR, has_replies)
 COMPLETION = {"prompt": "prompt", "completion": "completion"}
 RATED = {"prompt": "prompt", "replies": "completion", "scores": "label"}
 LABELS = {"label": has_labels, "completion": has_anything}
+GOOD = [Keep(column="label", equals=True)]
 CONVERSATIONS = (
     ("sharegpt", has_calls, ["function_calls"]),
     ("sharegpt", has_sharegpt_turns, []),
@@ -122,8 +120,7 @@ CONVERSATIONS = (
 )
 
 FORMATS = [
-    Format("kto", "prompts", {"prompt": "prompt"}, LABELS),
-    Format("kto", "prompt_response", COMPLETION, LABELS, keep=[Keep(column="label", equals=True)]),
+    Format("kto", "prompt_response", COMPLETION, LABELS, keep=GOOD),
     Format("kto", "ranking", RATED, LABELS, convert=["group_by_prompt", "drop_ties"]),
     Format("prompts", "prompts", {"prompt": "prompt"}),
     Format("rankings", "ranking", {"prompt": "prompt", "replies": "replies"}),
@@ -138,6 +135,11 @@ FORMATS = [
         )
         for column in TURNS
         for name, holds, convert in CONVERSATIONS
+    ),
+    *(
+        Format("kto", "messages", {"messages": column}, {column: holds, "label": has_labels}, [*PAIR], convert, GOOD)
+        for column in TURNS
+        for _, holds, convert in CONVERSATIONS
     ),
     *(
         Format(name, "messages", {"messages": column}, {column: holds}, [*PAIR] * (column != "messages"), convert)

@@ -45,9 +45,10 @@ def recognize(rows: Dataset, wanted: list[str], needed: list[str], label: str) -
         check_list(rows, label)
         check_form(rows, wanted, label)
         return Reading()
-    columns, names = dict(found.columns), rows.column_names
-    if wanted == ["prompt"] and "prompt" in columns:
-        columns = {name: columns[name] for name in ("prompt", "history") if name in columns}
+    columns, keep, names = dict(found.columns), found.keep, rows.column_names
+    if wanted == ["prompt"]:
+        keep = ()  # they are conditions on replies
+        columns = {name: columns[name] for name in ("prompt", "history") if name in columns} or columns
     is_mapped = any(name != expression for name, expression in columns.items())
     others = [] if found.form == "text" else [(SYSTEM, "system_prompt"), ("tools", "functions")]
     for name, other in others:
@@ -56,10 +57,10 @@ def recognize(rows: Dataset, wanted: list[str], needed: list[str], label: str) -
     if columns.get("prompt", "prompt") != "prompt":
         check_input(found, columns, [name for name in names if name not in needed], label)
     extras = [name for name in (*OPTIONAL_COLUMNS.get(found.form, ()), *dict(others)) if name in names]
-    line = describe(found, columns, [name for name in extras if name not in columns])
+    line = describe(found.name, columns, [name for name in extras if name not in columns], keep)
     columns = {name: f"{{{text}}}" if text in needed and text != name else text for name, text in columns.items()}
     is_mapped = any(name != expression for name, expression in columns.items())
-    return Reading(columns if is_mapped else {}, found.convert, found.keep, line)
+    return Reading(columns if is_mapped else {}, found.convert, keep, line)
 
 
 def check_input(found: Format, columns: dict[str, str], names: list[str], label: str) -> None:
@@ -115,12 +116,12 @@ def as_yaml(columns: dict[str, str]) -> str:
     return ", ".join(f'{name}: "{text}"' if "{" in text else f"{name}: {text}" for name, text in texts.items())
 
 
-def describe(found: Format, columns: dict[str, str], extras: list[str]) -> str:
+def describe(name: str, columns: dict[str, str], extras: list[str], keep: Sequence[Keep]) -> str:
     """Return a line about a format: what becomes of its columns."""
     made = {"history": "earlier turns", SYSTEM: "a system turn"}
     parts = []
-    for name, expression in {**columns, **dict(zip(extras, extras, strict=True))}.items():
+    for column, expression in {**columns, **dict(zip(extras, extras, strict=True))}.items():
         names = " + ".join(expression_columns(expression))
-        parts.append(name if name == names and name not in made else f"{names} -> {made.get(name, name)}")
-    parts += [f"rows whose {test.column} is {str(test.equals).lower()}" for test in found.keep]
-    return f"{found.name} format: {', '.join(parts)}"
+        parts.append(column if column == names and column not in made else f"{names} -> {made.get(column, column)}")
+    parts += [f"rows whose {test.column} is {str(test.equals).lower()}" for test in keep]
+    return f"{name} format: {', '.join(parts)}"

@@ -3,11 +3,15 @@
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import NoneType
+from typing import get_args
 
+from hfkit.config.fields import DatasetEntry
 from hfkit.config.neutral_keys import NOT_RECORDED
+from hfkit.config.validation import default_of, known_fields
 from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD, file_hash, read_json_mapping
@@ -44,6 +48,18 @@ def settings_of(config) -> dict:
     """Return a config as plain values, without its folder, resuming and the Hub; `extra` is merged into it."""
     settings = {key: value for key, value in asdict(config).items() if key not in NOT_RECORDED}
     return {**settings.pop("extra", {}), **settings}
+
+
+def with_later_keys(settings: dict, config_class: type) -> dict:
+    """Return recorded settings with the defaults of keys that were added later, those of data sets among them."""
+    hints = known_fields(config_class)
+    defaults = {field.name: default_of(field) for field in fields(config_class) if field.name in hints}
+    later = {key: value for key, value in defaults.items() if value is not NO_DEFAULT and key not in NOT_RECORDED}
+    completed = {**later, **settings}
+    for key in hints:
+        if DatasetEntry in get_args(hints[key]):
+            completed[key] = [with_later_keys(entry, DatasetEntry) for entry in completed[key]]
+    return completed
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from hfkit.core.interrupts import catch_interrupts
 from hfkit.core.locks import lock_folder
 from hfkit.hub.cards.model_card import write_card
 from hfkit.records.environment import environment, peak_memory_bytes, reset_peak_memory
-from hfkit.records.record import read_record, settings_of
+from hfkit.records.record import read_record, settings_of, with_later_keys
 from hfkit.training.plots import plot_metrics
 
 STAGING = ".publishing"
@@ -94,7 +94,7 @@ class Run:
                     f"{self.folder} is not empty and has no {RECORD} of an earlier run: choose another --output_dir"
                 )
             return
-        differing = _differences(self.before, self.record)
+        differing = _differences(self.before, self.record, type(self.config))
         if differing:
             lines = "\n".join(f"  {key}: {before!r} there, {now!r} now" for key, before, now in differing)
             raise HfkitError(
@@ -245,11 +245,11 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
     return None
 
 
-def _differences(before: dict, now: dict) -> list[tuple]:
+def _differences(before: dict, now: dict, config_class: type) -> list[tuple]:
     """Return (key, value before, value now) for each data set, parent, or setting that changes weights and differs."""
     if before.get("stage") != now["stage"]:
         return [("stage", before.get("stage"), now["stage"])]
-    old, new = before.get("config", {}), json.loads(json.dumps(now["config"]))
+    old, new = with_later_keys(before.get("config") or {}, config_class), json.loads(json.dumps(now["config"]))
     neutral = neutral_keys(new)
     compared = [key for key in {**old, **new} if key not in neutral]
     differing = [(key, old.get(key), new.get(key)) for key in compared if old.get(key) != new.get(key)]

@@ -272,6 +272,25 @@ RIGHT = {
             "sft": ["<user>Who?<assistant>[Ada.$]", "<user>Where?<assistant>[Oslo.$]"],
         },
     ),
+    "kto_messages.jsonl": (
+        lines({"messages": [ASKED, OSLO], "label": True}, {"messages": [ASKED, ROME], "label": False}),
+        "kto format: messages, rows whose label is true (1 left out)",
+        {
+            "sft": ["<user>Where?<assistant>[Oslo.$]"],
+            "ppo": ["<user>Where?<assistant>"] * 2,
+            "reward": ONE_RESPONSE,
+        },
+    ),
+    "kto_sharegpt.json": (
+        lines(
+            *(
+                {"conversations": [turn("human", "Where?"), turn("gpt", reply)], "label": reply == "Oslo."}
+                for reply in ("Oslo.", "Rome.")
+            )
+        ),
+        "kto format: conversations -> messages, rows whose label is true (1 left out)",
+        {"sft": ["<user>Where?<assistant>[Oslo.$]"], "ppo": ["<user>Where?<assistant>"] * 2},
+    ),
     "completion.tsv": (
         b"prompt\tcompletion\nWhere, Ada?\t007\n",
         "prompt and completion format: prompt, completion",

@@ -257,6 +257,11 @@ NAMED = {
         INSTRUCTIONS,
         "{prompt: question, response: answer}",
     ),
+    "a problem": (
+        {"problem": "q", "answer": "a", "solution": "s"},
+        INSTRUCTIONS,
+        "{prompt: problem, response: answer}",
+    ),
     "conversations": ({"conversations": [], "id": 1}, INSTRUCTIONS, "{messages: conversations}"),
     "documents": ({"content": "c"}, TEXT, "{text: content}"),
     "alpaca in capitals": (

@@ -66,7 +66,9 @@ def test_a_finished_run_is_found_and_takes_a_license(run_stage, tmp_path, capsys
 )
 def test_when_evaluations_decide_what_is_published_saving_counts(choice):
     assert "save_steps" in neutral_keys({}) and "logging_steps" in neutral_keys({})
-    assert not {*SAVING, *LOGGING} & neutral_keys(choice)
+    assert not {*SAVING, *LOGGING} & neutral_keys({**choice, "eval_strategy": "steps"})
+    own_steps = neutral_keys({**choice, "eval_strategy": "steps", "eval_steps": 50})
+    assert {*LOGGING} <= own_steps and not {*SAVING} & own_steps
     assert {"license", "run_name", "hub_model_id"} <= neutral_keys(choice)
 
 
