@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import Enum
 
+CLOSE = 0.75  # similarity of a typo and the name that was meant; names of other things may reach 0.74
 MISSING = "missing"  # the value of a Problem about a key that has none
 # `hub_token` and `WANDB_API_KEY` are secrets; `max_new_tokens`, `tokenizer` and `pad_token` are not
 SECRET = re.compile(
@@ -102,5 +103,6 @@ def masked(key: str, value: object) -> object:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that `name` was probably meant to be, or None."""
     known = list(known)
-    close = get_close_matches(name, known, n=1) or [other for other in known if name and other.startswith(name)]
+    close = get_close_matches(name, known, n=1, cutoff=CLOSE)
+    close = close or [other for other in known if name and other.startswith(name)]
     return close[0] if close else None

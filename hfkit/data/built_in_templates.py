@@ -29,4 +29,4 @@ def tokens_fault(name: str, vocabulary: Collection[str]) -> str | None:
     if not missing:
         return None
     as_text = " or ".join(other for other, tokens in BUILT_IN_TOKENS.items() if not tokens)
-    return f"{name} needs {' '.join(missing)}, which its vocabulary lacks, and hfkit adds no tokens: set {as_text}"
+    return f"{name} needs {' '.join(missing)}, which the vocabulary lacks, and hfkit adds no tokens: set {as_text}"

@@ -16,6 +16,8 @@ from hfkit.data.turn_end import ANSWER, turn_end
 Sequence = tuple[list[int], list[bool]]
 """Token ids, and a mask of those that are trained on."""
 
+NO_TEMPLATE = "messages need a chat template: set chat_template"
+
 
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase,
@@ -35,7 +37,7 @@ def encode_prompt(
     """
     messages = as_messages(prompt)
     if not isinstance(prompt, str) and not tokenizer.chat_template:
-        raise RenderError("messages need a chat template")
+        raise RenderError(NO_TEMPLATE)
     if messages and messages[-1]["role"] == "assistant":
         raise RenderError("with an assistant message at the end of the prompt")
     if tokenizer.chat_template:
@@ -88,7 +90,7 @@ def split_conversation(
     if not tokenizer.chat_template:
         prompt_ids = encode_prompt(tokenizer, prompt)
         if not isinstance(reply, str):
-            raise RenderError("messages need a chat template")
+            raise RenderError(NO_TEMPLATE)
         reply_ids = [*_tokenize(tokenizer, reply, add_special_tokens=False), tokenizer.eos_token_id]
         return [(prompt_ids + reply_ids, [False] * len(prompt_ids) + [True] * len(reply_ids))]
     messages, template = as_messages(prompt) + as_reply(reply), Template(tokenizer, tools, variables or {})

@@ -15,7 +15,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.data import faults
 from hfkit.data.chat_template import encode_replies
 from hfkit.data.conversions import shared_prompt
-from hfkit.data.encoding import IDS, Encoder, encode, encoded_row
+from hfkit.data.encoding import IDS, Encoder, encode, encoded_row, warn_without_template
 from hfkit.data.faults import Fault
 from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, is_empty_message, tools_of, without_nulls
 from hfkit.data.rendering import TEMPLATE_KWARGS, variables_of
@@ -42,6 +42,7 @@ def encode_comparisons(rows: Dataset, tokenizer, stats: SplitStats, config) -> D
     if config.score_margin and not {"replies", "scores"} <= {*columns}:
         remedy = "for pairs, use the column margin"
         raise HfkitError(f"score_margin: {config.score_margin:g} needs rankings with scores, not {columns}; {remedy}")
+    warn_without_template(rows, tokenizer, stats)
     return encode(rows, comparison_encoder(tokenizer, config.max_length, rows, config.score_margin), stats, config)
 
 

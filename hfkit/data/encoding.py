@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 
+from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError
 from hfkit.data import faults
+from hfkit.data.built_in_templates import BUILT_IN_TOKENS
 from hfkit.data.caching import cached_map, map_rows, process_count
 from hfkit.data.faults import Fault
 from hfkit.data.splits import SplitStats
@@ -88,6 +90,15 @@ def encode(rows: Dataset, encoder: Encoder, stats: SplitStats, config) -> Datase
     rows = stats.mix(rows, tokens).remove_columns(["dropped", "faults", "cut"])
     stats.kept = len(indices)
     return rows
+
+
+def warn_without_template(rows: Dataset, tokenizer, stats: SplitStats) -> None:
+    """Warn that prompts and responses of training rows are joined as they stand, if there is no chat template."""
+    if stats.name == "train" and "prompt" in rows.column_names and not tokenizer.chat_template:
+        warn(
+            f"{stats.name}: the tokenizer has no chat template, so a response follows its prompt with nothing between "
+            f"them: set chat_template, a file or one of {', '.join(BUILT_IN_TOKENS)}"
+        )
 
 
 def split_parts(rows: Dataset, counts: np.ndarray, stats: SplitStats) -> Dataset:

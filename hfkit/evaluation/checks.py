@@ -12,7 +12,7 @@ from hfkit.core.errors import HfkitError, Problem
 from hfkit.models.engine_support import engine_fault
 from hfkit.models.loading import cached_config, is_classifier, reward_fault
 from hfkit.models.quantization import quantization_as_trained
-from hfkit.rlhf.reward_functions import import_reward_function
+from hfkit.rlhf.reward_functions import check_reward_function
 from hfkit.stages.checks.data import single_pass_problems, source_problems
 from hfkit.stages.checks.files import folder_problems
 from hfkit.stages.checks.models import revision_problems, weights_problems
@@ -126,7 +126,7 @@ def judge_problems(config: ArenaConfig) -> list[Problem]:
         return problems
     if config.judge == "function":
         try:
-            import_reward_function(config.reward_function)
+            check_reward_function(config.reward_function, config.reward_columns)
         except HfkitError as error:
             problems.append(Problem("reward_function", config.reward_function, str(error)))
     if config.judge == "reward":
@@ -146,7 +146,8 @@ def kind_problems(key: str, path: str, is_reward: bool) -> list[Problem]:
         return [Problem(key, path, str(error))] if error else []
     if is_reward:
         return [Problem(key, path, "not a reward model, which has a score head: train one with `hfkit reward`")]
-    return [Problem(key, path, "a reward model, which gives no responses: name a language model")]
+    remedy = ", or judge with it: judge: reward, and reward_model" if key == "judge" else ""
+    return [Problem(key, path, f"a reward model, which gives no responses: name a language model{remedy}")]
 
 
 def name_problems(key: str, given: list[str], keys: tuple[str, ...] = ()) -> list[Problem]:

@@ -1,11 +1,12 @@
 """Reward functions: Python functions that score replies, named as package.module:function or FILE.py:function."""
 
 import importlib
+import inspect
 import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType
 
@@ -63,6 +64,22 @@ def import_reward_function(path: str) -> RewardFunction:
     if not callable(function):
         raise HfkitError(f"reward function {path} is a {type(function).__name__}, which is not callable")
     return function
+
+
+def check_reward_function(path: str, columns: Sequence[str]) -> None:
+    """Raise an HfkitError if a function cannot be imported, or called with prompts, replies and these columns."""
+    function = import_reward_function(path)
+    if inspect.isbuiltin(function):  # some have no signature
+        return
+    signature = inspect.signature(function)
+    try:
+        signature.bind([], [], **dict.fromkeys(columns))
+    except TypeError as error:
+        called = ", ".join(["prompts", "replies", *columns])
+        raise HfkitError(
+            f"reward function {path} takes {signature}, and is called with ({called}): "
+            "define it as f(prompts, replies, **columns), and name the columns that it reads in reward_columns"
+        ) from error
 
 
 def call_reward_function(

@@ -11,6 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
+from datasets import DatasetDict, IterableDatasetDict
+
 from hfkit.config.fields import REVISION_KEYS, DatasetEntry
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES
@@ -129,4 +131,8 @@ def plain_entry(item):
         item = values_of(item)
     if isinstance(item, Mapping) and is_rows(item.get("path")):
         return {**item, "path": store_rows(item["path"])}
+    if isinstance(item, (DatasetDict, IterableDatasetDict)):
+        raise HfkitError(f"it holds the splits {', '.join(item)}: pass one, such as value[{next(iter(item), '')!r}]")
+    if not isinstance(item, (str, os.PathLike, Mapping)):
+        raise HfkitError("expected a path, a Dataset (Dataset.from_pandas, from_generator), or a list of dicts")
     return item

@@ -285,3 +285,5 @@ def test_a_preview_of_nothing_says_so(data_verb):
     assert status == 1 and "sets no ptx_datasets, whose rows --split ptx shows" in told
     status, out, _ = data_verb("preview", "sft", [row], "--lost")
     assert status == 0 and "none of the rows is dropped, cut or faulty" in out
+    status, out, _ = data_verb("preview", "sft", [{**row, "response": ""}])
+    assert status == 0 and "none of the rows is kept: without a reply (--lost shows them" in out

@@ -46,6 +46,12 @@ def remedies(config_class, **given) -> dict[str, str]:
         (SFTConfig, "finetuning_type", "lora", "unknown; lora is use_peft: true"),
         (SFTConfig, "dataset", "alpaca", "unknown; list files, Hub ids or data cards: datasets: [FILE, ...]"),
         (SFTConfig, "template", "llama3", "unknown; the template of the model's own tokenizer is used"),
+        (SFTConfig, "default_system", "Be kind.", "unknown; here it is system_prompt"),
+        (SFTConfig, "additional_target", "lm_head", "unknown; here it is modules_to_save"),
+        (SFTConfig, "peft_use_dora", True, "unknown; here it is use_dora"),
+        (SFTConfig, "enable_thinking", False, "unknown; chat_template_kwargs: {enable_thinking: false}"),
+        (PPOConfig, "ppo_score_norm", True, "unknown; here it is normalize_rewards"),
+        (SFTConfig, "use_galore", True, "unknown; remove it (--help lists the keys)"),  # similar to use_rslora
         (SFTConfig, "stage", "sft", "unknown; the verb is the stage: hfkit sft FILE"),
     ],
 )

@@ -1,6 +1,7 @@
 """Rows to the trainers' columns: each form, each reason to drop a row, and the account of what was lost."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset
@@ -208,7 +209,23 @@ def test_without_a_template_the_text_of_a_special_token_is_its_characters(with_t
 @pytest.mark.parametrize("encoder", [instruction_row, prompt_row])
 def test_messages_without_a_template_are_dropped_for_that(with_template, encoder):
     row = {"messages": [TURN, ANSWER], "prompt": [TURN, ANSWER]}
-    assert encoder(row, with_template(None), 64)["dropped"] == "messages need a chat template"
+    assert encoder(row, with_template(None), 64)["dropped"] == "messages need a chat template: set chat_template"
+
+
+@pytest.mark.parametrize(
+    ("encode", "row"),
+    [
+        (encode_instructions, {"prompt": "Who?", "response": "Ann."}),
+        (encode_comparisons, {"prompt": "Who?", "chosen": "Ann.", "rejected": "Bob."}),
+        (encode_prompts, {"prompt": "Who?"}),
+    ],
+)
+def test_prompts_without_a_template_are_warned_of(with_template, tokenizer, capsys, encode, row):
+    settings = {"max_length": 64, "max_prompt_length": 64, "score_margin": 0.0, "max_dropped": 0.1}
+    given = SimpleNamespace(**settings, dataset_num_proc=1)
+    for used, is_warned in ((with_template(None), True), (tokenizer, False)):
+        encode(Dataset.from_list([row]), used, SplitStats("train"), given)
+        assert ("the tokenizer has no chat template" in capsys.readouterr().err) is is_warned
 
 
 def test_a_long_conversation_costs_as_much_as_is_kept_of_it(tokenizer, monkeypatch):

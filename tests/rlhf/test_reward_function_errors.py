@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from hfkit.core.errors import HfkitError
-from hfkit.rlhf.reward_functions import call_reward_function, import_reward_function
+from hfkit.rlhf.reward_functions import call_reward_function, check_reward_function, import_reward_function
 
 CODE = """import json
 
@@ -43,6 +43,20 @@ def test_a_module_that_cannot_be_imported_shows_its_line(module):
     path, name = module("WEIGHT = 1\nLIMIT = WEIGHT / 0\n")
     with pytest.raises(HfkitError, match=f"ZeroDivisionError: .*, in {path}, line 2: LIMIT = WEIGHT / 0"):
         import_reward_function(f"{name}:f")
+
+
+@pytest.mark.parametrize(
+    ("code", "columns", "takes"),
+    [
+        ("def f(completions, **columns):\n    return [0.0]\n", [], r"\(completions, \*\*columns\)"),
+        ("def f(prompts, replies, answer):\n    return [0.0]\n", [], r"\(prompts, replies, answer\)"),
+        ("def f(prompts, replies):\n    return [0.0]\n", ["answer"], r"\(prompts, replies\)"),
+    ],
+)
+def test_a_function_with_other_arguments_is_refused_before_it_is_called(module, code, columns, takes):
+    _, name = module(code)
+    with pytest.raises(HfkitError, match=rf"{name}:f takes {takes}, and is called with \(prompts, replies.*\): define"):
+        check_reward_function(f"{name}:f", columns)
 
 
 def test_a_module_that_does_not_exist_says_how_to_name_one():

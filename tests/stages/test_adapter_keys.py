@@ -113,7 +113,11 @@ def problems(config_of, base_dir, reward_dir, tmp_path):
         (
             {"lora_target_modules": r"model\.layer\..*proj"},
             r"lora_target_modules: 'model\\.layer\\..*proj' -> matches no module of LlamaForCausalLM. Name some of "
-            "down_proj, embed_tokens, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj",
+            "all-linear, down_proj, embed_tokens, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj",
+        ),
+        (
+            {"lora_target_modules": "all"},
+            "lora_target_modules: 'all' -> matches no module of LlamaForCausalLM. Did you mean 'all-linear'?",
         ),
         ({"lora_target_modules": "(q_proj"}, "lora_target_modules: '(q_proj' -> not a regular expression, nor names"),
         (

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from conftest import ROWS, STEPS
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import AutoModelForCausalLM
 
 import hfkit
@@ -40,6 +40,22 @@ def test_rows_in_every_shape_are_read_as_their_file_is(data, base_dir, tmp_path)
         assert (read.to_list(), problems) == (rows, [])
         hashes.add(stats["train"].sources[0]["sha256"])
     assert len(hashes) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        (
+            DatasetDict(train=Dataset.from_list(ROWS["turns"])),
+            r"it holds the splits train: pass one",
+        ),
+        (iter(ROWS["turns"]), "expected a path, a Dataset (Dataset.from_pandas"),
+        (Dataset.from_list(ROWS["turns"]).to_pandas(), "expected a path, a Dataset (Dataset.from_pandas"),
+    ],
+)
+def test_rows_in_other_objects_are_refused_with_what_to_pass(tmp_path, given, remedy):
+    found = problems(hfkit.sft, datasets=given, model_name_or_path="gpt2", output_dir=str(tmp_path / "out"))
+    assert found.keys() == {"datasets"} and remedy in found["datasets"]
 
 
 def test_the_run_is_resumed_on_the_same_rows_and_refused_on_others(base_dir, tmp_path, capsys):
@@ -104,7 +120,7 @@ def test_what_is_wrong_is_said_by_its_key(base_dir, tmp_path):
     twins = [lambda prompts, replies: [0.0], lambda prompts, replies: [1.0]]
     assert "two functions have the name" in problems(hfkit.ppo, reward_functions=twins, **given)["reward_functions"]
     stream = IterableDataset.from_generator(lambda: iter(ROWS["turns"]))
-    assert "expected path or {path" in problems(hfkit.sft, datasets=stream, **given)["datasets[0]"]
+    assert "expected a path, a Dataset (" in problems(hfkit.sft, datasets=stream, **given)["datasets"]
     assert "row 1: " in problems(hfkit.sft, datasets=[{"text": "a"}, {"text": {1}}], **given)["datasets"]
 
 

@@ -68,7 +68,11 @@ def test_fp16_of_the_environment_is_told_before_anything_is_loaded(config_of, tm
         ({"early_stopping_patience": 2}, "early_stopping_patience", "set eval_strategy"),
         ({"eval_strategy": "steps", "early_stopping_patience": 2}, "eval_strategy", "held-out rows"),
         ({**EVALUATED, "load_best_model_at_end": True, "save_steps": 3}, "load_best_model_at_end", "multiple"),
-        ({**EVALUATED, "load_best_model_at_end": True, "save_strategy": "epoch"}, "load_best_model_at_end", "match"),
+        (
+            {**EVALUATED, "load_best_model_at_end": True, "save_strategy": "epoch"},
+            "load_best_model_at_end",
+            "set one",
+        ),
         ({"metric_for_best_model": "eval_loss"}, "metric_for_best_model", "eval_reward, eval_kl"),
         ({"total_episodes": 3}, "total_episodes", "less than one batch, 4"),
         ({"whiten_rewards": True}, "whiten_rewards", "8 responses or more"),

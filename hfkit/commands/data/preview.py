@@ -31,7 +31,7 @@ def main(given: Namespace) -> int:
     console = Console(no_color=given.no_color or None, soft_wrap=True)
     marks = console.no_color or not console.is_terminal
     key = next(key for key, split in SPLITS.items() if split == given.split)
-    entries, shown = 0, 0
+    entries, shown, dropped = 0, 0, ""
     for stage, config, tokenizer in stages_to_check(given):
         for entry in getattr(config, key, []):
             entries += 1
@@ -43,6 +43,7 @@ def main(given: Namespace) -> int:
                 if left <= 0:
                     break
                 encoded = encoder.function(row)
+                dropped = dropped or encoded["dropped"]
                 is_lost = bool(encoded["dropped"] or encoded["faults"] or encoded["cut"])
                 if given.lost == is_lost or (not given.lost and not encoded["dropped"]):
                     left, shown = left - 1, shown + 1
@@ -53,7 +54,8 @@ def main(given: Namespace) -> int:
     if not entries:
         raise HfkitError(f"{given.config or 'the configuration'} sets no {key}, whose rows --split {given.split} shows")
     if not shown:
-        say(f"none of the rows is {'dropped, cut or faulty' if given.lost else 'kept'}")
+        remedy = f": {dropped} (--lost shows them, `hfkit data check` counts them)" if dropped else ""
+        say("none of the rows is dropped, cut or faulty" if given.lost else f"none of the rows is kept{remedy}")
     return 0
 
 

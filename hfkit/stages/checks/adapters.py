@@ -83,7 +83,7 @@ def target_problems(config, model: PreTrainedModel) -> list[Problem]:
         missing = unmatched(model, targets)
     except re.error as error:
         return [Problem(key, targets, f"not a regular expression, nor names: {error}")]
-    known = {own_name(name) for name, module in model.named_modules() if is_matrix(module)}
+    known = {own_name(name) for name, module in model.named_modules() if is_matrix(module)} | {ALL_LINEAR}
     return [unmatched_problem(key, entry, model, known) for entry in missing]
 
 
@@ -106,6 +106,7 @@ def whole_problems(config, model: PreTrainedModel) -> list[Problem]:
 def unmatched_problem(key: str, entry: str, model: PreTrainedModel, known: set[str]) -> Problem:
     """Return the problem of an entry that matches nothing, with the nearest of the `known` names."""
     close = nearest(entry.rpartition(".")[2], known) if MODULE_NAMES.fullmatch(entry) else None
+    close = ALL_LINEAR if entry == "all" else close
     remedy = f"Did you mean {close!r}?" if close else f"Name some of {', '.join(sorted(known))}"
     return Problem(key, entry, f"matches no module of {type(model).__name__}. {remedy}", keys=("use_peft", *MODEL_KEYS))
 

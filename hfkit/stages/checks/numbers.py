@@ -60,7 +60,13 @@ def best_rules(config) -> list[tuple]:
     remedy = "needs evaluations: set eval_strategy, and eval_datasets or test_split_size"
     keys = ("load_best_model_at_end", "early_stopping_patience")
     is_broken = {key: bool(getattr(config, key, None)) and not evaluates for key in keys}
-    return [(broken, key, remedy, "eval_strategy", *HELD_OUT_KEYS) for key, broken in is_broken.items()]
+    strategies = [getattr(config, key, "no") for key in ("save_strategy", "eval_strategy")]
+    differs = evaluates and bool(config.load_best_model_at_end) and strategies[0] != strategies[1]
+    saved = "needs a checkpoint at each evaluation: save_strategy is {!r} and eval_strategy {!r}; set one for both"
+    return [
+        *((broken, key, remedy, "eval_strategy", *HELD_OUT_KEYS) for key, broken in is_broken.items()),
+        (differs, keys[0], saved.format(*strategies), "save_strategy", "eval_strategy"),
+    ]
 
 
 def metric_problems(config) -> list[Problem]:

@@ -9,7 +9,7 @@ from hfkit.models.adapter_shape import fit_to_model, get_on_meta, lora_config
 from hfkit.models.fitting import model_on_meta
 from hfkit.models.loading import cached_config, is_classifier, reward_fault
 from hfkit.records.source import Source
-from hfkit.rlhf.reward_functions import import_reward_function
+from hfkit.rlhf.reward_functions import check_reward_function
 from hfkit.rlhf.reward_quality import recorded_pair_metrics
 from hfkit.rlhf.rewards import load_reward_tokenizer
 from hfkit.rlhf.roles import shares_policy_vocabulary
@@ -92,7 +92,7 @@ def reward_problems(config: PPOConfig) -> list[Problem]:
     problems, path = [], config.reward_model_path
     for index, function in enumerate(config.reward_functions):
         try:
-            import_reward_function(function)
+            check_reward_function(function, config.reward_columns)
         except HfkitError as error:
             problems.append(Problem(f"reward_functions[{index}]", function, str(error)))
     if path is not None:
