@@ -22,8 +22,9 @@ SUFFIXES = f"{', '.join([*FILE_TYPES][:-1])} or {[*FILE_TYPES][-1]}"
 
 
 def suffix_of(path: str | PurePath) -> str:
-    """Return the last known suffix in a file's name: ".jsonl" of `rows.jsonl.gz`; "" without one."""
-    return next((suffix for suffix in PurePath(path).suffixes[::-1] if suffix in FILE_TYPES), "")
+    """Return the suffix of a file's type: ".jsonl" of `rows.jsonl.gz`; "" if it is unknown, as of `rows.jsonl.bz2`."""
+    suffix = PurePath(without_compression(str(path))).suffix
+    return suffix if suffix in FILE_TYPES else ""
 
 
 def file_type(path: str | PurePath) -> str | None:
@@ -38,4 +39,4 @@ def without_compression(name: str) -> str:
 
 def has_known_suffix(name: str) -> bool:
     """Return whether a name ends in a known suffix, or in one and a suffix of compressed files."""
-    return without_compression(name).endswith(tuple(FILE_TYPES))
+    return bool(suffix_of(name))

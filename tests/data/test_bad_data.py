@@ -166,6 +166,9 @@ ENTRIES = {
     "no path": ([{}], "datasets[0].path", "required: a file, a Hub id, or card: NAME"),
     "missing file": ([{"path": "nowhere.jsonl"}], "datasets[0].path", "no such file"),
     "missing folder": ([{"path": "no/where/to/be"}], "datasets[0].path", "no such file, and not a Hub id"),
+    "pattern": ([{"path": "rows/*.jsonl"}], "datasets[0].path", "name the folder, or list the files"),
+    "two files in one text": ([{"path": "a.jsonl,b.csv"}], "datasets[0].path", "write a list, [a.jsonl, b.csv]"),
+    "packed by bzip2": ([{"path": "C"}], "datasets[0].path", "expected a file that ends in .jsonl, .json"),
     "unknown card": ([{"card": "ultrachatt"}], "datasets[0].card", "did you mean ultrachat?"),
     "unknown card file": ([{"card": "nowhere.md"}], "datasets[0].card", "there is no data card 'nowhere.md'"),
     "unknown split of a card": ([{"card": "alpaca", "split": "test"}], "datasets[0].split", "no split 'test'"),
@@ -190,7 +193,7 @@ ENTRIES = {
 @pytest.mark.parametrize("kind", ENTRIES)
 def test_an_entry_that_cannot_be_is_told(config_of, untouched, source, kind):
     entries, key, told = ENTRIES[kind]
-    files = {"A": source("a.jsonl", [TURN]), "B": source("b.jsonl", [TURN])}
+    files = {"A": source("a.jsonl", [TURN]), "B": source("b.jsonl", [TURN]), "C": source("c.jsonl.bz2", [TURN])}
     entries = [{k: files.get(v, v) if k == "path" else v for k, v in entry.items()} for entry in entries]
     with pytest.raises(ConfigError) as error:
         config_of("sft", untouched, datasets=entries)

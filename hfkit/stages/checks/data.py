@@ -47,7 +47,7 @@ def entry_path_problems(entry: DatasetEntry) -> list[Problem]:
         return [Problem("path", MISSING, "required: a file, a Hub id, or card: NAME in its place")]
     if not os.path.exists(entry.path):
         if not HUB_ID.match(entry.path):
-            return [Problem("path", entry.path, "no such file, and not a Hub id", Kind.NO_SUCH_FILE)]
+            return [missing_path_problem(entry.path)]
         missing = Problem("path", entry.path, "no such file", Kind.NO_SUCH_FILE)
         return [missing] if has_known_suffix(entry.path) else []
     if os.path.isfile(entry.path) and file_type(entry.path) is None:
@@ -56,6 +56,15 @@ def entry_path_problems(entry: DatasetEntry) -> list[Problem]:
         return [Problem("path", entry.path, remedy)]
     given = [name for name in ("name", "revision") if getattr(entry, name) is not None]
     return broken_rules(entry, [(True, name, "has no effect on a file", "path") for name in given])
+
+
+def missing_path_problem(path: str) -> Problem:
+    """Return the problem of a path where nothing is, and that is no Hub id: it may be a pattern, or several paths."""
+    if "*" in path:
+        return Problem("path", path, "a pattern is not read: name the folder, or list the files")
+    if "," in path:
+        return Problem("path", path, f"several files are not one text: write a list, [{', '.join(path.split(','))}]")
+    return Problem("path", path, "no such file, and not a Hub id", Kind.NO_SUCH_FILE)
 
 
 def card_problems(entry: DatasetEntry) -> list[Problem]:
