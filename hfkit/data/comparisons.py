@@ -42,7 +42,7 @@ def encode_comparisons(rows: Dataset, tokenizer, stats: SplitStats, config) -> D
     if config.score_margin and not {"replies", "scores"} <= {*columns}:
         remedy = "for pairs, use the column margin"
         raise HfkitError(f"score_margin: {config.score_margin:g} needs rankings with scores, not {columns}; {remedy}")
-    warn_without_template(rows, tokenizer, stats)
+    warn_without_template(rows, tokenizer, stats.name)
     return encode(rows, comparison_encoder(tokenizer, config.max_length, rows, config.score_margin), stats, config)
 
 

@@ -32,7 +32,9 @@ def concatenate_sources(tables: list[Dataset], names: list[str]) -> Dataset:
             tables = [one if name in one.column_names else one.add_column(name, [None] * len(one)) for one in tables]
     if len({tuple(sorted(table.column_names)) for table in tables}) > 1:
         columns = dict(zip(names, (tuple(table.column_names) for table in tables), strict=True))
-        raise HfkitError(f"the data sets have different columns: {columns}; map them with columns: {{...}}")
+        is_mixed = len({"replies" in table.column_names for table in tables}) > 1
+        remedy = "pairs and rankings (KTO's too) cannot be mixed" if is_mixed else "map them with columns: {...}"
+        raise HfkitError(f"the data sets have different columns: {columns}; {remedy}")
     for column in TEXT_ROLES.keys() & {*tables[0].column_names}:
         if any(isinstance(table.features[column], datasets.List) for table in tables):
             tables = [as_message_column(table, column) for table in tables]

@@ -92,11 +92,11 @@ def encode(rows: Dataset, encoder: Encoder, stats: SplitStats, config) -> Datase
     return rows
 
 
-def warn_without_template(rows: Dataset, tokenizer, stats: SplitStats) -> None:
+def warn_without_template(rows: Dataset, tokenizer, split: str) -> None:
     """Warn that prompts and responses of training rows are joined as they stand, if there is no chat template."""
-    if stats.name == "train" and "prompt" in rows.column_names and not tokenizer.chat_template:
+    if split == "train" and "prompt" in rows.column_names and not tokenizer.chat_template:
         warn(
-            f"{stats.name}: the tokenizer has no chat template, so a response follows its prompt with nothing between "
+            "the tokenizer has no chat template, so a response follows its prompt with nothing between "
             f"them: set chat_template, a file or one of {', '.join(BUILT_IN_TOKENS)}"
         )
 

@@ -49,7 +49,7 @@ def text_row(row: dict, tokenizer) -> dict:
 
 def encode_instructions(rows: Dataset, tokenizer, stats: SplitStats, config) -> Dataset:
     """Return SFT rows as `input_ids` and `labels`: the assistant's tokens, or all tokens of a plain text."""
-    warn_without_template(rows, tokenizer, stats)
+    warn_without_template(rows, tokenizer, stats.name)
     return encode(rows, instruction_encoder(tokenizer, config.max_length), stats, config)
 
 
@@ -121,7 +121,7 @@ def conversation_of(row: dict) -> tuple[Messages, str | Messages, str | Messages
 
 def encode_prompts(rows: Dataset, tokenizer, stats: SplitStats, config) -> Dataset:
     """Return PPO's prompts as `input_ids`, with the generation prompt at their end, beside the columns as given."""
-    warn_without_template(rows, tokenizer, stats)
+    warn_without_template(rows, tokenizer, stats.name)
     encoder = prompt_encoder(tokenizer, config.max_prompt_length, rows)
     return encode(rows, encoder, stats, config).remove_columns("length")
 

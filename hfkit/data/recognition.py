@@ -99,9 +99,8 @@ def check_form(rows: Dataset, wanted: list[str], label: str) -> None:
     if found is None:
         return
     if "response" in other:
-        raise HfkitError(
-            f"{label}: its rows have one response each, for SFT: the reward stage reads prompt, chosen and rejected"
-        )
+        reads = "prompt, completion and label" if found.keep else "prompt, chosen and rejected"
+        raise HfkitError(f"{label}: its rows have one response each, for SFT: the reward stage reads {reads}")
     columns = {"messages": "chosen"} if holds_conversations(rows, "chosen") else {"text": "chosen"}
     columns = {"prompt": found.columns["prompt"], "response": "chosen"} if "prompt" in found.columns else columns
     raise HfkitError(

@@ -49,6 +49,12 @@ def different(row: dict, count: int = 30) -> list[dict]:
         ("tokenizer", {"text": "Ann likes red."}, {}, ["30 rows, 30 kept, 500 bytes"]),
         ("pretrain", {"text": "Ann likes red."}, {}, ["30 rows, 30 kept"]),
         ("sft", TURN, {}, ["30 rows, 30 kept", "in every row: end-of-text at the end", "tokens are the replies"]),
+        (
+            "sft",
+            {"text": "Ann likes red."},
+            {},
+            ["30 rows, 30 kept", "100.0% of them trained", "all tokens are trained"],
+        ),
         ("reward", PAIR, {}, ["30 rows, 30 kept", "in every row: end-of-text at the end", "longer one in 100.0%"]),
         ("ppo", {"prompt": "What?"}, {"reward_functions": ["math:sqrt"]}, ["30 rows, 30 kept"]),
     ],
@@ -277,6 +283,13 @@ def test_a_system_column_is_rendered_in_every_stage(data_verb, stage, row, confi
     status, out, _ = data_verb("preview", stage, [row], "-n", "1", **config)
     assert status == 0
     assert "<|system|>\nBe brief.\n<|user|>\nWhat does Ann like?\n<|assistant|>" in out
+
+
+@pytest.mark.parametrize("command", ["check", "preview"])
+def test_prompts_without_a_chat_template_are_warned_of(data_verb, with_template, tmp_path, command):
+    with_template(None).save_pretrained(tmp_path / "bare")
+    status, _, told = data_verb(command, "sft", different(TURN), "--tokenizer", str(tmp_path / "bare"))
+    assert status == 0 and "the tokenizer has no chat template" in told
 
 
 def test_a_preview_of_nothing_says_so(data_verb):

@@ -55,7 +55,7 @@ def test_an_evaluation_names_its_own_keys(tmp_path, config):
 
 
 def test_a_merge_suggests_the_cpu(tmp_path):
-    assert remedies(staged_folder(tmp_path / "merged")) == [CPU]
+    assert remedies(staged_folder(tmp_path / "merged", "merging")) == [CPU]
 
 
 def test_a_chat_explains_it(sft_dir, capsys):

@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 from hfkit.core.errors import ConfigError, HfkitError
+from hfkit.data.concatenation import concatenate_sources
 
 TURN = {"prompt": "What does Ann like?", "response": "red."}
 
@@ -159,6 +161,12 @@ def test_sources_that_do_not_fit_together_are_told(run_stage, untouched, source,
         run_stage("sft", untouched, datasets=entries, test_split_size=None)
     assert told in str(error.value)
     assert "a.jsonl" in str(error.value)
+
+
+def test_pairs_and_rankings_are_not_mixed():
+    pair, ranking = {"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "replies": ["b"], "scores": [1.0]}
+    with pytest.raises(HfkitError, match=r"pairs and rankings \(KTO's too\) cannot be mixed"):
+        concatenate_sources([Dataset.from_list([pair]), Dataset.from_list([ranking])], ["a.jsonl", "b.jsonl"])
 
 
 A, B = {"path": "A"}, {"path": "B"}

@@ -278,7 +278,7 @@ RIGHT = {
         {
             "sft": ["<user>Where?<assistant>[Oslo.$]"],
             "ppo": ["<user>Where?<assistant>"] * 2,
-            "reward": ONE_RESPONSE,
+            "reward": "its rows have one response each, for SFT: the reward stage reads prompt, completion and label",
         },
     ),
     "kto_sharegpt.json": (

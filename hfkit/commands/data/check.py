@@ -100,7 +100,9 @@ def survey_lines(survey: Survey) -> list[str]:
         lines.append(f"{survey.cut:,} cut ({cut}): {tokens:,} tokens ({share}) past {survey.limit}")
     lines += [f"{count:,} ({percentage(count, survey.kept)}) {fault.value}" for fault, count in survey.faults.items()]
     fine = [FINE[fault] for fault in FORMS[survey.form].faults if fault not in survey.faults]
-    fine += ["the trained tokens are the replies"] * bool(survey.trained)
+    if survey.trained:
+        is_text = survey.trained == survey.tokens  # plain text
+        fine.append("all tokens are trained" if is_text else "the trained tokens are the replies")
     if survey.kept and fine:
         lines.append(f"in every row: {', '.join(fine)}")
     if survey.duplicates:

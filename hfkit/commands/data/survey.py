@@ -10,7 +10,7 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.registry import STAGES
 from hfkit.core.files import hash_of
 from hfkit.data.caching import cached_map
-from hfkit.data.encoding import Encoder, count_tokens, pair_lengths
+from hfkit.data.encoding import Encoder, count_tokens, pair_lengths, warn_without_template
 from hfkit.data.faults import Fault, count_faults
 from hfkit.data.forms import FORMS, IGNORE
 from hfkit.data.held_out import keys_of, overlap_mask
@@ -80,6 +80,7 @@ def load_source(
     form = FORMS[split_form(stage, split)]
     needed = [] if split == "ptx" else getattr(config, "reward_columns", [])
     source = read_entry(entry, form.columns, needed, config.seed)
+    warn_without_template(source.rows, tokenizer, split)
     limit = form.length_key and getattr(config, f"ptx_{form.length_key}" if split == "ptx" else form.length_key)
     return source, form.encoder(source.rows, tokenizer, limit, config), limit
 
