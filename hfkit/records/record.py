@@ -58,7 +58,7 @@ def with_later_keys(settings: dict, config_class: type) -> dict:
     completed = {**later, **settings}
     for key in hints:
         if DatasetEntry in get_args(hints[key]):
-            completed[key] = [with_later_keys(entry, DatasetEntry) for entry in completed[key]]
+            completed[key] = [with_later_keys(entry, DatasetEntry) for entry in completed[key] or ()]
     return completed
 
 

@@ -37,4 +37,5 @@ def test_later_keys_have_their_defaults_and_others_stay(stage):
     settings = json.loads(json.dumps(settings_of(config)))
     entry = {"path": "a.jsonl", "rows": 3}
     older = {**without(settings, NEW_KEYS), "datasets": [entry], "gone": 1}
+    older |= dict.fromkeys({"eval_datasets", "ptx_datasets"} & {*settings})  # None, where there are none
     assert with_later_keys(older, config_class) == {**settings, "gone": 1}
