@@ -107,12 +107,12 @@ def test_other_data_give_pipelines_that_run_as_they_are(files, base_dir, words, 
 
 def test_each_file_goes_to_the_stages_that_read_it(files, base_dir):
     data = [files[name] for name in ("messages", "pairs", "prompts")]
-    words = ["--data", *data, "--seed", "7", "--sft.lora_r", "4", "--output_dir", "mine"]
+    words = ["--data", *data, "--sft.seed", "8", "--seed", "7", "--sft.lora_r", "4", "--output_dir", "mine"]
     assert init(base_dir, *words) == 0
     written = read()
     sources = {stage: [one["path"] for one in written[stage]["datasets"]] for stage in ("sft", "reward", "ppo")}
     assert sources == {"sft": ["messages.jsonl"], "reward": ["pairs.jsonl"], "ppo": ["prompts.jsonl"]}
-    assert {written[stage]["seed"] for stage in sources} == {7}
+    assert [written[stage]["seed"] for stage in sources] == [8, 7, 7]
     assert (written["sft"]["lora_r"], "lora_r" in written["reward"]) == (4, False)
     assert written["sft"]["model_name_or_path"] == str(base_dir)
     assert "model_name_or_path" not in written["reward"]  # the pipeline gives it the SFT model
@@ -181,7 +181,7 @@ def test_a_model_without_a_chat_template_gets_one(files, base_dir, tmp_path, cap
         ([], "--model: missing -> the model to start from"),
         (["--model", "BASE"], "--data: missing -> the data: files"),
         (["--model", "BASE", "--data", "none.jsonl"], "--data[0].path: 'none.jsonl' -> no such file"),
-        (["--model", "BASE", "--data", "pairs.jsonl", "--goal", "rewrad"], "--goal: 'rewrad' -> did you mean reward?"),
+        (["--data", "none.jsonl", "--goal", "rewrad"], "--goal: 'rewrad' -> did you mean reward?"),
         (
             ["--model", "BASE", "--data", "prompts.jsonl"],
             "--data: missing -> sft can read none of the data: add a file",
@@ -191,6 +191,16 @@ def test_a_model_without_a_chat_template_gets_one(files, base_dir, tmp_path, cap
             "reward can read none of the data: add a file of pairs or rankings of responses, or name reward functions",
         ),
         (["--model", "BASE", "--data", "pairs.jsonl", "--learning_rat", "1"], "--learning_rat: '1' -> no key of sft"),
+        (
+            ["--model", "BASE", "--data", "messages.jsonl", "--ppo.learning_rate", "1e-5"],
+            "--ppo.learning_rate: '1e-5' -> the pipeline's stages are: sft",
+        ),
+        (
+            ["--model", "BASE", "--data", "pairs.jsonl", "--goal", "reward", "--reward_functions", LENGTH],
+            f"--reward_functions: '{LENGTH}' -> no key of sft, reward",
+        ),
+        (["--model", "BASE", "--data", "pairs.jsonl", "--sft.output_dir", "x"], "set --output_dir"),
+        (["--model", "BASE", "--data", "pairs.jsonl", "--seed", "1", "--seed", "2"], "--seed: ['1', '2'] -> given"),
         (["--model", "BASE", "--data", "pairs.jsonl", "--sft.lora_r", "0"], "sft.lora_r: 0 -> must be above 0"),
         (
             ["--model", "BASE", "--data", "odd.jsonl"],
@@ -213,6 +223,19 @@ def test_no_file_is_overwritten(files, base_dir, capsys):
     assert init(base_dir, "--data", files["pairs"], "--output_dir", "mine") == 2
     assert "--output_dir: 'mine' -> has reward.yaml already, and nothing is overwritten" in capsys.readouterr().err
     assert [path.name for path in Path("mine").iterdir()] == ["reward.yaml"]
+
+
+@pytest.mark.parametrize("model", ["mine", "."])
+def test_the_default_folder_is_not_the_models(files, base_dir, monkeypatch, model):
+    shutil.copytree(base_dir, "mine", ignore=shutil.ignore_patterns("checkpoint-*"))
+    before = sorted(Path("mine").iterdir())
+    start = Path("mine" if model == "." else ".").absolute()
+    data = Path(files["messages"]).absolute()
+    monkeypatch.chdir(start)
+    assert init(model, "--data", str(data)) == 0
+    assert sorted(read("mine-pipeline")) == ["pipeline", "sft"]
+    monkeypatch.chdir(data.parent)
+    assert [path for path in sorted(Path("mine").iterdir()) if path.name != "mine-pipeline"] == before
 
 
 def test_what_flags_give_stays(files, large):

@@ -25,17 +25,17 @@ def goals() -> list[str]:
     return [name for name, spec in STAGES.items() if any(wanted.key == START_KEY for wanted in spec.inputs)]
 
 
-def choose_goal(readings: SamplesByStage, scores: bool) -> str:
+def choose_goal(samples: SamplesByStage, has_functions: bool) -> str:
     """Return the last stage for which there are data.
 
     Args:
-        scores: whether reward functions are given.
+        has_functions: whether reward functions are given.
     """
-    possible = [goal for goal in goals() if not lacking(goal, readings, scores)]
+    possible = [goal for goal in goals() if not lacking(goal, samples, has_functions)]
     return possible[-1] if possible else goals()[0]
 
 
-def chain_to(goal: str, readings: SamplesByStage, scores: bool) -> Chain:
+def chain_to(goal: str, samples: SamplesByStage, has_functions: bool) -> Chain:
     """Return the stages that lead to a goal, with their sources.
 
     A stage without data is left out: the next one then starts from the model itself.
@@ -43,37 +43,45 @@ def chain_to(goal: str, readings: SamplesByStage, scores: bool) -> Chain:
     Raises:
         ConfigError: there is no such goal, or data for it are missing.
     """
-    if goal not in goals():
-        guess = nearest(goal, goals())
-        remedy = f"did you mean {guess}?" if guess else f"expected one of: {', '.join(goals())}"
-        raise ConfigError([Problem("--goal", goal, remedy)])
-    if remedy := lacking(goal, readings, scores):
+    if problems := goal_problems(goal):
+        raise ConfigError(problems)
+    if remedy := lacking(goal, samples, has_functions):
         raise ConfigError([Problem("--data", MISSING, remedy)])
+    inputs = {stage: start_stages(stage) + scoring_stages(stage, has_functions) for stage in goals()}
     chosen = {goal}
     for stage in reversed(goals()):
         if stage in chosen:
-            chosen |= {wanted for wanted in inputs_of(stage, scores) if readings[wanted]}
+            chosen |= {wanted for wanted in inputs[stage] if samples[wanted]}
     stages = [stage for stage in goals() if stage in chosen]
-    skipped = [stage for one in stages for stage in inputs_of(one, scores) if stage not in chosen]
+    skipped = [stage for one in stages for stage in inputs[one] if stage not in chosen]
     notes = [
         f"no {stage}: none of the data has {rows_in_words(stage)}; the next stage starts from the model itself"
         for stage in dict.fromkeys(skipped)
     ]
-    return Chain({stage: sources_of(stage, stages, readings) for stage in stages}, notes)
+    return Chain({stage: sources_of(stage, stages, samples) for stage in stages}, notes)
 
 
-def inputs_of(stage: str, scores: bool) -> list[str]:
-    """Return the stages that a stage can start from; with reward functions no others."""
-    found = [wanted for wanted in STAGES[stage].inputs if wanted.stage in goals()]
-    return [wanted.stage for wanted in found if wanted.key == START_KEY or not scores]
+def goal_problems(goal: str) -> list[Problem]:
+    """Return a problem if there is no such goal."""
+    if goal in goals():
+        return []
+    guess = nearest(goal, goals())
+    return [Problem("--goal", goal, f"did you mean {guess}?" if guess else f"expected one of: {', '.join(goals())}")]
 
 
-def lacking(goal: str, readings: SamplesByStage, scores: bool) -> str | None:
+def start_stages(stage: str) -> list[str]:
+    """Return the stages whose model a stage can start from."""
+    return [wanted.stage for wanted in STAGES[stage].inputs if wanted.key == START_KEY and wanted.stage in goals()]
+
+
+def scoring_stages(stage: str, has_functions: bool) -> list[str]:
+    """Return the stages whose model scores the responses of a stage; none with reward functions."""
+    return [] if has_functions else [wanted.stage for wanted in STAGES[stage].inputs if wanted.key != START_KEY]
+
+
+def lacking(goal: str, samples: SamplesByStage, has_functions: bool) -> str | None:
     """Return what to add to the data for a goal, or None if nothing is missing."""
-    needed = [goal]
-    if not scores:
-        needed += [wanted.stage for wanted in STAGES[goal].inputs if wanted.key != START_KEY]
-    missing = [stage for stage in needed if not readings[stage]]
+    missing = [stage for stage in (goal, *scoring_stages(goal, has_functions)) if not samples[stage]]
     if not missing:
         return None
     remedy = f"{' and '.join(missing)} can read none of the data: add a file of {rows_in_words(missing[0])}"
@@ -86,16 +94,16 @@ def rows_in_words(stage: str) -> str:
     return names.get(STAGES[stage].form, STAGES[stage].form)
 
 
-def sources_of(stage: str, stages: list[str], readings: SamplesByStage) -> list[SampledSource]:
+def sources_of(stage: str, stages: list[str], samples: SamplesByStage) -> list[SampledSource]:
     """Return the sources of one of several stages.
 
     Every stage's rows have prompts: those are taken which no other stage reads, else those of the stage before.
     """
     if STAGES[stage].form != "prompts":
-        return readings[stage]
+        return samples[stage]
     others = [other for other in stages if other != stage]
-    read = {one.name for other in others for one in readings[other]}
-    if own := [one for one in readings[stage] if one.name not in read]:
+    read = {one.name for other in others for one in samples[other]}
+    if own := [one for one in samples[stage] if one.name not in read]:
         return own
-    before = {one.name for one in readings[others[-1]]}
-    return [one for one in readings[stage] if one.name in before]
+    before = {one.name for one in samples[others[-1]]}
+    return [one for one in samples[stage] if one.name in before]

@@ -6,7 +6,7 @@ the stages do, takes lengths from it, and plans whether the base has to be in 4 
 weights are loaded, and no file is overwritten.
 
 The goal is the last stage to run. The stages before it run too if there are data for them: pairs alone give SFT on the
-better replies, then the reward model, then PPO. Other flags are keys of the stages: `--sft.learning_rate 1e-4`,
+better replies, the reward model, and PPO. Other flags are keys of the stages: `--sft.learning_rate 1e-4`,
 `--seed 1`.
 """
 
@@ -16,12 +16,13 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from hfkit.commands.init.chain import START_KEY, Chain, chain_to, choose_goal, goals
+from hfkit.commands.init.chain import START_KEY, Chain, chain_to, choose_goal, goal_problems, goals, start_stages
 from hfkit.commands.init.fit import BITS, TRAIN_BATCH, fit_stages
-from hfkit.commands.init.given import given_settings, tokenizer_of
+from hfkit.commands.init.flags import given_settings
 from hfkit.commands.init.questions import ask_plan, ask_sources
 from hfkit.commands.init.settings import Limits, Setting, StageSettings, choose_settings
 from hfkit.commands.init.sources import SAMPLE, sample_sources
+from hfkit.commands.init.tokenizer import tokenizer_of
 from hfkit.commands.init.write import require_new, write_pipeline
 from hfkit.commands.plan.read_stages import plan_configs
 from hfkit.config.fields import DatasetEntry
@@ -38,6 +39,9 @@ from hfkit.stages.pipeline_file import Pipeline
 from hfkit.stages.read_configs import IGNORED
 from hfkit.training.memory.device import Device, device_to_plan
 
+NEEDED = {"model": "the model to start from, a folder or a Hub id", "data": "the data: files, Hub ids or data cards"}
+"""Flags without a default, and what they name."""
+
 
 def main(given: Namespace) -> int:
     """Run `hfkit init`."""
@@ -45,30 +49,28 @@ def main(given: Namespace) -> int:
     if asks:
         ask_sources(given)
     entries = [DatasetEntry.from_text(name) for name in given.data or []]
-    missing = [Problem(f"--{key}", MISSING, remedy) for key, remedy in NEEDED.items() if not getattr(given, key)]
-    if problems := missing + source_problems("--data", entries):
+    problems = [Problem(f"--{key}", MISSING, remedy) for key, remedy in NEEDED.items() if not getattr(given, key)]
+    problems += source_problems("--data", entries) + (goal_problems(given.goal) if given.goal else [])
+    if problems:
         raise ConfigError(problems)
     flags = given.flags + (["--reward_functions", *given.reward_functions] if given.reward_functions else [])
     own = given_settings(flags, goals())
-    scores = any("reward_functions" in settings for settings in own.values())
+    has_functions = any("reward_functions" in settings for settings in own.values())
     tokenizer, for_tokenizer = tokenizer_of(given.model, own)
-    readings = sample_sources(goals(), entries, tokenizer)
-    default = Path(split_revision(given.model, "main")[0]).name.lower()
+    samples = sample_sources(goals(), entries, tokenizer)
+    default = f"{Path(split_revision(given.model, 'main')[0]).resolve().name.lower()}-pipeline"
     if asks:
-        ask_plan(given, goals(), choose_goal(readings, scores), device_to_plan(None, None), default)
-    chain = chain_to(given.goal or choose_goal(readings, scores), readings, scores)
+        ask_plan(given, goals(), choose_goal(samples, has_functions), device_to_plan(None, None), default)
+    chain = chain_to(given.goal or choose_goal(samples, has_functions), samples, has_functions)
+    own = given_settings(flags, [*chain.sources])  # no flag is for another stage
     folder = Path(given.output_dir or default)
     require_new(folder, [*chain.sources])
     device = device_to_plan(given.memory, given.gpu)
     settings = pipeline_settings(chain, given.model, for_tokenizer, own, device)
-    fit_settings(settings, {stage: own[stage] for stage in settings}, str(folder / "runs"), device)
+    fit_settings(settings, own, str(folder / "runs"), device)
     path = write_pipeline(folder, settings, f"{' -> '.join(settings)} from {given.model}", str(folder / "runs"))
     report(path, chain, settings)
     return 0
-
-
-NEEDED = {"model": "the model to start from, a folder or a Hub id", "data": "the data: files, Hub ids or data cards"}
-"""Flags without a default, and what they name."""
 
 
 def pipeline_settings(
@@ -81,10 +83,8 @@ def pipeline_settings(
     replies = [length for sources in chain.sources.values() for one in sources for length in one.replies]
     settings = {}
     for stage, sources in chain.sources.items():
-        starts = [
-            wanted for wanted in STAGES[stage].inputs if wanted.key == START_KEY and wanted.stage in chain.sources
-        ]
-        first = {} if starts else {START_KEY: Setting(model), **for_tokenizer}
+        is_first = chain.sources.keys().isdisjoint(start_stages(stage))
+        first = {START_KEY: Setting(model), **for_tokenizer} if is_first else {}
         settings[stage] = {**first, **choose_settings(stage, sources, replies, limits), **own[stage]}
     return settings
 

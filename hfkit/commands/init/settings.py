@@ -67,9 +67,9 @@ def choose_settings(stage: str, sources: list[SampledSource], replies: list[int]
     return settings
 
 
-def entry_of(reading: SampledSource) -> dict:
+def entry_of(source: SampledSource) -> dict:
     """Return a source as it stands in a YAML."""
-    entry = {name: value for name, value in asdict(reading.entry).items() if value not in (None, False)}
+    entry = {name: value for name, value in asdict(source.entry).items() if value not in (None, False)}
     return {name: value for name, value in entry.items() if (name, value) != ("split", "train")}
 
 

@@ -1,9 +1,6 @@
-"""What flags say about the stages, and the tokenizer that reads the data."""
+"""Loads the tokenizer that reads the data, and chooses a chat template for a model without one."""
 
 from hfkit.commands.init.settings import Setting, StageSettings
-from hfkit.config.parsing import command_line, group_flags, read_flags
-from hfkit.config.registry import STAGES
-from hfkit.config.validation import find_hint
 from hfkit.core.console import say
 from hfkit.core.errors import MISSING, ConfigError, Problem
 from hfkit.core.hub_ids import split_revision
@@ -11,35 +8,9 @@ from hfkit.data.built_in_templates import BUILT_IN_TOKENS, tokens_fault
 from hfkit.models.tokenizers import PadTokenError, load_tokenizer
 
 PLAIN = "zephyr"
+"""A built-in chat template that needs no tokens of its own."""
 TOKENIZER_KEYS = ("pad_token", "chat_template", "chat_template_kwargs")
 """Keys that change the tokenizer: the stage that starts from the model sets them, and its run keeps them."""
-
-
-def given_settings(flags: list[str], stages: list[str]) -> dict[str, StageSettings]:
-    """Return the settings of each stage that flags give: `--seed 1` for all stages that have the key, `--sft.seed 1`.
-
-    Raises:
-        ConfigError: a flag is malformed, or no stage has it.
-    """
-    problems: list[Problem] = []
-    settings: dict[str, StageSettings] = {stage: {} for stage in stages}
-    for key, words in group_flags(flags, problems):
-        stage, _, own = key.rpartition(".")
-        wanted = [one for one in stages if stage in ("", one) and has_key(one, own)]
-        if not wanted:
-            problems.append(Problem(f"--{key}", " ".join(words), f"no key of {stage or ', '.join(stages)}"))
-        for one in wanted:
-            values = read_flags(STAGES[one].config_class, command_line([(own, words)]), problems)
-            settings[one] |= {name: Setting(value, "given") for name, value in values.items()}
-    if problems:
-        raise ConfigError(problems)
-    return settings
-
-
-def has_key(stage: str, key: str) -> bool:
-    """Return whether a stage's config has a key, also as `no_key`."""
-    config_class = STAGES[stage].config_class
-    return any(find_hint(config_class, name)[0] is not None for name in {key, key.removeprefix("no_")})
 
 
 def tokenizer_of(model: str, given: dict[str, StageSettings]) -> tuple[object, StageSettings]:
