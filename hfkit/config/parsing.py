@@ -60,7 +60,8 @@ class Layer:
 def read_layer(path: str) -> Layer:
     """Return the keys in a YAML file, one of several that make a config."""
     problems: list[Problem] = []
-    return Layer(read_inputs(path, problems), file=path, problems=tuple(problems))
+    content = read_inputs(path, problems)
+    return Layer(content, file=path, problems=tuple(replace(problem, file=path) for problem in problems))
 
 
 def parse(

@@ -13,8 +13,8 @@ from hfkit.core.home import expand_home
 from hfkit.core.yaml import read_yaml
 
 KEYS = ("extends", "output_dir", "stages")
+STAGES_REMEDY = f"expected a mapping from stage to YAML file; stages: {', '.join(STAGES)}"
 STAGE_REMEDY = "expected the stage's YAML file, its keys, or a list of these"
-NO_FILE = "no such file, in {} or from the current folder"
 
 
 @dataclass
@@ -48,18 +48,18 @@ def read_pipeline(path: Path) -> Pipeline:
         raise ConfigError(problems, source=str(path))
     pipeline = merge_pipelines(path, content, problems, (path.resolve(),))
     reported = {problem.key for problem in problems}
-    if pipeline.output_dir is None and not {"output_dir", "extends"} & reported:
+    is_unsure = "extends" in reported or any(problem.file for problem in problems)  # others may have the key
+    if pipeline.output_dir is None and not is_unsure and "output_dir" not in reported:
         problems.append(Problem("output_dir", MISSING, "expected the folder that the stages write to"))
-    if not pipeline.stages and not {"stages", "extends"} & reported:
-        remedy = f"expected a mapping from stage to YAML file; stages: {', '.join(STAGES)}"
-        problems.append(Problem("stages", content.get("stages"), remedy))
+    if not pipeline.stages and not is_unsure and "stages" not in reported:
+        problems.append(Problem("stages", content.get("stages", MISSING), STAGES_REMEDY))
     if problems:
         raise ConfigError(problems, source=str(path))
     return pipeline
 
 
 def merge_pipelines(path: Path, content: dict, problems: list[Problem], open_files: tuple[Path, ...]) -> Pipeline:
-    """Return the pipeline that the content of a YAML describes, put on top of those that it extends.
+    """Return the pipeline that the content of a YAML describes, on top of those that it extends.
 
     Args:
         problems: gets what is wrong.
@@ -68,16 +68,9 @@ def merge_pipelines(path: Path, content: dict, problems: list[Problem], open_fil
     merged = Pipeline(None, {})
     extends = content.get("extends") or []
     for file in extends if isinstance(extends, list) else [extends]:
-        other, found = Path(resolve_path(str(file), path.parent, os.path.isfile, "extends", problems)), []
-        if other.resolve() in open_files:
-            problems.append(Problem("extends", file, f"extends {path.name}, directly or by way of others"))
-        elif not other.is_file():
-            problems.append(Problem("extends", file, NO_FILE.format(path.parent)))
-        elif (below := expand_home(read_yaml(str(other), found))) is not None:
-            below = merge_pipelines(other, below, found, (*open_files, other.resolve()))
+        if below := read_extended(path, file, problems, open_files):
             merged.output_dir = below.output_dir or merged.output_dir
             add_layers(merged, below.stages)
-        problems += [replace(problem, file=problem.file or str(other)) for problem in found]
     problems += [
         Problem(str(key), value, f"unknown; a pipeline has only {', '.join(KEYS)}")
         for key, value in content.items()
@@ -89,8 +82,7 @@ def merge_pipelines(path: Path, content: dict, problems: list[Problem], open_fil
     elif "output_dir" in content:
         problems.append(Problem("output_dir", output_dir, "expected the folder that the stages write to"))
     if not isinstance(stages, dict):
-        remedy = f"expected a mapping from stage to YAML file; stages: {', '.join(STAGES)}"
-        problems.append(Problem("stages", stages, remedy))
+        problems.append(Problem("stages", stages, STAGES_REMEDY))
         stages = {}
     for stage, given in stages.items():
         if stage not in STAGES:
@@ -98,6 +90,23 @@ def merge_pipelines(path: Path, content: dict, problems: list[Problem], open_fil
         else:
             add_layers(merged, {stage: read_layers(path, f"stages.{stage}", given, problems)})
     return merged
+
+
+def read_extended(path: Path, file: object, problems: list[Problem], open_files: tuple[Path, ...]) -> Pipeline | None:
+    """Return the pipeline that the YAML at `path` extends, or None with a problem; see `merge_pipelines`."""
+    if not isinstance(file, str):
+        problems.append(Problem("extends", file, "expected the YAML of a pipeline, or a list of these"))
+        return None
+    if (found := find_file(path, "extends", file, problems)) is None:
+        return None
+    other, inner = Path(found), []
+    if other.resolve() in open_files:
+        problems.append(Problem("extends", file, f"remove it: {path.name} would extend itself"))
+        return None
+    content = expand_home(read_yaml(found, inner))
+    pipeline = content and merge_pipelines(other, content, inner, (*open_files, other.resolve()))
+    problems += [replace(problem, file=problem.file or found) for problem in inner]
+    return pipeline
 
 
 def read_layers(path: Path, key: str, given: object, problems: list[Problem]) -> list[Layer]:
@@ -115,11 +124,18 @@ def read_layers(path: Path, key: str, given: object, problems: list[Problem]) ->
             layers.append(Layer(resolve_inputs(one, path.parent, problems, f"{place}."), file=str(path)))
         elif not isinstance(one, str):
             problems.append(Problem(place, one, STAGE_REMEDY))
-        elif os.path.isfile(file := resolve_path(one, path.parent, os.path.isfile, place, problems)):
+        elif file := find_file(path, place, one, problems):
             layers.append(read_layer(file))
-        else:
-            problems.append(Problem(place, one, NO_FILE.format(path.parent)))
     return layers
+
+
+def find_file(path: Path, key: str, file: str, problems: list[Problem]) -> str | None:
+    """Return the path of a file that a pipeline's YAML names, or None with a problem."""
+    found = resolve_path(file, path.parent, os.path.isfile, key, problems)
+    if os.path.isfile(found):
+        return found
+    problems.append(Problem(key, file, f"no such file, in {path.parent} or from the current folder"))
+    return None
 
 
 def add_layers(pipeline: Pipeline, stages: dict[str, list[Layer]]) -> None:

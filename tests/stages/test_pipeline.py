@@ -210,8 +210,10 @@ def test_a_problem_names_the_file_that_its_value_stands_in(layered, tmp_path):
     ("content", "problem"),
     [
         ({"extends": "none.yaml"}, "extends: 'none.yaml' -> no such file, in "),
-        ({"extends": ["base/all.yaml", "mine.yaml"]}, "extends: 'mine.yaml' -> extends mine.yaml, directly or by"),
-        ({"extends": "circle.yaml"}, "extends: 'mine.yaml' -> extends circle.yaml, directly or by way of others (in "),
+        ({"extends": ["base/all.yaml", "mine.yaml"]}, "extends: 'mine.yaml' -> remove it: mine.yaml would extend"),
+        ({"extends": "circle.yaml"}, "extends: 'mine.yaml' -> remove it: circle.yaml would extend itself (in "),
+        ({"extends": {"a": 1}}, "extends: {'a': 1} -> expected the YAML of a pipeline, or a list of these"),
+        ({"extends": "broken.yaml", "output_dir": "mine"}, "config: '"),
         ({"extends": "base/all.yaml", "stages": {"sft": [["a.yaml"]]}}, "stages.sft[0]: ['a.yaml'] -> expected the"),
         ({"extends": "base/all.yaml", "stages": {"sft": ["a.yaml"]}}, "stages.sft[0]: 'a.yaml' -> no such file, in "),
         ({"extends": "base/all.yaml", "stages": {"sft": None}}, "stages.sft: None -> expected the stage's YAML file"),
@@ -219,10 +221,11 @@ def test_a_problem_names_the_file_that_its_value_stands_in(layered, tmp_path):
         ({"extends": "part.yaml"}, "output_dir: missing -> expected the folder that the stages write to"),
     ],
 )
-def test_problems_of_layers_are_reported(layered, content, problem):
+def test_problems_of_layers_are_reported(layered, tmp_path, content, problem):
     layered("circle.yaml", extends="mine.yaml")
     layered("wrong.yaml", extends="base/all.yaml", sed=1)
     layered("part.yaml", stages={"sft": "base/sft.yaml"})
+    (tmp_path / "broken.yaml").write_text("a: [")
     with pytest.raises(ConfigError) as raised:
         read_configs(str(layered("mine.yaml", **content)), None, None, [])
     assert problem in str(raised.value)
@@ -233,4 +236,11 @@ def test_a_stages_file_that_is_no_yaml_is_reported_with_all_other_problems(layer
     path = layered("mine.yaml", extends="base/all.yaml", stages={"sft": {"lora_r": 0}})
     (tmp_path / "base/sft.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=r"sft.config: .*sft.yaml:1' -> not valid YAML"):
+        run_pipeline(path)
+
+
+def test_a_key_that_a_stages_file_has_twice_is_reported_with_the_file(layered, tmp_path):
+    path = layered("mine.yaml", extends="base/all.yaml")
+    (tmp_path / "base/lora.yaml").write_text("lora_r: 8\nlora_r: 4\n")
+    with pytest.raises(ConfigError, match=r"sft.lora_r: 4 -> given twice, on lines 1 and 2.* \(in .*lora.yaml\)"):
         run_pipeline(path)
