@@ -230,6 +230,8 @@ def test_all_problems_of_the_arguments_are_reported(sft_dir, tmp_path, capsys):
     reported = capsys.readouterr().err
     for problem in ("format: 'tflite'", "dtype: 'int3'", "adapter: True", "out: "):
         assert f"\n  {problem}" in reported
+    with pytest.raises(ConfigError, match=r"converter: 'llama\.cpp' -> --format vllm converts nothing"):
+        export(str(sft_dir), tmp_path / "out", "vllm", converter="llama.cpp")
     with pytest.raises(ConfigError, match="'q8_0' -> one of f32, f16, bf16"):
         export(str(sft_dir), tmp_path / "out", "vllm", dtype="q8_0")
 

@@ -61,7 +61,7 @@ def export(
         HfkitError: the model cannot be exported in this format, or as `merge`.
     """
     out = Path(out)
-    if problems := argument_problems(out, format, dtype, adapter):
+    if problems := argument_problems(out, format, dtype, adapter, converter):
         raise ConfigError(problems, "the command line")
     require_free_folder(out)
     script = None if format == "vllm" else find_converter(converter)
@@ -77,7 +77,7 @@ def export(
     return out
 
 
-def argument_problems(out: Path, format: str, dtype: str | None, adapter: bool) -> list[Problem]:
+def argument_problems(out: Path, format: str, dtype: str | None, adapter: bool, converter: str | None) -> list[Problem]:
     """Return what is wrong with the arguments of an export, without a look at the model."""
     problems = [] if format in EXPORTERS else [Problem("format", format, f"one of {', '.join(EXPORTERS)}")]
     dtypes = [*(DTYPES_SERVED if format == "vllm" else MERGE_DTYPES)]
@@ -85,6 +85,8 @@ def argument_problems(out: Path, format: str, dtype: str | None, adapter: bool) 
         problems.append(Problem("dtype", dtype, f"one of {', '.join(dtypes)}", keys=("format",)))
     if adapter and format != "vllm":
         problems.append(Problem("adapter", adapter, "only --format vllm takes an adapter unmerged", keys=("format",)))
+    if converter and format == "vllm":
+        problems.append(Problem("converter", converter, "--format vllm converts nothing: remove it", keys=("format",)))
     if out.suffix == ".gguf":
         problems.append(Problem("out", str(out), "name a folder; the file in it gets its name from --dtype"))
     return problems
