@@ -71,7 +71,6 @@ def small_trainer(tokenizer, folder, parts: list, ptx: list[dict] = PTX, peft_co
         gradient_checkpointing=False,
         report_to="none",
         disable_tqdm=True,
-        num_sample_generations=0,
         max_grad_norm=1e9,
         **{"learning_rate": 1e-2, "lr_scheduler_type": "constant", "weight_decay": 0.0} | settings,
     )

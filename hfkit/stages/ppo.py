@@ -72,7 +72,7 @@ def main(config: PPOConfig) -> Path:
         run.note(**record_base(roles.policy))
         stop_token_ids = stop_ids(roles.policy.generation_config, tokenizer)
         scorer = load_scorer(config, tokenizer, reader, roles.reward, stop_token_ids)
-        args = trainer_arguments(config, num_sample_generations=0)
+        args = trainer_arguments(config)
         if roles.reward is not None:
             known = run.before.get("reward_probes") if run.checkpoint else None
             run.note(reward_probes=known or probe_rewards(roles.policy, scorer, tokenizer, train_rows, args))
