@@ -61,7 +61,7 @@ def is_generic(classifier: type) -> bool:
 
 
 def describe_generic(model: torch.nn.Module) -> dict:
-    """Return what a record says about a classifier that plain Transformers has to be told of; {} for any other.
+    """Return what a record says about a classifier that plain Transformers does not know; {} for any other.
 
     Returns:
         {"generic_classifier": its name, base_model_prefix, and the modules and names of its base and its config}.

@@ -164,7 +164,7 @@ def row_lengths(batch: Batch) -> torch.Tensor | None:
 
 
 def router_loss_config(trainer: Trainer):
-    """Return the config in which a trainer's model is told to add its router loss; None if it is not."""
+    """Return the config in which a trainer's model is set to add its router loss; None if it is not."""
     config = trainer.model.config.get_text_config()
     return config if getattr(config, "output_router_logits", False) else None
 

@@ -1,6 +1,6 @@
-"""Reads off a chat template what it writes around the messages of each role, for programs that run no Jinja.
+"""Finds what a chat template writes around the messages of each role, for programs that run no Jinja.
 
-A template that does more than that, or something else for some conversation, has no such format.
+A template that does more than that, or differs by conversation, has no such format.
 """
 
 from dataclasses import dataclass, replace
@@ -135,7 +135,7 @@ def opening_bos(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _with_system_turn(found: ChatFormat, before: str, after: str) -> ChatFormat:
-    """Return a format with a turn for the system text; what a conversation without one begins with tells its default.
+    """Return a format with a turn for the system text; without one, a conversation begins with the default.
 
     Args:
         before: the text before the system text.

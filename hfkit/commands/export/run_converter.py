@@ -1,8 +1,8 @@
 """python -m hfkit.commands.export.run_converter SETTINGS ARGUMENTS: runs llama.cpp's converter on ARGUMENTS.
 
-It has a process of its own, whose path, arguments and logging the converter changes. SETTINGS is JSON: `script`, the
+The converter changes path, arguments and logging of its process. SETTINGS is JSON: `script`, the
 converter; `out`, the file that it writes; `adds_bos`, whether the tokenizer in that file is to put a BOS token before a
-text, or null for what the converter chooses. The last line of the output says whether it does.
+text, or null for what the converter chooses. The last line of the output is whether it does, as JSON.
 """
 
 import json
