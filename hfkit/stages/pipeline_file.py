@@ -97,7 +97,7 @@ def read_extended(path: Path, file: object, problems: list[Problem], open_files:
     if not isinstance(file, str):
         problems.append(Problem("extends", file, "expected the YAML of a pipeline, or a list of these"))
         return None
-    if (found := find_file(path, "extends", file, problems)) is None:
+    if (found := find_yaml(path, "extends", file, problems)) is None:
         return None
     other, inner = Path(found), []
     if other.resolve() in open_files:
@@ -124,12 +124,12 @@ def read_layers(path: Path, key: str, given: object, problems: list[Problem]) ->
             layers.append(Layer(resolve_inputs(one, path.parent, problems, f"{place}."), file=str(path)))
         elif not isinstance(one, str):
             problems.append(Problem(place, one, STAGE_REMEDY))
-        elif file := find_file(path, place, one, problems):
+        elif file := find_yaml(path, place, one, problems):
             layers.append(read_layer(file))
     return layers
 
 
-def find_file(path: Path, key: str, file: str, problems: list[Problem]) -> str | None:
+def find_yaml(path: Path, key: str, file: str, problems: list[Problem]) -> str | None:
     """Return the path of a file that a pipeline's YAML names, or None with a problem."""
     found = resolve_path(file, path.parent, os.path.isfile, key, problems)
     if os.path.isfile(found):
