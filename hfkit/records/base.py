@@ -36,8 +36,8 @@ def base_fault(source: Source) -> str | None:
         return None  # the full-precision weights of a base that is stored quantized: their hash differs
     return (
         f"{source.path} was trained on the base {describe_base(trained_on)}, but its base now is "
-        f"{describe_base(given)}: restore the former, or name it with base=... in Python, --base for `hfkit merge`, "
-        "base_model_name_or_path in adapter_config.json for a stage"
+        f"{describe_base(given)}: restore the former, or name it with base=... in Python, --base for `hfkit merge` and "
+        "`hfkit export`, base_model_name_or_path in adapter_config.json for a stage"
     )
 
 

@@ -62,8 +62,11 @@ def run_stage(stage: str, config=None, **keys) -> Path:
     """
     spec = STAGES[stage]
     given = {} if config is None else config
-    if not isinstance(given, (Mapping, str, os.PathLike)):
+    if isinstance(given, spec.config_class):
         given = values_of(given)
+    elif not isinstance(given, (Mapping, str, os.PathLike)):
+        remedy = f"expected {spec.config_class.__name__}, a mapping or the path of a YAML; pass rows as datasets=..."
+        raise ConfigError([Problem("config", type(given).__name__, remedy)])
     problems: list[Problem] = []
     if isinstance(given, Mapping):
         given = as_plain(spec.config_class, given, problems)

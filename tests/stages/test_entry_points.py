@@ -112,6 +112,13 @@ def test_what_is_wrong_is_said_by_its_key(base_dir, tmp_path):
     given = {"model_name_or_path": str(base_dir), "output_dir": str(tmp_path / "out"), "max_length": 64}
     wrong = problems(hfkit.sft, hfkit.SFTConfig(datasets=[{"path": 5}, {"card": "no-such"}], **given))
     assert wrong.keys() == {"datasets[0].path"} and "expected text" in wrong["datasets[0].path"]
+    for config, name in (
+        (ROWS["turns"], "list"),
+        (hfkit.RewardConfig(**given), "RewardConfig"),
+        (hfkit.SFTConfig, "type"),
+    ):
+        with pytest.raises(ConfigError, match=f"config: '{name}' -> expected SFTConfig, a mapping or the path"):
+            hfkit.sft(config)
     entry = {"path": "nothing.jsonl", "splt": "x"}
     assert problems(hfkit.sft, datasets=[entry], **given).keys() == {"datasets[0].splt"}
     assert problems(hfkit.sft, datasets="nothing.jsonl", **given).keys() == {"datasets[0].path"}
