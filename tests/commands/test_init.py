@@ -250,8 +250,9 @@ def test_what_flags_give_stays(files, large):
 @pytest.mark.parametrize(("memory", "status"), [("", 0), ("8", 0), ("much", 2)])
 def test_on_a_terminal_it_asks_for_what_no_flag_says(files, base_dir, monkeypatch, capsys, memory, status):
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("HOME", str(Path.cwd()))
     with create_pipe_input() as answers, create_app_session(input=answers, output=DummyOutput()):
-        answers.send_text(f"pairs.jsonl messages.jsonl\nreward\n{memory}\nhere\n")
+        answers.send_text(f"pairs.jsonl messages.jsonl\nreward\n{memory}\n~/here\n")
         assert cli.main(["init", "--model", str(base_dir)]) == status
     shown = capsys.readouterr()
     if status:
@@ -259,6 +260,22 @@ def test_on_a_terminal_it_asks_for_what_no_flag_says(files, base_dir, monkeypatc
         return
     assert list(read("here")["pipeline"]["stages"]) == ["sft", "reward"]
     assert ("of 8.0 GB (--memory)" in shown.out) == (memory == "8")
+
+
+def test_an_open_quote_in_an_answer_is_refused(base_dir, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    with create_pipe_input() as answers, create_app_session(input=answers, output=DummyOutput()):
+        answers.send_text("my 'rows.jsonl\n")
+        assert cli.main(["init", "--model", str(base_dir)]) == 2
+    assert '--data: "my \'rows.jsonl" -> close the quote' in capsys.readouterr().err
+
+
+def test_ctrl_d_ends_the_questions(base_dir, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    with create_pipe_input() as answers, create_app_session(input=answers, output=DummyOutput()):
+        answers.send_text("\x04")
+        assert cli.main(["init", "--model", str(base_dir)]) == 130
+    assert capsys.readouterr().err == "hfkit init: interrupted\n"
 
 
 def test_a_tokenizer_without_a_token_to_pad_with_is_refused_with_the_flag(files, base_dir, tmp_path, capsys):

@@ -9,13 +9,18 @@ from prompt_toolkit import prompt
 from prompt_toolkit.completion import Completer, PathCompleter, WordCompleter
 
 from hfkit.core.errors import ConfigError, Problem
+from hfkit.core.home import expand_home
 from hfkit.training.memory.device import Device
 
 
 def ask_sources(given: Namespace) -> None:
-    """Ask for the model and the data, unless flags name them."""
+    """Ask for the model and the data, unless flags name them.
+
+    Raises:
+        ConfigError: a quote in the answer is not closed.
+    """
     given.model = given.model or ask("model (folder or Hub id)", completer=PathCompleter())
-    given.data = given.data or shlex.split(ask("data (files, separated by spaces)", completer=PathCompleter()))
+    given.data = given.data or split_words(ask("data (files, separated by spaces)", completer=PathCompleter()))
 
 
 def ask_plan(given: Namespace, goals: Iterable[str], goal: str, device: Device, output_dir: str) -> None:
@@ -36,9 +41,24 @@ def ask_plan(given: Namespace, goals: Iterable[str], goal: str, device: Device, 
 
 
 def ask(question: str, default: str = "", completer: Completer | None = None) -> str:
-    """Return the answer to a question; an empty one is the default."""
+    """Return the answer to a question, with `~` as the home folder; an empty one is the default."""
     shown = f"{question} [{default}]: " if default else f"{question}: "
-    return prompt(shown, completer=completer).strip() or default
+    try:
+        return expand_home(prompt(shown, completer=completer).strip()) or default
+    except EOFError:  # Ctrl-D ends as Ctrl-C does
+        raise KeyboardInterrupt from None
+
+
+def split_words(answer: str) -> list[str]:
+    """Return the words of an answer, which may be quoted as in a shell.
+
+    Raises:
+        ConfigError: a quote is not closed.
+    """
+    try:
+        return shlex.split(answer)
+    except ValueError as error:
+        raise ConfigError([Problem("--data", answer, "close the quote, or write a backslash before it")]) from error
 
 
 def positive_number(answer: str) -> float:
