@@ -99,7 +99,7 @@ def test_a_command_of_the_readme_runs(command, folder, monkeypatch, capsys):
 def test_a_make_target_of_the_readme_is_there(command):
     shown = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
-    assert ".venv/bin/" in shown.stdout
+    assert ".venv/bin/" in shown.stdout or "python3 benchmarks/" in shown.stdout  # the latter without .venv
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)

@@ -64,8 +64,9 @@ class Problem:
 
     def __str__(self) -> str:
         shown = self.value if self.value is MISSING else repr(masked(self.key, self.value))
+        shown = shown if len(shown) <= 80 else f"{shown[:30]}...{shown[-47:]}"  # the end of a path is its file
         place = f" (in {self.file})" if self.file else ""
-        return f"{self.key}: {shown if len(shown) <= 80 else shown[:77] + '...'} -> {self.remedy}{place}"
+        return f"{self.key}: {shown} -> {self.remedy}{place}"
 
 
 class ConfigError(HfkitError):

@@ -310,3 +310,9 @@ def test_load_config(tmp_path):
 )
 def test_secrets_are_masked(key, value, shown):
     assert str(Problem(key, value, "so")) == f"{key}: {shown} -> so"
+
+
+def test_of_a_long_value_both_ends_are_shown():
+    shown = str(Problem("datasets", "/data" * 30 + "/rows.jsonl", "no such file"))
+    assert len(shown) < 120
+    assert shown.startswith("datasets: '/data/data") and shown.endswith("/rows.jsonl' -> no such file")
