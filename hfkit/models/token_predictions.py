@@ -26,8 +26,8 @@ Head = Callable[[torch.Tensor], torch.Tensor]
 Scaling = tuple[float, float | None]
 """The factor and the cap of logits."""
 
-LOGITS = 1 << 25
-"""Logits of a chunk: 128 MiB in float32, 1,024 tokens with a vocabulary of 32,768."""
+LOGITS = {"cpu": 1 << 26, "cuda": 1 << 25}
+"""Logits of a chunk: on a GPU 128 MiB in float32, 1,024 tokens with a vocabulary of 32,768."""
 SCALES = ("logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
 """Keys of configs whose value multiplies or divides the output of the head."""
 CAP = "final_logit_softcapping"
@@ -99,7 +99,9 @@ def predicting_states(
 
 def chunk_size(model: torch.nn.Module) -> int:
     """Return the tokens of a chunk."""
-    return max(1, LOGITS // causal_model(model).config.get_text_config().vocab_size)
+    causal = causal_model(model)
+    logits = LOGITS["cpu" if causal.device.type == "cpu" else "cuda"]
+    return max(1, logits // causal.config.get_text_config().vocab_size)
 
 
 def measure_chunk(

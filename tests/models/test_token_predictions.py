@@ -51,7 +51,7 @@ INPUTS = {"input_ids": IDS, "attention_mask": MASK}
 
 @pytest.fixture(autouse=True)
 def chunks_of_four_tokens(monkeypatch):
-    monkeypatch.setattr(token_predictions, "LOGITS", 4 * 90)
+    monkeypatch.setitem(token_predictions.LOGITS, "cpu", 4 * 90)
 
 
 def model_of(head: str) -> torch.nn.Module:
@@ -128,7 +128,7 @@ def adapted_head() -> torch.nn.Module:
 @pytest.mark.parametrize("is_half", [False, True])
 @pytest.mark.parametrize("head", [*HEADS, "adapted"])
 def test_sums_and_their_gradients_are_those_of_the_whole_logits(head, is_half, tokens, monkeypatch):
-    monkeypatch.setattr(token_predictions, "LOGITS", tokens * 90)  # several chunks, or one
+    monkeypatch.setitem(token_predictions.LOGITS, "cpu", tokens * 90)  # several chunks, or one
     model = adapted_head() if head == "adapted" else model_of(head)
     other, tolerance = copy.deepcopy(model), 2e-2 if is_half else 1e-5
     with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
@@ -181,7 +181,7 @@ def test_no_targets_give_no_figures():
 @pytest.mark.parametrize("scaling", [None, "found"])
 def test_a_large_vocabulary_takes_the_memory_of_a_chunk(scaling, monkeypatch):
     """512 tokens with 64,000 logits each: 125 MiB in float32, several times over where they are computed whole."""
-    monkeypatch.setattr(token_predictions, "LOGITS", 1 << 22)
+    monkeypatch.setitem(token_predictions.LOGITS, "cpu", 1 << 22)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=64_000, **sizes))
     ids = torch.arange(512)[None]

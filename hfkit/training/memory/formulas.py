@@ -245,7 +245,7 @@ def loss_bytes(decoder: Decoder, tokens: int) -> int:
 def chunked_loss_bytes(decoder: Decoder, run: Pass) -> int:
     """Return the bytes of the cross-entropy of a chunk (`token_predictions.LOGITS`): as of `loss_bytes`, and the logits
     in 16 bits where the head computes in them."""
-    tokens = min(run.tokens, max(1, LOGITS // decoder.vocab))
+    tokens = min(run.tokens, max(1, LOGITS["cuda" if run.on_gpu else "cpu"] // decoder.vocab))
     return loss_bytes(decoder, tokens) + (tokens * decoder.vocab * BF16 if run.inner == BF16 else 0)
 
 
