@@ -24,21 +24,22 @@ def prepare_device(config) -> None:
     """
     state = process_state(config.extra)
     disable_cudnn_attention()
-    if config.extra.get("tf32") is not False:
-        allow_tf32(state.device.type)
+    set_tf32(state.device.type, config.extra.get("tf32"))
     gpus = torch.cuda.device_count() if state.device.type == "cuda" else 0
     if gpus > 1 and state.num_processes == 1:
         warn(f"one of {gpus} visible GPUs is used: `accelerate launch -m hfkit.cli STAGE ...` uses all")
 
 
-def allow_tf32(kind: str) -> None:
-    """Let a GPU round the inputs of float32 matrix products to TF32: 10 bits of mantissa, as in float16.
+def set_tf32(kind: str, tf32: bool | None = None) -> None:
+    """Let a GPU round the inputs of float32 matrix products to TF32, or not: 10 bits of mantissa, as in float16.
 
     Older versions of Transformers compute rotary positions with such a product, and TF32 has no integers above 2048 but
-    even ones (transformers issue 48428): with those nothing changes.
+    even ones (transformers issue 48428): with those nothing changes, unless it is asked for.
     """
-    if kind == "cuda" and Version(transformers.__version__) >= ROTATES_WITHOUT_MATMUL:
-        torch.set_float32_matmul_precision("high")
+    if tf32 is None and Version(transformers.__version__) >= ROTATES_WITHOUT_MATMUL:
+        tf32 = True
+    if kind == "cuda" and tf32 is not None:
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
 def disable_cudnn_attention() -> None:

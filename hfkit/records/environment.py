@@ -25,10 +25,18 @@ def environment() -> dict:
         "versions": versions,
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),  # "high": TF32 on a GPU
+        "float32_matmul_precision": float32_precision(),
         "cpu_count": os.cpu_count(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
+
+
+def float32_precision() -> str:
+    """Return the precision of float32 matrix products; "high" is TF32 on a GPU."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # a caller has used both of PyTorch's settings, which do not know of each other
+        return "mixed"
 
 
 def reset_peak_memory() -> None:

@@ -37,6 +37,7 @@ def trainer_arguments(config, **overrides):
     """
     state = process_state(config.extra)  # joins the process group, before anything else does
     kind, extra = state.device.type, dict(config.extra)
+    extra.pop("tf32", None)  # set by `prepare_device`; PyTorch raises where its old and its new setting are mixed
     if state.num_processes == 1:
         extra.pop("ddp_backend", None)
     config_class = type(config).trainer_config_class()
