@@ -32,7 +32,7 @@ def record_in(folder: Path) -> dict:
 def test_without_time_every_row_is_left_out(tmp_path):
     status, record = bench(tmp_path, "--budget", "0")
     assert (status, record["rows"]) == (0, {})
-    assert {"tests of the GPU", "sft 8B 4bit", "ppo 1B"} <= {*record["left_out"]}
+    assert {"tests of the GPU", "sft 8B 4bit", "ppo 1B bf16"} <= {*record["left_out"]}
 
 
 def test_a_row_that_time_runs_out_for_is_run_again(tmp_path, monkeypatch):
@@ -54,5 +54,5 @@ def test_the_plan_runs_to_its_end_and_no_row_is_run_twice(tmp_path):
     assert {row["status"] for row in record["rows"].values()} == {"done"}
     assert record["rows"]["sft 135M float32"]["check"]["largest_weight_difference"] < 1e-5
     assert {"hfkit_over_bare", "medians"} <= {*record["rows"]["pretrain 1B bf16"]}
-    assert record["rows"]["ppo 1B"]["speed"]["hfkit_over_trl"] > 0
+    assert record["rows"]["ppo 1B bf16"]["speed"]["hfkit_over_trl"] > 0
     assert bench(tmp_path) == (0, record)

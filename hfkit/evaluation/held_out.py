@@ -22,7 +22,7 @@ from hfkit.data.forms import IGNORE, INSTRUCTIONS, TEXT, encode_instructions, in
 from hfkit.data.messages import Messages
 from hfkit.data.packing import pack_documents
 from hfkit.data.splits import SplitStats, load_rows, load_splits
-from hfkit.models.micro_batches import batches_by_length
+from hfkit.models.micro_batches import batches_by_length, call_tokens
 from hfkit.models.token_predictions import cross_entropy, measure_predictions
 from hfkit.records.record import record_of
 
@@ -212,7 +212,7 @@ def text_likelihoods(
     figures: list = [None] * len(rows)
     model.eval()
     lengths = count_ids(rows.select_columns("input_ids").with_format("arrow")[:]["input_ids"])
-    for part in batches_by_length(lengths, batch_size, model.device.type):
+    for part in batches_by_length(lengths, batch_size, call_tokens(model)):
         indices = part.tolist()
         batch = rows[indices]
         pairs = [prepend_eos(*pair, tokenizer) for pair in zip(batch["input_ids"], batch["labels"], strict=True)]

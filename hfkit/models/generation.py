@@ -16,7 +16,7 @@ from hfkit.core.compat import cache_name
 from hfkit.core.device import keep_random_state
 from hfkit.data.chat_template import turn_end_ids
 from hfkit.data.forms import IGNORE
-from hfkit.models.micro_batches import batches_by_length
+from hfkit.models.micro_batches import batches_by_length, call_tokens
 from hfkit.models.token_predictions import logprob_and_entropy, measure_predictions
 
 CACHE_NAME = cache_name(BaseModelOutputWithPast)
@@ -206,7 +206,7 @@ def likelihoods(
     results: list = [None] * len(rows)
     lengths = [len(row) for row in rows]
     measure = partial(logprob_and_entropy, temperature=temperature or 1.0)
-    for part in batches_by_length(lengths, batch_size, model.device.type):
+    for part in batches_by_length(lengths, batch_size, call_tokens(model)):
         ids = {"input_ids": [rows[index] for index in part]}
         batch = tokenizer.pad(ids, padding_side="right", return_tensors="pt").to(model.device)
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}

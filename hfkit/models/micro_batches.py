@@ -2,22 +2,40 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 BLOCK = 256
 """Rows that are cut together, at most: the cost of all cuts of N rows takes N x N numbers."""
-CALL = {"cuda": 1024, "cpu": 32}
-"""Tokens that a model computes in the time that one more call of it takes, by device. Launches bound a GPU."""
+CALL_ON_CPU = 32
+"""Tokens that a CPU computes in the time that one more call of a model takes."""
+LAYER_CALL = 2.5e11
+"""Multiplications with additions that a GPU does while the kernels of one layer are launched: 2 ms at 250 TFLOP/s. The
+backward pass takes about twice as many of both."""
+
+
+def call_tokens(model: PreTrainedModel | PeftModel) -> int:
+    """Return the tokens that a model computes in the time that one more call of it takes.
+
+    Launches bound a GPU: a model of 135M parameters computes a whole batch while its next call is launched, and one of
+    8B about a thousand tokens.
+    """
+    if model.device.type == "cpu":
+        return CALL_ON_CPU
+    whole = model.get_base_model() if isinstance(model, PeftModel) else model
+    layers = whole.config.get_text_config(decoder=True).num_hidden_layers
+    return round(LAYER_CALL * layers / whole.num_parameters())
 
 
 def micro_batches(
-    lengths: ArrayLike, max_tokens: int, device: str = "cpu", sequences: ArrayLike | None = None, count: int = 0
+    lengths: ArrayLike, max_tokens: int, call: int, sequences: ArrayLike | None = None, count: int = 0
 ) -> list[np.ndarray]:
     """Cut rows into micro-batches so that calls and padded tokens together cost least; the longest rows come first.
 
     Args:
         lengths: tokens of the longest sequence of each row, (N,).
         max_tokens: of a micro-batch, padding included; a longer row is one of its own.
-        device: type of the device that computes them.
+        call: tokens that take as long as one more call of the model (`call_tokens`).
         sequences: sequences of each row, (N,); none: 1 each.
         count: number of micro-batches, from the least that `max_tokens` allows up to N; 0: as many as are best.
 
@@ -30,14 +48,14 @@ def micro_batches(
     parts = []
     for block in [order] if count else [order[start : start + BLOCK] for start in range(0, len(order), BLOCK)]:
         costs = part_costs(lengths[block], sequences[block], max_tokens)
-        cuts = cuts_into(costs, count) if count else cheapest_cuts(costs + CALL.get(device, CALL["cuda"]))
+        cuts = cuts_into(costs, count) if count else cheapest_cuts(costs + call)
         parts += np.split(block, cuts)
     return parts
 
 
-def batches_by_length(lengths: ArrayLike, batch_size: int, device: str = "cpu") -> list[np.ndarray]:
+def batches_by_length(lengths: ArrayLike, batch_size: int, call: int) -> list[np.ndarray]:
     """Return the rows of each batch, of like length and of no more tokens than `batch_size` of the longest rows."""
-    return micro_batches(lengths, batch_size * max(lengths, default=0), device)
+    return micro_batches(lengths, batch_size * max(lengths, default=0), call)
 
 
 def round_up(width: int, multiple: int | None) -> int:

@@ -10,7 +10,7 @@ from hfkit.data.messages import Messages, RenderError, tools_of
 from hfkit.data.rendering import variables_of
 from hfkit.models.fitting import require_vocabulary
 from hfkit.models.loading import load_classifier, reward_source
-from hfkit.models.micro_batches import batches_by_length
+from hfkit.models.micro_batches import batches_by_length, call_tokens
 from hfkit.models.score_head import compute_head_in_float32
 from hfkit.models.shared_prefixes import padded_sequences, reply_states, sequence_of
 from hfkit.models.tokenizers import load_tokenizer
@@ -66,7 +66,7 @@ class RewardModel:
         rewards, lengths = torch.zeros(len(rows)), [*map(len, rows)]
         classifier = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         backbone, device = classifier.base_model, self.model.device
-        for indices in batches_by_length(lengths, batch_size, device.type):
+        for indices in batches_by_length(lengths, batch_size, call_tokens(self.model)):
             sequences = [sequence_of([rows[index]]) for index in indices]
             batch = padded_sequences(sequences, self.tokenizer.pad_token_id)
             batch = {name: tensor.to(device) for name, tensor in batch.items()}

@@ -85,7 +85,7 @@ def padding_first_order(mask: torch.Tensor) -> torch.Tensor:
     return mask.long().argsort(dim=1, stable=True)
 
 
-def cut_rows(tokens: Tokens, index: torch.Tensor, args: PPOArguments) -> list[torch.Tensor]:
+def cut_rows(tokens: Tokens, index: torch.Tensor, args: PPOArguments, call: int) -> list[torch.Tensor]:
     """Return the rows of an index in parts of like length (see `micro_batches`), or as they come.
 
     A part has at most `max_tokens_per_micro_batch` tokens, by default those of `per_device_train_batch_size` rows as
@@ -96,5 +96,5 @@ def cut_rows(tokens: Tokens, index: torch.Tensor, args: PPOArguments) -> list[to
         return list(index.split(size))
     lengths = tokens.lengths.cpu()
     most = args.max_tokens_per_micro_batch or size * int(lengths.max())
-    parts = micro_batches(lengths[index.cpu()].numpy(), most, index.device.type)
+    parts = micro_batches(lengths[index.cpu()].numpy(), most, call)
     return [index[torch.as_tensor(part, device=index.device)] for part in parts]

@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
+from hfkit.models.micro_batches import call_tokens
 from hfkit.rlhf.advantages import advantages_and_returns, explained_variance, kl_per_token, masked_mean, token_rewards
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.batch import Tokens, cut_rows
@@ -103,7 +104,7 @@ class ExperienceMaker:
         logprobs, ref_logprobs, entropies, values = (torch.zeros(tokens.replies.shape, device=device) for _ in range(4))
         self.roles.policy.eval(), self.roles.value.eval()
         all_rows = torch.arange(len(tokens), device=device)
-        for index in cut_rows(tokens, all_rows, args):
+        for index in cut_rows(tokens, all_rows, args, call_tokens(self.roles.policy)):
             part = tokens.select(index)
             cells = (index, slice(part.replies.shape[1]))
             with autocast(args.bf16, device):

@@ -11,7 +11,7 @@ from hfkit.config.stages import PPOConfig
 from hfkit.data.forms import IGNORE, INSTRUCTIONS, encode_instructions
 from hfkit.data.held_out import keys_of, overlaps
 from hfkit.data.splits import SplitStats, load_rows
-from hfkit.models.micro_batches import micro_batches
+from hfkit.models.micro_batches import call_tokens, micro_batches
 from hfkit.models.summed_losses import sum_losses
 from hfkit.models.token_predictions import cross_entropy, shifted
 from hfkit.rlhf.arguments import PPOArguments
@@ -63,7 +63,7 @@ class PTX:
         start = self.taken + args.process_index * size
         rows = [self.rows[index] for index in self.order.take(start, size)]
         self.taken += size * self.accelerator.num_processes
-        batches = [self.batch(part) for part in self.cut(rows)]
+        batches = [self.batch(part) for part in self.cut(rows, call_tokens(policy))]
         count = self.accelerator.reduce(sum((batch["labels"][:, 1:] != IGNORE).sum() for batch in batches), "sum")
         total = torch.zeros((), device=device)
         for batch in batches:
@@ -74,13 +74,13 @@ class PTX:
             total += loss.detach()
         return float(self.accelerator.reduce(total, "sum") / count)
 
-    def cut(self, rows: list[dict]) -> list[list[dict]]:
+    def cut(self, rows: list[dict], call: int) -> list[list[dict]]:
         """Return the rows in micro-batches, cut as those of the replies."""
         size, lengths = self.args.per_device_train_batch_size, [len(row["input_ids"]) for row in rows]
         if not self.args.micro_batches_by_length:
             return [rows[start : start + size] for start in range(0, len(rows), size)]
         most = self.args.max_tokens_per_micro_batch or size * max(lengths)
-        parts = micro_batches(lengths, most, self.accelerator.device.type)
+        parts = micro_batches(lengths, most, call)
         return [[rows[index] for index in part] for part in parts]
 
     def batch(self, rows: list[dict]) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch.optim import Optimizer
 
+from hfkit.models.micro_batches import call_tokens
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.batch import cut_rows
 from hfkit.rlhf.experience import Experience
@@ -50,7 +51,7 @@ class Updater:
         tokens, device = experience.tokens, self.accelerator.device
         count = self.accelerator.reduce(tokens.mask[index].sum(), "sum")
         totals: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=device))
-        for part in cut_rows(tokens, index, self.args):
+        for part in cut_rows(tokens, index, self.args, call_tokens(self.roles.policy)):
             # one after the other, so that only one model's activations are in memory
             for losses, learns in ((self.value_losses, True), (self.policy_losses, policy_learns)):
                 with autocast(self.args.bf16, device), torch.set_grad_enabled(learns):

@@ -14,7 +14,7 @@ from trl import RewardTrainer
 
 from hfkit.core.compat import EncodedRows
 from hfkit.metrics.preference import metrics_of_rewards
-from hfkit.models.micro_batches import batches_by_length, round_up
+from hfkit.models.micro_batches import batches_by_length, call_tokens, round_up
 from hfkit.models.shared_prefixes import PER_TOKEN, ReplySequence, padded_sequences, reply_states
 from hfkit.models.token_predictions import causal_model
 from hfkit.training.comparison_batches import Comparisons
@@ -135,7 +135,7 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
         first = np.cumsum([0, *(len(one.ends) for one in sequences)]).tolist()  # the reply that each begins with
         scores = torch.zeros(first[-1], dtype=torch.float64, device=self.args.device)
         lengths, size = [len(one.ids) for one in sequences], 2 * self.args.per_device_eval_batch_size  # a pair has two
-        batches = batches_by_length(lengths, size, self.args.device.type)
+        batches = batches_by_length(lengths, size, call_tokens(self.model))
         for part in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
             batch = padded_sequences([sequences[index] for index in part], self.processing_class.pad_token_id)
             batch = {name: tensor.to(self.args.device) for name, tensor in batch.items()}

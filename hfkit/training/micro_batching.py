@@ -18,7 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from hfkit.core.compat import logged_counts, weigh_logged
 from hfkit.data.encoding import count_ids
 from hfkit.data.forms import IGNORE
-from hfkit.models.micro_batches import batches_by_length, micro_batches, round_up
+from hfkit.models.micro_batches import batches_by_length, call_tokens, micro_batches, round_up
 from hfkit.models.shared_prefixes import PADDING
 
 Batch = dict[str, torch.Tensor]
@@ -103,7 +103,7 @@ class MicroBatching(Trainer):
 
     def cut(self, lengths: np.ndarray, sequences: np.ndarray | None = None) -> list[np.ndarray]:
         """Return the rows of each micro-batch (see `micro_batches`), as many in each process."""
-        options = (lengths, self.max_tokens, self.args.device.type, sequences)
+        options = (lengths, self.max_tokens, call_tokens(self.model), sequences)
         parts = micro_batches(*options)
         if self.accelerator.num_processes == 1:
             return parts
@@ -141,7 +141,7 @@ class MicroBatching(Trainer):
     def evaluation_batches(self, rows: Dataset) -> list[list[int]]:
         """Return the rows of each batch of this process, as many batches in each process: row -1 has no labels."""
         lengths = count_ids(rows.select_columns("input_ids").with_format("arrow")[:]["input_ids"])
-        parts = batches_by_length(lengths, self.args.per_device_eval_batch_size, self.args.device.type)
+        parts = batches_by_length(lengths, self.args.per_device_eval_batch_size, call_tokens(self.model))
         batches, processes = [part.tolist() for part in parts], self.accelerator.num_processes
         return [*batches, *[[-1]] * (-len(batches) % processes)][self.accelerator.process_index :: processes]
 

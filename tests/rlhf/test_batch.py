@@ -8,6 +8,8 @@ import torch
 from hfkit.data.forms import IGNORE
 from hfkit.rlhf.batch import Tokens, cut_rows
 
+CALL = 32  # tokens that take as long as one more call
+
 
 def batch_of(lengths: list[tuple[int, int]]) -> Tokens:
     """Prompts and replies of these lengths."""
@@ -33,7 +35,7 @@ def arguments(**settings) -> SimpleNamespace:
 def test_no_part_has_more_tokens_than_a_batch_of_the_longest_rows(size):
     lengths = random_lengths(12, 0)
     tokens, index = batch_of(lengths), torch.tensor([7, 2, 11, 5, 3, 0])
-    parts = cut_rows(tokens, index, arguments(per_device_train_batch_size=size))
+    parts = cut_rows(tokens, index, arguments(per_device_train_batch_size=size), CALL)
     assert sorted(torch.cat(parts).tolist()) == sorted(index.tolist())
     sizes = [tokens.select(part).model_inputs()["input_ids"].numel() for part in parts]
     assert max(sizes) <= size * max(map(sum, lengths))
@@ -42,19 +44,19 @@ def test_no_part_has_more_tokens_than_a_batch_of_the_longest_rows(size):
 def test_a_budget_of_tokens_is_kept():
     lengths = random_lengths(12, 1)
     longest = max(map(sum, lengths))
-    parts = cut_rows(batch_of(lengths), torch.arange(12), arguments(max_tokens_per_micro_batch=longest))
+    parts = cut_rows(batch_of(lengths), torch.arange(12), arguments(max_tokens_per_micro_batch=longest), CALL)
     assert max(len(part) * max(sum(lengths[row]) for row in part) for part in parts) <= longest
 
 
 def test_short_rows_go_together_and_long_ones_alone():
     lengths = [(20, 60), *[(20, 10)] * 5]
-    parts = cut_rows(batch_of(lengths), torch.arange(6), arguments(per_device_train_batch_size=3))
+    parts = cut_rows(batch_of(lengths), torch.arange(6), arguments(per_device_train_batch_size=3), CALL)
     assert [part.tolist() for part in parts] == [[0], [1, 2, 3, 4, 5]]
 
 
 def test_rows_stay_in_their_batches_where_length_must_not_decide():
     settings = arguments(micro_batches_by_length=False)
-    parts = cut_rows(batch_of(random_lengths(5, 2)), torch.tensor([4, 1, 0, 3, 2]), settings)
+    parts = cut_rows(batch_of(random_lengths(5, 2)), torch.tensor([4, 1, 0, 3, 2]), settings, CALL)
     assert [part.tolist() for part in parts] == [[4, 1], [0, 3], [2]]
 
 
