@@ -12,13 +12,13 @@ record has is not run again. Shared by sft_vs_trl.py, reward_vs_trl.py and pretr
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from hfkit.core.console import quiet_libraries
 
@@ -86,7 +86,13 @@ def main(comparison: Comparison) -> None:
     parser.add_argument("--bf16", action="store_true", help="bf16 autocast")
     parser.add_argument("--load_in_4bit", action="store_true")
     parser.add_argument("--packing", action="store_true", help="rows of max_length; sequences are kept apart")
-    parser.add_argument("--no_checkpointing", action="store_true", help="keep activations, on a GPU too")
+    parser.add_argument(
+        "--checkpointing",
+        choices=("both", "bare", "none"),
+        default="both",
+        help="who computes activations again, on a GPU; bare: each as by default, hfkit where a run would not fit",
+    )
+    parser.add_argument("--alone", action="store_true", help="hfkit's runs without the bare trainer's")
     parser.add_argument("--records", type=Path, default=Path(__file__).parent / "records")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
@@ -100,7 +106,7 @@ def main(comparison: Comparison) -> None:
         measure(comparison, asked)
 
 
-def settings_of(asked: argparse.Namespace, steps: int) -> dict:
+def settings_of(asked: argparse.Namespace, kind: str, steps: int) -> dict:
     """The settings that all stages share; the rows come in the order in which they were encoded."""
     return {
         "output_dir": str(asked.root / "out"),
@@ -113,7 +119,7 @@ def settings_of(asked: argparse.Namespace, steps: int) -> dict:
         "dtype": asked.dtype,
         "bf16": asked.bf16,
         "load_in_4bit": asked.load_in_4bit,
-        "gradient_checkpointing": asked.device == "cuda" and not asked.no_checkpointing,
+        "gradient_checkpointing": asked.device == "cuda" and asked.checkpointing in ("both", kind),
         "save_strategy": "no",
         "extra": {"train_sampling_strategy": "sequential", "use_cpu": asked.device == "cpu"},
     }
@@ -121,7 +127,7 @@ def settings_of(asked: argparse.Namespace, steps: int) -> dict:
 
 def run(comparison: Comparison, asked: argparse.Namespace, kind: str, steps: int) -> dict:
     """One run: `kind` is hfkit or bare. Its trained weights go to `root` if it takes the steps of the check."""
-    config = comparison.config(asked, settings_of(asked, steps))
+    config = comparison.config(asked, settings_of(asked, kind, steps))
     set_seed(config.seed)
     prepare_device(config)
     tokenizer = load_stage_tokenizer(config)
@@ -197,7 +203,7 @@ def measure(comparison: Comparison, asked: argparse.Namespace) -> None:
 
     runs = record["runs"]
     for pair in range(asked.pairs):
-        for kind in ("hfkit", "bare") if pair % 2 else ("bare", "hfkit"):
+        for kind in ("hfkit",) if asked.alone else ("hfkit", "bare") if pair % 2 else ("bare", "hfkit"):
             if len(runs[kind]) <= pair:
                 runs[kind].append(measured(kind, asked.steps))
                 write_json(path, record | summary(runs))
@@ -214,7 +220,7 @@ def encode(comparison: Comparison, asked: argparse.Namespace, rows: int) -> None
 
     A data set that has fewer rows is repeated.
     """
-    config = comparison.config(asked, settings_of(asked, 1))
+    config = comparison.config(asked, settings_of(asked, "hfkit", 1))
     train, test = comparison.encode(config, load_stage_tokenizer(config))
     train = train.shuffle(seed=config.seed)
     train = train.select([index % len(train) for index in range(rows)])
@@ -236,14 +242,14 @@ def compare(asked: argparse.Namespace, runs: dict[str, dict]) -> dict:
 
 def summary(runs: dict[str, list[dict]]) -> dict:
     """Medians of the runs, and medians of the ratios of the pairs: above 1 is better for hfkit, except for the peak."""
+    medians = {kind: {key: median(one[key] for one in of) for key in of[0]} for kind, of in runs.items() if of}
     pairs = list(zip(runs["hfkit"], runs["bare"], strict=False))
     if not pairs:
-        return {}
-    medians = {kind: {key: statistics.median(one[key] for one in of) for key in of[0]} for kind, of in runs.items()}
+        return {"medians": medians}
 
     def ratio(key: str, invert: bool = False) -> float:
         ratios = [ours[key] / theirs[key] for ours, theirs in pairs]
-        return statistics.median(1 / one if invert else one for one in ratios)
+        return median(1 / one if invert else one for one in ratios)
 
     names = ("tokens_per_cpu_second", "tokens_per_second", "peak_bytes")
     ratios = {name: ratio(name) for name in names}

@@ -1,4 +1,4 @@
-"""python benchmarks/gpu.py [--model DIR] [--budget 1500] [--device cuda|cpu] [--only WORDS]
+"""python benchmarks/gpu.py [--model DIR] [--tokenizer DIR] [--budget 1500] [--device cuda|cpu] [--only REGEX]
 
 What one machine with a GPU, and without a network, can tell about hfkit, in one command: the tests that need a GPU, a
 kill and a resume, and each trainer by turns with the one that it wraps, on Llamas of 135M, 1B and 8B, in bf16 and in 4
@@ -31,6 +31,8 @@ HERE = Path(__file__).parent
 NO_TESTS = 5  # the exit status of pytest that found none
 BF16 = ("--dtype", "bfloat16", "--bf16")
 FOUR_BITS = (*BF16, "--load_in_4bit")
+STEPS = ("--steps", "8", "--batch", "32")
+PACKED = ("--packing", "--alone", "--checkpointing", "none", "--batch", "8", "--check", "0")
 TINY = ("--steps", "1", "--batch", "2", "--max_length", "48")
 
 
@@ -62,54 +64,58 @@ def plan(asked: argparse.Namespace, folder: Path) -> list[Row]:
     ]
 
     def make(shape: str, seconds: int) -> None:
-        command = (str(HERE / "gpu_models.py"), shape, str(asked.work), asked.device)
-        rows.append(Row(f"make {shape}", seconds, command))
+        command = [str(HERE / "gpu_models.py"), shape, str(asked.work), asked.device]
+        command += [str(asked.tokenizer)] if asked.tokenizer else []
+        rows.append(Row(f"make {shape}", seconds, tuple(command)))
 
     def compare(stage: str, shape: str, seconds: int, kind: str, *options: str) -> None:
         given = asked.model if shape == "135M" and asked.model else asked.work / shape
         data = getattr(asked, stage) or asked.work / f"{ROWS[stage]}.jsonl"
         command = [str(HERE / f"{stage}_vs_trl.py"), "--model", str(given), "--data", str(data), "--name"]
         command += [f"{shape}-{kind}".replace(" ", "-"), "--pairs", str(asked.pairs), "--device", asked.device]
-        command += ["--records", str(folder), "--steps", "10", *options, *(TINY if asked.device == "cpu" else ())]
+        command += ["--records", str(folder), *STEPS, *options, *(TINY if asked.device == "cpu" else ())]
         details = f"{stage}_vs_trl_{shape}-{kind}.json".replace(" ", "-")
         rows.append(Row(f"{stage} {shape} {kind}", seconds, tuple(command), shape, details))
 
-    def ppo(shape: str, seconds: int) -> None:
-        command = [str(HERE / "ppo_vs_trl.py"), "--model", str(asked.work / shape), "--name", shape, "--updates", "1"]
-        command += ["--pairs", str(asked.pairs), "--records", str(folder)]
-        rows.append(Row(f"ppo {shape}", seconds, tuple(command), shape, f"ppo_vs_trl_{shape}.json"))
+    def ppo(shape: str, seconds: int, kind: str, *options: str) -> None:
+        name = f"{shape}-{kind}"
+        command = [str(HERE / "ppo_vs_trl.py"), "--model", str(asked.work / shape), "--name", name, "--updates", "1"]
+        command += ["--pairs", str(asked.pairs), "--records", str(folder), *options]
+        rows.append(Row(f"ppo {shape} {kind}", seconds, tuple(command), shape, f"ppo_vs_trl_{name}.json"))
 
     unchecked = ("--check", "0")
     make("135M", 30)
     compare("sft", "135M", 120, "float32", "--check", "20")
     compare("sft", "135M", 75, "bf16", *BF16, *unchecked)
+    compare("sft", "135M", 75, "bf16 as by default", *BF16, *unchecked, "--checkpointing", "bare")
     compare("reward", "135M", 75, "bf16", *BF16, *unchecked)
     compare("pretrain", "135M", 75, "bf16", "--bf16", *unchecked)
-    ppo("135M", 150)
+    ppo("135M", 150, "bf16", "--engines", "static", "continuous")
     make("8B", 60)
-    compare("sft", "8B", 150, "4bit", *FOUR_BITS, *unchecked)
+    compare("sft", "8B", 60, "4bit packed", *FOUR_BITS, *PACKED)
+    ppo("8B", 180, "4bit", "--load_in_4bit", "--engines", "static")
     make("1B", 30)
+    compare("pretrain", "1B", 90, "bf16", "--bf16", *unchecked)
     compare("sft", "1B", 75, "bf16", *BF16, *unchecked)
     compare("reward", "1B", 75, "bf16", *BF16, *unchecked)
-    compare("pretrain", "1B", 90, "bf16", "--bf16", *unchecked)
+    compare("sft", "8B", 60, "bf16 packed", *BF16, *PACKED)
+    compare("sft", "8B", 150, "4bit", *FOUR_BITS, *unchecked)
     compare("sft", "8B", 120, "bf16", *BF16, *unchecked)
-    compare("sft", "135M", 75, "bf16 packed", *BF16, "--packing", *unchecked)
-    compare("sft", "1B", 75, "4bit", *FOUR_BITS, *unchecked)
-    compare("sft", "1B", 75, "bf16 packed", *BF16, "--packing", *unchecked)
     compare("reward", "8B", 150, "4bit", *FOUR_BITS, *unchecked)
-    ppo("1B", 180)
-    return [row for row in rows if not asked.only or asked.only in row.name or row.name.startswith("make")]
+    ppo("1B", 180, "bf16")
+    return [row for row in rows if not asked.only or re.search(asked.only, row.name) or row.name.startswith("make")]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="folder of the 135M model; none: random weights")
+    parser.add_argument("--tokenizer", type=Path, help="of the models that are made; none: trained on their rows")
     for stage, content in ROWS.items():
         parser.add_argument(f"--{stage}", type=Path, help=f"{content} as .jsonl or .jsonl.gz; none: random words")
     parser.add_argument("--budget", type=float, default=1500, help="seconds for all")
     parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--only", help="rows whose name contains this")
+    parser.add_argument("--only", help="rows in whose name this regular expression is found")
     parser.add_argument("--records", type=Path, default=HERE / "records")
     parser.add_argument(
         "--work", type=Path, default=Path("runs/bench-gpu"), help="for models and rows; removed at the end"

@@ -1,7 +1,8 @@
-"""python benchmarks/gpu_models.py SHAPE FOLDER cuda|cpu
+"""python benchmarks/gpu_models.py SHAPE FOLDER cuda|cpu [TOKENIZER]
 
 Writes a Llama of a shape, with random weights that are made on the device, to FOLDER/SHAPE, and rows for the stages to
-FOLDER: random words, whose lengths spread like those of conversations. On a CPU the shapes are tiny.
+FOLDER: random words, whose lengths spread like those of conversations. On a CPU the shapes are tiny. Without the folder
+of a tokenizer, one is trained on those words.
 """
 
 import json
@@ -62,16 +63,18 @@ def write_rows(folder: Path, is_tiny: bool) -> None:
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def main(shape: str, folder: Path, device: str) -> None:
+def main(shape: str, folder: Path, device: str, tokenizer_dir: str | None = None) -> None:
     """Writes the rows if there are none, then the model: under another name until it is whole."""
     is_tiny = device == "cpu"
     if not (folder / "documents.jsonl").is_file():
         write_rows(folder, is_tiny)
     with tempfile.TemporaryDirectory(dir=folder) as making:
         out = Path(making) / shape
-        source = [hfkit.DatasetEntry(path=str(folder / "documents.jsonl"))]
-        settings = hfkit.TokenizerConfig(output_dir=f"{making}/tokenizer", datasets=source, vocab_size=1500)
-        tokenizer = load_tokenizer(str(hfkit.train_tokenizer(settings)))
+        if tokenizer_dir is None:
+            source = [hfkit.DatasetEntry(path=str(folder / "documents.jsonl"))]
+            settings = hfkit.TokenizerConfig(output_dir=f"{making}/tokenizer", datasets=source, vocab_size=1500)
+            tokenizer_dir = str(hfkit.train_tokenizer(settings))
+        tokenizer = load_tokenizer(tokenizer_dir)
         special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
         set_seed(0)
         with torch.device(device):
@@ -83,4 +86,4 @@ def main(shape: str, folder: Path, device: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

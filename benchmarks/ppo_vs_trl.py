@@ -2,15 +2,17 @@
 
 hfkit's PPO loop against that of trl 1.12's PPOTrainer (trl 1.13 and later have none): the same four models on one base
 (LoRA), the same prompts (16 to 48 tokens), seeds and settings; each run in a process of its own, in turns. Replies may
-take 128 tokens; a bias on the end-of-text logit makes the mean about 36 for both.
+take 128 tokens; a bias on the end-of-text logit makes the mean about 36 for both. On a GPU an update has 64 episodes in
+bf16, and the first one, in which engines compile, is timed by itself.
 
 - `--pairs`: episodes a second, by turns; the seconds of each phase of hfkit's.
+- `--engines static continuous`: hfkit's loop with other engines of rollouts.
 - `--memory`: peak resident memory, where the allocator gives back at once what is freed; trl's loop also with models of
   its own for each role, as its script loads them.
-- `ACCUMULATION=2` in the environment: updates of 8 episodes in place of 16.
+- `ACCUMULATION=2` in the environment: updates of half as many episodes.
 - `--seeds`: curves of the reward over `--curve` updates, at `--learning_rate`.
 
-Writes what was measured into records/ppo_vs_trl_NAME.json, and leaves what it has of the rest.
+Writes what was measured into records/ppo_vs_trl_NAME.json as it comes, and leaves what it has of the rest.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from hfkit.core.console import quiet_libraries
@@ -35,11 +38,12 @@ from trl.experimental.ppo import PPOConfig as TrlPPOConfig
 from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
 
 import hfkit
+from hfkit.core.device import prepare_device
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.models.generation import generate_replies
 from hfkit.models.loading import load_policy
 from hfkit.models.tokenizers import load_tokenizer
-from hfkit.records.environment import environment, peak_memory_bytes
+from hfkit.records.environment import environment, peak_memory_bytes, reset_peak_memory
 from hfkit.rlhf import PPOArguments, PPOTrainer
 from hfkit.rlhf.roles import Roles, load_roles
 
@@ -51,8 +55,10 @@ GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_MMAP_MAX_": "1000000"
 LIMIT, MEAN = 128, 36
 WORDS = "the little bird saw a big red ball near old tree and ran home with her friend because it was".split()
 LIKED = ("happy", "smiled", "love")
+ON_GPU = torch.cuda.is_available()
+WARM = int(ON_GPU)  # updates before those that are timed: kernels are chosen, and engines compile
 BATCH = {
-    "per_device_train_batch_size": 4,
+    "per_device_train_batch_size": 16 if ON_GPU else 4,
     "gradient_accumulation_steps": int(os.environ.get("ACCUMULATION", 4)),
     "num_mini_batches": 1,
 }
@@ -68,18 +74,19 @@ def prompts(tokenizer, count: int) -> list[list[int]]:
     return [ids[place % 7 :][: 16 + (place * 5) % 33] for place in range(count)]
 
 
-def prepare(root: Path, model: str, pad_token: str | None) -> None:
+def prepare(root: Path, asked: argparse.Namespace) -> None:
     """An SFT adapter of a step, and a reward adapter that likes some words."""
     said = [" ".join(WORDS[place % 5 :][:9]) for place in range(64)]
     turns = [{"prompt": text, "response": text} for text in said]
     pairs = [{"prompt": t, "chosen": f"{LIKED[i % 3]} {LIKED[i % 2]}", "rejected": t} for i, t in enumerate(said)]
     for name, rows in (("turns", turns), ("pairs", pairs)):
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    common = {"max_length": 128, "use_peft": True, "pad_token": pad_token, "save_strategy": "no"}
+    common = {"max_length": 128, "use_peft": True, "pad_token": asked.pad_token, "save_strategy": "no"}
+    common["load_in_4bit"] = asked.load_in_4bit
     hfkit.sft(
         hfkit.SFTConfig(
             output_dir=str(root / "sft"),
-            model_name_or_path=model,
+            model_name_or_path=asked.model,
             datasets=[hfkit.DatasetEntry(path=str(root / "turns.jsonl"))],
             max_steps=1,
             learning_rate=1e-6,
@@ -122,9 +129,9 @@ def bias_for(root: Path) -> float:
     with_bias(policy, 0.0, tokenizer.eos_token_id)
     odds = []
     for prompt, reply in zip(asked, replies, strict=True):
-        logits = policy(torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1].double()
+        logits = policy(torch.tensor([prompt + reply], device=policy.device)).logits[0, len(prompt) - 1 : -1].double()
         odds.append(logits.log_softmax(-1)[:, tokenizer.eos_token_id].exp().logit())
-    odds = torch.stack(odds)
+    odds = torch.stack(odds).cpu()
     low, high = -20.0, 60.0
     for _ in range(40):
         bias = (low + high) / 2
@@ -144,16 +151,20 @@ class Curve(TrainerCallback):
         self.rows.append({**logs, "at": time.perf_counter()})
 
 
-def run(loop: str, root: Path, updates: int, seed: int, rate: float) -> dict:
+def run(loop: str, asked: argparse.Namespace, updates: int, seed: int) -> dict:
     """One run of one loop, on models that are loaded the same way for both."""
     set_seed(seed)
+    root, (loop, _, engine) = asked.root, loop.partition(" with ")
     config = hfkit.PPOConfig(
         output_dir=str(root / "out"),
         model_name_or_path=str(root / "sft"),
         reward_model_path=str(root / "reward"),
         datasets=[],
         use_peft=True,
+        load_in_4bit=asked.load_in_4bit,
+        bf16=ON_GPU,
     )
+    prepare_device(config)
     tokenizer = load_tokenizer(str(root / "sft"))
     tokenizer.padding_side = "left"
     roles = load_roles(config)
@@ -161,11 +172,12 @@ def run(loop: str, root: Path, updates: int, seed: int, rate: float) -> dict:
         with_bias(model, json.loads((root / "bias.json").read_text())["bias"], tokenizer.eos_token_id)
     if loop == APART:
         roles = Roles(*(copy.deepcopy(role) for role in (roles.policy, roles.reference, roles.reward, roles.value)))
-    rows = [{"input_ids": ids, "prompt": ""} for ids in prompts(tokenizer, updates * SIZE)]
-    settings = {**PPO, "seed": seed, "learning_rate": rate, "total_episodes": updates * SIZE}
-    settings |= {"output_dir": str(root / "out"), "num_sample_generations": 0, "save_strategy": "no", "bf16": False}
+    episodes = (WARM + updates) * SIZE
+    rows = [{"input_ids": ids, "prompt": ""} for ids in prompts(tokenizer, episodes)]
+    settings = {**PPO, "seed": seed, "learning_rate": asked.learning_rate, "total_episodes": episodes}
+    settings |= {"output_dir": str(root / "out"), "num_sample_generations": 0, "save_strategy": "no", "bf16": ON_GPU}
     settings |= {"report_to": "none", "gradient_checkpointing": False, "logging_steps": 1, "disable_tqdm": True}
-    settings["use_cpu"] = not torch.cuda.is_available()
+    settings["use_cpu"] = not ON_GPU
     curve = Curve()
     common = {
         "processing_class": tokenizer,
@@ -177,7 +189,7 @@ def run(loop: str, root: Path, updates: int, seed: int, rate: float) -> dict:
     }
     data = Dataset.from_list(rows)
     if loop == "hfkit":
-        extra = {} if updates < 20 else {"max_kl": 1e9}
+        extra = {"rollout_engine": engine or "generate"} | ({} if updates < 20 else {"max_kl": 1e9})
         trainer = PPOTrainer(args=PPOArguments(**settings, **extra), train_dataset=data, eval_dataset=data, **common)
     else:
         ids = data.remove_columns("prompt")
@@ -192,12 +204,16 @@ def run(loop: str, root: Path, updates: int, seed: int, rate: float) -> dict:
             data_collator=DataCollatorWithPadding(copy.deepcopy(tokenizer)),
             **common,
         )
+    reset_peak_memory()
     started = time.perf_counter()
     trainer.train()
-    seconds = time.perf_counter() - started
+    ended = time.perf_counter()
     logs = [row for row in curve.rows if "objective/scores" in row]
+    begun = logs[WARM - 1]["at"] if WARM else started
+    seconds, logs = ended - begun, logs[WARM:]
     return {
         "episodes_per_second": updates * SIZE / seconds,
+        "warm_seconds": begun - started,
         "peak_bytes": peak_memory_bytes(),
         "scores": [row["objective/scores"] for row in logs],
         "kl": [row["objective/kl"] for row in logs],
@@ -220,16 +236,24 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=Path(__file__).parent / "records")
     parser.add_argument("--one", help="LOOP:UPDATES:SEED, on what --root holds")
     parser.add_argument("--root", type=Path, help="where the adapters lie; made where there are none")
+    parser.add_argument("--engines", nargs="+", default=[], choices=("static", "continuous"), help="measured once each")
+    parser.add_argument("--load_in_4bit", action="store_true")
     asked = parser.parse_args()
     if asked.one:
         loop, updates, seed = asked.one.split(":")
-        print(json.dumps(run(loop, asked.root, int(updates), int(seed), asked.learning_rate)))
+        print(json.dumps(run(loop, asked, int(updates), int(seed))))
         return
     with tempfile.TemporaryDirectory() as folder:
         root = asked.root or Path(folder)
         if not (root / "bias.json").is_file():
-            prepare(root, asked.model, asked.pad_token)
-        found = measure(asked, root)
+            prepare(root, asked)
+        for found in measure(asked, root):
+            write_record(asked, found)
+    ratios = {key: value.get("hfkit_over_trl", value.get("hfkit_minus_trl")) for key, value in found.items()}
+    print(json.dumps(ratios, indent=2))
+
+
+def write_record(asked: argparse.Namespace, found: dict) -> None:
     path = asked.records / f"ppo_vs_trl_{asked.name}.json"
     about = {
         "benchmark": "ppo_vs_trl",
@@ -238,16 +262,15 @@ def main() -> None:
         "environment": environment(),
     }
     write_json(path, {**(read_json_mapping(path) or {}), **about, **found})
-    ratios = {key: value.get("hfkit_over_trl", value.get("hfkit_minus_trl")) for key, value in found.items()}
-    print(json.dumps(ratios, indent=2))
 
 
-def measure(asked: argparse.Namespace, root: Path) -> dict:
-    """What was asked for: `speed`, `memory`, `learning at RATE`, each with its ratios and the runs behind them."""
+def measure(asked: argparse.Namespace, root: Path) -> Iterator[dict]:
+    """Yields what is known of `speed`, `engines`, `memory`, `learning at RATE`: ratios and the runs behind them."""
 
     def measured(loop: str, updates: int, seed: int, rate: float = STILL, **variables) -> dict:
         one = ["--one", f"{loop}:{updates}:{seed}", "--root", str(root), "--learning_rate", str(rate)]
         command = [sys.executable, __file__, "--model", asked.model, "--name", asked.name, *one]
+        command += ["--load_in_4bit"] * asked.load_in_4bit
         ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **variables})
         if ran.returncode:
             sys.exit(ran.stderr)
@@ -265,10 +288,15 @@ def measure(asked: argparse.Namespace, root: Path) -> dict:
         ratios = [ours / theirs for ours, theirs in zip(speeds["hfkit"], speeds["trl"], strict=True)]
         median = statistics.median(ratios)
         found["speed"] = {"hfkit_over_trl": median, "ratios": ratios, "updates": asked.updates, "runs": runs}
+        yield found
+    for loop in (f"hfkit with {engine}" for engine in asked.engines):
+        found.setdefault("engines", {"runs": {}})["runs"][loop] = measured(loop, asked.updates, 0)
+        yield found
     if asked.memory:
         peaks = {loop: measured(loop, 1, 0, **GIVES_BACK)["peak_bytes"] for loop in (*LOOPS, APART)}
         ratios = {loop: peaks["hfkit"] / peaks[loop] for loop in (*LOOPS[1:], APART)}
         found["memory"] = {"hfkit_over_trl": ratios, "peak_bytes": peaks}
+        yield found
     if asked.seeds:
         curves = {
             loop: [measured(loop, asked.curve, seed, asked.learning_rate) for seed in range(asked.seeds)]
@@ -283,7 +311,7 @@ def measure(asked: argparse.Namespace, root: Path) -> dict:
             "threads": torch.get_num_threads(),
             "runs": curves,
         }
-    return found
+        yield found
 
 
 if __name__ == "__main__":
