@@ -4,15 +4,11 @@ A test of hostile inputs has the marker `hostile("CATEGORY")`, and each of its p
 `docs/security.md` counts.
 """
 
-import json
-import os
 import re
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from forked_commands import Commands, Ran
 
 SECRET = "what-stands-outside-of-the-folder"
 SECONDS, BYTES = 20, 4 << 30
@@ -20,26 +16,11 @@ ESCAPES = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0e-\x1a\x7f]")
 """Control characters, but those of colours, tabs and the ends of lines."""
 
 
-@dataclass(frozen=True)
-class Ran:
-    """A command that ended: its exit status, all that it printed, its seconds and peak memory in bytes."""
-
-    status: int
-    output: str
-    seconds: float
-    peak_bytes: int
-
-
 @pytest.fixture(scope="session")
 def commands():
     """The process that the commands are forks of."""
-    path = Path(__file__).with_name("commands.py")
-    environment = {**os.environ, "COLUMNS": "200"}
-    with subprocess.Popen(
-        [sys.executable, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        yield process
-        process.stdin.close()
+    with Commands() as started:
+        yield started
 
 
 @pytest.fixture
@@ -65,12 +46,7 @@ def attack(commands, tmp_path, canary):
     """
 
     def run(*argv: object, folder: Path = tmp_path) -> Ran:
-        output = tmp_path / "output.txt"
-        asked = [[*map(str, argv)], str(folder), str(output), SECONDS]
-        commands.stdin.write(json.dumps(asked) + "\n")
-        commands.stdin.flush()
-        ended = json.loads(commands.stdout.readline())
-        ran = Ran(output=output.read_text(encoding="utf-8", errors="replace"), **ended)
+        ran = commands.run(*argv, folder=folder, output=tmp_path / "output.txt", seconds=SECONDS)
         assert ran.status in (0, 1, 2) and ran.seconds < SECONDS and ran.peak_bytes < BYTES, ran
         assert "Traceback" not in ran.output, ran.output
         assert not canary.exists(), f"code has run: {ran.output}"

@@ -1,0 +1,155 @@
+"""A process that runs commands of hfkit, each in a fork of itself: hfkit is imported once.
+
+`Commands` starts it and runs commands. The process reads a line of JSON for each: `argv`, `folder`, the file `output`
+for what it prints, `seconds` after which it is killed with all that it started, and `signal`, `after` and `to_group`: a
+signal that it gets `after` so many seconds, or its process group does, as Ctrl-C sends it.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+IMPORTS = ("hfkit.stages.sft", "hfkit.stages.reward", "hfkit.stages.ppo", "hfkit.commands.plan.main")
+MEMORY = 8 << 30
+"""Bytes that a command can take before its next allocation fails: the machine is safe from it."""
+GRACE = 2
+"""Seconds within which the processes of a command that has ended must be gone too."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command that ended.
+
+    Attributes:
+        status: its exit status; negative: the signal that ended it.
+        output: all that it printed.
+        seconds: from its start, or from its signal, to its end.
+        peak_bytes: of its memory.
+        signaled: whether it was still running when its signal was due.
+        orphans: number of its processes that were still there after it.
+    """
+
+    status: int
+    output: str
+    seconds: float
+    peak_bytes: int
+    signaled: bool
+    orphans: int
+
+
+class Commands:
+    """The process, to be used in a `with` statement."""
+
+    def __enter__(self):
+        command = [sys.executable, __file__]
+        environment = {**os.environ, "COLUMNS": "200"}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def run(self, *argv: object, folder: Path, output: Path, seconds: float, **signaled) -> Ran:
+        """Run a command to its end."""
+        asked = {"argv": [*map(str, argv)], "folder": str(folder), "output": str(output), "seconds": seconds}
+        self.process.stdin.write(json.dumps(asked | signaled) + "\n")
+        self.process.stdin.flush()
+        ended = json.loads(self.process.stdout.readline())
+        return Ran(output=output.read_text(encoding="utf-8", errors="replace"), **ended)
+
+
+def be_command(argv: list[str], folder: str, output: str) -> None:
+    """Be the command; never returns."""
+    os.setsid()
+    stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for standard, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, stream), (2, stream)):
+        os.dup2(source, standard)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    os.chdir(folder)
+    status = 70
+    try:
+        status = import_module("hfkit.cli").main(argv)
+    except SystemExit as exit:
+        status = exit.code if isinstance(exit.code, int) else 1 if exit.code else 0
+    except BaseException:
+        import_module("traceback").print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def watch(pid: int, seconds: float, number: int, after: float, to_group: bool) -> dict:
+    """Send a command its signal, wait for its end; return what `Ran` says of it, but for what it printed."""
+    started, signaled = time.monotonic(), False
+    while not (ended := os.wait4(pid, os.WNOHANG))[0]:
+        taken = time.monotonic() - started
+        if number and not signaled and taken >= after:
+            (os.killpg if to_group else os.kill)(pid, number)
+            signaled, started = True, time.monotonic()
+        elif taken > seconds:
+            os.killpg(pid, signal.SIGKILL)
+            ended = os.wait4(pid, 0)
+            break
+        time.sleep(0.002)
+    _, status, usage = ended
+    taken = time.monotonic() - started
+    return {
+        "status": os.waitstatus_to_exitcode(status),
+        "seconds": taken,
+        "peak_bytes": usage.ru_maxrss * 1024,
+        "signaled": signaled,
+        "orphans": orphans(pid),
+    }
+
+
+def orphans(group: int) -> int:
+    """Return the number of processes that a command has left behind after `GRACE` seconds; kill them."""
+    until = time.monotonic() + GRACE
+    while (left := members(group)) and time.monotonic() < until:
+        time.sleep(0.05)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return len(left)
+
+
+def members(session: int) -> list[int]:
+    """Return the processes of a session that are not zombies."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, of = path.read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(of) == session and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def serve() -> None:
+    """Run commands until the input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    for module in IMPORTS:
+        import_module(module)
+    for line in sys.stdin:
+        asked = {"signal": 0, "after": 0.0, "to_group": False, **json.loads(line)}
+        pid = os.fork()
+        if pid == 0:
+            be_command(asked["argv"], asked["folder"], asked["output"])
+        ended = watch(pid, asked["seconds"], asked["signal"], asked["after"], asked["to_group"])
+        print(json.dumps(ended), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve()
