@@ -20,7 +20,7 @@ test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
 test-gpu: $(VENV)/installed
-	HFKIT_TEST_GPU=1 $(BIN)/python -m pytest -m "gpu or any_device"
+	HFKIT_TEST_GPU=1 $(BIN)/python -m pytest -m "gpu or (any_device and not slow)"
 
 # The newest releases that pyproject.toml allows, in place of those of constraints.txt; each call upgrades them.
 test-latest:
