@@ -120,6 +120,12 @@ def own_warnings():
     take_warnings()
 
 
+@pytest.fixture(autouse=True)
+def exact_products():
+    """Begin each test with exact float32 products, whatever the last stage of this process has set for a GPU."""
+    torch.set_float32_matmul_precision("highest")
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
     """A folder with docs.jsonl, turns.jsonl, pairs.jsonl and prompts.jsonl."""
