@@ -24,7 +24,7 @@ test-chaos: $(VENV)/installed
 	timeout 900 $(BIN)/python -m pytest -m chaos -n 2
 
 test-gpu: $(VENV)/installed
-	$(BIN)/python -m pytest -m gpu
+	HFKIT_TEST_GPU=1 $(BIN)/python -m pytest -m "gpu or (any_device and not slow)"
 
 # The newest releases that pyproject.toml allows, in place of those of constraints.txt; each call upgrades them.
 test-latest:

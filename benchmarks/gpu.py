@@ -121,6 +121,7 @@ def main() -> None:
         "--work", type=Path, default=Path("runs/bench-gpu"), help="for models and rows; removed at the end"
     )
     asked = parser.parse_args()
+    os.environ["HFKIT_TEST_GPU"] = "1"  # otherwise tests run on the CPU
     if asked.device == "cuda" and not torch.cuda.is_available():
         sys.exit("no GPU is visible: --device cpu runs the plan with tiny models")
     deadline = time.monotonic() + asked.budget

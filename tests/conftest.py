@@ -3,6 +3,9 @@
 import os
 import tempfile
 
+# All but `make test-gpu` computes on the CPU, where the same run gives the same bits, on a machine with a GPU too.
+if os.environ.get("HFKIT_TEST_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Before any library reads them.
 HF_HOME = tempfile.TemporaryDirectory(prefix="hfkit-tests-")
 os.environ.update(
@@ -85,7 +88,7 @@ def pytest_collection_modifyitems(items):
     """Give slow tests half an hour in place of the limit in pyproject.toml; skip those that need a GPU without one."""
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+            item.add_marker(pytest.mark.skip(reason="needs a GPU, and HFKIT_TEST_GPU=1"))
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(1800))
 
@@ -117,6 +120,12 @@ def own_warnings():
     take_warnings()
 
 
+@pytest.fixture(autouse=True)
+def exact_products():
+    """Begin each test with exact float32 products, whatever the last stage of this process has set for a GPU."""
+    torch.set_float32_matmul_precision("highest")
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
     """A folder with docs.jsonl, turns.jsonl, pairs.jsonl and prompts.jsonl."""
@@ -129,6 +138,11 @@ def data(tmp_path_factory) -> Path:
 def write_rows(path: Path, rows: list[dict]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
+
+
+def python_path(*folders: Path) -> str:
+    """A value of PYTHONPATH: folders, then those that it has."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conftest import python_path
 from hub_server import HubServer
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +41,7 @@ class User:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
         env = kept | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
         env |= {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1,localhost", "HF_HUB_ETAG_TIMEOUT": "30"}
-        env |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        env |= {"PYTHONPATH": python_path(ROOT, ROOT / "tests"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         env |= {"HF_TOKEN": token} if token else {}
         command = [sys.executable, "-m", "hub_server.client"]
         pipe = subprocess.PIPE

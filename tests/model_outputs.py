@@ -9,12 +9,12 @@ IDS = torch.arange(5, 21)[None]
 
 def logits(model) -> torch.Tensor:
     with torch.no_grad():
-        return model.eval()(IDS).logits
+        return model.eval()(IDS.to(model.device)).logits.cpu()
 
 
 def last_hidden(model) -> torch.Tensor:
     with torch.no_grad():
-        return model.eval()(IDS, output_hidden_states=True).hidden_states[-1]
+        return model.eval()(IDS.to(model.device), output_hidden_states=True).hidden_states[-1].cpu()
 
 
 def logits_at(path) -> torch.Tensor:

@@ -3,6 +3,8 @@
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from hfkit.core.device import device
+
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 PROMPTS = [[20, 21], [22, 23, 24, 25, 26, 27, 28], [29], [30, 31, 32, 33], [34, 35, 36]]
 GEMMA = {**SIZES, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 6}
@@ -32,4 +34,5 @@ def model_of(family: str, vocabulary: int, seed: int = 0, spread: float = 1.0) -
     common = {"vocab_size": vocabulary, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     if family != "recurrent":
         common |= {"max_position_embeddings": 128, "initializer_range": spread}
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **common, **sizes)).eval()
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **common, **sizes)).eval()
+    return model.to(device())

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from conftest import python_path
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,7 +19,7 @@ def bench(folder: Path, *options: str) -> tuple[int, dict]:
     """The exit status of the command, and its record."""
     command = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", *options]
     command += ["--records", str(folder / "records"), "--work", str(folder / "work")]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    variables = {**os.environ, "PYTHONPATH": python_path(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     ran = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
     assert (folder / "records" / "cpu" / "gpu.json").is_file(), ran.stderr
     return ran.returncode, record_in(folder / "records" / "cpu")

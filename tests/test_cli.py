@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import python_path
 
 from hfkit import __version__, cli
 from hfkit.config.registry import MERGE, STAGES
@@ -59,7 +60,7 @@ def hfkit(tmp_path):
     (tmp_path / "fake_stage.py").write_text(FAKE_STAGE)
 
     def run(*args, **env):
-        env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "COLUMNS": "100"} | env
+        env = os.environ | {"PYTHONPATH": python_path(ROOT, tmp_path), "COLUMNS": "100"} | env
         return subprocess.run([sys.executable, "-c", LAUNCH, *args], env=env, capture_output=True, text=True)
 
     return run

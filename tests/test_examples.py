@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import python_path
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
@@ -29,7 +30,7 @@ def test_there_are_three_and_none_has_outputs():
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(notebook, tmp_path):
     script = "\n\n".join("".join(cell["source"]) for cell in cells_of(notebook, "code"))
-    env = os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "hf"), "TQDM_DISABLE": "1"}
+    env = os.environ | {"PYTHONPATH": python_path(ROOT), "HF_HOME": str(tmp_path / "hf"), "TQDM_DISABLE": "1"}
     for name in ("TRANSFORMERS_VERBOSITY", "TRL_EXPERIMENTAL_SILENCE"):  # as its user has them
         env.pop(name, None)
     ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)

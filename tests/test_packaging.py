@@ -13,6 +13,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("hatchling", reason="builds need hatchling")
 from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 from trove_classifiers import classifiers

@@ -20,6 +20,17 @@ def use_one_gpu(arguments) -> None:
     arguments._n_gpu = 1
 
 
+def forget_process_state(state: Any) -> None:
+    """Make accelerate choose this process's device anew; until then its first choice stands, whatever is asked for.
+
+    accelerate 1.15.0: no public method does it; each `TrainingArguments` of Transformers calls this one.
+
+    Args:
+        state: accelerate's `AcceleratorState`; this module imports no heavy library.
+    """
+    state._reset_state(reset_partial_state=True)
+
+
 def load_checkpoint_weights(trainer, checkpoint: str) -> None:
     """Load the weights of a checkpoint into a `Trainer`'s model.
 

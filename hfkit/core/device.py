@@ -8,9 +8,11 @@ import psutil
 import torch
 import transformers
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
 from packaging.version import Version
 
+from hfkit.core.compat import forget_process_state
 from hfkit.core.console import warn
 
 ROTATES_WITHOUT_MATMUL = Version("5.23")
@@ -52,19 +54,24 @@ def disable_cudnn_attention() -> None:
 
 
 def device() -> torch.device:
-    """Return this process's device: its GPU if there is one and `ACCELERATE_USE_CPU` is not set, else the CPU."""
-    return process_state({}).device
+    """Return this process's device: that of the stage it runs, else its GPU if there is one, else the CPU."""
+    return process_state().device
 
 
-def process_state(settings: dict) -> PartialState:
+def process_state(settings: dict | None = None) -> PartialState:
     """Return accelerate's state of this process; the first call joins the process group.
 
-    It has to come before Transformers would join: models are loaded before the trainer's arguments are created.
+    It has to come before Transformers would join: models are loaded before the trainer's arguments are created. A
+    process that was launched alone chooses its device anew for each stage.
 
     Args:
         settings: `use_cpu`, `ddp_backend` (left out for one process, which has none) and `ddp_timeout` (seconds), as in
-            `TrainingArguments`.
+            `TrainingArguments`. None: the state as it is.
     """
+    if settings is None:
+        settings = {}
+    elif os.environ.get("WORLD_SIZE", "1") == "1":
+        forget_process_state(AcceleratorState)
     return PartialState(
         cpu=settings.get("use_cpu", False) or parse_flag_from_env("ACCELERATE_USE_CPU"),
         backend=settings.get("ddp_backend") if os.environ.get("WORLD_SIZE", "1") != "1" else None,

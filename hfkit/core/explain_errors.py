@@ -20,6 +20,7 @@ FAILED_SAVE = ("PytorchStreamWriter", "inline_container", "iostream error")
 FORBIDDEN_CODES = {errno.EROFS, errno.EACCES, errno.EPERM}
 MISPLACED_CODES = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 """A folder in place of a file, or the other way round, and names that the file system does not take."""
+CUDA_FULL = 2  # cudaErrorMemoryAllocation
 CACHES = ("HF_HUB_CACHE", "HF_DATASETS_CACHE")
 """The environment variables of caches that may be elsewhere than in HF_HOME."""
 
@@ -149,11 +150,20 @@ def explain_out_of_memory(config=None):
     try:
         yield
     except Exception as error:
-        on_gpu = type(error).__name__ == "OutOfMemoryError"  # by its name: this module does not import torch
+        on_gpu = is_gpu_full(error)
         if not on_gpu and not isinstance(error, MemoryError) and error_code(error) != errno.ENOMEM:
             raise
         where = "GPU" if on_gpu else "machine"
         raise HfkitError(f"the {where} has no memory left: {', or '.join(memory_remedies(config))}") from error
+
+
+def is_gpu_full(error: BaseException) -> bool:
+    """Return whether an error says that the GPU has no memory left, even for CUDA itself where others have filled it.
+
+    PyTorch raises two kinds, known here by their names: this module does not import torch.
+    """
+    kind, code = type(error).__name__, getattr(error, "error_code", None)
+    return kind == "OutOfMemoryError" or (kind == "AcceleratorError" and code == CUDA_FULL)
 
 
 def memory_remedies(config) -> list[str]:

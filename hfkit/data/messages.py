@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 Messages = list[dict]
 REASONING = ("reasoning_content", "reasoning", "thinking")
-"""The names of the field of a message that holds its thinking; Transformers passes it under each to the template."""
+"""The names of the field of a message that holds its thinking; see `name_reasoning`."""
 TRAIN_FIELDS = ("weight", "train", "training", "trainable", "loss")
 """Fields of a message that say whether it is trained on: 0 or 1, false or true."""
 PART_FIELDS = ("train_detail", "training_detail")
@@ -94,6 +94,16 @@ def call_with_json_arguments(call: dict) -> dict:
 def reasoning_of(message: dict) -> str | None:
     """Return the thinking that a message has in a field of its own; None if it has no such field."""
     return next((message[name] for name in REASONING if isinstance(message.get(name), str)), None)
+
+
+def name_reasoning(message: dict) -> dict:
+    """Return a message with its thinking under the two names that most templates read, if it has any.
+
+    Transformers does so when it renders a message, but not yet in 5.17.
+    """
+    reasoning = reasoning_of(message)
+    names = [name for name in ("reasoning_content", "thinking") if message.get(name) is None]
+    return message if reasoning is None else message | dict.fromkeys(names, reasoning)
 
 
 def is_trained(message: dict) -> bool:

@@ -13,7 +13,7 @@ from functools import cache
 from jinja2 import Environment, TemplateError, meta
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.data.messages import Messages, RenderError, iter_strings, map_strings, with_json_arguments
+from hfkit.data.messages import Messages, RenderError, iter_strings, map_strings, name_reasoning, with_json_arguments
 
 # Transformers 5.20 and later can tokenize the text of special tokens in messages as plain characters.
 SANITIZES = "sanitize_control_tokens" in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
@@ -72,7 +72,7 @@ class Template:
         return rendered
 
     def _apply(self, messages: Messages, options: dict) -> Rendered:
-        tokenizer, tools = self.tokenizer, self.tools
+        tokenizer, tools, messages = self.tokenizer, self.tools, [*map(name_reasoning, messages)]
         if reads_parts(tokenizer, repr(tokenizer.chat_template)):
             messages = [message | {"content": text_part(message.get("content") or "")} for message in messages]
         has_special = any(map(special_token_pattern(tokenizer).search, iter_strings([messages, tools])))

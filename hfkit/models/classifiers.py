@@ -22,7 +22,7 @@ def provide_classifier(config: PreTrainedConfig) -> type[PreTrainedModel] | None
     """Make `AutoModelForSequenceClassification` know the architecture of a config, in this process.
 
     Returns:
-        its classifier: Transformers' own, or else a generic one; None if none can be made.
+        its classifier: Transformers' own, or else a generic one; None if none can be made or registered.
     """
     known = {type(config), type(config.get_text_config())} & {*MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING}
     if known:
@@ -35,9 +35,9 @@ def provide_classifier(config: PreTrainedConfig) -> type[PreTrainedModel] | None
     content = {"base_model_prefix": prefix, "config_class": type(config), "is_generic": True}
     content["__module__"] = pretrained.__module__  # where Transformers looks for what an architecture supports
     classifier = type(name, (GenericForSequenceClassification, pretrained), content)
-    # without exist_ok, no class is registered for a config of Transformers
+    # without exist_ok, no class is registered for a config of Transformers; 5.17 registers none with it either
     AutoModelForSequenceClassification.register(type(config), classifier, exist_ok=True)
-    return classifier
+    return classifier if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING else None
 
 
 def has_classifier(config: PreTrainedConfig, to_score: bool = True) -> bool:

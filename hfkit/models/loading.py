@@ -22,6 +22,7 @@ from transformers import (
 from hfkit.core.console import say, warn
 from hfkit.core.device import device, disable_cudnn_attention, has_bf16
 from hfkit.core.errors import HfkitError, reason
+from hfkit.core.explain_errors import is_gpu_full
 from hfkit.models.adapter_shape import CLASSIFIER_HEADS, HEADS, fit_to_model, lora_config, on_meta
 from hfkit.models.adapter_support import require_supported
 from hfkit.models.adapters import load_adapter, load_adapter_weights, merge_adapter, require_reward_adapter
@@ -81,9 +82,9 @@ def load_base(
             quantization_config=quantization,
             **options,
         )
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # the libraries raise many kinds for a broken folder
+        if is_gpu_full(error):
+            raise
         raise HfkitError(f"cannot load {path}: {reason(error)}") from error
     require_finite(path, model.named_parameters())
     require_whole(path, model, loaded, has_head)  # of quantized weights it was not known before

@@ -25,12 +25,10 @@ def loss_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
     arguments: dict = {}
     text_config = base.config.get_text_config()
     coefficient = config.extra.get(ROUTER_KEY)
+    if coefficient and not has_router_loss(base):
+        raise ConfigError([Problem(ROUTER_KEY, coefficient, f"{type(base).__name__} has no router loss: remove it")])
     is_mixture = getattr(text_config, "output_router_logits", None) is not None and coefficient != 0
     if is_mixture and not has_router_loss(base):
-        if coefficient:
-            raise ConfigError(
-                [Problem(ROUTER_KEY, coefficient, f"{type(base).__name__} has no router loss: remove it")]
-            )
         arguments[ROUTER_KEY] = 0.0
         is_mixture = False
     if fits_fused_head(base, is_mixture):

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hfkit.core.compat import attention_of
+from hfkit.core.explain_errors import is_gpu_full
 from hfkit.models.micro_batches import round_up
 from hfkit.models.token_predictions import last_hidden_states
 
@@ -136,9 +137,9 @@ def shares_prefixes(model: torch.nn.Module, backbone: PreTrainedModel, replies: 
             reply_states(model, backbone, {name: tensor.to(backbone.device) for name, tensor in batch.items()})
             for batch in (padded_sequences([sequence_of(some)], 0) for some in (replies, *([one] for one in replies)))
         )
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, TypeError, ValueError):  # no such mask, or no positions, in this architecture
+    except (RuntimeError, TypeError, ValueError) as error:  # no such mask, or no positions, in this architecture
+        if is_gpu_full(error):
+            raise
         return False
     finally:
         model.train(was_training)

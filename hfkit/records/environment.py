@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from hfkit.core.device import device
+
 PACKAGES = ("hfkit", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
 
 
@@ -24,7 +26,7 @@ def environment() -> dict:
     return {
         "versions": versions,
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name() if device().type == "cuda" else "cpu",
         "float32_matmul_precision": float32_precision(),
         "cpu_count": os.cpu_count(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
@@ -46,11 +48,11 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_bytes() -> int:
-    """Return this process's peak memory: of the GPU since `reset_peak_memory` if there is one, else resident."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+    """Return this process's peak memory: of the GPU since `reset_peak_memory` if it was used, else resident."""
+    if peak := torch.cuda.max_memory_allocated():
+        return peak
     status = Path("/proc/self/status")
     # getrusage reports at least the peak of the parent process
-    if status.is_file() and (peak := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))):
-        return int(peak[1]) * 1024
+    if status.is_file() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))):
+        return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from hfkit.core.device import device
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.rlhf.controllers import Controllers
 
@@ -63,7 +64,7 @@ def load_progress(folder: Path, optimizer: Optimizer, scheduler: LRScheduler, co
 def save_random_state(folder: Path, process: int) -> None:
     """Save the state of this process's torch generators; PPO draws from no others."""
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if device().type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state()
     torch.save(states, folder / f"rng_state_{process}.pth")
 
@@ -75,5 +76,5 @@ def load_random_state(folder: Path, process: int) -> None:
         return
     states = torch.load(file, weights_only=True)
     torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
+    if "cuda" in states and device().type == "cuda":
         torch.cuda.set_rng_state(states["cuda"])

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import python_path
 from transformers import GenerationConfig
 
 from hfkit.cli import main
@@ -37,7 +38,12 @@ class Terminal:
 
     def __init__(self, *words: str):
         self.ours, theirs = pty.openpty()
-        env = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        env = os.environ | {
+            "PYTHONPATH": python_path(ROOT),
+            "TERM": "xterm",
+            "COLUMNS": "100",
+            "PROMPT_TOOLKIT_NO_CPR": "1",
+        }
         command = [sys.executable, "-m", "hfkit.cli", *words]
         self.process = subprocess.Popen(
             command,

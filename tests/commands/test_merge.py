@@ -103,6 +103,7 @@ def test_pain_27_in_a_fresh_process_it_gives_the_adapters_logits(fresh, rows, na
     assert np.abs(fresh(name, "bfloat16") - here).max() < 8 * rounding
 
 
+@pytest.mark.any_device
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_what_is_written_is_the_float32_merge_rounded_once(merged, name):
     exact, rounded = (load_file(merged(name, dtype) / "model.safetensors") for dtype in ("float32", "bfloat16"))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import python_path
 from planned import CPU, LLAMA, LLAMA_8B, LORA, ROOT, ROWS, plan_8b, run
 
 from hfkit import cli
@@ -197,7 +198,7 @@ def test_errors_are_reported_without_a_traceback(folder_of, tmp_path, capsys):
 
 def test_help_is_light():
     code = "import hfkit.cli as c, sys\ntry: c.main(['plan', '-h'])\nfinally: print('torch' in sys.modules)"
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    env = os.environ | {"PYTHONPATH": python_path(ROOT)}
     started = time.time()
     ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert ran.stdout.startswith("usage: hfkit plan") and ran.stdout.endswith("\nFalse\n")

@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 import trl
+from accelerate.state import AcceleratorState, PartialState
 from datasets import Dataset
 from huggingface_hub.errors import HfHubHTTPError
 from peft import LoraConfig, get_peft_model
@@ -38,6 +39,17 @@ def test_several_gpus_in_one_process_count_as_one(tmp_path):
     assert (arguments.n_gpu, arguments.train_batch_size) == (4, 12)
     compat.use_one_gpu(arguments)
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 3)
+
+
+def test_accelerate_chooses_a_device_anew(monkeypatch):
+    assert PartialState(cpu=True).device.type == "cpu"
+    monkeypatch.setattr(PartialState, "default_device", torch.device("meta"))
+    try:
+        assert PartialState().device.type == "cpu"  # once this is "meta", nothing has to be forgotten
+        compat.forget_process_state(AcceleratorState)
+        assert PartialState().device.type == "meta"
+    finally:
+        compat.forget_process_state(AcceleratorState)
 
 
 @pytest.mark.parametrize("adapter", [False, True])

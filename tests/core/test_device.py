@@ -8,12 +8,15 @@ import sys
 import pytest
 import torch
 import transformers
+from accelerate import PartialState
 from conftest import write_rows
 from packaging.version import Version
 
-from hfkit.core.device import device, keep_random_state, prepare_device, set_tf32
+from hfkit.core.device import device, keep_random_state, prepare_device, process_state, set_tf32
+from hfkit.core.errors import ConfigError
 from hfkit.models.loading import load_base
 from hfkit.records.environment import environment
+from hfkit.records.record import read_record
 from hfkit.training.arguments import trainer_arguments
 
 ON_A_GPU = "high" if Version(transformers.__version__) >= Version("5.23") else "highest"
@@ -61,6 +64,39 @@ def test_a_stage_may_forbid_tf32(config_of, tmp_path):
         prepare_device(config)
         trainer_arguments(config)  # Transformers would use a newer setting of PyTorch's, which this one is not told of
         assert torch.get_float32_matmul_precision() == environment()["float32_matmul_precision"] == precision
+
+
+@pytest.fixture
+def other_device(monkeypatch):
+    """A machine whose accelerator is torch's meta device."""
+    monkeypatch.setattr(PartialState, "default_device", torch.device("meta"))
+    yield
+    monkeypatch.undo()
+    process_state({})
+
+
+def test_the_device_of_one_stage_is_not_that_of_the_next(other_device, config_of, tmp_path):
+    """A pipeline runs its stages in one process, and checks their configs before."""
+    kinds = []
+    for use_cpu in (False, True, False):
+        config = config_of("sft", tmp_path, use_cpu=use_cpu)
+        prepare_device(config)
+        kinds.append(device().type)
+    assert kinds == ["meta", "cpu", "meta"]
+    with pytest.raises(ConfigError, match="runs on a GPU only"):
+        config_of("sft", tmp_path, use_cpu=True, use_liger_kernel=True)
+    prepare_device(config)
+    assert device().type == "meta"
+
+
+@pytest.mark.gpu
+def test_a_stage_on_the_cpu_between_two_on_a_gpu(run_stage, tmp_path):
+    devices = []
+    for index, use_cpu in enumerate((False, True, False)):
+        record = read_record(run_stage("sft", tmp_path / str(index), use_cpu=use_cpu))
+        assert record["peak_memory_bytes"] > 0
+        devices.append(record["environment"]["device"])
+    assert devices == [torch.cuda.get_device_name(), "cpu", torch.cuda.get_device_name()]
 
 
 def test_the_generators_are_left_as_they_were():

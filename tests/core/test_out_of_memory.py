@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from hfkit.commands.chat.main import chat
 from hfkit.commands.merge import staged_folder
 from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
 from hfkit.core.errors import HfkitError
-from hfkit.core.explain_errors import explain_errors
+from hfkit.core.explain_errors import explain_errors, explain_out_of_memory
+from hfkit.models.loading import load_base
 from hfkit.training.run import Run
 
 CPU = "run on the CPU (CUDA_VISIBLE_DEVICES= in front of the command)"
@@ -70,6 +72,24 @@ def test_a_chat_explains_it(sft_dir, capsys):
             chat(str(sft_dir), prompt="Who?")
     finally:
         hook.remove()
+
+
+@pytest.mark.skipif(not hasattr(torch, "AcceleratorError"), reason="older versions of PyTorch have one kind of error")
+def test_a_gpu_that_others_have_filled(base_dir, monkeypatch):
+    """CUDA itself then finds no memory, for which PyTorch has another error; one with another code is a broken GPU."""
+    error = torch.AcceleratorError("CUDA error: out of memory")
+    load = AutoModelForCausalLM.from_pretrained
+
+    def fail(*args, **options):
+        if options.get("device_map") == "meta":  # the files are read first
+            return load(*args, **options)
+        raise error
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
+    for code, message in ((2, "the GPU has no memory left: "), (999, "cannot load ")):
+        error.error_code = code
+        with pytest.raises(HfkitError, match=message), explain_out_of_memory():
+            load_base(str(base_dir))
 
 
 def test_a_machine_without_memory_is_no_gpu(tmp_path):

@@ -16,6 +16,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import python_path
 from transformers import AutoTokenizer
 
 from hfkit.config.fields import DatasetEntry
@@ -132,7 +133,7 @@ def test_several_processes_give_the_same_rows(tmp_path, tokenizer, monkeypatch):
 
 
 def test_another_process_finds_what_this_one_made(tokenizer_dir):
-    env = os.environ | {"PYTHONPATH": str(Path(caching.__file__).parents[2]), "PYTHONHASHSEED": "7"}
+    env = os.environ | {"PYTHONPATH": python_path(Path(caching.__file__).parents[2]), "PYTHONHASHSEED": "7"}
     there = subprocess.run([sys.executable, "-c", FRESH, tokenizer_dir], env=env, capture_output=True, text=True)
     fresh = AutoTokenizer.from_pretrained(tokenizer_dir)
     here = datasets.fingerprint.Hasher.hash(function_identity(partial(print, max_length=64, tokenizer=fresh)))
@@ -211,7 +212,7 @@ if __name__ == "__main__":
 def slow_map(tmp_path):
     """slow_map(workers) -> a process, in a group of its own, that makes 40 rows in two seconds of work."""
     (tmp_path / "slow.py").write_text(SLOW)
-    env = os.environ | {"PYTHONPATH": f"{Path(caching.__file__).parents[2]}:{tmp_path}"}
+    env = os.environ | {"PYTHONPATH": python_path(Path(caching.__file__).parents[2], tmp_path)}
     env |= {"HF_DATASETS_CACHE": str(tmp_path / "shared")}
     started = []
 

@@ -26,6 +26,8 @@ MODELS = {
 }
 STILL = {"learning_rate": 1e-9, "max_steps": 1}
 FUNCTIONS = {"reward_model_path": None, "reward_functions": ["reward_functions:length"]}
+IS_MADE = has_classifier(AutoConfig.for_model("granite", **SHAPE))
+made = pytest.mark.skipif(not IS_MADE, reason="this Transformers registers no further classes")
 
 
 @pytest.fixture
@@ -43,6 +45,7 @@ def model_of(tokenizer, tmp_path):
     return make
 
 
+@made
 @pytest.mark.parametrize("model_type", mostly_slow(MODELS, ["granite"]))
 def test_a_reward_model_goes_through_the_chain(model_type, model_of, run_stage, tmp_path):
     base = model_of(model_type, **MODELS[model_type])
@@ -61,6 +64,7 @@ def test_a_reward_model_goes_through_the_chain(model_type, model_of, run_stage, 
     assert torch.allclose(logits_at(ppo), logits_at(sft), atol=1e-5)
 
 
+@made
 @pytest.mark.parametrize("use_peft", [True, None])
 @pytest.mark.parametrize("model_type", MODELS)
 def test_functions_alone_train_a_policy_and_its_values(model_type, use_peft, model_of, run_stage, tmp_path):
@@ -72,6 +76,7 @@ def test_functions_alone_train_a_policy_and_its_values(model_type, use_peft, mod
     assert not torch.allclose(logits_at(moved), logits_at(base), atol=1e-3)
 
 
+@made
 def test_a_recurrent_backbone_has_values_but_no_scores(model_of, config_of, run_stage, tmp_path):
     base = model_of("mamba", state_size=8)
     with pytest.raises(ConfigError, match="a reward model is a sequence classifier: Transformers has none for mamba"):
@@ -82,6 +87,7 @@ def test_a_recurrent_backbone_has_values_but_no_scores(model_of, config_of, run_
     )
 
 
+@made
 @pytest.mark.parametrize("is_merged", mostly_slow([False, True], [False]))
 def test_the_code_of_the_card_opens_it_without_hfkit(is_merged, model_of, run_stage, tmp_path):
     folder = run_stage("reward", tmp_path / "reward", model_name_or_path=model_of("granitemoe", **MODELS["granitemoe"]))
@@ -96,6 +102,7 @@ def test_the_code_of_the_card_opens_it_without_hfkit(is_merged, model_of, run_st
     run_without_hfkit(f"{code}\nassert abs(model(**inputs).logits.item() - {wanted}) < 1e-4", cwd=tmp_path)
 
 
+@made
 def test_every_verb_reads_it(model_of, run_stage, data, tmp_path, capsys):
     base = model_of("granite")
     adapter = run_stage("reward", tmp_path / "reward", model_name_or_path=base, **STILL)
@@ -116,6 +123,14 @@ def test_every_verb_reads_it(model_of, run_stage, data, tmp_path, capsys):
         assert "is a classifier, such as a reward model" in capsys.readouterr().err
     assert main(["push", str(folder), "ann/merged", "--dry_run"]) == 0
     assert "model.safetensors" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(IS_MADE, reason="this Transformers registers further classes")
+@pytest.mark.parametrize("stage", ["reward", "ppo"])
+def test_without_one_its_stages_are_refused(stage, model_of, config_of, tmp_path):
+    settings = FUNCTIONS if stage == "ppo" else {}
+    with pytest.raises(ConfigError, match="is a sequence classifier: Transformers has none for granite"):
+        config_of(stage, tmp_path / "out", model_name_or_path=model_of("granite"), **settings)
 
 
 def test_a_classifier_of_transformers_is_left_alone():

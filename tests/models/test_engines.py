@@ -30,6 +30,7 @@ def test_the_keys_offer_the_engines():
     assert [*ENGINES] == [*typing.get_args(EngineName)]
 
 
+@pytest.mark.any_device
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES, ["llama", "mixture"]))
 @pytest.mark.parametrize("name", OTHERS)
 def test_greedy_replies_are_those_of_generate(uncompiled, tokenizer, name, family):
@@ -63,6 +64,7 @@ def test_compiled_replies_are_those_of_generate(tokenizer):
     assert not engine.caches
 
 
+@pytest.mark.any_device
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 @pytest.mark.parametrize("name", ENGINES)
 def test_replies_are_drawn_by_the_probabilities_at_the_temperature(uncompiled, tokenizer, name, temperature):
@@ -93,6 +95,7 @@ def test_a_seed_reproduces_replies(uncompiled, tokenizer, name):
     assert engine.sample(PROMPTS, *limits) != engine.sample(PROMPTS, *limits)  # of the global generator, which went on
 
 
+@pytest.mark.any_device
 @pytest.mark.parametrize("name", ENGINES)
 def test_an_engine_samples_with_the_weights_of_now(uncompiled, tokenizer, name):
     model, other = (model_of("llama", len(tokenizer), seed=seed) for seed in (0, 1))

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+import transformers
 from model_outputs import IDS, last_hidden, logits_at
+from packaging.version import Version
 from peft import LoraConfig, PeftModel, get_peft_model
 from quick import mostly_slow
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -20,6 +22,8 @@ MODELS = {
     "glm4_moe": {**EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "head_dim": 16},
     "granitemoe": EXPERTS,
 }
+if Version(transformers.__version__) < Version("5.23"):
+    del MODELS["granitemoe"]  # 5.17 returns no router logits of it
 
 
 @pytest.fixture
@@ -66,10 +70,11 @@ def test_sft_trains_with_the_router_loss_that_a_model_has(model_type, use_peft, 
     assert read_record(folder)["status"] == "done"
 
 
-def test_a_router_loss_that_a_model_lacks_is_refused_before_loading(mixture, config_of, tmp_path):
-    settings = {"model_name_or_path": mixture("glm4_moe"), "router_aux_loss_coef": 0.01}
-    with pytest.raises(ConfigError, match=r"router_aux_loss_coef: 0.01 -> Glm4MoeForCausalLM has no router loss"):
-        config_of("sft", tmp_path / "sft", **settings)
+def test_a_router_loss_that_a_model_lacks_is_refused_before_loading(mixture, base_dir, config_of, tmp_path):
+    for path, name in ((mixture("glm4_moe"), "Glm4Moe"), (str(base_dir), "Llama")):
+        settings = {"model_name_or_path": path, "router_aux_loss_coef": 0.01}
+        with pytest.raises(ConfigError, match=f"router_aux_loss_coef: 0.01 -> {name}ForCausalLM has no router loss"):
+            config_of("sft", tmp_path / "sft", **settings)
 
 
 def test_the_record_has_the_dropout_that_experts_were_trained_with(mixture, run_stage, tmp_path):

@@ -48,6 +48,7 @@ def repetitive(run_stage, base_dir, tmp_path_factory):
     return run_stage("ppo", folder / "ppo", model_name_or_path=policy, learning_rate=0.0)
 
 
+@pytest.mark.any_device
 def test_the_folder_is_an_adapter_on_the_base_with_its_curves_and_samples(ppo_dir, base_dir, sft_dir):
     assert json.loads((ppo_dir / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base_dir)
     assert len(updates(ppo_dir)) == UPDATES
@@ -110,11 +111,13 @@ def test_at_learning_rate_0_nothing_moves_and_each_step_is_made(run_stage, tmp_p
     assert max(row["policy/approxkl_avg"] for row in rows) < 1e-6
 
 
+@pytest.mark.any_device
 def test_pain_06_the_first_kl_is_0(ppo_dir):
     first, second = (row["objective/kl"] for row in updates(ppo_dir))
     assert abs(first) < 1e-4 < abs(second)
 
 
+@pytest.mark.any_device
 def test_pain_07_the_adapter_trains_and_the_base_does_not(ppo_dir, sft_dir, base_dir):
     before, after = adapter(sft_dir), adapter(ppo_dir)
     assert before.keys() == after.keys()
@@ -192,6 +195,7 @@ def test_pain_13_a_reward_model_with_ids_that_it_has_no_weights_for_is_refused(c
     assert [problem.key for problem in told.value.problems] == ["reward_model_path"]
 
 
+@pytest.mark.any_device
 def test_pain_14_the_reward_model_stays_as_it_was(ppo_dir, reward_dir):
     assert read_record(ppo_dir)["lineage"][1]["weights_sha256"] == weights_hash(reward_dir)
 
@@ -209,6 +213,7 @@ def stopped(run_stage, tmp_path_factory):
     return run_stage("ppo", tmp_path_factory.mktemp("stopped") / "ppo", max_kl=1e-6, total_episodes=32)
 
 
+@pytest.mark.any_device
 def test_pain_20_ppo_stops_with_its_reason_past_the_kl_limit(stopped):
     record = read_record(stopped)
     assert record["status"] == "done"
@@ -223,6 +228,7 @@ def test_a_run_stopped_by_the_kl_limit_still_counts_its_steps(stopped):
     assert record["episodes"] == 4 * record["steps"]
 
 
+@pytest.mark.any_device
 def test_ppo_raises_the_reward(run_stage, base_dir, reward_dir, tmp_path):
     """A head that likes the end of text teaches the policy to end: replies grow shorter and rewards higher."""
     changes = {"learning_rate": 5e-3, "missing_eos_penalty": 5.0, "kl_coef": 0.0, "max_kl": 1000.0}
@@ -272,6 +278,7 @@ def test_pain_09_checkpointing_reaches_policy_and_value_and_bf16_is_honoured(blo
     assert set(blocks_of(bf16=True, test_split_size=4)[1]) == {torch.bfloat16}
 
 
+@pytest.mark.any_device
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_under_bf16_the_first_kl_is_0_and_the_policy_learns_over_its_base(run_stage, base_dir, tmp_path, dtype):
     before = weights_hash(base_dir)

@@ -17,6 +17,7 @@ from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 
 
+@pytest.mark.any_device
 def test_the_folder_is_an_ordinary_model_with_its_tokenizer_and_curves(base_dir, tokenizer):
     model = AutoModelForCausalLM.from_pretrained(base_dir)
     assert model.config.vocab_size == len(tokenizer)
@@ -31,6 +32,7 @@ def test_the_folder_is_an_ordinary_model_with_its_tokenizer_and_curves(base_dir,
     assert not {name for name in names if name.startswith(".")}
 
 
+@pytest.mark.any_device
 def test_the_loss_falls(base_dir):
     losses = [row["loss"] for row in read_metrics(base_dir) if "loss" in row]
     assert len(losses) == 12
@@ -38,6 +40,7 @@ def test_the_loss_falls(base_dir):
     assert read_record(base_dir)["metrics"]["train_loss"] == pytest.approx(sum(losses) / 12)
 
 
+@pytest.mark.any_device
 def test_held_out_loss_perplexity_and_bits_per_byte_agree(run_stage, tmp_path, capsys):
     changes = {"test_split_size": 24, "eval_strategy": "steps", "eval_steps": 6}
     folder = run_stage("pretrain", tmp_path / "out", **changes, sample_prompts=["Ann\x1b[2J likes"], sample_length=3)
@@ -52,6 +55,7 @@ def test_held_out_loss_perplexity_and_bits_per_byte_agree(run_stage, tmp_path, c
     assert capsys.readouterr().out.count("  > Ann[2J likes") == 2
 
 
+@pytest.mark.any_device
 def test_a_checkpoint_is_continued_in_full_or_by_an_adapter(run_stage, base_dir, tmp_path):
     changes = {"model_config": {}, "tokenizer_name_or_path": None, "model_name_or_path": str(base_dir), "max_steps": 2}
     full = run_stage("pretrain", tmp_path / "full", **changes)

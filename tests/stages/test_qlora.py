@@ -13,6 +13,7 @@ import hfkit
 from hfkit.data.chat_template import encode_conversation
 from hfkit.records.record import weights_hash
 
+pytestmark = pytest.mark.any_device
 FLAGS = {"load_in_4bit": True, "use_peft": True}
 STAGES = ["pretrain", "sft", "reward", "ppo"]
 # argv: file of the rows, then stage=folder; loads each twice in a row.
@@ -29,8 +30,8 @@ for argument in sys.argv[2:]:
     for turn in range(2):
         model = hfkit.load_reward(folder).model if stage == "reward" else hfkit.load_policy(folder)[0]
         with torch.no_grad():
-            logits = model(rows, attention_mask=torch.ones_like(rows)).logits
-        np.save(Path(sys.argv[1]).with_name(f"{stage}-{turn}.npy"), logits.numpy())
+            logits = model(rows.to(model.device), attention_mask=torch.ones_like(rows).to(model.device)).logits
+        np.save(Path(sys.argv[1]).with_name(f"{stage}-{turn}.npy"), logits.float().cpu().numpy())
 """
 
 
@@ -54,8 +55,8 @@ def chain(tmp_path_factory, config_of, base_dir, rows):
         def save_and_log(model, *args):
             model.eval()
             with torch.no_grad():
-                ids = torch.from_numpy(rows)
-                logits[stage] = model(ids, attention_mask=torch.ones_like(ids)).logits.numpy()
+                ids = torch.from_numpy(rows).to(model.device)
+                logits[stage] = model(ids, attention_mask=torch.ones_like(ids)).logits.float().cpu().numpy()
             return save(model, *args)
 
         return save_and_log
@@ -88,7 +89,8 @@ def fresh(chain, rows):
 @pytest.mark.parametrize("turn", [0, 1])
 @pytest.mark.parametrize("stage", STAGES)
 def test_pain_01_and_23_a_fresh_process_gives_the_trainers_own_logits(chain, fresh, stage, turn):
-    assert np.abs(fresh(stage, turn) - chain[1][stage]).max() < 1e-5
+    rounding = 2e-2 if torch.cuda.is_available() else 1e-5  # 4-bit layers compute in bf16 on a GPU
+    assert np.abs(fresh(stage, turn) - chain[1][stage]).max() < rounding
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -114,7 +116,7 @@ def test_an_adapter_can_be_loaded_on_the_unquantized_base(chain, rows):
     folder, logits = chain[0] / "sft", chain[1]["sft"]
     model, _ = hfkit.load_policy(str(folder), quantization=None)
     assert not getattr(model.get_base_model(), "is_loaded_in_4bit", False)
-    whole = model(torch.from_numpy(rows)).logits.detach().numpy()
+    whole = model(torch.from_numpy(rows).to(model.device)).logits.detach().float().cpu().numpy()
     assert np.abs(whole - logits).max() > 1e-4
     assert np.corrcoef(whole.ravel(), logits.ravel())[0, 1] > 0.98
 

@@ -12,6 +12,7 @@ from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 
 
+@pytest.mark.any_device
 def test_the_folder_is_an_adapter_with_a_trained_head_of_one_label(reward_dir, base_dir):
     config = json.loads((reward_dir / "adapter_config.json").read_text())
     assert config["task_type"] == "SEQ_CLS"
@@ -21,6 +22,7 @@ def test_the_folder_is_an_adapter_with_a_trained_head_of_one_label(reward_dir, b
     assert [tuple(head.shape) for head in heads] == [(1, 32)]
 
 
+@pytest.mark.any_device
 def test_the_head_is_trained(run_stage, reward_dir, tmp_path):
     still = run_stage("reward", tmp_path / "still", learning_rate=0)
     heads = [load_file(folder / "adapter_model.safetensors") for folder in (still, reward_dir)]
@@ -28,6 +30,7 @@ def test_the_head_is_trained(run_stage, reward_dir, tmp_path):
     assert not torch.equal(heads[0][name], heads[1][name])
 
 
+@pytest.mark.any_device
 def test_pain_25_separable_pairs_are_ranked_and_a_pretrained_start_warns(run_stage, base_dir, tmp_path, capsys):
     folder = run_stage("reward", tmp_path / "out", max_steps=20, test_split_size=16)
     metrics = read_record(folder)["metrics"]

@@ -14,6 +14,7 @@ from hfkit.records.record import read_record
 PROMPT = "What does Ann like?"
 
 
+@pytest.mark.any_device
 def test_the_folder_is_an_adapter_with_tokenizer_generation_config_and_card(sft_dir, base_dir, tokenizer):
     config = json.loads((sft_dir / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["task_type"], config["r"]) == (str(base_dir), "CAUSAL_LM", 4)
@@ -24,11 +25,13 @@ def test_the_folder_is_an_adapter_with_tokenizer_generation_config_and_card(sft_
     assert str(base_dir.parent) not in card
 
 
+@pytest.mark.any_device
 def test_held_out_loss_is_measured_before_and_after(sft_dir):
     evaluated = [row["eval_loss"] for row in read_metrics(sft_dir) if "eval_loss" in row]
     assert evaluated[0] > evaluated[-1] == read_record(sft_dir)["metrics"]["eval_loss"]
 
 
+@pytest.mark.any_device
 def test_conversations_train(run_stage, tmp_path, rows_file):
     turns = [{"role": role, "content": "Hello"} for role in ("user", "assistant") * 2]
     datasets = rows_file([{"messages": turns}] * 8)

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from interruption import assert_same_run
+from interruption import START, assert_same_run
 
 from hfkit.records.record import read_record
 
@@ -32,7 +32,7 @@ def train(stage: str, config) -> None:
 @pytest.fixture(scope="module")
 def start(config_of, tokenizer_dir, sft_dir):
     """start(stage, folder) -> the process that runs it."""
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context(START)
     context.set_forkserver_preload(HEAVY)
 
     def begin(stage: str, folder: Path):
@@ -81,6 +81,7 @@ def kill_in_a_save(process, folder: Path, checkpoint: str) -> None:
     kill(process)
 
 
+@pytest.mark.any_device
 def test_killed_in_a_save_sft_goes_on_to_the_same_weights(start, undisturbed, tmp_path):
     folder, (whole, _) = tmp_path / "sft", undisturbed("sft")
     kill_in_a_save(start("sft", folder), folder, "checkpoint-6")

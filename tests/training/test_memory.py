@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import python_path
 from meter import TensorMeter
 from peft import LoraConfig, get_peft_model
 from planned import CPU, FUNCTIONS, GPT2, LLAMA, LORA, ONE_BY_ONE, ROOT, ROWS, plan_8b, run
@@ -340,7 +341,7 @@ def test_the_peak_is_the_resident_memory_of_a_run(name, shape, changes, folder_o
     else:
         values |= {"model_name_or_path": folder_of(shape), "max_length": 64}
     # what is freed goes back to the system at once, as it does on a GPU
-    env = os.environ | {"PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "65536"}
+    env = os.environ | {"PYTHONPATH": python_path(ROOT), "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, "-c", MEASURED, name, json.dumps(values)]
     ran = subprocess.run(command, env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr

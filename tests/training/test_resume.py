@@ -18,6 +18,7 @@ def whole(run_stage, tmp_path_factory):
     return cache(lambda stage: run_stage(stage, tmp_path_factory.mktemp(stage) / "whole", **CHANGES))
 
 
+@pytest.mark.any_device
 @pytest.mark.parametrize("step", [3, 6])
 @pytest.mark.parametrize("stage", STAGES)
 def test_resumed_is_uninterrupted_bit_for_bit(run_stage, whole, tmp_path, stage, step):
