@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("runs/bench-gpu"), help="for models and rows; removed at the end"
     )
+    parser.add_argument("--keep", action="store_true", help="leave the models for another call")
     asked = parser.parse_args()
     os.environ["HFKIT_TEST_GPU"] = "1"  # otherwise tests run on the CPU
     if asked.device == "cuda" and not torch.cuda.is_available():
@@ -132,7 +133,8 @@ def main() -> None:
     try:
         ok = work_off(plan(asked, folder), folder, asked, deadline)
     finally:
-        shutil.rmtree(asked.work, ignore_errors=True)
+        if not asked.keep:
+            shutil.rmtree(asked.work, ignore_errors=True)
     sys.exit(0 if ok else 1)
 
 

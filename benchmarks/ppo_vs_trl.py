@@ -98,7 +98,7 @@ def prepare(root: Path, asked: argparse.Namespace) -> None:
             output_dir=str(root / "reward"),
             model_name_or_path=str(root / "sft"),
             datasets=[hfkit.DatasetEntry(path=str(root / "pairs.jsonl"))],
-            max_steps=16,
+            max_steps=4 if ON_GPU else 16,
             learning_rate=1e-3,
             **common,
         )

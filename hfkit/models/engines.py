@@ -101,7 +101,7 @@ class StaticEngine(GenerateEngine):
     A batch is computed until its last reply has ended: its shape is compiled, so that no row can leave it.
     """
 
-    caches: dict[tuple[int, int], StaticCache] = field(default_factory=dict)
+    caches: dict[tuple[int, int], "AutocastCache"] = field(default_factory=dict)
     label = "static"
 
     def release(self) -> None:
@@ -128,15 +128,30 @@ class StaticEngine(GenerateEngine):
                 replies += [up_to_stop(row, stop_token_ids) for row in made[:, ids.shape[1] :].tolist()]
         return replies
 
-    def cache_for(self, rows: int, width: int, length: int) -> StaticCache:
+    def cache_for(self, rows: int, width: int, length: int) -> "AutocastCache":
         """Return an empty cache for rows of `width` prompt tokens and `length` new ones; one of a shape is reused."""
         tokens = -(-(width + length) // CACHE_STEP) * CACHE_STEP
         if (cache := self.caches.get((rows, tokens))) is None:
             config = self.model.config.get_text_config(decoder=True)
-            self.caches[rows, tokens] = cache = StaticCache(config=config, max_cache_len=tokens)
+            self.caches[rows, tokens] = cache = AutocastCache(config=config, max_cache_len=tokens)
         elif cache.is_initialized:
             cache.reset()
         return cache
+
+
+class AutocastCache(StaticCache):
+    """A static cache that has keys and values in the dtype in which autocast computes attention, if it is on.
+
+    Over a base in float32 rotated keys are in float32 and values in bfloat16, and a layer of the cache has one dtype.
+    """
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        """Return all keys and values of a layer, with the new ones."""
+        kind = key_states.device.type
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+            key_states, value_states = key_states.to(dtype), value_states.to(dtype)
+        return super().update(key_states, value_states, *args, **kwargs)
 
 
 @dataclass

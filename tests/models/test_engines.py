@@ -47,6 +47,15 @@ def test_greedy_replies_are_those_of_generate(uncompiled, tokenizer, name, famil
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_static_cache_holds_what_autocast_computes_over_a_base_in_float32(uncompiled, tokenizer):
+    model = model_of("llama", len(tokenizer))
+    made = {}
+    for name in ("generate", "static"):
+        engine = make_engine(name, model, tokenizer, bf16=True)
+        made[name] = generate_replies(model, tokenizer, PROMPTS, LIMIT, 0, 0, 2, [1], engine=engine)
+    assert made["static"] == made["generate"]
+
+
 @pytest.mark.slow
 def test_compiled_replies_are_those_of_generate(tokenizer):
     model = model_of("llama", len(tokenizer))
