@@ -1,7 +1,7 @@
-"""Unpack compressed files that the readers of `datasets` do not unpack."""
+"""Unpack compressed files, up to a limit: `datasets` would unpack them without one, whatever they hold."""
 
+import gzip
 import os
-import shutil
 from pathlib import Path
 
 import datasets
@@ -9,19 +9,37 @@ import pyarrow as pa
 
 from hfkit.core.file_types import COMPRESSED, file_type, without_compression
 from hfkit.core.files import hash_of
+from hfkit.core.limits import MAX_UNPACKED_RATIO, UnsafeFileError, exceeded, limit_of
 
-UNPACKED_BY_DATASETS = ("json", "csv", "text")
-"""The builders of `datasets` that unpack `.gz` files; for `.zst` they need a further package."""
+TEXT_BUILDERS = ("json", "csv", "text")
+SMALL = 64 << 20
+"""Bytes that any compressed file may hold: a few rows, written often, become a small file."""
+BLOCK = 1 << 20
+PACKED = (
+    b"\x1f\x8b",
+    b"PK\x03\x04",
+    b"BZh",
+    b"\xfd7zXZ\x00",
+    b"\x28\xb5\x2f\xfd",
+    b"7z\xbc\xaf",
+    b"Rar!",
+    b"\x04\x22\x4d\x18",
+)
+"""How compressed files begin: `datasets` would unpack them whatever their names say."""
+TAR = (257, b"ustar")
+"""Where an archive of tar says that it is one, and how."""
 
 
 def unpacked(path: Path) -> Path:
     """Return a file that `datasets` can read: the file itself, or what a compressed one holds, in the cache.
 
     Raises:
-        OSError: the file is not compressed as its name says, or it is cut short.
+        OSError, EOFError: the file is not compressed as its name says, or it is cut short.
+        LimitError: it holds far more than its size says.
+        UnsafeFileError: a file is compressed although its name does not say so.
     """
-    if path.suffix not in COMPRESSED or (path.suffix == ".gz" and file_type(path) in UNPACKED_BY_DATASETS):
-        return path
+    if path.suffix not in COMPRESSED:
+        return check_unpacked(path)
     state = path.stat()
     key = hash_of([str(path.resolve()), state.st_mtime_ns, state.st_size])[:32]
     target = Path(datasets.config.HF_DATASETS_CACHE) / "hfkit" / "unpacked" / key / without_compression(path.name)
@@ -29,9 +47,41 @@ def unpacked(path: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{os.getpid()}.tmp")
         try:
-            with pa.input_stream(str(path), compression="detect") as packed, temporary.open("wb") as file:
-                shutil.copyfileobj(packed, file)
+            with open_packed(path) as packed, temporary.open("wb") as file:
+                copy_within(max(SMALL, state.st_size * limit_of(MAX_UNPACKED_RATIO)), packed, file)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
-    return target
+    return check_unpacked(target)
+
+
+def open_packed(path: Path):
+    """Open a compressed file for reading what it holds."""
+    return gzip.open(path) if path.suffix == ".gz" else pa.input_stream(str(path), compression="detect")
+
+
+def copy_within(limit: int, packed, file) -> None:
+    """Copy a stream to a file.
+
+    Raises:
+        LimitError: it has more bytes than `limit`.
+    """
+    while block := packed.read(BLOCK):
+        limit -= len(block)
+        if limit < 0:
+            raise exceeded(MAX_UNPACKED_RATIO, "it unpacks to", "times its size")
+        file.write(block)
+
+
+def check_unpacked(path: Path) -> Path:
+    """Return the path of a file that is not compressed.
+
+    Raises:
+        UnsafeFileError: it is, although its name does not say so.
+    """
+    if file_type(path) in TEXT_BUILDERS:
+        with path.open("rb") as file:
+            start = file.read(512)
+        if start.startswith(PACKED) or start[TAR[0] :].startswith(TAR[1]):
+            raise UnsafeFileError(f"its content is compressed: give its name the suffix {' or '.join(COMPRESSED)}")
+    return path

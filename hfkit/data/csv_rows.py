@@ -8,6 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 
+from hfkit.core.limits import MAX_ROW_BYTES, limit_of
+from hfkit.data.row_sizes import check_columns
+
 # Only an empty cell is null: text such as None, NA or nan stays text.
 CSV_OPTIONS = {"keep_default_na": False, "na_values": [""]}
 # Numbers that are written as Python writes them: without leading zeros, and without zeros at the end.
@@ -23,6 +26,8 @@ def csv_arguments(path: Path, separator: str) -> dict:
     Raises:
         ValueError: the rows have more cells than the header, or the header is separated by something else.
     """
+    with path.open("rb") as file:
+        check_columns(file.readline(limit_of(MAX_ROW_BYTES)).count(separator.encode()) + 1)
     first = pandas.read_csv(path, nrows=1, dtype=str, encoding="utf-8", sep=separator, **CSV_OPTIONS)
     names = first.columns
     other = next((one for one in ",;\t|" if one != separator and len(names) == 1 and one in str(names[0])), None)

@@ -11,7 +11,7 @@ from datasets import Dataset
 from hfkit.core.file_types import COMPRESSED, file_type, has_known_suffix
 from hfkit.data.compression import unpacked
 from hfkit.data.csv_rows import CSV_OPTIONS, csv_arguments
-from hfkit.data.json_rows import exact_rows, json_shape
+from hfkit.data.json_rows import check_lines, exact_rows, json_shape
 from hfkit.data.json_shapes import row_features
 
 SEPARATORS = (",", "\t")
@@ -30,6 +30,9 @@ def read_files(kind: str, paths: list[Path], split: str, separator: str | None =
         ValueError: JSON or CSV that cannot be read.
     """
     paths = [*map(unpacked, paths)]
+    if kind == "text":
+        for path in paths:
+            check_lines(path)
     if kind == "json":
         shape = json_shape(paths)
         exact = exact_rows(paths, shape, split)
@@ -71,7 +74,7 @@ def read_data_set(source: dict) -> tuple[Dataset, bool]:
         rows = exact_rows(paths, json_shape(paths), split)
         if rows is not None:
             return rows, False
-    if files and all(map(is_packed, files)):
+    if files and (builder.name == "text" or all(map(is_packed, files))):
         return read_files(builder.name, downloaded(files), split), False
     return datasets.load_dataset(**source), False
 
@@ -96,12 +99,12 @@ def check_types_of_files(folder: Path) -> None:
 
 
 def is_packed(file: str) -> bool:
-    """Return whether a file on this machine is one that `unpacked` unpacks."""
+    """Return whether a file on this machine is compressed."""
     path = Path(file)
-    return path.suffix in COMPRESSED and path.is_file() and unpacked(path) != path
+    return path.suffix in COMPRESSED and path.is_file()
 
 
 def downloaded(files: list[str]) -> list[Path]:
     """Return the paths of a data set's files on this machine, unpacked."""
     manager = datasets.DownloadManager()
-    return [unpacked(Path(file)) if is_packed(file) else Path(manager.download_and_extract(file)) for file in [*files]]
+    return [unpacked(Path(manager.download(file))) for file in [*files]]

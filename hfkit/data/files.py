@@ -3,7 +3,6 @@
 The file types and their builders are listed in `hfkit/core/file_types.py`.
 """
 
-import gzip
 import json
 from collections.abc import Iterator
 from glob import escape
@@ -15,13 +14,15 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from hfkit.core.errors import HfkitError, reason
-from hfkit.core.explain_errors import explain_file_error
+from hfkit.core.explain_errors import chain_of, explain_file_error
 from hfkit.core.file_types import ROW_PER_LINE, file_type, suffix_of
+from hfkit.core.limits import UnsafeFileError
 from hfkit.data.compression import unpacked
 from hfkit.data.file_sets import file_options, read_data_set, read_files
 from hfkit.data.json_rows import json_shape
 from hfkit.data.json_shapes import row_features
 from hfkit.data.progress import progress_bars
+from hfkit.data.row_sizes import check_sizes
 
 
 def builder_of(path: Path) -> str | None:
@@ -74,6 +75,7 @@ def read_rows(source: dict) -> tuple[Dataset, bool]:
         rows.data.validate(full=True)  # the JSON reader accepts bytes that are not UTF-8
         if not len(rows):
             raise ValueError(f"the split {split!r} has no rows")
+        check_sizes(rows)
     except Exception as error:  # the readers raise errors of many types
         raise read_error(path, error) from error
     return rows, is_csv
@@ -81,6 +83,9 @@ def read_rows(source: dict) -> tuple[Dataset, bool]:
 
 def read_error(path: Path, error: Exception) -> HfkitError:
     """Return the error for a data set that cannot be read."""
+    refused = next((one for one in chain_of(error) if isinstance(one, UnsafeFileError)), None)
+    if refused:
+        return HfkitError(f"cannot read the data set {path}: {refused}")
     is_text = builder_of(path) in ("json", "text", "csv")
     cause = "it is empty" if is_empty(path) else find_broken_line(path) if is_text else None
     full_cache = explain_file_error(error)  # the cache, to which its rows are written
@@ -99,8 +104,7 @@ def is_empty(path: Path) -> bool:
 
 def iter_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file, compressed or not."""
-    path = unpacked(path)
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
+    with unpacked(path).open("rb") as stream:
         yield from stream
 
 

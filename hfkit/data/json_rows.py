@@ -6,7 +6,6 @@ fails, or makes text of messages. So all rows are looked at first (`json_shapes.
 something, the rows are read with Python's `json` instead.
 """
 
-import gzip
 import json
 import re
 from collections.abc import Iterator
@@ -15,11 +14,13 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, Features, List, Value
 
+from hfkit.core.limits import MAX_COLUMNS, MAX_DEPTH, MAX_ROW_BYTES, LimitError, exceeded, limit_of, too_deep
 from hfkit.data.caching import code_hash
 from hfkit.data.json_shapes import add_value, as_written, is_plain, new_shape, row_features
 
 GUESSED_TYPES = ("timestamp", "date", "time", "duration")  # prefixes of the names of types that JSON does not have
 NEXT_VALUE = re.compile(r"\s*")
+BLOCK = 1 << 20
 
 
 def json_shape(paths: list[Path]) -> dict:
@@ -37,12 +38,21 @@ def json_shape(paths: list[Path]) -> dict:
 
 
 def scan_rows(plan: dict) -> Iterator[dict]:
-    """Yield the shape of the rows of JSON files, as JSON."""
-    shape = new_shape()
+    """Yield the shape of the rows of JSON files, as JSON.
+
+    Raises:
+        LimitError: a row is nested too deeply, or there are too many columns and fields.
+    """
+    shape, depth, columns, is_by_line = new_shape(), limit_of(MAX_DEPTH), limit_of(MAX_COLUMNS), True
     for path in map(Path, plan["paths"]):
-        for row in iter_json_rows(path):
-            add_value(shape, row)
-    is_by_line = all(map(has_row_per_line, map(Path, plan["paths"])))
+        is_by_line = has_row_per_line(path) and is_by_line
+        for place, row in iter_places(path):
+            try:
+                columns -= add_value(shape, row, depth)
+                if columns < 0:
+                    raise exceeded(MAX_COLUMNS, "the rows up to it have", "columns and fields")
+            except LimitError as error:
+                raise LimitError(f"{place[0]} {place[1]}: {error}") from None
     yield {"shape": json.dumps(shape | {"is_by_line": is_by_line})}
 
 
@@ -77,22 +87,30 @@ def state_of(paths: list[Path]) -> list[list[int]]:
 
 
 def iter_json_rows(path: Path, *, numbers_as_text: bool = False) -> Iterator[dict]:
-    """Yield the rows of a JSON file: a line each, objects one after another, or the items of one list.
+    """Yield the rows of a JSON file, as `iter_places` does, without their places."""
+    for _, row in iter_places(path, numbers_as_text=numbers_as_text):
+        yield row
+
+
+def iter_places(path: Path, *, numbers_as_text: bool = False) -> Iterator[tuple[tuple[str, int], dict]]:
+    """Yield the rows of a JSON file, each with its place, ("line", 3) or ("row", 3).
+
+    They are a line each, objects one after another, or the items of one list.
 
     Args:
         numbers_as_text: whether numbers are texts, with the digits that the file has.
 
     Raises:
         ValueError: the file is not JSON or not UTF-8, or it holds anything but objects (and texts in a list).
-        RecursionError: values lie in too many others.
     """
     options = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), str) if numbers_as_text else {}
     options |= {"object_pairs_hook": unique_keys} if numbers_as_text else {}
     if has_row_per_line(path):
+        check_lines(path)
         with open_text(path) as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
-                    yield as_row(parse_line(line, number, options), f"line {number}")
+                    yield (place := ("line", number)), as_row(parse_line(line, number, options), place)
         return
     with open_text(path) as stream:
         text, decoder = stream.read().rstrip(), json.JSONDecoder(**options)
@@ -102,10 +120,12 @@ def iter_json_rows(path: Path, *, numbers_as_text: bool = False) -> Iterator[dic
             value, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
             raise ValueError(describe_fault(error, position)) from None
+        except RecursionError:
+            raise too_deep() from None
         if isinstance(value, list) and position < len(text):
             raise ValueError("there is more than one list")
         for number, row in enumerate(value if isinstance(value, list) else [value], 1):
-            yield as_row({"text": row} if isinstance(row, str) else row, f"row {number}")
+            yield (place := ("row", number)), as_row({"text": row} if isinstance(row, str) else row, place)
         position = NEXT_VALUE.match(text, position).end()
 
 
@@ -119,6 +139,8 @@ def parse_line(line: str, number: int, options: dict) -> object:
         return json.loads(line, **options)
     except json.JSONDecodeError as error:
         raise ValueError(f"line {number} is not JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise LimitError(f"line {number}: {too_deep()}") from None
 
 
 def describe_fault(error: json.JSONDecodeError, start: int) -> str:
@@ -139,8 +161,26 @@ def describe_fault(error: json.JSONDecodeError, start: int) -> str:
 
 
 def open_text(path: Path):
-    """Open a file as text, gzipped or not."""
-    return (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig")
+    """Open a file as text."""
+    return path.open(encoding="utf-8-sig")
+
+
+def check_lines(path: Path) -> None:
+    """Raise a LimitError if a line of a file is too long."""
+    limit, carried = limit_of(MAX_ROW_BYTES), 0
+    with path.open("rb") as stream:
+        while block := stream.read(min(limit, BLOCK)):
+            end = block.find(b"\n")
+            if carried + (len(block) if end < 0 else end) > limit:
+                size = stream.tell() - len(block) - carried  # of the lines before it
+                raise LimitError(f"line {count_lines(path, size) + 1}: {exceeded(MAX_ROW_BYTES, 'it has', 'bytes')}")
+            carried = carried + len(block) if end < 0 else len(block) - 1 - block.rfind(b"\n")
+
+
+def count_lines(path: Path, size: int) -> int:
+    """Return how many lines end in the first `size` bytes of a file."""
+    with path.open("rb") as stream:
+        return sum(stream.read(min(BLOCK, size - start)).count(b"\n") for start in range(0, size, BLOCK))
 
 
 def has_row_per_line(path: Path) -> bool:
@@ -149,6 +189,8 @@ def has_row_per_line(path: Path) -> bool:
         first = next((line for line in stream if line.strip()), "")
     try:
         return not isinstance(json.loads(first), list)
+    except RecursionError:
+        return not first.lstrip().startswith("[")
     except ValueError:
         return not first.lstrip().startswith(("[", "{"))
 
@@ -166,14 +208,14 @@ def unique_keys(pairs: list[tuple[str, object]]) -> dict:
     return found
 
 
-def as_row(value: object, place: str) -> dict:
+def as_row(value: object, place: tuple[str, int]) -> dict:
     """Return a row; `null` is one without columns.
 
     Raises:
         ValueError: it is not an object.
     """
     if value is not None and not isinstance(value, dict):
-        raise ValueError(f"{place}: it is not an object")
+        raise ValueError(f"{place[0]} {place[1]}: it is not an object")
     return value or {}
 
 

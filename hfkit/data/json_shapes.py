@@ -8,6 +8,7 @@ import json
 
 from datasets import Features, LargeList, List, Value
 
+from hfkit.core.limits import MAX_KEY_LENGTH, exceeded, limit_of, too_deep
 from hfkit.data.conversions import JSON, TEXT_ROLE
 
 NUMBERS = {"int", "float"}
@@ -20,23 +21,43 @@ def new_shape() -> dict:
     return {"kinds": {}, "fields": {}, "item": None}
 
 
-def add_value(shape: dict, value: object) -> None:
-    """Add one value to a shape."""
-    kind = kind_of(value)
+def add_value(shape: dict, value: object, depth: int) -> int:
+    """Add one value to a shape.
+
+    Args:
+        depth: how many lists and objects may lie in one another.
+
+    Returns:
+        the number of fields that no value had before.
+
+    Raises:
+        LimitError: more lists and objects than `depth` lie in one another, or a key is too long.
+    """
+    kind, added = kind_of(value), 0
     shape["kinds"][kind] = shape["kinds"].get(kind, 0) + 1
+    if kind in ("object", "list") and depth <= 0:
+        raise too_deep()
     if kind == "object":
         fields = shape["fields"]
         for name, field in value.items():
             if name not in fields:
-                fields[name] = new_shape()
+                check_key(name)
+                fields[name], added = new_shape(), added + 1
             if name == "arguments" and "name" in value and isinstance(field, (dict, list)):
                 fields[name]["kinds"]["arguments"] = fields[name]["kinds"].get("arguments", 0) + 1
             else:
-                add_value(fields[name], field)
+                added += add_value(fields[name], field, depth - 1)
     elif kind == "list":
         shape["item"] = shape["item"] or new_shape()
         for item in value:
-            add_value(shape["item"], item)
+            added += add_value(shape["item"], item, depth - 1)
+    return added
+
+
+def check_key(name: str) -> None:
+    """Raise a LimitError if a key is too long to be one."""
+    if len(name) > limit_of(MAX_KEY_LENGTH):
+        raise exceeded(MAX_KEY_LENGTH, f"its key {name[:20]!r}... has", "characters")
 
 
 def kind_of(value: object) -> str:

@@ -1,0 +1,90 @@
+"""Limits on what files of unknown origin may hold: beyond them, reading one would take all time or memory.
+
+Each limit is an environment variable, so that it can be raised for a file that one trusts.
+"""
+
+import json
+import os
+from collections.abc import Sized
+
+from hfkit.core.errors import HfkitError
+
+MAX_DEPTH = "HFKIT_MAX_DEPTH"
+MAX_ROW_BYTES = "HFKIT_MAX_ROW_BYTES"
+MAX_COLUMNS = "HFKIT_MAX_COLUMNS"
+MAX_KEY_LENGTH = "HFKIT_MAX_KEY_LENGTH"
+MAX_UNPACKED_RATIO = "HFKIT_MAX_UNPACKED_RATIO"
+MAX_YAML_BYTES = "HFKIT_MAX_YAML_BYTES"
+MAX_YAML_VALUES = "HFKIT_MAX_YAML_VALUES"
+MAX_JSON_BYTES = "HFKIT_MAX_JSON_BYTES"
+DEFAULTS = {
+    MAX_DEPTH: 100,
+    MAX_ROW_BYTES: 16 << 20,
+    MAX_COLUMNS: 10_000,
+    MAX_KEY_LENGTH: 1_000,
+    MAX_UNPACKED_RATIO: 100,
+    MAX_YAML_BYTES: 1 << 20,
+    MAX_YAML_VALUES: 100_000,
+    MAX_JSON_BYTES: 256 << 20,
+}
+"""The limits: lists and objects within each other in JSON and YAML; bytes of a row, a line or a value of a column;
+columns and fields of all rows; characters of a key; the size of an unpacked file as a multiple of the packed one; bytes
+of a YAML file or of a card's front matter; values in it, aliases followed; bytes of a JSON file that is no data."""
+
+
+class UnsafeFileError(HfkitError, ValueError):
+    """A file of unknown origin is not read; the message says why, and what to do."""
+
+
+class LimitError(UnsafeFileError):
+    """A file exceeds a limit; the message says which, and how to raise it."""
+
+
+def limit_of(name: str) -> int:
+    """Return a limit: its environment variable, or the default.
+
+    Raises:
+        HfkitError: the variable is no whole number above 0.
+    """
+    given = os.environ.get(name, str(DEFAULTS[name]))
+    if not given.isascii() or not given.isdigit() or int(given) < 1:
+        raise HfkitError(f"{name}: {given!r} -> expected a whole number above 0")
+    return int(given)
+
+
+def exceeded(name: str, what: str, unit: str) -> LimitError:
+    """Return the error for what exceeds a limit: exceeded(MAX_DEPTH, "it is nested", "levels deep")."""
+    return LimitError(f"{what} more than {limit_of(name):,} {unit}; if you trust it, raise the limit {name}")
+
+
+def too_deep() -> LimitError:
+    """Return the error for lists and objects that are nested too deeply."""
+    return exceeded(MAX_DEPTH, "its values are nested", "levels deep")
+
+
+def parse_json(text: str) -> object:
+    """Return the value of JSON text of unknown origin.
+
+    Raises:
+        ValueError: it is not JSON, or (`LimitError`) nested too deeply.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise too_deep() from None
+    check_depth(text, value)
+    return value
+
+
+def check_depth(text: str, value: object) -> None:
+    """Raise a LimitError if the value of a JSON text is nested too deeply."""
+    limit = limit_of(MAX_DEPTH)
+    if text.count("[") + text.count("{") <= limit:
+        return
+    level: list[Sized] = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(limit):
+        inner = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]  # type: ignore[attr-defined]
+        level = [item for item in inner if isinstance(item, (dict, list))]
+        if not level:
+            return
+    raise too_deep()

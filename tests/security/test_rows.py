@@ -1,0 +1,142 @@
+"""Rows of unknown origin: too deep, too long, too many columns, compressed bombs, broken files, control characters."""
+
+import json
+import re
+import zlib
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROW = json.dumps({"text": "Ann likes red."}) + "\n"
+CHECK = ("data", "check", "--stage", "tokenizer", "--output_dir", "out", "--datasets")
+
+
+def nested(depth: int) -> str:
+    """Return a row with a value in `depth` lists."""
+    return '{"text": "x", "a": ' + "[" * depth + "1" + "]" * depth + "}\n"
+
+
+def objects(depth: int) -> str:
+    """Return a row with a value in `depth` objects."""
+    return '{"text": "x", "a": ' + '{"a": ' * depth + "1" + "}" * depth + "}\n"
+
+
+def wide(columns: int) -> str:
+    """Return a row with many columns."""
+    return json.dumps({"text": "x", **{f"c{index}": 1 for index in range(columns)}}) + "\n"
+
+
+def bomb(megabytes: int, line: bytes = b" ") -> bytes:
+    """Return gzip data that unpacks to a row and many megabytes after it."""
+    packer = zlib.compressobj(9, wbits=31)
+    block = (line * ((1 << 20) // len(line)))[: 1 << 20]
+    return packer.compress(ROW.encode()) + b"".join(packer.compress(block) for _ in range(megabytes)) + packer.flush()
+
+
+def zstd_bomb(megabytes: int) -> bytes:
+    """Return zstd data that unpacks to many megabytes."""
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        for _ in range(megabytes):
+            stream.write(b" " * (1 << 20))
+    return sink.getvalue().to_pybytes()
+
+
+def parquet(**changes) -> bytes:
+    """Return a Parquet file with rows of text."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": ["Ann likes red."] * 1000}), sink, **changes)
+    return sink.getvalue().to_pybytes()
+
+
+def arrow() -> bytes:
+    """Return an Arrow file with rows of text."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, pa.schema({"text": pa.string()})) as stream:
+        stream.write_table(pa.table({"text": ["Ann likes red."] * 1000}))
+    return sink.getvalue().to_pybytes()
+
+
+CHANGING = '{"text": "x", "n": 1}\n{"text": "y", "n": [{"a": 1}]}\n{"text": "z", "n": "s"}\n'
+
+
+def overwritten(content: bytes, start: int, new: bytes) -> bytes:
+    """Return bytes with some of them replaced."""
+    start %= len(content)
+    return content[:start] + new + content[start + len(new) :]
+
+
+HUGE = b"\xff\xff\xff\x7f"
+DEEP = r"rows\.jsonl: line 21: .*nested.*HFKIT_MAX_DEPTH"
+LONG = r"line 21: it has more than .*HFKIT_MAX_ROW_BYTES"
+BOMBS = r"unpacks to more than .*HFKIT_MAX_UNPACKED_RATIO"
+ROWS = "".join(json.dumps({"text": f"Ann likes {number} colours."}) + "\n" for number in range(20))
+
+
+@pytest.mark.hostile("rows")
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        pytest.param("rows.jsonl", ROWS + nested(150), DEEP, id="lists-in-lists"),
+        pytest.param("rows.jsonl", ROWS + nested(900), DEEP, id="900-lists"),
+        pytest.param("rows.jsonl", ROWS + nested(200_000), DEEP, id="200000-lists"),
+        pytest.param("rows.jsonl", ROWS + objects(400), DEEP, id="objects-in-objects"),
+        pytest.param("rows.json", f"[{nested(400)}]", r"rows\.json: row 1: .*nested.*HFKIT_MAX_DEPTH", id="deep-list"),
+        pytest.param("rows.json", "[" * 100_000, r"rows\.json: .*nested.*HFKIT_MAX_DEPTH", id="open-brackets"),
+        pytest.param("rows.jsonl", ROWS + json.dumps({"text": "x" * 100_000_000}), LONG, id="line-of-100-MB"),
+        pytest.param("rows.txt", "short\n" * 20 + "x" * 100_000_000, LONG, id="text-line-of-100-MB"),
+        pytest.param("rows.csv", "text\n" + "a\n" * 20 + "x" * 50_000_000, r"HFKIT_MAX_ROW_BYTES", id="cell-of-50-MB"),
+        pytest.param("rows.json", json.dumps([{"text": "x" * 50_000_000}]), "HFKIT_MAX_ROW_BYTES", id="item-of-50-MB"),
+        pytest.param("rows.jsonl.gz", bomb(200), BOMBS, id="gzip-bomb"),
+        pytest.param("rows.txt.gz", bomb(200, b"a\n"), BOMBS, id="gzip-bomb-of-lines"),
+        pytest.param("rows.csv.gz", bomb(200, b"a\n"), BOMBS, id="gzip-bomb-of-cells"),
+        pytest.param("rows.jsonl.zst", zstd_bomb(200), BOMBS, id="zstd-bomb"),
+        pytest.param("rows.txt", bomb(200, b"a\n"), r"rows\.txt", id="gzip-bomb-under-another-name"),
+        pytest.param("rows.jsonl", ROWS + wide(100_000), "line 21: .*HFKIT_MAX_COLUMNS", id="100000-columns"),
+        pytest.param("rows.csv", ",".join(f"c{i}" for i in range(200_000)) + "\n", "HFKIT_MAX_COLUMNS", id="wide-csv"),
+        pytest.param(
+            "rows.jsonl",
+            "".join(json.dumps({"text": "x", **{f"c{i}-{j}": 1 for j in range(1000)}}) + "\n" for i in range(200)),
+            "line 1[01]: .*HFKIT_MAX_COLUMNS",
+            id="new-columns-in-each-row",
+        ),
+        pytest.param("rows.jsonl", ROWS + json.dumps({"k" * (1 << 20): 1}), "line 21: .*key", id="key-of-1-MB"),
+        pytest.param("rows.jsonl", ROWS + '{"text": ' + "9" * 100_000 + "}", "line 21: ", id="number-of-100000-digits"),
+        pytest.param("rows.jsonl", ROWS + '{"text": "\\ud800"}', "line 21: .*surrogates", id="half-a-surrogate"),
+        pytest.param("rows.jsonl", ROWS + '{"text": "\x1b]0;x\x07", "b": 1, \x1b[2J}', "line 21", id="escape-codes"),
+        pytest.param("rows.jsonl", '{"\\u001b]0;x\\u0007\\u202e": "y"}\n' * 20, r"\\x1b", id="escape-codes-in-a-key"),
+        pytest.param("rows.csv", "text\x00,b\nx,y\n", r"rows\.csv", id="nul-in-csv-header"),
+        pytest.param("rows.csv", 'text,b\n"' + "x,y\n" * 1_000_000, "EOF inside string", id="open-quote"),
+        pytest.param("rows.parquet", parquet()[:-30], r"rows\.parquet: ", id="parquet-cut"),
+        pytest.param("rows.parquet", overwritten(parquet(), -8, HUGE), r"rows\.parquet: ", id="parquet-lies"),
+        pytest.param("rows.parquet", overwritten(parquet(), 4, b"\xff" * 500), r"rows\.parquet: ", id="pages-lie"),
+        pytest.param("rows.arrow", arrow()[:-200], r"rows\.arrow: ", id="arrow-cut"),
+        pytest.param("rows.arrow", overwritten(arrow(), 4, HUGE), r"rows\.arrow: ", id="arrow-lies"),
+    ],
+)  # fmt: skip
+def test_rows_that_attack_are_refused(attack, tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
+    ran = attack(*CHECK, name)
+    assert ran.status in (1, 2) and re.search(message, ran.output), ran
+    assert len(ran.output) < 5000
+
+
+@pytest.mark.hostile("rows")
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param(ROWS + '{"text": "x", "n": 1e400, "m": -1e999}\n', id="huge-floats"),
+        pytest.param(ROWS + '{"text": "x", "n": NaN, "m": Infinity}\n', id="nan-and-infinity"),
+        pytest.param(ROWS + CHANGING, id="types-change"),
+        pytest.param(ROWS + '{"text": "<script>alert(1)</script>"}\n', id="html"),
+        pytest.param(ROWS + '{"text": "\\u001b[2J\\u001b]0;x\\u0007\\u202e"}\n', id="escape-codes-in-a-text"),
+        pytest.param(ROWS + '{"text": "x", "n": 123456789012345678901234567890}\n', id="long-numbers"),
+        pytest.param(ROWS + '{"text": "' + "x" * 5_000_000 + '"}\n', id="book"),
+        pytest.param(ROWS + nested(60), id="60-lists"),
+    ],
+)  # fmt: skip
+def test_odd_rows_are_read(attack, tmp_path, rows):
+    (tmp_path / "rows.jsonl").write_text(rows)
+    ran = attack(*CHECK, "rows.jsonl")
+    assert ran.status == 0 and "rows, 2" in ran.output, ran
