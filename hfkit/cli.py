@@ -39,6 +39,9 @@ USAGE = {"hfkit": "VERB CONFIG [--key value ...]", "hfkit data": "VERB ..."}
 
 def main(argv: list[str] | None = None) -> int:
     """Run `hfkit VERB ...` and return its exit status."""
+    from hfkit.core.console import clean_output
+
+    clean_output()
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["--version"]:
         print(f"hfkit {__version__}")
@@ -88,13 +91,13 @@ def run_verb(verb: str, argv: list[str] | None = None) -> int:
     a mistyped flag do not wait for torch.
     """
     from hfkit.commands.arguments import read_arguments
-    from hfkit.core.console import debug, escape_unprintable, quiet_libraries
+    from hfkit.core.console import clean, clean_output, debug, quiet_libraries
     from hfkit.core.errors import HfkitError
     from hfkit.core.explain_errors import explain_file_error, require_home
 
     enable_expandable_segments()
     quiet_libraries()
-    escape_unprintable()
+    clean_output()
     module = find_module(verb)
     try:
         require_home()
@@ -107,7 +110,7 @@ def run_verb(verb: str, argv: list[str] | None = None) -> int:
         if explained is None:
             raise
         debug(error)
-        print(f"hfkit {verb}: {str(explained) or 'interrupted'}", file=sys.stderr)
+        print(clean(f"hfkit {verb}: {str(explained) or 'interrupted'}"), file=sys.stderr)
         return getattr(explained, "exit_status", 130)
 
 

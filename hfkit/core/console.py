@@ -2,9 +2,18 @@
 
 import logging
 import os
+import re
 import sys
 import unicodedata
 import warnings
+from typing import Any, TextIO, cast
+
+from hfkit.core.masking import mask_secrets
+
+KEPT = "\n\t\u200c\u200d"
+"""Control characters that text has: line breaks, tabs and the joiners within letters and emoji."""
+LAYOUT = re.compile(r"(\r|\x1b\[[0-9;]*[mABCDGK]|\x1b\[\?25[lh])")
+"""How colors and progress bars are drawn: the cursor within its lines, and hidden."""
 
 
 def is_main_process() -> bool:
@@ -15,7 +24,7 @@ def is_main_process() -> bool:
 def say(message: str) -> None:
     """Print a line, from the main process only."""
     if is_main_process():
-        print(message, flush=True)
+        print(clean(message), flush=True)
 
 
 _unrecorded: list[str] = []
@@ -24,6 +33,7 @@ _unrecorded: list[str] = []
 def warn(message: str) -> None:
     """Print a warning, from the main process only: what is wrong, and what to change. The run's record keeps it too."""
     if is_main_process():
+        message = clean(message)
         print(f"warning: {message}", file=sys.stderr, flush=True)
         _unrecorded.append(message)
 
@@ -36,12 +46,23 @@ def take_warnings() -> list[str]:
 
 
 def printable(text: str) -> str:
-    """Return a text of unknown origin without what a terminal would obey: control characters and direction marks.
+    """Return a text of unknown origin with what a terminal would obey as escapes, such as \\x1b.
 
-    Line breaks, tabs and the joiners within letters and emoji stay.
+    These are control characters and direction marks. Line breaks, tabs and the joiners within letters and emoji stay.
     """
-    kept = "\n\t\u200c\u200d"
-    return "".join(one for one in text if one in kept or unicodedata.category(one) not in ("Cc", "Cf", "Cs"))
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or not is_control(one) else escaped(one) for one in text)
+
+
+def is_control(character: str) -> bool:
+    """Return whether a terminal may obey a character."""
+    return character not in KEPT and unicodedata.category(character) in ("Cc", "Cf", "Cs")
+
+
+def escaped(character: str) -> str:
+    """Return the escape of a character as Python writes it."""
+    return character.encode("unicode_escape").decode()
 
 
 def printable_line(text: str) -> str:
@@ -49,11 +70,45 @@ def printable_line(text: str) -> str:
     return printable(" ".join(text.splitlines()))
 
 
-def escape_unprintable() -> None:
-    """Let the terminal show characters that its encoding lacks as escapes, such as \\u4e2d, in place of an error."""
-    for stream in (sys.stdout, sys.stderr):
+def clean(text: str) -> str:
+    """Return a message as it may be printed or stored: `printable`, and without secrets."""
+    return printable(mask_secrets(text))
+
+
+class CleanStream:
+    """A text stream that masks secrets, and passes no control characters but those of colors and progress bars.
+
+    Whatever writes to it: messages, tables, tracebacks, and the logs and warnings of libraries.
+    """
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, and return its length."""
+        masked = mask_secrets(text)
+        if not masked.isprintable():
+            masked = "".join(part if index % 2 else printable(part) for index, part in enumerate(LAYOUT.split(masked)))
+        self.stream.write(masked)
+        return len(text)
+
+    def writelines(self, lines) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def clean_output() -> None:
+    """Let a command's output go through `CleanStream`, with escapes, such as \\u4e2d, for what its encoding lacks."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+        if stream is not None and not isinstance(stream, CleanStream):
+            setattr(sys, name, cast(TextIO, CleanStream(stream)))
 
 
 def is_debugging() -> bool:

@@ -1,23 +1,26 @@
 """The errors that users see: one line per problem, with what to do about it."""
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import Enum
 
+from hfkit.core.masking import MASK, mask_secrets, masked, resembles_secret
+
 CLOSE = 0.75  # similarity of a typo and the name that was meant; names of other things may reach 0.74
 MISSING = "missing"  # the value of a Problem about a key that has none
-# `hub_token` and `WANDB_API_KEY` are secrets; `max_new_tokens`, `tokenizer` and `pad_token` are not
-SECRET = re.compile(
-    r"(?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<![a-z])(token|password|secrets?|(api)?keys?)(?![a-z])", re.I
-)
 
 
 class HfkitError(Exception):
-    """An error that the user can act on: the command line prints its message alone and exits with `exit_status`."""
+    """An error that the user can act on: the command line prints its message alone and exits with `exit_status`.
+
+    Its text holds no secrets, whoever prints it.
+    """
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        return mask_secrets(super().__str__())
 
 
 class MissingFileError(HfkitError):
@@ -63,10 +66,14 @@ class Problem:
         return replace(self, key=f"{prefix}{self.key}", keys=tuple(f"{prefix}{key}" for key in self.keys))
 
     def __str__(self) -> str:
-        shown = self.value if self.value is MISSING else repr(masked(self.key, self.value))
+        shown = str(self.value) if self.value is MISSING else mask_secrets(repr(self._masked_value()))
         shown = shown if len(shown) <= 80 else f"{shown[:30]}...{shown[-47:]}"  # the end of a path is its file
         place = f" (in {self.file})" if self.file else ""
-        return f"{self.key}: {shown} -> {self.remedy}{place}"
+        return mask_secrets(f"{self.key}: {shown} -> {self.remedy}{place}")
+
+    def _masked_value(self) -> object:
+        is_typo = self.kind is Kind.UNKNOWN and resembles_secret(self.key)
+        return MASK if is_typo else masked(self.key, self.value)
 
 
 class ConfigError(HfkitError):
@@ -80,7 +87,7 @@ class ConfigError(HfkitError):
 
     def __str__(self) -> str:
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        headline = f"{count} in {self.source or 'the configuration'}:"
+        headline = mask_secrets(f"{count} in {self.source or 'the configuration'}:")
         return "\n".join([headline, *(f"  {problem}" for problem in self.problems)])
 
 
@@ -88,17 +95,8 @@ def reason(error: BaseException) -> str:
     """Return the type and first line of an error, or of the one at the root of its chain of causes."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in mask_secrets(str(error)).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def masked(key: str, value: object) -> object:
-    """Return `value` with `***` in place of secrets, which their keys, or keys within it, give away."""
-    if SECRET.search(key):
-        return "***"
-    if isinstance(value, Mapping):
-        return {name: masked(str(name), item) for name, item in value.items()}
-    return [masked("", item) for item in value] if isinstance(value, list) else value
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

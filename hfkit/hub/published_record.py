@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hfkit.config.fields import REVISION_KEYS
-from hfkit.core.errors import masked
+from hfkit.core.masking import masked
 from hfkit.hub.locations import HubLocation, location_of
 
 PART = r"/[\w.+@=-]+"

@@ -7,15 +7,10 @@ from collections.abc import Iterable
 from datasets import Dataset
 
 from hfkit.core.errors import Problem
+from hfkit.core.masking import SECRETS
 from hfkit.hub.model_files import RepoFile
 
-# The start of a word, also after a JSON escape such as \n, whose letter would otherwise count as the word's first.
-START = rb"(?:\b|(?<=\\[bfnrt])|(?<=\\u[0-9a-fA-F]{4}))"
-SECRETS = re.compile(
-    START + rb"(?:hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22,}"
-    rb"|glpat-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}\b|xox[abprs]-[A-Za-z0-9-]{10,}|AIza[A-Za-z0-9_-]{35})"
-    rb"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-)
+SECRETS_IN_BYTES = re.compile(SECRETS.pattern.encode())
 REMEDY = "looks like a token or key: remove it, and revoke it where it was issued"
 BINARY_SUFFIXES = (".safetensors", ".png")
 
@@ -42,5 +37,5 @@ def secrets_in_rows(name: str, rows: Dataset, token: str | None) -> list[Problem
 
 def find_secret(data: bytes, token: str | None) -> int | None:
     """Return the index of the first byte of a secret, or None."""
-    found = SECRETS.search(data) or (re.search(re.escape(token.encode()), data) if token else None)
+    found = SECRETS_IN_BYTES.search(data) or (re.search(re.escape(token.encode()), data) if token else None)
     return found.start() if found else None

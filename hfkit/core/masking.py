@@ -1,0 +1,124 @@
+"""Masks tokens, keys and passwords in whatever is printed or stored; what they are used for keeps them."""
+
+import os
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+
+MASK = "***"
+# The start of a word, also after a JSON escape such as \n, whose letter would otherwise count as the word's first.
+START = r"(?:\b|(?<=\\[bfnrt])|(?<=\\u[0-9a-fA-F]{4}))"
+TOKENS = {
+    "hf_": r"(?=[a-z]*[A-Z0-9]|[a-z]{30})[A-Za-z0-9]{16,}",  # Hugging Face
+    "sk-": r"(?![a-z]+-[a-z]+(?:-|\b))[A-Za-z0-9_-]{20,}",  # OpenAI and others; not sk-learn-classifier
+    "gh[pousr]_": r"[A-Za-z0-9]{36}",
+    "github_pat_": r"[A-Za-z0-9_]{22,}",
+    "glpat-": r"[A-Za-z0-9_-]{20,}",
+    "A(?:KI|SI)A": r"[0-9A-Z]{16}\b",  # AWS
+    "xox[abeoprs]-": r"[A-Za-z0-9-]{10,}",  # Slack
+    "AIza": r"[A-Za-z0-9_-]{35}",  # Google
+}
+"""How tokens begin, and how they go on."""
+KEY_BLOCK = r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----"
+END_BLOCK = KEY_BLOCK.replace("BEGIN", "END")
+KNOWN_TOKENS = START + "(?:" + "|".join(f"(?:{start})(?:{rest})" for start, rest in TOKENS.items()) + ")"
+SECRETS = re.compile(f"{KNOWN_TOKENS}|{KEY_BLOCK}")
+"""Tokens and keys that are known by their form."""
+
+# `hub_token` and `WANDB_API_KEY` are secrets; `max_new_tokens`, `tokenizer` and `pad_token` are not
+NAMES = re.compile(
+    r"(?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)(?<!stop_)(?<!image_)(?<!think_)(?<![a-z])"
+    r"(token|password|passwd|secrets?|(api|access|secret|private)?keys?)(?![a-z])",
+    re.I,
+)
+TYPICAL_NAMES = ("token", "hub_token", "hf_token", "api_key", "wandb_api_key", "access_token", "password", "secret")
+ENDING = r"(?i:token|password|passwd|secret|key)"
+VALUE = r"""(?:"[^"\n]{0,4096}"|'[^'\n]{0,4096}'|[^\s"',;)}\]]+)"""
+PARTS = {
+    "block": rf"(?P<block>{KEY_BLOCK})(?!\*)(?:(?:(?!-----)[\s\S])*{END_BLOCK}|[\w+/=\s\\]*)",
+    "token": START + r"(?:" + "|".join(f"(?:(?P<t{n}>{a})(?:{b}))" for n, (a, b) in enumerate(TOKENS.items())) + ")",
+    "url": r"(?P<url>(?<=://)[^\s/:@\"']{0,200}:)[^\s/@\"']{1,400}@",
+    "bearer": r"(?P<bearer>\b[Bb]earer\s)(?=\S{0,200}?\d)[\w.~+/=-]{8,}",
+    "flag": rf"(?P<flag>--[\w.-]{{0,64}}{ENDING}\s)(?!-){VALUE}",
+    "named": rf"(?P<name>(?<![\w.-])[\w.-]{{0,64}}{ENDING})(?P<sign>[\"']?\s?[=:]\s?)(?P<value>{VALUE})",
+}
+TEXT = re.compile("|".join(PARTS.values()))
+HINT = re.compile("hf_|sk-|gh[pousr]_|github_pat_|glpat-|AKIA|ASIA|xox|AIza|://|earer|PRIVATE|" + ENDING)
+NOT_SECRET = {"", "none", "null", "true", "false", "missing", MASK}
+
+
+def mask_secrets(text: str) -> str:
+    """Return a text with `***` in place of tokens, keys and passwords: by their form, their names, or `own_secrets`."""
+    for secret in own_secrets():
+        text = text.replace(secret, MASK)
+    return TEXT.sub(_masked_match, text) if HINT.search(text) else text
+
+
+def own_secrets() -> list[str]:
+    """Return the secrets in the environment: values of at least 12 characters with a digit, by their names."""
+    found = (os.environ.get(name, "") for name in os.environ if is_secret_name(name))
+    return [value for value in found if len(value) >= 12 and any(map(str.isdigit, value)) and "/" not in value]
+
+
+@lru_cache(maxsize=1024)
+def is_secret_name(name: str) -> bool:
+    """Return whether a key or variable of this name holds a secret."""
+    return NAMES.search(name) is not None
+
+
+def masked(key: str, value: object) -> object:
+    """Return `value` with `***` in place of secrets, which their form, their keys, or keys within it give away."""
+    if is_secret_name(key):
+        return MASK
+    if isinstance(value, Mapping):
+        return {name: masked(str(name), item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [masked("", item) for item in value]
+    return mask_secrets(value) if isinstance(value, str) else value
+
+
+def without_secrets(content):
+    """Return a record, or a part of it, with masked texts; numbers are no secrets, whatever their key: `tokens`."""
+    if isinstance(content, Mapping):
+        return {
+            name: MASK if isinstance(item, str) and item and is_secret_name(str(name)) else without_secrets(item)
+            for name, item in content.items()
+        }
+    if isinstance(content, (list, tuple)):
+        return [without_secrets(item) for item in content]
+    return mask_secrets(content) if isinstance(content, str) else content
+
+
+def resembles_secret(key: str) -> bool:
+    """Return whether a key that does not exist was probably meant to be that of a secret, such as `hub_tokne`."""
+    return bool(get_close_matches(key.rpartition(".")[2].strip("-").lower(), TYPICAL_NAMES, n=1, cutoff=0.8))
+
+
+def _masked_match(match: re.Match) -> str:
+    """Return what stands in place of a secret: how it begins, or its name."""
+    groups = match.groupdict()
+    name, sign, value = (groups[part] for part in ("name", "sign", "value"))
+    if name is not None:
+        quote = value[0] if value[0] in "\"'" else ""
+        shown = TEXT.sub(_masked_match, value) if _is_harmless(name, sign, value) else quote + MASK + quote
+        return name + sign + shown
+    begin = next(text for text in groups.values() if text is not None)
+    if groups["flag"] is not None and not is_secret_name(begin.strip()):
+        return begin + TEXT.sub(_masked_match, match[0].removeprefix(begin))
+    return begin + MASK + ("@" if groups["url"] is not None else "")
+
+
+def _is_harmless(name: str, sign: str, value: str) -> bool:
+    """Return whether `name=value` or `name: value` in a text is no secret: a number, a word of a sentence, code."""
+    inner = value.strip("\"'")
+    if inner.lower() in NOT_SECRET or inner.isdigit() or not is_secret_name(name):
+        return True
+    is_quoted, has_digit = inner != value, any(map(str.isdigit, inner))
+    if name.lower() in ("key", "token") and ":" in sign:
+        return True
+    if is_quoted or name.isupper():
+        return False
+    if name.lower() == "key":
+        return not has_digit
+    return "(" in inner or not (has_digit or ("=" in sign and "." not in inner))
