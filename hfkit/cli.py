@@ -34,24 +34,26 @@ DATA_VERBS = {
     "preview": ("hfkit.commands.data.preview", "print rows as the model sees them, with the trained tokens marked"),
     "push": ("hfkit.commands.data.push", "push a data set to the Hub, with its card, in one commit"),
 }
+RESUMED = ("run", "quickstart", "evaluate", "arena", "push", "pull", "data push")
+"""The verbs, beside the stages, that a second call of the same command resumes."""
 USAGE = {"hfkit": "VERB CONFIG [--key value ...]", "hfkit data": "VERB ..."}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run `hfkit VERB ...` and return its exit status."""
+    """Run `hfkit VERB ...` and return its exit status; without `argv`, the process is to end after that."""
     from hfkit.core.console import clean_output
 
     clean_output()
-    argv = sys.argv[1:] if argv is None else argv
+    ends_process, argv = argv is None, sys.argv[1:] if argv is None else argv
     if argv[:1] == ["--version"]:
         print(f"hfkit {__version__}")
         return 0
     if argv[:1] == ["data"]:
-        return dispatch("hfkit data", DATA_VERBS, argv[1:])
-    return dispatch("hfkit", VERBS, argv)
+        return dispatch("hfkit data", DATA_VERBS, argv[1:], ends_process)
+    return dispatch("hfkit", VERBS, argv, ends_process)
 
 
-def dispatch(prog: str, verbs: dict, argv: list[str]) -> int:
+def dispatch(prog: str, verbs: dict, argv: list[str], ends_process: bool) -> int:
     """Run the verb that `argv` begins with, or print help; report a verb that does not exist, with the nearest one."""
     name, *rest = argv or ["--help"]
     if name in ("-h", "--help"):
@@ -61,7 +63,7 @@ def dispatch(prog: str, verbs: dict, argv: list[str]) -> int:
         return 0
     verb = f"{prog} {name}".removeprefix("hfkit ")
     if find_module(verb):
-        return run_verb(verb, rest)
+        return run_verb(verb, rest, ends_process)
     from hfkit.config.other_tools import table
     from hfkit.core.errors import nearest
 
@@ -84,7 +86,19 @@ def find_module(verb: str) -> str | None:
     return STAGES[verb].module if verb in STAGES else None
 
 
-def run_verb(verb: str, argv: list[str] | None = None) -> int:
+def run_verb(verb: str, argv: list[str] | None = None, ends_process: bool = False) -> int:
+    """Run a verb and return its exit status; without `argv`, with the arguments of the process, which is then to end.
+
+    Args:
+        ends_process: that it is to end, with `argv`.
+    """
+    from hfkit.core.interrupts import catch_signals
+
+    with catch_signals(ends_process or argv is None):
+        return parse_and_run(verb, sys.argv[1:] if argv is None else argv)
+
+
+def parse_and_run(verb: str, argv: list[str]) -> int:
     """Parse a verb's arguments, run it and return its exit status; errors that users can act on are printed as text.
 
     `HFKIT_DEBUG=1` adds the traceback. The arguments are parsed before the verb's module is imported, so `--help` and
@@ -94,24 +108,52 @@ def run_verb(verb: str, argv: list[str] | None = None) -> int:
     from hfkit.core.console import clean, clean_output, debug, quiet_libraries
     from hfkit.core.errors import HfkitError
     from hfkit.core.explain_errors import explain_file_error, require_home
+    from hfkit.core.interrupts import Interrupted, is_interruption
 
     enable_expandable_segments()
     quiet_libraries()
     clean_output()
-    module = find_module(verb)
+    module, given = find_module(verb), None
     try:
         require_home()
-        given = read_arguments(verb, module, sys.argv[1:] if argv is None else argv)
+        given = read_arguments(verb, module, argv)
         status = import_module(module).main(given)
         return status if isinstance(status, int) else 0  # a stage returns its folder
-    except (Exception, KeyboardInterrupt) as error:
-        expected = isinstance(error, (HfkitError, KeyboardInterrupt))
-        explained = error if expected else explain_file_error(error)
+    except (Exception, KeyboardInterrupt, Interrupted) as error:
+        if is_interruption(error):
+            debug(error)
+            return report_interruption(verb, argv, given)
+        explained = error if isinstance(error, HfkitError) else explain_file_error(error)
         if explained is None:
             raise
         debug(error)
-        print(clean(f"hfkit {verb}: {str(explained) or 'interrupted'}"), file=sys.stderr)
-        return getattr(explained, "exit_status", 130)
+        print(clean(f"hfkit {verb}: {explained}"), file=sys.stderr)
+        return getattr(explained, "exit_status", 1)
+
+
+def report_interruption(verb: str, argv: list[str], given) -> int:
+    """Print which signal interrupted a verb, and the command that resumes it; return the exit status.
+
+    Args:
+        given: what the verb's arguments were parsed to; None before that.
+    """
+    import shlex
+    from signal import SIGINT, Signals
+
+    from hfkit.core.console import is_main_process
+    from hfkit.core.interrupts import EXIT_STATUS, requested
+
+    number = requested()
+    by = f" by {Signals(number).name}" if number else ""
+    resumes = getattr(given, "resume_from_checkpoint", None)
+    how = ""
+    if verb in RESUMED or resumes is not None:
+        command = ["hfkit", *verb.split(), *argv, *(["--resume_from_checkpoint"] if resumes is False else [])]
+        launched = " (with the same launcher)" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+        how = f"; to resume{launched}: {shlex.join(command)}"
+    if is_main_process():
+        print(f"hfkit {verb}: interrupted{by}{how}", file=sys.stderr, flush=True)
+    return EXIT_STATUS[Signals(number or SIGINT)]
 
 
 def enable_expandable_segments() -> None:

@@ -106,6 +106,18 @@ def read_number(file: Path) -> int | None:
     return int(text) if text.isdigit() else None
 
 
+def random_state(on: torch.device) -> list[torch.Tensor]:
+    """Return the states of torch's generators, of the CPU and of a GPU, for `restore_random_state`."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(on)] if on.type == "cuda" else [])]
+
+
+def restore_random_state(states: list[torch.Tensor], on: torch.device) -> None:
+    """Set torch's generators to the states that `random_state` returned."""
+    torch.set_rng_state(states[0])
+    if on.type == "cuda":
+        torch.cuda.set_rng_state(states[1], on)
+
+
 def keep_random_state(on: torch.device):
     """Return a context that restores torch's generators, of the CPU and of a device, when it ends."""
     return torch.random.fork_rng([on] if on.type == "cuda" else [])

@@ -1,14 +1,172 @@
-"""Ctrl-C that is never lost: a flag beside the exception, for loops to look at."""
+"""Signals that ask a process to end: Ctrl-C (SIGINT), SIGTERM, and SIGUSR1, which Slurm can send ahead of time.
 
+They raise an exception, or wait where work has to be saved first (`defer_signals`). What takes too long in the process
+of the command line is ended by a thread (`core/signal_watch.py`).
+"""
+
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from hfkit.core.console import is_main_process
+from hfkit.core.signal_watch import REPEATED, watch_signals
+
+EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+"""Exit status by signal: SIGUSR1 announces a SIGTERM, so that a job script has one status to ask for."""
+DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+
+
+class Interrupted(SystemExit):
+    """SIGTERM or SIGUSR1 asked the process to end; uncaught, it exits with `EXIT_STATUS`."""
+
+    def __init__(self, number: int):
+        super().__init__(EXIT_STATUS[signal.Signals(number)])
+        self.number = number
+
+
+@dataclass
+class Caught:
+    """The signals of a process: which one came first, and when; `agreed` by all processes of a launch."""
+
+    process: int = field(default_factory=os.getpid)
+    number: int | None = None
+    time: float = 0.0
+    deferrals: int = 0
+    agreed: bool = False
+
+
+_caught: Caught | None = None
+
+
+@contextmanager
+def catch_signals(ends_process: bool = False) -> Iterator[None]:
+    """Let signals interrupt a block; handlers other than Python's defaults stay, and nothing changes in a thread.
+
+    Args:
+        ends_process: the process ends with the block: what hangs after a signal is killed, with its children.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C.
+        Interrupted: another signal.
+    """
+    global _caught
+    if _caught is not None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _caught = Caught()
+    replaced = {number: signal.getsignal(number) for number in EXIT_STATUS}
+    replaced = {number: handler for number, handler in replaced.items() if handler in DEFAULTS}
+    for number in replaced:
+        signal.signal(number, _on_signal)
+    stop_watching = watch_signals(_on_signal, EXIT_STATUS, is_deferred) if ends_process else None
+    try:
+        yield
+    finally:
+        if not (ends_process and _caught.number):  # else it ends with these handlers, under watch
+            if stop_watching:
+                stop_watching()
+            for number, handler in replaced.items():
+                signal.signal(number, handler)
+            _caught = None
+
+
+def _on_signal(number: int, frame: object) -> None:
+    caught = _caught
+    if caught is None:
+        return
+    if caught.process != os.getpid():  # a worker, forked meanwhile: the process that it works for ends it with SIGTERM
+        if number == signal.SIGTERM:
+            raise SystemExit(EXIT_STATUS[signal.SIGTERM])  # not killed: it would keep the locks that it holds
+        return
+    now = time.monotonic()
+    if caught.number is None:
+        caught.number, caught.time = number, now
+        if caught.deferrals and is_main_process():
+            note = f"{signal.Signals(number).name}: saving first; a second signal ends the process at once\n"
+            os.write(2, note.encode())  # `print` may be what the signal interrupts
+    elif now - caught.time < REPEATED:
+        return
+    elif caught.deferrals:
+        caught.deferrals = 0
+    if not caught.deferrals:
+        raise interruption()
+
+
+def requested() -> int | None:
+    """Return the signal that asked this process to end, or None."""
+    return _caught.number if _caught else None
+
+
+def interruption() -> BaseException:
+    """Return the exception of the signal that was `requested`."""
+    number = requested()
+    return KeyboardInterrupt() if number in (None, signal.SIGINT) else Interrupted(number)
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Return whether an error is a signal's, or a consequence of one, such as that of a worker that died of it too."""
+    return isinstance(error, (KeyboardInterrupt, Interrupted)) or requested() is not None
+
+
+def agree(number: int) -> None:
+    """Note that all processes of a launch end by a signal, though maybe another one of them got it."""
+    global _caught
+    _caught = _caught or Caught()
+    _caught.number, _caught.agreed = _caught.number or number, True
+
+
+def is_agreed() -> bool:
+    """Return whether all processes of a launch know of the signal and end at the same step."""
+    return bool(_caught and _caught.agreed)
+
+
+def is_deferred() -> bool:
+    """Return whether a signal waits for the end of a block."""
+    return bool(_caught and _caught.deferrals)
+
+
+@contextmanager
+def defer_signals() -> Iterator[None]:
+    """Let a signal wait for the end of a block, or for the block to ask for it: `requested`.
+
+    Raises:
+        KeyboardInterrupt, Interrupted: at the end of the block.
+    """
+    if _caught is None:
+        yield
+        return
+    _caught.deferrals += 1
+    try:
+        yield
+    finally:
+        _caught.deferrals = max(_caught.deferrals - 1, 0)
+    if requested() and not _caught.deferrals:
+        raise interruption()
+
+
+@contextmanager
+def droppable() -> Iterator[None]:
+    """Leave a block within `defer_signals` as soon as a signal comes, and go on after it: `requested` says so."""
+    if _caught is None:
+        yield
+        return
+    deferrals, _caught.deferrals = _caught.deferrals, 0
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted):
+        if not requested():
+            raise
+    finally:
+        _caught.deferrals = deferrals
 
 
 @contextmanager
 def catch_interrupts() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C sets, beside raising KeyboardInterrupt as usual.
+    """Yield an event that Ctrl-C sets, beside raising KeyboardInterrupt: it ends the block alone, not the process.
 
     Python discards an exception that is raised in a destructor or in a callback from C, and with it the key press. So
     a long loop looks at the event in each of its steps. In another thread than the main one, which gets no signals, the

@@ -13,6 +13,7 @@ from types import ModuleType
 import torch
 
 from hfkit.core.errors import HfkitError, reason
+from hfkit.core.interrupts import Interrupted
 from hfkit.data.messages import Messages
 
 RewardFunction = Callable[..., Iterable[float]]
@@ -57,6 +58,8 @@ def import_reward_function(path: str) -> RewardFunction:
     module, _, name = path.rpartition(":")
     try:
         function = getattr(import_module_or_file(module), name)
+    except Interrupted:  # a signal
+        raise
     except (Exception, SystemExit) as error:  # whatever a user's module raises
         line = user_line(None, error)
         remedy = line or "; write it as package.module:function or FILE.py:function"
@@ -93,6 +96,8 @@ def call_reward_function(
     try:
         scores = function(prompts, replies, **columns)
         scores = [*scores] if isinstance(scores, Iterator) else scores  # a generator runs when its items are taken
+    except Interrupted:  # a signal
+        raise
     except (Exception, SystemExit) as error:  # whatever a user's function raises
         raise HfkitError(f"reward function {name} raised {reason(error)}{user_line(function, error)}") from error
     return validate_scores(name, scores, len(replies))

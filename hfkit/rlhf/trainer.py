@@ -5,13 +5,15 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 
 from hfkit.core.console import warn
+from hfkit.core.device import random_state, restore_random_state
+from hfkit.core.interrupts import droppable
 from hfkit.rlhf import checkpoint
 from hfkit.rlhf.experience import Experience
 from hfkit.rlhf.forward import Model
@@ -19,6 +21,7 @@ from hfkit.rlhf.monitor import mean_metrics
 from hfkit.rlhf.policy_evaluation import evaluate_policy
 from hfkit.rlhf.trainer_base import OnlineTrainerState
 from hfkit.rlhf.trainer_setup import BasePPOTrainer
+from hfkit.training.interruption import agree_on_signal, leave
 
 RESUMED_STATE = ("global_step", "episode", "epoch", "log_history", "best_metric", "best_global_step")
 """Fields of the trainer's state that a resumed run takes from the checkpoint."""
@@ -54,11 +57,17 @@ class PPOTrainer(BasePPOTrainer):
         self.start(resume_from_checkpoint)
         while self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
             self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
-            rows = self.next_rows()
-            with self.timed("rollout"):
-                replies = self.rollouts.sample([row["input_ids"] for row in rows])
-            with self.timed("scoring"):
-                experience, metrics = self.experience_maker(rows, replies)
+            rows, controllers = self.next_rows(), self.controllers.state_dict()
+            random = random_state(self.accelerator.device)
+            with self.dropped_on_signal():
+                with self.timed("rollout"):
+                    replies = self.rollouts.sample([row["input_ids"] for row in rows])
+                with self.timed("scoring"):
+                    experience, metrics = self.experience_maker(rows, replies)
+            if agree_on_signal():  # the checkpoint is that of the last update
+                self.controllers.load_state_dict(controllers)
+                restore_random_state(random, self.accelerator.device)
+                leave(self)
             with self.timed("update"):
                 metrics |= self.updater(experience, self.state.global_step >= self.args.value_warmup_steps)
                 self.lr_scheduler.step()
@@ -94,11 +103,18 @@ class PPOTrainer(BasePPOTrainer):
         for name, callback in self.stateful_callbacks.items():
             for key, value in kept.get("callbacks", {}).get(name, {}).items():
                 setattr(callback, key, value)
+        if self.control.should_evaluate:  # a signal interrupted the evaluation of this step
+            self.evaluate()
+            self.control.should_evaluate = False
 
     def next_rows(self) -> list[dict]:
         """Return this process's prompts of the next update."""
         start = self.state.episode + self.args.process_index * self.local_batch_size
         return [self.train_dataset[index] for index in self.prompt_order.take(start, self.local_batch_size)]
+
+    def dropped_on_signal(self) -> AbstractContextManager:
+        """Return a context that a signal leaves at once, in a process without others: its results are dropped."""
+        return droppable() if self.args.world_size == 1 else nullcontext()
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -147,7 +163,10 @@ class PPOTrainer(BasePPOTrainer):
             self.log_pending()
             self.control.should_log = False
         if self.control.should_evaluate:
-            self.evaluate()
+            with self.dropped_on_signal():
+                self.evaluate()
+            if agree_on_signal():
+                leave(self)
             self.control.should_evaluate = False
         if self.control.should_save:
             self.save_checkpoint()

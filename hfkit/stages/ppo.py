@@ -15,6 +15,7 @@ from transformers import set_seed
 from hfkit.config.stages import PPOConfig
 from hfkit.core.console import say, warn
 from hfkit.core.device import prepare_device
+from hfkit.core.interrupts import defer_signals
 from hfkit.data.forms import PROMPTS, encode_prompts
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
@@ -34,7 +35,9 @@ from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import (
     best_checkpoint_facts,
     correct_best_checkpoint,
+    has_lost_patience,
     published_step,
+    require_planned_end,
     set_callbacks,
     trainer_arguments,
 )
@@ -126,7 +129,9 @@ def train_policy(trainer, run) -> dict:
     """
     started = time.time()
     correct_best_checkpoint(run)
-    trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    with defer_signals():
+        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    require_planned_end(trainer, bool(trainer.stopped) or has_lost_patience(trainer))
     facts = {
         "steps": trainer.state.global_step,
         **best_checkpoint_facts(trainer),

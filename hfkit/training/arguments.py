@@ -15,9 +15,11 @@ from hfkit.core.console import is_main_process, warn
 from hfkit.core.device import has_bf16, process_state, wait_for_everyone
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import read_json_mapping, write_json
+from hfkit.core.interrupts import defer_signals
 from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.models.precision import computes_in_bf16
-from hfkit.training.callbacks import MetricsFile, OwnSteps, RaiseInterrupt, TrainingProgress
+from hfkit.training.callbacks import MetricsFile, OwnSteps, TrainingProgress
+from hfkit.training.interruption import CONTROL, SaveOnSignal, finish_evaluation
 from hfkit.training.run import Run, checkpoint_fault
 from hfkit.training.tracking import attach_record
 
@@ -111,9 +113,10 @@ def set_callbacks(trainer: Trainer, run: Run, save: Callable[[Path], None], *mor
     trainer.remove_callback(PrinterCallback)
     # TRL's card, written with each checkpoint, would overwrite an existing README.md
     trainer.create_model_card = lambda *args, **kwargs: None
+    trainer.add_callback(SaveOnSignal(trainer))  # before pushes of checkpoints
     if run.config.push_to_hub and run.config.hub_strategy == "every_save":
         trainer.add_callback(PushCheckpointCallback(run, save))
-    for callback in (RaiseInterrupt(run.interrupted), MetricsFile(run.folder), TrainingProgress(run.stage), *more):
+    for callback in (MetricsFile(run.folder), TrainingProgress(run.stage), *more):
         trainer.add_callback(callback)
     if patience := run.config.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))
@@ -142,11 +145,13 @@ def train(trainer: Trainer, run: Run) -> dict:
         tokens, train_seconds, train_loss (mean over the steps up to the published one).
 
     Raises:
-        HfkitError: no step was taken, or weights are not finite.
+        HfkitError: no step was taken, training ended early for no known reason, or weights are not finite.
     """
     started = time.time()
     checkpoint = str(run.checkpoint) if run.checkpoint else None
     correct_best_checkpoint(run)
+    if checkpoint:
+        finish_evaluation(trainer, checkpoint)
     before = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json") if checkpoint else TrainerState()
     mean_loss = None
     if before.max_steps and (before.global_step >= before.max_steps or has_stopped(before)):
@@ -158,7 +163,9 @@ def train(trainer: Trainer, run: Run) -> dict:
             MetricsFile(run.folder).rewrite(before.log_history)
     else:
         trainer.add_callback(OwnSteps())
-        mean_loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
+        with defer_signals():
+            mean_loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
+    require_planned_end(trainer, has_lost_patience(trainer))
     if trainer.state.global_step == 0:
         raise HfkitError("no step was taken: the rows do not fill one batch (dataloader_drop_last, batch size)")
     if not all(parameter.isfinite().all() for parameter in trainer.model.parameters() if parameter.requires_grad):
@@ -220,9 +227,27 @@ def best_checkpoint_facts(trainer: Trainer) -> dict:
 
 
 def has_stopped(state: TrainerState) -> bool:
-    """Return whether training was over when a checkpoint with this state was saved, such as by early stopping."""
-    control = state.stateful_callbacks.get("TrainerControl", {})
-    return bool(control.get("args", {}).get("should_training_stop"))
+    """Return whether early stopping had ended training when a checkpoint with this state was saved."""
+    control, stopping = (state.stateful_callbacks.get(name, {}) for name in (CONTROL, EarlyStoppingCallback.__name__))
+    if not control.get("args", {}).get("should_training_stop") or not stopping:
+        return False
+    return stopping["attributes"]["early_stopping_patience_counter"] >= stopping["args"]["early_stopping_patience"]
+
+
+def has_lost_patience(trainer: Trainer) -> bool:
+    """Return whether early stopping has ended training."""
+    stopping = [one for one in trainer.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
+    return any(one.early_stopping_patience_counter >= one.early_stopping_patience for one in stopping)
+
+
+def require_planned_end(trainer: Trainer, is_known: bool) -> None:
+    """Raise HfkitError if training ended before its last step, unless the reason `is_known`."""
+    step, planned = trainer.state.global_step, trainer.state.max_steps
+    if 0 < step < planned and not is_known:
+        raise HfkitError(
+            f"training ended at step {step} of {planned}, for a reason that hfkit does not know: remove the callback "
+            "or the key of the trainer that stops it, then resume with --resume_from_checkpoint"
+        )
 
 
 def early_stop_facts(trainer: Trainer, config) -> dict:
@@ -246,6 +271,7 @@ def held_out_metrics(trainer: Trainer) -> dict[str, float]:
     """Return the held-out metrics of the published weights: from the evaluation at their step, or from a new one."""
     step = published_step(trainer)
     logs = [log for log in trainer.state.log_history if "eval_loss" in log and log["step"] == step > 0]
-    metrics = logs[-1] if logs else trainer.evaluate()
+    with defer_signals():  # without a checkpoint of this step, one is saved first
+        metrics = logs[-1] if logs else trainer.evaluate()
     speed = ("_time", "runtime", "per_second", "num_tokens")
     return {key: value for key, value in metrics.items() if key.startswith("eval_") and not key.endswith(speed)}

@@ -1,7 +1,6 @@
 """Callbacks of a training loop: the metrics file, the progress line, and samples of the model's text."""
 
 import json
-import threading
 from pathlib import Path
 
 import torch
@@ -28,17 +27,6 @@ EVAL_METRICS = {
     "eval_accuracy": "accuracy {:.3f}",
     "eval_margin": "margin {:.3f}",
 }
-
-
-class RaiseInterrupt(TrainerCallback):
-    """Stops at the next step if the exception of a Ctrl-C was discarded (see `core/interrupts.py`)."""
-
-    def __init__(self, interrupted: threading.Event):
-        self.interrupted = interrupted
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if self.interrupted.is_set():
-            raise KeyboardInterrupt
 
 
 class OwnSteps(TrainerCallback):

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from hfkit.core.compat import logged_counts, weigh_logged
+from hfkit.core.compat import logged_counts, save_checkpoint, weigh_logged
 from hfkit.data.encoding import count_ids
 from hfkit.data.forms import IGNORE
 from hfkit.models.micro_batches import batches_by_length, call_tokens, micro_batches, round_up
@@ -62,6 +62,8 @@ class MicroBatching(Trainer):
             is_last = index == len(parts) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(model):
                 losses.append(super().training_step(model, part, num_items_in_batch))
+            if not is_last:
+                self.control = self.callback_handler.on_substep_end(self.args, self.state, self.control)
         weigh_logged(self, "train", before, self.accelerator.reduce(weights, "sum").tolist())
         return torch.stack(losses).sum()
 
@@ -109,6 +111,10 @@ class MicroBatching(Trainer):
             return parts
         count = torch.tensor([len(parts)], device=self.args.device)
         return micro_batches(*options, count=int(self.accelerator.gather(count).max()))
+
+    def save_checkpoint(self) -> None:
+        """Save a checkpoint of the last step."""
+        save_checkpoint(self)
 
     # Evaluation
 

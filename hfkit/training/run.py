@@ -12,6 +12,7 @@ import time
 import zipfile
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from signal import SIGINT, Signals
 
 from safetensors import SafetensorError, safe_open
 
@@ -21,7 +22,7 @@ from hfkit.core.device import wait_for_everyone
 from hfkit.core.errors import HfkitError
 from hfkit.core.explain_errors import FullDiskError, explain_errors
 from hfkit.core.files import RECORD, hash_of, leftover_files, read_json_mapping, write_json
-from hfkit.core.interrupts import catch_interrupts
+from hfkit.core.interrupts import catch_signals, defer_signals, is_agreed, is_interruption, requested
 from hfkit.core.locks import lock_folder
 from hfkit.hub.cards.model_card import write_card
 from hfkit.records.environment import environment, peak_memory_bytes, reset_peak_memory
@@ -67,7 +68,7 @@ class Run:
         before = self.before or {}
         self.is_done = before.get("status") == "done"
         self.checkpoint = last_complete_checkpoint(self.folder) if before and not self.is_done else None
-        has_failed = before.get("status") == "failed" and before.get("stage") == stage
+        has_failed = before.get("status") in ("failed", "interrupted") and before.get("stage") == stage
         if self.checkpoint or not has_failed:  # a failed run without a checkpoint may restart with other settings
             self._refuse_other_run()
         if self.checkpoint and not getattr(config, "resume_from_checkpoint", True):
@@ -104,9 +105,9 @@ class Run:
 
     @contextmanager
     def training(self):
-        """Mark the run as running, and as failed if anything is raised; `publish` marks it as done.
+        """Mark the run as running, and as interrupted or failed if anything is raised; `publish` marks it as done.
 
-        `closing` is an ExitStack for callbacks at the end, `interrupted` the event that Ctrl-C sets.
+        `closing` is an ExitStack for callbacks at the end.
 
         Raises:
             HfkitError: another process trains into the folder, or the disk or the GPU is full.
@@ -124,15 +125,26 @@ class Run:
                 self.record["resumed_from"] = self.checkpoint.name
                 self.record["warnings"] = self.before.get("warnings", [])
             self._save()
-            try:
-                with ExitStack() as self.closing, catch_interrupts() as self.interrupted:
-                    yield self
-            except BaseException as error:
-                self._remove_unfinished()
+            with catch_signals():
+                try:
+                    with ExitStack() as self.closing:
+                        yield self
+                except BaseException as error:
+                    self._mark_as_ended(error)
+                    raise
+
+    def _mark_as_ended(self, error: BaseException) -> None:
+        """Write to the record how a run ended that was not published; a signal may also come after that."""
+        if self.record["status"] != "done":
+            self._remove_unfinished()
+            if is_interruption(error):
+                self.record.update(status="interrupted", signal=Signals(requested() or SIGINT).name)
+            else:
                 self.record.update(status="failed", error=type(error).__name__)
-                with suppress(OSError):  # the disk may be full
-                    self._save()
-                raise
+            with suppress(OSError):  # the disk may be full
+                self._save()
+        if is_agreed():  # a launcher ends the other processes as soon as one has left
+            wait_for_everyone()
 
     @contextmanager
     def _say_how_to_resume(self):
@@ -169,9 +181,10 @@ class Run:
             metrics: final metrics.
             facts: steps, tokens, train_seconds and the like, for the record.
         """
-        if is_main_process():
-            self._publish(save, metrics, facts)
-        wait_for_everyone()  # the next stage of a pipeline reads this folder
+        with defer_signals():
+            if is_main_process():
+                self._publish(save, metrics, facts)
+            wait_for_everyone()  # the next stage of a pipeline reads this folder
 
     def _publish(self, save, metrics: dict, facts: dict) -> None:
         staging = self.folder / STAGING

@@ -16,6 +16,7 @@ from hfkit.commands.chat.models import ChatModel, LoadedModels
 from hfkit.config.validation import describe_type
 from hfkit.core.console import debug, printable
 from hfkit.core.errors import HfkitError, nearest
+from hfkit.core.interrupts import catch_interrupts
 
 QUIT = "/quit"
 COMMANDS = {
@@ -86,6 +87,11 @@ class ChatSession:
         """Answer messages and run commands until the input ends."""
         self.note(f"{' and '.join(model.name for model in self.models)}: /help lists the commands")
         keyboard = PromptSession() if stream.isatty() else None
+        with catch_interrupts():  # Ctrl-C stops a reply, or a line, not the chat
+            self.answer_lines(stream, keyboard)
+
+    def answer_lines(self, stream: TextIO, keyboard: PromptSession | None) -> None:
+        """Answer line by line; without a keyboard, Ctrl-C ends the chat."""
         while True:
             try:
                 line = self.read_line(keyboard) if keyboard else next(stream, QUIT).strip()

@@ -17,7 +17,7 @@ METRIC_TITLES = {
     "reply_tokens": "Tokens per reply",
     "bits_per_byte": "Held-out bits per byte",
 }
-STATUS_TITLES = {"done": "done", "running": "not finished", "failed": "failed"}
+STATUS_TITLES = {"done": "done", "running": "not finished", "interrupted": "interrupted", "failed": "failed"}
 
 
 @dataclass

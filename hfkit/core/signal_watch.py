@@ -1,0 +1,75 @@
+"""Ends a process that does not end by itself after a signal, from a thread.
+
+Python runs a handler between two instructions of the main thread, which may be in a call of Rust or C for minutes, or
+wait for a lock that a dead worker holds.
+"""
+
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+import psutil
+
+REPEATED = 1.0
+"""Seconds in which signals count as one: `timeout` and launchers send theirs twice."""
+PATIENCE = 10.0
+"""Seconds in which a process has to end by itself."""
+
+
+def watch_signals(handler: Callable, statuses: Mapping[signal.Signals, int], is_deferred: Callable[[], bool]):
+    """Watch the signals of this process from a thread; return what stops it. Call it in the main thread.
+
+    A second signal ends the process at once, with its children and the exit status 128 + signal; the first one after
+    `PATIENCE`, unless it `is_deferred`, with its status.
+
+    Args:
+        handler: which signals count: those that it handles.
+        statuses: exit status by signal.
+    """
+    end, start = os.pipe()
+    os.set_blocking(start, False)
+    before = signal.set_wakeup_fd(start, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a worker's signals are its own
+
+    def watch() -> None:
+        first, began, deadline = None, 0.0, 0.0
+        while True:
+            ready, _, _ = select.select([end], [], [], None if first is None else 0.2)
+            now = time.monotonic()
+            for number in os.read(end, 64) if ready else b"":
+                if number == 0:
+                    return
+                if signal.getsignal(number) is not handler:
+                    continue
+                if first is None:
+                    first, began, deadline = number, now, now + PATIENCE
+                elif now - began > REPEATED:
+                    end_now(128 + number)
+            if is_deferred():
+                deadline = now + PATIENCE
+            elif first is not None and now > deadline:
+                end_now(statuses[signal.Signals(first)])
+
+    thread = threading.Thread(target=watch, name="signals", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        signal.set_wakeup_fd(before)
+        os.write(start, b"\0")
+        thread.join()
+        os.close(start)
+        os.close(end)
+
+    return stop
+
+
+def end_now(status: int) -> None:
+    """End this process and its children, without any cleanup."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            child.kill()
+    os._exit(status)

@@ -1,0 +1,119 @@
+"""Saves a checkpoint when a signal asks a training process to end: all processes of a launch, after the same step."""
+
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer_callback import ExportableState
+
+from hfkit.core.compat import determine_best_metric, load_checkpoint_weights
+from hfkit.core.console import say
+from hfkit.core.device import random_state, restore_random_state, wait_for_everyone
+from hfkit.core.interrupts import agree, defer_signals, interruption, requested
+from hfkit.training.run import checkpoint_fault
+
+CONTROL = "TrainerControl"
+
+
+class SaveOnSignal(TrainerCallback):
+    """Stops training after a step, or between micro-batches, if a signal waits for it; within `defer_signals`.
+
+    Several processes stop after a step or within an evaluation only, where they agree. An evaluation that is due is not
+    waited for: the checkpoint says so, and `finish_evaluation` catches up on it.
+    """
+
+    def __init__(self, trainer: Trainer):
+        self.trainer, self.is_leaving = trainer, False
+        self.random: list[torch.Tensor] = []
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.remember(state)  # the data loader draws a seed next, and does so again when the run is resumed
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.leave_as_before(state)
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        self.leave_as_before(state)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.remember(state)
+        if state.epoch != int(state.epoch):  # else `on_epoch_end` follows
+            self.stop_after_save(control)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.stop_after_save(control)
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.is_leaving:
+            leave(self.trainer)
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if agree_on_signal():
+            leave(self.trainer)
+
+    def remember(self, state: TrainerState) -> None:
+        """Keep what the next step changes before it changes weights."""
+        self.random, self.tokens = random_state(self.trainer.accelerator.device), state.num_input_tokens_seen
+
+    def leave_as_before(self, state: TrainerState) -> None:
+        """Leave if a signal came, with a checkpoint of the last step; a process that has others waits for the next."""
+        if requested() and PartialState().num_processes == 1:
+            if self.random:
+                restore_random_state(self.random, self.trainer.accelerator.device)
+                state.num_input_tokens_seen = self.tokens
+            leave(self.trainer)
+
+    def stop_after_save(self, control) -> None:
+        """Let the trainer save a checkpoint with the loss since its last log, unless an evaluation comes first."""
+        if not control.should_evaluate and agree_on_signal():
+            control.should_log = control.should_save = self.is_leaving = True
+
+
+def agree_on_signal() -> bool:
+    """Return whether a process of this launch got a signal; every process has to ask."""
+    number, state = requested() or 0, PartialState()
+    if state.num_processes > 1:
+        number = int(gather(torch.tensor([number], device=state.device)).max())
+        if number:
+            agree(number)
+    return number > 0
+
+
+def leave(trainer: Trainer) -> None:
+    """Save a checkpoint of the trainer's step if there is none yet, and raise the exception of the signal.
+
+    Args:
+        trainer: with a method `save_checkpoint`.
+    """
+    step, args, control = trainer.state.global_step, trainer.args, trainer.control
+    folder = Path(args.output_dir) / f"checkpoint-{step}"
+    is_over = control.should_training_stop and not control.should_evaluate
+    has_best = args.load_best_model_at_end and is_over  # and no longer the weights of its step
+    if step and checkpoint_fault(folder) and not has_best:
+        trainer.save_checkpoint()
+        wait_for_everyone()
+    if step:
+        say(f"{folder} is saved")
+    raise interruption()
+
+
+def finish_evaluation(trainer: Trainer, checkpoint: str) -> None:
+    """Do the evaluation that a signal interrupted, and note it in the checkpoint as if nothing had happened."""
+    state = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json")
+    if not state.stateful_callbacks.get(CONTROL, {}).get("args", {}).get("should_evaluate"):
+        return
+    load_checkpoint_weights(trainer, checkpoint)
+    trainer.state = state
+    stateful = [one for one in trainer.callback_handler.callbacks if isinstance(one, ExportableState)]
+    for one in stateful:
+        for key, value in state.stateful_callbacks.get(type(one).__name__, {}).get("attributes", {}).items():
+            setattr(one, key, value)
+    with defer_signals():
+        if determine_best_metric(trainer, trainer.evaluate()):
+            state.best_model_checkpoint = checkpoint
+    state.stateful_callbacks |= {type(one).__name__: one.state() for one in [*stateful, trainer.control]}
+    if trainer.is_world_process_zero():
+        state.save_to_json(f"{checkpoint}/trainer_state.json")
+    wait_for_everyone()
