@@ -20,6 +20,7 @@ os.environ.update(
 )
 
 import copy
+import gc
 import json
 import shutil
 import socket
@@ -111,6 +112,16 @@ def no_network():
         patch.setattr(socket.socket, "connect_ex", guarded)
         patch.setattr(socket, "getaddrinfo", refuse)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen():
+    """Exempt all objects made so far, most of them the libraries', from garbage collection.
+
+    Each Trainer runs a full collection; over a million objects it takes longer than the training of a tiny model.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,13 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+
+from forks import Worker
 
 IMPORTS = ("hfkit.stages.sft", "hfkit.stages.reward", "hfkit.stages.ppo", "hfkit.commands.plan.main")
 MEMORY = 8 << 30
@@ -48,24 +49,18 @@ class Commands:
     """The process, to be used in a `with` statement."""
 
     def __enter__(self):
-        command = [sys.executable, __file__]
-        environment = {**os.environ, "COLUMNS": "200"}
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import forked_commands as c; c.serve()"
+        self.worker = Worker(code, env={**os.environ, "COLUMNS": "200"})
         return self
 
     def __exit__(self, *_):
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
+        self.worker.close()
 
     def run(self, *argv: object, folder: Path, output: Path, seconds: float, **signaled) -> Ran:
         """Run a command to its end."""
         asked = {"argv": [*map(str, argv)], "folder": str(folder), "output": str(output), "seconds": seconds}
-        self.process.stdin.write(json.dumps(asked | signaled) + "\n")
-        self.process.stdin.flush()
-        ended = json.loads(self.process.stdout.readline())
+        self.worker.send(asked | signaled)
+        ended = self.worker.receive()
         return Ran(output=output.read_text(encoding="utf-8", errors="replace"), **ended)
 
 
@@ -149,7 +144,3 @@ def serve() -> None:
             be_command(asked["argv"], asked["folder"], asked["output"])
         ended = watch(pid, asked["seconds"], asked["signal"], asked["after"], asked["to_group"])
         print(json.dumps(ended), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    serve()

@@ -1,15 +1,13 @@
 """Fixtures: a local Hub server, and its users, each a process with its own HF_HOME and token."""
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from conftest import python_path
+from forks import Worker
 from hub_server import HubServer
 
 ROOT = Path(__file__).parents[1]
@@ -43,9 +41,7 @@ class User:
         env |= {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1,localhost", "HF_HUB_ETAG_TIMEOUT": "30"}
         env |= {"PYTHONPATH": python_path(ROOT, ROOT / "tests"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         env |= {"HF_TOKEN": token} if token else {}
-        command = [sys.executable, "-m", "hub_server.client"]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, env=env, cwd=cwd or home, stdin=pipe, stdout=pipe, text=True)
+        self.worker = Worker("from hub_server.client import serve; serve()", env=env, cwd=cwd or home)
 
     def hfkit(self, *argv: object) -> Ran:
         """Run a command of hfkit and return its result."""
@@ -59,26 +55,21 @@ class User:
 
     def start(self, *argv: object) -> None:
         """Start a command of hfkit without waiting for it."""
-        self.process.stdin.write(json.dumps(["hfkit", *map(str, argv)]) + "\n")
-        self.process.stdin.flush()
+        self.worker.send(["hfkit", *map(str, argv)])
 
     def finish(self) -> Ran:
         """Wait for the started command and return its result."""
-        line = self.process.stdout.readline()
-        assert line, "the process is gone"
-        ran = Ran(**json.loads(line))
+        ran = Ran(**self.worker.receive())
         self.outputs += [ran.stdout, ran.stderr]
         return ran
 
     def _do(self, what: str, *words: str) -> Ran:
-        self.process.stdin.write(json.dumps([what, *words]) + "\n")
-        self.process.stdin.flush()
+        self.worker.send([what, *words])
         return self.finish()
 
     def kill(self) -> None:
         """Kill the process with SIGKILL."""
-        self.process.kill()
-        self.process.wait()
+        self.worker.kill()
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +92,7 @@ def user_of(hub_server, tmp_path_factory):
 
     yield start
     for user in users:
-        if user.process.poll() is None:
-            user.kill()
+        user.kill()
 
 
 @pytest.fixture

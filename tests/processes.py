@@ -1,5 +1,6 @@
 """Two processes of one launch, forked from a server that has the libraries loaded; they meet on 127.0.0.1."""
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -18,6 +19,7 @@ PRELOAD = [
 
 def in_rank(rank: int, world: int, port: int, target, arguments: tuple) -> None:
     """What a launcher sets, then the work."""
+    gc.freeze()  # as in conftest.py
     where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in where.items()} | {"MASTER_ADDR": "127.0.0.1"})
     os.environ.update(ACCELERATE_USE_CPU="true", GLOO_SOCKET_IFNAME="lo")

@@ -7,8 +7,6 @@ import pty
 import re
 import select
 import shutil
-import signal
-import subprocess
 import sys
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -17,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import python_path
+from forks import Fork
 from transformers import GenerationConfig
 
 from hfkit.cli import main
@@ -30,6 +29,13 @@ from hfkit.models.tokenizers import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240  # times that nothing comes for half a second, before a process is given up on
+# The terminal becomes the controlling one, so that Ctrl-C typed there is the signal.
+CHAT = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from hfkit.cli import main
+sys.exit(main())
+"""
 CODES = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-Z\\-_=>])")
 
 
@@ -44,16 +50,7 @@ class Terminal:
             "COLUMNS": "100",
             "PROMPT_TOOLKIT_NO_CPR": "1",
         }
-        command = [sys.executable, "-m", "hfkit.cli", *words]
-        self.process = subprocess.Popen(
-            command,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env=env,
-            start_new_session=True,
-            preexec_fn=own_terminal,
-        )
+        self.process = Fork(CHAT, *words, env=env, streams=[theirs] * 3)
         os.close(theirs)
         self.text, self.seen = "", 0
 
@@ -88,23 +85,13 @@ class Terminal:
         return self.process.wait(1)
 
 
-def own_terminal() -> None:
-    """Makes standard input the controlling terminal, so that Ctrl-C typed there is the signal."""
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
 @contextmanager
 def talking(*words: object):
     terminal = Terminal("chat", *map(str, words))
     try:
         yield terminal
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(terminal.process.pid, signal.SIGKILL)
-        terminal.process.wait()
+        terminal.process.kill()
         os.close(terminal.ours)
 
 

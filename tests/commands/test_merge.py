@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import NAMES, ROWS, write_rows
-from fresh import run_without_hfkit
+from forks import run_without_hfkit
 from huggingface_hub import ModelCard
 from meter import ModelMeter
 from safetensors.torch import load_file

@@ -2,9 +2,8 @@
 
 import os
 import socket
-import subprocess
-import sys
 
+import forks
 import pytest
 import torch
 import transformers
@@ -118,7 +117,7 @@ def test_ddp_timeout_is_that_of_the_group(base_dir, tmp_path):
     where = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     env = os.environ | {name: str(value) for name, value in where.items()}
     env |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, "-m", "hfkit.cli", "sft", *flags, f'--datasets=[{{"path": "{rows}"}}]']
-    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+    command = ["sft", *flags, f'--datasets=[{{"path": "{rows}"}}]']
+    ran = forks.run("import sys, hfkit.cli; sys.exit(hfkit.cli.main())", *command, env=env)
     assert ran.returncode != 0
     assert "DistStoreError" in ran.stderr or "imed out" in ran.stderr, ran.stderr

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import python_path
+from forks import Fork
 from transformers import AutoTokenizer
 
 from hfkit.config.fields import DatasetEntry
@@ -201,7 +202,7 @@ def noted(row, log):
         lines.write("x")
     return {"seen": True}
 
-if __name__ == "__main__":
+def main():
     rows = Dataset.from_dict({"n": [*range(40)]})
     made = cached_map(rows, partial(slow.noted, log=sys.argv[1]), num_proc=int(sys.argv[2]) or None)
     assert made["seen"][:] == [True] * 40
@@ -216,9 +217,8 @@ def slow_map(tmp_path):
     env |= {"HF_DATASETS_CACHE": str(tmp_path / "shared")}
     started = []
 
-    def start(workers: int) -> subprocess.Popen:
-        command = [sys.executable, tmp_path / "slow.py", tmp_path / "log", str(workers)]
-        started.append(subprocess.Popen(command, env=env, start_new_session=True))
+    def start(workers: int) -> Fork:
+        started.append(Fork("import slow; slow.main()", tmp_path / "log", workers, env=env))
         return started[-1]
 
     yield start
@@ -239,7 +239,6 @@ def test_workers_of_a_trainer_that_was_killed_keep_nobody_waiting(tmp_path, slow
         assert killed.poll() is None
         time.sleep(0.05)
     killed.kill()
-    killed.wait()
     assert slow_map(2).wait(timeout=60) == 0
 
 

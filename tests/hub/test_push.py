@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,7 +50,12 @@ def test_a_push_is_one_commit_of_the_files_of_a_model(ann, made, hub_server):
     assert read_record(base)["hub"] == {
         **{"repo_id": "ann/one", "commit": repo.branches["main"], "weights_sha256": weights_hash(base)}
     }
-    assert ann.python("import sys; answer = {'torch', 'transformers', 'trl'} & {*sys.modules} == set()")
+    assert ann.python("import sys; answer = {'transformers', 'peft', 'trl'} & {*sys.modules} == set()")
+
+
+def test_a_push_does_not_wait_for_torch():
+    code = "import sys, hfkit.commands.push; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 
 def test_a_second_push_uploads_only_what_has_changed(ann, made, hub_server):

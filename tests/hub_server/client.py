@@ -46,7 +46,3 @@ def serve() -> None:
         reply = {"status": status, "stdout": out.getvalue(), "stderr": err.getvalue(), "answer": answer}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
-
-
-if __name__ == "__main__":
-    serve()

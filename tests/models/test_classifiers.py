@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from fresh import run_without_hfkit
+from forks import run_without_hfkit
 from model_outputs import last_hidden, logits_at
 from quick import mostly_slow
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification

@@ -2,12 +2,11 @@
 
 import inspect
 import json
-import subprocess
-import sys
 import typing
 from dataclasses import fields
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
@@ -41,8 +40,7 @@ OWN = {"output_dir", "metric_for_best_model"}
 def test_without_trls_ppo_the_arguments_and_the_trained_weights_are_the_same(tokenizer_dir, tokenizer, tmp_path):
     alone, here = tmp_path / "alone", tmp_path / "here"
     alone.mkdir()
-    command = [sys.executable, "-c", WITHOUT_TRL, str(Path(__file__).parents[1]), str(tokenizer_dir), str(alone)]
-    ran = subprocess.run(command, capture_output=True, text=True)
+    ran = forks.run(WITHOUT_TRL, Path(__file__).parents[1], tokenizer_dir, alone)
     assert ran.returncode == 0, ran.stderr
     before = models("llama", lora=True)[0].state_dict()
     trainer = trained(tokenizer, here)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import NAMES
-from fresh import run_without_hfkit
+from forks import run_without_hfkit
 
 import hfkit
 from hfkit.data.chat_template import encode_conversation

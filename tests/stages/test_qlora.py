@@ -1,9 +1,8 @@
 """QLoRA in every stage: what is saved, and the logits that a fresh process computes from it."""
 
 import json
-import subprocess
-import sys
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -80,8 +79,7 @@ def fresh(chain, rows):
     root, _ = chain
     np.save(root / "rows.npy", rows)
     arguments = [f"{stage}={root / stage}" for stage in STAGES]
-    command = [sys.executable, "-c", SCRIPT, str(root / "rows.npy"), *arguments]
-    ran = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    ran = forks.run(SCRIPT, root / "rows.npy", *arguments, cwd=root)
     assert ran.returncode == 0, ran.stderr
     return lambda stage, turn: np.load(root / f"{stage}-{turn}.npy")
 

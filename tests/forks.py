@@ -1,0 +1,186 @@
+"""Processes that start in one second instead of five: forks of a server that has imported the slow libraries.
+
+The server has neither hfkit nor what reads the Hub's variables: a fork imports those itself, in its own environment.
+"""
+
+import gc
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+PRELOAD = (
+    "torch._inductor.compile_fx",
+    "torch.distributed.checkpoint",
+    "scipy.optimize",
+    "pyarrow.dataset",
+    "pandas",
+    "matplotlib.backends.backend_agg",
+)
+LARGEST = 1 << 18
+"""Bytes of a message between a test and the server."""
+PAUSE = 0.01
+"""Seconds between two looks at whether a process has ended."""
+WITHOUT_HFKIT = """
+import sys
+
+class NoHfkit:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hfkit":
+            raise ImportError("hfkit is not installed here")
+
+sys.meta_path.insert(0, NoHfkit())
+"""
+
+
+@cache
+def server() -> tuple[socket.socket, subprocess.Popen]:
+    """Start the server of this process, once; it ends when its socket is closed."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, __file__, str(theirs.fileno())]
+    with theirs:
+        return ours, subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)
+
+
+def request(question: dict, streams: list[int]) -> int | None:
+    """Send a question to the server and return its answer."""
+    ours, _ = server()
+    socket.send_fds(ours, [json.dumps(question).encode()], streams)
+    return json.loads(ours.recv(LARGEST))
+
+
+class Fork:
+    """A process that runs code as `python -c CODE ARGV...` does, in a session of its own.
+
+    Args:
+        cwd: its folder, by default that of this process.
+        env: all its variables, by default those of this process.
+        streams: files, or their numbers, for its standard input, output and error; by default the null device, and
+            this process's output and error.
+    """
+
+    def __init__(self, code: str, *argv: object, cwd: Path | None = None, env: dict | None = None, streams=None):
+        where = {"cwd": str(cwd or Path.cwd()), "env": {**(env or os.environ)}}
+        question = {"code": code, "argv": [*map(str, argv)], **where}
+        self.returncode = None
+        with open(os.devnull) as nothing:
+            streams = [stream if isinstance(stream, int) else stream.fileno() for stream in streams or (nothing, 1, 2)]
+            self.pid = request(question, streams)
+
+    def poll(self) -> int | None:
+        """Return the exit status, as `subprocess.Popen` does; None while it runs."""
+        if self.returncode is None:
+            self.returncode = request({"ended": self.pid}, [])
+        return self.returncode
+
+    def wait(self, timeout: float = 300) -> int:
+        """Wait for its end, at most `timeout` seconds, and return the exit status."""
+        latest = time.monotonic() + timeout
+        while self.poll() is None:
+            assert time.monotonic() < latest, f"it still runs after {timeout} seconds"
+            time.sleep(PAUSE)
+        return self.returncode
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL, if it runs, and wait for its end."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+
+
+class Worker(Fork):
+    """A fork whose code answers each line of JSON on its standard input with one on its standard output."""
+
+    def __init__(self, code: str, **options):
+        ours, theirs = socket.socketpair()
+        self.questions, self.answers = ours.makefile("w"), ours.makefile("r")
+        with ours, theirs:
+            super().__init__(code, streams=[theirs, theirs, 2], **options)
+
+    def send(self, question: object) -> None:
+        """Send a question."""
+        self.questions.write(json.dumps(question) + "\n")
+        self.questions.flush()
+
+    def receive(self) -> dict:
+        """Wait for the answer to a question that was sent."""
+        line = self.answers.readline()
+        assert line, "the process is gone"
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End its input, and wait until it has ended."""
+        self.questions.close()
+        self.answers.close()
+        self.wait()
+
+
+def run(code: str, *argv: object, **options) -> subprocess.CompletedProcess:
+    """Run code as a `Fork` to its end, and return its exit status and what it wrote."""
+    with ExitStack() as stack:
+        nothing = stack.enter_context(open(os.devnull))
+        written = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]
+        status = Fork(code, *argv, streams=[nothing, *written], **options).wait()
+        for file in written:
+            file.seek(0)
+        return subprocess.CompletedProcess(code, status, *(file.read() for file in written))
+
+
+def run_without_hfkit(script: str, *arguments: str, cwd: Path) -> None:
+    """Run a script that cannot import hfkit: what it opens is an ordinary folder. It must succeed."""
+    ran = run(WITHOUT_HFKIT + script + '\nassert "hfkit" not in sys.modules\n', *arguments, cwd=cwd)
+    assert ran.returncode == 0, ran.stderr
+
+
+def serve(asked: socket.socket) -> dict:
+    """Answer questions until the socket is closed; return only in a fork, with what it is to run."""
+    while True:
+        message, streams, *_ = socket.recv_fds(asked, LARGEST, 3)
+        if not message:
+            os._exit(0)
+        question = json.loads(message)
+        if "ended" in question:
+            pid, status = os.waitpid(question["ended"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork()
+            if answer == 0:
+                asked.close()
+                become(question, streams)
+                return question
+            for stream in streams:
+                os.close(stream)
+        asked.send(json.dumps(answer).encode())
+
+
+def become(question: dict, streams: list[int]) -> None:
+    """Take the streams, the folder, the environment and the arguments of a process."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for standard, stream in enumerate(streams):
+        os.dup2(stream, standard)
+        os.close(stream)
+    sys.stdin, sys.stdout, sys.stderr = (open(number, mode, closefd=False) for number, mode in enumerate("rww"))
+    sys.stderr.reconfigure(line_buffering=True)
+    os.chdir(question["cwd"])
+    os.environ.clear()
+    os.environ.update({name: str(value) for name, value in question["env"].items()})
+    sys.argv = ["-c", *question["argv"]]
+    sys.path[0:1] = ["", *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+
+
+if __name__ == "__main__":
+    for module in PRELOAD:
+        import_module(module)
+    assert sys.modules.keys().isdisjoint({"hfkit", "huggingface_hub", "transformers"})
+    gc.freeze()
+    exec(compile(serve(socket.socket(fileno=int(sys.argv[1])))["code"], "<string>", "exec"), {"__name__": "__main__"})

@@ -1,0 +1,47 @@
+"""Forks are processes as `python -c` starts them: own variables, modules, streams; their ends and signals are seen."""
+
+import os
+import signal
+
+import pytest
+from forks import Fork, Worker, run
+
+
+def test_a_fork_has_its_own_folder_variables_and_modules(tmp_path):
+    code = "import os, sys; from huggingface_hub.constants import HF_HOME; print(os.getcwd(), HF_HOME, *sys.argv[1:])"
+    ran = run(code, 1, "two", cwd=tmp_path, env={**os.environ, "HF_HOME": "/home/of/ann"})
+    assert (ran.returncode, ran.stdout.split(), ran.stderr) == (0, [str(tmp_path), "/home/of/ann", "1", "two"], "")
+    assert run("import sys; sys.exit('hfkit' in sys.modules)").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "error"),
+    [("import sys; sys.exit(3)", 3, ""), ("1 / 0", 1, "ZeroDivisionError"), ("import os; os.kill(0, 9)", -9, "")],
+)
+def test_its_exit_status_is_that_of_its_code(code, status, error):
+    ran = run(code)
+    assert ran.returncode == status and error in ran.stderr
+
+
+WAIT = """
+import sys, time
+try:
+    print(0, flush=True)
+    time.sleep(600)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
+def test_a_signal_ends_it(number, status):
+    worker = Worker(WAIT)
+    assert worker.receive() == 0 and worker.poll() is None
+    os.kill(worker.pid, number)
+    assert worker.wait(timeout=60) == status
+
+
+def test_it_can_be_killed():
+    fork = Fork(WAIT)
+    fork.kill()
+    assert fork.poll() == -9
