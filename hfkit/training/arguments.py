@@ -8,6 +8,7 @@ from pathlib import Path
 
 from peft import PeftModel
 from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState
+from transformers.utils import is_torch_tf32_available
 
 from hfkit.config.fields import HubFields
 from hfkit.core.compat import load_checkpoint_weights, use_one_gpu
@@ -39,7 +40,8 @@ def trainer_arguments(config, **overrides):
     """
     state = process_state(config.extra)  # joins the process group, before anything else does
     kind, extra = state.device.type, dict(config.extra)
-    extra.pop("tf32", None)  # set by `prepare_device`; PyTorch raises where its old and its new setting are mixed
+    if is_torch_tf32_available():  # set by `prepare_device`; PyTorch raises where its old and new setting are mixed
+        extra.pop("tf32", None)
     if state.num_processes == 1:
         extra.pop("ddp_backend", None)
     config_class = type(config).trainer_config_class()
