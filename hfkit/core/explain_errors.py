@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hfkit.core.errors import HfkitError, reason
+from hfkit.core.names import NOT_UTF8, is_utf8
 
 PACKAGE = Path(__file__).parents[1]
 FULL = 1 << 16  # bytes free, below which a failure means that the disk is full
@@ -84,6 +85,8 @@ def explain_file_error(error: BaseException, folder: Path | None = None) -> Hfki
             return HfkitError(f"{file}: {os.strerror(code)}: {remedy}{cache_remedy(file)}")
         if code in MISPLACED_CODES and file:
             return HfkitError(f"{file}: {os.strerror(code)}: remove it, or choose another folder{cache_remedy(file)}")
+        if isinstance(one, UnicodeEncodeError) and not is_utf8(one.object):
+            return HfkitError(f"{one.object[max(one.start - 40, 0) : one.end + 10]!r} is {NOT_UTF8}")
     return None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hfkit.core.errors import HfkitError
+from hfkit.core.names import folder_name_fault
 
 RECORD = "hfkit.json"  # the record of a run, in its folder
 
@@ -19,7 +20,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
-    except OSError:  # a full disk
+    except BaseException:  # a full disk, a text that UTF-8 cannot hold, Ctrl-C
         temporary.unlink(missing_ok=True)
         raise
 
@@ -67,7 +68,9 @@ def _hash_of_file(file: Path, *_state: int) -> str:
 
 
 def require_free_folder(out: Path) -> None:
-    """Raise HfkitError if `out` is a file or a link, or a folder that is not empty."""
+    """Raise HfkitError if `out` is a file or a link, a folder that is not empty, or no name of a folder."""
+    if fault := folder_name_fault(out):
+        raise HfkitError(f"{str(out)!r}: {fault}")
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise HfkitError(f"{out} is a file or a link: choose another folder")
     if out.is_dir() and any(out.iterdir()):

@@ -6,7 +6,6 @@ from typing import TextIO
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import NestedCompleter
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -16,7 +15,11 @@ from hfkit.commands.chat.models import ChatModel, LoadedModels
 from hfkit.config.validation import describe_type
 from hfkit.core.console import debug, printable
 from hfkit.core.errors import HfkitError, nearest
+<<<<<<< HEAD
 from hfkit.core.interrupts import catch_interrupts
+=======
+from hfkit.core.tables import make_console
+>>>>>>> 6745eb7 (Names: those that are not UTF-8, or too long, are refused before anything is read; brackets in them are printed as they are)
 
 QUIT = "/quit"
 COMMANDS = {
@@ -81,7 +84,7 @@ class ChatSession:
     def __init__(self, loaded: LoadedModels, models: list[ChatModel], settings: Settings):
         self.loaded, self.models, self.settings = loaded, models, settings
         self.conversations = [Conversation() for _ in models]
-        self.console = Console(highlight=False)
+        self.console = make_console(highlight=False)
 
     def run(self, stream: TextIO) -> None:
         """Answer messages and run commands until the input ends."""
