@@ -142,6 +142,10 @@ def test_pulled_models_load_offline(shared, made, folder, rows, cid):
         ran = cid.hfkit("pull", name, out)
         assert ran.status == 0, ran.stderr
         assert not [*out.parent.glob(".*"), *out.glob(".*")]
+        weights = next(out.glob("*.safetensors")).stat()
+        ran = cid.hfkit("pull", name, out)
+        assert ran.status == 0 and f"is in {out} already" in ran.stdout
+        assert next(out.glob("*.safetensors")).stat() == weights
         # this process is offline, and its sockets are blocked
         assert np.array_equal(logits_here(out, rows), logits_here(made[out.name], rows))
 
