@@ -1,7 +1,10 @@
 """Pull a model from the Hub into a folder that works offline."""
 
+import glob
 import os
+import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -56,10 +59,19 @@ def pull(repo: str, out: str | Path, revision: str = "main", base: str | None = 
                 shutil.rmtree(folder / ".cache", ignore_errors=True)  # huggingface_hub's metadata
             require_free_folder(out)
             os.replace(staging, out)
+        remove_earlier(out)
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise HfkitError(f"cannot fetch {repo_id}: {describe_error(error)}") from error
     say(f"pull: {repo_id} at {found.commit} is in {out}")
     return out
+
+
+def remove_earlier(out: Path) -> None:
+    """Remove what interrupted pulls of other commits into `out` have fetched, unless one is running."""
+    for path in out.parent.glob(f".{glob.escape(out.name)}.*.pulling"):
+        if re.fullmatch(r"[0-9a-f]{12}", path.name.removeprefix(f".{out.name}.").removesuffix(".pulling")):
+            with suppress(HfkitError), lock_folder(path, "pulling"):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def find_repo(api: HfApi, repo_id: str, revision: str) -> Repo:

@@ -139,6 +139,8 @@ def test_hfkit_loads_models_from_an_unreliable_hub_into_an_empty_cache(
 def test_pulled_models_load_offline(shared, made, folder, rows, cid):
     for name in ("bob/ppo", "bob/reward", "ann/merged"):
         out = folder / "pulled" / name.split("/")[1]
+        earlier = out.parent / f".{out.name}.0123456789ab.pulling"  # of another commit, interrupted
+        (earlier / "base").mkdir(parents=True)
         ran = cid.hfkit("pull", name, out)
         assert ran.status == 0, ran.stderr
         assert not [*out.parent.glob(".*"), *out.glob(".*")]

@@ -15,11 +15,8 @@ from hfkit.commands.chat.models import ChatModel, LoadedModels
 from hfkit.config.validation import describe_type
 from hfkit.core.console import debug, printable
 from hfkit.core.errors import HfkitError, nearest
-<<<<<<< HEAD
 from hfkit.core.interrupts import catch_interrupts
-=======
 from hfkit.core.tables import make_console
->>>>>>> 6745eb7 (Names: those that are not UTF-8, or too long, are refused before anything is read; brackets in them are printed as they are)
 
 QUIT = "/quit"
 COMMANDS = {

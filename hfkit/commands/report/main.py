@@ -15,6 +15,7 @@ from hfkit.commands.report.page import render
 from hfkit.core.console import say
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.files import write_text
+from hfkit.core.temporary import remove_leftovers
 
 
 def write_report(folder: str | Path) -> Path:
@@ -27,6 +28,7 @@ def write_report(folder: str | Path) -> Path:
     try:
         gathered = gather(folder)
         (folder / "report").mkdir(exist_ok=True)
+        remove_leftovers(folder)
         write_text(folder / "report.html", render(gathered, FigureWriter(folder / "report")))
     except OSError as error:
         raise HfkitError(f"the report cannot be written into {folder}: {reason(error)}") from error
