@@ -41,7 +41,7 @@ def store_rows(rows: Dataset | list[dict]) -> str:
         return str(store_data_set(rows, folder))
     text = "".join(json_line(index, row) for index, row in enumerate(rows))
     file = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
-    if not file.is_file():
+    if not file.is_file() or file.stat().st_size != len(text.encode()):
         write_text(file, text)
     return str(file)
 
