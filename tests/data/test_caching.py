@@ -34,6 +34,7 @@ from hfkit.data.caching import (
     process_count,
     tokenizer_hash,
 )
+from hfkit.data.files import read_rows
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions, instruction_row
 from hfkit.data.packing import pack_documents
 from hfkit.data.splits import load_splits
@@ -344,3 +345,13 @@ def test_what_a_killed_process_was_writing_into_the_cache_is_removed(tmp_path, t
     (folder / "sizes.json").unlink()  # it is written last
     assert prepared(file, tokenizer)[0].to_list() == rows
     assert {path.name for path in folder.iterdir()} == {"lock", "rows.arrow", "sizes.json"}
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "*.arrow"])
+def test_rows_that_are_damaged_in_the_cache_of_datasets_are_read_anew(tmp_path, cache, capsys, name):
+    file = write(tmp_path / "a.jsonl", ROWS)
+    rows = read_rows({"path": str(file), "split": "train"})[0].to_list()
+    for damaged in cache.parent.rglob(name):
+        damaged.write_bytes(damaged.read_bytes()[:100])
+    assert read_rows({"path": str(file), "split": "train"})[0].to_list() == rows
+    assert f"the cache of `datasets` in {cache.parent} is damaged" in capsys.readouterr().err
