@@ -89,10 +89,7 @@ def explain_file_error(error: BaseException, folder: Path | None = None) -> Hfki
         if code in MISPLACED_CODES and file:
             return HfkitError(f"{file}: {os.strerror(code)}: remove it, or choose another folder{cache_remedy(file)}")
         if code in BROKEN_CODES:
-            where = file or folder or "a disk"
-            return HfkitError(
-                f"{where}: {os.strerror(code)}: check the disk, or the connection to it{cache_remedy(where)}"
-            )
+            return HfkitError(f"{file or folder or 'a disk'}: {os.strerror(code)}: check it, and the connection to it")
         if code in TOO_MANY_CODES:
             return HfkitError(f"{os.strerror(code)} ({reason(one)}): raise the limit, such as with `ulimit -n 4096`")
         if code == errno.ENOENT and folder and (gone := removed_folder(folder, file)):

@@ -11,12 +11,13 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 from transformers.utils import is_torch_tf32_available
 
 from hfkit.config.fields import HubFields
-from hfkit.core.compat import kept_logs, load_checkpoint_weights, use_one_gpu
+from hfkit.core.compat import load_checkpoint_weights, use_one_gpu
 from hfkit.core.console import is_main_process, warn
 from hfkit.core.device import has_bf16, process_state, wait_for_everyone
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.core.interrupts import defer_signals
+from hfkit.core.kept_logs import kept_logs
 from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.models.precision import computes_in_bf16
 from hfkit.training.callbacks import MetricsFile, Resume, TrainingProgress

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from hfkit.core.compat import KeepsLogs, kept_logs
 from hfkit.core.console import printable_line, say
 from hfkit.core.device import keep_random_state
 from hfkit.core.files import write_text
+from hfkit.core.kept_logs import KeepsLogs, kept_logs
 from hfkit.core.progress import ProgressLine
 from hfkit.records.metrics_file import METRICS
 

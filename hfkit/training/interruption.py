@@ -8,10 +8,11 @@ from accelerate.utils import gather
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
-from hfkit.core.compat import KeepsLogs, determine_best_metric, load_checkpoint_weights
+from hfkit.core.compat import determine_best_metric, load_checkpoint_weights
 from hfkit.core.console import say
 from hfkit.core.device import random_state, restore_random_state, wait_for_everyone
 from hfkit.core.interrupts import agree, defer_signals, interruption, requested
+from hfkit.core.kept_logs import KeepsLogs
 from hfkit.training.run import checkpoint_fault
 
 CONTROL = "TrainerControl"

@@ -15,7 +15,8 @@ from torch.nn.functional import pad
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from hfkit.core.compat import KeepsLogs, logged_counts, weigh_logged
+from hfkit.core.compat import logged_counts, weigh_logged
+from hfkit.core.kept_logs import KeepsLogs
 from hfkit.data.encoding import count_ids
 from hfkit.data.forms import IGNORE
 from hfkit.models.micro_batches import batches_by_length, call_tokens, micro_batches, round_up

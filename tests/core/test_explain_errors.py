@@ -71,8 +71,8 @@ def test_a_failure_of_a_library_may_be_due_to_what_the_trainer_gets_and_a_bug_is
 @pytest.mark.parametrize(
     ("code", "reported"),
     [
-        (errno.EIO, "Input/output error: check the disk"),
-        (errno.ESTALE, "Stale file handle: check the disk"),
+        (errno.EIO, "Input/output error: check it"),
+        (errno.ESTALE, "Stale file handle: check it"),
         (errno.EROFS, "Read-only file system: choose another folder"),
         (errno.EMFILE, "raise the limit, such as with `ulimit -n 4096`"),
     ],
