@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 START = "spawn" if torch.cuda.is_available() else "forkserver"
 """How a test starts a process: a forked one cannot use CUDA after its parent's libraries have looked for it."""
-SPEED = ("_time", "runtime", "per_second", "num_tokens")
+SPEED = ("_time", "runtime", "per_second")
 
 
 def stopped_copy(done: Path, folder: Path, step: int, *more: str) -> Path:
@@ -48,7 +48,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def curves(folder: Path) -> list[dict]:
-    """The lines of metrics.jsonl but for times and speeds, and for trl's count of the tokens since the last start."""
+    """The lines of metrics.jsonl but for times and speeds."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
         {k: v for k, v in row.items() if k != "eps" and not k.startswith("time/") and not k.endswith(SPEED)}

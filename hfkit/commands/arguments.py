@@ -14,7 +14,9 @@ from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
 from hfkit.config.fields import DTYPES
 from hfkit.config.parsing import Check, parse
 from hfkit.config.registry import STAGES
+from hfkit.core.errors import ConfigError, Problem
 from hfkit.core.home import expand_home
+from hfkit.core.names import NOT_UTF8, is_utf8, require_working_folder
 from hfkit.core.shipped import shipped_folder
 
 EVALUATIONS = {"evaluate": (EvaluateConfig, "model_name_or_path"), "arena": (ArenaConfig, "models")}
@@ -31,6 +33,9 @@ def read_arguments(verb: str, module: str, argv: list[str]):
     Raises:
         ConfigError: with all problems.
     """
+    require_working_folder()
+    if unreadable := [word for word in argv if not is_utf8(word)]:
+        raise ConfigError([Problem("argument", word, NOT_UTF8) for word in unreadable], "the command line")
     description = docstring_of(module)
     first = argv[0] if argv and not argv[0].startswith("-") else ""
     if first and (verb in STAGES or (verb in EVALUATIONS and first.endswith((".yaml", ".yml")))):

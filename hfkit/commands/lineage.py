@@ -10,11 +10,11 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
 from hfkit.core.console import printable_line
+from hfkit.core.tables import make_console
 from hfkit.records.lineage import lineage_of
 
 
@@ -78,6 +78,5 @@ def main(given: Namespace) -> int:
     if given.json:
         print(json.dumps(node, indent=2, ensure_ascii=False))
         return 0
-    width = None if Console().is_terminal else 1000  # lines in a file are not wrapped
-    Console(width=width).print(tree_of(node, set()))
+    make_console(width=1000).print(tree_of(node, set()))  # lines in a file are not wrapped
     return 0

@@ -22,6 +22,7 @@ from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
 from hfkit.core.files import RECORD, hash_of, require_free_folder, write_json
 from hfkit.core.hub_retry import HubUnreachable
 from hfkit.core.staging import staged_folder
+from hfkit.data.caching import tokenizer_hash
 from hfkit.data.chat_template import reply_ending
 from hfkit.evaluation.merge_comparison import comparison, held_out_rows, measure
 from hfkit.hub.cards.model_card import write_card
@@ -36,7 +37,7 @@ from hfkit.models.saving import mend_generation_config, save_model
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import base_identity, require_own_base, stored_quantization
 from hfkit.records.environment import environment, peak_memory_bytes
-from hfkit.records.record import lineage_entry, record_of
+from hfkit.records.record import lineage_entry, model_identity, read_record, record_of, weight_files
 from hfkit.records.source import ADAPTER_CONFIG, Source, find_file, folder_of
 
 UNMEASURED = "How much this changes was not measured, {why}: use `hfkit merge ADAPTER OUT --eval_dataset FILE`."
@@ -54,7 +55,8 @@ def merge(
 
     Args:
         adapter: folder or Hub id.
-        out: a folder that does not exist or is empty; it is written whole or not at all.
+        out: a folder that does not exist or is empty; it is written whole or not at all. One that holds the same merge
+            is left as it is.
         dtype: of the weights to write; auto takes the base's.
         base: where the base is, if not where the adapter says.
         eval_dataset: held-out rows to compare adapter and merged model on; by default an adapter that was trained on a
@@ -69,13 +71,21 @@ def merge(
     take_warnings()  # of what ran in this process before
     if dtype not in DTYPES:
         raise ConfigError([Problem("dtype", dtype, f"one of {', '.join(DTYPES)}")])
-    require_free_folder(out)
+    before = read_record(out) or {}
+    if before.get("stage") != MERGE.name:
+        require_free_folder(out)
     source = mergeable_source(str(adapter), revision, base)
     trained = record_of(source.path, source.revision) or {}
     lineage = [lineage_entry("adapter", source.path, source.revision)]
     tokenizer = load_adapter_tokenizer(source)
     require_vocabulary(source, tokenizer)
     held_out = load_rows_to_measure(trained, source, tokenizer, eval_dataset)
+    settings = {"adapter": source.path, "base": base, "dtype": dtype, "eval_dataset": eval_dataset}
+    inputs = inputs_hash(source, tokenizer, dtype, held_out and held_out[1].as_dict())
+    if before.get("inputs_sha256") == inputs and weight_files(out):
+        say(f"merge: already done in {out}")
+        return out
+    require_free_folder(out)
     with staged_folder(out, "merging") as folder:
         say(f"merge: {source.path} into {source.base}")
         # on the CPU: in float32 it may not fit into the GPU that it was trained on
@@ -83,7 +93,7 @@ def merge(
         model = load_base(source.base, source.base_revision, head=head, on=torch.device("cpu"))
         mend_generation_config(model, source.base)
         model = merge_adapter(model, source)
-        dtype = cast_weights(model, dtype, source)
+        settings["dtype"] = dtype = cast_weights(model, dtype, source)
         save_model(model, tokenizer, folder)
         classifier = describe_generic(model)
         del model
@@ -91,8 +101,8 @@ def merge(
         facts = {**measure_merge(folder, source, trained, tokenizer, held_out, dtype), **classifier}
         if task_of(source) == "SEQ_CLS":
             facts["reply_ending"] = reply_ending(tokenizer)
-        settings = {"adapter": source.path, "base": base, "dtype": dtype, "eval_dataset": eval_dataset}
-        write_card_and_record(folder, source, settings, started, seed=trained.get("seed"), lineage=lineage, **facts)
+        facts |= {"seed": trained.get("seed"), "lineage": lineage, "inputs_sha256": inputs}
+        write_card_and_record(folder, source, settings, started, **facts)
     say(f"merge: done in {time.time() - started:.0f} s, in {out}")
     return out
 
@@ -143,6 +153,13 @@ def require_full_precision_base(source: Source, adapter: str) -> None:
             f"the weights of {source.base} are stored quantized ({method}), and rounding would undo a merge into them: "
             "name the full-precision model that they were made from with --base PATH"
         )
+
+
+def inputs_hash(source: Source, tokenizer, *options) -> str:
+    """Return the SHA-256 of what a merge or an export is made of: weights, config, tokenizer, and options."""
+    weights = base_identity(source.base, source.base_revision), model_identity(source.path, source.revision)
+    known = [one["weights_sha256"] or (one["path"], one["revision"]) for one in weights]
+    return hash_of([known, source.adapter, tokenizer_hash(tokenizer), *options])
 
 
 def load_adapter_tokenizer(source: Source):

@@ -8,11 +8,11 @@ command completes an interrupted push. The token is that of `hf auth login` or o
 
 from argparse import Namespace
 
-from rich.console import Console
 from rich.table import Column, Table
 
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, Problem
+from hfkit.core.tables import make_console
 from hfkit.hub.push import make_uploads, push
 from hfkit.hub.upload import Pushed, Upload
 
@@ -40,7 +40,7 @@ def dry_run(uploads: list[Upload], problems: list[Problem], what: str) -> int:
         ConfigError: with every problem that can be found without the Hub.
     """
     problems = problems + [problem for upload in uploads for problem in upload.local_problems()]
-    console = Console()
+    console = make_console()
     for upload in uploads:
         if upload.plan is None:
             continue

@@ -14,6 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from hfkit.config.other_tools import translate
 from hfkit.core.errors import MISSING, Kind, Problem, nearest
 from hfkit.core.home import expand_home
+from hfkit.core.names import NOT_UTF8, is_utf8
 
 EXTRA = "extra"
 """The dict field, itself no key, for keys for which the `extra_field(name)` of a config class returns a type hint."""
@@ -58,6 +59,9 @@ def convert(hint: object, value: object, key: str, problems: list[Problem]) -> o
     remedy = f"expected {describe_type(hint)}"
     if len(union_members(hint)) > 1:
         return _convert_union(hint, value, key, problems)
+    if isinstance(value, (str, os.PathLike)) and not is_utf8(str(value)):
+        problems.append(Problem(key, str(value), NOT_UTF8))
+        return value
     plain = isinstance(kind, type) and not args and kind not in (int, float)  # a bool is an int to Python
     if hint is Any or (plain and isinstance(value, kind)):
         return expand_home(value)

@@ -39,14 +39,6 @@ def load_checkpoint_weights(trainer, checkpoint: str) -> None:
     trainer._load_from_checkpoint(checkpoint)
 
 
-def save_checkpoint(trainer) -> None:
-    """Save a checkpoint of a `Trainer` in its present state.
-
-    transformers 5.23.0: a callback can ask for one only at the end of a step.
-    """
-    trainer._save_checkpoint(trainer.model, None)
-
-
 def determine_best_metric(trainer, metrics: dict[str, float]) -> bool:
     """Note the metric of an evaluation in a `Trainer`'s state if it is the best one; return whether it is.
 

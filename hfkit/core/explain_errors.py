@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hfkit.core.errors import HfkitError, reason
+from hfkit.core.names import NOT_UTF8, is_utf8
 
 PACKAGE = Path(__file__).parents[1]
 FULL = 1 << 16  # bytes free, below which a failure means that the disk is full
@@ -21,6 +22,9 @@ FORBIDDEN_CODES = {errno.EROFS, errno.EACCES, errno.EPERM}
 MISPLACED_CODES = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 """A folder in place of a file, or the other way round, and names that the file system does not take."""
 CUDA_FULL = 2  # cudaErrorMemoryAllocation
+BROKEN_CODES = {errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO}
+"""A disk or a network drive that fails."""
+TOO_MANY_CODES = {errno.EMFILE, errno.ENFILE}
 CACHES = ("HF_HUB_CACHE", "HF_DATASETS_CACHE")
 """The environment variables of caches that may be elsewhere than in HF_HOME."""
 
@@ -84,7 +88,22 @@ def explain_file_error(error: BaseException, folder: Path | None = None) -> Hfki
             return HfkitError(f"{file}: {os.strerror(code)}: {remedy}{cache_remedy(file)}")
         if code in MISPLACED_CODES and file:
             return HfkitError(f"{file}: {os.strerror(code)}: remove it, or choose another folder{cache_remedy(file)}")
+        if code in BROKEN_CODES:
+            return HfkitError(f"{file or folder or 'a disk'}: {os.strerror(code)}: check it, and the connection to it")
+        if code in TOO_MANY_CODES:
+            return HfkitError(f"{os.strerror(code)} ({reason(one)}): raise the limit, such as with `ulimit -n 4096`")
+        if code == errno.ENOENT and folder and (gone := removed_folder(folder, file)):
+            return HfkitError(f"{gone} was removed while it was written to: start again, and leave it in place")
+        if isinstance(one, UnicodeEncodeError) and not is_utf8(one.object):
+            return HfkitError(f"{one.object[max(one.start - 40, 0) : one.end + 10]!r} is {NOT_UTF8}")
     return None
+
+
+def removed_folder(folder: Path, file: str | None) -> Path | None:
+    """Return `folder`, or the folder of a file in it, if it was removed while a block wrote into it; else None."""
+    inner = Path(file).absolute().parent if file else folder
+    within = inner if inner.is_relative_to(folder.absolute()) else folder
+    return next((path for path in (folder, within) if not path.exists()), None)
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:

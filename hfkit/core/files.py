@@ -4,29 +4,36 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hfkit.core.errors import HfkitError
+from hfkit.core.names import folder_name_fault
+from hfkit.core.temporary import temporary_path
 
 RECORD = "hfkit.json"  # the record of a run, in its folder
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically: to a temporary file beside it, which is then renamed, or removed if that fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield where to write a file, which then gets its name; it is removed if anything is raised."""
+    temporary = temporary_path(path)
+    try:
+        yield temporary
         os.replace(temporary, path)
-    except OSError:  # a full disk
-        temporary.unlink(missing_ok=True)
+    except BaseException:  # a full disk, a text that UTF-8 cannot hold, Ctrl-C
+        with suppress(OSError):
+            temporary.unlink()
         raise
-
-
-def leftover_files(folder: Path) -> list[Path]:
-    """Return the temporary files of `write_text` that a killed process left in a folder."""
-    return [path for path in folder.glob(".*.tmp") if re.fullmatch(r"\.\w+\.\w+\.\d+\.tmp", path.name)]
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -67,7 +74,9 @@ def _hash_of_file(file: Path, *_state: int) -> str:
 
 
 def require_free_folder(out: Path) -> None:
-    """Raise HfkitError if `out` is a file or a link, or a folder that is not empty."""
+    """Raise HfkitError if `out` is a file or a link, a folder that is not empty, or no name of a folder."""
+    if fault := folder_name_fault(out):
+        raise HfkitError(f"{str(out)!r}: {fault}")
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise HfkitError(f"{out} is a file or a link: choose another folder")
     if out.is_dir() and any(out.iterdir()):

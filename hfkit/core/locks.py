@@ -7,11 +7,14 @@ from pathlib import Path
 
 from hfkit.core.console import is_main_process
 from hfkit.core.errors import HfkitError, reason
+from hfkit.core.temporary import remove_leftovers
 
 
 @contextmanager
 def lock_folder(folder: Path, doing: str = "training"):
     """Create a folder and lock it against other processes; the lock ends with the block, or with the process.
+
+    What killed processes left unfinished in it is removed.
 
     Args:
         doing: what this process does into the folder, for the message of the other one.
@@ -34,6 +37,7 @@ def lock_folder(folder: Path, doing: str = "training"):
         raise HfkitError(f"another process is {doing} into {folder}: wait for it, or choose another folder") from error
     except OSError:
         pass  # a file system without locks
+    remove_leftovers(folder)
     try:
         yield
     finally:

@@ -16,7 +16,8 @@ class ProgressLine:
     def __init__(self, name: str, total: int, done: int = 0, unit: str = ""):
         self.name, self.total, self.first, self.unit = name, total, done, unit
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        self.bar = Progress(TextColumn("{task.description}"), *columns, TextColumn("{task.fields[metrics]}"))
+        title = TextColumn("{task.description}", markup=False)  # a name may hold brackets
+        self.bar = Progress(title, *columns, TextColumn("{task.fields[metrics]}"))
         self.task = self.bar.add_task(name, total=total, completed=done, metrics="")
         self.is_terminal = self.bar.console.is_terminal
         self.started = self.reported = time.time()

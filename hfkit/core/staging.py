@@ -25,7 +25,8 @@ def staged_folder(out: Path, doing: str) -> Iterator[Path]:
     staging = out.parent / f".{out.name}.{doing}"
     with lock_folder(staging, doing), explain_errors(staging.parent):
         try:
-            shutil.rmtree(staging / out.name, ignore_errors=True)  # of a process that was killed
+            for left in staging.iterdir():  # by a process that was killed
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
             (staging / out.name).mkdir()
             yield staging / out.name
             require_free_folder(out)

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import IO
 
 import datasets
 import pyarrow as pa
@@ -19,10 +20,15 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
+from hfkit.core.console import warn
+from hfkit.core.errors import reason
+from hfkit.core.files import read_json_mapping, write_json
+from hfkit.core.temporary import remove_leftovers, temporary_folder
 from hfkit.data.progress import progress_bars
 from hfkit.data.rendering import template_kwargs
 
 ROWS_PER_PROCESS = 2_000
+SIZES = "sizes.json"  # of the files of cached rows, by name
 ROW_MODULES = (
     "chat_template",
     "concatenation",
@@ -87,19 +93,59 @@ def cached_map(rows: Dataset, function: Callable, **options) -> Dataset:
         return map_rows(rows, function, **options)
     relevant = {name: value for name, value in options.items() if name not in ("num_proc", "desc")}
     key = Hasher.hash([content_hash(rows), code_hash(function), function_identity(function), relevant])
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hfkit"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = str(folder / f"{key}.arrow")
-    with exclusive_lock(folder / f"{key}.lock"):
-        made = map_rows(rows, function, new_fingerprint=key, cache_file_name=file, **options)
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hfkit" / key
+    make = partial(map_rows, rows, function, new_fingerprint=key, **options)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("ab")
+    except OSError as error:
+        warn(
+            f"prepared rows are not cached: {folder.parent} cannot be written ({reason(error)}); set HF_HOME to a "
+            "folder that can"
+        )
+        made = make(keep_in_memory=True)
+    else:
+        with exclusive_lock(lock):
+            made = cached_rows(folder, make)
     # Rows from the cache would have the fingerprint of their file; with this one, what is computed from them is cached.
     return Dataset(made.data, info=made.info, split=made.split, fingerprint=key)
 
 
+def cached_rows(folder: Path, make: Callable[..., Dataset]) -> Dataset:
+    """Return the rows in a folder of the cache; if there are none, or they are damaged, those that `make` makes.
+
+    Args:
+        make: takes `cache_file_name`, and reads that file if it exists.
+    """
+    remove_leftovers(folder)
+    find = partial(make, cache_file_name=str(folder / "rows.arrow"))
+    sizes = read_json_mapping(folder / SIZES)  # None if a process was killed before it was done
+    if sizes is not None:
+        try:
+            if sizes != file_sizes(folder):
+                raise pa.ArrowInvalid("its files have other sizes than when they were written")
+            return find()
+        except (pa.ArrowException, OSError) as error:
+            warn(f"the cache of prepared rows in {folder} is damaged ({reason(error)}): they are prepared anew")
+    for name in (*file_sizes(folder), SIZES):
+        (folder / name).unlink(missing_ok=True)
+    with temporary_folder(folder / "rows") as unfinished:
+        make(cache_file_name=str(unfinished / "rows.arrow"))
+        for name in file_sizes(unfinished):
+            os.replace(unfinished / name, folder / name)
+    write_json(folder / SIZES, file_sizes(folder))
+    return find()
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Return the size in bytes of each file of cached rows, by name; what is made from them lies beside them."""
+    return {file.name: file.stat().st_size for file in sorted(folder.glob("rows*.arrow"))}
+
+
 @contextmanager
-def exclusive_lock(file: Path) -> Iterator[None]:
+def exclusive_lock(lock: IO[bytes]) -> Iterator[None]:
     """Hold a lock: of several processes that train together, the first one makes the rows and the others find them."""
-    with file.open("ab") as lock:
+    with lock:
         with suppress(OSError):  # a file system without locks: each process makes the rows
             # not flock: the workers of `map` would hold it too, and they outlive a trainer that is killed
             fcntl.lockf(lock, fcntl.LOCK_EX)

@@ -1,15 +1,15 @@
 """Unpack compressed files, up to a limit: `datasets` would unpack them without one, whatever they hold."""
 
 import gzip
-import os
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
 
 from hfkit.core.file_types import COMPRESSED, file_type, without_compression
-from hfkit.core.files import hash_of
+from hfkit.core.files import hash_of, replace_file
 from hfkit.core.limits import MAX_UNPACKED_RATIO, UnsafeFileError, exceeded, limit_of
+from hfkit.core.temporary import remove_leftovers
 
 TEXT_BUILDERS = ("json", "csv", "text")
 SMALL = 64 << 20
@@ -45,13 +45,9 @@ def unpacked(path: Path) -> Path:
     target = Path(datasets.config.HF_DATASETS_CACHE) / "hfkit" / "unpacked" / key / without_compression(path.name)
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{os.getpid()}.tmp")
-        try:
-            with open_packed(path) as packed, temporary.open("wb") as file:
-                copy_within(max(SMALL, state.st_size * limit_of(MAX_UNPACKED_RATIO)), packed, file)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        remove_leftovers(target.parent)
+        with replace_file(target) as temporary, open_packed(path) as packed, temporary.open("wb") as file:
+            copy_within(max(SMALL, state.st_size * limit_of(MAX_UNPACKED_RATIO)), packed, file)
     return check_unpacked(target)
 
 

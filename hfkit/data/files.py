@@ -5,6 +5,7 @@ The file types and their builders are listed in `hfkit/core/file_types.py`.
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.explain_errors import chain_of, explain_file_error
 from hfkit.core.file_types import ROW_PER_LINE, file_type, suffix_of
@@ -49,6 +51,10 @@ def builder_arguments(path: Path) -> dict | None:
     return {"path": kind, "data_files": escape(str(path)), **options}
 
 
+DAMAGED = (pa.ArrowException, json.JSONDecodeError, OSError)
+"""What reading a damaged file of the cache raises."""
+
+
 def read_rows(source: dict) -> tuple[Dataset, bool]:
     """Return all rows of a file, a saved data set or a data set on the Hub, and whether they are the text of a CSV.
 
@@ -58,26 +64,52 @@ def read_rows(source: dict) -> tuple[Dataset, bool]:
     Raises:
         HfkitError: it does not exist or cannot be read; for a text file, the message names the line.
     """
-    path, split = Path(source["path"]), source["split"]
+    path = Path(source["path"])
     try:
-        kind = builder_of(path)
-        if kind:
-            with progress_bars(0):
-                rows, is_csv = read_files(kind, [path], split), kind == "csv"
-        elif is_saved(path):
-            saved = datasets.load_from_disk(str(path))
-            splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
-            if split not in splits:
-                raise ValueError(f"a saved data set is read by whole splits: {[*splits]}, not {split!r}")
-            rows, is_csv = splits[split], False
-        else:
-            rows, is_csv = read_data_set(source)
-        rows.data.validate(full=True)  # the JSON reader accepts bytes that are not UTF-8
-        if not len(rows):
-            raise ValueError(f"the split {split!r} has no rows")
-        check_sizes(rows)
+        try:
+            return read_once(source)
+        except DAMAGED as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            with other_cache() as other:  # if this fails too, it is the data set that is damaged
+                found = read_once(source)
+            cache = datasets.config.HF_DATASETS_CACHE
+            warn(f"the cache of `datasets` in {cache} is damaged ({reason(error)}): {path} was read into {other}")
+            return found
     except Exception as error:  # the readers raise errors of many types
         raise read_error(path, error) from error
+
+
+@contextmanager
+def other_cache() -> Iterator[Path]:
+    """Let `datasets` use a cache of its own in the block, for what its usual one holds damaged."""
+    usual = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = other = Path(usual) / "hfkit" / "datasets"
+    try:
+        yield other
+    finally:
+        datasets.config.HF_DATASETS_CACHE = usual
+
+
+def read_once(source: dict) -> tuple[Dataset, bool]:
+    """Return what `read_rows` returns; raise the errors of the readers."""
+    path, split = Path(source["path"]), source["split"]
+    kind = builder_of(path)
+    if kind:
+        with progress_bars(0):
+            rows, is_csv = read_files(kind, [path], split), kind == "csv"
+    elif is_saved(path):
+        saved = datasets.load_from_disk(str(path))
+        splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+        if split not in splits:
+            raise ValueError(f"a saved data set is read by whole splits: {[*splits]}, not {split!r}")
+        rows, is_csv = splits[split], False
+    else:
+        rows, is_csv = read_data_set(source)
+    rows.data.validate(full=True)  # the JSON reader accepts bytes that are not UTF-8
+    if not len(rows):
+        raise ValueError(f"the split {split!r} has no rows")
+    check_sizes(rows)
     return rows, is_csv
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import datasets
@@ -14,6 +15,7 @@ from datasets import Dataset
 
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import write_text
+from hfkit.core.temporary import remove_leftovers, temporary_folder
 from hfkit.data.caching import content_hash
 from hfkit.data.progress import progress_bars
 
@@ -34,11 +36,12 @@ def store_rows(rows: Dataset | list[dict]) -> str:
     """
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hfkit" / "rows"
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     if isinstance(rows, Dataset):
         return str(store_data_set(rows, folder))
     text = "".join(json_line(index, row) for index, row in enumerate(rows))
     file = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
-    if not file.is_file():
+    if not file.is_file() or file.stat().st_size != len(text.encode()):
         write_text(file, text)
     return str(file)
 
@@ -47,13 +50,13 @@ def store_data_set(rows: Dataset, folder: Path) -> Path:
     """Return the folder below `folder` to which `save_to_disk` wrote the rows, now or before."""
     target = folder / content_hash(rows)[:16]
     if not (target / "state.json").is_file():
-        unfinished = folder / f"{target.name}.{os.getpid()}"
-        with progress_bars(len(rows)):
-            rows.save_to_disk(unfinished)
-        try:
-            os.replace(unfinished, target)
-        except OSError:  # another process has stored them
-            shutil.rmtree(unfinished)
+        with temporary_folder(target) as unfinished:
+            with progress_bars(len(rows)):
+                rows.save_to_disk(unfinished)
+            if target.exists() and not (target / "state.json").is_file():  # something else: a damaged cache
+                shutil.rmtree(target)
+            with suppress(OSError):  # another process has stored them
+                os.replace(unfinished, target)
     return target
 
 

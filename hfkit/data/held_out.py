@@ -17,6 +17,7 @@ from datasets import Dataset
 from hfkit.config.fields import models_named
 from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError, reason
+from hfkit.core.files import replace_file
 from hfkit.core.hub_fetch import is_unknown
 from hfkit.core.hub_retry import HubError
 from hfkit.data.caching import cached_map, process_count
@@ -84,10 +85,8 @@ def overlap_mask(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def write_hashes(folder: Path, keys: dict[str, np.ndarray]) -> None:
     """Write the hashes of a run's rows to its folder, sorted, 8 bytes a prompt, for the stages after it."""
-    temporary = folder / f".{HASHES}.{os.getpid()}.tmp"
-    with temporary.open("wb") as stream:
+    with replace_file(folder / HASHES) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **{name: np.unique(rows[rows != 0]) for name, rows in keys.items()})
-    os.replace(temporary, folder / HASHES)
 
 
 def overlaps(config, keys: dict[str, np.ndarray]) -> Iterator[tuple[str, dict]]:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from rich.console import Console
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.core.console import is_main_process, say, warn
 from hfkit.core.errors import HfkitError
+from hfkit.core.tables import make_console
 from hfkit.data.caching import content_hash
 from hfkit.data.cards import recipe_of
 from hfkit.data.concatenation import concatenate_sources
@@ -219,7 +219,7 @@ def report_splits(run, splits: dict[str, SplitStats]) -> None:
     for name, stats in splits.items():
         say(str(stats))
         if stats.mixed is not None and is_main_process():
-            Console().print(mixture_table(name, stats.sources))
+            make_console().print(mixture_table(name, stats.sources))
         for overlap in stats.overlap:
             use = "held out by" if overlap["split"] == "test" else "trained on by"
             stage, path = overlap["stage"], overlap["path"]

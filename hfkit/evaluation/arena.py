@@ -15,7 +15,6 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, split_name
@@ -23,6 +22,7 @@ from hfkit.core.console import say
 from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import write_json
 from hfkit.core.locks import lock_folder
+from hfkit.core.tables import make_console
 from hfkit.evaluation.diversity import diversity_by_temperature
 from hfkit.evaluation.judge_bias import bias_lines, inconsistency_warning, judge_bias, training_judge_warning
 from hfkit.evaluation.judges import Judge, Match, Verdict, human_judge, model_judge, score_judge
@@ -134,7 +134,7 @@ def compare_models(judge: Judge, rows: list[dict], texts: dict[str, list[str]]) 
 
 def print_arena(result: dict) -> None:
     """Print ratings, pairs, biases of the judge, and diversity."""
-    console = Console(width=None if Console().is_terminal else 110)
+    console = make_console(width=110)
     judge, prompts = result["judge"], result["data"]["prompts"]["kept"]
     table = Table(title=f"{prompts} prompts, judged by {judge['name']}")
     for column in ("", "rating (95% interval)", "wins", "ties", "losses"):
@@ -144,10 +144,10 @@ def print_arena(result: dict) -> None:
         table.add_row(row["name"], rating, *(str(row[key]) for key in ("wins", "ties", "losses")))
     console.print(table)
     if judge["warning"]:
-        console.print(f"[bold]{judge['warning']}[/bold]", highlight=False)
+        console.print(judge["warning"], style="bold", highlight=False)
     lines = ["{a} against {b}: {wins_a} won, {ties} tied, {wins_b} lost".format(**pair) for pair in result["pairs"]]
     for line in [*lines, *bias_lines(result["bias"])]:
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False)
     table = Table(title="responses over temperatures")
     columns = ("entropy", "distinct_1", "distinct_2", "self_bleu", "length")
     for column in ("", "temperature", *columns):

@@ -13,7 +13,6 @@ folder alone. The same command resumes an interrupted evaluation.
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from hfkit.config.evaluation import EvaluateConfig
@@ -21,6 +20,7 @@ from hfkit.core.console import say
 from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import RECORD, write_json
 from hfkit.core.locks import lock_folder
+from hfkit.core.tables import make_console
 from hfkit.evaluation.language_model import evaluate_language_models
 from hfkit.evaluation.replies import REPLIES
 from hfkit.evaluation.results_file import ResultsFile
@@ -91,7 +91,7 @@ def print_evaluation(evaluation: dict) -> None:
     for name in dict.fromkeys(name for metrics in by_model.values() for name in metrics):
         if not name.endswith(("_low", "_high")):
             table.add_row(name, *(metric_with_interval(metrics, name) for metrics in by_model.values()))
-    Console(width=None if Console().is_terminal else 110).print(table)
+    make_console(width=110).print(table)
     for name, found in evaluation.get("probes", {}).items():
         print_probes(found, f"{name}: rewards of worthless responses")
 

@@ -1,7 +1,10 @@
 """Pull a model from the Hub into a folder that works offline."""
 
+import glob
 import os
+import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -11,7 +14,7 @@ from hfkit import __version__
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, HfkitError, Problem
 from hfkit.core.explain_errors import explain_errors
-from hfkit.core.files import require_free_folder, write_json
+from hfkit.core.files import RECORD, require_free_folder, write_json
 from hfkit.core.hub_fetch import fetch_snapshot
 from hfkit.core.hub_files import DOCUMENTS, LOADED_FILES, matches
 from hfkit.core.hub_ids import repo_id_error, split_revision
@@ -30,7 +33,8 @@ def pull(repo: str, out: str | Path, revision: str = "main", base: str | None = 
 
     Args:
         repo: Hub id, which may end in `@revision`.
-        out: a new or empty folder; it is written completely or not at all.
+        out: a new or empty folder; it is written completely or not at all. One that holds the same files is left as it
+            is.
         revision: branch, tag or commit.
         base: Hub id of an adapter's base, in place of the one that its config names.
 
@@ -43,6 +47,9 @@ def pull(repo: str, out: str | Path, revision: str = "main", base: str | None = 
     repo_id, revision = split_revision(repo, revision)
     try:
         found = find_repo(api, repo_id, revision)
+        if out.is_dir() and is_pulled(api, found, out, base):
+            say(f"pull: {repo_id} at {found.commit} is in {out} already")
+            return out
         require_free_folder(out)
         staging = out.parent / f".{out.name}.{found.commit[:12]}.pulling"
         with lock_folder(staging, "pulling"), explain_errors(staging):
@@ -52,10 +59,19 @@ def pull(repo: str, out: str | Path, revision: str = "main", base: str | None = 
                 shutil.rmtree(folder / ".cache", ignore_errors=True)  # huggingface_hub's metadata
             require_free_folder(out)
             os.replace(staging, out)
+        remove_earlier(out)
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise HfkitError(f"cannot fetch {repo_id}: {describe_error(error)}") from error
     say(f"pull: {repo_id} at {found.commit} is in {out}")
     return out
+
+
+def remove_earlier(out: Path) -> None:
+    """Remove what interrupted pulls of other commits into `out` have fetched, unless one is running."""
+    for path in out.parent.glob(f".{glob.escape(out.name)}.*.pulling"):
+        if re.fullmatch(r"[0-9a-f]{12}", path.name.removeprefix(f".{out.name}.").removesuffix(".pulling")):
+            with suppress(HfkitError), lock_folder(path, "pulling"):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def find_repo(api: HfApi, repo_id: str, revision: str) -> Repo:
@@ -79,13 +95,32 @@ def find_repo(api: HfApi, repo_id: str, revision: str) -> Repo:
     return repo
 
 
+def names_to_fetch(repo: Repo) -> list[str]:
+    """Return the names of the files that loaders and readers need."""
+    return [name for name in repo.files if matches(name, LOADED_FILES + DOCUMENTS)]
+
+
+def is_pulled(api: HfApi, repo: Repo, out: Path, base: str | None) -> bool:
+    """Return whether a folder has every file of a repository that is fetched, and those of an adapter's base."""
+    changed = (RECORD, ADAPTER_CONFIG)  # see `save_location` and `fetch_base`
+    files = {name: out / name for name in names_to_fetch(repo)}
+    whole = all(path.is_file() and (name in changed or repo.has(RepoFile(name, path))) for name, path in files.items())
+    if not whole or ADAPTER_CONFIG not in files:
+        return whole
+    named = read_json(str(out), ADAPTER_CONFIG) or {}
+    base_repo = find_base(api, repo.read_json(ADAPTER_CONFIG), base)
+    return named.get("base_model_name_or_path") == str(out / BASE_FOLDER) and is_pulled(
+        api, base_repo, out / BASE_FOLDER, None
+    )
+
+
 def fetch_files(repo: Repo, folder: Path) -> None:
     """Fetch the files that loaders and readers need into a folder, and save there where they are from.
 
     Raises:
         HfkitError: the content of a file does not have the hash that the Hub states.
     """
-    names = [name for name in repo.files if matches(name, LOADED_FILES + DOCUMENTS)]
+    names = names_to_fetch(repo)
     fetch_snapshot(repo.repo_id, names, revision=repo.commit, commit=repo.commit, folder=folder)
     for name in names:
         if not repo.has(RepoFile(name, folder / name)):
@@ -103,6 +138,17 @@ def fetch_base(api: HfApi, staging: Path, out: Path, base: str | None) -> None:
     adapter = read_json(str(staging), ADAPTER_CONFIG)
     if adapter is None:
         return
+    fetch_files(find_base(api, adapter, base), staging / BASE_FOLDER)
+    location = {"base_model_name_or_path": str(out / BASE_FOLDER), "revision": None}
+    write_json(staging / ADAPTER_CONFIG, adapter | location)
+
+
+def find_base(api: HfApi, adapter: dict, base: str | None) -> Repo:
+    """Return the repository of an adapter's base: the one that its config names, unless `base` names another.
+
+    Raises:
+        HfkitError: there is no such base on the Hub, or it is an adapter itself.
+    """
     named = adapter.get("base_model_name_or_path") or ""
     repo_id, revision = split_revision(base) if base else (named, adapter.get("revision") or "main")
     if is_local(repo_id):
@@ -110,6 +156,4 @@ def fetch_base(api: HfApi, staging: Path, out: Path, base: str | None) -> None:
     repo = find_repo(api, repo_id, revision)
     if ADAPTER_CONFIG in repo.files:
         raise HfkitError(f"the adapter's base {repo_id} is an adapter: name the full model with --base USER/NAME")
-    fetch_files(repo, staging / BASE_FOLDER)
-    location = {"base_model_name_or_path": str(out / BASE_FOLDER), "revision": None}
-    write_json(staging / ADAPTER_CONFIG, adapter | location)
+    return repo

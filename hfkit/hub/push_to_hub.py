@@ -4,7 +4,6 @@ A failed push never stops training: it is reported, with the command to repeat i
 """
 
 import shlex
-import tempfile
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -13,6 +12,7 @@ from transformers import TrainerCallback
 
 from hfkit.core.console import debug, is_main_process, say, take_warnings, warn
 from hfkit.core.errors import HfkitError, reason
+from hfkit.core.temporary import temporary_folder
 from hfkit.hub.locations import location_of
 from hfkit.hub.push import push
 from hfkit.records.source import ADAPTER_CONFIG, Source, read_json
@@ -103,6 +103,6 @@ class PushCheckpointCallback(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            with tempfile.TemporaryDirectory(prefix=".hub-", dir=self.run.folder) as folder:
-                self.save(Path(folder))
-                push_run(self.run.config, Path(folder), self.run.record, f"step {state.global_step}")
+            with temporary_folder(self.run.folder / "hub") as folder:
+                self.save(folder)
+                push_run(self.run.config, folder, self.run.record, f"step {state.global_step}")

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from rich.console import Console
 from rich.table import Column, Table
+
+from hfkit.core.tables import make_console
 
 REMEDIES = {
     "empty": "PPO may end replies at once; raise kl_coef, or add pairs whose rejected reply is empty",
@@ -77,4 +78,4 @@ def print_probes(probes: dict[str, dict[str, float]], title: str) -> None:
     for kind, metrics in probes.items():
         share = f"{metrics['beats_real']:.0%}" if "beats_real" in metrics else ""
         table.add_row(kind, f"{metrics['mean']:.2f}", share)
-    Console().print(table)
+    make_console().print(table)

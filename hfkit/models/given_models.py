@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from huggingface_hub.constants import HF_HOME
@@ -12,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import file_hash
+from hfkit.core.temporary import remove_leftovers, temporary_folder
 from hfkit.models.reward_model import RewardModel
 from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import read_tokenizer
@@ -35,8 +34,8 @@ def store_model(loaded: Loaded) -> str:
     """
     root = Path(HF_HOME) / "hfkit" / "models"
     root.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=root, prefix=".unfinished-"))
-    try:
+    remove_leftovers(root)
+    with temporary_folder(root / "model") as unfinished:
         if isinstance(loaded, PreTrainedTokenizerBase):
             loaded.save_pretrained(unfinished)
         else:
@@ -44,8 +43,6 @@ def store_model(loaded: Loaded) -> str:
         folder = root / files_hash(unfinished)[:16]
         if not folder.is_dir():
             os.rename(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return str(folder)
 
 

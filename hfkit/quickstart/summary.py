@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 from datasets import Dataset
-from rich.console import Console
 from rich.table import Table
 
 from hfkit.config.evaluation import ArenaConfig
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.registry import STAGES
 from hfkit.core.files import write_json
+from hfkit.core.tables import make_console
 from hfkit.data.chat_template import encode_prompt, encode_text
 from hfkit.evaluation.arena import arena
 from hfkit.evaluation.diversity import reply_diversity
@@ -137,15 +137,15 @@ def print_summary(summary: dict, root: Path) -> None:
         "entropy, nats per token": lambda m: f"{m['entropy']:.3f}",
         "tokens per reply": lambda m: f"{m['reply_tokens']:.1f}",
     }
-    console = Console(width=None if Console().is_terminal else 110)
+    console = make_console(width=110)
     table = Table("", *summary["models"], title=f"{summary['questions']} held-out questions")
     for name, text in rows.items():
         table.add_row(name, *(text(model) for model in summary["models"].values()))
     console.print(table)
     for index, prompt in enumerate(summary["prompts_shown"]):
-        console.print(f"[bold]{prompt}[/bold]")
+        console.print(prompt, style="bold")
         for name, model in summary["models"].items():
-            console.print(f"  {name:>4}: {model['samples'][index]}", highlight=False, markup=False)
+            console.print(f"  {name:>4}: {model['samples'][index]}", highlight=False)
     accuracy = summary["reward_model"]
     console.print(
         f"reward model's accuracy on held-out pairs: {accuracy['accuracy_noisy']:.3f} by the given labels (10% wrong), "

@@ -38,6 +38,7 @@ class PPOTrainer(BasePPOTrainer):
 
     Attributes:
         stopped: why training stopped early, or None.
+        seconds_before: of the training up to the checkpoint that it was resumed from.
 
     Raises:
         HfkitError: fewer prompts than a batch; pad token equal to EOS; a policy or value model with nothing to
@@ -100,6 +101,8 @@ class PPOTrainer(BasePPOTrainer):
             self.rollout_log.truncate(state.global_step)
         self.control = self.callback_handler.on_train_begin(args, state, self.control)
         self.pending_logs, self.stopped = kept.get("logged", []), kept.get("stopped")
+        self.seconds_before = kept.get("seconds", 0.0)
+        self.started = time.time() - self.seconds_before
         for name, callback in self.stateful_callbacks.items():
             for key, value in kept.get("callbacks", {}).get(name, {}).items():
                 setattr(callback, key, value)
@@ -225,7 +228,8 @@ class PPOTrainer(BasePPOTrainer):
         checkpoint.save_weights(folder, self.trained_models)
         exported = {name: callback.state() for name, callback in self.stateful_callbacks.items()}
         callbacks = {name: one["args"] | one["attributes"] for name, one in exported.items()}
-        kept = {"logged": self.pending_logs, "stopped": self.stopped, "callbacks": callbacks}
+        seconds = time.time() - self.started
+        kept = {"logged": self.pending_logs, "stopped": self.stopped, "callbacks": callbacks, "seconds": seconds}
         checkpoint.save_progress(folder, self.optimizer, self.lr_scheduler, self.controllers, kept)
         state.save_to_json(str(folder / "trainer_state.json"))
         rotate_checkpoints(args.output_dir, args.save_total_limit, state.best_model_checkpoint)

@@ -127,17 +127,17 @@ def train_policy(trainer, run) -> dict:
         facts for the record: steps (updates), best_step and best_metric with `load_best_model_at_end`, episodes,
         rollout_engine, train_seconds, and `stopped`, the reason if it stopped early.
     """
-    started = time.time()
     correct_best_checkpoint(run)
     with defer_signals():
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     require_planned_end(trainer, bool(trainer.stopped) or has_lost_patience(trainer))
+    run.started -= trainer.seconds_before
     facts = {
         "steps": trainer.state.global_step,
         **best_checkpoint_facts(trainer),
         "episodes": trainer.state.episode,
         "rollout_engine": trainer.engine.name,
-        "train_seconds": round(time.time() - started, 2),
+        "train_seconds": round(time.time() - trainer.started, 2),
     }
     if trainer.stopped:
         warn(trainer.stopped)

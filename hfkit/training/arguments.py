@@ -17,9 +17,10 @@ from hfkit.core.device import has_bf16, process_state, wait_for_everyone
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.core.interrupts import defer_signals
+from hfkit.core.kept_logs import kept_logs
 from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.models.precision import computes_in_bf16
-from hfkit.training.callbacks import MetricsFile, OwnSteps, TrainingProgress
+from hfkit.training.callbacks import MetricsFile, Resume, TrainingProgress
 from hfkit.training.interruption import CONTROL, SaveOnSignal, finish_evaluation
 from hfkit.training.run import Run, checkpoint_fault
 from hfkit.training.tracking import attach_record
@@ -144,18 +145,20 @@ def train(trainer: Trainer, run: Run) -> dict:
 
     Returns:
         facts for the record: steps, best_step and best_metric with `load_best_model_at_end`, stopped (why, if early),
-        tokens, train_seconds, train_loss (mean over the steps up to the published one).
+        tokens, train_seconds (with those up to the checkpoint), train_loss (mean over the steps up to the published
+        one).
 
     Raises:
         HfkitError: no step was taken, training ended early for no known reason, or weights are not finite.
     """
-    started = time.time()
     checkpoint = str(run.checkpoint) if run.checkpoint else None
     correct_best_checkpoint(run)
     if checkpoint:
         finish_evaluation(trainer, checkpoint)
     before = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json") if checkpoint else TrainerState()
-    mean_loss = None
+    seconds_before, mean_loss = kept_logs(before).get("seconds", 0.0), None
+    trainer.started = time.time() - seconds_before
+    run.started -= seconds_before
     if before.max_steps and (before.global_step >= before.max_steps or has_stopped(before)):
         # interrupted between the last step and the publication: trainer.train() would take a further step
         best = before.best_model_checkpoint if trainer.args.load_best_model_at_end else None
@@ -164,7 +167,7 @@ def train(trainer: Trainer, run: Run) -> dict:
         if trainer.is_world_process_zero():
             MetricsFile(run.folder).rewrite(before.log_history)
     else:
-        trainer.add_callback(OwnSteps())
+        trainer.add_callback(Resume(trainer))
         with defer_signals():
             mean_loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
     require_planned_end(trainer, has_lost_patience(trainer))
@@ -183,7 +186,7 @@ def train(trainer: Trainer, run: Run) -> dict:
         **best_checkpoint_facts(trainer),
         **early_stop_facts(trainer, run.config),
         "tokens": trainer.state.num_input_tokens_seen,
-        "train_seconds": round(time.time() - started, 2),
+        "train_seconds": round(time.time() - trainer.started, 2),
         "train_loss": mean_logged_loss(logged) if logged else mean_loss,
     }
 

@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 from hfkit.core.console import printable_line, say
 from hfkit.core.device import keep_random_state
 from hfkit.core.files import write_text
+from hfkit.core.kept_logs import KeepsLogs, kept_logs
 from hfkit.core.progress import ProgressLine
 from hfkit.records.metrics_file import METRICS
 
@@ -29,11 +30,19 @@ EVAL_METRICS = {
 }
 
 
-class OwnSteps(TrainerCallback):
-    """Lets a resumed run log, evaluate and save at the steps of its own config; Trainer takes the checkpoint's."""
+class Resume(TrainerCallback):
+    """Lets a resumed run log, evaluate and save at the steps of its own config, and what an uninterrupted one logs.
+
+    Trainer takes the steps of the checkpoint, and forgets what was not logged yet.
+    """
+
+    def __init__(self, trainer: KeepsLogs):
+        self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
         state.compute_steps(args, state.max_steps)
+        if kept := kept_logs(state):
+            self.trainer.set_pending_logs(kept)
 
 
 class MetricsFile(TrainerCallback):

@@ -12,6 +12,7 @@ from hfkit.core.compat import determine_best_metric, load_checkpoint_weights
 from hfkit.core.console import say
 from hfkit.core.device import random_state, restore_random_state, wait_for_everyone
 from hfkit.core.interrupts import agree, defer_signals, interruption, requested
+from hfkit.core.kept_logs import KeepsLogs
 from hfkit.training.run import checkpoint_fault
 
 CONTROL = "TrainerControl"
@@ -32,6 +33,8 @@ class SaveOnSignal(TrainerCallback):
         self.remember(state)  # the data loader draws a seed next, and does so again when the run is resumed
 
     def on_step_begin(self, args, state, control, **kwargs):
+        if isinstance(self.trainer, KeepsLogs):
+            self.logs = self.trainer.pending_logs()
         self.leave_as_before(state)
 
     def on_substep_end(self, args, state, control, **kwargs):
@@ -63,12 +66,14 @@ class SaveOnSignal(TrainerCallback):
             if self.random:
                 restore_random_state(self.random, self.trainer.accelerator.device)
                 state.num_input_tokens_seen = self.tokens
+                if isinstance(self.trainer, KeepsLogs):
+                    self.trainer.set_pending_logs(self.logs)
             leave(self.trainer)
 
     def stop_after_save(self, control) -> None:
-        """Let the trainer save a checkpoint with the loss since its last log, unless an evaluation comes first."""
+        """Let the trainer save a checkpoint, unless an evaluation comes first."""
         if not control.should_evaluate and agree_on_signal():
-            control.should_log = control.should_save = self.is_leaving = True
+            control.should_save = self.is_leaving = True
 
 
 def agree_on_signal() -> bool:

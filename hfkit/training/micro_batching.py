@@ -15,7 +15,8 @@ from torch.nn.functional import pad
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from hfkit.core.compat import logged_counts, save_checkpoint, weigh_logged
+from hfkit.core.compat import logged_counts, weigh_logged
+from hfkit.core.kept_logs import KeepsLogs
 from hfkit.data.encoding import count_ids
 from hfkit.data.forms import IGNORE
 from hfkit.models.micro_batches import batches_by_length, call_tokens, micro_batches, round_up
@@ -24,7 +25,7 @@ from hfkit.models.shared_prefixes import PADDING
 Batch = dict[str, torch.Tensor]
 
 
-class MicroBatching(Trainer):
+class MicroBatching(KeepsLogs, Trainer):
     """Cuts each step, with all the batches that it accumulates, into micro-batches; and every evaluation.
 
     Args:
@@ -111,10 +112,6 @@ class MicroBatching(Trainer):
             return parts
         count = torch.tensor([len(parts)], device=self.args.device)
         return micro_batches(*options, count=int(self.accelerator.gather(count).max()))
-
-    def save_checkpoint(self) -> None:
-        """Save a checkpoint of the last step."""
-        save_checkpoint(self)
 
     # Evaluation
 

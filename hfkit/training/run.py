@@ -21,9 +21,10 @@ from hfkit.core.console import is_main_process, say, take_warnings, warn
 from hfkit.core.device import wait_for_everyone
 from hfkit.core.errors import HfkitError
 from hfkit.core.explain_errors import FullDiskError, explain_errors
-from hfkit.core.files import RECORD, hash_of, leftover_files, read_json_mapping, write_json
+from hfkit.core.files import RECORD, hash_of, read_json_mapping, write_json
 from hfkit.core.interrupts import catch_signals, defer_signals, is_agreed, is_interruption, requested
 from hfkit.core.locks import lock_folder
+from hfkit.core.temporary import temporary_in
 from hfkit.hub.cards.model_card import write_card
 from hfkit.records.environment import environment, peak_memory_bytes, reset_peak_memory
 from hfkit.records.record import read_record, settings_of, with_later_keys
@@ -90,7 +91,7 @@ class Run:
 
     def _refuse_other_run(self) -> None:
         if self.before is None:
-            if self.folder.is_dir() and {*self.folder.iterdir()} - {*leftover_files(self.folder)}:
+            if self.folder.is_dir() and {*self.folder.iterdir()} - {*temporary_in(self.folder)}:
                 raise HfkitError(
                     f"{self.folder} is not empty and has no {RECORD} of an earlier run: choose another --output_dir"
                 )
@@ -116,8 +117,7 @@ class Run:
         with lock_folder(self.folder), self._say_how_to_resume(), explain_errors(self.folder, self.config):
             if is_main_process() and (read_record(self.folder) or {}).get("status") == "done":
                 raise HfkitError(f"another process has just finished a run in {self.folder}: start again to use it")
-            for file in leftover_files(self.folder) if is_main_process() else []:
-                file.unlink()
+            self._remove_unfinished()  # of a run that was killed
             self.started = time.time()
             reset_peak_memory()
             if self.before and self.checkpoint:
@@ -159,11 +159,11 @@ class Run:
             raise FullDiskError(f"{error}{remedy}") from error.__cause__
 
     def _remove_unfinished(self) -> None:
-        """Remove the checkpoint or publication that failed: it is of no use, and takes room on a full disk."""
+        """Remove checkpoints and a publication that failed: they are of no use, and take room on a full disk."""
         if not is_main_process():
             return
         shutil.rmtree(self.folder / STAGING, ignore_errors=True)
-        for path in checkpoints_in(self.folder)[:1]:
+        for path in checkpoints_in(self.folder):
             if read_json_mapping(path / "trainer_state.json") is None:  # written last
                 shutil.rmtree(path, ignore_errors=True)
 

@@ -185,8 +185,16 @@ def test_vllm_gets_the_merged_model(sft_dir, merged, tmp_path, capsys):
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_vllm_gets_a_full_model_as_it_is(base_dir, tmp_path):
+def test_vllm_gets_a_full_model_as_it_is(base_dir, tmp_path, capsys):
+    (tmp_path / ".out.exporting" / "inputs").mkdir(parents=True)  # of an export that was killed
     out = export(str(base_dir), tmp_path / "out", "vllm", dtype="f16")
+    before = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.iterdir()}
+    assert os.listdir(tmp_path) == ["out"]
+    assert export(str(base_dir), out, "vllm", dtype="f16") == out
+    assert capsys.readouterr().out.endswith(f"export: already done in {out}\n")
+    assert {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.iterdir()} == before
+    with pytest.raises(HfkitError, match="is not empty"):
+        export(str(base_dir), out, "vllm")
     assert weights_hash(out) == weights_hash(base_dir)
     assert command_of(out)[3:] == ["--served-model-name", "out", "--dtype", "float16", "--max-model-len", "256"]
     assert not [*out.glob("checkpoint-*"), *out.glob("metrics.jsonl")]

@@ -120,6 +120,19 @@ def test_what_is_in_the_way_is_left_as_it_is(sft_dir, tmp_path, way):
     assert way != "folder" or (out / "mine").read_text() == "mine"
 
 
+def test_a_merge_that_is_done_is_left_as_it_is(sft_dir, merged, copy, tmp_path, no_weights, capsys):
+    out = copy(merged("sft_dir"))
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
+    assert merge(str(copy(sft_dir)), out) == out
+    assert capsys.readouterr().out == f"merge: already done in {out}\n"
+    refused("is not empty: choose another folder", sft_dir, out, dtype="float32")
+    edit(tmp_path / "copy-sft" / "adapter_config.json", lora_alpha=3)
+    refused("is not empty: choose another folder", tmp_path / "copy-sft", out)
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()} == before
+    (out / "model.safetensors").unlink()
+    refused("is not empty: choose another folder", sft_dir, out)
+
+
 def test_an_empty_folder_and_what_a_killed_merge_left_are_taken_over(sft_dir, merged, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / ".out.merging" / "out").mkdir(parents=True)

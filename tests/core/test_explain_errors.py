@@ -66,3 +66,31 @@ def test_a_failure_of_a_library_may_be_due_to_what_the_trainer_gets_and_a_bug_is
             json.loads("x")
     with pytest.raises(TypeError), explain_errors(tmp_path, config):
         within(float, low=None)("3")
+
+
+@pytest.mark.parametrize(
+    ("code", "reported"),
+    [
+        (errno.EIO, "Input/output error: check it"),
+        (errno.ESTALE, "Stale file handle: check it"),
+        (errno.EROFS, "Read-only file system: choose another folder"),
+        (errno.EMFILE, "raise the limit, such as with `ulimit -n 4096`"),
+    ],
+)
+def test_a_disk_that_fails_is_named_with_what_to_do(tmp_path, code, reported):
+    file = tmp_path / "checkpoint-3" / "model.safetensors"
+    told = str(explain_file_error(OSError(code, os.strerror(code), str(file)), tmp_path))
+    assert reported in told and str(file) in told
+    if code != errno.EROFS:  # in words, without a file, as from Rust
+        assert reported in str(explain_file_error(Exception(f"{os.strerror(code)} (os error {code})"), tmp_path))
+
+
+def test_a_folder_that_was_removed_is_named_and_a_missing_file_is_not(tmp_path):
+    inner = tmp_path / "checkpoint-3"
+    lost = FileNotFoundError(errno.ENOENT, "No such file or directory", str(inner / "model.safetensors"))
+    assert str(explain_file_error(lost, tmp_path)).startswith(f"{inner} was removed while it was written to")
+    assert explain_file_error(lost) is None
+    inner.mkdir()
+    assert explain_file_error(lost, tmp_path) is None
+    elsewhere = FileNotFoundError(errno.ENOENT, "No such file or directory", "/nowhere/rows.jsonl")
+    assert explain_file_error(elsewhere, tmp_path) is None

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from transformers import AutoTokenizer
 
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.stages import PretrainConfig, SFTConfig
+from hfkit.core.temporary import machine
 from hfkit.data import caching
 from hfkit.data.caching import (
     ROWS_PER_PROCESS,
@@ -32,6 +34,7 @@ from hfkit.data.caching import (
     process_count,
     tokenizer_hash,
 )
+from hfkit.data.files import read_rows
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions, instruction_row
 from hfkit.data.packing import pack_documents
 from hfkit.data.splits import load_splits
@@ -92,9 +95,9 @@ def test_rows_and_tokenizers_are_known_by_what_is_in_them(tmp_path, tokenizer, t
 
 def test_a_second_run_tokenizes_nothing_and_has_the_same_account(tmp_path, tokenizer_dir, tokenizer, cache):
     first = prepared(write(tmp_path / "a.jsonl", ROWS), tokenizer)
-    made = {file: file.stat().st_mtime_ns for file in cache.iterdir()}
+    made = {file: file.stat().st_mtime_ns for file in cache.rglob("*")}
     again = prepared(write(tmp_path / "b.jsonl", ROWS), load_tokenizer(str(tokenizer_dir)))
-    assert {file: file.stat().st_mtime_ns for file in cache.iterdir()} == made
+    assert {file: file.stat().st_mtime_ns for file in cache.rglob("*")} == made
     assert first[0].to_list() == again[0].to_list()
     assert first[1].pop("sources")[0]["sha256"] == again[1].pop("sources")[0]["sha256"]
     assert first[1] == again[1]
@@ -108,7 +111,7 @@ def test_documents_are_packed_once(tmp_path, tokenizer, cache):
     for _ in range(2):
         rows, _, account = load_splits(config, ["text"])
         packed.append(pack_documents(rows, tokenizer, account["train"], config)[0].to_list())
-        made.append({file: file.stat().st_mtime_ns for file in cache.iterdir()})
+        made.append({file: file.stat().st_mtime_ns for file in cache.rglob("*")})
     assert packed[0] == packed[1]
     assert made[0] == made[1]
 
@@ -182,11 +185,11 @@ def test_rows_have_one_hash_in_whatever_pieces_they_lie(kind):
 def test_a_file_of_another_kind_is_found_again(tmp_path, tokenizer, cache):
     rows = [{"prompt": f"Who is {n}?", "response": None if n % 50 == 0 else "Ann."} for n in range(3000)]
     first = prepared(write(tmp_path / "a.jsonl", rows), tokenizer)[1]
-    made = {file: file.stat().st_mtime_ns for file in cache.iterdir()}
+    made = {file: file.stat().st_mtime_ns for file in cache.rglob("*")}
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet", row_group_size=700)
     again = prepared(tmp_path / "b.parquet", tokenizer)[1]
     assert first["sources"][0]["sha256"] == again["sources"][0]["sha256"]
-    assert {file: file.stat().st_mtime_ns for file in cache.iterdir()} == made
+    assert {file: file.stat().st_mtime_ns for file in cache.rglob("*")} == made
 
 
 SLOW = """
@@ -296,3 +299,59 @@ def test_modules_with_functions_over_rows_import_no_code_that_is_not_hashed():
         used = {name for module, names in modules if module == "hfkit.data" for name in names}
         used |= {module.split(".")[2] for module, _ in modules if module.startswith("hfkit.data.")}
         assert used <= {*caching.ROW_MODULES} | PLUMBING
+
+
+def damage(cache: Path, kind: str) -> Path:
+    """Damages the rows that are in the cache, and returns their folder."""
+    file = next(cache.glob("*/rows*.arrow"))
+    content = file.read_bytes()
+    damaged = {
+        "cut": content[: len(content) // 2],
+        "empty": b"",
+        "garbage": b"garbage" * 99,
+        "other": content + content,
+    }
+    file.write_bytes(damaged[kind])
+    return file.parent
+
+
+@pytest.mark.parametrize("kind", ["cut", "empty", "garbage", "other"])
+def test_rows_that_are_damaged_in_the_cache_are_named_and_made_anew(tmp_path, tokenizer, cache, capsys, kind):
+    file = write(tmp_path / "a.jsonl", ROWS)
+    rows = prepared(file, tokenizer)[0].to_list()
+    folder = damage(cache, kind)
+    assert prepared(file, tokenizer)[0].to_list() == rows
+    assert f"the cache of prepared rows in {folder} is damaged" in capsys.readouterr().err
+    prepared(file, tokenizer)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_cache_that_cannot_be_written_is_named_and_the_rows_are_prepared(tmp_path, tokenizer, cache, capsys):
+    file = write(tmp_path / "a.jsonl", ROWS)
+    rows, _ = prepared(file, tokenizer)
+    shutil.rmtree(cache)
+    cache.write_text("not a folder")
+    again, _ = prepared(file, tokenizer)
+    assert again.to_list() == rows.to_list() and cache.read_text() == "not a folder"
+    assert f"prepared rows are not cached: {cache} cannot be written" in capsys.readouterr().err
+
+
+def test_what_a_killed_process_was_writing_into_the_cache_is_removed(tmp_path, tokenizer, cache):
+    file = write(tmp_path / "a.jsonl", ROWS)
+    rows = prepared(file, tokenizer)[0].to_list()
+    folder = next(cache.glob("*/rows*.arrow")).parent
+    (folder / f".rows.{machine()}.999999999.tmp").mkdir()
+    (folder / f".rows.{machine()}.999999999.tmp" / "tmp0123abcd").write_bytes(b"half")
+    (folder / "sizes.json").unlink()  # it is written last
+    assert prepared(file, tokenizer)[0].to_list() == rows
+    assert {path.name for path in folder.iterdir()} == {"lock", "rows.arrow", "sizes.json"}
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "*.arrow"])
+def test_rows_that_are_damaged_in_the_cache_of_datasets_are_read_anew(tmp_path, cache, capsys, name):
+    file = write(tmp_path / "a.jsonl", ROWS)
+    rows = read_rows({"path": str(file), "split": "train"})[0].to_list()
+    for damaged in cache.parent.rglob(name):
+        damaged.write_bytes(damaged.read_bytes()[:100])
+    assert read_rows({"path": str(file), "split": "train"})[0].to_list() == rows
+    assert f"the cache of `datasets` in {cache.parent} is damaged" in capsys.readouterr().err

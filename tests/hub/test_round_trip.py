@@ -139,9 +139,15 @@ def test_hfkit_loads_models_from_an_unreliable_hub_into_an_empty_cache(
 def test_pulled_models_load_offline(shared, made, folder, rows, cid):
     for name in ("bob/ppo", "bob/reward", "ann/merged"):
         out = folder / "pulled" / name.split("/")[1]
+        earlier = out.parent / f".{out.name}.0123456789ab.pulling"  # of another commit, interrupted
+        (earlier / "base").mkdir(parents=True)
         ran = cid.hfkit("pull", name, out)
         assert ran.status == 0, ran.stderr
         assert not [*out.parent.glob(".*"), *out.glob(".*")]
+        weights = next(out.glob("*.safetensors")).stat()
+        ran = cid.hfkit("pull", name, out)
+        assert ran.status == 0 and f"is in {out} already" in ran.stdout
+        assert next(out.glob("*.safetensors")).stat() == weights
         # this process is offline, and its sockets are blocked
         assert np.array_equal(logits_here(out, rows), logits_here(made[out.name], rows))
 

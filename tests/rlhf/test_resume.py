@@ -10,7 +10,7 @@ import torch
 from interruption import START, assert_same_run, assert_same_tensors, assert_same_values, curves, stopped_copy
 from safetensors.torch import load_file
 
-from hfkit.core.files import read_json_mapping
+from hfkit.core.files import read_json_mapping, write_json
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 from hfkit.training.run import checkpoint_fault, last_complete_checkpoint
@@ -74,8 +74,13 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
 def test_pain_08_three_updates_and_three_are_six(run_stage, whole, tmp_path, name):
     done, changes = whole(name)
     folder = stopped_copy(done, tmp_path / "stopped", 3)
+    state = read_json_mapping(folder / "checkpoint-3" / "ppo_state.json")
+    state["kept"]["seconds"] = 1000.0
+    write_json(folder / "checkpoint-3" / "ppo_state.json", state)
     run_stage("ppo", folder, **changes, resume_from_checkpoint=True)
-    assert read_record(folder)["resumed_from"] == "checkpoint-3"
+    record = read_record(folder)
+    assert record["resumed_from"] == "checkpoint-3"
+    assert 1000 < record["train_seconds"] <= record["wall_seconds"] < 1100
     assert_same_run(folder, done)
     last = last_complete_checkpoint(folder).name
     assert last > "checkpoint-3"

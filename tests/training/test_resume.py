@@ -7,9 +7,11 @@ import pytest
 from interruption import assert_same_run, curves, stopped_copy
 
 from hfkit.core.errors import HfkitError
+from hfkit.records.record import read_record
 
 STAGES = ["pretrain", "sft", "reward"]
 CHANGES = {"save_total_limit": None, "eval_strategy": "steps", "eval_steps": 2, "test_split_size": 8, "max_steps": 6}
+CHANGES |= {"logging_steps": 2}  # at step 3 half of what is logged next is known
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +25,15 @@ def whole(run_stage, tmp_path_factory):
 @pytest.mark.parametrize("stage", STAGES)
 def test_resumed_is_uninterrupted_bit_for_bit(run_stage, whole, tmp_path, stage, step):
     folder = stopped_copy(whole(stage), tmp_path / "stopped", step)
+    state = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())
+    state["stateful_callbacks"]["KeepsLogs"]["seconds"] = 1000.0
+    (folder / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps(state))
     run_stage(stage, folder, **CHANGES, resume_from_checkpoint=True)
     assert_same_run(folder, whole(stage))
-    assert json.loads((folder / "hfkit.json").read_text())["resumed_from"] == f"checkpoint-{step}"
+    record = read_record(folder)
+    assert record["resumed_from"] == f"checkpoint-{step}"
+    assert 1000 < record["train_seconds"] <= record["wall_seconds"] < 1100
+    assert record["tokens_per_second"] == pytest.approx(record["tokens"] / record["train_seconds"], abs=0.1)
 
 
 def test_a_half_written_checkpoint_is_passed_over(run_stage, whole, tmp_path):

@@ -6,7 +6,6 @@ from typing import TextIO
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import NestedCompleter
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +16,7 @@ from hfkit.config.validation import describe_type
 from hfkit.core.console import debug, printable
 from hfkit.core.errors import HfkitError, nearest
 from hfkit.core.interrupts import catch_interrupts
+from hfkit.core.tables import make_console
 
 QUIT = "/quit"
 COMMANDS = {
@@ -81,7 +81,7 @@ class ChatSession:
     def __init__(self, loaded: LoadedModels, models: list[ChatModel], settings: Settings):
         self.loaded, self.models, self.settings = loaded, models, settings
         self.conversations = [Conversation() for _ in models]
-        self.console = Console(highlight=False)
+        self.console = make_console(highlight=False)
 
     def run(self, stream: TextIO) -> None:
         """Answer messages and run commands until the input ends."""

@@ -6,11 +6,11 @@ card: `hfkit data cards ultrachat`.
 
 from argparse import Namespace
 
-from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Column, Table
 
 from hfkit.config.registry import STAGES
+from hfkit.core.tables import make_console
 from hfkit.data.cards import card_names, load_card
 from hfkit.data.columns import can_read
 from hfkit.data.forms import FORMS
@@ -19,7 +19,7 @@ from hfkit.data.forms import FORMS
 def main(given: Namespace) -> int:
     """Run `hfkit data cards`."""
     if given.name is not None:
-        Console().print(Markdown(load_card(given.name).text))
+        make_console().print(Markdown(load_card(given.name).text))
         return 0
     table = Table(Column("card", no_wrap=True), "form", "stages", "splits", "license", "source")
     for card in map(load_card, card_names()):
@@ -32,8 +32,7 @@ def main(given: Namespace) -> int:
             ", ".join(license) if isinstance(license, list) else license,
             recipe.path,
         )
-    width = None if Console().is_terminal else 200  # lines in a file are not wrapped
-    Console(width=width).print(table)
+    make_console(width=200).print(table)  # lines in a file are not wrapped
     return 0
 
 

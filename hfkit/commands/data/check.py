@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Column, Table
 from transformers import PreTrainedTokenizerBase
 
@@ -19,6 +18,7 @@ from hfkit.commands.data.survey import Survey, count_overlap, surveys_of
 from hfkit.config.registry import STAGES
 from hfkit.core.console import say, warn
 from hfkit.core.errors import HfkitError
+from hfkit.core.tables import make_console
 from hfkit.data.faults import Fault
 from hfkit.data.forms import FORMS
 from hfkit.models.tokenizers import load_tokenizer
@@ -41,7 +41,7 @@ def main(given: Namespace) -> int:
             surveys.append(survey)
             label = f"{stage} {survey.split}: {survey.name}"
             say("\n  ".join([f"\n{label}", *survey_lines(survey)]))
-            Console().print(histogram(survey))
+            make_console().print(histogram(survey))
             problems += [f"{label}: {problem}" for problem in threshold_problems(survey, config, given)]
         rows = sum(survey.rows for survey in surveys if survey.split != "test")
         shared = count_overlap(config, surveys)

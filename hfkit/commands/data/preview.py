@@ -8,13 +8,13 @@ same flags. `--lost` shows rows that are dropped, cut or faulty instead of the f
 from argparse import Namespace
 from itertools import accumulate, groupby
 
-from rich.console import Console
 from rich.text import Text
 
 from hfkit.commands.data.check import stages_to_check
 from hfkit.commands.data.survey import SPLITS, load_source
 from hfkit.core.console import printable, say
 from hfkit.core.errors import HfkitError
+from hfkit.core.tables import make_console
 from hfkit.data.chat_template import encode_prompt
 from hfkit.data.conversions import prompt_of
 from hfkit.data.encoding import PARTS
@@ -28,7 +28,7 @@ SHOWN_CHARACTERS = 2_000  # of a dropped row
 
 def main(given: Namespace) -> int:
     """Run `hfkit data preview`."""
-    console = Console(no_color=given.no_color or None, soft_wrap=True)
+    console = make_console(no_color=given.no_color or None, soft_wrap=True)
     marks = console.no_color or not console.is_terminal
     key = next(key for key, split in SPLITS.items() if split == given.split)
     entries, shown, dropped = 0, 0, ""

@@ -20,10 +20,10 @@ from hfkit.commands.export.gguf_file import MERGE_DTYPES, export_gguf
 from hfkit.commands.export.job import ExportJob
 from hfkit.commands.export.modelfile import export_ollama
 from hfkit.commands.export.vllm import DTYPES_SERVED, export_vllm
-from hfkit.commands.merge import load_adapter_tokenizer, mergeable_source
+from hfkit.commands.merge import inputs_hash, load_adapter_tokenizer, mergeable_source
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, HfkitError, Problem
-from hfkit.core.files import require_free_folder
+from hfkit.core.files import file_hash, read_json_mapping, require_free_folder, write_json
 from hfkit.core.staging import staged_folder
 from hfkit.models.loading import is_classifier
 from hfkit.models.stored_weights import require_stored
@@ -31,6 +31,8 @@ from hfkit.models.tokenizers import read_tokenizer
 from hfkit.records.base import stored_quantization
 from hfkit.records.source import Source
 
+EXPORT = "export.json"
+"""By this file the same command knows that an export is done: the hash of its inputs, and the sizes of its files."""
 EXPORTERS = {"gguf": export_gguf, "ollama": export_ollama, "vllm": export_vllm}
 
 
@@ -48,7 +50,8 @@ def export(
 
     Args:
         model: folder or Hub id of a model or of an adapter.
-        out: a folder that does not exist or is empty; it is written whole or not at all.
+        out: a folder that does not exist or is empty; it is written whole or not at all. One that holds the same export
+            is left as it is.
         format: "gguf", "ollama" or "vllm".
         dtype: "f32", "f16", "bf16" or, of a GGUF, "q8_0". The default is f16 for a GGUF, and bf16 for a merged model.
         adapter: whether vLLM serves an adapter beside its base, in place of a merged model.
@@ -63,18 +66,33 @@ def export(
     out = Path(out)
     if problems := argument_problems(out, format, dtype, adapter, converter):
         raise ConfigError(problems, "the command line")
-    require_free_folder(out)
+    before = read_json_mapping(out / EXPORT) or {}
+    if "inputs_sha256" not in before:
+        require_free_folder(out)
     script = None if format == "vllm" else find_converter(converter)
     source = Source.of(str(model), revision, base)
     require_exportable(source, adapter)
     if source.adapter is not None and not adapter:
         mergeable_source(source.path, source.revision, base)
     tokenizer = load_adapter_tokenizer(source) if source.adapter else read_tokenizer(source.path, source.revision)
+    script_hash = file_hash(script) if script else None
+    inputs = inputs_hash(source, tokenizer, format, dtype, adapter, out.absolute().name, script_hash)
+    if before == {"inputs_sha256": inputs, "files": file_sizes(out)}:
+        say(f"export: already done in {out}")
+        return out
+    require_free_folder(out)
     job = ExportJob(source, tokenizer, out.absolute().name, out, dtype, base, adapter, script)
     with staged_folder(out, "exporting") as folder:
         EXPORTERS[format](job, folder)
+        write_json(folder / EXPORT, {"inputs_sha256": inputs, "files": file_sizes(folder)})
     say(f"export: done, in {out}")
     return out
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Return the sizes in bytes of the files of an export, by name."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != EXPORT)
+    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
 
 
 def argument_problems(out: Path, format: str, dtype: str | None, adapter: bool, converter: str | None) -> list[Problem]:

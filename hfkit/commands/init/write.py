@@ -41,7 +41,12 @@ def write_pipeline(folder: Path, settings: dict[str, StageSettings], title: str,
 def write_new(path: Path, text: str) -> None:
     """Write a file that does not exist yet."""
     with path.open("x", encoding="utf-8") as file:
-        file.write(text)
+        try:
+            file.write(text)
+            file.flush()
+        except OSError:  # a full disk
+            path.unlink()
+            raise
 
 
 def yaml_line(item: tuple[str, Setting]) -> str:

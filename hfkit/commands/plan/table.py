@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Column, Table
 
 from hfkit.commands.plan.advice import Remedy
 from hfkit.commands.plan.steps import StepsPlan
+from hfkit.core.tables import make_console
 from hfkit.training.memory.checkpointing import Checkpointing
 from hfkit.training.memory.device import Device
 from hfkit.training.memory.peak import MemoryPlan
@@ -27,7 +27,7 @@ class PlanRow:
 
 def print_plans(plans: list[PlanRow], device: Device, in_pipeline: bool) -> None:
     """Print memory, then steps and disk, then what was chosen for the device, then flags for what does not fit."""
-    console = Console(width=None if Console().is_terminal else 140, highlight=False)
+    console = make_console(width=140, highlight=False)
     console.print(memory_table(plans, device))
     console.print(steps_table(plans))
     for plan in plans:

@@ -14,7 +14,9 @@ from hfkit.commands.report.gather import gather
 from hfkit.commands.report.page import render
 from hfkit.core.console import say
 from hfkit.core.errors import HfkitError, reason
+from hfkit.core.explain_errors import explain_file_error
 from hfkit.core.files import write_text
+from hfkit.core.temporary import remove_leftovers
 
 
 def write_report(folder: str | Path) -> Path:
@@ -27,9 +29,11 @@ def write_report(folder: str | Path) -> Path:
     try:
         gathered = gather(folder)
         (folder / "report").mkdir(exist_ok=True)
+        remove_leftovers(folder)
         write_text(folder / "report.html", render(gathered, FigureWriter(folder / "report")))
     except OSError as error:
-        raise HfkitError(f"the report cannot be written into {folder}: {reason(error)}") from error
+        explained = explain_file_error(error, folder)
+        raise explained or HfkitError(f"the report cannot be written into {folder}: {reason(error)}") from error
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise HfkitError(f"a record in {folder} is not as hfkit writes it: {reason(error)}") from error
     return folder / "report.html"

@@ -7,18 +7,15 @@ from pathlib import Path
 from jinja2 import Environment, TemplateSyntaxError
 
 from hfkit.core.errors import Problem, reason
+from hfkit.core.names import folder_name_fault
 from hfkit.data.built_in_templates import BUILT_IN_TOKENS
 
 
 def folder_problems(config) -> list[Problem]:
     """Return problems of an output folder that cannot be created or written to."""
     path = Path(config.output_dir)
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a null byte
-        return [Problem("output_dir", config.output_dir, f"not the name of a folder: {reason(error)}")]
+    if fault := folder_name_fault(path):
+        return [Problem("output_dir", config.output_dir, fault)]
     existing = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
     if config.output_dir and os.path.isdir(existing) and os.access(existing, os.W_OK):
         return []

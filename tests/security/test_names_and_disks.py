@@ -1,0 +1,78 @@
+"""Names that file systems take and libraries do not, and the other way round; disks and caches that fail."""
+
+import json
+import os
+import shutil
+
+import pytest
+from conftest import write_rows
+
+pytestmark = pytest.mark.hostile("names and disks")
+ROWS = [{"text": f"Ann likes {colour}."} for colour in ("red", "blue", "green")] * 9
+TOKENIZER = ("--vocab_size=300", "--datasets")
+
+
+@pytest.fixture
+def rows(tmp_path) -> str:
+    return write_rows(tmp_path / "rows.jsonl", ROWS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("a\nb\t ", id="line break"),
+        pytest.param("--config", id="dashes"),
+        pytest.param("100%s%(x)d{y}$HOME", id="formats"),
+        pytest.param("[red]a[/][/]*?:smile:", id="markup"),
+        pytest.param("'a' \"b\" `c` \\", id="quotes"),
+        pytest.param("run@v1", id="revision"),
+        pytest.param("m" * 255, id="longest"),
+    ],
+)
+def test_unusual_names_work(attack, tmp_path, rows, name):
+    ran = attack("tokenizer", f"--output_dir={name}", *TOKENIZER, rows)
+    assert ran.status == 0 and f"in {name}" in ran.output
+    assert (tmp_path / name / "tokenizer.json").is_file()
+    ran = attack("push", f"./{name}", "me/x", "--dry_run")
+    assert ran.status == 0 and "tokenizer.json" in ran.output
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        pytest.param("x" * 256, "File name too long", id="long name"),
+        pytest.param("ä" * 200, "File name too long", id="long in bytes"),
+        pytest.param("/".join(["d" * 200] * 25), "File name too long", id="long path"),
+        pytest.param("/".join(["d" * 99] * 40)[:3950], "choose one below 3,840", id="no room for files"),
+        pytest.param("a\0b", "null byte", id="null byte"),
+        pytest.param("run-\udcff", "not UTF-8", id="not UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["tokenizer", "merge"])
+def test_names_that_cannot_be_written_are_refused(attack, tmp_path, rows, verb, name, reason):
+    given = [f"--output_dir={name}", *TOKENIZER, rows] if verb == "tokenizer" else ["adapter", name]
+    before = {*tmp_path.iterdir()}
+    ran = attack(verb, *given)
+    assert ran.status in (1, 2) and reason in ran.output
+    assert {*tmp_path.iterdir()} - before == {tmp_path / "output.txt"}
+
+
+def test_a_yaml_with_a_name_that_is_not_utf8_is_refused(attack, tmp_path):
+    (tmp_path / "config.yaml").write_text(json.dumps({"output_dir": "a\ud800", "datasets": "rows.jsonl"}))
+    ran = attack("tokenizer", "config.yaml")
+    assert ran.status == 2 and "output_dir: 'a\\ud800' -> not UTF-8" in ran.output
+
+
+def test_a_folder_that_is_not_utf8_is_refused(attack, tmp_path, rows):
+    folder = tmp_path / "cwd-\udcff"
+    folder.mkdir()
+    ran = attack("tokenizer", "--output_dir=out", *TOKENIZER, rows, folder=folder)
+    assert ran.status == 1 and "the path of the current folder" in ran.output and not (folder / "out").exists()
+
+
+def test_a_model_in_a_folder_that_is_not_utf8_is_refused(attack, tmp_path, sft_dir):
+    """The link is a name as any other; what it leads to is not."""
+    shutil.copytree(sft_dir, tmp_path / "bytes-\udcff")
+    os.symlink(tmp_path / "bytes-\udcff", tmp_path / "link")
+    ran = attack("merge", "link", "out")
+    assert ran.status == 1 and "not UTF-8" in ran.output and not (tmp_path / "out").exists()
