@@ -16,7 +16,7 @@ MAX_KEY_LENGTH = "HFKIT_MAX_KEY_LENGTH"
 MAX_UNPACKED_RATIO = "HFKIT_MAX_UNPACKED_RATIO"
 MAX_YAML_BYTES = "HFKIT_MAX_YAML_BYTES"
 MAX_YAML_VALUES = "HFKIT_MAX_YAML_VALUES"
-MAX_JSON_BYTES = "HFKIT_MAX_JSON_BYTES"
+MAX_TEXT_BYTES = "HFKIT_MAX_TEXT_BYTES"
 DEFAULTS = {
     MAX_DEPTH: 100,
     MAX_ROW_BYTES: 16 << 20,
@@ -25,11 +25,12 @@ DEFAULTS = {
     MAX_UNPACKED_RATIO: 100,
     MAX_YAML_BYTES: 1 << 20,
     MAX_YAML_VALUES: 100_000,
-    MAX_JSON_BYTES: 256 << 20,
+    MAX_TEXT_BYTES: 256 << 20,
 }
 """The limits: lists and objects within each other in JSON and YAML; bytes of a row, a line or a value of a column;
 columns and fields of all rows; characters of a key; the size of an unpacked file as a multiple of the packed one; bytes
-of a YAML file or of a card's front matter; values in it, aliases followed; bytes of a JSON file that is no data."""
+of a YAML file or of a card's front matter; values in it, aliases followed; bytes of a card or of a JSON file that is no
+data."""
 
 
 class UnsafeFileError(HfkitError, ValueError):
