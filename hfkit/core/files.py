@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hfkit.core.errors import HfkitError
-from hfkit.core.limits import MAX_TEXT_BYTES, exceeded, limit_of, parse_json
+from hfkit.core.limits import MAX_TEXT_BYTES, exceeded, limit_of, load_json
 
 RECORD = "hfkit.json"  # the record of a run, in its folder
 
@@ -53,7 +53,7 @@ def read_text(path: Path) -> str:
 def read_json_mapping(path: Path) -> dict | None:
     """Return the mapping in a JSON file; None if there is no file, or no mapping in it, or it exceeds a limit."""
     try:
-        content = parse_json(read_text(path)) if path.is_file() else None
+        content = load_json(read_text(path)) if path.is_file() else None
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

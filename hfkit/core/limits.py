@@ -5,7 +5,7 @@ Each limit is an environment variable, so that it can be raised for a file that 
 
 import json
 import os
-from collections.abc import Sized
+from typing import Any
 
 from hfkit.core.errors import HfkitError
 
@@ -63,7 +63,7 @@ def too_deep() -> LimitError:
     return exceeded(MAX_DEPTH, "its values are nested", "levels deep")
 
 
-def parse_json(text: str) -> object:
+def load_json(text: str) -> Any:
     """Return the value of JSON text of unknown origin.
 
     Raises:
@@ -82,9 +82,9 @@ def check_depth(text: str, value: object) -> None:
     limit = limit_of(MAX_DEPTH)
     if text.count("[") + text.count("{") <= limit:
         return
-    level: list[Sized] = [value] if isinstance(value, (dict, list)) else []
+    level: list = [value] if isinstance(value, (dict, list)) else []
     for _ in range(limit):
-        inner = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]  # type: ignore[attr-defined]
+        inner = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]
         level = [item for item in inner if isinstance(item, (dict, list))]
         if not level:
             return
