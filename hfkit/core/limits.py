@@ -17,7 +17,7 @@ MAX_UNPACKED_RATIO = "HFKIT_MAX_UNPACKED_RATIO"
 MAX_YAML_BYTES = "HFKIT_MAX_YAML_BYTES"
 MAX_YAML_VALUES = "HFKIT_MAX_YAML_VALUES"
 MAX_TEXT_BYTES = "HFKIT_MAX_TEXT_BYTES"
-DEFAULTS = {
+LIMITS = {
     MAX_DEPTH: 64,
     MAX_ROW_BYTES: 16 << 20,
     MAX_COLUMNS: 10_000,
@@ -47,7 +47,7 @@ def limit_of(name: str) -> int:
     Raises:
         HfkitError: the variable is no whole number above 0.
     """
-    given = os.environ.get(name, str(DEFAULTS[name]))
+    given = os.environ.get(name, str(LIMITS[name]))
     if not given.isascii() or not given.isdigit() or int(given) < 1:
         raise HfkitError(f"{name}: {given!r} -> expected a whole number above 0")
     return int(given)

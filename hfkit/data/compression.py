@@ -15,7 +15,7 @@ from hfkit.core.limits import MAX_UNPACKED_RATIO, UnsafeFileError, exceeded, lim
 TEXT_BUILDERS = ("json", "csv", "text")
 SMALL = 64 << 20
 """Bytes that any compressed file may hold: a few rows, written often, become a small file."""
-BLOCK = 1 << 20
+READ_BYTES = 1 << 20
 PACKED = (
     b"\x1f\x8b",
     b"PK\x03\x04",
@@ -67,7 +67,7 @@ def copy_within(limit: int, packed, file) -> None:
     Raises:
         LimitError: it has more bytes than `limit`.
     """
-    while block := packed.read(BLOCK):
+    while block := packed.read(READ_BYTES):
         limit -= len(block)
         if limit < 0:
             raise exceeded(MAX_UNPACKED_RATIO, "it unpacks to", "times its size")

@@ -28,7 +28,7 @@ CACHE = "cache"
 """The builder that finds a data set of the Hub in the cache, without a connection."""
 DECLARATIONS = ("README.md", ".huggingface.yaml")
 """The files in which a data set declares its files; in the first one, as front matter."""
-STATE, SPLITS = "state.json", "dataset_dict.json"
+STATE, SAVED_SPLITS = "state.json", "dataset_dict.json"
 
 
 @cache
@@ -127,7 +127,7 @@ def check_files(folder: Path, files: Iterable[str | Path]) -> None:
 
 def check_saved(folder: Path) -> None:
     """Raise an UnsafeFileError if a data set that `save_to_disk` wrote names files outside of its folder."""
-    splits = (read_json_mapping(folder / SPLITS) or {}).get("splits")
+    splits = (read_json_mapping(folder / SAVED_SPLITS) or {}).get("splits")
     if splits is not None:
         names = [*texts_in(splits)]
         parts = [folder / name for name in names]
