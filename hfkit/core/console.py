@@ -10,6 +10,8 @@ from typing import Any, TextIO, cast
 
 from hfkit.core.masking import mask_secrets
 
+LONGEST_MESSAGE = 20_000
+"""Characters of a message; one with all problems of a config has a few thousand."""
 KEPT = "\n\t\u200c\u200d"
 """Control characters that text has: line breaks, tabs and the joiners within letters and emoji."""
 LAYOUT = re.compile(r"(\r|\x1b\[[0-9;]*[mABCDGK]|\x1b\[\?25[lh])")
@@ -71,7 +73,12 @@ def printable_line(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Return a message as it may be printed or stored: `printable`, and without secrets."""
+    """Return a message as it may be printed or stored: `printable`, without secrets, and not endless.
+
+    The middle of a text with more than `LONGEST_MESSAGE` characters becomes dots: it quotes what others wrote.
+    """
+    if len(text) > LONGEST_MESSAGE:
+        text = f"{text[: LONGEST_MESSAGE // 2]} ... {text[-LONGEST_MESSAGE // 2 :]}"
     return printable(mask_secrets(text))
 
 

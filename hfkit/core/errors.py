@@ -92,9 +92,14 @@ class ConfigError(HfkitError):
 
 
 def reason(error: BaseException) -> str:
-    """Return the type and first line of an error, or of the one at the root of its chain of causes."""
+    """Return the type and first line of an error, or of the one at the root of its chain of causes.
+
+    The message of an HfkitError says all.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, HfkitError):
+        return mask_secrets(str(error))
     lines = [line.strip() for line in mask_secrets(str(error)).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

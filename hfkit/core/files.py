@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hfkit.core.errors import HfkitError
+from hfkit.core.limits import MAX_TEXT_BYTES, exceeded, limit_of, load_json
 from hfkit.core.names import folder_name_fault
 from hfkit.core.temporary import temporary_path
 
@@ -41,10 +42,25 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a file of unknown origin that is not data: a card, or JSON.
+
+    Raises:
+        LimitError: it is too large.
+        OSError, UnicodeDecodeError: it cannot be read.
+    """
+    limit = limit_of(MAX_TEXT_BYTES)
+    with path.open("rb") as file:
+        content = file.read(limit + 1) if os.fstat(file.fileno()).st_size <= limit else None
+    if content is None or len(content) > limit:
+        raise exceeded(MAX_TEXT_BYTES, "it has", "bytes")
+    return content.decode("utf-8")
+
+
 def read_json_mapping(path: Path) -> dict | None:
-    """Return the mapping in a JSON file; None if there is no file, or no mapping in it."""
+    """Return the mapping in a JSON file; None if there is no file, or no mapping in it, or it exceeds a limit."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(read_text(path)) if path.is_file() else None
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

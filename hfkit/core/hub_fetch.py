@@ -31,17 +31,17 @@ def call_if_online(call, *args, **kwargs):
     return with_retries(attempt)
 
 
-def fetch_file(repo_id: str, name: str, revision: str = "main") -> Path | None:
-    """Return a file of a model repository in the cache; None if the repository, or offline the cache, has no such file.
+def fetch_file(repo_id: str, name: str, revision: str = "main", repo_type: str = "model") -> Path | None:
+    """Return a file of a repository in the cache; None if the repository, or offline the cache, has no such file.
 
     Raises:
         HubError: no such repository or revision, an invalid name, or the Hub answers with errors.
     """
     repo_id, revision = split_revision(repo_id, revision)
     try:
-        file = call_if_online(hf_hub_download, repo_id, name, revision=revision)
+        file = call_if_online(hf_hub_download, repo_id, name, revision=revision, repo_type=repo_type)
     except NOT_FOUND as error:
-        raise HubError(f"{repo_id} is neither a folder nor a model on the Hub: {reason(error)}") from error
+        raise HubError(f"{repo_id} is neither a folder nor a {repo_type} on the Hub: {reason(error)}") from error
     except hub_errors.EntryNotFoundError:
         return None
     return Path(file) if file else None

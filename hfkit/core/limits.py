@@ -5,7 +5,7 @@ Each limit is an environment variable, so that it can be raised for a file that 
 
 import json
 import os
-from collections.abc import Sized
+from typing import Any
 
 from hfkit.core.errors import HfkitError
 
@@ -16,20 +16,21 @@ MAX_KEY_LENGTH = "HFKIT_MAX_KEY_LENGTH"
 MAX_UNPACKED_RATIO = "HFKIT_MAX_UNPACKED_RATIO"
 MAX_YAML_BYTES = "HFKIT_MAX_YAML_BYTES"
 MAX_YAML_VALUES = "HFKIT_MAX_YAML_VALUES"
-MAX_JSON_BYTES = "HFKIT_MAX_JSON_BYTES"
-DEFAULTS = {
-    MAX_DEPTH: 100,
+MAX_TEXT_BYTES = "HFKIT_MAX_TEXT_BYTES"
+LIMITS = {
+    MAX_DEPTH: 64,
     MAX_ROW_BYTES: 16 << 20,
     MAX_COLUMNS: 10_000,
     MAX_KEY_LENGTH: 1_000,
     MAX_UNPACKED_RATIO: 100,
     MAX_YAML_BYTES: 1 << 20,
     MAX_YAML_VALUES: 100_000,
-    MAX_JSON_BYTES: 256 << 20,
+    MAX_TEXT_BYTES: 256 << 20,
 }
 """The limits: lists and objects within each other in JSON and YAML; bytes of a row, a line or a value of a column;
 columns and fields of all rows; characters of a key; the size of an unpacked file as a multiple of the packed one; bytes
-of a YAML file or of a card's front matter; values in it, aliases followed; bytes of a JSON file that is no data."""
+of a YAML file or of a card's front matter; values in it, aliases followed; bytes of a card or of a JSON file that is no
+data."""
 
 
 class UnsafeFileError(HfkitError, ValueError):
@@ -46,7 +47,7 @@ def limit_of(name: str) -> int:
     Raises:
         HfkitError: the variable is no whole number above 0.
     """
-    given = os.environ.get(name, str(DEFAULTS[name]))
+    given = os.environ.get(name, str(LIMITS[name]))
     if not given.isascii() or not given.isdigit() or int(given) < 1:
         raise HfkitError(f"{name}: {given!r} -> expected a whole number above 0")
     return int(given)
@@ -62,7 +63,7 @@ def too_deep() -> LimitError:
     return exceeded(MAX_DEPTH, "its values are nested", "levels deep")
 
 
-def parse_json(text: str) -> object:
+def load_json(text: str) -> Any:
     """Return the value of JSON text of unknown origin.
 
     Raises:
@@ -81,9 +82,9 @@ def check_depth(text: str, value: object) -> None:
     limit = limit_of(MAX_DEPTH)
     if text.count("[") + text.count("{") <= limit:
         return
-    level: list[Sized] = [value] if isinstance(value, (dict, list)) else []
+    level: list = [value] if isinstance(value, (dict, list)) else []
     for _ in range(limit):
-        inner = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]  # type: ignore[attr-defined]
+        inner = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]
         level = [item for item in inner if isinstance(item, (dict, list))]
         if not level:
             return

@@ -1,14 +1,30 @@
 """Reads YAML safely and strictly: duplicate keys and unreadable files are reported as problems."""
 
 import re
+from pathlib import Path
 
 import yaml
 
-from hfkit.core.errors import Problem
+from hfkit.core.errors import Problem, reason
+from hfkit.core.files import read_text
+from hfkit.core.limits import (
+    MAX_DEPTH,
+    MAX_YAML_BYTES,
+    MAX_YAML_VALUES,
+    UnsafeFileError,
+    exceeded,
+    limit_of,
+    too_deep,
+)
+
+FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
+"""A card's metadata; what `huggingface_hub` takes for it, and some more."""
 
 
 class StrictLoader(yaml.SafeLoader):
     """A safe YAML loader that reports duplicate keys.
+
+    A few lines of aliases can stand for billions of values: it counts them, and refuses too many.
 
     It reads `1e-4` as a number (YAML 1.1 wants `1.0e-4`), and a date as text: JSON, which the record is, has no dates.
     """
@@ -16,6 +32,31 @@ class StrictLoader(yaml.SafeLoader):
     def __init__(self, stream):
         super().__init__(stream)
         self.problems: list[Problem] = []
+        self.depth, self.max_depth = 0, limit_of(MAX_DEPTH)
+
+    def compose_node(self, parent, index):
+        """Compose a node.
+
+        Raises:
+            LimitError: it is nested too deeply.
+        """
+        self.depth += 1
+        if self.depth > self.max_depth:
+            raise too_deep()
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def get_single_node(self):
+        """Compose the document.
+
+        Raises:
+            LimitError: it holds too many values once its aliases are followed, or itself.
+        """
+        node = super().get_single_node()
+        if node is not None and count_values(node, {}) > limit_of(MAX_YAML_VALUES):
+            raise exceeded(MAX_YAML_VALUES, "with its aliases it holds", "values")
+        return node
 
     def construct_document(self, node):
         self.report_duplicates(node, "")
@@ -42,18 +83,87 @@ class StrictLoader(yaml.SafeLoader):
 
 
 StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
 StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", StrictLoader.construct_date)
 
 
+def count_values(node: yaml.Node, counted: dict[int, int]) -> int:
+    """Return how many values a node holds, aliases followed.
+
+    Args:
+        counted: values of the nodes that were counted, by their ids.
+
+    Raises:
+        ValueError: a node holds itself.
+    """
+    if id(node) in counted:
+        if not counted[id(node)]:
+            raise ValueError(f"the anchor on line {node.start_mark.line + 1} holds itself")
+        return counted[id(node)]
+    counted[id(node)] = 0
+    if isinstance(node, yaml.MappingNode):
+        total = sum(count_values(one, counted) for pair in node.value for one in pair)
+    else:
+        total = sum(count_values(one, counted) for one in node.value) if isinstance(node, yaml.SequenceNode) else 0
+    counted[id(node)] = 1 + total
+    return 1 + total
+
+
+def parse_yaml(text: str) -> object:
+    """Return the value of YAML of unknown origin.
+
+    Raises:
+        ValueError: it is not YAML, or (`LimitError`) exceeds a limit.
+    """
+    if len(text) > limit_of(MAX_YAML_BYTES):
+        raise exceeded(MAX_YAML_BYTES, "its YAML has", "bytes")
+    try:
+        return StrictLoader(text).get_single_data()
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML: {reason(error)}") from error
+
+
+def front_matter(text: str) -> dict:
+    """Return the YAML mapping at the start of a card; {} without one.
+
+    Raises:
+        ValueError: it is not YAML, or (`LimitError`) exceeds a limit.
+    """
+    found = FRONT_MATTER.match(text)
+    content = parse_yaml(f"\n{found[1]}") if found else None  # so that lines are counted from the first one of the card
+    return content if isinstance(content, dict) else {}
+
+
+def read_front_matter(path: Path) -> dict:
+    """Return the YAML mapping at the start of a card's file; {} without one.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    return front_matter(read_text(path))
+
+
+def read_mapping(path: Path) -> dict:
+    """Return the mapping in a YAML file; {} if it is none.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    content = parse_yaml(read_text(path))
+    return content if isinstance(content, dict) else {}
+
+
 def read_yaml(path: str, problems: list[Problem]) -> dict | None:
     """Return the mapping in a YAML file; add a problem and return None if there is none."""
     try:
-        with open(path, encoding="utf-8") as file:
-            loader = StrictLoader(file)
-            given = loader.get_single_data()
+        with open(path, "rb") as file:
+            text = file.read(limit_of(MAX_YAML_BYTES) + 1)
+        if len(text) > limit_of(MAX_YAML_BYTES):
+            raise exceeded(MAX_YAML_BYTES, "it has", "bytes")
+        loader = StrictLoader(text.decode("utf-8"))
+        given = loader.get_single_data()
         problems += loader.problems
         if isinstance(given, dict):
             return given
@@ -63,7 +173,9 @@ def read_yaml(path: str, problems: list[Problem]) -> dict | None:
     except yaml.MarkedYAMLError as error:
         path = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else path
         remedy = f"not valid YAML: {error.problem}"
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
+    except UnsafeFileError as error:
+        remedy = str(error)
+    except (ValueError, yaml.YAMLError) as error:
         remedy = f"not valid YAML: {error}"
     problems.append(Problem("config", path, remedy))
     return None

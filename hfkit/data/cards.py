@@ -1,5 +1,6 @@
 """Read data cards: `data_cards/NAME.md`, dataset cards as on the Hub, whose `hfkit` block says how to load the rows."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,6 +13,9 @@ from hfkit.config.card_names import CARD_FOLDER, TEMPLATE_CARD, card_names
 from hfkit.config.fields import Conversion
 from hfkit.config.validation import check_fields, check_required
 from hfkit.core.errors import ConfigError, HfkitError, Problem, nearest, reason
+from hfkit.core.files import read_text
+from hfkit.core.yaml import front_matter
+from hfkit.data.source_files import builder_problem, check_files, name_problem
 
 # The columns of each form that a card must map.
 REQUIRED_COLUMNS = {
@@ -85,8 +89,10 @@ class Recipe:
             remedy = "give either splits ({our name: name in the data set}) or files ({split: file})"
             problems.append(Problem("hfkit.splits", self.splits, remedy))
         for split, file in self.files.items():
-            if Path(file).is_absolute() or ".." in Path(file).parts:
-                problems.append(Problem(f"hfkit.files.{split}", file, "name a file within `path`"))
+            if remedy := name_problem(file):
+                problems.append(Problem(f"hfkit.files.{split}", file, remedy))
+        if remedy := builder_problem(self.path, bool(self.files)):
+            problems.append(Problem("hfkit.path", self.path, remedy))
         needed, optional = REQUIRED_COLUMNS[self.form], OPTIONAL_COLUMNS.get(self.form, ())
         # This conversion makes the prompt from the other columns.
         made = {"prompt"} if "shared_prompt" in self.convert else set()
@@ -149,7 +155,9 @@ def load_card(name: str) -> Card:
 @cache
 def _load_file(file: Path, *_state: int) -> Card:
     try:
-        card = DatasetCard(file.read_text(encoding="utf-8"))
+        text = read_text(file)
+        front_matter(text)  # it is refused before another reader sees it
+        card = DatasetCard(text)
     except Exception as error:  # the YAML of its front matter can be wrong in many ways
         raise HfkitError(f"the data card {file} cannot be read: {reason(error)}") from error
     block = card.data.to_dict().get("hfkit")
@@ -199,9 +207,12 @@ def split_file(recipe: Recipe, split: str, card: str) -> tuple[Path, str]:
     """Return the file of a card's split, and the split within the file: `test[:10%]` is `train[:10%]` of its file.
 
     Raises:
-        HfkitError: the card has no such split, or several are named.
+        HfkitError: the card has no such split, or several are named, or the file lies outside of the card's folder.
     """
     name, _, part = source_split(recipe, split, card).partition("[")
     if name not in recipe.files:
         raise HfkitError(f"the data card {card} has no split {split!r}: name one of {', '.join(recipe.files)}")
-    return Path(recipe.path) / recipe.files[name], f"train[{part}" if part else "train"
+    file = Path(recipe.path) / recipe.files[name]
+    if os.path.isfile(file):
+        check_files(Path(recipe.path), [file])
+    return file, f"train[{part}" if part else "train"

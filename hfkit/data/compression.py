@@ -5,6 +5,7 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from hfkit.core.file_types import COMPRESSED, file_type, without_compression
 from hfkit.core.files import hash_of, replace_file
@@ -14,7 +15,7 @@ from hfkit.core.temporary import remove_leftovers
 TEXT_BUILDERS = ("json", "csv", "text")
 SMALL = 64 << 20
 """Bytes that any compressed file may hold: a few rows, written often, become a small file."""
-BLOCK = 1 << 20
+READ_BYTES = 1 << 20
 PACKED = (
     b"\x1f\x8b",
     b"PK\x03\x04",
@@ -62,7 +63,7 @@ def copy_within(limit: int, packed, file) -> None:
     Raises:
         LimitError: it has more bytes than `limit`.
     """
-    while block := packed.read(BLOCK):
+    while block := packed.read(READ_BYTES):
         limit -= len(block)
         if limit < 0:
             raise exceeded(MAX_UNPACKED_RATIO, "it unpacks to", "times its size")
@@ -70,14 +71,25 @@ def copy_within(limit: int, packed, file) -> None:
 
 
 def check_unpacked(path: Path) -> Path:
-    """Return the path of a file that is not compressed.
+    """Return the path of a file that is not compressed as a whole, and whose parts are not packed too tightly.
 
     Raises:
         UnsafeFileError: it is, although its name does not say so.
     """
+    if file_type(path) == "parquet":
+        check_parquet(path)
     if file_type(path) in TEXT_BUILDERS:
         with path.open("rb") as file:
             start = file.read(512)
         if start.startswith(PACKED) or start[TAR[0] :].startswith(TAR[1]):
             raise UnsafeFileError(f"its content is compressed: give its name the suffix {' or '.join(COMPRESSED)}")
     return path
+
+
+def check_parquet(path: Path) -> None:
+    """Raise a LimitError if a Parquet file holds far more than its size says, by its own account."""
+    data = pq.read_metadata(path)
+    groups = [data.row_group(index) for index in range(data.num_row_groups)]
+    held = max(sum(group.total_byte_size for group in groups), data.num_rows * data.num_columns)
+    if held > max(SMALL, path.stat().st_size * limit_of(MAX_UNPACKED_RATIO)):
+        raise exceeded(MAX_UNPACKED_RATIO, "it unpacks to", "times its size")

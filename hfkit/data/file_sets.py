@@ -1,6 +1,6 @@
 """Read JSON and CSV files, alone or as those of a data set in a folder or on the Hub, so that text stays as written."""
 
-import re
+import os
 from collections import defaultdict
 from glob import escape
 from pathlib import Path
@@ -8,11 +8,13 @@ from pathlib import Path
 import datasets
 from datasets import Dataset
 
-from hfkit.core.file_types import COMPRESSED, file_type, has_known_suffix
+from hfkit.core.file_types import COMPRESSED, SUFFIXES, file_type, has_known_suffix
+from hfkit.core.limits import UnsafeFileError
 from hfkit.data.compression import unpacked
 from hfkit.data.csv_rows import CSV_OPTIONS, csv_arguments
 from hfkit.data.json_rows import check_lines, exact_rows, json_shape
 from hfkit.data.json_shapes import row_features
+from hfkit.data.source_files import builder_names, builder_problem, check_builder, check_declared
 
 SEPARATORS = (",", "\t")
 """The separators of cells that are read: of `.csv` and of `.tsv` files."""
@@ -60,9 +62,8 @@ def read_data_set(source: dict) -> tuple[Dataset, bool]:
     Raises:
         ValueError: a folder has files of several types.
     """
-    if not source.get("data_files"):
-        check_types_of_files(Path(source["path"]))
-    builder = datasets.load_dataset_builder(**{name: value for name, value in source.items() if name != "split"})
+    source = checked_source(source)
+    builder = open_builder(source)
     name, is_part, part = source["split"].partition("[")
     files, split = (builder.config.data_files or {}).get(name), f"train{is_part}{part}"
     if builder.name == "csv" and files and builder.config.sep in SEPARATORS:
@@ -79,20 +80,46 @@ def read_data_set(source: dict) -> tuple[Dataset, bool]:
     return datasets.load_dataset(**source), False
 
 
-def check_types_of_files(folder: Path) -> None:
-    """Raise a ValueError if a folder has files of several types, of which `datasets` would read one.
+def checked_source(source: dict) -> dict:
+    """Return the arguments of `load_dataset` for a data set whose declarations name no file outside of it.
 
-    The README of a data set may declare which files it has.
+    Raises:
+        UnsafeFileError: they do, or its path is the name of a builder.
+        ValueError: a folder has files of several types.
     """
-    readme, types = folder / "README.md", defaultdict(list)
-    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
-    if not folder.is_dir() or re.search(r"^configs:", text, re.MULTILINE):
+    path, files = source["path"], source.get("data_files")
+    if problem := builder_problem(path, bool(files)):
+        raise UnsafeFileError(f"{path!r}: {problem}")
+    if path in builder_names() and not os.path.exists(path):
+        return source
+    if not check_declared(path, source.get("revision")) and not files:
+        check_types_of_files(Path(path))
+    return source | {"path": os.path.join(".", path)} if path in builder_names() else source  # a folder of this name
+
+
+def open_builder(source: dict) -> datasets.DatasetBuilder:
+    """Return the builder of a data set, whose files lie in it.
+
+    Raises:
+        UnsafeFileError: they do not, or it is another builder than those that are used.
+    """
+    builder = datasets.load_dataset_builder(**{name: value for name, value in source.items() if name != "split"})
+    check_builder(builder, Path(source["path"]) if os.path.isdir(source["path"]) else Path())
+    return builder
+
+
+def check_types_of_files(folder: Path) -> None:
+    """Raise a ValueError if a folder has no file that is read, or several types, of which `datasets` would read one."""
+    types = defaultdict(list)
+    if not folder.is_dir():
         return
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         is_hidden = any(part.startswith(".") for part in name.parts)
-        if has_known_suffix(path.name) and path.name != "dataset_infos.json" and path.is_file() and not is_hidden:
+        if has_known_suffix(path.name) and path.name != "dataset_infos.json" and os.path.isfile(path) and not is_hidden:
             types[file_type(path)].append(str(name))
+    if not types:
+        raise ValueError(f"it has no file that is read: {SUFFIXES}, or one of them and {' or '.join(COMPRESSED)}")
     if len(types) > 1:
         found = ", ".join(names[0] for names in types.values())
         raise ValueError(f"its files are of several types: {found}; name a file, or a folder with files of one type")

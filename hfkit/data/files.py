@@ -25,6 +25,7 @@ from hfkit.data.json_rows import json_shape
 from hfkit.data.json_shapes import row_features
 from hfkit.data.progress import progress_bars
 from hfkit.data.row_sizes import check_sizes
+from hfkit.data.source_files import check_saved, without_decoding
 
 
 def builder_of(path: Path) -> str | None:
@@ -99,6 +100,7 @@ def read_once(source: dict) -> tuple[Dataset, bool]:
         with progress_bars(0):
             rows, is_csv = read_files(kind, [path], split), kind == "csv"
     elif is_saved(path):
+        check_saved(path)
         saved = datasets.load_from_disk(str(path))
         splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
         if split not in splits:
@@ -109,6 +111,7 @@ def read_once(source: dict) -> tuple[Dataset, bool]:
     rows.data.validate(full=True)  # the JSON reader accepts bytes that are not UTF-8
     if not len(rows):
         raise ValueError(f"the split {split!r} has no rows")
+    rows = without_decoding(rows)
     check_sizes(rows)
     return rows, is_csv
 

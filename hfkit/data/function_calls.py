@@ -4,6 +4,8 @@ import json
 
 from datasets import LargeList, List, Value
 
+from hfkit.core.limits import load_json
+
 TOOL_CALLS = List({"type": Value("string"), "function": {"name": Value("string"), "arguments": Value("string")}})
 CALL_ROLE, RESULT_ROLES = "function_call", ("observation", "function_response", "function")
 """The roles of a call of tools, and of its results, in ShareGPT's format; OpenAI's first one has the last role."""
@@ -37,7 +39,7 @@ def parse_calls(text: object) -> list[dict]:
     From any other text comes a call whose arguments are not JSON, for which every stage drops the row.
     """
     try:
-        calls = json.loads(text)
+        calls = load_json(text)
         calls = calls if isinstance(calls, list) else [calls]
         found = [(call["name"], call["arguments"]) for call in calls]
     except (ValueError, TypeError, KeyError):

@@ -16,11 +16,11 @@ from datasets import Dataset, Features, List, Value
 
 from hfkit.core.limits import MAX_COLUMNS, MAX_DEPTH, MAX_ROW_BYTES, LimitError, exceeded, limit_of, too_deep
 from hfkit.data.caching import code_hash
+from hfkit.data.compression import READ_BYTES
 from hfkit.data.json_shapes import add_value, as_written, is_plain, new_shape, row_features
 
 GUESSED_TYPES = ("timestamp", "date", "time", "duration")  # prefixes of the names of types that JSON does not have
 NEXT_VALUE = re.compile(r"\s*")
-BLOCK = 1 << 20
 
 
 def json_shape(paths: list[Path]) -> dict:
@@ -169,7 +169,7 @@ def check_lines(path: Path) -> None:
     """Raise a LimitError if a line of a file is too long."""
     limit, carried = limit_of(MAX_ROW_BYTES), 0
     with path.open("rb") as stream:
-        while block := stream.read(min(limit, BLOCK)):
+        while block := stream.read(min(limit, READ_BYTES)):
             end = block.find(b"\n")
             if carried + (len(block) if end < 0 else end) > limit:
                 size = stream.tell() - len(block) - carried  # of the lines before it
@@ -180,7 +180,7 @@ def check_lines(path: Path) -> None:
 def count_lines(path: Path, size: int) -> int:
     """Return how many lines end in the first `size` bytes of a file."""
     with path.open("rb") as stream:
-        return sum(stream.read(min(BLOCK, size - start)).count(b"\n") for start in range(0, size, BLOCK))
+        return sum(stream.read(min(READ_BYTES, size - start)).count(b"\n") for start in range(0, size, READ_BYTES))
 
 
 def has_row_per_line(path: Path) -> bool:

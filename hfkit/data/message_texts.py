@@ -1,13 +1,13 @@
 """Messages that are given as text: as JSON, or as Python prints them."""
 
 import ast
-import json
 import re
 from collections.abc import Iterator
 
 from datasets import Dataset, List, Value
 
 from hfkit.core.errors import HfkitError
+from hfkit.core.limits import load_json
 from hfkit.data.json_shapes import ROLE_FIELDS
 
 TEXTS = (Value("string"), Value("large_string"))
@@ -46,11 +46,11 @@ def parse_messages(text: str) -> list | None:
     if not text.lstrip().startswith("["):
         return None
     try:
-        found = json.loads(text)
+        found = load_json(text)
     except ValueError:
         try:
             found = ast.literal_eval(text.strip()) if MESSAGES_TEXT.match(text) else []
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: it is nested too deeply
             return None
     is_message = [isinstance(one, dict) and bool({*ROLE_FIELDS} & one.keys()) for one in found]
     return found if is_message and all(is_message) else None

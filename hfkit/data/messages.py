@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable, Iterator
 
+from hfkit.core.limits import load_json
+
 Messages = list[dict]
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """The names of the field of a message that holds its thinking; see `name_reasoning`."""
@@ -157,7 +159,7 @@ def parse_json(text: str, fault: str) -> object:
         RenderError: with `fault`, where the text is not JSON.
     """
     try:
-        return json.loads(text)
+        return load_json(text)
     except ValueError as error:
         raise RenderError(fault) from error
 

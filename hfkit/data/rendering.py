@@ -5,7 +5,6 @@ Text in rows stays text: a message that contains the text of a special token can
 
 import datetime
 import inspect
-import json
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,6 +12,7 @@ from functools import cache
 from jinja2 import Environment, TemplateError, meta
 from transformers import PreTrainedTokenizerBase
 
+from hfkit.core.limits import load_json
 from hfkit.data.messages import Messages, RenderError, iter_strings, map_strings, name_reasoning, with_json_arguments
 
 # Transformers 5.20 and later can tokenize the text of special tokens in messages as plain characters.
@@ -206,7 +206,7 @@ def variables_of(row: dict) -> dict:
     """
     given = row.get(TEMPLATE_KWARGS) or {}
     try:
-        variables = json.loads(given) if isinstance(given, str) else given
+        variables = load_json(given) if isinstance(given, str) else given
     except ValueError:
         variables = None
     if not isinstance(variables, dict):

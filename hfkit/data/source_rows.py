@@ -17,6 +17,7 @@ from hfkit.data.files import builder_of, read_rows
 from hfkit.data.formats import matching_format
 from hfkit.data.progress import progress_bars
 from hfkit.data.recognition import Reading, recognize
+from hfkit.data.source_files import check_files
 from hfkit.data.streams import first_rows, take_rows
 
 NUMERIC_COLUMNS = ("margin", "ranks", "scores")  # all other columns hold text or messages
@@ -114,6 +115,7 @@ def load_arguments(entry: DatasetEntry, recipe: Recipe | None) -> dict:
         return {"path": entry.path, "name": entry.name, "revision": entry.revision, "split": entry.split}
     if recipe.files and Path(recipe.path).is_dir():
         file, split = split_file(recipe, entry.split, entry.card)
+        check_files(Path(recipe.path), [file])
         return {"path": str(file), "split": split}
     split = source_split(recipe, entry.split, entry.card)
     arguments = {"path": recipe.path, "name": recipe.name, "revision": recipe.revision, "split": split}

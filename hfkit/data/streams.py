@@ -12,10 +12,12 @@ from hfkit.data.caching import code_hash
 from hfkit.data.cards import Keep, passes
 from hfkit.data.compression import unpacked
 from hfkit.data.csv_rows import CSV_OPTIONS, cell_value
+from hfkit.data.file_sets import checked_source, open_builder
 from hfkit.data.files import builder_arguments, is_saved, read_error
 from hfkit.data.json_rows import exact_rows, json_shape
 from hfkit.data.messages import iter_strings
 from hfkit.data.progress import progress_bars
+from hfkit.data.source_files import without_decoding
 
 # Rows from which the next one is drawn, because a stream cannot be shuffled as a whole.
 BUFFER = 10_000
@@ -47,8 +49,12 @@ def open_stream(source: dict) -> tuple[dict, datasets.IterableDataset, str, list
             f"{path} has .zst files, which are not streamed from a folder: leave out streaming, or name a file"
         )
     try:
-        arguments = builder_arguments(path) or {name: value for name, value in source.items() if name != "split"}
-        builder = datasets.load_dataset_builder(**arguments)
+        arguments = builder_arguments(path)
+        if arguments is None:
+            arguments = {name: value for name, value in checked_source(source).items() if name != "split"}
+            builder = open_builder(arguments)
+        else:
+            builder = datasets.load_dataset_builder(**arguments)
         if builder.name == "csv" and arguments["path"] != "csv":  # of a data set on the Hub
             arguments |= CSV_OPTIONS
             builder = datasets.load_dataset_builder(**arguments)
@@ -60,7 +66,7 @@ def open_stream(source: dict) -> tuple[dict, datasets.IterableDataset, str, list
         exact = [str(file), shape] if file and exact_rows([file], shape) is not None else None
     except Exception as error:  # the readers raise errors of many types
         raise read_error(path, error) from error
-    return arguments, streams[split], str(builder.cache_dir), exact
+    return arguments, without_decoding(streams[split]), str(builder.cache_dir), exact
 
 
 def first_rows(source: dict) -> Dataset:
@@ -134,7 +140,7 @@ def stream_rows(plan: dict) -> Iterator[dict]:
         path, shape = plan["exact"]
         stream = exact_rows([Path(path)], shape).to_iterable_dataset()
     else:
-        stream = datasets.load_dataset(**plan["source"], split=plan["split"], streaming=True)
+        stream = without_decoding(datasets.load_dataset(**plan["source"], split=plan["split"], streaming=True))
     count, read, left_out = 0, 0, 0
     for row in stream.shuffle(seed=plan["seed"], buffer_size=BUFFER):
         cells = {test.column: cell_value(row[test.column], test.is_numeric) for test in tests if plan["is_csv"]}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import write_text
+from hfkit.core.limits import load_json
 
 
 class ResultsFile:
@@ -23,7 +24,7 @@ class ResultsFile:
         try:
             whole = content[: content.rfind(b"\n") + 1].decode()  # the cut may be within a character
             # not splitlines: JSON does not escape all the characters at which it splits
-            self.known = {line["key"]: line for line in map(json.loads, whole.split("\n")[:-1])}
+            self.known = {line["key"]: line for line in map(load_json, whole.split("\n")[:-1])}
         except (ValueError, TypeError, KeyError) as error:
             raise HfkitError(f"{path} was not written by an evaluation: choose another --output_dir") from error
         if len(whole.encode()) < len(content):

@@ -1,7 +1,8 @@
 """`metrics.jsonl`: the logs of a run, one JSON object per line."""
 
-import json
 from pathlib import Path
+
+from hfkit.core.limits import load_json
 
 METRICS = "metrics.jsonl"
 
@@ -12,7 +13,7 @@ def read_metrics(folder: Path) -> list[dict]:
     path = Path(folder) / METRICS
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            rows.append(load_json(line))
+        except ValueError:
             break
     return rows

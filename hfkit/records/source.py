@@ -1,14 +1,15 @@
 """Where a model is: in a folder or a Hub repository, as a full model or as an adapter with its base."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 
 from hfkit.core.errors import HfkitError
+from hfkit.core.files import read_text
 from hfkit.core.hub_fetch import fetch_file
 from hfkit.core.hub_ids import split_revision
+from hfkit.core.limits import load_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_TYPES: dict[str, tuple[type, ...]] = {
@@ -94,7 +95,7 @@ def read_json(path: str, name: str, revision: str = "main") -> dict | None:
     """
     file = find_file(path, name, revision)
     try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file else None
+        content = load_json(read_text(file)) if file else None
     except ValueError as error:
         raise HfkitError(f"{file} is not JSON: {error}") from error
     if content is not None and not isinstance(content, dict):

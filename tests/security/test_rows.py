@@ -50,6 +50,24 @@ def parquet(**changes) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def parquet_bomb() -> bytes:
+    """Return a Parquet file whose pages unpack to far more than its size."""
+    sink = pa.BufferOutputStream()
+    table = pa.table({"text": [" " * (1 << 20) + str(index) for index in range(100)]})
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False)
+    return sink.getvalue().to_pybytes()
+
+
+def deep_parquet(depth: int) -> bytes:
+    """Return a Parquet file with a column of lists in lists."""
+    kind = pa.int64()
+    for _ in range(depth):
+        kind = pa.list_(kind)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": ["x"], "a": pa.nulls(1, kind)}), sink)
+    return sink.getvalue().to_pybytes()
+
+
 def arrow() -> bytes:
     """Return an Arrow file with rows of text."""
     sink = pa.BufferOutputStream()
@@ -111,6 +129,8 @@ ROWS = "".join(json.dumps({"text": f"Ann likes {number} colours."}) + "\n" for n
         pytest.param("rows.parquet", parquet()[:-30], r"rows\.parquet: ", id="parquet-cut"),
         pytest.param("rows.parquet", overwritten(parquet(), -8, HUGE), r"rows\.parquet: ", id="parquet-lies"),
         pytest.param("rows.parquet", overwritten(parquet(), 4, b"\xff" * 500), r"rows\.parquet: ", id="pages-lie"),
+        pytest.param("rows.parquet", parquet_bomb(), BOMBS, id="parquet-bomb"),
+        pytest.param("rows.parquet", deep_parquet(400), r"rows\.parquet: ", id="deep-parquet"),
         pytest.param("rows.arrow", arrow()[:-200], r"rows\.arrow: ", id="arrow-cut"),
         pytest.param("rows.arrow", overwritten(arrow(), 4, HUGE), r"rows\.arrow: ", id="arrow-lies"),
     ],
@@ -133,7 +153,9 @@ def test_rows_that_attack_are_refused(attack, tmp_path, name, content, message):
         pytest.param(ROWS + '{"text": "\\u001b[2J\\u001b]0;x\\u0007\\u202e"}\n', id="escape-codes-in-a-text"),
         pytest.param(ROWS + '{"text": "x", "n": 123456789012345678901234567890}\n', id="long-numbers"),
         pytest.param(ROWS + '{"text": "' + "x" * 5_000_000 + '"}\n', id="book"),
-        pytest.param(ROWS + nested(60), id="60-lists"),
+        pytest.param(ROWS + nested(62), id="62-lists"),
+        pytest.param(ROWS + objects(62), id="62-objects"),
+        pytest.param(ROWS + objects(31).replace("1", "[" * 31 + "1" + "]" * 31), id="62-levels"),
     ],
 )  # fmt: skip
 def test_odd_rows_are_read(attack, tmp_path, rows):

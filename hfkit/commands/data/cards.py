@@ -10,6 +10,7 @@ from rich.markdown import Markdown
 from rich.table import Column, Table
 
 from hfkit.config.registry import STAGES
+from hfkit.core.console import printable
 from hfkit.core.tables import make_console
 from hfkit.data.cards import card_names, load_card
 from hfkit.data.columns import can_read
@@ -19,7 +20,7 @@ from hfkit.data.forms import FORMS
 def main(given: Namespace) -> int:
     """Run `hfkit data cards`."""
     if given.name is not None:
-        make_console().print(Markdown(load_card(given.name).text))
+        make_console().print(Markdown(printable(load_card(given.name).text)))
         return 0
     table = Table(Column("card", no_wrap=True), "form", "stages", "splits", "license", "source")
     for card in map(load_card, card_names()):

@@ -1,12 +1,12 @@
 """Everything that `hfkit report` shows, read from a folder of runs: records, metrics, evaluations, arenas, samples."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hfkit.config.registry import MERGE, STAGES, StageSpec, spec_of
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD, read_json_mapping
+from hfkit.core.limits import load_json
 from hfkit.records.lineage import family_records
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
@@ -123,7 +123,7 @@ def samples_of(gathered: Gathered) -> list[dict]:
     for run in gathered.runs:
         file, title = run.folder / "samples.jsonl", title_of(run.stage)
         lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
-        rows = [json.loads(line) for line in lines if line]
+        rows = [load_json(line) for line in lines if line]
         if rows:
             return [
                 {"prompt": row["prompt"], "replies": {f"before {title}": row["before"], f"after {title}": row["after"]}}

@@ -17,6 +17,8 @@ from huggingface_hub import RepoCard
 from huggingface_hub.repocard_data import CardData
 
 from hfkit.core.errors import HfkitError, reason
+from hfkit.core.files import read_text
+from hfkit.core.yaml import front_matter
 
 README = "README.md"
 GENERATED = re.compile(r"<!-- hfkit: generated[^\n]*?\[(\w*): ([0-9a-f ]*)\] -->\n.*\n<!-- /hfkit -->", re.DOTALL)
@@ -52,6 +54,7 @@ class ParsedCard:
         """
         text = text.replace("\r\n", "\n").removeprefix("\ufeff")
         try:
+            front_matter(text)  # it is refused before another reader sees it
             card = RepoCard(text if text.startswith("---\n") else f"---\n{{}}\n---\n{text}")
         except (ValueError, yaml.YAMLError) as error:
             raise HfkitError(f"the metadata of {README} cannot be read: {reason(error)}; correct it by hand") from error
@@ -75,7 +78,7 @@ def read_card(folder: Path) -> str | None:
     """
     file = folder / README
     try:
-        return file.read_text(encoding="utf-8") if file.is_file() else None
+        return read_text(file) if file.is_file() else None
     except UnicodeDecodeError as error:
         raise HfkitError(f"{file} cannot be read: {reason(error)}; save it as UTF-8") from error
 

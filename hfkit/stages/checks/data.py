@@ -8,6 +8,7 @@ from hfkit.core.file_types import COMPRESSED, SUFFIXES, file_type, has_known_suf
 from hfkit.core.hub_ids import HUB_ID
 from hfkit.data.cards import recipe_of, source_split, split_file
 from hfkit.data.mixture import BUDGETS
+from hfkit.data.source_files import builder_problem
 from hfkit.stages.checks.rules import broken_rules
 
 
@@ -45,11 +46,15 @@ def entry_path_problems(entry: DatasetEntry) -> list[Problem]:
     """Return problems of an entry's `path`, and of options that have no effect on a file."""
     if entry.path is None:
         return [Problem("path", MISSING, "required: a file, a Hub id, or card: NAME in its place")]
+    if remedy := builder_problem(entry.path, False):
+        return [Problem("path", entry.path, remedy)]
     if not os.path.exists(entry.path):
         if not HUB_ID.match(entry.path):
             return [missing_path_problem(entry.path)]
         missing = Problem("path", entry.path, "no such file", Kind.NO_SUCH_FILE)
         return [missing] if has_known_suffix(entry.path) else []
+    if not os.path.isfile(entry.path) and not os.path.isdir(entry.path):
+        return [Problem("path", entry.path, "neither a file nor a folder")]
     if os.path.isfile(entry.path) and file_type(entry.path) is None:
         compressed = " or ".join(COMPRESSED)
         remedy = f"expected a file that ends in {SUFFIXES}, or in one of them and {compressed}"
@@ -83,7 +88,7 @@ def card_problems(entry: DatasetEntry) -> list[Problem]:
         source_split(recipe, entry.split, entry.card)
     except HfkitError as error:
         return [*problems, Problem("split", entry.split, str(error), keys=("card",))]
-    if HUB_ID.match(recipe.path):
+    if HUB_ID.match(recipe.path) and not os.path.isdir(recipe.path):
         return problems
     if file and not os.path.isfile(file):
         remedy = "no such file; set path to the folder that holds the card's files"

@@ -3,7 +3,6 @@
 `accelerate launch` passes its settings in environment variables, a config in the fields of the trainer's arguments.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -11,6 +10,8 @@ from accelerate.utils import parse_flag_from_env
 
 from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import Problem
+from hfkit.core.files import read_text
+from hfkit.core.limits import load_json
 
 DEEPSPEED, FSDP = "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"
 ZERO_STAGE, DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_ZERO_STAGE", "ACCELERATE_DEEPSPEED_CONFIG_FILE"
@@ -52,7 +53,7 @@ def deepspeed_of_environment() -> dict | str | None:
 def zero_stage(given: dict | str) -> int | None:
     """Return the stage of ZeRO in DeepSpeed's settings, or in the JSON file that has them; None if unknown."""
     try:
-        settings = given if isinstance(given, dict) else json.loads(Path(given).read_text(encoding="utf-8"))
+        settings = given if isinstance(given, dict) else load_json(read_text(Path(given)))
         return int(settings["zero_optimization"]["stage"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,10 +1,10 @@
 """The tokens that a stage computes at once: of a row, and of the largest micro-batch."""
 
-import json
 from pathlib import Path
 
 from hfkit.config.registry import StageSpec
 from hfkit.core.file_types import ROW_PER_LINE, suffix_of
+from hfkit.core.limits import load_json
 from hfkit.data.cards import load_card
 from hfkit.data.files import iter_lines
 from hfkit.training.arguments import max_tokens
@@ -59,7 +59,7 @@ def replies_of_source(entry) -> int:
     if not path.is_file() or suffix_of(path) not in ROW_PER_LINE:
         return 2
     try:
-        replies = json.loads(next(iter_lines(path))).get((entry.columns or {}).get("replies", "replies"))
+        replies = load_json(next(iter_lines(path)).decode()).get((entry.columns or {}).get("replies", "replies"))
     except (OSError, EOFError, ValueError, AttributeError, StopIteration):  # `hfkit data check` reports what is wrong
         return 2
     return len(replies) if isinstance(replies, list) else 2

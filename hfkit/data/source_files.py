@@ -1,0 +1,163 @@
+"""Validate the files that a data set of unknown origin names: they lie in its folder or on the Hub, in known formats.
+
+`datasets` reads what a card or a README says: a URL, a file anywhere on this machine, or, with some builders, code.
+"""
+
+import os
+import pkgutil
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path, PurePath
+
+import datasets
+from datasets import packaged_modules
+
+from hfkit.core.file_types import COMPRESSED, FILE_TYPES, SUFFIXES, has_known_suffix
+from hfkit.core.files import read_json_mapping
+from hfkit.core.hub_fetch import fetch_file
+from hfkit.core.hub_ids import HUB_ID
+from hfkit.core.limits import UnsafeFileError
+from hfkit.core.yaml import read_front_matter, read_mapping
+from hfkit.data.conversions import JSON
+
+BUILDERS = (*dict.fromkeys(FILE_TYPES.values()),)
+"""The builders of `datasets` that are used: they read data, and run none of it."""
+CACHE = "cache"
+"""The builder that finds a data set of the Hub in the cache, without a connection."""
+DECLARATIONS = ("README.md", ".huggingface.yaml")
+"""The files in which a data set declares its files; in the first one, as front matter."""
+STATE, SAVED_SPLITS = "state.json", "dataset_dict.json"
+
+
+@cache
+def builder_names() -> frozenset[str]:
+    """Return the names of all builders that come with `datasets`: as a path, they are no data set's."""
+    return frozenset(module.name for module in pkgutil.iter_modules(packaged_modules.__path__))
+
+
+def builder_problem(path: str, has_files: bool) -> str | None:
+    """Return why a data set's path names a builder that is not used, or None."""
+    if path not in builder_names() or os.path.exists(path) or (path in BUILDERS and has_files):
+        return None
+    return f"the name of a builder of datasets, not of a data set: name its files ({SUFFIXES})"
+
+
+def name_problem(name: str) -> str | None:
+    """Return why a file's name, or a pattern of names, may lead out of its folder and of the Hub, or None."""
+    endpoint = datasets.config.HF_ENDPOINT.rstrip("/")
+    if "::" not in name and name.startswith(("hf://", f"{endpoint}/")):
+        return None
+    if "::" in name or re.match(r"\w[\w+.-]*:/", name):
+        return "a URL of another server than the Hub is not read: download the file, and name it"
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts or name.startswith("~"):
+        return "name a file within `path`"
+    return None
+
+
+def check_declared(path: str, revision: str | None = None) -> bool:
+    """Return whether a data set, in a folder or on the Hub, declares which files it has.
+
+    Raises:
+        UnsafeFileError: files outside of it, or a declaration that is too large.
+    """
+    declares = False
+    for name in DECLARATIONS:
+        file = Path(path) / name
+        if os.path.lexists(path):
+            if not os.path.lexists(file):
+                continue
+            check_files(Path(path), [file])
+        else:
+            file = fetch_file(path, name, revision or "main", repo_type="dataset") if HUB_ID.match(path) else None
+        declared = (read_front_matter(file) if name.endswith(".md") else read_mapping(file)) if file else {}
+        configs = declared.get("configs")
+        declares = declares or bool(configs)
+        for value in names_in(configs):
+            if problem := name_problem(value):
+                raise UnsafeFileError(f"{name}: configs: {value!r} -> {problem.replace('`path`', path)}")
+    return declares
+
+
+def names_in(configs: object) -> Iterator[str]:
+    """Yield the names of files and folders in the `configs` of a data set's declaration."""
+    for config in configs if isinstance(configs, list) else []:
+        for key in ("data_files", "data_dir"):
+            yield from texts_in(config.get(key) if isinstance(config, dict) else None)
+
+
+def texts_in(value: object) -> Iterator[str]:
+    """Yield the texts in lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(item)
+
+
+def check_builder(builder: datasets.DatasetBuilder, folder: Path) -> None:
+    """Raise an UnsafeFileError if a data set is read by another builder than `BUILDERS`, or its files lie outside."""
+    if builder.name not in (*BUILDERS, CACHE):
+        raise UnsafeFileError(f"its files are for the builder {builder.name} of datasets: save them as {SUFFIXES}")
+    files = [str(file) for files in (builder.config.data_files or {}).values() for file in files]
+    for file in files:
+        if not has_known_suffix(file):
+            raise UnsafeFileError(f"{file} is not read: save it as {SUFFIXES}, or one of them and {COMPRESSED[0]}")
+    check_files(folder, [file for file in files if not file.startswith("hf://")])
+
+
+def check_files(folder: Path, files: Iterable[str | Path]) -> None:
+    """Raise an UnsafeFileError if a file is none, or lies outside of a folder once links are followed.
+
+    The folder may be a link itself, and files of a snapshot in the Hub's cache are links to its blobs.
+    """
+    root = folder.resolve()
+    roots = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
+    for file in map(Path, files):
+        try:
+            found = file.resolve(strict=True)
+        except (OSError, RuntimeError):  # a link to nothing, or to itself
+            found = file
+        if not found.is_file():
+            raise UnsafeFileError(f"{file} is not a file")
+        if not any(found.is_relative_to(one) for one in roots):
+            raise UnsafeFileError(f"{file} is a link to a file outside of {folder}: copy the file into the folder")
+
+
+def check_saved(folder: Path) -> None:
+    """Raise an UnsafeFileError if a data set that `save_to_disk` wrote names files outside of its folder."""
+    splits = (read_json_mapping(folder / SAVED_SPLITS) or {}).get("splits")
+    if splits is not None:
+        names = [*texts_in(splits)]
+        parts = [folder / name for name in names]
+    else:
+        names, parts = [], [folder]
+    for part in parts:
+        stored = (read_json_mapping(part / STATE) or {}).get("_data_files")
+        files = [*texts_in(stored)]
+        for name in (*names, *files):
+            if problem := name_problem(name):
+                raise UnsafeFileError(f"{name!r} in {part / STATE} -> {problem.replace('`path`', str(folder))}")
+        check_files(folder, [part / name for name in (STATE, "dataset_info.json", *files)])
+
+
+def without_decoding(rows):
+    """Return the rows of a data set or a stream with images, sounds and the like as they are stored.
+
+    Decoding one would open the file, or the URL, that a row names.
+    """
+    for name, kind in (rows.features or {}).items():
+        if (stored := undecoded(kind)) != kind:
+            rows = rows.cast_column(name, stored)
+    return rows
+
+
+def undecoded(kind):
+    """Return a feature type that decodes nothing but JSON, at any depth."""
+    if isinstance(kind, dict):
+        return {name: undecoded(field) for name, field in kind.items()}
+    if isinstance(kind, (datasets.List, datasets.LargeList)):
+        return replace(kind, feature=undecoded(kind.feature))
+    is_media = getattr(kind, "decode", False) is True and not isinstance(kind, JSON)
+    return replace(kind, decode=False) if is_media else kind
