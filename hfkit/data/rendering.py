@@ -88,7 +88,7 @@ class Template:
             options = {**options, "sanitize_control_tokens": True, "return_dict": False}
             return Rendered(text, tokenizer.apply_chat_template(messages, tools=tools, tokenize=True, **options))
         except UnusableTemplateError as error:
-            raise named_limit(tokenizer, error) from error
+            raise named_fault(tokenizer.name_or_path, error) from error
         except Exception as error:  # a template is code
             raise RenderError(f"the chat template rejects it: {shortened(error)}") from error
 
@@ -105,10 +105,9 @@ class Template:
         return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
 
 
-def named_limit(tokenizer: PreTrainedTokenizerBase, error: UnusableTemplateError) -> UnusableTemplateError:
-    """Return an error with the name of the tokenizer whose chat template it is about."""
-    where = f" of {tokenizer.name_or_path}" if tokenizer.name_or_path else ""
-    return UnusableTemplateError(f"the chat template{where} {with_remedy(error)}")
+def named_fault(path: str, error: UnusableTemplateError) -> UnusableTemplateError:
+    """Return an error with the name of the file or model whose chat template it is about."""
+    return UnusableTemplateError(f"the chat template{f' of {path}' if path else ''} {with_remedy(error)}")
 
 
 def shortened(error: Exception) -> str:
@@ -130,7 +129,7 @@ def reads_parts(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
         try:
             texts.append(tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False))
         except UnusableTemplateError as error:
-            raise named_limit(tokenizer, error) from error
+            raise named_fault(tokenizer.name_or_path, error) from error
         except Exception:  # a template is code
             texts.append("")
     return answer not in texts[0] and answer in texts[1]
@@ -147,7 +146,10 @@ def require_usable(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
     for template in templates_of(tokenizer):
         if fault := template_fault(template):
             raise UnusableTemplateError(f"the chat template of {path} {fault}")
-    reads_parts(tokenizer, repr(tokenizer.chat_template))
+    try:
+        reads_parts(tokenizer, repr(tokenizer.chat_template))
+    except UnusableTemplateError as error:
+        raise named_fault(path, error.__cause__) from error
 
 
 @cache

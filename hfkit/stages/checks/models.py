@@ -146,6 +146,8 @@ def model_tokenizer_problems(config, key: str, path: str, revision: str) -> list
     try:
         cached_tokenizer(path, revision, config.pad_token, chosen)
     except UnusableTemplateError as error:
+        if chosen is not None:
+            return [Problem("chat_template", chosen, str(error))]
         return [Problem(key, path, f"{error}: set chat_template", keys=MODEL_KEYS)]
     except (PadTokenError, TemplateError) as error:
         wrong = "pad_token" if isinstance(error, PadTokenError) else "chat_template"
