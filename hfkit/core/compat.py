@@ -267,3 +267,12 @@ def name_pre_tokenizer(converter: ModuleType, name_of: Callable[[Any], str | Non
             return name
 
     models.TextModel.get_vocab_base_pre = get_vocab_base_pre
+
+
+def set_template_environment(environment: type) -> None:
+    """Make Transformers compile chat templates in this subclass of Jinja's `ImmutableSandboxedEnvironment`.
+
+    transformers 5.23.0: the module makes the environment itself, by the name that it imported, and adds its functions.
+    """
+    templates: Any = import_module("transformers.utils.chat_template_utils")
+    templates.ImmutableSandboxedEnvironment = environment

@@ -41,7 +41,10 @@ def encode_prompt(
     if messages and messages[-1]["role"] == "assistant":
         raise RenderError("with an assistant message at the end of the prompt")
     if tokenizer.chat_template:
-        return Template(tokenizer, tools, variables or {}).render(messages, generation_prompt=True).ids
+        ids = Template(tokenizer, tools, variables or {}).render(messages, generation_prompt=True).ids
+        if messages and not ids:
+            raise RenderError("the chat template writes nothing")
+        return ids
     ids = _tokenize(tokenizer, prompt)
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 

@@ -9,15 +9,19 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 
-from jinja2 import Environment, TemplateError, meta
 from transformers import PreTrainedTokenizerBase
 
+from hfkit.core.console import printable_line
 from hfkit.core.limits import load_json
 from hfkit.data.messages import Messages, RenderError, iter_strings, map_strings, name_reasoning, with_json_arguments
+from hfkit.data.template_limits import UnusableTemplateError, with_remedy
+from hfkit.data.template_source import template_fault, templates_of, variables_in
 
 # Transformers 5.20 and later can tokenize the text of special tokens in messages as plain characters.
 SANITIZES = "sanitize_control_tokens" in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
 MATCHES_NOTHING = r"[^\s\S]"
+REASON = 300
+"""Characters of what a template says that are kept."""
 TEMPLATE_KWARGS = "chat_template_kwargs"
 """The key of a tokenizer's config, of a stage's config and of a row that holds variables of the chat template."""
 
@@ -25,8 +29,7 @@ GIVEN_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", "r
 """Names in templates that Transformers fills in."""
 TODAY = "strftime_now"
 """The function with which templates write today's date; as a variable, a date that it writes in place of today's."""
-GENERATION_TAG = re.compile(r"{%(-?)\s*(?:end)?generation\s*(-?)%}")
-TODAY_CALL = re.compile(TODAY + r"""\(\s*(['"])(.*?)\1\s*\)""")
+TODAY_CALL = re.compile(TODAY + r"""\(\s*(['"])(.{0,200}?)\1\s*\)""")
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,10 @@ class Template:
                 return Rendered(text, self.tokenize(text))
             options = {**options, "sanitize_control_tokens": True, "return_dict": False}
             return Rendered(text, tokenizer.apply_chat_template(messages, tools=tools, tokenize=True, **options))
-        except (TemplateError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise RenderError(f"the chat template rejects it: {error}") from error
+        except UnusableTemplateError as error:
+            raise named_fault(tokenizer.name_or_path, error) from error
+        except Exception as error:  # a template is code
+            raise RenderError(f"the chat template rejects it: {shortened(error)}") from error
 
     def tokenize(self, text: str, literal: str = "") -> list[int]:
         """Return the token ids of text that the template wrote.
@@ -100,6 +105,17 @@ class Template:
         return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
 
 
+def named_fault(path: str, error: UnusableTemplateError) -> UnusableTemplateError:
+    """Return an error with the name of the file or model whose chat template it is about."""
+    return UnusableTemplateError(f"the chat template{f' of {path}' if path else ''} {with_remedy(error)}")
+
+
+def shortened(error: Exception) -> str:
+    """Return what an error says, on one line of at most 300 characters."""
+    text = str(error) or type(error).__name__
+    return printable_line(text[:REASON]) + ("..." if len(text) > REASON else "")
+
+
 def text_part(text: str) -> list[dict]:
     """Return a text as the content of a message in parts."""
     return [{"type": "text", "text": text}]
@@ -112,9 +128,28 @@ def reads_parts(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
     for content in (answer, text_part(answer)):
         try:
             texts.append(tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False))
-        except (TemplateError, LookupError, TypeError, ValueError, AttributeError):
+        except UnusableTemplateError as error:
+            raise named_fault(tokenizer.name_or_path, error) from error
+        except Exception:  # a template is code
             texts.append("")
     return answer not in texts[0] and answer in texts[1]
+
+
+def require_usable(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+    """Validate the chat templates of a tokenizer, and render a first message.
+
+    Raises:
+        UnusableTemplateError: one of them is no Jinja, or exceeds a limit.
+    """
+    if not tokenizer.chat_template:
+        return
+    for template in templates_of(tokenizer):
+        if fault := template_fault(template):
+            raise UnusableTemplateError(f"the chat template of {path} {fault}")
+    try:
+        reads_parts(tokenizer, repr(tokenizer.chat_template))
+    except UnusableTemplateError as error:
+        raise named_fault(path, error.__cause__) from error
 
 
 @cache
@@ -179,21 +214,10 @@ def writes_today(tokenizer: PreTrainedTokenizerBase) -> bool:
         return False
 
 
-def without_generation_tags(template: str) -> str:
-    """Return a chat template without the tags around trained tokens, which other Jinja engines do not know.
-
-    Comments take their places, which render nothing and keep the control of white space.
-    """
-    return GENERATION_TAG.sub(r"{#\1 \2#}", template)
-
-
 def template_variables(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     """Return the names of the variables that users can set in a tokenizer's chat templates."""
-    own = tokenizer.chat_template
-    templates = [*own.values()] if isinstance(own, dict) else [own or ""]
-    environment = Environment(extensions=["jinja2.ext.loopcontrols"])
-    texts = [without_generation_tags(template) for template in templates]
-    found = set().union(*(meta.find_undeclared_variables(environment.parse(text)) for text in texts))
+    texts = templates_of(tokenizer)
+    found = set().union(*map(variables_in, texts))
     today = {TODAY} if any(TODAY in text for text in texts) else set()
     return (found - GIVEN_VARIABLES - {*tokenizer.special_tokens_map}) | today
 

@@ -13,7 +13,8 @@ from hfkit.data.messages import RenderError
 from hfkit.data.rendering import Template, reads_parts, special_token_pattern, text_part
 
 STATEMENT = re.compile(
-    r"{#- system_prompt -#}.*?\[{'role': 'system', 'content': (.*?)}\] \+ messages -%}.*?{{- '' }}", re.DOTALL
+    r"{#- system_prompt -#}.{0,200}?\[{'role': 'system', 'content': (.*?)}\] \+ messages -%}.{0,20}?{{- '' }}",
+    re.DOTALL,
 )
 ASKED, INSTRUCTED = {"role": "user", "content": "Hi"}, {"role": "system", "content": "hfkit7"}
 

@@ -11,8 +11,9 @@ from hfkit.core.errors import HfkitError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import TOKENIZER_FILES
 from hfkit.data.built_in_templates import BUILT_IN_TOKENS, read_built_in, tokens_fault
-from hfkit.data.rendering import TODAY, set_template_kwargs, template_variables, writes_today
+from hfkit.data.rendering import TODAY, require_usable, set_template_kwargs, template_variables, writes_today
 from hfkit.data.system_prompt import set_system_prompt, system_prompt_of
+from hfkit.data.template_limits import UnusableTemplateError, read_template, with_remedy
 from hfkit.records.source import Source, find_file
 
 # Tokens of common vocabularies that never occur in a conversation, in the order of preference for padding.
@@ -56,6 +57,7 @@ def read_tokenizer(
 
     Raises:
         TemplateError: the tokenizer has several templates, and none is the default or named.
+        UnusableTemplateError: a template is no Jinja, or takes too much time or memory.
         SystemPromptError: its chat template does not write the system prompt.
         HfkitError: the tokenizer cannot be read, or has no EOS; or an invalid date.
     """
@@ -71,6 +73,7 @@ def read_tokenizer(
         raise HfkitError(f"the tokenizer of {path} has no EOS token, so a model could not end a text")
     recorded = system_prompt_of(tokenizer)
     choose_template(tokenizer, path, chat_template)
+    require_usable(tokenizer, path if chat_template is None else chat_template)
     if system_prompt is not None or (recorded and chat_template is not None):
         set_system_prompt(tokenizer, recorded or "" if system_prompt is None else system_prompt)
     try:
@@ -97,7 +100,12 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, path: str, chosen: str |
     named = own if isinstance(own, dict) else {}
     if chosen is not None and (chosen not in named or Path(chosen).is_file()):
         if Path(chosen).is_file():
-            tokenizer.chat_template = Path(chosen).read_text(encoding="utf-8")
+            try:
+                tokenizer.chat_template = read_template(chosen)
+            except (OSError, ValueError) as error:
+                raise TemplateError(f"chat_template: {chosen} cannot be read: {reason(error)}") from error
+            except UnusableTemplateError as error:
+                raise UnusableTemplateError(f"chat_template: {chosen} {with_remedy(error)}") from error
             return
         if chosen not in BUILT_IN_TOKENS:
             names = f"the tokenizer of {path} has {', '.join(named)}" if named else f"{path} has no named templates"

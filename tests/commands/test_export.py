@@ -18,7 +18,7 @@ from hfkit.commands.export.main import export
 from hfkit.commands.export.modelfile import modelfile
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.data.built_in_templates import BUILT_IN_TOKENS, read_built_in
-from hfkit.data.rendering import without_generation_tags
+from hfkit.data.template_source import without_generation_tags
 from hfkit.records.record import weights_hash
 from hfkit.stages.tokenizer import CHAT_TEMPLATE
 

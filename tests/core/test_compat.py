@@ -9,6 +9,8 @@ from datasets import Dataset
 from huggingface_hub.errors import HfHubHTTPError
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import (
     AutoModelForCausalLM,
     CompileConfig,
@@ -16,12 +18,14 @@ from transformers import (
     FalconH1ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from hfkit.core import compat
+from hfkit.data.template_limits import UnusableTemplateError
 from hfkit.models.loading import load_policy
 from hfkit.models.quantization import quantization_of
 from hfkit.training.comparison_trainer import ComparisonTrainer
@@ -200,3 +204,10 @@ def test_the_http_library_has_the_errors_that_are_retried():
     library = compat.http_library(HfHubHTTPError)
     assert issubclass(HfHubHTTPError, library.HTTPError)
     assert issubclass(library.ConnectError, library.HTTPError) and issubclass(library.ConnectTimeout, library.HTTPError)
+
+
+def test_transformers_compiles_chat_templates_in_the_bounded_environment():
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, "a")))
+    tokenizer.chat_template = "{{ 'a' * 10**10 }}"
+    with pytest.raises(UnusableTemplateError, match="repeats a text"):
+        tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)

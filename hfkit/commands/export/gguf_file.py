@@ -16,7 +16,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES, matches
 from hfkit.data.messages import RenderError
-from hfkit.data.rendering import without_generation_tags
+from hfkit.data.template_source import without_generation_tags
 from hfkit.records.source import find_file
 
 MERGE_DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "float32"}

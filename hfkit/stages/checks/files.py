@@ -1,14 +1,13 @@
 """Validates the output folder and the chat template."""
 
 import os
-import re
 from pathlib import Path
-
-from jinja2 import Environment, TemplateSyntaxError
 
 from hfkit.core.errors import Problem, reason
 from hfkit.core.names import folder_name_fault
 from hfkit.data.built_in_templates import BUILT_IN_TOKENS
+from hfkit.data.template_limits import UnusableTemplateError, read_template, with_remedy
+from hfkit.data.template_source import template_fault
 
 
 def folder_problems(config) -> list[Problem]:
@@ -36,17 +35,9 @@ def template_problems(config) -> list[Problem]:
     if path is None or is_built_in or template_name(config):  # loading the tokenizer finds the name
         return []
     try:
-        fault = template_fault(Path(path).read_text(encoding="utf-8"))
+        fault = template_fault(read_template(path)) if Path(path).is_file() else "no such file"
+    except UnusableTemplateError as error:
+        fault = with_remedy(error)
     except (OSError, ValueError) as error:
         fault = f"cannot be read: {reason(error)}"
     return [Problem("chat_template", path, fault)] if fault else []
-
-
-def template_fault(template: str) -> str | None:
-    """Return why a chat template is not Jinja, or None if it is."""
-    try:
-        without_marks = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template)
-        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(without_marks)
-    except TemplateSyntaxError as error:
-        return f"not Jinja: line {error.lineno}: {error.message}"
-    return None

@@ -10,6 +10,7 @@ from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import HfkitError, Problem, reason
 from hfkit.core.hub_ids import HUB_ID, split_revision
 from hfkit.data.system_prompt import SystemPromptError
+from hfkit.data.template_limits import UnusableTemplateError
 from hfkit.models.fitting import vocabulary_fault
 from hfkit.models.loading import cached_config, is_classifier
 from hfkit.models.tokenizers import PadTokenError, TemplateError, cached_tokenizer, load_tokenizer, tokenizer_source
@@ -18,7 +19,7 @@ from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source
 from hfkit.stages.checks.adapters import adapter_shape_problems, module_problems
 from hfkit.stages.checks.architecture import MODEL_KEYS, architecture_problems, length_problems_within
-from hfkit.stages.checks.files import template_fault, template_name
+from hfkit.stages.checks.files import template_name, template_problems
 from hfkit.stages.checks.start import checkpoint_problems
 
 MODEL_CONFIGS = ("config.json", ADAPTER_CONFIG)
@@ -141,20 +142,20 @@ def config_fault(path: str) -> str | None:
 
 def model_tokenizer_problems(config, key: str, path: str, revision: str) -> list[Problem]:
     """Return problems of a tokenizer that cannot be read, lacks a pad token, or has a template that is not Jinja."""
+    chosen = template_name(config) if template_problems(config) else config.chat_template
     try:
-        tokenizer = cached_tokenizer(path, revision, config.pad_token, template_name(config))
+        cached_tokenizer(path, revision, config.pad_token, chosen)
+    except UnusableTemplateError as error:
+        if chosen is not None:
+            return [Problem("chat_template", chosen, str(error))]
+        return [Problem(key, path, f"{error}: set chat_template", keys=MODEL_KEYS)]
     except (PadTokenError, TemplateError) as error:
         wrong = "pad_token" if isinstance(error, PadTokenError) else "chat_template"
         return [Problem(wrong, getattr(config, wrong), str(error), keys=MODEL_KEYS)]
     except HfkitError as error:
         return [Problem(key, path, str(error))]
     changes = config.system_prompt is not None or config.chat_template is not None
-    if changes and (problems := system_prompt_problems(config, path, revision)):
-        return problems
-    own = tokenizer.chat_template
-    templates = [] if config.chat_template else [*own.values()] if isinstance(own, dict) else [own]
-    faults = [fault for text in templates if text and (fault := template_fault(text))]
-    return [Problem(key, path, f"its chat template is {fault}: set chat_template", keys=MODEL_KEYS) for fault in faults]
+    return system_prompt_problems(config, path, revision) if changes else []
 
 
 def system_prompt_problems(config, path: str, revision: str) -> list[Problem]:

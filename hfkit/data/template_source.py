@@ -1,0 +1,51 @@
+"""Parses chat templates within the limits of `template_limits.py`: what they read, and whether they are Jinja."""
+
+import re
+
+from jinja2 import TemplateSyntaxError, meta
+from transformers import PreTrainedTokenizerBase
+
+from hfkit.core.errors import reason
+from hfkit.data.template_limits import BoundedEnvironment, UnusableTemplateError, limits, require_short, with_remedy
+
+GENERATION_TAG = re.compile(r"{%(-?)\s*(?:end)?generation\s*(-?)%}")
+
+
+def templates_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return a tokenizer's chat templates: the one that it has, or all that have names."""
+    own = tokenizer.chat_template
+    return [*own.values()] if isinstance(own, dict) else [own or ""]
+
+
+def variables_in(template: str) -> set[str]:
+    """Return the names that a chat template reads and does not set.
+
+    Raises:
+        UnusableTemplateError: it exceeds a limit.
+        TemplateSyntaxError, or any other exception: it is not Jinja.
+    """
+    require_short(template)
+    environment = BoundedEnvironment(extensions=["jinja2.ext.loopcontrols"])
+    with limits():
+        return meta.find_undeclared_variables(environment.parse(without_generation_tags(template)))
+
+
+def template_fault(template: str) -> str | None:
+    """Return why a chat template cannot be used, or None if it can: it is too long, or not Jinja."""
+    try:
+        variables_in(template)
+    except TemplateSyntaxError as error:
+        return f"is not Jinja: line {error.lineno}: {error.message}"
+    except UnusableTemplateError as error:
+        return with_remedy(error)
+    except Exception as error:  # Jinja descends into what is nested too deep
+        return f"is not Jinja: {reason(error)}"
+    return None
+
+
+def without_generation_tags(template: str) -> str:
+    """Return a chat template without the tags around trained tokens, which other Jinja engines do not know.
+
+    Comments take their places, which render nothing and keep the control of white space.
+    """
+    return GENERATION_TAG.sub(r"{#\1 \2#}", template)
