@@ -17,6 +17,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD, file_hash, read_json_mapping
 from hfkit.core.hub_fetch import is_unknown
 from hfkit.core.hub_ids import split_revision
+from hfkit.records.shards import shards_of
 from hfkit.records.source import ADAPTER_CONFIG, find_file, folder_of
 
 TYPES = {
@@ -40,7 +41,10 @@ def well_formed(record: dict | None) -> dict | None:
     for entry in waiting:
         if not isinstance(entry, dict) or not {"role", "path", "revision", "weights_sha256"} <= entry.keys():
             return None
-        waiting += entry.get("parents") or []
+        parents, names = entry.get("parents") or [], [entry["path"], entry["revision"] or "main"]
+        if not isinstance(parents, list) or not all(isinstance(name, str) for name in names):
+            return None
+        waiting += parents
     return record if all(isinstance(split, dict) for split in splits) else None
 
 
@@ -70,10 +74,13 @@ def weight_files(folder: Path) -> list[Path]:
     weights = "adapter_model" if (folder / ADAPTER_CONFIG).is_file() else "model"
     if (folder / f"{weights}.safetensors").is_file():
         return [folder / f"{weights}.safetensors"]
-    index = read_json_mapping(folder / f"{weights}.safetensors.index.json")
-    if index is None:
+    index = folder / f"{weights}.safetensors.index.json"
+    if not index.is_file():
         return sorted(folder.glob("*.safetensors"))
-    shards = [folder / name for name in sorted({*index.get("weight_map", {}).values()})]
+    try:
+        shards = [folder / name for name in shards_of(index)]
+    except HfkitError:  # loading it reports why
+        return []
     return shards if all(shard.is_file() for shard in shards) else []
 
 
