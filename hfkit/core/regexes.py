@@ -2,7 +2,7 @@
 
 import re
 
-LONGEST = 16384
+LONGEST_REGEX = 16384
 MOST_REPEATS = 64
 """Of the characters and the unbounded repeats of an expression; those of tokenizers that exist have at most 20."""
 TOKEN = re.compile(
@@ -26,8 +26,8 @@ def regex_fault(pattern: str) -> str | None:
     A group that holds a repeat or alternatives, and is itself repeated without a bound, can match a text in
     exponentially many ways: `(a+)+`, `(a|a)*`. No tokenizer that is known to us, and no adapter, needs one.
     """
-    if len(pattern) > LONGEST:
-        return f"has {len(pattern)} characters, more than {LONGEST}"
+    if len(pattern) > LONGEST_REGEX:
+        return f"has {len(pattern)} characters, more than {LONGEST_REGEX}"
     groups, repeats, closed = [False], 0, False  # whether each open group, and the one that ended last, is ambiguous
     for token in TOKEN.findall(pattern):
         if token.startswith("("):

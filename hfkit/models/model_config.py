@@ -4,7 +4,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import CONFIG_NAME
 
 from hfkit.core.errors import HfkitError, reason
-from hfkit.records.bounds import config_fault
+from hfkit.records.bounds import model_config_fault
 from hfkit.records.source import find_file, read_json
 
 
@@ -15,7 +15,7 @@ def new_config(settings: dict) -> PreTrainedConfig:
         HfkitError: a setting is out of bounds.
         Exception: what Transformers raises for an unknown architecture, or for settings that contradict each other.
     """
-    if fault := config_fault(settings):
+    if fault := model_config_fault(settings):
         raise HfkitError(f"model_config: {fault}")
     settings = dict(settings)
     return AutoConfig.for_model(settings.pop("model_type"), **settings)
@@ -31,7 +31,7 @@ def read_config(path: str, revision: str = "main") -> PreTrainedConfig:
     settings = read_json(path, CONFIG_NAME, revision)
     if file is None or settings is None:
         raise HfkitError(f"cannot load {path}: there is no {CONFIG_NAME}")
-    if fault := config_fault(settings):
+    if fault := model_config_fault(settings):
         raise HfkitError(f"the {CONFIG_NAME} of {path} is not one of a model: {fault}")
     try:
         config = AutoConfig.from_pretrained(file.parent, trust_remote_code=False)

@@ -14,7 +14,14 @@ MOST_ADDED_TOKENS = 1 << 16
 MOST_GROWTH = 64
 """How many characters a normalizer may make of one, and a template of special tokens add to a text."""
 ADDED = {"tokenizer.json": "added_tokens", "tokenizer_config.json": "added_tokens_decoder", "added_tokens.json": None}
-MODEL_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json", "merges.txt")
+VOCABULARY_FILES = (
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 def tokenizer_fault(folder: Path) -> str | None:
@@ -23,7 +30,7 @@ def tokenizer_fault(folder: Path) -> str | None:
     Without a bound each text could take minutes or all memory: by a regular expression with exponential time, by a
     normalizer that doubles the text in each of many steps, or by a million added tokens.
     """
-    for name in MODEL_FILES:
+    for name in VOCABULARY_FILES:
         if (folder / name).is_file() and (size := (folder / name).stat().st_size) > LARGEST_FILE:
             return f"{name} has {size >> 20} MB, more than {LARGEST_FILE >> 20}"
     for name, key in ADDED.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 from hfkit.core.regexes import regex_fault
 
-LARGEST = {
+LARGEST_SIZES = {
     re.compile(r"n_layers?|num_layers|num_(\w+_)?layers|(en|de)coder_layers|depth|num_(\w+_)?blocks"): 1024,
     re.compile(r"(\w+_)?n?_?heads?|n_head_kv"): 1 << 16,
     re.compile(r"(\w+_)?experts(_\w+)?"): 1 << 14,
@@ -20,8 +20,8 @@ LARGEST = {
 """The largest value of a model's settings by their names: about ten times that of the largest model that exists."""
 LARGEST_LAYERS_OF_EXPERTS = 1 << 16
 """Of layers times experts: Kimi K2 has 61 times 384."""
-SIZES: tuple[str, ...] = ("vocab_size", "hidden_size", "n_embd", "d_model", "num_hidden_layers", "n_layer")
-SIZES += (
+SINGLE_SIZES: tuple[str, ...] = ("vocab_size", "hidden_size", "n_embd", "d_model", "num_hidden_layers", "n_layer")
+SINGLE_SIZES += (
     "n_layers",
     "num_layers",
     "num_attention_heads",
@@ -50,7 +50,7 @@ QUANTIZATIONS += (
     "quark",
     "vptq",
 )
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+OWN_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 LARGEST_RANK = 1 << 14
 LARGEST_OF_ADAPTER = 1 << 32
@@ -61,24 +61,24 @@ LOADS_MORE = ("megatron_config", "prompt_tuning_init_state_dict_path", "shadow_m
 """With which PEFT imports a module, or opens other files, that the adapter names."""
 
 
-def config_fault(settings: dict) -> str | None:
+def model_config_fault(settings: dict) -> str | None:
     """Return which setting of a model's config.json is out of bounds, and what it should be; else None.
 
     What an architecture has and how its sizes fit is left to Transformers.
     """
     text_config = settings.get("text_config")
     for part in (settings, text_config if isinstance(text_config, dict) else {}):
-        for name in SIZES:
+        for name in SINGLE_SIZES:
             if name in part and (type(part[name]) is not int or part[name] < 1) and part[name] is not None:
                 return f"{name} is {shown(part[name])}, not a positive whole number"
     counts = {"layer": 1, "experts": 1}
     for name, value in walk(settings):
         if fault := code_fault(name, value):
             return fault
-        limit = next((limit for pattern, limit in LARGEST.items() if pattern.fullmatch(name)), None)
+        limit = next((limit for pattern, limit in LARGEST_SIZES.items() if pattern.fullmatch(name)), None)
         if limit is None:
             continue
-        highest = max((abs(one) for one in numbers_in(value)), default=0)
+        highest = max((abs(one) for one in whole_numbers(value)), default=0)
         if highest > limit:
             return f"{name} is {shown(value)}, more than {limit}, which no model has"
         for count in counts:
@@ -101,8 +101,8 @@ def code_fault(name: str, value: Any) -> str | None:
         method = value.get("quant_method")
         if method is not None and method not in QUANTIZATIONS:
             return f"quant_method in quantization_config is {shown(method)}, none of {', '.join(QUANTIZATIONS)}"
-    if name == "transformers_weights" and value not in (None, *WEIGHTS):
-        return f"{name} is {shown(value)}: weights are loaded from {WEIGHTS[0]}; rename the file"
+    if name == "transformers_weights" and value not in (None, *OWN_WEIGHTS):
+        return f"{name} is {shown(value)}: weights are loaded from {OWN_WEIGHTS[0]}; rename the file"
     return None
 
 
@@ -137,7 +137,7 @@ def adapter_fault(settings: dict) -> str | None:
         if isinstance(rank, int) and not 0 < rank <= LARGEST_RANK:
             return f"{name} is {shown(rank)}, not from 1 to {LARGEST_RANK}"
     for name, value in walk(settings):
-        if "key" not in name and any(abs(one) > LARGEST_OF_ADAPTER for one in numbers_in(value)):
+        if "key" not in name and any(abs(one) > LARGEST_OF_ADAPTER for one in whole_numbers(value)):
             return f"{name} is {shown(value)}, more than {LARGEST_OF_ADAPTER}"
     return None
 
@@ -151,10 +151,10 @@ def walk(settings: dict) -> Iterator[tuple[str, Any]]:
             waiting += [value] if isinstance(value, dict) else []
 
 
-def numbers_in(value: Any) -> list[int]:
+def whole_numbers(value: Any) -> list[int]:
     """Return a value if it is a whole number, or those of a list, and of the lists in it."""
     if isinstance(value, list):
-        return [number for one in value for number in numbers_in(one)]
+        return [number for one in value for number in whole_numbers(one)]
     return [value] if type(value) is int else []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD
 from hfkit.core.hub_retry import HubUnreachable
-from hfkit.records.record import known_record, model_identity, read_record, record_of, weights_hash
+from hfkit.records.record import known_record, model_identity, read_record, record_of, weights_hash, well_formed
 from hfkit.records.source import read_json
 
 GONE = "no longer there"
@@ -66,6 +66,8 @@ def lineage_of(path: str, revision: str = "main") -> dict:
     record = read_json(path, RECORD, revision)
     if record is None:
         raise HfkitError(f"{path} has no record: there is no {RECORD} of a run in it")
+    if well_formed(record) is None:
+        raise HfkitError(f"the {RECORD} of {path} is not as hfkit writes it")
     try:
         root = {"role": None, **model_identity(path, revision), "now": None}
         return node_of(root, record, descendants=(), counter=count(1))

@@ -26,6 +26,12 @@ TYPES = {
     **dict.fromkeys(("lineage", "warnings", "notes"), list),
 }
 """The types of a record's values by key; each may be missing or None."""
+MODEL_TYPES = {
+    **dict.fromkeys(("role", "path", "revision", "weights_sha256", "stage", "quantization"), str),
+    "parents": list,
+}
+SPLIT_TYPES = {**dict.fromkeys(("rows", "kept"), int), "sources": list}
+"""Those of an entry of its lineage, or of its base; and of a split of its data."""
 
 
 def read_record(folder: str | Path) -> dict | None:
@@ -35,17 +41,29 @@ def read_record(folder: str | Path) -> dict | None:
 
 def well_formed(record: dict | None) -> dict | None:
     """Return a record if its values have the types that hfkit writes, else None."""
-    if record is None or any(not isinstance(record.get(key), (kind, NoneType)) for key, kind in TYPES.items()):
+    if record is None or not has_types(record, TYPES):
         return None
-    splits, waiting = (record.get("data") or {}).values(), [*(record.get("lineage") or [])]
+    models, waiting = [record["base"]] if record.get("base") else [], [*(record.get("lineage") or [])]
     for entry in waiting:
         if not isinstance(entry, dict) or not {"role", "path", "revision", "weights_sha256"} <= entry.keys():
             return None
-        parents, names = entry.get("parents") or [], [entry["path"], entry["revision"] or "main"]
-        if not isinstance(parents, list) or not all(isinstance(name, str) for name in names):
-            return None
-        waiting += parents
-    return record if all(isinstance(split, dict) for split in splits) else None
+        models.append(entry)
+        waiting += entry.get("parents") if isinstance(entry.get("parents"), list) else []
+    splits = (record.get("data") or {}).values()
+    sources = [
+        one
+        for split in splits
+        if isinstance(split, dict)
+        for one in (split.get("sources") if isinstance(split.get("sources"), list) else [])
+    ]
+    is_right = all(isinstance(model.get("path"), str) and has_types(model, MODEL_TYPES) for model in models)
+    is_right &= all(isinstance(split, dict) and has_types(split, SPLIT_TYPES) for split in splits)
+    return record if is_right and all(isinstance(source, dict) for source in sources) else None
+
+
+def has_types(values: dict, types: dict[str, type]) -> bool:
+    """Return whether each of the values is of its type, missing or None."""
+    return all(isinstance(values.get(key), (kind, NoneType)) for key, kind in types.items())
 
 
 def settings_of(config) -> dict:

@@ -6,7 +6,7 @@ from pathlib import Path
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import load_json
 
-SHARD = re.compile(r"[\w.-]+\.(safetensors|bin)")
+SHARD_NAME = re.compile(r"[\w.-]+\.(safetensors|bin)")
 
 
 def shards_of(index: Path) -> list[str]:
@@ -22,7 +22,7 @@ def shards_of(index: Path) -> list[str]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise HfkitError(f"{index} is no index of weights: it has no weight_map that can be read") from error
     for name in named:
-        if not isinstance(name, str) or not SHARD.fullmatch(name) or not name.endswith(f".{kind}"):
+        if not isinstance(name, str) or not SHARD_NAME.fullmatch(name) or not name.endswith(f".{kind}"):
             raise HfkitError(f"{index} names {str(name)[:80]!r}: a shard is a .{kind} file in the same folder")
     return sorted({*named})
 

@@ -15,8 +15,8 @@ from hfkit.records.shards import require_own_shards
 
 MORE_KEYS = ("episode",)
 """Of the state of TRL's PPO trainer."""
-NUMBERS = ("global_step", "max_steps", "num_train_epochs", "num_input_tokens_seen", "epoch")
-LARGEST = 1 << 53
+COUNTERS = ("global_step", "max_steps", "num_train_epochs", "num_input_tokens_seen", "epoch")
+LARGEST_COUNT = 1 << 53
 PICKLED_STATE = ("*.pt", "*.pth")
 NOT_READ = "training_args.bin"
 
@@ -52,9 +52,9 @@ def trainer_state_fault(state: dict) -> str | None:
     known = {field.name for field in fields(TrainerState)} | {*MORE_KEYS}
     if unknown := [name for name in state if name not in known]:
         return f"unknown keys: {', '.join(unknown[:3])[:80]}"
-    for name in NUMBERS:
+    for name in COUNTERS:
         value = state.get(name, 0)
-        if type(value) not in (int, float) or not 0 <= value <= LARGEST:
+        if type(value) not in (int, float) or not 0 <= value <= LARGEST_COUNT:
             return f"{name} is not a number of a run"
     if not isinstance(state.get("best_model_checkpoint"), (str, type(None))):
         return "best_model_checkpoint is not a path"

@@ -1,7 +1,6 @@
 """Configs of models, adapters and tokenizers that attack: each ends in a sentence, before memory is taken."""
 
 import json
-from pathlib import Path
 
 import pytest
 from hostile_models import change_json
@@ -243,48 +242,3 @@ def test_each_verb_that_reads_an_adapter_knows_the_bounds(attack, adapter, tmp_p
     more = {"merge": [tmp_path / "out"], "export": [tmp_path / "out", "--format", "vllm"], "push": ["me/model"]}
     ran = attack(verb, adapter, *more.get(verb, []))
     assert ran.status in (1, 2) and str(next(iter(changes.values()))) in ran.output, ran.output
-
-
-def parents(depth: int) -> list:
-    """The lineage of a record that has `depth` generations."""
-    entry, model = [], {"role": "base", "path": "/x", "revision": None, "weights_sha256": None, "stage": "sft"}
-    for _ in range(depth):
-        entry = [{**model, "parents": entry}]
-    return entry
-
-
-RECORDS = {
-    "parents without an end": (json.dumps({"stage": "sft", "lineage": parents(300)})[:-9], "hfkit.json"),
-    "a hundred generations": (json.dumps({"stage": "sft", "lineage": parents(250)}), "nested deeper"),
-    "parents that are a text": (json.dumps({"stage": "sft", "lineage": [{**parents(1)[0], "parents": "ab"}]}), "hfkit"),
-    "parents that are a number": (json.dumps({"stage": "sft", "lineage": [{**parents(1)[0], "parents": 7}]}), "hfkit"),
-    "a path that is a number": (json.dumps({"stage": "sft", "lineage": [{**parents(1)[0], "path": 7}]}), "hfkit"),
-    "a lineage that is a mapping": (json.dumps({"stage": "sft", "lineage": {"a": 1}}), "hfkit.json"),
-    "a record that is nested": (NESTED, "nested deeper"),
-    "a record that is a list": ("[]", "not a JSON mapping"),
-    "data that is a list": (json.dumps({"stage": "sft", "data": [1]}), "hfkit.json"),
-    "a base that is a text": (json.dumps({"stage": "sft", "base": "x"}), "hfkit.json"),
-}
-
-
-@MODEL_CONFIGS
-@pytest.mark.parametrize(("content", "sentence"), [pytest.param(*one, id=name) for name, one in RECORDS.items()])
-def test_a_hostile_record_is_no_lineage(attack, model, content, sentence):
-    (model / "hfkit.json").write_text(content)
-    ran = attack("lineage", model)
-    assert ran.status == 1 and sentence in ran.output, ran.output
-
-
-@MODEL_CONFIGS
-@pytest.mark.parametrize("verb", ["lineage", "report"])
-@pytest.mark.parametrize("shape", ["a cycle", "doublings"])
-def test_records_that_name_each_other_end(attack, tmp_path, verb, shape):
-    names = [f"run{index}" for index in range(30)]
-    for index, name in enumerate(names):
-        (tmp_path / name).mkdir()
-        after = names[(index + 1) % len(names)] if shape == "a cycle" else names[min(index + 1, len(names) - 1)]
-        entry = {**parents(1)[0], "path": str(tmp_path / after)}
-        record = {"stage": "sft", "status": "done", "lineage": [entry] * (1 if shape == "a cycle" else 2)}
-        Path(tmp_path / name / "hfkit.json").write_text(json.dumps(record))
-    ran = attack(verb, tmp_path / "run0")
-    assert ran.status in (0, 1) and "run" in ran.output, ran.output
