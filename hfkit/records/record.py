@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import asdict, fields
@@ -43,25 +44,24 @@ def well_formed(record: dict | None) -> dict | None:
     """Return a record if its values have the types that hfkit writes, else None."""
     if record is None or not has_types(record, TYPES):
         return None
-    models, waiting = [record["base"]] if record.get("base") else [], [*(record.get("lineage") or [])]
+    base, waiting = record.get("base"), [*(record.get("lineage") or [])]
     for entry in waiting:
         if not isinstance(entry, dict) or not {"role", "path", "revision", "weights_sha256"} <= entry.keys():
             return None
-        models.append(entry)
-        waiting += entry.get("parents") if isinstance(entry.get("parents"), list) else []
-    splits = (record.get("data") or {}).values()
-    sources = [
-        one
-        for split in splits
-        if isinstance(split, dict)
-        for one in (split.get("sources") if isinstance(split.get("sources"), list) else [])
-    ]
-    is_right = all(isinstance(model.get("path"), str) and has_types(model, MODEL_TYPES) for model in models)
-    is_right &= all(isinstance(split, dict) and has_types(split, SPLIT_TYPES) for split in splits)
-    return record if is_right and all(isinstance(source, dict) for source in sources) else None
+        parents = entry.get("parents")
+        waiting += parents if isinstance(parents, list) else []
+    for model in [*waiting, *([base] if base else [])]:
+        if not isinstance(model.get("path"), str) or not has_types(model, MODEL_TYPES):
+            return None
+    for split in (record.get("data") or {}).values():
+        if not isinstance(split, dict) or not has_types(split, SPLIT_TYPES):
+            return None
+        if not all(isinstance(source, dict) for source in split.get("sources") or []):
+            return None
+    return record
 
 
-def has_types(values: dict, types: dict[str, type]) -> bool:
+def has_types(values: dict, types: Mapping[str, type]) -> bool:
     """Return whether each of the values is of its type, missing or None."""
     return all(isinstance(values.get(key), (kind, NoneType)) for key, kind in types.items())
 
