@@ -38,7 +38,7 @@ from hfkit.stages.checks import problems_of
 
 pytest.register_assert_rewrite("interruption")
 # fixtures of more than one file
-pytest_plugins = ["card_fixtures", "family_fixtures", "hub_fixtures", "merging", "planned"]
+pytest_plugins = ["card_fixtures", "family_fixtures", "hostile_models", "hub_fixtures", "merging", "planned"]
 
 NAMES = "Ann Bob Cid Dee Eve Fay Gus Hal".split()
 COLOURS = "red blue green pink".split()

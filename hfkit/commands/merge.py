@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import release_memory
-from transformers import AutoConfig
 
 from hfkit.config.fields import DTYPES
 from hfkit.config.registry import MERGE
@@ -32,6 +31,7 @@ from hfkit.models.adapters import load_adapter, merge_adapter, require_reward_ad
 from hfkit.models.classifiers import describe_generic
 from hfkit.models.fitting import require_fitting, require_vocabulary
 from hfkit.models.loading import load_base
+from hfkit.models.model_config import read_config
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.models.saving import mend_generation_config, save_model
 from hfkit.models.tokenizers import load_tokenizer
@@ -200,7 +200,7 @@ def cast_weights(model, dtype: str, source: Source) -> str:
         HfkitError: some weights are not finite in that dtype.
     """
     if dtype == "auto":
-        config = AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)
+        config = read_config(source.base, source.base_revision)
         dtype = str(config.dtype or torch.float32).removeprefix("torch.")
     model.to(getattr(torch, dtype))
     if not all(parameter.isfinite().all() for parameter in model.parameters()):

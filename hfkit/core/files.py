@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Any
 
 from hfkit.core.errors import HfkitError
 from hfkit.core.limits import MAX_TEXT_BYTES, exceeded, limit_of, load_json
+from hfkit.core.links import is_blob
 from hfkit.core.names import folder_name_fault
 from hfkit.core.temporary import temporary_path
 
@@ -57,10 +57,20 @@ def read_text(path: Path) -> str:
     return content.decode("utf-8")
 
 
+def load_json_file(path: Path) -> Any:
+    """Return the content of a JSON file of unknown origin.
+
+    Raises:
+        ValueError: it is not JSON, or (`LimitError`) exceeds a limit.
+        OSError: it cannot be read.
+    """
+    return load_json(read_text(path))
+
+
 def read_json_mapping(path: Path) -> dict | None:
     """Return the mapping in a JSON file; None if there is no file, or no mapping in it, or it exceeds a limit."""
     try:
-        content = load_json(read_text(path)) if path.is_file() else None
+        content = load_json_file(path) if path.is_file() else None
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
@@ -74,7 +84,7 @@ def hash_of(settings: Any) -> str:
 def file_hash(file: Path) -> str:
     """Return the SHA-256 of a file; an unchanged file is read once. The Hub's cache names large files by their hash."""
     file = file.resolve()
-    if file.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", file.name):
+    if is_blob(file) and len(file.name) == 64:
         return file.name
     state = file.stat()
     return _hash_of_file(file, state.st_size, state.st_mtime_ns, state.st_ino)

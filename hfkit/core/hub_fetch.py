@@ -13,6 +13,7 @@ from hfkit.core.errors import reason
 from hfkit.core.hub_files import matches
 from hfkit.core.hub_ids import split_revision
 from hfkit.core.hub_retry import HubError, describe_error, is_offline, with_retries
+from hfkit.core.links import require_own_files
 
 NOT_FOUND = (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError, hub_errors.HFValidationError)
 
@@ -58,8 +59,10 @@ def local_folder(path: str, revision: str, patterns: tuple[str, ...]) -> str:
 
     Raises:
         HubError: there is no such model, or it cannot be fetched.
+        HfkitError: a file in the folder is a link out of it.
     """
     if os.path.isdir(path):
+        require_own_files(Path(path))
         return path
     path, revision = split_revision(path, revision)
     try:

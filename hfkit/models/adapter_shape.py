@@ -17,6 +17,8 @@ SHAPE = ("target_modules", "exclude_modules", "target_parameters", "rank_pattern
 SHAPE += ("lora_bias", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "trainable_token_indices")
 SHAPE += ("ensure_weight_tying",)
 """What a trainable copy of an adapter takes over from it as it is."""
+LARGEST_BUFFERS = 4 << 30
+"""Bytes of what a model computes from its config alone, and which no weights stand for."""
 
 
 def lora_config(config, source: Source, task_type: TaskType) -> LoraConfig:
@@ -68,13 +70,19 @@ def on_meta(config: PreTrainedConfig, head: type, dtype: torch.dtype | None = No
 
     Args:
         head: the auto class of the model.
+
+    Raises:
+        ValueError: its buffers, such as tables of positions, would take more than `LARGEST_BUFFERS`.
     """
     config = copy.deepcopy(config)  # the model sets further attributes on it
     if head is AutoModelForSequenceClassification:
         config.num_labels = 1
         provide_classifier(config)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return head.from_config(config, dtype=dtype)
+        model = head.from_config(config, dtype=dtype, trust_remote_code=False)
+    if (size := sum(buffer.nbytes for buffer in model.buffers())) > LARGEST_BUFFERS:
+        raise ValueError(f"its tables of positions would take {size >> 30} GB: correct the sizes in its config")
+    return model
 
 
 def get_on_meta(model: PreTrainedModel, shape: LoraConfig) -> PeftModel:

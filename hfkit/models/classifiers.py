@@ -90,5 +90,5 @@ def backbone_name(config: PreTrainedConfig) -> str | None:
     if backbone is None or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return None
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        children = AutoModelForCausalLM.from_config(config).named_children()
+        children = AutoModelForCausalLM.from_config(config, trust_remote_code=False).named_children()
     return next((name for name, child in children if type(child) is backbone), None)

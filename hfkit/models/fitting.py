@@ -9,7 +9,7 @@ from hfkit.core.errors import HfkitError, reason
 from hfkit.models.adapter_shape import HEADS, fit_to_model, get_on_meta, lora_config, on_meta
 from hfkit.models.adapter_support import training_fault
 from hfkit.models.adapters import load_adapter_weights
-from hfkit.models.stored_weights import read_config
+from hfkit.models.model_config import read_config
 from hfkit.records.source import Source
 
 LORA_KEYS = "lora_target_modules, modules_to_save or use_dora"

@@ -27,6 +27,7 @@ from hfkit.models.adapter_shape import CLASSIFIER_HEADS, HEADS, fit_to_model, lo
 from hfkit.models.adapter_support import require_supported
 from hfkit.models.adapters import load_adapter, load_adapter_weights, merge_adapter, require_reward_adapter
 from hfkit.models.fitting import require_fitting, require_vocabulary
+from hfkit.models.model_config import read_config
 from hfkit.models.precision import checkpoint_dtype, computes_in_bf16, frozen_dtype, train_in_float32
 from hfkit.models.quantization import prevent_packing, quantization_as_trained, quantization_of
 from hfkit.models.saving import mend_generation_config, require_generation_config
@@ -34,7 +35,6 @@ from hfkit.models.score_head import compute_head_in_float32, store_head_in_float
 from hfkit.models.stored_weights import (
     SHOWN,
     loader_of,
-    read_config,
     require_finite,
     require_stored,
     require_whole,

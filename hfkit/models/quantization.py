@@ -5,6 +5,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from hfkit.core.compat import keep_unpacked, scales_of_8bit
 from hfkit.core.device import has_bf16
+from hfkit.core.errors import HfkitError, reason
 from hfkit.records.record import record_of
 
 
@@ -12,8 +13,14 @@ def quantization_as_trained(path: str, revision: str = "main") -> BitsAndBytesCo
     """Return the quantization settings of the run that made a folder or Hub repository, from its record; else None.
 
     An adapter learns to compensate for the errors of the quantized base it is trained on, so it works best there.
+
+    Raises:
+        HfkitError: the record has no such settings.
     """
-    return quantization_of((record_of(path, revision) or {}).get("config") or {})
+    try:
+        return quantization_of((record_of(path, revision) or {}).get("config") or {})
+    except (LookupError, TypeError, ValueError) as error:
+        raise HfkitError(f"the record of {path} names no quantization that exists: {reason(error)}") from error
 
 
 def quantization_of(settings: dict) -> BitsAndBytesConfig | None:

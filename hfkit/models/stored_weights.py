@@ -6,42 +6,18 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
-from transformers.utils import CONFIG_NAME
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from hfkit.core.errors import HfkitError, MissingFileError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
 from hfkit.models.classifiers import provide_classifier
+from hfkit.models.model_config import read_config
 from hfkit.records.base import stored_quantization
-from hfkit.records.source import find_file
+from hfkit.records.shards import require_own_shards
 
 SHOWN = 3  # names in a message
-
-
-def read_config(path: str, revision: str = "main") -> PreTrainedConfig:
-    """Return the config of a full model.
-
-    Raises:
-        HfkitError: it cannot be read, or pads with a token that the embedding lacks.
-    """
-    file = find_file(path, CONFIG_NAME, revision)  # asks an unreliable Hub again, which Transformers does not
-    if file is None:
-        raise HfkitError(f"cannot load {path}: there is no {CONFIG_NAME}")
-    try:
-        config = AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
-    except Exception as error:  # Transformers raises errors of any kind for a broken config
-        raise HfkitError(f"the config.json of {path} cannot be read: {reason(error)}") from error
-    config.name_or_path = path
-    text_config = config.get_text_config()
-    pad, size = getattr(text_config, "pad_token_id", None), getattr(text_config, "vocab_size", None)
-    if isinstance(pad, int) and isinstance(size, int) and not -1 <= pad < size:
-        raise HfkitError(
-            f"pad_token_id in the config.json of {path} is {pad}, and its embedding ends at {size - 1}: correct "
-            "pad_token_id there, or remove it"
-        )
-    return config
 
 
 def loader_of(path: str, revision: str, head: type, allow_pickle: bool = False, has_head: bool = False) -> Callable:
@@ -51,9 +27,11 @@ def loader_of(path: str, revision: str, head: type, allow_pickle: bool = False, 
         has_head: whether a classifier's head must be among the weights; by default Transformers does not report it.
 
     Raises:
-        HfkitError: there is no such model.
+        HfkitError: there is no such model, or its weights are not files of its own.
     """
-    folder = path if allow_pickle else local_folder(path, revision, MODEL_FILES)
+    folder = path if allow_pickle and not os.path.isdir(path) else local_folder(path, revision, MODEL_FILES)
+    if os.path.isdir(folder):
+        require_own_shards(Path(folder), ("safetensors", "bin") if allow_pickle else ("safetensors",))
     options = {}
     if head is AutoModelForSequenceClassification:
         provide_classifier(read_config(path, revision))
@@ -80,6 +58,9 @@ def require_stored(path: str, revision: str, head: type, allow_pickle: bool = Fa
         head: the auto class of the model.
         has_head: as of `loader_of`.
     """
+    read_config(path, revision)
+    if os.path.isdir(path):
+        require_own_shards(Path(path))
     if stored_quantization(path, revision) is not None:  # its layers are made of the data; see `load_base`
         return
     kinds = {Path(name).suffix for name in os.listdir(path)} if os.path.isdir(path) else {".safetensors"}

@@ -14,6 +14,7 @@ from hfkit.data.built_in_templates import BUILT_IN_TOKENS, read_built_in, tokens
 from hfkit.data.rendering import TODAY, require_usable, set_template_kwargs, template_variables, writes_today
 from hfkit.data.system_prompt import set_system_prompt, system_prompt_of
 from hfkit.data.template_limits import UnusableTemplateError, read_template, with_remedy
+from hfkit.models.tokenizer_bounds import tokenizer_fault
 from hfkit.records.source import Source, find_file
 
 # Tokens of common vocabularies that never occur in a conversation, in the order of preference for padding.
@@ -65,6 +66,8 @@ def read_tokenizer(
     if source.adapter and not any(find_file(source.path, name, source.revision) for name in OWN_TOKENIZER):
         path, revision = source.base, source.base_revision
     folder = local_folder(path, revision, TOKENIZER_FILES)
+    if fault := tokenizer_fault(Path(folder)):
+        raise HfkitError(f"the tokenizer of {path} cannot be used: {fault}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the libraries raise many kinds for a broken folder

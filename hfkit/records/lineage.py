@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD
 from hfkit.core.hub_retry import HubUnreachable
-from hfkit.records.record import known_record, model_identity, read_record, record_of, weights_hash
+from hfkit.records.record import known_record, model_identity, read_record, record_of, weights_hash, well_formed
 from hfkit.records.source import read_json
 
 GONE = "no longer there"
+MOST_MODELS = 250
 NOT_PUSHED = "was not on the Hub when this was pushed"
 
 
@@ -59,23 +61,29 @@ def lineage_of(path: str, revision: str = "main") -> dict:
         or None) and `parents` (such dicts).
 
     Raises:
-        HfkitError: there is no record, or hfkit did not write it.
+        HfkitError: there is no record, hfkit did not write it, or it leads to more than `MOST_MODELS`.
     """
     record = read_json(path, RECORD, revision)
     if record is None:
         raise HfkitError(f"{path} has no record: there is no {RECORD} of a run in it")
+    if well_formed(record) is None:
+        raise HfkitError(f"the {RECORD} of {path} is not as hfkit writes it")
     try:
-        return node_of({"role": None, **model_identity(path, revision), "now": None}, record, descendants=())
+        root = {"role": None, **model_identity(path, revision), "now": None}
+        return node_of(root, record, descendants=(), counter=count(1))
     except (LookupError, TypeError, AttributeError) as error:
         raise HfkitError(f"the {RECORD} of {path} is not as hfkit writes it: {type(error).__name__}") from error
 
 
-def node_of(model: dict, record: dict, descendants: tuple[tuple, ...]) -> dict:
+def node_of(model: dict, record: dict, descendants: tuple[tuple, ...], counter: Iterator[int]) -> dict:
     """Return the node of a model, with what its record says.
 
     Args:
         descendants: path and revision of each; a parent that is one of them ends the branch.
+        counter: counts the nodes; records in which each model has two parents that are one would lead to 2^N.
     """
+    if next(counter) > MOST_MODELS:
+        raise HfkitError(f"the lineage of {descendants[0][0]} has more than {MOST_MODELS} models")
     descendants = (*descendants, (model["path"], model["revision"]))
     return {
         **model,
@@ -87,11 +95,11 @@ def node_of(model: dict, record: dict, descendants: tuple[tuple, ...]) -> dict:
             for name, split in record.get("data", {}).items()
         },
         "base": {**record["base"], "now": change_since(record["base"])} if record.get("base") else None,
-        "parents": [parent_node(parent, descendants) for parent in record.get("lineage", [])],
+        "parents": [parent_node(parent, descendants, counter) for parent in record.get("lineage", [])],
     }
 
 
-def parent_node(entry: dict, descendants: tuple[tuple, ...]) -> dict:
+def parent_node(entry: dict, descendants: tuple[tuple, ...], counter: Iterator[int]) -> dict:
     """Return the node of a parent from its entry, and from its own record if it has not changed since."""
     now, record = change_since(entry), None
     if now is None and (entry["path"], entry["revision"]) not in descendants:
@@ -102,7 +110,8 @@ def parent_node(entry: dict, descendants: tuple[tuple, ...]) -> dict:
         except HfkitError:
             now = f"{GONE}, or not accessible to you"
     model = {key: entry[key] for key in ("role", "path", "revision", "weights_sha256")}
-    return node_of({**model, "now": now}, record or {"stage": entry["stage"], "lineage": entry["parents"]}, descendants)
+    record = record or {"stage": entry["stage"], "lineage": entry["parents"]}
+    return node_of({**model, "now": now}, record, descendants, counter)
 
 
 def change_since(model: dict) -> str | None:

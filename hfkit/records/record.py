@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import asdict, fields
@@ -17,6 +18,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD, file_hash, read_json_mapping
 from hfkit.core.hub_fetch import is_unknown
 from hfkit.core.hub_ids import split_revision
+from hfkit.records.shards import shards_of
 from hfkit.records.source import ADAPTER_CONFIG, find_file, folder_of
 
 TYPES = {
@@ -25,6 +27,12 @@ TYPES = {
     **dict.fromkeys(("lineage", "warnings", "notes"), list),
 }
 """The types of a record's values by key; each may be missing or None."""
+MODEL_TYPES = {
+    **dict.fromkeys(("role", "path", "revision", "weights_sha256", "stage", "quantization"), str),
+    "parents": list,
+}
+SPLIT_TYPES = {**dict.fromkeys(("rows", "kept"), int), "sources": list}
+"""Those of an entry of its lineage, or of its base; and of a split of its data."""
 
 
 def read_record(folder: str | Path) -> dict | None:
@@ -34,14 +42,28 @@ def read_record(folder: str | Path) -> dict | None:
 
 def well_formed(record: dict | None) -> dict | None:
     """Return a record if its values have the types that hfkit writes, else None."""
-    if record is None or any(not isinstance(record.get(key), (kind, NoneType)) for key, kind in TYPES.items()):
+    if record is None or not has_types(record, TYPES):
         return None
-    splits, waiting = (record.get("data") or {}).values(), [*(record.get("lineage") or [])]
+    base, waiting = record.get("base"), [*(record.get("lineage") or [])]
     for entry in waiting:
         if not isinstance(entry, dict) or not {"role", "path", "revision", "weights_sha256"} <= entry.keys():
             return None
-        waiting += entry.get("parents") or []
-    return record if all(isinstance(split, dict) for split in splits) else None
+        parents = entry.get("parents")
+        waiting += parents if isinstance(parents, list) else []
+    for model in [*waiting, *([base] if base else [])]:
+        if not isinstance(model.get("path"), str) or not has_types(model, MODEL_TYPES):
+            return None
+    for split in (record.get("data") or {}).values():
+        if not isinstance(split, dict) or not has_types(split, SPLIT_TYPES):
+            return None
+        if not all(isinstance(source, dict) for source in split.get("sources") or []):
+            return None
+    return record
+
+
+def has_types(values: dict, types: Mapping[str, type]) -> bool:
+    """Return whether each of the values is of its type, missing or None."""
+    return all(isinstance(values.get(key), (kind, NoneType)) for key, kind in types.items())
 
 
 def settings_of(config) -> dict:
@@ -70,10 +92,13 @@ def weight_files(folder: Path) -> list[Path]:
     weights = "adapter_model" if (folder / ADAPTER_CONFIG).is_file() else "model"
     if (folder / f"{weights}.safetensors").is_file():
         return [folder / f"{weights}.safetensors"]
-    index = read_json_mapping(folder / f"{weights}.safetensors.index.json")
-    if index is None:
+    index = folder / f"{weights}.safetensors.index.json"
+    if not index.is_file():
         return sorted(folder.glob("*.safetensors"))
-    shards = [folder / name for name in sorted({*index.get("weight_map", {}).values()})]
+    try:
+        shards = [folder / name for name in shards_of(index)]
+    except HfkitError:  # loading it reports why
+        return []
     return shards if all(shard.is_file() for shard in shards) else []
 
 

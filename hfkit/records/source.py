@@ -6,10 +6,11 @@ from pathlib import Path
 from types import NoneType
 
 from hfkit.core.errors import HfkitError
-from hfkit.core.files import read_text
+from hfkit.core.files import load_json_file
 from hfkit.core.hub_fetch import fetch_file
 from hfkit.core.hub_ids import split_revision
-from hfkit.core.limits import load_json
+from hfkit.core.links import require_own_file
+from hfkit.records.bounds import adapter_fault, shown
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_TYPES: dict[str, tuple[type, ...]] = {
@@ -39,7 +40,7 @@ class Source:
 
         Raises:
             HfkitError: `base` is given for a full model; the base is an adapter itself; or the adapter's config holds a
-                value of another type than PEFT writes.
+                value of another type than PEFT writes, or one out of bounds.
         """
         path, revision = split_revision(path, revision)
         adapter = read_json(path, ADAPTER_CONFIG, revision)
@@ -50,7 +51,9 @@ class Source:
         for key, kinds in ADAPTER_TYPES.items():
             if not isinstance(adapter.get(key), (*kinds, NoneType)):
                 expected = " or ".join(kind.__name__ for kind in kinds)
-                raise HfkitError(f"{path}: {key} in {ADAPTER_CONFIG} is {adapter[key]!r}, not of type {expected}")
+                raise HfkitError(f"{path}: {key} in {ADAPTER_CONFIG} is {shown(adapter[key])}, not of type {expected}")
+        if fault := adapter_fault(adapter):
+            raise HfkitError(f"{path}: {ADAPTER_CONFIG}: {fault}")
         if base is None:
             base = adapter.get("base_model_name_or_path") or ""
             if os.path.isdir(base) and read_json(base, ADAPTER_CONFIG) is not None:
@@ -68,11 +71,15 @@ def find_file(path: str, name: str, revision: str = "main") -> Path | None:
     """Return the file `name` of a model folder or Hub repository, fetched if necessary; None if there is no such file.
 
     Raises:
-        HfkitError: no such repository or revision, an invalid path, or the Hub answers with errors.
+        HfkitError: no such repository or revision, an invalid path, a link out of the folder, or the Hub answers with
+            errors.
     """
     if os.path.isdir(path):
         file = Path(path) / name
-        return file if file.is_file() else None
+        if not file.is_file():
+            return None
+        require_own_file(file, Path(path))
+        return file
     return fetch_file(path, name, revision)
 
 
@@ -95,9 +102,9 @@ def read_json(path: str, name: str, revision: str = "main") -> dict | None:
     """
     file = find_file(path, name, revision)
     try:
-        content = load_json(read_text(file)) if file else None
-    except ValueError as error:
-        raise HfkitError(f"{file} is not JSON: {error}") from error
+        content = load_json_file(file) if file else None
+    except (OSError, ValueError) as error:
+        raise HfkitError(f"{file} is not JSON that can be read: {error}") from error
     if content is not None and not isinstance(content, dict):
         raise HfkitError(f"{file} is not a JSON mapping")
     return content

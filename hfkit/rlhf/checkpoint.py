@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from hfkit.core.device import device
+from hfkit.core.errors import HfkitError, reason
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.rlhf.controllers import Controllers
 
@@ -53,12 +54,18 @@ def load_progress(folder: Path, optimizer: Optimizer, scheduler: LRScheduler, co
     """Load what `save_progress` saved, in place; return `kept`.
 
     Tensors are loaded onto the CPU: the optimizer of each process moves them to its own device.
+
+    Raises:
+        HfkitError: they are not those of such an optimizer, schedule or controllers.
     """
-    optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True))
-    scheduler.load_state_dict(torch.load(folder / "scheduler.pt", map_location="cpu", weights_only=True))
-    saved = read_json_mapping(folder / PROGRESS) or {}
-    controllers.load_state_dict(saved["controllers"])
-    return saved["kept"]
+    try:
+        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True))
+        scheduler.load_state_dict(torch.load(folder / "scheduler.pt", map_location="cpu", weights_only=True))
+        saved = read_json_mapping(folder / PROGRESS) or {}
+        controllers.load_state_dict(saved["controllers"])
+        return {**saved["kept"]}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise HfkitError(f"{folder} cannot be resumed, remove it: {reason(error)}") from error
 
 
 def save_random_state(folder: Path, process: int) -> None:

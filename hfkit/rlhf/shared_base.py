@@ -31,7 +31,8 @@ def classifier_over(base: PreTrainedModel) -> PreTrainedModel | None:
     config.num_labels = 1
     provide_classifier(config)
     with torch.device("meta"):  # allocates no weights
-        classifier = AutoModelForSequenceClassification.from_config(config)  # the copy keeps the attention in use
+        # the copy keeps the attention in use
+        classifier = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     prefix = classifier.base_model_prefix
     if type(getattr(base, prefix, None)) is not type(getattr(classifier, prefix)):
         return None

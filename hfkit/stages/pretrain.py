@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+from transformers import AutoModelForCausalLM, set_seed
 
 from hfkit.config.stages import PretrainConfig
 from hfkit.core.console import say
@@ -21,6 +21,7 @@ from hfkit.hub.push_to_hub import push_when_done
 from hfkit.metrics.formulas import bits_per_byte, perplexity
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import cached_config, load_trainable, without_expert_dropout
+from hfkit.models.model_config import new_config
 from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.stages.open_run import open_run
@@ -117,14 +118,8 @@ def load_or_create_model(config: PretrainConfig, tokenizer):
         if separates:
             attention = packed_attention(config, cached_config(config.model_name_or_path, config.model_revision))
         return load_trainable(replace(config, attn_implementation=attention))
-    settings = dict(config.model_config)
-    model_config = AutoConfig.for_model(
-        settings.pop("model_type"),
-        **{"vocab_size": len(tokenizer), **settings},
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model_config = new_config({"vocab_size": len(tokenizer), **config.model_config, **tokens})
     attention = packed_attention(config, model_config) if separates else attention
     options = {"attn_implementation": attention} if attention else {}
-    return AutoModelForCausalLM.from_config(model_config, **options).to(device())
+    return AutoModelForCausalLM.from_config(model_config, trust_remote_code=False, **options).to(device())

@@ -28,6 +28,7 @@ from hfkit.core.temporary import temporary_in
 from hfkit.hub.cards.model_card import write_card
 from hfkit.records.environment import environment, peak_memory_bytes, reset_peak_memory
 from hfkit.records.record import read_record, settings_of, with_later_keys
+from hfkit.training.checkpoint_state import foreign_fault
 from hfkit.training.plots import plot_metrics
 
 STAGING = ".publishing"
@@ -255,7 +256,7 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
                 pass
         except (OSError, SafetensorError):
             return f"{file.name} is truncated"
-    return None
+    return foreign_fault(checkpoint)
 
 
 def _differences(before: dict, now: dict, config_class: type) -> list[tuple]:

@@ -1,6 +1,7 @@
 """Before PPO: the reward model's accuracy is reported, one too low fails, and worthless replies are scored."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def with_metrics(reward_dir, tmp_path, **metrics) -> str:
     folder.mkdir()
     for file in reward_dir.iterdir():
         if file.is_file():
-            (folder / file.name).symlink_to(file)
+            shutil.copy(file, folder)
     (folder / "hfkit.json").unlink()
     write_json(folder / "hfkit.json", {**read_record(reward_dir), **metrics})
     return str(folder)

@@ -12,7 +12,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import LOADED_FILES, matches
 from hfkit.hub.model_files import list_files
-from hfkit.models.stored_weights import read_config
+from hfkit.models.model_config import read_config
 from hfkit.records.source import Source
 
 DTYPES_SERVED = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}

@@ -6,7 +6,7 @@ In a pipeline the model may not exist yet; it has the config of the model that t
 import math
 import os
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import Problem
@@ -14,6 +14,7 @@ from hfkit.models.adapter_support import has_variant
 from hfkit.models.classifiers import has_classifier
 from hfkit.models.engine_support import engine_fault
 from hfkit.models.loading import cached_config
+from hfkit.models.model_config import new_config
 from hfkit.records.source import Source
 from hfkit.rlhf.roles import shares_policy_vocabulary
 
@@ -25,8 +26,8 @@ MERGE_KEYS = ("merge_in_rollouts", "use_dora", "modules_to_save")
 def find_model_config(config) -> PreTrainedConfig | None:
     """Return the config of the model that a stage starts from or makes; None if it cannot be read."""
     try:
-        if settings := dict(getattr(config, "model_config", None) or {}):
-            return AutoConfig.for_model(settings.pop("model_type"), **settings)
+        if settings := getattr(config, "model_config", None):
+            return new_config(settings)
         return cached_config(config.model_name_or_path, config.model_revision) if config.model_name_or_path else None
     except Exception:  # the checks of the path and of `model_config` report it
         return None

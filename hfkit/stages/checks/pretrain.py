@@ -5,6 +5,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from hfkit.config.stages import PretrainConfig
 from hfkit.core.errors import Problem
+from hfkit.records.bounds import model_config_fault
 from hfkit.stages.checks.rules import broken_rules
 
 
@@ -28,6 +29,8 @@ def new_model_problems(model_config: dict) -> list[Problem]:
     name = settings.pop("model_type", None)
     if name not in CAUSAL:
         return [Problem("model_config.model_type", name, "name an AutoModelForCausalLM architecture: llama, gpt2, ...")]
+    if fault := model_config_fault(model_config):
+        return [Problem("model_config", model_config, fault)]
     known = AutoConfig.for_model(name)
     return [
         Problem(f"model_config.{key}", value, f"{type(known).__name__} has no such field")

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from peft import TaskType
-from transformers import AutoConfig
 
 from hfkit.config.registry import STAGES, StageSpec
 from hfkit.core.errors import ConfigError, Problem, reason
+from hfkit.models.model_config import new_config, read_config
 from hfkit.models.precision import checkpoint_dtype, frozen_dtype
 from hfkit.models.tokenizers import cached_tokenizer, read_tokenizer
 from hfkit.records.source import Source
@@ -104,8 +104,7 @@ def find_origin(key: str, path: str, revision: str, made: dict) -> Origin:
         return made[path]
     try:
         source = Source.of(path, revision)
-        config = AutoConfig.from_pretrained(source.base, revision=source.base_revision, trust_remote_code=False)
-        return Origin(source, config, (path, revision))
+        return Origin(source, read_config(source.base, source.base_revision), (path, revision))
     except Exception as error:  # a library may raise anything over the content of a folder
         raise ConfigError([Problem(key, path, f"its config cannot be read: {reason(error)}")]) from error
 
@@ -117,4 +116,4 @@ def new_model(config, made: dict) -> Origin:
     if "vocab_size" not in settings:
         settings["vocab_size"] = made[path] if path in made else len(cached_tokenizer(path, "main", config.pad_token))
     source = Source(config.output_dir, "main", config.output_dir, "main", None)
-    return Origin(source, AutoConfig.for_model(settings.pop("model_type"), **settings), (path, "main"))
+    return Origin(source, new_config(settings), (path, "main"))

@@ -197,7 +197,7 @@ def build_shape(
             store_head_in_float32(model)
             model = get_on_meta(model, fit_to_model(LoraConfig(**json.loads(lora)), model))
             model = train_in_float32(model) if autocast else model
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # a config may hold anything
         key = "model_name_or_path" if lora is None else "lora_target_modules"
         raise ConfigError([Problem(key, origin.source.path, f"cannot be built: {reason(error)}")]) from error
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}

@@ -1,0 +1,166 @@
+"""The bounds of a model's config and of an adapter's: what exceeds them is refused before anything is made of it.
+
+The configs of models come from other people. A number in one decides how much memory and time a model without weights
+takes already, and some settings name code or other files to load.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from hfkit.core.regexes import regex_fault
+
+LARGEST_SIZES = {
+    re.compile(r"n_layers?|num_layers|num_(\w+_)?layers|(en|de)coder_layers|depth|num_(\w+_)?blocks"): 1024,
+    re.compile(r"(\w+_)?n?_?heads?|n_head_kv"): 1 << 16,
+    re.compile(r"(\w+_)?experts(_\w+)?"): 1 << 14,
+    re.compile(r"(\w+_)?(position_embeddings|positions|n_ctx|seq_len|sequence_length|seq_length)"): 1 << 27,
+    re.compile(r"(\w+_)?(size|dim|n_embd|d_model|n_inner|vocab_size(_\w+)?)"): 1 << 24,
+}
+"""The largest value of a model's settings by their names: about ten times that of the largest model that exists."""
+LARGEST_LAYERS_OF_EXPERTS = 1 << 16
+"""Of layers times experts: Kimi K2 has 61 times 384."""
+SINGLE_SIZES: tuple[str, ...] = ("vocab_size", "hidden_size", "n_embd", "d_model", "num_hidden_layers", "n_layer")
+SINGLE_SIZES += (
+    "n_layers",
+    "num_layers",
+    "num_attention_heads",
+    "n_head",
+    "n_heads",
+    "num_heads",
+    "max_position_embeddings",
+    "n_positions",
+)
+"""The settings that are one positive whole number in each architecture that has them."""
+DTYPE = re.compile(r"(torch\.)?(auto|(b?float|u?int|complex)\d+(_\w+)?|float|double|half|bfloat16)")
+FOREIGN_CODE = ("attn_implementation", "experts_implementation")
+"""With or without a leading `_`: a name with a `/` is a repository on the Hub, whose code Transformers would run."""
+QUANTIZATIONS: tuple[str, ...] = ("awq", "bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit", "gptq")
+QUANTIZATIONS += (
+    "compressed-tensors",
+    "fp8",
+    "mxfp4",
+    "torchao",
+    "hqq",
+    "fbgemm_fp8",
+    "bitnet",
+    "aqlm",
+    "eetq",
+    "auto-round",
+    "quark",
+    "vptq",
+)
+OWN_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+LARGEST_RANK = 1 << 14
+LARGEST_OF_ADAPTER = 1 << 32
+LONGEST_PATH = 4096
+RANKS = ("r", "init_r", "target_r", "num_virtual_tokens", "adapter_len")
+PATTERNS = ("target_modules", "exclude_modules", "layers_pattern", "target_parameters", "modules_to_save")
+LOADS_MORE = ("megatron_config", "prompt_tuning_init_state_dict_path", "shadow_model", "adapters")
+"""With which PEFT imports a module, or opens other files, that the adapter names."""
+
+
+def model_config_fault(settings: dict) -> str | None:
+    """Return which setting of a model's config.json is out of bounds, and what it should be; else None.
+
+    What an architecture has and how its sizes fit is left to Transformers.
+    """
+    text_config = settings.get("text_config")
+    for part in (settings, text_config if isinstance(text_config, dict) else {}):
+        for name in SINGLE_SIZES:
+            if name in part and (type(part[name]) is not int or part[name] < 1) and part[name] is not None:
+                return f"{name} is {shown(part[name])}, not a positive whole number"
+    counts = {"layer": 1, "experts": 1}
+    for name, value in walk(settings):
+        if fault := code_fault(name, value):
+            return fault
+        limit = next((limit for pattern, limit in LARGEST_SIZES.items() if pattern.fullmatch(name)), None)
+        if limit is None:
+            continue
+        highest = max((abs(one) for one in whole_numbers(value)), default=0)
+        if highest > limit:
+            return f"{name} is {shown(value)}, more than {limit}, which no model has"
+        for count in counts:
+            counts[count] = max(counts[count], highest if count in name else 1)
+    if counts["layer"] * counts["experts"] > LARGEST_LAYERS_OF_EXPERTS:
+        return f"{counts['layer']} layers of {counts['experts']} experts are more than {LARGEST_LAYERS_OF_EXPERTS}"
+    return None
+
+
+def code_fault(name: str, value: Any) -> str | None:
+    """Return why a setting of a model's config may load code or other files, or None."""
+    if name.lstrip("_").removesuffix("_internal") in FOREIGN_CODE:
+        named = [one for one in (value.values() if isinstance(value, dict) else [value]) if one is not None]
+        if not all(isinstance(one, str) and re.fullmatch(r"[\w|]+", one) for one in named):
+            return f"{name} is {shown(value)}: code from the Hub is not run; remove it"
+    if name in ("dtype", "torch_dtype") and not isinstance(value, dict):
+        if value is not None and not (isinstance(value, str) and DTYPE.fullmatch(value)):
+            return f"{name} is {shown(value)}, which is no dtype of PyTorch"
+    if name == "quantization_config" and isinstance(value, dict):
+        method = value.get("quant_method")
+        if method is not None and method not in QUANTIZATIONS:
+            return f"quant_method in quantization_config is {shown(method)}, none of {', '.join(QUANTIZATIONS)}"
+    if name == "transformers_weights" and value not in (None, *OWN_WEIGHTS):
+        return f"{name} is {shown(value)}: weights are loaded from {OWN_WEIGHTS[0]}; rename the file"
+    return None
+
+
+def adapter_fault(settings: dict) -> str | None:
+    """Return which setting of an adapter_config.json is out of bounds, and why; else None."""
+    for name in LOADS_MORE:
+        if settings.get(name):
+            return f"{name} is {shown(settings[name])}, from which PEFT would load more than this adapter"
+    base = settings.get("base_model_name_or_path")
+    if isinstance(base, str) and (len(base) > LONGEST_PATH or base.startswith("-") or not base.isprintable()):
+        return f"base_model_name_or_path is {shown(base)}, neither a folder nor a Hub id"
+    for name in PATTERNS:
+        value = settings.get(name)
+        listed = [value] if isinstance(value, str) else [*value] if isinstance(value, list) else []
+        if not all(isinstance(one, str) for one in listed) or not isinstance(value, (str, list, type(None))):
+            return f"{name} is {shown(value)}, not a list of names"
+    patterns = [one for name in PATTERNS for one in [settings.get(name)] if isinstance(one, str)]
+    layers = settings.get("layers_pattern")
+    patterns += layers if isinstance(layers, list) else []
+    for name in ("rank_pattern", "alpha_pattern"):
+        ranks = settings.get(name) or {}
+        if not isinstance(ranks, dict) or not all(isinstance(one, (int, float)) for one in ranks.values()):
+            return f"{name} is {shown(ranks)}, not a mapping of names to numbers"
+        patterns += ranks
+    for pattern in patterns:
+        if fault := regex_fault(pattern):
+            return f"the regular expression {shown(pattern)} {fault}"
+    ranks = [(name, settings[name]) for name in RANKS if name in settings] + [
+        ("rank_pattern", one) for one in (settings.get("rank_pattern") or {}).values()
+    ]
+    for name, rank in ranks:
+        if isinstance(rank, int) and not 0 < rank <= LARGEST_RANK:
+            return f"{name} is {shown(rank)}, not from 1 to {LARGEST_RANK}"
+    for name, value in walk(settings):
+        if "key" not in name and any(abs(one) > LARGEST_OF_ADAPTER for one in whole_numbers(value)):
+            return f"{name} is {shown(value)}, more than {LARGEST_OF_ADAPTER}"
+    return None
+
+
+def walk(settings: dict) -> Iterator[tuple[str, Any]]:
+    """Yield each setting, and those of the mappings within."""
+    waiting = [settings]
+    for part in waiting:
+        for name, value in part.items():
+            yield name, value
+            waiting += [value] if isinstance(value, dict) else []
+
+
+def whole_numbers(value: Any) -> list[int]:
+    """Return a value if it is a whole number, or those of a list, and of the lists in it."""
+    if isinstance(value, list):
+        return [number for one in value for number in whole_numbers(one)]
+    return [value] if type(value) is int else []
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message, shortened."""
+    text = (
+        repr(value) if not isinstance(value, int) or abs(value) < 1 << 64 else f"a number of {value.bit_length()} bits"
+    )
+    return text if len(text) <= 80 else f"{text[:50]}...{text[-20:]}"

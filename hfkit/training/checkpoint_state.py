@@ -1,0 +1,66 @@
+"""Checks what resuming reads of a checkpoint before anything is loaded: it may come from somebody else."""
+
+import pickle
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from transformers import TrainerState
+from transformers.trainer_pt_utils import safe_globals
+
+from hfkit.core.errors import HfkitError
+from hfkit.core.files import read_json_mapping
+from hfkit.core.links import require_own_files
+from hfkit.records.shards import require_own_shards
+
+MORE_KEYS = ("episode",)
+"""Of the state of TRL's PPO trainer."""
+COUNTERS = ("global_step", "max_steps", "num_train_epochs", "num_input_tokens_seen", "epoch")
+LARGEST_COUNT = 1 << 53
+PICKLED_STATE = ("*.pt", "*.pth")
+NOT_READ = "training_args.bin"
+
+
+def foreign_fault(checkpoint: Path) -> str | None:
+    """Return why a checkpoint is not one that hfkit wrote and that can be loaded without running code, or None.
+
+    Pickled tensors are read with `weights_only`, as Transformers reads them; the tensors stay on the disk.
+    """
+    try:
+        require_own_files(checkpoint)
+        require_own_shards(checkpoint)
+    except HfkitError as error:
+        return str(error)
+    for file in checkpoint.iterdir():
+        if file.suffix == ".bin" and file.name != NOT_READ:
+            return f"{file.name} is pickled; weights are loaded from safetensors only"
+        if file.is_dir() and any(file.glob("adapter_*")):
+            return f"{file.name} holds a further adapter"
+    if fault := trainer_state_fault(read_json_mapping(checkpoint / "trainer_state.json") or {}):
+        return f"trainer_state.json: {fault}"
+    for file in sorted(file for pattern in PICKLED_STATE for file in checkpoint.glob(pattern)):
+        try:
+            with safe_globals():
+                torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
+            return f"{file.name} holds more than tensors and numbers, or is damaged ({type(error).__name__})"
+    return None
+
+
+def trainer_state_fault(state: dict) -> str | None:
+    """Return what in a trainer_state.json is not as a trainer writes it, or None."""
+    known = {field.name for field in fields(TrainerState)} | {*MORE_KEYS}
+    if unknown := [name for name in state if name not in known]:
+        return f"unknown keys: {', '.join(unknown[:3])[:80]}"
+    for name in COUNTERS:
+        value = state.get(name, 0)
+        if type(value) not in (int, float) or not 0 <= value <= LARGEST_COUNT:
+            return f"{name} is not a number of a run"
+    if not isinstance(state.get("best_model_checkpoint"), (str, type(None))):
+        return "best_model_checkpoint is not a path"
+    logs, callbacks = state.get("log_history") or [], state.get("stateful_callbacks") or {}
+    if not isinstance(logs, list) or not all(isinstance(log, dict) and type(log.get("step")) is int for log in logs):
+        return "log_history is not a list of logs, each with its step"
+    if not isinstance(callbacks, dict) or not isinstance(callbacks.get("TrainerControl", {}), dict):
+        return "stateful_callbacks is not a mapping"
+    return None
