@@ -27,6 +27,7 @@ import socket
 from importlib import import_module
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -37,6 +38,8 @@ from hfkit.core.console import take_warnings
 from hfkit.stages.checks import problems_of
 
 pytest.register_assert_rewrite("interruption")
+# Every run draws its plot, which takes a fifth of a tiny run, and ticks take a third of that.
+matplotlib.rcParams.update(dict.fromkeys(["xtick.bottom", "xtick.labelbottom", "ytick.left", "ytick.labelleft"], False))
 # fixtures of more than one file
 pytest_plugins = ["card_fixtures", "family_fixtures", "hostile_models", "hub_fixtures", "merging", "planned"]
 

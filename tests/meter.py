@@ -6,7 +6,6 @@ import weakref
 import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 
 class TensorMeter(TorchDispatchMode):
@@ -22,15 +21,17 @@ class TensorMeter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_iter((out, args, kwargs)):
-            if isinstance(tensor, torch.Tensor):
-                self.see(tensor.untyped_storage())
+        for value in (out, *args, *(kwargs or {}).values()):
+            self.see(value)
         self.peak = max(self.peak, self.total)
         return out
 
-    def see(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self.alive:
+    def see(self, value: object) -> None:
+        """Count the storage of a tensor, or of each in a list."""
+        if isinstance(value, (list, tuple)):
+            for one in value:
+                self.see(one)
+        elif isinstance(value, torch.Tensor) and (key := (storage := value.untyped_storage())._cdata) not in self.alive:
             self.alive[key] = storage.nbytes()
             self.total += storage.nbytes()
             weakref.finalize(storage, self.free, key)

@@ -24,9 +24,9 @@ def provide_classifier(config: PreTrainedConfig) -> type[PreTrainedModel] | None
     Returns:
         its classifier: Transformers' own, or else a generic one; None if none can be made or registered.
     """
-    known = {type(config), type(config.get_text_config())} & {*MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING}
-    if known:
-        return MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[known.pop()]
+    for kind in (type(config), type(config.get_text_config())):
+        if kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:  # to iterate over it imports all architectures
+            return MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[kind]
     prefix = backbone_name(config)
     if prefix is None:
         return None

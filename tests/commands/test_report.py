@@ -204,6 +204,14 @@ def test_a_score_without_weight_is_watched_and_changes_nothing(run_stage, ppo_di
     assert 'aria-label="PPO: length score against KL: as KL grows to' in figure.svg
 
 
+def test_the_interval_of_equal_values_may_be_beside_their_mean(tmp_path):
+    """By a rounding error."""
+    FigureWriter(tmp_path).intervals(
+        "gold", "Gold score", "mean", [("base", 0.1 + 0.2, 0.3, 0.3), ("SFT", 0.3, 0.4, 0.4)]
+    )
+    assert (tmp_path / "gold.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("record", "reported"),
     [

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from forks import run_without_hfkit
+from forks import run, run_without_hfkit
 from model_outputs import last_hidden, logits_at
 from quick import mostly_slow
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -139,3 +139,14 @@ def test_a_classifier_of_transformers_is_left_alone():
     assert type(AutoModelForSequenceClassification.from_config(config)).__name__ == "LlamaForSequenceClassification"
     assert has_classifier(config)
     assert not has_classifier(AutoConfig.for_model("mllama"))
+
+
+def test_the_other_architectures_are_not_imported():
+    code = """
+import sys
+from transformers import LlamaConfig
+from hfkit.models.classifiers import provide_classifier
+provide_classifier(LlamaConfig())
+print(sum(name.startswith("transformers.models.") and ".configuration_" in name for name in sys.modules))
+"""
+    assert int(run(code).stdout) < 40

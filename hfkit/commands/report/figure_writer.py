@@ -65,7 +65,8 @@ class FigureWriter:
 
         def draw(axes) -> None:
             for index, (_, value, low, high) in enumerate(rows):
-                spans = None if low is None else [[value - low], [high - value]]
+                # the mean of equal values can be outside of their interval, by a rounding error
+                spans = None if low is None else [[max(0.0, value - low)], [max(0.0, high - value)]]
                 axes.errorbar(value, index, xerr=spans, fmt="o", color=LIGHT["first"], capsize=5, linewidth=2)
                 look = {"textcoords": "offset points", "ha": "center", "size": 8}
                 axes.annotate(format_number(value), (value, index), (0, 8), **look)
