@@ -88,23 +88,28 @@ def merge(
     require_free_folder(out)
     with staged_folder(out, "merging") as folder:
         say(f"merge: {source.path} into {source.base}")
-        # on the CPU: in float32 it may not fit into the GPU that it was trained on
-        head = HEADS[task_of(source)]
-        model = load_base(source.base, source.base_revision, head=head, on=torch.device("cpu"))
-        mend_generation_config(model, source.base)
-        model = merge_adapter(model, source)
-        settings["dtype"] = dtype = cast_weights(model, dtype, source)
-        save_model(model, tokenizer, folder)
-        classifier = describe_generic(model)
-        del model
-        release_memory()  # so that one model at a time is in memory
-        facts = {**measure_merge(folder, source, trained, tokenizer, held_out, dtype), **classifier}
+        settings["dtype"], classifier = write_merged(source, tokenizer, dtype, folder)
+        facts = {**measure_merge(folder, source, trained, tokenizer, held_out, settings["dtype"]), **classifier}
         if task_of(source) == "SEQ_CLS":
             facts["reply_ending"] = reply_ending(tokenizer)
         facts |= {"seed": trained.get("seed"), "lineage": lineage, "inputs_sha256": inputs}
         write_card_and_record(folder, source, settings, started, **facts)
     say(f"merge: done in {time.time() - started:.0f} s, in {out}")
     return out
+
+
+def write_merged(source: Source, tokenizer, dtype: str, folder: Path) -> tuple[str, dict]:
+    """Write the merged model; return the dtype of its weights, and what a record says of a generic classifier."""
+    # on the CPU: in float32 it may not fit into the GPU that it was trained on
+    model = load_base(source.base, source.base_revision, head=HEADS[task_of(source)], on=torch.device("cpu"))
+    mend_generation_config(model, source.base)
+    model = merge_adapter(model, source)
+    dtype = cast_weights(model, dtype, source)
+    save_model(model, tokenizer, folder)
+    classifier = describe_generic(model)
+    del model
+    release_memory()  # so that one model at a time is in memory
+    return dtype, classifier
 
 
 def mergeable_source(adapter: str, revision: str, base: str | None) -> Source:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hfkit.core.errors import HfkitError
-from hfkit.core.limits import MAX_TEXT_BYTES, exceeded, limit_of, load_json
+from hfkit.core.limits import MAX_FILE_DEPTH, MAX_TEXT_BYTES, exceeded, limit_of, load_json
 from hfkit.core.links import is_blob
 from hfkit.core.names import folder_name_fault
 from hfkit.core.temporary import temporary_path
@@ -64,7 +64,7 @@ def load_json_file(path: Path) -> Any:
         ValueError: it is not JSON, or (`LimitError`) exceeds a limit.
         OSError: it cannot be read.
     """
-    return load_json(read_text(path))
+    return load_json(read_text(path), MAX_FILE_DEPTH)
 
 
 def read_json_mapping(path: Path) -> dict | None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from hfkit.core.console import is_main_process
-from hfkit.core.signal_watch import REPEATED, watch_signals
+from hfkit.core.signal_watch import REPEAT_SECONDS, watch_signals
 
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 """Exit status by signal: SIGUSR1 announces a SIGTERM, so that a job script has one status to ask for."""
@@ -88,7 +88,7 @@ def _on_signal(number: int, frame: object) -> None:
         if caught.deferrals and is_main_process():
             note = f"{signal.Signals(number).name}: saving first; a second signal ends the process at once\n"
             os.write(2, note.encode())  # `print` may be what the signal interrupts
-    elif now - caught.time < REPEATED:
+    elif now - caught.time < REPEAT_SECONDS:
         return
     elif caught.deferrals:
         caught.deferrals = 0

@@ -10,6 +10,7 @@ from typing import Any
 from hfkit.core.errors import HfkitError
 
 MAX_DEPTH = "HFKIT_MAX_DEPTH"
+MAX_FILE_DEPTH = "HFKIT_MAX_FILE_DEPTH"
 MAX_ROW_BYTES = "HFKIT_MAX_ROW_BYTES"
 MAX_COLUMNS = "HFKIT_MAX_COLUMNS"
 MAX_KEY_LENGTH = "HFKIT_MAX_KEY_LENGTH"
@@ -18,19 +19,21 @@ MAX_YAML_BYTES = "HFKIT_MAX_YAML_BYTES"
 MAX_YAML_VALUES = "HFKIT_MAX_YAML_VALUES"
 MAX_TEXT_BYTES = "HFKIT_MAX_TEXT_BYTES"
 LIMITS = {
-    MAX_DEPTH: 200,
+    MAX_DEPTH: 64,
+    MAX_FILE_DEPTH: 400,
     MAX_ROW_BYTES: 16 << 20,
     MAX_COLUMNS: 10_000,
     MAX_KEY_LENGTH: 1_000,
     MAX_UNPACKED_RATIO: 100,
     MAX_YAML_BYTES: 1 << 20,
     MAX_YAML_VALUES: 100_000,
-    MAX_TEXT_BYTES: 256 << 20,
+    MAX_TEXT_BYTES: 64 << 20,
 }
-"""The limits: lists and objects within each other in JSON and YAML; bytes of a row, a line or a value of a column;
-columns and fields of all rows; characters of a key; the size of an unpacked file as a multiple of the packed one; bytes
-of a YAML file or of a card's front matter; values in it, aliases followed; bytes of a card or of a JSON file that is no
-data."""
+"""The limits: lists and objects within each other in rows and YAML; the same in a JSON file that is no data, such as a
+record, which has two for each generation of its lineage; bytes of a row, a line or a value of a column; columns and
+fields of all rows; characters of a key; the size of an unpacked file as a multiple of the packed one; bytes of a YAML
+file or of a card's front matter; values in it, aliases followed; bytes of a card or of a JSON file that is no data.
+"""
 
 
 class UnsafeFileError(HfkitError, ValueError):
@@ -58,13 +61,16 @@ def exceeded(name: str, what: str, unit: str) -> LimitError:
     return LimitError(f"{what} more than {limit_of(name):,} {unit}; if you trust it, raise the limit {name}")
 
 
-def too_deep() -> LimitError:
+def too_deep(limit: str = MAX_DEPTH) -> LimitError:
     """Return the error for lists and objects that are nested too deeply."""
-    return exceeded(MAX_DEPTH, "its values are nested", "levels deep")
+    return exceeded(limit, "its values are nested", "levels deep")
 
 
-def load_json(text: str) -> Any:
+def load_json(text: str, limit: str = MAX_DEPTH) -> Any:
     """Return the value of JSON text of unknown origin.
+
+    Args:
+        limit: on its depth.
 
     Raises:
         ValueError: it is not JSON, or (`LimitError`) nested too deeply.
@@ -72,20 +78,20 @@ def load_json(text: str) -> Any:
     try:
         value = json.loads(text)
     except RecursionError:
-        raise too_deep() from None
-    check_depth(text, value)
+        raise too_deep(limit) from None
+    check_depth(text, value, limit)
     return value
 
 
-def check_depth(text: str, value: object) -> None:
+def check_depth(text: str, value: object, limit: str = MAX_DEPTH) -> None:
     """Raise a LimitError if the value of a JSON text is nested too deeply."""
-    limit = limit_of(MAX_DEPTH)
-    if text.count("[") + text.count("{") <= limit:
+    depth = limit_of(limit)
+    if text.count("[") + text.count("{") <= depth:
         return
     level: list = [value] if isinstance(value, (dict, list)) else []
-    for _ in range(limit):
+    for _ in range(depth):
         inner = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]
         level = [item for item in inner if isinstance(item, (dict, list))]
         if not level:
             return
-    raise too_deep()
+    raise too_deep(limit)

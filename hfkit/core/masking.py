@@ -9,7 +9,7 @@ from functools import lru_cache
 MASK = "***"
 # The start of a word, also after a JSON escape such as \n, whose letter would otherwise count as the word's first.
 START = r"(?:\b|(?<=\\[bfnrt])|(?<=\\u[0-9a-fA-F]{4}))"
-TOKENS = {
+TOKEN_FORMS = {
     "hf_": r"(?=[a-z]*[A-Z0-9]|[a-z]{30})[A-Za-z0-9]{16,}",  # Hugging Face
     "sk-": r"(?![a-z]+-[a-z]+(?:-|\b))[A-Za-z0-9_-]{20,}",  # OpenAI and others; not sk-learn-classifier
     "gh[pousr]_": r"[A-Za-z0-9]{36}",
@@ -22,12 +22,12 @@ TOKENS = {
 """How tokens begin, and how they go on."""
 KEY_BLOCK = r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----"
 END_BLOCK = KEY_BLOCK.replace("BEGIN", "END")
-KNOWN_TOKENS = START + "(?:" + "|".join(f"(?:{start})(?:{rest})" for start, rest in TOKENS.items()) + ")"
+KNOWN_TOKENS = START + "(?:" + "|".join(f"(?:{start})(?:{rest})" for start, rest in TOKEN_FORMS.items()) + ")"
 SECRETS = re.compile(f"{KNOWN_TOKENS}|{KEY_BLOCK}")
 """Tokens and keys that are known by their form."""
 
 # `hub_token` and `WANDB_API_KEY` are secrets; `max_new_tokens`, `tokenizer` and `pad_token` are not
-NAMES = re.compile(
+SECRET_NAMES = re.compile(
     r"(?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)(?<!stop_)(?<!image_)(?<!think_)(?<![a-z])"
     r"(token|password|passwd|secrets?|(api|access|secret|private)?keys?)(?![a-z])",
     re.I,
@@ -35,15 +35,15 @@ NAMES = re.compile(
 TYPICAL_NAMES = ("token", "hub_token", "hf_token", "api_key", "wandb_api_key", "access_token", "password", "secret")
 ENDING = r"(?i:token|password|passwd|secret|key)"
 VALUE = r"""(?:"[^"\n]{0,4096}"|'[^'\n]{0,4096}'|[^\s"',;)}\]]+)"""
-PARTS = {
+SECRET_FORMS = {
     "block": rf"(?P<block>{KEY_BLOCK})(?!\*)(?:(?:(?!-----)[\s\S])*{END_BLOCK}|[\w+/=\s\\]*)",
-    "token": START + r"(?:" + "|".join(f"(?:(?P<t{n}>{a})(?:{b}))" for n, (a, b) in enumerate(TOKENS.items())) + ")",
+    "token": f"{START}(?:{'|'.join(f'(?:(?P<t{n}>{a})(?:{b}))' for n, (a, b) in enumerate(TOKEN_FORMS.items()))})",
     "url": r"(?P<url>(?<=://)[^\s/:@\"']{0,200}:)[^\s/@\"']{1,400}@",
     "bearer": r"(?P<bearer>\b[Bb]earer\s)(?=\S{0,200}?\d)[\w.~+/=-]{8,}",
     "flag": rf"(?P<flag>--[\w.-]{{0,64}}{ENDING}\s)(?!-){VALUE}",
     "named": rf"(?P<name>(?<![\w.-])[\w.-]{{0,64}}{ENDING})(?P<sign>[\"']?\s?[=:]\s?)(?P<value>{VALUE})",
 }
-TEXT = re.compile("|".join(PARTS.values()))
+SENSITIVE = re.compile("|".join(SECRET_FORMS.values()))
 HINT = re.compile("hf_|sk-|gh[pousr]_|github_pat_|glpat-|AKIA|ASIA|xox|AIza|://|earer|PRIVATE|" + ENDING)
 NOT_SECRET = {"", "none", "null", "true", "false", "missing", MASK}
 
@@ -52,7 +52,7 @@ def mask_secrets(text: str) -> str:
     """Return a text with `***` in place of tokens, keys and passwords: by their form, their names, or `own_secrets`."""
     for secret in own_secrets():
         text = text.replace(secret, MASK)
-    return TEXT.sub(_masked_match, text) if HINT.search(text) else text
+    return SENSITIVE.sub(_masked_match, text) if HINT.search(text) else text
 
 
 def own_secrets() -> list[str]:
@@ -64,7 +64,7 @@ def own_secrets() -> list[str]:
 @lru_cache(maxsize=1024)
 def is_secret_name(name: str) -> bool:
     """Return whether a key or variable of this name holds a secret."""
-    return NAMES.search(name) is not None
+    return SECRET_NAMES.search(name) is not None
 
 
 def masked(key: str, value: object) -> object:
@@ -101,11 +101,11 @@ def _masked_match(match: re.Match) -> str:
     name, sign, value = (groups[part] for part in ("name", "sign", "value"))
     if name is not None:
         quote = value[0] if value[0] in "\"'" else ""
-        shown = TEXT.sub(_masked_match, value) if _is_harmless(name, sign, value) else quote + MASK + quote
+        shown = SENSITIVE.sub(_masked_match, value) if _is_harmless(name, sign, value) else quote + MASK + quote
         return name + sign + shown
     begin = next(text for text in groups.values() if text is not None)
     if groups["flag"] is not None and not is_secret_name(begin.strip()):
-        return begin + TEXT.sub(_masked_match, match[0].removeprefix(begin))
+        return begin + SENSITIVE.sub(_masked_match, match[0].removeprefix(begin))
     return begin + MASK + ("@" if groups["url"] is not None else "")
 
 

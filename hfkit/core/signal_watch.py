@@ -14,7 +14,7 @@ from contextlib import suppress
 
 import psutil
 
-REPEATED = 1.0
+REPEAT_SECONDS = 1.0
 """Seconds in which signals count as one: `timeout` and launchers send theirs twice."""
 PATIENCE = 10.0
 """Seconds in which a process has to end by itself."""
@@ -47,7 +47,7 @@ def watch_signals(handler: Callable, statuses: Mapping[signal.Signals, int], is_
                     continue
                 if first is None:
                     first, began, deadline = number, now, now + PATIENCE
-                elif now - began > REPEATED:
+                elif now - began > REPEAT_SECONDS:
                     end_now(128 + number)
             if is_deferred():
                 deadline = now + PATIENCE

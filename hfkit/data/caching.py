@@ -28,7 +28,7 @@ from hfkit.data.progress import progress_bars
 from hfkit.data.rendering import template_kwargs
 
 ROWS_PER_PROCESS = 2_000
-SIZES = "sizes.json"  # of the files of cached rows, by name
+SIZES_FILE = "sizes.json"  # of the files of cached rows, by name
 ROW_MODULES = (
     "chat_template",
     "concatenation",
@@ -119,25 +119,25 @@ def cached_rows(folder: Path, make: Callable[..., Dataset]) -> Dataset:
     """
     remove_leftovers(folder)
     find = partial(make, cache_file_name=str(folder / "rows.arrow"))
-    sizes = read_json_mapping(folder / SIZES)  # None if a process was killed before it was done
+    sizes = read_json_mapping(folder / SIZES_FILE)  # None if a process was killed before it was done
     if sizes is not None:
         try:
-            if sizes != file_sizes(folder):
+            if sizes != row_file_sizes(folder):
                 raise pa.ArrowInvalid("its files have other sizes than when they were written")
             return find()
         except (pa.ArrowException, OSError) as error:
             warn(f"the cache of prepared rows in {folder} is damaged ({reason(error)}): they are prepared anew")
-    for name in (*file_sizes(folder), SIZES):
+    for name in (*row_file_sizes(folder), SIZES_FILE):
         (folder / name).unlink(missing_ok=True)
     with temporary_folder(folder / "rows") as unfinished:
         make(cache_file_name=str(unfinished / "rows.arrow"))
-        for name in file_sizes(unfinished):
+        for name in row_file_sizes(unfinished):
             os.replace(unfinished / name, folder / name)
-    write_json(folder / SIZES, file_sizes(folder))
+    write_json(folder / SIZES_FILE, row_file_sizes(folder))
     return find()
 
 
-def file_sizes(folder: Path) -> dict[str, int]:
+def row_file_sizes(folder: Path) -> dict[str, int]:
     """Return the size in bytes of each file of cached rows, by name; what is made from them lies beside them."""
     return {file.name: file.stat().st_size for file in sorted(folder.glob("rows*.arrow"))}
 

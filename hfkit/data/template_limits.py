@@ -1,7 +1,7 @@
 """Limits of chat templates: they are code that comes with a model, and may run for ever or fill the memory.
 
 Jinja's sandbox keeps them from Python; this keeps them within `SECONDS`, `MEMORY` and `CHARACTERS`. A signal stops
-them, in the main thread of a process, so no single operation may take long (`BITS`).
+them, in the main thread of a process, so no single operation may take long (`LARGEST_BITS`).
 """
 
 import os
@@ -35,7 +35,7 @@ SOURCE = 200_000
 """Characters of a template."""
 CHARACTERS, PER_CHARACTER = 200_000, 8
 """Characters that a template may write into a conversation, and for each character in it."""
-BITS, DECIMALS, REPEATED = 1 << 14, 400, 10_000_000
+LARGEST_BITS, DECIMALS, LONGEST_REPEATED = 1 << 14, 400, 10_000_000
 """Bits of numbers that are multiplied or divided, decimals that one is rounded to, characters of a repeated text."""
 REFRESH = 0.1
 """Seconds after which the memory of the process is read anew."""
@@ -63,7 +63,7 @@ class BoundedTemplate(Template):
         Raises:
             UnusableTemplateError: the template exceeds a limit.
         """
-        with limits():
+        with template_limits():
             text = super().render(*args, **values)
         if len(text) > CHARACTERS * scale():
             given = sum(map(len, iter_strings([*args, values])))
@@ -86,18 +86,18 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def from_string(self, source: Any, *args: Any, **options: Any) -> Template:
         """Compile a template; constant parts of it are computed here already."""
         require_short(source)
-        with limits():
+        with template_limits():
             return super().from_string(source, *args, **options)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Compute `left operator right`, unless the result would be too large to compute or to keep."""
         if isinstance(left, int) and isinstance(right, int):
             bits = left.bit_length() * max(right, 1) if operator == "**" else left.bit_length() + right.bit_length()
-            if bits > BITS:
+            if bits > LARGEST_BITS:
                 raise UnusableTemplateError(f"computes {operator} of too large numbers")
         elif operator == "*" and (isinstance(left, int) or isinstance(right, int)):
             count, repeated = (left, right) if isinstance(left, int) else (right, left)
-            if hasattr(repeated, "__len__") and len(repeated) * count > REPEATED * scale():
+            if hasattr(repeated, "__len__") and len(repeated) * count > LONGEST_REPEATED * scale():
                 raise UnusableTemplateError(f"repeats a text or list {count:,} times")
         return self.binop_table[operator](left, right)
 
@@ -158,7 +158,7 @@ def require_short(source: object) -> None:
 
 
 @contextmanager
-def limits() -> Iterator[None]:
+def template_limits() -> Iterator[None]:
     """Run a block within the limits of time and memory.
 
     Raises:

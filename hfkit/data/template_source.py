@@ -6,7 +6,13 @@ from jinja2 import TemplateSyntaxError, meta
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.core.errors import reason
-from hfkit.data.template_limits import BoundedEnvironment, UnusableTemplateError, limits, require_short, with_remedy
+from hfkit.data.template_limits import (
+    BoundedEnvironment,
+    UnusableTemplateError,
+    require_short,
+    template_limits,
+    with_remedy,
+)
 
 GENERATION_TAG = re.compile(r"{%(-?)\s*(?:end)?generation\s*(-?)%}")
 
@@ -26,7 +32,7 @@ def variables_in(template: str) -> set[str]:
     """
     require_short(template)
     environment = BoundedEnvironment(extensions=["jinja2.ext.loopcontrols"])
-    with limits():
+    with template_limits():
         return meta.find_undeclared_variables(environment.parse(without_generation_tags(template)))
 
 

@@ -21,7 +21,7 @@ from hfkit.hub.repo_checks import base_problems, ref_problems, repo_problems
 from hfkit.hub.secret_scan import secrets_in_files
 from hfkit.hub.upload_plan import (
     UploadPlan,
-    find_base,
+    base_to_name,
     make_card,
     missing_weights,
     record_problems,
@@ -92,7 +92,7 @@ class Upload:
             problems += record_problems(self.folder, record)
         problems += missing_weights(self.folder, files) + unreadable_configs(self.folder, files)
         if ADAPTER_CONFIG in files and not problems:
-            base, found = find_base(self.folder, record, base)
+            base, found = base_to_name(self.folder, record, base)
             problems += found
             if base:
                 config = adapter_config_for_hub(read_json(str(self.folder), ADAPTER_CONFIG), base)

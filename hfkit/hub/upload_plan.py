@@ -81,7 +81,9 @@ def unreadable_configs(folder: Path, files: dict[str, RepoFile]) -> list[Problem
     return [Problem(str(folder / name), "not a JSON mapping", "repair it, or save the model again") for name in faulty]
 
 
-def find_base(folder: Path, record: dict | None, base: HubLocation | None) -> tuple[HubLocation | None, list[Problem]]:
+def base_to_name(
+    folder: Path, record: dict | None, base: HubLocation | None
+) -> tuple[HubLocation | None, list[Problem]]:
     """Return where the base of an adapter is on the Hub; the problem if it is unknown, or not the base trained on."""
     location = base or locate_base(folder, record, read_json(str(folder), ADAPTER_CONFIG))
     if isinstance(location, Problem):

@@ -54,7 +54,7 @@ OWN_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 LARGEST_RANK = 1 << 14
 LARGEST_OF_ADAPTER = 1 << 32
-LONGEST_PATH = 4096
+LONGEST_BASE = 4096
 RANKS = ("r", "init_r", "target_r", "num_virtual_tokens", "adapter_len")
 PATTERNS = ("target_modules", "exclude_modules", "layers_pattern", "target_parameters", "modules_to_save")
 LOADS_MORE = ("megatron_config", "prompt_tuning_init_state_dict_path", "shadow_model", "adapters")
@@ -112,7 +112,7 @@ def adapter_fault(settings: dict) -> str | None:
         if settings.get(name):
             return f"{name} is {shown(settings[name])}, from which PEFT would load more than this adapter"
     base = settings.get("base_model_name_or_path")
-    if isinstance(base, str) and (len(base) > LONGEST_PATH or base.startswith("-") or not base.isprintable()):
+    if isinstance(base, str) and (len(base) > LONGEST_BASE or base.startswith("-") or not base.isprintable()):
         return f"base_model_name_or_path is {shown(base)}, neither a folder nor a Hub id"
     for name in PATTERNS:
         value = settings.get(name)

@@ -86,16 +86,16 @@ def test_each_verb_that_reads_a_model_knows_the_bounds(attack, model, plain_adap
 
 FILES = {
     "a config that is a list": ("config.json", "[1, 2]", "config.json is not a JSON mapping"),
-    "a config that is nested": ("config.json", NESTED, "nested deeper"),
+    "a config that is nested": ("config.json", NESTED, "nested more than"),
     "a config that is nothing": ("config.json", "", "config.json cannot be read"),
-    "a config of 100 MB": ("config.json", "[" + " " * (100 << 20) + "]", "it has 100 MB"),
+    "a config of 100 MB": ("config.json", "[" + " " * (100 << 20) + "]", "it has more than 67,108,864 bytes"),
     "a config of bytes": ("config.json", "\x00\x01", "config.json cannot be read"),
     "generation that is a list": ("generation_config.json", "[]", "generation_config.json"),
-    "generation that is nested": ("generation_config.json", NESTED, "nested deeper"),
+    "generation that is nested": ("generation_config.json", NESTED, "nested more than"),
     "generation by tokens of text": ("generation_config.json", '{"eos_token_id": "os"}', "eos_token_id"),
     "a tokenizer config that is a list": ("tokenizer_config.json", "[]", "tokenizer_config.json is not a JSON mapping"),
-    "a tokenizer config that is nested": ("tokenizer_config.json", NESTED, "nested deeper"),
-    "a tokenizer that is nested": ("tokenizer.json", NESTED, "nested deeper"),
+    "a tokenizer config that is nested": ("tokenizer_config.json", NESTED, "nested more than"),
+    "a tokenizer that is nested": ("tokenizer.json", NESTED, "nested more than"),
     "a million added tokens": (
         "added_tokens.json",
         json.dumps({f"t{index}": 400 + index for index in range(100_000)}),

@@ -24,12 +24,12 @@ def parents(depth: int) -> list:
 
 RECORDS = {
     "parents without an end": (record(lineage=parents(300))[:-9], "hfkit.json"),
-    "a hundred generations": (record(lineage=parents(250)), "nested deeper"),
+    "a hundred generations": (record(lineage=parents(250)), "nested more than"),
     "parents that are a text": (record(lineage=[{**MODEL, "parents": "ab"}]), "hfkit"),
     "parents that are a number": (record(lineage=[{**MODEL, "parents": 7}]), "hfkit"),
     "a path that is a number": (record(lineage=[{**MODEL, "path": 7}]), "hfkit"),
     "a lineage that is a mapping": (record(lineage={"a": 1}), "hfkit.json"),
-    "a record that is nested": (NESTED, "nested deeper"),
+    "a record that is nested": (NESTED, "nested more than"),
     "a record that is a list": ("[]", "not a JSON mapping"),
     "data that is a list": (record(data=[1]), "hfkit.json"),
     "a base that is a text": (record(base="x"), "hfkit.json"),
