@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import TextIO
 
 PRELOAD = (
     "torch._inductor.compile_fx",
@@ -25,8 +26,6 @@ PRELOAD = (
     "pandas",
     "matplotlib.backends.backend_agg",
 )
-LARGEST = 1 << 18
-"""Bytes of a message between a test and the server."""
 PAUSE = 0.01
 """Seconds between two looks at whether a process has ended."""
 WITHOUT_HFKIT = """
@@ -42,20 +41,22 @@ sys.meta_path.insert(0, NoHfkit())
 
 
 @cache
-def server() -> tuple[socket.socket, subprocess.Popen]:
-    """Start the server of this process, once; it ends when its socket is closed."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+def server() -> tuple[socket.socket, TextIO, subprocess.Popen]:
+    """Start the server of this process, once; return a socket for questions, and the answers. Closed, it ends."""
+    ours, theirs = socket.socketpair()
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, __file__, str(theirs.fileno())]
     with theirs:
-        return ours, subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)
+        started = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)
+    return ours, ours.makefile("r"), started
 
 
 def request(question: dict, streams: list[int]) -> int | None:
-    """Send a question to the server and return its answer."""
-    ours, _ = server()
-    socket.send_fds(ours, [json.dumps(question).encode()], streams)
-    return json.loads(ours.recv(LARGEST))
+    """Send a question to the server, streams first, and return its answer."""
+    questions, answers, _ = server()
+    socket.send_fds(questions, [b"?"], streams)
+    questions.sendall(json.dumps(question).encode() + b"\n")
+    return json.loads(answers.readline())
 
 
 class Fork:
@@ -143,23 +144,25 @@ def run_without_hfkit(script: str, *arguments: str, cwd: Path) -> None:
 
 def serve(asked: socket.socket) -> dict:
     """Answer questions until the socket is closed; return only in a fork, with what it is to run."""
+    lines = asked.makefile("r")
     while True:
-        message, streams, *_ = socket.recv_fds(asked, LARGEST, 3)
-        if not message:
+        mark, streams, *_ = socket.recv_fds(asked, 1, 3)
+        if not mark:
             os._exit(0)
-        question = json.loads(message)
+        question = json.loads(lines.readline())
         if "ended" in question:
             pid, status = os.waitpid(question["ended"], os.WNOHANG)
             answer = os.waitstatus_to_exitcode(status) if pid else None
         else:
             answer = os.fork()
             if answer == 0:
+                lines.close()
                 asked.close()
                 become(question, streams)
                 return question
             for stream in streams:
                 os.close(stream)
-        asked.send(json.dumps(answer).encode())
+        asked.sendall(json.dumps(answer).encode() + b"\n")
 
 
 def become(question: dict, streams: list[int]) -> None:
