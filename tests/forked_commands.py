@@ -5,6 +5,7 @@ for what it prints, `seconds` after which it is killed with all that it started,
 signal that it gets `after` so many seconds, or its process group does, as Ctrl-C sends it.
 """
 
+import gc
 import json
 import os
 import resource
@@ -137,6 +138,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     for module in IMPORTS:
         import_module(module)
+    gc.freeze()  # the forks share the pages of the libraries, and do not search them for garbage
     for line in sys.stdin:
         asked = {"signal": 0, "after": 0.0, "to_group": False, **json.loads(line)}
         pid = os.fork()
