@@ -25,7 +25,7 @@ def lock_folder(folder: Path, doing: str = "training"):
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HfkitError(f"cannot make {folder}: {reason(error)}") from error
+        raise HfkitError(f"cannot make {folder}: {reason(error)}: choose another folder") from error
     if not is_main_process():
         yield
         return

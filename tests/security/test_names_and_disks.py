@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import write_rows
@@ -76,3 +78,26 @@ def test_a_model_in_a_folder_that_is_not_utf8_is_refused(attack, tmp_path, sft_d
     os.symlink(tmp_path / "bytes-\udcff", tmp_path / "link")
     ran = attack("merge", "link", "out")
     assert ran.status == 1 and "not UTF-8" in ran.output and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["tokenizer", "merge"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param("loop/out", id="loop of links"),
+        pytest.param("dangling", id="link to nowhere"),
+        pytest.param("rows.jsonl", id="file"),
+        pytest.param("rows.jsonl/out", id="in a file"),
+        pytest.param("/dev/full", id="device"),
+        pytest.param("/proc/hfkit", id="no real disk"),
+    ],
+)
+def test_what_is_no_folder_is_named_and_left_alone(attack, tmp_path, rows, sft_dir, verb, path):
+    os.symlink("loop", tmp_path / "loop")
+    os.symlink("nowhere", tmp_path / "dangling")
+    before = {*os.listdir(tmp_path)}
+    output = [f"--output_dir={path}", *TOKENIZER, rows] if verb == "tokenizer" else [sft_dir, path]
+    ran = attack(verb, *output)
+    named = path if "/" not in path[1:] else path.split("/")[0]
+    assert ran.status in (1, 2) and Path(named).name in ran.output and re.search("folder|links", ran.output)
+    assert {*os.listdir(tmp_path)} - before == {"output.txt"}

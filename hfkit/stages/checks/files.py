@@ -15,6 +15,8 @@ def folder_problems(config) -> list[Problem]:
     path = Path(config.output_dir)
     if fault := folder_name_fault(path):
         return [Problem("output_dir", config.output_dir, fault)]
+    if path.is_symlink() and not path.is_dir():
+        return [Problem("output_dir", config.output_dir, "a link that leads to no folder: remove it")]
     existing = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
     if config.output_dir and os.path.isdir(existing) and os.access(existing, os.W_OK):
         return []
