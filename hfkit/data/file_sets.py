@@ -32,9 +32,6 @@ def read_files(kind: str, paths: list[Path], split: str, separator: str | None =
         ValueError: JSON or CSV that cannot be read.
     """
     paths = [*map(unpacked, paths)]
-    if kind == "text":
-        for path in paths:
-            check_lines(path)
     if kind == "json":
         shape = json_shape(paths)
         exact = exact_rows(paths, shape, split)
@@ -42,12 +39,18 @@ def read_files(kind: str, paths: list[Path], split: str, separator: str | None =
             return exact
         options = {"features": row_features(shape)}
     else:
-        options = file_options(kind, paths[0], separator)
+        options, *_ = [file_options(kind, path, separator) for path in paths]
     return datasets.load_dataset(kind, data_files=[escape(str(path)) for path in paths], split=split, **options)
 
 
 def file_options(kind: str, path: Path, separator: str | None = None) -> dict:
-    """Return the options with which `datasets` reads a file that is not JSON."""
+    """Return the options with which `datasets` reads a file that is not JSON.
+
+    Raises:
+        LimitError: a line of a text, or a row of a CSV, is too long.
+    """
+    if kind == "text":
+        check_lines(path)
     if kind == "csv" and path.stat().st_size:
         return csv_arguments(path, separator or ("\t" if ".tsv" in path.suffixes else ","))
     return {"encoding": "utf-8-sig"} if kind == "text" else {}

@@ -9,6 +9,7 @@ something, the rows are read with Python's `json` instead.
 import json
 import re
 from collections.abc import Iterator
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import datasets
@@ -16,7 +17,6 @@ from datasets import Dataset, Features, List, Value
 
 from hfkit.core.limits import MAX_COLUMNS, MAX_DEPTH, MAX_ROW_BYTES, LimitError, exceeded, limit_of, too_deep
 from hfkit.data.caching import code_hash
-from hfkit.data.compression import READ_BYTES
 from hfkit.data.json_shapes import add_value, as_written, is_plain, new_shape, row_features
 
 GUESSED_TYPES = ("timestamp", "date", "time", "duration")  # prefixes of the names of types that JSON does not have
@@ -166,21 +166,17 @@ def open_text(path: Path):
 
 
 def check_lines(path: Path) -> None:
-    """Raise a LimitError if a line of a file is too long."""
-    limit, carried = limit_of(MAX_ROW_BYTES), 0
-    with path.open("rb") as stream:
-        while block := stream.read(min(limit, READ_BYTES)):
-            end = block.find(b"\n")
-            if carried + (len(block) if end < 0 else end) > limit:
-                size = stream.tell() - len(block) - carried  # of the lines before it
-                raise LimitError(f"line {count_lines(path, size) + 1}: {exceeded(MAX_ROW_BYTES, 'it has', 'bytes')}")
-            carried = carried + len(block) if end < 0 else len(block) - 1 - block.rfind(b"\n")
-
-
-def count_lines(path: Path, size: int) -> int:
-    """Return how many lines end in the first `size` bytes of a file."""
-    with path.open("rb") as stream:
-        return sum(stream.read(min(READ_BYTES, size - start)).count(b"\n") for start in range(0, size, READ_BYTES))
+    """Raise a LimitError if a line of a file is too long: if no line ends within as many bytes as one may have."""
+    limit, size, start = limit_of(MAX_ROW_BYTES), path.stat().st_size, 0
+    if size <= limit:
+        return
+    with path.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as content:
+        while size - start > limit:
+            end = content.rfind(b"\n", start, start + limit + 1)
+            if end < 0:
+                error, number = exceeded(MAX_ROW_BYTES, "it has", "bytes"), content[:start].count(b"\n") + 1
+                raise LimitError(f"line {number}: {error}")
+            start = end + 1
 
 
 def has_row_per_line(path: Path) -> bool:

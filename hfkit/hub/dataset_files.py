@@ -10,8 +10,10 @@ from hfkit.core.errors import HfkitError, Problem
 from hfkit.core.file_types import SUFFIXES, has_known_suffix, without_compression
 from hfkit.core.files import RECORD
 from hfkit.core.hub_files import DOCUMENTS, matches
+from hfkit.core.limits import UnsafeFileError
 from hfkit.data.cards import Card
 from hfkit.data.files import read_rows
+from hfkit.data.source_files import check_files
 from hfkit.hub.model_files import group_by_folder, irregular_file, list_files
 
 # Words in a file name that name its split, as the Hub reads them.
@@ -83,7 +85,11 @@ def select_named_files(folder: Path, card: Card) -> Selection:
         elif not (folder / name).is_file():
             problems.append(Problem(str(folder / name), "no such file", f"the data card {card.name} names it"))
         else:
-            names.append(name)
+            try:
+                check_files(folder, [folder / name])
+                names.append(name)
+            except UnsafeFileError as error:
+                problems.append(Problem(name, "not in the folder", str(error)))
     return Selection(names, [], [], problems)
 
 

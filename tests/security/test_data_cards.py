@@ -108,6 +108,7 @@ def test_a_card_is_a_file_of_a_limited_size(attack, tmp_path):
     assert "HFKIT_MAX_TEXT_BYTES" in attack(*CHECK, "huge.md").output
 
 
+NAMED = "---\nconfigs:\n- config_name: ../../../canary\n  data_files: rows.jsonl\n---\n"
 CONFIGS = "---\nconfigs:\n- config_name: default\n  data_files: {}\n---\n"
 
 
@@ -193,6 +194,8 @@ def images(folder: Path) -> None:
         pytest.param(links("/dev/zero", "README.md"), NO_FILE, id="readme-is-a-device"),
         pytest.param(links("../secret.jsonl"), OUTSIDE, id="link-to-outside"),
         pytest.param(renamed("rows.zip"), "no file that is read", id="zip"),
+        pytest.param(writes("README.md", NAMED), "cannot read the data set", id="name-of-a-configuration-outside"),
+        pytest.param(writes("dataset_infos.json", "[" * 100_000), "cannot read", id="infos-of-brackets"),
         pytest.param(saved("../secret.txt"), WITHIN, id="saved-data-set-names-a-file-outside"),
         pytest.param(saved("https://127.0.0.1:9/a.arrow"), URL, id="saved-data-set-names-a-url"),
         pytest.param(saved_splits(["train", "../.."]), WITHIN, id="saved-splits-outside"),
@@ -253,3 +256,12 @@ def test_a_folder_may_have_the_name_of_a_builder(attack, tmp_path, name):
     (tmp_path / name).mkdir()
     (tmp_path / name / "rows.jsonl").write_text(ROWS)
     assert "\n  20 rows" in attack(*CHECK, name).output
+
+
+@pytest.mark.hostile("data cards")
+def test_a_card_pushes_no_file_outside_of_its_folder(attack, tmp_path, secret):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link").symlink_to("..")
+    (tmp_path / "card.md").write_text(card("folder", files("link/secret.txt")))
+    ran = attack("data", "push", "card.md", "user/data", "--dry_run")
+    assert ran.status in (1, 2) and OUTSIDE in ran.output, ran
