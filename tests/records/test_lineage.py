@@ -142,7 +142,7 @@ def test_a_record_cannot_speak_to_the_terminal(chain, capsys):
     record = json.loads((chain / "ppo" / "hfkit.json").read_text())
     record["lineage"][0]["path"] = "/gone/\x1b[2J[bold]x"
     (chain / "ppo" / "hfkit.json").write_text(json.dumps(record))
-    assert "start: /gone/[2J[bold]x (sft), weights " in printed(capsys, chain / "ppo")
+    assert r"start: /gone/\x1b[2J[bold]x (sft), weights " in printed(capsys, chain / "ppo")
 
 
 @pytest.mark.parametrize(
