@@ -11,7 +11,7 @@ MASK = "***"
 START = r"(?:\b|(?<=\\[bfnrt])|(?<=\\u[0-9a-fA-F]{4}))"
 TOKEN_FORMS = {
     "hf_": r"(?=[a-z]*[A-Z0-9]|[a-z]{30})[A-Za-z0-9]{16,}",  # Hugging Face
-    "sk-": r"(?![a-z]+-[a-z]+(?:-|\b))[A-Za-z0-9_-]{20,}",  # OpenAI and others; not sk-learn-classifier
+    "sk-": r"(?![a-z]+-[a-z]+(?:-|\b)|\d+-\d)[A-Za-z0-9_-]{20,}",  # OpenAI and others; not sk-learn-classifier
     "gh[pousr]_": r"[A-Za-z0-9]{36}",
     "github_pat_": r"[A-Za-z0-9_]{22,}",
     "glpat-": r"[A-Za-z0-9_-]{20,}",
@@ -91,8 +91,9 @@ def without_secrets(content):
 
 
 def resembles_secret(key: str) -> bool:
-    """Return whether a key that does not exist was probably meant to be that of a secret, such as `hub_tokne`."""
-    return bool(get_close_matches(key.rpartition(".")[2].strip("-").lower(), TYPICAL_NAMES, n=1, cutoff=0.8))
+    """Return whether a key was probably meant to be that of a secret, such as `hub_tokne`; `tokens` is none."""
+    name = key.rpartition(".")[2].strip("-").lower()
+    return not name.endswith("s") and bool(get_close_matches(name, TYPICAL_NAMES, n=1, cutoff=0.8))
 
 
 def _masked_match(match: re.Match) -> str:

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from hfkit.core.console import CleanStream, printable, say, warn
+from hfkit.core.console import CleanStream, printable, say, take_warnings, warn
 from hfkit.core.errors import ConfigError, HfkitError, Kind, Problem, reason
 from hfkit.core.masking import mask_secrets, without_secrets
 
@@ -37,7 +37,12 @@ SECRETS = [
 HARMLESS = [
     *("pad_token: '<pad>' -> no such token", "hub_token: missing -> required", "max_new_tokens: 5", "eos_token='</s>'"),
     *("the special token: '<|im_end|>'", f"commit {HEX}", f"sha256: {'ab12' * 16}", "unknown key: 'stages'"),
-    *("/home/me/hf_models/llama-3.2-1b-instruct", "hf_internal_testing_models", "sk-learn-logistic-regression-v2"),
+    *(
+        "/home/me/hf_models/llama-3.2-1b-instruct",
+        "hf_internal_testing_models",
+        "sk-learn-logistic-regression-v2",
+        "sk-2024-05-06-checkpoint",
+    ),
     *("http://localhost:8000/v1/chat@home", "user/name@main", "git@github.com:user/repo.git", "num_tokens=123456"),
     *("sorted(rows, key=len)", "hub_token=config.hub_token", "the bearer of this authentication", "stop_token: eos"),
     *("risk-adjusted-returns-of-portfolios", "Set hub_token: it needs write access", "primary key: id", "tokens: 12"),
@@ -81,6 +86,7 @@ def test_messages_are_clean(capsys):
     warn(f"b {HF}\u202e")
     out, err = capsys.readouterr()
     assert (out, err) == ("a hf_***\\x1b]0;owned\\x07\n", "warning: b hf_***\\u202e\n")
+    assert take_warnings() == [r"b hf_***\u202e"]  # as the record of a run keeps it
 
 
 def test_a_clean_stream_passes_colors_and_progress_bars_alone():
