@@ -62,3 +62,11 @@ def change_json(file: Path, **changes) -> None:
     """Change settings of a JSON file; those that are `...` are removed."""
     content = {**json.loads(file.read_text()), **changes}
     file.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+
+
+def inputs(table: dict, every: int = 3) -> list:
+    """Return the parameters of a table of inputs by name: one of `every` few in each run, all by `make test-slow`."""
+    marks = ([] if index % every == 0 else [pytest.mark.slow] for index in range(len(table)))
+    return [
+        pytest.param(*values, id=name, marks=mark) for (name, values), mark in zip(table.items(), marks, strict=True)
+    ]

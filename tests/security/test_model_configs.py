@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hostile_models import change_json
+from hostile_models import change_json, inputs
 
 MODEL_CONFIGS = pytest.mark.hostile("model configs")
 CODE = "import pathlib; pathlib.Path({!r}).touch()"
@@ -55,7 +55,7 @@ CONFIGS = {
 
 
 @MODEL_CONFIGS
-@pytest.mark.parametrize(("changes", "sentence"), [pytest.param(*one, id=name) for name, one in CONFIGS.items()])
+@pytest.mark.parametrize(("changes", "sentence"), inputs(CONFIGS))
 def test_a_hostile_config_ends_a_run_before_it_starts(attack, model, sft, canary, changes, sentence):
     (model / "code.py").write_text(CODE.format(str(canary)))
     change_json(model / "config.json", **changes)
@@ -63,8 +63,14 @@ def test_a_hostile_config_ends_a_run_before_it_starts(attack, model, sft, canary
     assert ran.status in (1, 2) and sentence in ran.output, ran.output
 
 
+VERBS = ("evaluate", "merge", "export", "arena", "ppo", "reward", "pretrain")
+
+
 @MODEL_CONFIGS
-@pytest.mark.parametrize("verb", ["chat", "plan", "evaluate", "merge", "export", "arena", "ppo", "reward", "pretrain"])
+@pytest.mark.parametrize(
+    "verb",
+    ["plan", "chat", *(pytest.param(one, marks=pytest.mark.slow) for one in VERBS)],
+)
 def test_each_verb_that_reads_a_model_knows_the_bounds(attack, model, plain_adapter, tmp_path, verb):
     change_json(model / "config.json", num_hidden_layers=10**9)
     rows = tmp_path / "rows.jsonl"
@@ -88,7 +94,7 @@ FILES = {
     "a config that is a list": ("config.json", "[1, 2]", "config.json is not a JSON mapping"),
     "a config that is nested": ("config.json", NESTED, "nested more than"),
     "a config that is nothing": ("config.json", "", "config.json cannot be read"),
-    "a config of 100 MB": ("config.json", "[" + " " * (100 << 20) + "]", "it has more than 67,108,864 bytes"),
+    "a config of 65 MB": ("config.json", " " * (65 << 20), "it has more than 67,108,864 bytes"),
     "a config of bytes": ("config.json", "\x00\x01", "config.json cannot be read"),
     "generation that is a list": ("generation_config.json", "[]", "generation_config.json"),
     "generation that is nested": ("generation_config.json", NESTED, "nested more than"),
@@ -105,9 +111,7 @@ FILES = {
 
 
 @MODEL_CONFIGS
-@pytest.mark.parametrize(
-    ("name", "content", "sentence"), [pytest.param(*one, id=title) for title, one in FILES.items()]
-)
+@pytest.mark.parametrize(("name", "content", "sentence"), inputs(FILES))
 def test_a_file_that_is_no_config_is_named(attack, model, sft, name, content, sentence):
     (model / name).write_text(content)
     ran = attack(*sft(model))
@@ -156,7 +160,7 @@ STEPS = {
 
 
 @MODEL_CONFIGS
-@pytest.mark.parametrize(("changes", "sentence"), [pytest.param(*one, id=name) for name, one in STEPS.items()])
+@pytest.mark.parametrize(("changes", "sentence"), inputs(STEPS))
 def test_steps_of_a_tokenizer_have_bounds(attack, model, sft, changes, sentence):
     change_json(model / "tokenizer.json", **changes)
     ran = attack(*sft(model))
@@ -216,7 +220,7 @@ ADAPTERS = {
 
 
 @MODEL_CONFIGS
-@pytest.mark.parametrize(("changes", "sentence"), [pytest.param(*one, id=name) for name, one in ADAPTERS.items()])
+@pytest.mark.parametrize(("changes", "sentence"), inputs(ADAPTERS))
 def test_a_hostile_adapter_ends_a_run_before_it_starts(attack, adapter, sft, tmp_path, canary, changes, sentence):
     (tmp_path / "code.py").write_text(CODE.format(str(canary)))
     change_json(adapter / "adapter_config.json", **changes)
@@ -224,6 +228,7 @@ def test_a_hostile_adapter_ends_a_run_before_it_starts(attack, adapter, sft, tmp
     assert ran.status in (1, 2) and sentence in ran.output, ran.output
 
 
+@pytest.mark.slow
 @MODEL_CONFIGS
 @pytest.mark.parametrize(
     ("verb", "changes"),

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from hostile_models import inputs
 
 MODEL_CONFIGS = pytest.mark.hostile("model configs")
 MODEL = {"role": "base", "path": "/x", "revision": None, "weights_sha256": None, "stage": "sft", "parents": []}
@@ -43,7 +44,7 @@ RECORDS = {
 
 
 @MODEL_CONFIGS
-@pytest.mark.parametrize(("content", "sentence"), [pytest.param(*one, id=name) for name, one in RECORDS.items()])
+@pytest.mark.parametrize(("content", "sentence"), inputs(RECORDS))
 def test_a_hostile_record_is_no_lineage(attack, model, content, sentence):
     (model / "hfkit.json").write_text(content)
     ran = attack("lineage", model)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile_models import change_json
+from hostile_models import change_json, inputs
 from safetensors.torch import load_file, save_file
 
+from hfkit.models.loading import load_policy
 from hfkit.training.run import checkpoint_fault, last_complete_checkpoint
 
 WEIGHTS = pytest.mark.hostile("weights")
@@ -163,7 +164,7 @@ MODELS = {
 
 
 @WEIGHTS
-@pytest.mark.parametrize(("harm", "sentence"), [pytest.param(*one, id=name) for name, one in MODELS.items()])
+@pytest.mark.parametrize(("harm", "sentence"), inputs(MODELS))
 def test_hostile_weights_are_not_loaded(attack, model, sft, canary, harm, sentence):
     harm(model, canary)
     ran = attack(*sft(model))
@@ -174,6 +175,7 @@ HARMS = [pickled_shard, index_with("../outside/model.safetensors"), linked_out]
 VERBS = ("chat", "evaluate", "arena", "export", "merge", "reward", "push")
 
 
+@pytest.mark.slow
 @WEIGHTS
 @pytest.mark.parametrize(("verb", "harm"), [(verb, HARMS[index % 3]) for index, verb in enumerate(VERBS)], ids=VERBS)
 def test_each_verb_checks_the_weights(attack, model, plain_adapter, tmp_path, canary, verb, harm):
@@ -202,7 +204,7 @@ def test_no_file_of_a_model_is_a_link_out_of_its_folder(attack, model, sft, secr
     assert ran.status in (1, 2) and f"{name} is a link out of its folder" in ran.output, ran.output
 
 
-def test_the_links_of_the_hubs_cache_are_followed(attack, model, sft):
+def test_the_links_of_the_hubs_cache_are_followed(model):
     snapshot = model.parent / "models--a--b" / "snapshots" / ("c" * 40)
     snapshot.mkdir(parents=True)
     (snapshot.parents[1] / "blobs").mkdir()
@@ -210,7 +212,7 @@ def test_the_links_of_the_hubs_cache_are_followed(attack, model, sft):
         blob = snapshot.parents[1] / "blobs" / f"{number:064x}"
         shutil.move(file, blob)
         (snapshot / file.name).symlink_to(Path("../../blobs") / blob.name)
-    assert attack(*sft(snapshot)).status == 0
+    assert load_policy(str(snapshot))[0].num_parameters() > 0
 
 
 def adapter_pickle(adapter, canary):
@@ -240,8 +242,8 @@ ADAPTERS = {
 
 
 @WEIGHTS
-@pytest.mark.parametrize("verb", ["sft", "chat", "merge", "export"])
-@pytest.mark.parametrize(("harm", "sentence"), [pytest.param(*one, id=name) for name, one in ADAPTERS.items()])
+@pytest.mark.parametrize("verb", ["sft", *(pytest.param(one, marks=pytest.mark.slow) for one in ("chat", "merge"))])
+@pytest.mark.parametrize(("harm", "sentence"), inputs(ADAPTERS, every=2))
 def test_hostile_weights_of_adapters_are_not_loaded(attack, adapter, sft, tmp_path, canary, verb, harm, sentence):
     harm(adapter, canary)
     out = [tmp_path / "out"]
@@ -299,7 +301,7 @@ CHECKPOINTS = {
 
 
 @WEIGHTS
-@pytest.mark.parametrize(("harm", "sentence"), [pytest.param(*one, id=name) for name, one in CHECKPOINTS.items()])
+@pytest.mark.parametrize(("harm", "sentence"), inputs(CHECKPOINTS, every=1))
 def test_a_hostile_checkpoint_is_skipped(sft_dir, tmp_path, canary, harm, sentence):
     run = tmp_path / "run"
     for name in ("checkpoint-3", "checkpoint-6"):
@@ -310,6 +312,7 @@ def test_a_hostile_checkpoint_is_skipped(sft_dir, tmp_path, canary, harm, senten
     assert not canary.exists()
 
 
+@pytest.mark.slow
 @WEIGHTS
 @pytest.mark.parametrize("harm", [pytest.param(pickled("training_args.bin"), id="training_args.bin"), best_outside])
 def test_what_resuming_does_not_read_harms_nothing(run_stage, sft_dir, tmp_path, canary, harm):
