@@ -6,6 +6,7 @@ of the command line is ended by a thread (`core/signal_watch.py`).
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from hfkit.core.console import is_main_process
-from hfkit.core.signal_watch import REPEAT_SECONDS, watch_signals
+from hfkit.core.signal_watch import REPEAT_SECONDS, end_now, watch_signals
 
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 """Exit status by signal: SIGUSR1 announces a SIGTERM, so that a job script has one status to ask for."""
-DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+DEFAULT_HANDLERS = (signal.SIG_DFL, signal.default_int_handler)
 
 
 class Interrupted(SystemExit):
@@ -32,6 +33,7 @@ class Interrupted(SystemExit):
 class Caught:
     """The signals of a process: which one came first, and when; `agreed` by all processes of a launch."""
 
+    ends_process: bool
     process: int = field(default_factory=os.getpid)
     number: int | None = None
     time: float = 0.0
@@ -57,11 +59,13 @@ def catch_signals(ends_process: bool = False) -> Iterator[None]:
     if _caught is not None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _caught = Caught()
+    _caught = Caught(ends_process)
     replaced = {number: signal.getsignal(number) for number in EXIT_STATUS}
-    replaced = {number: handler for number, handler in replaced.items() if handler in DEFAULTS}
+    replaced = {number: handler for number, handler in replaced.items() if handler in DEFAULT_HANDLERS}
     for number in replaced:
         signal.signal(number, _on_signal)
+    if ends_process:
+        sys.unraisablehook = _report_others
     stop_watching = watch_signals(_on_signal, EXIT_STATUS, is_deferred) if ends_process else None
     try:
         yield
@@ -74,13 +78,20 @@ def catch_signals(ends_process: bool = False) -> Iterator[None]:
             _caught = None
 
 
+def _report_others(unraisable) -> None:
+    """Report an exception that Python discards, unless it is a signal's."""
+    if not isinstance(unraisable.exc_value, (KeyboardInterrupt, SystemExit)):
+        sys.__unraisablehook__(unraisable)
+
+
 def _on_signal(number: int, frame: object) -> None:
     caught = _caught
     if caught is None:
         return
     if caught.process != os.getpid():  # a worker, forked meanwhile: the process that it works for ends it with SIGTERM
         if number == signal.SIGTERM:
-            raise SystemExit(EXIT_STATUS[signal.SIGTERM])  # not killed: it would keep the locks that it holds
+            signal.alarm(1)  # whose default handler kills, for where Python discards exceptions
+            raise SystemExit(EXIT_STATUS[signal.SIGTERM])  # a killed process would keep the locks that it holds
         return
     now = time.monotonic()
     if caught.number is None:
@@ -90,7 +101,9 @@ def _on_signal(number: int, frame: object) -> None:
             os.write(2, note.encode())  # `print` may be what the signal interrupts
     elif now - caught.time < REPEAT_SECONDS:
         return
-    elif caught.deferrals:
+    elif caught.ends_process:
+        end_now(128 + number)
+    else:
         caught.deferrals = 0
     if not caught.deferrals:
         raise interruption()
@@ -114,9 +127,8 @@ def is_interruption(error: BaseException) -> bool:
 
 def agree(number: int) -> None:
     """Note that all processes of a launch end by a signal, though maybe another one of them got it."""
-    global _caught
-    _caught = _caught or Caught()
-    _caught.number, _caught.agreed = _caught.number or number, True
+    if _caught is not None:
+        _caught.number, _caught.agreed = _caught.number or number, True
 
 
 def is_agreed() -> bool:
