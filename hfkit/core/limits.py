@@ -28,7 +28,7 @@ LIMITS = {
     MAX_UNPACKED_RATIO: 100,
     MAX_YAML_BYTES: 1 << 20,
     MAX_YAML_VALUES: 100_000,
-    MAX_TEXT_BYTES: 64 << 20,
+    MAX_TEXT_BYTES: 256 << 20,
     TEMPLATE_LIMITS: 1,
 }
 """The limits: lists and objects within each other in rows and YAML; the same in a JSON file that is no data, such as a
