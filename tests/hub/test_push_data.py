@@ -21,6 +21,12 @@ answer = {{split: load_dataset("ann/{0}", {1!r}, split=split).to_list() for spli
 """
 
 
+READ = """
+from hfkit.data.files import read_rows
+answer = read_rows({{"path": {0!r}, "split": {1!r}}})[0].to_list()
+"""
+
+
 @pytest.fixture(scope="module")
 def ann(user_of):
     return user_of("ann")
@@ -75,6 +81,7 @@ def test_a_folder_is_pushed_in_one_commit_and_read_back(ann, hub_server, folder)
     assert repo.private
     loaded = ann.python(LOAD.format("likes", None, ["train", "test"]))
     assert loaded == {"train": PAIRS[:20], "test": PAIRS[20:]}
+    assert ann.python(READ.format("ann/likes", "test")) == PAIRS[20:]
     text = card_on_hub(hub_server, "likes")
     assert cards.faults_of(text, "dataset")[0] == []
     card = DatasetCard(text)

@@ -8,6 +8,7 @@ import pytest
 DATA = "datasets: [{path: rows.jsonl}]\n"
 VALUES, DEPTH, BYTES = "HFKIT_MAX_YAML_VALUES", "HFKIT_MAX_DEPTH", "HFKIT_MAX_YAML_BYTES"
 CODES = json.dumps({"stage": "\x1b[2J"})
+OBJECTS = '{"a": ' * 500 + "1" + "}" * 500
 DEEP = "[" * 50_000
 
 
@@ -61,7 +62,7 @@ def test_a_config_that_attacks_is_refused(attack, tmp_path, argv, text, message)
     ("argv", "name", "text", "message"),
     [
         pytest.param(["lineage"], "hfkit.json", DEEP, "hfkit.json", id="record-of-brackets"),
-        pytest.param(["lineage"], "hfkit.json", '{"a": ' * 500 + "1" + "}" * 500, DEPTH, id="record-of-objects"),
+        pytest.param(["lineage"], "hfkit.json", OBJECTS, "HFKIT_MAX_FILE_DEPTH", id="record-of-objects"),
         pytest.param(["lineage"], "hfkit.json", CODES, r"\\x1b\[2J: model", id="record-of-codes"),
         pytest.param(["chat", "--prompt", "x"], "adapter_config.json", DEEP, "adapter_config.json", id="adapter"),
         pytest.param(["report"], "hfkit.json", DEEP, "hfkit.json|no run", id="report-of-brackets"),
