@@ -18,7 +18,7 @@ from hfkit.config.fields import DTYPES
 from hfkit.config.registry import MERGE
 from hfkit.core.console import say, take_warnings, warn
 from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
-from hfkit.core.files import RECORD, hash_of, require_free_folder, write_json
+from hfkit.core.files import RECORD, hash_of, require_free_folder, write_record
 from hfkit.core.hub_retry import HubUnreachable
 from hfkit.core.staging import staged_folder
 from hfkit.data.caching import tokenizer_hash
@@ -265,7 +265,7 @@ def write_card_and_record(folder: Path, source: Source, settings: dict, started:
         **facts,
     }
     write_card(folder, record)
-    write_json(folder / RECORD, record)
+    write_record(folder / RECORD, record)
 
 
 def main(given: Namespace) -> int:

@@ -72,8 +72,7 @@ class Problem:
         return mask_secrets(f"{self.key}: {shown} -> {self.remedy}{place}")
 
     def _masked_value(self) -> object:
-        is_typo = self.kind is Kind.UNKNOWN and resembles_secret(self.key)
-        return MASK if is_typo else masked(self.key, self.value)
+        return MASK if resembles_secret(self.key) else masked(self.key, self.value)
 
 
 class ConfigError(HfkitError):

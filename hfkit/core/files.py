@@ -12,6 +12,7 @@ from typing import Any
 from hfkit.core.errors import HfkitError
 from hfkit.core.limits import MAX_FILE_DEPTH, MAX_TEXT_BYTES, exceeded, limit_of, load_json
 from hfkit.core.links import is_blob
+from hfkit.core.masking import without_secrets
 from hfkit.core.names import folder_name_fault
 from hfkit.core.temporary import temporary_path
 
@@ -65,6 +66,11 @@ def load_json_file(path: Path) -> Any:
         OSError: it cannot be read.
     """
     return load_json(read_text(path), MAX_FILE_DEPTH)
+
+
+def write_record(path: Path, content: Any) -> None:
+    """Write JSON that people read and publish atomically, without secrets."""
+    write_json(path, without_secrets(content))
 
 
 def read_json_mapping(path: Path) -> dict | None:

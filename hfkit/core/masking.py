@@ -91,8 +91,9 @@ def without_secrets(content):
 
 
 def resembles_secret(key: str) -> bool:
-    """Return whether a key that does not exist was probably meant to be that of a secret, such as `hub_tokne`."""
-    return bool(get_close_matches(key.rpartition(".")[2].strip("-").lower(), TYPICAL_NAMES, n=1, cutoff=0.8))
+    """Return whether a key was probably meant to be that of a secret, such as `hub_tokne`; `tokens` is none."""
+    name = key.rpartition(".")[2].strip("-").lower()
+    return not name.endswith("s") and bool(get_close_matches(name, TYPICAL_NAMES, n=1, cutoff=0.8))
 
 
 def _masked_match(match: re.Match) -> str:

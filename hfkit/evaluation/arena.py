@@ -20,7 +20,7 @@ from rich.table import Table
 from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, split_name
 from hfkit.core.console import say
 from hfkit.core.explain_errors import explain_errors
-from hfkit.core.files import write_json
+from hfkit.core.files import write_record
 from hfkit.core.locks import lock_folder
 from hfkit.core.tables import make_console
 from hfkit.evaluation.diversity import diversity_by_temperature
@@ -88,7 +88,7 @@ def arena(config: ArenaConfig) -> dict:
             "settings": settings_of(config),
             "environment": environment(),
         }
-        write_json(folder / ARENA, result)
+        write_record(folder / ARENA, result)
         plot_arena(folder, result)
     return result
 

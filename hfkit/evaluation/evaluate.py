@@ -18,7 +18,7 @@ from rich.table import Table
 from hfkit.config.evaluation import EvaluateConfig
 from hfkit.core.console import say
 from hfkit.core.explain_errors import explain_errors
-from hfkit.core.files import RECORD, write_json
+from hfkit.core.files import RECORD, write_record
 from hfkit.core.locks import lock_folder
 from hfkit.core.tables import make_console
 from hfkit.evaluation.language_model import evaluate_language_models
@@ -64,7 +64,7 @@ def evaluate(config: EvaluateConfig) -> dict:
             "settings": settings_of(config),
             "environment": environment(),
         }
-        write_json(folder / EVALUATION, evaluation)
+        write_record(folder / EVALUATION, evaluation)
         if config.output_dir is None:
             update_run(folder, evaluation)
     return evaluation
@@ -77,7 +77,7 @@ def update_run(folder: Path, evaluation: dict) -> None:
         return
     record["evaluation"] = {key: evaluation[key] for key in ("metrics", "against", "data", "settings")}
     write_card(folder, record)
-    write_json(folder / RECORD, record)
+    write_record(folder / RECORD, record)
 
 
 def print_evaluation(evaluation: dict) -> None:

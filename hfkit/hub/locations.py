@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from hfkit.core.errors import Problem
-from hfkit.core.files import RECORD, write_json
+from hfkit.core.files import RECORD, write_record
 from hfkit.core.hub_ids import HUB_ID
 from hfkit.records.record import read_record, weights_hash
 from hfkit.records.source import ADAPTER_CONFIG
@@ -22,7 +22,7 @@ def save_location(folder: Path, repo_id: str, commit: str) -> None:
     record = read_record(folder)
     location = {"repo_id": repo_id, "commit": commit, "weights_sha256": weights_hash(folder)}
     if record is not None and record.get("hub") != location:
-        write_json(folder / RECORD, record | {"hub": location})
+        write_record(folder / RECORD, record | {"hub": location})
 
 
 def location_of(path: str | Path, weights: str | None = None) -> HubLocation | None:

@@ -9,7 +9,7 @@ from rich.table import Table
 from hfkit.config.evaluation import ArenaConfig
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.registry import STAGES
-from hfkit.core.files import write_json
+from hfkit.core.files import write_record
 from hfkit.core.tables import make_console
 from hfkit.data.chat_template import encode_prompt, encode_text
 from hfkit.evaluation.arena import arena
@@ -83,7 +83,7 @@ def summarize(root: Path) -> dict:
     summary["max_kl"] = ppo["max_kl"]
     records = {stage: read_record(root / stage) for stage in STAGES}
     summary["seconds"] = {stage: record["wall_seconds"] for stage, record in records.items() if record}
-    write_json(root / "summary.json", summary)
+    write_record(root / "summary.json", summary)
     plot_summary(root, summary, {stage: read_metrics(root / stage) for stage in ("pretrain", "ppo")})
     return summary
 

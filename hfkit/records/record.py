@@ -18,6 +18,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD, file_hash, read_json_mapping
 from hfkit.core.hub_fetch import is_unknown
 from hfkit.core.hub_ids import split_revision
+from hfkit.core.masking import without_secrets
 from hfkit.records.shards import shards_of
 from hfkit.records.source import ADAPTER_CONFIG, find_file, folder_of
 
@@ -67,9 +68,12 @@ def has_types(values: dict, types: Mapping[str, type]) -> bool:
 
 
 def settings_of(config) -> dict:
-    """Return a config as plain values, without its folder, resuming and the Hub; `extra` is merged into it."""
+    """Return a config as plain values, for a record: without its folder, resuming, the Hub and secrets.
+
+    `extra` is merged into it.
+    """
     settings = {key: value for key, value in asdict(config).items() if key not in NOT_RECORDED}
-    return {**settings.pop("extra", {}), **settings}
+    return without_secrets({**settings.pop("extra", {}), **settings})
 
 
 def with_later_keys(settings: dict, config_class: type) -> dict:

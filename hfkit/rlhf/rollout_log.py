@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.core.files import write_text
+from hfkit.core.masking import without_secrets
 from hfkit.rlhf.experience import Experience
 
 LOGGED_REPLIES = 8
@@ -40,4 +41,4 @@ class RolloutLog:
                     "score": round(float(experience.scores[index]), 4),
                     "kl": round(float(kl[index]), 4),
                 }
-                stream.write(json.dumps(sample, ensure_ascii=False) + "\n")
+                stream.write(json.dumps(without_secrets(sample), ensure_ascii=False) + "\n")

@@ -16,6 +16,7 @@ from hfkit.config.stages import PPOConfig
 from hfkit.core.console import say, warn
 from hfkit.core.device import prepare_device
 from hfkit.core.interrupts import defer_signals
+from hfkit.core.masking import without_secrets
 from hfkit.data.forms import PROMPTS, encode_prompts
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
@@ -116,7 +117,7 @@ def left_padded(tokenizer):
 def save_with_samples(policy, tokenizer, samples: list[dict], folder: Path) -> None:
     """Save the policy as `save_model` does, with `samples.jsonl` beside it."""
     save_model(policy, tokenizer, folder)
-    lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+    lines = "".join(json.dumps(without_secrets(sample), ensure_ascii=False) + "\n" for sample in samples)
     (folder / "samples.jsonl").write_text(lines, encoding="utf-8")
 
 

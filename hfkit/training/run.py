@@ -21,7 +21,7 @@ from hfkit.core.console import is_main_process, say, take_warnings, warn
 from hfkit.core.device import wait_for_everyone
 from hfkit.core.errors import HfkitError
 from hfkit.core.explain_errors import FullDiskError, explain_errors
-from hfkit.core.files import RECORD, hash_of, read_json_mapping, write_json
+from hfkit.core.files import RECORD, hash_of, read_json_mapping, write_record
 from hfkit.core.interrupts import catch_signals, defer_signals, is_agreed, is_interruption, requested
 from hfkit.core.locks import lock_folder
 from hfkit.core.temporary import temporary_in
@@ -87,7 +87,7 @@ class Run:
         config = {**self.before["config"], "license": name}
         self.record = {**self.before, "config": config}
         write_card(self.folder, self.record)
-        write_json(self.folder / RECORD, self.record)
+        write_record(self.folder / RECORD, self.record)
         say(f"{self.stage}: license: {name}, in its record and card")
 
     def _refuse_other_run(self) -> None:
@@ -215,7 +215,7 @@ class Run:
     def _save(self) -> None:
         if is_main_process():
             self.record["warnings"] = [*dict.fromkeys([*self.record["warnings"], *take_warnings()])]
-            write_json(self.folder / RECORD, self.record)
+            write_record(self.folder / RECORD, self.record)
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:

@@ -7,6 +7,8 @@ from importlib import import_module
 from transformers import Trainer
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
+from hfkit.core.masking import without_secrets
+
 # The keys of a record that trackers get, under the key `hfkit`.
 ATTACHED = ("stage", "config", "config_sha256", "data", "data_sha256", "lineage", "base", "seed", "environment")
 
@@ -70,7 +72,7 @@ def attach_record(trainer: Trainer, record: dict, closing: ExitStack) -> None:
     The trainer's callbacks leave a run open, or reopen it for an evaluation after the last step, and the next stage in
     this process would log to it. A run of wandb that is open before is the caller's, and stays open.
     """
-    attached = {key: record[key] for key in ATTACHED if key in record}
+    attached = without_secrets({key: record[key] for key in ATTACHED if key in record})
     for callback in [*trainer.callback_handler.callbacks]:
         if type(callback) in TRACKERS:
             trainer.remove_callback(callback)

@@ -7,6 +7,7 @@ from hfkit.config.registry import MERGE, STAGES, StageSpec, spec_of
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD, read_json_mapping
 from hfkit.core.limits import load_json
+from hfkit.core.masking import without_secrets
 from hfkit.records.lineage import family_records
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
@@ -64,7 +65,8 @@ def gather(folder: Path) -> Gathered:
         run_dirs = run_and_ancestors(folder)
     else:
         run_dirs = [path.parent for path in folder.glob(f"*/{RECORD}")]
-    runs = [ReportedRun(path, record, read_metrics(path)) for path in run_dirs if (record := read_record(path))]
+    records = ((path, read_record(path)) for path in run_dirs)
+    runs = [ReportedRun(path, without_secrets(record), read_metrics(path)) for path, record in records if record]
     if not runs:
         raise HfkitError(f"{folder} holds no run: neither it nor a folder in it has a readable {RECORD}")
     if not any(run.metrics or run.record.get("status") == "done" for run in runs):

@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from hfkit.config.fields import REVISION_KEYS
 from hfkit.core.files import write_text
+from hfkit.core.masking import without_secrets
 from hfkit.hub.cards.hand_edits import README, ParsedCard, read_card, regenerate_card, short_hash, with_edit_hash
 from hfkit.hub.cards.licenses import NO_LICENSE
 from hfkit.hub.cards.limitations import limitations_section
@@ -39,7 +40,7 @@ def write_card(folder: Path, record: dict) -> None:
     """Write a folder's README.md from its record, and keep what people edited in the present one."""
     existing = read_card(folder)
     edit_hash = ParsedCard.of(existing or "").edit_hash
-    card = updated_card(existing, folder, record)
+    card = updated_card(existing, folder, without_secrets(record))
     write_text(folder / README, with_edit_hash(card, NO_EDITS if edit_hash is None else edit_hash))
 
 
