@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from hfkit.core.console import CleanStream, printable, say, warn
+from hfkit.core.console import CleanStream, printable, say, take_warnings, warn
 from hfkit.core.errors import ConfigError, HfkitError, Kind, Problem, reason
 from hfkit.core.masking import mask_secrets, without_secrets
 
@@ -81,6 +81,7 @@ def test_messages_are_clean(capsys):
     warn(f"b {HF}\u202e")
     out, err = capsys.readouterr()
     assert (out, err) == ("a hf_***\\x1b]0;owned\\x07\n", "warning: b hf_***\\u202e\n")
+    assert take_warnings() == [r"b hf_***\u202e"]  # as the record of a run keeps it
 
 
 def test_a_clean_stream_passes_colors_and_progress_bars_alone():

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from hfkit.commands.report.main import write_report
-from hfkit.core.console import warn
 
 HF = "hf_" + "Zq7Xw" * 7
 WORD = "Zq7Xw-swordfish-9"
@@ -88,12 +87,11 @@ def test_the_folder_of_a_run_holds_no_secret(run_stage, data, tmp_path):
     folder.mkdir()
     rows = folder / "rows.jsonl"
     rows.write_bytes((data / "docs.jsonl").read_bytes())
-    warn(f"refused with {HF}")
     options = {"datasets": [{"path": str(rows)}], "run_name": f"password={WORD}"}
     out = run_stage("pretrain", tmp_path / "out", max_steps=1, save_steps=1, **options)
     assert run_stage("pretrain", tmp_path / "out", max_steps=1, save_steps=1, **options) == out  # found as finished
     write_report(tmp_path / "out")
     record = json.loads((out / "hfkit.json").read_text())
-    assert record["warnings"][0] == "refused with hf_***" and record["config"]["run_name"] == "password=***"
+    assert record["config"]["run_name"] == "password=***" and "hf_***" in json.dumps(record["data"])
     written = [path for path in out.rglob("*") if path.is_file() and path.suffix not in (".safetensors", ".pt", ".bin")]
     assert not [path.name for path in written if b"Zq7Xw" in path.read_bytes()]
