@@ -18,6 +18,7 @@ MAX_UNPACKED_RATIO = "HFKIT_MAX_UNPACKED_RATIO"
 MAX_YAML_BYTES = "HFKIT_MAX_YAML_BYTES"
 MAX_YAML_VALUES = "HFKIT_MAX_YAML_VALUES"
 MAX_TEXT_BYTES = "HFKIT_MAX_TEXT_BYTES"
+TEMPLATE_LIMITS = "HFKIT_TEMPLATE_LIMITS"
 LIMITS = {
     MAX_DEPTH: 64,
     MAX_FILE_DEPTH: 400,
@@ -28,11 +29,13 @@ LIMITS = {
     MAX_YAML_BYTES: 1 << 20,
     MAX_YAML_VALUES: 100_000,
     MAX_TEXT_BYTES: 64 << 20,
+    TEMPLATE_LIMITS: 1,
 }
 """The limits: lists and objects within each other in rows and YAML; the same in a JSON file that is no data, such as a
 record, which has two for each generation of its lineage; bytes of a row, a line or a value of a column; columns and
 fields of all rows; characters of a key; the size of an unpacked file as a multiple of the packed one; bytes of a YAML
-file or of a card's front matter; values in it, aliases followed; bytes of a card or of a JSON file that is no data.
+file or of a card's front matter; values in it, aliases followed; bytes of a card or of a JSON file that is no data;
+what the limits of chat templates (`data/template_limits.py`) are multiplied by.
 """
 
 

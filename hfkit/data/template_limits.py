@@ -21,10 +21,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from hfkit.core.compat import set_template_environment
 from hfkit.core.errors import HfkitError
+from hfkit.core.limits import TEMPLATE_LIMITS, limit_of
 from hfkit.data.messages import iter_strings
 
-RAISED_BY = "HFKIT_TEMPLATE_LIMITS"
-"""The environment variable that multiplies the limits: 10 raises them tenfold."""
 SECONDS = 2.0
 """Processor time for one conversation; an ordinary one takes 0.0001."""
 END = 5
@@ -47,7 +46,7 @@ class UnusableTemplateError(HfkitError):
 
 def with_remedy(error: UnusableTemplateError) -> str:
     """Return what an error says, and how the limit is raised."""
-    return f"{error}; {RAISED_BY}=10 raises the limits tenfold"
+    return f"{error}; {TEMPLATE_LIMITS}=10 raises the limits tenfold"
 
 
 class OutOfTime(BaseException):
@@ -129,12 +128,9 @@ set_template_environment(BoundedEnvironment)
 
 
 @cache
-def scale() -> float:
+def scale() -> int:
     """Return what the limits are multiplied by."""
-    try:
-        return float(os.environ.get(RAISED_BY, 1))
-    except ValueError as error:
-        raise HfkitError(f"{RAISED_BY} is not a number: {error}") from error
+    return limit_of(TEMPLATE_LIMITS)
 
 
 def read_template(path: str | Path) -> str:
