@@ -52,7 +52,7 @@ def test_held_out_loss_perplexity_and_bits_per_byte_agree(run_stage, tmp_path, c
     bits = metrics["eval_loss"] / math.log(2) * split["tokens"] / 24 / bytes_a_row
     assert metrics["eval_bits_per_byte"] == pytest.approx(bits, rel=0.05)
     assert [row["step"] for row in read_metrics(folder) if "eval_loss" in row] == [6, 12]
-    assert capsys.readouterr().out.count("  > Ann[2J likes") == 2
+    assert capsys.readouterr().out.count(r"  > Ann\x1b[2J likes") == 2
 
 
 @pytest.mark.any_device
