@@ -11,7 +11,7 @@ MASK = "***"
 START = r"(?:\b|(?<=\\[bfnrt])|(?<=\\u[0-9a-fA-F]{4}))"
 TOKEN_FORMS = {
     "hf_": r"(?=[a-z]*[A-Z0-9]|[a-z]{30})[A-Za-z0-9]{16,}",  # Hugging Face
-    "sk-": r"(?![a-z]+-[a-z]+(?:-|\b))[A-Za-z0-9_-]{20,}",  # OpenAI and others; not sk-learn-classifier
+    "sk-": r"(?![a-z]+-[a-z]+(?:-|\b)|\d+-\d)[A-Za-z0-9_-]{20,}",  # OpenAI and others; not sk-learn-classifier
     "gh[pousr]_": r"[A-Za-z0-9]{36}",
     "github_pat_": r"[A-Za-z0-9_]{22,}",
     "glpat-": r"[A-Za-z0-9_-]{20,}",

@@ -211,7 +211,7 @@ def test_preview_shows_the_rows_that_are_lost_with_the_reason(data_verb):
 
 def test_preview_hands_no_escapes_to_the_terminal(data_verb):
     _, out, _ = data_verb("preview", "sft", [{"prompt": "Ann?\x1b[2J", "response": "Red.\x1b]0;title\x07"}])
-    assert "Ann?[2J" in out and "[[Red.]0;title<|endoftext|>]]" in out
+    assert r"Ann?\x1b[2J" in out and r"[[Red.\x1b]0;title\x07<|endoftext|>]]" in out
     assert "\x1b" not in out and "\x07" not in out
 
 

@@ -37,7 +37,12 @@ SECRETS = [
 HARMLESS = [
     *("pad_token: '<pad>' -> no such token", "hub_token: missing -> required", "max_new_tokens: 5", "eos_token='</s>'"),
     *("the special token: '<|im_end|>'", f"commit {HEX}", f"sha256: {'ab12' * 16}", "unknown key: 'stages'"),
-    *("/home/me/hf_models/llama-3.2-1b-instruct", "hf_internal_testing_models", "sk-learn-logistic-regression-v2"),
+    *(
+        "/home/me/hf_models/llama-3.2-1b-instruct",
+        "hf_internal_testing_models",
+        "sk-learn-logistic-regression-v2",
+        "sk-2024-05-06-checkpoint",
+    ),
     *("http://localhost:8000/v1/chat@home", "user/name@main", "git@github.com:user/repo.git", "num_tokens=123456"),
     *("sorted(rows, key=len)", "hub_token=config.hub_token", "the bearer of this authentication", "stop_token: eos"),
     *("risk-adjusted-returns-of-portfolios", "Set hub_token: it needs write access", "primary key: id", "tokens: 12"),
