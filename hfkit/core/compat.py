@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib import import_module
+from traceback import extract_tb
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -213,6 +214,15 @@ def is_plain_lora(layer) -> bool:
     peft 0.21.2: no method returns the variant and bias of an adapter.
     """
     return not layer.lora_variant and not any(layer.lora_bias.values())
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Return whether an error of `Dataset.map` is that one of its processes has died, such as for lack of memory.
+
+    datasets 5.2.0: a plain RuntimeError, which differs from that of a worker's function by where it is raised.
+    """
+    frames = extract_tb(error.__traceback__)
+    return isinstance(error, RuntimeError) and frames[-1].name == "iflatmap_unordered" and error.__cause__ is None
 
 
 def http_library(error_class: type) -> ModuleType:

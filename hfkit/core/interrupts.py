@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from hfkit.core.console import is_main_process
-from hfkit.core.signal_watch import REPEAT_SECONDS, watch_signals
+from hfkit.core.signal_watch import REPEAT_SECONDS, end_now, watch_signals
 
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 """Exit status by signal: SIGUSR1 announces a SIGTERM, so that a job script has one status to ask for."""
@@ -32,6 +32,7 @@ class Interrupted(SystemExit):
 class Caught:
     """The signals of a process: which one came first, and when; `agreed` by all processes of a launch."""
 
+    ends_process: bool
     process: int = field(default_factory=os.getpid)
     number: int | None = None
     time: float = 0.0
@@ -57,7 +58,7 @@ def catch_signals(ends_process: bool = False) -> Iterator[None]:
     if _caught is not None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _caught = Caught()
+    _caught = Caught(ends_process)
     replaced = {number: signal.getsignal(number) for number in EXIT_STATUS}
     replaced = {number: handler for number, handler in replaced.items() if handler in DEFAULTS}
     for number in replaced:
@@ -90,7 +91,9 @@ def _on_signal(number: int, frame: object) -> None:
             os.write(2, note.encode())  # `print` may be what the signal interrupts
     elif now - caught.time < REPEAT_SECONDS:
         return
-    elif caught.deferrals:
+    elif caught.ends_process:
+        end_now(128 + number)
+    else:
         caught.deferrals = 0
     if not caught.deferrals:
         raise interruption()
@@ -114,9 +117,8 @@ def is_interruption(error: BaseException) -> bool:
 
 def agree(number: int) -> None:
     """Note that all processes of a launch end by a signal, though maybe another one of them got it."""
-    global _caught
-    _caught = _caught or Caught()
-    _caught.number, _caught.agreed = _caught.number or number, True
+    if _caught is not None:
+        _caught.number, _caught.agreed = _caught.number or number, True
 
 
 def is_agreed() -> bool:

@@ -20,8 +20,9 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
+from hfkit.core.compat import is_lost_worker
 from hfkit.core.console import warn
-from hfkit.core.errors import reason
+from hfkit.core.errors import HfkitError, Problem, reason
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.core.temporary import remove_leftovers, temporary_folder
 from hfkit.data.progress import progress_bars
@@ -77,9 +78,19 @@ def _module_hash(file: str) -> str:
 
 
 def map_rows(rows: Dataset, function: Callable, **options) -> Dataset:
-    """Return `rows.map(function)` of a top-level function or a `partial` of one, made anew if its code changes."""
-    with progress_bars(len(rows)):
-        return rows.map(Versioned(function, code_hash(function)), **options)
+    """Return `rows.map(function)` of a top-level function or a `partial` of one, made anew if its code changes.
+
+    Raises:
+        HfkitError: a process of `num_proc` was killed.
+    """
+    try:
+        with progress_bars(len(rows)):
+            return rows.map(Versioned(function, code_hash(function)), **options)
+    except RuntimeError as error:
+        if not is_lost_worker(error):
+            raise
+        remedy = "a process that prepared rows was killed, probably since the machine had no memory left: lower it"
+        raise HfkitError(str(Problem("dataset_num_proc", options.get("num_proc"), remedy))) from error
 
 
 def cached_map(rows: Dataset, function: Callable, **options) -> Dataset:
