@@ -28,13 +28,18 @@ def in_rank(rank: int, world: int, port: int, target, arguments: tuple) -> None:
         torch.distributed.destroy_process_group()
 
 
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def launch(target, *arguments) -> None:
     """Runs `target` in two processes, and waits."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ranks = [context.Process(target=in_rank, args=(rank, WORLD, port, target, arguments)) for rank in range(WORLD)]
     for process in ranks:
         process.start()

@@ -96,9 +96,9 @@ def leave(trainer: Trainer) -> None:
     folder = Path(args.output_dir) / f"checkpoint-{step}"
     is_over = control.should_training_stop and not control.should_evaluate
     has_best = args.load_best_model_at_end and is_over  # and no longer the weights of its step
+    wait_for_everyone()  # the main process may still be writing the checkpoint
     if step and checkpoint_fault(folder) and not has_best:
         trainer.save_checkpoint()
-        wait_for_everyone()
     if step:
         say(f"{folder} is saved")
     raise interruption()

@@ -1,0 +1,150 @@
+"""Signals to real commands: what they print, their exit status, and that nothing is lost or left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from pipelines import write_pipeline
+from processes import free_port
+from signals import ROOT, interrupt, start
+
+from hfkit.config.registry import STAGES
+from hfkit.records.metrics_file import METRICS
+from hfkit.records.record import read_record
+from hfkit.training.run import last_complete_checkpoint
+
+pytestmark = pytest.mark.slow
+LONG = {"max_steps": 400, "save_steps": 1000, "logging_steps": 1}
+BIN = Path(sys.executable).parent
+
+
+def flags(config: dict) -> list[str]:
+    return [word for key, value in config.items() for word in (f"--{key}", as_flag(value))]
+
+
+def as_flag(value) -> str:
+    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+
+
+def training(folder: Path, steps: int = 2):
+    """A condition: the run in a folder has logged some steps."""
+
+    def reached() -> bool:
+        file = folder / METRICS
+        return file.is_file() and len(file.read_text().splitlines()) > steps
+
+    return reached
+
+
+def sft_flags(data: Path, model: Path, out: Path, **changes) -> list[str]:
+    config = {"datasets": [{"path": str(data / "turns.jsonl")}], "model_name_or_path": str(model)}
+    return [
+        "sft",
+        *flags({**config, "output_dir": str(out), "max_length": 64, "lora_r": 4} | LONG | changes),
+        "--use_peft",
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_run_is_saved_and_resumed_with_the_printed_command(data, base_dir, tmp_path, number):
+    out = tmp_path / "out"
+    command = start(sft_flags(data, base_dir, out), tmp_path)
+    ended = interrupt(command, number, when=training(out), to_all=True, watched=[out])
+    assert (ended.status, ended.orphans, ended.leftovers) == (130 if number == signal.SIGINT else 143, [], [])
+    assert ended.seconds < 30 and "Traceback" not in ended.output
+    assert read_record(out)["status"] == "interrupted"
+    assert last_complete_checkpoint(out) is not None
+    told = ended.output.splitlines()[-1].partition("to resume: hfkit ")[2]
+    assert told.endswith(" --resume_from_checkpoint")
+    subprocess.run(
+        f"{sys.executable} -m hfkit.cli {told}",
+        shell=True,
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert read_record(out)["status"] == "done"
+    assert read_record(out)["resumed_from"].startswith("checkpoint-")
+
+
+@pytest.mark.parametrize("whom", ["launcher", "one", "all"])
+def test_the_processes_of_a_launch_save_once_and_all_leave(data, base_dir, tmp_path, whom):
+    out = tmp_path / "out"
+    launcher = [BIN / "torchrun", "--nproc_per_node=2", "--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    env = {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
+    command = start(sft_flags(data, base_dir, out), tmp_path, [*map(str, launcher), "-m", "hfkit.cli"], **env)
+    if whom == "one":
+        reached = training(out)
+
+        def when() -> bool:
+            if reached():
+                second = next(
+                    one for one in psutil.Process(command.process.pid).children() if one.environ()["RANK"] == "1"
+                )
+                second.send_signal(signal.SIGTERM)
+                command.process.wait(60)
+            return False
+    else:
+        when = training(out)
+    ended = interrupt(command, signal.SIGTERM, when=when, to_all=whom == "all")
+    print(ended.output)
+    assert ended.status != 0 and ended.orphans == []
+    assert read_record(out)["status"] == "interrupted"
+    saved = [path.name for path in out.glob("checkpoint-*")]
+    assert saved == [last_complete_checkpoint(out).name]
+    assert ended.output.count("interrupted by SIGTERM; to resume (with the same launcher): hfkit sft") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("to_all", [True, False])
+def test_processes_that_tokenize_end_with_the_command(base_dir, tmp_path, number, to_all):
+    rows = tmp_path / "rows.jsonl"
+    with rows.open("w") as stream:
+        for index in range(40_000):
+            stream.write(
+                json.dumps({"prompt": f"What does {index} like?" * 5, "response": f"{index} likes red. " * 10}) + "\n"
+            )
+    changes = {"datasets": [{"path": str(rows)}], "dataset_num_proc": 2}
+    command = start(
+        sft_flags(tmp_path, base_dir, tmp_path / "out", **changes), tmp_path, HF_HOME=str(tmp_path / "home")
+    )
+    ended = interrupt(command, number, when=lambda: len(command.alive()) >= 4, to_all=to_all)
+    assert (ended.status, ended.orphans) == (128 + number, [])
+    assert ended.seconds < 20 and "Traceback" not in ended.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pipeline_goes_on_where_a_signal_interrupted_it(data, tmp_path):
+    pipeline = write_pipeline(tmp_path, data, reward={**LONG, "max_steps": 60})
+    command = start(["run", pipeline], tmp_path)
+    out = tmp_path / "runs" / "reward"
+    ended = interrupt(command, when=training(out), to_all=True, watched=[tmp_path / "runs"])
+    assert (ended.status, ended.orphans, ended.leftovers) == (143, [], [])
+    assert f"hfkit run: interrupted by SIGTERM; to resume: hfkit run {pipeline}" in ended.output
+    assert read_record(out)["status"] == "interrupted" and not (tmp_path / "runs" / "ppo").exists()
+    again = interrupt(start(["run", pipeline], tmp_path), when=lambda: False)
+    assert again.status == 0 and "resuming from checkpoint-" in again.output
+    assert {read_record(tmp_path / "runs" / stage)["status"] for stage in STAGES} == {"done"}
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "chat", "merge", "export", "report", "data check", "plan"])
+def test_other_verbs_end_without_a_traceback(data, sft_dir, tmp_path, verb):
+    rows = json.dumps([{"path": str(data / "turns.jsonl")}])
+    words = {
+        "evaluate": [sft_dir, "--datasets", rows, "--output_dir", tmp_path / "evaluated"],
+        "chat": [sft_dir],
+        "merge": [sft_dir, tmp_path / "merged"],
+        "export": [sft_dir, "--format", "vllm", "--output_dir", tmp_path / "exported"],
+        "report": [sft_dir],
+        "data check": ["sft", "--datasets", rows, "--model_name_or_path", sft_dir],
+        "plan": ["sft", "--datasets", rows, "--model_name_or_path", sft_dir],
+    }[verb]
+    for moment in (0.5, 1.5, 3.0):
+        ended = interrupt(start([*verb.split(), *words], tmp_path), when=moment, to_all=True, watched=[tmp_path])
+        print(moment, ended)
+        assert "Traceback" not in ended.output and ended.orphans == [] and ended.leftovers == []
