@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from pipelines import write_pipeline
 from processes import free_port
 from signals import ROOT, interrupt, start
@@ -148,3 +150,24 @@ def test_other_verbs_end_without_a_traceback(data, sft_dir, tmp_path, verb):
         ended = interrupt(start([*verb.split(), *words], tmp_path), when=moment, to_all=True, watched=[tmp_path])
         print(moment, ended)
         assert "Traceback" not in ended.output and ended.orphans == [] and ended.leftovers == []
+
+
+def test_the_job_script_of_the_docs_requeues_what_it_interrupts(data, base_dir, tmp_path):
+    script = re.search(r"```bash\n(#!/bin/bash.*?)```", (ROOT / "docs" / "schedulers.md").read_text(), re.DOTALL)[1]
+    (tmp_path / "job.sh").write_text(script)
+    config = {"datasets": [{"path": str(data / "turns.jsonl")}], "model_name_or_path": str(base_dir), "use_peft": True}
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(config | {"max_length": 64} | LONG | {"max_steps": 100}))
+    (tmp_path / "pipeline.yaml").write_text("output_dir: runs\nstages: {sft: sft.yaml}\n")
+    for name, line in {"hfkit": f"exec {sys.executable} -m hfkit.cli", "scontrol": "echo called: scontrol"}.items():
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\n{line} "$@"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    out = tmp_path / "runs" / "mine" / "sft"
+    ended = interrupt(start([], tmp_path, ["bash", "job.sh"], **env), signal.SIGUSR1, when=training(out))
+    assert (ended.status, ended.orphans) == (143, [])
+    assert ended.output.endswith("called: scontrol requeue 7\n")
+    assert read_record(out)["signal"] == "SIGUSR1"
+    ended = interrupt(start([], tmp_path, ["bash", "job.sh"], **env), when=lambda: False)
+    assert (ended.status, read_record(out)["status"]) == (0, "done")
+    assert "scontrol" not in ended.output

@@ -6,6 +6,7 @@ of the command line is ended by a thread (`core/signal_watch.py`).
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -63,6 +64,8 @@ def catch_signals(ends_process: bool = False) -> Iterator[None]:
     replaced = {number: handler for number, handler in replaced.items() if handler in DEFAULTS}
     for number in replaced:
         signal.signal(number, _on_signal)
+    if ends_process:
+        sys.unraisablehook = _report_others
     stop_watching = watch_signals(_on_signal, EXIT_STATUS, is_deferred) if ends_process else None
     try:
         yield
@@ -75,13 +78,20 @@ def catch_signals(ends_process: bool = False) -> Iterator[None]:
             _caught = None
 
 
+def _report_others(unraisable) -> None:
+    """Report an exception that Python discards, unless it is a signal's."""
+    if not isinstance(unraisable.exc_value, (KeyboardInterrupt, SystemExit)):
+        sys.__unraisablehook__(unraisable)
+
+
 def _on_signal(number: int, frame: object) -> None:
     caught = _caught
     if caught is None:
         return
     if caught.process != os.getpid():  # a worker, forked meanwhile: the process that it works for ends it with SIGTERM
         if number == signal.SIGTERM:
-            raise SystemExit(EXIT_STATUS[signal.SIGTERM])  # not killed: it would keep the locks that it holds
+            signal.alarm(1)  # whose default handler kills, for where Python discards exceptions
+            raise SystemExit(EXIT_STATUS[signal.SIGTERM])  # a killed process would keep the locks that it holds
         return
     now = time.monotonic()
     if caught.number is None:
