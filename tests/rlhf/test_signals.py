@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 from interruption import assert_same_run
+from processes import launch
 
 from hfkit.core.interrupts import Interrupted
 from hfkit.records.record import read_record
@@ -62,3 +63,37 @@ def test_ppo_is_interrupted_and_ends_alike(run_stage, whole, monkeypatch, tmp_pa
     assert read_record(tmp_path / "ppo")["resumed_from"] == f"checkpoint-{saved}"
     assert_same_run(tmp_path / "ppo", whole())
     assert (tmp_path / "ppo" / "rollouts.jsonl").read_text() == (whole() / "rollouts.jsonl").read_text()
+
+
+def end_by_signal(config) -> None:
+    """Run PPO in each process of a launch; the second one gets a signal in a rollout, and both of them end by it."""
+    from hfkit.stages import ppo
+
+    own, calls = Rollouts.sample, []
+
+    def sample(*given):
+        calls.append(given)
+        if len(calls) == 2 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return own(*given)
+
+    Rollouts.sample = sample
+    with pytest.raises(Interrupted):
+        ppo.main(config)
+
+
+@pytest.mark.slow
+def test_processes_of_which_one_gets_a_signal_end_at_the_same_step(config_of, tmp_path):
+    changes = {"gradient_accumulation_steps": 1, "num_mini_batches": 1, "max_steps": 3, "save_steps": 3}
+    launch(train, config_of("ppo", tmp_path / "whole", **changes))
+    launch(end_by_signal, config_of("ppo", tmp_path / "out", **changes))
+    assert read_record(tmp_path / "out")["status"] == "interrupted"
+    launch(train, config_of("ppo", tmp_path / "out", **changes, resume_from_checkpoint=True))
+    assert read_record(tmp_path / "out")["resumed_from"] == "checkpoint-1"
+    assert_same_run(tmp_path / "out", tmp_path / "whole")
+
+
+def train(config) -> None:
+    from hfkit.stages import ppo
+
+    ppo.main(config)
