@@ -18,7 +18,7 @@ from hfkit.core.signal_watch import REPEAT_SECONDS, end_now, watch_signals
 
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 """Exit status by signal: SIGUSR1 announces a SIGTERM, so that a job script has one status to ask for."""
-DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+DEFAULT_HANDLERS = (signal.SIG_DFL, signal.default_int_handler)
 
 
 class Interrupted(SystemExit):
@@ -61,7 +61,7 @@ def catch_signals(ends_process: bool = False) -> Iterator[None]:
         return
     _caught = Caught(ends_process)
     replaced = {number: signal.getsignal(number) for number in EXIT_STATUS}
-    replaced = {number: handler for number, handler in replaced.items() if handler in DEFAULTS}
+    replaced = {number: handler for number, handler in replaced.items() if handler in DEFAULT_HANDLERS}
     for number in replaced:
         signal.signal(number, _on_signal)
     if ends_process:

@@ -170,7 +170,7 @@ def train(trainer: Trainer, run: Run) -> dict:
         trainer.add_callback(Resume(trainer))
         with defer_signals():
             mean_loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
-    require_planned_end(trainer, has_lost_patience(trainer))
+        require_planned_end(trainer, has_lost_patience(trainer))
     if trainer.state.global_step == 0:
         raise HfkitError("no step was taken: the rows do not fill one batch (dataloader_drop_last, batch size)")
     if not all(parameter.isfinite().all() for parameter in trainer.model.parameters() if parameter.requires_grad):
