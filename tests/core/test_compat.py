@@ -214,10 +214,9 @@ def test_transformers_compiles_chat_templates_in_the_bounded_environment():
         tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
 
 
-def test_a_checkpoint_is_saved_and_the_best_metric_noted_outside_of_a_step(tmp_path):
+def test_the_best_metric_is_noted_outside_of_a_step(tmp_path):
     options = {"metric_for_best_model": "loss", "greater_is_better": False, "save_strategy": "steps"}
     trainer = Trainer(small_model(), TrainingArguments(str(tmp_path), use_cpu=True, **options))
-    trainer.create_optimizer_and_scheduler(5)
     trainer.state.global_step = 3
     assert [compat.determine_best_metric(trainer, {"eval_loss": loss}) for loss in (2.0, 1.0, 3.0)] == [
         True,
@@ -225,6 +224,3 @@ def test_a_checkpoint_is_saved_and_the_best_metric_noted_outside_of_a_step(tmp_p
         False,
     ]
     assert (trainer.state.best_metric, trainer.state.best_global_step) == (1.0, 3)
-    trainer.state.stateful_callbacks = {"TrainerControl": {}}
-    compat.save_checkpoint(trainer)
-    assert checkpoint_fault(tmp_path / "checkpoint-3") is None
