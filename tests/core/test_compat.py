@@ -29,7 +29,6 @@ from hfkit.data.template_limits import UnusableTemplateError
 from hfkit.models.loading import load_policy
 from hfkit.models.quantization import quantization_of
 from hfkit.training.comparison_trainer import ComparisonTrainer
-from hfkit.training.run import checkpoint_fault
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 
