@@ -41,7 +41,15 @@ pytest.register_assert_rewrite("interruption")
 # Every run draws its plot, which takes a fifth of a tiny run, and ticks take a third of that.
 matplotlib.rcParams.update(dict.fromkeys(["xtick.bottom", "xtick.labelbottom", "ytick.left", "ytick.labelleft"], False))
 # fixtures of more than one file
-pytest_plugins = ["card_fixtures", "family_fixtures", "hostile_models", "hub_fixtures", "merging", "planned"]
+pytest_plugins = [
+    "attack_fixtures",
+    "card_fixtures",
+    "family_fixtures",
+    "hostile_models",
+    "hub_fixtures",
+    "merging",
+    "planned",
+]
 
 NAMES = "Ann Bob Cid Dee Eve Fay Gus Hal".split()
 COLOURS = "red blue green pink".split()

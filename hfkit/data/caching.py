@@ -43,6 +43,8 @@ ROW_MODULES = (
     "messages",
     "rendering",
     "reply_tokens",
+    "template_limits",
+    "template_source",
     "turn_end",
 )
 """The modules of `hfkit.data` that functions over rows in other modules call: a change in one makes all rows anew."""

@@ -94,7 +94,7 @@ FILES = {
     "a config that is a list": ("config.json", "[1, 2]", "config.json is not a JSON mapping"),
     "a config that is nested": ("config.json", NESTED, "nested more than"),
     "a config that is nothing": ("config.json", "", "config.json cannot be read"),
-    "a config of 65 MB": ("config.json", " " * (65 << 20), "not JSON"),
+    "a config of 65 MB": ("config.json", " " * (65 << 20), "cannot be read: JSONDecodeError"),
     "a config of bytes": ("config.json", "\x00\x01", "config.json cannot be read"),
     "generation that is a list": ("generation_config.json", "[]", "generation_config.json"),
     "generation that is nested": ("generation_config.json", NESTED, "nested more than"),
