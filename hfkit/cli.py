@@ -92,10 +92,14 @@ def run_verb(verb: str, argv: list[str] | None = None, ends_process: bool = Fals
     Args:
         ends_process: that it is to end, with `argv`.
     """
-    from hfkit.core.interrupts import catch_signals
+    from hfkit.core.interrupts import Interrupted, catch_signals
 
-    with catch_signals(ends_process or argv is None):
-        return parse_and_run(verb, sys.argv[1:] if argv is None else argv)
+    ends_process, argv = ends_process or argv is None, sys.argv[1:] if argv is None else argv
+    with catch_signals(ends_process):
+        try:
+            return parse_and_run(verb, argv)
+        except (KeyboardInterrupt, Interrupted):  # before there is anything to parse
+            return report_interruption(verb, argv, None)
 
 
 def parse_and_run(verb: str, argv: list[str]) -> int:

@@ -1,6 +1,7 @@
 """The command around the stages: its exit statuses, what it prints, and how little it imports."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,13 @@ def test_tracebacks_are_for_bugs_and_for_debugging(hfkit):
 def test_segments_of_gpu_memory_grow_unless_the_environment_configures_them(hfkit, monkeypatch, own, printed):
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)  # of a verb that ran in this process
     assert hfkit("fake", "--model", "m", "--how", "roomily", **own).stdout.splitlines()[0].endswith(printed)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_before_there_are_arguments_is_no_traceback(monkeypatch, capsys, number, status):
+    monkeypatch.setattr("hfkit.core.console.quiet_libraries", lambda: signal.raise_signal(number))
+    assert cli.main(["sft", "nowhere.yaml"]) == status
+    assert f"hfkit sft: interrupted by {number.name}" in capsys.readouterr().err
 
 
 def test_help_of_a_stage_is_light_and_opens_with_its_launch_command(hfkit, tmp_path):
