@@ -68,6 +68,7 @@ class Commands:
 def be_command(argv: list[str], folder: str, output: str) -> None:
     """Be the command; never returns."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until hfkit listens
     stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for standard, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, stream), (2, stream)):
         os.dup2(source, standard)
@@ -75,7 +76,8 @@ def be_command(argv: list[str], folder: str, output: str) -> None:
     os.chdir(folder)
     status = 70
     try:
-        status = import_module("hfkit.cli").main(argv)
+        sys.argv[1:] = argv
+        status = import_module("hfkit.cli").main()  # as the command of a shell
     except SystemExit as exit:
         status = exit.code if isinstance(exit.code, int) else 1 if exit.code else 0
     except BaseException:

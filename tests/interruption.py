@@ -32,7 +32,10 @@ def assert_same_tensors(ours: dict, theirs: dict) -> None:
 
 def assert_same_values(ours, theirs) -> None:
     """Equal on the CPU; on a GPU those of weights that differ a little, so that their number is compared alone."""
-    assert len(ours) == len(theirs) if torch.cuda.is_available() else ours == theirs
+    if torch.cuda.is_available():
+        assert len(ours) == len(theirs)
+    else:
+        assert ours == theirs
 
 
 def assert_same_run(one: Path, other: Path) -> None:

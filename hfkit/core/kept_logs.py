@@ -41,10 +41,15 @@ class KeepsLogs:
         """Take over what `pending_logs` returned, or what a checkpoint kept; call it within training."""
         self._tr_loss.fill_(kept["loss"])
         self._globalstep_last_logged = kept["last_logged"]
+        self.set_counts(kept)
         if "tokens" in kept:
-            self._total_train_tokens = kept["tokens"]
             self._metrics["train"].clear()
             self._metrics["train"].update(kept["metrics"])
+
+    def set_counts(self, kept):
+        """Take over what was counted since the first step; an evaluation before training reports it."""
+        if "tokens" in kept:
+            self._total_train_tokens = kept["tokens"]
 
 
 def kept_logs(state) -> dict:

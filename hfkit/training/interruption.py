@@ -12,7 +12,7 @@ from hfkit.core.compat import determine_best_metric, load_checkpoint_weights
 from hfkit.core.console import say
 from hfkit.core.device import random_state, restore_random_state, wait_for_everyone
 from hfkit.core.interrupts import agree, defer_signals, interruption, requested
-from hfkit.core.kept_logs import KeepsLogs
+from hfkit.core.kept_logs import KeepsLogs, kept_logs
 from hfkit.training.run import checkpoint_fault
 
 CONTROL = "TrainerControl"
@@ -111,6 +111,8 @@ def finish_evaluation(trainer: Trainer, checkpoint: str) -> None:
         return
     load_checkpoint_weights(trainer, checkpoint)
     trainer.state = state
+    if isinstance(trainer, KeepsLogs):
+        trainer.set_counts(kept_logs(state))
     stateful = [one for one in trainer.callback_handler.callbacks if isinstance(one, ExportableState)]
     for one in stateful:
         for key, value in state.stateful_callbacks.get(type(one).__name__, {}).get("attributes", {}).items():
