@@ -44,7 +44,8 @@ SECRET_FORMS = {
     "named": rf"(?P<name>(?<![\w.-])[\w.-]{{0,64}}{ENDING})(?P<sign>[\"']?\s?[=:]\s?)(?P<value>{VALUE})",
 }
 SENSITIVE = re.compile("|".join(SECRET_FORMS.values()))
-HINT = re.compile("hf_|sk-|gh[pousr]_|github_pat_|glpat-|AKIA|ASIA|xox|AIza|://|earer|PRIVATE|" + ENDING)
+HINT = re.compile("|".join([*TOKEN_FORMS, "://", "earer", "PRIVATE", ENDING]))
+"""What a text with a secret holds: most texts do not, and are not searched further."""
 NOT_SECRET = {"", "none", "null", "true", "false", "missing", MASK}
 
 
