@@ -12,11 +12,15 @@ import resource
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+import psutil
 from forks import Worker
+from signals import end_orphans
 
 IMPORTS = ("hfkit.stages.sft", "hfkit.stages.reward", "hfkit.stages.ppo", "hfkit.commands.plan.main")
 MEMORY = 8 << 30
@@ -35,7 +39,7 @@ class Ran:
         seconds: from its start, or from its signal, to its end.
         peak_bytes: of its memory.
         signaled: whether it was still running when its signal was due.
-        orphans: number of its processes that were still there after it.
+        orphans: command lines of its processes that were still there after it.
     """
 
     status: int
@@ -43,7 +47,7 @@ class Ran:
     seconds: float
     peak_bytes: int
     signaled: bool
-    orphans: int
+    orphans: list[str]
 
 
 class Commands:
@@ -108,30 +112,17 @@ def watch(pid: int, seconds: float, number: int, after: float, to_group: bool) -
         "seconds": taken,
         "peak_bytes": usage.ru_maxrss * 1024,
         "signaled": signaled,
-        "orphans": orphans(pid),
+        "orphans": end_orphans(partial(members, pid), GRACE),
     }
 
 
-def orphans(group: int) -> int:
-    """Return the number of processes that a command has left behind after `GRACE` seconds; kill them."""
-    until = time.monotonic() + GRACE
-    while (left := members(group)) and time.monotonic() < until:
-        time.sleep(0.05)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    return len(left)
-
-
-def members(session: int) -> list[int]:
+def members(session: int) -> list[psutil.Process]:
     """Return the processes of a session that are not zombies."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, of = path.read_text().rpartition(")")[2].split()[:4]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(of) == session and state != "Z":
-            found.append(int(path.parent.name))
+    for one in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if os.getsid(one.pid) == session and one.status() != psutil.STATUS_ZOMBIE:
+                found.append(one)
     return found
 
 

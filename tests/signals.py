@@ -121,7 +121,7 @@ def interrupt(
         seconds=ended - (sent or ended),
         sent=sent and sent - started,
         output=command.output,
-        orphans=end_orphans(command),
+        orphans=end_orphans(command.alive),
         leftovers=[path for folder in watched for path in leftovers_in(folder)],
     )
 
@@ -136,10 +136,10 @@ def send(process: subprocess.Popen, number: int, to_all: bool) -> None:
         os.killpg(process.pid, number) if to_all else process.send_signal(number)
 
 
-def end_orphans(command: Command) -> list[str]:
-    """Return the command lines of what still runs a second after a command, and kill it."""
-    deadline = time.monotonic() + 1.0
-    while (alive := command.alive()) and time.monotonic() < deadline:
+def end_orphans(find: Callable[[], list[psutil.Process]], seconds: float = 1.0) -> list[str]:
+    """Return the command lines of the processes of a command that still run `seconds` after it, and kill them."""
+    deadline = time.monotonic() + seconds
+    while (alive := find()) and time.monotonic() < deadline:
         time.sleep(0.05)
     found = []
     for one in alive:

@@ -43,18 +43,21 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, limit: str = MAX_TEXT_BYTES) -> str:
     """Return the text of a file of unknown origin that is not data: a card, or JSON.
+
+    Args:
+        limit: on its bytes.
 
     Raises:
         LimitError: it is too large.
         OSError, UnicodeDecodeError: it cannot be read.
     """
-    limit = limit_of(MAX_TEXT_BYTES)
+    most = limit_of(limit)
     with path.open("rb") as file:
-        content = file.read(limit + 1) if os.fstat(file.fileno()).st_size <= limit else None
-    if content is None or len(content) > limit:
-        raise exceeded(MAX_TEXT_BYTES, "it has", "bytes")
+        content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
+    if content is None or len(content) > most:
+        raise exceeded(limit, "it has", "bytes")
     return content.decode("utf-8")
 
 

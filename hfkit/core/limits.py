@@ -20,23 +20,18 @@ MAX_YAML_VALUES = "HFKIT_MAX_YAML_VALUES"
 MAX_TEXT_BYTES = "HFKIT_MAX_TEXT_BYTES"
 TEMPLATE_LIMITS = "HFKIT_TEMPLATE_LIMITS"
 LIMITS = {
-    MAX_DEPTH: 64,
-    MAX_FILE_DEPTH: 400,
-    MAX_ROW_BYTES: 16 << 20,
-    MAX_COLUMNS: 10_000,
-    MAX_KEY_LENGTH: 1_000,
-    MAX_UNPACKED_RATIO: 100,
-    MAX_YAML_BYTES: 1 << 20,
-    MAX_YAML_VALUES: 100_000,
-    MAX_TEXT_BYTES: 256 << 20,
-    TEMPLATE_LIMITS: 1,
+    MAX_DEPTH: 64,  # nested lists and objects in rows and YAML
+    MAX_FILE_DEPTH: 400,  # the same in a JSON file that is not data: two for each generation in a record
+    MAX_ROW_BYTES: 16 << 20,  # of a line, or of a value of a column
+    MAX_COLUMNS: 10_000,  # columns and fields of all rows
+    MAX_KEY_LENGTH: 1_000,  # characters
+    MAX_UNPACKED_RATIO: 100,  # size of an unpacked file, as a multiple of the packed one
+    MAX_YAML_BYTES: 1 << 20,  # of a YAML file, or of a card's front matter
+    MAX_YAML_VALUES: 100_000,  # in it, aliases followed
+    MAX_TEXT_BYTES: 256 << 20,  # of a card, or of a JSON file that is not data
+    TEMPLATE_LIMITS: 1,  # factor of the limits of chat templates (`data/template_limits.py`)
 }
-"""The limits: lists and objects within each other in rows and YAML; the same in a JSON file that is no data, such as a
-record, which has two for each generation of its lineage; bytes of a row, a line or a value of a column; columns and
-fields of all rows; characters of a key; the size of an unpacked file as a multiple of the packed one; bytes of a YAML
-file or of a card's front matter; values in it, aliases followed; bytes of a card or of a JSON file that is no data;
-what the limits of chat templates (`data/template_limits.py`) are multiplied by.
-"""
+"""The default of each limit."""
 
 
 class UnsafeFileError(HfkitError, ValueError):

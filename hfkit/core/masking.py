@@ -22,9 +22,6 @@ TOKEN_FORMS = {
 """How tokens begin, and how they go on."""
 KEY_BLOCK = r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----"
 END_BLOCK = KEY_BLOCK.replace("BEGIN", "END")
-KNOWN_TOKENS = START + "(?:" + "|".join(f"(?:{start})(?:{rest})" for start, rest in TOKEN_FORMS.items()) + ")"
-SECRETS = re.compile(f"{KNOWN_TOKENS}|{KEY_BLOCK}")
-"""Tokens and keys that are known by their form."""
 
 # `hub_token` and `WANDB_API_KEY` are secrets; `max_new_tokens`, `tokenizer` and `pad_token` are not
 SECRET_NAMES = re.compile(
@@ -44,7 +41,10 @@ SECRET_FORMS = {
     "named": rf"(?P<name>(?<![\w.-])[\w.-]{{0,64}}{ENDING})(?P<sign>[\"']?\s?[=:]\s?)(?P<value>{VALUE})",
 }
 SENSITIVE = re.compile("|".join(SECRET_FORMS.values()))
-HINT = re.compile("hf_|sk-|gh[pousr]_|github_pat_|glpat-|AKIA|ASIA|xox|AIza|://|earer|PRIVATE|" + ENDING)
+SECRETS = re.compile(f"{SECRET_FORMS['token']}|{KEY_BLOCK}")
+"""Tokens and keys that are known by their form."""
+HINT = re.compile("|".join([*TOKEN_FORMS, "://", "earer", "PRIVATE", ENDING]))
+"""What a text with a secret holds: most texts do not, and are not searched further."""
 NOT_SECRET = {"", "none", "null", "true", "false", "missing", MASK}
 
 

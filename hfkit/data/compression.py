@@ -6,6 +6,7 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets.utils.extract import Extractor
 
 from hfkit.core.file_types import COMPRESSED, file_type, without_compression
 from hfkit.core.files import hash_of, replace_file
@@ -16,19 +17,6 @@ TEXT_BUILDERS = ("json", "csv", "text")
 SMALL = 64 << 20
 """Bytes that any compressed file may hold: a few rows, written often, become a small file."""
 READ_BYTES = 1 << 20
-PACKED = (
-    b"\x1f\x8b",
-    b"PK\x03\x04",
-    b"BZh",
-    b"\xfd7zXZ\x00",
-    b"\x28\xb5\x2f\xfd",
-    b"7z\xbc\xaf",
-    b"Rar!",
-    b"\x04\x22\x4d\x18",
-)
-"""How compressed files begin: `datasets` would unpack them whatever their names say."""
-TAR = (257, b"ustar")
-"""Where an archive of tar says that it is one, and how."""
 
 
 def unpacked(path: Path) -> Path:
@@ -78,11 +66,9 @@ def check_unpacked(path: Path) -> Path:
     """
     if file_type(path) == "parquet":
         check_parquet(path)
-    if file_type(path) in TEXT_BUILDERS:
-        with path.open("rb") as file:
-            start = file.read(512)
-        if start.startswith(PACKED) or start[TAR[0] :].startswith(TAR[1]):
-            raise UnsafeFileError(f"its content is compressed: give its name the suffix {' or '.join(COMPRESSED)}")
+    # `datasets` would unpack it whatever its name says
+    if file_type(path) in TEXT_BUILDERS and Extractor.infer_extractor_format(path):
+        raise UnsafeFileError(f"its content is compressed: give its name the suffix {' or '.join(COMPRESSED)}")
     return path
 
 

@@ -25,17 +25,12 @@ from hfkit.data.json_rows import json_shape
 from hfkit.data.json_shapes import row_features
 from hfkit.data.progress import progress_bars
 from hfkit.data.row_sizes import check_sizes
-from hfkit.data.source_files import check_saved, without_decoding
+from hfkit.data.source_files import STATE, check_saved, is_saved, without_decoding
 
 
 def builder_of(path: Path) -> str | None:
     """Return the builder of `datasets` that reads a file, or None if there is none."""
     return file_type(path) if path.is_file() else None
-
-
-def is_saved(path: Path) -> bool:
-    """Return whether a folder is a data set that `save_to_disk` wrote."""
-    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
 def builder_arguments(path: Path) -> dict | None:
@@ -129,7 +124,7 @@ def read_error(path: Path, error: Exception) -> HfkitError:
 
 def is_empty(path: Path) -> bool:
     """Return whether a file or a saved data set has no content or no rows."""
-    if (path / "state.json").is_file():
+    if (path / STATE).is_file():
         return not any(path.glob("*.arrow"))
     try:
         return path.is_file() and (path.stat().st_size == 0 or pq.read_metadata(path).num_rows == 0)

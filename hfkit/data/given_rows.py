@@ -18,6 +18,7 @@ from hfkit.core.files import write_text
 from hfkit.core.temporary import remove_leftovers, temporary_folder
 from hfkit.data.caching import content_hash
 from hfkit.data.progress import progress_bars
+from hfkit.data.source_files import is_saved
 
 
 def is_rows(value: object) -> bool:
@@ -49,11 +50,11 @@ def store_rows(rows: Dataset | list[dict]) -> str:
 def store_data_set(rows: Dataset, folder: Path) -> Path:
     """Return the folder below `folder` to which `save_to_disk` wrote the rows, now or before."""
     target = folder / content_hash(rows)[:16]
-    if not (target / "state.json").is_file():
+    if not is_saved(target):
         with temporary_folder(target) as unfinished:
             with progress_bars(len(rows)):
                 rows.save_to_disk(unfinished)
-            if target.exists() and not (target / "state.json").is_file():  # something else: a damaged cache
+            if target.exists() and not is_saved(target):  # something else: a damaged cache
                 shutil.rmtree(target)
             with suppress(OSError):  # another process has stored them
                 os.replace(unfinished, target)

@@ -19,6 +19,7 @@ from hfkit.core.files import read_json_mapping
 from hfkit.core.hub_fetch import fetch_file
 from hfkit.core.hub_ids import HUB_ID
 from hfkit.core.limits import UnsafeFileError
+from hfkit.core.links import require_own_file
 from hfkit.core.yaml import read_front_matter, read_mapping
 from hfkit.data.conversions import JSON
 
@@ -28,7 +29,8 @@ CACHE = "cache"
 """The builder that finds a data set of the Hub in the cache, without a connection."""
 DECLARATIONS = ("README.md", ".huggingface.yaml")
 """The files in which a data set declares its files; in the first one, as front matter."""
-STATE, SAVED_SPLITS = "state.json", "dataset_dict.json"
+STATE, SAVED_SPLITS = datasets.config.DATASET_STATE_JSON_FILENAME, datasets.config.DATASETDICT_JSON_FILENAME
+"""The files by which a folder that `save_to_disk` wrote is known: of one split, of several."""
 
 
 @cache
@@ -112,17 +114,15 @@ def check_files(folder: Path, files: Iterable[str | Path]) -> None:
 
     The folder may be a link itself, and files of a snapshot in the Hub's cache are links to its blobs.
     """
-    root = folder.resolve()
-    roots = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
     for file in map(Path, files):
-        try:
-            found = file.resolve(strict=True)
-        except (OSError, RuntimeError):  # a link to nothing, or to itself
-            found = file
-        if not found.is_file():
+        if not file.is_file():
             raise UnsafeFileError(f"{file} is not a file")
-        if not any(found.is_relative_to(one) for one in roots):
-            raise UnsafeFileError(f"{file} is a link to a file outside of {folder}: copy the file into the folder")
+        require_own_file(file, folder)
+
+
+def is_saved(path: Path) -> bool:
+    """Return whether a folder is a data set that `save_to_disk` wrote."""
+    return (path / STATE).is_file() or (path / SAVED_SPLITS).is_file()
 
 
 def check_saved(folder: Path) -> None:
@@ -139,7 +139,7 @@ def check_saved(folder: Path) -> None:
         for name in (*names, *files):
             if problem := name_problem(name):
                 raise UnsafeFileError(f"{name!r} in {part / STATE} -> {problem.replace('`path`', str(folder))}")
-        check_files(folder, [part / name for name in (STATE, "dataset_info.json", *files)])
+        check_files(folder, [part / name for name in (STATE, datasets.config.DATASET_INFO_FILENAME, *files)])
 
 
 def without_decoding(rows):

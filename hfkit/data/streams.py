@@ -13,11 +13,11 @@ from hfkit.data.cards import Keep, passes
 from hfkit.data.compression import unpacked
 from hfkit.data.csv_rows import CSV_OPTIONS, cell_value
 from hfkit.data.file_sets import checked_source, open_builder
-from hfkit.data.files import builder_arguments, is_saved, read_error
+from hfkit.data.files import builder_arguments, read_error
 from hfkit.data.json_rows import exact_rows, json_shape
 from hfkit.data.messages import iter_strings
 from hfkit.data.progress import progress_bars
-from hfkit.data.source_files import without_decoding
+from hfkit.data.source_files import is_saved, without_decoding
 
 # Rows from which the next one is drawn, because a stream cannot be shuffled as a whole.
 BUFFER = 10_000

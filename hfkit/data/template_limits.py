@@ -4,19 +4,17 @@ Jinja's sandbox keeps them from Python; this keeps them within `SECONDS`, `MEMOR
 them, in the main thread of a process, so no single operation may take long (`LARGEST_BITS`).
 """
 
-import os
 import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Template, pass_environment
-from jinja2.filters import sync_do_sum
+from jinja2.filters import do_round, sync_do_sum
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from hfkit.core.compat import set_template_environment
@@ -79,8 +77,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
-        self.filters["round"] = bounded_round(self.filters["round"])
-        self.filters["sum"] = bounded_sum(sync_do_sum)
+        self.filters |= {"round": bounded_round, "sum": bounded_sum}
 
     def from_string(self, source: Any, *args: Any, **options: Any) -> Template:
         """Compile a template; constant parts of it are computed here already."""
@@ -101,27 +98,19 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return self.binop_table[operator](left, right)
 
 
-def bounded_round(round_number: Callable) -> Callable:
-    """Return Jinja's filter `round`, which computes ten to the power of the number of decimals, with a limit."""
-
-    def bounded(value: Any, precision: int = 0, method: Any = "common") -> float:
-        if abs(precision) > DECIMALS:
-            raise UnusableTemplateError(f"rounds to {precision:,} decimals")
-        return round_number(value, precision, method)
-
-    return bounded
+def bounded_round(value: Any, precision: int = 0, method: Any = "common") -> float:
+    """Round as Jinja's filter does, which computes ten to the power of the number of decimals: within `DECIMALS`."""
+    if abs(precision) > DECIMALS:
+        raise UnusableTemplateError(f"rounds to {precision:,} decimals")
+    return do_round(value, precision, method)
 
 
-def bounded_sum(sum_numbers: Callable) -> Callable:
-    """Return Jinja's filter `sum` for numbers alone: lists are copied once for each item."""
-
-    @pass_environment
-    def bounded(environment: Any, iterable: Any, attribute: Any = None, start: Any = 0) -> Any:
-        if not isinstance(start, (int, float)):
-            raise UnusableTemplateError("sums what are no numbers")
-        return sum_numbers(environment, iterable, attribute, start)
-
-    return bounded
+@pass_environment
+def bounded_sum(environment: Any, iterable: Any, attribute: Any = None, start: Any = 0) -> Any:
+    """Sum as Jinja's filter does, but only numbers: it would copy lists once for each item."""
+    if not isinstance(start, (int, float)):
+        raise UnusableTemplateError("sums values that are not numbers")
+    return sync_do_sum(environment, iterable, attribute, start)
 
 
 set_template_environment(BoundedEnvironment)
@@ -131,18 +120,6 @@ set_template_environment(BoundedEnvironment)
 def scale() -> int:
     """Return what the limits are multiplied by."""
     return limit_of(TEMPLATE_LIMITS)
-
-
-def read_template(path: str | Path) -> str:
-    """Return the text of a chat template's file.
-
-    Raises:
-        UnusableTemplateError: it is too long.
-        OSError, UnicodeDecodeError: it cannot be read.
-    """
-    if (size := os.stat(path).st_size) > 4 * SOURCE * scale():
-        raise UnusableTemplateError(f"has {size:,} bytes; the limit is {4 * SOURCE * scale():,.0f}")
-    return Path(path).read_text(encoding="utf-8")
 
 
 def require_short(source: object) -> None:

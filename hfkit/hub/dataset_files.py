@@ -13,7 +13,7 @@ from hfkit.core.hub_files import DOCUMENTS, matches
 from hfkit.core.limits import UnsafeFileError
 from hfkit.data.cards import Card
 from hfkit.data.files import read_rows
-from hfkit.data.source_files import check_files
+from hfkit.data.source_files import check_files, is_saved
 from hfkit.hub.model_files import group_by_folder, irregular_file, list_files
 
 # Words in a file name that name its split, as the Hub reads them.
@@ -68,7 +68,7 @@ def select_dataset_files(folder: Path, card: Card | None = None) -> Selection:
     if (folder / RECORD).is_file():
         data, remedy = [], f"push it with `hfkit push {folder} REPO_ID`"
         problems.append(Problem(str(folder), "a run, not a dataset", remedy))
-    elif any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+    elif is_saved(folder):
         data, remedy = [], "write each split to a file with to_parquet or to_json"
         problems.append(Problem(str(folder), "written by save_to_disk", remedy))
     elif not data:

@@ -28,10 +28,9 @@ def read_config(path: str, revision: str = "main") -> PreTrainedConfig:
         HfkitError: it cannot be read, is out of bounds, or pads with a token that the embedding lacks.
     """
     file = find_file(path, CONFIG_NAME, revision)  # asks an unreliable Hub again, which Transformers does not
-    settings = read_json(path, CONFIG_NAME, revision)
-    if file is None or settings is None:
+    if file is None:
         raise HfkitError(f"cannot load {path}: there is no {CONFIG_NAME}")
-    if fault := model_config_fault(settings):
+    if fault := model_config_fault(read_json(str(file.parent), CONFIG_NAME) or {}):
         raise HfkitError(f"the {CONFIG_NAME} of {path} is not one of a model: {fault}")
     try:
         config = AutoConfig.from_pretrained(file.parent, trust_remote_code=False)

@@ -8,12 +8,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hfkit.core.console import warn
 from hfkit.core.errors import HfkitError, reason
+from hfkit.core.files import read_text
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import TOKENIZER_FILES
 from hfkit.data.built_in_templates import BUILT_IN_TOKENS, read_built_in, tokens_fault
 from hfkit.data.rendering import TODAY, require_usable, set_template_kwargs, template_variables, writes_today
 from hfkit.data.system_prompt import set_system_prompt, system_prompt_of
-from hfkit.data.template_limits import UnusableTemplateError, read_template, with_remedy
 from hfkit.models.tokenizer_bounds import tokenizer_fault
 from hfkit.records.source import Source, find_file
 
@@ -104,11 +104,9 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, path: str, chosen: str |
     if chosen is not None and (chosen not in named or Path(chosen).is_file()):
         if Path(chosen).is_file():
             try:
-                tokenizer.chat_template = read_template(chosen)
+                tokenizer.chat_template = read_text(Path(chosen))
             except (OSError, ValueError) as error:
                 raise TemplateError(f"chat_template: {chosen} cannot be read: {reason(error)}") from error
-            except UnusableTemplateError as error:
-                raise UnusableTemplateError(f"chat_template: {chosen} {with_remedy(error)}") from error
             return
         if chosen not in BUILT_IN_TOKENS:
             names = f"the tokenizer of {path} has {', '.join(named)}" if named else f"{path} has no named templates"

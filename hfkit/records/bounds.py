@@ -21,35 +21,15 @@ LARGEST_SIZES = {
 LARGEST_LAYERS_OF_EXPERTS = 1 << 16
 """Of layers times experts: Kimi K2 has 61 times 384."""
 SINGLE_SIZES: tuple[str, ...] = ("vocab_size", "hidden_size", "n_embd", "d_model", "num_hidden_layers", "n_layer")
-SINGLE_SIZES += (
-    "n_layers",
-    "num_layers",
-    "num_attention_heads",
-    "n_head",
-    "n_heads",
-    "num_heads",
-    "max_position_embeddings",
-    "n_positions",
-)
+SINGLE_SIZES += ("n_layers", "num_layers", "num_attention_heads", "n_head", "n_heads", "num_heads")
+SINGLE_SIZES += ("max_position_embeddings", "n_positions")
 """The settings that are one positive whole number in each architecture that has them."""
 DTYPE = re.compile(r"(torch\.)?(auto|(b?float|u?int|complex)\d+(_\w+)?|float|double|half|bfloat16)")
 FOREIGN_CODE = ("attn_implementation", "experts_implementation")
 """With or without a leading `_`: a name with a `/` is a repository on the Hub, whose code Transformers would run."""
 QUANTIZATIONS: tuple[str, ...] = ("awq", "bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit", "gptq")
-QUANTIZATIONS += (
-    "compressed-tensors",
-    "fp8",
-    "mxfp4",
-    "torchao",
-    "hqq",
-    "fbgemm_fp8",
-    "bitnet",
-    "aqlm",
-    "eetq",
-    "auto-round",
-    "quark",
-    "vptq",
-)
+QUANTIZATIONS += ("compressed-tensors", "fp8", "mxfp4", "torchao", "hqq", "fbgemm_fp8", "bitnet", "aqlm", "eetq")
+QUANTIZATIONS += ("auto-round", "quark", "vptq")
 OWN_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 LARGEST_RANK = 1 << 14
@@ -160,7 +140,7 @@ def whole_numbers(value: Any) -> list[int]:
 
 def shown(value: Any) -> str:
     """Return a value for a message, shortened."""
-    text = (
-        repr(value) if not isinstance(value, int) or abs(value) < 1 << 64 else f"a number of {value.bit_length()} bits"
-    )
+    if isinstance(value, int) and abs(value) >= 1 << 64:  # Python refuses to write some as digits
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
     return text if len(text) <= 80 else f"{text[:50]}...{text[-20:]}"

@@ -146,7 +146,7 @@ def test_a_template_of_the_config_is_checked(content, model_with, attack, tmp_pa
         pytest.param("{{ (1).to_bytes(10000000000, 'big') }}", "memory", id="bytes"),
         pytest.param("{{ messages|slice(10000000000)|list }}", "takes more than", id="slices"),
         pytest.param("{{ 1|round(1000000000, 'floor') }}", "rounds to 1,000,000,000 decimals", id="decimals"),
-        pytest.param("{{ ([[1] * 9999] * 9999)|sum(start=[]) }}", "sums what are no numbers", id="a sum of lists"),
+        pytest.param("{{ ([[1] * 9999] * 9999)|sum(start=[]) }}", "values that are not numbers", id="a sum of lists"),
         pytest.param("{{ ('f' * 9999999)|int(base=16) // 3 }}", "too large numbers", id="a long number divided"),
         pytest.param("{{ lipsum(n=1000000000) }}", "takes more than", id="much lorem ipsum"),
     ],

@@ -16,7 +16,7 @@ ROWS = "".join(json.dumps({"text": f"Ann likes {number} colours."}) + "\n" for n
 CHECK = ("data", "check", "--stage", "tokenizer", "--output_dir", "out", "--datasets")
 BUILDER = "the name of a builder of datasets"
 URL = "a URL of another server than the Hub is not read"
-OUTSIDE = "outside of"
+OUTSIDE = "out of its folder"
 WITHIN = "name a file within"
 BOMB = "HFKIT_MAX_YAML_VALUES"
 NO_FILE = "is not a file"
@@ -243,11 +243,11 @@ def test_a_link_to_a_folder_and_links_within_are_read(attack, tmp_path):
 
 
 def test_links_of_the_cache_of_the_hub_are_read(attack, tmp_path):
-    snapshot = tmp_path / "datasets--user--data" / "snapshots" / "abc"
+    snapshot, blob = tmp_path / "datasets--user--data" / "snapshots" / "abc", "0123456789" * 4
     (snapshot.parents[1] / "blobs").mkdir(parents=True)
     snapshot.mkdir(parents=True)
-    (snapshot.parents[1] / "blobs" / "one").write_text(ROWS)
-    (snapshot / "rows.jsonl").symlink_to("../../blobs/one")
+    (snapshot.parents[1] / "blobs" / blob).write_text(ROWS)
+    (snapshot / "rows.jsonl").symlink_to(f"../../blobs/{blob}")
     assert "\n  20 rows" in attack(*CHECK, snapshot).output
 
 

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from hfkit.core.errors import Problem, reason
+from hfkit.core.files import read_text
 from hfkit.core.names import folder_name_fault
 from hfkit.data.built_in_templates import BUILT_IN_TOKENS
-from hfkit.data.template_limits import UnusableTemplateError, read_template, with_remedy
 from hfkit.data.template_source import template_fault
 
 
@@ -37,9 +37,7 @@ def template_problems(config) -> list[Problem]:
     if path is None or is_built_in or template_name(config):  # loading the tokenizer finds the name
         return []
     try:
-        fault = template_fault(read_template(path)) if Path(path).is_file() else "no such file"
-    except UnusableTemplateError as error:
-        fault = with_remedy(error)
+        fault = template_fault(read_text(Path(path))) if Path(path).is_file() else "no such file"
     except (OSError, ValueError) as error:
         fault = f"cannot be read: {reason(error)}"
     return [Problem("chat_template", path, fault)] if fault else []
