@@ -158,11 +158,7 @@ def read_mapping(path: Path) -> dict:
 def read_yaml(path: str, problems: list[Problem]) -> dict | None:
     """Return the mapping in a YAML file; add a problem and return None if there is none."""
     try:
-        with open(path, "rb") as file:
-            text = file.read(limit_of(MAX_YAML_BYTES) + 1)
-        if len(text) > limit_of(MAX_YAML_BYTES):
-            raise exceeded(MAX_YAML_BYTES, "it has", "bytes")
-        loader = StrictLoader(text.decode("utf-8"))
+        loader = StrictLoader(read_text(Path(path), MAX_YAML_BYTES))
         given = loader.get_single_data()
         problems += loader.problems
         if isinstance(given, dict):
