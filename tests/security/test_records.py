@@ -36,6 +36,7 @@ RECORDS = {
     "a base that is a text": (record(base="x"), "hfkit.json"),
     "rows that are a text": (record(data={"train": {"rows": "x", "kept": 1, "sources": []}}), "hfkit.json"),
     "sources that are texts": (record(data={"test": {"sources": ["a", 7]}}), "hfkit.json"),
+    "sources that are nothing": (record(data={"train": {"rows": 1, "kept": 1, "sources": None}}), "hfkit writes it"),
     "a base without a path": (record(base={"weights_sha256": "ab"}), "hfkit.json"),
     "a base of numbers": (record(base={"path": 5, "revision": 7, "weights_sha256": "ab"}), "hfkit.json"),
     "hashes that are numbers": (record(lineage=[{**MODEL, "weights_sha256": 5}]), "hfkit.json"),
