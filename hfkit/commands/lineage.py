@@ -14,6 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from hfkit.core.console import printable_line
+from hfkit.core.errors import HfkitError, reason
 from hfkit.core.tables import make_console
 from hfkit.records.lineage import lineage_of
 
@@ -78,5 +79,11 @@ def main(given: Namespace) -> int:
     if given.json:
         print(json.dumps(node, indent=2, ensure_ascii=False))
         return 0
-    make_console(width=1000).print(tree_of(node, set()))  # lines in a file are not wrapped
+    try:
+        tree = tree_of(node, set())
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise HfkitError(
+            f"a record in the lineage of {given.path} is not as hfkit writes it: {reason(error)}"
+        ) from error
+    make_console(width=1000).print(tree)  # lines in a file are not wrapped
     return 0

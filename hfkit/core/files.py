@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hfkit.core.errors import HfkitError
-from hfkit.core.limits import MAX_FILE_DEPTH, MAX_TEXT_BYTES, exceeded, limit_of, load_json
+from hfkit.core.limits import MAX_FILE_DEPTH, MAX_TEXT_BYTES, UnsafeFileError, exceeded, limit_of, load_json
 from hfkit.core.links import is_blob
 from hfkit.core.masking import without_secrets
 from hfkit.core.names import folder_name_fault
@@ -44,15 +44,17 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_text(path: Path, limit: str = MAX_TEXT_BYTES) -> str:
-    """Return the text of a file of unknown origin that is not data: a card, or JSON.
+    """Return the text of a file of unknown origin that is not data: a card, JSON, a config.
 
     Args:
         limit: on its bytes.
 
     Raises:
-        LimitError: it is too large.
+        UnsafeFileError: it is a pipe, which may never end, and not the shell's own; or (`LimitError`) too large.
         OSError, UnicodeDecodeError: it cannot be read.
     """
+    if path.is_fifo() and not path.is_relative_to("/dev") and not path.is_relative_to("/proc"):
+        raise UnsafeFileError("it is a pipe: give a file")
     most = limit_of(limit)
     with path.open("rb") as file:
         content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None

@@ -25,7 +25,7 @@ LIMITS = {
     MAX_ROW_BYTES: 16 << 20,  # of a line, or of a value of a column
     MAX_COLUMNS: 10_000,  # columns and fields of all rows
     MAX_KEY_LENGTH: 1_000,  # characters
-    MAX_UNPACKED_RATIO: 100,  # size of an unpacked file, as a multiple of the packed one
+    MAX_UNPACKED_RATIO: 300,  # size of an unpacked file, as a multiple of the packed one
     MAX_YAML_BYTES: 1 << 20,  # of a YAML file, or of a card's front matter
     MAX_YAML_VALUES: 100_000,  # in it, aliases followed
     MAX_TEXT_BYTES: 256 << 20,  # of a card, or of a JSON file that is not data

@@ -10,10 +10,12 @@ from typing import Any
 
 from hfkit.core.regexes import regex_fault
 
+LAYERS = re.compile(r"n_layers?|num_layers|num_(\w+_)?layers|(en|de)coder_layers|depth|num_(\w+_)?blocks")
+EXPERTS = re.compile(r"(\w+_)?experts(_\w+)?")
 LARGEST_SIZES = {
-    re.compile(r"n_layers?|num_layers|num_(\w+_)?layers|(en|de)coder_layers|depth|num_(\w+_)?blocks"): 1024,
+    LAYERS: 1024,
     re.compile(r"(\w+_)?n?_?heads?|n_head_kv"): 1 << 16,
-    re.compile(r"(\w+_)?experts(_\w+)?"): 1 << 14,
+    EXPERTS: 1 << 14,
     re.compile(r"(\w+_)?(position_embeddings|positions|n_ctx|seq_len|sequence_length|seq_length)"): 1 << 27,
     re.compile(r"(\w+_)?(size|dim|n_embd|d_model|n_inner|vocab_size(_\w+)?)"): 1 << 24,
 }
@@ -29,7 +31,8 @@ FOREIGN_CODE = ("attn_implementation", "experts_implementation")
 """With or without a leading `_`: a name with a `/` is a repository on the Hub, whose code Transformers would run."""
 QUANTIZATIONS: tuple[str, ...] = ("awq", "bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit", "gptq")
 QUANTIZATIONS += ("compressed-tensors", "fp8", "mxfp4", "torchao", "hqq", "fbgemm_fp8", "bitnet", "aqlm", "eetq")
-QUANTIZATIONS += ("auto-round", "quark", "vptq")
+QUANTIZATIONS += ("auto-round", "quark", "vptq", "quanto", "higgs", "spqr", "fp_quant", "finegrained_fp8", "nvfp4")
+QUANTIZATIONS += ("mxfp8", "sinq")
 OWN_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 LARGEST_RANK = 1 << 14
@@ -61,8 +64,8 @@ def model_config_fault(settings: dict) -> str | None:
         highest = max((abs(one) for one in whole_numbers(value)), default=0)
         if highest > limit:
             return f"{name} is {shown(value)}, more than {limit}, which no model has"
-        for count in counts:
-            counts[count] = max(counts[count], highest if count in name else 1)
+        for count, pattern in zip(counts, (LAYERS, EXPERTS), strict=True):
+            counts[count] = max(counts[count], highest if pattern.fullmatch(name) else 1)
     if counts["layer"] * counts["experts"] > LARGEST_LAYERS_OF_EXPERTS:
         return f"{counts['layer']} layers of {counts['experts']} experts are more than {LARGEST_LAYERS_OF_EXPERTS}"
     return None

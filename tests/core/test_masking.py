@@ -1,7 +1,9 @@
 """Secrets are masked in every text that is printed or stored; ordinary words, hashes and names stay."""
 
 import io
+import json
 import logging
+from urllib.parse import quote
 
 import pytest
 
@@ -33,6 +35,19 @@ SECRETS = [
     ("unrecognized arguments: --hub_token plain", "unrecognized arguments: --hub_token ***"),
     ("password=hunter2", "password=***"),
     (f"--pad_token {HF}", "--pad_token hf_***"),
+    ("Authorization: Basic dXNlcjpwYXNz", "Authorization: Basic ***"),
+    ('{"Authorization": "Basic dXNlcjpwYXNz"}', '{"Authorization": "Basic ***"}'),
+    ("{'authorization': 'Bearer swordfish'}", "{'authorization': 'Bearer ***'}"),
+    ("https://a1B2c3D4e5F6g7H8@host/x", "https://***@host/x"),
+    ("https://host/x?Expires=1&X-Amz-Signature=ab12&Key=1", "https://host/x?Expires=1&X-Amz-Signature=***&Key=1"),
+    ("https://host/x?sv=1&sig=ab12%3D", "https://host/x?sv=1&sig=***"),
+    (r'"{\"api_key\": \"plain words\"}"', r'"{\"api_key\": \"***\"}"'),
+    ("api_key: |\n  plain1\nseed: 1", "api_key: |\n  ***\nseed: 1"),
+    ("hf_oauth_" + "aB3dE" * 7, "hf_***"),
+    ("api_org_" + "aB3dE" * 7, "api_org_***"),
+    ("npm_" + "a1B2" * 9, "npm_***"),
+    ("pypi-AgEIcHlwaS5vcmc" + "aB3dE" * 14, "pypi-***"),
+    ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozj-gNr", "eyJ***"),
 ]
 HARMLESS = [
     *("pad_token: '<pad>' -> no such token", "hub_token: missing -> required", "max_new_tokens: 5", "eos_token='</s>'"),
@@ -46,6 +61,8 @@ HARMLESS = [
     *("http://localhost:8000/v1/chat@home", "user/name@main", "git@github.com:user/repo.git", "num_tokens=123456"),
     *("sorted(rows, key=len)", "hub_token=config.hub_token", "the bearer of this authentication", "stop_token: eos"),
     *("risk-adjusted-returns-of-portfolios", "Set hub_token: it needs write access", "primary key: id", "tokens: 12"),
+    *("audio_token='<audio1>'", "token=<|im_end|>", "boi_token: '<start_of_image1>'", "ssh://git@host/user/repo"),
+    *("https://host/a?rows=5&significant=3", "https://wandb.ai/me/p/runs/3k2j4h5x", "Basic rules apply to 2 rows"),
 ]
 
 
@@ -65,11 +82,23 @@ def test_the_secrets_of_the_environment_are_masked_wherever_they_stand(monkeypat
     assert mask_secrets(f"refused: {HEX} return") == "refused: *** return"
 
 
+@pytest.mark.parametrize("value", ["wJalr/UtnFEMI/K7MDENG", "two 12\nlines 34", 'pa"ss\\word12', "p@ss/word 123"])
+def test_a_secret_of_the_environment_is_masked_as_libraries_write_it(monkeypatch, value):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", value)
+    monkeypatch.setenv("SSH_KEY", "/home/me/.ssh/id_ed25519")
+    assert mask_secrets(f"refused: {value}, /home/me/.ssh/id_ed25519") == "refused: ***, /home/me/.ssh/id_ed25519"
+    assert mask_secrets(f"{json.dumps(value)} {value!r}") in ("\"***\" '***'", '"***" "***"')
+    assert mask_secrets(f"http://me@host/{quote(value, safe='')}") == "http://me@host/***"
+
+
 def test_a_record_keeps_all_but_its_secrets():
-    record = {"tokens": 5, "config": {"hub_token": "x", "paths": [f"https://a:{HF}@host"], "pad_token": "<pad>"}}
+    record = {
+        "tokens": 5,
+        "config": {"hub_token": "x", "paths": [f"https://a:{HF}@host"], "pad_token": "<pad>", "boi_token": "<image>"},
+    }
     assert without_secrets(record) == {
         "tokens": 5,
-        "config": {"hub_token": "***", "paths": ["https://a:***@host"], "pad_token": "<pad>"},
+        "config": {"hub_token": "***", "paths": ["https://a:***@host"], "pad_token": "<pad>", "boi_token": "<image>"},
     }
 
 
@@ -111,7 +140,25 @@ def test_logs_of_libraries_and_tracebacks_are_masked():
     assert "KeyError: 'hf_***'" in stream.getvalue()
 
 
-@pytest.mark.parametrize("text", ["hf_", "sk-", "://a:", "--token ", "token=", "-----BEGIN PRIVATE KEY-----", "a-key"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf_",
+        "sk-",
+        "eyJa",
+        "eyJaaaaaaaaaaa.",
+        "?sig=",
+        "?a",
+        "\\\\",
+        "key: |\n ",
+        "://a",
+        "://a:",
+        "--token ",
+        "token=",
+        "-----BEGIN PRIVATE KEY-----",
+        "a-key",
+    ],
+)
 def test_masking_takes_linear_time(text):
     assert len(mask_secrets(text * (200_000 // len(text)))) > 0  # a quadratic pattern takes minutes
 

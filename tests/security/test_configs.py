@@ -1,9 +1,12 @@
 """YAML and JSON of unknown origin beside the data: configs, pipelines, records, adapters, model cards."""
 
 import json
+import os
 import re
 
 import pytest
+
+from hfkit.core.yaml import read_yaml
 
 DATA = "datasets: [{path: rows.jsonl}]\n"
 VALUES, DEPTH, BYTES = "HFKIT_MAX_YAML_VALUES", "HFKIT_MAX_DEPTH", "HFKIT_MAX_YAML_BYTES"
@@ -74,6 +77,31 @@ def test_a_folder_whose_json_attacks_is_refused(attack, tmp_path, argv, name, te
     ran = attack(argv[0], "model", *argv[1:])
     assert ran.status == (0 if text == CODES else 1) and re.search(message, ran.output), ran
     assert len(ran.output) < 10_000
+
+
+@pytest.mark.hostile("configs")
+@pytest.mark.parametrize(
+    "argv",
+    [
+        pytest.param(["sft", "pipe"], id="config-that-is-a-pipe"),
+        pytest.param(["run", "pipe"], id="pipeline-that-is-a-pipe"),
+        pytest.param(["plan", "pipe"], id="plan-of-a-pipe"),
+        pytest.param(["data", "check", "pipe"], id="check-of-a-pipe"),
+    ],
+)
+def test_a_pipe_that_nobody_writes_to_is_refused(attack, tmp_path, argv):
+    os.mkfifo(tmp_path / "pipe")
+    ran = attack(*argv)
+    assert ran.status == 2 and "it is a pipe: give a file" in ran.output, ran
+
+
+def test_a_pipe_of_the_shell_is_read():
+    """As in `hfkit sft <(envsubst < sft.yaml)`."""
+    reader, writer = os.pipe()
+    with open(writer, "w") as stream:
+        stream.write("seed: 1")
+    assert read_yaml(f"/dev/fd/{reader}", []) == {"seed": 1}
+    os.close(reader)
 
 
 @pytest.mark.parametrize(("given", "message"), [("0", "above 0"), ("many", "above 0")])

@@ -36,6 +36,7 @@ RECORDS = {
     "a base that is a text": (record(base="x"), "hfkit.json"),
     "rows that are a text": (record(data={"train": {"rows": "x", "kept": 1, "sources": []}}), "hfkit.json"),
     "sources that are texts": (record(data={"test": {"sources": ["a", 7]}}), "hfkit.json"),
+    "sources that are nothing": (record(data={"train": {"rows": 1, "kept": 1, "sources": None}}), "hfkit writes it"),
     "a base without a path": (record(base={"weights_sha256": "ab"}), "hfkit.json"),
     "a base of numbers": (record(base={"path": 5, "revision": 7, "weights_sha256": "ab"}), "hfkit.json"),
     "hashes that are numbers": (record(lineage=[{**MODEL, "weights_sha256": 5}]), "hfkit.json"),
@@ -84,3 +85,19 @@ def test_a_quantization_that_does_not_exist_is_named(attack, adapter, settings):
     (adapter / "hfkit.json").write_text(record(config=settings))
     ran = attack("chat", adapter, "--prompt", "a")
     assert ran.status == 1 and "names no quantization that exists" in ran.output, ran.output
+
+
+@MODEL_CONFIGS
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param('{"step": 1, "loss": ' + "9" * 4000 + "}", id="a loss of 4000 digits"),
+        pytest.param('{"step": ' + "9" * 400 + ', "loss": 1}', id="a step of 400 digits"),
+    ],
+)
+def test_metrics_that_no_run_writes_are_named(attack, tmp_path, line):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "hfkit.json").write_text(record())
+    (tmp_path / "run" / "metrics.jsonl").write_text(f"{line}\n" * 2)
+    ran = attack("report", tmp_path / "run")
+    assert ran.status == 1 and "not as hfkit writes it" in ran.output, ran.output

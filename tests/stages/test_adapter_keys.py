@@ -119,6 +119,10 @@ def problems(config_of, base_dir, reward_dir, tmp_path):
             {"lora_target_modules": "all"},
             "lora_target_modules: 'all' -> matches no module of LlamaForCausalLM. Did you mean 'all-linear'?",
         ),
+        (
+            {"lora_target_modules": r"(\w+\w)+q_proj"},
+            r"lora_target_modules: '(\\w+\\w)+q_proj' -> repeats a group that holds repeats or alternatives",
+        ),
         ({"lora_target_modules": "(q_proj"}, "lora_target_modules: '(q_proj' -> not a regular expression, nor names"),
         (
             {"modules_to_save": ["lm_haed"]},

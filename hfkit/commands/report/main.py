@@ -34,7 +34,7 @@ def write_report(folder: str | Path) -> Path:
     except OSError as error:
         explained = explain_file_error(error, folder)
         raise explained or HfkitError(f"the report cannot be written into {folder}: {reason(error)}") from error
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise HfkitError(f"a record in {folder} is not as hfkit writes it: {reason(error)}") from error
     return folder / "report.html"
 

@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hfkit.config.fields import ALL_LINEAR, MODULE_NAMES
 from hfkit.core.errors import HfkitError, Problem, nearest
+from hfkit.core.regexes import regex_fault
 from hfkit.models.adapter_support import opening_fault, training_fault, unmatched
 from hfkit.models.fitting import model_on_meta
 from hfkit.records.source import Source
@@ -79,6 +80,8 @@ def target_problems(config, model: PreTrainedModel) -> list[Problem]:
     targets, key = config.lora_target_modules, "lora_target_modules"
     if targets in (None, [], ALL_LINEAR):
         return []
+    if isinstance(targets, str) and (fault := regex_fault(targets)):  # the adapter would not be loaded again
+        return [Problem(key, targets, f"{fault}: it can take exponential time; name the modules")]
     try:
         missing = unmatched(model, targets)
     except re.error as error:
