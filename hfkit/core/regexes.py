@@ -71,7 +71,7 @@ def regex_fault(pattern: str) -> str | None:
             ended = None
         elif token == ")" and len(groups) > 1:
             group = groups.pop()
-            ended = close(group, groups[-1], tokens[group.start : index])
+            ended = close_group(group, groups[-1], tokens[group.start : index])
         elif (times := most_times(token)) is not None:
             if ended and times > FEW:
                 return "repeats a group that holds repeats or alternatives"
@@ -89,7 +89,7 @@ def regex_fault(pattern: str) -> str | None:
     return None
 
 
-def close(group: Group, outer: Group, tokens: list[str]) -> Group | None:
+def close_group(group: Group, outer: Group, tokens: list[str]) -> Group | None:
     """Add what a group holds to the one around it; return the group if it can match a text in several ways."""
     group.end_alternative()
     repeats, options = group.most

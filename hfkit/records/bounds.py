@@ -10,10 +10,10 @@ from typing import Any
 
 from hfkit.core.regexes import regex_fault
 
-LAYERS = re.compile(r"n_layers?|num_layers|num_(\w+_)?layers|(en|de)coder_layers|depth|num_(\w+_)?blocks")
+LAYER_COUNTS = re.compile(r"n_layers?|num_layers|num_(\w+_)?layers|(en|de)coder_layers|depth|num_(\w+_)?blocks")
 EXPERTS = re.compile(r"(\w+_)?experts(_\w+)?")
 LARGEST_SIZES = {
-    LAYERS: 1024,
+    LAYER_COUNTS: 1024,
     re.compile(r"(\w+_)?n?_?heads?|n_head_kv"): 1 << 16,
     EXPERTS: 1 << 14,
     re.compile(r"(\w+_)?(position_embeddings|positions|n_ctx|seq_len|sequence_length|seq_length)"): 1 << 27,
@@ -64,7 +64,7 @@ def model_config_fault(settings: dict) -> str | None:
         highest = max((abs(one) for one in whole_numbers(value)), default=0)
         if highest > limit:
             return f"{name} is {shown(value)}, more than {limit}, which no model has"
-        for count, pattern in zip(counts, (LAYERS, EXPERTS), strict=True):
+        for count, pattern in zip(counts, (LAYER_COUNTS, EXPERTS), strict=True):
             counts[count] = max(counts[count], highest if pattern.fullmatch(name) else 1)
     if counts["layer"] * counts["experts"] > LARGEST_LAYERS_OF_EXPERTS:
         return f"{counts['layer']} layers of {counts['experts']} experts are more than {LARGEST_LAYERS_OF_EXPERTS}"
