@@ -95,11 +95,11 @@ def run_verb(verb: str, argv: list[str] | None = None, ends_process: bool = Fals
     from hfkit.core.interrupts import Interrupted, catch_signals
 
     ends_process, argv = ends_process or argv is None, sys.argv[1:] if argv is None else argv
-    with catch_signals(ends_process):
-        try:
+    try:
+        with catch_signals(ends_process):
             return parse_and_run(verb, argv)
-        except (KeyboardInterrupt, Interrupted):  # before there is anything to parse
-            return report_interruption(verb, argv, None)
+    except (KeyboardInterrupt, Interrupted) as error:  # before the arguments are parsed
+        return report_interruption(verb, argv, None, getattr(error, "number", None))
 
 
 def parse_and_run(verb: str, argv: list[str]) -> int:
@@ -112,7 +112,7 @@ def parse_and_run(verb: str, argv: list[str]) -> int:
     from hfkit.core.console import clean, clean_output, debug, quiet_libraries
     from hfkit.core.errors import HfkitError
     from hfkit.core.explain_errors import explain_file_error, require_home
-    from hfkit.core.interrupts import Interrupted, is_interruption
+    from hfkit.core.interrupts import Interrupted, is_interruption, requested
 
     enable_expandable_segments()
     quiet_libraries()
@@ -126,7 +126,7 @@ def parse_and_run(verb: str, argv: list[str]) -> int:
     except (Exception, KeyboardInterrupt, Interrupted) as error:
         if is_interruption(error):
             debug(error)
-            return report_interruption(verb, argv, given)
+            return report_interruption(verb, argv, given, requested())
         explained = error if isinstance(error, HfkitError) else explain_file_error(error)
         if explained is None:
             raise
@@ -135,19 +135,19 @@ def parse_and_run(verb: str, argv: list[str]) -> int:
         return getattr(explained, "exit_status", 1)
 
 
-def report_interruption(verb: str, argv: list[str], given) -> int:
+def report_interruption(verb: str, argv: list[str], given, number: int | None) -> int:
     """Print which signal interrupted a verb, and the command that resumes it; return the exit status.
 
     Args:
         given: what the verb's arguments were parsed to; None before that.
+        number: of the signal; None: Ctrl-C.
     """
     import shlex
     from signal import SIGINT, Signals
 
     from hfkit.core.console import is_main_process
-    from hfkit.core.interrupts import EXIT_STATUS, requested
+    from hfkit.core.interrupts import EXIT_STATUS
 
-    number = requested()
     by = f" by {Signals(number).name}" if number else ""
     resumes = getattr(given, "resume_from_checkpoint", None)
     how = ""

@@ -98,7 +98,8 @@ def watch(pid: int, seconds: float, number: int, after: float, to_group: bool) -
     while not (ended := os.wait4(pid, os.WNOHANG))[0]:
         taken = time.monotonic() - started
         if number and not signaled and taken >= after:
-            (os.killpg if to_group else os.kill)(pid, number)
+            is_leader = os.getsid(pid) == pid  # it may not have begun
+            (os.killpg if to_group and is_leader else os.kill)(pid, number)
             signaled, started = True, time.monotonic()
         elif taken > seconds:
             os.killpg(pid, signal.SIGKILL)

@@ -62,12 +62,13 @@ def catch_signals(ends_process: bool = False) -> Iterator[None]:
     _caught = Caught(ends_process)
     replaced = {number: signal.getsignal(number) for number in EXIT_STATUS}
     replaced = {number: handler for number, handler in replaced.items() if handler in DEFAULT_HANDLERS}
-    for number in replaced:
-        signal.signal(number, _on_signal)
-    if ends_process:
-        sys.unraisablehook = _report_others
-    stop_watching = watch_signals(_on_signal, EXIT_STATUS, is_deferred) if ends_process else None
+    stop_watching = None
     try:
+        for number in replaced:
+            signal.signal(number, _on_signal)
+        if ends_process:
+            sys.unraisablehook = _report_others
+            stop_watching = watch_signals(_on_signal, EXIT_STATUS, is_deferred)
         yield
     finally:
         if not (ends_process and _caught.number):  # else it ends with these handlers, under watch

@@ -17,7 +17,7 @@ from hfkit.core.device import has_bf16, process_state, wait_for_everyone
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.core.interrupts import defer_signals
-from hfkit.core.kept_logs import kept_logs
+from hfkit.core.kept_logs import KeepsLogs, kept_logs
 from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.models.precision import computes_in_bf16
 from hfkit.training.callbacks import MetricsFile, Resume, TrainingProgress
@@ -156,6 +156,8 @@ def train(trainer: Trainer, run: Run) -> dict:
     if checkpoint:
         finish_evaluation(trainer, checkpoint)
     before = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json") if checkpoint else TrainerState()
+    if isinstance(trainer, KeepsLogs):
+        trainer.set_counts(kept_logs(before))
     seconds_before, mean_loss = kept_logs(before).get("seconds", 0.0), None
     trainer.started = time.time() - seconds_before
     run.started -= seconds_before
