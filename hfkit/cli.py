@@ -92,6 +92,8 @@ def run_verb(verb: str, argv: list[str] | None = None, ends_process: bool = Fals
     Args:
         ends_process: that it is to end, with `argv`.
     """
+    from signal import SIGINT
+
     from hfkit.core.interrupts import Interrupted, catch_signals
 
     ends_process, argv = ends_process or argv is None, sys.argv[1:] if argv is None else argv
@@ -99,7 +101,7 @@ def run_verb(verb: str, argv: list[str] | None = None, ends_process: bool = Fals
         with catch_signals(ends_process):
             return parse_and_run(verb, argv)
     except (KeyboardInterrupt, Interrupted) as error:  # before the arguments are parsed
-        return report_interruption(verb, argv, None, getattr(error, "number", None))
+        return report_interruption(verb, argv, None, getattr(error, "number", SIGINT))
 
 
 def parse_and_run(verb: str, argv: list[str]) -> int:
