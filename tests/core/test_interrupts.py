@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from hfkit.core.interrupts import (
@@ -114,20 +115,22 @@ def test_a_droppable_part_of_it_is_left_at_once():
 
 
 BUSY = """
-import hashlib, subprocess, sys, time
+import contextlib, hashlib, subprocess, sys, time
 from hfkit.core import interrupts, signal_watch
 
 signal_watch.PATIENCE = 0.2
 with interrupts.catch_signals(ends_process=True):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stderr=subprocess.DEVNULL)
-    print(child.pid, flush=True)
-    if sys.argv[1] == "sleeping":
-        time.sleep(60)
-    if sys.argv[1] == "busy":  # no handler of Python runs meanwhile
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000_000)
-    with interrupts.defer_signals():
+    with interrupts.defer_signals() if sys.argv[1] == "saving" else contextlib.nullcontext():
+        print(child.pid, flush=True)
+        if sys.argv[1] == "busy":  # no handler of Python runs meanwhile
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000_000)
         time.sleep(60)
 """
+
+
+def cpu_seconds(pid: int) -> float:
+    return psutil.Process(pid).cpu_times().user
 
 
 @pytest.mark.parametrize(
@@ -143,6 +146,9 @@ def test_a_process_ends_with_its_children(doing, waits, status):
         [sys.executable, "-c", BUSY, doing], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         child = int(process.stdout.readline())
+        begun = cpu_seconds(process.pid)
+        while doing == "busy" and cpu_seconds(process.pid) < begun + 0.2:  # until it is in the call
+            time.sleep(0.02)
         process.send_signal(signal.SIGUSR1)
         for seconds in waits:
             time.sleep(seconds)
