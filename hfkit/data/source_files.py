@@ -22,6 +22,7 @@ from hfkit.core.limits import UnsafeFileError
 from hfkit.core.links import require_own_file
 from hfkit.core.yaml import read_front_matter, read_mapping
 from hfkit.data.conversions import JSON
+from hfkit.data.messages import iter_strings
 
 BUILDERS = (*dict.fromkeys(FILE_TYPES.values()),)
 """The builders of `datasets` that are used: they read data, and run none of it."""
@@ -86,16 +87,7 @@ def names_in(configs: object) -> Iterator[str]:
     """Yield the names of files and folders in the `configs` of a data set's declaration."""
     for config in configs if isinstance(configs, list) else []:
         for key in ("data_files", "data_dir"):
-            yield from texts_in(config.get(key) if isinstance(config, dict) else None)
-
-
-def texts_in(value: object) -> Iterator[str]:
-    """Yield the texts in lists and mappings."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from texts_in(item)
+            yield from iter_strings(config.get(key) if isinstance(config, dict) else None)
 
 
 def check_builder(builder: datasets.DatasetBuilder, folder: Path) -> None:
@@ -129,13 +121,13 @@ def check_saved(folder: Path) -> None:
     """Raise an UnsafeFileError if a data set that `save_to_disk` wrote names files outside of its folder."""
     splits = (read_json_mapping(folder / SAVED_SPLITS) or {}).get("splits")
     if splits is not None:
-        names = [*texts_in(splits)]
+        names = [*iter_strings(splits)]
         parts = [folder / name for name in names]
     else:
         names, parts = [], [folder]
     for part in parts:
         stored = (read_json_mapping(part / STATE) or {}).get("_data_files")
-        files = [*texts_in(stored)]
+        files = [*iter_strings(stored)]
         for name in (*names, *files):
             if problem := name_problem(name):
                 raise UnsafeFileError(f"{name!r} in {part / STATE} -> {problem.replace('`path`', str(folder))}")
