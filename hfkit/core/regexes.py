@@ -61,10 +61,8 @@ def regex_fault(pattern: str) -> str | None:
     if len(pattern) > LONGEST_REGEX:
         return f"has {len(pattern)} characters, more than {LONGEST_REGEX}"
     tokens = [token for token in TOKEN.findall(pattern) if not token.startswith("(?#")]
-    groups, ended = (
-        [Group()],
-        None,
-    )  # those that are open, and the one that the last token has closed, if it is ambiguous
+    groups = [Group()]  # those that are open
+    ended: Group | None = None  # the one that the last token has closed, if it is ambiguous
     for index, token in enumerate(tokens):
         if token.startswith("("):
             groups.append(Group(index + 1, token in LOOKING))
