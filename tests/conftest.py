@@ -23,6 +23,7 @@ import copy
 import gc
 import json
 import shutil
+import signal
 import socket
 from importlib import import_module
 from pathlib import Path
@@ -133,6 +134,13 @@ def frozen():
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heard_interrupts():
+    """Ctrl-C is heard, also where the tests run in the background of a script, whose shell has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
