@@ -95,14 +95,14 @@ def plan(asked: argparse.Namespace, folder: Path) -> list[Row]:
     compare("sft", "8B", 60, "4bit packed", *FOUR_BITS, *PACKED)
     ppo("8B", 180, "4bit", "--load_in_4bit", "--engines", "static")
     make("1B", 30)
-    compare("pretrain", "1B", 90, "bf16", "--bf16", *unchecked)
+    compare("pretrain", "1B", 90, "bf16", "--bf16", *unchecked, "--checkpointing", "none", "--batch", "16")
     compare("sft", "1B", 75, "bf16", *BF16, *unchecked)
     compare("reward", "1B", 75, "bf16", *BF16, *unchecked)
     compare("sft", "8B", 60, "bf16 packed", *BF16, *PACKED)
     compare("sft", "8B", 150, "4bit", *FOUR_BITS, *unchecked)
     compare("sft", "8B", 120, "bf16", *BF16, *unchecked)
     compare("reward", "8B", 150, "4bit", *FOUR_BITS, *unchecked)
-    ppo("1B", 180, "bf16")
+    ppo("1B", 180, "bf16", "--engines", "static")
     return [row for row in rows if not asked.only or re.search(asked.only, row.name) or row.name.startswith("make")]
 
 

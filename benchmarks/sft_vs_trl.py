@@ -3,6 +3,8 @@
 hfkit's SFT beside TRL's SFTTrainer, with LoRA: prompt and response, or messages.
 """
 
+from dataclasses import replace
+
 import by_turns
 from trl import SFTTrainer
 
@@ -10,7 +12,8 @@ import hfkit
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions
 from hfkit.data.packing import pack_conversations, separating_collator
 from hfkit.data.splits import load_splits
-from hfkit.models.loading import load_trainable
+from hfkit.models.loading import cached_config, load_trainable
+from hfkit.models.packed_attention import packed_attention
 from hfkit.models.sft_loss import loss_arguments
 from hfkit.training.arguments import keep_trainable_dtype, max_tokens, trainer_arguments
 from hfkit.training.sft_trainer import MicroBatchedSFTTrainer
@@ -26,6 +29,13 @@ def encode(config, tokenizer):
         encode_instructions(rows, tokenizer, stats[name], config) for name, rows in (("train", train), ("test", test))
     )
     return pack_conversations(train, config) if config.packing else train, test
+
+
+def load(config):
+    model_config = cached_config(config.model_name_or_path, config.model_revision)
+    return load_trainable(
+        replace(config, attn_implementation=packed_attention(config, model_config) if config.packing else None)
+    )
 
 
 def trainer(is_bare: bool, config, model, tokenizer, train, test):
@@ -51,4 +61,4 @@ def lengths(row: dict) -> list[int]:
 
 
 if __name__ == "__main__":
-    by_turns.main(by_turns.Comparison("sft_vs_trl", SFTTrainer, config, encode, load_trainable, trainer, lengths))
+    by_turns.main(by_turns.Comparison("sft_vs_trl", SFTTrainer, config, encode, load, trainer, lengths))

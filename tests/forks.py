@@ -26,6 +26,8 @@ PRELOAD = (
     "pandas",
     "matplotlib.backends.backend_agg",
 )
+if os.environ.get("HFKIT_TEST_GPU") == "1":
+    PRELOAD = ()  # one of them initializes CUDA, which no fork survives
 PAUSE = 0.01
 """Seconds between two looks at whether a process has ended."""
 WITHOUT_HFKIT = """

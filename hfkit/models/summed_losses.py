@@ -3,13 +3,14 @@
 As liger-kernel's fused linear cross-entropy does (Hsu et al. 2024, arXiv 2410.10989, 3.2), for any head and measure.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import torch
+from torch.func import functional_call
 
 from hfkit.models.token_predictions import (
     Measure,
-    causal_model,
     chunk_size,
     measure_chunk,
     measure_states,
@@ -26,8 +27,13 @@ def sum_losses(
     if head is None or not torch.is_grad_enabled() or len(targets) <= size:
         losses, *others = measure_states(head, states, targets, measure, size)
         return losses.sum(), *others
-    weights = [weight for weight in causal_model(model).get_output_embeddings().parameters() if weight.requires_grad]
-    return SummedLosses.apply(partial(measure_chunk, head, measure), size, states, targets, *weights)
+    trained = {name: weight for name, weight in head.output.named_parameters() if weight.requires_grad}
+
+    def of_chunk(hidden: torch.Tensor, targets: torch.Tensor, weights: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        output = partial(functional_call, head.output, dict(zip(trained, weights, strict=True)))
+        return measure_chunk(replace(head, output=output), measure, hidden, targets)
+
+    return SummedLosses.apply(of_chunk, size, states, targets, *trained.values())
 
 
 class SummedLosses(torch.autograd.Function):
@@ -36,21 +42,21 @@ class SummedLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx, of_chunk, size: int, states: torch.Tensor, targets: torch.Tensor, *weights: torch.Tensor):
         """Return the sum, and what else `of_chunk` returns of all chunks, (N,) each."""
-        kind = states.device.type
-        autocast = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
         total, others = torch.zeros((), device=states.device), []
         by_states, by_weights = torch.empty_like(states), [None] * len(weights)
+        copies = [autocast_copy(weight).requires_grad_() for weight in weights]  # cast once, not in each chunk
         for start in range(0, len(targets), size):
             part = slice(start, start + size)
-            # a cached cast of a weight would belong to another graph
-            with torch.enable_grad(), torch.autocast(kind, **autocast, cache_enabled=False):
+            with torch.enable_grad(), without_autocast_cache(states.device.type):
                 own = states[part].detach().requires_grad_()
-                losses, *more = of_chunk(own, targets[part])
+                losses, *more = of_chunk(own, targets[part], copies)
                 loss = losses.sum()
             # a weight of another adapter on the head has no gradient
-            by_states[part], *found = torch.autograd.grad(loss, [own, *weights], allow_unused=True)
+            by_states[part], *found = torch.autograd.grad(loss, [own, *copies], allow_unused=True)
             for index, gradient in enumerate(found):
-                by_weights[index] = gradient if by_weights[index] is None else by_weights[index].add_(gradient)
+                if gradient is not None:
+                    before = by_weights[index]
+                    by_weights[index] = gradient.to(weights[index].dtype) if before is None else before.add_(gradient)
             total += loss.detach()
             others.append([tensor.detach() for tensor in more])
         ctx.save_for_backward(by_states, *by_weights)
@@ -64,3 +70,16 @@ class SummedLosses(torch.autograd.Function):
         # in place, since the head's is large; another backward pass through the same graph is an error of autograd's
         by_states, *by_weights = (one if one is None else one.mul_(by_total) for one in ctx.saved_tensors)
         return None, None, by_states, None, *by_weights
+
+
+def autocast_copy(weight: torch.Tensor) -> torch.Tensor:
+    """Return a weight, detached, in the dtype in which autocast multiplies by it; without autocast, in its own."""
+    kind = weight.device.type
+    casts = torch.is_autocast_enabled(kind) and weight.dtype == torch.float32 and weight.dim() > 1
+    return weight.detach().to(torch.get_autocast_dtype(kind)) if casts else weight.detach()
+
+
+def without_autocast_cache(kind: str) -> torch.autocast:
+    """Return the autocast that is active, without its cache: a cast that it keeps would belong to another graph."""
+    dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False)

@@ -6,6 +6,7 @@ the logits of a chunk of tokens at a time; the backward pass computes those of a
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from weakref import WeakKeyDictionary
@@ -22,16 +23,33 @@ from hfkit.data.forms import IGNORE
 
 Measure = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
 """From float logits (N, V) and targets (N,) to tensors (N,)."""
-Head = Callable[[torch.Tensor], torch.Tensor]
 Scaling = tuple[float, float | None]
 """The factor and the cap of logits."""
 
-LOGITS = {"cpu": 1 << 26, "cuda": 1 << 25}
-"""Logits of a chunk: on a GPU 128 MiB in float32, 1,024 tokens with a vocabulary of 32,768."""
+LOGITS = {"cpu": 1 << 26, "cuda": 1 << 25, "cuda, trained head": 1 << 28}
+"""Logits of a chunk: on a GPU 128 MiB in float32, 1,024 tokens with a vocabulary of 32,768; or 1 GiB if the head is
+trained, since each chunk then adds to a gradient as large as the head."""
 SCALES = ("logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
 """Keys of configs whose value multiplies or divides the output of the head."""
 CAP = "final_logit_softcapping"
 """The key of a cap c: logits become c tanh(logits / c)."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What computes logits (..., V) of hidden states (..., H): a layer, whose output is scaled, then capped."""
+
+    output: Callable[[torch.Tensor], torch.Tensor]
+    factor: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
+        logits = self.output(hidden)
+        logits = logits if self.factor == 1.0 else logits * self.factor
+        return logits if self.cap is None else self.cap * (logits / self.cap).tanh()
+
+
 scalings: WeakKeyDictionary[torch.nn.Module, Scaling | None] = WeakKeyDictionary()
 
 
@@ -100,8 +118,14 @@ def predicting_states(
 def chunk_size(model: torch.nn.Module) -> int:
     """Return the tokens of a chunk."""
     causal = causal_model(model)
-    logits = LOGITS["cpu" if causal.device.type == "cpu" else "cuda"]
-    return max(1, logits // causal.config.get_text_config().vocab_size)
+    output = causal.get_output_embeddings()
+    trains_head = output is not None and any(weight.requires_grad for weight in output.parameters())
+    return max(1, chunk_logits(causal.device.type, trains_head) // causal.config.get_text_config().vocab_size)
+
+
+def chunk_logits(device_type: str, trains_head: bool) -> int:
+    """Return the logits of a chunk."""
+    return LOGITS["cpu" if device_type == "cpu" else "cuda, trained head" if trains_head else "cuda"]
 
 
 def measure_chunk(
@@ -159,7 +183,7 @@ def head_of(model: PreTrainedModel, ids: torch.Tensor) -> Head | None:
     if model not in scalings:
         scalings[model] = find_scaling(model, ids[:1, :8])
     scaling = scalings[model]
-    return scaling and partial(logits_of, model.get_output_embeddings(), *scaling)
+    return scaling and Head(model.get_output_embeddings(), *scaling)
 
 
 @torch.no_grad()
@@ -174,7 +198,7 @@ def find_scaling(model: PreTrainedModel, ids: torch.Tensor) -> Scaling | None:
         with keep_random_state(ids.device), last_hidden_states(model.get_decoder()) as states:
             logits = model(input_ids=ids, use_cache=False).logits
             possible = possible_scalings(model.config.get_text_config()) if states else []
-            return next((one for one in possible if agrees(logits_of(output, *one, states[0]), logits)), None)
+            return next((one for one in possible if agrees(Head(output, *one)(states[0]), logits)), None)
     finally:
         output.train(was_training)
         torch.clear_autocast_cache()  # of weights cast without a gradient
@@ -200,13 +224,6 @@ def possible_scalings(config) -> list[Scaling]:
     factors = [factor for value in values if isinstance(value, int | float) and value for factor in (value, 1 / value)]
     cap = getattr(config, CAP, None)
     return [*product([*factors, 1.0], [None] if cap is None else [cap, None])]
-
-
-def logits_of(output: torch.nn.Module, factor: float, cap: float | None, hidden: torch.Tensor) -> torch.Tensor:
-    """Return logits (..., V) of hidden states (..., H)."""
-    logits = output(hidden)
-    logits = logits if factor == 1.0 else logits * factor
-    return logits if cap is None else cap * (logits / cap).tanh()
 
 
 def agrees(found: torch.Tensor, logits: torch.Tensor) -> bool:

@@ -15,13 +15,14 @@ from hfkit.config.stages import PretrainConfig
 from hfkit.core.console import say
 from hfkit.core.device import device, prepare_device
 from hfkit.data.forms import TEXT
-from hfkit.data.packing import pack_documents, packed_attention, require_separation, separating_collator
+from hfkit.data.packing import pack_documents, separating_collator
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.metrics.formulas import bits_per_byte, perplexity
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import cached_config, load_trainable, without_expert_dropout
 from hfkit.models.model_config import new_config
+from hfkit.models.packed_attention import packed_attention, require_separation
 from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.stages.open_run import open_run

@@ -14,11 +14,12 @@ from hfkit.config.stages import SFTConfig
 from hfkit.core.console import say
 from hfkit.core.device import prepare_device
 from hfkit.data.forms import INSTRUCTIONS, encode_instructions
-from hfkit.data.packing import pack_conversations, packed_attention, require_separation, separating_collator
+from hfkit.data.packing import pack_conversations, separating_collator
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import cached_config, load_trainable, without_expert_dropout
+from hfkit.models.packed_attention import packed_attention, require_separation
 from hfkit.models.saving import save_model
 from hfkit.models.sft_loss import loss_arguments
 from hfkit.models.tokenizers import load_stage_tokenizer

@@ -16,8 +16,9 @@ from hfkit.config.stages import PretrainConfig
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.data import packing
 from hfkit.data.encoding import iter_texts
-from hfkit.data.packing import pack_documents, require_separation, separating_collator
+from hfkit.data.packing import pack_documents, separating_collator
 from hfkit.data.splits import SplitStats
+from hfkit.models.packed_attention import require_separation
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 

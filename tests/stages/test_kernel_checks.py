@@ -3,8 +3,8 @@
 import pytest
 
 from hfkit.core.errors import ConfigError
-from hfkit.data.packing import packed_attention
 from hfkit.models.loading import cached_config
+from hfkit.models.packed_attention import packed_attention
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward"])
@@ -13,6 +13,7 @@ from hfkit.models.loading import cached_config
     [
         ("attn_implementation", "flash_attention_2"),
         ("attn_implementation", "flash_attention_3"),
+        ("attn_implementation", "varlen"),
         ("use_liger_kernel", True),
     ],
 )

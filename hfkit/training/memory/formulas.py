@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
-from hfkit.models.token_predictions import LOGITS
+from hfkit.models.token_predictions import chunk_logits
 from hfkit.training.memory.shapes import Decoder, Weight
 
 FP32, BF16 = 4, 2
@@ -243,9 +243,10 @@ def loss_bytes(decoder: Decoder, tokens: int) -> int:
 
 
 def chunked_loss_bytes(decoder: Decoder, run: Pass) -> int:
-    """Return the bytes of the cross-entropy of a chunk (`token_predictions.LOGITS`): as of `loss_bytes`, and the logits
-    in 16 bits where the head computes in them."""
-    tokens = min(run.tokens, max(1, LOGITS["cuda" if run.on_gpu else "cpu"] // decoder.vocab))
+    """Return the bytes of the cross-entropy of a chunk (`token_predictions.chunk_logits`): as of `loss_bytes`, and the
+    logits in 16 bits where the head computes in them."""
+    logits = chunk_logits("cuda" if run.on_gpu else "cpu", trains_head=run.full)
+    tokens = min(run.tokens, max(1, logits // decoder.vocab))
     return loss_bytes(decoder, tokens) + (tokens * decoder.vocab * BF16 if run.inner == BF16 else 0)
 
 
