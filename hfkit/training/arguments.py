@@ -23,6 +23,7 @@ from hfkit.models.precision import computes_in_bf16
 from hfkit.training.callbacks import MetricsFile, Resume, TrainingProgress
 from hfkit.training.interruption import CONTROL, SaveOnSignal, finish_evaluation
 from hfkit.training.run import Run, checkpoint_fault
+from hfkit.training.sharding import has_finite_weights
 from hfkit.training.tracking import attach_record
 
 # The trainer's own pushes run in the background and fail silently; the tokenizer already has its pad token.
@@ -175,7 +176,7 @@ def train(trainer: Trainer, run: Run) -> dict:
         require_planned_end(trainer, has_lost_patience(trainer))
     if trainer.state.global_step == 0:
         raise HfkitError("no step was taken: the rows do not fill one batch (dataloader_drop_last, batch size)")
-    if not all(parameter.isfinite().all() for parameter in trainer.model.parameters() if parameter.requires_grad):
+    if not has_finite_weights(trainer.model, trainer.accelerator):
         raise HfkitError(
             "the weights are not finite: lower learning_rate, train with bf16 or float32, or set "
             "attn_implementation: eager"
