@@ -23,7 +23,7 @@ from hfkit.models.precision import computes_in_bf16
 from hfkit.training.callbacks import MetricsFile, Resume, TrainingProgress
 from hfkit.training.interruption import CONTROL, SaveOnSignal, finish_evaluation
 from hfkit.training.run import Run, checkpoint_fault
-from hfkit.training.sharding import has_finite_weights
+from hfkit.training.sharding import has_finite_weights, shard_model
 from hfkit.training.tracking import attach_record
 
 # The trainer's own pushes run in the background and fail silently; the tokenizer already has its pad token.
@@ -165,6 +165,7 @@ def train(trainer: Trainer, run: Run) -> dict:
     if before.max_steps and (before.global_step >= before.max_steps or has_stopped(before)):
         # interrupted between the last step and the publication: trainer.train() would take a further step
         best = before.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+        shard_model(trainer)
         load_checkpoint_weights(trainer, best or checkpoint)
         trainer.state = before
         if trainer.is_world_process_zero():

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Trainer
 
 from hfkit.core.console import is_main_process
+from hfkit.core.launch import shards_with_fsdp
 
 
 def collective_save(
@@ -33,6 +34,14 @@ def collective_save(
             save(folder, **({} if weights is None else {"weights": weights}))
 
     return save_together
+
+
+def shard_model(trainer: Trainer) -> None:
+    """Shard the model of a trainer that will not train, or not yet, as training does under FSDP2."""
+    if shards_with_fsdp() and not is_sharded(trainer.model):
+        trainer.create_optimizer()
+        model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+        trainer.model = trainer.model_wrapped = model
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
