@@ -8,7 +8,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 # At run time nothing is fetched: what the four stages need is on the disk.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: quickstart test test-slow test-chaos test-gpu test-latest lint format bench bench-gpu clean
+.PHONY: quickstart test test-slow test-distributed test-chaos test-gpu test-latest lint format bench bench-gpu clean
 
 quickstart: $(VENV)/installed
 	$(OFFLINE) $(BIN)/hfkit quickstart --output_dir runs/quickstart --seed 0
@@ -18,6 +18,9 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
+
+test-distributed: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m distributed
 
 # Bounded: what has not ended after 15 minutes is a failure.
 test-chaos: $(VENV)/installed

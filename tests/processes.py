@@ -1,28 +1,57 @@
 """Two processes of one launch, forked from a server that has the libraries loaded; they meet on 127.0.0.1."""
 
+import faulthandler
 import gc
 import multiprocessing
 import os
+import signal
 import socket
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from sharding_on_cpus import ENGINES, ON_CPUS, shard_on_cpus
+
+from hfkit.cli import main
 
 WORLD = 2
+LIMIT = 120
+"""Seconds that a launch may take. A process that takes longer writes where it is, and is killed."""
 PRELOAD = [
     "hfkit.rlhf.trainer",
     "hfkit.rlhf.policy_evaluation",
     "hfkit.stages.ppo",
+    "hfkit.stages.sft",
+    "hfkit.stages.pretrain",
+    "hfkit.stages.reward",
     "hfkit.data.forms",
     "hfkit.training.arguments",
+    "torch.distributed.checkpoint",
 ]
 
 
-def in_rank(rank: int, world: int, port: int, target, arguments: tuple) -> None:
+def in_rank(rank: int, world: int, port: int, output: str, engine: str | None, environment: Mapping, *work) -> None:
     """What a launcher sets, then the work."""
     gc.freeze()  # as in conftest.py
+    stream = os.open(output, os.O_WRONLY | os.O_APPEND)
+    for standard in (1, 2):
+        os.dup2(stream, standard)
+    faulthandler.enable()
+    faulthandler.dump_traceback_later(LIMIT - 5, exit=True)
     where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in where.items()} | {"MASTER_ADDR": "127.0.0.1"})
-    os.environ.update(ACCELERATE_USE_CPU="true", GLOO_SOCKET_IFNAME="lo")
+    os.environ.update(GLOO_SOCKET_IFNAME="lo")
+    if engine:
+        os.environ.update(ENGINES[engine] | ON_CPUS)
+        shard_on_cpus()
+    else:
+        os.environ.update(ACCELERATE_USE_CPU="true")
+    os.environ.update(environment)
+    target, *arguments = work
     target(*arguments)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -35,15 +64,68 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def launch(target, *arguments) -> None:
-    """Runs `target` in two processes, and waits."""
+@dataclass(frozen=True)
+class Rank:
+    """A process of a launch, and the file that it prints to, which goes with this object."""
+
+    process: Any
+    printed: Any
+
+    @property
+    def status(self) -> int:
+        """Its exit status, after its end."""
+        return self.process.exitcode
+
+    @property
+    def output(self) -> str:
+        """What it has printed."""
+        return Path(self.printed.name).read_text(encoding="utf-8", errors="replace")
+
+
+def start(
+    target, *arguments, engine: str | None = None, environment: Mapping | None = None, world: int = WORLD
+) -> list[Rank]:
+    """Start `target` in each process of a launch.
+
+    Args:
+        engine: of `ENGINES`; None: DDP.
+        environment: more variables.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    port = free_port()
-    ranks = [context.Process(target=in_rank, args=(rank, WORLD, port, target, arguments)) for rank in range(WORLD)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=120)
-        process.kill()
-    assert [process.exitcode for process in ranks] == [0] * WORLD
+    port, ranks = free_port(), []
+    for rank in range(world):
+        printed = tempfile.NamedTemporaryFile(prefix="hfkit-rank-")
+        given = (rank, world, port, printed.name, engine, environment or {}, target, *arguments)
+        ranks.append(Rank(context.Process(target=in_rank, args=given), printed))
+        ranks[-1].process.start()
+    return ranks
+
+
+def wait(ranks: list[Rank]) -> list[Rank]:
+    """Wait for the end of the processes of a launch; kill those that take too long."""
+    for rank in ranks:
+        rank.process.join(timeout=LIMIT)
+        rank.process.kill()
+        rank.process.join()
+    return ranks
+
+
+def launch(target, *arguments, **options) -> list[Rank]:
+    """Run `target` in two processes, each of which has to succeed. See `start` for the options."""
+    ranks = wait(start(target, *arguments, **options))
+    outputs = "".join(f"\nrank {index} (exit status {one.status}):\n{one.output}" for index, one in enumerate(ranks))
+    assert [rank.status for rank in ranks] == [0] * len(ranks), outputs
+    return ranks
+
+
+def launch_command(*argv: object, **options) -> list[Rank]:
+    """Run `hfkit ARGV` in two processes, and return how each ended. See `start` for the options."""
+    return wait(start(be_command, [*map(str, argv)], **options))
+
+
+def be_command(argv: list[str]) -> None:
+    """Be the command, as the process that a launcher starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv[1:] = argv
+    sys.exit(main())

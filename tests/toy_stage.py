@@ -22,6 +22,7 @@ from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import held_out_metrics, set_callbacks, train, trainer_arguments
+from hfkit.training.sharding import collective_save
 
 
 @dataclass(kw_only=True)
@@ -89,7 +90,7 @@ def main(config: ToyConfig) -> Path:
             processing_class=tokenizer,
         )
         trainer.loss_scale = config.loss_scale
-        save = partial(save_model, trainer.model, tokenizer)
+        save = collective_save(trainer, partial(save_model, trainer.model, tokenizer))
         set_callbacks(trainer, run, save)
         facts = train(trainer, run)
         # Save

@@ -5,6 +5,7 @@ A failed push never stops training: it is reported, with the command to repeat i
 
 import shlex
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
 
@@ -96,13 +97,16 @@ def push_commands(config, folder: Path) -> list[str]:
 
 
 class PushCheckpointCallback(TrainerCallback):
-    """Pushes each checkpoint, as `save` writes it (model and tokenizer), with the record of the run so far."""
+    """Pushes each checkpoint, as `save` writes it (model and tokenizer), with the record of the run so far.
+
+    Every process calls `save`, and the main one writes and pushes.
+    """
 
     def __init__(self, run, save: Callable[[Path], None]):
         self.run, self.save = run, save
 
     def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            with temporary_folder(self.run.folder / "hub") as folder:
-                self.save(folder)
-                push_run(self.run.config, folder, self.run.record, f"step {state.global_step}")
+        folder = self.run.folder / "hub"
+        with temporary_folder(folder) if state.is_world_process_zero else nullcontext(folder) as folder:
+            self.save(folder)
+            push_run(self.run.config, folder, self.run.record, f"step {state.global_step}")

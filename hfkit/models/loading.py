@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cache
 
 import torch
+from accelerate.utils import disable_fsdp_ram_efficient_loading
 from peft import PeftModel, TaskType, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
@@ -23,6 +24,7 @@ from hfkit.core.console import say, warn
 from hfkit.core.device import device, disable_cudnn_attention, has_bf16
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.explain_errors import is_gpu_full
+from hfkit.core.launch import shards_with_fsdp
 from hfkit.models.adapter_shape import CLASSIFIER_HEADS, HEADS, fit_to_model, lora_config, on_meta
 from hfkit.models.adapter_support import require_supported
 from hfkit.models.adapters import load_adapter, load_adapter_weights, merge_adapter, require_reward_adapter
@@ -86,6 +88,8 @@ def load_base(
         if is_gpu_full(error):
             raise
         raise HfkitError(f"cannot load {path}: {reason(error)}") from error
+    if any(parameter.is_meta for parameter in model.parameters()):  # it gets its weights from the main process
+        return compute_head_in_float32(model)
     require_finite(path, model.named_parameters())
     require_whole(path, model, loaded, has_head)  # of quantized weights it was not known before
     if unused := unused_weights(model, loaded):
@@ -104,7 +108,8 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
     """
     source = Source.of(config.model_name_or_path, config.model_revision)
     require_supported(source, to_merge=not config.use_peft, to_train=config.use_peft)
-    model = load_base(source.base, source.base_revision, head=HEADS[task_type], **loading_options(config))
+    options = loading_options(config) | device_to_shard_from(config)
+    model = load_base(source.base, source.base_revision, head=HEADS[task_type], **options)
     mend_generation_config(model, source.base)
     if not config.use_peft:
         if model.dtype.itemsize < 4:
@@ -124,6 +129,20 @@ def loading_options(config) -> dict:
         "quantization": quantization_of(vars(config)),
         "allow_pickle": config.allow_pickle,
     }
+
+
+def device_to_shard_from(config) -> dict:
+    """Return the option `on` of `load_base` that spares each GPU of a launch under FSDP2 a whole copy of a model.
+
+    FSDP2 moves layer by layer from the CPU, but leaves 4-bit weights whole on each GPU. Of those accelerate broadcasts
+    nothing, so that each process has to load them, whatever the launch says of efficient loading.
+    """
+    if not shards_with_fsdp():
+        return {}
+    if quantization_of(vars(config)) is None:
+        return {"on": torch.device("cpu")}
+    disable_fsdp_ram_efficient_loading()
+    return {}
 
 
 def dtype_to_train(config) -> str:

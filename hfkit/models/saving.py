@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
@@ -16,12 +17,22 @@ TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 DECIDING = ("do_sample", "num_beams", "use_cache", "return_dict_in_generate")
 
 
-def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_model(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Save the weights (only the adapter's if there is one), the tokenizer and the generation config.
 
     An adapter is saved without the base's embeddings, which stay the base's: hfkit adds no tokens.
+
+    Args:
+        weights: by their names in the model; None: its own.
     """
-    options = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
+    options: dict = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
+    if weights is not None:
+        options["state_dict"] = weights
     model.config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder, **options)
     (folder / "README.md").unlink(missing_ok=True)  # peft's card names the base by its local path

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from trl.trainer.utils import entropy_from_logits, selective_log_softmax
@@ -39,7 +40,7 @@ CAP = "final_logit_softcapping"
 class Head:
     """What computes logits (..., V) of hidden states (..., H): a layer, whose output is scaled, then capped."""
 
-    output: Callable[[torch.Tensor], torch.Tensor]
+    output: torch.nn.Module
     factor: float = 1.0
     cap: float | None = None
 
@@ -103,7 +104,7 @@ def predicting_states(
     Where the head is not known, there is none, and the states are logits (N, V).
     """
     base, is_chosen = causal_model(model), targets != IGNORE
-    head = head_of(base, inputs["input_ids"])
+    head = head_of(model, inputs["input_ids"])
     if head is None:
         columns = is_chosen.any(0).long()
         kept = targets.shape[1] - int(columns.argmax()) if columns.any() else 1
@@ -174,31 +175,57 @@ def logprob_and_entropy(
 # The head
 
 
-def head_of(model: PreTrainedModel, ids: torch.Tensor) -> Head | None:
+def head_of(model: torch.nn.Module, ids: torch.Tensor) -> Head | None:
     """Return what computes a causal LM's logits from its last hidden states; None where that is unknown.
 
     Models scale their logits, or cap them, by keys of several names. So the first call for a model tests on a few of
     the ids (B, T) which of them gives the model's own logits.
     """
-    if model not in scalings:
-        scalings[model] = find_scaling(model, ids[:1, :8])
-    scaling = scalings[model]
-    return scaling and Head(model.get_output_embeddings(), *scaling)
+    base = causal_model(model)
+    if base not in scalings:
+        scalings[base] = find_scaling(model, ids[:1, :8])
+    output, scaling = output_head(base), scalings[base]
+    return Head(output, *scaling) if output is not None and scaling else None
+
+
+class Unhooked(torch.nn.Module):
+    """A module without its own hooks."""
+
+    def __init__(self, module: torch.nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs):
+        """Return the output of the module."""
+        return self.module.forward(*inputs)
+
+
+def output_head(model: PreTrainedModel) -> torch.nn.Module | None:
+    """Return what computes logits from hidden states, to be called after a forward pass of the whole model; or None.
+
+    Where FSDP2 shards the head, the pass has gathered its weights, which stay until the backward pass. The hooks of the
+    head belong to that pass, so they are left out here.
+    """
+    output = model.get_output_embeddings()
+    return Unhooked(output) if isinstance(output, FSDPModule) else output
 
 
 @torch.no_grad()
-def find_scaling(model: PreTrainedModel, ids: torch.Tensor) -> Scaling | None:
+def find_scaling(model: torch.nn.Module, ids: torch.Tensor) -> Scaling | None:
     """Return the first scaling that gives the logits of a forward pass on ids (1, T), or None."""
-    output = model.get_output_embeddings()
-    if output is None or model.get_decoder() is model:
+    base = causal_model(model)
+    output = base.get_output_embeddings()
+    if output is None or base.get_decoder() is base:
         return None
+    whole = model if isinstance(model, FSDPModule) else base  # only its own pass gathers what FSDP2 shards
     was_training = output.training
     output.eval()  # an adapter on the head may have dropout
     try:
-        with keep_random_state(ids.device), last_hidden_states(model.get_decoder()) as states:
-            logits = model(input_ids=ids, use_cache=False).logits
-            possible = possible_scalings(model.config.get_text_config()) if states else []
-            return next((one for one in possible if agrees(Head(output, *one)(states[0]), logits)), None)
+        with keep_random_state(ids.device), last_hidden_states(base.get_decoder()) as states:
+            logits = whole(input_ids=ids, use_cache=False).logits
+            possible = possible_scalings(base.config.get_text_config()) if states else []
+            head = output_head(base)
+            return next((one for one in possible if agrees(Head(head, *one)(states[0]), logits)), None)
     finally:
         output.train(was_training)
         torch.clear_autocast_cache()  # of weights cast without a gradient

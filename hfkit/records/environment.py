@@ -11,12 +11,17 @@ from pathlib import Path
 import torch
 
 from hfkit.core.device import device
+from hfkit.core.launch import engine, node_count, world_size
 
 PACKAGES = ("hfkit", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
 
 
-def environment() -> dict:
-    """Return versions and the machine, without host name, user or paths."""
+def environment(settings: dict | None = None) -> dict:
+    """Return versions, the machine and what trains in its processes, without host name, user or paths.
+
+    Args:
+        settings: as of `launch.engine`.
+    """
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -29,7 +34,9 @@ def environment() -> dict:
         "device": torch.cuda.get_device_name() if device().type == "cuda" else "cpu",
         "float32_matmul_precision": float32_precision(),
         "cpu_count": os.cpu_count(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": world_size(),
+        "nodes": node_count(),
+        "engine": engine(settings),
     }
 
 

@@ -43,6 +43,7 @@ from hfkit.training.arguments import (
     trainer_arguments,
 )
 from hfkit.training.memory.checkpointing import plan_run
+from hfkit.training.sharding import collective_save
 
 SHOWN_SAMPLES = 8
 
@@ -94,7 +95,8 @@ def main(config: PPOConfig) -> Path:
             normalizer=initial_normalizer(config),
             ptx_rows=ptx_rows,
         )
-        set_callbacks(trainer, run, partial(save_model, trainer.policy_model, tokenizer))
+        policy = trainer.policy_model
+        set_callbacks(trainer, run, collective_save(trainer, partial(save_model, policy, tokenizer), policy))
         facts = train_policy(trainer, run)
         # Save
         metrics, samples = trend(run.folder, published_step(trainer)), []
@@ -103,7 +105,8 @@ def main(config: PPOConfig) -> Path:
             metrics |= held_out
             for sample in samples[:SHOWN_SAMPLES]:
                 say(f"  {sample['prompt']!r}\n    before: {sample['before']!r}\n    after:  {sample['after']!r}")
-        run.publish(partial(save_with_samples, trainer.policy_model, tokenizer, samples), metrics, **facts)
+        save = partial(save_with_samples, policy, tokenizer, samples)
+        run.publish(collective_save(trainer, save, policy), metrics, **facts)
     return run.folder
 
 
@@ -114,9 +117,9 @@ def left_padded(tokenizer):
     return tokenizer
 
 
-def save_with_samples(policy, tokenizer, samples: list[dict], folder: Path) -> None:
+def save_with_samples(policy, tokenizer, samples: list[dict], folder: Path, **options) -> None:
     """Save the policy as `save_model` does, with `samples.jsonl` beside it."""
-    save_model(policy, tokenizer, folder)
+    save_model(policy, tokenizer, folder, **options)
     lines = "".join(json.dumps(without_secrets(sample), ensure_ascii=False) + "\n" for sample in samples)
     (folder / "samples.jsonl").write_text(lines, encoding="utf-8")
 

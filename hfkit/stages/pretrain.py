@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, set_seed
 from hfkit.config.stages import PretrainConfig
 from hfkit.core.console import say
 from hfkit.core.device import device, prepare_device
+from hfkit.core.launch import shards_with_fsdp
 from hfkit.data.forms import TEXT
 from hfkit.data.packing import pack_documents, separating_collator
 from hfkit.data.splits import load_splits, report_splits
@@ -31,6 +32,7 @@ from hfkit.training.callbacks import Samples
 from hfkit.training.chunked_loss import ChunkedLoss
 from hfkit.training.memory.checkpointing import plan_run
 from hfkit.training.micro_batching import MicroBatching
+from hfkit.training.sharding import collective_save
 
 
 @push_when_done
@@ -74,7 +76,7 @@ def main(config: PretrainConfig) -> Path:
         )
         if config.packing == "documents":
             require_separation(trainer)
-        save = partial(save_model, trainer.model, tokenizer)
+        save = collective_save(trainer, partial(save_model, trainer.model, tokenizer))
         set_callbacks(trainer, run, save, Samples(tokenizer, config.sample_prompts, config.sample_length))
         facts = train(trainer, run)
         # Save
@@ -123,4 +125,6 @@ def load_or_create_model(config: PretrainConfig, tokenizer):
     model_config = new_config({"vocab_size": len(tokenizer), **config.model_config, **tokens})
     attention = packed_attention(config, model_config) if separates else attention
     options = {"attn_implementation": attention} if attention else {}
-    return AutoModelForCausalLM.from_config(model_config, trust_remote_code=False, **options).to(device())
+    return AutoModelForCausalLM.from_config(model_config, trust_remote_code=False, **options).to(
+        torch.device("cpu") if shards_with_fsdp() else device()  # FSDP2 moves it layer by layer
+    )

@@ -14,6 +14,7 @@ from hfkit.config.registry import spec_of
 from hfkit.config.stages import RewardConfig
 from hfkit.core.console import say, warn
 from hfkit.core.device import prepare_device
+from hfkit.core.launch import shards_with_fsdp
 from hfkit.data.chat_template import reply_ending
 from hfkit.data.comparisons import COMPARISONS, encode_comparisons, encode_held_out
 from hfkit.data.splits import load_splits, report_splits
@@ -33,9 +34,10 @@ from hfkit.training.arguments import (
     train,
     trainer_arguments,
 )
-from hfkit.training.comparison_batches import ComparisonCollator, can_share
+from hfkit.training.comparison_batches import ComparisonCollator, SharePrefixes, can_share
 from hfkit.training.comparison_trainer import ComparisonTrainer
 from hfkit.training.memory.checkpointing import plan_run
+from hfkit.training.sharding import collective_save
 
 
 @push_when_done
@@ -76,7 +78,8 @@ def main(config: RewardConfig) -> Path:
             remove_unused_columns=False,  # train_sampling_strategy: group_by_length reads `length`
             include_num_input_tokens_seen="non_padding",
         )
-        share = config.micro_batches_by_length and can_share(model, train_rows)
+        # FSDP2 has a whole model nowhere before training begins
+        share = config.micro_batches_by_length and not shards_with_fsdp() and can_share(model, train_rows)
         with keep_trainable_dtype(model):
             trainer = ComparisonTrainer(
                 model=model,
@@ -87,8 +90,9 @@ def main(config: RewardConfig) -> Path:
                 processing_class=tokenizer,
                 max_tokens=max_tokens(config, config.max_length, most_replies),
             )
-        save = partial(save_model, trainer.model, tokenizer)
-        set_callbacks(trainer, run, save)
+        save = collective_save(trainer, partial(save_model, trainer.model, tokenizer))
+        more = [SharePrefixes(trainer, train_rows)] if config.micro_batches_by_length and shards_with_fsdp() else []
+        set_callbacks(trainer, run, save, *more)
         facts = train(trainer, run)
         # Save
         metrics = {"train_loss": facts["train_loss"]}

@@ -34,6 +34,7 @@ from hfkit.training.arguments import (
 )
 from hfkit.training.memory.checkpointing import plan_run
 from hfkit.training.sft_trainer import MicroBatchedSFTTrainer
+from hfkit.training.sharding import collective_save
 
 
 @push_when_done
@@ -84,7 +85,7 @@ def main(config: SFTConfig) -> Path:
             )
         if config.packing:
             require_separation(trainer)
-        save = partial(save_model, trainer.model, tokenizer)
+        save = collective_save(trainer, partial(save_model, trainer.model, tokenizer))
         set_callbacks(trainer, run, save)
         facts = train(trainer, run)
         # Save

@@ -23,6 +23,7 @@ from hfkit.models.precision import computes_in_bf16
 from hfkit.training.callbacks import MetricsFile, Resume, TrainingProgress
 from hfkit.training.interruption import CONTROL, SaveOnSignal, finish_evaluation
 from hfkit.training.run import Run, checkpoint_fault
+from hfkit.training.sharding import has_finite_weights, shard_model
 from hfkit.training.tracking import attach_record
 
 # The trainer's own pushes run in the background and fail silently; the tokenizer already has its pad token.
@@ -164,6 +165,7 @@ def train(trainer: Trainer, run: Run) -> dict:
     if before.max_steps and (before.global_step >= before.max_steps or has_stopped(before)):
         # interrupted between the last step and the publication: trainer.train() would take a further step
         best = before.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+        shard_model(trainer)
         load_checkpoint_weights(trainer, best or checkpoint)
         trainer.state = before
         if trainer.is_world_process_zero():
@@ -175,7 +177,7 @@ def train(trainer: Trainer, run: Run) -> dict:
         require_planned_end(trainer, has_lost_patience(trainer))
     if trainer.state.global_step == 0:
         raise HfkitError("no step was taken: the rows do not fill one batch (dataloader_drop_last, batch size)")
-    if not all(parameter.isfinite().all() for parameter in trainer.model.parameters() if parameter.requires_grad):
+    if not has_finite_weights(trainer.model, trainer.accelerator):
         raise HfkitError(
             "the weights are not finite: lower learning_rate, train with bf16 or float32, or set "
             "attn_implementation: eager"

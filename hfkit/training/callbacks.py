@@ -12,6 +12,7 @@ from hfkit.core.files import write_text
 from hfkit.core.kept_logs import KeepsLogs, kept_logs
 from hfkit.core.progress import ProgressLine
 from hfkit.records.metrics_file import METRICS
+from hfkit.training.sharding import is_sharded
 
 # What the progress line shows of a log.
 TRAIN_METRICS = {
@@ -108,13 +109,17 @@ class TrainingProgress(TrainerCallback):
 
 
 class Samples(TrainerCallback):
-    """Prints how the model continues a few prompts at each evaluation; random states of the training are restored."""
+    """Prints how the model continues a few prompts at each evaluation; random states of the training are restored.
+
+    The main process generates, or all processes together where they hold parts of the model.
+    """
 
     def __init__(self, tokenizer, prompts: list[str], length: int):
         self.tokenizer, self.prompts, self.length = tokenizer, prompts, length
 
     def on_evaluate(self, args, state, control, model=None, **kwargs):
-        if not self.prompts or not state.is_world_process_zero:
+        together = is_sharded(model)
+        if not self.prompts or not (state.is_world_process_zero or together):
             return
         was_training, pad = model.training, self.tokenizer.pad_token_id
         model.eval()
@@ -122,6 +127,7 @@ class Samples(TrainerCallback):
         with keep_random_state(model.device), torch.no_grad(), autocast:
             for prompt in self.prompts:
                 inputs = self.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
-                ids = model.generate(**inputs, max_new_tokens=self.length, do_sample=False, pad_token_id=pad)
+                options = {"max_new_tokens": self.length, "do_sample": False, "pad_token_id": pad}
+                ids = model.generate(**inputs, **options, synced_gpus=together)
                 say("  > " + printable_line(self.tokenizer.decode(ids[0], skip_special_tokens=True)))
         model.train(was_training)

@@ -12,12 +12,17 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.files import read_json_mapping
 from hfkit.core.links import require_own_files
 from hfkit.records.shards import require_own_shards
+from hfkit.training.sharded_checkpoint import sharded_fault
 
 MORE_KEYS = ("episode",)
 """Of the state of TRL's PPO trainer."""
 COUNTERS = ("global_step", "max_steps", "num_train_epochs", "num_input_tokens_seen", "epoch")
 LARGEST_COUNT = 1 << 53
-PICKLED_STATE = ("*.pt", "*.pth")
+WHOLE_STATE = ("pytorch_model_fsdp.bin", "optimizer.bin")
+"""Weights and optimizer state of FSDP2 with `FULL_STATE_DICT`."""
+SHARDED_STATE = ("pytorch_model_fsdp_0", "optimizer_0")
+"""Folders of both with `SHARDED_STATE_DICT`."""
+PICKLED_STATE = ("*.pt", "*.pth", *WHOLE_STATE)
 NOT_READ = "training_args.bin"
 
 
@@ -32,7 +37,7 @@ def foreign_fault(checkpoint: Path) -> str | None:
     except HfkitError as error:
         return str(error)
     for file in checkpoint.iterdir():
-        if file.suffix == ".bin" and file.name != NOT_READ:
+        if file.suffix == ".bin" and file.name not in (NOT_READ, *WHOLE_STATE):
             return f"{file.name} is pickled; weights are loaded from safetensors only"
         if file.is_dir() and any(file.glob("adapter_*")):
             return f"{file.name} holds a further adapter"
@@ -44,7 +49,8 @@ def foreign_fault(checkpoint: Path) -> str | None:
                 torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
             return f"{file.name} holds more than tensors and numbers, or is damaged ({type(error).__name__})"
-    return None
+    faults = (sharded_fault(checkpoint / name) for name in SHARDED_STATE if (checkpoint / name).exists())
+    return next(filter(None, faults), None)
 
 
 def trainer_state_fault(state: dict) -> str | None:

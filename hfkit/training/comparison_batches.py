@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from hfkit.data.encoding import pair_lengths
 from hfkit.models.shared_prefixes import ReplySequence, padded_sequences, sequences_of, shares_prefixes
@@ -94,3 +94,13 @@ def can_share(model: torch.nn.Module, rows: Dataset) -> bool:
     better, worse, owner = pair_lengths(rows.with_format("arrow")[:])
     longest = rows[int(owner[np.maximum(better, worse).argmax()])]
     return shares_prefixes(model, causal_model(model).base_model, replies_of(longest))
+
+
+class SharePrefixes(TrainerCallback):
+    """Asks `can_share` of a trainer's model when training begins, in all processes that hold parts of it."""
+
+    def __init__(self, trainer: Trainer, rows: Dataset):
+        self.trainer, self.rows = trainer, rows
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.data_collator.share = can_share(self.trainer.model, self.rows)

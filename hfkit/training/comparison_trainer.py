@@ -136,12 +136,15 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
         scores = torch.zeros(first[-1], dtype=torch.float64, device=self.args.device)
         lengths, size = [len(one.ids) for one in sequences], 2 * self.args.per_device_eval_batch_size  # a pair has two
         batches = batches_by_length(lengths, size, call_tokens(self.model))
-        for part in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
-            batch = padded_sequences([sequences[index] for index in part], self.processing_class.pad_token_id)
+        for turn in range(0, len(batches), self.accelerator.num_processes):
+            index = turn + self.accelerator.process_index
+            part = batches[min(index, len(batches) - 1)]  # each process takes part in every pass
+            batch = padded_sequences([sequences[row] for row in part], self.processing_class.pad_token_id)
             batch = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
             with self.accelerator.autocast():
                 found = self.scores(self.model, batch).squeeze(-1).double()
-            scores[[reply for index in part for reply in range(first[index], first[index + 1])]] = found
+            if index < len(batches):
+                scores[[reply for row in part for reply in range(first[row], first[row + 1])]] = found
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         return self.accelerator.reduce(scores, "sum")
 

@@ -14,6 +14,7 @@ from hfkit.core.device import random_state, restore_random_state, wait_for_every
 from hfkit.core.interrupts import agree, defer_signals, interruption, requested
 from hfkit.core.kept_logs import KeepsLogs, kept_logs
 from hfkit.training.run import checkpoint_fault
+from hfkit.training.sharding import shard_model
 
 CONTROL = "TrainerControl"
 
@@ -109,6 +110,7 @@ def finish_evaluation(trainer: Trainer, checkpoint: str) -> None:
     state = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json")
     if not state.stateful_callbacks.get(CONTROL, {}).get("args", {}).get("should_evaluate"):
         return
+    shard_model(trainer)
     load_checkpoint_weights(trainer, checkpoint)
     trainer.state = state
     if isinstance(trainer, KeepsLogs):

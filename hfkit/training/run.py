@@ -62,7 +62,7 @@ class Run:
             "data_sha256": hash_of(sources),
             "lineage": parents,
             "seed": config.seed,
-            "environment": environment(),
+            "environment": environment(getattr(config, "extra", None)),
             "metrics": {},
             "warnings": [],
         }
@@ -177,21 +177,22 @@ class Run:
         """Save the model into the folder and mark the run as done; every process returns after that.
 
         Args:
-            save: called with an empty folder; its files are then moved into the run's folder, so that a reader never
-                sees half a file under its final name.
+            save: called with an empty folder by every process, of which the main one writes; its files are then moved
+                into the run's folder, so that a reader never sees half a file under its final name.
             metrics: final metrics.
             facts: steps, tokens, train_seconds and the like, for the record.
         """
         with defer_signals():
+            staging = self.folder / STAGING
             if is_main_process():
-                self._publish(save, metrics, facts)
+                shutil.rmtree(staging, ignore_errors=True)  # left by a publication that was interrupted
+                staging.mkdir()
+            save(staging)
+            if is_main_process():
+                self._publish(staging, metrics, facts)
             wait_for_everyone()  # the next stage of a pipeline reads this folder
 
-    def _publish(self, save, metrics: dict, facts: dict) -> None:
-        staging = self.folder / STAGING
-        shutil.rmtree(staging, ignore_errors=True)  # left by a publication that was interrupted
-        staging.mkdir()
-        save(staging)
+    def _publish(self, staging: Path, metrics: dict, facts: dict) -> None:
         for file in staging.iterdir():
             if file.is_dir():  # os.replace overwrites no folder that is not empty
                 shutil.rmtree(self.folder / file.name, ignore_errors=True)

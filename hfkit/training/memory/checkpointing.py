@@ -8,6 +8,7 @@ from hfkit.config.registry import STAGES
 from hfkit.core.console import say, warn
 from hfkit.core.device import device
 from hfkit.core.errors import reason
+from hfkit.core.launch import fsdp_recomputes
 from hfkit.training.memory.device import Device, free_gpu
 from hfkit.training.memory.peak import plan_memory
 from hfkit.training.memory.planned_stage import PlannedStage, plan_stage
@@ -69,7 +70,9 @@ def plan_run(run, replies: int | None = None):
     """
     config, spec = run.config, STAGES[run.stage]
     decided = Checkpointing(bool(config.gradient_checkpointing))
-    if config.gradient_checkpointing is None and device().type == "cuda":
+    if fsdp_recomputes():
+        decided = Checkpointing(False)
+    elif config.gradient_checkpointing is None and device().type == "cuda":
         decided = decide_on_gpu(run.stage, config, replies)
         say(f"{run.stage}: {decided}")
     run.note(

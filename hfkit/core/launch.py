@@ -1,0 +1,71 @@
+"""What a launch asks of accelerate: the engine that trains in its processes, and its settings.
+
+`accelerate launch` passes them in environment variables, and a config passes DeepSpeed's in a field of the trainer's
+arguments.
+"""
+
+import os
+from pathlib import Path
+
+from accelerate.utils import parse_flag_from_env
+
+from hfkit.core.files import read_text
+from hfkit.core.limits import load_json
+
+DEEPSPEED, FSDP = "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"
+ZERO_STAGE, DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_ZERO_STAGE", "ACCELERATE_DEEPSPEED_CONFIG_FILE"
+FSDP_VERSION, FSDP_STATE, FSDP_RECOMPUTES = "FSDP_VERSION", "FSDP_STATE_DICT_TYPE", "FSDP_ACTIVATION_CHECKPOINTING"
+
+
+def world_size() -> int:
+    """Return the number of processes of this launch."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def node_count() -> int:
+    """Return the number of machines of this launch."""
+    return world_size() // int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
+
+
+def engine(settings: dict | None = None) -> str | None:
+    """Return what trains in several processes: "ddp", "fsdp1", "fsdp2", "zero1", "zero2" or "zero3"; None in one.
+
+    Args:
+        settings: `deepspeed`, as in `TrainingArguments`.
+    """
+    if given := deepspeed_of_environment() or (settings or {}).get("deepspeed"):
+        return f"zero{zero_stage(given) or 0}"
+    if world_size() == 1:
+        return None
+    return f"fsdp{fsdp_version()}" if parse_flag_from_env(FSDP) else "ddp"
+
+
+def shards_with_fsdp() -> bool:
+    """Return whether FSDP2 shards the models of this launch."""
+    return engine() == "fsdp2"
+
+
+def fsdp_version() -> str:
+    """Return the version of FSDP that accelerate uses, if any."""
+    return os.environ.get(FSDP_VERSION, "1")
+
+
+def fsdp_recomputes() -> bool:
+    """Return whether FSDP itself recomputes activations, in place of the model."""
+    return shards_with_fsdp() and parse_flag_from_env(FSDP_RECOMPUTES)
+
+
+def deepspeed_of_environment() -> dict | str | None:
+    """Return the settings of DeepSpeed that `accelerate launch` passes, a file or the stage of ZeRO; None if unused."""
+    if not parse_flag_from_env(DEEPSPEED):
+        return None
+    return os.environ.get(DEEPSPEED_FILE) or {"zero_optimization": {"stage": os.environ.get(ZERO_STAGE, "2")}}
+
+
+def zero_stage(given: dict | str) -> int | None:
+    """Return the stage of ZeRO in DeepSpeed's settings, or in the JSON file that has them; None if unknown."""
+    try:
+        settings = given if isinstance(given, dict) else load_json(read_text(Path(given)))
+        return int(settings["zero_optimization"]["stage"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

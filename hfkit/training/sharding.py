@@ -1,0 +1,84 @@
+"""Weights that FSDP2 shards: every process holds a part of each tensor, and all of them gather it to save it.
+
+The functions take a model that is not sharded too, so that callers need not ask.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel, Trainer
+
+from hfkit.core.console import is_main_process
+from hfkit.core.launch import shards_with_fsdp
+
+
+def collective_save(
+    trainer: Trainer, save: Callable[..., None], model: torch.nn.Module | None = None
+) -> Callable[[Path], None]:
+    """Return what saves a model of a trainer, in its current state, into a folder.
+
+    Every process has to call it; the main process writes.
+
+    Args:
+        save: saves the model into a folder; gets the whole `weights` too if the model is sharded.
+        model: default is the trainer's own.
+    """
+
+    def save_together(folder: Path) -> None:
+        weights = gathered_weights(trainer.model if model is None else model, trainer.accelerator)
+        if is_main_process():
+            save(folder, **({} if weights is None else {"weights": weights}))
+
+    return save_together
+
+
+def shard_model(trainer: Trainer) -> None:
+    """Shard the model of a trainer that will not train, or not yet, as training does under FSDP2."""
+    if shards_with_fsdp() and not is_sharded(trainer.model):
+        trainer.create_optimizer()
+        model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+        trainer.model = trainer.model_wrapped = model
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Return whether processes hold parts of a model's trained weights."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def gathered_weights(model: PreTrainedModel | PeftModel, accelerator: Accelerator) -> dict[str, torch.Tensor] | None:
+    """Return the whole weights of a sharded model on the CPU, of an adapter the trained ones; None of another model.
+
+    Every process has to call it. One tensor at a time is gathered on the device, and the main process keeps it; others
+    return {}. Tied weights stay one tensor.
+    """
+    if not is_sharded(model):
+        return None
+    whole: dict[int, torch.Tensor] = {}
+    found = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if isinstance(model, PeftModel) and not getattr(tensor, "requires_grad", False):
+            continue
+        if id(tensor) not in whole:
+            whole[id(tensor)] = kept = gathered(tensor.detach(), accelerator.device)
+            if accelerator.is_main_process:
+                whole[id(tensor)] = kept.cpu()
+        if accelerator.is_main_process:
+            found[name] = whole[id(tensor)]
+    return found
+
+
+def gathered(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor whole, if processes hold parts of it; each has to call this."""
+    return tensor.to(device).full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def has_finite_weights(model: torch.nn.Module, accelerator: Accelerator) -> bool:
+    """Return whether all trained weights are finite, those that other processes hold too; each has to call this."""
+    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    held = (parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in trained)
+    count = sum(not tensor.isfinite().all() for tensor in held)
+    return not accelerator.reduce(torch.tensor(float(count), device=accelerator.device), "sum")

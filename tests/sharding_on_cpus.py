@@ -1,0 +1,38 @@
+"""Lets accelerate shard models among processes on CPUs, which it does on accelerators alone: FSDP2 and DeepSpeed.
+
+Only tests use it, in processes of their own. What it replaces is private, and was read in accelerate 1.15.0.
+"""
+
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+
+ENGINES = {
+    "fsdp2": {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+        "FSDP_OFFLOAD_PARAMS": "false",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+        "FSDP_ACTIVATION_CHECKPOINTING": "false",
+    },
+    "zero2": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
+    "zero3": {
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
+        "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
+        "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true",
+    },
+}
+"""What `accelerate launch` sets in the environment of each process, by engine."""
+ON_CPUS = {"ACCELERATE_TORCH_DEVICE": "cpu"}
+
+
+def shard_on_cpus() -> None:
+    """Let accelerate take the processes of a launch for those of accelerators that gloo connects.
+
+    `PartialState._prepare_backend` decides by the devices of the machine which kind of launch it is, and
+    `AcceleratorState` shards in launches of accelerators only. Tensors are on the CPU: `ACCELERATE_TORCH_DEVICE`.
+    """
+    PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
