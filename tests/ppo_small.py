@@ -30,6 +30,8 @@ SETTINGS |= {
     "ptx_coef": 0.0,
     "whiten_rewards": False,
 }
+DEFAULTS = {"learning_rate": 1e-2, "lr_scheduler_type": "constant", "weight_decay": 0.0, "max_grad_norm": 1e9}
+DEFAULTS |= {"gradient_checkpointing": False}
 PTX = [
     {"input_ids": [1, 20, 21, 22, 0], "labels": [-100, -100, 21, 22, 0]},
     {"input_ids": [30, 31, 0], "labels": [30, 31, 0]},
@@ -63,16 +65,14 @@ def small_trainer(tokenizer, folder, parts: list, ptx: list[dict] = PTX, peft_co
     rows = [{"prompt": "", "input_ids": ids, "score": score} for ids, score in zip(prompts, SCORES, strict=True)]
     left = copy.deepcopy(tokenizer)
     left.padding_side = "left"
-    settings = SETTINGS | {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4} | changes
+    settings = SETTINGS | DEFAULTS | {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4} | changes
     args = PPOArguments(
         output_dir=str(folder),
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
         report_to="none",
         disable_tqdm=True,
-        max_grad_norm=1e9,
-        **{"learning_rate": 1e-2, "lr_scheduler_type": "constant", "weight_decay": 0.0} | settings,
+        **settings,
     )
     policy, reference, value = parts
     scorer = Scorer(left, functions={"given": lambda prompts, replies, score: score})

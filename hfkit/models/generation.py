@@ -124,6 +124,7 @@ def sample_until_ended(
             attention_mask=mask,
             generation_config=config,
             return_dict_in_generate=True,
+            synced_gpus=False,  # each process has whole weights, and replies of its own lengths
             **{CACHE_NAME: cache},
         )
         mask = torch.nn.functional.pad(mask, (0, made.sequences.shape[1] - ids.shape[1]), value=1)

@@ -1,8 +1,11 @@
 """A batch of sampled replies in which all replies start in the same column, and its cut into micro-batches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather
 from torch.nn.functional import pad
 
 from hfkit.data.forms import IGNORE
@@ -85,16 +88,38 @@ def padding_first_order(mask: torch.Tensor) -> torch.Tensor:
     return mask.long().argsort(dim=1, stable=True)
 
 
-def cut_rows(tokens: Tokens, index: torch.Tensor, args: PPOArguments, call: int) -> list[torch.Tensor]:
-    """Return the rows of an index in parts of like length (see `micro_batches`), or as they come.
+def cut_rows(
+    tokens: Tokens, index: torch.Tensor, args: PPOArguments, call: int, together: bool = False
+) -> list[torch.Tensor]:
+    """Return the rows of an index in micro-batches (see `cut_by_length`)."""
+    lengths = tokens.lengths
+    parts = cut_by_length(lengths[index].tolist(), int(lengths.max()), args, call, together)
+    return [index[torch.tensor(part, device=index.device)] for part in parts]
+
+
+def cut_by_length(
+    lengths: Sequence[int], longest: int, args: PPOArguments, call: int, together: bool = False
+) -> list[list[int]]:
+    """Return rows in parts of like length (see `micro_batches`), or as they come.
 
     A part has at most `max_tokens_per_micro_batch` tokens, by default those of `per_device_train_batch_size` rows as
-    long as the longest of all rows.
+    long as the longest.
+
+    Args:
+        lengths: tokens of each row.
+        longest: tokens of the longest row of all.
+        together: whether there have to be as many parts in each process, since all compute a part together.
     """
-    size = args.per_device_train_batch_size
+    size, rows = args.per_device_train_batch_size, range(len(lengths))
     if not args.micro_batches_by_length:
-        return list(index.split(size))
-    lengths = tokens.lengths.cpu()
-    most = args.max_tokens_per_micro_batch or size * int(lengths.max())
-    parts = micro_batches(lengths[index.cpu()].numpy(), most, call)
-    return [index[torch.as_tensor(part, device=index.device)] for part in parts]
+        return [[*rows[start : start + size]] for start in rows[::size]]
+    most = args.max_tokens_per_micro_batch or size * longest
+    parts = micro_batches(lengths, most, call)
+    if together:
+        parts = micro_batches(lengths, most, call, count=largest(len(parts)))
+    return [part.tolist() for part in parts]
+
+
+def largest(count: int) -> int:
+    """Return the largest number that a process passes; every process has to call."""
+    return int(gather(torch.tensor([count], device=PartialState().device)).max())

@@ -13,10 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from hfkit.core.console import is_main_process
 from hfkit.core.device import device
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.files import read_json_mapping, write_json
 from hfkit.rlhf.controllers import Controllers
+from hfkit.rlhf.sharding import gather_tensors, sharded_as
 
 PROGRESS = "ppo_state.json"
 
@@ -29,23 +31,33 @@ def trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def save_weights(folder: Path, models: Mapping[str, torch.nn.Module]) -> None:
     """Save the trained weights of each role."""
     for role, model in models.items():
-        tensors = {name: tensor.contiguous() for name, tensor in trained_tensors(model).items()}
-        save_file(tensors, folder / f"{role}_model.safetensors")
+        tensors = gather_tensors(trained_tensors(model))
+        if is_main_process():
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, weights_file(folder, role))
 
 
 def load_weights(folder: Path, models: Mapping[str, torch.nn.Module]) -> None:
     """Load the trained weights of each role in place."""
     for role, model in models.items():
-        saved = load_file(folder / f"{role}_model.safetensors")
+        saved = load_file(weights_file(folder, role))
         for name, tensor in trained_tensors(model).items():
-            tensor.copy_(saved[name])
+            tensor.copy_(sharded_as(saved[name], tensor))
+
+
+def weights_file(folder: Path, role: str) -> Path:
+    """Return the file with the trained weights of a role."""
+    return folder / f"{role}_model.safetensors"
 
 
 def save_progress(
     folder: Path, optimizer: Optimizer, scheduler: LRScheduler, controllers: Controllers, kept: dict
 ) -> None:
     """Save optimizer, schedule and controllers, and whatever else is `kept`, as JSON."""
-    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    saved = optimizer.state_dict()
+    saved["state"] = {index: gather_tensors(moments) for index, moments in saved["state"].items()}
+    if not is_main_process():
+        return
+    torch.save(saved, folder / "optimizer.pt")
     torch.save(scheduler.state_dict(), folder / "scheduler.pt")
     write_json(folder / PROGRESS, {"controllers": controllers.state_dict(), "kept": kept})
 
@@ -58,8 +70,14 @@ def load_progress(folder: Path, optimizer: Optimizer, scheduler: LRScheduler, co
     Raises:
         HfkitError: they are not those of such an optimizer, schedule or controllers.
     """
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     try:
-        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True))
+        moments = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        for index, state in moments["state"].items():
+            for name, tensor in state.items():
+                if torch.is_tensor(tensor) and tensor.shape == trained[index].shape:
+                    state[name] = sharded_as(tensor, trained[index])
+        optimizer.load_state_dict(moments)
         scheduler.load_state_dict(torch.load(folder / "scheduler.pt", map_location="cpu", weights_only=True))
         saved = read_json_mapping(folder / PROGRESS) or {}
         controllers.load_state_dict(saved["controllers"])

@@ -1,6 +1,9 @@
 """From sampled replies to what an update learns from: log-probabilities, values, scores, advantages."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -11,10 +14,11 @@ from hfkit.rlhf.advantages import advantages_and_returns, explained_variance, kl
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.batch import Tokens, cut_rows
 from hfkit.rlhf.controllers import Controllers
-from hfkit.rlhf.forward import autocast, reply_logprobs, reply_values
+from hfkit.rlhf.forward import Model, autocast, reply_logprobs, reply_values
 from hfkit.rlhf.monitor import repetition_share
 from hfkit.rlhf.rewards import Scorer, shape_scores
 from hfkit.rlhf.roles import Roles
+from hfkit.rlhf.sharding import whole_weights
 
 
 @dataclass
@@ -102,22 +106,32 @@ class ExperienceMaker:
         """Return log-probabilities of policy and reference, entropies of the policy, and values, (B, R) each."""
         args, device = self.args, self.accelerator.device
         logprobs, ref_logprobs, entropies, values = (torch.zeros(tokens.replies.shape, device=device) for _ in range(4))
-        self.roles.policy.eval(), self.roles.value.eval()
-        all_rows = torch.arange(len(tokens), device=device)
-        for index in cut_rows(tokens, all_rows, args, call_tokens(self.roles.policy)):
-            part = tokens.select(index)
-            cells = (index, slice(part.replies.shape[1]))
-            with autocast(args.bf16, device):
-                logprobs[cells], entropies[cells] = reply_logprobs(self.roles.policy, part, args.temperature)
-                ref_logprobs[cells], _ = reply_logprobs(self.roles.reference, part, args.temperature)
-                values[cells] = reply_values(self.roles.value, part)
+        policy, reference, value = self.roles.policy.eval(), self.roles.reference, self.roles.value.eval()
+        indices = cut_rows(tokens, torch.arange(len(tokens), device=device), args, call_tokens(policy))
+        parts = [tokens.select(index) for index in indices]
+        cells = [(index, slice(part.replies.shape[1])) for index, part in zip(indices, parts, strict=True)]
+        predictions = partial(reply_logprobs, temperature=args.temperature)
+        for cell, found in zip(cells, self.passes(policy, predictions, parts), strict=True):
+            logprobs[cell], entropies[cell] = found
+        for cell, found in zip(cells, self.passes(reference, predictions, parts), strict=True):
+            ref_logprobs[cell], _ = found
+        for cell, found in zip(cells, self.passes(value, reply_values, parts), strict=True):
+            values[cell] = found
         return logprobs, ref_logprobs, entropies, values
+
+    def passes(self, model: Model, measure: Callable[[Model, Tokens], Any], parts: list[Tokens]) -> Iterator[Any]:
+        """Yield what `measure` computes of each part, with one model at a time: its whole weights are in memory."""
+        with whole_weights(model):
+            for part in parts:
+                with autocast(self.args.bf16, self.accelerator.device):
+                    found = measure(model, part)
+                yield found
 
     def score(
         self, rows: list[dict], replies: list[list[int]], ended: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Return `total` and each part of the score, and the shaped scores, (B,) each; update the normalizer."""
-        with autocast(self.args.bf16, self.accelerator.device):
+        with autocast(self.args.bf16, self.accelerator.device), whole_weights(self.scorer.reward_model):
             parts = self.scorer([row["input_ids"] for row in rows], replies, rows)
         parts = {name: part.to(self.accelerator.device) for name, part in parts.items()}
         normalizer = self.controllers.normalizer

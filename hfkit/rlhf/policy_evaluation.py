@@ -15,6 +15,7 @@ from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.forward import Model, autocast
 from hfkit.rlhf.rewards import Scorer
 from hfkit.rlhf.roles import Roles
+from hfkit.rlhf.sharding import whole_weights
 
 
 @dataclass
@@ -49,23 +50,26 @@ def evaluate_policy(
     order = sorted(range(len(rows)), key=lambda index: -len(prompts[index]))  # for little padding
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     own = batches[args.process_index :: args.world_size]
-    indices, replies, measured = [index for batch in own for index in batch], [], []
+    indices, replies = [index for batch in own for index in batch], []
+    given = [prompts[index] for index in indices]
     model.eval()
-    with autocast(args.bf16, model.device):
-        engine = make_engine(args.rollout_engine, model, tokenizer)
-        for batch in own:
-            given = [prompts[index] for index in batch]
-            seed = int(hash_of([args.seed, given])[:8], 16)
-            limits = (args.response_length, temperature, seed, size, stop_token_ids)
-            replies += generate_replies(model, tokenizer, given, *limits, engine=engine)
-        if own:
-            given = [prompts[index] for index in indices]
-            rewards = scorer(given, replies, [rows[index] for index in indices])["total"]
-            likely = [likelihoods(one, tokenizer, given, replies, temperature, size) for one in (model, reference)]
-            measured = [
-                (reward, float(one.logprobs.sum()), float(other.logprobs.sum()), float(one.entropy.sum()))
-                for reward, one, other in zip(rewards.tolist(), *likely, strict=True)
-            ]
+    with autocast(args.bf16, model.device):  # a process without rows of its own gathers weights with the others
+        with whole_weights(model):
+            engine = make_engine(args.rollout_engine, model, tokenizer)
+            for batch in own:
+                batch_prompts = [prompts[index] for index in batch]
+                seed = int(hash_of([args.seed, batch_prompts])[:8], 16)
+                limits = (args.response_length, temperature, seed, size, stop_token_ids)
+                replies += generate_replies(model, tokenizer, batch_prompts, *limits, engine=engine)
+            likely = likelihoods(model, tokenizer, given, replies, temperature, size)
+        with whole_weights(reference):
+            reference_likely = likelihoods(reference, tokenizer, given, replies, temperature, size)
+        with whole_weights(scorer.reward_model):
+            rewards = scorer(given, replies, [rows[index] for index in indices])["total"].tolist() if own else []
+    measured = [
+        (reward, float(one.logprobs.sum()), float(other.logprobs.sum()), float(one.entropy.sum()))
+        for reward, one, other in zip(rewards, likely, reference_likely, strict=True)
+    ]
     found = sorted(gather_object([*zip(indices, replies, measured, strict=True)]))
     replies = [reply for _, reply, _ in found]
     scores, logprobs, under_reference, entropies = zip(*(figures for *_, figures in found), strict=True)

@@ -11,11 +11,11 @@ from hfkit.config.stages import PPOConfig
 from hfkit.data.forms import IGNORE, INSTRUCTIONS, encode_instructions
 from hfkit.data.held_out import keys_of, overlaps
 from hfkit.data.splits import SplitStats, load_rows
-from hfkit.models.micro_batches import call_tokens, micro_batches
+from hfkit.models.micro_batches import call_tokens
 from hfkit.models.summed_losses import sum_losses
 from hfkit.models.token_predictions import cross_entropy, shifted
 from hfkit.rlhf.arguments import PPOArguments
-from hfkit.rlhf.batch import pad_rows
+from hfkit.rlhf.batch import cut_by_length, pad_rows
 from hfkit.rlhf.forward import Model, autocast
 from hfkit.rlhf.row_order import ShuffledOrder
 
@@ -53,17 +53,20 @@ class PTX:
         self.order = ShuffledOrder(len(rows), args.seed)
         self.taken = 0
 
-    def backward(self, policy: Model, size: int) -> float:
+    def backward(self, policy: Model, size: int, together: bool = False) -> float:
         """Add `ptx_coef` times the gradient of the mean loss over the labels of all processes; return that mean.
 
         Args:
             size: number of rows to take, in each process.
+            together: whether there have to be as many micro-batches in each process.
         """
         args, device = self.args, self.accelerator.device
         start = self.taken + args.process_index * size
         rows = [self.rows[index] for index in self.order.take(start, size)]
         self.taken += size * self.accelerator.num_processes
-        batches = [self.batch(part) for part in self.cut(rows, call_tokens(policy))]
+        lengths = [len(row["input_ids"]) for row in rows]
+        parts = cut_by_length(lengths, max(lengths), args, call_tokens(policy), together)
+        batches = [self.batch([rows[index] for index in part]) for part in parts]
         count = self.accelerator.reduce(sum((batch["labels"][:, 1:] != IGNORE).sum() for batch in batches), "sum")
         total = torch.zeros((), device=device)
         for batch in batches:
@@ -73,15 +76,6 @@ class PTX:
             (args.ptx_coef * loss / count).backward()
             total += loss.detach()
         return float(self.accelerator.reduce(total, "sum") / count)
-
-    def cut(self, rows: list[dict], call: int) -> list[list[dict]]:
-        """Return the rows in micro-batches, cut as those of the replies."""
-        size, lengths = self.args.per_device_train_batch_size, [len(row["input_ids"]) for row in rows]
-        if not self.args.micro_batches_by_length:
-            return [rows[start : start + size] for start in range(0, len(rows), size)]
-        most = self.args.max_tokens_per_micro_batch or size * max(lengths)
-        parts = micro_batches(lengths, most, call)
-        return [[rows[index] for index in part] for part in parts]
 
     def batch(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """Return some rows, padded on the right: `input_ids`, `attention_mask` and `labels`, int64 (B, T) each."""

@@ -16,6 +16,7 @@ from hfkit.records.record import record_of
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.forward import Model, autocast
 from hfkit.rlhf.rewards import Scorer, shape_scores
+from hfkit.rlhf.sharding import whole_weights
 
 PROBED_PROMPTS = 16
 
@@ -76,7 +77,7 @@ def probe_rewards(
     stop_token_ids = stop_ids(policy.generation_config, tokenizer)
     size = args.per_device_eval_batch_size
     was_training = policy.training
-    with autocast(args.bf16, policy.device):
+    with autocast(args.bf16, policy.device), whole_weights(policy):
         replies = generate_replies(
             *(
                 policy.eval(),
@@ -102,7 +103,8 @@ def probe_rewards(
             total = scorer(prompts, replies, prompt_rows)["total"]
         return shape_scores(total, ended, None, None, args.missing_eos_penalty)
 
-    probes = run_probes(score, replies, turn_end(tokenizer).ids[-1])
+    with whole_weights(scorer.reward_model):
+        probes = run_probes(score, replies, turn_end(tokenizer).ids[-1])
     if is_main_process():
         print_probes(probes, f"rewards of replies to {len(prompt_rows)} prompts, before PPO")
     for warning in probe_warnings(probes):

@@ -46,6 +46,11 @@ class Scorer:
     columns: list[str] = field(default_factory=list)
     stop_token_ids: list[int] = field(default_factory=list)
 
+    @property
+    def reward_model(self) -> torch.nn.Module | None:
+        """The reward model itself; None where only functions score."""
+        return None if self.model is None else self.model.model
+
     def __call__(self, prompts: list[list[int]], replies: list[list[int]], rows: list[dict]) -> dict[str, torch.Tensor]:
         """Return the scores of replies, float32 (N,) on the CPU: `total`, and each part before its weight.
 

@@ -13,6 +13,7 @@ from hfkit.models.adapter_support import require_supported
 from hfkit.models.adapters import ADAPTED, load_adapter
 from hfkit.models.loading import (
     add_trainable_adapter,
+    device_to_shard_from,
     load_base,
     load_classifier,
     load_trainable,
@@ -106,7 +107,8 @@ def load_reward_role(config: PPOConfig, scorer: Source, classifier: PreTrainedMo
     """Return the reward model, frozen: its adapter on the classifier over the shared base, or loaded by itself."""
     if classifier is not None:
         return load_adapter(classifier, scorer).eval().requires_grad_(False)
-    return load_classifier(scorer.path, scorer.revision, **loading_options(config)).eval().requires_grad_(False)
+    options = loading_options(config) | device_to_shard_from(config)
+    return load_classifier(scorer.path, scorer.revision, **options).eval().requires_grad_(False)
 
 
 def new_value_model(config: PPOConfig, source: Source, classifier: PreTrainedModel | None) -> Model:

@@ -13,6 +13,7 @@ from hfkit.models.merged_copies import MergedCopies, can_merge
 from hfkit.models.quantization import quantized_layers
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.forward import Model
+from hfkit.rlhf.sharding import whole_weights
 
 
 @dataclass
@@ -30,12 +31,13 @@ class Rollouts:
         The policy is put into eval mode, so that gradient checkpointing leaves the cache on.
         """
         self.policy.eval()
-        self.engine.sync()
-        try:
-            limits = (self.args.response_length, self.args.temperature, self.args.local_rollout_forward_batch_size)
-            return self.engine.sample(prompts, *limits, self.stop_token_ids)
-        finally:
-            self.engine.release()
+        with whole_weights(self.policy):
+            self.engine.sync()
+            try:
+                limits = (self.args.response_length, self.args.temperature, self.args.local_rollout_forward_batch_size)
+                return self.engine.sample(prompts, *limits, self.stop_token_ids)
+            finally:
+                self.engine.release()
 
 
 def policy_engine(

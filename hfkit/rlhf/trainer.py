@@ -223,14 +223,14 @@ class PPOTrainer(BasePPOTrainer):
         (folder / "trainer_state.json").unlink(missing_ok=True)  # of an interrupted save: the folder is incomplete now
         checkpoint.save_random_state(folder, args.process_index)
         self.accelerator.wait_for_everyone()
-        if not state.is_world_process_zero:
-            return
         checkpoint.save_weights(folder, self.trained_models)
         exported = {name: callback.state() for name, callback in self.stateful_callbacks.items()}
         callbacks = {name: one["args"] | one["attributes"] for name, one in exported.items()}
         seconds = time.time() - self.started
         kept = {"logged": self.pending_logs, "stopped": self.stopped, "callbacks": callbacks, "seconds": seconds}
         checkpoint.save_progress(folder, self.optimizer, self.lr_scheduler, self.controllers, kept)
+        if not state.is_world_process_zero:
+            return
         state.save_to_json(str(folder / "trainer_state.json"))
         rotate_checkpoints(args.output_dir, args.save_total_limit, state.best_model_checkpoint)
 

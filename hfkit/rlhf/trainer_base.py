@@ -11,6 +11,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Train
 
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.forward import Model
+from hfkit.rlhf.sharding import shard
 from hfkit.rlhf.trl_ppo import TrainerBase
 
 RANK_SEED = 100_003
@@ -73,16 +74,27 @@ class FourModelTrainer(TrainerBase):
         # past the constructor of TRL's PPOTrainer, where there is one: it copies this one's lines, and wraps the models
         Trainer.__init__(self, trained, args, *data, callbacks=callbacks, optimizers=optimizers)
         trained.config = policy.config  # type: ignore[assignment]  # trackers log it
-        for frozen in (self.ref_model, self.reward_model):
-            if frozen is not None:
-                frozen.to(self.accelerator.device)
-        # each process may have drawn other initial weights
-        broadcast([parameter.data for parameter in trained.parameters() if parameter.requires_grad])
+        self.place_models()
         self.create_optimizer_and_scheduler(args.num_total_batches or 0)
         handler = self.callback_handler
         handler.optimizer, handler.lr_scheduler = self.optimizer, self.lr_scheduler
         self.state = OnlineTrainerState(**vars(self.state))
         torch.manual_seed(args.seed + args.process_index * RANK_SEED)
+
+    def place_models(self) -> None:
+        """Move the frozen models to the device, where `Trainer` has the others; under FSDP shard all of them.
+
+        Each process may have drawn other initial weights: those of the main process count.
+        """
+        trained = (self.policy_model, self.value_model)
+        frozen = [one for one in (self.ref_model, self.reward_model) if one is not None]
+        if self.is_fsdp_enabled:
+            for one in (*trained, *frozen):
+                shard(one)
+            return
+        for one in frozen:
+            one.to(self.accelerator.device)
+        broadcast([p.data for one in trained for p in one.parameters() if p.requires_grad])
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the policy alone, as `Trainer.save_model` saves its model."""

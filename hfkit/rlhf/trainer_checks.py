@@ -10,12 +10,12 @@ from transformers import PreTrainedTokenizerBase
 
 from hfkit.config.stages import PPOConfig
 from hfkit.core.errors import ConfigError, HfkitError, Problem
+from hfkit.core.launch import DEEPSPEED, FSDP
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.forward import Model
 
 MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
-SHARDED = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
-"""The environment variables of Accelerate."""
+"""The environment variable of Accelerate."""
 
 
 def validate_trainer_inputs(
@@ -30,10 +30,11 @@ def validate_trainer_inputs(
     """Raise an HfkitError for inputs that PPO cannot train with."""
     if problems := precision_problems(args):
         raise ConfigError(problems)
-    sharded = [name for name in SHARDED if parse_flag_from_env(name)]
-    sharded += [name for name in ("deepspeed", "fsdp") if getattr(args, name, None)]
-    if sharded:
-        raise HfkitError(f"{', '.join(sharded)}: PPO would train nothing, or publish empty weights: train with DDP")
+    if parse_flag_from_env(DEEPSPEED) or getattr(args, "deepspeed", None):
+        raise HfkitError("PPO would train nothing under DeepSpeed: train with DDP, or all weights with FSDP2")
+    is_sharded = parse_flag_from_env(FSDP) or getattr(args, "fsdp", None)
+    if is_sharded and isinstance(model, PeftModel):
+        raise HfkitError("PPO does not shard the frozen base of an adapter: train with DDP, or all weights with FSDP2")
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * PartialState().num_processes
     if len(train_dataset) < batch:
         raise HfkitError(

@@ -16,6 +16,8 @@ from hfkit.rlhf.forward import autocast, eval_with_checkpointing, reply_logprobs
 from hfkit.rlhf.losses import policy_loss, value_loss
 from hfkit.rlhf.ptx import PTX
 from hfkit.rlhf.roles import Roles
+from hfkit.rlhf.sharding import whole_weights
+from hfkit.training.sharding import gathered, is_sharded
 
 BUCKET = 1 << 25
 """Gradient elements in one message between processes; two copies of a message are in memory while it is sent."""
@@ -34,6 +36,7 @@ class Updater:
         self.args, self.accelerator, self.roles = args, accelerator, roles
         self.optimizer, self.ptx = optimizer, ptx
         self.trained = [p for group in optimizer.param_groups for p in group["params"]]
+        self.is_sharded = is_sharded(roles.policy)
 
     def __call__(self, experience: Experience, policy_learns: bool = True) -> dict[str, float]:
         """Train on a batch, only the value model unless `policy_learns`; return its optimizer steps' mean metrics."""
@@ -51,19 +54,20 @@ class Updater:
         tokens, device = experience.tokens, self.accelerator.device
         count = self.accelerator.reduce(tokens.mask[index].sum(), "sum")
         totals: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=device))
-        for part in cut_rows(tokens, index, self.args, call_tokens(self.roles.policy)):
-            # one after the other, so that only one model's activations are in memory
-            for losses, learns in ((self.value_losses, True), (self.policy_losses, policy_learns)):
-                with autocast(self.args.bf16, device), torch.set_grad_enabled(learns):
-                    loss, sums = losses(experience, part)
-                if learns:
-                    (loss / count).backward()
-                for name, value in sums.items():
-                    totals[name] += value.detach()
+        with whole_weights(None if policy_learns else self.roles.policy):
+            for part in cut_rows(tokens, index, self.args, call_tokens(self.roles.policy), self.is_sharded):
+                # one after the other, so that only one model's activations are in memory
+                for losses, learns in ((self.value_losses, True), (self.policy_losses, policy_learns)):
+                    with autocast(self.args.bf16, device), torch.set_grad_enabled(learns):
+                        loss, sums = losses(experience, part)
+                    if learns:
+                        (loss / count).backward()
+                    for name, value in sums.items():
+                        totals[name] += value.detach()
         means = self.accelerator.reduce(torch.stack([*totals.values()]), "sum") / count
         metrics = dict(zip(totals, means.tolist(), strict=True))
         if self.ptx and policy_learns:
-            metrics["loss/ptx"] = self.ptx.backward(self.roles.policy, len(index))
+            metrics["loss/ptx"] = self.ptx.backward(self.roles.policy, len(index), self.is_sharded)
         return metrics | {"policy/grad_norm": self.optimizer_step()}
 
     def policy_losses(
@@ -102,9 +106,10 @@ class Updater:
         Parameters without a gradient (the policy's during value warmup) are skipped: no weight decay, no step in Adam's
         moments. Gradients that are not finite are dropped, so the weights do not change.
         """
-        if self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes > 1 and not self.is_sharded:
             self.sum_gradients()
-        norm = float(torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm))
+        total = torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
+        norm = float(gathered(total, self.accelerator.device))
         if math.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad()

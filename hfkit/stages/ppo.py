@@ -77,13 +77,9 @@ def main(config: PPOConfig) -> Path:
         run.note(**record_base(roles.policy))
         stop_token_ids = stop_ids(roles.policy.generation_config, tokenizer)
         scorer = load_scorer(config, tokenizer, reader, roles.reward, stop_token_ids)
-        args = trainer_arguments(config)
-        if roles.reward is not None:
-            known = run.before.get("reward_probes") if run.checkpoint else None
-            run.note(reward_probes=known or probe_rewards(roles.policy, scorer, tokenizer, train_rows, args))
         # Trainer
         trainer = PPOTrainer(
-            args=args,
+            args=trainer_arguments(config),
             processing_class=left_padded(tokenizer),
             model=roles.policy,
             ref_model=roles.reference,
@@ -96,6 +92,9 @@ def main(config: PPOConfig) -> Path:
             ptx_rows=ptx_rows,
         )
         policy = trainer.policy_model
+        if roles.reward is not None:
+            known = run.before.get("reward_probes") if run.checkpoint else None
+            run.note(reward_probes=known or probe_rewards(policy, scorer, tokenizer, train_rows, trainer.args))
         set_callbacks(trainer, run, collective_save(trainer, partial(save_model, policy, tokenizer), policy))
         facts = train_policy(trainer, run)
         # Save

@@ -7,6 +7,8 @@ from sharding_on_cpus import ENGINES
 from hfkit.core.errors import ConfigError
 from hfkit.core.launch import engine, node_count
 
+FULL = {"use_peft": False}
+
 
 def problems(config_of, tmp_path, stage, **changes) -> dict[str, str]:
     """The problems of a config, by key."""
@@ -35,6 +37,12 @@ def launched(monkeypatch, base_dir, sft_dir, reward_dir):
         ("sft", {}, {"FSDP_VERSION": "1"}, "FSDP_VERSION", "--fsdp_version 2"),
         ("sft", {}, {}, "ACCELERATE_USE_FSDP", "several (`--num_processes`)"),
         ("ppo", {}, {}, "ACCELERATE_USE_FSDP", "--multi_gpu"),
+        ("ppo", {**FULL, "rollout_engine": "static"}, {}, "rollout_engine", "set generate"),
+        ("ppo", FULL, {"FSDP_OFFLOAD_PARAMS": "true"}, "FSDP_OFFLOAD_PARAMS", "fsdp_offload_params: false"),
+        (
+            *("ppo", FULL, {"FSDP_ACTIVATION_CHECKPOINTING": "true"}),
+            *("FSDP_ACTIVATION_CHECKPOINTING", "gradient_checkpointing"),
+        ),
         ("reward", {"load_in_8bit": True}, {}, "load_in_8bit", "load_in_4bit"),
         ("pretrain", {"auto_find_batch_size": True}, {}, "auto_find_batch_size", "per_device_train_batch_size"),
         ("sft", {}, {"FSDP_STATE_DICT_TYPE": "LOCAL_STATE_DICT"}, "FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT"),

@@ -9,6 +9,7 @@ from hfkit.core.device import process_state
 from hfkit.core.errors import Problem
 from hfkit.core.launch import (
     FSDP,
+    FSDP_OFFLOADS,
     FSDP_RECOMPUTES,
     FSDP_STATE,
     FSDP_VERSION,
@@ -35,9 +36,6 @@ def fsdp_problems(config, spec: StageSpec) -> list[Problem]:
         problems.append(Problem("fsdp", value, f"the launcher turns FSDP on: remove it, and use `{LAUNCH}`"))
     if not parse_flag_from_env(FSDP):
         return problems
-    if spec.loop == "ppo":
-        remedy = "PPO holds its models whole in each process: train with DDP (`accelerate launch --multi_gpu`)"
-        return [*problems, Problem(FSDP, True, remedy)]
     if fsdp_version() != "2":
         problems.append(Problem(FSDP_VERSION, fsdp_version(), f"hfkit trains with FSDP2: `{LAUNCH}`"))
     if world_size() == 1:
@@ -46,7 +44,8 @@ def fsdp_problems(config, spec: StageSpec) -> list[Problem]:
     elif process_state(config.extra).distributed_type in WITHOUT_SHARDS:
         remedy = "accelerate shards on GPUs only, and on CPUs would silently train with DDP: turn FSDP off"
         problems.append(Problem(FSDP, True, remedy))
-    return problems + saving_problems(config) + memory_problems(config)
+    problems += ppo_fsdp_problems(config) if spec.loop == "ppo" else saving_problems(config)
+    return problems + memory_problems(config)
 
 
 def saving_problems(config) -> list[Problem]:
@@ -57,6 +56,23 @@ def saving_problems(config) -> list[Problem]:
     if kind == SAVES_WHOLE and getattr(config, "load_in_4bit", False):
         return [Problem(FSDP_STATE, kind, f"accelerate cannot save quantized weights so: set {SAVES_SHARDS}")]
     return []
+
+
+def ppo_fsdp_problems(config) -> list[Problem]:
+    """Return the problems of PPO, which shards its models itself, and gathers whole weights to sample."""
+    problems = []
+    if config.use_peft:
+        remedy = "PPO samples from whole weights, and shards no frozen base: train adapters with DDP"
+        problems.append(Problem(FSDP, True, f"{remedy} (`accelerate launch --multi_gpu`)", keys=("use_peft",)))
+    if config.rollout_engine == "static":
+        remedy = "Transformers compiles no model that FSDP2 shards: set generate"
+        problems.append(Problem("rollout_engine", config.rollout_engine, remedy))
+    if parse_flag_from_env(FSDP_OFFLOADS):
+        problems.append(Problem(FSDP_OFFLOADS, True, "PPO keeps shards on the GPUs: set fsdp_offload_params: false"))
+    if parse_flag_from_env(FSDP_RECOMPUTES):
+        remedy = "set fsdp_activation_checkpointing: false; hfkit's gradient_checkpointing recomputes activations"
+        problems.append(Problem(FSDP_RECOMPUTES, True, remedy))
+    return problems
 
 
 def memory_problems(config) -> list[Problem]:

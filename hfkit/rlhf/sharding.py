@@ -1,0 +1,79 @@
+"""The models of PPO under FSDP2: each process holds a shard of every parameter, and of the optimizer's state.
+
+Passes without a gradient compute with whole weights, gathered once: within them no process waits for another, so that
+each may sample replies of other lengths, in other micro-batches. A pass with a gradient gathers one layer at a time.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from hfkit.core.console import is_main_process
+from hfkit.models.score_head import compute_head_in_float32
+from hfkit.rlhf.forward import Model, without_adapter
+from hfkit.training.sharding import gathered
+
+FROM_MAIN_PROCESS = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+
+
+def shard(model: Model) -> None:
+    """Shard a model's parameters among the processes, in place; their values are those of the main process.
+
+    Gradients are summed over the processes. Of a classifier only the backbone and the head are called, never itself:
+    each of the two is sharded as a model of its own.
+    """
+    compute_head_in_float32(model)  # which depends on the head's class, and `fully_shard` changes that
+    state, weights = PartialState(), model.state_dict()
+    mesh = init_device_mesh(state.device.type, (state.num_processes,))
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    inner = without_adapter(model)
+    outermost = [inner.base_model, inner.score] if hasattr(inner, "score") else [model]
+    for module in (*layers, *outermost):
+        fully_shard(module, mesh=mesh, reshard_after_forward=module in layers)
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)
+    set_model_state_dict(model, weights, options=FROM_MAIN_PROCESS)
+
+
+@contextmanager
+def whole_weights(model: torch.nn.Module | None) -> Iterator[None]:
+    """Hold the whole weights of a model in each process, for passes without a gradient; every process has to enter."""
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)] if model else []
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            # the head is called after its model, so what is outside of the layers stays until the backward pass
+            part.set_reshard_after_forward(isinstance(part, GradientCheckpointingLayer), recurse=False)
+
+
+def gather_tensors(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Return values by name in the main process, with sharded tensors whole and on the CPU; {} in the others.
+
+    Every process has to call.
+    """
+    found = {}
+    for name, one in tensors.items():
+        tensor = gathered(one, PartialState().device)
+        if is_main_process():
+            found[name] = one if tensor is one else tensor.cpu()
+    return found
+
+
+def sharded_as(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return this process's shard of a whole tensor, if processes hold shards of the `other`, else the tensor."""
+    if not isinstance(other, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
