@@ -31,7 +31,7 @@ SETTINGS |= {
     "whiten_rewards": False,
 }
 DEFAULTS = {"learning_rate": 1e-2, "lr_scheduler_type": "constant", "weight_decay": 0.0, "max_grad_norm": 1e9}
-DEFAULTS |= {"gradient_checkpointing": False}
+DEFAULTS |= {"gradient_checkpointing": False, "bf16": False}
 PTX = [
     {"input_ids": [1, 20, 21, 22, 0], "labels": [-100, -100, 21, 22, 0]},
     {"input_ids": [30, 31, 0], "labels": [30, 31, 0]},
@@ -69,7 +69,6 @@ def small_trainer(tokenizer, folder, parts: list, ptx: list[dict] = PTX, peft_co
     args = PPOArguments(
         output_dir=str(folder),
         use_cpu=True,
-        bf16=False,
         report_to="none",
         disable_tqdm=True,
         **settings,

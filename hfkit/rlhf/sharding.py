@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -21,25 +21,32 @@ from hfkit.models.score_head import compute_head_in_float32
 from hfkit.rlhf.forward import Model, without_adapter
 from hfkit.training.sharding import gathered
 
+IN_BF16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 FROM_MAIN_PROCESS = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
-def shard(model: Model) -> None:
+def shard(model: Model, bf16: bool = False) -> None:
     """Shard a model's parameters among the processes, in place; their values are those of the main process.
 
     Gradients are summed over the processes. Of a classifier only the backbone and the head are called, never itself:
     each of the two is sharded as a model of its own.
+
+    Args:
+        bf16: whether to gather weights in bfloat16, which takes half the memory; the head of a classifier stays in
+            float32, and so do shards and sums of gradients.
     """
     compute_head_in_float32(model)  # which depends on the head's class, and `fully_shard` changes that
     state, weights = PartialState(), model.state_dict()
     mesh = init_device_mesh(state.device.type, (state.num_processes,))
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     inner = without_adapter(model)
-    outermost = [inner.base_model, inner.score] if hasattr(inner, "score") else [model]
+    head = getattr(inner, "score", None)
+    outermost = [model] if head is None else [inner.base_model, head]
     for module in (*layers, *outermost):
-        fully_shard(module, mesh=mesh, reshard_after_forward=module in layers)
-        module.set_gradient_divide_factor(1.0)
-        module.set_force_sum_reduction_for_comms(True)
+        precision = IN_BF16 if bf16 and module is not head else MixedPrecisionPolicy()
+        part = fully_shard(module, mesh=mesh, reshard_after_forward=module in layers, mp_policy=precision)
+        part.set_gradient_divide_factor(1.0)
+        part.set_force_sum_reduction_for_comms(True)
     set_model_state_dict(model, weights, options=FROM_MAIN_PROCESS)
 
 

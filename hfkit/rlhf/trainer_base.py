@@ -1,6 +1,8 @@
 """The constructor of TRL's PPOTrainer on Transformers' `Trainer`: models, batch sizes, optimizer, callbacks, state."""
 
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,10 +11,12 @@ from datasets import Dataset
 from peft import PeftConfig, get_peft_model
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState
 
+from hfkit.models import saving
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.forward import Model
 from hfkit.rlhf.sharding import shard
 from hfkit.rlhf.trl_ppo import TrainerBase
+from hfkit.training.sharding import collective_save, is_sharded
 
 RANK_SEED = 100_003
 """Seeds of processes differ by this, as in TRL."""
@@ -90,15 +94,19 @@ class FourModelTrainer(TrainerBase):
         frozen = [one for one in (self.ref_model, self.reward_model) if one is not None]
         if self.is_fsdp_enabled:
             for one in (*trained, *frozen):
-                shard(one)
+                shard(one, bool(self.args.bf16))
             return
         for one in frozen:
             one.to(self.accelerator.device)
         broadcast([p.data for one in trained for p in one.parameters() if p.requires_grad])
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the policy alone, as `Trainer.save_model` saves its model."""
-        both, self.model = self.model, self.policy_model
+        """Save the policy alone, as `Trainer.save_model` saves its model, and whole if processes hold shards of it."""
+        policy = self.policy_model
+        if is_sharded(policy):
+            save = collective_save(self, partial(saving.save_model, policy, self.processing_class), policy)
+            return save(Path(output_dir or self.args.output_dir))
+        both, self.model = self.model, policy
         try:
             Trainer.save_model(self, output_dir, _internal_call)
         finally:

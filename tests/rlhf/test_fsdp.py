@@ -19,12 +19,13 @@ from hfkit.core.device import process_state
 from hfkit.models.generation import sample_replies
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.record import read_record
+from hfkit.rlhf.sharding import whole_weights
 from hfkit.training.sharding import gathered
 
 SETTINGS = {"per_device_train_batch_size": 1, "num_ppo_epochs": 2, "seed": 3}
 SETTINGS |= {"entropy_coef": 0.1, "ptx_coef": 0.5, "max_grad_norm": 0.1}  # a clip that is active
 SETTINGS |= {"max_tokens_per_micro_batch": 22}  # by their rows alone, the processes would make 2 micro-batches and 3
-CPU = torch.device("cpu")
+BF16, CPU = torch.bfloat16, torch.device("cpu")
 RANKS = 3
 """Processes among which hidden states of 16 and a head of one row do not divide evenly."""
 
@@ -117,6 +118,33 @@ def test_so_they_do_with_uneven_shards_and_other_settings(tokenizer_dir, tmp_pat
     check_updates(tokenizer_dir, tmp_path, rows=6, cases=[*CASES], world=RANKS)
 
 
+def learn_in_bf16(tokenizer_dir: Path, folder: Path) -> None:
+    """One small step in bfloat16: passes with whole weights and layer by layer agree, and no update is rounded away."""
+    process_state()
+    parts = [model.float() for model in made()]
+    before = [{name: parameter.clone() for name, parameter in part.named_parameters()} for part in parts]
+    settings = {"bf16": True, "micro_batches_by_length": False, "num_ppo_epochs": 1, "ptx_coef": 0.0}
+    settings |= {"gradient_accumulation_steps": 4, "learning_rate": 1e-6}
+    trainer = small_trainer(load_tokenizer(str(tokenizer_dir)), folder, parts, **SETTINGS | settings)
+    with whole_weights(parts[0]), whole_weights(parts[2]):
+        assert {p.dtype for p in parts[0].parameters()} == {p.dtype for p in parts[2].model.parameters()} == {BF16}
+        assert parts[2].score.weight.dtype == torch.float32
+    mine = slice(4 * trainer.args.process_index, 4 * trainer.args.process_index + 4)
+    experience, _ = trainer.experience_maker(list(trainer.train_dataset)[mine], REPLIES[mine])
+    metrics = trainer.updater(experience)
+    assert metrics["policy/approxkl_avg"] == metrics["policy/clipfrac_avg"] == 0 and metrics["val/ratio"] == 1
+    assert experience.values.dtype == torch.float32
+    for part, old in zip(parts[::2], before[::2], strict=True):
+        for name, parameter in part.named_parameters():
+            moved = (gathered(parameter.data, CPU) - old[name]).abs()
+            assert parameter.dtype == torch.float32 and 0 < moved.max() < 1.1e-6, name
+
+
+@pytest.mark.distributed
+def test_weights_are_gathered_in_bf16_and_learn_in_float32(tokenizer_dir, tmp_path):
+    launch(learn_in_bf16, tokenizer_dir, tmp_path, engine="fsdp2")
+
+
 def sample(tokenizer_dir: Path, folder: Path) -> None:
     """Replies of the updated policy, of one token in the second process and of up to 40 in the first."""
     process_state()
@@ -137,6 +165,10 @@ def sample(tokenizer_dir: Path, folder: Path) -> None:
     assert sampled == expected
     assert max(map(len, sampled[0])) == (1 if rank else 40)
     assert share_held(parts) < 0.51
+    trainer.save_model(str(folder / "saved"))
+    trainer.accelerator.wait_for_everyone()
+    saved = AutoModelForCausalLM.from_pretrained(folder / "saved", dtype=torch.float64)
+    torch.testing.assert_close(saved.state_dict(), alone.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.distributed
@@ -192,3 +224,14 @@ def test_a_run_is_that_under_ddp_resumes_and_opens_in_transformers(config_of, ru
     assert_same_run(stopped, sharded)
     saved_logits(stopped, tmp_path / "logits.pt")
     run_without_hfkit(PLAIN, str(stopped), str(tmp_path / "logits.pt"), cwd=tmp_path)
+
+
+@pytest.mark.distributed
+def test_a_run_in_bf16_with_an_adapter_on_the_value_model_resumes(config_of, tmp_path):
+    run = {**RUN, "bf16": True, "gradient_checkpointing": True, "max_steps": 2, "save_steps": 1, "eval_steps": 1}
+    launch(train, config_of("ppo", tmp_path / "whole", **run), engine="fsdp2")
+    stopped = stopped_copy(tmp_path / "whole", tmp_path / "stopped", 1)
+    launch(train, config_of("ppo", stopped, **run, resume_from_checkpoint=True), engine="fsdp2")
+    assert_same_run(stopped, tmp_path / "whole")
+    value = load_file(stopped / "checkpoint-2" / "value_model.safetensors")
+    assert any("lora_" in name for name in value) and {tensor.dtype for tensor in value.values()} == {torch.float32}

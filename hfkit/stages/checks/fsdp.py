@@ -2,7 +2,9 @@
 
 import os
 
+import torch
 from accelerate.utils import DistributedType, parse_flag_from_env
+from torch.distributed.fsdp import FSDPModule
 
 from hfkit.config.registry import StageSpec
 from hfkit.core.device import process_state
@@ -61,6 +63,8 @@ def saving_problems(config) -> list[Problem]:
 def ppo_fsdp_problems(config) -> list[Problem]:
     """Return the problems of PPO, which shards its models itself, and gathers whole weights to sample."""
     problems = []
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        problems.append(Problem(FSDP, True, f"PPO under FSDP2 needs torch 2.9, and {torch.__version__} is installed"))
     if config.use_peft:
         remedy = "PPO samples from whole weights, and shards no frozen base: train adapters with DDP"
         problems.append(Problem(FSDP, True, f"{remedy} (`accelerate launch --multi_gpu`)", keys=("use_peft",)))
