@@ -40,12 +40,12 @@ PTX = [
 ]
 
 
-def models(kind: str, lora: bool) -> list:
+def models(kind: str, lora: bool, **shape) -> list:
     """Policy, reference and value model with weights large enough that their predictions differ."""
     made = []
     for seed, head in enumerate([AutoModelForCausalLM] * 2 + [AutoModelForSequenceClassification]):
         torch.manual_seed(seed)
-        config = AutoConfig.for_model(kind, vocab_size=400, num_labels=1, pad_token_id=2, **SHAPES[kind])
+        config = AutoConfig.for_model(kind, vocab_size=400, num_labels=1, pad_token_id=2, **SHAPES[kind] | shape)
         model = head.from_config(config)
         if lora and seed != 1:
             task = TaskType.CAUSAL_LM if head is AutoModelForCausalLM else TaskType.SEQ_CLS

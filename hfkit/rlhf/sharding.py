@@ -48,6 +48,7 @@ def shard(model: Model, bf16: bool = False) -> None:
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)
     set_model_state_dict(model, weights, options=FROM_MAIN_PROCESS)
+    model.tie_weights()  # those that only the main process had loaded have been assigned one by one
 
 
 @contextmanager

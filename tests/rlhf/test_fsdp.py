@@ -30,14 +30,19 @@ RANKS = 3
 """Processes among which hidden states of 16 and a head of one row do not divide evenly."""
 
 
-def made(adapter: bool = False, tied: bool = False) -> list[torch.nn.Module]:
-    """Policy, reference and value model; with an adapter for a value model, or one weight for embeddings and head."""
-    policy, reference, value = models("llama", lora=False)
+def made(adapter: bool = False, tied: bool = False, empty: bool = False) -> list[torch.nn.Module]:
+    """Policy, reference and value model; with an adapter for a value model, or one weight for embeddings and head.
+
+    Args:
+        empty: whether the main process alone has weights, as with `cpu_ram_efficient_loading`.
+    """
+    policy, reference, value = models("llama", lora=False, tie_word_embeddings=tied)
     if adapter:
         value = get_peft_model(value, LoraConfig(r=2, task_type=TaskType.SEQ_CLS, init_lora_weights=False)).double()
-    for model in (policy, reference) if tied else ():
-        model.config.tie_word_embeddings = True
-        model.lm_head.weight = model.model.embed_tokens.weight
+    kept: dict = {}
+    for module in (one for model in (policy, reference, value) for one in model.modules()):
+        for name, p in module.named_parameters(recurse=False) if empty and os.environ.get("RANK", "0") != "0" else ():
+            setattr(module, name, kept.setdefault(p, torch.nn.Parameter(p.to("meta"), p.requires_grad)))
     return [policy, reference, value]
 
 
@@ -76,6 +81,7 @@ CASES = {
     "rows as they come": {"micro_batches_by_length": False},
     "warmup": {"warmup": True},
     "tied": {"tied": True},
+    "tied and loaded by the main process": {"tied": True, "empty": True},
     "adapter": {"adapter": True},
 }
 
@@ -88,7 +94,7 @@ def update(tokenizer_dir: Path, folder: Path, rows: int, cases: list[str]) -> No
         found = {}
         for case in cases:
             changes = dict(CASES.get(case, {}))
-            parts = made(*(changes.pop(name, False) for name in ("adapter", "tied")))
+            parts = made(*(changes.pop(name, False) for name in ("adapter", "tied", "empty")))
             found[case] = updated(tokenizer_dir, folder, rows, parts, **changes)
     finally:
         torch.set_default_dtype(torch.float32)
@@ -171,7 +177,6 @@ def sample(tokenizer_dir: Path, folder: Path) -> None:
     torch.testing.assert_close(saved.state_dict(), alone.state_dict(), rtol=0, atol=0)
 
 
-@pytest.mark.distributed
 def test_replies_are_those_of_the_whole_policy_however_long_in_each_process(tokenizer_dir, tmp_path):
     launch(sample, tokenizer_dir, tmp_path, engine="fsdp2")
 
