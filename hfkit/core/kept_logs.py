@@ -4,6 +4,7 @@
 """
 
 import time
+from pathlib import Path
 
 
 class KeepsLogs:
@@ -27,6 +28,9 @@ class KeepsLogs:
         loss = self.accelerator.gather(kept["loss"]).mean().item()
         kept |= {"loss": loss, "seconds": time.time() - self.started}
         self.state.stateful_callbacks[KeepsLogs.__name__] = kept
+        # each process asks next whether the folder of the best checkpoint is there: it may be this one, and is made
+        # only after that where shards are saved
+        Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(parents=True, exist_ok=True)
         super()._save_checkpoint(model, trial)
 
     def pending_logs(self):

@@ -29,14 +29,16 @@ def node_count() -> int:
 
 
 def engine(settings: dict | None = None) -> str | None:
-    """Return what trains in several processes: "ddp", "fsdp1", "fsdp2", "zero1", "zero2" or "zero3"; None in one.
+    """Return what trains in several processes: "ddp", "fsdp1", "fsdp2", "zero1", "zero2" or "zero3".
+
+    None in one process, unless a launcher starts that one for FSDP or DeepSpeed.
 
     Args:
         settings: `deepspeed`, as in `TrainingArguments`.
     """
     if given := deepspeed_of_environment() or (settings or {}).get("deepspeed"):
         return f"zero{zero_stage(given) or 0}"
-    if world_size() == 1:
+    if world_size() == 1 and not (parse_flag_from_env(FSDP) and "LOCAL_RANK" in os.environ):
         return None
     return f"fsdp{fsdp_version()}" if parse_flag_from_env(FSDP) else "ddp"
 

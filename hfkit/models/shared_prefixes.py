@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from hfkit.core.compat import attention_of
 from hfkit.core.explain_errors import is_gpu_full
 from hfkit.models.micro_batches import round_up
-from hfkit.models.token_predictions import last_hidden_states
+from hfkit.models.token_predictions import joined_to_outputs, last_hidden_states
 
 PADDING = -1
 """The branch of padding; 0 is the prefix, 1 and more are the replies."""
@@ -113,9 +113,9 @@ def reply_states(model: torch.nn.Module, backbone: PreTrainedModel, batch: dict[
             )
         inputs |= {"attention_mask": mask, "position_ids": batch["position_ids"]}
     with last_hidden_states(backbone) as states:
-        model(**inputs, use_cache=False)
+        outputs = model(**inputs, use_cache=False)
     rows, places = batch["ends"]
-    return states[0][rows, places]
+    return joined_to_outputs(states[0], model, outputs)[rows, places]
 
 
 @torch.no_grad()

@@ -112,8 +112,32 @@ def predicting_states(
         # a model without `logits_to_keep` returns all
         return None, logits[is_chosen[:, -logits.shape[1] :]], targets[is_chosen]
     with last_hidden_states(base.get_decoder()) as states:
-        model(**inputs, use_cache=False, logits_to_keep=1)
-    return head, states[0][is_chosen], targets[is_chosen]
+        outputs = model(**inputs, use_cache=False, logits_to_keep=1)
+    return head, joined_to_outputs(states[0], model, outputs)[is_chosen], targets[is_chosen]
+
+
+def joined_to_outputs(states: torch.Tensor, model: torch.nn.Module, outputs) -> torch.Tensor:
+    """Return hidden states whose backward pass also goes through the outputs of the model that they were taken from.
+
+    FSDP2 begins the backward pass of a model that it shards at its outputs.
+    """
+    return JoinedStates.apply(states, outputs.logits) if isinstance(model, FSDPModule) else states
+
+
+class JoinedStates(torch.autograd.Function):
+    """Hidden states, of which the gradient of logits, which is zero, is a part."""
+
+    @staticmethod
+    def forward(ctx, states: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Return the states."""
+        ctx.save_for_backward(logits)
+        return states.view_as(states)
+
+    @staticmethod
+    def backward(ctx, by_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the gradients of the states and the logits."""
+        (logits,) = ctx.saved_tensors
+        return by_states, torch.zeros_like(logits)
 
 
 def chunk_size(model: torch.nn.Module) -> int:

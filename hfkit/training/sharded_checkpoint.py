@@ -25,7 +25,7 @@ class MetadataReader(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         """Return a class or dtype by its name; raise UnpicklingError for any other."""
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if is_dtype or (module, name) in CHECKPOINT_CLASSES:
+        if is_dtype or name in CHECKPOINT_CLASSES.get(module, "").split():
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name}")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Trainer
 
@@ -45,8 +46,8 @@ def shard_model(trainer: Trainer) -> None:
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
-    """Return whether processes hold parts of a model's trained weights."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    """Return whether processes hold parts of a model; for a while, they may have gathered some of it."""
+    return isinstance(model, FSDPModule)
 
 
 def gathered_weights(model: PreTrainedModel | PeftModel, accelerator: Accelerator) -> dict[str, torch.Tensor] | None:

@@ -6,6 +6,7 @@ from sharding_on_cpus import ENGINES
 
 from hfkit.core.errors import ConfigError
 from hfkit.core.launch import engine, node_count
+from hfkit.stages.checks.fsdp import training_problems
 
 FULL = {"use_peft": False}
 
@@ -35,7 +36,7 @@ def launched(monkeypatch, base_dir, sft_dir, reward_dir):
     [
         ("sft", {"fsdp": "full_shard"}, {}, "fsdp", "accelerate launch --use_fsdp --fsdp_version 2"),
         ("sft", {}, {"FSDP_VERSION": "1"}, "FSDP_VERSION", "--fsdp_version 2"),
-        ("sft", {}, {}, "ACCELERATE_USE_FSDP", "several (`--num_processes`)"),
+        ("sft", {}, {}, "ACCELERATE_USE_FSDP", "silently train with DDP"),
         ("ppo", {}, {}, "ACCELERATE_USE_FSDP", "--multi_gpu"),
         ("ppo", {**FULL, "rollout_engine": "static"}, {}, "rollout_engine", "set generate"),
         ("ppo", FULL, {"FSDP_OFFLOAD_PARAMS": "true"}, "FSDP_OFFLOAD_PARAMS", "fsdp_offload_params: false"),
@@ -50,12 +51,21 @@ def launched(monkeypatch, base_dir, sft_dir, reward_dir):
             *("sft", {"load_in_4bit": True}, {"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}),
             *("FSDP_STATE_DICT_TYPE", "set SHARDED_STATE_DICT"),
         ),
+        ("pretrain", {"label_smoothing_factor": 0.1}, {}, "label_smoothing_factor", "train with DDP"),
         ("sft", {}, {"PARALLELISM_CONFIG_CP_SIZE": "2"}, "PARALLELISM_CONFIG_CP_SIZE", "set 1"),
     ],
 )
 def test_what_is_refused(config_of, tmp_path, launched, stage, changes, variables, key, remedy):
     launched(**variables)
     assert remedy in problems(config_of, tmp_path, stage, **changes)[key]
+
+
+def test_activations_are_recomputed_in_one_way(config_of, tmp_path, launched):
+    adapter = config_of("sft", tmp_path / "out")
+    full = config_of("sft", tmp_path / "out", use_peft=False, lora_r=None, gradient_checkpointing=True)
+    launched(FSDP_ACTIVATION_CHECKPOINTING="true", WORLD_SIZE="2")
+    assert [one.key for one in training_problems(adapter)] == ["FSDP_ACTIVATION_CHECKPOINTING"]
+    assert [one.key for one in training_problems(full)] == ["gradient_checkpointing"]
 
 
 def test_a_tokenizer_is_not_concerned(config_of, tmp_path, launched):

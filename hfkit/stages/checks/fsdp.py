@@ -17,7 +17,6 @@ from hfkit.core.launch import (
     FSDP_VERSION,
     fsdp_recomputes,
     fsdp_version,
-    world_size,
 )
 
 SAVES_SHARDS, SAVES_WHOLE = "SHARDED_STATE_DICT", "FULL_STATE_DICT"
@@ -40,14 +39,11 @@ def fsdp_problems(config, spec: StageSpec) -> list[Problem]:
         return problems
     if fsdp_version() != "2":
         problems.append(Problem(FSDP_VERSION, fsdp_version(), f"hfkit trains with FSDP2: `{LAUNCH}`"))
-    if world_size() == 1:
-        remedy = "one process has nothing to share out: launch several (`--num_processes`), or turn FSDP off"
-        problems.append(Problem(FSDP, True, remedy))
-    elif process_state(config.extra).distributed_type in WITHOUT_SHARDS:
-        remedy = "accelerate shards on GPUs only, and on CPUs would silently train with DDP: turn FSDP off"
-        problems.append(Problem(FSDP, True, remedy))
+    if process_state(config.extra).distributed_type in WITHOUT_SHARDS:
+        remedy = "accelerate shards in processes that it launches on GPUs, and on CPUs would silently train with DDP"
+        problems.append(Problem(FSDP, True, f"{remedy}: `{LAUNCH}`, or turn FSDP off"))
     problems += ppo_fsdp_problems(config) if spec.loop == "ppo" else saving_problems(config)
-    return problems + memory_problems(config)
+    return problems + training_problems(config)
 
 
 def saving_problems(config) -> list[Problem]:
@@ -79,13 +75,19 @@ def ppo_fsdp_problems(config) -> list[Problem]:
     return problems
 
 
-def memory_problems(config) -> list[Problem]:
-    """Return the settings that change the size of batches in one process alone, or weights that cannot be sharded."""
+def training_problems(config) -> list[Problem]:
+    """Return the settings with which training would be another one under FSDP2, or fail."""
     problems = []
     if config.extra.get("auto_find_batch_size"):
         remedy = "the processes would not agree on a size: set per_device_train_batch_size"
         problems.append(Problem("auto_find_batch_size", True, remedy))
-    if fsdp_recomputes() and config.gradient_checkpointing:
+    if config.extra.get("label_smoothing_factor"):
+        remedy = "Transformers would not shift the labels of a model that FSDP2 wraps: remove it, or train with DDP"
+        problems.append(Problem("label_smoothing_factor", config.extra["label_smoothing_factor"], remedy))
+    if fsdp_recomputes() and config.use_peft:
+        remedy = "PEFT does not find its adapters behind it: turn it off, and set gradient_checkpointing: true instead"
+        problems.append(Problem(FSDP_RECOMPUTES, True, remedy))
+    elif fsdp_recomputes() and config.gradient_checkpointing:
         remedy = f"{FSDP_RECOMPUTES} recomputes activations already: remove one of the two"
         problems.append(Problem("gradient_checkpointing", True, remedy))
     if getattr(config, "load_in_8bit", False):
