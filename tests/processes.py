@@ -19,6 +19,7 @@ from sharding_on_cpus import ENGINES, ON_CPUS, shard_on_cpus
 from hfkit.cli import main
 
 WORLD = 2
+ON_GPU = os.environ.get("HFKIT_TEST_GPU") == "1"
 LIMIT = 120
 """Seconds that a launch may take. A process that takes longer writes where it is, and is killed."""
 PRELOAD = [
@@ -45,11 +46,11 @@ def in_rank(rank: int, world: int, port: int, output: str, engine: str | None, e
     where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in where.items()} | {"MASTER_ADDR": "127.0.0.1"})
     os.environ.update(GLOO_SOCKET_IFNAME="lo")
-    if engine:
-        os.environ.update(ENGINES[engine] | ON_CPUS)
+    os.environ.update(ENGINES[engine] if engine else {})
+    if not ON_GPU:
+        os.environ.update(ON_CPUS if engine else {"ACCELERATE_USE_CPU": "true"})
+    if engine and not ON_GPU:
         shard_on_cpus()
-    else:
-        os.environ.update(ACCELERATE_USE_CPU="true")
     os.environ.update(environment)
     target, *arguments = work
     target(*arguments)
@@ -91,7 +92,7 @@ def start(
         engine: of `ENGINES`; None: DDP.
         environment: more variables.
     """
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("spawn" if ON_GPU else "forkserver")  # CUDA survives no fork
     context.set_forkserver_preload(PRELOAD)
     port, ranks = free_port(), []
     for rank in range(world):

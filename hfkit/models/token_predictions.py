@@ -119,9 +119,10 @@ def predicting_states(
 def joined_to_outputs(states: torch.Tensor, model: torch.nn.Module, outputs) -> torch.Tensor:
     """Return hidden states whose backward pass also goes through the outputs of the model that they were taken from.
 
-    FSDP2 begins the backward pass of a model that it shards at its outputs.
+    FSDP2 begins the backward pass of a model that it shards at its outputs; those of a backbone are the states.
     """
-    return JoinedStates.apply(states, outputs.logits) if isinstance(model, FSDPModule) else states
+    has_logits = "logits" in outputs
+    return JoinedStates.apply(states, outputs.logits) if has_logits and isinstance(model, FSDPModule) else states
 
 
 class JoinedStates(torch.autograd.Function):
