@@ -7,11 +7,11 @@ import torch
 from interruption import assert_same_run, stopped_copy
 from model_outputs import logits
 from processes import launch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import hfkit
 from hfkit.commands.merge import merge
+from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 
 pytestmark = pytest.mark.gpu
@@ -51,8 +51,10 @@ def test_a_launch_of_one_process(cell, config_of, tmp_path):
     if stage != "ppo":  # which samples other replies from weights that are gathered in bf16
         alone = config_of(stage, tmp_path / "alone", **settings)
         run(stage, alone)
-        ours, theirs = (load_file(next((tmp_path / name).glob("*.safetensors"))) for name in ("launched", "alone"))
-        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=2e-3)
+        losses = [
+            [row["loss"] for row in read_metrics(tmp_path / name) if "loss" in row] for name in ("launched", "alone")
+        ]
+        assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], rel=2e-2)  # weights are gathered in bf16
     if stage != "reward":
         policy, _ = hfkit.load_policy(str(tmp_path / "launched"), dtype="float32", quantization=None)
         merges = (tmp_path / "launched" / "adapter_config.json").is_file()
