@@ -2,6 +2,7 @@
 
 import copy
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,22 @@ def sample(tokenizer_dir: Path, folder: Path) -> None:
     trainer.accelerator.wait_for_everyone()
     saved = AutoModelForCausalLM.from_pretrained(folder / "saved", dtype=torch.float64)
     torch.testing.assert_close(saved.state_dict(), alone.state_dict(), rtol=0, atol=0)
+    # a signal ends the replies of one process amid a layer, after which all save
+    if rank == 0:
+        trainer.policy_model.model.layers[1].mlp.register_forward_hook(interrupt)
+    with nullcontext() if rank else pytest.raises(KeyboardInterrupt):
+        rollouts.sample(prompts)
+    assert share_held(parts) < 0.51
+    trainer.start(None)
+    trainer.save_checkpoint()
+    trainer.accelerator.wait_for_everyone()
+    weights = load_file(folder / "checkpoint-0" / "policy_model.safetensors")
+    torch.testing.assert_close(weights, dict(alone.named_parameters()), rtol=0, atol=0)
+
+
+def interrupt(*_) -> None:
+    """A forward hook during which Ctrl-C is pressed."""
+    raise KeyboardInterrupt
 
 
 def test_replies_are_those_of_the_whole_policy_however_long_in_each_process(tokenizer_dir, tmp_path):
