@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hfkit.core.device import process_state
+from hfkit.models import token_predictions
 from hfkit.models.generation import sample_replies
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.record import read_record
@@ -27,6 +28,7 @@ SETTINGS = {"per_device_train_batch_size": 1, "num_ppo_epochs": 2, "seed": 3}
 SETTINGS |= {"entropy_coef": 0.1, "ptx_coef": 0.5, "max_grad_norm": 0.1}  # a clip that is active
 SETTINGS |= {"max_tokens_per_micro_batch": 22}  # by their rows alone, the processes would make 2 micro-batches and 3
 BF16, CPU = torch.bfloat16, torch.device("cpu")
+LOGITS = token_predictions.LOGITS["cpu"]
 RANKS = 3
 """Processes among which hidden states of 16 and a head of one row do not divide evenly."""
 
@@ -54,11 +56,14 @@ def share_held(parts: list[torch.nn.Module]) -> float:
     return sum(map(torch.numel, held)) / sum(map(torch.numel, parameters))
 
 
-def updated(tokenizer_dir: Path, folder: Path, rows: int, parts: list, warmup: bool = False, **changes) -> dict:
+def updated(
+    tokenizer_dir: Path, folder: Path, rows: int, parts: list, warmup: bool = False, chunk: int = 1000, **changes
+) -> dict:
     """Two updates on the first rows, of which each process has its share: metrics, weights, and what it held between.
 
     Args:
         warmup: whether only the value model learns in the first one.
+        chunk: tokens whose logits are computed at a time.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     settings = SETTINGS | {"gradient_accumulation_steps": rows // world} | changes
@@ -66,6 +71,7 @@ def updated(tokenizer_dir: Path, folder: Path, rows: int, parts: list, warmup: b
     rank, share = trainer.args.process_index, trainer.args.local_batch_size
     mine = slice(rank * share, (rank + 1) * share)
     held, metrics = [share_held(parts)], {}
+    token_predictions.LOGITS["cpu"] = 400 * chunk
     for step in range(2):
         experience, found = trainer.experience_maker(list(trainer.train_dataset)[mine], REPLIES[mine])
         held.append(share_held(parts))
@@ -84,6 +90,7 @@ CASES = {
     "tied": {"tied": True},
     "tied and loaded by the main process": {"tied": True, "empty": True},
     "adapter": {"adapter": True},
+    "logits in chunks": {"chunk": 3},
 }
 
 
@@ -99,6 +106,7 @@ def update(tokenizer_dir: Path, folder: Path, rows: int, cases: list[str]) -> No
             found[case] = updated(tokenizer_dir, folder, rows, parts, **changes)
     finally:
         torch.set_default_dtype(torch.float32)
+        token_predictions.LOGITS["cpu"] = LOGITS
     torch.save(found, folder / f"rank-{os.environ.get('RANK', 'none')}.pt")
 
 
@@ -130,9 +138,10 @@ def learn_in_bf16(tokenizer_dir: Path, folder: Path) -> None:
     process_state()
     parts = [model.float() for model in made()]
     before = [{name: parameter.clone() for name, parameter in part.named_parameters()} for part in parts]
-    settings = {"bf16": True, "micro_batches_by_length": False, "num_ppo_epochs": 1, "ptx_coef": 0.0}
-    settings |= {"gradient_accumulation_steps": 4, "learning_rate": 1e-6}
-    trainer = small_trainer(load_tokenizer(str(tokenizer_dir)), folder, parts, **SETTINGS | settings)
+    token_predictions.LOGITS["cpu"] = 400 * 3  # three tokens at a time
+    settings = {"bf16": True, "micro_batches_by_length": False, "num_ppo_epochs": 1, "learning_rate": 1e-6}
+    settings |= {"gradient_accumulation_steps": 4}
+    trainer = small_trainer(load_tokenizer(str(tokenizer_dir)), folder, parts, ptx=PTX * 4, **SETTINGS | settings)
     with whole_weights(parts[0]), whole_weights(parts[2]):
         assert {p.dtype for p in parts[0].parameters()} == {p.dtype for p in parts[2].model.parameters()} == {BF16}
         assert parts[2].score.weight.dtype == torch.float32
