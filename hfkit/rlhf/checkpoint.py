@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -71,8 +72,9 @@ def load_progress(folder: Path, optimizer: Optimizer, scheduler: LRScheduler, co
         HfkitError: they are not those of such an optimizer, schedule or controllers.
     """
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    is_sharded = any(isinstance(parameter, DTensor) for parameter in trained)  # each process then reads its own part
     try:
-        moments = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        moments = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True, mmap=is_sharded)
         for index, state in moments["state"].items():
             for name, tensor in state.items():
                 if torch.is_tensor(tensor) and tensor.shape == trained[index].shape:

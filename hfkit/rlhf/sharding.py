@@ -62,6 +62,7 @@ def whole_weights(model: torch.nn.Module | None) -> Iterator[None]:
         yield
     finally:
         for part in parts:
+            part.set_reshard_after_forward(True, recurse=False)  # for a pass that was interrupted: it would keep them
             part.reshard()
             # the head is called after its model, so what is outside of the layers stays until the backward pass
             part.set_reshard_after_forward(isinstance(part, GradientCheckpointingLayer), recurse=False)

@@ -32,9 +32,11 @@ def validate_trainer_inputs(
         raise ConfigError(problems)
     if parse_flag_from_env(DEEPSPEED) or getattr(args, "deepspeed", None):
         raise HfkitError("PPO would train nothing under DeepSpeed: train with DDP, or all weights with FSDP2")
-    is_sharded = parse_flag_from_env(FSDP) or getattr(args, "fsdp", None)
-    if is_sharded and isinstance(model, PeftModel):
+    with_fsdp = parse_flag_from_env(FSDP) or getattr(args, "fsdp", None)
+    if with_fsdp and isinstance(model, PeftModel):
         raise HfkitError("PPO does not shard the frozen base of an adapter: train with DDP, or all weights with FSDP2")
+    if with_fsdp and args.rollout_engine == "static":
+        raise HfkitError("rollout_engine=static: Transformers compiles no model that FSDP2 shards: set generate")
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * PartialState().num_processes
     if len(train_dataset) < batch:
         raise HfkitError(
