@@ -17,6 +17,7 @@ from signal import SIGINT, Signals
 from safetensors import SafetensorError, safe_open
 
 from hfkit.config.neutral_keys import neutral_keys
+from hfkit.config.registry import spec_of
 from hfkit.core.console import is_main_process, say, take_warnings, warn
 from hfkit.core.device import wait_for_everyone
 from hfkit.core.errors import HfkitError
@@ -28,7 +29,7 @@ from hfkit.core.temporary import temporary_in
 from hfkit.hub.cards.model_card import write_card
 from hfkit.records.environment import environment, peak_memory_bytes, reset_peak_memory
 from hfkit.records.record import read_record, settings_of, with_later_keys
-from hfkit.training.checkpoint_state import foreign_fault
+from hfkit.training.checkpoint_state import engine_of_checkpoint, engine_of_launch, foreign_fault
 from hfkit.training.plots import plot_metrics
 
 STAGING = ".publishing"
@@ -78,6 +79,9 @@ class Run:
                 f"{self.folder} holds an interrupted run (last checkpoint: {self.checkpoint.name}): resume it with "
                 "--resume_from_checkpoint, or choose another --output_dir"
             )
+        spec = spec_of(stage)
+        if self.checkpoint and spec is not None and spec.loop == "trainer":
+            self._require_same_engine()
 
     def update_license(self) -> None:
         """Give a finished run, in its record and card, the license that its config names now."""
@@ -89,6 +93,14 @@ class Run:
         write_card(self.folder, self.record)
         write_record(self.folder / RECORD, self.record)
         say(f"{self.stage}: license: {name}, in its record and card")
+
+    def _require_same_engine(self) -> None:
+        saved, launched = engine_of_checkpoint(self.checkpoint), engine_of_launch(getattr(self.config, "extra", {}))
+        if saved != launched:
+            raise HfkitError(
+                f"{self.checkpoint} was saved by {saved}, and this launch is {launched}: launch as before, or choose "
+                "another --output_dir"
+            )
 
     def _refuse_other_run(self) -> None:
         if self.before is None:

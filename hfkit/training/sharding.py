@@ -4,6 +4,7 @@ The functions take a model that is not sharded too, so that callers need not ask
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,6 +36,13 @@ def collective_save(
             save(folder, **({} if weights is None else {"weights": weights}))
 
     return save_together
+
+
+def reduce_in_float32(accelerator: Accelerator) -> None:
+    """Let FSDP2 sum gradients in float32, as DDP does; accelerate has it sum them in the dtype of mixed precision."""
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and plugin.mixed_precision_policy is not None:
+        plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
 
 
 def shard_model(trainer: Trainer) -> None:

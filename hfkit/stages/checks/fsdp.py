@@ -15,11 +15,13 @@ from hfkit.core.launch import (
     FSDP_RECOMPUTES,
     FSDP_STATE,
     FSDP_VERSION,
+    SAVES_SHARDS,
+    SAVES_WHOLE,
     fsdp_recomputes,
+    fsdp_state,
     fsdp_version,
 )
 
-SAVES_SHARDS, SAVES_WHOLE = "SHARDED_STATE_DICT", "FULL_STATE_DICT"
 LAUNCH = "accelerate launch --use_fsdp --fsdp_version 2"
 WITHOUT_SHARDS = (DistributedType.NO, DistributedType.MULTI_CPU)
 """The kinds of launches in which accelerate shards nothing, whatever it is asked for."""
@@ -48,7 +50,7 @@ def fsdp_problems(config, spec: StageSpec) -> list[Problem]:
 
 def saving_problems(config) -> list[Problem]:
     """Return the problems of checkpoints under FSDP2."""
-    kind = os.environ.get(FSDP_STATE, SAVES_SHARDS)
+    kind = fsdp_state()
     if kind not in (SAVES_SHARDS, SAVES_WHOLE):
         return [Problem(FSDP_STATE, kind, f"FSDP2 saves {SAVES_SHARDS} or {SAVES_WHOLE}: set one of them")]
     if kind == SAVES_WHOLE and getattr(config, "load_in_4bit", False):
