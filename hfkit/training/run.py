@@ -31,6 +31,7 @@ from hfkit.records.environment import environment, peak_memory_bytes, reset_peak
 from hfkit.records.record import read_record, settings_of, with_later_keys
 from hfkit.training.checkpoint_state import engine_of_checkpoint, engine_of_launch, foreign_fault
 from hfkit.training.plots import plot_metrics
+from hfkit.training.sharding import CollectiveSave
 
 STAGING = ".publishing"
 
@@ -189,8 +190,8 @@ class Run:
         """Save the model into the folder and mark the run as done; every process returns after that.
 
         Args:
-            save: called with an empty folder by every process, of which the main one writes; its files are then moved
-                into the run's folder, so that a reader never sees half a file under its final name.
+            save: called with an empty folder by the main process, a `CollectiveSave` by every process; the files are
+                then moved into the run's folder, so that a reader never sees half a file under its final name.
             metrics: final metrics.
             facts: steps, tokens, train_seconds and the like, for the record.
         """
@@ -199,7 +200,8 @@ class Run:
             if is_main_process():
                 shutil.rmtree(staging, ignore_errors=True)  # left by a publication that was interrupted
                 staging.mkdir()
-            save(staging)
+            if is_main_process() or isinstance(save, CollectiveSave):
+                save(staging)
             if is_main_process():
                 self._publish(staging, metrics, facts)
             wait_for_everyone()  # the next stage of a pipeline reads this folder

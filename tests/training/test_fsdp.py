@@ -1,6 +1,7 @@
 """Two processes under FSDP2 train what one process does, save it as one does, and resume to the same bits."""
 
 import json
+import os
 from importlib import import_module
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import pytest
 import torch
 from conftest import FACTS, SHAPE
 from interruption import assert_same_run, stopped_copy
-from processes import launch
+from processes import launch, start, wait
 from safetensors.torch import load_file
 
 from hfkit.core.errors import HfkitError
 from hfkit.models import token_predictions
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
+from hfkit.stages import sft
 from hfkit.training.run import checkpoints_in
 
 STEPS = {"lora_dropout": 0.0, "max_steps": 4, "save_steps": 2, "logging_steps": 1, "max_grad_norm": 0.5}
@@ -198,6 +200,34 @@ def test_a_run_that_ended_before_it_was_published_is_published(config_of, tmp_pa
     stopped = stopped_copy(tmp_path / "two", tmp_path / "stopped", 3, "checkpoint-2")
     launch(run, "reward", config_of("reward", stopped, **settings, resume_from_checkpoint=True), engine="fsdp2")
     assert_same_run(stopped, tmp_path / "two")
+
+
+def run_with_other_weights(stage: str, config) -> None:
+    """Run a stage in whose second process an adapter is drawn with another seed."""
+    load = sft.load_trainable
+
+    def load_other(*given):
+        model = load(*given)
+        if os.environ["RANK"] == "1":
+            next(one for one in model.parameters() if one.requires_grad).data.add_(1e-3)
+        return model
+
+    sft.load_trainable = load_other
+    run(stage, config)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("environment", [{}, EFFICIENT], ids=["loaded", "broadcast"])
+def test_weights_that_differ_are_not_mixed(config_of, tmp_path, environment):
+    config = config_of("sft", tmp_path / "two", **STEPS, per_device_train_batch_size=2)
+    ranks = wait(start(run_with_other_weights, "sft", config, engine="fsdp2", environment=environment))
+    if environment:
+        run("sft", config_of("sft", tmp_path / "one", **STEPS, per_device_train_batch_size=4))
+        for name, weight in weights_of(tmp_path / "one").items():
+            torch.testing.assert_close(weights_of(tmp_path / "two")[name], weight, rtol=0, atol=1e-5)
+    else:
+        assert [rank.status for rank in ranks] == [1, 1]
+        assert "the processes have loaded different weights" in ranks[0].output
 
 
 @pytest.mark.distributed

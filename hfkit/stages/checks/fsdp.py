@@ -25,6 +25,9 @@ from hfkit.core.launch import (
 LAUNCH = "accelerate launch --use_fsdp --fsdp_version 2"
 WITHOUT_SHARDS = (DistributedType.NO, DistributedType.MULTI_CPU)
 """The kinds of launches in which accelerate shards nothing, whatever it is asked for."""
+OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
+"""Those of Transformers that update shards of tensors; others fail at the first step."""
+COMPILER = "ACCELERATE_DYNAMO_BACKEND"
 SPLIT_SEQUENCES = ("PARALLELISM_CONFIG_TP_SIZE", "PARALLELISM_CONFIG_CP_SIZE", "PARALLELISM_CONFIG_SP_SIZE")
 
 
@@ -86,6 +89,17 @@ def training_problems(config) -> list[Problem]:
     if config.extra.get("label_smoothing_factor"):
         remedy = "Transformers would not shift the labels of a model that FSDP2 wraps: remove it, or train with DDP"
         problems.append(Problem("label_smoothing_factor", config.extra["label_smoothing_factor"], remedy))
+    optimizer = getattr(config, "optim", None) or config.extra.get("optim")
+    if optimizer and optimizer not in OPTIMIZERS:
+        problems.append(Problem("optim", optimizer, f"it updates no shards: set one of {', '.join(OPTIMIZERS)}"))
+    compiles = [
+        name for name in ("torch_compile", "torch_compile_backend", "torch_compile_mode") if config.extra.get(name)
+    ]
+    for name in compiles[:1]:
+        remedy = "hfkit does not gather the weights of a model that is compiled and sharded: remove it"
+        problems.append(Problem(name, config.extra[name], remedy))
+    if os.environ.get(COMPILER, "no").lower() != "no":
+        problems.append(Problem(COMPILER, os.environ[COMPILER], "set dynamo_backend: 'NO' in accelerate's config"))
     if fsdp_recomputes() and config.use_peft:
         remedy = "PEFT does not find its adapters behind it: turn it off, and set gradient_checkpointing: true instead"
         problems.append(Problem(FSDP_RECOMPUTES, True, remedy))
