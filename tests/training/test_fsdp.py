@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -9,11 +11,13 @@ import forks
 import pytest
 import torch
 from conftest import FACTS, SHAPE
-from interruption import assert_same_run, stopped_copy
+from interruption import assert_same_run, assert_same_tensors, stopped_copy
 from processes import launch, start, wait
 from safetensors.torch import load_file
 
+from hfkit.core.console import is_main_process
 from hfkit.core.errors import HfkitError
+from hfkit.hub import push_to_hub
 from hfkit.models import token_predictions
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
@@ -228,6 +232,29 @@ def test_weights_that_differ_are_not_mixed(config_of, tmp_path, environment):
     else:
         assert [rank.status for rank in ranks] == [1, 1]
         assert "the processes have loaded different weights" in ranks[0].output
+
+
+def run_pushing(stage: str, config, folder: Path) -> None:
+    """Run a stage that copies to a folder what it would push."""
+
+    def copy(config, pushed: Path, *rest):
+        if is_main_process() and rest:  # a checkpoint
+            shutil.copytree(pushed, folder / rest[1])
+
+    push_to_hub.push_run = copy
+    run(stage, replace(config, push_to_hub=True, hub_strategy="every_save"))
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("cell", ["sft", "reward-qlora"])
+def test_each_checkpoint_is_pushed_whole(cell, config_of, tmp_path):
+    stage, settings = CELLS[cell]
+    config = config_of(stage, tmp_path / "two", **{**STEPS, **settings})
+    launch(run_pushing, stage, config, tmp_path, engine="fsdp2")
+    first, last, published = (weights_of(tmp_path / name) for name in ("step 2", "step 4", "two"))
+    assert_same_tensors(last, published)
+    assert first.keys() == last.keys()
+    assert any(not torch.equal(first[name], last[name]) for name in first)
 
 
 @pytest.mark.distributed
