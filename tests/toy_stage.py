@@ -22,7 +22,7 @@ from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import held_out_metrics, set_callbacks, train, trainer_arguments
-from hfkit.training.sharding import collective_save
+from hfkit.training.sharding import CollectiveSave
 
 
 @dataclass(kw_only=True)
@@ -90,7 +90,7 @@ def main(config: ToyConfig) -> Path:
             processing_class=tokenizer,
         )
         trainer.loss_scale = config.loss_scale
-        save = collective_save(trainer, partial(save_model, trainer.model, tokenizer))
+        save = CollectiveSave(trainer, partial(save_model, trainer.model, tokenizer))
         set_callbacks(trainer, run, save)
         facts = train(trainer, run)
         # Save

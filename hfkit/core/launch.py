@@ -17,6 +17,8 @@ ZERO_STAGE, DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_ZERO_STAGE", "ACCELERATE_DEEP
 FSDP_VERSION, FSDP_STATE, FSDP_RECOMPUTES = "FSDP_VERSION", "FSDP_STATE_DICT_TYPE", "FSDP_ACTIVATION_CHECKPOINTING"
 FSDP_OFFLOADS = "FSDP_OFFLOAD_PARAMS"
 
+SAVES_SHARDS, SAVES_WHOLE = "SHARDED_STATE_DICT", "FULL_STATE_DICT"
+
 
 def world_size() -> int:
     """Return the number of processes of this launch."""
@@ -51,6 +53,11 @@ def shards_with_fsdp() -> bool:
 def fsdp_version() -> str:
     """Return the version of FSDP that accelerate uses, if any."""
     return os.environ.get(FSDP_VERSION, "1")
+
+
+def fsdp_state() -> str:
+    """Return how FSDP saves checkpoints."""
+    return os.environ.get(FSDP_STATE, SAVES_SHARDS)
 
 
 def fsdp_recomputes() -> bool:

@@ -16,7 +16,7 @@ from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.forward import Model
 from hfkit.rlhf.sharding import shard
 from hfkit.rlhf.trl_ppo import TrainerBase
-from hfkit.training.sharding import collective_save, is_sharded
+from hfkit.training.sharding import CollectiveSave, is_sharded
 
 RANK_SEED = 100_003
 """Seeds of processes differ by this, as in TRL."""
@@ -104,7 +104,7 @@ class FourModelTrainer(TrainerBase):
         """Save the policy alone, as `Trainer.save_model` saves its model, and whole if processes hold shards of it."""
         policy = self.policy_model
         if is_sharded(policy):
-            save = collective_save(self, partial(saving.save_model, policy, self.processing_class), policy)
+            save = CollectiveSave(self, partial(saving.save_model, policy, self.processing_class), policy)
             return save(Path(output_dir or self.args.output_dir))
         both, self.model = self.model, policy
         try:

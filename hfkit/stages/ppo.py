@@ -43,7 +43,7 @@ from hfkit.training.arguments import (
     trainer_arguments,
 )
 from hfkit.training.memory.checkpointing import plan_run
-from hfkit.training.sharding import collective_save
+from hfkit.training.sharding import CollectiveSave
 
 SHOWN_SAMPLES = 8
 
@@ -95,7 +95,7 @@ def main(config: PPOConfig) -> Path:
         if roles.reward is not None:
             known = run.before.get("reward_probes") if run.checkpoint else None
             run.note(reward_probes=known or probe_rewards(policy, scorer, tokenizer, train_rows, trainer.args))
-        set_callbacks(trainer, run, collective_save(trainer, partial(save_model, policy, tokenizer), policy))
+        set_callbacks(trainer, run, CollectiveSave(trainer, partial(save_model, policy, tokenizer), policy))
         facts = train_policy(trainer, run)
         # Save
         metrics, samples = trend(run.folder, published_step(trainer)), []
@@ -105,7 +105,7 @@ def main(config: PPOConfig) -> Path:
             for sample in samples[:SHOWN_SAMPLES]:
                 say(f"  {sample['prompt']!r}\n    before: {sample['before']!r}\n    after:  {sample['after']!r}")
         save = partial(save_with_samples, policy, tokenizer, samples)
-        run.publish(collective_save(trainer, save, policy), metrics, **facts)
+        run.publish(CollectiveSave(trainer, save, policy), metrics, **facts)
     return run.folder
 
 

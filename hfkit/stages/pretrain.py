@@ -32,7 +32,7 @@ from hfkit.training.callbacks import Samples
 from hfkit.training.chunked_loss import ChunkedLoss
 from hfkit.training.memory.checkpointing import plan_run
 from hfkit.training.micro_batching import MicroBatching
-from hfkit.training.sharding import collective_save
+from hfkit.training.sharding import CollectiveSave
 
 
 @push_when_done
@@ -76,7 +76,7 @@ def main(config: PretrainConfig) -> Path:
         )
         if config.packing == "documents":
             require_separation(trainer)
-        save = collective_save(trainer, partial(save_model, trainer.model, tokenizer))
+        save = CollectiveSave(trainer, partial(save_model, trainer.model, tokenizer))
         set_callbacks(trainer, run, save, Samples(tokenizer, config.sample_prompts, config.sample_length))
         facts = train(trainer, run)
         # Save

@@ -37,7 +37,7 @@ from hfkit.training.arguments import (
 from hfkit.training.comparison_batches import ComparisonCollator, SharePrefixes, can_share
 from hfkit.training.comparison_trainer import ComparisonTrainer
 from hfkit.training.memory.checkpointing import plan_run
-from hfkit.training.sharding import collective_save
+from hfkit.training.sharding import CollectiveSave
 
 
 @push_when_done
@@ -90,7 +90,7 @@ def main(config: RewardConfig) -> Path:
                 processing_class=tokenizer,
                 max_tokens=max_tokens(config, config.max_length, most_replies),
             )
-        save = collective_save(trainer, partial(save_model, trainer.model, tokenizer))
+        save = CollectiveSave(trainer, partial(save_model, trainer.model, tokenizer))
         more = [SharePrefixes(trainer, train_rows)] if config.micro_batches_by_length and shards_with_fsdp() else []
         set_callbacks(trainer, run, save, *more)
         facts = train(trainer, run)

@@ -34,7 +34,7 @@ from hfkit.training.arguments import (
 )
 from hfkit.training.memory.checkpointing import plan_run
 from hfkit.training.sft_trainer import MicroBatchedSFTTrainer
-from hfkit.training.sharding import collective_save
+from hfkit.training.sharding import CollectiveSave
 
 
 @push_when_done
@@ -85,7 +85,7 @@ def main(config: SFTConfig) -> Path:
             )
         if config.packing:
             require_separation(trainer)
-        save = collective_save(trainer, partial(save_model, trainer.model, tokenizer))
+        save = CollectiveSave(trainer, partial(save_model, trainer.model, tokenizer))
         set_callbacks(trainer, run, save)
         facts = train(trainer, run)
         # Save

@@ -23,7 +23,7 @@ from hfkit.models.precision import computes_in_bf16
 from hfkit.training.callbacks import MetricsFile, Resume, TrainingProgress
 from hfkit.training.interruption import CONTROL, SaveOnSignal, finish_evaluation
 from hfkit.training.run import Run, checkpoint_fault
-from hfkit.training.sharding import has_finite_weights, shard_model
+from hfkit.training.sharding import has_finite_weights, require_equal_weights, shard_model
 from hfkit.training.tracking import attach_record
 
 # The trainer's own pushes run in the background and fail silently; the tokenizer already has its pad token.
@@ -172,6 +172,7 @@ def train(trainer: Trainer, run: Run) -> dict:
             MetricsFile(run.folder).rewrite(before.log_history)
     else:
         trainer.add_callback(Resume(trainer))
+        require_equal_weights(trainer)
         with defer_signals():
             mean_loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
         require_planned_end(trainer, has_lost_patience(trainer))

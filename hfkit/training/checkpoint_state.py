@@ -10,6 +10,7 @@ from transformers.trainer_pt_utils import safe_globals
 
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import read_json_mapping
+from hfkit.core.launch import SAVES_SHARDS, SAVES_WHOLE, engine, fsdp_state
 from hfkit.core.links import require_own_files
 from hfkit.records.shards import require_own_shards
 from hfkit.training.sharded_checkpoint import sharded_fault
@@ -51,6 +52,25 @@ def foreign_fault(checkpoint: Path) -> str | None:
             return f"{file.name} holds more than tensors and numbers, or is damaged ({type(error).__name__})"
     faults = (sharded_fault(checkpoint / name) for name in SHARDED_STATE if (checkpoint / name).exists())
     return next(filter(None, faults), None)
+
+
+def engine_of_checkpoint(checkpoint: Path) -> str:
+    """Return which engine saved a checkpoint of Transformers' `Trainer`, by its files."""
+    if (checkpoint / "latest").is_file():
+        return "DeepSpeed"
+    files = {SAVES_SHARDS: SHARDED_STATE[0], SAVES_WHOLE: WHOLE_STATE[0]}
+    kind = next((kind for kind, name in files.items() if (checkpoint / name).exists()), None)
+    return f"FSDP2 ({kind})" if kind else "DDP or one process"
+
+
+def engine_of_launch(settings: dict) -> str:
+    """Return which engine saves checkpoints in this launch, in the words of `engine_of_checkpoint`.
+
+    Args:
+        settings: as of `launch.engine`.
+    """
+    name = engine(settings) or "ddp"
+    return "DeepSpeed" if "zero" in name else f"FSDP2 ({fsdp_state()})" if "fsdp" in name else "DDP or one process"
 
 
 def trainer_state_fault(state: dict) -> str | None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset
+from peft import PeftModel
 from torch.nn.functional import pad
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
@@ -21,6 +22,7 @@ from hfkit.data.encoding import count_ids
 from hfkit.data.forms import IGNORE
 from hfkit.models.micro_batches import batches_by_length, call_tokens, micro_batches, round_up
 from hfkit.models.shared_prefixes import PADDING
+from hfkit.training.sharding import is_sharded, reduce_in_float32
 
 Batch = dict[str, torch.Tensor]
 
@@ -35,6 +37,7 @@ class MicroBatching(KeepsLogs, Trainer):
     def __init__(self, *args, max_tokens: int | None, **kwargs):
         self.max_tokens = max_tokens
         super().__init__(*args, **kwargs)
+        reduce_in_float32(self.accelerator)
         if router_loss_config(self) is not None or self.is_deepspeed_enabled:
             # that loss is no sum over tokens; and the engine of DeepSpeed counts the passes of a step itself
             self.max_tokens = None
@@ -61,7 +64,9 @@ class MicroBatching(KeepsLogs, Trainer):
             if not self.adds_up(part, num_items_in_batch):
                 part["share"] = weights[index] / weights.sum()
             is_last = index == len(parts) - 1
-            with nullcontext() if is_last else self.accelerator.no_sync(model):
+            # FSDP2 would keep the gradients of a whole model in each process, which is little of an adapter only
+            sums_later = not is_last and (isinstance(self.model, PeftModel) or not is_sharded(model))
+            with self.accelerator.no_sync(model) if sums_later else nullcontext():
                 losses.append(super().training_step(model, part, num_items_in_batch))
             if not is_last:
                 self.control = self.callback_handler.on_substep_end(self.args, self.state, self.control)

@@ -17,6 +17,7 @@ from signal import SIGINT, Signals
 from safetensors import SafetensorError, safe_open
 
 from hfkit.config.neutral_keys import neutral_keys
+from hfkit.config.registry import spec_of
 from hfkit.core.console import is_main_process, say, take_warnings, warn
 from hfkit.core.device import wait_for_everyone
 from hfkit.core.errors import HfkitError
@@ -28,8 +29,9 @@ from hfkit.core.temporary import temporary_in
 from hfkit.hub.cards.model_card import write_card
 from hfkit.records.environment import environment, peak_memory_bytes, reset_peak_memory
 from hfkit.records.record import read_record, settings_of, with_later_keys
-from hfkit.training.checkpoint_state import foreign_fault
+from hfkit.training.checkpoint_state import engine_of_checkpoint, engine_of_launch, foreign_fault
 from hfkit.training.plots import plot_metrics
+from hfkit.training.sharding import CollectiveSave
 
 STAGING = ".publishing"
 
@@ -78,6 +80,9 @@ class Run:
                 f"{self.folder} holds an interrupted run (last checkpoint: {self.checkpoint.name}): resume it with "
                 "--resume_from_checkpoint, or choose another --output_dir"
             )
+        spec = spec_of(stage)
+        if self.checkpoint and spec is not None and spec.loop == "trainer":
+            self._require_same_engine()
 
     def update_license(self) -> None:
         """Give a finished run, in its record and card, the license that its config names now."""
@@ -89,6 +94,14 @@ class Run:
         write_card(self.folder, self.record)
         write_record(self.folder / RECORD, self.record)
         say(f"{self.stage}: license: {name}, in its record and card")
+
+    def _require_same_engine(self) -> None:
+        saved, launched = engine_of_checkpoint(self.checkpoint), engine_of_launch(getattr(self.config, "extra", {}))
+        if saved != launched:
+            raise HfkitError(
+                f"{self.checkpoint} was saved by {saved}, and this launch is {launched}: launch as before, or choose "
+                "another --output_dir"
+            )
 
     def _refuse_other_run(self) -> None:
         if self.before is None:
@@ -177,8 +190,8 @@ class Run:
         """Save the model into the folder and mark the run as done; every process returns after that.
 
         Args:
-            save: called with an empty folder by every process, of which the main one writes; its files are then moved
-                into the run's folder, so that a reader never sees half a file under its final name.
+            save: called with an empty folder by the main process, a `CollectiveSave` by every process; the files are
+                then moved into the run's folder, so that a reader never sees half a file under its final name.
             metrics: final metrics.
             facts: steps, tokens, train_seconds and the like, for the record.
         """
@@ -187,7 +200,8 @@ class Run:
             if is_main_process():
                 shutil.rmtree(staging, ignore_errors=True)  # left by a publication that was interrupted
                 staging.mkdir()
-            save(staging)
+            if is_main_process() or isinstance(save, CollectiveSave):
+                save(staging)
             if is_main_process():
                 self._publish(staging, metrics, facts)
             wait_for_everyone()  # the next stage of a pipeline reads this folder

@@ -4,6 +4,7 @@ The functions take a model that is not sharded too, so that callers need not ask
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,27 +15,36 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Trainer
 
 from hfkit.core.console import is_main_process
+from hfkit.core.errors import HfkitError
 from hfkit.core.launch import shards_with_fsdp
 
 
-def collective_save(
-    trainer: Trainer, save: Callable[..., None], model: torch.nn.Module | None = None
-) -> Callable[[Path], None]:
-    """Return what saves a model of a trainer, in its current state, into a folder.
-
-    Every process has to call it; the main process writes.
+@dataclass(frozen=True)
+class CollectiveSave:
+    """Saves a model of a trainer, in its current state, into a folder: every process calls it, the main one writes.
 
     Args:
         save: saves the model into a folder; gets the whole `weights` too if the model is sharded.
         model: default is the trainer's own.
     """
 
-    def save_together(folder: Path) -> None:
-        weights = gathered_weights(trainer.model if model is None else model, trainer.accelerator)
-        if is_main_process():
-            save(folder, **({} if weights is None else {"weights": weights}))
+    trainer: Trainer
+    save: Callable[..., None]
+    model: torch.nn.Module | None = None
 
-    return save_together
+    def __call__(self, folder: Path) -> None:
+        """Save the model into a folder."""
+        model = self.trainer.model if self.model is None else self.model
+        weights = gathered_weights(model, self.trainer.accelerator)
+        if is_main_process():
+            self.save(folder, **({} if weights is None else {"weights": weights}))
+
+
+def reduce_in_float32(accelerator: Accelerator) -> None:
+    """Let FSDP2 sum gradients in float32, as DDP does; accelerate has it sum them in the dtype of mixed precision."""
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and plugin.mixed_precision_policy is not None:
+        plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
 
 
 def shard_model(trainer: Trainer) -> None:
@@ -83,3 +93,18 @@ def has_finite_weights(model: torch.nn.Module, accelerator: Accelerator) -> bool
     held = (parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in trained)
     count = sum(not tensor.isfinite().all() for tensor in held)
     return not accelerator.reduce(torch.tensor(float(count), device=accelerator.device), "sum")
+
+
+def require_equal_weights(trainer: Trainer) -> None:
+    """Raise HfkitError if the processes of a launch under FSDP2 start from different weights, which it would mix.
+
+    Weights that only the main process has loaded are broadcast, and not compared.
+    """
+    model, accelerator = trainer.model, trainer.accelerator
+    if not shards_with_fsdp() or is_sharded(model) or accelerator.state.fsdp_plugin.cpu_ram_efficient_loading:
+        return
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    own = torch.stack([parameter.detach().double().sum().to(accelerator.device) for parameter in trained])
+    sums = accelerator.gather(own[None])
+    if not torch.equal(sums, sums[:1].expand_as(sums)):
+        raise HfkitError("the processes have loaded different weights: are the files of the model the same everywhere?")

@@ -52,6 +52,10 @@ def launched(monkeypatch, base_dir, sft_dir, reward_dir):
             *("FSDP_STATE_DICT_TYPE", "set SHARDED_STATE_DICT"),
         ),
         ("pretrain", {"label_smoothing_factor": 0.1}, {}, "label_smoothing_factor", "train with DDP"),
+        ("sft", {"optim": "adafactor"}, {}, "optim", "adamw_torch_fused"),
+        ("sft", {"accelerator_config": {"even_batches": False}}, {}, "accelerator_config", "remove even_batches"),
+        ("sft", {"torch_compile": True}, {}, "torch_compile", "remove it"),
+        ("sft", {}, {"ACCELERATE_DYNAMO_BACKEND": "inductor"}, "ACCELERATE_DYNAMO_BACKEND", "'NO'"),
         ("sft", {}, {"PARALLELISM_CONFIG_CP_SIZE": "2"}, "PARALLELISM_CONFIG_CP_SIZE", "set 1"),
     ],
 )

@@ -11,6 +11,14 @@ STAGES = ["tokenizer", "pretrain", "sft", "reward"]
 CHANGES = {"sft": {"gradient_checkpointing": True}}  # under DDP every adapter must take part in the loss
 
 
+@pytest.mark.distributed
+def test_a_pipeline_under_fsdp2(data, tmp_path):
+    launch(run_pipeline, write_pipeline(tmp_path, data, STAGES), engine="fsdp2")
+    records = [read_record(tmp_path / "runs" / stage) for stage in STAGES]
+    assert [record["status"] for record in records] == ["done"] * len(STAGES)
+    assert {record["environment"]["engine"] for record in records} == {"fsdp2"}
+
+
 @pytest.mark.parametrize(
     ("stages", "times"), [(STAGES[:3], 1), pytest.param(STAGES, 2, marks=pytest.mark.slow)], ids=["run", "run again"]
 )

@@ -15,14 +15,19 @@ from hfkit.core.launch import (
     FSDP_RECOMPUTES,
     FSDP_STATE,
     FSDP_VERSION,
+    SAVES_SHARDS,
+    SAVES_WHOLE,
     fsdp_recomputes,
+    fsdp_state,
     fsdp_version,
 )
 
-SAVES_SHARDS, SAVES_WHOLE = "SHARDED_STATE_DICT", "FULL_STATE_DICT"
 LAUNCH = "accelerate launch --use_fsdp --fsdp_version 2"
 WITHOUT_SHARDS = (DistributedType.NO, DistributedType.MULTI_CPU)
 """The kinds of launches in which accelerate shards nothing, whatever it is asked for."""
+OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
+"""Those of Transformers that update shards of tensors; others fail at the first step."""
+COMPILER = "ACCELERATE_DYNAMO_BACKEND"
 SPLIT_SEQUENCES = ("PARALLELISM_CONFIG_TP_SIZE", "PARALLELISM_CONFIG_CP_SIZE", "PARALLELISM_CONFIG_SP_SIZE")
 
 
@@ -48,7 +53,7 @@ def fsdp_problems(config, spec: StageSpec) -> list[Problem]:
 
 def saving_problems(config) -> list[Problem]:
     """Return the problems of checkpoints under FSDP2."""
-    kind = os.environ.get(FSDP_STATE, SAVES_SHARDS)
+    kind = fsdp_state()
     if kind not in (SAVES_SHARDS, SAVES_WHOLE):
         return [Problem(FSDP_STATE, kind, f"FSDP2 saves {SAVES_SHARDS} or {SAVES_WHOLE}: set one of them")]
     if kind == SAVES_WHOLE and getattr(config, "load_in_4bit", False):
@@ -84,6 +89,21 @@ def training_problems(config) -> list[Problem]:
     if config.extra.get("label_smoothing_factor"):
         remedy = "Transformers would not shift the labels of a model that FSDP2 wraps: remove it, or train with DDP"
         problems.append(Problem("label_smoothing_factor", config.extra["label_smoothing_factor"], remedy))
+    loading = config.extra.get("accelerator_config")
+    if isinstance(loading, dict) and loading.get("even_batches", True) is not True:
+        remedy = "a process without a batch would not take part in the others' passes: remove even_batches"
+        problems.append(Problem("accelerator_config", loading, remedy))
+    optimizer = getattr(config, "optim", None) or config.extra.get("optim")
+    if optimizer and optimizer not in OPTIMIZERS:
+        problems.append(Problem("optim", optimizer, f"it updates no shards: set one of {', '.join(OPTIMIZERS)}"))
+    compiles = [
+        name for name in ("torch_compile", "torch_compile_backend", "torch_compile_mode") if config.extra.get(name)
+    ]
+    for name in compiles[:1]:
+        remedy = "hfkit does not gather the weights of a model that is compiled and sharded: remove it"
+        problems.append(Problem(name, config.extra[name], remedy))
+    if os.environ.get(COMPILER, "no").lower() != "no":
+        problems.append(Problem(COMPILER, os.environ[COMPILER], "set dynamo_backend: 'NO' in accelerate's config"))
     if fsdp_recomputes() and config.use_peft:
         remedy = "PEFT does not find its adapters behind it: turn it off, and set gradient_checkpointing: true instead"
         problems.append(Problem(FSDP_RECOMPUTES, True, remedy))
