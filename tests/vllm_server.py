@@ -62,7 +62,8 @@ def serve() -> None:
     torch.set_num_threads(1)
     model, port, log, ready = sys.argv[1:]
     how, after = json.loads(os.environ["BREAKS"]) or (None, 0)
-    sampler, lock = Sampler(model, torch.float32), threading.Lock()
+    dtype = os.environ.get("DTYPE", "float32")
+    sampler, lock = Sampler(model, getattr(torch, dtype)), threading.Lock()
     state = {"communicator": None, "updating": False, "updates": 0}
     known = {field.name for field in fields(SamplingParams)}
 
@@ -76,6 +77,11 @@ def serve() -> None:
             prompt = prompt[1:]
         choice = {"index": 0, "text": "", "logprobs": None, "prompt_token_ids": prompt, "token_ids": reply}
         return {"model": body["model"], "choices": [choice]}
+
+    def start(body: dict) -> None:
+        if state["updating"]:
+            raise RuntimeError("a weight update is already active")
+        state["updating"] = True
 
     def update(body: dict) -> dict:
         if not state["updating"] or state["communicator"] is None:
@@ -91,7 +97,12 @@ def serve() -> None:
         names = {"id": os.environ.get("SERVED", model), "root": os.environ.get("SERVED", model)}
         return {"data": [{**names, "max_model_len": int(os.environ.get("CONTEXT", 256))}]}
 
+    def info() -> dict:
+        transfer = {"backend": "nccl"} if os.environ.get("TRANSFER", "1") == "1" else None
+        return {"vllm_config": {"weight_transfer_config": transfer, "model_config": {"dtype": f"torch.{dtype}"}}}
+
     answers = {
+        "/server_info": lambda body: info(),
         "/health": lambda body: {},
         "/version": lambda body: {"version": os.environ.get("VERSION", vllm.__version__)},
         "/v1/models": lambda body: card(),
@@ -99,14 +110,14 @@ def serve() -> None:
         "/init_weight_transfer_engine": lambda body: state.update(
             communicator=NCCLWeightTransferEngine.server_init(body["init_info"])
         ),
-        "/start_weight_update": lambda body: state.update(updating=True),
+        "/start_weight_update": start,
         "/update_weights": update,
         "/finish_weight_update": lambda body: state.update(updating=False),
         "/reset_prefix_cache": lambda body: sampler.prefixes.clear(),
         "/v1/completions": complete,
     }
     if os.environ.get("DEV_MODE") == "0":
-        del answers["/get_world_size"]
+        del answers["/server_info"], answers["/get_world_size"]
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -140,10 +151,11 @@ def serve() -> None:
                     return 500, b'{"error": {"message": "the engine is dead"}}'
             if self.path == "/update_weights" and is_broken("hangs"):
                 time.sleep(1000)
-            if self.path not in answers:
+            path = self.path.partition("?")[0]
+            if path not in answers:
                 return 404, b'{"detail": "Not Found"}'
             try:
-                return 200, json.dumps(answers[self.path](body) or {}).encode()
+                return 200, json.dumps(answers[path](body) or {}).encode()
             except Exception as error:
                 return 500, json.dumps({"error": {"message": repr(error)}}).encode()
 

@@ -79,7 +79,7 @@ class VLLMEngine:
         """
         seed = int(torch.randint(2**31, ()))
         is_shared = isinstance(self.backend, Server)
-        with agree_on_failure(), keep_random_state(self.model.device):
+        with agree_on_failure(), self.without_autocast(), keep_random_state(self.model.device):
             torch.manual_seed(seed)
             if is_main_process() or not is_shared:
                 self.backend.load(named_weights(self.model, self.bf16))
@@ -101,7 +101,8 @@ class VLLMEngine:
         limits = {"max_tokens": max_new_tokens, "temperature": float(temperature)}
         stops = {"stop_token_ids": stop_token_ids, "ignore_eos": True}  # vLLM's own, from the tokenizer, may be others
         seeds = torch.randint(2**31, (len(prompts),)).tolist()
-        replies = self.backend.sample(prompts, seeds, {**ONLY_TEMPERATURE, **limits, **stops}, batch_size)
+        with self.without_autocast():
+            replies = self.backend.sample(prompts, seeds, {**ONLY_TEMPERATURE, **limits, **stops}, batch_size)
         vocabulary = without_adapter(self.model).config.get_text_config().vocab_size
         for reply in replies:
             if fault := reply_fault(reply, max_new_tokens, vocabulary):
@@ -111,6 +112,10 @@ class VLLMEngine:
     def release(self) -> None:
         """Free the GPU's memory of vLLM, if it is this process's."""
         self.backend.free()
+
+    def without_autocast(self) -> torch.autocast:
+        """Return a context without the caller's autocast, for weights and for vLLM in this process."""
+        return torch.autocast(self.model.device.type, enabled=False)
 
 
 def reply_fault(reply: Any, max_new_tokens: int, vocabulary: int) -> str | None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ANSWER_BYTES = 16 << 20
 """The longest answer that is read; that with a reply has its text, and a few bytes for each token."""
-ASK_SECONDS = 10.0
+ASK_SECONDS = 30.0
 """How long a server may take to answer what it is."""
 REASON_LENGTH = 300
 """Characters of an answer that an error quotes."""
@@ -77,10 +77,11 @@ class BoundedAdapter(BaseAdapter):
 
 @dataclass(frozen=True)
 class Served:
-    """What a server serves: the names and paths of its model, and the longest context in tokens, if it says so."""
+    """What a server serves: the names and paths of its model, the longest context in tokens, and the dtype."""
 
     names: tuple[str, ...]
     context: int | None
+    dtype: str | None
 
 
 def served_by(url: str) -> Served:
@@ -102,7 +103,7 @@ def served_by(url: str) -> Served:
             get("/health")
             release = Version(get("/version").json()["version"]).base_version
             card = get("/v1/models").json()["data"][0]
-            served = Served(tuple(str(card[key]) for key in ("id", "root") if card.get(key)), card.get("max_model_len"))
+            names = tuple(str(card[key]) for key in ("id", "root") if card.get(key))
         except requests.ConnectionError as error:
             raise EngineError("nobody listens there: start the server first") from error
         except (requests.RequestException, InvalidVersion, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -111,10 +112,14 @@ def served_by(url: str) -> Served:
         if release != own:
             raise EngineError(f"it runs vLLM {release}, and here is {own}: install one version on both sides")
         try:
-            get("/get_world_size")
-        except requests.RequestException as error:
-            raise EngineError("its weights cannot be replaced: start it with VLLM_SERVER_DEV_MODE=1") from error
-    return served
+            config = get("/server_info?config_format=json").json()["vllm_config"]
+            if not config["weight_transfer_config"]:
+                raise ValueError("it has no weight_transfer_config")
+            dtype = config["model_config"].get("dtype")
+        except (requests.RequestException, ValueError, LookupError, TypeError, AttributeError) as error:
+            remedy = "start it with VLLM_SERVER_DEV_MODE=1 and --weight-transfer-config"
+            raise EngineError(f"its weights cannot be replaced ({short_reason(error)}): {remedy}") from error
+    return Served(names, card.get("max_model_len"), dtype and str(dtype).removeprefix("torch."))
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,8 @@ class Server:
             client.reset_prefix_cache()
 
         with self.explained("take over the weights"):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # vLLM reads the weights in CUDA streams of its own
             in_thread(send).result(self.timeout)
 
     def sample(self, prompts: list[list[int]], seeds: list[int], sampling: dict[str, Any], at_once: int) -> list:

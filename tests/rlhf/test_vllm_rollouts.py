@@ -5,6 +5,7 @@ import json
 import pytest
 from interruption import assert_same_run
 from processes import launch
+from quick import mostly_slow
 
 from hfkit.models.engine_errors import EngineError
 from hfkit.records.metrics_file import read_metrics
@@ -67,11 +68,14 @@ def test_a_run_whose_server_dies_in_an_evaluation_evaluates_again(run_stage, ser
     assert_same_run(cut, whole)
 
 
-def test_vllm_in_the_process_of_the_run_does_what_a_server_does(run_stage, serve_vllm, on_server, base_dir, tmp_path):
-    changes = {**STEPS, **EVALUATED}
-    folder = run_stage("ppo", tmp_path / "server", **changes, **on_server(serve_vllm(base_dir)))
+@pytest.mark.parametrize("dtype", mostly_slow(["float32", "bfloat16"], ["bfloat16"]))
+def test_vllm_in_the_process_of_the_run_does_what_a_server_does(
+    run_stage, serve_vllm, on_server, base_dir, tmp_path, dtype
+):
+    changes = {**STEPS, **EVALUATED, "bf16": dtype == "bfloat16"}
+    folder = run_stage("ppo", tmp_path / "server", **changes, **on_server(serve_vllm(base_dir, DTYPE=dtype)))
     inside = run_stage("ppo", tmp_path / "colocate", **changes, rollout_engine="vllm")
-    assert read_record(inside)["rollout_engine"] == "vllm.colocate"
+    assert read_record(inside)["rollout_engine"].startswith("vllm.colocate")
     assert_same_run(inside, folder)
     import vllm
 

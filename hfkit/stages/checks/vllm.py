@@ -11,9 +11,11 @@ from transformers import PreTrainedConfig
 
 from hfkit.config.stages import PPOConfig
 from hfkit.config.validation import default_of
+from hfkit.core.device import has_bf16
 from hfkit.core.errors import HfkitError, Kind, Problem
 from hfkit.models.adapter_support import has_variant
 from hfkit.models.engine_errors import EngineError
+from hfkit.models.precision import computes_in_bf16
 from hfkit.models.vllm_server import Served, served_by
 from hfkit.records.source import Source
 from hfkit.stages.checks.processes import FSDP
@@ -113,7 +115,9 @@ def server_problems(config: PPOConfig) -> list[Problem]:
     url = config.vllm_server_base_url
     base = Source.of(config.model_name_or_path or "", config.model_revision).base
     tokens = config.max_prompt_length + config.response_length
-    start = f'VLLM_SERVER_DEV_MODE=1 vllm serve {base} --weight-transfer-config \'{{"backend": "nccl"}}\''
+    bf16 = computes_in_bf16(config, has_bf16())
+    start = f"VLLM_SERVER_DEV_MODE=1 vllm serve {base} --dtype {'bfloat16' if bf16 else 'float32'}"
+    start += """ --weight-transfer-config '{"backend": "nccl"}'"""
     try:
         served = served_by(url)
     except EngineError as error:
@@ -126,6 +130,10 @@ def server_problems(config: PPOConfig) -> list[Problem]:
         remedy = f"it takes {served.context} tokens, fewer than max_prompt_length + response_length: start it with "
         remedy += f"--max-model-len {tokens}"
         return [Problem(URL, url, remedy, Kind.NOT_HERE, ("max_prompt_length", "response_length", ENGINE))]
+    if served.dtype not in (None, "float32") and not (bf16 and served.dtype == "bfloat16"):
+        remedy = f"it computes in {served.dtype}, which rounds small changes of the weights away: {start}"
+        remedy += "" if bf16 else ", or set bf16: true, for which they are rounded at random"
+        return [Problem(URL, url, remedy, Kind.NOT_HERE, ("bf16", ENGINE))]
     return []
 
 
