@@ -4,6 +4,7 @@ TRL's client retries requests. Here none is retried: a server that was started a
 """
 
 import io
+import ipaddress
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import requests
 import torch
@@ -22,6 +24,7 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.exceptions import TimeoutError as TooLateError
 
+from hfkit.core.console import warn
 from hfkit.core.errors import reason
 from hfkit.models.engine_errors import EngineError
 from hfkit.models.named_weights import NamedWeight
@@ -204,11 +207,22 @@ def client_of(server: Server) -> "VLLMClient":
     """Return TRL's client of a server, one in a process."""
     from trl.generation.vllm_client import VLLMClient  # noqa: PLC0415 - it imports vLLM, which takes seconds
 
+    if not is_loopback(server.url):
+        warn(f"prompts and weights are sent to {server.url}, and over an own connection, without encryption")
     served_by(server.url)  # TRL's client waits without end for a server that is there and not healthy
     client = VLLMClient(base_url=server.url, group_port=server.group_port)
     for scheme in ("http://", "https://"):
         client.session.mount(scheme, BoundedAdapter(server.timeout))
     return client
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether a URL is one of this machine alone."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def in_thread(function: Callable[[], Any]) -> Future:

@@ -19,7 +19,7 @@ from hfkit.models.loading import load_base
 from hfkit.models.named_weights import named_weights
 from hfkit.models.quantization import quantization_of
 from hfkit.models.vllm_engine import VLLMEngine, colocated
-from hfkit.models.vllm_server import Server
+from hfkit.models.vllm_server import Server, is_loopback
 
 FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True}
 POLICIES = ["full", "LoRA", "4-bit", "4-bit without an adapter"]
@@ -210,6 +210,29 @@ def test_a_server_that_was_started_again_gets_the_weights_anew(serve_vllm, free_
     engine.sync()
     expected = generate_replies(policy, tokenizer, PROMPTS, 12, stop_token_ids=STOPS)
     assert engine.sample(PROMPTS, 12, 0.0, 5, STOPS) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:8000", True),
+        ("http://127.8.0.1", True),
+        ("https://[::1]:8000", True),
+        ("http://localhost:8000", True),
+        ("http://10.0.0.2:8000", False),
+        ("http://localhost.example.org", False),
+        ("http://0.0.0.0:8000", False),
+    ],
+)
+def test_which_servers_are_on_this_machine(url, expected):
+    assert is_loopback(url) is expected
+
+
+def test_a_server_elsewhere_is_warned_of(vllm_double, tokenizer, base_dir, capsys):
+    engine = VLLMEngine(policy_on(base_dir, "LoRA"), tokenizer, Server("http://10.255.255.1:8000", 1.0))
+    with pytest.raises(EngineError):  # the tests connect to no network
+        engine.sync()
+    assert "warning: prompts and weights are sent to http://10.255.255.1:8000" in capsys.readouterr().err
 
 
 def test_models_that_vllm_cannot_take_over_are_refused(base_dir, tokenizer):

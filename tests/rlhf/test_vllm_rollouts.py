@@ -1,12 +1,17 @@
 """PPO with vLLM's double: it learns from what the server samples, and a server that is lost costs nothing."""
 
 import json
+import os
+import signal
+import threading
+import time
 
 import pytest
 from interruption import assert_same_run
 from processes import launch
 from quick import mostly_slow
 
+from hfkit.core.interrupts import Interrupted
 from hfkit.models.engine_errors import EngineError
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
@@ -68,6 +73,22 @@ def test_a_run_whose_server_dies_in_an_evaluation_evaluates_again(run_stage, ser
     assert_same_run(cut, whole)
 
 
+def test_a_signal_does_not_wait_for_a_server_that_hangs(run_stage, serve_vllm, on_server, base_dir, tmp_path):
+    server = serve_vllm(base_dir, breaks=("slow", 3))
+
+    def interrupt() -> None:
+        while not server.requests("/v1/completions") or server.requests("/update_weights")[2:] == []:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    waiting = threading.Thread(target=interrupt, daemon=True)
+    waiting.start()
+    with pytest.raises(Interrupted):
+        run_stage("ppo", tmp_path / "cut", **STEPS, **on_server(server))
+    assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-1"]
+
+
 @pytest.mark.parametrize("dtype", mostly_slow(["float32", "bfloat16"], ["bfloat16"]))
 def test_vllm_in_the_process_of_the_run_does_what_a_server_does(
     run_stage, serve_vllm, on_server, base_dir, tmp_path, dtype
@@ -86,7 +107,6 @@ def test_vllm_in_the_process_of_the_run_does_what_a_server_does(
 
 def train(config, path: str, folder) -> None:
     """A rank of a run; what ends it goes to a file."""
-    import os
     import sys
 
     sys.path.insert(0, path)
