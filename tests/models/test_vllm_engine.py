@@ -3,8 +3,11 @@
 The doubles (`tests/vllm_double`, `tests/vllm_server.py`) have a small model of their own, which gets the weights.
 """
 
+import json
+import shutil
 import time
 from math import sqrt
+from pathlib import Path
 
 import pytest
 import torch
@@ -107,16 +110,32 @@ def test_replies_are_drawn_by_the_models_probabilities_at_the_temperature_alone(
 
 
 @pytest.mark.parametrize("where", ["server", "colocate"])
-def test_stop_tokens_are_ours_and_not_those_of_vllm(engine_on, base_dir, tokenizer, where):
+def test_stop_tokens_are_ours_and_not_those_of_vllm(serve_vllm, free_port, base_dir, tokenizer, tmp_path, where):
     policy = policy_on(base_dir, "LoRA")
-    engine = engine_on(where, policy, tokenizer)
+    whole = generate_replies(policy, tokenizer, PROMPTS, 20, stop_token_ids=[10**6])
+    folder = Path(shutil.copytree(base_dir, tmp_path / "base"))
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [whole[0][1], whole[1][2]]}))
+    if where == "server":
+        backend = Server(serve_vllm(folder).url, 60.0, free_port())
+    else:
+        backend = colocated(str(folder), "float32", 0.5, 64)
+    engine = VLLMEngine(policy, tokenizer, backend)
     engine.sync()
-    whole = engine.sample(PROMPTS, 20, 0.0, 5, [10**6])
-    assert {*map(len, whole)} == {20}
-    stops = [whole[0][0], whole[1][10]]
-    assert engine.sample(PROMPTS, 20, 0.0, 5, stops) == generate_replies(
-        policy, tokenizer, PROMPTS, 20, stop_token_ids=stops
-    )
+    assert engine.sample(PROMPTS, 20, 0.0, 5, [10**6]) == whole
+    stops = [whole[0][3], whole[1][10]]
+    expected = generate_replies(policy, tokenizer, PROMPTS, 20, stop_token_ids=stops)
+    assert engine.sample(PROMPTS, 20, 0.0, 5, stops) == expected != whole
+
+
+def test_weights_are_merged_in_float32_also_under_autocast(vllm_double, base_dir, tokenizer):
+    policy = policy_on(base_dir, "LoRA")
+    engine = VLLMEngine(policy, tokenizer, colocated(str(base_dir), "float32", 0.5, 64))
+    with torch.autocast("cpu", torch.bfloat16):
+        engine.sync()
+    loaded = dict(engine.backend.llm.sampler.model.named_parameters())
+    for one in named_weights(policy):
+        assert torch.equal(loaded[one.name], one.value()), one.name
 
 
 def test_making_vllm_in_this_process_draws_no_random_number(vllm_double, base_dir):
@@ -165,34 +184,37 @@ def test_names_dtypes_and_shapes_are_known_before_the_values(base_dir):
             assert (value.dtype, [*value.shape]) == (one.dtype, one.shape)
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ("dies", "did not sample: ConnectionError|did not sample: .*RemoteDisconnected"),
-        ("error", "did not sample: .*500.*the engine is dead"),
-        ("garbage", "did not sample: .*JSON"),
-        ("huge", "did not sample: .*more than 16777216 bytes"),
-        ("slow", "did not sample: no answer within 1 seconds"),
-        ("prompt", "did not sample: .*another prompt"),
-        ("tokens", "expected token ids from 0 to 317"),
-    ],
-)
-def test_a_server_that_breaks_is_an_error_in_a_sentence(engine_on, base_dir, tokenizer, how, message):
-    timeout = 1.0 if how == "slow" else 60.0
-    engine = engine_on("server", policy_on(base_dir, "LoRA"), tokenizer, timeout=timeout, breaks=(how, 2))
-    engine.sync()
-    assert engine.sample(PROMPTS, 3, 1.0, 5, STOPS)
-    engine.sync()
-    started = time.monotonic()
-    with pytest.raises(EngineError, match=message) as error:
-        engine.sample(PROMPTS, 3, 1.0, 5, STOPS)
-    assert time.monotonic() - started < 10
-    assert len(str(error.value)) < 600 and "\n" not in str(error.value)
+BROKEN = {
+    "error": "did not sample: .*500.*the engine is dead",
+    "garbage": "did not sample: .*JSON",
+    "huge": "did not sample: .*more than 16777216 bytes",
+    "prompt": "did not sample: .*another prompt",
+    "tokens": "expected token ids from 0 to 317",
+    "slow": "did not sample: no answer within 4 seconds",
+    "dies": "did not sample: .*(Connection|Remote)",
+}
+
+
+def test_a_server_that_breaks_is_an_error_in_a_sentence(serve_vllm, free_port, base_dir, tokenizer):
+    policy, group = policy_on(base_dir, "LoRA"), free_port()
+    for how, message in BROKEN.items():
+        if how in ("error", "dies"):  # a server that has broken otherwise goes on
+            server = serve_vllm(base_dir)
+        engine = VLLMEngine(policy, tokenizer, Server(server.url, 4.0 if how == "slow" else 60.0, group))
+        engine.sync()
+        assert engine.sample(PROMPTS, 3, 1.0, 5, STOPS)
+        server.change(how=how)
+        started = time.monotonic()
+        with pytest.raises(EngineError, match=message) as error:
+            engine.sample(PROMPTS, 3, 1.0, 5, STOPS)
+        assert time.monotonic() - started < 20
+        assert len(str(error.value)) < 600 and "\n" not in str(error.value)
+        server.change()
 
 
 def test_a_server_that_is_gone_or_hangs_when_weights_are_sent_is_an_error(engine_on, base_dir, tokenizer):
     policy = policy_on(base_dir, "LoRA")
-    engine = engine_on("server", policy, tokenizer, timeout=2.0, breaks=("hangs", 1))
+    engine = engine_on("server", policy, tokenizer, timeout=2.0, how="hangs", after=1)
     engine.sync()
     with pytest.raises(EngineError, match="did not take over the weights: no answer within 2 seconds"):
         engine.sync()

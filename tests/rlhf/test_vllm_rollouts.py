@@ -14,7 +14,7 @@ from quick import mostly_slow
 from hfkit.core.interrupts import Interrupted
 from hfkit.models.engine_errors import EngineError
 from hfkit.records.metrics_file import read_metrics
-from hfkit.records.record import read_record
+from hfkit.records.record import read_record, weights_hash
 
 STEPS = {"max_steps": 3, "save_steps": 5, "learning_rate": 5e-3, "sample_steps": 1}
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 1, "test_split_size": 2}
@@ -45,7 +45,7 @@ def test_a_run_whose_server_dies_goes_on_to_the_same_weights(
     server.stop()
 
     evaluates = bool(changes)  # weights are sent for the probes, and for each update, and for each evaluation
-    server = serve_vllm(base_dir, breaks=("dies", 4 if evaluates else 3))
+    server = serve_vllm(base_dir, how="dies", after=4 if evaluates else 3)
     with pytest.raises(EngineError, match="did not sample"):
         run_stage("ppo", tmp_path / "cut", **STEPS, **on_server(server), **changes)
     assert "checkpoint-1 is saved" in capsys.readouterr().out
@@ -62,19 +62,21 @@ def rollouts(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_whose_server_dies_in_an_evaluation_evaluates_again(run_stage, serve_vllm, on_server, base_dir, tmp_path):
     changes = {**STEPS, **EVALUATED, "max_steps": 2}
     whole = run_stage("ppo", tmp_path / "whole", **changes, **on_server(serve_vllm(base_dir)))
     cut = tmp_path / "cut"
     with pytest.raises(EngineError, match="did not sample"):
-        run_stage("ppo", cut, **changes, **on_server(serve_vllm(base_dir, breaks=("dies", 3))))
+        run_stage("ppo", cut, **changes, **on_server(serve_vllm(base_dir, how="dies", after=3)))
     assert [path.name for path in cut.glob("checkpoint-*")] == ["checkpoint-1"]
     run_stage("ppo", cut, **changes, **on_server(serve_vllm(base_dir)), resume_from_checkpoint=True)
     assert_same_run(cut, whole)
 
 
+@pytest.mark.slow
 def test_a_signal_does_not_wait_for_a_server_that_hangs(run_stage, serve_vllm, on_server, base_dir, tmp_path):
-    server = serve_vllm(base_dir, breaks=("slow", 3))
+    server = serve_vllm(base_dir, how="slow", after=3)
 
     def interrupt() -> None:
         while not server.requests("/v1/completions") or server.requests("/update_weights")[2:] == []:
@@ -94,7 +96,7 @@ def test_vllm_in_the_process_of_the_run_does_what_a_server_does(
     run_stage, serve_vllm, on_server, base_dir, tmp_path, dtype
 ):
     changes = {**STEPS, **EVALUATED, "bf16": dtype == "bfloat16"}
-    folder = run_stage("ppo", tmp_path / "server", **changes, **on_server(serve_vllm(base_dir, DTYPE=dtype)))
+    folder = run_stage("ppo", tmp_path / "server", **changes, **on_server(serve_vllm(base_dir, dtype=dtype)))
     inside = run_stage("ppo", tmp_path / "colocate", **changes, rollout_engine="vllm")
     assert read_record(inside)["rollout_engine"].startswith("vllm.colocate")
     assert_same_run(inside, folder)
@@ -103,6 +105,14 @@ def test_vllm_in_the_process_of_the_run_does_what_a_server_does(
     (llm,) = vllm.LLM.made
     assert llm.is_asleep and llm.settings == {"memory": 0.3, "tokens": 40}
     vllm.LLM.made.clear()
+
+
+def test_evaluations_change_no_weight(run_stage, vllm_double, tmp_path):
+    changes = {**STEPS, "max_steps": 2, "rollout_engine": "vllm", "bf16": True, "test_split_size": 2}
+    plain = run_stage("ppo", tmp_path / "plain", **changes)
+    evaluated = run_stage("ppo", tmp_path / "evaluated", **changes | EVALUATED)
+    assert weights_hash(plain) == weights_hash(evaluated)
+    assert rollouts(plain) == rollouts(evaluated)
 
 
 def train(config, path: str, folder) -> None:
@@ -118,7 +128,7 @@ def train(config, path: str, folder) -> None:
         (folder / f"rank-{os.environ['RANK']}").write_text(str(error))
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 def test_two_processes_share_a_server_and_lose_it_together(config_of, serve_vllm, on_server, base_dir, tmp_path):
     from vllm_server import DOUBLE
 
@@ -133,7 +143,7 @@ def test_two_processes_share_a_server_and_lose_it_together(config_of, serve_vllm
     assert read_record(tmp_path / "whole")["environment"]["processes"] == 2
     # of the main process alone: probes, each update, each evaluation, and the two of the comparison at the end
     assert len(server.requests("/update_weights")) == 1 + 3 + 3 + 2
-    run("cut", serve_vllm(base_dir, breaks=("dies", 4)))
+    run("cut", serve_vllm(base_dir, how="dies", after=4))
     errors = [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)]
     assert all("did not sample" in error for error in errors)
     assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-1"]

@@ -94,26 +94,24 @@ def test_nobody_listens(config_of, vllm_double, free_port, tmp_path, base_dir):
     )
 
 
-@pytest.mark.parametrize(
-    ("environment", "words"),
-    [
-        ({"SERVED": "someone/else"}, "it serves someone/else, and the policy's base is "),
-        ({"VERSION": "0.28.0"}, "it runs vLLM 0.28.0, and here is 0.27.1"),
-        ({"VERSION": "nightly"}, "does not answer as a vLLM server"),
-        ({"DEV_MODE": "0"}, "404 Client Error.*start it with VLLM_SERVER_DEV_MODE=1"),
-        ({"TRANSFER": "0"}, "no weight_transfer_config.*and --weight-transfer-config"),
-        ({"DTYPE": "bfloat16"}, "it computes in bfloat16, .* --dtype float32 .*, or set bf16: true"),
-        ({"CONTEXT": "39"}, "--max-model-len 40"),
-    ],
-)
-def test_a_server_that_does_not_fit(config_of, serve_vllm, base_dir, tmp_path, environment, words):
-    server = serve_vllm(base_dir, **environment)
-    found = problems_of_config(config_of, tmp_path, **SERVER, vllm_server_base_url=server.url)
-    assert [*found] == [URL] and re.search(words, found[URL])
+UNFIT = [
+    ({"name": "someone/else"}, "it serves someone/else, and the policy's base is "),
+    ({"version": "0.28.0"}, "it runs vLLM 0.28.0, and here is 0.27.1"),
+    ({"version": "nightly"}, "does not answer as a vLLM server"),
+    ({"dev_mode": False}, "404 Client Error.*start it with VLLM_SERVER_DEV_MODE=1"),
+    ({"transfer": False}, "no weight_transfer_config.*and --weight-transfer-config"),
+    ({"dtype": "bfloat16"}, "it computes in bfloat16, .* --dtype float32 .*, or set bf16: true"),
+    ({"context": 39}, "--max-model-len 40"),
+]
 
 
-def test_a_server_that_fits(config_of, serve_vllm, base_dir, tmp_path):
-    server = serve_vllm(base_dir, SERVED=f"{base_dir}/../{base_dir.name}", VERSION="0.27.1+cu130", CONTEXT="40")
+def test_whether_a_server_fits(config_of, serve_vllm, base_dir, tmp_path):
+    server = serve_vllm(base_dir)
+    for settings, words in UNFIT:
+        server.change(**settings)
+        found = problems_of_config(config_of, tmp_path, **SERVER, vllm_server_base_url=server.url)
+        assert [*found] == [URL] and re.search(words, found[URL])
+    server.change(name=f"{base_dir}/../{base_dir.name}", version="0.27.1+cu130", context=40)
     assert config_of("ppo", tmp_path, **SERVER, vllm_server_base_url=server.url).vllm_server_base_url == server.url
 
 

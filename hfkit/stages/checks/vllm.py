@@ -13,12 +13,12 @@ from hfkit.config.stages import PPOConfig
 from hfkit.config.validation import default_of
 from hfkit.core.device import has_bf16
 from hfkit.core.errors import HfkitError, Kind, Problem
+from hfkit.core.launch import FSDP
 from hfkit.models.adapter_support import has_variant
 from hfkit.models.engine_errors import EngineError
 from hfkit.models.precision import computes_in_bf16
 from hfkit.models.vllm_server import Served, served_by
 from hfkit.records.source import Source
-from hfkit.stages.checks.processes import FSDP
 from hfkit.stages.checks.rules import broken_rules
 
 ENGINE, MODE, URL = "rollout_engine", "vllm_mode", "vllm_server_base_url"
