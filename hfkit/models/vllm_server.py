@@ -196,9 +196,12 @@ class Server:
             raise
         except Exception as error:  # TRL raises a plain Exception for an answer with an error
             client_of.cache_clear()
-            late = isinstance(error, (LateError, TimeoutError, requests.Timeout))
-            why = f"no answer within {self.timeout:g} seconds" if late else short_reason(error)
-            remedy = "start it again, then resume the run"
+            why = short_reason(error)
+            if isinstance(error, (LateError, TimeoutError, requests.Timeout)):
+                why = f"no answer within {self.timeout:g} seconds"
+            elif isinstance(error, requests.ConnectionError):
+                why = "the connection is refused or lost"
+            remedy = "start it again, then the run with --resume_from_checkpoint"
             raise EngineError(f"the vLLM server at {self.url} did not {what}: {why}: {remedy}") from error
 
 
