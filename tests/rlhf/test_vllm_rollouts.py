@@ -10,6 +10,7 @@ import pytest
 from interruption import assert_same_run
 from processes import launch
 from quick import mostly_slow
+from vllm_server import DOUBLE
 
 from hfkit.core.interrupts import Interrupted
 from hfkit.models.engine_errors import EngineError
@@ -128,14 +129,14 @@ def train(config, path: str, folder) -> None:
         (folder / f"rank-{os.environ['RANK']}").write_text(str(error))
 
 
+CUT = {**STEPS, **EVALUATED, "gradient_accumulation_steps": 1, "num_mini_batches": 1}
+FULL = {"use_peft": False, "reward_model_path": None, "reward_functions": ["reward_functions:length"]}
+
+
 @pytest.mark.distributed
 def test_two_processes_share_a_server_and_lose_it_together(config_of, serve_vllm, on_server, base_dir, tmp_path):
-    from vllm_server import DOUBLE
-
-    changes = {**STEPS, **EVALUATED, "gradient_accumulation_steps": 1, "num_mini_batches": 1}
-
     def run(name: str, server, **more) -> None:
-        config = config_of("ppo", tmp_path / name, **changes, **on_server(server), **more)
+        config = config_of("ppo", tmp_path / name, **CUT, **on_server(server), **more)
         launch(train, config, str(DOUBLE), tmp_path)
 
     server = serve_vllm(base_dir)
@@ -149,3 +150,16 @@ def test_two_processes_share_a_server_and_lose_it_together(config_of, serve_vllm
     assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-1"]
     run("cut", serve_vllm(base_dir), resume_from_checkpoint=True)
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("where", ["server", "colocate"])
+def test_weights_that_fsdp_shards_are_sent_whole(config_of, serve_vllm, on_server, base_dir, tmp_path, where):
+    changes = {**CUT, **FULL, "model_name_or_path": str(base_dir), "learning_rate": 1e-3}
+    keys = on_server(serve_vllm(base_dir)) if where == "server" else {"rollout_engine": "vllm"}
+    for engine in (None, "fsdp2"):
+        config = config_of("ppo", tmp_path / str(engine), **changes, **keys)
+        launch(train, config, str(DOUBLE), tmp_path, engine=engine)
+    assert not [*tmp_path.glob("rank-*")]
+    replies = [[line["reply"] for line in rollouts(tmp_path / name)] for name in ("None", "fsdp2")]
+    assert replies[0] == replies[1] and len({*replies[0]}) > 4

@@ -65,11 +65,6 @@ def test_what_vllm_cannot_take_over(config_of, vllm_double, base_dir, tmp_path, 
     assert [*found] == [key] and words in found[key]
 
 
-def test_weights_that_fsdp_shares_out(config_of, vllm_double, monkeypatch, tmp_path):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert "FSDP" in problems_of_config(config_of, tmp_path, rollout_engine="vllm")["rollout_engine"]
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [

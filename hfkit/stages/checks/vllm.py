@@ -6,14 +6,12 @@ from importlib import import_module
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
-from accelerate.utils import parse_flag_from_env
 from transformers import PreTrainedConfig
 
 from hfkit.config.stages import PPOConfig
 from hfkit.config.validation import default_of
 from hfkit.core.device import has_bf16
 from hfkit.core.errors import HfkitError, Kind, Problem
-from hfkit.core.launch import FSDP
 from hfkit.models.adapter_support import has_variant
 from hfkit.models.engine_errors import EngineError
 from hfkit.models.precision import computes_in_bf16
@@ -65,7 +63,7 @@ def effect_of_keys(config: PPOConfig) -> list[Problem]:
 
 
 def model_rules(config: PPOConfig) -> list[tuple]:
-    """Return the rules of models that vLLM can take over: with the adapter merged, and not sharded."""
+    """Return the rules of models that vLLM can take over: with the adapter merged."""
     try:
         adapter = Source.of(config.model_name_or_path or "", config.model_revision).adapter
     except (HfkitError, OSError, ValueError):  # the checks of the path report it
@@ -73,14 +71,12 @@ def model_rules(config: PPOConfig) -> list[tuple]:
     variant = config.use_peft and has_variant(adapter or vars(config))
     other = "set rollout_engine: generate"
     merged = "vLLM samples with the adapter merged: remove it"
-    shards = parse_flag_from_env(FSDP)
     merge = "full fine-tuning from an adapter: vLLM would serve the adapter's base: merge them with `hfkit merge` first"
     return [
         (adapter is not None and not config.use_peft, ENGINE, merge, "use_peft", *SOURCE_KEYS),
         (config.use_peft and not config.merge_in_rollouts, "merge_in_rollouts", merged, ENGINE),
         (variant, ENGINE, f"an adapter with DoRA or whole modules cannot be merged into copies: {other}", *SOURCE_KEYS),
         (config.load_in_8bit, ENGINE, f"vLLM takes no weights in 8 bits: {other}, or load_in_4bit", "load_in_8bit"),
-        (shards, ENGINE, f"the weights are shared out among processes by FSDP: {other}"),
     ]
 
 

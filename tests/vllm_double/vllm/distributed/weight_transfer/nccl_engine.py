@@ -49,7 +49,7 @@ class NCCLWeightTransferEngine:
     def trainer_send_weights(iterator, trainer_args: NCCLTrainerSendWeightsArgs) -> None:
         """Send tensors. As with NCCL, nobody notices that the server is gone."""
         for _, tensor in iterator:
-            content = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            content = tensor.contiguous().clone().view(-1).view(torch.uint8).numpy().tobytes()  # numpy locks a storage
             try:
                 trainer_args.group.connection.sendall(content)
             except OSError:
