@@ -32,6 +32,7 @@ import matplotlib
 import pytest
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
+from network import is_local
 
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES
@@ -50,6 +51,7 @@ pytest_plugins = [
     "hub_fixtures",
     "merging",
     "planned",
+    "vllm_fixtures",
 ]
 
 NAMES = "Ann Bob Cid Dee Eve Fay Gus Hal".split()
@@ -108,15 +110,17 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network():
-    """Nothing but a Unix socket can be connected to."""
-    connect = socket.socket.connect
+    """Nothing but a Unix socket, or a server of the tests, can be connected to."""
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
 
     def guarded(self, address):
-        if self.family != socket.AF_UNIX:
+        if self.family != socket.AF_UNIX and not is_local(address):
             raise AssertionError(f"a test went to the network: {address}")
         return connect(self, address)
 
-    def refuse(host, *args, **kwargs):
+    def refuse(host, port, *args, **kwargs):
+        if is_local((host, port)):
+            return look_up(host, port, *args, **kwargs)
         raise AssertionError(f"a test looked up a host: {host}")
 
     with pytest.MonkeyPatch.context() as patch:

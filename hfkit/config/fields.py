@@ -20,6 +20,7 @@ from hfkit.core.hub_ids import split_revision
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["generate", "static", "continuous"]
+PPOEngineName = Literal["generate", "static", "continuous", "vllm"]
 ENGINE_HELP = (
     "how responses are sampled: generate (Transformers' generate), static (a static cache, compiled; CUDA graphs on a "
     "GPU), continuous (its continuous batching)"

@@ -22,6 +22,8 @@ PROCESSES = (
     *("dataset_num_proc", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
     *("dataloader_multiprocessing_context", "ddp_timeout"),
 )
+VLLM = ("vllm_server_base_url", "vllm_server_timeout", "vllm_group_port", "vllm_gpu_memory_utilization")
+"""Where vLLM is, and how much memory it has, but not whether it samples."""
 THRESHOLDS = ("max_dropped", "min_reward_accuracy")
 """What is past them stops a run before it trains."""
 
@@ -32,7 +34,7 @@ def neutral_keys(settings: dict) -> set[str]:
     A run that publishes its best checkpoint, or stops or lowers its learning rate by evaluations, depends on when
     those are saved and, where evaluations follow the logs, on the steps of those.
     """
-    keys = {*NOT_RECORDED, *REPORTING, *PROCESSES, *THRESHOLDS}
+    keys = {*NOT_RECORDED, *REPORTING, *PROCESSES, *VLLM, *THRESHOLDS}
     if not chooses_by_evaluation(settings):
         return keys | {*LOGGING, *SAVING}
     follows_logs = settings.get("eval_strategy") == "steps" and not settings.get("eval_steps")

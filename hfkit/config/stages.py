@@ -13,9 +13,9 @@ from hfkit.config.fields import (
     REFUSED,
     DataFields,
     DatasetEntry,
-    EngineName,
     ModelFields,
     OutputFields,
+    PPOEngineName,
     SourceFields,
     TrainerFields,
     arg,
@@ -114,7 +114,16 @@ class PPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     num_ppo_epochs: int = arg(4, help="passes over each batch of responses")
     num_mini_batches: int = arg(1, help="optimizer steps per pass")
     local_rollout_forward_batch_size: int = arg(64, help="responses sampled at once")
-    rollout_engine: EngineName = arg("generate", help=ENGINE_HELP)
+    rollout_engine: PPOEngineName = arg("generate", help=f"{ENGINE_HELP}, or vllm")
+    vllm_mode: Literal["server", "colocate"] = arg(
+        "colocate", help="where rollout_engine vllm runs: server (`vllm serve`), colocate (in this process, on its GPU)"
+    )
+    vllm_server_base_url: str = arg("http://127.0.0.1:8000", help="where the vLLM server is")
+    vllm_server_timeout: float = arg(240.0, help="seconds that the vLLM server may take for an answer")
+    vllm_group_port: int = arg(51216, help="port of this machine from which the vLLM server gets the weights")
+    vllm_gpu_memory_utilization: float = arg(
+        0.3, help="share of the GPU's memory that colocated vLLM takes while it samples: its weights and KV cache"
+    )
     merge_in_rollouts: bool = arg(
         True,
         help="sample from a copy of the base model with the adapter merged: a float32 copy of a float32 base, "

@@ -33,6 +33,7 @@ class Kind(Enum):
     INVALID = "a value that is not allowed here"
     UNKNOWN = "a key that does not exist"
     NO_SUCH_FILE = "a path where there is no file"
+    NOT_HERE = "what this machine lacks: a package, a GPU, a server"
 
 
 def kind_of_error(error: HfkitError) -> Kind:

@@ -184,6 +184,11 @@ def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
     return merged
 
 
+def without_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """Return the model of Transformers itself; LoRA layers stay in it."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def untie_output_head(model: PeftModel) -> None:
     """Copy the weights of a tied output head if LoRA is on the head or the embedding.
 

@@ -31,7 +31,7 @@ def engine_fault(
         fault = continuous_fault(config, attention)
         other = " or static" * (static_fault(config, bits, merges) is None)
         return fault and f"{fault}: set rollout_engine: generate{other}"
-    return None
+    return None  # of vLLM: `stages/checks/vllm.py`
 
 
 def static_fault(config: PreTrainedConfig, bits: int | None, merges: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""The engines that sample replies, by the names of `rollout_engine`; a further one is a class and a line of ENGINES."""
+"""Engines of Transformers that sample replies, by the names of `rollout_engine`; a further one is a line of ENGINES."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ from transformers import (
 
 from hfkit.core.compat import compile_everywhere, page_tokens
 from hfkit.core.device import keep_random_state
-from hfkit.core.errors import HfkitError
 from hfkit.data.chat_template import turn_end_ids
+from hfkit.models.engine_errors import EngineError
 from hfkit.models.generation import (
     CACHE_NAME,
     Engine,
@@ -170,7 +170,7 @@ class ContinuousEngine(GenerateEngine):
         """Return replies from the model as it computes now, at most `batch_size` at the same time.
 
         Raises:
-            HfkitError: Transformers failed to sample.
+            EngineError: Transformers failed to sample.
         """
         seed = int(torch.randint(2**31, ()))  # of the global generator, which Transformers then seeds anew
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
@@ -201,7 +201,7 @@ def run_continuously(
     `generate_batch` adds the prompts to a loop that runs already, so that the batches depend on the threads' timing.
 
     Raises:
-        HfkitError: Transformers failed to sample.
+        EngineError: Transformers failed to sample.
     """
     manager = model.init_continuous_batching(generation_config=config, continuous_batching_config=batching)
     names = manager.add_requests(prompts, max_new_tokens=config.max_new_tokens)
@@ -219,7 +219,7 @@ def run_continuously(
         manager.destroy()
     failed = [str(result.error) for result in found.values() if result.error] or ["its loop ended"]
     if len(found) < len(names) or any(result.error for result in found.values()):
-        raise HfkitError(f"continuous batching failed: {failed[0]}: set rollout_engine: generate")
+        raise EngineError(f"continuous batching failed: {failed[0]}: set rollout_engine: generate")
     return [up_to_stop(found[name].generated_tokens, config.eos_token_id) for name in names]
 
 

@@ -3,6 +3,7 @@
 The base's own matrices, which other models may share, stay as they are.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
@@ -94,20 +95,25 @@ class MergedCopies:
     @property
     def bytes(self) -> int:
         """Bytes of all copies, and of the float32 tensors of the largest one while it is made."""
-        sizes = [(matrix_count(place.layer), self.dtype_of(place)) for place in self.places()]
+        sizes = [(math.prod(matrix_shape(place.layer)), self.dtype_of(place)) for place in self.places()]
         temporary = max(count * 4 * (1 if dtype == torch.float32 else 2) for count, dtype in sizes)
         return sum(count * dtype.itemsize for count, dtype in sizes) + temporary
+
+    @torch.no_grad()
+    def merged(self, place: Place) -> torch.Tensor:
+        """Return a copy of the current matrix; draws from torch's global generator to round to bfloat16."""
+        weight = dequantized(place.layer) if place.layer in self.quantized else place.layer.weight
+        if place.adapter is not None:
+            weight = weight + place.adapter.get_delta_weight(self.model.active_adapter)
+        dtype = self.dtype_of(place)
+        rounds = dtype == torch.bfloat16 and place.adapter is not None and not isinstance(place.adapter, Embedding)
+        return round_randomly(weight) if rounds else weight.to(dtype)
 
     @torch.no_grad()
     def sync(self) -> None:
         """Make the copies those of the current weights; draws from torch's global generator to round to bfloat16."""
         for place in self.places():
-            weight = dequantized(place.layer) if place.layer in self.quantized else place.layer.weight
-            if place.adapter is not None:
-                weight = weight + place.adapter.get_delta_weight(self.model.active_adapter)
-            dtype = self.dtype_of(place)
-            rounds = dtype == torch.bfloat16 and place.adapter is not None and not isinstance(place.adapter, Embedding)
-            merged = round_randomly(weight) if rounds else weight.to(dtype)
+            merged = self.merged(place)
             if (kept := self.copies.get(place.layer)) is not None:
                 kept.copy_(merged)  # at its address, which CUDA graphs have recorded
             else:
@@ -138,10 +144,10 @@ class MergedCopies:
                     place.layer.weight = weight
 
 
-def matrix_count(layer: torch.nn.Module) -> int:
-    """Return the number of elements of a layer's matrix; 4 bits are stored two to a byte."""
+def matrix_shape(layer: torch.nn.Module) -> tuple[int, ...]:
+    """Return the shape of a layer's matrix; 4 bits are stored two to a byte."""
     in_features, out_features = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
-    return in_features * out_features if in_features and out_features else layer.weight.numel()
+    return (out_features, in_features) if in_features and out_features else tuple(layer.weight.shape)
 
 
 def linear_of(layer: torch.nn.Module, weight: torch.nn.Parameter) -> torch.nn.Linear:

@@ -7,6 +7,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from hfkit.models.adapters import without_adapter
 from hfkit.models.token_predictions import logprob_and_entropy, measure_predictions, to_float32
 from hfkit.rlhf.batch import Tokens
 
@@ -17,11 +18,6 @@ Model = PreTrainedModel | PeftModel
 def autocast(bf16: bool | None, device: torch.device) -> torch.autocast:
     """Return a bf16 autocast, enabled with `bf16`: no accelerator prepares the models, which would add it to them."""
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(bf16))
-
-
-def without_adapter(model: Model) -> torch.nn.Module:
-    """Return the model of Transformers itself; LoRA layers stay in it."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def eval_with_checkpointing(model: torch.nn.Module) -> None:

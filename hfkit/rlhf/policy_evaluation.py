@@ -9,12 +9,12 @@ from transformers import PreTrainedTokenizerBase
 
 from hfkit.core.files import hash_of
 from hfkit.metrics.formulas import kl_per_reply, token_entropy
-from hfkit.models.engines import make_engine
 from hfkit.models.generation import generate_replies, likelihoods, stop_ids
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.forward import Model, autocast
 from hfkit.rlhf.rewards import Scorer
 from hfkit.rlhf.roles import Roles
+from hfkit.rlhf.rollout import engine_of
 from hfkit.rlhf.sharding import whole_weights
 
 
@@ -45,6 +45,9 @@ def evaluate_policy(
 
     Each batch has a seed of its own, made of its prompts, so the replies are always the same ones, and do not depend on
     the number of processes.
+
+    Raises:
+        EngineError: in all processes, if the engine of one of them failed.
     """
     size, temperature, prompts = args.per_device_eval_batch_size, args.temperature, [row["input_ids"] for row in rows]
     order = sorted(range(len(rows)), key=lambda index: -len(prompts[index]))  # for little padding
@@ -55,12 +58,12 @@ def evaluate_policy(
     model.eval()
     with autocast(args.bf16, model.device):  # a process without rows of its own gathers weights with the others
         with whole_weights(model):
-            engine = make_engine(args.rollout_engine, model, tokenizer)
-            for batch in own:
-                batch_prompts = [prompts[index] for index in batch]
-                seed = int(hash_of([args.seed, batch_prompts])[:8], 16)
-                limits = (args.response_length, temperature, seed, size, stop_token_ids)
-                replies += generate_replies(model, tokenizer, batch_prompts, *limits, engine=engine)
+            with engine_of(args, model, tokenizer) as engine:
+                for batch in own:
+                    batch_prompts = [prompts[index] for index in batch]
+                    seed = int(hash_of([args.seed, batch_prompts])[:8], 16)
+                    limits = (args.response_length, temperature, seed, size, stop_token_ids)
+                    replies += generate_replies(model, tokenizer, batch_prompts, *limits, engine=engine)
             likely = likelihoods(model, tokenizer, given, replies, temperature, size)
         with whole_weights(reference):
             reference_likely = likelihoods(reference, tokenizer, given, replies, temperature, size)

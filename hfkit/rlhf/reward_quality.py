@@ -10,12 +10,12 @@ from hfkit.data.chat_template import end_as_trained
 from hfkit.data.rendering import variables_of
 from hfkit.data.turn_end import turn_end
 from hfkit.metrics.reward_probes import print_probes, probe_warnings, run_probes
-from hfkit.models.engines import make_engine
 from hfkit.models.generation import generate_replies, stop_ids
 from hfkit.records.record import record_of
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.forward import Model, autocast
 from hfkit.rlhf.rewards import Scorer, shape_scores
+from hfkit.rlhf.rollout import engine_of
 from hfkit.rlhf.sharding import whole_weights
 
 PROBED_PROMPTS = 16
@@ -77,20 +77,14 @@ def probe_rewards(
     stop_token_ids = stop_ids(policy.generation_config, tokenizer)
     size = args.per_device_eval_batch_size
     was_training = policy.training
-    with autocast(args.bf16, policy.device), whole_weights(policy):
-        replies = generate_replies(
-            *(
-                policy.eval(),
-                tokenizer,
-                prompts,
-                args.response_length,
-                args.temperature,
-                args.seed,
-                size,
-                stop_token_ids,
-            ),
-            engine=make_engine(args.rollout_engine, policy, tokenizer),
-        )
+    policy.eval()
+    with (
+        autocast(args.bf16, policy.device),
+        whole_weights(policy),
+        engine_of(args, policy, tokenizer) as engine,
+    ):
+        limits = (args.response_length, args.temperature, args.seed, size, stop_token_ids)
+        replies = generate_replies(policy, tokenizer, prompts, *limits, engine=engine)
     policy.train(was_training)
     replies = [
         end_as_trained(tokenizer, reply, stop_token_ids, variables_of(row))

@@ -10,7 +10,7 @@ from hfkit.config.stages import PPOConfig
 from hfkit.core.console import say
 from hfkit.models.adapter_shape import fit_to_model, lora_config
 from hfkit.models.adapter_support import require_supported
-from hfkit.models.adapters import ADAPTED, load_adapter
+from hfkit.models.adapters import ADAPTED, load_adapter, without_adapter
 from hfkit.models.loading import (
     add_trainable_adapter,
     device_to_shard_from,
@@ -25,7 +25,7 @@ from hfkit.models.score_head import compute_head_in_float32, store_head_in_float
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import same_base
 from hfkit.records.source import Source
-from hfkit.rlhf.forward import Model, without_adapter
+from hfkit.rlhf.forward import Model
 from hfkit.rlhf.rewards import embeds_policy_ids, load_reward_tokenizer
 from hfkit.rlhf.shared_base import classifier_over, copy_sharing_frozen
 

@@ -1,16 +1,23 @@
 """Rollouts: which engine samples from the policy, whether with the adapter merged, and what memory that takes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from hfkit.core.console import say
-from hfkit.core.device import free_memory
-from hfkit.models.engines import ENGINES
+from hfkit.core.device import free_memory, keep_random_state
+from hfkit.models.adapters import without_adapter
+from hfkit.models.engine_errors import agree_on_failure
+from hfkit.models.engines import ENGINES, make_engine
 from hfkit.models.generation import Engine
 from hfkit.models.merged_copies import MergedCopies, can_merge
 from hfkit.models.quantization import quantized_layers
+from hfkit.models.vllm_engine import Backend, VLLMEngine, colocated
+from hfkit.models.vllm_server import Server
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.forward import Model
 from hfkit.rlhf.sharding import whole_weights
@@ -29,13 +36,17 @@ class Rollouts:
         """Draw a reply to each prompt from torch's global generator; the engine's memory is then free for the update.
 
         The policy is put into eval mode, so that gradient checkpointing leaves the cache on.
+
+        Raises:
+            EngineError: in all processes, if the engine of one of them failed.
         """
         self.policy.eval()
         with whole_weights(self.policy):
             self.engine.sync()
             try:
                 limits = (self.args.response_length, self.args.temperature, self.args.local_rollout_forward_batch_size)
-                return self.engine.sample(prompts, *limits, self.stop_token_ids)
+                with agree_on_failure():
+                    return self.engine.sample(prompts, *limits, self.stop_token_ids)
             finally:
                 self.engine.release()
 
@@ -49,6 +60,8 @@ def policy_engine(
         value: its optimizer states, and the policy's, are not in memory yet.
         prompt_tokens: of the longest prompt.
     """
+    if args.rollout_engine == "vllm":
+        return vllm_engine(args, policy, tokenizer)
     engine = ENGINES[args.rollout_engine]
     bf16 = bool(args.bf16)
     autocast = bf16 and engine.autocasts
@@ -63,6 +76,42 @@ def policy_engine(
         needed = states + generation_bytes(policy.config, rows, tokens, copies.dtype.itemsize)
         copies = copies_that_fit(copies, needed, free_memory(policy.device))
     return engine(policy, tokenizer, copies, autocast)
+
+
+def vllm_engine(args: PPOArguments, model: Model, tokenizer: PreTrainedTokenizerBase) -> VLLMEngine:
+    """Return the engine that samples from a model with vLLM; all engines of a process share one vLLM."""
+    backend: Backend
+    if args.vllm_mode == "server":
+        backend = Server(args.vllm_server_base_url, args.vllm_server_timeout, args.vllm_group_port)
+    else:
+        base = without_adapter(model)
+        dtype = "bfloat16" if args.bf16 else str(base.dtype).removeprefix("torch.")
+        tokens = args.max_prompt_length and args.max_prompt_length + args.response_length
+        backend = colocated(base.name_or_path, dtype, args.vllm_gpu_memory_utilization, tokens)
+    return VLLMEngine(model, tokenizer, backend, bool(args.bf16))
+
+
+@contextmanager
+def engine_of(args: PPOArguments, model: Model, tokenizer: PreTrainedTokenizerBase) -> Iterator[Engine]:
+    """Yield the engine of a config for a model that does not learn, without merged copies, and free its memory.
+
+    Every process has to enter it. The random state stays as it is.
+
+    Raises:
+        EngineError: in all processes, if the engine of one of them failed.
+    """
+    if args.rollout_engine != "vllm":
+        yield make_engine(args.rollout_engine, model, tokenizer)
+        return
+    engine = vllm_engine(args, model, tokenizer)
+    with keep_random_state(model.device):
+        torch.manual_seed(args.seed)
+        engine.sync()
+    try:
+        with agree_on_failure():
+            yield engine
+    finally:
+        engine.release()
 
 
 def copies_that_fit(copies: MergedCopies, needed: int, free: int) -> MergedCopies | None:

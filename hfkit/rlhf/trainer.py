@@ -5,7 +5,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from transformers.trainer_callback import ExportableState
@@ -14,6 +14,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from hfkit.core.console import warn
 from hfkit.core.device import random_state, restore_random_state
 from hfkit.core.interrupts import droppable
+from hfkit.models.engine_errors import EngineError
 from hfkit.rlhf import checkpoint
 from hfkit.rlhf.experience import Experience
 from hfkit.rlhf.forward import Model
@@ -60,15 +61,15 @@ class PPOTrainer(BasePPOTrainer):
             self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
             rows, controllers = self.next_rows(), self.controllers.state_dict()
             random = random_state(self.accelerator.device)
-            with self.dropped_on_signal():
+            with self.droppable() as failures:
                 with self.timed("rollout"):
                     replies = self.rollouts.sample([row["input_ids"] for row in rows])
                 with self.timed("scoring"):
                     experience, metrics = self.experience_maker(rows, replies)
-            if agree_on_signal():  # the checkpoint is that of the last update
+            if failures or agree_on_signal():  # the checkpoint is that of the last update
                 self.controllers.load_state_dict(controllers)
                 restore_random_state(random, self.accelerator.device)
-                leave(self)
+                leave(self, *failures)
             with self.timed("update"):
                 metrics |= self.updater(experience, self.state.global_step >= self.args.value_warmup_steps)
                 self.lr_scheduler.step()
@@ -115,9 +116,18 @@ class PPOTrainer(BasePPOTrainer):
         start = self.state.episode + self.args.process_index * self.local_batch_size
         return [self.train_dataset[index] for index in self.prompt_order.take(start, self.local_batch_size)]
 
-    def dropped_on_signal(self) -> AbstractContextManager:
-        """Return a context that a signal leaves at once, in a process without others: its results are dropped."""
-        return droppable() if self.args.world_size == 1 else nullcontext()
+    @contextmanager
+    def droppable(self) -> Iterator[list[EngineError]]:
+        """Leave a block whose results can be dropped, if the engine fails, which the yielded list then holds.
+
+        A signal leaves it too, in a process without others.
+        """
+        failures: list[EngineError] = []
+        with droppable() if self.args.world_size == 1 else nullcontext():
+            try:
+                yield failures
+            except EngineError as error:
+                failures.append(error)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -166,10 +176,10 @@ class PPOTrainer(BasePPOTrainer):
             self.log_pending()
             self.control.should_log = False
         if self.control.should_evaluate:
-            with self.dropped_on_signal():
+            with self.droppable() as failures:
                 self.evaluate()
-            if agree_on_signal():
-                leave(self)
+            if failures or agree_on_signal():
+                leave(self, *failures)
             self.control.should_evaluate = False
         if self.control.should_save:
             self.save_checkpoint()

@@ -10,7 +10,8 @@ from hfkit.core.yaml import read_yaml
 from hfkit.stages.pipeline import check_except, parse_stage, parse_stages, stage_flags
 from hfkit.stages.pipeline_file import is_pipeline, read_pipeline
 
-IGNORED = (Kind.NO_SUCH_FILE,)  # files that a config names may be made later
+IGNORED = (Kind.NO_SUCH_FILE, Kind.NOT_HERE)
+"""Files that a config names may be made later, and a run may be on another machine."""
 
 
 def read_configs(

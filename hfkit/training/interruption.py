@@ -87,8 +87,8 @@ def agree_on_signal() -> bool:
     return number > 0
 
 
-def leave(trainer: Trainer) -> None:
-    """Save a checkpoint of the trainer's step if there is none yet, and raise the exception of the signal.
+def leave(trainer: Trainer, error: BaseException | None = None) -> None:
+    """Save a checkpoint of the trainer's step if there is none yet, and raise an error: by default that of the signal.
 
     Args:
         trainer: with a method `save_checkpoint`.
@@ -102,7 +102,7 @@ def leave(trainer: Trainer) -> None:
         trainer.save_checkpoint()
     if step:
         say(f"{folder} is saved")
-    raise interruption()
+    raise error or interruption()
 
 
 def finish_evaluation(trainer: Trainer, checkpoint: str) -> None:

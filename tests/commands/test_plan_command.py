@@ -214,3 +214,12 @@ def test_rollouts_over_a_4_bit_base_hold_merged_copies_where_they_fit(folder_of,
         plans[capacity] = [plan_memory(stage, card).phases["rollout"] for stage in stages]
     assert 13.9e9 < plans[80][0] - plans[80][1] < 14.6e9
     assert plans[20][0] == plans[20][1] == plans[80][1]
+
+
+def test_rollouts_with_vllm_hold_its_share_of_the_gpu_or_the_buffers_for_a_server(folder_of, tmp_path):
+    card = Device("a card", 80 * 10**9, 600_000_000, is_gpu=True)
+    stage = plan_8b(folder_of, tmp_path, rollout_engine="vllm", vllm_gpu_memory_utilization=0.4)
+    server = replace(stage, config=replace(stage.config, vllm_mode="server"))
+    inside, outside = (plan_memory(one, card).phases["rollout"] for one in (stage, server))
+    merged = 2 * 4 * 128256 * 4096  # the largest matrix in float32, and its change
+    assert (inside, outside) == (merged + 32 * 10**9, merged + (4 << 30))

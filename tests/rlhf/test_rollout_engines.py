@@ -59,7 +59,7 @@ def test_copies_that_do_not_fit_are_left_out(sft_dir, capsys):
         ({"rollout_engine": "static", "use_peft": True, "load_in_8bit": True}, "in 8 bits"),
         ({"rollout_engine": "static", **FOUR_BITS, "merge_in_rollouts": False}, "without merge_in_rollouts"),
         ({"rollout_engine": "continuous", "attn_implementation": "flex_attention"}, "flex_attention"),
-        ({"rollout_engine": "vllm"}, "generate, static, continuous"),
+        ({"rollout_engine": "sglang"}, "generate, static, continuous, vllm"),
     ],
     ids=str,
 )

@@ -6,7 +6,16 @@ from dataclasses import fields
 import pytest
 from quick import mostly_slow
 
-from hfkit.config.neutral_keys import LOGGING, NOT_RECORDED, PROCESSES, REPORTING, SAVING, THRESHOLDS, neutral_keys
+from hfkit.config.neutral_keys import (
+    LOGGING,
+    NOT_RECORDED,
+    PROCESSES,
+    REPORTING,
+    SAVING,
+    THRESHOLDS,
+    VLLM,
+    neutral_keys,
+)
 from hfkit.config.registry import STAGES
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import write_json
@@ -73,7 +82,7 @@ def test_when_evaluations_decide_what_is_published_saving_counts(choice):
 
 
 def test_every_one_is_a_key():
-    keys = {*LOGGING, *SAVING, *REPORTING, *PROCESSES, *THRESHOLDS, *NOT_RECORDED}
+    keys = {*LOGGING, *SAVING, *REPORTING, *PROCESSES, *VLLM, *THRESHOLDS, *NOT_RECORDED}
     classes = [spec.config_class for spec in STAGES.values()]
     known = {field.name for one in classes for field in fields(one)}
     trainer = {

@@ -72,8 +72,9 @@ def candidate_flags(stage, device: Device) -> list[dict]:
     if stage.spec.loop == "ppo":
         rows = config.per_device_train_batch_size * config.gradient_accumulation_steps
         rows = min(rows, config.local_rollout_forward_batch_size)
-        flags += [{"merge_in_rollouts": False}] if config.merge_in_rollouts and config.use_peft else []
-        flags += [{"local_rollout_forward_batch_size": rows // 2**n} for n in range(1, rows.bit_length())]
+        if config.rollout_engine != "vllm":
+            flags += [{"merge_in_rollouts": False}] if config.merge_in_rollouts and config.use_peft else []
+            flags += [{"local_rollout_forward_batch_size": rows // 2**n} for n in range(1, rows.bit_length())]
     flags.append({"bf16": True})
     if "8bit" not in (config.optim or ""):
         flags.append({"optim": "paged_adamw_8bit" if device.is_gpu else "adamw_8bit"})

@@ -22,6 +22,7 @@ from hfkit.stages.checks.architecture import (
 )
 from hfkit.stages.checks.models import revision_problems, weights_problems
 from hfkit.stages.checks.rules import broken_rules
+from hfkit.stages.checks.vllm import vllm_problems
 
 RESERVED_COLUMNS = ("prompt", "prompts", "replies", "input_ids", "length", "dropped", "faults", "cut")
 """Names that no column for a reward function may have."""
@@ -33,6 +34,7 @@ def ppo_problems(config: PPOConfig) -> list[Problem]:
     """Return every problem of PPO's own fields."""
     rules = response_rules(config) + batch_rules(config) + function_rules(config) + penalty_rules(config)
     problems = [*precision_problems(config), *broken_rules(config, rules)]
+    problems += vllm_problems(config, find_model_config(config))
     return [*problems, *reward_problems(config), *value_adapter_problems(config)]
 
 

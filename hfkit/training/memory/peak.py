@@ -124,7 +124,7 @@ def ppo_phases(stage, roles: list[Role], gradients: int, device: Device) -> tupl
     standing += sum(formulas.optimizer_bytes(role.held, stage.arguments.optim) for role in roles)
     copies = rollout_copies(config, policy, sampled, device.capacity - standing - sampling)
     phases = {
-        "rollout": copies + sampling,
+        "rollout": copies + sampling if config.rollout_engine != "vllm" else vllm_bytes(config, policy, device),
         "scoring": formulas.scoring_bytes(policy.decoder, run, replies),
     }
     activations = 0
@@ -140,6 +140,17 @@ def ppo_phases(stage, roles: list[Role], gradients: int, device: Device) -> tupl
         loss = formulas.loss_bytes(policy.decoder, run.tokens)
         phases["ptx loss"] = formulas.kept_bytes(policy.decoder, run) + loss + accumulated
     return activations, logits, phases
+
+
+def vllm_bytes(config, policy: Role, device: Device) -> int:
+    """Return the bytes of rollouts with vLLM: the matrix that is merged, and vLLM's share of the GPU or its buffers.
+
+    vLLM 0.27 packs the weights for a server into two buffers of 1 GiB, and has what it packs beside them.
+    """
+    merged = 2 * FP32 * max(weight.count for weight in policy.weights)
+    if config.vllm_mode == "colocate":
+        return merged + int(config.vllm_gpu_memory_utilization * device.capacity)
+    return merged + min(4 << 30, 2 * FP32 * sum(weight.count for weight in policy.weights))
 
 
 def rollout_copies(config, policy: Role, run: Pass, room: int) -> int:

@@ -1,0 +1,31 @@
+"""Failures of an engine that samples replies, such as a lost server: all processes of a launch agree on them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from hfkit.core.errors import HfkitError
+
+
+class EngineError(HfkitError):
+    """An engine failed to sample. The model is as it was: the run can save a checkpoint, and resume from it."""
+
+
+@contextmanager
+def agree_on_failure() -> Iterator[None]:
+    """Raise the EngineError of one process in all of them at the end of a block, which every process has to enter.
+
+    Otherwise the others would wait for that process in the next collective operation.
+    """
+    failure = None
+    try:
+        yield
+    except EngineError as error:
+        failure = error
+    if PartialState().num_processes > 1:
+        messages = [message for message in gather_object([failure and str(failure)]) if message]
+        failure = failure or (EngineError(messages[0]) if messages else None)
+    if failure:
+        raise failure

@@ -1,0 +1,205 @@
+"""Samples replies with vLLM, from a copy of the policy's weights: on a server, or in this process on the same GPU.
+
+vLLM holds the whole model, with the adapter merged. Its replies come from the policy to within the rounding of its
+dtype; the log-probabilities that PPO learns from are the policy's own.
+"""
+
+import os
+import socket
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+from accelerate.utils import patch_environment
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hfkit.core.console import is_main_process
+from hfkit.core.device import device, keep_random_state
+from hfkit.core.errors import HfkitError, reason
+from hfkit.data.chat_template import turn_end_ids
+from hfkit.models.adapters import without_adapter
+from hfkit.models.engine_errors import EngineError, agree_on_failure
+from hfkit.models.generation import up_to_stop
+from hfkit.models.named_weights import NamedWeight, named_weights, naming_fault
+from hfkit.models.vllm_server import Server
+
+ONLY_TEMPERATURE = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+"""Settings without effect, each given: vLLM takes those that are missing from the model's generation config."""
+
+
+class Backend(Protocol):
+    """Where vLLM runs."""
+
+    def load(self, weights: list[NamedWeight]) -> None:
+        """Replace the weights to sample with."""
+
+    def sample(self, prompts: list[list[int]], seeds: list[int], sampling: dict[str, Any], at_once: int) -> list:
+        """Return the token ids of a reply to each prompt."""
+
+    def free(self) -> None:
+        """Free the GPU's memory until the next `load`."""
+
+
+@dataclass
+class VLLMEngine:
+    """Samples with vLLM; temperature and stop tokens are all that `sample` sets.
+
+    A seed reproduces replies as far as vLLM does: its rounding depends on which replies it computes together.
+
+    Args:
+        backend: a `Server`, which all processes ask and the main process sends weights to; or a `Colocated`.
+        bf16: whether merged matrices are bfloat16, rounded at random (see `merged_copies.round_randomly`).
+
+    Raises:
+        HfkitError: vLLM cannot take over the weights of this model.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    backend: Backend
+    bf16: bool = False
+
+    def __post_init__(self) -> None:
+        self.bf16 = self.bf16 or self.model.dtype == torch.bfloat16
+        if fault := naming_fault(self.model, self.bf16):
+            raise HfkitError(f"vLLM cannot sample from this model: {fault}: set rollout_engine: generate")
+
+    @property
+    def name(self) -> str:
+        """The name for the record of a run."""
+        return f"vllm.{'server' if isinstance(self.backend, Server) else 'colocate'}{', bf16' * self.bf16}"
+
+    def sync(self) -> None:
+        """Send the current weights; every process has to call it. One random number is drawn, for rounding.
+
+        Raises:
+            EngineError: in all processes, if one of them failed.
+        """
+        seed = int(torch.randint(2**31, ()))
+        is_shared = isinstance(self.backend, Server)
+        with agree_on_failure(), self.without_autocast(), keep_random_state(self.model.device):
+            torch.manual_seed(seed)
+            if is_main_process() or not is_shared:
+                self.backend.load(named_weights(self.model, self.bf16))
+
+    def sample(
+        self,
+        prompts: list[list[int]],
+        max_new_tokens: int,
+        temperature: float,
+        batch_size: int,
+        stop_token_ids: list[int] | None = None,
+    ) -> list[list[int]]:
+        """Return replies as `Engine.sample` does, each with a seed from torch's global generator.
+
+        Raises:
+            EngineError: vLLM failed, or gave something else than replies.
+        """
+        stop_token_ids = stop_token_ids or turn_end_ids(self.tokenizer)
+        limits = {"max_tokens": max_new_tokens, "temperature": float(temperature)}
+        stops = {"stop_token_ids": stop_token_ids, "ignore_eos": True}  # vLLM's own, from the tokenizer, may be others
+        seeds = torch.randint(2**31, (len(prompts),)).tolist()
+        with self.without_autocast():
+            replies = self.backend.sample(prompts, seeds, {**ONLY_TEMPERATURE, **limits, **stops}, batch_size)
+        vocabulary = without_adapter(self.model).config.get_text_config().vocab_size
+        for reply in replies:
+            if fault := reply_fault(reply, max_new_tokens, vocabulary):
+                raise EngineError(f"vLLM's answer is no reply: {fault}")
+        return [up_to_stop(reply, stop_token_ids) for reply in replies]
+
+    def release(self) -> None:
+        """Free the GPU's memory of vLLM, if it is this process's."""
+        self.backend.free()
+
+    def without_autocast(self) -> torch.autocast:
+        """Return a context without the caller's autocast, for weights and for vLLM in this process."""
+        return torch.autocast(self.model.device.type, enabled=False)
+
+
+def reply_fault(reply: Any, max_new_tokens: int, vocabulary: int) -> str | None:
+    """Return why something is not a reply, or None."""
+    if not isinstance(reply, list) or not 0 < len(reply) <= max_new_tokens:
+        return f"expected 1 to {max_new_tokens} token ids"
+    if not all(type(token) is int and 0 <= token < vocabulary for token in reply):
+        return f"expected token ids from 0 to {vocabulary - 1}"
+    return None
+
+
+class Colocated:
+    """vLLM in this process, on its GPU: awake from `load` to `free`, in between its memory is free.
+
+    Args:
+        llm: vLLM's `LLM`, with sleep mode.
+    """
+
+    def __init__(self, llm: Any):
+        self.llm, self.is_asleep = llm, False
+
+    def load(self, weights: list[NamedWeight]) -> None:
+        """Wake up, and replace the weights, one at a time."""
+        if self.is_asleep:
+            self.llm.wake_up()
+            self.is_asleep = False
+        self.llm.apply_model(lambda model: load_into(model, weights))
+        self.llm.reset_prefix_cache()
+
+    def sample(self, prompts: list[list[int]], seeds: list[int], sampling: dict[str, Any], at_once: int) -> list:
+        """Return the token ids of a reply to each prompt; vLLM chooses how many it computes at once."""
+        from vllm import SamplingParams  # noqa: PLC0415 - an optional package
+
+        each = [SamplingParams(**sampling, seed=seed, detokenize=False) for seed in seeds]
+        given = [{"prompt_token_ids": prompt} for prompt in prompts]
+        return [[*answer.outputs[0].token_ids] for answer in self.llm.generate(given, each, use_tqdm=False)]
+
+    def free(self) -> None:
+        """Discard weights and cache."""
+        if not self.is_asleep:
+            self.llm.sleep(level=2)
+            self.is_asleep = True
+
+
+def load_into(model: torch.nn.Module, weights: list[NamedWeight]) -> None:
+    """Load weights into a model of vLLM; nothing is returned, which vLLM would send between processes."""
+    model.load_weights((one.name, one.value()) for one in weights)
+
+
+@cache
+def colocated(path: str, dtype: str, memory: float, tokens: int | None) -> Colocated:
+    """Return vLLM on this process's GPU, one in a process, made from the files of a base.
+
+    Args:
+        memory: the share of the GPU's memory for weights and KV cache.
+        tokens: of the longest prompt with its reply; None takes the model's context.
+
+    Raises:
+        HfkitError: vLLM cannot start.
+    """
+    from vllm import LLM  # noqa: PLC0415 - it takes seconds
+
+    launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    launched |= {"MASTER_PORT": str(free_port())}
+    unset = {name: value for name, value in launched.items() if name not in os.environ}
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        with patch_environment(**unset), keep_random_state(device()):  # `LLM` sets torch's seed
+            llm = LLM(
+                model=path,
+                dtype=dtype,
+                gpu_memory_utilization=memory,
+                max_model_len=tokens,
+                enable_sleep_mode=True,
+                distributed_executor_backend="external_launcher",  # in this process
+                seed=rank,
+            )
+    except Exception as error:  # vLLM raises errors of any kind
+        raise HfkitError(f"vLLM cannot start in this process: {reason(error)}") from error
+    return Colocated(llm)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

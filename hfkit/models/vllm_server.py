@@ -1,0 +1,248 @@
+"""A vLLM server that samples replies and takes over weights: `vllm serve`, by way of TRL's client.
+
+TRL's client retries requests. Here none is retried: a server that was started again meanwhile has other weights.
+"""
+
+import io
+import ipaddress
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as LateError
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import requests
+import torch
+from packaging.version import InvalidVersion, Version
+from requests.adapters import BaseAdapter, HTTPAdapter
+from urllib3.exceptions import HTTPError
+from urllib3.exceptions import TimeoutError as TooLateError
+
+from hfkit.core.console import warn
+from hfkit.core.errors import reason
+from hfkit.models.engine_errors import EngineError
+from hfkit.models.named_weights import NamedWeight
+
+if TYPE_CHECKING:
+    from trl.generation.vllm_client import VLLMClient
+
+ANSWER_BYTES = 16 << 20
+"""The longest answer that is read; that with a reply has its text, and a few bytes for each token."""
+ASK_SECONDS = 30.0
+"""How long a server may take to answer what it is."""
+REASON_LENGTH = 300
+"""Characters of an answer that an error quotes."""
+
+
+class BoundedAdapter(BaseAdapter):
+    """Sends requests once, and reads answers of at most `ANSWER_BYTES` that are complete in time.
+
+    Each request has a connection of its own: one that is kept may be closed while the next request is sent.
+
+    Args:
+        seconds: for an answer.
+    """
+
+    def __init__(self, seconds: float):
+        super().__init__()
+        self.seconds = seconds
+
+    def send(self, request, stream=False, timeout=None, **options):
+        """Return the response with its whole content."""
+        latest, content, adapter = time.monotonic() + self.seconds, io.BytesIO(), HTTPAdapter()
+        try:
+            response = adapter.send(request, stream=True, timeout=self.seconds, **options)
+            while part := response.raw.read(1 << 16, decode_content=True):
+                content.write(part)
+                if time.monotonic() > latest:
+                    raise TooLateError
+                if content.tell() > ANSWER_BYTES:
+                    raise ValueError(f"an answer of more than {ANSWER_BYTES} bytes")
+            response.close()
+        except TooLateError as error:
+            raise requests.Timeout(request=request) from error
+        except HTTPError as error:
+            raise requests.ConnectionError(error, request=request) from error
+        finally:
+            adapter.close()
+        response.raw = io.BytesIO(content.getvalue())
+        return response
+
+    def close(self) -> None:
+        """Do nothing: no connection is kept."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server serves: the names and paths of its model, the longest context in tokens, and the dtype."""
+
+    names: tuple[str, ...]
+    context: int | None
+    dtype: str | None
+
+
+def served_by(url: str) -> Served:
+    """Return what the vLLM server at a URL serves.
+
+    Raises:
+        EngineError: nobody answers there, no vLLM server does, or one that this client does not fit.
+    """
+    with requests.Session() as session:
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, BoundedAdapter(ASK_SECONDS))
+
+        def get(path: str) -> requests.Response:
+            response = session.get(f"{url.rstrip('/')}{path}")
+            response.raise_for_status()
+            return response
+
+        try:
+            get("/health")
+            release = Version(get("/version").json()["version"]).base_version
+            card = get("/v1/models").json()["data"][0]
+            names = tuple(str(card[key]) for key in ("id", "root") if card.get(key))
+        except requests.ConnectionError as error:
+            raise EngineError("nobody listens there: start the server first") from error
+        except (requests.RequestException, InvalidVersion, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise EngineError(f"it does not answer as a vLLM server: {short_reason(error)}") from error
+        own = Version(import_module("vllm").__version__).base_version
+        if release != own:
+            raise EngineError(f"it runs vLLM {release}, and here is {own}: install one version on both sides")
+        try:
+            config = get("/server_info?config_format=json").json()["vllm_config"]
+            if not config["weight_transfer_config"]:
+                raise ValueError("it has no weight_transfer_config")
+            dtype = config["model_config"].get("dtype")
+        except (requests.RequestException, ValueError, LookupError, TypeError, AttributeError) as error:
+            remedy = "start it with VLLM_SERVER_DEV_MODE=1 and --weight-transfer-config"
+            raise EngineError(f"its weights cannot be replaced ({short_reason(error)}): {remedy}") from error
+    return Served(names, card.get("max_model_len"), dtype and str(dtype).removeprefix("torch."))
+
+
+@dataclass(frozen=True)
+class Server:
+    """A vLLM server.
+
+    Attributes:
+        url: such as http://127.0.0.1:8000.
+        timeout: seconds for an answer, and for taking over the weights.
+        group_port: of this machine, where the server gets the weights from.
+    """
+
+    url: str
+    timeout: float = 240.0
+    group_port: int = 51216
+
+    def load(self, weights: list[NamedWeight]) -> None:
+        """Replace the weights that the server samples with.
+
+        Raises:
+            EngineError: the server is gone, late, or answers with an error.
+        """
+        metadata = [(one.name, str(one.dtype).removeprefix("torch."), one.shape) for one in weights]
+
+        def send() -> None:
+            client = client_of(self)
+            if client.communicator is None:
+                client.init_communicator(device="cuda")  # the current one
+            client.update_named_params(metadata, ((one.name, one.value()) for one in weights))
+            client.reset_prefix_cache()
+
+        with self.explained("take over the weights"):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # vLLM reads the weights in CUDA streams of its own
+            in_thread(send).result(self.timeout)
+
+    def sample(self, prompts: list[list[int]], seeds: list[int], sampling: dict[str, Any], at_once: int) -> list:
+        """Return the token ids of a reply to each prompt, as the server sends them.
+
+        Args:
+            seeds: one for each reply; those of one request would be drawn from the same random numbers.
+            sampling: arguments of vLLM's `SamplingParams`.
+            at_once: the most requests at the same time.
+
+        Raises:
+            EngineError: the server is gone, late, or answers with an error or with something else than a reply.
+        """
+        room = threading.Semaphore(at_once)
+
+        def ask(client: "VLLMClient", prompt: list[int], seed: int) -> list[int]:
+            with room:
+                answer = client.generate([prompt], logprobs=None, generation_kwargs={**sampling, "seed": seed})
+            if answer["prompt_ids"] != [prompt] or len(answer["completion_ids"]) != 1:
+                raise ValueError("the answer to another prompt")
+            return answer["completion_ids"][0]
+
+        with self.explained("sample"):
+            client = in_thread(partial(client_of, self)).result(self.timeout)
+            asked = [in_thread(partial(ask, client, *one)) for one in zip(prompts, seeds, strict=True)]
+            return [reply.result() for reply in asked]
+
+    def free(self) -> None:
+        """Do nothing: the server has its own memory."""
+
+    @contextmanager
+    def explained(self, what: str):
+        """Turn errors of a block, which come from TRL's client, into an EngineError that says what failed."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # TRL raises a plain Exception for an answer with an error
+            client_of.cache_clear()
+            why = short_reason(error)
+            if isinstance(error, (LateError, TimeoutError, requests.Timeout)):
+                why = f"no answer within {self.timeout:g} seconds"
+            elif isinstance(error, requests.ConnectionError):
+                why = "the connection is refused or lost"
+            remedy = "start it again, then the run with --resume_from_checkpoint"
+            raise EngineError(f"the vLLM server at {self.url} did not {what}: {why}: {remedy}") from error
+
+
+@cache
+def client_of(server: Server) -> "VLLMClient":
+    """Return TRL's client of a server, one in a process."""
+    from trl.generation.vllm_client import VLLMClient  # noqa: PLC0415 - it imports vLLM, which takes seconds
+
+    if not is_loopback(server.url):
+        warn(f"prompts and weights are sent to {server.url}, and over an own connection, without encryption")
+    served_by(server.url)  # TRL's client waits without end for a server that is there and not healthy
+    client = VLLMClient(base_url=server.url, group_port=server.group_port)
+    for scheme in ("http://", "https://"):
+        client.session.mount(scheme, BoundedAdapter(server.timeout))
+    return client
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether a URL is one of this machine alone."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
+
+
+def in_thread(function: Callable[[], Any]) -> Future:
+    """Call a function in a thread, which ends with the process: NCCL waits for a lost server without end."""
+    result: Future = Future()
+
+    def call() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return result
+
+
+def short_reason(error: BaseException) -> str:
+    """Return the `reason` of an error, without the rest of a long answer that it quotes."""
+    text = reason(error)
+    return text if len(text) <= REASON_LENGTH else f"{text[:REASON_LENGTH]}..."

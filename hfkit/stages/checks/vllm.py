@@ -1,0 +1,139 @@
+"""Validates `rollout_engine: vllm` and its keys: vLLM, a GPU, the server, and what it serves."""
+
+import math
+import os
+from importlib import import_module
+from importlib.util import find_spec
+from urllib.parse import urlsplit
+
+from transformers import PreTrainedConfig
+
+from hfkit.config.stages import PPOConfig
+from hfkit.config.validation import default_of
+from hfkit.core.device import has_bf16
+from hfkit.core.errors import HfkitError, Kind, Problem
+from hfkit.models.adapter_support import has_variant
+from hfkit.models.engine_errors import EngineError
+from hfkit.models.precision import computes_in_bf16
+from hfkit.models.vllm_server import Served, served_by
+from hfkit.records.source import Source
+from hfkit.stages.checks.rules import broken_rules
+
+ENGINE, MODE, URL = "rollout_engine", "vllm_mode", "vllm_server_base_url"
+MODES = {URL: "server", "vllm_server_timeout": "server", "vllm_group_port": "server"}
+MODES |= {"vllm_gpu_memory_utilization": "colocate"}
+"""The keys of one mode."""
+SOURCE_KEYS = ("model_name_or_path", "model_revision")
+
+
+def vllm_problems(config: PPOConfig, model_config: PreTrainedConfig | None) -> list[Problem]:
+    """Return every problem of rollouts with vLLM; the server is asked what it serves.
+
+    Args:
+        model_config: of the model that the policy starts from; None if it does not exist yet.
+    """
+    problems = effect_of_keys(config)
+    if config.rollout_engine != "vllm":
+        return problems
+    problems += broken_rules(config, model_rules(config) + number_rules(config))
+    if fault := environment_fault():
+        problems.append(Problem(ENGINE, "vllm", fault, Kind.NOT_HERE, (MODE,)))
+    elif config.vllm_mode == "server" and model_config is not None and not any(one.key == URL for one in problems):
+        problems += server_problems(config)
+    return problems
+
+
+def effect_of_keys(config: PPOConfig) -> list[Problem]:
+    """Return problems of keys of vLLM that are set and have no effect."""
+    set_keys = {
+        name: field
+        for name, field in PPOConfig.__dataclass_fields__.items()
+        if (name in MODES or name == MODE) and getattr(config, name) != default_of(field)
+    }
+    problems = []
+    for name in set_keys:
+        if config.rollout_engine != "vllm":
+            remedy, key = "has no effect without rollout_engine: vllm", ENGINE
+        elif config.vllm_mode != MODES.get(name, config.vllm_mode):
+            remedy, key = f"has no effect without vllm_mode: {MODES[name]}", MODE
+        else:
+            continue
+        problems.append(Problem(name, getattr(config, name), remedy, keys=(key,)))
+    return problems
+
+
+def model_rules(config: PPOConfig) -> list[tuple]:
+    """Return the rules of models that vLLM can take over: with the adapter merged."""
+    try:
+        adapter = Source.of(config.model_name_or_path or "", config.model_revision).adapter
+    except (HfkitError, OSError, ValueError):  # the checks of the path report it
+        adapter = None
+    variant = config.use_peft and has_variant(adapter or vars(config))
+    other = "set rollout_engine: generate"
+    merged = "vLLM samples with the adapter merged: remove it"
+    merge = "full fine-tuning from an adapter: vLLM would serve the adapter's base: merge them with `hfkit merge` first"
+    return [
+        (adapter is not None and not config.use_peft, ENGINE, merge, "use_peft", *SOURCE_KEYS),
+        (config.use_peft and not config.merge_in_rollouts, "merge_in_rollouts", merged, ENGINE),
+        (variant, ENGINE, f"an adapter with DoRA or whole modules cannot be merged into copies: {other}", *SOURCE_KEYS),
+        (config.load_in_8bit, ENGINE, f"vLLM takes no weights in 8 bits: {other}, or load_in_4bit", "load_in_8bit"),
+    ]
+
+
+def number_rules(config: PPOConfig) -> list[tuple]:
+    """Return the rules of numbers and of the server's URL."""
+    parts = urlsplit(config.vllm_server_base_url)
+    try:
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # no port
+        is_url = False
+    has_more = bool(parts.username or parts.password or parts.query or parts.fragment)
+    share, seconds, port = config.vllm_gpu_memory_utilization, config.vllm_server_timeout, config.vllm_group_port
+    return [
+        (not is_url or has_more, URL, "expected a URL such as http://127.0.0.1:8000"),
+        (not 0 < seconds < math.inf, "vllm_server_timeout", "must be above 0, in seconds"),
+        (not 0 < port < 1 << 16, "vllm_group_port", "must be from 1 to 65535"),
+        (not 0 < share < 1, "vllm_gpu_memory_utilization", "must be above 0 and below 1"),
+    ]
+
+
+def environment_fault() -> str | None:
+    """Return why vLLM cannot run here, or None."""
+    if find_spec("vllm") is None:
+        return "vLLM is not installed: pip install 'hfkit[vllm]', or set rollout_engine: generate"
+    if not import_module("vllm.platforms").current_platform.is_cuda_alike():
+        return "vLLM gets the policy's weights from a GPU, and there is none: set rollout_engine: generate"
+    return None
+
+
+def server_problems(config: PPOConfig) -> list[Problem]:
+    """Return problems of the server: it is not there, does not fit, or serves another model."""
+    url = config.vllm_server_base_url
+    base = Source.of(config.model_name_or_path or "", config.model_revision).base
+    tokens = config.max_prompt_length + config.response_length
+    bf16 = computes_in_bf16(config, has_bf16())
+    start = f"VLLM_SERVER_DEV_MODE=1 vllm serve {base} --dtype {'bfloat16' if bf16 else 'float32'}"
+    start += """ --weight-transfer-config '{"backend": "nccl"}'"""
+    try:
+        served = served_by(url)
+    except EngineError as error:
+        return [Problem(URL, url, f"{error} ({start})", Kind.NOT_HERE, (ENGINE, MODE))]
+    if not serves(served, base):
+        names = " or ".join(dict.fromkeys(served.names))
+        remedy = f"it serves {names}, and the policy's base is {base}: {start}"
+        return [Problem(URL, url, remedy, Kind.NOT_HERE, (*SOURCE_KEYS, ENGINE))]
+    if served.context is not None and tokens > served.context:
+        remedy = f"it takes {served.context} tokens, fewer than max_prompt_length + response_length: start it with "
+        remedy += f"--max-model-len {tokens}"
+        return [Problem(URL, url, remedy, Kind.NOT_HERE, ("max_prompt_length", "response_length", ENGINE))]
+    if served.dtype not in (None, "float32") and not (bf16 and served.dtype == "bfloat16"):
+        remedy = f"it computes in {served.dtype}, which rounds small changes of the weights away: {start}"
+        remedy += "" if bf16 else ", or set bf16: true, for which they are rounded at random"
+        return [Problem(URL, url, remedy, Kind.NOT_HERE, ("bf16", ENGINE))]
+    return []
+
+
+def serves(served: Served, base: str) -> bool:
+    """Return whether a server serves a model: under its name, or from its folder."""
+    folders = {os.path.realpath(name) for name in served.names if os.path.isdir(name)}
+    return base in served.names or (os.path.isdir(base) and os.path.realpath(base) in folders)

@@ -1,0 +1,61 @@
+"""A double of vLLM for machines without a GPU: what hfkit and TRL's client call, on a small model of Transformers.
+
+It has vLLM's rules, not its speed: settings that a request leaves out come from the model's generation config, a prefix
+cache survives new weights, sleep discards weights, and `LLM` sets torch's seed.
+"""
+
+import torch
+
+from vllm.sampling import Sampler
+from vllm.sampling_params import SamplingParams
+
+__all__ = ["LLM", "RequestOutput", "SamplingParams"]
+__version__ = "0.27.1"
+
+
+class RequestOutput:
+    """A reply of an `LLM`."""
+
+    def __init__(self, prompt: list[int], reply: list[int]):
+        self.prompt_token_ids = prompt
+        self.outputs = [type("CompletionOutput", (), {"token_ids": tuple(reply)})()]
+
+
+class LLM:
+    """vLLM in this process."""
+
+    made: list["LLM"] = []
+
+    def __init__(self, *, model, dtype, gpu_memory_utilization, max_model_len, seed, **options):
+        assert options == {"enable_sleep_mode": True, "distributed_executor_backend": "external_launcher"}, options
+        torch.manual_seed(seed)
+        self.sampler = Sampler(model, getattr(torch, dtype))
+        self.settings = {"memory": gpu_memory_utilization, "tokens": max_model_len}
+        self.is_asleep, self.calls = False, []
+        LLM.made.append(self)
+
+    def sleep(self, level: int = 1) -> None:
+        assert level == 2 and not self.is_asleep
+        self.calls.append("sleep")
+        self.is_asleep = True
+        for parameter in self.sampler.model.parameters():
+            parameter.data.fill_(float("nan"))
+
+    def wake_up(self, tags=None) -> None:
+        assert self.is_asleep
+        self.calls.append("wake_up")
+        self.is_asleep = False
+
+    def apply_model(self, function) -> list:
+        assert not self.is_asleep
+        return [function(self.sampler)]
+
+    def reset_prefix_cache(self) -> bool:
+        self.sampler.prefixes.clear()
+        return True
+
+    def generate(self, prompts, sampling_params, use_tqdm=True) -> list[RequestOutput]:
+        assert not self.is_asleep
+        given = [one["prompt_token_ids"] for one in prompts]
+        pairs = zip(given, sampling_params, strict=True)
+        return [RequestOutput(prompt, self.sampler.reply(prompt, one)) for prompt, one in pairs]
