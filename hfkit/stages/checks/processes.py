@@ -8,7 +8,7 @@ from dataclasses import replace
 from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import Problem
 from hfkit.core.launch import DEEPSPEED, FSDP, deepspeed_of_environment, zero_stage
-from hfkit.stages.checks.fsdp import fsdp_problems, memory_problems, ppo_fsdp_problems
+from hfkit.stages.checks.fsdp import fsdp_problems, training_problems, ppo_fsdp_problems
 
 PPO_NEEDS_DDP = (
     "PPO updates its models itself, and under DeepSpeed nothing would be trained: several processes train with DDP "
@@ -40,7 +40,7 @@ def sharding_problems(config, engine: str) -> list[Problem]:
     """Return why an engine (ddp, fsdp2, zero2, zero3) cannot train a config, whatever else a launch asks for."""
     is_ppo, problems = spec_of_config(config).loop == "ppo", []
     if engine == "fsdp2":
-        problems = (ppo_fsdp_problems(config) if is_ppo else []) + memory_problems(config)
+        problems = (ppo_fsdp_problems(config) if is_ppo else []) + training_problems(config)
     elif engine != "ddp" and is_ppo:
         problems = [Problem(DEEPSPEED, engine, PPO_NEEDS_DDP)]
     launch = (DEEPSPEED, FSDP)
