@@ -1,8 +1,8 @@
 """python benchmarks/fsdp2_memory.py
 
-Measures the peak of a GPU that is the first of n under FSDP2: with torch's fake process group it allocates what it would
-in a launch of n, and sends nothing. Llama models with random weights and bf16, trained in full on rows of 2,048 tokens, one at a
-time. Prints a line of JSON a case, for benchmarks/records/NVIDIA-H200/fsdp2_memory.json. Needs no hfkit.
+Measures the peak of a GPU that is the first of n under FSDP2, with torch's fake process group: it allocates what a
+process of such a launch would, and sends nothing. The models are Llamas with random weights, trained in full in bf16 on
+rows of 2,048 tokens, one at a time. Prints a line of JSON for each case. Needs no hfkit.
 """
 
 import json

@@ -78,7 +78,7 @@ def test_a_launch_in_which_the_stage_fits_is_recommended_and_fits(plan):
         (
             ["--processes", "2", "--engine", "zero2"],
             FUNCTIONS,
-            "--engine: 'zero2' -> PPO updates its models itself, and under DeepSpeed nothing would be trained",
+            "--engine: 'zero2' -> PPO updates its models itself, and under DeepSpeed would train nothing",
         ),
     ],
 )

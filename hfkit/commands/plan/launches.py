@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from hfkit.core.errors import MISSING, ConfigError, Problem
-from hfkit.stages.checks.processes import sharding_problems
+from hfkit.stages.checks.planned_engine import sharding_problems
 from hfkit.training.memory.device import Device
 from hfkit.training.memory.peak import plan_memory
 from hfkit.training.memory.processes import ALONE, LAUNCH_ENGINES, Launch
