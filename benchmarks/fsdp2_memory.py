@@ -46,13 +46,11 @@ def measure(processes, hidden, mlp, layers, vocab, tied, checkpointing, passes) 
                 accelerator.backward(model(input_ids=ids, labels=ids, use_cache=False).loss)
         optimizer.step()
         optimizer.zero_grad()
-    peak, standing = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
+    sizes = {"peak_gb": torch.cuda.max_memory_allocated(), "standing_gb": torch.cuda.memory_allocated()}
     names = ("processes", *shape, "gradient_checkpointing", "gradient_accumulation_steps")
     values = (processes, *shape.values(), checkpointing, passes)
-    print(
-        json.dumps({**dict(zip(names, values, strict=True)), "peak_bytes": peak, "standing_bytes": standing}),
-        flush=True,
-    )
+    settings = dict(zip(names, values, strict=True))
+    print(json.dumps(settings | {name: round(size / 1e9, 2) for name, size in sizes.items()}), flush=True)
 
 
 if __name__ == "__main__":

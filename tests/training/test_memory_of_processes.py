@@ -6,10 +6,11 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from planned import CPU, LORA, ROWS
+from planned import CPU, LORA, ROOT, ROWS
 from resident import SHAPE_100M, resident_memory
 
 from hfkit.training.memory.communication import sent_bytes
+from hfkit.training.memory.device import Device
 from hfkit.training.memory.peak import plan_memory
 from hfkit.training.memory.processes import ALONE, LAUNCH_ENGINES, Launch, gathered_by_layers
 from hfkit.training.memory.shapes import roles_of
@@ -91,6 +92,25 @@ def test_ppo_samples_from_whole_weights_under_fsdp2(stage_for):
     assert sum(role.weights for role in shared.roles) == pytest.approx(
         sum(role.weights for role in alone.roles) / 2, rel=1e-3
     )
+
+
+MEASURED = json.loads((ROOT / "benchmarks/records/NVIDIA-H200/fsdp2_memory.json").read_text(encoding="utf-8"))["cases"]
+
+
+@pytest.mark.parametrize("case", MEASURED, ids=lambda case: f"{case['processes']}-{case['num_hidden_layers']}")
+def test_the_peak_under_fsdp2_is_that_of_a_gpu(case, folder_of, stage_for):
+    """The libraries are in neither figure."""
+    shape = {"model_type": "llama", "num_key_value_heads": 8, "max_position_embeddings": 2048}
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size", "num_attention_heads")
+    shape |= {name: case[name] for name in (*names, "tie_word_embeddings")}
+    settings = {name: case[name] for name in ("gradient_checkpointing", "gradient_accumulation_steps")}
+    settings |= {"bf16": True, "loss_type": "nll", "max_length": 2048, "per_device_train_batch_size": 1}
+    settings |= {"optim": "adamw_torch_fused", "micro_batches_by_length": False}
+    stage = stage_for("sft", model_name_or_path=folder_of(shape, weights=False), **settings)
+    plan = plan_memory(stage, Device("a card", 10**12, 0, is_gpu=True), Launch(case["processes"], "fsdp2"))
+    standing = sum(role.weights + role.optimizer for role in plan.roles)
+    assert standing == pytest.approx(case["standing_gb"] * 1e9, rel=0.05)
+    assert plan.peak == pytest.approx(case["peak_gb"] * 1e9, rel=0.15)
 
 
 @pytest.mark.distributed
