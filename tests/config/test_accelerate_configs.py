@@ -1,13 +1,17 @@
 """The files of `configs/accelerate`: what `accelerate launch` makes of each, and that they ship."""
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
 from forks import run
+from processes import launch
+from safetensors.torch import load_file
 
 from hfkit.core.shipped import shipped_folder
 
@@ -91,3 +95,27 @@ def test_its_processes_get_the_variables_of_its_engine(name, environments):
         assert {key: variables.get(key) for key in VARIABLES[name]} == VARIABLES[name]
         engines = {key for key in variables if key.startswith("ACCELERATE_USE_")}
         assert engines == {key for key in VARIABLES[name] if key.startswith("ACCELERATE_USE_")}
+
+
+def run_stage_in_process(stage: str, config) -> None:
+    """Run a stage."""
+    import_module(f"hfkit.stages.{stage}").main(config)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "ddp"])
+def test_a_launch_with_its_variables_trains_as_one_process(name, config_of, tmp_path):
+    if name.startswith("zero") and find_spec("deepspeed") is None:
+        pytest.skip("needs deepspeed")
+    settings = {"max_steps": 2, "logging_steps": 1, "lora_dropout": 0.0}
+    settings |= {"load_in_4bit": True} if name == "fsdp2_qlora" else {"use_peft": False, "lora_r": None}
+    run_stage_in_process("sft", config_of("sft", tmp_path / "one", per_device_train_batch_size=4, **settings))
+    config = config_of("sft", tmp_path / "two", per_device_train_batch_size=2, **settings)
+    launch(run_stage_in_process, "sft", config, engine=name.partition("_")[0], environment=VARIABLES[name])
+    one, two = (
+        {key: value for file in (tmp_path / folder).glob("*.safetensors") for key, value in load_file(file).items()}
+        for folder in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    for key, tensor in one.items():
+        torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-4)
