@@ -43,6 +43,9 @@ def test_each_process_has_its_part_of_the_rows_and_of_the_memory(plan):
     alone, two = plan("--memory", "64", **settings), plan("--memory", "64", "--processes", "2", **settings)
     assert "Memory, of 64.0 GB" in alone and "sent by" not in alone
     assert "Memory of each of 2 processes (ddp), of 32.0 GB (--memory, by 2 processes)" in two
+    assert (
+        "sft: 8 rows in a step, 4 in each process; peaks of its phases: loss" in two and "rows in a step" not in alone
+    )
     steps = [int(re.search(r"│ sft │ (\d+) │", text)[1]) for text in (alone, two)]
     assert steps == [2 * 32 // 4, 2 * 32 // 8]
     assert "Memory of each of 2 processes (fsdp2), of 40.0 GB (a GPU)" in plan(

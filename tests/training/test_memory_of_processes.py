@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from planned import CPU, LORA, ROOT, ROWS
+from planned import CPU, FUNCTIONS, LORA, ROOT, ROWS
 from resident import SHAPE_100M, resident_memory
 
 from hfkit.training.memory.communication import sent_bytes
@@ -94,6 +94,8 @@ def test_ppo_samples_from_whole_weights_under_fsdp2(stage_for):
     )
 
 
+EPISODES = {"use_peft": False, "total_episodes": 12, "num_ppo_epochs": 1, "num_mini_batches": 1, "max_steps": -1}
+EPISODES |= {"gradient_accumulation_steps": 1, "response_length": 32, "max_prompt_length": 96}
 MEASURED = json.loads((ROOT / "benchmarks/records/NVIDIA-H200/fsdp2_memory.json").read_text(encoding="utf-8"))["cases"]
 
 
@@ -124,6 +126,7 @@ def test_the_peak_under_fsdp2_is_that_of_a_gpu(case, folder_of, stage_for):
         ("sft", "fsdp2", {"gradient_accumulation_steps": 2, "micro_batches_by_length": False}),
         ("sft", "fsdp2", LORA),
         ("sft", "fsdp2", {**LORA, "load_in_4bit": True}),
+        ("ppo", "fsdp2", {**FUNCTIONS, **EPISODES}),
     ],
 )
 def test_the_peak_is_the_resident_memory_of_each_process(name, engine, changes, folder_of, tokenizer_dir, tmp_path):
@@ -136,7 +139,8 @@ def test_the_peak_is_the_resident_memory_of_each_process(name, engine, changes, 
     if name == "pretrain":
         values |= {"model_config": SHAPE_100M, "tokenizer_name_or_path": str(tokenizer_dir), "block_size": 64}
     else:
-        values |= {"model_name_or_path": folder_of(SHAPE_100M), "max_length": 64}
+        values["model_name_or_path"] = folder_of({**SHAPE_100M, "num_hidden_layers": 6 if name == "ppo" else 12})
+        values |= {} if name == "ppo" else {"max_length": 64}
     for planned, measured, taken in resident_memory(name, values, engine):
         print(name, engine, *(f"{size / 1e6:.0f}" for size in (planned, measured, taken)), "MB")
         assert planned == pytest.approx(measured, rel=0.15)

@@ -41,6 +41,8 @@ def main(given: Namespace) -> int:
         advice = [] if fits else remedies(stage, device, launch)
         fitting = None if fits else fitting_launch(stage, device)
         steps, sent = plan_steps(stage, roles, launch), sent_bytes(stage, roles, launch)
-        plans.append(PlanRow(stage.spec.name, stage.config.dtype, checkpointing, memory, steps, sent, advice, fitting))
+        rows = stage.config.per_device_train_batch_size * stage.config.gradient_accumulation_steps
+        plan = PlanRow(stage.spec.name, stage.config.dtype, checkpointing, memory, steps, rows, sent, advice, fitting)
+        plans.append(plan)
     print_plans(plans, device, launch, in_pipeline=len(stages) > 1)
     return 1 if any(plan.memory.peak > device.capacity for plan in plans) else 0

@@ -19,7 +19,8 @@ class PlanRow:
     """What is printed of a stage: the dtype of its base, and what was planned.
 
     Attributes:
-        sent: bytes that a process sends in an optimizer step.
+        rows: of a process in an optimizer step.
+        sent: bytes that it sends in one.
         fitting: a launch in which the stage fits, and its peak in bytes.
     """
 
@@ -28,6 +29,7 @@ class PlanRow:
     checkpointing: Checkpointing
     memory: MemoryPlan
     steps: StepsPlan
+    rows: int
     sent: int
     remedies: list[Remedy]
     fitting: tuple[Launch, int] | None
@@ -43,6 +45,10 @@ def print_plans(plans: list[PlanRow], device: Device, launch: Launch, in_pipelin
             console.print(f"{plan.name}: {line}", soft_wrap=True)
     for plan in plans:
         console.print(f"{plan.name}: dtype: {plan.dtype}; {plan.checkpointing}", soft_wrap=True)
+    for plan in plans if launch.processes > 1 else ():
+        peaks = ", ".join(f"{phase} {decimal(peak)}" for phase, peak in plan.memory.peaks.items())
+        batch = f"{plan.rows * launch.processes} rows in a step, {plan.rows} in each process"
+        console.print(f"{plan.name}: {batch}; peaks of its phases: {peaks}", soft_wrap=True)
     for plan in plans:
         name, memory = plan.name, plan.memory
         if memory.peak <= device.capacity:

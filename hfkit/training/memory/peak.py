@@ -45,10 +45,15 @@ class MemoryPlan:
     buckets: int = 0
 
     @property
-    def peak(self) -> int:
-        """Bytes that every phase holds, with those that the largest one adds."""
+    def peaks(self) -> dict[str, int]:
+        """Bytes in each phase: those that every phase holds, with those that it adds."""
         standing = self.taken + self.buckets + sum(role.weights + role.optimizer for role in self.roles)
-        return standing + max(self.phases.values())
+        return {phase: standing + added for phase, added in self.phases.items()}
+
+    @property
+    def peak(self) -> int:
+        """Bytes in the largest phase."""
+        return max(self.peaks.values())
 
     @property
     def phase(self) -> str:
