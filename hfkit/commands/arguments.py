@@ -198,7 +198,13 @@ ARGUMENTS = {
         argument("--revision", default="main", help="branch, tag or commit of a run on the Hub"),
         argument("--json", action="store_true", help="print JSON, with full hashes"),
     ],
-    "plan": [*CONFIG_ARGUMENTS, *MEMORY_ARGUMENTS],
+    "plan": [
+        *CONFIG_ARGUMENTS,
+        *MEMORY_ARGUMENTS,
+        argument("--processes", type=within(int, 1), default=1, help="processes, each with a GPU; default: 1"),
+        argument("--nodes", type=within(int, 1), default=1, help="machines with these processes; default: 1"),
+        argument("--engine", choices=("ddp", "fsdp2", "zero2", "zero3"), help="what trains in them; default: ddp"),
+    ],
     "quickstart": [
         argument("--output_dir", default="runs/quickstart", help="folder of the runs; default: %(default)s"),
         argument("--configs", default=str(shipped_folder("configs") / "quickstart"), help="folder of the YAMLs"),

@@ -2,19 +2,16 @@
 
 import copy
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import python_path
 from meter import TensorMeter
 from peft import LoraConfig, get_peft_model
-from planned import CPU, FUNCTIONS, GPT2, LLAMA, LORA, ONE_BY_ONE, ROOT, ROWS, plan_8b, run
+from planned import CPU, FUNCTIONS, GPT2, LLAMA, LORA, ONE_BY_ONE, ROWS, plan_8b, run
+from resident import SHAPE_100M, resident_memory
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -293,35 +290,6 @@ def test_ppo_on_an_8b_llama_fits_into_24_gb(folder_of, tmp_path):
     assert whole.peak > card.capacity
 
 
-# A run of a model whose weights are most of what there is, in a process of its own.
-MEASURED = """
-import json, re, sys
-from dataclasses import replace
-from pathlib import Path
-from importlib import import_module
-from hfkit.config.registry import STAGES
-from hfkit.config.parsing import load_config
-from hfkit.stages.checks import problems_of
-from hfkit.training.memory.device import find_device
-from hfkit.training.memory.peak import plan_memory
-from hfkit.training.memory.planned_stage import plan_stage
-from torch.optim.optimizer import register_optimizer_step_post_hook
-name, values = sys.argv[1], json.loads(sys.argv[2])
-config = load_config(STAGES[name].config_class, values, problems_of)
-stage = import_module(f"hfkit.stages.{name}")
-plan = plan_memory(plan_stage(name, config, {}), find_device())
-# From the first step on, and without the checkpoint's mapped pages, which are resident but can go at any time.
-def status(key):
-    return 1024 * int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
-mapped = status("RssFile")
-hook = register_optimizer_step_post_hook(lambda *_: (Path("/proc/self/clear_refs").write_text("5"), hook.remove()))
-stage.main(config)
-print(json.dumps([plan.peak, status("VmHWM") - (status("RssFile") - mapped), plan.taken]))
-"""
-SHAPE_100M = {"model_type": "llama", "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12}
-SHAPE_100M |= {"num_attention_heads": 12, "max_position_embeddings": 256}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape", "changes"),
@@ -340,11 +308,6 @@ def test_the_peak_is_the_resident_memory_of_a_run(name, shape, changes, folder_o
         values |= {"model_config": shape, "tokenizer_name_or_path": str(tokenizer_dir), "block_size": 64}
     else:
         values |= {"model_name_or_path": folder_of(shape), "max_length": 64}
-    # what is freed goes back to the system at once, as it does on a GPU
-    env = os.environ | {"PYTHONPATH": python_path(ROOT), "MALLOC_MMAP_THRESHOLD_": "65536"}
-    command = [sys.executable, "-c", MEASURED, name, json.dumps(values)]
-    ran = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    planned, measured, taken = json.loads(ran.stdout.splitlines()[-1])
+    ((planned, measured, taken),) = resident_memory(name, values)
     print(f"{name}: planned {planned / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB, libraries {taken / 1e6:.0f} MB")
     assert planned == pytest.approx(measured, rel=0.15)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from hfkit.training.memory.device import Device
 from hfkit.training.memory.peak import plan_memory
+from hfkit.training.memory.processes import ALONE, Launch
 
 WORTH = 0.02  # a flag that saves less than this share of the peak is not worth a line
 
@@ -16,41 +17,41 @@ class Remedy:
     peak: int
 
 
-def remedies(stage, device: Device) -> list[Remedy]:
+def remedies(stage, device: Device, launch: Launch = ALONE) -> list[Remedy]:
     """Return each flag that helps by itself; if none is enough, also a set that is enough together, or all that help.
 
     Args:
         stage: a `PlannedStage`.
     """
-    now = plan_memory(stage, device).peak
+    now = plan_memory(stage, device, launch).peak
     single: dict[tuple, Remedy] = {}
     for flags in candidate_flags(stage, device):
-        remedy, keys = remedy_with(stage, flags, device), tuple(flags)
+        remedy, keys = remedy_with(stage, flags, device, launch), tuple(flags)
         earlier = single.get(keys)  # of several values keep the first that fits, else the last
         if remedy.peak < (1 - WORTH) * now and (earlier is None or earlier.peak > device.capacity):
             single[keys] = remedy
     if any(remedy.peak <= device.capacity for remedy in single.values()):
         return list(single.values())
-    together = remedy_together(stage, device)
+    together = remedy_together(stage, device, launch)
     return [*single.values(), together] if len(together.flags) > 1 else list(single.values())
 
 
-def remedy_together(stage, device: Device) -> Remedy:
+def remedy_together(stage, device: Device, launch: Launch) -> Remedy:
     """Add flags, the least harmful first, until the stage fits; then drop those that it fits without."""
     chosen: dict[tuple, dict] = {}
-    best = remedy_with(stage, {}, device)
+    best = remedy_with(stage, {}, device, launch)
     for flags in candidate_flags(stage, device):
         if best.peak <= device.capacity:
             break
         more = {**chosen, tuple(flags): flags}
-        remedy = remedy_with(stage, merge_flags(more), device)
+        remedy = remedy_with(stage, merge_flags(more), device, launch)
         if remedy.peak <= best.peak:
             best, chosen = remedy, more
     for keys in reversed(list(chosen)):
         fewer = {key: flags for key, flags in chosen.items() if key != keys}
-        if remedy_with(stage, merge_flags(fewer), device).peak <= max(device.capacity, best.peak):
+        if remedy_with(stage, merge_flags(fewer), device, launch).peak <= max(device.capacity, best.peak):
             chosen = fewer
-    return remedy_with(stage, merge_flags(chosen), device)
+    return remedy_with(stage, merge_flags(chosen), device, launch)
 
 
 def merge_flags(chosen: dict[tuple, dict]) -> dict:
@@ -58,11 +59,11 @@ def merge_flags(chosen: dict[tuple, dict]) -> dict:
     return {key: value for flags in chosen.values() for key, value in flags.items()}
 
 
-def remedy_with(stage, flags: dict, device: Device) -> Remedy:
+def remedy_with(stage, flags: dict, device: Device, launch: Launch) -> Remedy:
     """Plan a stage with other flags; those that its config has already are left out."""
     changed = replace(stage, config=replace(stage.config, **flags))
     new = {key: value for key, value in flags.items() if getattr(stage.config, key) != value}
-    return Remedy(new, plan_memory(changed, device).peak)
+    return Remedy(new, plan_memory(changed, device, launch).peak)
 
 
 def candidate_flags(stage, device: Device) -> list[dict]:

@@ -7,16 +7,21 @@ it fit, each with its peak, and exits with 1. Models are known by their configs:
 --gpu GB plans for a GPU that is not at hand. What a config leaves open (`dtype`, `bf16`, `gradient_checkpointing`) is
 planned as it would be on that device.
 
+--processes N --engine fsdp2 plans each process of `accelerate launch`: what the engine shares out among them, and what
+they send each other. Where a stage does not fit, an engine and a number of processes that would do is printed.
+
 Flags are those of the stage or of the pipeline: `--per_device_train_batch_size 1`, `--sft.load_in_4bit`.
 """
 
 from argparse import Namespace
 
 from hfkit.commands.plan.advice import remedies
+from hfkit.commands.plan.launches import device_of_process, fitting_launch, read_launch, require_engine
 from hfkit.commands.plan.read_stages import read_stages
 from hfkit.commands.plan.steps import plan_steps
 from hfkit.commands.plan.table import PlanRow, print_plans
 from hfkit.training.memory.checkpointing import decide_checkpointing
+from hfkit.training.memory.communication import sent_bytes
 from hfkit.training.memory.device import device_to_plan
 from hfkit.training.memory.peak import plan_memory
 from hfkit.training.memory.shapes import roles_of
@@ -24,14 +29,20 @@ from hfkit.training.memory.shapes import roles_of
 
 def main(given: Namespace) -> int:
     """Run `hfkit plan`; 1 where a stage does not fit."""
-    device = device_to_plan(given.memory, given.gpu)
+    launch = read_launch(given.processes, given.nodes, given.engine)
+    device = device_of_process(device_to_plan(given.memory, given.gpu), launch)
     stages = read_stages(given.config, given.stage, given.output_dir, given.flags, device)
+    require_engine(stages, launch)
     plans = []
     for open_stage in stages:
-        stage, checkpointing = decide_checkpointing(open_stage, device)
-        memory = plan_memory(stage, device)
-        advice = remedies(stage, device) if memory.peak > device.capacity else []
-        steps = plan_steps(stage, roles_of(stage))
-        plans.append(PlanRow(stage.spec.name, stage.config.dtype, checkpointing, memory, steps, advice))
-    print_plans(plans, device, in_pipeline=len(stages) > 1)
+        stage, checkpointing = decide_checkpointing(open_stage, device, launch)
+        memory, roles = plan_memory(stage, device, launch), roles_of(stage)
+        fits = memory.peak <= device.capacity
+        advice = [] if fits else remedies(stage, device, launch)
+        fitting = None if fits else fitting_launch(stage, device)
+        steps, sent = plan_steps(stage, roles, launch), sent_bytes(stage, roles, launch)
+        rows = stage.config.per_device_train_batch_size * stage.config.gradient_accumulation_steps
+        plan = PlanRow(stage.spec.name, stage.config.dtype, checkpointing, memory, steps, rows, sent, advice, fitting)
+        plans.append(plan)
+    print_plans(plans, device, launch, in_pipeline=len(stages) > 1)
     return 1 if any(plan.memory.peak > device.capacity for plan in plans) else 0

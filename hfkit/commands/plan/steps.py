@@ -8,6 +8,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.data.forms import FORMS
 from hfkit.data.sources import LoadedSource, read_entry
 from hfkit.training.memory import formulas
+from hfkit.training.memory.processes import ALONE, Launch
 from hfkit.training.memory.rows import micro_batch_tokens
 from hfkit.training.memory.shapes import Role
 
@@ -29,10 +30,13 @@ class StepsPlan:
     formats: list[str] = field(default_factory=list)
 
 
-def plan_steps(stage, roles: list[Role]) -> StepsPlan:
-    """Count steps and tokens from the config and the files; rows that will be dropped count too."""
+def plan_steps(stage, roles: list[Role], launch: Launch = ALONE) -> StepsPlan:
+    """Count steps and tokens from the config and the files; rows that will be dropped count too.
+
+    Steps, tokens and disk are those of all processes.
+    """
     config = stage.config
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * launch.processes
     unknown, rows, sources = "", None, []
     try:
         sources = [] if packing_of(stage) else [read_local(entry, stage) for entry in config.datasets]
@@ -48,12 +52,13 @@ def plan_steps(stage, roles: list[Role]) -> StepsPlan:
         unknown = packing_of(stage) or unknown
         steps = config.max_steps if config.max_steps > 0 else None
         if steps is None and rows is not None and not packing_of(stage):
-            passes = ceil(rows / config.per_device_train_batch_size)
+            passes = ceil(ceil(rows / config.per_device_train_batch_size) / launch.processes)
             steps = ceil(config.num_train_epochs * max(ceil(passes / config.gradient_accumulation_steps), 1))
         updates, tokens = steps, steps and steps * batch * stage.row_length * stage.replies
     largest = micro_batch_tokens(stage.spec, config, stage.replies)
     formats = [f"{source.label}: {source.format}" for source in sources if source.format]
-    return StepsPlan(steps, tokens, largest, "" if steps else unknown, disk_bytes(stage, roles, updates), formats)
+    disk = disk_bytes(stage, roles, updates, launch)
+    return StepsPlan(steps, tokens, largest, "" if steps else unknown, disk, formats)
 
 
 def packing_of(stage) -> str:
@@ -64,10 +69,11 @@ def packing_of(stage) -> str:
     return "conversations are packed into rows once they are encoded" if packed else ""
 
 
-def disk_bytes(stage, roles: list[Role], steps: int | None) -> int:
+def disk_bytes(stage, roles: list[Role], steps: int | None, launch: Launch) -> int:
     """Return the bytes of the final model or adapter and of the checkpoints that are kept, with optimizer states.
 
-    Checkpoints of PPO have the value model too. Where the steps (of PPO: updates) are unknown, one checkpoint counts.
+    Checkpoints of PPO have the value model too, and DeepSpeed's an fp32 copy of what is trained. Where the steps (of
+    PPO: updates) are unknown, one checkpoint counts.
     """
     config = stage.config
     final = formulas.gradient_bytes(roles[0].trained)  # a gradient is as large as its weight
@@ -75,6 +81,7 @@ def disk_bytes(stage, roles: list[Role], steps: int | None) -> int:
         return final
     saved = [weight for role in roles for weight in role.trained]
     each = formulas.gradient_bytes(saved) + formulas.optimizer_bytes(saved, stage.arguments.optim)
+    each += launch.processes * launch.copies(saved)
     made = 1
     if config.save_strategy == "epoch":
         made = ceil(config.num_train_epochs)

@@ -11,30 +11,44 @@ from hfkit.core.tables import make_console
 from hfkit.training.memory.checkpointing import Checkpointing
 from hfkit.training.memory.device import Device
 from hfkit.training.memory.peak import MemoryPlan
+from hfkit.training.memory.processes import Launch
 
 
 @dataclass(frozen=True)
 class PlanRow:
-    """What is printed of a stage: the dtype of its base, and what was planned."""
+    """What is printed of a stage: the dtype of its base, and what was planned.
+
+    Attributes:
+        rows: of a process in an optimizer step.
+        sent: bytes that it sends in one.
+        fitting: a launch in which the stage fits, and its peak in bytes.
+    """
 
     name: str
     dtype: str
     checkpointing: Checkpointing
     memory: MemoryPlan
     steps: StepsPlan
+    rows: int
+    sent: int
     remedies: list[Remedy]
+    fitting: tuple[Launch, int] | None
 
 
-def print_plans(plans: list[PlanRow], device: Device, in_pipeline: bool) -> None:
+def print_plans(plans: list[PlanRow], device: Device, launch: Launch, in_pipeline: bool) -> None:
     """Print memory, then steps and disk, then what was chosen for the device, then flags for what does not fit."""
     console = make_console(width=140, highlight=False)
-    console.print(memory_table(plans, device))
-    console.print(steps_table(plans))
+    console.print(memory_table(plans, device, launch))
+    console.print(steps_table(plans, launch))
     for plan in plans:
         for line in plan.steps.formats:
             console.print(f"{plan.name}: {line}", soft_wrap=True)
     for plan in plans:
         console.print(f"{plan.name}: dtype: {plan.dtype}; {plan.checkpointing}", soft_wrap=True)
+    for plan in plans if launch.processes > 1 else ():
+        peaks = ", ".join(f"{phase} {decimal(peak)}" for phase, peak in plan.memory.peaks.items())
+        batch = f"{plan.rows * launch.processes} rows in a step, {plan.rows} in each process"
+        console.print(f"{plan.name}: {batch}; peaks of its phases: {peaks}", soft_wrap=True)
     for plan in plans:
         name, memory = plan.name, plan.memory
         if memory.peak <= device.capacity:
@@ -46,11 +60,15 @@ def print_plans(plans: list[PlanRow], device: Device, in_pipeline: bool) -> None
             verdict = "it fits" if remedy.peak <= device.capacity else "not enough"
             flags = " ".join(f"--{prefix}{key} {str(value).lower()}" for key, value in remedy.flags.items())
             console.print(f"  {flags}: {decimal(remedy.peak)}, {verdict}", soft_wrap=True)
-        if not plan.remedies:
+        if plan.fitting is not None:
+            other, peak = plan.fitting
+            words = f"--processes {other.processes} --engine {other.engine}"
+            console.print(f"  {words}: {decimal(peak)} in each process, it fits", soft_wrap=True)
+        elif not plan.remedies:
             console.print("  No flag is enough: take a smaller model, shorter rows, or more memory.")
 
 
-def memory_table(plans: list[PlanRow], device: Device) -> Table:
+def memory_table(plans: list[PlanRow], device: Device, launch: Launch) -> Table:
     """Return a table with a row per model; a stage's activations and peak stand in its first row."""
     caption = (
         f"peak: weights, optimizer states, {decimal(device.taken)} for libraries, and what the largest phase adds; "
@@ -59,7 +77,9 @@ def memory_table(plans: list[PlanRow], device: Device) -> Table:
     sizes = ("parameters", "trainable", "weights", "gradients", "optimizer", "activations", "logits", "peak")
     columns = [Column(name, justify="right", no_wrap=True) for name in sizes]
     columns = [Column(no_wrap=True), *columns, Column("phase", no_wrap=True)]
-    table = Table(*columns, title=f"Memory, of {decimal(device.capacity)} ({device.name})", caption=caption)
+    whose = "" if launch.processes == 1 else f" of each of {launch.processes} processes ({launch.engine})"
+    title = f"Memory{whose}, of {decimal(device.capacity)} ({device.name})"
+    table = Table(*columns, title=title, caption=caption)
     for plan in plans:
         name, memory = plan.name, plan.memory
         for index, role in enumerate(memory.roles):
@@ -74,9 +94,13 @@ def memory_table(plans: list[PlanRow], device: Device) -> Table:
     return table
 
 
-def steps_table(plans: list[PlanRow]) -> Table:
-    """Return a table of each stage's steps, tokens, also those of its largest micro-batch, and disk."""
-    titles = ("optimizer steps", "tokens, at most", "of a micro-batch", "disk")
+def steps_table(plans: list[PlanRow], launch: Launch) -> Table:
+    """Return a table of each stage's steps, tokens, also those of its largest micro-batch, and disk.
+
+    Of several processes it has what each sends in an optimizer step.
+    """
+    titles = ["optimizer steps", "tokens, at most", "of a micro-batch", "disk"]
+    titles += [] if launch.processes == 1 else ["sent by a process in a step"]
     numbers = [Column(title, justify="right") for title in titles]
     table = Table("", *numbers, title="Steps and disk")
     for plan in plans:
@@ -84,5 +108,6 @@ def steps_table(plans: list[PlanRow]) -> Table:
         known = [f"{count:,}" if count else "unknown" for count in (steps.steps, steps.tokens)]
         if steps.unknown:
             known[0] += f": {steps.unknown}"
-        table.add_row(plan.name, *known, f"{steps.micro_batch:,}", decimal(steps.disk))
+        sent = [] if launch.processes == 1 else [decimal(plan.sent)]
+        table.add_row(plan.name, *known, f"{steps.micro_batch:,}", decimal(steps.disk), *sent)
     return table

@@ -12,6 +12,7 @@ from hfkit.core.launch import fsdp_recomputes
 from hfkit.training.memory.device import Device, free_gpu
 from hfkit.training.memory.peak import plan_memory
 from hfkit.training.memory.planned_stage import PlannedStage, plan_stage
+from hfkit.training.memory.processes import ALONE, Launch, this_launch
 from hfkit.training.memory.rows import micro_batch_tokens, replies_per_row
 
 MARGIN = 1.25
@@ -39,7 +40,7 @@ class Checkpointing:
         return f"gradient_checkpointing: {word}, since the run needs {margin} without it, of {decimal(self.available)}"
 
 
-def decide_checkpointing(stage: PlannedStage, on: Device) -> tuple[PlannedStage, Checkpointing]:
+def decide_checkpointing(stage: PlannedStage, on: Device, launch: Launch = ALONE) -> tuple[PlannedStage, Checkpointing]:
     """Return a stage with `gradient_checkpointing` set, if its config leaves it open, and what was decided.
 
     A GPU keeps activations if they fit with a margin; a CPU, where recomputing costs most, always.
@@ -48,7 +49,7 @@ def decide_checkpointing(stage: PlannedStage, on: Device) -> tuple[PlannedStage,
     if asked is not None or not on.is_gpu:
         decided = Checkpointing(bool(asked))
     else:
-        needed = plan_memory(with_checkpointing(stage, False), on).peak
+        needed = plan_memory(with_checkpointing(stage, False), on, launch).peak
         decided = Checkpointing(needed * MARGIN > on.capacity, needed, on.capacity)
     return with_checkpointing(stage, decided.enabled), decided
 
@@ -87,7 +88,7 @@ def decide_on_gpu(name: str, config, replies: int | None) -> Checkpointing:
     """Return what `decide_checkpointing` decides for the GPU at hand; on, if the model is none that can be planned."""
     try:
         on = free_gpu()
-        return decide_checkpointing(plan_stage(name, config, {}, on, replies), on)[1]
+        return decide_checkpointing(plan_stage(name, config, {}, on, replies), on, this_launch(config.extra))[1]
     except Exception as error:  # an architecture may lack any of the widths that a plan counts with
         warn(f"gradient_checkpointing: on, since the memory of this model cannot be planned: {reason(error)}")
         return Checkpointing(True)

@@ -7,13 +7,14 @@ from hfkit.core.compat import has_plain_loss
 from hfkit.training.memory import formulas
 from hfkit.training.memory.device import Device
 from hfkit.training.memory.formulas import BF16, FP32, Pass
+from hfkit.training.memory.processes import ALONE, Launch, gathered_size
 from hfkit.training.memory.rows import micro_batch_tokens, step_tokens
 from hfkit.training.memory.shapes import Role, quantized_bits, roles_of
 
 
 @dataclass(frozen=True)
 class RolePlan:
-    """Parameters and bytes of one model; shared weights count in `parameters`, but not in the bytes."""
+    """Parameters of one model and its bytes in a process; shared weights count in `parameters`, not in the bytes."""
 
     name: str
     parameters: int
@@ -25,7 +26,7 @@ class RolePlan:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Memory of a stage, in bytes.
+    """Memory of a process of a stage, in bytes.
 
     Attributes:
         roles: its models.
@@ -33,6 +34,7 @@ class MemoryPlan:
         logits: with what is computed from them.
         phases: what each phase of the stage adds to weights, optimizer states and libraries.
         taken: by the libraries.
+        buckets: what the engine sends gradients in.
     """
 
     roles: list[RolePlan]
@@ -40,12 +42,18 @@ class MemoryPlan:
     logits: int
     phases: dict[str, int]
     taken: int
+    buckets: int = 0
+
+    @property
+    def peaks(self) -> dict[str, int]:
+        """Bytes in each phase: those that every phase holds, with those that it adds."""
+        standing = self.taken + self.buckets + sum(role.weights + role.optimizer for role in self.roles)
+        return {phase: standing + added for phase, added in self.phases.items()}
 
     @property
     def peak(self) -> int:
-        """Bytes that every phase holds, with those that the largest one adds."""
-        standing = self.taken + sum(role.weights + role.optimizer for role in self.roles)
-        return standing + max(self.phases.values())
+        """Bytes in the largest phase."""
+        return max(self.peaks.values())
 
     @property
     def phase(self) -> str:
@@ -53,45 +61,62 @@ class MemoryPlan:
         return max(self.phases, key=self.phases.get)
 
 
-def plan_memory(stage, device: Device) -> MemoryPlan:
-    """Return the memory of a stage (a `PlannedStage`) on a device."""
-    roles = roles_of(stage)
-    optim, nested = stage.arguments.optim, stage.config.use_bnb_nested_quant
+def plan_memory(stage, device: Device, launch: Launch = ALONE) -> MemoryPlan:
+    """Return the memory of a process of a stage (a `PlannedStage`) on a device."""
+    roles, optim = roles_of(stage), stage.arguments.optim
+    half, nested = computes_in_half(stage), stage.config.use_bnb_nested_quant
     lines = [
         RolePlan(
             role.name,
             sum(weight.count for weight in role.weights),
             sum(weight.count for weight in role.weights if weight.trained),
-            formulas.weight_bytes(role.held, nested),
-            formulas.gradient_bytes(role.held),
-            formulas.optimizer_bytes(role.held, optim),
+            formulas.weight_bytes(launch.held(launch.converted(role.held, half)), nested),
+            formulas.gradient_bytes(launch.stepped(launch.converted(role.held, half))),
+            formulas.optimizer_bytes(launch.stepped(role.held), optim) + launch.copies(role.held),
         )
         for role in roles
     ]
     trained = [weight for role in roles for weight in role.trained]
     gradients = sum(line.gradients for line in lines)
     phases_of = ppo_phases if stage.spec.loop == "ppo" else trainer_phases
-    activations, logits, phases = phases_of(stage, roles, gradients, device)
-    phases["step"] = gradients + formulas.step_bytes(trained, optim, device.is_gpu)
-    return MemoryPlan(lines, activations, logits, phases, device.taken)
+    activations, logits, phases = phases_of(stage, roles, gradients, device, launch)
+    phases["step"] = gradients + formulas.step_bytes(launch.step_groups(trained), optim, device.is_gpu)
+    phases["step"] += launch.copies(trained)  # the gradients in fp32
+    buckets = 0 if stage.spec.loop == "ppo" else launch.bucket_bytes(trained, half, device.is_gpu)
+    return MemoryPlan(lines, activations, logits, phases, device.taken, buckets)
 
 
-def trainer_phases(stage, roles: list[Role], gradients: int, device: Device) -> tuple[int, int, dict[str, int]]:
+def computes_in_half(stage) -> bool:
+    """Return whether a stage computes in 16 bits."""
+    return bool(stage.arguments.bf16 or stage.arguments.fp16)
+
+
+def trainer_phases(
+    stage, roles: list[Role], gradients: int, device: Device, launch: Launch
+) -> tuple[int, int, dict[str, int]]:
     """Return activations, logits, and what each phase of Transformers' loop adds.
 
-    Gradients replace activations in the backward, unless they accumulate: then they exist from the first pass on.
+    Gradients replace activations in the backward, unless they accumulate: then they exist from the first pass on, and
+    FSDP2 shares them out with the last one.
     """
     config, role = stage.config, roles[0]
     tokens = micro_batch_tokens(stage.spec, config, stage.replies)
-    run = training_pass(stage, role, ceil(tokens / stage.row_length), stage.row_length, device)
+    run = training_pass(stage, role, ceil(tokens / stage.row_length), stage.row_length, device, launch)
     kept = formulas.kept_bytes(role.decoder, run)
     backward = formulas.backward_bytes(role.decoder, run, largest_cast(role, run))
     logits = stage_loss_bytes(stage, role, run)
-    accumulated = gradients if tokens < step_tokens(stage.spec, config, stage.replies) else 0
-    phases = {"loss": kept + logits + accumulated, "backward": max(kept + accumulated, gradients) + backward}
+    whole = launch.gathered(role, run.half, device.is_gpu)
+    accumulated = 0
+    if tokens < step_tokens(stage.spec, config, stage.replies):
+        accumulated = max(gradients, whole.accumulated)
+    phases = {
+        "loss": kept + logits + accumulated + whole.forward,
+        "backward": whole.backward(kept + accumulated, gradients, backward),
+    }
     if config.eval_datasets or config.test_split_size is not None:
         test = replace(run, rows=stage.replies * config.per_device_eval_batch_size)
         phases["eval"] = formulas.inference_bytes(role.decoder, test) + stage_loss_bytes(stage, role, test)
+        phases["eval"] += whole.forward
     return kept + backward, logits, phases
 
 
@@ -104,10 +129,13 @@ def stage_loss_bytes(stage, role: Role, run: Pass) -> int:
     return formulas.loss_bytes(role.decoder, run.tokens)
 
 
-def ppo_phases(stage, roles: list[Role], gradients: int, device: Device) -> tuple[int, int, dict[str, int]]:
+def ppo_phases(
+    stage, roles: list[Role], gradients: int, device: Device, launch: Launch
+) -> tuple[int, int, dict[str, int]]:
     """Return activations and logits of a PPO update, and what rollout, scoring and update add.
 
-    Value model and policy learn one after the other, so only the activations of one are held at a time.
+    Value model and policy learn one after the other, so only the activations of one are held at a time. Under FSDP2
+    they sample and score with whole weights, and learn a layer at a time.
     """
     config, length = stage.config, stage.row_length
     policy, value = roles[0], roles[-1]
@@ -120,20 +148,25 @@ def ppo_phases(stage, roles: list[Role], gradients: int, device: Device) -> tupl
     sampled = replace(run, rows=rows)
     prompts = replace(sampled, length=config.max_prompt_length)
     sampling = formulas.sampling_bytes(policy.decoder, prompts, sampled)
-    standing = device.taken + sum(formulas.weight_bytes(role.held, config.use_bnb_nested_quant) for role in roles)
-    standing += sum(formulas.optimizer_bytes(role.held, stage.arguments.optim) for role in roles)
+    held = [launch.held(role.held) for role in roles]
+    standing = device.taken + sum(formulas.weight_bytes(weights, config.use_bnb_nested_quant) for weights in held)
+    standing += sum(formulas.optimizer_bytes(launch.stepped(role.held), stage.arguments.optim) for role in roles)
     copies = rollout_copies(config, policy, sampled, device.capacity - standing - sampling)
+    rollout = vllm_bytes(config, policy, device) if config.rollout_engine == "vllm" else copies + sampling
+    half = computes_in_half(stage)
+    whole = [gathered_size(role.weights, half) if launch.shares_weights else 0 for role in roles]
     phases = {
-        "rollout": copies + sampling if config.rollout_engine != "vllm" else vllm_bytes(config, policy, device),
-        "scoring": formulas.scoring_bytes(policy.decoder, run, replies),
+        "rollout": whole[0] + rollout,
+        "scoring": max(whole) + formulas.scoring_bytes(policy.decoder, run, replies),
     }
     activations = 0
     for role, loss in ((value, 0), (policy, logits)):
         run = training_pass(stage, role, size, length, device)
         kept = formulas.kept_bytes(role.decoder, run)
         backward = formulas.backward_bytes(role.decoder, run, largest_cast(role, run))
-        phases[f"{role.name} loss"] = kept + loss + accumulated
-        phases[f"{role.name} backward"] = max(kept + accumulated, gradients) + backward
+        layers = launch.gathered(role, half, device.is_gpu, together=True)
+        phases[f"{role.name} loss"] = kept + loss + accumulated + layers.forward
+        phases[f"{role.name} backward"] = layers.backward(kept + accumulated, gradients, backward)
         activations = max(activations, kept + backward)
     if config.ptx_coef:
         run = training_pass(stage, policy, size, config.ptx_max_length, device)
@@ -168,17 +201,21 @@ def rollout_copies(config, policy: Role, run: Pass, room: int) -> int:
     return copies if merged else formulas.cached_bytes(policy.decoder, run)
 
 
-def training_pass(stage, role: Role, rows: int, length: int, device: Device) -> Pass:
-    """Return the forward pass, with a backward to follow, of one of a stage's models."""
-    config, arguments = stage.config, stage.arguments
+def training_pass(stage, role: Role, rows: int, length: int, device: Device, launch: Launch = ALONE) -> Pass:
+    """Return the forward pass, with a backward to follow, of one of a stage's models.
+
+    FSDP2 and DeepSpeed compute in 16 bits throughout where one process casts to them in places.
+    """
+    config, arguments, half = stage.config, stage.arguments, computes_in_half(stage)
+    in_half = half and launch.shares_states
     adapter = next((weight.itemsize for weight in role.weights if weight.adapter), 0)
     return Pass(
         rows=rows,
         length=length,
-        stream=max(weight.itemsize for weight in role.weights if weight.embedding),
-        half=bool(arguments.bf16 or arguments.fp16),
+        stream=BF16 if in_half else max(weight.itemsize for weight in role.weights if weight.embedding),
+        half=half,
         full=not adapter,
-        adapter=adapter,
+        adapter=min(adapter, BF16) if in_half else adapter,
         dropout=config.lora_dropout > 0,
         padded=stage.spec.form != "text" and rows > 1,  # texts are packed into rows of one length
         eager=config.attn_implementation == "eager",

@@ -44,6 +44,7 @@ class Weight:
     adapter: bool = False
     embedding: bool = False
     bits: int | None = None  # 4 or 8 where bitsandbytes quantizes it
+    layer: int | None = None  # index of the decoder layer that it belongs to
 
     @property
     def count(self) -> int:
@@ -201,6 +202,7 @@ def build_shape(
         key = "model_name_or_path" if lora is None else "lora_target_modules"
         raise ConfigError([Problem(key, origin.source.path, f"cannot be built: {reason(error)}")]) from error
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    layers = {id(weight): index for index, layer in enumerate(layers_of(model)) for weight in layer.parameters()}
     weights = tuple(
         Weight(
             tuple(parameter.shape),
@@ -209,6 +211,7 @@ def build_shape(
             adapter=any(part in name for part in ADAPTED),
             embedding=id(parameter) in embeddings,
             bits=bits if id(parameter) in quantized else None,
+            layer=layers.get(id(parameter)),
         )
         for name, parameter in model.named_parameters()
     )
@@ -225,6 +228,13 @@ def quantized_weights(model) -> set[int]:
     }
 
 
+def layers_of(model) -> list[torch.nn.Module]:
+    """Return the decoder layers of a model; none if it has no list of them."""
+    count = model.config.get_text_config().num_hidden_layers
+    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
+    return [*lists[0]] if lists else []
+
+
 def decoder_of(model) -> Decoder:
     """Return the widths of a model, from its config and its first layer."""
     config = model.config.get_text_config()
@@ -233,8 +243,7 @@ def decoder_of(model) -> Decoder:
     experts = getattr(config, "num_experts_per_tok", None) or 1
     mlp = getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None)
     mlp = mlp or getattr(config, "n_inner", None) or getattr(config, "ffn_dim", None) or 4 * hidden
-    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == config.num_hidden_layers]
-    layers = [dict(layer.named_modules()) for layer in (lists[0] if lists else ())]
+    layers = [dict(layer.named_modules()) for layer in layers_of(model)]
     # of the layer with the most adapters, where an adapter leaves some out
     modules = max(layers, key=lambda layer: sum(isinstance(module, LoraLayer) for module in layer.values()), default={})
     adapted = [module for module in modules.values() if isinstance(module, LoraLayer)]

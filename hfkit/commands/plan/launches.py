@@ -1,0 +1,72 @@
+"""The launch that a plan is for, and one in which a stage that does not fit would."""
+
+from dataclasses import replace
+
+from hfkit.core.errors import MISSING, ConfigError, Problem
+from hfkit.stages.checks.planned_engine import sharding_problems
+from hfkit.training.memory.device import Device
+from hfkit.training.memory.peak import plan_memory
+from hfkit.training.memory.processes import ALONE, LAUNCH_ENGINES, Launch
+
+MOST_PROCESSES = 1024
+
+
+def read_launch(processes: int, nodes: int, engine: str | None) -> Launch:
+    """Return the launch that `--processes`, `--nodes` and `--engine` describe; DDP without an engine.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    problems = []
+    if engine and processes == 1:
+        problems.append(Problem("--processes", MISSING, f"{engine} is for several processes: set --processes N"))
+    if processes % nodes:
+        remedy = f"{processes} processes cannot be divided among so many: set a divisor of --processes"
+        problems.append(Problem("--nodes", nodes, remedy))
+    if problems:
+        raise ConfigError(problems)
+    return Launch(processes, engine or ALONE.engine, nodes)
+
+
+def require_engine(stages: list, launch: Launch) -> None:
+    """Require that the engine of a launch can train these stages (each a `PlannedStage`).
+
+    Raises:
+        ConfigError: with the problems that the stages themselves would report.
+    """
+    problems = [
+        problem.under(f"{stage.spec.name}." if len(stages) > 1 else "")
+        for stage in stages
+        for problem in sharding_problems(stage.config, launch.engine)
+        if launch.processes > 1
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def device_of_process(device: Device, launch: Launch) -> Device:
+    """Return what one process has: a GPU of its own, or its part of a machine's memory."""
+    count = launch.processes // launch.nodes
+    if device.is_gpu or count == 1:
+        return device
+    return replace(device, name=f"{device.name}, by {count} processes", capacity=device.capacity // count)
+
+
+def fitting_launch(stage, device: Device) -> tuple[Launch, int] | None:
+    """Return the launch of the fewest processes in which a stage fits, and its peak in bytes; None if there is none.
+
+    Of engines that need as many, the one that shares out least sends least.
+
+    Args:
+        stage: a `PlannedStage`.
+        device: of a process.
+    """
+
+    def peak(processes: int, engine: str) -> int:
+        return plan_memory(stage, device, Launch(processes, engine)).peak
+
+    able = [engine for engine in LAUNCH_ENGINES if not sharding_problems(stage.config, engine)]
+    able = [engine for engine in able if peak(MOST_PROCESSES, engine) <= device.capacity]
+    counts = (2**power for power in range(1, MOST_PROCESSES.bit_length()))
+    found = ((Launch(count, engine), peak(count, engine)) for count in counts for engine in able)
+    return next((one for one in found if one[1] <= device.capacity), None)

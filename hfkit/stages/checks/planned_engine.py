@@ -1,0 +1,27 @@
+"""Validates an engine that a launch is planned with, from the config alone: a plan is made outside of any launch."""
+
+from dataclasses import replace
+
+from hfkit.config.registry import spec_of_config
+from hfkit.core.errors import Problem
+from hfkit.core.launch import DEEPSPEED, FSDP
+from hfkit.stages.checks.fsdp import ppo_fsdp_problems, training_problems
+
+PPO_UNDER_ZERO = (
+    "PPO updates its models itself, and under DeepSpeed would train nothing: train adapters with ddp, full models with "
+    "fsdp2"
+)
+
+
+def sharding_problems(config, engine: str) -> list[Problem]:
+    """Return why an engine (ddp, fsdp2, zero2, zero3) cannot train a config; the key is `--engine`, or the config's."""
+    is_ppo, problems = spec_of_config(config).loop == "ppo", []
+    if engine == "fsdp2":
+        problems = (ppo_fsdp_problems(config) if is_ppo else []) + training_problems(config)
+    elif engine.startswith("zero") and is_ppo:
+        problems = [Problem(DEEPSPEED, engine, PPO_UNDER_ZERO)]
+    elif engine == "zero3" and getattr(config, "load_in_8bit", False):
+        remedy = "ZeRO-3 cannot share out 8-bit weights: plan with zero2, or set load_in_4bit"
+        problems = [Problem("load_in_8bit", True, remedy)]
+    launch = (DEEPSPEED, FSDP)
+    return [replace(one, key="--engine", value=engine) if one.key in launch else one for one in problems]

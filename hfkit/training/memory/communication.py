@@ -1,0 +1,35 @@
+"""What the processes of a launch send each other in an optimizer step.
+
+Collectives run around a ring (Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms"): of n processes each
+sends (n-1)/n of a tensor to gather it or to scatter its sum, and twice that to reduce it in all.
+"""
+
+from math import ceil
+
+from hfkit.training.memory.peak import computes_in_half
+from hfkit.training.memory.processes import Launch, size_of
+from hfkit.training.memory.rows import micro_batch_tokens, step_tokens
+from hfkit.training.memory.shapes import Role
+
+
+def sent_bytes(stage, roles: list[Role], launch: Launch) -> int:
+    """Return the bytes that one process sends in an optimizer step; the weights that PPO samples with come on top."""
+    config, half = stage.config, computes_in_half(stage) and launch.shares_states
+    trained = [weight for role in roles for weight in role.trained]
+    itemsize = 2 if half and stage.spec.loop != "ppo" else 4
+    gradients = itemsize * sum(weight.count for weight in trained)
+    computed = [weight for role in roles if role.trained for weight in role.weights if not launch.leaves_whole(weight)]
+    weights = itemsize * sum(weight.count for weight in computed) if itemsize == 2 else size_of(computed)
+    if stage.spec.loop == "ppo":
+        passes = ceil(config.gradient_accumulation_steps / config.num_mini_batches)
+    else:
+        passes = ceil(
+            step_tokens(stage.spec, config, stage.replies) / micro_batch_tokens(stage.spec, config, stage.replies)
+        )
+    sent = {
+        "ddp": 2 * gradients,
+        "zero2": passes * gradients + gradients,  # the weights that have changed are as large
+        "fsdp2": 2 * passes * weights + gradients,
+        "zero3": 2 * passes * weights + passes * gradients,
+    }
+    return sent[launch.engine] * (launch.processes - 1) // launch.processes
