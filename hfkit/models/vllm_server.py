@@ -78,6 +78,13 @@ class BoundedAdapter(BaseAdapter):
         """Do nothing: no connection is kept."""
 
 
+def bound_answers(session: requests.Session, seconds: float) -> None:
+    """Limit the time and the size of a session's answers, and follow no redirects: prompts go to no other server."""
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, BoundedAdapter(seconds))
+    session.max_redirects = 0
+
+
 @dataclass(frozen=True)
 class Served:
     """What a server serves: the names and paths of its model, the longest context in tokens, and the dtype."""
@@ -94,8 +101,7 @@ def served_by(url: str) -> Served:
         EngineError: nobody answers there, no vLLM server does, or one that this client does not fit.
     """
     with requests.Session() as session:
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, BoundedAdapter(ASK_SECONDS))
+        bound_answers(session, ASK_SECONDS)
 
         def get(path: str) -> requests.Response:
             response = session.get(f"{url.rstrip('/')}{path}")
@@ -214,8 +220,7 @@ def client_of(server: Server) -> "VLLMClient":
         warn(f"prompts and weights are sent to {server.url}, and over an own connection, without encryption")
     served_by(server.url)  # TRL's client waits without end for a server that is there and not healthy
     client = VLLMClient(base_url=server.url, group_port=server.group_port)
-    for scheme in ("http://", "https://"):
-        client.session.mount(scheme, BoundedAdapter(server.timeout))
+    bound_answers(client.session, server.timeout)
     return client
 
 
