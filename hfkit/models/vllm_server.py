@@ -24,7 +24,7 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.exceptions import TimeoutError as TooLateError
 
-from hfkit.core.console import warn
+from hfkit.core.console import printable_line, warn
 from hfkit.core.errors import reason
 from hfkit.models.engine_errors import EngineError
 from hfkit.models.named_weights import NamedWeight
@@ -36,8 +36,8 @@ ANSWER_BYTES = 16 << 20
 """The longest answer that is read; that with a reply has its text, and a few bytes for each token."""
 ASK_SECONDS = 30.0
 """How long a server may take to answer what it is."""
-REASON_LENGTH = 300
-"""Characters of an answer that an error quotes."""
+SHOWN_LENGTH = 300
+"""Characters of an answer that a message quotes."""
 
 
 class BoundedAdapter(BaseAdapter):
@@ -112,11 +112,12 @@ def served_by(url: str) -> Served:
             get("/health")
             release = Version(get("/version").json()["version"]).base_version
             card = get("/v1/models").json()["data"][0]
-            names = tuple(str(card[key]) for key in ("id", "root") if card.get(key))
+            names = tuple(excerpt(str(card[key])) for key in ("id", "root") if card.get(key))
+            context = None if card.get("max_model_len") is None else int(card["max_model_len"])
         except requests.ConnectionError as error:
             raise EngineError("nobody listens there: start the server first") from error
         except (requests.RequestException, InvalidVersion, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise EngineError(f"it does not answer as a vLLM server: {short_reason(error)}") from error
+            raise EngineError(f"it does not answer as a vLLM server: {excerpt(reason(error))}") from error
         own = Version(import_module("vllm").__version__).base_version
         if release != own:
             raise EngineError(f"it runs vLLM {release}, and here is {own}: install one version on both sides")
@@ -127,8 +128,8 @@ def served_by(url: str) -> Served:
             dtype = config["model_config"].get("dtype")
         except (requests.RequestException, ValueError, LookupError, TypeError, AttributeError) as error:
             remedy = "start it with VLLM_SERVER_DEV_MODE=1 and --weight-transfer-config"
-            raise EngineError(f"its weights cannot be replaced ({short_reason(error)}): {remedy}") from error
-    return Served(names, card.get("max_model_len"), dtype and str(dtype).removeprefix("torch."))
+            raise EngineError(f"its weights cannot be replaced ({excerpt(reason(error))}): {remedy}") from error
+    return Served(names, context, dtype and excerpt(str(dtype).removeprefix("torch.")))
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ class Server:
             raise
         except Exception as error:  # TRL raises a plain Exception for an answer with an error
             client_of.cache_clear()
-            why = short_reason(error)
+            why = excerpt(reason(error))
             if isinstance(error, (LateError, TimeoutError, requests.Timeout)):
                 why = f"no answer within {self.timeout:g} seconds"
             elif isinstance(error, requests.ConnectionError):
@@ -247,7 +248,6 @@ def in_thread(function: Callable[[], Any]) -> Future:
     return result
 
 
-def short_reason(error: BaseException) -> str:
-    """Return the `reason` of an error, without the rest of a long answer that it quotes."""
-    text = reason(error)
-    return text if len(text) <= REASON_LENGTH else f"{text[:REASON_LENGTH]}..."
+def excerpt(text: str) -> str:
+    """Return the start of a server's text, on one line, for messages."""
+    return printable_line(text[:SHOWN_LENGTH]) + "..." * (len(text) > SHOWN_LENGTH)
