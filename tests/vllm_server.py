@@ -23,7 +23,8 @@ class RunningServer:
     """A server that was started, and its URL.
 
     Settings:
-        how: how it breaks: dies, slow, error, garbage, huge, tokens, prompt or hangs; after: so many weight updates.
+        how: how it breaks: dies, slow, error, redirect, garbage, huge, tokens, prompt or hangs.
+        after: the number of weight updates after which it breaks.
         name, version, context, dtype: of the model and of vLLM, in its answers; the dtype at its start is the model's.
         dev_mode, transfer: whether its weights can be replaced.
     """
@@ -177,7 +178,10 @@ def serve() -> None:
                 with open(folder / "requests.jsonl", "a") as log:
                     log.write(json.dumps([self.path, body]) + "\n")
                 status, content = service.answer(self.path, body)
-            self.send_response(status)
+            is_elsewhere = self.path == "/v1/completions" and service.is_broken("redirect")
+            self.send_response(307 if is_elsewhere else status)
+            if is_elsewhere:
+                self.send_header("Location", "/elsewhere")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

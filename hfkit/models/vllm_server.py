@@ -24,7 +24,7 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.exceptions import TimeoutError as TooLateError
 
-from hfkit.core.console import warn
+from hfkit.core.console import printable_line, warn
 from hfkit.core.errors import reason
 from hfkit.models.engine_errors import EngineError
 from hfkit.models.named_weights import NamedWeight
@@ -36,8 +36,8 @@ ANSWER_BYTES = 16 << 20
 """The longest answer that is read; that with a reply has its text, and a few bytes for each token."""
 ASK_SECONDS = 30.0
 """How long a server may take to answer what it is."""
-REASON_LENGTH = 300
-"""Characters of an answer that an error quotes."""
+SHOWN_LENGTH = 300
+"""Characters of an answer that a message quotes."""
 
 
 class BoundedAdapter(BaseAdapter):
@@ -78,6 +78,13 @@ class BoundedAdapter(BaseAdapter):
         """Do nothing: no connection is kept."""
 
 
+def bound_answers(session: requests.Session, seconds: float) -> None:
+    """Limit the time and the size of a session's answers, and follow no redirects: prompts go to no other server."""
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, BoundedAdapter(seconds))
+    session.max_redirects = 0
+
+
 @dataclass(frozen=True)
 class Served:
     """What a server serves: the names and paths of its model, the longest context in tokens, and the dtype."""
@@ -94,8 +101,7 @@ def served_by(url: str) -> Served:
         EngineError: nobody answers there, no vLLM server does, or one that this client does not fit.
     """
     with requests.Session() as session:
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, BoundedAdapter(ASK_SECONDS))
+        bound_answers(session, ASK_SECONDS)
 
         def get(path: str) -> requests.Response:
             response = session.get(f"{url.rstrip('/')}{path}")
@@ -106,11 +112,12 @@ def served_by(url: str) -> Served:
             get("/health")
             release = Version(get("/version").json()["version"]).base_version
             card = get("/v1/models").json()["data"][0]
-            names = tuple(str(card[key]) for key in ("id", "root") if card.get(key))
+            names = tuple(excerpt(str(card[key])) for key in ("id", "root") if card.get(key))
+            context = None if card.get("max_model_len") is None else int(card["max_model_len"])
         except requests.ConnectionError as error:
             raise EngineError("nobody listens there: start the server first") from error
         except (requests.RequestException, InvalidVersion, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise EngineError(f"it does not answer as a vLLM server: {short_reason(error)}") from error
+            raise EngineError(f"it does not answer as a vLLM server: {excerpt(reason(error))}") from error
         own = Version(import_module("vllm").__version__).base_version
         if release != own:
             raise EngineError(f"it runs vLLM {release}, and here is {own}: install one version on both sides")
@@ -121,8 +128,8 @@ def served_by(url: str) -> Served:
             dtype = config["model_config"].get("dtype")
         except (requests.RequestException, ValueError, LookupError, TypeError, AttributeError) as error:
             remedy = "start it with VLLM_SERVER_DEV_MODE=1 and --weight-transfer-config"
-            raise EngineError(f"its weights cannot be replaced ({short_reason(error)}): {remedy}") from error
-    return Served(names, card.get("max_model_len"), dtype and str(dtype).removeprefix("torch."))
+            raise EngineError(f"its weights cannot be replaced ({excerpt(reason(error))}): {remedy}") from error
+    return Served(names, context, dtype and excerpt(str(dtype).removeprefix("torch.")))
 
 
 @dataclass(frozen=True)
@@ -196,7 +203,7 @@ class Server:
             raise
         except Exception as error:  # TRL raises a plain Exception for an answer with an error
             client_of.cache_clear()
-            why = short_reason(error)
+            why = excerpt(reason(error))
             if isinstance(error, (LateError, TimeoutError, requests.Timeout)):
                 why = f"no answer within {self.timeout:g} seconds"
             elif isinstance(error, requests.ConnectionError):
@@ -214,8 +221,7 @@ def client_of(server: Server) -> "VLLMClient":
         warn(f"prompts and weights are sent to {server.url}, and over an own connection, without encryption")
     served_by(server.url)  # TRL's client waits without end for a server that is there and not healthy
     client = VLLMClient(base_url=server.url, group_port=server.group_port)
-    for scheme in ("http://", "https://"):
-        client.session.mount(scheme, BoundedAdapter(server.timeout))
+    bound_answers(client.session, server.timeout)
     return client
 
 
@@ -242,7 +248,6 @@ def in_thread(function: Callable[[], Any]) -> Future:
     return result
 
 
-def short_reason(error: BaseException) -> str:
-    """Return the `reason` of an error, without the rest of a long answer that it quotes."""
-    text = reason(error)
-    return text if len(text) <= REASON_LENGTH else f"{text[:REASON_LENGTH]}..."
+def excerpt(text: str) -> str:
+    """Return the start of a server's text, on one line, for messages."""
+    return printable_line(text[:SHOWN_LENGTH]) + "..." * (len(text) > SHOWN_LENGTH)

@@ -25,6 +25,14 @@ def test_vllm_that_is_not_installed(config_of, tmp_path):
     assert "pip install 'hfkit[vllm]'" in found["rollout_engine"]
 
 
+def test_vllm_that_is_broken(config_of, monkeypatch, tmp_path):
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "__init__.py").write_text("raise ImportError('undefined symbol: _ZN3c10')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = problems_of_config(config_of, tmp_path / "out", rollout_engine="vllm")
+    assert "cannot be imported: ImportError: undefined symbol" in found["rollout_engine"]
+
+
 def test_a_machine_without_a_gpu(config_of, vllm_double, monkeypatch, tmp_path):
     import vllm.platforms
 
@@ -97,6 +105,9 @@ UNFIT = [
     ({"transfer": False}, "no weight_transfer_config.*and --weight-transfer-config"),
     ({"dtype": "bfloat16"}, "it computes in bfloat16, .* --dtype float32 .*, or set bf16: true"),
     ({"context": 39}, "--max-model-len 40"),
+    ({"context": "endless"}, "does not answer as a vLLM server"),
+    ({"name": "x" * 10_000}, r"it serves x{300}\.\.\., and"),
+    ({"dtype": "float16"}, "it computes in float16"),
 ]
 
 
@@ -106,6 +117,8 @@ def test_whether_a_server_fits(config_of, serve_vllm, base_dir, tmp_path):
         server.change(**settings)
         found = problems_of_config(config_of, tmp_path, **SERVER, vllm_server_base_url=server.url)
         assert [*found] == [URL] and re.search(words, found[URL])
+    server.change(dtype="bfloat16")
+    config_of("ppo", tmp_path, **SERVER, vllm_server_base_url=server.url, bf16=True)
     server.change(name=f"{base_dir}/../{base_dir.name}", version="0.27.1+cu130", context=40)
     assert config_of("ppo", tmp_path, **SERVER, vllm_server_base_url=server.url).vllm_server_base_url == server.url
 

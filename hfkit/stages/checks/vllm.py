@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 from hfkit.config.stages import PPOConfig
 from hfkit.config.validation import default_of
 from hfkit.core.device import has_bf16
-from hfkit.core.errors import HfkitError, Kind, Problem
+from hfkit.core.errors import HfkitError, Kind, Problem, reason
 from hfkit.models.adapter_support import has_variant
 from hfkit.models.engine_errors import EngineError
 from hfkit.models.precision import computes_in_bf16
@@ -101,7 +101,11 @@ def environment_fault() -> str | None:
     """Return why vLLM cannot run here, or None."""
     if find_spec("vllm") is None:
         return "vLLM is not installed: pip install 'hfkit[vllm]', or set rollout_engine: generate"
-    if not import_module("vllm.platforms").current_platform.is_cuda_alike():
+    try:
+        has_gpu = import_module("vllm.platforms").current_platform.is_cuda_alike()
+    except Exception as error:  # built for another torch, or for another CUDA
+        return f"vLLM is installed, and cannot be imported: {reason(error)}: install it anew, beside this torch"
+    if not has_gpu:
         return "vLLM gets the policy's weights from a GPU, and there is none: set rollout_engine: generate"
     return None
 
@@ -126,7 +130,8 @@ def server_problems(config: PPOConfig) -> list[Problem]:
         remedy = f"it takes {served.context} tokens, fewer than max_prompt_length + response_length: start it with "
         remedy += f"--max-model-len {tokens}"
         return [Problem(URL, url, remedy, Kind.NOT_HERE, ("max_prompt_length", "response_length", ENGINE))]
-    if served.dtype not in (None, "float32") and not (bf16 and served.dtype == "bfloat16"):
+    fits = ("float32", "bfloat16") if bf16 or config.dtype == "bfloat16" else ("float32",)
+    if served.dtype is not None and served.dtype not in fits:
         remedy = f"it computes in {served.dtype}, which rounds small changes of the weights away: {start}"
         remedy += "" if bf16 else ", or set bf16: true, for which they are rounded at random"
         return [Problem(URL, url, remedy, Kind.NOT_HERE, ("bf16", ENGINE))]
