@@ -117,11 +117,11 @@ def complete(settings: dict, request) -> dict:
     return {**STEPS, **settings, **(base if settings.get("model_config", 0) is None else {})}
 
 
-def check_training(stage: str, settings: dict, config_of, folder: Path, work=run, **options) -> dict:
-    """Train in one process and in two, which come to the same; return the settings of the second run."""
+def check_training(stage: str, settings: dict, config_of, folder: Path, work=run, world=2, **options) -> dict:
+    """Train in one process and in several, which come to the same; return the settings of the second run."""
     run(stage, config_of(stage, folder / "one", per_device_train_batch_size=4, **settings))
-    settings = {**settings, "per_device_train_batch_size": 2}
-    launch(work, stage, config_of(stage, folder / "two", **settings), engine="fsdp2", **options)
+    settings = {**settings, "per_device_train_batch_size": 4 // world}
+    launch(work, stage, config_of(stage, folder / "two", **settings), engine="fsdp2", world=world, **options)
     one, two = weights_of(folder / "one"), weights_of(folder / "two")
     assert one.keys() == two.keys()
     for name, weight in one.items():
@@ -171,6 +171,14 @@ def test_a_variant(variant, config_of, request, tmp_path):
 @pytest.mark.parametrize("settings", [FULL, {"lora_target_modules": ["q_proj", "lm_head"]}], ids=["full", "adapter"])
 def test_losses_are_summed_in_chunks(settings, config_of, tmp_path):
     check_training("sft", {**STEPS, **settings}, config_of, tmp_path, work=run_in_chunks)
+
+
+@pytest.mark.distributed
+def test_pairs_of_processes_hold_copies_of_shards(config_of, tmp_path):
+    hybrid = {"PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2", "PARALLELISM_CONFIG_DP_SHARD_SIZE": "2"}
+    hybrid |= {"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}
+    check_training("sft", {**STEPS, **FULL}, config_of, tmp_path, world=4, environment=hybrid)
+    assert read_record(tmp_path / "two")["environment"]["processes"] == 4
 
 
 @pytest.mark.distributed
