@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sharding_on_cpus import ENGINES, ON_CPUS, shard_on_cpus
+from sharding_on_cpus import ENGINES, ON_CPUS, shard_on_cpus, use_gloo_alone
 
 from hfkit.cli import main
 
@@ -32,6 +32,7 @@ PRELOAD = [
     "hfkit.data.forms",
     "hfkit.training.arguments",
     "torch.distributed.checkpoint",
+    "deepspeed",
 ]
 
 
@@ -51,6 +52,7 @@ def in_rank(rank: int, world: int, port: int, output: str, engine: str | None, e
         os.environ.update(ON_CPUS if engine else {"ACCELERATE_USE_CPU": "true"})
     if engine and not ON_GPU:
         shard_on_cpus()
+        use_gloo_alone()
     os.environ.update(environment)
     target, *arguments = work
     target(*arguments)

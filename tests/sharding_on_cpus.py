@@ -7,6 +7,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 
 ENGINES = {
+    "multi_gpu": {},
     "fsdp2": {
         "ACCELERATE_USE_FSDP": "true",
         "FSDP_VERSION": "2",
@@ -36,3 +37,10 @@ def shard_on_cpus() -> None:
     `AcceleratorState` shards in launches of accelerators only. Tensors are on the CPU: `ACCELERATE_TORCH_DEVICE`.
     """
     PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
+
+
+def use_gloo_alone() -> None:
+    """Keep DeepSpeed 0.19.8 from compiling its own reduction for CPUs, of which two processes wait for each other."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -12,17 +12,6 @@ from traceback import extract_tb
 from types import ModuleType
 from typing import Any, NamedTuple
 
-CHECKPOINT_CLASSES = {
-    "torch.distributed.checkpoint.metadata": "Metadata MetadataIndex StorageMeta BytesStorageMetadata "
-    "TensorStorageMetadata TensorProperties ChunkStorageMetadata _MEM_FORMAT_ENCODING",
-    "torch.distributed.checkpoint.filesystem": "_StorageInfo",
-    "torch.serialization": "_get_layout",
-    "torch": "Size",
-    "pathlib": "PosixPath",
-    "pathlib._local": "PosixPath",  # Python 3.13
-}
-"""What torch 2.13.0 pickles into the metadata of a distributed checkpoint, beside dtypes: names by module."""
-
 
 def use_one_gpu(arguments) -> None:
     """Make a `TrainingArguments` count one GPU, so that `Trainer` does not fall back to nn.DataParallel.

@@ -14,6 +14,7 @@ from packaging.version import Version
 
 from hfkit.core.compat import forget_process_state
 from hfkit.core.console import warn
+from hfkit.core.launch import turn_on_deepspeed
 
 ROTATES_WITHOUT_MATMUL = Version("5.23")
 GROUP_TIMEOUT = 1800  # seconds, as in Transformers; one process may take longer to save than NCCL's own 600
@@ -68,6 +69,8 @@ def process_state(settings: dict | None = None) -> PartialState:
         settings: `use_cpu`, `ddp_backend` (left out for one process, which has none) and `ddp_timeout` (seconds), as in
             `TrainingArguments`. None: the state as it is.
     """
+    if settings is not None:
+        turn_on_deepspeed(settings.get("deepspeed"))
     if settings is None:
         settings = {}
     elif os.environ.get("WORLD_SIZE", "1") == "1":

@@ -20,6 +20,23 @@ FSDP_OFFLOADS = "FSDP_OFFLOAD_PARAMS"
 SAVES_SHARDS, SAVES_WHOLE = "SHARDED_STATE_DICT", "FULL_STATE_DICT"
 
 
+by_config = False
+"""Whether the key `deepspeed` of a config has turned DeepSpeed on in this process."""
+
+
+def turn_on_deepspeed(given: dict | str | None) -> None:
+    """Tell accelerate that DeepSpeed trains, as `accelerate launch` does, if the key `deepspeed` has a value.
+
+    Without one, what the config of an earlier stage in this process has set is taken back.
+    """
+    global by_config
+    if given and not parse_flag_from_env(DEEPSPEED):
+        by_config, os.environ[DEEPSPEED] = True, "true"
+    elif by_config and not given:
+        by_config = False
+        os.environ.pop(DEEPSPEED, None)
+
+
 def world_size() -> int:
     """Return the number of processes of this launch."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -38,7 +55,7 @@ def engine(settings: dict | None = None) -> str | None:
     Args:
         settings: `deepspeed`, as in `TrainingArguments`.
     """
-    if given := deepspeed_of_environment() or (settings or {}).get("deepspeed"):
+    if given := (settings or {}).get("deepspeed") or deepspeed_of_environment():
         return f"zero{zero_stage(given) or 0}"
     if world_size() == 1 and not (parse_flag_from_env(FSDP) and "LOCAL_RANK" in os.environ):
         return None
@@ -48,6 +65,11 @@ def engine(settings: dict | None = None) -> str | None:
 def shards_with_fsdp() -> bool:
     """Return whether FSDP2 shards the models of this launch."""
     return engine() == "fsdp2"
+
+
+def shards_weights(settings: dict | None = None) -> bool:
+    """Return whether each process of this launch holds a part only of every weight; see `engine`."""
+    return engine(settings) in ("fsdp2", "zero3")
 
 
 def fsdp_version() -> str:
@@ -67,7 +89,7 @@ def fsdp_recomputes() -> bool:
 
 def deepspeed_of_environment() -> dict | str | None:
     """Return the settings of DeepSpeed that `accelerate launch` passes, a file or the stage of ZeRO; None if unused."""
-    if not parse_flag_from_env(DEEPSPEED):
+    if not parse_flag_from_env(DEEPSPEED) or by_config:
         return None
     return os.environ.get(DEEPSPEED_FILE) or {"zero_optimization": {"stage": os.environ.get(ZERO_STAGE, "2")}}
 

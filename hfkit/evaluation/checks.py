@@ -10,8 +10,9 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.validation import default_of
 from hfkit.core.errors import HfkitError, Problem
 from hfkit.models.engine_support import engine_fault
-from hfkit.models.loading import cached_config, is_classifier, reward_fault
+from hfkit.models.loading import cached_config, is_classifier
 from hfkit.models.quantization import quantization_as_trained
+from hfkit.models.reward_sources import reward_fault
 from hfkit.rlhf.reward_functions import check_reward_function
 from hfkit.stages.checks.data import single_pass_problems, source_problems
 from hfkit.stages.checks.files import folder_problems

@@ -8,6 +8,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from hfkit.config.fields import ALL_LINEAR, DEFAULT_LORA_RANK
+from hfkit.core.compat_sharding import whole_models
 from hfkit.models.classifiers import provide_classifier
 from hfkit.records.source import Source
 
@@ -78,7 +79,7 @@ def on_meta(config: PreTrainedConfig, head: type, dtype: torch.dtype | None = No
     if head is AutoModelForSequenceClassification:
         config.num_labels = 1
         provide_classifier(config)
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), whole_models():
         model = head.from_config(config, dtype=dtype, trust_remote_code=False)
     if (size := sum(buffer.nbytes for buffer in model.buffers())) > LARGEST_BUFFERS:
         raise ValueError(f"its tables of positions would take {size >> 30} GB: correct the sizes in its config")

@@ -15,6 +15,7 @@ from transformers import (
 )
 from transformers.modeling_layers import GenericForSequenceClassification
 
+from hfkit.core.compat_sharding import whole_models
 from hfkit.models.generation import CACHE_NAME
 
 
@@ -89,6 +90,6 @@ def backbone_name(config: PreTrainedConfig) -> str | None:
     backbone = MODEL_MAPPING.get(type(config), None)
     if backbone is None or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return None
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), whole_models():
         children = AutoModelForCausalLM.from_config(config, trust_remote_code=False).named_children()
     return next((name for name, child in children if type(child) is backbone), None)

@@ -4,7 +4,7 @@ A path may name a full model or a LoRA adapter, which is loaded with its base. W
 no code that comes with a model is run.
 """
 
-import os
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 
@@ -19,7 +19,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 
+from hfkit.core.compat_sharding import whole_models
 from hfkit.core.console import say, warn
 from hfkit.core.device import device, disable_cudnn_attention, has_bf16
 from hfkit.core.errors import HfkitError, reason
@@ -27,11 +29,12 @@ from hfkit.core.explain_errors import is_gpu_full
 from hfkit.core.launch import shards_with_fsdp
 from hfkit.models.adapter_shape import CLASSIFIER_HEADS, HEADS, fit_to_model, lora_config, on_meta
 from hfkit.models.adapter_support import require_supported
-from hfkit.models.adapters import load_adapter, load_adapter_weights, merge_adapter, require_reward_adapter
+from hfkit.models.adapters import load_adapter, load_adapter_weights, merge_adapter
 from hfkit.models.fitting import require_fitting, require_vocabulary
 from hfkit.models.model_config import read_config
 from hfkit.models.precision import checkpoint_dtype, computes_in_bf16, frozen_dtype, train_in_float32
 from hfkit.models.quantization import prevent_packing, quantization_as_trained, quantization_of
+from hfkit.models.reward_sources import reward_source
 from hfkit.models.saving import mend_generation_config, require_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
 from hfkit.models.stored_weights import (
@@ -61,6 +64,8 @@ def load_base(
 ) -> PreTrainedModel:
     """Load a model without adapters, with cuDNN's attention turned off; a classifier's head computes in float32.
 
+    Where ZeRO-3 trains it (see `loading_in_shards`), each process keeps its part of every weight only.
+
     Args:
         head: the auto class to load with.
         on: the device; default is this process's own.
@@ -75,15 +80,17 @@ def load_base(
         require_generation_config(path, revision)
     require_stored(path, revision, head, allow_pickle, has_head)
     target, options = on or device(), {}
-    if quantization is not None or target.type == "cuda":  # loads onto the device without a copy on the CPU
-        options["device_map"] = {"": target}
+    in_shards = is_deepspeed_zero3_enabled() and quantization is None
+    if quantization is not None or (target.type == "cuda" and not in_shards):
+        options["device_map"] = {"": target}  # loads onto the device without a copy on the CPU
     try:
-        model, loaded = loader_of(path, revision, head, allow_pickle, has_head)(
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            attn_implementation=attn_implementation,
-            quantization_config=quantization,
-            **options,
-        )
+        with nullcontext() if in_shards else whole_models():
+            model, loaded = loader_of(path, revision, head, allow_pickle, has_head)(
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                attn_implementation=attn_implementation,
+                quantization_config=quantization,
+                **options,
+            )
     except Exception as error:  # the libraries raise many kinds for a broken folder
         if is_gpu_full(error):
             raise
@@ -96,6 +103,8 @@ def load_base(
         shown = ", ".join(unused[:SHOWN])
         warn(f"{path} holds {len(unused)} weights that a {type(model).__name__} has no place for: {shown} (left out)")
     model = compute_head_in_float32(model)
+    if in_shards:
+        return model
     return prevent_packing(model) if quantization is not None else model.to(target)
 
 
@@ -243,39 +252,6 @@ def load_classifier(
     options |= {"head": AutoModelForSequenceClassification, "has_head": source.adapter is None}
     model = load_base(source.base, source.base_revision, **options)
     return (load_adapter(model, source) if source.adapter else model).eval()
-
-
-def reward_source(path: str, revision: str = "main", base: str | None = None) -> Source:
-    """Return the source of a reward model, after a check that it has a trained head.
-
-    Raises:
-        HfkitError: the path has no reward model, or one without its head or with several labels.
-    """
-    source = Source.of(path, revision, base)
-    if source.adapter is not None:
-        require_supported(source)
-        require_reward_adapter(source)
-        require_fitting(source, TaskType.SEQ_CLS)
-        return source
-    config = read_config(source.path, source.revision)
-    if config.num_labels != 1 or "ForSequenceClassification" not in str(config.architectures):
-        raise HfkitError(
-            f"{path} is a {config.architectures} with num_labels={config.num_labels}; a reward model is a sequence "
-            "classifier with one label: train one with `hfkit reward`"
-        )
-    return source
-
-
-def reward_fault(path: str, revision: str = "main") -> HfkitError | None:
-    """Return why a path has no reward model with its trained head, or None; of a model on the Hub, its configs tell."""
-    try:
-        source = reward_source(path, revision)
-        if os.path.isdir(source.base):
-            head, has_head = AutoModelForSequenceClassification, source.adapter is None
-            require_stored(source.base, source.base_revision, head, has_head=has_head)
-    except HfkitError as error:
-        return error
-    return None
 
 
 def is_classifier(path: str, revision: str) -> bool:

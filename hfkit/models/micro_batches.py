@@ -5,6 +5,8 @@ from numpy.typing import ArrayLike
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from hfkit.models.zero import parameter_count
+
 BLOCK = 256
 """Rows that are cut together, at most: the cost of all cuts of N rows takes N x N numbers."""
 CALL_ON_CPU = 32
@@ -24,7 +26,7 @@ def call_tokens(model: PreTrainedModel | PeftModel) -> int:
         return CALL_ON_CPU
     whole = model.get_base_model() if isinstance(model, PeftModel) else model
     layers = whole.config.get_text_config(decoder=True).num_hidden_layers
-    return round(LAYER_CALL * layers / whole.num_parameters())
+    return round(LAYER_CALL * layers / parameter_count(whole))
 
 
 def micro_batches(

@@ -9,8 +9,9 @@ from hfkit.data.chat_template import encode_replies, encode_sampled
 from hfkit.data.messages import Messages, RenderError, tools_of
 from hfkit.data.rendering import variables_of
 from hfkit.models.fitting import require_vocabulary
-from hfkit.models.loading import load_classifier, reward_source
+from hfkit.models.loading import load_classifier
 from hfkit.models.micro_batches import batches_by_length, call_tokens
+from hfkit.models.reward_sources import reward_source
 from hfkit.models.score_head import compute_head_in_float32
 from hfkit.models.shared_prefixes import padded_sequences, reply_states, sequence_of
 from hfkit.models.tokenizers import load_tokenizer

@@ -9,11 +9,13 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
+from hfkit.core.compat_sharding import whole_models
 from hfkit.core.errors import HfkitError, MissingFileError, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import MODEL_FILES
 from hfkit.models.classifiers import provide_classifier
 from hfkit.models.model_config import read_config
+from hfkit.models.zero import own_part
 from hfkit.records.base import stored_quantization
 from hfkit.records.shards import require_own_shards
 
@@ -71,7 +73,8 @@ def require_stored(path: str, revision: str, head: type, allow_pickle: bool = Fa
             f"cannot load {path}: its weights are pickled; allow_pickle: true loads them, if you trust them"
         )
     try:
-        model, loaded = loader_of(path, revision, head, allow_pickle, has_head)(device_map="meta", dtype="auto")
+        with whole_models():
+            model, loaded = loader_of(path, revision, head, allow_pickle, has_head)(device_map="meta", dtype="auto")
     except HfkitError:
         raise
     except Exception as error:  # the libraries raise many kinds for a broken folder
@@ -105,7 +108,8 @@ def require_whole(path: str, model: PreTrainedModel, loaded: dict, has_head: boo
 
 def require_finite(path: str, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Raise HfkitError if some of the named weights of a path are NaN or infinite: all that is computed would be."""
-    for name, weight in weights:
+    for name, parameter in weights:
+        weight = own_part(parameter)
         if weight.is_floating_point() and not weight.isfinite().all():
             raise HfkitError(f"{path} holds weights that are not finite, such as {name}: take an earlier checkpoint")
 

@@ -10,12 +10,15 @@ import torch
 from torch.func import functional_call
 
 from hfkit.models.token_predictions import (
+    Head,
     Measure,
+    causal_model,
     chunk_size,
     measure_chunk,
     measure_states,
     predicting_states,
 )
+from hfkit.models.zero import gathers_head, whole_head
 
 
 def sum_losses(
@@ -23,17 +26,28 @@ def sum_losses(
 ) -> tuple[torch.Tensor, ...]:
     """Return the sum of the first tensor of `measure_predictions`, a scalar, and its others without a gradient."""
     head, states, targets = predicting_states(model, inputs, targets)
-    size = chunk_size(model)
-    if head is None or not torch.is_grad_enabled() or len(targets) <= size:
-        losses, *others = measure_states(head, states, targets, measure, size)
-        return losses.sum(), *others
-    trained = {name: weight for name, weight in head.output.named_parameters() if weight.requires_grad}
+    size, base = chunk_size(model), causal_model(model)
+    with whole_head(base):
+        is_short = len(targets) <= size and not gathers_head(base)  # all processes have to gather it alike
+        if head is None or not torch.is_grad_enabled() or is_short:
+            losses, *others = measure_states(head, states, targets, measure, size)
+            return losses.sum(), *others
+        trained = {name: weight for name, weight in head.output.named_parameters() if weight.requires_grad}
+        of_chunk = partial(measure_with, head, measure, [*trained])
+        return SummedLosses.apply(of_chunk, size, states, targets, *trained.values())
 
-    def of_chunk(hidden: torch.Tensor, targets: torch.Tensor, weights: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        output = partial(functional_call, head.output, dict(zip(trained, weights, strict=True)))
-        return measure_chunk(replace(head, output=output), measure, hidden, targets)
 
-    return SummedLosses.apply(of_chunk, size, states, targets, *trained.values())
+def measure_with(
+    head: Head,
+    measure: Measure,
+    names: list[str],
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    weights: list[torch.Tensor],
+) -> tuple[torch.Tensor, ...]:
+    """Return the measure of the targets (N,) by a head with other weights of these names."""
+    output = partial(functional_call, head.output, dict(zip(names, weights, strict=True)))
+    return measure_chunk(replace(head, output=output), measure, hidden, targets)
 
 
 class SummedLosses(torch.autograd.Function):

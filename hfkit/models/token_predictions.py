@@ -4,6 +4,7 @@ With a large vocabulary, logits take most of the memory. Here the model computes
 the logits of a chunk of tokens at a time; the backward pass computes those of a chunk again.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
 from hfkit.core.device import keep_random_state
 from hfkit.data.forms import IGNORE
+from hfkit.models.zero import gathers_head, has_partitioned_head, whole_head
 
 Measure = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
 """From float logits (N, V) and targets (N,) to tensors (N,)."""
@@ -142,8 +144,10 @@ class JoinedStates(torch.autograd.Function):
 
 
 def chunk_size(model: torch.nn.Module) -> int:
-    """Return the tokens of a chunk."""
+    """Return the tokens of a chunk; a trained head that ZeRO-3 shares out is called once, for all of them."""
     causal = causal_model(model)
+    if has_partitioned_head(causal) and not gathers_head(causal):
+        return sys.maxsize
     output = causal.get_output_embeddings()
     trains_head = output is not None and any(weight.requires_grad for weight in output.parameters())
     return max(1, chunk_logits(causal.device.type, trains_head) // causal.config.get_text_config().vocab_size)
@@ -228,11 +232,11 @@ class Unhooked(torch.nn.Module):
 def output_head(model: PreTrainedModel) -> torch.nn.Module | None:
     """Return what computes logits from hidden states, to be called after a forward pass of the whole model; or None.
 
-    Where FSDP2 shards the head, the pass has gathered its weights, which stay until the backward pass. The hooks of the
-    head belong to that pass, so they are left out here.
+    Where FSDP2 shards the head, the pass has gathered its weights, which stay until the backward pass; where ZeRO-3
+    does, `whole_head` gathers them. The hooks of the head belong to the pass, so they are left out here.
     """
     output = model.get_output_embeddings()
-    return Unhooked(output) if isinstance(output, FSDPModule) else output
+    return Unhooked(output) if isinstance(output, FSDPModule) or gathers_head(model) else output
 
 
 @torch.no_grad()
@@ -242,6 +246,8 @@ def find_scaling(model: torch.nn.Module, ids: torch.Tensor) -> Scaling | None:
     output = base.get_output_embeddings()
     if output is None or base.get_decoder() is base:
         return None
+    if has_partitioned_head(base) and any(output.children()):  # the hooks of an adapter's parts would gather in between
+        return None
     whole = model if isinstance(model, FSDPModule) else base  # only its own pass gathers what FSDP2 shards
     was_training = output.training
     output.eval()  # an adapter on the head may have dropout
@@ -250,7 +256,8 @@ def find_scaling(model: torch.nn.Module, ids: torch.Tensor) -> Scaling | None:
             logits = whole(input_ids=ids, use_cache=False).logits
             possible = possible_scalings(base.config.get_text_config()) if states else []
             head = output_head(base)
-            return next((one for one in possible if agrees(Head(head, *one)(states[0]), logits)), None)
+            with whole_head(base):
+                return next((one for one in possible if agrees(Head(head, *one)(states[0]), logits)), None)
     finally:
         output.train(was_training)
         torch.clear_autocast_cache()  # of weights cast without a gradient

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hfkit.config.stages import PretrainConfig
 from hfkit.core.console import say
@@ -26,12 +27,14 @@ from hfkit.models.model_config import new_config
 from hfkit.models.packed_attention import packed_attention, require_separation
 from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import load_stage_tokenizer
+from hfkit.models.zero import make_in_shards, parameter_count
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import held_out_metrics, max_tokens, set_callbacks, train, trainer_arguments
-from hfkit.training.callbacks import Samples
+from hfkit.training.callbacks import BeforeFirstStep, Samples
 from hfkit.training.chunked_loss import ChunkedLoss
 from hfkit.training.memory.checkpointing import plan_run
 from hfkit.training.micro_batching import MicroBatching
+from hfkit.training.shard_loading import loading_in_shards
 from hfkit.training.sharding import CollectiveSave
 
 
@@ -56,9 +59,10 @@ def main(config: PretrainConfig) -> Path:
         say(f"pretrain: {len(train_rows):,} rows of {config.block_size} tokens")
         # Model
         config = plan_run(run)
-        model = load_or_create_model(config, tokenizer)
+        with loading_in_shards(config):
+            model = load_or_create_model(config, tokenizer)
         run.note(**record_base(model))
-        say(f"pretrain: {model.num_parameters():,} parameters")
+        say(f"pretrain: {parameter_count(model):,} parameters")
         # Trainer
         trainer = PretrainTrainer(
             model=model,
@@ -75,7 +79,7 @@ def main(config: PretrainConfig) -> Path:
             max_tokens=max_tokens(config, config.block_size),
         )
         if config.packing == "documents":
-            require_separation(trainer)
+            trainer.add_callback(BeforeFirstStep(partial(require_separation, trainer)))
         save = CollectiveSave(trainer, partial(save_model, trainer.model, tokenizer))
         set_callbacks(trainer, run, save, Samples(tokenizer, config.sample_prompts, config.sample_length))
         facts = train(trainer, run)
@@ -125,6 +129,7 @@ def load_or_create_model(config: PretrainConfig, tokenizer):
     model_config = new_config({"vocab_size": len(tokenizer), **config.model_config, **tokens})
     attention = packed_attention(config, model_config) if separates else attention
     options = {"attn_implementation": attention} if attention else {}
-    return AutoModelForCausalLM.from_config(model_config, trust_remote_code=False, **options).to(
-        torch.device("cpu") if shards_with_fsdp() else device()  # FSDP2 moves it layer by layer
-    )
+    make = partial(AutoModelForCausalLM.from_config, model_config, trust_remote_code=False, **options)
+    if is_deepspeed_zero3_enabled():
+        return make_in_shards(make)
+    return make().to(torch.device("cpu") if shards_with_fsdp() else device())  # FSDP2 moves it layer by layer

@@ -14,7 +14,7 @@ from hfkit.config.registry import spec_of
 from hfkit.config.stages import RewardConfig
 from hfkit.core.console import say, warn
 from hfkit.core.device import prepare_device
-from hfkit.core.launch import shards_with_fsdp
+from hfkit.core.launch import shards_weights
 from hfkit.data.chat_template import reply_ending
 from hfkit.data.comparisons import COMPARISONS, encode_comparisons, encode_held_out
 from hfkit.data.splits import load_splits, report_splits
@@ -37,6 +37,7 @@ from hfkit.training.arguments import (
 from hfkit.training.comparison_batches import ComparisonCollator, SharePrefixes, can_share
 from hfkit.training.comparison_trainer import ComparisonTrainer
 from hfkit.training.memory.checkpointing import plan_run
+from hfkit.training.shard_loading import loading_in_shards
 from hfkit.training.sharding import CollectiveSave
 
 
@@ -69,7 +70,8 @@ def main(config: RewardConfig) -> Path:
                 f"{config.model_name_or_path} is a pretrained model; a reward model learns more from the SFT model: "
                 "set model_name_or_path to the output of `hfkit sft`"
             )
-        model = load_trainable(config, TaskType.SEQ_CLS)
+        with loading_in_shards(config):
+            model = load_trainable(config, TaskType.SEQ_CLS)
         run.note(**record_base(model), **describe_generic(model), reply_ending=reply_ending(tokenizer))
         # Trainer
         arguments = trainer_arguments(
@@ -78,8 +80,8 @@ def main(config: RewardConfig) -> Path:
             remove_unused_columns=False,  # train_sampling_strategy: group_by_length reads `length`
             include_num_input_tokens_seen="non_padding",
         )
-        # FSDP2 has a whole model nowhere before training begins
-        share = config.micro_batches_by_length and not shards_with_fsdp() and can_share(model, train_rows)
+        is_sharded = shards_weights(config.extra)  # then no process can call the model before training begins
+        share = config.micro_batches_by_length and not is_sharded and can_share(model, train_rows)
         with keep_trainable_dtype(model):
             trainer = ComparisonTrainer(
                 model=model,
@@ -91,7 +93,7 @@ def main(config: RewardConfig) -> Path:
                 max_tokens=max_tokens(config, config.max_length, most_replies),
             )
         save = CollectiveSave(trainer, partial(save_model, trainer.model, tokenizer))
-        more = [SharePrefixes(trainer, train_rows)] if config.micro_batches_by_length and shards_with_fsdp() else []
+        more = [SharePrefixes(trainer, train_rows)] if config.micro_batches_by_length and is_sharded else []
         set_callbacks(trainer, run, save, *more)
         facts = train(trainer, run)
         # Save

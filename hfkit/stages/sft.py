@@ -32,8 +32,10 @@ from hfkit.training.arguments import (
     train,
     trainer_arguments,
 )
+from hfkit.training.callbacks import BeforeFirstStep
 from hfkit.training.memory.checkpointing import plan_run
 from hfkit.training.sft_trainer import MicroBatchedSFTTrainer
+from hfkit.training.shard_loading import loading_in_shards
 from hfkit.training.sharding import CollectiveSave
 
 
@@ -63,7 +65,8 @@ def main(config: SFTConfig) -> Path:
         attention = config.attn_implementation
         if config.packing:
             attention = packed_attention(config, cached_config(config.model_name_or_path, config.model_revision))
-        model = load_trainable(replace(config, attn_implementation=attention))
+        with loading_in_shards(config):
+            model = load_trainable(replace(config, attn_implementation=attention))
         run.note(**record_base(model))
         # Trainer
         with keep_trainable_dtype(model):
@@ -84,7 +87,7 @@ def main(config: SFTConfig) -> Path:
                 max_tokens=max_tokens(config, config.max_length),
             )
         if config.packing:
-            require_separation(trainer)
+            trainer.add_callback(BeforeFirstStep(partial(require_separation, trainer)))
         save = CollectiveSave(trainer, partial(save_model, trainer.model, tokenizer))
         set_callbacks(trainer, run, save)
         facts = train(trainer, run)

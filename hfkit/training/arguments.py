@@ -11,7 +11,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 from transformers.utils import is_torch_tf32_available
 
 from hfkit.config.fields import HubFields
-from hfkit.core.compat import load_checkpoint_weights, use_one_gpu
+from hfkit.core.compat import use_one_gpu
 from hfkit.core.console import is_main_process, warn
 from hfkit.core.device import has_bf16, process_state, wait_for_everyone
 from hfkit.core.errors import HfkitError
@@ -21,9 +21,9 @@ from hfkit.core.kept_logs import KeepsLogs, kept_logs
 from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.models.precision import computes_in_bf16
 from hfkit.training.callbacks import MetricsFile, Resume, TrainingProgress
-from hfkit.training.interruption import CONTROL, SaveOnSignal, finish_evaluation
+from hfkit.training.interruption import CONTROL, SaveOnSignal, finish_evaluation, own_state
 from hfkit.training.run import Run, checkpoint_fault
-from hfkit.training.sharding import has_finite_weights, require_equal_weights, shard_model
+from hfkit.training.sharding import has_finite_weights, load_checkpoint, require_equal_weights
 from hfkit.training.tracking import attach_record
 
 # The trainer's own pushes run in the background and fail silently; the tokenizer already has its pad token.
@@ -156,7 +156,7 @@ def train(trainer: Trainer, run: Run) -> dict:
     correct_best_checkpoint(run)
     if checkpoint:
         finish_evaluation(trainer, checkpoint)
-    before = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json") if checkpoint else TrainerState()
+    before = own_state(trainer, checkpoint) if checkpoint else TrainerState()
     if isinstance(trainer, KeepsLogs):
         trainer.set_counts(kept_logs(before))
     seconds_before, mean_loss = kept_logs(before).get("seconds", 0.0), None
@@ -165,8 +165,7 @@ def train(trainer: Trainer, run: Run) -> dict:
     if before.max_steps and (before.global_step >= before.max_steps or has_stopped(before)):
         # interrupted between the last step and the publication: trainer.train() would take a further step
         best = before.best_model_checkpoint if trainer.args.load_best_model_at_end else None
-        shard_model(trainer)
-        load_checkpoint_weights(trainer, best or checkpoint)
+        load_checkpoint(trainer, best or checkpoint)
         trainer.state = before
         if trainer.is_world_process_zero():
             MetricsFile(run.folder).rewrite(before.log_history)

@@ -1,6 +1,7 @@
 """Callbacks of a training loop: the metrics file, the progress line, and samples of the model's text."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -44,6 +45,16 @@ class Resume(TrainerCallback):
         state.compute_steps(args, state.max_steps)
         if kept := kept_logs(state):
             self.trainer.set_pending_logs(kept)
+
+
+class BeforeFirstStep(TrainerCallback):
+    """Calls a function once training begins: only then can a model be called whose weights are sharded."""
+
+    def __init__(self, function: Callable[[], None]):
+        self.function = function
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.function()
 
 
 class MetricsFile(TrainerCallback):

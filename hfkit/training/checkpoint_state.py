@@ -10,10 +10,11 @@ from transformers.trainer_pt_utils import safe_globals
 
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import read_json_mapping
-from hfkit.core.launch import SAVES_SHARDS, SAVES_WHOLE, engine, fsdp_state
+from hfkit.core.launch import SAVES_SHARDS, SAVES_WHOLE, engine, fsdp_state, world_size
 from hfkit.core.links import require_own_files
 from hfkit.records.shards import require_own_shards
 from hfkit.training.sharded_checkpoint import sharded_fault
+from hfkit.training.zero_checkpoint import LATEST, zero_fault, zero_launch, zero_words
 
 MORE_KEYS = ("episode",)
 """Of the state of TRL's PPO trainer."""
@@ -50,14 +51,16 @@ def foreign_fault(checkpoint: Path) -> str | None:
                 torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
             return f"{file.name} holds more than tensors and numbers, or is damaged ({type(error).__name__})"
+    if (checkpoint / LATEST).is_file() and (fault := zero_fault(checkpoint)):
+        return fault
     faults = (sharded_fault(checkpoint / name) for name in SHARDED_STATE if (checkpoint / name).exists())
     return next(filter(None, faults), None)
 
 
 def engine_of_checkpoint(checkpoint: Path) -> str:
     """Return which engine saved a checkpoint of Transformers' `Trainer`, by its files."""
-    if (checkpoint / "latest").is_file():
-        return "DeepSpeed"
+    if (checkpoint / LATEST).is_file():
+        return zero_launch(checkpoint)
     files = {SAVES_SHARDS: SHARDED_STATE[0], SAVES_WHOLE: WHOLE_STATE[0]}
     kind = next((kind for kind, name in files.items() if (checkpoint / name).exists()), None)
     return f"FSDP2 ({kind})" if kind else "DDP or one process"
@@ -70,7 +73,9 @@ def engine_of_launch(settings: dict) -> str:
         settings: as of `launch.engine`.
     """
     name = engine(settings) or "ddp"
-    return "DeepSpeed" if "zero" in name else f"FSDP2 ({fsdp_state()})" if "fsdp" in name else "DDP or one process"
+    if "zero" in name:
+        return zero_words(name == "zero3", world_size())
+    return f"FSDP2 ({fsdp_state()})" if "fsdp" in name else "DDP or one process"
 
 
 def trainer_state_fault(state: dict) -> str | None:

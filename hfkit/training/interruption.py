@@ -8,13 +8,13 @@ from accelerate.utils import gather
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
-from hfkit.core.compat import determine_best_metric, load_checkpoint_weights
+from hfkit.core.compat import determine_best_metric
 from hfkit.core.console import say
 from hfkit.core.device import random_state, restore_random_state, wait_for_everyone
 from hfkit.core.interrupts import agree, defer_signals, interruption, requested
 from hfkit.core.kept_logs import KeepsLogs, kept_logs
 from hfkit.training.run import checkpoint_fault
-from hfkit.training.sharding import shard_model
+from hfkit.training.sharding import load_checkpoint
 
 CONTROL = "TrainerControl"
 
@@ -105,13 +105,20 @@ def leave(trainer: Trainer, error: BaseException | None = None) -> None:
     raise error or interruption()
 
 
+def own_state(trainer: Trainer, checkpoint: str) -> TrainerState:
+    """Return the state in a checkpoint as this process's; the main one saved it as its own."""
+    state = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json")
+    state.is_world_process_zero = trainer.is_world_process_zero()
+    state.is_local_process_zero = trainer.is_local_process_zero()
+    return state
+
+
 def finish_evaluation(trainer: Trainer, checkpoint: str) -> None:
     """Do the evaluation that a signal interrupted, and note it in the checkpoint as if nothing had happened."""
-    state = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json")
+    state = own_state(trainer, checkpoint)
     if not state.stateful_callbacks.get(CONTROL, {}).get("args", {}).get("should_evaluate"):
         return
-    shard_model(trainer)
-    load_checkpoint_weights(trainer, checkpoint)
+    load_checkpoint(trainer, checkpoint)
     trainer.state = state
     if isinstance(trainer, KeepsLogs):
         trainer.set_counts(kept_logs(state))

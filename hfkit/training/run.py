@@ -32,6 +32,7 @@ from hfkit.records.record import read_record, settings_of, with_later_keys
 from hfkit.training.checkpoint_state import engine_of_checkpoint, engine_of_launch, foreign_fault
 from hfkit.training.plots import plot_metrics
 from hfkit.training.sharding import CollectiveSave
+from hfkit.training.zero_checkpoint import LATEST
 
 STAGING = ".publishing"
 
@@ -257,7 +258,8 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
     for file in {checkpoint / "trainer_state.json", *checkpoint.glob("*_state.json")}:
         if read_json_mapping(file) is None:
             return f"{file.name} cannot be read"
-    for pattern in ("optimizer*", "scheduler.pt", "rng_state*"):
+    own = () if (checkpoint / LATEST).is_file() else ("optimizer*", "scheduler.pt")  # DeepSpeed has a folder for them
+    for pattern in (*own, "rng_state*"):
         if not any(checkpoint.glob(pattern)):
             return f"{pattern} is missing"
     if not any(checkpoint.rglob("*model*")):

@@ -13,7 +13,7 @@ import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from transformers.trainer_pt_utils import safe_globals
 
-from hfkit.core.compat import CHECKPOINT_CLASSES
+from hfkit.core.compat_sharding import CHECKPOINT_CLASSES
 from hfkit.core.links import leads_out
 
 METADATA = ".metadata"

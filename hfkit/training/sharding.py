@@ -1,4 +1,4 @@
-"""Weights that FSDP2 shards: every process holds a part of each tensor, and all of them gather it to save it.
+"""Weights that FSDP2 or ZeRO-3 shards: every process holds a part of each, and all gather them to save or read them.
 
 The functions take a model that is not sharded too, so that callers need not ask.
 """
@@ -14,9 +14,12 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Trainer
 
+from hfkit.core.compat import load_checkpoint_weights
 from hfkit.core.console import is_main_process
 from hfkit.core.errors import HfkitError
 from hfkit.core.launch import shards_with_fsdp
+from hfkit.models.zero import is_partitioned, own_part, whole
+from hfkit.training.zero_engine import start_engine
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,21 @@ def reduce_in_float32(accelerator: Accelerator) -> None:
         plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
 
 
-def shard_model(trainer: Trainer) -> None:
-    """Shard the model of a trainer that will not train, or not yet, as training does under FSDP2."""
+def load_checkpoint(trainer: Trainer, checkpoint: str) -> None:
+    """Load the weights of a checkpoint into the model of a trainer that will not train, or not yet."""
+    if trainer.is_deepspeed_enabled:
+        start_engine(trainer, checkpoint)
+        return
     if shards_with_fsdp() and not is_sharded(trainer.model):
         trainer.create_optimizer()
         model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
         trainer.model = trainer.model_wrapped = model
+    load_checkpoint_weights(trainer, checkpoint)
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
     """Return whether processes hold parts of a model; for a while, they may have gathered some of it."""
-    return isinstance(model, FSDPModule)
+    return isinstance(model, FSDPModule) or any(map(is_partitioned, model.parameters()))
 
 
 def gathered_weights(model: PreTrainedModel | PeftModel, accelerator: Accelerator) -> dict[str, torch.Tensor] | None:
@@ -68,17 +75,17 @@ def gathered_weights(model: PreTrainedModel | PeftModel, accelerator: Accelerato
     """
     if not is_sharded(model):
         return None
-    whole: dict[int, torch.Tensor] = {}
+    wholes: dict[int, torch.Tensor] = {}
     found = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if isinstance(model, PeftModel) and not getattr(tensor, "requires_grad", False):
             continue
-        if id(tensor) not in whole:
-            whole[id(tensor)] = kept = gathered(tensor.detach(), accelerator.device)
-            if accelerator.is_main_process:
-                whole[id(tensor)] = kept.cpu()
+        if id(tensor) not in wholes:
+            with whole(tensor):
+                values = gathered(tensor.detach(), accelerator.device)
+                wholes[id(tensor)] = values.to("cpu", copy=True) if accelerator.is_main_process else torch.empty(0)
         if accelerator.is_main_process:
-            found[name] = whole[id(tensor)]
+            found[name] = wholes[id(tensor)]
     return found
 
 
@@ -90,7 +97,7 @@ def gathered(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 def has_finite_weights(model: torch.nn.Module, accelerator: Accelerator) -> bool:
     """Return whether all trained weights are finite, those that other processes hold too; each has to call this."""
     trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
-    held = (parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in trained)
+    held = (parameter.to_local() if isinstance(parameter, DTensor) else own_part(parameter) for parameter in trained)
     count = sum(not tensor.isfinite().all() for tensor in held)
     return not accelerator.reduce(torch.tensor(float(count), device=accelerator.device), "sum")
 

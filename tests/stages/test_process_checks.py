@@ -1,14 +1,8 @@
 """Ways to share weights among processes that would train nothing, or publish empty weights, are refused."""
 
-import json
-
 import pytest
 
 from hfkit.core.errors import ConfigError
-
-LAUNCHED_ZERO_2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
-LAUNCHED_ZERO_3 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
-STAGES = ["pretrain", "sft", "reward", "ppo"]
 
 
 def problems(config_of, tmp_path, stage, **changes) -> dict[str, str]:
@@ -19,35 +13,19 @@ def problems(config_of, tmp_path, stage, **changes) -> dict[str, str]:
     return {}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_what_accelerate_launches(config_of, tmp_path, monkeypatch, stage):
-    before = problems(config_of, tmp_path, stage)
-    for name, value in LAUNCHED_ZERO_3.items():
-        monkeypatch.setenv(name, value)
-    found = problems(config_of, tmp_path, stage)
-    assert before == {} and "DDP" in found["ACCELERATE_USE_DEEPSPEED"]
-
-
-def test_zero_2_trains_nothing_with_ppo_and_is_refused_for_it_alone(config_of, tmp_path, monkeypatch):
-    for name, value in LAUNCHED_ZERO_2.items():
-        monkeypatch.setenv(name, value)
-    assert "nothing would be trained" in problems(config_of, tmp_path, "ppo")["ACCELERATE_USE_DEEPSPEED"]
-    assert "ACCELERATE_USE_DEEPSPEED" not in problems(config_of, tmp_path, "sft")
-
-
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward"])
-def test_keys_of_the_config(config_of, tmp_path, stage):
-    file = tmp_path / "zero3.json"
-    file.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
-    assert "set stage 2" in problems(config_of, tmp_path, stage, deepspeed=str(file))["deepspeed"]
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])
+@pytest.mark.parametrize("stage_of_zero", ["2", "3"])
+def test_deepspeed_needs_processes_of_a_launch(config_of, tmp_path, monkeypatch, stage, stage_of_zero):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", stage_of_zero)
+    found = problems(config_of, tmp_path, stage)["ACCELERATE_USE_DEEPSPEED"]
+    assert ("train adapters with DDP" if stage == "ppo" else "needs a launcher") in found
 
 
 def test_a_file_that_accelerate_passes(config_of, tmp_path, monkeypatch):
-    file = tmp_path / "zero3.json"
-    file.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(file))
-    assert "ZeRO-3" in problems(config_of, tmp_path, "sft")["ACCELERATE_USE_DEEPSPEED"]
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", "zero3.json")
+    assert "zero3.json" in problems(config_of, tmp_path, "sft")["ACCELERATE_DEEPSPEED_CONFIG_FILE"]
 
 
 def test_a_tokenizer_is_not_concerned(config_of, tmp_path, monkeypatch):

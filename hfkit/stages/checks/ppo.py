@@ -7,7 +7,8 @@ from hfkit.config.stages import PPOConfig
 from hfkit.core.errors import HfkitError, Problem, kind_of_error, reason
 from hfkit.models.adapter_shape import fit_to_model, get_on_meta, lora_config
 from hfkit.models.fitting import model_on_meta
-from hfkit.models.loading import cached_config, is_classifier, reward_fault
+from hfkit.models.loading import cached_config, is_classifier
+from hfkit.models.reward_sources import reward_fault
 from hfkit.records.source import Source
 from hfkit.rlhf.reward_functions import check_reward_function
 from hfkit.rlhf.reward_quality import recorded_pair_metrics

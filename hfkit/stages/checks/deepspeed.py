@@ -1,0 +1,112 @@
+"""Validates a launch under DeepSpeed: what it could not train or save, or would set in place of the config, is refused.
+
+`accelerate launch` passes its settings in environment variables, a config in the field `deepspeed` of the trainer's
+arguments, as a JSON file or a mapping.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers.integrations.deepspeed import is_deepspeed_available
+
+from hfkit.config.registry import StageSpec
+from hfkit.core.device import process_state
+from hfkit.core.errors import HfkitError, Problem, reason
+from hfkit.core.files import read_text
+from hfkit.core.launch import DEEPSPEED, DEEPSPEED_FILE, deepspeed_of_environment
+from hfkit.core.limits import load_json
+from hfkit.stages.checks.compiled_ops import missing_compiler
+from hfkit.stages.checks.fsdp import WITHOUT_SHARDS
+
+DEEPSPEED_LAUNCH = "accelerate launch --use_deepspeed"
+ZERO_STAGES = (1, 2, 3)
+REQUIRED = {
+    "train_micro_batch_size_per_gpu": "per_device_train_batch_size",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "gradient_clipping": "max_grad_norm",
+}
+"""What a file has to say, at best "auto", since DeepSpeed has other defaults than these keys of the config."""
+OPTIMIZER = {"lr": "learning_rate", "weight_decay": "weight_decay"}
+"""The same of `optimizer.params`."""
+
+
+def deepspeed_problems(config, spec: StageSpec) -> list[Problem]:
+    """Return the problems of DeepSpeed in a config and in its launch."""
+    key, given = "deepspeed", config.extra.get("deepspeed")
+    if not given:
+        given = deepspeed_of_environment()
+        key = DEEPSPEED_FILE if isinstance(given, str) else DEEPSPEED
+    if not given:
+        return []
+    if not is_deepspeed_available():
+        return [Problem(key, given, "DeepSpeed is not installed: pip install 'hfkit[deepspeed]'")]
+    if spec.loop == "ppo":
+        remedy = "PPO updates its models itself, and under DeepSpeed would train nothing: train adapters with DDP "
+        remedy += "(`accelerate launch --multi_gpu`), full models with FSDP2 (`--use_fsdp --fsdp_version 2`)"
+        return [Problem(key, given, remedy)]
+    if "LOCAL_RANK" not in os.environ:
+        return [
+            Problem(
+                key, given, f"DeepSpeed needs a launcher, for one process too: `{DEEPSPEED_LAUNCH} -m hfkit.cli ...`"
+            )
+        ]
+    try:
+        settings = given if isinstance(given, dict) else load_json(read_text(Path(given)))
+    except (HfkitError, OSError, ValueError) as error:
+        return [Problem(key, given, f"cannot be read as JSON: {reason(error)}")]
+    if not isinstance(settings, dict) or not isinstance(settings.get("zero_optimization"), dict):
+        return [Problem(key, given, 'expected a mapping with "zero_optimization": {"stage": 2} or 3')]
+    remedies = [*stage_remedies(settings["zero_optimization"], config), *batch_remedies(settings, key)]
+    remedies += [*optimizer_remedies(settings, config)]
+    return [Problem(key, given, remedy) for remedy in remedies] + ineffective_problems(config)
+
+
+def stage_remedies(zero: dict[str, Any], config) -> Iterator[str]:
+    """Yield what to change in the settings of ZeRO."""
+    stage = str(zero.get("stage"))
+    if stage not in map(str, ZERO_STAGES):
+        yield f"zero_optimization.stage is {stage}: set 2 or 3, or train with DDP (`accelerate launch --multi_gpu`)"
+    elif stage == "3" and getattr(config, "load_in_8bit", False):
+        yield "ZeRO-3 cannot share out 8-bit weights: set stage 2, or load_in_4bit"
+
+
+def batch_remedies(settings: dict[str, Any], key: str) -> Iterator[str]:
+    """Yield what to change in settings that decide in place of keys of the config; those of accelerate never do."""
+    for name, own in REQUIRED.items() if key != DEEPSPEED else ():
+        if name not in settings:
+            yield f'{name} is missing, so that {own} would have no effect: add "{name}": "auto"'
+    if "scheduler" in settings:
+        yield "its scheduler would take the place of lr_scheduler_type and warmup_steps: remove it"
+    if settings.get("tensor_parallel", {}).get("autotp_size", 1) > 1:
+        yield "hfkit shares out weights and rows, no tensors of a layer: remove tensor_parallel"
+
+
+def optimizer_remedies(settings: dict[str, Any], config) -> Iterator[str]:
+    """Yield what to change in an optimizer of DeepSpeed, or to install for one."""
+    optimizer, zero = settings.get("optimizer"), settings["zero_optimization"]
+    for name, own in OPTIMIZER.items() if optimizer else ():
+        if name not in optimizer.get("params", {}):
+            yield f'optimizer.params.{name} is missing, so that {own} would have no effect: set it to "auto"'
+    on_cpu = zero.get("offload_optimizer", {}).get("device", "none") != "none"
+    on_cpu = on_cpu and settings.get("zero_force_ds_cpu_optimizer", True)
+    if (optimizer is None and not on_cpu) or (optimizer or {}).get("params", {}).get("torch_adam"):
+        return
+    if missing := missing_compiler("cpu_adam" if on_cpu else "fused_adam", process_state(config.extra).device):
+        instead = '"zero_force_ds_cpu_optimizer": false' if on_cpu else 'no optimizer, for that of the key "optim"'
+        yield f"DeepSpeed compiles this optimizer, and there is no {missing}: install it, or set {instead}"
+
+
+def ineffective_problems(config) -> list[Problem]:
+    """Return the keys of a config that have no effect under DeepSpeed, or that its processes would not agree on."""
+    problems = []
+    if process_state(config.extra).distributed_type in WITHOUT_SHARDS:
+        problems.append(Problem(DEEPSPEED, True, "accelerate uses DeepSpeed on GPUs only: turn it off"))
+    if getattr(config, "max_tokens_per_micro_batch", None):
+        remedy = "DeepSpeed computes the batches of per_device_train_batch_size as they are: remove it"
+        problems.append(Problem("max_tokens_per_micro_batch", config.max_tokens_per_micro_batch, remedy))
+    if config.extra.get("auto_find_batch_size"):
+        remedy = "the processes would not agree on a size: set per_device_train_batch_size"
+        problems.append(Problem("auto_find_batch_size", True, remedy))
+    return problems
