@@ -126,6 +126,8 @@ def test_the_peak_under_fsdp2_is_that_of_a_gpu(case, folder_of, stage_for):
         ("sft", "fsdp2", {"gradient_accumulation_steps": 2, "micro_batches_by_length": False}),
         ("sft", "fsdp2", LORA),
         ("sft", "fsdp2", {**LORA, "load_in_4bit": True}),
+        ("sft", "zero3", LORA),
+        ("sft", "zero3", {**LORA, "load_in_4bit": True}),
         ("ppo", "fsdp2", {**FUNCTIONS, **EPISODES}),
     ],
 )

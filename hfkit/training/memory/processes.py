@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from hfkit.core.launch import engine, node_count, world_size
-from hfkit.training.memory.formulas import BF16, FP32
+from hfkit.training.memory.formulas import BF16, FP32, weight_bytes
 from hfkit.training.memory.shapes import Role, Weight
 
 LAUNCH_ENGINES = ("ddp", "zero2", "fsdp2", "zero3")
@@ -19,6 +19,8 @@ ZERO_BUCKET = 500_000_000
 """Elements of DeepSpeed's `reduce_bucket_size`, which it allocates whole."""
 LIVE = 1_000_000_000
 """Elements of weights that ZeRO-3 keeps gathered: `stage3_max_live_parameters`."""
+PREFETCH = 50_000_000
+"""Elements of weights that are on their way beside these: `stage3_prefetch_bucket_size`."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,8 @@ class Launch:
         if self.engine == "zero2":
             return GatheredWeights(bucket=self.zero_bucket(role.weights, half, on_gpu))
         converted = self.converted(role.weights, half)
-        live = min(1.0, LIVE / max(1, sum(weight.count for weight in converted)))
-        return GatheredWeights(head=int(live * size_of(converted)))
+        count = max(1, sum(weight.count for weight in converted))
+        return GatheredWeights(head=int(weight_bytes(converted) * (min(1, LIVE / count) + min(1, PREFETCH / count))))
 
 
 ALONE = Launch()
