@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 
 from hfkit import __version__
@@ -99,12 +100,12 @@ def run_verb(verb: str, argv: list[str] | None = None, ends_process: bool = Fals
     ends_process, argv = ends_process or argv is None, sys.argv[1:] if argv is None else argv
     try:
         with catch_signals(ends_process):
-            return parse_and_run(verb, argv)
+            return parse_and_run(verb, argv, ends_process)
     except (KeyboardInterrupt, Interrupted) as error:  # before the arguments are parsed
         return report_interruption(verb, argv, None, getattr(error, "number", SIGINT))
 
 
-def parse_and_run(verb: str, argv: list[str]) -> int:
+def parse_and_run(verb: str, argv: list[str], ends_process: bool = False) -> int:
     """Parse a verb's arguments, run it and return its exit status; errors that users can act on are printed as text.
 
     `HFKIT_DEBUG=1` adds the traceback. The arguments are parsed before the verb's module is imported, so `--help` and
@@ -122,9 +123,10 @@ def parse_and_run(verb: str, argv: list[str]) -> int:
     module, given = find_module(verb), None
     try:
         require_home()
-        given = read_arguments(verb, module, argv)
-        status = import_module(module).main(given)
-        return status if isinstance(status, int) else 0  # a stage returns its folder
+        with others_of_launch(verb, ends_process):
+            given = read_arguments(verb, module, argv)
+            status = import_module(module).main(given)
+            return status if isinstance(status, int) else 0  # a stage returns its folder
     except (Exception, KeyboardInterrupt, Interrupted) as error:
         if is_interruption(error):
             debug(error)
@@ -133,8 +135,21 @@ def parse_and_run(verb: str, argv: list[str]) -> int:
         if explained is None:
             raise
         debug(error)
-        print(clean(f"hfkit {verb}: {explained}"), file=sys.stderr)
-        return getattr(explained, "exit_status", 1)
+        if not explained.is_reported:
+            hint = resume_hint(verb, argv, given) if explained.is_of_peer else ""
+            print(clean(f"hfkit {verb}: {explained}{hint}"), file=sys.stderr)
+        return explained.exit_status
+
+
+def others_of_launch(verb: str, ends_process: bool) -> AbstractContextManager:
+    """Return a context in which a stage, or a pipeline, runs together with the other processes of its launch."""
+    if os.environ.get("WORLD_SIZE", "1") == "1" or not (
+        verb == "run" or (find_module(verb) or "").startswith("hfkit.stages.")
+    ):
+        return nullcontext()
+    from hfkit.core.joining import joined_launch
+
+    return joined_launch(ends_process)
 
 
 def report_interruption(verb: str, argv: list[str], given, number: int | None) -> int:
@@ -144,22 +159,30 @@ def report_interruption(verb: str, argv: list[str], given, number: int | None) -
         given: what the verb's arguments were parsed to; None before that.
         number: of the signal; None: Ctrl-C.
     """
-    import shlex
     from signal import SIGINT, Signals
 
     from hfkit.core.console import is_main_process
+    from hfkit.core.error_file import record_for_launcher
     from hfkit.core.interrupts import EXIT_STATUS
 
     by = f" by {Signals(number).name}" if number else ""
-    resumes = getattr(given, "resume_from_checkpoint", None)
-    how = ""
-    if verb in RESUMED or resumes is not None:
-        command = ["hfkit", *verb.split(), *argv, *(["--resume_from_checkpoint"] if resumes is False else [])]
-        launched = " (with the same launcher)" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-        how = f"; to resume{launched}: {shlex.join(command)}"
+    message = f"interrupted{by}{resume_hint(verb, argv, given)}"
+    record_for_launcher(message)
     if is_main_process():
-        print(f"hfkit {verb}: interrupted{by}{how}", file=sys.stderr, flush=True)
+        print(f"hfkit {verb}: {message}", file=sys.stderr, flush=True)
     return EXIT_STATUS[Signals(number or SIGINT)]
+
+
+def resume_hint(verb: str, argv: list[str], given) -> str:
+    """Return the end of a message, with the command that resumes a verb; "" if none does."""
+    import shlex
+
+    resumes = getattr(given, "resume_from_checkpoint", None)
+    if verb not in RESUMED and resumes is None:
+        return ""
+    command = ["hfkit", *verb.split(), *argv, *(["--resume_from_checkpoint"] if resumes is False else [])]
+    launched = " (with the same launcher)" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+    return f"; to resume{launched}: {shlex.join(command)}"
 
 
 def enable_expandable_segments() -> None:

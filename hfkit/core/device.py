@@ -1,6 +1,8 @@
 """The device of this process, and the process group where several processes were launched."""
 
 import os
+import socket
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,9 +14,12 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
 from packaging.version import Version
 
+from hfkit.core.agreement import require_same, require_shared
 from hfkit.core.compat import forget_process_state
 from hfkit.core.console import warn
+from hfkit.core.errors import ConfigError, Problem
 from hfkit.core.launch import turn_on_deepspeed
+from hfkit.core.versions import package_versions
 
 ROTATES_WITHOUT_MATMUL = Version("5.23")
 GROUP_TIMEOUT = 1800  # seconds, as in Transformers; one process may take longer to save than NCCL's own 600
@@ -24,7 +29,15 @@ def prepare_device(config) -> None:
     """Choose a stage's device, join its process group and set its precision as `config.extra` says.
 
     Warns about unused GPUs.
+
+    Raises:
+        ConfigError: the processes of the launch have different configs, versions or folders, or there is no GPU for
+            this one.
     """
+    require_same({f"version of {name}": known for name, known in package_versions().items()}, "install the same one")
+    require_same(asdict(config), "start all processes with the same command and files")
+    require_shared(Path(config.output_dir))
+    require_gpu(config.extra)
     state = process_state(config.extra)
     disable_cudnn_attention()
     set_tf32(state.device.type, config.extra.get("tf32"))
@@ -52,6 +65,14 @@ def disable_cudnn_attention() -> None:
     where PyTorch uses them since 2.11), and their forward pass wrong tokens (pytorch issue 193893, on Blackwell).
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def require_gpu(settings: dict) -> None:
+    """Raise ConfigError if GPUs are used, but none is left for this process; settings are as for `process_state`."""
+    index, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if 0 < gpus <= index and not settings.get("use_cpu", False) and not parse_flag_from_env("ACCELERATE_USE_CPU"):
+        remedy = f"{socket.gethostname()} shows this process {gpus} GPU(s): start at most that many processes there"
+        raise ConfigError([Problem("LOCAL_RANK", index, f"{remedy} (--nproc_per_node, --num_processes)")])
 
 
 def device() -> torch.device:

@@ -14,10 +14,13 @@ MISSING = "missing"  # the value of a Problem about a key that has none
 class HfkitError(Exception):
     """An error that the user can act on: the command line prints its message alone and exits with `exit_status`.
 
-    Its text holds no secrets, whoever prints it.
+    Its text holds no secrets, whoever prints it. In a launch, one that another process prints `is_reported`, and one
+    that tells of another process `is_of_peer`.
     """
 
     exit_status = 1
+    is_reported = False
+    is_of_peer = False
 
     def __str__(self) -> str:
         return mask_secrets(super().__str__())

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -31,7 +31,11 @@ class Interrupted(SystemExit):
 
 @dataclass
 class Caught:
-    """The signals of a process: which one came first, and when; `agreed` by all processes of a launch."""
+    """The signals of a process: which one came first, and when; `agreed` by all processes of a launch.
+
+    Attributes:
+        ignored: whether signals are ignored, since the process ends for another reason.
+    """
 
     ends_process: bool
     process: int = field(default_factory=os.getpid)
@@ -39,9 +43,11 @@ class Caught:
     time: float = 0.0
     deferrals: int = 0
     agreed: bool = False
+    ignored: bool = False
 
 
 _caught: Caught | None = None
+_share: Callable[[int], None] | None = None
 
 
 @contextmanager
@@ -68,7 +74,7 @@ def catch_signals(ends_process: bool = False) -> Iterator[None]:
             signal.signal(number, _on_signal)
         if ends_process:
             sys.unraisablehook = _report_others
-            stop_watching = watch_signals(_on_signal, EXIT_STATUS, is_deferred)
+            stop_watching = watch_signals(_on_signal, EXIT_STATUS, is_deferred, _pass_on)
         yield
     finally:
         if not (ends_process and _caught.number):  # else it ends with these handlers, under watch
@@ -94,9 +100,12 @@ def _on_signal(number: int, frame: object) -> None:
             signal.alarm(1)  # whose default handler kills, for where Python discards exceptions
             raise SystemExit(EXIT_STATUS[signal.SIGTERM])  # a killed process would keep the locks that it holds
         return
+    if caught.ignored:
+        return
     now = time.monotonic()
     if caught.number is None:
         caught.number, caught.time = number, now
+        _pass_on(number)
         if caught.deferrals and is_main_process():
             note = f"{signal.Signals(number).name}: saving first; a second signal ends the process at once\n"
             os.write(2, note.encode())  # `print` may be what the signal interrupts
@@ -108,6 +117,23 @@ def _on_signal(number: int, frame: object) -> None:
         caught.deferrals = 0
     if not caught.deferrals:
         raise interruption()
+
+
+def _pass_on(number: int) -> None:
+    if _share and not (_caught and _caught.ignored):
+        _share(number)
+
+
+def share_signals(share: Callable[[int], None] | None) -> None:
+    """Let a function pass the first signal of this process on to the others of a launch, from any thread; None: no."""
+    global _share
+    _share = share
+
+
+def ignore_signals() -> None:
+    """Ignore signals from now on, since the process ends for another reason."""
+    if _caught is not None:
+        _caught.ignored = True
 
 
 def requested() -> int | None:

@@ -6,6 +6,8 @@
 import time
 from pathlib import Path
 
+from hfkit.core.device import wait_for_everyone
+
 
 class KeepsLogs:
     """A mixin for a `Trainer`: its checkpoints keep what is not logged yet, and what is counted since the first step.
@@ -32,6 +34,11 @@ class KeepsLogs:
         # only after that where shards are saved
         Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(parents=True, exist_ok=True)
         super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir):
+        """Save this process's generators; `trainer_state.json`, written next, says that all processes have done so."""
+        super()._save_rng_state(output_dir)
+        wait_for_everyone()
 
     def pending_logs(self):
         """Return a copy of what is not logged yet, and of what is counted."""

@@ -20,7 +20,12 @@ PATIENCE = 10.0
 """Seconds in which a process has to end by itself."""
 
 
-def watch_signals(handler: Callable, statuses: Mapping[signal.Signals, int], is_deferred: Callable[[], bool]):
+def watch_signals(
+    handler: Callable,
+    statuses: Mapping[signal.Signals, int],
+    is_deferred: Callable[[], bool],
+    pass_on: Callable[[int], None],
+):
     """Watch the signals of this process from a thread; return what stops it. Call it in the main thread.
 
     A second signal ends the process at once, with its children and the exit status 128 + signal; the first one after
@@ -29,6 +34,7 @@ def watch_signals(handler: Callable, statuses: Mapping[signal.Signals, int], is_
     Args:
         handler: which signals count: those that it handles.
         statuses: exit status by signal.
+        pass_on: gets the first signal, also while the main thread is in a call of C.
     """
     end, start = os.pipe()
     os.set_blocking(start, False)
@@ -47,6 +53,7 @@ def watch_signals(handler: Callable, statuses: Mapping[signal.Signals, int], is_
                     continue
                 if first is None:
                     first, began, deadline = number, now, now + PATIENCE
+                    pass_on(number)
                 elif now - began > REPEAT_SECONDS:
                     end_now(128 + number)
             if is_deferred():

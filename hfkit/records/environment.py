@@ -1,6 +1,5 @@
 """What a record says about the machine: versions, device and peak memory."""
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -12,8 +11,7 @@ import torch
 
 from hfkit.core.device import device
 from hfkit.core.launch import engine, node_count, world_size
-
-PACKAGES = ("hfkit", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
+from hfkit.core.versions import package_versions
 
 
 def environment(settings: dict | None = None) -> dict:
@@ -22,14 +20,8 @@ def environment(settings: dict | None = None) -> dict:
     Args:
         settings: as of `launch.engine`.
     """
-    versions: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
     return {
-        "versions": versions,
+        "versions": package_versions(),
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if device().type == "cuda" else "cpu",
         "float32_matmul_precision": float32_precision(),

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from hfkit.config.fields import ModelFields, OptimizerFields, models_named
 from hfkit.config.learning_rates import rate_warning
+from hfkit.core.agreement import require_same
 from hfkit.core.console import say, warn
 from hfkit.data.splits import SplitStats
 from hfkit.models.loading import dtype_to_train
@@ -23,6 +24,10 @@ def open_run(stage: str, config, stats: dict[str, SplitStats]) -> Run:
         warn(warning)
     parents = [lineage_entry(*model) for model in models_named(config)]
     run = Run(stage, config, {name: split.as_dict() for name, split in stats.items()}, parents)
+    weights = {f"weights of {parent['path']}": parent["weights_sha256"] for parent in parents}
+    checkpoint = run.checkpoint.name if run.checkpoint else None
+    found = {"datasets (their rows)": run.record["data_sha256"], "checkpoint to resume from": checkpoint, **weights}
+    require_same(found, "let all machines read the same files")
     if run.is_done:
         say(f"{stage}: already done in {run.folder}")
         run.update_license()

@@ -1,0 +1,90 @@
+"""Compares what the processes of a launch start with: a difference is an error that names the rank and the key."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+from hfkit.core.errors import MISSING, ConfigError, Problem
+from hfkit.core.joining import current_launch
+from hfkit.core.masking import without_secrets
+from hfkit.core.temporary import temporary_path
+
+SEEN = 15.0
+"""Seconds after which every machine sees a new file of a network drive."""
+_exchanges = count()
+
+
+def exchange(own: object) -> list:
+    """Return what each process of the launch passes to this call, by rank; each has to call it."""
+    launch = current_launch()
+    if launch is None:
+        return [own]
+    number = next(_exchanges)
+    launch.store.set(f"{number}/{launch.rank}", json.dumps(own, default=str))
+    return [json.loads(launch.store.get(f"{number}/{rank}")) for rank in range(launch.size)]
+
+
+def require_same(facts: Mapping[str, object], remedy: str) -> None:
+    """Compare facts with those of the other processes; each has to call this.
+
+    Args:
+        facts: values that JSON can hold.
+        remedy: what to do about a difference.
+
+    Raises:
+        ConfigError: in every process, with each fact that a process does not share with rank 0.
+    """
+    (_, expected), *others = exchange([socket.gethostname(), without_secrets(dict(facts))])
+    problems = []
+    for rank, (host, found) in enumerate(others, 1):
+        for key in sorted({*expected, *found}):
+            value, first = (given.get(key, MISSING) for given in (found, expected))
+            if value != first:
+                problems.append(Problem(key, value, f"on rank {rank} ({host}), but {first!r} on rank 0: {remedy}"))
+    if problems:
+        raise ConfigError(problems, "the processes of this launch")
+
+
+def require_shared(folder: Path) -> None:
+    """Check that the processes of all machines see a folder that rank 0 writes into; each has to call this.
+
+    Raises:
+        ConfigError: in every process, with the machines that have another folder of this name.
+    """
+    launch = current_launch()
+    if launch is None or int(os.environ.get("LOCAL_WORLD_SIZE", launch.size)) == launch.size:
+        return
+    created = [path for path in (folder, *folder.parents) if not path.exists()] if launch.rank == 0 else []
+    if launch.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary_path(folder / "shared").touch()
+    file = folder / exchange(temporary_path(folder / "shared").name)[0]
+    machines = exchange([socket.gethostname(), sees(file)])
+    if launch.rank == 0:
+        file.unlink()
+        for path in created:
+            with suppress(OSError):  # another process has written into it
+                path.rmdir()
+    if blind := sorted({host for host, has_seen in machines if not has_seen}):
+        remedy = (
+            f"rank 0 ({machines[0][0]}) writes into it, and {', '.join(blind)} cannot see that: choose a folder that "
+            "all machines share, since each process reads checkpoints and models from it"
+        )
+        raise ConfigError([Problem("output_dir", str(folder), remedy)])
+
+
+def sees(file: Path) -> bool:
+    """Return whether a file exists; a network drive may show it some seconds later."""
+    limit = time.monotonic() + SEEN
+    while not file.exists():
+        if time.monotonic() > limit:
+            return False
+        with suppress(OSError):
+            os.listdir(file.parent)  # makes NFS ask its server
+        time.sleep(0.2)
+    return True

@@ -1,0 +1,86 @@
+"""Connections between the processes of a launch: messages, one JSON object per line, and who is at the other end."""
+
+import json
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+REPLY_SECONDS = 3.0
+"""Seconds to wait for an answer."""
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+"""A machine that no longer answers counts as lost after 30 seconds."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A process of the launch, and how it failed.
+
+    Attributes:
+        why: the reason that it gave, or that is assumed.
+        status: exit status with which the others end.
+        is_silent: whether it ended without a word.
+    """
+
+    rank: int
+    host: str
+    pid: int
+    why: str = ""
+    status: int = 1
+    is_silent: bool = False
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} ({self.host}, pid {self.pid}) ended: {self.why}"
+
+
+class Channel:
+    """A connection that carries messages, a JSON object per line.
+
+    Attributes:
+        peer: who is at the other end; None until it has said so.
+        has_left: whether it said that it leaves.
+    """
+
+    def __init__(self, connection: socket.socket, peer: Peer | None = None):
+        connection.settimeout(REPLY_SECONDS)
+        self.connection, self.peer, self.has_left, self.unread = connection, peer, False, b""
+
+    def send(self, **message: Any) -> None:
+        """Send a message; one that cannot be sent is dropped, since the connection closes then."""
+        with suppress(OSError):
+            self.connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self) -> list[dict] | None:
+        """Return the messages that have come; None if the connection is closed."""
+        try:
+            data = self.connection.recv(1 << 16)
+        except OSError:
+            data = b""
+        *lines, self.unread = (self.unread + data).split(b"\n")
+        return [json.loads(line) for line in lines] if data else None
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Let the kernel ask whether the machine at the other end still answers."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def connect_to(addresses: Sequence[str], port: int) -> socket.socket:
+    """Connect to the first of some addresses of a machine that answers.
+
+    Raises:
+        OSError: none does.
+    """
+    failures = []
+    for address in addresses:
+        try:
+            connection = socket.create_connection((address, port), timeout=10)
+            keep_alive(connection)
+            return connection
+        except OSError as error:
+            failures.append(error)
+    raise failures[-1]

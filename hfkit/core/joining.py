@@ -1,0 +1,217 @@
+"""Joins the processes of a launch: what a launcher has to set, and that the end of one process ends the others."""
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from itertools import count
+
+import torch
+from torch.distributed import PrefixStore, Store, rendezvous
+
+from hfkit.core.channels import Channel, Peer, connect_to
+from hfkit.core.console import say
+from hfkit.core.error_file import record_for_launcher
+from hfkit.core.errors import MISSING, ConfigError, HfkitError, Problem, reason
+from hfkit.core.explain_errors import chain_of, explain_file_error
+from hfkit.core.interrupts import is_interruption, share_signals
+from hfkit.core.peers import Peers
+
+VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+"""What a launcher sets, beside MASTER_ADDR: whole numbers."""
+LAUNCHERS = "launch with `accelerate launch` or `torchrun`, which set it"
+JOIN_SECONDS = 1800
+"""Seconds to wait until all processes of a launch have started."""
+FOREVER = timedelta(days=30)
+NOTICE = 30
+"""Seconds of waiting for other processes, after which a line says so."""
+CONSEQUENCE = 2.0
+"""Seconds in which the end of another process may follow the error that it causes here."""
+
+
+class PeerError(HfkitError):
+    """Another process of the launch failed, and this one therefore ends."""
+
+    is_of_peer = True
+
+    def __init__(self, peer: Peer):
+        super().__init__(str(peer))
+        self.exit_status = peer.status
+
+
+class ReportedError(HfkitError):
+    """An error that another process of the launch prints."""
+
+    is_reported = True
+
+    def __init__(self, text: str, exit_status: int):
+        super().__init__(text)
+        self.exit_status = exit_status
+
+
+@dataclass
+class Launch:
+    """The launch that this process belongs to: its rank, the number of processes, and a store of texts for all."""
+
+    rank: int
+    size: int
+    store: Store
+    peers: Peers
+
+
+_launch: Launch | None = None
+_joined = count()
+
+
+def current_launch() -> Launch | None:
+    """Return the launch within `joined_launch`; None in a process of its own."""
+    return _launch
+
+
+@contextmanager
+def joined_launch(ends_process: bool = False) -> Iterator[None]:
+    """Join the processes of this launch for a block: a signal to one reaches all, and the failure of one ends all.
+
+    Args:
+        ends_process: the process ends with the block, at the latest `peers.GRACE` seconds after another's failure.
+
+    Raises:
+        ConfigError: the environment is not a launcher's.
+        PeerError: another process failed; it stands for the error that this caused here, and ends a process that waits.
+        ReportedError: this process failed, and rank 0 prints why.
+    """
+    global _launch
+    if os.environ.get("WORLD_SIZE", "1") == "1" or _launch is not None:
+        yield
+        return
+    if problems := launch_problems():
+        raise ConfigError(problems, "the environment of the launch")
+    _launch = launch = join()
+    share_signals(launch.peers.pass_on)
+    try:
+        yield
+    except BaseException as error:
+        if is_interruption(error):
+            raise
+        if replaced := shared_error(launch, error):
+            raise replaced from error
+        raise
+    finally:
+        share_signals(None)
+        _launch = None
+        if not (ends_process and launch.peers.failed):  # else it ends under watch
+            launch.peers.leave()
+
+
+def launch_problems() -> list[Problem]:
+    """Return what is missing or wrong in the variables that a launcher sets."""
+    given = {name: os.environ.get(name) for name in (*VARIABLES, "MASTER_ADDR")}
+    size = given["WORLD_SIZE"]
+    remedy = f"WORLD_SIZE={size} means {size} processes: {LAUNCHERS}, or unset WORLD_SIZE to train in one process"
+    optional = ("LOCAL_WORLD_SIZE",)
+    problems = [Problem(name, MISSING, remedy) for name, value in given.items() if not value and name not in optional]
+    for name in VARIABLES:
+        if (value := given[name]) and not value.isdigit():
+            problems.append(Problem(name, value, f"not a whole number: {LAUNCHERS}"))
+    if problems:
+        return problems
+    if int(given["RANK"] or 0) >= int(size or 1):
+        problems.append(Problem("RANK", given["RANK"], f"expected 0 to {int(size or 1) - 1}, by WORLD_SIZE"))
+    if given["RANK"] == "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        port = int(given["MASTER_PORT"] or 0)
+        try:
+            socket.create_server(("", port)).close()
+        except OSError:
+            remedy = "another program of this machine listens on it: choose another port (--main_process_port)"
+            problems.append(Problem("MASTER_PORT", port, remedy))
+    return problems
+
+
+def join() -> Launch:
+    """Wait for all processes of the launch, and connect each of them with rank 0.
+
+    Raises:
+        HfkitError: some have not started in `JOIN_SECONDS` seconds.
+    """
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    waiting = f"waiting until all {size} processes of the launch have connected to {where}"
+    timer = threading.Timer(NOTICE, say, [waiting])
+    timer.daemon = True
+    timer.start()
+    try:
+        store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))
+        store = PrefixStore(f"hfkit/{next(_joined)}", store)
+        peers = connect(rank, size, store)
+        store.set_timeout(FOREVER)  # who waits for a process that fails is ended
+    except (RuntimeError, TimeoutError) as error:
+        raise HfkitError(f"{waiting} has failed: {reason(error)}") from error
+    finally:
+        timer.cancel()
+    return Launch(rank, size, store, peers)
+
+
+def connect(rank: int, size: int, store: Store) -> Peers:
+    """Return the connections of this process, once all processes have theirs.
+
+    Raises:
+        HfkitError: the network allows none to rank 0.
+    """
+    me = Peer(rank, socket.gethostname(), os.getpid())
+    speaks = rank == 1 or os.environ["LOCAL_RANK"] == "0"
+    if rank == 0:
+        server = listen(size)
+        token, port = secrets.token_hex(16), server.getsockname()[1]
+        addresses = [os.environ["MASTER_ADDR"], me.host]
+        store.set("hub", json.dumps({"addresses": addresses, "port": port, "token": token, "peer": asdict(me)}))
+        peers = Peers(me, None, server, token, speaks)
+        peers.start()
+    else:
+        hub = json.loads(store.get("hub"))
+        try:
+            channel = Channel(connect_to(hub["addresses"], hub["port"]), Peer(**hub["peer"]))
+        except OSError as error:
+            raise HfkitError(
+                f"rank {rank} ({me.host}) cannot connect to rank 0 ({hub['peer']['host']}): {reason(error)}: let the "
+                "machines of a launch reach each other on all ports"
+            ) from error
+        channel.send(token=hub["token"], peer=asdict(me))
+        peers = Peers(me, channel, None, hub["token"], speaks)
+        peers.start()
+    store.add("connected", 1)
+    limit = time.monotonic() + JOIN_SECONDS
+    while int(store.add("connected", 0)) < size:
+        time.sleep(0.02)
+        if time.monotonic() > limit:
+            raise TimeoutError(f"after {JOIN_SECONDS} seconds")
+    return peers
+
+
+def listen(size: int) -> socket.socket:
+    """Return a socket that accepts the connections of all processes, over IPv4 and, where there is IPv6, over both."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, backlog=size, dualstack_ipv6=True)
+    return socket.create_server(("", 0), backlog=size)
+
+
+def shared_error(launch: Launch, error: BaseException) -> HfkitError | None:
+    """Return what stands for an error of this process, given those of the others; None: the error itself."""
+    explained = error if isinstance(error, HfkitError) else explain_file_error(error)
+    root = [*chain_of(error)][-1]
+    if isinstance(root, RuntimeError) and not isinstance(root, torch.OutOfMemoryError):  # of a collective operation?
+        launch.peers.has_failed.wait(CONSEQUENCE)
+    why, status = str(explained or reason(error)), getattr(explained, "exit_status", 1)
+    failed = launch.peers.fail(why, status)
+    if failed is None or failed.rank == launch.rank or (launch.rank == 0 and failed.why == why):
+        record_for_launcher(why)
+        return ReportedError(why, status) if failed and explained and launch.rank else None
+    record_for_launcher(str(failed))
+    if launch.peers.speaks_of(failed):
+        return PeerError(failed)
+    return ReportedError(str(failed), failed.status)

@@ -1,0 +1,181 @@
+"""Connects the processes of a launch: each learns at once of a signal that another one got, and of its end.
+
+A collective operation waits for a process that has died until its timeout, and a launcher sees those of its own machine
+only. Rank 0 accepts a connection from each of the others, and passes on what it hears: a connection that closes is a
+process that has ended, also one that was killed. A thread does this, whatever the main thread computes or waits for.
+"""
+
+import os
+import selectors
+import signal
+import socket
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from hfkit.core.channels import REPLY_SECONDS, Channel, Peer, keep_alive
+from hfkit.core.error_file import record_for_launcher
+from hfkit.core.interrupts import EXIT_STATUS, ignore_signals, requested
+from hfkit.core.signal_watch import end_now
+
+GRACE = 5.0
+"""Seconds in which a process has to end by itself after another one has failed."""
+REASON_LENGTH = 3000  # characters of a reason
+KILLED = "it was killed (`kill -9`, or by the kernel for lack of memory), or its machine is lost"
+OUT_OF_MEMORY = "the kernel killed it for lack of memory"
+VMSTAT = Path("/proc/vmstat")
+
+
+class Peers(threading.Thread):
+    """The other processes of a launch, watched from a thread.
+
+    Args:
+        me: this process.
+        hub: the connection to rank 0; None in rank 0.
+        server: accepts the connections of the others, in rank 0.
+        token: what they have to know.
+        speaks: whether this process prints that rank 0 was killed.
+
+    Attributes:
+        failed: the process that failed first, as rank 0 saw it; None while all are well.
+    """
+
+    def __init__(self, me: Peer, hub: Channel | None, server: socket.socket | None, token: str, speaks: bool):
+        super().__init__(name="peers", daemon=True)
+        self.me, self.hub, self.server, self.token, self.speaks = me, hub, server, token, speaks
+        self.failed: Peer | None = None
+        self.has_failed, self.has_signal, self.deadline = threading.Event(), False, float("inf")
+        self.kills = oom_kills()
+        ours, theirs = socket.socketpair()
+        self.outbox, inbox = Channel(ours), Channel(theirs, me)
+        self.channels = [inbox, *([hub] if hub else [])]
+        self.selector = selectors.DefaultSelector()
+        for channel in self.channels:
+            self.selector.register(channel.connection, selectors.EVENT_READ, channel)
+        if server:
+            self.selector.register(server, selectors.EVENT_READ)
+        os.register_at_fork(after_in_child=self.close)  # a worker that outlives this process would keep it alive
+
+    # Called by the main thread, and by the one that watches signals
+
+    def pass_on(self, number: int) -> None:
+        """Pass a signal that this process got on to the others."""
+        self.outbox.send(signal=number)
+
+    def fail(self, why: str, status: int) -> Peer | None:
+        """Report that this process fails, and return which process failed first; None if rank 0 does not answer."""
+        self.outbox.send(failed=why[:REASON_LENGTH], status=status)
+        self.has_failed.wait(REPLY_SECONDS)
+        return self.failed
+
+    def leave(self) -> None:
+        """Tell the others that this process leaves, and stop watching them."""
+        self.outbox.send(left=True)
+        self.join(REPLY_SECONDS)
+
+    # The thread
+
+    def run(self) -> None:
+        """Pass messages on until this process or rank 0 leaves; end this process if it outlives another's failure."""
+        while not any(one.has_left for one in self.channels if one.peer in (self.me, self.hub and self.hub.peer)):
+            wait = None if self.deadline == float("inf") else max(self.deadline - time.monotonic(), 0)
+            for key, _ in self.selector.select(wait):
+                if key.fileobj is self.server:
+                    self.accept()
+                    continue
+                messages = key.data.receive()
+                for message in messages or []:
+                    self.take(key.data, message)
+                if messages is None:
+                    self.drop(key.data)
+            if time.monotonic() > self.deadline:
+                self.end()
+        self.close()
+
+    def accept(self) -> None:
+        """Accept the connection of another process, which has to introduce itself."""
+        connection, _ = self.server.accept()  # type: ignore[union-attr]
+        keep_alive(connection)
+        self.channels.append(channel := Channel(connection))
+        self.selector.register(connection, selectors.EVENT_READ, channel)
+
+    def take(self, channel: Channel, message: dict) -> None:
+        """Act on a message, and pass it on: to rank 0, or from rank 0 to all others."""
+        if "token" in message and message["token"] == self.token:
+            channel.peer = Peer(**message["peer"])
+        if channel.peer is None:
+            return
+        if self.hub and channel is not self.hub:
+            self.hub.send(**message)
+        elif "signal" in message and not self.has_signal:
+            self.has_signal = True
+            self.broadcast(message, channel)
+        elif "failed" in message:
+            self.settle(replace(channel.peer, why=message["failed"], status=message["status"]))
+        if "signal" in message and channel.peer != self.me and not requested():
+            os.kill(os.getpid(), message["signal"])
+        if "first" in message:
+            self.note(Peer(**message["first"]))
+        if "left" in message:
+            channel.has_left = True
+            if channel.peer == self.me and not self.hub:
+                self.broadcast(message, channel)
+
+    def drop(self, channel: Channel) -> None:
+        """Take a connection that closed for the end of a process that did not say why."""
+        self.selector.unregister(channel.connection)
+        channel.connection.close()
+        if channel.peer and not channel.has_left and channel.peer != self.me:
+            why = OUT_OF_MEMORY if channel.peer.host == self.me.host and oom_kills() > self.kills else KILLED
+            ended = replace(channel.peer, why=why, is_silent=True)
+            self.note(ended) if self.hub else self.settle(ended)
+
+    def settle(self, peer: Peer) -> None:
+        """In rank 0: decide that this process failed first, if it did, and let all others know."""
+        if self.failed is None:
+            self.note(peer)
+            self.broadcast({"first": asdict(peer)}, None)
+
+    def broadcast(self, message: dict, source: Channel | None) -> None:
+        """Send a message to the others, but for the one that it came from."""
+        for one in self.channels:
+            if one.peer and one.peer != self.me and one is not source:
+                one.send(**message)
+
+    def note(self, peer: Peer) -> None:
+        """Note which process failed first; this one then has `GRACE` seconds to end by itself."""
+        if self.failed is not None:
+            return
+        self.failed = peer
+        if peer.rank != self.me.rank:
+            ignore_signals()  # a launcher's, which ends the others as soon as one has failed
+            self.deadline = time.monotonic() + GRACE
+        self.has_failed.set()
+
+    def end(self) -> None:
+        """End this process, which waits for one that has failed; rank 0 prints why."""
+        number = requested()
+        if not number:
+            record_for_launcher(str(self.failed))
+        if not number and self.speaks_of(self.failed):
+            os.write(2, f"hfkit: {self.failed}\n".encode())  # `print` may wait for the main thread
+        end_now(EXIT_STATUS[signal.Signals(number)] if number else self.failed.status if self.failed else 1)
+
+    def speaks_of(self, peer: Peer | None) -> bool:
+        """Return whether this process prints how another one ended."""
+        return self.me.rank == 0 or bool(peer and peer.rank == 0 and peer.is_silent and self.speaks)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.selector.close()
+        for one in [*self.channels, self.outbox]:
+            one.connection.close()
+        if self.server:
+            self.server.close()
+
+
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed for lack of memory; 0 where it does not say."""
+    lines = VMSTAT.read_text(encoding="utf-8").splitlines() if VMSTAT.is_file() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

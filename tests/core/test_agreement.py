@@ -1,0 +1,66 @@
+"""Processes of a launch that do not fit together are an error before anything is loaded: once, with rank and key."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from processes import be_command, start, wait
+
+from hfkit.core.agreement import require_same, require_shared
+from hfkit.core.errors import HfkitError
+from hfkit.core.interrupts import catch_signals
+from hfkit.core.joining import joined_launch
+
+
+def compare(folder: Path, output_dir: str) -> None:
+    """Be a process of a launch with a fact and a folder of its own."""
+    rank = os.environ["RANK"]
+    (folder / rank).mkdir()
+    os.chdir(folder / rank)
+    try:
+        with catch_signals(), joined_launch(ends_process=True):
+            require_same({"learning_rate": 0.1, "seed": 7}, "never seen")
+            require_shared(Path(output_dir))
+            require_same({"learning_rate": 0.1, "seed": rank, "hub_token": f"hf_{rank * 30}"}, "start them alike")
+    except HfkitError as error:
+        if not error.is_reported:
+            print(error)
+        sys.exit(error.exit_status)
+
+
+def test_a_difference_names_rank_and_key_once(tmp_path):
+    ranks = wait(start(compare, tmp_path, "out"))
+    assert [rank.status for rank in ranks] == [2, 2]
+    assert ranks[0].output == (
+        "1 problem in the processes of this launch:\n"
+        f"  seed: '1' -> on rank 1 ({socket.gethostname()}), but '0' on rank 0: start them alike\n"
+    )
+    assert ranks[1].output == "" and not (tmp_path / "0" / "out").exists()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_folder_that_one_machine_does_not_see_is_an_error(tmp_path, monkeypatch, exists):
+    if exists:
+        (tmp_path / "shared").mkdir()
+    machines = {"LOCAL_WORLD_SIZE": "1"}
+    own = wait(start(compare, tmp_path, "../shared/out" if exists else "runs/out", environment=machines))
+    assert [rank.status for rank in own] == [2, 2]
+    assert ("seed" in own[0].output, "output_dir" in own[0].output) == (exists, not exists)
+    assert [*tmp_path.rglob("out"), *tmp_path.rglob("runs")] == [] and own[1].output == ""
+
+
+def test_what_a_launcher_sets_is_asked_for_at_once():
+    without = {"WORLD_SIZE": "2", "RANK": "", "LOCAL_RANK": "", "MASTER_ADDR": ""}
+    [alone] = wait(start(be_command, ["sft"], environment=without, world=1))
+    assert alone.status == 2 and "3 problems in the environment of the launch:\n" in alone.output
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR"):
+        assert f"  {name}: missing -> WORLD_SIZE=2 means 2 processes: launch with `accelerate launch`" in alone.output
+
+
+def test_a_port_that_another_program_has_is_an_error():
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        [alone] = wait(start(be_command, ["sft"], environment={"WORLD_SIZE": "2", "MASTER_PORT": str(port)}, world=1))
+    assert alone.status == 2 and f"  MASTER_PORT: {port} -> another program" in alone.output

@@ -1,0 +1,68 @@
+"""The processes of a launch: a signal to one reaches all, and the end of one ends the others, whatever they do."""
+
+import signal
+import sys
+
+import pytest
+from events import Event, befall
+from processes import start, wait
+
+from hfkit.core import peers, signal_watch
+from hfkit.core.device import process_state, wait_for_everyone
+from hfkit.core.errors import HfkitError
+from hfkit.core.interrupts import catch_signals
+from hfkit.core.joining import joined_launch
+
+STEP = f"{__name__}:step"
+
+
+def step() -> None:
+    """The work of a process, which the others need."""
+    wait_for_everyone()
+
+
+def work() -> None:
+    """Be a process of a launch, which others wait for one second in place of several."""
+    peers.GRACE = signal_watch.PATIENCE = 1.0
+    try:
+        with catch_signals(ends_process=True), joined_launch(ends_process=True):
+            process_state({})
+            step()
+    except HfkitError as error:
+        if not error.is_reported:
+            print(f"{type(error).__name__}: {error}", flush=True)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def test_processes_that_end_by_themselves_disturb_nobody():
+    assert [rank.status for rank in wait(start(work))] == [0, 0]
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_killed_process_ends_those_that_compute(dead):
+    ended = befall(Event(STEP, signal.SIGKILL, ranks=[dead], hangs=True), work)
+    other = 1 - dead
+    assert (ended.statuses[dead], ended.statuses[other]) == (-signal.SIGKILL, 1)
+    assert ended.seconds[other] < 15
+    assert f"rank {dead} (" in ended.outputs[other] and "it was killed" in ended.outputs[other]
+
+
+def test_rank_0_says_why_another_process_failed():
+    ended = befall(Event(STEP, "hfkit.core.errors:HfkitError"), work)
+    assert ended.statuses == [1, 1] and ended.outputs[1] == ""
+    assert "PeerError: rank 1 (" in ended.outputs[0] and ended.outputs[0].endswith("ended: of the test\n")
+
+
+def test_an_error_of_all_processes_is_printed_once():
+    ended = befall(Event(STEP, "hfkit.core.errors:HfkitError", ranks=[0, 1]), work)
+    assert ended.statuses == [1, 1]
+    assert ended.output == "HfkitError: of the test\n"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
+def test_a_signal_to_one_process_reaches_the_other(number, status):
+    ended = befall(Event(STEP, number, hangs=True), work)
+    assert ended.statuses == [status, status]
+    assert max(ended.seconds) < 20

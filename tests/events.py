@@ -1,0 +1,110 @@
+"""What befalls a process of a launch at a certain call: a signal, or an error; and how all of them end after that."""
+
+import ctypes
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for_one
+from pathlib import Path
+from pkgutil import resolve_name
+
+from processes import LIMIT, Rank, be_command, start, wait
+
+
+@dataclass(frozen=True)
+class Event:
+    """What befalls some processes of a launch.
+
+    Attributes:
+        at: a function, as `module:name`, at whose call it happens.
+        do: the number of a signal that the process gets, or the name of an exception that is raised.
+        call: the how manieth call it is.
+        ranks: whom it befalls.
+        hangs: whether the other processes `hang` there.
+        sleeps: seconds that the call takes in all processes, unless a signal interrupts it.
+    """
+
+    at: str
+    do: int | str = signal.SIGKILL
+    call: int = 1
+    ranks: Sequence[int] = (1,)
+    hangs: bool = False
+    sleeps: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a launch ended after an event: exit statuses and outputs of its processes, and the seconds that they took."""
+
+    statuses: list[int]
+    outputs: list[str]
+    seconds: list[float]
+
+    @property
+    def output(self) -> str:
+        """What all of them printed."""
+        return "".join(self.outputs)
+
+
+def befall(event: Event, *work, **options) -> Outcome:
+    """Run `work`, a function and its arguments, in a launch whose processes the event befalls.
+
+    See `processes.start` for the options.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        moment = Path(folder) / "moment"
+        ranks = start(work_with_event, event, moment, *work, **options)
+        ends = end_times(ranks)
+        since = float(moment.read_text()) if moment.exists() else float("inf")
+    return Outcome([one.status for one in ranks], [one.output for one in ranks], [end - since for end in ends])
+
+
+def befall_command(event: Event, *argv: object, **options) -> Outcome:
+    """Run `hfkit ARGV` in a launch whose processes an event befalls."""
+    return befall(event, be_command, [*map(str, argv)], **options)
+
+
+def end_times(ranks: Sequence[Rank]) -> list[float]:
+    """Wait for the end of the processes of a launch, and return when each of them ended."""
+    ends: dict[int, float] = {}
+    limit = time.time() + LIMIT
+    while len(ends) < len(ranks) and time.time() < limit:
+        wait_for_one([one.process.sentinel for one in ranks if one.process.sentinel not in ends], timeout=1)
+        for one in ranks:
+            if not one.process.is_alive():
+                ends.setdefault(one.process.sentinel, time.time())
+    wait([*ranks])
+    return [ends.get(one.process.sentinel, float("inf")) for one in ranks]
+
+
+def work_with_event(event: Event, moment: Path, target, *arguments) -> None:
+    """Run `target` in a process of a launch; the event befalls it if it is of the ranks of the event."""
+    owner, _, name = event.at.replace(":", ".:").rpartition(".")
+    owner, name = resolve_name(owner.replace(".:", ":").rstrip(":")), name.removeprefix(":")
+    own, calls = getattr(owner, name), []
+
+    def befallen(*given, **options):
+        calls.append(name)
+        if len(calls) == event.call and int(os.environ["RANK"]) in event.ranks:
+            moment.write_text(str(time.time()))
+            if isinstance(event.do, str):
+                raise resolve_name(event.do)("of the test")
+            os.kill(os.getpid(), event.do)
+        elif len(calls) == event.call and event.hangs:
+            hang()
+        if len(calls) == event.call:
+            time.sleep(event.sleeps)
+        return own(*given, **options)
+
+    setattr(owner, name, befallen)
+    target(*arguments)
+
+
+def hang() -> None:
+    """Wait forever for a lock in C, as a collective operation does for a process that is gone: no signal ends it."""
+    library, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    for _ in range(2):
+        library.pthread_mutex_lock(lock)

@@ -1,0 +1,159 @@
+"""Stages in two processes: what ends one ends the other, saved if there is time, and the next launch resumes."""
+
+import signal
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from events import Event, befall_command
+from interruption import assert_same_run
+from processes import launch_command
+
+from hfkit.records.record import read_record, settings_of
+
+pytestmark = pytest.mark.distributed
+STEPS = {"max_steps": 4, "save_steps": 2, "save_total_limit": None, "logging_steps": 1}
+CHANGES = {
+    "pretrain": {**STEPS, "test_split_size": 16, "eval_strategy": "steps", "eval_steps": 2},
+    "sft": {**STEPS, "test_split_size": 8, "eval_strategy": "steps", "eval_steps": 2, "lora_dropout": 0.1},
+    "reward": {**STEPS, "test_split_size": 8, "eval_strategy": "steps", "eval_steps": 2},
+    "ppo": {
+        **{**STEPS, "max_steps": 3, "save_steps": 1, "per_device_train_batch_size": 1, "test_split_size": 2},
+        **{"gradient_accumulation_steps": 1, "num_mini_batches": 1, "eval_strategy": "steps", "eval_steps": 2},
+    },
+}
+TRAINING = Event("transformers:Trainer.training_step", signal.SIGTERM, 3)
+EVALUATION = Event("hfkit.training.interruption:SaveOnSignal.on_prediction_step", signal.SIGTERM, 2)
+PUBLISHING = [
+    Event("hfkit.training.run:Run._publish", signal.SIGTERM, ranks=(0,)),
+    Event("hfkit.training.run:wait_for_everyone", signal.SIGTERM, 2),  # for the process that publishes
+]
+ROLLOUT = Event("hfkit.rlhf.rollout:Rollouts.sample", signal.SIGTERM, 2)
+PPO_EVALUATION = Event("hfkit.rlhf.policy_evaluation:generate_replies", signal.SIGTERM, 1)
+SAVING = Event("transformers:Trainer._save_rng_state", signal.SIGKILL, 2)
+PREPARING = {
+    "pretrain": Event("hfkit.stages.pretrain:pack_documents", hangs=True),
+    "sft": Event("hfkit.stages.sft:encode_instructions", hangs=True),
+    "reward": Event("hfkit.stages.reward:encode_comparisons", hangs=True),
+    "ppo": Event("hfkit.stages.ppo:encode_prompts", hangs=True),
+}
+
+
+@pytest.fixture(scope="module")
+def argv_of(config_of, tmp_path_factory):
+    """argv_of(stage, output_dir) -> the command line of a stage of seconds."""
+
+    def make(stage: str, out: Path) -> list:
+        settings = settings_of(config_of(stage, out, **CHANGES[stage]))
+        file = tmp_path_factory.mktemp("configs") / f"{stage}.yaml"
+        file.write_text(yaml.safe_dump({key: value for key, value in settings.items() if value is not None}))
+        return [stage, file, "--output_dir", out, "--resume_from_checkpoint"]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(argv_of, tmp_path_factory):
+    """whole(stage) -> the folder of the run of two processes that nothing befell."""
+
+    def run(stage: str) -> Path:
+        out = tmp_path_factory.mktemp("whole") / stage
+        succeed(argv_of(stage, out))
+        return out
+
+    return cache(run)
+
+
+def succeed(argv: list) -> None:
+    ranks = launch_command(*argv)
+    assert [rank.status for rank in ranks] == [0, 0], [rank.output for rank in ranks]
+
+
+@pytest.mark.parametrize(
+    ("stage", "event"),
+    [
+        ("pretrain", TRAINING),
+        ("sft", TRAINING),
+        ("reward", TRAINING),
+        ("sft", EVALUATION),
+        ("reward", EVALUATION),
+        ("ppo", ROLLOUT),
+        ("ppo", PPO_EVALUATION),
+    ],
+    ids=lambda given: given if isinstance(given, str) else given.at.rpartition(":")[2],
+)
+@pytest.mark.parametrize("ranks", [(0,), (1,), (0, 1)], ids=str)
+def test_a_signal_saves_the_step_in_both_and_the_resumed_run_ends_alike(argv_of, whole, tmp_path, stage, event, ranks):
+    argv = argv_of(stage, tmp_path / stage)
+    ended = befall_command(Event(event.at, event.do, event.call, ranks), *argv)
+    assert ended.statuses == [143, 143] and max(ended.seconds) < 30, ended.output
+    assert ended.output.count(f"hfkit {stage}: interrupted by SIGTERM; to resume (with the same launcher)") == 1
+    assert "Traceback" not in ended.output
+    record = read_record(tmp_path / stage)
+    assert (record["status"], record["signal"]) == ("interrupted", "SIGTERM")
+    succeed(argv)
+    assert_same_run(tmp_path / stage, whole(stage))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_other_signals_do_as_well(argv_of, whole, tmp_path, number):
+    argv = argv_of("sft", tmp_path / "sft")
+    ended = befall_command(Event(TRAINING.at, number, 3, (0,)), *argv)
+    assert ended.statuses == [130 if number == signal.SIGINT else 143] * 2 and max(ended.seconds) < 30, ended.output
+    succeed(argv)
+    assert_same_run(tmp_path / "sft", whole("sft"))
+
+
+@pytest.mark.parametrize("stage", PREPARING)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_ends_a_process_in_data_preparation_ends_the_one_that_waits(argv_of, tmp_path, stage, number):
+    event = PREPARING[stage]
+    ended = befall_command(Event(event.at, number, ranks=(1,), hangs=True), *argv_of(stage, tmp_path / stage))
+    if number == signal.SIGKILL:
+        assert ended.statuses == [1, -signal.SIGKILL] and "hfkit: rank 1 (" in ended.outputs[0]
+    else:
+        assert ended.statuses == [143, 143]
+    assert max(ended.seconds) < 30 and not (tmp_path / stage).exists()
+
+
+@pytest.mark.parametrize("event", PUBLISHING, ids=["publishing", "waiting"])
+def test_a_signal_lets_the_publication_end(argv_of, tmp_path, event):
+    ended = befall_command(event, *argv_of("sft", tmp_path / "sft"))
+    assert ended.statuses == [143, 143] and read_record(tmp_path / "sft")["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("stage", "event"),
+    [
+        ("pretrain", TRAINING),
+        ("sft", TRAINING),
+        ("sft", SAVING),
+        ("reward", TRAINING),
+        ("ppo", ROLLOUT),
+        ("ppo", Event("hfkit.rlhf.checkpoint:save_random_state", call=2)),
+    ],
+    ids=lambda given: given if isinstance(given, str) else given.at.rpartition(":")[2],
+)
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_killed_process_ends_the_other_and_the_next_launch_resumes(argv_of, whole, tmp_path, stage, event, dead):
+    argv = argv_of(stage, tmp_path / stage)
+    ended = befall_command(Event(event.at, signal.SIGKILL, event.call, (dead,)), *argv)
+    assert (ended.statuses[dead], ended.statuses[1 - dead]) == (-signal.SIGKILL, 1)
+    assert max(ended.seconds) < 30
+    assert f"rank {dead} (" in ended.outputs[1 - dead] and "Traceback" not in ended.output
+    succeed(argv)
+    assert_same_run(tmp_path / stage, whole(stage))
+
+
+@pytest.mark.parametrize("error", ["torch:OutOfMemoryError", "builtins:RuntimeError"])
+def test_an_error_of_one_process_is_the_one_that_is_seen(argv_of, whole, tmp_path, error):
+    argv = argv_of("sft", tmp_path / "sft")
+    ended = befall_command(Event(TRAINING.at, error, 3), *argv)
+    assert ended.statuses == [1, 1] and max(ended.seconds) < 30
+    expected = "the GPU has no memory left" if "Memory" in error else "RuntimeError: of the test"
+    assert "rank 1 (" in ended.outputs[0] and expected in ended.outputs[0]
+    assert "Traceback" not in ended.outputs[0]
+    assert ("Traceback" in ended.outputs[1]) == ("Memory" not in error)  # of what is not a user's mistake
+    succeed(argv)
+    assert_same_run(tmp_path / "sft", whole("sft"))
