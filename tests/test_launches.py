@@ -21,6 +21,7 @@ CHANGES = {
     "ppo": {
         **{**STEPS, "max_steps": 3, "save_steps": 1, "per_device_train_batch_size": 1, "test_split_size": 2},
         **{"gradient_accumulation_steps": 1, "num_mini_batches": 1, "eval_strategy": "steps", "eval_steps": 2},
+        "per_device_eval_batch_size": 1,  # of two rows, so that both processes sample
     },
 }
 TRAINING = Event("transformers:Trainer.training_step", signal.SIGTERM, 3)
@@ -96,6 +97,17 @@ def test_a_signal_saves_the_step_in_both_and_the_resumed_run_ends_alike(argv_of,
     assert_same_run(tmp_path / stage, whole(stage))
 
 
+@pytest.mark.parametrize(
+    "at", ["hfkit.models.engines:GenerateEngine.sample", "hfkit.rlhf.policy_evaluation:generate_replies"]
+)
+def test_a_signal_drops_what_is_sampled_in_all_processes(argv_of, whole, tmp_path, at):
+    argv = argv_of("ppo", tmp_path / "ppo")
+    ended = befall_command(Event(at, signal.SIGTERM, 2, sleeps=60), *argv)
+    assert ended.statuses == [143, 143] and max(ended.seconds) < 30, ended.output
+    succeed(argv)
+    assert_same_run(tmp_path / "ppo", whole("ppo"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
 def test_other_signals_do_as_well(argv_of, whole, tmp_path, number):
     argv = argv_of("sft", tmp_path / "sft")
@@ -118,9 +130,13 @@ def test_what_ends_a_process_in_data_preparation_ends_the_one_that_waits(argv_of
 
 
 @pytest.mark.parametrize("event", PUBLISHING, ids=["publishing", "waiting"])
-def test_a_signal_lets_the_publication_end(argv_of, tmp_path, event):
-    ended = befall_command(event, *argv_of("sft", tmp_path / "sft"))
-    assert ended.statuses == [143, 143] and read_record(tmp_path / "sft")["status"] == "done"
+def test_a_signal_at_the_end_loses_nothing(argv_of, whole, tmp_path, event):
+    argv = argv_of("sft", tmp_path / "sft")
+    ended = befall_command(event, *argv)
+    assert ended.statuses == [143, 143] and max(ended.seconds) < 30, ended.output
+    assert 0 not in event.ranks or read_record(tmp_path / "sft")["status"] == "done"  # it is published first
+    succeed(argv)
+    assert_same_run(tmp_path / "sft", whole("sft"))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.core.files import hash_of
+from hfkit.core.interrupts import droppable, interruption
 from hfkit.metrics.formulas import kl_per_reply, token_entropy
 from hfkit.models.generation import generate_replies, likelihoods, stop_ids
 from hfkit.rlhf.arguments import PPOArguments
@@ -16,6 +17,7 @@ from hfkit.rlhf.rewards import Scorer
 from hfkit.rlhf.roles import Roles
 from hfkit.rlhf.rollout import engine_of
 from hfkit.rlhf.sharding import whole_weights
+from hfkit.training.interruption import agree_on_signal
 
 
 @dataclass
@@ -48,6 +50,7 @@ def evaluate_policy(
 
     Raises:
         EngineError: in all processes, if the engine of one of them failed.
+        KeyboardInterrupt, Interrupted: in all processes, if one of them got a signal.
     """
     size, temperature, prompts = args.per_device_eval_batch_size, args.temperature, [row["input_ids"] for row in rows]
     order = sorted(range(len(rows)), key=lambda index: -len(prompts[index]))  # for little padding
@@ -58,12 +61,14 @@ def evaluate_policy(
     model.eval()
     with autocast(args.bf16, model.device):  # a process without rows of its own gathers weights with the others
         with whole_weights(model):
-            with engine_of(args, model, tokenizer) as engine:
+            with engine_of(args, model, tokenizer) as engine, droppable():  # no process waits for another one here
                 for batch in own:
                     batch_prompts = [prompts[index] for index in batch]
                     seed = int(hash_of([args.seed, batch_prompts])[:8], 16)
                     limits = (args.response_length, temperature, seed, size, stop_token_ids)
                     replies += generate_replies(model, tokenizer, batch_prompts, *limits, engine=engine)
+            if agree_on_signal():
+                raise interruption()
             likely = likelihoods(model, tokenizer, given, replies, temperature, size)
         with whole_weights(reference):
             reference_likely = likelihoods(reference, tokenizer, given, replies, temperature, size)

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from hfkit.core.console import say
 from hfkit.core.device import free_memory, keep_random_state
+from hfkit.core.interrupts import droppable
 from hfkit.models.adapters import without_adapter
 from hfkit.models.engine_errors import agree_on_failure
 from hfkit.models.engines import ENGINES, make_engine
@@ -35,7 +36,8 @@ class Rollouts:
     def sample(self, prompts: list[list[int]]) -> list[list[int]]:
         """Draw a reply to each prompt from torch's global generator; the engine's memory is then free for the update.
 
-        The policy is put into eval mode, so that gradient checkpointing leaves the cache on.
+        The policy is put into eval mode, so that gradient checkpointing leaves the cache on. After a signal there are
+        no replies, and `requested` says so.
 
         Raises:
             EngineError: in all processes, if the engine of one of them failed.
@@ -45,8 +47,9 @@ class Rollouts:
             self.engine.sync()
             try:
                 limits = (self.args.response_length, self.args.temperature, self.args.local_rollout_forward_batch_size)
-                with agree_on_failure():
+                with agree_on_failure(), droppable():  # no process waits for another one while it samples
                     return self.engine.sample(prompts, *limits, self.stop_token_ids)
+                return []
             finally:
                 self.engine.release()
 

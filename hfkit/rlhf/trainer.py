@@ -5,7 +5,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from transformers.trainer_callback import ExportableState
@@ -13,7 +13,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from hfkit.core.console import warn
 from hfkit.core.device import random_state, restore_random_state
-from hfkit.core.interrupts import droppable
+from hfkit.core.interrupts import Interrupted, droppable
 from hfkit.models.engine_errors import EngineError
 from hfkit.rlhf import checkpoint
 from hfkit.rlhf.experience import Experience
@@ -64,8 +64,9 @@ class PPOTrainer(BasePPOTrainer):
             with self.droppable() as failures:
                 with self.timed("rollout"):
                     replies = self.rollouts.sample([row["input_ids"] for row in rows])
-                with self.timed("scoring"):
-                    experience, metrics = self.experience_maker(rows, replies)
+                if not agree_on_signal():  # all processes score together
+                    with self.timed("scoring"):
+                        experience, metrics = self.experience_maker(rows, replies)
             if failures or agree_on_signal():  # the checkpoint is that of the last update
                 self.controllers.load_state_dict(controllers)
                 restore_random_state(random, self.accelerator.device)
@@ -120,10 +121,10 @@ class PPOTrainer(BasePPOTrainer):
     def droppable(self) -> Iterator[list[EngineError]]:
         """Leave a block whose results can be dropped, if the engine fails, which the yielded list then holds.
 
-        A signal leaves it too, in a process without others.
+        A signal leaves it too: at once in a process without others, or where several have agreed to leave.
         """
         failures: list[EngineError] = []
-        with droppable() if self.args.world_size == 1 else nullcontext():
+        with droppable() if self.args.world_size == 1 else suppress(KeyboardInterrupt, Interrupted):
             try:
                 yield failures
             except EngineError as error:
