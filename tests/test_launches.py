@@ -1,15 +1,18 @@
 """Stages in two processes: what ends one ends the other, saved if there is time, and the next launch resumes."""
 
 import signal
+import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
-from events import Event, befall_command
+from events import Event, befall, befall_command
 from interruption import assert_same_run
 from processes import launch_command
 
+import hfkit
+from hfkit.core.errors import HfkitError
 from hfkit.records.record import read_record, settings_of
 
 pytestmark = pytest.mark.distributed
@@ -173,3 +176,22 @@ def test_an_error_of_one_process_is_the_one_that_is_seen(argv_of, whole, tmp_pat
     assert ("Traceback" in ended.outputs[1]) == ("Memory" not in error)  # of what is not a user's mistake
     succeed(argv)
     assert_same_run(tmp_path / "sft", whole("sft"))
+
+
+def be_script(config: dict) -> None:
+    """Be a script that runs a stage from Python, twice."""
+    try:
+        for number in range(2):
+            hfkit.sft(config, output_dir=f"{config['output_dir']}-{number}")
+    except HfkitError as error:
+        print(type(error).__name__, error, flush=True)
+        sys.exit(7)
+
+
+@pytest.mark.parametrize("call", [3, 7])
+def test_python_code_gets_the_error_of_the_other_process(config_of, tmp_path, call):
+    config = settings_of(config_of("sft", tmp_path, **CHANGES["sft"])) | {"output_dir": str(tmp_path / "sft")}
+    given = {key: value for key, value in config.items() if value is not None}
+    ended = befall(Event(TRAINING.at, signal.SIGKILL, call), be_script, given)
+    assert ended.statuses == [7, -signal.SIGKILL] and max(ended.seconds) < 30
+    assert "PeerError rank 1 (" in ended.outputs[0]

@@ -123,7 +123,8 @@ def launch_problems() -> list[Problem]:
         return problems
     if int(given["RANK"] or 0) >= int(size or 1):
         problems.append(Problem("RANK", given["RANK"], f"expected 0 to {int(size or 1) - 1}, by WORLD_SIZE"))
-    if given["RANK"] == "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    has_store = torch.distributed.is_initialized() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if given["RANK"] == "0" and not has_store:
         port = int(given["MASTER_PORT"] or 0)
         try:
             socket.create_server(("", port)).close()

@@ -18,6 +18,7 @@ from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES
 from hfkit.config.validation import EXTRA, known_fields
 from hfkit.core.errors import ConfigError, HfkitError, Problem
+from hfkit.core.joining import joined_launch
 from hfkit.data.given_rows import is_rows, store_rows
 from hfkit.models.given_models import is_loaded, store_model
 from hfkit.rlhf.reward_functions import name_function
@@ -73,7 +74,8 @@ def run_stage(stage: str, config=None, **keys) -> Path:
     keys = as_plain(spec.config_class, keys, problems)
     if problems:
         raise ConfigError(problems)
-    return import_module(spec.module).main(load_config(spec.config_class, given, problems_of, **keys))
+    with joined_launch():
+        return import_module(spec.module).main(load_config(spec.config_class, given, problems_of, **keys))
 
 
 def values_of(config) -> dict:
