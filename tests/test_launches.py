@@ -1,5 +1,7 @@
 """Stages in two processes: what ends one ends the other, saved if there is time, and the next launch resumes."""
 
+import os
+import re
 import signal
 import sys
 from functools import cache
@@ -9,13 +11,16 @@ import pytest
 import yaml
 from events import Event, befall, befall_command
 from interruption import assert_same_run
-from processes import launch_command
+from processes import be_command, free_port, launch_command, start, wait
+from signals import interrupt
+from signals import start as start_command
 
 import hfkit
 from hfkit.core.errors import HfkitError
 from hfkit.records.record import read_record, settings_of
 
 pytestmark = pytest.mark.distributed
+BIN = Path(sys.executable).parent
 STEPS = {"max_steps": 4, "save_steps": 2, "save_total_limit": None, "logging_steps": 1}
 CHANGES = {
     "pretrain": {**STEPS, "test_split_size": 16, "eval_strategy": "steps", "eval_steps": 2},
@@ -195,3 +200,58 @@ def test_python_code_gets_the_error_of_the_other_process(config_of, tmp_path, ca
     ended = befall(Event(TRAINING.at, signal.SIGKILL, call), be_script, given)
     assert ended.statuses == [7, -signal.SIGKILL] and max(ended.seconds) < 30
     assert "PeerError rank 1 (" in ended.outputs[0]
+
+
+def be_command_with(folder: Path, argv: list, *own: list[str]) -> None:
+    """Be the command in a folder of this process, with further arguments of its own."""
+    rank = int(os.environ["RANK"])
+    os.chdir(folder / str(rank))
+    be_command([*map(str, argv), *own[rank]])
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ([["--seed", "1"], ["--seed", "2"]], "  seed: 2 -> on rank 1 ("),
+        ([[], ["--learning_rate", "fast"]], "  --learning_rate: 'fast' -> expected number"),
+        ([[], []], "  datasets (their rows): '"),
+    ],
+    ids=["config", "problem", "rows"],
+)
+def test_processes_that_start_differently_do_not_train(argv_of, data, tmp_path, own, expected):
+    rows = (data / "turns.jsonl").read_text().splitlines(keepends=True)
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+        (tmp_path / str(rank) / "rows.jsonl").write_text("".join(rows[rank:]))
+    argv = [*argv_of("sft", tmp_path / "out"), "--datasets", '[{"path": "rows.jsonl"}]']
+    ranks = wait(start(be_command_with, tmp_path, argv, *own))
+    assert [rank.status for rank in ranks] == [2, 2], [rank.output for rank in ranks]
+    assert expected in ranks[0].output and "hfkit sft" not in ranks[1].output
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_page_of_a_launcher_ends_with_the_reason(argv_of, tmp_path):
+    (tmp_path / "fails.py").write_text(FAILS)
+    launcher = [BIN / "torchrun", "--nproc_per_node=2", "--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    variables = {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
+    command = start_command(argv_of("sft", tmp_path / "sft"), tmp_path, [*launcher, tmp_path / "fails.py"], **variables)
+    ended = interrupt(command, when=lambda: False)
+    assert (ended.status, ended.orphans) == (1, [])
+    root = ended.output.partition("Root Cause")[2]
+    assert "rank      : 1 " in root and "traceback : the GPU has no memory left: lower per_device_train" in root
+    assert re.search(r"^hfkit sft: rank 1 \(.*\) ended: the GPU has no memory left: .*; to resume", ended.output, re.M)
+
+
+FAILS = """
+import os, sys
+import torch, transformers
+from hfkit.cli import main
+
+def training_step(*given, **options):
+    if os.environ["RANK"] == "1":
+        raise torch.OutOfMemoryError
+    return own(*given, **options)
+
+own, transformers.Trainer.training_step = transformers.Trainer.training_step, training_step
+sys.exit(main())
+"""

@@ -96,8 +96,8 @@ def joined_launch(ends_process: bool = False) -> Iterator[None]:
     share_signals(launch.peers.pass_on)
     try:
         yield
-    except BaseException as error:
-        if is_interruption(error):
+    except Exception as error:
+        if is_interruption(error):  # or its consequence
             raise
         if replaced := shared_error(launch, error):
             raise replaced from error

@@ -40,6 +40,7 @@ def test_a_difference_names_rank_and_key_once(tmp_path):
     assert ranks[1].output == "" and not (tmp_path / "0" / "out").exists()
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_folder_that_one_machine_does_not_see_is_an_error(tmp_path, monkeypatch, exists):
     if exists:
@@ -59,6 +60,7 @@ def test_what_a_launcher_sets_is_asked_for_at_once():
         assert f"  {name}: missing -> WORLD_SIZE=2 means 2 processes: launch with `accelerate launch`" in alone.output
 
 
+@pytest.mark.distributed
 def test_a_port_that_another_program_has_is_an_error():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]

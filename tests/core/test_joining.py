@@ -36,11 +36,12 @@ def work() -> None:
         sys.exit(130)
 
 
+@pytest.mark.distributed
 def test_processes_that_end_by_themselves_disturb_nobody():
     assert [rank.status for rank in wait(start(work))] == [0, 0]
 
 
-@pytest.mark.parametrize("dead", [0, 1])
+@pytest.mark.parametrize("dead", [pytest.param(0, marks=pytest.mark.distributed), 1])
 def test_a_killed_process_ends_those_that_compute(dead):
     ended = befall(Event(STEP, signal.SIGKILL, ranks=[dead], hangs=True), work)
     other = 1 - dead
@@ -49,6 +50,7 @@ def test_a_killed_process_ends_those_that_compute(dead):
     assert f"rank {dead} (" in ended.outputs[other] and "it was killed" in ended.outputs[other]
 
 
+@pytest.mark.distributed
 def test_rank_0_says_why_another_process_failed():
     ended = befall(Event(STEP, "hfkit.core.errors:HfkitError"), work)
     assert ended.statuses == [1, 1] and ended.outputs[1] == ""
@@ -61,7 +63,14 @@ def test_an_error_of_all_processes_is_printed_once():
     assert ended.output == "HfkitError: of the test\n"
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.distributed),
+        pytest.param(signal.SIGUSR1, 143, marks=pytest.mark.distributed),
+    ],
+)
 def test_a_signal_to_one_process_reaches_the_other(number, status):
     ended = befall(Event(STEP, number, hangs=True), work)
     assert ended.statuses == [status, status]
