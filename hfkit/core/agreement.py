@@ -6,10 +6,13 @@ import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
-from hfkit.core.errors import MISSING, ConfigError, Problem
+from torch.distributed import DistStoreError
+
+from hfkit.core.errors import MISSING, ConfigError, HfkitError, Problem
 from hfkit.core.joining import current_launch
 from hfkit.core.masking import without_secrets
 from hfkit.core.temporary import temporary_path
@@ -20,13 +23,25 @@ _exchanges = count()
 
 
 def exchange(own: object) -> list:
-    """Return what each process of the launch passes to this call, by rank; each has to call it."""
+    """Return what each process of the launch passes to this call, by rank; each has to call it.
+
+    Raises:
+        HfkitError: one does not, for `Launch.timeout` seconds.
+    """
     launch = current_launch()
     if launch is None:
         return [own]
-    number = next(_exchanges)
+    number, found = next(_exchanges), []
     launch.store.set(f"{number}/{launch.rank}", json.dumps(own, default=str))
-    return [json.loads(launch.store.get(f"{number}/{rank}")) for rank in range(launch.size)]
+    for rank in range(launch.size):
+        try:
+            launch.store.wait([f"{number}/{rank}"], timedelta(seconds=launch.timeout))
+        except DistStoreError as error:
+            raise HfkitError(
+                f"rank {rank} did not answer within {launch.timeout} seconds: see what it does, or raise ddp_timeout"
+            ) from error
+        found.append(json.loads(launch.store.get(f"{number}/{rank}")))
+    return found
 
 
 def require_same(facts: Mapping[str, object], remedy: str) -> None:

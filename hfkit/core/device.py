@@ -19,6 +19,7 @@ from hfkit.core.compat import forget_process_state
 from hfkit.core.console import warn
 from hfkit.core.errors import ConfigError, Problem
 from hfkit.core.launch import turn_on_deepspeed
+from hfkit.core.joining import current_launch
 from hfkit.core.versions import package_versions
 
 ROTATES_WITHOUT_MATMUL = Version("5.23")
@@ -38,6 +39,8 @@ def prepare_device(config) -> None:
     require_same(asdict(config), "start all processes with the same command and files")
     require_shared(Path(config.output_dir))
     require_gpu(config.extra)
+    if launch := current_launch():
+        launch.timeout = config.extra.get("ddp_timeout", GROUP_TIMEOUT)
     state = process_state(config.extra)
     disable_cudnn_attention()
     set_tf32(state.device.type, config.extra.get("tf32"))

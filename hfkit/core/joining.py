@@ -28,7 +28,6 @@ VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_POR
 LAUNCHERS = "launch with `accelerate launch` or `torchrun`, which set it"
 JOIN_SECONDS = 1800
 """Seconds to wait until all processes of a launch have started."""
-FOREVER = timedelta(days=30)
 NOTICE = 30
 """Seconds of waiting for other processes, after which a line says so."""
 CONSEQUENCE = 2.0
@@ -57,12 +56,17 @@ class ReportedError(HfkitError):
 
 @dataclass
 class Launch:
-    """The launch that this process belongs to: its rank, the number of processes, and a store of texts for all."""
+    """The launch that this process belongs to: its rank, the number of processes, and a store of texts for all.
+
+    Attributes:
+        timeout: seconds that a process waits for another one.
+    """
 
     rank: int
     size: int
     store: Store
     peers: Peers
+    timeout: float = JOIN_SECONDS
 
 
 _launch: Launch | None = None
@@ -150,7 +154,6 @@ def join() -> Launch:
         store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))
         store = PrefixStore(f"hfkit/{next(_joined)}", store)
         peers = connect(rank, size, store)
-        store.set_timeout(FOREVER)  # who waits for a process that fails is ended
     except (RuntimeError, TimeoutError) as error:
         raise HfkitError(f"{waiting} has failed: {reason(error)}") from error
     finally:

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from events import hang
 from processes import be_command, start, wait
 
-from hfkit.core.agreement import require_same, require_shared
+from hfkit.core.agreement import exchange, require_same, require_shared
 from hfkit.core.errors import HfkitError
 from hfkit.core.interrupts import catch_signals
-from hfkit.core.joining import joined_launch
+from hfkit.core.joining import current_launch, joined_launch
 
 
 def compare(folder: Path, output_dir: str) -> None:
@@ -66,3 +67,24 @@ def test_a_port_that_another_program_has_is_an_error():
         port = server.getsockname()[1]
         [alone] = wait(start(be_command, ["sft"], environment={"WORLD_SIZE": "2", "MASTER_PORT": str(port)}, world=1))
     assert alone.status == 2 and f"  MASTER_PORT: {port} -> another program" in alone.output
+
+
+def wait_briefly() -> None:
+    """Be a process of which the second one hangs."""
+    try:
+        with catch_signals(ends_process=True), joined_launch(ends_process=True):
+            current_launch().timeout = 1
+            exchange(None)
+            if os.environ["RANK"] == "1":
+                hang()
+            exchange(None)
+    except HfkitError as error:
+        print(error)
+        sys.exit(error.exit_status)
+
+
+@pytest.mark.distributed
+def test_a_process_that_hangs_is_named():
+    ranks = wait(start(wait_briefly))
+    assert [rank.status for rank in ranks] == [1, 1]
+    assert "rank 1 did not answer within 1 seconds: see what it does, or raise ddp_timeout\n" in ranks[0].output

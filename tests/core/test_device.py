@@ -1,17 +1,16 @@
 """How a stage chooses its device and processes before it loads a model: what can be tested on a CPU."""
 
 import os
-import socket
+import time
 
-import forks
 import pytest
 import torch
 import transformers
 from accelerate import PartialState
-from conftest import write_rows
 from packaging.version import Version
+from processes import launch
 
-from hfkit.core.device import device, keep_random_state, prepare_device, process_state, set_tf32
+from hfkit.core.device import device, keep_random_state, prepare_device, process_state, set_tf32, wait_for_everyone
 from hfkit.core.errors import ConfigError
 from hfkit.models.loading import load_base
 from hfkit.records.environment import environment
@@ -106,18 +105,19 @@ def test_the_generators_are_left_as_they_were():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_ddp_timeout_is_that_of_the_group(base_dir, tmp_path):
-    """The first of two processes; the other never comes."""
-    rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": "Who?", "response": "Ann."}] * 8)
-    settings = {"model_name_or_path": base_dir, "output_dir": tmp_path / "run", "max_steps": 1, "ddp_timeout": 2}
-    flags = [f"--{name}={value}" for name, value in settings.items()]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    where = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-    env = os.environ | {name: str(value) for name, value in where.items()}
-    env |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
-    command = ["sft", *flags, f'--datasets=[{{"path": "{rows}"}}]']
-    ran = forks.run("import sys, hfkit.cli; sys.exit(hfkit.cli.main())", *command, env=env)
-    assert ran.returncode != 0
-    assert "DistStoreError" in ran.stderr or "imed out" in ran.stderr, ran.stderr
+def wait_briefly() -> None:
+    """Wait two seconds for the other process, which does not come."""
+    process_state({"ddp_timeout": 2})
+    wait_for_everyone()
+    began = time.monotonic()
+    if os.environ["RANK"] == "0":
+        with pytest.raises(RuntimeError, match="imed out"):
+            wait_for_everyone()
+        assert time.monotonic() - began < 6
+    else:
+        time.sleep(6)
+
+
+@pytest.mark.distributed
+def test_ddp_timeout_is_that_of_the_group():
+    launch(wait_briefly)
