@@ -116,6 +116,7 @@ def parse_and_run(verb: str, argv: list[str], ends_process: bool = False) -> int
     from hfkit.core.errors import HfkitError
     from hfkit.core.explain_errors import explain_file_error, require_home
     from hfkit.core.interrupts import Interrupted, is_interruption, requested
+    from hfkit.core.signal_watch import end_now
 
     enable_expandable_segments()
     quiet_libraries()
@@ -137,7 +138,10 @@ def parse_and_run(verb: str, argv: list[str], ends_process: bool = False) -> int
         debug(error)
         if not explained.is_reported:
             hint = resume_hint(verb, argv, given) if explained.is_of_peer else ""
-            print(clean(f"hfkit {verb}: {explained}{hint}"), file=sys.stderr)
+            print(clean(f"hfkit {verb}: {explained}{hint}"), file=sys.stderr, flush=True)
+        if ends_process and (explained.is_of_peer or explained.is_reported):
+            sys.stdout.flush()
+            end_now(explained.exit_status)  # NCCL may wait at the end for a process that is gone
         return explained.exit_status
 
 

@@ -10,7 +10,15 @@ from accelerate import PartialState
 from packaging.version import Version
 from processes import launch
 
-from hfkit.core.device import device, keep_random_state, prepare_device, process_state, set_tf32, wait_for_everyone
+from hfkit.core.device import (
+    device,
+    keep_random_state,
+    prepare_device,
+    process_state,
+    require_gpu,
+    set_tf32,
+    wait_for_everyone,
+)
 from hfkit.core.errors import ConfigError
 from hfkit.models.loading import load_base
 from hfkit.records.environment import environment
@@ -121,3 +129,11 @@ def wait_briefly() -> None:
 @pytest.mark.distributed
 def test_ddp_timeout_is_that_of_the_group():
     launch(wait_briefly)
+
+
+@pytest.mark.gpu
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", str(torch.cuda.device_count()))
+    require_gpu({"use_cpu": True})
+    with pytest.raises(ConfigError, match=r"LOCAL_RANK: .*start at most that many processes"):
+        require_gpu({})
