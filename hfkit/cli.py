@@ -139,7 +139,7 @@ def parse_and_run(verb: str, argv: list[str], ends_process: bool = False) -> int
         if not explained.is_reported:
             hint = resume_hint(verb, argv, given) if explained.is_of_peer else ""
             print(clean(f"hfkit {verb}: {explained}{hint}"), file=sys.stderr, flush=True)
-        if ends_process and (explained.is_of_peer or explained.is_reported):
+        if ends_process and os.environ.get("WORLD_SIZE", "1") != "1":
             sys.stdout.flush()
             end_now(explained.exit_status)  # NCCL may wait at the end for a process that is gone
         return explained.exit_status

@@ -14,6 +14,7 @@ from torch.distributed import DistStoreError
 
 from hfkit.core.errors import MISSING, ConfigError, HfkitError, Problem
 from hfkit.core.joining import current_launch
+from hfkit.core.launch import node_count
 from hfkit.core.masking import without_secrets
 from hfkit.core.temporary import temporary_path
 
@@ -72,7 +73,7 @@ def require_shared(folder: Path) -> None:
         ConfigError: in every process, with the machines that have another folder of this name.
     """
     launch = current_launch()
-    if launch is None or int(os.environ.get("LOCAL_WORLD_SIZE", launch.size)) == launch.size:
+    if launch is None or node_count() == 1:
         return
     created = [path for path in (folder, *folder.parents) if not path.exists()] if launch.rank == 0 else []
     if launch.rank == 0:

@@ -9,6 +9,7 @@ from typing import Any
 
 REPLY_SECONDS = 3.0
 """Seconds to wait for an answer."""
+LONGEST_LINE = 1 << 16  # bytes of a message
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 """A machine that no longer answers counts as lost after 30 seconds."""
 
@@ -52,13 +53,15 @@ class Channel:
             self.connection.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[dict] | None:
-        """Return the messages that have come; None if the connection is closed."""
+        """Return the messages that have come; None if the connection is closed, or carries something else."""
         try:
-            data = self.connection.recv(1 << 16)
-        except OSError:
-            data = b""
-        *lines, self.unread = (self.unread + data).split(b"\n")
-        return [json.loads(line) for line in lines] if data else None
+            data = self.connection.recv(LONGEST_LINE)
+            *lines, self.unread = (self.unread + data).split(b"\n")
+            messages = [json.loads(line) for line in lines]
+        except (OSError, ValueError):
+            return None
+        is_sound = len(self.unread) < LONGEST_LINE and all(isinstance(one, dict) for one in messages)
+        return messages if data and is_sound else None
 
 
 def keep_alive(connection: socket.socket) -> None:

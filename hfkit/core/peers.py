@@ -95,8 +95,11 @@ class Peers(threading.Thread):
 
     def accept(self) -> None:
         """Accept the connection of another process, which has to introduce itself."""
-        connection, _ = self.server.accept()  # type: ignore[union-attr]
-        keep_alive(connection)
+        try:
+            connection, _ = self.server.accept()  # type: ignore[union-attr]
+            keep_alive(connection)
+        except OSError:  # who connected is gone again
+            return
         self.channels.append(channel := Channel(connection))
         self.selector.register(connection, selectors.EVENT_READ, channel)
 
@@ -125,6 +128,7 @@ class Peers(threading.Thread):
     def drop(self, channel: Channel) -> None:
         """Take a connection that closed for the end of a process that did not say why."""
         self.selector.unregister(channel.connection)
+        self.channels.remove(channel)
         channel.connection.close()
         if channel.peer and not channel.has_left and channel.peer != self.me:
             why = OUT_OF_MEMORY if channel.peer.host == self.me.host and oom_kills() > self.kills else KILLED

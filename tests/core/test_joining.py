@@ -1,7 +1,10 @@
 """The processes of a launch: a signal to one reaches all, and the end of one ends the others, whatever they do."""
 
+import json
 import signal
+import socket
 import sys
+import time
 
 import pytest
 from events import Event, befall
@@ -11,7 +14,7 @@ from hfkit.core import peers, signal_watch
 from hfkit.core.device import process_state, wait_for_everyone
 from hfkit.core.errors import HfkitError
 from hfkit.core.interrupts import catch_signals
-from hfkit.core.joining import joined_launch
+from hfkit.core.joining import current_launch, joined_launch
 
 STEP = f"{__name__}:step"
 
@@ -75,3 +78,25 @@ def test_a_signal_to_one_process_reaches_the_other(number, status):
     ended = befall(Event(STEP, number, hangs=True), work)
     assert ended.statuses == [status, status]
     assert max(ended.seconds) < 20
+
+
+def work_beside_strangers() -> None:
+    """Be a process of a launch, to which others connect that do not belong to it."""
+    with catch_signals(ends_process=True), joined_launch(ends_process=True):
+        hub = json.loads(current_launch().store.get("hub"))
+        peer = json.dumps(
+            {"token": "guessed", "peer": hub["peer"] | {"rank": 5}, "signal": 15, "failed": "no"}
+        ).encode()
+        for sent in (b"GET / HTTP/1.1\r\n\r\n", b"[]\n7\n", b"{}\n", peer + b"\n", b"x" * 200_000):
+            with socket.create_connection((hub["addresses"][0], hub["port"])) as stranger:
+                stranger.sendall(sent)
+        time.sleep(0.3)
+        step()
+        time.sleep(3)
+
+
+@pytest.mark.distributed
+def test_strangers_are_not_heard():
+    ended = befall(Event(STEP, signal.SIGKILL, ranks=[1], hangs=True), work_beside_strangers)
+    assert ended.statuses == [1, -signal.SIGKILL] and "rank 1 (" in ended.outputs[0], ended.outputs
+    assert "Traceback" not in ended.output and "rank 5" not in ended.output
