@@ -9,7 +9,8 @@ from typing import Any
 
 REPLY_SECONDS = 3.0
 """Seconds to wait for an answer."""
-LONGEST_LINE = 1 << 16  # bytes of a message
+MESSAGE_BYTES = 1 << 16
+"""The longest message."""
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 """A machine that no longer answers counts as lost after 30 seconds."""
 
@@ -55,12 +56,12 @@ class Channel:
     def receive(self) -> list[dict] | None:
         """Return the messages that have come; None if the connection is closed, or carries something else."""
         try:
-            data = self.connection.recv(LONGEST_LINE)
+            data = self.connection.recv(MESSAGE_BYTES)
             *lines, self.unread = (self.unread + data).split(b"\n")
             messages = [json.loads(line) for line in lines]
         except (OSError, ValueError):
             return None
-        is_sound = len(self.unread) < LONGEST_LINE and all(isinstance(one, dict) for one in messages)
+        is_sound = len(self.unread) < MESSAGE_BYTES and all(isinstance(one, dict) for one in messages)
         return messages if data and is_sound else None
 
 
