@@ -74,8 +74,8 @@ def whole(argv_of, tmp_path_factory):
     return cache(run)
 
 
-def succeed(argv: list) -> None:
-    ranks = launch_command(*argv)
+def succeed(argv: list, **options) -> None:
+    ranks = launch_command(*argv, **options)
     assert [rank.status for rank in ranks] == [0, 0], [rank.output for rank in ranks]
 
 
@@ -181,6 +181,20 @@ def test_an_error_of_one_process_is_the_one_that_is_seen(argv_of, whole, tmp_pat
     assert ("Traceback" in ended.outputs[1]) == ("Memory" not in error)  # of what is not a user's mistake
     succeed(argv)
     assert_same_run(tmp_path / "sft", whole("sft"))
+
+
+@pytest.mark.parametrize(
+    "event", [TRAINING, Event(TRAINING.at, signal.SIGKILL, 4), SAVING], ids=["signal", "kill", "save"]
+)
+def test_what_fsdp_shards_ends_and_resumes_as_well(argv_of, tmp_path, event):
+    succeed(argv_of("pretrain", tmp_path / "whole"), engine="fsdp2")
+    argv = argv_of("pretrain", tmp_path / "out")
+    ended = befall_command(event, *argv, engine="fsdp2")
+    killed = event.do == signal.SIGKILL
+    assert ended.statuses == ([1, -signal.SIGKILL] if killed else [143, 143]), ended.output
+    assert max(ended.seconds) < 30 and ("rank 1 (" in ended.outputs[0]) == killed
+    succeed(argv, engine="fsdp2")
+    assert_same_run(tmp_path / "out", tmp_path / "whole")
 
 
 def be_script(config: dict) -> None:
