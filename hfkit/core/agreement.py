@@ -27,7 +27,7 @@ def exchange(own: object) -> list:
     """Return what each process of the launch passes to this call, by rank; each has to call it.
 
     Raises:
-        HfkitError: one does not, for `Launch.timeout` seconds.
+        HfkitError: one does not, for `JoinedLaunch.timeout` seconds.
     """
     launch = current_launch()
     if launch is None:

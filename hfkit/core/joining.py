@@ -55,7 +55,7 @@ class ReportedError(HfkitError):
 
 
 @dataclass
-class Launch:
+class JoinedLaunch:
     """The launch that this process belongs to: its rank, the number of processes, and a store of texts for all.
 
     Attributes:
@@ -69,11 +69,11 @@ class Launch:
     timeout: float = JOIN_SECONDS
 
 
-_launch: Launch | None = None
+_launch: JoinedLaunch | None = None
 _joined = count()
 
 
-def current_launch() -> Launch | None:
+def current_launch() -> JoinedLaunch | None:
     """Return the launch within `joined_launch`; None in a process of its own."""
     return _launch
 
@@ -138,7 +138,7 @@ def launch_problems() -> list[Problem]:
     return problems
 
 
-def join() -> Launch:
+def join() -> JoinedLaunch:
     """Wait for all processes of the launch, and connect each of them with rank 0.
 
     Raises:
@@ -158,7 +158,7 @@ def join() -> Launch:
         raise HfkitError(f"{waiting} has failed: {reason(error)}") from error
     finally:
         timer.cancel()
-    return Launch(rank, size, store, peers)
+    return JoinedLaunch(rank, size, store, peers)
 
 
 def connect(rank: int, size: int, store: Store) -> Peers:
@@ -204,7 +204,7 @@ def listen(size: int) -> socket.socket:
     return socket.create_server(("", 0), backlog=size)
 
 
-def shared_error(launch: Launch, error: BaseException) -> HfkitError | None:
+def shared_error(launch: JoinedLaunch, error: BaseException) -> HfkitError | None:
     """Return what stands for an error of this process, given those of the others; None: the error itself."""
     explained = error if isinstance(error, HfkitError) else explain_file_error(error)
     root = [*chain_of(error)][-1]

@@ -21,7 +21,7 @@ from hfkit.core.signal_watch import end_now
 
 GRACE = 5.0
 """Seconds in which a process has to end by itself after another one has failed."""
-REASON_LENGTH = 3000  # characters of a reason
+LONGEST_REASON = 3000  # characters of a reason
 KILLED = "it was killed (`kill -9`, or by the kernel for lack of memory), or its machine is lost"
 OUT_OF_MEMORY = "the kernel killed it for lack of memory"
 VMSTAT = Path("/proc/vmstat")
@@ -65,7 +65,7 @@ class Peers(threading.Thread):
 
     def fail(self, why: str, status: int) -> Peer | None:
         """Report that this process fails, and return which process failed first; None if rank 0 does not answer."""
-        self.outbox.send(failed=why[:REASON_LENGTH], status=status)
+        self.outbox.send(failed=why[:LONGEST_REASON], status=status)
         self.has_failed.wait(REPLY_SECONDS)
         return self.failed
 
