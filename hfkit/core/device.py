@@ -18,8 +18,8 @@ from hfkit.core.agreement import require_same, require_shared
 from hfkit.core.compat import forget_process_state
 from hfkit.core.console import warn
 from hfkit.core.errors import ConfigError, Problem
-from hfkit.core.launch import turn_on_deepspeed
 from hfkit.core.joining import current_launch
+from hfkit.core.launch import turn_on_deepspeed
 from hfkit.core.versions import package_versions
 
 ROTATES_WITHOUT_MATMUL = Version("5.23")
