@@ -17,6 +17,8 @@ from hfkit.core.errors import HfkitError, Problem, reason
 from hfkit.core.files import read_text
 from hfkit.core.launch import DEEPSPEED, DEEPSPEED_FILE, deepspeed_of_environment
 from hfkit.core.limits import load_json
+from hfkit.models.zero import CANNOT_MERGE
+from hfkit.records.source import Source
 from hfkit.stages.checks.compiled_ops import missing_compiler
 from hfkit.stages.checks.fsdp import WITHOUT_SHARDS
 
@@ -60,7 +62,8 @@ def deepspeed_problems(config, spec: StageSpec) -> list[Problem]:
         return [Problem(key, given, 'expected a mapping with "zero_optimization": {"stage": 2} or 3')]
     remedies = [*stage_remedies(settings["zero_optimization"], config), *batch_remedies(settings, key)]
     remedies += [*optimizer_remedies(settings, config)]
-    return [Problem(key, given, remedy) for remedy in remedies] + ineffective_problems(config)
+    found = merge_problems(config) if str(settings["zero_optimization"].get("stage")) == "3" else []
+    return [Problem(key, given, remedy) for remedy in remedies] + found + ineffective_problems(config)
 
 
 def stage_remedies(zero: dict[str, Any], config) -> Iterator[str]:
@@ -96,6 +99,16 @@ def optimizer_remedies(settings: dict[str, Any], config) -> Iterator[str]:
     if missing := missing_compiler("cpu_adam" if on_cpu else "fused_adam", process_state(config.extra).device):
         instead = '"zero_force_ds_cpu_optimizer": false' if on_cpu else 'no optimizer, for that of the key "optim"'
         yield f"DeepSpeed compiles this optimizer, and there is no {missing}: install it, or set {instead}"
+
+
+def merge_problems(config) -> list[Problem]:
+    """Return the problem of an adapter that ZeRO-3 would have to merge into its base."""
+    path = config.model_name_or_path
+    try:
+        adapter = Source.of(path, config.model_revision).adapter if path and not config.use_peft else None
+    except HfkitError:  # other checks report it
+        return []
+    return [Problem("model_name_or_path", path, CANNOT_MERGE)] if adapter else []
 
 
 def ineffective_problems(config) -> list[Problem]:
