@@ -15,7 +15,7 @@ from hfkit.config.registry import StageSpec
 from hfkit.core.device import process_state
 from hfkit.core.errors import HfkitError, Problem, reason
 from hfkit.core.files import read_text
-from hfkit.core.launch import DEEPSPEED, DEEPSPEED_FILE, deepspeed_of_environment
+from hfkit.core.launch import DEEPSPEED, DEEPSPEED_FILE, ZERO_3_GATHERS, deepspeed_of_environment
 from hfkit.core.limits import load_json
 from hfkit.models.zero import CANNOT_MERGE
 from hfkit.records.source import Source
@@ -73,6 +73,8 @@ def stage_remedies(zero: dict[str, Any], config) -> Iterator[str]:
         yield f"zero_optimization.stage is {stage}: set 2 or 3, or train with DDP (`accelerate launch --multi_gpu`)"
     elif stage == "3" and getattr(config, "load_in_8bit", False):
         yield "ZeRO-3 cannot share out 8-bit weights: set stage 2, or load_in_4bit"
+    if stage == "3" and zero.get(ZERO_3_GATHERS) is not True:
+        yield f"checkpoints would lack the weights: set zero3_save_16bit_model, or {ZERO_3_GATHERS} in a file, to true"
 
 
 def batch_remedies(settings: dict[str, Any], key: str) -> Iterator[str]:
