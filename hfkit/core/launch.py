@@ -14,6 +14,10 @@ from hfkit.core.limits import load_json
 
 DEEPSPEED, FSDP = "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"
 ZERO_STAGE, DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_ZERO_STAGE", "ACCELERATE_DEEPSPEED_CONFIG_FILE"
+ZERO_3_SAVES, ZERO_3_GATHERS = (
+    "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL",
+    "stage3_gather_16bit_weights_on_model_save",
+)
 FSDP_VERSION, FSDP_STATE, FSDP_RECOMPUTES = "FSDP_VERSION", "FSDP_STATE_DICT_TYPE", "FSDP_ACTIVATION_CHECKPOINTING"
 FSDP_OFFLOADS = "FSDP_OFFLOAD_PARAMS"
 
@@ -91,7 +95,8 @@ def deepspeed_of_environment() -> dict | str | None:
     """Return the settings of DeepSpeed that `accelerate launch` passes, a file or the stage of ZeRO; None if unused."""
     if not parse_flag_from_env(DEEPSPEED) or by_config:
         return None
-    return os.environ.get(DEEPSPEED_FILE) or {"zero_optimization": {"stage": os.environ.get(ZERO_STAGE, "2")}}
+    zero = {"stage": os.environ.get(ZERO_STAGE, "2"), ZERO_3_GATHERS: parse_flag_from_env(ZERO_3_SAVES)}
+    return os.environ.get(DEEPSPEED_FILE) or {"zero_optimization": zero}
 
 
 def zero_stage(given: dict | str) -> int | None:

@@ -17,6 +17,7 @@ from hfkit.models.adapter_shape import CLASSIFIER_HEADS
 from hfkit.models.adapter_support import require_supported
 from hfkit.models.score_head import store_head_in_float32
 from hfkit.models.stored_weights import require_finite
+from hfkit.models.zero import is_partitioned
 from hfkit.records.base import base_identity, require_own_base
 from hfkit.records.source import Source, find_file, read_json
 
@@ -147,8 +148,10 @@ def require_same_base_weights(model: torch.nn.Module, source: Source, weights: d
         parameter = parameters.get(inner)
         if parameter is None or parameter.dtype.itemsize == 1 or is_within(inner.rpartition(".")[0], whole):
             continue
-        own = read_base_weight(source, inner) if parameter.is_meta else parameter.data
-        if parameter.shape != tensor.shape or (own is not None and not torch.equal(tensor.to(own), own)):
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        is_here = not parameter.is_meta and not is_partitioned(parameter)
+        own = parameter.data if is_here else read_base_weight(source, inner)
+        if shape != tensor.shape or (own is not None and not torch.equal(tensor.to(own), own)):
             raise HfkitError(
                 f"the adapter {source.path} does not fit its base {source.base}: it holds other weights for {inner}, "
                 "trained or resized without modules_to_save: merge it with PEFT, and take the result"

@@ -24,7 +24,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from hfkit.core.compat_sharding import whole_models
 from hfkit.core.console import say, warn
 from hfkit.core.device import device, disable_cudnn_attention, has_bf16
-from hfkit.core.errors import HfkitError, reason
+from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
 from hfkit.core.explain_errors import is_gpu_full
 from hfkit.core.launch import shards_with_fsdp
 from hfkit.models.adapter_shape import CLASSIFIER_HEADS, HEADS, fit_to_model, lora_config, on_meta
@@ -46,6 +46,7 @@ from hfkit.models.stored_weights import (
     unused_weights,
 )
 from hfkit.models.tokenizers import load_tokenizer
+from hfkit.models.zero import CANNOT_MERGE
 from hfkit.records.base import base_identity
 from hfkit.records.source import Source
 
@@ -117,11 +118,13 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
     """
     source = Source.of(config.model_name_or_path, config.model_revision)
     require_supported(source, to_merge=not config.use_peft, to_train=config.use_peft)
+    if source.adapter and not config.use_peft and is_deepspeed_zero3_enabled():
+        raise ConfigError([Problem("model_name_or_path", config.model_name_or_path, CANNOT_MERGE)])
     options = loading_options(config) | device_to_shard_from(config)
     model = load_base(source.base, source.base_revision, head=HEADS[task_type], **options)
     mend_generation_config(model, source.base)
     if not config.use_peft:
-        if model.dtype.itemsize < 4:
+        if model.dtype.itemsize < 4 and not is_deepspeed_zero3_enabled():  # which keeps a copy in float32
             warn(
                 f"dtype: {config.dtype} without use_peft trains 16-bit weights, which round small updates away: set "
                 "dtype to float32, and bf16 to true"

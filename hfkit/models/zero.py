@@ -11,6 +11,11 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 from hfkit.core.compat_sharding import whole_models
 from hfkit.core.console import is_main_process
 
+CANNOT_MERGE = (
+    "each process has parts of the base under ZeRO-3, into which no adapter can be merged: merge it before "
+    "(`hfkit merge`), or set use_peft"
+)
+
 
 def is_partitioned(parameter: torch.Tensor) -> bool:
     """Return whether each process holds a part of a parameter."""

@@ -13,7 +13,8 @@ from hfkit.core.errors import ConfigError
 from hfkit.stages.checks import deepspeed
 
 AUTO = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
-GOOD = {**dict.fromkeys(AUTO, "auto"), "zero_optimization": {"stage": 3}}
+SAVED = {"stage3_gather_16bit_weights_on_model_save": True}
+GOOD = {**dict.fromkeys(AUTO, "auto"), "zero_optimization": {"stage": 3, **SAVED}}
 PARAMS = {"lr": "auto", "weight_decay": "auto"}
 
 
@@ -42,6 +43,7 @@ def refusals(config_of, monkeypatch, tmp_path):
         ([], "expected a mapping"),
         ({}, "expected a mapping"),
         ({**GOOD, "zero_optimization": {}}, "zero_optimization.stage is None"),
+        ({**GOOD, "zero_optimization": {"stage": 3}}, "checkpoints would lack the weights"),
         ({**GOOD, "zero_optimization": {"stage": 0}}, "zero_optimization.stage is 0"),
         ({key: value for key, value in GOOD.items() if key != "gradient_clipping"}, "max_grad_norm would have no"),
         ({**GOOD, "scheduler": {"type": "WarmupLR"}}, "lr_scheduler_type and warmup_steps: remove it"),
@@ -59,6 +61,7 @@ def test_settings(refusals, settings, remedy):
 def test_what_is_refused_for_its_config(refusals):
     assert refusals(GOOD) == {}
     assert "8-bit" in refusals(GOOD, load_in_8bit=True)["deepspeed"]
+    assert "merge it before" in refusals(GOOD, "reward", use_peft=False)["model_name_or_path"]  # starts from an adapter
     assert "train adapters with DDP" in refusals(GOOD, "ppo")["deepspeed"]
     ineffective = {"max_tokens_per_micro_batch": 64, "auto_find_batch_size": True}
     assert refusals(GOOD, **ineffective).keys() == ineffective.keys()
@@ -111,4 +114,8 @@ def test_a_command_ends_with_status_2_before_anything_is_loaded(tmp_path, data, 
     ranks = launch_command(*argv, "--max_tokens_per_micro_batch", "64", engine="zero3")
     assert [rank.status for rank in ranks] == [2, 2], [rank.output for rank in ranks]
     assert "max_tokens_per_micro_batch" in ranks[0].output and "Traceback" not in ranks[0].output
+    clipped = {"ACCELERATE_GRADIENT_CLIPPING": "2.0"}
+    ranks = launch_command(*argv, "--max_length", "64", engine="zero3", environment=clipped)
+    assert [rank.status for rank in ranks] == [2, 2]
+    assert "gradient_clipping=2.0 vs hf max_grad_norm=1.0" in ranks[0].output
     assert not (tmp_path / "out").exists()

@@ -16,7 +16,7 @@ STEPS = {"max_steps": 4, "save_steps": 2, "logging_steps": 1, "lora_dropout": 0.
 QLORA, FULL = {"load_in_4bit": True}, {"use_peft": None, "lora_r": None, "lora_dropout": None}
 AUTO = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
 CELLS = {
-    "pretrain, ZeRO-3": ("zero3", "pretrain", {"lora_dropout": None}, {}),
+    "pretrain, ZeRO-3": ("zero3", "pretrain", {"lora_dropout": None, "learning_rate": 1e-3}, {}),
     "SFT, LoRA, ZeRO-3": ("zero3", "sft", {}, {}),
     "SFT, QLoRA, ZeRO-3": ("zero3", "sft", QLORA, {}),
     "SFT, QLoRA, ZeRO-2": ("zero2", "sft", QLORA, {}),
@@ -36,9 +36,9 @@ def run(stage: str, config) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_launch_of_one_process(cell, config_of, tmp_path):
+def test_a_launch_of_one_process(cell, config_of, base_dir, tmp_path):
     engine, stage, settings, zero = CELLS[cell]
-    settings = {**STEPS, **settings}
+    settings = {**STEPS, **settings, **({"model_name_or_path": str(base_dir)} if "all weights" in cell else {})}
     zero = {"stage": int(engine[-1]), "stage3_param_persistence_threshold": 0, **zero}
     zero["stage3_gather_16bit_weights_on_model_save"] = True
     file = tmp_path / "zero.json"

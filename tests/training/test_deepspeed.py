@@ -165,6 +165,23 @@ def test_a_variant_under_zero_3(variant, config_of, cell_of, tmp_path):
     check(stage, cell_of(stage, settings), "zero3", config_of, tmp_path, chunk)
 
 
+@pytest.mark.distributed
+@pytest.mark.parametrize("engine", ["zero2", "zero3"])
+def test_what_is_left_to_do_with_a_checkpoint(engine, config_of, cell_of, tmp_path):
+    settings = cell_of("sft", {**BEST, "lora_dropout": 0.1, "per_device_train_batch_size": 2})
+    file = zero_file(tmp_path, int(engine[-1]))
+    options = {"engine": engine, "environment": {"ACCELERATE_DEEPSPEED_CONFIG_FILE": file}}
+    launch(run, "sft", config_of("sft", tmp_path / "two", **settings), **options)
+    resume("sft", settings, config_of, tmp_path, 4, **options)  # stopped after its last step
+    checkpoint = tmp_path / "two" / "checkpoint-2" / "trainer_state.json"
+    state = json.loads(checkpoint.read_text())  # stopped within the evaluation of step 2
+    state["log_history"] = [log for log in state["log_history"] if "eval_loss" not in log or log["step"] != 2]
+    state["stateful_callbacks"]["TrainerControl"]["args"]["should_evaluate"] = True
+    state.update(best_metric=None, best_model_checkpoint=None, best_global_step=None)
+    checkpoint.write_text(json.dumps(state))
+    resume("sft", settings, config_of, tmp_path, 2, **options)
+
+
 @pytest.fixture(scope="module")
 def short(config_of, base_dir, tmp_path_factory) -> Path:
     """A full run under ZeRO-3 with checkpoints after steps 1 and 2, and the file with its settings."""

@@ -15,8 +15,10 @@ from hfkit.config.registry import StageSpec
 from hfkit.core.device import process_state
 from hfkit.core.errors import HfkitError, Problem, reason
 from hfkit.core.files import read_text
-from hfkit.core.launch import DEEPSPEED, DEEPSPEED_FILE, deepspeed_of_environment
+from hfkit.core.launch import DEEPSPEED, DEEPSPEED_FILE, ZERO_3_GATHERS, deepspeed_of_environment
 from hfkit.core.limits import load_json
+from hfkit.models.zero import CANNOT_MERGE
+from hfkit.records.source import Source
 from hfkit.stages.checks.compiled_ops import missing_compiler
 from hfkit.stages.checks.fsdp import WITHOUT_SHARDS
 
@@ -60,7 +62,8 @@ def deepspeed_problems(config, spec: StageSpec) -> list[Problem]:
         return [Problem(key, given, 'expected a mapping with "zero_optimization": {"stage": 2} or 3')]
     remedies = [*stage_remedies(settings["zero_optimization"], config), *batch_remedies(settings, key)]
     remedies += [*optimizer_remedies(settings, config)]
-    return [Problem(key, given, remedy) for remedy in remedies] + ineffective_problems(config)
+    found = merge_problems(config) if str(settings["zero_optimization"].get("stage")) == "3" else []
+    return [Problem(key, given, remedy) for remedy in remedies] + found + ineffective_problems(config)
 
 
 def stage_remedies(zero: dict[str, Any], config) -> Iterator[str]:
@@ -70,6 +73,8 @@ def stage_remedies(zero: dict[str, Any], config) -> Iterator[str]:
         yield f"zero_optimization.stage is {stage}: set 2 or 3, or train with DDP (`accelerate launch --multi_gpu`)"
     elif stage == "3" and getattr(config, "load_in_8bit", False):
         yield "ZeRO-3 cannot share out 8-bit weights: set stage 2, or load_in_4bit"
+    if stage == "3" and zero.get(ZERO_3_GATHERS) is not True:
+        yield f"checkpoints would lack the weights: set zero3_save_16bit_model, or {ZERO_3_GATHERS} in a file, to true"
 
 
 def batch_remedies(settings: dict[str, Any], key: str) -> Iterator[str]:
@@ -96,6 +101,16 @@ def optimizer_remedies(settings: dict[str, Any], config) -> Iterator[str]:
     if missing := missing_compiler("cpu_adam" if on_cpu else "fused_adam", process_state(config.extra).device):
         instead = '"zero_force_ds_cpu_optimizer": false' if on_cpu else 'no optimizer, for that of the key "optim"'
         yield f"DeepSpeed compiles this optimizer, and there is no {missing}: install it, or set {instead}"
+
+
+def merge_problems(config) -> list[Problem]:
+    """Return the problem of an adapter that ZeRO-3 would have to merge into its base."""
+    path = config.model_name_or_path
+    try:
+        adapter = Source.of(path, config.model_revision).adapter if path and not config.use_peft else None
+    except HfkitError:  # other checks report it
+        return []
+    return [Problem("model_name_or_path", path, CANNOT_MERGE)] if adapter else []
 
 
 def ineffective_problems(config) -> list[Problem]:

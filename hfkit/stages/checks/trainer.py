@@ -8,6 +8,7 @@ from torch.distributed import Backend
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from hfkit.config.validation import EXTRA, default_of
 from hfkit.core.errors import Problem, reason
@@ -52,6 +53,7 @@ def trainer_error(config) -> str | None:
             callback()  # fails where the tracker's package is not installed
         try_schedule(arguments)
         try_loader(arguments)
+        try_deepspeed(arguments)
     except Exception as error:  # libraries raise errors of any kind
         return reason(error)
     return None
@@ -82,6 +84,24 @@ def try_loader(arguments: TrainingArguments) -> None:
     """
     names = ("num_workers", "prefetch_factor", "persistent_workers")
     DataLoader([0], **{name: getattr(arguments, f"dataloader_{name}") for name in names})
+
+
+def try_deepspeed(arguments: TrainingArguments) -> None:
+    """Compare the trainer's settings with those of DeepSpeed, which the trainer does once the model is loaded.
+
+    Raises:
+        ValueError: some differ.
+    """
+    plugin = arguments.deepspeed_plugin
+    if plugin is None:
+        return
+    settings = getattr(arguments, "hf_deepspeed_config", None)
+    if settings is None:  # they come from the launcher
+        settings = HfTrainerDeepSpeedConfig(plugin.hf_ds_config.config)
+        settings.trainer_config_process(arguments)
+    if settings.mismatches:
+        differing = "; ".join(line.removeprefix("- ds ") for line in settings.mismatches)
+        raise ValueError(f'DeepSpeed has other settings: {differing}: set "auto" there')
 
 
 def with_default(config, key: str):
