@@ -90,13 +90,21 @@ def row(name: str, gpu: str, count: int, compute: float, sending: float, tokens:
 
 
 def sft_rows(gpu: str, use: float) -> list[dict]:
-    """Full fine-tuning of 8B under FSDP2: weights are gathered twice and gradients scattered once, in bf16."""
-    figures = GPUS[gpu]
+    """Full fine-tuning of 8B under FSDP2: weights are gathered twice and gradients scattered once, in bf16.
+
+    With hybrid sharding each machine holds a copy, and each GPU sums its share of the gradients with other machines.
+    """
+    figures, whole = GPUS[gpu], 2 * PARAMETERS
     compute = 6 * PARAMETERS * TOKENS / (figures["flop_per_second"] * use)
     rows = []
     for count in COUNTS:
-        sending = ring_seconds(3 * 2 * PARAMETERS, 3 * LAYERS, figures, count) if count > 1 else 0.0
+        sending = ring_seconds(3 * whole, 3 * LAYERS, figures, count) if count > 1 else 0.0
         rows.append(row("SFT, full, FSDP2", gpu, count, compute, sending, TOKENS))
+    for count in COUNTS[2:]:
+        nodes, inside = count // NODE, ring_seconds(3 * whole, 3 * LAYERS, figures, NODE)
+        between = 2 * whole / NODE * (nodes - 1) / nodes / (figures["network"] * LINK_USE)
+        sending = inside + between + 2 * LAYERS * (nodes - 1) * HOP
+        rows.append(row("SFT, full, hybrid FSDP2", gpu, count, compute, sending, TOKENS))
     return rows
 
 
