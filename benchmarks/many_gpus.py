@@ -152,15 +152,15 @@ def cards_needed() -> list[dict]:
 
 
 def draw(rows: list[dict], path: Path) -> Path:
-    """Draw the efficiency of each workload over the number of GPUs, from none to full overlap."""
+    """Draw the efficiency of each workload over the number of H100s, from none to full overlap."""
     figure, (axes,) = canvas(1)
-    for name, gpu in dict.fromkeys((one["workload"], one["gpu"]) for one in rows):
-        own = [one for one in rows if (one["workload"], one["gpu"]) == (name, gpu)]
+    for name in dict.fromkeys(one["workload"] for one in rows):
+        own = [one for one in rows if (one["workload"], one["gpu"]) == (name, "H100")]
         counts = [one["gpus"] for one in own]
         low, high = ([one[f"efficiency_{end}"] for one in own] for end in ("worst", "best"))
-        (line,) = axes.plot(counts, low, marker="o", markersize=3, label=f"{name}, {gpu}")
+        (line,) = axes.plot(counts, low, marker="o", markersize=3, label=name)
         axes.fill_between(counts, low, high, color=line.get_color(), alpha=0.15)
-    axes.set(title="Efficiency: estimated, not measured", xlabel="GPUs", xscale="log")
+    axes.set(title="Efficiency: estimated, not measured", xlabel="H100s", xscale="log")
     axes.set(
         ylabel="speed of a GPU beside one alone",
         ylim=(0, 1.05),
