@@ -90,13 +90,21 @@ def row(name: str, gpu: str, count: int, compute: float, sending: float, tokens:
 
 
 def sft_rows(gpu: str, use: float) -> list[dict]:
-    """Full fine-tuning of 8B under FSDP2: weights are gathered twice and gradients scattered once, in bf16."""
-    figures = GPUS[gpu]
+    """Full fine-tuning of 8B under FSDP2: weights are gathered twice and gradients scattered once, in bf16.
+
+    With hybrid sharding each machine holds a copy, and each GPU sums its share of the gradients with other machines.
+    """
+    figures, whole = GPUS[gpu], 2 * PARAMETERS
     compute = 6 * PARAMETERS * TOKENS / (figures["flop_per_second"] * use)
     rows = []
     for count in COUNTS:
-        sending = ring_seconds(3 * 2 * PARAMETERS, 3 * LAYERS, figures, count) if count > 1 else 0.0
+        sending = ring_seconds(3 * whole, 3 * LAYERS, figures, count) if count > 1 else 0.0
         rows.append(row("SFT, full, FSDP2", gpu, count, compute, sending, TOKENS))
+    for count in COUNTS[2:]:
+        nodes, inside = count // NODE, ring_seconds(3 * whole, 3 * LAYERS, figures, NODE)
+        between = 2 * whole / NODE * (nodes - 1) / nodes / (figures["network"] * LINK_USE)
+        sending = inside + between + 2 * LAYERS * (nodes - 1) * HOP
+        rows.append(row("SFT, full, hybrid FSDP2", gpu, count, compute, sending, TOKENS))
     return rows
 
 
@@ -144,15 +152,15 @@ def cards_needed() -> list[dict]:
 
 
 def draw(rows: list[dict], path: Path) -> Path:
-    """Draw the efficiency of each workload over the number of GPUs, from none to full overlap."""
+    """Draw the efficiency of each workload over the number of H100s, from none to full overlap."""
     figure, (axes,) = canvas(1)
-    for name, gpu in dict.fromkeys((one["workload"], one["gpu"]) for one in rows):
-        own = [one for one in rows if (one["workload"], one["gpu"]) == (name, gpu)]
+    for name in dict.fromkeys(one["workload"] for one in rows):
+        own = [one for one in rows if (one["workload"], one["gpu"]) == (name, "H100")]
         counts = [one["gpus"] for one in own]
         low, high = ([one[f"efficiency_{end}"] for one in own] for end in ("worst", "best"))
-        (line,) = axes.plot(counts, low, marker="o", markersize=3, label=f"{name}, {gpu}")
+        (line,) = axes.plot(counts, low, marker="o", markersize=3, label=name)
         axes.fill_between(counts, low, high, color=line.get_color(), alpha=0.15)
-    axes.set(title="Efficiency: estimated, not measured", xlabel="GPUs", xscale="log")
+    axes.set(title="Efficiency: estimated, not measured", xlabel="H100s", xscale="log")
     axes.set(
         ylabel="speed of a GPU beside one alone",
         ylim=(0, 1.05),

@@ -20,6 +20,7 @@ ZERO_3_SAVES, ZERO_3_GATHERS = (
 )
 FSDP_VERSION, FSDP_STATE, FSDP_RECOMPUTES = "FSDP_VERSION", "FSDP_STATE_DICT_TYPE", "FSDP_ACTIVATION_CHECKPOINTING"
 FSDP_OFFLOADS = "FSDP_OFFLOAD_PARAMS"
+FSDP_REPLICAS = "PARALLELISM_CONFIG_DP_REPLICATE_SIZE"
 
 SAVES_SHARDS, SAVES_WHOLE = "SHARDED_STATE_DICT", "FULL_STATE_DICT"
 
@@ -74,6 +75,11 @@ def shards_with_fsdp() -> bool:
 def shards_weights(settings: dict | None = None) -> bool:
     """Return whether each process of this launch holds a part only of every weight; see `engine`."""
     return engine(settings) in ("fsdp2", "zero3")
+
+
+def replica_count() -> int:
+    """Return how many copies of the model a launch holds under FSDP2: one, or one for each group of hybrid sharding."""
+    return int(os.environ.get(FSDP_REPLICAS, "1"))
 
 
 def fsdp_version() -> str:

@@ -1,5 +1,6 @@
 """The files of `configs/accelerate`: what `accelerate launch` makes of each, and that they ship."""
 
+import re
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from forks import run
 from processes import launch
 from safetensors.torch import load_file
 
+from hfkit.core.launch import FSDP_REPLICAS
 from hfkit.core.shipped import shipped_folder
 
 FOLDER = shipped_folder("configs") / "accelerate"
@@ -83,6 +85,17 @@ def read_variables(path: Path) -> dict[str, str]:
     """The output of `env`, less variables of several lines."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def test_the_lines_of_the_page_for_hybrid_sharding_are_those_of_accelerate(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "many_gpus.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```yaml\n(parallelism_config:.*?)```", page, re.DOTALL)
+    (tmp_path / "hybrid.yaml").write_text((FOLDER / "fsdp2.yaml").read_text() + lines)
+    ran = run(LAUNCH, tmp_path / "hybrid.yaml", tmp_path / "hybrid")
+    assert ran.returncode == 0, ran.stderr
+    variables = read_variables(tmp_path / "hybrid.0")
+    assert (variables["ACCELERATE_USE_PARALLELISM_CONFIG"], variables["FSDP_VERSION"]) == ("true", "2")
+    assert (variables[FSDP_REPLICAS], variables["PARALLELISM_CONFIG_DP_SHARD_SIZE"]) == ("2", "8")
 
 
 @pytest.mark.parametrize("name", KINDS)

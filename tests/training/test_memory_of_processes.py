@@ -9,10 +9,11 @@ import torch
 from planned import CPU, FUNCTIONS, LORA, ROOT, ROWS
 from resident import SHAPE_100M, resident_memory
 
+from hfkit.core.launch import FSDP_REPLICAS
 from hfkit.training.memory.communication import sent_bytes
 from hfkit.training.memory.device import Device
 from hfkit.training.memory.peak import plan_memory
-from hfkit.training.memory.processes import ALONE, LAUNCH_ENGINES, Launch, gathered_by_layers
+from hfkit.training.memory.processes import ALONE, LAUNCH_ENGINES, Launch, gathered_by_layers, this_launch
 from hfkit.training.memory.shapes import roles_of
 
 
@@ -81,6 +82,22 @@ def test_what_processes_send(stage_for):
     trained = sum(weight.count for weight in roles_of(lora)[0].trained)
     assert sent_bytes(lora, roles_of(lora), Launch(4)) == 4 * trained * 2 * 3 // 4
     assert sent_bytes(lora, roles_of(lora), ALONE) == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "launch"),
+    [
+        ({}, ALONE),
+        ({"WORLD_SIZE": "4"}, Launch(4)),
+        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}, Launch(4, "fsdp2", 2)),
+        ({"WORLD_SIZE": "4", "ACCELERATE_USE_FSDP": "true", FSDP_REPLICAS: "2"}, Launch(2, "fsdp2")),
+        ({"WORLD_SIZE": "2", "ACCELERATE_USE_DEEPSPEED": "true"}, Launch(2, "zero2")),
+    ],
+)
+def test_a_run_plans_the_launch_that_it_is_in(monkeypatch, variables, launch):
+    for name, value in {"FSDP_VERSION": "2", **variables}.items():
+        monkeypatch.setenv(name, value)
+    assert this_launch({}) == launch
 
 
 def test_ppo_samples_from_whole_weights_under_fsdp2(stage_for):

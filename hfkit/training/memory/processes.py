@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import ceil
 
-from hfkit.core.launch import engine, node_count, world_size
+from hfkit.core.launch import engine, node_count, replica_count, world_size
 from hfkit.training.memory.formulas import BF16, FP32, weight_bytes
 from hfkit.training.memory.shapes import Role, Weight
 
@@ -131,13 +131,13 @@ ALONE = Launch()
 
 
 def this_launch(settings: dict) -> Launch:
-    """Return the launch of this process.
+    """Return the launch of this process; with hybrid sharding that of the group that shares out a copy of the model.
 
     Args:
         settings: `deepspeed`, as in `TrainingArguments`.
     """
     kind = engine(settings) or ALONE.engine
-    return Launch(world_size(), kind if kind in LAUNCH_ENGINES else ALONE.engine, node_count())
+    return Launch(world_size() // replica_count(), kind if kind in LAUNCH_ENGINES else ALONE.engine, node_count())
 
 
 @dataclass(frozen=True)
