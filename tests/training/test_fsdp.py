@@ -1,4 +1,4 @@
-"""Two processes under FSDP2 train what one process does, save it as one does, and resume to the same bits."""
+"""Two processes under FSDP2, and under DDP, train and save what one process does, and resume to the same bits."""
 
 import json
 import os
@@ -56,6 +56,8 @@ VARIANTS = {
     "no-wrap": ("sft", {}, {"FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}),
     "no-wrap-reward": ("reward", {}, {"FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}),
 }
+ENGINES = {"ddp": None, "fsdp2": "fsdp2"}
+"""What `launch` calls each engine."""
 CELLS = {
     "pretrain": ("pretrain", {"model_config": UNEVEN}),
     "pretrain-tied": ("pretrain", {"model_config": {**UNEVEN, "tie_word_embeddings": True}}),
@@ -117,11 +119,13 @@ def complete(settings: dict, request) -> dict:
     return {**STEPS, **settings, **(base if settings.get("model_config", 0) is None else {})}
 
 
-def check_training(stage: str, settings: dict, config_of, folder: Path, work=run, world=2, **options) -> dict:
+def check_training(
+    stage: str, settings: dict, config_of, folder: Path, work=run, world=2, engine="fsdp2", **options
+) -> dict:
     """Train in one process and in several, which come to the same; return the settings of the second run."""
     run(stage, config_of(stage, folder / "one", per_device_train_batch_size=4, **settings))
     settings = {**settings, "per_device_train_batch_size": 4 // world}
-    launch(work, stage, config_of(stage, folder / "two", **settings), engine="fsdp2", world=world, **options)
+    launch(work, stage, config_of(stage, folder / "two", **settings), engine=ENGINES[engine], world=world, **options)
     one, two = weights_of(folder / "one"), weights_of(folder / "two")
     assert one.keys() == two.keys()
     for name, weight in one.items():
@@ -131,15 +135,16 @@ def check_training(stage: str, settings: dict, config_of, folder: Path, work=run
     for name in ("loss", "grad_norm"):
         assert [log[name] for log in logs[0]] == pytest.approx([log[name] for log in logs[1]], rel=1e-4)
     assert records[0]["metrics"] == pytest.approx(records[1]["metrics"], rel=1e-4)
-    assert [record["environment"]["engine"] for record in records] == [None, "fsdp2"]
+    assert [record["environment"]["engine"] for record in records] == [None, engine]
     return settings
 
 
-def check_resuming(stage: str, settings: dict, config_of, folder: Path, **options) -> None:
+def check_resuming(stage: str, settings: dict, config_of, folder: Path, engine="fsdp2", **options) -> None:
     """Resume the second run of `check_training` from its first checkpoint, to the same bits."""
     first = checkpoints_in(folder / "two")[-1].name
     stopped = stopped_copy(folder / "two", folder / "stopped", int(first.rpartition("-")[2]))
-    launch(run, stage, config_of(stage, stopped, **settings, resume_from_checkpoint=True), engine="fsdp2", **options)
+    config = config_of(stage, stopped, **settings, resume_from_checkpoint=True)
+    launch(run, stage, config, engine=ENGINES[engine], **options)
     assert read_record(stopped)["resumed_from"] == first
     assert_same_run(stopped, folder / "two")
 
@@ -149,14 +154,16 @@ def test_two_processes_train_and_save_as_one(config_of, tmp_path):
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_stage(cell, config_of, request, tmp_path):
+def test_a_stage(cell, engine, config_of, request, tmp_path):
     stage, settings = CELLS[cell]
-    settings = check_training(stage, complete(settings, request), config_of, tmp_path)
-    assert (tmp_path / "two" / "checkpoint-2" / "pytorch_model_fsdp_0" / ".metadata").exists()
+    settings = check_training(stage, complete(settings, request), config_of, tmp_path, engine=engine)
+    shards = tmp_path / "two" / "checkpoint-2" / "pytorch_model_fsdp_0" / ".metadata"
+    assert shards.exists() == (engine == "fsdp2")
     kind = f"{stage} {'adapter' if (tmp_path / 'two' / 'adapter_config.json').exists() else ''}"
     forks.run_without_hfkit(LOGITS, kind, tmp_path / "one", tmp_path / "two", cwd=tmp_path)
-    check_resuming(stage, settings, config_of, tmp_path)
+    check_resuming(stage, settings, config_of, tmp_path, engine=engine)
 
 
 @pytest.mark.distributed
