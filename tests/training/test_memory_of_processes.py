@@ -158,7 +158,10 @@ def test_the_peak_is_the_resident_memory_of_each_process(name, engine, changes, 
     if name == "pretrain":
         values |= {"model_config": SHAPE_100M, "tokenizer_name_or_path": str(tokenizer_dir), "block_size": 64}
     else:
-        values["model_name_or_path"] = folder_of({**SHAPE_100M, "num_hidden_layers": 6 if name == "ppo" else 12})
+        layers = (
+            6 if name == "ppo" or engine == "zero3" else 12
+        )  # PPO holds several; ZeRO-3 gathers each matrix by itself
+        values["model_name_or_path"] = folder_of({**SHAPE_100M, "num_hidden_layers": layers})
         values |= {} if name == "ppo" else {"max_length": 64}
     for planned, measured, taken in resident_memory(name, values, engine):
         print(name, engine, *(f"{size / 1e6:.0f}" for size in (planned, measured, taken)), "MB")
