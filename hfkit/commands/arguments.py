@@ -59,7 +59,7 @@ def read_arguments(verb: str, module: str, argv: list[str]):
 
 
 def require_one_process(verb: str) -> None:
-    """Raise ConfigError if several processes are launched for a verb that trains nothing: each would do all its work."""
+    """Raise ConfigError if several processes are launched for a verb that trains nothing: each would do all of it."""
     processes = os.environ.get("WORLD_SIZE", "1") if "LOCAL_RANK" in os.environ else "1"
     if verb not in (*STAGES, "run") and processes != "1":
         remedy = f"hfkit {verb} runs in one process: start it without the launcher"

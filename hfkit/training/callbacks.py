@@ -110,7 +110,7 @@ class TrainingProgress(TrainerCallback):
 
 
 class GroupedOrder(TrainerCallback):
-    """Lets the order of an epoch with `train_sampling_strategy: group_by_length` depend on the seed and the epoch alone.
+    """Lets the order of rows with `train_sampling_strategy: group_by_length` depend on the seed and the epoch alone.
 
     Transformers draws it from torch's global generator, which processes with other dropout masks have in other states:
     they would share out different orders, and leave rows out. A run that resumes within an epoch would do so too.

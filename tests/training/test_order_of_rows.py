@@ -1,4 +1,4 @@
-"""`train_sampling_strategy: group_by_length` takes each row once in an epoch: in two processes, and in a resumed run."""
+"""`train_sampling_strategy: group_by_length` takes each row once in an epoch, in two processes or a resumed run."""
 
 import json
 import os
@@ -25,8 +25,8 @@ def train_recorded(config, folder: Path) -> None:
 
         def get_batch_samples(self, *args):
             batches, items = super().get_batch_samples(*args)
-            rows = [(ids, mask) for one in batches for ids, mask in zip(one["input_ids"], one["attention_mask"])]
-            taken.append([ids[mask.bool()].tolist() for ids, mask in rows])
+            pairs = (zip(one["input_ids"], one["attention_mask"], strict=True) for one in batches)
+            taken.append([ids[mask.bool()].tolist() for rows in pairs for ids, mask in rows])
             return batches, items
 
     sft.MicroBatchedSFTTrainer = Recorded
