@@ -106,3 +106,14 @@ def test_a_stage_trains_on_two_files_of_a_short_command_line(tmp_path, monkeypat
     assert cli.main(["tokenizer", "run.yaml", "--datasets", "a.jsonl", "b.jsonl"]) == 0
     record = json.loads((tmp_path / "out" / "hfkit.json").read_text())
     assert record["data"]["train"]["kept"] == 6
+
+
+@pytest.mark.parametrize("verb", ["merge", "evaluate", "plan", "data check", "quickstart"])
+def test_a_verb_that_trains_nothing_is_refused_in_several_processes(verb, monkeypatch, capsys, tmp_path):
+    """Each process would merge into one folder, and the last would find it taken."""
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main([*verb.split(), str(tmp_path)]) == 2
+    assert f"WORLD_SIZE: '2' -> hfkit {verb} runs in one process" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert cli.main(["data", "cards"]) == 0

@@ -34,6 +34,7 @@ def read_arguments(verb: str, module: str, argv: list[str]):
         ConfigError: with all problems.
     """
     require_working_folder()
+    require_one_process(verb)
     if unreadable := [word for word in argv if not is_utf8(word)]:
         raise ConfigError([Problem("argument", word, NOT_UTF8) for word in unreadable], "the command line")
     description = docstring_of(module)
@@ -55,6 +56,14 @@ def read_arguments(verb: str, module: str, argv: list[str]):
         parser.error(f"--revision: {given.revision!r} has no effect on a folder: leave it out")
     values = {name: value if name in TEXT_ARGUMENTS else expand_home(value) for name, value in vars(given).items()}
     return Namespace(**values, **({} if flags is None else {"flags": flags}))
+
+
+def require_one_process(verb: str) -> None:
+    """Raise ConfigError if several processes are launched for a verb that trains nothing: each would do all of it."""
+    processes = os.environ.get("WORLD_SIZE", "1") if "LOCAL_RANK" in os.environ else "1"
+    if verb not in (*STAGES, "run") and processes != "1":
+        remedy = f"hfkit {verb} runs in one process: start it without the launcher"
+        raise ConfigError([Problem("WORLD_SIZE", processes, remedy)], "the launch")
 
 
 def split_stage_flags(arguments: list[tuple], argv: list[str]) -> tuple[list[str], list[str]]:

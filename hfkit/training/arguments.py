@@ -20,7 +20,7 @@ from hfkit.core.interrupts import defer_signals
 from hfkit.core.kept_logs import KeepsLogs, kept_logs
 from hfkit.hub.push_to_hub import PushCheckpointCallback
 from hfkit.models.precision import computes_in_bf16
-from hfkit.training.callbacks import MetricsFile, Resume, TrainingProgress
+from hfkit.training.callbacks import GroupedOrder, MetricsFile, Resume, TrainingProgress
 from hfkit.training.interruption import CONTROL, SaveOnSignal, finish_evaluation, own_state
 from hfkit.training.run import Run, checkpoint_fault
 from hfkit.training.sharding import has_finite_weights, load_checkpoint, require_equal_weights
@@ -120,7 +120,7 @@ def set_callbacks(trainer: Trainer, run: Run, save: Callable[[Path], None], *mor
     trainer.add_callback(SaveOnSignal(trainer))  # before pushes of checkpoints
     if run.config.push_to_hub and run.config.hub_strategy == "every_save":
         trainer.add_callback(PushCheckpointCallback(run, save))
-    for callback in (MetricsFile(run.folder), TrainingProgress(run.stage), *more):
+    for callback in (MetricsFile(run.folder), TrainingProgress(run.stage), GroupedOrder(), *more):
         trainer.add_callback(callback)
     if patience := run.config.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hfkit.core.console import printable_line, say
 from hfkit.core.device import keep_random_state
@@ -117,6 +118,22 @@ class TrainingProgress(TrainerCallback):
         if self.line:
             self.line.close()
         self.line = None
+
+
+class GroupedOrder(TrainerCallback):
+    """Lets the order of rows with `train_sampling_strategy: group_by_length` depend on the seed and the epoch alone.
+
+    Transformers draws it from torch's global generator, which processes with other dropout masks have in other states:
+    they would share out different orders, and leave rows out. A run that resumes within an epoch would do so too.
+    """
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        sampler = getattr(train_dataloader, "batch_sampler", None)
+        while sampler is not None and not isinstance(sampler, LengthGroupedSampler):
+            sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
+        if sampler is not None:
+            seed = args.seed if args.data_seed is None else args.data_seed
+            sampler.generator = torch.Generator().manual_seed(seed + int(state.epoch))
 
 
 class Samples(TrainerCallback):

@@ -78,6 +78,17 @@ def engine_of_launch(settings: dict) -> str:
     return f"FSDP2 ({fsdp_state()})" if "fsdp" in name else "DDP or one process"
 
 
+def processes_warning(before: dict, now: dict) -> str | None:
+    """Return what another number of processes changes in a run that is resumed, by its records; None if it is equal."""
+    trained, launched = ((record.get("environment") or {}).get("processes") for record in (before, now))
+    if trained in (None, launched):
+        return None
+    return (
+        f"the run had {trained} process(es), and resumes with {launched}: a step takes another number of rows "
+        "from here on, and rows of this epoch may be repeated or left out. To continue the training, launch as before"
+    )
+
+
 def trainer_state_fault(state: dict) -> str | None:
     """Return what in a trainer_state.json is not as a trainer writes it, or None."""
     known = {field.name for field in fields(TrainerState)} | {*MORE_KEYS}

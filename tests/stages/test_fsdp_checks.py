@@ -1,12 +1,16 @@
 """Launches under FSDP that would train something else, or could not be saved, are refused before anything is loaded."""
 
+import shutil
+
 import pytest
 from processes import launch_command
 from sharding_on_cpus import ENGINES
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from hfkit.core.errors import ConfigError
 from hfkit.core.launch import engine, node_count
 from hfkit.stages.checks.fsdp import training_problems
+from hfkit.stages.checks.start import checkpoint_problems
 
 FULL = {"use_peft": False}
 
@@ -70,6 +74,19 @@ def test_activations_are_recomputed_in_one_way(config_of, tmp_path, launched):
     launched(FSDP_ACTIVATION_CHECKPOINTING="true", WORLD_SIZE="2")
     assert [one.key for one in training_problems(adapter)] == ["FSDP_ACTIVATION_CHECKPOINTING"]
     assert [one.key for one in training_problems(full)] == ["gradient_checkpointing"]
+
+
+@pytest.mark.parametrize("whole", [["embed_tokens"], ["lm_head"], ["norm"]])
+def test_a_copy_of_one_matrix_for_embeddings_and_head_is_refused(config_of, tmp_path, launched, base_dir, whole):
+    tied = shutil.copytree(base_dir, tmp_path / "tied")
+    config = AutoConfig.from_pretrained(tied, tie_word_embeddings=True)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tied)
+    changes = {"model_name_or_path": str(tied), "modules_to_save": whole}
+    config = config_of("sft", tmp_path / "out", **changes)
+    launched(WORLD_SIZE="2")
+    found = {problem.key: problem.remedy for problem in checkpoint_problems(config)}
+    assert [*found] == ["modules_to_save"] * (whole != ["norm"])
+    assert all("train with DDP" in remedy for remedy in found.values())
 
 
 def test_a_tokenizer_is_not_concerned(config_of, tmp_path, launched):

@@ -3,6 +3,7 @@
 import pytest
 
 from hfkit.core.errors import ConfigError
+from hfkit.stages.checks.processes import process_problems
 
 
 def problems(config_of, tmp_path, stage, **changes) -> dict[str, str]:
@@ -31,3 +32,14 @@ def test_a_file_that_accelerate_passes(config_of, tmp_path, monkeypatch):
 def test_a_tokenizer_is_not_concerned(config_of, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert problems(config_of, tmp_path, "tokenizer") == {}
+
+
+@pytest.mark.parametrize(("stage", "cut"), [("sft", True), ("sft", False), ("reward", True), ("reward", False)])
+def test_batches_of_other_numbers_of_rows_in_each_process(config_of, tmp_path, monkeypatch, stage, cut):
+    """A process with one row would cut nothing, and others would wait for its number of micro-batches."""
+    settings = {"train_sampling_strategy": "batch_rebalance", "micro_batches_by_length": cut}
+    config = config_of(stage, tmp_path / "out", **settings)
+    assert process_problems(config) == []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = [problem.key for problem in process_problems(config)]
+    assert found == ["train_sampling_strategy"] * (stage == "reward" or cut)

@@ -36,6 +36,18 @@ def test_resumed_is_uninterrupted_bit_for_bit(run_stage, whole, tmp_path, stage,
     assert record["tokens_per_second"] == pytest.approx(record["tokens"] / record["train_seconds"], abs=0.1)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_another_number_of_processes_is_warned_of(run_stage, whole, tmp_path, processes):
+    """A step of one process has half the rows of a step of two, and other rows of the epoch are skipped."""
+    folder = stopped_copy(whole("sft"), tmp_path / "stopped", 3)
+    record = read_record(folder)
+    record["environment"]["processes"] = processes
+    (folder / "hfkit.json").write_text(json.dumps(record))
+    run_stage("sft", folder, **CHANGES, resume_from_checkpoint=True)
+    warnings = [warning for warning in read_record(folder)["warnings"] if "resumes with 1" in warning]
+    assert len(warnings) == processes - 1
+
+
 def test_a_half_written_checkpoint_is_passed_over(run_stage, whole, tmp_path):
     folder = stopped_copy(whole("sft"), tmp_path / "stopped", 3)
     (folder / "checkpoint-6").mkdir()

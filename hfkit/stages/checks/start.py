@@ -2,11 +2,13 @@
 
 import os
 
-from peft import TaskType
+from peft import PeftModel, TaskType
+from peft.utils import ModulesToSaveWrapper
 
 from hfkit.config.registry import spec_of_config
 from hfkit.config.stages import SFTConfig
 from hfkit.core.errors import ConfigError, HfkitError, Problem, kind_of_error
+from hfkit.core.launch import shards_with_fsdp
 from hfkit.models.adapter_shape import HEADS
 from hfkit.models.classifiers import has_classifier
 from hfkit.models.fitting import adapter_on_meta, model_on_meta, require_fitting
@@ -35,6 +37,10 @@ def checkpoint_problems(config) -> list[Problem]:
         model = model_on_meta(source.base, model_config, task_type)
         if config.use_peft:
             model = adapter_on_meta(model, config, source, task_type)
+            if shards_with_fsdp() and trains_tied_weights(model):
+                remedy = "the model has one matrix for embeddings and head, which FSDP2 cannot shard beside its copy"
+                saved = model.peft_config["default"].modules_to_save
+                return [Problem("modules_to_save", saved, f"{remedy}: train with DDP, or leave both out", keys=keys)]
         else:
             require_fitting(source, task_type)
         if os.path.isdir(source.base):  # of a model on the Hub they are fetched when it is loaded
@@ -46,3 +52,11 @@ def checkpoint_problems(config) -> list[Problem]:
     except HfkitError as error:
         return [Problem(key, getattr(config, key), str(error), kind_of_error(error), keys)]
     return []
+
+
+def trains_tied_weights(model: PeftModel) -> bool:
+    """Return whether an adapter trains a copy of the embeddings or of the head of a model that has one for both."""
+    base = model.get_base_model()
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    is_tied = base.config.get_text_config().tie_word_embeddings and ends[1] is not None
+    return is_tied and any(isinstance(end, ModulesToSaveWrapper) for end in ends)
