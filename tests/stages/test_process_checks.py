@@ -6,6 +6,11 @@ from hfkit.core.errors import ConfigError
 from hfkit.stages.checks.processes import process_problems
 
 
+@pytest.fixture(autouse=True)
+def models(base_dir, sft_dir, reward_dir):
+    """What the configs start from is made before a test sets the variables of a launch."""
+
+
 def problems(config_of, tmp_path, stage, **changes) -> dict[str, str]:
     try:
         config_of(stage, tmp_path / "out", **changes)
