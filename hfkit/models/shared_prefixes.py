@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from hfkit.core.compat import attention_of
 from hfkit.core.explain_errors import is_gpu_full
 from hfkit.models.micro_batches import round_up
-from hfkit.models.token_predictions import joined_to_outputs, last_hidden_states
+from hfkit.models.output_head import joined_to_outputs, last_hidden_states
 
 PADDING = -1
 """The branch of padding; 0 is the prefix, 1 and more are the replies."""

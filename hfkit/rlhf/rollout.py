@@ -104,7 +104,8 @@ def engine_of(args: PPOArguments, model: Model, tokenizer: PreTrainedTokenizerBa
         EngineError: in all processes, if the engine of one of them failed.
     """
     if args.rollout_engine != "vllm":
-        yield make_engine(args.rollout_engine, model, tokenizer)
+        with agree_on_failure():
+            yield make_engine(args.rollout_engine, model, tokenizer)
         return
     engine = vllm_engine(args, model, tokenizer)
     with keep_random_state(model.device):

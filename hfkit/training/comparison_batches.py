@@ -9,8 +9,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from hfkit.data.encoding import pair_lengths
+from hfkit.models.output_head import causal_model
 from hfkit.models.shared_prefixes import ReplySequence, padded_sequences, sequences_of, shares_prefixes
-from hfkit.models.token_predictions import causal_model
 from hfkit.training.micro_batching import Batch
 
 

@@ -15,8 +15,8 @@ from trl import RewardTrainer
 from hfkit.core.compat import EncodedRows
 from hfkit.metrics.preference import metrics_of_rewards
 from hfkit.models.micro_batches import batches_by_length, call_tokens, round_up
+from hfkit.models.output_head import causal_model
 from hfkit.models.shared_prefixes import PER_TOKEN, ReplySequence, padded_sequences, reply_states
-from hfkit.models.token_predictions import causal_model
 from hfkit.training.comparison_batches import Comparisons
 from hfkit.training.micro_batching import Batch, MicroBatching
 

@@ -7,9 +7,10 @@ from trl import SFTTrainer
 
 from hfkit.core.compat import TokenOutputs, accept_adapted_head, fuses_head, has_plain_loss
 from hfkit.data.forms import IGNORE
+from hfkit.models.output_head import causal_model
 from hfkit.models.sft_loss import fits_fused_head
 from hfkit.models.summed_losses import sum_losses
-from hfkit.models.token_predictions import causal_model, loss_hit_and_entropy, shifted, to_float32
+from hfkit.models.token_predictions import loss_hit_and_entropy, shifted, to_float32
 from hfkit.training.chunked_loss import ChunkedLoss
 from hfkit.training.micro_batching import Batch, MicroBatching, router_loss_config
 

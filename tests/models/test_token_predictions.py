@@ -10,14 +10,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hfkit.data.forms import IGNORE
-from hfkit.models import token_predictions
+from hfkit.models import output_head, token_predictions
+from hfkit.models.output_head import CAP, SCALES, causal_model, find_scaling
 from hfkit.models.summed_losses import sum_losses
 from hfkit.models.token_predictions import (
-    CAP,
-    SCALES,
-    causal_model,
     cross_entropy,
-    find_scaling,
     logprob_and_entropy,
     loss_hit_and_entropy,
     measure_predictions,
@@ -96,13 +93,13 @@ def assert_same_as_whole(model, measure, tolerance=1e-6) -> None:
 def test_figures_and_gradients_are_those_of_the_whole_logits(head, measure):
     model = model_of(head)
     assert_same_as_whole(model, MEASURES[measure])
-    assert token_predictions.scalings[model] is not None  # by chunks
+    assert output_head.scalings[model] is not None  # by chunks
 
 
 def test_an_adapter_on_the_head_is_computed_and_trained():
     model = adapted_head()
     assert_same_as_whole(model, cross_entropy)
-    assert token_predictions.scalings[causal_model(model)] == (1.0, None)
+    assert output_head.scalings[causal_model(model)] == (1.0, None)
     assert any("lm_head" in name for name, weight in model.named_parameters() if weight.grad is not None)
 
 
@@ -110,7 +107,7 @@ def test_under_bf16_autocast_every_weight_has_its_gradient():
     model = model_of("capped")
     with torch.autocast("cpu", torch.bfloat16):
         assert_same_as_whole(model, cross_entropy, 2e-2)
-    assert token_predictions.scalings[model] == (1.0, 3.0)
+    assert output_head.scalings[model] == (1.0, 3.0)
     assert all(weight.grad is not None for weight in model.parameters())
 
 
@@ -149,17 +146,17 @@ def test_sums_and_their_gradients_are_those_of_the_whole_logits(head, is_half, t
 
 @pytest.mark.parametrize("head", ["capped", "multiplied", "divided"])
 def test_a_head_that_does_something_unknown_is_computed_whole(head, monkeypatch):
-    monkeypatch.setattr(token_predictions, "SCALES", ())
-    monkeypatch.setattr(token_predictions, "CAP", "none")
+    monkeypatch.setattr(output_head, "SCALES", ())
+    monkeypatch.setattr(output_head, "CAP", "none")
     model = model_of(head)
     assert_same_as_whole(model, cross_entropy)
-    assert token_predictions.scalings[model] is None
+    assert output_head.scalings[model] is None
 
 
 def test_every_scale_is_read_from_its_key():
     for key in SCALES:
         config = AutoConfig.for_model("llama", **LLAMA, **{key: 8.0})
-        assert {(8.0, None), (1 / 8.0, None), (1.0, None)} <= {*token_predictions.possible_scalings(config)}
+        assert {(8.0, None), (1 / 8.0, None), (1.0, None)} <= {*output_head.possible_scalings(config)}
 
 
 def test_the_test_of_the_head_leaves_modes_and_random_numbers_as_they_were():
@@ -188,7 +185,7 @@ def test_a_large_vocabulary_takes_the_memory_of_a_chunk(scaling, monkeypatch):
     inputs, targets = {"input_ids": ids}, token_predictions.shifted(ids)
     measure_predictions(model, {"input_ids": ids[:, :64]}, targets[:, :64], cross_entropy)  # looks at the head once
     if scaling is None:
-        token_predictions.scalings[model] = None
+        output_head.scalings[model] = None
     with TensorMeter() as meter:
         (losses,) = measure_predictions(model, inputs, targets, cross_entropy)
         losses.sum().backward()

@@ -10,11 +10,13 @@ from interruption import assert_same_run, stopped_copy
 from ppo_small import EOS, PTX, REPLIES, SCORES, models, small_trainer
 from processes import WORLD, launch
 
+from hfkit.models.engine_errors import EngineError
 from hfkit.models.loading import load_policy
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.record import read_record
 from hfkit.rlhf import update as updating
 from hfkit.rlhf.policy_evaluation import evaluate_policy
+from hfkit.rlhf.rollout import engine_of
 
 BATCH = {"per_device_train_batch_size": 2, "num_ppo_epochs": 2, "entropy_coef": 0.1, "ptx_coef": 0.5, "seed": 3}
 
@@ -91,6 +93,24 @@ def test_an_evaluation_is_the_same_in_one_process_and_in_two(tokenizer_dir, tmp_
     assert alone["rewards"].tolist() == pytest.approx(SCORES)
     assert alone["metrics"] == pytest.approx(first["metrics"], rel=1e-6)
     assert alone["metrics"]["kl"] != 0
+
+
+def lose_engine(tokenizer_dir: Path, folder: Path) -> None:
+    """Evaluates with an engine that fails in the second process; the error goes to a file."""
+    tokenizer, parts = load_tokenizer(str(tokenizer_dir)), models("llama", lora=True)
+    trainer = small_trainer(tokenizer, folder, parts, per_device_train_batch_size=1)
+    try:
+        with engine_of(trainer.args, parts[0], tokenizer):
+            if trainer.args.process_index == 1:
+                raise EngineError("lost")
+    except EngineError as error:
+        (folder / f"error-{trainer.args.process_index}").write_text(str(error))
+
+
+@pytest.mark.distributed
+def test_an_engine_that_fails_in_one_process_fails_in_both(tokenizer_dir, tmp_path):
+    launch(lose_engine, tokenizer_dir, tmp_path)
+    assert [(tmp_path / f"error-{rank}").read_text() for rank in range(WORLD)] == ["lost"] * WORLD
 
 
 def gradients(tokenizer_dir: Path, folder: Path, bucket: int) -> None:

@@ -51,6 +51,7 @@ def launched(monkeypatch, base_dir, sft_dir, reward_dir):
         ("reward", {"load_in_8bit": True}, {}, "load_in_8bit", "load_in_4bit"),
         ("pretrain", {"auto_find_batch_size": True}, {}, "auto_find_batch_size", "per_device_train_batch_size"),
         ("sft", {}, {"FSDP_STATE_DICT_TYPE": "LOCAL_STATE_DICT"}, "FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT"),
+        ("sft", {}, {"FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"}, "FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP"),
         (
             *("sft", {"load_in_4bit": True}, {"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}),
             *("FSDP_STATE_DICT_TYPE", "set SHARDED_STATE_DICT"),

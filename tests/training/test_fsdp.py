@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import weakref
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import forks
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import FACTS, SHAPE
 from interruption import assert_same_run, assert_same_tensors, stopped_copy
 from processes import launch, start, wait
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from hfkit.core.console import is_main_process
 from hfkit.core.errors import HfkitError
@@ -22,6 +25,7 @@ from hfkit.models import token_predictions
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 from hfkit.stages import sft
+from hfkit.training import sharding
 from hfkit.training.run import checkpoints_in
 
 STEPS = {"lora_dropout": 0.0, "max_steps": 4, "save_steps": 2, "logging_steps": 1, "max_grad_norm": 0.5}
@@ -247,6 +251,32 @@ def test_weights_that_differ_are_not_mixed(config_of, tmp_path, environment):
     else:
         assert [rank.status for rank in ranks] == [1, 1]
         assert "the processes have loaded different weights" in ranks[0].output
+
+
+def gather_counted(folder: Path) -> None:
+    """Gather a sharded model, and write the most whole tensors of before that a process still had."""
+    accelerator = Accelerator()
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SHAPE, vocab_size=318))
+    model, _ = accelerator.prepare(model, torch.optim.SGD(model.parameters()))
+    made, counts, gathered = [], [], sharding.gathered
+
+    def counted(*given):
+        counts.append(sum(one() is not None for one in made))
+        tensor = gathered(*given)
+        made.append(weakref.ref(tensor))
+        return tensor
+
+    sharding.gathered = counted
+    found = sharding.gathered_weights(model, accelerator)
+    assert all(tensor.isfinite().all() for tensor in found.values())
+    (folder / os.environ["RANK"]).write_text(json.dumps([len(found), max(counts)]))
+
+
+@pytest.mark.distributed
+def test_the_main_process_alone_keeps_gathered_weights(tmp_path):
+    launch(gather_counted, tmp_path, engine="fsdp2")
+    (count, _), other = (json.loads((tmp_path / rank).read_text()) for rank in "01")
+    assert count > 10 and other == [0, 0]
 
 
 def run_pushing(stage: str, config, folder: Path) -> None:

@@ -27,6 +27,7 @@ WITHOUT_SHARDS = (DistributedType.NO, DistributedType.MULTI_CPU)
 """The kinds of launches in which accelerate shards nothing, whatever it is asked for."""
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
 """Those of Transformers that update shards of tensors; others fail at the first step."""
+WRAP_POLICY = "FSDP_AUTO_WRAP_POLICY"
 COMPILER = "ACCELERATE_DYNAMO_BACKEND"
 SPLIT_SEQUENCES = ("PARALLELISM_CONFIG_TP_SIZE", "PARALLELISM_CONFIG_CP_SIZE", "PARALLELISM_CONFIG_SP_SIZE")
 
@@ -47,7 +48,7 @@ def fsdp_problems(config, spec: StageSpec) -> list[Problem]:
     if process_state(config.extra).distributed_type in WITHOUT_SHARDS:
         remedy = "accelerate shards in processes that it launches on GPUs, and on CPUs would silently train with DDP"
         problems.append(Problem(FSDP, True, f"{remedy}: `{LAUNCH}`, or turn FSDP off"))
-    problems += ppo_fsdp_problems(config) if spec.loop == "ppo" else saving_problems(config)
+    problems += ppo_fsdp_problems(config) if spec.loop == "ppo" else saving_problems(config) + wrap_problems()
     return problems + training_problems(config)
 
 
@@ -59,6 +60,15 @@ def saving_problems(config) -> list[Problem]:
     if kind == SAVES_WHOLE and getattr(config, "load_in_4bit", False):
         return [Problem(FSDP_STATE, kind, f"accelerate cannot save quantized weights so: set {SAVES_SHARDS}")]
     return []
+
+
+def wrap_problems() -> list[Problem]:
+    """Return the problems of the modules that accelerate shards one by one; PPO shards decoder layers by itself."""
+    policy = os.environ.get(WRAP_POLICY)
+    if policy != "SIZE_BASED_WRAP":
+        return []
+    remedy = "FSDP2 shards no lists of layers, which it takes by their size: set TRANSFORMER_BASED_WRAP"
+    return [Problem(WRAP_POLICY, policy, remedy)]
 
 
 def ppo_fsdp_problems(config) -> list[Problem]:
