@@ -17,15 +17,17 @@ class EngineError(HfkitError):
 def agree_on_failure() -> Iterator[None]:
     """Raise the EngineError of one process in all of them at the end of a block, which every process has to enter.
 
-    Otherwise the others would wait for that process in the next collective operation.
+    Otherwise the others would wait for that process in the next collective operation. A process that a signal
+    interrupts waits for them too, and then raises its own exception alone: all can still save a checkpoint together.
     """
-    failure = None
+    failure: BaseException | None = None
     try:
         yield
-    except EngineError as error:
+    except (EngineError, KeyboardInterrupt, SystemExit) as error:
         failure = error
     if PartialState().num_processes > 1:
-        messages = [message for message in gather_object([failure and str(failure)]) if message]
+        own = str(failure) if isinstance(failure, EngineError) else None
+        messages = [message for message in gather_object([own]) if message]
         failure = failure or (EngineError(messages[0]) if messages else None)
     if failure:
         raise failure

@@ -84,6 +84,7 @@ def gathered_weights(model: PreTrainedModel | PeftModel, accelerator: Accelerato
             with whole(tensor):
                 values = gathered(tensor.detach(), accelerator.device)
                 wholes[id(tensor)] = values.to("cpu", copy=True) if accelerator.is_main_process else torch.empty(0)
+                del values  # else two whole tensors would be on the device while the next one is gathered
         if accelerator.is_main_process:
             found[name] = wholes[id(tensor)]
     return found
