@@ -78,6 +78,13 @@ def test_what_processes_send(stage_for):
     sent = {engine: sent_bytes(stage, roles, Launch(4, engine)) for engine in LAUNCH_ENGINES}
     in_two_passes = {"ddp": 2, "zero2": 3, "fsdp2": 5, "zero3": 6}
     assert sent == {engine: pytest.approx(count * weights * 3 / 4) for engine, count in in_two_passes.items()}
+    half = replace(stage, config=replace(stage.config, bf16=True))
+    sent = {engine: sent_bytes(half, roles, Launch(4, engine)) for engine in LAUNCH_ENGINES}
+    in_two_passes = {"ddp": 2, "zero2": 1.5, "fsdp2": 3, "zero3": 3}  # FSDP2 sums gradients in float32
+    assert sent == {engine: pytest.approx(count * weights * 3 / 4) for engine, count in in_two_passes.items()}
+    by_length = replace(stage, config=replace(stage.config, micro_batches_by_length=True, max_tokens_per_micro_batch=1))
+    passes = 4  # a row each, after each of which FSDP2 sums
+    assert sent_bytes(by_length, roles, Launch(4, "fsdp2")) == pytest.approx(3 * passes * weights * 3 / 4)
     lora = stage_for("sft", **LORA)
     trained = sum(weight.count for weight in roles_of(lora)[0].trained)
     assert sent_bytes(lora, roles_of(lora), Launch(4)) == 4 * trained * 2 * 3 // 4

@@ -6,30 +6,32 @@ sends (n-1)/n of a tensor to gather it or to scatter its sum, and twice that to 
 
 from math import ceil
 
+from hfkit.training.memory.formulas import BF16, FP32
 from hfkit.training.memory.peak import computes_in_half
 from hfkit.training.memory.processes import Launch, size_of
-from hfkit.training.memory.rows import micro_batch_tokens, step_tokens
+from hfkit.training.memory.rows import joins_rows, micro_batch_tokens, step_tokens
 from hfkit.training.memory.shapes import Role
 
 
 def sent_bytes(stage, roles: list[Role], launch: Launch) -> int:
     """Return the bytes that one process sends in an optimizer step; the weights that PPO samples with come on top."""
-    config, half = stage.config, computes_in_half(stage) and launch.shares_states
-    trained = [weight for role in roles for weight in role.trained]
-    itemsize = 2 if half and stage.spec.loop != "ppo" else 4
-    gradients = itemsize * sum(weight.count for weight in trained)
+    config, half, is_ppo = stage.config, computes_in_half(stage), stage.spec.loop == "ppo"
+    trained = sum(weight.count for role in roles for weight in role.trained)
+    gradients = (BF16 if half and launch.is_zero else FP32) * trained
     computed = [weight for role in roles if role.trained for weight in role.weights if not launch.leaves_whole(weight)]
-    weights = itemsize * sum(weight.count for weight in computed) if itemsize == 2 else size_of(computed)
-    if stage.spec.loop == "ppo":
+    weights = BF16 * sum(weight.count for weight in computed) if half and launch.shares_states else size_of(computed)
+    if is_ppo:
         passes = ceil(config.gradient_accumulation_steps / config.num_mini_batches)
     else:
         passes = ceil(
             step_tokens(stage.spec, config, stage.replies) / micro_batch_tokens(stage.spec, config, stage.replies)
         )
+    in_parts = config.micro_batches_by_length and not config.use_peft and not joins_rows(config)
+    sums = passes if is_ppo or in_parts else 1  # as `MicroBatching.training_step` does under FSDP2
     sent = {
         "ddp": 2 * gradients,
         "zero2": passes * gradients + gradients,  # the weights that have changed are as large
-        "fsdp2": 2 * passes * weights + gradients,
+        "fsdp2": 2 * passes * weights + sums * gradients,
         "zero3": 2 * passes * weights + passes * gradients,
     }
     return sent[launch.engine] * (launch.processes - 1) // launch.processes
