@@ -37,13 +37,7 @@ def validate_trainer_inputs(
         raise HfkitError("PPO does not shard the frozen base of an adapter: train with DDP, or all weights with FSDP2")
     if with_fsdp and args.rollout_engine == "static":
         raise HfkitError("rollout_engine=static: Transformers compiles no model that FSDP2 shards: set generate")
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * PartialState().num_processes
-    if len(train_dataset) < batch:
-        raise HfkitError(
-            f"{len(train_dataset)} prompts < batch of {batch} (per_device_train_batch_size x "
-            "gradient_accumulation_steps x processes): each update would use some prompts twice. Add prompts, or lower "
-            "the batch size"
-        )
+    require_full_batch(len(train_dataset), args)
     if args.kl_estimator not in ("k1", "k3"):
         raise HfkitError(f"kl_estimator={args.kl_estimator!r}: set k1 or k3")
     if getattr(args, "stop_token_id", None) is not None:
@@ -75,6 +69,16 @@ def validate_trainer_inputs(
     for role, scored in (("reward", reward_model), ("value", value_model)):
         if scored is not None and getattr(scored.config, "num_labels", None) != 1:
             raise HfkitError(f"the {role} model has num_labels={scored.config.num_labels}; PPO needs 1")
+
+
+def require_full_batch(prompts: int, args: PPOConfig | PPOArguments) -> None:
+    """Raise an HfkitError if there are fewer prompts than an update of all processes takes."""
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * PartialState().num_processes
+    if prompts < batch:
+        raise HfkitError(
+            f"{prompts} prompts < batch of {batch} (per_device_train_batch_size x gradient_accumulation_steps x "
+            "processes): each update would use some prompts twice. Add prompts, or lower the batch size"
+        )
 
 
 def precision_problems(config: PPOConfig | PPOArguments) -> list[Problem]:

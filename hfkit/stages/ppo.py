@@ -32,6 +32,7 @@ from hfkit.rlhf.ptx import load_ptx
 from hfkit.rlhf.reward_quality import probe_rewards, report_reward_accuracy
 from hfkit.rlhf.rewards import initial_normalizer, load_scorer, scoring_tokenizer, validate_rendering
 from hfkit.rlhf.roles import load_roles
+from hfkit.rlhf.trainer_checks import require_full_batch
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import (
     best_checkpoint_facts,
@@ -57,6 +58,7 @@ def main(config: PPOConfig) -> Path:
     tokenizer = load_stage_tokenizer(config)
     train_rows, test_rows, stats = load_splits(config, PROMPTS, config.reward_columns)
     train_rows = encode_prompts(train_rows, tokenizer, stats["train"], config)
+    require_full_batch(len(train_rows), config)
     if test_rows is not None:
         test_rows = encode_prompts(test_rows, tokenizer, stats["test"], config)
     reader = scoring_tokenizer(config, tokenizer)

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from hfkit.core.errors import ConfigError, HfkitError
+from hfkit.stages.checks.ppo import ppo_problems
 
 LENGTH = "reward_functions:length"
 FUNCTION = {"reward_functions": [LENGTH]}
@@ -107,6 +108,16 @@ def test_what_is_right_is_taken(config_of, tmp_path, changes):
 def test_a_batch_larger_than_the_data_is_told_before_training(run_stage, tmp_path):
     with pytest.raises(HfkitError, match=r"8 prompts < batch of 16 .* use some prompts twice"):
         run_stage("ppo", tmp_path / "out", per_device_train_batch_size=8, total_episodes=16)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_is_that_of_all_processes(config_of, tmp_path, monkeypatch):
+    settings = {"total_episodes": 4, "kl_target": 6.0, "kl_horizon": 4}
+    config = config_of("ppo", tmp_path, **settings)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = {problem.key: problem.remedy for problem in ppo_problems(config)}
+    assert [*found] == ["total_episodes", "kl_horizon"]
+    assert "less than one batch, 8 " in found["total_episodes"] and "(8 responses)" in found["kl_horizon"]
 
 
 @pytest.mark.parametrize("kind", ["base", "sft"])

@@ -5,6 +5,7 @@ from peft import TaskType
 from hfkit.config.fields import models_named
 from hfkit.config.stages import PPOConfig
 from hfkit.core.errors import HfkitError, Problem, kind_of_error, reason
+from hfkit.core.launch import world_size
 from hfkit.models.adapter_shape import fit_to_model, get_on_meta, lora_config
 from hfkit.models.fitting import model_on_meta
 from hfkit.models.loading import cached_config, is_classifier
@@ -47,12 +48,13 @@ def response_rules(config: PPOConfig) -> list[tuple]:
 def batch_rules(config: PPOConfig) -> list[tuple]:
     """Return the rules of batches: mini-batches divide them, and they are large enough for an update."""
     passes, mini_batches, episodes = config.gradient_accumulation_steps, config.num_mini_batches, config.total_episodes
-    batch = config.per_device_train_batch_size * passes
+    batch, processes = config.per_device_train_batch_size * passes, world_size()
     uneven = mini_batches > 0 and passes % mini_batches != 0
     divide = "must divide gradient_accumulation_steps: an optimizer step is a whole number of forward passes"
     whiten = not uneven and config.whiten_rewards and batch < 8 * mini_batches
-    too_few = episodes is not None and 0 < episodes < batch and config.max_steps == -1
-    less = f"less than one batch, {batch} (per_device_train_batch_size x gradient_accumulation_steps)"
+    too_few = episodes is not None and 0 < episodes < batch * processes and config.max_steps == -1
+    less = f"less than one batch, {batch * processes} (per_device_train_batch_size x gradient_accumulation_steps"
+    less += ")" if processes == 1 else f" x {processes} processes)"
     return [
         (uneven, "num_mini_batches", divide, "gradient_accumulation_steps"),
         (whiten, "whiten_rewards", "needs mini-batches of 8 responses or more", "num_mini_batches", *BATCH_KEYS),
@@ -78,7 +80,7 @@ def function_rules(config: PPOConfig) -> list[tuple]:
 
 def penalty_rules(config: PPOConfig) -> list[tuple]:
     """Return the rules of the KL penalty and of the ptx loss: no weight without a term, no term without its weight."""
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * world_size()
     adapts, has_ptx = config.kl_target is not None, bool(config.ptx_datasets)
     jumps = f"less than one batch ({batch} responses), so kl_coef would jump: 10000 is common"
     no_rows, no_weight = "has no effect without rows: name ptx_datasets", "set it above 0, for ptx_datasets to count"
