@@ -78,15 +78,18 @@ def engine_of_launch(settings: dict) -> str:
     return f"FSDP2 ({fsdp_state()})" if "fsdp" in name else "DDP or one process"
 
 
-def processes_warning(before: dict, now: dict) -> str | None:
-    """Return what another number of processes changes in a run that is resumed, by its records; None if it is equal."""
+def resume_warning(checkpoint: Path, before: dict, now: dict) -> str | None:
+    """Return why a run that is resumed will not be that of an uninterrupted one, by its records; None if it will be."""
     trained, launched = ((record.get("environment") or {}).get("processes") for record in (before, now))
-    if trained in (None, launched):
-        return None
-    return (
-        f"the run had {trained} process(es), and resumes with {launched}: a step takes another number of rows "
-        "from here on, and rows of this epoch may be repeated or left out. To continue the training, launch as before"
-    )
+    if trained not in (None, launched):
+        return (
+            f"the run had {trained} process(es), and resumes with {launched}: a step takes another number of rows "
+            "from here on, and rows of this epoch may be repeated or left out. To continue it, launch as before"
+        )
+    names = [f"rng_state_{rank}.pth" for rank in range(launched)] if launched > 1 else []
+    if lost := [name for name in names if not (checkpoint / name).exists()]:
+        return f"{checkpoint.name} has no {', '.join(lost)}: dropout and samples will not be those of one run"
+    return None
 
 
 def trainer_state_fault(state: dict) -> str | None:

@@ -29,7 +29,7 @@ from hfkit.core.temporary import temporary_in
 from hfkit.hub.cards.model_card import write_card
 from hfkit.records.environment import environment, peak_memory_bytes, reset_peak_memory
 from hfkit.records.record import read_record, settings_of, with_later_keys
-from hfkit.training.checkpoint_state import engine_of_checkpoint, engine_of_launch, foreign_fault, processes_warning
+from hfkit.training.checkpoint_state import engine_of_checkpoint, engine_of_launch, foreign_fault, resume_warning
 from hfkit.training.plots import plot_metrics
 from hfkit.training.sharding import CollectiveSave
 from hfkit.training.zero_checkpoint import LATEST
@@ -139,7 +139,7 @@ class Run:
                 say(f"{self.stage}: resuming from {self.checkpoint.name}")
                 self.record["resumed_from"] = self.checkpoint.name
                 self.record["warnings"] = self.before.get("warnings", [])
-                if warning := processes_warning(self.before, self.record):
+                if warning := resume_warning(self.checkpoint, self.before, self.record):
                     warn(warning)
             self._save()
             with catch_signals():

@@ -8,6 +8,7 @@ from interruption import assert_same_run, curves, stopped_copy
 
 from hfkit.core.errors import HfkitError
 from hfkit.records.record import read_record
+from hfkit.training.checkpoint_state import resume_warning
 
 STAGES = ["pretrain", "sft", "reward"]
 CHANGES = {"save_total_limit": None, "eval_strategy": "steps", "eval_steps": 2, "test_split_size": 8, "max_steps": 6}
@@ -46,6 +47,14 @@ def test_another_number_of_processes_is_warned_of(run_stage, whole, tmp_path, pr
     run_stage("sft", folder, **CHANGES, resume_from_checkpoint=True)
     warnings = [warning for warning in read_record(folder)["warnings"] if "resumes with 1" in warning]
     assert len(warnings) == processes - 1
+
+
+def test_a_lost_random_state_is_named(tmp_path):
+    before = {"environment": {"processes": 2}}
+    (tmp_path / "rng_state_0.pth").touch()
+    assert "has no rng_state_1.pth:" in resume_warning(tmp_path, before, before)
+    (tmp_path / "rng_state_1.pth").touch()
+    assert resume_warning(tmp_path, before, before) is None
 
 
 def test_a_half_written_checkpoint_is_passed_over(run_stage, whole, tmp_path):
