@@ -21,6 +21,7 @@ from hfkit.core.kept_logs import KeepsLogs
 from hfkit.data.encoding import count_ids
 from hfkit.data.forms import IGNORE
 from hfkit.models.micro_batches import batches_by_length, call_tokens, micro_batches, round_up
+from hfkit.models.sft_loss import ROUTER_KEY
 from hfkit.models.shared_prefixes import PADDING
 from hfkit.training.sharding import is_sharded, reduce_in_float32
 
@@ -76,8 +77,21 @@ class MicroBatching(KeepsLogs, Trainer):
     def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
         """Return the loss of a micro-batch; of one whose losses do not add up, its share of the batch's."""
         share = inputs.pop("share", 1.0)
-        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        return (found[0] * share, found[1]) if return_outputs else found * share
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if num_items_in_batch is not None:
+            loss = loss - self.router_excess(outputs)
+        return (loss * share, outputs) if return_outputs else loss * share
+
+    def router_excess(self, outputs) -> torch.Tensor | float:
+        """Return what a micro-batch adds of the router loss beyond its mean over the micro-batches of all processes.
+
+        Transformers takes it for a sum over tokens: it would weigh as much more as there are processes and batches.
+        """
+        config, aux_loss = router_loss_config(self), getattr(outputs, "aux_loss", None)
+        if config is None or aux_loss is None or self.compute_loss_func is not None or self.label_smoother is not None:
+            return 0.0
+        times = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return getattr(config, ROUTER_KEY, 0.0) * aux_loss * (times - 1 / self.current_gradient_accumulation_steps)
 
     def adds_up(self, batch: Batch, items: torch.Tensor | int | None) -> bool:
         """Return whether a step's loss is the sum of its parts' losses, given the number of its labels, if counted."""
