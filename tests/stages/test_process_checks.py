@@ -48,3 +48,10 @@ def test_batches_of_other_numbers_of_rows_in_each_process(config_of, tmp_path, m
     monkeypatch.setenv("WORLD_SIZE", "2")
     found = [problem.key for problem in process_problems(config)]
     assert found == ["train_sampling_strategy"] * (stage == "reward" or cut)
+
+
+def test_batches_that_not_every_process_has(config_of, tmp_path, monkeypatch):
+    """The processes that have one would wait for the others."""
+    config = config_of("sft", tmp_path / "out", accelerator_config={"even_batches": False})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert [problem.key for problem in process_problems(config)] == ["accelerator_config"]

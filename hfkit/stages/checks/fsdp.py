@@ -99,10 +99,6 @@ def training_problems(config) -> list[Problem]:
     if config.extra.get("label_smoothing_factor"):
         remedy = "Transformers would not shift the labels of a model that FSDP2 wraps: remove it, or train with DDP"
         problems.append(Problem("label_smoothing_factor", config.extra["label_smoothing_factor"], remedy))
-    loading = config.extra.get("accelerator_config")
-    if isinstance(loading, dict) and loading.get("even_batches", True) is not True:
-        remedy = "a process without a batch would not take part in the others' passes: remove even_batches"
-        problems.append(Problem("accelerator_config", loading, remedy))
     optimizer = getattr(config, "optim", None) or config.extra.get("optim")
     if optimizer and optimizer not in OPTIMIZERS:
         problems.append(Problem("optim", optimizer, f"it updates no shards: set one of {', '.join(OPTIMIZERS)}"))

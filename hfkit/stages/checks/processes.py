@@ -1,8 +1,10 @@
 """Validates how several processes share a model: what an engine cannot train, save and resume is refused."""
 
+from accelerate.utils import parse_flag_from_env
+
 from hfkit.config.registry import StageSpec, spec_of_config
 from hfkit.core.errors import Problem
-from hfkit.core.launch import world_size
+from hfkit.core.launch import FSDP, world_size
 from hfkit.stages.checks.deepspeed import deepspeed_problems
 from hfkit.stages.checks.fsdp import fsdp_problems
 
@@ -16,14 +18,19 @@ def process_problems(config) -> list[Problem]:
 
 
 def sampling_problems(config, spec: StageSpec) -> list[Problem]:
-    """Return the problem of processes that would cut other numbers of rows into micro-batches, and wait for each other.
+    """Return the problems of processes that would have other numbers of batches or of rows, and wait for each other.
 
     A reward model's loss is a mean over the rows of a process, so that they would weigh less in a larger batch.
     """
+    problems, loading = [], config.extra.get("accelerator_config")
+    is_shared = world_size() > 1 or parse_flag_from_env(FSDP)
+    if is_shared and isinstance(loading, dict) and loading.get("even_batches", True) is not True:
+        remedy = "a process without a batch would not take part in the others' passes: remove even_batches"
+        problems.append(Problem("accelerator_config", loading, remedy))
     key, sums_labels = "train_sampling_strategy", spec.makes != "reward model"
     if config.extra.get(key) != "batch_rebalance" or world_size() == 1:
-        return []
+        return problems
     if sums_labels and not config.micro_batches_by_length:
-        return []
+        return problems
     remedy = "its processes have batches of other numbers of rows: remove it; micro_batches_by_length cuts padding too"
-    return [Problem(key, "batch_rebalance", remedy, keys=("micro_batches_by_length",))]
+    return [*problems, Problem(key, "batch_rebalance", remedy, keys=("micro_batches_by_length",))]
