@@ -107,6 +107,16 @@ def test_a_run_plans_the_launch_that_it_is_in(monkeypatch, variables, launch):
     assert this_launch({}) == launch
 
 
+def test_fsdp2_keeps_whole_gradients_where_it_sums_them_once(stage_for):
+    stage = stage_for("sft", gradient_accumulation_steps=4, per_device_train_batch_size=1)
+    once, each = (
+        plan_memory(replace(stage, config=replace(stage.config, micro_batches_by_length=each)), CPU, Launch(4, "fsdp2"))
+        for each in (False, True)
+    )
+    whole = 4 * sum(weight.count for weight in roles_of(stage)[0].weights)
+    assert once.phases["loss"] - each.phases["loss"] == pytest.approx(whole * 3 / 4, rel=1e-3)
+
+
 def test_ppo_samples_from_whole_weights_under_fsdp2(stage_for):
     stage = stage_for("ppo", use_peft=False)
     alone, shared = plan_memory(stage, CPU), plan_memory(stage, CPU, Launch(2, "fsdp2"))
@@ -148,6 +158,7 @@ def test_the_peak_under_fsdp2_is_that_of_a_gpu(case, folder_of, stage_for):
         ("pretrain", "zero2", {}),
         ("pretrain", "zero3", {}),
         ("sft", "fsdp2", {"gradient_accumulation_steps": 2, "micro_batches_by_length": False}),
+        ("sft", "fsdp2", {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 1}),
         ("sft", "fsdp2", LORA),
         ("sft", "fsdp2", {**LORA, "load_in_4bit": True}),
         ("sft", "zero3", LORA),

@@ -9,7 +9,7 @@ from math import ceil
 from hfkit.training.memory.formulas import BF16, FP32
 from hfkit.training.memory.peak import computes_in_half
 from hfkit.training.memory.processes import Launch, size_of
-from hfkit.training.memory.rows import joins_rows, micro_batch_tokens, step_tokens
+from hfkit.training.memory.rows import micro_batch_tokens, step_tokens, sums_each_pass
 from hfkit.training.memory.shapes import Role
 
 
@@ -26,8 +26,7 @@ def sent_bytes(stage, roles: list[Role], launch: Launch) -> int:
         passes = ceil(
             step_tokens(stage.spec, config, stage.replies) / micro_batch_tokens(stage.spec, config, stage.replies)
         )
-    in_parts = config.micro_batches_by_length and not config.use_peft and not joins_rows(config)
-    sums = passes if is_ppo or in_parts else 1  # as `MicroBatching.training_step` does under FSDP2
+    sums = passes if is_ppo or sums_each_pass(config) else 1
     sent = {
         "ddp": 2 * gradients,
         "zero2": passes * gradients + gradients,  # the weights that have changed are as large

@@ -8,7 +8,7 @@ from hfkit.training.memory import formulas
 from hfkit.training.memory.device import Device
 from hfkit.training.memory.formulas import BF16, FP32, Pass
 from hfkit.training.memory.processes import ALONE, Launch, gathered_size
-from hfkit.training.memory.rows import micro_batch_tokens, step_tokens
+from hfkit.training.memory.rows import micro_batch_tokens, step_tokens, sums_each_pass
 from hfkit.training.memory.shapes import Role, quantized_bits, roles_of
 
 
@@ -97,7 +97,7 @@ def trainer_phases(
     """Return activations, logits, and what each phase of Transformers' loop adds.
 
     Gradients replace activations in the backward, unless they accumulate: then they exist from the first pass on, and
-    FSDP2 shares them out with the last one.
+    FSDP2 shares them out with each one, or with the last (`sums_each_pass`).
     """
     config, role = stage.config, roles[0]
     tokens = micro_batch_tokens(stage.spec, config, stage.replies)
@@ -108,7 +108,7 @@ def trainer_phases(
     whole = launch.gathered(role, run.half, device.is_gpu)
     accumulated = 0
     if tokens < step_tokens(stage.spec, config, stage.replies):
-        accumulated = max(gradients, whole.accumulated)
+        accumulated = gradients if sums_each_pass(config) else max(gradients, whole.accumulated)
     phases = {
         "loss": kept + logits + accumulated + whole.forward,
         "backward": whole.backward(kept + accumulated, gradients, backward),

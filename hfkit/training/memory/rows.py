@@ -41,6 +41,14 @@ def joins_rows(config) -> bool:
     return getattr(config, "packing", False) in (True, "documents")
 
 
+def sums_each_pass(config) -> bool:
+    """Return whether FSDP2 sums gradients after each micro-batch of a step (`MicroBatching.training_step`).
+
+    Otherwise each process adds up whole ones until the last.
+    """
+    return config.micro_batches_by_length and not config.use_peft and not joins_rows(config)
+
+
 def replies_per_row(spec: StageSpec, config) -> int:
     """Return how many replies a row of a stage has: 2 of a pair, the most of a ranking; 1 where none are compared.
 
