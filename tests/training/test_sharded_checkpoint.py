@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from hfkit.core.compat import CHECKPOINT_CLASSES
+from hfkit.core.compat_sharding import CHECKPOINT_CLASSES
 from hfkit.training.sharded_checkpoint import METADATA, MetadataReader, sharded_fault
 
 
