@@ -47,7 +47,7 @@ def test_a_folder_that_one_machine_does_not_see_is_an_error(tmp_path, monkeypatc
     if exists:
         (tmp_path / "shared").mkdir()
     machines = {"LOCAL_WORLD_SIZE": "1"}
-    own = wait(start(compare, tmp_path, "../shared/out" if exists else "runs/out", environment=machines))
+    own = wait(start(compare, tmp_path, "../common/out" if exists else "runs/out", environment=machines))
     assert [rank.status for rank in own] == [2, 2]
     assert ("seed" in own[0].output, "output_dir" in own[0].output) == (exists, not exists)
     assert [*tmp_path.rglob("out"), *tmp_path.rglob("runs")] == [] and own[1].output == ""
