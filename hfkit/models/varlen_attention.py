@@ -24,6 +24,8 @@ VARLEN = "varlen"
 PARAMETERS = inspect.signature(varlen_attn).parameters if varlen_attn else {}
 GROUPED = {"enable_gqa": True} if "enable_gqa" in PARAMETERS else {}  # PyTorch 2.11 groups heads unasked
 LARGEST_HEAD, AMPERE = 256, (8, 0)
+UNSUPPORTED = ("attn_logit_softcapping", "attention_chunk_size")
+"""Keys of configs for what the kernel does not compute."""
 
 
 def supports_varlen(config: PreTrainedConfig) -> bool:
@@ -31,7 +33,7 @@ def supports_varlen(config: PreTrainedConfig) -> bool:
     text = config.get_text_config()
     heads = getattr(text, "num_attention_heads", None)
     size = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else None)
-    if size is None or size > LARGEST_HEAD or getattr(text, "attn_logit_softcapping", None):
+    if size is None or size > LARGEST_HEAD or any(getattr(text, key, None) for key in UNSUPPORTED):
         return False
     return has_kernel() and torch.cuda.is_available() and torch.cuda.get_device_capability() >= AMPERE
 
@@ -82,6 +84,8 @@ def varlen_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
     unsupported = [name for name in ("softcap", "s_aux") if options.get(name) is not None]
+    unsupported += [key for key in UNSUPPORTED if getattr(module.config, key, None)]
+    unsupported += ["is_causal=False"] * (options.get("is_causal") is False)
     if unsupported or dropout or value.shape[-1] != query.shape[-1]:
         wanted = ", ".join([*unsupported, *["dropout"] * bool(dropout)]) or "values of another size than the keys"
         raise HfkitError(f"attn_implementation={VARLEN} does not compute {wanted}: set attn_implementation: sdpa")

@@ -154,10 +154,12 @@ class Server:
         """
         metadata = [(one.name, str(one.dtype).removeprefix("torch."), one.shape) for one in weights]
 
+        gpu = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cuda"  # a thread has its own
+
         def send() -> None:
             client = client_of(self)
             if client.communicator is None:
-                client.init_communicator(device="cuda")  # the current one
+                client.init_communicator(device=gpu)
             client.update_named_params(metadata, ((one.name, one.value()) for one in weights))
             client.reset_prefix_cache()
 

@@ -7,7 +7,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hfkit.core.device import has_bf16
-from hfkit.models.varlen_attention import VARLEN, supports_varlen
+from hfkit.core.errors import HfkitError
+from hfkit.models.varlen_attention import VARLEN, supports_varlen, varlen_attention
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPES = {
@@ -86,5 +87,15 @@ def test_the_kernel_is_not_chosen_for_what_it_does_not_compute(monkeypatch):
     assert supports_varlen(model_of("llama", "eager").config)
     assert not supports_varlen(AutoConfig.for_model("gemma2", **SHAPE))  # soft caps
     assert not supports_varlen(AutoConfig.for_model("llama", **SHAPE, head_dim=512))
+    assert not supports_varlen(AutoConfig.for_model("llama4_text", **SHAPE, attention_chunk_size=8))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert not supports_varlen(model_of("llama", "eager").config)
+
+
+@pytest.mark.parametrize(
+    "option", [{"softcap": 50.0}, {"s_aux": torch.zeros(4)}, {"is_causal": False}, {"dropout": 0.1}]
+)
+def test_what_the_kernel_does_not_compute_is_an_error(option):
+    row, layer = torch.zeros(1, 4, 7, 8), model_of("llama", VARLEN).model.layers[0].self_attn
+    with pytest.raises(HfkitError, match=f"does not compute {next(iter(option))}"):
+        varlen_attention(layer, row, row, row, None, position_ids=torch.arange(7)[None], **option)
