@@ -25,6 +25,7 @@ from hfkit.core.peers import Peers
 
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
 """What a launcher sets, beside MASTER_ADDR: whole numbers."""
+LOOPBACK = "127.0.0.1"
 LAUNCHERS = "launch with `accelerate launch` or `torchrun`, which set it"
 JOIN_SECONDS = 1800
 """Seconds to wait until all processes of a launch have started."""
@@ -172,7 +173,7 @@ def connect(rank: int, size: int, store: Store) -> Peers:
     if rank == 0:
         server = listen(size)
         token, port = secrets.token_hex(16), server.getsockname()[1]
-        addresses = [os.environ["MASTER_ADDR"], me.host]
+        addresses = [LOOPBACK] if is_of_one_machine(size) else [os.environ["MASTER_ADDR"], me.host]
         store.set("hub", json.dumps({"addresses": addresses, "port": port, "token": token, "peer": asdict(me)}))
         peers = Peers(me, None, server, token, speaks)
         peers.start()
@@ -198,10 +199,20 @@ def connect(rank: int, size: int, store: Store) -> Peers:
 
 
 def listen(size: int) -> socket.socket:
-    """Return a socket that accepts the connections of all processes, over IPv4 and, where there is IPv6, over both."""
+    """Return a socket that accepts the connections of all processes: from this machine alone if all of them run on it.
+
+    From other machines it does so over IPv4 and, where there is IPv6, over both.
+    """
+    if is_of_one_machine(size):
+        return socket.create_server((LOOPBACK, 0), backlog=size)
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", 0), family=socket.AF_INET6, backlog=size, dualstack_ipv6=True)
     return socket.create_server(("", 0), backlog=size)
+
+
+def is_of_one_machine(size: int) -> bool:
+    """Return whether the launcher says that all processes of the launch run on this machine."""
+    return os.environ.get("LOCAL_WORLD_SIZE") == str(size)
 
 
 def shared_error(launch: JoinedLaunch, error: BaseException) -> HfkitError | None:

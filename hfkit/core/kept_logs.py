@@ -30,8 +30,8 @@ class KeepsLogs:
         loss = self.accelerator.gather(kept["loss"]).mean().item()
         kept |= {"loss": loss, "seconds": time.time() - self.started}
         self.state.stateful_callbacks[KeepsLogs.__name__] = kept
-        # each process asks next whether the folder of the best checkpoint is there: it may be this one, and is made
-        # only after that where shards are saved
+        # Trainer asks in each process whether the folder of the best checkpoint exists. It may be this one, and where
+        # shards are saved Trainer would create it only after that.
         Path(self.args.output_dir, f"checkpoint-{self.state.global_step}").mkdir(parents=True, exist_ok=True)
         super()._save_checkpoint(model, trial)
 

@@ -14,7 +14,7 @@ from hfkit.core import peers, signal_watch
 from hfkit.core.device import process_state, wait_for_everyone
 from hfkit.core.errors import HfkitError
 from hfkit.core.interrupts import catch_signals
-from hfkit.core.joining import current_launch, joined_launch
+from hfkit.core.joining import current_launch, joined_launch, listen
 
 STEP = f"{__name__}:step"
 
@@ -101,3 +101,10 @@ def test_strangers_are_not_heard():
     ended = befall(Event(STEP, signal.SIGKILL, ranks=[1], hangs=True), work_beside_strangers)
     assert ended.statuses == [1, -signal.SIGKILL] and "rank 1 (" in ended.outputs[0], ended.outputs
     assert "Traceback" not in ended.output and "rank 5" not in ended.output
+
+
+@pytest.mark.parametrize("local", ["2", "1", None])
+def test_a_launch_on_one_machine_listens_to_that_machine_alone(local, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", local) if local else monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    with listen(2) as server:
+        assert (server.getsockname()[0] == "127.0.0.1") == (local == "2")
