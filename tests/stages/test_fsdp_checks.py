@@ -3,25 +3,16 @@
 import shutil
 
 import pytest
+from config_problems import problems
 from processes import launch_command
 from sharding_on_cpus import ENGINES
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from hfkit.core.errors import ConfigError
 from hfkit.core.launch import engine, node_count
 from hfkit.stages.checks.fsdp import training_problems
 from hfkit.stages.checks.start import checkpoint_problems
 
 FULL = {"use_peft": False}
-
-
-def problems(config_of, tmp_path, stage, **changes) -> dict[str, str]:
-    """The problems of a config, by key."""
-    try:
-        config_of(stage, tmp_path / "out", **changes)
-    except ConfigError as error:
-        return {problem.key: str(problem) for problem in error.problems}
-    return {}
 
 
 @pytest.fixture

@@ -1,22 +1,14 @@
 """Ways to share weights among processes that would train nothing, or publish empty weights, are refused."""
 
 import pytest
+from config_problems import problems
 
-from hfkit.core.errors import ConfigError
 from hfkit.stages.checks.processes import process_problems
 
 
 @pytest.fixture(autouse=True)
 def models(base_dir, sft_dir, reward_dir):
     """What the configs start from is made before a test sets the variables of a launch."""
-
-
-def problems(config_of, tmp_path, stage, **changes) -> dict[str, str]:
-    try:
-        config_of(stage, tmp_path / "out", **changes)
-    except ConfigError as error:
-        return {problem.key: str(problem) for problem in error.problems}
-    return {}
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])

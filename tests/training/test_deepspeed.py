@@ -10,12 +10,11 @@ import torch
 from conftest import SHAPE
 from forks import run_without_hfkit
 from interruption import assert_same_run, stopped_copy
+from one_and_two import assert_same_training, weights_of
 from processes import launch, launch_command
-from safetensors.torch import load_file
 
 from hfkit.core.errors import HfkitError
 from hfkit.models import token_predictions
-from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 from hfkit.training.run import checkpoint_fault
 
@@ -85,11 +84,6 @@ def run(stage: str, config, chunk: int | None = None) -> None:
     import_module(f"hfkit.stages.{stage}").main(config)
 
 
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of an artifact."""
-    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
-
-
 def zero_file(folder: Path, stage: int, **more) -> str:
     """A file with DeepSpeed's settings, by which ZeRO-3 shares out the smallest weights too."""
     zero = {"stage": stage, "stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": True}
@@ -125,16 +119,7 @@ def check(stage: str, settings: dict, engine: str, config_of, folder: Path, chun
     file = zero_file(folder, int(engine[-1]))
     options = {"engine": engine, "environment": {"ACCELERATE_DEEPSPEED_CONFIG_FILE": file}}
     launch(run, stage, config_of(stage, folder / "two", **settings), chunk, **options)
-    one, two = weights_of(folder / "one"), weights_of(folder / "two")
-    assert one.keys() == two.keys()
-    for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-4)
-    records = [read_record(folder / name) for name in ("one", "two")]
-    logs = [[log for log in read_metrics(folder / name) if "grad_norm" in log] for name in ("one", "two")]
-    for name in ("loss", "grad_norm"):
-        assert [log[name] for log in logs[0]] == pytest.approx([log[name] for log in logs[1]], rel=1e-4)
-    assert records[0]["metrics"] == pytest.approx(records[1]["metrics"], rel=1e-4)
-    assert [record["environment"]["engine"] for record in records] == [None, engine]
+    assert_same_training(folder, engine, 1e-4)
     resume(stage, settings, config_of, folder, settings["save_steps"], chunk, **options)
 
 

@@ -14,15 +14,14 @@ import torch
 from accelerate import Accelerator
 from conftest import FACTS, SHAPE
 from interruption import assert_same_run, assert_same_tensors, stopped_copy
+from one_and_two import assert_same_training, weights_of
 from processes import launch, start, wait
-from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hfkit.core.console import is_main_process
 from hfkit.core.errors import HfkitError
 from hfkit.hub import push_to_hub
 from hfkit.models import token_predictions
-from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 from hfkit.stages import sft
 from hfkit.training import sharding
@@ -112,11 +111,6 @@ def run_in_chunks(stage: str, config) -> None:
     run(stage, config)
 
 
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of an artifact."""
-    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
-
-
 def complete(settings: dict, request) -> dict:
     """The settings of a run, with the model that it continues."""
     base = {"model_name_or_path": str(request.getfixturevalue("base_dir"))}
@@ -130,16 +124,7 @@ def check_training(
     run(stage, config_of(stage, folder / "one", per_device_train_batch_size=4, **settings))
     settings = {**settings, "per_device_train_batch_size": 4 // world}
     launch(work, stage, config_of(stage, folder / "two", **settings), engine=ENGINES[engine], world=world, **options)
-    one, two = weights_of(folder / "one"), weights_of(folder / "two")
-    assert one.keys() == two.keys()
-    for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-5)
-    records = [read_record(folder / name) for name in ("one", "two")]
-    logs = [[log for log in read_metrics(folder / name) if "grad_norm" in log] for name in ("one", "two")]
-    for name in ("loss", "grad_norm"):
-        assert [log[name] for log in logs[0]] == pytest.approx([log[name] for log in logs[1]], rel=1e-4)
-    assert records[0]["metrics"] == pytest.approx(records[1]["metrics"], rel=1e-4)
-    assert [record["environment"]["engine"] for record in records] == [None, engine]
+    assert_same_training(folder, engine, 1e-5)
     return settings
 
 
