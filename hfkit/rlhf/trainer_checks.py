@@ -13,6 +13,7 @@ from hfkit.core.errors import ConfigError, HfkitError, Problem
 from hfkit.core.launch import DEEPSPEED, FSDP
 from hfkit.rlhf.arguments import PPOArguments
 from hfkit.rlhf.forward import Model
+from hfkit.rlhf.sharding_support import ppo_fsdp_problems
 
 MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 """The environment variable of Accelerate."""
@@ -32,11 +33,9 @@ def validate_trainer_inputs(
         raise ConfigError(problems)
     if parse_flag_from_env(DEEPSPEED) or getattr(args, "deepspeed", None):
         raise HfkitError("PPO would train nothing under DeepSpeed: train with DDP, or all weights with FSDP2")
-    with_fsdp = parse_flag_from_env(FSDP) or getattr(args, "fsdp", None)
-    if with_fsdp and isinstance(model, PeftModel):
-        raise HfkitError("PPO does not shard the frozen base of an adapter: train with DDP, or all weights with FSDP2")
-    if with_fsdp and args.rollout_engine == "static":
-        raise HfkitError("rollout_engine=static: Transformers compiles no model that FSDP2 shards: set generate")
+    if parse_flag_from_env(FSDP) or getattr(args, "fsdp", None):
+        if problems := ppo_fsdp_problems(isinstance(model, PeftModel), args.rollout_engine):
+            raise ConfigError(problems)
     require_full_batch(len(train_dataset), args)
     if args.kl_estimator not in ("k1", "k3"):
         raise HfkitError(f"kl_estimator={args.kl_estimator!r}: set k1 or k3")

@@ -304,3 +304,22 @@ def test_pain_15_what_ppo_would_ignore_or_cannot_do_is_refused_by_its_key(config
     with pytest.raises(ConfigError) as told:
         config_of("ppo", tmp_path, **changes)
     assert [problem.key for problem in told.value.problems] == keys
+
+
+@pytest.mark.parametrize(
+    ("variables", "lora", "settings", "remedy"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, False, {}, "all weights with FSDP2"),
+        ({"ACCELERATE_USE_FSDP": "true"}, True, {}, "train adapters with DDP"),
+        ({"ACCELERATE_USE_FSDP": "true"}, False, {"rollout_engine": "static"}, "set generate"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_OFFLOAD_PARAMS": "true"}, False, {}, "fsdp_offload_params: false"),
+    ],
+)
+def test_launches_that_it_cannot_train_in_are_refused(
+    variables, lora, settings, remedy, tokenizer, tmp_path, monkeypatch
+):
+    parts = models("llama", lora=lora)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(HfkitError, match=remedy):
+        small_trainer(tokenizer, tmp_path, parts, **settings)

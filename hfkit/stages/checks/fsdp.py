@@ -2,16 +2,13 @@
 
 import os
 
-import torch
 from accelerate.utils import DistributedType, parse_flag_from_env
-from torch.distributed.fsdp import FSDPModule
 
 from hfkit.config.registry import StageSpec
 from hfkit.core.device import process_state
 from hfkit.core.errors import Problem
 from hfkit.core.launch import (
     FSDP,
-    FSDP_OFFLOADS,
     FSDP_RECOMPUTES,
     FSDP_STATE,
     FSDP_VERSION,
@@ -21,6 +18,7 @@ from hfkit.core.launch import (
     fsdp_state,
     fsdp_version,
 )
+from hfkit.rlhf.sharding_support import ppo_fsdp_problems
 
 LAUNCH = "accelerate launch --use_fsdp --fsdp_version 2"
 WITHOUT_SHARDS = (DistributedType.NO, DistributedType.MULTI_CPU)
@@ -48,7 +46,10 @@ def fsdp_problems(config, spec: StageSpec) -> list[Problem]:
     if process_state(config.extra).distributed_type in WITHOUT_SHARDS:
         remedy = "accelerate shards in processes that it launches on GPUs, and on CPUs would silently train with DDP"
         problems.append(Problem(FSDP, True, f"{remedy}: `{LAUNCH}`, or turn FSDP off"))
-    problems += ppo_fsdp_problems(config) if spec.loop == "ppo" else saving_problems(config) + wrap_problems()
+    if spec.loop == "ppo":
+        problems += ppo_fsdp_problems(config.use_peft, config.rollout_engine)
+    else:
+        problems += saving_problems(config) + wrap_problems()
     return problems + training_problems(config)
 
 
@@ -69,25 +70,6 @@ def wrap_problems() -> list[Problem]:
         return []
     remedy = "FSDP2 shards no lists of layers, which it takes by their size: set TRANSFORMER_BASED_WRAP"
     return [Problem(WRAP_POLICY, policy, remedy)]
-
-
-def ppo_fsdp_problems(config) -> list[Problem]:
-    """Return the problems of PPO, which shards its models itself, and gathers whole weights to sample."""
-    problems = []
-    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
-        problems.append(Problem(FSDP, True, f"PPO under FSDP2 needs torch 2.9, and {torch.__version__} is installed"))
-    if config.use_peft:
-        remedy = "PPO samples from whole weights, and shards no frozen base: train adapters with DDP"
-        problems.append(Problem(FSDP, True, f"{remedy} (`accelerate launch --multi_gpu`)", keys=("use_peft",)))
-    if config.rollout_engine == "static":
-        remedy = "Transformers compiles no model that FSDP2 shards: set generate"
-        problems.append(Problem("rollout_engine", config.rollout_engine, remedy))
-    if parse_flag_from_env(FSDP_OFFLOADS):
-        problems.append(Problem(FSDP_OFFLOADS, True, "PPO keeps shards on the GPUs: set fsdp_offload_params: false"))
-    if parse_flag_from_env(FSDP_RECOMPUTES):
-        remedy = "set fsdp_activation_checkpointing: false; hfkit's gradient_checkpointing recomputes activations"
-        problems.append(Problem(FSDP_RECOMPUTES, True, remedy))
-    return problems
 
 
 def training_problems(config) -> list[Problem]:

@@ -5,7 +5,8 @@ from dataclasses import replace
 from hfkit.config.registry import spec_of_config
 from hfkit.core.errors import Problem
 from hfkit.core.launch import DEEPSPEED, FSDP
-from hfkit.stages.checks.fsdp import ppo_fsdp_problems, training_problems
+from hfkit.rlhf.sharding_support import ppo_fsdp_problems
+from hfkit.stages.checks.fsdp import training_problems
 
 PPO_UNDER_ZERO = (
     "PPO updates its models itself, and under DeepSpeed would train nothing: train adapters with ddp, full models with "
@@ -17,7 +18,8 @@ def sharding_problems(config, engine: str) -> list[Problem]:
     """Return why an engine (ddp, fsdp2, zero2, zero3) cannot train a config; the key is `--engine`, or the config's."""
     is_ppo, problems = spec_of_config(config).loop == "ppo", []
     if engine == "fsdp2":
-        problems = (ppo_fsdp_problems(config) if is_ppo else []) + training_problems(config)
+        problems = ppo_fsdp_problems(config.use_peft, config.rollout_engine) if is_ppo else []
+        problems += training_problems(config)
     elif engine.startswith("zero") and is_ppo:
         problems = [Problem(DEEPSPEED, engine, PPO_UNDER_ZERO)]
     elif engine == "zero3" and getattr(config, "load_in_8bit", False):
