@@ -4,7 +4,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.config.stages import PPOConfig
+from hfkit.config.online import OnlineConfig
 from hfkit.core.console import is_main_process, say, warn
 from hfkit.data.chat_template import end_as_trained
 from hfkit.data.rendering import variables_of
@@ -33,7 +33,7 @@ def recorded_pair_metrics(path: str, revision: str = "main") -> dict[str, float]
     return metrics if "accuracy" in metrics else {}
 
 
-def report_reward_accuracy(config: PPOConfig) -> None:
+def report_reward_accuracy(config: OnlineConfig) -> None:
     """Print how well the reward model ranks held-out pairs; warn where it may be no better than chance."""
     path = config.reward_model_path
     if not path:

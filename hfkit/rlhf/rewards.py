@@ -6,6 +6,7 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
+from hfkit.config.online import OnlineConfig
 from hfkit.config.stages import PPOConfig
 from hfkit.core.errors import HfkitError
 from hfkit.data.chat_template import encode_sampled, end_as_trained
@@ -101,7 +102,7 @@ def shape_scores(
     return scores if missing_eos_penalty is None else scores - missing_eos_penalty * (~ended).float()
 
 
-def scoring_tokenizer(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase | None:
+def scoring_tokenizer(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase | None:
     """Return the tokenizer that the reward model reads with, or None without a reward model.
 
     It is the policy's `tokenizer` itself if the reward model's own one has the same vocabulary and chat template.
@@ -117,7 +118,7 @@ def scoring_tokenizer(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> 
     return tokenizer if same else own
 
 
-def embeds_policy_ids(config: PPOConfig) -> bool:
+def embeds_policy_ids(config: OnlineConfig) -> bool:
     """Return whether the reward model's embedding has every id that the policy can sample, padded ones included."""
     models = (
         (config.reward_model_path, config.reward_model_revision),
@@ -127,7 +128,7 @@ def embeds_policy_ids(config: PPOConfig) -> bool:
     return reward_size >= policy_size
 
 
-def load_reward_tokenizer(config: PPOConfig) -> PreTrainedTokenizerBase:
+def load_reward_tokenizer(config: OnlineConfig) -> PreTrainedTokenizerBase:
     """Load the reward model's own tokenizer; it pads with the config's `pad_token` where it has no pad token itself.
 
     Raises:
@@ -156,13 +157,13 @@ def validate_rendering(reward_tokenizer: PreTrainedTokenizerBase, row: dict) -> 
 
 
 def load_scorer(
-    config: PPOConfig,
+    config: OnlineConfig,
     tokenizer: PreTrainedTokenizerBase,
     reward_tokenizer: PreTrainedTokenizerBase | None,
     reward_model: Model | None,
     stop_token_ids: list[int],
 ) -> Scorer:
-    """Return the scorer of a PPO config, with the policy's tokenizer and what `scoring_tokenizer` returned.
+    """Return the scorer of a config, with the policy's tokenizer and what `scoring_tokenizer` returned.
 
     Args:
         stop_token_ids: of the policy.

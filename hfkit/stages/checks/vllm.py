@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from transformers import PreTrainedConfig
 
-from hfkit.config.stages import PPOConfig
+from hfkit.config.online import OnlineConfig
 from hfkit.config.validation import default_of
 from hfkit.core.device import has_bf16
 from hfkit.core.errors import HfkitError, Kind, Problem, reason
@@ -26,7 +26,7 @@ MODES |= {"vllm_gpu_memory_utilization": "colocate"}
 SOURCE_KEYS = ("model_name_or_path", "model_revision")
 
 
-def vllm_problems(config: PPOConfig, model_config: PreTrainedConfig | None) -> list[Problem]:
+def vllm_problems(config: OnlineConfig, model_config: PreTrainedConfig | None) -> list[Problem]:
     """Return every problem of rollouts with vLLM; the server is asked what it serves.
 
     Args:
@@ -43,11 +43,11 @@ def vllm_problems(config: PPOConfig, model_config: PreTrainedConfig | None) -> l
     return problems
 
 
-def effect_of_keys(config: PPOConfig) -> list[Problem]:
+def effect_of_keys(config: OnlineConfig) -> list[Problem]:
     """Return problems of keys of vLLM that are set and have no effect."""
     set_keys = {
         name: field
-        for name, field in PPOConfig.__dataclass_fields__.items()
+        for name, field in OnlineConfig.__dataclass_fields__.items()
         if (name in MODES or name == MODE) and getattr(config, name) != default_of(field)
     }
     problems = []
@@ -62,7 +62,7 @@ def effect_of_keys(config: PPOConfig) -> list[Problem]:
     return problems
 
 
-def model_rules(config: PPOConfig) -> list[tuple]:
+def model_rules(config: OnlineConfig) -> list[tuple]:
     """Return the rules of models that vLLM can take over: with the adapter merged."""
     try:
         adapter = Source.of(config.model_name_or_path or "", config.model_revision).adapter
@@ -80,7 +80,7 @@ def model_rules(config: PPOConfig) -> list[tuple]:
     ]
 
 
-def number_rules(config: PPOConfig) -> list[tuple]:
+def number_rules(config: OnlineConfig) -> list[tuple]:
     """Return the rules of numbers and of the server's URL."""
     parts = urlsplit(config.vllm_server_base_url)
     try:
@@ -110,7 +110,7 @@ def environment_fault() -> str | None:
     return None
 
 
-def server_problems(config: PPOConfig) -> list[Problem]:
+def server_problems(config: OnlineConfig) -> list[Problem]:
     """Return problems of the server: it is not there, does not fit, or serves another model."""
     url = config.vllm_server_base_url
     base = Source.of(config.model_name_or_path or "", config.model_revision).base
