@@ -39,44 +39,19 @@ def world_rows(root: Path, name: str) -> list[dict]:
 
 
 def summarize(root: Path) -> dict:
-    """Evaluate base, SFT and PPO, and the reward model; write `summary.json` and `summary.png`.
-
-    Exact answers are those of greedy decoding; gold score, reward, KL and entropy are of replies sampled at PPO's
-    temperature. KL is to the SFT model, in nats per reply; entropy in nats per token.
-    """
+    """Evaluate base, SFT and PPO, and the reward model; write `summary.json` and `summary.png`."""
     questions = world_rows(root, "questions_test")
     documents = [row["text"] for row in world_rows(root, "documents_test")]
-    reward, gold = load_reward(str(root / "reward")), GoldScorer()
+    reward = load_reward(str(root / "reward"))
     subjects = {name: Subject(name, str(root / stage)) for name, stage in STAGE_OF_MODEL.items()}
-    sft, tokenizer, kept = subjects["SFT"], subjects["SFT"].tokenizer, ResultsFile(root / "arena" / REPLIES)
-    prompts = [encode_prompt(tokenizer, row["prompt"]) for row in questions]
+    sft, kept = subjects["SFT"], ResultsFile(root / "arena" / REPLIES)
     ppo = read_record(root / "ppo")["config"]
     temperature = ppo["temperature"]
     summary: dict = {"questions": len(questions), "temperature": temperature, "models": {}}
     for name, subject in subjects.items():
-        greedy = load_or_sample(subject, prompts, Sampling(REPLY_TOKENS, 0.0), kept, BATCH)
-        sampled = load_or_sample(subject, prompts, Sampling(REPLY_TOKENS, temperature), kept, BATCH)
-        ids, texts = [reply.ids for reply in sampled], [reply.text for reply in sampled]
-        scores = [gold(row["prompt"], text) for row, text in zip(questions, texts, strict=True)]
-        logprobs = [reply.logprob for reply in sampled]
-        if subject is sft:
-            under_sft = logprobs
-        else:
-            of_sft = likelihoods(sft.model, tokenizer, prompts, ids, temperature)
-            under_sft = [float(reply.logprobs.sum()) for reply in of_sft]
-        rewards = reward.score_ids([prompt + reply for prompt, reply in zip(prompts, ids, strict=True)])
-        answers = zip(questions, greedy, strict=True)
-        right = [answer_is_right(reply.text, row["answer"], row["name"]) for row, reply in answers]
         summary["models"][name] = {
             "bits_per_byte": bits_per_byte_of(subject, documents),
-            "exact_answer": sum(right) / len(right),
-            "gold": sum(scores) / len(scores),
-            "gold_interval": bootstrap_interval(scores),
-            "reward": float(rewards.mean()),
-            "kl_to_sft": kl_per_reply(logprobs, under_sft),
-            "entropy": reply_diversity(sampled)["entropy"],
-            "reply_tokens": sum(map(len, ids)) / len(ids),
-            "samples": texts[:SHOWN_QUESTIONS],
+            **figures_of_replies(subject, sft, reward, questions, temperature, kept),
         }
     summary["prompts_shown"] = [row["prompt"][-1]["content"] for row in questions[:SHOWN_QUESTIONS]]
     summary["reward_model"] = reward_accuracy(reward, world_rows(root, "preferences_test"))
@@ -86,6 +61,40 @@ def summarize(root: Path) -> dict:
     write_record(root / "summary.json", summary)
     plot_summary(root, summary, {stage: read_metrics(root / stage) for stage in ("pretrain", "ppo")})
     return summary
+
+
+def figures_of_replies(
+    subject: Subject, sft: Subject, reward: RewardModel, questions: list[dict], temperature: float, kept: ResultsFile
+) -> dict:
+    """Return the figures of a model's replies to the questions.
+
+    Exact answers are those of greedy decoding; gold score, reward, KL and entropy are of replies sampled at the
+    temperature. KL is to the SFT model, in nats per reply; entropy in nats per token.
+    """
+    gold, tokenizer = GoldScorer(), sft.tokenizer
+    prompts = [encode_prompt(tokenizer, row["prompt"]) for row in questions]
+    greedy = load_or_sample(subject, prompts, Sampling(REPLY_TOKENS, 0.0), kept, BATCH)
+    sampled = load_or_sample(subject, prompts, Sampling(REPLY_TOKENS, temperature), kept, BATCH)
+    ids, texts = [reply.ids for reply in sampled], [reply.text for reply in sampled]
+    scores = [gold(row["prompt"], text) for row, text in zip(questions, texts, strict=True)]
+    logprobs = [reply.logprob for reply in sampled]
+    under_sft = logprobs
+    if subject is not sft:
+        of_sft = likelihoods(sft.model, tokenizer, prompts, ids, temperature)
+        under_sft = [float(reply.logprobs.sum()) for reply in of_sft]
+    rewards = reward.score_ids([prompt + reply for prompt, reply in zip(prompts, ids, strict=True)])
+    answers = zip(questions, greedy, strict=True)
+    right = [answer_is_right(reply.text, row["answer"], row["name"]) for row, reply in answers]
+    return {
+        "exact_answer": sum(right) / len(right),
+        "gold": sum(scores) / len(scores),
+        "gold_interval": bootstrap_interval(scores),
+        "reward": float(rewards.mean()),
+        "kl_to_sft": kl_per_reply(logprobs, under_sft),
+        "entropy": reply_diversity(sampled)["entropy"],
+        "reply_tokens": sum(map(len, ids)) / len(ids),
+        "samples": texts[:SHOWN_QUESTIONS],
+    }
 
 
 def run_arena(root: Path) -> dict:
