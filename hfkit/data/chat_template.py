@@ -142,8 +142,24 @@ def encode_replies(
     Raises:
         RenderError: as `encode_conversation`.
     """
+    return [ids for ids, _ in replies_and_starts(tokenizer, prompt, replies, tools, variables)]
+
+
+def replies_and_starts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str | Messages,
+    replies: list[str | Messages],
+    tools: list[dict] | None = None,
+    variables: dict | None = None,
+) -> list[tuple[list[int], int]]:
+    """Return what `encode_replies` does, each with the index of the first token of the reply, its last message.
+
+    Raises:
+        RenderError: as `encode_conversation`.
+    """
     if not tokenizer.chat_template:
-        return [encode_conversation(tokenizer, prompt, reply)[0] for reply in replies]
+        start = len(encode_prompt(tokenizer, prompt))
+        return [(encode_conversation(tokenizer, prompt, reply)[0], start) for reply in replies]
     template, messages, rendered = Template(tokenizer, tools, variables or {}), as_messages(prompt), None
     rows = []
     for reply in map(as_reply, replies):
@@ -156,7 +172,7 @@ def encode_replies(
         if is_next and rendered is None and messages[-1]["role"] != "assistant":
             rendered = template.render(messages, generation_prompt=True)
         prompt_ids, reply_ids = encode_reply(template, conversation, rendered if is_next else None)
-        rows.append(prompt_ids + reply_ids)
+        rows.append((prompt_ids + reply_ids, len(prompt_ids)))
     return rows
 
 

@@ -13,7 +13,7 @@ from datasets import Dataset, Features, List, Value
 
 from hfkit.core.errors import HfkitError
 from hfkit.data import faults
-from hfkit.data.chat_template import encode_replies
+from hfkit.data.chat_template import replies_and_starts
 from hfkit.data.conversions import shared_prompt
 from hfkit.data.encoding import IDS, Encoder, encode, encoded_row, warn_without_template
 from hfkit.data.faults import Fault
@@ -31,7 +31,8 @@ def encode_comparisons(rows: Dataset, tokenizer, stats: SplitStats, config) -> D
 
     Returns:
         pairs as `chosen_ids` and `rejected_ids`; rankings as `reply_ids` and the indices `better` and `worse` of each
-        pair in them; both with `margin` where it is given or asked for.
+        pair in them; both with `starts`, where each reply begins in its ids, and with `margin` where it is given or
+        asked for.
 
     Raises:
         HfkitError: rankings without prompts, ranks or scores, or `score_margin` without scores; or as `encode`.
@@ -64,7 +65,7 @@ def comparison_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: 
         return ranking_encoder(tokenizer, max_length, rows, score_margin)
     function = partial(preference_row, tokenizer=tokenizer, max_length=max_length)
     margin = {"margin": Value("float64")} if "margin" in rows.column_names else {}
-    return Encoder(function, {"chosen_ids": IDS, "rejected_ids": IDS, **margin})
+    return Encoder(function, {"chosen_ids": IDS, "rejected_ids": IDS, "starts": IDS, **margin})
 
 
 def ranking_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: float = 0.0) -> Encoder:
@@ -72,28 +73,35 @@ def ranking_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: flo
     score_margin = score_margin if "scores" in rows.column_names else 0.0
     function = partial(ranking_row, tokenizer=tokenizer, max_length=max_length, score_margin=score_margin)
     margin = {"margin": List(Value("float64"))} if score_margin or "margin" in rows.column_names else {}
-    return Encoder(function, {"reply_ids": List(IDS), "better": IDS, "worse": IDS, **margin})
+    return Encoder(function, {"reply_ids": List(IDS), "starts": IDS, "better": IDS, "worse": IDS, **margin})
 
 
 def as_pairs(rankings: Dataset) -> Dataset:
-    """Return encoded rankings as a row of `chosen_ids`, `rejected_ids` and the index `ranking` for each pair."""
+    """Return encoded rankings as a row of `chosen_ids`, `rejected_ids`, `starts`, and the index `ranking` for each pair."""
     pairs = [
-        {"chosen_ids": row["reply_ids"][better], "rejected_ids": row["reply_ids"][worse], "ranking": index}
+        {
+            "chosen_ids": row["reply_ids"][better],
+            "rejected_ids": row["reply_ids"][worse],
+            "starts": [row["starts"][better], row["starts"][worse]],
+            "ranking": index,
+        }
         for index, row in enumerate(rankings)
         for better, worse in zip(row["better"], row["worse"], strict=True)
     ]
-    return Dataset.from_list(pairs, features=Features({"chosen_ids": IDS, "rejected_ids": IDS, "ranking": IDS.feature}))
+    columns = {"chosen_ids": IDS, "rejected_ids": IDS, "starts": IDS, "ranking": IDS.feature}
+    return Dataset.from_list(pairs, features=Features(columns))
 
 
 def preference_row(row: dict, tokenizer, max_length: int) -> dict:
     """Return one encoded pair; see `pair_of`."""
-    empty = {"chosen_ids": [], "rejected_ids": [], **({"margin": 0.0} if "margin" in row else {})}
+    empty = {"chosen_ids": [], "rejected_ids": [], "starts": [], **({"margin": 0.0} if "margin" in row else {})}
     try:
         margin = {"margin": margin_of(row)} if "margin" in row else {}
         prompt, replies = pair_of(row)
-        chosen, rejected = encode_replies(tokenizer, prompt, replies, tools_of(row.get("tools")), variables_of(row))
+        encoded = replies_and_starts(tokenizer, prompt, replies, tools_of(row.get("tools")), variables_of(row))
     except RenderError as error:
         return encoded_row(empty, dropped=str(error))
+    (chosen, rejected), starts = zip(*encoded, strict=True)
     length = max(len(chosen), len(rejected))
     if length > max_length:
         return encoded_row(empty, dropped=f"longer than max_length={max_length}", length=length)
@@ -102,7 +110,8 @@ def preference_row(row: dict, tokenizer, max_length: int) -> dict:
     found = [Fault.EMPTY_CHOSEN] if is_empty_message(as_reply(replies[0])[-1]) else []
     found += faults.of_replies(tokenizer, prompt, replies, chosen)
     found += faults.of_ids(tokenizer, chosen) + faults.of_ids(tokenizer, rejected)
-    return encoded_row({"chosen_ids": chosen, "rejected_ids": rejected, **margin}, found=found, length=length)
+    columns = {"chosen_ids": chosen, "rejected_ids": rejected, "starts": starts, **margin}
+    return encoded_row(columns, found=found, length=length)
 
 
 def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0) -> dict:
@@ -112,14 +121,16 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
         score_margin: the margin of a pair is this times the difference of its scores; 0 computes none.
     """
     has_margin = bool(score_margin) or "margin" in row
-    empty = {"reply_ids": [], "better": [], "worse": [], **({"margin": []} if has_margin else {})}
+    empty = {"reply_ids": [], "starts": [], "better": [], "worse": [], **({"margin": []} if has_margin else {})}
     try:
         prompt, replies, values, margin = read_comparison(row)
-        encoded = encode_replies(tokenizer, prompt, replies, tools_of(row.get("tools")), variables_of(row))
+        encoded = replies_and_starts(tokenizer, prompt, replies, tools_of(row.get("tools")), variables_of(row))
     except RenderError as error:
         return encoded_row(empty, dropped=str(error))
+    encoded, starts = zip(*encoded, strict=True)
     short = [index for index, ids in enumerate(encoded) if len(ids) <= max_length]
-    ids, values, short_replies = ([column[index] for index in short] for column in (encoded, values, replies))
+    kept = ([column[index] for index in short] for column in (encoded, starts, values, replies))
+    ids, starts, values, short_replies = kept
     pairs = [
         (one, other) if values[one] > values[other] else (other, one)
         for one, other in combinations(range(len(ids)), 2)
@@ -138,7 +149,7 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
     )
     found += [fault for reply in ids for fault in faults.of_ids(tokenizer, reply)]
     better, worse = ([pair[side] for pair in pairs] for side in (0, 1))
-    columns = {"reply_ids": ids, "better": better, "worse": worse, **({"margin": margins} if has_margin else {})}
+    columns = {"reply_ids": ids, "starts": starts, "better": better, "worse": worse, **({"margin": margins} if has_margin else {})}
     return encoded_row(columns, found=found, length=max(map(len, ids)))
 
 
