@@ -22,6 +22,7 @@ _LOCATIONS = {
     "pretrain": ("hfkit.stages.entry_points", "pretrain"),
     "sft": ("hfkit.stages.entry_points", "sft"),
     "reward": ("hfkit.stages.entry_points", "reward"),
+    "dpo": ("hfkit.stages.entry_points", "dpo"),
     "ppo": ("hfkit.stages.entry_points", "ppo"),
     "push": ("hfkit.hub.push", "push"),
     "push_data": ("hfkit.hub.push_data", "push_data"),
@@ -30,7 +31,7 @@ _LOCATIONS = {
     "DatasetEntry": ("hfkit.config.fields", "DatasetEntry"),
     **{
         name: ("hfkit.config.stages", name)
-        for name in ("TokenizerConfig", "PretrainConfig", "SFTConfig", "RewardConfig", "PPOConfig")
+        for name in ("TokenizerConfig", "PretrainConfig", "SFTConfig", "RewardConfig", "DPOConfig", "PPOConfig")
     },
 }
 

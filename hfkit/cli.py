@@ -12,6 +12,7 @@ VERBS = {
     "pretrain": ("hfkit.stages.pretrain", "pretrain a causal language model, from scratch or continued"),
     "sft": ("hfkit.stages.sft", "supervised fine-tuning on conversations or instructions"),
     "reward": ("hfkit.stages.reward", "train a reward model on pairs or rankings of replies"),
+    "dpo": ("hfkit.stages.dpo", "train a policy with DPO, on pairs or rankings"),
     "ppo": ("hfkit.stages.ppo", "train a policy with PPO, on a reward model or reward functions"),
     "data": ("", "list, check, preview and push data sets"),
     "init": ("hfkit.commands.init.main", "write a pipeline that fits a model, data and memory, to start from"),

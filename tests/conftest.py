@@ -87,6 +87,14 @@ TINY = {
         {**STEPS, "test_split_size": 8, "max_length": 64, "use_peft": True},
         {"model_name_or_path": "sft_dir"},
     ),
+    "dpo": (
+        "pairs",
+        {
+            **{**STEPS, "test_split_size": 8, "max_length": 64, "use_peft": True, "learning_rate": 1e-3},
+            **{"response_length": 8, "eval_prompts": 4},
+        },
+        {"model_name_or_path": "sft_dir"},
+    ),
     "ppo": (
         "prompts",
         {

@@ -6,7 +6,7 @@ To add a stage, write a config class, a module with `main(config)`, and `registe
 from dataclasses import dataclass
 from typing import Literal
 
-from hfkit.config.stages import PPOConfig, PretrainConfig, RewardConfig, SFTConfig, TokenizerConfig
+from hfkit.config.stages import DPOConfig, PPOConfig, PretrainConfig, RewardConfig, SFTConfig, TokenizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class StageSpec:
         loop: the training loop: "trainer" is Transformers' loop over batches, "ppo" samples responses; None trains no
             model.
         uses_trl: whether the trainer is TRL's.
+        holds_reference: whether the model that training starts from stays in memory, as its reference.
         length_key: the config key with the maximum length of a row in tokens; None if no single key limits it.
         inputs: the config keys that a pipeline fills in.
         checks: `package.module:function` of further config checks; the function returns a list of `Problem`.
@@ -59,6 +60,7 @@ class StageSpec:
     form: Literal["text", "instructions", "comparisons", "prompts"] | None = None
     loop: Literal["trainer", "ppo"] | None = "trainer"
     uses_trl: bool = False
+    holds_reference: bool = False
     length_key: str | None = None
     inputs: tuple[Input, ...] = ()
     checks: str | None = None
@@ -164,6 +166,23 @@ for spec in (
         loss_label=("Loss", "pairwise loss (nats)"),
     ),
     StageSpec(
+        name="dpo",
+        config_class=DPOConfig,
+        module="hfkit.stages.dpo",
+        title="DPO",
+        purpose="A causal language model, trained with DPO on preferences.",
+        makes="assistant",
+        form="comparisons",
+        uses_trl=True,
+        holds_reference=True,
+        length_key="max_length",
+        inputs=(Input(key="model_name_or_path", stage="sft"),),
+        checks="hfkit.stages.checks.dpo:dpo_problems",
+        eval_metrics=("loss", "accuracy", "margin"),
+        limits="DPO learned which of two replies people prefer, not which replies are right.",
+        loss_label=("Loss", "loss per pair"),
+    ),
+    StageSpec(
         name="ppo",
         config_class=PPOConfig,
         module="hfkit.stages.ppo",
@@ -173,6 +192,7 @@ for spec in (
         form="prompts",
         loop="ppo",
         uses_trl=True,
+        holds_reference=True,
         inputs=(Input(key="model_name_or_path", stage="sft"), Input(key="reward_model_path", stage="reward")),
         checks="hfkit.stages.checks.ppo:ppo_problems",
         limits="PPO maximized its rewards: a high reward does not mean that people prefer its responses.",

@@ -18,7 +18,7 @@ from hfkit.config.fields import (
     TrainerFields,
     arg,
 )
-from hfkit.config.learning_rates import PPO_RATES, PRETRAIN_RATES, REWARD_RATES
+from hfkit.config.learning_rates import DPO_RATES, PPO_RATES, PRETRAIN_RATES, REWARD_RATES
 from hfkit.config.online import OnlineConfig
 
 
@@ -85,6 +85,41 @@ class RewardConfig(ModelFields, DataFields, TrainerFields, OutputFields):
 
     trainer_config = ("trl", "RewardConfig")
     learning_rates = REWARD_RATES
+
+
+NOT_IN_DPO = {
+    "use_liger_kernel": "Liger computes some of the losses, and not of a head with an adapter: remove it",
+    "sync_ref_model": "the reference stays the SFT model: remove it",
+    **dict.fromkeys(("ref_model_mixup_alpha", "ref_model_sync_steps"), "the reference stays the SFT model: remove it"),
+    **dict.fromkeys(("merge_in_rollouts", "sample_steps"), "DPO samples after training only: remove it"),
+    "local_rollout_forward_batch_size": "DPO samples per_device_eval_batch_size replies at once: remove it",
+    "max_prompt_length": "max_length is the limit of a prompt with its reply: remove it",
+}
+"""Fields of DPO's arguments that have no effect, with what to do instead."""
+
+
+@dataclass(kw_only=True)
+class DPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
+    """Direct preference optimization on pairs or rankings; the SFT model (`model_name_or_path`) is the reference."""
+
+    max_length: int = arg(1024, help="maximum tokens per conversation; longer rows are dropped and counted")
+    learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {DPO_RATES}")
+    lora_dropout: float = arg(0.0, help="LoRA dropout; TRL's DPOTrainer turns dropout off")
+    beta: float = arg(0.1, help="how strongly the policy is held to the reference; in IPO, tau")
+    loss_type: list[str] = arg(
+        factory=lambda: ["sigmoid"], help="TRL's losses, such as sigmoid or ipo; several are summed with loss_weights"
+    )
+    label_smoothing: float = arg(0.0, help="of the losses robust, exo_pair and aot: share of wrong labels")
+    eval_prompts: int = arg(64, help="held-out prompts that the SFT model and the policy reply to at the end; 0: none")
+    response_length: int = arg(128, help="maximum tokens per reply to a held-out prompt")
+    temperature: float = arg(0.7, help="sampling temperature of these replies")
+
+    @classmethod
+    def refused_field(cls, name: str) -> str | None:
+        return NOT_IN_DPO.get(name) or super().refused_field(name)
+
+    trainer_config = ("hfkit.rlhf", "DPOArguments")
+    learning_rates = DPO_RATES
 
 
 @dataclass(kw_only=True)

@@ -40,11 +40,11 @@ def encode_comparisons(rows: Dataset, tokenizer, stats: SplitStats, config) -> D
     columns = rows.column_names
     if "replies" in columns and ("prompt" not in columns or not {"ranks", "scores"} & {*columns}):
         raise HfkitError(f"rankings need the columns prompt, replies, and ranks or scores; these rows have {columns}")
-    if config.score_margin and not {"replies", "scores"} <= {*columns}:
+    if margin_scale(config) and not {"replies", "scores"} <= {*columns}:
         remedy = "for pairs, use the column margin"
         raise HfkitError(f"score_margin: {config.score_margin:g} needs rankings with scores, not {columns}; {remedy}")
     warn_without_template(rows, tokenizer, stats.name)
-    return encode(rows, comparison_encoder(tokenizer, config.max_length, rows, config.score_margin), stats, config)
+    return encode(rows, comparison_encoder(tokenizer, config.max_length, rows, margin_scale(config)), stats, config)
 
 
 def encode_held_out(rows: Dataset, tokenizer, stats: SplitStats, config, *, as_rankings: bool) -> Dataset:
@@ -54,9 +54,14 @@ def encode_held_out(rows: Dataset, tokenizer, stats: SplitStats, config, *, as_r
         HfkitError: as `encode_comparisons`.
     """
     if as_rankings:
-        return encode(rows, ranking_encoder(tokenizer, config.max_length, rows, config.score_margin), stats, config)
+        return encode(rows, ranking_encoder(tokenizer, config.max_length, rows, margin_scale(config)), stats, config)
     encoded = encode_comparisons(rows, tokenizer, stats, config)
     return as_pairs(encoded) if "reply_ids" in encoded.column_names else encoded
+
+
+def margin_scale(config) -> float:
+    """Return the `score_margin` of a config; 0 for a stage without margins."""
+    return getattr(config, "score_margin", 0.0)
 
 
 def comparison_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: float = 0.0) -> Encoder:
@@ -77,7 +82,7 @@ def ranking_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: flo
 
 
 def as_pairs(rankings: Dataset) -> Dataset:
-    """Return encoded rankings as a row of `chosen_ids`, `rejected_ids`, `starts`, and the index `ranking` for each pair."""
+    """Return encoded rankings as pairs: `chosen_ids`, `rejected_ids`, `starts`, and the index of the `ranking`."""
     pairs = [
         {
             "chosen_ids": row["reply_ids"][better],
@@ -149,7 +154,13 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
     )
     found += [fault for reply in ids for fault in faults.of_ids(tokenizer, reply)]
     better, worse = ([pair[side] for pair in pairs] for side in (0, 1))
-    columns = {"reply_ids": ids, "starts": starts, "better": better, "worse": worse, **({"margin": margins} if has_margin else {})}
+    columns = {
+        "reply_ids": ids,
+        "starts": starts,
+        "better": better,
+        "worse": worse,
+        **({"margin": margins} if has_margin else {}),
+    }
     return encoded_row(columns, found=found, length=max(map(len, ids)))
 
 

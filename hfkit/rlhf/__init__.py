@@ -5,7 +5,11 @@
 
 from importlib import import_module
 
-MODULES = {"PPOArguments": "hfkit.rlhf.arguments", "PPOTrainer": "hfkit.rlhf.trainer"}
+MODULES = {
+    "DPOArguments": "hfkit.rlhf.arguments",
+    "PPOArguments": "hfkit.rlhf.arguments",
+    "PPOTrainer": "hfkit.rlhf.trainer",
+}
 
 
 def __getattr__(name: str) -> type:

@@ -1,10 +1,11 @@
-"""The arguments of PPOTrainer: those of TRL's PPOConfig, plus fields for what TRL's loop does not have."""
+"""The arguments of the trainers: those of TRL's configs, plus fields for what TRL's loops do not have."""
 
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from accelerate import PartialState
+from trl import DPOConfig
 
 from hfkit.rlhf.trl_ppo import ArgumentsBase
 
@@ -15,7 +16,25 @@ def option(default: Any, text: str) -> Any:
 
 
 @dataclass
-class PPOArguments(ArgumentsBase):
+class RolloutArguments:
+    """How replies are sampled: in training, in evaluations, or both."""
+
+    response_length: int = option(53, "most tokens of a response")
+    temperature: float = option(0.7, "sampling temperature")
+    local_rollout_forward_batch_size: int = option(64, "responses that a process samples at once")
+    rollout_engine: str = option("generate", "generate, static, continuous or vllm")
+    vllm_mode: Literal["server", "colocate"] = option("colocate", "`vllm serve`, or in this process")
+    vllm_server_base_url: str = option("http://127.0.0.1:8000", "where the vLLM server is")
+    vllm_server_timeout: float = option(240.0, "seconds that it may take for an answer")
+    vllm_group_port: int = option(51216, "port of this machine from which it gets the weights")
+    vllm_gpu_memory_utilization: float = option(0.3, "share of the GPU's memory that colocated vLLM takes")
+    max_prompt_length: int | None = option(None, "most tokens of a prompt, for colocated vLLM; none: the context")
+    merge_in_rollouts: bool = option(True, "sample with the adapter merged into the base")
+    sample_steps: int | None = option(None, "updates between two samples in rollouts.jsonl")
+
+
+@dataclass
+class PPOArguments(RolloutArguments, ArgumentsBase):
     """The fields of TRL 1.12's PPOConfig with its defaults, plus those of hfkit's loop.
 
     A YAML fills `hfkit.config.stages.PPOConfig` instead.
@@ -31,20 +50,8 @@ class PPOArguments(ArgumentsBase):
     metric_for_best_model: str = option("eval_reward", "eval_reward, eval_kl, ...")
     # Responses
     total_episodes: int | None = option(None, "responses to sample; none: num_train_epochs of the prompts")
-    response_length: int = option(53, "most tokens of a response")
-    temperature: float = option(0.7, "sampling temperature")
     stop_token: Literal["eos"] | None = option(None, "always eos: responses end at the model's stop tokens")
     stop_token_id: int | None = option(None, "set eos_token_id in the policy's generation config instead")
-    local_rollout_forward_batch_size: int = option(64, "responses that a process samples at once")
-    rollout_engine: str = option("generate", "generate, static, continuous or vllm")
-    vllm_mode: Literal["server", "colocate"] = option("colocate", "`vllm serve`, or in this process")
-    vllm_server_base_url: str = option("http://127.0.0.1:8000", "where the vLLM server is")
-    vllm_server_timeout: float = option(240.0, "seconds that it may take for an answer")
-    vllm_group_port: int = option(51216, "port of this machine from which it gets the weights")
-    vllm_gpu_memory_utilization: float = option(0.3, "share of the GPU's memory that colocated vLLM takes")
-    max_prompt_length: int | None = option(None, "most tokens of a prompt, for colocated vLLM; none: the context")
-    merge_in_rollouts: bool = option(True, "sample with the adapter merged into the base")
-    sample_steps: int | None = option(None, "updates between two samples in rollouts.jsonl")
     # Rewards
     missing_eos_penalty: float | None = option(None, "subtracted from the score of a response that does not end")
     normalize_rewards: bool = option(False, "by their running mean and standard deviation")
@@ -103,3 +110,12 @@ class PPOArguments(ArgumentsBase):
         if self.total_episodes is None:
             self.total_episodes = int(self.num_train_epochs * prompts)
         self.num_total_batches = math.ceil(self.total_episodes / self.batch_size)
+
+
+@dataclass
+class DPOArguments(RolloutArguments, DPOConfig):
+    """The fields of TRL's DPOConfig, and how replies to held-out prompts are sampled."""
+
+
+SamplingArguments = PPOArguments | DPOArguments
+"""The arguments of a trainer that say how replies are sampled, and in which processes."""

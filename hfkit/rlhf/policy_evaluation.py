@@ -1,6 +1,8 @@
 """The policy on held-out prompts: evaluated as it learns, and compared with the SFT model that it started from."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
@@ -9,12 +11,13 @@ from transformers import PreTrainedTokenizerBase
 
 from hfkit.core.files import hash_of
 from hfkit.core.interrupts import droppable, interruption
+from hfkit.core.masking import without_secrets
 from hfkit.metrics.formulas import kl_per_reply, token_entropy
 from hfkit.models.generation import generate_replies, likelihoods, stop_ids
-from hfkit.rlhf.arguments import PPOArguments
+from hfkit.models.saving import save_model
+from hfkit.rlhf.arguments import SamplingArguments
 from hfkit.rlhf.forward import Model, autocast
 from hfkit.rlhf.rewards import Scorer
-from hfkit.rlhf.roles import Roles
 from hfkit.rlhf.rollout import engine_of
 from hfkit.rlhf.sharding import whole_weights
 from hfkit.training.interruption import agree_on_signal
@@ -24,8 +27,8 @@ from hfkit.training.interruption import agree_on_signal
 class PolicyResults:
     """A model's replies to held-out prompts, the reward of each, float32 (N,), and mean metrics.
 
-    `metrics`: `reward`, `entropy` (nats per token), `length` (tokens), and `kl` to the reference (nats per reply; the
-    k1 estimator, whatever `kl_estimator` says).
+    `metrics`: `reward` if there is a scorer, `entropy` (nats per token), `length` (tokens), and `kl` to the reference
+    (nats per reply; the k1 estimator, whatever `kl_estimator` says).
     """
 
     replies: list[list[int]]
@@ -38,9 +41,9 @@ def evaluate_policy(
     model: Model,
     reference: Model,
     tokenizer: PreTrainedTokenizerBase,
-    scorer: Scorer,
+    scorer: Scorer | None,
     rows: list[dict],
-    args: PPOArguments,
+    args: SamplingArguments,
     stop_token_ids: list[int],
 ) -> PolicyResults:
     """Sample and score replies to the prompts of the rows, as in training; the processes share the rows out.
@@ -72,8 +75,9 @@ def evaluate_policy(
             likely = likelihoods(model, tokenizer, given, replies, temperature, size)
         with whole_weights(reference):
             reference_likely = likelihoods(reference, tokenizer, given, replies, temperature, size)
-        with whole_weights(scorer.reward_model):
-            rewards = scorer(given, replies, [rows[index] for index in indices])["total"].tolist() if own else []
+        with whole_weights(scorer.reward_model if scorer else None):
+            given_rows = [rows[index] for index in indices]
+            rewards = scorer(given, replies, given_rows)["total"].tolist() if scorer and own else [0.0] * len(given)
     measured = [
         (reward, float(one.logprobs.sum()), float(other.logprobs.sum()), float(one.entropy.sum()))
         for reward, one, other in zip(rewards, likely, reference_likely, strict=True)
@@ -82,7 +86,7 @@ def evaluate_policy(
     replies = [reply for _, reply, _ in found]
     scores, logprobs, under_reference, entropies = zip(*(figures for *_, figures in found), strict=True)
     metrics = {
-        "reward": sum(scores) / len(rows),
+        **({"reward": sum(scores) / len(rows)} if scorer else {}),
         "kl": kl_per_reply(logprobs, under_reference),
         "entropy": token_entropy(entropies, [*map(len, replies)]),
         "length": sum(map(len, replies)) / len(rows),
@@ -91,9 +95,19 @@ def evaluate_policy(
 
 
 def compare_policies(
-    roles: Roles, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, args: PPOArguments
+    policy: Model,
+    reference: Model,
+    scorer: Scorer | None,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    args: SamplingArguments,
+    stage: str,
 ) -> tuple[dict[str, float], list[dict]]:
-    """Compare replies of the SFT model and of the policy to the same prompts.
+    """Compare replies of the SFT model and of the policy to the same prompts, `input_ids` of the rows.
+
+    Args:
+        scorer: None measures no rewards.
+        stage: its name ends the names of the policy's metrics.
 
     Returns:
         metrics: KL of the policy to the SFT model (nats per reply), and of both models the mean reward, entropy (nats
@@ -101,22 +115,33 @@ def compare_policies(
         samples: prompt, reply before and after, and their rewards.
     """
     rows = list(dataset)
-    stop_token_ids = stop_ids(roles.reference.generation_config, tokenizer)
+    stop_token_ids = stop_ids(reference.generation_config, tokenizer)
     before, after = (
-        evaluate_policy(model, roles.reference, tokenizer, scorer, rows, args, stop_token_ids)
-        for model in (roles.reference, roles.policy)
+        evaluate_policy(model, reference, tokenizer, scorer, rows, args, stop_token_ids)
+        for model in (reference, policy)
     )
     metrics = {"eval_kl": after.metrics["kl"]}
-    for name, results in (("sft", before), ("ppo", after)):
-        metrics |= {f"eval_{key}_{name}": results.metrics[key] for key in ("reward", "entropy", "length")}
+    for name, results in (("sft", before), (stage, after)):
+        metrics |= {f"eval_{key}_{name}": value for key, value in results.metrics.items() if key != "kl"}
+
+    def rewards_of(index: int) -> dict[str, float]:
+        found = {"reward_before": before, "reward_after": after}
+        return {name: round(float(results.rewards[index]), 4) for name, results in found.items()}
+
     samples = [
         {
             "prompt": tokenizer.decode(row["input_ids"]),
             "before": tokenizer.decode(before.replies[index], skip_special_tokens=True),
             "after": tokenizer.decode(after.replies[index], skip_special_tokens=True),
-            "reward_before": round(float(before.rewards[index]), 4),
-            "reward_after": round(float(after.rewards[index]), 4),
+            **(rewards_of(index) if scorer else {}),
         }
         for index, row in enumerate(rows)
     ]
     return metrics, samples
+
+
+def save_with_samples(policy, tokenizer, samples: list[dict], folder: Path, **options) -> None:
+    """Save the policy as `save_model` does, with `samples.jsonl` beside it."""
+    save_model(policy, tokenizer, folder, **options)
+    lines = "".join(json.dumps(without_secrets(sample), ensure_ascii=False) + "\n" for sample in samples)
+    (folder / "samples.jsonl").write_text(lines, encoding="utf-8")

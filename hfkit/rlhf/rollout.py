@@ -19,7 +19,7 @@ from hfkit.models.merged_copies import MergedCopies, can_merge
 from hfkit.models.quantization import quantized_layers
 from hfkit.models.vllm_engine import Backend, VLLMEngine, colocated
 from hfkit.models.vllm_server import Server
-from hfkit.rlhf.arguments import PPOArguments
+from hfkit.rlhf.arguments import PPOArguments, SamplingArguments
 from hfkit.rlhf.forward import Model
 from hfkit.rlhf.sharding import whole_weights
 
@@ -81,7 +81,7 @@ def policy_engine(
     return engine(policy, tokenizer, copies, autocast)
 
 
-def vllm_engine(args: PPOArguments, model: Model, tokenizer: PreTrainedTokenizerBase) -> VLLMEngine:
+def vllm_engine(args: SamplingArguments, model: Model, tokenizer: PreTrainedTokenizerBase) -> VLLMEngine:
     """Return the engine that samples from a model with vLLM; all engines of a process share one vLLM."""
     backend: Backend
     if args.vllm_mode == "server":
@@ -95,7 +95,7 @@ def vllm_engine(args: PPOArguments, model: Model, tokenizer: PreTrainedTokenizer
 
 
 @contextmanager
-def engine_of(args: PPOArguments, model: Model, tokenizer: PreTrainedTokenizerBase) -> Iterator[Engine]:
+def engine_of(args: SamplingArguments, model: Model, tokenizer: PreTrainedTokenizerBase) -> Iterator[Engine]:
     """Yield the engine of a config for a model that does not learn, without merged copies, and free its memory.
 
     Every process has to enter it. The random state stays as it is.

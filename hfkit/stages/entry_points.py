@@ -45,6 +45,11 @@ def reward(config=None, **keys) -> Path:
     return run_stage("reward", config, **keys)
 
 
+def dpo(config=None, **keys) -> Path:
+    """Train a policy with DPO on preferences and return the run's folder; see `run_stage` for the arguments."""
+    return run_stage("dpo", config, **keys)
+
+
 def ppo(config=None, **keys) -> Path:
     """Train a policy with PPO and return the run's folder; see `run_stage` for the arguments."""
     return run_stage("ppo", config, **keys)

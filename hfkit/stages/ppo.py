@@ -5,7 +5,6 @@ reference is the SFT model that the policy starts from; the value model starts f
 """
 
 import copy
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from hfkit.config.stages import PPOConfig
 from hfkit.core.console import say, warn
 from hfkit.core.device import prepare_device
 from hfkit.core.interrupts import defer_signals
-from hfkit.core.masking import without_secrets
 from hfkit.data.forms import PROMPTS, encode_prompts
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
@@ -27,7 +25,7 @@ from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.records.metrics_file import read_metrics
 from hfkit.rlhf import PPOTrainer
 from hfkit.rlhf.monitor import mean_metrics
-from hfkit.rlhf.policy_evaluation import compare_policies
+from hfkit.rlhf.policy_evaluation import compare_policies, save_with_samples
 from hfkit.rlhf.ptx import load_ptx
 from hfkit.rlhf.reward_quality import probe_rewards, report_reward_accuracy
 from hfkit.rlhf.rewards import initial_normalizer, load_scorer, scoring_tokenizer, validate_rendering
@@ -102,7 +100,9 @@ def main(config: PPOConfig) -> Path:
         # Save
         metrics, samples = trend(run.folder, published_step(trainer)), []
         if test_rows is not None:
-            held_out, samples = compare_policies(roles, scorer, tokenizer, test_rows, trainer.args)
+            held_out, samples = compare_policies(
+                roles.policy, roles.reference, scorer, tokenizer, test_rows, trainer.args, run.stage
+            )
             metrics |= held_out
             for sample in samples[:SHOWN_SAMPLES]:
                 say(f"  {sample['prompt']!r}\n    before: {sample['before']!r}\n    after:  {sample['after']!r}")
@@ -116,13 +116,6 @@ def left_padded(tokenizer):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.padding_side = "left"
     return tokenizer
-
-
-def save_with_samples(policy, tokenizer, samples: list[dict], folder: Path, **options) -> None:
-    """Save the policy as `save_model` does, with `samples.jsonl` beside it."""
-    save_model(policy, tokenizer, folder, **options)
-    lines = "".join(json.dumps(without_secrets(sample), ensure_ascii=False) + "\n" for sample in samples)
-    (folder / "samples.jsonl").write_text(lines, encoding="utf-8")
 
 
 def train_policy(trainer, run) -> dict:

@@ -133,14 +133,18 @@ def samples_section(info: RunInfo) -> str:
     file = info.folder / "samples.jsonl"
     lines = file.read_text(encoding="utf-8").split("\n")[:-1][:CARD_SAMPLES] if file.is_file() else []
     texts = [
-        f"prompt: {sample['prompt'].strip()}\n"
-        f"before (reward {sample['reward_before']:.2f}): {sample['before'].strip()}\n"
-        f"after (reward {sample['reward_after']:.2f}): {sample['after'].strip()}"
+        f"prompt: {sample['prompt'].strip()}\n{sampled(sample, 'before')}\n{sampled(sample, 'after')}"
         for sample in map(json.loads, lines)
     ]
     if not texts:
         return ""
     return "Responses to the first held-out prompts, not hand-picked:\n\n" + fenced("\n\n".join(texts), "text")
+
+
+def sampled(sample: dict, when: str) -> str:
+    """Return the response of a sample before or after training, with its reward if it has one."""
+    reward = sample.get(f"reward_{when}")
+    return f"{when}{'' if reward is None else f' (reward {reward:.2f})'}: {sample[when].strip()}"
 
 
 def data_section(info: RunInfo) -> str:

@@ -48,6 +48,9 @@ def deepspeed_problems(config, spec: StageSpec) -> list[Problem]:
         remedy = "PPO updates its models itself, and under DeepSpeed would train nothing: train adapters with DDP "
         remedy += "(`accelerate launch --multi_gpu`), full models with FSDP2 (`--use_fsdp --fsdp_version 2`)"
         return [Problem(key, given, remedy)]
+    if spec.holds_reference:
+        remedy = f"{spec.title} holds a policy and its reference on one base, which DeepSpeed would shard twice"
+        return [Problem(key, given, f"{remedy}: train with DDP (`accelerate launch --multi_gpu`)")]
     if "LOCAL_RANK" not in os.environ:
         return [
             Problem(

@@ -48,6 +48,9 @@ def fsdp_problems(config, spec: StageSpec) -> list[Problem]:
         problems.append(Problem(FSDP, True, f"{remedy}: `{LAUNCH}`, or turn FSDP off"))
     if spec.loop == "ppo":
         problems += ppo_fsdp_problems(config.use_peft, config.rollout_engine)
+    elif spec.holds_reference:
+        remedy = f"{spec.title} holds a policy and its reference on one base, which FSDP2 would shard twice"
+        problems.append(Problem(FSDP, True, f"{remedy}: train with DDP (`accelerate launch --multi_gpu`)"))
     else:
         problems += saving_problems(config) + wrap_problems()
     return problems + training_problems(config)

@@ -1,0 +1,45 @@
+"""Validates what only a DPO config has: which losses there are, and what they need."""
+
+from hfkit.config.stages import DPOConfig
+from hfkit.core.errors import Problem
+from hfkit.stages.checks.rules import broken_rules
+
+LOSSES = (
+    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
+    *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+)
+"""The losses of TRL 1.12's DPOTrainer."""
+OF_DIFFERENCES = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}
+"""Losses of the difference of two rewards, in which the constant of another f-divergence cancels."""
+SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}
+
+
+def dpo_problems(config: DPOConfig) -> list[Problem]:
+    """Return every problem of DPO's own fields."""
+    losses, smoothing = config.loss_type, config.label_smoothing
+    unknown = [loss for loss in losses if loss not in LOSSES]
+    rules = [
+        (not losses or unknown, "loss_type", f"expected names of: {', '.join(LOSSES)}"),
+        (config.lora_dropout, "lora_dropout", "TRL's DPOTrainer turns dropout off: set 0"),
+        (not 0 <= smoothing < 0.5, "label_smoothing", "expected a share of wrong labels: 0 or more, below 0.5"),
+        (smoothing and not SMOOTHED & {*losses}, "label_smoothing", f"only {', '.join(sorted(SMOOTHED))} use it"),
+        ("exo_pair" in losses and not smoothing, "label_smoothing", "exo_pair needs it: 0.001 is common", "loss_type"),
+    ]
+    return broken_rules(config, rules) + extra_problems(config)
+
+
+def extra_problems(config: DPOConfig) -> list[Problem]:
+    """Return the problems of further fields of TRL's DPOConfig."""
+    extra, losses, problems = config.extra, {*config.loss_type}, []
+    weights, divergence = extra.get("loss_weights"), extra.get("f_divergence_type", "reverse_kl")
+    if weights is not None and len(weights) != len(config.loss_type):
+        remedy = f"expected {len(config.loss_type)}, one for each of: {', '.join(config.loss_type)}"
+        problems.append(Problem("loss_weights", weights, remedy, keys=("loss_type",)))
+    if divergence != "reverse_kl" and not losses <= OF_DIFFERENCES:
+        remedy = f"only these losses have another divergence: {', '.join(sorted(OF_DIFFERENCES))}"
+        problems.append(Problem("f_divergence_type", divergence, remedy, keys=("loss_type",)))
+    if extra.get("use_weighting") and {"aot", "aot_unpaired"} & losses:
+        problems.append(
+            Problem("use_weighting", True, "aot sorts a batch, which no weight of a pair can follow: remove it")
+        )
+    return problems

@@ -1,0 +1,108 @@
+"""hfkit dpo configs/quickstart/dpo.yaml
+
+Direct preference optimization with TRL's DPOTrainer on pairs or rankings, as reward modeling takes them: sigmoid, IPO
+and TRL's other losses; LoRA or full. The reference is the SFT model that the policy starts from, on the same base.
+"""
+
+import copy
+from functools import partial
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import set_seed
+
+from hfkit.config.stages import DPOConfig
+from hfkit.core.console import say, warn
+from hfkit.core.device import prepare_device
+from hfkit.data.comparisons import COMPARISONS, as_pairs, encode_comparisons
+from hfkit.data.splits import load_splits, report_splits
+from hfkit.hub.push_to_hub import push_when_done
+from hfkit.models.adapters import record_base
+from hfkit.models.loading import load_trainable, without_expert_dropout
+from hfkit.models.tokenizers import load_stage_tokenizer
+from hfkit.rlhf.policy_evaluation import compare_policies, save_with_samples
+from hfkit.rlhf.shared_base import copy_sharing_frozen
+from hfkit.stages.open_run import open_run
+from hfkit.training.arguments import (
+    held_out_metrics,
+    keep_trainable_dtype,
+    max_tokens,
+    set_callbacks,
+    train,
+    trainer_arguments,
+)
+from hfkit.training.dpo_trainer import MicroBatchedDPOTrainer, PairCollator
+from hfkit.training.memory.checkpointing import plan_run
+from hfkit.training.sharding import CollectiveSave
+
+
+@push_when_done
+def main(config: DPOConfig) -> Path:
+    """Train the policy, or a LoRA adapter on the SFT model, and return the run's folder."""
+    set_seed(config.seed)
+    prepare_device(config)
+    config = without_expert_dropout(config)
+    # Data
+    tokenizer = load_stage_tokenizer(config)
+    train_rows, test_rows, stats = load_splits(config, COMPARISONS)
+    train_rows = encode_pairs(train_rows, tokenizer, stats["train"], config)
+    if test_rows is not None:
+        test_rows = encode_pairs(test_rows, tokenizer, stats["test"], config)
+    run = open_run("dpo", config, stats)
+    if run.is_done:
+        return run.folder
+    with run.training():
+        report_splits(run, stats)
+        if "margin" in train_rows.column_names:
+            warn("dpo: the pairs have margins, which the losses of DPO do not use")
+        # Model
+        config = plan_run(run)
+        model = load_trainable(config)
+        reference = copy_sharing_frozen(model) if config.use_peft else copy.deepcopy(model)
+        run.note(**record_base(model))
+        # Trainer
+        arguments = trainer_arguments(
+            config,
+            max_length=None,  # the rows are tokenized and filtered already
+            remove_unused_columns=False,
+            include_num_input_tokens_seen="non_padding",
+        )
+        with keep_trainable_dtype(model):
+            trainer = MicroBatchedDPOTrainer(
+                model=model,
+                ref_model=reference.requires_grad_(False).eval(),
+                args=arguments,
+                train_dataset=train_rows,
+                eval_dataset=test_rows,
+                data_collator=PairCollator(tokenizer, arguments.pad_to_multiple_of),
+                processing_class=tokenizer,
+                max_tokens=max_tokens(config, config.max_length, 2),
+            )
+        save = partial(save_with_samples, trainer.model, tokenizer, [])
+        set_callbacks(trainer, run, CollectiveSave(trainer, save))
+        facts = train(trainer, run)
+        # Save
+        metrics, samples = {"train_loss": facts["train_loss"]}, []
+        if test_rows is not None:
+            metrics |= held_out_metrics(trainer)
+        if test_rows is not None and config.eval_prompts:
+            prompts = prompts_of(test_rows, config.eval_prompts)
+            say(f"dpo: sampling replies to {len(prompts)} held-out prompts, before and after")
+            models = (trainer.model, reference, None, tokenizer)
+            found, samples = compare_policies(*models, prompts, arguments, run.stage)
+            metrics |= found
+        save = partial(save_with_samples, trainer.model, tokenizer, samples)
+        run.publish(CollectiveSave(trainer, save), metrics, **facts)
+    return run.folder
+
+
+def encode_pairs(rows: Dataset, tokenizer, stats, config: DPOConfig) -> Dataset:
+    """Return encoded pairs; those of a ranking are pairs of their own."""
+    encoded = encode_comparisons(rows, tokenizer, stats, config)
+    return as_pairs(encoded) if "reply_ids" in encoded.column_names else encoded
+
+
+def prompts_of(pairs: Dataset, most: int) -> Dataset:
+    """Return the first different prompts of encoded pairs, as `input_ids`."""
+    prompts = {tuple(row["chosen_ids"][: row["starts"][0]]): None for row in pairs}
+    return Dataset.from_dict({"input_ids": [list(prompt) for prompt in list(prompts)[:most]]})

@@ -1,0 +1,122 @@
+"""TRL's DPOTrainer in micro-batches of like length, on encoded pairs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from trl import DPOTrainer
+
+from hfkit.core.compat import EncodedRows, logged_counts, weigh_logged
+from hfkit.data.encoding import pair_lengths
+from hfkit.models.micro_batches import batches_by_length, call_tokens, round_up
+from hfkit.training.micro_batching import Batch, MicroBatching
+
+OF_THE_BATCH = {"aot", "aot_unpaired", "sft"}
+"""Losses that are no mean over pairs: TRL sorts those of a batch, or takes the mean over its tokens."""
+REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
+
+
+@dataclass
+class PairCollator:
+    """Collates N encoded pairs as TRL's DPOTrainer takes them: N chosen sequences, then N rejected, padded at the end.
+
+    Returns `input_ids`, `attention_mask` and `completion_mask`, which has the tokens of the replies, (2N, T) each; and
+    the precomputed log-probabilities under the reference, (N,), if the rows have them.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    pad_to_multiple_of: int | None = None
+
+    def __call__(self, rows: list[dict]) -> Batch:
+        ids = [row[name] for name in ("chosen_ids", "rejected_ids") for row in rows]
+        options = {"padding_side": "right", "pad_to_multiple_of": self.pad_to_multiple_of, "return_tensors": "pt"}
+        batch = dict(self.tokenizer.pad({"input_ids": ids}, **options))
+        starts = torch.tensor([row["starts"][side] for side in (0, 1) for row in rows])
+        follows = torch.arange(batch["input_ids"].shape[1]) >= starts.unsqueeze(1)
+        batch["completion_mask"] = batch["attention_mask"] * follows
+        return batch | {name: torch.tensor([row[name] for row in rows]) for name in REFERENCE if name in rows[0]}
+
+
+class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
+    """TRL's DPOTrainer in micro-batches: the loss of a batch is the mean over its pairs, so each weighs by its pairs.
+
+    A loss that is no such mean, and the router loss of a mixture of experts, are computed of whole batches.
+    """
+
+    def __init__(self, *args, max_tokens: int | None, **kwargs):
+        super().__init__(*args, max_tokens=max_tokens, **kwargs)
+        if OF_THE_BATCH & {*self.loss_types} or self.aux_loss_enabled:
+            self.max_tokens = None
+
+    def adds_up(self, batch: Batch, items: torch.Tensor | int | None) -> bool:
+        """Return whether the losses of micro-batches add up: they are means."""
+        return False
+
+    def weight(self, batch: Batch) -> torch.Tensor:
+        """Return what the loss is a mean over: the number of pairs."""
+        return torch.tensor(len(batch["input_ids"]) // 2, device=batch["input_ids"].device)
+
+    def split(self, batch: Batch) -> list[Batch]:
+        """Return the micro-batches of a batch, of whole pairs, as many in each process."""
+        count = len(batch["input_ids"]) // 2
+        lengths = batch["attention_mask"].sum(1).view(2, count).amax(0).cpu().numpy()
+        parts = []
+        for part in self.cut(lengths, np.full(count, 2)):
+            pairs = torch.as_tensor(part, device=batch["input_ids"].device)
+            width = round_up(int(lengths[part].max()), self.args.pad_to_multiple_of)
+            both = torch.cat([pairs, pairs + count])
+            parts.append(
+                {name: values[pairs] if name in REFERENCE else values[both, :width] for name, values in batch.items()}
+            )
+        return parts
+
+    def cut(self, lengths: np.ndarray, sequences: np.ndarray | None = None) -> list[np.ndarray]:
+        """Return the pairs of each micro-batch, equally many in each process, for TRL gathers metrics of them."""
+        if self.accelerator.num_processes == 1:
+            return super().cut(lengths, sequences)
+        needed = -(-2 * len(lengths) * int(lengths.max()) // self.max_tokens)
+        count = int(self.accelerator.gather(torch.tensor([needed], device=self.args.device)).max())
+        return np.array_split(np.argsort(-lengths, kind="stable"), min(count, len(lengths)))
+
+    # Evaluation
+
+    def held_out_figures(self, rows: Dataset) -> dict[str, float]:
+        """Return mean loss, accuracy and margin of the implicit rewards, whatever the batch size and the processes."""
+        before, weights, total = logged_counts(self, "eval"), [], 0.0
+        with_router, self.aux_loss_enabled = self.aux_loss_enabled, False
+        try:
+            with self.accelerator.autocast():
+                for pairs, weight in self.evaluation_turns(rows):
+                    total += float(self.compute_loss(self.model, self.collate(rows, pairs))) * weight
+                    weights.append(weight)
+                    self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        finally:
+            self.aux_loss_enabled = with_router
+        weigh_logged(self, "eval", before, weights)
+        total = self.accelerator.reduce(torch.tensor(total, device=self.args.device, dtype=torch.float64), "mean")
+        metrics = {name: values[-1] for name, values in self._metrics["eval"].items()}
+        return {
+            "loss": float(total / len(rows)),
+            "accuracy": metrics["rewards/accuracies"],
+            "margin": metrics["rewards/margins"],
+        }
+
+    def evaluation_turns(self, rows: Dataset) -> list[tuple[list[int], int]]:
+        """Return the pairs of this process in each turn, equally many in each process, and how many all have in it.
+
+        What cannot be shared out evenly at the end is computed by every process.
+        """
+        lengths = np.maximum(*pair_lengths(rows.with_format("arrow")[:])[:2])
+        size, count = self.args.per_device_eval_batch_size, self.accelerator.num_processes
+        if count == 1:
+            batches = batches_by_length(lengths, size, call_tokens(self.model))
+            return [(batch.tolist(), len(batch)) for batch in batches]
+        order = np.argsort(-lengths, kind="stable").tolist()
+        turns = [order[start : start + size * count] for start in range(0, len(order), size * count)]
+        even = len(turns[-1]) // count * count
+        turns = [*turns[:-1], turns[-1][:even]]
+        rest = order[sum(map(len, turns)) :]
+        shared = [(turn[self.accelerator.process_index :: count], len(turn)) for turn in turns if turn]
+        return [*shared, (rest, len(rest))] if rest else shared
