@@ -20,7 +20,6 @@ from hfkit.rlhf.rollout import Rollouts, policy_engine
 from hfkit.rlhf.rollout_log import RolloutLog
 from hfkit.training.sharding import reduce_in_float32
 
-
 COPY = "ref"
 """What TRL calls its copy of an adapter."""
 
