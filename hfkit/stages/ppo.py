@@ -100,9 +100,8 @@ def main(config: PPOConfig) -> Path:
         # Save
         metrics, samples = trend(run.folder, published_step(trainer)), []
         if test_rows is not None:
-            held_out, samples = compare_policies(
-                roles.policy, roles.reference, scorer, tokenizer, test_rows, trainer.args, run.stage
-            )
+            models = (roles.policy, roles.reference, scorer, tokenizer)
+            held_out, samples = compare_policies(*models, test_rows, trainer.args, run.stage)
             metrics |= held_out
             for sample in samples[:SHOWN_SAMPLES]:
                 say(f"  {sample['prompt']!r}\n    before: {sample['before']!r}\n    after:  {sample['after']!r}")
