@@ -21,6 +21,7 @@ CASES = {
     "sft": ("sft", INSTRUCTIONS, {}),
     "pairs": ("reward", PAIRS, {"center_rewards_coefficient": 0.01}),
     "rankings": ("reward", RANKINGS, {"score_margin": 0.1}),
+    "dpo": ("dpo", PAIRS, {"eval_prompts": 0}),
 }
 STEPS = {
     "max_steps": 5,

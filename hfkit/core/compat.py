@@ -241,7 +241,9 @@ def logged_counts(trainer, mode: str) -> dict[str, int]:
     return {name: len(values) for name, values in getattr(trainer, "_metrics", {}).get(mode, {}).items()}
 
 
-def weigh_logged(trainer, mode: str, before: dict[str, int], weights: list[float]) -> None:
+def weigh_logged(
+    trainer, mode: str, before: dict[str, int], weights: list[float], others: dict[str, list[float]] | None = None
+) -> None:
     """Replace the metrics that a trainer of TRL collected of several parts of a batch by those of the batch.
 
     trl 1.12.0: `log` takes the plain mean of what `compute_loss` has collected.
@@ -249,13 +251,14 @@ def weigh_logged(trainer, mode: str, before: dict[str, int], weights: list[float
     Args:
         before: `logged_counts` from before the parts.
         weights: of each part.
+        others: weights in place of these, by the name of a metric.
     """
     for name, values in getattr(trainer, "_metrics", {}).get(mode, {}).items():
         start = before.get(name, 0)
-        parts = values[start:]
-        if len(parts) == len(weights):
+        parts, shares = values[start:], (others or {}).get(name, weights)
+        if len(parts) == len(shares):
             pick = {"min": min, "max": max}.get(name.partition("_")[0])
-            mean = sum(value * weight for value, weight in zip(parts, weights, strict=True)) / (sum(weights) or 1.0)
+            mean = sum(value * share for value, share in zip(parts, shares, strict=True)) / (sum(shares) or 1.0)
             values[start:] = [pick(parts) if pick else mean]
 
 

@@ -58,6 +58,14 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
         """Return what the loss is a mean over: the number of pairs."""
         return torch.tensor(len(batch["input_ids"]) // 2, device=batch["input_ids"].device)
 
+    def token_weights(self, parts: list[Batch]) -> dict[str, list[float]]:
+        """Return the weight of each part in the metrics that are a mean over the tokens of replies."""
+        masks = [part["completion_mask"][:, 1:].sum(1).chunk(2) for part in parts]
+        counts = torch.stack([torch.stack([side.sum() for side in sides]) for sides in masks], dim=1)
+        chosen, rejected = self.accelerator.reduce(counts, "sum").tolist()
+        both = [sum(pair) for pair in zip(chosen, rejected, strict=True)]
+        return {"entropy": both, "logits/chosen": chosen, "mean_token_accuracy": chosen, "logits/rejected": rejected}
+
     def split(self, batch: Batch) -> list[Batch]:
         """Return the micro-batches of a batch, of whole pairs, as many in each process."""
         count = len(batch["input_ids"]) // 2
@@ -84,17 +92,22 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
 
     def held_out_figures(self, rows: Dataset) -> dict[str, float]:
         """Return mean loss, accuracy and margin of the implicit rewards, whatever the batch size and the processes."""
-        before, weights, total = logged_counts(self, "eval"), [], 0.0
+        before, weights, total, token_weights = logged_counts(self, "eval"), [], 0.0, []
         with_router, self.aux_loss_enabled = self.aux_loss_enabled, False
         try:
             with self.accelerator.autocast():
                 for pairs, weight in self.evaluation_turns(rows):
-                    total += float(self.compute_loss(self.model, self.collate(rows, pairs))) * weight
+                    batch = self.collate(rows, pairs)
+                    total += float(self.compute_loss(self.model, batch)) * weight
                     weights.append(weight)
+                    found = self.token_weights([batch])
+                    share = weight / (len(pairs) * self.accelerator.num_processes)
+                    token_weights.append({name: value * share for name, (value,) in found.items()})
                     self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         finally:
             self.aux_loss_enabled = with_router
-        weigh_logged(self, "eval", before, weights)
+        others = {name: [one[name] for one in token_weights] for name in token_weights[0]}
+        weigh_logged(self, "eval", before, weights, others)
         total = self.accelerator.reduce(torch.tensor(total, device=self.args.device, dtype=torch.float64), "mean")
         metrics = {name: values[-1] for name, values in self._metrics["eval"].items()}
         return {

@@ -71,7 +71,8 @@ class MicroBatching(KeepsLogs, Trainer):
                 losses.append(super().training_step(model, part, num_items_in_batch))
             if not is_last:
                 self.control = self.callback_handler.on_substep_end(self.args, self.state, self.control)
-        weigh_logged(self, "train", before, self.accelerator.reduce(weights, "sum").tolist())
+        weights = self.accelerator.reduce(weights, "sum").tolist()
+        weigh_logged(self, "train", before, weights, self.token_weights(parts))
         return torch.stack(losses).sum()
 
     def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
@@ -100,6 +101,10 @@ class MicroBatching(KeepsLogs, Trainer):
     def weight(self, batch: Batch) -> torch.Tensor:
         """Return what metrics are a mean over: the number of labels that are predicted."""
         return (batch["labels"][:, 1:] != IGNORE).sum()
+
+    def token_weights(self, parts: list[Batch]) -> dict[str, list[float]]:
+        """Return the weight of each part in those metrics, by name, that are not a mean over what `weight` counts."""
+        return {}
 
     def join(self, batches: list[Batch]) -> Batch:
         """Return the rows of several batches as one batch."""

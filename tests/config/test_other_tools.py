@@ -85,7 +85,7 @@ def test_every_line_of_the_table_is_shown_somewhere_and_names_keys_that_there_ar
         assert readers, f"{key} is never shown"
 
 
-@pytest.mark.parametrize("verb", ["dpo", "train", "api", "webchat", "merge-lora"])
+@pytest.mark.parametrize("verb", ["orpo", "train", "api", "webchat", "merge-lora"])
 def test_a_verb_of_another_tool_is_an_error_that_names_ours(verb, capsys):
     assert cli.main([verb, "x.yaml"]) == 2
     assert capsys.readouterr().err == f"hfkit: unknown verb {verb!r}; {table()['verbs'][verb]}\n"

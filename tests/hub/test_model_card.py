@@ -227,11 +227,11 @@ def test_texts_from_the_data_cannot_break_the_markdown(ppo_dir, tmp_path):
 
 
 def test_a_run_of_a_stage_that_is_not_registered_has_a_card_too(sft_dir):
-    record = read_record(sft_dir) | {"stage": "dpo"}
+    record = read_record(sft_dir) | {"stage": "orpo"}
     text = updated_card(None, sft_dir, record)
     assert errors_in(text) == []
-    assert "The result of a run of the stage `dpo`." in text
-    assert ModelCard(text).data.tags == ["hfkit", "dpo", "lora"]
+    assert "The result of a run of the stage `orpo`." in text
+    assert ModelCard(text).data.tags == ["hfkit", "orpo", "lora"]
 
 
 def test_a_merged_model_is_what_its_adapter_was(stage_folder):

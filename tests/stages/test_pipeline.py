@@ -141,7 +141,7 @@ def test_a_users_path_is_checked_and_the_output_of_an_earlier_stage_is_not(files
 @pytest.mark.parametrize(
     ("content", "keys"),
     [
-        ({"output_dir": "out", "stages": {"sft": "none.yaml", "dpo": "dpo.yaml"}}, ["stages.sft", "stages.dpo"]),
+        ({"output_dir": "out", "stages": {"sft": "none.yaml", "orpo": "orpo.yaml"}}, ["stages.sft", "stages.orpo"]),
         ({"stages": {}, "sed": 1}, ["sed", "output_dir", "stages"]),
         ({"output_dir": 3, "stages": ["sft"]}, ["output_dir", "stages"]),
     ],

@@ -11,10 +11,11 @@ from safetensors import safe_open
 import hfkit
 from hfkit.data.chat_template import encode_conversation
 from hfkit.records.record import weights_hash
+from hfkit.rlhf import policy_evaluation
 
 pytestmark = pytest.mark.any_device
 FLAGS = {"load_in_4bit": True, "use_peft": True}
-STAGES = ["pretrain", "sft", "reward", "ppo"]
+STAGES = ["pretrain", "sft", "reward", "dpo", "ppo"]
 # argv: file of the rows, then stage=folder; loads each twice in a row.
 SCRIPT = """
 import sys
@@ -44,7 +45,7 @@ def rows(tokenizer) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory, config_of, base_dir, rows):
-    """The four stages over one 4-bit base: their folder, and the logits of each model when it was saved."""
+    """The stages over one 4-bit base: their folder, and the logits of each model when it was saved."""
     from importlib import import_module
 
     root = tmp_path_factory.mktemp("qlora")
@@ -64,13 +65,14 @@ def chain(tmp_path_factory, config_of, base_dir, rows):
         "pretrain": {"model_name_or_path": str(base_dir), "model_config": {}, "lora_r": 4},
         "sft": {"model_name_or_path": str(base_dir)},
         "reward": {"model_name_or_path": str(root / "sft")},
+        "dpo": {"model_name_or_path": str(root / "sft")},
         "ppo": {"model_name_or_path": str(root / "sft"), "reward_model_path": str(root / "reward")},
     }
     for stage in STAGES:
         with pytest.MonkeyPatch.context() as patch:
-            module = import_module(f"hfkit.stages.{stage}")
-            patch.setattr(module, "save_model", logged(module.save_model, stage))
-            module.main(config_of(stage, root / stage, **FLAGS, **inputs[stage]))
+            saver = policy_evaluation if stage in ("dpo", "ppo") else import_module(f"hfkit.stages.{stage}")
+            patch.setattr(saver, "save_model", logged(saver.save_model, stage))
+            import_module(f"hfkit.stages.{stage}").main(config_of(stage, root / stage, **FLAGS, **inputs[stage]))
     return root, logits
 
 
@@ -119,7 +121,7 @@ def test_an_adapter_can_be_loaded_on_the_unquantized_base(chain, rows):
     assert np.corrcoef(whole.ravel(), logits.ravel())[0, 1] > 0.98
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
 @pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}, {"bf16": True}, {"load_in_8bit": True}])
 def test_pain_26_a_quantized_base_trains_whatever_the_precision(stage, settings, run_stage, base_dir, tmp_path):
     flags = FLAGS | {"load_in_4bit": "load_in_8bit" not in settings}

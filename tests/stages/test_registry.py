@@ -54,12 +54,12 @@ def hfkit(toy, capsys, monkeypatch):
 
 
 def test_specs_are_found_by_name_and_by_config(registered):
-    assert spec_of("toy") is TOY and spec_of("merge") is MERGE and spec_of("dpo") is spec_of(None) is None
+    assert spec_of("toy") is TOY and spec_of("merge") is MERGE and spec_of("orpo") is spec_of(None) is None
     config = ToyConfig(model_name_or_path="base", output_dir="out")
     assert spec_of_config(config) is TOY
     assert spec_of_config(SFTConfig(model_name_or_path="base", output_dir="out")) is STAGES["sft"]
     assert spec_of_config(object()) is None
-    assert [*STAGES] == ["tokenizer", "pretrain", "sft", "reward", "ppo", "toy"]
+    assert [*STAGES] == ["tokenizer", "pretrain", "sft", "reward", "dpo", "ppo", "toy"]
     with pytest.raises(ValueError, match="the stage 'toy' is registered already"):
         register(TOY)
 
