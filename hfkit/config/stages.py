@@ -97,6 +97,8 @@ NOT_IN_DPO = {
     "max_prompt_length": "max_length is the limit of a prompt with its reply: remove it",
 }
 """Fields of DPO's arguments that have no effect, with what to do instead."""
+OF_THE_BATCH = ("aot", "aot_unpaired", "sft")
+"""Losses of DPO that are no mean over pairs: TRL sorts those of a batch, or takes the mean over its tokens."""
 
 
 @dataclass(kw_only=True)
@@ -105,9 +107,7 @@ class DPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
 
     max_length: int = arg(1024, help="maximum tokens per conversation; longer rows are dropped and counted")
     learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {DPO_RATES}")
-    lora_dropout: float = arg(
-        0.0, help="LoRA dropout; TRL's DPOTrainer turns dropout off, but with disable_dropout: false"
-    )
+    lora_dropout: float = arg(0.0, help="LoRA dropout; it has no effect but with disable_dropout: false")
     beta: float = arg(0.1, help="how strongly the policy is held to the reference; in IPO, tau")
     loss_type: str | list[str] = arg(
         factory=lambda: ["sigmoid"], help="TRL's losses, such as sigmoid or ipo; several are summed with loss_weights"

@@ -8,13 +8,12 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import DPOTrainer
 
+from hfkit.config.stages import OF_THE_BATCH
 from hfkit.core.compat import EncodedRows, logged_counts, weigh_logged
 from hfkit.data.encoding import pair_lengths
 from hfkit.models.micro_batches import batches_by_length, call_tokens, round_up
 from hfkit.training.micro_batching import Batch, MicroBatching
 
-OF_THE_BATCH = {"aot", "aot_unpaired", "sft"}
-"""Losses that are no mean over pairs: TRL sorts those of a batch, or takes the mean over its tokens."""
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 
 
@@ -47,7 +46,7 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
 
     def __init__(self, *args, max_tokens: int | None, **kwargs):
         super().__init__(*args, max_tokens=max_tokens, **kwargs)
-        if OF_THE_BATCH & {*self.loss_types} or self.aux_loss_enabled:
+        if {*OF_THE_BATCH} & {*self.loss_types} or self.aux_loss_enabled:
             self.max_tokens = None
 
     def adds_up(self, batch: Batch, items: torch.Tensor | int | None) -> bool:

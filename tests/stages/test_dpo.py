@@ -63,7 +63,7 @@ def test_at_learning_rate_0_the_loss_is_that_of_equal_models_and_the_kl_0(run_st
 @pytest.mark.any_device
 def test_it_learns_what_is_preferred(run_stage, tmp_path):
     metrics = read_record(run_stage("dpo", tmp_path / "run", max_steps=20, learning_rate=5e-3))["metrics"]
-    assert metrics["train_loss"] < 0.6 and metrics["eval_loss"] < 0.4
+    assert metrics["train_loss"] < 0.6 and metrics["eval_loss"] < 0.55
     assert metrics["eval_accuracy"] == metrics["eval_rewards/accuracies"] >= 0.95
     assert metrics["eval_margin"] == metrics["eval_rewards/margins"] > 0.5
     assert metrics["eval_kl"] > 0 and metrics["eval_length_dpo"] > 0 and metrics["eval_entropy_sft"] > 0
@@ -176,6 +176,7 @@ def test_precomputed_log_probabilities_of_the_reference_train_the_same(run_stage
         ({"loss_type": ["aot"], "f_divergence_type": "js_divergence"}, "f_divergence_type", "only these losses"),
         ({"f_divergence_type": "kl"}, "f_divergence_type", "forward_kl"),
         ({"loss_type": ["aot"], "use_weighting": True}, "use_weighting", "remove it"),
+        ({"loss_type": ["sft"], "max_tokens_per_micro_batch": 64}, "max_tokens_per_micro_batch", "has no effect"),
         ({"lora_dropout": 0.1}, "lora_dropout", "set 0"),
         ({"padding_free": True}, "padding_free", "remove it"),
         ({"use_liger_kernel": True}, "use_liger_kernel", "remove it"),

@@ -10,10 +10,11 @@ from small_models import model_of
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from hfkit.config.stages import OF_THE_BATCH
 from hfkit.core.compat import EncodedRows
 from hfkit.rlhf.arguments import DPOArguments
 from hfkit.stages.checks.dpo import LOSSES
-from hfkit.training.dpo_trainer import OF_THE_BATCH, MicroBatchedDPOTrainer, PairCollator
+from hfkit.training.dpo_trainer import MicroBatchedDPOTrainer, PairCollator
 
 BETA = 0.3
 REPLIES = [(5, 2), (1, 9), (3, 3), (12, 1), (2, 6), (7, 4)]

@@ -1,6 +1,6 @@
 """Validates what only a DPO config has: which losses there are, and what they need."""
 
-from hfkit.config.stages import DPOConfig
+from hfkit.config.stages import OF_THE_BATCH, DPOConfig
 from hfkit.core.errors import Problem
 from hfkit.stages.checks.rules import broken_rules
 
@@ -27,6 +27,9 @@ def dpo_problems(config: DPOConfig) -> list[Problem]:
         (smoothing and not SMOOTHED & {*losses}, "label_smoothing", f"only {', '.join(sorted(SMOOTHED))} use it"),
         ("exo_pair" in losses and not smoothing, "label_smoothing", "exo_pair needs it: 0.001 is common", "loss_type"),
     ]
+    if config.max_tokens_per_micro_batch and (whole := [loss for loss in losses if loss in OF_THE_BATCH]):
+        remedy = f"has no effect on {', '.join(whole)}, which is computed of whole batches: remove it"
+        rules.append((True, "max_tokens_per_micro_batch", remedy, "loss_type"))
     return broken_rules(config, rules) + extra_problems(config)
 
 
