@@ -24,6 +24,8 @@ _LOCATIONS = {
     "reward": ("hfkit.stages.entry_points", "reward"),
     "dpo": ("hfkit.stages.entry_points", "dpo"),
     "ppo": ("hfkit.stages.entry_points", "ppo"),
+    "grpo": ("hfkit.stages.entry_points", "grpo"),
+    "rloo": ("hfkit.stages.entry_points", "rloo"),
     "push": ("hfkit.hub.push", "push"),
     "push_data": ("hfkit.hub.push_data", "push_data"),
     "pull": ("hfkit.hub.pull", "pull"),
@@ -31,7 +33,10 @@ _LOCATIONS = {
     "DatasetEntry": ("hfkit.config.fields", "DatasetEntry"),
     **{
         name: ("hfkit.config.stages", name)
-        for name in ("TokenizerConfig", "PretrainConfig", "SFTConfig", "RewardConfig", "DPOConfig", "PPOConfig")
+        for name in (
+            *("TokenizerConfig", "PretrainConfig", "SFTConfig", "RewardConfig"),
+            *("DPOConfig", "PPOConfig", "GRPOConfig", "RLOOConfig"),
+        )
     },
 }
 

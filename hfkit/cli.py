@@ -14,6 +14,8 @@ VERBS = {
     "reward": ("hfkit.stages.reward", "train a reward model on pairs or rankings of replies"),
     "dpo": ("hfkit.stages.dpo", "train a policy with DPO, on pairs or rankings"),
     "ppo": ("hfkit.stages.ppo", "train a policy with PPO, on a reward model or reward functions"),
+    "grpo": ("hfkit.stages.grpo", "train a policy with GRPO, on a reward model or reward functions"),
+    "rloo": ("hfkit.stages.rloo", "train a policy with RLOO, on a reward model or reward functions"),
     "data": ("", "list, check, preview and push data sets"),
     "init": ("hfkit.commands.init.main", "write a pipeline that fits a model, data and memory, to start from"),
     "run": ("hfkit.commands.run", "run several stages in order, from one YAML"),

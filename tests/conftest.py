@@ -104,6 +104,18 @@ TINY = {
         },
         {"model_name_or_path": "sft_dir", "reward_model_path": "reward_dir"},
     ),
+    **{
+        name: (
+            "prompts",
+            {
+                **{"use_peft": True, "max_prompt_length": 32, "response_length": 8, "max_steps": 2},
+                **{"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_generations": 4},
+                **{"learning_rate": 1e-3},
+            },
+            {"model_name_or_path": "sft_dir", "reward_model_path": "reward_dir"},
+        )
+        for name in ("grpo", "rloo")
+    },
 }
 
 

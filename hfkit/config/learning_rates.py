@@ -6,6 +6,7 @@ Sources of the defaults:
   rate of full fine-tuning, of any rank: "LoRA Without Regret" (Schulman et al. 2025).
 - Reward: OpenRLHF and InstructGPT (arXiv 2203.02155; full, 9e-6); TRL's RewardConfig (LoRA, 1e-4).
 - PPO: TRL's PPOConfig and arXiv 2403.17031 (full, 3e-6); LoRA as measured in docs/ppo.md.
+- GRPO and RLOO: TRL's GRPOConfig and RLOOConfig, arXiv 2402.03300 (full, 1e-6); LoRA as PPO.
 - DPO: TRL's DPOConfig (full, 1e-6); Zephyr, arXiv 2310.16944 (5e-7 full, 5e-6 QLoRA). LoRA takes about ten times the
   rate, as above.
 - Pretraining: axolotl's and minimind's recipes (5e-4); an adapter on a pretrained model learns as in SFT.
@@ -43,6 +44,7 @@ class LearningRates:
 SFT_RATES = LearningRates(full=Rate(2e-5, 1e-6, 1e-4), lora=Rate(2e-4, 1e-5, 5e-3))
 REWARD_RATES = LearningRates(full=Rate(1e-5, 5e-7, 1e-4), lora=Rate(1e-4, 5e-6, 5e-3))
 PPO_RATES = LearningRates(full=Rate(3e-6, 1e-7, 5e-5), lora=Rate(1e-4, 1e-6, 1e-3))
+GROUP_RATES = LearningRates(full=Rate(1e-6, 1e-8, 5e-5), lora=Rate(1e-4, 1e-6, 2e-3))
 DPO_RATES = LearningRates(full=Rate(1e-6, 1e-8, 1e-5), lora=Rate(1e-5, 1e-7, 1e-3))
 PRETRAIN_RATES = LearningRates(full=Rate(5e-4, 1e-6, 1e-2), lora=Rate(2e-4, 1e-5, 5e-3))
 

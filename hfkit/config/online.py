@@ -50,6 +50,9 @@ class OnlineConfig(ModelFields, DataFields, TrainerFields, OutputFields):
         "with bf16 a bfloat16 copy, equal to the policy up to rounding; of a 4-bit base if the copy fits into memory",
     )
     max_kl: float = arg(20.0, help="stop when the mean KL exceeds this, in nats per response")
+    metric_for_best_model: Literal["eval_reward", "eval_kl", "eval_entropy", "eval_length"] = arg(
+        "eval_reward", help="highest is best; for eval_kl lowest"
+    )
     logging_steps: float = arg(1, help="updates between lines of metrics.jsonl")
     sample_steps: int | None = arg(None, help="updates between samples in rollouts.jsonl; none: no samples")
 

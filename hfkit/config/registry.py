@@ -6,7 +6,16 @@ To add a stage, write a config class, a module with `main(config)`, and `registe
 from dataclasses import dataclass
 from typing import Literal
 
-from hfkit.config.stages import DPOConfig, PPOConfig, PretrainConfig, RewardConfig, SFTConfig, TokenizerConfig
+from hfkit.config.stages import (
+    DPOConfig,
+    GRPOConfig,
+    PPOConfig,
+    PretrainConfig,
+    RewardConfig,
+    RLOOConfig,
+    SFTConfig,
+    TokenizerConfig,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +206,36 @@ for spec in (
         checks="hfkit.stages.checks.ppo:ppo_problems",
         limits="PPO maximized its rewards: a high reward does not mean that people prefer its responses.",
         step_name="updates",
+    ),
+    StageSpec(
+        name="grpo",
+        config_class=GRPOConfig,
+        module="hfkit.stages.grpo",
+        title="GRPO",
+        purpose="A causal language model, trained with GRPO.",
+        makes="assistant",
+        form="prompts",
+        uses_trl=True,
+        holds_reference=True,
+        inputs=(Input(key="model_name_or_path", stage="sft"), Input(key="reward_model_path", stage="reward")),
+        checks="hfkit.stages.checks.groups:group_problems",
+        limits="GRPO maximized its rewards: a high reward does not mean that people prefer its responses.",
+        loss_label=("Loss", "loss per token"),
+    ),
+    StageSpec(
+        name="rloo",
+        config_class=RLOOConfig,
+        module="hfkit.stages.rloo",
+        title="RLOO",
+        purpose="A causal language model, trained with RLOO.",
+        makes="assistant",
+        form="prompts",
+        uses_trl=True,
+        holds_reference=True,
+        inputs=(Input(key="model_name_or_path", stage="sft"), Input(key="reward_model_path", stage="reward")),
+        checks="hfkit.stages.checks.groups:group_problems",
+        limits="RLOO maximized its rewards: a high reward does not mean that people prefer its responses.",
+        loss_label=("Loss", "loss per response"),
     ),
 ):
     register(spec)

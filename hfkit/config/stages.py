@@ -18,7 +18,7 @@ from hfkit.config.fields import (
     TrainerFields,
     arg,
 )
-from hfkit.config.learning_rates import DPO_RATES, PPO_RATES, PRETRAIN_RATES, REWARD_RATES
+from hfkit.config.learning_rates import DPO_RATES, GROUP_RATES, PPO_RATES, PRETRAIN_RATES, REWARD_RATES
 from hfkit.config.online import OnlineConfig
 
 
@@ -155,9 +155,6 @@ class PPOConfig(OnlineConfig):
     ptx_coef: float = arg(0.0, help="weight of the language modeling loss on ptx_datasets")
     ptx_datasets: list[DatasetEntry] = arg(factory=list, help="rows as for SFT, whose loss ptx_coef adds")
     ptx_max_length: int = arg(512, help="maximum tokens per row of ptx_datasets; longer rows are truncated")
-    metric_for_best_model: Literal["eval_reward", "eval_kl", "eval_entropy", "eval_length"] = arg(
-        "eval_reward", help="highest is best; for eval_kl lowest"
-    )
 
     # Most other fields of the trainer's config concern a loop over batches of a data loader: PPO accepts none.
     @classmethod
@@ -171,3 +168,92 @@ class PPOConfig(OnlineConfig):
 
     trainer_config = ("hfkit.rlhf", "PPOArguments")
     learning_rates = PPO_RATES
+
+
+SAMPLES_THE_POLICY = "the log-probabilities would not be those of what is sampled: remove it, and set temperature"
+NOT_IN_GROUPS = {
+    "max_completion_length": "hfkit has one name for it: set response_length",
+    "use_vllm": "set rollout_engine: vllm instead",
+    "use_transformers_continuous_batching": "set rollout_engine: continuous instead",
+    "use_transformers_paged": "set rollout_engine: continuous instead",
+    "transformers_continuous_batching_config": "rollout_engine: continuous has its own: remove it",
+    "cache_implementation": "set rollout_engine: static instead",
+    **dict.fromkeys(
+        ("generation_kwargs", "top_p", "top_k", "min_p", "repetition_penalty", "vllm_structured_outputs_regex"),
+        SAMPLES_THE_POLICY,
+    ),
+    **dict.fromkeys(
+        (
+            *("vllm_model_impl", "vllm_enable_sleep_mode", "vllm_server_host", "vllm_server_port"),
+            *("vllm_max_model_length", "vllm_tensor_parallel_size", "vllm_importance_sampling_correction"),
+            *("vllm_importance_sampling_mode", "vllm_importance_sampling_clip_max"),
+            *("vllm_importance_sampling_clip_min", "vllm_importance_sampling_cap"),
+        ),
+        "hfkit samples with its own engines: set rollout_engine, and the vllm_ keys of --help",
+    ),
+    **dict.fromkeys(
+        (
+            *("log_completions", "log_multimodal", "log_unique_prompts", "num_completions_to_print"),
+            "log_completions_hub_repo",
+        ),
+        "set sample_steps: it writes samples to rollouts.jsonl",
+    ),
+    **dict.fromkeys(
+        ("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
+        "the reference stays the SFT model: remove it",
+    ),
+    "reward_clip_range": "set reward_clip instead",
+    "multi_objective_aggregation": "the parts are summed by reward_weights, then compared: remove it",
+    "max_tool_calling_iterations": "hfkit samples one reply to a prompt, without tools: remove it",
+    "num_generations_eval": "held-out prompts get one reply each: remove it",
+    "generation_batch_size": "set steps_per_generation instead",
+    "off_policy_mask_threshold": "replies come from the policy itself: remove it",
+    "use_liger_kernel": "Liger computes some of the losses, and not of a head with an adapter: remove it",
+    "cast_lm_head_to_fp32": "it changes the head of the shared base: set dtype: float32 instead",
+    "disable_dropout": "dropout is always off, for it adds noise to the policy ratio: remove it",
+    "ds3_gather_for_generation": "there is no training under DeepSpeed: remove it",
+}
+"""Fields of GRPO's and RLOO's arguments that would bypass what hfkit does, with what to do instead."""
+
+
+@dataclass(kw_only=True)
+class GroupConfig(OnlineConfig):
+    """What GRPO and RLOO share: several replies to each prompt, whose rewards are compared with one another."""
+
+    learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {GROUP_RATES}")
+    num_generations: int = arg(8, help="replies to each prompt, over which rewards are compared")
+    num_iterations: int = arg(1, help="passes over each batch of replies")
+    epsilon: float = arg(0.2, help="clip range of the policy ratio, below 1 and above it")
+    epsilon_high: float | None = arg(None, help="clip range above 1 (arXiv 2503.14476); none: epsilon")
+    mask_truncated_completions: bool = arg(False, help="leave replies without a stop token out of the loss")
+
+    @classmethod
+    def refused_field(cls, name: str) -> str | None:
+        return NOT_IN_GROUPS.get(name) or super().refused_field(name)
+
+    learning_rates = GROUP_RATES
+
+
+@dataclass(kw_only=True)
+class GRPOConfig(GroupConfig):
+    """GRPO with a reward model or reward functions; the SFT model (`model_name_or_path`) is the KL reference."""
+
+    beta: float = arg(0.04, help="weight of the KL term in the loss; 0: no KL is measured in training")
+    loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = arg(
+        "dapo", help="TRL's loss: how the tokens of a batch are averaged, and how ratios are clipped"
+    )
+    scale_rewards: Literal["group", "batch", "none"] = arg(
+        "group", help="divide advantages by the standard deviation of the rewards of a prompt, or of the batch"
+    )
+
+    trainer_config = ("hfkit.rlhf", "GRPOArguments")
+
+
+@dataclass(kw_only=True)
+class RLOOConfig(GroupConfig):
+    """RLOO with a reward model or reward functions; the SFT model (`model_name_or_path`) is the KL reference."""
+
+    beta: float = arg(0.05, help="weight of the KL penalty in the reward; 0: no KL is measured in training")
+    normalize_advantages: bool = arg(False, help="shift advantages to mean 0, and divide by their standard deviation")
+
+    trainer_config = ("hfkit.rlhf", "RLOOArguments")

@@ -1,14 +1,18 @@
-"""PPO for language models: hfkit's own training loop behind the interface of TRL 1.12's PPOTrainer.
+"""PPO for language models: hfkit's own training loop behind the interface of TRL 1.12's PPOTrainer; GRPO and RLOO.
 
-`PPOTrainer` and `PPOArguments` are imported when they are first used, so that a config is parsed without torch.
+The trainers and their arguments are imported when they are first used, so that a config is parsed without torch.
 """
 
 from importlib import import_module
 
 MODULES = {
     "DPOArguments": "hfkit.rlhf.arguments",
+    "GRPOArguments": "hfkit.rlhf.arguments",
+    "GRPOTrainer": "hfkit.rlhf.online_trainer",
     "PPOArguments": "hfkit.rlhf.arguments",
     "PPOTrainer": "hfkit.rlhf.trainer",
+    "RLOOArguments": "hfkit.rlhf.arguments",
+    "RLOOTrainer": "hfkit.rlhf.online_trainer",
 }
 
 

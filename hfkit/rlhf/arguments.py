@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from accelerate import PartialState
-from trl import DPOConfig
+from trl import DPOConfig, GRPOConfig, RLOOConfig
 
 from hfkit.rlhf.trl_ppo import ArgumentsBase
 
@@ -34,7 +34,18 @@ class RolloutArguments:
 
 
 @dataclass
-class PPOArguments(RolloutArguments, ArgumentsBase):
+class OnlineArguments(RolloutArguments):
+    """How the replies that a policy learns from are scored and computed, and when training stops."""
+
+    missing_eos_penalty: float | None = option(None, "subtracted from the score of a response that does not end")
+    reward_clip: float | None = option(None, "clip scores to +- this")
+    max_kl: float = option(20.0, "nats per reply above which training stops")
+    max_tokens_per_micro_batch: int | None = option(None, "padding included")
+    micro_batches_by_length: bool = option(True, "rows of like length share a forward pass")
+
+
+@dataclass
+class PPOArguments(OnlineArguments, ArgumentsBase):
     """The fields of TRL 1.12's PPOConfig with its defaults, plus those of hfkit's loop.
 
     A YAML fills `hfkit.config.stages.PPOConfig` instead.
@@ -53,15 +64,12 @@ class PPOArguments(RolloutArguments, ArgumentsBase):
     stop_token: Literal["eos"] | None = option(None, "always eos: responses end at the model's stop tokens")
     stop_token_id: int | None = option(None, "set eos_token_id in the policy's generation config instead")
     # Rewards
-    missing_eos_penalty: float | None = option(None, "subtracted from the score of a response that does not end")
     normalize_rewards: bool = option(False, "by their running mean and standard deviation")
-    reward_clip: float | None = option(None, "clip scores to +- this")
     whiten_rewards: bool = option(False, "divide rewards by their standard deviation in the batch")
     kl_coef: float = option(0.05, "weight of the KL penalty in the reward")
     kl_estimator: Literal["k1", "k3"] = option("k1", "KL estimator, see http://joschu.net/blog/kl-approx.html")
     kl_target: float | None = option(None, "adapt kl_coef to this KL, in nats per reply")
     kl_horizon: int = option(10_000, "episodes over which kl_coef adapts")
-    max_kl: float = option(20.0, "nats per reply above which training stops")
     gamma: float = option(1.0, "discount factor")
     lam: float = option(0.95, "lambda of GAE")
     # The update
@@ -74,8 +82,6 @@ class PPOArguments(RolloutArguments, ArgumentsBase):
     ptx_coef: float = option(0.0, "weight of the language modeling loss")
     value_learning_rate: float | None = option(None, "learning rate of the value model; none: learning_rate")
     value_warmup_steps: int = option(0, "updates that train only the value model")
-    max_tokens_per_micro_batch: int | None = option(None, "padding included")
-    micro_batches_by_length: bool = option(True, "rows of like length share a forward pass")
     # Set by `set_batch_sizes`
     world_size: int | None = option(None, "processes")
     num_total_batches: int | None = option(None, "updates")
@@ -117,5 +123,36 @@ class DPOArguments(RolloutArguments, DPOConfig):
     """The fields of TRL's DPOConfig, and how replies to held-out prompts are sampled."""
 
 
-SamplingArguments = PPOArguments | DPOArguments
+@dataclass
+class GroupArguments(OnlineArguments):
+    """What the arguments of GRPO and RLOO share, beside the fields of TRL."""
+
+    metric_for_best_model: str = option("eval_reward", "eval_reward, eval_kl, ...")
+
+    def __post_init__(self) -> None:
+        self.max_completion_length = self.response_length
+        self.disable_dropout = True  # it would change the policy ratio, even at a learning rate of 0
+        self.num_generations_eval, self.reward_weights = 1, None  # the scorer weighs its parts
+        self.greater_is_better = self.metric_for_best_model != "eval_kl"
+        super().__post_init__()  # type: ignore[misc]  # of TRL's config
+
+    @property
+    def local_batch_size(self) -> int:
+        """Responses that a process samples for one batch."""
+        return self.per_device_train_batch_size * self.steps_per_generation  # type: ignore[attr-defined]
+
+
+@dataclass
+class GRPOArguments(GroupArguments, GRPOConfig):
+    """The fields of TRL's GRPOConfig, plus those of hfkit's rollouts and rewards."""
+
+
+@dataclass
+class RLOOArguments(GroupArguments, RLOOConfig):
+    """The fields of TRL's RLOOConfig, plus those of hfkit's rollouts and rewards."""
+
+
+OnlinePolicyArguments = PPOArguments | GRPOArguments | RLOOArguments
+"""The arguments of a trainer that learns from replies which it samples."""
+SamplingArguments = PPOArguments | DPOArguments | GRPOArguments | RLOOArguments
 """The arguments of a trainer that say how replies are sampled, and in which processes."""

@@ -8,7 +8,7 @@ WINDOW = 10
 """Updates to average over: the first ones are compared with the latest ones."""
 
 MUST_BE_FINITE = ("objective/kl", "objective/scores", "loss/policy_avg", "loss/value_avg", "policy/grad_norm")
-"""Metrics without which training cannot continue."""
+"""Metrics without which training cannot continue, of those that there are."""
 
 WARNINGS = {
     "entropy": "entropy fell from {first[objective/entropy]:.2f} to {last[objective/entropy]:.2f} nats per token: "
@@ -37,8 +37,8 @@ class TrainingMonitor:
 
     def stop_reason(self, metrics: dict[str, float]) -> str | None:
         """Return why training must stop now, or None."""
-        kl = metrics["objective/kl"]
-        not_finite = [name for name in MUST_BE_FINITE if not math.isfinite(metrics[name])]
+        kl = metrics.get("objective/kl", 0.0)
+        not_finite = [name for name in MUST_BE_FINITE if not math.isfinite(metrics.get(name, 0.0))]
         if not_finite:
             return (
                 f"{', '.join(not_finite)} is no longer finite: lower learning_rate, train in float32, or set "
@@ -77,7 +77,7 @@ def warnings_between(first: dict[str, float], last: dict[str, float]) -> dict[st
         "entropy": last["objective/entropy"] < 0.2 * first["objective/entropy"],
         "length": better and last["val/reply_length"] > 2 * first["val/reply_length"],
         "repetition": better and last["val/repetition"] > first["val/repetition"] + 0.25,
-        "value": last["val/explained_variance"] < 0,
+        "value": last.get("val/explained_variance", 0.0) < 0,
     }
     return {sign: WARNINGS[sign].format(first=first, last=last) for sign, is_there in signs.items() if is_there}
 

@@ -12,7 +12,7 @@ from hfkit.data.turn_end import turn_end
 from hfkit.metrics.reward_probes import print_probes, probe_warnings, run_probes
 from hfkit.models.generation import generate_replies, stop_ids
 from hfkit.records.record import record_of
-from hfkit.rlhf.arguments import PPOArguments
+from hfkit.rlhf.arguments import OnlinePolicyArguments
 from hfkit.rlhf.forward import Model, autocast
 from hfkit.rlhf.rewards import Scorer, shape_scores
 from hfkit.rlhf.rollout import engine_of
@@ -61,7 +61,7 @@ def report_reward_accuracy(config: OnlineConfig) -> None:
 
 
 def probe_rewards(
-    policy: Model, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, rows: Dataset, args: PPOArguments
+    policy: Model, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, rows: Dataset, args: OnlinePolicyArguments
 ) -> dict[str, dict[str, float]]:
     """Score the policy's own replies to a few prompts, before the first step, and worthless ones made from them.
 

@@ -1,4 +1,4 @@
-"""The four models of PPO: policy, reference, reward, value."""
+"""The models of online training: policy, reference, reward; of PPO also the value model."""
 
 import copy
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from peft import PeftModel, TaskType, get_peft_model
 from transformers import PreTrainedModel
 
+from hfkit.config.online import OnlineConfig
 from hfkit.config.stages import PPOConfig
 from hfkit.core.console import say
 from hfkit.models.adapter_shape import fit_to_model, lora_config
@@ -51,12 +52,31 @@ class Roles:
         compute_head_in_float32(self.value)
 
 
-def load_roles(config: PPOConfig) -> Roles:
-    """Load the roles of a PPO config.
+@dataclass
+class ScoredPolicy:
+    """A policy, its reference, and what scores its replies.
 
-    With LoRA all four are adapters on one frozen base, held once, if the reward model is an adapter on the policy's
-    base; otherwise policy and reference share one base, and reward and value another. In full fine-tuning each role is
-    a model of its own. Policy and reference start as the same model, so the first KL is zero.
+    Attributes:
+        policy: trained.
+        reference: the SFT model, frozen.
+        reward: frozen; None where only functions score.
+        bare: a classifier on the policy's base without an adapter, if that was asked for and there is one.
+        why_not: why a classifier does not share the policy's base, or None.
+    """
+
+    policy: Model
+    reference: Model
+    reward: Model | None
+    bare: PreTrainedModel | None
+    why_not: str | None
+
+
+def load_scored_policy(config: OnlineConfig, with_bare: bool = False) -> ScoredPolicy:
+    """Load policy, reference and reward model of a config.
+
+    With LoRA they are adapters on one frozen base, held once, if the reward model is an adapter on the policy's base;
+    otherwise policy and reference share one base. In full fine-tuning each is a model of its own. Policy and reference
+    start as the same model, so the first KL is zero.
     """
     assert config.model_name_or_path is not None
     source = Source.of(config.model_name_or_path, config.model_revision)
@@ -73,18 +93,31 @@ def load_roles(config: PPOConfig) -> Roles:
         why_not = None if classifier else f"{type(base).__name__} and its classifier have different backbones"
     else:
         policy = load_trainable(config)
-    if why_not:
-        say(f"ppo: policy and value model do not share a base: {why_not}")
     reference = copy_sharing_frozen(policy) if config.use_peft else copy.deepcopy(policy)
-    from_reward = scorer is not None and shares_policy_vocabulary(config)
     # copied first: an adapter is put into the modules of its model
-    bare = copy_sharing_frozen(classifier) if classifier and not from_reward else None
+    bare = copy_sharing_frozen(classifier) if classifier and with_bare else None
     reward = load_reward_role(config, scorer, classifier) if scorer else None
-    if reward is not None and scorer is not None and from_reward:
-        value = value_from_reward(reward, config, scorer)
+    return ScoredPolicy(policy, reference.requires_grad_(False).eval(), reward, bare, why_not)
+
+
+def load_roles(config: PPOConfig) -> Roles:
+    """Load the roles of a PPO config.
+
+    With LoRA all four are adapters on one frozen base, held once, if the reward model is an adapter on the policy's
+    base; otherwise policy and reference share one base, and reward and value another.
+    """
+    from_reward = config.reward_model_path is not None and shares_policy_vocabulary(config)
+    loaded = load_scored_policy(config, with_bare=not from_reward)
+    if loaded.why_not:
+        say(f"ppo: policy and value model do not share a base: {loaded.why_not}")
+    if loaded.reward is not None and config.reward_model_path is not None and from_reward:
+        scorer = reward_source(config.reward_model_path, config.reward_model_revision)
+        value = value_from_reward(loaded.reward, config, scorer)
     else:
-        value = new_value_model(config, source, bare)
-    return Roles(policy, reference.requires_grad_(False).eval(), reward, value)
+        assert config.model_name_or_path is not None
+        source = Source.of(config.model_name_or_path, config.model_revision)
+        value = new_value_model(config, source, loaded.bare)
+    return Roles(loaded.policy, loaded.reference, loaded.reward, value)
 
 
 def shares_policy_vocabulary(config: PPOConfig) -> bool:
@@ -94,7 +127,7 @@ def shares_policy_vocabulary(config: PPOConfig) -> bool:
     return load_reward_tokenizer(config).get_vocab() == policy.get_vocab() and embeds_policy_ids(config)
 
 
-def why_separate_bases(config: PPOConfig, source: Source, scorer: Source | None) -> str | None:
+def why_separate_bases(config: OnlineConfig, source: Source, scorer: Source | None) -> str | None:
     """Return why policy and value model cannot share one base, or None if they can."""
     if not config.use_peft:
         return "full fine-tuning trains every weight of both (use_peft: true shares one base)"
@@ -103,7 +136,7 @@ def why_separate_bases(config: PPOConfig, source: Source, scorer: Source | None)
     return None
 
 
-def load_reward_role(config: PPOConfig, scorer: Source, classifier: PreTrainedModel | None) -> Model:
+def load_reward_role(config: OnlineConfig, scorer: Source, classifier: PreTrainedModel | None) -> Model:
     """Return the reward model, frozen: its adapter on the classifier over the shared base, or loaded by itself."""
     if classifier is not None:
         return load_adapter(classifier, scorer).eval().requires_grad_(False)

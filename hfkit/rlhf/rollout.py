@@ -19,7 +19,7 @@ from hfkit.models.merged_copies import MergedCopies, can_merge
 from hfkit.models.quantization import quantized_layers
 from hfkit.models.vllm_engine import Backend, VLLMEngine, colocated
 from hfkit.models.vllm_server import Server
-from hfkit.rlhf.arguments import PPOArguments, SamplingArguments
+from hfkit.rlhf.arguments import OnlinePolicyArguments, SamplingArguments
 from hfkit.rlhf.forward import Model
 from hfkit.rlhf.sharding import whole_weights
 
@@ -30,7 +30,7 @@ class Rollouts:
 
     engine: Engine
     policy: Model
-    args: PPOArguments
+    args: OnlinePolicyArguments
     stop_token_ids: list[int]
 
     def sample(self, prompts: list[list[int]]) -> list[list[int]]:
@@ -55,12 +55,16 @@ class Rollouts:
 
 
 def policy_engine(
-    args: PPOArguments, policy: Model, tokenizer: PreTrainedTokenizerBase, value: Model, prompt_tokens: int
+    args: OnlinePolicyArguments,
+    policy: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    trained: list[Model],
+    prompt_tokens: int,
 ) -> Engine:
     """Return the engine of a config, with merged copies if it asks for them, they are possible, and they fit.
 
     Args:
-        value: its optimizer states, and the policy's, are not in memory yet.
+        trained: the models whose optimizer states are not in memory yet.
         prompt_tokens: of the longest prompt.
     """
     if args.rollout_engine == "vllm":
@@ -74,7 +78,7 @@ def policy_engine(
         copies = MergedCopies(policy, bf16) if can_merge(policy, bf16) else None
     if copies and quantized_layers(policy):
         rows = min(args.local_rollout_forward_batch_size, args.local_batch_size or 1)
-        states = sum(2 * p.nbytes for model in (policy, value) for p in model.parameters() if p.requires_grad)
+        states = sum(2 * p.nbytes for model in trained for p in model.parameters() if p.requires_grad)
         tokens = prompt_tokens + args.response_length
         needed = states + generation_bytes(policy.config, rows, tokens, copies.dtype.itemsize)
         copies = copies_that_fit(copies, needed, free_memory(policy.device))

@@ -3,20 +3,20 @@
 import json
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.core.files import write_text
 from hfkit.core.masking import without_secrets
-from hfkit.rlhf.experience import Experience
 
 LOGGED_REPLIES = 8
 """About how many replies of an update are logged."""
 
 
 class RolloutLog:
-    """One JSON object a line: step, prompt, reply, score (after shaping), and kl.
+    """One JSON object a line: step, prompt, reply, score (after shaping), and kl where it is known before the update.
 
-    `kl` is the KL estimate that the update was penalized with: nats per reply, by the configured `kl_estimator`.
+    `kl` is the KL estimate that PPO's update was penalized with: nats per reply, by the configured `kl_estimator`.
     """
 
     def __init__(self, folder: str, tokenizer: PreTrainedTokenizerBase):
@@ -28,17 +28,23 @@ class RolloutLog:
             lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]  # after the last newline: incomplete
             write_text(self.path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
 
-    def append(self, step: int, rows: list[dict], replies: list[list[int]], experience: Experience) -> None:
-        """Append some replies of a batch, best score first."""
-        kl = experience.kl_per_reply()
-        order = experience.scores.argsort(descending=True).tolist()
+    def append(
+        self,
+        step: int,
+        prompts: list[list[int]],
+        replies: list[list[int]],
+        scores: torch.Tensor,
+        kl: torch.Tensor | None = None,
+    ) -> None:
+        """Append some of the N replies of a batch, best score first; scores and KL are (N,)."""
+        order = scores.argsort(descending=True).tolist()
         with self.path.open("a", encoding="utf-8") as stream:
             for index in order[:: max(len(order) // LOGGED_REPLIES, 1)]:
                 sample = {
                     "step": step,
-                    "prompt": self.tokenizer.decode(rows[index]["input_ids"]),
+                    "prompt": self.tokenizer.decode(prompts[index]),
                     "reply": self.tokenizer.decode(replies[index], skip_special_tokens=True),
-                    "score": round(float(experience.scores[index]), 4),
-                    "kl": round(float(kl[index]), 4),
+                    "score": round(float(scores[index]), 4),
+                    **({} if kl is None else {"kl": round(float(kl[index]), 4)}),
                 }
                 stream.write(json.dumps(without_secrets(sample), ensure_ascii=False) + "\n")

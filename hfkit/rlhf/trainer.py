@@ -163,7 +163,8 @@ class PPOTrainer(BasePPOTrainer):
         state.epoch = state.episode / self.train_dataset_len
         self.pending_logs.append({**metrics, "episode": state.episode})
         if args.sample_steps and state.global_step % args.sample_steps == 0 and state.is_world_process_zero:
-            self.rollout_log.append(state.global_step, rows, replies, experience)
+            prompts, kl = [row["input_ids"] for row in rows], experience.kl_per_reply()
+            self.rollout_log.append(state.global_step, prompts, replies, experience.scores, kl)
         self.control = self.callback_handler.on_step_end(args, state, self.control)
         if state.episode // self.train_dataset_len > passes or state.global_step == state.max_steps:
             self.control = self.callback_handler.on_epoch_end(args, state, self.control)

@@ -88,7 +88,7 @@ class BasePPOTrainer(FourModelTrainer):
     def default_engine(self, policy: Model, value: Model) -> Engine:
         """Return the engine of `rollout_engine`."""
         longest = max(map(len, self.train_dataset["input_ids"]))
-        return policy_engine(self.args, policy, self.processing_class, value, longest)
+        return policy_engine(self.args, policy, self.processing_class, [policy, value], longest)
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
         """Create one optimizer, with a parameter group and a learning rate for each of policy and value model."""

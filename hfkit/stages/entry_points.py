@@ -55,6 +55,16 @@ def ppo(config=None, **keys) -> Path:
     return run_stage("ppo", config, **keys)
 
 
+def grpo(config=None, **keys) -> Path:
+    """Train a policy with GRPO on rewards and return the run's folder; see `run_stage` for the arguments."""
+    return run_stage("grpo", config, **keys)
+
+
+def rloo(config=None, **keys) -> Path:
+    """Train a policy with RLOO on rewards and return the run's folder; see `run_stage` for the arguments."""
+    return run_stage("rloo", config, **keys)
+
+
 def run_stage(stage: str, config=None, **keys) -> Path:
     """Run a stage and return its folder.
 

@@ -174,7 +174,7 @@ def train(trainer: Trainer, run: Run) -> dict:
         require_equal_weights(trainer)
         with defer_signals():
             mean_loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
-        require_planned_end(trainer, has_lost_patience(trainer))
+        require_planned_end(trainer, bool(own_stop(trainer)) or has_lost_patience(trainer))
     if trainer.state.global_step == 0:
         raise HfkitError("no step was taken: the rows do not fill one batch (dataloader_drop_last, batch size)")
     if not has_finite_weights(trainer.model, trainer.accelerator):
@@ -237,6 +237,8 @@ def best_checkpoint_facts(trainer: Trainer) -> dict:
 
 def has_stopped(state: TrainerState) -> bool:
     """Return whether early stopping had ended training when a checkpoint with this state was saved."""
+    if kept_logs(state).get("stopped"):
+        return True
     control, stopping = (state.stateful_callbacks.get(name, {}) for name in (CONTROL, EarlyStoppingCallback.__name__))
     if not control.get("args", {}).get("should_training_stop") or not stopping:
         return False
@@ -247,6 +249,11 @@ def has_lost_patience(trainer: Trainer) -> bool:
     """Return whether early stopping has ended training."""
     stopping = [one for one in trainer.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
     return any(one.early_stopping_patience_counter >= one.early_stopping_patience for one in stopping)
+
+
+def own_stop(trainer: Trainer) -> str | None:
+    """Return why a trainer stopped itself before its last step, or None."""
+    return getattr(trainer, "stopped", None)
 
 
 def require_planned_end(trainer: Trainer, is_known: bool) -> None:
@@ -262,6 +269,8 @@ def require_planned_end(trainer: Trainer, is_known: bool) -> None:
 def early_stop_facts(trainer: Trainer, config) -> dict:
     """Return `stopped` for the record, the reason why a trained trainer ended before its last step; else nothing."""
     state, patience = trainer.state, config.early_stopping_patience
+    if reason := own_stop(trainer):
+        return {"stopped": reason}
     if not patience or state.global_step >= state.max_steps:
         return {}
     since = f" since step {state.best_global_step}" if state.best_global_step else ""  # where checkpoints are saved
