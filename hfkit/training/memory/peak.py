@@ -128,7 +128,7 @@ def stage_loss_bytes(stage, role: Role, run: Pass) -> int:
     """Return the bytes of a stage's logits and loss; a reward model has one logit a row."""
     if stage.spec.makes == "reward model":
         return run.rows * FP32
-    if stage.spec.holds_reference:
+    if stage.spec.holds_reference and stage.spec.form == "comparisons":
         return formulas.preference_loss_bytes(role.decoder, run)
     if not hasattr(stage.arguments, "loss_type") or has_plain_loss(stage.arguments):  # pretraining has no such key
         return formulas.chunked_loss_bytes(role.decoder, run)
