@@ -32,6 +32,7 @@ ROWS = {
     # every other row is shorter than max_length, so that there is padding
     "sft": [{"prompt": f"Who is {index}?", "response": LONG[: 1900 if index % 2 else 300]} for index in range(32)],
     "reward": [{"prompt": f"Who is {index % 7}?", "chosen": LONG[:540], "rejected": LONG[:500]} for index in range(32)],
+    "dpo": [{"prompt": f"Who is {index % 7}?", "chosen": LONG[:540], "rejected": LONG[:500]} for index in range(32)],
     "rankings": [
         {"prompt": f"Who is {index}?", "replies": [LONG[: 540 - 9 * n] for n in range(4)], "ranks": [1, 2, 3, 3]}
         for index in range(32)
@@ -85,7 +86,7 @@ def stage_for(tmp_path, tokenizer_dir, llama, scorer):
             values |= {"num_ppo_epochs": 2, "response_length": 32, "max_prompt_length": 64}
         else:
             values |= {"max_steps": 3, "save_strategy": "no"}
-        if name in ("sft", "reward"):
+        if name in ("sft", "reward", "dpo"):
             values["max_length"] = 160
         values |= changes
         if values.get("model_name_or_path"):

@@ -88,6 +88,7 @@ class RewardConfig(ModelFields, DataFields, TrainerFields, OutputFields):
 
 
 NOT_IN_DPO = {
+    "padding_free": "TRL's DPOTrainer ignores it: remove it",
     "use_liger_kernel": "Liger computes some of the losses, and not of a head with an adapter: remove it",
     "sync_ref_model": "the reference stays the SFT model: remove it",
     **dict.fromkeys(("ref_model_mixup_alpha", "ref_model_sync_steps"), "the reference stays the SFT model: remove it"),
@@ -96,6 +97,8 @@ NOT_IN_DPO = {
     "max_prompt_length": "max_length is the limit of a prompt with its reply: remove it",
 }
 """Fields of DPO's arguments that have no effect, with what to do instead."""
+OF_THE_BATCH = ("aot", "aot_unpaired", "sft")
+"""Losses of DPO that are no mean over pairs: TRL sorts those of a batch, or takes the mean over its tokens."""
 
 
 @dataclass(kw_only=True)
@@ -104,15 +107,20 @@ class DPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
 
     max_length: int = arg(1024, help="maximum tokens per conversation; longer rows are dropped and counted")
     learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {DPO_RATES}")
-    lora_dropout: float = arg(0.0, help="LoRA dropout; TRL's DPOTrainer turns dropout off")
+    lora_dropout: float = arg(0.0, help="LoRA dropout; it has no effect but with disable_dropout: false")
     beta: float = arg(0.1, help="how strongly the policy is held to the reference; in IPO, tau")
-    loss_type: list[str] = arg(
+    loss_type: str | list[str] = arg(
         factory=lambda: ["sigmoid"], help="TRL's losses, such as sigmoid or ipo; several are summed with loss_weights"
     )
     label_smoothing: float = arg(0.0, help="of the losses robust, exo_pair and aot: share of wrong labels")
     eval_prompts: int = arg(64, help="held-out prompts that the SFT model and the policy reply to at the end; 0: none")
     response_length: int = arg(128, help="maximum tokens per reply to a held-out prompt")
     temperature: float = arg(0.7, help="sampling temperature of these replies")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.loss_type, str):
+            self.loss_type = [self.loss_type]
 
     @classmethod
     def refused_field(cls, name: str) -> str | None:

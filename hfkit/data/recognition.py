@@ -104,7 +104,7 @@ def check_form(rows: Dataset, wanted: list[str], label: str) -> None:
     columns = {"messages": "chosen"} if holds_conversations(rows, "chosen") else {"text": "chosen"}
     columns = {"prompt": found.columns["prompt"], "response": "chosen"} if "prompt" in found.columns else columns
     raise HfkitError(
-        f"{label}: its rows are pairs of replies (chosen, rejected), for the reward stage. To train on the chosen "
+        f"{label}: its rows are pairs of replies (chosen, rejected), for reward and dpo. To train on the chosen "
         f"ones, map them: datasets: [{{path: {label}, columns: {{{as_yaml(columns)}}}}}]"
     )
 

@@ -3,8 +3,9 @@
 Measures how good a model is on held-out rows, and how good others are on the same rows.
 
 Of a language model: loss, perplexity and bits per byte; length, diversity and entropy of its responses, their KL to the
-SFT model, their reward by a --reward_model, exact matches where there are references. Of a reward model: accuracy,
-log-loss and calibration on pairs, how they depend on length, and the rewards of worthless responses.
+SFT model, their reward by a --reward_model, exact matches where there are references; after DPO, accuracy and margin of
+its implicit rewards. Of a reward model: accuracy, log-loss and calibration on pairs, how they depend on length, and the
+rewards of worthless responses.
 
 Writes evaluation.json into the model's folder, and the metrics into its record and card; with --output_dir, into that
 folder alone. The same command resumes an interrupted evaluation.

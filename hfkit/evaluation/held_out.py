@@ -35,6 +35,7 @@ class HeldOut:
         stats: what became of them.
         are_pairs: whether they are comparisons, else instructions or texts.
         max_length: the most tokens that a row may have.
+        of_policy: whether the comparisons are those of a language model, which predicts the chosen replies.
         config: of the run that held them out; None for rows that were named.
     """
 
@@ -42,6 +43,7 @@ class HeldOut:
     stats: SplitStats
     are_pairs: bool
     max_length: int
+    of_policy: bool = False
     config: dict | None = None
 
     @property
@@ -65,6 +67,8 @@ class HeldOut:
             return packed_rows(*pack_documents(self.rows, tokenizer, stats, options)), stats
         encode = partial(encode_held_out, as_rankings=False) if self.are_pairs else encode_instructions
         rows = encode(self.rows, tokenizer, stats, options)
+        if self.of_policy:
+            return labeled(rows, 0), stats
         return rows if self.are_pairs or self.config is None else rows.map(without_first_label), stats
 
     def shared_by(self, readers: list[tuple[PreTrainedTokenizerBase, int | None]]) -> "HeldOut":
@@ -105,7 +109,7 @@ def find_held_out(
 
     Args:
         record: of the run. PPO's rows have no responses: those of the model that it started from are loaded.
-        are_pairs: whether it is the run of a reward model.
+        are_pairs: whether it is the run of a reward model; that of a policy may have held out pairs too.
         entries: data sets in place of those that the record names.
         seed: of the random choice among more than `limit` rows; None takes the first ones.
 
@@ -116,7 +120,8 @@ def find_held_out(
         record = record_of(start["path"], start["revision"] or "main") or {}
     spec, settings = spec_of(record.get("stage")), record.get("config", {})
     is_text = spec is not None and spec.form == "text" and not entries
-    columns = COMPARISONS if are_pairs else TEXT if is_text else INSTRUCTIONS
+    of_policy = spec is not None and spec.form == "comparisons" and not entries and not are_pairs
+    columns = COMPARISONS if are_pairs or of_policy else TEXT if is_text else INSTRUCTIONS
     held_out = entries or [DatasetEntry(**entry) for entry in settings.get("eval_datasets") or []]
     if held_out:
         rows, stats = load_rows("test", held_out, columns, seed=record.get("seed") or 0)
@@ -136,7 +141,17 @@ def find_held_out(
         rows = rows.select(sorted(indices))
     stats = SplitStats("test", stats.sources, len(rows), len(rows))
     length = settings.get("max_length") or settings.get("block_size") or 1024
-    return HeldOut(rows, stats, are_pairs, length, None if entries else settings)
+    return HeldOut(rows, stats, are_pairs or of_policy, length, of_policy, None if entries else settings)
+
+
+def labeled(pairs: Dataset, side: int) -> Dataset:
+    """Return encoded pairs with the `input_ids` and `labels` of their chosen (side 0) or rejected replies (1)."""
+
+    def label(row: dict) -> dict:
+        ids, start = row[("chosen_ids", "rejected_ids")[side]], row["starts"][side]
+        return {"input_ids": ids, "labels": [IGNORE] * start + ids[start:]}
+
+    return pairs.map(label)
 
 
 def packed_rows(rows: Dataset, tokens_per_byte: float) -> Dataset:
@@ -177,8 +192,11 @@ def load_held_out(config: EvaluateConfig, are_pairs: bool) -> HeldOut:
 def prompted_start(record: dict) -> dict | None:
     """Return the lineage entry of the model that a run started from if the run's rows are prompts without responses."""
     spec = spec_of(record.get("stage"))
-    if spec is None or spec.form != "prompts":
-        return None
+    return start_of(record) if spec is not None and spec.form == "prompts" else None
+
+
+def start_of(record: dict) -> dict | None:
+    """Return the lineage entry of the model that a run started from; None if there is none."""
     return next((parent for parent in record.get("lineage", []) if parent["role"] == "start"), None)
 
 

@@ -1,10 +1,11 @@
 """Computes the metrics of language models: the loss on held-out rows, and what their responses are like."""
 
 from hfkit.config.evaluation import EvaluateConfig
+from hfkit.config.registry import spec_of
 from hfkit.core.console import say, warn
 from hfkit.data.splits import SplitStats
 from hfkit.evaluation.diversity import reply_diversity
-from hfkit.evaluation.held_out import HeldOut, load_held_out, prompted_start, text_likelihoods
+from hfkit.evaluation.held_out import HeldOut, labeled, load_held_out, start_of, text_likelihoods
 from hfkit.evaluation.prompts import load_prompts, rows_with_prompts, sample_rows, shared_prompts
 from hfkit.evaluation.replies import SUBJECT_KEYS, Reply, Sampling, Subject, load_or_sample
 from hfkit.evaluation.results_file import ResultsFile
@@ -45,6 +46,8 @@ def evaluate_language_models(config: EvaluateConfig, results: ResultsFile) -> di
             metrics |= reply_metrics(replies[subject.name], [row["reference"] for row in rows])
             subject.unload()
             metrics |= kl_metrics(config, subject, ids, replies[subject.name])
+        if held_out.of_policy:
+            metrics |= implicit_reward_metrics(config, subject, held_out)
         subject.unload()
         by_model[subject.name] = metrics
     if config.reward_model and rows:
@@ -119,15 +122,37 @@ def kl_metrics(
     return bootstrap_metric("kl", differences)
 
 
+def implicit_reward_metrics(config: EvaluateConfig, subject: Subject, held_out: HeldOut) -> dict[str, float]:
+    """Return `accuracy` and `margin` of the implicit rewards, beta log(policy / reference), on held-out pairs.
+
+    They are DPO's (Rafailov et al. 2023, arXiv 2305.18290, section 5); {} for a model that was not trained so.
+    """
+    settings = (record_of(subject.path, subject.revision) or {}).get("config", {})
+    path, revision = kl_reference(config, subject)
+    if path is None or "beta" not in settings:
+        return {}
+    rows, _ = held_out.encoded(subject.tokenizer, subject.context)
+    sides, size = [labeled(rows, side) for side in (0, 1)], config.per_device_eval_batch_size
+    rewards = []
+    for one in (subject, Subject("reference", path, revision, config.dtype)):
+        found = [text_likelihoods(one.model, subject.tokenizer, side, size) for side in sides]
+        rewards.append([-settings["beta"] * likely.nats for likely in found])
+        one.unload()
+    (chosen, rejected), (chosen_before, rejected_before) = rewards
+    margins = (chosen - chosen_before) - (rejected - rejected_before)
+    return bootstrap_metric("accuracy", (margins > 0).astype(float)) | bootstrap_metric("margin", margins)
+
+
 def kl_reference(config: EvaluateConfig, subject: Subject) -> tuple[str | None, str]:
-    """Return path and revision of the model that the KL is to: the config's, else the one that PPO started from.
+    """Return path and revision of the reference: the config's model, else the one that the policy started from.
 
     The path is None if there is no such model, or not with the weights that it had then.
     """
     if config.reference:
         return config.reference, "main"
-    start = prompted_start(record_of(subject.path, subject.revision) or {})
-    if start is None:
+    record = record_of(subject.path, subject.revision) or {}
+    spec, start = spec_of(record.get("stage")), start_of(record)
+    if start is None or spec is None or not spec.holds_reference:
         return None, "main"
     if change := change_since(start):
         warn(f"evaluate: no KL of {subject.name} to {start['path']}: {change}; name another model with --reference")

@@ -22,16 +22,8 @@ def loss_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
         ConfigError: a setting in `config.extra` asks for what the model cannot compute.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    arguments: dict = {}
-    text_config = base.config.get_text_config()
-    coefficient = config.extra.get(ROUTER_KEY)
-    if coefficient and not has_router_loss(base):
-        raise ConfigError([Problem(ROUTER_KEY, coefficient, f"{type(base).__name__} has no router loss: remove it")])
-    is_mixture = getattr(text_config, "output_router_logits", None) is not None and coefficient != 0
-    if is_mixture and not has_router_loss(base):
-        arguments[ROUTER_KEY] = 0.0
-        is_mixture = False
-    if fits_fused_head(base, is_mixture):
+    arguments = router_arguments(model, config)
+    if fits_fused_head(base, is_mixture(base) and arguments.get(ROUTER_KEY, config.extra.get(ROUTER_KEY)) != 0):
         return arguments
     is_adapted = has_adapted_head(base)
     why = "leaves out the adapter on the output head" if is_adapted else "does not find the router's settings"
@@ -43,10 +35,29 @@ def loss_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
     return {**arguments, "loss_type": config.extra.get("loss_type", "nll")}
 
 
-def fits_fused_head(model: PreTrainedModel, is_mixture: bool) -> bool:
-    """Return whether TRL's loss by the weights of the output head is right, with a router loss if it `is_mixture`."""
+def router_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
+    """Return `router_aux_loss_coef: 0` for a mixture of experts of which TRL's trainers would find no router loss.
+
+    Raises:
+        ConfigError: `config.extra` asks for the router loss of a model that has none.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if has_router_loss(base):
+        return {}
+    if coefficient := config.extra.get(ROUTER_KEY):
+        raise ConfigError([Problem(ROUTER_KEY, coefficient, f"{type(base).__name__} has no router loss: remove it")])
+    return {ROUTER_KEY: 0.0} if is_mixture(base) and coefficient != 0 else {}
+
+
+def is_mixture(model: PreTrainedModel) -> bool:
+    """Return whether the config of a model has the router's logits of a mixture of experts."""
+    return getattr(model.config.get_text_config(), "output_router_logits", None) is not None
+
+
+def fits_fused_head(model: PreTrainedModel, adds_router_loss: bool) -> bool:
+    """Return whether TRL's loss by the weights of the output head is right, with a router loss if one is added."""
     has_keys = all(hasattr(model.config.get_text_config(), key) for key in ("num_experts", "num_experts_per_tok"))
-    return not has_adapted_head(model) and (has_keys or not is_mixture)
+    return not has_adapted_head(model) and (has_keys or not adds_router_loss)
 
 
 def has_adapted_head(model: PreTrainedModel) -> bool:

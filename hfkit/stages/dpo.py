@@ -19,6 +19,7 @@ from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_trainable, without_expert_dropout
+from hfkit.models.sft_loss import router_arguments
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.rlhf.policy_evaluation import compare_policies, save_with_samples
 from hfkit.rlhf.shared_base import copy_sharing_frozen
@@ -66,6 +67,7 @@ def main(config: DPOConfig) -> Path:
             max_length=None,  # the rows are tokenized and filtered already
             remove_unused_columns=False,
             include_num_input_tokens_seen="non_padding",
+            **router_arguments(model, config),
         )
         with keep_trainable_dtype(model):
             trainer = MicroBatchedDPOTrainer(

@@ -8,13 +8,12 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import DPOTrainer
 
+from hfkit.config.stages import OF_THE_BATCH
 from hfkit.core.compat import EncodedRows, logged_counts, weigh_logged
 from hfkit.data.encoding import pair_lengths
 from hfkit.models.micro_batches import batches_by_length, call_tokens, round_up
 from hfkit.training.micro_batching import Batch, MicroBatching
 
-OF_THE_BATCH = {"aot", "aot_unpaired", "sft"}
-"""Losses that are no mean over pairs: TRL sorts those of a batch, or takes the mean over its tokens."""
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 
 
@@ -47,7 +46,7 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
 
     def __init__(self, *args, max_tokens: int | None, **kwargs):
         super().__init__(*args, max_tokens=max_tokens, **kwargs)
-        if OF_THE_BATCH & {*self.loss_types} or self.aux_loss_enabled:
+        if {*OF_THE_BATCH} & {*self.loss_types} or self.aux_loss_enabled:
             self.max_tokens = None
 
     def adds_up(self, batch: Batch, items: torch.Tensor | int | None) -> bool:
@@ -109,12 +108,8 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
         others = {name: [one[name] for one in token_weights] for name in token_weights[0]}
         weigh_logged(self, "eval", before, weights, others)
         total = self.accelerator.reduce(torch.tensor(total, device=self.args.device, dtype=torch.float64), "mean")
-        metrics = {name: values[-1] for name, values in self._metrics["eval"].items()}
-        return {
-            "loss": float(total / len(rows)),
-            "accuracy": metrics["rewards/accuracies"],
-            "margin": metrics["rewards/margins"],
-        }
+        accuracy, margin = (self._metrics["eval"].pop(f"rewards/{name}")[-1] for name in ("accuracies", "margins"))
+        return {"loss": float(total / len(rows)), "accuracy": accuracy, "margin": margin}
 
     def evaluation_turns(self, rows: Dataset) -> list[tuple[list[int], int]]:
         """Return the pairs of this process in each turn, equally many in each process, and how many all have in it.

@@ -63,6 +63,7 @@ def test_what_is_refused_for_its_config(refusals):
     assert "8-bit" in refusals(GOOD, load_in_8bit=True)["deepspeed"]
     assert "merge it before" in refusals(GOOD, "reward", use_peft=False)["model_name_or_path"]  # starts from an adapter
     assert "train adapters with DDP" in refusals(GOOD, "ppo")["deepspeed"]
+    assert "train with DDP" in refusals(GOOD, "dpo")["deepspeed"]
     ineffective = {"max_tokens_per_micro_batch": 64, "auto_find_batch_size": True}
     assert refusals(GOOD, **ineffective).keys() == ineffective.keys()
 
@@ -94,7 +95,7 @@ def test_a_launch_is_needed(config_of, tmp_path):
         config_of("sft", tmp_path / "out", deepspeed=GOOD)
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo"])
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "dpo", "ppo"])
 def test_without_deepspeed(refusals, monkeypatch, stage):
     monkeypatch.setattr(deepspeed, "is_deepspeed_available", lambda: False)
     assert "pip install 'hfkit[deepspeed]'" in refusals(GOOD, stage)["deepspeed"]

@@ -33,6 +33,8 @@ def launched(monkeypatch, base_dir, sft_dir, reward_dir):
         ("sft", {}, {"FSDP_VERSION": "1"}, "FSDP_VERSION", "--fsdp_version 2"),
         ("sft", {}, {}, "ACCELERATE_USE_FSDP", "silently train with DDP"),
         ("ppo", {}, {}, "ACCELERATE_USE_FSDP", "--multi_gpu"),
+        ("dpo", {}, {}, "ACCELERATE_USE_FSDP", "--multi_gpu"),
+        ("dpo", FULL, {}, "ACCELERATE_USE_FSDP", "DPO holds a policy and its reference"),
         ("ppo", {**FULL, "rollout_engine": "static"}, {}, "rollout_engine", "set generate"),
         ("ppo", FULL, {"FSDP_OFFLOAD_PARAMS": "true"}, "FSDP_OFFLOAD_PARAMS", "fsdp_offload_params: false"),
         (

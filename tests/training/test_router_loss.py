@@ -1,10 +1,13 @@
 """The router loss of a mixture of experts weighs as much in two processes, and in two batches, as in one."""
 
+import math
+
 import pytest
 from processes import launch
 
 from hfkit.records.metrics_file import read_metrics
-from hfkit.stages import sft
+from hfkit.records.record import read_record
+from hfkit.stages import dpo, sft
 
 MIXTRAL = {"model_type": "mixtral", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
 MIXTRAL |= {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 256}
@@ -30,3 +33,11 @@ def test_its_weight_does_not_depend_on_the_parts_of_a_step(config_of, experts_di
         assert one["aux_loss"] == pytest.approx(two["aux_loss"], rel=0.05) and one["aux_loss"] > 1.9
         for name in ("loss", "grad_norm"):
             assert one[name] == pytest.approx(two[name], rel=0.05)
+
+
+def test_dpo_adds_it_to_the_loss_of_whole_batches_and_evaluates_without(config_of, experts_dir, tmp_path):
+    settings = {**STEPS, "learning_rate": 0.0, "model_name_or_path": experts_dir, "eval_prompts": 0}
+    dpo.main(config_of("dpo", tmp_path / "run", **settings, max_tokens_per_micro_batch=64))
+    for log in (log for log in read_metrics(tmp_path / "run") if "loss" in log):
+        assert log["loss"] == pytest.approx(math.log(2) + log["aux_loss"], rel=1e-5) and log["aux_loss"] > 1.9
+    assert read_record(tmp_path / "run")["metrics"]["eval_loss"] == pytest.approx(math.log(2), rel=1e-5)

@@ -108,4 +108,7 @@ def read_local(entry, stage) -> LoadedSource:
     if not Path(entry.path).exists():
         raise HfkitError(f"{entry.path} is not on this machine")
     needed = getattr(stage.config, "reward_columns", [])
-    return read_entry(entry, FORMS[stage.spec.form].columns, needed, stage.config.seed)
+    source = read_entry(entry, FORMS[stage.spec.form].columns, needed, stage.config.seed)
+    if stage.spec.makes != "reward model" and "replies" in source.rows.column_names:
+        raise HfkitError("rankings are cut into pairs once they are encoded")
+    return source

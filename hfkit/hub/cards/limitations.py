@@ -5,7 +5,7 @@ from hfkit.hub.cards.run_info import RunInfo
 from hfkit.hub.published_record import without_paths
 
 LENGTH_KEYS = {"max_prompt_length": "prompt", "response_length": "response"}
-"""Settings that limit a part of a row, in tokens; `StageSpec.length_key` limits the row."""
+"""Settings that limit a part of a row, in tokens, where no `StageSpec.length_key` limits the row."""
 
 
 def limitations_section(info: RunInfo) -> str:
@@ -41,7 +41,7 @@ def training_extent(info: RunInfo) -> list[str]:
         metric, best = record["best_metric"], record["best_step"]
         lines.append(f"The weights and the metrics are those of step {best:,}, where `{metric}` was best.")
     row_keys = {spec.length_key: "row" for spec in info.specs if spec.length_key}
-    for key, what in {**row_keys, **LENGTH_KEYS}.items():
+    for key, what in (row_keys or LENGTH_KEYS).items():
         if record["config"].get(key):
             lines.append(f"No {what} in training was longer than {record['config'][key]:,} tokens.")
     if "test" not in record["data"]:

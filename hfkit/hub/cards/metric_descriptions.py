@@ -26,7 +26,9 @@ def describe_metric(origin: str, key: str) -> Metric:
     if key == "train_loss":
         spec = spec_of(origin)
         return Metric(f"mean training loss: {spec.loss_label[1]}" if spec else "mean training loss")
+    stem = key.removesuffix(f"_{origin}")
     names = [f"{origin}/{key}", f"eval_{key}" if origin == "evaluation" else key]
+    names += [f"{stem}_policy"] if stem != key else []  # of the replies of what the stage has trained
     return next((DESCRIPTIONS[name] for name in names if name in DESCRIPTIONS), Metric(""))
 
 

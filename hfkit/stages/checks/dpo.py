@@ -1,6 +1,6 @@
 """Validates what only a DPO config has: which losses there are, and what they need."""
 
-from hfkit.config.stages import DPOConfig
+from hfkit.config.stages import OF_THE_BATCH, DPOConfig
 from hfkit.core.errors import Problem
 from hfkit.stages.checks.rules import broken_rules
 
@@ -11,6 +11,7 @@ LOSSES = (
 """The losses of TRL 1.12's DPOTrainer."""
 OF_DIFFERENCES = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}
 """Losses of the difference of two rewards, in which the constant of another f-divergence cancels."""
+DROPOUT = "TRL's DPOTrainer turns dropout off: set 0, or disable_dropout: false"
 SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}
 
 
@@ -20,11 +21,15 @@ def dpo_problems(config: DPOConfig) -> list[Problem]:
     unknown = [loss for loss in losses if loss not in LOSSES]
     rules = [
         (not losses or unknown, "loss_type", f"expected names of: {', '.join(LOSSES)}"),
-        (config.lora_dropout, "lora_dropout", "TRL's DPOTrainer turns dropout off: set 0"),
+        (config.beta <= 0, "beta", "must be above 0"),
+        (config.lora_dropout and config.extra.get("disable_dropout", True), "lora_dropout", DROPOUT, "disable_dropout"),
         (not 0 <= smoothing < 0.5, "label_smoothing", "expected a share of wrong labels: 0 or more, below 0.5"),
         (smoothing and not SMOOTHED & {*losses}, "label_smoothing", f"only {', '.join(sorted(SMOOTHED))} use it"),
         ("exo_pair" in losses and not smoothing, "label_smoothing", "exo_pair needs it: 0.001 is common", "loss_type"),
     ]
+    if config.max_tokens_per_micro_batch and (whole := [loss for loss in losses if loss in OF_THE_BATCH]):
+        remedy = f"has no effect on {', '.join(whole)}, which is computed of whole batches: remove it"
+        rules.append((True, "max_tokens_per_micro_batch", remedy, "loss_type"))
     return broken_rules(config, rules) + extra_problems(config)
 
 

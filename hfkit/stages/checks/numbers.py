@@ -18,6 +18,7 @@ HELD_OUT_KEYS = ("eval_datasets", "test_split_size")
 NOT_NEGATIVE = (
     *("learning_rate", "value_learning_rate", "value_warmup_steps", "weight_decay", "warmup_steps", "min_frequency"),
     *("kl_coef", "entropy_coef", "ptx_coef", "vf_coef", "missing_eos_penalty", "score_margin"),
+    "eval_prompts",
 )
 SHARES = ("lora_dropout", "max_dropped", "min_reward_accuracy", "gamma", "lam")
 RANGES = {"seed": (0, 2**32 - 1), **dict.fromkeys(NOT_NEGATIVE, (0, math.inf)), **dict.fromkeys(SHARES, (0, 1))}

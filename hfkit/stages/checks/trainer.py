@@ -16,6 +16,7 @@ from hfkit.training.arguments import trainer_arguments
 
 CHOICES = {
     "loss_type": ("nll", "dft", "chunked_nll"),  # TRL's SFT reads it once the model is loaded
+    "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
     "ddp_backend": tuple(name for name in Backend.backend_list if name != Backend.UNDEFINED),
 }
 """The values of those settings that the trainer's arguments take unchecked."""

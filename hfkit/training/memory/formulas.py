@@ -250,6 +250,12 @@ def chunked_loss_bytes(decoder: Decoder, run: Pass) -> int:
     return loss_bytes(decoder, tokens) + (tokens * decoder.vocab * BF16 if run.inner == BF16 else 0)
 
 
+def preference_loss_bytes(decoder: Decoder, run: Pass) -> int:
+    """Return the bytes of a loss of pairs on the logits of policy and reference: both in fp32, with the gradients of
+    the policy's log-normalizers and of its logits."""
+    return 4 * run.tokens * decoder.vocab * FP32
+
+
 def policy_loss_bytes(decoder: Decoder, run: Pass, replies: int) -> int:
     """Return the bytes of PPO's loss on the tokens of the replies: logits over the temperature and two gradients in
     fp32, under autocast also the head's bf16 output."""

@@ -117,6 +117,10 @@ def trainer_phases(
         test = replace(run, rows=stage.replies * config.per_device_eval_batch_size)
         phases["eval"] = formulas.inference_bytes(role.decoder, test) + stage_loss_bytes(stage, role, test)
         phases["eval"] += whole.forward
+        if rows := min(config.per_device_eval_batch_size, getattr(config, "eval_prompts", 0)):
+            prompts = replace(run, rows=rows)
+            replies = replace(prompts, length=run.length + config.response_length)
+            phases["samples"] = formulas.sampling_bytes(role.decoder, prompts, replies)
     return kept + backward, logits, phases
 
 
@@ -124,6 +128,8 @@ def stage_loss_bytes(stage, role: Role, run: Pass) -> int:
     """Return the bytes of a stage's logits and loss; a reward model has one logit a row."""
     if stage.spec.makes == "reward model":
         return run.rows * FP32
+    if stage.spec.holds_reference and stage.spec.form == "comparisons":
+        return formulas.preference_loss_bytes(role.decoder, run)
     if not hasattr(stage.arguments, "loss_type") or has_plain_loss(stage.arguments):  # pretraining has no such key
         return formulas.chunked_loss_bytes(role.decoder, run)
     return formulas.loss_bytes(role.decoder, run.tokens)

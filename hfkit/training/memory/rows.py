@@ -52,10 +52,13 @@ def sums_each_pass(config) -> bool:
 def replies_per_row(spec: StageSpec, config) -> int:
     """Return how many replies a row of a stage has: 2 of a pair, the most of a ranking; 1 where none are compared.
 
-    A card says how many, and of a local `.jsonl` file the first row; rows of other sources count as pairs.
+    A card says how many, and of a local `.jsonl` file the first row; rows of other sources count as pairs. Only reward
+    models read a ranking as one row.
     """
     if spec.form != "comparisons":
         return 1
+    if spec.makes != "reward model":
+        return 2
     return max(map(replies_of_source, config.datasets), default=2)
 
 

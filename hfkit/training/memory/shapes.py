@@ -117,7 +117,14 @@ def roles_of(stage) -> list[Role]:
     if stage.spec.loop == "ppo":
         return ppo_roles(stage.config, stage.start, stage.reward, stage.shares_vocabulary)
     model = shape_of(stage.start, stage.task, stage.config, stage.start.source if stage.config.use_peft else None)
-    return [Role("model", model.weights, model.weights, model.decoder)]
+    roles = [Role("model", model.weights, model.weights, model.decoder)]
+    return [*roles, reference_of(roles[0], stage.config)] if stage.spec.holds_reference else roles
+
+
+def reference_of(role: Role, config) -> Role:
+    """Return the frozen copy of a model that training starts from; with LoRA it shares the base."""
+    copy = untrained(role.weights)
+    return Role("reference", copy, adapter_part(copy) if config.use_peft else copy, role.decoder)
 
 
 def ppo_roles(config, start: Origin, reward: Origin | None, shares_vocabulary: bool) -> list[Role]:
@@ -129,11 +136,8 @@ def ppo_roles(config, start: Origin, reward: Origin | None, shares_vocabulary: b
     """
     adapter = start.source if config.use_peft else None
     policy = shape_of(start, TaskType.CAUSAL_LM, config, adapter)
-    copy = untrained(policy.weights)
-    roles = [
-        Role("policy", policy.weights, policy.weights, policy.decoder),
-        Role("reference", copy, adapter_part(copy) if config.use_peft else copy, policy.decoder),
-    ]
+    roles = [Role("policy", policy.weights, policy.weights, policy.decoder)]
+    roles.append(reference_of(roles[0], config))
     shares_base = config.use_peft
     if reward is not None:
         has_adapter = reward.source.adapter is not None

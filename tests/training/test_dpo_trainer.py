@@ -1,0 +1,163 @@
+"""DPO's loss and gradients against formulas in float64, and against TRL's DPOTrainer."""
+
+import copy
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from small_models import model_of
+from trl import DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from hfkit.config.stages import OF_THE_BATCH
+from hfkit.core.compat import EncodedRows
+from hfkit.rlhf.arguments import DPOArguments
+from hfkit.stages.checks.dpo import LOSSES
+from hfkit.training.dpo_trainer import MicroBatchedDPOTrainer, PairCollator
+
+BETA = 0.3
+REPLIES = [(5, 2), (1, 9), (3, 3), (12, 1), (2, 6), (7, 4)]
+"""Tokens of the chosen and of the rejected reply of each pair."""
+SMOOTHED = {"exo_pair": 1e-3, "robust": 0.1, "aot": 0.1, "aot_unpaired": 0.1}
+
+
+class Bare(EncodedRows, DPOTrainer):
+    """TRL's trainer on rows that are tokenized already."""
+
+
+@pytest.fixture(scope="module")
+def models(tokenizer):
+    """A policy, and a reference that is close to it."""
+    policy = model_of("llama", len(tokenizer), spread=0.2)
+    reference = copy.deepcopy(policy).requires_grad_(False)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight += 0.02 * torch.randn_like(weight)
+    return policy, reference
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[dict]:
+    """Encoded pairs of very different lengths."""
+    draw = torch.Generator().manual_seed(0)
+
+    def ids(count: int) -> list[int]:
+        return torch.randint(5, 300, (count,), generator=draw).tolist()
+
+    rows = []
+    for index, counts in enumerate(REPLIES):
+        prompt = ids(2 + 3 * index)
+        chosen, rejected = (prompt + ids(count) for count in counts)
+        rows.append({"chosen_ids": chosen, "rejected_ids": rejected, "starts": [len(prompt)] * 2})
+    return rows
+
+
+@pytest.fixture
+def trainer_of(models, pairs, tokenizer, tmp_path):
+    """trainer_of(bare=False, max_tokens=None, **settings): hfkit's trainer, or TRL's, on a copy of the policy."""
+
+    def make(bare: bool = False, max_tokens: int | None = None, **settings):
+        policy, reference = copy.deepcopy(models[0]), copy.deepcopy(models[1])
+        arguments = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "beta": BETA}
+        arguments |= {"max_length": None, "remove_unused_columns": False, "bf16": False, **settings}
+        options = {"args": DPOArguments(**arguments), "ref_model": reference, "processing_class": tokenizer}
+        if not bare:
+            rows, collator = Dataset.from_list(pairs), PairCollator(tokenizer)
+            options |= {"train_dataset": rows, "data_collator": collator}
+            return MicroBatchedDPOTrainer(policy, max_tokens=max_tokens, **options)
+        rows, collator = Dataset.from_list(as_trl_has_them(pairs)), DataCollatorForPreference(tokenizer.pad_token_id)
+        return Bare(policy, train_dataset=rows, data_collator=collator, **options)
+
+    return make
+
+
+def as_trl_has_them(pairs: list[dict]) -> list[dict]:
+    names, rows = ("chosen_ids", "rejected_ids"), []
+    for row in pairs:
+        replies = {name: row[name][start:] for name, start in zip(names, row["starts"], strict=True)}
+        rows.append({"prompt_ids": row["chosen_ids"][: row["starts"][0]], **replies})
+    return rows
+
+
+def step(trainer, rows: list[dict]) -> tuple[float, dict[str, torch.Tensor], dict[str, float]]:
+    """The loss of a batch of all rows, its gradients, and what TRL would log."""
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    loss = float(trainer.training_step(trainer.model, trainer.data_collator(rows)))
+    gradients = {name: weight.grad for name, weight in trainer.model.named_parameters()}
+    return loss, gradients, {name: values[-1] for name, values in trainer._metrics["train"].items()}
+
+
+def log_probability(model, ids: list[int], start: int) -> torch.Tensor:
+    """Of the tokens from `start` on, of one sequence that is not padded."""
+    logprobs = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+    return logprobs.gather(1, torch.tensor(ids[1:]).unsqueeze(1))[start - 1 :].sum()
+
+
+def loss_of_the_papers(models, pairs: list[dict], loss: str) -> tuple[float, dict[str, torch.Tensor]]:
+    """The mean loss and its gradients in float64.
+
+    sigmoid: Rafailov et al. 2023 (arXiv 2305.18290), equation 7. ipo: Azar et al. 2023 (arXiv 2310.12036), equation 17,
+    with log-ratios that are means over the tokens of a reply, as TRL has them.
+    """
+    policy, reference = (copy.deepcopy(model).double() for model in models)
+    losses = []
+    for row in pairs:
+        ratios, counts = [], []
+        for name, start in zip(("chosen_ids", "rejected_ids"), row["starts"], strict=True):
+            ratios.append(log_probability(policy, row[name], start) - log_probability(reference, row[name], start))
+            counts.append(len(row[name]) - start)
+        if loss == "sigmoid":
+            losses.append(torch.log1p(torch.exp(-BETA * (ratios[0] - ratios[1]))))
+        else:
+            losses.append((ratios[0] / counts[0] - ratios[1] / counts[1] - 1 / (2 * BETA)) ** 2)
+    mean = torch.stack(losses).mean()
+    mean.backward()
+    return mean.item(), {name: weight.grad.float() for name, weight in policy.named_parameters()}
+
+
+@pytest.mark.parametrize("max_tokens", [None, 40], ids=["whole", "micro-batches"])
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
+def test_loss_and_gradients_on_a_padded_batch_are_those_of_the_papers(trainer_of, models, pairs, loss, max_tokens):
+    expected, gradients = loss_of_the_papers(models, pairs, loss)
+    found, ours, _ = step(trainer_of(loss_type=[loss], max_tokens=max_tokens), pairs)
+    assert found == pytest.approx(expected, rel=1e-5) and abs(expected - math.log(2)) > 1e-3
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-5, atol=1e-5 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_each_loss_is_that_of_trl(trainer_of, pairs, loss):
+    settings = {"loss_type": [loss], "label_smoothing": SMOOTHED.get(loss, 0.0)}
+    expected, gradients, metrics = step(trainer_of(bare=True, **settings), as_trl_has_them(pairs))
+    trainer = trainer_of(max_tokens=40, **settings)
+    assert (trainer.max_tokens is None) == (loss in OF_THE_BATCH)
+    found, ours, logged = step(trainer, pairs)
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert logged == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss_type": ["sigmoid", "nca_pair"], "loss_weights": [0.8, 0.2]},
+        {"use_weighting": True},
+        {"ld_alpha": 0.5},
+        {"f_divergence_type": "js_divergence"},
+        {"precompute_ref_log_probs": True},
+    ],
+    ids=lambda settings: next(reversed(settings)),
+)
+def test_further_keys_of_trl_are_exact_in_micro_batches(trainer_of, pairs, settings):
+    whole, cut = trainer_of(**settings), trainer_of(max_tokens=40, **settings)
+    rows = list(cut.train_dataset)
+    (expected, gradients, metrics), (found, ours, logged) = step(whole, rows), step(cut, rows)
+    assert len(cut.split(cut.data_collator(rows))) > 2
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert logged == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
