@@ -15,13 +15,8 @@ from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
 from hfkit.rlhf.online_batches import OnlineBatches
 
-CHANGES = {
-    "per_device_train_batch_size": 2,
-    "gradient_accumulation_steps": 1,
-    "max_steps": 2,
-    "save_steps": 1,
-    "num_generations": 4,
-}
+CHANGES = {"max_steps": 3, "save_steps": 1, "num_generations": 4, "num_iterations": 2, "save_total_limit": 9}
+HALF = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}  # of a group
 
 
 def train(stage: str, config, folder: Path) -> None:
