@@ -75,7 +75,7 @@ def stage_for(tmp_path, tokenizer_dir, llama, scorer):
 
     def make(name: str, form: str | None = None, **changes):
         rows = tmp_path / f"{name}.jsonl"
-        rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS[form or name]))
+        rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS[form or {"grpo": "ppo", "rloo": "ppo"}.get(name, name)]))
         values = {"datasets": [{"path": str(rows)}], "per_device_train_batch_size": 4, "max_dropped": 1.0}
         if name == "pretrain":
             values |= {"model_config": LLAMA, "tokenizer_name_or_path": str(tokenizer_dir), "block_size": 128}
@@ -84,6 +84,9 @@ def stage_for(tmp_path, tokenizer_dir, llama, scorer):
         if name == "ppo":
             values |= {"reward_model_path": scorer, "total_episodes": 8, "gradient_accumulation_steps": 2}
             values |= {"num_ppo_epochs": 2, "response_length": 32, "max_prompt_length": 64}
+        elif name in ("grpo", "rloo"):
+            values |= {"reward_model_path": scorer, "gradient_accumulation_steps": 2, "num_generations": 4}
+            values |= {"max_steps": 2, "save_strategy": "no", "response_length": 32, "max_prompt_length": 64}
         else:
             values |= {"max_steps": 3, "save_strategy": "no"}
         if name in ("sft", "reward", "dpo"):

@@ -79,6 +79,11 @@ class StageSpec:
     step_name: str = "optimizer steps"
 
     @property
+    def samples_replies(self) -> bool:
+        """Whether training samples replies to prompts and scores them."""
+        return self.form == "prompts"
+
+    @property
     def trains_a_model(self) -> bool:
         """Whether the stage trains a model, which has steps, memory and checkpoints to plan."""
         return self.loop is not None
