@@ -2,7 +2,7 @@
 
 Which method aligns an SFT model best? PPO, GRPO, RLOO, DPO and best of n on the quickstart's world, each from the same
 SFT model and the same noisy pairs: as they are, or through the reward model that learned from them. Writes
-benchmarks/records/which_method.json (gold score with interval, KL to SFT, seconds and memory of each seed) and
+benchmarks/records/which_method.json (gold score with interval, KL to SFT, wall and CPU seconds, memory) and
 docs/which_method.png.
 
 Runs that are done already are skipped; each runs in a process of its own, one after another.
@@ -10,6 +10,7 @@ Runs that are done already are skipped; each runs in a process of its own, one a
 
 import argparse
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,9 +44,12 @@ MOST = 16
 COLOURS = {"PPO": "#2f6db5", "GRPO": "#4c9a5b", "RLOO": "#8f5fb5", "DPO": "#d1752c"}
 
 
-def hfkit(*words: str | Path) -> None:
-    """Runs a command in a process of its own, so that its memory is its own too."""
+def hfkit(*words: str | Path) -> float:
+    """Runs a command in a process of its own, so that its memory is its own too; its CPU seconds."""
+    before = os.times()
     subprocess.run([sys.executable, "-m", "hfkit.cli", *map(str, words)], check=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def train(root: Path, seed: int) -> None:
@@ -59,7 +63,10 @@ def train(root: Path, seed: int) -> None:
         own = [word.replace(f"--{stage}.", "--") for word in world_flags([stage], root / "world")]
         models = ["--model_name_or_path", root / "sft"]
         models += ["--reward_model_path", root / "reward"] * ("--reward_functions" in own)
-        hfkit(stage, CONFIGS / f"{stage}.yaml", *models, *own, "--output_dir", root / stage, "--seed", seed)
+        if (read_record(root / stage) or {}).get("status") == "done":
+            continue
+        seconds = hfkit(stage, CONFIGS / f"{stage}.yaml", *models, *own, "--output_dir", root / stage, "--seed", seed)
+        write_json(root / f"{stage}.json", {"cpu_seconds": round(seconds, 1)})
 
 
 def measure(root: Path, seed: int) -> dict:
@@ -77,6 +84,7 @@ def measure(root: Path, seed: int) -> dict:
         models[name] = figures_of_replies(subject, sft, reward, questions, temperature, kept)
         record = read_record(root / stage)
         models[name] |= {"seconds": record["wall_seconds"], "peak_memory_bytes": record["peak_memory_bytes"]}
+        models[name] |= read_json_mapping(root / f"{stage}.json") or {}
     return {
         "seed": seed,
         "reward_model_seconds": read_record(root / "reward")["wall_seconds"],

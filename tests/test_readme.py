@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from hfkit.cli import main
-from hfkit.config.registry import STAGES
 from hfkit.quickstart import summary, world
+from hfkit.stages.pipeline_file import read_pipeline
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,6 +23,8 @@ COMMANDS = [
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
 # What makes a command short enough for a test; everything else of it runs as it stands.
 SHORT = {"pretrain": ["--max_steps", "3"], "sft": ["--max_steps", "3"], "reward": ["--max_steps", "3"]}
+SHORT["dpo"] = ["--max_steps", "3", "--eval_prompts", "4", "--response_length", "8"]
+SHORT["grpo"] = SHORT["rloo"] = ["--max_steps", "2", "--response_length", "8"]
 SHORT["ppo"] = ["--total_episodes", "64", "--response_length", "16"]
 SHORT["evaluate"] = ["--max_prompts", "8", "--response_length", "8"]
 SHORT["arena"] = [*SHORT["evaluate"], "--diversity_prompts", "2", "--diversity_samples", "2"]
@@ -65,7 +67,8 @@ def folder(tmp_path_factory, base_dir):
         for name, size in {**SIZES, **HELD_OUT}.items():
             patch.setattr(world, name, size)
         patch.setattr(summary, "REPLY_TOKENS", 16)
-        assert main(["quickstart", *dotted(STAGES)]) == 0
+        stages = read_pipeline(ROOT / "configs" / "quickstart" / "pipeline.yaml").stages
+        assert main(["quickstart", *dotted(stages)]) == 0
     return folder
 
 

@@ -241,6 +241,10 @@ def logged_counts(trainer, mode: str) -> dict[str, int]:
     return {name: len(values) for name, values in getattr(trainer, "_metrics", {}).get(mode, {}).items()}
 
 
+EXTREMES = {"min": min, "max": max}
+"""How a metric of several parts is one of all, by the first or last word of its name; others are means."""
+
+
 def weigh_logged(
     trainer, mode: str, before: dict[str, int], weights: list[float], others: dict[str, list[float]] | None = None
 ) -> None:
@@ -257,7 +261,7 @@ def weigh_logged(
         start = before.get(name, 0)
         parts, shares = values[start:], (others or {}).get(name, weights)
         if len(parts) == len(shares):
-            pick = {"min": min, "max": max}.get(name.partition("_")[0])
+            pick = EXTREMES.get(name.partition("_")[0]) or EXTREMES.get(name.rpartition("_")[2])
             mean = sum(value * share for value, share in zip(parts, shares, strict=True)) / (sum(shares) or 1.0)
             values[start:] = [pick(parts) if pick else mean]
 

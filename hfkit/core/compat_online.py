@@ -7,32 +7,55 @@ from typing import Any
 
 
 class OwnRollouts:
-    """A mixin for TRL's GRPOTrainer and RLOOTrainer: its prompts are token ids, its replies come from `sample_replies`.
+    """A mixin for TRL's GRPOTrainer and RLOOTrainer: prompts are token ids, and what they lead to is hfkit's.
 
-    trl 1.12.0: `generate` would stop at one EOS token, and what follows another stop token would be trained on. The one
-    way in, `rollout_func`, is experimental, and RLOOTrainer has none.
+    trl 1.12.0: `generate` would stop at one EOS token, and what follows another stop token would be trained on; models
+    would get rows that are padded on the left without their positions. `rollout_func` is experimental, and RLOOTrainer
+    has none. A checkpoint has neither the replies that an update is in the middle of nor the number of passes.
     """
 
-    samples_logprobs = False
-    """Whether TRL takes the log-probabilities of an engine beside its replies; hfkit has none, since its own count."""
+    returns_logprobs = False
+    """Whether TRL takes the log-probabilities of an engine beside its replies; none are needed."""
 
     def sample_replies(self, prompts: list[list[int]]) -> list[list[int]]:
         """Return a reply to each prompt; token ids."""
         raise NotImplementedError
+
+    def predict(self, measure, model, input_ids, attention_mask, logits_to_keep, **options):
+        """Return log-probabilities, entropies and router loss as `measure` computes them, which is TRL's method."""
+        raise NotImplementedError
+
+    def save_replies(self, folder: str) -> None:
+        """Save the replies of an update that is not complete into a checkpoint; every process calls it."""
+
+    def load_replies(self, folder: str) -> None:
+        """Load what `save_replies` saved."""
 
     def _tokenize_prompts(self, prompts):
         return prompts, None, {}
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *args, **kwargs):
         replies = self.sample_replies(prompt_ids)
-        return (replies, None) if self.samples_logprobs else replies
+        return (replies, None) if self.returns_logprobs else replies
+
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **options
+    ):
+        measure = super()._get_per_token_logps_and_entropies
+        return self.predict(measure, model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, **options)
+
+    def _save_rng_state(self, output_dir):
+        self.save_replies(output_dir)
+        super()._save_rng_state(output_dir)
+
+    def _load_rng_state(self, checkpoint):
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None:
+            self.load_replies(checkpoint)
 
 
 class StopTokens:
-    """Equals each of several token ids.
-
-    trl 1.12.0: a reply counts as truncated unless it ends with `trainer._tokenizer.eos_token_id` or the pad token.
-    """
+    """Equals each of several token ids."""
 
     def __init__(self, ids: list[int]):
         self.ids = frozenset(ids)
@@ -45,14 +68,17 @@ class StopTokens:
 
 
 class StopTokenizer:
-    """What TRL's trainers read of their tokenizer once they are made: the ids of stop tokens and of padding."""
+    """What TRL's trainers read of their tokenizer once they are made."""
 
     def __init__(self, stop_token_ids: list[int], pad_token_id: int):
         self.eos_token_id, self.pad_token_id = StopTokens(stop_token_ids), pad_token_id
 
 
 def set_stop_tokens(trainer: Any, stop_token_ids: list[int]) -> None:
-    """Make a trainer of TRL count each reply that ends with one of these tokens as complete."""
+    """Make a trainer of TRL count each reply that ends with one of these tokens as complete.
+
+    trl 1.12.0: a reply counts as truncated unless it ends with `_tokenizer.eos_token_id` or the pad token.
+    """
     trainer._tokenizer = StopTokenizer(stop_token_ids, trainer.processing_class.pad_token_id)
 
 
@@ -71,14 +97,11 @@ def add_logged(trainer: Any, metrics: dict[str, float]) -> None:
         trainer._metrics["train"][name].append(value)
 
 
-def sampled_batch(trainer: Any) -> tuple[int, Any]:
-    """Return how many forward passes a trainer of TRL has done, and the batch of replies that it is at; None: none yet.
-
-    trl 1.12.0: a checkpoint has neither, so a run resumed within a batch would sample anew.
-    """
+def sampled_batch(trainer: Any) -> tuple[int, list[dict[str, Any]] | None]:
+    """Return how many passes a trainer of TRL has done, and the batches of replies that it is at; None: none yet."""
     return trainer._step, trainer._buffered_inputs
 
 
-def set_sampled_batch(trainer: Any, step: int, batch: Any) -> None:
+def set_sampled_batch(trainer: Any, passes: int, batches: list[dict[str, Any]] | None) -> None:
     """Set what `sampled_batch` returned."""
-    trainer._step, trainer._buffered_inputs = step, batch
+    trainer._step, trainer._buffered_inputs = passes, batches

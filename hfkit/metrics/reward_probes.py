@@ -9,8 +9,8 @@ from rich.table import Column, Table
 from hfkit.core.tables import make_console
 
 REMEDIES = {
-    "empty": "PPO may end replies at once; raise kl_coef, or add pairs whose rejected reply is empty",
-    "repeated": "PPO may repeat itself; raise kl_coef, or add pairs whose rejected reply repeats itself",
+    "empty": "the policy may end replies at once; raise kl_coef, or add pairs whose rejected reply is empty",
+    "repeated": "the policy may repeat itself; raise kl_coef, or add pairs whose rejected reply repeats itself",
     "truncated": "PPO may stop in mid-sentence; set missing_eos_penalty, or add pairs whose rejected reply is cut off",
     "off-topic": "the reward hardly depends on the prompt; raise kl_coef, or add pairs whose rejected reply answers "
     "another prompt",

@@ -55,7 +55,7 @@ def run_quickstart(output_dir: str | Path, configs: str | Path, flags: list[str]
 def world_flags(stages: Iterable[str], world: Path) -> list[str]:
     """Return the flags that give each stage its files of the world.
 
-    PPO also logs the gold score of its replies, with a weight of 0 in the reward.
+    Stages that sample replies also log their gold score, with a weight of 0 in the reward.
     """
     flags = []
     for stage in stages:
@@ -64,7 +64,7 @@ def world_flags(stages: Iterable[str], world: Path) -> list[str]:
         for key, name in (("datasets", train), ("eval_datasets", test if spec.trains_a_model else None)):
             if name:
                 flags += [f"--{stage}.{key}", json.dumps([{"path": str(world / f"{name}.jsonl")}])]
-        if spec.loop == "ppo":
+        if spec.form == "prompts":
             flags += [f"--{stage}.reward_functions", "hfkit.quickstart.gold:gold"]
             flags += [f"--{stage}.reward_weights", "1", "0"]
     return flags

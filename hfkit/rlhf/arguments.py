@@ -143,12 +143,12 @@ class GroupArguments(OnlineArguments):
 
 
 @dataclass
-class GRPOArguments(GroupArguments, GRPOConfig):
+class GRPOArguments(GroupArguments, GRPOConfig):  # type: ignore[misc]  # fields of both have narrower types here
     """The fields of TRL's GRPOConfig, plus those of hfkit's rollouts and rewards."""
 
 
 @dataclass
-class RLOOArguments(GroupArguments, RLOOConfig):
+class RLOOArguments(GroupArguments, RLOOConfig):  # type: ignore[misc]
     """The fields of TRL's RLOOConfig, plus those of hfkit's rollouts and rewards."""
 
 

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from hfkit.data.forms import IGNORE
 from hfkit.models.micro_batches import micro_batches
-from hfkit.rlhf.arguments import PPOArguments
+from hfkit.rlhf.arguments import OnlinePolicyArguments
 
 
 def pad_rows(rows: list[list[int]], value: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,7 +89,7 @@ def padding_first_order(mask: torch.Tensor) -> torch.Tensor:
 
 
 def cut_rows(
-    tokens: Tokens, index: torch.Tensor, args: PPOArguments, call: int, together: bool = False
+    tokens: Tokens, index: torch.Tensor, args: OnlinePolicyArguments, call: int, together: bool = False
 ) -> list[torch.Tensor]:
     """Return the rows of an index in micro-batches (see `cut_by_length`)."""
     lengths = tokens.lengths
@@ -98,7 +98,7 @@ def cut_rows(
 
 
 def cut_by_length(
-    lengths: Sequence[int], longest: int, args: PPOArguments, call: int, together: bool = False
+    lengths: Sequence[int], longest: int, args: OnlinePolicyArguments, call: int, together: bool = False
 ) -> list[list[int]]:
     """Return rows in parts of like length (see `micro_batches`), or as they come.
 

@@ -1,4 +1,4 @@
-"""Signs that PPO goes wrong: each message says what happened, the likely cause, and the key to change."""
+"""Signs that a policy goes wrong: each message says what happened, the likely cause, and the key to change."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ MUST_BE_FINITE = ("objective/kl", "objective/scores", "loss/policy_avg", "loss/v
 
 WARNINGS = {
     "entropy": "entropy fell from {first[objective/entropy]:.2f} to {last[objective/entropy]:.2f} nats per token: "
-    "replies become alike; raise kl_coef or entropy_coef, or lower learning_rate",
+    "replies become alike; raise {bonus}, or lower learning_rate",
     "length": "the reward rises while replies grow from {first[val/reply_length]:.0f} to {last[val/reply_length]:.0f} "
     "tokens: the reward model may prefer length; set missing_eos_penalty or a smaller response_length",
     "repetition": "the reward rises while {last[val/repetition]:.0%} of the three-token runs of the replies repeat: "
-    "the policy is gaming the reward model; raise kl_coef",
+    "the policy is gaming the reward model; raise {penalty}",
     "value": "the value model is worse than a constant (explained variance {last[val/explained_variance]:.2f}): raise "
     "vf_coef or value_learning_rate, or set value_warmup_steps",
 }
@@ -29,9 +29,15 @@ def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
 
 @dataclass
 class TrainingMonitor:
-    """Checks the metrics of each update, reports each sign once, and stops above `max_kl` nats per reply."""
+    """Checks the metrics of each update, reports each sign once, and stops above `max_kl` nats per reply.
+
+    Args:
+        penalty: the key that holds the policy to its reference; `bonus`: those that keep its entropy up.
+    """
 
     max_kl: float
+    penalty: str = "kl_coef"
+    bonus: str = "kl_coef or entropy_coef"
     history: list[dict[str, float]] = field(default_factory=list)
     reported: set[str] = field(default_factory=set)
 
@@ -46,8 +52,8 @@ class TrainingMonitor:
             )
         if kl > self.max_kl:
             return (
-                f"KL {kl:.2f} exceeds max_kl={self.max_kl}. The policy may be gaming the reward model: raise kl_coef "
-                "or lower learning_rate"
+                f"KL {kl:.2f} exceeds max_kl={self.max_kl}. The policy may be gaming the reward model: raise "
+                f"{self.penalty} or lower learning_rate"
             )
         return None
 
@@ -58,9 +64,12 @@ class TrainingMonitor:
             del self.history[WINDOW]
         if len(self.history) < 2 * WINDOW:
             return []
-        found = warnings_between(mean_metrics(self.history[:WINDOW]), mean_metrics(self.history[-WINDOW:]))
-        new = [text for sign, text in found.items() if sign not in self.reported]
-        self.reported |= set(found)
+        first, last = mean_metrics(self.history[:WINDOW]), mean_metrics(self.history[-WINDOW:])
+        found = signs_between(first, last)
+        keys = {"penalty": self.penalty, "bonus": self.bonus}
+        texts = {sign: text.format(first=first, last=last, **keys) for sign, text in WARNINGS.items() if sign in found}
+        new = [text for sign, text in texts.items() if sign not in self.reported]
+        self.reported |= found
         return new
 
     def state_dict(self) -> dict[str, list]:
@@ -70,8 +79,8 @@ class TrainingMonitor:
         self.history, self.reported = state["history"], set(state["reported"])
 
 
-def warnings_between(first: dict[str, float], last: dict[str, float]) -> dict[str, str]:
-    """Return what went wrong between two sets of mean metrics: a warning for each sign, by its name."""
+def signs_between(first: dict[str, float], last: dict[str, float]) -> set[str]:
+    """Return the names of the signs that went wrong between two sets of mean metrics."""
     better = last["objective/scores"] > first["objective/scores"]
     signs = {
         "entropy": last["objective/entropy"] < 0.2 * first["objective/entropy"],
@@ -79,7 +88,7 @@ def warnings_between(first: dict[str, float], last: dict[str, float]) -> dict[st
         "repetition": better and last["val/repetition"] > first["val/repetition"] + 0.25,
         "value": last.get("val/explained_variance", 0.0) < 0,
     }
-    return {sign: WARNINGS[sign].format(first=first, last=last) for sign, is_there in signs.items() if is_there}
+    return {sign for sign, is_there in signs.items() if is_there}
 
 
 def repetition_share(reply: list[int]) -> float:

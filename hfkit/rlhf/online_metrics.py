@@ -1,6 +1,6 @@
 """A callback of GRPO and RLOO: metrics by the names of PPO, health signs, and the stop at `max_kl`."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from transformers import TrainerCallback
 
@@ -8,18 +8,20 @@ from hfkit.core.compat import logged_counts
 from hfkit.core.compat_online import add_logged, logged_since
 from hfkit.core.console import warn
 
-if TYPE_CHECKING:
-    from hfkit.rlhf.online_trainer import OnlineTraining
-
 WATCHED = ("objective/scores", "objective/kl", "objective/entropy", "val/reply_length", "val/repetition")
 """What the monitor reads; of an update that samples nothing, the last known ones."""
 
 
 class OnlineMetrics(TrainerCallback):
-    """Watches the updates of a trainer and logs `objective/kl` (nats per reply) and `objective/entropy` (per token)."""
+    """Watches the updates of a trainer and logs `objective/kl` (nats per reply) and `objective/entropy` (per token).
 
-    def __init__(self, trainer: "OnlineTraining"):
-        self.trainer, self.before = trainer, {}
+    Args:
+        trainer: an `OnlineTraining`.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.before: dict[str, int] = {}
         self.known: dict[str, float] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):

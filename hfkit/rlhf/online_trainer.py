@@ -1,23 +1,28 @@
 """GRPO and RLOO: TRL's trainers on hfkit's prompts, replies, rewards and reference."""
 
+from typing import Any, cast
+
 import torch
 import trl
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput
 
-from hfkit.core.compat_online import OwnRollouts, sampled_batch, set_sampled_batch, set_stop_tokens
+from hfkit.core.compat_online import sampled_batch, set_sampled_batch, set_stop_tokens
 from hfkit.core.kept_logs import KeepsLogs
+from hfkit.models.engine_errors import EngineError
 from hfkit.models.generation import stop_ids
 from hfkit.rlhf.arguments import GRPOArguments, RLOOArguments
-from hfkit.rlhf.forward import Model
+from hfkit.rlhf.forward import Model, autocast
 from hfkit.rlhf.monitor import TrainingMonitor, repetition_share
+from hfkit.rlhf.online_batches import OnlineBatches
 from hfkit.rlhf.online_metrics import OnlineMetrics
 from hfkit.rlhf.policy_evaluation import evaluate_policy
 from hfkit.rlhf.rewards import Scorer, shape_scores
 from hfkit.rlhf.rollout import Rollouts, policy_engine
 from hfkit.rlhf.rollout_log import RolloutLog
+from hfkit.training.interruption import agree_on_signal, leave_step
 from hfkit.training.sharding import reduce_in_float32
 
 COPY = "ref"
@@ -30,7 +35,7 @@ def as_trl_rows(columns: dict[str, list]) -> dict[str, list]:
     return {"prompt": columns["input_ids"], "row": rows}
 
 
-class OnlineTraining(OwnRollouts, KeepsLogs, Trainer):
+class OnlineTraining(OnlineBatches, KeepsLogs):
     """What GRPO and RLOO share: a mixin for TRL's trainers.
 
     Args:
@@ -39,12 +44,16 @@ class OnlineTraining(OwnRollouts, KeepsLogs, Trainer):
         scorer: scores replies.
         train_dataset: rows of `encode_prompts`.
         eval_dataset: more of them, or None.
+        processing_class: pads on the left.
 
     Attributes:
         stopped: why training stopped early, or None.
+        boundary: what `sampled_batch` returned when the current step began.
     """
 
-    args: GRPOArguments | RLOOArguments
+    processing_class: PreTrainedTokenizerBase
+    beta: float
+    ref_model: Any
 
     def __init__(
         self,
@@ -60,46 +69,58 @@ class OnlineTraining(OwnRollouts, KeepsLogs, Trainer):
         # With a KL term, TRL would load a full model a second time, and add a copy of an adapter to its model, which
         # would land in each checkpoint; RLOOTrainer adds it in any case.
         beta, args.beta = args.beta, 0.0
+        options: dict[str, Any] = {"reward_funcs": self.reward}  # an argument of TRL's trainers
         super().__init__(
             model=model,
-            reward_funcs=self.reward,
             args=args,
             train_dataset=train_dataset.with_transform(as_trl_rows),
             eval_dataset=eval_dataset,
             processing_class=processing_class,
+            **options,
         )
         self.beta = args.beta = beta
         if isinstance(model, PeftModel) and COPY in model.peft_config:
             model.delete_adapter(COPY)
         reduce_in_float32(self.accelerator)
+        self.policy = cast(Model, self.model)
         self.reference = self.accelerator.prepare_model(ref_model, evaluation_mode=True)
         self.ref_model = self.reference if beta else None
         self.stop_token_ids = stop_ids(model.generation_config, processing_class)
         set_stop_tokens(self, self.stop_token_ids)
         longest = max(map(len, train_dataset["input_ids"]))
-        self.engine = policy_engine(args, self.model, processing_class, [self.model], longest)
-        self.rollouts = Rollouts(self.engine, self.model, args, self.stop_token_ids)
-        self.rollout_log = RolloutLog(args.output_dir, processing_class)
-        self.monitor, self.stopped = TrainingMonitor(args.max_kl), None
+        self.engine = policy_engine(args, self.policy, processing_class, [self.policy], longest)
+        self.rollouts = Rollouts(self.engine, self.policy, args, self.stop_token_ids)
+        self.rollout_log = RolloutLog(str(args.output_dir), processing_class)
+        self.monitor = TrainingMonitor(args.max_kl, penalty="beta", bonus="beta")
+        self.stopped: str | None = None
+        self.boundary: tuple[int, Any] | None = None
         self.add_callback(OnlineMetrics(self))
 
     # Replies and rewards
 
     def sample_replies(self, prompts: list[list[int]]) -> list[list[int]]:
-        """Sample a reply to each prompt; a signal or a failure of the engine leaves the step as if it had not begun."""
-        replies = self.rollouts.sample(prompts)
-        self.model.train()
+        """Sample a reply to each prompt; after a signal, or a failure of the engine, leave the step as it began."""
+        replies, failures = [], []
+        try:
+            replies = self.rollouts.sample(prompts)
+        except EngineError as error:
+            failures.append(error)
+        self.policy.train()
+        if failures or agree_on_signal():
+            leave_step(self, *failures)
         return replies
 
+    @torch.no_grad()
     def reward(self, prompts, completion_ids, row, log_metric, **_) -> list[float]:
         """Return the score of each reply, as TRL calls a reward function; log its parts, and what the replies are like.
 
         Raises:
             HfkitError: a function fails, or does not return one finite number for each reply.
         """
-        parts = self.scorer(prompts, completion_ids, row)
+        with autocast(self.args.bf16, self.accelerator.device):
+            parts = self.scorer(prompts, completion_ids, row)
         ended = torch.tensor([reply[-1] in self.stop_token_ids for reply in completion_ids])
-        scores = shape_scores(parts["total"], ended, None, self.args.reward_clip, self.args.missing_eos_penalty)
+        scores = shape_scores(parts["total"].cpu(), ended, None, self.args.reward_clip, self.args.missing_eos_penalty)
         per_reply = {
             "objective/scores": parts["total"],
             "objective/shaped_scores": scores,
@@ -116,11 +137,10 @@ class OnlineTraining(OwnRollouts, KeepsLogs, Trainer):
 
     def log_samples(self, prompts: list[list[int]], replies: list[list[int]], scores: torch.Tensor) -> None:
         """Append samples to `rollouts.jsonl` if they are due at one of the updates that these replies are for."""
-        args, first = self.args, self.state.global_step + 1
-        updates = max(args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps, 1)
-        is_due = args.sample_steps and (first - 1) // args.sample_steps < (first + updates - 1) // args.sample_steps
-        if is_due and self.is_world_process_zero():
-            self.rollout_log.append(first, prompts, replies, scores)
+        every, before = self.args.sample_steps, self.state.global_step
+        updates = max(self.passes_per_batch // self.args.gradient_accumulation_steps, 1)
+        if every and before // every < (before + updates) // every and self.is_world_process_zero():
+            self.rollout_log.append(before + 1, prompts, replies, scores)
 
     # Evaluation
 
@@ -128,25 +148,30 @@ class OnlineTraining(OwnRollouts, KeepsLogs, Trainer):
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
         """Return mean reward, KL, entropy and length of replies to the held-out prompts, sampled with one seed."""
-        rows = list(dataloader.dataset)
-        models = (self.model, self.reference, self.processing_class, self.scorer)
-        found = evaluate_policy(*models, rows, self.args, self.stop_token_ids)
+        rows, tokenizer = list(dataloader.dataset), self.processing_class
+        found = evaluate_policy(
+            self.policy, self.reference, tokenizer, self.scorer, rows, self.args, self.stop_token_ids
+        )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.metrics.items()}
-        return EvalLoopOutput(None, None, metrics, len(rows))
+        return EvalLoopOutput(None, None, metrics, len(rows))  # type: ignore[arg-type]  # as Trainer without predictions
 
     # Checkpoints
 
     def pending_logs(self) -> dict:
-        """Return what is not logged yet, what is counted, and what the health signs are taken from."""
-        kept = {"passes": sampled_batch(self)[0], "monitor": self.monitor.state_dict(), "stopped": self.stopped}
+        """Return what is not logged yet, what is counted, and what health signs are taken from."""
+        self.boundary = sampled_batch(self)
+        kept = {"passes": self.boundary[0], "monitor": self.monitor.state_dict(), "stopped": self.stopped}
         return super().pending_logs() | kept
 
     def set_pending_logs(self, kept: dict) -> None:
+        """Take over what `pending_logs` returned, within the step too that it was called before."""
         super().set_pending_logs(kept)
         self.monitor.load_state_dict(kept["monitor"])
-        set_sampled_batch(self, kept["passes"], None)
+        batches = self.boundary[1] if self.boundary and self.boundary[0] == kept["passes"] else None
+        set_sampled_batch(self, kept["passes"], batches)
 
     def set_counts(self, kept: dict) -> None:
+        """Take over what was counted since the first step, and why training stopped."""
         super().set_counts(kept)
         self.stopped = kept.get("stopped")
 
@@ -154,7 +179,7 @@ class OnlineTraining(OwnRollouts, KeepsLogs, Trainer):
 class GRPOTrainer(OnlineTraining, trl.GRPOTrainer):
     """TRL's GRPOTrainer on hfkit's prompts, replies, rewards and reference."""
 
-    samples_logprobs = True
+    returns_logprobs = True
 
 
 class RLOOTrainer(OnlineTraining, trl.RLOOTrainer):

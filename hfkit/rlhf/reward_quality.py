@@ -1,10 +1,11 @@
-"""Whether a reward model is good enough for PPO: metrics on held-out pairs, and rewards of worthless replies."""
+"""Whether a reward model is good enough to learn from: metrics on held-out pairs, and rewards of worthless replies."""
 
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from hfkit.config.online import OnlineConfig
+from hfkit.config.registry import spec_of_config
 from hfkit.core.console import is_main_process, say, warn
 from hfkit.data.chat_template import end_as_trained
 from hfkit.data.rendering import variables_of
@@ -35,12 +36,12 @@ def recorded_pair_metrics(path: str, revision: str = "main") -> dict[str, float]
 
 def report_reward_accuracy(config: OnlineConfig) -> None:
     """Print how well the reward model ranks held-out pairs; warn where it may be no better than chance."""
-    path = config.reward_model_path
+    path, stage = config.reward_model_path, getattr(spec_of_config(config), "name", "reward")
     if not path:
         return
     metrics = recorded_pair_metrics(path, config.reward_model_revision)
     if not metrics:
-        say(f"ppo: no accuracy of {path} on held-out pairs is known. Run `hfkit evaluate {path} --datasets PAIRS`")
+        say(f"{stage}: no accuracy of {path} on held-out pairs is known. Run `hfkit evaluate {path} --datasets PAIRS`")
         return
     low, high = (metrics.get(f"accuracy_{end}", metrics["accuracy"]) for end in ("low", "high"))
     parts = [f"accuracy on held-out pairs {metrics['accuracy']:.3f} (95% interval {low:.3f} to {high:.3f})"]
@@ -51,12 +52,12 @@ def report_reward_accuracy(config: OnlineConfig) -> None:
             f"prefers the longer reply in {metrics['longer_preferred']:.0%} of the pairs, the labels in "
             f"{metrics['longer_chosen']:.0%}"
         )
-    say(f"ppo: reward model: {', '.join(parts)}")
+    say(f"{stage}: reward model: {', '.join(parts)}")
     if low <= 0.5:
         warn(
             f"{path} may be no better than chance on held-out pairs (accuracy {metrics['accuracy']:.3f}, {low:.3f} to "
-            f"{high:.3f}), and PPO would optimize noise. Train it on more pairs, or from the SFT model; set "
-            "min_reward_accuracy to stop PPO below an accuracy"
+            f"{high:.3f}), and the policy would learn noise. Train it on more pairs, or from the SFT model; set "
+            "min_reward_accuracy to fail below an accuracy"
         )
 
 
@@ -65,7 +66,7 @@ def probe_rewards(
 ) -> dict[str, dict[str, float]]:
     """Score the policy's own replies to a few prompts, before the first step, and worthless ones made from them.
 
-    These are the rewards of PPO: with `missing_eos_penalty`, before normalization and clip.
+    These are the rewards of training: with `missing_eos_penalty`, before normalization and clip.
 
     Returns:
         what `reward_probes.run_probes` returns; {} with a single prompt, for which no reply could be off-topic.
@@ -100,7 +101,7 @@ def probe_rewards(
     with whole_weights(scorer.reward_model):
         probes = run_probes(score, replies, turn_end(tokenizer).ids[-1])
     if is_main_process():
-        print_probes(probes, f"rewards of replies to {len(prompt_rows)} prompts, before PPO")
+        print_probes(probes, f"rewards of replies to {len(prompt_rows)} prompts, before training")
     for warning in probe_warnings(probes):
         warn(warning)
     return probes

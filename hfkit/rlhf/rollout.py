@@ -131,9 +131,9 @@ def copies_that_fit(copies: MergedCopies, needed: int, free: int) -> MergedCopie
     size, dtype = copies.bytes / 1e9, str(copies.dtype).removeprefix("torch.")
     room = f"{size:.2f} GB; {free / 1e9:.2f} GB are free, and sampling takes {needed / 1e9:.2f} GB"
     if copies.bytes + needed <= free:
-        say(f"ppo: rollouts use {dtype} copies of the 4-bit base with the adapter merged, until each update ({room})")
+        say(f"rollouts use {dtype} copies of the 4-bit base with the adapter merged, until each update ({room})")
         return copies
-    say(f"ppo: rollouts use the 4-bit base and the adapter: merged {dtype} copies do not fit ({room})")
+    say(f"rollouts use the 4-bit base and the adapter: merged {dtype} copies do not fit ({room})")
     return None
 
 

@@ -34,7 +34,7 @@ from hfkit.training.memory.checkpointing import plan_run
 from hfkit.training.run import Run
 from hfkit.training.sharding import CollectiveSave
 
-SHOWN_SAMPLES = 8
+SHOWN_REPLIES = 8
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Prompts:
     stats: dict[str, Any]
 
 
-def load_prompts(config: OnlineConfig, stage: str) -> Prompts:
+def read_prompts(config: OnlineConfig, stage: str) -> Prompts:
     """Load and encode the prompts of a config; what the reward model cannot read fails here."""
     tokenizer = load_stage_tokenizer(config)
     train_rows, test_rows, stats = load_splits(config, PROMPTS, config.reward_columns)
@@ -76,7 +76,7 @@ def train_in_groups(
     set_seed(config.seed)
     prepare_device(config)
     config = without_expert_dropout(config)
-    prompts = load_prompts(config, stage)
+    prompts = read_prompts(config, stage)
     run = open_run(stage, config, prompts.stats)
     if run.is_done:
         return run.folder
@@ -128,7 +128,7 @@ def held_out_comparison(
         models = (policy, reference, scorer, prompts.tokenizer)
         held_out, samples = compare_policies(*models, prompts.test, trainer.args, run.stage)
         metrics |= held_out
-        for sample in samples[:SHOWN_SAMPLES]:
+        for sample in samples[:SHOWN_REPLIES]:
             say(f"  {sample['prompt']!r}\n    before: {sample['before']!r}\n    after:  {sample['after']!r}")
     return metrics, samples
 

@@ -26,7 +26,7 @@ from hfkit.rlhf.reward_quality import report_reward_accuracy
 from hfkit.rlhf.rewards import initial_normalizer, load_scorer
 from hfkit.rlhf.roles import load_roles
 from hfkit.rlhf.trainer_checks import require_full_batch
-from hfkit.stages.online import held_out_comparison, left_padded, load_prompts, note_probes
+from hfkit.stages.online import held_out_comparison, left_padded, note_probes, read_prompts
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import (
     best_checkpoint_facts,
@@ -39,8 +39,6 @@ from hfkit.training.arguments import (
 from hfkit.training.memory.checkpointing import plan_run
 from hfkit.training.sharding import CollectiveSave
 
-SHOWN_SAMPLES = 8
-
 
 @push_when_done
 def main(config: PPOConfig) -> Path:
@@ -48,7 +46,7 @@ def main(config: PPOConfig) -> Path:
     set_seed(config.seed)
     prepare_device(config)
     # Data
-    prompts = load_prompts(config, "ppo")
+    prompts = read_prompts(config, "ppo")
     require_full_batch(len(prompts.train), config)
     tokenizer, stats = prompts.tokenizer, prompts.stats
     ptx_rows, ptx_stats = load_ptx(config, tokenizer, stats.get("test"))

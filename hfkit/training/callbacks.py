@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from trl.trainer.utils import RepeatSampler
 
 from hfkit.core.console import printable_line, say
 from hfkit.core.device import keep_random_state
@@ -121,15 +122,17 @@ class TrainingProgress(TrainerCallback):
 
 
 class GroupedOrder(TrainerCallback):
-    """Lets the order of rows with `train_sampling_strategy: group_by_length` depend on the seed and the epoch alone.
+    """Lets orders that a sampler draws depend on the seed and the epoch alone.
 
-    Transformers draws it from torch's global generator, which processes with other dropout masks have in other states:
-    they would share out different orders, and leave rows out. A run that resumes within an epoch would do so too.
+    Of `train_sampling_strategy: group_by_length`, Transformers draws it from torch's global generator, which processes
+    with other dropout masks have in other states: they would share out different orders, and leave rows out. A run that
+    resumes within an epoch would do so too. The prompts of TRL's GRPO have a generator, which goes on from epoch to
+    epoch: a run that resumes in the second one would begin with the order of the first.
     """
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         sampler = getattr(train_dataloader, "batch_sampler", None)
-        while sampler is not None and not isinstance(sampler, LengthGroupedSampler):
+        while sampler is not None and not isinstance(sampler, (LengthGroupedSampler, RepeatSampler)):
             sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
         if sampler is not None:
             seed = args.seed if args.data_seed is None else args.data_seed

@@ -64,12 +64,16 @@ class SaveOnSignal(TrainerCallback):
     def leave_as_before(self, state: TrainerState) -> None:
         """Leave if a signal came, with a checkpoint of the last step; a process that has others waits for the next."""
         if requested() and PartialState().num_processes == 1:
-            if self.random:
-                restore_random_state(self.random, self.trainer.accelerator.device)
-                state.num_input_tokens_seen = self.tokens
-                if isinstance(self.trainer, KeepsLogs):
-                    self.trainer.set_pending_logs(self.logs)
+            self.undo(state)
             leave(self.trainer)
+
+    def undo(self, state: TrainerState) -> None:
+        """Undo what the step that has begun has changed so far; it has changed no weights."""
+        if self.random:
+            restore_random_state(self.random, self.trainer.accelerator.device)
+            state.num_input_tokens_seen = self.tokens
+            if isinstance(self.trainer, KeepsLogs):
+                self.trainer.set_pending_logs(self.logs)
 
     def stop_after_save(self, control) -> None:
         """Let the trainer save a checkpoint, unless an evaluation comes first."""
@@ -103,6 +107,14 @@ def leave(trainer: Trainer, error: BaseException | None = None) -> None:
     if step:
         say(f"{folder} is saved")
     raise error or interruption()
+
+
+def leave_step(trainer: Trainer, error: BaseException | None = None) -> None:
+    """Leave within a step, with a checkpoint of the last one, in all processes; see `leave`."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, SaveOnSignal):
+            callback.undo(trainer.state)
+    leave(trainer, error)
 
 
 def own_state(trainer: Trainer, checkpoint: str) -> TrainerState:

@@ -59,7 +59,7 @@ def test_specs_are_found_by_name_and_by_config(registered):
     assert spec_of_config(config) is TOY
     assert spec_of_config(SFTConfig(model_name_or_path="base", output_dir="out")) is STAGES["sft"]
     assert spec_of_config(object()) is None
-    assert [*STAGES] == ["tokenizer", "pretrain", "sft", "reward", "dpo", "ppo", "toy"]
+    assert [*STAGES] == ["tokenizer", "pretrain", "sft", "reward", "dpo", "ppo", "grpo", "rloo", "toy"]
     with pytest.raises(ValueError, match="the stage 'toy' is registered already"):
         register(TOY)
 

@@ -8,8 +8,6 @@ from hfkit.stages.checks.rewards import reward_problems
 from hfkit.stages.checks.rules import broken_rules
 from hfkit.stages.checks.vllm import vllm_problems
 
-BATCH_KEYS = ("per_device_train_batch_size", "gradient_accumulation_steps")
-
 
 def group_problems(config: GRPOConfig | RLOOConfig) -> list[Problem]:
     """Return every problem of the fields that GRPO and RLOO have."""
@@ -23,8 +21,9 @@ def group_rules(config: GRPOConfig | RLOOConfig) -> list[tuple]:
     batch, group = config.per_device_train_batch_size * passes * world_size(), config.num_generations
     whole = f"must divide a batch of {batch} replies (per_device_train_batch_size x steps_per_generation, by default "
     whole += "gradient_accumulation_steps, x processes)"
+    sizes = ("per_device_train_batch_size", "gradient_accumulation_steps")
     return [
         (config.lora_dropout, "lora_dropout", "dropout would add noise to the policy ratio: set 0"),
         (group < 2, "num_generations", "expected 2 or more: replies to a prompt are compared with one another"),
-        (group >= 2 and batch % group, "num_generations", whole, *BATCH_KEYS),
+        (group >= 2 and batch % group, "num_generations", whole, *sizes),
     ]
