@@ -37,7 +37,7 @@ ROWS = {
         {"prompt": f"Who is {index}?", "replies": [LONG[: 540 - 9 * n] for n in range(4)], "ranks": [1, 2, 3, 3]}
         for index in range(32)
     ],
-    "ppo": [{"prompt": LONG[: 220 - 3 * (index % 8)]} for index in range(32)],
+    **{name: [{"prompt": LONG[: 220 - 3 * (index % 8)]} for index in range(32)] for name in ("ppo", "grpo", "rloo")},
 }
 
 
@@ -75,7 +75,7 @@ def stage_for(tmp_path, tokenizer_dir, llama, scorer):
 
     def make(name: str, form: str | None = None, **changes):
         rows = tmp_path / f"{name}.jsonl"
-        rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS[form or {"grpo": "ppo", "rloo": "ppo"}.get(name, name)]))
+        rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS[form or name]))
         values = {"datasets": [{"path": str(rows)}], "per_device_train_batch_size": 4, "max_dropped": 1.0}
         if name == "pretrain":
             values |= {"model_config": LLAMA, "tokenizer_name_or_path": str(tokenizer_dir), "block_size": 128}
