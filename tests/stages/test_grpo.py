@@ -1,7 +1,9 @@
 """GRPO and RLOO, end to end: what a run publishes, logs, refuses, and resumes to."""
 
 import json
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -10,8 +12,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from hfkit.core.errors import ConfigError, HfkitError
+from hfkit.core.interrupts import Interrupted
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
+from hfkit.rlhf.online_batches import OnlineBatches
+from hfkit.rlhf.rollout import Rollouts
 
 METHODS = ("grpo", "rloo")
 ALIGNED = {"max_steps": 6}  # four updates are an epoch
@@ -113,3 +119,87 @@ def test_a_kl_above_max_kl_stops_and_publishes(run_stage, method, tmp_path):
     assert record["status"] == "done" and 1 < record["steps"] < 8
     assert "exceeds max_kl=1e-09" in record["stopped"] and "raise beta" in record["stopped"]
     assert (folder / "adapter_model.safetensors").is_file() and (folder / f"checkpoint-{record['steps']}").is_dir()
+
+
+def test_the_best_checkpoint_by_the_held_out_reward_is_published(run_stage, method, tmp_path):
+    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "test_split_size": 4, "save_total_limit": 9}
+    folder = run_stage(method, tmp_path / "run", max_steps=4, learning_rate=1e-2, load_best_model_at_end=True, **steps)
+    rewards = {row["step"]: row["eval_reward"] for row in read_metrics(folder) if "eval_reward" in row}
+    record = read_record(folder)
+    assert record["best_step"] == max(rewards, key=rewards.get)
+    best = load_file(folder / f"checkpoint-{record['best_step']}" / "adapter_model.safetensors")
+    published = load_file(folder / "adapter_model.safetensors")
+    assert all(torch.equal(values, best[name]) for name, values in published.items())
+
+
+# Signals
+
+
+@pytest.mark.parametrize("moment", ["rollout", "loss"])
+def test_a_signal_leaves_the_checkpoint_of_the_last_update(run_stage, whole, method, monkeypatch, tmp_path, moment):
+    """While replies are sampled, the step is dropped; within an update it is left too, in one process."""
+    done, changes = whole
+    owner, name = {"rollout": (Rollouts, "sample"), "loss": (OnlineBatches, "predict")}[moment]
+    own, step = getattr(owner, name), 2 if moment == "loss" else 1
+    is_whole_batch = "num_iterations" in changes
+
+    def interrupted(self, *given, **options):
+        trainer_step = len([*tmp_path.glob("run/checkpoint-*")])
+        if trainer_step == (4 if is_whole_batch and moment == "rollout" else step):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return own(self, *given, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted) as raised:
+        patch.setattr(owner, name, interrupted)
+        run_stage(method, tmp_path / "run", **changes)
+    assert raised.value.code == 143
+    run_stage(method, tmp_path / "run", **changes, resume_from_checkpoint=True)
+    assert_same_run(tmp_path / "run", done)
+
+
+# What is refused before anything is loaded
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "remedy"),
+    [
+        ({"num_generations": 3}, "num_generations", "must divide a batch of 8 replies"),
+        ({"num_generations": 1}, "num_generations", "2 or more"),
+        ({"lora_dropout": 0.1}, "lora_dropout", "set 0"),
+        ({"reward_model_path": None}, "reward_model_path", "or name reward_functions"),
+        ({"max_completion_length": 8}, "max_completion_length", "response_length"),
+        ({"use_vllm": True}, "use_vllm", "rollout_engine: vllm"),
+        ({"use_transformers_continuous_batching": True}, "use_transformers_continuous_batching", "rollout_engine"),
+        ({"top_p": 0.9}, "top_p", "temperature"),
+        ({"generation_kwargs": {"top_k": 4}}, "generation_kwargs", "temperature"),
+        ({"vllm_tensor_parallel_size": 2}, "vllm_tensor_parallel_size", "rollout_engine"),
+        ({"log_completions": True}, "log_completions", "sample_steps"),
+        ({"sync_ref_model": True}, "sync_ref_model", "reference stays"),
+        ({"reward_weights": [1.0, 2.0]}, "reward_weights", "expected 1"),
+        ({"disable_dropout": False}, "disable_dropout", "remove it"),
+        ({"beta": -0.1}, "beta", "must"),
+        ({"epsilon": -0.1}, "epsilon", "must"),
+        ({"epsilon_high": -0.1}, "epsilon_high", "must"),
+        ({"num_iterations": 0}, "num_iterations", "must"),
+        ({"steps_per_generation": 0}, "steps_per_generation", "must"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size", "per_device_train_batch_size"),
+        ({"metric_for_best_model": "eval_loss"}, "metric_for_best_model", "eval_reward, eval_kl"),
+    ],
+)
+def test_what_is_refused(config_of, method, tmp_path, changes, key, remedy):
+    with pytest.raises(ConfigError) as error:
+        config_of(method, tmp_path, **changes)
+    problems = {problem.key: str(problem) for problem in error.value.problems}
+    assert problems.keys() == {key} and remedy in problems[key]
+
+
+def test_fewer_prompts_than_a_batch_are_refused(run_stage, method, tmp_path):
+    with pytest.raises(HfkitError, match="8 prompts < 16 of a batch"):
+        run_stage(method, tmp_path / "run", per_device_train_batch_size=32)
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_sharding_is_refused(config_of, method, tmp_path, monkeypatch, variable):
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(ConfigError, match="DDP"):
+        config_of(method, tmp_path)
