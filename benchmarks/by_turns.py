@@ -2,7 +2,7 @@
 
 The rows are encoded once, by hfkit. Each run is a process of its own, which loads rows and model, takes one step that
 is not timed, then the timed ones, and evaluates once. What is measured is written as it comes, and a run that the
-record has is not run again. Shared by sft_vs_trl.py, reward_vs_trl.py and pretrain_vs_trl.py.
+record has is not run again. Shared by sft_vs_trl.py, reward_vs_trl.py, dpo_vs_trl.py and pretrain_vs_trl.py.
 
 - `--pairs`: runs of each trainer; who goes first alternates. The ratios are those of the pairs.
 - `--check`: one more run of each, of so many steps: the largest difference between the trained weights, and the peak

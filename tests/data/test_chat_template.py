@@ -12,6 +12,7 @@ from hfkit.data.chat_template import (
     encode_prompt,
     encode_replies,
     encode_text,
+    replies_and_starts,
     split_conversation,
 )
 from hfkit.data.messages import RenderError, tools_of
@@ -150,7 +151,12 @@ def test_several_replies_to_a_prompt_have_the_ids_of_each_alone(tokenizer, with_
     if template is None and prompt is not PROMPT:
         pytest.skip("messages need a template")
     replies = [REPLY, "", "Two. Words."]
-    assert encode_replies(tokenizer, prompt, replies) == [encode_conversation(tokenizer, prompt, r)[0] for r in replies]
+    alone = [encode_conversation(tokenizer, prompt, reply) for reply in replies]
+    assert encode_replies(tokenizer, prompt, replies) == [ids for ids, _ in alone]
+    starts = [start for _, start in replies_and_starts(tokenizer, prompt, replies)]
+    assert [[at >= start for at in range(len(ids))] for (ids, _), start in zip(alone, starts, strict=True)] == [
+        mask for _, mask in alone
+    ]  # what follows the prompt is what SFT trains
 
 
 # In the manner of Qwen's: tools in the system turn, calls as JSON, results as a user's turn.

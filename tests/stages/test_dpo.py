@@ -8,7 +8,9 @@ import torch
 from config_problems import problems
 from conftest import FACTS
 from interruption import assert_same_run
+from one_and_two import assert_same_training
 from peft import PeftModel
+from processes import launch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -135,6 +137,15 @@ def test_held_out_samples_are_in_the_folder_and_on_the_card(run_stage, tmp_path)
     assert "\nbefore: " in (folder / "README.md").read_text()
     without = run_stage("dpo", tmp_path / "without", max_steps=1, eval_prompts=0)
     assert samples_of(without) == [] and "eval_kl" not in read_record(without)["metrics"]
+
+
+@pytest.mark.distributed
+def test_two_processes_train_measure_and_sample_as_one_does(config_of, tmp_path):
+    settings = {"test_split_size": 9, "gradient_accumulation_steps": 1, "save_strategy": "no"}
+    dpo.main(config_of("dpo", tmp_path / "one", **settings, per_device_train_batch_size=4))
+    launch(dpo.main, config_of("dpo", tmp_path / "two", **settings, per_device_train_batch_size=2))
+    assert_same_training(tmp_path, "ddp", 5e-6)
+    assert samples_of(tmp_path / "one") == samples_of(tmp_path / "two")
 
 
 def test_margins_are_said_to_have_no_effect(run_stage, rows_file, tmp_path, capsys):

@@ -15,7 +15,7 @@ from interruption import START, assert_same_run
 from hfkit.records.record import read_record
 
 HEAVY = ["trl.trainer.sft_trainer", "trl.trainer.reward_trainer", "hfkit.data.forms", "hfkit.training.arguments"]
-STAGES = ["pretrain", "sft", "reward"]
+STAGES = ["pretrain", "sft", "reward", "dpo"]
 CHANGES = {
     "save_steps": 2,
     "max_steps": 12,
