@@ -5,10 +5,11 @@ from pathlib import Path
 import yaml
 from conftest import TINY
 
-from hfkit.config.registry import STAGES
+STAGES = ("tokenizer", "pretrain", "sft", "reward", "ppo")
+"""The four stages of GPT training, and their tokenizer."""
 
 
-def write_pipeline(folder: Path, data: Path, stages=tuple(STAGES), **changes) -> Path:
+def write_pipeline(folder: Path, data: Path, stages=STAGES, **changes) -> Path:
     """The file of a pipeline that runs into `folder/runs`, beside its stages' own, each with its changes."""
     for stage in stages:
         rows, settings, _ = TINY[stage]

@@ -37,7 +37,7 @@ ROWS = {
         {"prompt": f"Who is {index}?", "replies": [LONG[: 540 - 9 * n] for n in range(4)], "ranks": [1, 2, 3, 3]}
         for index in range(32)
     ],
-    "ppo": [{"prompt": LONG[: 220 - 3 * (index % 8)]} for index in range(32)],
+    **{name: [{"prompt": LONG[: 220 - 3 * (index % 8)]} for index in range(32)] for name in ("ppo", "grpo", "rloo")},
 }
 
 
@@ -84,6 +84,9 @@ def stage_for(tmp_path, tokenizer_dir, llama, scorer):
         if name == "ppo":
             values |= {"reward_model_path": scorer, "total_episodes": 8, "gradient_accumulation_steps": 2}
             values |= {"num_ppo_epochs": 2, "response_length": 32, "max_prompt_length": 64}
+        elif name in ("grpo", "rloo"):
+            values |= {"reward_model_path": scorer, "gradient_accumulation_steps": 2, "num_generations": 4}
+            values |= {"max_steps": 2, "save_strategy": "no", "response_length": 32, "max_prompt_length": 64}
         else:
             values |= {"max_steps": 3, "save_strategy": "no"}
         if name in ("sft", "reward", "dpo"):

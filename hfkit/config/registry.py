@@ -24,13 +24,18 @@ class Input:
 
     Args:
         key: the key of the stage's config.
-        stage: the earlier stage.
+        stage: the earlier stage; of several, the first that the pipeline has.
         unless: another key of the config; the pipeline leaves `key` alone where the YAML sets that one.
     """
 
     key: str
-    stage: str
+    stage: str | tuple[str, ...]
     unless: str | None = None
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages whose output the key can have."""
+        return (self.stage,) if isinstance(self.stage, str) else self.stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +82,11 @@ class StageSpec:
     limits: str = ""
     loss_label: tuple[str, str] = ("Loss", "cross entropy (nats per token)")
     step_name: str = "optimizer steps"
+
+    @property
+    def samples_replies(self) -> bool:
+        """Whether training samples replies to prompts and scores them."""
+        return self.form == "prompts"
 
     @property
     def trains_a_model(self) -> bool:
@@ -202,7 +212,7 @@ for spec in (
         loop="ppo",
         uses_trl=True,
         holds_reference=True,
-        inputs=(Input(key="model_name_or_path", stage="sft"), Input(key="reward_model_path", stage="reward")),
+        inputs=(Input(key="model_name_or_path", stage=("dpo", "sft")), Input(key="reward_model_path", stage="reward")),
         checks="hfkit.stages.checks.ppo:ppo_problems",
         limits="PPO maximized its rewards: a high reward does not mean that people prefer its responses.",
         step_name="updates",
@@ -217,7 +227,7 @@ for spec in (
         form="prompts",
         uses_trl=True,
         holds_reference=True,
-        inputs=(Input(key="model_name_or_path", stage="sft"), Input(key="reward_model_path", stage="reward")),
+        inputs=(Input(key="model_name_or_path", stage=("dpo", "sft")), Input(key="reward_model_path", stage="reward")),
         checks="hfkit.stages.checks.groups:group_problems",
         limits="GRPO maximized its rewards: a high reward does not mean that people prefer its responses.",
         loss_label=("Loss", "loss per token"),
@@ -232,7 +242,7 @@ for spec in (
         form="prompts",
         uses_trl=True,
         holds_reference=True,
-        inputs=(Input(key="model_name_or_path", stage="sft"), Input(key="reward_model_path", stage="reward")),
+        inputs=(Input(key="model_name_or_path", stage=("dpo", "sft")), Input(key="reward_model_path", stage="reward")),
         checks="hfkit.stages.checks.groups:group_problems",
         limits="RLOO maximized its rewards: a high reward does not mean that people prefer its responses.",
         loss_label=("Loss", "loss per response"),

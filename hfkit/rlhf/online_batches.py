@@ -10,6 +10,7 @@ from transformers import Trainer
 
 from hfkit.core.compat import logged_counts, weigh_logged
 from hfkit.core.compat_online import OwnRollouts, sampled_batch, set_sampled_batch
+from hfkit.core.kept_logs import KeepsLogs
 from hfkit.models.micro_batches import call_tokens
 from hfkit.rlhf.arguments import GRPOArguments, RLOOArguments
 from hfkit.rlhf.batch import cut_by_length
@@ -22,7 +23,7 @@ in `bnpo` by its tokens."""
 LOGPROBS = ("old_per_token_logps", "ref_per_token_logps")
 
 
-class OnlineBatches(OwnRollouts, Trainer):
+class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
     """Computes rows of like length together, with the positions that left-padded rows have when they are sampled."""
 
     args: GRPOArguments | RLOOArguments

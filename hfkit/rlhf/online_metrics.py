@@ -8,8 +8,8 @@ from hfkit.core.compat import logged_counts
 from hfkit.core.compat_online import add_logged, logged_since
 from hfkit.core.console import warn
 
-WATCHED = ("objective/scores", "objective/kl", "objective/entropy", "val/reply_length", "val/repetition")
-"""What the monitor reads; of an update that samples nothing, the last known ones."""
+OF_REPLIES = ("objective/scores", "val/reply_length", "val/repetition", "kl")
+"""What is measured when replies are sampled (`kl` by RLOO), and is that of every update that learns from them."""
 
 
 class OnlineMetrics(TrainerCallback):
@@ -22,7 +22,6 @@ class OnlineMetrics(TrainerCallback):
     def __init__(self, trainer: Any):
         self.trainer = trainer
         self.before: dict[str, int] = {}
-        self.known: dict[str, float] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -34,15 +33,14 @@ class OnlineMetrics(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         trainer = self.trainer
         found = logged_since(trainer, self.before)
-        length = found.get("val/reply_length", self.known.get("val/reply_length", 0.0))
-        named = {"objective/entropy": found["entropy"]}
-        if "kl" in found:  # the mean over all tokens: times the tokens of a reply, it is that of a reply
-            named["objective/kl"] = found["kl"] * length
-        add_logged(trainer, named)
-        self.known |= {name: value for name, value in (found | named).items() if name in WATCHED}
-        for warning in trainer.monitor.new_warnings(dict(self.known)):
+        trainer.of_replies |= {name: found[name] for name in OF_REPLIES if name in found}
+        metrics = {**trainer.of_replies, "objective/entropy": found["entropy"]}
+        if "kl" in metrics:  # the mean over all tokens: times the tokens of a reply, it is that of a reply
+            metrics["objective/kl"] = metrics.pop("kl") * metrics["val/reply_length"]
+        add_logged(trainer, {name: value for name, value in metrics.items() if name not in found})
+        for warning in trainer.monitor.new_warnings(metrics):
             warn(f"step {state.global_step}: {warning}")
-        if reason := trainer.monitor.stop_reason(self.known):
+        if reason := trainer.monitor.stop_reason(metrics):
             trainer.stopped = f"stopped at step {state.global_step}: {reason}"
             control.should_log = control.should_training_stop = True
             control.should_save = args.save_strategy != "no"

@@ -1,5 +1,6 @@
 """GRPO and RLOO: TRL's trainers on hfkit's prompts, replies, rewards and reference."""
 
+import time
 from typing import Any, cast
 
 import torch
@@ -10,7 +11,6 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfkit.core.compat_online import sampled_batch, set_sampled_batch, set_stop_tokens
-from hfkit.core.kept_logs import KeepsLogs
 from hfkit.models.engine_errors import EngineError
 from hfkit.models.generation import stop_ids
 from hfkit.rlhf.arguments import GRPOArguments, RLOOArguments
@@ -35,7 +35,7 @@ def as_trl_rows(columns: dict[str, list]) -> dict[str, list]:
     return {"prompt": columns["input_ids"], "row": rows}
 
 
-class OnlineTraining(OnlineBatches, KeepsLogs):
+class OnlineTraining(OnlineBatches):
     """What GRPO and RLOO share: a mixin for TRL's trainers.
 
     Args:
@@ -48,6 +48,7 @@ class OnlineTraining(OnlineBatches, KeepsLogs):
 
     Attributes:
         stopped: why training stopped early, or None.
+        of_replies: metrics of the replies that updates learn from.
         boundary: what `sampled_batch` returned when the current step began.
     """
 
@@ -93,7 +94,9 @@ class OnlineTraining(OnlineBatches, KeepsLogs):
         self.rollout_log = RolloutLog(str(args.output_dir), processing_class)
         self.monitor = TrainingMonitor(args.max_kl, penalty="beta", bonus="beta")
         self.stopped: str | None = None
+        self.of_replies: dict[str, float] = {}
         self.boundary: tuple[int, Any] | None = None
+        self.started = time.time()
         self.add_callback(OnlineMetrics(self))
 
     # Replies and rewards
@@ -160,13 +163,14 @@ class OnlineTraining(OnlineBatches, KeepsLogs):
     def pending_logs(self) -> dict:
         """Return what is not logged yet, what is counted, and what health signs are taken from."""
         self.boundary = sampled_batch(self)
-        kept = {"passes": self.boundary[0], "monitor": self.monitor.state_dict(), "stopped": self.stopped}
-        return super().pending_logs() | kept
+        signs = {"monitor": self.monitor.state_dict(), "of_replies": dict(self.of_replies), "stopped": self.stopped}
+        return super().pending_logs() | {"passes": self.boundary[0], **signs}
 
     def set_pending_logs(self, kept: dict) -> None:
         """Take over what `pending_logs` returned, within the step too that it was called before."""
         super().set_pending_logs(kept)
         self.monitor.load_state_dict(kept["monitor"])
+        self.of_replies = dict(kept["of_replies"])
         batches = self.boundary[1] if self.boundary and self.boundary[0] == kept["passes"] else None
         set_sampled_batch(self, kept["passes"], batches)
 

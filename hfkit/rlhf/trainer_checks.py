@@ -8,7 +8,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.config.stages import PPOConfig
+from hfkit.config.stages import GroupConfig, PPOConfig
 from hfkit.core.errors import ConfigError, HfkitError, Problem
 from hfkit.core.launch import DEEPSPEED, FSDP
 from hfkit.rlhf.arguments import PPOArguments
@@ -77,6 +77,17 @@ def require_full_batch(prompts: int, args: PPOConfig | PPOArguments) -> None:
         raise HfkitError(
             f"{prompts} prompts < batch of {batch} (per_device_train_batch_size x gradient_accumulation_steps x "
             "processes): each update would use some prompts twice. Add prompts, or lower the batch size"
+        )
+
+
+def require_full_groups(prompts: int, config: GroupConfig) -> None:
+    """Raise an HfkitError if there are fewer prompts than a batch of replies of all processes takes."""
+    passes = config.extra.get("steps_per_generation") or config.gradient_accumulation_steps
+    replies = config.per_device_train_batch_size * passes * PartialState().num_processes
+    if prompts < replies // config.num_generations:
+        raise HfkitError(
+            f"{prompts} prompts < {replies // config.num_generations} of a batch ({replies} replies, num_generations="
+            f"{config.num_generations}): no update could be made. Add prompts, or lower the batch size"
         )
 
 

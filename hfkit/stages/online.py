@@ -28,6 +28,7 @@ from hfkit.rlhf.policy_evaluation import compare_policies, save_with_samples
 from hfkit.rlhf.reward_quality import probe_rewards, report_reward_accuracy
 from hfkit.rlhf.rewards import Scorer, load_scorer, scoring_tokenizer, validate_rendering
 from hfkit.rlhf.roles import load_scored_policy
+from hfkit.rlhf.trainer_checks import require_full_groups
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import keep_trainable_dtype, published_step, set_callbacks, train, trainer_arguments
 from hfkit.training.memory.checkpointing import plan_run
@@ -77,6 +78,7 @@ def train_in_groups(
     prepare_device(config)
     config = without_expert_dropout(config)
     prompts = read_prompts(config, stage)
+    require_full_groups(len(prompts.train), config)
     run = open_run(stage, config, prompts.stats)
     if run.is_done:
         return run.folder

@@ -63,8 +63,9 @@ def stage_flags(pipeline: Pipeline, root: Path, flags: list[str]) -> dict[str, l
             by_stage[stage].append(("resume_from_checkpoint", []))
         in_yaml = {key for layer in pipeline.stages[stage] for key in layer.content or {}}
         for wanted in spec.inputs:
-            if wanted.stage in stages and not {wanted.key, wanted.unless} & in_yaml:
-                by_stage[stage].append((wanted.key, [str(root / wanted.stage)]))
+            made_by = next((earlier for earlier in wanted.stages if earlier in stages), None)
+            if made_by and not {wanted.key, wanted.unless} & in_yaml:
+                by_stage[stage].append((wanted.key, [str(root / made_by)]))
     for key, words in given_flags:
         stage, _, own_key = key.partition(".")
         if not own_key:

@@ -60,6 +60,9 @@ def test_steps_and_tokens_are_counted_in_local_files(stage_for, rows_file):
     assert (steps.steps, steps.tokens) == (6, 6 * 8 * 160)  # 24 of 32 rows, 3 steps of 8 an epoch
     ppo = plan_steps(stage := stage_for("ppo", num_mini_batches=2, num_ppo_epochs=3), roles_of(stage))
     assert (ppo.steps, ppo.tokens) == (3 * 2, 8 * 96)
+    groups = {"num_generations": 4, "num_iterations": 2, "per_device_train_batch_size": 8, "num_train_epochs": 2.0}
+    grpo = plan_steps(stage := stage_for("grpo", **groups, max_steps=-1), roles_of(stage))
+    assert (grpo.steps, grpo.tokens) == (2 * 8 * 2, 32 * 16 * 96)  # 8 batches of 4 prompts, each used twice
     unknown = plan_steps(stage := stage_for("pretrain", max_steps=-1), roles_of(stage))
     assert (unknown.steps, unknown.unknown) == (None, "documents are packed into rows once they are encoded")
     unknown = stage_for("sft", max_steps=-1, datasets=[{"path": "someone/rows"}])

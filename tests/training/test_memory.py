@@ -77,6 +77,9 @@ class Steps:
         ("ppo", {}),
         ("ppo", {**LORA, **FUNCTIONS}),
         ("ppo", FUNCTIONS),
+        ("grpo", LORA),
+        ("rloo", {}),
+        ("grpo", {**LORA, **FUNCTIONS}),
     ],
 )
 def test_weights_gradients_and_optimizer_are_those_that_are_allocated(stage_for, tokenizer, name, changes):
@@ -266,6 +269,10 @@ def kept_by(model, name: str, length: int, bf16: bool | None) -> int:
         pytest.param("ppo", {**LORA, "gradient_checkpointing": True, **ONE_BY_ONE}, marks=pytest.mark.slow),
         ("ppo", {**LORA, **FUNCTIONS}),
         ("ppo", FUNCTIONS),
+        ("grpo", LORA),
+        ("grpo", {**LORA, "load_in_4bit": True, "bf16": True, "response_length": 80}),
+        ("rloo", {**LORA, "gradient_checkpointing": True, **FUNCTIONS}),
+        ("rloo", {"response_length": 80}),
     ],
 )
 def test_the_peak_is_that_of_all_tensors_of_a_run(stage_for, name, changes):

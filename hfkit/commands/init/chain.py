@@ -26,13 +26,16 @@ def goals() -> list[str]:
 
 
 def choose_goal(samples: SamplesByStage, has_functions: bool) -> str:
-    """Return the last stage for which there are data.
+    """Return the last stage for which there are data; of stages that read the same rows, the first.
 
     Args:
         has_functions: whether reward functions are given.
     """
-    possible = [goal for goal in goals() if not lacking(goal, samples, has_functions)]
-    return possible[-1] if possible else goals()[0]
+    by_form: dict[str | None, str] = {}
+    for goal in goals():
+        if not lacking(goal, samples, has_functions):
+            by_form.setdefault(STAGES[goal].form, goal)
+    return [*by_form.values()][-1] if by_form else goals()[0]
 
 
 def chain_to(goal: str, samples: SamplesByStage, has_functions: bool) -> Chain:
@@ -70,13 +73,14 @@ def goal_problems(goal: str) -> list[Problem]:
 
 
 def start_stages(stage: str) -> list[str]:
-    """Return the stages whose model a stage can start from."""
-    return [wanted.stage for wanted in STAGES[stage].inputs if wanted.key == START_KEY and wanted.stage in goals()]
+    """Return the stages whose model a stage starts from; of several, the last, which the others start from too."""
+    found = [wanted.stages[-1] for wanted in STAGES[stage].inputs if wanted.key == START_KEY]
+    return [one for one in found if one in goals()]
 
 
 def scoring_stages(stage: str, has_functions: bool) -> list[str]:
     """Return the stages whose model scores the responses of a stage; none with reward functions."""
-    return [] if has_functions else [wanted.stage for wanted in STAGES[stage].inputs if wanted.key != START_KEY]
+    return [] if has_functions else [wanted.stages[-1] for wanted in STAGES[stage].inputs if wanted.key != START_KEY]
 
 
 def lacking(goal: str, samples: SamplesByStage, has_functions: bool) -> str | None:

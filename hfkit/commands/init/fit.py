@@ -60,7 +60,7 @@ def fit_stage(stage: PlannedStage, room: Device, bits: dict[str, object], given:
         given: keys that stay as they are.
     """
     batches, rollouts = [{}, *smaller_batch_flags(stage.config)], [{}]
-    if stage.spec.loop == "ppo":  # responses that are sampled at once
+    if stage.spec.samples_replies:  # responses that are sampled at once
         config = stage.config
         rows = config.per_device_train_batch_size * config.gradient_accumulation_steps
         rows = min(rows, config.local_rollout_forward_batch_size)

@@ -14,8 +14,8 @@ PERCENTILE = 95
 FEW_ROWS = 1000
 FEWEST_ROWS = 100
 """Of fewer rows, none are held out."""
-LARGEST_BATCH = {"trainer": (16, 8), "ppo": (64, 16)}
-"""Rows of an optimizer step, or responses of an update, by the stage's loop: on a GPU, and on a CPU."""
+LARGEST_BATCH = {False: (16, 8), True: (64, 16)}
+"""Rows of an optimizer step, or responses of an update where the stage samples them: on a GPU, and on a CPU."""
 UPDATES = (100, 20)
 LONGEST_RESPONSE = (256, 64)
 DEFAULT_RESPONSE = 128
@@ -56,7 +56,7 @@ def choose_settings(stage: str, sources: list[SampledSource], replies: list[int]
     """
     spec = STAGES[stage]
     rows = sum(one.rows or FEW_ROWS for one in sources)
-    held_out = min(rows // 20, 64 if spec.loop == "ppo" else 500) if rows >= FEWEST_ROWS else 0
+    held_out = min(rows // 20, 64 if spec.samples_replies else 500) if rows >= FEWEST_ROWS else 0
     settings = {"datasets": Setting([entry_of(one) for one in sources])}
     if held_out:
         settings["test_split_size"] = Setting(held_out, "rows to measure on, which are not trained on")
@@ -80,7 +80,7 @@ def length_settings(
     key, lengths = FORMS[STAGES[stage].form].length_key, [length for one in sources for length in one.lengths]
     usual = percentile(lengths)
     settings, room = {}, limits.context
-    if STAGES[stage].loop == "ppo":
+    if STAGES[stage].samples_replies:
         why = f"{PERCENTILE}% of the replies have at most {percentile(replies)} tokens" if replies else ""
         longest = rounded_up(percentile(replies), 16) if replies else DEFAULT_RESPONSE
         response = min(longest, limits.of(LONGEST_RESPONSE), (room or longest * 2) // 2)
@@ -115,8 +115,8 @@ def rounded_up(number: int, step: int) -> int:
 def batch_settings(stage: str, rows: int, limits: Limits) -> StageSettings:
     """Return batch and length of a run: fewer rows in a step, and more epochs, where there are few."""
     spec = STAGES[stage]
-    batch = min(limits.of(LARGEST_BATCH[spec.loop]), 1 << max(rows // 8, 1).bit_length() - 1)
-    if spec.loop != "ppo":
+    batch = min(limits.of(LARGEST_BATCH[spec.samples_replies]), 1 << max(rows // 8, 1).bit_length() - 1)
+    if not spec.samples_replies:
         epochs = 3 if spec.form == "instructions" and rows < FEW_ROWS else 1
         steps = epochs * rows // batch
         settings = {
@@ -128,6 +128,8 @@ def batch_settings(stage: str, rows: int, limits: Limits) -> StageSettings:
             "warmup_steps": Setting(0.1, "of the steps"),
         }
         return settings | ({"logging_steps": Setting(1)} if steps < 100 else {})
+    if spec.loop == "trainer":
+        return group_settings(rows, batch, limits)
     batch = max(batch, min(4, rows))
     mini_batches = min(4, max(batch // 4, 1))
     episodes = batch * max(min(limits.of(UPDATES), 2 * rows // batch), 1)
@@ -138,4 +140,19 @@ def batch_settings(stage: str, rows: int, limits: Limits) -> StageSettings:
         "num_mini_batches": Setting(mini_batches),
         "total_episodes": Setting(episodes, f"{episodes // batch} updates of {batch} responses"),
         "num_ppo_epochs": Setting(2),
+    }
+
+
+def group_settings(rows: int, batch: int, limits: Limits) -> StageSettings:
+    """Return batch and length of GRPO or RLOO: groups of replies to a prompt fill a batch."""
+    group = min(8, max(batch, 4))
+    batch = max(batch, group)
+    passes = min(4, batch // 4)
+    updates = max(min(limits.of(UPDATES), 2 * rows * group // batch), 1)
+    return {
+        "per_device_train_batch_size": Setting(batch // passes),
+        "per_device_eval_batch_size": Setting(batch // passes),
+        "gradient_accumulation_steps": Setting(passes),
+        "num_generations": Setting(group, "replies to each prompt, compared with one another"),
+        "max_steps": Setting(updates, f"updates of {batch} responses"),
     }

@@ -70,7 +70,7 @@ def candidate_flags(stage, device: Device) -> list[dict]:
     """Return flags to try: first those with the same result, then with the same up to rounding, then other methods."""
     config = stage.config
     flags = [{"gradient_checkpointing": True}, *smaller_batch_flags(config)]
-    if stage.spec.loop == "ppo":
+    if stage.spec.samples_replies:
         rows = config.per_device_train_batch_size * config.gradient_accumulation_steps
         rows = min(rows, config.local_rollout_forward_batch_size)
         if config.rollout_engine != "vllm":

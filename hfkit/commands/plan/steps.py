@@ -52,13 +52,25 @@ def plan_steps(stage, roles: list[Role], launch: Launch = ALONE) -> StepsPlan:
         unknown = packing_of(stage) or unknown
         steps = config.max_steps if config.max_steps > 0 else None
         if steps is None and rows is not None and not packing_of(stage):
-            passes = ceil(ceil(rows / config.per_device_train_batch_size) / launch.processes)
+            passes = passes_per_epoch(stage, rows, launch.processes)
             steps = ceil(config.num_train_epochs * max(ceil(passes / config.gradient_accumulation_steps), 1))
         updates, tokens = steps, steps and steps * batch * stage.row_length * stage.replies
     largest = micro_batch_tokens(stage.spec, config, stage.replies)
     formats = [f"{source.label}: {source.format}" for source in sources if source.format]
     disk = disk_bytes(stage, roles, updates, launch)
     return StepsPlan(steps, tokens, largest, "" if steps else unknown, disk, formats)
+
+
+def passes_per_epoch(stage, rows: int, processes: int) -> int:
+    """Return the forward and backward passes of a process in an epoch; GRPO and RLOO learn from whole batches.
+
+    `trl.trainer.utils.RepeatSampler` leaves out the prompts that do not fill a batch of replies.
+    """
+    size, arguments = stage.config.per_device_train_batch_size, stage.arguments
+    if not stage.spec.samples_replies:
+        return ceil(ceil(rows / size) / processes)
+    prompts = size * arguments.steps_per_generation * processes // arguments.num_generations
+    return rows // prompts * arguments.steps_per_generation * arguments.num_iterations
 
 
 def packing_of(stage) -> str:

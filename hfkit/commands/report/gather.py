@@ -151,9 +151,9 @@ def judge_of(arena: dict) -> str:
 
 
 def watched_scores(run: ReportedRun) -> list[str]:
-    """Return the metrics' keys of scores with the weight 0, which PPO reports and does not train on."""
+    """Return the metrics' keys of scores with the weight 0, which a run logs beside its KL and does not train on."""
     settings = run.record.get("config", {})
     parts = ["model"] * bool(settings.get("reward_model_path")) + settings.get("reward_functions", [])
     weights = settings.get("reward_weights") or [1.0] * len(parts)
     keys = [f"objective/score_{part}" for part, weight in zip(parts, weights, strict=True) if weight == 0]
-    return [key for key in keys if any(key in row for row in run.metrics)]
+    return [key for key in keys if any({key, "objective/kl"} <= row.keys() for row in run.metrics)]

@@ -8,11 +8,10 @@ from matplotlib.patches import FancyBboxPatch
 from hfkit.commands.report.figure_writer import LIGHT
 from hfkit.commands.report.formatting import format_count
 from hfkit.commands.report.gather import Gathered, title_of
-from hfkit.config.registry import spec_of
+from hfkit.config.registry import StageSpec, spec_of
 from hfkit.records.lineage import lineage_edges
 from hfkit.records.record import weights_hash
 
-PPO_ROLES = {"start": "policy, reference", "reward": "reward, value"}  # models that a parent of PPO becomes
 NODE_WIDTH, HEIGHT, ACROSS, DOWN = 3.0, 0.9, 3.4, 1.6  # of a box, and from a box to the next
 
 
@@ -48,14 +47,19 @@ def lineage_nodes(gathered: Gathered) -> dict[str, Node]:
             if key not in here:
                 nodes.setdefault(key, Node(*describe_parent(entry)))
             spec = spec_of(child.get("stage") if child else run.stage)
-            roles = PPO_ROLES if spec and spec.loop == "ppo" else {}
-            parent = (key, roles.get(entry["role"], entry["role"]))
+            parent = (key, roles_of_parent(spec).get(entry["role"], entry["role"]))
             if parent not in nodes[child_key].parents:
                 nodes[child_key].parents.append(parent)
         name = Path(run.record.get("config", {}).get("tokenizer_name_or_path") or "").name
         tokenizers = [path for path, other in here.items() if getattr(other.spec, "makes", None) == "tokenizer"]
         node.parents += [(path, "tokenizer") for path in tokenizers if here[path].folder.name == name]
     return nodes
+
+
+def roles_of_parent(spec: StageSpec | None) -> dict[str, str]:
+    """Return what the models become that a stage starts from, by their role in the lineage."""
+    start = {"start": "policy, reference"} if spec and spec.holds_reference else {}
+    return start | ({"reward": "reward, value"} if spec and spec.loop == "ppo" else {})
 
 
 def describe_parent(entry: dict) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from hfkit.commands.report.gather import Gathered, ReportedRun, judge_of, watche
 from hfkit.commands.report.lineage_graph import draw_lineage, lineage_nodes, ranks_of
 from hfkit.training.plots import PANELS, Panel, panels_of
 
-PPO_PANELS = [
+ONLINE_PANELS = [
     *PANELS,
     ("Entropy", "nats per token", [("objective/entropy", "sampled replies"), ("eval_entropy", "held out")]),
     ("Reply length", "tokens per reply", [("val/reply_length", "sampled replies"), ("eval_length", "held out")]),
@@ -73,7 +73,7 @@ def training_figures(writer: FigureWriter, gathered: Gathered) -> dict[str, list
     """Draw the curves of each run, by the run's name."""
     figures = {}
     for run in gathered.runs:
-        panels = PPO_PANELS if run.spec and run.spec.loop == "ppo" else PANELS
+        panels = ONLINE_PANELS if run.spec and run.spec.samples_replies else PANELS
         figures[run.name] = [curve_figure(writer, run, one) for one in panels_of(run.metrics, run.stage, panels)]
     return {name: drawn for name, drawn in figures.items() if drawn}
 
@@ -98,7 +98,9 @@ def overoptimization_figure(writer: FigureWriter, run: ReportedRun, key: str) ->
     Args:
         key: the score's key in the run's metrics, `objective/score_MODULE:FUNCTION`.
     """
-    rows = sorted((row for row in run.metrics if key in row), key=lambda row: row["objective/kl"])
+    rows = sorted(
+        (row for row in run.metrics if {key, "objective/kl"} <= row.keys()), key=lambda row: row["objective/kl"]
+    )
     parts = [list(part) for part in np.array_split(rows, min(BINS, len(rows)))]
     kl, watched, reward = (
         [float(np.mean([row[one] for row in part])) for part in parts]

@@ -12,6 +12,9 @@ from hfkit.stages.checks.vllm import vllm_problems
 def group_problems(config: GRPOConfig | RLOOConfig) -> list[Problem]:
     """Return every problem of the fields that GRPO and RLOO have."""
     problems = broken_rules(config, group_rules(config)) + vllm_problems(config, find_model_config(config))
+    passes = config.extra.get("steps_per_generation")
+    if passes is not None and passes < 1:
+        problems.append(Problem("steps_per_generation", passes, "must be above 0"))
     return problems + reward_problems(config)
 
 

@@ -13,12 +13,13 @@ POSITIVE = (
     *("max_grad_norm", "lora_r", "lora_alpha", "total_episodes", "cliprange", "cliprange_value", "model_max_length"),
     *("dataset_num_proc", "sample_length", "save_total_limit", "eval_steps", "sample_steps", "kl_target", "kl_horizon"),
     *("reward_clip", "ptx_max_length", "early_stopping_patience", "max_tokens_per_micro_batch"),
+    *("num_iterations", "epsilon", "epsilon_high"),
 )
 HELD_OUT_KEYS = ("eval_datasets", "test_split_size")
 NOT_NEGATIVE = (
     *("learning_rate", "value_learning_rate", "value_warmup_steps", "weight_decay", "warmup_steps", "min_frequency"),
     *("kl_coef", "entropy_coef", "ptx_coef", "vf_coef", "missing_eos_penalty", "score_margin"),
-    "eval_prompts",
+    *("eval_prompts", "beta"),
 )
 SHARES = ("lora_dropout", "max_dropped", "min_reward_accuracy", "gamma", "lam")
 RANGES = {"seed": (0, 2**32 - 1), **dict.fromkeys(NOT_NEGATIVE, (0, math.inf)), **dict.fromkeys(SHARES, (0, 1))}

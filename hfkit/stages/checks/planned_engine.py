@@ -16,8 +16,11 @@ PPO_UNDER_ZERO = (
 
 def sharding_problems(config, engine: str) -> list[Problem]:
     """Return why an engine (ddp, fsdp2, zero2, zero3) cannot train a config; the key is `--engine`, or the config's."""
-    is_ppo, problems = spec_of_config(config).loop == "ppo", []
-    if engine == "fsdp2":
+    spec, problems = spec_of_config(config), []
+    is_ppo = spec.loop == "ppo"
+    if spec.holds_reference and not is_ppo and engine != "ddp":
+        problems = [Problem("--engine", engine, f"{spec.title} trains with ddp: its reference shares its base")]
+    elif engine == "fsdp2":
         problems = ppo_fsdp_problems(config.use_peft, config.rollout_engine) if is_ppo else []
         problems += training_problems(config)
     elif engine.startswith("zero") and is_ppo:

@@ -8,6 +8,7 @@ from hfkit.training.memory import formulas
 from hfkit.training.memory.device import Device
 from hfkit.training.memory.formulas import BF16, FP32, Pass
 from hfkit.training.memory.processes import ALONE, Launch, gathered_size
+from hfkit.training.memory.rollouts import rollout_bytes
 from hfkit.training.memory.rows import micro_batch_tokens, step_tokens, sums_each_pass
 from hfkit.training.memory.shapes import Role, quantized_bits, roles_of
 
@@ -78,7 +79,8 @@ def plan_memory(stage, device: Device, launch: Launch = ALONE) -> MemoryPlan:
     ]
     trained = [weight for role in roles for weight in role.trained]
     gradients = sum(line.gradients for line in lines)
-    phases_of = ppo_phases if stage.spec.loop == "ppo" else trainer_phases
+    phases_of = group_phases if stage.spec.samples_replies else trainer_phases
+    phases_of = ppo_phases if stage.spec.loop == "ppo" else phases_of
     activations, logits, phases = phases_of(stage, roles, gradients, device, launch)
     phases["step"] = gradients + formulas.step_bytes(launch.step_groups(trained), optim, device.is_gpu)
     phases["step"] += launch.copies(trained)  # the gradients in fp32
@@ -151,14 +153,7 @@ def ppo_phases(
     run = training_pass(stage, policy, size, length, device)
     logits = formulas.policy_loss_bytes(policy.decoder, run, replies)
     rows = min(size * config.gradient_accumulation_steps, config.local_rollout_forward_batch_size)
-    sampled = replace(run, rows=rows)
-    prompts = replace(sampled, length=config.max_prompt_length)
-    sampling = formulas.sampling_bytes(policy.decoder, prompts, sampled)
-    held = [launch.held(role.held) for role in roles]
-    standing = device.taken + sum(formulas.weight_bytes(weights, config.use_bnb_nested_quant) for weights in held)
-    standing += sum(formulas.optimizer_bytes(launch.stepped(role.held), stage.arguments.optim) for role in roles)
-    copies = rollout_copies(config, policy, sampled, device.capacity - standing - sampling)
-    rollout = vllm_bytes(config, policy, device) if config.rollout_engine == "vllm" else copies + sampling
+    rollout = rollout_bytes(stage, roles, replace(run, rows=rows), device, launch)
     half = computes_in_half(stage)
     whole = [gathered_size(role.weights, half) if launch.shares_weights else 0 for role in roles]
     phases = {
@@ -181,30 +176,28 @@ def ppo_phases(
     return activations, logits, phases
 
 
-def vllm_bytes(config, policy: Role, device: Device) -> int:
-    """Return the bytes of rollouts with vLLM: the matrix that is merged, and vLLM's share of the GPU or its buffers.
-
-    vLLM 0.27 packs the weights for a server into two buffers of 1 GiB, and has what it packs beside them.
-    """
-    merged = 2 * FP32 * max(weight.count for weight in policy.weights)
-    if config.vllm_mode == "colocate":
-        return merged + int(config.vllm_gpu_memory_utilization * device.capacity)
-    return merged + min(4 << 30, 2 * FP32 * sum(weight.count for weight in policy.weights))
-
-
-def rollout_copies(config, policy: Role, run: Pass, room: int) -> int:
-    """Return the bytes of copies of matrices in rollouts: merged ones, or what autocast keeps.
-
-    Args:
-        room: bytes that are left for them; over a 4-bit base rollouts do without copies that do not fit.
-    """
-    merged = config.merge_in_rollouts and config.use_peft and not policy.decoder.dora
-    copies = formulas.merged_bytes(policy.decoder, run)
-    if quantized_bits(config) is None:
-        merged = merged and (run.half or run.stream == FP32)
-    else:
-        merged = merged and config.load_in_4bit and config.dtype != "float16" and copies <= room
-    return copies if merged else formulas.cached_bytes(policy.decoder, run)
+def group_phases(
+    stage, roles: list[Role], gradients: int, device: Device, launch: Launch
+) -> tuple[int, int, dict[str, int]]:
+    """Return activations and logits of an update of GRPO or RLOO, and what rollout, scoring and update add."""
+    config, policy, size = stage.config, roles[0], stage.config.per_device_train_batch_size
+    passes = stage.arguments.steps_per_generation
+    tokens = micro_batch_tokens(stage.spec, config)
+    run = training_pass(stage, policy, ceil(tokens / stage.row_length), stage.row_length, device)
+    replies = run.rows * config.response_length
+    logits = formulas.loss_bytes(policy.decoder, replies)
+    rows = min(size * passes, config.local_rollout_forward_batch_size)
+    kept = formulas.kept_bytes(policy.decoder, run)
+    backward = formulas.backward_bytes(policy.decoder, run, largest_cast(policy, run))
+    is_cut = tokens < config.per_device_train_batch_size * stage.row_length
+    accumulated = gradients if config.gradient_accumulation_steps > 1 or is_cut else 0
+    phases = {
+        "rollout": rollout_bytes(stage, roles, replace(run, rows=rows), device, launch),
+        "scoring": formulas.scoring_bytes(policy.decoder, run, replies),
+        "loss": kept + logits + accumulated,
+        "backward": max(kept + accumulated, gradients) + backward,
+    }
+    return kept + backward, logits, phases
 
 
 def training_pass(stage, role: Role, rows: int, length: int, device: Device, launch: Launch = ALONE) -> Pass:

@@ -116,6 +116,8 @@ def roles_of(stage) -> list[Role]:
     """Return the models that a stage (a `PlannedStage`) holds; each shares weights only with those before it."""
     if stage.spec.loop == "ppo":
         return ppo_roles(stage.config, stage.start, stage.reward, stage.shares_vocabulary)
+    if stage.spec.samples_replies:
+        return scored_roles(stage.config, stage.start, stage.reward)
     model = shape_of(stage.start, stage.task, stage.config, stage.start.source if stage.config.use_peft else None)
     roles = [Role("model", model.weights, model.weights, model.decoder)]
     return [*roles, reference_of(roles[0], stage.config)] if stage.spec.holds_reference else roles
@@ -127,26 +129,35 @@ def reference_of(role: Role, config) -> Role:
     return Role("reference", copy, adapter_part(copy) if config.use_peft else copy, role.decoder)
 
 
+def scored_roles(config, start: Origin, reward: Origin | None) -> list[Role]:
+    """Return policy, reference and reward model, as `hfkit.rlhf.roles.load_scored_policy` loads them.
+
+    With LoRA they are adapters on one base, which is held once; without, each is a model of its own. Where functions
+    alone score, `reward` is None.
+    """
+    policy = shape_of(start, TaskType.CAUSAL_LM, config, start.source if config.use_peft else None)
+    roles = [Role("policy", policy.weights, policy.weights, policy.decoder)]
+    roles.append(reference_of(roles[0], config))
+    if reward is None:
+        return roles
+    has_adapter = reward.source.adapter is not None
+    scorer = shape_of(reward, TaskType.SEQ_CLS, config, reward.source if has_adapter else None)
+    copy = untrained(scorer.weights)
+    shares_base = has_adapter and config.use_peft and reward.source.base == start.source.base
+    return [*roles, Role("reward", copy, adapter_part(copy) if shares_base else copy, scorer.decoder)]
+
+
 def ppo_roles(config, start: Origin, reward: Origin | None, shares_vocabulary: bool) -> list[Role]:
     """Return policy, reference, reward and value model, as `hfkit.rlhf.roles.load_roles` loads them.
 
-    With LoRA they are adapters on one base, which is held once; without, each is a model of its own. Where functions
-    alone score, `reward` is None. The value model starts from the reward model if that shares the policy's vocabulary,
-    else as the policy does.
+    The value model starts from the reward model if that shares the policy's vocabulary, else as the policy does.
     """
+    roles, shares_base = scored_roles(config, start, reward), config.use_peft
     adapter = start.source if config.use_peft else None
-    policy = shape_of(start, TaskType.CAUSAL_LM, config, adapter)
-    roles = [Role("policy", policy.weights, policy.weights, policy.decoder)]
-    roles.append(reference_of(roles[0], config))
-    shares_base = config.use_peft
     if reward is not None:
-        has_adapter = reward.source.adapter is not None
-        scorer = shape_of(reward, TaskType.SEQ_CLS, config, reward.source if has_adapter else None)
-        copy = untrained(scorer.weights)
-        shares_base = has_adapter and config.use_peft and reward.source.base == start.source.base
-        roles.append(Role("reward", copy, adapter_part(copy) if shares_base else copy, scorer.decoder))
+        shares_base = roles[-1].held != roles[-1].weights
         if shares_vocabulary:  # the value model shares the reward model's base; LoRA puts a new adapter on a full one
-            start, shares_base = reward, has_adapter or config.use_peft
+            start, shares_base = reward, reward.source.adapter is not None or config.use_peft
             adapter = start.source if shares_base else None
     value = shape_of(start, TaskType.SEQ_CLS, config, adapter)
     held = adapter_part(value.weights) if shares_base else value.weights

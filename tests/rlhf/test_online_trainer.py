@@ -1,0 +1,229 @@
+"""TRL's GRPO and RLOO on hfkit's replies: losses, gradients and advantages against formulas written here."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn.functional import log_softmax
+from transformers import PrinterCallback
+
+from hfkit.data.forms import PROMPTS, encode_prompts
+from hfkit.data.splits import load_splits
+from hfkit.models.generation import stop_ids
+from hfkit.models.tokenizers import load_stage_tokenizer
+from hfkit.rlhf import GRPOTrainer, RLOOTrainer
+from hfkit.rlhf.rewards import load_scorer
+from hfkit.rlhf.roles import load_scored_policy
+from hfkit.stages.online import left_padded
+from hfkit.training.arguments import trainer_arguments
+
+CLASSES = {"grpo": GRPOTrainer, "rloo": RLOOTrainer}
+
+
+@pytest.fixture
+def reward_file(tmp_path):
+    """A reward that an update can raise: the share of vowels in a reply."""
+    file = tmp_path / "vowels.py"
+    file.write_text(
+        "def vowels(prompts, replies, **_):\n"
+        "    return [sum(one in 'aeiou' for one in reply) / max(len(reply), 1) for reply in replies]\n"
+    )
+    return f"{file}:vowels"
+
+
+@pytest.fixture
+def make(config_of, tmp_path, reward_file):
+    """make(stage, **changes) -> a trainer that keeps the batches that it learns from, in `seen`."""
+
+    def trainer_of(stage: str, **changes):
+        rewarded = {"reward_model_path": None, "reward_functions": [reward_file]}
+        config = config_of(stage, tmp_path / "out", **{**rewarded, **changes})
+        tokenizer = load_stage_tokenizer(config)
+        rows, _, stats = load_splits(config, PROMPTS, config.reward_columns)
+        rows = encode_prompts(rows, tokenizer, stats["train"], config)
+        loaded = load_scored_policy(config)
+        scorer = load_scorer(config, tokenizer, None, None, stop_ids(loaded.policy.generation_config, tokenizer))
+
+        class Recording(CLASSES[stage]):
+            def compute_loss(self, model, inputs, *args, **kwargs):
+                seen.append({name: values.clone() for name, values in inputs.items()})
+                return super().compute_loss(model, inputs, *args, **kwargs)
+
+        seen: list[dict] = []
+        made = Recording(
+            model=loaded.policy,
+            ref_model=loaded.reference,
+            scorer=scorer,
+            args=trainer_arguments(config),
+            train_dataset=rows,
+            eval_dataset=None,
+            processing_class=left_padded(tokenizer),
+        )
+        made.seen = seen
+        return made
+
+    return trainer_of
+
+
+# What a batch of replies of several lengths costs, one row at a time and in float64
+
+LENGTHS = [(9, 6), (4, 2), (6, 1), (5, 5), (9, 3), (7, 6)]
+
+
+def padded_batch(trainer) -> dict:
+    """Rows of several lengths, as TRL has them, with log-probabilities of an older policy and of a reference."""
+    generator = torch.Generator().manual_seed(0)
+    count, longest, replies = len(LENGTHS), max(p for p, _ in LENGTHS), max(r for _, r in LENGTHS)
+    pad = trainer.processing_class.pad_token_id
+    batch = {
+        "prompt_ids": torch.full((count, longest), pad),
+        "prompt_mask": torch.zeros(count, longest, dtype=torch.long),
+        "completion_ids": torch.full((count, replies), pad),
+        "completion_mask": torch.zeros(count, replies, dtype=torch.long),
+        "advantages": torch.randn(count, generator=generator),
+        "num_items_in_batch": torch.tensor(sum(r for _, r in LENGTHS)),
+    }
+    for row, (prompt, reply) in enumerate(LENGTHS):
+        batch["prompt_ids"][row, longest - prompt :] = torch.randint(5, 300, (prompt,), generator=generator)
+        batch["prompt_mask"][row, longest - prompt :] = 1
+        batch["completion_ids"][row, :reply] = torch.randint(5, 300, (reply,), generator=generator)
+        batch["completion_mask"][row, :reply] = 1
+    return batch
+
+
+def row_logprobs(model, batch: dict, row: int, temperature: float) -> torch.Tensor:
+    """Log-probabilities of the tokens of one reply, without padding, in the model's dtype."""
+    prompt = batch["prompt_ids"][row][batch["prompt_mask"][row] > 0]
+    reply = batch["completion_ids"][row][batch["completion_mask"][row] > 0]
+    logits = model(input_ids=torch.cat([prompt, reply]).unsqueeze(0)).logits[0, len(prompt) - 1 : -1]
+    return log_softmax(logits / temperature, -1).gather(1, reply.unsqueeze(1)).squeeze(1)
+
+
+def expected_loss(stage: str, kind: str, model, batch: dict, old: list, ref: list, args) -> torch.Tensor:
+    """GRPO, eq. 3 of arXiv 2402.03300 with the k3 estimator; RLOO, arXiv 2402.14740, with PPO's clip of sequences."""
+    losses, tokens = [], []
+    for row, advantage in enumerate(batch["advantages"].double()):
+        logprobs = row_logprobs(model, batch, row, args.temperature)
+        if stage == "rloo":
+            ratio = (logprobs.sum() - old[row].sum()).exp()
+            losses.append(-torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage))
+            continue
+        ratio = (logprobs - old[row]).exp()
+        gap = ref[row] - logprobs
+        surrogate = torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+        losses.append(-(surrogate - args.beta * (gap.exp() - gap - 1)))
+        tokens.append(len(logprobs))
+    if stage == "rloo":
+        return torch.stack(losses).mean()
+    if kind == "grpo":
+        return torch.stack([loss.mean() for loss in losses]).mean()
+    if kind == "dr_grpo":
+        return torch.stack([loss.sum() for loss in losses]).sum() / (len(losses) * args.max_completion_length)
+    return torch.cat(losses).sum() / sum(tokens)  # dapo; bnpo of one batch
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["micro-batches", "whole"])
+@pytest.mark.parametrize(
+    ("stage", "kind"), [("grpo", "grpo"), ("grpo", "dapo"), ("grpo", "dr_grpo"), ("grpo", "bnpo"), ("rloo", None)]
+)
+def test_loss_and_gradients_are_those_of_the_formula(make, stage, kind, together):
+    changes = {"gradient_accumulation_steps": 1, "num_generations": 2, "per_device_train_batch_size": 6}
+    changes |= (
+        {"micro_batches_by_length": together, "max_tokens_per_micro_batch": 24}
+        if together
+        else {"micro_batches_by_length": False}
+    )
+    trainer = make(stage, **changes, **({"loss_type": kind, "beta": 0.1} if kind else {}))
+    trainer.current_gradient_accumulation_steps = 1
+    batch, policy = padded_batch(trainer), trainer.policy
+    exact = copy.deepcopy(policy).double()
+    other = copy.deepcopy(exact)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(1)
+        for parameter in other.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+        old = [row_logprobs(other, batch, row, trainer.temperature) for row in range(len(LENGTHS))]
+        reference = copy.deepcopy(trainer.reference).double()
+        ref = [row_logprobs(reference, batch, row, trainer.temperature) for row in range(len(LENGTHS))]
+    for name, rows in (("old_per_token_logps", old), ("ref_per_token_logps", ref)):
+        batch[name] = torch.stack([torch.cat([row, torch.zeros(6 - len(row))]) for row in rows]).float()
+    if stage == "rloo":
+        batch["old_logps"] = torch.stack([row.sum() for row in old]).float()
+        batch = {name: values for name, values in batch.items() if not name.endswith("per_token_logps")}
+    expected = expected_loss(stage, kind, exact, batch, old, ref, trainer.args)
+    expected.backward()
+    policy.train()
+    assert (len(trainer.split(batch)) > 1) is together
+    loss = trainer.compute_loss(policy, batch)
+    loss.backward()
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5, abs=1e-6)
+    for (name, ours), theirs in zip(policy.named_parameters(), exact.parameters(), strict=True):
+        if ours.requires_grad:
+            torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+# Advantages, of what a run has sampled
+
+
+def groups_of(trainer, batches: list[dict]) -> dict[tuple, list[tuple[float, float]]]:
+    """The reward and the advantage of each reply, by its prompt."""
+    found: dict[tuple, list[tuple[float, float]]] = {}
+    for batch in batches:
+        for row in range(len(batch["advantages"])):
+            prompt, reply = (
+                batch[f"{name}_ids"][row][batch[f"{name}_mask"][row] > 0].tolist() for name in ("prompt", "completion")
+            )
+            text = trainer.processing_class.decode(reply, skip_special_tokens=True)
+            reward = sum(one in "aeiou" for one in text) / max(len(text), 1)
+            found.setdefault(tuple(prompt), []).append((reward, float(batch["advantages"][row])))
+    return found
+
+
+@pytest.mark.parametrize("stage", CLASSES)
+def test_advantages_compare_the_replies_to_a_prompt(make, stage):
+    trainer = make(stage, max_steps=1)
+    trainer.train()
+    groups = groups_of(trainer, trainer.seen)
+    assert [len(group) for group in groups.values()] == [4, 4]
+    for group in groups.values():
+        rewards, advantages = torch.tensor(group).unbind(1)
+        if stage == "grpo":  # arXiv 2402.03300, 4.1.2
+            expected = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
+        else:  # arXiv 2402.14740, eq. 8: less the mean of the others; the first KL is 0
+            expected = rewards - (rewards.sum() - rewards) / 3
+        torch.testing.assert_close(advantages, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", CLASSES)
+def test_the_base_is_in_memory_once_and_only_the_adapter_moves(make, stage):
+    trainer = make(stage, max_steps=2)
+    assert set(trainer.policy.peft_config) == {"default"}
+    before = {name: values.clone() for name, values in trainer.policy.named_parameters()}
+    reference = {name: values.clone() for name, values in trainer.reference.named_parameters()}
+    trainer.train()
+    held = dict(trainer.reference.named_parameters())
+    for name, values in trainer.policy.named_parameters():
+        is_adapter = "lora_" in name
+        assert (values.data_ptr() == held[name].data_ptr()) is not is_adapter
+        assert torch.equal(held[name], reference[name]) and (is_adapter or torch.equal(values, before[name]))
+    assert any(not torch.equal(values, before[name]) for name, values in trainer.policy.named_parameters())
+
+
+@pytest.mark.parametrize("stage", CLASSES)
+def test_the_reward_of_an_easy_function_rises(make, tmp_path, stage):
+    longer = tmp_path / "longer.py"
+    longer.write_text("def longer(prompts, replies, **_):\n    return [1.0 * ('red' in reply) for reply in replies]\n")
+    trainer = make(
+        stage,
+        reward_functions=[f"{longer}:longer"],
+        max_steps=40,
+        learning_rate=4e-3,
+        per_device_train_batch_size=16,
+        num_generations=8,
+        beta=0.001,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    rewards = [log["objective/scores"] for log in trainer.state.log_history if "objective/scores" in log]
+    first, last = sum(rewards[:4]) / 4, sum(rewards[-4:]) / 4
+    assert last > 1.5 * first, rewards

@@ -1,0 +1,111 @@
+"""DPO, GRPO and RLOO beside PPO: one SFT adapter, the same commands, and a chain of them."""
+
+import json
+
+import pytest
+from pipelines import write_pipeline
+
+from hfkit.cli import main
+from hfkit.config.parsing import group_flags
+from hfkit.core.files import read_json_mapping
+from hfkit.records.record import read_record, weights_hash
+from hfkit.stages.pipeline import stage_flags
+from hfkit.stages.pipeline_file import read_pipeline
+
+METHODS = ("dpo", "grpo", "rloo")
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory, data):
+    """A pipeline in which PPO, GRPO and RLOO go on from DPO, run once: its file."""
+    folder = tmp_path_factory.mktemp("chain")
+    pipeline = write_pipeline(folder, data, ("tokenizer", "pretrain", "sft", "reward", *METHODS, "ppo"))
+    assert main(["run", str(pipeline)]) == 0
+    return pipeline
+
+
+@pytest.fixture(params=METHODS)
+def run(chain, request):
+    """The folder of one method's run."""
+    return chain.parent / "runs" / request.param
+
+
+@pytest.fixture
+def hfkit(capsys, monkeypatch):
+    """hfkit(*argv) -> what a command that succeeds prints, in lines of 200 columns."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def command(*argv) -> str:
+        capsys.readouterr()
+        status = main([str(word) for word in argv])
+        printed = capsys.readouterr()
+        assert status == 0, printed.err
+        return printed.out
+
+    return command
+
+
+@pytest.mark.parametrize(("stage", "start"), [("dpo", "sft"), ("ppo", "dpo"), ("grpo", "dpo"), ("rloo", "dpo")])
+def test_each_starts_from_the_one_before(chain, stage, start):
+    root = chain.parent / "runs"
+    parents = {one["role"]: one for one in read_record(root / stage)["lineage"]}
+    assert (parents["start"]["stage"], parents["start"]["path"]) == (start, str(root / start))
+    assert parents["start"]["weights_sha256"] == weights_hash(root / start)
+    assert parents.keys() == ({"start"} if stage == "dpo" else {"start", "reward"})
+
+
+def test_a_method_starts_from_sft_where_its_yaml_says_so(tmp_path, data):
+    sft = str(tmp_path / "runs" / "sft")
+    path = write_pipeline(tmp_path, data, ("sft", "dpo", "grpo", "rloo"), grpo={"model_name_or_path": sft})
+    flags = stage_flags(read_pipeline(path), tmp_path / "runs", [])
+    starts = {stage: dict(group_flags(argv, [])).get("model_name_or_path") for stage, argv in flags.items()}
+    assert starts == {"sft": None, "dpo": [sft], "grpo": None, "rloo": [str(tmp_path / "runs" / "dpo")]}
+
+
+def test_plan_data_check_and_lineage_know_it(chain, run, hfkit):
+    models = ["--model_name_or_path", chain.parent / "runs" / "sft"]
+    models += ["--reward_model_path", chain.parent / "runs" / "reward"] * (run.name != "dpo")
+    planned = hfkit("plan", chain.parent / f"{run.name}.yaml", *models, "--memory", "8")
+    assert f"{run.name} " in planned and "reference" in planned
+    checked = hfkit(
+        "data", "check", chain.parent / f"{run.name}.yaml", *models, *["--max_longer", "1"] * (run.name == "dpo")
+    )
+    assert "rows" in checked and "kept" in checked
+    shown = hfkit("lineage", run)
+    assert shown.startswith(f"{run.name}: ") and "start: " in shown
+
+
+def test_its_card_can_be_pushed(run, hfkit):
+    card = (run / "README.md").read_text()
+    assert f"- {run.name}\n" in card and "- trl\n" in card and "apply_chat_template" in card
+    assert "before" in card and f"eval_entropy_{run.name}" in card if run.name == "dpo" else "reward_last" in card
+    printed = hfkit("push", run, "ann/model", "--dry_run", "--with_base", "ann/base")
+    assert "adapter_model.safetensors" in printed and "hfkit.json" in printed
+
+
+def test_report_shows_its_curves(chain, run, hfkit):
+    hfkit("report", run)
+    page = (run / "report.html").read_text()
+    assert {"dpo": "DPO", "grpo": "GRPO", "rloo": "RLOO"}[run.name] in page
+    names = {path.name for path in (run / "report").glob("*.png")}
+    assert f"{run.name}-loss.png" in names
+    assert run.name == "dpo" or {f"{run.name}-entropy.png", f"{run.name}-reply-length.png"} <= names
+
+
+def test_evaluate_chat_and_merge(run, hfkit, tmp_path):
+    if run.name == "dpo":  # the others have no held-out rows
+        hfkit("evaluate", run, "--max_prompts", "2", "--response_length", "4")
+        assert read_json_mapping(run / "evaluation.json")["stage"] == "dpo"
+    assert hfkit("chat", run, "--prompt", "What does Ann like?", "--length", "4")
+    hfkit("merge", run, tmp_path / "merged")
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+
+
+def test_the_arena_compares_them(chain, hfkit, data, tmp_path):
+    root = chain.parent / "runs"
+    models = [f"{name}={root / name}" for name in ("sft", *METHODS)]
+    sizes = ["--max_prompts", "4", "--response_length", "4", "--diversity_prompts", "2"]
+    judge = ["--judge", "reward", "--reward_model", root / "reward", "--allow_training_judge"]
+    hfkit("arena", *models, "--prompts", data / "prompts.jsonl", *judge, *sizes, "--output_dir", tmp_path / "arena")
+    found = json.loads((tmp_path / "arena" / "arena.json").read_text())
+    assert [model["name"] for model in found["models"]] == ["sft", *METHODS]
