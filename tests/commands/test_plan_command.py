@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import python_path
+from pipelines import STAGES
 from planned import CPU, LLAMA, LLAMA_8B, LORA, ROOT, ROWS, plan_8b, run
 
 from hfkit import cli
 from hfkit.commands.plan.advice import remedies
 from hfkit.commands.plan.read_stages import read_stages
 from hfkit.commands.plan.steps import plan_steps
-from hfkit.config.registry import STAGES
 from hfkit.core.errors import ConfigError
 from hfkit.stages.read_configs import infer_stage
 from hfkit.training.memory.device import Device
@@ -86,7 +86,7 @@ PIPELINE = {"output_dir": "runs", "stages": {name: f"{name}.yaml" for name in ST
 def pipeline(tmp_path, monkeypatch):
     """The YAML of a pipeline of which nothing has run, in the folder where the test stands."""
     monkeypatch.chdir(tmp_path)
-    for name in ("tokenizer", "pretrain", "sft", "reward", "ppo"):
+    for name in STAGES:
         shutil.copy(ROOT / f"configs/quickstart/{name}.yaml", tmp_path)
     (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(PIPELINE))
     return "pipeline.yaml"
