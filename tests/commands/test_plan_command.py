@@ -165,7 +165,7 @@ def test_no_weights_are_read(folder_of, tmp_path, capsys):
     [
         ("sft.yaml", {}, "sft"),
         ("sft-8b.yaml", {"max_length": 64}, "sft"),
-        ("mine.yaml", {"reward_model_path": "x", "use_peft": True}, "ppo"),
+        ("mine.yaml", {"reward_model_path": "x", "kl_coef": 0.1}, "ppo"),
         ("mine.yaml", {"block_size": 64}, "pretrain"),
         ("mine.yaml", {"center_rewards_coefficient": 0.01, "max_length": 64}, "reward"),
     ],
@@ -188,8 +188,8 @@ def test_errors_are_reported_without_a_traceback(folder_of, tmp_path, capsys):
     assert "cannot be read: No such file or directory" in reported(str(tmp_path / "none.yaml"))
     mine = tmp_path / "mine.yaml"
     mine.write_text(yaml.safe_dump({"datasets": [{"path": "rows.jsonl"}], "max_length": 64}))
-    assert "--stage pretrain|sft|reward|ppo" in reported(str(mine))
-    assert "expected one of: pretrain, sft, reward, ppo" in reported(str(mine), "--stage", "tokenizer")
+    assert "--stage pretrain|sft|reward|dpo|ppo|grpo|rloo" in reported(str(mine))
+    assert "expected one of: pretrain, sft, reward, dpo, ppo, grpo, rloo" in reported(str(mine), "--stage", "tokenizer")
     assert "model_name_or_path: None -> missing" in reported(str(mine), "--stage", "sft")
     folder = Path(folder_of(LLAMA, weights=False))
     config = json.loads((folder / "config.json").read_text())
