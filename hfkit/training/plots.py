@@ -19,7 +19,7 @@ PANELS = [
         [("accuracy", "training"), ("rewards/accuracies", "training"), ("eval_accuracy", "held out")],
     ),
     ("Reward", "mean score", [("objective/scores", "sampled replies"), ("eval_reward", "held out")]),
-    ("KL to the SFT model", "nats per reply", [("objective/kl", "sampled replies"), ("eval_kl", "held out")]),
+    ("KL to the reference model", "nats per reply", [("objective/kl", "sampled replies"), ("eval_kl", "held out")]),
 ]
 
 
