@@ -11,11 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from pipelines import write_pipeline
+from pipelines import STAGES, write_pipeline
 from processes import free_port
 from signals import ROOT, interrupt, start
 
-from hfkit.config.registry import STAGES
 from hfkit.records.metrics_file import METRICS
 from hfkit.records.record import read_record
 from hfkit.training.run import last_complete_checkpoint

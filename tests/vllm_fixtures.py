@@ -23,7 +23,8 @@ def forget_vllm() -> None:
 
 @pytest.fixture
 def vllm_double(monkeypatch):
-    """vLLM can be imported: the double."""
+    """vLLM can be imported: the double, also by modules of TRL that were imported without it."""
+    forget_vllm()
     monkeypatch.syspath_prepend(str(DOUBLE))
     yield
     forget_vllm()

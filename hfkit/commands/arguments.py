@@ -143,8 +143,10 @@ ARGUMENTS = {
     "init": [
         argument("--model", help="folder or Hub id of the model to start from"),
         argument("--data", nargs="+", metavar="FILE", help="files, folders, Hub ids or data cards"),
-        argument("--goal", help="last stage to run: sft, reward, ppo; default: the last one with data"),
-        argument("--reward_functions", nargs="+", metavar="MODULE:F", help="PPO's rewards, in place of a reward model"),
+        argument(
+            "--goal", help="last stage: sft, reward, dpo, ppo, grpo or rloo; default: ppo, or the last one with data"
+        ),
+        argument("--reward_functions", nargs="+", metavar="MODULE:F", help="rewards in place of a reward model"),
         argument("--output_dir", help="folder for the YAMLs and the runs; default: MODEL-pipeline"),
         *MEMORY_ARGUMENTS,
         argument("--yes", action="store_true", help="ask nothing, take the defaults"),

@@ -41,7 +41,7 @@ class EvaluateConfig(ReplyFields):
     datasets: list[DatasetEntry] = arg(factory=list, help="held-out rows; empty: those of the model's record")
     max_rows: int = arg(200, help="maximum number of held-out rows; chosen by seed if there are more")
     prompts: list[DatasetEntry] = arg(factory=list, help="prompts; empty: those of the held-out rows")
-    reference: str | None = arg(None, help="reference model of the KL; none: the SFT model that PPO started from")
+    reference: str | None = arg(None, help="reference model of the KL; none: the one that training started from")
     reward_model: str | None = arg(None, help="reward model that scores the responses")
     output_dir: str | None = arg(None, help="folder for evaluation.json; none: the model's folder")
 

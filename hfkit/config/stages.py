@@ -92,7 +92,13 @@ NOT_IN_DPO = {
     "use_liger_kernel": "Liger computes some of the losses, and not of a head with an adapter: remove it",
     "sync_ref_model": "the reference stays the SFT model: remove it",
     **dict.fromkeys(("ref_model_mixup_alpha", "ref_model_sync_steps"), "the reference stays the SFT model: remove it"),
-    **dict.fromkeys(("merge_in_rollouts", "sample_steps"), "DPO samples after training only: remove it"),
+    **dict.fromkeys(
+        (
+            *("merge_in_rollouts", "sample_steps", "rollout_engine", "vllm_mode", "vllm_server_base_url"),
+            *("vllm_server_timeout", "vllm_group_port", "vllm_gpu_memory_utilization"),
+        ),
+        "DPO samples with generate, and after training only: remove it",
+    ),
     "local_rollout_forward_batch_size": "DPO samples per_device_eval_batch_size replies at once: remove it",
     "max_prompt_length": "max_length is the limit of a prompt with its reply: remove it",
 }

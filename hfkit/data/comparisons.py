@@ -82,18 +82,20 @@ def ranking_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: flo
 
 
 def as_pairs(rankings: Dataset) -> Dataset:
-    """Return encoded rankings as pairs: `chosen_ids`, `rejected_ids`, `starts`, and the index of the `ranking`."""
+    """Return encoded rankings as pairs: `chosen_ids`, `rejected_ids`, `starts`, `length`, and the index `ranking`."""
     pairs = [
         {
             "chosen_ids": row["reply_ids"][better],
             "rejected_ids": row["reply_ids"][worse],
             "starts": [row["starts"][better], row["starts"][worse]],
+            "length": max(len(row["reply_ids"][side]) for side in (better, worse)),
             "ranking": index,
         }
         for index, row in enumerate(rankings)
         for better, worse in zip(row["better"], row["worse"], strict=True)
     ]
-    columns = {"chosen_ids": IDS, "rejected_ids": IDS, "starts": IDS, "ranking": IDS.feature}
+    columns = dict.fromkeys(("chosen_ids", "rejected_ids", "starts"), IDS)
+    columns |= dict.fromkeys(("length", "ranking"), IDS.feature)
     return Dataset.from_list(pairs, features=Features(columns))
 
 

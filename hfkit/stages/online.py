@@ -1,6 +1,7 @@
 """What the stages share that sample replies to prompts and score them: prompts, trainer, publication."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,6 @@ from hfkit.models.loading import without_expert_dropout
 from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.records.metrics_file import read_metrics
-from hfkit.rlhf import GRPOTrainer, RLOOTrainer
 from hfkit.rlhf.forward import Model
 from hfkit.rlhf.monitor import mean_metrics
 from hfkit.rlhf.policy_evaluation import compare_policies, save_with_samples
@@ -70,9 +70,7 @@ def read_prompts(config: OnlineConfig, stage: str) -> Prompts:
     return Prompts(tokenizer, reader, train_rows, test_rows, stats)
 
 
-def train_in_groups(
-    config: GRPOConfig | RLOOConfig, stage: str, trainer_class: type[GRPOTrainer] | type[RLOOTrainer]
-) -> Path:
+def train_in_groups(config: GRPOConfig | RLOOConfig, stage: str, trainer_class: Callable[..., Any]) -> Path:
     """Train the policy, or a LoRA adapter on the SFT model, with a trainer of TRL; return the run's folder."""
     set_seed(config.seed)
     prepare_device(config)

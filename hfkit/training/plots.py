@@ -13,10 +13,13 @@ from hfkit.records.metrics_file import read_metrics
 PANELS = [
     ("Loss", "cross entropy (nats per token)", [("loss", "training"), ("eval_loss", "held out")]),
     ("Bits per byte", "bits per byte", [("eval_bits_per_byte", "held out")]),
-    ("Accuracy", "share of pairs ranked right", [("accuracy", "training"), ("eval_accuracy", "held out")]),
-    ("Accuracy", "share of pairs ranked right", [("rewards/accuracies", "training"), ("eval_accuracy", "held out")]),
+    (
+        "Accuracy",
+        "share of pairs ranked right",
+        [("accuracy", "training"), ("rewards/accuracies", "training"), ("eval_accuracy", "held out")],
+    ),
     ("Reward", "mean score", [("objective/scores", "sampled replies"), ("eval_reward", "held out")]),
-    ("KL to the SFT model", "nats per reply", [("objective/kl", "sampled replies"), ("eval_kl", "held out")]),
+    ("KL to the reference model", "nats per reply", [("objective/kl", "sampled replies"), ("eval_kl", "held out")]),
 ]
 
 

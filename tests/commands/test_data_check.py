@@ -249,13 +249,14 @@ def test_a_registered_stage_is_checked_and_previewed(data_verb, monkeypatch):
 
 
 def test_cards_are_read_by_the_stages_whose_columns_they_have():
+    prompts = "ppo (its prompts), grpo (its prompts), rloo (its prompts)"
     assert {form: stages_reading(form) for form in REQUIRED_COLUMNS} == {
         "text": "tokenizer, pretrain, sft",
-        "prompt_response": "sft, ppo (its prompts)",
-        "messages": "sft, ppo (its prompts)",
-        "preference": "reward, ppo (its prompts)",
-        "ranking": "reward, ppo (its prompts)",
-        "prompts": "ppo",
+        "prompt_response": f"sft, {prompts}",
+        "messages": f"sft, {prompts}",
+        "preference": f"reward, dpo, {prompts}",
+        "ranking": f"reward, dpo, {prompts}",
+        "prompts": "ppo, grpo, rloo",
     }
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import python_path
+from pipelines import STAGES
 from planned import CPU, LLAMA, LLAMA_8B, LORA, ROOT, ROWS, plan_8b, run
 
 from hfkit import cli
 from hfkit.commands.plan.advice import remedies
 from hfkit.commands.plan.read_stages import read_stages
 from hfkit.commands.plan.steps import plan_steps
-from hfkit.config.registry import STAGES
 from hfkit.core.errors import ConfigError
 from hfkit.stages.read_configs import infer_stage
 from hfkit.training.memory.device import Device
@@ -86,7 +86,7 @@ PIPELINE = {"output_dir": "runs", "stages": {name: f"{name}.yaml" for name in ST
 def pipeline(tmp_path, monkeypatch):
     """The YAML of a pipeline of which nothing has run, in the folder where the test stands."""
     monkeypatch.chdir(tmp_path)
-    for name in ("tokenizer", "pretrain", "sft", "reward", "ppo"):
+    for name in STAGES:
         shutil.copy(ROOT / f"configs/quickstart/{name}.yaml", tmp_path)
     (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(PIPELINE))
     return "pipeline.yaml"
@@ -165,7 +165,7 @@ def test_no_weights_are_read(folder_of, tmp_path, capsys):
     [
         ("sft.yaml", {}, "sft"),
         ("sft-8b.yaml", {"max_length": 64}, "sft"),
-        ("mine.yaml", {"reward_model_path": "x", "use_peft": True}, "ppo"),
+        ("mine.yaml", {"reward_model_path": "x", "kl_coef": 0.1}, "ppo"),
         ("mine.yaml", {"block_size": 64}, "pretrain"),
         ("mine.yaml", {"center_rewards_coefficient": 0.01, "max_length": 64}, "reward"),
     ],
@@ -188,8 +188,8 @@ def test_errors_are_reported_without_a_traceback(folder_of, tmp_path, capsys):
     assert "cannot be read: No such file or directory" in reported(str(tmp_path / "none.yaml"))
     mine = tmp_path / "mine.yaml"
     mine.write_text(yaml.safe_dump({"datasets": [{"path": "rows.jsonl"}], "max_length": 64}))
-    assert "--stage pretrain|sft|reward|ppo" in reported(str(mine))
-    assert "expected one of: pretrain, sft, reward, ppo" in reported(str(mine), "--stage", "tokenizer")
+    assert "--stage pretrain|sft|reward|dpo|ppo|grpo|rloo" in reported(str(mine))
+    assert "expected one of: pretrain, sft, reward, dpo, ppo, grpo, rloo" in reported(str(mine), "--stage", "tokenizer")
     assert "model_name_or_path: None -> missing" in reported(str(mine), "--stage", "sft")
     folder = Path(folder_of(LLAMA, weights=False))
     config = json.loads((folder / "config.json").read_text())

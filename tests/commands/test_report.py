@@ -9,13 +9,13 @@ from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
+from pipelines import STAGES
 
 from hfkit.cli import main
 from hfkit.commands.report.figure_writer import PALETTE, SERIES, FigureWriter
 from hfkit.commands.report.gather import gather
 from hfkit.commands.report.plots import overoptimization_figures
 from hfkit.commands.report.tables import verdict
-from hfkit.config.registry import STAGES
 from hfkit.core.files import write_json
 from hfkit.records.record import read_record, weights_hash
 

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 import yaml
-from conftest import TINY
+from pipelines import write_pipeline
 
 from hfkit.config.stages import SFTConfig, TokenizerConfig
 from hfkit.records.record import read_record, weights_hash
@@ -22,12 +22,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pipeline(folder, data):
     """The YAML of a pipeline of all five stages, tiny."""
-    for stage, (rows, settings, _) in TINY.items():
-        values = {"datasets": [{"path": str(data / f"{rows}.jsonl")}], **settings}
-        (folder / f"{stage}.yaml").write_text(yaml.safe_dump(values))
-    stages = {stage: f"{stage}.yaml" for stage in TINY}
-    (folder / "pipeline.yaml").write_text(yaml.safe_dump({"output_dir": "runs", "stages": stages}))
-    return folder / "pipeline.yaml"
+    return write_pipeline(folder, data)
 
 
 @pytest.fixture(scope="module")

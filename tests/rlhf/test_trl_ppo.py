@@ -3,6 +3,7 @@
 import inspect
 import json
 import typing
+from collections import ChainMap
 from dataclasses import fields
 from pathlib import Path
 
@@ -66,8 +67,9 @@ def test_where_trl_has_ppo_arguments_and_trainer_are_subclasses(theirs):
 
 def test_every_field_of_trls_config_is_here_with_its_type_and_default(theirs):
     inherited = {one.name: one.default for one in fields(TrainingArguments)}
-    own, types, their_types = vars(PPOArguments), *map(typing.get_type_hints, (PPOArguments, theirs.PPOConfig))
-    declared = inspect.get_annotations(PPOArguments)
+    types, their_types = map(typing.get_type_hints, (PPOArguments, theirs.PPOConfig))
+    ours = [one for one in PPOArguments.__mro__ if one.__module__ == PPOArguments.__module__]
+    own, declared = (ChainMap(*map(of, ours)) for of in (vars, inspect.get_annotations))
     for one in fields(theirs.PPOConfig):
         if one.name not in inherited or inherited[one.name] != one.default:
             assert one.name in declared, one.name

@@ -116,14 +116,16 @@ def test_a_full_model_has_a_reference_of_its_own(run_stage, caught, base_dir, tm
     assert read_record(folder)["metrics"]["eval_loss"] < math.log(2)
 
 
-def test_rankings_are_their_pairs(run_stage, rows_file, tmp_path):
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_rankings_are_their_pairs(run_stage, rows_file, tmp_path, strategy):
+    settings = {"test_split_size": None, "max_steps": 3, "train_sampling_strategy": strategy}
     pairs = [
         {"prompt": row["prompt"], "chosen": row["replies"][better], "rejected": row["replies"][worse]}
         for row in RANKINGS
         for better, worse in BETTER_AND_WORSE
     ]
     folders = [
-        run_stage("dpo", tmp_path / name, datasets=rows_file(rows, f"{name}.jsonl"), test_split_size=None, max_steps=3)
+        run_stage("dpo", tmp_path / name, datasets=rows_file(rows, f"{name}.jsonl"), **settings)
         for name, rows in (("rankings", RANKINGS), ("pairs", pairs))
     ]
     assert_same_run(*folders)
@@ -189,6 +191,7 @@ def test_precomputed_log_probabilities_of_the_reference_train_the_same(run_stage
         ({"loss_type": ["aot"], "use_weighting": True}, "use_weighting", "remove it"),
         ({"loss_type": ["sft"], "max_tokens_per_micro_batch": 64}, "max_tokens_per_micro_batch", "has no effect"),
         ({"lora_dropout": 0.1}, "lora_dropout", "set 0"),
+        ({"rollout_engine": "vllm"}, "rollout_engine", "remove it"),
         ({"padding_free": True}, "padding_free", "remove it"),
         ({"use_liger_kernel": True}, "use_liger_kernel", "remove it"),
         ({"sync_ref_model": True}, "sync_ref_model", "remove it"),

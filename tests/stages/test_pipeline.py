@@ -6,11 +6,10 @@ import shutil
 import pytest
 import yaml
 from meter import ModelMeter
-from pipelines import write_pipeline
+from pipelines import STAGES, write_pipeline
 from transformers import LlamaModel
 
 from hfkit.config.parsing import group_flags
-from hfkit.config.registry import STAGES
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.records.record import read_record, weights_hash
 from hfkit.stages.pipeline import run_pipeline, stage_flags

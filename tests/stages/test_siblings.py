@@ -3,12 +3,15 @@
 import json
 
 import pytest
+import torch
+from model_outputs import logits, logits_at
 from pipelines import write_pipeline
 
 from hfkit.cli import main
 from hfkit.config.parsing import group_flags
 from hfkit.core.files import read_json_mapping
 from hfkit.records.record import read_record, weights_hash
+from hfkit.rlhf.roles import load_scored_policy
 from hfkit.stages.pipeline import stage_flags
 from hfkit.stages.pipeline_file import read_pipeline
 
@@ -19,7 +22,8 @@ METHODS = ("dpo", "grpo", "rloo")
 def chain(tmp_path_factory, data):
     """A pipeline in which PPO, GRPO and RLOO go on from DPO, run once: its file."""
     folder = tmp_path_factory.mktemp("chain")
-    pipeline = write_pipeline(folder, data, ("tokenizer", "pretrain", "sft", "reward", *METHODS, "ppo"))
+    held_out = {stage: {"test_split_size": 4} for stage in ("grpo", "rloo")}
+    pipeline = write_pipeline(folder, data, ("tokenizer", "pretrain", "sft", "reward", *METHODS, "ppo"), **held_out)
     assert main(["run", str(pipeline)]) == 0
     return pipeline
 
@@ -54,6 +58,17 @@ def test_each_starts_from_the_one_before(chain, stage, start):
     assert parents.keys() == ({"start"} if stage == "dpo" else {"start", "reward"})
 
 
+@pytest.mark.parametrize("stage", ["ppo", "grpo", "rloo"])
+def test_the_reference_after_dpo_is_what_dpo_made_on_the_base_of_all(chain, stage, config_of, tmp_path):
+    root = chain.parent / "runs"
+    models = {"model_name_or_path": str(root / "dpo"), "reward_model_path": str(root / "reward")}
+    loaded = load_scored_policy(config_of(stage, tmp_path, **models))
+    assert torch.equal(logits(loaded.reference), logits_at(root / "dpo"))
+    assert not torch.equal(logits(loaded.reference), logits_at(root / "sft"))
+    roles = (loaded.policy, loaded.reference, loaded.reward)
+    assert len({role.get_base_model().model.embed_tokens.weight.data_ptr() for role in roles}) == 1
+
+
 def test_a_method_starts_from_sft_where_its_yaml_says_so(tmp_path, data):
     sft = str(tmp_path / "runs" / "sft")
     path = write_pipeline(tmp_path, data, ("sft", "dpo", "grpo", "rloo"), grpo={"model_name_or_path": sft})
@@ -78,7 +93,9 @@ def test_plan_data_check_and_lineage_know_it(chain, run, hfkit):
 def test_its_card_can_be_pushed(run, hfkit):
     card = (run / "README.md").read_text()
     assert f"- {run.name}\n" in card and "- trl\n" in card and "apply_chat_template" in card
-    assert "before" in card and f"eval_entropy_{run.name}" in card if run.name == "dpo" else "reward_last" in card
+    assert "before" in card and f"eval_entropy_{run.name}" in card
+    assert "KL to the reference model on held-out prompts" in card and "SFT model" not in card
+    assert run.name == "dpo" or "reward_last" in card
     printed = hfkit("push", run, "ann/model", "--dry_run", "--with_base", "ann/base")
     assert "adapter_model.safetensors" in printed and "hfkit.json" in printed
 
@@ -93,9 +110,9 @@ def test_report_shows_its_curves(chain, run, hfkit):
 
 
 def test_evaluate_chat_and_merge(run, hfkit, tmp_path):
-    if run.name == "dpo":  # the others have no held-out rows
-        hfkit("evaluate", run, "--max_prompts", "2", "--response_length", "4")
-        assert read_json_mapping(run / "evaluation.json")["stage"] == "dpo"
+    hfkit("evaluate", run, "--max_prompts", "2", "--response_length", "4")
+    evaluation = read_json_mapping(run / "evaluation.json")
+    assert evaluation["stage"] == run.name and "kl" in evaluation["metrics"]
     assert hfkit("chat", run, "--prompt", "What does Ann like?", "--length", "4")
     hfkit("merge", run, tmp_path / "merged")
     assert (tmp_path / "merged" / "model.safetensors").is_file()

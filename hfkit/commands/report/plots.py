@@ -111,7 +111,7 @@ def overoptimization_figure(writer: FigureWriter, run: ReportedRun, key: str) ->
     def draw(axes) -> None:
         axes.scatter([row["objective/kl"] for row in rows], [row[key] for row in rows], s=9, alpha=0.4)
         axes.plot(kl, watched, marker="o", markersize=4, color=LIGHT["first"], label=f"{name}: not trained on")
-        axes.set(xlabel="KL to the SFT model (nats per reply)", ylabel=f"{name}, mean score")
+        axes.set(xlabel="KL to the reference model (nats per reply)", ylabel=f"{name}, mean score")
         axes.grid(alpha=GRID)
         right = axes.twinx()
         right.plot(kl, reward, marker="s", markersize=3.5, color=LIGHT["second"], label="reward: trained on")
