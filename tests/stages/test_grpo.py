@@ -92,6 +92,26 @@ def test_at_learning_rate_0_the_ratio_is_1_and_the_kl_0(run_stage, method, tmp_p
     assert 0 < rows[0]["val/ended"] == pytest.approx(1 - rows[0]["completions/clipped_ratio"])
 
 
+def length(prompts, replies, **_) -> list[float]:
+    return [float(len(reply)) for reply in replies]
+
+
+def test_a_reward_model_and_functions_are_weighed_as_in_ppo(run_stage, method, tmp_path):
+    parts = {"reward_functions": [f"{__name__}:length"], "reward_weights": [2.0, 0.5], "missing_eos_penalty": 3.0}
+    row = updates(run_stage(method, tmp_path / "run", max_steps=1, reward_clip=4.0, **parts))[0]
+    model, function = row["objective/score_model"], row[f"objective/score_{__name__}:length"]
+    assert row["objective/scores"] == pytest.approx(2 * model + 0.5 * function, rel=1e-5)
+    assert row["objective/shaped_scores"] == pytest.approx(row["reward"]) and row["reward"] < 4
+    assert row["objective/shaped_scores"] <= row["objective/scores"] - 3.0 * (1 - row["val/ended"]) + 1e-4
+
+
+@pytest.mark.parametrize("engine", [pytest.param("static", marks=pytest.mark.slow), "continuous"])
+def test_other_engines_sample_what_is_learned_from(run_stage, method, tmp_path, engine):
+    folder = run_stage(method, tmp_path / "run", rollout_engine=engine, learning_rate=0.0)
+    assert engine in read_record(folder)["rollout_engine"]
+    assert max(abs(row["objective/kl"]) for row in updates(folder)) < 1e-4
+
+
 # Resuming
 
 
