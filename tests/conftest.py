@@ -34,6 +34,7 @@ import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from network import is_local
 
+from hfkit.cli import main
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES
 from hfkit.core.console import take_warnings
@@ -231,6 +232,21 @@ def run_stage(config_of):
         return import_module(f"hfkit.stages.{stage}").main(config_of(stage, output_dir, **changes))
 
     return run
+
+
+@pytest.fixture
+def hfkit(capsys, monkeypatch):
+    """hfkit(*argv) -> what a command that succeeds prints, in lines of 200 columns."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*argv) -> str:
+        capsys.readouterr()
+        status = main([str(word) for word in argv])
+        printed = capsys.readouterr()
+        assert status == 0, printed.err
+        return printed.out
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ TOY = StageSpec(
     makes="assistant",
     form="instructions",
     length_key="max_length",
-    inputs=(Input(key="model_name_or_path", stage="pretrain"),),
+    inputs=(Input(key="model_name_or_path", stages=("pretrain",)),),
     limits="Nobody should trust a toy.",
     loss_label=("Toy loss", "scaled cross entropy (nats per token)"),
     step_name="toy steps",

@@ -33,8 +33,10 @@ DTYPES = typing.get_args(Dtype)
 DEFAULT_LORA_RANK = 16
 ALL_LINEAR = "all-linear"
 MODULE_NAMES = re.compile(r"[\w\s.,]*")
-REFUSED: dict[str, str] = yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text(encoding="utf-8"))
-"""Fields of the trainers' configs that a YAML must not set, with what to do instead."""
+REFUSED: dict[str, dict[str, str]] = yaml.safe_load(
+    Path(__file__).with_name("refused.yaml").read_text(encoding="utf-8")
+)
+"""Fields of the trainers' configs that a YAML must not set, with what to do instead, by the groups of `refuses`."""
 
 
 ROLES = {"start": ("model_name_or_path", "model_revision"), "reward": ("reward_model_path", "reward_model_revision")}
@@ -127,6 +129,8 @@ class OutputFields(HubFields):
 
     # (module, name) of the trainer's config class; its other fields are accepted too, and land in `extra`.
     trainer_config: ClassVar[tuple[str, str] | None] = None
+    # The groups of `refused.yaml` that name fields of it which are refused.
+    refuses: ClassVar[tuple[str, ...]] = ("all",)
 
     @classmethod
     def extra_field(cls, name: str) -> Any:
@@ -137,7 +141,7 @@ class OutputFields(HubFields):
     @classmethod
     def refused_field(cls, name: str) -> str | None:
         """Return what to do instead of setting a field that hfkit refuses; None for any other field."""
-        return REFUSED.get(name)
+        return next((REFUSED[group][name] for group in cls.refuses if name in REFUSED[group]), None)
 
     @classmethod
     def trainer_config_class(cls) -> type | None:

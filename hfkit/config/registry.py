@@ -24,18 +24,13 @@ class Input:
 
     Args:
         key: the key of the stage's config.
-        stage: the earlier stage; of several, the first that the pipeline has.
+        stages: the earlier stages that it can come from; the first that the pipeline has counts.
         unless: another key of the config; the pipeline leaves `key` alone where the YAML sets that one.
     """
 
     key: str
-    stage: str | tuple[str, ...]
+    stages: tuple[str, ...]
     unless: str | None = None
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The stages whose output the key can have."""
-        return (self.stage,) if isinstance(self.stage, str) else self.stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +127,12 @@ def spec_of_config(config) -> StageSpec | None:
     return next((by_class[kind] for kind in type(config).__mro__ if kind in by_class), None)
 
 
+POLICY_INPUTS = (
+    Input(key="model_name_or_path", stages=("dpo", "sft")),
+    Input(key="reward_model_path", stages=("reward",)),
+)
+"""Of the stages that sample replies: they go on from DPO where a pipeline has it."""
+
 for spec in (
     StageSpec(
         name="tokenizer",
@@ -153,7 +154,7 @@ for spec in (
         makes="base model",
         form="text",
         length_key="block_size",
-        inputs=(Input(key="tokenizer_name_or_path", stage="tokenizer", unless="model_name_or_path"),),
+        inputs=(Input(key="tokenizer_name_or_path", stages=("tokenizer",), unless="model_name_or_path"),),
         checks="hfkit.stages.checks.pretrain:pretrain_problems",
         eval_metrics=("loss", "perplexity", "bits_per_byte"),
     ),
@@ -167,7 +168,7 @@ for spec in (
         form="instructions",
         uses_trl=True,
         length_key="max_length",
-        inputs=(Input(key="model_name_or_path", stage="pretrain"),),
+        inputs=(Input(key="model_name_or_path", stages=("pretrain",)),),
         eval_metrics=("loss", "mean_token_accuracy", "entropy"),
     ),
     StageSpec(
@@ -180,7 +181,7 @@ for spec in (
         form="comparisons",
         uses_trl=True,
         length_key="max_length",
-        inputs=(Input(key="model_name_or_path", stage="sft"),),
+        inputs=(Input(key="model_name_or_path", stages=("sft",)),),
         eval_metrics=("loss", "accuracy", "accuracy_low", "margin", "log_loss", "calibration_error"),
         loss_label=("Loss", "pairwise loss (nats)"),
     ),
@@ -195,7 +196,7 @@ for spec in (
         uses_trl=True,
         holds_reference=True,
         length_key="max_length",
-        inputs=(Input(key="model_name_or_path", stage="sft"),),
+        inputs=(Input(key="model_name_or_path", stages=("sft",)),),
         checks="hfkit.stages.checks.dpo:dpo_problems",
         eval_metrics=("loss", "accuracy", "margin"),
         limits="DPO learned which of two replies people prefer, not which replies are right.",
@@ -212,7 +213,7 @@ for spec in (
         loop="ppo",
         uses_trl=True,
         holds_reference=True,
-        inputs=(Input(key="model_name_or_path", stage=("dpo", "sft")), Input(key="reward_model_path", stage="reward")),
+        inputs=POLICY_INPUTS,
         checks="hfkit.stages.checks.ppo:ppo_problems",
         limits="PPO maximized its rewards: a high reward does not mean that people prefer its responses.",
         step_name="updates",
@@ -227,7 +228,7 @@ for spec in (
         form="prompts",
         uses_trl=True,
         holds_reference=True,
-        inputs=(Input(key="model_name_or_path", stage=("dpo", "sft")), Input(key="reward_model_path", stage="reward")),
+        inputs=POLICY_INPUTS,
         checks="hfkit.stages.checks.groups:group_problems",
         limits="GRPO maximized its rewards: a high reward does not mean that people prefer its responses.",
         loss_label=("Loss", "loss per token"),
@@ -242,7 +243,7 @@ for spec in (
         form="prompts",
         uses_trl=True,
         holds_reference=True,
-        inputs=(Input(key="model_name_or_path", stage=("dpo", "sft")), Input(key="reward_model_path", stage="reward")),
+        inputs=POLICY_INPUTS,
         checks="hfkit.stages.checks.groups:group_problems",
         limits="RLOO maximized its rewards: a high reward does not mean that people prefer its responses.",
         loss_label=("Loss", "loss per response"),

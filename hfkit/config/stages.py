@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hfkit.config.fields import (
-    REFUSED,
     DataFields,
     DatasetEntry,
     ModelFields,
@@ -87,22 +86,6 @@ class RewardConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     learning_rates = REWARD_RATES
 
 
-NOT_IN_DPO = {
-    "padding_free": "TRL's DPOTrainer ignores it: remove it",
-    "use_liger_kernel": "Liger computes some of the losses, and not of a head with an adapter: remove it",
-    "sync_ref_model": "the reference stays the SFT model: remove it",
-    **dict.fromkeys(("ref_model_mixup_alpha", "ref_model_sync_steps"), "the reference stays the SFT model: remove it"),
-    **dict.fromkeys(
-        (
-            *("merge_in_rollouts", "sample_steps", "rollout_engine", "vllm_mode", "vllm_server_base_url"),
-            *("vllm_server_timeout", "vllm_group_port", "vllm_gpu_memory_utilization"),
-        ),
-        "DPO samples with generate, and after training only: remove it",
-    ),
-    "local_rollout_forward_batch_size": "DPO samples per_device_eval_batch_size replies at once: remove it",
-    "max_prompt_length": "max_length is the limit of a prompt with its reply: remove it",
-}
-"""Fields of DPO's arguments that have no effect, with what to do instead."""
 OF_THE_BATCH = ("aot", "aot_unpaired", "sft")
 """Losses of DPO that are no mean over pairs: TRL sorts those of a batch, or takes the mean over its tokens."""
 
@@ -128,11 +111,8 @@ class DPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
         if isinstance(self.loss_type, str):
             self.loss_type = [self.loss_type]
 
-    @classmethod
-    def refused_field(cls, name: str) -> str | None:
-        return NOT_IN_DPO.get(name) or super().refused_field(name)
-
     trainer_config = ("hfkit.rlhf", "DPOArguments")
+    refuses = ("dpo", "all")
     learning_rates = DPO_RATES
 
 
@@ -170,56 +150,10 @@ class PPOConfig(OnlineConfig):
     @classmethod
     def refused_field(cls, name: str) -> str | None:
         names = getattr(cls.trainer_config_class(), "__dataclass_fields__", {})
-        return REFUSED.get(name) or ("PPO does not use it: remove it" if name in names else None)
+        return super().refused_field(name) or ("PPO does not use it: remove it" if name in names else None)
 
     trainer_config = ("hfkit.rlhf", "PPOArguments")
     learning_rates = PPO_RATES
-
-
-SAMPLES_THE_POLICY = "the log-probabilities would not be those of what is sampled: remove it, and set temperature"
-NOT_IN_GROUPS = {
-    "max_completion_length": "hfkit has one name for it: set response_length",
-    "use_vllm": "set rollout_engine: vllm instead",
-    "use_transformers_continuous_batching": "set rollout_engine: continuous instead",
-    "use_transformers_paged": "set rollout_engine: continuous instead",
-    "transformers_continuous_batching_config": "rollout_engine: continuous has its own: remove it",
-    "cache_implementation": "set rollout_engine: static instead",
-    **dict.fromkeys(
-        ("generation_kwargs", "top_p", "top_k", "min_p", "repetition_penalty", "vllm_structured_outputs_regex"),
-        SAMPLES_THE_POLICY,
-    ),
-    **dict.fromkeys(
-        (
-            *("vllm_model_impl", "vllm_enable_sleep_mode", "vllm_server_host", "vllm_server_port"),
-            *("vllm_max_model_length", "vllm_tensor_parallel_size", "vllm_importance_sampling_correction"),
-            *("vllm_importance_sampling_mode", "vllm_importance_sampling_clip_max"),
-            *("vllm_importance_sampling_clip_min", "vllm_importance_sampling_cap"),
-        ),
-        "hfkit samples with its own engines: set rollout_engine, and the vllm_ keys of --help",
-    ),
-    **dict.fromkeys(
-        (
-            *("log_completions", "log_multimodal", "log_unique_prompts", "num_completions_to_print"),
-            "log_completions_hub_repo",
-        ),
-        "set sample_steps: it writes samples to rollouts.jsonl",
-    ),
-    **dict.fromkeys(
-        ("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
-        "the reference stays the SFT model: remove it",
-    ),
-    "reward_clip_range": "set reward_clip instead",
-    "multi_objective_aggregation": "the parts are summed by reward_weights, then compared: remove it",
-    "max_tool_calling_iterations": "hfkit samples one reply to a prompt, without tools: remove it",
-    "num_generations_eval": "held-out prompts get one reply each: remove it",
-    "generation_batch_size": "set steps_per_generation instead",
-    "off_policy_mask_threshold": "replies come from the policy itself: remove it",
-    "use_liger_kernel": "Liger computes some of the losses, and not of a head with an adapter: remove it",
-    "cast_lm_head_to_fp32": "it changes the head of the shared base: set dtype: float32 instead",
-    "disable_dropout": "dropout is always off, for it adds noise to the policy ratio: remove it",
-    "ds3_gather_for_generation": "there is no training under DeepSpeed: remove it",
-}
-"""Fields of GRPO's and RLOO's arguments that would bypass what hfkit does, with what to do instead."""
 
 
 @dataclass(kw_only=True)
@@ -233,11 +167,8 @@ class GroupConfig(OnlineConfig):
     epsilon_high: float | None = arg(None, help="clip range above 1 (arXiv 2503.14476); none: epsilon")
     mask_truncated_completions: bool = arg(False, help="leave replies without a stop token out of the loss")
 
-    @classmethod
-    def refused_field(cls, name: str) -> str | None:
-        return NOT_IN_GROUPS.get(name) or super().refused_field(name)
-
     learning_rates = GROUP_RATES
+    refuses = ("groups", "all")
 
 
 @dataclass(kw_only=True)

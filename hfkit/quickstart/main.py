@@ -64,7 +64,7 @@ def world_flags(stages: Iterable[str], world: Path) -> list[str]:
         for key, name in (("datasets", train), ("eval_datasets", test if spec.trains_a_model else None)):
             if name:
                 flags += [f"--{stage}.{key}", json.dumps([{"path": str(world / f"{name}.jsonl")}])]
-        if spec.form == "prompts":
+        if spec.samples_replies:
             flags += [f"--{stage}.reward_functions", "hfkit.quickstart.gold:gold"]
             flags += [f"--{stage}.reward_weights", "1", "0"]
     return flags

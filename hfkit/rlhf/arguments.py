@@ -16,8 +16,8 @@ def option(default: Any, text: str) -> Any:
 
 
 @dataclass
-class RolloutArguments:
-    """How replies are sampled: in training, in evaluations, or both."""
+class OnlineArguments:
+    """How the replies that a policy learns from are sampled, scored and computed, and when training stops."""
 
     response_length: int = option(53, "most tokens of a response")
     temperature: float = option(0.7, "sampling temperature")
@@ -31,12 +31,6 @@ class RolloutArguments:
     max_prompt_length: int | None = option(None, "most tokens of a prompt, for colocated vLLM; none: the context")
     merge_in_rollouts: bool = option(True, "sample with the adapter merged into the base")
     sample_steps: int | None = option(None, "updates between two samples in rollouts.jsonl")
-
-
-@dataclass
-class OnlineArguments(RolloutArguments):
-    """How the replies that a policy learns from are scored and computed, and when training stops."""
-
     missing_eos_penalty: float | None = option(None, "subtracted from the score of a response that does not end")
     reward_clip: float | None = option(None, "clip scores to +- this")
     max_kl: float = option(20.0, "nats per reply above which training stops")
@@ -119,8 +113,12 @@ class PPOArguments(OnlineArguments, ArgumentsBase):
 
 
 @dataclass
-class DPOArguments(RolloutArguments, DPOConfig):
+class DPOArguments(DPOConfig):
     """The fields of TRL's DPOConfig, and how replies to held-out prompts are sampled."""
+
+    response_length: int = option(128, "most tokens of a response")
+    temperature: float = option(0.7, "sampling temperature")
+    rollout_engine = "generate"  # no field: nothing is sampled while DPO trains
 
 
 @dataclass

@@ -19,7 +19,7 @@ from hfkit.models.merged_copies import MergedCopies, can_merge
 from hfkit.models.quantization import quantized_layers
 from hfkit.models.vllm_engine import Backend, VLLMEngine, colocated
 from hfkit.models.vllm_server import Server
-from hfkit.rlhf.arguments import OnlinePolicyArguments, SamplingArguments
+from hfkit.rlhf.arguments import DPOArguments, OnlinePolicyArguments, SamplingArguments
 from hfkit.rlhf.forward import Model
 from hfkit.rlhf.sharding import whole_weights
 
@@ -85,7 +85,7 @@ def policy_engine(
     return engine(policy, tokenizer, copies, autocast)
 
 
-def vllm_engine(args: SamplingArguments, model: Model, tokenizer: PreTrainedTokenizerBase) -> VLLMEngine:
+def vllm_engine(args: OnlinePolicyArguments, model: Model, tokenizer: PreTrainedTokenizerBase) -> VLLMEngine:
     """Return the engine that samples from a model with vLLM; all engines of a process share one vLLM."""
     backend: Backend
     if args.vllm_mode == "server":
@@ -107,7 +107,7 @@ def engine_of(args: SamplingArguments, model: Model, tokenizer: PreTrainedTokeni
     Raises:
         EngineError: in all processes, if the engine of one of them failed.
     """
-    if args.rollout_engine != "vllm":
+    if isinstance(args, DPOArguments) or args.rollout_engine != "vllm":
         with agree_on_failure():
             yield make_engine(args.rollout_engine, model, tokenizer)
         return

@@ -19,6 +19,7 @@ from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_trainable, without_expert_dropout
+from hfkit.models.saving import save_model
 from hfkit.models.sft_loss import router_arguments
 from hfkit.models.tokenizers import load_stage_tokenizer
 from hfkit.rlhf.policy_evaluation import compare_policies, save_with_samples
@@ -80,8 +81,7 @@ def main(config: DPOConfig) -> Path:
                 processing_class=tokenizer,
                 max_tokens=max_tokens(config, config.max_length, 2),
             )
-        save = partial(save_with_samples, trainer.model, tokenizer, [])
-        set_callbacks(trainer, run, CollectiveSave(trainer, save))
+        set_callbacks(trainer, run, CollectiveSave(trainer, partial(save_model, trainer.model, tokenizer)))
         facts = train(trainer, run)
         # Save
         metrics, samples = {"train_loss": facts["train_loss"]}, []

@@ -191,7 +191,7 @@ def test_precomputed_log_probabilities_of_the_reference_train_the_same(run_stage
         ({"loss_type": ["aot"], "use_weighting": True}, "use_weighting", "remove it"),
         ({"loss_type": ["sft"], "max_tokens_per_micro_batch": 64}, "max_tokens_per_micro_batch", "has no effect"),
         ({"lora_dropout": 0.1}, "lora_dropout", "set 0"),
-        ({"rollout_engine": "vllm"}, "rollout_engine", "remove it"),
+        ({"rollout_engine": "vllm"}, "rollout_engine", "unknown"),
         ({"padding_free": True}, "padding_free", "remove it"),
         ({"use_liger_kernel": True}, "use_liger_kernel", "remove it"),
         ({"sync_ref_model": True}, "sync_ref_model", "remove it"),

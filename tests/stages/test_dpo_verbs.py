@@ -1,11 +1,11 @@
-"""The verbs on a run of DPO: plan, data check, evaluate, merge, chat, arena, lineage, report, push."""
+"""What plan, evaluate and merge make of pairs, on runs of DPO; the other verbs are in `test_siblings.py`."""
 
 import json
 import shutil
 
 import pytest
 import yaml
-from conftest import TINY, write_rows
+from conftest import TINY
 
 from hfkit.cli import main
 from hfkit.core.files import read_json_mapping
@@ -17,36 +17,12 @@ def run(run_stage, tmp_path_factory):
     return run_stage("dpo", tmp_path_factory.mktemp("dpo") / "dpo")
 
 
-@pytest.fixture
-def hfkit(capsys, monkeypatch):
-    """hfkit(*argv) -> what a command that succeeds prints, in lines of 200 columns."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*argv) -> str:
-        capsys.readouterr()
-        status = main([str(word) for word in argv])
-        printed = capsys.readouterr()
-        assert status == 0, printed.err
-        return printed.out
-
-    return call
-
-
-@pytest.fixture
-def config_file(data, sft_dir, tmp_path):
-    """The YAML of such a run."""
+def test_plan_counts_two_replies_a_pair(hfkit, data, sft_dir, tmp_path):
     _, settings, _ = TINY["dpo"]
     values = {"datasets": [{"path": str(data / "pairs.jsonl")}], "model_name_or_path": str(sft_dir), **settings}
     (tmp_path / "dpo.yaml").write_text(yaml.safe_dump({**values, "output_dir": str(tmp_path / "run")}))
-    return tmp_path / "dpo.yaml"
-
-
-def test_plan_counts_two_replies_a_pair(hfkit, config_file):
-    assert "3,072" in hfkit("plan", config_file, "--memory", "8")  # 6 steps of 4 pairs of 2 times 64 tokens
-
-
-def test_data_check_reads_pairs(hfkit, config_file):
-    assert "32 rows, 32 kept" in hfkit("data", "check", config_file, "--max_longer", "1")
+    planned = hfkit("plan", tmp_path / "dpo.yaml", "--memory", "8")
+    assert "3,072" in planned  # 6 steps of 4 pairs of 2 times 64 tokens
 
 
 def test_evaluate_measures_the_implicit_rewards_of_the_held_out_pairs_as_in_training(run, hfkit, tmp_path):
@@ -88,20 +64,3 @@ def test_merge_compares_the_loss_of_the_chosen_replies(run_stage, hfkit, tmp_pat
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     metrics = read_record(tmp_path / "merged")["metrics"]
     assert metrics["eval_perplexity_ratio"] == pytest.approx(1, abs=0.05)
-
-
-def test_chat_lineage_report_and_a_dry_push(run, hfkit):
-    assert hfkit("chat", run, "--prompt", "What does Ann like?", "--length", "4")
-    assert "start: " in (printed := hfkit("lineage", run)) and "(sft)" in printed
-    hfkit("report", run)
-    page = (run / "report.html").read_text()
-    assert "DPO" in page and "loss per pair" in page
-    printed = hfkit("push", run, "ann/dpo", "--dry_run", "--with_base", "ann/base")
-    assert "adapter_model.safetensors" in printed and "hfkit.json" in printed
-
-
-def test_arena_rates_it_against_its_start(run, hfkit, sft_dir, tmp_path):
-    prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": f"Who is {n}?"} for n in range(4)])
-    options = ("--judge", "function", "--reward_function", "reward_functions:length", "--response_length", "4")
-    out = tmp_path / "arena"
-    assert "dpo" in hfkit("arena", sft_dir, run, "--prompts", prompts, *options, "--output_dir", out)

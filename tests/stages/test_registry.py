@@ -38,21 +38,6 @@ def toy(registered, tmp_path_factory, data):
     )
 
 
-@pytest.fixture
-def hfkit(toy, capsys, monkeypatch):
-    """hfkit(*argv) -> what a command that succeeds prints, in lines of 200 columns."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*argv) -> str:
-        capsys.readouterr()
-        status = main([str(word) for word in argv])
-        printed = capsys.readouterr()
-        assert status == 0, printed.err
-        return printed.out
-
-    return run
-
-
 def test_specs_are_found_by_name_and_by_config(registered):
     assert spec_of("toy") is TOY and spec_of("merge") is MERGE and spec_of("orpo") is spec_of(None) is None
     config = ToyConfig(model_name_or_path="base", output_dir="out")

@@ -9,6 +9,7 @@ from pipelines import write_pipeline
 
 from hfkit.cli import main
 from hfkit.config.parsing import group_flags
+from hfkit.config.registry import STAGES
 from hfkit.core.files import read_json_mapping
 from hfkit.records.record import read_record, weights_hash
 from hfkit.rlhf.roles import load_scored_policy
@@ -32,21 +33,6 @@ def chain(tmp_path_factory, data):
 def run(chain, request):
     """The folder of one method's run."""
     return chain.parent / "runs" / request.param
-
-
-@pytest.fixture
-def hfkit(capsys, monkeypatch):
-    """hfkit(*argv) -> what a command that succeeds prints, in lines of 200 columns."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def command(*argv) -> str:
-        capsys.readouterr()
-        status = main([str(word) for word in argv])
-        printed = capsys.readouterr()
-        assert status == 0, printed.err
-        return printed.out
-
-    return command
 
 
 @pytest.mark.parametrize(("stage", "start"), [("dpo", "sft"), ("ppo", "dpo"), ("grpo", "dpo"), ("rloo", "dpo")])
@@ -103,7 +89,7 @@ def test_its_card_can_be_pushed(run, hfkit):
 def test_report_shows_its_curves(chain, run, hfkit):
     hfkit("report", run)
     page = (run / "report.html").read_text()
-    assert {"dpo": "DPO", "grpo": "GRPO", "rloo": "RLOO"}[run.name] in page
+    assert STAGES[run.name].title in page and STAGES[run.name].loss_label[1] in page
     names = {path.name for path in (run / "report").glob("*.png")}
     assert f"{run.name}-loss.png" in names
     assert run.name == "dpo" or {f"{run.name}-entropy.png", f"{run.name}-reply-length.png"} <= names

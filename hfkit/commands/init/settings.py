@@ -14,8 +14,8 @@ PERCENTILE = 95
 FEW_ROWS = 1000
 FEWEST_ROWS = 100
 """Of fewer rows, none are held out."""
-LARGEST_BATCH = {False: (16, 8), True: (64, 16)}
-"""Rows of an optimizer step, or responses of an update where the stage samples them: on a GPU, and on a CPU."""
+LARGEST_BATCH, LARGEST_ROLLOUT = (16, 8), (64, 16)
+"""Rows of an optimizer step, and responses of an update where the stage samples them: on a GPU, and on a CPU."""
 UPDATES = (100, 20)
 LONGEST_RESPONSE = (256, 64)
 DEFAULT_RESPONSE = 128
@@ -115,7 +115,8 @@ def rounded_up(number: int, step: int) -> int:
 def batch_settings(stage: str, rows: int, limits: Limits) -> StageSettings:
     """Return batch and length of a run: fewer rows in a step, and more epochs, where there are few."""
     spec = STAGES[stage]
-    batch = min(limits.of(LARGEST_BATCH[spec.samples_replies]), 1 << max(rows // 8, 1).bit_length() - 1)
+    largest = limits.of(LARGEST_ROLLOUT if spec.samples_replies else LARGEST_BATCH)
+    batch = min(largest, 1 << max(rows // 8, 1).bit_length() - 1)
     if not spec.samples_replies:
         epochs = 3 if spec.form == "instructions" and rows < FEW_ROWS else 1
         steps = epochs * rows // batch
