@@ -11,7 +11,7 @@ from hfkit.core.tables import make_console
 REMEDIES = {
     "empty": "the policy may end replies at once; raise kl_coef or beta, or add pairs whose rejected reply is empty",
     "repeated": "the policy may repeat itself; raise kl_coef or beta, or add pairs whose rejected reply repeats itself",
-    "truncated": "replies may stop in mid-sentence; set missing_eos_penalty, or add pairs whose rejected reply is cut off",
+    "truncated": "it may stop in mid-sentence; set missing_eos_penalty, or add pairs whose rejected reply is cut off",
     "off-topic": "the reward hardly depends on the prompt; raise kl_coef or beta, or add pairs whose rejected reply "
     "answers another prompt",
 }
