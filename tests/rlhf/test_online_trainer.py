@@ -128,11 +128,7 @@ def expected_loss(stage: str, kind: str, model, batch: dict, old: list, ref: lis
 )
 def test_loss_and_gradients_are_those_of_the_formula(make, stage, kind, together):
     changes = {"gradient_accumulation_steps": 1, "num_generations": 2, "per_device_train_batch_size": 6}
-    changes |= (
-        {"micro_batches_by_length": together, "max_tokens_per_micro_batch": 24}
-        if together
-        else {"micro_batches_by_length": False}
-    )
+    changes |= {"micro_batches_by_length": together} | ({"max_tokens_per_micro_batch": 24} if together else {})
     trainer = make(stage, **changes, **({"loss_type": kind, "beta": 0.1} if kind else {}))
     trainer.current_gradient_accumulation_steps = 1
     batch, policy = padded_batch(trainer), trainer.policy
@@ -211,11 +207,11 @@ def test_the_base_is_in_memory_once_and_only_the_adapter_moves(make, stage):
 
 @pytest.mark.parametrize("stage", CLASSES)
 def test_the_reward_of_an_easy_function_rises(make, tmp_path, stage):
-    longer = tmp_path / "longer.py"
-    longer.write_text("def longer(prompts, replies, **_):\n    return [1.0 * ('red' in reply) for reply in replies]\n")
+    file = tmp_path / "red.py"
+    file.write_text("def red(prompts, replies, **_):\n    return [1.0 * ('red' in reply) for reply in replies]\n")
     trainer = make(
         stage,
-        reward_functions=[f"{longer}:longer"],
+        reward_functions=[f"{file}:red"],
         max_steps=40,
         learning_rate=4e-3,
         per_device_train_batch_size=16,
