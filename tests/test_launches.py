@@ -45,7 +45,7 @@ PREPARING = {
     "pretrain": Event("hfkit.stages.pretrain:pack_documents", hangs=True),
     "sft": Event("hfkit.stages.sft:encode_instructions", hangs=True),
     "reward": Event("hfkit.stages.reward:encode_comparisons", hangs=True),
-    "ppo": Event("hfkit.stages.ppo:encode_prompts", hangs=True),
+    "ppo": Event("hfkit.stages.online:encode_prompts", hangs=True),
 }
 
 

@@ -222,11 +222,11 @@ def shared_error(launch: JoinedLaunch, error: BaseException) -> HfkitError | Non
     if isinstance(root, RuntimeError) and not isinstance(root, torch.OutOfMemoryError):  # of a collective operation?
         launch.peers.has_failed.wait(CONSEQUENCE)
     why, status = str(explained or reason(error)), getattr(explained, "exit_status", 1)
+    record_for_launcher(why)  # before the others hear of it, and record that they end too
     failed = launch.peers.fail(why, status)
     if failed is None or failed.rank == launch.rank or (launch.rank == 0 and failed.why == why):
-        record_for_launcher(why)
         return ReportedError(why, status) if failed and explained and launch.rank else None
-    record_for_launcher(str(failed))
+    record_for_launcher(str(failed), follows=True)
     if launch.peers.speaks_of(failed):
         return PeerError(failed)
     return ReportedError(str(failed), failed.status)

@@ -161,7 +161,7 @@ class Peers(threading.Thread):
         """End this process, which waits for one that has failed; rank 0 prints why."""
         number = requested()
         if not number:
-            record_for_launcher(str(self.failed))
+            record_for_launcher(str(self.failed), follows=True)
         if not number and self.speaks_of(self.failed):
             os.write(2, f"hfkit: {self.failed}\n".encode())  # `print` may wait for the main thread
         end_now(EXIT_STATUS[signal.Signals(number)] if number else self.failed.status if self.failed else 1)
