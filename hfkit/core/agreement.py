@@ -13,7 +13,7 @@ from pathlib import Path
 from torch.distributed import DistStoreError
 
 from hfkit.core.errors import MISSING, ConfigError, HfkitError, Problem
-from hfkit.core.joining import current_launch
+from hfkit.core.joining import current_launch, let_all_read
 from hfkit.core.launch import node_count
 from hfkit.core.masking import without_secrets
 from hfkit.core.temporary import temporary_path
@@ -42,6 +42,7 @@ def exchange(own: object) -> list:
                 f"rank {rank} did not answer within {launch.timeout} seconds: see what it does, or raise ddp_timeout"
             ) from error
         found.append(json.loads(launch.store.get(f"{number}/{rank}")))
+    let_all_read(launch.store, f"{number}/read", launch.rank, launch.size, launch.timeout)
     return found
 
 

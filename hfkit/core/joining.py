@@ -195,7 +195,20 @@ def connect(rank: int, size: int, store: Store) -> Peers:
         time.sleep(0.02)
         if time.monotonic() > limit:
             raise TimeoutError(f"after {JOIN_SECONDS} seconds")
+    let_all_read(store, "joined", rank, size, JOIN_SECONDS)
     return peers
+
+
+def let_all_read(store: Store, name: str, rank: int, size: int, seconds: float) -> None:
+    """Keep rank 0, in which the store may be, until all other processes have read what they need of it, or time is up.
+
+    Args:
+        name: of this meeting, to which every process comes when it has read.
+    """
+    limit, come = time.monotonic() + seconds, store.add(name, 1)
+    while rank == 0 and come < size and time.monotonic() < limit:
+        time.sleep(0.02)
+        come = store.add(name, 0)
 
 
 def listen(size: int) -> socket.socket:

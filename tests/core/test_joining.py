@@ -1,6 +1,7 @@
 """The processes of a launch: a signal to one reaches all, and the end of one ends the others, whatever they do."""
 
 import json
+import os
 import signal
 import socket
 import sys
@@ -9,8 +10,10 @@ import time
 import pytest
 from events import Event, befall
 from processes import start, wait
+from torch.distributed import PrefixStore
 
-from hfkit.core import peers, signal_watch
+from hfkit.core import joining, peers, signal_watch
+from hfkit.core.agreement import exchange
 from hfkit.core.device import process_state, wait_for_everyone
 from hfkit.core.errors import HfkitError
 from hfkit.core.interrupts import catch_signals
@@ -42,6 +45,32 @@ def work() -> None:
 @pytest.mark.distributed
 def test_processes_that_end_by_themselves_disturb_nobody():
     assert [rank.status for rank in wait(start(work))] == [0, 0]
+
+
+class SlowStore(PrefixStore):
+    """A store to which a process is far away."""
+
+    def add(self, *given):
+        time.sleep(0.5)
+        return super().add(*given)
+
+    def get(self, *given):
+        time.sleep(0.5)
+        return super().get(*given)
+
+
+def end_at_once(exchanges: bool) -> None:
+    """Be a process of a launch that has nothing to do but, perhaps, to tell the others its rank; rank 1 is slow."""
+    if os.environ["RANK"] == "1":
+        joining.PrefixStore = SlowStore
+    with joined_launch(ends_process=True):
+        assert not exchanges or exchange(current_launch().rank) == [0, 1]
+
+
+@pytest.mark.parametrize("exchanges", [False, True])
+def test_rank_0_ends_after_all_have_read_what_it_holds_for_them(exchanges):
+    ranks = wait(start(end_at_once, exchanges))
+    assert [rank.status for rank in ranks] == [0, 0], [rank.output for rank in ranks]
 
 
 @pytest.mark.parametrize("dead", [pytest.param(0, marks=pytest.mark.distributed), 1])
