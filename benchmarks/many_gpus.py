@@ -4,7 +4,7 @@ Estimates training on 1 to 1,024 GPUs: the share of rollouts and of communicatio
 one alone. Nothing is timed: it is arithmetic from the figures in `ASSUMED`, each with its source, and from two runs
 measured on one H200 (`records/NVIDIA-H200/`). Also counts the memory of each GPU, as `hfkit plan` does.
 
-Writes benchmarks/records/many_gpus.json and docs/many_gpus.png.
+Writes benchmarks/records/many_gpus.json and docs/images/many_gpus.png.
 """
 
 import json
@@ -180,7 +180,7 @@ def main() -> None:
     settings = {"gpus": GPUS, "assumed": ASSUMED, "share_of_peak": round(use, 3), "ppo_seconds": phases}
     record = {"benchmark": "many_gpus", "measured": False, "settings": settings, "rows": rows, "sft": cards_needed()}
     (RECORDS / "many_gpus.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    draw(rows, ROOT / "docs" / "many_gpus.png")
+    draw(rows, ROOT / "docs" / "images" / "many_gpus.png")
     for one in rows:
         print(*one.values(), sep="\t")
     for one in record["sft"]:

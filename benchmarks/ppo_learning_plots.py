@@ -1,6 +1,6 @@
 """python benchmarks/ppo_learning_plots.py
 
-Draws docs/ppo_learning.png and docs/ppo_control.png from benchmarks/records/ppo_learning.json.
+Draws docs/images/ppo_learning.png and docs/images/ppo_control.png from benchmarks/records/ppo_learning.json.
 """
 
 from pathlib import Path
@@ -58,5 +58,5 @@ def finish(figure, path: Path) -> Path:
 
 if __name__ == "__main__":
     record = read_json_mapping(Path(__file__).parent / "records" / "ppo_learning.json")
-    print(draw_learning(record, ROOT / "docs" / "ppo_learning.png"))
-    print(draw_control(record, ROOT / "docs" / "ppo_control.png"))
+    print(draw_learning(record, ROOT / "docs" / "images" / "ppo_learning.png"))
+    print(draw_control(record, ROOT / "docs" / "images" / "ppo_control.png"))

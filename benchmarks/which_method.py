@@ -3,7 +3,7 @@
 Which method aligns an SFT model best? PPO, GRPO, RLOO, DPO and best of n on the quickstart's world, each from the same
 SFT model and the same noisy pairs: as they are, or through the reward model that learned from them. Writes
 benchmarks/records/which_method.json (gold score with interval, KL to SFT, wall and CPU seconds, memory) and
-docs/which_method.png.
+docs/images/which_method.png.
 
 Runs that are done already are skipped; each runs in a process of its own, one after another.
 """
@@ -36,7 +36,7 @@ from hfkit.records.record import read_record
 from hfkit.training.plots import canvas, save
 
 ROOT = Path(__file__).parents[1]
-CONFIGS, RECORD, PLOT = ROOT / "configs" / "quickstart", ROOT / "benchmarks" / "records", ROOT / "docs"
+CONFIGS, RECORD, PLOT = ROOT / "configs" / "quickstart", ROOT / "benchmarks" / "records", ROOT / "docs" / "images"
 BEFORE = ("tokenizer", "pretrain", "sft", "reward")
 METHODS = {"PPO": "ppo", "GRPO": "grpo", "RLOO": "rloo", "DPO": "dpo"}
 MOST = 16

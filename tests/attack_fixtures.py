@@ -1,7 +1,7 @@
 """What tests of hostile inputs share: commands that are watched while they read them.
 
 A test of hostile inputs has the marker `hostile("CATEGORY")`, and each of its parameters is an input, which
-`docs/security.md` counts.
+`docs/guides/security.md` counts.
 """
 
 import re

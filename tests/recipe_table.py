@@ -1,6 +1,6 @@
 """python tests/recipe_table.py
 
-Plans every recipe for its GPU and writes the table of `docs/recipes.md`.
+Plans every recipe for its GPU and writes the table of `docs/guides/recipes.md`.
 """
 
 import re
@@ -17,7 +17,7 @@ from hfkit.training.memory.device import gpu_of
 from hfkit.training.memory.peak import plan_memory
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "recipes.md"
+PAGE = ROOT / "docs" / "guides" / "recipes.md"
 HARDWARE = {"qlora": ("QLoRA, 24 GB", 24), "lora": ("LoRA, 80 GB", 80)}
 STAGES = ("sft", "reward", "ppo")
 TABLE = re.compile(r"(\| model \|.*\n)(\|.*\n)+")

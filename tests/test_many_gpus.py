@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "many_gpus.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "many_gpus.md").read_text(encoding="utf-8")
 RECORD = json.loads((ROOT / "benchmarks" / "records" / "many_gpus.json").read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""The job script of two nodes in docs/many_gpus.md: with a launcher for each node on this machine, and DDP on CPUs."""
+"""The job script of two nodes in docs/guides/many_gpus.md: one launcher for each node on this machine, with DDP on CPUs."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def wait_until(is_true, process: subprocess.Popen) -> None:
 
 @pytest.mark.distributed
 def test_the_job_of_two_nodes_saves_at_the_time_limit_and_resumes(data, base_dir, tmp_path):
-    page = (ROOT / "docs" / "many_gpus.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "guides" / "many_gpus.md").read_text(encoding="utf-8")
     script = re.search(r"```bash\n(#!/bin/bash.*?)```", page, re.DOTALL)[1]
     assert "--signal=TERM@" in script and "29500" in script
     script = script.replace("29500", str(free_port())).replace(

@@ -152,7 +152,8 @@ def test_other_verbs_end_without_a_traceback(data, sft_dir, tmp_path, verb):
 
 
 def test_the_job_script_of_the_docs_requeues_what_it_interrupts(data, base_dir, tmp_path):
-    script = re.search(r"```bash\n(#!/bin/bash.*?)```", (ROOT / "docs" / "schedulers.md").read_text(), re.DOTALL)[1]
+    page = (ROOT / "docs" / "guides" / "schedulers.md").read_text()
+    script = re.search(r"```bash\n(#!/bin/bash.*?)```", page, re.DOTALL)[1]
     (tmp_path / "job.sh").write_text(script)
     config = {"datasets": [{"path": str(data / "turns.jsonl")}], "model_name_or_path": str(base_dir), "use_peft": True}
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(config | {"max_length": 64} | LONG | {"max_steps": 100}))

@@ -5,7 +5,7 @@ Sources of the defaults:
 - SFT: TRL's SFTConfig (full, 2e-5); QLoRA, arXiv 2305.14314 (LoRA, 2e-4 up to 13B). LoRA takes about ten times the
   rate of full fine-tuning, of any rank: "LoRA Without Regret" (Schulman et al. 2025).
 - Reward: OpenRLHF and InstructGPT (arXiv 2203.02155; full, 9e-6); TRL's RewardConfig (LoRA, 1e-4).
-- PPO: TRL's PPOConfig and arXiv 2403.17031 (full, 3e-6); LoRA as measured in docs/ppo.md.
+- PPO: TRL's PPOConfig and arXiv 2403.17031 (full, 3e-6); LoRA as measured in docs/ppo_explained.md.
 - GRPO and RLOO: TRL's GRPOConfig and RLOOConfig, arXiv 2402.03300 (full, 1e-6); LoRA as PPO.
 - DPO: TRL's DPOConfig (full, 1e-6); Zephyr, arXiv 2310.16944 (5e-7 full, 5e-6 QLoRA). LoRA takes about ten times the
   rate, as above.

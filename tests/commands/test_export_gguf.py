@@ -1,6 +1,6 @@
 """A GGUF file holds the model: llama.cpp gives the same tokens and the same greedy replies.
 
-Needs `llama-cpp-python`, and llama.cpp's converter (see `docs/export.md`).
+Needs `llama-cpp-python`, and llama.cpp's converter (see `docs/guides/export.md`).
 """
 
 import os

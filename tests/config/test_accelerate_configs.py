@@ -88,7 +88,7 @@ def read_variables(path: Path) -> dict[str, str]:
 
 
 def test_the_lines_of_the_page_for_hybrid_sharding_are_those_of_accelerate(tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "many_gpus.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "many_gpus.md").read_text(encoding="utf-8")
     (lines,) = re.findall(r"```yaml\n(parallelism_config:.*?)```", page, re.DOTALL)
     (tmp_path / "hybrid.yaml").write_text((FOLDER / "fsdp2.yaml").read_text() + lines)
     ran = run(LAUNCH, tmp_path / "hybrid.yaml", tmp_path / "hybrid")

@@ -1,7 +1,7 @@
 """Every family of chat templates: the same tokens in SFT, reward, PPO and chat, and only the replies are trained.
 
 The expected mask is computed independently: the text that plain Transformers renders as the prompt, then that of the
-reply and of the end of its turn, and which characters each token covers. The table is docs/templates.md.
+reply and of the end of its turn, and which characters each token covers. The table is docs/data/chat_templates.md.
 """
 
 import copy
@@ -22,7 +22,7 @@ from hfkit.data.faults import Fault
 from hfkit.data.forms import IGNORE, instruction_row, prompt_row
 from hfkit.data.messages import RenderError
 
-TABLE = Path(__file__).parents[2] / "docs" / "templates.md"
+TABLE = Path(__file__).parents[2] / "docs" / "data" / "chat_templates.md"
 USER, AGAIN = {"role": "user", "content": "Where is Oslo?"}, {"role": "user", "content": "And Rome?"}
 ANSWER = {"role": "assistant", "content": "Oslo is in Norway."}
 SECOND = {"role": "assistant", "content": "Rome is in Italy."}

@@ -1,4 +1,4 @@
-"""docs/security.md says what these tests try."""
+"""docs/guides/security.md says what these tests try."""
 
 import re
 from collections import Counter
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "security.md").read_text(encoding="utf-8")
 
 
 def test_the_page_counts_the_inputs_of_each_category(request):
