@@ -1,4 +1,4 @@
-"""The job script of two nodes in docs/guides/many_gpus.md: one launcher for each node on this machine, with DDP on CPUs."""
+"""The job script of two nodes in docs/guides/many_gpus.md: one launcher per node on this machine, with DDP on CPUs."""
 
 import json
 import os
