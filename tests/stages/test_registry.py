@@ -9,6 +9,7 @@ from conftest import TINY
 from pipelines import write_pipeline
 from toy_stage import TOY, ToyConfig
 
+import hfkit as hfkit_package
 from hfkit.cli import main
 from hfkit.config.registry import MERGE, STAGES, register, spec_of, spec_of_config
 from hfkit.config.stages import SFTConfig
@@ -47,6 +48,13 @@ def test_specs_are_found_by_name_and_by_config(registered):
     assert [*STAGES] == ["tokenizer", "pretrain", "sft", "reward", "dpo", "ppo", "grpo", "rloo", "toy"]
     with pytest.raises(ValueError, match="the stage 'toy' is registered already"):
         register(TOY)
+
+
+def test_it_is_a_verb_and_a_function_of_the_package(registered, capsys):
+    assert main(["--help"]) == 0
+    assert f"\n  toy         {TOY.help}\n" in capsys.readouterr().out
+    assert hfkit_package.ToyConfig is ToyConfig and "toy" in dir(hfkit_package)
+    assert hfkit_package.toy.__doc__.startswith("Train a toy, and return the run's folder")
 
 
 def test_run_starts_it_from_the_stage_before_and_skips_it_when_it_is_done(toy, hfkit):
