@@ -1,4 +1,4 @@
-"""The `hfkit` command: the stages of the registry and a table of other verbs; the module of a verb loads when it runs."""
+"""The `hfkit` command: the stages of the registry and a table of other verbs. A module loads when it runs."""
 
 import os
 import sys
