@@ -36,6 +36,8 @@ PROGRAMS = {
     *("wget", "xdg-open", "zip"),
 }
 """Programs that are not run."""
+ELSEWHERE = "^no such folder, and not a Hub id|LocalEntryNotFoundError"
+"""What is said of a model that is on the Hub, or made later."""
 OPERATORS = {"|", "||", "&&", ";", "&", "|&"}
 
 
@@ -203,7 +205,7 @@ def check_configs(path: str | None, stage: str | None, flags: list[str]) -> None
     try:
         read_configs(path, stage, folder, flags)
     except ConfigError as error:
-        problems = [one for one in error.problems if not one.remedy.startswith(("cannot load", "no such folder"))]
+        problems = [one for one in error.problems if not re.search(ELSEWHERE, one.remedy)]
         if problems:
             raise ConfigError(problems, error.source) from None
 
