@@ -21,7 +21,7 @@ WRONG = [
 ]
 RIGHT = [
     "hfkit sft made-later.yaml --learning_rate 1e-4   # a comment",
-    "CUDA_VISIBLE_DEVICES=0 hfkit ppo configs/quickstart/ppo.yaml --model_name_or_path my-sft --reward_model_path my-rm",
+    "CUDA_VISIBLE_DEVICES=0 hfkit ppo configs/quickstart/ppo.yaml --model_name_or_path my-sft --reward_model_path my-r",
     "hfkit sft --model_name_or_path my-model --datasets my-instructions.jsonl --output_dir runs/mine > log.txt",
     "hfkit run configs/quickstart/pipeline.yaml --sft.learning_rate 1e-4 --seed 1",
     "hfkit evaluate my-model --against other",
