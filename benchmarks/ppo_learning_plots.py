@@ -22,8 +22,8 @@ def draw_learning(record: dict, path: Path) -> Path:
         kl.plot(curve["episode"], curve["kl"], color=colour, label=f"seed {one['seed']}")
     start = record["runs"]["plain"][0]["metrics"]["eval_reward_sft"]
     reward.axhline(3 * start, color=GREY, linestyle="--", label="three times the start")
-    reward.set(title="Reward", ylabel="words of joy in a reply")
-    kl.set(title="KL to the SFT model", ylabel="nats per reply")
+    reward.set(title="Reward", ylabel="words of joy in a response")
+    kl.set(title="KL to the SFT model", ylabel="nats per response")
     return finish(figure, path)
 
 
@@ -35,7 +35,7 @@ def draw_control(record: dict, path: Path) -> Path:
         kl.plot(one["curve"]["episode"], one["curve"]["kl"], color=colour, label=f"seed {one['seed']}")
     kl.axhline(target, color=GREY, linestyle="--", label=f"kl_target: {target:g}")
     kl.axhspan(0.75 * target, 1.25 * target, color=GREY, alpha=0.15, linewidth=0, label="25% to either side")
-    kl.set(title="KL with a target", ylabel="nats per reply")
+    kl.set(title="KL with a target", ylabel="nats per response")
     coef = record["settings"]["ways"]["ptx"]["ptx_coef"]
     for way, colour, legend in (("plain", COLOURS[1], "without ptx"), ("ptx", COLOURS[0], f"ptx_coef: {coef:g}")):
         for one in record["runs"][way]:
@@ -50,7 +50,7 @@ def draw_control(record: dict, path: Path) -> Path:
 def finish(figure, path: Path) -> Path:
     """What all panes have in common."""
     for axes in figure.axes:
-        axes.set_xlabel("episodes (sampled replies)")
+        axes.set_xlabel("episodes (sampled responses)")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     return save(figure, path)

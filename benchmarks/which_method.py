@@ -40,7 +40,7 @@ CONFIGS, RECORD, PLOT = ROOT / "configs" / "quickstart", ROOT / "benchmarks" / "
 BEFORE = ("tokenizer", "pretrain", "sft", "reward")
 METHODS = {"PPO": "ppo", "GRPO": "grpo", "RLOO": "rloo", "DPO": "dpo"}
 MOST = 16
-"""Replies of which best of n chooses at most."""
+"""Responses of which best of n chooses at most."""
 COLOURS = {"PPO": "#2f6db5", "GRPO": "#4c9a5b", "RLOO": "#8f5fb5", "DPO": "#d1752c"}
 
 
@@ -70,7 +70,7 @@ def train(root: Path, seed: int) -> None:
 
 
 def measure(root: Path, seed: int) -> dict:
-    """The figures of each model of one seed: of its replies, and what it took to train."""
+    """The figures of each model of one seed: of its responses, and what it took to train."""
     questions, reward, kept = (
         world_rows(root, "questions_test"),
         load_reward(str(root / "reward")),
@@ -96,7 +96,7 @@ def measure(root: Path, seed: int) -> dict:
 def best_of_n(
     sft: Subject, reward: RewardModel, questions: list[dict], temperature: float, kept: ResultsFile
 ) -> list[dict]:
-    """The gold score of the reply that the reward model likes best of n of the SFT model.
+    """The gold score of the response that the reward model likes best of n of the SFT model.
 
     The KL is at most log n - (n - 1) / n nats (Beirami et al. 2024, arXiv 2401.01879).
     """
@@ -136,7 +136,7 @@ def draw(record: dict, path: Path) -> Path:
         points = [(0.0, run["models"]["SFT"]["gold"]), *((one["kl_to_sft"], one["gold"]) for one in run["best_of_n"])]
         label = f"best of 2 to {MOST}" if first else None
         axes.plot(*zip(*points, strict=True), color="#b0b0b0", marker=".", zorder=0, label=label)
-    axes.set(title="Gold score and KL", xlabel="KL to SFT (nats per reply)", ylabel="gold score, with 95% interval")
+    axes.set(title="Gold score and KL", xlabel="KL to SFT (nats per response)", ylabel="gold score, with 95% interval")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return save(figure, path)

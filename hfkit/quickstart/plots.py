@@ -26,7 +26,7 @@ def plot_summary(folder: Path, summary: dict, metrics: dict[str, list[dict]]) ->
     ppo.set(title="PPO", xlabel="updates", ylabel="mean reward")
     kl = ppo.twinx()
     kl.plot(steps, [row["objective/kl"] for row in rows], color="#d1752c", label="KL to SFT")
-    kl.set(ylabel="nats per reply")
+    kl.set(ylabel="nats per response")
     handles = [*ppo.get_lines(), *kl.get_lines()]
     ppo.legend(handles, [line.get_label() for line in handles], frameon=False)
     for axes in (learning, gold, ppo):

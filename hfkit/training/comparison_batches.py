@@ -1,4 +1,4 @@
-"""Batches of pairs and rankings: the sequences of their replies, and the pairs among them."""
+"""Batches of pairs and rankings: the sequences of their responses, and the pairs among them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ from hfkit.training.micro_batching import Batch
 
 @dataclass
 class Comparisons:
-    """The replies of several encoded pairs or rankings, and the pairs among them.
+    """The responses of several encoded pairs or rankings, and the pairs among them.
 
     Attributes:
-        sequences: of the replies, in their order.
+        sequences: of the responses, in their order.
         owner: the ranking that each sequence is of.
-        better, worse: the replies of each pair.
+        better, worse: the responses of each pair.
         weights: of each pair, so that every ranking weighs alike.
         margins: of each pair; [] if the rows have none.
     """
@@ -54,21 +54,21 @@ class Comparisons:
 
 
 def replies_of(row: dict) -> list[list[int]]:
-    """Return the token ids of each reply of an encoded pair or ranking."""
+    """Return the token ids of each response of an encoded pair or ranking."""
     return [row["chosen_ids"], row["rejected_ids"]] if "chosen_ids" in row else row["reply_ids"]
 
 
 @dataclass
 class ComparisonCollator:
-    """Collates encoded pairs or rankings of R replies into one batch of S sequences, padded on the right.
+    """Collates encoded pairs or rankings of R responses into one batch of S sequences, padded on the right.
 
-    Returns `input_ids`, `position_ids`, `branches` (see `shared_prefixes`) and `attention_mask`, how many replies a
-    token is part of, (S, T) each; `ends` (2, R), the sequence and the place of the last token of each reply; `pairs`
-    (2, N), the better and the worse reply of each; `weights` (N,), which weigh every ranking alike; `margin` (N,) if
+    Returns `input_ids`, `position_ids`, `branches` (see `shared_prefixes`) and `attention_mask`, how many responses a
+    token is part of, (S, T) each; `ends` (2, R), the sequence and the place of the last token of each response; `pairs`
+    (2, N), the better and the worse response of each; `weights` (N,), which weigh every ranking alike; `margin` (N,) if
     the rows have it; `row` (S,), which ranking a sequence is of.
 
     Args:
-        share: whether replies to one prompt are one sequence.
+        share: whether responses to one prompt are one sequence.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -87,9 +87,9 @@ class ComparisonCollator:
 
 
 def can_share(model: torch.nn.Module, rows: Dataset) -> bool:
-    """Return whether a classifier scores the replies of encoded pairs or rankings alike in one sequence.
+    """Return whether a classifier scores the responses of encoded pairs or rankings alike in one sequence.
 
-    It is asked on the row with the longest reply.
+    It is asked on the row with the longest response.
     """
     better, worse, owner = pair_lengths(rows.with_format("arrow")[:])
     longest = rows[int(owner[np.maximum(better, worse).argmax()])]

@@ -1,7 +1,7 @@
 """Trains reward models on rankings: all pairs of a prompt in one step (Ouyang et al. 2022, arXiv 2203.02155, 3.5).
 
-A pair is a ranking of two. Each reply is computed once, what the replies of a ranking begin with once for all of them
-(see `hfkit.models.shared_prefixes`), and the scores form the pairs.
+A pair is a ranking of two. Each response is computed once, what the responses of a ranking begin with once for all of
+them (see `hfkit.models.shared_prefixes`), and the scores form the pairs.
 """
 
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
     """TRL's trainer on encoded pairs or rankings: its metrics are over all pairs, and every ranking weighs alike.
 
     The loss of a ranking is -1/N sum log sigmoid(r_better - r_worse - margin) over its N pairs without a tie, N =
-    K(K-1)/2 where no two replies are tied; that of a batch is the mean over its rankings.
+    K(K-1)/2 where no two responses are tied; that of a batch is the mean over its rankings.
     """
 
     def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
         """Return the loss of a batch of `ComparisonCollator`, and the model's outputs if asked for.
 
-        Their `logits` are the scores (2N, 1) of the better replies, then of the worse.
+        Their `logits` are the scores (2N, 1) of the better responses, then of the worse.
         """
         inputs = dict(inputs)
         pairs, weights = inputs.pop("pairs"), inputs.pop("weights")
@@ -53,12 +53,12 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def scores(self, model, batch: Batch) -> torch.Tensor:
-        """Return the score of each reply of a batch, (R, 1)."""
+        """Return the score of each response of a batch, (R, 1)."""
         classifier = causal_model(model)
         return classifier.score(reply_states(model, classifier.base_model, batch))
 
     def pair_losses(self, better: torch.Tensor, worse: torch.Tensor, margin: torch.Tensor | float) -> torch.Tensor:
-        """Return the loss of each pair, (N,), from the scores of its replies, (N,) each."""
+        """Return the loss of each pair, (N,), from the scores of its responses, (N,) each."""
         losses = -logsigmoid(better - worse - margin)
         if self.args.center_rewards_coefficient is not None:
             losses = losses + self.args.center_rewards_coefficient * (better + worse) ** 2
@@ -78,7 +78,7 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
         """Return the rows of several batches as one batch."""
         joined = super().join([{name: batch[name] for name in PER_TOKEN} for batch in batches])
         counts = [(len(batch["input_ids"]), batch["ends"].shape[1], int(batch["row"][-1]) + 1) for batch in batches]
-        first = np.cumsum([(0, 0, 0), *counts], axis=0).tolist()  # the sequence, reply and ranking before each batch
+        first = np.cumsum([(0, 0, 0), *counts], axis=0).tolist()  # the sequence, response and ranking before each batch
         several = [*zip(batches, first, strict=False)]
         joined |= {
             "ends": torch.cat([batch["ends"] + batch["ends"].new_tensor([[at[0]], [0]]) for batch, at in several], 1),
@@ -101,7 +101,7 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
         ]
 
     def select(self, batch: Batch, chosen: torch.Tensor, width: int) -> Batch:
-        """Return some sequences of a batch and the pairs among their replies, in `width` columns.
+        """Return some sequences of a batch and the pairs among their responses, in `width` columns.
 
         Args:
             chosen: which sequences, bool (S,).
@@ -131,8 +131,8 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
         return {"loss": float((losses * weights).sum()), **metrics}
 
     def all_scores(self, sequences: list[ReplySequence]) -> torch.Tensor:
-        """Return the score of each reply of the sequences, float64 (R,), computed by all processes together."""
-        first = np.cumsum([0, *(len(one.ends) for one in sequences)]).tolist()  # the reply that each begins with
+        """Return the score of each response of the sequences, float64 (R,), computed by all processes together."""
+        first = np.cumsum([0, *(len(one.ends) for one in sequences)]).tolist()  # the response that each begins with
         scores = torch.zeros(first[-1], dtype=torch.float64, device=self.args.device)
         lengths, size = [len(one.ids) for one in sequences], 2 * self.args.per_device_eval_batch_size  # a pair has two
         batches = batches_by_length(lengths, size, call_tokens(self.model))

@@ -18,8 +18,12 @@ PANELS = [
         "share of pairs ranked right",
         [("accuracy", "training"), ("rewards/accuracies", "training"), ("eval_accuracy", "held out")],
     ),
-    ("Reward", "mean score", [("objective/scores", "sampled replies"), ("eval_reward", "held out")]),
-    ("KL to the reference model", "nats per reply", [("objective/kl", "sampled replies"), ("eval_kl", "held out")]),
+    ("Reward", "mean score", [("objective/scores", "sampled responses"), ("eval_reward", "held out")]),
+    (
+        "KL to the reference model",
+        "nats per response",
+        [("objective/kl", "sampled responses"), ("eval_kl", "held out")],
+    ),
 ]
 
 

@@ -279,7 +279,7 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
 
 
 def _differences(before: dict, now: dict, config_class: type) -> list[tuple]:
-    """Return (key, value before, value now) for each data set, parent, or setting that changes weights and differs."""
+    """Return (key, value before, value now) for each dataset, parent, or setting that changes weights and differs."""
     if before.get("stage") != now["stage"]:
         return [("stage", before.get("stage"), now["stage"])]
     old, new = with_later_keys(before.get("config") or {}, config_class), json.loads(json.dumps(now["config"]))

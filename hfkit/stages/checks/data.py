@@ -1,4 +1,4 @@
-"""Validates the data sets of a config: sources that do not exist, and mixtures that cannot be drawn."""
+"""Validates the datasets of a config: sources that do not exist, and mixtures that cannot be drawn."""
 
 import os
 

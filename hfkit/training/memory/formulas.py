@@ -257,7 +257,7 @@ def preference_loss_bytes(decoder: Decoder, run: Pass) -> int:
 
 
 def policy_loss_bytes(decoder: Decoder, run: Pass, replies: int) -> int:
-    """Return the bytes of PPO's loss on the tokens of the replies: logits over the temperature and two gradients in
+    """Return the bytes of PPO's loss on the tokens of the responses: logits over the temperature and two gradients in
     fp32, under autocast also the head's bf16 output."""
     return replies * decoder.vocab * (3 * FP32 + (BF16 if run.half else 0))
 

@@ -50,7 +50,7 @@ def sums_each_pass(config) -> bool:
 
 
 def replies_per_row(spec: StageSpec, config) -> int:
-    """Return how many replies a row of a stage has: 2 of a pair, the most of a ranking; 1 where none are compared.
+    """Return how many responses a row of a stage has: 2 of a pair, the most of a ranking; 1 where none are compared.
 
     A card says how many, and of a local `.jsonl` file the first row; rows of other sources count as pairs. Only reward
     models read a ranking as one row.
@@ -63,7 +63,7 @@ def replies_per_row(spec: StageSpec, config) -> int:
 
 
 def replies_of_source(entry) -> int:
-    """Return the replies in one source's rankings; 2 where it has pairs, or where the number is unknown."""
+    """Return the responses in one source's rankings; 2 where it has pairs, or where the number is unknown."""
     if entry.card:
         return load_card(entry.card).recipe.replies or 2
     path = Path(entry.path)
