@@ -54,7 +54,7 @@ def panels_of(rows: list[dict], stage: str | None, panels: list[tuple] = PANELS)
     """Return the panels for which the lines of a `metrics.jsonl` have values.
 
     Args:
-        stage: whose labels the loss and the x axis have.
+        stage: sets the labels of the loss and the x axis.
     """
     spec, drawn = spec_of(stage), []
     for title, label, lines in panels:
@@ -78,7 +78,7 @@ def plot_metrics(folder: Path, stage: str | None = None) -> Path | None:
 
 
 def canvas(panes: int) -> tuple:
-    """Return a figure with panes side by side, without pyplot, which keeps state and may need a display."""
+    """Return a figure with panes side by side; pyplot, which keeps state and may need a display, is not used."""
     figure = Figure(figsize=(4.8 * panes, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, panes, squeeze=False)[0]

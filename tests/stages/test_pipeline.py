@@ -80,7 +80,7 @@ def test_an_interrupted_stage_resumes_and_the_rest_follows(chain, tmp_path, caps
 def test_a_changed_config_is_refused_by_its_key_and_nothing_is_touched(chain):
     path, root = chain
     before = modification_times(root)
-    with pytest.raises(HfkitError, match=r"learning_rate: 0\.001 there, 0\.01 now") as raised:
+    with pytest.raises(HfkitError, match=r"learning_rate: was 0\.001, now 0\.01") as raised:
         run_pipeline(path, flags=["--sft.learning_rate", "1e-2"])
     assert str(root / "sft") in str(raised.value)
     assert modification_times(root) == before
