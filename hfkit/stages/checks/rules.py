@@ -1,4 +1,4 @@
-"""Turns rules between the keys of a config into problems."""
+"""Turns broken rules between the keys of a config into problems."""
 
 from hfkit.core.errors import Problem
 
@@ -7,6 +7,6 @@ def broken_rules(config, rules: list[tuple]) -> list[Problem]:
     """Return a problem for each rule that a config breaks.
 
     Args:
-        rules: each (whether it is broken, key, remedy, *further keys that decide about it).
+        rules: each (whether it is broken, key, remedy, *other keys that it depends on).
     """
     return [Problem(key, getattr(config, key), remedy, keys=(*keys,)) for broken, key, remedy, *keys in rules if broken]
