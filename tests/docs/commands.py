@@ -30,7 +30,22 @@ LAUNCHERS = ("accelerate", "torchrun", "srun", "deepspeed", "mpirun")
 FILE_TOOLS = ("cat", "cp", "head", "ls", "mkdir", "tail")
 """Programs that are run as they are."""
 PROGRAMS = {
-    *(*LAUNCHERS, "apt-get", "brew", "conda", "curl", "docker", "git", "hf", "kill", "kubectl", "llama-cli"),
+    *(
+        *LAUNCHERS,
+        "apt-get",
+        "brew",
+        "conda",
+        "curl",
+        "docker",
+        "git",
+        "pkill",
+        "python3",
+        "trl",
+        "hf",
+        "kill",
+        "kubectl",
+        "llama-cli",
+    ),
     *("llama-server", "mv", "nohup", "nvidia-smi", "ollama", "pip", "rm", "rsync", "sbatch", "scancel", "scontrol"),
     *("sleep", "source", "squeue", "ssh", "tar", "tensorboard", "tmux", "trackio", "unzip", "uv", "vllm", "wandb"),
     *("wget", "xdg-open", "zip"),
