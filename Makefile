@@ -8,7 +8,8 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 # At run time nothing is fetched: what the four stages need is on the disk.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: quickstart test test-slow test-distributed test-chaos test-docs test-gpu test-latest lint format bench bench-gpu clean
+.PHONY: quickstart test test-slow test-distributed test-chaos test-docs test-browser test-gpu test-latest \
+	lint format docs bench bench-gpu clean
 
 quickstart: $(VENV)/installed
 	$(OFFLINE) $(BIN)/hfkit quickstart --output_dir runs/quickstart --seed 0
@@ -39,6 +40,16 @@ test-latest:
 	$(LATEST)/bin/python -c 'import importlib.metadata as m, sys; [print(name, m.version(name)) for name in sys.argv[1:]]' $(UPSTREAM)
 	$(LATEST)/bin/python -m pytest -n 2 --dist loadfile
 
+# The site in a headless Chromium, which Debian's package `chromium` has; playwright alone takes 165 MB.
+test-browser: $(VENV)/installed
+	$(BIN)/python -c "import playwright, axe_playwright_python" || \
+		$(BIN)/pip install --quiet --constraint constraints.txt playwright axe-playwright-python
+	$(BIN)/python -m pytest -m browser
+
+# The documentation as a site in site/, which opens without a network, from a server or from the folder.
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
@@ -62,4 +73,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .pytest_cache .ruff_cache
+	rm -rf .pytest_cache .ruff_cache site
