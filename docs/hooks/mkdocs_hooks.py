@@ -13,6 +13,7 @@ from python_api import python_page
 GENERATED = {"keys.md": keys_page, "commands.md": commands_page, "python.md": python_page}
 WORKER = "https://unpkg.com/iframe-worker/shim"
 """Material's offline plugin loads this; docs/assets/worker.js does the same."""
+SEARCH = '<div class="md-search" data-md-component="search" role="dialog"'
 LINK = re.compile(r"(?<=\]\()(?:\.\./)+[^)#\s]+")
 
 
@@ -36,14 +37,24 @@ def on_page_markdown(markdown, page, config, files):
     return LINK.sub(replace, markdown)
 
 
+def on_page_content(html, page, config, files):
+    """Return the page without empty cells in the heads of tables: screen readers take them for headings."""
+    return re.sub(r"<th( [^>]*)?></th>", "<td></td>", html)
+
+
 def on_post_page(output, page, config):
-    """Let a page load the script of the search from the site."""
-    return output.replace(WORKER, get_relative_url("assets/worker.js", page.url))
+    """Let a page load the script of the search from the site, and name the search for screen readers."""
+    return completed(output, get_relative_url("assets/worker.js", page.url))
 
 
 def on_post_template(output_content, template_name, config):
-    """Let 404.html load the script of the search from the site."""
-    return output_content.replace(WORKER, "assets/worker.js")
+    """Do the same for 404.html."""
+    return completed(output_content, "assets/worker.js")
+
+
+def completed(output: str, worker: str) -> str:
+    """Return a page with what Material's templates lack."""
+    return output.replace(WORKER, worker).replace(SEARCH, f'{SEARCH} aria-label="Search"')
 
 
 def add_copy(target: Path, root: Path, files, config) -> str:
