@@ -1,5 +1,6 @@
 """Hooks of mkdocs.yml: the pages that code generates, and links from pages to files of the repository."""
 
+import posixpath
 import re
 from html import escape
 from pathlib import Path
@@ -38,7 +39,15 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(html, page, config, files):
-    """Return the page without empty cells in the heads of tables: screen readers take them for headings."""
+    """Let a dark page show NAME-dark.png for NAME.png, and let no cell of a table's head be empty."""
+
+    def both(found: re.Match) -> str:
+        dark = found[2].replace(".png", "-dark.png")
+        if files.get_file_from_path(posixpath.normpath(f"{page.file.src_uri}/../{dark}")) is None:
+            return found[0]
+        return "".join(f"{found[1]}{image}{found[3]}" for image in (f"{found[2]}#only-light", f"{dark}#only-dark"))
+
+    html = re.sub(r'(<img [^>]*src=")([^"#]+\.png)("[^>]*>)', both, html)
     return re.sub(r"<th( [^>]*)?></th>", "<td></td>", html)
 
 
