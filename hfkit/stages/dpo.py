@@ -5,6 +5,7 @@ and TRL's other losses; LoRA or full. The reference is the SFT model that the po
 """
 
 import copy
+import math
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -93,8 +94,8 @@ def main(config: DPOConfig) -> Path:
         metrics, samples = {"train_loss": facts["train_loss"]}, []
         if test_rows is not None:
             metrics |= held_out_metrics(trainer)
-        if test_rows is not None and config.eval_prompts:
-            prompts = prompts_of(test_rows, config.eval_prompts)
+        prompts = sampled_prompts(test_rows, config, model) if test_rows is not None else []
+        if len(prompts):
             say(f"dpo: sampling replies to {len(prompts)} held-out prompts, before and after")
             models = (trainer.model, reference, None, tokenizer)
             found, samples = compare_policies(*models, prompts, arguments, run.stage)
@@ -121,7 +122,18 @@ def with_own_key(rows: Dataset, config: DPOConfig) -> Dataset:
     return rows.select(range(len(rows)), new_fingerprint=hash_of([content_hash(rows), settings]))
 
 
-def prompts_of(pairs: Dataset, most: int) -> Dataset:
-    """Return the first different prompts of encoded pairs, as `input_ids`."""
-    prompts = {tuple(row["chosen_ids"][: row["starts"][0]]): None for row in pairs}
-    return Dataset.from_dict({"input_ids": [list(prompt) for prompt in list(prompts)[:most]]})
+def sampled_prompts(pairs: Dataset, config: DPOConfig, model) -> Dataset:
+    """Return the first `eval_prompts` different prompts of encoded pairs, as `input_ids`.
+
+    Prompts that leave no room for a reply in the model's context are left out, with a warning: `max_length` holds for a
+    prompt with its replies, which may be shorter than those that are sampled.
+    """
+    prompts = {tuple(row["chosen_ids"][: row["starts"][0]]): None for row in pairs} if config.eval_prompts else {}
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    fitting = [list(prompt) for prompt in prompts if len(prompt) + config.response_length <= context]
+    if len(fitting) < len(prompts):
+        warn(
+            f"dpo: {len(prompts) - len(fitting)} of {len(prompts)} held-out prompts leave no room for response_length="
+            f"{config.response_length} in the model's context of {context} tokens: no replies are sampled to them"
+        )
+    return Dataset.from_dict({"input_ids": fitting[: config.eval_prompts]})
