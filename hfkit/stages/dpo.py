@@ -1,7 +1,7 @@
 """hfkit dpo configs/quickstart/dpo.yaml
 
-Direct preference optimization with TRL's DPOTrainer on pairs or rankings, as reward modeling takes them: sigmoid, IPO
-and TRL's other losses; LoRA or full. The reference is the SFT model that the policy starts from, on the same base.
+Direct preference optimization with TRL's DPOTrainer, on the pairs or rankings that reward modeling takes. All losses of
+TRL; LoRA or full fine-tuning. The reference is the SFT model that training starts from; with LoRA both share one base.
 """
 
 import copy
@@ -40,7 +40,7 @@ from hfkit.training.sharding import CollectiveSave
 
 @push_when_done
 def main(config: DPOConfig) -> Path:
-    """Train the policy, or a LoRA adapter on the SFT model, and return the run's folder."""
+    """Train all weights of the SFT model, or a LoRA adapter on it; return the run's folder."""
     set_seed(config.seed)
     prepare_device(config)
     config = without_expert_dropout(config)
@@ -65,7 +65,7 @@ def main(config: DPOConfig) -> Path:
         # Trainer
         arguments = trainer_arguments(
             config,
-            max_length=None,  # the rows are tokenized and filtered already
+            max_length=None,  # longer rows are dropped already
             remove_unused_columns=False,
             include_num_input_tokens_seen="non_padding",
             **router_arguments(model, config),
@@ -89,9 +89,9 @@ def main(config: DPOConfig) -> Path:
             metrics |= held_out_metrics(trainer)
         if test_rows is not None and config.eval_prompts:
             prompts = prompts_of(test_rows, config.eval_prompts)
-            say(f"dpo: sampling replies to {len(prompts)} held-out prompts, before and after")
-            models = (trainer.model, reference, None, tokenizer)
-            found, samples = compare_policies(*models, prompts, arguments, run.stage)
+            say(f"dpo: sampling responses to {len(prompts)} held-out prompts, before and after")
+            models = (trainer.model, reference)
+            found, samples = compare_policies(*models, tokenizer, None, prompts, arguments, run.stage)
             metrics |= found
         save = partial(save_with_samples, trainer.model, tokenizer, samples)
         run.publish(CollectiveSave(trainer, save), metrics, **facts)
@@ -99,12 +99,12 @@ def main(config: DPOConfig) -> Path:
 
 
 def encode_pairs(rows: Dataset, tokenizer, stats, config: DPOConfig) -> Dataset:
-    """Return encoded pairs; those of a ranking are pairs of their own."""
+    """Return encoded pairs: `chosen_ids`, `rejected_ids` and `starts`; a ranking becomes all of its pairs."""
     encoded = encode_comparisons(rows, tokenizer, stats, config)
     return as_pairs(encoded) if "reply_ids" in encoded.column_names else encoded
 
 
 def prompts_of(pairs: Dataset, most: int) -> Dataset:
-    """Return the first different prompts of encoded pairs, as `input_ids`."""
+    """Return the prompts of encoded pairs, each once and at most `most`, as `input_ids`."""
     prompts = {tuple(row["chosen_ids"][: row["starts"][0]]): None for row in pairs}
     return Dataset.from_dict({"input_ids": [list(prompt) for prompt in list(prompts)[:most]]})

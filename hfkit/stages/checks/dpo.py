@@ -1,4 +1,4 @@
-"""Validates what only a DPO config has: which losses there are, and what they need."""
+"""Validates the keys that only DPO has: its losses, and what they need."""
 
 from hfkit.config.stages import OF_THE_BATCH, DPOConfig
 from hfkit.core.errors import Problem
@@ -9,14 +9,15 @@ LOSSES = (
     *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
 )
 """The losses of TRL 1.12's DPOTrainer."""
-OF_DIFFERENCES = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}
-"""Losses of the difference of two rewards, in which the constant of another f-divergence cancels."""
+WITH_DIVERGENCE = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}
+"""Losses that TRL computes from the scores of `f_divergence_type`, and `sft`, which has none; the others ignore it."""
 DROPOUT = "TRL's DPOTrainer turns dropout off: set 0, or disable_dropout: false"
 SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}
+"""Losses that use `label_smoothing`."""
 
 
 def dpo_problems(config: DPOConfig) -> list[Problem]:
-    """Return every problem of DPO's own fields."""
+    """Return every problem of the keys that only DPO has."""
     losses, smoothing = config.loss_type, config.label_smoothing
     unknown = [loss for loss in losses if loss not in LOSSES]
     rules = [
@@ -34,17 +35,21 @@ def dpo_problems(config: DPOConfig) -> list[Problem]:
 
 
 def extra_problems(config: DPOConfig) -> list[Problem]:
-    """Return the problems of further fields of TRL's DPOConfig."""
+    """Return the problems of fields of TRL's DPOConfig that `--help` does not list."""
     extra, losses, problems = config.extra, {*config.loss_type}, []
     weights, divergence = extra.get("loss_weights"), extra.get("f_divergence_type", "reverse_kl")
     if weights is not None and len(weights) != len(config.loss_type):
         remedy = f"expected {len(config.loss_type)}, one for each of: {', '.join(config.loss_type)}"
         problems.append(Problem("loss_weights", weights, remedy, keys=("loss_type",)))
-    if divergence != "reverse_kl" and not losses <= OF_DIFFERENCES:
-        remedy = f"only these losses have another divergence: {', '.join(sorted(OF_DIFFERENCES))}"
+    if divergence != "reverse_kl" and not losses <= WITH_DIVERGENCE:
+        remedy = f"only these losses use it: {', '.join(sorted(WITH_DIVERGENCE))}"
         problems.append(Problem("f_divergence_type", divergence, remedy, keys=("loss_type",)))
     if extra.get("use_weighting") and {"aot", "aot_unpaired"} & losses:
         problems.append(
-            Problem("use_weighting", True, "aot sorts a batch, which no weight of a pair can follow: remove it")
+            Problem(
+                "use_weighting",
+                True,
+                "aot sorts the pairs of a batch, and their weights would belong to other pairs: remove it",
+            )
         )
     return problems
