@@ -1,4 +1,4 @@
-"""Private parts of TRL's GRPOTrainer and RLOOTrainer that hfkit replaces, beside those in `compat.py`.
+"""Private parts of TRL's GRPOTrainer and RLOOTrainer that hfkit replaces; see `compat.py` for other private parts.
 
 `tests/core/test_compat_online.py` fails when upstream moves one.
 """
@@ -7,18 +7,18 @@ from typing import Any
 
 
 class OwnRollouts:
-    """A mixin for TRL's GRPOTrainer and RLOOTrainer: prompts are token ids, and what they lead to is hfkit's.
+    """A mixin for TRL's GRPOTrainer and RLOOTrainer: prompts are token ids, and hfkit samples the responses.
 
-    trl 1.12.0: `generate` would stop at one EOS token, and what follows another stop token would be trained on; models
-    would get rows that are padded on the left without their positions. `rollout_func` is experimental, and RLOOTrainer
-    has none. A checkpoint has neither the replies that an update is in the middle of nor the number of passes.
+    trl 1.12.0: `generate` would stop at one EOS token only, and text after any other stop token would be trained on;
+    models would get left-padded rows without position ids. `rollout_func` is experimental, and RLOOTrainer has none. A
+    checkpoint contains neither the responses of an unfinished update nor the number of passes.
     """
 
     returns_logprobs = False
-    """Whether TRL takes the log-probabilities of an engine beside its replies; none are needed."""
+    """Whether TRL reads the engine's log-probabilities; they are not needed."""
 
     def sample_replies(self, prompts: list[list[int]]) -> list[list[int]]:
-        """Return a reply to each prompt; token ids."""
+        """Return the token ids of a response to each prompt."""
         raise NotImplementedError
 
     def predict(self, measure, model, input_ids, attention_mask, logits_to_keep, **options):
@@ -26,7 +26,7 @@ class OwnRollouts:
         raise NotImplementedError
 
     def save_replies(self, folder: str) -> None:
-        """Save the replies of an update that is not complete into a checkpoint; every process calls it."""
+        """Save the responses of an unfinished update into a checkpoint; every process calls it."""
 
     def load_replies(self, folder: str) -> None:
         """Load what `save_replies` saved."""
@@ -68,16 +68,16 @@ class StopTokens:
 
 
 class StopTokenizer:
-    """What TRL's trainers read of their tokenizer once they are made."""
+    """The part of a tokenizer that TRL's trainers read after they are created."""
 
     def __init__(self, stop_token_ids: list[int], pad_token_id: int):
         self.eos_token_id, self.pad_token_id = StopTokens(stop_token_ids), pad_token_id
 
 
 def set_stop_tokens(trainer: Any, stop_token_ids: list[int]) -> None:
-    """Make a trainer of TRL count each reply that ends with one of these tokens as complete.
+    """Make a trainer of TRL count each response that ends with one of these tokens as complete.
 
-    trl 1.12.0: a reply counts as truncated unless it ends with `_tokenizer.eos_token_id` or the pad token.
+    trl 1.12.0: a response counts as truncated unless it ends with `_tokenizer.eos_token_id` or the pad token.
     """
     trainer._tokenizer = StopTokenizer(stop_token_ids, trainer.processing_class.pad_token_id)
 
@@ -98,7 +98,7 @@ def add_logged(trainer: Any, metrics: dict[str, float]) -> None:
 
 
 def sampled_batch(trainer: Any) -> tuple[int, list[dict[str, Any]] | None]:
-    """Return how many passes a trainer of TRL has done, and the batches of replies that it is at; None: none yet."""
+    """Return how many passes a trainer of TRL has done, and its current batches of responses; None: none yet."""
     return trainer._step, trainer._buffered_inputs
 
 

@@ -218,8 +218,8 @@ def test_flag_faults(flags, key, value, remedy):
         ("model: m\nlora_r: [1\n", ":3", "not valid YAML: expected ',' or ']', but got '<stream end>'"),
         ("a: b: c\n", ":1", "not valid YAML: mapping values are not allowed here"),
         ("model: !!python/object/apply:os.getcwd []\n", ":1", "not valid YAML: could not determine"),
-        ("- a\n", "", "expected lines of `key: value` in the file"),
-        ("", "", "expected lines of `key: value` in the file"),
+        ("- a\n", "", "expected a mapping in the file: lines of `key: value`"),
+        ("", "", "expected a mapping in the file: lines of `key: value`"),
         ("model: &a [*a]\n", "", "not valid YAML: "),
     ],
 )

@@ -278,7 +278,7 @@ def test_every_flag_that_a_pipeline_cannot_use_is_told(pipeline):
 
 
 def test_a_field_of_the_trainer_that_fails_is_named(run_stage, tmp_path):
-    remedy = r"sets pad_to_multiple_of, which the trainer gets unchecked: see whether it is the cause"
+    remedy = r"passes pad_to_multiple_of to the trainer unchecked: check whether this key is the cause"
     with pytest.raises(HfkitError, match=remedy):
         run_stage("sft", tmp_path / "out", pad_to_multiple_of=0)
 
@@ -335,7 +335,7 @@ def test_a_broken_model_is_blamed_before_it_is_loaded(request, copy, config_of, 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
 def test_a_name_that_no_folder_can_have_is_a_problem(config_of, name):
-    with pytest.raises(ConfigError, match="not the name of a folder"):
+    with pytest.raises(ConfigError, match="not a valid folder name"):
         config_of("tokenizer", name)
 
 
