@@ -136,7 +136,7 @@ def test_flag_values(flags, name, expected):
     [
         ("learning_rat: 1", "learning_rat", 1, "unknown; did you mean learning_rate?"),
         ("zzz: 1", "zzz", 1, "unknown; remove it (--help lists the keys)"),
-        ("extra: {a: 1}", "extra", {"a": 1}, "write its content as keys of the config itself"),
+        ("extra: {a: 1}", "extra", {"a": 1}, "write its content as keys of the config"),
         ("trust_remote_code: true", "trust_remote_code", True, "hfkit runs no remote code"),
         (
             "datasets: [{path: a}, {path: b, splt: c}]",
@@ -160,8 +160,8 @@ def test_flag_values(flags, name, expected):
         ("max_steps: 1.5", "max_steps", 1.5, "expected integer"),
         ("learning_rate: fast", "learning_rate", "fast", "expected number"),
         ("learning_rate: true", "learning_rate", True, "expected number"),
-        ("learning_rate: -.inf", "learning_rate", float("-inf"), "expected finite number"),
-        ("learning_rate: nan", "learning_rate", "nan", "expected finite number"),
+        ("learning_rate: -.inf", "learning_rate", float("-inf"), "expected a finite number"),
+        ("learning_rate: nan", "learning_rate", "nan", "expected a finite number"),
         ("hub_token: 5", "hub_token", 5, "expected text; quote it"),
         ("options: {1: 2}", "options.1", 1, "expected text; quote it"),
         ("scheduler: liner", "scheduler", "liner", "expected one of: linear, cosine"),
@@ -203,7 +203,7 @@ def test_a_bare_no_is_to_be_quoted(tmp_path):
         (["--datasets", '[{"pth": 1, "path": "a"}]'], "--datasets[0].pth", 1, "unknown; did you mean path?"),
         (["--torch_compile", "maybe"], "--torch_compile", "maybe", "expected true/false"),
         (["--trust-remote-code"], "--trust_remote_code", "", "hfkit runs no remote code"),
-        (["--lora_r=1", "stray"], "argument", "stray", "belongs to no flag; write --key value"),
+        (["--lora_r=1", "stray"], "argument", "stray", "does not follow a flag; write --key value"),
         (["--config", "none.yaml"], "config", "none.yaml", "cannot be read: No such file or directory"),
         (["--config=none.yaml"], "config", "none.yaml", "cannot be read: No such file or directory"),
     ],
