@@ -26,7 +26,7 @@ REQUIRED_COLUMNS = {
     "ranking": ("prompt", "replies"),
     "prompts": ("prompt",),
 }
-# Columns that it may map: the score of the chosen reply minus that of the rejected one; a rank or score of each reply.
+# Columns that it may map: the score of the chosen response minus that of the rejected one; a rank or score of each response.
 OPTIONAL_COLUMNS = {"preference": ("margin",), "ranking": ("ranks", "scores")}
 # Columns that a conversion reads, and that no form has.
 CONSUMED_COLUMNS = {"history": ("history",)}
@@ -69,7 +69,7 @@ class Keep:
 
 @dataclass(kw_only=True)
 class Recipe:
-    """How the rows of a data set are loaded: the `hfkit` block of a card."""
+    """How the rows of a dataset are loaded: the `hfkit` block of a card."""
 
     path: str = field(metadata={"help": "Hub id, or the folder that `files` are in"})
     form: Literal["text", "prompt_response", "messages", "preference", "ranking", "prompts"]
@@ -188,7 +188,7 @@ def recipe_of(entry) -> Recipe | None:
 
 
 def source_split(recipe: Recipe, split: str, card: str) -> str:
-    """Return a split under its name in the data set: `test[:10%]` as `test_sft[:10%]`.
+    """Return a split under its name in the dataset: `test[:10%]` as `test_sft[:10%]`.
 
     Raises:
         HfkitError: the card has no such split.

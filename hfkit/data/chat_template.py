@@ -1,7 +1,7 @@
 """Encode conversations to token ids in the one way that SFT, the reward model, PPO and chat share.
 
 A response is what follows the generation prompt, up to and including the end of its turn. Its ids are the same
-whether it comes from a data set or from sampling, so a reward model scores in PPO what it was trained to score.
+whether it comes from a dataset or from sampling, so a reward model scores in PPO what it was trained to score.
 """
 
 from functools import cache
@@ -56,9 +56,9 @@ def encode_conversation(
     tools: list[dict] | None = None,
     variables: dict | None = None,
 ) -> Sequence:
-    """Return the token ids of a prompt with its reply, and a mask of those that the assistant writes.
+    """Return the token ids of a prompt with its response, and a mask of those that the assistant writes.
 
-    They are the last of `split_conversation`: what the last reply is sampled after, and the reply.
+    They are the last of `split_conversation`: what the last response is sampled after, and the response.
 
     Raises:
         RenderError: as `split_conversation`.
@@ -74,12 +74,12 @@ def split_conversation(
     variables: dict | None = None,
     limit: int | None = None,
 ) -> list[Sequence]:
-    """Return the sequences of a conversation in which every reply follows what it is sampled after.
+    """Return the sequences of a conversation in which every response follows what it is sampled after.
 
-    It is one sequence, unless the template renders a message differently once others follow it: then a reply begins a
-    new sequence where the one before does not lead to it. The mask covers every assistant message, also in the prompt,
-    with the tokens that end its turn, but those with the weight 0. What comes after the last one is cut off, because
-    no sampled response has it.
+    It is one sequence, unless the template renders a message differently once others follow it: then a response begins
+    a new sequence where the one before does not lead to it. The mask covers every assistant message, also in the
+    prompt, with the tokens that end its turn, but those with the weight 0. What comes after the last one is cut off,
+    because no sampled response has it.
 
     Args:
         tools: JSON schemas of functions, for the template.
@@ -88,7 +88,7 @@ def split_conversation(
             before it, so this saves most of the time on a long conversation that will be cut.
 
     Raises:
-        RenderError: the template rejects the messages, or renders a reply as another text.
+        RenderError: the template rejects the messages, or renders a response as another text.
     """
     if not tokenizer.chat_template:
         prompt_ids = encode_prompt(tokenizer, prompt)
@@ -120,7 +120,7 @@ def split_conversation(
 
 
 def _join(sequences: list[Sequence], prompt_ids: list[int], reply_ids: list[int]) -> None:
-    """Add a reply to the last sequence if its prompt begins with that, else as a new sequence."""
+    """Add a response to the last sequence if its prompt begins with that, else as a new sequence."""
     ids = prompt_ids + reply_ids
     before, mask = sequences[-1] if sequences else ([], [])
     if sequences and prompt_ids[: len(before)] == before:
@@ -137,7 +137,7 @@ def encode_replies(
     tools: list[dict] | None = None,
     variables: dict | None = None,
 ) -> list[list[int]]:
-    """Return the token ids of a prompt with each of several replies, as `encode_conversation` gives them.
+    """Return the token ids of a prompt with each of several responses, as `encode_conversation` gives them.
 
     Raises:
         RenderError: as `encode_conversation`.
@@ -152,7 +152,7 @@ def replies_and_starts(
     tools: list[dict] | None = None,
     variables: dict | None = None,
 ) -> list[tuple[list[int], int]]:
-    """Return what `encode_replies` does, each with the index of the first token of the reply, its last message.
+    """Return what `encode_replies` does, each with the index of the first token of the response, its last message.
 
     Raises:
         RenderError: as `encode_conversation`.
@@ -183,9 +183,9 @@ def encode_sampled(
     tools: list[dict] | None = None,
     variables: dict | None = None,
 ) -> list[int]:
-    """Return the token ids of a prompt with the text of a sampled reply, as `encode_replies` does.
+    """Return the token ids of a prompt with the text of a sampled response, as `encode_replies` does.
 
-    A sampled reply can be one that no row may have, such as thinking that was cut short: then it is the generation
+    A sampled response can be one that no row may have, such as thinking that was cut short: then it is the generation
     prompt, the text, and the end of the turn.
 
     Raises:
@@ -226,7 +226,7 @@ def _call_end_ids(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int
 def end_as_trained(
     tokenizer: PreTrainedTokenizerBase, reply: list[int], stop_token_ids: list[int], variables: dict | None = None
 ) -> list[int]:
-    """Return a sampled reply that ended with another stop token, with the end of a turn in place of it.
+    """Return a sampled response that ended with another stop token, with the end of a turn in place of it.
 
     A model that has several stop tokens may sample any; a reward model was trained on the end of a turn alone.
     """
@@ -238,10 +238,10 @@ def end_as_trained(
 
 
 def reply_ending(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return the text that ends a conversation after its last reply, as reward models read it.
+    """Return the text that ends a conversation after its last response, as reward models read it.
 
     Returns:
-        None where what plain Transformers renders up to the reply is not what `encode_replies` makes of it.
+        None where what plain Transformers renders up to the response is not what `encode_replies` makes of it.
     """
     if not tokenizer.chat_template or reads_parts(tokenizer, repr(tokenizer.chat_template)):
         return None

@@ -45,7 +45,7 @@ SPELLINGS = {
     "response": ANSWERS,
     "text": ("text", "content", "document"),
 }
-"""Usual names of columns, in lowercase; the first that a data set has is suggested."""
+"""Usual names of columns, in lowercase; the first that a dataset has is suggested."""
 
 MAY_MATTER = "not read, though it may belong to the model's input:"
 """How the line about such columns begins."""
@@ -54,7 +54,7 @@ MAY_MATTER = "not read, though it may belong to the model's input:"
 def form_columns(available: list[str], columns: dict[str, str], reads: list[str], needed: list[str]) -> list[str]:
     """Return the available columns to read. The mapped ones decide which form they are of.
 
-    If columns are mapped to `prompt` and `response`, a column `messages` of the data set is not read.
+    If columns are mapped to `prompt` and `response`, a column `messages` of the dataset is not read.
     """
     by_name = {form: {*names, *OPTIONAL_COLUMNS.get(form, ())} for form, names in REQUIRED_COLUMNS.items()}
     ranking = by_name.pop("ranking")
@@ -107,7 +107,7 @@ def can_read(wanted: list[str], form: str) -> bool:
 
 
 def unread_columns(available: list[str], used: set[str], columns: dict[str, str], read: list[str]) -> list[str]:
-    """Return the columns of a data set that a stage does not read.
+    """Return the columns of a dataset that a stage does not read.
 
     Args:
         available: all of them.
@@ -162,7 +162,7 @@ def unread_notes(unread: list[str], mapped: dict[str, str | None]) -> list[str]:
     """Return a line that names the unread columns, and one for those that may belong to the input, if there are any.
 
     Args:
-        mapped: the stage's columns that are read -> the data set's, None if it is not mapped.
+        mapped: the stage's columns that are read -> the dataset's, None if it is not mapped.
     """
     inputs = [name for name in unread if may_be_input(name)]
     notes = [f"columns that are not read: {', '.join(unread)}"] if unread else []
@@ -211,8 +211,8 @@ def check_prompt(rows: Dataset, unread: list[str], mapped: dict[str, str], label
 
     Args:
         rows: with the stage's columns.
-        unread: the data set's columns that are not read.
-        mapped: the stage's columns that are mapped; pairs that are mapped without a prompt have it in their replies.
+        unread: the dataset's columns that are not read.
+        mapped: the stage's columns that are mapped; pairs that are mapped without a prompt have it in their responses.
     """
     names = rows.column_names
     if "messages" in names or "prompt" in names or not {"chosen", "rejected"} <= {*names} or "chosen" in mapped:

@@ -1,7 +1,7 @@
-"""Comparisons of replies to a prompt: pairs (chosen, rejected), and rankings by scores or ranks.
+"""Comparisons of responses to a prompt: pairs (chosen, rejected), and rankings by scores or ranks.
 
 Scores are better if higher; rank 1 is best; equal ones are ties. A row of a ranking keeps all of its pairs together:
-they are compared in one step, and each reply is read once (see `hfkit.training.comparison_trainer`). A pair is a
+they are compared in one step, and each response is read once (see `hfkit.training.comparison_trainer`). A pair is a
 ranking of two.
 """
 
@@ -31,7 +31,7 @@ def encode_comparisons(rows: Dataset, tokenizer, stats: SplitStats, config) -> D
 
     Returns:
         pairs as `chosen_ids` and `rejected_ids`; rankings as `reply_ids` and the indices `better` and `worse` of each
-        pair in them; both with `starts`, where each reply begins in its ids, and with `margin` where it is given or
+        pair in them; both with `starts`, where each response begins in its ids, and with `margin` where it is given or
         asked for.
 
     Raises:
@@ -122,7 +122,7 @@ def preference_row(row: dict, tokenizer, max_length: int) -> dict:
 
 
 def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0) -> dict:
-    """Return one encoded ranking; a reply that is too long is left out of it, which is one of the row's faults.
+    """Return one encoded ranking; a response that is too long is left out of it, which is one of the row's faults.
 
     Args:
         score_margin: the margin of a pair is this times the difference of its scores; 0 computes none.
@@ -167,12 +167,12 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
 
 
 def pair_of(row: dict) -> tuple[str | Messages, list[str | Messages]]:
-    """Return the prompt of a pair, and its chosen and its rejected reply.
+    """Return the prompt of a pair, and its chosen and its rejected response.
 
-    Without a `prompt` column, the prompt is what both replies begin with. With one, an empty prompt is an error.
+    Without a `prompt` column, the prompt is what both responses begin with. With one, an empty prompt is an error.
 
     Raises:
-        RenderError: there is no prompt, a reply is missing, they are equal, or one is not the assistant's.
+        RenderError: there is no prompt, a response is missing, they are equal, or one is not the assistant's.
     """
     if any(row.get(reply) in (None, []) for reply in ("chosen", "rejected")):
         raise RenderError("without a reply")
@@ -191,10 +191,10 @@ def pair_of(row: dict) -> tuple[str | Messages, list[str | Messages]]:
 
 
 def read_comparison(row: dict) -> tuple[str | Messages, list, list[float], float]:
-    """Return the prompt of a pair or ranking, its replies, a value for each (highest is best), and a pair's margin.
+    """Return the prompt of a pair or ranking, its responses, a value for each (highest is best), and a pair's margin.
 
     Raises:
-        RenderError: the replies cannot be ranked, or one is not the assistant's.
+        RenderError: the responses cannot be ranked, or one is not the assistant's.
     """
     if row.get("chosen") is not None and row.get("rejected") is not None:
         return *pair_of(row), [1.0, 0.0], margin_of(row)
@@ -215,10 +215,10 @@ def read_comparison(row: dict) -> tuple[str | Messages, list, list[float], float
 
 
 def reply_to(prompt: str | Messages, reply: str | Messages) -> str | Messages:
-    """Return a reply alone: text as it is, messages without those of the prompt if they begin with them.
+    """Return a response alone: text as it is, messages without those of the prompt if they begin with them.
 
     Raises:
-        RenderError: it does not end with an assistant message, so that an earlier one would be taken for the reply.
+        RenderError: it does not end with an assistant message, so that an earlier one would be taken for the response.
     """
     if isinstance(reply, str):
         return reply
@@ -231,7 +231,7 @@ def reply_to(prompt: str | Messages, reply: str | Messages) -> str | Messages:
 
 
 def margin_of(row: dict) -> float:
-    """Return by how much the chosen reply of a pair should lead; a missing margin is 0.
+    """Return by how much the chosen response of a pair should lead; a missing margin is 0.
 
     Raises:
         RenderError: the margin is not a number.

@@ -83,7 +83,7 @@ def as_conversations(table: Dataset) -> Dataset:
 
 
 def to_conversation(row: dict) -> dict:
-    """Return prompt and reply as one conversation, which is empty without a prompt."""
+    """Return prompt and response as one conversation, which is empty without a prompt."""
     reply = row.get("response") or row.get("completion") or []
     return {"messages": message_list(row["prompt"], "user") + message_list(reply, "assistant") if row["prompt"] else []}
 

@@ -37,7 +37,7 @@ def normalize_conversations(rows: Dataset, label: str) -> tuple[Dataset, dict[st
     - One message in place of a list is a list of it.
     - Roles get their usual names (`USUAL_ROLES`); unknown roles are kept, and stand for themselves.
     - The column `system` becomes the first message. A row whose `system` is empty gets none.
-    - If replies are whole conversations, the messages up to the prompt become the prompt, so that it is asked once.
+    - If responses are whole conversations, the messages up to the prompt become the prompt, so that it is asked once.
 
     Raises:
         HfkitError: there is a system column, but no prompt that it could precede, or it is no text; or texts that look
@@ -225,7 +225,7 @@ def with_system(found: dict, message: dict, columns: list[str]) -> None:
 
 
 def ask_once(found: dict) -> None:
-    """Move the messages before a row's replies into its prompt, if all replies that are conversations have the same."""
+    """Move the messages before a row's responses into its prompt, if all responses that are conversations have the same."""
     replies = [*found.get("replies", []), *(found[name] for name in REPLY_COLUMNS[:-1] if name in found)]
     whole = [reply for reply in replies if reply and role_of_first(reply) in ("system", "user")]
     ends = [prompt_end(found["prompt"], reply) for reply in whole]
@@ -244,7 +244,7 @@ def ask_once(found: dict) -> None:
 
 
 def without_prompt(reply: list, length: int) -> list:
-    """Return a reply without its first messages if it begins with a question."""
+    """Return a response without its first messages if it begins with a question."""
     return reply[length:] if reply and role_of_first(reply) in ("system", "user") else reply
 
 

@@ -1,4 +1,4 @@
-"""Convert the columns of a data set to those of a stage, as `columns` and `convert` of a card or of an entry say.
+"""Convert the columns of a dataset to those of a stage, as `columns` and `convert` of a card or of an entry say.
 
 The set of conversions is closed: no card runs code.
 """
@@ -31,7 +31,7 @@ JSON = getattr(datasets, "Json", ())
 
 
 def expression_columns(expression: str) -> list[str]:
-    """Return the data set's columns that one value of `columns` reads."""
+    """Return the dataset's columns that one value of `columns` reads."""
     if match := DIFFERENCE.fullmatch(expression):
         return [match[1], match[2]]
     if match := ITEMS.fullmatch(expression):
@@ -95,7 +95,8 @@ def parse_transcript(text: str, *, is_prompt: bool = True) -> list[dict]:
     Text before the first mark is a user message.
 
     Args:
-        is_prompt: whether an empty assistant message at the end asks for the reply, and is left out, or is the reply.
+        is_prompt: whether an empty assistant message at the end asks for the response, and is left out, or is the
+            response.
     """
     parts = TRANSCRIPT_MARK.split(text)
     messages = [{"role": "user", "content": parts[0].strip()}] if parts[0].strip() else []
@@ -116,7 +117,7 @@ def shared_prompt(row: dict) -> dict:
     """Return the `prompt` that `chosen` and `rejected` both begin with, as messages or text, and the two without it."""
     chosen, rejected = row["chosen"], row["rejected"]
     if isinstance(chosen, list) and isinstance(rejected, list):
-        shared = common_length(chosen[:-1], rejected[:-1])  # each keeps at least one message as its reply
+        shared = common_length(chosen[:-1], rejected[:-1])  # each keeps at least one message as its response
     elif isinstance(chosen, str) and isinstance(rejected, str):
         shared = len(shared_prompt_text(chosen, rejected))
     else:
@@ -133,7 +134,7 @@ def common_length(one: Sequence, other: Sequence) -> int:
 def shared_prompt_text(chosen: str, rejected: str) -> str:
     """Return the common prefix of two texts without a trailing space, as TRL's `extract_prompt` does.
 
-    In transcripts it ends with the last common mark of the assistant, because the replies may begin alike too.
+    In transcripts it ends with the last common mark of the assistant, because the responses may begin alike too.
     """
     common = chosen[: common_length(chosen, rejected)]
     marks = [mark for mark in TRANSCRIPT_MARK.finditer(common) if "Assistant" in mark.groups()]
@@ -150,8 +151,8 @@ def sharegpt(row: dict) -> dict:
 def history(row: dict) -> dict:
     """Return a row with earlier exchanges, a list of [user, assistant], before its prompt.
 
-    With a response, all of it is one conversation in `messages`, and earlier replies are trained on like the last one;
-    else the conversation is the prompt. An exchange that is not two texts leaves a conversation that is dropped.
+    With a response, all of it is one conversation in `messages`, and earlier responses are trained on like the last
+    one; else the conversation is the prompt. An exchange that is not two texts leaves a conversation that is dropped.
     """
     exchanges = row["history"] or []
     is_valid = all(isinstance(one, list) and [*map(type, one)] == [str, str] for one in exchanges) and row["prompt"]

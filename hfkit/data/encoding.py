@@ -146,7 +146,7 @@ def count_ids(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def pair_lengths(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the tokens of the better reply and of the worse reply of each encoded pair, and the index of its row.
+    """Return the tokens of the better response and of the worse response of each encoded pair, and the index of its row.
 
     Returns:
         (P,) integers each. A ranking gives all of its pairs. The index is the column `ranking` where there is one.

@@ -68,10 +68,10 @@ def of_messages(messages: Messages) -> list[Fault]:
 def of_replies(
     tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, replies: list[str | Messages], ids: list[int]
 ) -> list[Fault]:
-    """Return the faults of a prompt and of the replies that are compared.
+    """Return the faults of a prompt and of the responses that are compared.
 
     Args:
-        ids: of the prompt with one of the replies.
+        ids: of the prompt with one of the responses.
     """
     messages = as_messages(prompt)
     found = [fault for reply in replies for fault in of_messages(messages + as_reply(reply))]
@@ -82,7 +82,7 @@ def of_replies(
 def of_rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, ids: list[int]) -> list[Fault]:
     """Return `LEFT_OUT` if the token ids lack the text of a message, such as one of a role that the template ignores.
 
-    Replies are compared where they are encoded, and templates quote the results of tools.
+    Responses are compared where they are encoded, and templates quote the results of tools.
     """
     texts = [message.get("content") for message in messages if message["role"] not in ("assistant", "tool")]
     rendered = squash(tokenizer.decode(ids)) if any(texts) else ""

@@ -1,4 +1,4 @@
-"""Read JSON and CSV files, alone or as those of a data set in a folder or on the Hub, so that text stays as written."""
+"""Read JSON and CSV files, alone or as those of a dataset in a folder or on the Hub, so that text stays as written."""
 
 import os
 from collections import defaultdict
@@ -57,7 +57,7 @@ def file_options(kind: str, path: Path, separator: str | None = None) -> dict:
 
 
 def read_data_set(source: dict) -> tuple[Dataset, bool]:
-    """Return the rows of a data set in a folder or on the Hub, and whether they are CSV, whose cells are text.
+    """Return the rows of a dataset in a folder or on the Hub, and whether they are CSV, whose cells are text.
 
     Args:
         source: arguments of `load_dataset`.
@@ -84,7 +84,7 @@ def read_data_set(source: dict) -> tuple[Dataset, bool]:
 
 
 def checked_source(source: dict) -> dict:
-    """Return the arguments of `load_dataset` for a data set whose declarations name no file outside of it.
+    """Return the arguments of `load_dataset` for a dataset whose declarations name no file outside of it.
 
     Raises:
         UnsafeFileError: they do, or its path is the name of a builder.
@@ -101,7 +101,7 @@ def checked_source(source: dict) -> dict:
 
 
 def open_builder(source: dict) -> datasets.DatasetBuilder:
-    """Return the builder of a data set, whose files lie in it.
+    """Return the builder of a dataset, whose files lie in it.
 
     Raises:
         UnsafeFileError: they do not, or it is another builder than those that are used.
@@ -135,6 +135,6 @@ def is_packed(file: str) -> bool:
 
 
 def downloaded(files: list[str]) -> list[Path]:
-    """Return the paths of a data set's files on this machine, unpacked."""
+    """Return the paths of a dataset's files on this machine, unpacked."""
     manager = datasets.DownloadManager()
     return [unpacked(Path(manager.download(file))) for file in [*files]]

@@ -1,4 +1,4 @@
-"""Read data files, saved data sets and data sets on the Hub with `datasets`, and explain what it cannot read.
+"""Read data files, saved datasets and datasets on the Hub with `datasets`, and explain what it cannot read.
 
 The file types and their builders are listed in `hfkit/core/file_types.py`.
 """
@@ -52,7 +52,7 @@ DAMAGED = (pa.ArrowException, json.JSONDecodeError, OSError)
 
 
 def read_rows(source: dict) -> tuple[Dataset, bool]:
-    """Return all rows of a file, a saved data set or a data set on the Hub, and whether they are the text of a CSV.
+    """Return all rows of a file, a saved dataset or a dataset on the Hub, and whether they are the text of a CSV.
 
     Args:
         source: arguments of `load_dataset`, `path` and `split` among them.
@@ -67,7 +67,7 @@ def read_rows(source: dict) -> tuple[Dataset, bool]:
         except DAMAGED as error:
             if isinstance(error, OSError) and error.errno:
                 raise
-            with other_cache() as other:  # if this fails too, it is the data set that is damaged
+            with other_cache() as other:  # if this fails too, it is the dataset that is damaged
                 found = read_once(source)
             cache = datasets.config.HF_DATASETS_CACHE
             warn(f"the cache of `datasets` in {cache} is damaged ({reason(error)}): {path} was read into {other}")
@@ -112,7 +112,7 @@ def read_once(source: dict) -> tuple[Dataset, bool]:
 
 
 def read_error(path: Path, error: Exception) -> HfkitError:
-    """Return the error for a data set that cannot be read."""
+    """Return the error for a dataset that cannot be read."""
     refused = next((one for one in chain_of(error) if isinstance(one, UnsafeFileError)), None)
     if refused:
         return HfkitError(f"cannot read the data set {path}: {refused}")
@@ -123,7 +123,7 @@ def read_error(path: Path, error: Exception) -> HfkitError:
 
 
 def is_empty(path: Path) -> bool:
-    """Return whether a file or a saved data set has no content or no rows."""
+    """Return whether a file or a saved dataset has no content or no rows."""
     if (path / STATE).is_file():
         return not any(path.glob("*.arrow"))
     try:

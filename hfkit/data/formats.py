@@ -1,4 +1,4 @@
-"""The formats of data sets that people have, each known by its columns and what they hold.
+"""The formats of datasets that people have, each known by its columns and what they hold.
 
 To add a format, add it to `FORMATS`, in the words of a data card: a form, `columns`, `convert` and `keep`.
 """
@@ -26,7 +26,7 @@ class Format:
     Attributes:
         name: as people call it.
         form, columns, convert, keep: as those of a data card. A source of this format has all the columns.
-        holds: column of the data set -> what tells whether its values are those of this format. Other columns that get
+        holds: column of the dataset -> what tells whether its values are those of this format. Other columns that get
             another name hold text.
         lacks: columns that a source of this format does not have: with them it is another one.
     """
@@ -71,7 +71,7 @@ def ends_open(rows: Dataset, column: str) -> bool:
 
 
 def has_replies(rows: Dataset, column: str) -> bool:
-    """Return whether a column holds replies alone, and no conversations that begin with their prompt."""
+    """Return whether a column holds responses alone, and no conversations that begin with their prompt."""
     first = first_value(rows, column)
     roles = [*iter_roles([first] if isinstance(first, dict) else first)]
     return not roles or usual_role(roles[0]) not in ("system", "user")

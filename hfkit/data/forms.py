@@ -63,7 +63,7 @@ def instruction_row(row: dict, tokenizer, max_length: int) -> dict:
     """Return one row of messages, of prompt and response (or completion), or of text, cut at `max_length`.
 
     Where the chat template makes several sequences of a conversation (see `split_conversation`), they stand one after
-    another, and `parts` has their lengths; `encode` makes a row of each. A sequence whose reply is past `max_length`
+    another, and `parts` has their lengths; `encode` makes a row of each. A sequence whose response is past `max_length`
     is left out, and the row counts as cut.
     """
     empty = {"input_ids": [], "labels": [], PARTS: []}
@@ -101,10 +101,10 @@ def conversation_of(row: dict) -> tuple[Messages, str | Messages, str | Messages
     """Return the conversation of a row of messages, or of prompt and response (or completion).
 
     Returns:
-        all of its messages; and what to render: a prompt and the reply to it.
+        all of its messages; and what to render: a prompt and the response to it.
 
     Raises:
-        RenderError: there is no prompt or no reply, or an assistant message is empty.
+        RenderError: there is no prompt or no response, or an assistant message is empty.
     """
     prompt, reply = row.get("messages") or row.get("prompt"), []
     if not prompt:

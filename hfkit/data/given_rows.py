@@ -30,7 +30,7 @@ def is_rows(value: object) -> bool:
 
 
 def store_rows(rows: Dataset | list[dict]) -> str:
-    """Return the path of these rows in the cache of `datasets`, named by their hash: JSON lines, or a saved data set.
+    """Return the path of these rows in the cache of `datasets`, named by their hash: JSON lines, or a saved dataset.
 
     Raises:
         HfkitError: a row holds what JSON has not, or there are none.

@@ -1,7 +1,7 @@
 """Hold out rows by seed, whole prompts at a time, and find held-out rows that another stage trains on.
 
-A row is identified by the hash of its prompt: the messages before the last reply, its prompt, or its text. So all
-replies to a prompt are on one side of the split, and a prompt of SFT is recognized in the pairs of a reward model.
+A row is identified by the hash of its prompt: the messages before the last response, its prompt, or its text. So all
+responses to a prompt are on one side of the split, and a prompt of SFT is recognized in the pairs of a reward model.
 """
 
 import json

@@ -18,11 +18,11 @@ class LoadedSource:
     Attributes:
         format: a line about the format that was recognized; "" if a card or the entry says how to read the rows.
         left_out: number of rows that `keep` left out, or the conversion `drop_ties`.
-        unread: columns of the data set that are not read.
+        unread: columns of the dataset that are not read.
         roles: roles that were renamed, and unknown ones, which stand for themselves: {spelling: role}.
-        repeated: columns of replies that began with their prompt.
+        repeated: columns of responses that began with their prompt.
         shadowed: columns of the stage that are not read, because each row has one that comes first: {column: first}.
-        mapped: columns of the stage that are read -> expressions over the data set's, None where nothing is mapped.
+        mapped: columns of the stage that are read -> expressions over the dataset's, None where nothing is mapped.
     """
 
     rows: Dataset

@@ -38,7 +38,7 @@ def as_messages(prompt: str | Messages) -> Messages:
 
 
 def as_reply(reply: str | Messages) -> Messages:
-    """Return a reply as messages; text is one assistant message."""
+    """Return a response as messages; text is one assistant message."""
     return to_messages(reply, "assistant")
 
 

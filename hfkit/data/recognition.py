@@ -19,7 +19,7 @@ class Reading:
     """How the columns of a source become those of a stage, as a card, an entry or a recognized format says.
 
     Attributes:
-        columns: the stage's column -> expression over the data set's; those that are not mapped keep their names.
+        columns: the stage's column -> expression over the dataset's; those that are not mapped keep their names.
         format: a line about the recognized format; "" without one.
     """
 
@@ -33,7 +33,7 @@ def recognize(rows: Dataset, wanted: list[str], needed: list[str], label: str) -
     """Return how to read a source by its columns; where they have the stage's own names, none is mapped.
 
     Args:
-        rows: in the data set's columns; of a stream the first ones.
+        rows: in the dataset's columns; of a stream the first ones.
         wanted: the columns that the stage reads.
         needed: columns that keep their names.
 
@@ -48,7 +48,7 @@ def recognize(rows: Dataset, wanted: list[str], needed: list[str], label: str) -
         return Reading()
     columns, keep, names = dict(found.columns), found.keep, rows.column_names
     if wanted == ["prompt"]:
-        keep = ()  # they are conditions on replies
+        keep = ()  # they are conditions on responses
         columns = {name: columns[name] for name in ("prompt", "history") if name in columns} or columns
     is_mapped = any(name != expression for name, expression in columns.items())
     others = [] if found.form == "text" else [(SYSTEM, "system_prompt"), ("tools", "functions")]

@@ -154,7 +154,7 @@ def require_usable(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
 
 @cache
 def missing_header(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """Return the header of replies that a template does not write as a generation prompt; "" where it writes one."""
+    """Return the header of responses that a template does not write as a generation prompt; "" where it writes one."""
     probe, user, answer = Template(tokenizer), {"role": "user", "content": "Hi"}, "hfkit7"
     try:
         prompt = probe._apply([user], {"add_generation_prompt": False}).text

@@ -1,9 +1,9 @@
-"""Find the token ids of one reply under a chat template: what follows its generation prompt, to the end of its turn.
+"""Find the token ids of one response under a chat template: what follows its generation prompt, to the end of its turn.
 
-The reply is rendered with what precedes it. Where the template writes another text there than the generation prompt
-(it opens the thinking, or stands the system text in the last user message), the reply is put after the generation
+The response is rendered with what precedes it. Where the template writes another text there than the generation prompt
+(it opens the thinking, or stands the system text in the last user message), the response is put after the generation
 prompt, because that is what it is sampled after. What comes out is compared with the message: ids that are not the
-reply are never returned.
+response are never returned.
 """
 
 import re
@@ -44,7 +44,7 @@ def encode_reply(
         following: the message after it, for a template whose turns end with the marker of the next role.
 
     Raises:
-        RenderError: the template rejects the messages, or renders the reply as another one.
+        RenderError: the template rejects the messages, or renders the response as another one.
     """
     before, message = messages[:-1], messages[-1]
     whole = template.render(messages)
@@ -65,7 +65,7 @@ def encode_reply(
 
 
 def render_prompt(template: Template, before: Messages, message: dict, whole: Rendered) -> Rendered:
-    """Return what precedes a reply, with the generation prompt; what stands before the text where none can be rendered.
+    """Return what precedes a response, with the generation prompt; what stands before the text where none can be rendered.
 
     Raises:
         RenderError: there is neither.
@@ -95,7 +95,7 @@ def content_of(message: dict) -> str:
 
 
 def with_reasoning(message: dict, text: str) -> dict:
-    """Return a message with its reasoning in its content, if the template left it out of the text of the reply."""
+    """Return a message with its reasoning in its content, if the template left it out of the text of the response."""
     reasoning = reasoning_of(message)
     if reasoning is None or squash(reasoning) in squash(text.replace(content_of(message).strip(), "")):
         return message
@@ -167,10 +167,10 @@ def after_prompt(before: Messages, prompt: str, whole: str) -> str | None:
 
 
 def split_end(template: Template, ids: list[int]) -> tuple[list[int], list[int]]:
-    """Return the ids of a reply without and with what ends its turn, which is empty if the template writes no end.
+    """Return the ids of a response without and with what ends its turn, which is empty if the template writes no end.
 
     The tokens at the end of the rendered text are special ones and white space. The turn ends with the first of its
-    end tokens among them; the rest, such as a newline, is cut off, because no sampled reply has it.
+    end tokens among them; the rest, such as a newline, is cut off, because no sampled response has it.
     """
     tokenizer, special = template.tokenizer, special_token_ids(template.tokenizer)
     start = len(ids)
@@ -188,10 +188,10 @@ def split_end(template: Template, ids: list[int]) -> tuple[list[int], list[int]]
 def close(
     template: Template, messages: Messages, text: str, following: dict | None
 ) -> tuple[list[int] | None, list[int]]:
-    """Return the ids of a reply that the template does not end, without what it writes after it, and its turn's end.
+    """Return the ids of a response that the template does not end, without what it writes after it, and its turn's end.
 
     Returns:
-        None in place of the ids if the text of the reply is not found.
+        None in place of the ids if the text of the response is not found.
     """
     content, end = content_of(messages[-1]), turn_end(template.tokenizer, template.variables)
     head, found, _ = ("", "", "") if messages[-1].get("tool_calls") else text.rpartition(content.strip() or "\0")

@@ -1,4 +1,4 @@
-"""Validate the files that a data set of unknown origin names: they lie in its folder or on the Hub, in known formats.
+"""Validate the files that a dataset of unknown origin names: they lie in its folder or on the Hub, in known formats.
 
 `datasets` reads what a card or a README says: a URL, a file anywhere on this machine, or, with some builders, code.
 """
@@ -27,21 +27,21 @@ from hfkit.data.messages import iter_strings
 BUILDERS = (*dict.fromkeys(FILE_TYPES.values()),)
 """The builders of `datasets` that are used: they read data, and run none of it."""
 CACHE = "cache"
-"""The builder that finds a data set of the Hub in the cache, without a connection."""
+"""The builder that finds a dataset of the Hub in the cache, without a connection."""
 DECLARATIONS = ("README.md", ".huggingface.yaml")
-"""The files in which a data set declares its files; in the first one, as front matter."""
+"""The files in which a dataset declares its files; in the first one, as front matter."""
 STATE, SAVED_SPLITS = datasets.config.DATASET_STATE_JSON_FILENAME, datasets.config.DATASETDICT_JSON_FILENAME
 """The files by which a folder that `save_to_disk` wrote is known: of one split, of several."""
 
 
 @cache
 def builder_names() -> frozenset[str]:
-    """Return the names of all builders that come with `datasets`: as a path, they are no data set's."""
+    """Return the names of all builders that come with `datasets`: as a path, they are no dataset's."""
     return frozenset(module.name for module in pkgutil.iter_modules(packaged_modules.__path__))
 
 
 def builder_problem(path: str, has_files: bool) -> str | None:
-    """Return why a data set's path names a builder that is not used, or None."""
+    """Return why a dataset's path names a builder that is not used, or None."""
     if path not in builder_names() or os.path.exists(path) or (path in BUILDERS and has_files):
         return None
     return f"the name of a builder of datasets, not of a data set: name its files ({SUFFIXES})"
@@ -60,7 +60,7 @@ def name_problem(name: str) -> str | None:
 
 
 def check_declared(path: str, revision: str | None = None) -> bool:
-    """Return whether a data set, in a folder or on the Hub, declares which files it has.
+    """Return whether a dataset, in a folder or on the Hub, declares which files it has.
 
     Raises:
         UnsafeFileError: files outside of it, or a declaration that is too large.
@@ -84,14 +84,14 @@ def check_declared(path: str, revision: str | None = None) -> bool:
 
 
 def names_in(configs: object) -> Iterator[str]:
-    """Yield the names of files and folders in the `configs` of a data set's declaration."""
+    """Yield the names of files and folders in the `configs` of a dataset's declaration."""
     for config in configs if isinstance(configs, list) else []:
         for key in ("data_files", "data_dir"):
             yield from iter_strings(config.get(key) if isinstance(config, dict) else None)
 
 
 def check_builder(builder: datasets.DatasetBuilder, folder: Path) -> None:
-    """Raise an UnsafeFileError if a data set is read by another builder than `BUILDERS`, or its files lie outside."""
+    """Raise an UnsafeFileError if a dataset is read by another builder than `BUILDERS`, or its files lie outside."""
     if builder.name not in (*BUILDERS, CACHE):
         raise UnsafeFileError(f"its files are for the builder {builder.name} of datasets: save them as {SUFFIXES}")
     files = [str(file) for files in (builder.config.data_files or {}).values() for file in files]
@@ -113,12 +113,12 @@ def check_files(folder: Path, files: Iterable[str | Path]) -> None:
 
 
 def is_saved(path: Path) -> bool:
-    """Return whether a folder is a data set that `save_to_disk` wrote."""
+    """Return whether a folder is a dataset that `save_to_disk` wrote."""
     return (path / STATE).is_file() or (path / SAVED_SPLITS).is_file()
 
 
 def check_saved(folder: Path) -> None:
-    """Raise an UnsafeFileError if a data set that `save_to_disk` wrote names files outside of its folder."""
+    """Raise an UnsafeFileError if a dataset that `save_to_disk` wrote names files outside of its folder."""
     splits = (read_json_mapping(folder / SAVED_SPLITS) or {}).get("splits")
     if splits is not None:
         names = [*iter_strings(splits)]
@@ -135,7 +135,7 @@ def check_saved(folder: Path) -> None:
 
 
 def without_decoding(rows):
-    """Return the rows of a data set or a stream with images, sounds and the like as they are stored.
+    """Return the rows of a dataset or a stream with images, sounds and the like as they are stored.
 
     Decoding one would open the file, or the URL, that a row names.
     """

@@ -26,7 +26,7 @@ NUMERIC_COLUMNS = ("margin", "ranks", "scores")  # all other columns hold text o
 def read_source(
     entry: DatasetEntry, recipe: Recipe | None, wanted: list[str], reads: list[str], needed: list[str], seed: int
 ) -> tuple[Dataset, Reading, int, list[str]]:
-    """Return the rows that are kept (of a stream, up to its budget), in the data set's own columns.
+    """Return the rows that are kept (of a stream, up to its budget), in the dataset's own columns.
 
     Args:
         wanted, needed: as of `read_entry`.

@@ -35,7 +35,7 @@ from hfkit.data.progress import progress_bars
 from hfkit.data.repeated_prompts import without_repeated_prompts
 from hfkit.data.source_rows import NUMERIC_COLUMNS, read_source, require_column
 
-# Prompts are read from a column, from conversations, or from pairs that begin alike. Replies may hold their beginning.
+# Prompts are read from a column, from conversations, or from pairs that begin alike. Responses may hold their beginning.
 PROMPT_SOURCES = ["prompt", "messages", *REPLY_COLUMNS, *TEMPLATE_COLUMNS]
 
 
@@ -52,7 +52,7 @@ def read_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
         seed: decides which rows of a stream are taken.
 
     Raises:
-        HfkitError: there is no such card, file or data set, a mapped or needed column is missing, or a column that may
+        HfkitError: there is no such card, file or dataset, a mapped or needed column is missing, or a column that may
             hold the prompt of pairs is not mapped.
     """
     needed, recipe, label = needed or [], recipe_of(entry), entry.card or entry.path
@@ -119,10 +119,10 @@ def check_types(rows: Dataset, columns: list[str], mapped: dict[str, str], label
 
 
 def map_columns(rows: Dataset, columns: dict[str, str], label: str) -> Dataset:
-    """Return the rows with a stage's columns, by name or by `evaluate_expression`, in place of the data set's.
+    """Return the rows with a stage's columns, by name or by `evaluate_expression`, in place of the dataset's.
 
     Raises:
-        HfkitError: the data set has no such column, or its type does not suit the expression.
+        HfkitError: the dataset has no such column, or its type does not suit the expression.
     """
     computed, features = {}, datasets.Features(rows.features)
     for column, expression in columns.items():
@@ -143,7 +143,7 @@ def map_columns(rows: Dataset, columns: dict[str, str], label: str) -> Dataset:
 
 
 def computed_columns(row: dict, expressions: dict[str, str]) -> dict:
-    """Return the columns that are computed from the data set's, under names that no data set has."""
+    """Return the columns that are computed from the dataset's, under names that no dataset has."""
     return {f"={column}": evaluate_expression(expression, row) for column, expression in expressions.items()}
 
 

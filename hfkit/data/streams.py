@@ -21,7 +21,7 @@ from hfkit.data.source_files import is_saved, without_decoding
 
 # Rows from which the next one is drawn, because a stream cannot be shuffled as a whole.
 BUFFER = 10_000
-# Columns under names that no data set has: how many rows `keep` has left out so far, and the names of all columns.
+# Columns under names that no dataset has: how many rows `keep` has left out so far, and the names of all columns.
 LEFT_OUT_COLUMN, NAMES_COLUMN = "=left out", "=names"
 # UTF-8 bytes of text taken for each token of a budget: more than a token has, so that the budget can be filled.
 BYTES_PER_TOKEN = 8
@@ -55,7 +55,7 @@ def open_stream(source: dict) -> tuple[dict, datasets.IterableDataset, str, list
             builder = open_builder(arguments)
         else:
             builder = datasets.load_dataset_builder(**arguments)
-        if builder.name == "csv" and arguments["path"] != "csv":  # of a data set on the Hub
+        if builder.name == "csv" and arguments["path"] != "csv":  # of a dataset on the Hub
             arguments |= CSV_OPTIONS
             builder = datasets.load_dataset_builder(**arguments)
         streams = builder.as_streaming_dataset()

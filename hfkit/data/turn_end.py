@@ -1,4 +1,4 @@
-"""Find the tokens that end an assistant's turn under a chat template, and so end a sampled reply.
+"""Find the tokens that end an assistant's turn under a chat template, and so end a sampled response.
 
 Often it is not the end-of-text token: `<end_of_turn>`, `<|im_end|>`, `<|eot_id|>`, or the marker of the next role.
 """
@@ -22,7 +22,7 @@ class TurnEnd:
     """What ends a turn.
 
     Args:
-        ids: the tokens, without white space before them; the last one ends a sampled reply.
+        ids: the tokens, without white space before them; the last one ends a sampled response.
         is_next_role: whether it is the marker of the next role, and the template writes no end of its own.
     """
 
@@ -40,7 +40,7 @@ def turn_end(tokenizer: PreTrainedTokenizerBase, variables: dict | None = None) 
 
 @cache
 def _find_turn_end(tokenizer: PreTrainedTokenizerBase, template: str, variables: str) -> TurnEnd:
-    """Return what the template writes after a reply, in the middle of a conversation and at its end.
+    """Return what the template writes after a response, in the middle of a conversation and at its end.
 
     A token that stands there only at the end of the conversation, such as Phi's end-of-text, ends no turn.
     """
@@ -54,7 +54,7 @@ def _find_turn_end(tokenizer: PreTrainedTokenizerBase, template: str, variables:
 
 
 def _after_reply(tokenizer: PreTrainedTokenizerBase, variables: dict) -> list[list[int]]:
-    """Return the token ids after a reply that ends a conversation, and after one that a user answers."""
+    """Return the token ids after a response that ends a conversation, and after one that a user answers."""
     template = Template(tokenizer, variables=variables)
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ANSWER}]
     found = []

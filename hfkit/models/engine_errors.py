@@ -1,4 +1,4 @@
-"""Failures of an engine that samples replies, such as a lost server: all processes of a launch agree on them."""
+"""Failures of an engine that samples responses, such as a lost server: all processes of a launch agree on them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

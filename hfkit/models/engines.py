@@ -1,4 +1,4 @@
-"""Engines of Transformers that sample replies, by the names of `rollout_engine`; a further one is a line of ENGINES."""
+"""Engines of Transformers that sample responses, by the names of `rollout_engine`; a further one is a line of ENGINES."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -42,7 +42,8 @@ class GenerateEngine:
     Args:
         model: in eval mode, so that gradient checkpointing leaves the cache on.
         copies: to sample with the adapter merged: a token then takes half of the operations or fewer.
-        bf16: whether to sample under bf16 autocast: the replies then come from the model to within bfloat16's rounding.
+        bf16: whether to sample under bf16 autocast: the responses then come from the model to within bfloat16's
+            rounding.
     """
 
     model: PreTrainedModel | PeftModel
@@ -71,7 +72,7 @@ class GenerateEngine:
         batch_size: int,
         stop_token_ids: list[int] | None = None,
     ) -> list[list[int]]:
-        """Return replies as `Engine.sample` does."""
+        """Return responses as `Engine.sample` does."""
         stop_token_ids = stop_token_ids or turn_end_ids(self.tokenizer)
         merged = self.copies.in_place() if self.copies else nullcontext()
         with merged, torch.no_grad(), without_generation_defaults(self.model):
@@ -85,7 +86,7 @@ class GenerateEngine:
     def sample_merged(
         self, prompts: list[list[int]], length: int, temperature: float, batch_size: int, stop_token_ids: list[int]
     ) -> list[list[int]]:
-        """Return replies from the model as it computes now; rows that have ended leave the batch."""
+        """Return responses from the model as it computes now; rows that have ended leave the batch."""
         with self.autocast():
             return sample_replies(self.model, self.tokenizer, prompts, length, temperature, batch_size, stop_token_ids)
 
@@ -98,7 +99,7 @@ class GenerateEngine:
 class StaticEngine(GenerateEngine):
     """Samples over a static cache with the decoding compiled, on a GPU into CUDA graphs; prompts are not compiled.
 
-    A batch is computed until its last reply has ended: its shape is compiled, so that no row can leave it.
+    A batch is computed until its last response has ended: its shape is compiled, so that no row can leave it.
     """
 
     caches: dict[tuple[int, int], "AutocastCache"] = field(default_factory=dict)
@@ -112,7 +113,7 @@ class StaticEngine(GenerateEngine):
     def sample_merged(
         self, prompts: list[list[int]], length: int, temperature: float, batch_size: int, stop_token_ids: list[int]
     ) -> list[list[int]]:
-        """Return replies from the model as it computes now."""
+        """Return responses from the model as it computes now."""
         compiled = CompileConfig(mode="reduce-overhead" if self.model.device.type == "cuda" else "default")
         compiled.dynamic = False  # CUDA graphs have one shape
         compile_everywhere(compiled)
@@ -156,7 +157,7 @@ class AutocastCache(StaticCache):
 
 @dataclass
 class ContinuousEngine(GenerateEngine):
-    """Samples with Transformers' continuous batching: a prompt takes the place of each reply that ends.
+    """Samples with Transformers' continuous batching: a prompt takes the place of each response that ends.
 
     Its thread does not see autocast: it computes in the model's dtype.
     """
@@ -167,7 +168,7 @@ class ContinuousEngine(GenerateEngine):
     def sample_merged(
         self, prompts: list[list[int]], length: int, temperature: float, batch_size: int, stop_token_ids: list[int]
     ) -> list[list[int]]:
-        """Return replies from the model as it computes now, at most `batch_size` at the same time.
+        """Return responses from the model as it computes now, at most `batch_size` at the same time.
 
         Raises:
             EngineError: Transformers failed to sample.
@@ -181,10 +182,10 @@ class ContinuousEngine(GenerateEngine):
 
 
 def batching_config(tokens: int, rows: int, seed: int) -> ContinuousBatchingConfig:
-    """Return the settings for `rows` replies at a time: a cache for them alone; by default it takes most of the memory.
+    """Return the settings for `rows` responses at a time: a cache for them alone; by default it takes most of the memory.
 
     Args:
-        tokens: of the longest prompt with its reply.
+        tokens: of the longest prompt with its response.
     """
     config = ContinuousBatchingConfig(seed=seed, max_requests_per_batch=rows, allow_block_sharing=False)
     config.auto_switch_to_flash = False  # flash attention has no float32
@@ -196,7 +197,7 @@ def batching_config(tokens: int, rows: int, seed: int) -> ContinuousBatchingConf
 def run_continuously(
     model: PreTrainedModel, prompts: list[list[int]], config: GenerationConfig, batching: ContinuousBatchingConfig
 ) -> list[list[int]]:
-    """Return replies by continuous batching. All prompts wait before it starts: the same seed then samples the same.
+    """Return responses by continuous batching. All prompts wait before it starts: the same seed then samples the same.
 
     `generate_batch` adds the prompts to a loop that runs already, so that the batches depend on the threads' timing.
 

@@ -1,4 +1,4 @@
-"""Samples replies of a model, and computes the log-probabilities and entropies of their tokens."""
+"""Samples responses of a model, and computes the log-probabilities and entropies of their tokens."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)  # layers of a cache from whi
 
 
 class Engine(Protocol):
-    """Samples replies of a model; `engines.py` has those to choose from."""
+    """Samples responses of a model; `engines.py` has those to choose from."""
 
     @property
     def name(self) -> str:
@@ -43,7 +43,7 @@ class Engine(Protocol):
         batch_size: int,
         stop_token_ids: list[int] | None = None,
     ) -> list[list[int]]:
-        """Return a reply to each prompt as `generate_replies` does, drawn from torch's global generator."""
+        """Return a response to each prompt as `generate_replies` does, drawn from torch's global generator."""
 
     def release(self) -> None:
         """Free what is not needed before the next `sync`: the model is about to be updated."""
@@ -60,13 +60,13 @@ def generate_replies(
     stop_token_ids: list[int] | None = None,
     engine: Engine | None = None,
 ) -> list[list[int]]:
-    """Return a reply to each prompt as token ids, up to and including the stop token if the model wrote one.
+    """Return a response to each prompt as token ids, up to and including the stop token if the model wrote one.
 
     Args:
         prompts: token ids, as `chat_template.encode_prompt` returns them.
         temperature: 0 takes the likeliest token; otherwise temperature is the only logits processor.
         seed: of the sampling; torch's global generators are restored.
-        stop_token_ids: end a reply; default is the EOS and the end of the turn.
+        stop_token_ids: end a response; default is the EOS and the end of the turn.
         engine: samples from the model, with the weights of its last `sync`; default is `sample_replies`.
     """
     sample = engine.sample if engine else partial(sample_replies, model, tokenizer)
@@ -85,7 +85,7 @@ def sample_replies(
     batch_size: int,
     stop_token_ids: list[int] | None = None,
 ) -> list[list[int]]:
-    """Return replies with Transformers' `generate` over a cache that grows, drawn from torch's global generator."""
+    """Return responses with Transformers' `generate` over a cache that grows, drawn from torch's global generator."""
     config = sampling_config(tokenizer, max_new_tokens, temperature, stop_token_ids or turn_end_ids(tokenizer))
     replies = []
     with without_generation_defaults(model):
@@ -110,9 +110,9 @@ def sample_until_ended(
     max_new_tokens: int,
     config: GenerationConfig,
 ) -> list[list[int]]:
-    """Return replies to one batch of prompts (B, P), padded on the left; rows that have ended leave the batch.
+    """Return responses to one batch of prompts (B, P), padded on the left; rows that have ended leave the batch.
 
-    The lengths of replies differ much: a whole batch would compute as many tokens for each row as for the longest.
+    The lengths of responses differ much: a whole batch would compute as many tokens for each row as for the longest.
     """
     width, limit, stop_token_ids = ids.shape[1], ids.shape[1] + max_new_tokens, torch.tensor(config.eos_token_id)
     replies = [[] for _ in ids]
@@ -124,7 +124,7 @@ def sample_until_ended(
             attention_mask=mask,
             generation_config=config,
             return_dict_in_generate=True,
-            synced_gpus=False,  # each process has whole weights, and replies of its own lengths
+            synced_gpus=False,  # each process has whole weights, and responses of its own lengths
             **{CACHE_NAME: cache},
         )
         mask = torch.nn.functional.pad(mask, (0, made.sequences.shape[1] - ids.shape[1]), value=1)
@@ -143,7 +143,7 @@ def sample_until_ended(
 
 
 def up_to_stop(reply: list[int], stop_token_ids: list[int]) -> list[int]:
-    """Return token ids up to and including the first that ends a reply."""
+    """Return token ids up to and including the first that ends a response."""
     return reply[: next((index + 1 for index, token in enumerate(reply) if token in stop_token_ids), len(reply))]
 
 
@@ -187,7 +187,7 @@ def stop_ids(config: GenerationConfig, tokenizer) -> list[int]:
 
 @dataclass
 class Likelihood:
-    """Log-probability and entropy of each token of one reply, in nats, float32 (tokens,)."""
+    """Log-probability and entropy of each token of one response, in nats, float32 (tokens,)."""
 
     logprobs: torch.Tensor
     entropy: torch.Tensor
@@ -202,7 +202,7 @@ def likelihoods(
     temperature: float = 1.0,
     batch_size: int = 16,
 ) -> list[Likelihood]:
-    """Return the log-probability of each token of each reply, and the entropy of its distribution."""
+    """Return the log-probability of each token of each response, and the entropy of its distribution."""
     rows = [prompt + reply for prompt, reply in zip(prompts, replies, strict=True)]
     results: list = [None] * len(rows)
     lengths = [len(row) for row in rows]
@@ -212,7 +212,7 @@ def likelihoods(
         batch = tokenizer.pad(ids, padding_side="right", return_tensors="pt").to(model.device)
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         targets = torch.full_like(inputs["input_ids"], IGNORE)
-        for row, index in enumerate(part):  # the token before a reply predicts its first one
+        for row, index in enumerate(part):  # the token before a response predicts its first one
             start = len(prompts[index]) - 1
             targets[row, start : start + len(replies[index])] = torch.tensor(replies[index])
         counts = [len(replies[index]) for index in part]

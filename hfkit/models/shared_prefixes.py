@@ -1,9 +1,9 @@
-"""Replies to one prompt in one sequence, so that a model computes what they begin with once.
+"""Responses to one prompt in one sequence, so that a model computes what they begin with once.
 
-A sequence holds what the replies have in common, their prefix, then the rest of each, a branch. A token attends to the
-prefix and to its own branch, at positions that go on from the prefix: its hidden state is that of its reply by itself
-(tree attention: Miao et al. 2023, arXiv 2305.09781, 4.2). Models that read tokens in another way than by attention to
-all earlier ones cannot do that; `shares_prefixes` tells them apart.
+A sequence holds what the responses have in common, their prefix, then the rest of each, a branch. A token attends to
+the prefix and to its own branch, at positions that go on from the prefix: its hidden state is that of its response by
+itself (tree attention: Miao et al. 2023, arXiv 2305.09781, 4.2). Models that read tokens in another way than by
+attention to all earlier ones cannot do that; `shares_prefixes` tells them apart.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from hfkit.models.micro_batches import round_up
 from hfkit.models.output_head import joined_to_outputs, last_hidden_states
 
 PADDING = -1
-"""The branch of padding; 0 is the prefix, 1 and more are the replies."""
+"""The branch of padding; 0 is the prefix, 1 and more are the responses."""
 PER_TOKEN = {"input_ids": "ids", "attention_mask": "readers", "position_ids": "positions", "branches": "branches"}
 """The tensors (B, T) of a batch, by what they are called in a `ReplySequence`."""
 TOLERANCE = 1e-4
@@ -27,14 +27,14 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class ReplySequence:
-    """One reply or more.
+    """One response or more.
 
     Attributes:
         ids: of its T tokens.
         branches: of each token, 0 for the prefix.
-        positions: of each token in its reply.
-        readers: how many replies each token is part of.
-        ends: the place of the last token of each reply.
+        positions: of each token in its response.
+        readers: how many responses each token is part of.
+        ends: the place of the last token of each response.
     """
 
     ids: list[int]
@@ -45,7 +45,7 @@ class ReplySequence:
 
 
 def sequence_of(replies: list[list[int]]) -> ReplySequence:
-    """Return the sequence of replies, each the token ids of a conversation."""
+    """Return the sequence of responses, each the token ids of a conversation."""
     different = (place for place, tokens in enumerate(zip(*replies, strict=False)) if len({*tokens}) > 1)
     shared = next(different, min(map(len, replies)))
     rests = [reply[shared:] for reply in replies]
@@ -62,7 +62,7 @@ def sequence_of(replies: list[list[int]]) -> ReplySequence:
 
 
 def sequences_of(replies: list[list[int]], share: bool = True) -> list[ReplySequence]:
-    """Return one sequence of all replies, or one of each: what costs less.
+    """Return one sequence of all responses, or one of each: what costs less.
 
     Each token computes with all others of its sequence, so it is not one where short prefixes have long branches.
     """
@@ -79,8 +79,8 @@ def padded_sequences(
     """Return sequences as a batch, padded on the right to a multiple.
 
     Returns:
-        `input_ids`, `position_ids`, `branches` and `attention_mask`, how many replies a token is part of, int64 (B, T)
-        each; `ends` (2, R): the row and the place of the last token of each reply.
+        `input_ids`, `position_ids`, `branches` and `attention_mask`, how many responses a token is part of, int64 (B,
+        T) each; `ends` (2, R): the row and the place of the last token of each response.
     """
     width = round_up(max(len(one.ids) for one in sequences), multiple)
     batch, fillings = {}, {"input_ids": pad_id, "branches": PADDING}
@@ -98,7 +98,7 @@ def visible(branches: torch.Tensor) -> torch.Tensor:
 
 
 def reply_states(model: torch.nn.Module, backbone: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the hidden state of the last token of each reply, (R, H).
+    """Return the hidden state of the last token of each response, (R, H).
 
     Args:
         model: is called; it calls the backbone.
@@ -120,7 +120,7 @@ def reply_states(model: torch.nn.Module, backbone: PreTrainedModel, batch: dict[
 
 @torch.no_grad()
 def shares_prefixes(model: torch.nn.Module, backbone: PreTrainedModel, replies: list[list[int]]) -> bool:
-    """Return whether a model's hidden states of replies are the same in one sequence as by themselves.
+    """Return whether a model's hidden states of responses are the same in one sequence as by themselves.
 
     Args:
         replies: the longest ones that it will read, since some models look back only so far.

@@ -84,7 +84,7 @@ def read_tokenizer(
     except ValueError as error:
         raise HfkitError(f"chat_template_kwargs: {TODAY} is not a date (YYYY-MM-DD): {error}") from error
     if getattr(tokenizer, "chat_control_tokens", None) is None:
-        # Special tokens in messages are text (see chat_template.py); tokens such as <think> in a reply stay tokens.
+        # Special tokens in messages are text (see chat_template.py); tokens such as <think> in a response stay tokens.
         tokenizer.chat_control_tokens = []
     return tokenizer
 

@@ -1,7 +1,7 @@
 """Attention within the documents of a packed row, by PyTorch's own flash attention kernel for rows of several lengths.
 
 Where documents lie is read from the positions, which restart at each of them. What is no packed row (padded batches,
-replies that are sampled with a cache) is computed by `scaled_dot_product_attention`, as without packing.
+responses that are sampled with a cache) is computed by `scaled_dot_product_attention`, as without packing.
 """
 
 import inspect

@@ -1,6 +1,6 @@
-"""Samples replies with vLLM, from a copy of the policy's weights: on a server, or in this process on the same GPU.
+"""Samples responses with vLLM, from a copy of the policy's weights: on a server, or in this process on the same GPU.
 
-vLLM holds the whole model, with the adapter merged. Its replies come from the policy to within the rounding of its
+vLLM holds the whole model, with the adapter merged. Its responses come from the policy to within the rounding of its
 dtype; the log-probabilities that PPO learns from are the policy's own.
 """
 
@@ -36,7 +36,7 @@ class Backend(Protocol):
         """Replace the weights to sample with."""
 
     def sample(self, prompts: list[list[int]], seeds: list[int], sampling: dict[str, Any], at_once: int) -> list:
-        """Return the token ids of a reply to each prompt."""
+        """Return the token ids of a response to each prompt."""
 
     def free(self) -> None:
         """Free the GPU's memory until the next `load`."""
@@ -46,7 +46,7 @@ class Backend(Protocol):
 class VLLMEngine:
     """Samples with vLLM; temperature and stop tokens are all that `sample` sets.
 
-    A seed reproduces replies as far as vLLM does: its rounding depends on which replies it computes together.
+    A seed reproduces responses as far as vLLM does: its rounding depends on which responses it computes together.
 
     Args:
         backend: a `Server`, which all processes ask and the main process sends weights to; or a `Colocated`.
@@ -92,10 +92,10 @@ class VLLMEngine:
         batch_size: int,
         stop_token_ids: list[int] | None = None,
     ) -> list[list[int]]:
-        """Return replies as `Engine.sample` does, each with a seed from torch's global generator.
+        """Return responses as `Engine.sample` does, each with a seed from torch's global generator.
 
         Raises:
-            EngineError: vLLM failed, or gave something else than replies.
+            EngineError: vLLM failed, or gave something else than responses.
         """
         stop_token_ids = stop_token_ids or turn_end_ids(self.tokenizer)
         limits = {"max_tokens": max_new_tokens, "temperature": float(temperature)}
@@ -119,7 +119,7 @@ class VLLMEngine:
 
 
 def reply_fault(reply: Any, max_new_tokens: int, vocabulary: int) -> str | None:
-    """Return why something is not a reply, or None."""
+    """Return why something is not a response, or None."""
     if not isinstance(reply, list) or not 0 < len(reply) <= max_new_tokens:
         return f"expected 1 to {max_new_tokens} token ids"
     if not all(type(token) is int and 0 <= token < vocabulary for token in reply):
@@ -146,7 +146,7 @@ class Colocated:
         self.llm.reset_prefix_cache()
 
     def sample(self, prompts: list[list[int]], seeds: list[int], sampling: dict[str, Any], at_once: int) -> list:
-        """Return the token ids of a reply to each prompt; vLLM chooses how many it computes at once."""
+        """Return the token ids of a response to each prompt; vLLM chooses how many it computes at once."""
         from vllm import SamplingParams  # noqa: PLC0415 - an optional package
 
         each = [SamplingParams(**sampling, seed=seed, detokenize=False) for seed in seeds]
@@ -171,7 +171,7 @@ def colocated(path: str, dtype: str, memory: float, tokens: int | None) -> Coloc
 
     Args:
         memory: the share of the GPU's memory for weights and KV cache.
-        tokens: of the longest prompt with its reply; None takes the model's context.
+        tokens: of the longest prompt with its response; None takes the model's context.
 
     Raises:
         HfkitError: vLLM cannot start.

@@ -1,4 +1,4 @@
-"""A vLLM server that samples replies and takes over weights: `vllm serve`, by way of TRL's client.
+"""A vLLM server that samples responses and takes over weights: `vllm serve`, by way of TRL's client.
 
 TRL's client retries requests. Here none is retried: a server that was started again meanwhile has other weights.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from trl.generation.vllm_client import VLLMClient
 
 ANSWER_BYTES = 16 << 20
-"""The longest answer that is read; that with a reply has its text, and a few bytes for each token."""
+"""The longest answer that is read; that with a response has its text, and a few bytes for each token."""
 ASK_SECONDS = 30.0
 """How long a server may take to answer what it is."""
 SHOWN_LENGTH = 300
@@ -169,15 +169,15 @@ class Server:
             in_thread(send).result(self.timeout)
 
     def sample(self, prompts: list[list[int]], seeds: list[int], sampling: dict[str, Any], at_once: int) -> list:
-        """Return the token ids of a reply to each prompt, as the server sends them.
+        """Return the token ids of a response to each prompt, as the server sends them.
 
         Args:
-            seeds: one for each reply; those of one request would be drawn from the same random numbers.
+            seeds: one for each response; those of one request would be drawn from the same random numbers.
             sampling: arguments of vLLM's `SamplingParams`.
             at_once: the most requests at the same time.
 
         Raises:
-            EngineError: the server is gone, late, or answers with an error or with something else than a reply.
+            EngineError: the server is gone, late, or answers with an error or with something else than a response.
         """
         room = threading.Semaphore(at_once)
 
