@@ -1,4 +1,4 @@
-"""Take the prompt out of responses that begin with it, so that it is asked once."""
+"""Removes the prompt from responses that begin with it, so that it occurs once."""
 
 from functools import partial
 
@@ -10,9 +10,9 @@ from hfkit.data.message_texts import TEXTS
 
 
 def without_repeated_prompts(rows: Dataset) -> tuple[Dataset, list[str]]:
-    """Return the rows with responses that do not begin with their prompt, and the columns that were changed.
+    """Return the rows with the prompt removed from responses that begin with it, and the changed columns.
 
-    Responses are changed only if the text of each of them, in all rows, begins with the prompt and goes on.
+    Responses are changed only if each of them, in all rows, begins with the prompt and continues after it.
     """
     columns = [name for name in REPLY_COLUMNS if rows.features.get(name) in TEXTS]
     if rows.features.get("prompt") not in TEXTS or not columns or not all(map(partial(is_repeated, columns), rows)):
@@ -35,5 +35,5 @@ def cuts_word(prompt: str, reply: str) -> bool:
 
 
 def cut_prompt(row: dict, columns: list[str]) -> dict:
-    """Return the responses of a row without its prompt and the white space after it."""
+    """Return the responses of a row without its prompt and white space after it."""
     return {name: row[name][len(row["prompt"]) :].lstrip() for name in columns}

@@ -45,7 +45,7 @@ def remedies(config_class, **given) -> dict[str, str]:
         ),
         (SFTConfig, "finetuning_type", "lora", "unknown; lora is use_peft: true"),
         (SFTConfig, "dataset", "alpaca", "unknown; list files, Hub ids or data cards: datasets: [FILE, ...]"),
-        (SFTConfig, "template", "llama3", "unknown; the template of the model's own tokenizer is used"),
+        (SFTConfig, "template", "llama3", "unknown; hfkit uses the tokenizer's own template"),
         (SFTConfig, "default_system", "Be kind.", "unknown; hfkit calls it system_prompt"),
         (SFTConfig, "additional_target", "lm_head", "unknown; hfkit calls it modules_to_save"),
         (SFTConfig, "peft_use_dora", True, "unknown; hfkit calls it use_dora"),
@@ -64,7 +64,7 @@ def test_a_flag_and_a_key_of_an_entry():
     with pytest.raises(ConfigError, match=r"--lora_rank: '8' -> unknown; hfkit calls it --lora_r\n"):
         parse(SFTConfig, ["--output_dir", "out", "--lora-rank", "8", "--num_epochs", "x"], "hfkit sft", "")
     found = remedies(SFTConfig, datasets=[{"path": "a.jsonl", "type": "alpaca"}])
-    assert found["datasets[0].type"].startswith("unknown; the format is known by the columns")
+    assert found["datasets[0].type"].startswith("unknown; hfkit detects the format by its columns")
 
 
 def test_what_a_key_stands_for_is_not_reported_as_missing_too():

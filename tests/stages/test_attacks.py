@@ -55,9 +55,7 @@ def test_a_file_that_cannot_be_read_is_told_with_its_line(run_stage, tmp_path, n
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "pretrain"])
-@pytest.mark.parametrize(
-    ("value", "told"), [(3, "holds int64"), (None, "No row has text to learn from"), (["a"], "holds List")]
-)
+@pytest.mark.parametrize(("value", "told"), [(3, "holds int64"), (None, "No row has text:"), (["a"], "holds List")])
 def test_a_text_column_without_text_is_refused(run_stage, tmp_path, rows_file, stage, value, told):
     with pytest.raises(HfkitError, match=told):
         run_stage(stage, tmp_path / "out", datasets=rows_file([{"text": value}] * 30))
@@ -75,7 +73,7 @@ def test_a_tokenizer_is_trained_around_missing_texts(run_stage, tmp_path, rows_f
     [
         ("sft", {"messages": ["x", "y"]}, "neither text nor messages"),
         ("sft", {"messages": [{"who": "human", "value": "x"}]}, "neither text nor messages"),
-        ("reward", PAIR | {"margin": "big"}, "'margin' holds string, and should hold numbers"),
+        ("reward", PAIR | {"margin": "big"}, "'margin' holds string, expected numbers"),
         ("reward", PAIR | {"chosen": 1, "rejected": 2}, "'chosen' holds int64"),
         ("ppo", {"prompt": 3}, "'prompt' holds int64"),
     ],
@@ -96,7 +94,7 @@ def test_columns_mapped_to_nothing_are_refused(run_stage, tmp_path, data, column
 
 @pytest.mark.parametrize("size", [32, 500, 0.999])
 def test_a_split_that_leaves_nothing_is_refused(run_stage, tmp_path, size):
-    with pytest.raises(HfkitError, match="leaves no row to train on of 32 rows"):
+    with pytest.raises(HfkitError, match="leaves no training row of 32 rows"):
         run_stage("sft", tmp_path / "out", test_split_size=size)
 
 
