@@ -229,7 +229,7 @@ RIGHT = {
         {
             "sft": ["<user>Where?<assistant>[Oslo.$]"],
             "ppo": ["<user>Where?<assistant>"] * 2,
-            "reward": "its rows have one response each, as for SFT; the reward stage reads prompt, completion and label",
+            "reward": ONE_RESPONSE.replace("chosen and rejected", "completion and label"),
         },
     ),
     "kto_sharegpt.json": (

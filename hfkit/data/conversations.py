@@ -259,13 +259,13 @@ def prompt_end(prompt: list, reply: list) -> int | None:
 
     A system message that only one of the two has is ignored; two different ones do not match.
     """
-    asked, said = [*map(key_of, prompt)], [*map(key_of, reply)]
-    if asked[0][0] == said[0][0] == "system" and asked[0] != said[0]:
+    wanted, messages = [*map(key_of, prompt)], [*map(key_of, reply)]
+    if wanted[0][0] == messages[0][0] == "system" and wanted[0] != messages[0]:
         return None
-    asked = asked[1:] if asked[0][0] == "system" else asked
-    for start in range(said[0][0] == "system", len(said) - len(asked)):
-        if said[start : start + len(asked)] == asked:
-            return start + len(asked)
+    wanted = wanted[1:] if wanted[0][0] == "system" else wanted
+    for start in range(messages[0][0] == "system", len(messages) - len(wanted)):
+        if messages[start : start + len(wanted)] == wanted:
+            return start + len(wanted)
     return None
 
 

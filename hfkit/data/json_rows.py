@@ -46,13 +46,13 @@ def scan_rows(plan: dict) -> Iterator[dict]:
     shape, depth, columns, is_by_line = new_shape(), limit_of(MAX_DEPTH), limit_of(MAX_COLUMNS), True
     for path in map(Path, plan["paths"]):
         is_by_line = has_row_per_line(path) and is_by_line
-        for place, row in iter_places(path):
+        for location, row in iter_located(path):
             try:
                 columns -= add_value(shape, row, depth)
                 if columns < 0:
                     raise exceeded(MAX_COLUMNS, "the rows up to it have", "columns and fields")
             except LimitError as error:
-                raise LimitError(f"{place[0]} {place[1]}: {error}") from None
+                raise LimitError(f"{location[0]} {location[1]}: {error}") from None
     yield {"shape": json.dumps(shape | {"is_by_line": is_by_line})}
 
 
@@ -87,13 +87,13 @@ def state_of(paths: list[Path]) -> list[list[int]]:
 
 
 def iter_json_rows(path: Path, *, numbers_as_text: bool = False) -> Iterator[dict]:
-    """Yield the rows of a JSON file, as `iter_places` does, without their places."""
-    for _, row in iter_places(path, numbers_as_text=numbers_as_text):
+    """Yield the rows of a JSON file, as in `iter_located`, without locations."""
+    for _, row in iter_located(path, numbers_as_text=numbers_as_text):
         yield row
 
 
-def iter_places(path: Path, *, numbers_as_text: bool = False) -> Iterator[tuple[tuple[str, int], dict]]:
-    """Yield the rows of a JSON file, each with its place, ("line", 3) or ("row", 3).
+def iter_located(path: Path, *, numbers_as_text: bool = False) -> Iterator[tuple[tuple[str, int], dict]]:
+    """Yield the rows of a JSON file, each with its location, ("line", 3) or ("row", 3).
 
     They are one line each, consecutive objects, or the items of one list.
 
@@ -110,7 +110,7 @@ def iter_places(path: Path, *, numbers_as_text: bool = False) -> Iterator[tuple[
         with open_text(path) as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
-                    yield (place := ("line", number)), as_row(parse_line(line, number, options), place)
+                    yield (location := ("line", number)), as_row(parse_line(line, number, options), location)
         return
     with open_text(path) as stream:
         text, decoder = stream.read().rstrip(), json.JSONDecoder(**options)
@@ -125,7 +125,7 @@ def iter_places(path: Path, *, numbers_as_text: bool = False) -> Iterator[tuple[
         if isinstance(value, list) and position < len(text):
             raise ValueError("expected one list, found several")
         for number, row in enumerate(value if isinstance(value, list) else [value], 1):
-            yield (place := ("row", number)), as_row({"text": row} if isinstance(row, str) else row, place)
+            yield (location := ("row", number)), as_row({"text": row} if isinstance(row, str) else row, location)
         position = NEXT_VALUE.match(text, position).end()
 
 
@@ -204,14 +204,14 @@ def unique_keys(pairs: list[tuple[str, object]]) -> dict:
     return found
 
 
-def as_row(value: object, place: tuple[str, int]) -> dict:
+def as_row(value: object, location: tuple[str, int]) -> dict:
     """Return a row; `null` is a row without columns.
 
     Raises:
         ValueError: it is not an object.
     """
     if value is not None and not isinstance(value, dict):
-        raise ValueError(f"{place[0]} {place[1]}: expected an object")
+        raise ValueError(f"{location[0]} {location[1]}: expected an object")
     return value or {}
 
 

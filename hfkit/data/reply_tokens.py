@@ -177,8 +177,8 @@ def split_end(template: Template, ids: list[int]) -> tuple[list[int], list[int]]
     while start and (ids[start - 1] in special or is_space(tokenizer, ids[start - 1])):
         start -= 1
     tail = ids[start:]
-    stops = {turn_end(tokenizer, template.variables).ids[-1], tokenizer.eos_token_id}
-    stop = next((index for index, token in enumerate(tail) if token in stops), None)
+    stop_token_ids = {turn_end(tokenizer, template.variables).ids[-1], tokenizer.eos_token_id}
+    stop = next((index for index, token in enumerate(tail) if token in stop_token_ids), None)
     if stop is None:  # such as the end of a tool call
         found = leading_special(tokenizer, tail)
         stop = tail.index(found[-1]) if found else -1

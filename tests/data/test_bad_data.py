@@ -57,7 +57,7 @@ FILES = {
         "the stream has no split 'tset'; choose one of ['train']",
     ),
     "empty": ("a.jsonl", b"", {}, "it is empty"),
-    "empty gz": ("a.jsonl.gz", gzip.compress(b"", mtime=0), {}, "cannot read the data set"),
+    "empty gz": ("a.jsonl.gz", gzip.compress(b"", mtime=0), {}, "cannot read the dataset"),
     "no rows": ("a.json", b"[]", {}, "a.json"),
     "gz cut short": ("a.jsonl.gz", gzip.compress(LINES, mtime=0)[:60], {}, "EOFError"),
     "gz cut short, streamed": (
@@ -82,7 +82,7 @@ FILES = {
         "30 kept, 10 dropped (10 neither text nor messages",
     ),
     "numbers for text": ("a.jsonl", [{"prompt": 3, "response": 4}] * 9, {}, "the column 'prompt' holds int64"),
-    "no parquet": ("a.parquet", LINES, {}, "cannot read the data set"),
+    "no parquet": ("a.parquet", LINES, {}, "cannot read the dataset"),
     "all of them empty": ("a.jsonl", [TURN | {"response": ""}] * 9, {}, "9 dropped (9 without a response)"),
     "budget for nothing": (
         "a.jsonl",
@@ -148,7 +148,7 @@ MIXED = {
     "types": (
         [{"messages": [{"role": "user", "content": "x"}]}],
         [{"messages": [{"role": "user", "content": ["x"]}]}],
-        "the column 'messages' has different types in the data sets",
+        "the column 'messages' has different types in the datasets",
     ),
 }
 

@@ -128,7 +128,7 @@ def test_a_named_template_is_chosen_or_the_one_for_chats(tokenizer_for, tmp_path
     tokenizer.save_pretrained(tmp_path / "a")
     assert encode_prompt(read_tokenizer(str(tmp_path / "a")), [USER]) == prompt
     assert tokenizer.decode(encode_prompt(read_tokenizer(str(tmp_path / "a"), chat_template="rag"), [USER])) == "x"
-    with pytest.raises(HfkitError, match=r"chat_template: other is no file, and the tokenizer of .* has chat"):
+    with pytest.raises(HfkitError, match=r"chat_template: other is not a file, and the tokenizer of .* has chat"):
         read_tokenizer(str(tmp_path / "a"), chat_template="other")
     tokenizer.chat_template = {"rag": chat, "tool_use": chat}
     tokenizer.save_pretrained(tmp_path / "b")

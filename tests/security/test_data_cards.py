@@ -194,7 +194,7 @@ def images(folder: Path) -> None:
         pytest.param(links("/dev/zero", "README.md"), NO_FILE, id="readme-is-a-device"),
         pytest.param(links("../secret.jsonl"), OUTSIDE, id="link-to-outside"),
         pytest.param(renamed("rows.zip"), "it has no ", id="zip"),
-        pytest.param(writes("README.md", NAMED), "cannot read the data set", id="name-of-a-configuration-outside"),
+        pytest.param(writes("README.md", NAMED), "cannot read the dataset", id="name-of-a-configuration-outside"),
         pytest.param(writes("dataset_infos.json", "[" * 100_000), "cannot read", id="infos-of-brackets"),
         pytest.param(saved("../secret.txt"), WITHIN, id="saved-data-set-names-a-file-outside"),
         pytest.param(saved("https://127.0.0.1:9/a.arrow"), URL, id="saved-data-set-names-a-url"),

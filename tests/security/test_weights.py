@@ -159,7 +159,7 @@ MODELS = {
     "a negative shape": (header(tensor(shape=[-32]), data=bytes(128)), "cannot load"),
     "a shape of zero": (header(tensor(shape=[0, 1 << 62], data_offsets=[0, 0])), "model"),
     "weights that are not finite": (not_finite, "not finite"),
-    "weights of other shapes": (other_shapes, "in another shape"),
+    "weights of other shapes": (other_shapes, "whose shapes differ"),
 }
 
 

@@ -169,7 +169,7 @@ def test_a_run_that_is_not_done_is_no_model(config_of, tmp_path, base_dir, copy)
 def test_a_tokenizer_of_another_model_is_refused(config_of, tmp_path, base_dir, copy):
     folder = copy(base_dir)
     edit(folder / "config.json", vocab_size=300)
-    with pytest.raises(ConfigError, match="has ids up to 317, but the model's embedding ends at 299"):
+    with pytest.raises(ConfigError, match="has ids up to 317, but the model's embedding has only 300 rows"):
         config_of("sft", tmp_path / "out", model_name_or_path=str(folder))
 
 
@@ -189,7 +189,7 @@ def test_code_that_comes_with_a_model_is_not_even_offered(config_of, tmp_path, b
 
 @pytest.mark.parametrize(
     ("harm", "reported"),
-    [("missing", "lacks 1 weights"), ("truncated", "cannot load"), ("reshaped", "holds 1 weights in another shape")],
+    [("missing", "lacks 1 weights"), ("truncated", "cannot load"), ("reshaped", "has 1 weights whose shapes differ")],
 )
 def test_weights_that_are_not_whole_are_refused(base_dir, copy, harm, reported):
     file = copy(base_dir) / "model.safetensors"
@@ -207,7 +207,7 @@ def test_weights_that_are_not_whole_are_refused(base_dir, copy, harm, reported):
 def test_an_adapter_comes_from_safetensors_alone(sft_dir, copy):
     folder = copy(sft_dir)
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    with pytest.raises(HfkitError, match="loaded from safetensors only"):
+    with pytest.raises(HfkitError, match="loads adapters only from safetensors"):
         load_policy(str(folder))
 
 
