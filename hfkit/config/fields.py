@@ -70,7 +70,7 @@ def arg(default: Any = MISSING, *, factory: Any = MISSING, help: str) -> Any:
 
 @dataclass(kw_only=True)
 class DatasetEntry:
-    """One source of rows: an item of `datasets`, `eval_datasets` and the like."""
+    """One source of rows: an item of `datasets`, `eval_datasets`, `prompts` or `ptx_datasets`."""
 
     path: str | None = arg(
         None, help=f"Hub id, or a {'/'.join(FILE_TYPES)} file ({', '.join(COMPRESSED)} too), or a folder"

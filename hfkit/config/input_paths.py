@@ -72,12 +72,12 @@ def resolve_path(
     path: str, folder: str | os.PathLike, exists: Callable[[str], bool], key: str, problems: list[Problem]
 ) -> str:
     """Return a path of a YAML relative to the current folder if it exists in the YAML's folder, else unchanged."""
-    beside = os.path.normpath(os.path.join(folder, expand_home(path)))
-    if os.path.isabs(expand_home(path)) or not exists(beside):
+    in_folder = os.path.normpath(os.path.join(folder, expand_home(path)))
+    if os.path.isabs(expand_home(path)) or not exists(in_folder):
         return path
     if not exists(path):
-        return beside
-    if not os.path.samefile(beside, path):
-        both = f"both {os.path.abspath(beside)} (YAML's folder) and {os.path.abspath(path)} (current folder)"
+        return in_folder
+    if not os.path.samefile(in_folder, path):
+        both = f"both {os.path.abspath(in_folder)} (YAML's folder) and {os.path.abspath(path)} (current folder)"
         problems.append(Problem(key, path, f"{both} exist: write the absolute path of one"))
     return path

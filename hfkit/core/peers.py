@@ -1,7 +1,7 @@
 """Connects the processes of a launch, so that each learns at once if another one gets a signal or ends.
 
-A collective operation waits for a dead process until its timeout, and a launcher sees only the processes of its own
-machine. Rank 0 accepts a connection from each of the others and forwards messages; a closed connection means that a
+A collective operation waits for a dead process until its timeout, and a launcher sees only its local
+processes. Rank 0 accepts a connection from each of the others and forwards messages; a closed connection means that a
 process has ended or was killed. A thread does this, whatever the main thread computes or waits for.
 """
 

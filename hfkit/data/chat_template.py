@@ -29,7 +29,7 @@ def encode_prompt(
 
     Args:
         tools: JSON schemas of functions, for the template.
-        variables: of the template, beside those of the tokenizer.
+        variables: variables of the template, in addition to those of the tokenizer.
 
     Raises:
         RenderError: there is no chat template for messages, the template rejects the messages, or the last message is
@@ -83,7 +83,7 @@ def split_conversation(
 
     Args:
         tools: JSON schemas of functions, for the template.
-        variables: of the template, beside those of the tokenizer.
+        variables: variables of the template, in addition to those of the tokenizer.
         limit: number of tokens after which the mask covers only the last message. Each message is rendered together
             with all before it, so this saves most of the time on a long conversation that will be cut.
 

@@ -56,7 +56,7 @@ def file_options(kind: str, path: Path, separator: str | None = None) -> dict:
     return {"encoding": "utf-8-sig"} if kind == "text" else {}
 
 
-def read_data_set(source: dict) -> tuple[Dataset, bool]:
+def read_dataset(source: dict) -> tuple[Dataset, bool]:
     """Return the rows of a dataset in a folder or on the Hub, and whether they come from CSV, whose cells are text.
 
     Args:

@@ -20,7 +20,7 @@ from hfkit.core.explain_errors import chain_of, explain_file_error
 from hfkit.core.file_types import ROW_PER_LINE, file_type, suffix_of
 from hfkit.core.limits import UnsafeFileError
 from hfkit.data.compression import unpacked
-from hfkit.data.file_sets import file_options, read_data_set, read_files
+from hfkit.data.file_sets import file_options, read_dataset, read_files
 from hfkit.data.json_rows import json_shape
 from hfkit.data.json_shapes import row_features
 from hfkit.data.progress import progress_bars
@@ -102,7 +102,7 @@ def read_once(source: dict) -> tuple[Dataset, bool]:
             raise ValueError(f"a saved dataset has no split {split!r}; choose one of {[*splits]}, without slicing")
         rows, is_csv = splits[split], False
     else:
-        rows, is_csv = read_data_set(source)
+        rows, is_csv = read_dataset(source)
     rows.data.validate(full=True)  # the JSON reader accepts bytes that are not UTF-8
     if not len(rows):
         raise ValueError(f"the split {split!r} has no rows")

@@ -39,7 +39,7 @@ def store_rows(rows: Dataset | list[dict]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     if isinstance(rows, Dataset):
-        return str(store_data_set(rows, folder))
+        return str(store_dataset(rows, folder))
     text = "".join(json_line(index, row) for index, row in enumerate(rows))
     file = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
     if not file.is_file() or file.stat().st_size != len(text.encode()):
@@ -47,7 +47,7 @@ def store_rows(rows: Dataset | list[dict]) -> str:
     return str(file)
 
 
-def store_data_set(rows: Dataset, folder: Path) -> Path:
+def store_dataset(rows: Dataset, folder: Path) -> Path:
     """Return the folder in `folder` to which `save_to_disk` writes the rows, now or in an earlier call."""
     target = folder / content_hash(rows)[:16]
     if not is_saved(target):

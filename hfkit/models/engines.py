@@ -73,7 +73,7 @@ class GenerateEngine:
     ) -> list[list[int]]:
         """Return responses as in `Engine.sample`."""
         stop_token_ids = stop_token_ids or turn_end_ids(self.tokenizer)
-        merged = self.copies.in_place() if self.copies else nullcontext()
+        merged = self.copies.active() if self.copies else nullcontext()
         with merged, torch.no_grad(), without_generation_defaults(self.model):
             return self.sample_merged(prompts, max_new_tokens, temperature, batch_size, stop_token_ids)
 

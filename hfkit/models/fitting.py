@@ -16,7 +16,7 @@ LORA_KEYS = "lora_target_modules, modules_to_save or use_dora"
 
 
 class NewAdapter:
-    """The settings of an adapter that starts from another one: no settings of its own."""
+    """The settings of an adapter that starts from another one, whose shape it keeps."""
 
     lora_r, lora_alpha, lora_dropout, use_rslora, lora_target_modules = None, None, 0.0, False, None
 

@@ -35,7 +35,7 @@ from hfkit.models.model_config import read_config
 from hfkit.models.precision import checkpoint_dtype, computes_in_bf16, frozen_dtype, train_in_float32
 from hfkit.models.quantization import prevent_packing, quantization_as_trained, quantization_of
 from hfkit.models.reward_sources import reward_source
-from hfkit.models.saving import mend_generation_config, require_generation_config
+from hfkit.models.saving import repair_generation_config, require_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
 from hfkit.models.stored_weights import (
     SHOWN,
@@ -122,7 +122,7 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
         raise ConfigError([Problem("model_name_or_path", config.model_name_or_path, CANNOT_MERGE)])
     options = loading_options(config) | device_to_shard_from(config)
     model = load_base(source.base, source.base_revision, head=HEADS[task_type], **options)
-    mend_generation_config(model, source.base)
+    repair_generation_config(model, source.base)
     if not config.use_peft:
         if model.dtype.itemsize < 4 and not is_deepspeed_zero3_enabled():  # ZeRO-3 keeps a float32 copy
             warn(

@@ -124,7 +124,7 @@ class MergedCopies:
         self.copies.clear()
 
     @contextmanager
-    def in_place(self):
+    def active(self):
         """Let the model compute with the copies, without gradients; restore its matrices at the end."""
         targets = [(target, getattr(target.layer, "weight", None)) for target in self.targets()]
         hidden = without_quantizer(self.model.get_base_model()) if self.quantized else nullcontext()
@@ -166,7 +166,7 @@ def temporarily_merged(model: PeftModel, bf16: bool = False):
     """Let the model compute, without gradients, with its adapter merged into copies of its current matrices."""
     copies = MergedCopies(model, bf16)
     copies.sync()
-    with copies.in_place():
+    with copies.active():
         yield
 
 

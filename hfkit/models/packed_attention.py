@@ -58,11 +58,11 @@ def require_separation(trainer: Trainer) -> None:
     was_training = model.training
     model.eval()
     try:
-        packed, beside_other, alone = logits(one, last), logits(other, last), logits(last)
+        packed, after_other, alone = logits(one, last), logits(other, last), logits(last)
     finally:
         model.train(was_training)
     unit = alone.float().std()
-    leak, shift = (float((packed - logits).abs().max() / unit) for logits in (beside_other, alone))
+    leak, shift = (float((packed - logits).abs().max() / unit) for logits in (after_other, alone))
     is_exact = packed.dtype == torch.float32 and not getattr(model, "is_quantized", False)
     if leak > LEAK or shift > (SHIFT if is_exact else SHIFT_ROUNDED):
         config = model.config.get_text_config()

@@ -71,7 +71,7 @@ def token_fault(settings: dict) -> str | None:
     return None
 
 
-def mend_generation_config(model: PreTrainedModel, path: str) -> None:
+def repair_generation_config(model: PreTrainedModel, path: str) -> None:
     """Make the generation config of a model from `path` valid; warn if it was not.
 
     Transformers loads an invalid config, but fails to save it after an id in it has changed: training would be lost.
@@ -82,15 +82,15 @@ def mend_generation_config(model: PreTrainedModel, path: str) -> None:
     if is_valid_generation_config(config):
         return
     settings = config.to_diff_dict()
-    mended, dropped = valid_part(settings)
+    repaired, dropped = valid_part(settings)
     if config.do_sample is None:  # the authors recommend sampling but did not set the switch
         sampling, dropped_then = valid_part({**settings, "do_sample": True})
         if len(dropped_then) < len(dropped):
-            mended, dropped = sampling, dropped_then
-    changes = ["do_sample: true added"] if mended.do_sample and not config.do_sample else []
+            repaired, dropped = sampling, dropped_then
+    changes = ["do_sample: true added"] if repaired.do_sample and not config.do_sample else []
     changes += [f"{name}: {settings[name]!r} removed" for name in dropped]
     warn(f"the {GENERATION_CONFIG_NAME} of {path} is invalid; it will be saved with changes: {', '.join(changes)}")
-    model.generation_config = mended
+    model.generation_config = repaired
 
 
 def is_valid_generation_config(config: GenerationConfig) -> bool:

@@ -1,6 +1,6 @@
 """Sums the losses of tokens and computes the gradient chunk by chunk with it: no logits are kept or recomputed.
 
-Like liger-kernel's fused linear cross-entropy (Hsu et al. 2024, arXiv 2410.10989, 3.2), but for any head and measure.
+Like liger-kernel's fused linear cross-entropy (Hsu et al. 2024, arXiv 2410.10989, 3.2), for any head and measure.
 """
 
 from dataclasses import replace

@@ -98,11 +98,11 @@ class VLLMEngine:
             EngineError: vLLM failed, or returned invalid responses.
         """
         stop_token_ids = stop_token_ids or turn_end_ids(self.tokenizer)
-        limits = {"max_tokens": max_new_tokens, "temperature": float(temperature)}
-        stops = {"stop_token_ids": stop_token_ids, "ignore_eos": True}  # vLLM's EOS may differ
+        sampling = {**ONLY_TEMPERATURE, "max_tokens": max_new_tokens, "temperature": float(temperature)}
+        sampling |= {"stop_token_ids": stop_token_ids, "ignore_eos": True}  # vLLM's EOS may differ
         seeds = torch.randint(2**31, (len(prompts),)).tolist()
         with self.without_autocast():
-            replies = self.backend.sample(prompts, seeds, {**ONLY_TEMPERATURE, **limits, **stops}, batch_size)
+            replies = self.backend.sample(prompts, seeds, sampling, batch_size)
         vocabulary = without_adapter(self.model).config.get_text_config().vocab_size
         for reply in replies:
             if fault := reply_fault(reply, max_new_tokens, vocabulary):

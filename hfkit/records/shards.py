@@ -1,4 +1,4 @@
-"""Lists the shards of a checkpoint, which its index names and which must be files of its own folder."""
+"""Lists the shards of a checkpoint, which its index names and which must be files in the same folder."""
 
 import re
 from pathlib import Path
