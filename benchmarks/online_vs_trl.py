@@ -2,8 +2,8 @@
 
 hfkit's GRPO and RLOO compared with TRL's GRPOTrainer and RLOOTrainer, with LoRA: the same model, prompts (8 to 48
 tokens), reward, settings and number of responses, each run in a separate process, alternately. Both sample with
-`generate`; the learning rate is so low that the length of responses does not change. Writes seconds and CPU seconds an update into
-records/online_vs_trl_NAME.json.
+`generate`; the learning rate is so low that the length of responses does not change. Writes seconds and CPU seconds an
+update into records/online_vs_trl_NAME.json.
 """
 
 import argparse
