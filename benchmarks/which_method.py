@@ -1,11 +1,11 @@
 """python benchmarks/which_method.py [--seeds 3] [--root runs/which_method]
 
 Which method aligns an SFT model best? PPO, GRPO, RLOO, DPO and best of n on the quickstart's world, each from the same
-SFT model and the same noisy pairs: as they are, or through the reward model that learned from them. Writes
+SFT model and the same noisy pairs: directly, or through the reward model that learned from them. Writes
 benchmarks/records/which_method.json (gold score with interval, KL to SFT, wall and CPU seconds, memory) and
 docs/images/which_method.png.
 
-Runs that are done already are skipped; each runs in a process of its own, one after another.
+Runs that are done already are skipped; each runs in a separate process, one after another.
 """
 
 import argparse
@@ -47,7 +47,7 @@ MARKERS = {"PPO": "C0o", "DPO": "C1s", "GRPO": "C2^", "RLOO": "C3D"}
 
 
 def hfkit(*words: str | Path) -> float:
-    """Runs a command in a process of its own, so that its memory is its own too; its CPU seconds."""
+    """Runs a command in a separate process, so that its memory is measured alone; its CPU seconds."""
     before = os.times()
     subprocess.run([sys.executable, "-m", "hfkit.cli", *map(str, words)], check=True)
     after = os.times()

@@ -119,10 +119,10 @@ def test_a_card_is_one_that_the_hub_takes(name):
     assert metadata.license
     assert metadata.pretty_name
     assert "license" in metadata.to_yaml()
-    for part in ("Source", "Licence", "A row", "How it was made", "Known faults", "In hfkit"):
+    for part in ("Source", "License", "A row", "How it was made", "Known faults", "In hfkit"):
         assert f"\n**{part}" in card.text
     assert f"card: {name}" in card.text or name == "TEMPLATE"
-    # Whose licence is not known has a card that says so, and no commit that was seen.
+    # Whose license is not known has a card that says so, and no commit that was seen.
     pinned = card.recipe.files or re.fullmatch("[0-9a-f]{40}", card.recipe.revision)
     assert bool(pinned) == (name not in ("openhermes", "TEMPLATE"))
 
