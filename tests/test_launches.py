@@ -175,7 +175,7 @@ def test_an_error_of_one_process_is_the_one_that_is_seen(argv_of, whole, tmp_pat
     argv = argv_of("sft", tmp_path / "sft")
     ended = befall_command(Event(TRAINING.at, error, 3), *argv)
     assert ended.statuses == [1, 1] and max(ended.seconds) < 30
-    expected = "the GPU has no memory left" if "Memory" in error else "RuntimeError: of the test"
+    expected = "the GPU is out of memory" if "Memory" in error else "RuntimeError: of the test"
     assert "rank 1 (" in ended.outputs[0] and expected in ended.outputs[0]
     assert "Traceback" not in ended.outputs[0]
     assert ("Traceback" in ended.outputs[1]) == ("Memory" not in error)  # of what is not a user's mistake
@@ -252,8 +252,8 @@ def test_the_page_of_a_launcher_ends_with_the_reason(argv_of, tmp_path):
     ended = interrupt(command, when=lambda: False)
     assert (ended.status, ended.orphans) == (1, [])
     root = ended.output.partition("Root Cause")[2]
-    assert "rank      : 1 " in root and "traceback : the GPU has no memory left: lower per_device_train" in root
-    assert re.search(r"^hfkit sft: rank 1 \(.*\) ended: the GPU has no memory left: .*; to resume", ended.output, re.M)
+    assert "rank      : 1 " in root and "traceback : the GPU is out of memory: lower per_device_train" in root
+    assert re.search(r"^hfkit sft: rank 1 \(.*\) ended: the GPU is out of memory: .*; to resume", ended.output, re.M)
 
 
 FAILS = """

@@ -87,4 +87,4 @@ def wait_briefly() -> None:
 def test_a_process_that_hangs_is_named():
     ranks = wait(start(wait_briefly))
     assert [rank.status for rank in ranks] == [1, 1]
-    assert "rank 1 did not answer within 1 seconds: see what it does, or raise ddp_timeout\n" in ranks[0].output
+    assert "rank 1 did not answer within 1 seconds: check its log, or raise ddp_timeout\n" in ranks[0].output

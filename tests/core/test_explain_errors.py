@@ -61,7 +61,7 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path, code):
 
 def test_a_failure_of_a_library_may_be_due_to_what_the_trainer_gets_and_a_bug_is_not(tmp_path):
     config = SimpleNamespace(extra={"adam_beta1": 0.9})
-    with pytest.raises(HfkitError, match=r"JSONDecodeError: .* sets adam_beta1, which the trainer gets unchecked"):
+    with pytest.raises(HfkitError, match=r"JSONDecodeError: .* passes adam_beta1 to the trainer unchecked"):
         with explain_errors(tmp_path, config):
             json.loads("x")
     with pytest.raises(TypeError), explain_errors(tmp_path, config):
@@ -71,8 +71,8 @@ def test_a_failure_of_a_library_may_be_due_to_what_the_trainer_gets_and_a_bug_is
 @pytest.mark.parametrize(
     ("code", "reported"),
     [
-        (errno.EIO, "Input/output error: check it"),
-        (errno.ESTALE, "Stale file handle: check it"),
+        (errno.EIO, "Input/output error: check the disk"),
+        (errno.ESTALE, "Stale file handle: check the disk"),
         (errno.EROFS, "Read-only file system: choose another folder"),
         (errno.EMFILE, "raise the limit, such as with `ulimit -n 4096`"),
     ],
@@ -88,7 +88,7 @@ def test_a_disk_that_fails_is_named_with_what_to_do(tmp_path, code, reported):
 def test_a_folder_that_was_removed_is_named_and_a_missing_file_is_not(tmp_path):
     inner = tmp_path / "checkpoint-3"
     lost = FileNotFoundError(errno.ENOENT, "No such file or directory", str(inner / "model.safetensors"))
-    assert str(explain_file_error(lost, tmp_path)).startswith(f"{inner} was removed while it was written to")
+    assert str(explain_file_error(lost, tmp_path)).startswith(f"{inner} was removed while hfkit wrote into it")
     assert explain_file_error(lost) is None
     inner.mkdir()
     assert explain_file_error(lost, tmp_path) is None

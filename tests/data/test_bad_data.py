@@ -48,16 +48,16 @@ FILES = {
         {"columns": {"prompt": "{question} {prompt}"}},
         "no column 'question' (for prompt)",
     ),
-    "no column of the stage": ("a.jsonl", [{"question": "x"}] * 9, {}, "and none that this stage reads"),
+    "no column of the stage": ("a.jsonl", [{"question": "x"}] * 9, {}, "but none that this stage reads"),
     "unknown split": ("a.jsonl", [TURN] * 9, {"split": "tset"}, "Unknown split"),
     "unknown split of a stream": (
         "a.jsonl",
         [TURN] * 9,
         {"split": "tset", "streaming": True, "rows": 5},
-        "a stream is read by whole splits: ['train'], not 'tset'",
+        "the stream has no split 'tset'; choose one of ['train']",
     ),
     "empty": ("a.jsonl", b"", {}, "it is empty"),
-    "empty gz": ("a.jsonl.gz", gzip.compress(b"", mtime=0), {}, "cannot read the data set"),
+    "empty gz": ("a.jsonl.gz", gzip.compress(b"", mtime=0), {}, "cannot read the dataset"),
     "no rows": ("a.json", b"[]", {}, "a.json"),
     "gz cut short": ("a.jsonl.gz", gzip.compress(LINES, mtime=0)[:60], {}, "EOFError"),
     "gz cut short, streamed": (
@@ -82,13 +82,13 @@ FILES = {
         "30 kept, 10 dropped (10 neither text nor messages",
     ),
     "numbers for text": ("a.jsonl", [{"prompt": 3, "response": 4}] * 9, {}, "the column 'prompt' holds int64"),
-    "no parquet": ("a.parquet", LINES, {}, "cannot read the data set"),
-    "all of them empty": ("a.jsonl", [TURN | {"response": ""}] * 9, {}, "9 dropped (9 without a reply)"),
+    "no parquet": ("a.parquet", LINES, {}, "cannot read the dataset"),
+    "all of them empty": ("a.jsonl", [TURN | {"response": ""}] * 9, {}, "9 dropped (9 without a response)"),
     "budget for nothing": (
         "a.jsonl",
         [TURN] * 9,
         {"tokens": 1},
-        "tokens: 1 leaves none of its 9 rows to draw from",
+        "tokens: 1 leaves none of its 9 rows",
     ),
 }
 
@@ -106,13 +106,13 @@ USER, LONG = {"role": "user", "content": "Who?"}, "red and blue and green and pi
 CALL = {"function": {"name": "who", "arguments": "{Ann"}}
 ROWS = {
     "no assistant message": ("sft", {"messages": [USER]}, "9 no assistant message"),
-    "empty reply": ("sft", {"messages": [USER, {"role": "assistant", "content": ""}]}, "9 with an empty reply"),
-    "no text": ("sft", {"messages": [USER, {"role": "assistant", "content": None}]}, "9 with an empty reply"),
+    "empty reply": ("sft", {"messages": [USER, {"role": "assistant", "content": ""}]}, "9 with an empty response"),
+    "no text": ("sft", {"messages": [USER, {"role": "assistant", "content": None}]}, "9 with an empty response"),
     "no messages": ("sft", {"messages": []}, "9 empty"),
     "a turn of tools that the template refuses": (
         "sft",
         {"messages": [USER, {"role": "tool", "content": "x"}, {"role": "assistant", "content": "Ann."}]},
-        "the chat template rejects it: roles are system, user and assistant, not tool",
+        "rejected by the chat template: roles are system, user and assistant, not tool",
     ),
     "tools that are none": ("sft", {**TURN, "tools": "[{"}, "9 tools that are not JSON"),
     "arguments that are none": (
@@ -120,10 +120,10 @@ ROWS = {
         {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": [CALL]}]},
         "9 tool_calls whose arguments are not JSON",
     ),
-    "all too long": ("sft", {"prompt": LONG, "response": "red"}, "9 with no reply within max_length=64"),
+    "all too long": ("sft", {"prompt": LONG, "response": "red"}, "9 with no response within max_length=64"),
     "all pairs too long": ("reward", {"prompt": LONG, "chosen": "a", "rejected": "b"}, "9 longer than max_length=64"),
-    "chosen is rejected": ("reward", {"prompt": "Who?", "chosen": "a", "rejected": "a"}, "9 with equal replies"),
-    "no rejected": ("reward", {"prompt": "Who?", "chosen": "a", "rejected": None}, "9 without a reply"),
+    "chosen is rejected": ("reward", {"prompt": "Who?", "chosen": "a", "rejected": "a"}, "9 with equal responses"),
+    "no rejected": ("reward", {"prompt": "Who?", "chosen": "a", "rejected": None}, "9 without a response"),
     "a prompt that ends with a reply": (
         "ppo",
         {"prompt": [USER, {"role": "assistant", "content": "Ann."}]},
@@ -143,12 +143,12 @@ def test_rows_that_teach_nothing_are_told(run_stage, untouched, source, kind):
 
 
 MIXED = {
-    "columns": ([TURN], [{"text": "x"}], "the data sets have different columns: "),
+    "columns": ([TURN], [{"text": "x"}], "the datasets have different columns: "),
     "columns of one": ([TURN], [{"prompt": "x"}], "b.jsonl': ('prompt',)"),
     "types": (
         [{"messages": [{"role": "user", "content": "x"}]}],
         [{"messages": [{"role": "user", "content": ["x"]}]}],
-        "the column 'messages' has different types in the data sets",
+        "the column 'messages' has different types in the datasets",
     ),
 }
 
@@ -165,7 +165,7 @@ def test_sources_that_do_not_fit_together_are_told(run_stage, untouched, source,
 
 def test_pairs_and_rankings_are_not_mixed():
     pair, ranking = {"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "replies": ["b"], "scores": [1.0]}
-    with pytest.raises(HfkitError, match=r"pairs and rankings \(KTO's too\) cannot be mixed"):
+    with pytest.raises(HfkitError, match=r"pairs and rankings \(also from KTO\) cannot be mixed"):
         concatenate_sources([Dataset.from_list([pair]), Dataset.from_list([ranking])], ["a.jsonl", "b.jsonl"])
 
 

@@ -99,7 +99,7 @@ def test_a_second_run_tokenizes_nothing_and_has_the_same_account(tmp_path, token
     assert first[0].to_list() == again[0].to_list()
     assert first[1].pop("sources")[0]["sha256"] == again[1].pop("sources")[0]["sha256"]
     assert first[1] == again[1]
-    assert first[1]["dropped"] == {"without a reply": 1}
+    assert first[1]["dropped"] == {"without a response": 1}
 
 
 def test_documents_are_packed_once(tmp_path, tokenizer, cache):
@@ -294,7 +294,7 @@ def test_a_cache_that_cannot_be_written_is_named_and_the_rows_are_prepared(tmp_p
     cache.write_text("not a folder")
     again, _ = prepared(file, tokenizer)
     assert again.to_list() == rows.to_list() and cache.read_text() == "not a folder"
-    assert f"prepared rows are not cached: {cache} cannot be written" in capsys.readouterr().err
+    assert f"prepared rows are not cached: cannot write to {cache}" in capsys.readouterr().err
 
 
 def test_what_a_killed_process_was_writing_into_the_cache_is_removed(tmp_path, tokenizer, cache):

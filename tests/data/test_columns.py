@@ -135,8 +135,8 @@ ANSWERS = {"prompt": "Where?", "s": "x", "n": 1, "answers": [{"answer": "a", "ra
             {"replies": "s[].text"},
             r"{replies: 's\[\].text'}: 's' is not a list of items with 'text': Value\('string'\)",
         ),
-        ({"margin": "n - s"}, r"{margin: 'n - s'}: a difference needs numbers, and 's' holds Value\('string'\)"),
-        ({"margin": "n - answers"}, r"a difference needs numbers, and 'answers' holds List"),
+        ({"margin": "n - s"}, r"{margin: 'n - s'}: a difference needs numbers, but 's' holds Value\('string'\)"),
+        ({"margin": "n - answers"}, r"a difference needs numbers, but 'answers' holds List"),
     ],
 )
 def test_columns_of_another_kind_than_an_expression_needs_are_told(entry_of, columns, told):
@@ -158,7 +158,7 @@ UNFIT = {
     "turns that are messages": (
         ({"messages": CHAT}, "messages", CONVERSATION),
         {"convert": ["sharegpt"]},
-        r"mine\.md: convert: sharegpt reads turns with from and value, and 'messages' holds List.*: leave it out",
+        r"mine\.md: convert: sharegpt reads turns with from and value, but 'messages' holds List.*: remove sharegpt",
     ),
     "turns that are text": (
         ({"messages": "hello"}, "messages", CONVERSATION),
@@ -168,7 +168,7 @@ UNFIT = {
     "turns that are not there": (
         ({"chosen": "a", "rejected": "b"}, "preference", PAIR),
         {"convert": ["shared_prompt", "sharegpt"]},
-        "convert: sharegpt reads the column 'messages', and the columns are",
+        "convert: sharegpt reads the column 'messages', but the columns are",
     ),
     "text against a number": (
         ({"messages": CHAT, "stars": "3"}, "messages", CONVERSATION),
@@ -178,7 +178,7 @@ UNFIT = {
     "conditions that no row meets": (
         ({"messages": CHAT, "stars": "3"}, "messages", CONVERSATION),
         {"keep": [{"column": "stars", "equals": 3}]},
-        r"mine\.md: keep leaves none of the rows",
+        r"mine\.md: no row passes keep",
     ),
 }
 
@@ -196,7 +196,7 @@ def test_a_source_of_no_rows_is_refused_in_either_split(card_of, entry_of, split
     row, keep = {"messages": CHAT, "source": "x"}, [{"column": "source", "equals": "y"}]
     entries = {"datasets": [entry_of(row)], "eval_datasets": [entry_of(row)]}
     entries[split] = [card_of(row, "messages", CONVERSATION, file="none.jsonl", keep=keep)]
-    with pytest.raises(HfkitError, match="keep leaves none"):
+    with pytest.raises(HfkitError, match="no row passes keep"):
         load_splits(SFTConfig(output_dir="unused", **entries), INSTRUCTIONS)
 
 

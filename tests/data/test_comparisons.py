@@ -6,7 +6,7 @@ from dialogue import ANSWER, EMPTY, LONG, OTHER, PROMPT, REPLY, TURN
 from hfkit.data.comparisons import preference_row, ranking_row
 from hfkit.data.faults import Fault
 
-NOT_THE_ASSISTANTS = "with a reply that is not the assistant's"
+NOT_THE_ASSISTANTS = "with a response that is not the assistant's"
 PAIR = ("chosen", "rejected")
 TRIMS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{{ eos_token }}{% endfor %}"
 TRIMS += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -31,9 +31,9 @@ def test_every_form_of_a_pair_gives_the_same_row(tokenizer, row):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"chosen": None}, "without a reply"),
-        ({"rejected": None}, "without a reply"),
-        ({"chosen": "red"}, "with equal replies"),
+        ({"chosen": None}, "without a response"),
+        ({"rejected": None}, "without a response"),
+        ({"chosen": "red"}, "with equal responses"),
         ({"rejected": LONG}, "longer than max_length=64"),
     ],
 )
@@ -53,15 +53,15 @@ def test_a_pair_that_teaches_nothing_is_dropped(tokenizer, changes, reason):
         ({"chosen": "", "rejected": "No"}, "with no prompt in common"),
         ({"chosen": [ANSWER], "rejected": [TURN, ANSWER]}, "with no prompt in common"),
         ({"chosen": {"content": "Yes"}, "rejected": {"content": "No"}}, "with no prompt in common"),
-        ({"chosen": "Yes", "rejected": "Yes, I do"}, "with an empty reply"),
-        ({"chosen": "The sky is blue", "rejected": "The sky is "}, "with an empty reply"),
+        ({"chosen": "Yes", "rejected": "Yes, I do"}, "with an empty response"),
+        ({"chosen": "The sky is blue", "rejected": "The sky is "}, "with an empty response"),
         (
             {"chosen": f"\n\nHuman: {PROMPT}\n\nAssistant:", "rejected": f"\n\nHuman: {PROMPT}\n\nAssistant: red"},
-            "with an empty reply",
+            "with an empty response",
         ),
-        ({"chosen": "Yes", "rejected": "Yes"}, "with equal replies"),
-        ({"chosen": "Yes", "rejected": None}, "without a reply"),
-        ({"prompt": [TURN, ANSWER, TURN], "chosen": [], "rejected": [ANSWER]}, "without a reply"),
+        ({"chosen": "Yes", "rejected": "Yes"}, "with equal responses"),
+        ({"chosen": "Yes", "rejected": None}, "without a response"),
+        ({"prompt": [TURN, ANSWER, TURN], "chosen": [], "rejected": [ANSWER]}, "without a response"),
         ({"prompt": [TURN, ANSWER], "chosen": [TURN], "rejected": [TURN, ANSWER]}, NOT_THE_ASSISTANTS),
         ({"prompt": PROMPT, "chosen": [ANSWER], "rejected": [TURN]}, NOT_THE_ASSISTANTS),
         ({"chosen": [TURN, ANSWER, TURN], "rejected": [TURN, ANSWER, ANSWER]}, NOT_THE_ASSISTANTS),
@@ -130,7 +130,7 @@ def test_an_empty_chosen_reply_is_told_in_every_form(tokenizer, encoder, row):
 
 @pytest.mark.parametrize(
     ("encoder", "reason"),
-    [(preference_row, "with replies that are equal once they are rendered"), (ranking_row, "all tied")],
+    [(preference_row, "with responses that are equal when rendered"), (ranking_row, "all tied")],
 )
 def test_replies_that_the_template_makes_equal_are_dropped(with_template, encoder, reason):
     trims = with_template(TRIMS)

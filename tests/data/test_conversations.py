@@ -197,7 +197,7 @@ def test_unread_columns_are_named_and_those_that_may_matter_with_a_remedy(rows_f
     row = {"prompt": "Where?", "response": "Oslo.", "id": 1, "system_prompt": "x", "context": "y", "prompt_id": "z"}
     _, stats = load_rows("train", [DatasetEntry(**rows_file([row])[0])], INSTRUCTIONS)
     printed = capsys.readouterr()
-    assert "rows.jsonl: columns that are not read: id, system_prompt, context, prompt_id\n" in printed.out
+    assert "rows.jsonl: columns not read: id, system_prompt, context, prompt_id\n" in printed.out
     assert "input: system_prompt, context: map what" in printed.err
     assert 'columns: {system: system_prompt, prompt: "{context}\\n\\n{prompt}"}' in printed.err
     assert stats.sources[0]["unread"] == ["id", "system_prompt", "context", "prompt_id"]

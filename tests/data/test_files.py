@@ -47,9 +47,9 @@ def test_words_in_a_csv_are_words(tmp_path, stream):
 
 PRETTY = json.dumps([{"prompt": "Who?", "response": "caf"}] * 3, indent=1).encode()
 NONE = {
-    "lines of null": ("a.jsonl", b"null\n" * 5, "none of its lines is an object"),
-    "lines of lists": ("a.jsonl", b'["a", "b"]\n' * 5, "line 1: it is not an object"),
-    "a line that is a list": ("a.jsonl", LINE * 3 + b"[1]\n" + LINE, "line 4: it is not an object"),
+    "lines of null": ("a.jsonl", b"null\n" * 5, "no line is an object"),
+    "lines of lists": ("a.jsonl", b'["a", "b"]\n' * 5, "line 1: expected an object"),
+    "a line that is a list": ("a.jsonl", LINE * 3 + b"[1]\n" + LINE, "line 4: expected an object"),
     "half a surrogate pair": ("a.jsonl", LINE + LINE.replace(b"Ann", b"\\ud83d"), "line 2: UnicodeEncodeError"),
     "a bad byte in pretty JSON": ("a.json.gz", gzip.compress(PRETTY.replace(b"caf", b"\xe9")), "line 4: UnicodeDecode"),
 }

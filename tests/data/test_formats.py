@@ -94,7 +94,7 @@ def test_conversions_stand_beside_columns(tmp_path, rows_of, config_of):
     columns = {"prompt": "q", "response": "a", "history": "old"}
     found, line = rows_of(tmp_path / "a.jsonl", "sft", columns=columns, convert=["history"])
     assert (found, line) == (["<user>a<assistant>[b$]<user>c<assistant>[d$]"], "")
-    with pytest.raises(HfkitError, match=r"convert: history reads lists of .user, assistant., and 'history' holds"):
+    with pytest.raises(HfkitError, match=r"convert: history reads lists of .user, assistant., but 'history' holds"):
         rows_of(tmp_path / "a.jsonl", "sft", columns={"prompt": "a", "history": "q"}, convert=["history"])
     entry = {"path": str(tmp_path / "a.jsonl"), "convert": ["histroy"]}
     with pytest.raises(ConfigError, match=r"datasets\[0\]\.convert\[0\]: 'histroy' -> expected one of: transcript"):
@@ -128,7 +128,7 @@ def test_a_folder_of_files_of_one_type_is_read(tmp_path, rows_of, names):
 def test_a_folder_of_files_of_several_types_is_refused(tmp_path, rows_of):
     (tmp_path / "a.csv").write_text("prompt,response\na,b\n")
     (tmp_path / "b.jsonl").write_bytes(lines({"prompt": "a", "response": "b"}))
-    with pytest.raises(HfkitError, match=r"its files are of several types: a\.csv, b\.jsonl; name a file, or a folder"):
+    with pytest.raises(HfkitError, match=r"its files have several types: a\.csv, b\.jsonl; name a file, or a folder"):
         rows_of(tmp_path, "sft")
 
 
@@ -183,7 +183,7 @@ def test_verbs_report_the_format(verb, words):
 
 def test_a_check_fails_where_conversations_begin_with_a_reply(verb):
     status, out = verb("data", "check", stage="sft", names=["begins_with_gpt.jsonl"])
-    assert status == 1 and "1 (100.0%) with a reply before the first question" in out
+    assert status == 1 and "1 (100.0%) with a response before the first question" in out
 
 
 def test_a_plan_counts_the_rows_that_are_kept(verb):

@@ -59,17 +59,17 @@ def test_a_plain_text_is_all_learned(tokenizer):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"prompt": PROMPT, "response": ""}, "without a reply"),
-        ({"prompt": PROMPT, "response": None}, "without a reply"),
+        ({"prompt": PROMPT, "response": ""}, "without a response"),
+        ({"prompt": PROMPT, "response": None}, "without a response"),
         ({"text": ""}, "empty"),
         ({"messages": []}, "empty"),
         ({"messages": [TURN]}, "no assistant message"),
-        ({"messages": [TURN, {"role": "assistant", "content": ""}]}, "with an empty reply"),
-        ({"messages": [TURN, {"role": "assistant", "content": None}, TURN, ANSWER]}, "with an empty reply"),
-        ({"messages": [TURN, {"role": "tool", "content": "x"}, ANSWER]}, "the chat template rejects it: roles are"),
+        ({"messages": [TURN, {"role": "assistant", "content": ""}]}, "with an empty response"),
+        ({"messages": [TURN, {"role": "assistant", "content": None}, TURN, ANSWER]}, "with an empty response"),
+        ({"messages": [TURN, {"role": "tool", "content": "x"}, ANSWER]}, "rejected by the chat template: roles are"),
         ({"messages": [TURN, ANSWER], "tools": "{"}, "tools that are not JSON"),
-        ({"prompt": PROMPT, "completion": [{"role": "assistant", "content": ""}]}, "with an empty reply"),
-        ({"prompt": LONG, "response": REPLY}, "with no reply within max_length=64"),
+        ({"prompt": PROMPT, "completion": [{"role": "assistant", "content": ""}]}, "with an empty response"),
+        ({"prompt": LONG, "response": REPLY}, "with no response within max_length=64"),
     ],
 )
 def test_an_instruction_without_a_reply_is_dropped(tokenizer, row, reason):
@@ -139,7 +139,7 @@ def test_faults_are_counted_in_the_account_and_told(tokenizer):
     settings = config(RewardConfig, max_length=64)
     assert len(encode_comparisons(Dataset.from_list(rows), tokenizer, account, settings)) == 3
     assert account.faults == {Fault.EMPTY_CHOSEN: 1, Fault.SPECIAL: 1}
-    assert "; of those kept, 1 whose chosen reply is empty, 1 with the text of a special" in str(account)
+    assert "; of those kept, 1 whose chosen response is empty, 1 with the text of a special" in str(account)
 
 
 def test_rows_that_are_all_dropped_at_first_do_not_decide_the_columns(tokenizer):
@@ -273,7 +273,7 @@ def test_documents_are_packed_with_end_of_text_between_them(tokenizer):
 @pytest.mark.parametrize("dropped", [{}, {"also held out": 1}])
 def test_losing_documents_past_a_threshold_is_refused(tokenizer, dropped):
     rows = Dataset.from_dict({"text": ["Ann likes red."] * 8 + [""] * (2 - len(dropped))})
-    with pytest.raises(HfkitError, match=r"Fix the rows, or allow the loss with max_dropped \(now 0\.1\)") as told:
+    with pytest.raises(HfkitError, match=r"Fix the rows, or raise max_dropped \(0\.1\)") as told:
         pack_documents(rows, tokenizer, SplitStats("train", rows=10, dropped={**dropped}), config(PretrainConfig))
     assert "10 rows, 8 kept, 2 dropped" in str(told.value)
     settings = config(PretrainConfig, block_size=8, max_dropped=0.2)

@@ -75,7 +75,7 @@ def test_rows_that_ask_nothing_are_held_out_one_by_one():
 
 
 def test_one_prompt_cannot_be_split():
-    with pytest.raises(HfkitError, match=r"no row to train on of 9 rows \(of 1 prompts, which are held out whole\)"):
+    with pytest.raises(HfkitError, match=r"no training row of 9 rows \(1 prompts, never split\)"):
         split_off(np.ones(9, dtype=np.int64), 3, seed=0)
 
 

@@ -21,7 +21,7 @@ def failing(row: dict) -> dict:
 
 
 def test_a_worker_that_the_kernel_kills_is_named_with_the_remedy():
-    with pytest.raises(HfkitError, match=r"dataset_num_proc: 2 -> .* was killed, .* no memory left: lower it"):
+    with pytest.raises(HfkitError, match=r"dataset_num_proc: 2 -> .* was killed, .* out of memory: lower it"):
         map_rows(Dataset.from_dict({"n": [*range(4)]}), killed, num_proc=2)
 
 

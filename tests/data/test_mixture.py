@@ -158,7 +158,7 @@ def test_a_budget_that_leaves_nothing_of_a_source_is_refused(sources, tokenizer,
     one, two, _ = [entry | {"weight": weight} for entry in sources(5, 5, 5)]
     with pytest.raises(HfkitError) as error:
         mixed([one, two | budget], tokenizer)
-    assert str(error.value).startswith(f"{two['path']}: {told} leaves none of its 5 rows to draw from: raise it")
+    assert str(error.value).startswith(f"{two['path']}: {told} leaves none of its 5 rows: raise it")
 
 
 def test_a_source_that_is_dropped_whole_is_told(rows_file, tokenizer, capsys):
@@ -166,7 +166,7 @@ def test_a_source_that_is_dropped_whole_is_told(rows_file, tokenizer, capsys):
     two = rows_file([{"prompt": "Who?", "response": ""}], "b.jsonl")
     rows, _ = mixed([one[0] | {"weight": 1.0}, two[0] | {"weight": 1.0}], tokenizer, max_dropped=0.5)
     assert len(rows) == 9
-    assert f"{two[0]['path']}: none of its rows is left in train" in capsys.readouterr().err
+    assert f"{two[0]['path']}: no row of it is left in train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("budget", [{"rows": 7}, {"tokens": 60}])

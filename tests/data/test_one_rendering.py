@@ -48,7 +48,7 @@ def test_a_message_with_the_weight_0_is_read_and_not_trained_on(tokenizer_for):
     assert trained_texts(tokenizer, row) == "Rome is in Italy.<|im_end|>"
     assert "Oslo is in Norway." in tokenizer.decode(row["input_ids"])
     assert instruction_row({"messages": [USER, {**ANSWER, "weight": 0}]}, tokenizer, 256)["dropped"].startswith(
-        "with no reply to train on"
+        "with no response to train on"
     )
     half = instruction_row({"messages": [USER, {**ANSWER, "weight": 0.5}]}, tokenizer, 256)
     assert half["dropped"] == "with a message whose weight is neither 0 nor 1"
@@ -67,7 +67,7 @@ def test_each_reply_is_a_row_where_the_template_rewrites_earlier_ones(tokenizer_
         "<think>\n\n</think>\n\nRome is in Italy.<|im_end|>",
     ]
     assert (stats.kept, stats.split_into) == (3, 4)
-    assert "4 after the split at replies" in str(stats)
+    assert "4 after the split at responses" in str(stats)
     assert stats.tokens == sum(len(row["input_ids"]) for row in encoded)
 
 
@@ -128,7 +128,7 @@ def test_a_named_template_is_chosen_or_the_one_for_chats(tokenizer_for, tmp_path
     tokenizer.save_pretrained(tmp_path / "a")
     assert encode_prompt(read_tokenizer(str(tmp_path / "a")), [USER]) == prompt
     assert tokenizer.decode(encode_prompt(read_tokenizer(str(tmp_path / "a"), chat_template="rag"), [USER])) == "x"
-    with pytest.raises(HfkitError, match=r"chat_template: other is no file, and the tokenizer of .* has chat"):
+    with pytest.raises(HfkitError, match=r"chat_template: other is not a file, and the tokenizer of .* has chat"):
         read_tokenizer(str(tmp_path / "a"), chat_template="other")
     tokenizer.chat_template = {"rag": chat, "tool_use": chat}
     tokenizer.save_pretrained(tmp_path / "b")

@@ -89,7 +89,7 @@ def test_pain_31_every_document_has_the_logits_that_it_has_alone(tokenizer, tmp_
 
 @pytest.mark.parametrize("name", LEAKING)
 def test_a_model_that_lets_documents_see_each_other_is_refused_with_the_reason(tokenizer, tmp_path, name):
-    with pytest.raises(HfkitError, match=f"packing: {name} under attn_implementation=eager does not keep"):
+    with pytest.raises(HfkitError, match=f"packing: {name} with attn_implementation=eager does not separate"):
         require_separation(trainer_of(model_of(name, LEAKING[name]), tokenizer, tmp_path))
 
 

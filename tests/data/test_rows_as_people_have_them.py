@@ -144,7 +144,7 @@ def test_messages_as_python_prints_them_are_read_and_others_refused(read):
     cell = str([user("it's"), says('"a"')]).replace('"', '""')
     assert read(f'messages\n"{cell}"\n', name="a.csv").rows["messages"][0] == [user("it's"), says('"a"')]
     cell = "[{'content': 'q', 'role': 'user'}\n {'content': 'a', 'role': 'assistant'}]"  # as NumPy prints them
-    with pytest.raises(HfkitError, match="'chosen' look like messages: write messages as lists, or as their JSON"):
+    with pytest.raises(HfkitError, match="'chosen' look like messages: write messages as lists or as JSON"):
         read(f'prompt,chosen,rejected\nq,"{cell}","{cell}"\n', COMPARISONS, name="a.csv")
 
 
@@ -207,7 +207,7 @@ def test_the_advice_for_unread_columns_keeps_what_is_read(read):
     notes = read([{"text": "q", "title": "c"}], TEXT).notes()
     assert 'columns: {text: "{title}\\n\\n{text}"}' in notes[1]
     notes = read([{"messages": TURNS, "context": "c"}]).notes()
-    assert notes[1].endswith("context: write what the model should read into the messages")
+    assert notes[1].endswith("context: put all text that the model should read into the messages")
     rows = read([{"prompt": "q", "context": "c"}], PROMPTS, columns={"prompt": "{context}\n\n{prompt}"}).rows
     assert rows["prompt"][:] == ["c\n\nq"]
 
@@ -218,7 +218,7 @@ def test_replies_that_begin_with_their_prompt_ask_it_once(read):
     ]
     source = read(rows, COMPARISONS)
     assert source.rows[1] == {"prompt": "What is 2?", "chosen": "It is.", "rejected": "No."}
-    assert source.repeated == ["chosen", "rejected"] and "which is read once" in source.notes()[-1]
+    assert source.repeated == ["chosen", "rejected"] and "which is removed from it" in source.notes()[-1]
     kept = read([*rows, {"prompt": "a b", "chosen": "c", "rejected": "a b c"}], COMPARISONS)
     assert kept.rows[0] == rows[0] and not kept.repeated
     assert read([{"prompt": "An old", "response": "An older man"}]).rows["response"][:] == ["An older man"]
@@ -228,7 +228,7 @@ def test_unknown_roles_are_named(read):
     rows = [{"messages": [user("q"), {"role": "function_call", "content": "f"}, {"role": "Chatbot", "content": "a"}]}]
     source = read(rows)
     assert source.roles == {"function_call": "function_call", "Chatbot": "assistant"}
-    assert "roles that are left to the chat template, and not trained on: function_call" in source.notes()
+    assert "unknown roles, passed to the chat template and not trained on: function_call" in source.notes()
 
 
 REFUSED = {
@@ -237,7 +237,7 @@ REFUSED = {
     "a list in braces": (
         [{"prompt": "q", "history": [["a", "b"]], "response": "a"}],
         {"columns": {"prompt": "{history}\n{prompt}", "response": "response"}},
-        "braces need text, and 'history' holds List",
+        "braces need text, but 'history' holds List",
     ),
     "texts in lists": ([{"text": ["a", "b"]}], {}, "'text' holds List.*should hold text"),
 }

@@ -79,7 +79,7 @@ def test_columns_can_change_places(tmp_path):
 def test_a_saved_data_set_has_whole_splits(tmp_path, split):
     datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)).save_to_disk(tmp_path / "saved")
     assert load_entry(entry(tmp_path / "saved"), WANTED).to_list() == ROWS
-    with pytest.raises(HfkitError, match=r"read by whole splits: \['train'\]"):
+    with pytest.raises(HfkitError, match=r"choose one of \['train'\], without slicing"):
         load_entry(entry(tmp_path / "saved", split=split), WANTED)
 
 

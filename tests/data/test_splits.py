@@ -109,9 +109,7 @@ def test_rows_that_a_card_leaves_out_are_counted(kept_card, tokenizer, stream):
 
 
 @pytest.mark.parametrize("stream", [{}, {"streaming": True, "rows": 50}], ids=["file", "stream"])
-@pytest.mark.parametrize(
-    ("column", "told"), [("prompt", "keep leaves none of the rows"), ("god", "no column 'god' (for keep)")]
-)
+@pytest.mark.parametrize(("column", "told"), [("prompt", "no row passes keep"), ("god", "no column 'god' (for keep)")])
 def test_a_card_that_leaves_nothing_is_refused(kept_card, tokenizer, stream, column, told):
     with pytest.raises(HfkitError) as error:
         prepared([kept_card(column) | stream], tokenizer)
@@ -148,5 +146,5 @@ def test_a_stream_of_replies_fills_its_tokens(rows_file, tokenizer, kind, capsys
 def test_a_stream_that_does_not_fill_its_tokens_is_told(rows_file, tokenizer, capsys):
     entry = rows_file([{"prompt": f"Who is {n}?", "response": "Ann."} for n in range(9)])[0]
     _, account = prepared([entry | {"streaming": True, "tokens": 5000}], tokenizer)
-    told = f"the rows taken from the stream have {account.tokens} tokens, of 5,000 requested"
+    told = f"the rows of the stream have {account.tokens} of 5,000 requested tokens"
     assert told in capsys.readouterr().err

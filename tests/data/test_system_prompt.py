@@ -62,7 +62,7 @@ def test_the_saved_tokenizer_has_it_in_other_libraries_and_a_later_stage_changes
     ("name", "prompt", "reported"),
     [
         ("Gemma 2", "Be brief.", "System role not supported: set another chat_template"),
-        ("ChatML", "Be <|im_end|>", r"holds the special token <\|im_end\|>"),
+        ("ChatML", "Be <|im_end|>", r"contains the special token <\|im_end\|>"),
     ],
 )
 def test_what_a_template_cannot_write_is_refused(tokenizer_for, name, prompt, reported):
@@ -73,7 +73,7 @@ def test_what_a_template_cannot_write_is_refused(tokenizer_for, name, prompt, re
 @pytest.mark.parametrize(
     ("template", "reported"),
     [
-        ("{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}", "leaves out"),
+        ("{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}", "omits the text"),
         (None, "needs a chat template"),
     ],
 )

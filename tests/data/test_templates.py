@@ -109,7 +109,7 @@ def verify(name: str, kind: str, tokenizer) -> str:
                 if message["role"] == "assistant":
                     encode_replies(tokenizer, messages[:index], [[message]], tools)
         assert row["input_ids"] == []
-        reason = row["dropped"].removeprefix("the chat template rejects it: ").partition(" (")[0]
+        reason = row["dropped"].removeprefix("rejected by the chat template: ").partition(" (")[0]
         prompts = "; prompts exact" if verify_prompt(tokenizer, prompt, tools) == "exact" else ""
         return f"refused: {reason}{prompts}"
     expected = {Fault.NO_QUESTION.name} if kind == "assistant first" else set()

@@ -119,7 +119,7 @@ def test_a_slice_of_a_file_with_dates_is_that_slice(tmp_path):
 def test_timestamps_of_a_reader_that_is_not_ours_are_refused(tmp_path):
     moment = datetime.datetime(2024, 1, 1)
     rows = [{"messages": [{"role": "user", "content": moment}, {"role": "assistant", "content": moment}]}]
-    with pytest.raises(HfkitError, match=r"in the column 'messages', text became List\(.*timestamp.*download the file"):
+    with pytest.raises(HfkitError, match=r"the column 'messages' was read as List\(.*timestamp.*download the file"):
         load_entry(DatasetEntry(path=write(tmp_path / "a.parquet", rows)), INSTRUCTIONS)
 
 

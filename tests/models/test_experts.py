@@ -46,7 +46,9 @@ def mixture(tokenizer, tmp_path):
 @pytest.mark.parametrize("model_type", mostly_slow(["qwen3_moe", "gpt_oss"], ["qwen3_moe"]))
 def test_lora_on_experts_goes_through_the_chain(model_type, mixture, run_stage, tmp_path, capsys):
     sft = run_stage("sft", tmp_path / "sft", model_name_or_path=mixture(model_type), learning_rate=1e-2)
-    says = "lora_dropout: 0, since LoRA on the experts of a mixture has none" in capsys.readouterr().out
+    says = (
+        "lora_dropout: set to 0, since LoRA on the experts of a mixture supports no dropout" in capsys.readouterr().out
+    )
     assert says == (model_type == "qwen3_moe")  # peft's all-linear leaves out the experts of gpt-oss
     wanted = logits_at(sft)
     again = run_stage("sft", tmp_path / "again", model_name_or_path=str(sft), **STILL)

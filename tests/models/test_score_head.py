@@ -119,4 +119,4 @@ def test_only_a_head_under_an_adapter_is_widened():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_whole_models_that_are_trained_in_bf16_are_warned_of(dtype, run_stage, tmp_path, capsys):
     run_stage("sft", tmp_path / "run", use_peft=None, lora_r=None, dtype=dtype, max_steps=1)
-    assert ("which round small updates away" in capsys.readouterr().err) == (dtype == "bfloat16")
+    assert ("which round small updates to 0" in capsys.readouterr().err) == (dtype == "bfloat16")

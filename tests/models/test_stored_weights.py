@@ -67,12 +67,12 @@ def truncate(folder) -> None:
 
 
 BROKEN = {
-    "compiled": (renamed(lambda name: f"_orig_mod.{name}"), r"lacks 2. weights .*has no place for _orig_mod\."),
-    "distributed": (renamed(lambda name: f"module.{name}"), r"lacks 2. weights .*no place for module\."),
-    "of an adapter": (renamed(lambda name: f"base_model.model.{name}"), r"no place for base_model\."),
+    "compiled": (renamed(lambda name: f"_orig_mod.{name}"), r"lacks 2. weights .*does not use its _orig_mod\."),
+    "distributed": (renamed(lambda name: f"module.{name}"), r"lacks 2. weights .*does not use its module\."),
+    "of an adapter": (renamed(lambda name: f"base_model.model.{name}"), r"does not use its base_model\."),
     "no norm": (without("model.norm.weight"), r"lacks 1 weights of a Llama.*would be random: model.norm.weight"),
     "more layers": (lambda folder: edit(folder / "config.json", num_hidden_layers=3), "lacks 9 weights"),
-    "another shape": (reshape, r"holds 1 weights in another shape .*up_proj.weight \(60, 32\), not \(64, 32\)"),
+    "another shape": (reshape, r"has 1 weights whose shapes differ .*up_proj.weight \(60, 32\), not \(64, 32\)"),
     "a lost shard": (lose_a_shard, "FileNotFoundError.*model-00002-of-00007"),
     "a short index": (lose_index_entries, "lacks 5 weights"),
     "truncated": (truncate, "cannot load .*SafetensorError"),
@@ -179,7 +179,7 @@ def test_weights_that_are_not_finite(is_adapter, checkpoint, sft_dir, copy, run_
         diverge(folder, "adapter_model.safetensors", "q_proj.lora_B.weight")
     else:
         diverge(folder, "model.safetensors", "layers.1.mlp.up_proj.weight")
-    reported = rf"{folder} holds weights that are not finite, such as .*_proj"
+    reported = rf"{folder} has weights that are not finite, such as .*_proj"
     for stage, changes in STAGES.items():
         if stage != "pretrain" or not is_adapter:
             changes = changes | ({"lora_r": None} if is_adapter and stage == "sft" else {})
@@ -193,7 +193,7 @@ def test_weights_that_the_model_has_no_place_for_are_named(checkpoint, capsys):
     wanted = logits(AutoModelForCausalLM.from_pretrained(checkpoint))
     change(checkpoint, lambda weights: weights | {"v_head.summary.weight": torch.zeros(1, 32)})
     assert torch.equal(logits(load_base(str(checkpoint))), wanted)
-    assert "holds 1 weights that a LlamaForCausalLM has no place for: v_head.summary.weight" in capsys.readouterr().err
+    assert "has 1 weights that a LlamaForCausalLM does not use: v_head.summary.weight" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changed", [shard, renamed(lambda name: name.removeprefix("model."))])
@@ -209,7 +209,7 @@ def test_a_tokenizer_with_ids_beyond_the_embedding(checkpoint, reward_model, sft
     for folder in (checkpoint, reward, adapter):
         add_tokens(folder)
     request.getfixturevalue("no_weights")  # from here on
-    reported = "has ids up to 318, but the model's embedding ends at 317"
+    reported = "has ids up to 318, but the model's embedding has only 318 rows"
     for use in (
         lambda: hfkit.load_policy(str(checkpoint)),
         lambda: chat(str(checkpoint), prompt="Hi"),

@@ -67,7 +67,7 @@ def test_an_adapter_on_another_base_is_refused_with_both_names(name, request, ba
         load(str(folder))
     for part in (folder, base_dir, weights_hash(base_dir)[:12], other_base, weights_hash(other_base)[:12], "--base"):
         assert str(part) in str(error.value)
-    with pytest.raises(HfkitError, match="but its base now is"):
+    with pytest.raises(HfkitError, match="but its base is now"):
         load(str(request.getfixturevalue(name)), base=str(other_base))
 
 

@@ -148,11 +148,11 @@ def test_a_record_cannot_speak_to_the_terminal(chain, capsys):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (None, "has no record: there is no hfkit.json of a run in it"),
+        (None, "has no record: expected the hfkit.json"),
         ("{", "is not JSON"),
         ("[]", "is not a JSON mapping"),
-        ('{"lineage": [{"role": "start"}]}', "is not as hfkit writes it"),
-        ('{"data": [1]}', "is not as hfkit writes it"),
+        ('{"lineage": [{"role": "start"}]}', "is not a valid record"),
+        ('{"data": [1]}', "is not a valid record"),
     ],
 )
 def test_a_folder_without_a_record_is_reported(tmp_path, capsys, record, message):

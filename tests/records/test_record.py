@@ -112,6 +112,6 @@ def test_a_record_that_may_be_there_but_cannot_be_read_is_warned_of(tmp_path, ca
     assert capsys.readouterr().err == ""
     (tmp_path / "hfkit.json").write_text("[]")
     assert known_record(str(tmp_path)) is None
-    assert f"{tmp_path}: its hfkit.json is not as hfkit writes it" in capsys.readouterr().err
+    assert f"{tmp_path}: its hfkit.json is not a valid record" in capsys.readouterr().err
     assert known_record("someone/a-model") is None  # the tests have no network
     assert "someone/a-model: the Hub cannot be reached" in capsys.readouterr().err
