@@ -31,7 +31,7 @@ def canary(tmp_path) -> Path:
 
 @pytest.fixture
 def secret(tmp_path) -> Path:
-    """A file beside the folders that a command may read."""
+    """A file outside the folders that a command may read."""
     path = tmp_path / "secret.txt"
     path.write_text(f"{SECRET}\n", encoding="utf-8")
     return path

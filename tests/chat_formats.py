@@ -9,7 +9,7 @@ NO_SYSTEM = {"Gemma 2"}
 
 
 def messages_of(users: int, system: str | None = None) -> list[dict]:
-    """A conversation of so many user messages, with the replies between them."""
+    """A conversation of so many user messages, with the responses between them."""
     contents = [text for pair in zip(USER_TEXTS, (*REPLY_TEXTS, ""), strict=True) for text in pair][: 2 * users - 1]
     messages = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(contents)]
     return [{"role": "system", "content": system}] * bool(system) + messages

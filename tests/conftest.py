@@ -121,7 +121,7 @@ TINY = {
 
 
 def pytest_collection_modifyitems(items):
-    """Give slow tests half an hour in place of the limit in pyproject.toml; skip those that need a GPU without one."""
+    """Raise the time limit of slow tests to half an hour; without a GPU, skip the tests that need one."""
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a GPU, and HFKIT_TEST_GPU=1"))

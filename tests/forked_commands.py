@@ -93,7 +93,7 @@ def be_command(argv: list[str], folder: str, output: str) -> None:
 
 
 def watch(pid: int, seconds: float, number: int, after: float, to_group: bool) -> dict:
-    """Send a command its signal, wait for its end; return what `Ran` says of it, but for what it printed."""
+    """Send a command its signal, wait for its end; return the fields of `Ran` except its output."""
     started, signaled = time.monotonic(), False
     while not (ended := os.wait4(pid, os.WNOHANG))[0]:
         taken = time.monotonic() - started

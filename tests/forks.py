@@ -62,7 +62,7 @@ def request(question: dict, streams: list[int]) -> int | None:
 
 
 class Fork:
-    """A process that runs code as `python -c CODE ARGV...` does, in a session of its own.
+    """A process that runs code like `python -c CODE ARGV...`, in its own session.
 
     Args:
         cwd: its folder, by default that of this process.

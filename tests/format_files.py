@@ -37,11 +37,11 @@ def turn(source: str, text: str) -> dict:
     return {"from": source, "value": text}
 
 
-def said(role: str, text: str) -> dict:
+def message(role: str, text: str) -> dict:
     return {"role": role, "content": text}
 
 
-ASKED, OSLO, ROME = said("user", "Where?"), said("assistant", "Oslo."), said("assistant", "Rome.")
+ASKED, OSLO, ROME = message("user", "Where?"), message("assistant", "Oslo."), message("assistant", "Rome.")
 TOOL = {"name": "map", "parameters": {"type": "object"}}
 SCHEMA = '<tools>[{"type": "function", "function": {"name": "map", "parameters": {"type": "object"}}}]</tools>'
 CALL = '{"name": "map", "arguments": {"of": "Ada"}}'
@@ -213,7 +213,7 @@ RIGHT = {
     "kto.jsonl": (
         lines(
             {"prompt": [ASKED], "completion": [ROME], "label": False},
-            {"prompt": [said("user", "Who?")], "completion": [said("assistant", "Ada.")], "label": True},
+            {"prompt": [message("user", "Who?")], "completion": [message("assistant", "Ada.")], "label": True},
             {"prompt": [ASKED], "completion": [OSLO], "label": True},
         ),
         None,

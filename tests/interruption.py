@@ -51,7 +51,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def curves(folder: Path) -> list[dict]:
-    """The lines of metrics.jsonl but for times and speeds."""
+    """Return the lines of metrics.jsonl without times and speeds."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
         {k: v for k, v in row.items() if k != "eps" and not k.startswith("time/") and not k.endswith(SPEED)}

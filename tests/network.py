@@ -1,4 +1,4 @@
-"""What tests may connect to beside Unix sockets: servers of their own, on 127.0.0.1."""
+"""Limits the connections of tests to Unix sockets and servers on 127.0.0.1."""
 
 LOCAL_PORTS: set[int] = set()
 """The ports of these servers."""

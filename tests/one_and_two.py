@@ -1,4 +1,4 @@
-"""Whether a run in several processes, `two` in a folder, is that of one process, `one` beside it."""
+"""Compares a run in several processes, `two` in a folder, with a run in one process, `one` in the same folder."""
 
 from pathlib import Path
 

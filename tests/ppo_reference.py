@@ -1,8 +1,8 @@
 """PPO for language models as the papers write it: rows and tokens one at a time, nothing padded, nothing shared.
 
 Written from Ziegler et al. 2019 (1909.08593), Schulman et al. 2016 (1506.02438) and 2017 (1707.06347), Ouyang et al.
-2022 (2203.02155) and http://joschu.net/blog/kl-approx.html, not from hfkit's code. A reply is a list of token ids, and
-what is per token a list of scalars as long as it.
+2022 (2203.02155) and http://joschu.net/blog/kl-approx.html, not from hfkit's code. A response is a list of token ids,
+and what is per token a list of scalars as long as it.
 """
 
 import torch
@@ -13,10 +13,10 @@ def logits_after(model, ids: list[int], temperature: float) -> torch.Tensor:
 
 
 def logprobs(model, prompt: list[int], reply: list[int], temperature: float) -> tuple[list, list]:
-    """log pi(token | what came before) of each token of the reply, and the entropy there."""
+    """log pi(token | what came before) of each token of the response, and the entropy there."""
     taken, entropies = [], []
-    for place, token in enumerate(reply):
-        logits = logits_after(model, prompt + reply[:place], temperature)
+    for index, token in enumerate(reply):
+        logits = logits_after(model, prompt + reply[:index], temperature)
         weights = torch.exp(logits - logits.max())
         probabilities = weights / weights.sum()
         taken.append(torch.log(probabilities[token]))
@@ -28,9 +28,9 @@ def values(model, prompt: list[int], reply: list[int]) -> list:
     """V(what came before) of each token of the reply: the classifier's score of the prefix that ends there."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     states = []
-    for place in range(len(reply)):
+    for index in range(len(reply)):
         body = getattr(plain, plain.base_model_prefix)
-        hidden = body(input_ids=torch.tensor([prompt + reply[:place]])).last_hidden_state
+        hidden = body(input_ids=torch.tensor([prompt + reply[:index]])).last_hidden_state
         states.append(plain.score(hidden[0, -1])[0])
     return states
 
@@ -76,9 +76,9 @@ def clipped_value_error(new, old, target, cliprange: float):
 
 def language_loss(model, row: dict) -> tuple:
     """Sum of -log p over the labelled tokens of a row, and how many there are."""
-    places = [place for place in range(1, len(row["labels"])) if row["labels"][place] != -100]
+    indices = [index for index in range(1, len(row["labels"])) if row["labels"][index] != -100]
     losses = []
-    for place in places:
-        logits = logits_after(model, row["input_ids"][:place], 1.0)
-        losses.append(-torch.log_softmax(logits, -1)[row["labels"][place]])
-    return sum(losses), len(places)
+    for index in indices:
+        logits = logits_after(model, row["input_ids"][:index], 1.0)
+        losses.append(-torch.log_softmax(logits, -1)[row["labels"][index]])
+    return sum(losses), len(indices)

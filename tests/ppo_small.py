@@ -1,4 +1,4 @@
-"""PPO on eight prompts with given replies and scores, over tiny models with weights of any size, in float64."""
+"""PPO on eight prompts with given responses and scores, over tiny models with weights of any size, in float64."""
 
 import copy
 
@@ -81,7 +81,7 @@ def small_trainer(tokenizer, folder, parts: list, ptx: list[dict] = PTX, peft_co
 
 
 def trained(tokenizer, folder, **changes) -> PPOTrainer:
-    """A trainer after three updates of LoRA over a Llama in float32; it samples its own replies."""
+    """A trainer after three updates of LoRA over a Llama in float32; it samples its own responses."""
     parts = [model.float() for model in models("llama", lora=True)]
     settings = {"max_steps": 3, "response_length": 5, "num_ppo_epochs": 2, "num_mini_batches": 2} | changes
     trainer = small_trainer(tokenizer, folder, parts, **settings)

@@ -61,7 +61,7 @@ class RecipeModel:
     family: Family
 
     def config(self, is_tiny: bool = False, vocabulary: int | None = None) -> PreTrainedConfig:
-        """The config of the model, or of its twin with a vocabulary of its own."""
+        """The config of the model, or of its twin with another vocabulary."""
         settings = {"dtype": "float32" if is_tiny else "bfloat16", **self.full, **(self.tiny if is_tiny else {})}
         if vocabulary is not None:
             settings["vocab_size"] = vocabulary

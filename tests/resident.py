@@ -1,6 +1,6 @@
 """python resident.py STAGE VALUES [ENGINE]: the peak memory of each process of a run, planned and measured.
 
-A process of its own, since what a run frees has to go back to the system at once, as it does on a GPU: glibc reads the
+It needs a separate process, since freed memory must go back to the system at once, as on a GPU: glibc reads the
 threshold for that when it starts. Prints a line of JSON with planned, measured and the libraries' bytes a process.
 """
 
@@ -58,7 +58,7 @@ def run_measured(name: str, values: dict, output: str) -> None:
 
 
 def resident_memory(name: str, values: dict, engine: str = "") -> list[list[int]]:
-    """Return planned and measured peak and the libraries' bytes of each process of a run, in processes of their own."""
+    """Return planned and measured peak and the libraries' bytes of each process of a run, in separate processes."""
     folders = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     env = os.environ | {"PYTHONPATH": folders, "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, __file__, name, json.dumps(values), *([engine] if engine else [])]

@@ -1,6 +1,6 @@
 """Lets accelerate shard models among processes on CPUs, which it does on accelerators alone: FSDP2 and DeepSpeed.
 
-Only tests use it, in processes of their own. What it replaces is private, and was read in accelerate 1.15.0.
+Only tests use it, in separate processes. What it replaces is private, and was read in accelerate 1.15.0.
 """
 
 from accelerate import PartialState

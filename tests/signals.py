@@ -1,6 +1,6 @@
 """Commands as real processes, signals at any moment, and what they leave behind: for tests of interruptions.
 
-`start` begins a verb in a session of its own; `interrupt` sends a signal, waits, and returns an `Ended`.
+`start` begins a verb in its own session; `interrupt` sends a signal, waits, and returns an `Ended`.
 """
 
 import os
@@ -61,11 +61,11 @@ class Ended:
 
 
 def start(argv: Sequence[object], folder: Path, launcher: Sequence[str] = (), **environment: str) -> Command:
-    """Start `hfkit ARGV` in a session of its own.
+    """Start `hfkit ARGV` in its own session.
 
     Args:
         folder: the current folder of the command, which gets its log.
-        launcher: what stands in place of `python -m hfkit.cli`, such as a `torchrun`.
+        launcher: replaces `python -m hfkit.cli`, such as a `torchrun`.
         environment: variables to add.
     """
     mark = f"{os.getpid()}-{time.monotonic_ns()}"

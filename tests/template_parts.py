@@ -27,12 +27,12 @@ class Family:
 
     Args:
         end: the text that ends a turn, and is trained with it.
-        opens: what the template writes between the generation prompt and the text of a reply.
-        special: special tokens beside `eos` and `bos`.
+        opens: what the template writes between the generation prompt and the text of a response.
+        special: special tokens besides `eos` and `bos`.
         plain: added tokens that are not special.
         tools: whether the template has tools.
         call_end: the text that ends a turn of tool calls, where it is another one.
-        thinks: pairs of a family's own text around the thinking of a reply, in place of <think>.
+        thinks: pairs of a family's own text around the thinking of a response, instead of <think>.
     """
 
     template: str
@@ -117,7 +117,7 @@ def roles(end: str, tail: str, *, eos="<|endoftext|>", gap="\n", prompt="<|assis
 
 
 def qwen3(prompt: str = "") -> Family:
-    """Return a family that thinks in the reply to the last user message only; with `prompt`, the thinking is opened."""
+    """Return a family that thinks only in the response to the last user message; with `prompt`, thinking is opened."""
     template = (
         "{% set last = namespace(i=-1) %}{% for m in messages %}{% if m.role == 'user' %}"
         "{% set last.i = loop.index0 %}{% endif %}{% endfor %}" + TOOLS_CHATML + "{% for m in messages %}"
@@ -138,7 +138,7 @@ def qwen3(prompt: str = "") -> Family:
 
 
 def deepseek(prompt: str, reply: str = "") -> Family:
-    """Return a family whose tool calls take their arguments as text, and whose replies lose their thinking."""
+    """Return a family whose tool calls take their arguments as text, and whose responses lose their thinking."""
     template = (
         "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% elif m.role == 'user' %}"
         "<|User|>{{ m.content }}{% elif m.role == 'tool' %}<|tool_out|>{{ m.content }}<|tool_end|>{% else %}"

@@ -1,4 +1,4 @@
-"""Short command lines: a YAML without --config, data sets as words, flags before and after, and no YAML at all."""
+"""Short command lines: a YAML without --config, datasets as words, flags before and after, and no YAML at all."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_a_second_word_and_a_second_yaml_are_refused():
 
 
 @pytest.mark.parametrize(("config_class", "key"), KEYS)
-def test_data_sets_are_words_of_a_flag_and_text_of_a_yaml(config_class, key):
+def test_datasets_are_words_of_a_flag_and_text_of_a_yaml(config_class, key):
     card = card_names()[0]
     entries = [DatasetEntry(path="a.jsonl"), DatasetEntry(path="b", split="test"), DatasetEntry(card=card)]
     entries += [DatasetEntry(card="mine.md")]

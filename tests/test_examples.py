@@ -1,4 +1,4 @@
-"""The notebooks of examples/ are stored without outputs, and run as they stand, each in a process of its own."""
+"""The notebooks of examples/ are stored without outputs, and run unchanged, each in a separate process."""
 
 import json
 import os

@@ -217,7 +217,7 @@ def test_python_code_gets_the_error_of_the_other_process(config_of, tmp_path, ca
 
 
 def be_command_with(folder: Path, argv: list, *own: list[str]) -> None:
-    """Be the command in a folder of this process, with further arguments of its own."""
+    """Be the command in a folder of this process, with more arguments."""
     rank = int(os.environ["RANK"])
     os.chdir(folder / str(rank))
     be_command([*map(str, argv), *own[rank]])

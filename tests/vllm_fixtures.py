@@ -13,7 +13,7 @@ from hfkit.models.vllm_server import client_of
 
 
 def forget_vllm() -> None:
-    """Let the next test import vLLM anew, or find none."""
+    """Let the next test import vLLM again, or find none."""
     for name in [*sys.modules]:
         if name.partition(".")[0] == "vllm" or name.startswith("trl.generation"):
             del sys.modules[name]

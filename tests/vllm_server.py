@@ -1,4 +1,4 @@
-"""A double of `vllm serve` in a process of its own: the requests of TRL's client, answered with a small model."""
+"""A double of `vllm serve` in a separate process: it answers the requests of TRL's client with a small model."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import forks
 DOUBLE = Path(__file__).parent / "vllm_double"
 CODE = "from vllm_server import serve; serve()"
 DEFAULTS = {"temperature": 1.0, "top_p": 0.5, "top_k": 3, "min_p": 0.2, "repetition_penalty": 3.0}
-"""What a request leaves out: as if the model's generation config said so."""
+"""Defaults for settings that a request leaves out, as from the model's generation config."""
 SETTINGS = {"how": None, "after": 0, "name": None, "version": None, "context": 256, "dtype": "float32"}
 SETTINGS |= {"dev_mode": True, "transfer": True}
 

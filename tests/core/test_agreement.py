@@ -16,7 +16,7 @@ from hfkit.core.joining import current_launch, joined_launch
 
 
 def compare(folder: Path, output_dir: str) -> None:
-    """Be a process of a launch with a fact and a folder of its own."""
+    """Be a process of a launch with its own fact and folder."""
     rank = os.environ["RANK"]
     (folder / rank).mkdir()
     os.chdir(folder / rank)

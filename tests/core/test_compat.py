@@ -45,7 +45,7 @@ def test_several_gpus_in_one_process_count_as_one(tmp_path):
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 3)
 
 
-def test_accelerate_chooses_a_device_anew(monkeypatch):
+def test_accelerate_chooses_a_device_again(monkeypatch):
     assert PartialState(cpu=True).device.type == "cpu"
     monkeypatch.setattr(PartialState, "default_device", torch.device("meta"))
     try:

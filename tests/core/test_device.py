@@ -68,7 +68,7 @@ def test_a_stage_may_forbid_tf32(config_of, tmp_path):
         torch.set_float32_matmul_precision("highest")
         config = config_of("sft", tmp_path, **({} if tf32 is None else {"tf32": tf32}))
         prepare_device(config)
-        trainer_arguments(config)  # Transformers would use a newer setting of PyTorch's, which this one is not told of
+        trainer_arguments(config)  # Transformers would use PyTorch's newer setting, which does not update this one
         assert torch.get_float32_matmul_precision() == environment()["float32_matmul_precision"] == precision
 
 
@@ -132,7 +132,7 @@ def test_ddp_timeout_is_that_of_the_group():
 
 
 @pytest.mark.gpu
-def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
+def test_a_process_without_its_own_gpu_is_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", str(torch.cuda.device_count()))
     require_gpu({"use_cpu": True})
     with pytest.raises(ConfigError, match=r"LOCAL_RANK: .*start at most that many processes"):

@@ -28,7 +28,7 @@ def step() -> None:
 
 
 def work() -> None:
-    """Be a process of a launch, which others wait for one second in place of several."""
+    """Be a process of a launch, for which others wait one second instead of several."""
     peers.GRACE = signal_watch.PATIENCE = 1.0
     try:
         with catch_signals(ends_process=True), joined_launch(ends_process=True):
@@ -86,8 +86,8 @@ def test_a_killed_process_ends_those_that_compute(dead):
 def test_rank_0_says_why_another_process_failed():
     ended = befall(Event(STEP, "hfkit.core.errors:HfkitError"), work)
     assert ended.statuses == [1, 1] and ended.outputs[1] == ""
-    said = ended.outputs[0]  # by its main thread, or by its watch if that one is late
-    assert "rank 1 (" in said and said.endswith("ended: of the test\n")
+    printed = ended.outputs[0]  # by its main thread, or by its watch if that one is late
+    assert "rank 1 (" in printed and printed.endswith("ended: of the test\n")
 
 
 def test_an_error_of_all_processes_is_printed_once():
@@ -110,7 +110,7 @@ def test_a_signal_to_one_process_reaches_the_other(number, status):
     assert max(ended.seconds) < 20
 
 
-def work_beside_strangers() -> None:
+def work_among_strangers() -> None:
     """Be a process of a launch, to which others connect that do not belong to it."""
     with catch_signals(ends_process=True), joined_launch(ends_process=True):
         hub = json.loads(current_launch().store.get("hub"))
@@ -127,7 +127,7 @@ def work_beside_strangers() -> None:
 
 @pytest.mark.distributed
 def test_strangers_are_not_heard():
-    ended = befall(Event(STEP, signal.SIGKILL, ranks=[1], hangs=True), work_beside_strangers)
+    ended = befall(Event(STEP, signal.SIGKILL, ranks=[1], hangs=True), work_among_strangers)
     assert ended.statuses == [1, -signal.SIGKILL] and "rank 1 (" in ended.outputs[0], ended.outputs
     assert "Traceback" not in ended.output and "rank 5" not in ended.output
 

@@ -61,7 +61,7 @@ def test_a_merge_suggests_the_cpu(tmp_path):
 
 
 def test_a_chat_explains_it(sft_dir, capsys):
-    """Memory runs out while the model is loaded, or in a reply."""
+    """Memory runs out while the model is loaded, or in a response."""
 
     def run_out(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")

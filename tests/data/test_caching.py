@@ -65,11 +65,11 @@ def noted(row: dict, log: str, tokenizer=None) -> dict:
 
 
 def prepared(path: Path, tokenizer, **changes) -> tuple[datasets.Dataset, dict]:
-    """The rows of a file as SFT trains on them, and the account of it."""
+    """The rows of a file as SFT trains on them, and the stats of it."""
     settings = {"output_dir": "unused", "max_length": 64, **changes}
     config = SFTConfig(datasets=[DatasetEntry(path=str(path))], **settings)
-    rows, _, account = load_splits(config, INSTRUCTIONS)
-    return encode_instructions(rows, tokenizer, account["train"], config), account["train"].as_dict()
+    rows, _, stats = load_splits(config, INSTRUCTIONS)
+    return encode_instructions(rows, tokenizer, stats["train"], config), stats["train"].as_dict()
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -107,15 +107,15 @@ def test_documents_are_packed_once(tmp_path, tokenizer, cache):
     config = PretrainConfig(output_dir="unused", datasets=[DatasetEntry(path=str(tmp_path / "a.jsonl"))], block_size=8)
     packed, made = [], []
     for _ in range(2):
-        rows, _, account = load_splits(config, ["text"])
-        packed.append(pack_documents(rows, tokenizer, account["train"], config)[0].to_list())
+        rows, _, stats = load_splits(config, ["text"])
+        packed.append(pack_documents(rows, tokenizer, stats["train"], config)[0].to_list())
         made.append({file: file.stat().st_mtime_ns for file in cache.rglob("*")})
     assert packed[0] == packed[1]
     assert made[0] == made[1]
 
 
 @pytest.mark.parametrize("changed", ["setting", "code", "rows"])
-def test_what_changes_the_result_is_made_anew(tmp_path, tokenizer, cache, monkeypatch, changed):
+def test_a_change_of_the_result_invalidates_the_cache(tmp_path, tokenizer, cache, monkeypatch, changed):
     prepared(write(tmp_path / "a.jsonl", ROWS), tokenizer)
     made = len([*cache.iterdir()])
     if changed == "code":
@@ -127,11 +127,11 @@ def test_what_changes_the_result_is_made_anew(tmp_path, tokenizer, cache, monkey
 
 def test_several_processes_give_the_same_rows(tmp_path, tokenizer, monkeypatch):
     file = write(tmp_path / "a.jsonl", ROWS)
-    alone, account = prepared(file, tokenizer)
+    alone, stats = prepared(file, tokenizer)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "other")
     together, same = prepared(file, tokenizer, dataset_num_proc=2)
     assert alone.to_list() == together.to_list()
-    assert account == same
+    assert stats == same
 
 
 def test_another_process_finds_what_this_one_made(tokenizer_dir):
@@ -212,7 +212,7 @@ def main():
 
 @pytest.fixture
 def slow_map(tmp_path):
-    """slow_map(workers) -> a process, in a group of its own, that makes 40 rows in two seconds of work."""
+    """slow_map(workers) -> a process, in its own group, that makes 40 rows in two seconds of work."""
     (tmp_path / "slow.py").write_text(SLOW)
     env = os.environ | {"PYTHONPATH": python_path(Path(caching.__file__).parents[2], tmp_path)}
     env |= {"HF_DATASETS_CACHE": str(tmp_path / "shared")}
@@ -277,7 +277,7 @@ def damage(cache: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["cut", "empty", "garbage", "other"])
-def test_rows_that_are_damaged_in_the_cache_are_named_and_made_anew(tmp_path, tokenizer, cache, capsys, kind):
+def test_damaged_rows_in_the_cache_are_named_and_prepared_again(tmp_path, tokenizer, cache, capsys, kind):
     file = write(tmp_path / "a.jsonl", ROWS)
     rows = prepared(file, tokenizer)[0].to_list()
     folder = damage(cache, kind)
@@ -309,7 +309,7 @@ def test_what_a_killed_process_was_writing_into_the_cache_is_removed(tmp_path, t
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "*.arrow"])
-def test_rows_that_are_damaged_in_the_cache_of_datasets_are_read_anew(tmp_path, cache, capsys, name):
+def test_damaged_rows_in_the_cache_of_datasets_are_read_again(tmp_path, cache, capsys, name):
     file = write(tmp_path / "a.jsonl", ROWS)
     rows = read_rows({"path": str(file), "split": "train"})[0].to_list()
     for damaged in cache.parent.rglob(name):

@@ -1,4 +1,4 @@
-"""Which code rows depend on: a change in it, and in no other, makes cached rows anew."""
+"""Which code rows depend on: only a change in that code invalidates cached rows."""
 
 import ast
 from pathlib import Path
@@ -23,7 +23,7 @@ def hash_after_a_change_in(module: str, function, monkeypatch) -> str:
 
 
 @pytest.mark.parametrize("module", ["chat_template", "conversions", "encoding", "faults", "forms", "messages"])
-def test_a_change_in_code_that_rows_depend_on_tokenizes_them_anew(module, monkeypatch):
+def test_a_change_in_code_that_rows_depend_on_tokenizes_them_again(module, monkeypatch):
     assert hash_after_a_change_in(module, instruction_row, monkeypatch) != code_hash(instruction_row)
 
 

@@ -1,4 +1,4 @@
-"""System columns, prompts beside whole conversations, messages as JSON text, roles in other spellings."""
+"""System columns, prompts next to whole conversations, messages as JSON text, roles in other spellings."""
 
 import json
 
@@ -118,7 +118,7 @@ ASKED = {
 
 
 @pytest.mark.parametrize("kind", ASKED)
-def test_a_prompt_beside_whole_conversations_is_asked_once(read, kind):
+def test_a_prompt_next_to_whole_conversations_is_asked_once(read, kind):
     prompt, chosen, rejected, context, reply = ASKED[kind]
     row = read([{"prompt": prompt, "chosen": chosen, "rejected": rejected}], COMPARISONS).rows[0]
     assert (row["prompt"], row["chosen"]) == (context, reply)
@@ -222,9 +222,9 @@ def test_a_prompt_is_not_guessed_where_a_column_may_hold_it(read, row, wanted):
     assert mapped[0]["prompt"] == "Add.\n\n1, 2"
 
 
-def test_a_prompt_in_both_replies_is_read_where_it_is_said_or_no_other_column_may_hold_it(read, rows_file):
-    said = {"columns": {"chosen": "chosen", "rejected": "rejected"}}
-    assert load_entry(DatasetEntry(**rows_file([UNKNOWN])[0], **said), PROMPTS)[0]["prompt"] == "The sum is"
-    beside = {"prompt_id": "x", "source": "y", "chosen": [USER, YES], "rejected": [USER, NO]}
-    assert read([beside], PROMPTS).rows[0]["prompt"] == [USER]
-    assert read([beside | {"question": "Where?"}], PROMPTS).unread == ["prompt_id", "source", "question"]
+def test_a_prompt_in_both_replies_is_read_if_mapped_or_if_no_other_column_may_hold_it(read, rows_file):
+    mapped = {"columns": {"chosen": "chosen", "rejected": "rejected"}}
+    assert load_entry(DatasetEntry(**rows_file([UNKNOWN])[0], **mapped), PROMPTS)[0]["prompt"] == "The sum is"
+    context = {"prompt_id": "x", "source": "y", "chosen": [USER, YES], "rejected": [USER, NO]}
+    assert read([context], PROMPTS).rows[0]["prompt"] == [USER]
+    assert read([context | {"question": "Where?"}], PROMPTS).unread == ["prompt_id", "source", "question"]

@@ -63,7 +63,7 @@ def test_a_file_of_each_format_is_read_as_it_was_meant(tmp_path, rows_of, name):
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_with_a_file_is_counted_or_said_with_what_to_write(tmp_path, rows_of, name):
+def test_faults_of_a_file_are_counted_or_reported_with_a_remedy(tmp_path, rows_of, name):
     check(tmp_path, rows_of, name, *WRONG[name])
 
 
@@ -88,7 +88,7 @@ def test_a_mapping_is_never_overridden(tmp_path, rows_of):
     assert rows_of(tmp_path / "a.jsonl", "ppo", columns={"prompt": "input"}) == (["<user>c<assistant>"], "")
 
 
-def test_conversions_stand_beside_columns(tmp_path, rows_of, config_of):
+def test_conversions_work_with_columns(tmp_path, rows_of, config_of):
     rows = {"q": "c", "a": "d", "old": [["a", "b"]]}
     (tmp_path / "a.jsonl").write_bytes(lines(rows))
     columns = {"prompt": "q", "response": "a", "history": "old"}

@@ -87,7 +87,7 @@ def test_a_reply_that_lacks_the_thinking_which_the_prompt_opens_is_refused_every
     ids = encode_replies(tokenizer, [USER], [thought])[0]
     assert ids[: len(encode_prompt(tokenizer, [USER]))] == encode_prompt(tokenizer, [USER])
     assert tokenizer.decode(ids).endswith("<|Assistant|><think>\nI know.\n</think>\n\nOslo.<|eos|>")
-    sampled = "I know.\n</think>\n\nOslo."  # a reply as a policy samples it after that prompt
+    sampled = "I know.\n</think>\n\nOslo."  # a response as a policy samples it after that prompt
     assert encode_replies(tokenizer, [USER], [sampled]) == [ids]
 
 

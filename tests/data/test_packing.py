@@ -83,8 +83,8 @@ def test_pain_31_every_document_has_the_logits_that_it_has_alone(tokenizer, tmp_
     packed = model(**batch).logits[0]
     alone = torch.cat([model(torch.tensor([document])).logits[0] for document in DOCUMENTS])
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=0)
-    starts = [sum(map(len, DOCUMENTS[:place])) for place in range(4)]
-    assert [place for place, label in enumerate(labels[0].tolist()) if label == -100] == starts
+    starts = [sum(map(len, DOCUMENTS[:index])) for index in range(4)]
+    assert [index for index, label in enumerate(labels[0].tolist()) if label == -100] == starts
 
 
 @pytest.mark.parametrize("name", LEAKING)
@@ -149,11 +149,11 @@ def test_pretraining_on_documents_apart_is_that_on_each_alone(run_stage, tmp_pat
 
 def test_no_document_is_lost_and_a_long_one_is_continued(tokenizer):
     texts = ["Ann likes red.", "Bob likes blue. " * 6, "Cid likes green and pink."]
-    account = SplitStats("train", rows=3, kept=3)
+    stats = SplitStats("train", rows=3, kept=3)
     config = PretrainConfig(
         output_dir="unused", datasets=[DatasetEntry(path="unused")], block_size=16, packing="documents"
     )
-    rows, tokens_per_byte = pack_documents(Dataset.from_dict({"text": texts}), tokenizer, account, config)
+    rows, tokens_per_byte = pack_documents(Dataset.from_dict({"text": texts}), tokenizer, stats, config)
     assert all(len(row["input_ids"]) == sum(row["seq_lengths"]) <= 16 for row in rows)
     eos = tokenizer.eos_token_id
     encoded = [[eos, *tokenizer(text).input_ids, eos] for text in texts]
@@ -163,7 +163,7 @@ def test_no_document_is_lost_and_a_long_one_is_continued(tokenizer):
         ids = iter(row["input_ids"])
         found += [[next(ids) for _ in range(length)] for length in row["seq_lengths"]]
     assert sorted(found) == fragments
-    assert account.tokens == sum(map(len, encoded)) - 3 == tokens_per_byte * len("".join(texts))
+    assert stats.tokens == sum(map(len, encoded)) - 3 == tokens_per_byte * len("".join(texts))
 
 
 def test_packing_is_refused_before_a_step_is_taken(run_stage, tmp_path, tokenizer_dir):
@@ -175,7 +175,7 @@ def test_packing_is_refused_before_a_step_is_taken(run_stage, tmp_path, tokenize
 
 
 @pytest.mark.parametrize(
-    ("stage", "changes", "told"),
+    ("stage", "changes", "reported"),
     [
         ("sft", {"packing": "wrapped"}, "packing"),
         ("sft", {"packing_strategy": "wrapped"}, "best fit first"),
@@ -185,8 +185,8 @@ def test_packing_is_refused_before_a_step_is_taken(run_stage, tmp_path, tokenize
         ("reward", {"packing": True}, "only pretrain and sft pack"),
     ],
 )
-def test_other_ways_to_pack_are_told_by_their_keys(config_of, tmp_path, stage, changes, told):
-    with pytest.raises(ConfigError, match=told) as error:
+def test_other_ways_to_pack_are_reported_by_their_keys(config_of, tmp_path, stage, changes, reported):
+    with pytest.raises(ConfigError, match=reported) as error:
         config_of(stage, tmp_path, **changes)
     assert [problem.key for problem in error.value.problems] == [*changes]
 

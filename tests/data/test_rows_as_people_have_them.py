@@ -118,7 +118,7 @@ def test_json_that_has_no_one_value_is_refused(read, kind):
         read(REFUSED_JSON[kind])
 
 
-def test_messages_as_json_beside_messages_are_messages(read):
+def test_json_messages_next_to_messages_are_messages(read):
     rows = [{"prompt": "q", "chosen": json.dumps([says("a")]), "rejected": [says("b")]}]
     rows += [{"prompt": "q", "chosen": [says("c")], "rejected": [says("d")]}]
     assert read(rows, COMPARISONS).rows["chosen"][:] == [[says("a")], [says("c")]]
@@ -135,8 +135,8 @@ REFUSED_CSV = {
 @STREAMS
 @pytest.mark.parametrize("kind", REFUSED_CSV)
 def test_a_csv_that_would_be_read_as_other_columns_is_refused(read, kind, stream):
-    content, told = REFUSED_CSV[kind]
-    with pytest.raises(HfkitError, match=told):
+    content, reported = REFUSED_CSV[kind]
+    with pytest.raises(HfkitError, match=reported):
         read(content, name="a.csv", **stream)
 
 
@@ -245,8 +245,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_values_that_would_be_printed_as_python_are_refused(read, kind):
-    rows, entry, told = REFUSED[kind]
-    with pytest.raises(HfkitError, match=told):
+    rows, entry, reported = REFUSED[kind]
+    with pytest.raises(HfkitError, match=reported):
         read(rows, **entry)
 
 

@@ -1,7 +1,7 @@
-"""Every family of chat templates: the same tokens in SFT, reward, PPO and chat, and only the replies are trained.
+"""Every family of chat templates: the same tokens in SFT, reward, PPO and chat, and only the responses are trained.
 
 The expected mask is computed independently: the text that plain Transformers renders as the prompt, then that of the
-reply and of the end of its turn, and which characters each token covers. The table is docs/data/chat_templates.md.
+response and of the end of its turn, and which characters each token covers. The table is docs/data/chat_templates.md.
 """
 
 import copy
@@ -154,7 +154,7 @@ def test_every_stage_reads_the_same_tokens_and_trains_on_the_replies(tokenizer_f
 
 
 def test_the_table_of_the_docs_is_what_is_true(tokenizer_for):
-    """HFKIT_WRITE_TABLE=1 writes it anew."""
+    """HFKIT_WRITE_TABLE=1 rewrites it."""
     lines = ["| family | " + " | ".join(CONVERSATIONS) + " |", "|---" * (len(CONVERSATIONS) + 1) + "|"]
     for name in FAMILIES:
         cells = [verify(name, kind, tokenizer_for(name)) for kind in CONVERSATIONS]

@@ -64,7 +64,7 @@ def test_the_content_of_a_message_is_the_text_that_was_written(tmp_path, kind, s
 
 
 @pytest.mark.parametrize("kind", ["dates", "numbers", "leading zeros", "words"])
-def test_text_beside_parts_messages_and_numbers_stays_text(tmp_path, kind):
+def test_text_next_to_parts_messages_and_numbers_stays_text(tmp_path, kind):
     texts = LOOKS[kind]
     parts = [{"role": "user", "content": [{"type": "text", "text": "x"}]}, {"role": "assistant", "content": "y"}]
     rows = [{"messages": parts}] + [{"messages": [parts[0], {"role": "assistant", "content": one}]} for one in texts]
@@ -128,7 +128,7 @@ FOLDERS = {"JSON": ["train-0.jsonl", "train-1.jsonl"], "CSV": ["train.csv"], "gz
 
 @pytest.mark.parametrize("kind", FOLDERS)
 @pytest.mark.parametrize("looks", ["dates", "leading zeros", "words"])
-def test_a_data_set_of_files_is_read_as_its_files_are(tmp_path, kind, looks):
+def test_a_dataset_of_files_is_read_like_its_files(tmp_path, kind, looks):
     texts = LOOKS[looks]
     for name in FOLDERS[kind]:
         write(tmp_path / name, [{"prompt": "q", "response": one, "n": number} for number, one in enumerate(texts)])
@@ -139,7 +139,7 @@ def test_a_data_set_of_files_is_read_as_its_files_are(tmp_path, kind, looks):
     assert load_entry(part, PROMPTS, ["n"]).to_list() == [{"prompt": texts[n], "n": n} for n in (2, 3)]
 
 
-def test_a_streamed_data_set_of_csv_files_keeps_its_words(tmp_path):
+def test_a_streamed_dataset_of_csv_files_keeps_its_text(tmp_path):
     write(tmp_path / "train.csv", [{"prompt": "q", "response": one} for one in LOOKS["words"]])
     rows = load_entry(DatasetEntry(path=str(tmp_path), streaming=True, rows=8), INSTRUCTIONS)
     assert sorted(rows["response"]) == sorted(LOOKS["words"])

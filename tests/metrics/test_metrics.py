@@ -98,8 +98,8 @@ def test_distinct_counts_different_ngrams():
 def test_self_bleu_is_sacrebleus_corpus_bleu_of_each_against_the_others():
     texts = ["the cat sat on the mat today", "the cat sat on a mat", "a dog lay on the mat today"]
     scores = []
-    for place, text in enumerate(texts):
-        others = [[other] for rank, other in enumerate(texts) if rank != place]
+    for index, text in enumerate(texts):
+        others = [[other] for rank, other in enumerate(texts) if rank != index]
         scores.append(corpus_bleu([text], others, smooth_method="exp", use_effective_order=True).score / 100)
     assert load("self_bleu").compute(predictions=texts)["self_bleu"] == pytest.approx(np.mean(scores), **EXACT)
     assert self_bleu(["one and the same reply"] * 3) == pytest.approx(1)

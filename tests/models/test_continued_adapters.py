@@ -1,4 +1,4 @@
-"""Adapters that PEFT made, of every shape: stages start exactly as they are, or refuse them before loading weights."""
+"""PEFT adapters of every shape: stages start exactly from them, or refuse them before loading weights."""
 
 import pytest
 import torch

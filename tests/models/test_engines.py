@@ -37,13 +37,13 @@ def test_greedy_replies_are_those_of_generate(uncompiled, tokenizer, name, famil
     model = model_of(family, len(tokenizer))
     assert engine_fault(name, model.config) is None
     whole = generate_replies(model, tokenizer, PROMPTS, LIMIT, stop_token_ids=[1], batch_size=2)
-    stops = [whole[0][0], whole[1][20], whole[3][-1]]
-    expected = generate_replies(model, tokenizer, PROMPTS, LIMIT, stop_token_ids=stops, batch_size=2)
+    stop_token_ids = [whole[0][0], whole[1][20], whole[3][-1]]
+    expected = generate_replies(model, tokenizer, PROMPTS, LIMIT, stop_token_ids=stop_token_ids, batch_size=2)
     assert len({*map(len, expected)}) > 1
     before = torch.get_rng_state()
     engine = make_engine(name, model, tokenizer)
     for _ in range(2):  # the second time with the first one's cache
-        assert generate_replies(model, tokenizer, PROMPTS, LIMIT, 0, 0, 2, stops, engine=engine) == expected
+        assert generate_replies(model, tokenizer, PROMPTS, LIMIT, 0, 0, 2, stop_token_ids, engine=engine) == expected
     assert torch.equal(torch.get_rng_state(), before)
 
 

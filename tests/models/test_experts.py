@@ -108,8 +108,8 @@ def test_target_parameters_of_gpt_oss_go_through_the_chain(mixture, run_stage, t
 
 
 @pytest.mark.parametrize("model_type", mostly_slow(["qwen3_moe", "gpt_oss"], ["qwen3_moe"]))
-def test_experts_beside_a_4_bit_base_go_through_the_chain_and_merge(model_type, mixture, run_stage, tmp_path):
-    """bitsandbytes quantizes linear layers, and leaves the tensors of experts as they are."""
+def test_experts_with_a_4_bit_base_go_through_the_chain_and_merge(model_type, mixture, run_stage, tmp_path):
+    """bitsandbytes quantizes linear layers, but not the tensors of experts."""
     bits = {"load_in_4bit": True}
     sft = run_stage("sft", tmp_path / "sft", model_name_or_path=mixture(model_type), learning_rate=1e-2, **bits)
     wanted = logits_at(sft)

@@ -88,7 +88,7 @@ def test_prompts_cannot_be_merged(sft_dir, copy, config_of, tmp_path, no_weights
 
 
 @pytest.mark.parametrize("model_type", ["bert", "t5"])
-def test_what_is_no_decoder(model_type, base_dir, copy, config_of, tmp_path, no_weights):
+def test_models_that_are_not_decoders_are_refused(model_type, base_dir, copy, config_of, tmp_path, no_weights):
     folder = copy(base_dir)
     (folder / "config.json").write_text(json.dumps({"model_type": model_type, "vocab_size": 400}))
     with pytest.raises(ConfigError, match=f"{model_type} is not a causal language model"):

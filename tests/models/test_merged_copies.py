@@ -37,7 +37,7 @@ def quantized(model) -> dict:
 
 def test_greedy_replies_are_those_of_the_model_that_peft_merges(policy, tokenizer):
     whole = copy.deepcopy(policy)
-    merged = whole.merge_and_unload().dequantize()  # PEFT quantizes what it has merged anew
+    merged = whole.merge_and_unload().dequantize()  # PEFT quantizes merged weights again
     layers = {name: module.weight for name, module in policy.named_modules() if name.endswith(".base_layer")}
     for name in layers:
         layer = policy.get_submodule(name.removesuffix(".base_layer"))

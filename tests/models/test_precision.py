@@ -56,7 +56,7 @@ def test_on_a_cpu_a_base_is_loaded_in_float32_unless_asked_otherwise(run_stage, 
     assert dtype_to_evaluate(None) == "float32" and dtype_to_evaluate("bfloat16") == "bfloat16"
 
 
-def test_a_dtype_of_its_own_wins(config_of, half_dir, tmp_path):
+def test_an_explicit_dtype_wins(config_of, half_dir, tmp_path):
     config = config_of("sft", tmp_path / "out", model_name_or_path=str(half_dir), dtype="bfloat16")
     assert frozen_and_trained(load_trainable(config)) == [{torch.bfloat16}, {torch.float32}]
 

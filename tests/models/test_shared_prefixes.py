@@ -1,4 +1,4 @@
-"""Replies in one sequence: the hidden states and gradients of each by itself, or the architecture is told apart."""
+"""Responses in one sequence: hidden states and gradients equal those of separate ones, or sharing is refused."""
 
 import pytest
 import torch
@@ -27,10 +27,10 @@ def states_of(model, sequences) -> torch.Tensor:
 def test_each_reply_ends_where_it_does_by_itself(replies):
     sequence = sequence_of(replies)
     for branch, (reply, end) in enumerate(zip(replies, sequence.ends, strict=True), 1):
-        places = [place for place, of in enumerate(sequence.branches) if of in (0, branch)]
-        assert [sequence.ids[place] for place in places] == reply
-        assert [sequence.positions[place] for place in places] == [*range(len(reply))]
-        assert places[-1] == end
+        indices = [index for index, of in enumerate(sequence.branches) if of in (0, branch)]
+        assert [sequence.ids[index] for index in indices] == reply
+        assert [sequence.positions[index] for index in indices] == [*range(len(reply))]
+        assert indices[-1] == end
     assert sum(sequence.readers) == sum(map(len, replies))
 
 

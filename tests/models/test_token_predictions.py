@@ -72,7 +72,7 @@ def whole(model, measure):
 def gradients(model, measured) -> dict[str, torch.Tensor]:
     """Of a sum in which each token, and each figure of it, has another weight."""
     weights = torch.linspace(-1, 1, len(measured[0]))
-    sum((1 + place) * (one * weights).sum() for place, one in enumerate(measured) if one.requires_grad).backward()
+    sum((1 + index) * (one * weights).sum() for index, one in enumerate(measured) if one.requires_grad).backward()
     return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's kernel for rows of several lengths: documents are apart, and what is no packed row is as with SDPA."""
+"""PyTorch's kernel for variable lengths separates documents, and other rows are computed as by SDPA."""
 
 from itertools import chain
 
@@ -44,16 +44,16 @@ def test_documents_of_a_packed_row_are_computed_as_if_alone(name, autocast):
     exact = model_of(name, "eager").double()
     alone = torch.cat([exact(torch.tensor([document])).logits[0] for document in DOCUMENTS])
     ids = torch.tensor([[*chain(*DOCUMENTS)]], device="cuda")
-    places = torch.tensor([[*chain(*(range(len(document)) for document in DOCUMENTS))]], device="cuda")
+    positions = torch.tensor([[*chain(*(range(len(document)) for document in DOCUMENTS))]], device="cuda")
     wanted, found, slopes = gradients_alone(exact), {}, {}
     for attention in ("sdpa", VARLEN):
         model = model_of(name, attention).cuda()
         model = model if autocast else model.bfloat16()
         with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
             found[attention] = difference(
-                model(ids, position_ids=places, use_cache=False).logits[0].double().cpu(), alone
+                model(ids, position_ids=positions, use_cache=False).logits[0].double().cpu(), alone
             )
-            slopes[attention] = difference(gradients(model, input_ids=ids, position_ids=places).cpu(), wanted)
+            slopes[attention] = difference(gradients(model, input_ids=ids, position_ids=positions).cpu(), wanted)
     assert found[VARLEN] < max(1.5 * found["sdpa"], 1e-3) < 0.05
     assert slopes[VARLEN] < max(1.5 * slopes["sdpa"], 1e-3) < 0.1
 
@@ -64,8 +64,8 @@ def gradients_alone(model) -> torch.Tensor:
 
 @pytest.mark.any_device
 @pytest.mark.parametrize("name", SHAPES)
-def test_what_is_no_packed_row_is_computed_as_by_sdpa(name):
-    """Padded batches, and replies sampled with a cache."""
+def test_rows_that_are_not_packed_are_computed_as_by_sdpa(name):
+    """Padded batches, and responses sampled with a cache."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ids = torch.randint(3, 100, (3, 11), device=device)
     mask = torch.ones_like(ids)

@@ -1,6 +1,6 @@
 """vLLM samples from the policy of now: on a server and in this process, both of which doubles of it play.
 
-The doubles (`tests/vllm_double`, `tests/vllm_server.py`) have a small model of their own, which gets the weights.
+The doubles (`tests/vllm_double`, `tests/vllm_server.py`) have a small model, which receives the weights.
 """
 
 import json
@@ -40,7 +40,7 @@ def policy_on(base_dir, kind: str):
 
 
 def update(policy, seed: int) -> None:
-    """Change what is trained, by so much that replies change."""
+    """Change what is trained, by so much that responses change."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
@@ -103,7 +103,7 @@ def test_replies_are_drawn_by_the_models_probabilities_at_the_temperature_alone(
     surplus = torch.cat([one.logprobs + one.entropy for one in found])
     assert torch.cat([one.entropy for one in found]).mean() > 1
     assert abs(float(surplus.mean())) < 4 * float(surplus.std()) / sqrt(len(surplus))
-    assert len({*map(tuple, replies)}) > 40  # of one prompt: each has a seed of its own
+    assert len({*map(tuple, replies)}) > 40  # of one prompt: each has a different seed
     torch.manual_seed(5)
     assert engine.sample(prompts, 6, temperature, 3, STOPS) == replies
     assert engine.sample(prompts, 6, temperature, 3, STOPS) != replies  # the random numbers went on
@@ -123,9 +123,9 @@ def test_stop_tokens_are_ours_and_not_those_of_vllm(serve_vllm, free_port, base_
     engine = VLLMEngine(policy, tokenizer, backend)
     engine.sync()
     assert engine.sample(PROMPTS, 20, 0.0, 5, [10**6]) == whole
-    stops = [whole[0][3], whole[1][10]]
-    expected = generate_replies(policy, tokenizer, PROMPTS, 20, stop_token_ids=stops)
-    assert engine.sample(PROMPTS, 20, 0.0, 5, stops) == expected != whole
+    stop_token_ids = [whole[0][3], whole[1][10]]
+    expected = generate_replies(policy, tokenizer, PROMPTS, 20, stop_token_ids=stop_token_ids)
+    assert engine.sample(PROMPTS, 20, 0.0, 5, stop_token_ids) == expected != whole
 
 
 def test_weights_are_merged_in_float32_also_under_autocast(vllm_double, base_dir, tokenizer):
@@ -222,7 +222,7 @@ def test_a_server_that_is_gone_or_hangs_when_weights_are_sent_is_an_error(engine
         engine.sync()
 
 
-def test_a_server_that_was_started_again_gets_the_weights_anew(serve_vllm, free_port, base_dir, tokenizer):
+def test_a_restarted_server_gets_the_weights_again(serve_vllm, free_port, base_dir, tokenizer):
     policy, group = policy_on(base_dir, "LoRA"), free_port()
     first = serve_vllm(base_dir)
     engine = VLLMEngine(policy, tokenizer, Server(first.url, 3.0, group))

@@ -33,7 +33,7 @@ def other_base(base_dir, tmp_path) -> Path:
 
 @pytest.fixture
 def astray(tmp_path, other_base):
-    """astray(adapter) -> a copy of it that says it stood on `other_base`."""
+    """astray(adapter) -> a copy of it that names `other_base` as its base."""
 
     def make(adapter: Path) -> Path:
         folder = Path(shutil.copytree(adapter, tmp_path / f"astray-{adapter.name}", ignore=IGNORED))
@@ -87,7 +87,7 @@ def test_no_stage_starts_from_an_adapter_on_another_base(config_of, sft_dir, ast
         ("ppo", "reward_model_path", "reward_dir"),
     ],
 )
-def test_another_base_is_told_before_anything_is_loaded(config_of, tmp_path, request, astray, stage, key, name):
+def test_another_base_is_reported_before_anything_is_loaded(config_of, tmp_path, request, astray, stage, key, name):
     folder = astray(request.getfixturevalue(name))
     with pytest.raises(ConfigError) as error:
         config_of(stage, tmp_path / "out", **{key: str(folder)}, lora_r=None)
@@ -95,7 +95,7 @@ def test_another_base_is_told_before_anything_is_loaded(config_of, tmp_path, req
     assert "was trained on the base" in str(error.value)
 
 
-def test_another_base_is_told_of_an_adapter_on_the_hub_too(config_of, tmp_path, astray, hub, sft_dir):
+def test_another_base_is_reported_for_an_adapter_on_the_hub_too(config_of, tmp_path, astray, hub, sft_dir):
     name = hub("d" * 40, astray(sft_dir))
     with pytest.raises(ConfigError, match=f"{name} was trained on the base"):
         config_of("sft", tmp_path / "out", model_name_or_path=name, lora_r=None)

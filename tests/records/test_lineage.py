@@ -73,7 +73,7 @@ def test_as_json_it_has_whole_hashes_and_all_that_the_tree_has(chain, capsys):
     assert sft["parents"][0]["parents"] == []
 
 
-def test_a_parent_that_is_gone_is_marked_and_its_own_parents_are_still_told(chain, capsys):
+def test_a_parent_that_is_gone_is_marked_and_its_own_parents_are_still_reported(chain, capsys):
     shutil.rmtree(chain / "sft")
     out = printed(capsys, chain / "reward")
     assert f"start: {chain}/sft (sft), weights " in out
@@ -123,7 +123,7 @@ def test_a_base_from_the_hub_has_its_commit(hub, base_dir, run_stage, tmp_path, 
     assert f"start: {name} at {'b' * 12} (pretrain)" in out
 
 
-def test_several_data_sets_have_a_line_each(run_stage, data, tmp_path, capsys):
+def test_each_dataset_has_its_own_line(run_stage, data, tmp_path, capsys):
     files = [{"path": str(data / "docs.jsonl")}, {"path": str(data / "docs.jsonl"), "split": "train[:10]"}]
     out = printed(capsys, run_stage("tokenizer", tmp_path / "out", datasets=files))
     assert "train: 202 of 202 rows kept\n" in out
