@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib import import_module
+from math import isnan
 from traceback import extract_tb
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -263,7 +264,16 @@ def weigh_logged(
         if len(parts) == len(shares):
             pick = EXTREMES.get(name.partition("_")[0]) or EXTREMES.get(name.rpartition("_")[2])
             mean = sum(value * share for value, share in zip(parts, shares, strict=True)) / (sum(shares) or 1.0)
-            values[start:] = [pick(parts) if pick else mean]
+            known = [value for value in parts if not isnan(value)] or parts  # TRL's extremes of no rows are NaN
+            values[start:] = [pick(known) if pick else mean]
+
+
+def pop_logged(trainer, mode: str, name: str) -> float:
+    """Remove a metric from those that a trainer of TRL logs next; return its last value.
+
+    trl 1.12.0: as for `logged_counts`.
+    """
+    return trainer._metrics[mode].pop(name)[-1]
 
 
 def name_pre_tokenizer(converter: ModuleType, name_of: Callable[[Any], str | None]) -> None:
