@@ -69,7 +69,7 @@ def test_each_kind_of_input_is_found_next_to_the_yaml(folders):
 
 def test_of_an_evaluation_too(folders):
     in_folder, _ = folders
-    for name in ("base", "reward"):  # of the last, the judge has the name only
+    for name in ("base", "reward"):  # only the judge names the last one
         model_in(in_folder / name)
     (in_folder / "rows.jsonl").write_text("x")
     given = {"models": ["a=base", "base"], "prompts": "rows.jsonl", "judge": "reward", "reward_model": "base"}
@@ -86,7 +86,7 @@ def test_of_an_evaluation_too(folders):
 def test_paths_that_are_not_next_to_the_yaml_do_not_change(folders):
     in_folder, here = folders
     (here / "rows.jsonl").write_text("x")
-    for name in ("gpt2", "chatml"):  # a folder that holds no model, and no template
+    for name in ("gpt2", "chatml"):  # folders without a model or a template
         (in_folder / name).mkdir()
     model_in(in_folder / "out")
     config = load(in_folder, datasets=["rows.jsonl", "someone/rows"], model_name_or_path="gpt2", chat_template="chatml")
@@ -147,4 +147,4 @@ def test_a_reward_function_in_a_file(folders):
 def test_every_key_is_one_of_a_config():
     classes = [*(spec.config_class for spec in STAGES.values()), EvaluateConfig, ArenaConfig, DatasetEntry]
     known = {name for one in classes for name in one.__dataclass_fields__}
-    assert EXISTS.keys() - known == {"deepspeed"}  # of the trainer's config
+    assert EXISTS.keys() - known == {"deepspeed"}  # a key of the trainer's config

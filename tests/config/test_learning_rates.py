@@ -1,4 +1,4 @@
-"""Learning rates by stage and mode: what a config resolves to, which are warned of, and the shipped configs' own."""
+"""Learning rates by stage and mode: defaults, warnings, and the rates of the shipped configs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Strict configuration: what is taken, and what is refused with which remedy."""
+"""Strict parsing: accepted values, and errors with their remedies."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -62,7 +62,7 @@ def from_flags(*flags):
 
 
 def reported(call, *args):
-    """The problems of a call that must fail, as a dict from key to (value, remedy)."""
+    """Return the problems of a call that must fail, as a dict from key to (value, remedy)."""
     with pytest.raises(ConfigError) as caught:
         call(*args)
     problems = caught.value.problems
@@ -225,7 +225,7 @@ def test_flag_faults(flags, key, value, remedy):
 )
 def test_a_file_must_be_a_mapping(tmp_path, text, where, remedy):
     keys = reported(from_yaml, tmp_path, text, "--lora_r", "x")
-    assert keys.keys() == {"config", "--lora_r"}  # and no complaint about what may have been in the file
+    assert keys.keys() == {"config", "--lora_r"}  # and no problem about keys that the file may contain
     assert keys["config"][0] == f"{tmp_path / 'stage.yaml'}{where}"
     assert keys["config"][1].startswith(remedy)
 
@@ -276,7 +276,7 @@ def test_everything_wrong_is_reported_at_once(tmp_path):
     assert "hub_token: '***'" in str(error)
 
 
-def test_contradictions_come_with_the_rest_unless_they_follow_from_it(tmp_path):
+def test_contradictions_are_reported_with_other_problems_unless_caused_by_them(tmp_path):
     both = reported(from_yaml, tmp_path, "model: m\neval_steps: 5\nlora_r: x\n")
     assert both.keys() == {"eval_steps", "lora_r"}
     one = reported(from_yaml, tmp_path, "model: m\neval_steps: 5\neval_strategy: stps\n")
@@ -312,7 +312,7 @@ def test_secrets_are_masked(key, value, shown):
     assert str(Problem(key, value, "so")) == f"{key}: {shown} -> so"
 
 
-def test_of_a_long_value_both_ends_are_shown():
+def test_both_ends_of_a_long_value_are_shown():
     shown = str(Problem("datasets", "/data" * 30 + "/rows.jsonl", "no such file"))
     assert len(shown) < 120
     assert shown.startswith("datasets: '/data/data") and shown.endswith("/rows.jsonl' -> no such file")

@@ -1,4 +1,4 @@
-"""What cannot be trained from a checkpoint is refused in words, before the weights of a model are loaded."""
+"""Checkpoints that cannot be trained are refused with a clear message before the model's weights are loaded."""
 
 import json
 
@@ -106,6 +106,6 @@ def test_settings_that_would_be_ignored(changes, reported, sft_dir, copy, config
     folder = copy(sft_dir)
     edit(folder / "adapter_config.json", **changes)
     require_refused(folder, reported, config_of, tmp_path)
-    edit(folder / "adapter_config.json", **dict.fromkeys(changes))  # without a value they are nothing
+    edit(folder / "adapter_config.json", **dict.fromkeys(changes))  # unset values are allowed
     for stage, options in STAGES:
         config_of(stage, tmp_path / "out", model_name_or_path=str(folder), **options)

@@ -1,4 +1,4 @@
-"""Sampling of replies: rows that have ended leave the batch, and those that go on do not notice."""
+"""Sampling: rows that have ended leave the batch without changing the others."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ LIMIT = 2 * STRIDE + 5
 
 
 def alone(model, tokenizer, prompt: list[int]) -> list[int]:
-    """The likeliest response of one row in one call, never ended."""
+    """Return the greedy response of one row in one call, without stop tokens."""
     config = GenerationConfig(max_new_tokens=LIMIT, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     ids = torch.tensor([prompt])
     model.generation_config = GenerationConfig()
@@ -24,7 +24,7 @@ def alone(model, tokenizer, prompt: list[int]) -> list[int]:
 def test_a_reply_in_a_batch_is_the_reply_alone(tokenizer, family):
     model = model_of(family, len(tokenizer))
     whole = [alone(model, tokenizer, prompt) for prompt in PROMPTS]
-    # One row ends at once, one within the second stride, one with its last token, and others not at all.
+    # One row ends at once, one within the second stride, one at its last token, and the others never.
     stop_token_ids = [whole[0][0], whole[1][STRIDE + 3], whole[3][-1]]
     ends = [next((index + 1 for index, token in enumerate(row) if token in stop_token_ids), LIMIT) for row in whole]
     assert len({-(-end // STRIDE) for end in ends}) > 1  # rows end in different strides
@@ -59,7 +59,7 @@ def test_likelihoods_are_those_of_the_row_alone_without_a_cache_or_logits_of_wha
     found = likelihoods(model, tokenizer, PROMPTS, replies, temperature=0.7, batch_size=2)
     hook.remove()
     assert not any(getattr(out, CACHE_NAME) for out in seen)
-    assert {out.logits.shape[1] for out in seen[1:]} == {1}  # after the one that tests the head
+    assert {out.logits.shape[1] for out in seen[1:]} == {1}  # all calls after the test of the head
     for prompt, reply, one in zip(PROMPTS, replies, found, strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1]

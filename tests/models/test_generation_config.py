@@ -1,4 +1,4 @@
-"""A base whose generation config is invalid or missing: every stage and merge publish, and say first what changes."""
+"""A base with an invalid or missing generation config: every stage and merge warn about the change and save it."""
 
 import json
 

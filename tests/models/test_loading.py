@@ -1,4 +1,4 @@
-"""Loading: pad tokens, bases, adapters as copies, heads, and what is refused with the way out."""
+"""Loading: pad tokens, bases, adapters as copies, heads, and errors with their remedy."""
 
 import json
 import shutil
@@ -72,7 +72,7 @@ def test_only_the_adapter_trains_and_it_names_its_base(config_of, base_dir, tmp_
 def test_an_adapter_begins_as_a_copy_of_the_one_it_starts_from(config_of, base_dir, sft_dir, tmp_path):
     model = load_trainable(config_of("reward", tmp_path), TaskType.SEQ_CLS)
     config = model.peft_config["default"]
-    assert (config.r, config.lora_alpha) == (4, 8)  # those of the SFT adapter, not the defaults
+    assert (config.r, config.lora_alpha) == (4, 8)  # values of the SFT adapter, not the defaults
     assert config.base_model_name_or_path == str(base_dir)
     weights = load_file(sft_dir / "adapter_model.safetensors")
     for name, parameter in model.named_parameters():
@@ -184,7 +184,7 @@ def test_pain_26_one_step_of_qlora_runs(run_stage, tmp_path, bf16):
 
 
 def test_a_4_bit_base_passes_the_same_gradients_on_after_an_evaluation(config_of, tmp_path):
-    """bitsandbytes repacks a CPU's weights when they are evaluated, and no gradient comes through the packed ones."""
+    """bitsandbytes repacks weights on a CPU in evaluation, and no gradient flows through packed weights."""
     pytest.importorskip("bitsandbytes")
     model = load_trainable(config_of("sft", tmp_path, load_in_4bit=True, lora_dropout=0.0))
     ids = torch.arange(5, 25).unsqueeze(0)

@@ -1,4 +1,4 @@
-"""A 4-bit base with its adapter merged into copies samples what the policy would, and is left as it was."""
+"""A 4-bit base with its adapter merged into copies samples like the policy, and is restored afterwards."""
 
 import copy
 
@@ -55,7 +55,7 @@ def test_greedy_replies_are_those_of_the_model_that_peft_merges(policy, tokenize
 
 
 def bitsandbytes_matrix(layer: Linear4bit) -> torch.Tensor:
-    """The matrix of a 4-bit layer, as what it makes of the identity."""
+    """Return the matrix of a 4-bit layer: its output for the identity."""
     with torch.no_grad():
         return layer(torch.eye(layer.in_features)).T
 

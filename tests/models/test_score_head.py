@@ -1,4 +1,4 @@
-"""What LoRA trains is in float32 over any base, and a reward or value head computes in it: nothing small is lost."""
+"""LoRA trains float32 weights on any base, and reward and value heads compute in float32, so small values survive."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def base(request) -> dict:
 
 @pytest.fixture
 def stepped():
-    """Dtypes of all that optimizers have stepped on."""
+    """The dtypes of all weights that an optimizer has updated."""
     dtypes = set()
 
     def see(optimizer, *_):

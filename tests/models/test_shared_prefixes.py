@@ -37,7 +37,7 @@ def test_each_reply_ends_where_it_does_by_itself(replies):
 @pytest.mark.parametrize("family", [family for family in SETTINGS if family not in RECURRENT])
 def test_states_and_gradients_are_those_of_each_reply(family):
     model = model_of(family, 64)
-    longest = [[*PROMPT, 40, 41], [*PROMPT, 50]]  # 6 tokens, the window of those that have one
+    longest = [[*PROMPT, 40, 41], [*PROMPT, 50]]  # 6 tokens, the window of models that have one
     assert shares_prefixes(model, model.base_model, longest)
     several = [REPLIES["equal"], REPLIES["one begins the other"], longest]
     joined = states_of(model, [sequence_of(replies) for replies in several])
@@ -84,7 +84,7 @@ def test_a_short_prefix_is_not_shared():
     assert len(sequences_of(REPLIES["two"], share=False)) == 2
 
 
-def test_what_attends_in_another_way_is_not_asked():
+def test_other_attention_implementations_are_not_tested():
     AttentionInterface.register("another", sdpa_attention_forward)
     model = model_of("llama", 64)
     model.set_attn_implementation("another")

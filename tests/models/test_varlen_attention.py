@@ -40,7 +40,7 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
 @pytest.mark.parametrize("autocast", [True, False])
 @pytest.mark.parametrize("name", SHAPES)
 def test_documents_of_a_packed_row_are_computed_as_if_alone(name, autocast):
-    """In bf16 against float64 of each document alone: no further from it than SDPA's bf16, give or take a half."""
+    """In bf16 the error against float64 of each document alone is at most 1.5 times that of SDPA."""
     exact = model_of(name, "eager").double()
     alone = torch.cat([exact(torch.tensor([document])).logits[0] for document in DOCUMENTS])
     ids = torch.tensor([[*chain(*DOCUMENTS)]], device="cuda")
@@ -81,7 +81,7 @@ def test_rows_that_are_not_packed_are_computed_as_by_sdpa(name):
     assert torch.equal(replies, same_replies)
 
 
-def test_the_kernel_is_not_chosen_for_what_it_does_not_compute(monkeypatch):
+def test_the_kernel_is_not_chosen_for_features_that_it_lacks(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     assert supports_varlen(model_of("llama", "eager").config)
@@ -95,7 +95,7 @@ def test_the_kernel_is_not_chosen_for_what_it_does_not_compute(monkeypatch):
 @pytest.mark.parametrize(
     "option", [{"softcap": 50.0}, {"s_aux": torch.zeros(4)}, {"is_causal": False}, {"dropout": 0.1}]
 )
-def test_what_the_kernel_does_not_compute_is_an_error(option):
+def test_a_feature_that_the_kernel_lacks_is_an_error(option):
     row, layer = torch.zeros(1, 4, 7, 8), model_of("llama", VARLEN).model.layers[0].self_attn
     with pytest.raises(HfkitError, match=f"does not support {next(iter(option))}"):
         varlen_attention(layer, row, row, row, None, position_ids=torch.arange(7)[None], **option)

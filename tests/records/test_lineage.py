@@ -1,4 +1,4 @@
-"""`hfkit lineage`: the tree from a run to its data and its first weights, and what has become of them since."""
+"""`hfkit lineage`: the tree from a run to its data and its first weights, and how they have changed since."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def test_the_tree_of_a_run(chain, capsys, data):
     assert f"start: {chain}/pretrain (pretrain), weights {hashes['pretrain']}, seed 42" in lines
     assert f"reward: {chain}/reward, weights {hashes['reward']}, seed 42" in lines
     assert f"start: {chain}/sft (sft), weights {hashes['sft']}, seed 42, as above" in lines
-    assert lines.count(base) == 3  # of ppo, sft and reward; the sft model below the reward model is not unfolded again
+    assert lines.count(base) == 3  # of ppo, sft and reward; the sft model below the reward model is not expanded again
     assert "not there" not in out
     assert "changed" not in out
 
@@ -138,7 +138,7 @@ def test_records_that_name_each_other_are_not_followed_in_a_circle(chain, capsys
     assert printed(capsys, chain / "sft").count(f"{chain}/sft") == 2
 
 
-def test_a_record_cannot_speak_to_the_terminal(chain, capsys):
+def test_a_record_cannot_send_escapes_to_the_terminal(chain, capsys):
     record = json.loads((chain / "ppo" / "hfkit.json").read_text())
     record["lineage"][0]["path"] = "/gone/\x1b[2J[bold]x"
     (chain / "ppo" / "hfkit.json").write_text(json.dumps(record))
@@ -149,7 +149,7 @@ def test_a_record_cannot_speak_to_the_terminal(chain, capsys):
     ("record", "message"),
     [
         (None, "has no record: expected the hfkit.json"),
-        ("{", "is not JSON"),
+        ("{", "is not valid JSON"),
         ("[]", "is not a JSON mapping"),
         ('{"lineage": [{"role": "start"}]}', "is not a valid record"),
         ('{"data": [1]}', "is not a valid record"),
