@@ -1,4 +1,4 @@
-"""Files in the formats that people have, right and wrong, with the rows that each stage reads in them."""
+"""Files in common formats, correct and faulty, with the rows that each stage reads from them."""
 
 import gzip
 import json
@@ -49,7 +49,7 @@ PAIR = ("<user>Where?<assistant>Oslo.$", "<user>Where?<assistant>Rome.$")
 FOR_REWARD = "its rows are pairs of responses (chosen, rejected), for these stages: reward, dpo"
 NOT_READ = "none that this stage reads"
 ONE_RESPONSE = "its rows have one response each, as for SFT; the reward stage reads prompt, chosen and rejected"
-# file: its content; the line about its format; and by stage the rows, or what the error says.
+# file: its content; the line about its format; and by stage the rows, or the error message.
 RIGHT = {
     "sharegpt.json": (
         as_list(

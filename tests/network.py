@@ -5,5 +5,5 @@ LOCAL_PORTS: set[int] = set()
 
 
 def is_local(address: object) -> bool:
-    """Return whether an address of a socket is that of such a server."""
+    """Return whether a socket address is that of such a server."""
     return isinstance(address, tuple) and address[0] == "127.0.0.1" and address[1] in LOCAL_PORTS

@@ -1,4 +1,4 @@
-"""The command around the stages: its exit statuses, what it prints, and how little it imports."""
+"""The command line: its exit statuses, its output, and that it imports little."""
 
 import os
 import signal
@@ -105,12 +105,12 @@ def test_tracebacks_are_for_bugs_and_for_debugging(hfkit):
     ("own", "printed"),
     [
         ({}, "ALLOC_CONF': 'expandable_segments:True'}"),
-        ({"MALLOC_CONF": "narenas:2"}, "ALLOC_CONF': 'expandable_segments:True'}"),  # another allocator's
+        ({"MALLOC_CONF": "narenas:2"}, "ALLOC_CONF': 'expandable_segments:True'}"),  # a setting of another allocator
         ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "{'PYTORCH_CUDA_ALLOC_CONF': 'backend:native'}"),
     ],
 )
 def test_segments_of_gpu_memory_grow_unless_the_environment_configures_them(hfkit, monkeypatch, own, printed):
-    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)  # of a verb that ran in this process
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)  # set by a verb in this process
     assert hfkit("fake", "--model", "m", "--how", "roomily", **own).stdout.splitlines()[0].endswith(printed)
 
 
@@ -137,7 +137,7 @@ def test_help_version_and_unknown_verbs(capsys):
     assert cli.main(["--help"]) == 0
     table = capsys.readouterr().out
     assert all(f"\n  {verb} " in table for verb in cli.all_verbs())
-    assert "***" not in table  # what looks like a secret is masked, also in a usage line
+    assert "***" not in table  # a usage line contains nothing that is masked as a secret
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"hfkit {__version__}\n"
     assert cli.main(["pretrian"]) == 2

@@ -110,7 +110,7 @@ def test_a_stage_trains_on_two_files_of_a_short_command_line(tmp_path, monkeypat
 
 @pytest.mark.parametrize("verb", ["merge", "evaluate", "plan", "data check", "quickstart"])
 def test_a_verb_that_trains_nothing_is_refused_in_several_processes(verb, monkeypatch, capsys, tmp_path):
-    """Each process would merge into one folder, and the last would find it taken."""
+    """Otherwise all processes would merge into one folder, and the later ones would fail."""
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     assert cli.main([*verb.split(), str(tmp_path)]) == 2

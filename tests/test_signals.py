@@ -1,4 +1,4 @@
-"""Signals to real commands: what they print, their exit status, and that nothing is lost or left."""
+"""Signals to real commands: their output and exit status, and that no work is lost and no process is left."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def as_flag(value) -> str:
 
 
 def training(folder: Path, steps: int = 2):
-    """A condition: the run in a folder has logged some steps."""
+    """Return a condition: the run in a folder has logged some steps."""
 
     def reached() -> bool:
         file = folder / METRICS

@@ -1,4 +1,4 @@
-"""Bad data, reported in words before anything is written: each kind by its message, and the output folder as it was."""
+"""Bad data is reported with a clear message before anything is written."""
 
 import errno
 import gzip
@@ -199,7 +199,7 @@ ENTRIES = {
 
 
 @pytest.mark.parametrize("kind", ENTRIES)
-def test_an_entry_that_cannot_be_is_reported(config_of, untouched, source, kind):
+def test_an_invalid_entry_is_reported(config_of, untouched, source, kind):
     entries, key, reported = ENTRIES[kind]
     files = {"A": source("a.jsonl", [TURN]), "B": source("b.jsonl", [TURN]), "C": source("c.jsonl.bz2", [TURN])}
     entries = [{k: files.get(v, v) if k == "path" else v for k, v in entry.items()} for entry in entries]
@@ -212,7 +212,7 @@ def test_an_entry_that_cannot_be_is_reported(config_of, untouched, source, kind)
 def test_paths_that_may_not_be_looked_into_are_reported(config_of, tmp_path, monkeypatch):
     private, stat = str(tmp_path / "private"), os.stat
 
-    def guarded(path, *args, **kwargs):  # root may look into anything
+    def guarded(path, *args, **kwargs):  # root may read any folder
         if str(path).startswith(private):
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return stat(path, *args, **kwargs)

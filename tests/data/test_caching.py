@@ -1,4 +1,4 @@
-"""What was tokenized once is found again: by another process, with the rows and the tokenizer elsewhere."""
+"""Tokenized rows are cached: another process finds them, even if rows and tokenizer have moved."""
 
 import json
 import os
@@ -52,20 +52,20 @@ print(Hasher.hash(function_identity(partial(print, tokenizer=tokenizer, max_leng
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache of the test's own."""
+    """A separate cache for the test."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path / "cache" / "hfkit"
 
 
 def noted(row: dict, log: str, tokenizer=None) -> dict:
-    """Notes each row that it is called with."""
+    """Records each row that it is called with."""
     with open(log, "a") as lines:
         lines.write("x")
     return {"seen": True}
 
 
 def prepared(path: Path, tokenizer, **changes) -> tuple[datasets.Dataset, dict]:
-    """The rows of a file as SFT trains on them, and the stats of it."""
+    """Return the rows of a file as SFT trains on them, and their statistics."""
     settings = {"output_dir": "unused", "max_length": 64, **changes}
     config = SFTConfig(datasets=[DatasetEntry(path=str(path))], **settings)
     rows, _, stats = load_splits(config, INSTRUCTIONS)
@@ -77,9 +77,9 @@ def write(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def test_rows_and_tokenizers_are_known_by_what_is_in_them(tmp_path, tokenizer, tokenizer_dir, cache):
+def test_rows_and_tokenizers_are_identified_by_their_content(tmp_path, tokenizer, tokenizer_dir, cache):
     log = tmp_path / "log"
-    for name in ("a.jsonl", "b.jsonl"):  # the same rows in another file, a fresh tokenizer that was used before
+    for name in ("a.jsonl", "b.jsonl"):  # the same rows in another file, and a new tokenizer that has been used
         rows = datasets.load_dataset("json", data_files=str(write(tmp_path / name, ROWS)), split="train")
         fresh = load_tokenizer(str(tokenizer_dir))
         fresh(["one", "two and more"], padding=True, truncation=True, max_length=2)
@@ -91,7 +91,7 @@ def test_rows_and_tokenizers_are_known_by_what_is_in_them(tmp_path, tokenizer, t
     assert log.read_text() == "x" * len(ROWS) * 2
 
 
-def test_a_second_run_tokenizes_nothing_and_has_the_same_account(tmp_path, tokenizer_dir, tokenizer, cache):
+def test_a_second_run_tokenizes_nothing_and_has_the_same_statistics(tmp_path, tokenizer_dir, tokenizer, cache):
     first = prepared(write(tmp_path / "a.jsonl", ROWS), tokenizer)
     made = {file: file.stat().st_mtime_ns for file in cache.rglob("*")}
     again = prepared(write(tmp_path / "b.jsonl", ROWS), load_tokenizer(str(tokenizer_dir)))
@@ -168,7 +168,7 @@ COLUMNS = {
 
 
 @pytest.mark.parametrize("kind", COLUMNS)
-def test_rows_have_one_hash_in_whatever_pieces_they_lie(kind):
+def test_the_hash_of_rows_does_not_depend_on_their_chunks(kind):
     type_of, values = COLUMNS[kind]
     whole, hashes = pa.table({"x": pa.array(values, type_of)}), set()
     for cuts in ([], [900], [1000], [503], [1500], [1, 2, 2000]):
@@ -224,17 +224,17 @@ def slow_map(tmp_path):
 
     yield start
     for process in started:
-        with suppress(ProcessLookupError):  # its workers, which outlive it
+        with suppress(ProcessLookupError):  # end its workers, which outlive it
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_of_processes_that_start_together_one_makes_the_rows(tmp_path, slow_map):
+def test_only_one_of_several_processes_prepares_the_rows(tmp_path, slow_map):
     started = [slow_map(0) for _ in range(3)]
     assert [process.wait() for process in started] == [0, 0, 0]
     assert (tmp_path / "log").read_text() == "x" * 40
 
 
-def test_workers_of_a_trainer_that_was_killed_keep_nobody_waiting(tmp_path, slow_map):
+def test_workers_of_a_killed_trainer_block_no_other_process(tmp_path, slow_map):
     killed = slow_map(2)
     while not (tmp_path / "log").exists():
         assert killed.poll() is None
@@ -263,7 +263,7 @@ def test_processes_go_by_rows_and_cores(monkeypatch, asked, rows, trainers, shar
 
 
 def damage(cache: Path, kind: str) -> Path:
-    """Damages the rows that are in the cache, and returns their folder."""
+    """Damage the cached rows, and return their folder."""
     file = next(cache.glob("*/rows*.arrow"))
     content = file.read_bytes()
     damaged = {

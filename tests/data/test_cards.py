@@ -1,4 +1,4 @@
-"""Data cards: each is one that the Hub takes, and its mapping fits a row with the dataset's real columns."""
+"""Data cards: the Hub accepts each, and its mapping fits a row with the dataset's real columns."""
 
 import json
 import re
@@ -95,7 +95,7 @@ TURNS = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "H
 
 @pytest.fixture
 def entry_of(tmp_path):
-    """entry_of(card, split) -> an entry whose rows are those above, as files or a saved dataset."""
+    """entry_of(card, split) -> an entry with the rows above, as files or a saved dataset."""
 
     def make(name: str, split: str = "train", rows: list[dict] | None = None, folder=tmp_path) -> DatasetEntry:
         recipe, rows = load_card(name).recipe, datasets.Dataset.from_list(rows or ROWS[name])
@@ -113,7 +113,7 @@ def test_every_card_has_a_fixture_row():
 
 
 @pytest.mark.parametrize("name", [*ROWS, "TEMPLATE"])
-def test_a_card_is_one_that_the_hub_takes(name):
+def test_the_hub_accepts_a_card(name):
     card = load_card(name)
     metadata = DatasetCard(card.file.read_text()).data
     assert metadata.license
@@ -168,7 +168,7 @@ def test_a_ranking_card_gives_replies_with_their_ranks_or_scores(name, entry_of)
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if load_card(name).recipe.form != "text"])
-def test_a_card_that_asks_something_gives_prompts_for_ppo(name, entry_of, tokenizer):
+def test_a_card_with_prompts_gives_prompts_for_ppo(name, entry_of, tokenizer):
     rows, stats = load_entry(entry_of(name), PROMPTS), SplitStats("train", rows=1)
     encoded = encode_prompts(rows, tokenizer, stats, PPOConfig(output_dir="unused"))
     asked = "What does she like?\n\nAnn" if name == "alpaca" else ASKED
@@ -222,7 +222,7 @@ BLOCK = {"path": "a/b", "form": "messages", "columns": {"messages": "talk"}, "sp
         ({"path": None}, r"hfkit\.path: None -> expected text"),
     ],
 )
-def test_a_block_that_cannot_be_is_reported(tmp_path, changes, reported):
+def test_an_invalid_block_is_reported(tmp_path, changes, reported):
     block = json.dumps({"license": "mit", "hfkit": {**BLOCK, **changes}})
     (tmp_path / "mine.md").write_text(f"---\n{block}\n---\n\n# Mine\n")
     with pytest.raises(ConfigError, match=reported):
@@ -239,7 +239,7 @@ def test_a_file_that_is_not_a_card_is_reported(tmp_path, text, reported):
         load_card(str(tmp_path / "mine.md"))
 
 
-def test_a_card_of_ones_own_reads_files_of_ones_own(tmp_path):
+def test_a_users_card_reads_the_users_files(tmp_path):
     rows = [{"q": f"question {n}", "a": f"answer {n}", "stars": n} for n in range(10)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     block = {
@@ -256,7 +256,7 @@ def test_a_card_of_ones_own_reads_files_of_ones_own(tmp_path):
     ]
 
 
-def test_a_copy_of_a_card_can_ask_for_margins(tmp_path, entry_of):
+def test_a_copy_of_a_card_can_map_margins(tmp_path, entry_of):
     entry = entry_of("ultrafeedback")
     margin = "rejected: rejected, margin: score_chosen - score_rejected}"
     text = load_card("ultrafeedback").file.read_text().replace("rejected: rejected}", margin)

@@ -47,7 +47,7 @@ def card_of(tmp_path):
 
 
 def to_pandas_parquet(rows: datasets.Dataset, path) -> None:
-    """As pandas 3 writes text: `large_string`."""
+    """Write text as pandas 3 does: as `large_string`."""
     large = {name: datasets.Value("large_string") for name in rows.column_names}
     rows.cast(datasets.Features(large)).to_parquet(path)
 
@@ -92,7 +92,7 @@ def test_the_columns_of_a_card_decide_the_form(card_of):
         ({"prompt": "Where?", "chosen": "Oslo.", "rejected": "Rome."}, None, "Where?"),
     ],
 )
-def test_ppo_reads_what_each_form_asks_without_a_card(entry_of, tokenizer, row, columns, asked):
+def test_ppo_reads_the_prompts_of_each_form_without_a_card(entry_of, tokenizer, row, columns, asked):
     rows = load_entry(entry_of(row | {"answer": "Oslo."}, columns), PROMPTS, ["answer"])
     assert rows[0] == {"prompt": asked, "answer": "Oslo."}
     encoded = encode_prompts(rows, tokenizer, SplitStats("train", rows=9), PPOConfig(output_dir="unused"))
@@ -100,7 +100,7 @@ def test_ppo_reads_what_each_form_asks_without_a_card(entry_of, tokenizer, row, 
 
 
 def test_a_row_is_held_out_by_what_is_trained_on():
-    """SFT trains on `messages` where a row has them, whatever its `prompt` says."""
+    """SFT trains on `messages` if a row has them, whatever its `prompt`."""
     assert row_key({"prompt": "Where?", "messages": LONGER}) == row_key({"messages": LONGER})
     assert row_key({"prompt": "Where?", "messages": []}) == row_key({"prompt": "Where?"})
 
@@ -146,7 +146,7 @@ def test_columns_of_another_kind_than_an_expression_needs_are_reported(entry_of,
         load_entry(entry_of(ANSWERS, columns), COMPARISONS)
 
 
-def test_a_list_with_nothing_in_it_and_a_number_that_is_missing_are_none(entry_of):
+def test_an_empty_list_and_a_missing_number_are_none(entry_of):
     row = {"prompt": "Where?", "n": 1.5, "m": None, "answers": [None, {"answer": "b"}]}
     columns = {"replies": "answers[].answer", "prompt": "{prompt}"}
     assert load_entry(entry_of(row, columns), COMPARISONS)[0] == {"prompt": "Where?", "replies": [None, "b"]}

@@ -37,7 +37,7 @@ WORDS = ["None", "NA", "null", "nan", "N/A", "yes", ""]
 
 
 @STREAMS
-def test_words_in_a_csv_are_words(tmp_path, stream):
+def test_words_in_a_csv_stay_text(tmp_path, stream):
     (tmp_path / "a.csv").write_text(
         "prompt,response\n" + "".join(f"Is it {n}?,{word}\n" for n, word in enumerate(WORDS))
     )
@@ -65,7 +65,7 @@ def test_a_file_that_cannot_be_read_is_reported_by_its_line(tmp_path, kind, stre
     assert reported in str(error.value)
 
 
-def test_what_holds_no_rows_is_reported(tmp_path):
+def test_files_without_rows_are_reported(tmp_path):
     empty = {"prompt": pa.array([], pa.string()), "response": pa.array([], pa.string())}
     pq.write_table(pa.table(empty), tmp_path / "a.parquet")
     Dataset.from_dict({"prompt": ["a"], "response": ["b"]}).select([]).save_to_disk(tmp_path / "saved")
@@ -75,7 +75,7 @@ def test_what_holds_no_rows_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.xlsx", "a.tsv2", "a.JSONL", "a"])
-def test_a_file_that_is_not_read_is_reported_which_are(config_of, tmp_path, name):
+def test_an_unsupported_file_type_is_reported_with_the_supported_ones(config_of, tmp_path, name):
     (tmp_path / name).write_bytes(LINE)
     with pytest.raises(ConfigError, match=r"expected a file that ends in \.jsonl, \.json"):
         config_of("sft", tmp_path / "out", datasets=[{"path": str(tmp_path / name)}])

@@ -1,4 +1,4 @@
-"""Rows to the trainers' columns: each form, each reason to drop a row, and the stats of what was lost."""
+"""Rows to the trainers' columns: each form, each reason to drop a row, and the statistics of lost rows."""
 
 import copy
 from types import SimpleNamespace
@@ -76,7 +76,7 @@ def test_an_instruction_without_a_reply_is_dropped(tokenizer, row, reason):
     assert instruction_row(row, tokenizer, 64)["dropped"].startswith(reason)
 
 
-BOS = "<|system|>"  # of a tokenizer that adds one by itself
+BOS = "<|system|>"  # added by a tokenizer itself
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ TURNS += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
         ({"prompt": "<|user|>\ufffd", "response": "red"}, [Fault.SPECIAL, Fault.REPLACED]),
     ],
 )
-def test_a_row_that_is_kept_with_a_fault_says_so(tokenizer, row, found):
+def test_a_row_that_is_kept_with_a_fault_names_it(tokenizer, row, found):
     made = instruction_row(row, tokenizer, 64)
     assert (made["dropped"], made["faults"]) == ("", join_faults(found))
 
@@ -128,7 +128,7 @@ def test_a_row_that_is_kept_with_a_fault_says_so(tokenizer, row, found):
     ],
     ids=["right", "no BOS", "two BOS", "another reply", "more than the reply", "more before the reply"],
 )
-def test_a_template_that_does_not_say_what_the_row_says_is_reported(with_bos, template, found):
+def test_a_template_that_changes_the_text_of_a_row_is_reported(with_bos, template, found):
     made = instruction_row({"prompt": PROMPT, "response": REPLY}, with_bos(template), 64)
     assert (made["dropped"] or made["faults"]) == found
 
@@ -154,7 +154,7 @@ def test_a_long_reply_is_cut_and_counted(tokenizer):
 
 
 def in_parts(turn: dict) -> dict:
-    """A turn with its content in two parts, one of them with a field that Arrow has filled with nothing."""
+    """Return a turn with its content in two parts, one of them with an empty field added by Arrow."""
     half = len(turn["content"]) // 2
     parts = [{"type": "text", "text": turn["content"][:half], "image": None}, {"text": turn["content"][half:]}]
     return turn | {"content": parts}
@@ -228,8 +228,8 @@ def test_prompts_without_a_template_are_warned_of(with_template, tokenizer, caps
         assert ("the tokenizer has no chat template" in capsys.readouterr().err) is is_warned
 
 
-def test_a_long_conversation_costs_as_much_as_is_kept_of_it(tokenizer, monkeypatch):
-    """Each turn is rendered with those before it: what is cut off is not worth the square of its length."""
+def test_the_cost_of_a_long_conversation_depends_on_its_kept_part(tokenizer, monkeypatch):
+    """Each turn is rendered with all before it: turns that are cut off must not cost the square of their length."""
     calls, apply = [], type(tokenizer).apply_chat_template
     monkeypatch.setattr(type(tokenizer), "apply_chat_template", lambda *a, **k: calls.append(1) or apply(*a, **k))
     messages = [TURN, ANSWER] * 40

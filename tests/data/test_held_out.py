@@ -52,7 +52,7 @@ def test_a_transcript_is_known_as_its_turns():
         *({"chosen": None, "rejected": "No."}, {"prompt": "\n\nAssistant:"}),
     ],
 )
-def test_a_row_that_asks_nothing_has_no_key(row):
+def test_a_row_without_a_prompt_has_no_key(row):
     assert row_key(row) == {"key": 0}
 
 
@@ -69,7 +69,7 @@ def test_prompts_are_held_out_whole(size):
     assert split_off(keys, size, seed=1)[1].tolist() != test.tolist()
 
 
-def test_rows_that_ask_nothing_are_held_out_one_by_one():
+def test_rows_without_a_prompt_are_held_out_one_by_one():
     train, test = split_off(np.zeros(10, dtype=np.int64), 3, seed=0)
     assert (len(train), len(test)) == (7, 3)
 
@@ -83,7 +83,7 @@ def turns(count: int, start: int = 0) -> list[dict]:
     return [{"prompt": f"Who is {n}?", "response": f"It is {n}."} for n in range(start, start + count)]
 
 
-def test_what_is_held_out_by_file_is_taken_out_of_training(rows_file):
+def test_rows_held_out_by_file_are_removed_from_training(rows_file):
     data, held_out = rows_file(turns(40), "a.jsonl"), rows_file(turns(6, 38), "b.jsonl")
     entries = {"datasets": data, "eval_datasets": held_out}
     config = SFTConfig(
@@ -129,7 +129,7 @@ def test_a_run_leaves_the_hashes_of_its_rows(sft_dir):
 def test_rows_that_an_earlier_stage_held_out_or_trained_on_are_reported(
     run_stage, rows_file, sft_dir, tmp_path, capsys, stage, role, theirs
 ):
-    """The prompts of the SFT run's held-out rows, trained on by the next stage; or the other way round."""
+    """The next stage trains on prompts that the SFT run held out, or the reverse."""
     known = read_hashes(str(sft_dir), "main")[theirs]
     names = [name for name in "Ann Bob Cid Dee Eve Fay Gus Hal".split() if key_of(name) in known]
     others = [f"P{n}" for n in range(8)]
@@ -149,7 +149,7 @@ def test_rows_that_an_earlier_stage_held_out_or_trained_on_are_reported(
 
 
 def test_rows_of_ptx_datasets_count_as_trained_on(run_stage, rows_file, sft_dir, tmp_path, capsys):
-    """Those that SFT held out are reported, those held out here are left out, and both are kept in mind."""
+    """Rows held out by SFT are reported, rows held out here are removed, and both are recorded."""
     known = read_hashes(str(sft_dir), "main")["test"]
     theirs = [name for name in "Ann Bob Cid Dee Eve Fay Gus Hal".split() if key_of(name) in known]
     rows = [{"prompt": f"What does {name} like?", "response": "red."} for name in [*theirs, "Ivy", "Joe"]]

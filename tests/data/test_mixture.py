@@ -21,7 +21,7 @@ WEIGHTS = {"one": 0.5, "two": 0.3, "three": 0.2}
 
 @pytest.fixture
 def sources(tmp_path):
-    """sources(rows, rows, rows) -> a file of so many rows for each source, and its entry; the third is a stream."""
+    """sources(rows, rows, rows) -> a file with this many rows for each source, and its entry; the third is a stream."""
 
     def make(*counts: int) -> list[dict]:
         entries = []
@@ -37,7 +37,7 @@ def sources(tmp_path):
 
 
 def mixed(entries: list[dict], tokenizer, seed: int = 0, **changes):
-    """The rows of one pass over a mixture, and its stats."""
+    """Return the rows of one pass over a mixture, and its statistics."""
     config = SFTConfig(
         output_dir="unused", datasets=[DatasetEntry(**entry) for entry in entries], seed=seed, max_length=64, **changes
     )
@@ -46,7 +46,7 @@ def mixed(entries: list[dict], tokenizer, seed: int = 0, **changes):
 
 
 def names_of(rows, tokenizer) -> list[str]:
-    """Of which source each row is, and which of its rows."""
+    """Return the source of each row, and its index in the source."""
     return [tokenizer.decode(ids, skip_special_tokens=True) for ids in rows["input_ids"]]
 
 
@@ -66,15 +66,15 @@ def test_three_weighted_sources_one_of_them_a_stream_have_their_shares(sources, 
     assert len(set(names_of(rows, tokenizer))) == len(rows)
 
 
-def test_the_order_hangs_on_the_seed_alone(sources, tokenizer, tmp_path, monkeypatch):
+def test_the_order_depends_only_on_the_seed(sources, tokenizer, tmp_path, monkeypatch):
     entries = sources(300, 300, 300)
     first = names_of(mixed(entries, tokenizer)[0], tokenizer)
     assert names_of(mixed(entries, tokenizer, seed=1)[0], tokenizer) != first
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")  # nothing is found again
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")  # nothing is cached
     assert names_of(mixed(entries, tokenizer)[0], tokenizer) == first
 
 
-def test_a_mixture_goes_on_in_its_order_after_an_interruption(run_stage, sources, tmp_path, monkeypatch):
+def test_a_mixture_continues_in_order_after_an_interruption(run_stage, sources, tmp_path, monkeypatch):
     settings = {"datasets": sources(40, 40, 40), "test_split_size": None, "max_steps": 6, "save_steps": 3}
     whole = run_stage("sft", tmp_path / "whole", **settings)
     stopped = stopped_copy(whole, tmp_path / "stopped", 3)
@@ -128,7 +128,7 @@ def test_a_budget_is_a_cap_and_epochs_repeat(budget, rows, epochs):
     assert second == {"rows": 20, "tokens": 100, "epochs": 1.0, "share": round(20 / (20 + rows), 4)}
     own = indices[OF[indices] == 0]
     seen = np.bincount(own, minlength=10)[:10]
-    assert seen.max() - seen.min() <= 1  # every row before any again
+    assert seen.max() - seen.min() <= 1  # every row once before any is repeated
 
 
 def test_epochs_keep_a_small_source_from_ending_the_mixture():
@@ -170,7 +170,7 @@ def test_a_source_that_is_dropped_whole_is_reported(rows_file, tokenizer, capsys
 
 
 @pytest.mark.parametrize("budget", [{"rows": 7}, {"tokens": 60}])
-def test_a_stream_gives_what_its_budget_asks_for(rows_file, tokenizer, budget):
+def test_a_stream_fills_its_budget(rows_file, tokenizer, budget):
     entry = rows_file([{"prompt": f"Who is {n}?", "response": f"It is {n}.", "other": n} for n in range(100)])[0]
     rows, stats = mixed([entry | {"streaming": True} | budget], tokenizer)
     if "rows" in budget:
@@ -234,7 +234,7 @@ NO_MESSAGES = "neither text nor messages ({role: ..., content: ...})"
     ],
     ids=["a call", "a call that is not JSON", "no turn", "a turn alone", "no prompt", "no reply"],
 )
-def test_what_cannot_be_a_conversation_is_dropped_from_a_mixture_and_counted(rows_file, tokenizer, rows, dropped):
+def test_rows_that_are_not_conversations_are_dropped_from_a_mixture_and_counted(rows_file, tokenizer, rows, dropped):
     entries = rows_file([{"messages": CHAT}], "a.jsonl") + rows_file(rows, "b.jsonl")
     config = SFTConfig(output_dir="unused", datasets=[DatasetEntry(**entry) for entry in entries], max_dropped=1.0)
     mixture, _, stats = load_splits(config, INSTRUCTIONS)
@@ -243,8 +243,8 @@ def test_what_cannot_be_a_conversation_is_dropped_from_a_mixture_and_counted(row
 
 
 @pytest.mark.parametrize(("other", "dropped"), [([None], {NO_MESSAGES: 1}), (CHAT[0], {})], ids=["no turn", "a turn"])
-def test_prompts_that_are_none_are_dropped_from_a_mixture_and_counted(rows_file, tokenizer, other, dropped):
-    """A turn that is none is dropped; one instead of a list is a list of it."""
+def test_invalid_prompts_are_dropped_from_a_mixture_and_counted(rows_file, tokenizer, other, dropped):
+    """An invalid turn is dropped; a single turn instead of a list becomes a list."""
     entries = rows_file([{"prompt": CHAT[:1]}, {"prompt": CHAT[:1]}], "a.jsonl")
     entries += rows_file([{"prompt": other}, *[{"prompt": CHAT[:1]}] * isinstance(other, list)], "b.jsonl")
     config = PPOConfig(output_dir="unused", datasets=[DatasetEntry(**entry) for entry in entries], max_dropped=1.0)

@@ -1,4 +1,4 @@
-"""Packing: what shares a row does not share anything else, in every mode that is not called concatenation."""
+"""Packing: documents in one row are independent in every mode except concatenation."""
 
 import json
 import re
@@ -55,7 +55,7 @@ def trainer_of(model, tokenizer, tmp_path, **changes) -> Trainer:
 
 @pytest.fixture(params=["eval", "training, checkpointing, LoRA"])
 def mode(request):
-    """mode(model) -> the model as it is evaluated, or as it is trained."""
+    """mode(model) -> the model in eval mode or in training mode."""
 
     def apply(model):
         if request.param == "eval":
@@ -88,19 +88,19 @@ def test_pain_31_every_document_has_the_logits_that_it_has_alone(tokenizer, tmp_
 
 
 @pytest.mark.parametrize("name", LEAKING)
-def test_a_model_that_lets_documents_see_each_other_is_refused_with_the_reason(tokenizer, tmp_path, name):
+def test_a_model_whose_documents_attend_to_each_other_is_refused_with_the_reason(tokenizer, tmp_path, name):
     with pytest.raises(HfkitError, match=f"packing: {name} with attn_implementation=eager does not separate"):
         require_separation(trainer_of(model_of(name, LEAKING[name]), tokenizer, tmp_path))
 
 
-def test_the_probe_leaves_the_model_in_the_mode_that_it_was_in(tokenizer, tmp_path):
+def test_the_probe_restores_the_mode_of_the_model(tokenizer, tmp_path):
     trainer = trainer_of(model_of("llama", HEADS).train(), tokenizer, tmp_path)
     require_separation(trainer)
     assert trainer.model.training
 
 
 def test_the_probe_computes_in_the_precision_of_training(tokenizer, tmp_path):
-    """Flash attention, for one, takes no float32."""
+    """Flash attention, for example, does not support float32."""
     model = model_of("llama", HEADS)
     dtypes = set()
     model.model.layers[0].self_attn.q_proj.register_forward_hook(lambda *call: dtypes.add(call[-1].dtype))
@@ -113,7 +113,7 @@ def logged(folder, key: str) -> list[float]:
 
 
 def test_sft_with_packing_learns_the_same_from_fewer_rows(run_stage, tmp_path, capsys):
-    """One step over all rows: the loss, its gradient and the held-out loss are those of the rows unpacked."""
+    """One step over all rows: the loss, its gradient and the held-out loss equal those of unpacked rows."""
     changes = {"max_steps": 1, "lora_dropout": 0.0, "eval_strategy": "steps"}
     changes |= {"eval_steps": 1, "per_device_train_batch_size": 24, "weight_decay": 0.0}
     plain = run_stage("sft", tmp_path / "plain", **changes)
@@ -126,12 +126,12 @@ def test_sft_with_packing_learns_the_same_from_fewer_rows(run_stage, tmp_path, c
 
 
 @pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
-def test_documents_are_apart_over_a_quantized_base_too(run_stage, tmp_path, bits):
+def test_documents_are_separated_on_a_quantized_base_too(run_stage, tmp_path, bits):
     folder = run_stage("sft", tmp_path / "out", packing=True, max_steps=1, **{bits: True})
     assert read_record(folder)["status"] == "done"
 
 
-def test_pretraining_on_documents_apart_is_that_on_each_alone(run_stage, tmp_path):
+def test_pretraining_on_separated_documents_equals_that_on_each_alone(run_stage, tmp_path):
     changes = {"max_steps": 1, "per_device_train_batch_size": 200, "learning_rate": 0}
     folder = run_stage("pretrain", tmp_path / "out", packing="documents", block_size=48, **changes)
     model = AutoModelForCausalLM.from_pretrained(folder)

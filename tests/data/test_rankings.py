@@ -1,4 +1,4 @@
-"""Rankings: which pairs they make, the loss over them, and a step that reads each response once."""
+"""Rankings: their pairs, the loss over them, and a step that computes each response once."""
 
 import json
 from itertools import combinations
@@ -73,7 +73,7 @@ def test_a_ranking_that_teaches_nothing_is_dropped(tokenizer, changes, reason):
 
 
 def by_hand(folder, rows: list[dict], score_margin: float = 0.0, center: float = 0.0) -> tuple[float, list[float]]:
-    """The loss of InstructGPT's equation 1, with ties left out, and the lead of the better response in each pair."""
+    """Return the loss of InstructGPT's equation 1 without ties, and the margin of the better response in each pair."""
     reward = hfkit.load_reward(str(folder))
     losses, leads = [], []
     for row in rows:
@@ -148,7 +148,7 @@ def test_pairs_are_learned_and_measured_on_rankings(run_stage, tmp_path, rows_fi
     assert record["metrics"]["eval_accuracy"] * 13 % 1 in (pytest.approx(0, abs=1e-6), pytest.approx(1, abs=1e-6))
 
 
-def test_the_margin_of_a_pair_is_what_its_reply_should_lead_by(run_stage, tmp_path, rows_file):
+def test_the_margin_of_a_pair_is_subtracted_in_the_loss(run_stage, tmp_path, rows_file):
     rows = [
         {"prompt": PROMPT, "chosen": REPLIES[0], "rejected": REPLIES[3], "margin": 2.0},
         {"prompt": PROMPT, "chosen": REPLIES[1], "rejected": REPLIES[2], "margin": None},

@@ -1,4 +1,4 @@
-"""Sources of rows: formats, columns, splits, and a fingerprint that is of the rows themselves."""
+"""Sources of rows: formats, columns, splits, and a fingerprint of their content."""
 
 import csv
 import gzip
@@ -56,7 +56,7 @@ def test_every_format_gives_the_same_rows(tmp_path, name):
     assert content_hash(rows) == content_hash(datasets.Dataset.from_list(ROWS))
 
 
-def test_a_text_file_has_a_row_a_line(tmp_path):
+def test_a_text_file_has_one_row_per_line(tmp_path):
     (tmp_path / "rows.txt").write_text("one\ntwo\n")
     assert load_entry(entry(tmp_path / "rows.txt"), ["text"])["text"] == ["one", "two"]
 
@@ -122,7 +122,7 @@ def test_rows_are_held_out_by_share_or_number_and_none_is_in_both(tmp_path, size
     assert not set(train["prompt"]) & set(test["prompt"] if test is not None else [])
 
 
-def test_the_split_hangs_on_the_seed_alone(tmp_path):
+def test_the_split_depends_only_on_the_seed(tmp_path):
     halves = [splits(tmp_path, test_split_size=5, seed=seed)[1]["prompt"] for seed in (1, 1, 2)]
     assert halves[0] == halves[1] != halves[2]
 

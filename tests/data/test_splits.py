@@ -1,4 +1,4 @@
-"""The stats of a split: the tokens that its rows are, the budgets that these fill, and the rows that are left out."""
+"""The statistics of a split: tokens of its rows, filled budgets, and rows that are left out."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def config_for(entries: list[dict], **changes):
 
 
 def prepared(entries: list[dict], tokenizer, **changes):
-    """The rows as their stage trains on them, and the stats of them."""
+    """Return the rows as their stage trains on them, and their statistics."""
     config = config_for(entries, **changes)
     is_ranked = isinstance(config, RewardConfig)
     rows, _, stats = load_splits(config, COMPARISONS if is_ranked else INSTRUCTIONS)
@@ -41,7 +41,7 @@ def prepared(entries: list[dict], tokenizer, **changes):
 
 
 def ids_of(rows) -> list[list[int]]:
-    """Every sequence that a model reads of these rows."""
+    """Return every sequence of these rows that a model reads."""
     columns = {"input_ids", "chosen_ids", "rejected_ids"} & {*rows.column_names}
     found = [ids for name in columns for ids in rows[name]]
     return found + [
@@ -102,7 +102,7 @@ def kept_card(rows_file, tmp_path):
 def test_rows_that_a_card_leaves_out_are_counted(kept_card, tokenizer, stream):
     entry = kept_card() | stream
     rows, stats = prepared([entry], tokenizer)
-    left_out = stats.sources[0]["left_out"]  # of a stream up to the last row that is taken
+    left_out = stats.sources[0]["left_out"]  # for a stream, up to the last row that is taken
     assert len(rows) == 15
     assert 1 <= left_out <= 5 if stream else left_out == 5
     assert f"; left out: {left_out} of {entry['card']}" in str(stats)

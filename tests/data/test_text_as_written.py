@@ -1,4 +1,4 @@
-"""Text stays the text that was written: dates, numbers, leading zeros, `None`, in JSON, CSV and Parquet."""
+"""Text is read unchanged: dates, numbers, leading zeros, `None`, in JSON, CSV and Parquet."""
 
 import csv
 import datetime
@@ -23,7 +23,7 @@ LOOKS = {
     "leading zeros": ["007", "042", "000", "01", "02", "03", "04", "05"],
     "words": ["None", "null", "nan", "NA", "True", "true", "N/A", "inf"],
 }
-CHUNK_BYTES = 10 << 20  # what the reader of `datasets` infers types from at once
+CHUNK_BYTES = 10 << 20  # the reader of `datasets` infers types from a chunk of this size
 STREAMS = pytest.mark.parametrize("stream", [{}, {"streaming": True, "rows": 8}], ids=["file", "stream"])
 
 
@@ -116,7 +116,7 @@ def test_a_slice_of_a_file_with_dates_is_that_slice(tmp_path):
         assert load_entry(DatasetEntry(path=path, split=split), ["text"]).to_list() == expected
 
 
-def test_timestamps_of_a_reader_that_is_not_ours_are_refused(tmp_path):
+def test_timestamps_of_another_reader_are_refused(tmp_path):
     moment = datetime.datetime(2024, 1, 1)
     rows = [{"messages": [{"role": "user", "content": moment}, {"role": "assistant", "content": moment}]}]
     with pytest.raises(HfkitError, match=r"the column 'messages' was read as List\(.*timestamp.*download the file"):
