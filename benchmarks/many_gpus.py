@@ -9,6 +9,7 @@ Writes benchmarks/records/many_gpus.json and docs/images/many_gpus.png.
 
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from transformers import AutoConfig
@@ -19,7 +20,7 @@ from hfkit.training.memory.device import gpu_of
 from hfkit.training.memory.peak import plan_memory
 from hfkit.training.memory.planned_stage import plan_stage
 from hfkit.training.memory.processes import Launch
-from hfkit.training.plots import canvas, save
+from hfkit.training.plots import draw_png
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
@@ -151,9 +152,8 @@ def cards_needed() -> list[dict]:
     return rows
 
 
-def draw(rows: list[dict], path: Path) -> Path:
+def draw(axes, rows: list[dict]) -> None:
     """Draw the efficiency of each workload over the number of H100s, from none to full overlap."""
-    figure, (axes,) = canvas(1)
     for name in dict.fromkeys(one["workload"] for one in rows):
         own = [one for one in rows if (one["workload"], one["gpu"]) == (name, "H100")]
         counts = [one["gpus"] for one in own]
@@ -162,15 +162,12 @@ def draw(rows: list[dict], path: Path) -> Path:
         axes.fill_between(counts, low, high, color=line.get_color(), alpha=0.15)
     axes.set(title="Efficiency: estimated, not measured", xlabel="H100s", xscale="log")
     axes.set(
-        ylabel="speed of a GPU beside one alone",
+        ylabel="speed of each GPU relative to one GPU",
         ylim=(0, 1.05),
         xticks=COUNTS,
         xticklabels=[str(count) for count in COUNTS],
     )
     axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    return save(figure, path)
 
 
 def main() -> None:
@@ -180,7 +177,7 @@ def main() -> None:
     settings = {"gpus": GPUS, "assumed": ASSUMED, "share_of_peak": round(use, 3), "ppo_seconds": phases}
     record = {"benchmark": "many_gpus", "measured": False, "settings": settings, "rows": rows, "sft": cards_needed()}
     (RECORDS / "many_gpus.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    draw(rows, ROOT / "docs" / "images" / "many_gpus.png")
+    draw_png(ROOT / "docs" / "images" / "many_gpus.png", 1, partial(draw, rows=rows), dark=True)
     for one in rows:
         print(*one.values(), sep="\t")
     for one in record["sft"]:

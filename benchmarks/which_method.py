@@ -13,6 +13,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from hfkit.core.console import quiet_libraries
@@ -33,7 +34,7 @@ from hfkit.quickstart.summary import BATCH, REPLY_TOKENS, figures_of_replies, wo
 from hfkit.quickstart.world import write_world
 from hfkit.records.environment import environment
 from hfkit.records.record import read_record
-from hfkit.training.plots import canvas, save
+from hfkit.training.plots import draw_png
 
 ROOT = Path(__file__).parents[1]
 CONFIGS, RECORD, PLOT = ROOT / "configs" / "quickstart", ROOT / "benchmarks" / "records", ROOT / "docs" / "images"
@@ -41,7 +42,8 @@ BEFORE = ("tokenizer", "pretrain", "sft", "reward")
 METHODS = {"PPO": "ppo", "GRPO": "grpo", "RLOO": "rloo", "DPO": "dpo"}
 MOST = 16
 """Responses of which best of n chooses at most."""
-COLOURS = {"PPO": "#2f6db5", "GRPO": "#4c9a5b", "RLOO": "#8f5fb5", "DPO": "#d1752c"}
+MARKERS = {"PPO": "C0o", "DPO": "C1s", "GRPO": "C2^", "RLOO": "C3D"}
+"""Color and shape of each method."""
 
 
 def hfkit(*words: str | Path) -> float:
@@ -124,22 +126,18 @@ def best_of_n(
     return found
 
 
-def draw(record: dict, path: Path) -> Path:
-    """Gold score against KL: each method and seed with its interval, and best of n as a curve."""
-    figure, (axes,) = canvas(1)
+def draw(axes, record: dict) -> None:
+    """Draw gold score against KL: each method and seed with its interval, and best of n as a curve."""
     for run in record["runs"]:
         first = run is record["runs"][0]
         for name, model in run["models"].items():
             spans = [[abs(model["gold"] - end)] for end in model["gold_interval"]]
-            style = {"fmt": "o", "capsize": 3, "color": COLOURS.get(name, "#606060"), "label": name if first else None}
-            axes.errorbar(model["kl_to_sft"], model["gold"], yerr=spans, **style)
+            look = {"fmt": MARKERS.get(name, "C4X"), "capsize": 3, "label": name if first else None}
+            axes.errorbar(model["kl_to_sft"], model["gold"], yerr=spans, **look)
         points = [(0.0, run["models"]["SFT"]["gold"]), *((one["kl_to_sft"], one["gold"]) for one in run["best_of_n"])]
         label = f"best of 2 to {MOST}" if first else None
-        axes.plot(*zip(*points, strict=True), color="#b0b0b0", marker=".", zorder=0, label=label)
+        axes.plot(*zip(*points, strict=True), color="C4", linewidth=1, marker=".", zorder=0, label=label)
     axes.set(title="Gold score and KL", xlabel="KL to SFT (nats per response)", ylabel="gold score, with 95% interval")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    return save(figure, path)
 
 
 def main() -> None:
@@ -158,7 +156,7 @@ def main() -> None:
         own.pop("datasets")
     record = {"benchmark": "which_method", "environment": environment(), "settings": settings, "runs": runs}
     write_json(RECORD / "which_method.json", record)
-    print(draw(read_json_mapping(RECORD / "which_method.json"), PLOT / "which_method.png"))
+    print(draw_png(PLOT / "which_method.png", 1, partial(draw, record=record), dark=True))
 
 
 if __name__ == "__main__":

@@ -18,38 +18,33 @@ __version__ = "0.1.0"
 _LOCATIONS = {
     "load_policy": ("hfkit.models.loading", "load_policy"),
     "load_reward": ("hfkit.models.reward_model", "load_reward"),
-    "train_tokenizer": ("hfkit.stages.entry_points", "train_tokenizer"),
-    "pretrain": ("hfkit.stages.entry_points", "pretrain"),
-    "sft": ("hfkit.stages.entry_points", "sft"),
-    "reward": ("hfkit.stages.entry_points", "reward"),
-    "dpo": ("hfkit.stages.entry_points", "dpo"),
-    "ppo": ("hfkit.stages.entry_points", "ppo"),
-    "grpo": ("hfkit.stages.entry_points", "grpo"),
-    "rloo": ("hfkit.stages.entry_points", "rloo"),
+    "train_tokenizer": ("hfkit.stages.entry_points", "tokenizer"),
     "push": ("hfkit.hub.push", "push"),
     "push_data": ("hfkit.hub.push_data", "push_data"),
     "pull": ("hfkit.hub.pull", "pull"),
     "run_pipeline": ("hfkit.stages.pipeline", "run_pipeline"),
     "DatasetEntry": ("hfkit.config.fields", "DatasetEntry"),
-    **{
-        name: ("hfkit.config.stages", name)
-        for name in (
-            *("TokenizerConfig", "PretrainConfig", "SFTConfig", "RewardConfig"),
-            *("DPOConfig", "PPOConfig", "GRPOConfig", "RLOOConfig"),
-        )
-    },
 }
 
 __all__ = ["__version__", *_LOCATIONS]
+"""Beside these, each stage of the registry is a function, and its config a class: `hfkit.sft`, `hfkit.SFTConfig`."""
 
 
 def __getattr__(name: str):
-    if name not in _LOCATIONS:
-        raise AttributeError(f"module 'hfkit' has no attribute {name!r}")
-    quiet_libraries(bars=True)
-    module, attribute = _LOCATIONS[name]
-    return getattr(import_module(module), attribute)
+    if not name.startswith("_") and (location := _LOCATIONS.get(name) or _stage_locations().get(name)):
+        quiet_libraries(bars=True)
+        module, attribute = location
+        return getattr(import_module(module), attribute)
+    raise AttributeError(f"module 'hfkit' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_stage_locations()})
+
+
+def _stage_locations() -> dict[str, tuple[str, str]]:
+    """Return module and attribute of the stages' functions and of their config classes."""
+    stages = import_module("hfkit.config.registry").STAGES
+    configs = [spec.config_class for spec in stages.values()]
+    functions = {name: ("hfkit.stages.entry_points", name) for name in stages}
+    return functions | {config.__name__: (config.__module__, config.__name__) for config in configs}

@@ -1,21 +1,13 @@
-"""The `hfkit` command: a table of verbs; a verb's module is imported only when it runs."""
+"""The `hfkit` command: the stages of the registry and a table of other verbs. A module loads when it runs."""
 
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
 
 from hfkit import __version__
 
 VERBS = {
-    "tokenizer": ("hfkit.stages.tokenizer", "train a byte-level BPE tokenizer"),
-    "pretrain": ("hfkit.stages.pretrain", "pretrain a causal language model, from scratch or continued"),
-    "sft": ("hfkit.stages.sft", "supervised fine-tuning on conversations or instructions"),
-    "reward": ("hfkit.stages.reward", "train a reward model on pairs or rankings of replies"),
-    "dpo": ("hfkit.stages.dpo", "train a policy with DPO, on pairs or rankings"),
-    "ppo": ("hfkit.stages.ppo", "train a policy with PPO, on a reward model or reward functions"),
-    "grpo": ("hfkit.stages.grpo", "train a policy with GRPO, on a reward model or reward functions"),
-    "rloo": ("hfkit.stages.rloo", "train a policy with RLOO, on a reward model or reward functions"),
     "data": ("", "list, check, preview and push data sets"),
     "init": ("hfkit.commands.init.main", "write a pipeline that fits a model, data and memory, to start from"),
     "run": ("hfkit.commands.run", "run several stages in order, from one YAML"),
@@ -31,7 +23,7 @@ VERBS = {
     "plan": ("hfkit.commands.plan.main", "estimate parameters, memory, steps and disk of a run, without downloads"),
     "quickstart": ("hfkit.quickstart.main", "run all stages on a tiny model, in minutes on a CPU"),
 }
-"""Module and help of each verb; a registered stage is a verb even if it is not listed here."""
+"""Module and help of each verb that is not a stage; the registry adds the stages."""
 DATA_VERBS = {
     "cards": ("hfkit.commands.data.cards", "list the data cards: content, license, and the stages that read them"),
     "check": ("hfkit.commands.data.check", "report what a stage keeps, drops and cuts; exit with 1 past thresholds"),
@@ -40,7 +32,7 @@ DATA_VERBS = {
 }
 RESUMED = ("run", "quickstart", "evaluate", "arena", "push", "pull", "data push")
 """The verbs, beside the stages, that a second call of the same command resumes."""
-USAGE = {"hfkit": "VERB CONFIG [--key value ...]", "hfkit data": "VERB ..."}
+USAGE = {"hfkit": "VERB CONFIG [--FLAG VALUE ...]", "hfkit data": "VERB ..."}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,7 +46,14 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if argv[:1] == ["data"]:
         return dispatch("hfkit data", DATA_VERBS, argv[1:], ends_process)
-    return dispatch("hfkit", VERBS, argv, ends_process)
+    return dispatch("hfkit", all_verbs(), argv, ends_process)
+
+
+def all_verbs() -> dict[str, tuple[str, str]]:
+    """Return module and help of each verb, the stages first."""
+    from hfkit.config.registry import STAGES
+
+    return {name: (spec.module, spec.help) for name, spec in STAGES.items()} | VERBS
 
 
 def dispatch(prog: str, verbs: dict, argv: list[str], ends_process: bool) -> int:
@@ -62,8 +61,9 @@ def dispatch(prog: str, verbs: dict, argv: list[str], ends_process: bool) -> int
     name, *rest = argv or ["--help"]
     if name in ("-h", "--help"):
         lines = "\n".join(f"  {verb:<11} {text}" for verb, (_, text) in verbs.items())
-        print(f"{prog} {USAGE[prog]}\n\n{lines}\n\n`{prog} {USAGE[prog].split()[0]} --help` lists its arguments.")
-        print("HFKIT_DEBUG=1 in front of a command adds the traceback to an error.")
+        with suppress(BrokenPipeError):  # hfkit --help | head
+            print(f"{prog} {USAGE[prog]}\n\n{lines}\n\n`{prog} {USAGE[prog].split()[0]} --help` lists its arguments.")
+            print("HFKIT_DEBUG=1 in front of a command adds the traceback to an error.")
         return 0
     verb = f"{prog} {name}".removeprefix("hfkit ")
     if find_module(verb):
@@ -80,14 +80,10 @@ def dispatch(prog: str, verbs: dict, argv: list[str], ends_process: bool) -> int
 
 
 def find_module(verb: str) -> str | None:
-    """Return the module of a verb, such as "sft" or "data check", or of a registered stage; None if there is none."""
+    """Return the module of a verb, such as "sft" or "data check"; None if there is no such verb."""
     if verb.startswith("data "):
         return DATA_VERBS.get(verb.removeprefix("data "), (None, ""))[0]
-    if verb in VERBS:
-        return VERBS[verb][0]
-    from hfkit.config.registry import STAGES
-
-    return STAGES[verb].module if verb in STAGES else None
+    return (VERBS.get(verb) or all_verbs().get(verb, (None, "")))[0]
 
 
 def run_verb(verb: str, argv: list[str] | None = None, ends_process: bool = False) -> int:

@@ -46,7 +46,7 @@ TOOL = {"name": "map", "parameters": {"type": "object"}}
 SCHEMA = '<tools>[{"type": "function", "function": {"name": "map", "parameters": {"type": "object"}}}]</tools>'
 CALL = '{"name": "map", "arguments": {"of": "Ada"}}'
 PAIR = ("<user>Where?<assistant>Oslo.$", "<user>Where?<assistant>Rome.$")
-FOR_REWARD = "its rows are pairs of replies (chosen, rejected), for reward and dpo"
+FOR_REWARD = "its rows are pairs of responses (chosen, rejected), for these stages: reward, dpo"
 NOT_READ = "none that this stage reads"
 ONE_RESPONSE = "its rows have one response each, for SFT: the reward stage reads prompt, chosen and rejected"
 # file: its content; the line about its format; and by stage the rows, or what the error says.

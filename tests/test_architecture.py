@@ -70,7 +70,7 @@ def test_a_file_in_the_encoding_of_the_locale_is_seen(call, is_found):
     assert bool(calls_without_encoding({"a": ast.parse(call)})) == is_found
 
 
-ACROSS = {"chaos", "security"}
+ACROSS = {"chaos", "docs", "security"}
 """Folders of tests of all floors together."""
 
 

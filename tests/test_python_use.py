@@ -11,7 +11,8 @@ REPLIES = ["Ann likes red, thank you.", "blue"]
 
 
 def test_every_name_is_importable():
-    for name in hfkit.__all__:
+    assert {*hfkit.__all__, "sft", "SFTConfig", "dpo", "DPOConfig"} <= {*dir(hfkit)}
+    for name in dir(hfkit):
         assert getattr(hfkit, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = hfkit.nothing

@@ -38,6 +38,7 @@ TOY = StageSpec(
     name="toy",
     config_class=ToyConfig,
     module="toy_stage",
+    help="train a toy",
     title="Toy stage",
     purpose="A toy model, fine-tuned with a scaled loss.",
     makes="assistant",

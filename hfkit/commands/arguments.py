@@ -114,6 +114,7 @@ def add_arguments(parser: ArgumentParser, arguments: list[tuple]) -> None:
         (group if exclusive else parser).add_argument(*names, **options)
 
 
+GOALS = [name for name, spec in STAGES.items() if spec.starts_from_a_model]
 CONFIG_ARGUMENTS = [
     argument("config", nargs="?", help="YAML of a stage or of a pipeline; with --stage, flags alone are enough"),
     argument("--stage", help="stage of the YAML, if its name and keys do not show it"),
@@ -143,9 +144,7 @@ ARGUMENTS = {
     "init": [
         argument("--model", help="folder or Hub id of the model to start from"),
         argument("--data", nargs="+", metavar="FILE", help="files, folders, Hub ids or data cards"),
-        argument(
-            "--goal", help="last stage: sft, reward, dpo, ppo, grpo or rloo; default: ppo, or the last one with data"
-        ),
+        argument("--goal", help=f"last stage: {', '.join(GOALS)}; default: ppo, or the last one with data"),
         argument("--reward_functions", nargs="+", metavar="MODULE:F", help="rewards in place of a reward model"),
         argument("--output_dir", help="folder for the YAMLs and the runs; default: MODEL-pipeline"),
         *MEMORY_ARGUMENTS,

@@ -1,6 +1,7 @@
 """The registry of stages: what each stage is, so that no other code switches on a stage's name.
 
-To add a stage, write a config class, a module with `main(config)`, and `register` a `StageSpec` for them.
+To add a stage, write a config class, a module with `main(config)`, and `register` a `StageSpec` for them. The command
+line, Python's `hfkit.NAME(...)`, plans, pipelines, cards and reports read what they need from it.
 """
 
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class StageSpec:
         name: the name in commands, YAMLs and records.
         config_class: the dataclass that the stage's YAML fills; None if there is no YAML.
         module: the module whose docstring is the help text and whose `main(config)` returns the run's folder.
+        help: the line of `hfkit --help`: what the stage does, as an imperative.
         title: the title in reports and tables.
         purpose: one sentence for the model card on what the stage makes.
         makes: the kind of output. A base model continues text, an assistant answers. None means the kind of model that
@@ -63,6 +65,7 @@ class StageSpec:
     name: str
     config_class: type | None
     module: str
+    help: str
     title: str
     purpose: str
     makes: Literal["tokenizer", "base model", "assistant", "reward model"] | None
@@ -84,6 +87,11 @@ class StageSpec:
         return self.form == "prompts"
 
     @property
+    def starts_from_a_model(self) -> bool:
+        """Whether the stage starts from a model that an earlier stage makes."""
+        return any(wanted.key == "model_name_or_path" for wanted in self.inputs)
+
+    @property
     def trains_a_model(self) -> bool:
         """Whether the stage trains a model, which has steps, memory and checkpoints to plan."""
         return self.loop is not None
@@ -96,6 +104,7 @@ MERGE = StageSpec(
     name="merge",
     config_class=None,
     module="hfkit.commands.merge",
+    help="merge a LoRA adapter into its base",
     title="Merged model",
     purpose="A LoRA adapter merged into its base: a standalone model.",
     makes=None,
@@ -138,6 +147,7 @@ for spec in (
         name="tokenizer",
         config_class=TokenizerConfig,
         module="hfkit.stages.tokenizer",
+        help="train a byte-level BPE tokenizer",
         title="Tokenizer",
         purpose="A byte-level BPE tokenizer with a chat template.",
         makes="tokenizer",
@@ -149,6 +159,7 @@ for spec in (
         name="pretrain",
         config_class=PretrainConfig,
         module="hfkit.stages.pretrain",
+        help="pretrain a causal language model, from scratch or continued",
         title="Pretraining",
         purpose="A causal language model, pretrained on plain text.",
         makes="base model",
@@ -162,6 +173,7 @@ for spec in (
         name="sft",
         config_class=SFTConfig,
         module="hfkit.stages.sft",
+        help="fine-tune a model on conversations or instructions",
         title="SFT",
         purpose="A causal language model, fine-tuned on instructions and their responses.",
         makes="assistant",
@@ -175,6 +187,7 @@ for spec in (
         name="reward",
         config_class=RewardConfig,
         module="hfkit.stages.reward",
+        help="train a reward model on pairs or rankings of responses",
         title="Reward model",
         purpose="A reward model: it gives a conversation one scalar score, higher for better responses.",
         makes="reward model",
@@ -189,6 +202,7 @@ for spec in (
         name="dpo",
         config_class=DPOConfig,
         module="hfkit.stages.dpo",
+        help="train a policy with DPO, on pairs or rankings",
         title="DPO",
         purpose="A causal language model, trained with DPO on preferences.",
         makes="assistant",
@@ -206,6 +220,7 @@ for spec in (
         name="ppo",
         config_class=PPOConfig,
         module="hfkit.stages.ppo",
+        help="train a policy with PPO, on a reward model or reward functions",
         title="PPO",
         purpose="A causal language model, trained with PPO.",
         makes="assistant",
@@ -222,6 +237,7 @@ for spec in (
         name="grpo",
         config_class=GRPOConfig,
         module="hfkit.stages.grpo",
+        help="train a policy with GRPO, on a reward model or reward functions",
         title="GRPO",
         purpose="A causal language model, trained with GRPO.",
         makes="assistant",
@@ -237,6 +253,7 @@ for spec in (
         name="rloo",
         config_class=RLOOConfig,
         module="hfkit.stages.rloo",
+        help="train a policy with RLOO, on a reward model or reward functions",
         title="RLOO",
         purpose="A causal language model, trained with RLOO.",
         makes="assistant",

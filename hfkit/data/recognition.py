@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from datasets import Dataset, List
 
+from hfkit.config.registry import STAGES
 from hfkit.core.errors import HfkitError
 from hfkit.data.cards import OPTIONAL_COLUMNS, Keep
 from hfkit.data.columns import may_be_input, suggested_mapping, unread_columns
@@ -103,9 +104,10 @@ def check_form(rows: Dataset, wanted: list[str], label: str) -> None:
         raise HfkitError(f"{label}: its rows have one response each, for SFT: the reward stage reads {reads}")
     columns = {"messages": "chosen"} if holds_conversations(rows, "chosen") else {"text": "chosen"}
     columns = {"prompt": found.columns["prompt"], "response": "chosen"} if "prompt" in found.columns else columns
+    stages = ", ".join(name for name, spec in STAGES.items() if spec.form == "comparisons")
     raise HfkitError(
-        f"{label}: its rows are pairs of replies (chosen, rejected), for reward and dpo. To train on the chosen "
-        f"ones, map them: datasets: [{{path: {label}, columns: {{{as_yaml(columns)}}}}}]"
+        f"{label}: its rows are pairs of responses (chosen, rejected), for these stages: {stages}. To train on the "
+        f"chosen ones, map them: datasets: [{{path: {label}, columns: {{{as_yaml(columns)}}}}}]"
     )
 
 

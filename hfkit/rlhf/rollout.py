@@ -19,7 +19,7 @@ from hfkit.models.merged_copies import MergedCopies, can_merge
 from hfkit.models.quantization import quantized_layers
 from hfkit.models.vllm_engine import Backend, VLLMEngine, colocated
 from hfkit.models.vllm_server import Server
-from hfkit.rlhf.arguments import DPOArguments, OnlinePolicyArguments, SamplingArguments
+from hfkit.rlhf.arguments import OnlineArguments, OnlinePolicyArguments, SamplingArguments
 from hfkit.rlhf.forward import Model
 from hfkit.rlhf.sharding import whole_weights
 
@@ -107,7 +107,7 @@ def engine_of(args: SamplingArguments, model: Model, tokenizer: PreTrainedTokeni
     Raises:
         EngineError: in all processes, if the engine of one of them failed.
     """
-    if isinstance(args, DPOArguments) or args.rollout_engine != "vllm":
+    if not isinstance(args, OnlineArguments) or args.rollout_engine != "vllm":
         with agree_on_failure():
             yield make_engine(args.rollout_engine, model, tokenizer)
         return

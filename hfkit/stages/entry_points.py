@@ -5,8 +5,9 @@ Each takes a config, or the path of a YAML, or a mapping, and keys that replace 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import get_args
@@ -25,44 +26,24 @@ from hfkit.rlhf.reward_functions import name_function
 from hfkit.stages.checks import problems_of
 
 
-def train_tokenizer(config=None, **keys) -> Path:
-    """Train a byte-level BPE tokenizer and return the run's folder; see `run_stage` for the arguments."""
-    return run_stage("tokenizer", config, **keys)
+def __getattr__(name: str) -> Callable[..., Path]:
+    """Return the function of a registered stage."""
+    if name in STAGES:
+        return stage_function(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def pretrain(config=None, **keys) -> Path:
-    """Pretrain a causal language model and return the run's folder; see `run_stage` for the arguments."""
-    return run_stage("pretrain", config, **keys)
+@cache
+def stage_function(name: str) -> Callable[..., Path]:
+    """Return the function that runs a stage: `sft(config, **keys)` is `run_stage("sft", config, **keys)`."""
 
+    def run(config=None, **keys) -> Path:
+        return run_stage(name, config, **keys)
 
-def sft(config=None, **keys) -> Path:
-    """Fine-tune a model on conversations and return the run's folder; see `run_stage` for the arguments."""
-    return run_stage("sft", config, **keys)
-
-
-def reward(config=None, **keys) -> Path:
-    """Train a reward model and return the run's folder; see `run_stage` for the arguments."""
-    return run_stage("reward", config, **keys)
-
-
-def dpo(config=None, **keys) -> Path:
-    """Train a policy with DPO on preferences and return the run's folder; see `run_stage` for the arguments."""
-    return run_stage("dpo", config, **keys)
-
-
-def ppo(config=None, **keys) -> Path:
-    """Train a policy with PPO and return the run's folder; see `run_stage` for the arguments."""
-    return run_stage("ppo", config, **keys)
-
-
-def grpo(config=None, **keys) -> Path:
-    """Train a policy with GRPO on rewards and return the run's folder; see `run_stage` for the arguments."""
-    return run_stage("grpo", config, **keys)
-
-
-def rloo(config=None, **keys) -> Path:
-    """Train a policy with RLOO on rewards and return the run's folder; see `run_stage` for the arguments."""
-    return run_stage("rloo", config, **keys)
+    run.__name__ = run.__qualname__ = name
+    what = STAGES[name].help
+    run.__doc__ = f"{what[0].upper()}{what[1:]}, and return the run's folder; see `run_stage` for the arguments."
+    return run
 
 
 def run_stage(stage: str, config=None, **keys) -> Path:

@@ -1,13 +1,16 @@
 """Plots the curves of a run as a PNG."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hfkit.config.registry import spec_of
 from hfkit.records.metrics_file import read_metrics
+from hfkit.training.plot_style import THEMES, plot_style
 
 # (title, y label, [(key, legend)]) per panel; a panel without data is not drawn.
 PANELS = [
@@ -42,12 +45,10 @@ class Panel:
     steps: str = "optimizer steps"
 
     def draw(self, axes) -> None:
-        """Draw the curves, with axes, units and a legend."""
+        """Draw the curves, with the labels of the axes."""
         for legend, points in self.series:
             axes.plot(*zip(*points, strict=True), label=legend, marker="o" if len(points) < 20 else None, markersize=3)
         axes.set(title=self.title, xlabel=self.steps, ylabel=self.label)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
 
 
 def panels_of(rows: list[dict], stage: str | None, panels: list[tuple] = PANELS) -> list[Panel]:
@@ -71,10 +72,30 @@ def plot_metrics(folder: Path, stage: str | None = None) -> Path | None:
     panels = panels_of(read_metrics(folder), stage)
     if not panels:
         return None
-    figure, panes = canvas(len(panels))
-    for axes, panel in zip(panes, panels, strict=True):
-        panel.draw(axes)
-    return save(figure, Path(folder) / "loss.png")
+
+    def draw(*panes) -> None:
+        for axes, panel in zip(panes, panels, strict=True):
+            panel.draw(axes)
+
+    return draw_png(Path(folder) / "loss.png", len(panels), draw)
+
+
+def draw_png(path: Path, panes: int, draw: Callable, dark: bool = False) -> Path:
+    """Draw panes side by side with `draw(*panes)`, add grids and legends, write a PNG, and return its path.
+
+    Args:
+        dark: write `NAME-dark.png` beside it, for pages that have a dark theme.
+    """
+    for theme in THEMES[: 1 + dark]:
+        with mpl.rc_context(plot_style(theme)):
+            figure, axes = canvas(panes)
+            draw(*axes)
+            for one in axes:
+                one.grid(alpha=0.3)
+                if one.get_legend() is None and one.get_legend_handles_labels()[0]:
+                    one.legend(frameon=False)
+            save(figure, path if theme == "light" else path.with_stem(f"{path.stem}-dark"))
+    return path
 
 
 def canvas(panes: int) -> tuple:

@@ -12,12 +12,13 @@ import pytest
 from pipelines import STAGES
 
 from hfkit.cli import main
-from hfkit.commands.report.figure_writer import PALETTE, SERIES, FigureWriter
+from hfkit.commands.report.figure_writer import FigureWriter
 from hfkit.commands.report.gather import gather
 from hfkit.commands.report.plots import overoptimization_figures
 from hfkit.commands.report.tables import verdict
 from hfkit.core.files import write_json
 from hfkit.records.record import read_record, weights_hash
+from hfkit.training.plot_style import PALETTE, SERIES
 
 ARENA = {
     "models": [

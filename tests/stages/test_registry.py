@@ -1,7 +1,9 @@
 """The registry: every command takes a stage that is registered, without another change of hfkit."""
 
+import ast
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +11,7 @@ from conftest import TINY
 from pipelines import write_pipeline
 from toy_stage import TOY, ToyConfig
 
+import hfkit as hfkit_package
 from hfkit.cli import main
 from hfkit.config.registry import MERGE, STAGES, register, spec_of, spec_of_config
 from hfkit.config.stages import SFTConfig
@@ -47,6 +50,13 @@ def test_specs_are_found_by_name_and_by_config(registered):
     assert [*STAGES] == ["tokenizer", "pretrain", "sft", "reward", "dpo", "ppo", "grpo", "rloo", "toy"]
     with pytest.raises(ValueError, match="the stage 'toy' is registered already"):
         register(TOY)
+
+
+def test_it_is_a_verb_and_a_function_of_the_package(registered, capsys):
+    assert main(["--help"]) == 0
+    assert f"\n  toy         {TOY.help}\n" in capsys.readouterr().out
+    assert hfkit_package.ToyConfig is ToyConfig and "toy" in dir(hfkit_package)
+    assert hfkit_package.toy.__doc__.startswith("Train a toy, and return the run's folder")
 
 
 def test_run_starts_it_from_the_stage_before_and_skips_it_when_it_is_done(toy, hfkit):
@@ -115,3 +125,48 @@ def test_chat_answers_and_merge_makes_a_whole_model_of_it(toy, hfkit):
     assert (merged / "model.safetensors").is_file()
     card = (merged / "README.md").read_text()
     assert TOY.purpose in card and "apply_chat_template" in card
+
+
+GROUPS = {"stages/online.py", "stages/checks/groups.py", "rlhf/online_trainer.py", "rlhf/online_batches.py"}
+OWN = {
+    "dpo": {"stages/dpo.py", "stages/checks/dpo.py", "training/dpo_trainer.py"},
+    "grpo": {"stages/grpo.py", "core/compat_online.py"} | GROUPS,
+    "rloo": {"stages/rloo.py", "core/compat_online.py"} | GROUPS,
+}
+"""The modules of a method: its stage, its checks, its trainer; those of GRPO and RLOO are one family."""
+CONFIGS = {
+    "config/stages.py",
+    "config/learning_rates.py",
+    "config/registry.py",
+    "rlhf/__init__.py",
+    "rlhf/arguments.py",
+}
+"""Where a method has its config class, its learning rates, its StageSpec, and the arguments of its trainer."""
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_no_other_module_names_a_method(method):
+    named = re.compile(rf"(?<![a-z]){method}(?![a-z])|{method}(config|arguments|trainer)", re.IGNORECASE)
+    package = Path(hfkit_package.__file__).parent
+    naming = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if any(named.search(word) for word in words(path))
+    }
+    assert {f"stages/{method}.py", "config/registry.py"} <= naming <= OWN[method] | CONFIGS
+
+
+def words(path: Path) -> list[str]:
+    """Return the identifiers and strings of a module, without its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            found.append(node.value)
+        found += [
+            value
+            for name in ("id", "attr", "name", "module", "arg")
+            if isinstance(value := getattr(node, name, None), str)
+        ]
+    return found

@@ -22,7 +22,7 @@ class Chain:
 
 def goals() -> list[str]:
     """Return the stages that start from a model which an earlier stage makes."""
-    return [name for name, spec in STAGES.items() if any(wanted.key == START_KEY for wanted in spec.inputs)]
+    return [name for name, spec in STAGES.items() if spec.starts_from_a_model]
 
 
 def choose_goal(samples: SamplesByStage, has_functions: bool) -> str:

@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
-import yaml
 from markupsafe import Markup, escape
 
 from hfkit.commands.report.formatting import format_interval, format_number
+from hfkit.training.plot_style import colors, plot_style
 from hfkit.training.plots import canvas, save
 
-_STYLE = yaml.safe_load((Path(__file__).parent / "style.yaml").read_text(encoding="utf-8"))
-PALETTE, SERIES = _STYLE["palette"], _STYLE["series"]
-LIGHT = {name: light for name, (light, _) in PALETTE.items()}
-PLOT_STYLE = {key: LIGHT.get(value, value) for key, value in _STYLE["plots"].items()}
-PLOT_STYLE["axes.prop_cycle"] = mpl.cycler(color=[LIGHT[name] for name in SERIES])
+LIGHT = colors("light")
 GRID = 0.25  # opacity of grid lines
 SIZE = (3.9, 3.1)  # inches; as wide as a phone, so text is not scaled down there
 
@@ -45,7 +41,7 @@ class FigureWriter:
             note: sentence to show below it.
             size: in inches.
         """
-        with mpl.rc_context({**PLOT_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        with mpl.rc_context({**plot_style("light"), "svg.hashsalt": name}), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph")  # the PNG's font lacks a letter
             figure, (axes,) = canvas(1)
             figure.set_size_inches(size)

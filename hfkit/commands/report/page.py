@@ -5,8 +5,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hfkit.commands.report import plots, tables
-from hfkit.commands.report.figure_writer import PALETTE, FigureWriter
+from hfkit.commands.report.figure_writer import FigureWriter
 from hfkit.commands.report.gather import Gathered, samples_of
+from hfkit.training.plot_style import PALETTE
 
 SHOWN_PROMPTS = 6
 
