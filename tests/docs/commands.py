@@ -136,6 +136,8 @@ def shorten(words: list[str]) -> list[str]:
     """Return the words of an hfkit command with the flags that make it short."""
     if "--help" in words or "-h" in words:
         return words
+    if words[0] == "evaluate" and Path(words[1]).name == "reward":  # a reward model writes no responses
+        return words
     if words[0] in ("run", "quickstart"):
         path = next(
             (word for word in words[1:] if word.endswith((".yaml", ".yml"))), "configs/quickstart/pipeline.yaml"
