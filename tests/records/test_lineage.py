@@ -39,7 +39,7 @@ def test_the_tree_of_a_run(chain, capsys, data):
     assert lines[:4] == [
         f"ppo: {chain}/ppo, weights {hashes['ppo']}, seed 42",
         f"train: 4 of 4 rows kept, {data}/prompts.jsonl {prompts}",
-        "test: 4 of 4 rows kept, held out of train",
+        "test: 4 of 4 rows kept, held out from train",
         base,
     ]
     assert f"start: {chain}/sft (sft), weights {hashes['sft']}, seed 42" in lines
