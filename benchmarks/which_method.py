@@ -30,7 +30,7 @@ from hfkit.metrics.bootstrap import bootstrap_interval
 from hfkit.models.reward_model import RewardModel, load_reward
 from hfkit.quickstart.gold import GoldScorer
 from hfkit.quickstart.main import WORLD_SEED, world_flags
-from hfkit.quickstart.summary import BATCH, REPLY_TOKENS, figures_of_replies, world_rows
+from hfkit.quickstart.summary import BATCH, REPLY_TOKENS, metrics_of_replies, world_rows
 from hfkit.quickstart.world import write_world
 from hfkit.records.environment import environment
 from hfkit.records.record import read_record
@@ -41,7 +41,7 @@ CONFIGS, RECORD, PLOT = ROOT / "configs" / "quickstart", ROOT / "benchmarks" / "
 BEFORE = ("tokenizer", "pretrain", "sft", "reward")
 METHODS = {"PPO": "ppo", "GRPO": "grpo", "RLOO": "rloo", "DPO": "dpo"}
 MOST = 16
-"""Replies of which best of n chooses at most."""
+"""The most responses that best of n chooses from."""
 MARKERS = {"PPO": "C0o", "DPO": "C1s", "GRPO": "C2^", "RLOO": "C3D"}
 """Color and shape of each method."""
 
@@ -83,7 +83,7 @@ def measure(root: Path, seed: int) -> dict:
     models = {}
     for name, stage in {"SFT": "sft", **METHODS}.items():
         subject = sft if name == "SFT" else Subject(name, str(root / stage))
-        models[name] = figures_of_replies(subject, sft, reward, questions, temperature, kept)
+        models[name] = metrics_of_replies(subject, sft, reward, questions, temperature, kept)
         record = read_record(root / stage)
         models[name] |= {"seconds": record["wall_seconds"], "peak_memory_bytes": record["peak_memory_bytes"]}
         models[name] |= read_json_mapping(root / f"{stage}.json") or {}

@@ -1,4 +1,4 @@
-"""Files in the formats that people have, right and wrong, with the rows that each stage reads in them."""
+"""Files in common formats, correct and faulty, with the rows that each stage reads from them."""
 
 import gzip
 import json
@@ -37,11 +37,11 @@ def turn(source: str, text: str) -> dict:
     return {"from": source, "value": text}
 
 
-def said(role: str, text: str) -> dict:
+def message(role: str, text: str) -> dict:
     return {"role": role, "content": text}
 
 
-ASKED, OSLO, ROME = said("user", "Where?"), said("assistant", "Oslo."), said("assistant", "Rome.")
+ASKED, OSLO, ROME = message("user", "Where?"), message("assistant", "Oslo."), message("assistant", "Rome.")
 TOOL = {"name": "map", "parameters": {"type": "object"}}
 SCHEMA = '<tools>[{"type": "function", "function": {"name": "map", "parameters": {"type": "object"}}}]</tools>'
 CALL = '{"name": "map", "arguments": {"of": "Ada"}}'
@@ -49,7 +49,7 @@ PAIR = ("<user>Where?<assistant>Oslo.$", "<user>Where?<assistant>Rome.$")
 FOR_REWARD = "its rows are pairs of responses (chosen, rejected), for these stages: reward, dpo"
 NOT_READ = "none that this stage reads"
 ONE_RESPONSE = "its rows have one response each, as for SFT; the reward stage reads prompt, chosen and rejected"
-# file: its content; the line about its format; and by stage the rows, or what the error says.
+# file: its content; the line about its format; and by stage the rows, or the error message.
 RIGHT = {
     "sharegpt.json": (
         as_list(
@@ -213,7 +213,7 @@ RIGHT = {
     "kto.jsonl": (
         lines(
             {"prompt": [ASKED], "completion": [ROME], "label": False},
-            {"prompt": [said("user", "Who?")], "completion": [said("assistant", "Ada.")], "label": True},
+            {"prompt": [message("user", "Who?")], "completion": [message("assistant", "Ada.")], "label": True},
             {"prompt": [ASKED], "completion": [OSLO], "label": True},
         ),
         None,

@@ -31,7 +31,7 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
     policy: Model
     aux_loss_enabled: bool  # TRL's trainers set it
     # TRL's GRPOTrainer sets these two; RLOO has one loss, with the probability ratio of a whole response
-    loss_type: str | None = None
+    loss_type: str = ""
     importance_sampling_level: str = "sequence"
 
     @property

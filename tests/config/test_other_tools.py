@@ -1,4 +1,4 @@
-"""Keys and verbs of other tools lead to ours."""
+"""Keys and verbs of other tools are errors that name those of hfkit."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A GPU without memory left: each verb names the keys that it has, and those alone."""
+"""A GPU out of memory: each verb names only the keys that it has."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_a_merge_suggests_the_cpu(tmp_path):
 
 
 def test_a_chat_explains_it(sft_dir, capsys):
-    """Memory runs out while the model is loaded, or in a reply."""
+    """Memory runs out while the model is loaded, or in a response."""
 
     def run_out(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -76,7 +76,7 @@ def test_a_chat_explains_it(sft_dir, capsys):
 
 @pytest.mark.skipif(not hasattr(torch, "AcceleratorError"), reason="older versions of PyTorch have one kind of error")
 def test_a_gpu_that_others_have_filled(base_dir, monkeypatch):
-    """CUDA itself then finds no memory, for which PyTorch has another error; one with another code is a broken GPU."""
+    """CUDA itself is then out of memory, for which PyTorch has another error; other codes mean a broken GPU."""
     error = torch.AcceleratorError("CUDA error: out of memory")
     load = AutoModelForCausalLM.from_pretrained
 
@@ -92,6 +92,6 @@ def test_a_gpu_that_others_have_filled(base_dir, monkeypatch):
             load_base(str(base_dir))
 
 
-def test_a_machine_without_memory_is_no_gpu(tmp_path):
+def test_a_machine_out_of_memory_is_not_reported_as_a_gpu(tmp_path):
     with pytest.raises(HfkitError, match="the machine is out of memory: "), explain_errors(tmp_path):
         torch.empty(2**50, dtype=torch.uint8, device="cpu")

@@ -1,4 +1,4 @@
-"""Bad data, told in words before anything is written: each kind by its message, and the output folder as it was."""
+"""Bad data is reported with a clear message before anything is written."""
 
 import errno
 import gzip
@@ -17,7 +17,7 @@ TURN = {"prompt": "What does Ann like?", "response": "red."}
 
 @pytest.fixture
 def untouched(tmp_path):
-    """An output folder with something of the user's beside it, and a check that nothing came of the run."""
+    """An output folder next to a file of the user, and a check that the run wrote nothing."""
     (tmp_path / "mine.txt").write_text("mine")
     before = {path.name for path in tmp_path.iterdir()}
     yield tmp_path / "out"
@@ -94,11 +94,11 @@ FILES = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_source_that_cannot_be_used_is_told(run_stage, untouched, source, kind):
-    name, content, entry, told = FILES[kind]
+def test_a_source_that_cannot_be_used_is_reported(run_stage, untouched, source, kind):
+    name, content, entry, reported = FILES[kind]
     with pytest.raises(HfkitError) as error:
         run_stage("sft", untouched, datasets=[{"path": source(name, content), **entry}], test_split_size=None)
-    assert told in str(error.value)
+    assert reported in str(error.value)
     assert name in str(error.value) or "train:" in str(error.value)
 
 
@@ -133,13 +133,13 @@ ROWS = {
 
 
 @pytest.mark.parametrize("kind", ROWS)
-def test_rows_that_teach_nothing_are_told(run_stage, untouched, source, kind):
-    stage, row, told = ROWS[kind]
+def test_rows_that_teach_nothing_are_reported(run_stage, untouched, source, kind):
+    stage, row, reported = ROWS[kind]
     rows = [row] * 9
     with pytest.raises(HfkitError) as error:
         run_stage(stage, untouched, datasets=[{"path": source("a.jsonl", rows)}], test_split_size=None)
     assert "train: 9 rows, 0 kept, 9 dropped" in str(error.value)
-    assert told in str(error.value)
+    assert reported in str(error.value)
 
 
 MIXED = {
@@ -154,12 +154,12 @@ MIXED = {
 
 
 @pytest.mark.parametrize("kind", MIXED)
-def test_sources_that_do_not_fit_together_are_told(run_stage, untouched, source, kind):
-    one, other, told = MIXED[kind]
+def test_sources_that_do_not_fit_together_are_reported(run_stage, untouched, source, kind):
+    one, other, reported = MIXED[kind]
     entries = [{"path": source("a.jsonl", one * 9)}, {"path": source("b.jsonl", other * 9)}]
     with pytest.raises(HfkitError) as error:
         run_stage("sft", untouched, datasets=entries, test_split_size=None)
-    assert told in str(error.value)
+    assert reported in str(error.value)
     assert "a.jsonl" in str(error.value)
 
 
@@ -199,20 +199,20 @@ ENTRIES = {
 
 
 @pytest.mark.parametrize("kind", ENTRIES)
-def test_an_entry_that_cannot_be_is_told(config_of, untouched, source, kind):
-    entries, key, told = ENTRIES[kind]
+def test_an_invalid_entry_is_reported(config_of, untouched, source, kind):
+    entries, key, reported = ENTRIES[kind]
     files = {"A": source("a.jsonl", [TURN]), "B": source("b.jsonl", [TURN]), "C": source("c.jsonl.bz2", [TURN])}
     entries = [{k: files.get(v, v) if k == "path" else v for k, v in entry.items()} for entry in entries]
     with pytest.raises(ConfigError) as error:
         config_of("sft", untouched, datasets=entries)
     assert [problem.key for problem in error.value.problems] == [key]
-    assert told in error.value.problems[0].remedy
+    assert reported in error.value.problems[0].remedy
 
 
-def test_paths_that_may_not_be_looked_into_are_told(config_of, tmp_path, monkeypatch):
+def test_paths_that_may_not_be_looked_into_are_reported(config_of, tmp_path, monkeypatch):
     private, stat = str(tmp_path / "private"), os.stat
 
-    def guarded(path, *args, **kwargs):  # root may look into anything
+    def guarded(path, *args, **kwargs):  # root may read any folder
         if str(path).startswith(private):
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return stat(path, *args, **kwargs)
@@ -232,7 +232,7 @@ def test_paths_that_may_not_be_looked_into_are_told(config_of, tmp_path, monkeyp
         ("sft", {"eval_datasets": [A | {"weight": 1}], "test_split_size": None}, "eval_datasets[0].weight"),
     ],
 )
-def test_an_option_that_would_do_nothing_is_told(config_of, untouched, source, stage, changes, key):
+def test_an_option_that_would_do_nothing_is_reported(config_of, untouched, source, stage, changes, key):
     path = source("a.jsonl", [TURN | {"text": "x"}])
     changes = {k: [e | {"path": path} for e in v] if v else v for k, v in changes.items()}
     with pytest.raises(ConfigError) as error:

@@ -1,4 +1,4 @@
-"""Built-in chat templates: the text of each, what their tokens are needed for, and where they may be named.
+"""Built-in chat templates: the text of each, the tokens that they need, and the keys that may name them.
 
 `test_templates.py` runs them through every stage, as "built-in NAME".
 """

@@ -1,4 +1,4 @@
-"""Pairs and rankings as rows give them: what is asked, what the replies are, and each reason to drop one."""
+"""Pairs and rankings from rows: their prompts, their responses, and each reason to drop a row."""
 
 import pytest
 from dialogue import ANSWER, EMPTY, LONG, OTHER, PROMPT, REPLY, TURN
@@ -69,7 +69,7 @@ def test_a_pair_that_teaches_nothing_is_dropped(tokenizer, changes, reason):
         ({"chosen": [TURN, ANSWER, TURN, ANSWER], "rejected": [TURN, ANSWER, TURN]}, NOT_THE_ASSISTANTS),
     ],
 )
-def test_a_pair_that_asks_nothing_or_says_nothing_after_it_is_dropped(tokenizer, encoder, row, reason):
+def test_a_pair_without_a_prompt_or_a_response_is_dropped(tokenizer, encoder, row, reason):
     assert encoder(row, tokenizer, 64)["dropped"] == reason
 
 
@@ -93,8 +93,8 @@ def test_without_a_prompt_column_the_prompt_is_what_both_replies_begin_with(toke
 
 @pytest.mark.parametrize("asked", [PROMPT, [TURN], [TURN | {"name": None}]], ids=["text", "messages", "with a field"])
 @pytest.mark.parametrize("encoder", [preference_row, ranking_row])
-def test_a_prompt_beside_whole_conversations_is_asked_once(tokenizer, encoder, asked):
-    """As HuggingFaceH4/ultrafeedback_binarized is without its card."""
+def test_a_prompt_next_to_whole_conversations_is_asked_once(tokenizer, encoder, asked):
+    """HuggingFaceH4/ultrafeedback_binarized has this form without its card."""
     replies = [ANSWER, {"role": "assistant", "content": "red"}]
     pair = {name: [TURN, reply] for name, reply in zip(PAIR, replies, strict=True)}
     alone = {name: [reply] for name, reply in zip(PAIR, replies, strict=True)}
@@ -105,7 +105,7 @@ def test_a_prompt_beside_whole_conversations_is_asked_once(tokenizer, encoder, a
 
 @pytest.mark.parametrize("encoder", [preference_row, ranking_row])
 @pytest.mark.parametrize("before", [[OTHER], [{"role": "system", "content": "Be brief."}, TURN]])
-def test_two_turns_of_one_role_are_told_of_comparisons_too(tokenizer, encoder, before):
+def test_two_turns_of_one_role_are_reported_for_comparisons_too(tokenizer, encoder, before):
     row = {"prompt": PROMPT, "chosen": [*before, ANSWER], "rejected": [*before, ANSWER | {"content": "red"}]}
     assert encoder(row, tokenizer, 64)["faults"] == Fault.REPEATED.name
 
@@ -121,7 +121,7 @@ def test_two_turns_of_one_role_are_told_of_comparisons_too(tokenizer, encoder, b
     ],
     ids=["text", "messages", "after an exchange", "whole conversations"],
 )
-def test_an_empty_chosen_reply_is_told_in_every_form(tokenizer, encoder, row):
+def test_an_empty_chosen_reply_is_reported_in_every_form(tokenizer, encoder, row):
     made = encoder(row, tokenizer, 128)
     assert (made["dropped"], made["faults"]) == ("", Fault.EMPTY_CHOSEN.name)
     ids = made["chosen_ids"] if "chosen_ids" in made else made["reply_ids"][0]

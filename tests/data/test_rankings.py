@@ -1,4 +1,4 @@
-"""Rankings: which pairs they make, the loss over them, and a step that reads each reply once."""
+"""Rankings: their pairs, the loss over them, and a step that computes each response once."""
 
 import json
 from itertools import combinations
@@ -17,7 +17,7 @@ PROMPT = "What does Ann like?"
 REPLIES = ["Ann likes red, thank you.", "Ann likes red.", "red", "blue"]
 LONG = "red and blue and green and pink " * 20
 ROW = {"prompt": PROMPT, "replies": REPLIES, "ranks": [1, 2, 3, 4]}
-# Four replies, four with a tie, and two: 6, 5 and 1 pairs.
+# Four responses, four with a tie, and two: 6, 5 and 1 pairs.
 RANKINGS = [
     {"prompt": PROMPT, "replies": REPLIES, "scores": [2.0, 1.5, 0.25, -1.0]},
     {"prompt": "What does Bob like?", "replies": REPLIES[::-1], "scores": [0.5, 0.0, 0.5, 3.0]},
@@ -73,7 +73,7 @@ def test_a_ranking_that_teaches_nothing_is_dropped(tokenizer, changes, reason):
 
 
 def by_hand(folder, rows: list[dict], score_margin: float = 0.0, center: float = 0.0) -> tuple[float, list[float]]:
-    """The loss of InstructGPT's equation 1, with ties left out, and the lead of the better reply in each pair."""
+    """Return the loss of InstructGPT's equation 1 without ties, and the margin of the better response in each pair."""
     reward = hfkit.load_reward(str(folder))
     losses, leads = [], []
     for row in rows:
@@ -148,7 +148,7 @@ def test_pairs_are_learned_and_measured_on_rankings(run_stage, tmp_path, rows_fi
     assert record["metrics"]["eval_accuracy"] * 13 % 1 in (pytest.approx(0, abs=1e-6), pytest.approx(1, abs=1e-6))
 
 
-def test_the_margin_of_a_pair_is_what_its_reply_should_lead_by(run_stage, tmp_path, rows_file):
+def test_the_margin_of_a_pair_is_subtracted_in_the_loss(run_stage, tmp_path, rows_file):
     rows = [
         {"prompt": PROMPT, "chosen": REPLIES[0], "rejected": REPLIES[3], "margin": 2.0},
         {"prompt": PROMPT, "chosen": REPLIES[1], "rejected": REPLIES[2], "margin": None},
@@ -160,7 +160,7 @@ def test_the_margin_of_a_pair_is_what_its_reply_should_lead_by(run_stage, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("row", "changes", "told"),
+    ("row", "changes", "reported"),
     [
         ({"prompt": PROMPT, "replies": REPLIES}, {}, "rankings need the columns prompt, replies, and ranks or scores"),
         ({"replies": REPLIES, "ranks": [1, 2, 3, 4]}, {}, "rankings need the columns prompt"),
@@ -177,10 +177,10 @@ def test_the_margin_of_a_pair_is_what_its_reply_should_lead_by(run_stage, tmp_pa
         ),
     ],
 )
-def test_rankings_that_cannot_be_read_are_told_before_the_folder_is_made(
-    run_stage, tmp_path, rows_file, row, changes, told
+def test_rankings_that_cannot_be_read_are_reported_before_the_folder_is_made(
+    run_stage, tmp_path, rows_file, row, changes, reported
 ):
-    with pytest.raises(HfkitError, match=told):
+    with pytest.raises(HfkitError, match=reported):
         run_stage("reward", tmp_path / "out", datasets=rows_file([row] * 30), test_split_size=None, **changes)
     assert not (tmp_path / "out").exists()
 

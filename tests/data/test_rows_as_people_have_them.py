@@ -1,4 +1,4 @@
-"""Rows in the shapes that people have: each is read as it was meant and written, or refused with what to write."""
+"""Rows in common shapes: each is read correctly and unchanged, or refused with a remedy."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from hfkit.data.messages import normalize_message
 from hfkit.data.sources import load_entry, read_entry
 
 PAD = "x" * 2000
-FIRST_CHUNK = 6000  # rows with this text, more than the 10 MiB from which the reader of `datasets` infers types
+FIRST_CHUNK = 6000  # rows: more than the 10 MiB from which the reader of `datasets` infers types
 STREAMS = pytest.mark.parametrize("stream", [{}, {"streaming": True, "rows": 20_000}], ids=["file", "stream"])
 
 
@@ -48,7 +48,7 @@ LATE = {
 
 @STREAMS
 @pytest.mark.parametrize("kind", LATE)
-def test_what_is_written_late_in_a_long_file_is_read_as_it_is_written(read, kind, stream):
+def test_text_late_in_a_long_file_is_read_unchanged(read, kind, stream):
     first, last, *expected = LATE[kind]
     rows = [{"prompt": PAD, "response": first}] * FIRST_CHUNK + [{"prompt": "q", "response": last, "id": "x"}]
     found = read(rows, **stream).rows
@@ -95,7 +95,7 @@ JSON_FILES = {
 
 
 @pytest.mark.parametrize("kind", JSON_FILES)
-def test_json_in_other_layouts_is_read_as_it_is_written(read, kind):
+def test_json_in_other_layouts_is_read_unchanged(read, kind):
     content, wanted, expected = JSON_FILES[kind]
     expected = expected or JSON_FILES["a list of texts"][2]
     assert read(content, wanted, name="a.json").rows.to_list() == expected
@@ -113,12 +113,12 @@ REFUSED_JSON = {
 
 
 @pytest.mark.parametrize("kind", REFUSED_JSON)
-def test_json_that_has_no_one_value_is_refused(read, kind):
+def test_ambiguous_json_is_refused(read, kind):
     with pytest.raises(HfkitError, match=r"the key 'response' twice|line 1: its values are nested"):
         read(REFUSED_JSON[kind])
 
 
-def test_messages_as_json_beside_messages_are_messages(read):
+def test_json_messages_next_to_messages_are_messages(read):
     rows = [{"prompt": "q", "chosen": json.dumps([says("a")]), "rejected": [says("b")]}]
     rows += [{"prompt": "q", "chosen": [says("c")], "rejected": [says("d")]}]
     assert read(rows, COMPARISONS).rows["chosen"][:] == [[says("a")], [says("c")]]
@@ -135,8 +135,8 @@ REFUSED_CSV = {
 @STREAMS
 @pytest.mark.parametrize("kind", REFUSED_CSV)
 def test_a_csv_that_would_be_read_as_other_columns_is_refused(read, kind, stream):
-    content, told = REFUSED_CSV[kind]
-    with pytest.raises(HfkitError, match=told):
+    content, reported = REFUSED_CSV[kind]
+    with pytest.raises(HfkitError, match=reported):
         read(content, name="a.csv", **stream)
 
 
@@ -161,7 +161,7 @@ def test_a_message_that_is_marked_is_not_trained_on(read, tokenizer, field, valu
 
 
 @pytest.mark.parametrize("mark", [{"weight": 0.5}, {"train": "no"}, {"train_detail": [{"begin_offset": 0}]}])
-def test_a_mark_that_is_neither_yes_nor_no_drops_the_row(read, tokenizer, mark):
+def test_an_invalid_mark_drops_the_row(read, tokenizer, mark):
     row = read([{"messages": [user("q"), says("a", **mark), user("r"), says("b")]}]).rows[0]
     assert instruction_row(row, tokenizer, 512)["dropped"].startswith("with a message")
 
@@ -186,7 +186,7 @@ UNREAD = {
 
 
 @pytest.mark.parametrize("kind", UNREAD)
-def test_a_column_that_another_comes_before_is_named(read, kind):
+def test_a_column_that_another_overrides_is_named(read, kind):
     row, wanted, expected = UNREAD[kind]
     source = read([row] * 2, wanted)
     assert (source.shadowed, source.stats()["unread"]) == (expected, [*expected])
@@ -245,8 +245,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_values_that_would_be_printed_as_python_are_refused(read, kind):
-    rows, entry, told = REFUSED[kind]
-    with pytest.raises(HfkitError, match=told):
+    rows, entry, reported = REFUSED[kind]
+    with pytest.raises(HfkitError, match=reported):
         read(rows, **entry)
 
 

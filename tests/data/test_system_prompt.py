@@ -1,4 +1,4 @@
-"""`system_prompt`: conversations without a system message are read as if they had it, in every stage and after it."""
+"""`system_prompt`: every stage and the saved tokenizer add it to conversations without a system message."""
 
 import pytest
 from template_families import FAMILIES
@@ -24,7 +24,7 @@ NO_SYSTEM = ("Gemma 2",)
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in NO_SYSTEM])
 def test_a_row_is_encoded_as_one_with_the_system_message(tokenizer_for, name):
-    """By the same template without the prompt, which Transformers renders."""
+    """Compare with the same template without the prompt, rendered by Transformers."""
     plain, prompted = tokenizer_for(name), tokenizer_for(name)
     set_system_prompt(prompted, PROMPT)
     thinks = name in ("DeepSeek R1", "QwQ")

@@ -1,4 +1,4 @@
-"""Adapters that PEFT made, of every shape: stages start exactly as they are, or refuse them before loading weights."""
+"""PEFT adapters of every shape: stages start exactly from them, or refuse them before loading weights."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ CHANGE_THE_BASE = {
 
 
 QUICK = {True: ("whole head and embedding", "whole embedding", "tokens", "head"), False: ("embedding", "ranks", "DoRA")}
-"""By whether head and embedding are tied; the others are slow."""
+"""Shapes of the quick suite, by whether head and embedding are tied; all others are slow."""
 STARTS = [
     pytest.param(tied, shape, id=f"{name}, {'tied' if tied else 'untied'}", marks=[pytest.mark.slow] * is_slow)
     for name, shape in SHAPES.items()
@@ -122,7 +122,7 @@ def test_what_changes_the_base_is_refused_before_loading_but_merged(shape, base,
     wanted = logits(opened(theirs, base))
     merged = merge(theirs, tmp_path / "merged", "float32")
     assert same(logits(AutoModelForCausalLM.from_pretrained(merged)), wanted)
-    request.getfixturevalue("no_weights")  # from here on
+    request.getfixturevalue("no_weights")  # forbid loading weights from here on
     for stage, changes in (("sft", {"lora_r": None}), ("reward", {}), ("ppo", FUNCTIONS)):
         with pytest.raises(ConfigError, match=r"it changes its base .*: merge it with `hfkit merge`"):
             config_of(stage, tmp_path / "out", model_name_or_path=theirs, **changes)
@@ -176,7 +176,7 @@ def test_lora_on_the_head_works_in_every_stage_and_merges(stage, more, base, con
     changes = {**lora, **more}
     folder = run_stage(stage, tmp_path / stage, **changes)
     if stage == "reward":
-        return  # it has no such head
+        return  # this stage has no such head
     weights = load_file(folder / "adapter_model.safetensors")
     assert any("lm_head" in name and "lora_B" in name and tensor.any() for name, tensor in weights.items())
     merged = merge(str(folder), tmp_path / "merged", "float32")

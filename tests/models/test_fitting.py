@@ -1,4 +1,4 @@
-"""What cannot be trained from a checkpoint is refused in words, before the weights of a model are loaded."""
+"""Checkpoints that cannot be trained are refused with a clear message before the model's weights are loaded."""
 
 import json
 
@@ -88,7 +88,7 @@ def test_prompts_cannot_be_merged(sft_dir, copy, config_of, tmp_path, no_weights
 
 
 @pytest.mark.parametrize("model_type", ["bert", "t5"])
-def test_what_is_no_decoder(model_type, base_dir, copy, config_of, tmp_path, no_weights):
+def test_models_that_are_not_decoders_are_refused(model_type, base_dir, copy, config_of, tmp_path, no_weights):
     folder = copy(base_dir)
     (folder / "config.json").write_text(json.dumps({"model_type": model_type, "vocab_size": 400}))
     with pytest.raises(ConfigError, match=f"{model_type} is not a causal language model"):
@@ -106,6 +106,6 @@ def test_settings_that_would_be_ignored(changes, reported, sft_dir, copy, config
     folder = copy(sft_dir)
     edit(folder / "adapter_config.json", **changes)
     require_refused(folder, reported, config_of, tmp_path)
-    edit(folder / "adapter_config.json", **dict.fromkeys(changes))  # without a value they are nothing
+    edit(folder / "adapter_config.json", **dict.fromkeys(changes))  # unset values are allowed
     for stage, options in STAGES:
         config_of(stage, tmp_path / "out", model_name_or_path=str(folder), **options)

@@ -1,4 +1,4 @@
-"""A 4-bit base with its adapter merged into copies samples what the policy would, and is left as it was."""
+"""A 4-bit base with its adapter merged into copies samples like the policy, and is restored afterwards."""
 
 import copy
 
@@ -37,7 +37,7 @@ def quantized(model) -> dict:
 
 def test_greedy_replies_are_those_of_the_model_that_peft_merges(policy, tokenizer):
     whole = copy.deepcopy(policy)
-    merged = whole.merge_and_unload().dequantize()  # PEFT quantizes what it has merged anew
+    merged = whole.merge_and_unload().dequantize()  # PEFT quantizes merged weights again
     layers = {name: module.weight for name, module in policy.named_modules() if name.endswith(".base_layer")}
     for name in layers:
         layer = policy.get_submodule(name.removesuffix(".base_layer"))
@@ -55,7 +55,7 @@ def test_greedy_replies_are_those_of_the_model_that_peft_merges(policy, tokenize
 
 
 def bitsandbytes_matrix(layer: Linear4bit) -> torch.Tensor:
-    """The matrix of a 4-bit layer, as what it makes of the identity."""
+    """Return the matrix of a 4-bit layer: its output for the identity."""
     with torch.no_grad():
         return layer(torch.eye(layer.in_features)).T
 

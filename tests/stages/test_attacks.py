@@ -307,7 +307,7 @@ def broken(name: str, content: bytes | str | dict):
             broken("tokenizer.json", "[]"),
             "the tokenizer of .* cannot be used: tokenizer.json is not a JSON mapping",
         ),
-        ("base", broken("tokenizer_config.json", "nothing"), "cannot be used: tokenizer_config.json is not JSON"),
+        ("base", broken("tokenizer_config.json", "nothing"), "cannot be used: tokenizer_config.json is not valid JSON"),
         ("base", broken("tokenizer_config.json", {"eos_token": 3}), "the tokenizer of .* cannot be read"),
         ("sft", broken("adapter_config.json", {"base_model_name_or_path": 3}), "base_model_name_or_path in .* is 3"),
         ("sft", broken("adapter_config.json", {"r": "x"}), "r in adapter_config.json is 'x', not of type int"),
