@@ -1,11 +1,11 @@
 """python benchmarks/which_method.py [--seeds 3] [--root runs/which_method]
 
 Which method aligns an SFT model best? PPO, GRPO, RLOO, DPO and best of n on the quickstart's world, each from the same
-SFT model and the same noisy pairs: as they are, or through the reward model that learned from them. Writes
+SFT model and the same noisy pairs: directly, or through the reward model that learned from them. Writes
 benchmarks/records/which_method.json (gold score with interval, KL to SFT, wall and CPU seconds, memory) and
 docs/images/which_method.png.
 
-Runs that are done already are skipped; each runs in a process of its own, one after another.
+Runs that are done already are skipped; each runs in a separate process, one after another.
 """
 
 import argparse
@@ -41,13 +41,13 @@ CONFIGS, RECORD, PLOT = ROOT / "configs" / "quickstart", ROOT / "benchmarks" / "
 BEFORE = ("tokenizer", "pretrain", "sft", "reward")
 METHODS = {"PPO": "ppo", "GRPO": "grpo", "RLOO": "rloo", "DPO": "dpo"}
 MOST = 16
-"""Responses of which best of n chooses at most."""
+"""The most responses that best of n chooses from."""
 MARKERS = {"PPO": "C0o", "DPO": "C1s", "GRPO": "C2^", "RLOO": "C3D"}
 """Color and shape of each method."""
 
 
 def hfkit(*words: str | Path) -> float:
-    """Runs a command in a process of its own, so that its memory is its own too; its CPU seconds."""
+    """Runs a command in a separate process, so that its memory is measured alone; its CPU seconds."""
     before = os.times()
     subprocess.run([sys.executable, "-m", "hfkit.cli", *map(str, words)], check=True)
     after = os.times()
@@ -72,7 +72,7 @@ def train(root: Path, seed: int) -> None:
 
 
 def measure(root: Path, seed: int) -> dict:
-    """The figures of each model of one seed: of its responses, and what it took to train."""
+    """The figures of each model of one seed: of its replies, and what it took to train."""
     questions, reward, kept = (
         world_rows(root, "questions_test"),
         load_reward(str(root / "reward")),
@@ -98,7 +98,7 @@ def measure(root: Path, seed: int) -> dict:
 def best_of_n(
     sft: Subject, reward: RewardModel, questions: list[dict], temperature: float, kept: ResultsFile
 ) -> list[dict]:
-    """The gold score of the response that the reward model likes best of n of the SFT model.
+    """The gold score of the reply that the reward model likes best of n of the SFT model.
 
     The KL is at most log n - (n - 1) / n nats (Beirami et al. 2024, arXiv 2401.01879).
     """

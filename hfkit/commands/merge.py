@@ -32,7 +32,7 @@ from hfkit.models.fitting import require_fitting, require_vocabulary
 from hfkit.models.loading import load_base
 from hfkit.models.model_config import read_config
 from hfkit.models.quantization import quantization_as_trained
-from hfkit.models.saving import mend_generation_config, save_model
+from hfkit.models.saving import repair_generation_config, save_model
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import base_identity, require_own_base, stored_quantization
 from hfkit.records.environment import environment, peak_memory_bytes
@@ -100,7 +100,7 @@ def write_merged(source: Source, tokenizer, dtype: str, folder: Path) -> tuple[s
     """Write the merged model; return the dtype of its weights, and the record's keys for a generic classifier."""
     # on the CPU, since float32 may not fit into the GPU that it was trained on
     model = load_base(source.base, source.base_revision, head=HEADS[task_of(source)], on=torch.device("cpu"))
-    mend_generation_config(model, source.base)
+    repair_generation_config(model, source.base)
     model = merge_adapter(model, source)
     dtype = cast_weights(model, dtype, source)
     save_model(model, tokenizer, folder)

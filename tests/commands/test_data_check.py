@@ -207,7 +207,9 @@ def test_preview_shows_the_rows_that_are_lost_with_the_reason(data_verb):
     _, out, _ = data_verb("preview", "sft", rows, "--lost")
     headings = [line for line in out.splitlines() if line.startswith("== ")]
     assert [re.search(r"row (\d)", line)[1] for line in headings] == ["1", "2", "3"]
-    for heading, said in zip(headings, ("dropped: without a reply", ", cut", "text of a special token"), strict=True):
+    for heading, said in zip(
+        headings, ("dropped: without a response", ", cut", "text of a special token"), strict=True
+    ):
         assert said in heading
     assert f"[[red{'<|endoftext|>' if SANITIZES else '< |endoftext|>'}<|endoftext|>]]" in out
 
@@ -267,9 +269,9 @@ def test_unread_columns_and_renamed_roles_are_named(data_verb):
     chat = [{"role": "human", "content": "What does Ann like?"}, {"role": "gpt", "content": "Ann likes red."}]
     status, out, _ = data_verb("check", "sft", [{"messages": chat, "id": 1, "system_prompt": "Be brief."}])
     assert status == 0
-    assert "columns that are not read: id, system_prompt\n" in out
-    assert "map what the model should read, such as columns: {system: system_prompt}\n" in out
-    assert "read as usual: human as user, gpt as assistant\n" in out
+    assert "columns not read: id, system_prompt\n" in out
+    assert "map the columns that the model should read, such as columns: {system: system_prompt}\n" in out
+    assert "roles renamed: human as user, gpt as assistant\n" in out
 
 
 PAIR_WITH_SYSTEM = {"system": "Be brief.", **PAIR}
@@ -303,4 +305,4 @@ def test_a_preview_of_nothing_says_so(data_verb):
     status, out, _ = data_verb("preview", "sft", [row], "--lost")
     assert status == 0 and "no rows are dropped, truncated or faulty" in out
     status, out, _ = data_verb("preview", "sft", [{**row, "response": ""}])
-    assert status == 0 and "no rows are kept: without a reply (--lost shows them" in out
+    assert status == 0 and "no rows are kept: without a response (--lost shows them" in out

@@ -196,7 +196,7 @@ def test_errors_are_reported_without_a_traceback(folder_of, tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "llamb"}))
     assert "llamb" in reported(str(mine), "--stage", "sft", "--model_name_or_path", str(folder))
     encoder = folder_of({"model_type": "t5", "d_model": 32, "num_layers": 1}, weights=False)
-    assert "a t5 is no causal language model" in reported(str(mine), "--stage", "sft", "--model_name_or_path", encoder)
+    assert "t5 is not a causal language model" in reported(str(mine), "--stage", "sft", "--model_name_or_path", encoder)
 
 
 def test_help_is_light():

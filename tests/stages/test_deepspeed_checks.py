@@ -61,7 +61,7 @@ def test_settings(refusals, settings, remedy):
 def test_what_is_refused_for_its_config(refusals):
     assert refusals(GOOD) == {}
     assert "8-bit" in refusals(GOOD, load_in_8bit=True)["deepspeed"]
-    assert "merge it before" in refusals(GOOD, "reward", use_peft=False)["model_name_or_path"]  # starts from an adapter
+    assert "merge it first" in refusals(GOOD, "reward", use_peft=False)["model_name_or_path"]  # starts from an adapter
     assert "train adapters with DDP" in refusals(GOOD, "ppo")["deepspeed"]
     assert "train with DDP" in refusals(GOOD, "dpo")["deepspeed"]
     ineffective = {"max_tokens_per_micro_batch": 64, "auto_find_batch_size": True}

@@ -12,6 +12,7 @@ from one_and_two import assert_same_training
 from peft import PeftModel
 from processes import launch
 from safetensors.torch import load_file
+from small_models import model_of
 from transformers import AutoModelForCausalLM
 
 import hfkit
@@ -150,6 +151,19 @@ def test_two_processes_train_measure_and_sample_as_one_does(config_of, tmp_path)
     assert samples_of(tmp_path / "one") == samples_of(tmp_path / "two")
 
 
+def test_replies_are_sampled_to_prompts_that_leave_room_for_them(run_stage, rows_file, tokenizer, tmp_path, capsys):
+    """Past the last of its learned positions GPT-2 would fail, after all of the training."""
+    model_of("learned positions", len(tokenizer), spread=0.02).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    prompts = ["Who?", "What does Ann like? " * 8]
+    rows = [{"prompt": f"{prompts[n % 2]} {n}", "chosen": "Ann likes red.", "rejected": "Bob."} for n in range(8)]
+    settings = {"model_name_or_path": str(tmp_path / "gpt2"), "use_peft": None, "max_length": 128, "max_steps": 1}
+    settings |= {"response_length": 32, "test_split_size": 4, "datasets": rows_file(rows), "save_strategy": "no"}
+    folder = run_stage("dpo", tmp_path / "run", **settings)
+    assert 0 < len(samples_of(folder)) < 4
+    assert "held-out prompts leave no room for response_length=32" in capsys.readouterr().err
+
+
 def test_margins_are_said_to_have_no_effect(run_stage, rows_file, tmp_path, capsys):
     rows = [{"prompt": "Who?", "chosen": f"Ann {n}.", "rejected": "Bob.", "margin": 1.0} for n in range(8)]
     run_stage("dpo", tmp_path / "run", datasets=rows_file(rows), test_split_size=None, max_steps=1)
@@ -176,6 +190,14 @@ def test_precomputed_log_probabilities_of_the_reference_train_the_same(run_stage
     assert metrics[0]["eval_loss"] == pytest.approx(metrics[1]["eval_loss"], rel=1e-5)
 
 
+def test_precomputed_log_probabilities_are_never_those_of_other_settings(run_stage, tmp_path):
+    """At the first step the policy is the reference: the loss is log 2, whatever a run before it has computed."""
+    options = {"max_steps": 1, "precompute_ref_log_probs": True, "test_split_size": None, "eval_prompts": 0}
+    run_stage("dpo", tmp_path / "before", **options)
+    folder = run_stage("dpo", tmp_path / "after", **options, ld_alpha=0.5)
+    assert read_metrics(folder)[0]["loss"] == pytest.approx(math.log(2), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "key", "remedy"),
     [
@@ -190,6 +212,20 @@ def test_precomputed_log_probabilities_of_the_reference_train_the_same(run_stage
         ({"f_divergence_type": "kl"}, "f_divergence_type", "forward_kl"),
         ({"loss_type": ["aot"], "use_weighting": True}, "use_weighting", "remove it"),
         ({"loss_type": ["sft"], "max_tokens_per_micro_batch": 64}, "max_tokens_per_micro_batch", "has no effect"),
+        ({"f_alpha_divergence_coef": 0.9}, "f_alpha_divergence_coef", "without f_divergence_type: alpha_divergence"),
+        ({"discopop_tau": 0.5}, "discopop_tau", "without loss_type: discopop"),
+        ({"loss_type": ["discopop"], "discopop_tau": 0.0}, "discopop_tau", "must be above 0"),
+        ({"precompute_ref_batch_size": 2}, "precompute_ref_batch_size", "without precompute_ref_log_probs"),
+        (
+            {"precompute_ref_log_probs": True, "precompute_ref_batch_size": 0},
+            "precompute_ref_batch_size",
+            "must be above 0",
+        ),
+        ({"ld_alpha": 1.5}, "ld_alpha", "must be from 0 to 1"),
+        ({"loss_type": ["sft"], "ld_alpha": 0.5}, "ld_alpha", "sft does not use it"),
+        ({"loss_type": ["ipo", "sft"], "loss_weights": [1.0, -1.0]}, "loss_weights", "must not be negative"),
+        ({"loss_weights": [0.0]}, "loss_weights", "nothing would be trained"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor", "set label_smoothing"),
         ({"lora_dropout": 0.1}, "lora_dropout", "set 0"),
         ({"rollout_engine": "vllm"}, "rollout_engine", "unknown"),
         ({"padding_free": True}, "padding_free", "remove it"),
@@ -199,6 +235,7 @@ def test_precomputed_log_probabilities_of_the_reference_train_the_same(run_stage
         ({"eval_prompts": -1}, "eval_prompts", "must not be negative"),
         ({"temperature": 0.0}, "temperature", "must be above 0"),
         ({"response_length": 0}, "response_length", "must be"),
+        ({"response_length": 500}, "response_length", "-> it exceeds the model's context of 256 tokens"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

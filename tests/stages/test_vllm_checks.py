@@ -92,20 +92,20 @@ def test_nobody_listens(config_of, vllm_double, free_port, tmp_path, base_dir):
     found = problems_of_config(config_of, tmp_path, **SERVER, vllm_server_base_url=url)
     assert [*found] == [URL]
     assert (
-        "nobody listens" in found[URL]
+        "no server listens" in found[URL]
         and f"vllm serve {base_dir} --dtype float32 --weight-transfer-config" in found[URL]
     )
 
 
 UNFIT = [
     ({"name": "someone/else"}, "it serves someone/else, but the policy's base is "),
-    ({"version": "0.28.0"}, "it runs vLLM 0.28.0, and here is 0.27.1"),
-    ({"version": "nightly"}, "does not answer as a vLLM server"),
+    ({"version": "0.28.0"}, "it runs vLLM 0.28.0, but 0.27.1 is installed"),
+    ({"version": "nightly"}, "does not answer like a vLLM server"),
     ({"dev_mode": False}, "404 Client Error.*start it with VLLM_SERVER_DEV_MODE=1"),
     ({"transfer": False}, "no weight_transfer_config.*and --weight-transfer-config"),
     ({"dtype": "bfloat16"}, "it computes in bfloat16, .* --dtype float32 .*, or set bf16: true"),
     ({"context": 39}, "--max-model-len 40"),
-    ({"context": "endless"}, "does not answer as a vLLM server"),
+    ({"context": "endless"}, "does not answer like a vLLM server"),
     ({"name": "x" * 10_000}, r"it serves x{300}\.\.\., but"),
     ({"dtype": "float16"}, "it computes in float16"),
 ]
