@@ -47,6 +47,16 @@ def test_whole_weights_are_not_advised_to_be_trained_in_16_bits(stage_for, folde
     assert all(remedy.flags.get("use_peft") for remedy in found if "dtype" in remedy.flags)
 
 
+def test_quantization_of_full_fine_tuning_is_advised_as_of_lora(stage_for):
+    full, lora = (stage_for("sft", use_peft=use_peft, dtype=dtype) for use_peft, dtype in ((False, "float32"), (True, "bfloat16")))
+    device = Device("a small GPU", plan_memory(lora, CPU).peak // 4, 0, is_gpu=True)
+    peaks = [
+        {remedy.peak for remedy in remedies(stage, device) if remedy.flags.get("load_in_4bit") and len(remedy.flags) < 4}
+        for stage in (full, lora)
+    ]
+    assert peaks[0] and peaks[0] == peaks[1]
+
+
 def test_smaller_batches_keep_the_rows_of_an_optimizer_step(stage_for):
     stage = stage_for("sft", per_device_train_batch_size=8)
     device = Device("a small machine", int(plan_memory(stage, CPU).peak * 0.6), 0, is_gpu=False)
