@@ -6,7 +6,6 @@ from transformers import TrainerCallback
 
 from hfkit.core.compat import logged_counts
 from hfkit.core.compat_online import add_logged, logged_since
-from hfkit.core.console import warn
 
 OF_REPLIES = ("objective/scores", "val/reply_length", "val/repetition", "kl")
 """Metrics that are measured when responses are sampled (`kl` only by RLOO). Every update that learns from these
@@ -42,9 +41,4 @@ class OnlineMetrics(TrainerCallback):
         if "kl" in metrics:
             metrics["objective/kl"] = metrics.pop("kl") * metrics["val/reply_length"]
         add_logged(trainer, {name: value for name, value in metrics.items() if name not in found})
-        for warning in trainer.monitor.new_warnings(metrics):
-            warn(f"step {state.global_step}: {warning}")
-        if reason := trainer.monitor.stop_reason(metrics):
-            trainer.stopped = f"stopped at step {state.global_step}: {reason}"
-            control.should_log = control.should_training_stop = True
-            control.should_save = args.save_strategy != "no"
+        trainer.stopped = trainer.monitor.check(metrics, args, state, control) or trainer.stopped
