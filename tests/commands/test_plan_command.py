@@ -126,7 +126,7 @@ def test_what_does_not_fit_comes_with_flags(pipeline, capsys):
     assert "--reward.gradient_checkpointing true" in shown
 
 
-def test_a_gpu_that_is_not_at_hand_is_planned_with_its_defaults(folder_of, tmp_path, capsys):
+def test_another_gpu_is_planned_with_its_defaults(folder_of, tmp_path, capsys):
     folder = folder_of({**LLAMA_8B, "dtype": "bfloat16"}, weights=False)
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps(ROWS["sft"][0]) + "\n")
