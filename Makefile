@@ -48,6 +48,7 @@ test-browser: $(VENV)/installed
 
 # The documentation as a site in site/, which opens without a network, from a server or from the folder.
 docs: $(VENV)/installed
+	$(BIN)/python docs/hooks/write_reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(VENV)/installed

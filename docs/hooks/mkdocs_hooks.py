@@ -1,17 +1,16 @@
 """Hooks of mkdocs.yml: the pages that code generates, and links from pages to files of the repository."""
 
+import logging
 import posixpath
 import re
 from html import escape
 from pathlib import Path
 
-from command_help import commands_page
-from config_keys import keys_page
 from mkdocs.structure.files import File
 from mkdocs.utils import get_relative_url
 from python_api import python_page
+from write_reference import COMMAND, stale_pages
 
-GENERATED = {"keys.md": keys_page, "commands.md": commands_page, "python.md": python_page}
 WORKER = "https://unpkg.com/iframe-worker/shim"
 """Material's offline plugin loads this; docs/assets/worker.js does the same."""
 SEARCH = '<div class="md-search" data-md-component="search" role="dialog"'
@@ -19,9 +18,10 @@ LINK = re.compile(r"(?<=\]\()(?:\.\./)+[^)#\s]+")
 
 
 def on_files(files, config):
-    """Add the pages of the reference."""
-    for name, write in GENERATED.items():
-        files.append(File.generated(config, f"reference/{name}", content=write()))
+    """Add the page of the Python API, and warn if the other pages of the reference, which are files, are stale."""
+    for name in stale_pages():
+        logging.getLogger("mkdocs.hooks").warning(f"reference/{name} is stale: run {COMMAND}")
+    files.append(File.generated(config, "reference/python.md", content=python_page()))
     return files
 
 

@@ -19,6 +19,8 @@ from hfkit.config.validation import known_fields
 from hfkit.stages.pipeline_file import KEYS
 
 HOOKS = Path(__file__).parents[2] / "docs" / "hooks"
+WRITTEN_WITH = (3, 11)
+"""The version of Python with which docs/reference/commands.md is written."""
 CONFIGS = {
     **{name: spec.config_class for name, spec in STAGES.items()},
     "evaluate": EvaluateConfig,
@@ -38,6 +40,32 @@ def hooks():
         import python_api
 
         yield command_help, config_keys, python_api
+
+
+@pytest.fixture(scope="module")
+def reference(hooks):
+    """The module that writes docs/reference/."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HOOKS)
+        import write_reference
+
+        yield write_reference
+
+
+def test_the_pages_of_the_repository_are_those_of_the_code(reference):
+    stale = {*reference.stale_pages()}
+    if sys.version_info[:2] != WRITTEN_WITH:
+        stale.discard("commands.md")  # argparse formats help differently in other versions of Python
+    assert not stale, f"docs/reference/ is stale: run {reference.COMMAND}"
+
+
+def test_a_page_that_is_missing_or_changed_is_stale(reference, tmp_path):
+    assert [*reference.stale_pages(tmp_path)] == ["keys.md", "commands.md"]
+    for name, text in reference.stale_pages(tmp_path).items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert reference.stale_pages(tmp_path) == {}
+    (tmp_path / "keys.md").write_text("# Config keys", encoding="utf-8")
+    assert [*reference.stale_pages(tmp_path)] == ["keys.md"]
 
 
 @pytest.fixture(scope="module")
