@@ -51,7 +51,7 @@ PROGRAMS = {
     *("wget", "xdg-open", "zip"),
 }
 """Programs that are not run."""
-ELSEWHERE = "^no such folder, and not a Hub id|nor a model in the Hub's cache"
+ELSEWHERE = "^no such folder, and not a Hub id|nor a model in the Hub's cache|LocalEntryNotFoundError"
 """The remedies for a model that is on the Hub, or made later."""
 OPERATORS = {"|", "||", "&&", ";", "&", "|&"}
 
