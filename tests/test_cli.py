@@ -179,6 +179,7 @@ FAULTY = {
     "export": ["nowhere", "out", "--format", "vllm"],
     "evaluate": ["/nowhere"],
     "arena": ["/nowhere"],
+    "sample": ["/nowhere"],
     "push": ["/nowhere", "user/name"],
     "pull": ["a/b/c", "out"],
     "report": ["/nowhere"],

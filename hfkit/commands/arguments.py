@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
+from hfkit.config.evaluation import ArenaConfig, EvaluateConfig, SampleConfig
 from hfkit.config.fields import DTYPES
 from hfkit.config.parsing import Check, parse
 from hfkit.config.registry import STAGES
@@ -19,7 +19,11 @@ from hfkit.core.home import expand_home
 from hfkit.core.names import NOT_UTF8, is_utf8, require_working_folder
 from hfkit.core.shipped import shipped_folder
 
-EVALUATIONS = {"evaluate": (EvaluateConfig, "model_name_or_path"), "arena": (ArenaConfig, "models")}
+EVALUATIONS = {
+    "evaluate": (EvaluateConfig, "model_name_or_path"),
+    "arena": (ArenaConfig, "models"),
+    "sample": (SampleConfig, "models"),
+}
 """Config class of each evaluation, and the key that positional arguments belong to."""
 
 
@@ -46,6 +50,7 @@ def read_arguments(verb: str, module: str, argv: list[str]):
     if verb in EVALUATIONS:
         config_class, key = EVALUATIONS[verb]
         argv = [f"--{key}", *argv] if argv and not argv[0].startswith("-") else argv
+        argv = ["--num_samples" if word == "-k" and verb == "sample" else word for word in argv]
         return parse(config_class, argv, f"hfkit {verb}", description, checks_in("hfkit.evaluation.checks"))
     layout = {"formatter_class": RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = ArgumentParser(f"hfkit {verb}", description=description, **layout)
