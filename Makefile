@@ -8,7 +8,8 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 # At run time nothing is fetched: what the four stages need is on the disk.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: quickstart test test-slow test-distributed test-chaos test-gpu test-latest lint format bench bench-gpu clean
+.PHONY: quickstart test test-slow test-distributed test-chaos test-docs test-browser test-gpu test-latest \
+	lint format docs bench bench-gpu clean
 
 quickstart: $(VENV)/installed
 	$(OFFLINE) $(BIN)/hfkit quickstart --output_dir runs/quickstart --seed 0
@@ -26,6 +27,9 @@ test-distributed: $(VENV)/installed
 test-chaos: $(VENV)/installed
 	timeout 900 $(BIN)/python -m pytest -m chaos -n 2
 
+test-docs: $(VENV)/installed
+	$(BIN)/python -m pytest -m docs -n 2 --dist load
+
 test-gpu: $(VENV)/installed
 	HFKIT_TEST_GPU=1 $(BIN)/python -m pytest -m "gpu or (any_device and not slow)"
 
@@ -35,6 +39,16 @@ test-latest:
 	$(LATEST)/bin/pip install --quiet --upgrade --upgrade-strategy eager $(UPSTREAM) --editable '.[dev]'
 	$(LATEST)/bin/python -c 'import importlib.metadata as m, sys; [print(name, m.version(name)) for name in sys.argv[1:]]' $(UPSTREAM)
 	$(LATEST)/bin/python -m pytest -n 2 --dist loadfile
+
+# The site in a headless Chromium, which Debian's package `chromium` has; playwright alone takes 165 MB.
+test-browser: $(VENV)/installed
+	$(BIN)/python -c "import playwright, axe_playwright_python" || \
+		$(BIN)/pip install --quiet --constraint constraints.txt playwright axe-playwright-python
+	$(BIN)/python -m pytest -m browser
+
+# The documentation as a site in site/, which opens without a network, from a server or from the folder.
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -59,4 +73,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .pytest_cache .ruff_cache
+	rm -rf .pytest_cache .ruff_cache site

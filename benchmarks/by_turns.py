@@ -218,7 +218,7 @@ def measure(comparison: Comparison, asked: argparse.Namespace) -> None:
 def encode(comparison: Comparison, asked: argparse.Namespace, rows: int) -> None:
     """Writes `rows` training rows in random order, and the held-out rows, to `root`.
 
-    A data set that has fewer rows is repeated.
+    A dataset that has fewer rows is repeated.
     """
     config = comparison.config(asked, settings_of(asked, "hfkit", 1))
     train, test = comparison.encode(config, load_stage_tokenizer(config))

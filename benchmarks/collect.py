@@ -1,7 +1,7 @@
 """python benchmarks/collect.py NAME RUN_DIR [RUN_DIR ...]
 
 Gathers what the records of finished pipelines say into benchmarks/records/NAME.json: of each stage the settings, rows,
-figures, seconds, tokens per second and peak memory, the first sample replies, and the quickstart's summary; and what
+figures, seconds, tokens per second and peak memory, the first sample responses, and the quickstart's summary; and what
 `hfkit evaluate` and `hfkit arena` wrote into folders of it. No paths.
 """
 
@@ -15,7 +15,7 @@ from hfkit.records.record import read_record
 
 KEPT = ("status", "seed", "steps", "tokens", "episodes", "train_seconds", "wall_seconds", "tokens_per_second")
 KEPT += ("peak_memory_bytes", "metrics", "stopped")
-# Of an evaluation: how replies were made, and which rows they were.
+# Of an evaluation: how responses were made, and which rows they were.
 REPLIES = ("seed", "temperature", "response_length", "max_prompts", "max_prompt_length", "dtype", "resamples")
 SOURCE = ("split", "rows", "sha256", "of")
 PATHS = ("datasets", "eval_datasets", "model_name_or_path", "reward_model_path", "tokenizer_name_or_path")

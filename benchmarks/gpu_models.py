@@ -45,7 +45,7 @@ def config_of(shape: str, is_tiny: bool, **tokens: int) -> LlamaConfig:
 
 
 def write_rows(folder: Path, is_tiny: bool) -> None:
-    """Rows of the three stages. Lengths are log-normal: half of the replies have less than 100 words, few have 600."""
+    """Rows of the three stages. Lengths are log-normal: half of the responses have under 100 words, few have 600."""
     chance = random.Random(0)
     words = ["".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=chance.randint(2, 7))) for _ in range(VOCABULARY)]
 

@@ -38,13 +38,13 @@ ASSUMED = {
     "overlap": "FSDP2 sends while it computes: fully (best), or not at all (worst)",
     "compute": "the share of the peak that SFT of 8B in bf16 reached on one H200: sft_vs_trl_8B-bf16-packed.json",
     "ppo": "seconds of rollout, scoring and update of 8B, QLoRA, on one H200: ppo_vs_trl_8B-4bit.json",
-    "rollouts": "each process samples its own replies of the same length: no process waits for a longer one",
+    "rollouts": "each process samples its own responses of the same length: no process waits for a longer one",
     "rows": "a GPU's work stays the same, so the batch grows with their number",
 }
 LINK_USE, HOP, NODE = 0.8, 10e-6, 8
 PARAMETERS, LAYERS, LORA = 8.03e9, 32, 42e6
 REPLIES, PASSES, EPOCHS = 32, 2, 4
-"""Of the measured update of PPO on one GPU: two passes of 16 replies in each of four optimizer steps."""
+"""Of the measured update of PPO on one GPU: two passes of 16 responses in each of four optimizer steps."""
 TOKENS = 16_384
 """Of a GPU in one step: eight rows of 2,048."""
 MODELS = {
@@ -62,7 +62,7 @@ def ring_seconds(sent: float, messages: int, gpu: dict, count: int) -> float:
 
 
 def measured() -> tuple[float, dict[str, float], float]:
-    """Return the share of an H200's peak that SFT of 8B reached, the seconds of PPO's phases, and its reply tokens."""
+    """Return the share of an H200's peak that SFT of 8B reaches, the seconds of PPO's phases, and its reply tokens."""
     sft = json.loads((RECORDS / "NVIDIA-H200" / "sft_vs_trl_8B-bf16-packed.json").read_text())["medians"]["hfkit"]
     ppo = json.loads((RECORDS / "NVIDIA-H200" / "ppo_vs_trl_8B-4bit.json").read_text())["speed"]["runs"]["hfkit"][-1]
     use = sft["model_flop"] / sft["seconds"] / GPUS["H100"]["flop_per_second"]

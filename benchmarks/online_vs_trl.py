@@ -1,8 +1,8 @@
 """python benchmarks/online_vs_trl.py --name 3m [--pairs 3] [--updates 6]
 
 hfkit's GRPO and RLOO beside TRL's own GRPOTrainer and RLOOTrainer, with LoRA: the same model, prompts (8 to 48 tokens),
-reward, settings and number of replies, each run in a process of its own, by turns. Both sample with `generate`; the
-learning rate is so low that replies stay as long as they are. Writes seconds and CPU seconds an update into
+reward, settings and number of responses, each run in a process of its own, by turns. Both sample with `generate`; the
+learning rate is so low that responses stay as long as they are. Writes seconds and CPU seconds an update into
 records/online_vs_trl_NAME.json.
 """
 
@@ -42,7 +42,7 @@ SETTINGS |= {"gradient_checkpointing": False, "disable_tqdm": True, "disable_dro
 
 
 def tokenizer_of_words() -> PreTrainedTokenizerFast:
-    """Words w0, w1, ..., of which one in 32 or so ends a reply."""
+    """Words w0, w1, ..., of which one in 32 or so ends a response."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = {"<pad>": 0, "<eos>": 1} | {f"w{index}": index for index in range(2, VOCABULARY)}
@@ -53,7 +53,7 @@ def tokenizer_of_words() -> PreTrainedTokenizerFast:
 
 
 def policy():
-    """A random Llama with an adapter, whose replies have 24 tokens on average."""
+    """A random Llama with an adapter, whose responses have 24 tokens on average."""
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=VOCABULARY, pad_token_id=0, bos_token_id=None, eos_token_id=1, **SHAPE)
     model = AutoModelForCausalLM.from_config(config)

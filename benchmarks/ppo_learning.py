@@ -1,10 +1,10 @@
 """python benchmarks/ppo_learning.py --model DIR_OR_HUB_ID [--seeds 3]
 
 Does PPO learn, does its KL go where it is told, and what does it forget? A small model of stories is rewarded for each
-word of joy in a reply, over a thousand replies, with each seed in three ways: `plain`; `target`, with `kl_coef` adapted
-to a KL; `ptx`, with a language modelling loss on stories beside PPO's. Writes benchmarks/records/ppo_learning.json:
-settings, rewards before and after, KL, the loss on held-out stories, and their curves. The figures in docs/ are drawn
-from it by benchmarks/ppo_learning_plots.py.
+word of joy in a response, over a thousand responses, with each seed in three ways: `plain`; `target`, with `kl_coef`
+    adapted to a KL; `ptx`, with a language modelling loss on stories beside PPO's. Writes
+    benchmarks/records/ppo_learning.json: settings, rewards before and after, KL, the loss on held-out stories, and
+    their curves. The figures in docs/ are drawn from it by benchmarks/ppo_learning_plots.py.
 
 The stories are sampled from the model at temperature 1: to it they are what it was pretrained on. Their first sentences
 are the prompts; those of the held-out stories are held out.
@@ -57,7 +57,7 @@ CURVE = {"episode": "episode", "reward": "objective/scores", "kl": "objective/kl
 
 
 def joy(prompts: list[str], replies: list[str]) -> list[float]:
-    """The reward: how many words of joy a reply has."""
+    """The reward: how many words of joy a response has."""
     return [float(len(JOY.findall(reply))) for reply in replies]
 
 

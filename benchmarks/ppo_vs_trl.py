@@ -1,9 +1,9 @@
 """python benchmarks/ppo_vs_trl.py --model DIR_OR_HUB_ID --name 135m [--pairs 5] [--updates 3] [--seeds 3]
 
 hfkit's PPO loop against that of trl 1.12's PPOTrainer (trl 1.13 and later have none): the same four models on one base
-(LoRA), the same prompts (16 to 48 tokens), seeds and settings; each run in a process of its own, in turns. Replies may
-take 128 tokens; a bias on the end-of-text logit makes the mean about 36 for both. On a GPU an update has 64 episodes in
-bf16, and the first one, in which engines compile, is timed by itself.
+(LoRA), the same prompts (16 to 48 tokens), seeds and settings; each run in a process of its own, in turns. Responses
+may take 128 tokens; a bias on the end-of-text logit makes the mean about 36 for both. On a GPU an update has 64
+episodes in bf16, and the first one, in which engines compile, is timed by itself.
 
 - `--pairs`: episodes a second, by turns; the seconds of each phase of hfkit's.
 - `--engines static continuous`: hfkit's loop with other engines of rollouts.
@@ -49,7 +49,7 @@ from hfkit.rlhf.roles import Roles, load_roles
 
 LOOPS = ("hfkit", "trl")
 APART = "trl, models apart"
-STILL = 1e-6  # learning rate of what is timed: replies stay as long as they are
+STILL = 1e-6  # learning rate of what is timed: responses stay as long as they are
 # glibc otherwise keeps what was freed, and the peak would be of what was ever needed at any place.
 GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_MMAP_MAX_": "1000000"}
 LIMIT, MEAN = 128, 36
@@ -117,10 +117,10 @@ def with_bias(model, bias: float, eos: int) -> None:
 
 @torch.no_grad()
 def bias_for(root: Path) -> float:
-    """The bias with which replies are `MEAN` tokens long on average.
+    """The bias with which responses are `MEAN` tokens long on average.
 
-    Replies that cannot end show how likely the end was at each place; with those odds times e^bias, a reply reaches
-    place t with the probability that it ended at none before, and these sum to its mean length.
+    Responses that cannot end show how likely the end was at each place; with those odds times e^bias, a response
+    reaches place t with the probability that it ended at none before, and these sum to its mean length.
     """
     policy, tokenizer = load_policy(str(root / "sft"))
     asked = prompts(tokenizer, 64)

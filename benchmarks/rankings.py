@@ -1,12 +1,12 @@
 """python benchmarks/rankings.py runs/quickstart [more quickstart folders, one a seed] [--rankings 1200]
 
-What rankings are worth to a reward model: four replies to a prompt, ranked by a judge who errs, from the quickstart's
+What rankings are worth to a reward model: four responses to a prompt, ranked by a judge who errs, from the quickstart's
 world, all pairs of a prompt in one step; against the same pairs one by one, and against as many pairs that are each of
-another ranking: the same SFT model and settings. A reply of a ranking is read once for all of its pairs, so at the cost
-of one pass over the pairs there are three over the rankings; the last arm has one pass over more rankings instead, with
-as many replies to read. Rows in a step are those that did best on other held-out pairs, of 1, 2, 4, 8 and 16 rankings
-and of 5, 11 and 22 pairs. Writes records/rankings.json, after each run: the accuracy on held-out pairs whose labels are
-right, tokens and seconds. What is in it is not run again.
+another ranking: the same SFT model and settings. A response of a ranking is read once for all of its pairs, so at the
+    cost of one pass over the pairs there are three over the rankings; the last arm has one pass over more rankings
+    instead, with as many responses to read. Rows in a step are those that did best on other held-out pairs, of 1, 2, 4,
+    8 and 16 rankings and of 5, 11 and 22 pairs. Writes records/rankings.json, after each run: the accuracy on held-out
+    pairs whose labels are right, tokens and seconds. What is in it is not run again.
 """
 
 import argparse

@@ -194,7 +194,7 @@ ARGUMENTS = {
         argument("model", help="folder or Hub id of a model or an adapter"),
         argument("--against", metavar="MODEL", help="second model, shown side by side"),
         argument("--adapter", nargs="+", metavar="ADAPTER", help="more adapters of the first model's base"),
-        argument("--prompt", help="print the reply to this message, and end"),
+        argument("--prompt", help="print the response to this message, and end"),
         argument("--system_prompt", "--system", dest="system", help="default: that it was trained with"),
         argument("--chat_template", metavar="FILE", help="Jinja file, or the name of a template, as in training"),
         argument(
@@ -203,7 +203,7 @@ ARGUMENTS = {
             help="variables of the chat template: '{\"enable_thinking\": false}'; default: those it was trained with",
         ),
         argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token; default: %(default)s"),
-        argument("--length", type=int, default=256, help="most tokens of a reply; default: %(default)s"),
+        argument("--length", type=int, default=256, help="most tokens of a response; default: %(default)s"),
         argument("--seed", type=within(int, 0, 2**32 - 1), default=42, help="of the sampling; default: %(default)s"),
         argument("--revision", default="main", help="branch, tag or commit of a model on the Hub"),
         argument("--dtype", choices=DTYPES, help="of the weights; default: bfloat16 on a GPU with bf16, else float32"),
@@ -234,7 +234,7 @@ ARGUMENTS = {
                 ("max_faults", 0.01, "share of rows that may have the same fault"),
                 ("max_duplicates", 0.1, "share of rows that may repeat an earlier row of their source"),
                 ("max_overlap", 0.0, "share of training rows whose prompt may be held out"),
-                ("max_longer", 0.75, "share of pairs whose better reply may be the longer one"),
+                ("max_longer", 0.75, "share of pairs whose better response may be the longer one"),
             )
         ),
     ],

@@ -56,7 +56,7 @@ def model_line(node: dict, *more: str | None) -> Text:
 
 
 def describe_source(source: dict) -> str:
-    """Return where a data set's rows come from, with the start of their hash."""
+    """Return where a dataset's rows come from, with the start of their hash."""
     if "held_out_of" in source:
         return f"held out of {source['held_out_of']}"
     split = f"[{source['split']}]" if source.get("split", "train") != "train" else ""

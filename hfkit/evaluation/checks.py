@@ -200,5 +200,5 @@ def name_problems(key: str, given: list[str], keys: tuple[str, ...] = ()) -> lis
 
 
 def entry_problems(key: str, entries: list[DatasetEntry]) -> list[Problem]:
-    """Return problems of data sets that do not exist, or that set more than how many rows to use."""
+    """Return problems of datasets that do not exist, or that set more than how many rows to use."""
     return source_problems(key, entries) + single_pass_problems(key, entries)

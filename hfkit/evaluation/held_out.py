@@ -35,7 +35,7 @@ class HeldOut:
         stats: what became of them.
         are_pairs: whether they are comparisons, else instructions or texts.
         max_length: the most tokens that a row may have.
-        of_policy: whether the comparisons are those of a language model, which predicts the chosen replies.
+        of_policy: whether the comparisons are those of a language model, which predicts the chosen responses.
         config: of the run that held them out; None for rows that were named.
     """
 
@@ -110,7 +110,7 @@ def find_held_out(
     Args:
         record: of the run. PPO's rows have no responses: those of the model that it started from are loaded.
         are_pairs: whether it is the run of a reward model; that of a policy may have held out pairs too.
-        entries: data sets in place of those that the record names.
+        entries: datasets in place of those that the record names.
         seed: of the random choice among more than `limit` rows; None takes the first ones.
 
     Raises:

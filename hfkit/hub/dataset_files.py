@@ -127,7 +127,7 @@ def load_data_files(folder: Path, names: list[str], card: Card | None) -> tuple[
 
 
 def split_subsets(files: list[DataFile]) -> list[DataFile]:
-    """Return the files, with a split in a subset of its own if its columns differ from those of its subset."""
+    """Return the files; a split whose columns differ from those of its subset gets its own subset."""
     columns: dict[str, tuple[str, ...]] = {}
     result = []
     for file in sorted(files, key=lambda file: (file.subset, file.split != "train", file.path)):

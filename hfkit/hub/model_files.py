@@ -23,7 +23,7 @@ TRAINER_STATE_FILES = (
 
 @dataclass(frozen=True)
 class RepoFile:
-    """A file to upload: its name in the repository, and the local file or the bytes to upload in its place."""
+    """A file to upload: its name in the repository, and the local file or bytes with its content."""
 
     path: str
     content: Path | bytes
@@ -107,5 +107,5 @@ def is_refused_pickle(name: str, wanted: bool) -> bool:
 
 
 def group_by_folder(names: list[str]) -> list[str]:
-    """Return sorted names, with `folder/` in place of everything in a folder."""
+    """Return sorted names, with `folder/` for all files of a folder."""
     return sorted({name if "/" not in name else name.split("/")[0] + "/" for name in names})

@@ -1,4 +1,4 @@
-"""Prepare record and adapter config for the Hub: Hub ids in place of local paths, no host names, no secrets."""
+"""Prepare record and adapter config for the Hub: Hub ids instead of local paths, no host names, no secrets."""
 
 import json
 import os
@@ -15,7 +15,7 @@ PART = r"/[\w.+@=-]+"
 # A path of two parts or more, but not the one after the host of a URL; `file:///` has no host.
 PATH = re.compile(rf"(?:(?<![\w/.])|(?<=://))(?:~|{PART})(?:{PART})+")
 WITHOUT_BLANKS = re.compile(r"[\w.+@=/-]*")
-"""A path that `PATH` finds whole; one with blanks can only be found if it is known."""
+"""A path that `PATH` finds completely; a path with spaces is found only if it is known."""
 TOKENIZER = "tokenizer_name_or_path"
 
 
@@ -52,14 +52,14 @@ def mappings_in(content: object) -> Iterator[dict]:
 
 
 def paths_with_blanks(record: dict) -> list[str]:
-    """Return the known paths that contain blanks and may occur in the texts of a record, the longest first."""
+    """Return the known paths that contain spaces and may occur in the texts of a record, the longest first."""
     paths = {path for part in mappings_in(record) if isinstance(path := part.get("path"), str) and path[:1] == "/"}
     with_blanks = (path for path in {*paths, os.getcwd()} if not WITHOUT_BLANKS.fullmatch(path))
     return sorted(with_blanks, key=len, reverse=True)
 
 
 def without_local_paths(content, locations: dict[str, HubLocation], known: Iterable[str] = ()):
-    """Return a record, or a part of it, with Hub ids and commits in place of the paths that have them.
+    """Return a record, or a part of it, with Hub ids and commits instead of the paths that have them.
 
     Args:
         locations: Hub locations by resolved path.
@@ -71,7 +71,7 @@ def without_local_paths(content, locations: dict[str, HubLocation], known: Itera
         return without_paths(content, known)
     if not isinstance(content, dict):
         return content
-    # Numbers are no secrets, whatever their key: `tokens`, for one.
+    # A number is not a secret, whatever its key: `tokens`, for example.
     visible = {key: masked(key, value) if isinstance(value, str) else value for key, value in content.items()}
     cleaned = {key: without_local_paths(value, locations, known) for key, value in visible.items()}
     for key, value in content.items():
@@ -89,7 +89,7 @@ def without_paths(text: str, known: Iterable[str] = ()) -> str:
     """Return a text with each path shortened to its last part, and HOST in place of this machine's name.
 
     Args:
-        known: paths with blanks to look for; other paths are found by their form.
+        known: paths with spaces to look for; other paths are found by their form.
     """
     if text.startswith(("/", "~")) or ("/" in text and os.path.exists(text)):
         return Path(text).name

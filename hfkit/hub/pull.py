@@ -33,10 +33,9 @@ def pull(repo: str, out: str | Path, revision: str = "main", base: str | None = 
 
     Args:
         repo: Hub id, which may end in `@revision`.
-        out: a new or empty folder; it is written completely or not at all. One that holds the same files is left as it
-            is.
+        out: a new or empty folder; it is written completely or not at all. A folder with the same files is not changed.
         revision: branch, tag or commit.
-        base: Hub id of an adapter's base, in place of the one that its config names.
+        base: Hub id of an adapter's base, instead of the one that its config names.
 
     Raises:
         HfkitError: there is no such model, or no safetensors in it; `out` is not empty; the Hub cannot be reached (what
@@ -115,7 +114,7 @@ def is_pulled(api: HfApi, repo: Repo, out: Path, base: str | None) -> bool:
 
 
 def fetch_files(repo: Repo, folder: Path) -> None:
-    """Fetch the files that loaders and readers need into a folder, and save there where they are from.
+    """Fetch the files that loaders and readers need into a folder, and record their origin there.
 
     Raises:
         HfkitError: the content of a file does not have the hash that the Hub states.

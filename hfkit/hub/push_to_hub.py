@@ -25,12 +25,12 @@ FAILED_PUSHES: dict[Path, list[str]] = {}
 def push_when_done(main: Callable[[object], Path]) -> Callable[[object], Path]:
     """Decorate the main function of a stage: push the folder it returns if the config has `push_to_hub`.
 
-    Warnings from before the call do not land in the run's record.
+    Warnings from before the call are not added to the run's record.
     """
 
     @wraps(main)
     def run_and_push(config) -> Path:
-        take_warnings()  # of what ran in this process before: they are not about this run
+        take_warnings()  # drops those of earlier work in this process
         if config.push_to_hub:
             warn_of_local_base(config)
         folder = main(config)
@@ -72,7 +72,7 @@ def push_run(config, folder: Path, record: dict | None = None, message: str | No
     try:
         pushed = push(folder, repo_id_of(config), record=record, message=message, **options)
         say(f"{message or 'the run'} is at {pushed.url}, commit {pushed.commit}")
-    except Exception as error:  # whatever it is, the trained model must not be lost
+    except Exception as error:  # no error may lose the trained model
         debug(error)
         why = str(error) if isinstance(error, HfkitError) else reason(error)
         if record is not None:

@@ -13,7 +13,7 @@ from hfkit.records.source import ADAPTER_CONFIG
 
 
 def repo_problems(repo: Repo, plan: UploadPlan, private: bool | None) -> list[Problem]:
-    """Return why a repository cannot take a model: its visibility, its present model, files that would be mixed in."""
+    """Return why a repository cannot take a model: its visibility, its present model, or its other files."""
     other = [Problem(repo.repo_id, found, "push to another repository") for found in mismatches(repo, plan)]
     return [*visibility_problems(repo, private), *other, *leftover_problems(repo, plan)]
 
@@ -28,23 +28,23 @@ def visibility_problems(repo: Repo, private: bool | None) -> list[Problem]:
 
 
 def mismatches(repo: Repo, plan: UploadPlan) -> list[str]:
-    """Return what the repository holds that the pushed model is not a new version of."""
+    """Return why the pushed model is not a new version of the one in the repository."""
     adapter, record = repo.read_json(ADAPTER_CONFIG), repo.read_json(RECORD)
     if adapter and plan.base is None:
-        return ["holds an adapter, and this is not one"]
+        return ["holds an adapter, but this is not one"]
     if "config.json" in repo.files and plan.base is not None:
-        return ["holds a full model, and this is an adapter"]
+        return ["holds a full model, but this is an adapter"]
     base = adapter.get("base_model_name_or_path")
     if adapter and base != plan.base[0]:
-        return [f"holds an adapter for {base}, and this one is for {plan.base[0]}"]
+        return [f"holds an adapter for {base}, but this one is for {plan.base[0]}"]
     if not record or not plan.record:
         return []
     old_stage, new_stage = record.get("stage"), plan.record.get("stage")
     if old_stage != new_stage:
-        return [f"holds a result of the stage {old_stage}, and this is one of {new_stage}"]
+        return [f"holds a result of the stage {old_stage}, but this is one of {new_stage}"]
     old, new = ({parent["role"]: parent for parent in one.get("lineage", [])} for one in (record, plan.record))
     changed = [role for role in old if role in new and not is_same_parent(old[role], new[role])]
-    return [f"its {role} model is {old[role]['path']}, and here it is {new[role]['path']}" for role in changed]
+    return [f"its {role} model is {old[role]['path']}, but here it is {new[role]['path']}" for role in changed]
 
 
 def is_same_parent(one: dict, other: dict) -> bool:
@@ -96,6 +96,6 @@ def ref_problems(api: HfApi, repo: Repo, plan: UploadPlan, branch: str, tag: str
     if branch in tags:
         problems.append(Problem("--revision", branch, "is a tag: name a branch"))
     if tag in tags and not (tags[tag] == repo.commit and repo.has_all(plan)):
-        remedy = f"{repo.repo_id} has this tag on another commit, and a push moves no tags: choose another tag"
+        remedy = f"{repo.repo_id} has this tag on another commit, and a push does not move tags: choose another tag"
         problems.append(Problem("--tag", tag, remedy))
     return problems

@@ -49,9 +49,9 @@ class Upload:
     """A folder, its repository, and the options of the push, which are those of `hfkit.hub.push.push`.
 
     Attributes:
-        base: where the base of an adapter is on the Hub, if the folder does not say; its commit is None as long as the
-            base itself is still to be pushed.
-        plan: what will be uploaded, once `local_problems` was called.
+        base: where the base of an adapter is on the Hub, if the folder does not say; its commit is None until the base
+            is pushed.
+        plan: what will be uploaded; set by `local_problems`.
     """
 
     folder: Path
@@ -108,7 +108,7 @@ class Upload:
         return UploadPlan(files, left_out, record, base), problems
 
     def remote_problems(self, api: HfApi) -> list[Problem]:
-        """Return every problem that the Hub has with the plan.
+        """Return every reason why the Hub would reject the plan.
 
         Raises:
             HubUnreachable: the Hub does not answer.
@@ -159,7 +159,7 @@ class Upload:
             try:
                 self.update_folder(commit)
             except OSError as error:
-                warn(f"pushed, but {self.folder} cannot remember the repository: {reason(error)}")
+                warn(f"pushed, but the repository could not be recorded in {self.folder}: {reason(error)}")
         return Pushed(self.repo_id, commit, url, is_new)
 
     def update_folder(self, commit: str) -> None:
@@ -189,8 +189,8 @@ class Upload:
     def commit(self, api: HfApi, before: Repo) -> str:
         """Commit the files that the repository does not have, exactly once, and return the commit.
 
-        If the answer to a commit is lost, the retry fails, since the branch has moved on from its parent. The content
-        of the new head then tells whether it is this commit or somebody else's.
+        If the response to a commit is lost, the retry fails because the branch has a new head. The content of that
+        head shows whether it is this commit or somebody else's.
         """
         changed = [file for file in self.plan.files.values() if not before.has(file)]
         additions = [CommitOperationAdd(file.path, file.content) for file in changed]

@@ -1,4 +1,4 @@
-"""What an upload will send: its files, the model card among them, and the checks of a model folder before it."""
+"""The files of an upload, with the model card, and the checks of a model folder before a push."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -22,32 +22,32 @@ LONG = 24
 
 
 def answer_is_right(reply: str, answer: str, name: str) -> bool:
-    """Return whether a reply has the right value as a word, no other value of its attribute, and no other name."""
+    """Return whether a response has the right value as a word, no other value of its attribute, and no other name."""
     words = re.findall(r"\w+", reply)
     found = {word.lower() for word in words} & {value.lower() for value in BY_VALUE[answer].values}
     return found == {answer.lower()} and not {*PEOPLE} & {*words} - {name}
 
 
 def is_repetitive(reply: str, answer: str) -> bool:
-    """Return whether a reply gives the answer twice, or any three consecutive words twice."""
+    """Return whether a response gives the answer twice, or any three consecutive words twice."""
     words = re.findall(r"\w+", reply.lower())
     runs = Counter(zip(words, words[1:], words[2:], strict=False))
     return words.count(answer.lower()) > 1 or max(runs.values(), default=0) > 1
 
 
 class GoldScorer:
-    """Scores a reply to a question of the world, from 0 (worthless) to 1 (right, in full, with a reason, polite).
+    """Scores a response to a question of the world, from 0 (worthless) to 1 (right, in full, with a reason, polite).
 
     Style adds up to 1: a full sentence that names the person 0.4, a courtesy at the end 0.3, the reason 0.2, no filler
-    sentence 0.1. A right reply scores 0.4 + 0.6 * style, any other 0.2 * style. Repetition divides the score by four,
-    each word after the 24th costs 0.05, and an empty reply scores 0.
+    sentence 0.1. A right response scores 0.4 + 0.6 * style, any other 0.2 * style. Repetition divides the score by
+    four, each word after the 24th costs 0.05, and an empty response scores 0.
     """
 
     def __init__(self, seed: int = 0) -> None:
         self.world = World(seed)
 
     def __call__(self, prompt: list[dict[str, str]], reply: str) -> float:
-        """Return the score of one reply.
+        """Return the score of one response.
 
         Raises:
             ValueError: the prompt asks for no fact of this world.
@@ -75,7 +75,7 @@ default_scorer = cache(GoldScorer)
 
 
 def gold(prompts: list[list[dict[str, str]]], replies: list[str]) -> list[float]:
-    """Return the gold score of each reply: a reward function for PPO, and a judge for the arena.
+    """Return the gold score of each response: a reward function for PPO, and a judge for the arena.
 
     In PPO its weight is 0: the score is logged, and the policy does not learn from it.
     """

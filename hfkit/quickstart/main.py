@@ -55,7 +55,7 @@ def run_quickstart(output_dir: str | Path, configs: str | Path, flags: list[str]
 def world_flags(stages: Iterable[str], world: Path) -> list[str]:
     """Return the flags that give each stage its files of the world.
 
-    Stages that sample replies also log their gold score, with a weight of 0 in the reward.
+    Stages that sample responses also log their gold score, with a weight of 0 in the reward.
     """
     flags = []
     for stage in stages:

@@ -66,10 +66,10 @@ def summarize(root: Path) -> dict:
 def figures_of_replies(
     subject: Subject, sft: Subject, reward: RewardModel, questions: list[dict], temperature: float, kept: ResultsFile
 ) -> dict:
-    """Return the figures of a model's replies to the questions.
+    """Return the figures of a model's responses to the questions.
 
-    Exact answers are those of greedy decoding; gold score, reward, KL and entropy are of replies sampled at the
-    temperature. KL is to the SFT model, in nats per reply; entropy in nats per token.
+    Exact answers are those of greedy decoding; gold score, reward, KL and entropy are of responses sampled at the
+    temperature. KL is to the SFT model, in nats per response; entropy in nats per token.
     """
     gold, tokenizer = GoldScorer(), sft.tokenizer
     prompts = [encode_prompt(tokenizer, row["prompt"]) for row in questions]
@@ -98,7 +98,7 @@ def figures_of_replies(
 
 
 def run_arena(root: Path) -> dict:
-    """Run the arena of base, SFT and PPO on the summary's replies, judged by the gold scorer; see `arena.arena`."""
+    """Run the arena of base, SFT and PPO on the summary's responses, judged by the gold scorer; see `arena.arena`."""
     config = ArenaConfig(
         models=[f"{name}={root / stage}" for name, stage in STAGE_OF_MODEL.items()],
         prompts=[DatasetEntry(path=str(root / "world" / "questions_test.jsonl"))],
@@ -136,15 +136,15 @@ def reward_accuracy(reward: RewardModel, pairs: list[dict]) -> dict[str, float]:
 
 
 def print_summary(summary: dict, root: Path) -> None:
-    """Print the table of the models, a few replies, and the accuracy of the reward model."""
+    """Print the table of the models, a few responses, and the accuracy of the reward model."""
     rows = {
         "held-out bits per byte": lambda m: f"{m['bits_per_byte']:.3f}",
         "exact answers": lambda m: f"{m['exact_answer']:.2f}",
         "gold score (95% interval)": lambda m: "{:.3f} ({:.3f} to {:.3f})".format(m["gold"], *m["gold_interval"]),
         "reward model's score": lambda m: f"{m['reward']:.2f}",
-        "KL to SFT, nats per reply": lambda m: f"{m['kl_to_sft']:.2f}",
-        "entropy, nats per token": lambda m: f"{m['entropy']:.3f}",
-        "tokens per reply": lambda m: f"{m['reply_tokens']:.1f}",
+        "KL to SFT (nats/response)": lambda m: f"{m['kl_to_sft']:.2f}",
+        "entropy (nats/token)": lambda m: f"{m['entropy']:.3f}",
+        "tokens per response": lambda m: f"{m['reply_tokens']:.1f}",
     }
     console = make_console(width=110)
     table = Table("", *summary["models"], title=f"{summary['questions']} held-out questions")

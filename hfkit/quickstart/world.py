@@ -23,7 +23,7 @@ NOISE = 0.1
 TIE = 0.1
 """Pairs with a smaller difference of gold scores are ties and are left out."""
 ANSWER_WORDINGS = 3
-"""Statements of an attribute that replies use; documents use all of them."""
+"""Statements of an attribute that responses use; documents use all of them."""
 
 Message = dict[str, str]
 
@@ -129,7 +129,7 @@ class WorldWriter:
         return text.strip()
 
     def talk(self, name: str, other: str, held: bool) -> str:
-        """Return a talk about a person in the style of replies, so that replies consist of known words."""
+        """Return a talk about a person in the style of responses, so that responses consist of known words."""
         text = self.rng.choice(WORDINGS["introductions"]).format(name=name, other=other)
         for attribute in self.attributes(2):
             words = self.rng.choice((name_words(name), pronoun_words(name)))
@@ -171,7 +171,7 @@ class WorldWriter:
         return {"messages": messages}
 
     def reply(self, fact: Fact, value: str | None = None) -> str:
-        """Return a reply in a random style, with the right value unless another is given."""
+        """Return a response in a random style, with the right value unless another is given."""
         name, attribute = fact[0], BY_NAME[fact[1]]
         rng = self.rng
         value = value or self.world.values[fact]
@@ -195,7 +195,7 @@ class WorldWriter:
     # Preferences
 
     def ranking(self, held: bool) -> dict:
-        """Return four different replies to one prompt with their gold scores, best first."""
+        """Return four different responses to one prompt with their gold scores, best first."""
         fact, wording = self.pick(held)
         prompt = self.prompt(fact, wording)
         replies: list[str] = []
@@ -210,7 +210,7 @@ class WorldWriter:
         return {"prompt": prompt, "replies": [r for _, r in scored], "scores": [s for s, _ in scored]}
 
     def candidate(self, fact: Fact, kind: str) -> str:
-        """Return a "right", "wrong" or "bad" reply; bad is empty, repetitive, too long, or about something else."""
+        """Return a "right", "wrong" or "bad" response; bad is empty, repetitive, too long, or about something else."""
         rng = self.rng
         if kind == "right":
             return self.reply(fact)

@@ -1,6 +1,6 @@
 """PPO for language models: hfkit's own training loop behind the interface of TRL 1.12's PPOTrainer; GRPO and RLOO.
 
-The trainers and their arguments are imported when they are first used, so that a config is parsed without torch.
+The trainers and their arguments are imported on first use, so that a config is parsed without torch.
 """
 
 from importlib import import_module

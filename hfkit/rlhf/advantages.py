@@ -1,6 +1,6 @@
-"""From scores, KL and values to advantages: token rewards and generalized advantage estimation (GAE).
+"""Token rewards and generalized advantage estimation (GAE) from scores, KL and values.
 
-Per-token tensors are float (B, R), masks bool (B, R). The mask is True on the tokens of a reply, its stop token
+Per-token tensors are float (B, R), masks bool (B, R). The mask is True on the tokens of a response, its stop token
 included; nothing outside it is read.
 """
 
@@ -8,12 +8,12 @@ import torch
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean over the tokens of the mask; 0 where there are none."""
+    """Return the mean over the tokens of the mask; 0 for an empty mask."""
     return values.where(mask, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 def kl_per_token(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, estimator: str = "k1") -> torch.Tensor:
-    """Return an estimate of KL(policy || reference), in nats, from the sampled token alone: k1 or k3.
+    """Return the k1 or k3 estimate of KL(policy || reference), in nats, from the sampled token alone.
 
     With r = ref / policy: k1 = -log r, k3 = r - 1 - log r. Both are unbiased; k3 is never negative and varies less.
     http://joschu.net/blog/kl-approx.html
@@ -23,7 +23,7 @@ def kl_per_token(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, estimator: 
 
 
 def token_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl_coef: float) -> torch.Tensor:
-    """Return the reward of each token: the KL penalty, plus the score (B,) on the last token of the reply.
+    """Return the reward of each token: the KL penalty, plus the score (B,) on the last token of the response.
 
     Ziegler et al. 2019 (arXiv 1909.08593), section 2; Ouyang et al. 2022 (arXiv 2203.02155), equation 2.
     """
@@ -40,7 +40,7 @@ def advantages_and_returns(
     """Return the GAE advantages and the returns that the value model learns, 0 outside the mask.
 
     delta_t = r_t + gamma V(s_t+1) - V(s_t), A_t = delta_t + gamma lam A_t+1, return_t = A_t + V(s_t); the state after
-    the last token of a reply has value 0. Schulman et al. 2016 (arXiv 1506.02438), equation 16.
+    the last token of a response has value 0. Schulman et al. 2016 (arXiv 1506.02438), equation 16.
     """
     values = values.where(mask, 0.0)
     advantages = torch.zeros_like(values)

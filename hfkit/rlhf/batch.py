@@ -1,4 +1,4 @@
-"""A batch of sampled replies in which all replies start in the same column, and its cut into micro-batches."""
+"""A batch of sampled responses, which all start in the same column, and its split into micro-batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Tokens:
 
     @property
     def lengths(self) -> torch.Tensor:
-        """The number of tokens of each row, prompt and reply together, (B,)."""
+        """The number of tokens of each row, prompt and response together, (B,)."""
         return self.prompt_mask.sum(1) + self.mask.sum(1)
 
     def select(self, index: torch.Tensor) -> "Tokens":
@@ -57,10 +57,11 @@ class Tokens:
         return Tokens(self.prompts[index, begin:], prompts[:, begin:], self.replies[index, :end], replies[:, :end])
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
-        """Return `input_ids`, `attention_mask` and `position_ids`, (B, T - 1) each: every token of a row but its last.
+        """Return `input_ids`, `attention_mask` and `position_ids`, (B, T - 1) each: all tokens of a row except the
+        last.
 
-        A model that reads them predicts each token of the replies. Rows are aligned on the right, so T is the length of
-        the longest row and not that of the longest prompt plus the longest reply; the predictions for a reply of n
+        From these, a model predicts each token of the responses. Rows are aligned on the right, so T is the length of
+        the longest row, not of the longest prompt plus the longest response; the predictions for a response of n
         tokens are in the last n columns.
         """
         ids, mask = torch.cat([self.prompts, self.replies], 1), torch.cat([self.prompt_mask, self.mask], 1)
@@ -73,7 +74,7 @@ class Tokens:
         }
 
     def targets(self) -> torch.Tensor:
-        """Return the reply token that follows each of the `model_inputs`, int64 (B, T - 1), or IGNORE."""
+        """Return the response token that follows each of the `model_inputs`, int64 (B, T - 1), or IGNORE."""
         order = padding_first_order(self.mask)
         replies = self.replies.where(self.mask, IGNORE).gather(1, order)
         return pad(replies, (int(self.lengths.max()) - 1 - replies.shape[1], 0), value=IGNORE)

@@ -1,4 +1,4 @@
-"""The files of a PPO checkpoint beside the trainer's state: everything that the next update depends on.
+"""The files of a PPO checkpoint in addition to the trainer's state: everything that the next update depends on.
 
 `policy_model.safetensors` and `value_model.safetensors` (the trained weights), `optimizer.pt`, `scheduler.pt`, a random
 state for each process, and `ppo_state.json` (controllers, callbacks, metrics not logged yet). The trainer writes
@@ -53,7 +53,7 @@ def weights_file(folder: Path, role: str) -> Path:
 def save_progress(
     folder: Path, optimizer: Optimizer, scheduler: LRScheduler, controllers: Controllers, kept: dict
 ) -> None:
-    """Save optimizer, schedule and controllers, and whatever else is `kept`, as JSON."""
+    """Save optimizer, schedule and controllers, and the further values in `kept`, as JSON."""
     saved = optimizer.state_dict()
     saved["state"] = {index: gather_tensors(moments) for index, moments in saved["state"].items()}
     if not is_main_process():
@@ -69,7 +69,7 @@ def load_progress(folder: Path, optimizer: Optimizer, scheduler: LRScheduler, co
     Tensors are loaded onto the CPU: the optimizer of each process moves them to its own device.
 
     Raises:
-        HfkitError: they are not those of such an optimizer, schedule or controllers.
+        HfkitError: they do not fit this optimizer, schedule or these controllers.
     """
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     is_sharded = any(isinstance(parameter, DTensor) for parameter in trained)  # each process then reads its own part
@@ -89,7 +89,7 @@ def load_progress(folder: Path, optimizer: Optimizer, scheduler: LRScheduler, co
 
 
 def save_random_state(folder: Path, process: int) -> None:
-    """Save the state of this process's torch generators; PPO draws from no others."""
+    """Save the state of this process's torch generators, the only ones that PPO draws from."""
     states = {"cpu": torch.get_rng_state()}
     if device().type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state()
@@ -97,7 +97,7 @@ def save_random_state(folder: Path, process: int) -> None:
 
 
 def load_random_state(folder: Path, process: int) -> None:
-    """Load the state of the generators; a process that the checkpoint does not know keeps the state from its seed."""
+    """Load the state of the generators; a process that has none in the checkpoint keeps the state from its seed."""
     file = folder / f"rng_state_{process}.pth"
     if not file.is_file():
         return

@@ -24,7 +24,7 @@ class KLController:
     horizon: int = 10_000
 
     def update(self, kl: float, episodes: int) -> None:
-        """Adapt `coef` after an update on `episodes` replies with a mean KL of `kl` nats per reply."""
+        """Adapt `coef` after an update on `episodes` responses with a mean KL of `kl` nats per response."""
         if self.target is not None:
             error = min(max(kl / self.target - 1, -MAX_ERROR), MAX_ERROR)
             self.coef *= 1 + error * episodes / self.horizon
@@ -50,7 +50,7 @@ class KLController:
 class RewardNormalizer:
     """Mean and standard deviation of all rewards so far, by Chan et al. 1983 (parallel form of Welford's update).
 
-    It may start from what the reward stage measured on held-out replies, which then weighs as much as `count` rewards.
+    It may start from the mean and std that the reward stage measured, with the weight of `count` rewards.
     """
 
     mean: float = 0.0

@@ -1,4 +1,4 @@
-"""From sampled replies to what an update learns from: log-probabilities, values, scores, advantages."""
+"""Makes experience from sampled responses: log-probabilities, values, scores and advantages."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ from hfkit.rlhf.sharding import whole_weights
 
 @dataclass
 class Experience:
-    """A batch of B replies with everything that an update needs; per-token tensors are float32 (B, R).
+    """A batch of B responses with everything that an update needs; per-token tensors are float32 (B, R).
 
     Attributes:
         kl: KL estimate of each token by `kl_estimator`, in nats.
-        scores: shaped score of each reply, (B,).
+        scores: shaped score of each response, (B,).
     """
 
     tokens: Tokens
@@ -39,13 +39,13 @@ class Experience:
     returns: torch.Tensor
 
     def kl_per_reply(self) -> torch.Tensor:
-        """Return the KL estimate summed over the tokens of each reply, (B,)."""
+        """Return the KL estimate summed over the tokens of each response, (B,)."""
         return self.kl.where(self.tokens.mask, 0.0).sum(1)
 
 
 @dataclass
 class ExperienceMaker:
-    """Turns sampled replies into experience: runs all models, scores the replies, estimates advantages."""
+    """Turns sampled responses into experience: runs all models, scores the responses, estimates advantages."""
 
     args: PPOArguments
     accelerator: Accelerator
@@ -68,7 +68,7 @@ class ExperienceMaker:
         prompts = [row["input_ids"] for row in rows]
         tokens = Tokens.from_lists(prompts, replies, self.tokenizer.pad_token_id, device)
         logprobs, ref_logprobs, entropies, values = self.run_models(tokens)
-        # 2. Scores of whole replies
+        # 2. Scores of whole responses
         ended = torch.tensor([reply[-1] in self.stop_token_ids for reply in replies], device=device)
         score_parts, scores = self.score(rows, replies, ended)
         # 3. Rewards of tokens: the score on the last one, less the KL penalty on each
@@ -94,7 +94,7 @@ class ExperienceMaker:
         if len(score_parts) > 2:  # the total is a sum of several
             per_reply |= {f"objective/score_{name}": part for name, part in score_parts.items() if name != "total"}
         metrics = {name: float(self.accelerator.gather(part.float()).mean()) for name, part in per_reply.items()}
-        entropies, all_values, all_returns, mask = (  # of all processes, padded with 0 to the longest reply of any
+        entropies, all_values, all_returns, mask = (  # of all processes, padded with 0 to the longest response
             self.accelerator.gather(self.accelerator.pad_across_processes(one, dim=1))
             for one in (entropies, values, returns, tokens.mask.long())
         )
@@ -120,7 +120,7 @@ class ExperienceMaker:
         return logprobs, ref_logprobs, entropies, values
 
     def passes(self, model: Model, measure: Callable[[Model, Tokens], Any], parts: list[Tokens]) -> Iterator[Any]:
-        """Yield what `measure` computes of each part, with one model at a time: its whole weights are in memory."""
+        """Yield the result of `measure` for each part; the whole weights of one model at a time are in memory."""
         with whole_weights(model):
             for part in parts:
                 with autocast(self.args.bf16, self.accelerator.device):

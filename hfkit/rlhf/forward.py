@@ -1,4 +1,4 @@
-"""Forward passes of policy and value model on a batch: log-probabilities, entropies and values of the reply tokens."""
+"""Forward passes of policy and value model: log-probabilities, entropies and values of the response tokens."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ Model = PreTrainedModel | PeftModel
 
 
 def autocast(bf16: bool | None, device: torch.device) -> torch.autocast:
-    """Return a bf16 autocast, enabled with `bf16`: no accelerator prepares the models, which would add it to them."""
+    """Return a bf16 autocast, enabled with `bf16`; the models have none, since no accelerator prepares them."""
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(bf16))
 
 
@@ -24,7 +24,7 @@ def eval_with_checkpointing(model: torch.nn.Module) -> None:
     """Put the model into eval mode, except layers with gradient checkpointing, which recompute only in training mode.
 
     PPO's ratio compares a network with itself one step earlier: dropout and router jitter would change it even at a
-    learning rate of 0. Checkpointed layers lose their own dropout for good: it is a float, and no module to switch off.
+    learning rate of 0. The dropout of checkpointed layers is set to 0 for good: a float has no eval mode.
     """
     model.eval()
     for module in model.modules():
@@ -38,7 +38,7 @@ def eval_with_checkpointing(model: torch.nn.Module) -> None:
 def reply_logprobs(
     model: Model, tokens: Tokens, temperature: float, train_entropy: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the log-probability of each reply token and the entropy of its distribution, in nats, (B, R) each.
+    """Return the log-probability of each response token and the entropy of its distribution, in nats, (B, R) each.
 
     Both are 0 on padding.
 
@@ -52,7 +52,7 @@ def reply_logprobs(
 
 
 def reply_values(model: Model, tokens: Tokens) -> torch.Tensor:
-    """Return the value of the state before each reply token, float32 (B, R)."""
+    """Return the value of the state before each response token, float32 (B, R)."""
     classifier = without_adapter(model)
     assert isinstance(classifier, PreTrainedModel)
     hidden = classifier.base_model(**tokens.model_inputs(), use_cache=False).last_hidden_state

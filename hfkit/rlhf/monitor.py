@@ -1,4 +1,4 @@
-"""Signs that a policy goes wrong: each message says what happened, the likely cause, and the key to change."""
+"""Health signs of a policy: each message says what happened, the likely cause, and the key to change."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,14 +8,15 @@ WINDOW = 10
 """Updates to average over: the first ones are compared with the latest ones."""
 
 MUST_BE_FINITE = ("objective/kl", "objective/scores", "loss/policy_avg", "loss/value_avg", "policy/grad_norm")
-"""Metrics without which training cannot continue, of those that there are."""
+"""Metrics that must be finite for training to continue, if they exist."""
 
 WARNINGS = {
     "entropy": "entropy fell from {first[objective/entropy]:.2f} to {last[objective/entropy]:.2f} nats per token: "
-    "replies become alike; raise {bonus}, or lower learning_rate",
-    "length": "the reward rises while replies grow from {first[val/reply_length]:.0f} to {last[val/reply_length]:.0f} "
-    "tokens: the reward model may prefer length; set missing_eos_penalty or a smaller response_length",
-    "repetition": "the reward rises while {last[val/repetition]:.0%} of the three-token runs of the replies repeat: "
+    "responses lose diversity; raise {bonus}, or lower learning_rate",
+    "length": "the reward rises while responses grow from {first[val/reply_length]:.0f} to "
+    "{last[val/reply_length]:.0f} tokens: the reward model may prefer length; set missing_eos_penalty "
+    "or a smaller response_length",
+    "repetition": "the reward rises while {last[val/repetition]:.0%} of the three-token runs of the responses repeat: "
     "the policy is gaming the reward model; raise {penalty}",
     "value": "the value model is worse than a constant (explained variance {last[val/explained_variance]:.2f}): raise "
     "vf_coef or value_learning_rate, or set value_warmup_steps",
@@ -29,10 +30,10 @@ def mean_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
 
 @dataclass
 class TrainingMonitor:
-    """Checks the metrics of each update, reports each sign once, and stops above `max_kl` nats per reply.
+    """Checks the metrics of each update, warns of each sign once, and stops above `max_kl` nats per response.
 
     Args:
-        penalty: the key that holds the policy to its reference; `bonus`: those that keep its entropy up.
+        penalty: the key that keeps the policy close to its reference; `bonus`: those that keep its entropy up.
     """
 
     max_kl: float
@@ -80,7 +81,7 @@ class TrainingMonitor:
 
 
 def signs_between(first: dict[str, float], last: dict[str, float]) -> set[str]:
-    """Return the names of the signs that went wrong between two sets of mean metrics."""
+    """Return the names of the signs that appear between two sets of mean metrics."""
     better = last["objective/scores"] > first["objective/scores"]
     signs = {
         "entropy": last["objective/entropy"] < 0.2 * first["objective/entropy"],
@@ -92,6 +93,6 @@ def signs_between(first: dict[str, float], last: dict[str, float]) -> set[str]:
 
 
 def repetition_share(reply: list[int]) -> float:
-    """Return the share of three-token runs of a reply that occurred earlier in it."""
+    """Return the share of three-token runs of a response that occurred earlier in it."""
     runs = [tuple(reply[start : start + 3]) for start in range(len(reply) - 2)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0

@@ -1,4 +1,4 @@
-"""The language modeling loss that keeps PPO from forgetting: PPO-ptx of Ouyang et al. 2022 (arXiv 2203.02155)."""
+"""The language modeling loss against forgetting: PPO-ptx of Ouyang et al. 2022 (arXiv 2203.02155)."""
 
 from types import SimpleNamespace
 
@@ -31,7 +31,7 @@ def load_ptx(
         return None, {}
     rows, split = load_rows("ptx", config.ptx_datasets, INSTRUCTIONS, seed=config.seed)
     split.keys = keys_of(rows, config.dataset_num_proc)
-    if test is not None:  # rows of `test_split_size` were never part of the split, as among the prompts
+    if test is not None:  # rows of `test_split_size` are not in the split, as with the prompts
         rows = split.leave_out(rows, test, counted=bool(config.eval_datasets))
     split.overlap = [found for _, found in overlaps(config, {"ptx": split.keys})]
     settings = SimpleNamespace(**{**vars(config), "max_length": config.ptx_max_length})
@@ -39,7 +39,7 @@ def load_ptx(
 
 
 class PTX:
-    """gamma E[log policy(x)] of equation 2: each optimizer step takes as many rows as its mini-batch has replies.
+    """gamma E[log policy(x)] of equation 2: each optimizer step takes as many rows as its mini-batch has responses.
 
     Args:
         rows: `input_ids` and `labels`.
@@ -58,7 +58,7 @@ class PTX:
 
         Args:
             size: number of rows to take, in each process.
-            together: whether there have to be as many micro-batches in each process.
+            together: whether each process needs the same number of micro-batches.
         """
         args, device = self.args, self.accelerator.device
         start = self.taken + args.process_index * size

@@ -1,4 +1,4 @@
-"""Reward functions: Python functions that score replies, named as package.module:function or FILE.py:function."""
+"""Reward functions: Python functions that score responses, named as package.module:function or FILE.py:function."""
 
 import importlib
 import inspect
@@ -17,7 +17,7 @@ from hfkit.core.interrupts import Interrupted
 from hfkit.data.messages import Messages
 
 RewardFunction = Callable[..., Iterable[float]]
-"""f(prompts, replies, **columns): one finite number for each reply."""
+"""f(prompts, replies, **columns): one finite number for each response."""
 
 
 _given: dict[str, RewardFunction] = {}
@@ -32,8 +32,8 @@ def name_function(function: RewardFunction) -> str:
 
 
 def import_module_or_file(module: str) -> ModuleType:
-    """Import a module by its name, also one in the working directory, or a Python file by its path; each once."""
-    if os.getcwd() not in sys.path:  # the path of a console script starts with the script's own folder
+    """Import a module by name, from the working directory too, or a Python file by path; each only once."""
+    if os.getcwd() not in sys.path:  # the search path of a console script starts with the script's folder
         sys.path.append(os.getcwd())
     if not module.endswith(".py"):
         return importlib.import_module(module)
@@ -48,7 +48,7 @@ def import_module_or_file(module: str) -> ModuleType:
 
 
 def import_reward_function(path: str) -> RewardFunction:
-    """Return a function that `name_function` has named, `module:name` or `FILE.py:name`.
+    """Return a function by its name: `module:name`, `FILE.py:name`, or as `name_function` returned it.
 
     Raises:
         HfkitError: it cannot be imported, or is not callable.
@@ -70,9 +70,9 @@ def import_reward_function(path: str) -> RewardFunction:
 
 
 def check_reward_function(path: str, columns: Sequence[str]) -> None:
-    """Raise an HfkitError if a function cannot be imported, or called with prompts, replies and these columns."""
+    """Raise an HfkitError if a function cannot be imported, or called with prompts, responses and these columns."""
     function = import_reward_function(path)
-    if inspect.isbuiltin(function):  # some have no signature
+    if inspect.isbuiltin(function):  # some builtins have no signature
         return
     signature = inspect.signature(function)
     try:
@@ -80,7 +80,7 @@ def check_reward_function(path: str, columns: Sequence[str]) -> None:
     except TypeError as error:
         called = ", ".join(["prompts", "replies", *columns])
         raise HfkitError(
-            f"reward function {path} takes {signature}, and is called with ({called}): "
+            f"reward function {path} takes {signature}, but is called with ({called}): "
             "define it as f(prompts, replies, **columns), and name the columns that it reads in reward_columns"
         ) from error
 
@@ -91,11 +91,12 @@ def call_reward_function(
     """Return the scores of a function, float32 (N,).
 
     Raises:
-        HfkitError: it raises anything, with the user's line, or does not return one finite number for each reply.
+        HfkitError: it raises an error (the message has the user's line), or does not return one finite number for each
+            response.
     """
     try:
         scores = function(prompts, replies, **columns)
-        scores = [*scores] if isinstance(scores, Iterator) else scores  # a generator runs when its items are taken
+        scores = [*scores] if isinstance(scores, Iterator) else scores  # a generator runs only when its items are read
     except Interrupted:  # a signal
         raise
     except (Exception, SystemExit) as error:  # whatever a user's function raises
@@ -104,7 +105,7 @@ def call_reward_function(
 
 
 def user_line(function: RewardFunction | None, error: BaseException) -> str:
-    """Return where in the user's code an error arose: `, in FILE, line N: CODE`; "" if it did not get there.
+    """Return where in the user's code an error was raised: `, in FILE, line N: CODE`; "" if outside of it.
 
     Args:
         function: whose file it is; None for an import, where the user's frames follow Python's own.
@@ -121,7 +122,7 @@ def validate_scores(name: str, scores: Iterable[float], count: int) -> torch.Ten
     """Return the scores of a function as a tensor, float32 (count,).
 
     Raises:
-        HfkitError: they are not one finite number for each reply.
+        HfkitError: they are not one finite number for each response.
     """
     try:
         scores = [*scores]
@@ -129,10 +130,10 @@ def validate_scores(name: str, scores: Iterable[float], count: int) -> torch.Ten
             raise TypeError("text")
         tensor = torch.tensor([float(score) for score in scores])
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise HfkitError(f"reward function {name} returned {scores!r:.80}, not a number for each reply") from error
+        raise HfkitError(f"reward function {name} returned {scores!r:.80}, not a number for each response") from error
     if len(tensor) != count:
-        raise HfkitError(f"reward function {name} returned {len(tensor)} numbers for {count} replies")
+        raise HfkitError(f"reward function {name} returned {len(tensor)} numbers for {count} responses")
     if not tensor.isfinite().all():
         bad = int((~tensor.isfinite()).nonzero()[0])
-        raise HfkitError(f"reward function {name} returned {scores[bad]} for reply {bad}, not a finite number")
+        raise HfkitError(f"reward function {name} returned {scores[bad]} for response {bad}, not a finite number")
     return tensor

@@ -1,4 +1,4 @@
-"""Whether a reward model is good enough to learn from: metrics on held-out pairs, and rewards of worthless replies."""
+"""Checks whether a reward model is good enough to learn from: held-out accuracy and rewards of worthless responses."""
 
 import torch
 from datasets import Dataset
@@ -41,7 +41,7 @@ def report_reward_accuracy(config: OnlineConfig) -> None:
         return
     metrics = recorded_pair_metrics(path, config.reward_model_revision)
     if not metrics:
-        say(f"{stage}: no accuracy of {path} on held-out pairs is known. Run `hfkit evaluate {path} --datasets PAIRS`")
+        say(f"{stage}: accuracy of {path} on held-out pairs unknown: run `hfkit evaluate {path} --datasets PAIRS`")
         return
     low, high = (metrics.get(f"accuracy_{end}", metrics["accuracy"]) for end in ("low", "high"))
     parts = [f"accuracy on held-out pairs {metrics['accuracy']:.3f} (95% interval {low:.3f} to {high:.3f})"]
@@ -49,8 +49,8 @@ def report_reward_accuracy(config: OnlineConfig) -> None:
         parts.append(f"calibration error {metrics['calibration_error']:.3f}")
     if "longer_preferred" in metrics:
         parts.append(
-            f"prefers the longer reply in {metrics['longer_preferred']:.0%} of the pairs, the labels in "
-            f"{metrics['longer_chosen']:.0%}"
+            f"prefers the longer response in {metrics['longer_preferred']:.0%} of the pairs (the labels: "
+            f"{metrics['longer_chosen']:.0%})"
         )
     say(f"{stage}: reward model: {', '.join(parts)}")
     if low <= 0.5:
@@ -64,12 +64,13 @@ def report_reward_accuracy(config: OnlineConfig) -> None:
 def probe_rewards(
     policy: Model, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, rows: Dataset, args: OnlinePolicyArguments
 ) -> dict[str, dict[str, float]]:
-    """Score the policy's own replies to a few prompts, before the first step, and worthless ones made from them.
+    """Score the policy's own responses to a few prompts, before the first step, and worthless ones made from them.
 
-    These are the rewards of training: with `missing_eos_penalty`, before normalization and clip.
+    These are the rewards of training with `missing_eos_penalty`, before normalization and clipping.
 
     Returns:
-        what `reward_probes.run_probes` returns; {} with a single prompt, for which no reply could be off-topic.
+        what `reward_probes.run_probes` returns; {} for a single prompt, since off-topic responses come from other
+        prompts.
     """
     prompt_rows = [rows[index] for index in range(min(len(rows), PROBED_PROMPTS))]
     if len(prompt_rows) < 2:
@@ -101,7 +102,7 @@ def probe_rewards(
     with whole_weights(scorer.reward_model):
         probes = run_probes(score, replies, turn_end(tokenizer).ids[-1])
     if is_main_process():
-        print_probes(probes, f"rewards of replies to {len(prompt_rows)} prompts, before training")
+        print_probes(probes, f"rewards of responses to {len(prompt_rows)} prompts, before training")
     for warning in probe_warnings(probes):
         warn(warning)
     return probes

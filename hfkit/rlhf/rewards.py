@@ -1,4 +1,4 @@
-"""Scores of replies: by a reward model, by reward functions, or by a weighted sum; then shaped for the update."""
+"""Scores of responses: by a reward model, by reward functions, or by a weighted sum; then shaped for the update."""
 
 from dataclasses import dataclass, field
 
@@ -22,7 +22,7 @@ from hfkit.rlhf.forward import Model
 from hfkit.rlhf.reward_functions import RewardFunction, call_reward_function, import_reward_function
 
 NOT_FOR_FUNCTIONS = ("prompt", "input_ids", "tools", TEMPLATE_KWARGS)
-"""Columns that are no keyword arguments of reward functions unless they are asked for."""
+"""Columns that reward functions get as keyword arguments only if `reward_columns` names them."""
 
 
 @dataclass
@@ -30,12 +30,12 @@ class Scorer:
     """The weighted sum of a reward model's score and of functions `f(prompts, replies, **columns) -> list[float]`.
 
     Args:
-        tokenizer: the policy's; it decodes replies for functions, and for a reward model with a tokenizer of its own.
-        model: None where only functions score.
+        tokenizer: the policy's; it decodes responses for functions, and for a reward model with a tokenizer of its own.
+        model: None if only functions score.
         same_ids: whether the reward model reads the policy's token ids as they are.
         weights: one for the model, if there is one, then one for each function; default 1 each.
-        columns: of the rows that functions ask for, as `reward_columns`.
-        stop_token_ids: end a sampled reply; the reward model reads the end of a turn in place of each.
+        columns: of the rows, for functions; as `reward_columns`.
+        stop_token_ids: end a sampled response; the reward model reads the end-of-turn token instead of them.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -49,17 +49,17 @@ class Scorer:
 
     @property
     def reward_model(self) -> torch.nn.Module | None:
-        """The reward model itself; None where only functions score."""
+        """The reward model itself; None if only functions score."""
         return None if self.model is None else self.model.model
 
     def __call__(self, prompts: list[list[int]], replies: list[list[int]], rows: list[dict]) -> dict[str, torch.Tensor]:
-        """Return the scores of replies, float32 (N,) on the CPU: `total`, and each part before its weight.
+        """Return the scores of responses, float32 (N,) on the CPU: `total`, and each part before its weight.
 
         Args:
             rows: the dataset's columns of each prompt, `prompt` (text or messages) among them.
 
         Raises:
-            HfkitError: a function does not return one finite number for each reply.
+            HfkitError: a function does not return one finite number for each response.
         """
         parts = {}
         prompt_texts = [row["prompt"] for row in rows]
@@ -77,7 +77,7 @@ class Scorer:
         for name, function in self.functions.items():
             parts[name] = call_reward_function(name, function, prompt_texts, texts, columns)
         if not parts:
-            raise HfkitError("nothing scores the replies: pass a reward model or reward functions")
+            raise HfkitError("nothing scores the responses: pass a reward model or reward functions")
         weights = self.weights or [1.0] * len(parts)
         weighted = [weight * part for weight, part in zip(weights, parts.values(), strict=True)]
         return {"total": sum(weighted[1:], weighted[0]), **parts}
@@ -90,10 +90,10 @@ def shape_scores(
     clip: float | None,
     missing_eos_penalty: float | None,
 ) -> torch.Tensor:
-    """Return the scores (N,) for the update: normalized, clipped to +-`clip`, less a penalty for unended replies.
+    """Return the scores (N,) for the update: normalized, clipped to +-`clip`, less a penalty for unended responses.
 
     Args:
-        ended: whether a stop token ended the reply, bool (N,).
+        ended: whether a stop token ended the response, bool (N,).
     """
     if normalizer is not None:
         scores = normalizer(scores)
@@ -105,7 +105,7 @@ def shape_scores(
 def scoring_tokenizer(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase | None:
     """Return the tokenizer that the reward model reads with, or None without a reward model.
 
-    It is the policy's `tokenizer` itself if the reward model's own one has the same vocabulary and chat template.
+    It is the policy's `tokenizer` itself if the reward model's tokenizer has the same vocabulary and chat template.
     """
     if config.reward_model_path is None:
         return None
@@ -119,7 +119,7 @@ def scoring_tokenizer(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) 
 
 
 def embeds_policy_ids(config: OnlineConfig) -> bool:
-    """Return whether the reward model's embedding has every id that the policy can sample, padded ones included."""
+    """Return whether the reward model's embedding covers every id that the policy can sample, padding ids included."""
     models = (
         (config.reward_model_path, config.reward_model_revision),
         (config.model_name_or_path, config.model_revision),
@@ -132,7 +132,7 @@ def load_reward_tokenizer(config: OnlineConfig) -> PreTrainedTokenizerBase:
     """Load the reward model's own tokenizer; it pads with the config's `pad_token` where it has no pad token itself.
 
     Raises:
-        HfkitError: there is no token to pad with, or the tokenizer cannot be read.
+        HfkitError: it has no pad token and the config names none, or it cannot be read.
     """
     path, revision = config.reward_model_path, config.reward_model_revision
     assert path is not None
@@ -163,7 +163,7 @@ def load_scorer(
     reward_model: Model | None,
     stop_token_ids: list[int],
 ) -> Scorer:
-    """Return the scorer of a config, with the policy's tokenizer and what `scoring_tokenizer` returned.
+    """Return the scorer of a config, with the policy's tokenizer and the one that `scoring_tokenizer` returned.
 
     Args:
         stop_token_ids: of the policy.
@@ -176,10 +176,10 @@ def load_scorer(
 
 
 def initial_normalizer(config: PPOConfig) -> RewardNormalizer | None:
-    """Return a normalizer with the mean and std that the reward stage measured on held-out replies.
+    """Return a normalizer with the mean and std that the reward stage measured on held-out responses.
 
-    They weigh as much as one batch of PPO. None where rewards are not normalized, where functions contribute to them,
-    or where the reward model's record has no such metrics.
+    They weigh as much as one batch of PPO. None if rewards are not normalized, if functions contribute to them, or if
+    the reward model's record has no such metrics.
     """
     if not config.normalize_rewards or config.reward_functions or config.reward_model_path is None:
         return None

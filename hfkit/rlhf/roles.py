@@ -38,7 +38,7 @@ class Roles:
     Attributes:
         policy: trained.
         reference: the SFT model, frozen.
-        reward: frozen; None where only functions score.
+        reward: frozen; None if only functions score.
         value: trained; it starts from the reward model if that has the policy's vocabulary, else from the SFT model
             with a head of zeros. Its values are computed in float32.
     """
@@ -54,13 +54,13 @@ class Roles:
 
 @dataclass
 class ScoredPolicy:
-    """A policy, its reference, and what scores its replies.
+    """A policy, its reference and its reward model.
 
     Attributes:
         policy: trained.
         reference: the SFT model, frozen.
         reward: frozen; None where only functions score.
-        bare: a classifier on the policy's base without an adapter, if that was asked for and there is one.
+        bare: a classifier on the policy's base without an adapter, if requested and available.
         why_not: why a classifier does not share the policy's base, or None.
     """
 
@@ -94,7 +94,7 @@ def load_scored_policy(config: OnlineConfig, with_bare: bool = False) -> ScoredP
     else:
         policy = load_trainable(config)
     reference = copy_sharing_frozen(policy) if config.use_peft else copy.deepcopy(policy)
-    # copied first: an adapter is put into the modules of its model
+    # copied first, since adding an adapter changes the modules of its model
     bare = copy_sharing_frozen(classifier) if classifier and with_bare else None
     reward = load_reward_role(config, scorer, classifier) if scorer else None
     return ScoredPolicy(policy, reference.requires_grad_(False).eval(), reward, bare, why_not)
@@ -121,7 +121,7 @@ def load_roles(config: PPOConfig) -> Roles:
 
 
 def shares_policy_vocabulary(config: PPOConfig) -> bool:
-    """Return whether the reward model has the policy's vocabulary: a value model reads the policy's token ids."""
+    """Return whether the reward model has the policy's vocabulary, since a value model reads the policy's token ids."""
     assert config.model_name_or_path is not None
     policy = load_tokenizer(config.model_name_or_path, config.model_revision, config.pad_token)
     return load_reward_tokenizer(config).get_vocab() == policy.get_vocab() and embeds_policy_ids(config)
@@ -132,12 +132,12 @@ def why_separate_bases(config: OnlineConfig, source: Source, scorer: Source | No
     if not config.use_peft:
         return "full fine-tuning trains every weight of both (use_peft: true shares one base)"
     if scorer and (scorer.adapter is None or not same_base(source, scorer)):
-        return f"the base of the policy is {source.base}, and that of the reward model {scorer.base}"
+        return f"the policy's base is {source.base}, but the reward model's base is {scorer.base}"
     return None
 
 
 def load_reward_role(config: OnlineConfig, scorer: Source, classifier: PreTrainedModel | None) -> Model:
-    """Return the reward model, frozen: its adapter on the classifier over the shared base, or loaded by itself."""
+    """Return the frozen reward model: its adapter on the classifier over the shared base, or loaded separately."""
     if classifier is not None:
         return load_adapter(classifier, scorer).eval().requires_grad_(False)
     options = loading_options(config) | device_to_shard_from(config)
@@ -145,7 +145,7 @@ def load_reward_role(config: OnlineConfig, scorer: Source, classifier: PreTraine
 
 
 def new_value_model(config: PPOConfig, source: Source, classifier: PreTrainedModel | None) -> Model:
-    """Return a value model that does not start from a reward model: the SFT model with a head of zeros."""
+    """Return a value model that starts from the SFT model, with a head of zeros."""
     kind = TaskType.SEQ_CLS
     value = add_trainable_adapter(classifier, config, source, kind) if classifier else load_trainable(config, kind)
     for parameter in without_adapter(value).get_submodule("score").parameters():

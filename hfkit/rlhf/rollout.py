@@ -1,4 +1,4 @@
-"""Rollouts: which engine samples from the policy, whether with the adapter merged, and what memory that takes."""
+"""Rollouts: the engine that samples from the policy, with the adapter merged or not, and the memory they need."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ from hfkit.rlhf.sharding import whole_weights
 
 @dataclass
 class Rollouts:
-    """Samples replies of the policy with an engine, which takes over the policy's weights each time."""
+    """Samples responses of the policy with an engine, which gets the policy's weights each time."""
 
     engine: Engine
     policy: Model
@@ -34,10 +34,10 @@ class Rollouts:
     stop_token_ids: list[int]
 
     def sample(self, prompts: list[list[int]]) -> list[list[int]]:
-        """Draw a reply to each prompt from torch's global generator; the engine's memory is then free for the update.
+        """Sample a response to each prompt with torch's global generator, then free the engine's memory for the update.
 
-        The policy is put into eval mode, so that gradient checkpointing leaves the cache on. After a signal there are
-        no replies, and `requested` says so.
+        The policy is put into eval mode, in which gradient checkpointing does not disable the KV cache. After a signal
+        the list is empty, and `requested` is set.
 
         Raises:
             EngineError: in all processes, if the engine of one of them failed.
@@ -47,7 +47,7 @@ class Rollouts:
             self.engine.sync()
             try:
                 limits = (self.args.response_length, self.args.temperature, self.args.local_rollout_forward_batch_size)
-                with agree_on_failure(), droppable():  # no process waits for another one while it samples
+                with agree_on_failure(), droppable():  # no process waits for another while it samples
                     return self.engine.sample(prompts, *limits, self.stop_token_ids)
                 return []
             finally:
@@ -61,10 +61,10 @@ def policy_engine(
     trained: list[Model],
     prompt_tokens: int,
 ) -> Engine:
-    """Return the engine of a config, with merged copies if it asks for them, they are possible, and they fit.
+    """Return the engine of a config, with merged copies if the config sets them and they are possible and fit.
 
     Args:
-        trained: the models whose optimizer states are not in memory yet.
+        trained: the models whose optimizer states are not yet in memory.
         prompt_tokens: of the longest prompt.
     """
     if args.rollout_engine == "vllm":
@@ -100,9 +100,9 @@ def vllm_engine(args: OnlinePolicyArguments, model: Model, tokenizer: PreTrained
 
 @contextmanager
 def engine_of(args: SamplingArguments, model: Model, tokenizer: PreTrainedTokenizerBase) -> Iterator[Engine]:
-    """Yield the engine of a config for a model that does not learn, without merged copies, and free its memory.
+    """Yield the engine of a config for a model that is not trained, without merged copies, then free its memory.
 
-    Every process has to enter it. The random state stays as it is.
+    Every process must enter it. The random state is not changed.
 
     Raises:
         EngineError: in all processes, if the engine of one of them failed.
@@ -123,13 +123,13 @@ def engine_of(args: SamplingArguments, model: Model, tokenizer: PreTrainedTokeni
 
 
 def copies_that_fit(copies: MergedCopies, needed: int, free: int) -> MergedCopies | None:
-    """Return copies of a quantized base if they fit into the free memory, else None; print which, and why.
+    """Return copies of a quantized base if they fit into the free memory, else None; print the choice and why.
 
     Args:
-        needed: bytes that sampling takes beside them.
+        needed: bytes that sampling takes in addition.
     """
     size, dtype = copies.bytes / 1e9, str(copies.dtype).removeprefix("torch.")
-    room = f"{size:.2f} GB; {free / 1e9:.2f} GB are free, and sampling takes {needed / 1e9:.2f} GB"
+    room = f"{size:.2f} GB; {free / 1e9:.2f} GB are free, sampling takes {needed / 1e9:.2f} GB"
     if copies.bytes + needed <= free:
         say(f"rollouts use {dtype} copies of the 4-bit base with the adapter merged, until each update ({room})")
         return copies
@@ -140,7 +140,7 @@ def copies_that_fit(copies: MergedCopies, needed: int, free: int) -> MergedCopie
 def generation_bytes(config: PreTrainedConfig, rows: int, tokens: int, itemsize: int) -> int:
     """Return the bytes of keys and values of `rows` of `tokens`, and of float32 logits and probabilities of a token.
 
-    `hfkit plan` also counts the activations of the prompts (`commands/plan/memory.py`).
+    `hfkit plan` also counts the activations of the prompts (`training/memory/`).
     """
     config = config.get_text_config()
     heads = config.num_attention_heads

@@ -1,4 +1,4 @@
-"""`rollouts.jsonl`: a sample of the replies that the policy was trained on."""
+"""`rollouts.jsonl`: a sample of the responses that the policy was trained on."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ from hfkit.core.files import write_text
 from hfkit.core.masking import without_secrets
 
 LOGGED_REPLIES = 8
-"""About how many replies of an update are logged."""
+"""About how many responses of an update are logged."""
 
 
 class RolloutLog:
-    """One JSON object a line: step, prompt, reply, score (after shaping), and kl where it is known before the update.
+    """One JSON object a line: `step`, `prompt`, `reply`, `score` (after shaping), and `kl` if known before the update.
 
-    `kl` is the KL estimate that PPO's update was penalized with: nats per reply, by the configured `kl_estimator`.
+    `kl` is the KL estimate in the penalty of PPO: nats per response, by the configured `kl_estimator`.
     """
 
     def __init__(self, folder: str, tokenizer: PreTrainedTokenizerBase):
@@ -36,7 +36,7 @@ class RolloutLog:
         scores: torch.Tensor,
         kl: torch.Tensor | None = None,
     ) -> None:
-        """Append some of the N replies of a batch, best score first; scores and KL are (N,)."""
+        """Append some of the N responses of a batch, best score first; scores and KL are (N,)."""
         order = scores.argsort(descending=True).tolist()
         with self.path.open("a", encoding="utf-8") as stream:
             for index in order[:: max(len(order) // LOGGED_REPLIES, 1)]:

@@ -1,7 +1,7 @@
 """The models of PPO under FSDP2: each process holds a shard of every parameter, and of the optimizer's state.
 
-Passes without a gradient compute with whole weights, gathered once: within them no process waits for another, so that
-each may sample replies of other lengths, in other micro-batches. A pass with a gradient gathers one layer at a time.
+Passes without a gradient compute with whole weights, gathered once: within them no process waits for another, so each
+may sample responses of different lengths, in different micro-batches. A pass with a gradient gathers a layer at a time.
 """
 
 from collections.abc import Iterator
@@ -28,14 +28,14 @@ FROM_MAIN_PROCESS = StateDictOptions(full_state_dict=True, broadcast_from_rank0=
 def shard(model: Model, bf16: bool = False) -> None:
     """Shard a model's parameters among the processes, in place; their values are those of the main process.
 
-    Gradients are summed over the processes. Of a classifier only the backbone and the head are called, never itself:
-    each of the two is sharded as a model of its own.
+    Gradients are summed over the processes. The backbone and the head of a classifier are sharded as separate models,
+    since only they are called, never the classifier itself.
 
     Args:
         bf16: whether to gather weights in bfloat16, which takes half the memory; the head of a classifier stays in
             float32, and so do shards and sums of gradients.
     """
-    compute_head_in_float32(model)  # which depends on the head's class, and `fully_shard` changes that
+    compute_head_in_float32(model)  # before `fully_shard`, which changes the head's class
     state, weights = PartialState(), model.state_dict()
     mesh = init_device_mesh(state.device.type, (state.num_processes,))
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
@@ -48,12 +48,12 @@ def shard(model: Model, bf16: bool = False) -> None:
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)
     set_model_state_dict(model, weights, options=FROM_MAIN_PROCESS)
-    model.tie_weights()  # those that only the main process had loaded have been assigned one by one
+    model.tie_weights()  # weights that only the main process had loaded were assigned one by one
 
 
 @contextmanager
 def whole_weights(model: torch.nn.Module | None) -> Iterator[None]:
-    """Hold the whole weights of a model in each process, for passes without a gradient; every process has to enter."""
+    """Hold the whole weights of a model in each process, for passes without a gradient; every process must enter."""
     parts = [module for module in model.modules() if isinstance(module, FSDPModule)] if model else []
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
@@ -62,16 +62,16 @@ def whole_weights(model: torch.nn.Module | None) -> Iterator[None]:
         yield
     finally:
         for part in parts:
-            part.set_reshard_after_forward(True, recurse=False)  # for a pass that was interrupted: it would keep them
+            part.set_reshard_after_forward(True, recurse=False)  # an interrupted pass would keep them whole
             part.reshard()
-            # the head is called after its model, so what is outside of the layers stays until the backward pass
+            # the head is called after its model, so weights outside of the layers stay whole until the backward pass
             part.set_reshard_after_forward(isinstance(part, GradientCheckpointingLayer), recurse=False)
 
 
 def gather_tensors(tensors: dict[str, Any]) -> dict[str, Any]:
     """Return values by name in the main process, with sharded tensors whole and on the CPU; {} in the others.
 
-    Every process has to call.
+    Every process must call this.
     """
     found = {}
     for name, one in tensors.items():

@@ -1,4 +1,4 @@
-"""One frozen base for several roles: separate module trees that hold the same parameters."""
+"""Shares one frozen base between several roles: separate module trees hold the same parameters."""
 
 import copy
 from typing import TypeVar
@@ -25,13 +25,13 @@ def classifier_over(base: PreTrainedModel) -> PreTrainedModel | None:
     """Return a one-label sequence classifier on the frozen backbone of a causal LM, with a float32 head of zeros.
 
     Returns:
-        None where the classifier of the architecture has a different backbone than its language model.
+        None if the classifier of the architecture has a different backbone than its language model.
     """
     config = copy.deepcopy(base.config)
     config.num_labels = 1
     provide_classifier(config)
     with torch.device("meta"):  # allocates no weights
-        # the copy keeps the attention in use
+        # the copy keeps the attention implementation
         classifier = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     prefix = classifier.base_model_prefix
     if type(getattr(base, prefix, None)) is not type(getattr(classifier, prefix)):

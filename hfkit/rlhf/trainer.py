@@ -1,4 +1,4 @@
-"""PPO for language models: the training loop, with logs, evaluation, checkpoints and resuming as in Transformers.
+"""PPO's training loop, with logs, evaluation, checkpoints and resuming as in Transformers.
 
 `trainer_setup.py` assembles the parts that the loop runs.
 """
@@ -29,17 +29,17 @@ RESUMED_STATE = ("global_step", "episode", "epoch", "log_history", "best_metric"
 
 
 class PPOTrainer(BasePPOTrainer):
-    """The arguments of TRL's PPOTrainer and some more; a subclass of it where TRL has one, which is up to 1.12.
+    """Takes the arguments of TRL's PPOTrainer and some more; a subclass of it up to TRL 1.12, which still has one.
 
     Args:
-        scorer: scores replies; default is the reward model on the policy's token ids.
-        normalizer: of the rewards, with `normalize_rewards`.
+        scorer: scores responses; default is the reward model on the policy's token ids.
+        normalizer: of the rewards, for `normalize_rewards`.
         ptx_rows: rows of `input_ids` and `labels` for the language modeling loss, with `ptx_coef`.
-        engine: samples replies; default is that of `rollout_engine`.
+        engine: samples responses; default is that of `rollout_engine`.
 
     Attributes:
         stopped: why training stopped early, or None.
-        seconds_before: of the training up to the checkpoint that it was resumed from.
+        seconds_before: training time up to the checkpoint that the run resumed from.
 
     Raises:
         HfkitError: fewer prompts than a batch; pad token equal to EOS; a policy or value model with nothing to
@@ -96,7 +96,7 @@ class PPOTrainer(BasePPOTrainer):
             warn(warning)
         state.global_step = state.episode = 0
         kept = self.load_checkpoint(Path(resume_from_checkpoint)) if resume_from_checkpoint else {}
-        if self.ptx:  # each mini-batch takes as many rows as it has replies
+        if self.ptx:  # each mini-batch takes as many rows as it has responses
             policy_updates = max(state.global_step - args.value_warmup_steps, 0)
             self.ptx.taken = policy_updates * args.num_ppo_epochs * self.batch_size
         if state.is_world_process_zero:
@@ -108,7 +108,7 @@ class PPOTrainer(BasePPOTrainer):
         for name, callback in self.stateful_callbacks.items():
             for key, value in kept.get("callbacks", {}).get(name, {}).items():
                 setattr(callback, key, value)
-        if self.control.should_evaluate:  # a signal interrupted the evaluation of this step
+        if self.control.should_evaluate:  # a signal has interrupted the evaluation of this step
             self.evaluate()
             self.control.should_evaluate = False
 
@@ -119,9 +119,9 @@ class PPOTrainer(BasePPOTrainer):
 
     @contextmanager
     def droppable(self) -> Iterator[list[EngineError]]:
-        """Leave a block whose results can be dropped, if the engine fails, which the yielded list then holds.
+        """Leave a block whose results can be dropped if the engine fails; the yielded list then holds the error.
 
-        A signal leaves it too: at once in a process without others, or where several have agreed to leave.
+        A signal leaves it too: a single process at once, several processes when they agree.
         """
         failures: list[EngineError] = []
         with droppable() if self.args.world_size == 1 else suppress(KeyboardInterrupt, Interrupted):
@@ -194,7 +194,7 @@ class PPOTrainer(BasePPOTrainer):
         self.pending_logs = []
 
     def evaluate(self, *_: object, **__: object) -> dict[str, float]:
-        """Log mean reward, KL, entropy and length of replies to the held-out prompts, always sampled with one seed."""
+        """Log mean reward, KL, entropy and length of responses to held-out prompts, sampled with a fixed seed."""
         args, scorer, rows = self.args, self.experience_maker.scorer, list(self.eval_dataset)
         policy, reference, tokenizer = self.roles.policy, self.roles.reference, self.processing_class
         held_out = evaluate_policy(policy, reference, tokenizer, scorer, rows, args, self.stop_token_ids)
@@ -219,7 +219,7 @@ class PPOTrainer(BasePPOTrainer):
 
     @property
     def stateful_callbacks(self) -> dict[str, ExportableState]:
-        """The control and the callbacks with a state to save, such as early stopping, by class name."""
+        """The control and the callbacks that have a state to save, such as early stopping, by class name."""
         every = [*self.callback_handler.callbacks, self.control]
         return {type(one).__name__: one for one in every if isinstance(one, ExportableState)}
 
@@ -232,7 +232,9 @@ class PPOTrainer(BasePPOTrainer):
         args, state = self.args, self.state
         folder = self.checkpoint_folder(state.global_step)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "trainer_state.json").unlink(missing_ok=True)  # of an interrupted save: the folder is incomplete now
+        (folder / "trainer_state.json").unlink(
+            missing_ok=True
+        )  # left by an interrupted save; marks the folder as incomplete
         checkpoint.save_random_state(folder, args.process_index)
         self.accelerator.wait_for_everyone()
         checkpoint.save_weights(folder, self.trained_models)
@@ -247,7 +249,7 @@ class PPOTrainer(BasePPOTrainer):
         rotate_checkpoints(args.output_dir, args.save_total_limit, state.best_model_checkpoint)
 
     def load_checkpoint(self, folder: Path) -> dict:
-        """Load what `save_checkpoint` wrote; return what it kept of callbacks and logs."""
+        """Load what `save_checkpoint` wrote; return the saved state of callbacks and logs."""
         state = self.state
         saved = OnlineTrainerState.load_from_json(str(folder / "trainer_state.json"))
         for name in RESUMED_STATE:

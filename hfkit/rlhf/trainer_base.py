@@ -75,7 +75,7 @@ class FourModelTrainer(TrainerBase):
         args.set_batch_sizes(self.train_dataset_len)
         trained = torch.nn.ModuleDict({"policy": policy, "value_model": value_model})
         data = (data_collator, train_dataset, eval_dataset, processing_class)
-        # past the constructor of TRL's PPOTrainer, where there is one: it copies this one's lines, and wraps the models
+        # skips the constructor of TRL's PPOTrainer, which copies Trainer's and wraps the models
         Trainer.__init__(self, trained, args, *data, callbacks=callbacks, optimizers=optimizers)
         trained.config = policy.config  # type: ignore[assignment]  # trackers log it
         self.place_models()
@@ -86,9 +86,9 @@ class FourModelTrainer(TrainerBase):
         torch.manual_seed(args.seed + args.process_index * RANK_SEED)
 
     def place_models(self) -> None:
-        """Move the frozen models to the device, where `Trainer` has the others; under FSDP shard all of them.
+        """Move the frozen models to the device of the trained ones; under FSDP2 shard all of them.
 
-        Each process may have drawn other initial weights: those of the main process count.
+        Processes may have drawn different initial weights: those of the main process are used.
         """
         trained = (self.policy_model, self.value_model)
         frozen = [one for one in (self.ref_model, self.reward_model) if one is not None]
@@ -101,7 +101,7 @@ class FourModelTrainer(TrainerBase):
         broadcast([p.data for one in trained for p in one.parameters() if p.requires_grad])
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the policy alone, as `Trainer.save_model` saves its model, and whole if processes hold shards of it."""
+        """Save the policy alone, as `Trainer.save_model` does; a sharded policy is saved whole."""
         policy = self.policy_model
         if is_sharded(policy):
             save = CollectiveSave(self, partial(saving.save_model, policy, self.processing_class), policy)

@@ -1,4 +1,4 @@
-"""Checks of PPOTrainer's inputs: what would train nothing, or the wrong thing, fails before the first step."""
+"""Checks the inputs of PPOTrainer, so that settings which would train nothing, or the wrong thing, fail early."""
 
 import os
 
@@ -38,25 +38,25 @@ def validate_trainer_inputs(
             raise ConfigError(problems)
     require_full_batch(len(train_dataset), args)
     if args.kl_estimator not in ("k1", "k3"):
-        raise HfkitError(f"kl_estimator={args.kl_estimator!r}: set k1 or k3")
+        raise HfkitError(f"kl_estimator={args.kl_estimator!r}: expected k1 or k3")
     if getattr(args, "stop_token_id", None) is not None:
         raise HfkitError(
-            f"stop_token_id={args.stop_token_id}: replies end at the model's stop tokens: set eos_token_id in the "
+            f"stop_token_id={args.stop_token_id}: responses end at the model's stop tokens: set eos_token_id in the "
             "generation config of the policy"
         )
     if tokenizer.padding_side != "left":
-        raise HfkitError("prompts must be padded on the left, or replies start after padding: set padding_side")
+        raise HfkitError("prompts must be padded on the left: set padding_side='left' in the tokenizer")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
-        raise HfkitError("pad token equals EOS, so the end of a reply looks like padding: set pad_token")
+        raise HfkitError("pad token equals EOS, so the end of a response looks like padding: set pad_token")
     if args.gradient_accumulation_steps % args.num_mini_batches:
         raise HfkitError(
             f"num_mini_batches={args.num_mini_batches} must divide "
             f"gradient_accumulation_steps={args.gradient_accumulation_steps}"
         )
     if ref_model is model:
-        raise HfkitError("ref_model is model: training the policy would move its reference; pass a copy")
+        raise HfkitError("ref_model is the same object as model, so training would change the reference: pass a copy")
     if value_model is reward_model:
-        raise HfkitError("value_model is reward_model: training the value would change the rewards; pass a copy")
+        raise HfkitError("value_model is the same object as reward_model, so training would change it: pass a copy")
     for role, trained in (("policy", model), ("value model", value_model)):
         if not any(parameter.requires_grad for parameter in trained.parameters()):
             raise HfkitError(f"the {role} has nothing to train: load its adapter with is_trainable=True")
@@ -81,19 +81,19 @@ def require_full_batch(prompts: int, args: PPOConfig | PPOArguments) -> None:
 
 
 def require_full_groups(prompts: int, config: GroupConfig) -> None:
-    """Raise an HfkitError if there are fewer prompts than a batch of replies of all processes takes."""
+    """Raise an HfkitError if there are fewer prompts than a batch of responses of all processes takes."""
     passes = config.extra.get("steps_per_generation") or config.gradient_accumulation_steps
     replies = config.per_device_train_batch_size * passes * PartialState().num_processes
     if prompts < replies // config.num_generations:
         raise HfkitError(
-            f"{prompts} prompts < {replies // config.num_generations} of a batch ({replies} replies, num_generations="
-            f"{config.num_generations}): no update could be made. Add prompts, or lower the batch size"
+            f"{prompts} prompts < {replies // config.num_generations} of a batch ({replies} responses, num_generations="
+            f"{config.num_generations}): no update is possible. Add prompts, or lower the batch size"
         )
 
 
 def precision_problems(config: PPOConfig | PPOArguments) -> list[Problem]:
-    """Return a problem for fp16 in the config or in Accelerate's environment: gradients would be scaled, losses not."""
-    remedy = "PPO does not scale its losses for fp16: set bf16, or leave it out"
+    """Return the problem of fp16 in the config or in Accelerate's environment, since the losses are not scaled."""
+    remedy = "PPO does not scale its losses for fp16: set bf16, or remove it"
     problems = [Problem("fp16", True, remedy)] if getattr(config, "fp16", False) else []
     if os.environ.get(MIXED_PRECISION) == "fp16":
         problems.append(Problem(MIXED_PRECISION, "fp16", remedy))

@@ -1,4 +1,4 @@
-"""The parts of PPO's trainer, put together."""
+"""Assembles the parts of PPO's trainer."""
 
 from collections import defaultdict
 from typing import Any, cast
@@ -29,7 +29,7 @@ class BasePPOTrainer(FourModelTrainer):
     """Assembles the parts of PPOTrainer, which has the documentation of the arguments.
 
     Attributes:
-        batch_size: replies of an update, over all processes; `local_batch_size` those of one process.
+        batch_size: responses of an update, over all processes; `local_batch_size` those of one process.
         pending_logs: metrics of the updates since the last log.
         seconds: time spent in each phase of the current update.
     """
@@ -54,7 +54,7 @@ class BasePPOTrainer(FourModelTrainer):
         if args.gradient_checkpointing:
             for trained in (model, value_model):
                 recompute_activations(trained)
-                trained.enable_input_require_grads()  # else nothing needs a gradient at a frozen base's first layer
+                trained.enable_input_require_grads()  # the input of a frozen base's first layer needs a gradient
         data = (train_dataset, value_model, *more)
         super().__init__(args, processing_class, model, ref_model, reward_model, *data, **options)
         self.batch_size, self.local_batch_size = cast(int, args.batch_size), cast(int, args.local_batch_size)
@@ -80,7 +80,7 @@ class BasePPOTrainer(FourModelTrainer):
         self.rollout_log = RolloutLog(args.output_dir, processing_class)
 
     def default_scorer(self, reward_model: Model | None) -> Scorer:
-        """Return a scorer with the reward model on the policy's token ids."""
+        """Return a scorer that gives the policy's token ids to the reward model."""
         assert reward_model is not None
         tokenizer = self.processing_class
         return Scorer(tokenizer, RewardModel(reward_model, tokenizer), stop_token_ids=self.stop_token_ids)

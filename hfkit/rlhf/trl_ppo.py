@@ -1,6 +1,6 @@
-"""The classes of TRL's PPO that hfkit's inherit from, for code that asks `isinstance`. TRL 1.13 and later have none.
+"""The classes of TRL's PPO that hfkit's classes inherit from, for `isinstance`; TRL 1.13 and later have none.
 
-No other module asks which TRL is installed: fields, constructor and loop are hfkit's own, and the same under each.
+Fields, constructor and loop are hfkit's own, so no other module depends on the version of TRL.
 """
 
 try:

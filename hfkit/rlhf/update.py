@@ -1,4 +1,4 @@
-"""The update: optimizer steps on policy and value model over a batch of experience."""
+"""PPO's update: optimizer steps on policy and value model over a batch of experience."""
 
 import math
 from collections import defaultdict
@@ -56,7 +56,7 @@ class Updater:
         totals: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=device))
         with whole_weights(None if policy_learns else self.roles.policy):
             for part in cut_rows(tokens, index, self.args, call_tokens(self.roles.policy), self.is_sharded):
-                # one after the other, so that only one model's activations are in memory
+                # one model at a time, so that only its activations are in memory
                 for losses, learns in ((self.value_losses, True), (self.policy_losses, policy_learns)):
                     with autocast(self.args.bf16, device), torch.set_grad_enabled(learns):
                         loss, sums = losses(experience, part)
@@ -118,7 +118,7 @@ class Updater:
     def sum_gradients(self) -> None:
         """Sum the gradients of all processes, many in one message: each message has a fixed cost, whatever its size.
 
-        A process adds zeros for a gradient that only another one has (of an expert that got none of its tokens); a
+        A process adds zeros for a gradient that it lacks and another has (of an expert that got none of its tokens); a
         parameter without a gradient in any process stays without.
         """
         has_gradient = torch.tensor([p.grad is not None for p in self.trained], device=self.accelerator.device)
@@ -135,7 +135,7 @@ class Updater:
 
 
 def gradient_buckets(tensors: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Yield the tensors in parts of one dtype and of at most BUCKET elements, unless a single tensor has more."""
+    """Yield the tensors in groups of one dtype and at most BUCKET elements, unless a single tensor has more."""
     bucket: list[torch.Tensor] = []
     size = 0
     for tensor in sorted(tensors, key=lambda tensor: str(tensor.dtype)):  # stable: the same order in each process

@@ -1,1 +1,1 @@
-"""The stages: modules whose `main(config)` has the sections Data, Model, Trainer and Save; and pipelines of them."""
+"""The stages, modules whose `main(config)` has the sections Data, Model, Trainer and Save; and pipelines of stages."""

@@ -5,15 +5,19 @@ and TRL's other losses; LoRA or full. The reference is the SFT model that the po
 """
 
 import copy
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
 from datasets import Dataset
 from transformers import set_seed
 
+from hfkit.config.fields import HubFields
 from hfkit.config.stages import DPOConfig
 from hfkit.core.console import say, warn
 from hfkit.core.device import prepare_device
+from hfkit.core.files import hash_of
+from hfkit.data.caching import content_hash
 from hfkit.data.comparisons import COMPARISONS, as_pairs, encode_comparisons
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
@@ -50,6 +54,8 @@ def main(config: DPOConfig) -> Path:
     train_rows = encode_pairs(train_rows, tokenizer, stats["train"], config)
     if test_rows is not None:
         test_rows = encode_pairs(test_rows, tokenizer, stats["test"], config)
+    if config.extra.get("precompute_ref_log_probs"):
+        train_rows, test_rows = (rows and with_own_key(rows, config) for rows in (train_rows, test_rows))
     run = open_run("dpo", config, stats)
     if run.is_done:
         return run.folder
@@ -102,6 +108,17 @@ def encode_pairs(rows: Dataset, tokenizer, stats, config: DPOConfig) -> Dataset:
     """Return encoded pairs; those of a ranking are pairs of their own."""
     encoded = encode_comparisons(rows, tokenizer, stats, config)
     return as_pairs(encoded) if "reply_ids" in encoded.column_names else encoded
+
+
+def with_own_key(rows: Dataset, config: DPOConfig) -> Dataset:
+    """Return rows under a key in the cache that depends on all settings.
+
+    trl 1.12.0: log-probabilities of the reference are cached by rows and weights alone, though `ld_alpha`, the
+    precision and LoRA's scale change them.
+    """
+    place = {field.name for field in fields(HubFields)} | {"output_dir", "resume_from_checkpoint"}
+    settings = {name: value for name, value in vars(config).items() if name not in place}
+    return rows.select(range(len(rows)), new_fingerprint=hash_of([content_hash(rows), settings]))
 
 
 def prompts_of(pairs: Dataset, most: int) -> Dataset:

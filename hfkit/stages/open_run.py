@@ -1,4 +1,4 @@
-"""Opens the run of a stage: the record gets the data that it reads, the models that it starts from, and their dtype."""
+"""Opens the run of a stage, and records its data, the models that it starts from, and their dtype."""
 
 from dataclasses import replace
 
@@ -13,10 +13,10 @@ from hfkit.training.run import Run
 
 
 def open_run(stage: str, config, stats: dict[str, SplitStats]) -> Run:
-    """Open the run of a stage, with a copy of its config that says the dtype; report if it is done already.
+    """Open the run of a stage, with a copy of its config in which the dtype is set; report if it is done already.
 
     Args:
-        stats: what became of each split's rows.
+        stats: statistics of each split's rows.
     """
     if isinstance(config, ModelFields):
         config = replace(config, dtype=dtype_to_train(config))
@@ -27,7 +27,7 @@ def open_run(stage: str, config, stats: dict[str, SplitStats]) -> Run:
     weights = {f"weights of {parent['path']}": parent["weights_sha256"] for parent in parents}
     checkpoint = run.checkpoint.name if run.checkpoint else None
     found = {"datasets (their rows)": run.record["data_sha256"], "checkpoint to resume from": checkpoint, **weights}
-    require_same(found, "let all machines read the same files")
+    require_same(found, "make all machines read the same files")
     if run.is_done:
         say(f"{stage}: already done in {run.folder}")
         run.update_license()

@@ -1,4 +1,4 @@
-"""Pipelines: stages that run one after another, each from the output of earlier ones."""
+"""Runs a pipeline: stages one after another, each from the output of earlier ones."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import fields, replace
@@ -38,12 +38,12 @@ def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[st
         say(f"== {number}/{len(argvs)} {stage}")
         config = parse_stage(stage, argv, pipeline.stages[stage])
         import_module(STAGES[stage].module).main(config)
-        release_memory()  # trainers are in reference cycles, and a GPU may not hold the models of two stages
+        release_memory()  # trainers are in reference cycles, and a GPU may not have room for the models of two stages
     return root
 
 
 def stage_flags(pipeline: Pipeline, root: Path, flags: list[str]) -> dict[str, list[str]]:
-    """Return the command line of each stage, in the order in which they run.
+    """Return the command line of each stage, in running order.
 
     Args:
         root: folder of the pipeline's outputs.
@@ -59,7 +59,7 @@ def stage_flags(pipeline: Pipeline, root: Path, flags: list[str]) -> dict[str, l
     for stage in stages:
         spec = STAGES[stage]
         by_stage[stage] = [("output_dir", [str(root / stage)])]
-        if hasattr(spec.config_class, "resume_from_checkpoint"):  # a pipeline always resumes
+        if hasattr(spec.config_class, "resume_from_checkpoint"):  # a pipeline always resumes its stages
             by_stage[stage].append(("resume_from_checkpoint", []))
         in_yaml = {key for layer in pipeline.stages[stage] for key in layer.content or {}}
         for wanted in spec.inputs:
@@ -76,7 +76,7 @@ def stage_flags(pipeline: Pipeline, root: Path, flags: list[str]) -> dict[str, l
         elif own_key == "output_dir":
             problems.append(Problem(f"--{key}", " ".join(words), f"the pipeline writes to {root / stage}: remove it"))
         else:
-            # replaces the same flag for all stages and the output of an earlier stage
+            # replaces the flag for all stages, and the output of an earlier stage
             kept = [flag for flag in by_stage[stage] if flag[0].removeprefix("no_") != own_key.removeprefix("no_")]
             by_stage[stage] = [*kept, (own_key, words)]
     if problems:
@@ -85,10 +85,10 @@ def stage_flags(pipeline: Pipeline, root: Path, flags: list[str]) -> dict[str, l
 
 
 def flags_for(stage: str, key: str, words: list[str]) -> list[tuple[str, list[str]]]:
-    """Return a flag for all stages as one stage gets it.
+    """Return the words of a flag for all stages that one stage gets.
 
-    Flags for the Hub are for models only, because each model is pushed with the tokenizer. The stage's name is appended
-    to `hub_model_id`.
+    Flags for the Hub apply to models only, because each model is pushed with its tokenizer. The stage's name is
+    appended to `hub_model_id`.
     """
     if key not in {field.name for field in fields(HubFields)}:
         return [(key, words)]
@@ -98,7 +98,7 @@ def flags_for(stage: str, key: str, words: list[str]) -> list[tuple[str, list[st
 
 
 def parse_stage(stage: str, argv: list[str], layers: Sequence[Layer] = (), check: Check = problems_of):
-    """Return the config that a stage's layers and its command line describe."""
+    """Return the config of a stage from its layers and its command line."""
     return parse(STAGES[stage].config_class, argv, f"hfkit {stage}", stage, check, layers)
 
 
@@ -128,9 +128,9 @@ def parse_stages(
 
 
 def later_problems(configs: dict[str, object], root: Path) -> list[Problem]:
-    """Return what a stage cannot do with the model that an earlier stage is going to make.
+    """Return the problems of stages with the models that earlier stages will make.
 
-    Its architecture is that of the model from which the first of them starts, or that it makes.
+    Their architecture is that of the model that the first stage starts from or makes.
     """
     problems, made = [], {}
     for stage, config in configs.items():
@@ -146,14 +146,14 @@ def later_problems(configs: dict[str, object], root: Path) -> list[Problem]:
 
 
 def pending_keys(stage: str, argvs: dict[str, list[str]], root: Path) -> list[str]:
-    """Return the keys of a stage that name the output folder of an earlier stage, which need not exist yet."""
+    """Return the keys of a stage that name the output folder of an earlier stage, which may not exist yet."""
     earlier = [str(root / other) for other in list(argvs)[: list(argvs).index(stage)]]
     given = group_flags(argvs[stage], [])
     return [one.key for one in STAGES[stage].inputs if any((one.key, [folder]) in given for folder in earlier)]
 
 
 def check_except(pending: list[str], ignored: Collection[Kind] = ()) -> Check:
-    """Return the checks of a config without problems of its `pending` keys or of an ignored kind."""
+    """Return a check of a config that leaves out problems of `pending` keys and of ignored kinds."""
 
     def check(config) -> list[Problem]:
         # absolute, so that a folder that does not exist yet is not mistaken for a Hub id

@@ -1,4 +1,4 @@
-"""Reads a pipeline's YAML: where its stages write, and the files and keys that make each stage's config."""
+"""Reads a pipeline's YAML: its output folder, and the files and keys of each stage's config."""
 
 import os
 from collections.abc import Mapping
@@ -31,13 +31,14 @@ class Pipeline:
 
 
 def is_pipeline(content: Mapping) -> bool:
-    """Return whether the content of a YAML is a pipeline's, not that of one stage."""
+    """Return whether the content of a YAML is a pipeline rather than one stage."""
     return not {"extends", "stages"}.isdisjoint(content)
 
 
 def read_pipeline(path: Path) -> Pipeline:
-    """Return the pipeline of a YAML, with the stages of the pipelines that it extends. A stage's own keys are not
-    checked yet.
+    """Return the pipeline of a YAML, with the stages of the pipelines that it extends.
+
+    The keys of stages are not validated here.
 
     Raises:
         ConfigError: with every problem: wrong keys, unknown stages, missing files.
@@ -48,7 +49,9 @@ def read_pipeline(path: Path) -> Pipeline:
         raise ConfigError(problems, source=str(path))
     pipeline = merge_pipelines(path, content, problems, (path.resolve(),))
     reported = {problem.key for problem in problems}
-    is_unsure = "extends" in reported or any(problem.file for problem in problems)  # others may have the key
+    is_unsure = "extends" in reported or any(
+        problem.file for problem in problems
+    )  # a pipeline that cannot be read may have the key
     if pipeline.output_dir is None and not is_unsure and "output_dir" not in reported:
         problems.append(Problem("output_dir", MISSING, "expected the folder that the stages write to"))
     if not pipeline.stages and not is_unsure and "stages" not in reported:
@@ -62,8 +65,8 @@ def merge_pipelines(path: Path, content: dict, problems: list[Problem], open_fil
     """Return the pipeline that the content of a YAML describes, on top of those that it extends.
 
     Args:
-        problems: gets what is wrong.
-        open_files: this YAML and those that extend it, to refuse a circle.
+        problems: gets the problems.
+        open_files: this YAML and those that extend it, to detect a cycle.
     """
     merged = Pipeline(None, {})
     extends = content.get("extends") or []
@@ -93,7 +96,7 @@ def merge_pipelines(path: Path, content: dict, problems: list[Problem], open_fil
 
 
 def read_extended(path: Path, file: object, problems: list[Problem], open_files: tuple[Path, ...]) -> Pipeline | None:
-    """Return the pipeline that the YAML at `path` extends, or None with a problem; see `merge_pipelines`."""
+    """Return the pipeline that the YAML at `path` extends, or add a problem; see `merge_pipelines`."""
     if not isinstance(file, str):
         problems.append(Problem("extends", file, "expected the YAML of a pipeline, or a list of these"))
         return None
@@ -110,35 +113,35 @@ def read_extended(path: Path, file: object, problems: list[Problem], open_files:
 
 
 def read_layers(path: Path, key: str, given: object, problems: list[Problem]) -> list[Layer]:
-    """Return the layers of a stage: files beside the pipeline's YAML, or mappings in it.
+    """Return the layers of a stage: files, relative to the pipeline's YAML, or mappings in it.
 
     Args:
         path: the pipeline's YAML.
-        key: where `given` stands in it.
-        problems: gets those of `given`; those within a stage's file stay with its layer.
+        key: of `given` in the YAML.
+        problems: gets the problems of `given`; those within a stage's file stay in its layer.
     """
     layers = []
     for index, one in enumerate(given if isinstance(given, list) else [given]):
-        place = f"{key}[{index}]" if isinstance(given, list) else key
+        entry = f"{key}[{index}]" if isinstance(given, list) else key
         if isinstance(one, dict):
-            layers.append(Layer(resolve_inputs(one, path.parent, problems, f"{place}."), file=str(path)))
+            layers.append(Layer(resolve_inputs(one, path.parent, problems, f"{entry}."), file=str(path)))
         elif not isinstance(one, str):
-            problems.append(Problem(place, one, STAGE_REMEDY))
-        elif file := find_yaml(path, place, one, problems):
+            problems.append(Problem(entry, one, STAGE_REMEDY))
+        elif file := find_yaml(path, entry, one, problems):
             layers.append(read_layer(file))
     return layers
 
 
 def find_yaml(path: Path, key: str, file: str, problems: list[Problem]) -> str | None:
-    """Return the path of a file that a pipeline's YAML names, or None with a problem."""
+    """Return the path of a file that a pipeline's YAML names, or add a problem and return None."""
     found = resolve_path(file, path.parent, os.path.isfile, key, problems)
     if os.path.isfile(found):
         return found
-    problems.append(Problem(key, file, f"no such file, in {path.parent} or from the current folder"))
+    problems.append(Problem(key, file, f"no such file in {path.parent} or in the current folder"))
     return None
 
 
 def add_layers(pipeline: Pipeline, stages: dict[str, list[Layer]]) -> None:
-    """Put layers on top of those that a pipeline's stages have."""
+    """Add layers on top of those of a pipeline's stages."""
     for stage, layers in stages.items():
         pipeline.stages[stage] = [*pipeline.stages.get(stage, []), *layers]

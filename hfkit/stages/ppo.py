@@ -90,11 +90,11 @@ def main(config: PPOConfig) -> Path:
 
 
 def train_policy(trainer, run) -> dict:
-    """Run PPO and resume from the run's last complete checkpoint, if any.
+    """Run PPO, from the run's last complete checkpoint if there is one.
 
     Returns:
         facts for the record: steps (updates), best_step and best_metric with `load_best_model_at_end`, episodes,
-        rollout_engine, train_seconds, and `stopped`, the reason if it stopped early.
+        rollout_engine, train_seconds, and `stopped`, the reason for stopping early.
     """
     correct_best_checkpoint(run)
     with defer_signals():

@@ -92,7 +92,7 @@ def main(config: PretrainConfig) -> Path:
 
 
 class PretrainTrainer(MicroBatching, ChunkedLoss):
-    """Trainer that logs perplexity and bits per byte with the held-out loss; bits compare across tokenizers.
+    """Logs perplexity and bits per byte with the held-out loss; bits per byte are comparable across tokenizers.
 
     Args:
         tokens_per_byte: tokens per UTF-8 byte of the held-out text; None without held-out rows.
@@ -112,7 +112,7 @@ class PretrainTrainer(MicroBatching, ChunkedLoss):
 def collate_packed(rows: list[dict]) -> dict:
     """Return a batch of packed rows, which need no padding: `input_ids` and `labels`, each (B, T).
 
-    The labels are a row's own, such as those of one that only fills up an evaluation, or else its ids.
+    Labels are the row's own if it has them, as rows that only pad an evaluation, else its ids.
     """
     ids, labels = ([row.get(name, row["input_ids"]) for row in rows] for name in ("input_ids", "labels"))
     return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}

@@ -11,20 +11,20 @@ from hfkit.stages.pipeline import check_except, parse_stage, parse_stages, stage
 from hfkit.stages.pipeline_file import is_pipeline, read_pipeline
 
 IGNORED = (Kind.NO_SUCH_FILE, Kind.NOT_HERE)
-"""Files that a config names may be made later, and a run may be on another machine."""
+"""Problems to ignore, since files may be created later and a run may happen on another machine."""
 
 
 def read_configs(
     path: str | None, stage: str | None, output_dir: str | None, flags: list[str], among: Sequence[str] | None = None
 ) -> dict[str, object]:
-    """Return the configs of a YAML by stage: one, or those of a pipeline. Files that they name need not exist.
+    """Return the configs of a YAML by stage, for one stage or a pipeline; files that they name need not exist.
 
     Args:
         path: a stage's YAML, or a pipeline's; None for a stage that `flags` describe.
         stage: the stage of the YAML; None infers it from its name and keys.
         output_dir: folder to write to instead of the YAML's `output_dir`.
         flags: `["--seed", "1"]`, for one stage of a pipeline `["--sft.learning_rate", "1e-4"]`.
-        among: the stages that a YAML of one stage may be for; None allows all.
+        among: the stages that are allowed for a YAML of one stage; None allows all.
 
     Raises:
         ConfigError: the YAML cannot be read, its stage cannot be inferred, or a config has problems.
@@ -35,7 +35,9 @@ def read_configs(
         raise ConfigError(problems, source=path)
     if is_pipeline(content):
         if stage is not None:
-            raise ConfigError([Problem("--stage", stage, "a pipeline names its own stages: remove it")])
+            raise ConfigError(
+                [Problem("--stage", stage, "has no effect on a pipeline, which names its stages: remove it")]
+            )
         pipeline = read_pipeline(Path(path))
         root = Path(output_dir or pipeline.output_dir)
         return parse_stages(pipeline, stage_flags(pipeline, root, flags), root, IGNORED)
@@ -66,5 +68,5 @@ def infer_stage(path: str, content: dict, among: Sequence[str] | None = None) ->
     possible = [name for name in keys if (keys[name] - elsewhere[name]) & content.keys()]
     if len(possible) == 1:
         return possible[0]
-    remedy = f"say which stage it is for: --stage {'|'.join(possible or among or STAGES)}"
+    remedy = f"name its stage: --stage {'|'.join(possible or among or STAGES)}"
     raise ConfigError([Problem("stage", MISSING, remedy)], source=path)

@@ -80,7 +80,7 @@ def main(config: RewardConfig) -> Path:
             remove_unused_columns=False,  # train_sampling_strategy: group_by_length reads `length`
             include_num_input_tokens_seen="non_padding",
         )
-        is_sharded = shards_weights(config.extra)  # then no process can call the model before training begins
+        is_sharded = shards_weights(config.extra)  # no process can call the model before training begins
         share = config.micro_batches_by_length and not is_sharded and can_share(model, train_rows)
         with keep_trainable_dtype(model):
             trainer = ComparisonTrainer(

@@ -32,7 +32,7 @@ def main(config: TokenizerConfig) -> Path:
     rows, _, stats = load_splits(config, ["text"])
     rows = drop_empty_texts(rows, stats["train"])
     stats["train"].faults = faults.of_column(rows.with_format("arrow")[:]["text"])
-    rows = stats["train"].mix(rows, np.zeros(len(rows), dtype=int))  # there is no tokenizer yet to count tokens with
+    rows = stats["train"].mix(rows, np.zeros(len(rows), dtype=int))  # no tokenizer exists yet to count tokens
     run = open_run("tokenizer", config, stats)
     if run.is_done:
         return run.folder
@@ -71,7 +71,7 @@ def main(config: TokenizerConfig) -> Path:
 
 
 def template_of(config: TokenizerConfig) -> tuple[str, list[str]]:
-    """Return the chat template of a config, and its markers: the tokens of a built-in template, or hfkit's own."""
+    """Return the chat template of a config and its marker tokens: those of a built-in template, or hfkit's own."""
     chosen = config.chat_template
     if chosen in BUILT_IN_TOKENS and not Path(chosen).is_file():
         return read_built_in(chosen), [*BUILT_IN_TOKENS[chosen]]

@@ -29,20 +29,20 @@ from hfkit.training.tracking import attach_record
 # The trainer's own pushes run in the background and fail silently; the tokenizer already has its pad token.
 NOT_FOR_THE_TRAINER = {field.name for field in fields(HubFields)} | {"resume_from_checkpoint", "pad_token"}
 FALLING_METRICS = ("perplexity", "bits_per_byte", "calibration_error")
-"""Metrics of which the lowest is best, beside the losses, of which Transformers knows it."""
+"""Metrics of which the lowest is best, in addition to the losses, which Transformers knows."""
 RECOMPUTES = "activation_checkpointing"
-"""What newer versions of Transformers call `gradient_checkpointing`."""
+"""The name of `gradient_checkpointing` in newer versions of Transformers."""
 
 
 def trainer_arguments(config, **overrides):
     """Return the trainer's arguments: the fields it shares with a stage's config, then `extra`, then `overrides`.
 
-    `bf16`, `gradient_checkpointing` and `optim` get their defaults here, since these depend on the device; `plan_run`
-    sets `gradient_checkpointing` before.
+    `bf16`, `gradient_checkpointing` and `optim` get their defaults here, since these depend on the device; after
+    `plan_run`, `gradient_checkpointing` is set already.
     """
-    state = process_state(config.extra)  # joins the process group, before anything else does
+    state = process_state(config.extra)  # joins the process group first
     kind, extra = state.device.type, dict(config.extra)
-    if is_torch_tf32_available():  # set by `prepare_device`; PyTorch raises where its old and new setting are mixed
+    if is_torch_tf32_available():  # set by `prepare_device`; PyTorch raises if its old and new settings are mixed
         extra.pop("tf32", None)
     if state.num_processes == 1:
         extra.pop("ddp_backend", None)
@@ -55,15 +55,17 @@ def trainer_arguments(config, **overrides):
         "run_name": "-".join(Path(config.output_dir).resolve().parts[-2:]),
     }
     values |= {key: default for key, default in defaults.items() if values.get(key) is None}
-    if RECOMPUTES in names:  # its new name; Transformers warns of the old one
+    if RECOMPUTES in names:  # the new name; Transformers warns of the old one
         values[RECOMPUTES] = values.pop("gradient_checkpointing")
-    if getattr(config, "use_peft", False):  # all adapters are used, and the search for unused ones would slow each step
+    if getattr(
+        config, "use_peft", False
+    ):  # all adapters are used, so searching for unused parameters would only slow each step
         values["ddp_find_unused_parameters"] = False
     if kind == "cpu":
-        values["use_cpu"] = True  # otherwise bf16 is refused, which a CPU supports
+        values["use_cpu"] = True  # Transformers refuses bf16 otherwise, which a CPU supports
     values |= best_defaults(config)
     arguments = config_class(**{**values, "disable_tqdm": True, **extra, **overrides})
-    if arguments.n_gpu > 1:  # nn.DataParallel computes wrong gradients over quantized bases, and breaks trl's losses
+    if arguments.n_gpu > 1:  # nn.DataParallel computes wrong gradients over quantized bases and breaks TRL's losses
         use_one_gpu(arguments)
     return arguments
 
@@ -71,7 +73,7 @@ def trainer_arguments(config, **overrides):
 def best_defaults(config) -> dict:
     """Return the trainer's arguments that early stopping and the choice of the best checkpoint need.
 
-    Transformers takes every metric but a loss for one that should rise, and counts anew when it resumes.
+    Transformers assumes that every metric except a loss should rise, and restarts its count on resuming.
     """
     patience, metric = getattr(config, "early_stopping_patience", None), config.extra.get("metric_for_best_model")
     values: dict = {"restore_callback_states_from_checkpoint": True} if patience else {}
@@ -87,17 +89,17 @@ def device_defaults(config, kind: str, bf16: bool) -> dict:
 
     Args:
         kind: of the device, "cuda" or "cpu".
-        bf16: whether it computes in bf16.
+        bf16: whether it supports bf16.
     """
     return {
         "bf16": computes_in_bf16(config, bf16),
         "gradient_checkpointing": kind == "cuda",
-        "optim": "adamw_torch_fused" if kind == "cuda" else "adamw_torch",  # fused makes no copies of trained weights
+        "optim": "adamw_torch_fused" if kind == "cuda" else "adamw_torch",  # the fused kernel copies no trained weights
     }
 
 
 def max_tokens(config, length: int, sequences: int = 1) -> int | None:
-    """Return the most tokens of a micro-batch, padding included; None if batches are computed as they are.
+    """Return the most tokens of a micro-batch, padding included; None if batches are not split.
 
     Args:
         length: the most tokens of a sequence.
@@ -109,7 +111,7 @@ def max_tokens(config, length: int, sequences: int = 1) -> int | None:
 
 
 def set_callbacks(trainer: Trainer, run: Run, save: Callable[[Path], None], *more: TrainerCallback) -> None:
-    """Replace the trainer's printing by hfkit's callbacks, and attach the run's record to its trackers.
+    """Replace the trainer's console output by hfkit's callbacks, and attach the run's record to its trackers.
 
     Args:
         save: saves the model in its current state into a folder.
@@ -117,7 +119,7 @@ def set_callbacks(trainer: Trainer, run: Run, save: Callable[[Path], None], *mor
     trainer.remove_callback(PrinterCallback)
     # TRL's card, written with each checkpoint, would overwrite an existing README.md
     trainer.create_model_card = lambda *args, **kwargs: None
-    trainer.add_callback(SaveOnSignal(trainer))  # before pushes of checkpoints
+    trainer.add_callback(SaveOnSignal(trainer))  # must run before checkpoints are pushed
     if run.config.push_to_hub and run.config.hub_strategy == "every_save":
         trainer.add_callback(PushCheckpointCallback(run, save))
     for callback in (MetricsFile(run.folder), TrainingProgress(run.stage), GroupedOrder(), *more):
@@ -129,10 +131,10 @@ def set_callbacks(trainer: Trainer, run: Run, save: Callable[[Path], None], *mor
 
 @contextmanager
 def keep_trainable_dtype(model: PreTrainedModel | PeftModel):
-    """Restore the dtype of trainable weights after the constructor of a trl trainer.
+    """Restore the dtype of trainable weights after the constructor of a TRL trainer.
 
-    Over a quantized base trl casts them to bf16, which loses the small updates at the end of a run; without autocast
-    they would also meet fp32 activations in the first step.
+    Over a quantized base TRL casts them to bf16, which loses the small updates at the end of a run; without autocast
+    the first step would also mix them with fp32 activations.
     """
     kept = {parameter: parameter.data for parameter in model.parameters() if parameter.requires_grad}
     yield
@@ -145,9 +147,9 @@ def train(trainer: Trainer, run: Run) -> dict:
     """Train, from the last complete checkpoint if the run has one.
 
     Returns:
-        facts for the record: steps, best_step and best_metric with `load_best_model_at_end`, stopped (why, if early),
-        tokens, train_seconds (with those up to the checkpoint), train_loss (mean over the steps up to the published
-        one).
+        facts for the record: steps, best_step and best_metric with `load_best_model_at_end`, stopped (the reason, if
+        early), tokens, train_seconds (including those before resuming), train_loss (mean over the steps up to the
+        published one).
 
     Raises:
         HfkitError: no step was taken, training ended early for no known reason, or weights are not finite.
@@ -163,7 +165,7 @@ def train(trainer: Trainer, run: Run) -> dict:
     trainer.started = time.time() - seconds_before
     run.started -= seconds_before
     if before.max_steps and (before.global_step >= before.max_steps or has_stopped(before)):
-        # interrupted between the last step and the publication: trainer.train() would take a further step
+        # interrupted after the last step: trainer.train() would take one more step
         best = before.best_model_checkpoint if trainer.args.load_best_model_at_end else None
         load_checkpoint(trainer, best or checkpoint)
         trainer.state = before
@@ -176,7 +178,8 @@ def train(trainer: Trainer, run: Run) -> dict:
             mean_loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
         require_planned_end(trainer, bool(own_stop(trainer)) or has_lost_patience(trainer))
     if trainer.state.global_step == 0:
-        raise HfkitError("no step was taken: the rows do not fill one batch (dataloader_drop_last, batch size)")
+        raise HfkitError("no step was taken, since the rows do not fill one batch: lower the batch size")
+
     if not has_finite_weights(trainer.model, trainer.accelerator):
         raise HfkitError(
             "the weights are not finite: lower learning_rate, train with bf16 or float32, or set "
@@ -196,9 +199,9 @@ def train(trainer: Trainer, run: Run) -> dict:
 
 
 def correct_best_checkpoint(run: Run) -> None:
-    """Correct the path of the best checkpoint in the state that the run resumes from; the folder may have moved.
+    """Correct the path of the best checkpoint in the state to resume from, since the folder may have moved.
 
-    If that checkpoint is lost, the best of the others counts, with a warning.
+    If that checkpoint is missing, warn, and choose the best among later checkpoints.
     """
     if run.checkpoint and is_main_process():
         file = run.checkpoint / "trainer_state.json"
@@ -206,7 +209,7 @@ def correct_best_checkpoint(run: Run) -> None:
         named = state.get("best_model_checkpoint")
         best = run.folder / Path(named).name if named else None
         if best and checkpoint_fault(best):
-            warn(f"the best checkpoint, {best}, cannot be read: of the checkpoints from now on, the best is published")
+            warn(f"the best checkpoint, {best}, cannot be read: the best of the later checkpoints will be published")
             write_json(file, state | {"best_model_checkpoint": None, "best_metric": None, "best_global_step": None})
         elif best and named != str(best):
             write_json(file, state | {"best_model_checkpoint": str(best)})
@@ -214,7 +217,7 @@ def correct_best_checkpoint(run: Run) -> None:
 
 
 def published_step(trainer: Trainer) -> int:
-    """Return the step of the weights that a trained trainer has: the best checkpoint's if that was loaded."""
+    """Return the step of the weights in a trained trainer: that of the best checkpoint if it was loaded."""
     best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
     return int(Path(best).name.rpartition("-")[2]) if best else trainer.state.global_step
 
@@ -229,14 +232,14 @@ def best_checkpoint_facts(trainer: Trainer) -> dict:
         return {}
     if state.best_global_step not in (None, published):
         warn(
-            f"{metric} was best at step {state.best_global_step}, which has no checkpoint: the weights are those of "
-            f"step {published}. Set save_steps to eval_steps"
+            f"{metric} was best at step {state.best_global_step}, which has no checkpoint: the weights of step "
+            f"{published} are published. Set save_steps to eval_steps"
         )
     return {"best_step": published, "best_metric": metric} if state.best_model_checkpoint else {}
 
 
 def has_stopped(state: TrainerState) -> bool:
-    """Return whether early stopping had ended training when a checkpoint with this state was saved."""
+    """Return whether early stopping had ended training when this state was saved."""
     if kept_logs(state).get("stopped"):
         return True
     control, stopping = (state.stateful_callbacks.get(name, {}) for name in (CONTROL, EarlyStoppingCallback.__name__))
@@ -252,7 +255,7 @@ def has_lost_patience(trainer: Trainer) -> bool:
 
 
 def own_stop(trainer: Trainer) -> str | None:
-    """Return why a trainer stopped itself before its last step, or None."""
+    """Return why a trainer of hfkit stopped before its last step, or None."""
     return getattr(trainer, "stopped", None)
 
 
@@ -261,35 +264,35 @@ def require_planned_end(trainer: Trainer, is_known: bool) -> None:
     step, planned = trainer.state.global_step, trainer.state.max_steps
     if 0 < step < planned and not is_known:
         raise HfkitError(
-            f"training ended at step {step} of {planned}, for a reason that hfkit does not know: remove the callback "
-            "or the key of the trainer that stops it, then resume with --resume_from_checkpoint"
+            f"training ended at step {step} of {planned} for an unknown reason: remove the callback or the trainer's "
+            "key that stops it, then resume with --resume_from_checkpoint"
         )
 
 
 def early_stop_facts(trainer: Trainer, config) -> dict:
-    """Return `stopped` for the record, the reason why a trained trainer ended before its last step; else nothing."""
+    """Return `stopped`, the reason why training ended before its last step, for the record; else nothing."""
     state, patience = trainer.state, config.early_stopping_patience
     if reason := own_stop(trainer):
         return {"stopped": reason}
     if not patience or state.global_step >= state.max_steps:
         return {}
-    since = f" since step {state.best_global_step}" if state.best_global_step else ""  # where checkpoints are saved
+    since = f" since step {state.best_global_step}" if state.best_global_step else ""  # set if checkpoints are saved
     metric = trainer.args.metric_for_best_model
     return {"stopped": f"{metric} has not improved in {patience} evaluations{since} (early_stopping_patience)"}
 
 
 def mean_logged_loss(logged: list[tuple[int, float]]) -> float:
-    """Return the mean loss of a run from its logs (step, mean since the previous log), from before resuming too."""
+    """Return the mean loss of a run from all its logs (step, mean since the previous log), also before resuming."""
     steps = [0, *(step for step, _ in logged)]
     total = sum((step - before) * loss for before, (step, loss) in zip(steps, logged, strict=False))
     return total / steps[-1]
 
 
 def held_out_metrics(trainer: Trainer) -> dict[str, float]:
-    """Return the held-out metrics of the published weights: from the evaluation at their step, or from a new one."""
+    """Return the held-out metrics of the published weights, from the evaluation at their step or from a new one."""
     step = published_step(trainer)
     logs = [log for log in trainer.state.log_history if "eval_loss" in log and log["step"] == step > 0]
-    with defer_signals():  # without a checkpoint of this step, one is saved first
+    with defer_signals():  # a checkpoint of this step is saved first if there is none
         metrics = logs[-1] if logs else trainer.evaluate()
     speed = ("_time", "runtime", "per_second", "num_tokens")
     return {key: value for key, value in metrics.items() if key.startswith("eval_") and not key.endswith(speed)}

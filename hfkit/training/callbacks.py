@@ -1,4 +1,4 @@
-"""Callbacks of a training loop: the metrics file, the progress line, and samples of the model's text."""
+"""Callbacks of the training loop: the metrics file, the progress line, samples of the model's text."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from hfkit.core.progress import ProgressLine
 from hfkit.records.metrics_file import METRICS
 from hfkit.training.sharding import is_sharded
 
-# What the progress line shows of a log.
+# The metrics of a log that the progress line shows.
 TRAIN_METRICS = {
     "loss": "loss {:.3f}",
     "accuracy": "accuracy {:.2f}",
@@ -35,9 +35,9 @@ EVAL_METRICS = {
 
 
 class Resume(TrainerCallback):
-    """Lets a resumed run log, evaluate and save at the steps of its own config, and what an uninterrupted one logs.
+    """Lets a resumed run log, evaluate and save at the steps of its own config, and log what an uninterrupted run logs.
 
-    Trainer takes the steps of the checkpoint, and forgets what was not logged yet.
+    Trainer would take the steps from the checkpoint and lose metrics that were not logged yet.
     """
 
     def __init__(self, trainer: KeepsLogs):
@@ -50,7 +50,7 @@ class Resume(TrainerCallback):
 
 
 class BeforeFirstStep(TrainerCallback):
-    """Calls a function once training begins: only then can a model be called whose weights are sharded."""
+    """Calls a function when training begins, since a sharded model cannot be called earlier."""
 
     def __init__(self, function: Callable[[], None]):
         self.function = function
@@ -62,7 +62,7 @@ class BeforeFirstStep(TrainerCallback):
 class MetricsFile(TrainerCallback):
     """Appends each log to `metrics.jsonl`, one JSON object per line with its step.
 
-    A resumed run first cuts the file back to its checkpoint, so the file is that of an uninterrupted run.
+    A resumed run first truncates the file to its checkpoint, so the file equals that of an uninterrupted run.
     """
 
     def __init__(self, folder: Path):
@@ -83,7 +83,7 @@ class MetricsFile(TrainerCallback):
 
     @staticmethod
     def line(step: int, logs: dict) -> str:
-        """Return a log as a line; "" for the summary at the end, which is in the record, and wrong after resuming."""
+        """Return a log as a line; "" for the final summary, which is in the record and wrong after resuming."""
         if "train_loss" in logs:
             return ""
         numbers = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
@@ -91,7 +91,7 @@ class MetricsFile(TrainerCallback):
 
 
 class TrainingProgress(TrainerCallback):
-    """Shows the progress of a training loop, with the metrics that it logs."""
+    """Shows the progress of a training loop with its logged metrics."""
 
     def __init__(self, name: str):
         self.name = name
@@ -122,12 +122,12 @@ class TrainingProgress(TrainerCallback):
 
 
 class GroupedOrder(TrainerCallback):
-    """Lets orders that a sampler draws depend on the seed and the epoch alone.
+    """Makes the order that a sampler draws depend on the seed and the epoch alone.
 
-    Of `train_sampling_strategy: group_by_length`, Transformers draws it from torch's global generator, which processes
-    with other dropout masks have in other states: they would share out different orders, and leave rows out. A run that
-    resumes within an epoch would do so too. The prompts of TRL's GRPO have a generator, which goes on from epoch to
-    epoch: a run that resumes in the second one would begin with the order of the first.
+    With `train_sampling_strategy: group_by_length`, Transformers draws the order from torch's global generator, whose
+    state differs between processes with different dropout masks, and after resuming within an epoch: processes would
+    split different orders and skip rows. The generator for the prompts of TRL's GRPO continues from epoch to epoch: a
+    run that resumes in the second epoch would start with the order of the first.
     """
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
@@ -140,9 +140,9 @@ class GroupedOrder(TrainerCallback):
 
 
 class Samples(TrainerCallback):
-    """Prints how the model continues a few prompts at each evaluation; random states of the training are restored.
+    """Prints how the model continues a few prompts at each evaluation, then restores the random state of training.
 
-    The main process generates, or all processes together where they hold parts of the model.
+    The main process generates, or all processes together if they hold parts of the model.
     """
 
     def __init__(self, tokenizer, prompts: list[str], length: int):

@@ -1,4 +1,4 @@
-"""Checks what resuming reads of a checkpoint before anything is loaded: it may come from somebody else."""
+"""Checks the files of a checkpoint before they are loaded, since a checkpoint may come from an untrusted source."""
 
 import pickle
 from dataclasses import fields
@@ -17,7 +17,7 @@ from hfkit.training.sharded_checkpoint import sharded_fault
 from hfkit.training.zero_checkpoint import LATEST, zero_fault, zero_launch, zero_words
 
 MORE_KEYS = ("episode",)
-"""Of the state of TRL's PPO trainer."""
+"""Keys in the state of TRL's PPO trainer."""
 COUNTERS = ("global_step", "max_steps", "num_train_epochs", "num_input_tokens_seen", "epoch")
 LARGEST_COUNT = 1 << 53
 WHOLE_STATE = ("pytorch_model_fsdp.bin", "optimizer.bin")
@@ -29,9 +29,9 @@ NOT_READ = "training_args.bin"
 
 
 def foreign_fault(checkpoint: Path) -> str | None:
-    """Return why a checkpoint is not one that hfkit wrote and that can be loaded without running code, or None.
+    """Return why a checkpoint was not written by hfkit or cannot be loaded without running code, or None.
 
-    Pickled tensors are read with `weights_only`, as Transformers reads them; the tensors stay on the disk.
+    Pickled tensors are read with `weights_only`, as in Transformers, and stay on the disk.
     """
     try:
         require_own_files(checkpoint)
@@ -42,7 +42,7 @@ def foreign_fault(checkpoint: Path) -> str | None:
         if file.suffix == ".bin" and file.name not in (NOT_READ, *WHOLE_STATE):
             return f"{file.name} is pickled; weights are loaded from safetensors only"
         if file.is_dir() and any(file.glob("adapter_*")):
-            return f"{file.name} holds a further adapter"
+            return f"{file.name} is an additional adapter"
     if fault := trainer_state_fault(read_json_mapping(checkpoint / "trainer_state.json") or {}):
         return f"trainer_state.json: {fault}"
     for file in sorted(file for pattern in PICKLED_STATE for file in checkpoint.glob(pattern)):
@@ -58,7 +58,7 @@ def foreign_fault(checkpoint: Path) -> str | None:
 
 
 def engine_of_checkpoint(checkpoint: Path) -> str:
-    """Return which engine saved a checkpoint of Transformers' `Trainer`, by its files."""
+    """Return the engine that saved a checkpoint of Transformers' `Trainer`, judged by its files."""
     if (checkpoint / LATEST).is_file():
         return zero_launch(checkpoint)
     files = {SAVES_SHARDS: SHARDED_STATE[0], SAVES_WHOLE: WHOLE_STATE[0]}
@@ -67,7 +67,7 @@ def engine_of_checkpoint(checkpoint: Path) -> str:
 
 
 def engine_of_launch(settings: dict) -> str:
-    """Return which engine saves checkpoints in this launch, in the words of `engine_of_checkpoint`.
+    """Return the engine that saves checkpoints in this launch, as `engine_of_checkpoint` names it.
 
     Args:
         settings: as of `launch.engine`.
@@ -79,28 +79,28 @@ def engine_of_launch(settings: dict) -> str:
 
 
 def resume_warning(checkpoint: Path, before: dict, now: dict) -> str | None:
-    """Return why a run that is resumed will not be that of an uninterrupted one, by its records; None if it will be."""
+    """Return why a resumed run will differ from an uninterrupted one, judged by its records; None if it will not."""
     trained, launched = ((record.get("environment") or {}).get("processes") for record in (before, now))
     if trained not in (None, launched):
         return (
-            f"the run had {trained} process(es), and resumes with {launched}: a step takes another number of rows "
-            "from here on, and rows of this epoch may be repeated or left out. To continue it, launch as before"
+            f"the run had {trained} process(es) and resumes with {launched}: from here on a step has another number of "
+            "rows, and rows of this epoch may be repeated or skipped. To avoid this, launch as before"
         )
     names = [f"rng_state_{rank}.pth" for rank in range(launched)] if launched > 1 else []
     if lost := [name for name in names if not (checkpoint / name).exists()]:
-        return f"{checkpoint.name} has no {', '.join(lost)}: dropout and samples will not be those of one run"
+        return f"{checkpoint.name} has no {', '.join(lost)}: dropout and samples will differ from an uninterrupted run"
     return None
 
 
 def trainer_state_fault(state: dict) -> str | None:
-    """Return what in a trainer_state.json is not as a trainer writes it, or None."""
+    """Return what is invalid in a trainer_state.json, or None."""
     known = {field.name for field in fields(TrainerState)} | {*MORE_KEYS}
     if unknown := [name for name in state if name not in known]:
         return f"unknown keys: {', '.join(unknown[:3])[:80]}"
     for name in COUNTERS:
         value = state.get(name, 0)
         if type(value) not in (int, float) or not 0 <= value <= LARGEST_COUNT:
-            return f"{name} is not a number of a run"
+            return f"{name} is not a valid number"
     if not isinstance(state.get("best_model_checkpoint"), (str, type(None))):
         return "best_model_checkpoint is not a path"
     logs, callbacks = state.get("log_history") or [], state.get("stateful_callbacks") or {}

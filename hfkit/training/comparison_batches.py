@@ -1,4 +1,4 @@
-"""Batches of pairs and rankings: the sequences of their replies, and the pairs among them."""
+"""Collates pairs and rankings into batches: sequences of responses, and the pairs among them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ from hfkit.training.micro_batching import Batch
 
 @dataclass
 class Comparisons:
-    """The replies of several encoded pairs or rankings, and the pairs among them.
+    """The responses of several encoded pairs or rankings, and the pairs among them.
 
     Attributes:
-        sequences: of the replies, in their order.
-        owner: the ranking that each sequence is of.
-        better, worse: the replies of each pair.
-        weights: of each pair, so that every ranking weighs alike.
+        sequences: of the responses, in their order.
+        owner: index of the ranking of each sequence.
+        better, worse: indices of the responses of each pair.
+        weights: of each pair, so that every ranking has the same weight.
         margins: of each pair; [] if the rows have none.
     """
 
@@ -35,7 +35,7 @@ class Comparisons:
 
     @classmethod
     def of(cls, rows: Iterable[dict], count: int, share: bool) -> "Comparisons":
-        """Return those of `count` rows."""
+        """Return the comparisons of `count` rows."""
         made, first = cls(), 0
         for index, row in enumerate(rows):
             is_pair = "chosen_ids" in row
@@ -44,8 +44,8 @@ class Comparisons:
             sequences = sequences_of(replies, share)
             made.sequences += sequences
             made.owner += [index] * len(sequences)
-            made.better += [first + place for place in better]
-            made.worse += [first + place for place in worse]
+            made.better += [first + index for index in better]
+            made.worse += [first + index for index in worse]
             made.weights += [1 / count / len(better)] * len(better)
             if "margin" in row:
                 made.margins += [row["margin"]] if is_pair else row["margin"]
@@ -54,21 +54,21 @@ class Comparisons:
 
 
 def replies_of(row: dict) -> list[list[int]]:
-    """Return the token ids of each reply of an encoded pair or ranking."""
+    """Return the token ids of each response of an encoded pair or ranking."""
     return [row["chosen_ids"], row["rejected_ids"]] if "chosen_ids" in row else row["reply_ids"]
 
 
 @dataclass
 class ComparisonCollator:
-    """Collates encoded pairs or rankings of R replies into one batch of S sequences, padded on the right.
+    """Collates encoded pairs or rankings of R responses into one batch of S sequences, padded on the right.
 
-    Returns `input_ids`, `position_ids`, `branches` (see `shared_prefixes`) and `attention_mask`, how many replies a
-    token is part of, (S, T) each; `ends` (2, R), the sequence and the place of the last token of each reply; `pairs`
-    (2, N), the better and the worse reply of each; `weights` (N,), which weigh every ranking alike; `margin` (N,) if
-    the rows have it; `row` (S,), which ranking a sequence is of.
+    Returns `input_ids`, `position_ids`, `branches` (see `shared_prefixes`) and `attention_mask`, how many responses a
+    token is part of, (S, T) each; `ends` (2, R), the sequence and the index of the last token of each response; `pairs`
+    (2, N), the better and the worse response of each; `weights` (N,), which give every ranking the same weight;
+    `margin` (N,) if the rows have it; `row` (S,), the ranking of each sequence.
 
     Args:
-        share: whether replies to one prompt are one sequence.
+        share: whether responses to one prompt share one sequence.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -87,9 +87,9 @@ class ComparisonCollator:
 
 
 def can_share(model: torch.nn.Module, rows: Dataset) -> bool:
-    """Return whether a classifier scores the replies of encoded pairs or rankings alike in one sequence.
+    """Return whether a classifier gives responses the same scores when they share one sequence.
 
-    It is asked on the row with the longest reply.
+    It is tried on the row with the longest response.
     """
     better, worse, owner = pair_lengths(rows.with_format("arrow")[:])
     longest = rows[int(owner[np.maximum(better, worse).argmax()])]
@@ -97,7 +97,7 @@ def can_share(model: torch.nn.Module, rows: Dataset) -> bool:
 
 
 class SharePrefixes(TrainerCallback):
-    """Asks `can_share` of a trainer's model when training begins, in all processes that hold parts of it."""
+    """Calls `can_share` for a trainer's model when training begins, in all processes that hold parts of it."""
 
     def __init__(self, trainer: Trainer, rows: Dataset):
         self.trainer, self.rows = trainer, rows

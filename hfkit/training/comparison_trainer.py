@@ -1,7 +1,7 @@
 """Trains reward models on rankings: all pairs of a prompt in one step (Ouyang et al. 2022, arXiv 2203.02155, 3.5).
 
-A pair is a ranking of two. Each reply is computed once, what the replies of a ranking begin with once for all of them
-(see `hfkit.models.shared_prefixes`), and the scores form the pairs.
+A pair is a ranking of two. Each response is computed once, and the shared beginning of the responses of a ranking once
+for all of them (see `hfkit.models.shared_prefixes`); the scores form the pairs.
 """
 
 from dataclasses import dataclass
@@ -22,20 +22,20 @@ from hfkit.training.micro_batching import Batch, MicroBatching
 
 
 class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
-    """TRL's trainer on encoded pairs or rankings: its metrics are over all pairs, and every ranking weighs alike.
+    """TRL's RewardTrainer on encoded pairs or rankings, with metrics over all pairs and equal weight for every ranking.
 
     The loss of a ranking is -1/N sum log sigmoid(r_better - r_worse - margin) over its N pairs without a tie, N =
-    K(K-1)/2 where no two replies are tied; that of a batch is the mean over its rankings.
+    K(K-1)/2 where no two responses are tied; that of a batch is the mean over its rankings.
     """
 
     def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
-        """Return the loss of a batch of `ComparisonCollator`, and the model's outputs if asked for.
+        """Return the loss of a batch of `ComparisonCollator`, and the model's outputs if requested.
 
-        Their `logits` are the scores (2N, 1) of the better replies, then of the worse.
+        Their `logits` are the scores (2N, 1) of the better responses, then of the worse ones.
         """
         inputs = dict(inputs)
         pairs, weights = inputs.pop("pairs"), inputs.pop("weights")
-        if self.accelerator.num_processes > 1:  # TRL gathers metrics of equal shapes
+        if self.accelerator.num_processes > 1:  # TRL gathers metrics, which must have equal shapes
             count = torch.tensor([pairs.shape[1]], device=self.accelerator.device)
             missing = int(self.accelerator.gather(count).max()) - pairs.shape[1]
             pairs = torch.cat([pairs, pairs[:, :1].expand(2, missing)], dim=1)
@@ -53,12 +53,12 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def scores(self, model, batch: Batch) -> torch.Tensor:
-        """Return the score of each reply of a batch, (R, 1)."""
+        """Return the score of each response of a batch, (R, 1)."""
         classifier = causal_model(model)
         return classifier.score(reply_states(model, classifier.base_model, batch))
 
     def pair_losses(self, better: torch.Tensor, worse: torch.Tensor, margin: torch.Tensor | float) -> torch.Tensor:
-        """Return the loss of each pair, (N,), from the scores of its replies, (N,) each."""
+        """Return the loss of each pair, (N,), from the scores of its responses, (N,) each."""
         losses = -logsigmoid(better - worse - margin)
         if self.args.center_rewards_coefficient is not None:
             losses = losses + self.args.center_rewards_coefficient * (better + worse) ** 2
@@ -67,18 +67,18 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
     # Micro-batches
 
     def adds_up(self, batch: Batch, items: torch.Tensor | int | None) -> bool:
-        """Return that a step's loss is the sum of its parts': `weights` makes it one."""
+        """Return True: with `weights`, a step's loss is the sum of its parts' losses."""
         return True
 
     def weight(self, batch: Batch) -> torch.Tensor:
-        """Return what metrics are a mean over: the number of pairs."""
+        """Return the number of pairs, over which metrics are averaged."""
         return torch.tensor(batch["pairs"].shape[1], device=batch["pairs"].device)
 
     def join(self, batches: list[Batch]) -> Batch:
         """Return the rows of several batches as one batch."""
         joined = super().join([{name: batch[name] for name in PER_TOKEN} for batch in batches])
         counts = [(len(batch["input_ids"]), batch["ends"].shape[1], int(batch["row"][-1]) + 1) for batch in batches]
-        first = np.cumsum([(0, 0, 0), *counts], axis=0).tolist()  # the sequence, reply and ranking before each batch
+        first = np.cumsum([(0, 0, 0), *counts], axis=0).tolist()  # the sequence, response and ranking before each batch
         several = [*zip(batches, first, strict=False)]
         joined |= {
             "ends": torch.cat([batch["ends"] + batch["ends"].new_tensor([[at[0]], [0]]) for batch, at in several], 1),
@@ -89,7 +89,7 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
         return joined | {name: torch.cat([batch[name] for batch in batches]) for name in others}
 
     def split(self, batch: Batch) -> list[Batch]:
-        """Return the micro-batches of a batch, of whole rankings, as many in each process."""
+        """Return the micro-batches of a batch, in whole rankings and equally many in each process."""
         lengths, owner = (batch["attention_mask"] > 0).sum(1).cpu().numpy(), batch["row"].cpu().numpy()
         longest = np.zeros(owner[-1] + 1, dtype=lengths.dtype)
         np.maximum.at(longest, owner, lengths)
@@ -101,10 +101,10 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
         ]
 
     def select(self, batch: Batch, chosen: torch.Tensor, width: int) -> Batch:
-        """Return some sequences of a batch and the pairs among their replies, in `width` columns.
+        """Return some sequences of a batch and the pairs among their responses, in `width` columns.
 
         Args:
-            chosen: which sequences, bool (S,).
+            chosen: bool (S,), True for the sequences to return.
         """
         chosen = chosen.to(batch["row"].device)
         has_reply = chosen[batch["ends"][0]]
@@ -121,7 +121,7 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
     # Evaluation
 
     def held_out_figures(self, rows: Dataset) -> dict[str, float]:
-        """Return the loss and `preference.metrics_of_rewards`, whatever the batch size and number of processes."""
+        """Return the loss and `preference.metrics_of_rewards`, independent of batch size and number of processes."""
         made = Comparisons.of(rows, len(rows), self.data_collator.share)
         scores = self.all_scores(made.sequences)
         chosen, rejected = scores[made.better], scores[made.worse]
@@ -131,10 +131,13 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
         return {"loss": float((losses * weights).sum()), **metrics}
 
     def all_scores(self, sequences: list[ReplySequence]) -> torch.Tensor:
-        """Return the score of each reply of the sequences, float64 (R,), computed by all processes together."""
-        first = np.cumsum([0, *(len(one.ends) for one in sequences)]).tolist()  # the reply that each begins with
+        """Return the score of each response of the sequences, float64 (R,), computed by all processes together."""
+        first = np.cumsum([0, *(len(one.ends) for one in sequences)]).tolist()  # index of the first response of each
         scores = torch.zeros(first[-1], dtype=torch.float64, device=self.args.device)
-        lengths, size = [len(one.ids) for one in sequences], 2 * self.args.per_device_eval_batch_size  # a pair has two
+        lengths, size = (
+            [len(one.ids) for one in sequences],
+            2 * self.args.per_device_eval_batch_size,
+        )  # a pair has two sequences
         batches = batches_by_length(lengths, size, call_tokens(self.model))
         for turn in range(0, len(batches), self.accelerator.num_processes):
             index = turn + self.accelerator.process_index
@@ -151,6 +154,6 @@ class ComparisonTrainer(MicroBatching, EncodedRows, RewardTrainer):
 
 @dataclass
 class Scores:
-    """What TRL's RewardTrainer reads of a model's outputs: `logits`, (2N, 1)."""
+    """The part of a model's outputs that TRL's RewardTrainer reads: `logits`, (2N, 1)."""
 
     logits: torch.Tensor

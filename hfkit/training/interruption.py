@@ -1,4 +1,4 @@
-"""Saves a checkpoint when a signal asks a training process to end: all processes of a launch, after the same step."""
+"""Saves a checkpoint when a signal stops training; all processes of a launch stop after the same step."""
 
 from pathlib import Path
 
@@ -20,10 +20,10 @@ CONTROL = "TrainerControl"
 
 
 class SaveOnSignal(TrainerCallback):
-    """Stops training after a step, or between micro-batches, if a signal waits for it; within `defer_signals`.
+    """Stops training after a step, or between micro-batches, if a signal is pending; used within `defer_signals`.
 
-    Several processes stop after a step or within an evaluation only, where they agree. An evaluation that is due is not
-    waited for: the checkpoint says so, and `finish_evaluation` catches up on it.
+    Several processes stop only after a step or within an evaluation, where they agree. A due evaluation is not run
+    first: the checkpoint records it, and `finish_evaluation` runs it on resuming.
     """
 
     def __init__(self, trainer: Trainer):
@@ -31,7 +31,7 @@ class SaveOnSignal(TrainerCallback):
         self.random: list[torch.Tensor] = []
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.remember(state)  # the data loader draws a seed next, and does so again when the run is resumed
+        self.remember(state)  # the data loader draws a seed next, and again on resuming
 
     def on_step_begin(self, args, state, control, **kwargs):
         if isinstance(self.trainer, KeepsLogs):
@@ -43,7 +43,7 @@ class SaveOnSignal(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.remember(state)
-        if state.epoch != int(state.epoch):  # else `on_epoch_end` follows
+        if state.epoch != int(state.epoch):  # at the end of an epoch, `on_epoch_end` follows
             self.stop_after_save(control)
 
     def on_epoch_end(self, args, state, control, **kwargs):
@@ -58,17 +58,17 @@ class SaveOnSignal(TrainerCallback):
             leave(self.trainer)
 
     def remember(self, state: TrainerState) -> None:
-        """Keep what the next step changes before it changes weights."""
+        """Keep the state that the next step changes before it changes weights."""
         self.random, self.tokens = random_state(self.trainer.accelerator.device), state.num_input_tokens_seen
 
     def leave_as_before(self, state: TrainerState) -> None:
-        """Leave if a signal came, with a checkpoint of the last step; a process that has others waits for the next."""
+        """After a signal, save a checkpoint of the last step and leave; several processes finish the step first."""
         if requested() and PartialState().num_processes == 1:
             self.undo(state)
             leave(self.trainer)
 
     def undo(self, state: TrainerState) -> None:
-        """Undo what the step that has begun has changed so far; it has changed no weights."""
+        """Undo the changes of the current step, which has not changed weights yet."""
         if self.random:
             restore_random_state(self.random, self.trainer.accelerator.device)
             state.num_input_tokens_seen = self.tokens
@@ -82,7 +82,7 @@ class SaveOnSignal(TrainerCallback):
 
 
 def agree_on_signal() -> bool:
-    """Return whether a process of this launch got a signal; every process has to ask."""
+    """Return whether any process of this launch got a signal; every process must call this."""
     number, state = requested() or 0, PartialState()
     if state.num_processes > 1:
         number = int(gather(torch.tensor([number], device=state.device)).max())
@@ -92,7 +92,7 @@ def agree_on_signal() -> bool:
 
 
 def leave(trainer: Trainer, error: BaseException | None = None) -> None:
-    """Save a checkpoint of the trainer's step if there is none yet, and raise an error: by default that of the signal.
+    """Save a checkpoint of the trainer's step if there is none, and raise an error, by default that of the signal.
 
     Args:
         trainer: with a method `save_checkpoint`.
@@ -100,7 +100,7 @@ def leave(trainer: Trainer, error: BaseException | None = None) -> None:
     step, args, control = trainer.state.global_step, trainer.args, trainer.control
     folder = Path(args.output_dir) / f"checkpoint-{step}"
     is_over = control.should_training_stop and not control.should_evaluate
-    has_best = args.load_best_model_at_end and is_over  # and no longer the weights of its step
+    has_best = args.load_best_model_at_end and is_over  # then the weights are not those of the step
     wait_for_everyone()  # the main process may still be writing the checkpoint
     if step and checkpoint_fault(folder) and not has_best:
         trainer.save_checkpoint()
@@ -110,7 +110,7 @@ def leave(trainer: Trainer, error: BaseException | None = None) -> None:
 
 
 def leave_step(trainer: Trainer, error: BaseException | None = None) -> None:
-    """Leave within a step, with a checkpoint of the last one, in all processes; see `leave`."""
+    """Leave within a step in all processes, with a checkpoint of the last step; see `leave`."""
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, SaveOnSignal):
             callback.undo(trainer.state)
@@ -118,7 +118,7 @@ def leave_step(trainer: Trainer, error: BaseException | None = None) -> None:
 
 
 def own_state(trainer: Trainer, checkpoint: str) -> TrainerState:
-    """Return the state in a checkpoint as this process's; the main one saved it as its own."""
+    """Return the state in a checkpoint, which the main process saved, as the state of this process."""
     state = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json")
     state.is_world_process_zero = trainer.is_world_process_zero()
     state.is_local_process_zero = trainer.is_local_process_zero()
@@ -126,7 +126,7 @@ def own_state(trainer: Trainer, checkpoint: str) -> TrainerState:
 
 
 def finish_evaluation(trainer: Trainer, checkpoint: str) -> None:
-    """Do the evaluation that a signal interrupted, and note it in the checkpoint as if nothing had happened."""
+    """Run the evaluation that a signal interrupted, and record it in the checkpoint as in an uninterrupted run."""
     state = own_state(trainer, checkpoint)
     if not state.stateful_callbacks.get(CONTROL, {}).get("args", {}).get("should_evaluate"):
         return

@@ -1,7 +1,7 @@
-"""A mixin for trainers: the rows of a step go through the model in micro-batches of like length.
+"""A mixin for trainers that computes the rows of a step in micro-batches of similar length.
 
-Which rows make a step, and its loss, stay as they are: the loss is a sum over tokens or rows, so those of the parts
-add up. What is left out is the arithmetic on padding, which is more than half of it for rows of real conversations.
+The rows of a step and its loss do not change: the loss is a sum over tokens or rows, so the losses of the parts add up.
+Micro-batches avoid computing on padding, which is more than half of the tokens in batches of real conversations.
 """
 
 from collections.abc import Iterator
@@ -29,10 +29,10 @@ Batch = dict[str, torch.Tensor]
 
 
 class MicroBatching(KeepsLogs, Trainer):
-    """Cuts each step, with all the batches that it accumulates, into micro-batches; and every evaluation.
+    """Splits each step, with all the batches that it accumulates, and each evaluation into micro-batches.
 
     Args:
-        max_tokens: of a micro-batch, padding included; None computes the batches as the data loader makes them.
+        max_tokens: of a micro-batch, padding included; None keeps the batches of the data loader.
     """
 
     def __init__(self, *args, max_tokens: int | None, **kwargs):
@@ -40,13 +40,13 @@ class MicroBatching(KeepsLogs, Trainer):
         super().__init__(*args, **kwargs)
         reduce_in_float32(self.accelerator)
         if router_loss_config(self) is not None or self.is_deepspeed_enabled:
-            # that loss is no sum over tokens; and the engine of DeepSpeed counts the passes of a step itself
+            # that loss is not a sum over tokens; and DeepSpeed's engine counts the passes of a step itself
             self.max_tokens = None
 
     # Training
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
-        """Return the batches of a step, with all rows in the last one where their losses add up, and their labels."""
+        """Return the batches of a step, all rows in the last one if their losses add up, and the number of labels."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.max_tokens and len(batches) > 1 and self.adds_up(batches[0], items):
             joined = self.join(batches)
@@ -54,7 +54,7 @@ class MicroBatching(KeepsLogs, Trainer):
         return batches, items
 
     def training_step(self, model, inputs: Batch, num_items_in_batch=None) -> torch.Tensor:
-        """Add the gradient of a batch's loss, one micro-batch after the other; return the loss."""
+        """Add the gradients of a batch, one micro-batch after the other; return the loss."""
         if not self.max_tokens:
             return super().training_step(model, inputs, num_items_in_batch)
         if not len(inputs["input_ids"]):
@@ -65,7 +65,7 @@ class MicroBatching(KeepsLogs, Trainer):
             if not self.adds_up(part, num_items_in_batch):
                 part["share"] = weights[index] / weights.sum()
             is_last = index == len(parts) - 1
-            # FSDP2 would keep the gradients of a whole model in each process, which is little of an adapter only
+            # FSDP2 would keep whole gradients in each process, which are small only for an adapter
             sums_later = not is_last and (isinstance(self.model, PeftModel) or not is_sharded(model))
             with self.accelerator.no_sync(model) if sums_later else nullcontext():
                 losses.append(super().training_step(model, part, num_items_in_batch))
@@ -76,7 +76,7 @@ class MicroBatching(KeepsLogs, Trainer):
         return torch.stack(losses).sum()
 
     def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
-        """Return the loss of a micro-batch; of one whose losses do not add up, its share of the batch's."""
+        """Return the loss of a micro-batch, or its share of the batch's loss if losses do not add up."""
         share = inputs.pop("share", 1.0)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if num_items_in_batch is not None:
@@ -84,9 +84,9 @@ class MicroBatching(KeepsLogs, Trainer):
         return (loss * share, outputs) if return_outputs else loss * share
 
     def router_excess(self, outputs) -> torch.Tensor | float:
-        """Return what a micro-batch adds of the router loss beyond its mean over the micro-batches of all processes.
+        """Return how much a micro-batch's router loss exceeds its share of the mean over all micro-batches.
 
-        Transformers takes it for a sum over tokens: it would weigh as much more as there are processes and batches.
+        Transformers treats it as a sum over tokens, which would multiply it by the number of processes and batches.
         """
         config, aux_loss = router_loss_config(self), getattr(outputs, "aux_loss", None)
         if config is None or aux_loss is None or self.compute_loss_func is not None or self.label_smoother is not None:
@@ -95,15 +95,15 @@ class MicroBatching(KeepsLogs, Trainer):
         return getattr(config, ROUTER_KEY, 0.0) * aux_loss * (times - 1 / self.current_gradient_accumulation_steps)
 
     def adds_up(self, batch: Batch, items: torch.Tensor | int | None) -> bool:
-        """Return whether a step's loss is the sum of its parts' losses, given the number of its labels, if counted."""
+        """Return whether a step's loss is the sum of its parts' losses, given the number of its labels, if known."""
         return items is not None and row_lengths(batch) is not None
 
     def weight(self, batch: Batch) -> torch.Tensor:
-        """Return what metrics are a mean over: the number of labels that are predicted."""
+        """Return the number of predicted labels, over which metrics are averaged."""
         return (batch["labels"][:, 1:] != IGNORE).sum()
 
     def token_weights(self, parts: list[Batch]) -> dict[str, list[float]]:
-        """Return the weight of each part in those metrics, by name, that are not a mean over what `weight` counts."""
+        """Return the weights of the parts by metric, for metrics that are not averaged over `weight`."""
         return {}
 
     def join(self, batches: list[Batch]) -> Batch:
@@ -117,7 +117,7 @@ class MicroBatching(KeepsLogs, Trainer):
         return {name: torch.cat([wide(name, batch[name]) for batch in batches]) for name in batches[0]}
 
     def split(self, batch: Batch) -> list[Batch]:
-        """Return the micro-batches of a batch, as many in each process."""
+        """Return the micro-batches of a batch, equally many in each process."""
         lengths = row_lengths(batch)
         if lengths is None or len(lengths) == 1:
             return [batch]
@@ -129,7 +129,7 @@ class MicroBatching(KeepsLogs, Trainer):
         ]
 
     def cut(self, lengths: np.ndarray, sequences: np.ndarray | None = None) -> list[np.ndarray]:
-        """Return the rows of each micro-batch (see `micro_batches`), as many in each process."""
+        """Return the rows of each micro-batch (see `micro_batches`), equally many in each process."""
         options = (lengths, self.max_tokens, call_tokens(self.model), sequences)
         parts = micro_batches(*options)
         if self.accelerator.num_processes == 1:
@@ -150,7 +150,7 @@ class MicroBatching(KeepsLogs, Trainer):
         return EvalLoopOutput(None, None, named, len(dataloader.dataset))
 
     def held_out_figures(self, rows: Dataset) -> dict[str, float]:
-        """Return the mean loss over all labels of the rows: the same for each batch size and number of processes."""
+        """Return the mean loss over all labels of the rows, independent of batch size and number of processes."""
         before, weights, total = logged_counts(self, "eval"), [], 0.0
         with self.accelerator.autocast(), without_router_loss(self):
             for indices in self.evaluation_batches(rows):
@@ -166,7 +166,7 @@ class MicroBatching(KeepsLogs, Trainer):
         return {"loss": float(total / counts.sum())}
 
     def evaluation_batches(self, rows: Dataset) -> list[list[int]]:
-        """Return the rows of each batch of this process, as many batches in each process: row -1 has no labels."""
+        """Return the rows of each batch of this process, equally many batches in each; row -1 has no labels."""
         lengths = count_ids(rows.select_columns("input_ids").with_format("arrow")[:]["input_ids"])
         parts = batches_by_length(lengths, self.args.per_device_eval_batch_size, call_tokens(self.model))
         batches, processes = [part.tolist() for part in parts], self.accelerator.num_processes
@@ -183,7 +183,7 @@ class MicroBatching(KeepsLogs, Trainer):
 
 
 def row_lengths(batch: Batch) -> torch.Tensor | None:
-    """Return the tokens of each row, (B,); None if conversations are joined to one row."""
+    """Return the number of tokens of each row, (B,); None if conversations are joined into one row."""
     if "attention_mask" in batch:
         return batch["attention_mask"].sum(1)
     ids = batch["input_ids"]
@@ -191,14 +191,14 @@ def row_lengths(batch: Batch) -> torch.Tensor | None:
 
 
 def router_loss_config(trainer: Trainer):
-    """Return the config in which a trainer's model is set to add its router loss; None if it is not."""
+    """Return the config that makes a trainer's model add its router loss; None if it does not."""
     config = trainer.model.config.get_text_config()
     return config if getattr(config, "output_router_logits", False) else None
 
 
 @contextmanager
 def without_router_loss(trainer: Trainer):
-    """Leave the router loss of a mixture of experts out: it is no likelihood, and depends on the batch."""
+    """Leave out the router loss of a mixture of experts, which is not a likelihood and depends on the batch."""
     config = router_loss_config(trainer)
     if config is None:
         yield

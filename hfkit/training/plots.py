@@ -21,8 +21,12 @@ PANELS = [
         "share of pairs ranked right",
         [("accuracy", "training"), ("rewards/accuracies", "training"), ("eval_accuracy", "held out")],
     ),
-    ("Reward", "mean score", [("objective/scores", "sampled replies"), ("eval_reward", "held out")]),
-    ("KL to the reference model", "nats per reply", [("objective/kl", "sampled replies"), ("eval_kl", "held out")]),
+    ("Reward", "mean score", [("objective/scores", "sampled responses"), ("eval_reward", "held out")]),
+    (
+        "KL to the reference model",
+        "nats per response",
+        [("objective/kl", "sampled responses"), ("eval_kl", "held out")],
+    ),
 ]
 
 
@@ -51,7 +55,7 @@ def panels_of(rows: list[dict], stage: str | None, panels: list[tuple] = PANELS)
     """Return the panels for which the lines of a `metrics.jsonl` have values.
 
     Args:
-        stage: whose labels the loss and the x axis have.
+        stage: sets the labels of the loss and the x axis.
     """
     spec, drawn = spec_of(stage), []
     for title, label, lines in panels:
@@ -95,7 +99,7 @@ def draw_png(path: Path, panes: int, draw: Callable, dark: bool = False) -> Path
 
 
 def canvas(panes: int) -> tuple:
-    """Return a figure with panes side by side, without pyplot, which keeps state and may need a display."""
+    """Return a figure with panes side by side; pyplot, which keeps state and may need a display, is not used."""
     figure = Figure(figsize=(4.8 * panes, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, panes, squeeze=False)[0]

@@ -1,7 +1,7 @@
-"""The run of a stage in its folder: opens it without losing what is there, resumes and publishes it.
+"""Opens, resumes and publishes the run of a stage in its folder, without losing existing files.
 
-During training the folder holds `hfkit.json` (status running), `metrics.jsonl` and `checkpoint-N/`; in the end also the
-model, its card, `loss.png`, and a record with the status done. Readers of a folder ask its record first.
+During training the folder holds `hfkit.json` (status running), `metrics.jsonl` and `checkpoint-N/`; at the end also the
+model, its card, `loss.png`, and a record with the status done. Code that reads a folder reads its record first.
 """
 
 import json
@@ -38,7 +38,7 @@ STAGING = ".publishing"
 
 
 class Run:
-    """The folder `config.output_dir` as the run of one stage with one config on one set of data.
+    """The folder `config.output_dir` as the run of one stage, with one config and one set of datasets.
 
     Args:
         stage: its name in the registry.
@@ -47,8 +47,8 @@ class Run:
         parents: lineage, as `record.lineage_entry` returns it.
 
     Raises:
-        HfkitError: the folder holds other files, a run with other settings or data, or an interrupted run while
-            `resume_from_checkpoint` is off. Nothing in it is changed.
+        HfkitError: the folder holds other files, a run with other settings or data, or an interrupted run although
+            `resume_from_checkpoint` is off. The folder is not changed.
     """
 
     def __init__(self, stage: str, config, data: dict[str, dict], parents: list[dict]):
@@ -74,7 +74,7 @@ class Run:
         self.is_done = before.get("status") == "done"
         self.checkpoint = last_complete_checkpoint(self.folder) if before and not self.is_done else None
         has_failed = before.get("status") in ("failed", "interrupted") and before.get("stage") == stage
-        if self.checkpoint or not has_failed:  # a failed run without a checkpoint may restart with other settings
+        if self.checkpoint or not has_failed:  # a failed run without a checkpoint may restart with new settings
             self._refuse_other_run()
         if self.checkpoint and not getattr(config, "resume_from_checkpoint", True):
             raise HfkitError(
@@ -86,7 +86,7 @@ class Run:
             self._require_same_engine()
 
     def update_license(self) -> None:
-        """Give a finished run, in its record and card, the license that its config names now."""
+        """Write the license of the config into the record and card of a finished run."""
         name = self.record["config"].get("license")
         if name is None or name == self.before["config"].get("license") or not is_main_process():
             return
@@ -100,7 +100,7 @@ class Run:
         saved, launched = engine_of_checkpoint(self.checkpoint), engine_of_launch(getattr(self.config, "extra", {}))
         if saved != launched:
             raise HfkitError(
-                f"{self.checkpoint} was saved by {saved}, and this launch is {launched}: launch as before, or choose "
+                f"{self.checkpoint} was saved by {saved}, but this launch is {launched}: launch as before, or choose "
                 "another --output_dir"
             )
 
@@ -113,7 +113,7 @@ class Run:
             return
         differing = _differences(self.before, self.record, type(self.config))
         if differing:
-            lines = "\n".join(f"  {key}: {before!r} there, {now!r} now" for key, before, now in differing)
+            lines = "\n".join(f"  {key}: was {before!r}, now {now!r}" for key, before, now in differing)
             raise HfkitError(
                 f"{self.folder} holds a run with other settings:\n{lines}\n"
                 "Choose another folder with --output_dir NEW_FOLDER."
@@ -121,18 +121,18 @@ class Run:
 
     @contextmanager
     def training(self):
-        """Mark the run as running, and as interrupted or failed if anything is raised; `publish` marks it as done.
+        """Mark the run as running, then as interrupted or failed if an error is raised; `publish` marks it as done.
 
         `closing` is an ExitStack for callbacks at the end.
 
         Raises:
-            HfkitError: another process trains into the folder, or the disk or the GPU is full.
+            HfkitError: another process trains in the folder, or the disk or the GPU memory is full.
         """
-        wait_for_everyone()  # every process has to read the folder before one writes to it
+        wait_for_everyone()  # every process must have read the folder before one writes to it
         with lock_folder(self.folder), self._say_how_to_resume(), explain_errors(self.folder, self.config):
             if is_main_process() and (read_record(self.folder) or {}).get("status") == "done":
-                raise HfkitError(f"another process has just finished a run in {self.folder}: start again to use it")
-            self._remove_unfinished()  # of a run that was killed
+                raise HfkitError(f"another process has just finished a run in {self.folder}: run the command again")
+            self._remove_unfinished()  # left by a killed run
             self.started = time.time()
             reset_peak_memory()
             if self.before and self.checkpoint:
@@ -151,7 +151,7 @@ class Run:
                     raise
 
     def _mark_as_ended(self, error: BaseException) -> None:
-        """Write to the record how a run ended that was not published; a signal may also come after that."""
+        """Record how a run ended if it was not published; a signal may also arrive after publication."""
         if self.record["status"] != "done":
             self._remove_unfinished()
             if is_interruption(error):
@@ -160,7 +160,7 @@ class Run:
                 self.record.update(status="failed", error=type(error).__name__)
             with suppress(OSError):  # the disk may be full
                 self._save()
-        if is_agreed():  # a launcher ends the other processes as soon as one has left
+        if is_agreed():  # a launcher ends the other processes as soon as one exits
             wait_for_everyone()
 
     @contextmanager
@@ -176,7 +176,7 @@ class Run:
             raise FullDiskError(f"{error}{remedy}") from error.__cause__
 
     def _remove_unfinished(self) -> None:
-        """Remove checkpoints and a publication that failed: they are of no use, and take room on a full disk."""
+        """Remove incomplete checkpoints and a failed publication, which only take disk space."""
         if not is_main_process():
             return
         shutil.rmtree(self.folder / STAGING, ignore_errors=True)
@@ -185,23 +185,23 @@ class Run:
                 shutil.rmtree(path, ignore_errors=True)
 
     def note(self, **facts) -> None:
-        """Add facts to the record during the run."""
+        """Add keys to the record during the run."""
         self.record.update(facts)
         self._save()
 
     def publish(self, save, metrics: dict, **facts) -> None:
-        """Save the model into the folder and mark the run as done; every process returns after that.
+        """Save the model into the folder and mark the run as done; every process waits for this.
 
         Args:
-            save: called with an empty folder by the main process, a `CollectiveSave` by every process; the files are
-                then moved into the run's folder, so that a reader never sees half a file under its final name.
+            save: called with an empty folder by the main process, or by every process if it is a `CollectiveSave`; the
+                files are then moved into the run's folder, so that a reader never sees an incomplete file.
             metrics: final metrics.
             facts: steps, tokens, train_seconds and the like, for the record.
         """
         with defer_signals():
             staging = self.folder / STAGING
             if is_main_process():
-                shutil.rmtree(staging, ignore_errors=True)  # left by a publication that was interrupted
+                shutil.rmtree(staging, ignore_errors=True)  # left by an interrupted publication
                 staging.mkdir()
             if is_main_process() or isinstance(save, CollectiveSave):
                 save(staging)
@@ -211,7 +211,7 @@ class Run:
 
     def _publish(self, staging: Path, metrics: dict, facts: dict) -> None:
         for file in staging.iterdir():
-            if file.is_dir():  # os.replace overwrites no folder that is not empty
+            if file.is_dir():  # os.replace cannot overwrite a folder that is not empty
                 shutil.rmtree(self.folder / file.name, ignore_errors=True)
             os.replace(file, self.folder / file.name)
         staging.rmdir()
@@ -239,7 +239,7 @@ class Run:
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that can be resumed, or None; warn about each that cannot.
 
-    The trainer writes `trainer_state.json` last, and files that were damaged later are detected too.
+    The trainer writes `trainer_state.json` last; files that were damaged later are detected too.
     """
     for path in checkpoints_in(folder):
         fault = checkpoint_fault(path)
@@ -256,11 +256,11 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def checkpoint_fault(checkpoint: Path) -> str | None:
-    """Return why a checkpoint cannot be resumed, or None. Tensors are not read, but their files' headers are."""
+    """Return why a checkpoint cannot be resumed, or None. Reads the headers of tensor files, not the tensors."""
     for file in {checkpoint / "trainer_state.json", *checkpoint.glob("*_state.json")}:
         if read_json_mapping(file) is None:
             return f"{file.name} cannot be read"
-    own = () if (checkpoint / LATEST).is_file() else ("optimizer*", "scheduler.pt")  # DeepSpeed has a folder for them
+    own = () if (checkpoint / LATEST).is_file() else ("optimizer*", "scheduler.pt")  # DeepSpeed keeps these in a folder
     for pattern in (*own, "rng_state*"):
         if not any(checkpoint.glob(pattern)):
             return f"{pattern} is missing"
@@ -279,7 +279,7 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
 
 
 def _differences(before: dict, now: dict, config_class: type) -> list[tuple]:
-    """Return (key, value before, value now) for each data set, parent, or setting that changes weights and differs."""
+    """Return (key, value before, value now) of datasets, parents and settings that differ and change weights."""
     if before.get("stage") != now["stage"]:
         return [("stage", before.get("stage"), now["stage"])]
     old, new = with_later_keys(before.get("config") or {}, config_class), json.loads(json.dumps(now["config"]))
@@ -293,5 +293,5 @@ def _differences(before: dict, now: dict, config_class: type) -> list[tuple]:
     hashes = [(one, other) for (_, one), (_, other) in zip(*weights, strict=False)]
     # the hash of a Hub model is None until it is fetched
     if roles[0] != roles[1] or any(one != other for one, other in hashes if one and other):
-        differing.append(("weights it starts from", *weights))
+        differing.append(("weights of the starting model", *weights))
     return differing

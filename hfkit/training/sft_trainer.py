@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer in micro-batches of like length, with a loss that computes nothing for rows that it lacks."""
+"""TRL's SFTTrainer in micro-batches of similar length, with a chunked loss that does not compute on padding."""
 
 from functools import partial
 
@@ -18,8 +18,8 @@ from hfkit.training.micro_batching import Batch, MicroBatching, router_loss_conf
 class MicroBatchedSFTTrainer(MicroBatching, ChunkedLoss, SFTTrainer):
     """TRL's SFTTrainer in micro-batches.
 
-    The plain loss of TRL 1.12 fills each chunk up to 256 labels and computes it twice. Here a chunk has the labels that
-    there are and is computed once.
+    The plain loss of TRL 1.12 pads each chunk to 256 labels and computes it twice. Here a chunk is neither padded nor
+    computed twice.
     """
 
     def __init__(self, model, *args, **kwargs):
@@ -27,7 +27,7 @@ class MicroBatchedSFTTrainer(MicroBatching, ChunkedLoss, SFTTrainer):
             super().__init__(model, *args, **kwargs)
 
     def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
-        """Return TRL's loss; from the model's own logits where TRL would take them from the weights of its head."""
+        """Return TRL's loss, from the model's own logits where TRL would compute them from the weights of the head."""
         if fuses_head(self.args) and not self.is_chunked():
             if not fits_fused_head(causal_model(model), router_loss_config(self) is not None):
                 model = partial(self.predict_from_logits, model)
@@ -40,7 +40,7 @@ class MicroBatchedSFTTrainer(MicroBatching, ChunkedLoss, SFTTrainer):
     def predict(
         self, model, labels: torch.Tensor, num_items_in_batch=None, use_cache=False, fused_lm_head=True, **inputs
     ) -> TokenOutputs:
-        """Return the loss of labels (B, T), and what TRL's metrics are made of."""
+        """Return the loss of labels (B, T), and the values for TRL's metrics."""
         with self.accelerator.autocast():
             total, hits, entropies = sum_losses(model, inputs, shifted(labels), loss_hit_and_entropy)
         count = torch.tensor(len(hits), device=hits.device)
@@ -48,7 +48,7 @@ class MicroBatchedSFTTrainer(MicroBatching, ChunkedLoss, SFTTrainer):
         return TokenOutputs(loss, hits.sum(), entropies.sum(), count, log_probs=-total)
 
     def predict_from_logits(self, model, labels: torch.Tensor | None = None, fused_lm_head: bool = False, **inputs):
-        """Return what TRL computes its losses and metrics of, or the model's own outputs unless `fused_lm_head`."""
+        """Return the outputs that TRL's losses and metrics need; the model's own outputs unless `fused_lm_head`."""
         outputs = model(**inputs)
         if not fused_lm_head:
             return outputs

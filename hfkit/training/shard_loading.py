@@ -1,4 +1,4 @@
-"""Loads the model of a stage in shards where DeepSpeed ZeRO-3 trains: no process holds a whole copy."""
+"""Loads the model of a stage in shards for DeepSpeed ZeRO-3, so that no process holds a whole copy."""
 
 from contextlib import contextmanager
 
@@ -8,9 +8,9 @@ from hfkit.training.arguments import trainer_arguments
 
 @contextmanager
 def loading_in_shards(config):
-    """Let each process keep its part only of every weight that is loaded in the block, if ZeRO-3 trains this config.
+    """Make each process keep only its part of the weights loaded in the block, if ZeRO-3 trains this config.
 
-    Transformers does so as long as trainer's arguments with the settings of DeepSpeed are alive.
+    Transformers does so as long as training arguments with DeepSpeed's settings exist.
     """
     arguments = trainer_arguments(config) if engine(config.extra) == "zero3" else None
     yield

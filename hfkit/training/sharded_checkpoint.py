@@ -1,8 +1,7 @@
 """Checks a folder of torch.distributed.checkpoint, in which FSDP2 saves weights or optimizer states, before it is read.
 
-PyTorch unpickles its `.metadata` and each value that is no tensor without any restriction; tensors it reads with
-`weights_only`. So here the metadata are read with a list of classes that may be in them, and each such value is tried
-with `weights_only`.
+PyTorch unpickles `.metadata` and values other than tensors without restriction, and reads tensors with `weights_only`.
+Here the metadata are unpickled with a list of allowed classes, and each other value is tried with `weights_only`.
 """
 
 import io
@@ -20,7 +19,7 @@ METADATA = ".metadata"
 
 
 class MetadataReader(pickle.Unpickler):
-    """Reads the metadata of a checkpoint, which may hold nothing but what PyTorch puts there."""
+    """Unpickles the metadata of a checkpoint, with the classes that PyTorch writes and no others."""
 
     def find_class(self, module: str, name: str):
         """Return a class or dtype by its name; raise UnpicklingError for any other."""
@@ -36,7 +35,7 @@ def sharded_fault(folder: Path) -> str | None:
         with (folder / METADATA).open("rb") as file:  # written last
             metadata = MetadataReader(file).load()
         if not isinstance(metadata, Metadata):
-            return f"{folder.name}/{METADATA} is no metadata of a checkpoint"
+            return f"{folder.name}/{METADATA} is not the metadata of a checkpoint"
         for index, stored in metadata.storage_data.items():
             file = folder / stored.relative_path
             is_own = file.parent == folder and not leads_out(file, folder)
@@ -50,6 +49,6 @@ def sharded_fault(folder: Path) -> str | None:
                     torch.load(io.BytesIO(stream.read(stored.length)), weights_only=True)
     except FileNotFoundError as error:
         return f"{folder.name}/{Path(error.filename).name} is missing"
-    except Exception as error:  # damaged bytes raise errors of any kind
+    except Exception as error:  # damaged files raise errors of any kind
         return f"{folder.name} holds more than tensors and numbers, or is damaged ({type(error).__name__})"
     return None

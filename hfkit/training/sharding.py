@@ -1,6 +1,6 @@
-"""Weights that FSDP2 or ZeRO-3 shards: every process holds a part of each, and all gather them to save or read them.
+"""Gathers, saves and checks weights that FSDP2 or ZeRO-3 shards among the processes.
 
-The functions take a model that is not sharded too, so that callers need not ask.
+The functions also take a model that is not sharded, so callers need not distinguish.
 """
 
 from collections.abc import Callable
@@ -24,10 +24,10 @@ from hfkit.training.zero_engine import start_engine
 
 @dataclass(frozen=True)
 class CollectiveSave:
-    """Saves a model of a trainer, in its current state, into a folder: every process calls it, the main one writes.
+    """Saves a trainer's model in its current state into a folder: every process calls it, the main one writes.
 
     Args:
-        save: saves the model into a folder; gets the whole `weights` too if the model is sharded.
+        save: saves the model into a folder; also gets the whole `weights` if the model is sharded.
         model: default is the trainer's own.
     """
 
@@ -44,14 +44,14 @@ class CollectiveSave:
 
 
 def reduce_in_float32(accelerator: Accelerator) -> None:
-    """Let FSDP2 sum gradients in float32, as DDP does; accelerate has it sum them in the dtype of mixed precision."""
+    """Make FSDP2 sum gradients in float32, as DDP does; accelerate's default is the dtype of mixed precision."""
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None and plugin.mixed_precision_policy is not None:
         plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
 
 
 def load_checkpoint(trainer: Trainer, checkpoint: str) -> None:
-    """Load the weights of a checkpoint into the model of a trainer that will not train, or not yet."""
+    """Load the weights of a checkpoint into a trainer's model outside of training."""
     if trainer.is_deepspeed_enabled:
         start_engine(trainer, checkpoint)
         return
@@ -63,15 +63,15 @@ def load_checkpoint(trainer: Trainer, checkpoint: str) -> None:
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
-    """Return whether processes hold parts of a model; for a while, they may have gathered some of it."""
+    """Return whether processes hold parts of a model, even if some of it is gathered at the moment."""
     return isinstance(model, FSDPModule) or any(map(is_partitioned, model.parameters()))
 
 
 def gathered_weights(model: PreTrainedModel | PeftModel, accelerator: Accelerator) -> dict[str, torch.Tensor] | None:
-    """Return the whole weights of a sharded model on the CPU, of an adapter the trained ones; None of another model.
+    """Return the whole weights of a sharded model on the CPU (the trained ones of an adapter); None if not sharded.
 
-    Every process has to call it. One tensor at a time is gathered on the device, and the main process keeps it; others
-    return {}. Tied weights stay one tensor.
+    Every process must call this. One tensor at a time is gathered on the device and kept by the main process; the
+    others return {}. Tied weights stay one tensor.
     """
     if not is_sharded(model):
         return None
@@ -84,19 +84,19 @@ def gathered_weights(model: PreTrainedModel | PeftModel, accelerator: Accelerato
             with whole(tensor):
                 values = gathered(tensor.detach(), accelerator.device)
                 wholes[id(tensor)] = values.to("cpu", copy=True) if accelerator.is_main_process else torch.empty(0)
-                del values  # else two whole tensors would be on the device while the next one is gathered
+                del values  # so that the device never holds two whole tensors
         if accelerator.is_main_process:
             found[name] = wholes[id(tensor)]
     return found
 
 
 def gathered(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor whole, if processes hold parts of it; each has to call this."""
+    """Return the whole tensor if processes hold parts of it; every process must call this."""
     return tensor.to(device).full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def has_finite_weights(model: torch.nn.Module, accelerator: Accelerator) -> bool:
-    """Return whether all trained weights are finite, those that other processes hold too; each has to call this."""
+    """Return whether all trained weights are finite in all processes; every process must call this."""
     trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
     held = (parameter.to_local() if isinstance(parameter, DTensor) else own_part(parameter) for parameter in trained)
     count = sum(not tensor.isfinite().all() for tensor in held)
@@ -104,9 +104,9 @@ def has_finite_weights(model: torch.nn.Module, accelerator: Accelerator) -> bool
 
 
 def require_equal_weights(trainer: Trainer) -> None:
-    """Raise HfkitError if the processes of a launch under FSDP2 start from different weights, which it would mix.
+    """Raise HfkitError if the processes of a launch under FSDP2 start from different weights, which would be mixed.
 
-    Weights that only the main process has loaded are broadcast, and not compared.
+    Weights that only the main process has loaded are broadcast and not compared.
     """
     model, accelerator = trainer.model, trainer.accelerator
     if not shards_with_fsdp() or is_sharded(model) or accelerator.state.fsdp_plugin.cpu_ram_efficient_loading:
@@ -115,4 +115,4 @@ def require_equal_weights(trainer: Trainer) -> None:
     own = torch.stack([parameter.detach().double().sum().to(accelerator.device) for parameter in trained])
     sums = accelerator.gather(own[None])
     if not torch.equal(sums, sums[:1].expand_as(sums)):
-        raise HfkitError("the processes have loaded different weights: are the files of the model the same everywhere?")
+        raise HfkitError("the processes have loaded different weights: make the model's files the same on all machines")

@@ -9,12 +9,12 @@ from transformers.integrations import TensorBoardCallback, TrackioCallback, Wand
 
 from hfkit.core.masking import without_secrets
 
-# The keys of a record that trackers get, under the key `hfkit`.
+# The keys of a record that trackers get under the key `hfkit`.
 ATTACHED = ("stage", "config", "config_sha256", "data", "data_sha256", "lineage", "base", "seed", "environment")
 
 
 class WithRecord:
-    """A mixin for the callback of a tracker, which gets the run's record."""
+    """A mixin for the callback of a tracker that holds the run's record."""
 
     def __init__(self, record: dict):
         super().__init__()
@@ -45,7 +45,7 @@ class TrackioRun(WithRecordInConfig, TrackioCallback):
 
 
 class TensorBoardRun(WithRecord, TensorBoardCallback):
-    """Adds the record as a text, and its config as hyperparameters."""
+    """Adds the record as text, and its config as hyperparameters."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
@@ -69,8 +69,8 @@ TRACKERS = {WandbCallback: WandbRun, TrackioCallback: TrackioRun, TensorBoardCal
 def attach_record(trainer: Trainer, record: dict, closing: ExitStack) -> None:
     """Attach a record to the trackers of a trainer, and end their runs with `closing`.
 
-    The trainer's callbacks leave a run open, or reopen it for an evaluation after the last step, and the next stage in
-    this process would log to it. A run of wandb that is open before is the caller's, and stays open.
+    The trainer's callbacks leave a run open, or reopen it for an evaluation after the last step, so the next stage in
+    this process would log to it. A wandb run that was open before belongs to the caller and stays open.
     """
     attached = without_secrets({key: record[key] for key in ATTACHED if key in record})
     for callback in [*trainer.callback_handler.callbacks]:

@@ -1,4 +1,4 @@
-"""Starts DeepSpeed's engine without a step of training, for what is left to do with a checkpoint's weights."""
+"""Starts DeepSpeed's engine without training, to evaluate or save the weights of a checkpoint."""
 
 from contextlib import suppress
 
@@ -17,14 +17,14 @@ class StopBeforeFirstStep(TrainerCallback):
 
 
 def start_engine(trainer: Trainer, checkpoint: str) -> None:
-    """Load a checkpoint into a trainer under DeepSpeed; every process has to call it.
+    """Load a checkpoint into a trainer under DeepSpeed; every process must call this.
 
-    The weights of its model are then those of the checkpoint, and it computes under ZeRO-3 too. A later
-    `Trainer.train` starts an engine of its own.
+    The model then has the checkpoint's weights and can compute, under ZeRO-3 too. A later `Trainer.train` starts a new
+    engine.
     """
     stop = StopBeforeFirstStep()
     callbacks = trainer.callback_handler.callbacks
-    callbacks.insert(0, stop)  # no other one may take this for a start of training
+    callbacks.insert(0, stop)  # first, so that no other callback treats this as the start of training
     with suppress(EngineStartedError):
         trainer.train(resume_from_checkpoint=checkpoint)
     callbacks.remove(stop)

@@ -293,7 +293,7 @@ def test_a_reply_cannot_command_the_terminal():
 @pytest.mark.parametrize(
     ("path", "reported"),
     [
-        ("reward", "is a classifier, such as a reward model: it scores replies and writes none"),
+        ("reward", "is a classifier, such as a reward model: it scores responses and writes none"),
         ("tokenizer", "is a tokenizer: name a model"),
         ("", r"holds no model: name one of its runs: .*/ppo"),
         ("empty", "holds no model: it has no config.json or adapter_config.json"),

@@ -48,7 +48,7 @@ def different(row: dict, count: int = 30) -> list[dict]:
     [
         ("tokenizer", {"text": "Ann likes red."}, {}, ["30 rows, 30 kept, 500 bytes"]),
         ("pretrain", {"text": "Ann likes red."}, {}, ["30 rows, 30 kept"]),
-        ("sft", TURN, {}, ["30 rows, 30 kept", "in every row: end-of-text at the end", "tokens are the replies"]),
+        ("sft", TURN, {}, ["30 rows, 30 kept", "in every row: end-of-text at the end", "tokens are the responses"]),
         (
             "sft",
             {"text": "Ann likes red."},
@@ -138,7 +138,7 @@ def test_rankings_are_checked_by_their_pairs(data_verb):
     status, out, _ = data_verb("check", "reward", rows)
     assert status == 0
     assert "1 dropped (4.8%): all tied" in out
-    assert "the better reply is the longer one in 66.7% of the pairs" in out
+    assert "the better response is the longer one in 66.7% of the pairs" in out
 
 
 def test_a_pipeline_is_checked_stage_by_stage(tmp_path, tokenizer_dir, capsys, data):
@@ -242,7 +242,7 @@ def test_a_registered_stage_is_checked_and_previewed(data_verb, monkeypatch):
     monkeypatch.setitem(STAGES, TOY.name, TOY)
     status, out, err = data_verb("check", "toy", different(TURN), max_length=64)
     assert (status, err) == (0, "")
-    assert "toy train: " in out and "the trained tokens are the replies" in out
+    assert "toy train: " in out and "the trained tokens are the responses" in out
     status, out, _ = data_verb("preview", "toy", [TURN], max_length=64)
     assert status == 0
     assert "[[Ann likes red.<|endoftext|>]]" in out

@@ -176,7 +176,7 @@ def test_the_stage_is_found_by_name_or_keys(file, keys, stage):
 
 @pytest.mark.parametrize("keys", [{"max_length": 64}, {}, {"block_size": 64, "kl_coef": 0.1}])
 def test_an_ambiguous_stage_is_asked_for(keys):
-    with pytest.raises(ConfigError, match="say which stage it is for: --stage"):
+    with pytest.raises(ConfigError, match="name its stage: --stage"):
         infer_stage("mine.yaml", keys)
 
 

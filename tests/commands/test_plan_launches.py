@@ -76,7 +76,7 @@ def test_a_launch_in_which_the_stage_fits_is_recommended_and_fits(plan):
         (
             ["--processes", "2", "--engine", "fsdp2"],
             {**FUNCTIONS, "use_peft": True},
-            "--engine: 'fsdp2' -> PPO samples from whole weights, and shards no frozen base: train adapters with DDP",
+            "--engine: 'fsdp2' -> PPO samples from whole weights and does not shard a frozen base",
         ),
         (
             ["--processes", "2", "--engine", "zero2"],

@@ -171,7 +171,7 @@ def test_pairs_and_rankings_are_not_mixed():
 
 A, B = {"path": "A"}, {"path": "B"}
 ENTRIES = {
-    "no path": ([{}], "datasets[0].path", "required: a file, a Hub id, or card: NAME"),
+    "no path": ([{}], "datasets[0].path", "missing: a file or a Hub id, or set card: NAME"),
     "missing file": ([{"path": "nowhere.jsonl"}], "datasets[0].path", "no such file"),
     "missing folder": ([{"path": "no/where/to/be"}], "datasets[0].path", "no such file, and not a Hub id"),
     "pattern": ([{"path": "rows/*.jsonl"}], "datasets[0].path", "name the folder, or list the files"),
@@ -184,7 +184,7 @@ ENTRIES = {
     "card and columns": ([{"card": "alpaca", "columns": {"prompt": "a"}}], "datasets[0].columns", "the card sets it"),
     "negative weight": ([A | {"weight": 1}, B | {"weight": -1}], "datasets[1].weight", "must not be negative"),
     "weights of zero": ([A | {"weight": 0}, B | {"weight": 0}], "datasets[0].weight", "at least one source"),
-    "half weighted": ([A | {"weight": 1}, B], "datasets[1].weight", "give all sources a weight, or none"),
+    "half weighted": ([A | {"weight": 1}, B], "datasets[1].weight", "set a weight for all sources, or for none"),
     "no rows": ([A | {"rows": 0}], "datasets[0].rows", "must be above 0"),
     "no epochs": ([A | {"epochs": -1.5}], "datasets[0].epochs", "must be above 0"),
     "two budgets": ([A | {"rows": 5, "tokens": 5}], "datasets[0].rows", "set one budget: rows, tokens"),

@@ -154,7 +154,7 @@ def test_a_later_push_names_parents_pushed_meanwhile(ann, tmp_path, hub_server, 
     record["lineage"][0] |= {"path": str(base), "weights_sha256": weights_hash(base)}
     (reward / "hfkit.json").write_text(json.dumps(record))
     assert (
-        "'its start model is ann/its-sft, and here it is ann/its-base'"
+        "'its start model is ann/its-sft, but here it is ann/its-base'"
         in ann.hfkit("push", reward, "ann/reward").stderr
     )
 

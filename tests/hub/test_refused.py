@@ -88,10 +88,10 @@ def test_a_repository_with_another_model_is_refused(refused, made, hub_server, a
     base, sft = made
     for name, folder in (("base", base), ("sft", sft)):
         assert ann.hfkit("push", folder, f"ann/{name}", "--public").status == 0
-    assert "'holds an adapter, and this is not one' -> push to another repository" in refused("push", base, "ann/sft")
-    assert "holds a full model, and this is an adapter" in refused("push", sft, "ann/base")
+    assert "'holds an adapter, but this is not one' -> push to another repository" in refused("push", base, "ann/sft")
+    assert "holds a full model, but this is an adapter" in refused("push", sft, "ann/base")
     edit(base / "hfkit.json", stage="merge", lineage=[], config={})
-    assert "'holds a result of the stage pretrain, and this is one of merge'" in refused("push", base, "ann/base")
+    assert "'holds a result of the stage pretrain, but this is one of merge'" in refused("push", base, "ann/base")
     assert "'is public, not private'" in refused("push", base, "ann/base", "--private")
     # another base: with other weights, in another repository
     save_file({"x": np.zeros(1)}, base / "model.safetensors")
@@ -99,7 +99,7 @@ def test_a_repository_with_another_model_is_refused(refused, made, hub_server, a
     record["base"]["weights_sha256"] = weights_hash(base)
     (sft / "hfkit.json").write_text(json.dumps(record))
     output = refused("push", sft, "ann/sft", "--with_base", "ann/other-base")
-    assert "'holds an adapter for ann/base, and this one is for ann/other-base'" in output
+    assert "'holds an adapter for ann/base, but this one is for ann/other-base'" in output
 
 
 def test_an_unknown_or_different_base_is_refused(refused, made, hub_server):

@@ -26,7 +26,7 @@ def test_a_run_of_an_earlier_release_is_found(run_stage, tmp_path, capsys):
     write_json(folder / "hfkit.json", {**record, "config": older})
     run_stage("tokenizer", folder)
     assert "already done" in capsys.readouterr().out
-    with pytest.raises(HfkitError, match="min_frequency: 2 there, 3 now"):
+    with pytest.raises(HfkitError, match="min_frequency: was 2, now 3"):
         run_stage("tokenizer", folder, min_frequency=3)
 
 

@@ -55,7 +55,7 @@ def test_a_module_that_cannot_be_imported_shows_its_line(module):
 )
 def test_a_function_with_other_arguments_is_refused_before_it_is_called(module, code, columns, takes):
     _, name = module(code)
-    with pytest.raises(HfkitError, match=rf"{name}:f takes {takes}, and is called with \(prompts, replies.*\): define"):
+    with pytest.raises(HfkitError, match=rf"{name}:f takes {takes}, but is called with \(prompts, replies.*\): define"):
         check_reward_function(f"{name}:f", columns)
 
 
@@ -69,9 +69,9 @@ def test_a_module_that_does_not_exist_says_how_to_name_one():
     [
         ("sys.exit(0)", "raised SystemExit: 0, in .*, line 3"),
         ("return (1 / 0 for _ in replies)", "raised ZeroDivisionError: .*, in .*, line 3"),
-        ("return [1.0]", "returned 1 numbers for 2 replies"),
-        ("return [0.0, float('nan')]", "returned nan for reply 1, not a finite number"),
-        ("return [0.0, 1e300]", "returned 1e\\+300 for reply 1, not a finite number"),
+        ("return [1.0]", "returned 1 numbers for 2 responses"),
+        ("return [0.0, float('nan')]", "returned nan for response 1, not a finite number"),
+        ("return [0.0, 1e300]", "returned 1e\\+300 for response 1, not a finite number"),
     ],
 )
 def test_a_function_that_returns_no_scores_is_blamed(module, body, said):

@@ -68,24 +68,24 @@ def test_a_column_that_the_data_lacks_is_told_before_any_model_is_loaded(run_sta
 
 
 @pytest.mark.parametrize(
-    ("scores", "told"),
+    ("scores", "message"),
     [
-        ([1.0], "returned 1 numbers for 2 replies"),
-        ([1.0, 2.0, 3.0], "returned 3 numbers for 2 replies"),
+        ([1.0], "returned 1 numbers for 2 responses"),
+        ([1.0, 2.0, 3.0], "returned 3 numbers for 2 responses"),
         ([1.0, math.nan], "not a finite number"),
         ([1.0, 1e300], "not a finite number"),
-        (["1.0", "2.0"], "not a number for each reply"),
-        ("12", "not a number for each reply"),
-        ([None, 1.0], "not a number for each reply"),
-        (None, "not a number for each reply"),
-        (1.0, "not a number for each reply"),
-        (torch.ones(2, 2), "not a number for each reply"),
-        ([10**400, 1], "not a number for each reply"),
+        (["1.0", "2.0"], "not a number for each response"),
+        ("12", "not a number for each response"),
+        ([None, 1.0], "not a number for each response"),
+        (None, "not a number for each response"),
+        (1.0, "not a number for each response"),
+        (torch.ones(2, 2), "not a number for each response"),
+        ([10**400, 1], "not a number for each response"),
     ],
     ids=repr,
 )
-def test_what_a_function_gives_must_be_a_number_a_reply(scores, told):
-    with pytest.raises(HfkitError, match=f"reward function mine:f returned .*{told}|mine:f .*{told}"):
+def test_scores_must_be_one_finite_number_per_response(scores, message):
+    with pytest.raises(HfkitError, match=f"reward function mine:f returned .*{message}|mine:f .*{message}"):
         validate_scores("mine:f", scores, 2)
 
 

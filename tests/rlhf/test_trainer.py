@@ -133,7 +133,7 @@ def test_right_padding_a_frozen_policy_and_a_shared_value_model_are_refused(conf
     with pytest.raises(HfkitError, match="padded on the left"):
         validate_trainer_inputs(config, tokenizer, roles.policy, roles.reward, rows, roles.reward)
     tokenizer.padding_side = "left"
-    with pytest.raises(HfkitError, match="value_model is reward_model"):
+    with pytest.raises(HfkitError, match="value_model is the same object as reward_model"):
         validate_trainer_inputs(config, tokenizer, roles.policy, roles.reward, rows, roles.reward)
     roles.policy.requires_grad_(False)
     with pytest.raises(HfkitError, match="the policy has nothing to train"):
@@ -145,7 +145,7 @@ def test_fp16_is_refused_by_its_key(by, tokenizer, tmp_path, monkeypatch):
     """The accelerator would put a scaler of gradients before losses that nobody scales."""
     if by != "fp16":
         monkeypatch.setenv(by, "fp16")
-    with pytest.raises(ConfigError, match=f"{by}: ('fp16'|True) -> .* set bf16, or leave it out"):
+    with pytest.raises(ConfigError, match=f"{by}: ('fp16'|True) -> .* set bf16, or remove it"):
         small_trainer(tokenizer, tmp_path, models("llama", lora=True), **({"fp16": True} if by == "fp16" else {}))
 
 

@@ -287,7 +287,7 @@ CHECKPOINTS = {
     "rng_state.pth with code": (pickled("rng_state.pth"), "rng_state.pth holds more than tensors"),
     "scaler.pt with code": (pickled("scaler.pt"), "scaler.pt holds more than tensors"),
     "a pickled adapter": (pickled_adapter, "adapter_model.bin is pickled"),
-    "a further adapter": (further_adapter, "more holds a further adapter"),
+    "a further adapter": (further_adapter, "more is an additional adapter"),
     "weights that are a link": (checkpoint_linked, "is a link out of its folder"),
     "a state with other keys": (with_state(evil=1), "trainer_state.json: unknown keys: evil"),
     "a negative step": (with_state(global_step=-1), "trainer_state.json: global_step"),

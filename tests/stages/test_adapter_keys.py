@@ -130,7 +130,7 @@ def problems(config_of, base_dir, reward_dir, tmp_path):
         ),
         (
             {"modules_to_save": "q_proj", "lora_target_modules": "q_proj,v_proj"},
-            "modules_to_save: ['q_proj'] -> a module is trained whole or adapted: name it in one of the two",
+            "modules_to_save: ['q_proj'] -> a module is either trained whole or adapted: name it under one key",
         ),
         (
             {"modules_to_save": "o_proj", "lora_target_modules": "q_proj", "load_in_4bit": True},

@@ -138,7 +138,7 @@ def test_a_chat_template_that_is_none_is_refused(config_of, tmp_path, template):
 @pytest.mark.parametrize("below", ["", "/deeper"])
 def test_a_file_for_an_output_folder_is_refused(config_of, tmp_path, below):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ConfigError, match=r"output_dir: .* is not a folder"):
+    with pytest.raises(ConfigError, match=r"output_dir: .* is not a writable folder"):
         config_of("tokenizer", f"{tmp_path / 'file'}{below}")
 
 
@@ -150,7 +150,7 @@ def test_a_reward_model_is_no_policy(config_of, tmp_path, reward_dir, stage):
 
 @pytest.mark.parametrize("change", [{"lora_target_modules": ["q_proj"]}, {"use_rslora": True}])
 def test_an_adapter_keeps_its_shape(config_of, tmp_path, sft_dir, change):
-    with pytest.raises(ConfigError, match="the adapter it starts from has"):
+    with pytest.raises(ConfigError, match="the adapter that training starts from has"):
         config_of("reward", tmp_path, **change)
 
 

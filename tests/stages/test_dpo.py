@@ -176,6 +176,14 @@ def test_precomputed_log_probabilities_of_the_reference_train_the_same(run_stage
     assert metrics[0]["eval_loss"] == pytest.approx(metrics[1]["eval_loss"], rel=1e-5)
 
 
+def test_precomputed_log_probabilities_are_never_those_of_other_settings(run_stage, tmp_path):
+    """At the first step the policy is the reference: the loss is log 2, whatever a run before it has computed."""
+    options = {"max_steps": 1, "precompute_ref_log_probs": True, "test_split_size": None, "eval_prompts": 0}
+    run_stage("dpo", tmp_path / "before", **options)
+    folder = run_stage("dpo", tmp_path / "after", **options, ld_alpha=0.5)
+    assert read_metrics(folder)[0]["loss"] == pytest.approx(math.log(2), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "key", "remedy"),
     [
@@ -190,6 +198,20 @@ def test_precomputed_log_probabilities_of_the_reference_train_the_same(run_stage
         ({"f_divergence_type": "kl"}, "f_divergence_type", "forward_kl"),
         ({"loss_type": ["aot"], "use_weighting": True}, "use_weighting", "remove it"),
         ({"loss_type": ["sft"], "max_tokens_per_micro_batch": 64}, "max_tokens_per_micro_batch", "has no effect"),
+        ({"f_alpha_divergence_coef": 0.9}, "f_alpha_divergence_coef", "without f_divergence_type: alpha_divergence"),
+        ({"discopop_tau": 0.5}, "discopop_tau", "without loss_type: discopop"),
+        ({"loss_type": ["discopop"], "discopop_tau": 0.0}, "discopop_tau", "must be above 0"),
+        ({"precompute_ref_batch_size": 2}, "precompute_ref_batch_size", "without precompute_ref_log_probs"),
+        (
+            {"precompute_ref_log_probs": True, "precompute_ref_batch_size": 0},
+            "precompute_ref_batch_size",
+            "must be above 0",
+        ),
+        ({"ld_alpha": 1.5}, "ld_alpha", "must be from 0 to 1"),
+        ({"loss_type": ["sft"], "ld_alpha": 0.5}, "ld_alpha", "sft does not use it"),
+        ({"loss_type": ["ipo", "sft"], "loss_weights": [1.0, -1.0]}, "loss_weights", "must not be negative"),
+        ({"loss_weights": [0.0]}, "loss_weights", "nothing would be trained"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor", "set label_smoothing"),
         ({"lora_dropout": 0.1}, "lora_dropout", "set 0"),
         ({"rollout_engine": "vllm"}, "rollout_engine", "unknown"),
         ({"padding_free": True}, "padding_free", "remove it"),

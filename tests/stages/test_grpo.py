@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+from config_problems import problems
 from interruption import assert_same_run, stopped_copy
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -211,6 +212,71 @@ def test_what_is_refused(config_of, method, tmp_path, changes, key, remedy):
         config_of(method, tmp_path, **changes)
     problems = {problem.key: str(problem) for problem in error.value.problems}
     assert problems.keys() == {key} and remedy in problems[key]
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "remedy"),
+    [
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha", "noise to the policy ratio"),
+        ({"data_seed": 7}, "data_seed", "set seed"),
+        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy", "remove it"),
+        ({"dataloader_drop_last": True}, "dataloader_drop_last", "remove it"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor", "remove it"),
+        ({"reward_weights": [0.0]}, "reward_weights", "nothing would be learned"),
+        ({"beta": 0.0, "max_kl": 5.0}, "max_kl", "no effect with beta: 0"),
+        ({"temperature": 1e-9}, "temperature", "alike"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_what_would_have_no_effect_is_refused(config_of, method, tmp_path, changes, key, remedy):
+    found = problems(config_of, tmp_path, method, **changes)
+    assert found.keys() == {key} and remedy in found[key]
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "remedy"),
+    [
+        ({"loss_type": "cispo"}, "epsilon_high", "must be above 1, such as 5.0"),
+        ({"loss_type": "cispo", "epsilon_high": 0.28}, "epsilon_high", "must be above 1"),
+        ({"loss_type": "cispo", "epsilon_high": 5.0, "epsilon": 0.1}, "epsilon", "no effect with loss_type: cispo"),
+        ({"loss_type": "sapo", "epsilon_high": 0.3}, "epsilon_high", "no effect with loss_type: sapo"),
+        ({"loss_type": "luspo"}, "importance_sampling_level", "set sequence"),
+        (
+            {"loss_type": "vespo", "importance_sampling_level": "sequence"},
+            "importance_sampling_level",
+            "loss_type: vespo",
+        ),
+        ({"importance_sampling_level": "word"}, "importance_sampling_level", "expected token or sequence"),
+        ({"loss_type": "sapo", "delta": 2.0}, "delta", "no effect with loss_type: sapo"),
+        ({"delta": 1.1}, "delta", "must be above 1.2"),
+        ({"sapo_temperature_neg": 2.0}, "sapo_temperature_neg", "without loss_type: sapo"),
+        ({"loss_type": "sapo", "sapo_temperature_pos": 0.0}, "sapo_temperature_pos", "must be above 0"),
+        ({"vespo_k_pos": 1.0}, "vespo_k_pos", "without loss_type: vespo"),
+        ({"top_entropy_quantile": 1.5}, "top_entropy_quantile", "must be from 0 to 1"),
+        ({"entropy_target": 0.5}, "entropy_target", "without use_adaptive_entropy"),
+        ({"beta": 0.0, "use_bias_correction_kl": False}, "use_bias_correction_kl", "no effect with beta: 0"),
+        ({"entropy_coef": 0.1, "max_tokens_per_micro_batch": 64}, "max_tokens_per_micro_batch", "whole batches"),
+    ],
+)
+def test_what_would_have_no_effect_on_a_loss_of_grpo_is_refused(config_of, tmp_path, changes, key, remedy):
+    found = problems(config_of, tmp_path, "grpo", **changes)
+    assert found.keys() == {key} and remedy in found[key]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss_type": "cispo", "epsilon_high": 5.0},
+        {"loss_type": "luspo", "importance_sampling_level": "sequence", "delta": 2.0},
+        {"loss_type": "sapo", "sapo_temperature_neg": 2.0},
+        {"loss_type": "vespo", "vespo_lambda_neg": 1.0},
+        {"use_adaptive_entropy": True, "entropy_target": 5.0},
+        {"top_entropy_quantile": 0.2},
+    ],
+    ids=lambda changes: next(iter(changes.values())),
+)
+def test_what_has_an_effect_is_accepted(config_of, tmp_path, changes):
+    assert config_of("grpo", tmp_path, **changes).extra.items() <= changes.items()
 
 
 def test_fewer_prompts_than_a_batch_are_refused(run_stage, method, tmp_path):

@@ -78,7 +78,7 @@ def test_plan_counts_its_steps_and_its_tokens(toy, hfkit):
 
 def test_data_check_reads_its_form_of_rows(toy, hfkit):
     printed = hfkit("data", "check", toy.yaml, "--model_name_or_path", toy.root / "pretrain")
-    assert "32 rows, 32 kept" in printed and "the trained tokens are the replies" in printed
+    assert "32 rows, 32 kept" in printed and "the trained tokens are the responses" in printed
 
 
 def test_the_card_says_what_its_spec_says(toy):

@@ -98,7 +98,7 @@ def test_nobody_listens(config_of, vllm_double, free_port, tmp_path, base_dir):
 
 
 UNFIT = [
-    ({"name": "someone/else"}, "it serves someone/else, and the policy's base is "),
+    ({"name": "someone/else"}, "it serves someone/else, but the policy's base is "),
     ({"version": "0.28.0"}, "it runs vLLM 0.28.0, and here is 0.27.1"),
     ({"version": "nightly"}, "does not answer as a vLLM server"),
     ({"dev_mode": False}, "404 Client Error.*start it with VLLM_SERVER_DEV_MODE=1"),

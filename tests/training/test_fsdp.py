@@ -197,7 +197,7 @@ def test_a_checkpoint_needs_the_engine_that_saved_it(config_of, tmp_path):
     config = config_of("sft", tmp_path / "two", **settings)
     launch(run, "sft", config, engine="fsdp2")
     stopped = stopped_copy(tmp_path / "two", tmp_path / "stopped", 1)
-    with pytest.raises(HfkitError, match=r"saved by FSDP2 \(SHARDED_STATE_DICT\), and this launch is DDP or one"):
+    with pytest.raises(HfkitError, match=r"saved by FSDP2 \(SHARDED_STATE_DICT\), but this launch is DDP or one"):
         run("sft", config_of("sft", stopped, **settings, resume_from_checkpoint=True))
 
 

@@ -65,7 +65,7 @@ def test_a_finished_run_is_found_and_takes_a_license(run_stage, tmp_path, capsys
     assert read_record(folder)["config"]["license"] == "apache-2.0"
     after = {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in ("README.md", "hfkit.json")}
     assert after == before
-    with pytest.raises(HfkitError, match="seed: 42 there, 7 now"):
+    with pytest.raises(HfkitError, match="seed: was 42, now 7"):
         run_stage("tokenizer", folder, seed=7, license="mit")
 
 

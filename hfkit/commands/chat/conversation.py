@@ -16,7 +16,7 @@ class Settings:
 
     Args:
         temperature: of the sampling; 0 takes the likeliest token.
-        length: most tokens of a reply.
+        length: most tokens of a response.
         system: system prompt, or None.
     """
 
@@ -33,7 +33,7 @@ class Settings:
 
 @dataclass
 class Conversation:
-    """Messages of user and assistant by turns; the last is the user's until a reply comes."""
+    """Messages of user and assistant by turns; the last is the user's until a response comes."""
 
     messages: Messages = field(default_factory=list)
 
@@ -42,7 +42,7 @@ class Conversation:
         self.messages.append({"role": "user", "content": text})
 
     def add_reply(self, text: str) -> None:
-        """Append the model's reply; an empty one removes the question, since templates want the roles to alternate."""
+        """Append the model's response; an empty one removes the question, since roles must alternate in templates."""
         if text:
             self.messages.append({"role": "assistant", "content": text})
         else:
@@ -51,7 +51,8 @@ class Conversation:
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, settings: Settings, context: int | None
     ) -> tuple[list[int], int, int]:
-        """Return the prompt's token ids, the most tokens that the reply may have, and how many messages were left out.
+        """Return the prompt's token ids, the most tokens that the response may have, and how many messages were left
+        out.
 
         The oldest messages are left out where the context, in tokens, is too short. Without a chat template the prompt
         is the text of the last message.

@@ -1,9 +1,9 @@
 """hfkit chat runs/quickstart/ppo --against runs/quickstart/sft
 
-Chat with a model: a folder or a Hub id, a full model or an adapter. Replies stream, and the conversation is kept.
+Chat with a model: a folder or a Hub id, a full model or an adapter. Responses stream, and the conversation is kept.
 --against shows a second model side by side; --adapter loads more adapters of the same base, to switch between. Commands
-during a chat: /temperature, /length, /system, /adapter, /reset, /help, /quit. Ctrl-C stops the reply, Ctrl-D ends the
-chat. --prompt prints one reply to stdout and ends; lines from a pipe are the messages of a conversation.
+during a chat: /temperature, /length, /system, /adapter, /reset, /help, /quit. Ctrl-C stops the response, Ctrl-D ends
+    the chat. --prompt prints one response to stdout and ends; lines from a pipe are the messages of a conversation.
 """
 
 import sys
@@ -33,7 +33,7 @@ def chat(
     seed: int = 42,
     **settings,
 ) -> None:
-    """Chat until the input ends, or print one reply to `prompt`.
+    """Chat until the input ends, or print one response to `prompt`.
 
     Args:
         model, against: folder or Hub id.

@@ -66,10 +66,10 @@ class ChatModel:
     def generate(
         self, ids: list[int], max_new_tokens: int, temperature: float, write: Callable[[str], None]
     ) -> tuple[str, bool]:
-        """Sample a reply to token ids, and call `write` with each piece of its text.
+        """Sample a response to token ids, and call `write` with each piece of its text.
 
         Returns:
-            the reply, and whether Ctrl-C stopped it.
+            the response, and whether Ctrl-C stopped it.
         """
         model, streamer = self.base.model, ReplyStreamer(self.tokenizer, write)
         stop_token_ids = stop_ids(model.generation_config, self.tokenizer)
@@ -208,7 +208,7 @@ def require_language_model(path: str, revision: str = "main") -> None:
     if problems := weights_problems("model", path):
         raise HfkitError(f"{path}: {problems[0].remedy}")
     if is_classifier(path, revision):
-        raise HfkitError(f"{path} is a classifier, such as a reward model: it scores replies and writes none")
+        raise HfkitError(f"{path} is a classifier, such as a reward model: it scores responses and writes none")
 
 
 def output_of(run: str | Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The terminal side of a chat: reads lines, runs commands, and shows replies as they are generated."""
+"""The terminal side of a chat: reads lines, runs commands, and shows responses as they are generated."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from hfkit.core.tables import make_console
 QUIT = "/quit"
 COMMANDS = {
     "/temperature": "T: set the temperature; 0 takes the likeliest token",
-    "/length": "N: set the most tokens of a reply",
+    "/length": "N: set the most tokens of a response",
     "/system": "TEXT: set the system prompt; without a text, remove it",
     "/adapter": "NAME: switch to another adapter, or to the base; without a name, list them",
     "/reset": "clear the conversation",
@@ -32,14 +32,14 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class ReplyStatus:
-    """How a reply ended: whether Ctrl-C stopped it, and what to note below it."""
+    """How a response ended: whether Ctrl-C stopped it, and what to note below it."""
 
     stopped: bool
     notes: list[str]
 
 
 def answer_once(models: list[ChatModel], prompt: str, settings: Settings) -> None:
-    """Print one reply of each model as it is generated; with several models, each below its name.
+    """Print one response of each model as it is generated; with several models, each below its name.
 
     Raises:
         KeyboardInterrupt: Ctrl-C stopped one.
@@ -61,7 +61,7 @@ def print_text(text: str) -> None:
 def stream_reply(
     model: ChatModel, conversation: Conversation, message: str, settings: Settings, write: Callable[[str], None]
 ) -> ReplyStatus:
-    """Ask a model, call `write` with each piece of its reply, and add both to the conversation."""
+    """Ask a model, call `write` with each piece of its response, and add both to the conversation."""
     conversation.add_question(message)
     text, notes, context = "", [], model.base.context
     try:
@@ -71,7 +71,7 @@ def stream_reply(
         text, stopped = model.generate(ids, length, settings.temperature, write)
     finally:
         conversation.add_reply(text)
-    notes += ["stopped"] if stopped else [] if text else ["an empty reply"]
+    notes += ["stopped"] if stopped else [] if text else ["an empty response"]
     return ReplyStatus(stopped, notes)
 
 
@@ -87,7 +87,7 @@ class ChatSession:
         """Answer messages and run commands until the input ends."""
         self.note(f"{' and '.join(model.name for model in self.models)}: /help lists the commands")
         keyboard = PromptSession() if stream.isatty() else None
-        with catch_interrupts():  # Ctrl-C stops a reply, or a line, not the chat
+        with catch_interrupts():  # Ctrl-C stops a response, or a line, not the chat
             self.answer_lines(stream, keyboard)
 
     def answer_lines(self, stream: TextIO, keyboard: PromptSession | None) -> None:
@@ -145,7 +145,7 @@ class ChatSession:
             raise HfkitError(f"unknown command {command}; {hint}")
 
     def change_settings(self, **changes) -> None:
-        """Change settings for the next replies."""
+        """Change settings for the next responses."""
         self.settings = replace(self.settings, **changes)
         self.note(", ".join(f"{name} {value}" for name, value in changes.items()))
 
@@ -167,7 +167,7 @@ class ChatSession:
         self.console.print(Text(printable(text), "dim"))
 
     def answer(self, message: str) -> None:
-        """Show the reply of each model to a message."""
+        """Show the response of each model to a message."""
         if len(self.models) == 1:
             self.console.print(Text(f"{self.models[0].name}: ", "bold"), end="")
             notes = stream_reply(self.models[0], self.conversations[0], message, self.settings, print_text).notes
@@ -178,7 +178,7 @@ class ChatSession:
             self.note(f"({text})")
 
     def answer_side_by_side(self, message: str) -> list[str]:
-        """Show replies in columns, one model after the other, and return the notes; Ctrl-C skips the later models."""
+        """Show responses in columns, one model after the other, and return the notes; Ctrl-C skips the later models."""
         table, columns = Table(expand=True), [Text() for _ in self.models]
         for model in self.models:
             table.add_column(Text(model.name), ratio=1)

@@ -2,7 +2,7 @@
 
 Checks a stage's data before any weight is loaded. The rows of each source go through the stage's own tokenizer and
 template. Reports rows that are kept, dropped and cut, and why; lengths; end-of-text and begin-of-text; whether the
-trained tokens are the replies; duplicates; and rows that are held out and trained on. Takes a stage's YAML or a
+trained tokens are the responses; duplicates; and rows that are held out and trained on. Takes a stage's YAML or a
 pipeline's, with the same flags. The exit status is 1 if something exceeds its threshold.
 """
 
@@ -102,13 +102,13 @@ def survey_lines(survey: Survey) -> list[str]:
     fine = [FINE[fault] for fault in FORMS[survey.form].faults if fault not in survey.faults]
     if survey.trained:
         is_text = survey.trained == survey.tokens  # plain text
-        fine.append("all tokens are trained" if is_text else "the trained tokens are the replies")
+        fine.append("all tokens are trained" if is_text else "the trained tokens are the responses")
     if survey.kept and fine:
         lines.append(f"in every row: {', '.join(fine)}")
     if survey.duplicates:
         lines.append(f"{survey.duplicates:,} duplicates ({percentage(survey.duplicates, survey.rows)})")
     if survey.longer is not None:
-        lines.append(f"the better reply is the longer one in {survey.longer:.1%} of the pairs of different lengths")
+        lines.append(f"the better response is the longer one in {survey.longer:.1%} of the pairs of different lengths")
     return lines
 
 
@@ -142,5 +142,5 @@ def threshold_problems(survey: Survey, config, thresholds: Namespace) -> list[st
             problems.append(f"{percentage(count, rows)} of the rows are {description}, {key} is {limit:.1%}")
     if survey.longer is not None and survey.longer > thresholds.max_longer:
         limit = f"max_longer is {thresholds.max_longer:.1%}"
-        problems.append(f"the better reply is the longer one in {survey.longer:.1%} of the pairs, {limit}")
+        problems.append(f"the better response is the longer one in {survey.longer:.1%} of the pairs, {limit}")
     return problems

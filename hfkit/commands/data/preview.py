@@ -68,7 +68,7 @@ def heading(source: str, index: int, encoded: dict, unit: str) -> Text:
 
 
 def parts_of(row: dict, encoded: dict, tokenizer) -> list[tuple[str, list[int], list[bool]]]:
-    """Return the sequences of a row: a label, token ids, and which of them are trained (or scored, as replies)."""
+    """Return the sequences of a row: a label, token ids, and which of them are trained (or scored, as responses)."""
     if encoded["dropped"] or tokenizer is None:
         return [(str(row)[:SHOWN_CHARACTERS], [], [])]
     if "labels" in encoded:
@@ -89,7 +89,7 @@ def parts_of(row: dict, encoded: dict, tokenizer) -> list[tuple[str, list[int], 
 
 
 def reply_start(row: dict, sequences: list[list[int]], tokenizer) -> int:
-    """Return where the replies begin, which is after the prompt; 0 if the sequences do not begin with it."""
+    """Return where the responses begin, which is after the prompt; 0 if the sequences do not begin with it."""
     try:
         prompt = encode_prompt(tokenizer, prompt_of(row), tools_of(row.get("tools")), variables_of(row))
     except RenderError:

@@ -33,7 +33,7 @@ class Survey:
         lengths: (rows,) tokens of each row (of its longest sequence) before it is cut; also of dropped rows if known.
         limit: most tokens of a row; None if there is no limit.
         duplicates: rows that equal an earlier row of the source.
-        longer: share of pairs whose better reply is the longer one; None without pairs of different lengths.
+        longer: share of pairs whose better response is the longer one; None without pairs of different lengths.
         keys: (rows,) hashes of prompts, as `held_out.keys_of` returns them.
     """
 
@@ -128,7 +128,7 @@ def content_key(row: dict) -> dict:
 
 
 def longer_share(table) -> float | None:
-    """Return the share of pairs whose better reply has more tokens, without ties; None if all are ties."""
+    """Return the share of pairs whose better response has more tokens, without ties; None if all are ties."""
     if not {"chosen_ids", "reply_ids"} & {*table.column_names}:
         return None
     better, worse, _ = pair_lengths(table)

@@ -163,7 +163,7 @@ def _with_thinking(found: ChatFormat, tokenizer: PreTrainedTokenizerBase) -> Cha
 
 
 def _contents(users: int) -> list[str]:
-    """Return the contents of a conversation of so many user messages, with the replies between them."""
+    """Return the contents of a conversation of so many user messages, with the responses between them."""
     both = [text for pair in zip(USER_TEXTS, (*REPLY_TEXTS, ""), strict=True) for text in pair]
     return both[: 2 * users - 1]
 

@@ -4,13 +4,13 @@ from hfkit.commands.export.chat_format import FIRST_USER, LAST_USER, OWN_TURN, C
 
 EACH_MESSAGE = "{{ range $index, $message := .Messages }}{{ $last := eq (len (slice $.Messages $index)) 1 }}"
 THOUGHT = "<think>\n{{ .Thinking }}\n</think>\n\n"
-"""The thinking of a reply to be completed; by these tags Ollama splits the thinking off what a model writes."""
+"""The thinking of a response to be completed; by these tags Ollama splits the thinking off what a model writes."""
 
 
 def go_template(chat: ChatFormat | None, adds_bos: bool) -> str:
     """Return a chat format as a Go template over Ollama's values; of a model without one, the prompt alone.
 
-    A reply at the end of the messages is one to be completed: nothing follows it.
+    A response at the end of the messages is one to be completed: nothing follows it.
 
     Args:
         adds_bos: whether the tokenizer puts a BOS token before the text.

@@ -6,7 +6,7 @@ the stages do, takes lengths from it, and plans whether the base has to be in 4 
 weights are loaded, and no file is overwritten.
 
 The goal is the last stage to run. The stages before it run too if there are data for them: pairs alone give SFT on the
-better replies, the reward model, and PPO; with `--goal dpo`, SFT and DPO. Other flags are keys of the stages:
+better responses, the reward model, and PPO; with `--goal dpo`, SFT and DPO. Other flags are keys of the stages:
 `--sft.learning_rate 1e-4`, `--seed 1`.
 """
 

@@ -52,7 +52,7 @@ def choose_settings(stage: str, sources: list[SampledSource], replies: list[int]
     """Return the settings of a stage that depend on its rows; the batch is in one piece, see `fit.py`.
 
     Args:
-        replies: tokens of the replies that an earlier stage trains on.
+        replies: tokens of the responses that an earlier stage trains on.
     """
     spec = STAGES[stage]
     rows = sum(one.rows or FEW_ROWS for one in sources)
@@ -81,7 +81,7 @@ def length_settings(
     usual = percentile(lengths)
     settings, room = {}, limits.context
     if STAGES[stage].samples_replies:
-        why = f"{PERCENTILE}% of the replies have at most {percentile(replies)} tokens" if replies else ""
+        why = f"{PERCENTILE}% of the responses have at most {percentile(replies)} tokens" if replies else ""
         longest = rounded_up(percentile(replies), 16) if replies else DEFAULT_RESPONSE
         response = min(longest, limits.of(LONGEST_RESPONSE), (room or longest * 2) // 2)
         settings["response_length"] = Setting(response, why)
@@ -145,7 +145,7 @@ def batch_settings(stage: str, rows: int, limits: Limits) -> StageSettings:
 
 
 def group_settings(rows: int, batch: int, limits: Limits) -> StageSettings:
-    """Return batch and length of GRPO or RLOO: groups of replies to a prompt fill a batch."""
+    """Return batch and length of GRPO or RLOO: groups of responses to a prompt fill a batch."""
     group = min(8, max(batch, 4))
     batch = max(batch, group)
     passes = min(4, batch // 4)
@@ -154,6 +154,6 @@ def group_settings(rows: int, batch: int, limits: Limits) -> StageSettings:
         "per_device_train_batch_size": Setting(batch // passes),
         "per_device_eval_batch_size": Setting(batch // passes),
         "gradient_accumulation_steps": Setting(passes),
-        "num_generations": Setting(group, "replies to each prompt, compared with one another"),
+        "num_generations": Setting(group, "responses to each prompt, compared with one another"),
         "max_steps": Setting(updates, f"updates of {batch} responses"),
     }

@@ -24,11 +24,11 @@ class SampledSource:
 
     Attributes:
         entry: the source, with the columns that the stage reads.
-        mapped: the stage's columns -> expressions over the data set's, None where nothing is mapped.
+        mapped: the stage's columns -> expressions over the dataset's, None where nothing is mapped.
         rows: rows of the source; None if it is not on this machine, and has more than the sample.
         sampled: rows of the sample.
         lengths: tokens of each row of the sample that the stage keeps.
-        replies: tokens of each reply in the sample, if the stage trains on them.
+        replies: tokens of each response in the sample, if the stage trains on them.
     """
 
     entry: DatasetEntry
@@ -45,7 +45,8 @@ class SampledSource:
 
 
 def sample_sources(stages: list[str], entries: list[DatasetEntry], tokenizer) -> dict[str, list[SampledSource]]:
-    """Return the sources that each stage can read. Instructions may be the better replies of pairs, if there are none.
+    """Return the sources that each stage can read. Instructions may be the better responses of pairs, if there are
+    none.
 
     Raises:
         HfkitError: no stage can read one of the sources; the message says why.
@@ -71,7 +72,7 @@ def sample_sources(stages: list[str], entries: list[DatasetEntry], tokenizer) ->
 
 
 def better_replies(stage: str, pairs: SampledSource, tokenizer) -> SampledSource | None:
-    """Return the better replies of pairs as instructions, or None if they cannot be read so."""
+    """Return the better responses of pairs as instructions, or None if they cannot be read so."""
     if pairs.entry.card or pairs.entry.columns:
         return None
     prompt, chosen = (pairs.mapped.get(name) or name for name in ("prompt", "chosen"))
@@ -107,7 +108,7 @@ def sample_source(stage: str, entry: DatasetEntry, tokenizer) -> SampledSource:
 
 
 def reply_lengths(row: dict) -> list[int]:
-    """Return the tokens of each reply in an encoded row of instructions: of each run of tokens that are trained."""
+    """Return the tokens of each response in an encoded row of instructions: of each run of tokens that are trained."""
     labels, lengths = row["labels"], []
     ends = [*accumulate(row[PARTS] or [len(labels)])]
     for start, end in zip([0, *ends], ends, strict=False):

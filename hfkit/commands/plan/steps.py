@@ -64,7 +64,7 @@ def plan_steps(stage, roles: list[Role], launch: Launch = ALONE) -> StepsPlan:
 def passes_per_epoch(stage, rows: int, processes: int) -> int:
     """Return the forward and backward passes of a process in an epoch; GRPO and RLOO learn from whole batches.
 
-    `trl.trainer.utils.RepeatSampler` leaves out the prompts that do not fill a batch of replies.
+    `trl.trainer.utils.RepeatSampler` leaves out the prompts that do not fill a batch of responses.
     """
     size, arguments = stage.config.per_device_train_batch_size, stage.arguments
     if not stage.spec.samples_replies:

@@ -108,7 +108,7 @@ def read_results(folder: Path, runs: list[ReportedRun], name: str) -> list[dict]
 
 
 def samples_of(gathered: Gathered) -> list[dict]:
-    """Return replies of several models to the same prompts, each as {prompt, replies by model}.
+    """Return responses of several models to the same prompts, each as {prompt, replies: responses by model}.
 
     They are an arena's, else the quickstart's, else those from before and after the training of a run.
     """

@@ -1,9 +1,9 @@
 """hfkit report runs/quickstart
 
 Writes a page about the runs of a pipeline, `RUN_DIR/report.html`, with its plots in `RUN_DIR/report/`: whether each
-model is better than the one before, replies side by side, curves of every stage, score against KL, lineage, data, cost,
-warnings, and the results of `hfkit evaluate` and `hfkit arena`. The page is one file that needs no network. RUN_DIR is
-the folder of a pipeline or of a run; the report of a run includes the runs that it was made from.
+model is better than the one before, responses side by side, curves of every stage, score against KL, lineage, data,
+cost, warnings, and the results of `hfkit evaluate` and `hfkit arena`. The page is one file that needs no network.
+RUN_DIR is the folder of a pipeline or of a run; the report of a run includes the runs that it was made from.
 """
 
 from argparse import Namespace

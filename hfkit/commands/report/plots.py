@@ -10,8 +10,12 @@ from hfkit.training.plots import PANELS, Panel, panels_of
 
 ONLINE_PANELS = [
     *PANELS,
-    ("Entropy", "nats per token", [("objective/entropy", "sampled replies"), ("eval_entropy", "held out")]),
-    ("Reply length", "tokens per reply", [("val/reply_length", "sampled replies"), ("eval_length", "held out")]),
+    ("Entropy", "nats per token", [("objective/entropy", "sampled responses"), ("eval_entropy", "held out")]),
+    (
+        "Response length",
+        "tokens per response",
+        [("val/reply_length", "sampled responses"), ("eval_length", "held out")],
+    ),
     ("Policy loss", "clipped surrogate per token", [("loss/policy_avg", "training")]),
     ("Value loss", "half the squared error", [("loss/value_avg", "training")]),
 ]
@@ -20,14 +24,14 @@ BINS = 8  # groups of updates with similar KL, for the curve of score against KL
 MEASURED = [
     ("gold", "Gold score", "mean score, 0 to 1"),
     ("entropy", "Entropy", "nats per token"),
-    ("reply_tokens", "Reply length", "tokens per reply"),
+    ("reply_tokens", "Response length", "tokens per response"),
 ]
 # Key in an arena's diversity, title, y label.
 DIVERSITY = [
     ("entropy", "Entropy by temperature", "nats per token"),
-    ("self_bleu", "Similarity of replies by temperature", "self-BLEU"),
+    ("self_bleu", "Similarity of responses by temperature", "self-BLEU"),
     ("distinct_2", "Distinct word pairs by temperature", "distinct-2"),
-    ("length", "Reply length by temperature", "tokens per reply"),
+    ("length", "Response length by temperature", "tokens per response"),
 ]
 
 
@@ -42,7 +46,7 @@ def summary_figures(writer: FigureWriter, gathered: Gathered) -> list[PageFigure
             if key in model
         ]
         if rows:
-            note = f"Of replies to {summary['questions']:,} held-out questions" if "questions" in summary else ""
+            note = f"Of responses to {summary['questions']:,} held-out questions" if "questions" in summary else ""
             note += ", with 95% intervals" if rows[0][2] is not None else ""
             figures.append(writer.intervals(f"models-{slug(key)}", title, label, rows, note and f"{note}."))
     return figures
@@ -111,7 +115,7 @@ def overoptimization_figure(writer: FigureWriter, run: ReportedRun, key: str) ->
     def draw(axes) -> None:
         axes.scatter([row["objective/kl"] for row in rows], [row[key] for row in rows], s=9, alpha=0.4)
         axes.plot(kl, watched, marker="o", markersize=4, color=LIGHT["first"], label=f"{name}: not trained on")
-        axes.set(xlabel="KL to the reference model (nats per reply)", ylabel=f"{name}, mean score")
+        axes.set(xlabel="KL to the reference model (nats per response)", ylabel=f"{name}, mean score")
         axes.grid(alpha=GRID)
         right = axes.twinx()
         right.plot(kl, reward, marker="s", markersize=3.5, color=LIGHT["second"], label="reward: trained on")
@@ -120,7 +124,7 @@ def overoptimization_figure(writer: FigureWriter, run: ReportedRun, key: str) ->
 
     title = f"{run.name}: {name} score against KL"
     alt = (
-        f"{title}: as KL grows to {format_number(kl[-1])} nats per reply, the {name} score, which is not trained on, "
+        f"{title}: as KL grows to {format_number(kl[-1])} nats per response, the {name} score (not trained on) "
         f"goes from {format_number(watched[0])} to {format_number(watched[-1])}, "
         f"the reward from {format_number(reward[0])} to {format_number(reward[-1])}"
     )

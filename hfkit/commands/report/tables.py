@@ -12,9 +12,9 @@ METRIC_TITLES = {
     "gold": "Gold score",
     "exact_answer": "Exact answers (share)",
     "reward": "Reward model's score",
-    "kl_to_sft": "KL to SFT (nats per reply)",
+    "kl_to_sft": "KL to SFT (nats per response)",
     "entropy": "Entropy (nats per token)",
-    "reply_tokens": "Tokens per reply",
+    "reply_tokens": "Tokens per response",
     "bits_per_byte": "Held-out bits per byte",
 }
 STATUS_TITLES = {"done": "done", "running": "not finished", "interrupted": "interrupted", "failed": "failed"}
@@ -152,7 +152,7 @@ def amount_cells(given: int, taken: dict) -> list[str]:
 
 
 def dataset_title(source: dict) -> str:
-    """Return the name of a data set: its card, its Hub id or its file."""
+    """Return the name of a dataset: its card, its Hub id or its file."""
     if "held_out_of" in source:
         return f"held out of {source['held_out_of']}"
     if source.get("card"):

@@ -85,7 +85,7 @@ def form_of(splits: dict[str, list[DataFile]], recipe: Recipe | None = None) -> 
     if recipe is not None:
         return recipe.form
     columns = {*next(iter(splits.values()))[0].columns}
-    columns |= {"prompt"} if {"chosen", "rejected"} <= columns else set()  # it is what both begin with
+    columns |= {"prompt"} if {"chosen", "rejected"} <= columns else set()  # what both begin with
     fitting = [form for form, needed in REQUIRED_COLUMNS.items() if {*needed} <= columns]
     return max(fitting, key=lambda form: len(REQUIRED_COLUMNS[form]), default=None)
 

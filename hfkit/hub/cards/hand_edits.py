@@ -1,8 +1,8 @@
 """Regenerate the card of a model or dataset and keep what people edited in it.
 
 hfkit writes between two markers. Text outside them is kept. In the metadata, hashes in the first marker tell generated
-items from those that people added, changed or removed, which stay so. In a local card the first marker begins with one
-more hash, of the edits that were there when hfkit last wrote the card: it reveals later edits.
+items from those that people added, changed or removed, which are kept. In a local card the first marker begins with
+one more hash, of the edits when hfkit last wrote the card: it reveals later edits.
 """
 
 import hashlib
@@ -47,14 +47,14 @@ class ParsedCard:
 
     @classmethod
     def of(cls, text: str) -> "ParsedCard":
-        """Parse a card, whoever wrote it.
+        """Parse a card, with or without hfkit's markers.
 
         Raises:
             HfkitError: its metadata is not a YAML mapping.
         """
         text = text.replace("\r\n", "\n").removeprefix("\ufeff")
         try:
-            front_matter(text)  # it is refused before another reader sees it
+            front_matter(text)  # unsafe YAML fails here, before another parser reads it
             card = RepoCard(text if text.startswith("---\n") else f"---\n{{}}\n---\n{text}")
         except (ValueError, yaml.YAMLError) as error:
             raise HfkitError(f"the metadata of {README} cannot be read: {reason(error)}; correct it by hand") from error
@@ -89,7 +89,7 @@ def regenerate_card(
     """Return a new card with the edits of the existing one.
 
     Args:
-        existing: the present card, whoever wrote it; None if there is none.
+        existing: the present card, with or without hfkit's markers; None if there is none.
         metadata: the generated metadata.
         body: returns the generated text, given the final metadata.
         keep_unmarked: whether the metadata of a card without markers is kept, as written by a person. By default it

@@ -1,4 +1,4 @@
-"""The section of a model card on limitations: what the record says that the model should not be trusted with."""
+"""The limitations section of a model card, built from the record."""
 
 from hfkit.hub.cards.markdown import one_line
 from hfkit.hub.cards.run_info import RunInfo
@@ -9,7 +9,7 @@ LENGTH_KEYS = {"max_prompt_length": "prompt", "response_length": "response"}
 
 
 def limitations_section(info: RunInfo) -> str:
-    """Return a list of rows lost, how little was seen, what was not measured; "" for a tokenizer."""
+    """Return a list of lost rows, the extent of training, and what was not measured; "" for a tokenizer."""
     if info.makes == "tokenizer":
         return ""
     record = info.record

@@ -22,13 +22,13 @@ DESCRIPTIONS = {name: Metric(**fields) for name, fields in _described.items()}
 
 
 def describe_metric(origin: str, key: str) -> Metric:
-    """Return what is known of a metric of a stage, or of "evaluation"; an unknown one has an empty meaning."""
+    """Return the description of a metric of a stage, or of "evaluation"; an unknown metric has an empty meaning."""
     if key == "train_loss":
         spec = spec_of(origin)
         return Metric(f"mean training loss: {spec.loss_label[1]}" if spec else "mean training loss")
     stem = key.removesuffix(f"_{origin}")
     names = [f"{origin}/{key}", f"eval_{key}" if origin == "evaluation" else key]
-    names += [f"{stem}_policy"] if stem != key else []  # of the replies of what the stage has trained
+    names += [f"{stem}_policy"] if stem != key else []  # a metric of the trained model's responses
     return next((DESCRIPTIONS[name] for name in names if name in DESCRIPTIONS), Metric(""))
 
 

@@ -48,7 +48,7 @@ def updated_card(existing: str | None, folder: Path, record: dict, repo_id: str 
     """Return the card of a folder, with what people edited in the existing one.
 
     Args:
-        existing: the card in the folder or on the Hub, whoever wrote it; None if there is none.
+        existing: the card in the folder or on the Hub, with or without hfkit's markers; None if there is none.
         record: of the run; models that it names with a revision are on the Hub.
         repo_id: to push to; None for a card that stays in its folder.
 
@@ -109,7 +109,7 @@ def count_parameters(folder: Path) -> int:
 
 
 def metrics_section(info: RunInfo) -> str:
-    """Return the metrics with their meaning, those of a later evaluation too, and the plot of the training."""
+    """Return the metrics of training and of a later evaluation, with their meaning, and the plot of the training."""
     parts = [metrics_table(info.stage, info.record["metrics"])]
     if "evaluation" in info.record:
         evaluation = info.record["evaluation"]
@@ -179,7 +179,7 @@ def source_line(source: dict, is_mixed: bool) -> str:
 
 
 def lineage_section(info: RunInfo) -> str:
-    """Return the table of the models behind this one, each once: its base, its parents, and theirs."""
+    """Return a table of the models that this one comes from, each once: its base, its parents, and theirs."""
     record, rows, seen = info.record, [], set()
 
     def add(role: str, model: dict) -> None:

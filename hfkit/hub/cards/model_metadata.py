@@ -1,4 +1,4 @@
-"""The metadata (YAML front matter) of a model card, from the record: what the Hub reads of a model."""
+"""The metadata (YAML front matter) of a model card, built from the record."""
 
 import math
 from pathlib import PurePath
@@ -35,14 +35,14 @@ def pipeline_tag(info: RunInfo) -> str | None:
 
 
 def make_tags(info: RunInfo) -> list[str]:
-    """Return the tags: the kit, the stage, and what applies of trl, lora and reward-model."""
+    """Return the tags: hfkit, the stage, and those of trl, lora and reward-model that apply."""
     uses_trl = any(spec.uses_trl for spec in info.specs[:1])
     optional = {"trl": uses_trl, "lora": info.is_adapter, "reward-model": info.is_reward_model}
     return ["hfkit", info.stage, *(tag for tag, applies in optional.items() if applies)]
 
 
 def eval_results(info: RunInfo) -> list[EvalResult]:
-    """Return the metrics on held-out rows for the Hub's model index, with the rows that they were measured on."""
+    """Return the held-out metrics for the Hub's model index, with the rows that they were measured on."""
     record = info.record
     measured = [(info.stage, record["metrics"], record["data"])]
     if "evaluation" in record:

@@ -1,4 +1,4 @@
-"""What a model card can say of a run: its folder, its record, its place in the registry, and its id on the Hub."""
+"""The facts about a run that its model card states: folder, record, stage, and id on the Hub."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from hfkit.core.file_types import has_known_suffix
 from hfkit.core.files import read_json_mapping
 from hfkit.records.source import ADAPTER_CONFIG
 
-# With a namespace, since a name alone may be what is left of a local path.
+# A namespace is required: a bare name may be the last part of a local path.
 NAMESPACED_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -85,12 +85,12 @@ class RunInfo:
 
     @property
     def generic_classifier(self) -> dict | None:
-        """The classifier to register before the model is loaded, see `describe_generic`; None if it is known."""
+        """The classifier to register before loading, see `describe_generic`; None if Transformers has it."""
         return self.record.get("generic_classifier")
 
     @property
     def reward_sources(self) -> str:
-        """One sentence on what scored the responses that it was trained on; "" where nothing did."""
+        """One sentence on what scored the responses in training; "" if nothing did."""
         settings = self.record["config"]
         functions = [f"`{function}`" for function in settings.get("reward_functions") or []]
         parts = ["a reward model"] * bool(settings.get("reward_model_path")) + functions
@@ -107,7 +107,7 @@ class RunInfo:
 
     @property
     def base_id(self) -> str | None:
-        """The Hub id of that model; None if it is only local."""
+        """The Hub id of `base`; None if it is only local."""
         return self.base and hub_id(self.base)
 
 

@@ -1,4 +1,4 @@
-"""The section of a model card on usage: code in plain Transformers or PEFT that runs as it is."""
+"""The usage section of a model card: complete code in plain Transformers or PEFT."""
 
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ _environment = Environment(
 
 
 def usage_section(info: RunInfo) -> str:
-    """Return code blocks that can be run one after the other, in one process."""
+    """Return code blocks that run one after the other in one process."""
     kind = "SequenceClassification" if info.is_reward_model else "CausalLM"
     loader = f"AutoPeftModelFor{kind}" if info.is_adapter else f"AutoModelFor{kind}"
     options = ["num_labels=1", "pad_token_id=tokenizer.pad_token_id"] if info.is_reward_model else []

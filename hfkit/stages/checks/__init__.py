@@ -1,4 +1,4 @@
-"""Validates a stage's config before any weight is loaded: contradictions between its keys, and what they name."""
+"""Validates a stage's config before any weights are loaded: contradictory keys, and missing or unfit inputs."""
 
 from pkgutil import resolve_name
 
@@ -20,7 +20,7 @@ from hfkit.stages.checks.trainer import trainer_problems
 
 
 def problems_of(config) -> list[Problem]:
-    """Return every problem of a config; this reads configs and tokenizers, never weights."""
+    """Return every problem of a config; only configs and tokenizers are read, never weights."""
     spec = spec_of_config(config)
     problems = process_problems(config) + number_problems(config) + template_problems(config)
     if isinstance(config, OutputFields):

@@ -17,7 +17,7 @@ from hfkit.training.memory.shapes import quantized_weights
 
 ADAPTER_KEYS = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_target_modules": "target_modules"}
 ADAPTER_KEYS |= {name: name for name in ("modules_to_save", "use_dora", "use_rslora")}
-"""The keys of an adapter's shape, and their names in PEFT's config."""
+"""Keys that set an adapter's shape -> their names in PEFT's config."""
 NAMING_KEYS = ("lora_target_modules", "modules_to_save")
 
 
@@ -29,13 +29,27 @@ def adapter_problems(config) -> list[Problem]:
     targets, whole = config.lora_target_modules, config.modules_to_save
     twice = isinstance(targets, list) and whole and {*targets} & {*whole}
     rules = [
-        (bits and not config.use_peft, bits, "quantized weights cannot be trained: set use_peft: true", "use_peft"),
+        (
+            bits and not config.use_peft,
+            bits,
+            "quantized weights cannot be trained in full: set use_peft: true",
+            "use_peft",
+        ),
         (both, "load_in_8bit", "the base is loaded in 4 bits or in 8: set one of the two", "load_in_4bit"),
         *((True, key, "has no effect without use_peft: true", "use_peft") for key in given),
-        (config.lora_dropout == 1, "lora_dropout", "drops all of the adapter's input, which then learns nothing"),
-        (targets == [], "lora_target_modules", "name one or more; without it, all linear layers"),
+        (
+            config.lora_dropout == 1,
+            "lora_dropout",
+            "drops the adapter's whole input, so it would learn nothing: set it below 1",
+        ),
+        (targets == [], "lora_target_modules", "name one or more, or remove it for all linear layers"),
         (whole == [], "modules_to_save", "name one or more, or remove it"),
-        (twice, "modules_to_save", "a module is trained whole or adapted: name it in one of the two", NAMING_KEYS[0]),
+        (
+            twice,
+            "modules_to_save",
+            "a module is either trained whole or adapted: name it under one key",
+            NAMING_KEYS[0],
+        ),
         (bits and config.dtype == "auto", "dtype", f"{bits} needs a dtype: bfloat16 on a GPU, else float32", bits),
     ]
     return broken_rules(config, rules)
@@ -54,18 +68,18 @@ def adapter_shape_problems(config) -> list[Problem]:
     for key, name_in_peft in ADAPTER_KEYS.items():
         value, inherited = getattr(config, key), adapter.get(name_in_peft)
         if value not in (None, False) and as_set(value) != as_set(inherited):
-            remedy = f"the adapter it starts from has {inherited}: leave it out"
+            remedy = f"the adapter that training starts from has {inherited}: remove it"
             problems.append(Problem(key, value, remedy, keys=("use_peft", *MODEL_KEYS)))
     return problems
 
 
 def as_set(value: object) -> object:
-    """Return a list without its order, and anything else as it is."""
+    """Return a list as a set, to ignore its order, and any other value unchanged."""
     return set(value) if isinstance(value, list) else value
 
 
 def module_problems(config, model_config: PreTrainedConfig) -> list[Problem]:
-    """Return problems of modules that a config names and a model of this config lacks; no weights are loaded."""
+    """Return problems of modules that a config names and the model does not have; no weights are loaded."""
     if not config.use_peft or not any(getattr(config, key) not in (None, [], ALL_LINEAR) for key in NAMING_KEYS):
         return []
     try:
@@ -80,18 +94,18 @@ def target_problems(config, model: PreTrainedModel) -> list[Problem]:
     targets, key = config.lora_target_modules, "lora_target_modules"
     if targets in (None, [], ALL_LINEAR):
         return []
-    if isinstance(targets, str) and (fault := regex_fault(targets)):  # the adapter would not be loaded again
+    if isinstance(targets, str) and (fault := regex_fault(targets)):  # the saved adapter could not be loaded
         return [Problem(key, targets, f"{fault}: it can take exponential time; name the modules")]
     try:
         missing = unmatched(model, targets)
     except re.error as error:
-        return [Problem(key, targets, f"not a regular expression, nor names: {error}")]
+        return [Problem(key, targets, f"neither module names nor a regular expression: {error}")]
     known = {own_name(name) for name, module in model.named_modules() if is_matrix(module)} | {ALL_LINEAR}
     return [unmatched_problem(key, entry, model, known) for entry in missing]
 
 
 def whole_problems(config, model: PreTrainedModel) -> list[Problem]:
-    """Return problems of `modules_to_save`: an entry that matches nothing, or quantized weights, which do not train."""
+    """Return problems of `modules_to_save`: an entry that matches nothing, or quantized weights."""
     modules, problems, key = dict(model.named_modules()), [], "modules_to_save"
     bits = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(config, name)), None)
     quantized = quantized_weights(model) if bits else set()
@@ -101,7 +115,7 @@ def whole_problems(config, model: PreTrainedModel) -> list[Problem]:
         if not found:
             problems.append(unmatched_problem(key, entry, model, known))
         elif quantized & {id(parameter) for module in found for parameter in module.parameters()}:
-            remedy = f"is quantized by {bits}, and cannot be trained whole: remove it, or {bits}"
+            remedy = f"is quantized by {bits} and cannot be trained whole: remove it, or remove {bits}"
             problems.append(Problem(key, entry, remedy, keys=(bits, *MODEL_KEYS)))
     return problems
 
@@ -115,11 +129,11 @@ def unmatched_problem(key: str, entry: str, model: PreTrainedModel, known: set[s
 
 
 def own_name(name: str) -> str:
-    """Return the last part of a module's name that is no index."""
+    """Return the last part of a module's name that is not an index."""
     return next((part for part in reversed(name.split(".")) if not part.isdigit()), name)
 
 
 def is_matrix(module) -> bool:
-    """Return whether a module is one that LoRA adapts: a linear layer or an embedding."""
+    """Return whether LoRA can adapt a module: a linear layer or an embedding."""
     weight = getattr(module, "weight", None)
     return weight is not None and weight.ndim == 2

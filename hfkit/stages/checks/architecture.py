@@ -1,6 +1,6 @@
-"""Validates what a stage does with the architecture of its model: classifiers, context lengths and quantized weights.
+"""Validates that a stage can use its model's architecture: classifiers, context lengths and quantized weights.
 
-In a pipeline the model may not exist yet; it has the config of the model that the first stage starts from or makes.
+In a pipeline the model may not exist yet; its config is that of the model that the first stage starts from or makes.
 """
 
 import math
@@ -19,7 +19,7 @@ from hfkit.records.source import Source
 from hfkit.rlhf.roles import shares_policy_vocabulary
 
 MODEL_KEYS = ("model_name_or_path", "model_revision", "model_config", "tokenizer_name_or_path")
-"""The keys that say which model and tokenizer are read; what is found in these is about all of them."""
+"""The keys that choose model and tokenizer; a problem of these concerns all of them."""
 MERGE_KEYS = ("merge_in_rollouts", "use_dora", "modules_to_save")
 
 
@@ -43,7 +43,7 @@ def find_reward_config(config) -> PreTrainedConfig | None:
 
 
 def architecture_problems(config, model_config: PreTrainedConfig | None) -> list[Problem]:
-    """Return what a stage cannot do with a model of this config: score with a head, or quantize it."""
+    """Return problems of a stage with a model of this config: no score head, or weights that cannot be quantized."""
     if model_config is None:
         return []
     path, name = config.model_name_or_path, model_config.model_type
@@ -63,7 +63,7 @@ def architecture_problems(config, model_config: PreTrainedConfig | None) -> list
 
 
 def rollout_problems(config, model_config: PreTrainedConfig) -> list[Problem]:
-    """Return problems of an engine of rollouts that cannot sample from the model."""
+    """Return the problem of a rollout engine that cannot sample from the model."""
     engine = getattr(config, "rollout_engine", "generate")
     bits = 4 if config.load_in_4bit else 8 if config.load_in_8bit else None
     path = config.model_name_or_path
@@ -71,15 +71,16 @@ def rollout_problems(config, model_config: PreTrainedConfig) -> list[Problem]:
     merges = getattr(config, "merge_in_rollouts", False) and not has_variant(start or vars(config))
     try:
         fault = engine_fault(engine, model_config, bits, merges, config.attn_implementation)
-    except ValueError:  # no causal language model, which the checks of the model report
+    except ValueError:  # not a causal language model, which the checks of the model report
         return []
     return [Problem("rollout_engine", engine, fault, keys=(*MODEL_KEYS, *MERGE_KEYS))] if fault else []
 
 
 def scoring_role(config) -> tuple[str | None, bool]:
-    """Return what a stage needs a classifier of its model's architecture for, and whether that learns to score.
+    """Return why a stage needs a classifier of its model's architecture, and whether the classifier is trained to
+    score.
 
-    None for a stage that needs none. A value model needs hidden states and a head alone.
+    None for a stage that needs none. A value model needs only hidden states and a head.
     """
     spec = spec_of_config(config)
     if spec is None or spec.makes == "reward model":
@@ -88,7 +89,7 @@ def scoring_role(config) -> tuple[str | None, bool]:
         return None, False
     try:
         starts_from_reward = config.reward_model_path is not None and shares_policy_vocabulary(config)
-    except Exception:  # one of the two is not there yet, or cannot be read, which other checks report
+    except Exception:  # a model is missing or unreadable, which other checks report
         return None, False
     return None if starts_from_reward else "PPO's value model is a sequence classifier", False
 
@@ -98,22 +99,24 @@ def length_problems_within(config, limit: int | None) -> list[Problem]:
     if limit is None:
         return []
     problems = [
-        Problem(name, getattr(config, name), f"the model's context is {limit} tokens: set no more", keys=MODEL_KEYS)
+        Problem(
+            name, getattr(config, name), f"the model's context is {limit} tokens: set at most that", keys=MODEL_KEYS
+        )
         for name in ("block_size", "max_length")
         if getattr(config, name, 0) > limit
     ]
     prompt, response = getattr(config, "max_prompt_length", 0), getattr(config, "response_length", 0)
     if prompt + response > limit:
-        remedy = f"with max_prompt_length={prompt} it exceeds the model's context of {limit} tokens"
+        remedy = f"with max_prompt_length={prompt} it exceeds the model's context of {limit} tokens: lower one of them"
         problems.append(Problem("response_length", response, remedy, keys=("max_prompt_length", *MODEL_KEYS)))
     return problems
 
 
 def reward_length_problems(config, policy: PreTrainedConfig | None, reward: PreTrainedConfig | None) -> list[Problem]:
-    """Return the problem of PPO's prompts with their responses that exceed the context of the reward model.
+    """Return the problem of PPO's prompts with their responses if they exceed the context of the reward model.
 
-    What exceeds that of the policy as well is reported there. A reward model with another vocabulary reads other
-    tokens, whose number is unknown.
+    Lengths that exceed the policy's context too are reported for the policy. A reward model with another vocabulary
+    reads other tokens, whose number is unknown.
     """
     if policy is None or reward is None or policy.get_text_config().vocab_size != reward.get_text_config().vocab_size:
         return []

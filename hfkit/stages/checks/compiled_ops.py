@@ -1,4 +1,4 @@
-"""Which of DeepSpeed's own optimizers this machine can compile, or has compiled."""
+"""Checks which of DeepSpeed's own optimizers this machine can compile, or has compiled."""
 
 import os
 import shutil
@@ -9,10 +9,10 @@ from torch.utils.cpp_extension import CUDA_HOME, is_ninja_available
 
 
 def missing_compiler(op: str, on: torch.device) -> str | None:
-    """Return what is missing to compile an op of DeepSpeed, or None if it can be compiled or was when installed.
+    """Return what is missing to compile an op of DeepSpeed, or None if it can be compiled or is compiled already.
 
     Args:
-        op: its name there, such as "cpu_adam".
+        op: its name in DeepSpeed, such as "cpu_adam".
         on: the device of this process.
     """
     if import_module("deepspeed.git_version_info").installed_ops.get(op):

@@ -1,4 +1,4 @@
-"""Validates the data sets of a config: sources that do not exist, and mixtures that cannot be drawn."""
+"""Validates the datasets of a config: sources that do not exist, and mixtures that cannot be drawn."""
 
 import os
 
@@ -13,7 +13,7 @@ from hfkit.stages.checks.rules import broken_rules
 
 
 def data_problems(config) -> list[Problem]:
-    """Return problems of the training rows, of the held-out rows, and of those that PPO should not forget."""
+    """Return problems of the training rows, the held-out rows, and the rows of `ptx_datasets`."""
     problems = []
     if not config.datasets:
         problems.append(Problem("datasets", [], "name at least one: datasets: [{path: FILE_OR_HUB_ID}]"))
@@ -24,7 +24,7 @@ def data_problems(config) -> list[Problem]:
 
 
 def source_problems(key: str, entries: list[DatasetEntry]) -> list[Problem]:
-    """Return problems of a list of sources, which stands at `key` of a config."""
+    """Return problems of a list of sources, the value of `key` in a config."""
     problems = []
     for index, entry in enumerate(entries):
         found = (card_problems(entry) if entry.card else entry_path_problems(entry)) + budget_problems(entry)
@@ -33,7 +33,7 @@ def source_problems(key: str, entries: list[DatasetEntry]) -> list[Problem]:
 
 
 def single_pass_problems(key: str, entries: list[DatasetEntry]) -> list[Problem]:
-    """Return problems of sources whose rows are all used once, which leaves nothing to weigh or to repeat."""
+    """Return problems of weights and repeats for sources whose rows are all used exactly once."""
     return [
         Problem(f"{key}[{index}].{name}", getattr(entry, name), "every row is used exactly once: set rows to use fewer")
         for index, entry in enumerate(entries)
@@ -43,9 +43,9 @@ def single_pass_problems(key: str, entries: list[DatasetEntry]) -> list[Problem]
 
 
 def entry_path_problems(entry: DatasetEntry) -> list[Problem]:
-    """Return problems of an entry's `path`, and of options that have no effect on a file."""
+    """Return problems of an entry's `path`, and of its options that have no effect on a file."""
     if entry.path is None:
-        return [Problem("path", MISSING, "required: a file, a Hub id, or card: NAME in its place")]
+        return [Problem("path", MISSING, "missing: a file or a Hub id, or set card: NAME instead")]
     if remedy := builder_problem(entry.path, False):
         return [Problem("path", entry.path, remedy)]
     if not os.path.exists(entry.path):
@@ -64,18 +64,18 @@ def entry_path_problems(entry: DatasetEntry) -> list[Problem]:
 
 
 def missing_path_problem(path: str) -> Problem:
-    """Return the problem of a path where nothing is, and that is no Hub id: it may be a pattern, or several paths."""
+    """Return the problem of a path that does not exist and is not a Hub id: it may be a pattern, or several paths."""
     if "*" in path:
-        return Problem("path", path, "a pattern is not read: name the folder, or list the files")
+        return Problem("path", path, "patterns are not supported: name the folder, or list the files")
     if "," in path:
-        return Problem("path", path, f"several files are not one text: write a list, [{', '.join(path.split(','))}]")
+        return Problem("path", path, f"names several files: write a list, [{', '.join(path.split(','))}]")
     return Problem("path", path, "no such file, and not a Hub id", Kind.NO_SUCH_FILE)
 
 
 def card_problems(entry: DatasetEntry) -> list[Problem]:
-    """Return problems of an entry's data card, and of keys that repeat what the card says."""
+    """Return problems of an entry's data card, and of keys that the card sets."""
     given = [name for name in ("name", "columns", "convert") if getattr(entry, name) is not None]
-    remedy = "the card sets it; to change it, write a card of your own"
+    remedy = "the card sets it: remove it, or write your own card"
     problems = broken_rules(entry, [(True, name, remedy, "card") for name in given])
     try:
         recipe = recipe_of(entry)
@@ -99,7 +99,7 @@ def card_problems(entry: DatasetEntry) -> list[Problem]:
 
 
 def budget_problems(entry: DatasetEntry) -> list[Problem]:
-    """Return problems of an entry with a budget of nothing, with several, or of a stream that has none."""
+    """Return problems of an entry with an empty budget or several budgets, or of a stream without a budget."""
     given = [name for name in BUDGETS if getattr(entry, name) is not None]
     several = f"set one budget: {', '.join(given)} are given"
     sliced = entry.streaming and "[" in entry.split
@@ -108,13 +108,13 @@ def budget_problems(entry: DatasetEntry) -> list[Problem]:
         *((getattr(entry, name) <= 0, name, "must be above 0") for name in given),
         (len(given) > 1, given[0] if given else "rows", several, *given[1:]),
         (sliced, "split", "a stream cannot be sliced: set rows", "streaming"),
-        (endless, "streaming", "set rows or tokens, to say how much of it to read", "rows", "tokens"),
+        (endless, "streaming", "a stream needs a limit: set rows or tokens", "rows", "tokens"),
     ]
     return broken_rules(entry, rules)
 
 
 def mixture_weight_problems(key: str, entries: list[DatasetEntry]) -> list[Problem]:
-    """Return problems of weights that are no probabilities."""
+    """Return problems of weights that cannot be probabilities."""
     weights = [entry.weight for entry in entries]
     problems = [
         Problem(f"{key}[{index}].weight", weight, "must not be negative")
@@ -122,7 +122,7 @@ def mixture_weight_problems(key: str, entries: list[DatasetEntry]) -> list[Probl
         if weight is not None and weight < 0
     ]
     if None in weights and any(weight is not None for weight in weights):
-        remedy = "give all sources a weight, or none"
+        remedy = "set a weight for all sources, or for none"
         problems.append(Problem(f"{key}[{weights.index(None)}].weight", MISSING, remedy))
     elif weights and not problems and None not in weights and not any(weights):
         problems.append(Problem(f"{key}[0].weight", weights[0], "at least one source needs a weight above 0"))
@@ -130,7 +130,7 @@ def mixture_weight_problems(key: str, entries: list[DatasetEntry]) -> list[Probl
 
 
 def split_problems(config) -> list[Problem]:
-    """Return problems of `test_split_size`: rows held out twice, or a size that is none."""
+    """Return problems of `test_split_size`: rows held out twice, or an invalid size."""
     size = getattr(config, "test_split_size", None)
     if size is None:
         return []

@@ -1,7 +1,7 @@
-"""Validates a launch under DeepSpeed: what it could not train or save, or would set in place of the config, is refused.
+"""Validates a launch under DeepSpeed: settings that it cannot train or save, or that would override the config.
 
-`accelerate launch` passes its settings in environment variables, a config in the field `deepspeed` of the trainer's
-arguments, as a JSON file or a mapping.
+`accelerate launch` passes settings in environment variables; a config passes them in the field `deepspeed` of the
+trainer's arguments, as a JSON file or a mapping.
 """
 
 import os
@@ -29,13 +29,13 @@ REQUIRED = {
     "gradient_accumulation_steps": "gradient_accumulation_steps",
     "gradient_clipping": "max_grad_norm",
 }
-"""What a file has to say, at best "auto", since DeepSpeed has other defaults than these keys of the config."""
+"""DeepSpeed's settings -> keys of the config; a file must set them (to "auto"), since DeepSpeed's defaults differ."""
 OPTIMIZER = {"lr": "learning_rate", "weight_decay": "weight_decay"}
-"""The same of `optimizer.params`."""
+"""The same for `optimizer.params`."""
 
 
 def deepspeed_problems(config, spec: StageSpec) -> list[Problem]:
-    """Return the problems of DeepSpeed in a config and in its launch."""
+    """Return the problems of DeepSpeed's settings in a config and in its launch."""
     key, given = "deepspeed", config.extra.get("deepspeed")
     if not given:
         given = deepspeed_of_environment()
@@ -45,7 +45,7 @@ def deepspeed_problems(config, spec: StageSpec) -> list[Problem]:
     if not is_deepspeed_available():
         return [Problem(key, given, "DeepSpeed is not installed: pip install 'hfkit[deepspeed]'")]
     if spec.loop == "ppo":
-        remedy = "PPO updates its models itself, and under DeepSpeed would train nothing: train adapters with DDP "
+        remedy = "PPO updates its models itself, so DeepSpeed would train nothing: train adapters with DDP "
         remedy += "(`accelerate launch --multi_gpu`), full models with FSDP2 (`--use_fsdp --fsdp_version 2`)"
         return [Problem(key, given, remedy)]
     if spec.holds_reference:
@@ -54,7 +54,7 @@ def deepspeed_problems(config, spec: StageSpec) -> list[Problem]:
     if "LOCAL_RANK" not in os.environ:
         return [
             Problem(
-                key, given, f"DeepSpeed needs a launcher, for one process too: `{DEEPSPEED_LAUNCH} -m hfkit.cli ...`"
+                key, given, f"DeepSpeed needs a launcher, even for one process: `{DEEPSPEED_LAUNCH} -m hfkit.cli ...`"
             )
         ]
     try:
@@ -70,40 +70,40 @@ def deepspeed_problems(config, spec: StageSpec) -> list[Problem]:
 
 
 def stage_remedies(zero: dict[str, Any], config) -> Iterator[str]:
-    """Yield what to change in the settings of ZeRO."""
+    """Yield remedies for the settings of ZeRO."""
     stage = str(zero.get("stage"))
     if stage not in map(str, ZERO_STAGES):
         yield f"zero_optimization.stage is {stage}: set 2 or 3, or train with DDP (`accelerate launch --multi_gpu`)"
     elif stage == "3" and getattr(config, "load_in_8bit", False):
-        yield "ZeRO-3 cannot share out 8-bit weights: set stage 2, or load_in_4bit"
+        yield "ZeRO-3 cannot shard 8-bit weights: set stage 2, or load_in_4bit"
     if stage == "3" and zero.get(ZERO_3_GATHERS) is not True:
         yield f"checkpoints would lack the weights: set zero3_save_16bit_model, or {ZERO_3_GATHERS} in a file, to true"
 
 
 def batch_remedies(settings: dict[str, Any], key: str) -> Iterator[str]:
-    """Yield what to change in settings that decide in place of keys of the config; those of accelerate never do."""
+    """Yield remedies for settings that override keys of the config; accelerate's settings never do."""
     for name, own in REQUIRED.items() if key != DEEPSPEED else ():
         if name not in settings:
-            yield f'{name} is missing, so that {own} would have no effect: add "{name}": "auto"'
+            yield f'{name} is missing, so {own} would have no effect: add "{name}": "auto"'
     if "scheduler" in settings:
-        yield "its scheduler would take the place of lr_scheduler_type and warmup_steps: remove it"
+        yield "its scheduler would replace lr_scheduler_type and warmup_steps: remove it"
     if settings.get("tensor_parallel", {}).get("autotp_size", 1) > 1:
-        yield "hfkit shares out weights and rows, no tensors of a layer: remove tensor_parallel"
+        yield "hfkit does not split the tensors of a layer: remove tensor_parallel"
 
 
 def optimizer_remedies(settings: dict[str, Any], config) -> Iterator[str]:
-    """Yield what to change in an optimizer of DeepSpeed, or to install for one."""
+    """Yield remedies for an optimizer of DeepSpeed: what to change or to install."""
     optimizer, zero = settings.get("optimizer"), settings["zero_optimization"]
     for name, own in OPTIMIZER.items() if optimizer else ():
         if name not in optimizer.get("params", {}):
-            yield f'optimizer.params.{name} is missing, so that {own} would have no effect: set it to "auto"'
+            yield f'optimizer.params.{name} is missing, so {own} would have no effect: set it to "auto"'
     on_cpu = zero.get("offload_optimizer", {}).get("device", "none") != "none"
     on_cpu = on_cpu and settings.get("zero_force_ds_cpu_optimizer", True)
     if (optimizer is None and not on_cpu) or (optimizer or {}).get("params", {}).get("torch_adam"):
         return
     if missing := missing_compiler("cpu_adam" if on_cpu else "fused_adam", process_state(config.extra).device):
         instead = '"zero_force_ds_cpu_optimizer": false' if on_cpu else 'no optimizer, for that of the key "optim"'
-        yield f"DeepSpeed compiles this optimizer, and there is no {missing}: install it, or set {instead}"
+        yield f"DeepSpeed compiles this optimizer, which needs {missing}: install it, or set {instead}"
 
 
 def merge_problems(config) -> list[Problem]:
@@ -117,14 +117,14 @@ def merge_problems(config) -> list[Problem]:
 
 
 def ineffective_problems(config) -> list[Problem]:
-    """Return the keys of a config that have no effect under DeepSpeed, or that its processes would not agree on."""
+    """Return problems of keys that have no effect under DeepSpeed, or that differ between processes."""
     problems = []
     if process_state(config.extra).distributed_type in WITHOUT_SHARDS:
         problems.append(Problem(DEEPSPEED, True, "accelerate uses DeepSpeed on GPUs only: turn it off"))
     if getattr(config, "max_tokens_per_micro_batch", None):
-        remedy = "DeepSpeed computes the batches of per_device_train_batch_size as they are: remove it"
+        remedy = "DeepSpeed does not split the batches of per_device_train_batch_size: remove it"
         problems.append(Problem("max_tokens_per_micro_batch", config.max_tokens_per_micro_batch, remedy))
     if config.extra.get("auto_find_batch_size"):
-        remedy = "the processes would not agree on a size: set per_device_train_batch_size"
+        remedy = "processes could choose different sizes: set per_device_train_batch_size instead"
         problems.append(Problem("auto_find_batch_size", True, remedy))
     return problems

@@ -1,4 +1,4 @@
-"""Validates that every key that is set does something: a key without another one that it depends on is reported."""
+"""Validates that every key that is set has an effect: keys that depend on another key need it to be set."""
 
 from dataclasses import fields
 
@@ -18,11 +18,11 @@ NEEDED_KEYS: dict[str, tuple[str | tuple[str, str], ...]] = {
     "metric_for_best_model": CHOOSES_BEST,
     "greater_is_better": CHOOSES_BEST,
 }
-"""Keys that do nothing alone, each with those of which one must be set, to anything or to the value beside it."""
+"""Keys with no effect alone -> keys of which one must be set, to the given value or to any."""
 
 
 def effect_problems(config) -> list[Problem]:
-    """Return problems of keys that differ from their defaults and have no effect, since what they depend on is off."""
+    """Return problems of keys that differ from their defaults but have no effect, since a key they depend on is off."""
     settings = {**vars(config), **getattr(config, "extra", {})}
     defaults = {field.name: default_of(field) for field in fields(config)}
     problems = []
@@ -36,10 +36,10 @@ def effect_problems(config) -> list[Problem]:
             problems.append(Problem(key, settings[key], f"has no effect without {one_of}", keys=(*dict(known),)))
     joins_rows = getattr(config, "packing", None) in (True, "documents")
     has_budget = getattr(config, "max_tokens_per_micro_batch", None) is not None
-    remedy = "has no effect on rows that packing joins to one: lower per_device_train_batch_size"
+    remedy = "has no effect on packed rows: lower per_device_train_batch_size instead"
     return problems + broken_rules(config, [(joins_rows and has_budget, "max_tokens_per_micro_batch", remedy)])
 
 
 def takes(config, name: str) -> bool:
-    """Return whether a config takes a key, as a field of its own or of the trainer's config."""
+    """Return whether a config has a key, as its own field or as one of the trainer's config."""
     return hasattr(config, name) or (hasattr(config, "extra_field") and config.extra_field(name) is not None)

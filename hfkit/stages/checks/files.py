@@ -16,11 +16,11 @@ def folder_problems(config) -> list[Problem]:
     if fault := folder_name_fault(path):
         return [Problem("output_dir", config.output_dir, fault)]
     if path.is_symlink() and not path.is_dir():
-        return [Problem("output_dir", config.output_dir, "a link that leads to no folder: remove it")]
+        return [Problem("output_dir", config.output_dir, "a broken link: remove it")]
     existing = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
     if config.output_dir and os.path.isdir(existing) and os.access(existing, os.W_OK):
         return []
-    return [Problem("output_dir", config.output_dir, f"{existing} is not a folder that can be written to")]
+    return [Problem("output_dir", config.output_dir, f"{existing} is not a writable folder")]
 
 
 def template_name(config) -> str | None:
@@ -34,7 +34,7 @@ def template_problems(config) -> list[Problem]:
     """Return problems of a chat template that cannot be read, or is not Jinja."""
     path = getattr(config, "chat_template", None)
     is_built_in = path in BUILT_IN_TOKENS and not Path(path).is_file()
-    if path is None or is_built_in or template_name(config):  # loading the tokenizer finds the name
+    if path is None or is_built_in or template_name(config):  # loading the tokenizer reports an unknown name
         return []
     try:
         fault = template_fault(read_text(Path(path))) if Path(path).is_file() else "no such file"

@@ -1,4 +1,4 @@
-"""Validates a launch under FSDP: what accelerate would ignore, or could not save and resume, is refused."""
+"""Validates a launch under FSDP: settings that accelerate would ignore, or could not save and resume."""
 
 import os
 
@@ -22,18 +22,18 @@ from hfkit.rlhf.sharding_support import ppo_fsdp_problems
 
 LAUNCH = "accelerate launch --use_fsdp --fsdp_version 2"
 WITHOUT_SHARDS = (DistributedType.NO, DistributedType.MULTI_CPU)
-"""The kinds of launches in which accelerate shards nothing, whatever it is asked for."""
+"""Kinds of launches in which accelerate never shards."""
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
-"""Those of Transformers that update shards of tensors; others fail at the first step."""
+"""Transformers' optimizers that can update shards of tensors; others fail at the first step."""
 WRAP_POLICY = "FSDP_AUTO_WRAP_POLICY"
 COMPILER = "ACCELERATE_DYNAMO_BACKEND"
 SPLIT_SEQUENCES = ("PARALLELISM_CONFIG_TP_SIZE", "PARALLELISM_CONFIG_CP_SIZE", "PARALLELISM_CONFIG_SP_SIZE")
 
 
 def fsdp_problems(config, spec: StageSpec) -> list[Problem]:
-    """Return the problems of FSDP in a config and in its launch."""
+    """Return the problems of FSDP's settings in a config and in its launch."""
     problems = [
-        Problem(name, os.environ[name], "hfkit shares out weights and rows, no tensors of a layer or sequences: set 1")
+        Problem(name, os.environ[name], "hfkit does not split sequences or the tensors of a layer: set 1")
         for name in SPLIT_SEQUENCES
         if os.environ.get(name, "1") != "1"
     ]
@@ -67,36 +67,36 @@ def saving_problems(config) -> list[Problem]:
 
 
 def wrap_problems() -> list[Problem]:
-    """Return the problems of the modules that accelerate shards one by one; PPO shards decoder layers by itself."""
+    """Return the problems of the wrap policy, by which accelerate shards modules; PPO always shards decoder layers."""
     policy = os.environ.get(WRAP_POLICY)
     if policy != "SIZE_BASED_WRAP":
         return []
-    remedy = "FSDP2 shards no lists of layers, which it takes by their size: set TRANSFORMER_BASED_WRAP"
+    remedy = "FSDP2 cannot shard lists of layers, which a policy by size may choose: set TRANSFORMER_BASED_WRAP"
     return [Problem(WRAP_POLICY, policy, remedy)]
 
 
 def training_problems(config) -> list[Problem]:
-    """Return the settings with which training would be another one under FSDP2, or fail."""
+    """Return problems of settings with which training under FSDP2 would differ or fail."""
     problems = []
     if config.extra.get("auto_find_batch_size"):
-        remedy = "the processes would not agree on a size: set per_device_train_batch_size"
+        remedy = "processes could choose different sizes: set per_device_train_batch_size instead"
         problems.append(Problem("auto_find_batch_size", True, remedy))
     if config.extra.get("label_smoothing_factor"):
         remedy = "Transformers would not shift the labels of a model that FSDP2 wraps: remove it, or train with DDP"
         problems.append(Problem("label_smoothing_factor", config.extra["label_smoothing_factor"], remedy))
     optimizer = getattr(config, "optim", None) or config.extra.get("optim")
     if optimizer and optimizer not in OPTIMIZERS:
-        problems.append(Problem("optim", optimizer, f"it updates no shards: set one of {', '.join(OPTIMIZERS)}"))
+        problems.append(Problem("optim", optimizer, f"cannot update shards: set one of {', '.join(OPTIMIZERS)}"))
     compiles = [
         name for name in ("torch_compile", "torch_compile_backend", "torch_compile_mode") if config.extra.get(name)
     ]
     for name in compiles[:1]:
-        remedy = "hfkit does not gather the weights of a model that is compiled and sharded: remove it"
+        remedy = "hfkit cannot gather the weights of a model that is compiled and sharded: remove it"
         problems.append(Problem(name, config.extra[name], remedy))
     if os.environ.get(COMPILER, "no").lower() != "no":
         problems.append(Problem(COMPILER, os.environ[COMPILER], "set dynamo_backend: 'NO' in accelerate's config"))
     if fsdp_recomputes() and config.use_peft:
-        remedy = "PEFT does not find its adapters behind it: turn it off, and set gradient_checkpointing: true instead"
+        remedy = "PEFT cannot find its adapters with it: turn it off, and set gradient_checkpointing: true instead"
         problems.append(Problem(FSDP_RECOMPUTES, True, remedy))
     elif fsdp_recomputes() and config.gradient_checkpointing:
         remedy = f"{FSDP_RECOMPUTES} recomputes activations already: remove one of the two"

@@ -1,4 +1,4 @@
-"""Validates the kernels that a config asks for: their packages are installed, and there is a GPU to run them."""
+"""Validates the kernels that a config sets: their packages are installed, and a GPU is available."""
 
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available, is_liger_kernel_available
 

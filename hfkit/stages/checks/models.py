@@ -26,10 +26,10 @@ MODEL_CONFIGS = ("config.json", ADAPTER_CONFIG)
 
 
 def model_problems(config) -> list[Problem]:
-    """Return problems of the model that a stage starts from, or makes anew (`model_config`), and of its tokenizer."""
+    """Return problems of the model that a stage starts from, or creates (`model_config`), and of its tokenizer."""
     path, revision = tokenizer_source(config)
     if path is None:
-        # what a stage with model_config lacks is for that stage's own checks
+        # a missing key of a stage with model_config is reported by that stage's checks
         missing = Problem("model_name_or_path", None, "missing: the model to start from")
         return [] if hasattr(config, "model_config") else [missing]
     key = "tokenizer_name_or_path" if getattr(config, "tokenizer_name_or_path", None) else "model_name_or_path"
@@ -56,9 +56,9 @@ def start_problems(config) -> list[Problem]:
         problems += adapter_shape_problems(config)
         if Source.of(path, revision).adapter is None:
             problems += module_problems(config, cached_config(path, revision))
-        faults = [] if is_folder else [base_fault(Source.of(path, revision))]  # path_problems looks into folders
+        faults = [] if is_folder else [base_fault(Source.of(path, revision))]  # path_problems checks folders
         if is_classifier(path, revision) and (spec is None or spec.makes != "reward model"):
-            faults.append("a classifier, as reward models are: start from a language model")
+            faults.append("a classifier, such as a reward model: start from a language model")
         if not problems and not any(faults):
             problems += checkpoint_problems(config)
     except HfkitError as error:
@@ -87,7 +87,7 @@ def vocabulary_problems(config) -> list[Problem]:
 
 
 def path_problems(key: str, path: str) -> list[Problem]:
-    """Return problems of a path that is no Hub id: no such folder, an unfinished run, an adapter without its base."""
+    """Return problems of a path other than a Hub id: no such folder, an unfinished run, an adapter without base."""
     path, _ = split_revision(path)
     if not os.path.isdir(path):
         return [] if HUB_ID.match(path) else [Problem(key, path, "no such folder, and not a Hub id")]
@@ -106,13 +106,13 @@ def path_problems(key: str, path: str) -> list[Problem]:
 
 
 def revision_problems(key: str, revision: str, path_key: str, path: str) -> list[Problem]:
-    """Return the problem of a revision, at `key`, of a model that is a folder and has none."""
+    """Return the problem of a revision, at `key`, for a model in a local folder."""
     has_none = revision != "main" and os.path.isdir(path)
     return [Problem(key, revision, "has no effect on a folder", keys=(path_key,))] if has_none else []
 
 
 def weights_problems(key: str, path: str) -> list[Problem]:
-    """Return `path_problems`, and the problem of a folder that holds no model, or one whose config cannot be read."""
+    """Return `path_problems`, and the problem of a folder without a model, or whose config cannot be read."""
     problems = path_problems(key, path)
     folder = Path(path)
     if problems or not os.path.isdir(path):
@@ -132,7 +132,7 @@ def config_fault(path: str) -> str | None:
     if source.adapter is not None and kind not in {one.value for one in PeftType}:
         return f"peft_type in {ADAPTER_CONFIG} is {kind!r}, which PEFT does not know"
     if not os.path.isdir(source.base):
-        return None  # its config is fetched when it is loaded
+        return None  # fetched when the model is loaded
     try:
         cached_config(path, "main")
     except Exception as error:  # Transformers raises errors of any kind for a broken config
@@ -175,7 +175,7 @@ def length_problems(config) -> list[Problem]:
 
 
 def context_length(config) -> int | None:
-    """Return the positions of the model that a config starts from or makes; None if unlimited or unknown."""
+    """Return the context length of the model that a config starts from or makes; None if unlimited or unknown."""
     if getattr(config, "model_config", None):
         return config.model_config.get("max_position_embeddings") or config.model_config.get("n_positions")
     if config.model_name_or_path is None or path_problems("", config.model_name_or_path):
@@ -188,7 +188,7 @@ def context_length(config) -> int | None:
 
 
 def pending_problems(config, model_config: PreTrainedConfig | None) -> list[Problem]:
-    """Return the problems of a stage of a pipeline whose model an earlier stage makes, with this config."""
+    """Return the problems of a pipeline's stage whose model, with this config, is made by an earlier stage."""
     if model_config is None:
         return []
     limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)

@@ -25,7 +25,7 @@ SHARES = ("lora_dropout", "max_dropped", "min_reward_accuracy", "gamma", "lam")
 RANGES = {"seed": (0, 2**32 - 1), **dict.fromkeys(NOT_NEGATIVE, (0, math.inf)), **dict.fromkeys(SHARES, (0, 1))}
 """The lowest and the highest value."""
 LARGEST = 1e38
-"""Tensors of float32 hold no number above 3.4e38."""
+"""The largest number allowed; float32 overflows above 3.4e38."""
 
 
 def number_problems(config) -> list[Problem]:
@@ -57,7 +57,7 @@ def number_problems(config) -> list[Problem]:
 
 
 def best_rules(config) -> list[tuple]:
-    """Return the rules of choosing the best checkpoint and of early stopping, which take evaluations."""
+    """Return the rules of choosing the best checkpoint and of early stopping, which need evaluations."""
     evaluates = getattr(config, "eval_strategy", "no") != "no" and has_held_out(config)
     remedy = "needs evaluations: set eval_strategy, and eval_datasets or test_split_size"
     keys = ("load_best_model_at_end", "early_stopping_patience")
@@ -72,7 +72,7 @@ def best_rules(config) -> list[tuple]:
 
 
 def metric_problems(config) -> list[Problem]:
-    """Return the problem of a metric to choose the best checkpoint by that a stage does not compute."""
+    """Return the problem of a `metric_for_best_model` that a stage does not compute."""
     spec, key = spec_of_config(config), "metric_for_best_model"
     metric, known = getattr(config, "extra", {}).get(key), spec.eval_metrics if spec else ()
     if metric is None or not known or metric.removeprefix("eval_") in known:

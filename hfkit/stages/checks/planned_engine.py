@@ -1,4 +1,4 @@
-"""Validates an engine that a launch is planned with, from the config alone: a plan is made outside of any launch."""
+"""Validates the engine of a planned launch from the config alone, since a plan runs outside of the launch."""
 
 from dataclasses import replace
 
@@ -9,8 +9,7 @@ from hfkit.rlhf.sharding_support import ppo_fsdp_problems
 from hfkit.stages.checks.fsdp import training_problems
 
 PPO_UNDER_ZERO = (
-    "PPO updates its models itself, and under DeepSpeed would train nothing: train adapters with ddp, full models with "
-    "fsdp2"
+    "PPO updates its models itself, so DeepSpeed would train nothing: train adapters with ddp, full models with fsdp2"
 )
 
 
@@ -26,7 +25,7 @@ def sharding_problems(config, engine: str) -> list[Problem]:
     elif engine.startswith("zero") and is_ppo:
         problems = [Problem(DEEPSPEED, engine, PPO_UNDER_ZERO)]
     elif engine == "zero3" and getattr(config, "load_in_8bit", False):
-        remedy = "ZeRO-3 cannot share out 8-bit weights: plan with zero2, or set load_in_4bit"
+        remedy = "ZeRO-3 cannot shard 8-bit weights: plan with zero2, or set load_in_4bit"
         problems = [Problem("load_in_8bit", True, remedy)]
     launch = (DEEPSPEED, FSDP)
     return [replace(one, key="--engine", value=engine) if one.key in launch else one for one in problems]

@@ -32,12 +32,12 @@ def ppo_problems(config: PPOConfig) -> list[Problem]:
 
 
 def response_rules(config: PPOConfig) -> list[tuple]:
-    """Return the rules of responses: no dropout makes them random."""
-    return [(config.lora_dropout, "lora_dropout", "PPO runs without dropout: set 0")]
+    """Return the rule against dropout, which would make the policy ratio random."""
+    return [(config.lora_dropout, "lora_dropout", "dropout would add noise to the policy ratio: set 0")]
 
 
 def batch_rules(config: PPOConfig) -> list[tuple]:
-    """Return the rules of batches: mini-batches divide them, and they are large enough for an update."""
+    """Return the rules of batch sizes: divisible into mini-batches, and large enough for an update."""
     passes, mini_batches, episodes = config.gradient_accumulation_steps, config.num_mini_batches, config.total_episodes
     batch, processes = config.per_device_train_batch_size * passes, world_size()
     uneven = mini_batches > 0 and passes % mini_batches != 0
@@ -54,13 +54,16 @@ def batch_rules(config: PPOConfig) -> list[tuple]:
 
 
 def penalty_rules(config: PPOConfig) -> list[tuple]:
-    """Return the rules of the KL penalty and of the ptx loss: no weight without a term, no term without its weight."""
+    """Return the rules of the KL penalty and of the ptx loss: a weight needs its term, a term needs its weight."""
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * world_size()
     adapts, has_ptx = config.kl_target is not None, bool(config.ptx_datasets)
     jumps = f"less than one batch ({batch} responses), so kl_coef would jump: 10000 is common"
-    no_rows, no_weight = "has no effect without rows: name ptx_datasets", "set it above 0, for ptx_datasets to count"
+    no_rows, no_weight = (
+        "has no effect without rows: set ptx_datasets",
+        "ptx_datasets has no effect at 0: set it above 0",
+    )
     return [
-        (adapts and config.kl_coef == 0, "kl_target", "kl_coef is 0, and cannot adapt: set it above 0", "kl_coef"),
+        (adapts and config.kl_coef == 0, "kl_target", "kl_coef cannot adapt from 0: set it above 0", "kl_coef"),
         (adapts and 0 < config.kl_horizon < batch, "kl_horizon", jumps, "kl_target", *BATCH_KEYS),
         (config.ptx_coef > 0 and not has_ptx, "ptx_coef", no_rows, "ptx_datasets"),
         (config.ptx_coef == 0 and has_ptx, "ptx_coef", no_weight, "ptx_datasets"),
@@ -68,9 +71,9 @@ def penalty_rules(config: PPOConfig) -> list[tuple]:
 
 
 def value_adapter_problems(config: PPOConfig) -> list[Problem]:
-    """Return the problem of an adapter of the policy that matches nothing in the value model, which has no LM head.
+    """Return the problem of a policy's adapter that matches nothing in the value model, which has no LM head.
 
-    A value model that starts from a reward model's adapter has that one's shape.
+    A value model that starts from a reward model's adapter has the shape of that adapter.
     """
     if not config.use_peft:
         return []
@@ -81,13 +84,13 @@ def value_adapter_problems(config: PPOConfig) -> list[Problem]:
         if from_reward and source.adapter is not None:
             return []
         model = model_on_meta(path, cached_config(path, revision), TaskType.SEQ_CLS)
-    except Exception:  # what is missing or cannot be read is reported by other checks
+    except Exception:  # other checks report missing or unreadable models
         return []
     try:
         get_on_meta(model, fit_to_model(lora_config(config, source, TaskType.SEQ_CLS), model))
-    except (ValueError, TypeError, KeyError) as error:  # what peft raises for a shape that it cannot make
+    except (ValueError, TypeError, KeyError) as error:  # raised by PEFT for a shape that it cannot create
         key = "model_name_or_path" if source.adapter else "lora_target_modules"
-        remedy = "PPO's value model is a classifier without a language model's head, and has none of these modules"
-        remedy = f"{remedy}: adapt modules within the layers too ({reason(error)})"
+        remedy = "PPO's value model is a classifier without an LM head, and has none of these modules"
+        remedy = f"{remedy}: also adapt modules within the layers ({reason(error)})"
         return [Problem(key, getattr(config, key), remedy, keys=("use_peft", *MODEL_KEYS, "reward_model_path"))]
     return []

@@ -1,4 +1,4 @@
-"""Validates what only a pretraining config has: a new model, or one to continue."""
+"""Validates the keys that only pretraining has: a new model, or one to continue."""
 
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
@@ -10,7 +10,7 @@ from hfkit.stages.checks.rules import broken_rules
 
 
 def pretrain_problems(config: PretrainConfig) -> list[Problem]:
-    """Return problems of what is pretrained: a new model or an existing one, not both, with a tokenizer."""
+    """Return problems of the choice between a new model, which needs a tokenizer, and an existing one."""
     path, model_config = config.model_name_or_path, config.model_config
     unclear, no_tokenizer = bool(model_config) == bool(path), not (path or config.tokenizer_name_or_path)
     either = "set either model_config (a new model) or model_name_or_path (continue one)"
@@ -24,7 +24,7 @@ def pretrain_problems(config: PretrainConfig) -> list[Problem]:
 
 
 def new_model_problems(model_config: dict) -> list[Problem]:
-    """Return problems of a new model's config: it must name a causal LM, and set fields that its architecture has."""
+    """Return problems of a new model's config, which must name a causal LM and set fields of its architecture."""
     settings = dict(model_config)
     name = settings.pop("model_type", None)
     if name not in CAUSAL:

@@ -1,4 +1,4 @@
-"""Validates how several processes share a model: what an engine cannot train, save and resume is refused."""
+"""Validates how several processes share a model: configs that an engine cannot train, save and resume."""
 
 from accelerate.utils import parse_flag_from_env
 
@@ -10,7 +10,7 @@ from hfkit.stages.checks.fsdp import fsdp_problems
 
 
 def process_problems(config) -> list[Problem]:
-    """Return problems of the engine that trains in several processes; a stage that trains no model has none."""
+    """Return problems of the engine for several processes; a stage that trains no model has none."""
     spec = spec_of_config(config)
     if spec is None or not spec.trains_a_model:
         return []
@@ -18,19 +18,20 @@ def process_problems(config) -> list[Problem]:
 
 
 def sampling_problems(config, spec: StageSpec) -> list[Problem]:
-    """Return the problems of processes that would have other numbers of batches or of rows, and wait for each other.
+    """Return problems of samplers that would give processes different numbers of batches or rows.
 
-    A reward model's loss is a mean over the rows of a process, so that they would weigh less in a larger batch.
+    Processes without a batch would block the others. The loss of a reward model is a mean over the rows of a process,
+    so rows would weigh less in a larger batch.
     """
     problems, loading = [], config.extra.get("accelerator_config")
     is_shared = world_size() > 1 or parse_flag_from_env(FSDP)
     if is_shared and isinstance(loading, dict) and loading.get("even_batches", True) is not True:
-        remedy = "a process without a batch would not take part in the others' passes: remove even_batches"
+        remedy = "a process without a batch would block the others: remove even_batches"
         problems.append(Problem("accelerator_config", loading, remedy))
     key, sums_labels = "train_sampling_strategy", spec.makes != "reward model"
     if config.extra.get(key) != "batch_rebalance" or world_size() == 1:
         return problems
     if sums_labels and not config.micro_batches_by_length:
         return problems
-    remedy = "its processes have batches of other numbers of rows: remove it; micro_batches_by_length cuts padding too"
+    remedy = "processes would get batches of different sizes: remove it; micro_batches_by_length also avoids padding"
     return [*problems, Problem(key, "batch_rebalance", remedy, keys=("micro_batches_by_length",))]

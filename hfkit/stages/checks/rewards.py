@@ -89,5 +89,6 @@ def function_rules(config: OnlineConfig) -> list[tuple]:
         (len({*functions}) < len(functions), "reward_functions", "names one twice: weigh it by reward_weights"),
         (columns and not functions, "reward_columns", unused, "reward_functions"),
         (reserved, "reward_columns", rename),
+        (weights and not any(weights), "reward_weights", "all are 0: nothing would be learned"),
         (weights and len(weights) != len(parts), "reward_weights", count, "reward_model_path", "reward_functions"),
     ]

@@ -1,5 +1,8 @@
-"""Turns rules between the keys of a config into problems."""
+"""Turns broken rules between the keys of a config into problems."""
 
+from dataclasses import fields
+
+from hfkit.config.validation import default_of
 from hfkit.core.errors import Problem
 
 
@@ -7,6 +10,21 @@ def broken_rules(config, rules: list[tuple]) -> list[Problem]:
     """Return a problem for each rule that a config breaks.
 
     Args:
-        rules: each (whether it is broken, key, remedy, *further keys that decide about it).
+        rules: each (whether it is broken, key, remedy, *other keys that it depends on); keys of `extra` count too.
     """
-    return [Problem(key, getattr(config, key), remedy, keys=(*keys,)) for broken, key, remedy, *keys in rules if broken]
+    values = {**getattr(config, "extra", {}), **vars(config)}
+    return [Problem(key, values.get(key), remedy, keys=(*keys,)) for broken, key, remedy, *keys in rules if broken]
+
+
+def unused_rules(config, needed: dict[str, tuple[bool, str, str]]) -> list[tuple]:
+    """Return the rules of keys that have no effect: they are set, and not to their default, but nothing reads them.
+
+    Args:
+        needed: by key, (whether something reads it, what is missing, the key that decides about it).
+    """
+    defaults = {field.name: default_of(field) for field in fields(config)}
+    values = {**getattr(config, "extra", {}), **vars(config)}
+    return [
+        (values.get(key) not in (None, defaults.get(key)) and not is_read, key, f"has no effect {missing}", decides)
+        for key, (is_read, missing, decides) in needed.items()
+    ]

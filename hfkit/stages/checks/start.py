@@ -1,4 +1,4 @@
-"""Validates what a stage starts from, on a model without weights: its files, its adapter, and the loss."""
+"""Validates the model that a stage starts from, built without weights: its files, its adapter, and the loss."""
 
 import os
 
@@ -21,7 +21,7 @@ from hfkit.stages.checks.architecture import MODEL_KEYS
 
 
 def checkpoint_problems(config) -> list[Problem]:
-    """Return problems of the files of the model that a stage starts from, and of the adapter that it puts on it."""
+    """Return problems of the files of the model that a stage starts from, and of the adapter on it."""
     spec = spec_of_config(config)
     is_classifier = spec is not None and spec.makes == "reward model"
     task_type = TaskType.SEQ_CLS if is_classifier else TaskType.CAUSAL_LM
@@ -38,12 +38,12 @@ def checkpoint_problems(config) -> list[Problem]:
         if config.use_peft:
             model = adapter_on_meta(model, config, source, task_type)
             if shards_with_fsdp() and trains_tied_weights(model):
-                remedy = "the model has one matrix for embeddings and head, which FSDP2 cannot shard beside its copy"
+                remedy = "embeddings and head share one matrix, and FSDP2 cannot shard it together with a trained copy"
                 saved = model.peft_config["default"].modules_to_save
-                return [Problem("modules_to_save", saved, f"{remedy}: train with DDP, or leave both out", keys=keys)]
+                return [Problem("modules_to_save", saved, f"{remedy}: train with DDP, or remove both", keys=keys)]
         else:
             require_fitting(source, task_type)
-        if os.path.isdir(source.base):  # of a model on the Hub they are fetched when it is loaded
+        if os.path.isdir(source.base):  # files on the Hub are fetched when the model is loaded
             require_stored(source.base, source.base_revision, HEADS[task_type], config.allow_pickle)
         if isinstance(config, SFTConfig):
             loss_arguments(model, config)
@@ -55,7 +55,7 @@ def checkpoint_problems(config) -> list[Problem]:
 
 
 def trains_tied_weights(model: PeftModel) -> bool:
-    """Return whether an adapter trains a copy of the embeddings or of the head of a model that has one for both."""
+    """Return whether an adapter trains a copy of embeddings or head in a model that ties the two."""
     base = model.get_base_model()
     ends = (base.get_input_embeddings(), base.get_output_embeddings())
     is_tied = base.config.get_text_config().tie_word_embeddings and ends[1] is not None

@@ -1,4 +1,4 @@
-"""Validates what only a tokenizer's config has."""
+"""Validates the keys that only a tokenizer's config has."""
 
 from hfkit.config.stages import TokenizerConfig
 from hfkit.core.errors import Problem
@@ -7,9 +7,9 @@ SMALLEST_VOCABULARY = 261
 
 
 def tokenizer_problems(config: TokenizerConfig) -> list[Problem]:
-    """Return problems of a vocabulary that is too small, and of rows that are limited by a number of tokens."""
+    """Return problems of a vocabulary that is too small, and of rows limited by a number of tokens."""
     problems = [
-        Problem(f"datasets[{index}].tokens", entry.tokens, "there is no tokenizer yet to count tokens with: set rows")
+        Problem(f"datasets[{index}].tokens", entry.tokens, "no tokenizer exists yet to count tokens: set rows instead")
         for index, entry in enumerate(config.datasets)
         if entry.tokens is not None
     ]

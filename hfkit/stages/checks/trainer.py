@@ -1,4 +1,4 @@
-"""Validates settings by what the trainer makes of them: its arguments, its trackers, its optimizer and its schedule."""
+"""Validates settings by creating the trainer's arguments, trackers, optimizer and schedule from them."""
 
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, replace
@@ -15,20 +15,20 @@ from hfkit.core.errors import Problem, reason
 from hfkit.training.arguments import trainer_arguments
 
 CHOICES = {
-    "loss_type": ("nll", "dft", "chunked_nll"),  # TRL's SFT reads it once the model is loaded
+    "loss_type": ("nll", "dft", "chunked_nll"),  # TRL's SFT reads it only when the model is loaded
     "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
     "ddp_backend": tuple(name for name in Backend.backend_list if name != Backend.UNDEFINED),
 }
-"""The values of those settings that the trainer's arguments take unchecked."""
+"""Allowed values of settings that the trainer's arguments do not validate."""
 UNKNOWN_STEPS = 1000
-"""Optimizer steps that a schedule is tried with if the config names none."""
+"""Optimizer steps to try a schedule with if the config sets none."""
 
 
 def trainer_problems(config) -> list[Problem]:
-    """Return the settings that the trainer's own config class refuses, each with the reason that the library gives.
+    """Return the settings that the trainer's own config class rejects, each with the library's reason.
 
-    A setting is at fault if the trainer's arguments no longer fail with the same error once it has its default. Where
-    several are, as two that contradict each other, the problem is under the last one and names the others.
+    A setting is at fault if the same error no longer occurs with its default. If several are, such as two that
+    contradict each other, the problem is reported under the last one and names the others.
     """
     for key, choices in CHOICES.items():
         if config.extra.get(key) not in (None, *choices):
@@ -44,14 +44,14 @@ def trainer_problems(config) -> list[Problem]:
 
 
 def trainer_error(config) -> str | None:
-    """Return why the trainer's arguments cannot be made of a config, or used, or None if they can."""
+    """Return why the trainer's arguments cannot be created from a config, or used, or None if they can."""
     if config.trainer_config_class() is None:
         return None
     try:
         arguments = trainer_arguments(config)
         arguments.get_process_log_level()
         for callback in get_reporting_integration_callbacks(arguments.report_to):
-            callback()  # fails where the tracker's package is not installed
+            callback()  # fails if the tracker's package is not installed
         try_schedule(arguments)
         try_loader(arguments)
         try_deepspeed(arguments)
@@ -61,10 +61,10 @@ def trainer_error(config) -> str | None:
 
 
 def try_schedule(arguments: TrainingArguments) -> None:
-    """Make the trainer's optimizer and learning rate schedule for one weight.
+    """Create the trainer's optimizer and learning rate schedule for one weight.
 
     Raises:
-        Exception: what the libraries raise for settings that they refuse, or packages that are not installed.
+        Exception: raised by the libraries for settings that they reject, or packages that are not installed.
     """
     layer = torch.nn.utils.skip_init(torch.nn.Linear, 1, 1)  # draws no random numbers
     optimizer = torch.optim.SGD(layer.parameters(), lr=arguments.learning_rate)
@@ -78,17 +78,17 @@ def try_schedule(arguments: TrainingArguments) -> None:
 
 
 def try_loader(arguments: TrainingArguments) -> None:
-    """Make a data loader with the trainer's settings; its worker processes would start with the first batch.
+    """Create a data loader with the trainer's settings; no worker process starts before the first batch.
 
     Raises:
-        Exception: what torch raises for settings that it refuses.
+        Exception: raised by torch for settings that it rejects.
     """
     names = ("num_workers", "prefetch_factor", "persistent_workers")
     DataLoader([0], **{name: getattr(arguments, f"dataloader_{name}") for name in names})
 
 
 def try_deepspeed(arguments: TrainingArguments) -> None:
-    """Compare the trainer's settings with those of DeepSpeed, which the trainer does once the model is loaded.
+    """Compare the trainer's settings with DeepSpeed's, as the trainer does after loading the model.
 
     Raises:
         ValueError: some differ.
@@ -106,7 +106,7 @@ def try_deepspeed(arguments: TrainingArguments) -> None:
 
 
 def with_default(config, key: str):
-    """Return a copy of a config in which one setting, a field or a key of `extra`, has its default if there is one."""
+    """Return a copy of a config in which one setting, a field or a key of `extra`, has its default, if any."""
     if key in config.extra:
         return replace(config, extra={name: value for name, value in config.extra.items() if name != key})
     defaults = {field.name: default_of(field) for field in fields(config) if field.name == key != EXTRA}

@@ -1,4 +1,4 @@
-"""Validates `rollout_engine: vllm` and its keys: vLLM, a GPU, the server, and what it serves."""
+"""Validates `rollout_engine: vllm` and its keys: vLLM, a GPU, the server, and the model that it serves."""
 
 import math
 import os
@@ -27,7 +27,7 @@ SOURCE_KEYS = ("model_name_or_path", "model_revision")
 
 
 def vllm_problems(config: OnlineConfig, model_config: PreTrainedConfig | None) -> list[Problem]:
-    """Return every problem of rollouts with vLLM; the server is asked what it serves.
+    """Return every problem of rollouts with vLLM; this queries the server for the model that it serves.
 
     Args:
         model_config: of the model that the policy starts from; None if it does not exist yet.
@@ -44,7 +44,7 @@ def vllm_problems(config: OnlineConfig, model_config: PreTrainedConfig | None) -
 
 
 def effect_of_keys(config: OnlineConfig) -> list[Problem]:
-    """Return problems of keys of vLLM that are set and have no effect."""
+    """Return problems of vLLM's keys that are set and have no effect."""
     set_keys = {
         name: field
         for name, field in OnlineConfig.__dataclass_fields__.items()
@@ -63,7 +63,7 @@ def effect_of_keys(config: OnlineConfig) -> list[Problem]:
 
 
 def model_rules(config: OnlineConfig) -> list[tuple]:
-    """Return the rules of models that vLLM can take over: with the adapter merged."""
+    """Return the rules of models that vLLM can sample from, with the adapter merged."""
     try:
         adapter = Source.of(config.model_name_or_path or "", config.model_revision).adapter
     except (HfkitError, OSError, ValueError):  # the checks of the path report it
@@ -71,12 +71,14 @@ def model_rules(config: OnlineConfig) -> list[tuple]:
     variant = config.use_peft and has_variant(adapter or vars(config))
     other = "set rollout_engine: generate"
     merged = "vLLM samples with the adapter merged: remove it"
-    merge = "full fine-tuning from an adapter: vLLM would serve the adapter's base: merge them with `hfkit merge` first"
+    merge = (
+        "full fine-tuning starts from an adapter, but vLLM would serve its base: merge them with `hfkit merge` first"
+    )
     return [
         (adapter is not None and not config.use_peft, ENGINE, merge, "use_peft", *SOURCE_KEYS),
         (config.use_peft and not config.merge_in_rollouts, "merge_in_rollouts", merged, ENGINE),
         (variant, ENGINE, f"an adapter with DoRA or whole modules cannot be merged into copies: {other}", *SOURCE_KEYS),
-        (config.load_in_8bit, ENGINE, f"vLLM takes no weights in 8 bits: {other}, or load_in_4bit", "load_in_8bit"),
+        (config.load_in_8bit, ENGINE, f"vLLM cannot use 8-bit weights: {other}, or load_in_4bit", "load_in_8bit"),
     ]
 
 
@@ -85,7 +87,7 @@ def number_rules(config: OnlineConfig) -> list[tuple]:
     parts = urlsplit(config.vllm_server_base_url)
     try:
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:  # no port
+    except ValueError:  # an invalid port
         is_url = False
     has_more = bool(parts.username or parts.password or parts.query or parts.fragment)
     share, seconds, port = config.vllm_gpu_memory_utilization, config.vllm_server_timeout, config.vllm_group_port
@@ -104,14 +106,14 @@ def environment_fault() -> str | None:
     try:
         has_gpu = import_module("vllm.platforms").current_platform.is_cuda_alike()
     except Exception as error:  # built for another torch, or for another CUDA
-        return f"vLLM is installed, and cannot be imported: {reason(error)}: install it anew, beside this torch"
+        return f"vLLM cannot be imported: {reason(error)}: reinstall it for this torch"
     if not has_gpu:
-        return "vLLM gets the policy's weights from a GPU, and there is none: set rollout_engine: generate"
+        return "vLLM needs a GPU, and none is available: set rollout_engine: generate"
     return None
 
 
 def server_problems(config: OnlineConfig) -> list[Problem]:
-    """Return problems of the server: it is not there, does not fit, or serves another model."""
+    """Return problems of the server: it cannot be reached, does not fit, or serves another model."""
     url = config.vllm_server_base_url
     base = Source.of(config.model_name_or_path or "", config.model_revision).base
     tokens = config.max_prompt_length + config.response_length
@@ -124,7 +126,7 @@ def server_problems(config: OnlineConfig) -> list[Problem]:
         return [Problem(URL, url, f"{error} ({start})", Kind.NOT_HERE, (ENGINE, MODE))]
     if not serves(served, base):
         names = " or ".join(dict.fromkeys(served.names))
-        remedy = f"it serves {names}, and the policy's base is {base}: {start}"
+        remedy = f"it serves {names}, but the policy's base is {base}: {start}"
         return [Problem(URL, url, remedy, Kind.NOT_HERE, (*SOURCE_KEYS, ENGINE))]
     if served.context is not None and tokens > served.context:
         remedy = f"it takes {served.context} tokens, fewer than max_prompt_length + response_length: start it with "
@@ -132,13 +134,13 @@ def server_problems(config: OnlineConfig) -> list[Problem]:
         return [Problem(URL, url, remedy, Kind.NOT_HERE, ("max_prompt_length", "response_length", ENGINE))]
     fits = ("float32", "bfloat16") if bf16 or config.dtype == "bfloat16" else ("float32",)
     if served.dtype is not None and served.dtype not in fits:
-        remedy = f"it computes in {served.dtype}, which rounds small changes of the weights away: {start}"
-        remedy += "" if bf16 else ", or set bf16: true, for which they are rounded at random"
+        remedy = f"it computes in {served.dtype}, which loses small changes of the weights: {start}"
+        remedy += "" if bf16 else ", or set bf16: true, which rounds them stochastically"
         return [Problem(URL, url, remedy, Kind.NOT_HERE, ("bf16", ENGINE))]
     return []
 
 
 def serves(served: Served, base: str) -> bool:
-    """Return whether a server serves a model: under its name, or from its folder."""
+    """Return whether a server serves a model, by its name or folder."""
     folders = {os.path.realpath(name) for name in served.names if os.path.isdir(name)}
     return base in served.names or (os.path.isdir(base) and os.path.realpath(base) in folders)

@@ -1,4 +1,4 @@
-"""Decides whether a run recomputes its activations: only where its GPU has too little memory to keep them."""
+"""Decides whether a run recomputes its activations: only if its GPU has too little memory to keep them."""
 
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ from hfkit.training.memory.processes import ALONE, Launch, this_launch
 from hfkit.training.memory.rows import micro_batch_tokens, replies_per_row
 
 MARGIN = 1.25
-"""Memory that has to be there, as a multiple of what is planned: plans are off by up to 15%, and memory fragments."""
+"""Required memory as a multiple of the plan: plans are off by up to 15%, and memory fragments."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Checkpointing:
     """Whether activations are recomputed.
 
     Attributes:
-        needed: bytes that the run needs if they are kept; None where it was not asked or cannot be planned.
+        needed: bytes that the run needs if they are kept; None if not needed for the decision or unknown.
         available: bytes of the device.
     """
 
@@ -41,9 +41,9 @@ class Checkpointing:
 
 
 def decide_checkpointing(stage: PlannedStage, on: Device, launch: Launch = ALONE) -> tuple[PlannedStage, Checkpointing]:
-    """Return a stage with `gradient_checkpointing` set, if its config leaves it open, and what was decided.
+    """Return a stage with `gradient_checkpointing` set, if its config leaves it open, and the decision.
 
-    A GPU keeps activations if they fit with a margin; a CPU, where recomputing costs most, always.
+    A GPU keeps activations if they fit with a margin; a CPU, where recomputing costs most, always keeps them.
     """
     asked = stage.config.gradient_checkpointing
     if asked is not None or not on.is_gpu:
@@ -60,10 +60,10 @@ def with_checkpointing(stage: PlannedStage, enabled: bool) -> PlannedStage:
 
 
 def plan_run(run, replies: int | None = None):
-    """Set `gradient_checkpointing` in a run's config and return that; record it, and the tokens of a micro-batch.
+    """Set `gradient_checkpointing` in a run's config and return it; record it, and the tokens of a micro-batch.
 
-    To be called before models are loaded: it counts the memory that is free. The config in the record stays as it was
-    given, so that a run may resume on another GPU.
+    Call it before models are loaded, since it counts the free memory. The config in the record is not changed, so that
+    a run may resume on another GPU.
 
     Args:
         run: from `open_run`, with a config of its own.
@@ -80,15 +80,15 @@ def plan_run(run, replies: int | None = None):
         gradient_checkpointing={"enabled": decided.enabled, "needed": decided.needed, "available": decided.available},
         micro_batch_tokens=micro_batch_tokens(spec, config, replies or replies_per_row(spec, config)),
     )
-    config.gradient_checkpointing = decided.enabled  # in place: what explains a full GPU reads it too
+    config.gradient_checkpointing = decided.enabled  # in place, since the explanation of a full GPU reads it too
     return config
 
 
 def decide_on_gpu(name: str, config, replies: int | None) -> Checkpointing:
-    """Return what `decide_checkpointing` decides for the GPU at hand; on, if the model is none that can be planned."""
+    """Return the decision for this process's GPU; on, if the memory of the model cannot be planned."""
     try:
         on = free_gpu()
         return decide_checkpointing(plan_stage(name, config, {}, on, replies), on, this_launch(config.extra))[1]
-    except Exception as error:  # an architecture may lack any of the widths that a plan counts with
+    except Exception as error:  # an architecture may lack any of the widths that a plan needs
         warn(f"gradient_checkpointing: on, since the memory of this model cannot be planned: {reason(error)}")
         return Checkpointing(True)

@@ -1,4 +1,4 @@
-"""What the processes of a launch send each other in an optimizer step.
+"""Counts the bytes that the processes of a launch send each other in an optimizer step.
 
 Collectives run around a ring (Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms"): of n processes each
 sends (n-1)/n of a tensor to gather it or to scatter its sum, and twice that to reduce it in all.
@@ -14,7 +14,7 @@ from hfkit.training.memory.shapes import Role
 
 
 def sent_bytes(stage, roles: list[Role], launch: Launch) -> int:
-    """Return the bytes that one process sends in an optimizer step; the weights that PPO samples with come on top."""
+    """Return the bytes that one process sends in an optimizer step, without the weights that PPO samples with."""
     config, half, is_ppo = stage.config, computes_in_half(stage), stage.spec.loop == "ppo"
     trained = sum(weight.count for role in roles for weight in role.trained)
     gradients = (BF16 if half and launch.is_zero else FP32) * trained
@@ -29,7 +29,7 @@ def sent_bytes(stage, roles: list[Role], launch: Launch) -> int:
     sums = passes if is_ppo or sums_each_pass(config) else 1
     sent = {
         "ddp": 2 * gradients,
-        "zero2": passes * gradients + gradients,  # the weights that have changed are as large
+        "zero2": passes * gradients + gradients,  # the updated weights are as large
         "fsdp2": 2 * passes * weights + sums * gradients,
         "zero3": 2 * passes * weights + passes * gradients,
     }

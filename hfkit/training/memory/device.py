@@ -19,10 +19,10 @@ Hopper, 8 MiB before."""
 
 @dataclass(frozen=True)
 class Device:
-    """What a stage runs on: its capacity, and the part that libraries take before any tensor exists, in bytes.
+    """The device of a stage: its capacity, and the part that libraries take before any tensor exists, in bytes.
 
     Attributes:
-        has_bf16: whether it computes in bf16, if it is a GPU.
+        has_bf16: whether it supports bf16, if it is a GPU.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Device:
 
     @property
     def kind(self) -> str:
-        """Its type, as torch names it."""
+        """The type of the device, as torch names it."""
         return "cuda" if self.is_gpu else "cpu"
 
     @property
@@ -48,7 +48,7 @@ def find_device(capacity: int | None = None) -> Device:
     On a CPU, `taken` is measured in this process, which has imported the same libraries as a stage.
 
     Args:
-        capacity: bytes to use in place of the device's own.
+        capacity: bytes to use instead of the device's own.
     """
     asked = None if capacity is None else "--memory"
     if device().type == "cuda":
@@ -65,19 +65,19 @@ def find_device(capacity: int | None = None) -> Device:
 
 
 def device_to_plan(memory: float | None, gpu: float | None) -> Device:
-    """Return the device that `--memory` or `--gpu` describes, each in GB; the one at hand without them."""
+    """Return the device that `--memory` or `--gpu` describes, each in GB; by default this process's device."""
     return gpu_of(int(gpu * 1e9)) if gpu else find_device(memory and int(memory * 1e9))
 
 
 def gpu_of(capacity: int) -> Device:
-    """Return a GPU with bf16 and a capacity in bytes, at hand or not."""
+    """Return a GPU with bf16 and a capacity in bytes, which need not exist."""
     return Device("a GPU", capacity, CUDA_CONTEXT, True)
 
 
 def free_gpu() -> Device:
     """Return this process's GPU with the memory that is free on the fullest GPU of the launch.
 
-    What torch has set aside and does not use counts as free.
+    Memory that torch has reserved and does not use counts as free.
     """
     here = device()
     unused = torch.cuda.memory_reserved(here) - torch.cuda.memory_allocated(here)

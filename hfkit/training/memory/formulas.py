@@ -1,7 +1,7 @@
 """Formulas for the bytes of weights, gradients, optimizer states, activations, logits and caches.
 
-Activations are counted as in Korthikanti et al. 2022 (arXiv 2205.05198, section 4), tensor by tensor, for what autograd
-keeps of Transformers' Llama: RMSNorm, rotary embeddings, grouped keys and values, a gated MLP, fp32 or bf16 autocast,
+Activations are counted as in Korthikanti et al. 2022 (arXiv 2205.05198, section 4), tensor by tensor, as autograd keeps
+them for Transformers' Llama: RMSNorm, rotary embeddings, grouped keys and values, a gated MLP, fp32 or bf16 autocast,
 fused attention (`sdpa`), LoRA (arXiv 2106.09685). `tests/training/test_memory.py` compares them with real tensors.
 
 Symbols: B rows, T tokens of a row, h hidden width, q and k widths of queries and keys, f width inside the MLP, a heads,
@@ -18,17 +18,17 @@ from hfkit.training.memory.shapes import Decoder, Weight
 FP32, BF16 = 4, 2
 BLOCK_4BIT, BLOCK_OF_SCALES, BLOCK_8BIT_STATE = 64, 256, 256
 SMALLEST_8BIT_STATE = 4096
-# States per trained element of the optimizers in `optim`; those that are not listed count as AdamW, with 2.
+# States per trained element by `optim`; optimizers that are not listed count as AdamW, with 2.
 OPTIMIZER_STATES = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "lion": 1, "ademamix": 3}
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward pass that keeps what its backward needs.
+    """A forward pass that keeps the activations for its backward.
 
     Attributes:
         rows, length: B and T.
-        stream: bytes of an element between the layers; the dtype is that of the weights that are not quantized.
+        stream: bytes of an element between the layers, in the dtype of the weights that are not quantized.
         half: whether 16-bit autocast is on.
         full: whether the base's own weights are trained.
         adapter: bytes of an element of the adapters; 0 without adapters.
@@ -60,12 +60,12 @@ class Pass:
 
     @property
     def inner(self) -> int:
-        """Bytes of an element inside a layer, where the linear maps write."""
+        """Bytes of an element inside a layer, in the output of linear maps."""
         return BF16 if self.half else self.stream
 
     @property
     def mlp(self) -> int:
-        """The same inside the MLP: bitsandbytes' linear maps write the dtype that they read, autocast or not."""
+        """The same inside the MLP: bitsandbytes' linear maps write the dtype that they read, even under autocast."""
         return self.stream if self.quantized else self.inner
 
 
@@ -100,8 +100,8 @@ def optimizer_bytes(weights: Iterable[Weight], optim: str) -> int:
 
     AdamW (arXiv 1711.05101): two of the parameter's dtype, and a step counter. bitsandbytes: fp32, or a byte each with
     an fp32 scale a block of 256 (arXiv 2110.02861; fp32 for embeddings, and in tensors of fewer than 4096 elements).
-    Adafactor (arXiv 1804.04235): a row and a column of each matrix. "paged" says where states may lie, not how large
-    they are.
+    Adafactor (arXiv 1804.04235): a row and a column of each matrix. "paged" changes where states are stored, not their
+    size.
     """
     name = optim.removeprefix("paged_")
     states = next((count for start, count in OPTIMIZER_STATES.items() if name.startswith(start)), 2)
@@ -122,8 +122,8 @@ def optimizer_bytes(weights: Iterable[Weight], optim: str) -> int:
 
 
 def step_bytes(weights: Iterable[Weight], optim: str, on_gpu: bool) -> int:
-    """Return the bytes that an optimizer step needs beside its states: with torch's AdamW the denominators of all
-    tensors on a GPU (`foreach`), of one at a time (twice) on a CPU; with fused or bitsandbytes' kernels none."""
+    """Return the bytes that an optimizer step needs in addition to its states: with torch's AdamW the denominators of
+    all tensors on a GPU (`foreach`), of one at a time (twice) on a CPU; with fused or bitsandbytes' kernels none."""
     sizes = [weight.count * weight.itemsize for weight in weights if weight.trained]
     if "bit" in optim or "bnb" in optim or "fused" in optim or not sizes:
         return 0
@@ -218,8 +218,9 @@ def copied_head(decoder: Decoder, run: Pass) -> int:
 
 
 def backward_bytes(decoder: Decoder, run: Pass, largest: int) -> int:
-    """Return the bytes of one layer's backward beside the kept activations: two gradients inside the MLP and two of the
-    stream, `largest` bytes of an unpacked weight, and with checkpointing the layer's recomputed activations."""
+    """Return the bytes of one layer's backward in addition to the kept activations: two gradients inside the MLP and
+    two of the stream, `largest` bytes of an unpacked weight, and with checkpointing the layer's recomputed
+    activations."""
     gradients = run.tokens * (2 * decoder.mlp * run.mlp + 2 * decoder.hidden * run.stream)
     if not run.checkpointing:
         return gradients + largest
@@ -257,7 +258,7 @@ def preference_loss_bytes(decoder: Decoder, run: Pass) -> int:
 
 
 def policy_loss_bytes(decoder: Decoder, run: Pass, replies: int) -> int:
-    """Return the bytes of PPO's loss on the tokens of the replies: logits over the temperature and two gradients in
+    """Return the bytes of PPO's loss on the tokens of the responses: logits over the temperature and two gradients in
     fp32, under autocast also the head's bf16 output."""
     return replies * decoder.vocab * (3 * FP32 + (BF16 if run.half else 0))
 
@@ -269,8 +270,8 @@ def scoring_bytes(decoder: Decoder, run: Pass, replies: int) -> int:
 
 def merged_bytes(decoder: Decoder, run: Pass) -> int:
     """Return the bytes of merged copies of the adapted matrices, in fp32 or bf16, and of the fp32 update of one matrix;
-    where the result is rounded to bf16, also of the random bits for the rounding. Of a quantized base all of a layer's
-    matrices are copied."""
+    if the result is rounded to bf16, also of the random bits for the rounding. With a quantized base all matrices of a
+    layer are copied."""
     matrices = [width * out for width, out, _ in decoder.adapted]
     copied = decoder.linear if run.quantized else sum(matrices)
     return decoder.layers * copied * run.inner + (2 if run.inner == BF16 else 1) * max(matrices, default=0) * FP32

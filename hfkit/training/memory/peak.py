@@ -1,4 +1,4 @@
-"""The peak memory of a stage: what it holds all the time, and what its largest phase adds."""
+"""Computes the peak memory of a stage: the memory that it always holds, plus that of its largest phase."""
 
 from dataclasses import dataclass, replace
 from math import ceil
@@ -33,9 +33,9 @@ class MemoryPlan:
         roles: its models.
         activations: of the forward and backward pass of one batch.
         logits: with what is computed from them.
-        phases: what each phase of the stage adds to weights, optimizer states and libraries.
+        phases: memory that each phase adds to weights, optimizer states and libraries.
         taken: by the libraries.
-        buckets: what the engine sends gradients in.
+        buckets: the engine's buffers for gradients to send.
     """
 
     roles: list[RolePlan]
@@ -47,7 +47,7 @@ class MemoryPlan:
 
     @property
     def peaks(self) -> dict[str, int]:
-        """Bytes in each phase: those that every phase holds, with those that it adds."""
+        """Bytes in each phase: those that are always held, plus those that the phase adds."""
         standing = self.taken + self.buckets + sum(role.weights + role.optimizer for role in self.roles)
         return {phase: standing + added for phase, added in self.phases.items()}
 
@@ -96,10 +96,10 @@ def computes_in_half(stage) -> bool:
 def trainer_phases(
     stage, roles: list[Role], gradients: int, device: Device, launch: Launch
 ) -> tuple[int, int, dict[str, int]]:
-    """Return activations, logits, and what each phase of Transformers' loop adds.
+    """Return activations, logits, and the memory that each phase of Transformers' loop adds.
 
     Gradients replace activations in the backward, unless they accumulate: then they exist from the first pass on, and
-    FSDP2 shares them out with each one, or with the last (`sums_each_pass`).
+    FSDP2 shards them after each pass, or after the last (`sums_each_pass`).
     """
     config, role = stage.config, roles[0]
     tokens = micro_batch_tokens(stage.spec, config, stage.replies)
@@ -140,10 +140,10 @@ def stage_loss_bytes(stage, role: Role, run: Pass) -> int:
 def ppo_phases(
     stage, roles: list[Role], gradients: int, device: Device, launch: Launch
 ) -> tuple[int, int, dict[str, int]]:
-    """Return activations and logits of a PPO update, and what rollout, scoring and update add.
+    """Return activations and logits of a PPO update, and the memory that rollout, scoring and update add.
 
-    Value model and policy learn one after the other, so only the activations of one are held at a time. Under FSDP2
-    they sample and score with whole weights, and learn a layer at a time.
+    Value model and policy are trained one after the other, so only the activations of one are held at a time. Under
+    FSDP2 sampling and scoring use whole weights, and training gathers a layer at a time.
     """
     config, length = stage.config, stage.row_length
     policy, value = roles[0], roles[-1]
@@ -179,7 +179,7 @@ def ppo_phases(
 def group_phases(
     stage, roles: list[Role], gradients: int, device: Device, launch: Launch
 ) -> tuple[int, int, dict[str, int]]:
-    """Return activations and logits of an update of GRPO or RLOO, and what rollout, scoring and update add."""
+    """Return activations and logits of an update of GRPO or RLOO, and the memory of rollout, scoring and update."""
     config, policy, size = stage.config, roles[0], stage.config.per_device_train_batch_size
     passes = stage.arguments.steps_per_generation
     tokens = micro_batch_tokens(stage.spec, config)
@@ -201,9 +201,9 @@ def group_phases(
 
 
 def training_pass(stage, role: Role, rows: int, length: int, device: Device, launch: Launch = ALONE) -> Pass:
-    """Return the forward pass, with a backward to follow, of one of a stage's models.
+    """Return the forward pass of one of a stage's models in training.
 
-    FSDP2 and DeepSpeed compute in 16 bits throughout where one process casts to them in places.
+    FSDP2 and DeepSpeed compute everything in 16 bits where a single process uses autocast.
     """
     config, arguments, half = stage.config, stage.arguments, computes_in_half(stage)
     in_half = half and launch.shares_states
@@ -216,7 +216,7 @@ def training_pass(stage, role: Role, rows: int, length: int, device: Device, lau
         full=not adapter,
         adapter=min(adapter, BF16) if in_half else adapter,
         dropout=config.lora_dropout > 0,
-        padded=stage.spec.form != "text" and rows > 1,  # texts are packed into rows of one length
+        padded=stage.spec.form != "text" and rows > 1,  # texts are packed into rows of equal length
         eager=config.attn_implementation == "eager",
         checkpointing=bool(arguments.gradient_checkpointing),
         quantized=quantized_bits(config) is not None,

@@ -1,4 +1,4 @@
-"""A stage to plan: its config, with what depends on the device, and the models that it starts from."""
+"""A stage to plan: its config, resolved for a device, and the models that it starts from."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,7 +23,7 @@ class PlannedStage:
 
     Attributes:
         spec: of the stage.
-        config: its config; only `gradient_checkpointing` may be open.
+        config: its config; only `gradient_checkpointing` may be None.
         start: the model that it starts from, or makes.
         reward: PPO's reward model, or None.
         shares_vocabulary: whether the reward model has the vocabulary of `start`.
@@ -39,7 +39,7 @@ class PlannedStage:
 
     @property
     def task(self) -> TaskType:
-        """The head of the model that comes out."""
+        """The task of the resulting model, which sets its head."""
         return TaskType.SEQ_CLS if self.spec.makes == "reward model" else TaskType.CAUSAL_LM
 
     @property
@@ -49,17 +49,17 @@ class PlannedStage:
 
     @cached_property
     def arguments(self):
-        """The trainer's arguments, with what depends on the device resolved."""
+        """The trainer's arguments, resolved for the device."""
         return trainer_arguments(self.config)
 
 
 def plan_stage(name: str, config, made: dict, device: Device | None = None, replies: int | None = None) -> PlannedStage:
-    """Return a stage with the models that it starts from, and its config as it is on a device.
+    """Return a stage with the models that it starts from, and its config resolved for a device.
 
     Args:
-        made: what earlier stages will make, by folder: the size of a vocabulary, or an `Origin`.
-        device: default is the one at hand.
-        replies: the most sequences of a row; default is what the source says, see `replies_per_row`.
+        made: outputs of earlier stages by folder: the size of a vocabulary, or an `Origin`.
+        device: default is that of this process.
+        replies: the most sequences of a row; by default from the source, see `replies_per_row`.
 
     Raises:
         ConfigError: the config of a model cannot be read.
@@ -77,7 +77,7 @@ def plan_stage(name: str, config, made: dict, device: Device | None = None, repl
 
 
 def config_on(device: Device, config, start: Origin):
-    """Return a stage's config with the defaults of a device in place of what is open, less `gradient_checkpointing`."""
+    """Return a stage's config with the defaults of a device for open keys, except `gradient_checkpointing`."""
     defaults = device_defaults(config, device.kind, device.defaults_to_bf16)
     bf16, optim = config.bf16 if config.bf16 is not None else defaults["bf16"], config.optim or defaults["optim"]
     is_new = bool(getattr(config, "model_config", None))
@@ -86,7 +86,7 @@ def config_on(device: Device, config, start: Origin):
 
 
 def have_same_vocabulary(one: Origin, other: Origin, made: dict) -> bool:
-    """Return whether two models have the same vocabulary; a tokenizer still to be trained equals only itself."""
+    """Return whether two models have the same vocabulary; a tokenizer that is not yet trained equals only itself."""
     if one.tokenizer == other.tokenizer:
         return True
     if one.tokenizer[0] in made or other.tokenizer[0] in made:
@@ -105,12 +105,12 @@ def find_origin(key: str, path: str, revision: str, made: dict) -> Origin:
     try:
         source = Source.of(path, revision)
         return Origin(source, read_config(source.base, source.base_revision), (path, revision))
-    except Exception as error:  # a library may raise anything over the content of a folder
+    except Exception as error:  # a library may raise any error on the content of a folder
         raise ConfigError([Problem(key, path, f"its config cannot be read: {reason(error)}")]) from error
 
 
 def new_model(config, made: dict) -> Origin:
-    """Return the model that `model_config` describes; its vocabulary is that of the tokenizer, trained yet or not."""
+    """Return the model that `model_config` describes, with the vocabulary of its tokenizer, trained yet or not."""
     settings = dict(config.model_config)
     path = config.tokenizer_name_or_path
     if "vocab_size" not in settings:

@@ -1,8 +1,8 @@
-"""The processes of a launch: what its engine shares out among them, and what a process holds in addition.
+"""The processes of a launch: what its engine shards among them, and what a process holds in addition.
 
 DDP (arXiv 2006.15704, section 3.2) keeps everything in every process, and the gradients a second time, in buckets.
-FSDP2 (arXiv 2304.11277) and ZeRO-3 (arXiv 1910.02054, section 5) share out weights, gradients and optimizer states and
-gather weights when they compute with them; ZeRO-2 keeps all weights in every process.
+FSDP2 (arXiv 2304.11277) and ZeRO-3 (arXiv 1910.02054, section 5) shard weights, gradients and optimizer states, and
+gather weights to compute with them; ZeRO-2 keeps all weights in every process.
 """
 
 from collections.abc import Iterable
@@ -14,13 +14,13 @@ from hfkit.training.memory.formulas import BF16, FP32, weight_bytes
 from hfkit.training.memory.shapes import Role, Weight
 
 LAUNCH_ENGINES = ("ddp", "zero2", "fsdp2", "zero3")
-"""What trains in several processes, the one that shares out least first."""
+"""Engines for several processes, the one that shards least first."""
 ZERO_BUCKET = 500_000_000
 """Elements of DeepSpeed's `reduce_bucket_size`, which it allocates whole."""
 LIVE = 1_000_000_000
 """Elements of weights that ZeRO-3 keeps gathered: `stage3_max_live_parameters`."""
 PREFETCH = 50_000_000
-"""Elements of weights that are on their way beside these: `stage3_prefetch_bucket_size`."""
+"""Elements of weights that are prefetched in addition: `stage3_prefetch_bucket_size`."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Launch:
 
     Attributes:
         processes: of all machines.
-        engine: of `LAUNCH_ENGINES`; of no account for one process.
+        engine: of `LAUNCH_ENGINES`; ignored for one process.
         nodes: machines.
     """
 
@@ -39,7 +39,7 @@ class Launch:
 
     @property
     def is_zero(self) -> bool:
-        """Whether DeepSpeed trains."""
+        """Whether the engine is DeepSpeed."""
         return self.processes > 1 and self.engine in ("zero2", "zero3")
 
     @property
@@ -74,7 +74,7 @@ class Launch:
     def shard(self, weights: Iterable[Weight]) -> tuple[Weight, ...]:
         """Return the part of tensors that one process holds, the largest that any does.
 
-        FSDP2 cuts the first dimension, so that the last processes may hold none of a small one; DeepSpeed cuts the
+        FSDP2 splits the first dimension, so the last processes may hold nothing of a small tensor; DeepSpeed splits the
         elements. accelerate leaves quantized weights whole under FSDP2.
         """
         return tuple(weight if self.leaves_whole(weight) else self.shard_of(weight) for weight in weights)
@@ -98,9 +98,9 @@ class Launch:
         return (Weight((sum(weight.count for weight in stepped),), FP32, trained=True),)
 
     def bucket_bytes(self, trained: Iterable[Weight], half: bool, on_gpu: bool) -> int:
-        """Return the bytes of the buckets that gradients are sent in, where these last as long as the run.
+        """Return the bytes of the buckets for gradients that exist for the whole run.
 
-        DDP's are as large as the gradients. ZeRO-3 keeps its bucket and the shares of the gradients.
+        DDP's are as large as the gradients. ZeRO-3 keeps its bucket and the shards of the gradients.
         """
         if self.processes == 1 or self.engine in ("fsdp2", "zero2"):
             return 0
@@ -109,12 +109,12 @@ class Launch:
         return self.zero_bucket(trained, half, on_gpu) + size_of(self.stepped(self.converted(trained, half)))
 
     def zero_bucket(self, trained: Iterable[Weight], half: bool, on_gpu: bool) -> int:
-        """Return the bytes of ZeRO's bucket: of a fixed size, but on a CPU pages that nobody touches take no memory."""
+        """Return the bytes of ZeRO's bucket, which has a fixed size; on a CPU, untouched pages take no memory."""
         count = ZERO_BUCKET if on_gpu else min(ZERO_BUCKET, sum(weight.count for weight in trained if weight.trained))
         return count * (BF16 if half else FP32)
 
     def gathered(self, role: Role, half: bool, on_gpu: bool, together: bool = False) -> "GatheredWeights":
-        """Return what a process gathers of a model to train it; for the arguments see `gathered_by_layers`."""
+        """Return the weights that a process gathers to train a model; for the arguments see `gathered_by_layers`."""
         if self.processes == 1 or self.engine == "ddp":
             return GatheredWeights()
         if self.engine == "fsdp2":
@@ -131,7 +131,7 @@ ALONE = Launch()
 
 
 def this_launch(settings: dict) -> Launch:
-    """Return the launch of this process; with hybrid sharding that of the group that shares out a copy of the model.
+    """Return the launch of this process; with hybrid sharding that of the group that shards one copy of the model.
 
     Args:
         settings: `deepspeed`, as in `TrainingArguments`.
@@ -142,14 +142,14 @@ def this_launch(settings: dict) -> Launch:
 
 @dataclass(frozen=True)
 class GatheredWeights:
-    """Bytes of the weights that are gathered at once, and of their gradients before these are shared out.
+    """Bytes of the weights that are gathered at once, and of their gradients before these are sharded.
 
     Attributes:
-        layer, head, embedding: of the largest decoder layer, of what comes after the layers, and of the embeddings.
-        root: of what is gathered for a whole pass: embeddings and a head that is tied to them.
-        layer_gradients, head_gradients, embedding_gradients: of what is trained of these, the last also of the root.
-        accumulated: of all gradients, which FSDP2 adds up whole until the last micro-batch of a step.
-        bucket: of gradients that wait until they are sent.
+        layer, head, embedding: of the largest decoder layer, of the modules after the layers, and of the embeddings.
+        root: of the weights gathered for a whole pass: embeddings and a head that is tied to them.
+        layer_gradients, head_gradients, embedding_gradients: of their trained weights, the last also of the root.
+        accumulated: of all gradients, which FSDP2 accumulates whole until the last micro-batch of a step.
+        bucket: of gradients that wait to be sent.
     """
 
     layer: int = 0
@@ -170,12 +170,12 @@ class GatheredWeights:
     def backward(self, kept: int, shares: int, layer: int) -> int:
         """Return the most bytes of a backward pass: at the head, in the layers, or at the embeddings.
 
-        Gradients of a layer exist twice while they are sent, beside the weights of that layer and of the next one.
+        Gradients of a layer exist twice while they are sent, next to the weights of that layer and of the next one.
 
         Args:
-            kept: activations, and gradients that add up.
-            shares: of the gradients, at the end.
-            layer: what the backward of a layer takes.
+            kept: activations, and gradients that accumulate.
+            shares: shards of the gradients, at the end.
+            layer: memory of the backward of a layer.
         """
         return (
             self.bucket
@@ -189,11 +189,11 @@ class GatheredWeights:
 
 
 def gathered_by_layers(role: Role, half: bool, together: bool) -> GatheredWeights:
-    """Return what FSDP2 gathers of a model: a layer, the embeddings, and the head with the last norm.
+    """Return the weights of a model that FSDP2 gathers: a layer, the embeddings, and the head with the last norm.
 
     Args:
-        half: whether weights are gathered in 16 bits. Quantized ones are not gathered.
-        together: whether all that is outside of the layers is gathered together; a tied head is so anyway.
+        half: whether weights are gathered in 16 bits. Quantized weights are not gathered.
+        together: whether all weights outside of the layers are gathered together; a tied head always is.
     """
     whole = as_gathered(role.weights, half)
     layers = ([weight for weight in whole if weight.layer == index] for index in range(role.decoder.layers))
@@ -215,12 +215,12 @@ def gathered_by_layers(role: Role, half: bool, together: bool) -> GatheredWeight
 
 
 def as_gathered(weights: Iterable[Weight], half: bool) -> list[Weight]:
-    """Return those tensors that FSDP2 gathers, in the dtype in which it does."""
+    """Return the tensors that FSDP2 gathers, in the dtype of gathering."""
     return [replace(one, itemsize=BF16 if half else one.itemsize) for one in weights if one.bits is None]
 
 
 def gathered_size(weights: Iterable[Weight], half: bool) -> int:
-    """Return the bytes of a model that FSDP2 has gathered whole."""
+    """Return the bytes of a model when FSDP2 has gathered all of it."""
     return size_of(as_gathered(weights, half))
 
 

@@ -1,4 +1,4 @@
-"""The tokens that a stage computes at once: of a row, and of the largest micro-batch."""
+"""Counts the tokens that a stage computes at once: of a row, and of the largest micro-batch."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def row_length(spec: StageSpec, config) -> int:
 
 
 def micro_batch_tokens(spec: StageSpec, config, replies: int = 1) -> int:
-    """Return the most tokens of a forward pass that a backward follows, padding included.
+    """Return the most tokens of a forward pass in training, padding included.
 
     Args:
         replies: the most sequences of a row.
@@ -37,23 +37,23 @@ def step_tokens(spec: StageSpec, config, replies: int = 1) -> int:
 
 
 def joins_rows(config) -> bool:
-    """Return whether conversations or documents are joined to rows within which they do not attend to each other."""
+    """Return whether conversations or documents are joined into rows without attending to each other."""
     return getattr(config, "packing", False) in (True, "documents")
 
 
 def sums_each_pass(config) -> bool:
     """Return whether FSDP2 sums gradients after each micro-batch of a step (`MicroBatching.training_step`).
 
-    Otherwise each process adds up whole ones until the last.
+    Otherwise each process accumulates whole gradients until the last micro-batch.
     """
     return config.micro_batches_by_length and not config.use_peft and not joins_rows(config)
 
 
 def replies_per_row(spec: StageSpec, config) -> int:
-    """Return how many replies a row of a stage has: 2 of a pair, the most of a ranking; 1 where none are compared.
+    """Return how many responses a row of a stage has: 2 in a pair, the largest number in rankings; otherwise 1.
 
-    A card says how many, and of a local `.jsonl` file the first row; rows of other sources count as pairs. Only reward
-    models read a ranking as one row.
+    The number comes from a data card, or from the first row of a local `.jsonl` file; rows of other sources count as
+    pairs. Only reward models read a ranking as one row.
     """
     if spec.form != "comparisons":
         return 1
@@ -63,7 +63,7 @@ def replies_per_row(spec: StageSpec, config) -> int:
 
 
 def replies_of_source(entry) -> int:
-    """Return the replies in one source's rankings; 2 where it has pairs, or where the number is unknown."""
+    """Return the number of responses in a source's rankings; 2 for pairs, or if the number is unknown."""
     if entry.card:
         return load_card(entry.card).recipe.replies or 2
     path = Path(entry.path)

@@ -1,4 +1,4 @@
-"""The shapes of a stage's models, built on torch's meta device: no weight is read and nothing is allocated."""
+"""The shapes of a stage's models, built on torch's meta device: no weights are read or allocated."""
 
 import json
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from hfkit.records.source import Source
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """A model known by its config alone: one that exists, or one that an earlier stage will make.
+    """A model known by its config alone: an existing one, or one that an earlier stage will make.
 
     Attributes:
         tokenizer: path and revision of its tokenizer.
@@ -36,14 +36,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class Weight:
-    """One parameter tensor, as it will lie in memory."""
+    """One parameter tensor, as it will be held in memory."""
 
     shape: tuple[int, ...]
     itemsize: int
     trained: bool
     adapter: bool = False
     embedding: bool = False
-    bits: int | None = None  # 4 or 8 where bitsandbytes quantizes it
+    bits: int | None = None  # 4 or 8 if bitsandbytes quantizes it
     layer: int | None = None  # index of the decoder layer that it belongs to
 
     @property
@@ -53,7 +53,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Decoder:
-    """The widths of a decoder transformer, from which its activations follow; all its layers count as alike.
+    """The widths of a decoder transformer, which determine its activations; all layers count as equal.
 
     Attributes:
         hidden, layers, heads: as in the model's config.
@@ -61,11 +61,11 @@ class Decoder:
         query, key: width of the queries, and of the keys (and of the values).
         mlp: width inside the MLP; in a mixture of experts, that of the experts that a token sees.
         gated: whether the MLP has a gate (SwiGLU, GeGLU).
-        rms: whether the norm is an RMSNorm written in torch, which keeps one tensor more than the fused LayerNorm.
-        unfused_gelu: whether the activation is GPT-2's tanh GELU written in torch, which keeps each of its steps.
+        rms: whether the norm is an RMSNorm in plain torch, which keeps one tensor more than the fused LayerNorm.
+        unfused_gelu: whether the activation is GPT-2's tanh GELU in plain torch, which keeps each of its steps.
         attention_dropout: whether attention weights are dropped in training.
         linear: number of parameters in a layer's linear weights.
-        dora: whether the adapters train the norms of the matrices apart, for which they keep two outputs of each.
+        dora: whether the adapters train the norms of the matrices separately, which keeps two outputs of each.
         adapted: widths (in, out, rank) of those linear maps of a layer that have an adapter.
     """
 
@@ -98,7 +98,7 @@ class Role:
     """A model of a stage.
 
     Attributes:
-        weights: all that it computes with.
+        weights: all weights that it computes with.
         held: the part of `weights` that it does not share with a role before it.
     """
 
@@ -124,7 +124,7 @@ def roles_of(stage) -> list[Role]:
 
 
 def reference_of(role: Role, config) -> Role:
-    """Return the frozen copy of a model that training starts from; with LoRA it shares the base."""
+    """Return the frozen copy of the starting model; with LoRA it shares the base."""
     copy = untrained(role.weights)
     return Role("reference", copy, adapter_part(copy) if config.use_peft else copy, role.decoder)
 
@@ -132,8 +132,8 @@ def reference_of(role: Role, config) -> Role:
 def scored_roles(config, start: Origin, reward: Origin | None) -> list[Role]:
     """Return policy, reference and reward model, as `hfkit.rlhf.roles.load_scored_policy` loads them.
 
-    With LoRA they are adapters on one base, which is held once; without, each is a model of its own. Where functions
-    alone score, `reward` is None.
+    With LoRA they are adapters on one base, which is held once; otherwise each is a separate model. If only functions
+    score, `reward` is None.
     """
     policy = shape_of(start, TaskType.CAUSAL_LM, config, start.source if config.use_peft else None)
     roles = [Role("policy", policy.weights, policy.weights, policy.decoder)]
@@ -150,13 +150,13 @@ def scored_roles(config, start: Origin, reward: Origin | None) -> list[Role]:
 def ppo_roles(config, start: Origin, reward: Origin | None, shares_vocabulary: bool) -> list[Role]:
     """Return policy, reference, reward and value model, as `hfkit.rlhf.roles.load_roles` loads them.
 
-    The value model starts from the reward model if that shares the policy's vocabulary, else as the policy does.
+    The value model starts from the reward model if that has the policy's vocabulary, else from the policy's model.
     """
     roles, shares_base = scored_roles(config, start, reward), config.use_peft
     adapter = start.source if config.use_peft else None
     if reward is not None:
         shares_base = roles[-1].held != roles[-1].weights
-        if shares_vocabulary:  # the value model shares the reward model's base; LoRA puts a new adapter on a full one
+        if shares_vocabulary:  # the value model shares the reward model's base; a full reward model gets a new adapter
             start, shares_base = reward, reward.source.adapter is not None or config.use_peft
             adapter = start.source if shares_base else None
     value = shape_of(start, TaskType.SEQ_CLS, config, adapter)
@@ -175,17 +175,17 @@ def adapter_part(weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
 
 
 def quantized_bits(config) -> int | None:
-    """Return the bits of a quantized base, or None where it is not quantized."""
+    """Return the bits of a quantized base, or None if it is not quantized."""
     return 4 if config.load_in_4bit else 8 if config.load_in_8bit else None
 
 
 def shape_of(origin: Origin, task: TaskType, config, adapter: Source | None) -> Shape:
-    """Return the shape of a model that is trained in full, or under a LoRA adapter of the shape that `adapter` has."""
+    """Return the shape of a model trained in full or with a LoRA adapter (of the shape of `adapter`, if given)."""
     lora = None
     if adapter is not None:
         made = lora_config(config, adapter, task).to_dict()
         lora = json.dumps(made, sort_keys=True, default=sorted)  # its sets
-    dtype = "float32" if getattr(config, "model_config", None) else config.dtype  # a new model is made in fp32
+    dtype = "float32" if getattr(config, "model_config", None) else config.dtype  # a new model is created in fp32
     return build_shape(origin, task, dtype, quantized_bits(config), lora, computes_in_bf16(config, has_bf16()))
 
 
@@ -197,7 +197,7 @@ def build_shape(
 
     Args:
         lora: the adapter's configuration as JSON.
-        autocast: whether the model computes under autocast, and so is trained in float32 whatever its dtype.
+        autocast: whether the model computes under autocast, and so is trained in float32 in any case.
 
     The parts of a quantized base that are not quantized (embedding, norms, output head) stay in `dtype`.
 
@@ -213,7 +213,7 @@ def build_shape(
             store_head_in_float32(model)
             model = get_on_meta(model, fit_to_model(LoraConfig(**json.loads(lora)), model))
             model = train_in_float32(model) if autocast else model
-    except Exception as error:  # a config may hold anything
+    except Exception as error:  # a config may hold any values
         key = "model_name_or_path" if lora is None else "lora_target_modules"
         raise ConfigError([Problem(key, origin.source.path, f"cannot be built: {reason(error)}")]) from error
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
@@ -234,7 +234,7 @@ def build_shape(
 
 
 def quantized_weights(model) -> set[int]:
-    """Return the ids of the parameters that bitsandbytes quantizes: linear weights, less the head and its ties."""
+    """Return the ids of the parameters that bitsandbytes quantizes: linear weights except the head and tied ones."""
     kept = get_keys_to_not_convert(model)
     return {
         id(module.weight)
@@ -259,7 +259,7 @@ def decoder_of(model) -> Decoder:
     mlp = getattr(config, "moe_intermediate_size", None) or getattr(config, "intermediate_size", None)
     mlp = mlp or getattr(config, "n_inner", None) or getattr(config, "ffn_dim", None) or 4 * hidden
     layers = [dict(layer.named_modules()) for layer in layers_of(model)]
-    # of the layer with the most adapters, where an adapter leaves some out
+    # of the layer with the most adapters, since an adapter may skip layers
     modules = max(layers, key=lambda layer: sum(isinstance(module, LoraLayer) for module in layer.values()), default={})
     adapted = [module for module in modules.values() if isinstance(module, LoraLayer)]
     linear = [m for name, m in modules.items() if isinstance(m, (torch.nn.Linear, Conv1D)) and ".lora_" not in name]

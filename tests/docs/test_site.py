@@ -1,0 +1,192 @@
+"""The site of the documentation: it builds without a warning, loads nothing from elsewhere, and is searchable.
+
+Tests with the marker `browser` open it in a headless Chromium.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from functools import partial
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOUGHT = ("resume", "kl_coef", "ShareGPT")
+PAGES = ("index.html", "stages/sft.html", "reference/keys.html", "troubleshooting.html", "ppo_explained.html")
+SIZES = {"phone": (390, 844), "desktop": (1280, 800)}
+CHROMIUM = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+CHROMIUM += ("--disable-sync", "--no-first-run", "--disable-quic")
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """The folder of the site, built as `make docs` builds it."""
+    for module in ("mkdocs", "material", "mkdocstrings"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is missing: pip install 'hfkit[docs]'")
+    folder = tmp_path_factory.mktemp("site")
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": paths}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
+    ran = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    if "included in the 'nav' configuration, which is not found" in ran.stderr:
+        pytest.skip("pages of the navigation are missing")
+    assert ran.returncode == 0, ran.stderr
+    return folder
+
+
+class Loaded(HTMLParser):
+    """What a page loads by itself, and what it links to."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.loaded, self.links = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag in ("script", "img", "iframe", "source", "video"):
+            self.loaded += [given[name] for name in ("src", "srcset") if given.get(name)]
+        elif tag == "link" and given.get("rel") not in ("canonical", "next", "prev"):
+            self.loaded.append(given["href"])
+        elif tag == "a" and given.get("href"):
+            self.links.append(given["href"])
+
+
+def test_pages_load_nothing_from_elsewhere(site):
+    pages = {page: Loaded(page.read_text(encoding="utf-8")).loaded for page in site.rglob("*.html")}
+    assert len(pages) > 20 and all(loaded for page, loaded in pages.items() if "repository" not in page.parts)
+    assert {url for loaded in pages.values() for url in loaded if re.match(r"(https?:)?//", url)} == set()
+
+
+def test_styles_load_nothing_from_elsewhere(site):
+    styles = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.css")}
+    loaded = [
+        url
+        for text in styles.values()
+        for url in re.findall(r"url\(\s*[\"']?([^)\"']+)|@import\s*[\"']([^\"']+)", text)
+    ]
+    assert styles and [url for pair in loaded for url in pair if re.match(r"(https?:)?//", url)] == []
+
+
+@pytest.mark.parametrize("word", SOUGHT)
+def test_the_search_index_has_what_readers_look_for(site, word):
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    assert [entry["location"] for entry in index["docs"] if word in entry["title"] + entry["text"]]
+
+
+def test_files_of_the_repository_that_pages_link_to_are_in_the_site(site):
+    links = {
+        (page.parent / link.partition("#")[0]).resolve()
+        for page in site.rglob("*.html")
+        for link in Loaded(page.read_text(encoding="utf-8")).links
+        if "repository/" in link and "://" not in link
+    }
+    assert [path for path in links if not path.is_file()] == []
+    notebook = site / "repository" / "examples" / "four_stages.ipynb"
+    assert notebook in links
+    assert notebook.read_bytes() == (ROOT / "examples" / "four_stages.ipynb").read_bytes()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def served(site):
+    """The address of the site on a local server."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless Chromium: the system's, or else that of playwright."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is missing: make test-browser installs it"
+    )
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with playwright.sync_playwright() as running:
+        try:
+            browser = running.chromium.launch(executable_path=path, args=list(CHROMIUM))
+        except playwright.Error as error:
+            pytest.skip(f"Chromium does not start: {error}")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium):
+    """Return a function that opens a URL; all requests of the pages must stay on this machine."""
+    contexts, requests, errors = [], [], []
+
+    def open_url(url: str, size: str = "desktop", scheme: str = "light"):
+        width, height = SIZES[size]
+        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(url)
+        return page
+
+    yield open_url
+    for context in contexts:
+        context.close()
+    assert (
+        requests
+        and [url for url in requests if not re.match(r"file:|data:|about:|blob:|http://127\.0\.0\.1[:/]", url)] == []
+    )
+    assert errors == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("word", SOUGHT)
+@pytest.mark.parametrize("protocol", ["http", "file"])
+def test_typing_into_the_search_box_finds_pages(site, served, open_page, protocol, word):
+    page = open_page(f"{served if protocol == 'http' else site.as_uri()}/index.html")
+    page.locator("input.md-search__input").click()
+    page.keyboard.type(word, delay=20)
+    first = page.locator(".md-search-result__item").first
+    first.wait_for(timeout=20_000)
+    assert word.lower() in first.inner_text().lower()
+    first.locator("a").first.click()
+    page.wait_for_url(re.compile(r"\.html\?h="))
+    assert word.lower() in page.locator("article").inner_text().lower()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_are_accessible(served, open_page, name, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is missing")
+    found = axe.Axe().run(open_page(f"{served}/{name}", scheme=scheme)).response
+    assert found["passes"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found["violations"]] == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("size", SIZES)
+def test_pages_fit_the_screen(site, served, open_page, size, tmp_path):
+    wide, width = [], SIZES[size][0]
+    page = open_page(f"{served}/index.html", size)
+    for path in sorted(site.rglob("*.html")):
+        name = path.relative_to(site).as_posix()
+        page.goto(f"{served}/{name}")
+        if page.evaluate("document.documentElement.scrollWidth") > width:
+            wide.append(name)
+        if name in PAGES:
+            page.screenshot(path=tmp_path / f"{size}-{name.replace('/', '-')}.png")
+    assert wide == []
+    assert len(list(tmp_path.glob("*.png"))) == len(PAGES)
