@@ -189,6 +189,13 @@ ARGUMENTS = {
         argument("--revision", default="main", help="branch, tag or commit; default: %(default)s"),
         argument("--base", metavar="REPO_ID", help="base of the adapter, if not the one that its config names"),
     ],
+    "curve": [
+        argument("config", nargs="?", help="YAML of a stage; with --stage, flags alone are enough"),
+        argument("--stage", help="stage of the YAML, if its name and keys do not show it"),
+        argument("--sizes", nargs="+", type=int, required=True, metavar="ROWS", help="numbers of rows to train on"),
+        argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="SEED", help="default: 0 1"),
+        argument("--output_dir", default="runs/curve", help="folder of the runs; default: %(default)s"),
+    ],
     "report": [argument("run_dir", help="folder of a pipeline or of a run")],
     "chat": [
         argument("model", help="folder or Hub id of a model or an adapter"),
@@ -256,5 +263,5 @@ MODEL_ARGUMENTS = {"chat": "model", "merge": "adapter", "export": "model", "line
 """The argument that `--revision` is of, for verbs that read a model."""
 TEXT_ARGUMENTS = ("prompt", "system", "message", "tag")
 """Arguments in which a leading `~` is no home folder."""
-WITH_STAGE_FLAGS = ("init", "run", "plan", "quickstart", "data check", "data preview")
+WITH_STAGE_FLAGS = ("init", "run", "plan", "curve", "quickstart", "data check", "data preview")
 """Verbs that also take the flags of stages."""
