@@ -1,6 +1,6 @@
-"""Measures a trainer of hfkit's beside the bare one that it wraps: by turns, on the same rows and settings.
+"""Compares a trainer of hfkit with the one that it wraps: runs alternate, on the same rows and settings.
 
-The rows are encoded once, by hfkit. Each run is a process of its own, which loads rows and model, takes one step that
+The rows are encoded once, by hfkit. Each run is a separate process, which loads rows and model, takes one step that
 is not timed, then the timed ones, and evaluates once. What is measured is written as it comes, and a run that the
 record has is not run again. Shared by sft_vs_trl.py, reward_vs_trl.py, dpo_vs_trl.py and pretrain_vs_trl.py.
 
@@ -50,7 +50,7 @@ class Comparison:
 
     Attributes:
         benchmark: its name and the record's.
-        bare: the class of the trainer beside hfkit's.
+        bare: the class of the trainer to compare with.
         config: builds the stage's config from the settings that all stages share.
         encode: (config, tokenizer) -> training rows and held-out rows, as token ids.
         load: config -> the model to train.

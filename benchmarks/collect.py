@@ -49,7 +49,7 @@ def stage_of(folder: Path) -> dict:
 
 
 def results_of(folder: Path) -> dict[str, dict]:
-    """The evaluations and arenas of a folder of runs, by where they lie in it."""
+    """The evaluations and arenas of a folder of runs, by their paths in it."""
     results = {}
     for file in sorted([*folder.glob("*/evaluation.json"), *folder.glob("*/arena.json")]):
         result = json.loads(file.read_text(encoding="utf-8"))

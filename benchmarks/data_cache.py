@@ -3,8 +3,8 @@
 How soon a second run of SFT on the same data trains: two processes, one after the other, with the same config and an
 empty cache before the first. Of each, the seconds from its start to its first training step, imports and loading of the
 model among them (`to_first_step`), and of these the seconds in which the rows are read, hashed and tokenized (`data`).
-Each process has a folder and a tokenizer object of its own. The rows are conversations of the quickstart's world, as
-they are (one or two short exchanges) and four of them joined in a row. Written to benchmarks/records/data_cache.json.
+Each process has its own folder and tokenizer object. The rows are conversations of the quickstart's world: single ones
+(one or two short exchanges), and four of them joined in a row. Written to benchmarks/records/data_cache.json.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def measure(root: Path, rows: int) -> dict:
     )
     lines = (root / "world" / "instructions.jsonl").read_text().splitlines()
     talks = [json.loads(line)["messages"] for line in lines]
-    kinds = {"short": talks, "joined": [[*chain(*talks[place : place + 4])] for place in range(0, len(talks), 4)]}
+    kinds = {"short": talks, "joined": [[*chain(*talks[start : start + 4])] for start in range(0, len(talks), 4)]}
     record = {"benchmark": "data_cache", "rows": rows, "environment": environment()}
     for kind, conversations in kinds.items():
         conversations = conversations * (rows // len(conversations))

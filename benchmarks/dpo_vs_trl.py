@@ -1,7 +1,7 @@
 """python benchmarks/dpo_vs_trl.py --model DIR_OR_HUB_ID --data PAIRS.jsonl.gz --name 135m [--pairs 5]
 
-hfkit's DPO beside TRL's DPOTrainer, with LoRA, on pairs of a chosen and a rejected response. TRL's trainer keeps the
-reference as a second adapter of the policy, hfkit's as a second model on the same base.
+hfkit's DPO compared with TRL's DPOTrainer, with LoRA, on pairs of a chosen and a rejected response. TRL's trainer keeps
+the reference as a second adapter of the policy, hfkit's as a second model on the same base.
 """
 
 import by_turns

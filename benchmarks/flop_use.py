@@ -48,8 +48,9 @@ def model_flop(model, lengths: list[int]) -> float:
     """The floating-point operations that training on sequences of these lengths takes, if nothing is recomputed.
 
     6 a trained parameter and token: 2 in the forward pass, 4 in the backward pass (Kaplan et al. 2020, arXiv
-    2001.08361, 2.1); 4 a frozen one, which has no gradient of its own. Attention: 6 x layers x width x length^2, which
-    leaves out what the causal mask hides (Dao 2023, arXiv 2307.08691, 4.1). An embedding that is no head is no product.
+    2001.08361, 2.1); 4 a frozen one, which has no gradient. Attention: 6 x layers x width x length^2, which
+    leaves out what the causal mask hides (Dao 2023, arXiv 2307.08691, 4.1). The
+    embedding counts only if it is the head too.
     """
     config, embedding = model.config.get_text_config(), model.get_input_embeddings().weight
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None

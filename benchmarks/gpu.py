@@ -1,12 +1,12 @@
 """python benchmarks/gpu.py [--model DIR] [--tokenizer DIR] [--budget 1500] [--device cuda|cpu] [--only REGEX]
 
 What one machine with a GPU, and without a network, can tell about hfkit, in one command: the tests that need a GPU, a
-kill and a resume, and each trainer by turns with the one that it wraps, on Llamas of 135M, 1B and 8B, in bf16 and in 4
+kill and a resume, and each trainer compared with the one that it wraps, on Llamas of 135M, 1B and 8B, in bf16 and in 4
 bits. 135M is the model at `--model`, else random weights of that shape, as are the others.
 
 Each row of the plan is a process. It is written to records/CARD/gpu.json when it ends, with what it measured; the
-details are beside it. What does not fit into `--budget` (seconds) is listed there as left out. Called again, it runs
-the rows that are not done. `--device cpu` runs the same plan with tiny models.
+details are in the same folder. What does not fit into `--budget` (seconds) is listed there as left out. Called again,
+it runs the rows that are not done. `--device cpu` runs the same plan with tiny models.
 """
 
 import argparse
@@ -164,7 +164,7 @@ def work_off(rows: list[Row], folder: Path, asked: argparse.Namespace, deadline:
 
 
 def is_done(done: dict, name: str, shape: str | None) -> bool:
-    """Whether a row need not run again; a model is made again where it is needed."""
+    """Whether a row can be skipped; a model is made again where it is needed."""
     return shape is None and done.get(name, {}).get("status") == "done"
 
 

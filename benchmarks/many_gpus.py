@@ -1,8 +1,8 @@
 """python benchmarks/many_gpus.py
 
-Estimates training on 1 to 1,024 GPUs: the share of rollouts and of communication, and the speed of a GPU beside that of
-one alone. Nothing is timed: it is arithmetic from the figures in `ASSUMED`, each with its source, and from two runs
-measured on one H200 (`records/NVIDIA-H200/`). Also counts the memory of each GPU, as `hfkit plan` does.
+Estimates training on 1 to 1,024 GPUs: the share of rollouts and of communication, and the speed of each GPU compared
+with that of one alone. Nothing is timed: it is arithmetic from the figures in `ASSUMED`, each with its source, and
+from two runs measured on one H200 (`records/NVIDIA-H200/`). Also counts the memory of each GPU, as `hfkit plan` does.
 
 Writes benchmarks/records/many_gpus.json and docs/images/many_gpus.png.
 """

@@ -1,9 +1,9 @@
 """python benchmarks/online_vs_trl.py --name 3m [--pairs 3] [--updates 6]
 
-hfkit's GRPO and RLOO beside TRL's own GRPOTrainer and RLOOTrainer, with LoRA: the same model, prompts (8 to 48 tokens),
-reward, settings and number of responses, each run in a process of its own, by turns. Both sample with `generate`; the
-learning rate is so low that responses stay as long as they are. Writes seconds and CPU seconds an update into
-records/online_vs_trl_NAME.json.
+hfkit's GRPO and RLOO compared with TRL's GRPOTrainer and RLOOTrainer, with LoRA: the same model, prompts (8 to 48
+tokens), reward, settings and number of responses, each run in a separate process, alternately. Both sample with
+`generate`; the learning rate is so low that the length of responses does not change. Writes seconds and CPU seconds an
+update into records/online_vs_trl_NAME.json.
 """
 
 import argparse

@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "records" / "overhead.json")
     asked = parser.parse_args()
     disable_progress_bars()
-    disable_caching()  # each run tokenizes anew
+    disable_caching()  # each run tokenizes again
     with tempfile.TemporaryDirectory() as folder:
         record = measure(Path(folder), asked.pairs, asked.steps)
     asked.output.parent.mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
 """python benchmarks/ppo_learning.py --model DIR_OR_HUB_ID [--seeds 3]
 
-Does PPO learn, does its KL go where it is told, and what does it forget? A small model of stories is rewarded for each
+Does PPO learn, does its KL reach its target, and what does it forget? A small model of stories is rewarded for each
 word of joy in a response, over a thousand responses, with each seed in three ways: `plain`; `target`, with `kl_coef`
-    adapted to a KL; `ptx`, with a language modelling loss on stories beside PPO's. Writes
+    adapted to a KL; `ptx`, with a language modelling loss on stories in addition to PPO's. Writes
     benchmarks/records/ppo_learning.json: settings, rewards before and after, KL, the loss on held-out stories, and
     their curves. The figures in docs/ are drawn from it by benchmarks/ppo_learning_plots.py.
 
@@ -85,8 +85,8 @@ def beginning(story: str) -> str:
 
 def story_loss(model, tokenizer, stories: list[list[int]]) -> float:
     """Cross entropy on stories, nats per token."""
-    said = likelihoods(model, tokenizer, [[tokenizer.bos_token_id]] * len(stories), stories, batch_size=64)
-    return -float(torch.cat([one.logprobs for one in said]).mean())
+    scored = likelihoods(model, tokenizer, [[tokenizer.bos_token_id]] * len(stories), stories, batch_size=64)
+    return -float(torch.cat([one.logprobs for one in scored]).mean())
 
 
 def config_of(root: Path, model: str, way: str, seed: int) -> hfkit.PPOConfig:
@@ -114,7 +114,7 @@ def run(config: hfkit.PPOConfig, stories: list[list[int]], loss_before: float) -
     curve = {name: [row[key] for row in rows] for name, key in CURVE.items()}
     kl = curve["kl"][-(len(rows) // 3) :]
     batch = record["episodes"] // record["steps"]
-    losses = {step * batch: loss for step, loss in losses_on_the_way(folder, stories).items()}
+    losses = {step * batch: loss for step, loss in losses_of_checkpoints(folder, stories).items()}
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()[:4]]
     return {
         "seed": config.seed,
@@ -132,7 +132,7 @@ def run(config: hfkit.PPOConfig, stories: list[list[int]], loss_before: float) -
     }
 
 
-def losses_on_the_way(folder: Path, stories: list[list[int]]) -> dict[int, float]:
+def losses_of_checkpoints(folder: Path, stories: list[list[int]]) -> dict[int, float]:
     """The loss on stories at each checkpoint, by its step."""
     policy, tokenizer = hfkit.load_policy(str(folder))
     losses = {}

@@ -1,8 +1,8 @@
 """python benchmarks/ppo_memory.py --model HuggingFaceTB/SmolLM2-135M-Instruct [--updates 2]
 
-Peak memory of PPO with LoRA over a 4-bit base: hfkit's stage, whose four roles stand on one base, against trl
-1.12's PPOTrainer (trl 1.13 and later have none) with models of its own for each role, on the same prompts and batches.
-Each runs in a process of its own. Writes benchmarks/records/ppo_memory.json: bytes at the peak, of which before any
+Peak memory of PPO with LoRA over a 4-bit base: hfkit's stage, whose four roles share one base, against trl
+1.12's PPOTrainer (trl 1.13 and later have none) with a separate model for each role, on the same prompts and batches.
+Each runs in a separate process. Writes benchmarks/records/ppo_memory.json: bytes at the peak, of which before any
 model was loaded, and ratios.
 
 `trl`: policy in 4 bits under LoRA, the reference a second 4-bit model under the SFT adapter, reward and value models

@@ -1,14 +1,14 @@
 """python benchmarks/ppo_vs_trl.py --model DIR_OR_HUB_ID --name 135m [--pairs 5] [--updates 3] [--seeds 3]
 
 hfkit's PPO loop against that of trl 1.12's PPOTrainer (trl 1.13 and later have none): the same four models on one base
-(LoRA), the same prompts (16 to 48 tokens), seeds and settings; each run in a process of its own, in turns. Responses
+(LoRA), the same prompts (16 to 48 tokens), seeds and settings; each run in a separate process, alternately. Responses
 may take 128 tokens; a bias on the end-of-text logit makes the mean about 36 for both. On a GPU an update has 64
 episodes in bf16, and the first one, in which engines compile, is timed by itself.
 
-- `--pairs`: episodes a second, by turns; the seconds of each phase of hfkit's.
+- `--pairs`: episodes a second, alternately; the seconds of each phase of hfkit's.
 - `--engines static continuous`: hfkit's loop with other engines of rollouts.
-- `--memory`: peak resident memory, where the allocator gives back at once what is freed; trl's loop also with models of
-  its own for each role, as its script loads them.
+- `--memory`: peak resident memory, where the allocator gives back at once what is freed; trl's loop also with a
+  separate model for each role, as its script loads them.
 - `ACCUMULATION=2` in the environment: updates of half as many episodes.
 - `--seeds`: curves of the reward over `--curve` updates, at `--learning_rate`.
 
@@ -49,7 +49,7 @@ from hfkit.rlhf.roles import Roles, load_roles
 
 LOOPS = ("hfkit", "trl")
 APART = "trl, models apart"
-STILL = 1e-6  # learning rate of what is timed: responses stay as long as they are
+STILL = 1e-6  # learning rate of what is timed: the length of responses does not change
 # glibc otherwise keeps what was freed, and the peak would be of what was ever needed at any place.
 GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_MMAP_MAX_": "1000000"}
 LIMIT, MEAN = 128, 36
@@ -63,7 +63,7 @@ BATCH = {
     "num_mini_batches": 1,
 }
 PPO = {**BATCH, "response_length": LIMIT, "num_ppo_epochs": 4, "temperature": 1.0, "kl_coef": 0.05, "seed": 0}
-PPO["max_grad_norm"] = 1e9  # trl's loop clips at none, whatever it is told
+PPO["max_grad_norm"] = 1e9  # trl's loop never clips
 SIZE = BATCH["per_device_train_batch_size"] * BATCH["gradient_accumulation_steps"]
 
 
@@ -71,14 +71,14 @@ def prompts(tokenizer, count: int) -> list[list[int]]:
     """Plain words, 16 to 48 tokens."""
     text = " ".join(WORDS * 10)
     ids = tokenizer(text, add_special_tokens=False).input_ids
-    return [ids[place % 7 :][: 16 + (place * 5) % 33] for place in range(count)]
+    return [ids[index % 7 :][: 16 + (index * 5) % 33] for index in range(count)]
 
 
 def prepare(root: Path, asked: argparse.Namespace) -> None:
     """An SFT adapter of a step, and a reward adapter that likes some words."""
-    said = [" ".join(WORDS[place % 5 :][:9]) for place in range(64)]
-    turns = [{"prompt": text, "response": text} for text in said]
-    pairs = [{"prompt": t, "chosen": f"{LIKED[i % 3]} {LIKED[i % 2]}", "rejected": t} for i, t in enumerate(said)]
+    texts = [" ".join(WORDS[index % 5 :][:9]) for index in range(64)]
+    turns = [{"prompt": text, "response": text} for text in texts]
+    pairs = [{"prompt": t, "chosen": f"{LIKED[i % 3]} {LIKED[i % 2]}", "rejected": t} for i, t in enumerate(texts)]
     for name, rows in (("turns", turns), ("pairs", pairs)):
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     common = {"max_length": 128, "use_peft": True, "pad_token": asked.pad_token, "save_strategy": "no"}
@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=3e-4)
     parser.add_argument("--records", type=Path, default=Path(__file__).parent / "records")
     parser.add_argument("--one", help="LOOP:UPDATES:SEED, on what --root holds")
-    parser.add_argument("--root", type=Path, help="where the adapters lie; made where there are none")
+    parser.add_argument("--root", type=Path, help="folder of the adapters; made if there are none")
     parser.add_argument("--engines", nargs="+", default=[], choices=("static", "continuous"), help="measured once each")
     parser.add_argument("--load_in_4bit", action="store_true")
     asked = parser.parse_args()

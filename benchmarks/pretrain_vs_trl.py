@@ -1,7 +1,7 @@
 """python benchmarks/pretrain_vs_trl.py --model DIR_OR_HUB_ID --data TEXTS.jsonl.gz --name 135m [--pairs 5] [--packing]
 
-hfkit's pretraining beside Transformers' Trainer, all weights trained, on documents packed into rows of `--max_length`;
-with `--packing`, documents of a row do not attend to each other.
+hfkit's pretraining compared with Transformers' Trainer, all weights trained, on documents packed into rows of
+`--max_length`; with `--packing`, documents of a row do not attend to each other.
 """
 
 import by_turns

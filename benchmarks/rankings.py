@@ -40,7 +40,7 @@ RECORD = Path(__file__).parent / "records" / "rankings.json"
 
 
 def judged(rankings: list[dict], rng: random.Random) -> list[dict]:
-    """Rankings with a judge's scores in place of the gold ones; nothing closer than `TIE` is told apart."""
+    """Rankings with a judge's scores instead of the gold ones; scores closer than `TIE` tie."""
     return [
         {**row, "scores": [round(rng.gauss(score, ERROR) / TIE) * TIE for score in row["scores"]]} for row in rankings
     ]

@@ -1,6 +1,6 @@
 """python benchmarks/reward_vs_trl.py --model DIR_OR_HUB_ID --data PAIRS.jsonl.gz --name 135m [--pairs 5]
 
-hfkit's reward modeling beside TRL's RewardTrainer, with LoRA, on pairs of a chosen and a rejected response.
+hfkit's reward modeling compared with TRL's RewardTrainer, with LoRA, on pairs of a chosen and a rejected response.
 """
 
 from functools import partial

@@ -1,6 +1,6 @@
 """python benchmarks/sft_vs_trl.py --model DIR_OR_HUB_ID --data ROWS.jsonl.gz --name 135m [--pairs 5] [--packing]
 
-hfkit's SFT beside TRL's SFTTrainer, with LoRA: prompt and response, or messages.
+hfkit's SFT compared with TRL's SFTTrainer, with LoRA: prompt and response, or messages.
 """
 
 from dataclasses import replace

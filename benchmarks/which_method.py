@@ -1,11 +1,11 @@
 """python benchmarks/which_method.py [--seeds 3] [--root runs/which_method]
 
 Which method aligns an SFT model best? PPO, GRPO, RLOO, DPO and best of n on the quickstart's world, each from the same
-SFT model and the same noisy pairs: as they are, or through the reward model that learned from them. Writes
+SFT model and the same noisy pairs: directly, or through the reward model that learned from them. Writes
 benchmarks/records/which_method.json (gold score with interval, KL to SFT, wall and CPU seconds, memory) and
 docs/images/which_method.png.
 
-Runs that are done already are skipped; each runs in a process of its own, one after another.
+Runs that are done already are skipped; each runs in a separate process, one after another.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from hfkit.metrics.bootstrap import bootstrap_interval
 from hfkit.models.reward_model import RewardModel, load_reward
 from hfkit.quickstart.gold import GoldScorer
 from hfkit.quickstart.main import WORLD_SEED, world_flags
-from hfkit.quickstart.summary import BATCH, REPLY_TOKENS, figures_of_replies, world_rows
+from hfkit.quickstart.summary import BATCH, REPLY_TOKENS, metrics_of_replies, world_rows
 from hfkit.quickstart.world import write_world
 from hfkit.records.environment import environment
 from hfkit.records.record import read_record
@@ -41,13 +41,13 @@ CONFIGS, RECORD, PLOT = ROOT / "configs" / "quickstart", ROOT / "benchmarks" / "
 BEFORE = ("tokenizer", "pretrain", "sft", "reward")
 METHODS = {"PPO": "ppo", "GRPO": "grpo", "RLOO": "rloo", "DPO": "dpo"}
 MOST = 16
-"""Replies of which best of n chooses at most."""
+"""The most responses that best of n chooses from."""
 MARKERS = {"PPO": "C0o", "DPO": "C1s", "GRPO": "C2^", "RLOO": "C3D"}
 """Color and shape of each method."""
 
 
 def hfkit(*words: str | Path) -> float:
-    """Runs a command in a process of its own, so that its memory is its own too; its CPU seconds."""
+    """Runs a command in a separate process, so that its memory is measured alone; its CPU seconds."""
     before = os.times()
     subprocess.run([sys.executable, "-m", "hfkit.cli", *map(str, words)], check=True)
     after = os.times()
@@ -83,7 +83,7 @@ def measure(root: Path, seed: int) -> dict:
     models = {}
     for name, stage in {"SFT": "sft", **METHODS}.items():
         subject = sft if name == "SFT" else Subject(name, str(root / stage))
-        models[name] = figures_of_replies(subject, sft, reward, questions, temperature, kept)
+        models[name] = metrics_of_replies(subject, sft, reward, questions, temperature, kept)
         record = read_record(root / stage)
         models[name] |= {"seconds": record["wall_seconds"], "peak_memory_bytes": record["peak_memory_bytes"]}
         models[name] |= read_json_mapping(root / f"{stage}.json") or {}

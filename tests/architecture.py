@@ -1,6 +1,6 @@
 """python -m tests.architecture
 
-Measures the structure of `hfkit/`: import circles, modules at its top, names with two meanings, the longest function.
+Measures the structure of `hfkit/`: import cycles, top-level modules, names with two meanings, the longest function.
 Imports inside functions count like any other.
 """
 
@@ -28,7 +28,7 @@ def modules() -> dict[str, ast.Module]:
 
 
 def import_graph(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
-    """Return the modules of the package that each module imports, wherever the import stands."""
+    """Return the modules of the package that each module imports, anywhere in its code."""
     graph: dict[str, set[str]] = {name: set() for name in trees}
     for name, tree in trees.items():
         for node in ast.walk(tree):
@@ -49,7 +49,7 @@ def calls_without_encoding(trees: dict[str, ast.Module]) -> list[str]:
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
             method, function = getattr(call.func, "attr", None), getattr(call.func, "id", None)
             owner = getattr(getattr(call.func, "value", None), "id", None)
-            index = 1 if function or owner in ("gzip", "bz2", "lzma", "io", "codecs") else 0  # of the mode of `open`
+            index = 1 if function or owner in ("gzip", "bz2", "lzma", "io", "codecs") else 0  # index of `mode`
             given = [word.value for word in call.keywords if word.arg == "mode"] or call.args[index : index + 1]
             mode = given[0].value if given and isinstance(given[0], ast.Constant) else "rb" if owner == "gzip" else "r"
             opens = "open" in (method, function) and owner != "os" and "b" not in str(mode)
@@ -98,7 +98,7 @@ def shared_names(trees: dict[str, ast.Module]) -> dict[str, list[str]]:
 
 
 def functions(trees: dict[str, ast.Module]) -> list[tuple[int, str]]:
-    """Return (lines, place) of every function, the longest first."""
+    """Return (lines, location) of every function, the longest first."""
     found = [
         (node.end_lineno - node.lineno + 1, f"{module}.{node.name}")
         for module, tree in trees.items()

@@ -1,4 +1,4 @@
-"""What tests of hostile inputs share: commands that are watched while they read them.
+"""Fixtures for tests of hostile inputs: commands that are watched while they read them.
 
 A test of hostile inputs has the marker `hostile("CATEGORY")`, and each of its parameters is an input, which
 `docs/guides/security.md` counts.
@@ -13,7 +13,7 @@ from forked_commands import Commands, Ran
 SECRET = "what-stands-outside-of-the-folder"
 SECONDS, BYTES = 20, 4 << 30
 ESCAPES = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0e-\x1a\x7f]")
-"""Control characters, but those of colours, tabs and the ends of lines."""
+"""Control characters, except colors, tabs and line ends."""
 
 
 @pytest.fixture(scope="session")
@@ -25,13 +25,13 @@ def commands():
 
 @pytest.fixture
 def canary(tmp_path) -> Path:
-    """A file that hostile code would make."""
+    """A file that hostile code would create."""
     return tmp_path / "code-has-run"
 
 
 @pytest.fixture
 def secret(tmp_path) -> Path:
-    """A file beside the folders that a command may read."""
+    """A file outside the folders that a command may read."""
     path = tmp_path / "secret.txt"
     path.write_text(f"{SECRET}\n", encoding="utf-8")
     return path
@@ -39,10 +39,10 @@ def secret(tmp_path) -> Path:
 
 @pytest.fixture
 def attack(commands, tmp_path, canary):
-    """Runs a command on hostile inputs, and asserts that it holds.
+    """Run a command on hostile inputs, and assert that it is safe.
 
-    It ends by itself within 20 seconds and 4 GB, without a traceback; it runs no code (`canary`), prints nothing that
-    stands outside of the folder (`secret`), and no control characters.
+    It ends by itself within 20 seconds and 4 GB, without a traceback; it runs no code (`canary`), and prints neither
+    text from outside the folder (`secret`) nor control characters.
     """
 
     def run(*argv: object, folder: Path = tmp_path) -> Ran:

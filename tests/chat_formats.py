@@ -1,4 +1,4 @@
-"""Conversations as plain Transformers renders them."""
+"""Conversations rendered by plain Transformers."""
 
 from functools import partial
 
@@ -9,14 +9,14 @@ NO_SYSTEM = {"Gemma 2"}
 
 
 def messages_of(users: int, system: str | None = None) -> list[dict]:
-    """A conversation of so many user messages, with the replies between them."""
+    """Return a conversation with a number of user messages, and the responses between them."""
     contents = [text for pair in zip(USER_TEXTS, (*REPLY_TEXTS, ""), strict=True) for text in pair][: 2 * users - 1]
     messages = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(contents)]
     return [{"role": "system", "content": system}] * bool(system) + messages
 
 
 def expected(tokenizer, users: int, system: str | None = None, prompt: str = "") -> str:
-    """The conversation with a generation prompt; `prompt` follows where the template writes none."""
+    """Return the conversation with a generation prompt; `prompt` is added if the template writes none."""
     messages = messages_of(users, system)
     render = partial(tokenizer.apply_chat_template, messages, tokenize=False)
     text, without = (render(add_generation_prompt=wanted) for wanted in (True, False))

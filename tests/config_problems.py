@@ -1,10 +1,10 @@
-"""What a config is refused for."""
+"""Collects the problems of a config."""
 
 from hfkit.core.errors import ConfigError
 
 
 def problems(config_of, tmp_path, stage, **changes) -> dict[str, str]:
-    """The problems of a config, by key."""
+    """Return the problems of a config, by key."""
     try:
         config_of(stage, tmp_path / "out", **changes)
     except ConfigError as error:

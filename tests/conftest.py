@@ -1,9 +1,9 @@
-"""What every test shares: no network, one small model a stage, made once a session by hfkit itself."""
+"""Shared fixtures: no network, and one small model per stage, created once per session by hfkit itself."""
 
 import os
 import tempfile
 
-# All but `make test-gpu` computes on the CPU, where the same run gives the same bits, on a machine with a GPU too.
+# Everything except `make test-gpu` computes on the CPU, where runs are bitwise reproducible, even if there is a GPU.
 if os.environ.get("HFKIT_TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Before any library reads them.
@@ -41,7 +41,7 @@ from hfkit.core.console import take_warnings
 from hfkit.stages.checks import problems_of
 
 pytest.register_assert_rewrite("interruption")
-# Every run draws its plot, which takes a fifth of a tiny run, and ticks take a third of that.
+# Drawing the plot takes a fifth of a tiny run, and ticks take a third of that.
 matplotlib.rcParams.update(dict.fromkeys(["xtick.bottom", "xtick.labelbottom", "ytick.left", "ytick.labelleft"], False))
 # fixtures of more than one file
 pytest_plugins = [
@@ -70,7 +70,7 @@ ROWS = {
 SHAPE = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 SHAPE |= {"num_attention_heads": 2, "max_position_embeddings": 256}
 STEPS = {"max_steps": 6, "save_steps": 3, "logging_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-3}
-# A run of seconds for each stage: its rows, its settings, and the fixture that each of its inputs comes from.
+# A short run of each stage: its rows, its settings, and the fixtures of its inputs.
 TINY = {
     "tokenizer": ("docs", {"vocab_size": 400}, {}),
     "pretrain": (
@@ -121,7 +121,7 @@ TINY = {
 
 
 def pytest_collection_modifyitems(items):
-    """Give slow tests half an hour in place of the limit in pyproject.toml; skip those that need a GPU without one."""
+    """Raise the time limit of slow tests to half an hour; without a GPU, skip the tests that need one."""
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a GPU, and HFKIT_TEST_GPU=1"))
@@ -131,7 +131,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network():
-    """Nothing but a Unix socket, or a server of the tests, can be connected to."""
+    """Allow connections only to Unix sockets and to servers of the tests."""
     connect, look_up = socket.socket.connect, socket.getaddrinfo
 
     def guarded(self, address):
@@ -153,7 +153,7 @@ def no_network():
 
 @pytest.fixture(scope="module", autouse=True)
 def frozen():
-    """Exempt all objects made so far, most of them the libraries', from garbage collection.
+    """Exempt all existing objects, mostly those of libraries, from garbage collection.
 
     Each Trainer runs a full collection; over a million objects it takes longer than the training of a tiny model.
     """
@@ -163,21 +163,21 @@ def frozen():
 
 @pytest.fixture(scope="session", autouse=True)
 def heard_interrupts():
-    """Ctrl-C is heard, also where the tests run in the background of a script, whose shell has it ignored."""
+    """Handle Ctrl-C even if tests run in the background of a script, whose shell ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def own_warnings():
-    """Drop the warnings that a test leaves: the next run of the process would put them into its record."""
+    """Drop the warnings of a test: otherwise the next run in the process would record them."""
     yield
     take_warnings()
 
 
 @pytest.fixture(autouse=True)
 def exact_products():
-    """Begin each test with exact float32 products, whatever the last stage of this process has set for a GPU."""
+    """Begin each test with exact float32 products, whatever the last stage in this process has set for a GPU."""
     torch.set_float32_matmul_precision("highest")
 
 
@@ -196,7 +196,7 @@ def write_rows(path: Path, rows: list[dict]) -> str:
 
 
 def python_path(*folders: Path) -> str:
-    """A value of PYTHONPATH: folders, then those that it has."""
+    """Return a value of PYTHONPATH: the given folders, then the current ones."""
     return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
@@ -212,7 +212,7 @@ def rows_file(tmp_path):
 
 @pytest.fixture(scope="session")
 def config_of(data, request):
-    """config_of(stage, output_dir, **changes): the tiny config of a stage, checked as a user's is."""
+    """config_of(stage, output_dir, **changes): the tiny config of a stage, validated like a user's."""
 
     def make(stage: str, output_dir: Path, **changes):
         rows, settings, inputs = TINY[stage]
@@ -226,7 +226,7 @@ def config_of(data, request):
 
 @pytest.fixture(scope="session")
 def run_stage(config_of):
-    """run_stage(stage, output_dir, **changes) -> the folder that the stage made."""
+    """run_stage(stage, output_dir, **changes) -> the folder that the stage wrote."""
 
     def run(stage: str, output_dir: Path, **changes) -> Path:
         return import_module(f"hfkit.stages.{stage}").main(config_of(stage, output_dir, **changes))
@@ -236,7 +236,7 @@ def run_stage(config_of):
 
 @pytest.fixture
 def hfkit(capsys, monkeypatch):
-    """hfkit(*argv) -> what a command that succeeds prints, in lines of 200 columns."""
+    """hfkit(*argv) -> the output of a successful command, in lines of 200 columns."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*argv) -> str:
@@ -292,14 +292,14 @@ def tokenizer(tokenizer_dir):
 
 @pytest.fixture
 def hub():
-    """hub(commit, folder) -> the Hub id of a folder in the Hub's cache, whose `main` is that commit from then on."""
+    """hub(commit, folder) -> the Hub id of a folder in the Hub's cache, whose `main` is then that commit."""
     root = Path(HF_HUB_CACHE) / "models--someone--tiny"
 
     def add(commit: str, folder: Path) -> str:
         shutil.copytree(folder, root / "snapshots" / commit, ignore=shutil.ignore_patterns("checkpoint-*"))
         (root / "refs").mkdir(exist_ok=True)
         (root / "refs" / "main").write_text(commit)
-        if not (folder / "config.json").exists():  # as the Hub's client keeps in mind what a repository lacks
+        if not (folder / "config.json").exists():  # the Hub's client caches which files a repository lacks
             (root / ".no_exist" / commit).mkdir(parents=True)
             (root / ".no_exist" / commit / "config.json").touch()
         return "someone/tiny"
@@ -310,7 +310,7 @@ def hub():
 
 @pytest.fixture
 def with_template(tokenizer):
-    """with_template(template) -> the tiny tokenizer with another chat template, or with none."""
+    """with_template(template) -> the tiny tokenizer with another chat template, or without one."""
 
     def make(template: str | None):
         changed = copy.deepcopy(tokenizer)

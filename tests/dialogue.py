@@ -1,4 +1,4 @@
-"""What is said in tests of rows: a question, its answer, and what may stand in their place."""
+"""Messages for tests of rows: a question, a response, and variants of them."""
 
 PROMPT, REPLY = "What does Ann like?", "Ann likes red."
 TURN = {"role": "user", "content": PROMPT}

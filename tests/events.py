@@ -1,4 +1,4 @@
-"""What befalls a process of a launch at a certain call: a signal, or an error; and how all of them end after that."""
+"""Causes a signal or an error in a process of a launch at a certain call, and returns how all processes end."""
 
 import ctypes
 import os
@@ -16,13 +16,13 @@ from processes import LIMIT, Rank, be_command, start, wait
 
 @dataclass(frozen=True)
 class Event:
-    """What befalls some processes of a launch.
+    """An event in some processes of a launch.
 
     Attributes:
-        at: a function, as `module:name`, at whose call it happens.
-        do: the number of a signal that the process gets, or the name of an exception that is raised.
-        call: the how manieth call it is.
-        ranks: whom it befalls.
+        at: the function, as `module:name`, whose call triggers it.
+        do: the number of the signal that the process gets, or the name of the exception that is raised.
+        call: the number of the call that triggers it.
+        ranks: the ranks that it affects.
         hangs: whether the other processes `hang` there.
         sleeps: seconds that the call takes in all processes, unless a signal interrupts it.
     """
@@ -37,7 +37,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a launch ended after an event: exit statuses and outputs of its processes, and the seconds that they took."""
+    """How a launch ended after an event: exit statuses, outputs and seconds of its processes."""
 
     statuses: list[int]
     outputs: list[str]
@@ -45,12 +45,12 @@ class Outcome:
 
     @property
     def output(self) -> str:
-        """What all of them printed."""
+        """The output of all processes."""
         return "".join(self.outputs)
 
 
 def befall(event: Event, *work, **options) -> Outcome:
-    """Run `work`, a function and its arguments, in a launch whose processes the event befalls.
+    """Run `work`, a function and its arguments, in a launch with the event.
 
     See `processes.start` for the options.
     """
@@ -63,12 +63,12 @@ def befall(event: Event, *work, **options) -> Outcome:
 
 
 def befall_command(event: Event, *argv: object, **options) -> Outcome:
-    """Run `hfkit ARGV` in a launch whose processes an event befalls."""
+    """Run `hfkit ARGV` in a launch with an event."""
     return befall(event, be_command, [*map(str, argv)], **options)
 
 
 def end_times(ranks: Sequence[Rank]) -> list[float]:
-    """Wait for the end of the processes of a launch, and return when each of them ended."""
+    """Wait for the processes of a launch, and return when each of them ended."""
     ends: dict[int, float] = {}
     limit = time.time() + LIMIT
     while len(ends) < len(ranks) and time.time() < limit:
@@ -81,7 +81,7 @@ def end_times(ranks: Sequence[Rank]) -> list[float]:
 
 
 def work_with_event(event: Event, moment: Path, target, *arguments) -> None:
-    """Run `target` in a process of a launch; the event befalls it if it is of the ranks of the event."""
+    """Run `target` in a process of a launch, with the event if it affects this rank."""
     owner, _, name = event.at.replace(":", ".:").rpartition(".")
     owner, name = resolve_name(owner.replace(".:", ":").rstrip(":")), name.removeprefix(":")
     own, calls = getattr(owner, name), []
@@ -104,7 +104,7 @@ def work_with_event(event: Event, moment: Path, target, *arguments) -> None:
 
 
 def hang() -> None:
-    """Wait forever for a lock in C, as a collective operation does for a process that is gone: no signal ends it."""
+    """Wait forever for a lock in C, like a collective operation with a dead process: no signal ends it."""
     library, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
     for _ in range(2):
         library.pthread_mutex_lock(lock)

@@ -1,4 +1,4 @@
-"""Tokenizers with the chat templates of `template_families.py`, over one small vocabulary."""
+"""Tokenizers with the chat templates of `template_families.py` and one small vocabulary."""
 
 import copy
 
@@ -25,7 +25,7 @@ def base_tokenizer() -> Tokenizer:
 
 
 def tokenizer_of(family: Family, base: Tokenizer) -> PreTrainedTokenizerFast:
-    """Return the base tokenizer with the tokens and the template of a family, as `read_tokenizer` returns it."""
+    """Return the base tokenizer with the tokens and the template of a family, as from `read_tokenizer`."""
     tokenizer = copy.deepcopy(base)
     special = [*dict.fromkeys([*family.special.split(), family.eos, *([family.bos] if family.bos else []), "<pad>"])]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])

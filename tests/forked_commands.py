@@ -1,4 +1,4 @@
-"""A process that runs commands of hfkit, each in a fork of itself: hfkit is imported once.
+"""Runs commands of hfkit in forks of one process, so that hfkit is imported once.
 
 `Commands` starts it and runs commands. The process reads a line of JSON for each: `argv`, `folder`, the file `output`
 for what it prints, `seconds` after which it is killed with all that it started, and `signal`, `after` and `to_group`: a
@@ -24,9 +24,9 @@ from signals import end_orphans
 
 IMPORTS = ("hfkit.stages.sft", "hfkit.stages.reward", "hfkit.stages.ppo", "hfkit.commands.plan.main")
 MEMORY = 8 << 30
-"""Bytes that a command can take before its next allocation fails: the machine is safe from it."""
+"""Bytes that a command can allocate before an allocation fails, which protects the machine."""
 GRACE = 2
-"""Seconds within which the processes of a command that has ended must be gone too."""
+"""Seconds within which all processes of an ended command must have ended."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Ran:
         seconds: from its start, or from its signal, to its end.
         peak_bytes: of its memory.
         signaled: whether it was still running when its signal was due.
-        orphans: command lines of its processes that were still there after it.
+        orphans: command lines of its processes that outlived it.
     """
 
     status: int
@@ -51,7 +51,7 @@ class Ran:
 
 
 class Commands:
-    """The process, to be used in a `with` statement."""
+    """The process; use it in a `with` statement."""
 
     def __enter__(self):
         code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import forked_commands as c; c.serve()"
@@ -72,7 +72,7 @@ class Commands:
 def be_command(argv: list[str], folder: str, output: str) -> None:
     """Be the command; never returns."""
     os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until hfkit listens
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until hfkit handles it
     stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for standard, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, stream), (2, stream)):
         os.dup2(source, standard)
@@ -81,7 +81,7 @@ def be_command(argv: list[str], folder: str, output: str) -> None:
     status = 70
     try:
         sys.argv[1:] = argv
-        status = import_module("hfkit.cli").main()  # as the command of a shell
+        status = import_module("hfkit.cli").main()  # like a shell command
     except SystemExit as exit:
         status = exit.code if isinstance(exit.code, int) else 1 if exit.code else 0
     except BaseException:
@@ -93,12 +93,12 @@ def be_command(argv: list[str], folder: str, output: str) -> None:
 
 
 def watch(pid: int, seconds: float, number: int, after: float, to_group: bool) -> dict:
-    """Send a command its signal, wait for its end; return what `Ran` says of it, but for what it printed."""
+    """Send a command its signal, wait for its end; return the fields of `Ran` except its output."""
     started, signaled = time.monotonic(), False
     while not (ended := os.wait4(pid, os.WNOHANG))[0]:
         taken = time.monotonic() - started
         if number and not signaled and taken >= after:
-            is_leader = os.getsid(pid) == pid  # it may not have begun
+            is_leader = os.getsid(pid) == pid  # it may not have started
             (os.killpg if to_group and is_leader else os.kill)(pid, number)
             signaled, started = True, time.monotonic()
         elif taken > seconds:
@@ -132,7 +132,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     for module in IMPORTS:
         import_module(module)
-    gc.freeze()  # the forks share the pages of the libraries, and do not search them for garbage
+    gc.freeze()  # forks share the pages of the libraries, and do not collect garbage in them
     for line in sys.stdin:
         asked = {"signal": 0, "after": 0.0, "to_group": False, **json.loads(line)}
         pid = os.fork()

@@ -1,6 +1,6 @@
-"""Processes that start in one second instead of five: forks of a server that has imported the slow libraries.
+"""Starts processes in one second instead of five: forks of a server that has imported the slow libraries.
 
-The server has neither hfkit nor what reads the Hub's variables: a fork imports those itself, in its own environment.
+The server imports neither hfkit nor modules that read the Hub's variables: a fork imports them in its environment.
 """
 
 import gc
@@ -27,9 +27,9 @@ PRELOAD = (
     "matplotlib.backends.backend_agg",
 )
 if os.environ.get("HFKIT_TEST_GPU") == "1":
-    PRELOAD = ()  # one of them initializes CUDA, which no fork survives
+    PRELOAD = ()  # one of them initializes CUDA, which does not survive a fork
 PAUSE = 0.01
-"""Seconds between two looks at whether a process has ended."""
+"""Seconds between two checks whether a process has ended."""
 WITHOUT_HFKIT = """
 import sys
 
@@ -44,7 +44,7 @@ sys.meta_path.insert(0, NoHfkit())
 
 @cache
 def server() -> tuple[socket.socket, TextIO, subprocess.Popen]:
-    """Start the server of this process, once; return a socket for questions, and the answers. Closed, it ends."""
+    """Start the server of this process once; return a socket for requests, whose closing ends it, and the answers."""
     ours, theirs = socket.socketpair()
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, __file__, str(theirs.fileno())]
@@ -62,7 +62,7 @@ def request(question: dict, streams: list[int]) -> int | None:
 
 
 class Fork:
-    """A process that runs code as `python -c CODE ARGV...` does, in a session of its own.
+    """A process that runs code like `python -c CODE ARGV...`, in its own session.
 
     Args:
         cwd: its folder, by default that of this process.
@@ -128,7 +128,7 @@ class Worker(Fork):
 
 
 def run(code: str, *argv: object, **options) -> subprocess.CompletedProcess:
-    """Run code as a `Fork` to its end, and return its exit status and what it wrote."""
+    """Run code in a `Fork` to its end, and return its exit status and output."""
     with ExitStack() as stack:
         nothing = stack.enter_context(open(os.devnull))
         written = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]
@@ -139,13 +139,13 @@ def run(code: str, *argv: object, **options) -> subprocess.CompletedProcess:
 
 
 def run_without_hfkit(script: str, *arguments: str, cwd: Path) -> None:
-    """Run a script that cannot import hfkit: what it opens is an ordinary folder. It must succeed."""
+    """Run a script that cannot import hfkit, to show that it opens a standard folder. It must succeed."""
     ran = run(WITHOUT_HFKIT + script + '\nassert "hfkit" not in sys.modules\n', *arguments, cwd=cwd)
     assert ran.returncode == 0, ran.stderr
 
 
 def serve(asked: socket.socket) -> dict:
-    """Answer questions until the socket is closed; return only in a fork, with what it is to run."""
+    """Answer requests until the socket is closed; return only in a fork, with its code."""
     lines = asked.makefile("r")
     while True:
         mark, streams, *_ = socket.recv_fds(asked, 1, 3)
@@ -168,7 +168,7 @@ def serve(asked: socket.socket) -> dict:
 
 
 def become(question: dict, streams: list[int]) -> None:
-    """Take the streams, the folder, the environment and the arguments of a process."""
+    """Take over the streams, folder, environment and arguments of a process."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for standard, stream in enumerate(streams):

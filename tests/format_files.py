@@ -1,4 +1,4 @@
-"""Files in the formats that people have, right and wrong, with the rows that each stage reads in them."""
+"""Files in common formats, correct and faulty, with the rows that each stage reads from them."""
 
 import gzip
 import json
@@ -37,19 +37,19 @@ def turn(source: str, text: str) -> dict:
     return {"from": source, "value": text}
 
 
-def said(role: str, text: str) -> dict:
+def message(role: str, text: str) -> dict:
     return {"role": role, "content": text}
 
 
-ASKED, OSLO, ROME = said("user", "Where?"), said("assistant", "Oslo."), said("assistant", "Rome.")
+ASKED, OSLO, ROME = message("user", "Where?"), message("assistant", "Oslo."), message("assistant", "Rome.")
 TOOL = {"name": "map", "parameters": {"type": "object"}}
 SCHEMA = '<tools>[{"type": "function", "function": {"name": "map", "parameters": {"type": "object"}}}]</tools>'
 CALL = '{"name": "map", "arguments": {"of": "Ada"}}'
 PAIR = ("<user>Where?<assistant>Oslo.$", "<user>Where?<assistant>Rome.$")
 FOR_REWARD = "its rows are pairs of responses (chosen, rejected), for these stages: reward, dpo"
 NOT_READ = "none that this stage reads"
-ONE_RESPONSE = "its rows have one response each, for SFT: the reward stage reads prompt, chosen and rejected"
-# file: its content; the line about its format; and by stage the rows, or what the error says.
+ONE_RESPONSE = "its rows have one response each, as for SFT; the reward stage reads prompt, chosen and rejected"
+# file: its content; the line about its format; and by stage the rows, or the error message.
 RIGHT = {
     "sharegpt.json": (
         as_list(
@@ -213,7 +213,7 @@ RIGHT = {
     "kto.jsonl": (
         lines(
             {"prompt": [ASKED], "completion": [ROME], "label": False},
-            {"prompt": [said("user", "Who?")], "completion": [said("assistant", "Ada.")], "label": True},
+            {"prompt": [message("user", "Who?")], "completion": [message("assistant", "Ada.")], "label": True},
             {"prompt": [ASKED], "completion": [OSLO], "label": True},
         ),
         None,
@@ -229,7 +229,7 @@ RIGHT = {
         {
             "sft": ["<user>Where?<assistant>[Oslo.$]"],
             "ppo": ["<user>Where?<assistant>"] * 2,
-            "reward": "its rows have one response each, for SFT: the reward stage reads prompt, completion and label",
+            "reward": ONE_RESPONSE.replace("chosen and rejected", "completion and label"),
         },
     ),
     "kto_sharegpt.json": (
@@ -270,11 +270,11 @@ WRONG = {
     ),
     "commas.json": (
         b'{"prompt": "a", "response": "b"},\n{"prompt": "a", "response": "b"}',
-        {"sft": "line 1: remove the commas between the objects, or put all of them between [ and ]"},
+        {"sft": "line 1: remove the commas between the objects, or enclose all objects in [ and ]"},
     ),
     "open.json": (
         b'[{"prompt": "a", "response": "b"}',
-        {"sft": "line 1: it ends within a value: close each list with ]"},
+        {"sft": "line 1: the file ends within a value: close each list with ]"},
     ),
     "begins_with_gpt.jsonl": (
         lines({"conversations": [turn("gpt", "Hello."), turn("human", "Where?"), turn("gpt", "Oslo.")]}),
@@ -293,25 +293,25 @@ WRONG = {
     ),
     "no_output.jsonl": (
         lines({"instruction": "a", "output": "b"}, {"instruction": "a"}, {"instruction": "a", "output": None}),
-        {"sft": ["<user>a<assistant>[b$]", "dropped: without a reply", "dropped: without a reply"]},
+        {"sft": ["<user>a<assistant>[b$]", "dropped: without a response", "dropped: without a response"]},
     ),
     "number.jsonl": (
         lines({"instruction": "a", "output": 7}),
-        {"sft": 'holds int64, and should hold text or messages; for its text, map it: columns: {response: "{output}"}'},
+        {"sft": 'holds int64, expected text or messages; to read it as text: columns: {response: "{output}"}'},
     ),
     "equal.jsonl": (
         lines({"prompt": "a", "chosen": "b", "rejected": "b"}),
-        {"reward": ["dropped: with equal replies"]},
+        {"reward": ["dropped: with equal responses"]},
     ),
     "wrapped.json": (
         json.dumps({"version": 1, "data": [{"prompt": "a", "response": "b"}] * 3}).encode(),
-        {"sft": "is one object, whose key 'data' holds a list of 3 objects: write that list alone into the file"},
+        {"sft": "is one object, whose key 'data' holds a list of 3 objects: write only that list into the file"},
     ),
     "semicolon.csv": (b"prompt;response\na;b\n", {"sft": "its columns are separated by ';': save it with commas"}),
     "cp1252.csv": ("prompt,response\na,café\n".encode("cp1252"), {"sft": ": save the file as UTF-8"}),
     "unpaired.jsonl": (
         lines({"prompt": "a", "completion": "b", "label": True}, {"prompt": "c", "completion": "d", "label": False}),
-        {"reward": "a prompt needs two replies, a better and a worse one (label: true and label: false)"},
+        {"reward": "a prompt needs two responses, a better and a worse one (label: true and label: false)"},
     ),
     "labels_as_text.jsonl": (
         lines({"prompt": "a", "completion": "b", "label": "true"}),
@@ -325,7 +325,7 @@ WRONG = {
         lines({"instruction": "a", "input": "b", "context": "c", "output": "d"}),
         dict.fromkeys(
             ("sft", "ppo"),
-            r"alpaca format, but context may belong to the prompt too. Map what the model should read: datasets: "
+            r"alpaca format, but context may belong to the prompt too. To include it: datasets: "
             r'[{path: PATH, columns: {prompt: "{context}\n\n{instruction}\n\n{input}"',
         ),
     ),

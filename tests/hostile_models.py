@@ -1,4 +1,4 @@
-"""Folders of models for tests of hostile inputs: a tiny one that loads, and what an attacker makes of it."""
+"""Folders of models for tests of hostile inputs: a tiny one that loads, and functions to change it."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def change_json(file: Path, **changes) -> None:
 
 
 def inputs(table: dict, every: int = 3) -> list:
-    """Return the parameters of a table of inputs by name: one of `every` few in each run, all by `make test-slow`."""
+    """Return the parameters of a table of inputs by name: every n-th in each run, all in `make test-slow`."""
     marks = ([] if index % every == 0 else [pytest.mark.slow] for index in range(len(table)))
     return [
         pytest.param(*values, id=name, marks=mark) for (name, values), mark in zip(table.items(), marks, strict=True)

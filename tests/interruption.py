@@ -1,4 +1,4 @@
-"""How a run looks that was stopped, and whether two runs came to the same."""
+"""Creates stopped runs, and compares two runs."""
 
 import json
 import shutil
@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 START = "spawn" if torch.cuda.is_available() else "forkserver"
-"""How a test starts a process: a forked one cannot use CUDA after its parent's libraries have looked for it."""
+"""How tests start processes: a fork cannot use CUDA after libraries of its parent have searched for it."""
 SPEED = ("_time", "runtime", "per_second")
 
 
 def stopped_copy(done: Path, folder: Path, step: int, *more: str) -> Path:
-    """A copy of a finished run as it was when killed after `checkpoint-{step}`: no artefact yet, status running.
+    """Return a copy of a finished run as if killed after `checkpoint-{step}`: no artifact yet, status running.
 
     `more` names earlier checkpoints to keep.
     """
@@ -25,13 +25,13 @@ def stopped_copy(done: Path, folder: Path, step: int, *more: str) -> Path:
 
 
 def assert_same_tensors(ours: dict, theirs: dict) -> None:
-    """Bit for bit on the CPU; on a GPU sums come in another order each time."""
+    """Compare bit for bit on the CPU, approximately on a GPU, where the order of sums varies."""
     tolerances = {"rtol": 1e-2, "atol": 1e-3} if torch.cuda.is_available() else {"rtol": 0, "atol": 0}
     torch.testing.assert_close(ours, theirs, **tolerances)
 
 
 def assert_same_values(ours, theirs) -> None:
-    """Equal on the CPU; on a GPU those of weights that differ a little, so that their number is compared alone."""
+    """Compare for equality on the CPU; on a GPU weights differ slightly, so compare only the number of values."""
     if torch.cuda.is_available():
         assert len(ours) == len(theirs)
     else:
@@ -39,7 +39,7 @@ def assert_same_values(ours, theirs) -> None:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Both are done, with the same weights and the same curves."""
+    """Assert that both are done, with the same weights and the same curves."""
     for file in sorted(path.name for path in one.glob("*.safetensors")):
         assert_same_tensors(load_file(one / file), load_file(other / file))
     assert_same_values(curves(one), curves(other))
@@ -51,7 +51,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def curves(folder: Path) -> list[dict]:
-    """The lines of metrics.jsonl but for times and speeds."""
+    """Return the lines of metrics.jsonl without times and speeds."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
         {k: v for k, v in row.items() if k != "eps" and not k.startswith("time/") and not k.endswith(SPEED)}

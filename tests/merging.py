@@ -1,4 +1,4 @@
-"""Merged models for the tests that take one, and copies of adapters for those that break one."""
+"""Merged models, and copies of adapters that tests can change."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ def edit(path: Path, **changes) -> None:
 
 @pytest.fixture
 def no_weights(monkeypatch):
-    """Loading the weights of a model is an error; their names and shapes may be read, onto the meta device."""
+    """Forbid loading the weights of a model; names and shapes may be read, onto the meta device."""
     load = PreTrainedModel.from_pretrained.__func__
 
     def guarded(cls, *args, **options):

@@ -1,4 +1,4 @@
-"""Tensors really allocated: their bytes alive at once, counted at each operator; and models that are alive at once."""
+"""Measures the bytes of tensors alive at the same time, at each operator, and the number of models alive."""
 
 import gc
 import weakref
@@ -9,9 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class TensorMeter(TorchDispatchMode):
-    """`peak`: most bytes of tensors alive at once, of all tensors that an operator read or wrote (each storage once).
+    """Measures `peak`: maximum bytes of live tensors that operators read or wrote (each storage once).
 
-    What a kernel allocates for itself is not seen.
+    Allocations inside kernels are not counted.
     """
 
     def __init__(self):
@@ -41,10 +41,10 @@ class TensorMeter(TorchDispatchMode):
 
 
 class ModelMeter:
-    """`most`: models of one kind that were there at once, of all that were made within; `alive`: those still there.
+    """Measures `most`: maximum number of live models of one class created within; `alive`: those still alive.
 
-    Models without data, on the meta device, count only while they are made.
-    Python's collector comes by when it will, so it is off: what refers to itself stays until it is asked to come.
+    Models on the meta device count only while they are created. Garbage collection is off, since its timing varies:
+    reference cycles stay alive until it is called.
     """
 
     def __init__(self, kind: type):

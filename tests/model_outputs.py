@@ -1,4 +1,4 @@
-"""What models say of the same few tokens."""
+"""Computes outputs of models for a few fixed tokens."""
 
 import torch
 
@@ -18,5 +18,5 @@ def last_hidden(model) -> torch.Tensor:
 
 
 def logits_at(path) -> torch.Tensor:
-    """The logits of the policy at a path."""
+    """Return the logits of the policy at a path."""
     return logits(hfkit.load_policy(str(path))[0])

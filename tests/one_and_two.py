@@ -1,4 +1,4 @@
-"""Whether a run in several processes, `two` in a folder, is that of one process, `one` beside it."""
+"""Compares a run in several processes, `two` in a folder, with a run in one process, `one` in the same folder."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ from hfkit.records.record import read_record
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of an artifact."""
+    """Return the tensors of an artifact."""
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
 def assert_same_training(folder: Path, engine: str, tolerance: float) -> None:
-    """The weights of both differ by `tolerance` at most; losses, gradient norms and metrics agree."""
+    """Assert that the weights of both differ by at most `tolerance`, and losses, gradient norms and metrics agree."""
     one, two = weights_of(folder / "one"), weights_of(folder / "two")
     assert one.keys() == two.keys()
     for name, weight in one.items():

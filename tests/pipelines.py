@@ -10,7 +10,7 @@ STAGES = ("tokenizer", "pretrain", "sft", "reward", "ppo")
 
 
 def write_pipeline(folder: Path, data: Path, stages=STAGES, **changes) -> Path:
-    """The file of a pipeline that runs into `folder/runs`, beside its stages' own, each with its changes."""
+    """Write a pipeline that runs into `folder/runs`, next to its stages' files with their changes; return its file."""
     for stage in stages:
         rows, settings, _ = TINY[stage]
         own = {"datasets": [{"path": str(data / f"{rows}.jsonl")}], **settings, **changes.get(stage, {})}

@@ -1,4 +1,4 @@
-"""Small stages to plan, and an 8B one of which there are no weights."""
+"""Small stages to plan, and an 8B one without weights."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ ROWS = {
 
 @pytest.fixture(scope="module")
 def folder_of(tokenizer, tmp_path_factory):
-    """folder_of(shape, weights=True, labels=None): a folder with a model of a shape, or with its config alone."""
+    """folder_of(shape, weights=True, labels=None): a folder with a model of a shape, or with only its config."""
 
     def make(shape: dict, weights: bool = True, labels: int | None = None) -> str:
         folder = tmp_path_factory.mktemp("model")
@@ -104,7 +104,7 @@ def stage_for(tmp_path, tokenizer_dir, llama, scorer):
 
 
 def plan_8b(folder_of, tmp_path, device=CPU, **changes):
-    """PPO on an 8B Llama, LoRA over 4 bits, on 512 + 512 tokens; no weights anywhere."""
+    """Return the plan of PPO on an 8B Llama, LoRA on 4 bits, with 512 + 512 tokens; there are no weights."""
     policy = folder_of(LLAMA_8B, weights=False)
     reward = Path(shutil.copytree(policy, tmp_path / "reward"))
     adapter = {"base_model_name_or_path": policy, "task_type": "SEQ_CLS", "peft_type": "LORA", "r": 16}

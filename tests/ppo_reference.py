@@ -1,8 +1,8 @@
-"""PPO for language models as the papers write it: rows and tokens one at a time, nothing padded, nothing shared.
+"""PPO for language models as in the papers: one row and one token at a time, without padding or sharing.
 
 Written from Ziegler et al. 2019 (1909.08593), Schulman et al. 2016 (1506.02438) and 2017 (1707.06347), Ouyang et al.
-2022 (2203.02155) and http://joschu.net/blog/kl-approx.html, not from hfkit's code. A reply is a list of token ids, and
-what is per token a list of scalars as long as it.
+2022 (2203.02155) and http://joschu.net/blog/kl-approx.html, not from hfkit's code. A response is a list of token ids;
+values per token are lists of scalars of the same length.
 """
 
 import torch
@@ -13,10 +13,10 @@ def logits_after(model, ids: list[int], temperature: float) -> torch.Tensor:
 
 
 def logprobs(model, prompt: list[int], reply: list[int], temperature: float) -> tuple[list, list]:
-    """log pi(token | what came before) of each token of the reply, and the entropy there."""
+    """Return log pi(token | prefix) of each token of the response, and the entropy at it."""
     taken, entropies = [], []
-    for place, token in enumerate(reply):
-        logits = logits_after(model, prompt + reply[:place], temperature)
+    for index, token in enumerate(reply):
+        logits = logits_after(model, prompt + reply[:index], temperature)
         weights = torch.exp(logits - logits.max())
         probabilities = weights / weights.sum()
         taken.append(torch.log(probabilities[token]))
@@ -25,12 +25,12 @@ def logprobs(model, prompt: list[int], reply: list[int], temperature: float) -> 
 
 
 def values(model, prompt: list[int], reply: list[int]) -> list:
-    """V(what came before) of each token of the reply: the classifier's score of the prefix that ends there."""
+    """Return V(prefix) for each token of the response: the classifier's score of the tokens before it."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     states = []
-    for place in range(len(reply)):
+    for index in range(len(reply)):
         body = getattr(plain, plain.base_model_prefix)
-        hidden = body(input_ids=torch.tensor([prompt + reply[:place]])).last_hidden_state
+        hidden = body(input_ids=torch.tensor([prompt + reply[:index]])).last_hidden_state
         states.append(plain.score(hidden[0, -1])[0])
     return states
 
@@ -47,14 +47,14 @@ def rewards(kls: list, score: float, coef: float) -> list:
 
 
 def advantages(paid: list, states: list, gamma: float, lam: float) -> list:
-    """The sum of (gamma lambda)^l delta_{t+l}, written out; what follows the last token is worth 0."""
+    """Return the sum of (gamma lambda)^l delta_{t+l}, written out; the value after the last token is 0."""
     after = [*states[1:], 0.0]
     deltas = [r + gamma * w - v for r, v, w in zip(paid, states, after, strict=True)]
     return [sum((gamma * lam) ** step * delta for step, delta in enumerate(deltas[t:])) for t in range(len(deltas))]
 
 
 def whitened(rows: list[list], keep_mean: bool = False) -> list[list]:
-    """All tokens of all rows to mean 0 and variance 1."""
+    """Normalize all tokens of all rows to mean 0 and variance 1."""
     every = [one for row in rows for one in row]
     mean = sum(every) / len(every)
     std = (sum((one - mean) ** 2 for one in every) / len(every) + 1e-8) ** 0.5
@@ -75,10 +75,10 @@ def clipped_value_error(new, old, target, cliprange: float):
 
 
 def language_loss(model, row: dict) -> tuple:
-    """Sum of -log p over the labelled tokens of a row, and how many there are."""
-    places = [place for place in range(1, len(row["labels"])) if row["labels"][place] != -100]
+    """Return the sum of -log p over the labeled tokens of a row, and their number."""
+    indices = [index for index in range(1, len(row["labels"])) if row["labels"][index] != -100]
     losses = []
-    for place in places:
-        logits = logits_after(model, row["input_ids"][:place], 1.0)
-        losses.append(-torch.log_softmax(logits, -1)[row["labels"][place]])
-    return sum(losses), len(places)
+    for index in indices:
+        logits = logits_after(model, row["input_ids"][:index], 1.0)
+        losses.append(-torch.log_softmax(logits, -1)[row["labels"][index]])
+    return sum(losses), len(indices)

@@ -1,4 +1,4 @@
-"""PPO on eight prompts with given replies and scores, over tiny models with weights of any size, in float64."""
+"""PPO on eight prompts with fixed responses and scores, with tiny models with large random weights, in float64."""
 
 import copy
 
@@ -19,7 +19,7 @@ SHAPES = {
 }
 EOS = 0
 LENGTHS = [1, 5, 3, 9, 2, 7, 4, 6]
-# What ends at once, what ends in the middle, what does not end.
+# Responses that end at once, in the middle, or not at all.
 REPLIES = [[EOS], [7, 9, EOS], [11, 12, 13, 14, 15], [21, EOS], [EOS], [31, 32, 33, 34, EOS], [41, 42, 43, 44, 45], [5]]
 SCORES = [1.5, -0.5, 0.25, 2.0, -1.0, 0.75, -2.0, 0.1]
 SETTINGS = {"temperature": 0.7, "kl_coef": 0.2, "gamma": 0.97, "lam": 0.9, "vf_coef": 0.3, "cliprange": 0.05}
@@ -41,7 +41,7 @@ PTX = [
 
 
 def models(kind: str, lora: bool, **shape) -> list:
-    """Policy, reference and value model with weights large enough that their predictions differ."""
+    """Return policy, reference and value model with weights so large that their predictions differ."""
     made = []
     for seed, head in enumerate([AutoModelForCausalLM] * 2 + [AutoModelForSequenceClassification]):
         torch.manual_seed(seed)
@@ -59,7 +59,7 @@ def models(kind: str, lora: bool, **shape) -> list:
 
 
 def small_trainer(tokenizer, folder, parts: list, ptx: list[dict] = PTX, peft_config=None, **changes) -> PPOTrainer:
-    """A trainer of policy, reference and value model; `folder` is its output's."""
+    """Return a trainer of policy, reference and value model; `folder` is its output folder."""
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(3, 400, (length,), generator=generator).tolist() for length in LENGTHS]
     rows = [{"prompt": "", "input_ids": ids, "score": score} for ids, score in zip(prompts, SCORES, strict=True)]
@@ -81,7 +81,7 @@ def small_trainer(tokenizer, folder, parts: list, ptx: list[dict] = PTX, peft_co
 
 
 def trained(tokenizer, folder, **changes) -> PPOTrainer:
-    """A trainer after three updates of LoRA over a Llama in float32; it samples its own replies."""
+    """Return a trainer after three updates of LoRA on a float32 Llama; it samples its own responses."""
     parts = [model.float() for model in models("llama", lora=True)]
     settings = {"max_steps": 3, "response_length": 5, "num_ppo_epochs": 2, "num_mini_batches": 2} | changes
     trainer = small_trainer(tokenizer, folder, parts, **settings)

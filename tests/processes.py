@@ -1,4 +1,4 @@
-"""Two processes of one launch, forked from a server that has the libraries loaded; they meet on 127.0.0.1."""
+"""Starts two processes of one launch, forked from a server with loaded libraries; they connect on 127.0.0.1."""
 
 import faulthandler
 import gc
@@ -21,7 +21,7 @@ from hfkit.cli import main
 WORLD = 2
 ON_GPU = os.environ.get("HFKIT_TEST_GPU") == "1"
 LIMIT = 120
-"""Seconds that a launch may take. A process that takes longer writes where it is, and is killed."""
+"""Seconds that a launch may take. A process that takes longer prints its traceback and is killed."""
 PRELOAD = [
     "hfkit.rlhf.trainer",
     "hfkit.rlhf.policy_evaluation",
@@ -37,7 +37,7 @@ PRELOAD = [
 
 
 def in_rank(rank: int, world: int, port: int, output: str, engine: str | None, environment: Mapping, *work) -> None:
-    """What a launcher sets, then the work."""
+    """Set what a launcher sets, then do the work."""
     gc.freeze()  # as in conftest.py
     stream = os.open(output, os.O_WRONLY | os.O_APPEND)
     for standard in (1, 2):
@@ -61,7 +61,7 @@ def in_rank(rank: int, world: int, port: int, output: str, engine: str | None, e
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
@@ -69,19 +69,19 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Rank:
-    """A process of a launch, and the file that it prints to, which goes with this object."""
+    """A process of a launch, and its output file, which is deleted with this object."""
 
     process: Any
     printed: Any
 
     @property
     def status(self) -> int:
-        """Its exit status, after its end."""
+        """The exit status, after it has ended."""
         return self.process.exitcode
 
     @property
     def output(self) -> str:
-        """What it has printed."""
+        """The output so far."""
         return Path(self.printed.name).read_text(encoding="utf-8", errors="replace")
 
 
@@ -94,7 +94,7 @@ def start(
         engine: of `ENGINES`; None: DDP.
         environment: more variables.
     """
-    context = multiprocessing.get_context("spawn" if ON_GPU else "forkserver")  # CUDA survives no fork
+    context = multiprocessing.get_context("spawn" if ON_GPU else "forkserver")  # CUDA does not survive a fork
     context.set_forkserver_preload(PRELOAD)
     port, ranks = free_port(), []
     for rank in range(world):
@@ -106,7 +106,7 @@ def start(
 
 
 def wait(ranks: list[Rank]) -> list[Rank]:
-    """Wait for the end of the processes of a launch; kill those that take too long."""
+    """Wait for the processes of a launch; kill those that take too long."""
     for rank in ranks:
         rank.process.join(timeout=LIMIT)
         rank.process.kill()
@@ -115,7 +115,7 @@ def wait(ranks: list[Rank]) -> list[Rank]:
 
 
 def launch(target, *arguments, **options) -> list[Rank]:
-    """Run `target` in two processes, each of which has to succeed. See `start` for the options."""
+    """Run `target` in two processes, each of which must succeed. See `start` for the options."""
     ranks = wait(start(target, *arguments, **options))
     outputs = "".join(f"\nrank {index} (exit status {one.status}):\n{one.output}" for index, one in enumerate(ranks))
     assert [rank.status for rank in ranks] == [0] * len(ranks), outputs
@@ -128,7 +128,7 @@ def launch_command(*argv: object, **options) -> list[Rank]:
 
 
 def be_command(argv: list[str]) -> None:
-    """Be the command, as the process that a launcher starts."""
+    """Run the command like a process of a launcher."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv[1:] = argv
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Parameters of which the quick suite runs a few, and `make test-slow` all others."""
+"""Marks parameters as slow: the quick suite runs a few, `make test-slow` all others."""
 
 from collections.abc import Iterable
 

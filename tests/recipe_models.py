@@ -1,4 +1,4 @@
-"""The models of `configs/recipes`, known by their architectures: full-size configs, and tiny random twins.
+"""The models of `configs/recipes` by architecture: full-size configs, and tiny random twins.
 
 The sizes are those of each model's `config.json`. A twin has the same model class, a few small layers, and a tokenizer
 whose chat template has the traits of the real one. No weights are downloaded.
@@ -24,13 +24,13 @@ TINY_HEADS = {"num_key_value_heads": 2, "head_dim": 8}
 
 
 def sizes(hidden: int, mlp: int, layers: int, heads: int, **more) -> dict:
-    """The widths of a decoder, under the names of Transformers' configs."""
+    """Return the sizes of a decoder, under the names in Transformers' configs."""
     widths = {"hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": layers}
     return {**widths, "num_attention_heads": heads, **more}
 
 
 def today(family: str, marker: str, end: str) -> Family:
-    """A family whose template writes today's date into a system turn before the first message."""
+    """Return a family whose template writes today's date into a system turn before the first message."""
     template = FAMILIES[family].template
     turn = f"{marker}Today Date: {{{{ strftime_now('%d %b %Y') }}}}{end}"
     before, bos, after = template.partition("{{ bos_token }}")
@@ -47,10 +47,10 @@ class RecipeModel:
     """A model of the recipes.
 
     Attributes:
-        hub_id: as the recipe names it.
-        parameters: in millions, of the whole model.
+        hub_id: its name in the recipe.
+        parameters: parameters of the whole model, in millions.
         full: the settings of its config.
-        tiny: the settings that a twin has in their place.
+        tiny: the settings of a twin instead.
         family: the traits of its chat template.
     """
 
@@ -61,7 +61,7 @@ class RecipeModel:
     family: Family
 
     def config(self, is_tiny: bool = False, vocabulary: int | None = None) -> PreTrainedConfig:
-        """The config of the model, or of its twin with a vocabulary of its own."""
+        """The config of the model, or of its twin with another vocabulary."""
         settings = {"dtype": "float32" if is_tiny else "bfloat16", **self.full, **(self.tiny if is_tiny else {})}
         if vocabulary is not None:
             settings["vocab_size"] = vocabulary

@@ -24,12 +24,12 @@ TABLE = re.compile(r"(\| model \|.*\n)(\|.*\n)+")
 
 
 def recipe_of(name: str, method: str) -> Path:
-    """The file of a recipe."""
+    """Return the file of a recipe."""
     return ROOT / "configs" / "recipes" / f"{name}-{method}.yaml"
 
 
 def peaks(recipe: Path, model: str, gigabytes: float) -> dict[str, int]:
-    """The peak of each stage of a recipe on a GPU, in bytes, with a model that is known by its config."""
+    """Return the peak of each stage of a recipe on a GPU, in bytes, given only the config of the model."""
     device = gpu_of(int(gigabytes * 1e9))
     stages = read_stages(str(recipe), None, None, ["--sft.model_name_or_path", model], device)
     decided = [decide_checkpointing(stage, device)[0] for stage in stages]
@@ -37,13 +37,13 @@ def peaks(recipe: Path, model: str, gigabytes: float) -> dict[str, int]:
 
 
 def row_of(name: str, planned: dict[str, dict[str, int]]) -> str:
-    """The row of a model, from its peaks by method."""
+    """Return the row of a model, from its peaks by method."""
     cells = [f"planned {decimal(planned[method][stage])}" for method in HARDWARE for stage in STAGES]
     return "| " + " | ".join([MODELS[name].hub_id, *cells]) + " |"
 
 
 def header() -> str:
-    """The header of the table and the line below it."""
+    """Return the header of the table and the line below it."""
     titles = [f"{stage}: {title}" for title, _ in HARDWARE.values() for stage in STAGES]
     return f"| model | {' | '.join(titles)} |\n|{'---|' * (len(titles) + 1)}"
 

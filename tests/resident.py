@@ -1,7 +1,7 @@
 """python resident.py STAGE VALUES [ENGINE]: the peak memory of each process of a run, planned and measured.
 
-A process of its own, since what a run frees has to go back to the system at once, as it does on a GPU: glibc reads the
-threshold for that when it starts. Prints a line of JSON with planned, measured and the libraries' bytes a process.
+It needs a separate process, since freed memory must go back to the system at once, as on a GPU: glibc reads the
+threshold for that when it starts. Prints a line of JSON with planned, measured and the libraries' bytes per process.
 """
 
 import json
@@ -16,18 +16,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SHAPE_100M = {"model_type": "llama", "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12}
 SHAPE_100M |= {"num_attention_heads": 12, "max_position_embeddings": 256}
-"""Of a model whose weights are most of what there is."""
+"""Shape of a model whose weights take most of the memory."""
 
 
 def status(key: str) -> int:
-    """Bytes of this process, as Linux counts them."""
+    """Return bytes of this process, as counted by Linux."""
     return 1024 * int(re.search(key + r":\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 def run_measured(name: str, values: dict, output: str) -> None:
-    """Run a stage, and write what was planned and what is resident from its first optimizer step to its last.
+    """Run a stage, and write the planned and the resident memory from its first optimizer step to its last.
 
-    Without the checkpoint's mapped pages, which are resident but can go at any time.
+    Leave out the checkpoint's mapped pages, which are resident but can be released at any time.
     """
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -58,7 +58,7 @@ def run_measured(name: str, values: dict, output: str) -> None:
 
 
 def resident_memory(name: str, values: dict, engine: str = "") -> list[list[int]]:
-    """Return planned and measured peak and the libraries' bytes of each process of a run, in processes of their own."""
+    """Return planned and measured peak and the libraries' bytes of each process of a run, in separate processes."""
     folders = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     env = os.environ | {"PYTHONPATH": folders, "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, __file__, name, json.dumps(values), *([engine] if engine else [])]

@@ -2,15 +2,15 @@
 
 
 def length(prompts, replies, **columns) -> list[float]:
-    """The reward function that needs no model."""
+    """A reward function that needs no model."""
     return [float(len(reply)) for reply in replies]
 
 
 def names(prompts, replies, answer, rank) -> list[float]:
-    """One that reads the data's columns: 1 where the prompt is the one that the row's answer belongs to."""
+    """A reward function that reads the data's columns: 1 if the prompt matches the row's answer."""
     return [
-        float(f"What does {one['name']} like?" == prompt and place >= 0)
-        for prompt, one, place in zip(prompts, answer, rank, strict=True)
+        float(f"What does {one['name']} like?" == prompt and own_rank >= 0)
+        for prompt, one, own_rank in zip(prompts, answer, rank, strict=True)
     ]
 
 

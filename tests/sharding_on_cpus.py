@@ -1,6 +1,6 @@
-"""Lets accelerate shard models among processes on CPUs, which it does on accelerators alone: FSDP2 and DeepSpeed.
+"""Lets accelerate shard models among processes on CPUs, which it otherwise does only on accelerators.
 
-Only tests use it, in processes of their own. What it replaces is private, and was read in accelerate 1.15.0.
+It covers FSDP2 and DeepSpeed. Only tests use it, in separate processes. It replaces private parts of accelerate 1.15.0.
 """
 
 from accelerate import PartialState
@@ -26,21 +26,21 @@ ENGINES = {
         "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true",
     },
 }
-"""What `accelerate launch` sets in the environment of each process, by engine."""
+"""The variables that `accelerate launch` sets in each process, by engine."""
 ON_CPUS = {"ACCELERATE_TORCH_DEVICE": "cpu"}
 
 
 def shard_on_cpus() -> None:
-    """Let accelerate take the processes of a launch for those of accelerators that gloo connects.
+    """Make accelerate treat the processes of a launch as those of accelerators connected by gloo.
 
-    `PartialState._prepare_backend` decides by the devices of the machine which kind of launch it is, and
-    `AcceleratorState` shards in launches of accelerators only. Tensors are on the CPU: `ACCELERATE_TORCH_DEVICE`.
+    `PartialState._prepare_backend` chooses the kind of launch by the machine's devices, and `AcceleratorState` shards
+    only in launches of accelerators. Tensors are on the CPU: `ACCELERATE_TORCH_DEVICE`.
     """
     PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
 
 
 def use_gloo_alone() -> None:
-    """Keep DeepSpeed 0.19.8 from compiling its own reduction for CPUs, of which two processes wait for each other."""
+    """Keep DeepSpeed 0.19.8 from compiling its CPU reduction, in which two processes deadlock."""
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

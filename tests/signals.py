@@ -1,6 +1,6 @@
-"""Commands as real processes, signals at any moment, and what they leave behind: for tests of interruptions.
+"""Runs commands as real processes, sends signals at any time, and finds leftovers: for tests of interruptions.
 
-`start` begins a verb in a session of its own; `interrupt` sends a signal, waits, and returns an `Ended`.
+`start` begins a verb in its own session; `interrupt` sends a signal, waits, and returns an `Ended`.
 """
 
 import os
@@ -18,12 +18,12 @@ import psutil
 
 ROOT = Path(__file__).parent.parent
 MARK = "HFKIT_TEST_PROCESS"
-"""A variable in the environment of a command and of all that it starts, whatever session they move to."""
+"""An environment variable of a command and all its processes, even in other sessions."""
 
 
 @dataclass
 class Command:
-    """A command that runs: its process, its log, and the number by which its processes are found."""
+    """A running command: its process, its log, and the number that identifies its processes."""
 
     process: subprocess.Popen
     log: Path
@@ -31,11 +31,11 @@ class Command:
 
     @property
     def output(self) -> str:
-        """All that it has printed."""
+        """The output so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def alive(self) -> list[psutil.Process]:
-        """The processes of the command that still run, itself among them."""
+        """The processes of the command that still run, including itself."""
         return [one for one in psutil.process_iter() if environment_of(one).get(MARK) == self.mark]
 
 
@@ -46,10 +46,10 @@ class Ended:
     Attributes:
         status: exit status; negative for the signal that killed it.
         seconds: from the signal to the end.
-        sent: after how many seconds the signal was sent; None if the command had ended by itself before.
+        sent: after how many seconds the signal was sent; None if the command had already ended.
         output: all that it printed.
-        orphans: command lines of processes that it started and that outlived it by a second; they are killed.
-        leftovers: what has a temporary name below the watched folders: `.NAME`, `*.tmp`, `*.incomplete`, `*.lock`.
+        orphans: command lines of its processes that outlived it by a second; they are killed.
+        leftovers: files with temporary names in the watched folders: `.NAME`, `*.tmp`, `*.incomplete`, `*.lock`.
     """
 
     status: int
@@ -61,11 +61,11 @@ class Ended:
 
 
 def start(argv: Sequence[object], folder: Path, launcher: Sequence[str] = (), **environment: str) -> Command:
-    """Start `hfkit ARGV` in a session of its own.
+    """Start `hfkit ARGV` in its own session.
 
     Args:
         folder: the current folder of the command, which gets its log.
-        launcher: what stands in place of `python -m hfkit.cli`, such as a `torchrun`.
+        launcher: replaces `python -m hfkit.cli`, such as a `torchrun`.
         environment: variables to add.
     """
     mark = f"{os.getpid()}-{time.monotonic_ns()}"
@@ -92,8 +92,8 @@ def interrupt(
     """Send a signal to a command that `start` began, and wait for its end.
 
     Args:
-        when: seconds since now, or a condition; a command that ends before gets no signal.
-        to_all: to its whole process group, as a terminal, `timeout` and Slurm do; else to its first process alone.
+        when: seconds from now, or a condition; a command that has already ended gets no signal.
+        to_all: send it to the process group, like a terminal, `timeout` and Slurm; else only to the first process.
         again: seconds after which the signal is sent a second time.
         timeout: seconds from the signal on, after which it is killed (status -9).
         watched: folders to search for leftovers.
@@ -127,7 +127,7 @@ def interrupt(
 
 
 def at_random(seed: int, seconds: float) -> float:
-    """Return a moment before `seconds`, for `interrupt(..., when=...)`: the same one for the same seed."""
+    """Return a time before `seconds` for `interrupt(..., when=...)`, determined by the seed."""
     return random.Random(seed).uniform(0.0, seconds)
 
 
@@ -137,7 +137,7 @@ def send(process: subprocess.Popen, number: int, to_all: bool) -> None:
 
 
 def end_orphans(find: Callable[[], list[psutil.Process]], seconds: float = 1.0) -> list[str]:
-    """Return the command lines of the processes of a command that still run `seconds` after it, and kill them."""
+    """Kill the processes of a command that outlive it by `seconds`, and return their command lines."""
     deadline = time.monotonic() + seconds
     while (alive := find()) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -150,7 +150,7 @@ def end_orphans(find: Callable[[], list[psutil.Process]], seconds: float = 1.0) 
 
 
 def environment_of(process: psutil.Process) -> dict[str, str]:
-    """The environment of a process; {} of one that has ended, or is not ours."""
+    """Return the environment of a process; {} if it has ended or belongs to another user."""
     try:
         return process.environ() if process.status() != psutil.STATUS_ZOMBIE else {}
     except (psutil.Error, OSError):

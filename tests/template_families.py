@@ -1,6 +1,6 @@
 """Chat templates with the traits of well-known model families, written for these tests; none is a copy.
 
-What differs: the markers, where end-of-text stands, what becomes of system text, of tools, and of thinking.
+They differ in markers, the position of end-of-text, and the handling of system text, tools and thinking.
 """
 
 from dataclasses import replace
@@ -219,6 +219,6 @@ BUILT_IN = {
     **{"chatml": "ChatML", "gemma": "Gemma 3", "llama3": "Llama 3", "mistral": "Mistral v0.3", "qwen3": "Qwen 3"},
     "zephyr": "Zephyr",
 }
-"""hfkit's built-in templates, each with the family whose format it has."""
+"""hfkit's built-in templates, each with the family of its format."""
 FAMILIES |= {f"built-in {name}": replace(FAMILIES[of], template=read_built_in(name)) for name, of in BUILT_IN.items()}
 FAMILIES["built-in mistral"] = replace(FAMILIES["built-in mistral"], tools=False)

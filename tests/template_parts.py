@@ -1,4 +1,4 @@
-"""What the chat templates of model families are made of, and the functions that make families like each other."""
+"""Parts of the chat templates of model families, and functions that create similar families."""
 
 from dataclasses import dataclass
 
@@ -26,13 +26,13 @@ class Family:
     """A family of models.
 
     Args:
-        end: the text that ends a turn, and is trained with it.
-        opens: what the template writes between the generation prompt and the text of a reply.
-        special: special tokens beside `eos` and `bos`.
+        end: the text that ends a turn and is trained with it.
+        opens: the text that the template writes between the generation prompt and the response.
+        special: special tokens besides `eos` and `bos`.
         plain: added tokens that are not special.
         tools: whether the template has tools.
-        call_end: the text that ends a turn of tool calls, where it is another one.
-        thinks: pairs of a family's own text around the thinking of a reply, in place of <think>.
+        call_end: the text that ends a turn of tool calls, if different.
+        thinks: pairs of a family's own text around the thinking of a response, instead of <think>.
     """
 
     template: str
@@ -48,7 +48,7 @@ class Family:
 
 
 def chatml(system="", *, eos="<|im_end|>", special="<|im_start|> <|im_end|>", **options) -> Family:
-    """Return a family whose every message stands between im_start and im_end."""
+    """Return a family that writes every message between im_start and im_end."""
     template = system + (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         + AGP
@@ -81,7 +81,7 @@ LAST_USER += "{% set last.i = loop.index0 %}{% endif %}{% endfor %}"
 
 
 def mistral(user: str, lead: str = "", tools: bool = True, bos: str = "<s>", checks: str = "") -> Family:
-    """Return a family whose user messages stand between [INST] and [/INST]."""
+    """Return a family that writes user messages between [INST] and [/INST]."""
     template = FIRST + checks + LAST_USER + "{{ bos_token }}{% for m in rest %}" + (MISTRAL_TOOLS if tools else "")
     template += f"{{% set lead = '{lead}' %}}{{% set user = {user} %}}{MISTRAL_TURN}{{% endfor %}}"
     special = "[INST] [/INST] [TOOL_CALLS] [TOOL_RESULTS] [/TOOL_RESULTS] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS]"
@@ -109,7 +109,7 @@ def gemma(**options) -> Family:
 
 
 def roles(end: str, tail: str, *, eos="<|endoftext|>", gap="\n", prompt="<|assistant|>\n", **options) -> Family:
-    """Return a family of markers <|user|> and <|assistant|>; `tail` stands where there is no generation prompt."""
+    """Return a family of markers <|user|> and <|assistant|>; `tail` is written if there is no generation prompt."""
     template = f"{{% for m in messages %}}<|{{{{ m.role }}}}|>{gap}{{{{ m.content }}}}{end}{{% endfor %}}"
     template += f"{AGP}{prompt}{{% else %}}{tail}{{% endif %}}"
     options = {"special": "<|system|> <|user|> <|assistant|> <|end|>"} | options
@@ -117,7 +117,7 @@ def roles(end: str, tail: str, *, eos="<|endoftext|>", gap="\n", prompt="<|assis
 
 
 def qwen3(prompt: str = "") -> Family:
-    """Return a family that thinks in the reply to the last user message only; with `prompt`, the thinking is opened."""
+    """Return a family that thinks only in the response to the last user message; with `prompt`, thinking is opened."""
     template = (
         "{% set last = namespace(i=-1) %}{% for m in messages %}{% if m.role == 'user' %}"
         "{% set last.i = loop.index0 %}{% endif %}{% endfor %}" + TOOLS_CHATML + "{% for m in messages %}"
@@ -138,7 +138,7 @@ def qwen3(prompt: str = "") -> Family:
 
 
 def deepseek(prompt: str, reply: str = "") -> Family:
-    """Return a family whose tool calls take their arguments as text, and whose replies lose their thinking."""
+    """Return a family whose tool calls have arguments as text, and whose responses lose their thinking."""
     template = (
         "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% elif m.role == 'user' %}"
         "<|User|>{{ m.content }}{% elif m.role == 'tool' %}<|tool_out|>{{ m.content }}<|tool_end|>{% else %}"

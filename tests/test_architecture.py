@@ -1,4 +1,4 @@
-"""The structure of the package: what `make lint` does not look at."""
+"""The structure of the package that `make lint` does not check."""
 
 import ast
 import re
@@ -21,16 +21,16 @@ from architecture import (
 )
 
 
-def test_no_module_imports_itself_by_way_of_others():
+def test_no_module_imports_itself_through_others():
     assert in_circles(import_graph(modules())) == []
 
 
-def test_a_circle_is_seen_also_where_a_function_closes_it():
+def test_an_import_cycle_through_a_function_is_found():
     graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}
     assert in_circles(graph) == ["b", "c"]
 
 
-def test_floors_are_all_that_is_at_the_top():
+def test_only_floors_are_at_the_top():
     assert modules_at_the_top(modules()) == ["__init__.py", "cli.py"]
 
 
@@ -71,14 +71,16 @@ def test_a_file_in_the_encoding_of_the_locale_is_seen(call, is_found):
 
 
 ACROSS = {"chaos", "docs", "security"}
-"""Folders of tests of all floors together."""
+"""Folders of tests that cover all floors."""
 
 
 def test_every_floor_has_its_tests_and_its_line_in_the_architecture():
     floors = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("__")}
     tested = {path.parent.name for path in (ROOT.parent / "tests").glob("*/test_*.py")}
-    told = set(re.findall(r"^\| `(\w+)/` \|", (ROOT.parent / "docs" / "architecture.md").read_text(), re.MULTILINE))
-    assert floors == tested - ACROSS == told
+    documented = set(
+        re.findall(r"^\| `(\w+)/` \|", (ROOT.parent / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    )
+    assert floors == tested - ACROSS == documented
 
 
 def test_the_files_that_contributing_names_are_there():
@@ -90,6 +92,6 @@ def test_the_files_that_contributing_names_are_there():
     assert named and missing == []
 
 
-def test_the_script_prints_the_figures():
+def test_the_script_prints_the_measurements():
     ran = subprocess.run([sys.executable, "-m", "tests.architecture"], cwd=ROOT.parent, capture_output=True, text=True)
     assert ran.stdout.startswith("files in import circles: 0\nmodules at the top: 2")

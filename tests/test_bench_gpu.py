@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def bench(folder: Path, *options: str) -> tuple[int, dict]:
-    """The exit status of the command, and its record."""
+    """Return the exit status of the command, and its record."""
     command = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", *options]
     command += ["--records", str(folder / "records"), "--work", str(folder / "work")]
     variables = {**os.environ, "PYTHONPATH": python_path(ROOT), "CUDA_VISIBLE_DEVICES": ""}

@@ -1,4 +1,4 @@
-"""The command around the stages: its exit statuses, what it prints, and how little it imports."""
+"""The command line: its exit statuses, its output, and that it imports little."""
 
 import os
 import signal
@@ -61,7 +61,7 @@ sys.exit(cli.main())
 
 @pytest.fixture
 def hfkit(tmp_path):
-    """Run the `hfkit` command, with a registered stage `fake`, as a process of its own."""
+    """Run the `hfkit` command, with a registered stage `fake`, as a separate process."""
     (tmp_path / "fake_stage.py").write_text(FAKE_STAGE)
 
     def run(*args, **env):
@@ -105,17 +105,17 @@ def test_tracebacks_are_for_bugs_and_for_debugging(hfkit):
     ("own", "printed"),
     [
         ({}, "ALLOC_CONF': 'expandable_segments:True'}"),
-        ({"MALLOC_CONF": "narenas:2"}, "ALLOC_CONF': 'expandable_segments:True'}"),  # another allocator's
+        ({"MALLOC_CONF": "narenas:2"}, "ALLOC_CONF': 'expandable_segments:True'}"),  # a setting of another allocator
         ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "{'PYTORCH_CUDA_ALLOC_CONF': 'backend:native'}"),
     ],
 )
 def test_segments_of_gpu_memory_grow_unless_the_environment_configures_them(hfkit, monkeypatch, own, printed):
-    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)  # of a verb that ran in this process
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)  # set by a verb in this process
     assert hfkit("fake", "--model", "m", "--how", "roomily", **own).stdout.splitlines()[0].endswith(printed)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_before_there_are_arguments_is_no_traceback(monkeypatch, capsys, number, status):
+def test_a_signal_before_there_are_arguments_prints_no_traceback(monkeypatch, capsys, number, status):
     monkeypatch.setattr("hfkit.core.console.quiet_libraries", lambda: signal.raise_signal(number))
     assert cli.main(["sft", "nowhere.yaml"]) == status
     assert f"hfkit sft: interrupted by {number.name}" in capsys.readouterr().err
@@ -137,7 +137,7 @@ def test_help_version_and_unknown_verbs(capsys):
     assert cli.main(["--help"]) == 0
     table = capsys.readouterr().out
     assert all(f"\n  {verb} " in table for verb in cli.all_verbs())
-    assert "***" not in table  # what looks like a secret is masked, also in a usage line
+    assert "***" not in table  # a usage line contains nothing that is masked as a secret
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"hfkit {__version__}\n"
     assert cli.main(["pretrian"]) == 2
@@ -202,12 +202,12 @@ def test_every_verb_reports_a_mistake_and_its_traceback_only_when_debugging(monk
         for debug in ("0", "1"):
             monkeypatch.setenv("HFKIT_DEBUG", debug)
             assert cli.main([*verb.split(), *words]) in (1, 2)
-            told = capsys.readouterr().err
-            assert f"hfkit {verb}: " in told and ("Traceback" in told) == (debug == "1")
+            printed = capsys.readouterr().err
+            assert f"hfkit {verb}: " in printed and ("Traceback" in printed) == (debug == "1")
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "printed"),
     [
         (["plan", "x.yaml", "--memory", "nan"], "argument --memory: 'nan': expected a number of at least 0.001"),
         (["data", "check", "x.yaml", "--max_faults", "-1"], "--max_faults: '-1': expected a number from 0 to 1"),
@@ -218,7 +218,7 @@ def test_every_verb_reports_a_mistake_and_its_traceback_only_when_debugging(monk
         (["merge", ".", "out", "--revision", "v1"], "--revision: 'v1' has no effect on a folder"),
     ],
 )
-def test_numbers_and_revisions_without_a_meaning_are_refused(words, told, capsys):
+def test_numbers_and_revisions_without_a_meaning_are_refused(words, printed, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(words)
-    assert stopped.value.code == 2 and told in capsys.readouterr().err
+    assert stopped.value.code == 2 and printed in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Short command lines: a YAML without --config, data sets as words, flags before and after, and no YAML at all."""
+"""Short command lines: a YAML without --config, datasets as words, flags before and after, and no YAML at all."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_a_second_word_and_a_second_yaml_are_refused():
 
 
 @pytest.mark.parametrize(("config_class", "key"), KEYS)
-def test_data_sets_are_words_of_a_flag_and_text_of_a_yaml(config_class, key):
+def test_datasets_are_words_of_a_flag_and_text_of_a_yaml(config_class, key):
     card = card_names()[0]
     entries = [DatasetEntry(path="a.jsonl"), DatasetEntry(path="b", split="test"), DatasetEntry(card=card)]
     entries += [DatasetEntry(card="mine.md")]
@@ -110,7 +110,7 @@ def test_a_stage_trains_on_two_files_of_a_short_command_line(tmp_path, monkeypat
 
 @pytest.mark.parametrize("verb", ["merge", "evaluate", "plan", "data check", "quickstart"])
 def test_a_verb_that_trains_nothing_is_refused_in_several_processes(verb, monkeypatch, capsys, tmp_path):
-    """Each process would merge into one folder, and the last would find it taken."""
+    """Otherwise all processes would merge into one folder, and the later ones would fail."""
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     assert cli.main([*verb.split(), str(tmp_path)]) == 2

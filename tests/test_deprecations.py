@@ -1,4 +1,4 @@
-"""A deprecated call in our own lines fails the suite: pyproject's filterwarnings makes it an error."""
+"""A deprecated call in hfkit's code fails the suite: pyproject's filterwarnings makes it an error."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""The notebooks of examples/ are stored without outputs, and run as they stand, each in a process of its own."""
+"""The notebooks of examples/ are stored without outputs, and run unchanged, each in a separate process."""
 
 import json
 import os
@@ -31,8 +31,8 @@ def test_there_are_three_and_none_has_outputs():
 def test_a_notebook_runs(notebook, tmp_path):
     script = "\n\n".join("".join(cell["source"]) for cell in cells_of(notebook, "code"))
     env = os.environ | {"PYTHONPATH": python_path(ROOT), "HF_HOME": str(tmp_path / "hf"), "TQDM_DISABLE": "1"}
-    for name in ("TRANSFORMERS_VERBOSITY", "TRL_EXPERIMENTAL_SILENCE"):  # as its user has them
+    for name in ("TRANSFORMERS_VERBOSITY", "TRL_EXPERIMENTAL_SILENCE"):  # unset, as for a user
         env.pop(name, None)
     ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    assert [line for line in ran.stderr.splitlines() if not line.startswith("warning: ")] == []  # those are hfkit's own
+    assert [line for line in ran.stderr.splitlines() if not line.startswith("warning: ")] == []  # warnings of hfkit

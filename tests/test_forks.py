@@ -1,4 +1,4 @@
-"""Forks are processes as `python -c` starts them: own variables, modules, streams; their ends and signals are seen."""
+"""Forks behave like processes of `python -c`: separate variables, modules and streams, exit statuses, signals."""
 
 import os
 import signal

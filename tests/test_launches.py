@@ -1,4 +1,4 @@
-"""Stages in two processes: what ends one ends the other, saved if there is time, and the next launch resumes."""
+"""Stages in two processes: if one ends, the other ends too, after saving if possible, and the next launch resumes."""
 
 import os
 import re
@@ -29,14 +29,14 @@ CHANGES = {
     "ppo": {
         **{**STEPS, "max_steps": 3, "save_steps": 1, "per_device_train_batch_size": 1, "test_split_size": 2},
         **{"gradient_accumulation_steps": 1, "num_mini_batches": 1, "eval_strategy": "steps", "eval_steps": 2},
-        "per_device_eval_batch_size": 1,  # of two rows, so that both processes sample
+        "per_device_eval_batch_size": 1,  # with two rows, both processes sample
     },
 }
 TRAINING = Event("transformers:Trainer.training_step", signal.SIGTERM, 3)
 EVALUATION = Event("hfkit.training.interruption:SaveOnSignal.on_prediction_step", signal.SIGTERM, 2)
 PUBLISHING = [
     Event("hfkit.training.run:Run._publish", signal.SIGTERM, ranks=(0,)),
-    Event("hfkit.training.run:wait_for_everyone", signal.SIGTERM, 2),  # for the process that publishes
+    Event("hfkit.training.run:wait_for_everyone", signal.SIGTERM, 2),  # waits for the process that publishes
 ]
 ROLLOUT = Event("hfkit.rlhf.rollout:Rollouts.sample", signal.SIGTERM, 2)
 PPO_EVALUATION = Event("hfkit.rlhf.policy_evaluation:generate_replies", signal.SIGTERM, 1)
@@ -51,7 +51,7 @@ PREPARING = {
 
 @pytest.fixture(scope="module")
 def argv_of(config_of, tmp_path_factory):
-    """argv_of(stage, output_dir) -> the command line of a stage of seconds."""
+    """argv_of(stage, output_dir) -> the command line of a short stage."""
 
     def make(stage: str, out: Path) -> list:
         settings = settings_of(config_of(stage, out, **CHANGES[stage]))
@@ -64,7 +64,7 @@ def argv_of(config_of, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(argv_of, tmp_path_factory):
-    """whole(stage) -> the folder of the run of two processes that nothing befell."""
+    """whole(stage) -> the folder of an uninterrupted run of two processes."""
 
     def run(stage: str) -> Path:
         out = tmp_path_factory.mktemp("whole") / stage
@@ -142,7 +142,7 @@ def test_a_signal_at_the_end_loses_nothing(argv_of, whole, tmp_path, event):
     argv = argv_of("sft", tmp_path / "sft")
     ended = befall_command(event, *argv)
     assert ended.statuses == [143, 143] and max(ended.seconds) < 30, ended.output
-    assert 0 not in event.ranks or read_record(tmp_path / "sft")["status"] == "done"  # it is published first
+    assert 0 not in event.ranks or read_record(tmp_path / "sft")["status"] == "done"  # the run is published first
     succeed(argv)
     assert_same_run(tmp_path / "sft", whole("sft"))
 
@@ -175,10 +175,10 @@ def test_an_error_of_one_process_is_the_one_that_is_seen(argv_of, whole, tmp_pat
     argv = argv_of("sft", tmp_path / "sft")
     ended = befall_command(Event(TRAINING.at, error, 3), *argv)
     assert ended.statuses == [1, 1] and max(ended.seconds) < 30
-    expected = "the GPU has no memory left" if "Memory" in error else "RuntimeError: of the test"
+    expected = "the GPU is out of memory" if "Memory" in error else "RuntimeError: of the test"
     assert "rank 1 (" in ended.outputs[0] and expected in ended.outputs[0]
     assert "Traceback" not in ended.outputs[0]
-    assert ("Traceback" in ended.outputs[1]) == ("Memory" not in error)  # of what is not a user's mistake
+    assert ("Traceback" in ended.outputs[1]) == ("Memory" not in error)  # a traceback, unless it is a user's mistake
     succeed(argv)
     assert_same_run(tmp_path / "sft", whole("sft"))
 
@@ -198,7 +198,7 @@ def test_what_fsdp_shards_ends_and_resumes_as_well(argv_of, tmp_path, event):
 
 
 def be_script(config: dict) -> None:
-    """Be a script that runs a stage from Python, twice."""
+    """Be a script that runs a stage from Python twice."""
     try:
         for number in range(2):
             hfkit.sft(config, output_dir=f"{config['output_dir']}-{number}")
@@ -217,7 +217,7 @@ def test_python_code_gets_the_error_of_the_other_process(config_of, tmp_path, ca
 
 
 def be_command_with(folder: Path, argv: list, *own: list[str]) -> None:
-    """Be the command in a folder of this process, with further arguments of its own."""
+    """Be the command in a folder of this process, with more arguments."""
     rank = int(os.environ["RANK"])
     os.chdir(folder / str(rank))
     be_command([*map(str, argv), *own[rank]])
@@ -252,8 +252,8 @@ def test_the_page_of_a_launcher_ends_with_the_reason(argv_of, tmp_path):
     ended = interrupt(command, when=lambda: False)
     assert (ended.status, ended.orphans) == (1, [])
     root = ended.output.partition("Root Cause")[2]
-    assert "rank      : 1 " in root and "traceback : the GPU has no memory left: lower per_device_train" in root
-    assert re.search(r"^hfkit sft: rank 1 \(.*\) ended: the GPU has no memory left: .*; to resume", ended.output, re.M)
+    assert "rank      : 1 " in root and "traceback : the GPU is out of memory: lower per_device_train" in root
+    assert re.search(r"^hfkit sft: rank 1 \(.*\) ended: the GPU is out of memory: .*; to resume", ended.output, re.M)
 
 
 FAILS = """

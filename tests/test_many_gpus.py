@@ -1,4 +1,4 @@
-"""The estimate of many GPUs: the record is what the script computes, and the page has its figures."""
+"""The estimate of many GPUs: the script reproduces the record, and the page contains its numbers."""
 
 import importlib.util
 import json
@@ -35,7 +35,7 @@ def test_efficiency_falls_with_the_number_of_gpus():
         assert all(one["efficiency_worst"] <= one["efficiency_best"] <= 1 for one in own)
 
 
-def test_the_page_has_the_figures_of_the_record():
+def test_the_page_has_the_numbers_of_the_record():
     for one in RECORD["rows"]:
         if one["gpu"] == "H100" and one["gpus"] > 1:
             cells = [

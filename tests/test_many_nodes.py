@@ -36,7 +36,7 @@ SCONTROL = """#!/bin/sh
 
 
 def wait_until(is_true, process: subprocess.Popen) -> None:
-    """Wait until something holds, at most `LIMIT` seconds, while a process runs."""
+    """Wait until a condition holds, at most `LIMIT` seconds, while a process runs."""
     latest = time.monotonic() + LIMIT
     while not is_true():
         assert process.poll() is None, process.communicate()[0]

@@ -1,4 +1,4 @@
-"""What is installed from the index is all of hfkit: wheel, sdist, metadata, and the Dockerfile."""
+"""The installed package is complete: wheel, sdist, metadata, and the Dockerfile."""
 
 import os
 import re
@@ -60,7 +60,7 @@ def test_the_sdist_builds_the_same_wheel(built, tmp_path):
     assert {*zipfile.ZipFile(again).namelist()} == {*zipfile.ZipFile(next(built.glob("*.whl"))).namelist()}
 
 
-def test_the_metadata_is_what_the_index_takes(built):
+def test_the_index_accepts_the_metadata(built):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         (name,) = [name for name in wheel.namelist() if name.endswith("METADATA")]
         metadata = message_from_bytes(wheel.read(name))
@@ -95,7 +95,7 @@ assert load(NAMES[0]).description
 
 @pytest.fixture
 def installed(built, tmp_path):
-    """installed(program, *words) -> the output of a program of an environment that has the wheel, and no checkout.
+    """installed(program, *words) -> the output of a program in an environment with the wheel and without a checkout.
 
     The dependencies are those of this environment, so that nothing is downloaded.
     """
@@ -112,7 +112,7 @@ def installed(built, tmp_path):
     pip = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "install", "--no-deps", "--no-index"]
     subprocess.run([*pip, str(next(built.glob("*.whl")))], check=True, capture_output=True)
     site = run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-    Path(site, "dependencies.pth").write_text(own + "\n")  # read after hfkit's own folder
+    Path(site, "dependencies.pth").write_text(own + "\n")  # searched after hfkit's own folder
     run("python", "-c", SMOKE.format(site=site))
     return run, Path(site) / "hfkit"
 
@@ -132,16 +132,16 @@ def test_the_wheel_works_in_a_clean_environment(installed, data, tmp_path):
     assert (out / "chat_template.jinja").read_text() == (ROOT / "hfkit" / "stages" / "chat.jinja").read_text()
 
 
-# The Dockerfile, which is not built here
+# The Dockerfile; no test builds the image
 
 
 def arguments(name: str) -> list[str]:
-    """The arguments of each instruction of a name."""
+    """Return the arguments of each instruction with a name."""
     return [line.partition(" ")[2] for line in INSTRUCTIONS if line.startswith(f"{name} ")]
 
 
 def is_ignored(path: str) -> bool:
-    """Whether .dockerignore keeps a path out of the build; the last rule that matches decides."""
+    """Return whether .dockerignore excludes a path from the build; the last matching rule decides."""
     ignored = False
     for rule in (ROOT / ".dockerignore").read_text().split("\n"):
         if rule.strip() and not rule.startswith("#") and fnmatch(path, rule.removeprefix("!")):
@@ -149,7 +149,7 @@ def is_ignored(path: str) -> bool:
     return ignored
 
 
-def test_what_the_image_copies_is_there():
+def test_the_files_that_the_image_copies_exist():
     copied = [source for line in arguments("COPY") for source in line.split()[:-1]]
     assert {"hfkit", *SHIPPED, "constraints.txt", "pyproject.toml"} <= {*copied}
     assert [source for source in copied if not (ROOT / source).exists() or is_ignored(source)] == []

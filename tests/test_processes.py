@@ -1,4 +1,4 @@
-"""The launcher of these tests: each engine gets its processes, what they print is kept, and none outlives its limit."""
+"""The launcher of tests: each engine gets its processes, output is kept, and no process exceeds its time limit."""
 
 import os
 
@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 
 
 def wrapped() -> None:
-    """Wrap a model with the engine of the environment, and print what became of it."""
+    """Wrap a model with the engine of the environment, and print the result."""
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=bool(os.environ.get("ACCELERATE_USE_CPU")))

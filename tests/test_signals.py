@@ -1,4 +1,4 @@
-"""Signals to real commands: what they print, their exit status, and that nothing is lost or left."""
+"""Signals to real commands: their output and exit status, and that no work is lost and no process is left."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def as_flag(value) -> str:
 
 
 def training(folder: Path, steps: int = 2):
-    """A condition: the run in a folder has logged some steps."""
+    """Return a condition: the run in a folder has logged some steps."""
 
     def reached() -> bool:
         file = folder / METRICS
@@ -60,10 +60,10 @@ def test_a_run_is_saved_and_resumed_with_the_printed_command(data, base_dir, tmp
     assert ended.seconds < 30 and "Traceback" not in ended.output
     assert read_record(out)["status"] == "interrupted"
     assert last_complete_checkpoint(out) is not None
-    told = ended.output.splitlines()[-1].partition("to resume: hfkit ")[2]
-    assert told.endswith(" --resume_from_checkpoint")
+    resume = ended.output.splitlines()[-1].partition("to resume: hfkit ")[2]
+    assert resume.endswith(" --resume_from_checkpoint")
     subprocess.run(
-        f"{sys.executable} -m hfkit.cli {told}",
+        f"{sys.executable} -m hfkit.cli {resume}",
         shell=True,
         check=True,
         cwd=tmp_path,
@@ -120,7 +120,7 @@ def test_processes_that_tokenize_end_with_the_command(base_dir, tmp_path, number
     assert not (tmp_path / "out").exists()
 
 
-def test_a_pipeline_goes_on_where_a_signal_interrupted_it(data, tmp_path):
+def test_a_pipeline_resumes_where_a_signal_interrupted_it(data, tmp_path):
     pipeline = write_pipeline(tmp_path, data, reward={**LONG, "max_steps": 60})
     command = start(["run", pipeline], tmp_path)
     out = tmp_path / "runs" / "reward"

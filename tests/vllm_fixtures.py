@@ -1,4 +1,4 @@
-"""vLLM's double in the tests' process, and servers of it."""
+"""A double of vLLM in the process of the tests, and servers of it."""
 
 import socket
 import sys
@@ -13,7 +13,7 @@ from hfkit.models.vllm_server import client_of
 
 
 def forget_vllm() -> None:
-    """Let the next test import vLLM anew, or find none."""
+    """Let the next test import vLLM again, or find none."""
     for name in [*sys.modules]:
         if name.partition(".")[0] == "vllm" or name.startswith("trl.generation"):
             del sys.modules[name]
@@ -23,7 +23,7 @@ def forget_vllm() -> None:
 
 @pytest.fixture
 def vllm_double(monkeypatch):
-    """vLLM can be imported: the double, also by modules of TRL that were imported without it."""
+    """Make the double importable as vLLM, also for modules of TRL that were imported before."""
     forget_vllm()
     monkeypatch.syspath_prepend(str(DOUBLE))
     yield
@@ -32,7 +32,7 @@ def vllm_double(monkeypatch):
 
 @pytest.fixture
 def free_port():
-    """free_port() -> a port of 127.0.0.1 that nobody listens on, which the test may connect to."""
+    """free_port() -> a free port of 127.0.0.1 that the test may connect to."""
 
     def find() -> int:
         with socket.socket() as free:

@@ -1,4 +1,4 @@
-"""A double of `vllm serve` in a process of its own: the requests of TRL's client, answered with a small model."""
+"""A double of `vllm serve` in a separate process: it answers the requests of TRL's client with a small model."""
 
 import json
 import os
@@ -14,18 +14,19 @@ import forks
 DOUBLE = Path(__file__).parent / "vllm_double"
 CODE = "from vllm_server import serve; serve()"
 DEFAULTS = {"temperature": 1.0, "top_p": 0.5, "top_k": 3, "min_p": 0.2, "repetition_penalty": 3.0}
-"""What a request leaves out: as if the model's generation config said so."""
+"""Defaults for settings that a request leaves out, as from the model's generation config."""
 SETTINGS = {"how": None, "after": 0, "name": None, "version": None, "context": 256, "dtype": "float32"}
 SETTINGS |= {"dev_mode": True, "transfer": True}
 
 
 class RunningServer:
-    """A server that was started, and its URL.
+    """A running server, and its URL.
 
     Settings:
-        how: how it breaks: dies, slow, error, redirect, garbage, huge, tokens, prompt or hangs.
-        after: the number of weight updates after which it breaks.
-        name, version, context, dtype: of the model and of vLLM, in its answers; the dtype at its start is the model's.
+        how: how it fails: dies, slow, error, redirect, garbage, huge, tokens, prompt or hangs.
+        after: the number of weight updates after which it fails.
+        name, version, context, dtype: properties of the model and of vLLM in its answers; the default dtype is the
+            model's.
         dev_mode, transfer: whether its weights can be replaced.
     """
 
@@ -48,7 +49,7 @@ class RunningServer:
         write_whole(self.settings, json.dumps({**SETTINGS, **settings}))
 
     def requests(self, path: str) -> list[dict]:
-        """The bodies of the requests to a path so far."""
+        """Return the bodies of the requests to a path so far."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return [body for asked, body in map(json.loads, lines) if asked == path]
 
@@ -65,7 +66,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 class Service:
-    """What the server answers, each a method by the path of the request."""
+    """The answers of the server, one method per path."""
 
     def __init__(self, model: str, folder: Path):
         import torch
@@ -98,7 +99,7 @@ class Service:
         return json.loads((self.folder / "settings.json").read_text())
 
     def is_broken(self, how: str) -> bool:
-        """Whether the server breaks in this way now."""
+        """Return whether the server fails in this way now."""
         return self.settings["how"] == how and self.updates >= self.settings["after"]
 
     def models(self, body: dict) -> dict:
@@ -149,7 +150,7 @@ class Service:
         return {"model": body["model"], "choices": [choice]}
 
     def answer(self, path: str, body: dict) -> tuple[int, bytes]:
-        """Return the status and the content of an answer."""
+        """Return the status and the content of the answer."""
         path = path.partition("?")[0]
         is_hidden = path in ("/server_info", "/get_world_size") and not self.settings["dev_mode"]
         if is_hidden or path not in self.answers:
@@ -191,7 +192,7 @@ def serve() -> None:
         def log_message(self, *args) -> None:
             pass
 
-    ThreadingHTTPServer.request_queue_size = 128  # connections that wait
+    ThreadingHTTPServer.request_queue_size = 128  # maximum number of waiting connections
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     write_whole(folder / "port", str(server.server_address[1]))

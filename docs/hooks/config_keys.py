@@ -185,7 +185,7 @@ def type_text(hint: object, default: object) -> str:
 
 
 def member_text(hint: object) -> str:
-    """Return a type that is no union as readers see it."""
+    """Return a type other than a union, as readers see it."""
     if choices := choices_of(hint):
         return ", ".join(f"`{choice}`" for choice in choices)
     items = get_args(hint) if get_origin(hint) is list else (hint,)

@@ -1,5 +1,6 @@
 """Hooks of mkdocs.yml: the pages that code generates, and links from pages to files of the repository."""
 
+import posixpath
 import re
 from html import escape
 from pathlib import Path
@@ -13,6 +14,7 @@ from python_api import python_page
 GENERATED = {"keys.md": keys_page, "commands.md": commands_page, "python.md": python_page}
 WORKER = "https://unpkg.com/iframe-worker/shim"
 """Material's offline plugin loads this; docs/assets/worker.js does the same."""
+SEARCH = '<div class="md-search" data-md-component="search" role="dialog"'
 LINK = re.compile(r"(?<=\]\()(?:\.\./)+[^)#\s]+")
 
 
@@ -36,14 +38,32 @@ def on_page_markdown(markdown, page, config, files):
     return LINK.sub(replace, markdown)
 
 
+def on_page_content(html, page, config, files):
+    """Let a dark page show NAME-dark.png for NAME.png, and let no cell of a table's head be empty."""
+
+    def both(found: re.Match) -> str:
+        dark = found[2].replace(".png", "-dark.png")
+        if files.get_file_from_path(posixpath.normpath(f"{page.file.src_uri}/../{dark}")) is None:
+            return found[0]
+        return "".join(f"{found[1]}{image}{found[3]}" for image in (f"{found[2]}#only-light", f"{dark}#only-dark"))
+
+    html = re.sub(r'(<img [^>]*src=")([^"#]+\.png)("[^>]*>)', both, html)
+    return re.sub(r"<th( [^>]*)?></th>", "<td></td>", html)
+
+
 def on_post_page(output, page, config):
-    """Let a page load the script of the search from the site."""
-    return output.replace(WORKER, get_relative_url("assets/worker.js", page.url))
+    """Let a page load the script of the search from the site, and name the search for screen readers."""
+    return completed(output, get_relative_url("assets/worker.js", page.url))
 
 
 def on_post_template(output_content, template_name, config):
-    """Let 404.html load the script of the search from the site."""
-    return output_content.replace(WORKER, "assets/worker.js")
+    """Do the same for 404.html."""
+    return completed(output_content, "assets/worker.js")
+
+
+def completed(output: str, worker: str) -> str:
+    """Return a page with what Material's templates lack."""
+    return output.replace(WORKER, worker).replace(SEARCH, f'{SEARCH} aria-label="Search"')
 
 
 def add_copy(target: Path, root: Path, files, config) -> str:

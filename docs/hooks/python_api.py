@@ -30,6 +30,7 @@ def python_page() -> str:
     for name, (module, attribute) in hfkit._LOCATIONS.items():
         if module != "hfkit.stages.entry_points":
             page += directive(f"hfkit.{name}", f"{module}.{attribute}")
+    page += "\nIts attributes are the [keys of a dataset entry](keys.md#dataset-entries).\n"
     page += "\n## Trainers\n\nThe module `hfkit.rlhf` has the trainers and their arguments, for use without configs.\n"
     for name, module in sorted(rlhf.MODULES.items(), key=lambda item: item[0].endswith("Arguments")):
         page += directive(f"hfkit.rlhf.{name}", f"{module}.{name}")

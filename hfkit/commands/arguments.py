@@ -64,7 +64,7 @@ def read_arguments(verb: str, module: str, argv: list[str]):
 
 
 def require_one_process(verb: str) -> None:
-    """Raise ConfigError if several processes are launched for a verb that trains nothing: each would do all of it."""
+    """Raise ConfigError if a verb that trains nothing is launched in several processes: each would do all the work."""
     processes = os.environ.get("WORLD_SIZE", "1") if "LOCAL_RANK" in os.environ else "1"
     if verb not in (*STAGES, "run") and processes != "1":
         remedy = f"hfkit {verb} runs in one process: start it without the launcher"
@@ -72,7 +72,7 @@ def require_one_process(verb: str) -> None:
 
 
 def split_stage_flags(arguments: list[tuple], argv: list[str]) -> tuple[list[str], list[str]]:
-    """Return the words that are a verb's own arguments, and the flags of stages, each with all words after it."""
+    """Return the words that are a verb's own arguments, and the flags of stages with their values."""
     known = {"-h", "--help", *(name for names, _, _ in arguments for name in names)}
     own, others = [], []
     words = own
@@ -84,7 +84,7 @@ def split_stage_flags(arguments: list[tuple], argv: list[str]) -> tuple[list[str
 
 
 def checks_in(module: str) -> Check:
-    """Return a check that imports a module only when there is a config, and calls its `problems_of`."""
+    """Return a check that imports a module only when it gets a config, and calls the module's `problems_of`."""
     return lambda config: import_module(module).problems_of(config)
 
 
@@ -94,12 +94,12 @@ def docstring_of(module: str) -> str:
 
 
 def argument(*names: str, exclusive: bool = False, **options) -> tuple[tuple[str, ...], bool, dict]:
-    """Return an argument for `ARGUMENTS`, with the options of `add_argument`; only one exclusive one can be given."""
+    """Return an argument for `ARGUMENTS`, with the options of `add_argument`; exclusive ones exclude each other."""
     return names, exclusive, options
 
 
 def within(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
-    """Return what reads a number from `low` to `high` off the command line; infinity and NaN are no such numbers."""
+    """Return a parser of a number from `low` to `high` for the command line; it rejects infinity and NaN."""
 
     def number(word: str) -> float:
         if math.isfinite(value := kind(word)) and low <= value <= high:
@@ -131,14 +131,20 @@ MEMORY_ARGUMENTS = [
         exclusive=True,
         type=within(float, 0.001),
         metavar="GB",
-        help="memory to fit, of the GPU or the machine at hand; default: all that it has",
+        help="memory of this GPU or machine that a plan may use; default: all of it",
     ),
     argument("--gpu", exclusive=True, type=within(float, 0.001), metavar="GB", help="memory of a GPU to plan for"),
 ]
-TOKENIZER_ARGUMENT = argument("--tokenizer", help="folder or Hub id, to use until the stage's own tokenizer is made")
+TOKENIZER_ARGUMENT = argument("--tokenizer", help="folder or Hub id, used until the stage's own tokenizer exists")
 REPOSITORY_ARGUMENTS = [
     argument("repo_id", metavar="REPO_ID", help="USER/NAME, or NAME in your own namespace"),
-    argument("--private", exclusive=True, action="store_true", default=None, help="private; the default of a new one"),
+    argument(
+        "--private",
+        exclusive=True,
+        action="store_true",
+        default=None,
+        help="private repository; the default for a new one",
+    ),
     argument("--public", exclusive=True, dest="private", action="store_false", default=None, help="public"),
     argument("--revision", default="main", metavar="BRANCH", help="branch; default: %(default)s"),
     argument("--tag", help="tag for the commit"),
@@ -149,11 +155,11 @@ ARGUMENTS = {
     "init": [
         argument("--model", help="folder or Hub id of the model to start from"),
         argument("--data", nargs="+", metavar="FILE", help="files, folders, Hub ids or data cards"),
-        argument("--goal", help=f"last stage: {', '.join(GOALS)}; default: ppo, or the last one with data"),
-        argument("--reward_functions", nargs="+", metavar="MODULE:F", help="rewards in place of a reward model"),
+        argument("--goal", help=f"last stage: {', '.join(GOALS)}; default: ppo, or the last with data"),
+        argument("--reward_functions", nargs="+", metavar="MODULE:F", help="functions that replace a reward model"),
         argument("--output_dir", help="folder for the YAMLs and the runs; default: MODEL-pipeline"),
         *MEMORY_ARGUMENTS,
-        argument("--yes", action="store_true", help="ask nothing, take the defaults"),
+        argument("--yes", action="store_true", help="use the defaults without asking"),
     ],
     "run": [
         argument("pipeline", help="YAML of the pipeline"),
@@ -162,7 +168,9 @@ ARGUMENTS = {
     "merge": [
         argument("adapter", help="folder or Hub id of the adapter"),
         argument("out", help="folder for the merged model, new or empty"),
-        argument("--dtype", default="bfloat16", help=f"{', '.join(DTYPES)} (the base's); default: %(default)s"),
+        argument(
+            "--dtype", default="bfloat16", help=f"{', '.join(DTYPES)} (auto: that of the base); default: %(default)s"
+        ),
         argument("--base", help="where the base is, if not where the adapter says"),
         argument("--eval_dataset", help="held-out rows to compare adapter and merged model on"),
         argument("--revision", default="main", help="branch, tag or commit of an adapter on the Hub"),
@@ -172,7 +180,7 @@ ARGUMENTS = {
         argument("out", help="folder to write, new or empty"),
         argument("--format", required=True, help="gguf, ollama or vllm"),
         argument("--dtype", help="f32, f16, bf16, or q8_0; default: f16 in a GGUF, bf16 if merged"),
-        argument("--adapter", action="store_true", help="for vLLM: the adapter beside its base, not merged"),
+        argument("--adapter", action="store_true", help="for vLLM: export the adapter with its base, not merged"),
         argument("--base", help="where the base is, if not where the adapter says"),
         argument("--converter", metavar="PATH", help="llama.cpp's convert_hf_to_gguf.py, or its folder"),
         argument("--revision", default="main", help="branch, tag or commit of a model on the Hub"),
@@ -187,7 +195,7 @@ ARGUMENTS = {
         argument("repo", metavar="REPO_ID", help="USER/NAME, or USER/NAME@REVISION"),
         argument("out", metavar="DIR", help="folder to write, new or empty"),
         argument("--revision", default="main", help="branch, tag or commit; default: %(default)s"),
-        argument("--base", metavar="REPO_ID", help="base of the adapter, if not the one that its config names"),
+        argument("--base", metavar="REPO_ID", help="base of the adapter; default: the one that its config names"),
     ],
     "curve": [
         argument("config", nargs="?", help="YAML of a stage; with --stage, flags alone are enough"),
@@ -201,15 +209,17 @@ ARGUMENTS = {
         argument("model", help="folder or Hub id of a model or an adapter"),
         argument("--against", metavar="MODEL", help="second model, shown side by side"),
         argument("--adapter", nargs="+", metavar="ADAPTER", help="more adapters of the first model's base"),
-        argument("--prompt", help="print the response to this message, and end"),
-        argument("--system_prompt", "--system", dest="system", help="default: that it was trained with"),
-        argument("--chat_template", metavar="FILE", help="Jinja file, or the name of a template, as in training"),
+        argument("--prompt", help="print the response to this message, then exit"),
+        argument("--system_prompt", "--system", dest="system", help="default: that of its training"),
+        argument(
+            "--chat_template", metavar="FILE", help="Jinja file or name of a template; default: that of its training"
+        ),
         argument(
             "--chat_template_kwargs",
             metavar="JSON",
-            help="variables of the chat template: '{\"enable_thinking\": false}'; default: those it was trained with",
+            help="variables of the chat template: '{\"enable_thinking\": false}'; default: those of its training",
         ),
-        argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token; default: %(default)s"),
+        argument("--temperature", type=float, default=0.7, help="of the sampling; 0 is greedy; default: %(default)s"),
         argument("--length", type=int, default=256, help="most tokens of a response; default: %(default)s"),
         argument("--seed", type=within(int, 0, 2**32 - 1), default=42, help="of the sampling; default: %(default)s"),
         argument("--revision", default="main", help="branch, tag or commit of a model on the Hub"),
@@ -223,9 +233,13 @@ ARGUMENTS = {
     "plan": [
         *CONFIG_ARGUMENTS,
         *MEMORY_ARGUMENTS,
-        argument("--processes", type=within(int, 1), default=1, help="processes, each with a GPU; default: 1"),
-        argument("--nodes", type=within(int, 1), default=1, help="machines with these processes; default: 1"),
-        argument("--engine", choices=("ddp", "fsdp2", "zero2", "zero3"), help="what trains in them; default: ddp"),
+        argument(
+            "--processes", type=within(int, 1), default=1, help="number of processes, each with a GPU; default: 1"
+        ),
+        argument("--nodes", type=within(int, 1), default=1, help="machines that these processes run on; default: 1"),
+        argument(
+            "--engine", choices=("ddp", "fsdp2", "zero2", "zero3"), help="engine for several processes; default: ddp"
+        ),
     ],
     "quickstart": [
         argument("--output_dir", default="runs/quickstart", help="folder of the runs; default: %(default)s"),
@@ -250,8 +264,8 @@ ARGUMENTS = {
         TOKENIZER_ARGUMENT,
         argument("-n", type=within(int, 1), default=3, metavar="ROWS", help="rows per source; default: %(default)s"),
         argument("--split", choices=("train", "test", "ptx"), default="train", help="default: %(default)s"),
-        argument("--lost", action="store_true", help="show rows that are dropped, cut or faulty"),
-        argument("--no_color", action="store_true", help="mark tokens with [[ and ]] in place of colors"),
+        argument("--lost", action="store_true", help="show only rows that are dropped, truncated or faulty"),
+        argument("--no_color", action="store_true", help="mark trained tokens with [[ and ]] instead of colors"),
     ],
     "data push": [
         argument("source", metavar="CARD_OR_DIR", help="folder with data files, or data card"),
@@ -260,8 +274,8 @@ ARGUMENTS = {
 }
 """The arguments of each verb that fills no config class."""
 MODEL_ARGUMENTS = {"chat": "model", "merge": "adapter", "export": "model", "lineage": "path"}
-"""The argument that `--revision` is of, for verbs that read a model."""
+"""The argument to which `--revision` applies, for verbs that read a model."""
 TEXT_ARGUMENTS = ("prompt", "system", "message", "tag")
-"""Arguments in which a leading `~` is no home folder."""
+"""Arguments in which a leading `~` is not the home folder."""
 WITH_STAGE_FLAGS = ("init", "run", "plan", "curve", "quickstart", "data check", "data preview")
-"""Verbs that also take the flags of stages."""
+"""Verbs that also accept the flags of stages."""

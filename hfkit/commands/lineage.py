@@ -1,8 +1,8 @@
 """hfkit lineage runs/quickstart/ppo
 
-Prints what a run was made from, by its record: stage, weights, seed, data, the base of an adapter, and the same for
-each model that it started from. The records of parents are read where they exist; a parent that is gone, or whose
-weights have changed since, is marked.
+Prints what a run was made from, according to its record: stage, weights, seed, data, the base of an adapter, and the
+same for each model that it started from. Records of parents are read if they exist; a parent that is missing or whose
+weights have changed is marked.
 """
 
 import json
@@ -40,7 +40,7 @@ def tree_of(node: dict, shown: set) -> Tree:
 
 
 def model_line(node: dict, *more: str | None) -> Text:
-    """Return a line about a model: its role, path, weights and seed, and what has changed since."""
+    """Return a line about a model: its role, path, weights and seed, and later changes."""
     stage, role = node["stage"], node["role"]
     parts = [
         f"{role or stage}: {relative_path(node['path'])}"
@@ -58,18 +58,18 @@ def model_line(node: dict, *more: str | None) -> Text:
 def describe_source(source: dict) -> str:
     """Return where a dataset's rows come from, with the start of their hash."""
     if "held_out_of" in source:
-        return f"held out of {source['held_out_of']}"
+        return f"held out from {source['held_out_of']}"
     split = f"[{source['split']}]" if source.get("split", "train") != "train" else ""
     return f"{relative_path(source['path'])}{split} {source['sha256'][:12]}"
 
 
 def line_of(*parts: str, style: str = "") -> Text:
-    """Return parts of a record as one line, without characters that a terminal would take for commands."""
+    """Return parts of a record as one line, without terminal control characters."""
     return Text(printable_line(", ".join(parts)), style)
 
 
 def relative_path(path: str) -> str:
-    """Return a path relative to the current folder if it lies in there."""
+    """Return a path relative to the current folder if it is inside of it."""
     return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
 
 

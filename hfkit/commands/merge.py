@@ -1,10 +1,9 @@
 """hfkit merge runs/sft runs/merged
 
 Merges the LoRA adapter of a policy or of a reward model into its base. The result is an ordinary Transformers folder,
-with tokenizer, chat template, generation config, model card and record, which loads without peft and without hfkit. The
-merge runs in float32 on the base's full-precision weights; the result is written in bfloat16, unless --dtype says
-otherwise. An adapter that was trained on a quantized base was trained on slightly different weights: how much the merge
-changes is measured on held-out rows.
+with tokenizer, chat template, generation config, model card and record, which loads without PEFT and without hfkit. The
+merge runs in float32 on the base's full-precision weights; the result is written in bfloat16, or in --dtype. An adapter
+that was trained on a quantized base was trained on slightly different weights: the effect is measured on held-out rows.
 """
 
 import time
@@ -33,14 +32,14 @@ from hfkit.models.fitting import require_fitting, require_vocabulary
 from hfkit.models.loading import load_base
 from hfkit.models.model_config import read_config
 from hfkit.models.quantization import quantization_as_trained
-from hfkit.models.saving import mend_generation_config, save_model
+from hfkit.models.saving import repair_generation_config, save_model
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import base_identity, require_own_base, stored_quantization
 from hfkit.records.environment import environment, peak_memory_bytes
 from hfkit.records.record import lineage_entry, model_identity, read_record, record_of, weight_files
 from hfkit.records.source import ADAPTER_CONFIG, Source, find_file, folder_of
 
-UNMEASURED = "How much this changes was not measured, {why}: use `hfkit merge ADAPTER OUT --eval_dataset FILE`."
+UNMEASURED = "The effect was not measured, {why}: use `hfkit merge ADAPTER OUT --eval_dataset FILE`."
 
 
 def merge(
@@ -55,22 +54,21 @@ def merge(
 
     Args:
         adapter: folder or Hub id.
-        out: a folder that does not exist or is empty; it is written whole or not at all. One that holds the same merge
-            is left as it is.
+        out: a new or empty folder; it is written completely or not at all. A folder with the same merge is not changed.
         dtype: of the weights to write; auto takes the base's.
-        base: where the base is, if not where the adapter says.
+        base: path of the base; default is the one that the adapter names.
         eval_dataset: held-out rows to compare adapter and merged model on; by default an adapter that was trained on a
             quantized base is compared on those that its record names.
         revision: branch, tag or commit of an adapter on the Hub.
 
     Raises:
-        HfkitError: `adapter` is no LoRA adapter of a causal LM or of a reward model with one label; its base is
-            missing, quantized, or not the one it was trained on; `out` exists; rows cannot be read.
+        HfkitError: `adapter` is not a LoRA adapter of a causal LM or of a reward model with one label; its base is
+            missing, quantized, or not the one that it was trained on; `out` exists; rows cannot be read.
     """
     started, out = time.time(), Path(out)
-    take_warnings()  # of what ran in this process before
+    take_warnings()  # drops those of earlier work in this process
     if dtype not in DTYPES:
-        raise ConfigError([Problem("dtype", dtype, f"one of {', '.join(DTYPES)}")])
+        raise ConfigError([Problem("dtype", dtype, f"expected one of: {', '.join(DTYPES)}")])
     before = read_record(out) or {}
     if before.get("stage") != MERGE.name:
         require_free_folder(out)
@@ -99,16 +97,16 @@ def merge(
 
 
 def write_merged(source: Source, tokenizer, dtype: str, folder: Path) -> tuple[str, dict]:
-    """Write the merged model; return the dtype of its weights, and what a record says of a generic classifier."""
-    # on the CPU: in float32 it may not fit into the GPU that it was trained on
+    """Write the merged model; return the dtype of its weights, and the record's keys for a generic classifier."""
+    # on the CPU, since float32 may not fit into the GPU that it was trained on
     model = load_base(source.base, source.base_revision, head=HEADS[task_of(source)], on=torch.device("cpu"))
-    mend_generation_config(model, source.base)
+    repair_generation_config(model, source.base)
     model = merge_adapter(model, source)
     dtype = cast_weights(model, dtype, source)
     save_model(model, tokenizer, folder)
     classifier = describe_generic(model)
     del model
-    release_memory()  # so that one model at a time is in memory
+    release_memory()  # keeps one model at a time in memory
     return dtype, classifier
 
 
@@ -116,11 +114,11 @@ def mergeable_source(adapter: str, revision: str, base: str | None) -> Source:
     """Return the source of an adapter that can be merged into its base.
 
     Raises:
-        HfkitError: it cannot.
+        HfkitError: the adapter cannot be merged.
     """
     source = Source.of(adapter, revision, base)
     if source.adapter is None:
-        raise HfkitError(f"{adapter} is no adapter: it has no {ADAPTER_CONFIG}")
+        raise HfkitError(f"{adapter} is not an adapter: it has no {ADAPTER_CONFIG}")
     kind, task = source.adapter.get("peft_type"), task_of(source)
     if kind != "LORA" or task not in [*HEADS]:
         raise HfkitError(f"{adapter} is a {kind} adapter for {task}: only LORA for {' or '.join(HEADS)} can be merged")
@@ -136,7 +134,7 @@ def mergeable_source(adapter: str, revision: str, base: str | None) -> Source:
 
 
 def task_of(source: Source) -> str:
-    """Return the task type of an adapter; that of a bare backbone, or none, is a language model's, as in the stages."""
+    """Return the task type of an adapter; a bare backbone, or none, counts as a language model, as in the stages."""
     task = source.adapter.get("task_type")
     return "CAUSAL_LM" if task in (None, "FEATURE_EXTRACTION") else task
 
@@ -150,25 +148,25 @@ def require_full_precision_base(source: Source, adapter: str) -> None:
     except HfkitError:
         is_found = False
     if not is_found:
-        raise HfkitError(f"the base of {adapter}, {source.base!r}, is missing: say where it is with --base PATH")
+        raise HfkitError(f"the base of {adapter}, {source.base!r}, is missing: name it with --base PATH")
     require_own_base(source)
     method = stored_quantization(source.base, source.base_revision)
     if method:
         raise HfkitError(
-            f"the weights of {source.base} are stored quantized ({method}), and rounding would undo a merge into them: "
-            "name the full-precision model that they were made from with --base PATH"
+            f"the weights of {source.base} are stored quantized ({method}), and rounding would undo the merge: "
+            "name the original full-precision model with --base PATH"
         )
 
 
 def inputs_hash(source: Source, tokenizer, *options) -> str:
-    """Return the SHA-256 of what a merge or an export is made of: weights, config, tokenizer, and options."""
+    """Return the SHA-256 of the inputs of a merge or an export: weights, config, tokenizer, and options."""
     weights = base_identity(source.base, source.base_revision), model_identity(source.path, source.revision)
     known = [one["weights_sha256"] or (one["path"], one["revision"]) for one in weights]
     return hash_of([known, source.adapter, tokenizer_hash(tokenizer), *options])
 
 
 def load_adapter_tokenizer(source: Source):
-    """Return the adapter's tokenizer, or that of its base where the adapter was saved without one.
+    """Return the adapter's tokenizer, or that of its base if the adapter was saved without one.
 
     Raises:
         HfkitError: it cannot be read.
@@ -182,7 +180,7 @@ def load_adapter_tokenizer(source: Source):
 
 
 def load_rows_to_measure(trained: dict, source: Source, tokenizer, eval_dataset: str | None):
-    """Return encoded held-out rows and their stats, or None if there is nothing to measure or no row to measure on.
+    """Return encoded held-out rows and their stats, or None if there is nothing to measure or there are no rows.
 
     Raises:
         HfkitError: `eval_dataset` cannot be read.
@@ -194,7 +192,7 @@ def load_rows_to_measure(trained: dict, source: Source, tokenizer, eval_dataset:
     except HfkitError as error:
         if eval_dataset is not None:
             raise
-        warn(f"merge: no held-out rows to measure what the merge changes; name some with --eval_dataset\n{error}")
+        warn(f"merge: no held-out rows to measure the effect of the merge: name some with --eval_dataset\n{error}")
         return None
 
 
@@ -223,9 +221,9 @@ def measure_merge(folder: Path, source: Source, trained: dict, tokenizer, held_o
     quantization = quantization_as_trained(source.path, source.revision)
     if quantization is not None:
         base_name = f"its {4 if quantization.load_in_4bit else 8}-bit base"
-        notes.append(f"The adapter was trained on {base_name}, and is merged into the full-precision weights.")
+        notes.append(f"The adapter was trained on {base_name} and merged into the full-precision weights.")
         if held_out is None:
-            notes.append(UNMEASURED.format(why="for want of held-out rows"))
+            notes.append(UNMEASURED.format(why="since no held-out rows were given"))
     if held_out is None:
         return {"metrics": {}, "data": {}, "notes": notes}
     rows, stats = held_out
@@ -235,7 +233,7 @@ def measure_merge(folder: Path, source: Source, trained: dict, tokenizer, held_o
         model = load_base(source.base, source.base_revision, head=head, **options)
         model = load_adapter(model, source, to_merge=True)
     except HfkitError as error:
-        warn(f"merge: what the merge changes is not measured: {error}")
+        warn(f"merge: the effect of the merge was not measured: {error}")
         notes.append(UNMEASURED.format(why=f"since {base_name} could not be loaded"))
         return {"metrics": {}, "data": {}, "notes": notes}
     before = measure(model, tokenizer, rows)

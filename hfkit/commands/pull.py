@@ -1,7 +1,7 @@
 """hfkit pull USER/NAME@REVISION models/name
 
-Fetches a model, adapter or tokenizer from the Hub into a folder that works offline. An adapter comes with its base, in
-a folder `base` within its own. Only weights in safetensors are fetched, and checked by their hash; no code is fetched.
+Fetches a model, adapter or tokenizer from the Hub into a folder that works offline. The base of an adapter is fetched
+too, into its subfolder `base`. Weights are fetched only as safetensors, and checked by their hash; code is not fetched.
 """
 
 from argparse import Namespace

@@ -34,7 +34,7 @@ def report_push(folder: str, pushed: Pushed) -> None:
 
 
 def dry_run(uploads: list[Upload], problems: list[Problem], what: str) -> int:
-    """Print what a push would upload: the files with their sizes, and what is left out.
+    """Print what a push would upload: the files with their sizes, and the files left out.
 
     Raises:
         ConfigError: with every problem that can be found without the Hub.

@@ -3,19 +3,19 @@
 Runs the stages of a pipeline in order, each into its own folder of `output_dir`, and passes each output on:
 
     output_dir: runs/quickstart
-    stages:            # any of them, in this order
-      tokenizer: tokenizer.yaml     # paths beside this file, or from the current folder
+    stages:            # any of these, in this order
+      tokenizer: tokenizer.yaml     # path relative to this file or to the current folder
       pretrain: pretrain.yaml       # gets tokenizer_name_or_path
       sft: sft.yaml                 # gets model_name_or_path: the pretrained model
       reward: reward.yaml           # gets model_name_or_path: the SFT model
-      ppo: ppo.yaml                 # gets that too, and reward_model_path
+      ppo: ppo.yaml                 # gets the SFT model too, and reward_model_path
 
-A stage may also be a list of files and mappings, of which later ones replace keys of earlier ones: `sft: [sft.yaml,
-{model_name_or_path: my-model}]`. `extends: other.yaml` takes over the stages of another pipeline, or of a list of them,
-and puts its own keys on top.
+A stage may also be a list of files and mappings; later ones replace keys of earlier ones: `sft: [sft.yaml,
+{model_name_or_path: my-model}]`. `extends: other.yaml` includes the stages of another pipeline, or of a list of them;
+the pipeline's own keys replace theirs.
 
-Keys that a stage's YAML sets are kept. A stage that is done with the same config and data is skipped; one that was
-interrupted is resumed. `--sft.learning_rate 1e-4` sets a flag of one stage, `--seed 1` that of all. With `--push_to_hub
+Keys that a stage's YAML sets are kept. A stage that is done with the same config and data is skipped; an interrupted
+stage is resumed. `--sft.learning_rate 1e-4` sets a key of one stage, `--seed 1` a key of all. With `--push_to_hub
 --hub_model_id USER/NAME` each model is pushed, to USER/NAME-sft and so on.
 """
 

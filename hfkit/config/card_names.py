@@ -1,4 +1,4 @@
-"""Where the data cards that come with hfkit are, and their names; nothing is read from them."""
+"""Lists the data cards that ship with hfkit, without reading them."""
 
 from hfkit.core.shipped import shipped_folder
 
@@ -7,5 +7,5 @@ TEMPLATE_CARD = "TEMPLATE"
 
 
 def card_names() -> list[str]:
-    """Return the names of the cards that come with hfkit."""
+    """Return the names of the cards that ship with hfkit."""
     return sorted({file.stem for file in CARD_FOLDER.glob("*.md")} - {TEMPLATE_CARD, "README"})

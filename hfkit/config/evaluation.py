@@ -1,4 +1,4 @@
-"""The config dataclasses of `hfkit evaluate`, `arena` and `sample`; nothing heavy is imported here."""
+"""The config dataclasses of `hfkit evaluate`, `arena` and `sample`; this module imports no heavy library."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,23 +11,23 @@ JUDGE_KINDS = ("reward", "function", "human")
 
 @dataclass(kw_only=True)
 class ReplyFields:
-    """Which prompts models respond to, and how."""
+    """The prompts that models respond to, and how they sample."""
 
-    max_prompts: int = arg(100, help="maximum number of prompts; chosen by seed if there are more")
+    max_prompts: int = arg(100, help="maximum number of prompts; if there are more, seed chooses")
     max_prompt_length: int = arg(512, help="maximum tokens per prompt; longer prompts are skipped and counted")
     response_length: int = arg(128, help="maximum tokens per response")
-    temperature: float = arg(0.7, help="sampling temperature; 0: greedy. No other sampling option applies")
-    per_device_eval_batch_size: int = arg(16, help="rows in one forward pass")
+    temperature: float = arg(0.7, help="sampling temperature; 0: greedy; no other sampling option applies")
+    per_device_eval_batch_size: int = arg(16, help="rows per forward pass")
     rollout_engine: EngineName = arg("generate", help=ENGINE_HELP)
     dtype: Dtype | None = arg(
-        None, help="dtype of the weights; auto: as in the checkpoint; none: float32, on a GPU with bf16 bfloat16"
+        None, help="dtype of the weights; auto: as in the checkpoint; none: bfloat16 on a GPU with bf16, else float32"
     )
     seed: int = arg(42, help="seed for the choice of rows and for sampling")
     chat_template_kwargs: dict[str, Any] = arg(
-        factory=dict, help="variables of the models' chat templates; empty: those that each was trained with"
+        factory=dict, help="variables of the models' chat templates; empty: those saved with each model"
     )
     system_prompt: str | None = arg(
-        None, help="system text of prompts that have none; none: as each model was trained; '': remove it"
+        None, help="system text of prompts without one; none: the one saved with each model; '': none at all"
     )
 
 
@@ -38,12 +38,16 @@ class EvaluateConfig(ReplyFields):
     model_name_or_path: str = arg(help="model or adapter: folder or Hub id; may be given as the first argument")
     model_revision: str = arg("main", help="branch, tag or commit of a Hub model")
     against: list[str] = arg(factory=list, help="models to compare with, each PATH or NAME=PATH")
-    datasets: list[DatasetEntry] = arg(factory=list, help="held-out rows; empty: those of the model's record")
-    max_rows: int = arg(200, help="maximum number of held-out rows; chosen by seed if there are more")
+    datasets: list[DatasetEntry] = arg(
+        factory=list, help="held-out rows; empty: those recorded when the model was trained"
+    )
+    max_rows: int = arg(200, help="maximum number of held-out rows; if there are more, seed chooses")
     prompts: list[DatasetEntry] = arg(factory=list, help="prompts; empty: those of the held-out rows")
-    reference: str | None = arg(None, help="reference model of the KL; none: the one that training started from")
-    reward_model: str | None = arg(None, help="reward model that scores the responses")
-    output_dir: str | None = arg(None, help="folder for evaluation.json; none: the model's folder")
+    reference: str | None = arg(None, help="reference model of the KL; none: the model that training started from")
+    reward_model: str | None = arg(
+        None, help="reward model that scores the responses: folder or Hub id; none: no scores"
+    )
+    output_dir: str | None = arg(None, help="folder of evaluation.json; none: the model's folder")
 
     def models(self) -> dict[str, tuple[str, str, str]]:
         """Return (name, path, revision) of each model by its config key."""
@@ -57,18 +61,18 @@ class ArenaConfig(ReplyFields):
 
     models: list[str] = arg(help="two or more models, each PATH or NAME=PATH; may be given as the first arguments")
     prompts: list[DatasetEntry] = arg(help="prompts: a file, a Hub id, a data card, or dataset entries")
-    judge: str = arg(help="reward, function, human, or the folder or Hub id of a language model that judges")
-    reward_model: str | None = arg(None, help="reward model for judge: reward")
-    reward_function: str | None = arg(None, help="package.module:f or FILE.py:f for judge: function, as for PPO")
+    judge: str = arg(help="judge: reward, function, human, or the folder or Hub id of a language model")
+    reward_model: str | None = arg(None, help="with judge: reward, the reward model: folder or Hub id")
+    reward_function: str | None = arg(None, help="with judge: function, package.module:f or FILE.py:f, as for PPO")
     reward_columns: list[str] = arg(factory=list, help="columns of the prompt data to pass to reward_function")
-    allow_training_judge: bool = arg(False, help="allow a judge that a model was trained on, with a warning")
+    allow_training_judge: bool = arg(False, help="allow a judge that a model was trained on (warns)")
     resamples: int = arg(1000, help="number of bootstrap resamples for the intervals")
     diversity_temperatures: list[float] = arg(
         factory=lambda: [0.3, 0.7, 1.0], help="temperatures at which to measure entropy and diversity"
     )
     diversity_prompts: int = arg(8, help="number of prompts on which to measure diversity")
-    diversity_samples: int = arg(4, help="responses to each of these prompts")
-    output_dir: str = arg("runs/arena", help="folder for arena.json, arena.png and the responses")
+    diversity_samples: int = arg(4, help="responses to each of the diversity_prompts")
+    output_dir: str = arg("runs/arena", help="folder of arena.json, arena.png and the responses")
 
 
 @dataclass(kw_only=True)
@@ -77,9 +81,11 @@ class SampleConfig(ReplyFields):
 
     models: list[str] = arg(help="one or more models, each PATH or NAME=PATH; may be given as the first arguments")
     prompts: list[DatasetEntry] = arg(help="prompts: a file, a Hub id, a data card, or dataset entries")
-    num_samples: int = arg(4, help="responses of each model to each prompt; -k for short")
+    num_samples: int = arg(4, help="number of responses of each model to each prompt; -k is short for it")
     temperature: float = arg(1.0, help="sampling temperature")
-    temperatures: list[float] = arg(factory=list, help="temperatures that the samples take in turn; empty: temperature")
+    temperatures: list[float] = arg(
+        factory=list, help="temperatures to use in turn for the samples of a prompt; empty: temperature"
+    )
     max_prompts: int | None = arg(None, help="maximum number of prompts, chosen by seed; none: all")
     reward_model: str | None = arg(None, help="reward model that scores the responses")
     best: bool = arg(False, help="write the response with the highest score to each prompt, as rows for SFT")
@@ -92,7 +98,7 @@ class SampleConfig(ReplyFields):
 
 
 def split_name(given: str) -> tuple[str, str]:
-    """Return name and path of a model given as NAME=PATH, or as PATH, whose last part is then the name."""
+    """Return name and path of a model given as NAME=PATH, or as PATH: then the name is the last part of the path."""
     name, sign, path = given.partition("=")
     if sign and "/" not in name and not Path(given).exists():
         return name, path

@@ -1,6 +1,6 @@
 """The config fields that stages share, in groups: data, model, optimizer, trainer, output, Hub.
 
-Nothing heavy is imported here: `hfkit sft --help` must not wait for torch.
+This module imports no heavy library: `hfkit sft --help` must not wait for torch.
 """
 
 import importlib
@@ -22,13 +22,13 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["generate", "static", "continuous"]
 PPOEngineName = Literal["generate", "static", "continuous", "vllm"]
 ENGINE_HELP = (
-    "how responses are sampled: generate (Transformers' generate), static (a static cache, compiled; CUDA graphs on a "
-    "GPU), continuous (its continuous batching)"
+    "engine that samples responses: generate (Transformers' generate), static (compiled, with a static cache; CUDA "
+    "graphs on a GPU), continuous (Transformers' continuous batching)"
 )
 Conversion = Literal[
     "transcript", "shared_prompt", "sharegpt", "function_calls", "history", "group_by_prompt", "drop_ties"
 ]
-"""Conversions of rows; the functions are in `data/conversions.py`."""
+"""Conversions of rows; their functions are in `data/conversions.py`."""
 DTYPES = typing.get_args(Dtype)
 DEFAULT_LORA_RANK = 16
 ALL_LINEAR = "all-linear"
@@ -36,13 +36,13 @@ MODULE_NAMES = re.compile(r"[\w\s.,]*")
 REFUSED: dict[str, dict[str, str]] = yaml.safe_load(
     Path(__file__).with_name("refused.yaml").read_text(encoding="utf-8")
 )
-"""Fields of the trainers' configs that a YAML must not set, with what to do instead, by the groups of `refuses`."""
+"""Fields of the trainers' configs that a YAML must not set, with what to do instead, by group (see `refuses`)."""
 
 
 ROLES = {"start": ("model_name_or_path", "model_revision"), "reward": ("reward_model_path", "reward_model_revision")}
-"""The roles of models in the lineage, each with the config keys of the model that has it and of its revision."""
+"""The roles of models in the lineage, each with the config keys of the model and of its revision."""
 REVISION_KEYS = {**dict(ROLES.values()), **dict.fromkeys(("tokenizer_name_or_path", "adapter", "base"))}
-"""Every setting that names a model or a tokenizer, a merge's too, with the setting that names its revision, if any."""
+"""Every key that names a model or a tokenizer, of `hfkit merge` too, with the key of its revision, if any."""
 
 
 def models_named(config) -> list[tuple[str, str, str]]:
@@ -52,9 +52,9 @@ def models_named(config) -> list[tuple[str, str, str]]:
 
 
 def split_module_names(given: list[str] | str | None) -> list[str] | str | None:
-    """Return modules as PEFT takes them: a list of names, also of `q_proj,v_proj`; all-linear; or a regular expression.
+    """Return modules as PEFT expects them: a list of names (also for `q_proj,v_proj`), all-linear, or a regex.
 
-    PEFT takes a single string for a regular expression, which the name of one module would be too.
+    PEFT reads a single string as a regular expression, even if it is the name of one module.
     """
     items = [given] if isinstance(given, str) else given or []
     if len(items) == 1 and not MODULE_NAMES.fullmatch(items[0]):
@@ -70,38 +70,38 @@ def arg(default: Any = MISSING, *, factory: Any = MISSING, help: str) -> Any:
 
 @dataclass(kw_only=True)
 class DatasetEntry:
-    """One source of rows: an item of `datasets`, `eval_datasets` and the like."""
+    """One source of rows: an item of `datasets`, `eval_datasets`, `prompts` or `ptx_datasets`."""
 
     path: str | None = arg(
         None, help=f"Hub id, or a {'/'.join(FILE_TYPES)} file ({', '.join(COMPRESSED)} too), or a folder"
     )
     card: str | None = arg(None, help="name of a data card, or its .md file; replaces path")
-    name: str | None = arg(None, help="configuration of a Hub dataset")
+    name: str | None = arg(None, help="configuration (subset) of a Hub dataset")
     revision: str | None = arg(None, help="branch, tag or commit of a Hub dataset")
     split: str = arg("train", help="split, with optional slicing: train[:1000]")
     columns: dict[str, str] | None = arg(None, help="maps the stage's columns to the dataset's: {prompt: instruction}")
-    convert: list[Conversion] | None = arg(None, help="conversions of the mapped columns, as those of a data card")
-    weight: float | None = arg(None, help="probability that the next row comes from this source")
-    epochs: float | None = arg(None, help="how often a pass over the mixture may repeat its rows")
-    rows: int | None = arg(None, help="maximum number of its rows")
-    tokens: int | None = arg(None, help="maximum number of its tokens")
-    streaming: bool = arg(False, help="stream the data: download only what rows or tokens need")
+    convert: list[Conversion] | None = arg(None, help="conversions of the mapped columns, as in a data card")
+    weight: float | None = arg(None, help="probability that the next row comes from this source; none: unweighted")
+    epochs: float | None = arg(None, help="how often one pass over the mixture may repeat this source; none: once")
+    rows: int | None = arg(None, help="maximum number of rows from this source; none: all")
+    tokens: int | None = arg(None, help="maximum number of tokens from this source; none: all")
+    streaming: bool = arg(False, help="stream the data: download only as much as rows or tokens require")
 
     def __post_init__(self) -> None:
-        """Expand `~` in paths that code gives; those of a YAML and of flags are expanded before."""
+        """Expand `~` in paths from Python code; those of a YAML and of flags are already expanded."""
         self.card = expand_home(self.card)
         if isinstance(self.path, str):  # Python code may pass rows
             self.path = expand_home(self.path)
 
     @classmethod
     def from_text(cls, text: str) -> "DatasetEntry":
-        """Return the entry that a text names: a data card (its name or .md file), else a file, a folder or a Hub id."""
+        """Return the entry for a text: the name or .md file of a data card, else a file, a folder or a Hub id."""
         is_card = text.endswith(".md") or (text in card_names() and not Path(text).exists())
         return cls(card=text) if is_card else cls(path=text)
 
 
 class Fields:
-    """A group of fields. Each group completes its own in `__post_init__`; this ends the chain of them."""
+    """A group of fields. Each group completes its fields in `__post_init__`; this one ends the chain of calls."""
 
     def __post_init__(self) -> None:
         pass
@@ -109,13 +109,17 @@ class Fields:
 
 @dataclass(kw_only=True)
 class HubFields(Fields):
-    """Whether and where a stage pushes to the Hub; these fields do not change what it makes."""
+    """Whether and where a stage pushes to the Hub; these fields do not change its output."""
 
     push_to_hub: bool = arg(False, help="push the finished run to the Hub, as `hfkit push` does")
-    hub_model_id: str | None = arg(None, help="USER/NAME; none: the name of output_dir")
-    hub_private_repo: bool | None = arg(None, help="whether the repository is private; none: unchanged, true if new")
-    hub_strategy: Literal["end", "every_save"] = arg("end", help="every_save also pushes each checkpoint's weights")
-    hub_revision: str = arg("main", help="branch to push to")
+    hub_model_id: str | None = arg(None, help="Hub repository to push to, USER/NAME; none: the name of output_dir")
+    hub_private_repo: bool | None = arg(
+        None, help="whether the Hub repository is private; none: true for a new one, unchanged otherwise"
+    )
+    hub_strategy: Literal["end", "every_save"] = arg(
+        "end", help="when to push: end of the run, or every_save: also the weights of each checkpoint"
+    )
+    hub_revision: str = arg("main", help="branch of the Hub repository to push to")
 
 
 @dataclass(kw_only=True)
@@ -123,18 +127,18 @@ class OutputFields(HubFields):
     """The fields of every stage: output folder, seed, license, further fields of the trainer."""
 
     output_dir: str = arg(help="folder of the run; hfkit never overwrites a finished run")
-    seed: int = arg(42, help="seed for data order, NumPy, torch and new weights")
-    license: str | None = arg(None, help="license of the output, for its model card: apache-2.0, mit, ...")
+    seed: int = arg(42, help="random seed for data order, NumPy, torch and new weights")
+    license: str | None = arg(None, help="license in the output's model card: apache-2.0, mit, ...; none: not stated")
     extra: dict[str, Any] = arg(factory=dict, help="more fields of the trainer's config")
 
-    # (module, name) of the trainer's config class; its other fields are accepted too, and land in `extra`.
+    # (module, name) of the trainer's config class; its other fields are accepted too, and stored in `extra`.
     trainer_config: ClassVar[tuple[str, str] | None] = None
-    # The groups of `refused.yaml` that name fields of it which are refused.
+    # The groups of `refused.yaml` with the fields of that class that are refused.
     refuses: ClassVar[tuple[str, ...]] = ("all",)
 
     @classmethod
     def extra_field(cls, name: str) -> Any:
-        """Return the type of a field that only the trainer's config has; None if it has no such field."""
+        """Return the type of a field that only the trainer's config has; None if there is no such field."""
         config_class = cls.trainer_config_class()
         return config_class and typing.get_type_hints(config_class).get(name)
 
@@ -145,7 +149,7 @@ class OutputFields(HubFields):
 
     @classmethod
     def trainer_config_class(cls) -> type | None:
-        """Return the trainer's config class, imported on demand because it imports torch."""
+        """Return the trainer's config class; import it on demand, since it imports torch."""
         if cls.trainer_config is None:
             return None
         module, name = cls.trainer_config
@@ -156,61 +160,71 @@ class OutputFields(HubFields):
 class SourceFields:
     """The rows that a stage trains on."""
 
-    datasets: list[DatasetEntry] = arg(factory=list, help="training data: sources are concatenated, or mixed by weight")
+    datasets: list[DatasetEntry] = arg(
+        factory=list, help="training data: files, folders, Hub ids or data cards; concatenated, or mixed by weight"
+    )
 
 
 @dataclass(kw_only=True)
 class DataFields(SourceFields):
-    """Adds held-out rows, and how many rows may be dropped."""
+    """Adds held-out rows, and the limit on dropped rows."""
 
     eval_datasets: list[DatasetEntry] = arg(factory=list, help="held-out data")
-    test_split_size: float | None = arg(None, help="share (<1) or number of rows to hold out; not with eval_datasets")
-    dataset_num_proc: int | None = arg(None, help="processes that tokenize; none: depends on rows and CPU cores")
-    max_dropped: float = arg(0.1, help="maximum share of dropped or truncated rows; more is an error")
+    test_split_size: float | None = arg(
+        None, help="share (below 1) or number of training rows to hold out; not with eval_datasets"
+    )
+    dataset_num_proc: int | None = arg(None, help="number of processes that tokenize; none: by rows and CPU cores")
+    max_dropped: float = arg(0.1, help="maximum share of dropped or truncated rows; a larger share is an error")
 
 
 @dataclass(kw_only=True)
 class ModelFields(Fields):
-    """The model that a stage starts from, how to load it and whether to train an adapter."""
+    """The model that a stage starts from, how to load it, and whether to train an adapter."""
 
-    model_name_or_path: str | None = arg(None, help="model or adapter to start from: folder, or Hub id[@REVISION]")
+    model_name_or_path: str | None = arg(None, help="model or adapter to start from: folder or Hub id[@REVISION]")
     model_revision: str = arg("main", help="branch, tag or commit of a Hub model")
     dtype: Dtype | None = arg(
         None,
-        help="dtype of the base model's weights; auto: as in the checkpoint; none: float32, but bfloat16 for a frozen "
-        "base that comes in 16 bits, on a GPU with bf16",
+        help="dtype of the base model's weights; auto: as in the checkpoint; none: bfloat16 for a frozen base that is "
+        "stored in 16 bits, on a GPU with bf16; else float32",
     )
-    attn_implementation: str | None = arg(None, help="eager, sdpa, flash_attention_2, ...")
-    pad_token: str | None = arg(None, help="token of the vocabulary to pad with, if the tokenizer pads with EOS")
+    attn_implementation: str | None = arg(
+        None, help="attention implementation: eager, sdpa, flash_attention_2, ...; none: Transformers' default"
+    )
+    pad_token: str | None = arg(
+        None, help="existing token to pad with; none: the tokenizer's, or an unused one if that is EOS"
+    )
     chat_template: str | None = arg(
         None,
         help="Jinja file, or the name of one of the tokenizer's templates or of a built-in one (chatml, gemma, llama3, "
-        "mistral, qwen3, zephyr); none: its default",
+        "mistral, qwen3, zephyr); none: the tokenizer's default",
     )
     chat_template_kwargs: dict[str, Any] = arg(
         factory=dict, help="variables of the chat template: {enable_thinking: false}; saved with the tokenizer"
     )
     system_prompt: str | None = arg(
         None,
-        help="system text of conversations that have none; saved with the tokenizer; none: as saved; '': remove it",
+        help="system text of conversations without one, saved with the tokenizer; none: the saved one; '': none at all",
     )
-    allow_pickle: bool = arg(False, help="load pickled .bin weights if there are no safetensors")
-    use_peft: bool = arg(False, help="train a LoRA adapter and freeze the base model")
-    lora_r: int | None = arg(None, help=f"LoRA rank; none: {DEFAULT_LORA_RANK}, or as the starting adapter")
-    lora_alpha: int | None = arg(None, help="LoRA scale; none: 2 * lora_r, or as the starting adapter")
-    lora_dropout: float = arg(0.05, help="dropout on the adapter's input while training")
+    allow_pickle: bool = arg(False, help="load pickled .bin weights if there are no safetensors; a pickle can run code")
+    use_peft: bool = arg(False, help="train a LoRA adapter and freeze the base model; false: train all weights")
+    lora_r: int | None = arg(None, help=f"LoRA rank; none: {DEFAULT_LORA_RANK}, or that of the starting adapter")
+    lora_alpha: int | None = arg(None, help="LoRA alpha; none: 2 * lora_r, or that of the starting adapter")
+    lora_dropout: float = arg(0.05, help="dropout probability on the adapter's input in training")
     lora_target_modules: list[str] | str | None = arg(
-        None, help=f"modules to adapt: names, a regular expression or {ALL_LINEAR}; none: all linear but the head"
+        None,
+        help=f"modules to adapt: names, a regular expression or {ALL_LINEAR}; none: all linear but the head",
     )
     modules_to_save: list[str] | str | None = arg(
-        None, help="modules to train whole, and to save with the adapter: embed_tokens, lm_head"
+        None,
+        help="modules to train in full and save with the adapter, such as embed_tokens; none: no module",
     )
-    use_dora: bool = arg(False, help="DoRA: LoRA that trains the norms of the matrices apart (arXiv 2402.09353)")
-    use_rslora: bool = arg(False, help="rank-stabilized LoRA: scale by alpha/sqrt(r) (arXiv 2312.03732)")
+    use_dora: bool = arg(False, help="DoRA: LoRA that trains the norms of the matrices separately (arXiv 2402.09353)")
+    use_rslora: bool = arg(False, help="rank-stabilized LoRA: scale updates by alpha/sqrt(r) (arXiv 2312.03732)")
     load_in_4bit: bool = arg(False, help="quantize the frozen base model to 4 bits (QLoRA)")
     load_in_8bit: bool = arg(False, help="quantize the frozen base model to 8 bits (LLM.int8)")
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = arg("nf4", help="data type of 4-bit weights")
-    use_bnb_nested_quant: bool = arg(True, help="quantize the 4-bit scales too")
+    use_bnb_nested_quant: bool = arg(True, help="quantize the scales of 4-bit weights too (double quantization)")
 
     def __post_init__(self):
         super().__post_init__()
@@ -223,30 +237,30 @@ class ModelFields(Fields):
 
 @dataclass(kw_only=True)
 class OptimizerFields(Fields):
-    """Batch sizes, optimizer and precision, with the names of `TrainingArguments`."""
+    """Batch sizes, optimizer and precision, named as in `TrainingArguments`."""
 
-    per_device_train_batch_size: int = arg(8, help="rows in one forward pass, on each device")
-    per_device_eval_batch_size: int = arg(8, help="rows in one evaluation pass, on each device")
+    per_device_train_batch_size: int = arg(8, help="rows per forward pass on each device")
+    per_device_eval_batch_size: int = arg(8, help="rows per forward pass of an evaluation on each device")
     max_tokens_per_micro_batch: int | None = arg(
-        None, help="maximum tokens in one forward pass; none: per_device_train_batch_size rows of the maximum length"
+        None, help="maximum tokens per forward pass; none: per_device_train_batch_size rows of the maximum length"
     )
     micro_batches_by_length: bool = arg(
-        True, help="cut the rows of a step into passes of like length: the same training without padding"
+        True, help="group the rows of a step into forward passes of similar length: the same training with less padding"
     )
-    gradient_accumulation_steps: int = arg(1, help="forward passes in one optimizer step")
-    num_train_epochs: float = arg(1.0, help="passes over the training rows")
+    gradient_accumulation_steps: int = arg(1, help="forward passes per optimizer step")
+    num_train_epochs: float = arg(1.0, help="number of passes over the training rows")
     learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {SFT_RATES}")
-    lr_scheduler_type: str = arg("linear", help="linear, cosine, constant, ...")
-    warmup_steps: float = arg(0, help="steps of warm-up, or their share if below 1")
+    lr_scheduler_type: str = arg("linear", help="learning rate schedule: linear, cosine, constant, ...")
+    warmup_steps: float = arg(0, help="optimizer steps of linear warm-up; below 1: share of all steps")
     weight_decay: float = arg(0.0, help="weight decay of AdamW")
-    max_grad_norm: float = arg(1.0, help="maximum norm of the gradients; larger ones are clipped")
-    optim: str | None = arg(None, help="optimizer; none: adamw_torch, on a GPU adamw_torch_fused")
+    max_grad_norm: float = arg(1.0, help="gradients are clipped to this norm")
+    optim: str | None = arg(None, help="optimizer; none: adamw_torch_fused on a GPU, else adamw_torch")
     bf16: bool | None = arg(None, help="bf16 autocast; none: on if the GPU supports it")
     gradient_checkpointing: bool | None = arg(
-        None, help="recompute activations to save memory; none: on for a GPU whose free memory is too small without"
+        None, help="recompute activations to save memory; none: only if the GPU's free memory is too small otherwise"
     )
-    report_to: str = arg("none", help="experiment tracker: tensorboard, wandb, trackio, none, ...")
-    run_name: str | None = arg(None, help="name of the run in the experiment tracker")
+    report_to: str = arg("none", help="experiment tracker: tensorboard, wandb, trackio, ..., or none")
+    run_name: str | None = arg(None, help="name of the run in the experiment tracker; none: chosen by the tracker")
 
     learning_rates: ClassVar[LearningRates] = SFT_RATES
 
@@ -258,15 +272,19 @@ class OptimizerFields(Fields):
 
 @dataclass(kw_only=True)
 class TrainerFields(OptimizerFields):
-    """Adds length of the run, logging, evaluation and checkpoints, with the names of `TrainingArguments`."""
+    """Adds the length of the run, logging, evaluation and checkpoints, named as in `TrainingArguments`."""
 
-    max_steps: int = arg(-1, help="number of optimizer steps; overrides num_train_epochs")
-    logging_steps: float = arg(10, help="steps between lines of metrics.jsonl")
-    eval_strategy: Literal["no", "steps", "epoch"] = arg("no", help="when to evaluate")
-    eval_steps: float | None = arg(None, help="steps between evaluations")
-    save_strategy: Literal["no", "steps", "epoch"] = arg("steps", help="when to save a checkpoint")
-    save_steps: float = arg(500, help="steps between checkpoints")
-    save_total_limit: int | None = arg(2, help="number of checkpoints to keep")
-    load_best_model_at_end: bool = arg(False, help="publish the best checkpoint; metrics and card are its own")
-    early_stopping_patience: int | None = arg(None, help="stop after this many evaluations without improvement")
+    max_steps: int = arg(-1, help="number of optimizer steps; overrides num_train_epochs if above 0")
+    logging_steps: float = arg(10, help="steps between logs to metrics.jsonl; below 1: share of all steps")
+    eval_strategy: Literal["no", "steps", "epoch"] = arg(
+        "no", help="when to evaluate: no: never, steps: every eval_steps, epoch: after each epoch"
+    )
+    eval_steps: float | None = arg(None, help="steps between evaluations; below 1: share of all; none: logging_steps")
+    save_strategy: Literal["no", "steps", "epoch"] = arg(
+        "steps", help="when to save a checkpoint: no: never, steps: every save_steps, epoch: after each epoch"
+    )
+    save_steps: float = arg(500, help="steps between checkpoints; below 1: share of all steps")
+    save_total_limit: int | None = arg(2, help="maximum number of checkpoints to keep; none: all")
+    load_best_model_at_end: bool = arg(False, help="output the best checkpoint and its metrics, not the last weights")
+    early_stopping_patience: int | None = arg(None, help="stop after N evaluations without improvement; none: never")
     resume_from_checkpoint: bool = arg(False, help="resume from the last complete checkpoint in output_dir")

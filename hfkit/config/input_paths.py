@@ -1,6 +1,6 @@
-"""Relative paths of input files in a YAML: they are looked up beside the YAML first, then from the current folder.
+"""Resolves relative paths of input files in a YAML: from the YAML's folder first, then from the current folder.
 
-Output folders, and paths in flags, are relative to the current folder alone.
+Output folders, and paths in flags, are always relative to the current folder.
 """
 
 import os
@@ -19,26 +19,26 @@ FILES = ("path", "card", "chat_template", "deepspeed")
 
 
 def is_model(path: str) -> bool:
-    """Return whether a path is a folder with a model or a tokenizer: other folders may have the name of a Hub model."""
+    """Return whether a path is a folder with a model or a tokenizer; other folders may be named like a Hub model."""
     return os.path.isdir(path) and any(Path(path).glob("*.json"))
 
 
 EXISTS: dict[str, Callable[[str], bool]] = {
     **dict.fromkeys((*DATASETS, *FILES, *FUNCTIONS), os.path.exists),
-    "chat_template": os.path.isfile,  # a folder may have the name of a template
+    "chat_template": os.path.isfile,  # a folder may share the name of a template
     **dict.fromkeys((*MODELS, *NAMED_MODELS), is_model),
 }
-"""The keys of a YAML that name input files, each with what there has to be at its path."""
+"""The keys of a YAML that name input files, each with a test of what must exist at the path."""
 
 
 def resolve_inputs(given: dict | None, folder: str | os.PathLike, problems: list[Problem], prefix: str = ""):
-    """Return the content of a YAML with the paths of its input files as they are from the current folder.
+    """Return the content of a YAML with the paths of its input files relative to the current folder.
 
     Args:
         given: None for a file that could not be read.
         folder: where the YAML is.
-        problems: gets one for each path that exists both beside the YAML and in the current folder.
-        prefix: of the keys in problems.
+        problems: one is added for each path that exists both in the YAML's folder and in the current folder.
+        prefix: prefix of the keys in problems.
     """
     if given is None:
         return None
@@ -57,7 +57,7 @@ def _resolve(name: str, value, folder: str | os.PathLike, key: str, problems: li
 
 
 def _parts(name: str, value: str) -> tuple[str, str, str]:
-    """Return a value's path, with what stands before and after it; "" where it holds no path of a file."""
+    """Return the text before the path in a value, the path, and the text after it; "" if there is no path."""
     if name in FUNCTIONS:
         file, sign, function = value.rpartition(":")
         return ("", file, f"{sign}{function}") if file.endswith(".py") else ("", "", value)
@@ -71,13 +71,13 @@ def _parts(name: str, value: str) -> tuple[str, str, str]:
 def resolve_path(
     path: str, folder: str | os.PathLike, exists: Callable[[str], bool], key: str, problems: list[Problem]
 ) -> str:
-    """Return a path of a YAML as it is from the current folder: of the file beside the YAML, else as it was given."""
-    beside = os.path.normpath(os.path.join(folder, expand_home(path)))
-    if os.path.isabs(expand_home(path)) or not exists(beside):
+    """Return a path of a YAML relative to the current folder if it exists in the YAML's folder, else unchanged."""
+    in_folder = os.path.normpath(os.path.join(folder, expand_home(path)))
+    if os.path.isabs(expand_home(path)) or not exists(in_folder):
         return path
     if not exists(path):
-        return beside
-    if not os.path.samefile(beside, path):
-        both = f"{os.path.abspath(beside)} (beside the YAML) and {os.path.abspath(path)} (from the current folder)"
+        return in_folder
+    if not os.path.samefile(in_folder, path):
+        both = f"both {os.path.abspath(in_folder)} (YAML's folder) and {os.path.abspath(path)} (current folder)"
         problems.append(Problem(key, path, f"{both} exist: write the absolute path of one"))
     return path

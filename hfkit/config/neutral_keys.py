@@ -1,6 +1,6 @@
-"""The keys that change no weight of a run: a run may resume, and a finished one is found, with other values of them.
+"""The keys that change no weight of a run: it can resume, and a finished one counts as done, if only they differ.
 
-Evaluation is not among them: each one draws a random number, after which dropout is another.
+Evaluation is not among them: each one draws a random number, which changes the dropout that follows.
 """
 
 from dataclasses import fields
@@ -8,7 +8,7 @@ from dataclasses import fields
 from hfkit.config.fields import HubFields
 
 NOT_RECORDED = ("output_dir", "resume_from_checkpoint", *(field.name for field in fields(HubFields)))
-"""The output folder, resuming and the Hub: they are no part of the record's config."""
+"""The output folder, resuming and the Hub: the record's config leaves them out."""
 LOGGING = (
     *("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_level"),
     *("log_level_replica", "log_on_each_node", "disable_tqdm", "sample_steps", "sample_prompts", "sample_length"),
@@ -23,16 +23,16 @@ PROCESSES = (
     *("dataloader_multiprocessing_context", "ddp_timeout"),
 )
 VLLM = ("vllm_server_base_url", "vllm_server_timeout", "vllm_group_port", "vllm_gpu_memory_utilization")
-"""Where vLLM is, and how much memory it has, but not whether it samples."""
+"""The address and memory of vLLM, but not whether it samples."""
 THRESHOLDS = ("max_dropped", "min_reward_accuracy")
-"""What is past them stops a run before it trains."""
+"""Thresholds: a run that exceeds one stops before it trains."""
 
 
 def neutral_keys(settings: dict) -> set[str]:
     """Return the keys that change no weight of a run with these settings.
 
-    A run that publishes its best checkpoint, or stops or lowers its learning rate by evaluations, depends on when
-    those are saved and, where evaluations follow the logs, on the steps of those.
+    If evaluations choose the published checkpoint, stop the run or lower the learning rate, the save steps change
+    weights too; so do the logging steps if evaluations follow them.
     """
     keys = {*NOT_RECORDED, *REPORTING, *PROCESSES, *VLLM, *THRESHOLDS}
     if not chooses_by_evaluation(settings):
@@ -42,6 +42,6 @@ def neutral_keys(settings: dict) -> set[str]:
 
 
 def chooses_by_evaluation(settings: dict) -> bool:
-    """Return whether what a run publishes depends on its evaluations."""
+    """Return whether evaluations decide which weights a run publishes."""
     chooses = settings.get("load_best_model_at_end") or settings.get("early_stopping_patience")
     return bool(chooses) or settings.get("lr_scheduler_type") == "reduce_lr_on_plateau"

@@ -1,6 +1,6 @@
-"""Reads a config from a YAML file and flags, strictly, and reports everything that is wrong at once.
+"""Reads a config from a YAML file and flags, strictly, and reports all problems at once.
 
-Flags beat YAML, YAML beats defaults, and no key is ignored: see `parse` and `load_config`.
+Flags override the YAML, the YAML overrides defaults, and no key is ignored: see `parse` and `load_config`.
 """
 
 import json
@@ -29,26 +29,26 @@ from hfkit.core.errors import MISSING, ConfigError, Problem
 from hfkit.core.home import expand_home
 from hfkit.core.yaml import read_yaml
 
-EPILOG = """A value is written --key value or --key=value, a list --key a b, a mapping or a list of mappings
-as JSON, true and false as --key, --key false or --no_key, and no value as none. Flags beat the YAML file."""
+EPILOG = """Write a value as --key value or --key=value, a list as --key a b, a mapping or a list of mappings
+as JSON, a boolean as --key, --key false or --no_key, and no value as none. Flags override the YAML file."""
 
 FLAG = re.compile(r"--([^\s=]+)(?:=(.*))?", re.DOTALL)
 TRUTH = {"true": True, "yes": True, "y": True, "t": True, "1": True}
 TRUTH |= {"false": False, "no": False, "n": False, "f": False, "0": False}
 
 Check = Callable[[Any], list[Problem]]
-"""Returns the contradictions between the fields of a config, and between them and the files that they name."""
+"""Returns the contradictions between the fields of a config, and between fields and the files that they name."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Keys of a config that stand in one place.
+    """Keys of a config from one source.
 
     Attributes:
         content: the keys; None for a file that could not be read.
-        prefix: of the keys in messages.
+        prefix: prefix of the keys in messages.
         file: the file that messages name.
-        problems: found when it was read.
+        problems: the problems found while it was read.
     """
 
     content: Mapping | None
@@ -58,7 +58,7 @@ class Layer:
 
 
 def read_layer(path: str) -> Layer:
-    """Return the keys in a YAML file, one of several that make a config."""
+    """Return the keys in a YAML file, one of several that make up a config."""
     problems: list[Problem] = []
     content = read_inputs(path, problems)
     return Layer(content, file=path, problems=tuple(replace(problem, file=path) for problem in problems))
@@ -75,10 +75,10 @@ def parse(
     """Return the config that `--config FILE` and the flags in `argv` describe; `-h` prints help and exits.
 
     Args:
-        layers: keys of other files, which those of `--config` and the flags replace.
+        layers: keys of other files; `--config` and the flags override them.
 
     Raises:
-        ConfigError: with everything that is wrong, what `check` finds included.
+        ConfigError: with all problems, including those that `check` finds.
     """
     if "-h" in argv or "--help" in argv:
         help_parser(config_class, prog, description).parse_args(["--help"])
@@ -93,7 +93,7 @@ def parse(
 def load_config(
     config_class: type, source: Mapping | str | os.PathLike, check: Check | None = None, **overrides: object
 ):
-    """Return the config that a mapping or a YAML file describes, checked as `parse` checks it."""
+    """Return the config that a mapping or a YAML file describes, validated as in `parse`."""
     problems: list[Problem] = []
     path = None if isinstance(source, Mapping) else expand_home(os.fspath(source))
     given = Layer(source) if isinstance(source, Mapping) else Layer(read_inputs(str(path), problems))
@@ -101,15 +101,15 @@ def load_config(
 
 
 def read_inputs(path: str, problems: list[Problem]) -> dict | None:
-    """Return the content of a YAML, with the paths of its input files as they are from the current folder."""
+    """Return the content of a YAML, with the paths of its input files relative to the current folder."""
     return resolve_inputs(read_yaml(path, problems), os.path.dirname(path), problems)
 
 
 def build(config_class: type, layers: list[Layer], problems: list[Problem], source: str | None, check: Check | None):
-    """Return the config of all layers; a key in a later layer replaces that of an earlier one.
+    """Return the config of all layers; a later layer overrides an earlier one.
 
     Args:
-        problems: found while the layers were read.
+        problems: the problems found while the layers were read.
 
     Raises:
         ConfigError: with all problems.
@@ -121,11 +121,11 @@ def build(config_class: type, layers: list[Layer], problems: list[Problem], sour
         check_fields(config_class, layer.content or {}, values, found, layer.prefix)
         problems += [replace(problem, file=layer.file) for problem in found]
         files |= dict.fromkeys(map(str, layer.content or {}), layer.file)
-    unread = any(layer.content is None for layer in layers)  # then any key may have been in there
+    unread = any(layer.content is None for layer in layers)  # it may have contained any key
     complete = check_required(config_class, values, [] if unread else problems, "")
     if complete and not unread:
         config = config_class(**values)
-        # a faulty key has its default in `config`, and what contradicts a default is no mistake of the user's
+        # a faulty key has its default in `config`: a contradiction with a default is not the user's mistake
         faulty = {name for problem in problems for name in field_names(problem)}
         contradictions = [one for one in (check(config) if check else []) if not field_names(one) & faulty]
         problems += [replace(one, file=files.get(top_level_key(one.key), "")) for one in contradictions]
@@ -135,12 +135,12 @@ def build(config_class: type, layers: list[Layer], problems: list[Problem], sour
 
 
 def field_names(problem: Problem) -> set[str]:
-    """Return the names of the config's fields that a problem is about."""
+    """Return the names of the config fields that a problem is about."""
     return {top_level_key(key) for key in (problem.key, *problem.keys)}
 
 
 def help_parser(config_class: type, prog: str, description: str) -> ArgumentParser:
-    """Return a parser that only prints help: argparse stops at the first error, so `read_flags` reads the values."""
+    """Return a parser that only prints help: argparse stops at the first error, so `read_flags` reads values."""
     parser = ArgumentParser(prog, SUPPRESS, description, EPILOG, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="YAML file with any of the keys below", metavar="FILE")
     hints = known_fields(config_class)
@@ -155,9 +155,9 @@ def help_parser(config_class: type, prog: str, description: str) -> ArgumentPars
 
 
 def group_flags(argv: list[str], problems: list[Problem]) -> list[tuple[str, list[str]]]:
-    """Return the flags of a command line in their order, each as (key, words after it).
+    """Return the flags of a command line in order, each as (key, words after it).
 
-    Dashes within a key count as underscores. `--no_key` stays as it is: only the config class knows what it means.
+    Dashes within a key count as underscores. `--no_key` is not interpreted: only the config class knows its meaning.
     """
     groups: list[tuple[str, list[str]]] = []
     takes_more = False
@@ -168,12 +168,12 @@ def group_flags(argv: list[str], problems: list[Problem]) -> list[tuple[str, lis
         elif takes_more and not re.match(r"-[a-zA-Z-]", word):
             groups[-1][1].append(word)
         else:
-            problems.append(Problem("argument", word, "belongs to no flag; write --key value"))
+            problems.append(Problem("argument", word, "does not follow a flag; write --key value"))
     return groups
 
 
 def command_line(flags: list[tuple[str, list[str]]]) -> list[str]:
-    """Return the words from which `group_flags` reads these flags."""
+    """Return the words of a command line with these flags, the inverse of `group_flags`."""
     return [
         word for key, words in flags for word in ([f"--{key}={words[0]}"] if len(words) == 1 else [f"--{key}", *words])
     ]
@@ -204,7 +204,7 @@ def read_flags(config_class: type, argv: list[str], problems: list[Problem]) -> 
 
 
 def read_words(hint: object, words: list[str]) -> object:
-    """Return the value that the words of a flag have for `hint`; if none fits, one for `convert` to report."""
+    """Return the value of a flag's words for a type hint; if nothing fits, a value that `convert` reports."""
     lists = [member for member in union_members(hint) if list in (member, get_origin(member))]
     item = (get_args(lists[0]) or (Any,))[0] if lists else None
     readings: list[object] = [] if words else [True]
@@ -212,7 +212,7 @@ def read_words(hint: object, words: list[str]) -> object:
         word = words[0]
         if word.lower() in ("none", "null"):
             readings.append(None)
-        with suppress(ValueError):  # JSON, but for strings: the shell has removed their quotes already
+        with suppress(ValueError):  # JSON, except strings: the shell has removed their quotes
             readings += [value for value in [json.loads(word)] if not isinstance(value, str)]
         readings.append(word)
         if word.lower() in TRUTH:

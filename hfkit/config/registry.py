@@ -83,7 +83,7 @@ class StageSpec:
 
     @property
     def samples_replies(self) -> bool:
-        """Whether training samples replies to prompts and scores them."""
+        """Whether training samples responses to prompts and scores them."""
         return self.form == "prompts"
 
     @property

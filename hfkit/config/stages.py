@@ -1,8 +1,8 @@
 """The config dataclasses that the stages' YAMLs fill, one per stage; shared fields are in `fields.py`.
 
-Fields have the names of Transformers' `TrainingArguments` and of TRL's configs. `--help` lists the fields named here; a
-YAML may also set every other field of the trainer's config (see `extra_field`) except those in `refused_field`.
-Nothing heavy is imported here: `hfkit sft --help` must not wait for torch.
+Fields are named as in Transformers' `TrainingArguments` and TRL's configs. `--help` lists the fields defined here; a
+YAML may also set all other fields of the trainer's config (see `extra_field`) except those that `refused_field` names.
+This module imports no heavy library: `hfkit sft --help` must not wait for torch.
 """
 
 from dataclasses import dataclass
@@ -25,38 +25,41 @@ from hfkit.config.online import OnlineConfig
 class TokenizerConfig(SourceFields, OutputFields):
     """Byte-level BPE with an end-of-text token, a pad token, chat markers and a chat template."""
 
-    vocab_size: int = arg(32_000, help="size of the vocabulary, including special tokens")
-    min_frequency: int = arg(2, help="minimum frequency of a pair to be merged")
+    vocab_size: int = arg(32_000, help="number of tokens in the vocabulary, including special tokens")
+    min_frequency: int = arg(2, help="how often a pair of tokens must occur to be merged")
     chat_template: str | None = arg(
         None,
-        help="Jinja file, or chatml, gemma, llama3, mistral, qwen3 or zephyr, with its tokens; none: hfkit's template",
+        help="chat template: Jinja file, or chatml, gemma, llama3, mistral, qwen3 or zephyr, with its special tokens; "
+        "none: hfkit's template",
     )
-    model_max_length: int = arg(2048, help="maximum context length, saved with the tokenizer")
+    model_max_length: int = arg(2048, help="maximum context length in tokens, saved with the tokenizer")
 
 
 @dataclass(kw_only=True)
 class PretrainConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     """Causal language modeling on documents packed into rows of `block_size` tokens."""
 
-    tokenizer_name_or_path: str | None = arg(None, help="folder or Hub id of the tokenizer; none: model_name_or_path")
+    tokenizer_name_or_path: str | None = arg(None, help="tokenizer: folder or Hub id; none: that of model_name_or_path")
     model_config: dict[str, Any] = arg(
         factory=dict,
-        help="config of a new model: {model_type: llama, hidden_size: 256, ...}; replaces model_name_or_path",
+        help="config of a new model, instead of model_name_or_path: {model_type: llama, hidden_size: 256, ...}",
     )
     block_size: int = arg(1024, help="tokens per row")
     packing: Literal["concatenate", "documents"] = arg(
-        "concatenate", help="whether documents in a row attend to each other: concatenate yes, documents no"
+        "concatenate", help="whether documents in one row attend to each other: concatenate: yes, documents: no"
     )
     learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {PRETRAIN_RATES}")
-    sample_prompts: list[str] = arg(factory=list, help="texts to continue and print at each evaluation")
-    sample_length: int = arg(40, help="new tokens per printed sample")
+    sample_prompts: list[str] = arg(
+        factory=list, help="texts that the model continues at each evaluation; the samples are printed"
+    )
+    sample_length: int = arg(40, help="tokens per printed sample")
 
     trainer_config = ("transformers", "TrainingArguments")
     learning_rates = PRETRAIN_RATES
 
     @property
     def tokenizer_source(self) -> tuple[str | None, str]:
-        """Path and revision of the tokenizer; by default those of the model."""
+        """The path and revision of the tokenizer; by default those of the model."""
         given = self.tokenizer_name_or_path
         return (given, "main") if given else (self.model_name_or_path, self.model_revision)
 
@@ -66,7 +69,9 @@ class SFTConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     """Supervised fine-tuning on prompt and response, messages, or plain text."""
 
     max_length: int = arg(1024, help="maximum tokens per row; longer rows are truncated and counted")
-    packing: bool = arg(False, help="pack conversations into rows of max_length; they do not attend to each other")
+    packing: bool = arg(
+        False, help="pack conversations into rows of max_length tokens; they do not attend to each other"
+    )
 
     trainer_config = ("trl", "SFTConfig")
 
@@ -78,16 +83,18 @@ class RewardConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     max_length: int = arg(1024, help="maximum tokens per conversation; longer rows are dropped and counted")
     learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {REWARD_RATES}")
     center_rewards_coefficient: float | None = arg(
-        None, help="weight of a loss that centers rewards at 0 (arXiv 2312.09244), such as 0.01"
+        None, help="weight of a loss that centers rewards at 0 (arXiv 2312.09244), such as 0.01; none: no such loss"
     )
-    score_margin: float = arg(0.0, help="margin of two ranked responses: this times the difference of their scores")
+    score_margin: float = arg(
+        0.0, help="margin in the loss of two scored responses: this times the difference of their scores"
+    )
 
     trainer_config = ("trl", "RewardConfig")
     learning_rates = REWARD_RATES
 
 
 OF_THE_BATCH = ("aot", "aot_unpaired", "sft")
-"""Losses of DPO that are no mean over pairs: TRL sorts those of a batch, or takes the mean over its tokens."""
+"""Losses of DPO that are not a mean over pairs: TRL sorts those of a batch, or averages over its tokens."""
 
 
 @dataclass(kw_only=True)
@@ -96,15 +103,17 @@ class DPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
 
     max_length: int = arg(1024, help="maximum tokens per conversation; longer rows are dropped and counted")
     learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {DPO_RATES}")
-    lora_dropout: float = arg(0.0, help="LoRA dropout; it has no effect but with disable_dropout: false")
-    beta: float = arg(0.1, help="how strongly the policy is held to the reference; in IPO, tau")
+    lora_dropout: float = arg(
+        0.0, help="dropout probability on the adapter's input; applies only with disable_dropout: false"
+    )
+    beta: float = arg(0.1, help="strength of the KL constraint to the reference; tau of IPO")
     loss_type: str | list[str] = arg(
         factory=lambda: ["sigmoid"], help="TRL's losses, such as sigmoid or ipo; several are summed with loss_weights"
     )
-    label_smoothing: float = arg(0.0, help="of the losses robust, exo_pair and aot: share of wrong labels")
-    eval_prompts: int = arg(64, help="held-out prompts that the SFT model and the policy reply to at the end; 0: none")
-    response_length: int = arg(128, help="maximum tokens per reply to a held-out prompt")
-    temperature: float = arg(0.7, help="sampling temperature of these replies")
+    label_smoothing: float = arg(0.0, help="assumed share of wrong labels, for the losses robust, exo_pair and aot")
+    eval_prompts: int = arg(64, help="held-out prompts that SFT model and policy respond to after training; 0: none")
+    response_length: int = arg(128, help="maximum tokens per response to one of the eval_prompts")
+    temperature: float = arg(0.7, help="sampling temperature of the responses to the eval_prompts")
 
     def __post_init__(self):
         super().__post_init__()
@@ -121,28 +130,34 @@ class PPOConfig(OnlineConfig):
     """PPO with a reward model or reward functions; the SFT model (`model_name_or_path`) is the KL reference."""
 
     normalize_rewards: bool = arg(False, help="normalize rewards by their running mean and standard deviation")
-    total_episodes: int | None = arg(None, help="number of responses to sample; overrides num_train_epochs")
+    total_episodes: int | None = arg(
+        None, help="number of responses to sample in all; overrides num_train_epochs; none: by num_train_epochs"
+    )
     learning_rate: float | None = arg(None, help=f"learning rate of the policy; none: {PPO_RATES}")
     value_learning_rate: float | None = arg(None, help="learning rate of the value model; none: learning_rate")
-    value_warmup_steps: int = arg(0, help="number of first updates that train only the value model")
+    value_warmup_steps: int = arg(0, help="number of initial updates that train only the value model")
     num_ppo_epochs: int = arg(4, help="passes over each batch of responses")
-    num_mini_batches: int = arg(1, help="optimizer steps per pass")
-    kl_coef: float = arg(0.05, help="weight of the per-token KL penalty in the reward")
-    kl_estimator: Literal["k1", "k3"] = arg("k1", help="KL estimator, see joschu.net/blog/kl-approx.html")
-    kl_target: float | None = arg(None, help="adapt kl_coef to reach this KL, in nats per response")
-    kl_horizon: int = arg(10_000, help="number of responses over which kl_coef adapts")
+    num_mini_batches: int = arg(1, help="optimizer steps per pass over a batch of responses")
+    kl_coef: float = arg(0.05, help="weight of the KL penalty per token in the reward")
+    kl_estimator: Literal["k1", "k3"] = arg(
+        "k1", help="estimator of the KL in the penalty, see joschu.net/blog/kl-approx.html"
+    )
+    kl_target: float | None = arg(
+        None, help="adapt kl_coef to reach this KL, in nats per response; none: kl_coef is fixed"
+    )
+    kl_horizon: int = arg(10_000, help="number of responses over which kl_coef adapts to kl_target")
     cliprange: float = arg(0.2, help="clip range of the policy ratio")
-    cliprange_value: float = arg(0.2, help="clip range of the value")
+    cliprange_value: float = arg(0.2, help="clip range of the value function")
     vf_coef: float = arg(0.1, help="weight of the value loss")
     entropy_coef: float = arg(0.0, help="weight of an entropy bonus")
     gamma: float = arg(1.0, help="discount factor")
     lam: float = arg(0.95, help="lambda of GAE (arXiv 1506.02438)")
     whiten_rewards: bool = arg(False, help="divide rewards by their standard deviation in the batch")
     ptx_coef: float = arg(0.0, help="weight of the language modeling loss on ptx_datasets")
-    ptx_datasets: list[DatasetEntry] = arg(factory=list, help="rows as for SFT, whose loss ptx_coef adds")
+    ptx_datasets: list[DatasetEntry] = arg(factory=list, help="rows as for SFT; ptx_coef adds their loss")
     ptx_max_length: int = arg(512, help="maximum tokens per row of ptx_datasets; longer rows are truncated")
 
-    # Most other fields of the trainer's config concern a loop over batches of a data loader: PPO accepts none.
+    # Most other fields of the trainer's config concern a loop over a data loader's batches: PPO accepts none.
     @classmethod
     def extra_field(cls, name: str) -> None:
         return None
@@ -158,14 +173,16 @@ class PPOConfig(OnlineConfig):
 
 @dataclass(kw_only=True)
 class GroupConfig(OnlineConfig):
-    """What GRPO and RLOO share: several replies to each prompt, whose rewards are compared with one another."""
+    """The shared part of GRPO and RLOO: they compare the rewards of several responses to each prompt."""
 
     learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {GROUP_RATES}")
-    num_generations: int = arg(8, help="replies to each prompt, over which rewards are compared")
-    num_iterations: int = arg(1, help="passes over each batch of replies")
-    epsilon: float = arg(0.2, help="clip range of the policy ratio, below 1 and above it")
-    epsilon_high: float | None = arg(None, help="clip range above 1 (arXiv 2503.14476); none: epsilon")
-    mask_truncated_completions: bool = arg(False, help="leave replies without a stop token out of the loss")
+    num_generations: int = arg(8, help="number of responses to each prompt, whose rewards are compared")
+    num_iterations: int = arg(1, help="passes over each batch of responses")
+    epsilon: float = arg(0.2, help="clip range of the policy ratio: 1 - epsilon to 1 + epsilon")
+    epsilon_high: float | None = arg(
+        None, help="clip range of the policy ratio above 1 (arXiv 2503.14476); none: epsilon"
+    )
+    mask_truncated_completions: bool = arg(False, help="leave responses without a stop token out of the loss")
 
     learning_rates = GROUP_RATES
     refuses = ("groups", "all")
@@ -175,12 +192,12 @@ class GroupConfig(OnlineConfig):
 class GRPOConfig(GroupConfig):
     """GRPO with a reward model or reward functions; the SFT model (`model_name_or_path`) is the KL reference."""
 
-    beta: float = arg(0.04, help="weight of the KL term in the loss; 0: no KL is measured in training")
+    beta: float = arg(0.04, help="weight of the KL term in the loss; 0: training does not measure the KL")
     loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = arg(
-        "dapo", help="TRL's loss: how the tokens of a batch are averaged, and how ratios are clipped"
+        "dapo", help="TRL's loss, which sets how tokens of a batch are averaged and how ratios are clipped"
     )
     scale_rewards: Literal["group", "batch", "none"] = arg(
-        "group", help="divide advantages by the standard deviation of the rewards of a prompt, or of the batch"
+        "group", help="divide advantages by the standard deviation of the rewards of a prompt (group) or of the batch"
     )
 
     trainer_config = ("hfkit.rlhf", "GRPOArguments")
@@ -190,7 +207,9 @@ class GRPOConfig(GroupConfig):
 class RLOOConfig(GroupConfig):
     """RLOO with a reward model or reward functions; the SFT model (`model_name_or_path`) is the KL reference."""
 
-    beta: float = arg(0.05, help="weight of the KL penalty in the reward; 0: no KL is measured in training")
-    normalize_advantages: bool = arg(False, help="shift advantages to mean 0, and divide by their standard deviation")
+    beta: float = arg(0.05, help="weight of the KL penalty in the reward; 0: training does not measure the KL")
+    normalize_advantages: bool = arg(
+        False, help="normalize the advantages of a batch to mean 0 and standard deviation 1"
+    )
 
     trainer_config = ("hfkit.rlhf", "RLOOArguments")

@@ -1,4 +1,4 @@
-"""Validates values against type hints; what does not fit becomes a `Problem` that says what to write instead."""
+"""Validates values against type hints; each mismatch becomes a `Problem` that says what to write instead."""
 
 import math
 import os
@@ -17,15 +17,15 @@ from hfkit.core.home import expand_home
 from hfkit.core.names import NOT_UTF8, is_utf8
 
 EXTRA = "extra"
-"""The dict field, itself no key, for keys for which the `extra_field(name)` of a config class returns a type hint."""
+"""The dict field for the keys that `extra_field(name)` of a config class has a type hint for; not a key itself."""
 FROM_TEXT = "from_text"
-"""The method of a dataclass that makes one of a text; where a list of them is expected, one alone is a list too."""
+"""The method of a dataclass that creates it from text; where a list is expected, one item alone is accepted."""
 REMOVE = "unknown; remove it (--help lists the keys)"
 TYPE_NAMES = {bool: "true/false", int: "integer", float: "number", str: "text", NoneType: "none", Any: "anything"}
 
 
 def union_members(hint: object) -> tuple:
-    """Return the members of a union; any other hint is the only member of itself."""
+    """Return the members of a union; for any other hint, the hint alone."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
@@ -37,7 +37,7 @@ def choices_of(hint: object) -> list | None:
 
 
 def describe_type(hint: object) -> str:
-    """Return a type hint as remedies and `--help` show it: `integer or none`, `list of text`, `train|test`."""
+    """Return a type hint as shown in remedies and `--help`: `integer or none`, `list of text`, `train|test`."""
     if len(union_members(hint)) > 1:
         return " or ".join(describe_type(member) for member in union_members(hint))
     if (choices := choices_of(hint)) is not None:
@@ -53,7 +53,7 @@ def describe_type(hint: object) -> str:
 
 
 def convert(hint: object, value: object, key: str, problems: list[Problem]) -> object:
-    """Return `value` as the type of `hint` (an int as a float, say), or add to `problems` why it does not fit."""
+    """Convert `value` to the type of `hint` (such as an int to a float), or add to `problems` why it does not fit."""
     kind: Any = get_origin(hint) or hint
     args, choices = get_args(hint), choices_of(hint)
     remedy = f"expected {describe_type(hint)}"
@@ -62,7 +62,7 @@ def convert(hint: object, value: object, key: str, problems: list[Problem]) -> o
     if isinstance(value, (str, os.PathLike)) and not is_utf8(str(value)):
         problems.append(Problem(key, str(value), NOT_UTF8))
         return value
-    plain = isinstance(kind, type) and not args and kind not in (int, float)  # a bool is an int to Python
+    plain = isinstance(kind, type) and not args and kind not in (int, float)  # in Python a bool is an int
     if hint is Any or (plain and isinstance(value, kind)):
         return expand_home(value)
     if choices is not None:
@@ -93,10 +93,10 @@ def convert(hint: object, value: object, key: str, problems: list[Problem]) -> o
     elif kind is str and isinstance(value, os.PathLike):
         return expand_home(os.fspath(value))
     elif kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:  # text as well: a quoted 1e-4 is still a number
+        try:  # text too: a quoted 1e-4 is a number
             if math.isfinite(number := float(value)):
                 return number
-            remedy = "expected finite number"
+            remedy = "expected a finite number"
         except (ValueError, OverflowError):
             pass
     elif kind is list:
@@ -114,7 +114,7 @@ def _convert_union(hint: object, value: object, key: str, problems: list[Problem
     if value is None and len(alternatives) < len(union_members(hint)):
         return None
     if any(isinstance(member, type(Enum)) for member in alternatives):
-        # Transformers annotates `Enum | str` and means the Enum's values.
+        # Transformers annotates `Enum | str` but accepts only the Enum's values.
         alternatives = [member for member in alternatives if member is not str]
     failures = []
     for member in alternatives:
@@ -146,19 +146,19 @@ def known_fields(config_class: type) -> dict[str, object]:
 
 
 def find_hint(config_class: type, name: str) -> tuple[object, str]:
-    """Return the type hint of a key and "", or None and the remedy (may be "") for a key that is not accepted."""
+    """Return the type hint of a key and ""; for a key that is not accepted, None and the remedy, which may be ""."""
     known = known_fields(config_class)
     if name in known:
         return known[name], ""
     if name == EXTRA and hasattr(config_class, "extra_field"):
-        return None, "write its content as keys of the config itself"
+        return None, "write its content as keys of the config"
     remedy = config_class.refused_field(name) if hasattr(config_class, "refused_field") else None
     hint = config_class.extra_field(name) if remedy is None and hasattr(config_class, "extra_field") else None
     return hint, remedy or ""
 
 
 def check_fields(config_class: type, given: Mapping, values: dict, problems: list[Problem], prefix: str):
-    """Convert the keys of `given` into `values`, as the class declares them; add the others to `problems`."""
+    """Convert the keys of `given` into `values` by the class's type hints; add all others to `problems`."""
     known = known_fields(config_class)
     for name, value in ((str(key), value) for key, value in given.items()):
         key, found = prefix + name, []
@@ -175,7 +175,7 @@ def check_fields(config_class: type, given: Mapping, values: dict, problems: lis
 
 
 def unknown_remedy(name: str, known: Collection[str], flag: str) -> tuple[str, tuple[str, ...]]:
-    """Return what to do about an unknown key, and the keys that were probably meant."""
+    """Return the remedy for an unknown key, and the keys that were probably meant."""
     advice, meant = translate(name, known, flag)
     if advice:
         return f"unknown; {advice}", meant
@@ -184,14 +184,14 @@ def unknown_remedy(name: str, known: Collection[str], flag: str) -> tuple[str, t
 
 
 def top_level_key(key: str) -> str:
-    """Return the name of the field that a key lies in: `datasets` for `--datasets[1].path`."""
+    """Return the name of the field that contains a key: `datasets` for `--datasets[1].path`."""
     return re.split(r"[.\[]", key.removeprefix("--"))[0].replace("-", "_")
 
 
 def check_required(config_class: type, values: Mapping, problems: list[Problem], prefix: str) -> bool:
-    """Return whether `values` can build the class; add a problem for each required key that has no value yet.
+    """Return whether `values` can build the class; add a problem for each required key without a value.
 
-    A key that is among the problems already gets no second one.
+    A key that already has a problem gets no second one.
     """
     reported = {top_level_key(problem.key.removeprefix(prefix)) for problem in problems}
     given = values.keys() | {f.name for f in fields(config_class) if not f.init}

@@ -24,10 +24,10 @@ _exchanges = count()
 
 
 def exchange(own: object) -> list:
-    """Return what each process of the launch passes to this call, by rank; each has to call it.
+    """Return what each process of the launch passes to this call, by rank; every process must call it.
 
     Raises:
-        HfkitError: one does not, for `JoinedLaunch.timeout` seconds.
+        HfkitError: a process did not call it within `JoinedLaunch.timeout` seconds.
     """
     launch = current_launch()
     if launch is None:
@@ -39,7 +39,7 @@ def exchange(own: object) -> list:
             launch.store.wait([f"{number}/{rank}"], timedelta(seconds=launch.timeout))
         except DistStoreError as error:
             raise HfkitError(
-                f"rank {rank} did not answer within {launch.timeout} seconds: see what it does, or raise ddp_timeout"
+                f"rank {rank} did not answer within {launch.timeout} seconds: check its log, or raise ddp_timeout"
             ) from error
         found.append(json.loads(launch.store.get(f"{number}/{rank}")))
     let_all_read(launch.store, f"{number}/read", launch.rank, launch.size, launch.timeout)
@@ -47,14 +47,14 @@ def exchange(own: object) -> list:
 
 
 def require_same(facts: Mapping[str, object], remedy: str) -> None:
-    """Compare facts with those of the other processes; each has to call this.
+    """Compare facts with those of the other processes; every process must call this.
 
     Args:
-        facts: values that JSON can hold.
-        remedy: what to do about a difference.
+        facts: JSON values.
+        remedy: how to fix a difference.
 
     Raises:
-        ConfigError: in every process, with each fact that a process does not share with rank 0.
+        ConfigError: in every process, with each fact that differs from rank 0.
     """
     (_, expected), *others = exchange([socket.gethostname(), without_secrets(dict(facts))])
     problems = []
@@ -68,10 +68,10 @@ def require_same(facts: Mapping[str, object], remedy: str) -> None:
 
 
 def require_shared(folder: Path) -> None:
-    """Check that the processes of all machines see a folder that rank 0 writes into; each has to call this.
+    """Check that the processes of all machines see a folder that rank 0 writes into; every process must call this.
 
     Raises:
-        ConfigError: in every process, with the machines that have another folder of this name.
+        ConfigError: in every process, with the machines that do not see the folder.
     """
     launch = current_launch()
     if launch is None or node_count() == 1:
@@ -89,14 +89,14 @@ def require_shared(folder: Path) -> None:
                 path.rmdir()
     if blind := sorted({host for host, has_seen in machines if not has_seen}):
         remedy = (
-            f"rank 0 ({machines[0][0]}) writes into it, and {', '.join(blind)} cannot see that: choose a folder that "
-            "all machines share, since each process reads checkpoints and models from it"
+            f"rank 0 ({machines[0][0]}) writes into it, but {', '.join(blind)} cannot see its files: choose a folder "
+            "that all machines share, since each process reads checkpoints and models from it"
         )
         raise ConfigError([Problem("output_dir", str(folder), remedy)])
 
 
 def sees(file: Path) -> bool:
-    """Return whether a file exists; a network drive may show it some seconds later."""
+    """Return whether a file exists; wait, since a network drive may show it some seconds later."""
     limit = time.monotonic() + SEEN
     while not file.exists():
         if time.monotonic() > limit:

@@ -1,4 +1,4 @@
-"""Connections between the processes of a launch: messages, one JSON object per line, and who is at the other end."""
+"""Connections between the processes of a launch: they carry messages, one JSON object per line."""
 
 import json
 import socket
@@ -20,9 +20,9 @@ class Peer:
     """A process of the launch, and how it failed.
 
     Attributes:
-        why: the reason that it gave, or that is assumed.
-        status: exit status with which the others end.
-        is_silent: whether it ended without a word.
+        why: the reason that it sent, or an assumed one.
+        status: exit status of the other processes.
+        is_silent: whether it ended without sending a reason.
     """
 
     rank: int
@@ -40,8 +40,8 @@ class Channel:
     """A connection that carries messages, a JSON object per line.
 
     Attributes:
-        peer: who is at the other end; None until it has said so.
-        has_left: whether it said that it leaves.
+        peer: the process at the other end; None until it has introduced itself.
+        has_left: whether it has announced that it leaves.
     """
 
     def __init__(self, connection: socket.socket, peer: Peer | None = None):
@@ -49,12 +49,12 @@ class Channel:
         self.connection, self.peer, self.has_left, self.unread = connection, peer, False, b""
 
     def send(self, **message: Any) -> None:
-        """Send a message; one that cannot be sent is dropped, since the connection closes then."""
+        """Send a message; drop it if it cannot be sent, since the connection is then closed."""
         with suppress(OSError):
             self.connection.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[dict] | None:
-        """Return the messages that have come; None if the connection is closed, or carries something else."""
+        """Return the messages received; None if the connection is closed or carries anything else."""
         try:
             data = self.connection.recv(MESSAGE_BYTES)
             *lines, self.unread = (self.unread + data).split(b"\n")
@@ -66,7 +66,7 @@ class Channel:
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Let the kernel ask whether the machine at the other end still answers."""
+    """Let the kernel check that the machine at the other end still answers."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in KEEPALIVE.items():
         if hasattr(socket, name):
@@ -74,10 +74,10 @@ def keep_alive(connection: socket.socket) -> None:
 
 
 def connect_to(addresses: Sequence[str], port: int) -> socket.socket:
-    """Connect to the first of some addresses of a machine that answers.
+    """Connect to the first address of a machine that answers.
 
     Raises:
-        OSError: none does.
+        OSError: no address answers.
     """
     failures = []
     for address in addresses:

@@ -1,6 +1,6 @@
-"""Private parts of other libraries that hfkit needs, each in a function with the upstream version it was read in.
+"""Private parts of other libraries that hfkit uses, each in a function that names the upstream version it was read in.
 
-No other module touches them. `tests/core/test_compat.py` fails when upstream moves one.
+No other module uses them. `tests/core/test_compat.py` fails when upstream moves one.
 """
 
 import sys
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib import import_module
+from math import isnan
 from traceback import extract_tb
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ def use_one_gpu(arguments) -> None:
 
 
 def forget_process_state(state: Any) -> None:
-    """Make accelerate choose this process's device anew; until then its first choice stands, whatever is asked for.
+    """Make accelerate choose this process's device again; otherwise it keeps its first choice, whatever is requested.
 
     accelerate 1.15.0: no public method does it; each `TrainingArguments` of Transformers calls this one.
 
@@ -35,13 +36,13 @@ def forget_process_state(state: Any) -> None:
 def load_checkpoint_weights(trainer, checkpoint: str) -> None:
     """Load the weights of a checkpoint into a `Trainer`'s model.
 
-    transformers 5.23.0: `Trainer.train`, the public way, takes a further step even after the last one.
+    transformers 5.23.0: the public `Trainer.train` takes one more step even after the last one.
     """
     trainer._load_from_checkpoint(checkpoint)
 
 
 def determine_best_metric(trainer, metrics: dict[str, float]) -> bool:
-    """Note the metric of an evaluation in a `Trainer`'s state if it is the best one; return whether it is.
+    """Store the metric of an evaluation in a `Trainer`'s state if it is the best one; return whether it is.
 
     transformers 5.23.0: `Trainer.evaluate` does not, but the evaluations during training do.
     """
@@ -49,7 +50,7 @@ def determine_best_metric(trainer, metrics: dict[str, float]) -> bool:
 
 
 def attention_of(config) -> str | None:
-    """Return the attention implementation that a model with this config computes with.
+    """Return the attention implementation that a model with this config uses.
 
     transformers 5.23.0: the resolved name is in `PreTrainedConfig._attn_implementation` only.
     """
@@ -113,7 +114,7 @@ def page_tokens(config) -> int:
 
 
 def cache_name(output_class) -> str:
-    """Return what models call a cache, in their arguments and outputs, from `BaseModelOutputWithPast`.
+    """Return the name of the cache in the arguments and outputs of models, from `BaseModelOutputWithPast`.
 
     transformers 5.23.0: `past_key_values`; 5.24.0: `cache`, and the old name warns.
     """
@@ -121,9 +122,9 @@ def cache_name(output_class) -> str:
 
 
 class EncodedRows:
-    """A mixin for a trainer of TRL whose rows are encoded before it gets them.
+    """A mixin for a trainer of TRL that gets encoded rows.
 
-    trl 1.12.0: `RewardTrainer` has no option to skip this method, which tokenizes all rows but those of pairs.
+    trl 1.12.0: `RewardTrainer` has no option to skip this method, which tokenizes all rows except pairs.
     """
 
     def _prepare_dataset(self, dataset, *args):
@@ -131,10 +132,10 @@ class EncodedRows:
 
 
 def fuses_head(arguments) -> bool:
-    """Return whether TRL's SFT computes any loss by the weights of the output head, given its `SFTConfig`.
+    """Return whether TRL's SFT computes every loss from the weights of the output head, given its `SFTConfig`.
 
-    trl 1.12.0: the default loss, "chunked_nll", does; others are computed from logits. 1.15.0: each does, and the
-    default is "nll".
+    trl 1.12.0: only the default loss, "chunked_nll", does; others use logits. 1.15.0: every loss does, and the default
+    is "nll".
     """
     return next(field.default for field in fields(arguments) if field.name == "loss_type") == "nll"
 
@@ -159,13 +160,13 @@ def accept_adapted_head(model):
 
 
 class TokenOutputs(NamedTuple):
-    """What TRL's `SFTTrainer` reads of a model's outputs.
+    """The model outputs that TRL's `SFTTrainer` reads.
 
-    trl 1.12.0: the loss, and sums over the labels for its metrics. 1.15.0: what the loss and the metrics are sums of.
+    trl 1.12.0: the loss, and sums over the labels for its metrics. 1.15.0: the values per label, which it sums itself.
 
     Attributes:
         log_probs: log-probabilities of the labels, or their sum.
-        aux_loss: the router loss, of a mixture of experts with one.
+        aux_loss: the router loss of a mixture of experts, if any.
     """
 
     loss: Any
@@ -191,7 +192,7 @@ class TokenOutputs(NamedTuple):
 def keep_unpacked(layer) -> None:
     """Keep a `Linear4bit` of bitsandbytes from repacking its weights on a CPU with AVX512-BF16 in evaluation.
 
-    No gradient flows through packed weights: after an evaluation, LoRA would silently train on wrong ones.
+    No gradient flows through packed weights: after an evaluation, LoRA would silently train with wrong gradients.
     bitsandbytes 0.50.2: the layer decides by this attribute, which no argument sets.
     """
     layer.support_avx512bf16_for_cpu = False
@@ -217,9 +218,9 @@ def is_plain_lora(layer) -> bool:
 
 
 def is_lost_worker(error: BaseException) -> bool:
-    """Return whether an error of `Dataset.map` is that one of its processes has died, such as for lack of memory.
+    """Return whether an error of `Dataset.map` means that one of its processes died, for example from lack of memory.
 
-    datasets 5.2.0: a plain RuntimeError, which differs from that of a worker's function by where it is raised.
+    datasets 5.2.0: a plain RuntimeError; only the place where it is raised distinguishes it from a worker's own error.
     """
     frames = extract_tb(error.__traceback__)
     return isinstance(error, RuntimeError) and frames[-1].name == "iflatmap_unordered" and error.__cause__ is None
@@ -228,13 +229,13 @@ def is_lost_worker(error: BaseException) -> bool:
 def http_library(error_class: type) -> ModuleType:
     """Return the HTTP library that `huggingface_hub` uses, from its `HfHubHTTPError`.
 
-    huggingface_hub 2.4.0 uses httpx2, earlier versions httpx; the base of its error class tells which.
+    huggingface_hub 2.4.0 uses httpx2, earlier versions httpx; the base of its error class shows which.
     """
     return import_module(error_class.__bases__[0].__module__.partition(".")[0])
 
 
 def logged_counts(trainer, mode: str) -> dict[str, int]:
-    """Return how many values of each metric a trainer of TRL has collected since its last log; {} of another trainer.
+    """Return how many values of each metric a trainer of TRL has collected since its last log; {} for other trainers.
 
     trl 1.12.0: `compute_loss` collects them, and no method returns them.
     """
@@ -242,20 +243,20 @@ def logged_counts(trainer, mode: str) -> dict[str, int]:
 
 
 EXTREMES = {"min": min, "max": max}
-"""How a metric of several parts is one of all, by the first or last word of its name; others are means."""
+"""How to combine a metric of several parts, by the first or last word of its name; all others are averaged."""
 
 
 def weigh_logged(
     trainer, mode: str, before: dict[str, int], weights: list[float], others: dict[str, list[float]] | None = None
 ) -> None:
-    """Replace the metrics that a trainer of TRL collected of several parts of a batch by those of the batch.
+    """Replace the metrics that a trainer of TRL collected for parts of a batch with those of the whole batch.
 
     trl 1.12.0: `log` takes the plain mean of what `compute_loss` has collected.
 
     Args:
-        before: `logged_counts` from before the parts.
-        weights: of each part.
-        others: weights in place of these, by the name of a metric.
+        before: `logged_counts` before the parts.
+        weights: one per part.
+        others: by metric name, weights that replace `weights`.
     """
     for name, values in getattr(trainer, "_metrics", {}).get(mode, {}).items():
         start = before.get(name, 0)
@@ -263,16 +264,25 @@ def weigh_logged(
         if len(parts) == len(shares):
             pick = EXTREMES.get(name.partition("_")[0]) or EXTREMES.get(name.rpartition("_")[2])
             mean = sum(value * share for value, share in zip(parts, shares, strict=True)) / (sum(shares) or 1.0)
-            values[start:] = [pick(parts) if pick else mean]
+            known = [value for value in parts if not isnan(value)] or parts  # TRL's extremes of no rows are NaN
+            values[start:] = [pick(known) if pick else mean]
+
+
+def pop_logged(trainer, mode: str, name: str) -> float:
+    """Remove a metric from those that a trainer of TRL logs next; return its last value.
+
+    trl 1.12.0: as for `logged_counts`.
+    """
+    return trainer._metrics[mode].pop(name)[-1]
 
 
 def name_pre_tokenizer(converter: ModuleType, name_of: Callable[[Any], str | None]) -> None:
     """Make llama.cpp's `convert_hf_to_gguf` ask `name_of(tokenizer)` for a BPE pre-tokenizer that it does not know.
 
-    gguf 0.19: it looks a hash of token ids up in a table, and has no option for the name; without one it raises
-    NotImplementedError. `tests/commands/test_export_gguf.py` tests it, where there is a converter.
+    gguf 0.19: it looks a hash of token ids up in a table and has no option for the name; for an unknown hash it raises
+    NotImplementedError. `tests/commands/test_export_gguf.py` tests it if a converter is installed.
     """
-    models = sys.modules[converter.ModelBase.__module__]  # the converter itself, or a module beside it
+    models = sys.modules[converter.ModelBase.__module__]  # the converter itself, or a neighboring module
     known = models.TextModel.get_vocab_base_pre
 
     def get_vocab_base_pre(model, tokenizer) -> str:
@@ -289,7 +299,7 @@ def name_pre_tokenizer(converter: ModuleType, name_of: Callable[[Any], str | Non
 def set_template_environment(environment: type) -> None:
     """Make Transformers compile chat templates in this subclass of Jinja's `ImmutableSandboxedEnvironment`.
 
-    transformers 5.23.0: the module makes the environment itself, by the name that it imported, and adds its functions.
+    transformers 5.23.0: the module creates the environment itself, from the class it imported, and adds its functions.
     """
     templates: Any = import_module("transformers.utils.chat_template_utils")
     templates.ImmutableSandboxedEnvironment = environment

@@ -1,4 +1,4 @@
-"""Private parts of TRL's GRPOTrainer and RLOOTrainer that hfkit replaces, beside those in `compat.py`.
+"""Private parts of TRL's GRPOTrainer and RLOOTrainer that hfkit replaces or reads; more are in `compat.py`.
 
 `tests/core/test_compat_online.py` fails when upstream moves one.
 """
@@ -7,26 +7,26 @@ from typing import Any
 
 
 class OwnRollouts:
-    """A mixin for TRL's GRPOTrainer and RLOOTrainer: prompts are token ids, and what they lead to is hfkit's.
+    """A mixin for TRL's GRPOTrainer and RLOOTrainer: takes prompts as token ids, and calls hfkit's methods.
 
-    trl 1.12.0: `generate` would stop at one EOS token, and what follows another stop token would be trained on; models
-    would get rows that are padded on the left without their positions. `rollout_func` is experimental, and RLOOTrainer
-    has none. A checkpoint has neither the replies that an update is in the middle of nor the number of passes.
+    trl 1.12.0 generates up to one EOS token, and trains on what follows any other stop token. It passes rows that are
+    padded on the left to the model without their positions. Its checkpoints have neither the responses that later
+    updates learn from nor the number of passes. `rollout_func` is experimental, and RLOOTrainer has none.
     """
 
     returns_logprobs = False
-    """Whether TRL takes the log-probabilities of an engine beside its replies; none are needed."""
+    """Whether TRL expects a pair of responses and their log-probabilities, which may be None."""
 
     def sample_replies(self, prompts: list[list[int]]) -> list[list[int]]:
-        """Return a reply to each prompt; token ids."""
+        """Return the token ids of a response to each prompt."""
         raise NotImplementedError
 
     def predict(self, measure, model, input_ids, attention_mask, logits_to_keep, **options):
-        """Return log-probabilities, entropies and router loss as `measure` computes them, which is TRL's method."""
+        """Return log-probabilities, entropies and router loss, computed with TRL's method `measure`."""
         raise NotImplementedError
 
     def save_replies(self, folder: str) -> None:
-        """Save the replies of an update that is not complete into a checkpoint; every process calls it."""
+        """Save the responses that later updates learn from into a checkpoint; every process calls it."""
 
     def load_replies(self, folder: str) -> None:
         """Load what `save_replies` saved."""
@@ -55,7 +55,7 @@ class OwnRollouts:
 
 
 class StopTokens:
-    """Equals each of several token ids."""
+    """An object that equals each of several token ids."""
 
     def __init__(self, ids: list[int]):
         self.ids = frozenset(ids)
@@ -68,16 +68,16 @@ class StopTokens:
 
 
 class StopTokenizer:
-    """What TRL's trainers read of their tokenizer once they are made."""
+    """The attributes of the tokenizer that TRL's trainers read after their constructor."""
 
     def __init__(self, stop_token_ids: list[int], pad_token_id: int):
         self.eos_token_id, self.pad_token_id = StopTokens(stop_token_ids), pad_token_id
 
 
 def set_stop_tokens(trainer: Any, stop_token_ids: list[int]) -> None:
-    """Make a trainer of TRL count each reply that ends with one of these tokens as complete.
+    """Make a trainer of TRL count each response that ends with one of these tokens as complete.
 
-    trl 1.12.0: a reply counts as truncated unless it ends with `_tokenizer.eos_token_id` or the pad token.
+    trl 1.12.0: a response counts as truncated unless it ends with `_tokenizer.eos_token_id` or the pad token.
     """
     trainer._tokenizer = StopTokenizer(stop_token_ids, trainer.processing_class.pad_token_id)
 
@@ -85,7 +85,7 @@ def set_stop_tokens(trainer: Any, stop_token_ids: list[int]) -> None:
 def logged_since(trainer: Any, before: dict[str, int]) -> dict[str, float]:
     """Return the mean of each metric that a trainer of TRL has collected in training since `logged_counts`.
 
-    trl 1.12.0: the metrics of an update are in `_metrics` only, until they are logged.
+    trl 1.12.0: until they are logged, the metrics of an update are in `_metrics` only.
     """
     found = {name: values[before.get(name, 0) :] for name, values in trainer._metrics["train"].items()}
     return {name: sum(values) / len(values) for name, values in found.items() if values}
@@ -98,10 +98,10 @@ def add_logged(trainer: Any, metrics: dict[str, float]) -> None:
 
 
 def sampled_batch(trainer: Any) -> tuple[int, list[dict[str, Any]] | None]:
-    """Return how many passes a trainer of TRL has done, and the batches of replies that it is at; None: none yet."""
+    """Return the passes that a trainer of TRL has done, and its batches of responses; None before the first ones."""
     return trainer._step, trainer._buffered_inputs
 
 
 def set_sampled_batch(trainer: Any, passes: int, batches: list[dict[str, Any]] | None) -> None:
-    """Set what `sampled_batch` returned."""
+    """Restore what `sampled_batch` returned."""
     trainer._step, trainer._buffered_inputs = passes, batches

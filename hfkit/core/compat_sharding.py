@@ -13,14 +13,14 @@ CHECKPOINT_CLASSES = {
     "pathlib": "PosixPath",
     "pathlib._local": "PosixPath",  # Python 3.13
 }
-"""What torch 2.13.0 pickles into the metadata of a distributed checkpoint, beside dtypes: names by module."""
+"""What torch 2.13.0 pickles into the metadata of a distributed checkpoint besides dtypes: names by module."""
 
 
 @contextmanager
 def whole_models():
-    """Make and load models whole in the block, also while DeepSpeed ZeRO-3 would share them out among processes.
+    """Create and load whole models in the block, even if DeepSpeed ZeRO-3 would partition them among processes.
 
-    transformers 5.23.0: a weak reference in this module decides, which a function sets and none returns.
+    transformers 5.23.0: a weak reference in this module decides; a function sets it, but none returns it.
     """
     module: Any = import_module("transformers.integrations.deepspeed")
     kept = module._hf_deepspeed_config_weak_ref

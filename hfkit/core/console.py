@@ -1,4 +1,4 @@
-"""Lines for the person at the terminal, and silence for the libraries' own notes."""
+"""Prints lines and warnings for the user, and silences the libraries' own messages."""
 
 import logging
 import os
@@ -11,11 +11,11 @@ from typing import Any, TextIO, cast
 from hfkit.core.masking import mask_secrets
 
 LONGEST_MESSAGE = 20_000
-"""Characters of a message; one with all problems of a config has a few thousand."""
+"""Maximum number of characters of a message; one with all problems of a config has a few thousand."""
 KEPT = "\n\t\u200c\u200d"
-"""Control characters that text has: line breaks, tabs and the joiners within letters and emoji."""
+"""Control characters that ordinary text contains: line breaks, tabs, and joiners within letters and emoji."""
 LAYOUT = re.compile(r"(\r|\x1b\[[0-9;]*[mABCDGK]|\x1b\[\?25[lh])")
-"""How colors and progress bars are drawn: the cursor within its lines, and hidden."""
+"""Escape sequences of colors and progress bars: they move the cursor within its lines, or hide it."""
 
 
 def is_main_process() -> bool:
@@ -48,9 +48,9 @@ def take_warnings() -> list[str]:
 
 
 def printable(text: str) -> str:
-    """Return a text of unknown origin with what a terminal would obey as escapes, such as \\x1b.
+    """Return untrusted text with the characters that a terminal would obey as escapes, such as \\x1b.
 
-    These are control characters and direction marks. Line breaks, tabs and the joiners within letters and emoji stay.
+    These are control characters and direction marks. Line breaks, tabs, and joiners within letters and emoji stay.
     """
     if text.isprintable():
         return text
@@ -73,9 +73,9 @@ def printable_line(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Return a message as it may be printed or stored: `printable`, without secrets, and not endless.
+    """Return a message that is safe to print or store: `printable`, without secrets, and of limited length.
 
-    The middle of a text with more than `LONGEST_MESSAGE` characters becomes dots: it quotes what others wrote.
+    Dots replace the middle of a text with more than `LONGEST_MESSAGE` characters: it may quote untrusted files.
     """
     if len(text) > LONGEST_MESSAGE:
         text = f"{text[: LONGEST_MESSAGE // 2]} ... {text[-LONGEST_MESSAGE // 2 :]}"
@@ -83,9 +83,9 @@ def clean(text: str) -> str:
 
 
 class CleanStream:
-    """A text stream that masks secrets, and passes no control characters but those of colors and progress bars.
+    """A text stream that masks secrets and escapes all control characters except those of colors and progress bars.
 
-    Whatever writes to it: messages, tables, tracebacks, and the logs and warnings of libraries.
+    It covers messages, tables, tracebacks, and the logs and warnings of libraries.
     """
 
     def __init__(self, stream: TextIO):
@@ -109,7 +109,7 @@ class CleanStream:
 
 
 def clean_output() -> None:
-    """Let a command's output go through `CleanStream`, with escapes, such as \\u4e2d, for what its encoding lacks."""
+    """Send a command's output through `CleanStream`; escape what its encoding lacks, such as \\u4e2d."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):
@@ -119,27 +119,27 @@ def clean_output() -> None:
 
 
 def is_debugging() -> bool:
-    """Return whether HFKIT_DEBUG=1 asks for tracebacks, and for the libraries' own notes."""
+    """Return whether HFKIT_DEBUG=1 asks for tracebacks and for the libraries' own messages."""
     return os.environ.get("HFKIT_DEBUG") == "1"
 
 
 def debug(error: BaseException) -> None:
-    """Print the traceback of an error that is reported in a line, if HFKIT_DEBUG=1 asks for it."""
+    """Print the traceback of an error that is reported in one line, if HFKIT_DEBUG=1 asks for it."""
     if is_debugging():
         sys.excepthook(type(error), error, error.__traceback__)
 
 
 def quiet_libraries(bars: bool = False) -> None:
-    """Turn the libraries' notes off, unless `is_debugging`. Call it before they are imported.
+    """Silence the libraries' messages, unless `is_debugging`. Call it before they are imported.
 
     Args:
-        bars: whether progress bars stay where there is no terminal: a notebook draws them.
+        bars: whether to keep progress bars without a terminal: a notebook draws them.
     """
     if is_debugging():
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DATASETS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its notes contain signed URLs
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its messages contain signed URLs
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     if not bars and not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are noise in a log file

@@ -1,4 +1,4 @@
-"""The device of this process, and the process group where several processes were launched."""
+"""Chooses the device of this process, and joins the process group of a launch."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ from hfkit.core.launch import turn_on_deepspeed
 from hfkit.core.versions import package_versions
 
 ROTATES_WITHOUT_MATMUL = Version("5.23")
-GROUP_TIMEOUT = 1800  # seconds, as in Transformers; one process may take longer to save than NCCL's own 600
+GROUP_TIMEOUT = 1800  # seconds, as in Transformers; saving in one process may take longer than NCCL's default of 600
 
 
 def prepare_device(config) -> None:
@@ -32,10 +32,10 @@ def prepare_device(config) -> None:
     Warns about unused GPUs.
 
     Raises:
-        ConfigError: the processes of the launch have different configs, versions or folders, or there is no GPU for
-            this one.
+        ConfigError: the processes of the launch have different configs, versions or folders, or this process has no
+            GPU.
     """
-    require_same({f"version of {name}": known for name, known in package_versions().items()}, "install the same one")
+    require_same({f"version of {name}": known for name, known in package_versions().items()}, "install one version")
     require_same(asdict(config), "start all processes with the same command and files")
     require_shared(Path(config.output_dir))
     require_gpu(config.extra)
@@ -46,14 +46,14 @@ def prepare_device(config) -> None:
     set_tf32(state.device.type, config.extra.get("tf32"))
     gpus = torch.cuda.device_count() if state.device.type == "cuda" else 0
     if gpus > 1 and state.num_processes == 1:
-        warn(f"one of {gpus} visible GPUs is used: `accelerate launch -m hfkit.cli STAGE ...` uses all")
+        warn(f"only one of {gpus} visible GPUs is used: `accelerate launch -m hfkit.cli STAGE ...` uses all")
 
 
 def set_tf32(kind: str, tf32: bool | None = None) -> None:
-    """Let a GPU round the inputs of float32 matrix products to TF32, or not: 10 bits of mantissa, as in float16.
+    """Set whether a GPU rounds the inputs of float32 matrix products to TF32: 10 bits of mantissa, as in float16.
 
-    Older versions of Transformers compute rotary positions with such a product, and TF32 has no integers above 2048 but
-    even ones (transformers issue 48428): with those nothing changes, unless it is asked for.
+    Older versions of Transformers compute rotary positions with such a product, and above 2048 TF32 has only even
+    integers (transformers issue 48428): with those versions only an explicit `tf32` changes the setting.
     """
     if tf32 is None and Version(transformers.__version__) >= ROTATES_WITHOUT_MATMUL:
         tf32 = True
@@ -62,16 +62,16 @@ def set_tf32(kind: str, tf32: bool | None = None) -> None:
 
 
 def disable_cudnn_attention() -> None:
-    """Turn cuDNN's attention kernels off in this process; PyTorch then uses its other kernels.
+    """Disable cuDNN's attention kernels in this process; PyTorch then uses its other kernels.
 
-    In half precision their backward pass gives NaN for some lengths of padded rows (pytorch issue 196678, on Hopper,
+    In half precision their backward pass returns NaN for some lengths of padded rows (pytorch issue 196678, on Hopper,
     where PyTorch uses them since 2.11), and their forward pass wrong tokens (pytorch issue 193893, on Blackwell).
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def require_gpu(settings: dict) -> None:
-    """Raise ConfigError if GPUs are used, but none is left for this process; settings are as for `process_state`."""
+    """Raise ConfigError if the launch uses GPUs but has none for this process; settings: as for `process_state`."""
     index, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if 0 < gpus <= index and not settings.get("use_cpu", False) and not parse_flag_from_env("ACCELERATE_USE_CPU"):
         remedy = f"{socket.gethostname()} shows this process {gpus} GPU(s): start at most that many processes there"
@@ -79,19 +79,19 @@ def require_gpu(settings: dict) -> None:
 
 
 def device() -> torch.device:
-    """Return this process's device: that of the stage it runs, else its GPU if there is one, else the CPU."""
+    """Return this process's device: that of the running stage, else its GPU if there is one, else the CPU."""
     return process_state().device
 
 
 def process_state(settings: dict | None = None) -> PartialState:
     """Return accelerate's state of this process; the first call joins the process group.
 
-    It has to come before Transformers would join: models are loaded before the trainer's arguments are created. A
-    process that was launched alone chooses its device anew for each stage.
+    Call it before Transformers would join: models are loaded before the trainer's arguments are created. A process
+    that was launched alone chooses its device again for each stage.
 
     Args:
-        settings: `use_cpu`, `ddp_backend` (left out for one process, which has none) and `ddp_timeout` (seconds), as in
-            `TrainingArguments`. None: the state as it is.
+        settings: `use_cpu`, `ddp_backend` (ignored for one process) and `ddp_timeout` (seconds), as in
+            `TrainingArguments`. None: the current state.
     """
     if settings is not None:
         turn_on_deepspeed(settings.get("deepspeed"))
@@ -107,7 +107,7 @@ def process_state(settings: dict | None = None) -> PartialState:
 
 
 def wait_for_everyone() -> None:
-    """Return once every process of the launch has called this; a single process does not wait."""
+    """Wait until every process of the launch has called this; a single process does not wait."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         PartialState().wait_for_everyone()
 
@@ -128,7 +128,7 @@ def free_memory(on: torch.device) -> int:
 
 
 def read_number(file: Path) -> int | None:
-    """Return the whole number in a file; None if there is no file, or something else in it, such as `max`."""
+    """Return the integer in a file; None if there is no file, or anything else in it, such as `max`."""
     text = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
     return int(text) if text.isdigit() else None
 
@@ -146,5 +146,5 @@ def restore_random_state(states: list[torch.Tensor], on: torch.device) -> None:
 
 
 def keep_random_state(on: torch.device):
-    """Return a context that restores torch's generators, of the CPU and of a device, when it ends."""
+    """Return a context that restores torch's generators of the CPU and of a device at its end."""
     return torch.random.fork_rng([on] if on.type == "cuda" else [])

@@ -1,4 +1,4 @@
-"""Hands the reason why a process ends to its launcher, which shows it at the end."""
+"""Records why a process failed for its launcher, which prints the reason at the end."""
 
 import json
 import os
@@ -6,17 +6,17 @@ import time
 from pathlib import Path
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
-"""The variable with the file from which `torchrun` and `accelerate launch` read the reason."""
+"""Environment variable with the path of the file from which `torchrun` and `accelerate launch` read the reason."""
 
 
 def record_for_launcher(why: str, *, follows: bool = False) -> None:
-    """Write an error where `torchrun`, and `accelerate launch`, read the cause that they print at the end.
+    """Write an error to the file from which `torchrun` and `accelerate launch` read the cause of a failure.
 
     The format is that of `torch.distributed.elastic.multiprocessing.errors.ProcessFailure`, whose own writer adds a
-    traceback. The launcher names the process with the earliest time, of those with the same second the lowest rank.
+    traceback. The launcher names the process with the earliest time; within the same second, the lowest rank.
 
     Args:
-        follows: whether another process failed first, which has recorded it: the time is then the next second.
+        follows: whether another process failed and recorded it first: the time is then one second later.
     """
     if file := os.environ.get(ERROR_FILE):
         message = {"message": why, "extraInfo": {"timestamp": str(int(time.time()) + follows)}}

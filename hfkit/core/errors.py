@@ -1,4 +1,4 @@
-"""The errors that users see: one line per problem, with what to do about it."""
+"""Errors that users see: one line per problem, with what to do about it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -14,8 +14,8 @@ MISSING = "missing"  # the value of a Problem about a key that has none
 class HfkitError(Exception):
     """An error that the user can act on: the command line prints its message alone and exits with `exit_status`.
 
-    Its text holds no secrets, whoever prints it. In a launch, one that another process prints `is_reported`, and one
-    that tells of another process `is_of_peer`.
+    Its text contains no secrets, whoever prints it. In a launch, `is_reported` marks an error that another process
+    prints, and `is_of_peer` one about the failure of another process.
     """
 
     exit_status = 1
@@ -27,20 +27,20 @@ class HfkitError(Exception):
 
 
 class MissingFileError(HfkitError):
-    """An error of a file that is missing, and that may be made later."""
+    """A file is missing that may be created later."""
 
 
 class Kind(Enum):
-    """What kind of problem it is, for code to act on: code never reads the words of a remedy."""
+    """The kind of a problem, for code to act on: code never reads the words of a remedy."""
 
     INVALID = "a value that is not allowed here"
     UNKNOWN = "a key that does not exist"
     NO_SUCH_FILE = "a path where there is no file"
-    NOT_HERE = "what this machine lacks: a package, a GPU, a server"
+    NOT_HERE = "something that this machine lacks: a package, a GPU, a server"
 
 
 def kind_of_error(error: HfkitError) -> Kind:
-    """Return the kind of the problem that an error tells of."""
+    """Return the kind of the problem that an error reports."""
     return Kind.NO_SUCH_FILE if isinstance(error, MissingFileError) else Kind.INVALID
 
 
@@ -55,7 +55,7 @@ class Problem:
         kind: for code that treats some problems differently.
         keys: the other keys that decide whether it is a problem: those that it contradicts, and the one that an
             unknown key was probably meant to be.
-        file: the file that the value stands in, if a config is made of several.
+        file: the file that sets the value, if a config consists of several.
     """
 
     key: str
@@ -66,21 +66,21 @@ class Problem:
     file: str = ""
 
     def under(self, prefix: str) -> "Problem":
-        """Return the problem with `prefix` before its keys, for a configuration that holds this one as a part."""
+        """Return the problem with `prefix` before its keys, for a configuration that contains this one."""
         return replace(self, key=f"{prefix}{self.key}", keys=tuple(f"{prefix}{key}" for key in self.keys))
 
     def __str__(self) -> str:
         shown = str(self.value) if self.value is MISSING else mask_secrets(repr(self._masked_value()))
         shown = shown if len(shown) <= 80 else f"{shown[:30]}...{shown[-47:]}"  # the end of a path is its file
-        place = f" (in {self.file})" if self.file else ""
-        return mask_secrets(f"{self.key}: {shown} -> {self.remedy}{place}")
+        where = f" (in {self.file})" if self.file else ""
+        return mask_secrets(f"{self.key}: {shown} -> {self.remedy}{where}")
 
     def _masked_value(self) -> object:
         return MASK if resembles_secret(self.key) else masked(self.key, self.value)
 
 
 class ConfigError(HfkitError):
-    """Every problem of a configuration; `source` names the file that it came from, if any."""
+    """All problems of a configuration; `source` names its file, if any."""
 
     exit_status = 2
 
@@ -95,9 +95,9 @@ class ConfigError(HfkitError):
 
 
 def reason(error: BaseException) -> str:
-    """Return the type and first line of an error, or of the one at the root of its chain of causes.
+    """Return the type and first line of an error, or of the root of its chain of causes.
 
-    The message of an HfkitError says all.
+    For an HfkitError, return the message alone.
     """
     while error.__cause__ is not None:
         error = error.__cause__
@@ -108,7 +108,7 @@ def reason(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that `name` was probably meant to be, or None."""
+    """Return the known name that `name` probably misspells, or None."""
     known = list(known)
     close = get_close_matches(name, known, n=1, cutoff=CLOSE)
     close = close or [other for other in known if name and other.startswith(name)]

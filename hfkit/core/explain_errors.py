@@ -1,4 +1,4 @@
-"""Explains errors of files and disks, a GPU out of memory and a trainer in one line, with what to change."""
+"""Explains errors of files, disks, memory and trainers in one line that says what to change."""
 
 import errno
 import os
@@ -17,29 +17,29 @@ PACKAGE = Path(__file__).parents[1]
 FULL = 1 << 16  # bytes free, below which a failure means that the disk is full
 FULL_CODES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # EFBIG: `ulimit -f`
 FAILED_SAVE = ("PytorchStreamWriter", "inline_container", "iostream error")
-"""What torch.save says, without a code, when it cannot write."""
+"""Messages of torch.save when it cannot write; they have no error code."""
 FORBIDDEN_CODES = {errno.EROFS, errno.EACCES, errno.EPERM}
 MISPLACED_CODES = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
-"""A folder in place of a file, or the other way round, and names that the file system does not take."""
+"""A folder instead of a file or the reverse, and names that the file system rejects."""
 CUDA_FULL = 2  # cudaErrorMemoryAllocation
 BROKEN_CODES = {errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO}
-"""A disk or a network drive that fails."""
+"""Failures of a disk or a network drive."""
 TOO_MANY_CODES = {errno.EMFILE, errno.ENFILE}
 CACHES = ("HF_HUB_CACHE", "HF_DATASETS_CACHE")
-"""The environment variables of caches that may be elsewhere than in HF_HOME."""
+"""The environment variables of caches that may lie outside HF_HOME."""
 
 
 class FullDiskError(HfkitError):
-    """A file could not be written, since the disk, a quota or the limit on file sizes is full."""
+    """A file could not be written: the disk is full, or a quota or the limit on file sizes is reached."""
 
 
 @contextmanager
 def explain_errors(folder: Path, config=None):
-    """Turn errors of a block that the user can act on into one line; other errors pass.
+    """Turn errors of a block that the user can act on into one line; let other errors pass.
 
     Args:
         folder: where the block writes.
-        config: names the keys to change; its `extra` fields go to the trainer unchecked.
+        config: the config whose keys the message names; its `extra` fields go to the trainer unchecked.
 
     Raises:
         HfkitError: the disk or the memory is full; or a library failed while the config has `extra` fields.
@@ -55,24 +55,24 @@ def explain_errors(folder: Path, config=None):
             raise explained from error
         if not extra or is_own(error):
             raise
-        it_is = "it is" if len(extra) == 1 else "one of them is"
+        key = "this key" if len(extra) == 1 else "one of these keys"
         raise HfkitError(
-            f"the trainer failed: {reason(error)}; the config sets {', '.join(extra)}, which the trainer gets "
-            f"unchecked: see whether {it_is} the cause (HFKIT_DEBUG=1 shows the traceback)"
+            f"the trainer failed: {reason(error)}; the config passes {', '.join(extra)} to the trainer unchecked: "
+            f"check whether {key} is the cause (HFKIT_DEBUG=1 shows the traceback)"
         ) from error
 
 
 def is_own(error: BaseException) -> bool:
-    """Return whether hfkit's own code raised an error, rather than a library's that it calls."""
+    """Return whether hfkit's own code raised an error, rather than a library."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and Path(frames[-1].filename).is_relative_to(PACKAGE)
 
 
 def explain_file_error(error: BaseException, folder: Path | None = None) -> HfkitError | None:
-    """Return an error in one line for a full disk, or a file that may not be read or written; None for other errors.
+    """Return a one-line error for a full disk, or a file that cannot be read or written; None for other errors.
 
     Args:
-        folder: where the failed block wrote, if that is known.
+        folder: where the failed block wrote, if known.
     """
     for one in chain_of(error):
         code, file, text = error_code(one), getattr(one, "filename", None), str(one)
@@ -89,11 +89,11 @@ def explain_file_error(error: BaseException, folder: Path | None = None) -> Hfki
         if code in MISPLACED_CODES and file:
             return HfkitError(f"{file}: {os.strerror(code)}: remove it, or choose another folder{cache_remedy(file)}")
         if code in BROKEN_CODES:
-            return HfkitError(f"{file or folder or 'a disk'}: {os.strerror(code)}: check it, and the connection to it")
+            return HfkitError(f"{file or folder or 'a disk'}: {os.strerror(code)}: check the disk and its connection")
         if code in TOO_MANY_CODES:
             return HfkitError(f"{os.strerror(code)} ({reason(one)}): raise the limit, such as with `ulimit -n 4096`")
         if code == errno.ENOENT and folder and (gone := removed_folder(folder, file)):
-            return HfkitError(f"{gone} was removed while it was written to: start again, and leave it in place")
+            return HfkitError(f"{gone} was removed while hfkit wrote into it: start again and keep the folder")
         if isinstance(one, UnicodeEncodeError) and not is_utf8(one.object):
             return HfkitError(f"{one.object[max(one.start - 40, 0) : one.end + 10]!r} is {NOT_UTF8}")
     return None
@@ -107,7 +107,7 @@ def removed_folder(folder: Path, file: str | None) -> Path | None:
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, and those that it was raised from or while handling."""
+    """Yield an error and those in its chain of causes and contexts."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -116,7 +116,7 @@ def chain_of(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def error_code(error: BaseException) -> int | None:
-    """Return the code of an operating system's error; libraries in Rust, Arrow and PyTorch say it in words."""
+    """Return the code of an operating system's error; Arrow, PyTorch and libraries in Rust put it into the message."""
     code = getattr(error, "errno", None)
     found = re.search(r"\b(?:os error|errno|error code) (\d+)", str(error), re.IGNORECASE)
     return code if isinstance(code, int) else int(found[1]) if found else None
@@ -128,13 +128,13 @@ def is_full(folder: Path | None) -> bool:
 
 
 def cache_folder() -> Path:
-    """Return the folder of Hugging Face's caches, as the libraries find it."""
+    """Return the folder of Hugging Face's caches, found as the libraries find it."""
     default = os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
     return Path(os.path.expanduser(os.environ.get("HF_HOME", default)))
 
 
 def fullest_folder() -> Path:
-    """Return which of the folders that libraries write to has the least room: the caches or the temporary files."""
+    """Return the folder with the least space among those that libraries write to: caches and temporary files."""
     folders = [cache_folder(), Path(tempfile.gettempdir())]
     existing = {
         folder: next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -144,27 +144,27 @@ def fullest_folder() -> Path:
 
 
 def cache_remedy(path: Path | str) -> str:
-    """Return what to add to a remedy if a path is in a cache of Hugging Face, else ""."""
+    """Return the addition to a remedy if a path is in a cache of Hugging Face, else ""."""
     caches = [cache_folder(), *(Path(os.environ[key]) for key in CACHES if key in os.environ)]
     inside = any(Path(path).absolute().is_relative_to(cache.absolute()) for cache in caches)
-    return ", or set HF_HOME to a folder that can be written, for the caches of Hugging Face" if inside else ""
+    return ", or set HF_HOME to a writable folder for the caches of Hugging Face" if inside else ""
 
 
 def require_home() -> None:
-    """Raise HfkitError if there is no home folder and nothing else says where the caches of Hugging Face are."""
+    """Raise HfkitError if there is no home folder and no variable sets the folder of Hugging Face's caches."""
     if os.path.expanduser("~") == "~" and not (os.environ.get("HF_HOME") or os.environ.get("XDG_CACHE_HOME")):
         raise HfkitError(
-            "HOME is not set and the user has no home folder: set HF_HOME to a folder that can be written, for the "
-            "caches of Hugging Face"
+            "HOME is not set and the user has no home folder: set HF_HOME to a writable folder for the caches of "
+            "Hugging Face"
         )
 
 
 @contextmanager
 def explain_out_of_memory(config=None):
-    """Turn PyTorch's error into one line with the keys to change.
+    """Turn PyTorch's out-of-memory error into one line with the keys to change.
 
     Raises:
-        HfkitError: PyTorch ran out of memory in the block, the GPU's or the machine's.
+        HfkitError: the block ran out of memory, of the GPU or of the machine.
     """
     try:
         yield
@@ -173,22 +173,22 @@ def explain_out_of_memory(config=None):
         if not on_gpu and not isinstance(error, MemoryError) and error_code(error) != errno.ENOMEM:
             raise
         where = "GPU" if on_gpu else "machine"
-        raise HfkitError(f"the {where} has no memory left: {', or '.join(memory_remedies(config))}") from error
+        raise HfkitError(f"the {where} is out of memory: {', or '.join(memory_remedies(config))}") from error
 
 
 def is_gpu_full(error: BaseException) -> bool:
-    """Return whether an error says that the GPU has no memory left, even for CUDA itself where others have filled it.
+    """Return whether an error means that the GPU is out of memory, also if other programs leave none for CUDA itself.
 
-    PyTorch raises two kinds, known here by their names: this module does not import torch.
+    PyTorch raises two types, recognized by name: this module does not import torch.
     """
     kind, code = type(error).__name__, getattr(error, "error_code", None)
     return kind == "OutOfMemoryError" or (kind == "AcceleratorError" and code == CUDA_FULL)
 
 
 def memory_remedies(config) -> list[str]:
-    """Return what to change, cheapest first: batch sizes, then what costs time, then the dtype if nothing is trained.
+    """Return what to change, cheapest first: batch sizes, then what costs time; the dtype if nothing is trained.
 
-    A key that the config lacks, or that cannot be lowered, is not named.
+    A key that the config lacks or that cannot be lowered is left out.
     """
     trains = hasattr(config, "per_device_train_batch_size")
     batch_sizes = {
@@ -204,5 +204,5 @@ def memory_remedies(config) -> list[str]:
     if not trains and getattr(config, "dtype", None) == "float32":
         remedies.append("set dtype to bfloat16")
     if trains:
-        return [*remedies, "ask `hfkit plan` what fits"]
+        return [*remedies, "run `hfkit plan` to see what fits"]
     return [*remedies, "run on the CPU (CUDA_VISIBLE_DEVICES= in front of the command)"]

@@ -1,4 +1,4 @@
-"""The types of file that rows are read from."""
+"""The file types that rows are read from."""
 
 from pathlib import PurePath
 
@@ -16,27 +16,27 @@ FILE_TYPES = {
 COMPRESSED = (".gz", ".zst")
 """The suffixes of compressed files."""
 ROW_PER_LINE = (".jsonl", ".ndjson")
-"""The suffixes of files with a row in each line."""
+"""The suffixes of files with one row per line."""
 SUFFIXES = f"{', '.join([*FILE_TYPES][:-1])} or {[*FILE_TYPES][-1]}"
 """The suffixes as a phrase for messages."""
 
 
 def suffix_of(path: str | PurePath) -> str:
-    """Return the suffix of a file's type: ".jsonl" of `rows.jsonl.gz`; "" if it is unknown, as of `rows.jsonl.bz2`."""
+    """Return the suffix of a file's type: ".jsonl" for `rows.jsonl.gz`; "" if unknown, as for `rows.jsonl.bz2`."""
     suffix = PurePath(without_compression(str(path))).suffix
     return suffix if suffix in FILE_TYPES else ""
 
 
 def file_type(path: str | PurePath) -> str | None:
-    """Return the builder of `datasets` that reads a file, by its name; None if none does."""
+    """Return the builder of `datasets` that reads a file, chosen by its name; None if there is none."""
     return FILE_TYPES.get(suffix_of(path))
 
 
 def without_compression(name: str) -> str:
-    """Return a file's name without the suffix of compressed files: `rows.jsonl` of `rows.jsonl.gz`."""
+    """Return a file's name without the suffix of compression: `rows.jsonl` for `rows.jsonl.gz`."""
     return next((name.removesuffix(suffix) for suffix in COMPRESSED if name.endswith(suffix)), name)
 
 
 def has_known_suffix(name: str) -> bool:
-    """Return whether a name ends in a known suffix, or in one and a suffix of compressed files."""
+    """Return whether a name ends in a known suffix, compressed or not."""
     return bool(suffix_of(name))

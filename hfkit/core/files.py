@@ -20,14 +20,14 @@ RECORD = "hfkit.json"  # the record of a run, in its folder
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: to a temporary file beside it, which is then renamed, or removed if that fails."""
+    """Write a file atomically: write a temporary file in the same folder, then rename it; remove it on failure."""
     with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Yield where to write a file, which then gets its name; it is removed if anything is raised."""
+    """Yield a temporary path to write to; rename it to `path` at the end, or remove it after an exception."""
     temporary = temporary_path(path)
     try:
         yield temporary
@@ -44,17 +44,17 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_text(path: Path, limit: str = MAX_TEXT_BYTES) -> str:
-    """Return the text of a file of unknown origin that is not data: a card, JSON, a config.
+    """Return the text of an untrusted file that is not data: a card, JSON, a config.
 
     Args:
-        limit: on its bytes.
+        limit: name of the limit on its bytes.
 
     Raises:
-        UnsafeFileError: it is a pipe, which may never end, and not the shell's own; or (`LimitError`) too large.
+        UnsafeFileError: it is a pipe, which may never end, unless the shell made it; or (`LimitError`) it is too large.
         OSError, UnicodeDecodeError: it cannot be read.
     """
     if path.is_fifo() and not path.is_relative_to("/dev") and not path.is_relative_to("/proc"):
-        raise UnsafeFileError("it is a pipe: give a file")
+        raise UnsafeFileError("it is a pipe: pass a regular file")
     most = limit_of(limit)
     with path.open("rb") as file:
         content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
@@ -64,7 +64,7 @@ def read_text(path: Path, limit: str = MAX_TEXT_BYTES) -> str:
 
 
 def load_json_file(path: Path) -> Any:
-    """Return the content of a JSON file of unknown origin.
+    """Return the content of an untrusted JSON file.
 
     Raises:
         ValueError: it is not JSON, or (`LimitError`) exceeds a limit.
@@ -74,12 +74,12 @@ def load_json_file(path: Path) -> Any:
 
 
 def write_record(path: Path, content: Any) -> None:
-    """Write JSON that people read and publish atomically, without secrets."""
+    """Write JSON that people read and publish: atomically, without secrets."""
     write_json(path, without_secrets(content))
 
 
 def read_json_mapping(path: Path) -> dict | None:
-    """Return the mapping in a JSON file; None if there is no file, or no mapping in it, or it exceeds a limit."""
+    """Return the mapping in a JSON file; None if the file is missing, holds no mapping or exceeds a limit."""
     try:
         content = load_json_file(path) if path.is_file() else None
     except (OSError, ValueError):
@@ -93,7 +93,7 @@ def hash_of(settings: Any) -> str:
 
 
 def file_hash(file: Path) -> str:
-    """Return the SHA-256 of a file; an unchanged file is read once. The Hub's cache names large files by their hash."""
+    """Return the SHA-256 of a file, read once while it is unchanged. The Hub's cache names large files by it."""
     file = file.resolve()
     if is_blob(file) and len(file.name) == 64:
         return file.name
@@ -111,7 +111,7 @@ def _hash_of_file(file: Path, *_state: int) -> str:
 
 
 def require_free_folder(out: Path) -> None:
-    """Raise HfkitError if `out` is a file or a link, a folder that is not empty, or no name of a folder."""
+    """Raise HfkitError if `out` is a file, a link, a folder that is not empty, or not a valid folder name."""
     if fault := folder_name_fault(out):
         raise HfkitError(f"{str(out)!r}: {fault}")
     if out.is_symlink() or (out.exists() and not out.is_dir()):

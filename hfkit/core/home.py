@@ -1,4 +1,4 @@
-"""Expand `~` in paths: in a YAML and after `--key=` no shell does it."""
+"""Expands `~` in paths: in a YAML and after `--key=` the shell does not."""
 
 import os
 import re
@@ -7,7 +7,7 @@ HOME = re.compile(r"~\w*(/|$)")
 
 
 def expand_home(value):
-    """Return a path with the home folder in place of its leading `~`, also within lists and mappings."""
+    """Return a path with its leading `~` expanded, also within lists and mappings."""
     if isinstance(value, dict):
         return {name: expand_home(item) for name, item in value.items()}
     if isinstance(value, list):

@@ -1,6 +1,6 @@
 """Fetches files of models from the Hub into its cache, with retries.
 
-Without a connection the cache is used as it is, as with HF_HUB_OFFLINE.
+Without a connection only the cache is used, as with HF_HUB_OFFLINE.
 """
 
 import os
@@ -33,10 +33,10 @@ def call_if_online(call, *args, **kwargs):
 
 
 def fetch_file(repo_id: str, name: str, revision: str = "main", repo_type: str = "model") -> Path | None:
-    """Return a file of a repository in the cache; None if the repository, or offline the cache, has no such file.
+    """Return the cached path of a repository's file; None if the repository (offline: the cache) has no such file.
 
     Raises:
-        HubError: no such repository or revision, an invalid name, or the Hub answers with errors.
+        HubError: the repository or revision does not exist, a name is invalid, or the Hub returns errors.
     """
     repo_id, revision = split_revision(repo_id, revision)
     try:
@@ -49,7 +49,7 @@ def fetch_file(repo_id: str, name: str, revision: str = "main", repo_type: str =
 
 
 def is_unknown(repo_id: str, name: str, revision: str = "main") -> bool:
-    """Return whether the cache neither has a file of a repository nor knows that there is none."""
+    """Return whether the cache neither has a file of a repository nor records that it does not exist."""
     repo_id, revision = split_revision(repo_id, revision)
     return try_to_load_from_cache(repo_id, name, revision=revision) is None
 
@@ -59,7 +59,7 @@ def local_folder(path: str, revision: str, patterns: tuple[str, ...]) -> str:
 
     Raises:
         HubError: there is no such model, or it cannot be fetched.
-        HfkitError: a file in the folder is a link out of it.
+        HfkitError: a file in the folder is a link to a path outside it.
     """
     if os.path.isdir(path):
         require_own_files(Path(path))
@@ -78,15 +78,15 @@ def local_folder(path: str, revision: str, patterns: tuple[str, ...]) -> str:
 
 
 def fetch_snapshot(repo_id: str, names: list[str], *, revision: str, commit: str, folder: Path | None = None) -> Path:
-    """Fetch files of a repository, all of them and of one commit, into a folder or the cache; return the folder.
+    """Fetch files of one commit of a repository into a folder or the cache, all or none; return the folder.
 
-    `snapshot_download` alone accepts an incomplete cache if the Hub does not answer.
+    `snapshot_download` alone returns an incomplete cache if the Hub does not answer.
     """
 
     def fetch() -> Path:
         fetched = Path(snapshot_download(repo_id, revision=revision, local_dir=folder, allow_patterns=names))
         if not all((fetched / name).is_file() for name in names) or (folder is None and fetched.name != commit):
-            raise ConnectionError(f"{repo_id} was fetched only in part")
+            raise ConnectionError(f"only some files of {repo_id} were fetched")
         return fetched
 
     return with_retries(fetch)

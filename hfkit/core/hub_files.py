@@ -17,7 +17,7 @@ MODEL_FILES = (
     *(f"{name}.safetensors.index.json" for name in WEIGHTS),
 )
 LOADED_FILES = (*MODEL_FILES, *TOKENIZER_FILES, RECORD)
-"""What loaders look for: one of these left in a repository by an earlier model would be loaded with the new one."""
+"""Files that loaders look for: one left in a repository by an earlier model would be loaded with the new one."""
 DOCUMENTS = ("README.md", "LICENSE", "LICENSE.*", "NOTICE", "NOTICE.*", "loss.png")
 """Files for people to read."""
 

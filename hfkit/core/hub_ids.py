@@ -1,4 +1,4 @@
-"""Names on the Hub: repositories, revisions, and both together as `user/name@revision`."""
+"""Validates names on the Hub: repositories, revisions, and both as `user/name@revision`."""
 
 import os
 import re
@@ -15,7 +15,7 @@ REVISION = re.compile(r"(?!.*(\.\.|//|/\.))\w[\w.+/-]*(?<![./])(?<!\.lock)")
 
 
 def split_revision(path: str, revision: str = "main") -> tuple[str, str]:
-    """Return ("user/name", "v1") for "user/name@v1"; any other path, and a folder, with `revision` as it is.
+    """Return ("user/name", "v1") for "user/name@v1"; for a folder or any other path, (path, revision).
 
     Raises:
         HfkitError: path and `revision` name different revisions, or the revision is not a valid name.
@@ -23,7 +23,7 @@ def split_revision(path: str, revision: str = "main") -> tuple[str, str]:
     name, at, given = path.rpartition("@")
     if at and HUB_ID.match(name) and not os.path.exists(path):
         if revision not in ("main", given):
-            raise HfkitError(f"{path} names a revision, and `revision` is {revision}: keep one of the two")
+            raise HfkitError(f"{path} names a revision, but `revision` is {revision}: keep one of the two")
         path, revision = name, given
     if not REVISION.fullmatch(revision):
         raise HfkitError(f"{path}: {revision!r} is not a valid branch, tag or commit")

@@ -1,7 +1,7 @@
 """Retries calls to the Hub after errors of the Hub or the connection.
 
-huggingface_hub itself retries some requests, but not the creation of a repository, the check of a card or a commit.
-Calls that are made through this module can be repeated without harm.
+huggingface_hub itself retries some requests, but not the creation of a repository, the validation of a card or a
+commit. All calls made through this module can safely be repeated.
 """
 
 import json
@@ -19,25 +19,25 @@ from hfkit.core.errors import HfkitError, reason
 
 ATTEMPTS = 6
 WARN_FROM = 3
-"""The first attempt whose failure is reported; waits are long from then on."""
+"""The first attempt whose failure is reported; later waits are long."""
 LONGEST_WAIT = 30.0
 """Seconds."""
 TIMEOUT = 300.0
-"""Seconds without a byte after which a request fails; the client's own default is to wait forever."""
+"""Seconds without data after which a request fails; the client waits forever by default."""
 TEMPORARY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 httpx = http_library(HfHubHTTPError)
 
 
 class HubError(HfkitError):
-    """The Hub does not have, or does not grant, what was asked for."""
+    """The Hub does not have the requested object, or denies access to it."""
 
 
 class HubUnreachable(HubError):
-    """The Hub did not answer, or answered with errors of its own, in every attempt."""
+    """The Hub did not answer, or returned server errors, in every attempt."""
 
 
 def with_retries(call: Callable, *args, attempts: int = ATTEMPTS, **kwargs):
-    """Return what `call(*args, **kwargs)` returns; repeat it after 1, 2, 4, ... seconds while its error is temporary.
+    """Return the result of `call(*args, **kwargs)`; retry temporary errors after 1, 2, 4, ... seconds.
 
     Raises:
         HubUnreachable: every attempt failed, or HF_HUB_OFFLINE is set.
@@ -61,7 +61,7 @@ def with_retries(call: Callable, *args, attempts: int = ATTEMPTS, **kwargs):
 
 
 def is_temporary(error: BaseException | None) -> bool:
-    """Return whether another attempt may succeed; the causes of an error count too."""
+    """Return whether another attempt may succeed, judged by an error and its causes."""
     while error is not None:
         if isinstance(error, OfflineModeIsEnabled):
             return False
@@ -71,13 +71,13 @@ def is_temporary(error: BaseException | None) -> bool:
         if isinstance(error, (httpx.HTTPError, ConnectionError, TimeoutError, json.JSONDecodeError)) and not isinstance(
             error, HfHubHTTPError
         ):
-            return True  # the connection broke, or a proxy answered in place of the Hub
+            return True  # the connection broke, or a proxy answered instead of the Hub
         error = error.__cause__
     return False
 
 
 def is_offline(error: BaseException | None) -> bool:
-    """Return whether no connection was made at all, or HF_HUB_OFFLINE forbids one."""
+    """Return whether there was no connection at all, or HF_HUB_OFFLINE forbids one."""
     while error is not None:
         if isinstance(error, (OfflineModeIsEnabled, httpx.ConnectError, httpx.ConnectTimeout)):
             return True
@@ -91,7 +91,7 @@ def status_of(error: BaseException) -> int | None:
 
 
 def requested_wait(error: BaseException) -> float:
-    """Return the seconds to wait that the Hub asks for in `Retry-After`, at most twice LONGEST_WAIT; else 0."""
+    """Return the seconds to wait that `Retry-After` requests, at most twice LONGEST_WAIT; else 0."""
     headers = getattr(getattr(error, "response", None), "headers", {})
     seconds = headers.get("Retry-After", "")
     return min(float(seconds), 2 * LONGEST_WAIT) if seconds.isdigit() else 0.0

@@ -1,7 +1,7 @@
-"""Signals that ask a process to end: Ctrl-C (SIGINT), SIGTERM, and SIGUSR1, which Slurm can send ahead of time.
+"""Handles signals that ask a process to end: Ctrl-C (SIGINT), SIGTERM, and SIGUSR1, which Slurm can send early.
 
-They raise an exception, or wait where work has to be saved first (`defer_signals`). What takes too long in the process
-of the command line is ended by a thread (`core/signal_watch.py`).
+They raise an exception, or are deferred while work has to be saved (`defer_signals`). In a command, a thread
+(`core/signal_watch.py`) ends a process that takes too long.
 """
 
 import os
@@ -17,7 +17,7 @@ from hfkit.core.console import is_main_process
 from hfkit.core.signal_watch import REPEAT_SECONDS, end_now, watch_signals
 
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
-"""Exit status by signal: SIGUSR1 announces a SIGTERM, so that a job script has one status to ask for."""
+"""Exit status by signal: SIGUSR1 announces a SIGTERM, so both have one status for a job script to check."""
 DEFAULT_HANDLERS = (signal.SIG_DFL, signal.default_int_handler)
 
 
@@ -31,10 +31,10 @@ class Interrupted(SystemExit):
 
 @dataclass
 class Caught:
-    """The signals of a process: which one came first, and when; `agreed` by all processes of a launch.
+    """The signal state of a process: the first signal and its time; `agreed` means by all processes of a launch.
 
     Attributes:
-        ignored: whether signals are ignored, since the process ends for another reason.
+        ignored: whether signals are ignored because the process ends for another reason.
     """
 
     ends_process: bool
@@ -52,10 +52,10 @@ _share: Callable[[int], None] | None = None
 
 @contextmanager
 def catch_signals(ends_process: bool = False) -> Iterator[None]:
-    """Let signals interrupt a block; handlers other than Python's defaults stay, and nothing changes in a thread.
+    """Let signals interrupt a block. Handlers other than Python's defaults stay; in a thread nothing changes.
 
     Args:
-        ends_process: the process ends with the block: what hangs after a signal is killed, with its children.
+        ends_process: whether the process ends with the block; if it then hangs, it is killed with its children.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
@@ -77,7 +77,7 @@ def catch_signals(ends_process: bool = False) -> Iterator[None]:
             stop_watching = watch_signals(_on_signal, EXIT_STATUS, is_deferred, _pass_on)
         yield
     finally:
-        if not (ends_process and _caught.number):  # else it ends with these handlers, under watch
+        if not (ends_process and _caught.number):  # else the handlers and the thread stay until it ends
             if stop_watching:
                 stop_watching()
             for number, handler in replaced.items():
@@ -95,10 +95,10 @@ def _on_signal(number: int, frame: object) -> None:
     caught = _caught
     if caught is None:
         return
-    if caught.process != os.getpid():  # a worker, forked meanwhile: the process that it works for ends it with SIGTERM
+    if caught.process != os.getpid():  # a worker, forked since: its parent ends it with SIGTERM
         if number == signal.SIGTERM:
-            signal.alarm(1)  # whose default handler kills, for where Python discards exceptions
-            raise SystemExit(EXIT_STATUS[signal.SIGTERM])  # a killed process would keep the locks that it holds
+            signal.alarm(1)  # its default handler kills, in case Python discards the exception
+            raise SystemExit(EXIT_STATUS[signal.SIGTERM])  # a killed process would keep its locks
         return
     if caught.ignored:
         return
@@ -125,13 +125,13 @@ def _pass_on(number: int) -> None:
 
 
 def share_signals(share: Callable[[int], None] | None) -> None:
-    """Let a function pass the first signal of this process on to the others of a launch, from any thread; None: no."""
+    """Set the function that passes the first signal of this process on to the launch, from any thread; None: none."""
     global _share
     _share = share
 
 
 def ignore_signals() -> None:
-    """Ignore signals from now on, since the process ends for another reason."""
+    """Ignore signals from now on because the process ends for another reason."""
     if _caught is not None:
         _caught.ignored = True
 
@@ -148,29 +148,29 @@ def interruption() -> BaseException:
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Return whether an error is a signal's, or a consequence of one, such as that of a worker that died of it too."""
+    """Return whether a signal caused an error, directly or not: it may also have killed a worker."""
     return isinstance(error, (KeyboardInterrupt, Interrupted)) or requested() is not None
 
 
 def agree(number: int) -> None:
-    """Note that all processes of a launch end by a signal, though maybe another one of them got it."""
+    """Record that all processes of a launch end because of a signal, even if another process received it."""
     if _caught is not None:
         _caught.number, _caught.agreed = _caught.number or number, True
 
 
 def is_agreed() -> bool:
-    """Return whether all processes of a launch know of the signal and end at the same step."""
+    """Return whether all processes of a launch know about the signal and end at the same step."""
     return bool(_caught and _caught.agreed)
 
 
 def is_deferred() -> bool:
-    """Return whether a signal waits for the end of a block."""
+    """Return whether a signal is deferred to the end of a block."""
     return bool(_caught and _caught.deferrals)
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Let a signal wait for the end of a block, or for the block to ask for it: `requested`.
+    """Defer a signal to the end of a block; the block can poll `requested`.
 
     Raises:
         KeyboardInterrupt, Interrupted: at the end of the block.
@@ -189,7 +189,7 @@ def defer_signals() -> Iterator[None]:
 
 @contextmanager
 def droppable() -> Iterator[None]:
-    """Leave a block within `defer_signals` as soon as a signal comes, and go on after it: `requested` says so."""
+    """Leave a block within `defer_signals` as soon as a signal arrives, and continue after it; `requested` is set."""
     if _caught is None:
         yield
         return
@@ -205,11 +205,10 @@ def droppable() -> Iterator[None]:
 
 @contextmanager
 def catch_interrupts() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C sets, beside raising KeyboardInterrupt: it ends the block alone, not the process.
+    """Yield an event that Ctrl-C sets when it raises KeyboardInterrupt: it ends only the block, not the process.
 
-    Python discards an exception that is raised in a destructor or in a callback from C, and with it the key press. So
-    a long loop looks at the event in each of its steps. In another thread than the main one, which gets no signals, the
-    event stays unset.
+    Python discards an exception raised in a destructor or in a callback from C, and with it the key press. So a long
+    loop checks the event in each step. Outside the main thread, which alone gets signals, the event stays unset.
     """
     pressed = threading.Event()
 

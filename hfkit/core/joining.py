@@ -1,4 +1,4 @@
-"""Joins the processes of a launch: what a launcher has to set, and that the end of one process ends the others."""
+"""Joins the processes of a launch: validates the launcher's variables, and ends all processes if one ends."""
 
 import json
 import os
@@ -24,19 +24,19 @@ from hfkit.core.interrupts import is_interruption, share_signals
 from hfkit.core.peers import Peers
 
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
-"""What a launcher sets, beside MASTER_ADDR: whole numbers."""
+"""The integers that a launcher sets, besides MASTER_ADDR."""
 LOOPBACK = "127.0.0.1"
 LAUNCHERS = "launch with `accelerate launch` or `torchrun`, which set it"
 JOIN_SECONDS = 1800
 """Seconds to wait until all processes of a launch have started."""
 NOTICE = 30
-"""Seconds of waiting for other processes, after which a line says so."""
+"""Seconds of waiting for other processes after which a line is printed."""
 CONSEQUENCE = 2.0
-"""Seconds in which the end of another process may follow the error that it causes here."""
+"""Seconds to wait for news of the process whose end may have caused an error here."""
 
 
 class PeerError(HfkitError):
-    """Another process of the launch failed, and this one therefore ends."""
+    """Another process of the launch failed, so this one ends."""
 
     is_of_peer = True
 
@@ -57,7 +57,7 @@ class ReportedError(HfkitError):
 
 @dataclass
 class JoinedLaunch:
-    """The launch that this process belongs to: its rank, the number of processes, and a store of texts for all.
+    """The launch of this process: its rank, the number of processes, and a shared key-value store.
 
     Attributes:
         timeout: seconds that a process waits for another one.
@@ -75,7 +75,7 @@ _joined = count()
 
 
 def current_launch() -> JoinedLaunch | None:
-    """Return the launch within `joined_launch`; None in a process of its own."""
+    """Return the launch within `joined_launch`; None in a single process."""
     return _launch
 
 
@@ -87,8 +87,8 @@ def joined_launch(ends_process: bool = False) -> Iterator[None]:
         ends_process: the process ends with the block, at the latest `peers.GRACE` seconds after another's failure.
 
     Raises:
-        ConfigError: the environment is not a launcher's.
-        PeerError: another process failed; it stands for the error that this caused here, and ends a process that waits.
+        ConfigError: the variables that a launcher sets are missing or invalid.
+        PeerError: another process failed; this replaces the error that the failure caused here.
         ReportedError: this process failed, and rank 0 prints why.
     """
     global _launch
@@ -102,7 +102,7 @@ def joined_launch(ends_process: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if is_interruption(error):  # or its consequence
+        if is_interruption(error):  # or caused by one
             raise
         if replaced := shared_error(launch, error):
             raise replaced from error
@@ -110,44 +110,44 @@ def joined_launch(ends_process: bool = False) -> Iterator[None]:
     finally:
         share_signals(None)
         _launch = None
-        if not (ends_process and launch.peers.failed):  # else it ends under watch
+        if not (ends_process and launch.peers.failed):  # else the peers' thread ends the process
             launch.peers.leave()
 
 
 def launch_problems() -> list[Problem]:
-    """Return what is missing or wrong in the variables that a launcher sets."""
+    """Return what is missing or invalid in the variables that a launcher sets."""
     given = {name: os.environ.get(name) for name in (*VARIABLES, "MASTER_ADDR")}
     size = given["WORLD_SIZE"]
-    remedy = f"WORLD_SIZE={size} means {size} processes: {LAUNCHERS}, or unset WORLD_SIZE to train in one process"
+    remedy = f"needed, since WORLD_SIZE is {size}: {LAUNCHERS}, or unset WORLD_SIZE to train in one process"
     optional = ("LOCAL_WORLD_SIZE",)
     problems = [Problem(name, MISSING, remedy) for name, value in given.items() if not value and name not in optional]
     for name in VARIABLES:
         if (value := given[name]) and not value.isdigit():
-            problems.append(Problem(name, value, f"not a whole number: {LAUNCHERS}"))
+            problems.append(Problem(name, value, f"expected an integer: {LAUNCHERS}"))
     if problems:
         return problems
     if int(given["RANK"] or 0) >= int(size or 1):
-        problems.append(Problem("RANK", given["RANK"], f"expected 0 to {int(size or 1) - 1}, by WORLD_SIZE"))
+        problems.append(Problem("RANK", given["RANK"], f"expected 0 to {int(size or 1) - 1} (WORLD_SIZE: {size})"))
     has_store = torch.distributed.is_initialized() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if given["RANK"] == "0" and not has_store:
         port = int(given["MASTER_PORT"] or 0)
         try:
             socket.create_server(("", port)).close()
         except OSError:
-            remedy = "another program of this machine listens on it: choose another port (--main_process_port)"
+            remedy = "another program on this machine uses this port: choose another one (--main_process_port)"
             problems.append(Problem("MASTER_PORT", port, remedy))
     return problems
 
 
 def join() -> JoinedLaunch:
-    """Wait for all processes of the launch, and connect each of them with rank 0.
+    """Wait for all processes of the launch, and connect each of them to rank 0.
 
     Raises:
-        HfkitError: some have not started in `JOIN_SECONDS` seconds.
+        HfkitError: some have not started within `JOIN_SECONDS` seconds.
     """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    waiting = f"waiting until all {size} processes of the launch have connected to {where}"
+    waiting = f"waiting for all {size} processes of the launch to connect to {where}"
     timer = threading.Timer(NOTICE, say, [waiting])
     timer.daemon = True
     timer.start()
@@ -156,7 +156,7 @@ def join() -> JoinedLaunch:
         store = PrefixStore(f"hfkit/{next(_joined)}", store)
         peers = connect(rank, size, store)
     except (RuntimeError, TimeoutError) as error:
-        raise HfkitError(f"{waiting} has failed: {reason(error)}") from error
+        raise HfkitError(f"{waiting} failed: {reason(error)}") from error
     finally:
         timer.cancel()
     return JoinedLaunch(rank, size, store, peers)
@@ -166,7 +166,7 @@ def connect(rank: int, size: int, store: Store) -> Peers:
     """Return the connections of this process, once all processes have theirs.
 
     Raises:
-        HfkitError: the network allows none to rank 0.
+        HfkitError: the network allows no connection to rank 0.
     """
     me = Peer(rank, socket.gethostname(), os.getpid())
     speaks = rank == 1 or os.environ["LOCAL_RANK"] == "0"
@@ -183,8 +183,8 @@ def connect(rank: int, size: int, store: Store) -> Peers:
             channel = Channel(connect_to(hub["addresses"], hub["port"]), Peer(**hub["peer"]))
         except OSError as error:
             raise HfkitError(
-                f"rank {rank} ({me.host}) cannot connect to rank 0 ({hub['peer']['host']}): {reason(error)}: let the "
-                "machines of a launch reach each other on all ports"
+                f"rank {rank} ({me.host}) cannot connect to rank 0 ({hub['peer']['host']}): {reason(error)}: open all "
+                "ports between the machines of a launch"
             ) from error
         channel.send(token=hub["token"], peer=asdict(me))
         peers = Peers(me, channel, None, hub["token"], speaks)
@@ -200,10 +200,10 @@ def connect(rank: int, size: int, store: Store) -> Peers:
 
 
 def let_all_read(store: Store, name: str, rank: int, size: int, seconds: float) -> None:
-    """Keep rank 0, in which the store may be, until all other processes have read what they need of it, or time is up.
+    """Make rank 0, which may host the store, wait until all other processes have read from it, or time is up.
 
     Args:
-        name: of this meeting, to which every process comes when it has read.
+        name: the key that counts the processes that have read.
     """
     limit, come = time.monotonic() + seconds, store.add(name, 1)
     while rank == 0 and come < size and time.monotonic() < limit:
@@ -212,9 +212,9 @@ def let_all_read(store: Store, name: str, rank: int, size: int, seconds: float) 
 
 
 def listen(size: int) -> socket.socket:
-    """Return a socket that accepts the connections of all processes: from this machine alone if all of them run on it.
+    """Return a socket that accepts the connections of all processes: only local ones if all run on this machine.
 
-    From other machines it does so over IPv4 and, where there is IPv6, over both.
+    It accepts other machines over IPv4, and over IPv6 if available.
     """
     if is_of_one_machine(size):
         return socket.create_server((LOOPBACK, 0), backlog=size)
@@ -229,13 +229,13 @@ def is_of_one_machine(size: int) -> bool:
 
 
 def shared_error(launch: JoinedLaunch, error: BaseException) -> HfkitError | None:
-    """Return what stands for an error of this process, given those of the others; None: the error itself."""
+    """Return the error to raise for an error of this process, given those of the others; None: the error itself."""
     explained = error if isinstance(error, HfkitError) else explain_file_error(error)
     root = [*chain_of(error)][-1]
     if isinstance(root, RuntimeError) and not isinstance(root, torch.OutOfMemoryError):  # of a collective operation?
         launch.peers.has_failed.wait(CONSEQUENCE)
     why, status = str(explained or reason(error)), getattr(explained, "exit_status", 1)
-    record_for_launcher(why)  # before the others hear of it, and record that they end too
+    record_for_launcher(why)  # before the others are notified and record their own end
     failed = launch.peers.fail(why, status)
     if failed is None or failed.rank == launch.rank or (launch.rank == 0 and failed.why == why):
         return ReportedError(why, status) if failed and explained and launch.rank else None

@@ -1,4 +1,4 @@
-"""What a launch asks of accelerate: the engine that trains in its processes, and its settings.
+"""Reads what a launch configures in accelerate: the engine that trains in its processes, and its settings.
 
 `accelerate launch` passes them in environment variables, and a config passes DeepSpeed's in a field of the trainer's
 arguments.
@@ -30,9 +30,9 @@ by_config = False
 
 
 def turn_on_deepspeed(given: dict | str | None) -> None:
-    """Tell accelerate that DeepSpeed trains, as `accelerate launch` does, if the key `deepspeed` has a value.
+    """Turn DeepSpeed on in accelerate, as `accelerate launch` does, if the key `deepspeed` has a value.
 
-    Without one, what the config of an earlier stage in this process has set is taken back.
+    Without a value, undo what the config of an earlier stage in this process turned on.
     """
     global by_config
     if given and not parse_flag_from_env(DEEPSPEED):
@@ -53,9 +53,9 @@ def node_count() -> int:
 
 
 def engine(settings: dict | None = None) -> str | None:
-    """Return what trains in several processes: "ddp", "fsdp1", "fsdp2", "zero1", "zero2" or "zero3".
+    """Return the engine that trains in several processes: "ddp", "fsdp1", "fsdp2", "zero1", "zero2" or "zero3".
 
-    None in one process, unless a launcher starts that one for FSDP or DeepSpeed.
+    None in one process, unless a launcher starts it with FSDP or DeepSpeed.
 
     Args:
         settings: `deepspeed`, as in `TrainingArguments`.
@@ -73,12 +73,12 @@ def shards_with_fsdp() -> bool:
 
 
 def shards_weights(settings: dict | None = None) -> bool:
-    """Return whether each process of this launch holds a part only of every weight; see `engine`."""
+    """Return whether each process of this launch holds only a part of every weight; see `engine`."""
     return engine(settings) in ("fsdp2", "zero3")
 
 
 def replica_count() -> int:
-    """Return how many copies of the model a launch holds under FSDP2: one, or one for each group of hybrid sharding."""
+    """Return how many copies of the model a launch holds under FSDP2: one, or one per group of hybrid sharding."""
     return int(os.environ.get(FSDP_REPLICAS, "1"))
 
 
@@ -93,12 +93,12 @@ def fsdp_state() -> str:
 
 
 def fsdp_recomputes() -> bool:
-    """Return whether FSDP itself recomputes activations, in place of the model."""
+    """Return whether FSDP itself recomputes activations, instead of the model."""
     return shards_with_fsdp() and parse_flag_from_env(FSDP_RECOMPUTES)
 
 
 def deepspeed_of_environment() -> dict | str | None:
-    """Return the settings of DeepSpeed that `accelerate launch` passes, a file or the stage of ZeRO; None if unused."""
+    """Return DeepSpeed's settings as `accelerate launch` passes them: a file or the ZeRO stage; None if unused."""
     if not parse_flag_from_env(DEEPSPEED) or by_config:
         return None
     zero = {"stage": os.environ.get(ZERO_STAGE, "2"), ZERO_3_GATHERS: parse_flag_from_env(ZERO_3_SAVES)}
@@ -106,7 +106,7 @@ def deepspeed_of_environment() -> dict | str | None:
 
 
 def zero_stage(given: dict | str) -> int | None:
-    """Return the stage of ZeRO in DeepSpeed's settings, or in the JSON file that has them; None if unknown."""
+    """Return the ZeRO stage in DeepSpeed's settings, or in the JSON file that contains them; None if unknown."""
     try:
         settings = given if isinstance(given, dict) else load_json(read_text(Path(given)))
         return int(settings["zero_optimization"]["stage"])

@@ -1,6 +1,6 @@
-"""Limits on what files of unknown origin may hold: beyond them, reading one would take all time or memory.
+"""Limits on untrusted files, so that reading one cannot take unbounded time or memory.
 
-Each limit is an environment variable, so that it can be raised for a file that one trusts.
+An environment variable of the same name raises a limit for a file that the user trusts.
 """
 
 import json
@@ -22,7 +22,7 @@ TEMPLATE_LIMITS = "HFKIT_TEMPLATE_LIMITS"
 LIMITS = {
     MAX_DEPTH: 64,  # nested lists and objects in rows and YAML
     MAX_FILE_DEPTH: 400,  # the same in a JSON file that is not data: two for each generation in a record
-    MAX_ROW_BYTES: 16 << 20,  # of a line, or of a value of a column
+    MAX_ROW_BYTES: 16 << 20,  # of a line, or of a value in a column
     MAX_COLUMNS: 10_000,  # columns and fields of all rows
     MAX_KEY_LENGTH: 1_000,  # characters
     MAX_UNPACKED_RATIO: 300,  # size of an unpacked file, as a multiple of the packed one
@@ -35,28 +35,28 @@ LIMITS = {
 
 
 class UnsafeFileError(HfkitError, ValueError):
-    """A file of unknown origin is not read; the message says why, and what to do."""
+    """An untrusted file is not read; the message says why and what to do."""
 
 
 class LimitError(UnsafeFileError):
-    """A file exceeds a limit; the message says which, and how to raise it."""
+    """A file exceeds a limit; the message names the limit and how to raise it."""
 
 
 def limit_of(name: str) -> int:
-    """Return a limit: its environment variable, or the default.
+    """Return a limit: the value of its environment variable, or the default.
 
     Raises:
-        HfkitError: the variable is no whole number above 0.
+        HfkitError: the variable is not an integer above 0.
     """
     given = os.environ.get(name, str(LIMITS[name]))
     if not given.isascii() or not given.isdigit() or int(given) < 1:
-        raise HfkitError(f"{name}: {given!r} -> expected a whole number above 0")
+        raise HfkitError(f"{name}: {given!r} -> expected an integer above 0")
     return int(given)
 
 
 def exceeded(name: str, what: str, unit: str) -> LimitError:
-    """Return the error for what exceeds a limit: exceeded(MAX_DEPTH, "it is nested", "levels deep")."""
-    return LimitError(f"{what} more than {limit_of(name):,} {unit}; if you trust it, raise the limit {name}")
+    """Return the error for an exceeded limit: exceeded(MAX_DEPTH, "it is nested", "levels deep")."""
+    return LimitError(f"{what} more than {limit_of(name):,} {unit}; if you trust the file, raise the limit {name}")
 
 
 def too_deep(limit: str = MAX_DEPTH) -> LimitError:
@@ -65,10 +65,10 @@ def too_deep(limit: str = MAX_DEPTH) -> LimitError:
 
 
 def load_json(text: str, limit: str = MAX_DEPTH) -> Any:
-    """Return the value of JSON text of unknown origin.
+    """Return the value of untrusted JSON text.
 
     Args:
-        limit: on its depth.
+        limit: name of the limit on its depth.
 
     Raises:
         ValueError: it is not JSON, or (`LimitError`) nested too deeply.

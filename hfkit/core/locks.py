@@ -1,4 +1,4 @@
-"""Locks a folder, so that one process at a time writes into it."""
+"""Locks a folder, so that only one process at a time writes into it."""
 
 import fcntl
 import os
@@ -14,10 +14,10 @@ from hfkit.core.temporary import remove_leftovers
 def lock_folder(folder: Path, doing: str = "training"):
     """Create a folder and lock it against other processes; the lock ends with the block, or with the process.
 
-    What killed processes left unfinished in it is removed.
+    Also remove the temporary files that killed processes left in it.
 
     Args:
-        doing: what this process does into the folder, for the message of the other one.
+        doing: what this process is doing, such as "training", for the message of another process.
 
     Raises:
         HfkitError: the folder cannot be created, or another process holds the lock.
@@ -25,7 +25,7 @@ def lock_folder(folder: Path, doing: str = "training"):
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HfkitError(f"cannot make {folder}: {reason(error)}: choose another folder") from error
+        raise HfkitError(f"cannot create {folder}: {reason(error)}: choose another folder") from error
     if not is_main_process():
         yield
         return

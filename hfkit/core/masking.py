@@ -1,4 +1,4 @@
-"""Masks tokens, keys and passwords in whatever is printed or stored; what they are used for keeps them."""
+"""Masks tokens, keys and passwords in everything that is printed or stored."""
 
 import json
 import os
@@ -13,7 +13,7 @@ MASK = "***"
 START = r"(?:\b|(?<=\\[bfnrt])|(?<=\\u[0-9a-fA-F]{4}))"
 TOKEN_FORMS = {
     "hf_": r"(?:oauth_|jwt_)?(?=[a-z]*[A-Z0-9]|[a-z]{30})[A-Za-z0-9]{16,}",  # Hugging Face
-    "api_org_": r"[A-Za-z0-9]{30,}",  # an organization's there
+    "api_org_": r"[A-Za-z0-9]{30,}",  # of a Hugging Face organization
     "sk-": r"(?![a-z]+-[a-z]+(?:-|\b)|\d+-\d)[A-Za-z0-9_-]{20,}",  # OpenAI and others; not sk-learn-classifier
     "gh[pousr]_": r"[A-Za-z0-9]{36}",
     "github_pat_": r"[A-Za-z0-9_]{22,}",
@@ -24,7 +24,7 @@ TOKEN_FORMS = {
     "npm_": r"[A-Za-z0-9]{36}",
     "pypi-": r"[A-Za-z0-9_-]{50,}",
 }
-"""How tokens begin, and how they go on."""
+"""Prefix of each kind of token -> pattern of the rest."""
 KEY_BLOCK = r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----"
 END_BLOCK = KEY_BLOCK.replace("BEGIN", "END")
 
@@ -38,14 +38,14 @@ TYPICAL_NAMES = ("token", "hub_token", "hf_token", "api_key", "wandb_api_key", "
 ENDING = r"(?i:token|password|passwd|secret|key)"
 VALUE = r"""(?:\\*"[^"\n]{0,4096}"|\\*'[^'\n]{0,4096}'|[^\s"',;)}\]]+)"""
 SIGN = r"""\\*["']?\s?[=:]\s?(?:[|>][+-]?\s{1,64})?"""
-"""Between a name and its value, in code, JSON within JSON, and blocks of YAML."""
+"""What separates a name from its value, in code, JSON within JSON, and blocks of YAML."""
 SECRET_FORMS = {
     "block": rf"(?P<block>{KEY_BLOCK})(?!\*)(?:(?:(?!-----)[\s\S])*{END_BLOCK}|[\w+/=\s\\]*)",
     "token": f"{START}(?:{'|'.join(f'(?:(?P<t{n}>{a})(?:{b}))' for n, (a, b) in enumerate(TOKEN_FORMS.items()))})",
     "jwt": rf"{START}(?P<jwt>eyJ)[\w-]{{10,}}\.eyJ[\w-]{{10,}}(?:\.[\w-]*)?",
     "url": r"(?P<url>(?<=://)[^\s/:@\"']{0,200}:)[^\s/@\"']{1,400}@",
     "user": r"(?P<user>(?<=://))(?=[^\s/:@\"']{0,200}\d)[^\s/:@\"']{16,400}@",  # https://TOKEN@host
-    "signed": r"(?P<signed>[?&](?:[A-Za-z-]{0,64}[Ss]ignature|sig)=)[^\s&\"']+",  # a URL that needs no login
+    "signed": r"(?P<signed>[?&](?:[A-Za-z-]{0,64}[Ss]ignature|sig)=)[^\s&\"']+",  # a URL that works without login
     "basic": r"(?P<basic>[Aa]uthorization\\?[\"']?\s?[:=]\s?\\?[\"']?(?:Basic|Bearer|[Tt]oken)\s)[\w.~+/=-]{4,}",
     "bearer": r"(?P<bearer>\b[Bb]earer\s)(?=\S{0,200}?\d)[\w.~+/=-]{8,}",
     "flag": rf"(?P<flag>--[\w.-]{{0,64}}{ENDING}\s)(?!-){VALUE}",
@@ -53,23 +53,23 @@ SECRET_FORMS = {
 }
 SENSITIVE = re.compile("|".join(SECRET_FORMS.values()))
 SECRETS = re.compile(f"{SECRET_FORMS['token']}|{KEY_BLOCK}")
-"""Tokens and keys that are known by their form."""
+"""Tokens and keys that are recognized by their form."""
 HINT = re.compile("|".join([*TOKEN_FORMS, "eyJ", "://", r"[?&]\w", "uthorization", "earer", "PRIVATE", ENDING]))
-"""What a text with a secret holds: most texts do not, and are not searched further."""
+"""A quick test: a text that does not match it contains no secret and is not searched further."""
 NOT_SECRET = {"", "none", "null", "true", "false", "missing", MASK}
 
 
 def mask_secrets(text: str) -> str:
-    """Return a text with `***` in place of tokens, keys and passwords: by their form, their names, or `own_secrets`."""
+    """Replace tokens, keys and passwords with `***`, found by their form, their names, or `own_secrets`."""
     for secret in own_secrets():
         text = text.replace(secret, MASK)
     return SENSITIVE.sub(_masked_match, text) if HINT.search(text) else text
 
 
 def own_secrets() -> Iterator[str]:
-    """Yield the secrets in the environment, by their names: values of at least 12 characters with a digit, no paths.
+    """Yield the secrets in the environment, found by name: values of at least 12 characters with a digit, not paths.
 
-    Each as it is, and as JSON, Python and a URL write it.
+    Each comes verbatim and as escaped in JSON, Python and URLs.
     """
     for name, value in os.environ.items():
         if is_secret_name(name) and len(value) >= 12 and any(map(str.isdigit, value)) and not _is_path(value):
@@ -82,7 +82,7 @@ def _is_path(value: str) -> bool:
 
 
 def is_special_token(value: str) -> bool:
-    """Return whether a value is a special token, such as `<start_of_image>`, which is no secret."""
+    """Return whether a value is a special token, such as `<start_of_image>`, which is not secret."""
     return re.fullmatch(r"</?[^<>\s]{1,40}>", value) is not None
 
 
@@ -93,7 +93,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def masked(key: str, value: object) -> object:
-    """Return `value` with `***` in place of secrets, which their form, their keys, or keys within it give away."""
+    """Replace secrets in `value` with `***`, found by their form, by `key`, or by keys within the value."""
     if is_secret_name(key) and not (isinstance(value, str) and is_special_token(value)):
         return MASK
     if isinstance(value, Mapping):
@@ -104,7 +104,7 @@ def masked(key: str, value: object) -> object:
 
 
 def without_secrets(content):
-    """Return a record, or a part of it, with masked texts; numbers are no secrets, whatever their key: `tokens`."""
+    """Return a record, or a part of it, with masked texts; numbers are never secret, whatever their key: `tokens`."""
     if isinstance(content, Mapping):
         return {
             name: masked(str(name), item) if isinstance(item, str) and item else without_secrets(item)
@@ -116,13 +116,13 @@ def without_secrets(content):
 
 
 def resembles_secret(key: str) -> bool:
-    """Return whether a key was probably meant to be that of a secret, such as `hub_tokne`; `tokens` is none."""
+    """Return whether a key probably misspells that of a secret, such as `hub_tokne`; `tokens` does not."""
     name = key.rpartition(".")[2].strip("-").lower()
     return not name.endswith("s") and bool(get_close_matches(name, TYPICAL_NAMES, n=1, cutoff=0.8))
 
 
 def _masked_match(match: re.Match) -> str:
-    """Return what stands in place of a secret: how it begins, or its name."""
+    """Return the replacement of a secret, which keeps its prefix or its name."""
     groups = match.groupdict()
     name, sign, value = (groups[part] for part in ("name", "sign", "value"))
     if name is not None:
@@ -137,7 +137,7 @@ def _masked_match(match: re.Match) -> str:
 
 
 def _is_harmless(name: str, sign: str, value: str) -> bool:
-    """Return whether `name=value` or `name: value` in a text is no secret: a number, a word of a sentence, code."""
+    """Return whether `name=value` or `name: value` in a text is not secret: a number, a word of a sentence, code."""
     inner = value.strip("\\\"'")
     if inner.lower() in NOT_SECRET or inner.isdigit() or is_special_token(inner) or not is_secret_name(name):
         return True

@@ -1,4 +1,4 @@
-"""Names of files and folders: which of them the libraries below hfkit read and write."""
+"""Validates names of files and folders: the libraries that hfkit uses cannot read or write all of them."""
 
 import os
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 from hfkit.core.errors import HfkitError
 
 LONGEST_PATH = 4096 - 256
-"""Bytes of the longest path of a folder that is written to: Linux takes 4,096, and files in it have names too."""
-NOT_UTF8 = "not UTF-8, as the libraries need it: rename the file or folder, or correct the text"
+"""Maximum bytes in the path of an output folder: Linux allows 4,096, which must include the names of its files."""
+NOT_UTF8 = "not valid UTF-8, which the libraries need: rename the file or folder, or correct the text"
 
 
 def is_utf8(text: str) -> bool:
-    """Return whether a name is text; the bytes of other names are lone surrogates to Python."""
+    """Return whether a name is valid UTF-8; Python represents other bytes as lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -20,7 +20,7 @@ def is_utf8(text: str) -> bool:
 
 
 def folder_name_fault(path: Path) -> str | None:
-    """Return why there can be no folder at a path, because of its name; None if there can."""
+    """Return why the name of a path is invalid for a folder, or None."""
     if not is_utf8(str(path)):
         return NOT_UTF8
     try:
@@ -28,15 +28,15 @@ def folder_name_fault(path: Path) -> str | None:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         pass
-    except OSError as error:  # such as a name of more than 255 bytes
-        return f"not the name of a folder: {os.strerror(error.errno or 0)}"
+    except OSError as error:  # for example a name of more than 255 bytes
+        return f"not a valid folder name: {os.strerror(error.errno or 0)}"
     except ValueError as error:  # a null byte
-        return f"not the name of a folder: {error}"
-    return None if length < LONGEST_PATH else f"a path of {length:,} bytes: choose one below {LONGEST_PATH:,}"
+        return f"not a valid folder name: {error}"
+    return None if length < LONGEST_PATH else f"a path of {length:,} bytes: choose a path of less than {LONGEST_PATH:,}"
 
 
 def require_working_folder() -> None:
-    """Raise HfkitError if the current folder is gone, or its path is not UTF-8."""
+    """Raise HfkitError if the current folder was removed, or its path is not UTF-8."""
     try:
         folder = os.getcwd()
     except FileNotFoundError as error:

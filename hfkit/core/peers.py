@@ -1,8 +1,8 @@
-"""Connects the processes of a launch: each learns at once of a signal that another one got, and of its end.
+"""Connects the processes of a launch, so that each learns at once if another one gets a signal or ends.
 
-A collective operation waits for a process that has died until its timeout, and a launcher sees those of its own machine
-only. Rank 0 accepts a connection from each of the others, and passes on what it hears: a connection that closes is a
-process that has ended, also one that was killed. A thread does this, whatever the main thread computes or waits for.
+A collective operation waits for a dead process until its timeout, and a launcher sees only its local
+processes. Rank 0 accepts a connection from each of the others and forwards messages; a closed connection means that a
+process has ended or was killed. A thread does this, whatever the main thread computes or waits for.
 """
 
 import os
@@ -20,8 +20,8 @@ from hfkit.core.interrupts import EXIT_STATUS, ignore_signals, requested
 from hfkit.core.signal_watch import end_now
 
 GRACE = 5.0
-"""Seconds in which a process has to end by itself after another one has failed."""
-LONGEST_REASON = 3000  # characters of a reason
+"""Seconds that a process has to end by itself after another one has failed."""
+LONGEST_REASON = 3000  # characters
 KILLED = "it was killed (`kill -9`, or by the kernel for lack of memory), or its machine is lost"
 OUT_OF_MEMORY = "the kernel killed it for lack of memory"
 VMSTAT = Path("/proc/vmstat")
@@ -34,11 +34,11 @@ class Peers(threading.Thread):
         me: this process.
         hub: the connection to rank 0; None in rank 0.
         server: accepts the connections of the others, in rank 0.
-        token: what they have to know.
+        token: the secret that they must send.
         speaks: whether this process prints that rank 0 was killed.
 
     Attributes:
-        failed: the process that failed first, as rank 0 saw it; None while all are well.
+        failed: the process that failed first, as seen by rank 0; None if none has failed.
     """
 
     def __init__(self, me: Peer, hub: Channel | None, server: socket.socket | None, token: str, speaks: bool):
@@ -57,27 +57,27 @@ class Peers(threading.Thread):
             self.selector.register(server, selectors.EVENT_READ)
         os.register_at_fork(after_in_child=self.close)  # a worker that outlives this process would keep it alive
 
-    # Called by the main thread, and by the one that watches signals
+    # Called by the main thread, and by the thread that watches signals
 
     def pass_on(self, number: int) -> None:
-        """Pass a signal that this process got on to the others."""
+        """Pass a signal of this process on to the others."""
         self.outbox.send(signal=number)
 
     def fail(self, why: str, status: int) -> Peer | None:
-        """Report that this process fails, and return which process failed first; None if rank 0 does not answer."""
+        """Report that this process failed, and return the process that failed first; None if rank 0 does not answer."""
         self.outbox.send(failed=why[:LONGEST_REASON], status=status)
         self.has_failed.wait(REPLY_SECONDS)
         return self.failed
 
     def leave(self) -> None:
-        """Tell the others that this process leaves, and stop watching them."""
+        """Announce to the others that this process leaves, and stop watching them."""
         self.outbox.send(left=True)
         self.join(REPLY_SECONDS)
 
     # The thread
 
     def run(self) -> None:
-        """Pass messages on until this process or rank 0 leaves; end this process if it outlives another's failure."""
+        """Forward messages until this process or rank 0 leaves; end this process if another has failed and it hangs."""
         while not any(one.has_left for one in self.channels if one.peer in (self.me, self.hub and self.hub.peer)):
             wait = None if self.deadline == float("inf") else max(self.deadline - time.monotonic(), 0)
             for key, _ in self.selector.select(wait):
@@ -94,17 +94,17 @@ class Peers(threading.Thread):
         self.close()
 
     def accept(self) -> None:
-        """Accept the connection of another process, which has to introduce itself."""
+        """Accept the connection of another process, which must introduce itself."""
         try:
             connection, _ = self.server.accept()  # type: ignore[union-attr]
             keep_alive(connection)
-        except OSError:  # who connected is gone again
+        except OSError:  # the other end has closed the connection
             return
         self.channels.append(channel := Channel(connection))
         self.selector.register(connection, selectors.EVENT_READ, channel)
 
     def take(self, channel: Channel, message: dict) -> None:
-        """Act on a message, and pass it on: to rank 0, or from rank 0 to all others."""
+        """Act on a message, and forward it: to rank 0, or from rank 0 to all others."""
         if "token" in message and message["token"] == self.token:
             channel.peer = Peer(**message["peer"])
         if channel.peer is None:
@@ -126,7 +126,7 @@ class Peers(threading.Thread):
                 self.broadcast(message, channel)
 
     def drop(self, channel: Channel) -> None:
-        """Take a connection that closed for the end of a process that did not say why."""
+        """Treat a closed connection as the end of a process that gave no reason."""
         self.selector.unregister(channel.connection)
         self.channels.remove(channel)
         channel.connection.close()
@@ -136,29 +136,29 @@ class Peers(threading.Thread):
             self.note(ended) if self.hub else self.settle(ended)
 
     def settle(self, peer: Peer) -> None:
-        """In rank 0: decide that this process failed first, if it did, and let all others know."""
+        """In rank 0: record this process as the one that failed first, unless there is one, and notify all others."""
         if self.failed is None:
             self.note(peer)
             self.broadcast({"first": asdict(peer)}, None)
 
     def broadcast(self, message: dict, source: Channel | None) -> None:
-        """Send a message to the others, but for the one that it came from."""
+        """Send a message to all others except its source."""
         for one in self.channels:
             if one.peer and one.peer != self.me and one is not source:
                 one.send(**message)
 
     def note(self, peer: Peer) -> None:
-        """Note which process failed first; this one then has `GRACE` seconds to end by itself."""
+        """Record which process failed first; this one then has `GRACE` seconds to end by itself."""
         if self.failed is not None:
             return
         self.failed = peer
         if peer.rank != self.me.rank:
-            ignore_signals()  # a launcher's, which ends the others as soon as one has failed
+            ignore_signals()  # the launcher's, which ends all processes as soon as one has failed
             self.deadline = time.monotonic() + GRACE
         self.has_failed.set()
 
     def end(self) -> None:
-        """End this process, which waits for one that has failed; rank 0 prints why."""
+        """End this process, which waits for a failed one; rank 0 prints why."""
         number = requested()
         if not number:
             record_for_launcher(str(self.failed), follows=True)
@@ -167,7 +167,7 @@ class Peers(threading.Thread):
         end_now(EXIT_STATUS[signal.Signals(number)] if number else self.failed.status if self.failed else 1)
 
     def speaks_of(self, peer: Peer | None) -> bool:
-        """Return whether this process prints how another one ended."""
+        """Return whether this process reports how another one ended."""
         return self.me.rank == 0 or bool(peer and peer.rank == 0 and peer.is_silent and self.speaks)
 
     def close(self) -> None:
@@ -180,6 +180,6 @@ class Peers(threading.Thread):
 
 
 def oom_kills() -> int:
-    """Return how many processes the kernel has killed for lack of memory; 0 where it does not say."""
+    """Return how many processes the kernel has killed for lack of memory; 0 if it does not report that."""
     lines = VMSTAT.read_text(encoding="utf-8").splitlines() if VMSTAT.is_file() else []
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

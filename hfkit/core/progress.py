@@ -1,4 +1,4 @@
-"""The progress of a loop and the time left: a bar on a terminal, a line every ten seconds in a log."""
+"""Shows the progress of a loop and the time left: a bar on a terminal, a line every ten seconds in a log."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -7,11 +7,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hfkit.core.console import say
 
-INTERVAL = 10  # seconds between two lines of a log, at least
+INTERVAL = 10  # minimum seconds between two lines of a log
 
 
 class ProgressLine:
-    """The progress of a loop of `total` steps, of which `done` are done before it starts; logs call a step `unit`."""
+    """The progress of a loop of `total` steps, `done` of which are already done; logs call a step `unit`."""
 
     def __init__(self, name: str, total: int, done: int = 0, unit: str = ""):
         self.name, self.total, self.first, self.unit = name, total, done, unit
@@ -25,7 +25,7 @@ class ProgressLine:
             self.bar.start()
 
     def report(self, done: int, metrics: str = "") -> None:
-        """Move the bar and show metrics beside it; without a terminal, print a line if the last one is old enough."""
+        """Update the bar and its metrics; without a terminal, print a line if the last one is old enough."""
         self.bar.update(self.task, completed=done, metrics=metrics)
         now = time.time()
         if not self.is_terminal and self.first < done and now - self.reported > INTERVAL:
@@ -45,7 +45,7 @@ def track_progress(batches: Sequence, name: str, batch_size: int, total: int) ->
 
     Args:
         batch_size: items in a batch.
-        total: items in all, including those done in an earlier run.
+        total: number of items, including those done in an earlier run.
     """
     done = max(total - len(batches) * batch_size, 0)
     if done and batches:

@@ -1,16 +1,16 @@
-"""Recognizes regular expressions that come with a model and could take exponential time (catastrophic backtracking)."""
+"""Detects regular expressions of models that could take exponential time (catastrophic backtracking)."""
 
 import re
 from dataclasses import dataclass
 
 LONGEST_REGEX = 16384
 MOST_REPEATS, MOST_OPTIONS = 5, 16
-"""Of a sequence without alternatives: each repeat multiplies the time by the length of the text, each option by two."""
+"""Limits of a sequence without alternatives: a repeat multiplies the time by the length of the text, an option by 2."""
 FEW = 3
-"""A group or character that is repeated at most so often, as in `(...){1,3}`, is not one that is repeated often."""
+"""A group or character repeated at most this often, as in `(...){1,3}`, does not count as repeated."""
 TOKEN = re.compile(
     r"""\\.                       # an escaped character
-    | \[\^?\]?(?:\\.|\[:\w+:\]|[^\]\\])*\]  # a class of characters, whose members mean themselves
+    | \[\^?\]?(?:\\.|\[:\w+:\]|[^\]\\])*\]  # a class of characters, whose members are literal
     | \(\?\#[^)]*\)               # a comment
     | \((?:\?(?:[:=!>|]|<[=!]|P?<\w+>|[a-zA-Z-]+:?))?  # a group opens
     | \)
@@ -21,7 +21,7 @@ TOKEN = re.compile(
 COUNT = re.compile(r"\{(\d*)(,?)(\d*)\}[?+]?")
 LOOKING = ("(?=", "(?!", "(?<=", "(?<!")
 CLASS = re.compile(r"\\[wdsWDS]|\[\^?(?:[^\[\]\\&]|\\[wdsWDSnrt]|\\[^\w\s])+\]")
-"""Classes that mean the same to Python and to the library of tokenizers."""
+"""Classes with the same meaning in Python and in the tokenizers library."""
 LITERAL = re.compile(r"\\[^\w\s]|\\[nrt]|[^\\^$.|?*+()\[\]{}]", re.S)
 
 
@@ -31,11 +31,11 @@ class Group:
 
     Attributes:
         start: the index of its first token.
-        looks: whether it is a look-ahead or look-behind, which has one way to match.
+        looks: whether it is a look-ahead or look-behind, which can match in one way only.
         varies: whether it holds a repeat or an option.
         branches: whether it holds alternatives.
-        repeats: that follow each other in the current alternative, with those of groups in it; `options` likewise.
-        most: of an alternative: repeats and options.
+        repeats: number of consecutive repeats in the current alternative and its groups; `options` likewise.
+        most: the maximum of each over all alternatives: repeats and options.
     """
 
     start: int = 0
@@ -47,7 +47,7 @@ class Group:
     most: tuple[int, int] = (0, 0)
 
     def end_alternative(self) -> None:
-        """Begin to count anew."""
+        """Update the maximum, and reset the counts."""
         self.most = max(self.most[0], self.repeats), max(self.most[1], self.options)
         self.repeats = self.options = 0
 
@@ -56,13 +56,13 @@ def regex_fault(pattern: str) -> str | None:
     """Return why a regular expression may take exponential time, or None.
 
     A group that holds a repeat or alternatives, and is itself repeated, can match a text in exponentially many ways:
-    `(a+)+`, `(a|a)*`, `(aa?)+`; one that `is_unambiguous` cannot. Repeats that follow each other, `a*a*a*a*`, multiply.
+    `(a+)+`, `(a|a)*`, `(aa?)+`; an `is_unambiguous` group cannot. Consecutive repeats, `a*a*a*a*`, multiply.
     """
     if len(pattern) > LONGEST_REGEX:
         return f"has {len(pattern)} characters, more than {LONGEST_REGEX}"
     tokens = [token for token in TOKEN.findall(pattern) if not token.startswith("(?#")]
-    groups = [Group()]  # those that are open
-    ended: Group | None = None  # the one that the last token has closed, if it is ambiguous
+    groups = [Group()]  # the open groups
+    ended: Group | None = None  # the group that the last token closed, if it is ambiguous
     for index, token in enumerate(tokens):
         if token.startswith("("):
             groups.append(Group(index + 1, token in LOOKING))
@@ -83,12 +83,12 @@ def regex_fault(pattern: str) -> str | None:
         group = groups.pop()
         group.end_alternative()
         if group.most[0] > MOST_REPEATS or group.most[1] > MOST_OPTIONS:
-            return f"has more than {MOST_REPEATS} repeats, or {MOST_OPTIONS} optional parts, after each other"
+            return f"has more than {MOST_REPEATS} repeats, or {MOST_OPTIONS} optional parts, in a row"
     return None
 
 
 def close_group(group: Group, outer: Group, tokens: list[str]) -> Group | None:
-    """Add what a group holds to the one around it; return the group if it can match a text in several ways."""
+    """Add the counts of a group to the outer one; return the group if it can match a text in several ways."""
     group.end_alternative()
     repeats, options = group.most
     if group.looks:
@@ -104,18 +104,18 @@ def close_group(group: Group, outer: Group, tokens: list[str]) -> Group | None:
 
 
 def count_repeat(group: Group, token: str, times: int, repeated: Group | None) -> None:
-    """Count a repeat in the group that holds it."""
+    """Count a repeat in its group."""
     if repeated:  # up to `FEW` times
         group.repeats += repeated.most[0] * (times - 1)
         group.options += repeated.most[1] * (times - 1)
     if (count := COUNT.fullmatch(token)) and not count[2]:
-        return  # {3}: not more nor less
+        return  # {3}: a fixed count
     group.varies = True
     group.repeats, group.options = group.repeats + (times > FEW), group.options + (times <= FEW)
 
 
 def most_times(token: str) -> int | None:
-    """Return how often a repeat repeats at most, with a large number for "without end"; None for other tokens."""
+    """Return the maximum count of a repeat, a large number if unlimited; None for other tokens."""
     if token[0] in "*+":
         return 1 << 30
     if token[0] == "?":
@@ -126,10 +126,10 @@ def most_times(token: str) -> int | None:
 
 
 def is_unambiguous(tokens: list[str]) -> bool:
-    r"""Return whether a repeated group of these tokens can match a text in one way alone.
+    r"""Return whether a repeated group of these tokens can match a text in one way only.
 
-    One repeat, and after it (the group begins anew after its last) a character that it does not match, as in
-    `(\w+\.)*` and `(\.\w+)*`; or alternatives that begin with different characters, as in `(a|bc)*`.
+    It holds one repeat, followed (cyclically) by a character that the repeat does not match, as in `(\w+\.)*` and
+    `(\.\w+)*`; or alternatives that begin with different characters, as in `(a|bc)*`.
     """
     if "|" in tokens:
         firsts = [after for before, after in zip(["|", *tokens], [*tokens, "|"], strict=True) if before == "|"]

@@ -1,4 +1,4 @@
-"""Finds the files that ship with hfkit beside its code: data cards and configs."""
+"""Finds the files that ship with hfkit besides its code: data cards and configs."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from pathlib import Path
 def shipped_folder(name: str) -> Path:
     """Return a folder that ships with hfkit, `data_cards` or `configs`.
 
-    In an installation it is within the package, where pyproject.toml has the wheel put it; in a checkout beside it.
+    In an installation it is inside the package (see pyproject.toml), in a checkout next to it.
     """
     package = Path(__file__).parents[1]
     installed = package / name

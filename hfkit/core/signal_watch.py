@@ -1,7 +1,7 @@
-"""Ends a process that does not end by itself after a signal, from a thread.
+"""Watches signals from a thread, and kills a process that does not end by itself after one.
 
-Python runs a handler between two instructions of the main thread, which may be in a call of Rust or C for minutes, or
-wait for a lock that a dead worker holds.
+Python runs a handler only between two instructions of the main thread, which may spend minutes in Rust or C, or wait
+for a lock that a dead worker holds.
 """
 
 import os
@@ -15,9 +15,9 @@ from contextlib import suppress
 import psutil
 
 REPEAT_SECONDS = 1.0
-"""Seconds in which signals count as one: `timeout` and launchers send theirs twice."""
+"""Seconds within which signals count as one: `timeout` and launchers send theirs twice."""
 PATIENCE = 10.0
-"""Seconds in which a process has to end by itself."""
+"""Seconds that a process has to end by itself."""
 
 
 def watch_signals(
@@ -26,15 +26,15 @@ def watch_signals(
     is_deferred: Callable[[], bool],
     pass_on: Callable[[int], None],
 ):
-    """Watch the signals of this process from a thread; return what stops it. Call it in the main thread.
+    """Watch the signals of this process from a thread; return a function that stops it. Call it in the main thread.
 
-    A second signal ends the process at once, with its children and the exit status 128 + signal; the first one after
-    `PATIENCE`, unless it `is_deferred`, with its status.
+    A second signal kills the process and its children at once, with exit status 128 + signal. The first one kills it
+    after `PATIENCE` seconds, with its status from `statuses`, unless it `is_deferred`.
 
     Args:
-        handler: which signals count: those that it handles.
+        handler: only the signals that it handles count.
         statuses: exit status by signal.
-        pass_on: gets the first signal, also while the main thread is in a call of C.
+        pass_on: called with the first signal, even while the main thread is in C code.
     """
     end, start = os.pipe()
     os.set_blocking(start, False)

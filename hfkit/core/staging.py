@@ -1,4 +1,4 @@
-"""Writes a folder whole or not at all."""
+"""Writes a folder atomically."""
 
 import os
 import shutil
@@ -13,19 +13,19 @@ from hfkit.core.locks import lock_folder
 
 @contextmanager
 def staged_folder(out: Path, doing: str) -> Iterator[Path]:
-    """Yield a folder beside `out` that becomes `out` at the end; after a failure nothing is left.
+    """Yield a temporary folder that is renamed to `out` at the end; after a failure nothing is left.
 
     Args:
-        doing: what the block does, such as "merging": for the folder's name and for the message of another process.
+        doing: what the block does, such as "merging", for the folder's name and the message of another process.
 
     Raises:
-        HfkitError: another process writes into `out`, the disk is full, or `out` was made meanwhile.
+        HfkitError: another process writes into `out`, the disk is full, or `out` was created in the meantime.
     """
     out = out.absolute()
     staging = out.parent / f".{out.name}.{doing}"
     with lock_folder(staging, doing), explain_errors(staging.parent):
         try:
-            for left in staging.iterdir():  # by a process that was killed
+            for left in staging.iterdir():  # by a killed process
                 shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
             (staging / out.name).mkdir()
             yield staging / out.name

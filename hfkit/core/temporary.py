@@ -1,7 +1,7 @@
-"""Temporary files and folders, named after the process that writes them: those of a process that is gone are removed.
+"""Names temporary files and folders after their process, and removes those of processes that have ended.
 
-A killed process leaves them behind, and the next command on the same folder removes them. Processes of several machines
-may share a folder, so a name says on which machine its process runs.
+A killed process leaves them behind; the next command on the same folder removes them. Processes of several machines
+may share a folder, so a name includes the machine of its process.
 """
 
 import hashlib
@@ -15,25 +15,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NAME = re.compile(r"\..+?\.(?:([0-9a-f]{8})\.)?(\d+)\.tmp")
-"""`.NAME.MACHINE.PID.tmp`; earlier versions left the machine out."""
+"""`.NAME.MACHINE.PID.tmp`; older versions left the machine out."""
 OLD = 24 * 3600
 """Seconds after which a file of another machine counts as left behind: no file is written for that long."""
 
 
 def machine() -> str:
-    """Return a name of this machine, or container: 8 hexadecimal digits. Process ids are counted in each by itself."""
+    """Return 8 hexadecimal digits that identify this machine or container: each has its own process ids."""
     namespace = os.stat("/proc/self/ns/pid").st_ino if os.path.exists("/proc/self/ns/pid") else 0
     return hashlib.sha256(f"{socket.gethostname()} {namespace}".encode()).hexdigest()[:8]
 
 
 def temporary_path(path: Path) -> Path:
-    """Return where this process writes a file or folder before it gets its name, beside it."""
+    """Return the temporary path at which this process writes a file or folder, in the same folder."""
     return path.with_name(f".{path.name}.{machine()}.{os.getpid()}.tmp")
 
 
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder at the temporary path of `path`, and remove it at the end, unless it was moved away."""
+    """Yield a new folder at the temporary path of `path`; remove it at the end, unless it was moved."""
     folder = temporary_path(path)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -44,12 +44,12 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 
 
 def temporary_in(folder: Path) -> list[Path]:
-    """Return the temporary files and folders in a folder, of whatever process."""
+    """Return the temporary files and folders of all processes in a folder."""
     return [path for path in folder.glob(".*.tmp") if NAME.fullmatch(path.name)]
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders of processes that are gone; what cannot be removed stays."""
+    """Remove the temporary files and folders of ended processes; skip those that cannot be removed."""
     for path in temporary_in(folder):
         with suppress(OSError):  # another process has removed it
             if is_left(path):
@@ -57,7 +57,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_left(path: Path) -> bool:
-    """Return whether the process that a temporary file is named after is gone."""
+    """Return whether the process that a temporary file is named after has ended."""
     where, process = NAME.fullmatch(path.name).groups()  # type: ignore[union-attr]  # `temporary_in` matched it
     if where != machine():
         return time.time() - path.lstat().st_mtime > OLD

@@ -1,4 +1,4 @@
-"""The versions of hfkit and of the libraries that decide what a run computes."""
+"""Reads the versions of hfkit and of the libraries that decide what a run computes."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -6,7 +6,7 @@ PACKAGES = ("hfkit", "torch", "transformers", "trl", "peft", "datasets", "accele
 
 
 def package_versions() -> dict[str, str | None]:
-    """Return the version of each package; None of one that is not installed."""
+    """Return the version of each package; None if it is not installed."""
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:

@@ -18,15 +18,15 @@ from hfkit.core.limits import (
 )
 
 FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
-"""A card's metadata; what `huggingface_hub` takes for it, and some more."""
+"""A card's metadata: what `huggingface_hub` accepts, and a bit more."""
 
 
 class StrictLoader(yaml.SafeLoader):
     """A safe YAML loader that reports duplicate keys.
 
-    A few lines of aliases can stand for billions of values: it counts them, and refuses too many.
+    A few lines of aliases can expand to billions of values: it counts them and refuses too many.
 
-    It reads `1e-4` as a number (YAML 1.1 wants `1.0e-4`), and a date as text: JSON, which the record is, has no dates.
+    It reads `1e-4` as a number (YAML 1.1 requires `1.0e-4`), and a date as text, since the JSON record has no dates.
     """
 
     def __init__(self, stream):
@@ -51,11 +51,12 @@ class StrictLoader(yaml.SafeLoader):
         """Compose the document.
 
         Raises:
-            LimitError: it holds too many values once its aliases are followed, or itself.
+            LimitError: it holds too many values after its aliases are expanded.
+            ValueError: it holds itself.
         """
         node = super().get_single_node()
         if node is not None and count_values(node, {}) > limit_of(MAX_YAML_VALUES):
-            raise exceeded(MAX_YAML_VALUES, "with its aliases it holds", "values")
+            raise exceeded(MAX_YAML_VALUES, "with its aliases expanded it holds", "values")
         return node
 
     def construct_document(self, node):
@@ -67,7 +68,7 @@ class StrictLoader(yaml.SafeLoader):
         return self.construct_scalar(node)
 
     def report_duplicates(self, node: yaml.Node, path: str) -> None:
-        """Add a problem for each key in `node`, at any depth, that its mapping has twice."""
+        """Add a problem for each duplicate key in `node`, at any depth."""
         if isinstance(node, yaml.SequenceNode):
             for i, item in enumerate(node.value):
                 self.report_duplicates(item, f"{path}[{i}]")
@@ -90,17 +91,17 @@ StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", StrictLoader.constru
 
 
 def count_values(node: yaml.Node, counted: dict[int, int]) -> int:
-    """Return how many values a node holds, aliases followed.
+    """Return how many values a node holds after its aliases are expanded.
 
     Args:
-        counted: values of the nodes that were counted, by their ids.
+        counted: counts of the nodes already visited, by id.
 
     Raises:
         ValueError: a node holds itself.
     """
     if id(node) in counted:
         if not counted[id(node)]:
-            raise ValueError(f"the anchor on line {node.start_mark.line + 1} holds itself")
+            raise ValueError(f"the anchor on line {node.start_mark.line + 1} contains itself")
         return counted[id(node)]
     counted[id(node)] = 0
     if isinstance(node, yaml.MappingNode):
@@ -112,7 +113,7 @@ def count_values(node: yaml.Node, counted: dict[int, int]) -> int:
 
 
 def parse_yaml(text: str) -> object:
-    """Return the value of YAML of unknown origin.
+    """Return the value of untrusted YAML.
 
     Raises:
         ValueError: it is not YAML, or (`LimitError`) exceeds a limit.
@@ -132,7 +133,7 @@ def front_matter(text: str) -> dict:
         ValueError: it is not YAML, or (`LimitError`) exceeds a limit.
     """
     found = FRONT_MATTER.match(text)
-    content = parse_yaml(f"\n{found[1]}") if found else None  # so that lines are counted from the first one of the card
+    content = parse_yaml(f"\n{found[1]}") if found else None  # keeps the card's line numbers
     return content if isinstance(content, dict) else {}
 
 
@@ -163,7 +164,7 @@ def read_yaml(path: str, problems: list[Problem]) -> dict | None:
         problems += loader.problems
         if isinstance(given, dict):
             return given
-        remedy = "expected lines of `key: value` in the file"
+        remedy = "expected a mapping in the file: lines of `key: value`"
     except OSError as error:
         remedy = f"cannot be read: {error.strerror or error}"
     except yaml.MarkedYAMLError as error:

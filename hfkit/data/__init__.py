@@ -1,1 +1,1 @@
-"""Data sets: from the entries of a config to the rows that a stage trains on."""
+"""Datasets: from the entries of a config to the rows that a stage trains on."""

@@ -1,4 +1,4 @@
-"""Chat templates of common formats by name, for models without one: `chat_template: chatml`."""
+"""Provides chat templates of common formats by name, for models without one: `chat_template: chatml`."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -12,9 +12,9 @@ BUILT_IN_TOKENS = {
     "qwen3": ("<|im_start|>", "<|im_end|>"),
     "zephyr": (),
 }
-"""The templates, each with the tokens that a vocabulary must have: one that ends a turn is no end as plain text.
+"""The templates, each with the tokens that a vocabulary must have: as plain text, an end marker would not end a turn.
 
-Mistral and Zephyr write their markers as text, and end a turn with the tokenizer's EOS.
+Mistral and Zephyr write their other markers as text, and end a turn with the tokenizer's EOS.
 """
 
 
@@ -29,4 +29,4 @@ def tokens_fault(name: str, vocabulary: Collection[str]) -> str | None:
     if not missing:
         return None
     as_text = " or ".join(other for other, tokens in BUILT_IN_TOKENS.items() if not tokens)
-    return f"{name} needs {' '.join(missing)}, which the vocabulary lacks, and hfkit adds no tokens: set {as_text}"
+    return f"{name} needs {' '.join(missing)}, which the vocabulary lacks; hfkit adds no tokens: set {as_text}"

@@ -1,4 +1,4 @@
-"""Read data cards: `data_cards/NAME.md`, dataset cards as on the Hub, whose `hfkit` block says how to load the rows."""
+"""Reads data cards: dataset cards as on the Hub, in `data_cards/`, whose `hfkit` block defines how to load rows."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from hfkit.core.files import read_text
 from hfkit.core.yaml import front_matter
 from hfkit.data.source_files import builder_problem, check_files, name_problem
 
-# The columns of each form that a card must map.
+# The columns that a card of each form must map.
 REQUIRED_COLUMNS = {
     "text": ("text",),
     "prompt_response": ("prompt", "response"),
@@ -26,15 +26,15 @@ REQUIRED_COLUMNS = {
     "ranking": ("prompt", "replies"),
     "prompts": ("prompt",),
 }
-# Columns that it may map: the score of the chosen reply minus that of the rejected one; a rank or score of each reply.
+# Columns that it may map: the chosen response's score minus the rejected one's; a rank or score of each response.
 OPTIONAL_COLUMNS = {"preference": ("margin",), "ranking": ("ranks", "scores")}
-# Columns that a conversion reads, and that no form has.
+# Columns that conversions read and no form has.
 CONSUMED_COLUMNS = {"history": ("history",)}
 
 
 @dataclass(kw_only=True)
 class Keep:
-    """A condition for rows to be kept, with exactly one test."""
+    """A condition for keeping a row, with exactly one test."""
 
     column: str
     equals: Any = None
@@ -63,15 +63,15 @@ class Keep:
         try:
             return value >= self.at_least if self.at_least is not None else value <= self.at_most
         except TypeError as error:
-            remedy = "at_least and at_most need numbers; equals and one_of take any value"
+            remedy = "at_least and at_most need numbers; equals and one_of accept any value"
             raise HfkitError(f"keep: the column {self.column!r} holds {value!r}: {remedy}") from error
 
 
 @dataclass(kw_only=True)
 class Recipe:
-    """How the rows of a data set are loaded: the `hfkit` block of a card."""
+    """How the rows of a dataset are loaded: the `hfkit` block of a card."""
 
-    path: str = field(metadata={"help": "Hub id, or the folder that `files` are in"})
+    path: str = field(metadata={"help": "Hub id, or the folder with the `files`"})
     form: Literal["text", "prompt_response", "messages", "preference", "ranking", "prompts"]
     columns: dict[str, str]
     splits: dict[str, str] = field(default_factory=dict)
@@ -80,13 +80,13 @@ class Recipe:
     revision: str | None = None
     convert: list[Conversion] = field(default_factory=list)
     keep: list[Keep] = field(default_factory=list)
-    replies: int | None = field(default=None, metadata={"help": "replies of a ranking, for `hfkit plan`"})
+    replies: int | None = field(default=None, metadata={"help": "responses per ranking, for `hfkit plan`"})
 
     def problems(self) -> list[Problem]:
         """Return the contradictions between the keys."""
         problems = []
         if bool(self.splits) == bool(self.files):
-            remedy = "give either splits ({our name: name in the data set}) or files ({split: file})"
+            remedy = "set either splits ({hfkit's name: name in the dataset}) or files ({split: file})"
             problems.append(Problem("hfkit.splits", self.splits, remedy))
         for split, file in self.files.items():
             if remedy := name_problem(file):
@@ -94,7 +94,7 @@ class Recipe:
         if remedy := builder_problem(self.path, bool(self.files)):
             problems.append(Problem("hfkit.path", self.path, remedy))
         needed, optional = REQUIRED_COLUMNS[self.form], OPTIONAL_COLUMNS.get(self.form, ())
-        # This conversion makes the prompt from the other columns.
+        # This conversion creates the prompt from the other columns.
         made = {"prompt"} if "shared_prompt" in self.convert else set()
         missing = [column for column in needed if column not in self.columns and column not in made]
         missing += ["ranks or scores"] if self.form == "ranking" and not {*optional} & {*self.columns} else []
@@ -106,17 +106,17 @@ class Recipe:
             wrong = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has no {', '.join(unknown)}"] * bool(unknown)
             problems.append(Problem("hfkit.columns", self.columns, f"the form {self.form} {' and '.join(wrong)}"))
         if self.replies is not None and (self.form != "ranking" or self.replies < 2):
-            problems.append(Problem("hfkit.replies", self.replies, "only for the form ranking, and at least 2"))
+            problems.append(Problem("hfkit.replies", self.replies, "only for the form ranking; expected at least 2"))
         for index, keep in enumerate(self.keep):
             if len(keep.tests()) != 1:
-                remedy = "give one of equals, one_of, at_least, at_most"
+                remedy = "set exactly one of equals, one_of, at_least, at_most"
                 problems.append(Problem(f"hfkit.keep[{index}]", keep.column, remedy))
         return problems
 
 
 @dataclass(frozen=True)
 class Card:
-    """A data card: its metadata as the Hub reads it, its text, and its recipe."""
+    """A data card: its metadata in the Hub's format, its text, and its recipe."""
 
     name: str
     file: Path
@@ -126,7 +126,7 @@ class Card:
 
 
 def find_card(name: str) -> Path:
-    """Return the file of a card that comes with hfkit, by its name, or of any other card, by its path.
+    """Return the file of a card: by name if it ships with hfkit, else by path.
 
     Raises:
         HfkitError: there is none; the message suggests the nearest name.
@@ -135,7 +135,7 @@ def find_card(name: str) -> Path:
     file = own if own.suffix == ".md" else CARD_FOLDER / f"{name}.md"
     if not file.is_file():
         guess = nearest(name, card_names())
-        hint = f"did you mean {guess}?" if guess else "`hfkit data cards` lists them; or give the path of an .md file"
+        hint = f"did you mean {guess}?" if guess else "run `hfkit data cards` to list them, or pass an .md file"
         raise HfkitError(f"there is no data card {name!r}; {hint}")
     return file
 
@@ -144,8 +144,8 @@ def load_card(name: str) -> Card:
     """Read a card and validate it.
 
     Raises:
-        HfkitError: there is none, or it cannot be read.
-        ConfigError: with every problem of its `hfkit` block.
+        HfkitError: the card does not exist, or cannot be read.
+        ConfigError: with all problems of its `hfkit` block.
     """
     file = find_card(name)
     state = file.stat()
@@ -156,9 +156,9 @@ def load_card(name: str) -> Card:
 def _load_file(file: Path, *_state: int) -> Card:
     try:
         text = read_text(file)
-        front_matter(text)  # it is refused before another reader sees it
+        front_matter(text)  # refuses unsafe YAML before another reader parses it
         card = DatasetCard(text)
-    except Exception as error:  # the YAML of its front matter can be wrong in many ways
+    except Exception as error:  # YAML can be invalid in many ways
         raise HfkitError(f"the data card {file} cannot be read: {reason(error)}") from error
     block = card.data.to_dict().get("hfkit")
     if not isinstance(block, dict):
@@ -179,7 +179,7 @@ def passes(row: dict, tests: list[Keep]) -> bool:
 
 
 def recipe_of(entry) -> Recipe | None:
-    """Return the recipe of an entry's card, with the entry's path and revision if it has them; None without a card."""
+    """Return the recipe of an entry's card, with the entry's path and revision if set; None without a card."""
     if entry.card is None:
         return None
     recipe = load_card(entry.card).recipe
@@ -188,7 +188,7 @@ def recipe_of(entry) -> Recipe | None:
 
 
 def source_split(recipe: Recipe, split: str, card: str) -> str:
-    """Return a split under its name in the data set: `test[:10%]` as `test_sft[:10%]`.
+    """Return a split with its name in the dataset: `test_sft[:10%]` for `test[:10%]`.
 
     Raises:
         HfkitError: the card has no such split.
@@ -204,10 +204,10 @@ def source_split(recipe: Recipe, split: str, card: str) -> str:
 
 
 def split_file(recipe: Recipe, split: str, card: str) -> tuple[Path, str]:
-    """Return the file of a card's split, and the split within the file: `test[:10%]` is `train[:10%]` of its file.
+    """Return the file of a card's split, and the split within the file: `train[:10%]` for `test[:10%]`.
 
     Raises:
-        HfkitError: the card has no such split, or several are named, or the file lies outside of the card's folder.
+        HfkitError: the card has no such split, several are named, or the file lies outside the card's folder.
     """
     name, _, part = source_split(recipe, split, card).partition("[")
     if name not in recipe.files:

@@ -1,7 +1,7 @@
-"""Encode conversations to token ids in the one way that SFT, the reward model, PPO and chat share.
+"""Encodes conversations to token ids, in the same way for SFT, reward models, PPO and chat.
 
-A response is what follows the generation prompt, up to and including the end of its turn. Its ids are the same
-whether it comes from a data set or from sampling, so a reward model scores in PPO what it was trained to score.
+A response is the text after the generation prompt, up to and including the end of its turn. Its ids are the same
+whether it comes from a dataset or from sampling, so in PPO a reward model scores the sequences it was trained on.
 """
 
 from functools import cache
@@ -14,7 +14,7 @@ from hfkit.data.reply_tokens import encode_reply
 from hfkit.data.turn_end import ANSWER, turn_end
 
 Sequence = tuple[list[int], list[bool]]
-"""Token ids, and a mask of those that are trained on."""
+"""Token ids, and a mask of the trained ones."""
 
 NO_TEMPLATE = "messages need a chat template: set chat_template"
 
@@ -25,14 +25,14 @@ def encode_prompt(
     tools: list[dict] | None = None,
     variables: dict | None = None,
 ) -> list[int]:
-    """Return the token ids of a prompt, with the generation prompt at its end.
+    """Return the token ids of a prompt, including the generation prompt.
 
     Args:
         tools: JSON schemas of functions, for the template.
-        variables: of the template, beside those of the tokenizer.
+        variables: variables of the template, in addition to those of the tokenizer.
 
     Raises:
-        RenderError: messages without a chat template, messages that the template rejects, or a last message that is
+        RenderError: there is no chat template for messages, the template rejects the messages, or the last message is
             the assistant's.
     """
     messages = as_messages(prompt)
@@ -43,7 +43,7 @@ def encode_prompt(
     if tokenizer.chat_template:
         ids = Template(tokenizer, tools, variables or {}).render(messages, generation_prompt=True).ids
         if messages and not ids:
-            raise RenderError("the chat template writes nothing")
+            raise RenderError("whose rendered prompt is empty")
         return ids
     ids = _tokenize(tokenizer, prompt)
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
@@ -56,9 +56,9 @@ def encode_conversation(
     tools: list[dict] | None = None,
     variables: dict | None = None,
 ) -> Sequence:
-    """Return the token ids of a prompt with its reply, and a mask of those that the assistant writes.
+    """Return the token ids of a prompt with its response, and a mask of the assistant's tokens.
 
-    They are the last of `split_conversation`: what the last reply is sampled after, and the reply.
+    They are the last sequence of `split_conversation`: the last response, after the prompt that it is sampled after.
 
     Raises:
         RenderError: as `split_conversation`.
@@ -74,21 +74,21 @@ def split_conversation(
     variables: dict | None = None,
     limit: int | None = None,
 ) -> list[Sequence]:
-    """Return the sequences of a conversation in which every reply follows what it is sampled after.
+    """Return the sequences of a conversation, such that each response follows the prompt that it is sampled after.
 
-    It is one sequence, unless the template renders a message differently once others follow it: then a reply begins a
-    new sequence where the one before does not lead to it. The mask covers every assistant message, also in the prompt,
-    with the tokens that end its turn, but those with the weight 0. What comes after the last one is cut off, because
-    no sampled response has it.
+    There is one sequence, unless the template renders a message differently when others follow it: then a response
+    starts a new sequence if its prompt does not continue the last one. The mask covers every assistant message, also in
+    the prompt, with the tokens that end its turn, except messages with weight 0. Tokens after the last one are cut off,
+    since a sampled response does not have them.
 
     Args:
         tools: JSON schemas of functions, for the template.
-        variables: of the template, beside those of the tokenizer.
-        limit: number of tokens after which only the last message is masked. Each message is rendered together with all
-            before it, so this saves most of the time on a long conversation that will be cut.
+        variables: variables of the template, in addition to those of the tokenizer.
+        limit: number of tokens after which the mask covers only the last message. Each message is rendered together
+            with all before it, so this saves most of the time on a long conversation that will be cut.
 
     Raises:
-        RenderError: the template rejects the messages, or renders a reply as another text.
+        RenderError: the template rejects the messages, or renders a response as another text.
     """
     if not tokenizer.chat_template:
         prompt_ids = encode_prompt(tokenizer, prompt)
@@ -102,7 +102,7 @@ def split_conversation(
         raise RenderError("no assistant message")
     indices = [index for index, message in enumerate(messages) if is_trained(message)]
     if not indices:
-        raise RenderError("with no reply to train on (weight: 0)")
+        raise RenderError("with no response to train on (weight: 0)")
     sequences: list[Sequence] = []
     while indices:
         index = indices.pop(0)
@@ -112,7 +112,7 @@ def split_conversation(
             following = messages[indices[-1] + 1] if indices[-1] + 1 < len(messages) else None
             prompt_ids, reply_ids = encode_reply(template, messages[: indices[-1] + 1], following=following)
             ids, mask = sequences[-1]
-            if prompt_ids[: len(ids)] == ids:  # what is cut off needs no mask
+            if prompt_ids[: len(ids)] == ids:  # tokens that are cut off need no mask
                 unmasked = [False] * (len(prompt_ids) + len(reply_ids) - len(ids))
                 return [*sequences[:-1], (prompt_ids + reply_ids, mask + unmasked)]
             limit = None
@@ -120,7 +120,7 @@ def split_conversation(
 
 
 def _join(sequences: list[Sequence], prompt_ids: list[int], reply_ids: list[int]) -> None:
-    """Add a reply to the last sequence if its prompt begins with that, else as a new sequence."""
+    """Add a response to the last sequence if its prompt begins with that sequence, else as a new sequence."""
     ids = prompt_ids + reply_ids
     before, mask = sequences[-1] if sequences else ([], [])
     if sequences and prompt_ids[: len(before)] == before:
@@ -137,7 +137,7 @@ def encode_replies(
     tools: list[dict] | None = None,
     variables: dict | None = None,
 ) -> list[list[int]]:
-    """Return the token ids of a prompt with each of several replies, as `encode_conversation` gives them.
+    """Return the token ids of a prompt with each of several responses, as in `encode_conversation`.
 
     Raises:
         RenderError: as `encode_conversation`.
@@ -152,7 +152,7 @@ def replies_and_starts(
     tools: list[dict] | None = None,
     variables: dict | None = None,
 ) -> list[tuple[list[int], int]]:
-    """Return what `encode_replies` does, each with the index of the first token of the reply, its last message.
+    """Return the result of `encode_replies`, each with the index of the first token of the last message.
 
     Raises:
         RenderError: as `encode_conversation`.
@@ -183,9 +183,9 @@ def encode_sampled(
     tools: list[dict] | None = None,
     variables: dict | None = None,
 ) -> list[int]:
-    """Return the token ids of a prompt with the text of a sampled reply, as `encode_replies` does.
+    """Return the token ids of a prompt with the text of a sampled response, as in `encode_replies`.
 
-    A sampled reply can be one that no row may have, such as thinking that was cut short: then it is the generation
+    A sampled response can be invalid as a row, such as truncated thinking: then the ids are those of the generation
     prompt, the text, and the end of the turn.
 
     Raises:
@@ -203,7 +203,7 @@ def encode_sampled(
 
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the token ids that end a sampled reply: end-of-text, the turn's end, and that of a turn of tool calls."""
+    """Return the token ids that end a sampled response: end-of-text, end of turn, and end of a turn of tool calls."""
     ends = [turn_end(tokenizer).ids[-1], *_call_end_ids(tokenizer, repr(tokenizer.chat_template))]
     return [*dict.fromkeys([tokenizer.eos_token_id, *ends])]
 
@@ -226,9 +226,9 @@ def _call_end_ids(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int
 def end_as_trained(
     tokenizer: PreTrainedTokenizerBase, reply: list[int], stop_token_ids: list[int], variables: dict | None = None
 ) -> list[int]:
-    """Return a sampled reply that ended with another stop token, with the end of a turn in place of it.
+    """Return a sampled response with its stop token replaced by the end of a turn.
 
-    A model that has several stop tokens may sample any; a reward model was trained on the end of a turn alone.
+    A model with several stop tokens may sample any of them; a reward model was trained only on the end of a turn.
     """
     if not tokenizer.chat_template or reply[-1] not in stop_token_ids:
         return reply
@@ -238,10 +238,10 @@ def end_as_trained(
 
 
 def reply_ending(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return the text that ends a conversation after its last reply, as reward models read it.
+    """Return the text that ends a conversation after its last response, as reward models read it.
 
     Returns:
-        None where what plain Transformers renders up to the reply is not what `encode_replies` makes of it.
+        None if plain Transformers renders the text up to the response differently from `encode_replies`.
     """
     if not tokenizer.chat_template or reads_parts(tokenizer, repr(tokenizer.chat_template)):
         return None
@@ -265,5 +265,5 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str, **options) -> list[int]:
-    """Return the token ids of a text that no template renders, with special tokens in it as plain characters."""
+    """Return the token ids of a text without a template, reading special tokens in it as plain characters."""
     return tokenizer(escape_special_tokens(tokenizer, text), split_special_tokens=True, **options).input_ids

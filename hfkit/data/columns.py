@@ -1,4 +1,4 @@
-"""Decide which columns of a source a stage reads, and name those that it does not read."""
+"""Decides which columns of a source a stage reads, and reports the others."""
 
 import re
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from hfkit.data.conversations import SYSTEM, is_conversation, role_of_first
 from hfkit.data.rendering import TEMPLATE_KWARGS
 
 TEMPLATE_COLUMNS = ["tools", TEMPLATE_KWARGS]
-"""Columns that are read beside those of any form."""
+"""Columns that are read in addition to those of any form."""
 
-# Words in the names of columns that belong to the model's input, and endings of names that only describe it.
+# Words in names of columns that belong to the model's input, and endings of names that only describe it.
 INPUT_WORDS = {"article", "body", "context", "conversation", "conversations", "dialog", "dialogue", "document"}
 INPUT_WORDS |= {
     "documents",
@@ -45,16 +45,16 @@ SPELLINGS = {
     "response": ANSWERS,
     "text": ("text", "content", "document"),
 }
-"""Usual names of columns, in lowercase; the first that a data set has is suggested."""
+"""Usual names of columns, in lowercase; the first one in the dataset is suggested."""
 
-MAY_MATTER = "not read, though it may belong to the model's input:"
-"""How the line about such columns begins."""
+MAY_MATTER = "not read, but it may belong to the model's input:"
+"""The start of the line about such columns."""
 
 
 def form_columns(available: list[str], columns: dict[str, str], reads: list[str], needed: list[str]) -> list[str]:
-    """Return the available columns to read. The mapped ones decide which form they are of.
+    """Return the available columns to read. The mapped columns decide their form.
 
-    If columns are mapped to `prompt` and `response`, a column `messages` of the data set is not read.
+    If columns are mapped to `prompt` and `response`, a column `messages` of the dataset is not read.
     """
     by_name = {form: {*names, *OPTIONAL_COLUMNS.get(form, ())} for form, names in REQUIRED_COLUMNS.items()}
     ranking = by_name.pop("ranking")
@@ -70,19 +70,19 @@ def mapped_columns(entry: DatasetEntry, reads: list[str]) -> dict[str, str]:
     """Return the columns that an entry without a card maps.
 
     Raises:
-        HfkitError: it maps to a column that the stage does not read, or maps one column twice.
+        HfkitError: it maps to a column that the stage does not read, or maps a column twice.
     """
     columns = entry.columns or {}
     reads = [*reads, *consumed_columns(entry.convert or [])]
     unknown = [column for column in columns if column not in reads]
     if unknown or len({*columns.values()}) < len(columns):
-        wrong = f"map to {unknown}, which it does not read" if unknown else "map one column twice"
-        raise HfkitError(f"{entry.path}: columns {columns} {wrong}; this stage reads {reads}")
+        wrong = f"map to {unknown}, which this stage does not read" if unknown else "map one column twice"
+        raise HfkitError(f"{entry.path}: columns {columns} {wrong}; it reads {reads}")
     return columns
 
 
 def consumed_columns(convert: Sequence[str]) -> list[str]:
-    """Return the columns that conversions read, and that no stage does."""
+    """Return the columns that conversions read and no stage does."""
     return [column for name in convert for column in CONSUMED_COLUMNS.get(name, ())]
 
 
@@ -100,20 +100,20 @@ def card_columns(recipe: Recipe, wanted: list[str]) -> dict[str, str]:
 
 
 def can_read(wanted: list[str], form: str) -> bool:
-    """Return whether a stage that reads these columns reads a card's form: every form but text has prompts."""
+    """Return whether a stage that reads these columns can read a card's form; every form but text has prompts."""
     if wanted == ["prompt"]:
         return form != "text"
     return form != "prompts" and {*REQUIRED_COLUMNS[form]} <= {*wanted}
 
 
 def unread_columns(available: list[str], used: set[str], columns: dict[str, str], read: list[str]) -> list[str]:
-    """Return the columns of a data set that a stage does not read.
+    """Return the columns of a dataset that a stage does not read.
 
     Args:
         available: all of them.
-        used: those that mapped expressions and a card's `keep` read.
+        used: columns that mapped expressions and a card's `keep` read.
         columns: the stage's column -> expression, as mapped.
-        read: the stage's columns that are read.
+        read: the columns of the stage that are read.
     """
     own = {*read} - {*columns}  # read without being mapped
     return [name for name in available if name not in used | own]
@@ -126,7 +126,7 @@ def may_be_input(name: str) -> bool:
 
 
 def shadowed_columns(rows: Dataset, wanted: list[str]) -> dict[str, str]:
-    """Return the columns that no row is read from: {column: the one that each row has, and that comes first}.
+    """Return the columns that no row is read from, as {column: the column that takes precedence in each row}.
 
     Args:
         rows: with the stage's columns.
@@ -144,7 +144,7 @@ def shadowed_columns(rows: Dataset, wanted: list[str]) -> dict[str, str]:
 
 
 def has_values(rows: Dataset, column: str) -> bool:
-    """Return whether each row has a value in a column that is not empty."""
+    """Return whether each row has a non-empty value in a column."""
     if column not in rows.column_names:
         return False
     values = rows.select_columns([column]).with_format("arrow")[:][column]
@@ -159,24 +159,24 @@ def has_values(rows: Dataset, column: str) -> bool:
 
 
 def unread_notes(unread: list[str], mapped: dict[str, str | None]) -> list[str]:
-    """Return a line that names the unread columns, and one for those that may belong to the input, if there are any.
+    """Return a line about the unread columns, and one about those that may belong to the input, if any.
 
     Args:
-        mapped: the stage's columns that are read -> the data set's, None if it is not mapped.
+        mapped: the stage's columns that are read -> the dataset's; None if not mapped.
     """
     inputs = [name for name in unread if may_be_input(name)]
-    notes = [f"columns that are not read: {', '.join(unread)}"] if unread else []
+    notes = [f"columns not read: {', '.join(unread)}"] if unread else []
     if inputs:
         mapping = suggested_mapping(inputs, mapped)
-        advice = f"map what the model should read, such as columns: {{{mapping}}}"
+        advice = f"map the columns that the model should read, such as columns: {{{mapping}}}"
         if "messages" in mapped and "prompt:" in mapping:
-            advice = "write what the model should read into the messages"
+            advice = "put all text that the model should read into the messages"
         notes.append(f"{MAY_MATTER} {', '.join(inputs)}: {advice}")
     return notes
 
 
 def suggested_mapping(inputs: list[str], mapped: dict[str, str | None]) -> str:
-    """Return the text of a mapping of columns that belong to the input, beside those that are read already."""
+    """Return the text of a mapping of columns that belong to the input, together with those already read."""
     column = next((name for name in ("prompt", "text") if name in mapped), "prompt")
     systems = [name for name in inputs if "system" in name.lower() and column != "text"]
     prompts = [name for name in inputs if name not in systems and name != "prompt"] or [*{"prompt"} & {*inputs}]
@@ -193,7 +193,7 @@ def suggested_mapping(inputs: list[str], mapped: dict[str, str | None]) -> str:
 
 
 def likely_mapping(available: list[str], wanted: list[str]) -> str:
-    """Return the text of a mapping to a stage's columns by the usual names of others, or of one to fill in."""
+    """Return the text of a likely mapping to a stage's columns, based on usual names, or of one to fill in."""
     names = {name.lower(): name for name in available}
     found = {one: next((names[name] for name in SPELLINGS.get(one, (one,)) if name in names), "") for one in wanted}
     found = {column: name for column, name in found.items() if name}
@@ -207,22 +207,22 @@ def likely_mapping(available: list[str], wanted: list[str]) -> str:
 
 
 def check_prompt(rows: Dataset, unread: list[str], mapped: dict[str, str], label: str) -> None:
-    """Raise an HfkitError if the prompt of pairs would be guessed although an unread column may hold it.
+    """Raise HfkitError if the prompt of pairs would be guessed although an unread column may contain it.
 
     Args:
         rows: with the stage's columns.
-        unread: the data set's columns that are not read.
-        mapped: the stage's columns that are mapped; pairs that are mapped without a prompt have it in their replies.
+        unread: the dataset's columns that are not read.
+        mapped: the stage's mapped columns; pairs mapped without a prompt contain it in their responses.
     """
     names = rows.column_names
     if "messages" in names or "prompt" in names or not {"chosen", "rejected"} <= {*names} or "chosen" in mapped:
         return
     kind = rows.features["chosen"]
     if is_conversation(kind) and role_of_first(rows[0]["chosen"]) in ("system", "user"):
-        return  # whole conversations say themselves where their prompt ends
+        return  # in whole conversations the roles show where the prompt ends
     if inputs := [name for name in unread if may_be_input(name)]:
         raise HfkitError(
-            f"{label}: chosen and rejected have no column prompt, and it may be in {', '.join(inputs)}. Map it: "
-            f"datasets: [{{path: {label}, columns: {{{suggested_mapping(inputs, {})}}}}}]. If both replies begin "
+            f"{label}: chosen and rejected have no column prompt, but it may be in {', '.join(inputs)}. Map it: "
+            f"datasets: [{{path: {label}, columns: {{{suggested_mapping(inputs, {})}}}}}]. If both responses begin "
             "with their prompt, map them: columns: {chosen: chosen, rejected: rejected}"
         )

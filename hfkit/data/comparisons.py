@@ -1,8 +1,8 @@
-"""Comparisons of replies to a prompt: pairs (chosen, rejected), and rankings by scores or ranks.
+"""Encodes comparisons of responses to a prompt: pairs (chosen, rejected), and rankings by scores or ranks.
 
-Scores are better if higher; rank 1 is best; equal ones are ties. A row of a ranking keeps all of its pairs together:
-they are compared in one step, and each reply is read once (see `hfkit.training.comparison_trainer`). A pair is a
-ranking of two.
+Higher scores are better; rank 1 is best; equal values are ties. A row of a ranking keeps all of its pairs together:
+they are compared in one step, and each response is encoded once (see `hfkit.training.comparison_trainer`). A pair is
+a ranking of two.
 """
 
 import math
@@ -30,16 +30,16 @@ def encode_comparisons(rows: Dataset, tokenizer, stats: SplitStats, config) -> D
     """Return encoded pairs or rankings.
 
     Returns:
-        pairs as `chosen_ids` and `rejected_ids`; rankings as `reply_ids` and the indices `better` and `worse` of each
-        pair in them; both with `starts`, where each reply begins in its ids, and with `margin` where it is given or
-        asked for.
+        pairs as `chosen_ids` and `rejected_ids`; rankings as `reply_ids` and the indices `better` and `worse` of their
+        pairs; both with `starts`, the index at which each response begins in its ids, and with `margin` if given or
+        requested.
 
     Raises:
         HfkitError: rankings without prompts, ranks or scores, or `score_margin` without scores; or as `encode`.
     """
     columns = rows.column_names
     if "replies" in columns and ("prompt" not in columns or not {"ranks", "scores"} & {*columns}):
-        raise HfkitError(f"rankings need the columns prompt, replies, and ranks or scores; these rows have {columns}")
+        raise HfkitError(f"rankings need the columns prompt, replies, and ranks or scores, but the rows have {columns}")
     if margin_scale(config) and not {"replies", "scores"} <= {*columns}:
         remedy = "for pairs, use the column margin"
         raise HfkitError(f"score_margin: {config.score_margin:g} needs rankings with scores, not {columns}; {remedy}")
@@ -48,7 +48,7 @@ def encode_comparisons(rows: Dataset, tokenizer, stats: SplitStats, config) -> D
 
 
 def encode_held_out(rows: Dataset, tokenizer, stats: SplitStats, config, *, as_rankings: bool) -> Dataset:
-    """Return held-out rows in the training rows' encoding: pairs as rankings of two, or rankings as their pairs.
+    """Return held-out rows encoded like the training rows: pairs as rankings of two, or rankings as their pairs.
 
     Raises:
         HfkitError: as `encode_comparisons`.
@@ -74,7 +74,7 @@ def comparison_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: 
 
 
 def ranking_encoder(tokenizer, max_length: int, rows: Dataset, score_margin: float = 0.0) -> Encoder:
-    """Return the encoder of these rankings or pairs; margins are computed from scores where there are scores."""
+    """Return the encoder of these rankings or pairs; margins are computed from scores, if there are any."""
     score_margin = score_margin if "scores" in rows.column_names else 0.0
     function = partial(ranking_row, tokenizer=tokenizer, max_length=max_length, score_margin=score_margin)
     margin = {"margin": List(Value("float64"))} if score_margin or "margin" in rows.column_names else {}
@@ -113,7 +113,7 @@ def preference_row(row: dict, tokenizer, max_length: int) -> dict:
     if length > max_length:
         return encoded_row(empty, dropped=f"longer than max_length={max_length}", length=length)
     if chosen == rejected:
-        return encoded_row(empty, dropped="with replies that are equal once they are rendered", length=length)
+        return encoded_row(empty, dropped="with responses that are equal when rendered", length=length)
     found = [Fault.EMPTY_CHOSEN] if is_empty_message(as_reply(replies[0])[-1]) else []
     found += faults.of_replies(tokenizer, prompt, replies, chosen)
     found += faults.of_ids(tokenizer, chosen) + faults.of_ids(tokenizer, rejected)
@@ -122,10 +122,10 @@ def preference_row(row: dict, tokenizer, max_length: int) -> dict:
 
 
 def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0) -> dict:
-    """Return one encoded ranking; a reply that is too long is left out of it, which is one of the row's faults.
+    """Return one encoded ranking; a response that is too long is left out and counted as a fault of the row.
 
     Args:
-        score_margin: the margin of a pair is this times the difference of its scores; 0 computes none.
+        score_margin: the margin of a pair is this times the difference of its scores; 0: no margins.
     """
     has_margin = bool(score_margin) or "margin" in row
     empty = {"reply_ids": [], "starts": [], "better": [], "worse": [], **({"margin": []} if has_margin else {})}
@@ -145,7 +145,7 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
     ]
     is_shortened = len(short) < len(encoded)
     if not pairs:
-        reason = f"with a reply longer than max_length={max_length}" if is_shortened else "all tied"
+        reason = f"with a response longer than max_length={max_length}" if is_shortened else "all tied"
         return encoded_row(empty, dropped=reason, length=max(map(len, encoded)))
     margins = [score_margin * (values[better] - values[worse]) if score_margin else margin for better, worse in pairs]
     is_empty_chosen = any(is_empty_message(as_reply(short_replies[better])[-1]) for better, _ in pairs)
@@ -167,17 +167,17 @@ def ranking_row(row: dict, tokenizer, max_length: int, score_margin: float = 0.0
 
 
 def pair_of(row: dict) -> tuple[str | Messages, list[str | Messages]]:
-    """Return the prompt of a pair, and its chosen and its rejected reply.
+    """Return the prompt of a pair, and its chosen and its rejected response.
 
-    Without a `prompt` column, the prompt is what both replies begin with. With one, an empty prompt is an error.
+    Without a `prompt` column, the prompt is the common start of both responses. With one, an empty prompt is an error.
 
     Raises:
-        RenderError: there is no prompt, a reply is missing, they are equal, or one is not the assistant's.
+        RenderError: there is no prompt, a response is missing, they are equal, or one is not the assistant's.
     """
     if any(row.get(reply) in (None, []) for reply in ("chosen", "rejected")):
-        raise RenderError("without a reply")
+        raise RenderError("without a response")
     if row["chosen"] == row["rejected"]:
-        raise RenderError("with equal replies")
+        raise RenderError("with equal responses")
     if "prompt" in row:
         if not row["prompt"]:
             raise RenderError("without a prompt")
@@ -186,26 +186,26 @@ def pair_of(row: dict) -> tuple[str | Messages, list[str | Messages]]:
     if not prompt:
         raise RenderError("with no prompt in common")
     if not all(reply.strip() if isinstance(reply, str) else reply for reply in replies):
-        raise RenderError("with an empty reply")
+        raise RenderError("with an empty response")
     return prompt, [reply_to(prompt, reply) for reply in replies]
 
 
 def read_comparison(row: dict) -> tuple[str | Messages, list, list[float], float]:
-    """Return the prompt of a pair or ranking, its replies, a value for each (highest is best), and a pair's margin.
+    """Return the prompt of a pair or ranking, its responses, a value of each (higher is better), and a pair's margin.
 
     Raises:
-        RenderError: the replies cannot be ranked, or one is not the assistant's.
+        RenderError: the responses cannot be ranked, or one is not the assistant's.
     """
     if row.get("chosen") is not None and row.get("rejected") is not None:
         return *pair_of(row), [1.0, 0.0], margin_of(row)
     replies, scores = row.get("replies"), row.get("scores")
     if not isinstance(replies, list) or any(reply is None for reply in replies):
-        raise RenderError("without a reply")
+        raise RenderError("without a response")
     if len(replies) < 2:
-        raise RenderError("with fewer than two replies")
+        raise RenderError("with fewer than two responses")
     values = row.get("ranks") if scores is None else scores
     if not isinstance(values, list) or len(values) != len(replies):
-        raise RenderError("with a number of ranks or scores that differs from the number of replies")
+        raise RenderError("with a number of ranks or scores that differs from the number of responses")
     if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
         raise RenderError("with a rank or score that is not a number")
     if not row["prompt"]:
@@ -215,10 +215,10 @@ def read_comparison(row: dict) -> tuple[str | Messages, list, list[float], float
 
 
 def reply_to(prompt: str | Messages, reply: str | Messages) -> str | Messages:
-    """Return a reply alone: text as it is, messages without those of the prompt if they begin with them.
+    """Return a response alone: text unchanged, messages without those of the prompt if they begin with them.
 
     Raises:
-        RenderError: it does not end with an assistant message, so that an earlier one would be taken for the reply.
+        RenderError: it does not end with an assistant message, so an earlier one would be used as the response.
     """
     if isinstance(reply, str):
         return reply
@@ -226,12 +226,12 @@ def reply_to(prompt: str | Messages, reply: str | Messages) -> str | Messages:
     if before and without_nulls(messages[: len(before)]) == without_nulls(before):
         messages = messages[len(before) :]
     if not messages or messages[-1]["role"] != "assistant":
-        raise RenderError("with a reply that is not the assistant's")
+        raise RenderError("with a response that is not the assistant's")
     return messages
 
 
 def margin_of(row: dict) -> float:
-    """Return by how much the chosen reply of a pair should lead; a missing margin is 0.
+    """Return by how much the reward of a pair's chosen response should be higher; a missing margin is 0.
 
     Raises:
         RenderError: the margin is not a number.

@@ -1,4 +1,4 @@
-"""Unpack compressed files, up to a limit: `datasets` would unpack them without one, whatever they hold."""
+"""Unpacks compressed files, up to a limit: `datasets` would unpack them without one."""
 
 import gzip
 from pathlib import Path
@@ -15,17 +15,17 @@ from hfkit.core.temporary import remove_leftovers
 
 TEXT_BUILDERS = ("json", "csv", "text")
 SMALL = 64 << 20
-"""Bytes that any compressed file may hold: a few rows, written often, become a small file."""
+"""Bytes that any compressed file may unpack to: a few rows, repeated often, compress into a small file."""
 READ_BYTES = 1 << 20
 
 
 def unpacked(path: Path) -> Path:
-    """Return a file that `datasets` can read: the file itself, or what a compressed one holds, in the cache.
+    """Return a file that `datasets` can read: the file itself, or a compressed one's unpacked content in the cache.
 
     Raises:
-        OSError, EOFError: the file is not compressed as its name says, or it is cut short.
-        LimitError: it holds far more than its size says.
-        UnsafeFileError: a file is compressed although its name does not say so.
+        OSError, EOFError: the file is not compressed as its suffix says, or it is truncated.
+        LimitError: it unpacks to far more than its size.
+        UnsafeFileError: a file is compressed, but its name has no such suffix.
     """
     if path.suffix not in COMPRESSED:
         return check_unpacked(path)
@@ -41,7 +41,7 @@ def unpacked(path: Path) -> Path:
 
 
 def open_packed(path: Path):
-    """Open a compressed file for reading what it holds."""
+    """Open a compressed file to read its unpacked content."""
     return gzip.open(path) if path.suffix == ".gz" else pa.input_stream(str(path), compression="detect")
 
 
@@ -59,21 +59,21 @@ def copy_within(limit: int, packed, file) -> None:
 
 
 def check_unpacked(path: Path) -> Path:
-    """Return the path of a file that is not compressed as a whole, and whose parts are not packed too tightly.
+    """Return the path of a file that is not compressed as a whole, and whose parts unpack to a reasonable size.
 
     Raises:
-        UnsafeFileError: it is, although its name does not say so.
+        UnsafeFileError: it is compressed, but its name has no such suffix.
     """
     if file_type(path) == "parquet":
         check_parquet(path)
-    # `datasets` would unpack it whatever its name says
+    # `datasets` would unpack it whatever its name
     if file_type(path) in TEXT_BUILDERS and Extractor.infer_extractor_format(path):
-        raise UnsafeFileError(f"its content is compressed: give its name the suffix {' or '.join(COMPRESSED)}")
+        raise UnsafeFileError(f"its content is compressed: add the suffix {' or '.join(COMPRESSED)} to its name")
     return path
 
 
 def check_parquet(path: Path) -> None:
-    """Raise a LimitError if a Parquet file holds far more than its size says, by its own account."""
+    """Raise LimitError if a Parquet file declares an unpacked size far above its own."""
     data = pq.read_metadata(path)
     groups = [data.row_group(index) for index in range(data.num_row_groups)]
     held = max(sum(group.total_byte_size for group in groups), data.num_rows * data.num_columns)

@@ -1,4 +1,4 @@
-"""Concatenate the rows of several sources, after casting their columns to common types."""
+"""Concatenates the rows of several sources, after casting their columns to common types."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from hfkit.data.caching import map_rows
 from hfkit.data.conversions import JSON, MESSAGES
 from hfkit.data.rendering import TEMPLATE_KWARGS
 
-# Columns that may hold text in one source and messages in another, and the role of a text in them.
+# Columns that may hold text in one source and messages in another, and the role of text in them.
 TEXT_ROLES = {"prompt": "user", **dict.fromkeys(("chosen", "rejected", "response", "completion"), "assistant")}
 
 
@@ -18,7 +18,7 @@ def concatenate_sources(tables: list[Dataset], names: list[str]) -> Dataset:
     """Return the rows of all tables, one after another.
 
     If only some sources have messages, text becomes one message, and prompt and response become one conversation in
-    `messages`. Messages with further fields (`tool_calls`, a name) are concatenated with those without.
+    `messages`. Messages with more fields (`tool_calls`, a name) are concatenated with those without.
 
     Raises:
         HfkitError: the columns differ; the message names each source and its columns.
@@ -33,8 +33,8 @@ def concatenate_sources(tables: list[Dataset], names: list[str]) -> Dataset:
     if len({tuple(sorted(table.column_names)) for table in tables}) > 1:
         columns = dict(zip(names, (tuple(table.column_names) for table in tables), strict=True))
         is_mixed = len({"replies" in table.column_names for table in tables}) > 1
-        remedy = "pairs and rankings (KTO's too) cannot be mixed" if is_mixed else "map them with columns: {...}"
-        raise HfkitError(f"the data sets have different columns: {columns}; {remedy}")
+        remedy = "pairs and rankings (also from KTO) cannot be mixed" if is_mixed else "map them with columns: {...}"
+        raise HfkitError(f"the datasets have different columns: {columns}; {remedy}")
     for column in TEXT_ROLES.keys() & {*tables[0].column_names}:
         if any(isinstance(table.features[column], datasets.List) for table in tables):
             tables = [as_message_column(table, column) for table in tables]
@@ -44,7 +44,7 @@ def concatenate_sources(tables: list[Dataset], names: list[str]) -> Dataset:
             common = common_feature(features[column], kind)
             if common is None:
                 kinds = {name: str(table.features[column]) for name, table in zip(names, tables, strict=True)}
-                raise HfkitError(f"the column {column!r} has different types in the data sets: {kinds}")
+                raise HfkitError(f"the column {column!r} has different types in the datasets: {kinds}")
             features = Features({**features, column: common})
     tables = [table.select_columns([*features]) for table in tables]
     tables = [table if table.features == features else table.cast(features) for table in tables]
@@ -69,21 +69,21 @@ def common_feature(one, other):
 
 
 def as_conversations(table: Dataset) -> Dataset:
-    """Return rows of prompt and response as `messages`, and any other rows as they are."""
+    """Return rows of prompt and response as `messages`, and other rows unchanged."""
     columns = {*table.column_names} - {"tools"}
     if columns not in ({"prompt", "response"}, {"prompt", "completion"}):
         return table
     others, messages = {name: kind for name, kind in table.features.items() if name not in columns}, MESSAGES
     for kind in (table.features[name] for name in columns):
         messages = common_feature(messages, kind) if isinstance(kind, datasets.List) else messages
-    if messages is None:  # lists of something else
+    if messages is None:  # lists of other values
         return table
     features = Features({**others, "messages": messages})
     return map_rows(table, to_conversation, remove_columns=[*columns], features=features)
 
 
 def to_conversation(row: dict) -> dict:
-    """Return prompt and reply as one conversation, which is empty without a prompt."""
+    """Return prompt and response as one conversation, empty without a prompt."""
     reply = row.get("response") or row.get("completion") or []
     return {"messages": message_list(row["prompt"], "user") + message_list(reply, "assistant") if row["prompt"] else []}
 
@@ -102,7 +102,7 @@ def to_message_list(row: dict, column: str) -> dict:
 
 
 def message_list(given: object, role: str) -> list:
-    """Return text as one message, messages as they are, and [None] for anything else, so that its row is dropped."""
+    """Return text as one message, messages unchanged, and [None] for anything else, so that its row is dropped."""
     if isinstance(given, str):
         return [{"role": role, "content": given}]
     return given if isinstance(given, list) else [None]

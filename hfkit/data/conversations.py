@@ -1,6 +1,6 @@
-"""Bring conversations into one shape: messages, the usual roles, a system message, and a prompt that is asked once.
+"""Normalizes conversations: messages with the usual roles, a system message, and a prompt that occurs only once.
 
-`read_entry` does it for every source, so all stages and verbs see the same rows.
+`read_entry` does this for every source, so all stages and verbs see the same rows.
 """
 
 from collections.abc import Iterator
@@ -24,24 +24,24 @@ SYSTEM = "system"
 REPLY_COLUMNS = ("chosen", "rejected", "response", "completion", "replies")
 CONVERSATION_COLUMNS = ("messages", "prompt", *REPLY_COLUMNS)
 ROLE_PATTERN = r'[{,]\s*"(?:role|from)"\s*:\s*"(?P<role>[^"\\]*)"'
-"""Finds the role in the JSON of a message; within a text, its quotes would be escaped."""
+"""Finds the role in the JSON of a message; inside a text, its quotes would be escaped."""
 USUAL_ROLES = dict.fromkeys(("user", "human", "prompter"), "user") | {"system": "system", "tool": "tool"}
 USUAL_ROLES |= dict.fromkeys(("assistant", "gpt", "chatgpt", "chatbot", "bot", "model", "ai"), "assistant")
 """The usual name of each spelling of a role, in lowercase."""
 
 
 def normalize_conversations(rows: Dataset, label: str) -> tuple[Dataset, dict[str, str]]:
-    """Return the rows with conversations in one shape, and the roles that have no usual name: {spelling: role}.
+    """Return the rows with normalized conversations, and the roles that have no usual name: {spelling: role}.
 
-    - Messages that are given as their JSON text are parsed, and turns of {from, value} become messages.
-    - One message in place of a list is a list of it.
-    - Roles get their usual names (`USUAL_ROLES`); unknown roles are kept, and stand for themselves.
-    - The column `system` becomes the first message. A row whose `system` is empty gets none.
-    - If replies are whole conversations, the messages up to the prompt become the prompt, so that it is asked once.
+    - Messages in JSON text are parsed, and turns of {from, value} become messages.
+    - A single message becomes a list of one message.
+    - Roles get their usual names (`USUAL_ROLES`); unknown roles are kept and map to themselves.
+    - The column `system` becomes the first message; a row with an empty `system` gets none.
+    - If responses are whole conversations, their common messages become the prompt, so that it occurs once.
 
     Raises:
-        HfkitError: there is a system column, but no prompt that it could precede, or it is no text; or texts that look
-            like messages cannot be parsed.
+        HfkitError: there is a system column but no prompt, or it is not text; or texts that look like messages cannot
+            be parsed.
     """
     columns = [column for column in CONVERSATION_COLUMNS if column in rows.column_names]
     parsed = [column for column in columns if is_json_text(rows, column)]
@@ -60,12 +60,12 @@ def normalize_conversations(rows: Dataset, label: str) -> tuple[Dataset, dict[st
     types = {column: conversation_feature(kind, column in parsed) for column, kind in types.items()}
     if has_system:
         if rows.features[SYSTEM] not in (*TEXTS, Value("null")):
-            raise HfkitError(f"{label}: the column 'system' holds {rows.features[SYSTEM]}, and should hold text")
+            raise HfkitError(f"{label}: the column 'system' holds {rows.features[SYSTEM]}, expected text")
         first = [column for column in ("messages", "prompt") if column in columns and column in ("prompt", *listed)]
         first = first or [column for column in ("chosen", "rejected") if column in listed]
         if not first:
             remedy = "map it: datasets: [{path: ..., columns: {prompt: YOUR_COLUMN}}]"
-            raise HfkitError(f"{label}: the column system needs a prompt that it precedes, and there is none: {remedy}")
+            raise HfkitError(f"{label}: the column system needs a prompt, but there is none: {remedy}")
         types |= {column: joined_feature([types.get(column, MESSAGES), MESSAGES]) for column in first}
     if is_whole:
         replies = [types[column].feature if column == "replies" else types[column] for column in is_whole]
@@ -85,20 +85,20 @@ def is_conversation(kind) -> bool:
 
 
 def is_single(kind, column: str) -> bool:
-    """Return whether each conversation of a column is one message in place of a list."""
+    """Return whether each conversation of a column is a single message instead of a list."""
     kind = kind.feature if column == "replies" and isinstance(kind, (List, datasets.LargeList)) else kind
     return isinstance(kind, dict) or (column == "replies" and isinstance(kind, JSON))
 
 
 def as_list(kind, column: str):
-    """Return the type of a column once each of its conversations is a list."""
+    """Return the type of a column after each of its conversations has become a list."""
     if not is_single(kind, column):
         return kind
     return List(List(kind.feature)) if column == "replies" else List(kind)
 
 
 def find_roles(rows: Dataset, column: str, is_parsed: bool) -> list[str]:
-    """Return the different roles in a column of messages, of lists of messages, or of their JSON texts."""
+    """Return the distinct roles in a column of messages, lists of messages, or their JSON texts."""
     if is_parsed:
         parsed = (parse_messages(text) for text in iter_column_texts(rows, column) if text)
         return [*dict.fromkeys(role for messages in parsed for role in iter_roles(messages))]
@@ -124,7 +124,7 @@ def has_turns(rows: Dataset, column: str) -> bool:
 
 
 def flat_messages(rows: Dataset, column: str) -> tuple[pa.ChunkedArray, object]:
-    """Return the messages of a column without the lists that they are in, and their type."""
+    """Return the messages of a column without their lists, and their type."""
     values, kind = rows.select_columns([column]).with_format("arrow")[:][column], rows.features[column]
     while isinstance(kind, (List, datasets.LargeList)):
         values, kind = pc.list_flatten(values), kind.feature
@@ -140,12 +140,12 @@ def iter_roles(value: object) -> Iterator[str]:
 
 
 def usual_role(role: str) -> str:
-    """Return the usual name of a role, or the role if it is unknown."""
+    """Return the usual name of a role; an unknown role is returned unchanged."""
     return USUAL_ROLES.get(role.strip().lower(), role)
 
 
 def conversation_feature(kind, is_parsed: bool):
-    """Return the type of a column of messages once its messages have `role` and `content`."""
+    """Return the type of a column of messages with `role` and `content`."""
     if is_parsed:
         messages = List(JSON()) if JSON else MESSAGES
         return List(messages) if isinstance(kind, List) else messages
@@ -161,17 +161,17 @@ def conversation_feature(kind, is_parsed: bool):
 
 
 def joined_feature(kinds: list):
-    """Return a type of messages that holds those of all these types."""
+    """Return a type of messages that can hold messages of all these types."""
     common = reduce(lambda one, other: one and common_feature(one, other), kinds)
     return common or (List(JSON()) if JSON else kinds[0])
 
 
 def normalize_row(row: dict, parsed: list[str], columns: list[str]) -> dict:
-    """Return the conversations of a row in one shape, see `normalize_conversations`.
+    """Return the normalized conversations of a row, see `normalize_conversations`.
 
     Args:
-        parsed: the columns that hold JSON texts.
-        columns: those that hold messages afterwards.
+        parsed: the columns with JSON texts.
+        columns: the columns that hold messages afterwards.
     """
     found = {}
     for column in columns:
@@ -190,7 +190,7 @@ def normalize_row(row: dict, parsed: list[str], columns: list[str]) -> dict:
 
 
 def as_messages_list(value: object) -> object:
-    """Return one message as a list of it, JSON text beside messages as its messages, and anything else as it is."""
+    """Return one message as a list, JSON text in a mixed column as its messages, and anything else unchanged."""
     value = [value] if isinstance(value, dict) else value
     if isinstance(value, list) and len(value) == 1 and role_of_first(value) == TEXT_ROLE:
         return parse_messages(value[0]["content"]) or value
@@ -198,10 +198,10 @@ def as_messages_list(value: object) -> object:
 
 
 def usual_messages(value: object, text_role: str) -> object:
-    """Return messages, in lists of any depth, as {role, content} in place of {from, value}, with the usual roles.
+    """Return messages, in lists of any depth, as {role, content} instead of {from, value}, with the usual roles.
 
     Args:
-        text_role: the role of a text in the column.
+        text_role: the role of text in the column.
     """
     if isinstance(value, list):
         return [usual_messages(item, text_role) for item in value]
@@ -216,7 +216,7 @@ def usual_messages(value: object, text_role: str) -> object:
 
 
 def with_system(found: dict, message: dict, columns: list[str]) -> None:
-    """Put a system message before the conversation of a row, unless it begins with the same."""
+    """Put a system message before the conversation of a row, unless it already begins with it."""
     firsts = [column for column in ("messages", "prompt") if column in columns] or ["chosen", "rejected"]
     for column in firsts:
         messages = found.get(column)
@@ -225,7 +225,7 @@ def with_system(found: dict, message: dict, columns: list[str]) -> None:
 
 
 def ask_once(found: dict) -> None:
-    """Move the messages before a row's replies into its prompt, if all replies that are conversations have the same."""
+    """Move the messages before a row's responses into its prompt, if they are equal in all responses."""
     replies = [*found.get("replies", []), *(found[name] for name in REPLY_COLUMNS[:-1] if name in found)]
     whole = [reply for reply in replies if reply and role_of_first(reply) in ("system", "user")]
     ends = [prompt_end(found["prompt"], reply) for reply in whole]
@@ -244,7 +244,7 @@ def ask_once(found: dict) -> None:
 
 
 def without_prompt(reply: list, length: int) -> list:
-    """Return a reply without its first messages if it begins with a question."""
+    """Return a response without its first `length` messages if it begins with a question."""
     return reply[length:] if reply and role_of_first(reply) in ("system", "user") else reply
 
 
@@ -255,22 +255,22 @@ def role_of_first(messages: object) -> str | None:
 
 
 def prompt_end(prompt: list, reply: list) -> int | None:
-    """Return the index in a conversation after the prompt, or None if it does not contain it before its last message.
+    """Return the index after the prompt in a conversation; None if its messages before the last one lack the prompt.
 
-    A system message of only one of the two is no difference; two different ones are.
+    A system message that only one of the two has is ignored; two different ones do not match.
     """
-    asked, said = [*map(key_of, prompt)], [*map(key_of, reply)]
-    if asked[0][0] == said[0][0] == "system" and asked[0] != said[0]:
+    wanted, messages = [*map(key_of, prompt)], [*map(key_of, reply)]
+    if wanted[0][0] == messages[0][0] == "system" and wanted[0] != messages[0]:
         return None
-    asked = asked[1:] if asked[0][0] == "system" else asked
-    for start in range(said[0][0] == "system", len(said) - len(asked)):
-        if said[start : start + len(asked)] == asked:
-            return start + len(asked)
+    wanted = wanted[1:] if wanted[0][0] == "system" else wanted
+    for start in range(messages[0][0] == "system", len(messages) - len(wanted)):
+        if messages[start : start + len(wanted)] == wanted:
+            return start + len(wanted)
     return None
 
 
 def key_of(message: object) -> tuple:
-    """Return the role and the content of a message in a form that can be compared."""
+    """Return the role and content of a message as a comparable value."""
     try:
         message = without_nulls(normalize_message(message))
     except (RenderError, AttributeError):

@@ -1,6 +1,6 @@
-"""Convert the columns of a data set to those of a stage, as `columns` and `convert` of a card or of an entry say.
+"""Converts the columns of a dataset to those of a stage, by `columns` and `convert` of a card or an entry.
 
-The set of conversions is closed: no card runs code.
+The set of conversions is fixed: a card cannot run code.
 """
 
 import json
@@ -24,14 +24,14 @@ SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistan
 SHAREGPT_ROLES |= {"chatgpt": "assistant", "bot": "assistant", "tool": "tool", "function": "tool"}
 NUMERIC_TYPES = ("int", "uint", "float", "decimal", "null")  # prefixes of the names of numeric types
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
-# The role of a text that is read as one message, because other rows of its column hold messages.
+# The role of text that becomes one message, because other rows of its column hold messages.
 TEXT_ROLE = "=text"
-# The type of messages of which only some have a field; earlier versions of `datasets` have no such type.
+# The type of messages of which only some have a field; older versions of `datasets` have no such type.
 JSON = getattr(datasets, "Json", ())
 
 
 def expression_columns(expression: str) -> list[str]:
-    """Return the data set's columns that one value of `columns` reads."""
+    """Return the dataset's columns that one value of `columns` reads."""
     if match := DIFFERENCE.fullmatch(expression):
         return [match[1], match[2]]
     if match := ITEMS.fullmatch(expression):
@@ -45,9 +45,9 @@ def is_difference(expression: str) -> bool:
 
 
 def evaluate_expression(expression: str, row: dict) -> object:
-    """Return the value of an expression: a column, a text with columns in it, a difference, or a field of list items.
+    """Return the value of an expression: a column, text with columns in braces, a difference, or a field of list items.
 
-    A text is stripped, so that an empty column leaves no white space behind; a null is empty.
+    A text is stripped, so that an empty column leaves no white space; null counts as empty.
     """
     if match := DIFFERENCE.fullmatch(expression):
         values = [row[name] for name in match.groups()]
@@ -60,7 +60,7 @@ def evaluate_expression(expression: str, row: dict) -> object:
 
 
 def expression_feature(expression: str, features: Features):
-    """Return the type of what `evaluate_expression` returns.
+    """Return the type of the result of `evaluate_expression`.
 
     Raises:
         ValueError: the columns do not have the types that the expression needs.
@@ -68,7 +68,7 @@ def expression_feature(expression: str, features: Features):
     if match := DIFFERENCE.fullmatch(expression):
         for name in match.groups():
             if not getattr(features[name], "dtype", "").startswith(NUMERIC_TYPES):
-                raise ValueError(f"a difference needs numbers, and {name!r} holds {features[name]}")
+                raise ValueError(f"a difference needs numbers, but {name!r} holds {features[name]}")
         return Value("float64")
     if match := ITEMS.fullmatch(expression):
         fields = item_fields(features[match[1]])
@@ -79,7 +79,7 @@ def expression_feature(expression: str, features: Features):
         return features[expression]
     for name in expression_columns(expression):
         if not isinstance(features[name], Value):
-            raise ValueError(f"braces need text, and {name!r} holds {features[name]}")
+            raise ValueError(f"braces need text, but {name!r} holds {features[name]}")
     return Value("string")
 
 
@@ -92,10 +92,11 @@ def item_fields(kind) -> dict:
 def parse_transcript(text: str, *, is_prompt: bool = True) -> list[dict]:
     """Return a transcript as messages: "\\n\\nHuman: ...\\n\\nAssistant: ..." or "...<extra_id_1>Assistant\\n..."
 
-    Text before the first mark is a user message.
+    Text before the first marker is a user message.
 
     Args:
-        is_prompt: whether an empty assistant message at the end asks for the reply, and is left out, or is the reply.
+        is_prompt: whether an empty assistant message at the end is left out, as it only asks for the response; if not,
+            it is the response.
     """
     parts = TRANSCRIPT_MARK.split(text)
     messages = [{"role": "user", "content": parts[0].strip()}] if parts[0].strip() else []
@@ -107,16 +108,16 @@ def parse_transcript(text: str, *, is_prompt: bool = True) -> list[dict]:
 
 
 def transcript(row: dict) -> dict:
-    """Return `prompt`, `chosen` and `rejected` as messages, if they are transcripts."""
+    """Return `prompt`, `chosen` and `rejected` as messages if they are transcripts."""
     texts = {name: row[name] for name in ("prompt", "chosen", "rejected") if isinstance(row.get(name), str)}
     return {name: parse_transcript(text, is_prompt=name == "prompt") for name, text in texts.items()}
 
 
 def shared_prompt(row: dict) -> dict:
-    """Return the `prompt` that `chosen` and `rejected` both begin with, as messages or text, and the two without it."""
+    """Return the common start of `chosen` and `rejected` as `prompt`, messages or text, and the two without it."""
     chosen, rejected = row["chosen"], row["rejected"]
     if isinstance(chosen, list) and isinstance(rejected, list):
-        shared = common_length(chosen[:-1], rejected[:-1])  # each keeps at least one message as its reply
+        shared = common_length(chosen[:-1], rejected[:-1])  # each keeps at least one message as its response
     elif isinstance(chosen, str) and isinstance(rejected, str):
         shared = len(shared_prompt_text(chosen, rejected))
     else:
@@ -133,7 +134,7 @@ def common_length(one: Sequence, other: Sequence) -> int:
 def shared_prompt_text(chosen: str, rejected: str) -> str:
     """Return the common prefix of two texts without a trailing space, as TRL's `extract_prompt` does.
 
-    In transcripts it ends with the last common mark of the assistant, because the replies may begin alike too.
+    In transcripts it ends with the last common marker of the assistant, because responses may also begin alike.
     """
     common = chosen[: common_length(chosen, rejected)]
     marks = [mark for mark in TRANSCRIPT_MARK.finditer(common) if "Assistant" in mark.groups()]
@@ -141,17 +142,17 @@ def shared_prompt_text(chosen: str, rejected: str) -> str:
 
 
 def sharegpt(row: dict) -> dict:
-    """Return `messages` from turns of {from, value}; an unknown role stays as it is, and the template may reject it."""
+    """Return `messages` from turns of {from, value}; unknown roles are kept, and the template may reject them."""
     names = {"from": "role", "value": "content"}
     turns = [{names.get(name, name): value for name, value in turn.items()} for turn in row["messages"] or []]
     return {"messages": [turn | {"role": SHAREGPT_ROLES.get(turn.get("role"), turn.get("role"))} for turn in turns]}
 
 
 def history(row: dict) -> dict:
-    """Return a row with earlier exchanges, a list of [user, assistant], before its prompt.
+    """Return a row with its earlier exchanges, a list of [user, assistant], before its prompt.
 
-    With a response, all of it is one conversation in `messages`, and earlier replies are trained on like the last one;
-    else the conversation is the prompt. An exchange that is not two texts leaves a conversation that is dropped.
+    With a response, all of it becomes one conversation in `messages`, and earlier responses are trained on like the
+    last one; otherwise the conversation is the prompt. If an exchange is not two texts, the row is dropped later.
     """
     exchanges = row["history"] or []
     is_valid = all(isinstance(one, list) and [*map(type, one)] == [str, str] for one in exchanges) and row["prompt"]
@@ -163,7 +164,7 @@ def history(row: dict) -> dict:
 
 
 def group_by_prompt(rows: Dataset) -> Dataset:
-    """Return one row for each prompt (and `system`); other columns are lists of their values, in the order of rows."""
+    """Return one row per prompt (and `system`); other columns become lists of their values, in row order."""
     keys, groups = [name for name in ("prompt", "system") if name in rows.column_names], defaultdict(list)
     for index, row in enumerate(rows.select_columns(keys)):
         groups[json.dumps([*row.values()])].append(index)
@@ -179,7 +180,7 @@ def group_by_prompt(rows: Dataset) -> Dataset:
 
 
 def drop_ties(rows: Dataset) -> Dataset:
-    """Return the rankings with two different scores or ranks, such as of a good and a bad completion of one prompt."""
+    """Return the rankings with at least two different scores or ranks, such as a good and a bad completion."""
     values = rows["scores" if "scores" in rows.column_names else "ranks"]
     return rows.select([index for index, one in enumerate(values) if len({*one} - {None}) > 1])
 
@@ -189,23 +190,23 @@ def conversion_problem(name: str, features: Features) -> str | None:
     reads = {"shared_prompt": ["chosen", "rejected"], "sharegpt": ["messages"], "history": ["prompt", "history"]}
     reads |= {"group_by_prompt": ["prompt"]}
     if missing := [column for column in reads.get(name, ()) if column not in features]:
-        return f"reads the column {missing[0]!r}, and the columns are {[*features]}"
+        return f"reads the column {missing[0]!r}, but the columns are {[*features]}"
     if name == "sharegpt":
         kind = features["messages"]
         is_mixed = isinstance(kind, List) and isinstance(kind.feature, JSON)
         if not is_mixed and not {"from", "value"} <= item_fields(kind).keys():
-            return f"reads turns with from and value, and 'messages' holds {kind}: leave it out if they are messages"
+            return f"reads turns with from and value, but 'messages' holds {kind}: remove sharegpt if they are messages"
     if name == "history" and not is_list_of_texts(features["history"]):
         return (
-            f"reads lists of [user, assistant], and 'history' holds {features['history']}: map the other columns alone"
+            f"reads lists of [user, assistant], but 'history' holds {features['history']}: map only the other columns"
         )
     if name == "drop_ties" and not {"scores", "ranks"} & {*features}:
-        return f"reads scores or ranks, and the columns are {[*features]}"
+        return f"reads scores or ranks, but the columns are {[*features]}"
     return None
 
 
 def is_list_of_texts(kind) -> bool:
-    """Return whether a type is that of lists of lists of texts; lists that are all empty have the type null."""
+    """Return whether a type is a list of lists of texts; if all lists are empty, the type is null."""
     if isinstance(kind, (List, LargeList)):
         kind = kind.feature.feature if isinstance(kind.feature, (List, LargeList)) else kind.feature
         return kind in (Value("string"), Value("large_string"), Value("null"))
@@ -222,7 +223,7 @@ def converted_features(name: str, features: Features) -> Features:
 
 
 def changed_features(name: str, features: Features) -> dict:
-    """Return the types of the columns that a conversion of rows makes or changes."""
+    """Return the types of the columns that a conversion of rows creates or changes."""
     if name == "shared_prompt":
         return {"prompt": features["chosen"], "chosen": features["chosen"], "rejected": features["rejected"]}
     if name == "sharegpt":
@@ -241,7 +242,7 @@ TABLE_CONVERSIONS = {"group_by_prompt": group_by_prompt, "drop_ties": drop_ties}
 
 
 def prompt_of(row: dict) -> str | list[dict] | None:
-    """Return the prompt of a row of any form, from the column that is trained on; None if it has none.
+    """Return the prompt of a row of any form, from the column that is trained on; None if there is none.
 
     The prompt of a conversation is what precedes its last assistant message.
     """

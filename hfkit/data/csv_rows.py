@@ -1,4 +1,4 @@
-"""Read CSV files as the text that they are, and make numbers only of what is written as one."""
+"""Reads CSV files as text, and converts only cells that are written as numbers to numbers."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from hfkit.data.row_sizes import check_columns
 
 # Only an empty cell is null: text such as None, NA or nan stays text.
 CSV_OPTIONS = {"keep_default_na": False, "na_values": [""]}
-# Numbers that are written as Python writes them: without leading zeros, and without zeros at the end.
+# Numbers as Python writes them: without leading or trailing zeros.
 NUMBER = r"^-?(0|[1-9][0-9]{0,14})(\.(0|[0-9]{0,14}[1-9]))?$"
 
 
@@ -21,10 +21,10 @@ def csv_arguments(path: Path, separator: str) -> dict:
     """Return the arguments of `load_dataset` that read every cell of a CSV file as text.
 
     Args:
-        separator: of the cells: a comma, or a tab.
+        separator: separator of cells: comma or tab.
 
     Raises:
-        ValueError: the rows have more cells than the header, or the header is separated by something else.
+        ValueError: the rows have more cells than the header, or the header has another separator.
     """
     with path.open("rb") as file:
         check_columns(file.readline(limit_of(MAX_ROW_BYTES)).count(separator.encode()) + 1)
@@ -34,17 +34,17 @@ def csv_arguments(path: Path, separator: str) -> dict:
     if other:
         wanted = {",": "commas", "\t": "tabs"}[separator]
         raise ValueError(f"its columns are separated by {other!r}: save it with {wanted}")
-    if not isinstance(first.index, pandas.RangeIndex):  # pandas would shift the names by a column
+    if not isinstance(first.index, pandas.RangeIndex):  # pandas would shift the names by one column
         raise ValueError(f"its rows have more cells than its header has names ({', '.join(map(str, names))})")
     return {**CSV_OPTIONS, "sep": separator, "features": Features({str(name): Value("string") for name in names})}
 
 
 def with_numbers(rows: Dataset, texts: set[str], numbers: set[str]) -> Dataset:
-    """Return the rows of a CSV file with numbers (or True and False) in the columns whose cells are all written so.
+    """Return the rows of a CSV file; columns whose cells are all written as numbers or booleans are converted.
 
     Args:
         texts: columns that stay text.
-        numbers: columns that are numbers however they are written, such as 1.50.
+        numbers: columns that are converted even if a number is written differently, such as 1.50.
     """
     types = {name: cell_type(rows.data[name], name in numbers) for name in rows.column_names if name not in texts}
     changed = {name: kind for name, kind in types.items() if kind is not None}
@@ -70,10 +70,10 @@ def cell_type(cells: pa.ChunkedArray, is_number: bool) -> Value | None:
 
 
 def cell_value(text: str | None, is_number: bool) -> str | float | bool | None:
-    """Return the value of one cell, as `with_numbers` gives it.
+    """Return the value of one cell, as in `with_numbers`.
 
     Args:
-        is_number: whether it is a number however it is written.
+        is_number: whether it is a number even if written differently.
     """
     if text in ("True", "False"):
         return text == "True"

@@ -1,4 +1,4 @@
-"""Apply a form's encoder to rows: tokenize them, cached, drop what cannot be used, and count it."""
+"""Applies a form's encoder to rows: tokenizes them, with a cache, and drops and counts unusable rows."""
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator
@@ -20,20 +20,20 @@ from hfkit.data.splits import SplitStats
 IDS = List(Value("int32"))
 ID_COLUMNS = ("input_ids", "chosen_ids", "rejected_ids", "reply_ids")
 PARTS = "parts"
-"""The column of the lengths of the sequences that stand one after another in a row; empty for a row that is one."""
+"""The column with the lengths of the consecutive sequences in a row; empty if the row is one sequence."""
 STATS_COLUMNS = {"dropped": Value("string"), "faults": Value("string"), "cut": Value("bool"), "length": Value("int64")}
 
 
 def encoded_row(
     columns: dict, dropped: str = "", found: Iterable[Fault] = (), cut: bool = False, length: int = 0
 ) -> dict:
-    """Return what a form's function makes of a row: columns for the trainer, and those of the statistics.
+    """Return an encoded row: columns for the trainer, and columns for the statistics.
 
     Args:
         dropped: why the row is dropped, or "".
-        found: the faults of a row that is kept, see `faults.py`.
-        cut: whether its end is missing.
-        length: tokens of its longest sequence before it is cut.
+        found: the faults of a kept row, see `faults.py`.
+        cut: whether its end was cut off.
+        length: tokens of its longest sequence before cutting.
     """
     return {**columns, "dropped": dropped, "faults": faults.join_faults(found), "cut": cut, "length": length}
 
@@ -44,7 +44,7 @@ class Encoder:
 
     Args:
         function: row -> `encoded_row`.
-        columns: the trainer's, with their types, which cannot be inferred if all rows are dropped.
+        columns: the trainer's columns with their types, which cannot be inferred if all rows are dropped.
     """
 
     function: Callable[[dict], dict]
@@ -63,7 +63,7 @@ class Encoder:
 
 
 def encode(rows: Dataset, encoder: Encoder, stats: SplitStats, config) -> Dataset:
-    """Return the encoded rows that can be used, in the order of their mixture, and record the losses in `stats`.
+    """Return the usable encoded rows, in the order of their mixture, and record dropped and cut rows in `stats`.
 
     Raises:
         HfkitError: no row is left, or a larger share than `config.max_dropped` was dropped or cut.
@@ -93,19 +93,19 @@ def encode(rows: Dataset, encoder: Encoder, stats: SplitStats, config) -> Datase
 
 
 def warn_without_template(rows: Dataset, tokenizer, split: str) -> None:
-    """Warn that prompts and responses of training rows are joined as they stand, if there is no chat template."""
+    """Warn if there is no chat template, so prompts and responses of training rows are joined without a separator."""
     if split == "train" and "prompt" in rows.column_names and not tokenizer.chat_template:
         warn(
-            "the tokenizer has no chat template, so a response follows its prompt with nothing between "
+            "the tokenizer has no chat template, so nothing separates a response from its prompt "
             f"them: set chat_template, a file or one of {', '.join(BUILT_IN_TOKENS)}"
         )
 
 
 def split_parts(rows: Dataset, counts: np.ndarray, stats: SplitStats) -> Dataset:
-    """Return encoded rows without `PARTS`: each sequence of a row as a row of its own, counted in `stats.split_into`.
+    """Return encoded rows without `PARTS`: each sequence becomes a separate row, counted in `stats.split_into`.
 
     Args:
-        counts: (N,) the number of parts of each row; 0 for a row that is one sequence.
+        counts: (N,) number of parts of each row; 0 for a row that is one sequence.
     """
     if not counts.any():
         return rows.remove_columns(PARTS)
@@ -116,7 +116,7 @@ def split_parts(rows: Dataset, counts: np.ndarray, stats: SplitStats) -> Dataset
 
 
 def parts_of_rows(batch: dict[str, list]) -> dict[str, list]:
-    """Return a batch of encoded rows with a row for each of their `PARTS`."""
+    """Return a batch of encoded rows with one row per part in `PARTS`."""
     made: dict[str, list] = {name: [] for name in batch if name != PARTS}
     for index, parts in enumerate(batch[PARTS]):
         start = 0
@@ -146,10 +146,10 @@ def count_ids(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def pair_lengths(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the tokens of the better reply and of the worse reply of each encoded pair, and the index of its row.
+    """Return the tokens of the better and of the worse response of each encoded pair, and the index of its row.
 
     Returns:
-        (P,) integers each. A ranking gives all of its pairs. The index is the column `ranking` where there is one.
+        (P,) integers each. A ranking contributes all of its pairs. The index is the column `ranking`, if any.
     """
     if "reply_ids" not in table.column_names:
         better, worse = (count_ids(table[name]) for name in ("chosen_ids", "rejected_ids"))
@@ -163,14 +163,14 @@ def pair_lengths(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def check_losses(stats: SplitStats, max_dropped: float, remedy: str) -> None:
-    """Raise an HfkitError if no row is left, or a larger share than `max_dropped` was dropped or cut."""
+    """Raise HfkitError if no row is left, or a larger share than `max_dropped` was dropped or cut."""
     lost = sum(stats.dropped.values()) + stats.cut
     if not stats.kept or lost > max_dropped * max(stats.rows, 1):
-        raise HfkitError(f"{stats}\n{remedy}, or allow the loss with max_dropped (now {max_dropped}).")
+        raise HfkitError(f"{stats}\n{remedy}, or raise max_dropped ({max_dropped}).")
 
 
 def drop_empty_texts(rows: Dataset, stats: SplitStats) -> Dataset:
-    """Return the rows whose `text` is a text and not empty, and record the number of dropped rows in `stats`.
+    """Return the rows with a non-empty `text`, and record the number of dropped rows in `stats`.
 
     Raises:
         HfkitError: no row is left.
@@ -183,7 +183,7 @@ def drop_empty_texts(rows: Dataset, stats: SplitStats) -> Dataset:
     if len(indices) < len(rows):
         stats.dropped["empty"] = len(rows) - len(indices)
     if not len(indices):
-        raise HfkitError(f"{stats}\nNo row has text to learn from: fix the rows, or map another column to text.")
+        raise HfkitError(f"{stats}\nNo row has text: fix the rows, or map another column to text.")
     return stats.select(rows, indices) if len(indices) < len(rows) else rows
 
 

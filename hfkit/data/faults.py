@@ -1,4 +1,4 @@
-"""Faults of rows that can still be trained on. They are counted, reported and recorded.
+"""Finds faults of rows that can still be trained on. They are counted, reported and recorded.
 
 A row that cannot be trained on is dropped instead. An encoder joins the names of a row's faults in the column `faults`.
 """
@@ -18,27 +18,27 @@ from hfkit.data.rendering import MATCHES_NOTHING, special_token_ids, special_tok
 
 
 class Fault(Enum):
-    """A fault of a row; the value describes it to people."""
+    """A fault of a row; the value is its description in reports."""
 
-    # Of text and of the order of messages.
+    # Faults of text and of the order of messages.
     SPECIAL = "with the text of a special token, read as plain text"
     CONTROL = "with the text of a special token, read as that token"
     REPLACED = "with U+FFFD, where characters were lost"
     REPEATED = "with two messages of one role in a row"
-    NO_QUESTION = "with a reply before the first question"
-    LEFT_OUT = "with a message that the chat template leaves out"
-    # Of token ids.
+    NO_QUESTION = "with a response before the first question"
+    LEFT_OUT = "with a message that the chat template omits"
+    # Faults of token ids.
     UNKNOWN = "with unknown tokens"
     NO_BOS = "without the begin-of-text token that its tokenizer adds"
     TWO_BOS = "with two begin-of-text tokens"
     NO_EOS = "without end-of-text at its end"
-    # Of a comparison.
-    EMPTY_CHOSEN = "whose chosen reply is empty"
-    REPLY_TOO_LONG = "with a reply longer than max_length, which is left out"
+    # Faults of a comparison.
+    EMPTY_CHOSEN = "whose chosen response is empty"
+    REPLY_TOO_LONG = "with a response longer than max_length, which is left out"
 
 
 def join_faults(found: Iterable[Fault]) -> str:
-    """Return faults as the column `faults` holds them, each once."""
+    """Return faults in the format of the column `faults`, each once."""
     return " ".join(dict.fromkeys(fault.name for fault in found))
 
 
@@ -55,8 +55,8 @@ def count_faults(column: Iterable[str]) -> dict[Fault, int]:
 def of_messages(messages: Messages) -> list[Fault]:
     """Return the faults of the order of messages.
 
-    `REPEATED` if two messages of one role follow each other, a system message between them aside; `NO_QUESTION` if the
-    assistant's is the first.
+    `REPEATED` if two consecutive messages have the same role, ignoring a system message between them; `NO_QUESTION` if
+    the assistant's message comes first.
     """
     roles = [message["role"] for message in messages]
     without_system = [role for role in roles if role != "system"]
@@ -68,10 +68,10 @@ def of_messages(messages: Messages) -> list[Fault]:
 def of_replies(
     tokenizer: PreTrainedTokenizerBase, prompt: str | Messages, replies: list[str | Messages], ids: list[int]
 ) -> list[Fault]:
-    """Return the faults of a prompt and of the replies that are compared.
+    """Return the faults of a prompt and of its compared responses.
 
     Args:
-        ids: of the prompt with one of the replies.
+        ids: token ids of the prompt with one of the responses.
     """
     messages = as_messages(prompt)
     found = [fault for reply in replies for fault in of_messages(messages + as_reply(reply))]
@@ -80,9 +80,9 @@ def of_replies(
 
 
 def of_rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, ids: list[int]) -> list[Fault]:
-    """Return `LEFT_OUT` if the token ids lack the text of a message, such as one of a role that the template ignores.
+    """Return `LEFT_OUT` if the token ids lack the text of a message, such as one with a role that the template ignores.
 
-    Replies are compared where they are encoded, and templates quote the results of tools.
+    Responses are already compared when they are encoded, and templates escape the results of tools.
     """
     texts = [message.get("content") for message in messages if message["role"] not in ("assistant", "tool")]
     rendered = squash(tokenizer.decode(ids)) if any(texts) else ""
@@ -92,7 +92,7 @@ def of_rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, ids: lis
 
 
 def _round_trip(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Return a text as it is decoded from its own token ids."""
+    """Return a text decoded from its own token ids."""
     return tokenizer.decode(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
 
@@ -101,7 +101,7 @@ def of_texts(tokenizer: PreTrainedTokenizerBase | None, contents: object, *, pla
 
     Args:
         contents: strings, in lists and mappings of any depth.
-        plain: whether the text is tokenized as it is, so that the text of a special token becomes that token.
+        plain: whether the text is tokenized verbatim, so that the text of a special token becomes that token.
     """
     texts = [*iter_strings(contents)]
     faults = {
@@ -120,10 +120,10 @@ def of_column(texts: pa.Array | pa.ChunkedArray, tokenizer: PreTrainedTokenizerB
 
 
 def of_ids(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, ends: bool = True) -> list[Fault]:
-    """Return the faults of the token ids of a row before it is cut.
+    """Return the faults of the token ids of a row before cutting.
 
     Args:
-        ends: whether it should end with end-of-text or the end of a turn; a prompt does not.
+        ends: whether the row should end with end-of-text or the end of a turn; a prompt does not.
     """
     bos, eos, unknown = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id
     faults = {

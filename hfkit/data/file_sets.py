@@ -1,4 +1,4 @@
-"""Read JSON and CSV files, alone or as those of a data set in a folder or on the Hub, so that text stays as written."""
+"""Reads JSON and CSV files, alone or of a dataset in a folder or on the Hub, without changing their text."""
 
 import os
 from collections import defaultdict
@@ -17,7 +17,7 @@ from hfkit.data.json_shapes import row_features
 from hfkit.data.source_files import builder_names, builder_problem, check_builder, check_declared
 
 SEPARATORS = (",", "\t")
-"""The separators of cells that are read: of `.csv` and of `.tsv` files."""
+"""The supported separators of cells, in `.csv` and in `.tsv` files."""
 
 
 def read_files(kind: str, paths: list[Path], split: str, separator: str | None = None) -> Dataset:
@@ -26,7 +26,7 @@ def read_files(kind: str, paths: list[Path], split: str, separator: str | None =
     Args:
         kind: builder of `datasets`.
         split: `train`, with optional slicing.
-        separator: of the cells of CSV files; None goes by the name of the first file.
+        separator: separator of cells in CSV files; None: by the name of the first file.
 
     Raises:
         ValueError: JSON or CSV that cannot be read.
@@ -44,10 +44,10 @@ def read_files(kind: str, paths: list[Path], split: str, separator: str | None =
 
 
 def file_options(kind: str, path: Path, separator: str | None = None) -> dict:
-    """Return the options with which `datasets` reads a file that is not JSON.
+    """Return the options for `datasets` to read a file that is not JSON.
 
     Raises:
-        LimitError: a line of a text, or a row of a CSV, is too long.
+        LimitError: a line of text or a CSV row is too long.
     """
     if kind == "text":
         check_lines(path)
@@ -56,8 +56,8 @@ def file_options(kind: str, path: Path, separator: str | None = None) -> dict:
     return {"encoding": "utf-8-sig"} if kind == "text" else {}
 
 
-def read_data_set(source: dict) -> tuple[Dataset, bool]:
-    """Return the rows of a data set in a folder or on the Hub, and whether they are CSV, whose cells are text.
+def read_dataset(source: dict) -> tuple[Dataset, bool]:
+    """Return the rows of a dataset in a folder or on the Hub, and whether they come from CSV, whose cells are text.
 
     Args:
         source: arguments of `load_dataset`.
@@ -84,10 +84,10 @@ def read_data_set(source: dict) -> tuple[Dataset, bool]:
 
 
 def checked_source(source: dict) -> dict:
-    """Return the arguments of `load_dataset` for a data set whose declarations name no file outside of it.
+    """Return the arguments of `load_dataset` for a dataset that declares no file outside it.
 
     Raises:
-        UnsafeFileError: they do, or its path is the name of a builder.
+        UnsafeFileError: it declares one, or its path is the name of a builder.
         ValueError: a folder has files of several types.
     """
     path, files = source["path"], source.get("data_files")
@@ -97,14 +97,14 @@ def checked_source(source: dict) -> dict:
         return source
     if not check_declared(path, source.get("revision")) and not files:
         check_types_of_files(Path(path))
-    return source | {"path": os.path.join(".", path)} if path in builder_names() else source  # a folder of this name
+    return source | {"path": os.path.join(".", path)} if path in builder_names() else source  # a folder with this name
 
 
 def open_builder(source: dict) -> datasets.DatasetBuilder:
-    """Return the builder of a data set, whose files lie in it.
+    """Return the builder of a dataset, whose files must lie in it.
 
     Raises:
-        UnsafeFileError: they do not, or it is another builder than those that are used.
+        UnsafeFileError: a file lies outside, or the builder is not a supported one.
     """
     builder = datasets.load_dataset_builder(**{name: value for name, value in source.items() if name != "split"})
     check_builder(builder, Path(source["path"]) if os.path.isdir(source["path"]) else Path())
@@ -112,7 +112,7 @@ def open_builder(source: dict) -> datasets.DatasetBuilder:
 
 
 def check_types_of_files(folder: Path) -> None:
-    """Raise a ValueError if a folder has no file that is read, or several types, of which `datasets` would read one."""
+    """Raise ValueError if a folder has no readable file, or several types, of which `datasets` would read only one."""
     types = defaultdict(list)
     if not folder.is_dir():
         return
@@ -122,10 +122,10 @@ def check_types_of_files(folder: Path) -> None:
         if has_known_suffix(path.name) and path.name != "dataset_infos.json" and os.path.isfile(path) and not is_hidden:
             types[file_type(path)].append(str(name))
     if not types:
-        raise ValueError(f"it has no file that is read: {SUFFIXES}, or one of them and {' or '.join(COMPRESSED)}")
+        raise ValueError(f"it has no {SUFFIXES} file, compressed ({' or '.join(COMPRESSED)}) or not")
     if len(types) > 1:
         found = ", ".join(names[0] for names in types.values())
-        raise ValueError(f"its files are of several types: {found}; name a file, or a folder with files of one type")
+        raise ValueError(f"its files have several types: {found}; name a file, or a folder with files of one type")
 
 
 def is_packed(file: str) -> bool:
@@ -135,6 +135,6 @@ def is_packed(file: str) -> bool:
 
 
 def downloaded(files: list[str]) -> list[Path]:
-    """Return the paths of a data set's files on this machine, unpacked."""
+    """Return the paths of a dataset's unpacked files on this machine."""
     manager = datasets.DownloadManager()
     return [unpacked(Path(manager.download(file))) for file in [*files]]

@@ -1,4 +1,4 @@
-"""Read data files, saved data sets and data sets on the Hub with `datasets`, and explain what it cannot read.
+"""Reads data files, saved datasets and datasets on the Hub with `datasets`, and explains read errors.
 
 The file types and their builders are listed in `hfkit/core/file_types.py`.
 """
@@ -20,7 +20,7 @@ from hfkit.core.explain_errors import chain_of, explain_file_error
 from hfkit.core.file_types import ROW_PER_LINE, file_type, suffix_of
 from hfkit.core.limits import UnsafeFileError
 from hfkit.data.compression import unpacked
-from hfkit.data.file_sets import file_options, read_data_set, read_files
+from hfkit.data.file_sets import file_options, read_dataset, read_files
 from hfkit.data.json_rows import json_shape
 from hfkit.data.json_shapes import row_features
 from hfkit.data.progress import progress_bars
@@ -48,17 +48,17 @@ def builder_arguments(path: Path) -> dict | None:
 
 
 DAMAGED = (pa.ArrowException, json.JSONDecodeError, OSError)
-"""What reading a damaged file of the cache raises."""
+"""Errors raised by reading a damaged file in the cache."""
 
 
 def read_rows(source: dict) -> tuple[Dataset, bool]:
-    """Return all rows of a file, a saved data set or a data set on the Hub, and whether they are the text of a CSV.
+    """Return all rows of a file, a saved dataset or a dataset on the Hub, and whether they are text from CSV.
 
     Args:
-        source: arguments of `load_dataset`, `path` and `split` among them.
+        source: arguments of `load_dataset`, including `path` and `split`.
 
     Raises:
-        HfkitError: it does not exist or cannot be read; for a text file, the message names the line.
+        HfkitError: the data does not exist or cannot be read; for a text file, the message names the line.
     """
     path = Path(source["path"])
     try:
@@ -67,18 +67,18 @@ def read_rows(source: dict) -> tuple[Dataset, bool]:
         except DAMAGED as error:
             if isinstance(error, OSError) and error.errno:
                 raise
-            with other_cache() as other:  # if this fails too, it is the data set that is damaged
+            with other_cache() as other:  # if this fails too, the dataset itself is damaged
                 found = read_once(source)
             cache = datasets.config.HF_DATASETS_CACHE
             warn(f"the cache of `datasets` in {cache} is damaged ({reason(error)}): {path} was read into {other}")
             return found
-    except Exception as error:  # the readers raise errors of many types
+    except Exception as error:  # readers raise errors of many types
         raise read_error(path, error) from error
 
 
 @contextmanager
 def other_cache() -> Iterator[Path]:
-    """Let `datasets` use a cache of its own in the block, for what its usual one holds damaged."""
+    """Let `datasets` use a separate cache in the block, because its usual one is damaged."""
     usual = datasets.config.HF_DATASETS_CACHE
     datasets.config.HF_DATASETS_CACHE = other = Path(usual) / "hfkit" / "datasets"
     try:
@@ -88,7 +88,7 @@ def other_cache() -> Iterator[Path]:
 
 
 def read_once(source: dict) -> tuple[Dataset, bool]:
-    """Return what `read_rows` returns; raise the errors of the readers."""
+    """Return the result of `read_rows`; raise the errors of the readers."""
     path, split = Path(source["path"]), source["split"]
     kind = builder_of(path)
     if kind:
@@ -99,10 +99,10 @@ def read_once(source: dict) -> tuple[Dataset, bool]:
         saved = datasets.load_from_disk(str(path))
         splits = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
         if split not in splits:
-            raise ValueError(f"a saved data set is read by whole splits: {[*splits]}, not {split!r}")
+            raise ValueError(f"a saved dataset has no split {split!r}; choose one of {[*splits]}, without slicing")
         rows, is_csv = splits[split], False
     else:
-        rows, is_csv = read_data_set(source)
+        rows, is_csv = read_dataset(source)
     rows.data.validate(full=True)  # the JSON reader accepts bytes that are not UTF-8
     if not len(rows):
         raise ValueError(f"the split {split!r} has no rows")
@@ -112,18 +112,18 @@ def read_once(source: dict) -> tuple[Dataset, bool]:
 
 
 def read_error(path: Path, error: Exception) -> HfkitError:
-    """Return the error for a data set that cannot be read."""
+    """Return the error for a dataset that cannot be read."""
     refused = next((one for one in chain_of(error) if isinstance(one, UnsafeFileError)), None)
     if refused:
-        return HfkitError(f"cannot read the data set {path}: {refused}")
+        return HfkitError(f"cannot read the dataset {path}: {refused}")
     is_text = builder_of(path) in ("json", "text", "csv")
     cause = "it is empty" if is_empty(path) else find_broken_line(path) if is_text else None
-    full_cache = explain_file_error(error)  # the cache, to which its rows are written
-    return full_cache or HfkitError(f"cannot read the data set {path}: {cause or reason(error)}")
+    full_cache = explain_file_error(error)  # the disk of the cache, where rows are written
+    return full_cache or HfkitError(f"cannot read the dataset {path}: {cause or reason(error)}")
 
 
 def is_empty(path: Path) -> bool:
-    """Return whether a file or a saved data set has no content or no rows."""
+    """Return whether a file or a saved dataset has no content or no rows."""
     if (path / STATE).is_file():
         return not any(path.glob("*.arrow"))
     try:
@@ -139,7 +139,7 @@ def iter_lines(path: Path) -> Iterator[bytes]:
 
 
 def find_broken_line(path: Path) -> str | None:
-    """Return the first line that the reader of a text file rejects, and the reason; None if no single line is wrong."""
+    """Return the first line that the reader of a text file rejects, and why; None if no single line is faulty."""
     is_jsonl = suffix_of(path) in ROW_PER_LINE
     try:
         for number, line in enumerate(iter_lines(path), 1):
@@ -148,8 +148,8 @@ def find_broken_line(path: Path) -> str | None:
                 if is_jsonl and text.strip():
                     row = json.loads(text)
                     if row is not None and not isinstance(row, dict):
-                        return f"line {number}: it is not an object"
-                    json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is not text
+                        return f"line {number}: expected an object"
+                    json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is not valid text
             except (ValueError, RecursionError) as error:
                 remedy = ": save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
                 return f"line {number}: {reason(error)}{remedy}"

@@ -1,6 +1,6 @@
-"""The formats of data sets that people have, each known by its columns and what they hold.
+"""Common formats of datasets, each recognized by its columns and their values.
 
-To add a format, add it to `FORMATS`, in the words of a data card: a form, `columns`, `convert` and `keep`.
+To add a format, add it to `FORMATS`, with the keys of a data card: a form, `columns`, `convert` and `keep`.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,14 +21,13 @@ Predicate = Callable[[Dataset, str], bool]
 
 @dataclass(frozen=True)
 class Format:
-    """A format that people have.
+    """A common format.
 
     Attributes:
-        name: as people call it.
-        form, columns, convert, keep: as those of a data card. A source of this format has all the columns.
-        holds: column of the data set -> what tells whether its values are those of this format. Other columns that get
-            another name hold text.
-        lacks: columns that a source of this format does not have: with them it is another one.
+        name: its usual name.
+        form, columns, convert, keep: as in a data card. A source of this format has all of the columns.
+        holds: column of the dataset -> predicate for its values. Other renamed columns must hold text.
+        lacks: columns that a source of this format must not have.
     """
 
     name: str
@@ -41,7 +40,7 @@ class Format:
 
 
 def holds_conversations(rows: Dataset, column: str) -> bool:
-    """Return whether a column holds conversations, or texts that are the JSON of them."""
+    """Return whether a column holds conversations, or JSON texts of them."""
     if rows.features[column] in TEXTS:
         return parse_messages(first_value(rows, column) or "") is not None
     return is_conversation(rows.features[column])
@@ -55,12 +54,12 @@ def has_sharegpt_turns(rows: Dataset, column: str) -> bool:
 
 
 def has_calls(rows: Dataset, column: str) -> bool:
-    """Return whether a column holds ShareGPT's turns with calls of functions or their results."""
+    """Return whether a column holds ShareGPT's turns with function calls or their results."""
     return has_sharegpt_turns(rows, column) and bool({CALL_ROLE, *RESULT_ROLES} & {*find_roles(rows, column, False)})
 
 
 def has_function_messages(rows: Dataset, column: str) -> bool:
-    """Return whether a column holds OpenAI's messages with the role function, which came before tool_calls."""
+    """Return whether a column holds OpenAI's messages with the role function, which preceded tool_calls."""
     return is_conversation(rows.features[column]) and "function" in find_roles(rows, column, False)
 
 
@@ -71,17 +70,17 @@ def ends_open(rows: Dataset, column: str) -> bool:
 
 
 def has_replies(rows: Dataset, column: str) -> bool:
-    """Return whether a column holds replies alone, and no conversations that begin with their prompt."""
+    """Return whether a column holds only responses, not conversations that begin with their prompt."""
     first = first_value(rows, column)
     roles = [*iter_roles([first] if isinstance(first, dict) else first)]
     return not roles or usual_role(roles[0]) not in ("system", "user")
 
 
 def has_labels(rows: Dataset, column: str) -> bool:
-    """Return whether a column holds true and false, or 1 and 0.
+    """Return whether a column holds booleans, or 1 and 0.
 
     Raises:
-        ValueError: it holds them as texts.
+        ValueError: it holds them as text.
     """
     kind = rows.features[column]
     if kind in TEXTS and {str(value).lower() for value in rows.unique(column)} <= {"true", "false"}:
@@ -90,17 +89,17 @@ def has_labels(rows: Dataset, column: str) -> bool:
 
 
 def has_anything(rows: Dataset, column: str) -> bool:
-    """Return True: the values are looked at later."""
+    """Return True: the values are checked later."""
     return True
 
 
 def both(*predicates: Predicate) -> Predicate:
-    """Return a predicate that is true of a column where all of these are."""
+    """Return a predicate that is true if all of the given ones are."""
     return lambda rows, column: all(predicate(rows, column) for predicate in predicates)
 
 
 def first_value(rows: Dataset, column: str) -> object:
-    """Return the first value of a column that is not empty; None without one."""
+    """Return the first non-empty value of a column, or None."""
     return next((row[column] for row in rows.select_columns([column]) if row[column]), None)
 
 
@@ -175,14 +174,14 @@ FORMATS = [
     ),
     *(Format("prompts", "prompts", {"prompt": prompt}) for prompt in (*ALPACA_PROMPTS[:2], *QUESTIONS)),
 ]
-"""The formats. The first that a stage can read and that a source has is taken."""
+"""The formats; the first one that a stage can read and that a source has is used."""
 
 
 def matching_format(rows: Dataset, wanted: list[str], label: str) -> Format | None:
-    """Return the first format that a stage can read and that a source has; None if there is none.
+    """Return the first format that a stage can read and that a source has, or None.
 
     Raises:
-        HfkitError: a column of one holds something else.
+        HfkitError: a column of the format holds invalid values.
     """
     try:
         return next((one for one in FORMATS if can_read(wanted, one.form) and is_of(one, rows)), None)
@@ -191,7 +190,7 @@ def matching_format(rows: Dataset, wanted: list[str], label: str) -> Format | No
 
 
 def is_of(one: Format, rows: Dataset) -> bool:
-    """Return whether a source has the columns of a format, with the values that it has there."""
+    """Return whether a source has the columns of a format with matching values."""
     read = {name for expression in one.columns.values() for name in expression_columns(expression)}
     if not {*read, *one.holds} <= {*rows.column_names} or {*one.lacks} & {*rows.column_names}:
         return False

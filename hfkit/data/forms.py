@@ -1,4 +1,4 @@
-"""The forms of rows that stages read: the columns of each form, and its encoder from a row to the trainer's columns.
+"""Defines the forms of rows that stages read: the columns of each form, and its encoder for the trainer.
 
 To add a form, write an encoder and add it to `FORMS`; `StageSpec.form` names it. Pairs and rankings are in
 `comparisons.py`, and the forms that data cards declare in `cards.py`.
@@ -27,7 +27,7 @@ from hfkit.data.messages import (
 from hfkit.data.rendering import TEMPLATE_KWARGS, variables_of
 from hfkit.data.splits import SplitStats
 
-IGNORE = -100  # the label that torch's cross entropy leaves out
+IGNORE = -100  # the label that torch's cross entropy ignores
 
 TEXT = ["text"]
 INSTRUCTIONS = ["messages", "prompt", "response", "completion", "tools", "text", TEMPLATE_KWARGS]
@@ -35,9 +35,9 @@ PROMPTS = ["prompt"]
 
 
 def text_row(row: dict, tokenizer) -> dict:
-    """Return one document's `input_ids`, closed by end-of-text, or its bytes if `tokenizer` is None.
+    """Return one document's `input_ids`, ending with end-of-text, or its bytes if `tokenizer` is None.
 
-    It is for surveys; `packing.py` makes the rows that are trained on.
+    For surveys only; `packing.py` creates the training rows.
     """
     text = row["text"]
     if not isinstance(text, str) or not text:
@@ -62,9 +62,9 @@ def instruction_encoder(tokenizer, max_length: int) -> Encoder:
 def instruction_row(row: dict, tokenizer, max_length: int) -> dict:
     """Return one row of messages, of prompt and response (or completion), or of text, cut at `max_length`.
 
-    Where the chat template makes several sequences of a conversation (see `split_conversation`), they stand one after
-    another, and `parts` has their lengths; `encode` makes a row of each. A sequence whose reply is past `max_length`
-    is left out, and the row counts as cut.
+    If the chat template splits a conversation into several sequences (see `split_conversation`), they are joined, and
+    `parts` has their lengths; `encode` turns each into a row. A sequence whose response begins after `max_length` is
+    left out, and the row counts as cut.
     """
     empty = {"input_ids": [], "labels": [], PARTS: []}
     try:
@@ -90,7 +90,7 @@ def instruction_row(row: dict, tokenizer, max_length: int) -> dict:
     parts = [len(ids) for ids, _ in kept] if len(sequences) > 1 else []
     return encoded_row(
         {"input_ids": [token for ids, _ in kept for token in ids], "labels": labels, PARTS: parts},
-        dropped=f"with no reply within max_length={max_length}" if lost else "",
+        dropped=f"with no response within max_length={max_length}" if lost else "",
         found=found + [fault for ids, _ in sequences for fault in faults.of_ids(tokenizer, ids)],
         cut=any(len(ids) > max_length for ids, _ in sequences) and not lost,
         length=sum(len(ids) for ids, _ in sequences),
@@ -101,10 +101,10 @@ def conversation_of(row: dict) -> tuple[Messages, str | Messages, str | Messages
     """Return the conversation of a row of messages, or of prompt and response (or completion).
 
     Returns:
-        all of its messages; and what to render: a prompt and the reply to it.
+        all of its messages; and the prompt and response to render.
 
     Raises:
-        RenderError: there is no prompt or no reply, or an assistant message is empty.
+        RenderError: there is no prompt or no response, or an assistant message is empty.
     """
     prompt, reply = row.get("messages") or row.get("prompt"), []
     if not prompt:
@@ -112,28 +112,28 @@ def conversation_of(row: dict) -> tuple[Messages, str | Messages, str | Messages
     if not row.get("messages"):
         reply = row.get("response") or row.get("completion")
         if not reply:
-            raise RenderError("without a reply")
+            raise RenderError("without a response")
     messages = as_messages(prompt) + as_reply(reply)
     if any(message["role"] == "assistant" and is_empty_message(message) for message in messages):
-        raise RenderError("with an empty reply")
+        raise RenderError("with an empty response")
     return messages, prompt, reply
 
 
 def encode_prompts(rows: Dataset, tokenizer, stats: SplitStats, config) -> Dataset:
-    """Return PPO's prompts as `input_ids`, with the generation prompt at their end, beside the columns as given."""
+    """Return PPO's prompts as `input_ids`, including the generation prompt, together with the unchanged columns."""
     warn_without_template(rows, tokenizer, stats.name)
     encoder = prompt_encoder(tokenizer, config.max_prompt_length, rows)
     return encode(rows, encoder, stats, config).remove_columns("length")
 
 
 def prompt_encoder(tokenizer, max_length: int, rows: Dataset) -> Encoder:
-    """Return the encoder of these prompts, which leaves their columns as they are."""
+    """Return the encoder of these prompts, which keeps their columns."""
     function = partial(prompt_row, tokenizer=tokenizer, max_length=max_length)
     return Encoder(function, {**rows.features, "input_ids": IDS})
 
 
 def prompt_row(row: dict, tokenizer, max_length: int) -> dict:
-    """Return one prompt; it is never cut, because the generation prompt is at its end."""
+    """Return one prompt; it is never cut, because it ends with the generation prompt."""
     empty = {**row, "input_ids": []}
     if not row["prompt"]:
         return encoded_row(empty, dropped="empty")
@@ -152,13 +152,13 @@ def prompt_row(row: dict, tokenizer, max_length: int) -> dict:
 
 @dataclass(frozen=True)
 class Form:
-    """What a stage reads and makes of its rows.
+    """The columns that a stage reads, and their encoder.
 
     Args:
-        columns: those that it reads, of which a source has some.
-        encoder: (rows, tokenizer, most tokens of a row, config) -> the encoder of these rows.
-        length_key: the config key for the most tokens of a row; None if rows are not limited.
-        faults: what `hfkit data check` reports as fine in all rows if no row has it.
+        columns: the columns that it can read; a source has some of them.
+        encoder: (rows, tokenizer, maximum tokens per row, config) -> the encoder of these rows.
+        length_key: the config key of the maximum tokens per row; None if there is no limit.
+        faults: the faults that `hfkit data check` reports as absent if no row has them.
     """
 
     columns: list[str]
@@ -190,4 +190,4 @@ FORMS = {
         faults=(Fault.TWO_BOS,),
     ),
 }
-"""By the `form` of a StageSpec."""
+"""The forms by `StageSpec.form`."""

@@ -1,4 +1,4 @@
-"""Convert calls of functions that are turns of their own, as in ShareGPT's format, to the `tool_calls` of messages."""
+"""Converts function calls in separate turns, as in ShareGPT's format, to `tool_calls` of messages."""
 
 import json
 
@@ -8,17 +8,17 @@ from hfkit.core.limits import load_json
 
 TOOL_CALLS = List({"type": Value("string"), "function": {"name": Value("string"), "arguments": Value("string")}})
 CALL_ROLE, RESULT_ROLES = "function_call", ("observation", "function_response", "function")
-"""The roles of a call of tools, and of its results, in ShareGPT's format; OpenAI's first one has the last role."""
+"""The roles of function calls and of results in ShareGPT's format; the last one is also OpenAI's older role."""
 TURN_COLUMNS = ("messages", "prompt", "chosen", "rejected", "response", "completion")
 
 
 def function_calls(row: dict) -> dict:
-    """Return the columns of turns with `tool_calls` in place of function_call, and the role tool for its results."""
+    """Return the columns of turns with `tool_calls` instead of function_call, and the role tool for results."""
     return {name: convert_calls(row[name]) for name in TURN_COLUMNS if isinstance(row.get(name), (list, dict))}
 
 
 def convert_calls(turns: list | dict) -> list | dict:
-    """Return turns, or one, of {from, value} or {role, content}, as `function_calls` does."""
+    """Convert turns, or one turn, of {from, value} or {role, content}, as in `function_calls`."""
     if isinstance(turns, list):
         return [*map(convert_calls, turns)]
     if not isinstance(turns, dict):
@@ -34,9 +34,9 @@ def convert_calls(turns: list | dict) -> list | dict:
 
 
 def parse_calls(text: object) -> list[dict]:
-    """Return the tool calls in a JSON text: one of {name, arguments}, or a list of them.
+    """Return the tool calls in a JSON text: one call {name, arguments}, or a list of calls.
 
-    From any other text comes a call whose arguments are not JSON, for which every stage drops the row.
+    For any other text, return a call whose arguments are not JSON, so that every stage drops the row.
     """
     try:
         calls = load_json(text)

@@ -1,6 +1,6 @@
-"""Rows that Python code passes as objects: stored once, by their content, in the cache, and read from there as a file.
+"""Stores rows that Python code passes as objects: in the cache, named by their content, and read like a file.
 
-So a run on them is recorded, resumed, evaluated and refused as a run on a file is.
+So a run on them is recorded, resumed, evaluated and validated like a run on a file.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from hfkit.data.source_files import is_saved
 
 
 def is_rows(value: object) -> bool:
-    """Return whether a value is rows: a `Dataset`, or mappings in a list, of which none names a path or a card."""
+    """Return whether a value is rows: a `Dataset`, or a list of mappings of which none names a path or a card."""
     if isinstance(value, Dataset):
         return True
     is_list = isinstance(value, (list, tuple)) and len(value) > 0
@@ -30,16 +30,16 @@ def is_rows(value: object) -> bool:
 
 
 def store_rows(rows: Dataset | list[dict]) -> str:
-    """Return the path of these rows in the cache of `datasets`, named by their hash: JSON lines, or a saved data set.
+    """Return the path of these rows in the cache of `datasets`, named by their hash: JSON lines, or a saved dataset.
 
     Raises:
-        HfkitError: a row holds what JSON has not, or there are none.
+        HfkitError: a row holds values that JSON does not support, or there are no rows.
     """
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hfkit" / "rows"
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     if isinstance(rows, Dataset):
-        return str(store_data_set(rows, folder))
+        return str(store_dataset(rows, folder))
     text = "".join(json_line(index, row) for index, row in enumerate(rows))
     file = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
     if not file.is_file() or file.stat().st_size != len(text.encode()):
@@ -47,14 +47,14 @@ def store_rows(rows: Dataset | list[dict]) -> str:
     return str(file)
 
 
-def store_data_set(rows: Dataset, folder: Path) -> Path:
-    """Return the folder below `folder` to which `save_to_disk` wrote the rows, now or before."""
+def store_dataset(rows: Dataset, folder: Path) -> Path:
+    """Return the folder in `folder` to which `save_to_disk` writes the rows, now or in an earlier call."""
     target = folder / content_hash(rows)[:16]
     if not is_saved(target):
         with temporary_folder(target) as unfinished:
             with progress_bars(len(rows)):
                 rows.save_to_disk(unfinished)
-            if target.exists() and not is_saved(target):  # something else: a damaged cache
+            if target.exists() and not is_saved(target):  # a damaged cache
                 shutil.rmtree(target)
             with suppress(OSError):  # another process has stored them
                 os.replace(unfinished, target)
@@ -62,10 +62,10 @@ def store_data_set(rows: Dataset, folder: Path) -> Path:
 
 
 def json_line(index: int, row: dict) -> str:
-    """Return a row as a line of JSON."""
+    """Return a row as one line of JSON."""
     try:
         return json.dumps(row, ensure_ascii=False) + "\n"
     except (TypeError, ValueError) as error:
         raise HfkitError(
-            f"row {index}: {error}: rows hold text, numbers, true, false, None, lists and dicts"
+            f"row {index}: {error}: rows can hold text, numbers, True, False, None, lists and dicts"
         ) from error

@@ -1,7 +1,7 @@
-"""Hold out rows by seed, whole prompts at a time, and find held-out rows that another stage trains on.
+"""Holds out rows by seed, all rows of a prompt together, and finds held-out rows that another stage trains on.
 
-A row is identified by the hash of its prompt: the messages before the last reply, its prompt, or its text. So all
-replies to a prompt are on one side of the split, and a prompt of SFT is recognized in the pairs of a reward model.
+A row is identified by the hash of its prompt: the messages before the last response, its prompt, or its text. So
+all responses to a prompt are on one side of the split, and a prompt of SFT is recognized in a reward model's pairs.
 """
 
 import json
@@ -32,7 +32,7 @@ HASHES = "row_hashes.npz"
 def row_key(row: dict) -> dict:
     """Return the hash of a row's prompt, 8 bytes as a signed integer; 0 if it has none.
 
-    A transcript is hashed as its messages, so its hash does not depend on whether a data card converts it.
+    A transcript is hashed as messages, so the hash does not depend on whether a data card converts it.
     """
     prompt = prompt_of(row) or row.get("text")
     if isinstance(prompt, str) and TRANSCRIPT_MARK.search(prompt):
@@ -48,14 +48,14 @@ def row_key(row: dict) -> dict:
 
 
 def keys_of(rows: Dataset, num_proc: int | None = None) -> np.ndarray:
-    """Return (N,) int64, the `row_key` of each row."""
+    """Return the `row_key` of each row, (N,) int64."""
     options = {"num_proc": process_count(num_proc, len(rows)), "desc": "Hashing"}
     keyed = cached_map(rows, row_key, remove_columns=rows.column_names, **options)
     return np.array(keyed["key"][:], dtype=np.int64)
 
 
 def split_off(keys: np.ndarray, size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of the rows to train on and of those to hold out, with all rows of a prompt on one side.
+    """Return the indices of the training rows and of the held-out rows, with all rows of a prompt on one side.
 
     Args:
         keys: (N,) as `keys_of` returns them.
@@ -66,34 +66,35 @@ def split_off(keys: np.ndarray, size: float, seed: int) -> tuple[np.ndarray, np.
     """
     wanted = int(size) if size >= 1 else int(np.ceil(size * len(keys)))
     _, prompts = np.unique(keys, return_inverse=True)
-    prompts[keys == 0] = len(keys) + np.flatnonzero(keys == 0)  # each row without a prompt is on its own
+    prompts[keys == 0] = len(keys) + np.flatnonzero(keys == 0)  # each row without a prompt is separate
     _, prompts, counts = np.unique(prompts, return_inverse=True, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(counts))
     enough = int(np.searchsorted(np.cumsum(counts[order]), wanted)) + 1
     held_out = np.isin(prompts, order[:enough])
     if held_out.all():
-        whole = f" (of {len(counts):,} prompts, which are held out whole)" if len(counts) < len(keys) else ""
-        problem = f"test_split_size={size:g} leaves no row to train on of {len(keys):,} rows{whole}"
+        whole = f" ({len(counts):,} prompts, never split)" if len(counts) < len(keys) else ""
+        problem = f"test_split_size={size:g} leaves no training row of {len(keys):,} rows{whole}"
         raise HfkitError(f"{problem}: lower it or add prompts")
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 def overlap_mask(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return (N,) whether each row's prompt is among the others; rows without a prompt never are."""
+    """Return whether each row's prompt is among the others, (N,); rows without a prompt never are."""
     return np.isin(keys, others) & (keys != 0)
 
 
 def write_hashes(folder: Path, keys: dict[str, np.ndarray]) -> None:
-    """Write the hashes of a run's rows to its folder, sorted, 8 bytes a prompt, for the stages after it."""
+    """Write the hashes of a run's rows to its folder, sorted, 8 bytes per prompt, for later stages."""
     with replace_file(folder / HASHES) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **{name: np.unique(rows[rows != 0]) for name, rows in keys.items()})
 
 
 def overlaps(config, keys: dict[str, np.ndarray]) -> Iterator[tuple[str, dict]]:
-    """Find rows that a stage trains on and an earlier one held out, or the other way round.
+    """Find rows that a stage trains on and an earlier one held out, or the reverse.
 
     Yields:
-        the split of this stage, and `rows` (how many of its rows), `stage`, `path` and `split` of the earlier one.
+        the split of this stage, and a dict: `rows` (how many of its rows), `stage`, `path` and `split` of the earlier
+        one.
     """
     for path, revision, record in family_records((path, revision) for _, path, revision in models_named(config)):
         hashes = read_hashes(path, revision)
@@ -108,7 +109,7 @@ def overlaps(config, keys: dict[str, np.ndarray]) -> Iterator[tuple[str, dict]]:
 def read_hashes(path: str, revision: str) -> dict[str, np.ndarray]:
     """Return the hashes that `write_hashes` wrote to a run's folder or repository; {} if there are none.
 
-    Warns if there may be some that cannot be read.
+    Warn if there may be hashes that cannot be read.
     """
     why = "the Hub cannot be reached"
     try:
@@ -118,5 +119,5 @@ def read_hashes(path: str, revision: str) -> dict[str, np.ndarray]:
             return {}
     except (HubError, OSError, ValueError, BadZipFile) as error:
         why = f"its {HASHES} cannot be read: {reason(error)}"
-    warn(f"{path}: {why}, so rows that it held out, or was trained on, are not looked for")
+    warn(f"{path}: {why}, so rows that it trained on or held out are not checked")
     return {}

@@ -1,9 +1,9 @@
-"""Read JSON files so that each text stays as it is written.
+"""Reads JSON files without changing their text.
 
-The reader of `datasets` infers types from a part of a file. It turns text that looks like a date into a timestamp, and
-text beside other types ("007", "null") into the value that it would be as JSON; where types change later in the file it
-fails, or makes text of messages. So all rows are looked at first (`json_shapes.py`). Where that reader would change
-something, the rows are read with Python's `json` instead.
+The reader of `datasets` infers types from a part of a file. It converts text that looks like a date to a timestamp,
+and text in a column with other types ("007", "null") to the JSON value; if types change later in the file, it fails
+or converts messages to text. So all rows are scanned first (`json_shapes.py`). If that reader would change a value,
+the rows are read with Python's `json` instead.
 """
 
 import json
@@ -33,7 +33,7 @@ def json_shape(paths: list[Path]) -> dict:
     features = Features({"shape": Value("string")})
     shape = json.loads(Dataset.from_generator(scan_rows, features=features, gen_kwargs={"plan": plan})[0]["shape"])
     if not shape["fields"]:
-        raise ValueError("none of its lines is an object")
+        raise ValueError("no line is an object")
     return shape
 
 
@@ -46,18 +46,18 @@ def scan_rows(plan: dict) -> Iterator[dict]:
     shape, depth, columns, is_by_line = new_shape(), limit_of(MAX_DEPTH), limit_of(MAX_COLUMNS), True
     for path in map(Path, plan["paths"]):
         is_by_line = has_row_per_line(path) and is_by_line
-        for place, row in iter_places(path):
+        for location, row in iter_located(path):
             try:
                 columns -= add_value(shape, row, depth)
                 if columns < 0:
                     raise exceeded(MAX_COLUMNS, "the rows up to it have", "columns and fields")
             except LimitError as error:
-                raise LimitError(f"{place[0]} {place[1]}: {error}") from None
+                raise LimitError(f"{location[0]} {location[1]}: {error}") from None
     yield {"shape": json.dumps(shape | {"is_by_line": is_by_line})}
 
 
 def exact_rows(paths: list[Path], shape: dict, split: str = "train") -> Dataset | None:
-    """Return the rows of JSON files with each text as it is written, or None if `datasets` reads them so.
+    """Return the rows of JSON files with unchanged text, or None if `datasets` reads them so.
 
     Args:
         shape: as `json_shape` returns it.
@@ -73,7 +73,7 @@ def exact_rows(paths: list[Path], shape: dict, split: str = "train") -> Dataset 
 
 
 def generate_rows(plan: dict) -> Iterator[dict]:
-    """Yield the rows of `exact_rows`; some keys of `plan` only tell cached results apart."""
+    """Yield the rows of `exact_rows`; some keys of `plan` only distinguish cached results."""
     shape, features = plan["shape"], row_features(plan["shape"])
     for path in map(Path, plan["paths"]):
         written = iter_json_rows(path, numbers_as_text=True)
@@ -82,26 +82,26 @@ def generate_rows(plan: dict) -> Iterator[dict]:
 
 
 def state_of(paths: list[Path]) -> list[list[int]]:
-    """Return the time of the last change and the size of each file."""
+    """Return the modification time and the size of each file."""
     return [[path.stat().st_mtime_ns, path.stat().st_size] for path in paths]
 
 
 def iter_json_rows(path: Path, *, numbers_as_text: bool = False) -> Iterator[dict]:
-    """Yield the rows of a JSON file, as `iter_places` does, without their places."""
-    for _, row in iter_places(path, numbers_as_text=numbers_as_text):
+    """Yield the rows of a JSON file, as in `iter_located`, without locations."""
+    for _, row in iter_located(path, numbers_as_text=numbers_as_text):
         yield row
 
 
-def iter_places(path: Path, *, numbers_as_text: bool = False) -> Iterator[tuple[tuple[str, int], dict]]:
-    """Yield the rows of a JSON file, each with its place, ("line", 3) or ("row", 3).
+def iter_located(path: Path, *, numbers_as_text: bool = False) -> Iterator[tuple[tuple[str, int], dict]]:
+    """Yield the rows of a JSON file, each with its location, ("line", 3) or ("row", 3).
 
-    They are a line each, objects one after another, or the items of one list.
+    They are one line each, consecutive objects, or the items of one list.
 
     Args:
-        numbers_as_text: whether numbers are texts, with the digits that the file has.
+        numbers_as_text: whether to return numbers as text, with the digits in the file.
 
     Raises:
-        ValueError: the file is not JSON or not UTF-8, or it holds anything but objects (and texts in a list).
+        ValueError: the file is not JSON or not UTF-8, or it holds anything other than objects (and texts in a list).
     """
     options = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), str) if numbers_as_text else {}
     options |= {"object_pairs_hook": unique_keys} if numbers_as_text else {}
@@ -110,7 +110,7 @@ def iter_places(path: Path, *, numbers_as_text: bool = False) -> Iterator[tuple[
         with open_text(path) as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
-                    yield (place := ("line", number)), as_row(parse_line(line, number, options), place)
+                    yield (location := ("line", number)), as_row(parse_line(line, number, options), location)
         return
     with open_text(path) as stream:
         text, decoder = stream.read().rstrip(), json.JSONDecoder(**options)
@@ -123,9 +123,9 @@ def iter_places(path: Path, *, numbers_as_text: bool = False) -> Iterator[tuple[
         except RecursionError:
             raise too_deep() from None
         if isinstance(value, list) and position < len(text):
-            raise ValueError("there is more than one list")
+            raise ValueError("expected one list, found several")
         for number, row in enumerate(value if isinstance(value, list) else [value], 1):
-            yield (place := ("row", number)), as_row({"text": row} if isinstance(row, str) else row, place)
+            yield (location := ("row", number)), as_row({"text": row} if isinstance(row, str) else row, location)
         position = NEXT_VALUE.match(text, position).end()
 
 
@@ -144,17 +144,17 @@ def parse_line(line: str, number: int, options: dict) -> object:
 
 
 def describe_fault(error: json.JSONDecodeError, start: int) -> str:
-    """Return where a file is not JSON, why, and what to write for a usual fault.
+    """Return where and why a file is not JSON, and the fix of a common fault.
 
     Args:
-        start: where in the text the value begins.
+        start: the index in the text at which the value begins.
     """
     before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
     after = rest.removeprefix(",").lstrip()
     if not rest:
-        return f"line {error.lineno}: it ends within a value: close each list with ] and each object with }}"
+        return f"line {error.lineno}: the file ends within a value: close each list with ] and each object with }}"
     if error.pos == start and rest[0] == ",":
-        return f"line {error.lineno}: remove the commas between the objects, or put all of them between [ and ]"
+        return f"line {error.lineno}: remove the commas between the objects, or enclose all objects in [ and ]"
     if after[:1] in ("]", "}") and (rest[0] == "," or before.endswith(",")):
         return f"line {error.lineno}: remove the comma before {after[0]}"
     return f"line {error.lineno} is not JSON: {error.msg} at column {error.colno}"
@@ -166,7 +166,7 @@ def open_text(path: Path):
 
 
 def check_lines(path: Path) -> None:
-    """Raise a LimitError if a line of a file is too long: if no line ends within as many bytes as one may have."""
+    """Raise LimitError if a line of a file is too long."""
     limit, size, start = limit_of(MAX_ROW_BYTES), path.stat().st_size, 0
     if size <= limit:
         return
@@ -180,7 +180,7 @@ def check_lines(path: Path) -> None:
 
 
 def has_row_per_line(path: Path) -> bool:
-    """Return whether each line of a JSON file is a value of its own, by the first that is not empty."""
+    """Return whether each line of a JSON file is a separate value, judged by the first non-empty line."""
     with open_text(path) as stream:
         first = next((line for line in stream if line.strip()), "")
     try:
@@ -195,7 +195,7 @@ def unique_keys(pairs: list[tuple[str, object]]) -> dict:
     """Return an object from its keys and values.
 
     Raises:
-        ValueError: a key is there twice.
+        ValueError: a key occurs twice.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -204,14 +204,14 @@ def unique_keys(pairs: list[tuple[str, object]]) -> dict:
     return found
 
 
-def as_row(value: object, place: tuple[str, int]) -> dict:
-    """Return a row; `null` is one without columns.
+def as_row(value: object, location: tuple[str, int]) -> dict:
+    """Return a row; `null` is a row without columns.
 
     Raises:
         ValueError: it is not an object.
     """
     if value is not None and not isinstance(value, dict):
-        raise ValueError(f"{place[0]} {place[1]}: it is not an object")
+        raise ValueError(f"{location[0]} {location[1]}: expected an object")
     return value or {}
 
 

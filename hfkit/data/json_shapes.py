@@ -1,7 +1,7 @@
-"""What the values of a JSON file are, place by place, and the types that hold them as they are written.
+"""Describes the shape of the values in JSON files, and the types that hold them unchanged.
 
-A shape is JSON itself, so that it can be cached: `kinds` (how many values of each kind there are), `fields` (the
-shape of each field of the objects) and `item` (the shape of the items of the lists).
+A shape is a JSON value, so that it can be cached: `kinds` (the number of values of each kind), `fields` (the shape
+of each field of the objects) and `item` (the shape of the items of the lists).
 """
 
 import json
@@ -12,12 +12,12 @@ from hfkit.core.limits import MAX_KEY_LENGTH, exceeded, limit_of, too_deep
 from hfkit.data.conversions import JSON, TEXT_ROLE
 
 NUMBERS = {"int", "float"}
-# Fields of which a turn of a conversation has one.
+# A turn of a conversation has one of these fields.
 ROLE_FIELDS = ("role", "from")
 
 
 def new_shape() -> dict:
-    """Return the shape of no values."""
+    """Return an empty shape."""
     return {"kinds": {}, "fields": {}, "item": None}
 
 
@@ -25,13 +25,13 @@ def add_value(shape: dict, value: object, depth: int) -> int:
     """Add one value to a shape.
 
     Args:
-        depth: how many lists and objects may lie in one another.
+        depth: how many lists and objects may be nested.
 
     Returns:
-        the number of fields that no value had before.
+        the number of new fields.
 
     Raises:
-        LimitError: more lists and objects than `depth` lie in one another, or a key is too long.
+        LimitError: more than `depth` lists and objects are nested, or a key is too long.
     """
     kind, added = kind_of(value), 0
     shape["kinds"][kind] = shape["kinds"].get(kind, 0) + 1
@@ -55,13 +55,13 @@ def add_value(shape: dict, value: object, depth: int) -> int:
 
 
 def check_key(name: str) -> None:
-    """Raise a LimitError if a key is too long to be one."""
+    """Raise LimitError if a key is too long."""
     if len(name) > limit_of(MAX_KEY_LENGTH):
         raise exceeded(MAX_KEY_LENGTH, f"its key {name[:20]!r}... has", "characters")
 
 
 def kind_of(value: object) -> str:
-    """Return the kind of a value. Text that may look like a date is one of its own: readers of Arrow change it."""
+    """Return the kind of a value. Text that may look like a date is a separate kind: Arrow's readers change it."""
     if isinstance(value, str):
         return "date" if value[4:5] == "-" and value[:4].isdigit() else "text"
     if isinstance(value, dict):
@@ -78,12 +78,12 @@ def kind_of(value: object) -> str:
 
 
 def kinds_of(shape: dict) -> set[str]:
-    """Return the kinds of a shape's values, without nulls."""
+    """Return the kinds of a shape's values, except nulls."""
     return {*shape["kinds"]} - {"null"}
 
 
 def is_plain(shape: dict) -> bool:
-    """Return whether a reader that infers types from a part of the file reads all of it as it is written."""
+    """Return whether a reader that infers types from a part of the file reads all values unchanged."""
     kinds = kinds_of(shape)
     if not (kinds <= {"text"} or kinds <= NUMBERS or len(kinds) == 1) or kinds & {"date", "long", "arguments"}:
         return False
@@ -93,7 +93,7 @@ def is_plain(shape: dict) -> bool:
 
 
 def is_even(shape: dict) -> bool:
-    """Return whether all objects of a shape have the same fields, and any."""
+    """Return whether all objects of a shape have the same fields, at least one."""
     counts = {sum(field["kinds"].values()) for field in shape["fields"].values()}
     return counts == {shape["kinds"]["object"]}
 
@@ -104,9 +104,9 @@ def row_features(shape: dict) -> Features:
 
 
 def feature_of(shape: dict):
-    """Return a type that holds each value as it is written.
+    """Return a type that holds each value unchanged.
 
-    Values of several types are text if they are scalars, messages if they are texts and messages, and else JSON.
+    Values of several types become text if they are scalars, messages if they are texts and messages, otherwise JSON.
     """
     kinds = kinds_of(shape)
     if not kinds:
@@ -126,7 +126,7 @@ def feature_of(shape: dict):
 
 
 def contains_json(kind) -> bool:
-    """Return whether a type holds values of any type, other than as the items of a list."""
+    """Return whether a type contains values of any type, except as the items of a list."""
     if isinstance(kind, dict):
         return any(map(contains_json, kind.values()))
     if isinstance(kind, (List, LargeList)):
@@ -135,7 +135,7 @@ def contains_json(kind) -> bool:
 
 
 def is_text_or_messages(shape: dict) -> bool:
-    """Return whether values are texts in some rows, and messages or one message in others."""
+    """Return whether values are text in some rows, and messages or one message in others."""
     kinds = kinds_of(shape)
     if len(kinds) < 2 or not kinds <= {"text", "date", "list", "object"}:
         return False
@@ -145,10 +145,10 @@ def is_text_or_messages(shape: dict) -> bool:
 
 
 def as_written(shape: dict, value: object, text: object, kind, *, in_json: bool = False) -> object:
-    """Return a value of a row as its type holds it.
+    """Return a value of a row converted to its type.
 
     Args:
-        text: the same value with numbers as the texts that the file has.
+        text: the same value with numbers as text, as in the file.
         kind: from `feature_of(shape)`.
         in_json: whether it is part of a value that becomes JSON as a whole.
     """
@@ -158,7 +158,7 @@ def as_written(shape: dict, value: object, text: object, kind, *, in_json: bool 
         return dump(as_written(shape, value, text, kind, in_json=True))
     kinds = kinds_of(shape)
     if kinds & {"list", "object"} and not in_json and kind == Value("string"):
-        return dump(value)  # without a type for JSON
+        return dump(value)  # this version of `datasets` has no type for JSON
     if isinstance(kind, List) and is_text_or_messages(shape) and not in_json:
         messages = [{"role": TEXT_ROLE, "content": value}] if isinstance(value, str) else value
         messages = messages if isinstance(messages, list) else [messages]

@@ -1,4 +1,4 @@
-"""The rows of a source, with what a reader of the run should know of them."""
+"""Holds the rows of a source, with the notes that a run reports about them."""
 
 from dataclasses import dataclass, field
 
@@ -7,22 +7,22 @@ from datasets import Dataset
 from hfkit.core.console import say, warn
 from hfkit.data.columns import MAY_MATTER, unread_notes
 
-LEFT_ROLES = "roles that are left to the chat template, and not trained on:"
-"""How the line about unknown roles begins."""
+LEFT_ROLES = "unknown roles, passed to the chat template and not trained on:"
+"""The start of the line about unknown roles."""
 
 
 @dataclass
 class LoadedSource:
-    """The rows of one entry, and what a reader of the run should know of them.
+    """The rows of one entry, and the notes that a run reports about them.
 
     Attributes:
-        format: a line about the format that was recognized; "" if a card or the entry says how to read the rows.
-        left_out: number of rows that `keep` left out, or the conversion `drop_ties`.
-        unread: columns of the data set that are not read.
-        roles: roles that were renamed, and unknown ones, which stand for themselves: {spelling: role}.
-        repeated: columns of replies that began with their prompt.
-        shadowed: columns of the stage that are not read, because each row has one that comes first: {column: first}.
-        mapped: columns of the stage that are read -> expressions over the data set's, None where nothing is mapped.
+        format: a line about the recognized format; "" if a card or the entry defines how to read the rows.
+        left_out: number of rows that `keep` or the conversion `drop_ties` left out.
+        unread: columns of the dataset that are not read.
+        roles: renamed roles, and unknown ones, which map to themselves: {spelling: role}.
+        repeated: columns of responses that began with their prompt.
+        shadowed: columns of the stage that are not read because another one takes precedence: {column: other}.
+        mapped: columns of the stage that are read -> expressions over the dataset's columns; None if not mapped.
     """
 
     rows: Dataset
@@ -36,24 +36,24 @@ class LoadedSource:
     mapped: dict[str, str | None] = field(default_factory=dict)
 
     def stats(self) -> dict:
-        """Return the statistics for the record, without those that are empty."""
+        """Return the statistics for the record, without empty ones."""
         found = {name: getattr(self, name) for name in ("format", "left_out", "unread", "roles", "repeated")}
         found["unread"] = [*self.unread, *self.shadowed]
         return {name: value for name, value in found.items() if value}
 
     def notes(self) -> list[str]:
-        """Return lines about columns that are not read, those that may matter, roles and repeated prompts."""
+        """Return lines about unread columns, those that may matter, roles and repeated prompts."""
         renamed = ", ".join(f"{spelling} as {role}" for spelling, role in self.roles.items() if spelling != role)
         unknown = ", ".join(spelling for spelling, role in self.roles.items() if spelling == role)
         notes = unread_notes(self.unread, self.mapped)
         notes += [f"{MAY_MATTER} {name}: each row is read from its {first}" for name, first in self.shadowed.items()]
-        notes += [f"roles under other names are read as usual: {renamed}"] if renamed else []
+        notes += [f"roles renamed: {renamed}"] if renamed else []
         notes += [f"{LEFT_ROLES} {unknown}"] if unknown else []
         begun = ", ".join(self.repeated)
-        return notes + ([f"each {begun} begins with its prompt, which is read once"] if begun else [])
+        return notes + ([f"each {begun} begins with its prompt, which is removed from it"] if begun else [])
 
     def report(self) -> None:
-        """Print the format, unless the rows are read as they are, and the notes; warn of columns that may matter."""
+        """Print the recognized format, if any, and the notes; warn about columns that may matter."""
         if self.format and (self.left_out or any(self.mapped.values())):
             say(f"{self.label}: {self.format}")
         for note in self.notes():

@@ -1,4 +1,4 @@
-"""Conversations as rows give them, strings or messages, in the shape that every chat template reads."""
+"""Normalizes conversations of rows, strings or messages, for chat templates."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -7,14 +7,14 @@ from hfkit.core.limits import load_json
 
 Messages = list[dict]
 REASONING = ("reasoning_content", "reasoning", "thinking")
-"""The names of the field of a message that holds its thinking; see `name_reasoning`."""
+"""The names of the message field with its thinking; see `name_reasoning`."""
 TRAIN_FIELDS = ("weight", "train", "training", "trainable", "loss")
-"""Fields of a message that say whether it is trained on: 0 or 1, false or true."""
+"""Fields of a message that decide whether it is trained on: 0 or 1, false or true."""
 PART_FIELDS = ("train_detail", "training_detail")
 
 
 class RenderError(ValueError):
-    """A row that cannot be rendered. Its text is short: rows are counted by it."""
+    """A row cannot be rendered. The text is short, since rows are counted by it."""
 
 
 def to_messages(given: object, role: str) -> Messages:
@@ -27,8 +27,8 @@ def to_messages(given: object, role: str) -> Messages:
         return [{"role": role, "content": given}]
     if isinstance(given, list) and all(isinstance(message, dict) and "role" in message for message in given):
         return [normalize_message(message) for message in given]
-    if isinstance(given, (int, float, dict)):  # what `datasets` makes of a column of both
-        raise RenderError("neither text nor messages (in a column that also has messages, text that is JSON is parsed)")
+    if isinstance(given, (int, float, dict)):  # how `datasets` reads a column with both
+        raise RenderError("neither text nor messages (in a column with messages, JSON text is parsed)")
     raise RenderError("neither text nor messages ({role: ..., content: ...})")
 
 
@@ -38,7 +38,7 @@ def as_messages(prompt: str | Messages) -> Messages:
 
 
 def as_reply(reply: str | Messages) -> Messages:
-    """Return a reply as messages; text is one assistant message."""
+    """Return a response as messages; text is one assistant message."""
     return to_messages(reply, "assistant")
 
 
@@ -48,9 +48,9 @@ def is_empty_message(message: dict) -> bool:
 
 
 def normalize_message(message: dict) -> dict:
-    """Return a message with text as its content and mappings as the arguments of its tool calls.
+    """Return a message with its content as text and the arguments of its tool calls as mappings.
 
-    A row may have the content in parts and the arguments as JSON.
+    In a row, the content may be in parts and the arguments may be JSON.
 
     Raises:
         RenderError: a part is not text, or the tool calls are malformed.
@@ -94,14 +94,14 @@ def call_with_json_arguments(call: dict) -> dict:
 
 
 def reasoning_of(message: dict) -> str | None:
-    """Return the thinking that a message has in a field of its own; None if it has no such field."""
+    """Return the thinking in a separate field of a message; None if it has no such field."""
     return next((message[name] for name in REASONING if isinstance(message.get(name), str)), None)
 
 
 def name_reasoning(message: dict) -> dict:
-    """Return a message with its thinking under the two names that most templates read, if it has any.
+    """Return a message with its thinking, if any, under the two names that most templates read.
 
-    Transformers does so when it renders a message, but not yet in 5.17.
+    Transformers does this when it renders a message, but not yet in 5.17.
     """
     reasoning = reasoning_of(message)
     names = [name for name in ("reasoning_content", "thinking") if message.get(name) is None]
@@ -112,13 +112,13 @@ def is_trained(message: dict) -> bool:
     """Return whether the assistant's message is trained on; one with `weight: 0` or `train: false` is not.
 
     Raises:
-        RenderError: such a field is neither 0 nor 1, or says which part of the message is trained on.
+        RenderError: such a field is neither 0 nor 1, or selects a part of the message.
     """
     given = {name: message[name] for name in TRAIN_FIELDS if message.get(name) is not None}
     if wrong := next((name for name, value in given.items() if value not in (0, 1)), None):
         raise RenderError(f"with a message whose {wrong} is neither 0 nor 1")
     if any(message.get(name) for name in PART_FIELDS):
-        raise RenderError("with a message of which a part is trained on (train_detail)")
+        raise RenderError("with a message that selects a part to train on (train_detail)")
     return message["role"] == "assistant" and 0 not in given.values()
 
 
@@ -134,10 +134,10 @@ def part_text(part: object) -> str:
 
 
 def tools_of(given: object) -> list[dict] | None:
-    """Return the tools of a row, JSON schemas of functions, from a list or its JSON; None where there are none.
+    """Return the tools of a row, JSON schemas of functions, from a list or its JSON; None if there are none.
 
     Raises:
-        RenderError: `given` is neither of the two.
+        RenderError: `given` is neither a list nor JSON.
     """
     tools = parse_json(given, "tools that are not JSON") if isinstance(given, str) and given else given
     if not tools:
@@ -148,7 +148,7 @@ def tools_of(given: object) -> list[dict] | None:
 
 
 def as_schema(tool: dict) -> dict:
-    """Return the JSON schema of a tool, as Transformers' templates read it, from that of its function alone."""
+    """Return the JSON schema of a tool in Transformers' format; a schema of only its function is wrapped."""
     return {"type": "function", "function": tool} if "name" in tool and not {"function", "type"} & tool.keys() else tool
 
 
@@ -156,7 +156,7 @@ def parse_json(text: str, fault: str) -> object:
     """Return the value of a JSON text.
 
     Raises:
-        RenderError: with `fault`, where the text is not JSON.
+        RenderError: the text is not JSON; the message is `fault`.
     """
     try:
         return load_json(text)
@@ -165,7 +165,7 @@ def parse_json(text: str, fault: str) -> object:
 
 
 def without_nulls(value: object) -> object:
-    """Return lists and mappings without the null fields that Arrow adds because another row has these fields."""
+    """Return lists and mappings without the null fields that Arrow adds for fields of other rows."""
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
@@ -177,7 +177,7 @@ def squash(text: str) -> str:
 
 
 def iter_strings(value: object) -> Iterator[str]:
-    """Yield every string in lists and mappings of any depth, except the keys."""
+    """Yield every string in lists and mappings of any depth, except keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (dict, list)):
@@ -186,7 +186,7 @@ def iter_strings(value: object) -> Iterator[str]:
 
 
 def map_strings(value: object, change: Callable[[str], str]) -> object:
-    """Return lists and mappings of any depth with every string changed, except the keys."""
+    """Return lists and mappings of any depth with every string changed, except keys."""
     if isinstance(value, dict):
         return {key: map_strings(item, change) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,9 +1,9 @@
-"""Mix the sources of a split by weight and budget, and report what one pass takes of each.
+"""Mixes the sources of a split by weight and budget, and reports what one pass takes of each.
 
-A weight is the probability that the next row is of this source: a share of rows, not of tokens. A source's `rows` and
-`tokens` are caps, and `epochs` is how often its rows can be drawn (default: once). A pass over a weighted mixture ends
-when the first source runs out, so no row is seen more often than its `epochs`, and the shares hold to the end. Without
-weights, all of every source is taken, one after another.
+A weight is the probability that the next row comes from this source: a share of rows, not of tokens. A source's
+`rows` and `tokens` are maximums, and `epochs` is how often its rows can be drawn (default: once). A pass over a
+weighted mixture ends when the first source runs out, so no row is drawn more often than its `epochs`, and the shares
+hold to the end. Without weights, sources are concatenated.
 """
 
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ BUDGETS = ("rows", "tokens", "epochs")
 
 @dataclass
 class Mixture:
-    """The sources of a split, and which of its rows come from which.
+    """The sources of a split, and the source of each of its rows.
 
     Args:
         entries: as configured.
         source_of: (N,) index of the entry that each row of the split comes from.
-        seed: for the order.
+        seed: random seed of the order.
     """
 
     entries: list[DatasetEntry]
@@ -35,7 +35,7 @@ class Mixture:
 
     @property
     def is_plain(self) -> bool:
-        """Whether there are no weights and no budgets, so that all rows are taken in their order."""
+        """Whether there are no weights and no budgets, so all rows are taken in order."""
         return all(getattr(entry, name) is None for entry in self.entries for name in ("weight", *BUDGETS))
 
     def indices(self, lengths: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ class Mixture:
             lengths: (N,) tokens of each row.
 
         Returns:
-            (M,) indices of rows, some of them several times, some never.
+            (M,) indices of rows; some may occur several times, some never.
 
         Raises:
             HfkitError: a budget leaves no row of a source.
@@ -58,8 +58,8 @@ class Mixture:
             if rows and not len(pool) and entry.weight != 0:
                 name, budget = next((name, value) for name in BUDGETS if (value := getattr(entry, name)) is not None)
                 raise HfkitError(
-                    f"{entry.card or entry.path}: {name}: {budget:g} leaves none of its {rows:,} rows to draw from: "
-                    "raise it, or leave the source out"
+                    f"{entry.card or entry.path}: {name}: {budget:g} leaves none of its {rows:,} rows: "
+                    "raise it, or remove the source"
                 )
         weights = np.array([entry.weight or 0.0 for entry in self.entries])
         if not weights.any():
@@ -77,7 +77,7 @@ class Mixture:
         return np.array(mixed["index"][:], dtype=np.int64)
 
     def pool(self, index: int, lengths: np.ndarray) -> np.ndarray:
-        """Return the rows of one source that can be drawn, in a seeded order, a different one in each epoch."""
+        """Return the rows of one source that can be drawn, in a seeded order that differs in each epoch."""
         entry, own = self.entries[index], np.flatnonzero(self.source_of == index)
         shuffles = np.random.default_rng([self.seed, index])
         if entry.epochs is not None:
@@ -92,13 +92,13 @@ class Mixture:
         return pool
 
     def unfilled(self, lengths: np.ndarray) -> list[tuple[int, int]]:
-        """Return the index and the tokens of each stream whose rows have fewer tokens than its budget."""
+        """Return the index and tokens of each stream whose rows have fewer tokens than its budget."""
         tokens = [int(lengths[self.source_of == index].sum()) for index in range(len(self.entries))]
         budgets = [entry.tokens if entry.streaming else None for entry in self.entries]
         return [(index, count) for index, count in enumerate(tokens) if budgets[index] and count < budgets[index]]
 
     def realized(self, indices: np.ndarray, lengths: np.ndarray) -> list[dict]:
-        """Return what one pass takes of each source: rows, tokens, epochs, and its share of the rows."""
+        """Return what one pass takes of each source: rows, tokens, epochs, and share of the rows."""
         sources = self.source_of[indices]
         taken = []
         for index in range(len(self.entries)):
@@ -116,7 +116,7 @@ class Mixture:
 
 
 def source_name(source: dict) -> str:
-    """Return the name of a source of a record for messages."""
+    """Return the name of a recorded source for messages."""
     return source.get("card") or source["path"]
 
 

@@ -1,10 +1,10 @@
-"""Pack several documents into one row: concatenated, or side by side without attention to each other.
+"""Packs several documents into one row: concatenated, or separated, without attention to each other.
 
-    concatenate  documents one after another, cut into rows of equal length; a document attends to those before it.
+    concatenate  consecutive documents, cut into rows of equal length; a document attends to those before it.
     documents    whole documents fill a row; positions restart at each document, and attention stays within it.
 
-Positions separate the documents: Transformers makes the mask (or flash attention's lengths) from them. Not every
-architecture supports that, so a stage tests its model first: see `models/packed_attention.py`.
+Positions separate the documents: Transformers derives the mask (or flash attention's lengths) from them. Not every
+architecture supports this, so a stage tests its model first: see `models/packed_attention.py`.
 """
 
 from collections import Counter
@@ -23,16 +23,16 @@ from hfkit.data.encoding import check_losses, drop_empty_texts, iter_texts
 from hfkit.data.files import progress_bars
 from hfkit.data.splits import SplitStats
 
-# Each batch leaves a row that is not full, so batches are large. An Arrow list holds at most 2^31 tokens, and some
-# batches hold more than others.
+# Each batch ends with a row that is not full, so batches are large. An Arrow list holds at most 2^31 tokens, and
+# batches vary in size.
 LARGE, TOKENS = 100_000, 2**28
 
 
 def pack_documents(rows: Dataset, tokenizer, stats: SplitStats, config) -> tuple[Dataset, float]:
     """Return documents as rows of `block_size` token ids, packed as `config.packing` says.
 
-    Each document ends with end-of-text. With packing: documents, it begins with end-of-text too, so that its first
-    token is predicted from end-of-text in both ways; a document longer than a row continues in another one.
+    Each document ends with end-of-text. With packing: documents, it also begins with end-of-text, so that both modes
+    predict its first token from end-of-text; a document longer than a row continues in another one.
 
     Returns:
         the rows, with `seq_lengths` if documents are separated; and the tokens per byte of UTF-8 text (bits per byte =
@@ -59,17 +59,17 @@ def pack_documents(rows: Dataset, tokenizer, stats: SplitStats, config) -> tuple
         if not begins:
             packed = packed.filter(lambda ids: len(ids) == config.block_size, input_columns="input_ids")
     if len(packed) == 0:
-        raise HfkitError(f"{stats}\nThese do not fill one row of block_size={config.block_size}: lower it.")
+        raise HfkitError(f"{stats}\nThe documents do not fill one row of block_size={config.block_size}: lower it.")
     return packed, lengths.sum() / size
 
 
 def batch_of(lengths: np.ndarray) -> dict:
-    """Return how many rows are packed at a time, given (N,) the tokens of each row, as an option of `pack_dataset`."""
+    """Return how many rows are packed at a time as an option of `pack_dataset`, given the tokens of each row, (N,)."""
     return {"batch_size": int(min(LARGE, max(1, TOKENS // max(1, lengths.mean()))))}
 
 
 def document_rows(batch: dict, tokenizer, begins: bool) -> dict:
-    """Return documents as token ids, each with end-of-text at its end, and at its start if `begins`."""
+    """Return documents as token ids, each ending with end-of-text, and starting with it if `begins`."""
     begin = [tokenizer.eos_token_id] * begins
     encoded = tokenizer(batch["text"], add_special_tokens=False).input_ids
     return {"input_ids": [[*begin, *ids, tokenizer.eos_token_id] for ids in encoded]}
@@ -83,5 +83,5 @@ def pack_conversations(rows: Dataset, config) -> Dataset:
 
 
 def separating_collator(tokenizer) -> DataCollatorForLanguageModeling:
-    """Return a collator that joins rows to one of (1, tokens); no document predicts the start of the next one."""
+    """Return a collator that joins rows into one row (1, tokens); no document predicts the start of the next one."""
     return DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id, padding_free=True)

@@ -1,4 +1,4 @@
-"""Show progress bars only where there is something to wait for."""
+"""Shows progress bars only if there is something to wait for."""
 
 from contextlib import contextmanager
 

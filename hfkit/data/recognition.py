@@ -1,4 +1,4 @@
-"""Decide how a source is read where neither a data card nor the entry says it: by its format, which is reported."""
+"""Recognizes the format of a source if neither a data card nor the entry defines how to read it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,10 +16,10 @@ from hfkit.data.formats import PAIR, Format, holds_conversations, matching_forma
 
 @dataclass(frozen=True)
 class Reading:
-    """How the columns of a source become those of a stage, as a card, an entry or a recognized format says.
+    """How the columns of a source become those of a stage, by a card, an entry or a recognized format.
 
     Attributes:
-        columns: the stage's column -> expression over the data set's; those that are not mapped keep their names.
+        columns: the stage's column -> expression over the dataset's columns; unmapped columns keep their names.
         format: a line about the recognized format; "" without one.
     """
 
@@ -30,16 +30,16 @@ class Reading:
 
 
 def recognize(rows: Dataset, wanted: list[str], needed: list[str], label: str) -> Reading:
-    """Return how to read a source by its columns; where they have the stage's own names, none is mapped.
+    """Return how to read a source by its columns; columns with the stage's names are not mapped.
 
     Args:
-        rows: in the data set's columns; of a stream the first ones.
+        rows: rows in the dataset's columns; for a stream, the first ones.
         wanted: the columns that the stage reads.
         needed: columns that keep their names.
 
     Raises:
-        HfkitError: a column that is not read may belong to a prompt that is made of others; the rows are of another
-            stage; or they are a list within one row.
+        HfkitError: an unread column may belong to a prompt that other columns make up; the rows are for another stage;
+            or they are a list within one row.
     """
     found = matching_format(rows, wanted, label)
     if found is None:
@@ -48,7 +48,7 @@ def recognize(rows: Dataset, wanted: list[str], needed: list[str], label: str) -
         return Reading()
     columns, keep, names = dict(found.columns), found.keep, rows.column_names
     if wanted == ["prompt"]:
-        keep = ()  # they are conditions on replies
+        keep = ()  # the conditions are about responses
         columns = {name: columns[name] for name in ("prompt", "history") if name in columns} or columns
     is_mapped = any(name != expression for name, expression in columns.items())
     others = [] if found.form == "text" else [(SYSTEM, "system_prompt"), ("tools", "functions")]
@@ -65,7 +65,7 @@ def recognize(rows: Dataset, wanted: list[str], needed: list[str], label: str) -
 
 
 def check_input(found: Format, columns: dict[str, str], names: list[str], label: str) -> None:
-    """Raise an HfkitError if a column that is not read may belong to the prompt, which is made of other columns."""
+    """Raise HfkitError if an unread column may belong to the prompt, which other columns make up."""
     used = {name for expression in columns.values() for name in expression_columns(expression)}
     inputs = [name for name in unread_columns(names, used, columns, [SYSTEM, "tools"]) if may_be_input(name)]
     if not inputs:
@@ -75,33 +75,33 @@ def check_input(found: Format, columns: dict[str, str], names: list[str], label:
     wider = ", ".join(filter(None, [wider, as_yaml(shown)]))
     convert = f", convert: [{', '.join(found.convert)}]" if found.convert else ""
     raise HfkitError(
-        f"{label}: {found.name} format, but {', '.join(inputs)} may belong to the prompt too. Map what the model "
-        f"should read: datasets: [{{path: {label}, columns: {{{wider}}}{convert}}}]; "
-        f"or leave it out: columns: {{{as_yaml(columns)}}}{convert}"
+        f"{label}: {found.name} format, but {', '.join(inputs)} may belong to the prompt too. To include it: "
+        f"datasets: [{{path: {label}, columns: {{{wider}}}{convert}}}]; "
+        f"to leave it out: columns: {{{as_yaml(columns)}}}{convert}"
     )
 
 
 def check_list(rows: Dataset, label: str) -> None:
-    """Raise an HfkitError if a source is one row that holds the list of the rows."""
+    """Raise HfkitError if a source is one row that contains the list of rows."""
     if len(rows) != 1 or any(map(is_conversation, rows.features.values())):
         return
     for name, kind in rows.features.items():
         if isinstance(kind, List) and isinstance(kind.feature, (dict, JSON)):
             raise HfkitError(
-                f"{label} is one object, whose key {name!r} holds a list of {len(rows[0][name])} objects: write that "
-                "list alone into the file"
+                f"{label} is one object, whose key {name!r} holds a list of {len(rows[0][name])} objects: write only "
+                "that list into the file"
             )
 
 
 def check_form(rows: Dataset, wanted: list[str], label: str) -> None:
-    """Raise an HfkitError if a source has pairs, and the stage reads one response per row, or the other way round."""
+    """Raise HfkitError if a source has pairs but the stage reads one response per row, or the reverse."""
     other = ["prompt", *PAIR] if "response" in wanted else ["messages", "prompt", "response"]
     found = matching_format(rows, other, label) if {"response", "chosen"} & {*wanted} else None
     if found is None:
         return
     if "response" in other:
         reads = "prompt, completion and label" if found.keep else "prompt, chosen and rejected"
-        raise HfkitError(f"{label}: its rows have one response each, for SFT: the reward stage reads {reads}")
+        raise HfkitError(f"{label}: its rows have one response each, as for SFT; the reward stage reads {reads}")
     columns = {"messages": "chosen"} if holds_conversations(rows, "chosen") else {"text": "chosen"}
     columns = {"prompt": found.columns["prompt"], "response": "chosen"} if "prompt" in found.columns else columns
     stages = ", ".join(name for name, spec in STAGES.items() if spec.form == "comparisons")
@@ -112,13 +112,13 @@ def check_form(rows: Dataset, wanted: list[str], label: str) -> None:
 
 
 def as_yaml(columns: dict[str, str]) -> str:
-    """Return a mapping of columns as it is written in a YAML, without its braces."""
+    """Return a mapping of columns as written in a YAML, without braces."""
     texts = {name: expression.replace("\n", "\\n") for name, expression in columns.items()}
     return ", ".join(f'{name}: "{text}"' if "{" in text else f"{name}: {text}" for name, text in texts.items())
 
 
 def describe(name: str, columns: dict[str, str], extras: list[str], keep: Sequence[Keep]) -> str:
-    """Return a line about a format: what becomes of its columns."""
+    """Return a line about a format and the mapping of its columns."""
     made = {"history": "earlier turns", SYSTEM: "a system turn"}
     parts = []
     for column, expression in {**columns, **dict(zip(extras, extras, strict=True))}.items():

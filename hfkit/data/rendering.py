@@ -1,6 +1,6 @@
-"""Render messages with a tokenizer's chat template, to text and to token ids.
+"""Renders messages with a tokenizer's chat template, to text and to token ids.
 
-Text in rows stays text: a message that contains the text of a special token cannot end itself or begin another one.
+Text in rows stays text: the text of a special token in a message cannot end the message or begin another one.
 """
 
 import datetime
@@ -21,20 +21,20 @@ from hfkit.data.template_source import template_fault, templates_of, variables_i
 SANITIZES = "sanitize_control_tokens" in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
 MATCHES_NOTHING = r"[^\s\S]"
 REASON = 300
-"""Characters of what a template says that are kept."""
+"""Maximum characters of a template's error message."""
 TEMPLATE_KWARGS = "chat_template_kwargs"
-"""The key of a tokenizer's config, of a stage's config and of a row that holds variables of the chat template."""
+"""The key for variables of the chat template in a tokenizer's config, in a stage's config and in a row."""
 
 GIVEN_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
-"""Names in templates that Transformers fills in."""
+"""Names in templates that Transformers sets."""
 TODAY = "strftime_now"
-"""The function with which templates write today's date; as a variable, a date that it writes in place of today's."""
+"""The function with which templates write today's date; as a variable, a date that replaces today's."""
 TODAY_CALL = re.compile(TODAY + r"""\(\s*(['"])(.{0,200}?)\1\s*\)""")
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A rendered conversation: its text, as the template writes it, and its token ids."""
+    """A rendered conversation: the template's text and its token ids."""
 
     text: str
     ids: list[int]
@@ -42,16 +42,16 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Template:
-    """The chat template of a tokenizer with the tools and the variables of one conversation."""
+    """The chat template of a tokenizer with the tools and variables of one conversation."""
 
     tokenizer: PreTrainedTokenizerBase
     tools: list[dict] | None = None
     variables: dict = field(default_factory=dict)
 
     def render(self, messages: Messages, *, generation_prompt: bool = False) -> Rendered:
-        """Return the messages rendered; no messages are no tokens.
+        """Return the rendered messages; no messages give no tokens.
 
-        Arguments of tool calls are mappings, or their JSON where the template takes text only.
+        Arguments of tool calls are mappings, or JSON if the template accepts only text.
 
         Raises:
             RenderError: the template rejects the messages.
@@ -71,7 +71,7 @@ class Template:
             return self._apply(text_only, options)
         calls = [call.get("function", call) for message in messages for call in message.get("tool_calls") or []]
         if any(call.get("arguments") and str(call["arguments"]) in rendered.text for call in calls):
-            return self._apply(text_only, options)  # the template wrote a mapping as Python does
+            return self._apply(text_only, options)  # the template wrote a mapping in Python's syntax
         return rendered
 
     def _apply(self, messages: Messages, options: dict) -> Rendered:
@@ -90,13 +90,13 @@ class Template:
         except UnusableTemplateError as error:
             raise named_fault(tokenizer.name_or_path, error) from error
         except Exception as error:  # a template is code
-            raise RenderError(f"the chat template rejects it: {shortened(error)}") from error
+            raise RenderError(f"rejected by the chat template: {shortened(error)}") from error
 
     def tokenize(self, text: str, literal: str = "") -> list[int]:
         """Return the token ids of text that the template wrote.
 
         Args:
-            literal: a part of the text, in which the text of a special token is read as plain characters.
+            literal: a part of the text in which special tokens are read as plain characters.
         """
         if literal and special_token_pattern(self.tokenizer).search(literal) and literal in text:
             before, _, after = text.rpartition(literal)
@@ -106,24 +106,24 @@ class Template:
 
 
 def named_fault(path: str, error: UnusableTemplateError) -> UnusableTemplateError:
-    """Return an error with the name of the file or model whose chat template it is about."""
+    """Return an error with the name of the file or model that has the chat template."""
     return UnusableTemplateError(f"the chat template{f' of {path}' if path else ''} {with_remedy(error)}")
 
 
 def shortened(error: Exception) -> str:
-    """Return what an error says, on one line of at most 300 characters."""
+    """Return the message of an error, on one line of at most 300 characters."""
     text = str(error) or type(error).__name__
     return printable_line(text[:REASON]) + ("..." if len(text) > REASON else "")
 
 
 def text_part(text: str) -> list[dict]:
-    """Return a text as the content of a message in parts."""
+    """Return a text as message content in parts."""
     return [{"type": "text", "text": text}]
 
 
 @cache
 def reads_parts(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
-    """Return whether a template reads the content of messages in parts alone, as those of some vision models do."""
+    """Return whether a template reads only message content in parts, like those of some vision models."""
     answer, texts = "hfkit7", []
     for content in (answer, text_part(answer)):
         try:
@@ -136,10 +136,10 @@ def reads_parts(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
 
 
 def require_usable(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
-    """Validate the chat templates of a tokenizer, and render a first message.
+    """Validate the chat templates of a tokenizer by rendering a message.
 
     Raises:
-        UnusableTemplateError: one of them is no Jinja, or exceeds a limit.
+        UnusableTemplateError: a template is not Jinja, or exceeds a limit.
     """
     if not tokenizer.chat_template:
         return
@@ -154,7 +154,7 @@ def require_usable(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
 
 @cache
 def missing_header(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """Return the header of replies that a template does not write as a generation prompt; "" where it writes one."""
+    """Return the header of responses that a template does not write as a generation prompt; "" if it writes one."""
     probe, user, answer = Template(tokenizer), {"role": "user", "content": "Hi"}, "hfkit7"
     try:
         prompt = probe._apply([user], {"add_generation_prompt": False}).text
@@ -168,12 +168,12 @@ def missing_header(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
 
 
 def template_kwargs(tokenizer: PreTrainedTokenizerBase) -> dict:
-    """Return the variables that a tokenizer gives its template; they are saved and loaded with it."""
+    """Return the variables that a tokenizer passes to its template; they are saved and loaded with it."""
     return tokenizer.init_kwargs.get(TEMPLATE_KWARGS) or {}
 
 
 def set_template_kwargs(tokenizer: PreTrainedTokenizerBase, variables: dict | None) -> None:
-    """Set variables of the template for every conversation that the tokenizer renders, beside those it has.
+    """Add variables of the template for every conversation that the tokenizer renders.
 
     Raises:
         ValueError: `strftime_now` is not a date.
@@ -186,7 +186,7 @@ def set_template_kwargs(tokenizer: PreTrainedTokenizerBase, variables: dict | No
 
 
 def pin_date(tokenizer: PreTrainedTokenizerBase, day: str) -> None:
-    """Replace today's date in a tokenizer's chat templates by a date, YYYY-MM-DD, wherever the tokenizer is used.
+    """Replace today's date in a tokenizer's chat templates with a date, YYYY-MM-DD, wherever the tokenizer is used.
 
     Raises:
         ValueError: it is not a date.
@@ -223,10 +223,10 @@ def template_variables(tokenizer: PreTrainedTokenizerBase) -> set[str]:
 
 
 def variables_of(row: dict) -> dict:
-    """Return the template's variables of a row, from a mapping or its JSON.
+    """Return the template variables of a row, from a mapping or its JSON.
 
     Raises:
-        RenderError: they are neither of the two.
+        RenderError: they are neither a mapping nor JSON.
     """
     given = row.get(TEMPLATE_KWARGS) or {}
     try:
@@ -235,12 +235,12 @@ def variables_of(row: dict) -> dict:
         variables = None
     if not isinstance(variables, dict):
         raise RenderError(f"{TEMPLATE_KWARGS} that are not a mapping")
-    return {name: value for name, value in variables.items() if value is not None}  # Arrow adds the nulls
+    return {name: value for name, value in variables.items() if value is not None}  # Arrow adds nulls
 
 
 @cache
 def special_token_pattern(tokenizer: PreTrainedTokenizerBase | None) -> re.Pattern:
-    """Return a pattern of the texts of a tokenizer's special tokens; None has none."""
+    """Return a pattern for the texts of a tokenizer's special tokens; for None, a pattern that matches nothing."""
     tokens = [] if tokenizer is None else tokenizer.added_tokens_decoder.values()
     texts = [token.content for token in tokens if token.special]
     return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or MATCHES_NOTHING)
@@ -254,10 +254,9 @@ def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def escape_special_tokens(tokenizer: PreTrainedTokenizerBase, value: object) -> object:
-    """Return strings, in lists and mappings of any depth, as the model reads them.
+    """Return strings, in lists and mappings of any depth, with special tokens made harmless.
 
-    They are unchanged where Transformers sanitizes them. Before 5.20, a space breaks the text of a special token:
-    `< |im_end|>`.
+    They are unchanged if Transformers sanitizes them. Before 5.20, a space is inserted: `< |im_end|>`.
     """
     if SANITIZES:
         return value

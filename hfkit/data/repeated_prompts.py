@@ -1,4 +1,4 @@
-"""Take the prompt out of replies that begin with it, so that it is asked once."""
+"""Removes the prompt from responses that begin with it, so that it occurs once."""
 
 from functools import partial
 
@@ -10,9 +10,9 @@ from hfkit.data.message_texts import TEXTS
 
 
 def without_repeated_prompts(rows: Dataset) -> tuple[Dataset, list[str]]:
-    """Return the rows with replies that do not begin with their prompt, and the columns that were changed.
+    """Return the rows with the prompt removed from responses that begin with it, and the changed columns.
 
-    Replies are changed only if the text of each of them, in all rows, begins with the prompt and goes on.
+    Responses are changed only if each of them, in all rows, begins with the prompt and continues after it.
     """
     columns = [name for name in REPLY_COLUMNS if rows.features.get(name) in TEXTS]
     if rows.features.get("prompt") not in TEXTS or not columns or not all(map(partial(is_repeated, columns), rows)):
@@ -21,7 +21,7 @@ def without_repeated_prompts(rows: Dataset) -> tuple[Dataset, list[str]]:
 
 
 def is_repeated(columns: list[str], row: dict) -> bool:
-    """Return whether all replies of a row begin with its prompt, at the end of a word."""
+    """Return whether all responses of a row begin with its prompt, at the end of a word."""
     prompt, replies = row["prompt"], [row[name] for name in columns]
     return bool(prompt and " " in prompt.strip()) and all(
         reply and reply.startswith(prompt) and reply[len(prompt) :].strip() and not cuts_word(prompt, reply)
@@ -30,10 +30,10 @@ def is_repeated(columns: list[str], row: dict) -> bool:
 
 
 def cuts_word(prompt: str, reply: str) -> bool:
-    """Return whether the prompt would end within a word of the reply."""
+    """Return whether the prompt would end within a word of the response."""
     return prompt[-1].isalnum() and reply[len(prompt)].isalnum()
 
 
 def cut_prompt(row: dict, columns: list[str]) -> dict:
-    """Return the replies of a row without its prompt and the white space after it."""
+    """Return the responses of a row without its prompt and white space after it."""
     return {name: row[name][len(row["prompt"]) :].lstrip() for name in columns}

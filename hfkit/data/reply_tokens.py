@@ -1,9 +1,9 @@
-"""Find the token ids of one reply under a chat template: what follows its generation prompt, to the end of its turn.
+"""Finds the token ids of one response under a chat template: from the generation prompt to the end of its turn.
 
-The reply is rendered with what precedes it. Where the template writes another text there than the generation prompt
-(it opens the thinking, or stands the system text in the last user message), the reply is put after the generation
-prompt, because that is what it is sampled after. What comes out is compared with the message: ids that are not the
-reply are never returned.
+The response is rendered together with the messages before it. If the template then writes a prefix that differs from
+the generation prompt (it opens the thinking, or moves the system text into the last user message), the response is
+appended to the generation prompt, after which it is sampled. The result is compared with the message: ids that do not
+match the response are never returned.
 """
 
 import re
@@ -13,38 +13,38 @@ from hfkit.data.messages import Messages, RenderError, iter_strings, reasoning_o
 from hfkit.data.rendering import Rendered, Template, special_token_ids
 from hfkit.data.turn_end import is_space, leading_special, turn_end
 
-NOT_THE_REPLY = "whose trained tokens would not be its replies"
+NOT_THE_REPLY = "whose trained tokens would not match its responses"
 NO_THINKING = (
-    "with a reply without the thinking that the generation prompt opens (add <think>...</think> to the replies, or "
+    "with a response without the thinking that the generation prompt opens (add <think>...</think> to the replies, or "
     'reasoning_content: "" for no thinking, or set chat_template or chat_template_kwargs)'
 )
 NO_MORE_THINKING = (
-    "with thinking that the generation prompt has closed (set chat_template_kwargs or chat_template, or take it out)"
+    "with thinking, which the generation prompt has closed (set chat_template_kwargs or chat_template, or remove it)"
 )
 NO_TOOL_CALLS = "with tool calls that the chat template does not render"
-NO_TEXT_BESIDE_CALLS = "with text beside tool calls that the chat template does not render"
-NOT_LOCATED = "with a reply that cannot be located in what the chat template renders"
+NO_TEXT_BESIDE_CALLS = "with text and tool calls, of which the chat template omits the text"
+NOT_LOCATED = "with a response that cannot be located in the rendered text"
 ASKING = ("user", "assistant", "system", "developer")
-"""Roles that end a turn as the user's does; a tool's message follows calls, which may end in a marker of their own."""
+"""Roles whose message ends the assistant's turn; a tool's message follows calls, which may have another end marker."""
 OPENED = re.compile(r"(<(?:think|thinking|thought|reasoning)>)\s*$")
 CLOSED = re.compile(r"</(?:think|thinking|thought|reasoning)>")
 PROMPT_CLOSED = re.compile(r"(</(?:think|thinking|thought|reasoning)>|<channel\|>)\s*$")
 CLOSED_AT_ONCE = re.compile(r"\s*(<\w+>\s*</\w+>|<\|channel>thought\s*<channel\|>)\s*")
-# What a template may write before the text of a reply: tags, and channels and recipients between special tokens.
+# A template may write tags, or channels and recipients between special tokens, before the text of a response.
 HEADER = re.compile(r"<\|(?:channel|start)\|?>[\w=]*(?=<)|^to=\w+(?=<\|)|<[^<>]*>|\[/?[A-Z_]+\]|[▁Ġ]")
 
 
 def encode_reply(
     template: Template, messages: Messages, prompt: Rendered | None = None, following: dict | None = None
 ) -> tuple[list[int], list[int]]:
-    """Return the token ids before the last message, the assistant's, and those of the message with its turn's end.
+    """Return the token ids before the last message, the assistant's, and those of the message and its turn's end.
 
     Args:
-        prompt: the messages before it with the generation prompt, where they are rendered already.
+        prompt: the messages before it with the generation prompt, if already rendered.
         following: the message after it, for a template whose turns end with the marker of the next role.
 
     Raises:
-        RenderError: the template rejects the messages, or renders the reply as another one.
+        RenderError: the template rejects the messages, or changes the response.
     """
     before, message = messages[:-1], messages[-1]
     whole = template.render(messages)
@@ -65,10 +65,10 @@ def encode_reply(
 
 
 def render_prompt(template: Template, before: Messages, message: dict, whole: Rendered) -> Rendered:
-    """Return what precedes a reply, with the generation prompt; what stands before the text where none can be rendered.
+    """Return the rendered text before a response, with the generation prompt if there is one.
 
     Raises:
-        RenderError: there is neither.
+        RenderError: the text before the response cannot be found.
     """
     reason = RenderError(NOT_LOCATED)
     if before:
@@ -83,7 +83,7 @@ def render_prompt(template: Template, before: Messages, message: dict, whole: Re
 
 
 def content_of(message: dict) -> str:
-    """Return the text of a message; "" where it has only tool calls.
+    """Return the text of a message; "" if it has only tool calls.
 
     Raises:
         RenderError: the content is not text.
@@ -95,7 +95,7 @@ def content_of(message: dict) -> str:
 
 
 def with_reasoning(message: dict, text: str) -> dict:
-    """Return a message with its reasoning in its content, if the template left it out of the text of the reply."""
+    """Return a message with its reasoning moved into its content, if the template omitted it from the response."""
     reasoning = reasoning_of(message)
     if reasoning is None or squash(reasoning) in squash(text.replace(content_of(message).strip(), "")):
         return message
@@ -103,14 +103,14 @@ def with_reasoning(message: dict, text: str) -> dict:
 
 
 def with_thought(message: dict, thought: str) -> str:
-    """Return the text of a message after its thinking, as most models write it."""
+    """Return the thinking and the text of a message, in the format of most models."""
     return f"<think>\n{thought.strip()}\n</think>\n\n{content_of(message).lstrip()}"
 
 
 def candidates(
     template: Template, before: Messages, message: dict, prompt: Rendered, whole: Rendered
 ) -> Iterator[tuple[list[int], str]]:
-    """Yield what may follow the generation prompt, as token ids and text: as rendered, then as the message has it."""
+    """Yield candidates for the ids and text after the generation prompt: as rendered, then as in the message."""
     content = content_of(message)
     text = after_prompt(before, prompt.text, whole.text)
     if text is not None:
@@ -138,7 +138,7 @@ def candidates(
     is_alike = prompt.text.startswith(head.rstrip()) and text is None
     if not found or not (is_alike or CLOSED.search(content)):
         return
-    if text is not None:  # the template leaves the thinking out
+    if text is not None:  # the template omits the thinking
         plain = template.render([*before, {"role": "assistant", "content": answer}]).text
         header = plain.removeprefix(prompt.text).rpartition(answer)[0]
         header = "" if CLOSED.search(header) or not plain.startswith(prompt.text) else header
@@ -146,7 +146,7 @@ def candidates(
 
 
 def after_closed_thinking(template: Template, prompt: Rendered, whole: Rendered) -> Iterator[tuple[list[int], str]]:
-    """Yield what follows a generation prompt that closes the thinking at once, which the template writes only there."""
+    """Yield the text after a generation prompt that closes the thinking, which the template writes only there."""
     same = (one == other for one, other in zip(prompt.ids, whole.ids, strict=False))
     start = next((index for index, is_same in enumerate(same) if not is_same), len(whole.ids))
     if CLOSED_AT_ONCE.fullmatch(template.tokenizer.decode(prompt.ids[start:])):
@@ -154,9 +154,9 @@ def after_closed_thinking(template: Template, prompt: Rendered, whole: Rendered)
 
 
 def after_prompt(before: Messages, prompt: str, whole: str) -> str | None:
-    """Return the rendered text after the generation prompt; None where the template does not write that prompt.
+    """Return the rendered text after the generation prompt; None if the template does not write that prompt.
 
-    Where it writes another text before the last message, that message with what follows it stands for the prompt.
+    If it writes another text before the last message, search for that message and the text after it instead.
     """
     if whole.startswith(prompt):
         return whole[len(prompt) :]
@@ -167,18 +167,18 @@ def after_prompt(before: Messages, prompt: str, whole: str) -> str | None:
 
 
 def split_end(template: Template, ids: list[int]) -> tuple[list[int], list[int]]:
-    """Return the ids of a reply without and with what ends its turn, which is empty if the template writes no end.
+    """Return the ids of a response without its end of turn, and the end of turn; [] if the template writes none.
 
-    The tokens at the end of the rendered text are special ones and white space. The turn ends with the first of its
-    end tokens among them; the rest, such as a newline, is cut off, because no sampled reply has it.
+    The rendered text ends with special tokens and white space. The turn ends with the first end token among them; the
+    rest, such as a newline, is cut off, since a sampled response does not have it.
     """
     tokenizer, special = template.tokenizer, special_token_ids(template.tokenizer)
     start = len(ids)
     while start and (ids[start - 1] in special or is_space(tokenizer, ids[start - 1])):
         start -= 1
     tail = ids[start:]
-    stops = {turn_end(tokenizer, template.variables).ids[-1], tokenizer.eos_token_id}
-    stop = next((index for index, token in enumerate(tail) if token in stops), None)
+    stop_token_ids = {turn_end(tokenizer, template.variables).ids[-1], tokenizer.eos_token_id}
+    stop = next((index for index, token in enumerate(tail) if token in stop_token_ids), None)
     if stop is None:  # such as the end of a tool call
         found = leading_special(tokenizer, tail)
         stop = tail.index(found[-1]) if found else -1
@@ -188,10 +188,10 @@ def split_end(template: Template, ids: list[int]) -> tuple[list[int], list[int]]
 def close(
     template: Template, messages: Messages, text: str, following: dict | None
 ) -> tuple[list[int] | None, list[int]]:
-    """Return the ids of a reply that the template does not end, without what it writes after it, and its turn's end.
+    """Return the ids of a response that the template does not end, without later text, and the end of its turn.
 
     Returns:
-        None in place of the ids if the text of the reply is not found.
+        None instead of the ids if the text of the response is not found.
     """
     content, end = content_of(messages[-1]), turn_end(template.tokenizer, template.variables)
     head, found, _ = ("", "", "") if messages[-1].get("tool_calls") else text.rpartition(content.strip() or "\0")
@@ -207,10 +207,10 @@ def close(
 
 
 def is_reply(template: Template, message: dict, body: list[int], prompt: str) -> bool:
-    """Return whether token ids, decoded, are the message and nothing else that a reader would take for text.
+    """Return whether decoded token ids match the message and contain no other text.
 
-    White space does not count, which templates trim. Of tool calls, which every template writes differently, the names
-    must be there, and of their arguments the texts that need no quoting.
+    White space is ignored, since templates trim it. Every template writes tool calls differently, so only their names
+    and those texts in their arguments that need no quoting must occur.
     """
     tokenizer, content = template.tokenizer, content_of(message)
     found = squash(tokenizer.decode(body))

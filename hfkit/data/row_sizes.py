@@ -1,4 +1,4 @@
-"""Validate the sizes of rows that were read: what is far larger than any row would take all memory later."""
+"""Validates the sizes of rows after reading, since huge rows would exhaust memory later."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,7 +8,7 @@ from hfkit.core.limits import MAX_COLUMNS, MAX_ROW_BYTES, LimitError, exceeded, 
 
 
 def check_sizes(rows: Dataset) -> None:
-    """Raise a LimitError if there are too many columns, or a value of one is too large."""
+    """Raise LimitError if there are too many columns or a value is too large."""
     check_columns(len(rows.column_names))
     limit = limit_of(MAX_ROW_BYTES)
     if rows.data.nbytes <= limit:
@@ -24,7 +24,7 @@ def check_sizes(rows: Dataset) -> None:
 
 
 def check_columns(count: int) -> None:
-    """Raise a LimitError if rows have too many columns."""
+    """Raise LimitError if rows have too many columns."""
     if count > limit_of(MAX_COLUMNS):
         raise exceeded(MAX_COLUMNS, "it has", "columns")
 

@@ -1,6 +1,6 @@
-"""Validate the files that a data set of unknown origin names: they lie in its folder or on the Hub, in known formats.
+"""Validates the files that an untrusted dataset names: they must lie in its folder or on the Hub, in known formats.
 
-`datasets` reads what a card or a README says: a URL, a file anywhere on this machine, or, with some builders, code.
+`datasets` reads whatever a card or a README names: a URL, any file on this machine, or, with some builders, code.
 """
 
 import os
@@ -25,45 +25,45 @@ from hfkit.data.conversions import JSON
 from hfkit.data.messages import iter_strings
 
 BUILDERS = (*dict.fromkeys(FILE_TYPES.values()),)
-"""The builders of `datasets` that are used: they read data, and run none of it."""
+"""The supported builders of `datasets`: they read data and run no code."""
 CACHE = "cache"
-"""The builder that finds a data set of the Hub in the cache, without a connection."""
+"""The builder that reads a dataset of the Hub from the cache, without a connection."""
 DECLARATIONS = ("README.md", ".huggingface.yaml")
-"""The files in which a data set declares its files; in the first one, as front matter."""
+"""The files in which a dataset declares its files; the first one does so in its front matter."""
 STATE, SAVED_SPLITS = datasets.config.DATASET_STATE_JSON_FILENAME, datasets.config.DATASETDICT_JSON_FILENAME
-"""The files by which a folder that `save_to_disk` wrote is known: of one split, of several."""
+"""The files that mark a folder written by `save_to_disk`: of one split, of several."""
 
 
 @cache
 def builder_names() -> frozenset[str]:
-    """Return the names of all builders that come with `datasets`: as a path, they are no data set's."""
+    """Return the names of all builders that ship with `datasets`: as a path, they do not name a dataset."""
     return frozenset(module.name for module in pkgutil.iter_modules(packaged_modules.__path__))
 
 
 def builder_problem(path: str, has_files: bool) -> str | None:
-    """Return why a data set's path names a builder that is not used, or None."""
+    """Return why a dataset's path is invalid because it names a builder, or None."""
     if path not in builder_names() or os.path.exists(path) or (path in BUILDERS and has_files):
         return None
-    return f"the name of a builder of datasets, not of a data set: name its files ({SUFFIXES})"
+    return f"the name of a builder of `datasets`, not of a dataset: name the files ({SUFFIXES})"
 
 
 def name_problem(name: str) -> str | None:
-    """Return why a file's name, or a pattern of names, may lead out of its folder and of the Hub, or None."""
+    """Return why a file name or pattern could lead outside both its folder and the Hub, or None."""
     endpoint = datasets.config.HF_ENDPOINT.rstrip("/")
     if "::" not in name and name.startswith(("hf://", f"{endpoint}/")):
         return None
     if "::" in name or re.match(r"\w[\w+.-]*:/", name):
-        return "a URL of another server than the Hub is not read: download the file, and name it"
+        return "hfkit reads no URLs outside the Hub: download the file and name it"
     if PurePath(name).is_absolute() or ".." in PurePath(name).parts or name.startswith("~"):
-        return "name a file within `path`"
+        return "name a file in `path`"
     return None
 
 
 def check_declared(path: str, revision: str | None = None) -> bool:
-    """Return whether a data set, in a folder or on the Hub, declares which files it has.
+    """Return whether a dataset, in a folder or on the Hub, declares its files.
 
     Raises:
-        UnsafeFileError: files outside of it, or a declaration that is too large.
+        UnsafeFileError: it declares files outside it, or the declaration is too large.
     """
     declares = False
     for name in DECLARATIONS:
@@ -84,27 +84,27 @@ def check_declared(path: str, revision: str | None = None) -> bool:
 
 
 def names_in(configs: object) -> Iterator[str]:
-    """Yield the names of files and folders in the `configs` of a data set's declaration."""
+    """Yield the names of files and folders in the `configs` of a dataset's declaration."""
     for config in configs if isinstance(configs, list) else []:
         for key in ("data_files", "data_dir"):
             yield from iter_strings(config.get(key) if isinstance(config, dict) else None)
 
 
 def check_builder(builder: datasets.DatasetBuilder, folder: Path) -> None:
-    """Raise an UnsafeFileError if a data set is read by another builder than `BUILDERS`, or its files lie outside."""
+    """Raise UnsafeFileError if the builder of a dataset is not in `BUILDERS`, or its files lie outside `folder`."""
     if builder.name not in (*BUILDERS, CACHE):
-        raise UnsafeFileError(f"its files are for the builder {builder.name} of datasets: save them as {SUFFIXES}")
+        raise UnsafeFileError(f"its files need the builder {builder.name} of `datasets`: save them as {SUFFIXES}")
     files = [str(file) for files in (builder.config.data_files or {}).values() for file in files]
     for file in files:
         if not has_known_suffix(file):
-            raise UnsafeFileError(f"{file} is not read: save it as {SUFFIXES}, or one of them and {COMPRESSED[0]}")
+            raise UnsafeFileError(f"{file} has an unsupported type: save it as {SUFFIXES} (or {COMPRESSED[0]})")
     check_files(folder, [file for file in files if not file.startswith("hf://")])
 
 
 def check_files(folder: Path, files: Iterable[str | Path]) -> None:
-    """Raise an UnsafeFileError if a file is none, or lies outside of a folder once links are followed.
+    """Raise UnsafeFileError if a path is not a file, or lies outside the folder after links are resolved.
 
-    The folder may be a link itself, and files of a snapshot in the Hub's cache are links to its blobs.
+    The folder itself may be a link, and files of a snapshot in the Hub's cache are links to its blobs.
     """
     for file in map(Path, files):
         if not file.is_file():
@@ -113,12 +113,12 @@ def check_files(folder: Path, files: Iterable[str | Path]) -> None:
 
 
 def is_saved(path: Path) -> bool:
-    """Return whether a folder is a data set that `save_to_disk` wrote."""
+    """Return whether a folder is a dataset written by `save_to_disk`."""
     return (path / STATE).is_file() or (path / SAVED_SPLITS).is_file()
 
 
 def check_saved(folder: Path) -> None:
-    """Raise an UnsafeFileError if a data set that `save_to_disk` wrote names files outside of its folder."""
+    """Raise UnsafeFileError if a dataset written by `save_to_disk` names files outside its folder."""
     splits = (read_json_mapping(folder / SAVED_SPLITS) or {}).get("splits")
     if splits is not None:
         names = [*iter_strings(splits)]
@@ -135,9 +135,9 @@ def check_saved(folder: Path) -> None:
 
 
 def without_decoding(rows):
-    """Return the rows of a data set or a stream with images, sounds and the like as they are stored.
+    """Return the rows of a dataset or a stream without decoding images, audio and similar values.
 
-    Decoding one would open the file, or the URL, that a row names.
+    Decoding one would open the file or URL that a row names.
     """
     for name, kind in (rows.features or {}).items():
         if (stored := undecoded(kind)) != kind:
@@ -146,7 +146,7 @@ def without_decoding(rows):
 
 
 def undecoded(kind):
-    """Return a feature type that decodes nothing but JSON, at any depth."""
+    """Return a feature type that decodes only JSON, at any depth."""
     if isinstance(kind, dict):
         return {name: undecoded(field) for name, field in kind.items()}
     if isinstance(kind, (datasets.List, datasets.LargeList)):

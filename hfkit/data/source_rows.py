@@ -1,4 +1,4 @@
-"""Read the rows of a source in its own columns, and decide how these become the columns of a stage."""
+"""Reads the rows of a source in its own columns, and decides how these become the columns of a stage."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -26,14 +26,14 @@ NUMERIC_COLUMNS = ("margin", "ranks", "scores")  # all other columns hold text o
 def read_source(
     entry: DatasetEntry, recipe: Recipe | None, wanted: list[str], reads: list[str], needed: list[str], seed: int
 ) -> tuple[Dataset, Reading, int, list[str]]:
-    """Return the rows that are kept (of a stream, up to its budget), in the data set's own columns.
+    """Return the kept rows (of a stream, up to its budget), in the dataset's own columns.
 
     Args:
-        wanted, needed: as of `read_entry`.
+        wanted, needed: as for `read_entry`.
         reads: all columns that the stage can read.
 
     Returns:
-        the rows, how their columns become the stage's, how many were left out, and the names of all columns.
+        the rows, how their columns become the stage's, the number of rows left out, and the names of all columns.
 
     Raises:
         HfkitError: no row is kept, or the columns cannot be read.
@@ -69,10 +69,10 @@ def read_source(
 
 
 def given_reading(entry: DatasetEntry, recipe: Recipe | None, wanted: list[str], reads: list[str]) -> Reading | None:
-    """Return how a card or an entry says that columns are read; None if neither says it.
+    """Return how a card or an entry defines that columns are read; None if neither does.
 
     Raises:
-        HfkitError: they do not fit the stage.
+        HfkitError: the columns do not fit the stage.
     """
     if recipe is not None:
         return Reading(card_columns(recipe, wanted), recipe.convert, recipe.keep)
@@ -90,7 +90,7 @@ def filter_rows(rows: Dataset, keep: Sequence[Keep], label: str) -> Dataset:
     """Return the rows that pass all conditions.
 
     Raises:
-        HfkitError: none does, or a condition does not fit the values.
+        HfkitError: no row passes, or a condition does not fit the values.
     """
     for test in keep:
         require_column(rows, test.column, "keep", label)
@@ -101,7 +101,7 @@ def filter_rows(rows: Dataset, keep: Sequence[Keep], label: str) -> Dataset:
         raise HfkitError(f"{label}: {error}") from error
     if not len(passing):
         conditions = ", ".join(f"{test.column} {name} {getattr(test, name)}" for test in keep for name in test.tests())
-        raise HfkitError(f"{label}: keep leaves none of the rows ({conditions})")
+        raise HfkitError(f"{label}: no row passes keep ({conditions}): change it")
     return passing
 
 
@@ -123,7 +123,7 @@ def load_arguments(entry: DatasetEntry, recipe: Recipe | None) -> dict:
 
 
 def require_column(rows: Dataset, name: str, needed_for: str, label: str) -> None:
-    """Raise an HfkitError if a column is missing."""
+    """Raise HfkitError if a column is missing."""
     if name not in rows.column_names:
         raise HfkitError(f"{label} has no column {name!r} (for {needed_for}); it has {rows.column_names}")
 
@@ -132,7 +132,7 @@ def source_form(entry: DatasetEntry, wanted: list[str]) -> str | None:
     """Return the form of a source's rows, by its card or by its format; None if it is unknown.
 
     Args:
-        wanted: the columns that a stage would read; if it cannot read the rows, the form is that of their prompts.
+        wanted: the columns that a stage would read; if it cannot read the rows, return the form of their prompts.
 
     Raises:
         HfkitError: the rows cannot be read.

@@ -1,4 +1,4 @@
-"""Load a source of rows: one entry of a config's `datasets`, from a file, a folder or the Hub."""
+"""Loads a source of rows: one entry of a config's `datasets`, from a file, a folder or the Hub."""
 
 from functools import partial
 
@@ -35,25 +35,25 @@ from hfkit.data.progress import progress_bars
 from hfkit.data.repeated_prompts import without_repeated_prompts
 from hfkit.data.source_rows import NUMERIC_COLUMNS, read_source, require_column
 
-# Prompts are read from a column, from conversations, or from pairs that begin alike. Replies may hold their beginning.
+# Prompts are read from a column, from conversations, or from the common start of pairs.
 PROMPT_SOURCES = ["prompt", "messages", *REPLY_COLUMNS, *TEMPLATE_COLUMNS]
 
 
 def load_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None = None, seed: int = 0) -> Dataset:
-    """Return the rows of one entry, as `read_entry` does."""
+    """Return the rows of one entry, as in `read_entry`."""
     return read_entry(entry, wanted, needed, seed).rows
 
 
 def read_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None = None, seed: int = 0) -> LoadedSource:
-    """Return the rows of one entry, reduced to the columns in `wanted` that it has, and to those in `needed`.
+    """Return the rows of one entry with only the columns in `wanted` that it has, and those in `needed`.
 
     Args:
-        needed: columns of any type.
-        seed: decides which rows of a stream are taken.
+        needed: required columns, of any type.
+        seed: random seed that selects the rows of a stream.
 
     Raises:
-        HfkitError: there is no such card, file or data set, a mapped or needed column is missing, or a column that may
-            hold the prompt of pairs is not mapped.
+        HfkitError: the card, file or dataset does not exist, a mapped or needed column is missing, or a column that may
+            contain the prompt of pairs is not mapped.
     """
     needed, recipe, label = needed or [], recipe_of(entry), entry.card or entry.path
     reads = PROMPT_SOURCES if wanted == ["prompt"] else wanted
@@ -90,7 +90,7 @@ def read_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
     present = [column for column in wanted if column in rows.column_names]
     if not present:
         raise HfkitError(
-            f"{label} has the columns {available}, and none that this stage reads ({reads}); map them: "
+            f"{label} has the columns {available}, but none that this stage reads ({reads}); map them: "
             "datasets: [{path: ..., columns: {" + likely_mapping(available, wanted) + "}}]"
         )
     if wanted == ["prompt"]:
@@ -103,26 +103,26 @@ def read_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
 
 
 def check_types(rows: Dataset, columns: list[str], mapped: dict[str, str], label: str) -> None:
-    """Raise an HfkitError if a column holds numbers in place of text or messages, or the other way round."""
+    """Raise HfkitError if a column holds numbers instead of text or messages, or the reverse."""
     for column in columns:
         kind, is_numeric = rows.features[column], column in NUMERIC_COLUMNS
         if column == "text" and not isinstance(kind, datasets.Value):
-            raise HfkitError(f"{label}: the column 'text' holds {kind}, and should hold text")
+            raise HfkitError(f"{label}: the column 'text' holds {kind}, expected text")
         if has_guess(kind):
-            remedy = "download the file and name it as path: there, text stays as it is written"
-            raise HfkitError(f"{label}: in the column {column!r}, text became {kind} when it was read: {remedy}")
+            remedy = "download the file and set path to it: hfkit reads its text unchanged"
+            raise HfkitError(f"{label}: the column {column!r} was read as {kind} instead of text: {remedy}")
         if isinstance(kind, datasets.Value) and kind.dtype != "null" and ("string" in kind.dtype) == is_numeric:
             expected = "numbers" if is_numeric else "text" if column == "text" else "text or messages"
             name = mapped.get(column, column)
-            remedy = "" if is_numeric or "{" in name else f'; for its text, map it: columns: {{{column}: "{{{name}}}"}}'
-            raise HfkitError(f"{label}: the column {column!r} holds {kind.dtype}, and should hold {expected}{remedy}")
+            remedy = "" if is_numeric or "{" in name else f'; to read it as text: columns: {{{column}: "{{{name}}}"}}'
+            raise HfkitError(f"{label}: the column {column!r} holds {kind.dtype}, expected {expected}{remedy}")
 
 
 def map_columns(rows: Dataset, columns: dict[str, str], label: str) -> Dataset:
-    """Return the rows with a stage's columns, by name or by `evaluate_expression`, in place of the data set's.
+    """Return the rows with a stage's columns, by name or by `evaluate_expression`, instead of the dataset's.
 
     Raises:
-        HfkitError: the data set has no such column, or its type does not suit the expression.
+        HfkitError: the dataset has no such column, or its type does not fit the expression.
     """
     computed, features = {}, datasets.Features(rows.features)
     for column, expression in columns.items():
@@ -143,23 +143,23 @@ def map_columns(rows: Dataset, columns: dict[str, str], label: str) -> Dataset:
 
 
 def computed_columns(row: dict, expressions: dict[str, str]) -> dict:
-    """Return the columns that are computed from the data set's, under names that no data set has."""
+    """Return the computed columns of a row, under names that no dataset has."""
     return {f"={column}": evaluate_expression(expression, row) for column, expression in expressions.items()}
 
 
 def convert_rows(rows: Dataset, name: str, label: str) -> Dataset:
-    """Return the rows after one of a card's conversions.
+    """Return the rows after one conversion of a card.
 
     Raises:
-        HfkitError: it cannot be applied to their columns.
+        HfkitError: the conversion cannot be applied to their columns.
     """
     if problem := conversion_problem(name, rows.features):
         raise HfkitError(f"{label}: convert: {name} {problem}")
     if name in TABLE_CONVERSIONS:
         made = TABLE_CONVERSIONS[name](rows)
         if not len(made):
-            remedy = "a prompt needs two replies, a better and a worse one (label: true and label: false)"
-            raise HfkitError(f"{label}: convert: {name} leaves none of the rows: {remedy}")
+            remedy = "a prompt needs two responses, a better and a worse one (label: true and label: false)"
+            raise HfkitError(f"{label}: convert: {name} leaves no rows: {remedy}")
         return made
     features = converted_features(name, rows.features)
     consumed = [column for column in rows.column_names if column not in features]
@@ -167,7 +167,7 @@ def convert_rows(rows: Dataset, name: str, label: str) -> Dataset:
 
 
 def add_prompts(rows: Dataset) -> Dataset:
-    """Return the rows with a `prompt` from their messages or pairs, unless they have one."""
+    """Return the rows with a `prompt`, from their messages or pairs if they have none."""
     source = next((name for name in ("messages", "chosen") if name in rows.column_names), None)
     if "prompt" in rows.column_names or source is None or (source == "chosen" and "rejected" not in rows.column_names):
         return rows
@@ -181,7 +181,7 @@ def prompt_column(row: dict) -> dict:
 
 
 def cast_large_types(rows: Dataset) -> Dataset:
-    """Return text and lists as Arrow's `string` and `list`; the CSV reader and Polars make large ones."""
+    """Return rows with text and lists as Arrow's `string` and `list`; the CSV reader and Polars use large types."""
     features = datasets.Features({name: without_large_types(kind) for name, kind in rows.features.items()})
     if features == rows.features:
         return rows

@@ -1,4 +1,4 @@
-"""Load the rows of a split: concatenate its sources, hold rows out, and keep statistics of what was lost."""
+"""Loads the rows of a split: concatenates its sources, holds rows out, and keeps statistics of lost rows."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,21 +22,20 @@ from hfkit.data.sources import read_entry
 
 @dataclass
 class SplitStats:
-    """The statistics of one split; kept in the run's record.
+    """The statistics of one split, stored in the run's record.
 
     Attributes:
-        sources: each entry with `rows`, `sha256`, what `LoadedSource.stats` has, and `taken` once they are
-            mixed.
-        rows: before any is dropped.
-        kept: rows that can be used; `mixed` is how many one pass takes of them, with repetitions, if not all once.
-        cut: kept rows whose end is missing.
-        split_into: sequences that the kept rows make where the chat template makes several of a conversation.
-        dropped: number of rows by the reason.
+        sources: each entry with `rows`, `sha256`, the keys of `LoadedSource.stats`, and `taken` after mixing.
+        rows: number of rows before any is dropped.
+        kept: number of usable rows; `mixed` is how many one pass takes of them, with repetitions, if not all once.
+        cut: number of kept rows whose end was cut off.
+        split_into: number of sequences from the kept rows, if the chat template splits conversations.
+        dropped: number of rows by reason.
         faults: number of kept rows with each fault, see `faults.py`.
-        tokens: of one pass.
-        overlap: rows that an earlier stage held out (or trained on, if these are held out), as `held_out.overlaps`.
+        tokens: tokens of one pass.
+        overlap: rows that an earlier stage held out (or trained on, if these are held out), from `held_out.overlaps`.
         mixture: how the rows are drawn.
-        keys: (rows,) hashes of their prompts.
+        keys: (rows,) hashes of the rows' prompts.
     """
 
     name: str
@@ -61,7 +60,7 @@ class SplitStats:
         if self.cut:
             parts.append(f"{self.cut:,} cut")
         if self.split_into is not None:
-            parts.append(f"{self.split_into:,} after the split at replies that the chat template renders differently")
+            parts.append(f"{self.split_into:,} after the split at responses that the chat template renders differently")
         if self.mixed is not None:
             parts.append(f"{self.mixed:,} in a pass over the mixture")
         parts.append(f"{self.tokens:,} tokens")
@@ -72,18 +71,18 @@ class SplitStats:
         return text + (f"; left out: {', '.join(left_out)}" if left_out else "")
 
     def as_dict(self) -> dict:
-        """Return the statistics for the record, without those that are not used."""
+        """Return the statistics for the record, without unused ones."""
         hidden = {"mixture", "keys"} | {name for name in ("mixed", "split_into", "overlap") if not getattr(self, name)}
         described = {"faults": {fault.value: count for fault, count in self.faults.items()}}
         return {name: value for name, value in {**vars(self), **described}.items() if name not in hidden}
 
     def select(self, rows: Dataset, indices: np.ndarray) -> Dataset:
-        """Return some of the split's rows, and keep `mixture` and `keys` in step."""
+        """Return some of the split's rows, and update `mixture` and `keys`."""
         self.follow(indices)
         return rows.select(indices)
 
     def follow(self, indices: np.ndarray) -> None:
-        """Make `mixture` and `keys` those of the rows at these indices; an index may occur several times."""
+        """Update `mixture` and `keys` to the rows at these indices; an index may occur several times."""
         if self.mixture is not None:
             self.mixture.source_of = self.mixture.source_of[indices]
         if self.keys is not None:
@@ -93,7 +92,7 @@ class SplitStats:
         """Return the rows whose prompts are not in another split.
 
         Args:
-            counted: whether the other rows count as dropped, or never were in the split.
+            counted: whether the other rows count as dropped; if not, as never in the split.
         """
         mask = overlap_mask(self.keys, other.keys)
         if not mask.any():
@@ -106,7 +105,7 @@ class SplitStats:
         return rows
 
     def capped(self, rows: Dataset) -> Dataset:
-        """Return as many rows of each source as its entry's `rows` allows, by seed, if no trainer mixes them."""
+        """Return at most `rows` rows of each source, as its entry says, chosen by seed, unless a trainer mixes them."""
         if self.mixture.is_plain:
             return rows
         return self.select(rows, self.mixture.indices(np.ones(len(rows))))
@@ -123,12 +122,12 @@ class SplitStats:
         indices = self.mixture.indices(lengths)
         for index, source in enumerate(self.sources):
             if not (self.mixture.source_of == index).any():
-                warn(f"{source_name(source)}: none of its rows is left in {self.name}")
+                warn(f"{source_name(source)}: no row of it is left in {self.name}")
         for index, tokens in self.mixture.unfilled(lengths):
             warn(
-                f"{source_name(self.sources[index])}: the rows taken from the stream have {tokens:,} tokens, of "
-                f"{self.mixture.entries[index].tokens:,} requested. The stream has no more, or few tokens for its "
-                "text: set rows instead of tokens to take more"
+                f"{source_name(self.sources[index])}: the rows of the stream have {tokens:,} of "
+                f"{self.mixture.entries[index].tokens:,} requested tokens. The stream has ended, or its text has few "
+                "tokens per byte: to take more, set rows instead of tokens"
             )
         for source, taken in zip(self.sources, self.mixture.realized(indices, lengths), strict=True):
             source["taken"] = taken
@@ -145,7 +144,7 @@ class SplitStats:
 def load_splits(
     config, wanted: list[str], needed: list[str] | None = None
 ) -> tuple[Dataset, Dataset | None, dict[str, SplitStats]]:
-    """Return training rows, held-out rows (None if the config holds none out) and the statistics of both.
+    """Return training rows, held-out rows (None if the config holds out none) and the statistics of both.
 
     Held-out rows are removed from the training rows, and counted.
 
@@ -153,8 +152,7 @@ def load_splits(
         wanted, needed: columns, as for `load_entry`.
 
     Raises:
-        HfkitError: a source cannot be read, the sources of a split have different columns, or no row is left to train
-            on.
+        HfkitError: a source cannot be read, the sources of a split have different columns, or no training row is left.
     """
     seed, num_proc = getattr(config, "seed", 0), getattr(config, "dataset_num_proc", None)
     train, train_stats = load_rows("train", config.datasets, wanted, needed, seed)
@@ -162,7 +160,7 @@ def load_splits(
     if getattr(config, "eval_datasets", None):
         test, test_stats = load_rows("test", config.eval_datasets, wanted, needed, seed)
         splits["test"] = test_stats
-        test = test_stats.capped(test)  # only what is held out is removed from the training rows
+        test = test_stats.capped(test)  # remove only held-out rows from the training rows
         test_stats.rows = test_stats.kept = len(test)
         train_stats.keys, test_stats.keys = keys_of(train, num_proc), keys_of(test, num_proc)
         train = train_stats.leave_out(train, test_stats)
@@ -183,10 +181,10 @@ def load_splits(
 def load_rows(
     name: str, entries: list[DatasetEntry], wanted: list[str], needed: list[str] | None = None, seed: int = 0
 ) -> tuple[Dataset, SplitStats]:
-    """Return the rows of several sources, one after another, and the statistics of the split that they make.
+    """Return the concatenated rows of several sources, and the statistics of their split.
 
     Raises:
-        HfkitError: a source cannot be read, or they have different columns.
+        HfkitError: a source cannot be read, or the sources have different columns.
     """
     loaded = [read_entry(entry, wanted, needed, seed) for entry in entries]
     tables = [source.rows for source in loaded]
@@ -215,7 +213,7 @@ def keys_by_name(splits: dict[str, SplitStats]) -> dict[str, np.ndarray]:
 
 
 def report_splits(run, splits: dict[str, SplitStats]) -> None:
-    """Print the statistics of a run's splits, warn of overlaps, and write the hashes of prompts for later stages."""
+    """Print the statistics of a run's splits, warn about overlaps, and write the hashes of prompts for later stages."""
     for name, stats in splits.items():
         say(str(stats))
         if stats.mixed is not None and is_main_process():

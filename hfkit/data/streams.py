@@ -1,4 +1,4 @@
-"""Read streams: take as many rows as a budget allows into the cache, so that every later run sees the same rows."""
+"""Reads streams: stores as many rows as the budget allows in the cache, so that later runs see the same rows."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,34 +19,34 @@ from hfkit.data.messages import iter_strings
 from hfkit.data.progress import progress_bars
 from hfkit.data.source_files import is_saved, without_decoding
 
-# Rows from which the next one is drawn, because a stream cannot be shuffled as a whole.
+# Size of the buffer from which the next row is drawn, since a stream cannot be shuffled as a whole.
 BUFFER = 10_000
-# Columns under names that no data set has: how many rows `keep` has left out so far, and the names of all columns.
+# Columns with names that no dataset has: how many rows `keep` has left out so far, and the names of all columns.
 LEFT_OUT_COLUMN, NAMES_COLUMN = "=left out", "=names"
-# UTF-8 bytes of text taken for each token of a budget: more than a token has, so that the budget can be filled.
+# UTF-8 bytes of text taken per token of a budget: more than a token has, so that the budget can be filled.
 BYTES_PER_TOKEN = 8
 FIRST_ROWS = 20
 
 
 def open_stream(source: dict) -> tuple[dict, datasets.IterableDataset, str, list | None]:
-    """Return a stream of a split, with what else reads it.
+    """Return a stream of a split, with the values needed to read it.
 
     Args:
         source: arguments of `load_dataset`, `path` and `split` among them.
 
     Returns:
-        the arguments that stream it, the stream, a text that changes with its files (or its commit), and path and shape
-        of a JSON file that Python reads, as `exact_rows` takes them.
+        the arguments that stream it, the stream, a text that changes with its files (or its commit), and path and
+        shape of a JSON file that Python reads, as for `exact_rows`.
 
     Raises:
-        HfkitError: it cannot be read, or has no such split.
+        HfkitError: the stream cannot be read, or has no such split.
     """
     path, split = Path(source["path"]), source["split"]
     if is_saved(path):
-        raise HfkitError(f"{path} is a saved data set, which cannot be streamed: leave out streaming")
+        raise HfkitError(f"{path} is a saved dataset, which cannot be streamed: remove streaming")
     if path.is_dir() and any(path.rglob("*.zst")):
         raise HfkitError(
-            f"{path} has .zst files, which are not streamed from a folder: leave out streaming, or name a file"
+            f"{path} has .zst files, which cannot be streamed from a folder: remove streaming, or name a file"
         )
     try:
         arguments = builder_arguments(path)
@@ -55,12 +55,12 @@ def open_stream(source: dict) -> tuple[dict, datasets.IterableDataset, str, list
             builder = open_builder(arguments)
         else:
             builder = datasets.load_dataset_builder(**arguments)
-        if builder.name == "csv" and arguments["path"] != "csv":  # of a data set on the Hub
+        if builder.name == "csv" and arguments["path"] != "csv":  # of a dataset on the Hub
             arguments |= CSV_OPTIONS
             builder = datasets.load_dataset_builder(**arguments)
         streams = builder.as_streaming_dataset()
         if split not in streams:
-            raise ValueError(f"a stream is read by whole splits: {[*streams]}, not {split!r}")
+            raise ValueError(f"the stream has no split {split!r}; choose one of {[*streams]}, without slicing")
         file = unpacked(path) if arguments["path"] == "json" else None
         shape = json_shape([file]) if file else None
         exact = [str(file), shape] if file and exact_rows([file], shape) is not None else None
@@ -70,7 +70,7 @@ def open_stream(source: dict) -> tuple[dict, datasets.IterableDataset, str, list
 
 
 def first_rows(source: dict) -> Dataset:
-    """Return the first rows of a stream, to look at their columns.
+    """Return the first rows of a stream, to inspect their columns.
 
     Raises:
         HfkitError: as `open_stream`.
@@ -88,16 +88,16 @@ def first_rows(source: dict) -> Dataset:
 def take_rows(
     entry: DatasetEntry, source: dict, columns: list[str], keep: list[Keep], seed: int
 ) -> tuple[Dataset, int, list[str]]:
-    """Return the rows of a stream up to the budget of its entry, shuffled in a seeded buffer, with these columns alone.
+    """Return the rows of a stream up to its entry's budget, shuffled in a seeded buffer, with only these columns.
 
-    A budget of rows is met exactly if the stream has as many. For a budget of tokens, more is taken than it needs, and
-    cut once the tokens are counted.
+    A budget of rows is met exactly if the stream has as many. For a budget of tokens, more rows are taken than needed,
+    and cut after the tokens are counted.
 
     Args:
         source: arguments of `load_dataset`, `path` and `split` among them.
 
     Returns:
-        the rows, how many rows before the last of them `keep` left out, and the names of all columns of the stream.
+        the rows, how many rows `keep` left out before the last of them, and the names of all columns of the stream.
 
     Raises:
         HfkitError: the stream cannot be read, or has no such split or column.
@@ -117,7 +117,7 @@ def take_rows(
             "seed": seed,
             "code": code_hash(stream_rows) + code_hash(Keep),
         }
-        # Types would be inferred from the first thousand rows, where a column may be empty.
+        # Types would be inferred from the first thousand rows, in which a column may be empty.
         known = stream.features or {}
         missing = [test.column for test in keep if known and test.column not in known]
         if missing:
@@ -134,7 +134,7 @@ def take_rows(
 
 
 def stream_rows(plan: dict) -> Iterator[dict]:
-    """Yield the rows that `take_rows` takes; some keys of `plan` only tell cached results apart."""
+    """Yield the rows that `take_rows` takes; some keys of `plan` only distinguish cached results."""
     tests = [Keep(**test) for test in plan["keep"]]
     if plan["exact"]:
         path, shape = plan["exact"]
@@ -153,4 +153,4 @@ def stream_rows(plan: dict) -> Iterator[dict]:
         if count == plan["rows"] or (plan["size"] and read >= plan["size"]):
             return
     if not count:
-        raise ValueError("keep leaves none of the rows" if left_out else "it is empty")
+        raise ValueError("no row passes keep" if left_out else "it is empty")

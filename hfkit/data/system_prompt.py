@@ -1,6 +1,6 @@
-"""Puts a system prompt into a chat template: a first message of every conversation that has no system text.
+"""Puts a system prompt into a chat template: the first message of every conversation without a system text.
 
-It stands in the template, so that whatever renders with the saved tokenizer, later stages and other libraries, has it.
+It is part of the template, so that everything that uses the saved tokenizer renders it: later stages, other libraries.
 """
 
 import json
@@ -20,11 +20,11 @@ ASKED, INSTRUCTED = {"role": "user", "content": "Hi"}, {"role": "system", "conte
 
 
 class SystemPromptError(HfkitError):
-    """A system prompt that a chat template cannot write."""
+    """A chat template cannot write a system prompt."""
 
 
 def system_statement(prompt: str, as_parts: bool) -> str:
-    """Return the statement that a template begins with; Jinja reads texts as Python does, and JSON's are such texts."""
+    """Return the statement at the start of the template; Jinja reads JSON strings, since it uses Python's syntax."""
     content = json.dumps(text_part(prompt) if as_parts else prompt, ensure_ascii=False)
     return (
         "{#- system_prompt -#}{%- if not messages | selectattr('role', 'in', ['system', 'developer']) | list -%}"
@@ -42,10 +42,10 @@ def system_prompt_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def set_system_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> None:
-    """Set the system prompt of a tokenizer's chat templates in place of the one they have; "" removes it.
+    """Set or replace the system prompt of a tokenizer's chat templates; "" removes it.
 
     Raises:
-        SystemPromptError: there is no template, or it does not write the prompt as it is.
+        SystemPromptError: there is no template, or it does not write the prompt verbatim.
     """
     own = tokenizer.chat_template
     if not own:
@@ -53,7 +53,7 @@ def set_system_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> None:
             raise SystemPromptError("a system prompt needs a chat template: set chat_template")
         return
     if found := special_token_pattern(tokenizer).search(prompt):
-        raise SystemPromptError(f"the system prompt holds the special token {found[0]}, which would not be text")
+        raise SystemPromptError(f"the system prompt contains the special token {found[0]}: remove it")
     templates = own if isinstance(own, dict) else {"": own}
     plain = {name: STATEMENT.sub("", template, count=1) for name, template in templates.items()}
     tokenizer.chat_template = plain if isinstance(own, dict) else plain[""]
@@ -64,16 +64,16 @@ def set_system_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> None:
     templates = {name: first + template for name, template in plain.items()}
     tokenizer.chat_template = templates if isinstance(own, dict) else templates[""]
     if "".join(prompt.split()) not in "".join(given[0].split()):
-        raise SystemPromptError("the chat template leaves out what a system message says: set another chat_template")
+        raise SystemPromptError("the chat template omits the text of a system message: set another chat_template")
     if (rendered(tokenizer, [ASKED]), rendered(tokenizer, [INSTRUCTED, ASKED])) != given:
-        raise SystemPromptError("the chat template takes no statement before it: put the prompt into the template")
+        raise SystemPromptError("the chat template allows no statement before it: write the prompt into the template")
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> str:
-    """Return messages as the chat template writes them.
+    """Return messages rendered by the chat template.
 
     Raises:
-        SystemPromptError: it rejects them.
+        SystemPromptError: the template rejects them.
     """
     try:
         return Template(tokenizer).render(messages, generation_prompt=True).text

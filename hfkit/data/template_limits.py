@@ -1,7 +1,7 @@
-"""Limits of chat templates: they are code that comes with a model, and may run for ever or fill the memory.
+"""Limits chat templates, which are untrusted code in a model and could run forever or exhaust memory.
 
-Jinja's sandbox keeps them from Python; this keeps them within `SECONDS`, `MEMORY` and `CHARACTERS`. A signal stops
-them, in the main thread of a process, so no single operation may take long (`LARGEST_BITS`).
+Jinja's sandbox isolates them from Python; this module limits `SECONDS`, `MEMORY` and `CHARACTERS`. A signal stops
+them in the main thread of a process, so no single operation may take long (`LARGEST_BITS`).
 """
 
 import resource
@@ -23,32 +23,32 @@ from hfkit.core.limits import TEMPLATE_LIMITS, limit_of
 from hfkit.data.messages import iter_strings
 
 SECONDS = 2.0
-"""Processor time for one conversation; an ordinary one takes 0.0001."""
+"""Seconds of processor time for one conversation; an ordinary one takes 0.0001."""
 END = 5
-"""How often `SECONDS` pass until the process is ended (SIGPROF), by an operation that no signal stops."""
+"""After this many times `SECONDS`, SIGPROF ends the process if an operation does not react to signals."""
 MEMORY = 1 << 30
-"""Bytes that a template may take beside what the process has (on Linux)."""
+"""Bytes that a template may allocate in addition to the process's memory (on Linux)."""
 SOURCE = 200_000
-"""Characters of a template."""
+"""Maximum number of characters of a template."""
 CHARACTERS, PER_CHARACTER = 200_000, 8
-"""Characters that a template may write into a conversation, and for each character in it."""
+"""Maximum characters that a template may write: per conversation, and per character in it."""
 LARGEST_BITS, DECIMALS, LONGEST_REPEATED = 1 << 14, 400, 10_000_000
-"""Bits of numbers that are multiplied or divided, decimals that one is rounded to, characters of a repeated text."""
+"""Maximum bits of multiplied or divided numbers, decimals of a rounded number, characters of a repeated text."""
 REFRESH = 0.1
-"""Seconds after which the memory of the process is read anew."""
+"""Seconds after which the memory of the process is read again."""
 
 
 class UnusableTemplateError(HfkitError):
-    """A chat template needs more time or memory than `limits` gives it, or is or writes too long a text."""
+    """A chat template is invalid, too long, writes too much text, or needs too much time or memory."""
 
 
 def with_remedy(error: UnusableTemplateError) -> str:
-    """Return what an error says, and how the limit is raised."""
+    """Return the message of an error, and how to raise the limit."""
     return f"{error}; {TEMPLATE_LIMITS}=10 raises the limits tenfold"
 
 
 class OutOfTime(BaseException):
-    """What the signal raises; no `except Exception` of a library keeps it."""
+    """Raised by the signal; not an Exception, so that libraries do not catch it."""
 
 
 class BoundedTemplate(Template):
@@ -80,17 +80,17 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.filters |= {"round": bounded_round, "sum": bounded_sum}
 
     def from_string(self, source: Any, *args: Any, **options: Any) -> Template:
-        """Compile a template; constant parts of it are computed here already."""
+        """Compile a template within the limits, since this already computes its constant parts."""
         require_short(source)
         with template_limits():
             return super().from_string(source, *args, **options)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Compute `left operator right`, unless the result would be too large to compute or to keep."""
+        """Compute `left operator right`, unless the result would be too large."""
         if isinstance(left, int) and isinstance(right, int):
             bits = left.bit_length() * max(right, 1) if operator == "**" else left.bit_length() + right.bit_length()
             if bits > LARGEST_BITS:
-                raise UnusableTemplateError(f"computes {operator} of too large numbers")
+                raise UnusableTemplateError(f"computes {operator} with numbers that are too large")
         elif operator == "*" and (isinstance(left, int) or isinstance(right, int)):
             count, repeated = (left, right) if isinstance(left, int) else (right, left)
             if hasattr(repeated, "__len__") and len(repeated) * count > LONGEST_REPEATED * scale():
@@ -99,7 +99,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 def bounded_round(value: Any, precision: int = 0, method: Any = "common") -> float:
-    """Round as Jinja's filter does, which computes ten to the power of the number of decimals: within `DECIMALS`."""
+    """Round like Jinja's filter, which computes ten to the power of the decimals: at most `DECIMALS` of them."""
     if abs(precision) > DECIMALS:
         raise UnusableTemplateError(f"rounds to {precision:,} decimals")
     return do_round(value, precision, method)
@@ -107,7 +107,7 @@ def bounded_round(value: Any, precision: int = 0, method: Any = "common") -> flo
 
 @pass_environment
 def bounded_sum(environment: Any, iterable: Any, attribute: Any = None, start: Any = 0) -> Any:
-    """Sum as Jinja's filter does, but only numbers: it would copy lists once for each item."""
+    """Sum like Jinja's filter, but only numbers: a sum of lists would copy them once per item."""
     if not isinstance(start, (int, float)):
         raise UnusableTemplateError("sums values that are not numbers")
     return sync_do_sum(environment, iterable, attribute, start)
@@ -118,14 +118,14 @@ set_template_environment(BoundedEnvironment)
 
 @cache
 def scale() -> int:
-    """Return what the limits are multiplied by."""
+    """Return the factor of the limits."""
     return limit_of(TEMPLATE_LIMITS)
 
 
 def require_short(source: object) -> None:
-    """Raise UnusableTemplateError if a template is too long, or is no text."""
+    """Raise UnusableTemplateError if a template is too long, or not text."""
     if not isinstance(source, str):
-        raise UnusableTemplateError(f"is not a text: {type(source).__name__}")
+        raise UnusableTemplateError(f"is not text: {type(source).__name__}")
     if len(source) > SOURCE * scale():
         raise UnusableTemplateError(f"has {len(source):,} characters; the limit is {SOURCE * scale():,.0f}")
 
@@ -135,7 +135,7 @@ def template_limits() -> Iterator[None]:
     """Run a block within the limits of time and memory.
 
     Raises:
-        UnusableTemplateError: it takes more.
+        UnusableTemplateError: it exceeds them.
     """
     usual = _limit_memory()
     try:
@@ -144,7 +144,7 @@ def template_limits() -> Iterator[None]:
     except OutOfTime:
         raise UnusableTemplateError(f"takes more than {SECONDS * scale():g} s for one conversation") from None
     except RecursionError:
-        raise UnusableTemplateError("calls itself, or nests its parts, too deep") from None
+        raise UnusableTemplateError("is nested, or calls itself, too deeply") from None
     except MemoryError:
         raise UnusableTemplateError(f"takes more than {MEMORY * scale() / (1 << 30):g} GB of memory") from None
     finally:
@@ -157,9 +157,9 @@ _is_timed = False
 
 
 def _start_timer() -> None:
-    """Let `OutOfTime` be raised when the time is up, and again after that: it may be raised where it gets lost."""
+    """Raise `OutOfTime` when the time is up, and repeatedly after that, since Python may discard an exception."""
     global _is_timed
-    if threading.current_thread() is not threading.main_thread():  # where signals are not handled
+    if threading.current_thread() is not threading.main_thread():  # only the main thread handles signals
         return
     _handle_signal()
     _is_timed = True
@@ -189,21 +189,21 @@ _memory_limit, _memory_read = 0, -REFRESH
 
 
 def _limit_memory() -> tuple[int, int] | None:
-    """Lower the limit of the process to `MEMORY` beside what it has; return the one before, None if it stays."""
+    """Lower the process's limit to its memory plus `MEMORY`; return the previous limit, or None if unchanged."""
     global _memory_limit, _memory_read
     if (now := time.monotonic()) - _memory_read > REFRESH:
         _memory_limit, _memory_read = int(data_bytes() + MEMORY * scale()), now
     soft, hard = usual = resource.getrlimit(resource.RLIMIT_DATA)
-    if not _memory_limit > MEMORY or 0 <= soft <= _memory_limit:  # -1 is no limit
+    if not _memory_limit > MEMORY or 0 <= soft <= _memory_limit:  # -1: unlimited
         return None
     resource.setrlimit(resource.RLIMIT_DATA, (_memory_limit, hard))
     return usual
 
 
 def data_bytes() -> int:
-    """Return how much writable memory this process has, in bytes; less than 0 where that is unknown."""
+    """Return the writable memory of this process in bytes; below 0 if unknown."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[5]) * resource.getpagesize()
-    except OSError:  # not Linux, where the limit has no effect either
+    except OSError:  # not Linux: the limit has no effect there either
         return -(1 << 62)

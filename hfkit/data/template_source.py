@@ -1,4 +1,4 @@
-"""Parses chat templates within the limits of `template_limits.py`: what they read, and whether they are Jinja."""
+"""Parses chat templates within the limits of `template_limits.py`: their variables, and whether they are Jinja."""
 
 import re
 
@@ -18,16 +18,16 @@ GENERATION_TAG = re.compile(r"{%(-?)\s*(?:end)?generation\s*(-?)%}")
 
 
 def templates_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return a tokenizer's chat templates: the one that it has, or all that have names."""
+    """Return a tokenizer's chat templates: a single one, or all named ones."""
     own = tokenizer.chat_template
     return [*own.values()] if isinstance(own, dict) else [own or ""]
 
 
 def variables_in(template: str) -> set[str]:
-    """Return the names that a chat template reads and does not set.
+    """Return the names that a chat template reads but does not set.
 
     Raises:
-        UnusableTemplateError: it exceeds a limit.
+        UnusableTemplateError: the template exceeds a limit.
         TemplateSyntaxError, or any other exception: it is not Jinja.
     """
     require_short(template)
@@ -37,21 +37,21 @@ def variables_in(template: str) -> set[str]:
 
 
 def template_fault(template: str) -> str | None:
-    """Return why a chat template cannot be used, or None if it can: it is too long, or not Jinja."""
+    """Return why a chat template cannot be used (too long, or not Jinja), or None."""
     try:
         variables_in(template)
     except TemplateSyntaxError as error:
         return f"is not Jinja: line {error.lineno}: {error.message}"
     except UnusableTemplateError as error:
         return with_remedy(error)
-    except Exception as error:  # Jinja descends into what is nested too deep
+    except Exception as error:  # Jinja may recurse too deeply
         return f"is not Jinja: {reason(error)}"
     return None
 
 
 def without_generation_tags(template: str) -> str:
-    """Return a chat template without the tags around trained tokens, which other Jinja engines do not know.
+    """Return a chat template without the tags around trained tokens, which other Jinja engines do not support.
 
-    Comments take their places, which render nothing and keep the control of white space.
+    Comments replace them: they render nothing and keep the control of white space.
     """
     return GENERATION_TAG.sub(r"{#\1 \2#}", template)

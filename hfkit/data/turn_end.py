@@ -1,6 +1,6 @@
-"""Find the tokens that end an assistant's turn under a chat template, and so end a sampled reply.
+"""Finds the tokens that end an assistant's turn under a chat template, and thus a sampled response.
 
-Often it is not the end-of-text token: `<end_of_turn>`, `<|im_end|>`, `<|eot_id|>`, or the marker of the next role.
+Often this is not the end-of-text token: `<end_of_turn>`, `<|im_end|>`, `<|eot_id|>`, or the marker of the next role.
 """
 
 import json
@@ -14,16 +14,16 @@ from transformers import PreTrainedTokenizerBase
 from hfkit.data.messages import RenderError
 from hfkit.data.rendering import Template, special_token_ids, template_kwargs
 
-ANSWER = "hfkit7"  # a text that no template writes by itself
+ANSWER = "hfkit7"  # a text that no template contains
 
 
 @dataclass(frozen=True)
 class TurnEnd:
-    """What ends a turn.
+    """The end of a turn.
 
     Args:
-        ids: the tokens, without white space before them; the last one ends a sampled reply.
-        is_next_role: whether it is the marker of the next role, and the template writes no end of its own.
+        ids: its tokens, without leading white space; the last one ends a sampled response.
+        is_next_role: whether it is the marker of the next role, because the template writes no end marker.
     """
 
     ids: tuple[int, ...]
@@ -31,7 +31,7 @@ class TurnEnd:
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase, variables: dict | None = None) -> TurnEnd:
-    """Return what ends an assistant's turn; the end-of-text token without a chat template."""
+    """Return the end of an assistant's turn; without a chat template, the end-of-text token."""
     if not tokenizer.chat_template:
         return TurnEnd((tokenizer.eos_token_id,))
     variables = {**template_kwargs(tokenizer), **(variables or {})}
@@ -40,9 +40,9 @@ def turn_end(tokenizer: PreTrainedTokenizerBase, variables: dict | None = None) 
 
 @cache
 def _find_turn_end(tokenizer: PreTrainedTokenizerBase, template: str, variables: str) -> TurnEnd:
-    """Return what the template writes after a reply, in the middle of a conversation and at its end.
+    """Return the tokens that the template writes after a response both within a conversation and at its end.
 
-    A token that stands there only at the end of the conversation, such as Phi's end-of-text, ends no turn.
+    A token that occurs only at the end of the conversation, such as Phi's end-of-text, does not end a turn.
     """
     last, middle = _after_reply(tokenizer, json.loads(variables))
     shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(last, middle, strict=False))]
@@ -54,7 +54,7 @@ def _find_turn_end(tokenizer: PreTrainedTokenizerBase, template: str, variables:
 
 
 def _after_reply(tokenizer: PreTrainedTokenizerBase, variables: dict) -> list[list[int]]:
-    """Return the token ids after a reply that ends a conversation, and after one that a user answers."""
+    """Return the token ids after a response at the end of a conversation, and after one that a user message follows."""
     template = Template(tokenizer, variables=variables)
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ANSWER}]
     found = []

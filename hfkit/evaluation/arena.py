@@ -1,12 +1,12 @@
 """hfkit arena runs/quickstart/sft runs/quickstart/ppo --prompts prompts.jsonl --judge human
 
 Finds which model responds best: a judge compares their responses to the same prompts, pair by pair. Reports win rates
-and Bradley-Terry ratings on the Elo scale with 95% intervals; what the judge may be biased by (length, and the order in
-which it sees two responses); and the entropy and diversity of each model's responses over temperatures.
+and Bradley-Terry ratings on the Elo scale with 95% intervals; possible biases of the judge (length, and the order in
+which it sees two responses); and the entropy and diversity of each model's responses at several temperatures.
 
 Judges: `reward` (a reward model, by its score), `function` (--reward_function package.module:f, as for PPO), `human`
-(you, at this terminal, blind and shuffled), or a language model, by path or Hub id, that is asked in both orders. A
-reward that a model was trained on is refused as its judge, unless --allow_training_judge is set.
+(you, at this terminal, blind and shuffled), or a language model, by path or Hub id, which sees both orders. A reward
+that a model was trained on is rejected as its judge, unless --allow_training_judge is set.
 
 Writes arena.json and arena.png into --output_dir. The same command resumes an interrupted arena.
 """
@@ -51,7 +51,7 @@ def arena(config: ArenaConfig) -> dict:
         name, warning), bias, diversity, samples, data, settings, environment.
 
     Raises:
-        HfkitError: there are no prompts; a model was trained on the judge; the person who judges stops.
+        HfkitError: there are no prompts; a model was trained on the judge; the human judge stops.
     """
     config = replace(config, dtype=dtype_to_evaluate(config.dtype))
     folder, size = Path(config.output_dir), config.per_device_eval_batch_size
@@ -94,12 +94,12 @@ def arena(config: ArenaConfig) -> dict:
 
 
 def judge_name(config: ArenaConfig) -> str:
-    """Return what judges: a path, a Hub id, a function, or `human`."""
+    """Return the name of the judge: a path, a Hub id, a function, or `human`."""
     return {"reward": config.reward_model, "function": config.reward_function}.get(config.judge) or config.judge
 
 
 def load_judge(config: ArenaConfig, folder: Path) -> Judge:
-    """Load the judge of a config; the verdicts of a model and of a person are kept in `folder`."""
+    """Load the judge of a config; verdicts of a model or a person are kept in `folder`."""
     size = config.per_device_eval_batch_size
     if config.judge == "reward":
         reward = load_reward(config.reward_model, dtype=config.dtype)
@@ -121,7 +121,7 @@ def load_judge(config: ArenaConfig, folder: Path) -> Judge:
 def compare_models(judge: Judge, rows: list[dict], texts: dict[str, list[str]]) -> tuple[list[Battle], dict]:
     """Compare the responses of every pair of models to every prompt, and return the battles and the judge's biases.
 
-    Equal responses are a tie that the judge does not see.
+    Equal responses are a tie and not shown to the judge.
     """
     pairs = [(index, a, b) for index in range(len(rows)) for a, b in combinations(texts, 2)]
     different = [(index, a, b) for index, a, b in pairs if texts[a][index] != texts[b][index]]

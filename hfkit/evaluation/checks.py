@@ -1,4 +1,4 @@
-"""Validates a config of `hfkit evaluate`, `arena` or `sample` before any weight is loaded."""
+"""Validates a config of `hfkit evaluate`, `arena` or `sample` before any weights are loaded."""
 
 from collections import Counter
 from dataclasses import fields
@@ -42,7 +42,7 @@ REPLY_KEYS = (
 
 
 def problems_of(config: EvaluateConfig | ArenaConfig | SampleConfig) -> list[Problem]:
-    """Return every problem of a config; this reads configs, never weights."""
+    """Return every problem of a config; only configs are read, never weights."""
     if isinstance(config, SampleConfig):
         return sample_problems(config)
     return evaluate_problems(config) if isinstance(config, EvaluateConfig) else arena_problems(config)
@@ -80,7 +80,7 @@ def evaluate_problems(config: EvaluateConfig) -> list[Problem]:
                 problems.append(Problem(key, path, remedy, keys=model_key))
     if kinds.get("model_name_or_path"):
         changed = [field.name for field in fields(config) if getattr(config, field.name) != default_of(field)]
-        remedy = f"has no effect: {model} is a reward model, and writes no responses"
+        remedy = f"has no effect: {model} is a reward model and does not generate responses"
         problems += broken_rules(config, [(True, key, remedy, *model_key) for key in changed if key in REPLY_KEYS])
     for key in ("reference", "reward_model"):
         if (path := getattr(config, key)) is None:
@@ -139,7 +139,7 @@ def writer_problems(config: ArenaConfig | SampleConfig) -> list[Problem]:
 def engine_problems(config: ReplyFields, models: list[tuple[str, str]]) -> list[Problem]:
     """Return problems of an engine that cannot sample from one of the models, each a path and a revision."""
     problems, engine = [], config.rollout_engine
-    if engine == "generate":  # it samples from every model
+    if engine == "generate":  # supports every model
         return []
     for path, revision in models:
         quantization = quantization_as_trained(path, revision)
@@ -154,7 +154,7 @@ def engine_problems(config: ReplyFields, models: list[tuple[str, str]]) -> list[
 
 
 def judge_problems(config: ArenaConfig) -> list[Problem]:
-    """Return problems of a judge that lacks what it needs, or has what it does not read."""
+    """Return problems of a judge with missing keys, or with keys that it does not use."""
     needed = {"reward": "reward_model", "function": "reward_function"}.get(config.judge)
     given = [key for key in ("reward_model", "reward_function", "reward_columns") if getattr(config, key)]
     read = {needed, "reward_columns"} if config.judge == "function" else {needed}
@@ -176,7 +176,7 @@ def judge_problems(config: ArenaConfig) -> list[Problem]:
 
 
 def kind_problems(key: str, path: str, is_reward: bool) -> list[Problem]:
-    """Return problems of a model that does not exist, or that is a language model in place of a reward model."""
+    """Return problems of a model that does not exist or is of the wrong kind: language model or reward model."""
     problems = weights_problems(key, path)
     if problems:
         return problems
@@ -186,11 +186,11 @@ def kind_problems(key: str, path: str, is_reward: bool) -> list[Problem]:
     if is_reward:
         return [Problem(key, path, "not a reward model, which has a score head: train one with `hfkit reward`")]
     remedy = ", or judge with it: judge: reward, and reward_model" if key == "judge" else ""
-    return [Problem(key, path, f"a reward model, which gives no responses: name a language model{remedy}")]
+    return [Problem(key, path, f"a reward model, which does not generate responses: name a language model{remedy}")]
 
 
 def name_problems(key: str, given: list[str], keys: tuple[str, ...] = ()) -> list[Problem]:
-    """Return problems of models that have the same name in tables; `keys` name some of them too."""
+    """Return problems of models that have the same name in tables; further `keys` name some of them too."""
     counts = Counter(split_name(one)[0] for one in given)
     return [
         Problem(key, name, f"is the name of {count} models: write them as NAME=PATH", keys=keys)
@@ -200,5 +200,5 @@ def name_problems(key: str, given: list[str], keys: tuple[str, ...] = ()) -> lis
 
 
 def entry_problems(key: str, entries: list[DatasetEntry]) -> list[Problem]:
-    """Return problems of datasets that do not exist, or that set more than how many rows to use."""
+    """Return problems of datasets that do not exist, or that set options other than the number of rows."""
     return source_problems(key, entries) + single_pass_problems(key, entries)

@@ -1,10 +1,10 @@
 """hfkit evaluate runs/quickstart/ppo --against runs/quickstart/sft
 
-Measures how good a model is on held-out rows, and how good others are on the same rows.
+Measures a model on held-out rows, and other models on the same rows.
 
-Of a language model: loss, perplexity and bits per byte; length, diversity and entropy of its responses, their KL to the
-SFT model, their reward by a --reward_model, exact matches where there are references; after DPO, accuracy and margin of
-its implicit rewards. Of a reward model: accuracy, log-loss and calibration on pairs, how they depend on length, and the
+Language models: loss, perplexity and bits per byte; length, diversity and entropy of its responses, their KL to the
+SFT model, their reward by a --reward_model, exact matches if there are references; after DPO, accuracy and margin of
+its implicit rewards. Reward models: accuracy, log-loss and calibration on pairs, how they depend on length, and the
 rewards of worthless responses.
 
 Writes evaluation.json into the model's folder, and the metrics into its record and card; with --output_dir, into that
@@ -41,7 +41,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     """Evaluate a model and return what `evaluation.json` holds.
 
     Returns:
-        model, stage, against, data (what became of the rows), metrics (NAME, and NAME_low and NAME_high of its 95%
+        model, stage, against, data (statistics of the rows), metrics (NAME, and NAME_low and NAME_high of its 95%
         bootstrap interval), by_model (the metrics of each), samples, or probes of reward models, settings, environment.
 
     Raises:
@@ -72,7 +72,7 @@ def evaluate(config: EvaluateConfig) -> dict:
 
 
 def update_run(folder: Path, evaluation: dict) -> None:
-    """Write an evaluation into the record and the card of a run; leave a folder without a record as it is."""
+    """Write an evaluation into the record and the card of a run; a folder without a record is not changed."""
     record = read_record(folder)
     if record is None:
         return
@@ -98,7 +98,7 @@ def print_evaluation(evaluation: dict) -> None:
 
 
 def metric_with_interval(metrics: dict, name: str) -> str:
-    """Return a metric with its interval, as text; "" if it was not measured."""
+    """Return a metric with its interval as text; "" if it was not measured."""
     if name not in metrics:
         return ""
     digits = DIGITS.get(name, 3)

@@ -1,4 +1,4 @@
-"""Loads held-out rows, those of a run's record or named ones, and measures how likely a language model finds them."""
+"""Loads held-out rows, from a run's record or by name, and measures their likelihood under a language model."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,14 +29,14 @@ from hfkit.records.record import record_of
 
 @dataclass
 class HeldOut:
-    """Held-out rows as they are in their files.
+    """Held-out rows, not yet encoded.
 
     Args:
-        stats: what became of them.
+        stats: statistics of the rows.
         are_pairs: whether they are comparisons, else instructions or texts.
         max_length: the most tokens that a row may have.
         of_policy: whether the comparisons are those of a language model, which predicts the chosen responses.
-        config: of the run that held them out; None for rows that were named.
+        config: of the run that held them out; None for named rows.
     """
 
     rows: Dataset
@@ -48,13 +48,13 @@ class HeldOut:
 
     @property
     def are_packed(self) -> bool:
-        """Whether the run's trainer evaluates on rows packed of these texts."""
+        """Whether the run's trainer evaluates on rows into which these texts are packed."""
         return self.config is not None and "block_size" in self.config
 
     def encoded(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> tuple[Dataset, SplitStats]:
-        """Return the rows as their stage evaluates them, none longer than `context` tokens, and what became of them.
+        """Return the rows as their stage evaluates them, at most `context` tokens long, and their statistics.
 
-        Texts that are packed have the column `bytes`, those of the tokens that are predicted.
+        Packed texts have the column `bytes`, the bytes of the predicted tokens.
 
         Raises:
             HfkitError: no row can be encoded.
@@ -72,9 +72,10 @@ class HeldOut:
         return rows if self.are_pairs or self.config is None else rows.map(without_first_label), stats
 
     def shared_by(self, readers: list[tuple[PreTrainedTokenizerBase, int | None]]) -> "HeldOut":
-        """Return the rows to compare models on, given by their tokenizers and contexts (in tokens, None if unlimited).
+        """Return the rows for comparing models, given by their tokenizers and contexts (in tokens, None if unlimited).
 
-        Rows are cut at the shortest context. If tokenizers differ, a row that one would cut or drop is left out.
+        Rows are truncated at the shortest context. If tokenizers differ, a row that one would truncate or drop is left
+        out.
 
         Raises:
             HfkitError: no row is left.
@@ -85,13 +86,13 @@ class HeldOut:
             return limited
         complete = np.logical_and.reduce([limited.fit(tokenizer) for tokenizer, _ in readers])
         if not complete.any():
-            raise HfkitError(f"no held-out row fits into {limit} tokens of each model: evaluate them one by one")
+            raise HfkitError(f"no held-out row fits into {limit} tokens of each model: evaluate the models one by one")
         indices, lost = np.flatnonzero(complete), int((~complete).sum())
         stats = replace(self.stats, kept=len(indices), dropped={"not whole for every model": lost} if lost else {})
         return replace(limited, rows=self.rows.select(indices), stats=stats)
 
     def fit(self, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-        """Return whether each row fits, neither dropped nor cut, as a tokenizer encodes it: (N,), bool."""
+        """Return whether each row fits without being dropped or truncated by a tokenizer: bool (N,)."""
         if self.are_pairs:
             encoder = comparison_encoder(tokenizer, self.max_length, self.rows)
         else:
@@ -108,13 +109,13 @@ def find_held_out(
     """Load held-out rows of a run, `limit` at most.
 
     Args:
-        record: of the run. PPO's rows have no responses: those of the model that it started from are loaded.
-        are_pairs: whether it is the run of a reward model; that of a policy may have held out pairs too.
-        entries: datasets in place of those that the record names.
+        record: of the run. PPO's rows have no responses, so the rows of the model that it started from are loaded.
+        are_pairs: whether it is the run of a reward model; a policy's run may have held out pairs too.
+        entries: datasets to use instead of those that the record names.
         seed: of the random choice among more than `limit` rows; None takes the first ones.
 
     Raises:
-        HfkitError: no rows were held out, they cannot be read, or they have changed since.
+        HfkitError: no rows were held out, they cannot be read, or they have changed since training.
     """
     if (start := prompted_start(record)) and not entries:
         record = record_of(start["path"], start["revision"] or "main") or {}
@@ -155,7 +156,7 @@ def labeled(pairs: Dataset, side: int) -> Dataset:
 
 
 def packed_rows(rows: Dataset, tokens_per_byte: float) -> Dataset:
-    """Return packed texts as `input_ids` and `labels`, one row for all that attend to each other, and their `bytes`."""
+    """Return packed texts as rows of `input_ids`, `labels` and `bytes`; documents of a row attend to each other."""
     if "seq_lengths" in rows.column_names:
         rows = rows.map(apart, batched=True, remove_columns=rows.column_names)
 
@@ -166,7 +167,7 @@ def packed_rows(rows: Dataset, tokens_per_byte: float) -> Dataset:
 
 
 def apart(batch: dict) -> dict:
-    """Return the documents of packed rows as a row each."""
+    """Return the documents of packed rows, one row each."""
     documents = []
     for ids, lengths in zip(batch["input_ids"], batch["seq_lengths"], strict=True):
         ends = np.cumsum(lengths)
@@ -175,7 +176,7 @@ def apart(batch: dict) -> dict:
 
 
 def without_first_label(row: dict) -> dict:
-    """Return a row whose first token is not predicted, as in its trainer, whether it has a label or not."""
+    """Return a row without a label for its first token, which its trainer does not predict."""
     return {"labels": [IGNORE, *row["labels"][1:]]}
 
 
@@ -186,7 +187,7 @@ def load_held_out(config: EvaluateConfig, are_pairs: bool) -> HeldOut:
         return find_held_out(record, are_pairs, config.max_rows, config.datasets, config.seed)
     except HfkitError as error:
         unseen = "pairs" if are_pairs else "rows"
-        raise HfkitError(f"{error}\nName {unseen} that no training saw: --datasets FILE") from error
+        raise HfkitError(f"{error}\nName {unseen} that were not trained on: --datasets FILE") from error
 
 
 def prompted_start(record: dict) -> dict | None:
@@ -225,7 +226,7 @@ def text_likelihoods(
 ) -> TextLikelihoods:
     """Return how likely a model finds the labeled tokens of encoded rows (`input_ids`, `labels`).
 
-    A text whose first token is labeled is taken to follow an end-of-text token, as in pretraining.
+    If the first token of a text has a label, the text follows an end-of-text token, as in pretraining.
     """
     figures: list = [None] * len(rows)
     model.eval()
@@ -235,11 +236,11 @@ def text_likelihoods(
         batch = rows[indices]
         pairs = [prepend_eos(*pair, tokenizer) for pair in zip(batch["input_ids"], batch["labels"], strict=True)]
         nats = label_nats(model, tokenizer, pairs)
-        for place, (_, labels) in enumerate(pairs):
+        for index, (_, labels) in enumerate(pairs):
             predicted = [label for label in labels[1:] if label != IGNORE]
             text = "" if "bytes" in batch else tokenizer.decode(predicted, skip_special_tokens=True)
-            size = batch["bytes"][place] if "bytes" in batch else len(text.encode())
-            figures[indices[place]] = (nats[place], len(predicted), size)
+            size = batch["bytes"][index] if "bytes" in batch else len(text.encode())
+            figures[indices[index]] = (nats[index], len(predicted), size)
     return TextLikelihoods(*map(np.array, zip(*figures, strict=True)))
 
 
@@ -256,9 +257,9 @@ def label_nats(model, tokenizer, pairs: list[tuple[list[int], list[int]]]) -> li
 
 
 def prepend_eos(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Return ids and labels, with an end-of-text token before them if the first token itself is labeled.
+    """Return ids and labels, with an end-of-text token before them if the first token has a label.
 
-    The row then drops its last id, from which nothing is predicted, so it gets no longer than it was.
+    The row then drops its last id, from which nothing is predicted, so its length does not grow.
     """
     if labels[0] == IGNORE or ids[0] in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         return ids, labels

@@ -8,7 +8,7 @@ from hfkit.records.record import known_record, model_identity
 
 
 def training_judge_warning(config: ArenaConfig, judge: str) -> str | None:
-    """Return a warning if a model was trained on the reward that judges (`judge`), or judges itself; None otherwise.
+    """Return a warning if a model was trained on the reward that judges (`judge`), or is the judge; else None.
 
     Raises:
         HfkitError: a model was trained on the judge, and `allow_training_judge` is off.
@@ -25,10 +25,10 @@ def training_judge_warning(config: ArenaConfig, judge: str) -> str | None:
         return self_judge_warning(config)
     if not config.allow_training_judge:
         raise HfkitError(
-            f"{', '.join(trained)} was trained on {judge}, which scores it high whether it is better or not: name "
-            "another judge, or accept this one with --allow_training_judge"
+            f"{', '.join(trained)} was trained on {judge}, so its scores are biased: name another judge, or accept it "
+            "with --allow_training_judge"
         )
-    return f"the judge is the reward that {', '.join(trained)} was trained on, and favors that model, better or not"
+    return f"the judge is the reward that {', '.join(trained)} was trained on, and is biased toward that model"
 
 
 def self_judge_warning(config: ArenaConfig) -> str | None:
@@ -41,14 +41,14 @@ def self_judge_warning(config: ArenaConfig) -> str | None:
 
 
 def reward_functions_in_lineage(record: dict) -> list[str]:
-    """Return the reward functions of a run and of its ancestors, those whose records can be read."""
+    """Return the reward functions of a run and of its ancestors with readable records."""
     parents = [(entry["path"], entry["revision"] or "main") for entry in ancestors(record.get("lineage", []))]
     records = [record, *(parent for _, _, parent in family_records(parents))]
     return [function for one in records for function in reward_functions_of(one.get("config", {}))]
 
 
 def reward_functions_of(settings: dict) -> list[str]:
-    """Return the reward functions that a run was trained on; one with a weight of 0 trains nothing."""
+    """Return the reward functions that a run was trained on, without those of weight 0."""
     functions = settings.get("reward_functions", [])
     weights = settings.get("reward_weights") or [1.0] * len(functions)
     # the weight of a reward model, if there is one, comes before those of the functions
@@ -56,13 +56,13 @@ def reward_functions_of(settings: dict) -> list[str]:
 
 
 def judge_bias(matches: list[Match], verdicts: list[Verdict]) -> dict:
-    """Return what a judge may be biased by.
+    """Return measures of a judge's biases.
 
     Returns:
         `longer_wins`: share of verdicts, without ties and responses of equal length, for the response with more words;
-        `decided`: how many verdicts that is of; `first_wins`: share of the decided comparisons that the response shown
-        first won; `consistent`: share of pairs with the same verdict in both orders. A share of nothing is None, as
-        the last two of a judge that reads one response at a time.
+        `decided`: number of these verdicts; `first_wins`: share of the decided comparisons that the response shown
+        first won; `consistent`: share of pairs with the same verdict in both orders. A share of nothing is None, such
+        as the last two for a judge that reads one response at a time.
     """
     decided = [
         (len(m.a.split()) - len(m.b.split())) * (v.result - 0.5)
@@ -95,7 +95,7 @@ def fraction(flags: list[bool]) -> float | None:
 
 
 def bias_lines(bias: dict) -> list[str]:
-    """Return lines for the terminal on what the judge may be biased by."""
+    """Return lines for the terminal on the judge's possible biases."""
     lines = {
         "longer_wins": "the longer response won {longer_wins:.0%} of {decided} decided verdicts",
         "first_wins": "the response shown first won {first_wins:.0%} of the comparisons",

@@ -1,4 +1,4 @@
-"""Judges that say which of two responses is better: a reward, a language model that is asked, or a person."""
+"""Judges that choose the better of two responses: a reward, a language model, or a person."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,7 +58,8 @@ def score_judge(score: Callable[[list, list[str], list[dict]], Sequence[float]])
 
 
 def model_judge(subject: Subject, results: ResultsFile, batch_size: int) -> Judge:
-    """Return a judge that asks a language model for the better response's letter, in both orders (arXiv 2306.05685).
+    """Return a judge that asks a language model for the letter of the better response, in both orders (arXiv
+    2306.05685).
 
     The likelier letter is the answer; contradictory answers are a tie. The judge raises HfkitError if a question does
     not fit into the model's context.
@@ -104,7 +105,7 @@ def verdict_of(forward: float, backward: float) -> Verdict:
 
 
 def human_judge(results: ResultsFile, seed: int) -> Judge:
-    """Return a judge that asks the person at the terminal, in shuffled order, without showing which model wrote what.
+    """Return a judge that asks the person at the terminal, in shuffled order, without showing the models' names.
 
     Each answer is saved at once, so that the person can stop at any time and resume later.
     """
@@ -127,7 +128,7 @@ def human_judge(results: ResultsFile, seed: int) -> Judge:
 
 
 def ask_verdict(left: int) -> float:
-    """Return the answer of the person at the terminal: 1 for A, 0 for B, 0.5 for a tie.
+    """Return the verdict of the person at the terminal: 1 for A, 0 for B, 0.5 for a tie.
 
     Raises:
         HfkitError: the answer is q, or the input has ended.

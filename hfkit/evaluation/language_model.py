@@ -1,4 +1,4 @@
-"""Computes the metrics of language models: the loss on held-out rows, and what their responses are like."""
+"""Computes the metrics of language models: the loss on held-out rows, and properties of their responses."""
 
 from hfkit.config.evaluation import EvaluateConfig
 from hfkit.config.registry import spec_of
@@ -19,7 +19,7 @@ from hfkit.records.record import record_of
 KEPT_SAMPLES = 5
 """Prompts whose responses are saved as samples."""
 SELF_BLEU_REPLIES = 100
-"""Responses that self-BLEU is of at most: it compares each with every other."""
+"""The most responses for self-BLEU, which compares each with every other."""
 
 
 def evaluate_language_models(config: EvaluateConfig, results: ResultsFile) -> dict:
@@ -65,12 +65,12 @@ def evaluate_language_models(config: EvaluateConfig, results: ResultsFile) -> di
 
 
 def evaluation_prompts(config: EvaluateConfig, held_out: HeldOut) -> tuple[list[dict], SplitStats]:
-    """Return prompts as `load_prompts` does, with what became of them; none if the held-out rows are plain text."""
+    """Return prompts and statistics as `load_prompts` does; no prompts if the held-out rows are plain text."""
     if config.prompts:
         return load_prompts(config.prompts, config.max_prompts, config.seed, [])
     rows = rows_with_prompts(list(held_out.rows), [])
     if not rows:
-        say("evaluate: the held-out rows are plain text, without prompts to respond to: name some with --prompts")
+        say("evaluate: the held-out rows are plain text: name prompts to respond to with --prompts")
     return sample_rows(rows, config.max_prompts, config.seed), SplitStats("prompts", [{"of": "test"}], len(rows))
 
 
@@ -82,7 +82,7 @@ def bootstrap_metric(name: str, values, weights=None) -> dict[str, float]:
 
 
 def loss_metrics(subject: Subject, held_out: HeldOut, batch_size: int) -> tuple[dict[str, float], SplitStats]:
-    """Return `loss` (nats per labeled token), `perplexity` and `bits_per_byte`; and what became of the rows."""
+    """Return `loss` (nats per labeled token), `perplexity` and `bits_per_byte`; and statistics of the rows."""
     rows, stats = held_out.encoded(subject.tokenizer, subject.context)
     found = text_likelihoods(subject.model, subject.tokenizer, rows, batch_size)
     metrics = {
@@ -125,7 +125,7 @@ def kl_metrics(
 def implicit_reward_metrics(config: EvaluateConfig, subject: Subject, held_out: HeldOut) -> dict[str, float]:
     """Return `accuracy` and `margin` of the implicit rewards, beta log(policy / reference), on held-out pairs.
 
-    They are DPO's (Rafailov et al. 2023, arXiv 2305.18290, section 5); {} for a model that was not trained so.
+    These are DPO's (Rafailov et al. 2023, arXiv 2305.18290, section 5); {} for a model that was not trained with DPO.
     """
     settings = (record_of(subject.path, subject.revision) or {}).get("config", {})
     path, revision = kl_reference(config, subject)
@@ -146,7 +146,7 @@ def implicit_reward_metrics(config: EvaluateConfig, subject: Subject, held_out: 
 def kl_reference(config: EvaluateConfig, subject: Subject) -> tuple[str | None, str]:
     """Return path and revision of the reference: the config's model, else the one that the policy started from.
 
-    The path is None if there is no such model, or not with the weights that it had then.
+    The path is None if there is no such model, or its weights have changed.
     """
     if config.reference:
         return config.reference, "main"

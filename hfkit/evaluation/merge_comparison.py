@@ -1,4 +1,4 @@
-"""Measures what merging changes: an adapter and the merged model on the same held-out rows."""
+"""Measures the effect of merging: compares an adapter and the merged model on the same held-out rows."""
 
 import math
 
@@ -19,7 +19,7 @@ ROWS = 200  # enough to measure a loss to about a percent, in seconds on a small
 def held_out_rows(
     record: dict, tokenizer: PreTrainedTokenizerBase, is_reward: bool, eval_dataset: str | None = None
 ) -> tuple[Dataset, SplitStats]:
-    """Return the first 200 held-out rows, encoded as their stage encodes them, and what became of them.
+    """Return the first 200 held-out rows, encoded as their stage encodes them, and their statistics.
 
     They are those of the adapter's record, or of the file or Hub id `eval_dataset`; errors are as in `find_held_out`.
     """
@@ -41,7 +41,7 @@ def comparison(
 ) -> tuple[dict[str, float], str]:
     """Return metrics of the adapter and of the merged model for the record, and a sentence for the card.
 
-    `adapter` is what the sentence calls the adapter; the other two are what `measure` returned for each.
+    `adapter` is the adapter's name in the sentence; the other two are the results of `measure`.
     """
     if isinstance(before, float):
         metrics = {

@@ -1,4 +1,4 @@
-"""Loads the prompts that several models respond to: those that fit into each of them."""
+"""Loads prompts for several models: those that fit into the context of each."""
 
 from collections import Counter
 
@@ -21,7 +21,7 @@ REFERENCE_COLUMNS = [column for column in INSTRUCTIONS if column not in TEXT]
 def load_prompts(
     entries: list[DatasetEntry], limit: int | None, seed: int, columns: list[str]
 ) -> tuple[list[dict], SplitStats]:
-    """Load rows of `prompt`, `reference` (the response of the row, or None) and `columns`, and what became of the rows.
+    """Load rows of `prompt`, `reference` (the response of the row, or None) and `columns`, and statistics of the rows.
 
     Raises:
         HfkitError: the rows cannot be read, or none has a prompt.
@@ -38,7 +38,7 @@ def load_prompts(
 
 
 def prompt_columns(entries: list[DatasetEntry]) -> list[str]:
-    """Return the columns to read: prompts alone if the rows of an entry have no single response, as pairs.
+    """Return the columns to read: only prompts if the rows of an entry have no single response, such as pairs.
 
     Raises:
         HfkitError: the rows cannot be read.

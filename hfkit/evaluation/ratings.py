@@ -1,4 +1,4 @@
-"""Rates models by who won against whom: Bradley-Terry on the Elo scale, with bootstrap intervals."""
+"""Rates models by their wins against each other: Bradley-Terry on the Elo scale, with bootstrap intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Samples the responses of models to prompts, each once: `replies.jsonl` keeps them with their likelihoods."""
+"""Samples responses of models to prompts; `replies.jsonl` keeps them with their likelihoods."""
 
 import gc
 from dataclasses import asdict, dataclass
@@ -37,7 +37,7 @@ class Reply:
     """A sampled response.
 
     Args:
-        ids: token ids, up to and with the stop token if there is one.
+        ids: token ids, including the stop token if there is one.
         text: without special tokens.
         logprob, entropy: sums over its tokens, in nats, under the distribution that it was sampled from; for a greedy
             response, that at temperature 1.
@@ -53,7 +53,7 @@ class Subject:
     """A language model or an adapter under evaluation; its weights are loaded when they are first needed.
 
     Args:
-        chat_template_kwargs, system_prompt: of its chat template, in place of those that it was trained with.
+        chat_template_kwargs, system_prompt: of its chat template, instead of those of its training.
 
     Raises:
         HfkitError: its tokenizer cannot be read.
@@ -87,12 +87,12 @@ class Subject:
 
     @cached_property
     def engine(self) -> Engine:
-        """What samples from the model."""
+        """The engine that samples from the model."""
         return make_engine(self.rollout_engine, self.model, self.tokenizer)
 
     @cached_property
     def identity(self) -> list:
-        """What identifies the weights that generate: their dtype, the model, and its base."""
+        """The identity of the weights: their dtype, the model, and its base."""
         source = Source.of(self.path, self.revision)
         models = [(source.path, source.revision), (source.base, source.base_revision)]
         identities = [model_identity(*model) for model in models]
@@ -107,7 +107,7 @@ class Subject:
         """Free the weights."""
         for name in ("engine", "model"):
             self.__dict__.pop(name, None)
-        gc.collect()  # a model refers to itself, and a GPU may have no room for two
+        gc.collect()  # models are in reference cycles, and a GPU may have no room for two
 
     def encode(
         self, prompt: str | Messages, tools: list[dict] | None = None, variables: dict | None = None
@@ -126,8 +126,8 @@ def load_or_sample(
 ) -> list[Reply]:
     """Return responses to prompts: the saved ones; the others are sampled and saved batch by batch.
 
-    Each batch has a seed of its own, so that a resumed run ends with the responses of an uninterrupted one. A saved
-    response is never replaced, even if others of its batch are missing.
+    Each batch has its own seed, so that a resumed run ends with the responses of an uninterrupted one. A saved response
+    is never replaced, even if others of its batch are missing.
 
     Args:
         copies: responses to each prompt; first one to each prompt, then another to each.
@@ -135,7 +135,7 @@ def load_or_sample(
     settings = [subject.identity, asdict(sampling)]
     keys = [hash_of([*settings, copy, prompt]) for copy in range(copies) for prompt in prompts]
     prompts = prompts * copies
-    # the longest first: a batch too large for the memory fails at once, and the estimated time errs on the safe side
+    # the longest first: a batch that exceeds the memory fails at once, and the remaining time is not underestimated
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     missing = [batch for batch in batches if any(keys[index] not in saved for index in batch)]

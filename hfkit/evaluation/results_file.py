@@ -1,4 +1,4 @@
-"""Saves results as they come, one JSON object a line, so that an interrupted evaluation can resume."""
+"""Saves each result at once, one JSON object a line, so that an interrupted evaluation can resume."""
 
 import json
 from pathlib import Path
@@ -15,15 +15,15 @@ class ResultsFile:
         path: of the file, with `{"key": ..., ...}` on each line; its folder is created with the first result.
 
     Raises:
-        HfkitError: the file holds something else.
+        HfkitError: the file is not a file of results.
     """
 
     def __init__(self, path: Path):
         self.path, self.known = path, {}
         content = path.read_bytes() if path.is_file() else b""
         try:
-            whole = content[: content.rfind(b"\n") + 1].decode()  # the cut may be within a character
-            # not splitlines: JSON does not escape all the characters at which it splits
+            whole = content[: content.rfind(b"\n") + 1].decode()  # the last line may end within a character
+            # not splitlines, which also splits at characters that JSON does not escape
             self.known = {line["key"]: line for line in map(load_json, whole.split("\n")[:-1])}
         except (ValueError, TypeError, KeyError) as error:
             raise HfkitError(f"{path} was not written by an evaluation: choose another --output_dir") from error

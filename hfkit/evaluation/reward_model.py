@@ -46,7 +46,7 @@ def evaluate_reward_models(config: EvaluateConfig) -> dict:
 
 
 def evaluate_pairs(reward: RewardModel, held_out: HeldOut, batch_size: int) -> tuple[dict[str, float], SplitStats]:
-    """Return the metrics of `preference.metrics_of_rewards`, and what became of the pairs."""
+    """Return the metrics of `preference.metrics_of_rewards`, and statistics of the pairs."""
     context = getattr(reward.model.config.get_text_config(), "max_position_embeddings", None)
     pairs, stats = held_out.encoded(reward.tokenizer, context)
     columns = [pairs[column][:] for column in ("chosen_ids", "rejected_ids")]

@@ -1,4 +1,4 @@
-"""Metrics as functions, each with its formula and source; those of reward models are in `preference.py`."""
+"""Metrics of texts as functions, each with formula and source; for reward models see `preference.py`."""
 
 from collections.abc import Sequence
 
@@ -35,14 +35,14 @@ def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
 def distinct(texts: Sequence[str], n: int) -> float:
     """Return distinct-n: different n-grams / n-grams, over all texts together (Li et al. 2016, arXiv 1510.03055).
 
-    Words are separated by whitespace. 0 where no text has n words.
+    Words are separated by whitespace. 0 if no text has n words.
     """
     grams = [gram for words in map(str.split, texts) for gram in zip(*(words[i:] for i in range(n)), strict=False)]
     return len({*grams}) / len(grams) if grams else 0.0
 
 
 def self_bleu(texts: Sequence[str]) -> float:
-    """Return the mean BLEU of each text against all others, 0 to 1, high where texts are alike (arXiv 1802.01886).
+    """Return the mean BLEU of each text against all others, 0 to 1, high if texts are similar (arXiv 1802.01886).
 
     BLEU-4 with sacrebleu's tokenizer and exponential smoothing, over the n-gram orders of a text; 0 for fewer than two.
     """
@@ -58,19 +58,19 @@ def token_entropy(entropies: Sequence[float], tokens: Sequence[int]) -> float:
     """Return the mean over tokens of -sum_v p(v) ln p(v), in nats (Shannon 1948); each token was sampled from its p.
 
     Args:
-        entropies: of each reply, summed over its tokens.
-        tokens: number of tokens of each reply.
+        entropies: entropy of each response, summed over its tokens.
+        tokens: number of tokens of each response.
     """
     return float(np.sum(entropies) / np.sum(tokens))
 
 
 def kl_per_reply(logprobs: Sequence[float], reference_logprobs: Sequence[float]) -> float:
-    """Return the mean over replies y, sampled from p, of ln p(y) - ln q(y), in nats: an estimate of KL(p, q).
+    """Return the mean over responses y, sampled from p, of ln p(y) - ln q(y), in nats: an estimate of KL(p, q).
 
-    It is the k1 estimator of http://joschu.net/blog/kl-approx.html, summed over the tokens of a reply.
+    It is the k1 estimator of http://joschu.net/blog/kl-approx.html, summed over the tokens of a response.
 
     Args:
-        logprobs: ln p of each reply.
-        reference_logprobs: ln q of each reply.
+        logprobs: ln p of each response.
+        reference_logprobs: ln q of each response.
     """
     return float(np.mean(np.subtract(logprobs, reference_logprobs)))

@@ -9,12 +9,12 @@ from hfkit.metrics.bootstrap import bootstrap_interval
 
 
 def metrics_of_rewards(chosen: np.ndarray, rejected: np.ndarray, pairs: Dataset) -> dict[str, float]:
-    """Return all metrics of the rewards, (N,) each, of encoded pairs, or of the pairs of encoded rankings.
+    """Return all metrics of the rewards, (N,) each, for encoded pairs, or the pairs of encoded rankings.
 
     These are `metrics_of_margins`, `metrics_by_length`, the 95% interval of the accuracy (`accuracy_low`,
     `accuracy_high`), and `reward_mean` and `reward_std` over all replies: the scale that PPO starts from.
 
-    The bootstrap of the interval draws rows: pairs of one ranking share replies, so they are drawn together.
+    The bootstrap of the interval draws rows: pairs of one ranking share responses, so they are drawn together.
     """
     margins, both = chosen - rejected, np.concatenate([chosen, rejected])
     chosen_length, rejected_length, rows = pair_lengths(pairs.with_format("arrow")[:])
@@ -34,12 +34,12 @@ def metrics_by_length(margins: ArrayLike, length_difference: ArrayLike) -> dict[
     """Return how a reward model depends on length (Singhal et al. 2023, arXiv 2310.03716).
 
     `accuracy_chosen_longer` and `accuracy_chosen_shorter`: the accuracy on pairs of either kind; if they differ much,
-    the model ranks by length. `longer_preferred` and `longer_chosen`: how often the model, and the labels, prefer the
-    longer reply, over the pairs of unequal length. A metric without any pair is left out.
+    the model ranks by length. `longer_preferred` and `longer_chosen`: how often the model and the labels prefer the
+    longer response, among pairs of unequal length. A metric without any pairs is left out.
 
     Args:
-        margins: reward of the chosen reply minus that of the rejected one, (N,).
-        length_difference: length of the chosen reply minus that of the rejected one, (N,).
+        margins: reward of the chosen response minus that of the rejected one, (N,).
+        length_difference: length of the chosen response minus that of the rejected one, (N,).
     """
     right, difference = np.asarray(margins) > 0, np.asarray(length_difference)
     longer, shorter, unequal = difference > 0, difference < 0, difference != 0
@@ -57,12 +57,12 @@ def metrics_by_length(margins: ArrayLike, length_difference: ArrayLike) -> dict[
 def metrics_of_margins(margins: ArrayLike) -> dict[str, float]:
     """Return accuracy, margin, log-loss and calibration of the Bradley-Terry model behind the pairwise loss.
 
-    The model predicts that the chosen reply is better with probability p = sigmoid(margin).
+    The model predicts that the chosen response is better with probability p = sigmoid(margin).
     `calibration_error` is the expected calibration error over ten bins of confidence max(p, 1-p) (Guo et al. 2017,
     arXiv 1706.04599): the mean gap between confidence and accuracy, weighted by pairs.
 
     Args:
-        margins: reward of the chosen reply minus that of the rejected one, (N,).
+        margins: reward of the chosen response minus that of the rejected one, (N,).
     """
     margin = np.asarray(margins, dtype=float)
     p = np.exp(-np.logaddexp(0, -margin))

@@ -1,4 +1,4 @@
-"""Probes of a reward model: its rewards of worthless replies, which PPO would exploit if they were high."""
+"""Probes a reward model with worthless responses, whose rewards PPO would exploit if they were high."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,24 +9,24 @@ from rich.table import Column, Table
 from hfkit.core.tables import make_console
 
 REMEDIES = {
-    "empty": "the policy may end replies at once; raise kl_coef or beta, or add pairs whose rejected reply is empty",
-    "repeated": "the policy may repeat itself; raise kl_coef or beta, or add pairs whose rejected reply repeats itself",
-    "truncated": "it may stop in mid-sentence; set missing_eos_penalty, or add pairs whose rejected reply is cut off",
-    "off-topic": "the reward hardly depends on the prompt; raise kl_coef or beta, or add pairs whose rejected reply "
-    "answers another prompt",
+    "empty": "the policy may return nothing; raise kl_coef or beta, or add pairs with an empty rejected response",
+    "repeated": "the policy may repeat itself; raise kl_coef or beta, or add pairs with a repetitive rejected response",
+    "truncated": "it may stop mid-sentence; set missing_eos_penalty, or add pairs with a truncated rejected response",
+    "off-topic": "the reward hardly depends on the prompt; raise kl_coef or beta, or add pairs whose rejected response "
+    "fits another prompt",
 }
-"""Kind of worthless reply -> what PPO may learn if such replies get high rewards, and what to change."""
+"""Kind of worthless response -> what PPO may learn if such responses get high rewards, and what to change."""
 
 
 def make_worthless_replies(replies: Sequence[list[int]], stop_token_id: int) -> dict[str, list[list[int]]]:
-    """Return real replies and worthless ones made from them, by kind: `real` and the kinds of `REMEDIES`.
+    """Return real responses and worthless ones derived from them, by kind: `real` and the kinds of `REMEDIES`.
 
-    A repeated reply is the first half of the real one, twice, a truncated one is that half, and an off-topic one is the
-    real reply to the next prompt.
+    A repeated response is the first half of the real one, twice; a truncated one is that half; an off-topic one is the
+    real response to the next prompt.
 
     Args:
-        replies: token ids of real replies to different prompts, two or more.
-        stop_token_id: the token that ends a reply.
+        replies: token ids of real responses to different prompts, two or more.
+        stop_token_id: the token that ends a response.
     """
     contents = [reply[:-1] if reply[-1:] == [stop_token_id] else reply for reply in replies]
     halves = [reply[: (len(reply) + 1) // 2] for reply in contents]
@@ -42,10 +42,10 @@ def make_worthless_replies(replies: Sequence[list[int]], stop_token_id: int) -> 
 def run_probes(
     score: Callable[[list[list[int]]], ArrayLike], replies: Sequence[list[int]], stop_token_id: int
 ) -> dict[str, dict[str, float]]:
-    """Return the mean reward of each kind of reply, and `beats_real`: how often it exceeds that of the real reply.
+    """Return the mean reward of each kind of response, and `beats_real`: how often it exceeds the real response's.
 
     Args:
-        score: returns the rewards of one reply to each prompt, (N,).
+        score: returns the rewards of one response to each prompt, (N,).
         replies, stop_token_id: as for `make_worthless_replies`.
     """
     kinds = make_worthless_replies(replies, stop_token_id)
@@ -56,7 +56,7 @@ def run_probes(
 
 
 def probe_warnings(probes: dict[str, dict[str, float]]) -> list[str]:
-    """Return a warning for each kind of reply with rewards as high as the real ones: likely outcome, key to change.
+    """Return a warning for each kind of response with rewards as high as the real ones: risk and remedy.
 
     Args:
         probes: as `run_probes` returns them; {} gives no warnings.
@@ -65,7 +65,7 @@ def probe_warnings(probes: dict[str, dict[str, float]]) -> list[str]:
         return []
     real = probes["real"]["mean"]
     return [
-        f"{kind} replies have a mean reward of {probes[kind]['mean']:.2f}, and real ones of {real:.2f}: {remedy}"
+        f"{kind} responses have a mean reward of {probes[kind]['mean']:.2f}, real ones {real:.2f}: {remedy}"
         for kind, remedy in REMEDIES.items()
         if probes[kind]["mean"] >= real and probes[kind]["beats_real"] >= 0.5
     ]
@@ -73,7 +73,7 @@ def probe_warnings(probes: dict[str, dict[str, float]]) -> list[str]:
 
 def print_probes(probes: dict[str, dict[str, float]], title: str) -> None:
     """Print the table of a probe."""
-    table = Table("replies", *(Column(name, justify="right") for name in ("mean reward", "beats the real one")))
+    table = Table("responses", *(Column(name, justify="right") for name in ("mean reward", "beats the real one")))
     table.title = title
     for kind, metrics in probes.items():
         share = f"{metrics['beats_real']:.0%}" if "beats_real" in metrics else ""

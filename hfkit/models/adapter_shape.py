@@ -1,4 +1,4 @@
-"""The shape of an adapter that a stage trains: its LoRA configuration, and what of a model it matches."""
+"""Determines the shape of the adapter that a stage trains: its LoRA configuration, and the modules that it matches."""
 
 import copy
 from dataclasses import replace
@@ -13,20 +13,20 @@ from hfkit.models.classifiers import provide_classifier
 from hfkit.records.source import Source
 
 HEADS = {TaskType.CAUSAL_LM: AutoModelForCausalLM, TaskType.SEQ_CLS: AutoModelForSequenceClassification}
-CLASSIFIER_HEADS = ("classifier", "score")  # what peft trains whole in each classifier
+CLASSIFIER_HEADS = ("classifier", "score")  # the heads that peft trains in full in every classifier
 SHAPE = ("target_modules", "exclude_modules", "target_parameters", "rank_pattern", "alpha_pattern", "use_dora")
 SHAPE += ("lora_bias", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "trainable_token_indices")
 SHAPE += ("ensure_weight_tying",)
-"""What a trainable copy of an adapter takes over from it as it is."""
+"""Settings that a trainable copy of an adapter keeps."""
 LARGEST_BUFFERS = 4 << 30
-"""Bytes of what a model computes from its config alone, and which no weights stand for."""
+"""Maximum bytes of the buffers that a model computes from its config alone."""
 
 
 def lora_config(config, source: Source, task_type: TaskType) -> LoraConfig:
-    """Return the LoRA configuration of a stage: that of the adapter at `source` if there is one, else the config's."""
+    """Return the LoRA configuration of a stage: that of the adapter at `source`, if any, else the config's."""
     start = source.adapter or {}
     rank = start.get("r") or config.lora_r or DEFAULT_LORA_RANK
-    # peft adds a classifier's head only if the task type says that it is one
+    # peft adds a classifier's head only for the task type of a classifier
     whole = ["score"] if task_type == TaskType.SEQ_CLS else []
     saved = start.get("modules_to_save") if start else config.modules_to_save
     whole += [name for name in saved or [] if name not in CLASSIFIER_HEADS]
@@ -45,13 +45,13 @@ def lora_config(config, source: Source, task_type: TaskType) -> LoraConfig:
 
 
 def fit_to_model(shape: LoraConfig, model: PreTrainedModel) -> LoraConfig:
-    """Return the configuration as a model can take it.
+    """Return the configuration adjusted to a model.
 
-    An adapter of a language model may have trained its head whole, which a classifier lacks. LoRA on the experts of a
-    mixture has no dropout.
+    An adapter of a language model may have trained its head in full, which a classifier lacks. LoRA on the experts of
+    a mixture has no dropout.
 
     Raises:
-        ValueError: it matches nothing, or PEFT cannot adapt what it matches.
+        ValueError: the adapter matches no module, or one that PEFT cannot adapt.
     """
     shape = copy.deepcopy(shape)
     if shape.modules_to_save:
@@ -75,22 +75,22 @@ def on_meta(config: PreTrainedConfig, head: type, dtype: torch.dtype | None = No
     Raises:
         ValueError: its buffers, such as tables of positions, would take more than `LARGEST_BUFFERS`.
     """
-    config = copy.deepcopy(config)  # the model sets further attributes on it
+    config = copy.deepcopy(config)  # the model sets more attributes on it
     if head is AutoModelForSequenceClassification:
         config.num_labels = 1
         provide_classifier(config)
     with torch.random.fork_rng(devices=[]), torch.device("meta"), whole_models():
         model = head.from_config(config, dtype=dtype, trust_remote_code=False)
     if (size := sum(buffer.nbytes for buffer in model.buffers())) > LARGEST_BUFFERS:
-        raise ValueError(f"its tables of positions would take {size >> 30} GB: correct the sizes in its config")
+        raise ValueError(f"its tables of positions would take {size >> 30} GiB: correct the sizes in its config")
     return model
 
 
 def get_on_meta(model: PreTrainedModel, shape: LoraConfig) -> PeftModel:
-    """Return a model without weights under an adapter, to learn what the adapter matches.
+    """Return a model without weights under an adapter, to find the modules that the adapter matches.
 
     Raises:
-        ValueError: it matches nothing, or PEFT cannot adapt what it matches.
+        ValueError: the adapter matches no module, or one that PEFT cannot adapt.
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return get_peft_model(model, copy.deepcopy(shape))

@@ -1,6 +1,6 @@
-"""What hfkit can do with an adapter that others trained: open it, merge it, share its base, train it on.
+"""Checks what hfkit can do with an adapter of any origin: open it, merge it, share its base, continue its training.
 
-An adapter is refused, before any weights are loaded, where a copy of it would compute something else than it does.
+An adapter is refused, before any weights are loaded, if a copy of it would compute something else.
 """
 
 import re
@@ -18,18 +18,18 @@ COPIED = (*SHAPE, "r", "lora_alpha", "use_rslora", "modules_to_save")
 WITHOUT_EFFECT = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision")
 WITHOUT_EFFECT += ("inference_mode", "lora_dropout", "bias", "init_lora_weights", "megatron_core", "runtime_config")
 WITHOUT_EFFECT += ("eva_config", "corda_config", "loftq_config", "lora_ga_config", "qalora_group_size")
-"""What decides how an adapter starts or where it is, but not what it computes; or has an own check below."""
+"""Settings that do not change what a trained adapter computes, or that are checked separately below."""
 NO_MATCH: type[Exception] | tuple = getattr(peft, "NoMatchingPeftModuleError", ())
-"""What PEFT raises for modules that match nothing; earlier versions have no error for it alone."""
+"""PEFT's error for modules that match nothing; older versions have no separate error for it."""
 KNOWN = {field.name for field in fields(LoraConfig)}
 HARMLESS_STARTS = ("gaussian", "eva", "orthogonal")
-"""Initializations that leave the base as it is: the weights of the adapter replace them."""
+"""Initializations that do not change the base: the weights of the adapter replace them."""
 REPEATABLE_STARTS = ("pissa", "olora")
-"""Initializations that subtract something from the base, the same each time that PEFT opens the adapter."""
+"""Initializations that subtract the same matrix from the base each time that PEFT opens the adapter."""
 
 
 def base_change(adapter: dict) -> str | None:
-    """Return what in an adapter's config changes the weights of its base, or None."""
+    """Return which setting of an adapter's config changes the weights of its base, or None."""
     start = adapter.get("init_lora_weights", True)
     if isinstance(start, str) and start not in HARMLESS_STARTS:
         return f"init_lora_weights: {start}"
@@ -41,21 +41,21 @@ def base_change(adapter: dict) -> str | None:
 
 
 def opening_fault(adapter: dict, to_merge: bool = False) -> str | None:
-    """Return why an adapter cannot be put on a base that others may share, or merged into one of its own; else None."""
+    """Return why an adapter cannot be loaded on a shared base, or merged into a separate one; else None."""
     kind = adapter.get("peft_type", "LORA")
-    if kind != "LORA":  # reported elsewhere, or opened by PEFT as it is
-        return f"a {kind} adapter, which cannot be merged" if to_merge and not has_merge(kind) else None
+    if kind != "LORA":  # reported elsewhere, or opened by PEFT itself
+        return f"a {kind} adapter cannot be merged" if to_merge and not has_merge(kind) else None
     if unknown := [name for name, value in adapter.items() if value and name not in KNOWN]:
         return (
             f"its adapter_config.json sets {', '.join(unknown)}, which this version of PEFT would ignore: update PEFT"
         )
     if adapter.get("arrow_config"):
-        return "it routes between other adapters (arrow_config), which PEFT alone can load"
+        return "it routes between other adapters (arrow_config), which only PEFT can load"
     change = base_change(adapter)
     start = adapter.get("init_lora_weights", True)
     if change is None or (to_merge and (change.startswith("bias") or start in REPEATABLE_STARTS)):
         return None
-    remedy = "merge it with `hfkit merge`, and take the result"
+    remedy = "merge it with `hfkit merge` and use the result"
     if not change.startswith("bias") and start not in REPEATABLE_STARTS:
         remedy = (
             "convert it with PEFT (`save_pretrained(path_initial_model_for_weight_conversion=...)`) or merge it there"
@@ -64,41 +64,42 @@ def opening_fault(adapter: dict, to_merge: bool = False) -> str | None:
 
 
 def has_merge(kind: str) -> bool:
-    """Return whether PEFT can merge adapters of a type into their base: not prompts, which are no change of weights."""
+    """Return whether PEFT can merge adapters of a type into their base: not prompts, which do not change weights."""
     tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(kind)
     return tuner is not None and hasattr(tuner, "merge_and_unload")
 
 
 def training_fault(adapter: dict) -> str | None:
-    """Return why no trainable copy of an adapter can be made that computes the same, or None."""
+    """Return why an adapter cannot be copied into an equivalent trainable one, or None."""
     if adapter.get("peft_type", "LORA") != "LORA":
-        remedy = "merge it with PEFT, and take the result" if has_merge(adapter["peft_type"]) else "and it has no merge"
-        return f"a {adapter['peft_type']} adapter: only LoRA can be trained on; {remedy}"
+        remedy = "merge it with PEFT and use the result" if has_merge(adapter["peft_type"]) else "it cannot be merged"
+        return f"it is a {adapter['peft_type']} adapter, but hfkit continues only LoRA: {remedy}"
     if fault := opening_fault(adapter):
         return fault
     defaults = LoraConfig()
     for name, value in adapter.items():
         if value and name not in COPIED + WITHOUT_EFFECT and value != getattr(defaults, name, None):
-            return f"its adapter_config.json sets {name}, which hfkit cannot train on: merge it, and take the result"
+            return f"its adapter_config.json sets {name}, which hfkit cannot train: merge it and use the result"
     return None
 
 
 def require_supported(source: Source, *, to_merge: bool = False, to_train: bool = False) -> None:
-    """Raise HfkitError if an adapter cannot be opened (merged, trained on) as what it is; read no weights."""
+    """Raise HfkitError if an adapter cannot be opened (merged, trained) without changing it; read no weights."""
     if source.adapter is None:
         return
     fault = training_fault(source.adapter) if to_train else opening_fault(source.adapter, to_merge)
     if fault:
-        raise HfkitError(f"the adapter {source.path} cannot be used here: {fault}")
+        raise HfkitError(f"cannot use the adapter {source.path}: {fault}")
 
 
 def unmatched(model: PreTrainedModel, targets: list[str] | str) -> list[str]:
-    """Return those of `target_modules` that match nothing in a model without weights.
+    """Return the `target_modules` that match nothing in a model without weights.
 
-    PEFT maps former names of experts' modules to parameters: in a mixture an entry that names no module is tried alone.
+    PEFT maps older names of experts' modules to parameters, so in a mixture an entry that names no module is tried
+    separately.
 
     Raises:
-        re.error: it is a string, and not a regular expression.
+        re.error: `targets` is a string but not a regular expression.
     """
     names = [name for name, _ in model.named_modules() if name]
     if isinstance(targets, str):
@@ -110,7 +111,7 @@ def unmatched(model: PreTrainedModel, targets: list[str] | str) -> list[str]:
 
 
 def is_known(config: PreTrainedConfig, targets: list[str] | str) -> bool:
-    """Return whether PEFT matches `target_modules` to something, even if it cannot adapt that alone."""
+    """Return whether PEFT matches `target_modules` to any module, even one that it cannot adapt."""
     try:
         get_on_meta(on_meta(config, AutoModelForCausalLM), LoraConfig(task_type="CAUSAL_LM", target_modules=targets))
     except NO_MATCH:
@@ -121,5 +122,5 @@ def is_known(config: PreTrainedConfig, targets: list[str] | str) -> bool:
 
 
 def has_variant(adapter: dict) -> bool:
-    """Return whether an adapter with these settings is more than W + B A, which copies to sample from have alone."""
+    """Return whether an adapter with these settings is not just W + B A, which merged copies require."""
     return bool(adapter.get("use_dora") or adapter.get("modules_to_save"))

@@ -1,4 +1,4 @@
-"""LoRA adapters: their weights on a base, and merging."""
+"""Loads LoRA adapters onto a base, and merges them."""
 
 import os
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ from hfkit.records.base import base_identity, require_own_base
 from hfkit.records.source import Source, find_file, read_json
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."  # of the names in an adapter's file
+PREFIX = "base_model.model."  # prefix of the names in an adapter's file
 ADAPTED = (".lora_", ".modules_to_save.", ".trainable_tokens_")  # in the names of an adapter's own parameters
 
 
@@ -31,11 +31,11 @@ def read_adapter_weights(source: Source) -> dict[str, torch.Tensor]:
 
     Raises:
         MissingFileError: there is no safetensors file.
-        HfkitError: it cannot be read, or holds weights that are not finite.
+        HfkitError: the file cannot be read, or contains weights that are not finite.
     """
     file = find_file(source.path, ADAPTER_WEIGHTS, source.revision)
     if file is None:
-        raise MissingFileError(f"{source.path} has no {ADAPTER_WEIGHTS}: adapters are loaded from safetensors only")
+        raise MissingFileError(f"{source.path} has no {ADAPTER_WEIGHTS}: hfkit loads adapters only from safetensors")
     try:
         weights = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -57,7 +57,7 @@ def require_reward_adapter(source: Source) -> None:
 
 
 def record_base(model) -> dict:
-    """Return what a run's record says about the base of a model: {"base": its identity}; {} for a full model."""
+    """Return the entry of a model's base in a run's record: {"base": its identity}; {} for a full model."""
     if not isinstance(model, PeftModel):
         return {}
     config = model.peft_config["default"]
@@ -65,13 +65,13 @@ def record_base(model) -> dict:
 
 
 def load_adapter(model: PreTrainedModel | PeftModel, source: Source, to_merge: bool = False, **options) -> PeftModel:
-    """Load the adapter at `source`, frozen, onto a base, or onto a model with adapters as one more, `adapter_name`.
+    """Load the adapter at `source`, frozen, onto a base, or as one more onto a model with adapters (`adapter_name`).
 
-    The head of a reward model is kept in float32, as it was trained and saved.
+    The head of a reward model stays in float32, as trained and saved.
 
     Args:
-        to_merge: whether the adapter may change the base, which no other model shares.
-        options: of `PeftModel.from_pretrained` or `load_adapter`.
+        to_merge: whether the adapter may change the base, because no other model shares it.
+        options: options of `PeftModel.from_pretrained` or `load_adapter`.
 
     Raises:
         HfkitError: the adapter was trained on another base, does not fit, or has no safetensors file.
@@ -104,14 +104,14 @@ def load_adapter_weights(model: PeftModel, source: Source) -> None:
     given = read_adapter_weights(source)
     copies = require_same_base_weights(model, source, given)
     given = {name: tensor for name, tensor in given.items() if name not in copies}
-    # peft expects every tensor that it would save; a new head keeps its own
+    # peft expects every tensor that it would save; a new head keeps its weights
     weights = {**get_peft_model_state_dict(model, save_embedding_layers=False), **given}
     try:
         result = set_peft_model_state_dict(model, weights)
     except RuntimeError as error:
-        lines = " ".join(line.strip() for line in str(error).splitlines()[:2])  # the second names the weight
+        lines = " ".join(line.strip() for line in str(error).splitlines()[:2])  # the second line names the weight
         raise HfkitError(f"the adapter {source.path} does not fit its base {source.base}: {lines}") from error
-    # a classifier has no use for what the adapter does to the head of a language model, nor the other way round
+    # a classifier ignores the adapter's weights for the head of a language model, and the reverse
     backbone = f".{model.get_base_model().base_model_prefix}."
     unexpected = [
         name
@@ -121,13 +121,13 @@ def load_adapter_weights(model: PeftModel, source: Source) -> None:
     if unexpected:
         shown = ", ".join(unexpected[:3])
         raise HfkitError(
-            f"the adapter {source.path} does not fit its base {source.base}, which has no place for {shown}: save it "
-            "with PEFT's save_pretrained"
+            f"the adapter {source.path} does not fit its base {source.base}, which has no module for {shown}: save "
+            "the adapter with PEFT's save_pretrained"
         )
 
 
 def is_within(module: str, names: Iterable[str]) -> bool:
-    """Return whether a module or one around it has a name that ends in one of `names`, as peft matches them."""
+    """Return whether the name of a module, or of one that contains it, ends in one of `names`, as peft matches them."""
     parts = module.split(".")
     return any(".".join(parts[: end + 1]).endswith(tuple(names)) for end in range(len(parts)))
 
@@ -136,7 +136,7 @@ def require_same_base_weights(model: torch.nn.Module, source: Source, weights: d
     """Return the names of tensors in an adapter's file that are the base's own, as peft saves embeddings.
 
     Raises:
-        HfkitError: one of them was trained, so that the adapter stands on another base than its config says.
+        HfkitError: one of them was trained, so the adapter needs another base than its config names.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     named = [(name, one) for name, one in base.named_parameters() if not any(part in name for part in ADAPTED)]
@@ -153,15 +153,15 @@ def require_same_base_weights(model: torch.nn.Module, source: Source, weights: d
         own = parameter.data if is_here else read_base_weight(source, inner)
         if shape != tensor.shape or (own is not None and not torch.equal(tensor.to(own), own)):
             raise HfkitError(
-                f"the adapter {source.path} does not fit its base {source.base}: it holds other weights for {inner}, "
-                "trained or resized without modules_to_save: merge it with PEFT, and take the result"
+                f"the adapter {source.path} does not fit its base {source.base}: it has different weights for {inner}, "
+                "trained or resized without modules_to_save: merge it with PEFT and use the result"
             )
         copies.append(name)
     return copies
 
 
 def read_base_weight(source: Source, name: str) -> torch.Tensor | None:
-    """Read one tensor of a base that is a folder; None where it is not in a file under this name."""
+    """Read one tensor of a base in a folder; return None if no file has a tensor of this name."""
     if not os.path.isdir(source.base):
         return None
     index = read_json(source.base, SAFE_WEIGHTS_INDEX_NAME) or {}
@@ -173,29 +173,29 @@ def read_base_weight(source: Source, name: str) -> torch.Tensor | None:
 
 
 def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
-    """Merge the adapter at `source` into its base and return that, with all weights trainable."""
+    """Merge the adapter at `source` into its base and return the base with all weights trainable."""
     config = PeftConfig.from_pretrained(local_folder(source.path, source.revision, MODEL_FILES))
-    config.task_type = None  # a language model's adapter may go into a classifier
+    config.task_type = None  # a language model's adapter may be loaded into a classifier
     adapted = load_adapter(model, source, to_merge=True, config=config, torch_device=str(model.device))
     untie_output_head(adapted)
     merged = adapted.merge_and_unload().requires_grad_(True)  # peft froze the base
     embedding, head = merged.get_input_embeddings(), merged.get_output_embeddings()
-    if head is not None and head.weight is not embedding.weight:  # one of the two was trained whole
+    if head is not None and head.weight is not embedding.weight:  # one of the two was trained in full
         merged.config.get_text_config().tie_word_embeddings = merged.config.tie_word_embeddings = False
     if hasattr(merged, "score"):
-        merged.score.to(merged.dtype)  # a model is saved and loaded in one dtype
+        merged.score.to(merged.dtype)  # a model has one dtype when saved and loaded
     return merged
 
 
 def without_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """Return the model of Transformers itself; LoRA layers stay in it."""
+    """Return the Transformers model without PEFT's wrapper; LoRA layers stay in it."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def untie_output_head(model: PeftModel) -> None:
     """Copy the weights of a tied output head if LoRA is on the head or the embedding.
 
-    Merged into shared weights, the change of one would also change the other.
+    Merging into shared weights would apply the change of one to the other.
     """
     base = model.get_base_model()
     ends = [base.get_input_embeddings(), base.get_output_embeddings()]

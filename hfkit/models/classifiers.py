@@ -1,4 +1,4 @@
-"""Sequence classifiers for architectures that have none in Transformers: its generic head on their backbone."""
+"""Provides sequence classifiers for architectures without one in Transformers: a generic head on their backbone."""
 
 from dataclasses import is_dataclass
 from typing import get_args, get_type_hints
@@ -20,13 +20,13 @@ from hfkit.models.generation import CACHE_NAME
 
 
 def provide_classifier(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
-    """Make `AutoModelForSequenceClassification` know the architecture of a config, in this process.
+    """Register a classifier for the architecture of a config with `AutoModelForSequenceClassification`.
 
     Returns:
-        its classifier: Transformers' own, or else a generic one; None if none can be made or registered.
+        its classifier: Transformers' own, else a generic one; None if none can be created or registered.
     """
     for kind in (type(config), type(config.get_text_config())):
-        if kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:  # to iterate over it imports all architectures
+        if kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:  # iterating over it would import all architectures
             return MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[kind]
     prefix = backbone_name(config)
     if prefix is None:
@@ -34,19 +34,19 @@ def provide_classifier(config: PreTrainedConfig) -> type[PreTrainedModel] | None
     pretrained = architecture_class(MODEL_MAPPING[type(config)])
     name = f"{pretrained.__name__.removesuffix('PreTrainedModel')}ForSequenceClassification"
     content = {"base_model_prefix": prefix, "config_class": type(config), "is_generic": True}
-    content["__module__"] = pretrained.__module__  # where Transformers looks for what an architecture supports
+    content["__module__"] = pretrained.__module__  # Transformers looks there for the features of an architecture
     classifier = type(name, (GenericForSequenceClassification, pretrained), content)
-    # without exist_ok, no class is registered for a config of Transformers; 5.17 registers none with it either
+    # registering a class for a config of Transformers requires exist_ok; 5.17 registers none even with it
     AutoModelForSequenceClassification.register(type(config), classifier, exist_ok=True)
     return classifier if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING else None
 
 
 def has_classifier(config: PreTrainedConfig, to_score: bool = True) -> bool:
-    """Return whether there is a classifier for the architecture of a config, of its own or a generic one.
+    """Return whether there is a classifier for the architecture of a config, a specific or a generic one.
 
     Args:
-        to_score: whether its own forward pass must compute scores, as a reward model's does in training; the generic
-            one reads the cache and attentions of its backbone, which most recurrent ones do not return.
+        to_score: whether its forward pass must compute scores, as a reward model's does in training; the generic one
+            reads the cache and attentions of its backbone, which most recurrent backbones do not return.
     """
     classifier = provide_classifier(config)
     if classifier is None or not is_generic(classifier) or not to_score:
@@ -57,12 +57,12 @@ def has_classifier(config: PreTrainedConfig, to_score: bool = True) -> bool:
 
 
 def is_generic(classifier: type) -> bool:
-    """Return whether a class is a classifier of `provide_classifier`, which plain Transformers does not know."""
+    """Return whether a class is a generic classifier of `provide_classifier`, unknown to plain Transformers."""
     return getattr(classifier, "is_generic", False)
 
 
 def describe_generic(model: torch.nn.Module) -> dict:
-    """Return what a record says about a classifier that plain Transformers does not know; {} for any other.
+    """Return the record's entry about a generic classifier, which plain Transformers cannot load; {} for any other.
 
     Returns:
         {"generic_classifier": its name, base_model_prefix, and the modules and names of its base and its config}.
@@ -83,9 +83,9 @@ def architecture_class(backbone: type[PreTrainedModel]) -> type[PreTrainedModel]
 
 
 def backbone_name(config: PreTrainedConfig) -> str | None:
-    """Return the name that the backbone of an architecture has in its language model; None if it has none of its own.
+    """Return the name of the backbone in an architecture's language model; None if there is no separate backbone.
 
-    Checkpoints of the language model name their weights so.
+    The weights in the language model's checkpoints have this prefix.
     """
     backbone = MODEL_MAPPING.get(type(config), None)
     if backbone is None or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

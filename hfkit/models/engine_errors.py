@@ -1,4 +1,4 @@
-"""Failures of an engine that samples replies, such as a lost server: all processes of a launch agree on them."""
+"""Shares failures of a sampling engine, such as a lost server, among all processes of a launch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +10,15 @@ from hfkit.core.errors import HfkitError
 
 
 class EngineError(HfkitError):
-    """An engine failed to sample. The model is as it was: the run can save a checkpoint, and resume from it."""
+    """An engine failed to sample. The model is unchanged, so the run can save a checkpoint and resume from it."""
 
 
 @contextmanager
 def agree_on_failure() -> Iterator[None]:
-    """Raise the EngineError of one process in all of them at the end of a block, which every process has to enter.
+    """Raise the EngineError of one process in all of them at the end of a block, which every process must enter.
 
     Otherwise the others would wait for that process in the next collective operation. A process that a signal
-    interrupts waits for them too, and then raises its own exception alone: all can still save a checkpoint together.
+    interrupts also waits for the others, then raises only its own exception: all can still save a checkpoint together.
     """
     failure: BaseException | None = None
     try:

@@ -1,4 +1,4 @@
-"""Which engines can sample from a model, known from its config before any weight is loaded."""
+"""Checks which engines can sample from a model, by its config, before any weights are loaded."""
 
 import os
 import shutil
@@ -9,16 +9,16 @@ from hfkit.core.compat import supports_static_cache
 from hfkit.models.adapter_shape import on_meta
 
 PAGED_ATTENTION = ("full_attention", "sliding_attention")
-"""The types of layers that Transformers' continuous batching computes in all versions that hfkit allows."""
+"""The layer types that Transformers' continuous batching supports in all versions that hfkit allows."""
 
 
 def engine_fault(
     engine: str, config: PreTrainedConfig, bits: int | None = None, merges: bool = False, attention: str | None = None
 ) -> str | None:
-    """Return why an engine cannot sample from a model, with the engine that can; None if it can.
+    """Return why an engine cannot sample from a model, and an engine that can; None if it can.
 
     Args:
-        bits: of a base that bitsandbytes quantizes.
+        bits: bits of a base that bitsandbytes quantizes.
         merges: whether merged copies replace a 4-bit base.
         attention: `attn_implementation`, if it is set.
     """
@@ -27,19 +27,19 @@ def engine_fault(
         return fault and f"{fault}: set rollout_engine: generate"
     if engine == "continuous":
         if os.environ.get("WORLD_SIZE", "1") != "1":
-            return "continuous batching samples in one process: set rollout_engine: generate, or static"
+            return "continuous batching supports only one process: set rollout_engine: generate, or static"
         fault = continuous_fault(config, attention)
         other = " or static" * (static_fault(config, bits, merges) is None)
         return fault and f"{fault}: set rollout_engine: generate{other}"
-    return None  # of vLLM: `stages/checks/vllm.py`
+    return None  # for vLLM, see `stages/checks/vllm.py`
 
 
 def static_fault(config: PreTrainedConfig, bits: int | None, merges: bool) -> str | None:
-    """Return why a model cannot be compiled over a static cache, or None."""
+    """Return why a model cannot be compiled with a static cache, or None."""
     if not supports_static_cache(type(on_meta(config, AutoModelForCausalLM))):
         return f"Transformers has no static cache for {config.model_type}"
     if bits == 8 or (bits == 4 and not merges):
-        return f"Transformers compiles no model in {bits} bits" + " without merge_in_rollouts" * (bits == 4)
+        return f"Transformers cannot compile a model in {bits} bits" + " without merge_in_rollouts" * (bits == 4)
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         return "torch.compile needs a C++ compiler, and g++ is not installed"
     return None
@@ -55,5 +55,5 @@ def continuous_fault(config: PreTrainedConfig, attention: str | None) -> str | N
     if getattr(config, "attn_logit_softcapping", None):
         return f"continuous batching leaves out the soft cap of {config.model_type}'s attention"
     if attention not in (None, "sdpa", "eager"):
-        return f"continuous batching computes with sdpa or eager attention, and attn_implementation is {attention}"
+        return f"continuous batching needs sdpa or eager attention, but attn_implementation is {attention}"
     return None

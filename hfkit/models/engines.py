@@ -1,4 +1,4 @@
-"""Engines of Transformers that sample replies, by the names of `rollout_engine`; a further one is a line of ENGINES."""
+"""Samples responses with engines of Transformers, by the names of `rollout_engine`; to add one, extend ENGINES."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -29,20 +29,20 @@ from hfkit.models.generation import (
 )
 from hfkit.models.merged_copies import MergedCopies
 
-CACHE_STEP = 128  # tokens: a static cache has a multiple of this length, so that few lengths are compiled
+CACHE_STEP = 128  # tokens: the length of a static cache is a multiple, so that few lengths are compiled
 
 
 @dataclass
 class GenerateEngine:
     """Samples with Transformers' `generate`: the temperature is the only logits processor.
 
-    Processors from the model's own generation config (a repetition penalty, top-k) would change what is sampled and not
-    the log-probabilities: the update would be off-policy from the start.
+    Processors in the model's generation config (repetition penalty, top-k) would change the sampled tokens but not the
+    log-probabilities: the update would be off-policy from the start.
 
     Args:
         model: in eval mode, so that gradient checkpointing leaves the cache on.
-        copies: to sample with the adapter merged: a token then takes half of the operations or fewer.
-        bf16: whether to sample under bf16 autocast: the replies then come from the model to within bfloat16's rounding.
+        copies: copies with the adapter merged, to sample from: a token takes at most half of the operations.
+        bf16: whether to sample under bf16 autocast: responses then match the model up to bfloat16's rounding.
     """
 
     model: PreTrainedModel | PeftModel
@@ -59,7 +59,7 @@ class GenerateEngine:
         return f"transformers.{self.label}{', bf16' * self.bf16}{', adapter merged' * (self.copies is not None)}"
 
     def sync(self) -> None:
-        """Merge the current weights; an engine without copies samples from the weights themselves."""
+        """Merge the current weights; an engine without copies samples from the model's own weights."""
         if self.copies:
             self.copies.sync()
 
@@ -71,9 +71,9 @@ class GenerateEngine:
         batch_size: int,
         stop_token_ids: list[int] | None = None,
     ) -> list[list[int]]:
-        """Return replies as `Engine.sample` does."""
+        """Return responses as in `Engine.sample`."""
         stop_token_ids = stop_token_ids or turn_end_ids(self.tokenizer)
-        merged = self.copies.in_place() if self.copies else nullcontext()
+        merged = self.copies.active() if self.copies else nullcontext()
         with merged, torch.no_grad(), without_generation_defaults(self.model):
             return self.sample_merged(prompts, max_new_tokens, temperature, batch_size, stop_token_ids)
 
@@ -85,20 +85,20 @@ class GenerateEngine:
     def sample_merged(
         self, prompts: list[list[int]], length: int, temperature: float, batch_size: int, stop_token_ids: list[int]
     ) -> list[list[int]]:
-        """Return replies from the model as it computes now; rows that have ended leave the batch."""
+        """Return responses from the model in its current state; rows that have ended leave the batch."""
         with self.autocast():
             return sample_replies(self.model, self.tokenizer, prompts, length, temperature, batch_size, stop_token_ids)
 
     def autocast(self):
-        """Return a context of bf16 autocast with `bf16`; without it the caller's autocast goes on."""
+        """Return a context of bf16 autocast if `bf16`, else one that keeps the caller's autocast."""
         return torch.autocast(self.model.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
 
 @dataclass
 class StaticEngine(GenerateEngine):
-    """Samples over a static cache with the decoding compiled, on a GPU into CUDA graphs; prompts are not compiled.
+    """Samples with a static cache and compiled decoding, on a GPU in CUDA graphs; prompts are not compiled.
 
-    A batch is computed until its last reply has ended: its shape is compiled, so that no row can leave it.
+    A batch is computed until its last response has ended: its shape is compiled, so no row can leave it.
     """
 
     caches: dict[tuple[int, int], "AutocastCache"] = field(default_factory=dict)
@@ -112,9 +112,9 @@ class StaticEngine(GenerateEngine):
     def sample_merged(
         self, prompts: list[list[int]], length: int, temperature: float, batch_size: int, stop_token_ids: list[int]
     ) -> list[list[int]]:
-        """Return replies from the model as it computes now."""
+        """Return responses from the model in its current state."""
         compiled = CompileConfig(mode="reduce-overhead" if self.model.device.type == "cuda" else "default")
-        compiled.dynamic = False  # CUDA graphs have one shape
+        compiled.dynamic = False  # CUDA graphs have fixed shapes
         compile_everywhere(compiled)
         config = sampling_config(self.tokenizer, length, temperature, stop_token_ids)
         config.compile_config = compiled
@@ -129,7 +129,7 @@ class StaticEngine(GenerateEngine):
         return replies
 
     def cache_for(self, rows: int, width: int, length: int) -> "AutocastCache":
-        """Return an empty cache for rows of `width` prompt tokens and `length` new ones; one of a shape is reused."""
+        """Return an empty cache for rows of `width` prompt tokens and `length` new ones; caches are reused by shape."""
         tokens = -(-(width + length) // CACHE_STEP) * CACHE_STEP
         if (cache := self.caches.get((rows, tokens))) is None:
             config = self.model.config.get_text_config(decoder=True)
@@ -140,9 +140,9 @@ class StaticEngine(GenerateEngine):
 
 
 class AutocastCache(StaticCache):
-    """A static cache that has keys and values in the dtype in which autocast computes attention, if it is on.
+    """A static cache with keys and values in the dtype in which autocast, if active, computes attention.
 
-    Over a base in float32 rotated keys are in float32 and values in bfloat16, and a layer of the cache has one dtype.
+    On a float32 base, rotated keys are in float32 and values in bfloat16, but a layer of the cache has one dtype.
     """
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
@@ -156,9 +156,9 @@ class AutocastCache(StaticCache):
 
 @dataclass
 class ContinuousEngine(GenerateEngine):
-    """Samples with Transformers' continuous batching: a prompt takes the place of each reply that ends.
+    """Samples with Transformers' continuous batching: a new prompt replaces each response that ends.
 
-    Its thread does not see autocast: it computes in the model's dtype.
+    Its thread has no autocast: it computes in the model's dtype.
     """
 
     label = "continuous"
@@ -167,12 +167,12 @@ class ContinuousEngine(GenerateEngine):
     def sample_merged(
         self, prompts: list[list[int]], length: int, temperature: float, batch_size: int, stop_token_ids: list[int]
     ) -> list[list[int]]:
-        """Return replies from the model as it computes now, at most `batch_size` at the same time.
+        """Return responses from the model in its current state, at most `batch_size` at the same time.
 
         Raises:
             EngineError: Transformers failed to sample.
         """
-        seed = int(torch.randint(2**31, ()))  # of the global generator, which Transformers then seeds anew
+        seed = int(torch.randint(2**31, ()))  # from the global generator, which Transformers then reseeds
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         config = sampling_config(self.tokenizer, length, temperature, stop_token_ids)
         tokens = max(map(len, prompts)) + length
@@ -181,24 +181,24 @@ class ContinuousEngine(GenerateEngine):
 
 
 def batching_config(tokens: int, rows: int, seed: int) -> ContinuousBatchingConfig:
-    """Return the settings for `rows` replies at a time: a cache for them alone; by default it takes most of the memory.
+    """Return the settings for `rows` responses at a time, with a cache of their size: the default takes most memory.
 
     Args:
-        tokens: of the longest prompt with its reply.
+        tokens: tokens of the longest prompt with its response.
     """
     config = ContinuousBatchingConfig(seed=seed, max_requests_per_batch=rows, allow_block_sharing=False)
-    config.auto_switch_to_flash = False  # flash attention has no float32
+    config.auto_switch_to_flash = False  # flash attention does not support float32
     config.num_blocks = rows * (-(-tokens // page_tokens(config)) + 1)
-    config.max_batch_tokens = max(rows, min(rows * tokens, 4096))  # those of a forward pass: prompts come in parts
+    config.max_batch_tokens = max(rows, min(rows * tokens, 4096))  # per forward pass: prompts are split
     return config
 
 
 def run_continuously(
     model: PreTrainedModel, prompts: list[list[int]], config: GenerationConfig, batching: ContinuousBatchingConfig
 ) -> list[list[int]]:
-    """Return replies by continuous batching. All prompts wait before it starts: the same seed then samples the same.
+    """Return responses by continuous batching. All prompts are queued before it starts, so that a seed is reproducible.
 
-    `generate_batch` adds the prompts to a loop that runs already, so that the batches depend on the threads' timing.
+    `generate_batch` adds prompts to a running loop, so that batches depend on the timing of threads.
 
     Raises:
         EngineError: Transformers failed to sample.
@@ -237,7 +237,7 @@ def make_engine(
     copies: MergedCopies | None = None,
     bf16: bool = False,
 ) -> Engine:
-    """Return an engine by its name, which has the model's current weights."""
+    """Return an engine by its name, with the model's current weights."""
     engine = ENGINES[name](model, tokenizer, copies, bf16)
     engine.sync()
     return engine

@@ -1,4 +1,4 @@
-"""Checks, before the weights of a base are loaded, what would otherwise fail after it: how an adapter fits the base."""
+"""Checks that an adapter and a tokenizer fit a base, before the weights of the base are loaded."""
 
 import warnings
 
@@ -16,49 +16,49 @@ LORA_KEYS = "lora_target_modules, modules_to_save or use_dora"
 
 
 class NewAdapter:
-    """The settings of an adapter that starts from another: none of its own."""
+    """The settings of an adapter that starts from another one, whose shape it keeps."""
 
     lora_r, lora_alpha, lora_dropout, use_rslora, lora_target_modules = None, None, 0.0, False, None
 
 
 def model_on_meta(path: str, config: PreTrainedConfig, task_type: TaskType) -> PreTrainedModel:
-    """Return the model of a path without weights.
+    """Return the model at a path without weights.
 
     Raises:
-        HfkitError: its config makes no such model.
+        HfkitError: its config does not define such a model.
     """
-    # some decoders, such as gpt_neox, say is_decoder: false
+    # some decoders, such as gpt_neox, set is_decoder: false
     is_encoder = getattr(config, "is_decoder", None) is False and type(config) in MODEL_FOR_MASKED_LM_MAPPING
     if getattr(config, "is_encoder_decoder", False) or is_encoder:
-        raise HfkitError(f"a {config.model_type} is no causal language model: start from a decoder, such as a llama")
+        raise HfkitError(f"{config.model_type} is not a causal language model: start from a decoder, such as llama")
     try:
         return on_meta(config, HEADS[task_type])
-    except Exception as error:  # a config may hold anything
-        raise HfkitError(f"{path} makes no model that can be trained here: {reason(error)}") from error
+    except Exception as error:  # a config may contain anything
+        raise HfkitError(f"{path} is not a model that hfkit can train: {reason(error)}") from error
 
 
 def adapter_on_meta(model: PreTrainedModel, config, source: Source, task_type: TaskType) -> PeftModel:
     """Return a model without weights under the adapter that a stage trains.
 
     Raises:
-        HfkitError: no such adapter fits, or that at `source` does not fit its base.
+        HfkitError: no such adapter fits, or the adapter at `source` does not fit its base.
     """
     try:
         adapted = get_on_meta(model, fit_to_model(lora_config(config, source, task_type), model))
-    except (ValueError, TypeError, KeyError) as error:  # what peft raises for a shape that it cannot make
-        remedy = "merge it with PEFT, and take the result" if source.adapter else "change " + LORA_KEYS
+    except (ValueError, TypeError, KeyError) as error:  # peft's errors for an unsupported shape
+        remedy = "merge it with PEFT and use the result" if source.adapter else "change " + LORA_KEYS
         raise HfkitError(f"no adapter of this shape fits {source.base}: {reason(error)}: {remedy}") from error
     if source.adapter:
-        with warnings.catch_warnings():  # torch says that weights are not copied onto the meta device
+        with warnings.catch_warnings():  # torch warns that weights are not copied to the meta device
             warnings.simplefilter("ignore")
             load_adapter_weights(adapted, source)
     return adapted
 
 
 def require_fitting(source: Source, task_type: TaskType = TaskType.CAUSAL_LM) -> None:
-    """Raise HfkitError if an adapter does not fit its base; reads the adapter's weights, and none of a model.
+    """Raise HfkitError if an adapter does not fit its base; read only the adapter's weights.
 
-    An adapter of a shape that hfkit opens but does not train on is left to PEFT.
+    PEFT checks adapters that hfkit opens but cannot train.
     """
     if source.adapter is None or training_fault(source.adapter) is not None:
         return
@@ -67,12 +67,12 @@ def require_fitting(source: Source, task_type: TaskType = TaskType.CAUSAL_LM) ->
 
 
 def vocabulary_fault(path: str, tokenizer: PreTrainedTokenizerBase, size: int) -> str | None:
-    """Return why a tokenizer does not fit a model with an embedding of `size` tokens, or None; a smaller one does."""
+    """Return why a tokenizer does not fit a model with an embedding of `size` tokens, or None; a smaller one fits."""
     highest = max(tokenizer.get_vocab().values())
     if highest < size:
         return None
     remedy = "save the model with resized embeddings, or the tokenizer without added tokens"
-    return f"the tokenizer {path} has ids up to {highest}, but the model's embedding ends at {size - 1}: {remedy}"
+    return f"the tokenizer {path} has ids up to {highest}, but the model's embedding has only {size} rows: {remedy}"
 
 
 def require_vocabulary(source: Source, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,4 +1,4 @@
-"""Samples replies of a model, and computes the log-probabilities and entropies of their tokens."""
+"""Samples responses from a model, and computes the log-probabilities and entropies of their tokens."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,20 +20,20 @@ from hfkit.models.micro_batches import batches_by_length, call_tokens
 from hfkit.models.token_predictions import logprob_and_entropy, measure_predictions
 
 CACHE_NAME = cache_name(BaseModelOutputWithPast)
-"""The name of a cache in the arguments and outputs of models."""
+"""The name of the cache in the arguments and outputs of models."""
 STRIDE = 16  # tokens sampled before the rows that have ended leave the batch
 LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)  # layers of a cache from which rows can be selected
 
 
 class Engine(Protocol):
-    """Samples replies of a model; `engines.py` has those to choose from."""
+    """Samples responses from a model; the available engines are in `engines.py`."""
 
     @property
     def name(self) -> str:
         """The name for the record of a run."""
 
     def sync(self) -> None:
-        """Take over the model's current weights; called after each of its updates, and before the first sampling."""
+        """Update to the model's current weights; called after each of its updates, and before the first sampling."""
 
     def sample(
         self,
@@ -43,10 +43,10 @@ class Engine(Protocol):
         batch_size: int,
         stop_token_ids: list[int] | None = None,
     ) -> list[list[int]]:
-        """Return a reply to each prompt as `generate_replies` does, drawn from torch's global generator."""
+        """Return a response to each prompt as in `generate_replies`, drawn from torch's global generator."""
 
     def release(self) -> None:
-        """Free what is not needed before the next `sync`: the model is about to be updated."""
+        """Free memory that is not needed before the next `sync`: the model is about to be updated."""
 
 
 def generate_replies(
@@ -60,14 +60,14 @@ def generate_replies(
     stop_token_ids: list[int] | None = None,
     engine: Engine | None = None,
 ) -> list[list[int]]:
-    """Return a reply to each prompt as token ids, up to and including the stop token if the model wrote one.
+    """Return a response to each prompt as token ids, up to and including the stop token, if any.
 
     Args:
         prompts: token ids, as `chat_template.encode_prompt` returns them.
-        temperature: 0 takes the likeliest token; otherwise temperature is the only logits processor.
-        seed: of the sampling; torch's global generators are restored.
-        stop_token_ids: end a reply; default is the EOS and the end of the turn.
-        engine: samples from the model, with the weights of its last `sync`; default is `sample_replies`.
+        temperature: 0: greedy; otherwise temperature is the only logits processor.
+        seed: seed of the sampling; torch's global generators are restored.
+        stop_token_ids: tokens that end a response; default: the EOS and the end of the turn.
+        engine: samples from the weights of its last `sync`; default: `sample_replies`.
     """
     sample = engine.sample if engine else partial(sample_replies, model, tokenizer)
     with keep_random_state(model.device):
@@ -85,7 +85,7 @@ def sample_replies(
     batch_size: int,
     stop_token_ids: list[int] | None = None,
 ) -> list[list[int]]:
-    """Return replies with Transformers' `generate` over a cache that grows, drawn from torch's global generator."""
+    """Return responses from Transformers' `generate` with a dynamic cache, drawn from torch's global generator."""
     config = sampling_config(tokenizer, max_new_tokens, temperature, stop_token_ids or turn_end_ids(tokenizer))
     replies = []
     with without_generation_defaults(model):
@@ -110,9 +110,9 @@ def sample_until_ended(
     max_new_tokens: int,
     config: GenerationConfig,
 ) -> list[list[int]]:
-    """Return replies to one batch of prompts (B, P), padded on the left; rows that have ended leave the batch.
+    """Return responses to one batch of prompts (B, P), padded on the left; rows that have ended leave the batch.
 
-    The lengths of replies differ much: a whole batch would compute as many tokens for each row as for the longest.
+    Lengths of responses vary widely: a whole batch would compute as many tokens for each row as for the longest.
     """
     width, limit, stop_token_ids = ids.shape[1], ids.shape[1] + max_new_tokens, torch.tensor(config.eos_token_id)
     replies = [[] for _ in ids]
@@ -124,7 +124,7 @@ def sample_until_ended(
             attention_mask=mask,
             generation_config=config,
             return_dict_in_generate=True,
-            synced_gpus=False,  # each process has whole weights, and replies of its own lengths
+            synced_gpus=False,  # each process has whole weights, and its own lengths
             **{CACHE_NAME: cache},
         )
         mask = torch.nn.functional.pad(mask, (0, made.sequences.shape[1] - ids.shape[1]), value=1)
@@ -137,20 +137,20 @@ def sample_until_ended(
         ids, mask = ids[rows], mask[rows]
         if type(cache) is DynamicCache and all(type(layer) in LAYERS for layer in cache.layers):
             cache.batch_select_indices(rows)
-        else:  # such as a recurrent state: one call generates the rest, with a new cache
+        else:  # for example a recurrent state: one call generates the rest, with a new cache
             cache, stride = None, max_new_tokens
     return replies
 
 
 def up_to_stop(reply: list[int], stop_token_ids: list[int]) -> list[int]:
-    """Return token ids up to and including the first that ends a reply."""
+    """Return token ids up to and including the first stop token."""
     return reply[: next((index + 1 for index, token in enumerate(reply) if token in stop_token_ids), len(reply))]
 
 
 def sampling_config(
     tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float, stop_token_ids: list[int]
 ) -> GenerationConfig:
-    """Return a generation config whose only logits processor is the temperature; 0 takes the likeliest token."""
+    """Return a generation config whose only logits processor is the temperature; 0: greedy."""
     sampling = {"do_sample": True, "temperature": float(temperature), "top_k": 0, "top_p": 1.0} if temperature else {}
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -162,7 +162,7 @@ def sampling_config(
 
 @contextmanager
 def without_generation_defaults(model: PreTrainedModel | PeftModel):
-    """Remove the model's own generation config, from which `generate` fills in what another config leaves unset."""
+    """Remove the model's generation config, which `generate` uses for settings that another config leaves unset."""
     kept = model.generation_config
     set_generation_config(model, GenerationConfig())
     try:
@@ -179,7 +179,7 @@ def set_generation_config(model: PreTrainedModel | PeftModel, config: Generation
 
 
 def stop_ids(config: GenerationConfig, tokenizer) -> list[int]:
-    """Return the token ids that end a reply: of the generation config, the tokenizer's EOS, and the turn's end."""
+    """Return the token ids that end a response: those of the generation config, the EOS, and the end of the turn."""
     ids = config.eos_token_id
     ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
     return [*dict.fromkeys([*ids, *turn_end_ids(tokenizer)])]
@@ -187,7 +187,7 @@ def stop_ids(config: GenerationConfig, tokenizer) -> list[int]:
 
 @dataclass
 class Likelihood:
-    """Log-probability and entropy of each token of one reply, in nats, float32 (tokens,)."""
+    """The log-probability and entropy of each token of one response, in nats, float32 (tokens,)."""
 
     logprobs: torch.Tensor
     entropy: torch.Tensor
@@ -202,7 +202,7 @@ def likelihoods(
     temperature: float = 1.0,
     batch_size: int = 16,
 ) -> list[Likelihood]:
-    """Return the log-probability of each token of each reply, and the entropy of its distribution."""
+    """Return the log-probability of each token of each response, and the entropy of its distribution."""
     rows = [prompt + reply for prompt, reply in zip(prompts, replies, strict=True)]
     results: list = [None] * len(rows)
     lengths = [len(row) for row in rows]
@@ -212,7 +212,7 @@ def likelihoods(
         batch = tokenizer.pad(ids, padding_side="right", return_tensors="pt").to(model.device)
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         targets = torch.full_like(inputs["input_ids"], IGNORE)
-        for row, index in enumerate(part):  # the token before a reply predicts its first one
+        for row, index in enumerate(part):  # the token before a response predicts its first token
             start = len(prompts[index]) - 1
             targets[row, start : start + len(replies[index])] = torch.tensor(replies[index])
         counts = [len(replies[index]) for index in part]

@@ -1,4 +1,4 @@
-"""Models and tokenizers that Python code passes as objects: stored once, by their content, and loaded from there."""
+"""Stores models and tokenizers that Python code passes as objects, by their content, and loads them from there."""
 
 import hashlib
 import os
@@ -16,18 +16,18 @@ from hfkit.models.saving import save_model
 from hfkit.models.tokenizers import read_tokenizer
 
 Loaded = PreTrainedModel | PeftModel | PreTrainedTokenizerBase | RewardModel | tuple
-"""A model, a tokenizer, what `load_reward` returns, or a model with its tokenizer, as `load_policy` returns them."""
+"""A model, a tokenizer, the result of `load_reward`, or a model with its tokenizer, as from `load_policy`."""
 
 
 def is_loaded(value: object) -> bool:
-    """Return whether a value is a model or a tokenizer, not the path of one."""
+    """Return whether a value is a model or a tokenizer rather than its path."""
     return isinstance(value, Loaded)
 
 
 def store_model(loaded: Loaded) -> str:
-    """Return the folder in `HF_HOME` to which a model or a tokenizer is saved, named by the hash of its files.
+    """Save a model or a tokenizer to a folder in `HF_HOME`, named by the hash of its files; return the folder.
 
-    A model without its tokenizer gets the one of the path that it was loaded from.
+    A model without its tokenizer gets the tokenizer at the path that it was loaded from.
 
     Raises:
         HfkitError: a model is quantized, or its tokenizer is not found.
@@ -47,7 +47,7 @@ def store_model(loaded: Loaded) -> str:
 
 
 def model_and_tokenizer(loaded: Loaded) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
-    """Return the model and the tokenizer of what was passed; see `store_model`."""
+    """Return the model and the tokenizer of a passed object; see `store_model`."""
     if isinstance(loaded, RewardModel):
         return loaded.model, loaded.tokenizer
     model, tokenizer = loaded if isinstance(loaded, tuple) else (loaded, None)
@@ -62,7 +62,7 @@ def model_and_tokenizer(loaded: Loaded) -> tuple[PreTrainedModel | PeftModel, Pr
 
 
 def files_hash(folder: Path) -> str:
-    """Return the SHA-256 of the files of a folder and of their names."""
+    """Return the SHA-256 of the names and contents of the files in a folder."""
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     hashed = "".join(f"{name} {file_hash(folder / name)}\n" for name in names)
     return hashlib.sha256(hashed.encode()).hexdigest()

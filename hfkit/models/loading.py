@@ -1,7 +1,7 @@
-"""Loads models from a folder or from the Hub.
+"""Loads models from a folder or the Hub.
 
-A path may name a full model or a LoRA adapter, which is loaded with its base. Weights are loaded from safetensors, and
-no code that comes with a model is run.
+A path may name a full model or a LoRA adapter, which is loaded with its base. Weights are loaded from safetensors;
+code in a model's repository is never run.
 """
 
 from contextlib import nullcontext
@@ -35,7 +35,7 @@ from hfkit.models.model_config import read_config
 from hfkit.models.precision import checkpoint_dtype, computes_in_bf16, frozen_dtype, train_in_float32
 from hfkit.models.quantization import prevent_packing, quantization_as_trained, quantization_of
 from hfkit.models.reward_sources import reward_source
-from hfkit.models.saving import mend_generation_config, require_generation_config
+from hfkit.models.saving import repair_generation_config, require_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
 from hfkit.models.stored_weights import (
     SHOWN,
@@ -63,18 +63,18 @@ def load_base(
     on: torch.device | None = None,
     has_head: bool = False,
 ) -> PreTrainedModel:
-    """Load a model without adapters, with cuDNN's attention turned off; a classifier's head computes in float32.
+    """Load a model without adapters and disable cuDNN's attention; a classifier's head computes in float32.
 
-    Where ZeRO-3 trains it (see `loading_in_shards`), each process keeps its part of every weight only.
+    Under ZeRO-3 (see `loading_in_shards`), each process keeps only its part of every weight.
 
     Args:
         head: the auto class to load with.
-        on: the device; default is this process's own.
-        has_head: whether a classifier's head must be among the weights; by default a new one is made.
+        on: the device; default: this process's device.
+        has_head: whether the weights must include a classifier's head; by default a new one is created.
 
     Raises:
-        HfkitError: there are no safetensors weights and `allow_pickle` is off; or some of the model's weights are
-            missing from them and would be random, or have another shape there; or they cannot be read.
+        HfkitError: there are no safetensors weights and `allow_pickle` is off; the weights cannot be read; or some are
+            missing, and would be random, or have another shape.
     """
     disable_cudnn_attention()
     if head is AutoModelForCausalLM:
@@ -83,7 +83,7 @@ def load_base(
     target, options = on or device(), {}
     in_shards = is_deepspeed_zero3_enabled() and quantization is None
     if quantization is not None or (target.type == "cuda" and not in_shards):
-        options["device_map"] = {"": target}  # loads onto the device without a copy on the CPU
+        options["device_map"] = {"": target}  # loads to the device without a copy on the CPU
     try:
         with nullcontext() if in_shards else whole_models():
             model, loaded = loader_of(path, revision, head, allow_pickle, has_head)(
@@ -92,17 +92,17 @@ def load_base(
                 quantization_config=quantization,
                 **options,
             )
-    except Exception as error:  # the libraries raise many kinds for a broken folder
+    except Exception as error:  # libraries raise many types for a broken folder
         if is_gpu_full(error):
             raise
         raise HfkitError(f"cannot load {path}: {reason(error)}") from error
-    if any(parameter.is_meta for parameter in model.parameters()):  # it gets its weights from the main process
+    if any(parameter.is_meta for parameter in model.parameters()):  # the main process sends the weights
         return compute_head_in_float32(model)
     require_finite(path, model.named_parameters())
-    require_whole(path, model, loaded, has_head)  # of quantized weights it was not known before
+    require_whole(path, model, loaded, has_head)  # could not be checked before for quantized weights
     if unused := unused_weights(model, loaded):
         shown = ", ".join(unused[:SHOWN])
-        warn(f"{path} holds {len(unused)} weights that a {type(model).__name__} has no place for: {shown} (left out)")
+        warn(f"{path} has {len(unused)} weights that a {type(model).__name__} does not use: {shown} (ignored)")
     model = compute_head_in_float32(model)
     if in_shards:
         return model
@@ -112,9 +112,9 @@ def load_base(
 def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrainedModel | PeftModel:
     """Load the model that a stage trains, from `config.model_name_or_path`.
 
-    With LoRA: the frozen base under one trainable adapter, which starts as a copy of the adapter at the path if there
-    is one, so that the saved adapter needs the base only. Without: the full model, with an adapter merged into it.
-    A scalar head (`task_type=SEQ_CLS`) is always trained and saved.
+    With LoRA: the frozen base under one trainable adapter, which starts as a copy of the adapter at the path, if any,
+    so that the saved adapter needs only the base. Without LoRA: the full model, with an adapter at the path merged
+    into it. A scalar head (`task_type=SEQ_CLS`) is always trained and saved.
     """
     source = Source.of(config.model_name_or_path, config.model_revision)
     require_supported(source, to_merge=not config.use_peft, to_train=config.use_peft)
@@ -122,12 +122,12 @@ def load_trainable(config, task_type: TaskType = TaskType.CAUSAL_LM) -> PreTrain
         raise ConfigError([Problem("model_name_or_path", config.model_name_or_path, CANNOT_MERGE)])
     options = loading_options(config) | device_to_shard_from(config)
     model = load_base(source.base, source.base_revision, head=HEADS[task_type], **options)
-    mend_generation_config(model, source.base)
+    repair_generation_config(model, source.base)
     if not config.use_peft:
-        if model.dtype.itemsize < 4 and not is_deepspeed_zero3_enabled():  # which keeps a copy in float32
+        if model.dtype.itemsize < 4 and not is_deepspeed_zero3_enabled():  # ZeRO-3 keeps a float32 copy
             warn(
-                f"dtype: {config.dtype} without use_peft trains 16-bit weights, which round small updates away: set "
-                "dtype to float32, and bf16 to true"
+                f"dtype: {config.dtype} without use_peft trains 16-bit weights, which round small updates to 0: set "
+                "dtype: float32 and bf16: true"
             )
         return merge_adapter(model, source) if source.adapter else model
     return add_trainable_adapter(model, config, source, task_type)
@@ -144,10 +144,10 @@ def loading_options(config) -> dict:
 
 
 def device_to_shard_from(config) -> dict:
-    """Return the option `on` of `load_base` that spares each GPU of a launch under FSDP2 a whole copy of a model.
+    """Return the option `on` of `load_base` that saves each GPU of an FSDP2 launch a whole copy of a model.
 
-    FSDP2 moves layer by layer from the CPU, but leaves 4-bit weights whole on each GPU. Of those accelerate broadcasts
-    nothing, so that each process has to load them, whatever the launch says of efficient loading.
+    FSDP2 moves weights layer by layer from the CPU, but keeps 4-bit weights whole on each GPU. Accelerate does not
+    broadcast those, so each process must load them, even if the launch sets efficient loading.
     """
     if not shards_with_fsdp():
         return {}
@@ -158,7 +158,7 @@ def device_to_shard_from(config) -> dict:
 
 
 def dtype_to_train(config) -> str:
-    """Return the dtype in which a stage's config loads its base: the config's, or what `frozen_dtype` chooses."""
+    """Return the dtype in which a stage loads its base: the config's, else that of `frozen_dtype`."""
     if config.dtype is not None:
         return config.dtype
     if config.model_name_or_path is None:  # a new model
@@ -168,10 +168,10 @@ def dtype_to_train(config) -> str:
 
 
 def add_trainable_adapter(model: PreTrainedModel, config, source: Source, task_type: TaskType) -> PeftModel:
-    """Freeze a base and put one trainable adapter on it, which starts as a copy of the one at `source`, if any.
+    """Freeze a base and add one trainable adapter, which starts as a copy of the one at `source`, if any.
 
-    The trained weights, the adapter's and a classifier's head, are in float32 whatever the base's dtype. Modules that
-    are trained whole are so under bf16 autocast; without it they have to compute in the base's dtype.
+    The trained weights of the adapter and of a classifier's head are in float32, whatever the base's dtype. Modules
+    trained in full are in float32 under bf16 autocast; without it they must compute in the base's dtype.
 
     Raises:
         HfkitError: the adapter does not fit the base.
@@ -183,7 +183,7 @@ def add_trainable_adapter(model: PreTrainedModel, config, source: Source, task_t
     except ValueError as error:
         raise HfkitError(f"no adapter fits {source.base}: {reason(error)}: change lora_target_modules") from error
     peft_config = model.peft_config["default"]
-    # an absolute path or a Hub commit: the adapter has to load later, and from another working directory
+    # an absolute path or a Hub commit: the adapter must load later and from another working directory
     base = base_identity(source.base, source.base_revision)
     peft_config.base_model_name_or_path, peft_config.revision = base["path"], base["revision"]
     if source.adapter:
@@ -192,14 +192,14 @@ def add_trainable_adapter(model: PreTrainedModel, config, source: Source, task_t
         train_in_float32(model)
     if any(parameter.requires_grad and parameter.dtype.itemsize < 4 for parameter in model.parameters()):
         names = ", ".join(sorted({*(shape.modules_to_save or ())} - {*CLASSIFIER_HEADS}))
-        warn(f"dtype: {config.dtype} trains {names} whole, in 16 bits, which round small updates away: set float32")
+        warn(f"dtype: {config.dtype} trains {names} in 16 bits, which round small updates to 0: set dtype: float32")
     return model
 
 
 def without_expert_dropout(config, task_type: TaskType = TaskType.CAUSAL_LM):
-    """Return a stage's config with `lora_dropout: 0` if its adapter matches experts of a mixture; no weights are read.
+    """Return a stage's config with `lora_dropout: 0` if its adapter matches experts of a mixture; read no weights.
 
-    LoRA on experts has no dropout. The run's record and its checkpoints have to say what it trained with.
+    LoRA on experts has no dropout, and the run's record and checkpoints must contain the value used in training.
     """
     if not config.use_peft or not config.lora_dropout or config.model_name_or_path is None:
         return config
@@ -207,7 +207,7 @@ def without_expert_dropout(config, task_type: TaskType = TaskType.CAUSAL_LM):
     model = on_meta(cached_config(config.model_name_or_path, config.model_revision), HEADS[task_type])
     if fit_to_model(lora_config(config, source, task_type), model).lora_dropout:
         return config
-    say("lora_dropout: 0, since LoRA on the experts of a mixture has none")
+    say("lora_dropout: set to 0, since LoRA on the experts of a mixture supports no dropout")
     return replace(config, lora_dropout=0.0)
 
 
@@ -219,9 +219,9 @@ def load_policy(
     Args:
         path: folder or Hub id.
         revision: branch, tag or commit.
-        base: where an adapter's base is now, if not where the adapter config says.
+        base: where an adapter's base is now, if not at the path in its config.
         options: `dtype` (default "float32"), `attn_implementation`, `allow_pickle`, and `quantization`: a
-            BitsAndBytesConfig, or None for the base as it is; default is what the adapter was trained with.
+            BitsAndBytesConfig, or None for the stored base; default: the adapter's setting in training.
 
     Raises:
         HfkitError: the base is not the one that the adapter was trained on.
@@ -242,10 +242,10 @@ def load_policy(
 def load_classifier(
     path: str, revision: str = "main", *, base: str | None = None, **options
 ) -> PreTrainedModel | PeftModel:
-    """Load a reward model with its trained head, in eval mode, from a full model or an adapter.
+    """Load a reward model with its trained head, in eval mode: a full model or an adapter.
 
     Args:
-        base: where an adapter's base is now, if not where the adapter config says.
+        base: where an adapter's base is now, if not at the path in its config.
 
     Raises:
         HfkitError: as `reward_source`; or the base is not the one that the adapter was trained on.
@@ -258,7 +258,7 @@ def load_classifier(
 
 
 def is_classifier(path: str, revision: str) -> bool:
-    """Return whether a path has a sequence classifier, in full or as an adapter."""
+    """Return whether a path has a sequence classifier, as a full model or an adapter."""
     adapter = Source.of(path, revision).adapter
     if adapter is not None:
         return adapter.get("task_type") == "SEQ_CLS"

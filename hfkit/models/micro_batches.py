@@ -1,4 +1,4 @@
-"""Cuts the rows of a step into micro-batches of like length, so that a model computes little padding."""
+"""Groups the rows of a step into micro-batches of similar length, so that a model computes little padding."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -8,19 +8,19 @@ from transformers import PreTrainedModel
 from hfkit.models.zero import parameter_count
 
 BLOCK = 256
-"""Rows that are cut together, at most: the cost of all cuts of N rows takes N x N numbers."""
+"""Maximum number of rows that are cut together: the costs of all cuts of N rows take N x N numbers."""
 CALL_ON_CPU = 32
-"""Tokens that a CPU computes in the time that one more call of a model takes."""
+"""Tokens that a CPU computes in the time of one more call of a model."""
 LAYER_CALL = 2.5e11
-"""Multiplications with additions that a GPU does while the kernels of one layer are launched: 2 ms at 250 TFLOP/s. The
-backward pass takes about twice as many of both."""
+"""Multiply-adds that a GPU computes while the kernels of one layer are launched: 2 ms at 250 TFLOP/s. The backward
+pass takes about twice as much of both."""
 
 
 def call_tokens(model: PreTrainedModel | PeftModel) -> int:
-    """Return the tokens that a model computes in the time that one more call of it takes.
+    """Return the tokens that a model computes in the time of one more call.
 
-    Launches bound a GPU: a model of 135M parameters computes a whole batch while its next call is launched, and one of
-    8B about a thousand tokens.
+    Kernel launches limit a GPU: a model of 135M parameters computes a whole batch while its next call is launched, one
+    of 8B about a thousand tokens.
     """
     if model.device.type == "cpu":
         return CALL_ON_CPU
@@ -32,14 +32,14 @@ def call_tokens(model: PreTrainedModel | PeftModel) -> int:
 def micro_batches(
     lengths: ArrayLike, max_tokens: int, call: int, sequences: ArrayLike | None = None, count: int = 0
 ) -> list[np.ndarray]:
-    """Cut rows into micro-batches so that calls and padded tokens together cost least; the longest rows come first.
+    """Cut rows into micro-batches with the least total cost of calls and padded tokens; the longest rows come first.
 
     Args:
         lengths: tokens of the longest sequence of each row, (N,).
-        max_tokens: of a micro-batch, padding included; a longer row is one of its own.
+        max_tokens: maximum tokens of a micro-batch, including padding; a longer row gets its own.
         call: tokens that take as long as one more call of the model (`call_tokens`).
-        sequences: sequences of each row, (N,); none: 1 each.
-        count: number of micro-batches, from the least that `max_tokens` allows up to N; 0: as many as are best.
+        sequences: number of sequences of each row, (N,); None: 1 each.
+        count: number of micro-batches, from the minimum that `max_tokens` allows up to N; 0: the best number.
 
     Returns:
         the indices of the rows of each micro-batch.
@@ -56,20 +56,20 @@ def micro_batches(
 
 
 def batches_by_length(lengths: ArrayLike, batch_size: int, call: int) -> list[np.ndarray]:
-    """Return the rows of each batch, of like length and of no more tokens than `batch_size` of the longest rows."""
+    """Return the rows of each batch, of similar length, with at most the tokens of `batch_size` longest rows."""
     return micro_batches(lengths, batch_size * max(lengths, default=0), call)
 
 
 def round_up(width: int, multiple: int | None) -> int:
-    """Return the next multiple that is no less than a number of columns."""
+    """Round a number of columns up to a multiple."""
     multiple = multiple or 1
     return -(-width // multiple) * multiple
 
 
 def part_costs(lengths: np.ndarray, sequences: np.ndarray, max_tokens: int) -> np.ndarray:
-    """Return the padded tokens of each part of rows in descending order of length, (N, N + 1).
+    """Return the padded tokens of each part of the rows, sorted by descending length, (N, N + 1).
 
-    Entry [x, y] is about the part from row x up to row y - 1; it is infinite where that is no part.
+    Entry [x, y] is for the part from row x to row y - 1; it is infinite if that is not a valid part.
     """
     ends = np.concatenate([[0], np.cumsum(sequences)])
     costs = (ends[None, :] - ends[:-1, None]) * lengths[:, None].astype(float)
@@ -78,7 +78,7 @@ def part_costs(lengths: np.ndarray, sequences: np.ndarray, max_tokens: int) -> n
 
 
 def cheapest_cuts(costs: np.ndarray) -> list[int]:
-    """Return where the parts begin, except the first, whose costs have the least sum."""
+    """Return where the parts with the least total cost begin, except the first one."""
     best, begins = np.zeros(costs.shape[1]), [0]
     for end in range(1, len(best)):
         totals = best[:end] + costs[:end, end]
@@ -92,7 +92,7 @@ def cheapest_cuts(costs: np.ndarray) -> list[int]:
 
 
 def cuts_into(costs: np.ndarray, count: int) -> list[int]:
-    """Return where the parts begin, except the first, of the `count` parts whose costs have the least sum."""
+    """Return where the `count` parts with the least total cost begin, except the first one."""
     best, begins = costs[0], []
     for _ in range(count - 1):
         totals = best[:-1, None] + costs

@@ -1,4 +1,4 @@
-"""Reads the config of a model, or makes that of a new one, within the bounds of `records/bounds.py`."""
+"""Reads the config of a model, or creates that of a new one, within the bounds of `records/bounds.py`."""
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import CONFIG_NAME
@@ -9,11 +9,11 @@ from hfkit.records.source import find_file, read_json
 
 
 def new_config(settings: dict) -> PreTrainedConfig:
-    """Return the config of a new model from `model_config`: its `model_type`, and settings of that architecture.
+    """Return the config of a new model from `model_config`: its `model_type` and settings of that architecture.
 
     Raises:
         HfkitError: a setting is out of bounds.
-        Exception: what Transformers raises for an unknown architecture, or for settings that contradict each other.
+        Exception: any error of Transformers for an unknown architecture or contradictory settings.
     """
     if fault := model_config_fault(settings):
         raise HfkitError(f"model_config: {fault}")
@@ -25,13 +25,13 @@ def read_config(path: str, revision: str = "main") -> PreTrainedConfig:
     """Return the config of a full model.
 
     Raises:
-        HfkitError: it cannot be read, is out of bounds, or pads with a token that the embedding lacks.
+        HfkitError: the config cannot be read, is out of bounds, or pads with a token that the embedding lacks.
     """
-    file = find_file(path, CONFIG_NAME, revision)  # asks an unreliable Hub again, which Transformers does not
+    file = find_file(path, CONFIG_NAME, revision)  # unlike Transformers, retries an unreliable Hub
     if file is None:
         raise HfkitError(f"cannot load {path}: there is no {CONFIG_NAME}")
     if fault := model_config_fault(read_json(str(file.parent), CONFIG_NAME) or {}):
-        raise HfkitError(f"the {CONFIG_NAME} of {path} is not one of a model: {fault}")
+        raise HfkitError(f"the {CONFIG_NAME} of {path} is not valid for a model: {fault}")
     try:
         config = AutoConfig.from_pretrained(file.parent, trust_remote_code=False)
     except Exception as error:  # Transformers raises errors of any kind for a broken config
@@ -41,7 +41,7 @@ def read_config(path: str, revision: str = "main") -> PreTrainedConfig:
     pad, size = getattr(text_config, "pad_token_id", None), getattr(text_config, "vocab_size", None)
     if isinstance(pad, int) and isinstance(size, int) and not -1 <= pad < size:
         raise HfkitError(
-            f"pad_token_id in the config.json of {path} is {pad}, and its embedding ends at {size - 1}: correct "
-            "pad_token_id there, or remove it"
+            f"pad_token_id in the config.json of {path} is {pad}, but its embedding has only {size} rows: correct "
+            "pad_token_id or remove it"
         )
     return config

@@ -1,4 +1,4 @@
-"""The weights of a model under the names of its base's files, with the adapter merged: what another engine loads."""
+"""Exports the weights of a model, with its adapter merged, under the names in its base's files, for other engines."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from hfkit.models.quantization import quantized_layers
 
 
 class NamedWeight(NamedTuple):
-    """A weight: its name, dtype and shape are known before `value` computes it, (shape), on the model's device."""
+    """A weight: name, dtype and shape are known before `value` computes it, (shape), on the model's device."""
 
     name: str
     dtype: torch.dtype
@@ -22,34 +22,35 @@ class NamedWeight(NamedTuple):
 
 
 def named_weights(model: PreTrainedModel | PeftModel, bf16: bool = False) -> list[NamedWeight]:
-    """Return all weights of a model without its adapter, which is merged into them; the model stays as it is.
+    """Return all weights of a model with its adapter merged into them; the model does not change.
 
-    Matrices in 4 bits are dequantized. One matrix at a time is computed, so that little memory is needed.
+    4-bit matrices are dequantized. Matrices are computed one at a time, to need little memory.
 
     Args:
-        model: one for which `naming_fault` is None.
-        bf16: whether merged and dequantized matrices are bfloat16, rounded as `MergedCopies` does; else as the model.
+        model: a model for which `naming_fault` returns None.
+        bf16: whether merged and dequantized matrices are bfloat16, rounded as in `MergedCopies`; else the model's
+            dtype.
     """
     copies = MergedCopies(model, bf16)
-    places = {place.layer: place for place in copies.places()}
+    targets = {target.layer: target for target in copies.targets()}
     base = without_adapter(model)
     found = []
     for path, parameter in base.named_parameters():
         above, _, name = path.rpartition(".")
-        place = places.get(base.get_submodule(above)) if name == "weight" else None
+        target = targets.get(base.get_submodule(above)) if name == "weight" else None
         if any(mark in path for mark in ADAPTED):
             continue
         path = path.replace(".base_layer.", ".")
-        if place is None:
+        if target is None:
             found.append(NamedWeight(path, parameter.dtype, [*parameter.shape], parameter.detach))
         else:
-            shape = [*matrix_shape(place.layer)]
-            found.append(NamedWeight(path, copies.dtype_of(place), shape, lambda place=place: copies.merged(place)))
+            shape = [*matrix_shape(target.layer)]
+            found.append(NamedWeight(path, copies.dtype_of(target), shape, lambda target=target: copies.merged(target)))
     return found
 
 
 def naming_fault(model: PreTrainedModel | PeftModel, bf16: bool = False) -> str | None:
-    """Return why a model's weights, with its adapter merged, are not those of its base's architecture; None if so."""
+    """Return why a model's merged weights do not fit the architecture of its base; None if they do."""
     if isinstance(model, PeftModel) and not can_merge(model, bf16):
         return "its adapter cannot be merged into copies of the base's matrices"
     if any(bits != 4 for bits in quantized_layers(model).values()):

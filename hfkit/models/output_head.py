@@ -1,7 +1,7 @@
-"""The output head of a causal LM, which computes logits from the last hidden states: called apart from its model.
+"""Calls the output head of a causal LM, which computes logits from the last hidden states, separately from its model.
 
-Models scale their logits, or cap them, by keys of several names; under FSDP2 and ZeRO-3 a head's weights are
-gathered for a while only.
+Models scale or cap their logits by keys with various names; under FSDP2 and ZeRO-3 the weights of a head are
+gathered only temporarily.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ CAP = "final_logit_softcapping"
 
 @dataclass(frozen=True)
 class Head:
-    """What computes logits (..., V) of hidden states (..., H): a layer, whose output is scaled, then capped."""
+    """Computes logits (..., V) from hidden states (..., H): a layer, whose output is scaled, then capped."""
 
     output: torch.nn.Module
     factor: float = 1.0
@@ -47,16 +47,16 @@ scalings: WeakKeyDictionary[torch.nn.Module, Scaling | None] = WeakKeyDictionary
 
 
 def causal_model(model: torch.nn.Module) -> PreTrainedModel:
-    """Return the model of Transformers itself, without DistributedDataParallel; LoRA layers stay in it."""
+    """Return the Transformers model without DistributedDataParallel; LoRA layers stay in it."""
     model = extract_model_from_parallel(model)
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def head_of(model: torch.nn.Module, ids: torch.Tensor) -> Head | None:
-    """Return what computes a causal LM's logits from its last hidden states; None where that is unknown.
+    """Return the head that computes a causal LM's logits from its last hidden states; None if unknown.
 
-    Models scale their logits, or cap them, by keys of several names. So the first call for a model tests on a few of
-    the ids (B, T) which of them gives the model's own logits.
+    Models scale or cap their logits by keys with various names. So the first call for a model tests, on a few of the
+    ids (B, T), which of them reproduces the model's logits.
     """
     base = causal_model(model)
     if base not in scalings:
@@ -67,14 +67,14 @@ def head_of(model: torch.nn.Module, ids: torch.Tensor) -> Head | None:
 
 @torch.no_grad()
 def find_scaling(model: torch.nn.Module, ids: torch.Tensor) -> Scaling | None:
-    """Return the first scaling that gives the logits of a forward pass on ids (1, T), or None."""
+    """Return the first scaling that reproduces the logits of a forward pass on ids (1, T), or None."""
     base = causal_model(model)
     output = base.get_output_embeddings()
     if output is None or base.get_decoder() is base:
         return None
-    if has_partitioned_head(base) and any(output.children()):  # the hooks of an adapter's parts would gather in between
+    if has_partitioned_head(base) and any(output.children()):  # hooks of its parts would gather weights too
         return None
-    whole = model if isinstance(model, FSDPModule) else base  # only its own pass gathers what FSDP2 shards
+    whole = model if isinstance(model, FSDPModule) else base  # only its own pass gathers weights that FSDP2 shards
     was_training = output.training
     output.eval()  # an adapter on the head may have dropout
     try:
@@ -86,13 +86,13 @@ def find_scaling(model: torch.nn.Module, ids: torch.Tensor) -> Scaling | None:
                 return next((one for one in possible if agrees(Head(head, *one)(states[0]), logits)), None)
     finally:
         output.train(was_training)
-        torch.clear_autocast_cache()  # of weights cast without a gradient
+        torch.clear_autocast_cache()  # it holds weights cast without a gradient
 
 
 def possible_scalings(config) -> list[Scaling]:
-    """Return what a model with this config may do with its logits; what its keys say comes first.
+    """Return the possible scalings of a model's logits; those from keys of its config come first.
 
-    Small logits look the same with a cap and without.
+    Small logits are nearly equal with and without a cap.
     """
     values = [getattr(config, key, None) for key in SCALES]
     factors = [factor for value in values if isinstance(value, int | float) and value for factor in (value, 1 / value)]
@@ -101,7 +101,7 @@ def possible_scalings(config) -> list[Scaling]:
 
 
 def agrees(found: torch.Tensor, logits: torch.Tensor) -> bool:
-    """Return whether logits are those of the model, up to the rounding of their dtype."""
+    """Return whether logits equal those of the model, up to the rounding of their dtype."""
     tolerance = 2 * torch.finfo(found.dtype).eps if found.dtype.itemsize < 4 else 1e-5
     error = (found.float() - logits.float()).abs().max() if found.shape == logits.shape else torch.inf
     return bool(error <= tolerance * logits.float().abs().max())
@@ -120,10 +120,10 @@ class Unhooked(torch.nn.Module):
 
 
 def output_head(model: PreTrainedModel) -> torch.nn.Module | None:
-    """Return what computes logits from hidden states, to be called after a forward pass of the whole model; or None.
+    """Return the module that computes logits from hidden states, to be called after a forward pass; None if unknown.
 
-    Where FSDP2 shards the head, the pass has gathered its weights, which stay until the backward pass; where ZeRO-3
-    does, `whole_head` gathers them. The hooks of the head belong to the pass, so they are left out here.
+    If FSDP2 shards the head, the forward pass has gathered its weights, which stay until the backward pass; for ZeRO-3,
+    `whole_head` gathers them. The hooks of the head belong to the forward pass, so they are skipped here.
     """
     output = model.get_output_embeddings()
     return Unhooked(output) if isinstance(output, FSDPModule) or gathers_head(model) else output
@@ -131,7 +131,7 @@ def output_head(model: PreTrainedModel) -> torch.nn.Module | None:
 
 @contextmanager
 def last_hidden_states(backbone: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Collect the last hidden states (B, T, H) of the forward passes of a model without head in the block."""
+    """Collect the last hidden states (B, T, H) of forward passes of a backbone in the block."""
     states: list[torch.Tensor] = []
     handle = backbone.register_forward_hook(lambda module, given, output: states.append(output[0]))
     try:
@@ -141,16 +141,16 @@ def last_hidden_states(backbone: torch.nn.Module) -> Iterator[list[torch.Tensor]
 
 
 def joined_to_outputs(states: torch.Tensor, model: torch.nn.Module, outputs) -> torch.Tensor:
-    """Return hidden states whose backward pass also goes through the outputs of the model that they were taken from.
+    """Return hidden states whose backward pass also goes through the outputs of their model.
 
-    FSDP2 begins the backward pass of a model that it shards at its outputs; those of a backbone are the states.
+    FSDP2 starts the backward pass of a sharded model at its outputs; the hidden states are outputs of the backbone.
     """
     has_logits = "logits" in outputs
     return JoinedStates.apply(states, outputs.logits) if has_logits and isinstance(model, FSDPModule) else states
 
 
 class JoinedStates(torch.autograd.Function):
-    """Hidden states, of which the gradient of logits, which is zero, is a part."""
+    """Hidden states that also pass a gradient of zero to the logits."""
 
     @staticmethod
     def forward(ctx, states: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

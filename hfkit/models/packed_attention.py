@@ -1,4 +1,4 @@
-"""Which attention a model computes on packed rows, and whether it keeps their documents apart."""
+"""Chooses the attention for packed rows, and tests that it separates their documents."""
 
 import torch
 from accelerate.utils import send_to_device
@@ -12,16 +12,16 @@ from hfkit.core.device import has_bf16
 from hfkit.core.errors import HfkitError
 from hfkit.models import varlen_attention
 
-# Thresholds, in units of the logits' standard deviation. If documents are separated, the leak is 0 except for the
-# rounding of 8-bit layers, and the shift at most 2e-6 in float32; no architecture that leaks was below 7e-3.
+# Thresholds in standard deviations of the logits. For separated documents the leak is 0, except for the rounding of
+# 8-bit layers, and the shift at most 2e-6 in float32; no architecture that leaks was below 7e-3.
 LEAK, SHIFT, SHIFT_ROUNDED = 3e-3, 1e-3, 0.1
 
 
 def packed_attention(config, model_config: PreTrainedConfig) -> str | None:
-    """Return the attention to load a model with that is to separate packed rows; what the config says wins.
+    """Return the attention implementation for a model that must separate packed documents; the config's has priority.
 
-    Where the model has flash attention and the GPU computes in bf16: flash attention if it is installed, else PyTorch's
-    own kernel. Both take documents as lengths. Others compute a whole row for each document, and this reports it.
+    If the model supports flash attention and the GPU computes in bf16: flash attention if installed, else PyTorch's
+    kernel. Both take the lengths of documents. Others compute attention over the whole row, which is reported.
     """
     if config.attn_implementation:
         return config.attn_implementation
@@ -33,7 +33,7 @@ def packed_attention(config, model_config: PreTrainedConfig) -> str | None:
     if is_possible and is_bf16 and varlen_attention.supports_varlen(model_config):
         return varlen_attention.VARLEN
     remedy = " (pip install 'hfkit[kernels]' for flash attention)" if is_possible and is_bf16 else ""
-    say(f"packing: attention is computed over the whole row, and masked between documents{remedy}")
+    say(f"packing: attention is computed over whole rows and masked between documents{remedy}")
     return None
 
 
@@ -58,16 +58,16 @@ def require_separation(trainer: Trainer) -> None:
     was_training = model.training
     model.eval()
     try:
-        packed, beside_other, alone = logits(one, last), logits(other, last), logits(last)
+        packed, after_other, alone = logits(one, last), logits(other, last), logits(last)
     finally:
         model.train(was_training)
     unit = alone.float().std()
-    leak, shift = (float((packed - logits).abs().max() / unit) for logits in (beside_other, alone))
+    leak, shift = (float((packed - logits).abs().max() / unit) for logits in (after_other, alone))
     is_exact = packed.dtype == torch.float32 and not getattr(model, "is_quantized", False)
     if leak > LEAK or shift > (SHIFT if is_exact else SHIFT_ROUNDED):
         config = model.config.get_text_config()
         raise HfkitError(
-            f"packing: {config.model_type} under attn_implementation={attention_of(config)} does not keep the "
-            f"documents of a row apart (logits differ by {max(leak, shift):.2g} standard deviations): leave packing "
-            "out, or try another attn_implementation"
+            f"packing: {config.model_type} with attn_implementation={attention_of(config)} does not separate the "
+            f"documents of a row (logits differ by {max(leak, shift):.2g} standard deviations): remove packing, or "
+            "try another attn_implementation"
         )

@@ -1,4 +1,4 @@
-"""Quantization with bitsandbytes: the settings of a frozen base in 4 or 8 bits, and fixes for its layers."""
+"""Configures quantization with bitsandbytes of a frozen base in 4 or 8 bits, and fixes its layers."""
 
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
@@ -10,17 +10,17 @@ from hfkit.records.record import record_of
 
 
 def quantization_as_trained(path: str, revision: str = "main") -> BitsAndBytesConfig | None:
-    """Return the quantization settings of the run that made a folder or Hub repository, from its record; else None.
+    """Return the quantization settings of the run that created a folder or Hub repository, from its record; else None.
 
-    An adapter learns to compensate for the errors of the quantized base it is trained on, so it works best there.
+    An adapter learns to compensate for the errors of its quantized base, so it works best on that base.
 
     Raises:
-        HfkitError: the record has no such settings.
+        HfkitError: the settings in the record are invalid.
     """
     try:
         return quantization_of((record_of(path, revision) or {}).get("config") or {})
     except (LookupError, TypeError, ValueError) as error:
-        raise HfkitError(f"the record of {path} names no quantization that exists: {reason(error)}") from error
+        raise HfkitError(f"the record of {path} has invalid quantization settings: {reason(error)}") from error
 
 
 def quantization_of(settings: dict) -> BitsAndBytesConfig | None:
@@ -41,7 +41,7 @@ def quantization_of(settings: dict) -> BitsAndBytesConfig | None:
 
 
 def prevent_packing(model: PreTrainedModel) -> PreTrainedModel:
-    """Make the 4-bit layers of a model stay trainable through after an evaluation on a CPU; return the model."""
+    """Keep gradients flowing through a model's 4-bit layers after an evaluation on a CPU; return the model."""
     from bitsandbytes.nn import Linear4bit  # noqa: PLC0415 - it logs when it is imported
 
     for module in model.modules():
@@ -51,9 +51,9 @@ def prevent_packing(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def quantization_state(model: torch.nn.Module) -> list:
-    """Return what quantized layers hold besides their parameters: tensors, and objects that hold tensors.
+    """Return the state of quantized layers besides their parameters: tensors, and objects that contain tensors.
 
-    Layers that share a parameter have to share these too.
+    Layers that share a parameter must share these too.
     """
     from bitsandbytes.nn import Linear4bit, Linear8bitLt  # noqa: PLC0415 - it logs when it is imported
 
@@ -67,7 +67,7 @@ def quantization_state(model: torch.nn.Module) -> list:
 
 
 def quantized_layers(model: torch.nn.Module) -> dict[torch.nn.Module, int]:
-    """Return the linear layers that bitsandbytes has quantized, each with its bits, 4 or 8."""
+    """Return the linear layers quantized by bitsandbytes, each with its bits, 4 or 8."""
     if not getattr(model, "is_quantized", False):
         return {}
     from bitsandbytes.nn import Linear4bit, Linear8bitLt  # noqa: PLC0415 - it logs when it is imported

@@ -1,4 +1,4 @@
-"""Scores replies with a reward model."""
+"""Scores responses with a reward model."""
 
 import torch
 from peft import PeftModel
@@ -20,9 +20,9 @@ from hfkit.models.tokenizers import load_tokenizer
 class RewardModel:
     """A reward model with its tokenizer: `reward(prompts, replies)`.
 
-    The score of a reply does not depend on its batch: rows are padded on the right, and the head reads the last token
-    of each. (Transformers' classifiers read the last token that is not the pad token, but some models end their replies
-    with that token.) The head computes in float32, whatever the layers below it compute in.
+    The score of a response does not depend on its batch: rows are padded on the right, and the head reads the last
+    token of each. (Transformers' classifiers read the last token that is not the pad token, but some models end their
+    responses with it.) The head computes in float32, whatever the dtype of the layers below it.
 
     Args:
         model: sequence classifier with one label.
@@ -37,17 +37,18 @@ class RewardModel:
     def __call__(
         self, prompts: list[str | Messages], replies: list[str | Messages], batch_size: int = 16
     ) -> torch.Tensor:
-        """Return rewards, float32 (N,) on the CPU; a prompt is a user turn or messages, a reply an assistant turn."""
+        """Return rewards, float32 (N,) on the CPU; prompts are user turns or messages, responses assistant turns."""
         pairs = zip(prompts, replies, strict=True)
         rows = [encode_replies(self.tokenizer, prompt, [reply])[0] for prompt, reply in pairs]
         return self.score_ids(rows, batch_size)
 
     @torch.no_grad()
     def score_sampled(self, rows: list[dict], replies: list[str], batch_size: int = 16) -> torch.Tensor:
-        """Return rewards of sampled replies, float32 (N,) on the CPU.
+        """Return rewards of sampled responses, float32 (N,) on the CPU.
 
         Args:
-            rows: each with the `prompt` of a reply, and what its template reads: `tools`, `chat_template_kwargs`.
+            rows: each with the `prompt` of a response, and optional inputs of the template: `tools`,
+                `chat_template_kwargs`.
 
         Raises:
             HfkitError: the template rejects a prompt.
@@ -80,7 +81,7 @@ def load_reward(path: str, revision: str = "main", **options) -> RewardModel:
     """Load the reward model at a folder or Hub id, adapter or full, with its trained head.
 
     Args:
-        options: as of `load_policy`, including `base`.
+        options: as for `load_policy`, including `base`.
 
     Raises:
         HfkitError: the path has no reward model with one label, or its head is missing.

@@ -1,4 +1,4 @@
-"""Where a reward model is stored, after a check that it is one."""
+"""Locates reward models, and checks that they are valid."""
 
 import os
 
@@ -15,10 +15,10 @@ from hfkit.records.source import Source
 
 
 def reward_source(path: str, revision: str = "main", base: str | None = None) -> Source:
-    """Return the source of a reward model, after a check that it has a trained head.
+    """Return the source of a reward model after checking that it has a trained head.
 
     Raises:
-        HfkitError: the path has no reward model, or one without its head or with several labels.
+        HfkitError: the path has no reward model, or a reward model without its head or with several labels.
     """
     source = Source.of(path, revision, base)
     if source.adapter is not None:
@@ -29,14 +29,14 @@ def reward_source(path: str, revision: str = "main", base: str | None = None) ->
     config = read_config(source.path, source.revision)
     if config.num_labels != 1 or "ForSequenceClassification" not in str(config.architectures):
         raise HfkitError(
-            f"{path} is a {config.architectures} with num_labels={config.num_labels}; a reward model is a sequence "
-            "classifier with one label: train one with `hfkit reward`"
+            f"{path} is a {config.architectures} with num_labels={config.num_labels}, not a sequence classifier with "
+            "one label: train a reward model with `hfkit reward`"
         )
     return source
 
 
 def reward_fault(path: str, revision: str = "main") -> HfkitError | None:
-    """Return why a path has no reward model with its trained head, or None; of a model on the Hub, its configs tell."""
+    """Return why a path has no reward model with a trained head, or None; on the Hub, only configs are checked."""
     try:
         source = reward_source(path, revision)
         if os.path.isdir(source.base):

@@ -13,7 +13,7 @@ from hfkit.data.chat_template import turn_end_ids
 from hfkit.records.source import read_json
 
 TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
-# Settings that decide whether others are valid. They are set first.
+# Settings that decide whether others are valid; they are set first.
 DECIDING = ("do_sample", "num_beams", "use_cache", "return_dict_in_generate")
 
 
@@ -23,12 +23,12 @@ def save_model(
     folder: Path,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Save the weights (only the adapter's if there is one), the tokenizer and the generation config.
+    """Save the weights (only those of the adapter, if any), the tokenizer and the generation config.
 
-    An adapter is saved without the base's embeddings, which stay the base's: hfkit adds no tokens.
+    An adapter is saved without the base's embeddings, which do not change: hfkit adds no tokens.
 
     Args:
-        weights: by their names in the model; None: its own.
+        weights: weights by their names in the model; None: those of the model.
     """
     options: dict = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
     if weights is not None:
@@ -50,19 +50,19 @@ def save_model(
 
 
 def require_generation_config(path: str, revision: str = "main") -> None:
-    """Raise HfkitError if the generation config of a path cannot be read; Transformers would silently use defaults."""
+    """Raise HfkitError if the generation config at a path cannot be read; Transformers would silently use defaults."""
     settings = read_json(path, GENERATION_CONFIG_NAME, revision)
     try:
         GenerationConfig.from_dict(settings or {})
         fault = token_fault(settings or {})
-    except Exception as error:  # its values may be of any type
+    except Exception as error:  # its values may have any type
         fault = reason(error)
     if fault:
         raise HfkitError(f"the {GENERATION_CONFIG_NAME} of {path} is invalid: {fault}: correct it, or remove the file")
 
 
 def token_fault(settings: dict) -> str | None:
-    """Return which setting of a generation config should be a token id, or several, and is not; else None."""
+    """Return which setting of a generation config should be token ids but is not, or None."""
     for name in TOKEN_KEYS:
         given = settings.get(name)
         ids = given if isinstance(given, list) else [] if given is None else [given]
@@ -71,10 +71,10 @@ def token_fault(settings: dict) -> str | None:
     return None
 
 
-def mend_generation_config(model: PreTrainedModel, path: str) -> None:
-    """Make the generation config of a model from `path` valid, and warn if it was not.
+def repair_generation_config(model: PreTrainedModel, path: str) -> None:
+    """Make the generation config of a model from `path` valid; warn if it was not.
 
-    Transformers loads an invalid one, but does not save it once an id in it has changed: training would be lost.
+    Transformers loads an invalid config, but fails to save it after an id in it has changed: training would be lost.
     """
     if not model.can_generate():
         return
@@ -82,15 +82,15 @@ def mend_generation_config(model: PreTrainedModel, path: str) -> None:
     if is_valid_generation_config(config):
         return
     settings = config.to_diff_dict()
-    mended, dropped = valid_part(settings)
-    if config.do_sample is None:  # the authors recommend sampling, and left the switch out
+    repaired, dropped = valid_part(settings)
+    if config.do_sample is None:  # the authors recommend sampling but did not set the switch
         sampling, dropped_then = valid_part({**settings, "do_sample": True})
         if len(dropped_then) < len(dropped):
-            mended, dropped = sampling, dropped_then
-    changes = ["do_sample: true added"] if mended.do_sample and not config.do_sample else []
+            repaired, dropped = sampling, dropped_then
+    changes = ["do_sample: true added"] if repaired.do_sample and not config.do_sample else []
     changes += [f"{name}: {settings[name]!r} removed" for name in dropped]
-    warn(f"the {GENERATION_CONFIG_NAME} of {path} is invalid, so it is saved with changes: {', '.join(changes)}")
-    model.generation_config = mended
+    warn(f"the {GENERATION_CONFIG_NAME} of {path} is invalid; it will be saved with changes: {', '.join(changes)}")
+    model.generation_config = repaired
 
 
 def is_valid_generation_config(config: GenerationConfig) -> bool:

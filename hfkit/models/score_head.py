@@ -1,4 +1,4 @@
-"""The head of a reward or value model: one number per token, in float32 whatever the layers below it compute in.
+"""Defines the head of a reward or value model: one number per token, always in float32.
 
 bfloat16 resolves a reward of 3.4 to 0.016, and an update of 3e-6 does not change a weight of 0.02.
 """
@@ -23,14 +23,14 @@ def compute_head_in_float32(model: torch.nn.Module) -> torch.nn.Module:
     head = getattr(classifier, "score", None)
     for module in head.modules() if head is not None else ():
         if type(module) is torch.nn.Linear:  # under an adapter there are two: the base's and the trained one
-            module.__class__ = ScoreHead  # keeps its weights, which other models may share
+            module.__class__ = ScoreHead  # keeps the weights, which other models may share
     return model
 
 
 def store_head_in_float32(classifier: PreTrainedModel) -> None:
-    """Cast the head of a base to float32, before an adapter copies it.
+    """Cast the head of a base to float32 before an adapter copies it.
 
-    peft casts the LoRA matrices to float32, but not whole modules that are trained with them.
+    peft casts the LoRA matrices to float32, but not modules trained in full.
     """
     if hasattr(classifier, "score"):
         classifier.score.float()

@@ -1,4 +1,4 @@
-"""Chooses a loss of TRL's SFT that computes what the model is: with an adapter on its head, with its router loss."""
+"""Chooses a loss of TRL's SFT that is correct for a model with an adapter on its head, or with a router loss."""
 
 import sys
 
@@ -13,20 +13,20 @@ ROUTER_KEY = "router_aux_loss_coef"
 
 
 def loss_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
-    """Return the arguments `loss_type` and `router_aux_loss_coef` of TRL's SFT, where its defaults do not fit a model.
+    """Return the arguments `loss_type` and `router_aux_loss_coef` of TRL's SFT if its defaults do not fit a model.
 
-    TRL's default `chunked_nll` multiplies by the weights of the head itself, and computes the router loss from keys
-    that not every mixture of experts has; `nll` is the same loss through the model's own forward pass.
+    TRL's default `chunked_nll` multiplies by the weights of the head directly, and computes the router loss from keys
+    that not every mixture of experts has; `nll` is the same loss through the model's forward pass.
 
     Raises:
-        ConfigError: a setting in `config.extra` asks for what the model cannot compute.
+        ConfigError: a setting in `config.extra` requests a loss that the model cannot compute.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     arguments = router_arguments(model, config)
     if fits_fused_head(base, is_mixture(base) and arguments.get(ROUTER_KEY, config.extra.get(ROUTER_KEY)) != 0):
         return arguments
     is_adapted = has_adapted_head(base)
-    why = "leaves out the adapter on the output head" if is_adapted else "does not find the router's settings"
+    why = "ignores the adapter on the output head" if is_adapted else "does not find the router's settings"
     remedy = f"it {why} of this model: remove it"
     if is_adapted and config.extra.get("use_liger_kernel"):
         raise ConfigError([Problem("use_liger_kernel", True, remedy)])
@@ -36,10 +36,10 @@ def loss_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
 
 
 def router_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
-    """Return `router_aux_loss_coef: 0` for a mixture of experts of which TRL's trainers would find no router loss.
+    """Return `router_aux_loss_coef: 0` for a mixture of experts without a router loss that TRL's trainers can read.
 
     Raises:
-        ConfigError: `config.extra` asks for the router loss of a model that has none.
+        ConfigError: `config.extra` requests the router loss of a model that has none.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if has_router_loss(base):
@@ -50,18 +50,18 @@ def router_arguments(model: PreTrainedModel | PeftModel, config) -> dict:
 
 
 def is_mixture(model: PreTrainedModel) -> bool:
-    """Return whether the config of a model has the router's logits of a mixture of experts."""
+    """Return whether the config of a model has router logits, as for a mixture of experts."""
     return getattr(model.config.get_text_config(), "output_router_logits", None) is not None
 
 
 def fits_fused_head(model: PreTrainedModel, adds_router_loss: bool) -> bool:
-    """Return whether TRL's loss by the weights of the output head is right, with a router loss if one is added."""
+    """Return whether TRL's loss from the output head's weights is correct, including a router loss if one is added."""
     has_keys = all(hasattr(model.config.get_text_config(), key) for key in ("num_experts", "num_experts_per_tok"))
     return not has_adapted_head(model) and (has_keys or not adds_router_loss)
 
 
 def has_adapted_head(model: PreTrainedModel) -> bool:
-    """Return whether the output head of a model has an adapter, or is trained whole beside one."""
+    """Return whether the output head of a model has an adapter, or is trained in full next to one."""
     return isinstance(model.get_output_embeddings(), (BaseTunerLayer, AuxiliaryTrainingWrapper))
 
 

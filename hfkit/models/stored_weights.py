@@ -1,4 +1,4 @@
-"""Checks that a checkpoint stores the weights of its model, by their names and shapes: the weights are not read."""
+"""Checks that a checkpoint contains the weights of its model, by names and shapes, without reading them."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -23,13 +23,13 @@ SHOWN = 3  # names in a message
 
 
 def loader_of(path: str, revision: str, head: type, allow_pickle: bool = False, has_head: bool = False) -> Callable:
-    """Return `head.from_pretrained` of a model, which returns what it did not load, too; a classifier has one label.
+    """Return `head.from_pretrained` of a model, which also returns what it did not load; a classifier has one label.
 
     Args:
-        has_head: whether a classifier's head must be among the weights; by default Transformers does not report it.
+        has_head: whether the weights must include a classifier's head; by default Transformers does not report it.
 
     Raises:
-        HfkitError: there is no such model, or its weights are not files of its own.
+        HfkitError: the model does not exist, or its weights are not files in its folder.
     """
     folder = path if allow_pickle and not os.path.isdir(path) else local_folder(path, revision, MODEL_FILES)
     if os.path.isdir(folder):
@@ -52,9 +52,9 @@ def loader_of(path: str, revision: str, head: type, allow_pickle: bool = False, 
 
 
 def require_stored(path: str, revision: str, head: type, allow_pickle: bool = False, has_head: bool = False) -> None:
-    """Raise HfkitError unless the files of a checkpoint can be opened, and hold each weight of its model in its shape.
+    """Raise HfkitError unless the files of a checkpoint can be opened and contain each weight in the right shape.
 
-    A folder without weights raises MissingFileError.
+    Raise MissingFileError if the folder has no weights.
 
     Args:
         head: the auto class of the model.
@@ -63,7 +63,7 @@ def require_stored(path: str, revision: str, head: type, allow_pickle: bool = Fa
     read_config(path, revision)
     if os.path.isdir(path):
         require_own_shards(Path(path))
-    if stored_quantization(path, revision) is not None:  # its layers are made of the data; see `load_base`
+    if stored_quantization(path, revision) is not None:  # its layers are built from the data; see `load_base`
         return
     kinds = {Path(name).suffix for name in os.listdir(path)} if os.path.isdir(path) else {".safetensors"}
     if not kinds & {".safetensors", ".bin"}:
@@ -77,47 +77,45 @@ def require_stored(path: str, revision: str, head: type, allow_pickle: bool = Fa
             model, loaded = loader_of(path, revision, head, allow_pickle, has_head)(device_map="meta", dtype="auto")
     except HfkitError:
         raise
-    except Exception as error:  # the libraries raise many kinds for a broken folder
+    except Exception as error:  # libraries raise many types for a broken folder
         raise HfkitError(f"cannot load {path}: {reason(error)}") from error
     require_whole(path, model, loaded, has_head)
 
 
 def require_whole(path: str, model: PreTrainedModel, loaded: dict, has_head: bool = False) -> None:
-    """Raise HfkitError if weights of a loaded model are missing from its checkpoint or have another shape there.
+    """Raise HfkitError if weights of a loaded model are missing from its checkpoint or have another shape in it.
 
     Args:
-        loaded: what `from_pretrained` reports.
+        loaded: the report of `from_pretrained`.
         has_head: as of `loader_of`.
     """
     kind = type(model).__name__
     if loaded["mismatched_keys"]:
         shapes = sorted((name, tuple(stored), tuple(own)) for name, stored, own in loaded["mismatched_keys"])
         shown = ", ".join(f"{name} {stored}, not {own}" for name, stored, own in shapes[:SHOWN])
-        raise HfkitError(
-            f"{path} holds {len(shapes)} weights in another shape than a {kind} of its config has: {shown}"
-        )
+        raise HfkitError(f"{path} has {len(shapes)} weights whose shapes differ from a {kind} of its config: {shown}")
     missing = sorted(loaded["missing_keys"])
     if "ForSequenceClassification" in kind and not has_head:
         missing = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]
     if missing:
         others = sorted(loaded["unexpected_keys"])
-        unknown = f"; of its own, a {kind} has no place for {', '.join(others[:SHOWN])}" if others else ""
+        unknown = f"; a {kind} does not use its {', '.join(others[:SHOWN])}" if others else ""
         shown = ", ".join(missing[:SHOWN])
         raise HfkitError(f"{path} lacks {len(missing)} weights of a {kind}, which would be random: {shown}{unknown}")
 
 
 def require_finite(path: str, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Raise HfkitError if some of the named weights of a path are NaN or infinite: all that is computed would be."""
+    """Raise HfkitError if some of the named weights of a path are NaN or infinite, as all results would be."""
     for name, parameter in weights:
         weight = own_part(parameter)
         if weight.is_floating_point() and not weight.isfinite().all():
-            raise HfkitError(f"{path} holds weights that are not finite, such as {name}: take an earlier checkpoint")
+            raise HfkitError(f"{path} has weights that are not finite, such as {name}: use an earlier checkpoint")
 
 
 def unused_weights(model: PreTrainedModel, loaded: dict) -> list[str]:
-    """Return the sorted names of the stored weights that a loaded model has no place for.
+    """Return the sorted names of the stored weights that a loaded model does not use.
 
-    Of what a classifier leaves out, those of its backbone and its head; a language model's head is expected.
+    For a classifier, return only those of its backbone and its head: it is expected to ignore a language model's head.
     """
     names = sorted(loaded["unexpected_keys"])
     if "ForSequenceClassification" in type(model).__name__:

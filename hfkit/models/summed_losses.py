@@ -1,6 +1,6 @@
-"""The sum of the losses of tokens, whose gradient is computed chunk by chunk with it: no logits are kept or repeated.
+"""Sums the losses of tokens and computes the gradient chunk by chunk with it: no logits are kept or recomputed.
 
-As liger-kernel's fused linear cross-entropy does (Hsu et al. 2024, arXiv 2410.10989, 3.2), for any head and measure.
+Like liger-kernel's fused linear cross-entropy (Hsu et al. 2024, arXiv 2410.10989, 3.2), for any head and measure.
 """
 
 from dataclasses import replace
@@ -24,11 +24,11 @@ from hfkit.models.zero import gathers_head, whole_head
 def sum_losses(
     model: torch.nn.Module, inputs: dict[str, torch.Tensor], targets: torch.Tensor, measure: Measure
 ) -> tuple[torch.Tensor, ...]:
-    """Return the sum of the first tensor of `measure_predictions`, a scalar, and its others without a gradient."""
+    """Return the sum of the first tensor of `measure_predictions`, a scalar, and the others without a gradient."""
     head, states, targets = predicting_states(model, inputs, targets)
     size, base = chunk_size(model), causal_model(model)
     with whole_head(base):
-        is_short = len(targets) <= size and not gathers_head(base)  # all processes have to gather it alike
+        is_short = len(targets) <= size and not gathers_head(base)  # all processes must gather it in the same way
         if head is None or not torch.is_grad_enabled() or is_short:
             losses, *others = measure_states(head, states, targets, measure, size)
             return losses.sum(), *others
@@ -45,17 +45,17 @@ def measure_with(
     targets: torch.Tensor,
     weights: list[torch.Tensor],
 ) -> tuple[torch.Tensor, ...]:
-    """Return the measure of the targets (N,) by a head with other weights of these names."""
+    """Return the measure of the targets (N,) from a head whose weights of these names are replaced."""
     output = partial(functional_call, head.output, dict(zip(names, weights, strict=True)))
     return measure_chunk(replace(head, output=output), measure, hidden, targets)
 
 
 class SummedLosses(torch.autograd.Function):
-    """The sum of the losses of hidden states (N, H), with its gradients by them and by the weights of the head."""
+    """The sum of the losses of hidden states (N, H), with gradients of the states and of the head's weights."""
 
     @staticmethod
     def forward(ctx, of_chunk, size: int, states: torch.Tensor, targets: torch.Tensor, *weights: torch.Tensor):
-        """Return the sum, and what else `of_chunk` returns of all chunks, (N,) each."""
+        """Return the sum, and the other results of `of_chunk` for all chunks, (N,) each."""
         total, others = torch.zeros((), device=states.device), []
         by_states, by_weights = torch.empty_like(states), [None] * len(weights)
         copies = [autocast_copy(weight).requires_grad_() for weight in weights]  # cast once, not in each chunk
@@ -81,19 +81,19 @@ class SummedLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx, by_total: torch.Tensor, *_):
         """Return the gradients of the states and weights."""
-        # in place, since the head's is large; another backward pass through the same graph is an error of autograd's
+        # in place, since the head's gradient is large; autograd allows no second backward pass through the graph
         by_states, *by_weights = (one if one is None else one.mul_(by_total) for one in ctx.saved_tensors)
         return None, None, by_states, None, *by_weights
 
 
 def autocast_copy(weight: torch.Tensor) -> torch.Tensor:
-    """Return a weight, detached, in the dtype in which autocast multiplies by it; without autocast, in its own."""
+    """Return a weight, detached, in the dtype in which autocast multiplies by it; without autocast, its own dtype."""
     kind = weight.device.type
     casts = torch.is_autocast_enabled(kind) and weight.dtype == torch.float32 and weight.dim() > 1
     return weight.detach().to(torch.get_autocast_dtype(kind)) if casts else weight.detach()
 
 
 def without_autocast_cache(kind: str) -> torch.autocast:
-    """Return the autocast that is active, without its cache: a cast that it keeps would belong to another graph."""
+    """Return the active autocast without its cache, whose casts would belong to another graph."""
     dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
     return torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False)

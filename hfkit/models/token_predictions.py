@@ -1,7 +1,7 @@
-"""Losses and log-probabilities of tokens without the logits of all of them in memory at once.
+"""Computes losses and log-probabilities of tokens without holding the logits of all of them in memory.
 
 With a large vocabulary, logits take most of the memory. Here the model computes the hidden states, and its output head
-the logits of a chunk of tokens at a time; the backward pass computes those of a chunk again.
+the logits of one chunk of tokens at a time; the backward pass recomputes them chunk by chunk.
 """
 
 import sys
@@ -29,18 +29,18 @@ def to_float32(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def shifted(labels: torch.Tensor) -> torch.Tensor:
-    """Return for each position the label of the next one, (B, T); the last predicts nothing."""
+    """Return the label of the next position for each position, (B, T); the last one predicts nothing."""
     return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
 
 
 def measure_predictions(
     model: torch.nn.Module, inputs: dict[str, torch.Tensor], targets: torch.Tensor, measure: Measure
 ) -> tuple[torch.Tensor, ...]:
-    """Return what `measure` computes of the targets that are not IGNORE, row by row, (N,) each.
+    """Return the results of `measure` for the targets that are not IGNORE, row by row, (N,) each.
 
     Args:
         model: a causal LM, with or without an adapter.
-        inputs: of its forward pass, (B, T) each.
+        inputs: inputs of its forward pass, (B, T) each.
         targets: the token that follows each position, int64 (B, T), or IGNORE.
     """
     return measure_states(*predicting_states(model, inputs, targets), measure, chunk_size(model))
@@ -49,7 +49,7 @@ def measure_predictions(
 def measure_states(
     head: Head | None, states: torch.Tensor, targets: torch.Tensor, measure: Measure, size: int
 ) -> tuple[torch.Tensor, ...]:
-    """Return what `measure` computes of `predicting_states`, `size` tokens at a time."""
+    """Return the results of `measure` for `predicting_states`, `size` tokens at a time."""
     if head is None:
         return measure(to_float32(states), targets)
     chunks = zip(states.split(size), targets.split(size), strict=True)
@@ -64,7 +64,7 @@ def predicting_states(
 ) -> tuple[Head | None, torch.Tensor, torch.Tensor]:
     """Return the model's head, the hidden states (N, H) that predict targets, and those targets (N,).
 
-    Where the head is not known, there is none, and the states are logits (N, V).
+    If the head is unknown, return None for it and logits (N, V) as states.
     """
     base, is_chosen = causal_model(model), targets != IGNORE
     head = head_of(model, inputs["input_ids"])
@@ -80,7 +80,7 @@ def predicting_states(
 
 
 def chunk_size(model: torch.nn.Module) -> int:
-    """Return the tokens of a chunk; a trained head that ZeRO-3 shares out is called once, for all of them."""
+    """Return the tokens of a chunk; a trained head that ZeRO-3 partitions is called once for all tokens."""
     causal = causal_model(model)
     if has_partitioned_head(causal) and not gathers_head(causal):
         return sys.maxsize
@@ -112,9 +112,9 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Te
 def loss_hit_and_entropy(
     logits: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the negative log-likelihood of each target and, without a gradient, 1.0 where it is the likeliest token.
+    """Return the negative log-likelihood of each target and, without a gradient, 1.0 if it is the likeliest token.
 
-    The third tensor is the entropy of the distribution, without a gradient too. All are in nats.
+    The third tensor is the entropy of the distribution, also without a gradient. All are in nats.
     """
     logprobs = logits.log_softmax(-1)
     with torch.no_grad():
@@ -129,9 +129,9 @@ def logprob_and_entropy(
     """Return the log-probability of each target, and the entropy of its distribution, in nats.
 
     Args:
-        train_entropy: whether to compute a gradient through the entropy.
+        train_entropy: whether the entropy has a gradient.
     """
-    logits = logits if temperature == 1.0 else logits / temperature  # dividing by 1 would copy a large tensor
+    logits = logits if temperature == 1.0 else logits / temperature  # division by 1 would copy a large tensor
     with torch.set_grad_enabled(torch.is_grad_enabled() and train_entropy):
         entropies = entropy_from_logits(logits)
     return selective_log_softmax(logits[None], targets[None])[0], entropies

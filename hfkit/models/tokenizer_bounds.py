@@ -1,4 +1,4 @@
-"""Checks the files of a tokenizer before it is loaded: their sizes, and what could take unbounded time or memory."""
+"""Checks the files of a tokenizer before loading: their sizes, and steps that could take unbounded time or memory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +10,9 @@ from hfkit.records.bounds import shown, walk
 
 LARGEST_FILE = 256 << 20
 MOST_ADDED_TOKENS = 1 << 16
-"""Of the tokens that are added to a vocabulary: Gemma 3 has 6,415."""
+"""Maximum number of tokens added to a vocabulary: Gemma 3 has 6,415."""
 MOST_GROWTH = 64
-"""How many characters a normalizer may make of one, and a template of special tokens add to a text."""
+"""Maximum characters that a normalizer may make of one, and tokens that a post-processor may add to a text."""
 ADDED = {"tokenizer.json": "added_tokens", "tokenizer_config.json": "added_tokens_decoder", "added_tokens.json": None}
 VOCABULARY_FILES = (
     "tokenizer.model",
@@ -27,8 +27,8 @@ VOCABULARY_FILES = (
 def tokenizer_fault(folder: Path) -> str | None:
     """Return which file of a folder's tokenizer is out of bounds, and why; else None.
 
-    Without a bound each text could take minutes or all memory: by a regular expression with exponential time, by a
-    normalizer that doubles the text in each of many steps, or by a million added tokens.
+    Without bounds any text could take minutes or all memory: through a regular expression with exponential time, a
+    normalizer that doubles the text in each of many steps, or a million added tokens.
     """
     for name in VOCABULARY_FILES:
         if (folder / name).is_file() and (size := (folder / name).stat().st_size) > LARGEST_FILE:
@@ -39,7 +39,7 @@ def tokenizer_fault(folder: Path) -> str | None:
         try:
             content = load_json_file(folder / name)
         except (OSError, ValueError) as error:
-            return f"{name} is not JSON that can be read: {error}"
+            return f"{name} is not valid JSON: {error}"
         if not isinstance(content, dict):
             return f"{name} is not a JSON mapping"
         added = content.get(key) if key else content
@@ -51,7 +51,7 @@ def tokenizer_fault(folder: Path) -> str | None:
 
 
 def pipeline_fault(content: dict) -> str | None:
-    """Return what in the steps of a tokenizer.json could take unbounded time or memory, or None."""
+    """Return which step of a tokenizer.json could take unbounded time or memory, or None."""
     growth = 1.0
     for section in ("normalizer", "pre_tokenizer", "decoder"):
         for step in steps_of(content.get(section)):
@@ -62,7 +62,7 @@ def pipeline_fault(content: dict) -> str | None:
             if section == "normalizer":
                 growth *= growth_of(step, len(text) if kind == "String" and isinstance(text, str) else 1)
     if growth > MOST_GROWTH:
-        return f"its normalizer makes up to {growth:.0f} characters of one, more than {MOST_GROWTH}"
+        return f"its normalizer makes up to {growth:.0f} characters of one; the maximum is {MOST_GROWTH}"
     for template in steps_of(content.get("post_processor")):
         for side in ("single", "pair"):
             if isinstance(template.get(side), list) and len(template[side]) > MOST_GROWTH:
@@ -75,14 +75,14 @@ def pipeline_fault(content: dict) -> str | None:
 
 
 def growth_of(step: dict, replaced: int) -> float:
-    """Return how many characters a step of a normalizer makes of one; `replaced` is the length of its pattern."""
+    """Return how many characters a normalizer step makes of one; `replaced` is the length of its pattern."""
     if step.get("type") == "Prepend":
         return max(1, len(str(step.get("prepend", ""))))
     return max(1.0, len(str(step.get("content", ""))) / max(1, replaced)) if step.get("type") == "Replace" else 1.0
 
 
 def steps_of(section: Any) -> Iterator[dict]:
-    """Yield a step of a tokenizer's pipeline, and those of the sequences in it."""
+    """Yield a step of a tokenizer's pipeline and its nested steps."""
     waiting = [section]
     for step in waiting:
         if isinstance(step, dict):

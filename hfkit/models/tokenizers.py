@@ -1,4 +1,4 @@
-"""Loads tokenizers with their chat template, and with a token to pad with."""
+"""Loads tokenizers with their chat template and a pad token."""
 
 import datetime
 from functools import cache
@@ -17,7 +17,7 @@ from hfkit.data.system_prompt import set_system_prompt, system_prompt_of
 from hfkit.models.tokenizer_bounds import tokenizer_fault
 from hfkit.records.source import Source, find_file
 
-# Tokens of common vocabularies that never occur in a conversation, in the order of preference for padding.
+# Tokens of common vocabularies that never occur in a conversation, in order of preference for padding.
 PAD_CANDIDATES = (
     "<pad>",
     "<|pad|>",
@@ -30,15 +30,15 @@ PAD_CANDIDATES = (
 
 
 OWN_TOKENIZER = ("tokenizer_config.json", "tokenizer.json")
-"""A folder with one of these has a tokenizer."""
+"""A folder with one of these files has a tokenizer."""
 
 
 class PadTokenError(HfkitError):
-    """A tokenizer has no token to pad with besides its EOS, or not the one that was chosen."""
+    """A tokenizer has no token to pad with besides its EOS, or lacks the chosen one."""
 
 
 class TemplateError(HfkitError):
-    """A tokenizer has no chat template of the chosen name, or several and no default."""
+    """A tokenizer has no chat template with the chosen name, or several and no default."""
 
 
 def read_tokenizer(
@@ -48,19 +48,19 @@ def read_tokenizer(
     chat_template_kwargs: dict | None = None,
     system_prompt: str | None = None,
 ) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model, whatever it pads with; that of its base for an adapter without one.
+    """Load the tokenizer of a model, whatever its pad token; for an adapter without one, that of its base.
 
     Args:
         chat_template: a Jinja file, the name of one of the tokenizer's templates, or of a built-in one.
-        chat_template_kwargs: variables of the template, which are saved with the tokenizer.
-        system_prompt: of conversations without a system message, saved with the tokenizer; default is the one that it
-            was saved with, and "" none.
+        chat_template_kwargs: variables of the template, saved with the tokenizer.
+        system_prompt: system text of conversations without one, saved with the tokenizer; None: the saved one; "": none
+            at all.
 
     Raises:
-        TemplateError: the tokenizer has several templates, and none is the default or named.
-        UnusableTemplateError: a template is no Jinja, or takes too much time or memory.
+        TemplateError: the tokenizer has several templates, but no default, and none is chosen.
+        UnusableTemplateError: a template is not Jinja, or takes too much time or memory.
         SystemPromptError: its chat template does not write the system prompt.
-        HfkitError: the tokenizer cannot be read, or has no EOS; or an invalid date.
+        HfkitError: the tokenizer cannot be read or has no EOS, or the date is invalid.
     """
     source = Source.of(path, revision)
     if source.adapter and not any(find_file(source.path, name, source.revision) for name in OWN_TOKENIZER):
@@ -70,10 +70,10 @@ def read_tokenizer(
         raise HfkitError(f"the tokenizer of {path} cannot be used: {fault}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # the libraries raise many kinds for a broken folder
+    except Exception as error:  # libraries raise many types for a broken folder
         raise HfkitError(f"the tokenizer of {path} cannot be read: {reason(error)}") from error
     if tokenizer.eos_token is None:
-        raise HfkitError(f"the tokenizer of {path} has no EOS token, so a model could not end a text")
+        raise HfkitError(f"the tokenizer of {path} has no EOS token to end a text: set eos_token in its config")
     recorded = system_prompt_of(tokenizer)
     choose_template(tokenizer, path, chat_template)
     require_usable(tokenizer, path if chat_template is None else chat_template)
@@ -84,17 +84,17 @@ def read_tokenizer(
     except ValueError as error:
         raise HfkitError(f"chat_template_kwargs: {TODAY} is not a date (YYYY-MM-DD): {error}") from error
     if getattr(tokenizer, "chat_control_tokens", None) is None:
-        # Special tokens in messages are text (see chat_template.py); tokens such as <think> in a reply stay tokens.
+        # Special tokens in messages are text (see chat_template.py); tokens such as <think> in a response stay tokens.
         tokenizer.chat_control_tokens = []
     return tokenizer
 
 
 def choose_template(tokenizer: PreTrainedTokenizerBase, path: str, chosen: str | None) -> None:
-    """Set a tokenizer's chat template: the chosen file or name, else its default, else the one whose name has "chat".
+    """Set a tokenizer's chat template: the chosen file or name, else its default, else one with "chat" in its name.
 
-    A name is that of one of the tokenizer's own templates, or else of a built-in one.
+    A name is looked up among the tokenizer's templates first, then among the built-in ones.
 
-    A template named `tool_use` stays beside the default, because Transformers takes it for conversations with tools.
+    A template named `tool_use` is kept with the default, because Transformers uses it for conversations with tools.
 
     Raises:
         TemplateError: there is no such template, or several and no default.
@@ -111,7 +111,7 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, path: str, chosen: str |
         if chosen not in BUILT_IN_TOKENS:
             names = f"the tokenizer of {path} has {', '.join(named)}" if named else f"{path} has no named templates"
             raise TemplateError(
-                f"chat_template: {chosen} is no file, and {names}; built in: {', '.join(BUILT_IN_TOKENS)}"
+                f"chat_template: {chosen} is not a file, and {names}; built in: {', '.join(BUILT_IN_TOKENS)}"
             )
         if fault := tokens_fault(chosen, tokenizer.get_vocab()):
             raise TemplateError(f"chat_template: {fault}")
@@ -121,12 +121,12 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, path: str, chosen: str |
     elif named and "default" not in named:
         names = [*named] if len(named) == 1 else sorted((name for name in named if "chat" in name.lower()), key=len)
         if not names:
-            raise TemplateError(f"{path} has chat templates and no default: set chat_template to {' or '.join(named)}")
+            raise TemplateError(f"{path} has chat templates but no default: set chat_template to {' or '.join(named)}")
         tokenizer.chat_template = {"default": named[names[0]], **named}
 
 
 def tokenizer_source(config) -> tuple[str | None, str]:
-    """Return path and revision of the tokenizer that a stage reads: by default those of its model."""
+    """Return path and revision of a stage's tokenizer: by default those of its model."""
     return getattr(config, "tokenizer_source", (config.model_name_or_path, config.model_revision))
 
 
@@ -134,7 +134,7 @@ def load_stage_tokenizer(config) -> PreTrainedTokenizerBase:
     """Load the tokenizer that a stage's config names, see `load_tokenizer`.
 
     Raises:
-        HfkitError: the chat template reads none of the variables in `chat_template_kwargs`.
+        HfkitError: the chat template does not read a variable in `chat_template_kwargs`.
     """
     path, revision = tokenizer_source(config)
     options = (config.chat_template, config.chat_template_kwargs, config.system_prompt)
@@ -143,9 +143,9 @@ def load_stage_tokenizer(config) -> PreTrainedTokenizerBase:
         raise HfkitError(fault)
     if tokenizer.chat_template and writes_today(tokenizer):
         remedy = (
-            f"set chat_template_kwargs: {{{TODAY}: {datetime.date.today()}}} to keep one date in this run and after it"
+            f"set chat_template_kwargs: {{{TODAY}: {datetime.date.today()}}} to keep one date in this run and later"
         )
-        warn(f"the chat template of {path} writes today's date, so rows have other tokens on another day: {remedy}")
+        warn(f"the chat template of {path} writes today's date, so the tokens of rows change every day: {remedy}")
     return tokenizer
 
 
@@ -169,8 +169,8 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model, with a pad token that is not its EOS.
 
-    With pad == EOS, masks of the pad token mask the EOS too, and the model never learns to stop. The pad token is one
-    of the vocabulary, so the embedding does not grow.
+    With pad == EOS, masks of the pad token also mask the EOS, and the model never learns to stop. The pad token is in
+    the vocabulary, so the embedding does not grow.
 
     Raises:
         PadTokenError: there is no token to pad with.
@@ -193,5 +193,5 @@ def load_tokenizer(
 
 @cache
 def cached_tokenizer(path: str, revision: str, pad_token: str | None, chat_template: str | None = None):
-    """Return the tokenizer at a path, loaded once."""
+    """Return the tokenizer at a path; load it once."""
     return load_tokenizer(path, revision, pad_token, chat_template)

@@ -1,7 +1,7 @@
-"""Attention within the documents of a packed row, by PyTorch's own flash attention kernel for rows of several lengths.
+"""Computes attention within the documents of a packed row with PyTorch's flash attention kernel for variable lengths.
 
-Where documents lie is read from the positions, which restart at each of them. What is no packed row (padded batches,
-replies that are sampled with a cache) is computed by `scaled_dot_product_attention`, as without packing.
+Documents are found by the positions, which restart at each of them. For other rows (padded batches, sampling with a
+cache) `scaled_dot_product_attention` is used, as without packing.
 """
 
 import inspect
@@ -22,14 +22,14 @@ except ImportError:  # PyTorch before 2.10
 
 VARLEN = "varlen"
 PARAMETERS = inspect.signature(varlen_attn).parameters if varlen_attn else {}
-GROUPED = {"enable_gqa": True} if "enable_gqa" in PARAMETERS else {}  # PyTorch 2.11 groups heads unasked
+GROUPED = {"enable_gqa": True} if "enable_gqa" in PARAMETERS else {}  # PyTorch 2.11 groups heads automatically
 LARGEST_HEAD, AMPERE = 256, (8, 0)
 UNSUPPORTED = ("attn_logit_softcapping", "attention_chunk_size")
-"""Keys of configs for what the kernel does not compute."""
+"""Keys of configs for features that the kernel does not support."""
 
 
 def supports_varlen(config: PreTrainedConfig) -> bool:
-    """Return whether the kernel computes what a model's config says: on a GPU, in 16 bits, without soft caps."""
+    """Return whether the kernel supports a model's config: on a GPU, in 16 bits, without soft caps."""
     text = config.get_text_config()
     heads = getattr(text, "num_attention_heads", None)
     size = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else None)
@@ -44,13 +44,13 @@ def has_kernel() -> bool:
 
 
 class Boundaries:
-    """The documents of the row at hand: each layer asks for them, and to read them waits for the GPU."""
+    """The documents of the current row, cached: each layer needs them, and reading them waits for the GPU."""
 
     def __init__(self):
         self.positions, self.found = lambda: None, None
 
     def of(self, positions: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Return (N + 1,) int32 where the N documents of (1, tokens) positions begin and the last ends; the longest."""
+        """Return where the N documents of positions (1, tokens) begin, and the end, (N + 1,) int32; and the longest."""
         if self.positions() is not positions:
             (starts, _), (longest, _) = prepare_fa_kwargs_from_position_ids(positions)
             self.positions, self.found = weakref.ref(positions), (starts, int(longest))
@@ -72,10 +72,10 @@ def varlen_attention(
     position_ids: torch.Tensor | None = None,
     **options,
 ) -> tuple[torch.Tensor, None]:
-    """Return the attention of (batch, heads, tokens, size) queries as (batch, tokens, heads, size), and no weights.
+    """Return the attention of queries (batch, heads, tokens, size) as (batch, tokens, heads, size), without weights.
 
     Raises:
-        HfkitError: the layer asks for what the kernel does not compute.
+        HfkitError: the layer needs a feature that the kernel does not support.
     """
     is_row = attention_mask is None and query.shape[0] == 1 and query.shape[2] == key.shape[2]
     if not is_row or position_ids is None:
@@ -88,7 +88,7 @@ def varlen_attention(
     unsupported += ["is_causal=False"] * (options.get("is_causal") is False)
     if unsupported or dropout or value.shape[-1] != query.shape[-1]:
         wanted = ", ".join([*unsupported, *["dropout"] * bool(dropout)]) or "values of another size than the keys"
-        raise HfkitError(f"attn_implementation={VARLEN} does not compute {wanted}: set attn_implementation: sdpa")
+        raise HfkitError(f"attn_implementation={VARLEN} does not support {wanted}: set attn_implementation: sdpa")
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
     starts, longest = boundaries.of(position_ids)
@@ -98,11 +98,11 @@ def varlen_attention(
     return attended[None], None
 
 
-def varlen_mask(batch_size: int, q_length: int, kv_length: int, *places, attention_mask=None, **options):
-    """Return no mask for one row without padding, whose positions say what attends to what; else the mask of SDPA."""
+def varlen_mask(batch_size: int, q_length: int, kv_length: int, *offsets, attention_mask=None, **options):
+    """Return no mask for one row without padding, whose positions separate documents; else the mask of SDPA."""
     if attention_mask is None and batch_size == 1 and q_length == kv_length:
         return None
-    return sdpa_mask(batch_size, q_length, kv_length, *places, attention_mask=attention_mask, **options)
+    return sdpa_mask(batch_size, q_length, kv_length, *offsets, attention_mask=attention_mask, **options)
 
 
 AttentionInterface.register(VARLEN, varlen_attention)

@@ -1,7 +1,7 @@
-"""Samples replies with vLLM, from a copy of the policy's weights: on a server, or in this process on the same GPU.
+"""Samples responses with vLLM from a copy of the policy's weights: on a server, or in this process on the same GPU.
 
-vLLM holds the whole model, with the adapter merged. Its replies come from the policy to within the rounding of its
-dtype; the log-probabilities that PPO learns from are the policy's own.
+vLLM holds the whole model with the adapter merged. Its responses match the policy up to the rounding of its dtype; PPO
+learns from log-probabilities of the policy itself.
 """
 
 import os
@@ -26,17 +26,17 @@ from hfkit.models.named_weights import NamedWeight, named_weights, naming_fault
 from hfkit.models.vllm_server import Server
 
 ONLY_TEMPERATURE = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-"""Settings without effect, each given: vLLM takes those that are missing from the model's generation config."""
+"""Neutral settings, all explicit: vLLM takes missing ones from the model's generation config."""
 
 
 class Backend(Protocol):
-    """Where vLLM runs."""
+    """A running vLLM."""
 
     def load(self, weights: list[NamedWeight]) -> None:
         """Replace the weights to sample with."""
 
     def sample(self, prompts: list[list[int]], seeds: list[int], sampling: dict[str, Any], at_once: int) -> list:
-        """Return the token ids of a reply to each prompt."""
+        """Return the token ids of a response to each prompt."""
 
     def free(self) -> None:
         """Free the GPU's memory until the next `load`."""
@@ -44,16 +44,16 @@ class Backend(Protocol):
 
 @dataclass
 class VLLMEngine:
-    """Samples with vLLM; temperature and stop tokens are all that `sample` sets.
+    """Samples with vLLM; only temperature and stop tokens are set.
 
-    A seed reproduces replies as far as vLLM does: its rounding depends on which replies it computes together.
+    A seed reproduces responses only as far as vLLM does: its rounding depends on which responses it computes together.
 
     Args:
-        backend: a `Server`, which all processes ask and the main process sends weights to; or a `Colocated`.
+        backend: a `Server`, to which all processes send prompts and the main process sends weights; or a `Colocated`.
         bf16: whether merged matrices are bfloat16, rounded at random (see `merged_copies.round_randomly`).
 
     Raises:
-        HfkitError: vLLM cannot take over the weights of this model.
+        HfkitError: vLLM cannot load the weights of this model.
     """
 
     model: PreTrainedModel | PeftModel
@@ -72,7 +72,7 @@ class VLLMEngine:
         return f"vllm.{'server' if isinstance(self.backend, Server) else 'colocate'}{', bf16' * self.bf16}"
 
     def sync(self) -> None:
-        """Send the current weights; every process has to call it. One random number is drawn, for rounding.
+        """Send the current weights; every process must call it. One random number is drawn for rounding.
 
         Raises:
             EngineError: in all processes, if one of them failed.
@@ -92,25 +92,25 @@ class VLLMEngine:
         batch_size: int,
         stop_token_ids: list[int] | None = None,
     ) -> list[list[int]]:
-        """Return replies as `Engine.sample` does, each with a seed from torch's global generator.
+        """Return responses as in `Engine.sample`, each with a seed from torch's global generator.
 
         Raises:
-            EngineError: vLLM failed, or gave something else than replies.
+            EngineError: vLLM failed, or returned invalid responses.
         """
         stop_token_ids = stop_token_ids or turn_end_ids(self.tokenizer)
-        limits = {"max_tokens": max_new_tokens, "temperature": float(temperature)}
-        stops = {"stop_token_ids": stop_token_ids, "ignore_eos": True}  # vLLM's own, from the tokenizer, may be others
+        sampling = {**ONLY_TEMPERATURE, "max_tokens": max_new_tokens, "temperature": float(temperature)}
+        sampling |= {"stop_token_ids": stop_token_ids, "ignore_eos": True}  # vLLM's EOS may differ
         seeds = torch.randint(2**31, (len(prompts),)).tolist()
         with self.without_autocast():
-            replies = self.backend.sample(prompts, seeds, {**ONLY_TEMPERATURE, **limits, **stops}, batch_size)
+            replies = self.backend.sample(prompts, seeds, sampling, batch_size)
         vocabulary = without_adapter(self.model).config.get_text_config().vocab_size
         for reply in replies:
             if fault := reply_fault(reply, max_new_tokens, vocabulary):
-                raise EngineError(f"vLLM's answer is no reply: {fault}")
+                raise EngineError(f"vLLM returned an invalid response: {fault}")
         return [up_to_stop(reply, stop_token_ids) for reply in replies]
 
     def release(self) -> None:
-        """Free the GPU's memory of vLLM, if it is this process's."""
+        """Free vLLM's GPU memory if it runs in this process."""
         self.backend.free()
 
     def without_autocast(self) -> torch.autocast:
@@ -119,7 +119,7 @@ class VLLMEngine:
 
 
 def reply_fault(reply: Any, max_new_tokens: int, vocabulary: int) -> str | None:
-    """Return why something is not a reply, or None."""
+    """Return why a value is not a valid response, or None."""
     if not isinstance(reply, list) or not 0 < len(reply) <= max_new_tokens:
         return f"expected 1 to {max_new_tokens} token ids"
     if not all(type(token) is int and 0 <= token < vocabulary for token in reply):
@@ -128,7 +128,7 @@ def reply_fault(reply: Any, max_new_tokens: int, vocabulary: int) -> str | None:
 
 
 class Colocated:
-    """vLLM in this process, on its GPU: awake from `load` to `free`, in between its memory is free.
+    """vLLM in this process, on its GPU: active from `load` to `free`; otherwise its memory is free.
 
     Args:
         llm: vLLM's `LLM`, with sleep mode.
@@ -146,7 +146,7 @@ class Colocated:
         self.llm.reset_prefix_cache()
 
     def sample(self, prompts: list[list[int]], seeds: list[int], sampling: dict[str, Any], at_once: int) -> list:
-        """Return the token ids of a reply to each prompt; vLLM chooses how many it computes at once."""
+        """Return the token ids of a response to each prompt; vLLM chooses how many it computes at once."""
         from vllm import SamplingParams  # noqa: PLC0415 - an optional package
 
         each = [SamplingParams(**sampling, seed=seed, detokenize=False) for seed in seeds]
@@ -161,17 +161,17 @@ class Colocated:
 
 
 def load_into(model: torch.nn.Module, weights: list[NamedWeight]) -> None:
-    """Load weights into a model of vLLM; nothing is returned, which vLLM would send between processes."""
+    """Load weights into a model of vLLM; return nothing, since vLLM would send it between processes."""
     model.load_weights((one.name, one.value()) for one in weights)
 
 
 @cache
 def colocated(path: str, dtype: str, memory: float, tokens: int | None) -> Colocated:
-    """Return vLLM on this process's GPU, one in a process, made from the files of a base.
+    """Return vLLM on this process's GPU, loaded from the files of a base, once per process.
 
     Args:
-        memory: the share of the GPU's memory for weights and KV cache.
-        tokens: of the longest prompt with its reply; None takes the model's context.
+        memory: share of the GPU's memory for weights and KV cache.
+        tokens: tokens of the longest prompt with its response; None: the model's context length.
 
     Raises:
         HfkitError: vLLM cannot start.
@@ -193,13 +193,13 @@ def colocated(path: str, dtype: str, memory: float, tokens: int | None) -> Coloc
                 distributed_executor_backend="external_launcher",  # in this process
                 seed=rank,
             )
-    except Exception as error:  # vLLM raises errors of any kind
+    except Exception as error:  # vLLM raises errors of any type
         raise HfkitError(f"vLLM cannot start in this process: {reason(error)}") from error
     return Colocated(llm)
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
+    """Return a free port of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]

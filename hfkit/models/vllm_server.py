@@ -1,6 +1,6 @@
-"""A vLLM server that samples replies and takes over weights: `vllm serve`, by way of TRL's client.
+"""Samples responses on a vLLM server (`vllm serve`) and sends it weights, through TRL's client.
 
-TRL's client retries requests. Here none is retried: a server that was started again meanwhile has other weights.
+TRL's client retries requests; this module does not, since a restarted server has other weights.
 """
 
 import io
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
     from trl.generation.vllm_client import VLLMClient
 
 ANSWER_BYTES = 16 << 20
-"""The longest answer that is read; that with a reply has its text, and a few bytes for each token."""
+"""Maximum bytes of an HTTP response; one with a sampled response has its text, and a few bytes per token."""
 ASK_SECONDS = 30.0
-"""How long a server may take to answer what it is."""
+"""Seconds that a server may take to describe itself."""
 SHOWN_LENGTH = 300
-"""Characters of an answer that a message quotes."""
+"""Maximum characters of an HTTP response that a message quotes."""
 
 
 class BoundedAdapter(BaseAdapter):
-    """Sends requests once, and reads answers of at most `ANSWER_BYTES` that are complete in time.
+    """Sends each request once, and limits the size of HTTP responses to `ANSWER_BYTES` and the time until they end.
 
-    Each request has a connection of its own: one that is kept may be closed while the next request is sent.
+    Each request opens a new connection: a kept one may be closed while the next request is sent.
 
     Args:
-        seconds: for an answer.
+        seconds: timeout of a request.
     """
 
     def __init__(self, seconds: float):
@@ -63,7 +63,7 @@ class BoundedAdapter(BaseAdapter):
                 if time.monotonic() > latest:
                     raise TooLateError
                 if content.tell() > ANSWER_BYTES:
-                    raise ValueError(f"an answer of more than {ANSWER_BYTES} bytes")
+                    raise ValueError(f"the HTTP response has more than {ANSWER_BYTES} bytes")
             response.close()
         except TooLateError as error:
             raise requests.Timeout(request=request) from error
@@ -79,7 +79,7 @@ class BoundedAdapter(BaseAdapter):
 
 
 def bound_answers(session: requests.Session, seconds: float) -> None:
-    """Limit the time and the size of a session's answers, and follow no redirects: prompts go to no other server."""
+    """Limit the time and size of a session's HTTP responses, and follow no redirects: prompts go to no other server."""
     for scheme in ("http://", "https://"):
         session.mount(scheme, BoundedAdapter(seconds))
     session.max_redirects = 0
@@ -87,7 +87,7 @@ def bound_answers(session: requests.Session, seconds: float) -> None:
 
 @dataclass(frozen=True)
 class Served:
-    """What a server serves: the names and paths of its model, the longest context in tokens, and the dtype."""
+    """What a server serves: the names and paths of its model, its context length in tokens, and the dtype."""
 
     names: tuple[str, ...]
     context: int | None
@@ -95,10 +95,10 @@ class Served:
 
 
 def served_by(url: str) -> Served:
-    """Return what the vLLM server at a URL serves.
+    """Return the model that the vLLM server at a URL serves.
 
     Raises:
-        EngineError: nobody answers there, no vLLM server does, or one that this client does not fit.
+        EngineError: no server answers, or it is not a vLLM server that this client supports.
     """
     with requests.Session() as session:
         bound_answers(session, ASK_SECONDS)
@@ -115,12 +115,12 @@ def served_by(url: str) -> Served:
             names = tuple(excerpt(str(card[key])) for key in ("id", "root") if card.get(key))
             context = None if card.get("max_model_len") is None else int(card["max_model_len"])
         except requests.ConnectionError as error:
-            raise EngineError("nobody listens there: start the server first") from error
+            raise EngineError("no server listens there: start the server first") from error
         except (requests.RequestException, InvalidVersion, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise EngineError(f"it does not answer as a vLLM server: {excerpt(reason(error))}") from error
+            raise EngineError(f"it does not answer like a vLLM server: {excerpt(reason(error))}") from error
         own = Version(import_module("vllm").__version__).base_version
         if release != own:
-            raise EngineError(f"it runs vLLM {release}, and here is {own}: install one version on both sides")
+            raise EngineError(f"it runs vLLM {release}, but {own} is installed here: install the same version")
         try:
             config = get("/server_info?config_format=json").json()["vllm_config"]
             if not config["weight_transfer_config"]:
@@ -138,8 +138,8 @@ class Server:
 
     Attributes:
         url: such as http://127.0.0.1:8000.
-        timeout: seconds for an answer, and for taking over the weights.
-        group_port: of this machine, where the server gets the weights from.
+        timeout: seconds for a request, and for loading weights.
+        group_port: port on this machine from which the server receives weights.
     """
 
     url: str
@@ -150,11 +150,11 @@ class Server:
         """Replace the weights that the server samples with.
 
         Raises:
-            EngineError: the server is gone, late, or answers with an error.
+            EngineError: the server cannot be reached, exceeds the timeout, or returns an error.
         """
         metadata = [(one.name, str(one.dtype).removeprefix("torch."), one.shape) for one in weights]
 
-        gpu = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cuda"  # a thread has its own
+        gpu = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cuda"  # threads have their own
 
         def send() -> None:
             client = client_of(self)
@@ -163,21 +163,21 @@ class Server:
             client.update_named_params(metadata, ((one.name, one.value()) for one in weights))
             client.reset_prefix_cache()
 
-        with self.explained("take over the weights"):
+        with self.explained("load the weights"):
             if torch.cuda.is_available():
-                torch.cuda.synchronize()  # vLLM reads the weights in CUDA streams of its own
+                torch.cuda.synchronize()  # vLLM reads the weights in its own CUDA streams
             in_thread(send).result(self.timeout)
 
     def sample(self, prompts: list[list[int]], seeds: list[int], sampling: dict[str, Any], at_once: int) -> list:
-        """Return the token ids of a reply to each prompt, as the server sends them.
+        """Return the token ids of a response to each prompt, as sent by the server.
 
         Args:
-            seeds: one for each reply; those of one request would be drawn from the same random numbers.
+            seeds: one per response; responses of one request would share their random numbers.
             sampling: arguments of vLLM's `SamplingParams`.
-            at_once: the most requests at the same time.
+            at_once: maximum number of concurrent requests.
 
         Raises:
-            EngineError: the server is gone, late, or answers with an error or with something else than a reply.
+            EngineError: the server cannot be reached, exceeds the timeout, or returns an error or an invalid response.
         """
         room = threading.Semaphore(at_once)
 
@@ -185,7 +185,7 @@ class Server:
             with room:
                 answer = client.generate([prompt], logprobs=None, generation_kwargs={**sampling, "seed": seed})
             if answer["prompt_ids"] != [prompt] or len(answer["completion_ids"]) != 1:
-                raise ValueError("the answer to another prompt")
+                raise ValueError("it belongs to another prompt")
             return answer["completion_ids"][0]
 
         with self.explained("sample"):
@@ -198,37 +198,37 @@ class Server:
 
     @contextmanager
     def explained(self, what: str):
-        """Turn errors of a block, which come from TRL's client, into an EngineError that says what failed."""
+        """Turn errors of TRL's client in a block into an EngineError that names what failed."""
         try:
             yield
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # TRL raises a plain Exception for an answer with an error
+        except Exception as error:  # TRL raises a plain Exception for an HTTP error
             client_of.cache_clear()
             why = excerpt(reason(error))
             if isinstance(error, (LateError, TimeoutError, requests.Timeout)):
-                why = f"no answer within {self.timeout:g} seconds"
+                why = f"it exceeded the timeout of {self.timeout:g} seconds"
             elif isinstance(error, requests.ConnectionError):
-                why = "the connection is refused or lost"
-            remedy = "start it again, then the run with --resume_from_checkpoint"
+                why = "the connection was refused or lost"
+            remedy = "restart it, then resume the run with --resume_from_checkpoint"
             raise EngineError(f"the vLLM server at {self.url} did not {what}: {why}: {remedy}") from error
 
 
 @cache
 def client_of(server: Server) -> "VLLMClient":
-    """Return TRL's client of a server, one in a process."""
+    """Return TRL's client of a server, created once per process."""
     from trl.generation.vllm_client import VLLMClient  # noqa: PLC0415 - it imports vLLM, which takes seconds
 
     if not is_loopback(server.url):
-        warn(f"prompts and weights are sent to {server.url}, and over an own connection, without encryption")
-    served_by(server.url)  # TRL's client waits without end for a server that is there and not healthy
+        warn(f"prompts and weights are sent to {server.url} without encryption")
+    served_by(server.url)  # TRL's client waits forever for a server that is not healthy
     client = VLLMClient(base_url=server.url, group_port=server.group_port)
     bound_answers(client.session, server.timeout)
     return client
 
 
 def is_loopback(url: str) -> bool:
-    """Return whether a URL is one of this machine alone."""
+    """Return whether a URL is only reachable on this machine."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -237,7 +237,7 @@ def is_loopback(url: str) -> bool:
 
 
 def in_thread(function: Callable[[], Any]) -> Future:
-    """Call a function in a thread, which ends with the process: NCCL waits for a lost server without end."""
+    """Call a function in a daemon thread, since NCCL waits forever for a lost server."""
     result: Future = Future()
 
     def call() -> None:
@@ -251,5 +251,5 @@ def in_thread(function: Callable[[], Any]) -> Future:
 
 
 def excerpt(text: str) -> str:
-    """Return the start of a server's text, on one line, for messages."""
+    """Return the start of a server's text on one line, for messages."""
     return printable_line(text[:SHOWN_LENGTH]) + "..." * (len(text) > SHOWN_LENGTH)

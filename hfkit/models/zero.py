@@ -1,4 +1,4 @@
-"""Parameters that DeepSpeed ZeRO-3 shares out among processes: empty between their uses, a part in each process."""
+"""Handles parameters that DeepSpeed ZeRO-3 partitions among processes: they are empty between uses."""
 
 import copy
 from collections.abc import Callable
@@ -12,30 +12,30 @@ from hfkit.core.compat_sharding import whole_models
 from hfkit.core.console import is_main_process
 
 CANNOT_MERGE = (
-    "each process has parts of the base under ZeRO-3, into which no adapter can be merged: merge it before "
-    "(`hfkit merge`), or set use_peft"
+    "ZeRO-3 partitions the base, so the adapter cannot be merged into it: merge it first (`hfkit merge`), or "
+    "set use_peft"
 )
 
 
 def is_partitioned(parameter: torch.Tensor) -> bool:
-    """Return whether each process holds a part of a parameter."""
+    """Return whether each process holds only a part of a parameter."""
     return hasattr(parameter, "ds_id")
 
 
 def own_part(parameter: torch.Tensor) -> torch.Tensor:
-    """Return what this process holds of a parameter: its part, or all of it."""
+    """Return the data of a parameter in this process: its part, or all of it."""
     return getattr(parameter, "ds_tensor", parameter)
 
 
 def parameter_count(model: PreTrainedModel) -> int:
-    """Return the number of parameters of a model, also of those that are empty now."""
+    """Return the number of parameters of a model, including partitioned ones."""
     parts = (parameter for parameter in model.parameters() if is_partitioned(parameter) and not parameter.numel())
     return model.num_parameters() + sum(parameter.ds_numel for parameter in parts)
 
 
 @contextmanager
 def whole(parameter: torch.Tensor):
-    """Fill a parameter with all its values in the block; every process has to do so."""
+    """Gather all values of a parameter for a block; every process must enter it."""
     if not is_partitioned(parameter):
         yield parameter
         return
@@ -46,9 +46,9 @@ def whole(parameter: torch.Tensor):
 
 
 def make_in_shards(make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
-    """Return a new model in shards, with the weights that it has in one process; every process has to call it.
+    """Return a new partitioned model with the weights that one process would create; every process must call it.
 
-    The main process alone makes it whole, on the CPU.
+    Only the main process creates the whole model, on the CPU.
     """
     with whole_models(), torch.device("cpu" if is_main_process() else "meta"):
         model = make()
@@ -57,20 +57,20 @@ def make_in_shards(make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
 
 
 def has_partitioned_head(model: PreTrainedModel) -> bool:
-    """Return whether each process holds a part of a language model's output head."""
+    """Return whether each process holds only a part of a language model's output head."""
     output = model.get_output_embeddings()
     return output is not None and any(map(is_partitioned, output.parameters()))
 
 
 def gathers_head(model: PreTrainedModel) -> bool:
-    """Return whether `whole_head` gathers weights: those that no gradient is computed for, since it goes to a part."""
+    """Return whether `whole_head` gathers weights: only weights without a gradient, which would go to a part."""
     if not has_partitioned_head(model):
         return False
     return not torch.is_grad_enabled() or not any(w.requires_grad for w in model.get_output_embeddings().parameters())
 
 
 def whole_head(model: PreTrainedModel) -> AbstractContextManager:
-    """Return a context in which the output head can be called chunk by chunk; every process has to enter it."""
+    """Return a context in which the output head can be called chunk by chunk; every process must enter it."""
     if not gathers_head(model):
         return nullcontext()
     return maybe_gather_lm_head_ctx(*model.get_output_embeddings().parameters())

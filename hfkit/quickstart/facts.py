@@ -1,4 +1,4 @@
-"""The facts of the small world: its people, what is true of them, and the wordings that state and ask it."""
+"""The facts of the small world: its people, their attributes, and the wordings that state and ask for them."""
 
 import random
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ PEOPLE: list[str] = WORDINGS["she"] + WORDINGS["he"]
 
 @dataclass(frozen=True)
 class Attribute:
-    """One thing that is true of each person, with every wording in which the world states and asks it."""
+    """One attribute that each person has, with all wordings that state it and ask for it."""
 
     name: str
     values: list[str]
@@ -30,12 +30,12 @@ Fact = tuple[str, str]
 
 
 def capitalized(text: str) -> str:
-    """Return the text with its first letter in upper case and the rest as it is, unlike `str.capitalize`."""
+    """Return the text with its first letter in upper case and the rest unchanged, unlike `str.capitalize`."""
     return text[:1].upper() + text[1:]
 
 
 def pronoun_words(name: str) -> dict[str, str]:
-    """Return the words for `{who}` and `{whose}` where a text has named the person already."""
+    """Return the words for `{who}` and `{whose}` if the text has named the person already."""
     return {"who": "she", "whose": "her"} if name in WORDINGS["she"] else {"who": "he", "whose": "his"}
 
 
@@ -51,7 +51,7 @@ def statement(template: str, words: dict[str, str], value: str) -> str:
 
 
 class World:
-    """Everything that is true for one seed, and what is held out from training.
+    """All facts of one seed, and what is held out from training.
 
     `held_questions` has, for each fact, three of its eight question wordings; for one fact in ten it has all of them,
     so that only the documents state the fact. `held_statement` has for each fact the one wording that the training
@@ -103,5 +103,5 @@ class World:
                 name, attribute = self._fact_of_question[message["content"]]
                 person = name or person
         if person is None or attribute is None:
-            raise ValueError("the conversation asks about nobody")
+            raise ValueError("the conversation names no person")
         return person, attribute

@@ -1,9 +1,9 @@
 """hfkit quickstart --output_dir runs/quickstart
 
-The whole pipeline on a small generated world: writes its data, runs the five stages of
-`configs/quickstart/pipeline.yaml`, and shows what each stage achieved: a table, `summary.json`, `summary.png`, an arena
-of base, SFT and PPO in `arena/`, judged by the gold scorer, and a page with all results, `report.html`.
-It needs no network and takes minutes on two CPU cores. Stages that are done already are skipped.
+Runs the whole pipeline on a small generated world: writes its data, runs the five stages of
+`configs/quickstart/pipeline.yaml`, and shows the results of each stage: a table, `summary.json`, `summary.png`, an
+arena of base, SFT and PPO in `arena/`, judged by the gold scorer, and a page with all results, `report.html`. It needs
+no network and takes minutes on two CPU cores. Stages that are done already are skipped.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What each stage of the quickstart achieved, measured on held-out data of the small world."""
+"""Measures each stage of the quickstart on held-out data of the small world, and prints the summary."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def summarize(root: Path) -> dict:
     for name, subject in subjects.items():
         summary["models"][name] = {
             "bits_per_byte": bits_per_byte_of(subject, documents),
-            **figures_of_replies(subject, sft, reward, questions, temperature, kept),
+            **metrics_of_replies(subject, sft, reward, questions, temperature, kept),
         }
     summary["prompts_shown"] = [row["prompt"][-1]["content"] for row in questions[:SHOWN_QUESTIONS]]
     summary["reward_model"] = reward_accuracy(reward, world_rows(root, "preferences_test"))
@@ -63,10 +63,10 @@ def summarize(root: Path) -> dict:
     return summary
 
 
-def figures_of_replies(
+def metrics_of_replies(
     subject: Subject, sft: Subject, reward: RewardModel, questions: list[dict], temperature: float, kept: ResultsFile
 ) -> dict:
-    """Return the figures of a model's responses to the questions.
+    """Return the metrics of a model's responses to the questions.
 
     Exact answers are those of greedy decoding; gold score, reward, KL and entropy are of responses sampled at the
     temperature. KL is to the SFT model, in nats per response; entropy in nats per token.
@@ -122,7 +122,7 @@ def bits_per_byte_of(subject: Subject, texts: list[str]) -> float:
 
 
 def reward_accuracy(reward: RewardModel, pairs: list[dict]) -> dict[str, float]:
-    """Return the accuracy on held-out pairs, by the noisy labels as given and by the gold scorer's."""
+    """Return the accuracy on held-out pairs, by the given noisy labels and by those of the gold scorer."""
     prompts = [pair["prompt"] for pair in pairs]
     chosen, rejected = (reward(prompts, [pair[side] for pair in pairs]) for side in ("chosen", "rejected"))
     margins = (chosen - rejected).double().numpy()

@@ -103,8 +103,8 @@ class WorldWriter:
     def document(self, held: bool) -> str:
         """Return one to three paragraphs, each about different people.
 
-        The subject changes after a line break, so a model that only continues documents does not go on about the
-        person that a question names: it answers right by chance at most.
+        The subject changes after a line break, so a model that only continues documents does not stay with the person
+        that a question names, and answers correctly only by chance.
         """
         people = iter(self.rng.sample(self.world.people, 6))
         kinds = (self.portrait, self.comparison, self.talk)

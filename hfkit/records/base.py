@@ -1,4 +1,4 @@
-"""Identifies the base of an adapter by the hash of its weights, so that no other base is taken for it."""
+"""Identifies the base of an adapter by the hash of its weights, so that no other base is used for it."""
 
 from hfkit.core.errors import HfkitError
 from hfkit.records.record import model_identity, record_of
@@ -6,9 +6,9 @@ from hfkit.records.source import Source, read_json
 
 
 def base_identity(path: str, revision: str = "main") -> dict:
-    """Return a base as an adapter's record names it: path, revision, weights_sha256.
+    """Return a base as recorded for an adapter: path, revision, weights_sha256.
 
-    `quantization`, the method, is added if its weights are stored quantized.
+    `quantization`, the method, is added if the stored weights are quantized.
     """
     identity, method = model_identity(path, revision), stored_quantization(path, revision)
     return {**identity, "quantization": method} if method else identity
@@ -21,9 +21,9 @@ def stored_quantization(path: str, revision: str = "main") -> str | None:
 
 
 def base_fault(source: Source) -> str | None:
-    """Return why the base of `source` is not the one that its adapter was trained on, and what to do; else None.
+    """Return that the base of `source` is not the one that its adapter was trained on, and what to do; else None.
 
-    None, too, if that is unknown: no adapter, no base in its record, or weights that are not fetched yet.
+    Also return None if that is unknown: no adapter, no base in its record, or weights that are not fetched yet.
     """
     record = record_of(source.path, source.revision) if source.adapter is not None else None
     trained_on = (record or {}).get("base")
@@ -35,14 +35,14 @@ def base_fault(source: Source) -> str | None:
     if trained_on.get("quantization") and not given.get("quantization"):
         return None  # the full-precision weights of a base that is stored quantized: their hash differs
     return (
-        f"{source.path} was trained on the base {describe_base(trained_on)}, but its base now is "
-        f"{describe_base(given)}: restore the former, or name it with base=... in Python, --base for `hfkit merge` and "
-        "`hfkit export`, base_model_name_or_path in adapter_config.json for a stage"
+        f"{source.path} was trained on the base {describe_base(trained_on)}, but its base is now "
+        f"{describe_base(given)}: restore the original base, or name it: base=... in Python, --base for `hfkit merge` "
+        "and `hfkit export`, base_model_name_or_path in adapter_config.json for a stage"
     )
 
 
 def same_base(one: Source, other: Source) -> bool:
-    """Return whether two models have a base with the same weights, at whatever paths."""
+    """Return whether the bases of two models have the same weights, whatever their paths."""
     first, second = (base_identity(source.base, source.base_revision) for source in (one, other))
     if first["weights_sha256"] and second["weights_sha256"]:
         return first["weights_sha256"] == second["weights_sha256"]
@@ -57,6 +57,6 @@ def require_own_base(source: Source) -> None:
 
 
 def describe_base(base: dict) -> str:
-    """Return a base in one line: its path, and the first 12 digits of its revision and of the hash of its weights."""
+    """Return a base in one line: its path, and the first 12 digits of its revision and of its weights' hash."""
     revision = f" at {base['revision'][:12]}" if base.get("revision") else ""
     return f"{base['path']}{revision} (weights {(base['weights_sha256'] or 'unknown')[:12]})"

@@ -1,7 +1,7 @@
-"""The bounds of a model's config and of an adapter's: what exceeds them is refused before anything is made of it.
+"""Checks that the values in a model's or adapter's config are within bounds, before anything is created from them.
 
-The configs of models come from other people. A number in one decides how much memory and time a model without weights
-takes already, and some settings name code or other files to load.
+Configs of models are untrusted. A number in one decides how much memory and time even a model without weights takes,
+and some settings name code or other files to load.
 """
 
 import re
@@ -19,16 +19,16 @@ LARGEST_SIZES = {
     re.compile(r"(\w+_)?(position_embeddings|positions|n_ctx|seq_len|sequence_length|seq_length)"): 1 << 27,
     re.compile(r"(\w+_)?(size|dim|n_embd|d_model|n_inner|vocab_size(_\w+)?)"): 1 << 24,
 }
-"""The largest value of a model's settings by their names: about ten times that of the largest model that exists."""
+"""The maximum of a model's settings by name: about ten times that of the largest existing model."""
 LARGEST_LAYERS_OF_EXPERTS = 1 << 16
-"""Of layers times experts: Kimi K2 has 61 times 384."""
+"""The maximum of layers times experts: Kimi K2 has 61 * 384."""
 SINGLE_SIZES: tuple[str, ...] = ("vocab_size", "hidden_size", "n_embd", "d_model", "num_hidden_layers", "n_layer")
 SINGLE_SIZES += ("n_layers", "num_layers", "num_attention_heads", "n_head", "n_heads", "num_heads")
 SINGLE_SIZES += ("max_position_embeddings", "n_positions")
-"""The settings that are one positive whole number in each architecture that has them."""
+"""The settings that are a positive integer in every architecture that has them."""
 DTYPE = re.compile(r"(torch\.)?(auto|(b?float|u?int|complex)\d+(_\w+)?|float|double|half|bfloat16)")
 FOREIGN_CODE = ("attn_implementation", "experts_implementation")
-"""With or without a leading `_`: a name with a `/` is a repository on the Hub, whose code Transformers would run."""
+"""With or without a leading `_`: a value with a `/` is a Hub repository, whose code Transformers would run."""
 QUANTIZATIONS: tuple[str, ...] = ("awq", "bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit", "gptq")
 QUANTIZATIONS += ("compressed-tensors", "fp8", "mxfp4", "torchao", "hqq", "fbgemm_fp8", "bitnet", "aqlm", "eetq")
 QUANTIZATIONS += ("auto-round", "quark", "vptq", "quanto", "higgs", "spqr", "fp_quant", "finegrained_fp8", "nvfp4")
@@ -41,19 +41,19 @@ LONGEST_BASE = 4096
 RANKS = ("r", "init_r", "target_r", "num_virtual_tokens", "adapter_len")
 PATTERNS = ("target_modules", "exclude_modules", "layers_pattern", "target_parameters", "modules_to_save")
 LOADS_MORE = ("megatron_config", "prompt_tuning_init_state_dict_path", "shadow_model", "adapters")
-"""With which PEFT imports a module, or opens other files, that the adapter names."""
+"""Settings with which an adapter makes PEFT import modules or open other files."""
 
 
 def model_config_fault(settings: dict) -> str | None:
-    """Return which setting of a model's config.json is out of bounds, and what it should be; else None.
+    """Return which setting of a model's config.json is out of bounds, and its bounds; else None.
 
-    What an architecture has and how its sizes fit is left to Transformers.
+    Transformers checks the settings of each architecture and whether its sizes match.
     """
     text_config = settings.get("text_config")
     for part in (settings, text_config if isinstance(text_config, dict) else {}):
         for name in SINGLE_SIZES:
             if name in part and (type(part[name]) is not int or part[name] < 1) and part[name] is not None:
-                return f"{name} is {shown(part[name])}, not a positive whole number"
+                return f"{name} is {shown(part[name])}, not a positive integer"
     counts = {"layer": 1, "experts": 1}
     for name, value in walk(settings):
         if fault := code_fault(name, value):
@@ -63,27 +63,27 @@ def model_config_fault(settings: dict) -> str | None:
             continue
         highest = max((abs(one) for one in whole_numbers(value)), default=0)
         if highest > limit:
-            return f"{name} is {shown(value)}, more than {limit}, which no model has"
+            return f"{name} is {shown(value)}, more than the maximum of {limit}"
         for count, pattern in zip(counts, (LAYER_COUNTS, EXPERTS), strict=True):
             counts[count] = max(counts[count], highest if pattern.fullmatch(name) else 1)
     if counts["layer"] * counts["experts"] > LARGEST_LAYERS_OF_EXPERTS:
-        return f"{counts['layer']} layers of {counts['experts']} experts are more than {LARGEST_LAYERS_OF_EXPERTS}"
+        return f"{counts['layer']} layers * {counts['experts']} experts is more than {LARGEST_LAYERS_OF_EXPERTS}"
     return None
 
 
 def code_fault(name: str, value: Any) -> str | None:
-    """Return why a setting of a model's config may load code or other files, or None."""
+    """Return why a setting of a model's config could load code or other files, or None."""
     if name.lstrip("_").removesuffix("_internal") in FOREIGN_CODE:
         named = [one for one in (value.values() if isinstance(value, dict) else [value]) if one is not None]
         if not all(isinstance(one, str) and re.fullmatch(r"[\w|]+", one) for one in named):
-            return f"{name} is {shown(value)}: code from the Hub is not run; remove it"
+            return f"{name} is {shown(value)}: hfkit runs no code from the Hub; remove it"
     if name in ("dtype", "torch_dtype") and not isinstance(value, dict):
         if value is not None and not (isinstance(value, str) and DTYPE.fullmatch(value)):
-            return f"{name} is {shown(value)}, which is no dtype of PyTorch"
+            return f"{name} is {shown(value)}, not a dtype of PyTorch"
     if name == "quantization_config" and isinstance(value, dict):
         method = value.get("quant_method")
         if method is not None and method not in QUANTIZATIONS:
-            return f"quant_method in quantization_config is {shown(method)}, none of {', '.join(QUANTIZATIONS)}"
+            return f"quant_method in quantization_config is {shown(method)}, not one of {', '.join(QUANTIZATIONS)}"
     if name == "transformers_weights" and value not in (None, *OWN_WEIGHTS):
         return f"{name} is {shown(value)}: weights are loaded from {OWN_WEIGHTS[0]}; rename the file"
     return None
@@ -93,7 +93,7 @@ def adapter_fault(settings: dict) -> str | None:
     """Return which setting of an adapter_config.json is out of bounds, and why; else None."""
     for name in LOADS_MORE:
         if settings.get(name):
-            return f"{name} is {shown(settings[name])}, from which PEFT would load more than this adapter"
+            return f"{name} is {shown(settings[name])}, which would make PEFT load more than this adapter: remove it"
     base = settings.get("base_model_name_or_path")
     if isinstance(base, str) and (len(base) > LONGEST_BASE or base.startswith("-") or not base.isprintable()):
         return f"base_model_name_or_path is {shown(base)}, neither a folder nor a Hub id"
@@ -126,7 +126,7 @@ def adapter_fault(settings: dict) -> str | None:
 
 
 def walk(settings: dict) -> Iterator[tuple[str, Any]]:
-    """Yield each setting, and those of the mappings within."""
+    """Yield each setting, including those of nested mappings."""
     waiting = [settings]
     for part in waiting:
         for name, value in part.items():
@@ -135,7 +135,7 @@ def walk(settings: dict) -> Iterator[tuple[str, Any]]:
 
 
 def whole_numbers(value: Any) -> list[int]:
-    """Return a value if it is a whole number, or those of a list, and of the lists in it."""
+    """Return a value if it is an integer, or the integers in a list and its nested lists."""
     if isinstance(value, list):
         return [number for one in value for number in whole_numbers(one)]
     return [value] if type(value) is int else []
@@ -143,7 +143,7 @@ def whole_numbers(value: Any) -> list[int]:
 
 def shown(value: Any) -> str:
     """Return a value for a message, shortened."""
-    if isinstance(value, int) and abs(value) >= 1 << 64:  # Python refuses to write some as digits
+    if isinstance(value, int) and abs(value) >= 1 << 64:  # Python refuses to print very long ones
         return f"a number of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:50]}...{text[-20:]}"

@@ -1,4 +1,4 @@
-"""What a record says about the machine: versions, device and peak memory."""
+"""Describes the machine for a record: versions, device and peak memory."""
 
 import os
 import platform
@@ -15,10 +15,10 @@ from hfkit.core.versions import package_versions
 
 
 def environment(settings: dict | None = None) -> dict:
-    """Return versions, the machine and what trains in its processes, without host name, user or paths.
+    """Return versions, the machine and the training engine, without host name, user or paths.
 
     Args:
-        settings: as of `launch.engine`.
+        settings: as for `launch.engine`.
     """
     return {
         "versions": package_versions(),
@@ -33,21 +33,21 @@ def environment(settings: dict | None = None) -> dict:
 
 
 def float32_precision() -> str:
-    """Return the precision of float32 matrix products; "high" is TF32 on a GPU."""
+    """Return the precision of float32 matrix products; "high" means TF32 on a GPU."""
     try:
         return torch.get_float32_matmul_precision()
-    except RuntimeError:  # a caller has used both of PyTorch's settings, which do not know of each other
+    except RuntimeError:  # a caller has used both of PyTorch's conflicting settings
         return "mixed"
 
 
 def reset_peak_memory() -> None:
-    """Reset the peak memory of the GPU; the peak of a process cannot be reset."""
+    """Reset the peak memory of the GPU; that of the process cannot be reset."""
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory_bytes() -> int:
-    """Return this process's peak memory: of the GPU since `reset_peak_memory` if it was used, else resident."""
+    """Return this process's peak memory: of the GPU since `reset_peak_memory` if one was used, else resident memory."""
     if peak := torch.cuda.max_memory_allocated():
         return peak
     status = Path("/proc/self/status")

@@ -1,4 +1,4 @@
-"""Walks the lineage of a run: the models it was made from, by its record and by those of its parents."""
+"""Walks the lineage of a run: the models that it was made from, by its record and those of its parents."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ NOT_PUSHED = "was not on the Hub when this was pushed"
 
 
 def lineage_edges(lineage: list[dict], child: dict | None = None) -> Iterator[tuple[dict, dict | None]]:
-    """Yield each entry of a record's `lineage` and of the `parents` below, depth first, with the entry made from it.
+    """Yield each entry of a record's `lineage` and its `parents`, depth first, with the entry that was made from it.
 
     Entries of the record itself come with `child`.
     """
@@ -27,14 +27,14 @@ def lineage_edges(lineage: list[dict], child: dict | None = None) -> Iterator[tu
 
 
 def ancestors(lineage: list[dict]) -> Iterator[dict]:
-    """Yield each entry of a record's `lineage` and of the `parents` below, depth first."""
+    """Yield each entry of a record's `lineage` and its `parents`, depth first."""
     return (entry for entry, _ in lineage_edges(lineage))
 
 
 def family_records(models: Iterable[tuple[str, str]], local: bool = False) -> Iterator[tuple[str, str, dict]]:
     """Yield path, revision and record of models and of their ancestors, breadth first, each once.
 
-    A record that is not there, or that cannot be read (with a warning), is skipped with those that only it names.
+    Skip a record that is missing, or unreadable (with a warning), and those that only it names.
 
     Args:
         models: path or Hub id, and revision, of each.
@@ -53,7 +53,7 @@ def family_records(models: Iterable[tuple[str, str]], local: bool = False) -> It
 
 
 def lineage_of(path: str, revision: str = "main") -> dict:
-    """Return the lineage of a run, folder or Hub id, as a tree of dicts.
+    """Return the lineage of a run (folder or Hub id) as a tree of dicts.
 
     Returns:
         path, revision, stage, status, weights_sha256, seed, `data` (a dict per split: rows, kept, sources with their
@@ -61,26 +61,26 @@ def lineage_of(path: str, revision: str = "main") -> dict:
         or None) and `parents` (such dicts).
 
     Raises:
-        HfkitError: there is no record, hfkit did not write it, or it leads to more than `MOST_MODELS`.
+        HfkitError: there is no record, hfkit did not write it, or it leads to more than `MOST_MODELS` models.
     """
     record = read_json(path, RECORD, revision)
     if record is None:
-        raise HfkitError(f"{path} has no record: there is no {RECORD} of a run in it")
+        raise HfkitError(f"{path} has no record: expected the {RECORD} of a run in it")
     if well_formed(record) is None:
-        raise HfkitError(f"the {RECORD} of {path} is not as hfkit writes it")
+        raise HfkitError(f"the {RECORD} of {path} is not a valid record: restore the file that hfkit wrote")
     try:
         root = {"role": None, **model_identity(path, revision), "now": None}
         return node_of(root, record, descendants=(), counter=count(1))
     except (LookupError, TypeError, AttributeError) as error:
-        raise HfkitError(f"the {RECORD} of {path} is not as hfkit writes it: {type(error).__name__}") from error
+        raise HfkitError(f"the {RECORD} of {path} is not a valid record: {type(error).__name__}") from error
 
 
 def node_of(model: dict, record: dict, descendants: tuple[tuple, ...], counter: Iterator[int]) -> dict:
-    """Return the node of a model, with what its record says.
+    """Return the node of a model, with data from its record.
 
     Args:
-        descendants: path and revision of each; a parent that is one of them ends the branch.
-        counter: counts the nodes; records in which each model has two parents that are one would lead to 2^N.
+        descendants: path and revision of each; a parent among them ends the branch.
+        counter: counts the nodes; records that name the same parent twice would lead to 2^N.
     """
     if next(counter) > MOST_MODELS:
         raise HfkitError(f"the lineage of {descendants[0][0]} has more than {MOST_MODELS} models")
@@ -106,7 +106,7 @@ def parent_node(entry: dict, descendants: tuple[tuple, ...], counter: Iterator[i
         try:
             record = record_of(entry["path"], entry["revision"] or "main")
         except HubUnreachable:
-            pass  # the entry is all that is known
+            pass  # only the entry is known
         except HfkitError:
             now = f"{GONE}, or not accessible to you"
     model = {key: entry[key] for key in ("role", "path", "revision", "weights_sha256")}
@@ -115,9 +115,9 @@ def parent_node(entry: dict, descendants: tuple[tuple, ...], counter: Iterator[i
 
 
 def change_since(model: dict) -> str | None:
-    """Return how a local model has changed since it was recorded: gone, or with other weights; else None.
+    """Return how a local model has changed since it was recorded: it is missing, or has other weights; else None.
 
-    A relative path is that of a model that was never pushed, in a record that was.
+    A relative path names a model that was never pushed, in the record of a pushed one.
     """
     if model["revision"] is not None:  # a commit on the Hub never changes
         return None

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: the logs of a run, one JSON object per line."""
+"""Reads `metrics.jsonl`: the logs of a run, one JSON object per line."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ METRICS = "metrics.jsonl"
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """Read the lines of `metrics.jsonl`, without a last one that a crash cut off."""
+    """Read the lines of `metrics.jsonl`; skip a last line that a crash truncated."""
     rows = []
     path = Path(folder) / METRICS
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:

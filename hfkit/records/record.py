@@ -1,4 +1,4 @@
-"""`hfkit.json`, the record of a run: its config, data, lineage and results."""
+"""Reads `hfkit.json`, the record of a run: its config, data, lineage and results."""
 
 import hashlib
 import os
@@ -27,17 +27,17 @@ TYPES = {
     **dict.fromkeys(("config", "data", "base", "metrics", "evaluation", "environment", "hub"), dict),
     **dict.fromkeys(("lineage", "warnings", "notes"), list),
 }
-"""The types of a record's values by key; each may be missing or None."""
+"""The types of a record's values by key; each value may be missing or None."""
 MODEL_TYPES = {
     **dict.fromkeys(("role", "path", "revision", "weights_sha256", "stage", "quantization"), str),
     "parents": list,
 }
 SPLIT_TYPES = {**dict.fromkeys(("rows", "kept"), int), "sources": list}
-"""Those of an entry of its lineage, or of its base; and of a split of its data."""
+"""The types of an entry of its lineage, or of its base, and of a split of its data."""
 
 
 def read_record(folder: str | Path) -> dict | None:
-    """Return the record in a run's folder; None if there is none that can be read."""
+    """Return the record in a run's folder; None if there is no readable one."""
     return well_formed(read_json_mapping(Path(folder) / RECORD))
 
 
@@ -68,7 +68,7 @@ def has_types(values: dict, types: Mapping[str, type]) -> bool:
 
 
 def settings_of(config) -> dict:
-    """Return a config as plain values, for a record: without its folder, resuming, the Hub and secrets.
+    """Return a config as plain values for a record, without secrets and the keys of its folder, resuming and the Hub.
 
     `extra` is merged into it.
     """
@@ -77,7 +77,7 @@ def settings_of(config) -> dict:
 
 
 def with_later_keys(settings: dict, config_class: type) -> dict:
-    """Return recorded settings with the defaults of keys that were added later, those of data sets among them."""
+    """Return recorded settings with the defaults of keys that were added later, including keys of datasets."""
     hints = known_fields(config_class)
     defaults = {field.name: default_of(field) for field in fields(config_class) if field.name in hints}
     later = {key: value for key, value in defaults.items() if value is not NO_DEFAULT and key not in NOT_RECORDED}
@@ -91,7 +91,7 @@ def with_later_keys(settings: dict, config_class: type) -> dict:
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a folder's model or adapter, sorted by name; [] if one is missing.
 
-    Other files, such as `consolidated.safetensors`, do not count: another copy of the model may lack them.
+    Other files, such as `consolidated.safetensors`, are ignored: another copy of the model may lack them.
     """
     weights = "adapter_model" if (folder / ADAPTER_CONFIG).is_file() else "model"
     if (folder / f"{weights}.safetensors").is_file():
@@ -107,11 +107,11 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weights_hash(folder: str | Path) -> str | None:
-    """Return the SHA-256 of the weights in a folder; None for a Hub id, or a folder without safetensors.
+    """Return the SHA-256 of the weights in a folder; None for a Hub id or a folder without safetensors.
 
-    For a single file it is the hash of that file, which the Hub shows.
+    For a single file it is the hash that the Hub shows.
     """
-    with ThreadPoolExecutor() as pool:  # in parallel: a gigabyte takes a second
+    with ThreadPoolExecutor() as pool:  # in parallel: hashing takes a second per gigabyte
         digests = [*pool.map(file_hash, weight_files(Path(folder)))]
     if len(digests) < 2:
         return digests[0] if digests else None
@@ -119,7 +119,7 @@ def weights_hash(folder: str | Path) -> str | None:
 
 
 def model_identity(path: str, revision: str = "main") -> dict:
-    """Return what identifies a model: its absolute path or Hub id, the commit of a Hub model, its weights_sha256."""
+    """Return the identity of a model: its absolute path or Hub id, the commit of a Hub model, its weights_sha256."""
     path, revision = split_revision(path, revision)
     folder = folder_of(path, revision)
     local = os.path.isdir(path)
@@ -131,30 +131,30 @@ def model_identity(path: str, revision: str = "main") -> dict:
 
 
 def record_of(path: str, revision: str = "main") -> dict | None:
-    """Return the record of a model folder or Hub repository; None if there is none that can be read."""
+    """Return the record of a model folder or Hub repository; None if there is no readable one."""
     file = find_file(path, RECORD, revision)
     return well_formed(read_json_mapping(file)) if file else None
 
 
 def known_record(path: str, revision: str = "main") -> dict | None:
-    """Return what `record_of` does, and warn if there may be a record that cannot be read."""
+    """Return the result of `record_of`; warn if there may be a record that cannot be read."""
     why = None
     try:
         if record := record_of(path, revision):
             return record
         if find_file(path, RECORD, revision):
-            why = f"its {RECORD} is not as hfkit writes it"
+            why = f"its {RECORD} is not a valid record"
         elif not os.path.isdir(path) and is_unknown(path, RECORD, revision):
             why = "the Hub cannot be reached"
     except HfkitError as error:
         why = str(error)
     if why:
-        warn(f"{path}: {why}, so what it and the models before it were trained on, and held out, is not checked")
+        warn(f"{path}: {why}, so rows that it and its parents trained on or held out are not checked")
     return None
 
 
 def lineage_entry(role: str, path: str, revision: str = "main") -> dict:
-    """Return an entry of a run's lineage: a model with its role, and the weights that it has now."""
+    """Return an entry of a run's lineage: a model with its role and its current weights."""
     record = record_of(path, revision) or {}
     return {
         "role": role,

@@ -1,4 +1,4 @@
-"""The shards of a checkpoint: those that its index names, which have to be files of its own folder."""
+"""Lists the shards of a checkpoint, which its index names and which must be files in the same folder."""
 
 import re
 from pathlib import Path
@@ -10,17 +10,17 @@ SHARD_NAME = re.compile(r"[\w.-]+\.(safetensors|bin)")
 
 
 def shards_of(index: Path) -> list[str]:
-    """Return the sorted names of the files that an index of weights (`NAME.index.json`) names; they may be missing.
+    """Return the sorted names of the files in an index of weights (`NAME.index.json`); they may be missing.
 
     Raises:
-        HfkitError: the index cannot be read, or names anything but files of its own folder and kind: a
-            `model.safetensors.index.json` that names a pickle, or a file elsewhere.
+        HfkitError: the index cannot be read, or names a file of another folder or type, such as a pickle in a
+            `model.safetensors.index.json`.
     """
     kind = index.name.removesuffix(".index.json").rpartition(".")[2]
     try:
         named = load_json_file(index)["weight_map"].values()
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise HfkitError(f"{index} is no index of weights: it has no weight_map that can be read") from error
+        raise HfkitError(f"{index} is not an index of weights: it has no valid weight_map") from error
     for name in named:
         if not isinstance(name, str) or not SHARD_NAME.fullmatch(name) or not name.endswith(f".{kind}"):
             raise HfkitError(f"{index} names {str(name)[:80]!r}: a shard is a .{kind} file in the same folder")
@@ -28,7 +28,7 @@ def shards_of(index: Path) -> list[str]:
 
 
 def require_own_shards(folder: Path, kinds: tuple[str, ...] = ("safetensors",)) -> None:
-    """Raise HfkitError if an index of a folder, of weights of these kinds, names anything but files of its own."""
+    """Raise HfkitError if an index of weights of these kinds in a folder names files outside it or of another type."""
     for index in folder.glob("*.index.json"):
         if index.name.endswith(tuple(f".{kind}.index.json" for kind in kinds)):
             shards_of(index)

@@ -1,4 +1,4 @@
-"""Where a model is: in a folder or a Hub repository, as a full model or as an adapter with its base."""
+"""Locates a model: in a folder or a Hub repository, as a full model or as an adapter with its base."""
 
 import os
 from dataclasses import dataclass
@@ -36,17 +36,17 @@ class Source:
 
         Args:
             path: folder, Hub id, or `user/name@revision`.
-            base: where the adapter's base is now, in place of what its config says.
+            base: where the adapter's base is now; overrides its config.
 
         Raises:
-            HfkitError: `base` is given for a full model; the base is an adapter itself; or the adapter's config holds a
-                value of another type than PEFT writes, or one out of bounds.
+            HfkitError: `base` is given for a full model; the base is an adapter itself; or the adapter's config has a
+                value of a wrong type or out of bounds.
         """
         path, revision = split_revision(path, revision)
         adapter = read_json(path, ADAPTER_CONFIG, revision)
         if adapter is None:
             if base is not None:
-                raise HfkitError(f"{path} is a full model and has no base: remove {base}")
+                raise HfkitError(f"{path} is a full model and has no base: remove the base {base}")
             return cls(path, revision, path, revision, None)
         for key, kinds in ADAPTER_TYPES.items():
             if not isinstance(adapter.get(key), (*kinds, NoneType)):
@@ -71,8 +71,8 @@ def find_file(path: str, name: str, revision: str = "main") -> Path | None:
     """Return the file `name` of a model folder or Hub repository, fetched if necessary; None if there is no such file.
 
     Raises:
-        HfkitError: no such repository or revision, an invalid path, a link out of the folder, or the Hub answers with
-            errors.
+        HfkitError: the repository or revision does not exist, the path is invalid, the file links to a path outside
+            the folder, or the Hub returns errors.
     """
     if os.path.isdir(path):
         file = Path(path) / name
@@ -84,9 +84,9 @@ def find_file(path: str, name: str, revision: str = "main") -> Path | None:
 
 
 def folder_of(path: str, revision: str = "main") -> Path | None:
-    """Return a model's folder, or its snapshot in the Hub's cache, which is named by its commit; else None.
+    """Return a model's folder, or its snapshot in the Hub's cache, which is named after its commit; else None.
 
-    A snapshot holds only the files that were fetched so far.
+    A snapshot contains only the files fetched so far.
     """
     if os.path.isdir(path):
         return Path(path)
@@ -98,13 +98,13 @@ def read_json(path: str, name: str, revision: str = "main") -> dict | None:
     """Return the mapping in the JSON file `name` of a model folder or Hub repository; None if there is no such file.
 
     Raises:
-        HfkitError: the file holds no mapping.
+        HfkitError: the file contains no mapping.
     """
     file = find_file(path, name, revision)
     try:
         content = load_json_file(file) if file else None
     except (OSError, ValueError) as error:
-        raise HfkitError(f"{file} is not JSON that can be read: {error}") from error
+        raise HfkitError(f"{file} is not valid JSON: {error}") from error
     if content is not None and not isinstance(content, dict):
         raise HfkitError(f"{file} is not a JSON mapping")
     return content

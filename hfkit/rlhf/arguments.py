@@ -1,4 +1,4 @@
-"""The arguments of the trainers: those of TRL's configs, plus fields for what TRL's loops do not have."""
+"""The arguments of the trainers of PPO, DPO, GRPO and RLOO: the fields of TRL's configs, and those that hfkit adds."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ def option(default: Any, text: str) -> Any:
 
 @dataclass
 class OnlineArguments:
-    """How the replies that a policy learns from are sampled, scored and computed, and when training stops."""
+    """How responses are sampled, scored and cut into micro-batches, and when training stops."""
 
     response_length: int = option(53, "most tokens of a response")
     temperature: float = option(0.7, "sampling temperature")
@@ -33,7 +33,7 @@ class OnlineArguments:
     sample_steps: int | None = option(None, "updates between two samples in rollouts.jsonl")
     missing_eos_penalty: float | None = option(None, "subtracted from the score of a response that does not end")
     reward_clip: float | None = option(None, "clip scores to +- this")
-    max_kl: float = option(20.0, "nats per reply above which training stops")
+    max_kl: float = option(20.0, "nats per response above which training stops")
     max_tokens_per_micro_batch: int | None = option(None, "padding included")
     micro_batches_by_length: bool = option(True, "rows of like length share a forward pass")
 
@@ -62,7 +62,7 @@ class PPOArguments(OnlineArguments, ArgumentsBase):
     whiten_rewards: bool = option(False, "divide rewards by their standard deviation in the batch")
     kl_coef: float = option(0.05, "weight of the KL penalty in the reward")
     kl_estimator: Literal["k1", "k3"] = option("k1", "KL estimator, see http://joschu.net/blog/kl-approx.html")
-    kl_target: float | None = option(None, "adapt kl_coef to this KL, in nats per reply")
+    kl_target: float | None = option(None, "adapt kl_coef to this KL, in nats per response")
     kl_horizon: int = option(10_000, "episodes over which kl_coef adapts")
     gamma: float = option(1.0, "discount factor")
     lam: float = option(0.95, "lambda of GAE")
@@ -114,7 +114,7 @@ class PPOArguments(OnlineArguments, ArgumentsBase):
 
 @dataclass
 class DPOArguments(DPOConfig):
-    """The fields of TRL's DPOConfig, and how replies to held-out prompts are sampled."""
+    """The fields of TRL's DPOConfig, and how responses to held-out prompts are sampled."""
 
     response_length: int = option(128, "most tokens of a response")
     temperature: float = option(0.7, "sampling temperature")
@@ -123,34 +123,34 @@ class DPOArguments(DPOConfig):
 
 @dataclass
 class GroupArguments(OnlineArguments):
-    """What the arguments of GRPO and RLOO share, beside the fields of TRL."""
+    """The fields that hfkit adds to both GRPOConfig and RLOOConfig of TRL."""
 
     metric_for_best_model: str = option("eval_reward", "eval_reward, eval_kl, ...")
 
     def __post_init__(self) -> None:
         self.max_completion_length = self.response_length
-        self.disable_dropout = True  # it would change the policy ratio, even at a learning rate of 0
+        self.disable_dropout = True  # dropout changes the policy ratio, even at a learning rate of 0
         self.num_generations_eval, self.reward_weights = 1, None  # the scorer weighs its parts
         self.greater_is_better = self.metric_for_best_model != "eval_kl"
         super().__post_init__()  # type: ignore[misc]  # of TRL's config
 
     @property
     def local_batch_size(self) -> int:
-        """Responses that a process samples for one batch."""
+        """The number of responses that a process samples at a time."""
         return self.per_device_train_batch_size * self.steps_per_generation  # type: ignore[attr-defined]
 
 
 @dataclass
 class GRPOArguments(GroupArguments, GRPOConfig):  # type: ignore[misc]  # fields of both have narrower types here
-    """The fields of TRL's GRPOConfig, plus those of hfkit's rollouts and rewards."""
+    """The fields of TRL's GRPOConfig, and those of hfkit's rollouts and rewards."""
 
 
 @dataclass
 class RLOOArguments(GroupArguments, RLOOConfig):  # type: ignore[misc]
-    """The fields of TRL's RLOOConfig, plus those of hfkit's rollouts and rewards."""
+    """The fields of TRL's RLOOConfig, and those of hfkit's rollouts and rewards."""
 
 
 OnlinePolicyArguments = PPOArguments | GRPOArguments | RLOOArguments
-"""The arguments of a trainer that learns from replies which it samples."""
+"""The arguments of a trainer that learns from the responses that it samples."""
 SamplingArguments = PPOArguments | DPOArguments | GRPOArguments | RLOOArguments
-"""The arguments of a trainer that say how replies are sampled, and in which processes."""
+"""The arguments of a trainer that say how responses are sampled, and in which processes."""

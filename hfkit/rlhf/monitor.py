@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from hfkit.core.console import warn
+
 WINDOW = 10
 """Updates to average over: the first ones are compared with the latest ones."""
 
@@ -41,6 +43,24 @@ class TrainingMonitor:
     bonus: str = "kl_coef or entropy_coef"
     history: list[dict[str, float]] = field(default_factory=list)
     reported: set[str] = field(default_factory=set)
+
+    def check(self, metrics: dict[str, float], args, state, control) -> str | None:
+        """Warn of new signs; if training must stop, make the loop log, save and stop.
+
+        Args:
+            args, state, control: of the trainer, as its callbacks get them.
+
+        Returns:
+            why training stops, for the record; None if it continues.
+        """
+        for warning in self.new_warnings(metrics):
+            warn(f"step {state.global_step}: {warning}")
+        reason = self.stop_reason(metrics)
+        if reason is None:
+            return None
+        control.should_log = control.should_training_stop = True
+        control.should_save = args.save_strategy != "no"
+        return f"stopped at step {state.global_step}: {reason}"
 
     def stop_reason(self, metrics: dict[str, float]) -> str | None:
         """Return why training must stop now, or None."""

@@ -1,6 +1,5 @@
-"""GRPO's and RLOO's batches in micro-batches of like length, and the replies that a checkpoint keeps."""
+"""Micro-batches of like length for GRPO and RLOO, and the responses that their checkpoints keep."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,23 +16,27 @@ from hfkit.rlhf.batch import cut_by_length
 from hfkit.rlhf.forward import Model
 from hfkit.training.micro_batching import Batch
 
-SUMS = ("cispo", "dapo", "vespo")
-"""Losses of GRPO that are sums over the tokens of a part, divided by those of all; of others a part weighs by its rows,
-in `bnpo` by its tokens."""
-LOGPROBS = ("old_per_token_logps", "ref_per_token_logps")
+SUM_LOSSES = ("cispo", "dapo", "vespo")
+"""Losses of GRPO that TRL divides by the number of tokens of the whole batch, so that those of micro-batches add up."""
 
 
 class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
-    """Computes rows of like length together, with the positions that left-padded rows have when they are sampled."""
+    """Cuts batches of TRL's GRPOTrainer and RLOOTrainer into micro-batches, and saves their responses in checkpoints.
+
+    A batch of TRL has N prompts, padded on the left, and N responses, padded on the right: `prompt_ids` and
+    `prompt_mask` (N, P), `completion_ids` and `completion_mask` (N, R), `advantages` (N,).
+    """
 
     args: GRPOArguments | RLOOArguments
     policy: Model
-    aux_loss_enabled: bool  # of TRL's trainers, as is the next
-    importance_sampling_level: str
+    aux_loss_enabled: bool  # TRL's trainers set it
+    # TRL's GRPOTrainer sets these two; RLOO has one loss, with the probability ratio of a whole response
+    loss_type: str = ""
+    importance_sampling_level: str = "sequence"
 
     @property
     def is_cut(self) -> bool:
-        """Whether batches are cut: not where a loss has a term that is no sum over tokens or rows."""
+        """Whether batches are cut: not if the loss has a term that is neither a sum nor a mean over tokens or rows."""
         args = self.args
         whole = isinstance(args, GRPOArguments) and (
             args.top_entropy_quantile < 1 or args.entropy_coef != 0 or args.use_adaptive_entropy
@@ -41,38 +44,63 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
         return args.micro_batches_by_length and not whole and not self.aux_loss_enabled
 
     def compute_loss(self, model, inputs: Batch, return_outputs: bool = False, num_items_in_batch=None):
-        """Return the loss of a batch; all its micro-batches but the last have added their gradients already."""
+        """Return the loss of a batch, a scalar; the gradients of all micro-batches but the last are added already."""
         if not self.is_cut:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         parts, before, losses = self.split(inputs), logged_counts(self, "train"), []
         rows = torch.tensor([float(len(part["advantages"])) for part in parts], device=self.args.device)
         tokens = torch.stack([part["completion_mask"].sum().float() for part in parts])
-        kind = getattr(self, "loss_type", None)
-        shares = torch.ones_like(rows) if kind in SUMS else shares_of(tokens if kind == "bnpo" else rows)
-        # of a loss that Trainer does not scale itself, `training_step` divides what is returned
-        scale = 1.0 if self.compute_loss_func is not None else 1 / self.current_gradient_accumulation_steps
-        for part, share in zip(parts[:-1], shares, strict=False):
-            with self.accelerator.no_sync(model) if self.accelerator.num_processes > 1 else nullcontext():
+        shares = self.loss_shares(rows, tokens)
+        # `training_step` divides what is returned by this number, unless TRL's loss has done so
+        steps = 1 if self.compute_loss_func is not None else self.current_gradient_accumulation_steps
+        for part, share in zip(parts[:-1], shares[:-1], strict=True):
+            with self.accelerator.no_sync(model):
                 loss = super().compute_loss(model, part) * share
-                self.accelerator.backward(loss * scale)
+                self.accelerator.backward(loss / steps)
             losses.append(loss.detach())
             self.control = self.callback_handler.on_substep_end(self.args, self.state, self.control)
         loss = super().compute_loss(model, parts[-1]) * shares[-1]
-        rows, tokens = (self.accelerator.reduce(counts, "sum").tolist() for counts in (rows, tokens))
-        per_row = kind is None or self.importance_sampling_level == "sequence"
-        others = {name: rows for name in logged_counts(self, "train") if name.startswith("clip_ratio/")}
-        weigh_logged(self, "train", before, tokens, others if per_row else None)
-        return loss + sum(losses) if losses else loss
+        self.weigh_metrics(before, rows, tokens)
+        return loss + sum(losses)
+
+    def loss_shares(self, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the factor of each micro-batch's loss in the loss of the batch, from its rows and tokens, (parts,)."""
+        if self.loss_type in SUM_LOSSES:
+            return torch.ones_like(rows)
+        counts = tokens if self.loss_type == "bnpo" else rows
+        return counts / counts.sum().clamp(min=1.0)
+
+    def weigh_metrics(self, before: dict[str, int], rows: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Replace the metrics of micro-batches, logged since `before`, by those of the batch in all processes.
+
+        Most are means over tokens. The weight of VESPO is a mean over rows, as are the clip ratios of whole responses.
+        """
+        by_rows, by_tokens = (self.accelerator.reduce(counts, "sum").tolist() for counts in (rows, tokens))
+        of_rows = ("vespo/", "clip_ratio") if self.importance_sampling_level == "sequence" else ("vespo/",)
+        names = [name for name in logged_counts(self, "train") if any(part in name for part in of_rows)]
+        weigh_logged(self, "train", before, by_tokens, dict.fromkeys(names, by_rows))
 
     def split(self, batch: Batch) -> list[Batch]:
-        """Return the micro-batches of a batch, as many in each process, without columns of padding."""
+        """Return the micro-batches of a batch, equally many in each process, without columns of padding."""
         lengths = (batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)).tolist()
-        options = (max(lengths), self.args, call_tokens(self.policy))
-        parts = cut_by_length(lengths, *options, together=self.accelerator.num_processes > 1)
+        together = self.accelerator.num_processes > 1
+        parts = cut_by_length(lengths, max(lengths), self.args, call_tokens(self.policy), together)
         return [select(batch, torch.tensor(part, device=self.args.device)) for part in parts]
 
     def predict(self, measure, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **options):
-        """Return log-probabilities (B, R), 0 on padding, entropies and router loss; without gradients in parts."""
+        """Return what TRL's method `measure` returns, with the positions of padded rows, and 0 on padding.
+
+        Without gradients the rows are computed in micro-batches, and only log-probabilities are returned.
+
+        Args:
+            input_ids: prompts and responses, (B, P + R).
+            attention_mask: (B, P + R).
+            logits_to_keep: R.
+            batch_size: rows that `measure` computes at once.
+
+        Returns:
+            log-probabilities (B, R); entropies (B, R) in nats; router loss. The last two may be None.
+        """
 
         def positioned(attention_mask: torch.Tensor, **inputs):
             positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
@@ -88,9 +116,8 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
         for part in cut_by_length(lengths, max(lengths), self.args, call_tokens(self.policy)):
             index = torch.tensor(part, device=mask.device)
             begin, width = kept_columns(attention_mask[index, :-logits_to_keep], mask[index])
-            end = input_ids.shape[1] - logits_to_keep + width
-            rows = (input_ids[index, begin:end], attention_mask[index, begin:end], width)
-            found, *_ = measure(positioned, *rows, **options)
+            columns = slice(begin, input_ids.shape[1] - logits_to_keep + width)
+            found, *_ = measure(positioned, input_ids[index, columns], attention_mask[index, columns], width, **options)
             logprobs[index, :width] = found.where(mask[index, :width] > 0, 0.0).to(logprobs.dtype)
         return logprobs, None, None
 
@@ -98,20 +125,20 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
 
     @property
     def passes_per_batch(self) -> int:
-        """Forward and backward passes for which a batch of replies lasts."""
+        """Forward and backward passes that learn from one sampled batch of responses."""
         return cast(int, self.args.steps_per_generation) * self.args.num_iterations
 
     def save_replies(self, folder: str) -> None:
-        """Save the replies of this process that later passes learn from, if there are any."""
+        """Save the responses of this process if later passes learn from them."""
         passes, batches = sampled_batch(self)
         if batches is not None and passes % self.passes_per_batch:
-            tensors = {
+            tensors = {  # safetensors saves no views
                 f"{index}.{name}": one.clone() for index, batch in enumerate(batches) for name, one in batch.items()
             }
             save_file(tensors, self.replies_file(folder))
 
     def load_replies(self, folder: str) -> None:
-        """Load the replies that `save_replies` saved, if it did."""
+        """Load what `save_replies` saved, if it saved anything."""
         if not (file := self.replies_file(folder)).is_file():
             return
         batches: list[dict[str, Any]] = [{} for _ in range(cast(int, self.args.steps_per_generation))]
@@ -125,14 +152,18 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
         return Path(folder, f"replies_{self.args.process_index}.safetensors")
 
 
-def shares_of(counts: torch.Tensor) -> torch.Tensor:
-    """Return the share of each part in a mean, (N,)."""
-    return counts / counts.sum().clamp(min=1.0)
-
-
 def kept_columns(prompt_mask: torch.Tensor, mask: torch.Tensor) -> tuple[int, int]:
-    """Return the first column of rows that is not padding, and the columns of their longest reply, at least 1."""
-    return prompt_mask.shape[1] - int(prompt_mask.sum(1).max()), max(int(mask.sum(1).max()), 1)
+    """Return the first of the P columns that is not padding in all rows, and how many of the R columns to keep.
+
+    These are the columns of the longest response, but at least two: TRL's metrics take a single column for a value of
+    the whole response, and ignore its mask.
+
+    Args:
+        prompt_mask: (B, P).
+        mask: of the responses, (B, R).
+    """
+    longest = max(int(mask.sum(1).max()), 2)
+    return prompt_mask.shape[1] - int(prompt_mask.sum(1).max()), min(longest, mask.shape[1])
 
 
 def select(batch: Batch, index: torch.Tensor) -> Batch:
@@ -141,7 +172,7 @@ def select(batch: Batch, index: torch.Tensor) -> Batch:
     part = {name: values[index] if values.ndim else values for name, values in batch.items()}
     for name in ("prompt_ids", "prompt_mask"):
         part[name] = part[name][:, begin:]
-    for name in ("completion_ids", "completion_mask", *LOGPROBS):
+    for name in ("completion_ids", "completion_mask", "old_per_token_logps", "ref_per_token_logps"):
         if name in part:
             part[name] = part[name][:, :width]
     return part

@@ -1,4 +1,4 @@
-"""A callback of GRPO and RLOO: metrics by the names of PPO, health signs, and the stop at `max_kl`."""
+"""A callback for GRPO and RLOO: logs metrics under PPO's names, warns of bad signs, and stops training at `max_kl`."""
 
 from typing import Any
 
@@ -6,14 +6,17 @@ from transformers import TrainerCallback
 
 from hfkit.core.compat import logged_counts
 from hfkit.core.compat_online import add_logged, logged_since
-from hfkit.core.console import warn
 
 OF_REPLIES = ("objective/scores", "val/reply_length", "val/repetition", "kl")
-"""What is measured when replies are sampled (`kl` by RLOO), and is that of every update that learns from them."""
+"""Metrics that are measured when responses are sampled (`kl` only by RLOO). Every update that learns from these
+responses logs them, also an update that samples nothing."""
 
 
 class OnlineMetrics(TrainerCallback):
-    """Watches the updates of a trainer and logs `objective/kl` (nats per reply) and `objective/entropy` (per token).
+    """Logs `objective/kl` (nats per response) and `objective/entropy` (nats per token), and checks each update.
+
+    `objective/kl` is TRL's `kl`, a mean over tokens, times the mean length of the responses. TRL estimates it by k3 in
+    GRPO and by k1 in RLOO (http://joschu.net/blog/kl-approx.html). Without a KL term (`beta: 0`) there is none.
 
     Args:
         trainer: an `OnlineTraining`.
@@ -35,12 +38,7 @@ class OnlineMetrics(TrainerCallback):
         found = logged_since(trainer, self.before)
         trainer.of_replies |= {name: found[name] for name in OF_REPLIES if name in found}
         metrics = {**trainer.of_replies, "objective/entropy": found["entropy"]}
-        if "kl" in metrics:  # the mean over all tokens: times the tokens of a reply, it is that of a reply
+        if "kl" in metrics:
             metrics["objective/kl"] = metrics.pop("kl") * metrics["val/reply_length"]
         add_logged(trainer, {name: value for name, value in metrics.items() if name not in found})
-        for warning in trainer.monitor.new_warnings(metrics):
-            warn(f"step {state.global_step}: {warning}")
-        if reason := trainer.monitor.stop_reason(metrics):
-            trainer.stopped = f"stopped at step {state.global_step}: {reason}"
-            control.should_log = control.should_training_stop = True
-            control.should_save = args.save_strategy != "no"
+        trainer.stopped = trainer.monitor.check(metrics, args, state, control) or trainer.stopped

@@ -1,4 +1,4 @@
-"""GRPO and RLOO: TRL's trainers on hfkit's prompts, replies, rewards and reference."""
+"""GRPO and RLOO: TRL's trainers with hfkit's prompts, rollout engines, rewards and reference."""
 
 import time
 from typing import Any, cast
@@ -25,31 +25,31 @@ from hfkit.rlhf.rollout_log import RolloutLog
 from hfkit.training.interruption import agree_on_signal, leave_step
 from hfkit.training.sharding import reduce_in_float32
 
-COPY = "ref"
-"""What TRL calls its copy of an adapter."""
+REFERENCE_ADAPTER = "ref"
+"""The name of the copy of an adapter that TRL adds to the policy."""
 
 
 def as_trl_rows(columns: dict[str, list]) -> dict[str, list]:
-    """Return rows of encoded prompts as TRL passes them on: `prompt` has the token ids, `row` all columns as given."""
+    """Return rows of `encode_prompts` as TRL's trainers take them: `prompt` has token ids, `row` all columns."""
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return {"prompt": columns["input_ids"], "row": rows}
 
 
 class OnlineTraining(OnlineBatches):
-    """What GRPO and RLOO share: a mixin for TRL's trainers.
+    """A mixin for TRL's GRPOTrainer and RLOOTrainer: samples with hfkit's engines, and scores with its rewards.
 
     Args:
-        model: the policy.
-        ref_model: the SFT model, frozen.
-        scorer: scores replies.
+        model: the policy, with or without an adapter.
+        ref_model: the frozen reference, a model of its own; TRL's `beta` weighs the KL to it.
+        scorer: scores responses.
         train_dataset: rows of `encode_prompts`.
-        eval_dataset: more of them, or None.
-        processing_class: pads on the left.
+        eval_dataset: held-out rows of `encode_prompts`, or None.
+        processing_class: the tokenizer; it pads on the left.
 
     Attributes:
         stopped: why training stopped early, or None.
-        of_replies: metrics of the replies that updates learn from.
-        boundary: what `sampled_batch` returned when the current step began.
+        of_replies: metrics of the responses that updates learn from.
+        boundary: what `sampled_batch` returned when the current step began, or at the last checkpoint.
     """
 
     processing_class: PreTrainedTokenizerBase
@@ -67,10 +67,10 @@ class OnlineTraining(OnlineBatches):
         processing_class: PreTrainedTokenizerBase,
     ):
         self.scorer = scorer
-        # With a KL term, TRL would load a full model a second time, and add a copy of an adapter to its model, which
-        # would land in each checkpoint; RLOOTrainer adds it in any case.
+        # With a beta, TRL would load a full model again, or copy the adapter within the policy, and so into each
+        # checkpoint. RLOOTrainer copies it at a beta of 0 too.
         beta, args.beta = args.beta, 0.0
-        options: dict[str, Any] = {"reward_funcs": self.reward}  # an argument of TRL's trainers
+        options: dict[str, Any] = {"reward_funcs": self.reward}  # no argument of Trainer, whose types are checked here
         super().__init__(
             model=model,
             args=args,
@@ -80,8 +80,8 @@ class OnlineTraining(OnlineBatches):
             **options,
         )
         self.beta = args.beta = beta
-        if isinstance(model, PeftModel) and COPY in model.peft_config:
-            model.delete_adapter(COPY)
+        if isinstance(model, PeftModel) and REFERENCE_ADAPTER in model.peft_config:
+            model.delete_adapter(REFERENCE_ADAPTER)
         reduce_in_float32(self.accelerator)
         self.policy = cast(Model, self.model)
         self.reference = self.accelerator.prepare_model(ref_model, evaluation_mode=True)
@@ -99,10 +99,15 @@ class OnlineTraining(OnlineBatches):
         self.started = time.time()
         self.add_callback(OnlineMetrics(self))
 
-    # Replies and rewards
+    # Responses and rewards
 
     def sample_replies(self, prompts: list[list[int]]) -> list[list[int]]:
-        """Sample a reply to each prompt; after a signal, or a failure of the engine, leave the step as it began."""
+        """Sample a response to each prompt; return token ids.
+
+        Raises:
+            EngineError: in all processes, if the engine of one of them failed; the last step has a checkpoint then.
+            KeyboardInterrupt, Interrupted: the same for a signal.
+        """
         replies, failures = [], []
         try:
             replies = self.rollouts.sample(prompts)
@@ -115,15 +120,21 @@ class OnlineTraining(OnlineBatches):
 
     @torch.no_grad()
     def reward(self, prompts, completion_ids, row, log_metric, **_) -> list[float]:
-        """Return the score of each reply, as TRL calls a reward function; log its parts, and what the replies are like.
+        """Return the shaped score of each response; log mean scores, length, ends and repetition of the responses.
+
+        TRL calls it as one of its reward functions, with token ids.
+
+        Args:
+            row: the dataset's columns of each prompt.
+            log_metric: TRL's function that logs a metric of this process; TRL averages over processes.
 
         Raises:
-            HfkitError: a function fails, or does not return one finite number for each reply.
+            HfkitError: a function fails, or does not return one finite number for each response.
         """
         with autocast(self.args.bf16, self.accelerator.device):
             parts = self.scorer(prompts, completion_ids, row)
         ended = torch.tensor([reply[-1] in self.stop_token_ids for reply in completion_ids])
-        scores = shape_scores(parts["total"].cpu(), ended, None, self.args.reward_clip, self.args.missing_eos_penalty)
+        scores = shape_scores(parts["total"], ended, None, self.args.reward_clip, self.args.missing_eos_penalty)
         per_reply = {
             "objective/scores": parts["total"],
             "objective/shaped_scores": scores,
@@ -131,7 +142,7 @@ class OnlineTraining(OnlineBatches):
             "val/ended": ended,
             "val/repetition": torch.tensor([*map(repetition_share, completion_ids)]),
         }
-        if len(parts) > 2:  # the total is a sum of several
+        if len(parts) > 2:  # a single part is the total, up to its weight
             per_reply |= {f"objective/score_{name}": part for name, part in parts.items() if name != "total"}
         for name, values in per_reply.items():
             log_metric(name, float(values.float().mean()))
@@ -139,7 +150,7 @@ class OnlineTraining(OnlineBatches):
         return scores.tolist()
 
     def log_samples(self, prompts: list[list[int]], replies: list[list[int]], scores: torch.Tensor) -> None:
-        """Append samples to `rollouts.jsonl` if they are due at one of the updates that these replies are for."""
+        """Append samples to `rollouts.jsonl` if they are due at one of the updates that learn from these responses."""
         every, before = self.args.sample_steps, self.state.global_step
         updates = max(self.passes_per_batch // self.args.gradient_accumulation_steps, 1)
         if every and before // every < (before + updates) // every and self.is_world_process_zero():
@@ -150,24 +161,22 @@ class OnlineTraining(OnlineBatches):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
-        """Return mean reward, KL, entropy and length of replies to the held-out prompts, sampled with one seed."""
-        rows, tokenizer = list(dataloader.dataset), self.processing_class
-        found = evaluate_policy(
-            self.policy, self.reference, tokenizer, self.scorer, rows, self.args, self.stop_token_ids
-        )
+        """Return the metrics of `evaluate_policy` on the held-out prompts, one response to each."""
+        models, tokenizer, rows = (self.policy, self.reference), self.processing_class, list(dataloader.dataset)
+        found = evaluate_policy(*models, tokenizer, self.scorer, rows, self.args, self.stop_token_ids)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.metrics.items()}
         return EvalLoopOutput(None, None, metrics, len(rows))  # type: ignore[arg-type]  # as Trainer without predictions
 
     # Checkpoints
 
     def pending_logs(self) -> dict:
-        """Return what is not logged yet, what is counted, and what health signs are taken from."""
+        """Return what is not logged yet, what is counted, and the state of the monitor; set `boundary`."""
         self.boundary = sampled_batch(self)
         signs = {"monitor": self.monitor.state_dict(), "of_replies": dict(self.of_replies), "stopped": self.stopped}
         return super().pending_logs() | {"passes": self.boundary[0], **signs}
 
     def set_pending_logs(self, kept: dict) -> None:
-        """Take over what `pending_logs` returned, within the step too that it was called before."""
+        """Restore what `pending_logs` returned, also within the step that began when it was called."""
         super().set_pending_logs(kept)
         self.monitor.load_state_dict(kept["monitor"])
         self.of_replies = dict(kept["of_replies"])
@@ -175,16 +184,16 @@ class OnlineTraining(OnlineBatches):
         set_sampled_batch(self, kept["passes"], batches)
 
     def set_counts(self, kept: dict) -> None:
-        """Take over what was counted since the first step, and why training stopped."""
+        """Restore what was counted since the first step, and why training stopped."""
         super().set_counts(kept)
         self.stopped = kept.get("stopped")
 
 
 class GRPOTrainer(OnlineTraining, trl.GRPOTrainer):
-    """TRL's GRPOTrainer on hfkit's prompts, replies, rewards and reference."""
+    """TRL's GRPOTrainer with hfkit's prompts, rollout engines, rewards and reference; see `OnlineTraining`."""
 
     returns_logprobs = True
 
 
 class RLOOTrainer(OnlineTraining, trl.RLOOTrainer):
-    """TRL's RLOOTrainer on hfkit's prompts, replies, rewards and reference."""
+    """TRL's RLOOTrainer with hfkit's prompts, rollout engines, rewards and reference; see `OnlineTraining`."""

@@ -1,4 +1,4 @@
-"""The policy on held-out prompts: evaluated as it learns, and compared with the SFT model that it started from."""
+"""Evaluates a policy on held-out prompts, during training and against the SFT model that it started from."""
 
 import json
 from dataclasses import dataclass
@@ -25,10 +25,13 @@ from hfkit.training.interruption import agree_on_signal
 
 @dataclass
 class PolicyResults:
-    """A model's replies to held-out prompts, the reward of each, float32 (N,), and mean metrics.
+    """The responses of a model to held-out prompts, and what was measured on them.
 
-    `metrics`: `reward` if there is a scorer, `entropy` (nats per token), `length` (tokens), and `kl` to the reference
-    (nats per reply; the k1 estimator, whatever `kl_estimator` says).
+    Attributes:
+        replies: token ids of the response to each prompt.
+        rewards: the score of each response, float32 (N,); 0 without a scorer.
+        metrics: means over the responses: `reward` if there is a scorer, `kl` to the reference (nats per response; the
+            k1 estimator, whatever `kl_estimator` says), `entropy` (nats per token), `length` (tokens).
     """
 
     replies: list[list[int]]
@@ -46,32 +49,29 @@ def evaluate_policy(
     args: SamplingArguments,
     stop_token_ids: list[int],
 ) -> PolicyResults:
-    """Sample and score replies to the prompts of the rows, as in training; the processes share the rows out.
+    """Sample a response to the prompt of each row as in training, and measure the responses.
 
-    Each batch has a seed of its own, made of its prompts, so the replies are always the same ones, and do not depend on
-    the number of processes.
+    The processes share the rows. The metrics of equal models are equal, on any number of processes.
+
+    Args:
+        scorer: None measures no rewards.
+        rows: the columns of `encode_prompts`; without a scorer, `input_ids` alone.
 
     Raises:
         EngineError: in all processes, if the engine of one of them failed.
         KeyboardInterrupt, Interrupted: in all processes, if one of them got a signal.
     """
     size, temperature, prompts = args.per_device_eval_batch_size, args.temperature, [row["input_ids"] for row in rows]
-    order = sorted(range(len(rows)), key=lambda index: -len(prompts[index]))  # for little padding
+    order = sorted(range(len(rows)), key=lambda index: -len(prompts[index]))  # little padding
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     own = batches[args.process_index :: args.world_size]
-    indices, replies = [index for batch in own for index in batch], []
+    indices = [index for batch in own for index in batch]
     given = [prompts[index] for index in indices]
     model.eval()
-    with autocast(args.bf16, model.device):  # a process without rows of its own gathers weights with the others
+    with autocast(args.bf16, model.device):  # a process without rows enters too, to gather weights with the others
         with whole_weights(model):
-            with engine_of(args, model, tokenizer) as engine, droppable():  # no process waits for another one here
-                for batch in own:
-                    batch_prompts = [prompts[index] for index in batch]
-                    seed = int(hash_of([args.seed, batch_prompts])[:8], 16)
-                    limits = (args.response_length, temperature, seed, size, stop_token_ids)
-                    replies += generate_replies(model, tokenizer, batch_prompts, *limits, engine=engine)
-            if agree_on_signal():
-                raise interruption()
+            own_prompts = [[prompts[index] for index in batch] for batch in own]
+            replies = sample_with_fixed_seeds(args, model, tokenizer, own_prompts, stop_token_ids)
             likely = likelihoods(model, tokenizer, given, replies, temperature, size)
         with whole_weights(reference):
             reference_likely = likelihoods(reference, tokenizer, given, replies, temperature, size)
@@ -94,28 +94,53 @@ def evaluate_policy(
     return PolicyResults(replies, torch.tensor(scores), metrics)
 
 
+def sample_with_fixed_seeds(
+    args: SamplingArguments,
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: list[list[list[int]]],
+    stop_token_ids: list[int],
+) -> list[list[int]]:
+    """Return the token ids of a response to each prompt of the batches, in their order.
+
+    The seed of a batch is a hash of `args.seed` and of its prompts.
+
+    Raises:
+        EngineError, KeyboardInterrupt, Interrupted: as `evaluate_policy`.
+    """
+    replies: list[list[int]] = []
+    with engine_of(args, model, tokenizer) as engine, droppable():  # no process waits for another one here
+        for prompts in batches:
+            seed = int(hash_of([args.seed, prompts])[:8], 16)
+            limits = (args.response_length, args.temperature, seed, args.per_device_eval_batch_size, stop_token_ids)
+            replies += generate_replies(model, tokenizer, prompts, *limits, engine=engine)
+    if agree_on_signal():
+        raise interruption()
+    return replies
+
+
 def compare_policies(
     policy: Model,
     reference: Model,
-    scorer: Scorer | None,
     tokenizer: PreTrainedTokenizerBase,
+    scorer: Scorer | None,
     dataset: Dataset,
     args: SamplingArguments,
     stage: str,
 ) -> tuple[dict[str, float], list[dict]]:
-    """Compare replies of the SFT model and of the policy to the same prompts, `input_ids` of the rows.
+    """Compare the responses of the SFT model, `reference`, and of the policy to the same prompts.
 
     Args:
         scorer: None measures no rewards.
-        stage: its name ends the names of the policy's metrics.
+        dataset: as the rows of `evaluate_policy`.
+        stage: the suffix of the policy's metrics, as in `eval_reward_grpo`; that of the SFT model is `sft`.
 
     Returns:
-        metrics: KL of the policy to the SFT model (nats per reply), and of both models the mean reward, entropy (nats
-        per token) and reply length (tokens);
-        samples: prompt, reply before and after, and their rewards.
+        metrics: `eval_kl` of the policy to the SFT model (nats per response), and of both models the mean reward,
+            entropy (nats per token) and length of responses (tokens).
+        samples: the prompt, the responses before and after, and their rewards.
     """
-    rows = list(dataset)
-    stop_token_ids = stop_ids(reference.generation_config, tokenizer)
+    rows, stop_token_ids = list(dataset), stop_ids(reference.generation_config, tokenizer)
     before, after = (
         evaluate_policy(model, reference, tokenizer, scorer, rows, args, stop_token_ids)
         for model in (reference, policy)
@@ -141,7 +166,7 @@ def compare_policies(
 
 
 def save_with_samples(policy, tokenizer, samples: list[dict], folder: Path, **options) -> None:
-    """Save the policy as `save_model` does, with `samples.jsonl` beside it."""
+    """Save the policy as `save_model` does, and the samples as `samples.jsonl`."""
     save_model(policy, tokenizer, folder, **options)
     lines = "".join(json.dumps(without_secrets(sample), ensure_ascii=False) + "\n" for sample in samples)
     (folder / "samples.jsonl").write_text(lines, encoding="utf-8")

@@ -21,7 +21,7 @@ from hfkit.models.loading import (
     loading_options,
     reward_source,
 )
-from hfkit.models.saving import mend_generation_config
+from hfkit.models.saving import repair_generation_config
 from hfkit.models.score_head import compute_head_in_float32, store_head_in_float32
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.base import same_base
@@ -87,7 +87,7 @@ def load_scored_policy(config: OnlineConfig, with_bare: bool = False) -> ScoredP
     policy: Model
     if why_not is None:
         base = load_base(source.base, source.base_revision, **loading_options(config)).requires_grad_(False)
-        mend_generation_config(base, source.base)
+        repair_generation_config(base, source.base)
         classifier = classifier_over(base)
         policy = add_trainable_adapter(base, config, source, TaskType.CAUSAL_LM)
         why_not = None if classifier else f"{type(base).__name__} and its classifier have different backbones"

@@ -168,12 +168,7 @@ class PPOTrainer(BasePPOTrainer):
         self.control = self.callback_handler.on_step_end(args, state, self.control)
         if state.episode // self.train_dataset_len > passes or state.global_step == state.max_steps:
             self.control = self.callback_handler.on_epoch_end(args, state, self.control)
-        for warning in self.controllers.monitor.new_warnings(metrics):
-            warn(f"step {state.global_step}: {warning}")
-        if reason := self.controllers.monitor.stop_reason(metrics):
-            self.stopped = f"stopped at step {state.global_step}: {reason}"
-            self.control.should_log = self.control.should_training_stop = True
-            self.control.should_save = args.save_strategy != "no"
+        self.stopped = self.controllers.monitor.check(metrics, args, state, self.control) or self.stopped
         if self.control.should_log:
             self.log_pending()
             self.control.should_log = False

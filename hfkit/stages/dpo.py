@@ -1,10 +1,11 @@
 """hfkit dpo configs/quickstart/dpo.yaml
 
-Direct preference optimization with TRL's DPOTrainer on pairs or rankings, as reward modeling takes them: sigmoid, IPO
-and TRL's other losses; LoRA or full. The reference is the SFT model that the policy starts from, on the same base.
+Direct preference optimization with TRL's DPOTrainer, on the pairs or rankings that reward modeling takes. All losses of
+TRL; LoRA or full fine-tuning. The reference is the SFT model that training starts from; with LoRA both share one base.
 """
 
 import copy
+import math
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,7 @@ from hfkit.training.sharding import CollectiveSave
 
 @push_when_done
 def main(config: DPOConfig) -> Path:
-    """Train the policy, or a LoRA adapter on the SFT model, and return the run's folder."""
+    """Train all weights of the SFT model, or a LoRA adapter on it; return the run's folder."""
     set_seed(config.seed)
     prepare_device(config)
     config = without_expert_dropout(config)
@@ -71,7 +72,7 @@ def main(config: DPOConfig) -> Path:
         # Trainer
         arguments = trainer_arguments(
             config,
-            max_length=None,  # the rows are tokenized and filtered already
+            max_length=None,  # longer rows are dropped already
             remove_unused_columns=False,
             include_num_input_tokens_seen="non_padding",
             **router_arguments(model, config),
@@ -93,11 +94,11 @@ def main(config: DPOConfig) -> Path:
         metrics, samples = {"train_loss": facts["train_loss"]}, []
         if test_rows is not None:
             metrics |= held_out_metrics(trainer)
-        if test_rows is not None and config.eval_prompts:
-            prompts = prompts_of(test_rows, config.eval_prompts)
-            say(f"dpo: sampling replies to {len(prompts)} held-out prompts, before and after")
-            models = (trainer.model, reference, None, tokenizer)
-            found, samples = compare_policies(*models, prompts, arguments, run.stage)
+        prompts = sampled_prompts(test_rows, config, model) if test_rows is not None else []
+        if len(prompts):
+            say(f"dpo: sampling responses to {len(prompts)} held-out prompts, before and after")
+            models = (trainer.model, reference)
+            found, samples = compare_policies(*models, tokenizer, None, prompts, arguments, run.stage)
             metrics |= found
         save = partial(save_with_samples, trainer.model, tokenizer, samples)
         run.publish(CollectiveSave(trainer, save), metrics, **facts)
@@ -105,7 +106,7 @@ def main(config: DPOConfig) -> Path:
 
 
 def encode_pairs(rows: Dataset, tokenizer, stats, config: DPOConfig) -> Dataset:
-    """Return encoded pairs; those of a ranking are pairs of their own."""
+    """Return encoded pairs: `chosen_ids`, `rejected_ids` and `starts`; a ranking becomes all of its pairs."""
     encoded = encode_comparisons(rows, tokenizer, stats, config)
     return as_pairs(encoded) if "reply_ids" in encoded.column_names else encoded
 
@@ -121,7 +122,18 @@ def with_own_key(rows: Dataset, config: DPOConfig) -> Dataset:
     return rows.select(range(len(rows)), new_fingerprint=hash_of([content_hash(rows), settings]))
 
 
-def prompts_of(pairs: Dataset, most: int) -> Dataset:
-    """Return the first different prompts of encoded pairs, as `input_ids`."""
-    prompts = {tuple(row["chosen_ids"][: row["starts"][0]]): None for row in pairs}
-    return Dataset.from_dict({"input_ids": [list(prompt) for prompt in list(prompts)[:most]]})
+def sampled_prompts(pairs: Dataset, config: DPOConfig, model) -> Dataset:
+    """Return the first `eval_prompts` different prompts of encoded pairs, as `input_ids`.
+
+    Prompts that leave no room for a response in the model's context are skipped, with a warning: `max_length` limits a
+    prompt with its responses, which may be shorter than the sampled ones.
+    """
+    prompts = {tuple(row["chosen_ids"][: row["starts"][0]]): None for row in pairs} if config.eval_prompts else {}
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    fitting = [list(prompt) for prompt in prompts if len(prompt) + config.response_length <= context]
+    if len(fitting) < len(prompts):
+        warn(
+            f"dpo: {len(prompts) - len(fitting)} of {len(prompts)} held-out prompts leave no room for response_length="
+            f"{config.response_length} in the model's context of {context} tokens: they are skipped"
+        )
+    return Dataset.from_dict({"input_ids": fitting[: config.eval_prompts]})

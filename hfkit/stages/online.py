@@ -1,4 +1,4 @@
-"""What the stages share that sample replies to prompts and score them: prompts, trainer, publication."""
+"""The GRPO and RLOO stages, and what PPO shares with them: prompts, reward probes, held-out comparison."""
 
 import copy
 from collections.abc import Callable
@@ -40,10 +40,14 @@ SHOWN_REPLIES = 8
 
 @dataclass
 class Prompts:
-    """The prompts of a stage, encoded, and what reads them.
+    """The encoded prompts of a stage, and its tokenizers.
 
     Attributes:
-        reader: the tokenizer that the reward model reads with; None without one.
+        tokenizer: the policy's.
+        reader: the reward model's, which is `tokenizer` if both are equal; None without a reward model.
+        train: rows of `encode_prompts`.
+        test: held-out rows, or None.
+        stats: counts of rows, by split.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -54,7 +58,11 @@ class Prompts:
 
 
 def read_prompts(config: OnlineConfig, stage: str) -> Prompts:
-    """Load and encode the prompts of a config; what the reward model cannot read fails here."""
+    """Load and encode the prompts of a config.
+
+    Raises:
+        HfkitError: the reward model's tokenizer cannot render a prompt.
+    """
     tokenizer = load_stage_tokenizer(config)
     train_rows, test_rows, stats = load_splits(config, PROMPTS, config.reward_columns)
     train_rows = encode_prompts(train_rows, tokenizer, stats["train"], config)
@@ -71,7 +79,11 @@ def read_prompts(config: OnlineConfig, stage: str) -> Prompts:
 
 
 def train_in_groups(config: GRPOConfig | RLOOConfig, stage: str, trainer_class: Callable[..., Any]) -> Path:
-    """Train the policy, or a LoRA adapter on the SFT model, with a trainer of TRL; return the run's folder."""
+    """Train all weights of the SFT model, or a LoRA adapter on it, by GRPO or RLOO; return the run's folder.
+
+    Args:
+        trainer_class: of `hfkit.rlhf.online_trainer`.
+    """
     set_seed(config.seed)
     prepare_device(config)
     config = without_expert_dropout(config)
@@ -114,7 +126,7 @@ def train_in_groups(config: GRPOConfig | RLOOConfig, stage: str, trainer_class: 
 
 
 def note_probes(run: Run, policy: Model, scorer: Scorer, prompts: Prompts, args) -> None:
-    """Note the rewards of worthless replies in the record; a resumed run keeps those of its start."""
+    """Record the rewards of worthless responses; a resumed run keeps those that it has recorded at its start."""
     known = run.before.get("reward_probes") if run.checkpoint else None
     run.note(reward_probes=known or probe_rewards(policy, scorer, prompts.tokenizer, prompts.train, args))
 
@@ -122,10 +134,10 @@ def note_probes(run: Run, policy: Model, scorer: Scorer, prompts: Prompts, args)
 def held_out_comparison(
     trainer, run: Run, policy: Model, reference: Model, scorer: Scorer, prompts: Prompts
 ) -> tuple[dict[str, float], list[dict]]:
-    """Return the metrics of a trained policy for its record, and samples of replies before and after."""
+    """Return the metrics of a trained policy for its record, and samples of responses before and after training."""
     metrics, samples = trend(run.folder, published_step(trainer)), []
     if prompts.test is not None:
-        models = (policy, reference, scorer, prompts.tokenizer)
+        models = (policy, reference, prompts.tokenizer, scorer)
         held_out, samples = compare_policies(*models, prompts.test, trainer.args, run.stage)
         metrics |= held_out
         for sample in samples[:SHOWN_REPLIES]:
@@ -134,7 +146,7 @@ def held_out_comparison(
 
 
 def left_padded(tokenizer):
-    """Return a copy of a tokenizer that pads on the left; the original is saved and keeps its padding side."""
+    """Return a copy of a tokenizer that pads on the left; the original keeps its side, and is saved."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.padding_side = "left"
     return tokenizer
@@ -144,7 +156,7 @@ def trend(folder: Path, last_step: int) -> dict[str, float]:
     """Return the mean reward and KL (nats) of the first and the last tenth of the updates in `metrics.jsonl`.
 
     Args:
-        last_step: step of the published weights; what was sampled after it is left out.
+        last_step: the step of the published weights; later updates are left out.
     """
     updates = [row for row in read_metrics(folder) if "objective/scores" in row and row["step"] <= last_step]
     if not updates:

@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer in micro-batches of like length, on encoded pairs."""
+"""TRL's DPOTrainer on encoded pairs, in micro-batches of like length."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import DPOTrainer
 
 from hfkit.config.stages import OF_THE_BATCH
-from hfkit.core.compat import EncodedRows, logged_counts, weigh_logged
+from hfkit.core.compat import EncodedRows, logged_counts, pop_logged, weigh_logged
 from hfkit.data.encoding import pair_lengths
 from hfkit.models.micro_batches import batches_by_length, call_tokens, round_up
 from hfkit.training.micro_batching import Batch, MicroBatching
@@ -19,10 +19,13 @@ REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 
 @dataclass
 class PairCollator:
-    """Collates N encoded pairs as TRL's DPOTrainer takes them: N chosen sequences, then N rejected, padded at the end.
+    """Collates N encoded pairs for TRL's DPOTrainer: N chosen sequences, then N rejected ones, padded on the right.
 
-    Returns `input_ids`, `attention_mask` and `completion_mask`, which has the tokens of the replies, (2N, T) each; and
-    the precomputed log-probabilities under the reference, (N,), if the rows have them.
+    TRL's own collator expects one prompt for both sides; here each side has its own (`starts`).
+
+    Returns `input_ids`, `attention_mask` and `completion_mask`, int64 (2N, T) each; the last is 1 on the tokens of the
+    responses. Rows with precomputed log-probabilities of the reference add `ref_chosen_logps` and `ref_rejected_logps`,
+    float32 (N,) each.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -39,9 +42,13 @@ class PairCollator:
 
 
 class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
-    """TRL's DPOTrainer in micro-batches: the loss of a batch is the mean over its pairs, so each weighs by its pairs.
+    """TRL's DPOTrainer in micro-batches, each weighted by its pairs, since the loss of a batch is a mean over pairs.
 
-    A loss that is no such mean, and the router loss of a mixture of experts, are computed of whole batches.
+    Whole batches are computed if a loss is not such a mean (`OF_THE_BATCH`), or with the router loss of a mixture of
+    experts.
+
+    Args:
+        max_tokens: of a micro-batch, padding included; None computes whole batches.
     """
 
     def __init__(self, *args, max_tokens: int | None, **kwargs):
@@ -50,15 +57,15 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
             self.max_tokens = None
 
     def adds_up(self, batch: Batch, items: torch.Tensor | int | None) -> bool:
-        """Return whether the losses of micro-batches add up: they are means."""
+        """Return False: losses of micro-batches are means, and do not add up."""
         return False
 
     def weight(self, batch: Batch) -> torch.Tensor:
-        """Return what the loss is a mean over: the number of pairs."""
+        """Return the number of pairs, which the loss is a mean over, int64 ()."""
         return torch.tensor(len(batch["input_ids"]) // 2, device=batch["input_ids"].device)
 
     def token_weights(self, parts: list[Batch]) -> dict[str, list[float]]:
-        """Return the weight of each part in the metrics that are a mean over the tokens of replies."""
+        """Return each part's tokens of responses in all processes, by the metrics that are a mean over these tokens."""
         masks = [part["completion_mask"][:, 1:].sum(1).chunk(2) for part in parts]
         counts = torch.stack([torch.stack([side.sum() for side in sides]) for sides in masks], dim=1)
         chosen, rejected = self.accelerator.reduce(counts, "sum").tolist()
@@ -66,7 +73,7 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
         return {"entropy": both, "logits/chosen": chosen, "mean_token_accuracy": chosen, "logits/rejected": rejected}
 
     def split(self, batch: Batch) -> list[Batch]:
-        """Return the micro-batches of a batch, of whole pairs, as many in each process."""
+        """Return the micro-batches of a batch, of whole pairs, equally many in each process."""
         count = len(batch["input_ids"]) // 2
         lengths = batch["attention_mask"].sum(1).view(2, count).amax(0).cpu().numpy()
         parts = []
@@ -80,7 +87,12 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
         return parts
 
     def cut(self, lengths: np.ndarray, sequences: np.ndarray | None = None) -> list[np.ndarray]:
-        """Return the pairs of each micro-batch, equally many in each process, for TRL gathers metrics of them."""
+        """Return the pairs of each micro-batch, equally many in each process, since TRL gathers their metrics.
+
+        Args:
+            lengths: tokens of the longer sequence of each pair, (N,).
+            sequences: sequences of each row, (N,); several processes take 2 for granted.
+        """
         if self.accelerator.num_processes == 1:
             return super().cut(lengths, sequences)
         needed = -(-2 * len(lengths) * int(lengths.max()) // self.max_tokens)
@@ -90,31 +102,35 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
     # Evaluation
 
     def held_out_figures(self, rows: Dataset) -> dict[str, float]:
-        """Return mean loss, accuracy and margin of the implicit rewards, whatever the batch size and the processes."""
-        before, weights, total, token_weights = logged_counts(self, "eval"), [], 0.0, []
-        with_router, self.aux_loss_enabled = self.aux_loss_enabled, False
+        """Return the mean loss of all pairs, and the accuracy and the mean margin of their implicit rewards.
+
+        None depends on the batch size or on the number of processes.
+        """
+        before, total, counts, token_weights = logged_counts(self, "eval"), 0.0, [], []
+        has_router_loss, self.aux_loss_enabled = self.aux_loss_enabled, False
         try:
             with self.accelerator.autocast():
-                for pairs, weight in self.evaluation_turns(rows):
+                for pairs, count in self.evaluation_turns(rows):
                     batch = self.collate(rows, pairs)
-                    total += float(self.compute_loss(self.model, batch)) * weight
-                    weights.append(weight)
-                    found = self.token_weights([batch])
-                    share = weight / (len(pairs) * self.accelerator.num_processes)
-                    token_weights.append({name: value * share for name, (value,) in found.items()})
+                    total += float(self.compute_loss(self.model, batch)) * count
+                    counts.append(count)
+                    # below 1 for pairs that each process computes: `token_weights` counts their tokens once a process
+                    share = count / (len(pairs) * self.accelerator.num_processes)
+                    tokens = self.token_weights([batch])
+                    token_weights.append({name: value * share for name, (value,) in tokens.items()})
                     self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         finally:
-            self.aux_loss_enabled = with_router
+            self.aux_loss_enabled = has_router_loss
         others = {name: [one[name] for one in token_weights] for name in token_weights[0]}
-        weigh_logged(self, "eval", before, weights, others)
-        total = self.accelerator.reduce(torch.tensor(total, device=self.args.device, dtype=torch.float64), "mean")
-        accuracy, margin = (self._metrics["eval"].pop(f"rewards/{name}")[-1] for name in ("accuracies", "margins"))
-        return {"loss": float(total / len(rows)), "accuracy": accuracy, "margin": margin}
+        weigh_logged(self, "eval", before, counts, others)
+        sums = self.accelerator.reduce(torch.tensor(total, device=self.args.device, dtype=torch.float64), "mean")
+        accuracy, margin = (pop_logged(self, "eval", f"rewards/{name}") for name in ("accuracies", "margins"))
+        return {"loss": float(sums / len(rows)), "accuracy": accuracy, "margin": margin}
 
     def evaluation_turns(self, rows: Dataset) -> list[tuple[list[int], int]]:
-        """Return the pairs of this process in each turn, equally many in each process, and how many all have in it.
+        """Return, for each forward pass, the pairs of this process and the number of pairs of all processes.
 
-        What cannot be shared out evenly at the end is computed by every process.
+        Every process has equally many. The pairs left over at the end, fewer than processes, go through each of them.
         """
         lengths = np.maximum(*pair_lengths(rows.with_format("arrow")[:])[:2])
         size, count = self.args.per_device_eval_batch_size, self.accelerator.num_processes
@@ -122,9 +138,7 @@ class MicroBatchedDPOTrainer(MicroBatching, EncodedRows, DPOTrainer):
             batches = batches_by_length(lengths, size, call_tokens(self.model))
             return [(batch.tolist(), len(batch)) for batch in batches]
         order = np.argsort(-lengths, kind="stable").tolist()
-        turns = [order[start : start + size * count] for start in range(0, len(order), size * count)]
-        even = len(turns[-1]) // count * count
-        turns = [*turns[:-1], turns[-1][:even]]
-        rest = order[sum(map(len, turns)) :]
-        shared = [(turn[self.accelerator.process_index :: count], len(turn)) for turn in turns if turn]
+        even = len(order) // count * count
+        turns = [order[start : min(start + size * count, even)] for start in range(0, even, size * count)]
+        shared, rest = [(turn[self.accelerator.process_index :: count], len(turn)) for turn in turns], order[even:]
         return [*shared, (rest, len(rest))] if rest else shared

@@ -106,7 +106,7 @@ def test_a_chat_in_a_terminal(sft_dir, ppo_dir):
         terminal.enter("/length 8")
         terminal.wait("length 8")
         terminal.enter("/reset")
-        terminal.wait("the conversation is cleared")
+        terminal.wait("conversation cleared")
         terminal.type("a line thought better of\x03")
         terminal.enter("/adapter ppo")
         terminal.wait(r"sft, \[ppo\], base")
@@ -195,7 +195,7 @@ def test_lines_from_a_pipe_are_turns(capsys, sft_dir, ppo_dir, monkeypatch, tmp_
         monkeypatch.setattr(sys, "stdin", stream)
         assert main(["chat", str(sft_dir), "--adapter", str(ppo_dir), "--length", "4"]) == 0
     reported = capsys.readouterr().out
-    assert "no adapter 'nobody'; there are: sft, ppo, base" in reported
+    assert "no adapter 'nobody': choose from sft, ppo, base" in reported
     assert "sft, ppo, [base]" in reported and "\nbase: " in reported
     assert "/temperature cold: expected number after /temperature" in reported
 
@@ -279,7 +279,7 @@ def test_without_a_chat_template_the_prompt_is_the_text(tokenizer):
     try:
         tokenizer.chat_template = None
         assert conversation.encode(tokenizer, Settings(), None)[0] == tokenizer("Ann likes").input_ids
-        with pytest.raises(HfkitError, match="no chat template, so it takes no system prompt"):
+        with pytest.raises(HfkitError, match="no chat template, so it cannot use a system prompt"):
             conversation.encode(tokenizer, Settings(system="Be brief."), None)
     finally:
         tokenizer.chat_template = template
@@ -293,7 +293,7 @@ def test_a_reply_cannot_command_the_terminal():
 @pytest.mark.parametrize(
     ("path", "reported"),
     [
-        ("reward", "is a classifier, such as a reward model: it scores responses and writes none"),
+        ("reward", "is a classifier, such as a reward model, and cannot generate"),
         ("tokenizer", "is a tokenizer: name a model"),
         ("", r"holds no model: name one of its runs: .*/ppo"),
         ("empty", "holds no model: it has no config.json or adapter_config.json"),
@@ -314,8 +314,8 @@ def test_what_cannot_be_talked_with_is_reported(runs, ppo_dir, tmp_path, capsys,
 @pytest.mark.parametrize(
     ("words", "reported"),
     [
-        (["--temperature", "-1"], "temperature: -1.0 -> a number of at least 0"),
-        (["--length", "0"], "length: 0 -> a number of tokens, at least 1"),
+        (["--temperature", "-1"], "temperature: -1.0 -> expected a number of at least 0"),
+        (["--length", "0"], "length: 0 -> expected a number of tokens, at least 1"),
         (["--adapter", "{base}"], "is a full model, not an adapter: show it side by side with --against"),
     ],
 )

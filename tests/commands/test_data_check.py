@@ -1,4 +1,4 @@
-"""`hfkit data check` and `preview`: what they say of good and of bad rows, and when the exit status is 1."""
+"""`hfkit data check` and `preview`: their reports on good and bad rows, and when the exit status is 1."""
 
 import re
 
@@ -63,7 +63,7 @@ def test_good_rows_of_every_stage_pass(data_verb, stage, row, config, said):
     longer = ["--max_longer", "1"] if stage == "reward" else []
     status, out, err = data_verb("check", stage, different(row), *longer, **config)
     assert (status, err) == (0, "")
-    for words in [*said, "no threshold is exceeded"]:
+    for words in [*said, "no threshold exceeded"]:
         assert words in out
     counts = [int(line.split()[-1]) for line in out.splitlines() if re.search(r" to \d+ (tokens|bytes) ", line)]
     assert sum(counts) == 30
@@ -71,8 +71,11 @@ def test_good_rows_of_every_stage_pass(data_verb, stage, row, config, said):
 
 ENDED = {**TURN, "response": "red<|endoftext|>"}
 BAD = {
-    "dropped": (different(TURN, 8) + [{**TURN, "response": ""}] * 2, "20.0% of the rows are dropped or cut"),
-    "cut": (different(TURN, 8) + different({**TURN, "response": LONG}, 2), "20.0% of the rows are dropped or cut"),
+    "dropped": (different(TURN, 8) + [{**TURN, "response": ""}] * 2, "20.0% of the rows are dropped or truncated"),
+    "cut": (
+        different(TURN, 8) + different({**TURN, "response": LONG}, 2),
+        "20.0% of the rows are dropped or truncated",
+    ),
     "nothing left": ([{**TURN, "response": ""}] * 3, "no row is left"),
     "special text": ([*different(TURN, 9), ENDED], "10.0% of the rows are with the text of a special token"),
     "lost characters": ([*different(TURN, 9), {**TURN, "response": "caf�"}], "are with U+FFFD"),
@@ -101,14 +104,14 @@ def test_what_is_held_out_and_trained_on_is_told(data_verb, rows_file):
     held_out = rows_file(different(TURN, 3), "test.jsonl")
     status, out, err = data_verb("check", "sft", different(TURN), max_length=64, eval_datasets=held_out)
     assert status == 1
-    assert "3 training rows have prompts that are held out; training leaves them out" in out
-    assert "10.0% of the training rows have prompts that are held out, max_overlap is 0.0%" in err
+    assert "3 training rows have held-out prompts; training skips them" in out
+    assert "10.0% of the training rows have held-out prompts, above max_overlap: 0.0%" in err
 
 
 def test_held_out_rows_past_a_budget_are_not_held_out(data_verb, rows_file):
     held_out = [{**rows_file(different(TURN, 5), "test.jsonl")[0], "rows": 2}]
     out = data_verb("check", "sft", different(TURN), max_length=64, eval_datasets=held_out)[1]
-    assert "2 training rows have prompts that are held out" in out
+    assert "2 training rows have held-out prompts" in out
 
 
 def test_what_is_held_out_and_in_ptx_datasets_is_told(data_verb, rows_file):
@@ -117,8 +120,8 @@ def test_what_is_held_out_and_in_ptx_datasets_is_told(data_verb, rows_file):
     prompts = [{"prompt": f"Who is {number}?"} for number in range(12)]
     status, out, err = data_verb("check", "ppo", prompts, **changes)
     assert status == 1
-    assert "3 training rows have prompts that are held out; training leaves them out" in out
-    assert "12.5% of the training rows have prompts that are held out" in err
+    assert "3 training rows have held-out prompts; training skips them" in out
+    assert "12.5% of the training rows have held-out prompts" in err
 
 
 def test_cut_tokens_are_counted_and_placed_in_the_histogram(data_verb, tokenizer):
@@ -128,7 +131,7 @@ def test_cut_tokens_are_counted_and_placed_in_the_histogram(data_verb, tokenizer
     lost = instruction_row(rows[-1], tokenizer, 64)["length"] - 64
     status, out, _ = data_verb("check", "sft", rows)
     assert status == 0
-    assert f"1 cut (3.2%): {lost} tokens" in out
+    assert f"1 truncated (3.2%): {lost} tokens" in out
     assert re.search(r"1  past the limit", out)
 
 
@@ -204,7 +207,9 @@ def test_preview_shows_the_rows_that_are_lost_with_the_reason(data_verb):
     _, out, _ = data_verb("preview", "sft", rows, "--lost")
     headings = [line for line in out.splitlines() if line.startswith("== ")]
     assert [re.search(r"row (\d)", line)[1] for line in headings] == ["1", "2", "3"]
-    for heading, said in zip(headings, ("dropped: without a reply", ", cut", "text of a special token"), strict=True):
+    for heading, said in zip(
+        headings, ("dropped: without a response", ", cut", "text of a special token"), strict=True
+    ):
         assert said in heading
     assert f"[[red{'<|endoftext|>' if SANITIZES else '< |endoftext|>'}<|endoftext|>]]" in out
 
@@ -264,9 +269,9 @@ def test_unread_columns_and_renamed_roles_are_named(data_verb):
     chat = [{"role": "human", "content": "What does Ann like?"}, {"role": "gpt", "content": "Ann likes red."}]
     status, out, _ = data_verb("check", "sft", [{"messages": chat, "id": 1, "system_prompt": "Be brief."}])
     assert status == 0
-    assert "columns that are not read: id, system_prompt\n" in out
-    assert "map what the model should read, such as columns: {system: system_prompt}\n" in out
-    assert "read as usual: human as user, gpt as assistant\n" in out
+    assert "columns not read: id, system_prompt\n" in out
+    assert "map the columns that the model should read, such as columns: {system: system_prompt}\n" in out
+    assert "roles renamed: human as user, gpt as assistant\n" in out
 
 
 PAIR_WITH_SYSTEM = {"system": "Be brief.", **PAIR}
@@ -296,8 +301,8 @@ def test_prompts_without_a_chat_template_are_warned_of(data_verb, with_template,
 def test_a_preview_of_nothing_says_so(data_verb):
     row = {"prompt": "Who?", "response": "Ann."}
     status, _, told = data_verb("preview", "sft", [row], "--split", "ptx")
-    assert status == 1 and "sets no ptx_datasets, whose rows --split ptx shows" in told
+    assert status == 1 and "sets no ptx_datasets, which --split ptx needs" in told
     status, out, _ = data_verb("preview", "sft", [row], "--lost")
-    assert status == 0 and "none of the rows is dropped, cut or faulty" in out
+    assert status == 0 and "no rows are dropped, truncated or faulty" in out
     status, out, _ = data_verb("preview", "sft", [{**row, "response": ""}])
-    assert status == 0 and "none of the rows is kept: without a reply (--lost shows them" in out
+    assert status == 0 and "no rows are kept: without a response (--lost shows them" in out

@@ -75,7 +75,7 @@ def test_a_built_in_template_has_a_format(tokenizer_for, name):
 )
 def test_a_template_that_writes_more_is_refused(with_template, written):
     template = "{% for m in messages %}<|{{ m.role }}|>\n" + written + "\n{% endfor %}<|assistant|>\n"
-    reported = "the chat template of x writes more than texts around messages.*--format gguf"
+    reported = "the chat template of x does more than write text around messages.*--format gguf"
     with pytest.raises(HfkitError, match=reported):
         read_chat_format(with_template(template), "x")
 
@@ -153,7 +153,7 @@ def test_every_stop_token_and_the_sampling_settings(tokenizer_for):
 
 
 def test_a_template_without_system_messages_says_so(tokenizer_for):
-    assert "# The chat template takes no system message" in written(tokenizer_for("Gemma 2"))
+    assert "# The chat template has no system message" in written(tokenizer_for("Gemma 2"))
 
 
 def test_thinking_follows_the_request(tokenizer_for):
@@ -224,7 +224,7 @@ def test_vllm_takes_base_and_revision_from_the_hub(hub, base_dir, run_stage, tmp
 def test_an_adapter_that_vllm_does_not_serve_is_refused(sft_dir, copy, tmp_path, change, reported):
     folder = copy(sft_dir)
     edit(folder / "adapter_config.json", **change)
-    with pytest.raises(HfkitError, match=f"vLLM serves no adapter with {reported}: leave --adapter out"):
+    with pytest.raises(HfkitError, match=f"vLLM cannot serve an adapter with {reported}: remove --adapter"):
         export(str(folder), tmp_path / "out", "vllm", adapter=True)
     assert not (tmp_path / "out").exists()
 
@@ -261,12 +261,12 @@ def test_what_the_converter_does_not_know_is_refused(sft_dir, tmp_path, no_weigh
 def test_a_template_without_a_modelfile_is_refused(sft_dir, copy, tmp_path, no_weights, failing_converter):
     folder = copy(sft_dir)
     (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content | upper }}{% endfor %}")
-    with pytest.raises(HfkitError, match="writes more than texts around messages"):
+    with pytest.raises(HfkitError, match="does more than write text around messages"):
         export(str(folder), tmp_path / "out", "ollama", converter=str(failing_converter))
 
 
 def test_a_full_model_is_no_adapter(base_dir, tmp_path, no_weights):
-    with pytest.raises(HfkitError, match="is a full model: leave --adapter out"):
+    with pytest.raises(HfkitError, match="is a full model: remove --adapter"):
         export(str(base_dir), tmp_path / "out", "vllm", adapter=True)
     assert os.listdir(tmp_path) == []
 

@@ -224,7 +224,7 @@ def test_no_file_is_overwritten(files, base_dir, capsys):
     Path("mine").mkdir()
     Path("mine/reward.yaml").write_text("mine: 1\n")
     assert init(base_dir, "--data", files["pairs"], "--output_dir", "mine") == 2
-    assert "--output_dir: 'mine' -> has reward.yaml already, and nothing is overwritten" in capsys.readouterr().err
+    assert "--output_dir: 'mine' -> has reward.yaml already: name another folder" in capsys.readouterr().err
     assert [path.name for path in Path("mine").iterdir()] == ["reward.yaml"]
 
 

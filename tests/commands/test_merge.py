@@ -266,7 +266,7 @@ def test_what_cannot_be_measured_is_said_in_the_card(run_stage, tmp_path, rows_f
         rows_file(ROWS["turns"][::-1])
     out = merge(str(folder), tmp_path / "out")
     assert (
-        "was not measured, for want of held-out rows: use `hfkit merge ADAPTER OUT --eval_dataset FILE`"
+        "was not measured, since no held-out rows were given: use `hfkit merge ADAPTER OUT --eval_dataset FILE`"
         in (out / "README.md").read_text()
     )
     assert read_record(out)["metrics"] == {}

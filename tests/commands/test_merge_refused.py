@@ -25,7 +25,7 @@ def refused(reported: str, *arguments, **options) -> None:
 
 def test_what_is_no_adapter_is_refused(base_dir, tokenizer_dir, tmp_path):
     for path in (base_dir, tokenizer_dir, "runs/nowhere"):
-        refused("is no adapter: it has no adapter_config.json", path, tmp_path / "out")
+        refused("is not an adapter: it has no adapter_config.json", path, tmp_path / "out")
     refused("is neither a folder nor a model on the Hub", "/nowhere/at/all", tmp_path / "out")
     assert os.listdir(tmp_path) == []
 

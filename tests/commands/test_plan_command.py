@@ -64,7 +64,7 @@ def test_steps_and_tokens_are_counted_in_local_files(stage_for, rows_file):
     grpo = plan_steps(stage := stage_for("grpo", **groups, max_steps=-1), roles_of(stage))
     assert (grpo.steps, grpo.tokens) == (2 * 8 * 2, 32 * 16 * 96)  # 8 batches of 4 prompts, each used twice
     unknown = plan_steps(stage := stage_for("pretrain", max_steps=-1), roles_of(stage))
-    assert (unknown.steps, unknown.unknown) == (None, "documents are packed into rows once they are encoded")
+    assert (unknown.steps, unknown.unknown) == (None, "documents are packed into rows after encoding")
     unknown = stage_for("sft", max_steps=-1, datasets=[{"path": "someone/rows"}])
     assert plan_steps(unknown, roles_of(unknown)).unknown == "someone/rows is not on this machine"
 
@@ -196,7 +196,7 @@ def test_errors_are_reported_without_a_traceback(folder_of, tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "llamb"}))
     assert "llamb" in reported(str(mine), "--stage", "sft", "--model_name_or_path", str(folder))
     encoder = folder_of({"model_type": "t5", "d_model": 32, "num_layers": 1}, weights=False)
-    assert "a t5 is no causal language model" in reported(str(mine), "--stage", "sft", "--model_name_or_path", encoder)
+    assert "t5 is not a causal language model" in reported(str(mine), "--stage", "sft", "--model_name_or_path", encoder)
 
 
 def test_help_is_light():

@@ -67,7 +67,7 @@ def test_a_launch_in_which_the_stage_fits_is_recommended_and_fits(plan):
     ("words", "settings", "expected"),
     [
         (["--engine", "fsdp2"], {}, "--processes: missing -> fsdp2 is for several processes: set --processes N"),
-        (["--processes", "4", "--nodes", "3"], {}, "--nodes: 3 -> 4 processes cannot be divided among so many"),
+        (["--processes", "4", "--nodes", "3"], {}, "--nodes: 3 -> 4 processes cannot be divided among these"),
         (
             ["--processes", "2", "--engine", "fsdp2"],
             {"use_peft": True, "load_in_8bit": True, "dtype": "float32", "max_length": 64},
@@ -81,7 +81,7 @@ def test_a_launch_in_which_the_stage_fits_is_recommended_and_fits(plan):
         (
             ["--processes", "2", "--engine", "zero2"],
             FUNCTIONS,
-            "--engine: 'zero2' -> PPO updates its models itself, and under DeepSpeed would train nothing",
+            "--engine: 'zero2' -> PPO updates its models itself, so DeepSpeed would train nothing",
         ),
     ],
 )

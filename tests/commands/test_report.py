@@ -89,7 +89,7 @@ def test_a_page_tells_of_every_stage(page):
     for curve in ("Pretraining: Loss", "SFT: Loss", "Reward model: Accuracy", "PPO: Reward", "PPO: KL", "PPO: Entropy"):
         assert f"{curve}" in labels
     assert "Pretraining from Tokenizer; SFT from Pretraining; Reward model from SFT; PPO from SFT and" in labels
-    assert "docs.jsonl" in page.text and "held out of train" in page.text
+    assert "docs.jsonl" in page.text and "held out from train" in page.text
     assert "before PPO" in page.text and "after PPO" in page.text
 
 
@@ -176,8 +176,8 @@ def test_an_evaluation_is_shown_with_its_intervals(part):
 
 def test_half_a_pipeline_has_half_a_report(part):
     page = report(part("tokenizer", "pretrain"))
-    assert "None were raised." in page.text
-    assert "Pretraining: done" in page.text and "PPO:" not in page.text and "Replies side by side" not in page.text
+    assert "No warnings." in page.text
+    assert "Pretraining: done" in page.text and "PPO:" not in page.text and "Responses side by side" not in page.text
 
 
 def test_a_stage_alone_comes_with_those_before_it(part):
@@ -194,7 +194,7 @@ def test_a_failed_stage_says_so(part):
     )
     page = report(folder)
     assert "SFT: failed" in page.text and "the run failed (Oops)" in page.text and "step 3: no good" in page.text
-    assert "Warnings raised: 2" in page.text
+    assert "Warnings: 2" in page.text
 
 
 def test_a_score_without_weight_is_watched_and_changes_nothing(run_stage, ppo_dir, tmp_path):
@@ -239,7 +239,7 @@ def test_a_report_imports_neither_torch_nor_transformers():
 
 def test_a_wrong_path_is_reported(tmp_path, capsys):
     assert main(["report", str(tmp_path / "nowhere")]) == 1
-    assert "nowhere is no folder" in capsys.readouterr().err
+    assert "nowhere is not a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

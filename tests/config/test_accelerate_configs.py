@@ -1,4 +1,4 @@
-"""The files of `configs/accelerate`: what `accelerate launch` makes of each, and that they ship."""
+"""The files of `configs/accelerate`: how `accelerate launch` reads each, and that they ship."""
 
 import re
 from importlib import import_module
@@ -73,7 +73,7 @@ def test_accelerate_loads_it_and_knows_every_key(name):
 
 @pytest.fixture(scope="module")
 def environments(tmp_path_factory) -> dict[str, list[dict]]:
-    """The variables of the two processes that each file starts."""
+    """The environments of the two processes that each file starts."""
     folder = tmp_path_factory.mktemp("environments")
     names = [name for name in KINDS if find_spec("deepspeed") or not name.startswith("zero")]
     ran = run(LAUNCH, *(word for name in names for word in (FOLDER / f"{name}.yaml", folder / name)))
@@ -82,7 +82,7 @@ def environments(tmp_path_factory) -> dict[str, list[dict]]:
 
 
 def read_variables(path: Path) -> dict[str, str]:
-    """The output of `env`, less variables of several lines."""
+    """The output of `env` without variables of several lines."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line)
 

@@ -1,4 +1,4 @@
-"""Every YAML that is shipped is one that its stage takes."""
+"""Every shipped YAML is valid for its stage."""
 
 import subprocess
 from pathlib import Path
@@ -18,7 +18,7 @@ LAUNCHES = ROOT / "configs" / "accelerate"
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.y*ml") if path.parent != LAUNCHES)
 COUNT = 50
 PARTS = ROOT / "configs" / "recipes" / "base"
-"""Files of recipes that are only a part of a config: `tests/commands/test_recipes.py` parses the whole."""
+"""Files of recipes that are only part of a config: `tests/commands/test_recipes.py` parses whole configs."""
 
 
 def test_none_is_left_out():
@@ -31,7 +31,7 @@ def test_none_is_left_out():
 @pytest.mark.parametrize(
     "path", [path for path in CONFIGS if path.parent != PARTS], ids=lambda path: str(path.relative_to(ROOT / "configs"))
 )
-def test_a_shipped_config_is_taken(path, monkeypatch):
+def test_a_shipped_config_is_valid(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     if is_pipeline(yaml.safe_load(path.read_text())):
         assert read_pipeline(path).stages.keys() <= STAGES.keys()
@@ -42,12 +42,12 @@ def test_a_shipped_config_is_taken(path, monkeypatch):
         load_config(STAGES[path.stem].config_class, path, problems_of, output_dir="runs/here")
     except ConfigError as error:
         problems = [problem for problem in error.problems if problem.key not in given_by_the_pipeline]
-    # the small world is there once the quickstart has run
+    # the world's files exist only after the quickstart
     assert [str(problem) for problem in problems if not str(problem.value).startswith("runs/quickstart/world")] == []
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
-def test_a_shipped_config_has_no_path_of_ones_own(path):
+def test_a_shipped_config_has_no_private_path(path):
     text = path.read_text()
     assert not any(part in text for part in ("/home/", "/work/", "/tmp/", "~"))
     assert isinstance(yaml.safe_load(text), dict)

@@ -1,4 +1,4 @@
-"""`~` in every key and argument that is a path: after `--key=`, in a YAML and in a card no shell expands it."""
+"""`~` is expanded in every path of a key or argument: after `--key=`, in a YAML and in a card the shell does not."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Learning rates by stage and mode: what a config resolves to, which are warned of, and the shipped configs' own."""
+"""Learning rates by stage and mode: defaults, warnings, and the rates of the shipped configs."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def test_an_improbable_rate_is_warned_of(stage, use_peft, rate, warning):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_shipped_configs_have_a_rate_of_their_own_and_none_is_warned_of(path):
+def test_shipped_configs_set_a_rate_and_none_gets_a_warning(path):
     if path.stem in TRAINING:
         given = yaml.safe_load(path.read_text())
         made = config(path.stem, given.get("use_peft", False), float(given["learning_rate"]))

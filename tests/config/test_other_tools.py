@@ -1,4 +1,4 @@
-"""Keys and verbs of other tools lead to ours."""
+"""Keys and verbs of other tools are errors that name those of hfkit."""
 
 from pathlib import Path
 
@@ -28,14 +28,14 @@ def remedies(config_class, **given) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("config_class", "key", "value", "remedy"),
     [
-        (SFTConfig, "base_model", "gpt2", "unknown; here it is model_name_or_path"),
-        (SFTConfig, "cutoff_len", 512, "unknown; here it is max_length"),
-        (PretrainConfig, "sequence_len", 512, "unknown; here it is block_size"),
-        (PPOConfig, "cutoff_len", 512, "unknown; here it is max_prompt_length"),
-        (SFTConfig, "lora_rank", 8, "unknown; here it is lora_r"),
-        (SFTConfig, "micro_batch_size", 2, "unknown; here it is per_device_train_batch_size"),
-        (SFTConfig, "num_epochs", 3, "unknown; here it is num_train_epochs"),
-        (SFTConfig, "val_set_size", 0.1, "unknown; here it is test_split_size"),
+        (SFTConfig, "base_model", "gpt2", "unknown; hfkit calls it model_name_or_path"),
+        (SFTConfig, "cutoff_len", 512, "unknown; hfkit calls it max_length"),
+        (PretrainConfig, "sequence_len", 512, "unknown; hfkit calls it block_size"),
+        (PPOConfig, "cutoff_len", 512, "unknown; hfkit calls it max_prompt_length"),
+        (SFTConfig, "lora_rank", 8, "unknown; hfkit calls it lora_r"),
+        (SFTConfig, "micro_batch_size", 2, "unknown; hfkit calls it per_device_train_batch_size"),
+        (SFTConfig, "num_epochs", 3, "unknown; hfkit calls it num_train_epochs"),
+        (SFTConfig, "val_set_size", 0.1, "unknown; hfkit calls it test_split_size"),
         (SFTConfig, "quantization_bit", 4, "unknown; 4 is load_in_4bit: true, 8 is load_in_8bit: true, each with"),
         (
             SFTConfig,
@@ -45,12 +45,12 @@ def remedies(config_class, **given) -> dict[str, str]:
         ),
         (SFTConfig, "finetuning_type", "lora", "unknown; lora is use_peft: true"),
         (SFTConfig, "dataset", "alpaca", "unknown; list files, Hub ids or data cards: datasets: [FILE, ...]"),
-        (SFTConfig, "template", "llama3", "unknown; the template of the model's own tokenizer is used"),
-        (SFTConfig, "default_system", "Be kind.", "unknown; here it is system_prompt"),
-        (SFTConfig, "additional_target", "lm_head", "unknown; here it is modules_to_save"),
-        (SFTConfig, "peft_use_dora", True, "unknown; here it is use_dora"),
+        (SFTConfig, "template", "llama3", "unknown; hfkit uses the tokenizer's own template"),
+        (SFTConfig, "default_system", "Be kind.", "unknown; hfkit calls it system_prompt"),
+        (SFTConfig, "additional_target", "lm_head", "unknown; hfkit calls it modules_to_save"),
+        (SFTConfig, "peft_use_dora", True, "unknown; hfkit calls it use_dora"),
         (SFTConfig, "enable_thinking", False, "unknown; chat_template_kwargs: {enable_thinking: false}"),
-        (PPOConfig, "ppo_score_norm", True, "unknown; here it is normalize_rewards"),
+        (PPOConfig, "ppo_score_norm", True, "unknown; hfkit calls it normalize_rewards"),
         (SFTConfig, "use_galore", True, "unknown; remove it (--help lists the keys)"),  # similar to use_rslora
         (SFTConfig, "stage", "sft", "unknown; the verb is the stage: hfkit sft FILE"),
     ],
@@ -61,10 +61,10 @@ def test_a_key_of_another_tool_is_an_error_that_names_ours(config_class, key, va
 
 
 def test_a_flag_and_a_key_of_an_entry():
-    with pytest.raises(ConfigError, match=r"--lora_rank: '8' -> unknown; here it is --lora_r\n"):
+    with pytest.raises(ConfigError, match=r"--lora_rank: '8' -> unknown; hfkit calls it --lora_r\n"):
         parse(SFTConfig, ["--output_dir", "out", "--lora-rank", "8", "--num_epochs", "x"], "hfkit sft", "")
     found = remedies(SFTConfig, datasets=[{"path": "a.jsonl", "type": "alpaca"}])
-    assert found["datasets[0].type"].startswith("unknown; the format is known by the columns")
+    assert found["datasets[0].type"].startswith("unknown; hfkit detects the format by its columns")
 
 
 def test_what_a_key_stands_for_is_not_reported_as_missing_too():

@@ -1,4 +1,4 @@
-"""Strict configuration: what is taken, and what is refused with which remedy."""
+"""Strict parsing: accepted values, and errors with their remedies."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -61,8 +61,8 @@ def from_flags(*flags):
     return parse(Stage, ["--model", "m", *flags], "hfkit stage", "what it does", contradictions)
 
 
-def told(call, *args):
-    """The problems of a call that must fail, as a dict from key to (value, remedy)."""
+def reported(call, *args):
+    """Return the problems of a call that must fail, as a dict from key to (value, remedy)."""
     with pytest.raises(ConfigError) as caught:
         call(*args)
     problems = caught.value.problems
@@ -136,7 +136,7 @@ def test_flag_values(flags, name, expected):
     [
         ("learning_rat: 1", "learning_rat", 1, "unknown; did you mean learning_rate?"),
         ("zzz: 1", "zzz", 1, "unknown; remove it (--help lists the keys)"),
-        ("extra: {a: 1}", "extra", {"a": 1}, "write its content as keys of the config itself"),
+        ("extra: {a: 1}", "extra", {"a": 1}, "write its content as keys of the config"),
         ("trust_remote_code: true", "trust_remote_code", True, "hfkit runs no remote code"),
         (
             "datasets: [{path: a}, {path: b, splt: c}]",
@@ -160,8 +160,8 @@ def test_flag_values(flags, name, expected):
         ("max_steps: 1.5", "max_steps", 1.5, "expected integer"),
         ("learning_rate: fast", "learning_rate", "fast", "expected number"),
         ("learning_rate: true", "learning_rate", True, "expected number"),
-        ("learning_rate: -.inf", "learning_rate", float("-inf"), "expected finite number"),
-        ("learning_rate: nan", "learning_rate", "nan", "expected finite number"),
+        ("learning_rate: -.inf", "learning_rate", float("-inf"), "expected a finite number"),
+        ("learning_rate: nan", "learning_rate", "nan", "expected a finite number"),
         ("hub_token: 5", "hub_token", 5, "expected text; quote it"),
         ("options: {1: 2}", "options.1", 1, "expected text; quote it"),
         ("scheduler: liner", "scheduler", "liner", "expected one of: linear, cosine"),
@@ -178,11 +178,11 @@ def test_flag_values(flags, name, expected):
     ],
 )
 def test_yaml_faults(tmp_path, text, key, value, remedy):
-    assert told(from_yaml, tmp_path, f"model: m\n{text}\n") == {key: (value, remedy)}
+    assert reported(from_yaml, tmp_path, f"model: m\n{text}\n") == {key: (value, remedy)}
 
 
 def test_a_bare_no_is_to_be_quoted(tmp_path):
-    value, remedy = told(from_yaml, tmp_path, "model: m\neval_strategy: no\n")["eval_strategy"]
+    value, remedy = reported(from_yaml, tmp_path, "model: m\neval_strategy: no\n")["eval_strategy"]
     assert value is False
     assert remedy.startswith("expected one of: no, steps; quote it")
 
@@ -203,13 +203,13 @@ def test_a_bare_no_is_to_be_quoted(tmp_path):
         (["--datasets", '[{"pth": 1, "path": "a"}]'], "--datasets[0].pth", 1, "unknown; did you mean path?"),
         (["--torch_compile", "maybe"], "--torch_compile", "maybe", "expected true/false"),
         (["--trust-remote-code"], "--trust_remote_code", "", "hfkit runs no remote code"),
-        (["--lora_r=1", "stray"], "argument", "stray", "belongs to no flag; write --key value"),
+        (["--lora_r=1", "stray"], "argument", "stray", "does not follow a flag; write --key value"),
         (["--config", "none.yaml"], "config", "none.yaml", "cannot be read: No such file or directory"),
         (["--config=none.yaml"], "config", "none.yaml", "cannot be read: No such file or directory"),
     ],
 )
 def test_flag_faults(flags, key, value, remedy):
-    assert told(from_flags, *flags) == {key: (value, remedy)}
+    assert reported(from_flags, *flags) == {key: (value, remedy)}
 
 
 @pytest.mark.parametrize(
@@ -218,24 +218,24 @@ def test_flag_faults(flags, key, value, remedy):
         ("model: m\nlora_r: [1\n", ":3", "not valid YAML: expected ',' or ']', but got '<stream end>'"),
         ("a: b: c\n", ":1", "not valid YAML: mapping values are not allowed here"),
         ("model: !!python/object/apply:os.getcwd []\n", ":1", "not valid YAML: could not determine"),
-        ("- a\n", "", "expected lines of `key: value` in the file"),
-        ("", "", "expected lines of `key: value` in the file"),
+        ("- a\n", "", "expected a mapping in the file: lines of `key: value`"),
+        ("", "", "expected a mapping in the file: lines of `key: value`"),
         ("model: &a [*a]\n", "", "not valid YAML: "),
     ],
 )
-def test_a_file_that_is_no_mapping(tmp_path, text, where, remedy):
-    keys = told(from_yaml, tmp_path, text, "--lora_r", "x")
-    assert keys.keys() == {"config", "--lora_r"}  # and no complaint about what may have been in the file
+def test_a_file_must_be_a_mapping(tmp_path, text, where, remedy):
+    keys = reported(from_yaml, tmp_path, text, "--lora_r", "x")
+    assert keys.keys() == {"config", "--lora_r"}  # and no problem about keys that the file may contain
     assert keys["config"][0] == f"{tmp_path / 'stage.yaml'}{where}"
     assert keys["config"][1].startswith(remedy)
 
 
 def test_config_is_given_once(tmp_path):
-    keys = told(from_yaml, tmp_path, "model: m\n", f"--config={tmp_path / 'stage.yaml'}")
+    keys = reported(from_yaml, tmp_path, "model: m\n", f"--config={tmp_path / 'stage.yaml'}")
     assert keys == {"--config": ([str(tmp_path / "stage.yaml")] * 2, "given twice; keep one")}
 
 
-def test_everything_wrong_is_told_at_once(tmp_path):
+def test_everything_wrong_is_reported_at_once(tmp_path):
     text = """
         lora_r: 16.5
         learning_rat: 1e-3
@@ -276,19 +276,19 @@ def test_everything_wrong_is_told_at_once(tmp_path):
     assert "hub_token: '***'" in str(error)
 
 
-def test_contradictions_come_with_the_rest_unless_they_follow_from_it(tmp_path):
-    both = told(from_yaml, tmp_path, "model: m\neval_steps: 5\nlora_r: x\n")
+def test_contradictions_are_reported_with_other_problems_unless_caused_by_them(tmp_path):
+    both = reported(from_yaml, tmp_path, "model: m\neval_steps: 5\nlora_r: x\n")
     assert both.keys() == {"eval_steps", "lora_r"}
-    one = told(from_yaml, tmp_path, "model: m\neval_steps: 5\neval_strategy: stps\n")
+    one = reported(from_yaml, tmp_path, "model: m\neval_steps: 5\neval_strategy: stps\n")
     assert one.keys() == {"eval_strategy"}
-    typo = told(from_yaml, tmp_path, "model: m\neval_steps: 5\neval_strateg: steps\n")
+    typo = reported(from_yaml, tmp_path, "model: m\neval_steps: 5\neval_strateg: steps\n")
     assert typo.keys() == {"eval_strateg"}
 
 
 def test_load_config(tmp_path):
     assert load_config(Stage, {"model": "m", "datasets": [Source("a")]}, lora_r=4).lora_r == 4
     assert load_config(Stage, {}, model=tmp_path).model == str(tmp_path)
-    assert told(load_config, Stage, {"lora_r": "4"}).keys() == {"lora_r", "model"}
+    assert reported(load_config, Stage, {"lora_r": "4"}).keys() == {"lora_r", "model"}
     path = tmp_path / "stage.yaml"
     path.write_text("model: m\n")
     assert load_config(Stage, path, contradictions, lora_r=4) == load_config(Stage, str(path), lora_r=4)
@@ -312,7 +312,7 @@ def test_secrets_are_masked(key, value, shown):
     assert str(Problem(key, value, "so")) == f"{key}: {shown} -> so"
 
 
-def test_of_a_long_value_both_ends_are_shown():
+def test_both_ends_of_a_long_value_are_shown():
     shown = str(Problem("datasets", "/data" * 30 + "/rows.jsonl", "no such file"))
     assert len(shown) < 120
     assert shown.startswith("datasets: '/data/data") and shown.endswith("/rows.jsonl' -> no such file")

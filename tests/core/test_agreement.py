@@ -1,4 +1,4 @@
-"""Processes of a launch that do not fit together are an error before anything is loaded: once, with rank and key."""
+"""Differences between the processes of a launch are reported once, before loading, with rank and key."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ from hfkit.core.joining import current_launch, joined_launch
 
 
 def compare(folder: Path, output_dir: str) -> None:
-    """Be a process of a launch with a fact and a folder of its own."""
+    """Be a process of a launch with its own fact and folder."""
     rank = os.environ["RANK"]
     (folder / rank).mkdir()
     os.chdir(folder / rank)
@@ -53,7 +53,7 @@ def test_a_folder_that_one_machine_does_not_see_is_an_error(tmp_path, monkeypatc
     assert [*tmp_path.rglob("out"), *tmp_path.rglob("runs")] == [] and own[1].output == ""
 
 
-def test_what_a_launcher_sets_is_asked_for_at_once():
+def test_all_missing_variables_of_a_launcher_are_reported_at_once():
     without = {"WORLD_SIZE": "2", "RANK": "", "LOCAL_RANK": "", "MASTER_ADDR": ""}
     [alone] = wait(start(be_command, ["sft"], environment=without, world=1))
     assert alone.status == 2 and "3 problems in the environment of the launch:\n" in alone.output
@@ -62,7 +62,7 @@ def test_what_a_launcher_sets_is_asked_for_at_once():
 
 
 @pytest.mark.distributed
-def test_a_port_that_another_program_has_is_an_error():
+def test_a_port_in_use_by_another_program_is_an_error():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
         [alone] = wait(start(be_command, ["sft"], environment={"WORLD_SIZE": "2", "MASTER_PORT": str(port)}, world=1))
@@ -70,7 +70,7 @@ def test_a_port_that_another_program_has_is_an_error():
 
 
 def wait_briefly() -> None:
-    """Be a process of which the second one hangs."""
+    """Be a process of a launch whose second process hangs."""
     try:
         with catch_signals(ends_process=True), joined_launch(ends_process=True):
             current_launch().timeout = 1
@@ -87,4 +87,4 @@ def wait_briefly() -> None:
 def test_a_process_that_hangs_is_named():
     ranks = wait(start(wait_briefly))
     assert [rank.status for rank in ranks] == [1, 1]
-    assert "rank 1 did not answer within 1 seconds: see what it does, or raise ddp_timeout\n" in ranks[0].output
+    assert "rank 1 did not answer within 1 seconds: check its log, or raise ddp_timeout\n" in ranks[0].output

@@ -45,11 +45,11 @@ def test_several_gpus_in_one_process_count_as_one(tmp_path):
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 3)
 
 
-def test_accelerate_chooses_a_device_anew(monkeypatch):
+def test_accelerate_chooses_a_device_again(monkeypatch):
     assert PartialState(cpu=True).device.type == "cpu"
     monkeypatch.setattr(PartialState, "default_device", torch.device("meta"))
     try:
-        assert PartialState().device.type == "cpu"  # once this is "meta", nothing has to be forgotten
+        assert PartialState().device.type == "cpu"  # if this becomes "meta", `forget_process_state` is no longer needed
         compat.forget_process_state(AcceleratorState)
         assert PartialState().device.type == "meta"
     finally:
@@ -128,21 +128,21 @@ def sft_trainer(sft_arguments, tokenizer):
     return lambda model, **changes: trl.SFTTrainer(model, sft_arguments(**changes), **options)
 
 
-def test_the_loss_that_is_read_of_token_outputs_is_trls_default(sft_arguments):
+def test_the_loss_that_is_read_from_token_outputs_is_trls_default(sft_arguments):
     assert compat.has_plain_loss(sft_arguments()) and not compat.has_plain_loss(sft_arguments(loss_type="dft"))
 
 
-def test_what_trl_reads_of_token_outputs(sft_trainer):
+def test_the_token_outputs_that_trl_reads(sft_trainer):
     trainer = sft_trainer(small_model())
     batch = {name: torch.ones(1, 5, dtype=torch.long) for name in ("input_ids", "labels", "attention_mask")}
-    sums = [torch.tensor(value) for value in (2.0, 3, 6.0, 4, -8.0)]  # 3 of 4 labels are hit
+    sums = [torch.tensor(value) for value in (2.0, 3, 6.0, 4, -8.0)]  # 3 of 4 labels are predicted
     loss = trainer.compute_loss(lambda **inputs: compat.TokenOutputs(*sums), batch)
     trainer.log({})
     logged = trainer.state.log_history[-1]
     assert (float(loss), logged["mean_token_accuracy"], logged["entropy"]) == (2.0, 0.75, 1.5)
 
 
-def test_lora_on_the_head_is_accepted_and_refused_where_trl_leaves_it_out(sft_trainer, sft_arguments):
+def test_lora_on_the_head_is_accepted_and_refused_if_trl_ignores_it(sft_trainer, sft_arguments):
     model = get_peft_model(small_model(), LoraConfig(target_modules=["lm_head"]))
     with compat.accept_adapted_head(model):
         sft_trainer(model, loss_type="nll")
@@ -200,7 +200,7 @@ def test_plain_lora(options, plain):
     assert compat.is_plain_lora(layer) is plain
 
 
-def test_the_http_library_has_the_errors_that_are_retried():
+def test_the_http_library_defines_the_errors_that_are_retried():
     library = compat.http_library(HfHubHTTPError)
     assert issubclass(HfHubHTTPError, library.HTTPError)
     assert issubclass(library.ConnectError, library.HTTPError) and issubclass(library.ConnectTimeout, library.HTTPError)
@@ -213,7 +213,7 @@ def test_transformers_compiles_chat_templates_in_the_bounded_environment():
         tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
 
 
-def test_the_best_metric_is_noted_outside_of_a_step(tmp_path):
+def test_the_best_metric_is_stored_outside_of_a_step(tmp_path):
     options = {"metric_for_best_model": "loss", "greater_is_better": False, "save_strategy": "steps"}
     trainer = Trainer(small_model(), TrainingArguments(str(tmp_path), use_cpu=True, **options))
     trainer.state.global_step = 3

@@ -14,13 +14,13 @@ PRIVATE = [name for name in vars(OwnRollouts) if name.startswith("_") and not na
 
 @BOTH
 @pytest.mark.parametrize("name", PRIVATE)
-def test_what_is_replaced_is_there(trainer, name):
+def test_the_replaced_parts_exist(trainer, name):
     owner = Trainer if "rng" in name else trainer
     assert name in vars(owner)
 
 
 @BOTH
-def test_generation_takes_these_arguments_and_its_result_is_used_as_it_is(trainer):
+def test_generation_takes_these_arguments_and_its_result_is_used_unchanged(trainer):
     given = inspect.signature(trainer._generate_single_turn).parameters
     assert [*given][:4] == ["self", "prompt_ids", "images", "multimodal_fields"]
     source = inspect.getsource(trainer._generate)
@@ -43,7 +43,7 @@ def test_replies_of_an_update_and_passes_have_these_names(trainer):
 
 
 @BOTH
-def test_the_end_of_a_reply_is_looked_for_by_two_ids_of_the_tokenizer(trainer):
+def test_the_end_of_a_reply_is_found_by_two_ids_of_the_tokenizer(trainer):
     line = "ids[-1] not in eos_and_pad"
     for method in (trainer._generate, trainer._generate_and_score_completions):
         source = inspect.getsource(method)

@@ -1,12 +1,12 @@
-"""Fails when upstream moves what `hfkit.core.compat_sharding` needs."""
+"""The private parts of other libraries that `core/compat_sharding.py` uses: a test fails when upstream moves one."""
 
 from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
 
 from hfkit.core.compat_sharding import whole_models
 
 
-def test_models_are_whole_in_the_block_alone():
-    settings = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})  # as long as it lives
+def test_models_are_whole_only_in_the_block():
+    settings = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})  # effective while this object exists
     assert is_deepspeed_zero3_enabled()
     with whole_models():
         assert not is_deepspeed_zero3_enabled()

@@ -1,4 +1,4 @@
-"""How a stage chooses its device and processes before it loads a model: what can be tested on a CPU."""
+"""How a stage chooses its device and processes before it loads a model, as far as a CPU can test it."""
 
 import os
 import time
@@ -37,7 +37,7 @@ def test_on_a_cpu_nothing_is_fused_rounded_or_recomputed(stage, config_of, tmp_p
 
 def test_models_are_loaded_without_cudnns_attention(base_dir):
     torch.backends.cuda.enable_cudnn_sdp(True)
-    assert device().type == "cpu" and torch.backends.cuda.cudnn_sdp_enabled()  # asking for the device changes nothing
+    assert device().type == "cpu" and torch.backends.cuda.cudnn_sdp_enabled()  # reading the device changes nothing
     load_base(str(base_dir))
     assert not torch.backends.cuda.cudnn_sdp_enabled()
 
@@ -53,7 +53,7 @@ def test_tf32_is_for_gpus():
     try:
         set_tf32("cpu")
         assert torch.get_float32_matmul_precision() == environment()["float32_matmul_precision"] == before == "highest"
-        set_tf32("cuda")  # rotary positions would be rounded with earlier versions
+        set_tf32("cuda")  # older versions would round rotary positions
         assert torch.get_float32_matmul_precision() == environment()["float32_matmul_precision"] == ON_A_GPU
         for tf32, precision in ((False, "highest"), (True, "high")):
             set_tf32("cuda", tf32)
@@ -68,7 +68,7 @@ def test_a_stage_may_forbid_tf32(config_of, tmp_path):
         torch.set_float32_matmul_precision("highest")
         config = config_of("sft", tmp_path, **({} if tf32 is None else {"tf32": tf32}))
         prepare_device(config)
-        trainer_arguments(config)  # Transformers would use a newer setting of PyTorch's, which this one is not told of
+        trainer_arguments(config)  # Transformers would use PyTorch's newer setting, which does not update this one
         assert torch.get_float32_matmul_precision() == environment()["float32_matmul_precision"] == precision
 
 
@@ -82,7 +82,7 @@ def other_device(monkeypatch):
 
 
 def test_the_device_of_one_stage_is_not_that_of_the_next(other_device, config_of, tmp_path):
-    """A pipeline runs its stages in one process, and checks their configs before."""
+    """A pipeline runs its stages in one process, after it has validated their configs."""
     kinds = []
     for use_cpu in (False, True, False):
         config = config_of("sft", tmp_path, use_cpu=use_cpu)
@@ -105,7 +105,7 @@ def test_a_stage_on_the_cpu_between_two_on_a_gpu(run_stage, tmp_path):
     assert devices == [torch.cuda.get_device_name(), "cpu", torch.cuda.get_device_name()]
 
 
-def test_the_generators_are_left_as_they_were():
+def test_the_generators_are_restored():
     before = torch.get_rng_state()
     with keep_random_state(torch.device("cpu")):
         torch.manual_seed(7)
@@ -114,7 +114,7 @@ def test_the_generators_are_left_as_they_were():
 
 
 def wait_briefly() -> None:
-    """Wait two seconds for the other process, which does not come."""
+    """Wait two seconds for the other process, which does not join."""
     process_state({"ddp_timeout": 2})
     wait_for_everyone()
     began = time.monotonic()
@@ -132,7 +132,7 @@ def test_ddp_timeout_is_that_of_the_group():
 
 
 @pytest.mark.gpu
-def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
+def test_a_process_without_its_own_gpu_is_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", str(torch.cuda.device_count()))
     require_gpu({"use_cpu": True})
     with pytest.raises(ConfigError, match=r"LOCAL_RANK: .*start at most that many processes"):

@@ -1,4 +1,4 @@
-"""Errors of files are explained in one line that names the place and the remedy; other errors are not touched."""
+"""Errors of files are explained in one line that names the path and the remedy; other errors are not changed."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ from hfkit.core.explain_errors import FullDiskError, explain_errors, explain_fil
     ],
     ids=lambda error: str(error)[:30],
 )
-def test_a_failed_write_says_where(tmp_path, error):
+def test_a_failed_write_names_the_path(tmp_path, error):
     wrapped = ValueError("An error occurred while generating the dataset")
     wrapped.__cause__ = error
     for one in (error, wrapped):
@@ -54,14 +54,14 @@ def test_without_a_home_the_command_says_what_to_set(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("code", [errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG])
-def test_a_folder_in_place_of_a_file_is_named(tmp_path, code):
+def test_a_folder_instead_of_a_file_is_named(tmp_path, code):
     explained = explain_file_error(OSError(code, os.strerror(code), str(tmp_path / "x")))
     assert str(explained).startswith(f"{tmp_path / 'x'}: {os.strerror(code)}: remove it, or choose another")
 
 
-def test_a_failure_of_a_library_may_be_due_to_what_the_trainer_gets_and_a_bug_is_not(tmp_path):
+def test_an_error_of_a_library_names_extra_keys_and_an_own_bug_passes(tmp_path):
     config = SimpleNamespace(extra={"adam_beta1": 0.9})
-    with pytest.raises(HfkitError, match=r"JSONDecodeError: .* sets adam_beta1, which the trainer gets unchecked"):
+    with pytest.raises(HfkitError, match=r"JSONDecodeError: .* passes adam_beta1 to the trainer unchecked"):
         with explain_errors(tmp_path, config):
             json.loads("x")
     with pytest.raises(TypeError), explain_errors(tmp_path, config):
@@ -71,16 +71,16 @@ def test_a_failure_of_a_library_may_be_due_to_what_the_trainer_gets_and_a_bug_is
 @pytest.mark.parametrize(
     ("code", "reported"),
     [
-        (errno.EIO, "Input/output error: check it"),
-        (errno.ESTALE, "Stale file handle: check it"),
+        (errno.EIO, "Input/output error: check the disk"),
+        (errno.ESTALE, "Stale file handle: check the disk"),
         (errno.EROFS, "Read-only file system: choose another folder"),
         (errno.EMFILE, "raise the limit, such as with `ulimit -n 4096`"),
     ],
 )
-def test_a_disk_that_fails_is_named_with_what_to_do(tmp_path, code, reported):
+def test_a_failing_disk_is_named_with_a_remedy(tmp_path, code, reported):
     file = tmp_path / "checkpoint-3" / "model.safetensors"
-    told = str(explain_file_error(OSError(code, os.strerror(code), str(file)), tmp_path))
-    assert reported in told and str(file) in told
+    message = str(explain_file_error(OSError(code, os.strerror(code), str(file)), tmp_path))
+    assert reported in message and str(file) in message
     if code != errno.EROFS:  # in words, without a file, as from Rust
         assert reported in str(explain_file_error(Exception(f"{os.strerror(code)} (os error {code})"), tmp_path))
 
@@ -88,7 +88,7 @@ def test_a_disk_that_fails_is_named_with_what_to_do(tmp_path, code, reported):
 def test_a_folder_that_was_removed_is_named_and_a_missing_file_is_not(tmp_path):
     inner = tmp_path / "checkpoint-3"
     lost = FileNotFoundError(errno.ENOENT, "No such file or directory", str(inner / "model.safetensors"))
-    assert str(explain_file_error(lost, tmp_path)).startswith(f"{inner} was removed while it was written to")
+    assert str(explain_file_error(lost, tmp_path)).startswith(f"{inner} was removed while hfkit wrote into it")
     assert explain_file_error(lost) is None
     inner.mkdir()
     assert explain_file_error(lost, tmp_path) is None

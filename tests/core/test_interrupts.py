@@ -1,4 +1,4 @@
-"""Signals that ask a process to end: none is lost, and none leaves a process behind."""
+"""Signals that ask a process to end: no signal is lost, and no process is left behind."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ from hfkit.core.interrupts import (
 
 
 class Discards:
-    """Python discards what is raised in here."""
+    """Python discards exceptions raised here."""
 
     def __init__(self, number: int = signal.SIGINT):
         self.number = number
@@ -46,11 +46,11 @@ def test_a_signal_during_a_destructor_is_seen():
     with catch_signals():
         Discards(signal.SIGTERM)
         assert requested() == signal.SIGTERM
-        assert is_interruption(ValueError())  # whatever fails after it
+        assert is_interruption(ValueError())  # any later error counts
     assert requested() is None
 
 
-def test_it_raises_as_usual_and_leaves_the_handler_that_was_there():
+def test_it_raises_as_usual_and_restores_the_handler():
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), catch_interrupts() as pressed:
         signal.raise_signal(signal.SIGINT)
@@ -98,7 +98,7 @@ def test_a_deferred_signal_waits_for_the_end_of_the_block(capfd):
     reached = []
     with pytest.raises(Interrupted), catch_signals(), defer_signals():
         signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)  # as `timeout` sends it: the same one
+        signal.raise_signal(signal.SIGTERM)  # a repetition within a second, as `timeout` sends it
         reached.append("end")
     assert reached == ["end"]
     assert capfd.readouterr().err == "SIGTERM: saving first; a second signal ends the process at once\n"
@@ -147,7 +147,7 @@ def test_a_process_ends_with_its_children(doing, waits, status):
     ) as process:
         child = int(process.stdout.readline())
         begun = cpu_seconds(process.pid)
-        while doing == "busy" and cpu_seconds(process.pid) < begun + 0.2:  # until it is in the call
+        while doing == "busy" and cpu_seconds(process.pid) < begun + 0.2:  # wait until the process is in the call
             time.sleep(0.02)
         process.send_signal(signal.SIGUSR1)
         for seconds in waits:
@@ -156,7 +156,7 @@ def test_a_process_ends_with_its_children(doing, waits, status):
             process.send_signal(signal.SIGUSR1)
         assert process.wait(timeout=10) == status
         assert b"Traceback" not in process.stderr.read()
-    if doing == "sleeping":  # it ended by itself, so its child is its own business
+    if doing == "sleeping":  # it ended by itself, so its child may live on
         os.kill(child, signal.SIGKILL)
     else:
         for _ in range(100):

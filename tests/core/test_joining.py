@@ -1,4 +1,4 @@
-"""The processes of a launch: a signal to one reaches all, and the end of one ends the others, whatever they do."""
+"""The processes of a launch: a signal to one reaches all, and if one ends, the others end too."""
 
 import json
 import os
@@ -23,12 +23,12 @@ STEP = f"{__name__}:step"
 
 
 def step() -> None:
-    """The work of a process, which the others need."""
+    """Be a process whose work the others need."""
     wait_for_everyone()
 
 
 def work() -> None:
-    """Be a process of a launch, which others wait for one second in place of several."""
+    """Be a process of a launch, for which others wait one second instead of several."""
     peers.GRACE = signal_watch.PATIENCE = 1.0
     try:
         with catch_signals(ends_process=True), joined_launch(ends_process=True):
@@ -48,7 +48,7 @@ def test_processes_that_end_by_themselves_disturb_nobody():
 
 
 class SlowStore(PrefixStore):
-    """A store to which a process is far away."""
+    """A store with high latency."""
 
     def add(self, *given):
         time.sleep(0.5)
@@ -60,7 +60,7 @@ class SlowStore(PrefixStore):
 
 
 def end_at_once(exchanges: bool) -> None:
-    """Be a process of a launch that has nothing to do but, perhaps, to tell the others its rank; rank 1 is slow."""
+    """Be a process of a launch that does nothing, or exchanges ranks; rank 1 is slow."""
     if os.environ["RANK"] == "1":
         joining.PrefixStore = SlowStore
     with joined_launch(ends_process=True):
@@ -86,8 +86,8 @@ def test_a_killed_process_ends_those_that_compute(dead):
 def test_rank_0_says_why_another_process_failed():
     ended = befall(Event(STEP, "hfkit.core.errors:HfkitError"), work)
     assert ended.statuses == [1, 1] and ended.outputs[1] == ""
-    said = ended.outputs[0]  # by its main thread, or by its watch if that one is late
-    assert "rank 1 (" in said and said.endswith("ended: of the test\n")
+    printed = ended.outputs[0]  # printed by its main thread, or by its watching thread if that is faster
+    assert "rank 1 (" in printed and printed.endswith("ended: of the test\n")
 
 
 def test_an_error_of_all_processes_is_printed_once():
@@ -110,8 +110,8 @@ def test_a_signal_to_one_process_reaches_the_other(number, status):
     assert max(ended.seconds) < 20
 
 
-def work_beside_strangers() -> None:
-    """Be a process of a launch, to which others connect that do not belong to it."""
+def work_among_foreign_processes() -> None:
+    """Be a process of a launch to which foreign processes connect."""
     with catch_signals(ends_process=True), joined_launch(ends_process=True):
         hub = json.loads(current_launch().store.get("hub"))
         peer = json.dumps(
@@ -126,14 +126,14 @@ def work_beside_strangers() -> None:
 
 
 @pytest.mark.distributed
-def test_strangers_are_not_heard():
-    ended = befall(Event(STEP, signal.SIGKILL, ranks=[1], hangs=True), work_beside_strangers)
+def test_messages_of_foreign_processes_are_ignored():
+    ended = befall(Event(STEP, signal.SIGKILL, ranks=[1], hangs=True), work_among_foreign_processes)
     assert ended.statuses == [1, -signal.SIGKILL] and "rank 1 (" in ended.outputs[0], ended.outputs
     assert "Traceback" not in ended.output and "rank 5" not in ended.output
 
 
 @pytest.mark.parametrize("local", ["2", "1", None])
-def test_a_launch_on_one_machine_listens_to_that_machine_alone(local, monkeypatch):
+def test_a_launch_on_one_machine_accepts_only_local_connections(local, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", local) if local else monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     with listen(2) as server:
         assert (server.getsockname()[0] == "127.0.0.1") == (local == "2")

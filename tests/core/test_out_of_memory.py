@@ -1,4 +1,4 @@
-"""A GPU without memory left: each verb names the keys that it has, and those alone."""
+"""A GPU out of memory: each verb names only the keys that it has."""
 
 import pytest
 import torch
@@ -13,15 +13,15 @@ from hfkit.models.loading import load_base
 from hfkit.training.run import Run
 
 CPU = "run on the CPU (CUDA_VISIBLE_DEVICES= in front of the command)"
-PLAN = "ask `hfkit plan` what fits"
+PLAN = "run `hfkit plan` to see what fits"
 TRAIN = "lower per_device_train_batch_size (and raise gradient_accumulation_steps)"
 EVAL = "lower per_device_eval_batch_size"
 
 
 def remedies(context) -> list[str]:
-    with pytest.raises(HfkitError, match="the GPU has no memory left: ") as caught, context:
+    with pytest.raises(HfkitError, match="the GPU is out of memory: ") as caught, context:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
-    return str(caught.value).removeprefix("the GPU has no memory left: ").split(", or ")
+    return str(caught.value).removeprefix("the GPU is out of memory: ").split(", or ")
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_a_merge_suggests_the_cpu(tmp_path):
 
 
 def test_a_chat_explains_it(sft_dir, capsys):
-    """Memory runs out while the model is loaded, or in a reply."""
+    """Memory runs out while the model is loaded, or in a response."""
 
     def run_out(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(run_out)
     try:
-        with pytest.raises(HfkitError, match="no memory left: set dtype to bfloat16, or run on the CPU"):
+        with pytest.raises(HfkitError, match="out of memory: set dtype to bfloat16, or run on the CPU"):
             chat(str(sft_dir), prompt="Who?")
     finally:
         hook.remove()
@@ -76,7 +76,7 @@ def test_a_chat_explains_it(sft_dir, capsys):
 
 @pytest.mark.skipif(not hasattr(torch, "AcceleratorError"), reason="older versions of PyTorch have one kind of error")
 def test_a_gpu_that_others_have_filled(base_dir, monkeypatch):
-    """CUDA itself then finds no memory, for which PyTorch has another error; one with another code is a broken GPU."""
+    """CUDA itself is then out of memory, for which PyTorch has another error; other codes mean a broken GPU."""
     error = torch.AcceleratorError("CUDA error: out of memory")
     load = AutoModelForCausalLM.from_pretrained
 
@@ -86,12 +86,12 @@ def test_a_gpu_that_others_have_filled(base_dir, monkeypatch):
         raise error
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
-    for code, message in ((2, "the GPU has no memory left: "), (999, "cannot load ")):
+    for code, message in ((2, "the GPU is out of memory: "), (999, "cannot load ")):
         error.error_code = code
         with pytest.raises(HfkitError, match=message), explain_out_of_memory():
             load_base(str(base_dir))
 
 
-def test_a_machine_without_memory_is_no_gpu(tmp_path):
-    with pytest.raises(HfkitError, match="the machine has no memory left: "), explain_errors(tmp_path):
+def test_a_machine_out_of_memory_is_not_reported_as_a_gpu(tmp_path):
+    with pytest.raises(HfkitError, match="the machine is out of memory: "), explain_errors(tmp_path):
         torch.empty(2**50, dtype=torch.uint8, device="cpu")

@@ -1,4 +1,4 @@
-"""Regular expressions that take exponential time are known from those that people write."""
+"""Regular expressions with exponential time are refused, ordinary ones are allowed."""
 
 import re
 
@@ -47,4 +47,4 @@ def test_an_ordinary_expression_is_allowed(pattern):
 
 @pytest.mark.parametrize("pattern", EXPONENTIAL)
 def test_an_exponential_expression_is_refused(pattern):
-    assert re.search("repeats a group|after each other", regex_fault(pattern) or "")
+    assert re.search("repeats a group|in a row", regex_fault(pattern) or "")

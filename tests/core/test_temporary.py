@@ -1,4 +1,4 @@
-"""What killed processes left behind is removed by the next command on the folder; what others write or own stays."""
+"""The next command on a folder removes files of killed processes, but not those of others."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Bad data, told in words before anything is written: each kind by its message, and the output folder as it was."""
+"""Bad data is reported with a clear message before anything is written."""
 
 import errno
 import gzip
@@ -17,7 +17,7 @@ TURN = {"prompt": "What does Ann like?", "response": "red."}
 
 @pytest.fixture
 def untouched(tmp_path):
-    """An output folder with something of the user's beside it, and a check that nothing came of the run."""
+    """An output folder next to a file of the user, and a check that the run wrote nothing."""
     (tmp_path / "mine.txt").write_text("mine")
     before = {path.name for path in tmp_path.iterdir()}
     yield tmp_path / "out"
@@ -48,16 +48,16 @@ FILES = {
         {"columns": {"prompt": "{question} {prompt}"}},
         "no column 'question' (for prompt)",
     ),
-    "no column of the stage": ("a.jsonl", [{"question": "x"}] * 9, {}, "and none that this stage reads"),
+    "no column of the stage": ("a.jsonl", [{"question": "x"}] * 9, {}, "but none that this stage reads"),
     "unknown split": ("a.jsonl", [TURN] * 9, {"split": "tset"}, "Unknown split"),
     "unknown split of a stream": (
         "a.jsonl",
         [TURN] * 9,
         {"split": "tset", "streaming": True, "rows": 5},
-        "a stream is read by whole splits: ['train'], not 'tset'",
+        "the stream has no split 'tset'; choose one of ['train']",
     ),
     "empty": ("a.jsonl", b"", {}, "it is empty"),
-    "empty gz": ("a.jsonl.gz", gzip.compress(b"", mtime=0), {}, "cannot read the data set"),
+    "empty gz": ("a.jsonl.gz", gzip.compress(b"", mtime=0), {}, "cannot read the dataset"),
     "no rows": ("a.json", b"[]", {}, "a.json"),
     "gz cut short": ("a.jsonl.gz", gzip.compress(LINES, mtime=0)[:60], {}, "EOFError"),
     "gz cut short, streamed": (
@@ -82,23 +82,23 @@ FILES = {
         "30 kept, 10 dropped (10 neither text nor messages",
     ),
     "numbers for text": ("a.jsonl", [{"prompt": 3, "response": 4}] * 9, {}, "the column 'prompt' holds int64"),
-    "no parquet": ("a.parquet", LINES, {}, "cannot read the data set"),
-    "all of them empty": ("a.jsonl", [TURN | {"response": ""}] * 9, {}, "9 dropped (9 without a reply)"),
+    "no parquet": ("a.parquet", LINES, {}, "cannot read the dataset"),
+    "all of them empty": ("a.jsonl", [TURN | {"response": ""}] * 9, {}, "9 dropped (9 without a response)"),
     "budget for nothing": (
         "a.jsonl",
         [TURN] * 9,
         {"tokens": 1},
-        "tokens: 1 leaves none of its 9 rows to draw from",
+        "tokens: 1 leaves none of its 9 rows",
     ),
 }
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_source_that_cannot_be_used_is_told(run_stage, untouched, source, kind):
-    name, content, entry, told = FILES[kind]
+def test_a_source_that_cannot_be_used_is_reported(run_stage, untouched, source, kind):
+    name, content, entry, reported = FILES[kind]
     with pytest.raises(HfkitError) as error:
         run_stage("sft", untouched, datasets=[{"path": source(name, content), **entry}], test_split_size=None)
-    assert told in str(error.value)
+    assert reported in str(error.value)
     assert name in str(error.value) or "train:" in str(error.value)
 
 
@@ -106,13 +106,13 @@ USER, LONG = {"role": "user", "content": "Who?"}, "red and blue and green and pi
 CALL = {"function": {"name": "who", "arguments": "{Ann"}}
 ROWS = {
     "no assistant message": ("sft", {"messages": [USER]}, "9 no assistant message"),
-    "empty reply": ("sft", {"messages": [USER, {"role": "assistant", "content": ""}]}, "9 with an empty reply"),
-    "no text": ("sft", {"messages": [USER, {"role": "assistant", "content": None}]}, "9 with an empty reply"),
+    "empty reply": ("sft", {"messages": [USER, {"role": "assistant", "content": ""}]}, "9 with an empty response"),
+    "no text": ("sft", {"messages": [USER, {"role": "assistant", "content": None}]}, "9 with an empty response"),
     "no messages": ("sft", {"messages": []}, "9 empty"),
     "a turn of tools that the template refuses": (
         "sft",
         {"messages": [USER, {"role": "tool", "content": "x"}, {"role": "assistant", "content": "Ann."}]},
-        "the chat template rejects it: roles are system, user and assistant, not tool",
+        "rejected by the chat template: roles are system, user and assistant, not tool",
     ),
     "tools that are none": ("sft", {**TURN, "tools": "[{"}, "9 tools that are not JSON"),
     "arguments that are none": (
@@ -120,10 +120,10 @@ ROWS = {
         {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": [CALL]}]},
         "9 tool_calls whose arguments are not JSON",
     ),
-    "all too long": ("sft", {"prompt": LONG, "response": "red"}, "9 with no reply within max_length=64"),
+    "all too long": ("sft", {"prompt": LONG, "response": "red"}, "9 with no response within max_length=64"),
     "all pairs too long": ("reward", {"prompt": LONG, "chosen": "a", "rejected": "b"}, "9 longer than max_length=64"),
-    "chosen is rejected": ("reward", {"prompt": "Who?", "chosen": "a", "rejected": "a"}, "9 with equal replies"),
-    "no rejected": ("reward", {"prompt": "Who?", "chosen": "a", "rejected": None}, "9 without a reply"),
+    "chosen is rejected": ("reward", {"prompt": "Who?", "chosen": "a", "rejected": "a"}, "9 with equal responses"),
+    "no rejected": ("reward", {"prompt": "Who?", "chosen": "a", "rejected": None}, "9 without a response"),
     "a prompt that ends with a reply": (
         "ppo",
         {"prompt": [USER, {"role": "assistant", "content": "Ann."}]},
@@ -133,39 +133,39 @@ ROWS = {
 
 
 @pytest.mark.parametrize("kind", ROWS)
-def test_rows_that_teach_nothing_are_told(run_stage, untouched, source, kind):
-    stage, row, told = ROWS[kind]
+def test_rows_that_teach_nothing_are_reported(run_stage, untouched, source, kind):
+    stage, row, reported = ROWS[kind]
     rows = [row] * 9
     with pytest.raises(HfkitError) as error:
         run_stage(stage, untouched, datasets=[{"path": source("a.jsonl", rows)}], test_split_size=None)
     assert "train: 9 rows, 0 kept, 9 dropped" in str(error.value)
-    assert told in str(error.value)
+    assert reported in str(error.value)
 
 
 MIXED = {
-    "columns": ([TURN], [{"text": "x"}], "the data sets have different columns: "),
+    "columns": ([TURN], [{"text": "x"}], "the datasets have different columns: "),
     "columns of one": ([TURN], [{"prompt": "x"}], "b.jsonl': ('prompt',)"),
     "types": (
         [{"messages": [{"role": "user", "content": "x"}]}],
         [{"messages": [{"role": "user", "content": ["x"]}]}],
-        "the column 'messages' has different types in the data sets",
+        "the column 'messages' has different types in the datasets",
     ),
 }
 
 
 @pytest.mark.parametrize("kind", MIXED)
-def test_sources_that_do_not_fit_together_are_told(run_stage, untouched, source, kind):
-    one, other, told = MIXED[kind]
+def test_sources_that_do_not_fit_together_are_reported(run_stage, untouched, source, kind):
+    one, other, reported = MIXED[kind]
     entries = [{"path": source("a.jsonl", one * 9)}, {"path": source("b.jsonl", other * 9)}]
     with pytest.raises(HfkitError) as error:
         run_stage("sft", untouched, datasets=entries, test_split_size=None)
-    assert told in str(error.value)
+    assert reported in str(error.value)
     assert "a.jsonl" in str(error.value)
 
 
 def test_pairs_and_rankings_are_not_mixed():
     pair, ranking = {"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "replies": ["b"], "scores": [1.0]}
-    with pytest.raises(HfkitError, match=r"pairs and rankings \(KTO's too\) cannot be mixed"):
+    with pytest.raises(HfkitError, match=r"pairs and rankings \(also from KTO\) cannot be mixed"):
         concatenate_sources([Dataset.from_list([pair]), Dataset.from_list([ranking])], ["a.jsonl", "b.jsonl"])
 
 
@@ -199,20 +199,20 @@ ENTRIES = {
 
 
 @pytest.mark.parametrize("kind", ENTRIES)
-def test_an_entry_that_cannot_be_is_told(config_of, untouched, source, kind):
-    entries, key, told = ENTRIES[kind]
+def test_an_invalid_entry_is_reported(config_of, untouched, source, kind):
+    entries, key, reported = ENTRIES[kind]
     files = {"A": source("a.jsonl", [TURN]), "B": source("b.jsonl", [TURN]), "C": source("c.jsonl.bz2", [TURN])}
     entries = [{k: files.get(v, v) if k == "path" else v for k, v in entry.items()} for entry in entries]
     with pytest.raises(ConfigError) as error:
         config_of("sft", untouched, datasets=entries)
     assert [problem.key for problem in error.value.problems] == [key]
-    assert told in error.value.problems[0].remedy
+    assert reported in error.value.problems[0].remedy
 
 
-def test_paths_that_may_not_be_looked_into_are_told(config_of, tmp_path, monkeypatch):
+def test_paths_that_may_not_be_looked_into_are_reported(config_of, tmp_path, monkeypatch):
     private, stat = str(tmp_path / "private"), os.stat
 
-    def guarded(path, *args, **kwargs):  # root may look into anything
+    def guarded(path, *args, **kwargs):  # root may read any folder
         if str(path).startswith(private):
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return stat(path, *args, **kwargs)
@@ -232,7 +232,7 @@ def test_paths_that_may_not_be_looked_into_are_told(config_of, tmp_path, monkeyp
         ("sft", {"eval_datasets": [A | {"weight": 1}], "test_split_size": None}, "eval_datasets[0].weight"),
     ],
 )
-def test_an_option_that_would_do_nothing_is_told(config_of, untouched, source, stage, changes, key):
+def test_an_option_that_would_do_nothing_is_reported(config_of, untouched, source, stage, changes, key):
     path = source("a.jsonl", [TURN | {"text": "x"}])
     changes = {k: [e | {"path": path} for e in v] if v else v for k, v in changes.items()}
     with pytest.raises(ConfigError) as error:

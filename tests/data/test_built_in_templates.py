@@ -1,4 +1,4 @@
-"""Built-in chat templates: the text of each, what their tokens are needed for, and where they may be named.
+"""Built-in chat templates: the text of each, the tokens that they need, and the keys that may name them.
 
 `test_templates.py` runs them through every stage, as "built-in NAME".
 """
@@ -63,7 +63,9 @@ def test_a_vocabulary_without_the_tokens_is_refused_with_what_to_set(name, confi
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(config_of, tmp_path):
-    with pytest.raises(ConfigError, match=r"chatm is no file, and .*; built in: chatml, gemma, llama3, mistral, qwen3"):
+    with pytest.raises(
+        ConfigError, match=r"chatm is not a file, and .*; built in: chatml, gemma, llama3, mistral, qwen3"
+    ):
         config_of("sft", tmp_path / "out", chat_template="chatm")
 
 

@@ -1,4 +1,4 @@
-"""What was tokenized once is found again: by another process, with the rows and the tokenizer elsewhere."""
+"""Tokenized rows are cached: another process finds them, even if rows and tokenizer have moved."""
 
 import json
 import os
@@ -52,24 +52,24 @@ print(Hasher.hash(function_identity(partial(print, tokenizer=tokenizer, max_leng
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache of the test's own."""
+    """A separate cache for the test."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path / "cache" / "hfkit"
 
 
 def noted(row: dict, log: str, tokenizer=None) -> dict:
-    """Notes each row that it is called with."""
+    """Records each row that it is called with."""
     with open(log, "a") as lines:
         lines.write("x")
     return {"seen": True}
 
 
 def prepared(path: Path, tokenizer, **changes) -> tuple[datasets.Dataset, dict]:
-    """The rows of a file as SFT trains on them, and the account of it."""
+    """Return the rows of a file as SFT trains on them, and their statistics."""
     settings = {"output_dir": "unused", "max_length": 64, **changes}
     config = SFTConfig(datasets=[DatasetEntry(path=str(path))], **settings)
-    rows, _, account = load_splits(config, INSTRUCTIONS)
-    return encode_instructions(rows, tokenizer, account["train"], config), account["train"].as_dict()
+    rows, _, stats = load_splits(config, INSTRUCTIONS)
+    return encode_instructions(rows, tokenizer, stats["train"], config), stats["train"].as_dict()
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -77,9 +77,9 @@ def write(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def test_rows_and_tokenizers_are_known_by_what_is_in_them(tmp_path, tokenizer, tokenizer_dir, cache):
+def test_rows_and_tokenizers_are_identified_by_their_content(tmp_path, tokenizer, tokenizer_dir, cache):
     log = tmp_path / "log"
-    for name in ("a.jsonl", "b.jsonl"):  # the same rows in another file, a fresh tokenizer that was used before
+    for name in ("a.jsonl", "b.jsonl"):  # the same rows in another file, and a new tokenizer that has been used
         rows = datasets.load_dataset("json", data_files=str(write(tmp_path / name, ROWS)), split="train")
         fresh = load_tokenizer(str(tokenizer_dir))
         fresh(["one", "two and more"], padding=True, truncation=True, max_length=2)
@@ -91,7 +91,7 @@ def test_rows_and_tokenizers_are_known_by_what_is_in_them(tmp_path, tokenizer, t
     assert log.read_text() == "x" * len(ROWS) * 2
 
 
-def test_a_second_run_tokenizes_nothing_and_has_the_same_account(tmp_path, tokenizer_dir, tokenizer, cache):
+def test_a_second_run_tokenizes_nothing_and_has_the_same_statistics(tmp_path, tokenizer_dir, tokenizer, cache):
     first = prepared(write(tmp_path / "a.jsonl", ROWS), tokenizer)
     made = {file: file.stat().st_mtime_ns for file in cache.rglob("*")}
     again = prepared(write(tmp_path / "b.jsonl", ROWS), load_tokenizer(str(tokenizer_dir)))
@@ -99,7 +99,7 @@ def test_a_second_run_tokenizes_nothing_and_has_the_same_account(tmp_path, token
     assert first[0].to_list() == again[0].to_list()
     assert first[1].pop("sources")[0]["sha256"] == again[1].pop("sources")[0]["sha256"]
     assert first[1] == again[1]
-    assert first[1]["dropped"] == {"without a reply": 1}
+    assert first[1]["dropped"] == {"without a response": 1}
 
 
 def test_documents_are_packed_once(tmp_path, tokenizer, cache):
@@ -107,15 +107,15 @@ def test_documents_are_packed_once(tmp_path, tokenizer, cache):
     config = PretrainConfig(output_dir="unused", datasets=[DatasetEntry(path=str(tmp_path / "a.jsonl"))], block_size=8)
     packed, made = [], []
     for _ in range(2):
-        rows, _, account = load_splits(config, ["text"])
-        packed.append(pack_documents(rows, tokenizer, account["train"], config)[0].to_list())
+        rows, _, stats = load_splits(config, ["text"])
+        packed.append(pack_documents(rows, tokenizer, stats["train"], config)[0].to_list())
         made.append({file: file.stat().st_mtime_ns for file in cache.rglob("*")})
     assert packed[0] == packed[1]
     assert made[0] == made[1]
 
 
 @pytest.mark.parametrize("changed", ["setting", "code", "rows"])
-def test_what_changes_the_result_is_made_anew(tmp_path, tokenizer, cache, monkeypatch, changed):
+def test_a_change_of_the_result_invalidates_the_cache(tmp_path, tokenizer, cache, monkeypatch, changed):
     prepared(write(tmp_path / "a.jsonl", ROWS), tokenizer)
     made = len([*cache.iterdir()])
     if changed == "code":
@@ -127,11 +127,11 @@ def test_what_changes_the_result_is_made_anew(tmp_path, tokenizer, cache, monkey
 
 def test_several_processes_give_the_same_rows(tmp_path, tokenizer, monkeypatch):
     file = write(tmp_path / "a.jsonl", ROWS)
-    alone, account = prepared(file, tokenizer)
+    alone, stats = prepared(file, tokenizer)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "other")
     together, same = prepared(file, tokenizer, dataset_num_proc=2)
     assert alone.to_list() == together.to_list()
-    assert account == same
+    assert stats == same
 
 
 def test_another_process_finds_what_this_one_made(tokenizer_dir):
@@ -168,7 +168,7 @@ COLUMNS = {
 
 
 @pytest.mark.parametrize("kind", COLUMNS)
-def test_rows_have_one_hash_in_whatever_pieces_they_lie(kind):
+def test_the_hash_of_rows_does_not_depend_on_their_chunks(kind):
     type_of, values = COLUMNS[kind]
     whole, hashes = pa.table({"x": pa.array(values, type_of)}), set()
     for cuts in ([], [900], [1000], [503], [1500], [1, 2, 2000]):
@@ -212,7 +212,7 @@ def main():
 
 @pytest.fixture
 def slow_map(tmp_path):
-    """slow_map(workers) -> a process, in a group of its own, that makes 40 rows in two seconds of work."""
+    """slow_map(workers) -> a process, in its own group, that makes 40 rows in two seconds of work."""
     (tmp_path / "slow.py").write_text(SLOW)
     env = os.environ | {"PYTHONPATH": python_path(Path(caching.__file__).parents[2], tmp_path)}
     env |= {"HF_DATASETS_CACHE": str(tmp_path / "shared")}
@@ -224,17 +224,17 @@ def slow_map(tmp_path):
 
     yield start
     for process in started:
-        with suppress(ProcessLookupError):  # its workers, which outlive it
+        with suppress(ProcessLookupError):  # end its workers, which outlive it
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_of_processes_that_start_together_one_makes_the_rows(tmp_path, slow_map):
+def test_only_one_of_several_processes_prepares_the_rows(tmp_path, slow_map):
     started = [slow_map(0) for _ in range(3)]
     assert [process.wait() for process in started] == [0, 0, 0]
     assert (tmp_path / "log").read_text() == "x" * 40
 
 
-def test_workers_of_a_trainer_that_was_killed_keep_nobody_waiting(tmp_path, slow_map):
+def test_workers_of_a_killed_trainer_block_no_other_process(tmp_path, slow_map):
     killed = slow_map(2)
     while not (tmp_path / "log").exists():
         assert killed.poll() is None
@@ -263,7 +263,7 @@ def test_processes_go_by_rows_and_cores(monkeypatch, asked, rows, trainers, shar
 
 
 def damage(cache: Path, kind: str) -> Path:
-    """Damages the rows that are in the cache, and returns their folder."""
+    """Damage the cached rows, and return their folder."""
     file = next(cache.glob("*/rows*.arrow"))
     content = file.read_bytes()
     damaged = {
@@ -277,7 +277,7 @@ def damage(cache: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["cut", "empty", "garbage", "other"])
-def test_rows_that_are_damaged_in_the_cache_are_named_and_made_anew(tmp_path, tokenizer, cache, capsys, kind):
+def test_damaged_rows_in_the_cache_are_named_and_prepared_again(tmp_path, tokenizer, cache, capsys, kind):
     file = write(tmp_path / "a.jsonl", ROWS)
     rows = prepared(file, tokenizer)[0].to_list()
     folder = damage(cache, kind)
@@ -294,7 +294,7 @@ def test_a_cache_that_cannot_be_written_is_named_and_the_rows_are_prepared(tmp_p
     cache.write_text("not a folder")
     again, _ = prepared(file, tokenizer)
     assert again.to_list() == rows.to_list() and cache.read_text() == "not a folder"
-    assert f"prepared rows are not cached: {cache} cannot be written" in capsys.readouterr().err
+    assert f"prepared rows are not cached: cannot write to {cache}" in capsys.readouterr().err
 
 
 def test_what_a_killed_process_was_writing_into_the_cache_is_removed(tmp_path, tokenizer, cache):
@@ -309,7 +309,7 @@ def test_what_a_killed_process_was_writing_into_the_cache_is_removed(tmp_path, t
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "*.arrow"])
-def test_rows_that_are_damaged_in_the_cache_of_datasets_are_read_anew(tmp_path, cache, capsys, name):
+def test_damaged_rows_in_the_cache_of_datasets_are_read_again(tmp_path, cache, capsys, name):
     file = write(tmp_path / "a.jsonl", ROWS)
     rows = read_rows({"path": str(file), "split": "train"})[0].to_list()
     for damaged in cache.parent.rglob(name):

@@ -1,4 +1,4 @@
-"""Data cards: each is one that the Hub takes, and its mapping fits a row with the data set's real columns."""
+"""Data cards: the Hub accepts each, and its mapping fits a row with the dataset's real columns."""
 
 import json
 import re
@@ -35,7 +35,7 @@ RATINGS = {"correctness": 3, "coherence": 4, "complexity": 1, "verbosity": 1}
 WEB = {"id": "x", "dump": "d", "url": "u", "file_path": "f", "language": "en", "language_score": 0.9}
 WEB |= {"token_count": 9, "score": 3.1, "int_score": 3}
 LONG = "Ann likes red. " * 20
-# Rows with the real columns of each data set.
+# Rows with the real columns of each dataset.
 ROWS = {
     "fineweb-edu": [{"text": LONG, **WEB}],
     "tinystories": [{"text": LONG}],
@@ -95,7 +95,7 @@ TURNS = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "H
 
 @pytest.fixture
 def entry_of(tmp_path):
-    """entry_of(card, split) -> an entry whose rows are those above, as files or a saved data set."""
+    """entry_of(card, split) -> an entry with the rows above, as files or a saved dataset."""
 
     def make(name: str, split: str = "train", rows: list[dict] | None = None, folder=tmp_path) -> DatasetEntry:
         recipe, rows = load_card(name).recipe, datasets.Dataset.from_list(rows or ROWS[name])
@@ -113,7 +113,7 @@ def test_every_card_has_a_fixture_row():
 
 
 @pytest.mark.parametrize("name", [*ROWS, "TEMPLATE"])
-def test_a_card_is_one_that_the_hub_takes(name):
+def test_the_hub_accepts_a_card(name):
     card = load_card(name)
     metadata = DatasetCard(card.file.read_text()).data
     assert metadata.license
@@ -122,26 +122,26 @@ def test_a_card_is_one_that_the_hub_takes(name):
     for part in ("Source", "Licence", "A row", "How it was made", "Known faults", "In hfkit"):
         assert f"\n**{part}" in card.text
     assert f"card: {name}" in card.text or name == "TEMPLATE"
-    # Whose licence is not known has a card that says so, and no commit that was seen.
+    # A card of unknown license states this and names no reviewed commit.
     pinned = card.recipe.files or re.fullmatch("[0-9a-f]{40}", card.recipe.revision)
     assert bool(pinned) == (name not in ("openhermes", "TEMPLATE"))
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if load_card(name).recipe.form == "text"])
 def test_a_text_card_gives_documents(name, entry_of, tokenizer):
-    rows, account = load_entry(entry_of(name), TEXT), SplitStats("train", rows=len(ROWS[name]))
+    rows, stats = load_entry(entry_of(name), TEXT), SplitStats("train", rows=len(ROWS[name]))
     config = PretrainConfig(output_dir="unused", block_size=16, max_dropped=0.5)
-    packed, _ = pack_documents(rows, tokenizer, account, config)
+    packed, _ = pack_documents(rows, tokenizer, stats, config)
     assert len(packed) > 0
-    assert account.kept == sum(bool(row["text"]) for row in ROWS[name])
+    assert stats.kept == sum(bool(row["text"]) for row in ROWS[name])
 
 
 @pytest.mark.parametrize(
     "name", [name for name in ROWS if load_card(name).recipe.form in ("messages", "prompt_response")]
 )
 def test_an_instruction_card_gives_a_reply_to_learn(name, entry_of, tokenizer):
-    rows, account = load_entry(entry_of(name), INSTRUCTIONS), SplitStats("train", rows=1)
-    encoded = encode_instructions(rows, tokenizer, account, SFTConfig(output_dir="unused", max_length=128))
+    rows, stats = load_entry(entry_of(name), INSTRUCTIONS), SplitStats("train", rows=1)
+    encoded = encode_instructions(rows, tokenizer, stats, SFTConfig(output_dir="unused", max_length=128))
     assert tokenizer.decode([label for label in encoded[0]["labels"] if label >= 0]) == f"{SAID}<|endoftext|>"
     asked = "What does she like?\n\nAnn" if name == "alpaca" else ASKED
     assert tokenizer.decode(encoded[0]["input_ids"]).startswith(f"<|user|>\n{asked}\n<|assistant|>\n")
@@ -149,8 +149,8 @@ def test_an_instruction_card_gives_a_reply_to_learn(name, entry_of, tokenizer):
 
 @pytest.mark.parametrize("name", [name for name in ROWS if load_card(name).recipe.form == "preference"])
 def test_a_preference_card_gives_a_pair_of_replies_to_one_prompt(name, entry_of, tokenizer):
-    rows, account = load_entry(entry_of(name), PREFERENCES), SplitStats("train", rows=1)
-    encoded = encode_comparisons(rows, tokenizer, account, RewardConfig(output_dir="unused", max_length=128))[0]
+    rows, stats = load_entry(entry_of(name), PREFERENCES), SplitStats("train", rows=1)
+    encoded = encode_comparisons(rows, tokenizer, stats, RewardConfig(output_dir="unused", max_length=128))[0]
     chosen, rejected = tokenizer.decode(encoded["chosen_ids"]), tokenizer.decode(encoded["rejected_ids"])
     assert chosen.endswith(f"<|user|>\n{ASKED}\n<|assistant|>\n{SAID}<|endoftext|>")
     assert rejected.endswith(f"<|user|>\n{ASKED}\n<|assistant|>\nNo.<|endoftext|>")
@@ -168,9 +168,9 @@ def test_a_ranking_card_gives_replies_with_their_ranks_or_scores(name, entry_of)
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if load_card(name).recipe.form != "text"])
-def test_a_card_that_asks_something_gives_prompts_for_ppo(name, entry_of, tokenizer):
-    rows, account = load_entry(entry_of(name), PROMPTS), SplitStats("train", rows=1)
-    encoded = encode_prompts(rows, tokenizer, account, PPOConfig(output_dir="unused"))
+def test_a_card_with_prompts_gives_prompts_for_ppo(name, entry_of, tokenizer):
+    rows, stats = load_entry(entry_of(name), PROMPTS), SplitStats("train", rows=1)
+    encoded = encode_prompts(rows, tokenizer, stats, PPOConfig(output_dir="unused"))
     asked = "What does she like?\n\nAnn" if name == "alpaca" else ASKED
     assert tokenizer.decode(encoded[0]["input_ids"]).endswith(f"<|user|>\n{asked}\n<|assistant|>\n")
 
@@ -208,38 +208,38 @@ BLOCK = {"path": "a/b", "form": "messages", "columns": {"messages": "talk"}, "sp
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"form": "chats"}, r"hfkit\.form: 'chats' -> expected one of: text, prompt_response"),
         ({"colums": {}}, r"hfkit\.colums: {} -> unknown; did you mean columns\?"),
         ({"columns": {"text": "talk"}}, r"the form messages lacks messages and has no text"),
         ({"form": "ranking", "columns": {"prompt": "p", "replies": "r"}}, "lacks ranks or scores"),
-        ({"splits": {}}, r"hfkit\.splits: {} -> give either splits .* or files"),
+        ({"splits": {}}, r"hfkit\.splits: {} -> set either splits .* or files"),
         ({"splits": {}, "files": {"train": "../../etc/passwd"}}, r"hfkit\.files\.train: .* -> name a file"),
         ({"convert": ["eval"]}, r"hfkit\.convert\[0\]: 'eval' -> expected one of: transcript, shared_prompt"),
-        ({"keep": [{"column": "a"}]}, r"hfkit\.keep\[0\]: 'a' -> give one of equals, one_of, at_least, at_most"),
-        ({"replies": 4}, r"hfkit\.replies: 4 -> only for the form ranking, and at least 2"),
+        ({"keep": [{"column": "a"}]}, r"hfkit\.keep\[0\]: 'a' -> set exactly one of equals, one_of, at_least, at_most"),
+        ({"replies": 4}, r"hfkit\.replies: 4 -> only for the form ranking; expected at least 2"),
         ({"path": None}, r"hfkit\.path: None -> expected text"),
     ],
 )
-def test_a_block_that_cannot_be_is_told(tmp_path, changes, told):
+def test_an_invalid_block_is_reported(tmp_path, changes, reported):
     block = json.dumps({"license": "mit", "hfkit": {**BLOCK, **changes}})
     (tmp_path / "mine.md").write_text(f"---\n{block}\n---\n\n# Mine\n")
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=reported):
         load_card(str(tmp_path / "mine.md"))
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [("# no front matter\n", "has no hfkit: block"), ("---\na: [\n---\n", "cannot be read")],
 )
-def test_a_file_that_is_no_card_is_told(tmp_path, text, told):
+def test_a_file_that_is_not_a_card_is_reported(tmp_path, text, reported):
     (tmp_path / "mine.md").write_text(text)
-    with pytest.raises(HfkitError, match=told):
+    with pytest.raises(HfkitError, match=reported):
         load_card(str(tmp_path / "mine.md"))
 
 
-def test_a_card_of_ones_own_reads_files_of_ones_own(tmp_path):
+def test_a_users_card_reads_the_users_files(tmp_path):
     rows = [{"q": f"question {n}", "a": f"answer {n}", "stars": n} for n in range(10)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     block = {
@@ -256,7 +256,7 @@ def test_a_card_of_ones_own_reads_files_of_ones_own(tmp_path):
     ]
 
 
-def test_a_copy_of_a_card_can_ask_for_margins(tmp_path, entry_of):
+def test_a_copy_of_a_card_can_map_margins(tmp_path, entry_of):
     entry = entry_of("ultrafeedback")
     margin = "rejected: rejected, margin: score_chosen - score_rejected}"
     text = load_card("ultrafeedback").file.read_text().replace("rejected: rejected}", margin)
@@ -266,18 +266,18 @@ def test_a_copy_of_a_card_can_ask_for_margins(tmp_path, entry_of):
 
 
 @pytest.mark.parametrize("empty", ["chosen", "rejected"])
-def test_an_empty_reply_of_a_transcript_is_no_earlier_one(entry_of, tokenizer, empty):
+def test_an_empty_reply_of_a_transcript_is_not_replaced_by_an_earlier_one(entry_of, tokenizer, empty):
     (row,) = ROWS["hh-rlhf"]
     cut = row | {empty: row[empty].rpartition("Assistant: ")[0] + "Assistant: "}
     entry = entry_of("hh-rlhf", rows=[cut])
-    rows, account = load_entry(entry, PREFERENCES), SplitStats("train", rows=1)
-    made = encode_comparisons(rows, tokenizer, account, RewardConfig(output_dir="unused", max_length=128))[0]
+    rows, stats = load_entry(entry, PREFERENCES), SplitStats("train", rows=1)
+    made = encode_comparisons(rows, tokenizer, stats, RewardConfig(output_dir="unused", max_length=128))[0]
     assert tokenizer.decode(made[f"{empty}_ids"]).endswith(f"<|user|>\n{ASKED}\n<|assistant|>\n<|endoftext|>")
-    assert account.faults == ({Fault.EMPTY_CHOSEN: 1} if empty == "chosen" else {})
+    assert stats.faults == ({Fault.EMPTY_CHOSEN: 1} if empty == "chosen" else {})
 
 
 def test_cards_of_conversations_and_of_instructions_can_be_mixed(entry_of, tmp_path):
-    """What their data sets have beside the columns that the cards name does not keep them apart."""
+    """Other columns of their datasets do not prevent mixing."""
     ultrachat, alpaca = entry_of("ultrachat"), entry_of("alpaca", folder=tmp_path / "alpaca")
     rows, _ = load_rows("train", [ultrachat, alpaca], INSTRUCTIONS)
     assert rows.column_names == ["messages"]

@@ -1,4 +1,4 @@
-"""Which code rows depend on: a change in it, and in no other, makes cached rows anew."""
+"""Which code rows depend on: only a change in that code invalidates cached rows."""
 
 import ast
 from pathlib import Path
@@ -11,7 +11,7 @@ from hfkit.data.forms import instruction_row
 
 
 def hash_after_a_change_in(module: str, function, monkeypatch) -> str:
-    """The hash of a function's code once a module of the data floor has another content."""
+    """Return the hash of a function's code after a module of hfkit.data has changed."""
     file, read_bytes = Path(caching.__file__).with_name(f"{module}.py"), Path.read_bytes
     assert file.is_file()
     with monkeypatch.context() as patch:
@@ -23,7 +23,7 @@ def hash_after_a_change_in(module: str, function, monkeypatch) -> str:
 
 
 @pytest.mark.parametrize("module", ["chat_template", "conversions", "encoding", "faults", "forms", "messages"])
-def test_a_change_in_code_that_rows_depend_on_tokenizes_them_anew(module, monkeypatch):
+def test_a_change_in_code_that_rows_depend_on_tokenizes_them_again(module, monkeypatch):
     assert hash_after_a_change_in(module, instruction_row, monkeypatch) != code_hash(instruction_row)
 
 
@@ -37,7 +37,7 @@ PLUMBING |= {"splits", "streams"}
 
 
 def test_modules_with_functions_over_rows_import_no_code_that_is_not_hashed():
-    """PLUMBING has no part in what these functions return; whoever adds a module decides where it belongs."""
+    """Modules in PLUMBING do not affect the results of these functions; a new module must be classified."""
     folder = Path(caching.__file__).parent
     for name in (*caching.ROW_MODULES, "forms", "comparisons", "concatenation", "held_out", "packing"):
         imports = [node for node in ast.parse((folder / f"{name}.py").read_text()).body if hasattr(node, "module")]

@@ -1,4 +1,4 @@
-"""Which columns of a source are read: mapped ones decide the form, and those of another kind than needed are told."""
+"""Which columns of a source are read: mapped ones decide the form; columns of a wrong kind are reported."""
 
 import json
 
@@ -47,7 +47,7 @@ def card_of(tmp_path):
 
 
 def to_pandas_parquet(rows: datasets.Dataset, path) -> None:
-    """As pandas 3 writes text: `large_string`."""
+    """Write text as pandas 3 does: as `large_string`."""
     large = {name: datasets.Value("large_string") for name in rows.column_names}
     rows.cast(datasets.Features(large)).to_parquet(path)
 
@@ -92,7 +92,7 @@ def test_the_columns_of_a_card_decide_the_form(card_of):
         ({"prompt": "Where?", "chosen": "Oslo.", "rejected": "Rome."}, None, "Where?"),
     ],
 )
-def test_ppo_reads_what_each_form_asks_without_a_card(entry_of, tokenizer, row, columns, asked):
+def test_ppo_reads_the_prompts_of_each_form_without_a_card(entry_of, tokenizer, row, columns, asked):
     rows = load_entry(entry_of(row | {"answer": "Oslo."}, columns), PROMPTS, ["answer"])
     assert rows[0] == {"prompt": asked, "answer": "Oslo."}
     encoded = encode_prompts(rows, tokenizer, SplitStats("train", rows=9), PPOConfig(output_dir="unused"))
@@ -100,7 +100,7 @@ def test_ppo_reads_what_each_form_asks_without_a_card(entry_of, tokenizer, row, 
 
 
 def test_a_row_is_held_out_by_what_is_trained_on():
-    """SFT trains on `messages` where a row has them, whatever its `prompt` says."""
+    """SFT trains on `messages` if a row has them, whatever its `prompt`."""
     assert row_key({"prompt": "Where?", "messages": LONGER}) == row_key({"messages": LONGER})
     assert row_key({"prompt": "Where?", "messages": []}) == row_key({"prompt": "Where?"})
 
@@ -109,8 +109,8 @@ def test_conversations_with_a_prompt_are_found_among_held_out_ones_without(rows_
     train = rows_file([{"prompt": "Where?", "messages": LONGER}, {"prompt": "Who?", "messages": CHAT}], "train.jsonl")
     test = rows_file([{"messages": LONGER}], "test.jsonl")
     entries = {"datasets": [DatasetEntry(**train[0])], "eval_datasets": [DatasetEntry(**test[0])]}
-    rows, _, account = load_splits(SFTConfig(output_dir="unused", **entries), INSTRUCTIONS)
-    assert (rows["messages"][:], account["train"].dropped) == ([CHAT], {"also held out": 1})
+    rows, _, stats = load_splits(SFTConfig(output_dir="unused", **entries), INSTRUCTIONS)
+    assert (rows["messages"][:], stats["train"].dropped) == ([CHAT], {"also held out": 1})
 
 
 @pytest.mark.parametrize("name", ["input-text", "input text", "eingabe.ä"])
@@ -128,23 +128,25 @@ ANSWERS = {"prompt": "Where?", "s": "x", "n": 1, "answers": [{"answer": "a", "ra
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "reported"),
     [
         ({"replies": "answers[].text"}, r"{replies: 'answers\[\].text'}: 'answers' is not a list of items with 'text'"),
         (
             {"replies": "s[].text"},
             r"{replies: 's\[\].text'}: 's' is not a list of items with 'text': Value\('string'\)",
         ),
-        ({"margin": "n - s"}, r"{margin: 'n - s'}: a difference needs numbers, and 's' holds Value\('string'\)"),
-        ({"margin": "n - answers"}, r"a difference needs numbers, and 'answers' holds List"),
+        ({"margin": "n - s"}, r"{margin: 'n - s'}: a difference needs numbers, but 's' holds Value\('string'\)"),
+        ({"margin": "n - answers"}, r"a difference needs numbers, but 'answers' holds List"),
     ],
 )
-def test_columns_of_another_kind_than_an_expression_needs_are_told(entry_of, columns, told):
-    with pytest.raises(HfkitError, match=r"rows\.jsonl: columns: " + told if told.startswith("{") else told):
+def test_columns_of_another_kind_than_an_expression_needs_are_reported(entry_of, columns, reported):
+    with pytest.raises(
+        HfkitError, match=r"rows\.jsonl: columns: " + reported if reported.startswith("{") else reported
+    ):
         load_entry(entry_of(ANSWERS, columns), COMPARISONS)
 
 
-def test_a_list_with_nothing_in_it_and_a_number_that_is_missing_are_none(entry_of):
+def test_an_empty_list_and_a_missing_number_are_none(entry_of):
     row = {"prompt": "Where?", "n": 1.5, "m": None, "answers": [None, {"answer": "b"}]}
     columns = {"replies": "answers[].answer", "prompt": "{prompt}"}
     assert load_entry(entry_of(row, columns), COMPARISONS)[0] == {"prompt": "Where?", "replies": [None, "b"]}
@@ -158,7 +160,7 @@ UNFIT = {
     "turns that are messages": (
         ({"messages": CHAT}, "messages", CONVERSATION),
         {"convert": ["sharegpt"]},
-        r"mine\.md: convert: sharegpt reads turns with from and value, and 'messages' holds List.*: leave it out",
+        r"mine\.md: convert: sharegpt reads turns with from and value, but 'messages' holds List.*: remove sharegpt",
     ),
     "turns that are text": (
         ({"messages": "hello"}, "messages", CONVERSATION),
@@ -168,7 +170,7 @@ UNFIT = {
     "turns that are not there": (
         ({"chosen": "a", "rejected": "b"}, "preference", PAIR),
         {"convert": ["shared_prompt", "sharegpt"]},
-        "convert: sharegpt reads the column 'messages', and the columns are",
+        "convert: sharegpt reads the column 'messages', but the columns are",
     ),
     "text against a number": (
         ({"messages": CHAT, "stars": "3"}, "messages", CONVERSATION),
@@ -178,16 +180,16 @@ UNFIT = {
     "conditions that no row meets": (
         ({"messages": CHAT, "stars": "3"}, "messages", CONVERSATION),
         {"keep": [{"column": "stars", "equals": 3}]},
-        r"mine\.md: keep leaves none of the rows",
+        r"mine\.md: no row passes keep",
     ),
 }
 
 
 @pytest.mark.parametrize("kind", UNFIT)
-def test_a_card_that_does_not_fit_its_rows_is_told(card_of, kind):
-    (row, form, columns), others, told = UNFIT[kind]
+def test_a_card_that_does_not_fit_its_rows_is_reported(card_of, kind):
+    (row, form, columns), others, reported = UNFIT[kind]
     wanted = INSTRUCTIONS if form == "messages" else COMPARISONS
-    with pytest.raises(HfkitError, match=told):
+    with pytest.raises(HfkitError, match=reported):
         load_entry(card_of(row, form, columns, **others), wanted)
 
 
@@ -196,7 +198,7 @@ def test_a_source_of_no_rows_is_refused_in_either_split(card_of, entry_of, split
     row, keep = {"messages": CHAT, "source": "x"}, [{"column": "source", "equals": "y"}]
     entries = {"datasets": [entry_of(row)], "eval_datasets": [entry_of(row)]}
     entries[split] = [card_of(row, "messages", CONVERSATION, file="none.jsonl", keep=keep)]
-    with pytest.raises(HfkitError, match="keep leaves none"):
+    with pytest.raises(HfkitError, match="no row passes keep"):
         load_splits(SFTConfig(output_dir="unused", **entries), INSTRUCTIONS)
 
 
@@ -211,7 +213,7 @@ def test_transcripts_are_read_from_every_reader(card_of, file):
     }
 
 
-def test_rows_are_grouped_by_text_or_messages_beside_columns_that_are_lists(card_of):
+def test_rows_are_grouped_by_text_or_messages_next_to_columns_of_lists(card_of):
     for convert in (["group_by_prompt", "transcript"], ["transcript", "group_by_prompt"]):
         entry = card_of(ONE | {"extra": [{"a": 1}]}, "ranking", GROUPED, convert=convert)
         expected = {"prompt": [{"role": "user", "content": "Hi"}], "replies": ["a"] * 9, "scores": [1] * 9}

@@ -1,4 +1,4 @@
-"""Pairs and rankings as rows give them: what is asked, what the replies are, and each reason to drop one."""
+"""Pairs and rankings from rows: their prompts, their responses, and each reason to drop a row."""
 
 import pytest
 from dialogue import ANSWER, EMPTY, LONG, OTHER, PROMPT, REPLY, TURN
@@ -6,7 +6,7 @@ from dialogue import ANSWER, EMPTY, LONG, OTHER, PROMPT, REPLY, TURN
 from hfkit.data.comparisons import preference_row, ranking_row
 from hfkit.data.faults import Fault
 
-NOT_THE_ASSISTANTS = "with a reply that is not the assistant's"
+NOT_THE_ASSISTANTS = "with a response that is not the assistant's"
 PAIR = ("chosen", "rejected")
 TRIMS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{{ eos_token }}{% endfor %}"
 TRIMS += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -31,9 +31,9 @@ def test_every_form_of_a_pair_gives_the_same_row(tokenizer, row):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"chosen": None}, "without a reply"),
-        ({"rejected": None}, "without a reply"),
-        ({"chosen": "red"}, "with equal replies"),
+        ({"chosen": None}, "without a response"),
+        ({"rejected": None}, "without a response"),
+        ({"chosen": "red"}, "with equal responses"),
         ({"rejected": LONG}, "longer than max_length=64"),
     ],
 )
@@ -53,15 +53,15 @@ def test_a_pair_that_teaches_nothing_is_dropped(tokenizer, changes, reason):
         ({"chosen": "", "rejected": "No"}, "with no prompt in common"),
         ({"chosen": [ANSWER], "rejected": [TURN, ANSWER]}, "with no prompt in common"),
         ({"chosen": {"content": "Yes"}, "rejected": {"content": "No"}}, "with no prompt in common"),
-        ({"chosen": "Yes", "rejected": "Yes, I do"}, "with an empty reply"),
-        ({"chosen": "The sky is blue", "rejected": "The sky is "}, "with an empty reply"),
+        ({"chosen": "Yes", "rejected": "Yes, I do"}, "with an empty response"),
+        ({"chosen": "The sky is blue", "rejected": "The sky is "}, "with an empty response"),
         (
             {"chosen": f"\n\nHuman: {PROMPT}\n\nAssistant:", "rejected": f"\n\nHuman: {PROMPT}\n\nAssistant: red"},
-            "with an empty reply",
+            "with an empty response",
         ),
-        ({"chosen": "Yes", "rejected": "Yes"}, "with equal replies"),
-        ({"chosen": "Yes", "rejected": None}, "without a reply"),
-        ({"prompt": [TURN, ANSWER, TURN], "chosen": [], "rejected": [ANSWER]}, "without a reply"),
+        ({"chosen": "Yes", "rejected": "Yes"}, "with equal responses"),
+        ({"chosen": "Yes", "rejected": None}, "without a response"),
+        ({"prompt": [TURN, ANSWER, TURN], "chosen": [], "rejected": [ANSWER]}, "without a response"),
         ({"prompt": [TURN, ANSWER], "chosen": [TURN], "rejected": [TURN, ANSWER]}, NOT_THE_ASSISTANTS),
         ({"prompt": PROMPT, "chosen": [ANSWER], "rejected": [TURN]}, NOT_THE_ASSISTANTS),
         ({"chosen": [TURN, ANSWER, TURN], "rejected": [TURN, ANSWER, ANSWER]}, NOT_THE_ASSISTANTS),
@@ -69,7 +69,7 @@ def test_a_pair_that_teaches_nothing_is_dropped(tokenizer, changes, reason):
         ({"chosen": [TURN, ANSWER, TURN, ANSWER], "rejected": [TURN, ANSWER, TURN]}, NOT_THE_ASSISTANTS),
     ],
 )
-def test_a_pair_that_asks_nothing_or_says_nothing_after_it_is_dropped(tokenizer, encoder, row, reason):
+def test_a_pair_without_a_prompt_or_a_response_is_dropped(tokenizer, encoder, row, reason):
     assert encoder(row, tokenizer, 64)["dropped"] == reason
 
 
@@ -93,8 +93,8 @@ def test_without_a_prompt_column_the_prompt_is_what_both_replies_begin_with(toke
 
 @pytest.mark.parametrize("asked", [PROMPT, [TURN], [TURN | {"name": None}]], ids=["text", "messages", "with a field"])
 @pytest.mark.parametrize("encoder", [preference_row, ranking_row])
-def test_a_prompt_beside_whole_conversations_is_asked_once(tokenizer, encoder, asked):
-    """As HuggingFaceH4/ultrafeedback_binarized is without its card."""
+def test_a_prompt_next_to_whole_conversations_is_asked_once(tokenizer, encoder, asked):
+    """HuggingFaceH4/ultrafeedback_binarized has this form without its card."""
     replies = [ANSWER, {"role": "assistant", "content": "red"}]
     pair = {name: [TURN, reply] for name, reply in zip(PAIR, replies, strict=True)}
     alone = {name: [reply] for name, reply in zip(PAIR, replies, strict=True)}
@@ -105,7 +105,7 @@ def test_a_prompt_beside_whole_conversations_is_asked_once(tokenizer, encoder, a
 
 @pytest.mark.parametrize("encoder", [preference_row, ranking_row])
 @pytest.mark.parametrize("before", [[OTHER], [{"role": "system", "content": "Be brief."}, TURN]])
-def test_two_turns_of_one_role_are_told_of_comparisons_too(tokenizer, encoder, before):
+def test_two_turns_of_one_role_are_reported_for_comparisons_too(tokenizer, encoder, before):
     row = {"prompt": PROMPT, "chosen": [*before, ANSWER], "rejected": [*before, ANSWER | {"content": "red"}]}
     assert encoder(row, tokenizer, 64)["faults"] == Fault.REPEATED.name
 
@@ -121,7 +121,7 @@ def test_two_turns_of_one_role_are_told_of_comparisons_too(tokenizer, encoder, b
     ],
     ids=["text", "messages", "after an exchange", "whole conversations"],
 )
-def test_an_empty_chosen_reply_is_told_in_every_form(tokenizer, encoder, row):
+def test_an_empty_chosen_reply_is_reported_in_every_form(tokenizer, encoder, row):
     made = encoder(row, tokenizer, 128)
     assert (made["dropped"], made["faults"]) == ("", Fault.EMPTY_CHOSEN.name)
     ids = made["chosen_ids"] if "chosen_ids" in made else made["reply_ids"][0]
@@ -130,7 +130,7 @@ def test_an_empty_chosen_reply_is_told_in_every_form(tokenizer, encoder, row):
 
 @pytest.mark.parametrize(
     ("encoder", "reason"),
-    [(preference_row, "with replies that are equal once they are rendered"), (ranking_row, "all tied")],
+    [(preference_row, "with responses that are equal when rendered"), (ranking_row, "all tied")],
 )
 def test_replies_that_the_template_makes_equal_are_dropped(with_template, encoder, reason):
     trims = with_template(TRIMS)

@@ -1,4 +1,4 @@
-"""System columns, prompts beside whole conversations, messages as JSON text, roles in other spellings."""
+"""System columns, prompts next to whole conversations, messages as JSON text, roles in other spellings."""
 
 import json
 
@@ -23,7 +23,7 @@ CONTEXT = [SYSTEM, USER]
 
 @pytest.fixture
 def read(rows_file):
-    """read(rows, wanted, **keys of the entry) -> what is read of a file with these rows."""
+    """read(rows, wanted, **keys of the entry) -> the rows read from a file with these rows."""
 
     def of(rows: list[dict], wanted: list[str], **keys):
         return read_entry(DatasetEntry(**rows_file(rows)[0], **keys), wanted)
@@ -82,7 +82,7 @@ def test_sources_with_and_without_a_system_column_join(rows_file):
     assert rows["prompt"][:] == [CONTEXT, [USER]]
 
 
-def test_a_prompt_is_known_by_its_system_column(read):
+def test_a_prompt_is_identified_with_its_system_column(read):
     rows = [read([row], INSTRUCTIONS).rows for row in (BRIEF | {"messages": [USER, YES]}, {"messages": [*CONTEXT, NO]})]
     assert keys_of(rows[0]) == keys_of(rows[1])
 
@@ -100,7 +100,7 @@ def test_content_in_parts_and_further_fields_can_follow_a_system_column(read):
 
 
 def test_texts_without_a_prompt_that_a_system_could_precede_are_refused(read):
-    with pytest.raises(HfkitError, match=r"the column system needs a prompt .* columns: {prompt: YOUR_COLUMN}"):
+    with pytest.raises(HfkitError, match=r"the column system needs a prompt, .* columns: {prompt: YOUR_COLUMN}"):
         read([BRIEF | {"chosen": "Where? a", "rejected": "Where? b"}], COMPARISONS)
 
 
@@ -118,7 +118,7 @@ ASKED = {
 
 
 @pytest.mark.parametrize("kind", ASKED)
-def test_a_prompt_beside_whole_conversations_is_asked_once(read, kind):
+def test_a_prompt_next_to_whole_conversations_is_asked_once(read, kind):
     prompt, chosen, rejected, context, reply = ASKED[kind]
     row = read([{"prompt": prompt, "chosen": chosen, "rejected": rejected}], COMPARISONS).rows[0]
     assert (row["prompt"], row["chosen"]) == (context, reply)
@@ -197,13 +197,13 @@ def test_unread_columns_are_named_and_those_that_may_matter_with_a_remedy(rows_f
     row = {"prompt": "Where?", "response": "Oslo.", "id": 1, "system_prompt": "x", "context": "y", "prompt_id": "z"}
     _, stats = load_rows("train", [DatasetEntry(**rows_file([row])[0])], INSTRUCTIONS)
     printed = capsys.readouterr()
-    assert "rows.jsonl: columns that are not read: id, system_prompt, context, prompt_id\n" in printed.out
-    assert "input: system_prompt, context: map what" in printed.err
+    assert "rows.jsonl: columns not read: id, system_prompt, context, prompt_id\n" in printed.out
+    assert "input: system_prompt, context: map the columns" in printed.err
     assert 'columns: {system: system_prompt, prompt: "{context}\\n\\n{prompt}"}' in printed.err
     assert stats.sources[0]["unread"] == ["id", "system_prompt", "context", "prompt_id"]
 
 
-def test_what_is_read_is_not_named(read):
+def test_columns_that_are_read_are_not_named(read):
     assert read([{"text": "a", "url": "b"}], TEXT).unread == ["url"]
     row = {"prompt": "a", "answer": "b", "stars": 1}
     entry = {"columns": {"prompt": "{prompt} {answer}"}}
@@ -222,9 +222,9 @@ def test_a_prompt_is_not_guessed_where_a_column_may_hold_it(read, row, wanted):
     assert mapped[0]["prompt"] == "Add.\n\n1, 2"
 
 
-def test_a_prompt_in_both_replies_is_read_where_it_is_said_or_no_other_column_may_hold_it(read, rows_file):
-    said = {"columns": {"chosen": "chosen", "rejected": "rejected"}}
-    assert load_entry(DatasetEntry(**rows_file([UNKNOWN])[0], **said), PROMPTS)[0]["prompt"] == "The sum is"
-    beside = {"prompt_id": "x", "source": "y", "chosen": [USER, YES], "rejected": [USER, NO]}
-    assert read([beside], PROMPTS).rows[0]["prompt"] == [USER]
-    assert read([beside | {"question": "Where?"}], PROMPTS).unread == ["prompt_id", "source", "question"]
+def test_a_prompt_in_both_replies_is_read_if_mapped_or_if_no_other_column_may_hold_it(read, rows_file):
+    mapped = {"columns": {"chosen": "chosen", "rejected": "rejected"}}
+    assert load_entry(DatasetEntry(**rows_file([UNKNOWN])[0], **mapped), PROMPTS)[0]["prompt"] == "The sum is"
+    context = {"prompt_id": "x", "source": "y", "chosen": [USER, YES], "rejected": [USER, NO]}
+    assert read([context], PROMPTS).rows[0]["prompt"] == [USER]
+    assert read([context | {"question": "Where?"}], PROMPTS).unread == ["prompt_id", "source", "question"]

@@ -1,4 +1,4 @@
-"""Files as they lie about: odd names, cells that look like nothing, and what is said of those that hold no rows."""
+"""Files with odd names or cells that look empty, and the messages about files without rows."""
 
 import ast
 import gzip
@@ -37,7 +37,7 @@ WORDS = ["None", "NA", "null", "nan", "N/A", "yes", ""]
 
 
 @STREAMS
-def test_words_in_a_csv_are_words(tmp_path, stream):
+def test_words_in_a_csv_stay_text(tmp_path, stream):
     (tmp_path / "a.csv").write_text(
         "prompt,response\n" + "".join(f"Is it {n}?,{word}\n" for n, word in enumerate(WORDS))
     )
@@ -47,9 +47,9 @@ def test_words_in_a_csv_are_words(tmp_path, stream):
 
 PRETTY = json.dumps([{"prompt": "Who?", "response": "caf"}] * 3, indent=1).encode()
 NONE = {
-    "lines of null": ("a.jsonl", b"null\n" * 5, "none of its lines is an object"),
-    "lines of lists": ("a.jsonl", b'["a", "b"]\n' * 5, "line 1: it is not an object"),
-    "a line that is a list": ("a.jsonl", LINE * 3 + b"[1]\n" + LINE, "line 4: it is not an object"),
+    "lines of null": ("a.jsonl", b"null\n" * 5, "no line is an object"),
+    "lines of lists": ("a.jsonl", b'["a", "b"]\n' * 5, "line 1: expected an object"),
+    "a line that is a list": ("a.jsonl", LINE * 3 + b"[1]\n" + LINE, "line 4: expected an object"),
     "half a surrogate pair": ("a.jsonl", LINE + LINE.replace(b"Ann", b"\\ud83d"), "line 2: UnicodeEncodeError"),
     "a bad byte in pretty JSON": ("a.json.gz", gzip.compress(PRETTY.replace(b"caf", b"\xe9")), "line 4: UnicodeDecode"),
 }
@@ -57,15 +57,15 @@ NONE = {
 
 @STREAMS
 @pytest.mark.parametrize("kind", NONE)
-def test_a_file_that_cannot_be_read_is_told_by_its_line(tmp_path, kind, stream):
-    name, content, told = NONE[kind]
+def test_a_file_that_cannot_be_read_is_reported_by_its_line(tmp_path, kind, stream):
+    name, content, reported = NONE[kind]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(HfkitError) as error:
         load_entry(DatasetEntry(path=str(tmp_path / name), **stream), WANTED)
-    assert told in str(error.value)
+    assert reported in str(error.value)
 
 
-def test_what_holds_no_rows_is_told(tmp_path):
+def test_files_without_rows_are_reported(tmp_path):
     empty = {"prompt": pa.array([], pa.string()), "response": pa.array([], pa.string())}
     pq.write_table(pa.table(empty), tmp_path / "a.parquet")
     Dataset.from_dict({"prompt": ["a"], "response": ["b"]}).select([]).save_to_disk(tmp_path / "saved")
@@ -75,7 +75,7 @@ def test_what_holds_no_rows_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.xlsx", "a.tsv2", "a.JSONL", "a"])
-def test_a_file_that_is_not_read_is_told_which_are(config_of, tmp_path, name):
+def test_an_unsupported_file_type_is_reported_with_the_supported_ones(config_of, tmp_path, name):
     (tmp_path / name).write_bytes(LINE)
     with pytest.raises(ConfigError, match=r"expected a file that ends in \.jsonl, \.json"):
         config_of("sft", tmp_path / "out", datasets=[{"path": str(tmp_path / name)}])
@@ -86,9 +86,9 @@ def test_messages_that_polars_wrote_join_others(tmp_path, rows_file):
     large = pa.large_list(pa.struct([("role", pa.large_string()), ("content", pa.large_string())]))
     pq.write_table(pa.table({"messages": pa.array([turns] * 3, large)}), tmp_path / "a.parquet")
     entries = [{"path": str(tmp_path / "a.parquet")}, *rows_file([{"messages": turns}] * 2)]
-    rows, account = load_rows("train", [DatasetEntry(**entry) for entry in entries], ["messages"])
+    rows, stats = load_rows("train", [DatasetEntry(**entry) for entry in entries], ["messages"])
     assert rows["messages"][:] == [turns] * 5
-    assert account.sources[0]["sha256"] != account.sources[1]["sha256"]
+    assert stats.sources[0]["sha256"] != stats.sources[1]["sha256"]
 
 
 def test_rows_are_utf8_whatever_the_locale(tmp_path):

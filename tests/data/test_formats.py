@@ -1,4 +1,4 @@
-"""Files in the formats that people have, right and wrong, through the rows of SFT, reward modeling and PPO."""
+"""Files in common formats, correct and faulty, as rows of SFT, reward modeling and PPO."""
 
 from itertools import groupby
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ TEMPLATE = (
 
 
 def rendered(stage: str, encoded: dict, tokenizer) -> object:
-    """The text of an encoded row: of SFT with its trained tokens in brackets, of a comparison the better one first."""
+    """Return the text of an encoded row: SFT with trained tokens in brackets, a comparison the better one first."""
     if encoded["dropped"]:
         return f"dropped: {encoded['dropped']}"
     if stage == "sft":
@@ -45,7 +45,7 @@ def rendered(stage: str, encoded: dict, tokenizer) -> object:
 
 @pytest.fixture
 def rows_of(with_template):
-    """rows_of(path, stage, **entry) -> the texts of the rows that a stage is trained on, and the recognized format."""
+    """rows_of(path, stage, **entry) -> the texts of a stage's training rows, and the recognized format."""
 
     def read(path, stage: str, **entry) -> tuple[list, str]:
         tokenizer, form = with_template(TEMPLATE), FORMS[STAGES[stage]]
@@ -57,13 +57,13 @@ def rows_of(with_template):
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_a_file_of_each_format_is_read_as_it_was_meant(tmp_path, rows_of, name):
+def test_a_file_of_each_format_is_read_correctly(tmp_path, rows_of, name):
     content, line, stages = RIGHT[name]
     check(tmp_path, rows_of, name, content, stages, line)
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_with_a_file_is_counted_or_said_with_what_to_write(tmp_path, rows_of, name):
+def test_faults_of_a_file_are_counted_or_reported_with_a_remedy(tmp_path, rows_of, name):
     check(tmp_path, rows_of, name, *WRONG[name])
 
 
@@ -81,20 +81,20 @@ def check(folder, rows_of, name: str, content: bytes, stages: dict, line: str | 
 
 
 def test_a_mapping_is_never_overridden(tmp_path, rows_of):
-    """Neither the rows that a label keeps, nor the columns of a format."""
+    """A format overrides neither the kept rows nor the columns of a mapping."""
     (tmp_path / "a.jsonl").write_bytes(lines({"prompt": "a", "completion": "b", "label": False, "input": "c"}))
     columns = {"prompt": "prompt", "completion": "completion"}
     assert rows_of(tmp_path / "a.jsonl", "sft", columns=columns) == (["<user>a<assistant>[b$]"], "")
     assert rows_of(tmp_path / "a.jsonl", "ppo", columns={"prompt": "input"}) == (["<user>c<assistant>"], "")
 
 
-def test_conversions_stand_beside_columns(tmp_path, rows_of, config_of):
+def test_conversions_work_with_columns(tmp_path, rows_of, config_of):
     rows = {"q": "c", "a": "d", "old": [["a", "b"]]}
     (tmp_path / "a.jsonl").write_bytes(lines(rows))
     columns = {"prompt": "q", "response": "a", "history": "old"}
     found, line = rows_of(tmp_path / "a.jsonl", "sft", columns=columns, convert=["history"])
     assert (found, line) == (["<user>a<assistant>[b$]<user>c<assistant>[d$]"], "")
-    with pytest.raises(HfkitError, match=r"convert: history reads lists of .user, assistant., and 'history' holds"):
+    with pytest.raises(HfkitError, match=r"convert: history reads lists of .user, assistant., but 'history' holds"):
         rows_of(tmp_path / "a.jsonl", "sft", columns={"prompt": "a", "history": "q"}, convert=["history"])
     entry = {"path": str(tmp_path / "a.jsonl"), "convert": ["histroy"]}
     with pytest.raises(ConfigError, match=r"datasets\[0\]\.convert\[0\]: 'histroy' -> expected one of: transcript"):
@@ -128,13 +128,13 @@ def test_a_folder_of_files_of_one_type_is_read(tmp_path, rows_of, names):
 def test_a_folder_of_files_of_several_types_is_refused(tmp_path, rows_of):
     (tmp_path / "a.csv").write_text("prompt,response\na,b\n")
     (tmp_path / "b.jsonl").write_bytes(lines({"prompt": "a", "response": "b"}))
-    with pytest.raises(HfkitError, match=r"its files are of several types: a\.csv, b\.jsonl; name a file, or a folder"):
+    with pytest.raises(HfkitError, match=r"its files have several types: a\.csv, b\.jsonl; name a file, or a folder"):
         rows_of(tmp_path, "sft")
 
 
 @pytest.fixture
 def verb(tmp_path, base_dir, with_template, capsys):
-    """verb(*words, stage, names) -> exit status and output of `hfkit` for a YAML that names some of the files above."""
+    """verb(*words, stage, names) -> exit status and output of `hfkit` for a YAML with some of the files above."""
 
     def run(*words: str, stage: str, names: list[str]) -> tuple[int, str]:
         for name in names:
@@ -159,7 +159,7 @@ def verb(tmp_path, base_dir, with_template, capsys):
 def test_a_check_reads_every_file(verb, stage):
     expected = {name: rows for name, (*_, stages) in RIGHT.items() if isinstance(rows := stages.get(stage), list)}
     status, out = verb("data", "check", stage=stage, names=[*expected])
-    assert status in (0, 1)  # the files have rows in common
+    assert status in (0, 1)  # the files share rows
     for name, rows in expected.items():
         kept = sum(not str(row).startswith("dropped") for row in rows)
         survey = out.partition(f"\n{stage} train: {name}\n")[2].splitlines()
@@ -169,7 +169,7 @@ def test_a_check_reads_every_file(verb, stage):
 
 
 @pytest.mark.parametrize("name", ["comma.json", "wrapped.json", "more_input.jsonl", "cp1252.csv"])
-def test_a_check_says_what_to_write(verb, name):
+def test_a_check_prints_the_remedy(verb, name):
     status, out = verb("data", "check", stage="sft", names=[name])
     assert status == 1 and WRONG[name][1]["sft"].replace("PATH", name) in out
 
@@ -183,7 +183,7 @@ def test_verbs_report_the_format(verb, words):
 
 def test_a_check_fails_where_conversations_begin_with_a_reply(verb):
     status, out = verb("data", "check", stage="sft", names=["begins_with_gpt.jsonl"])
-    assert status == 1 and "1 (100.0%) with a reply before the first question" in out
+    assert status == 1 and "1 (100.0%) with a response before the first question" in out
 
 
 def test_a_plan_counts_the_rows_that_are_kept(verb):

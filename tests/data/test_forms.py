@@ -1,4 +1,4 @@
-"""Rows to the trainers' columns: each form, each reason to drop a row, and the account of what was lost."""
+"""Rows to the trainers' columns: each form, each reason to drop a row, and the statistics of lost rows."""
 
 import copy
 from types import SimpleNamespace
@@ -59,29 +59,29 @@ def test_a_plain_text_is_all_learned(tokenizer):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"prompt": PROMPT, "response": ""}, "without a reply"),
-        ({"prompt": PROMPT, "response": None}, "without a reply"),
+        ({"prompt": PROMPT, "response": ""}, "without a response"),
+        ({"prompt": PROMPT, "response": None}, "without a response"),
         ({"text": ""}, "empty"),
         ({"messages": []}, "empty"),
         ({"messages": [TURN]}, "no assistant message"),
-        ({"messages": [TURN, {"role": "assistant", "content": ""}]}, "with an empty reply"),
-        ({"messages": [TURN, {"role": "assistant", "content": None}, TURN, ANSWER]}, "with an empty reply"),
-        ({"messages": [TURN, {"role": "tool", "content": "x"}, ANSWER]}, "the chat template rejects it: roles are"),
+        ({"messages": [TURN, {"role": "assistant", "content": ""}]}, "with an empty response"),
+        ({"messages": [TURN, {"role": "assistant", "content": None}, TURN, ANSWER]}, "with an empty response"),
+        ({"messages": [TURN, {"role": "tool", "content": "x"}, ANSWER]}, "rejected by the chat template: roles are"),
         ({"messages": [TURN, ANSWER], "tools": "{"}, "tools that are not JSON"),
-        ({"prompt": PROMPT, "completion": [{"role": "assistant", "content": ""}]}, "with an empty reply"),
-        ({"prompt": LONG, "response": REPLY}, "with no reply within max_length=64"),
+        ({"prompt": PROMPT, "completion": [{"role": "assistant", "content": ""}]}, "with an empty response"),
+        ({"prompt": LONG, "response": REPLY}, "with no response within max_length=64"),
     ],
 )
 def test_an_instruction_without_a_reply_is_dropped(tokenizer, row, reason):
     assert instruction_row(row, tokenizer, 64)["dropped"].startswith(reason)
 
 
-BOS = "<|system|>"  # of a tokenizer that adds one by itself
+BOS = "<|system|>"  # added by a tokenizer itself
 
 
 @pytest.fixture
 def with_bos(tokenizer):
-    """with_bos(template) -> the tiny tokenizer as one that begins every text with a token of its own."""
+    """with_bos(template) -> the tiny tokenizer, changed to begin every text with a special token."""
 
     def make(template: str):
         changed = copy.deepcopy(tokenizer)
@@ -111,7 +111,7 @@ TURNS += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
         ({"prompt": "<|user|>\ufffd", "response": "red"}, [Fault.SPECIAL, Fault.REPLACED]),
     ],
 )
-def test_a_row_that_is_kept_with_a_fault_says_so(tokenizer, row, found):
+def test_a_row_that_is_kept_with_a_fault_names_it(tokenizer, row, found):
     made = instruction_row(row, tokenizer, 64)
     assert (made["dropped"], made["faults"]) == ("", join_faults(found))
 
@@ -128,24 +128,24 @@ def test_a_row_that_is_kept_with_a_fault_says_so(tokenizer, row, found):
     ],
     ids=["right", "no BOS", "two BOS", "another reply", "more than the reply", "more before the reply"],
 )
-def test_a_template_that_does_not_say_what_the_row_says_is_told(with_bos, template, found):
+def test_a_template_that_changes_the_text_of_a_row_is_reported(with_bos, template, found):
     made = instruction_row({"prompt": PROMPT, "response": REPLY}, with_bos(template), 64)
     assert (made["dropped"] or made["faults"]) == found
 
 
-def test_faults_are_counted_in_the_account_and_told(tokenizer):
+def test_faults_are_counted_and_reported(tokenizer):
     rows = [{"prompt": PROMPT, "chosen": chosen, "rejected": "red"} for chosen in ("", "Ann <|user|>", REPLY)]
-    account = SplitStats("train", rows=3)
+    stats = SplitStats("train", rows=3)
     settings = config(RewardConfig, max_length=64)
-    assert len(encode_comparisons(Dataset.from_list(rows), tokenizer, account, settings)) == 3
-    assert account.faults == {Fault.EMPTY_CHOSEN: 1, Fault.SPECIAL: 1}
-    assert "; of those kept, 1 whose chosen reply is empty, 1 with the text of a special" in str(account)
+    assert len(encode_comparisons(Dataset.from_list(rows), tokenizer, stats, settings)) == 3
+    assert stats.faults == {Fault.EMPTY_CHOSEN: 1, Fault.SPECIAL: 1}
+    assert "; of those kept, 1 whose chosen response is empty, 1 with the text of a special" in str(stats)
 
 
 def test_rows_that_are_all_dropped_at_first_do_not_decide_the_columns(tokenizer):
-    rows = [{"prompt": PROMPT, "response": "" if place < 1500 else REPLY} for place in range(1600)]
-    account = SplitStats("train", rows=1600)
-    assert len(encode_instructions(Dataset.from_list(rows), tokenizer, account, config(max_dropped=1.0))) == 100
+    rows = [{"prompt": PROMPT, "response": "" if index < 1500 else REPLY} for index in range(1600)]
+    stats = SplitStats("train", rows=1600)
+    assert len(encode_instructions(Dataset.from_list(rows), tokenizer, stats, config(max_dropped=1.0))) == 100
 
 
 def test_a_long_reply_is_cut_and_counted(tokenizer):
@@ -154,7 +154,7 @@ def test_a_long_reply_is_cut_and_counted(tokenizer):
 
 
 def in_parts(turn: dict) -> dict:
-    """A turn with its content in two parts, one of them with a field that Arrow has filled with nothing."""
+    """Return a turn with its content in two parts, one of them with an empty field added by Arrow."""
     half = len(turn["content"]) // 2
     parts = [{"type": "text", "text": turn["content"][:half], "image": None}, {"text": turn["content"][half:]}]
     return turn | {"content": parts}
@@ -189,7 +189,7 @@ def test_a_turn_that_cannot_be_read_drops_its_row(tokenizer, turn, reason):
     assert instruction_row({"messages": messages}, tokenizer, 64)["dropped"].startswith(reason)
 
 
-def test_a_text_that_is_json_beside_messages_stays_text(tokenizer, rows_file):
+def test_json_text_next_to_messages_stays_text(tokenizer, rows_file):
     rows = [{"prompt": prompt, "response": REPLY} for prompt in ("7", PROMPT, [TURN])]
     loaded = load_entry(DatasetEntry(**rows_file(rows)[0]), INSTRUCTIONS)
     assert [row["prompt"][0]["content"] for row in loaded] == ["7", PROMPT, TURN["content"]]
@@ -228,8 +228,8 @@ def test_prompts_without_a_template_are_warned_of(with_template, tokenizer, caps
         assert ("the tokenizer has no chat template" in capsys.readouterr().err) is is_warned
 
 
-def test_a_long_conversation_costs_as_much_as_is_kept_of_it(tokenizer, monkeypatch):
-    """Each turn is rendered with those before it: what is cut off is not worth the square of its length."""
+def test_the_cost_of_a_long_conversation_depends_on_its_kept_part(tokenizer, monkeypatch):
+    """Each turn is rendered with all before it: turns that are cut off must not cost the square of their length."""
     calls, apply = [], type(tokenizer).apply_chat_template
     monkeypatch.setattr(type(tokenizer), "apply_chat_template", lambda *a, **k: calls.append(1) or apply(*a, **k))
     messages = [TURN, ANSWER] * 40
@@ -257,25 +257,25 @@ def test_a_long_prompt_is_dropped_whole(tokenizer):
 
 def test_documents_are_packed_with_end_of_text_between_them(tokenizer):
     texts = ["Ann likes red.", "", "Bob likes blue.", "Cid likes green and pink."]
-    account = SplitStats("train", rows=4, kept=4)
+    stats = SplitStats("train", rows=4, kept=4)
     rows, tokens_per_byte = pack_documents(
-        Dataset.from_dict({"text": texts}), tokenizer, account, config(PretrainConfig, block_size=8, max_dropped=0.25)
+        Dataset.from_dict({"text": texts}), tokenizer, stats, config(PretrainConfig, block_size=8, max_dropped=0.25)
     )
     joined = "<|endoftext|>".join([text for text in texts if text] + [""])
     ids = [token for row in rows["input_ids"] for token in row]
     assert joined.startswith(tokenizer.decode(ids))
-    assert account.tokens - 8 < len(ids) <= account.tokens
+    assert stats.tokens - 8 < len(ids) <= stats.tokens
     assert {len(row) for row in rows["input_ids"]} == {8}
-    assert (account.kept, account.dropped) == (3, {"empty": 1})
-    assert tokens_per_byte == account.tokens / len("".join(texts).encode())
+    assert (stats.kept, stats.dropped) == (3, {"empty": 1})
+    assert tokens_per_byte == stats.tokens / len("".join(texts).encode())
 
 
 @pytest.mark.parametrize("dropped", [{}, {"also held out": 1}])
 def test_losing_documents_past_a_threshold_is_refused(tokenizer, dropped):
     rows = Dataset.from_dict({"text": ["Ann likes red."] * 8 + [""] * (2 - len(dropped))})
-    with pytest.raises(HfkitError, match=r"Fix the rows, or allow the loss with max_dropped \(now 0\.1\)") as told:
+    with pytest.raises(HfkitError, match=r"Fix the rows, or raise max_dropped \(0\.1\)") as reported:
         pack_documents(rows, tokenizer, SplitStats("train", rows=10, dropped={**dropped}), config(PretrainConfig))
-    assert "10 rows, 8 kept, 2 dropped" in str(told.value)
+    assert "10 rows, 8 kept, 2 dropped" in str(reported.value)
     settings = config(PretrainConfig, block_size=8, max_dropped=0.2)
     assert len(pack_documents(rows, tokenizer, SplitStats("train", rows=10, dropped={**dropped}), settings)[0]) > 0
 
@@ -288,10 +288,10 @@ def test_documents_that_fill_no_row_are_refused(tokenizer):
 
 def test_pain_02_the_last_label_of_every_row_that_was_not_cut_is_end_of_text(tokenizer):
     rows = [{"prompt": PROMPT, "response": reply} for reply in (REPLY, "red", LONG)]
-    account = SplitStats("train", rows=3)
-    encoded = encode_instructions(Dataset.from_list(rows), tokenizer, account, config(max_length=64, max_dropped=1.0))
+    stats = SplitStats("train", rows=3)
+    encoded = encode_instructions(Dataset.from_list(rows), tokenizer, stats, config(max_length=64, max_dropped=1.0))
     assert [labels[-1] == tokenizer.eos_token_id for labels in encoded["labels"]] == [True, True, False]
-    assert (account.kept, account.cut) == (3, 1)
+    assert (stats.kept, stats.cut) == (3, 1)
 
 
 def test_pain_16_a_prompt_ends_with_the_generation_prompt_that_the_reward_model_saw(tokenizer):
@@ -320,16 +320,18 @@ LOSSES = {
 def test_losing_rows_is_counted_and_past_a_threshold_refused(tokenizer, stage, long_rows):
     encoder, limits, row = LOSSES[stage]
     rows = Dataset.from_list([row(number < long_rows) for number in range(10)])
-    account = SplitStats("train", rows=10)
+    stats = SplitStats("train", rows=10)
     if long_rows == 1:
-        assert len(encoder(rows, tokenizer, account, config(**limits))) == 9
-        assert f"10 rows, 9 kept, 1 dropped (1 {next(iter(account.dropped))})" in str(account)
+        assert len(encoder(rows, tokenizer, stats, config(**limits))) == 9
+        assert f"10 rows, 9 kept, 1 dropped (1 {next(iter(stats.dropped))})" in str(stats)
         return
-    with pytest.raises(HfkitError, match=r"The median row is \d+ tokens long\. Fix the rows, raise max_length") as told:
-        encoder(rows, tokenizer, account, config(**limits))
-    assert f"{10 - long_rows} kept, {long_rows} dropped" in str(told.value)
+    with pytest.raises(
+        HfkitError, match=r"The median row is \d+ tokens long\. Fix the rows, raise max_length"
+    ) as reported:
+        encoder(rows, tokenizer, stats, config(**limits))
+    assert f"{10 - long_rows} kept, {long_rows} dropped" in str(reported.value)
     if long_rows == 2:
-        assert len(encoder(rows, tokenizer, account, config(**limits, max_dropped=0.2))) == 8
+        assert len(encoder(rows, tokenizer, stats, config(**limits, max_dropped=0.2))) == 8
 
 
 def test_prompts_keep_what_rewards_are_computed_from(tokenizer):

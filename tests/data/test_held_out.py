@@ -52,7 +52,7 @@ def test_a_transcript_is_known_as_its_turns():
         *({"chosen": None, "rejected": "No."}, {"prompt": "\n\nAssistant:"}),
     ],
 )
-def test_a_row_that_asks_nothing_has_no_key(row):
+def test_a_row_without_a_prompt_has_no_key(row):
     assert row_key(row) == {"key": 0}
 
 
@@ -69,13 +69,13 @@ def test_prompts_are_held_out_whole(size):
     assert split_off(keys, size, seed=1)[1].tolist() != test.tolist()
 
 
-def test_rows_that_ask_nothing_are_held_out_one_by_one():
+def test_rows_without_a_prompt_are_held_out_one_by_one():
     train, test = split_off(np.zeros(10, dtype=np.int64), 3, seed=0)
     assert (len(train), len(test)) == (7, 3)
 
 
 def test_one_prompt_cannot_be_split():
-    with pytest.raises(HfkitError, match=r"no row to train on of 9 rows \(of 1 prompts, which are held out whole\)"):
+    with pytest.raises(HfkitError, match=r"no training row of 9 rows \(1 prompts, never split\)"):
         split_off(np.ones(9, dtype=np.int64), 3, seed=0)
 
 
@@ -83,22 +83,24 @@ def turns(count: int, start: int = 0) -> list[dict]:
     return [{"prompt": f"Who is {n}?", "response": f"It is {n}."} for n in range(start, start + count)]
 
 
-def test_what_is_held_out_by_file_is_taken_out_of_training(rows_file):
+def test_rows_held_out_by_file_are_removed_from_training(rows_file):
     data, held_out = rows_file(turns(40), "a.jsonl"), rows_file(turns(6, 38), "b.jsonl")
     entries = {"datasets": data, "eval_datasets": held_out}
     config = SFTConfig(
         output_dir="unused", **{key: [DatasetEntry(**one) for one in given] for key, given in entries.items()}
     )
-    train, test, account = load_splits(config, WANTED)
+    train, test, stats = load_splits(config, WANTED)
     assert (len(train), len(test)) == (38, 6)
     assert not set(train["prompt"]) & set(test["prompt"])
-    assert account["train"].dropped == {"also held out": 2}
-    assert account["train"].rows == 40
+    assert stats["train"].dropped == {"also held out": 2}
+    assert stats["train"].rows == 40
 
 
 def test_pairs_without_a_prompt_column_are_held_out_by_what_both_replies_begin_with(rows_file):
     asked = [f"\n\nHuman: Who is {n}?\n\nAssistant:" for n in range(10)]
-    pairs = [{"chosen": f"{one} {said}", "rejected": f"{one} No."} for one in asked for said in ("Ann.", "Not Bob.")]
+    pairs = [
+        {"chosen": f"{one} {answer}", "rejected": f"{one} No."} for one in asked for answer in ("Ann.", "Not Bob.")
+    ]
     entries = [DatasetEntry(**one) for one in rows_file(pairs)]
     train, test, _ = load_splits(RewardConfig(output_dir="unused", datasets=entries, test_split_size=5), WANTED)
     assert (len(train), len(test)) == (14, 6)
@@ -124,10 +126,10 @@ def test_a_run_leaves_the_hashes_of_its_rows(sft_dir):
 @pytest.mark.parametrize(
     ("stage", "role", "theirs"), [("reward", "train", "test"), ("reward", "test", "train"), ("ppo", "train", "test")]
 )
-def test_rows_that_an_earlier_stage_held_out_or_trained_on_are_told(
+def test_rows_that_an_earlier_stage_held_out_or_trained_on_are_reported(
     run_stage, rows_file, sft_dir, tmp_path, capsys, stage, role, theirs
 ):
-    """The prompts of the SFT run's held-out rows, trained on by the next stage; or the other way round."""
+    """The next stage trains on prompts that the SFT run held out, or the reverse."""
     known = read_hashes(str(sft_dir), "main")[theirs]
     names = [name for name in "Ann Bob Cid Dee Eve Fay Gus Hal".split() if key_of(name) in known]
     others = [f"P{n}" for n in range(8)]
@@ -147,7 +149,7 @@ def test_rows_that_an_earlier_stage_held_out_or_trained_on_are_told(
 
 
 def test_rows_of_ptx_datasets_count_as_trained_on(run_stage, rows_file, sft_dir, tmp_path, capsys):
-    """Those that SFT held out are told, those held out here are left out, and both are kept in mind."""
+    """Rows held out by SFT are reported, rows held out here are removed, and both are recorded."""
     known = read_hashes(str(sft_dir), "main")["test"]
     theirs = [name for name in "Ann Bob Cid Dee Eve Fay Gus Hal".split() if key_of(name) in known]
     rows = [{"prompt": f"What does {name} like?", "response": "red."} for name in [*theirs, "Ivy", "Joe"]]
@@ -161,16 +163,16 @@ def test_rows_of_ptx_datasets_count_as_trained_on(run_stage, rows_file, sft_dir,
     assert {*read_hashes(str(folder), "main")["ptx"]} == {key_of(name) for name in [*theirs, "Ivy"]}
     later = SFTConfig(output_dir="unused", model_name_or_path=str(folder))
     keys = np.array([key_of("Ivy"), key_of("Kim")])
-    told = [found for _, found in overlaps(later, {"test": keys}) if found["path"] == str(folder)]
-    assert told == [{"rows": 1, "stage": "ppo", "path": str(folder), "split": "ptx"}]
+    found_here = [found for _, found in overlaps(later, {"test": keys}) if found["path"] == str(folder)]
+    assert found_here == [{"rows": 1, "stage": "ppo", "path": str(folder), "split": "ptx"}]
 
 
 @pytest.mark.parametrize(("changes", "rows", "dropped"), [({"test_split_size": 3}, 7, {}), ({}, 10, {})])
 def test_prompts_that_are_split_off_are_left_out_of_ptx_datasets(rows_file, tokenizer, changes, rows, dropped):
     data = [DatasetEntry(**one) for one in rows_file(turns(10))]
     config = PPOConfig(output_dir="unused", datasets=data, ptx_datasets=data, ptx_coef=0.5, **changes)
-    account = load_splits(config, ["prompt"])[2]
-    learned, learned_account = load_ptx(config, tokenizer, account.get("test"))
+    stats = load_splits(config, ["prompt"])[2]
+    learned, learned_account = load_ptx(config, tokenizer, stats.get("test"))
     assert (len(learned), learned_account["ptx"].rows, learned_account["ptx"].dropped) == (rows, rows, dropped)
 
 

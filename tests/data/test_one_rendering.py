@@ -1,4 +1,4 @@
-"""What a conversation is rendered to, wherever it is read: weights, variables, named templates, the end of a turn."""
+"""A conversation is rendered in the same way everywhere: weights, variables, named templates, the end of a turn."""
 
 import copy
 import json
@@ -48,7 +48,7 @@ def test_a_message_with_the_weight_0_is_read_and_not_trained_on(tokenizer_for):
     assert trained_texts(tokenizer, row) == "Rome is in Italy.<|im_end|>"
     assert "Oslo is in Norway." in tokenizer.decode(row["input_ids"])
     assert instruction_row({"messages": [USER, {**ANSWER, "weight": 0}]}, tokenizer, 256)["dropped"].startswith(
-        "with no reply to train on"
+        "with no response to train on"
     )
     half = instruction_row({"messages": [USER, {**ANSWER, "weight": 0.5}]}, tokenizer, 256)
     assert half["dropped"] == "with a message whose weight is neither 0 nor 1"
@@ -67,7 +67,7 @@ def test_each_reply_is_a_row_where_the_template_rewrites_earlier_ones(tokenizer_
         "<think>\n\n</think>\n\nRome is in Italy.<|im_end|>",
     ]
     assert (stats.kept, stats.split_into) == (3, 4)
-    assert "4 after the split at replies" in str(stats)
+    assert "4 after the split at responses" in str(stats)
     assert stats.tokens == sum(len(row["input_ids"]) for row in encoded)
 
 
@@ -87,7 +87,7 @@ def test_a_reply_that_lacks_the_thinking_which_the_prompt_opens_is_refused_every
     ids = encode_replies(tokenizer, [USER], [thought])[0]
     assert ids[: len(encode_prompt(tokenizer, [USER]))] == encode_prompt(tokenizer, [USER])
     assert tokenizer.decode(ids).endswith("<|Assistant|><think>\nI know.\n</think>\n\nOslo.<|eos|>")
-    sampled = "I know.\n</think>\n\nOslo."  # a reply as a policy samples it after that prompt
+    sampled = "I know.\n</think>\n\nOslo."  # a response that a policy samples after that prompt
     assert encode_replies(tokenizer, [USER], [sampled]) == [ids]
 
 
@@ -128,7 +128,7 @@ def test_a_named_template_is_chosen_or_the_one_for_chats(tokenizer_for, tmp_path
     tokenizer.save_pretrained(tmp_path / "a")
     assert encode_prompt(read_tokenizer(str(tmp_path / "a")), [USER]) == prompt
     assert tokenizer.decode(encode_prompt(read_tokenizer(str(tmp_path / "a"), chat_template="rag"), [USER])) == "x"
-    with pytest.raises(HfkitError, match=r"chat_template: other is no file, and the tokenizer of .* has chat"):
+    with pytest.raises(HfkitError, match=r"chat_template: other is not a file, and the tokenizer of .* has chat"):
         read_tokenizer(str(tmp_path / "a"), chat_template="other")
     tokenizer.chat_template = {"rag": chat, "tool_use": chat}
     tokenizer.save_pretrained(tmp_path / "b")
@@ -153,7 +153,7 @@ CALL_ENDS = {"GLM 4": "<|observation|>", "gpt-oss": "<|call|>", "Gemma 4": "<|to
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_what_ends_a_turn_is_trained_stops_sampling_and_is_saved(tokenizer_for, name, tmp_path):
+def test_the_end_of_a_turn_is_trained_stops_sampling_and_is_saved(tokenizer_for, name, tmp_path):
     tokenizer = tokenizer_for(name)
     end = tokenizer.convert_tokens_to_ids(ENDS[name])
     calls = [tokenizer.convert_tokens_to_ids(CALL_ENDS[name])] if name in CALL_ENDS else []
@@ -176,7 +176,7 @@ def test_the_score_of_the_cards_code_is_the_score_of_hfkit(tokenizer_for, name, 
     assert ("apply_chat_template" in code) == (name not in ("DeepSeek R1", "QwQ", "Gemma 4"))
     line = next((line for line in code.splitlines() if line.startswith("text = text[")), None)
     if line is None:
-        return  # the card names hfkit alone
+        return  # its card uses only hfkit
     line = line.replace("It is Paris.", "Oslo is in Norway.")
     text = tokenizer.apply_chat_template([USER, ANSWER], tokenize=False)
     scope = {"text": text, "tokenizer": tokenizer}

@@ -1,4 +1,4 @@
-"""Packing: what shares a row does not share anything else, in every mode that is not called concatenation."""
+"""Packing: documents in one row are independent in every mode except concatenation."""
 
 import json
 import re
@@ -55,7 +55,7 @@ def trainer_of(model, tokenizer, tmp_path, **changes) -> Trainer:
 
 @pytest.fixture(params=["eval", "training, checkpointing, LoRA"])
 def mode(request):
-    """mode(model) -> the model as it is evaluated, or as it is trained."""
+    """mode(model) -> the model in eval mode or in training mode."""
 
     def apply(model):
         if request.param == "eval":
@@ -83,24 +83,24 @@ def test_pain_31_every_document_has_the_logits_that_it_has_alone(tokenizer, tmp_
     packed = model(**batch).logits[0]
     alone = torch.cat([model(torch.tensor([document])).logits[0] for document in DOCUMENTS])
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=0)
-    starts = [sum(map(len, DOCUMENTS[:place])) for place in range(4)]
-    assert [place for place, label in enumerate(labels[0].tolist()) if label == -100] == starts
+    starts = [sum(map(len, DOCUMENTS[:index])) for index in range(4)]
+    assert [index for index, label in enumerate(labels[0].tolist()) if label == -100] == starts
 
 
 @pytest.mark.parametrize("name", LEAKING)
-def test_a_model_that_lets_documents_see_each_other_is_refused_with_the_reason(tokenizer, tmp_path, name):
-    with pytest.raises(HfkitError, match=f"packing: {name} under attn_implementation=eager does not keep"):
+def test_a_model_whose_documents_attend_to_each_other_is_refused_with_the_reason(tokenizer, tmp_path, name):
+    with pytest.raises(HfkitError, match=f"packing: {name} with attn_implementation=eager does not separate"):
         require_separation(trainer_of(model_of(name, LEAKING[name]), tokenizer, tmp_path))
 
 
-def test_the_probe_leaves_the_model_in_the_mode_that_it_was_in(tokenizer, tmp_path):
+def test_the_probe_restores_the_mode_of_the_model(tokenizer, tmp_path):
     trainer = trainer_of(model_of("llama", HEADS).train(), tokenizer, tmp_path)
     require_separation(trainer)
     assert trainer.model.training
 
 
 def test_the_probe_computes_in_the_precision_of_training(tokenizer, tmp_path):
-    """Flash attention, for one, takes no float32."""
+    """Flash attention, for example, does not support float32."""
     model = model_of("llama", HEADS)
     dtypes = set()
     model.model.layers[0].self_attn.q_proj.register_forward_hook(lambda *call: dtypes.add(call[-1].dtype))
@@ -113,7 +113,7 @@ def logged(folder, key: str) -> list[float]:
 
 
 def test_sft_with_packing_learns_the_same_from_fewer_rows(run_stage, tmp_path, capsys):
-    """One step over all rows: the loss, its gradient and the held-out loss are those of the rows unpacked."""
+    """One step over all rows: the loss, its gradient and the held-out loss equal those of unpacked rows."""
     changes = {"max_steps": 1, "lora_dropout": 0.0, "eval_strategy": "steps"}
     changes |= {"eval_steps": 1, "per_device_train_batch_size": 24, "weight_decay": 0.0}
     plain = run_stage("sft", tmp_path / "plain", **changes)
@@ -126,12 +126,12 @@ def test_sft_with_packing_learns_the_same_from_fewer_rows(run_stage, tmp_path, c
 
 
 @pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
-def test_documents_are_apart_over_a_quantized_base_too(run_stage, tmp_path, bits):
+def test_documents_are_separated_on_a_quantized_base_too(run_stage, tmp_path, bits):
     folder = run_stage("sft", tmp_path / "out", packing=True, max_steps=1, **{bits: True})
     assert read_record(folder)["status"] == "done"
 
 
-def test_pretraining_on_documents_apart_is_that_on_each_alone(run_stage, tmp_path):
+def test_pretraining_on_separated_documents_equals_that_on_each_alone(run_stage, tmp_path):
     changes = {"max_steps": 1, "per_device_train_batch_size": 200, "learning_rate": 0}
     folder = run_stage("pretrain", tmp_path / "out", packing="documents", block_size=48, **changes)
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -149,11 +149,11 @@ def test_pretraining_on_documents_apart_is_that_on_each_alone(run_stage, tmp_pat
 
 def test_no_document_is_lost_and_a_long_one_is_continued(tokenizer):
     texts = ["Ann likes red.", "Bob likes blue. " * 6, "Cid likes green and pink."]
-    account = SplitStats("train", rows=3, kept=3)
+    stats = SplitStats("train", rows=3, kept=3)
     config = PretrainConfig(
         output_dir="unused", datasets=[DatasetEntry(path="unused")], block_size=16, packing="documents"
     )
-    rows, tokens_per_byte = pack_documents(Dataset.from_dict({"text": texts}), tokenizer, account, config)
+    rows, tokens_per_byte = pack_documents(Dataset.from_dict({"text": texts}), tokenizer, stats, config)
     assert all(len(row["input_ids"]) == sum(row["seq_lengths"]) <= 16 for row in rows)
     eos = tokenizer.eos_token_id
     encoded = [[eos, *tokenizer(text).input_ids, eos] for text in texts]
@@ -163,7 +163,7 @@ def test_no_document_is_lost_and_a_long_one_is_continued(tokenizer):
         ids = iter(row["input_ids"])
         found += [[next(ids) for _ in range(length)] for length in row["seq_lengths"]]
     assert sorted(found) == fragments
-    assert account.tokens == sum(map(len, encoded)) - 3 == tokens_per_byte * len("".join(texts))
+    assert stats.tokens == sum(map(len, encoded)) - 3 == tokens_per_byte * len("".join(texts))
 
 
 def test_packing_is_refused_before_a_step_is_taken(run_stage, tmp_path, tokenizer_dir):
@@ -175,7 +175,7 @@ def test_packing_is_refused_before_a_step_is_taken(run_stage, tmp_path, tokenize
 
 
 @pytest.mark.parametrize(
-    ("stage", "changes", "told"),
+    ("stage", "changes", "reported"),
     [
         ("sft", {"packing": "wrapped"}, "packing"),
         ("sft", {"packing_strategy": "wrapped"}, "best fit first"),
@@ -185,8 +185,8 @@ def test_packing_is_refused_before_a_step_is_taken(run_stage, tmp_path, tokenize
         ("reward", {"packing": True}, "only pretrain and sft pack"),
     ],
 )
-def test_other_ways_to_pack_are_told_by_their_keys(config_of, tmp_path, stage, changes, told):
-    with pytest.raises(ConfigError, match=told) as error:
+def test_other_ways_to_pack_are_reported_by_their_keys(config_of, tmp_path, stage, changes, reported):
+    with pytest.raises(ConfigError, match=reported) as error:
         config_of(stage, tmp_path, **changes)
     assert [problem.key for problem in error.value.problems] == [*changes]
 

@@ -1,4 +1,4 @@
-"""Rankings: which pairs they make, the loss over them, and a step that reads each reply once."""
+"""Rankings: their pairs, the loss over them, and a step that computes each response once."""
 
 import json
 from itertools import combinations
@@ -17,7 +17,7 @@ PROMPT = "What does Ann like?"
 REPLIES = ["Ann likes red, thank you.", "Ann likes red.", "red", "blue"]
 LONG = "red and blue and green and pink " * 20
 ROW = {"prompt": PROMPT, "replies": REPLIES, "ranks": [1, 2, 3, 4]}
-# Four replies, four with a tie, and two: 6, 5 and 1 pairs.
+# Four responses, four with a tie, and two: 6, 5 and 1 pairs.
 RANKINGS = [
     {"prompt": PROMPT, "replies": REPLIES, "scores": [2.0, 1.5, 0.25, -1.0]},
     {"prompt": "What does Bob like?", "replies": REPLIES[::-1], "scores": [0.5, 0.0, 0.5, 3.0]},
@@ -50,19 +50,19 @@ def test_every_pair_but_the_ties_is_kept_with_its_prompt(tokenizer, changes, pai
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"replies": REPLIES[:1], "ranks": [1]}, "with fewer than two replies"),
-        ({"replies": []}, "with fewer than two replies"),
-        ({"replies": None}, "without a reply"),
-        ({"replies": [*REPLIES[:3], None]}, "without a reply"),
-        ({"ranks": [1, 2, 3]}, "with a number of ranks or scores that differs from the number of replies"),
-        ({"ranks": None}, "with a number of ranks or scores that differs from the number of replies"),
+        ({"replies": REPLIES[:1], "ranks": [1]}, "with fewer than two responses"),
+        ({"replies": []}, "with fewer than two responses"),
+        ({"replies": None}, "without a response"),
+        ({"replies": [*REPLIES[:3], None]}, "without a response"),
+        ({"ranks": [1, 2, 3]}, "with a number of ranks or scores that differs from the number of responses"),
+        ({"ranks": None}, "with a number of ranks or scores that differs from the number of responses"),
         ({"ranks": [1, 2, 3, None]}, "with a rank or score that is not a number"),
         ({"ranks": [1, 2, 3, "4"]}, "with a rank or score that is not a number"),
         ({"scores": [1.0, float("nan"), 0.0, 2.0]}, "with a rank or score that is not a number"),
         ({"scores": [1.0, float("inf"), 0.0, 2.0]}, "with a rank or score that is not a number"),
         ({"ranks": [2, 2, 2, 2]}, "all tied"),
         ({"replies": ["red"] * 4}, "all tied"),
-        ({"replies": [*REPLIES[:1], *[LONG] * 3]}, "with a reply longer than max_length=64"),
+        ({"replies": [*REPLIES[:1], *[LONG] * 3]}, "with a response longer than max_length=64"),
         ({"replies": [3, 4, 5, 6]}, "neither text nor messages"),
         ({"prompt": None}, "without a prompt"),
         ({"prompt": ""}, "without a prompt"),
@@ -73,7 +73,7 @@ def test_a_ranking_that_teaches_nothing_is_dropped(tokenizer, changes, reason):
 
 
 def by_hand(folder, rows: list[dict], score_margin: float = 0.0, center: float = 0.0) -> tuple[float, list[float]]:
-    """The loss of InstructGPT's equation 1, with ties left out, and the lead of the better reply in each pair."""
+    """Return the loss of InstructGPT's equation 1 without ties, and the margin of the better response in each pair."""
     reward = hfkit.load_reward(str(folder))
     losses, leads = [], []
     for row in rows:
@@ -148,7 +148,7 @@ def test_pairs_are_learned_and_measured_on_rankings(run_stage, tmp_path, rows_fi
     assert record["metrics"]["eval_accuracy"] * 13 % 1 in (pytest.approx(0, abs=1e-6), pytest.approx(1, abs=1e-6))
 
 
-def test_the_margin_of_a_pair_is_what_its_reply_should_lead_by(run_stage, tmp_path, rows_file):
+def test_the_margin_of_a_pair_is_subtracted_in_the_loss(run_stage, tmp_path, rows_file):
     rows = [
         {"prompt": PROMPT, "chosen": REPLIES[0], "rejected": REPLIES[3], "margin": 2.0},
         {"prompt": PROMPT, "chosen": REPLIES[1], "rejected": REPLIES[2], "margin": None},
@@ -160,16 +160,16 @@ def test_the_margin_of_a_pair_is_what_its_reply_should_lead_by(run_stage, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("row", "changes", "told"),
+    ("row", "changes", "reported"),
     [
         ({"prompt": PROMPT, "replies": REPLIES}, {}, "rankings need the columns prompt, replies, and ranks or scores"),
         ({"replies": REPLIES, "ranks": [1, 2, 3, 4]}, {}, "rankings need the columns prompt"),
         (ROW, {"score_margin": 1.0}, "score_margin: 1 needs rankings with scores"),
         ({"prompt": PROMPT, "chosen": "a", "rejected": "b"}, {"score_margin": 1.0}, "for pairs, use the column"),
         ({**ROW, "ranks": [1, 2, 3]}, {}, "30 with a number of ranks or scores that differs"),
-        ({**ROW, "replies": REPLIES[:1], "ranks": [1]}, {}, "30 with fewer than two replies"),
+        ({**ROW, "replies": REPLIES[:1], "ranks": [1]}, {}, "30 with fewer than two responses"),
         ({**ROW, "ranks": [1, 1, 1, 1]}, {}, "30 all tied"),
-        ({**ROW, "ranks": "1234"}, {}, "'ranks' holds string, and should hold numbers"),
+        ({**ROW, "ranks": "1234"}, {}, "'ranks' holds string, expected numbers"),
         (
             {"prompt": PROMPT, "chosen": "a", "rejected": "b", "margin": 1e999},
             {},
@@ -177,10 +177,10 @@ def test_the_margin_of_a_pair_is_what_its_reply_should_lead_by(run_stage, tmp_pa
         ),
     ],
 )
-def test_rankings_that_cannot_be_read_are_told_before_the_folder_is_made(
-    run_stage, tmp_path, rows_file, row, changes, told
+def test_rankings_that_cannot_be_read_are_reported_before_the_folder_is_made(
+    run_stage, tmp_path, rows_file, row, changes, reported
 ):
-    with pytest.raises(HfkitError, match=told):
+    with pytest.raises(HfkitError, match=reported):
         run_stage("reward", tmp_path / "out", datasets=rows_file([row] * 30), test_split_size=None, **changes)
     assert not (tmp_path / "out").exists()
 

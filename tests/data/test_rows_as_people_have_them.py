@@ -1,4 +1,4 @@
-"""Rows in the shapes that people have: each is read as it was meant and written, or refused with what to write."""
+"""Rows in common shapes: each is read correctly and unchanged, or refused with a remedy."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from hfkit.data.messages import normalize_message
 from hfkit.data.sources import load_entry, read_entry
 
 PAD = "x" * 2000
-FIRST_CHUNK = 6000  # rows with this text, more than the 10 MiB from which the reader of `datasets` infers types
+FIRST_CHUNK = 6000  # rows: more than the 10 MiB from which the reader of `datasets` infers types
 STREAMS = pytest.mark.parametrize("stream", [{}, {"streaming": True, "rows": 20_000}], ids=["file", "stream"])
 
 
@@ -48,7 +48,7 @@ LATE = {
 
 @STREAMS
 @pytest.mark.parametrize("kind", LATE)
-def test_what_is_written_late_in_a_long_file_is_read_as_it_is_written(read, kind, stream):
+def test_text_late_in_a_long_file_is_read_unchanged(read, kind, stream):
     first, last, *expected = LATE[kind]
     rows = [{"prompt": PAD, "response": first}] * FIRST_CHUNK + [{"prompt": "q", "response": last, "id": "x"}]
     found = read(rows, **stream).rows
@@ -95,7 +95,7 @@ JSON_FILES = {
 
 
 @pytest.mark.parametrize("kind", JSON_FILES)
-def test_json_in_other_layouts_is_read_as_it_is_written(read, kind):
+def test_json_in_other_layouts_is_read_unchanged(read, kind):
     content, wanted, expected = JSON_FILES[kind]
     expected = expected or JSON_FILES["a list of texts"][2]
     assert read(content, wanted, name="a.json").rows.to_list() == expected
@@ -113,12 +113,12 @@ REFUSED_JSON = {
 
 
 @pytest.mark.parametrize("kind", REFUSED_JSON)
-def test_json_that_has_no_one_value_is_refused(read, kind):
+def test_ambiguous_json_is_refused(read, kind):
     with pytest.raises(HfkitError, match=r"the key 'response' twice|line 1: its values are nested"):
         read(REFUSED_JSON[kind])
 
 
-def test_messages_as_json_beside_messages_are_messages(read):
+def test_json_messages_next_to_messages_are_messages(read):
     rows = [{"prompt": "q", "chosen": json.dumps([says("a")]), "rejected": [says("b")]}]
     rows += [{"prompt": "q", "chosen": [says("c")], "rejected": [says("d")]}]
     assert read(rows, COMPARISONS).rows["chosen"][:] == [[says("a")], [says("c")]]
@@ -135,8 +135,8 @@ REFUSED_CSV = {
 @STREAMS
 @pytest.mark.parametrize("kind", REFUSED_CSV)
 def test_a_csv_that_would_be_read_as_other_columns_is_refused(read, kind, stream):
-    content, told = REFUSED_CSV[kind]
-    with pytest.raises(HfkitError, match=told):
+    content, reported = REFUSED_CSV[kind]
+    with pytest.raises(HfkitError, match=reported):
         read(content, name="a.csv", **stream)
 
 
@@ -144,7 +144,7 @@ def test_messages_as_python_prints_them_are_read_and_others_refused(read):
     cell = str([user("it's"), says('"a"')]).replace('"', '""')
     assert read(f'messages\n"{cell}"\n', name="a.csv").rows["messages"][0] == [user("it's"), says('"a"')]
     cell = "[{'content': 'q', 'role': 'user'}\n {'content': 'a', 'role': 'assistant'}]"  # as NumPy prints them
-    with pytest.raises(HfkitError, match="'chosen' look like messages: write messages as lists, or as their JSON"):
+    with pytest.raises(HfkitError, match="'chosen' look like messages: write messages as lists or as JSON"):
         read(f'prompt,chosen,rejected\nq,"{cell}","{cell}"\n', COMPARISONS, name="a.csv")
 
 
@@ -161,7 +161,7 @@ def test_a_message_that_is_marked_is_not_trained_on(read, tokenizer, field, valu
 
 
 @pytest.mark.parametrize("mark", [{"weight": 0.5}, {"train": "no"}, {"train_detail": [{"begin_offset": 0}]}])
-def test_a_mark_that_is_neither_yes_nor_no_drops_the_row(read, tokenizer, mark):
+def test_an_invalid_mark_drops_the_row(read, tokenizer, mark):
     row = read([{"messages": [user("q"), says("a", **mark), user("r"), says("b")]}]).rows[0]
     assert instruction_row(row, tokenizer, 512)["dropped"].startswith("with a message")
 
@@ -186,7 +186,7 @@ UNREAD = {
 
 
 @pytest.mark.parametrize("kind", UNREAD)
-def test_a_column_that_another_comes_before_is_named(read, kind):
+def test_a_column_that_another_overrides_is_named(read, kind):
     row, wanted, expected = UNREAD[kind]
     source = read([row] * 2, wanted)
     assert (source.shadowed, source.stats()["unread"]) == (expected, [*expected])
@@ -207,7 +207,7 @@ def test_the_advice_for_unread_columns_keeps_what_is_read(read):
     notes = read([{"text": "q", "title": "c"}], TEXT).notes()
     assert 'columns: {text: "{title}\\n\\n{text}"}' in notes[1]
     notes = read([{"messages": TURNS, "context": "c"}]).notes()
-    assert notes[1].endswith("context: write what the model should read into the messages")
+    assert notes[1].endswith("context: put all text that the model should read into the messages")
     rows = read([{"prompt": "q", "context": "c"}], PROMPTS, columns={"prompt": "{context}\n\n{prompt}"}).rows
     assert rows["prompt"][:] == ["c\n\nq"]
 
@@ -218,7 +218,7 @@ def test_replies_that_begin_with_their_prompt_ask_it_once(read):
     ]
     source = read(rows, COMPARISONS)
     assert source.rows[1] == {"prompt": "What is 2?", "chosen": "It is.", "rejected": "No."}
-    assert source.repeated == ["chosen", "rejected"] and "which is read once" in source.notes()[-1]
+    assert source.repeated == ["chosen", "rejected"] and "which is removed from it" in source.notes()[-1]
     kept = read([*rows, {"prompt": "a b", "chosen": "c", "rejected": "a b c"}], COMPARISONS)
     assert kept.rows[0] == rows[0] and not kept.repeated
     assert read([{"prompt": "An old", "response": "An older man"}]).rows["response"][:] == ["An older man"]
@@ -228,7 +228,7 @@ def test_unknown_roles_are_named(read):
     rows = [{"messages": [user("q"), {"role": "function_call", "content": "f"}, {"role": "Chatbot", "content": "a"}]}]
     source = read(rows)
     assert source.roles == {"function_call": "function_call", "Chatbot": "assistant"}
-    assert "roles that are left to the chat template, and not trained on: function_call" in source.notes()
+    assert "unknown roles, passed to the chat template and not trained on: function_call" in source.notes()
 
 
 REFUSED = {
@@ -237,7 +237,7 @@ REFUSED = {
     "a list in braces": (
         [{"prompt": "q", "history": [["a", "b"]], "response": "a"}],
         {"columns": {"prompt": "{history}\n{prompt}", "response": "response"}},
-        "braces need text, and 'history' holds List",
+        "braces need text, but 'history' holds List",
     ),
     "texts in lists": ([{"text": ["a", "b"]}], {}, "'text' holds List.*should hold text"),
 }
@@ -245,8 +245,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_values_that_would_be_printed_as_python_are_refused(read, kind):
-    rows, entry, told = REFUSED[kind]
-    with pytest.raises(HfkitError, match=told):
+    rows, entry, reported = REFUSED[kind]
+    with pytest.raises(HfkitError, match=reported):
         read(rows, **entry)
 
 

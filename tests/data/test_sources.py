@@ -1,4 +1,4 @@
-"""Sources of rows: formats, columns, splits, and a fingerprint that is of the rows themselves."""
+"""Sources of rows: formats, columns, splits, and a fingerprint of their content."""
 
 import csv
 import gzip
@@ -56,7 +56,7 @@ def test_every_format_gives_the_same_rows(tmp_path, name):
     assert content_hash(rows) == content_hash(datasets.Dataset.from_list(ROWS))
 
 
-def test_a_text_file_has_a_row_a_line(tmp_path):
+def test_a_text_file_has_one_row_per_line(tmp_path):
     (tmp_path / "rows.txt").write_text("one\ntwo\n")
     assert load_entry(entry(tmp_path / "rows.txt"), ["text"])["text"] == ["one", "two"]
 
@@ -76,23 +76,23 @@ def test_columns_can_change_places(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["test", "train[:3]"])
-def test_a_saved_data_set_has_whole_splits(tmp_path, split):
+def test_a_saved_dataset_has_whole_splits(tmp_path, split):
     datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)).save_to_disk(tmp_path / "saved")
     assert load_entry(entry(tmp_path / "saved"), WANTED).to_list() == ROWS
-    with pytest.raises(HfkitError, match=r"read by whole splits: \['train'\]"):
+    with pytest.raises(HfkitError, match=r"choose one of \['train'\], without slicing"):
         load_entry(entry(tmp_path / "saved", split=split), WANTED)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"columns": {"prompt": "question"}}, r"no column 'question' \(for prompt\); it has \['prompt', 'response'\]"),
         ({"split": "test"}, "test"),
     ],
 )
-def test_what_a_source_lacks_is_told(tmp_path, changes, told):
+def test_what_a_source_lacks_is_reported(tmp_path, changes, reported):
     write_jsonl(tmp_path / "rows.jsonl")
-    with pytest.raises(HfkitError, match=told):
+    with pytest.raises(HfkitError, match=reported):
         load_entry(entry(tmp_path / "rows.jsonl", **changes), WANTED)
 
 
@@ -116,13 +116,13 @@ def splits(tmp_path, **changes):
 
 @pytest.mark.parametrize(("size", "held_out"), [(3, 3), (0.2, 2), (None, None)])
 def test_rows_are_held_out_by_share_or_number_and_none_is_in_both(tmp_path, size, held_out):
-    train, test, account = splits(tmp_path, test_split_size=size)
+    train, test, stats = splits(tmp_path, test_split_size=size)
     assert (None if test is None else len(test)) == held_out
-    assert len(train) + (held_out or 0) == 10 == sum(split.rows for split in account.values())
+    assert len(train) + (held_out or 0) == 10 == sum(split.rows for split in stats.values())
     assert not set(train["prompt"]) & set(test["prompt"] if test is not None else [])
 
 
-def test_the_split_hangs_on_the_seed_alone(tmp_path):
+def test_the_split_depends_only_on_the_seed(tmp_path):
     halves = [splits(tmp_path, test_split_size=5, seed=seed)[1]["prompt"] for seed in (1, 1, 2)]
     assert halves[0] == halves[1] != halves[2]
 
@@ -131,9 +131,9 @@ def test_sources_are_joined_in_order_and_each_has_its_fingerprint(tmp_path):
     write_csv(tmp_path / "more.csv")
     write_jsonl(tmp_path / "rows.jsonl")
     both = [entry(tmp_path / "rows.jsonl"), entry(tmp_path / "more.csv", split="train[:4]")]
-    train, _, account = splits(tmp_path, datasets=both)
+    train, _, stats = splits(tmp_path, datasets=both)
     assert train.to_list() == ROWS + ROWS[:4]
-    first, second = account["train"].sources
+    first, second = stats["train"].sources
     assert (first["rows"], second["rows"]) == (10, 4)
     assert first["sha256"] != second["sha256"]
 

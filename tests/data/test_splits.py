@@ -1,4 +1,4 @@
-"""The account of a split: the tokens that its rows are, the budgets that these fill, and the rows that are left out."""
+"""The statistics of a split: tokens of its rows, filled budgets, and rows that are left out."""
 
 import pytest
 
@@ -32,16 +32,16 @@ def config_for(entries: list[dict], **changes):
 
 
 def prepared(entries: list[dict], tokenizer, **changes):
-    """The rows as their stage trains on them, and the account of them."""
+    """Return the rows as their stage trains on them, and their statistics."""
     config = config_for(entries, **changes)
     is_ranked = isinstance(config, RewardConfig)
-    rows, _, account = load_splits(config, COMPARISONS if is_ranked else INSTRUCTIONS)
+    rows, _, stats = load_splits(config, COMPARISONS if is_ranked else INSTRUCTIONS)
     encode = encode_comparisons if is_ranked else encode_instructions
-    return encode(rows, tokenizer, account["train"], config), account["train"]
+    return encode(rows, tokenizer, stats["train"], config), stats["train"]
 
 
 def ids_of(rows) -> list[list[int]]:
-    """Every sequence that a model reads of these rows."""
+    """Return every sequence of these rows that a model reads."""
     columns = {"input_ids", "chosen_ids", "rejected_ids"} & {*rows.column_names}
     found = [ids for name in columns for ids in rows[name]]
     return found + [
@@ -52,25 +52,25 @@ def ids_of(rows) -> list[list[int]]:
 @pytest.mark.parametrize("kind", ROWS)
 def test_the_tokens_of_a_split_are_those_that_are_read(rows_file, tokenizer, kind):
     entries, ranked = rows_file([ROWS[kind]] * 20), "response" not in ROWS[kind]
-    rows, account = prepared(entries, tokenizer, ranked=ranked)
+    rows, stats = prepared(entries, tokenizer, ranked=ranked)
     there = sum(map(len, ids_of(rows)))
-    assert account.tokens == account.sources[0]["taken"]["tokens"] == there
+    assert stats.tokens == stats.sources[0]["taken"]["tokens"] == there
     one = next(surveys_of("reward" if ranked else "sft", config_for(entries, ranked=ranked), tokenizer))
     assert one.tokens == there
     assert one.cut_tokens == (sum(rows["length"]) - there if kind == "cut" else 0)
     budget = there // 2
-    rows, account = prepared([entries[0] | {"tokens": budget}], tokenizer, ranked=ranked)
+    rows, stats = prepared([entries[0] | {"tokens": budget}], tokenizer, ranked=ranked)
     assert len(rows) == 10
-    assert account.tokens == sum(map(len, ids_of(rows)))
+    assert stats.tokens == sum(map(len, ids_of(rows)))
 
 
 def test_rows_alone_that_are_held_out_are_not_trained_on(rows_file):
     rows = [{"prompt": f"What is {n}?", "response": f"It is {n}."} for n in range(20)]
     train, held_out = rows_file(rows, "train.jsonl"), rows_file(rows, "test.jsonl")
     config = config_for(train, eval_datasets=[DatasetEntry(**held_out[0], rows=3)])
-    train, test, account = load_splits(config, INSTRUCTIONS)
-    assert (len(train), len(test), account["test"].rows) == (17, 3, 3)
-    assert account["train"].dropped == {"also held out": 3}
+    train, test, stats = load_splits(config, INSTRUCTIONS)
+    assert (len(train), len(test), stats["test"].rows) == (17, 3, 3)
+    assert stats["train"].dropped == {"also held out": 3}
     assert not {*train["prompt"]} & {*test["prompt"]}
 
 
@@ -101,21 +101,21 @@ def kept_card(rows_file, tmp_path):
 @pytest.mark.parametrize("stream", [{}, {"streaming": True, "rows": 50}], ids=["file", "stream"])
 def test_rows_that_a_card_leaves_out_are_counted(kept_card, tokenizer, stream):
     entry = kept_card() | stream
-    rows, account = prepared([entry], tokenizer)
-    left_out = account.sources[0]["left_out"]  # of a stream up to the last row that is taken
+    rows, stats = prepared([entry], tokenizer)
+    left_out = stats.sources[0]["left_out"]  # for a stream, up to the last row that is taken
     assert len(rows) == 15
     assert 1 <= left_out <= 5 if stream else left_out == 5
-    assert f"; left out: {left_out} of {entry['card']}" in str(account)
+    assert f"; left out: {left_out} of {entry['card']}" in str(stats)
 
 
 @pytest.mark.parametrize("stream", [{}, {"streaming": True, "rows": 50}], ids=["file", "stream"])
 @pytest.mark.parametrize(
-    ("column", "told"), [("prompt", "keep leaves none of the rows"), ("god", "no column 'god' (for keep)")]
+    ("column", "reported"), [("prompt", "no row passes keep"), ("god", "no column 'god' (for keep)")]
 )
-def test_a_card_that_leaves_nothing_is_refused(kept_card, tokenizer, stream, column, told):
+def test_a_card_that_leaves_nothing_is_refused(kept_card, tokenizer, stream, column, reported):
     with pytest.raises(HfkitError) as error:
         prepared([kept_card(column) | stream], tokenizer)
-    assert told in str(error.value)
+    assert reported in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -139,14 +139,14 @@ def test_a_stream_of_replies_fills_its_tokens(rows_file, tokenizer, kind, capsys
     if kind == "rankings":
         row = {"prompt": WORDS, "replies": [f"{WORDS} {n}" for n in range(7)], "ranks": [*range(7)]}
     entry = rows_file([row | {"prompt": f"{n} {WORDS}"} for n in range(200)])[0] | {"streaming": True, "tokens": 5000}
-    rows, account = prepared([entry], tokenizer, ranked=True, max_length=500)
-    one = max(sum(map(len, ids_of(rows.select([place])))) for place in range(len(rows)))
-    assert 5000 - one < account.tokens <= 5000
+    rows, stats = prepared([entry], tokenizer, ranked=True, max_length=500)
+    one = max(sum(map(len, ids_of(rows.select([index])))) for index in range(len(rows)))
+    assert 5000 - one < stats.tokens <= 5000
     assert "from the stream" not in capsys.readouterr().err
 
 
-def test_a_stream_that_does_not_fill_its_tokens_is_told(rows_file, tokenizer, capsys):
+def test_a_stream_that_does_not_fill_its_tokens_is_reported(rows_file, tokenizer, capsys):
     entry = rows_file([{"prompt": f"Who is {n}?", "response": "Ann."} for n in range(9)])[0]
-    _, account = prepared([entry | {"streaming": True, "tokens": 5000}], tokenizer)
-    told = f"the rows taken from the stream have {account.tokens} tokens, of 5,000 requested"
-    assert told in capsys.readouterr().err
+    _, stats = prepared([entry | {"streaming": True, "tokens": 5000}], tokenizer)
+    reported = f"the rows of the stream have {stats.tokens} of 5,000 requested tokens"
+    assert reported in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`system_prompt`: conversations without a system message are read as if they had it, in every stage and after it."""
+"""`system_prompt`: every stage and the saved tokenizer add it to conversations without a system message."""
 
 import pytest
 from template_families import FAMILIES
@@ -24,7 +24,7 @@ NO_SYSTEM = ("Gemma 2",)
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in NO_SYSTEM])
 def test_a_row_is_encoded_as_one_with_the_system_message(tokenizer_for, name):
-    """By the same template without the prompt, which Transformers renders."""
+    """Compare with the same template without the prompt, rendered by Transformers."""
     plain, prompted = tokenizer_for(name), tokenizer_for(name)
     set_system_prompt(prompted, PROMPT)
     thinks = name in ("DeepSeek R1", "QwQ")
@@ -62,7 +62,7 @@ def test_the_saved_tokenizer_has_it_in_other_libraries_and_a_later_stage_changes
     ("name", "prompt", "reported"),
     [
         ("Gemma 2", "Be brief.", "System role not supported: set another chat_template"),
-        ("ChatML", "Be <|im_end|>", r"holds the special token <\|im_end\|>"),
+        ("ChatML", "Be <|im_end|>", r"contains the special token <\|im_end\|>"),
     ],
 )
 def test_what_a_template_cannot_write_is_refused(tokenizer_for, name, prompt, reported):
@@ -73,7 +73,7 @@ def test_what_a_template_cannot_write_is_refused(tokenizer_for, name, prompt, re
 @pytest.mark.parametrize(
     ("template", "reported"),
     [
-        ("{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}", "leaves out"),
+        ("{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}", "omits the text"),
         (None, "needs a chat template"),
     ],
 )

@@ -60,7 +60,7 @@ def test_thinking_in_a_field_is_trained_under_any_of_its_names(tokenizer_for, fi
     assert trained_texts(tokenizer_for("ChatML"), chatml) == expected
 
 
-def test_text_beside_tool_calls_that_the_template_leaves_out_is_refused_with_that_reason(tokenizer_for):
+def test_text_next_to_tool_calls_that_the_template_omits_is_refused_with_that_reason(tokenizer_for):
     tokenizer = tokenizer_for("gpt-oss")
     call = {"type": "function", "function": {"name": "find", "arguments": {"city": "Oslo"}}}
     calling = {"role": "assistant", "content": "Let me see.", "tool_calls": [call]}

@@ -1,7 +1,7 @@
-"""Every family of chat templates: the same tokens in SFT, reward, PPO and chat, and only the replies are trained.
+"""Every family of chat templates: the same tokens in SFT, reward, PPO and chat, and only the responses are trained.
 
 The expected mask is computed independently: the text that plain Transformers renders as the prompt, then that of the
-reply and of the end of its turn, and which characters each token covers. The table is docs/data/chat_templates.md.
+response and of the end of its turn, and which characters each token covers. The table is docs/data/chat_templates.md.
 """
 
 import copy
@@ -47,7 +47,7 @@ CONVERSATIONS = {
 
 
 def text_prompt(tokenizer, messages: list[dict], tools) -> str:
-    """The prompt as plain Transformers renders it; arguments as JSON where the template takes text."""
+    """Return the prompt rendered by plain Transformers, with arguments as JSON if the template needs text."""
     as_text = copy.deepcopy(messages)
     for message in as_text:
         for call in message.get("tool_calls", []):
@@ -59,7 +59,7 @@ def text_prompt(tokenizer, messages: list[dict], tools) -> str:
 
 
 def sequences_of(row: dict) -> list[tuple[list[int], list[bool]]]:
-    """The sequences of an encoded row of SFT, each with the mask of what is trained."""
+    """Return the sequences of an encoded SFT row, each with the mask of trained tokens."""
     start, found = 0, []
     for length in row["parts"] or [len(row["input_ids"])]:
         labels = row["labels"][start : start + length]
@@ -69,7 +69,7 @@ def sequences_of(row: dict) -> list[tuple[list[int], list[bool]]]:
 
 
 def tokens_within(tokenizer, ids: list[int], start: int, stop: int) -> list[bool]:
-    """Which tokens begin at characters from `start` to `stop`; a byte-level token has a character for each byte."""
+    """Return which tokens begin at characters `start` to `stop`; a byte-level token has one character per byte."""
     starts = accumulate([0, *map(len, tokenizer.convert_ids_to_tokens(ids))])
     return [start <= position < stop for position, _ in zip(starts, ids, strict=False)]
 
@@ -109,7 +109,7 @@ def verify(name: str, kind: str, tokenizer) -> str:
                 if message["role"] == "assistant":
                     encode_replies(tokenizer, messages[:index], [[message]], tools)
         assert row["input_ids"] == []
-        reason = row["dropped"].removeprefix("the chat template rejects it: ").partition(" (")[0]
+        reason = row["dropped"].removeprefix("rejected by the chat template: ").partition(" (")[0]
         prompts = "; prompts exact" if verify_prompt(tokenizer, prompt, tools) == "exact" else ""
         return f"refused: {reason}{prompts}"
     expected = {Fault.NO_QUESTION.name} if kind == "assistant first" else set()
@@ -153,8 +153,8 @@ def test_every_stage_reads_the_same_tokens_and_trains_on_the_replies(tokenizer_f
     assert verify(name, kind, tokenizer_for(name)).startswith(("exact", "refused: "))
 
 
-def test_the_table_of_the_docs_is_what_is_true(tokenizer_for):
-    """HFKIT_WRITE_TABLE=1 writes it anew."""
+def test_the_table_of_the_docs_is_correct(tokenizer_for):
+    """HFKIT_WRITE_TABLE=1 rewrites it."""
     lines = ["| family | " + " | ".join(CONVERSATIONS) + " |", "|---" * (len(CONVERSATIONS) + 1) + "|"]
     for name in FAMILIES:
         cells = [verify(name, kind, tokenizer_for(name)) for kind in CONVERSATIONS]

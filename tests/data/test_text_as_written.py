@@ -1,4 +1,4 @@
-"""Text stays the text that was written: dates, numbers, leading zeros, `None`, in JSON, CSV and Parquet."""
+"""Text is read unchanged: dates, numbers, leading zeros, `None`, in JSON, CSV and Parquet."""
 
 import csv
 import datetime
@@ -23,7 +23,7 @@ LOOKS = {
     "leading zeros": ["007", "042", "000", "01", "02", "03", "04", "05"],
     "words": ["None", "null", "nan", "NA", "True", "true", "N/A", "inf"],
 }
-CHUNK_BYTES = 10 << 20  # what the reader of `datasets` infers types from at once
+CHUNK_BYTES = 10 << 20  # the reader of `datasets` infers types from a chunk of this size
 STREAMS = pytest.mark.parametrize("stream", [{}, {"streaming": True, "rows": 8}], ids=["file", "stream"])
 
 
@@ -64,7 +64,7 @@ def test_the_content_of_a_message_is_the_text_that_was_written(tmp_path, kind, s
 
 
 @pytest.mark.parametrize("kind", ["dates", "numbers", "leading zeros", "words"])
-def test_text_beside_parts_messages_and_numbers_stays_text(tmp_path, kind):
+def test_text_next_to_parts_messages_and_numbers_stays_text(tmp_path, kind):
     texts = LOOKS[kind]
     parts = [{"role": "user", "content": [{"type": "text", "text": "x"}]}, {"role": "assistant", "content": "y"}]
     rows = [{"messages": parts}] + [{"messages": [parts[0], {"role": "assistant", "content": one}]} for one in texts]
@@ -116,10 +116,10 @@ def test_a_slice_of_a_file_with_dates_is_that_slice(tmp_path):
         assert load_entry(DatasetEntry(path=path, split=split), ["text"]).to_list() == expected
 
 
-def test_timestamps_of_a_reader_that_is_not_ours_are_refused(tmp_path):
+def test_timestamps_of_another_reader_are_refused(tmp_path):
     moment = datetime.datetime(2024, 1, 1)
     rows = [{"messages": [{"role": "user", "content": moment}, {"role": "assistant", "content": moment}]}]
-    with pytest.raises(HfkitError, match=r"in the column 'messages', text became List\(.*timestamp.*download the file"):
+    with pytest.raises(HfkitError, match=r"the column 'messages' was read as List\(.*timestamp.*download the file"):
         load_entry(DatasetEntry(path=write(tmp_path / "a.parquet", rows)), INSTRUCTIONS)
 
 
@@ -128,7 +128,7 @@ FOLDERS = {"JSON": ["train-0.jsonl", "train-1.jsonl"], "CSV": ["train.csv"], "gz
 
 @pytest.mark.parametrize("kind", FOLDERS)
 @pytest.mark.parametrize("looks", ["dates", "leading zeros", "words"])
-def test_a_data_set_of_files_is_read_as_its_files_are(tmp_path, kind, looks):
+def test_a_dataset_of_files_is_read_like_its_files(tmp_path, kind, looks):
     texts = LOOKS[looks]
     for name in FOLDERS[kind]:
         write(tmp_path / name, [{"prompt": "q", "response": one, "n": number} for number, one in enumerate(texts)])
@@ -139,7 +139,7 @@ def test_a_data_set_of_files_is_read_as_its_files_are(tmp_path, kind, looks):
     assert load_entry(part, PROMPTS, ["n"]).to_list() == [{"prompt": texts[n], "n": n} for n in (2, 3)]
 
 
-def test_a_streamed_data_set_of_csv_files_keeps_its_words(tmp_path):
+def test_a_streamed_dataset_of_csv_files_keeps_its_text(tmp_path):
     write(tmp_path / "train.csv", [{"prompt": "q", "response": one} for one in LOOKS["words"]])
     rows = load_entry(DatasetEntry(path=str(tmp_path), streaming=True, rows=8), INSTRUCTIONS)
     assert sorted(rows["response"]) == sorted(LOOKS["words"])

@@ -24,7 +24,7 @@ class Block:
 
     Attributes:
         line: the number of its first line in the page.
-        title: the name of the file that it is written to; "" for a block that is no file.
+        title: the name of the file that it is written to; "" for a block without a file.
         reason: why it is not run; None for a block that is run.
     """
 

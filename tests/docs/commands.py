@@ -28,16 +28,31 @@ SHORT = {
 """The flags that make a verb short; they replace those of the page."""
 LAUNCHERS = ("accelerate", "torchrun", "srun", "deepspeed", "mpirun")
 FILE_TOOLS = ("cat", "cp", "head", "ls", "mkdir", "tail")
-"""Programs that are run as they are."""
+"""Programs that are run unchanged."""
 PROGRAMS = {
-    *(*LAUNCHERS, "apt-get", "brew", "conda", "curl", "docker", "git", "hf", "kill", "kubectl", "llama-cli"),
+    *(
+        *LAUNCHERS,
+        "apt-get",
+        "brew",
+        "conda",
+        "curl",
+        "docker",
+        "git",
+        "pkill",
+        "python3",
+        "trl",
+        "hf",
+        "kill",
+        "kubectl",
+        "llama-cli",
+    ),
     *("llama-server", "mv", "nohup", "nvidia-smi", "ollama", "pip", "rm", "rsync", "sbatch", "scancel", "scontrol"),
     *("sleep", "source", "squeue", "ssh", "tar", "tensorboard", "tmux", "trackio", "unzip", "uv", "vllm", "wandb"),
     *("wget", "xdg-open", "zip"),
 }
 """Programs that are not run."""
 ELSEWHERE = "^no such folder, and not a Hub id|LocalEntryNotFoundError"
-"""What is said of a model that is on the Hub, or made later."""
+"""The remedies for a model that is on the Hub, or made later."""
 OPERATORS = {"|", "||", "&&", ";", "&", "|&"}
 
 
@@ -121,6 +136,8 @@ def shorten(words: list[str]) -> list[str]:
     """Return the words of an hfkit command with the flags that make it short."""
     if "--help" in words or "-h" in words:
         return words
+    if words[0] == "evaluate" and Path(words[1]).name == "reward":  # a reward model writes no responses
+        return words
     if words[0] in ("run", "quickstart"):
         path = next(
             (word for word in words[1:] if word.endswith((".yaml", ".yml"))), "configs/quickstart/pipeline.yaml"
@@ -138,7 +155,7 @@ def dotted_flags(stages) -> dict[str, list[str]]:
 
 
 def replace_flags(words: list[str], flags: dict[str, list[str]]) -> list[str]:
-    """Return a command line with some flags set, in place of those that it has."""
+    """Return a command line with some flags set; they replace those that it has."""
     kept, drops = [], False
     for word in words:
         if word.startswith("--"):
@@ -150,7 +167,7 @@ def replace_flags(words: list[str], flags: dict[str, list[str]]) -> list[str]:
 
 
 def check_command(words: list[str]) -> None:
-    """Check the verb, the flags and the keys of an hfkit command. Files that it names need not exist.
+    """Check the verb, the flags and the keys of an hfkit command. Files that it names may be missing.
 
     Raises:
         ConfigError: with what is wrong.
@@ -221,7 +238,7 @@ def check_without_file(config_class: type, argv: list[str], verb: str) -> None:
 
 
 def check_stage_flags(verb: str, given, argv: list[str]) -> None:
-    """Check the flags of stages that `run`, `plan`, `init` and the like take, with the YAML if that is there."""
+    """Check the flags of stages that `run`, `plan`, `init` and other verbs take, with the YAML if that is there."""
     path = getattr(given, "pipeline", None) or getattr(given, "config", None)
     if verb == "quickstart":
         path = "configs/quickstart/pipeline.yaml"

@@ -152,7 +152,7 @@ def block_problems(block: Block) -> list[str]:
 
 
 def commands_of(block: Block) -> list[Command]:
-    """Return the commands of a block; a script that is not run need not be one command a line."""
+    """Return the commands of a block; a script that is not run may have commands of several lines."""
     try:
         return read_commands(block.text, block.line)
     except ValueError:  # quotes over several lines

@@ -77,6 +77,14 @@ def test_styles_load_nothing_from_elsewhere(site):
     assert styles and [url for pair in loaded for url in pair if re.match(r"(https?:)?//", url)] == []
 
 
+def test_dark_pages_show_dark_pictures(site):
+    dark = {f"{path.name}#only-dark" for path in (ROOT / "docs" / "images").glob("*-dark.png")}
+    loaded = [url for page in site.rglob("*.html") for url in Loaded(page.read_text(encoding="utf-8")).loaded]
+    assert dark and dark <= {url.rpartition("/")[2] for url in loaded}
+    light = [url for url in loaded if "which_method.png" in url]
+    assert light and all(url.endswith("#only-light") for url in light)
+
+
 @pytest.mark.parametrize("word", SOUGHT)
 def test_the_search_index_has_what_readers_look_for(site, word):
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
@@ -91,9 +99,31 @@ def test_files_of_the_repository_that_pages_link_to_are_in_the_site(site):
         if "repository/" in link and "://" not in link
     }
     assert [path for path in links if not path.is_file()] == []
-    notebook = site / "repository" / "examples" / "four_stages.ipynb"
-    assert notebook in links
-    assert notebook.read_bytes() == (ROOT / "examples" / "four_stages.ipynb").read_bytes()
+
+
+def test_links_to_files_outside_the_documentation_lead_to_copies(tmp_path):
+    for module in ("mkdocs", "material"):
+        pytest.importorskip(module)
+    (tmp_path / "docs" / "guides").mkdir(parents=True)
+    (tmp_path / "configs" / "small").mkdir(parents=True)
+    (tmp_path / "a.ipynb").write_text("{}")
+    (tmp_path / "configs" / "small" / "sft.yaml").write_text("seed: 1")
+    page = "[a](../../a.ipynb) [folder](../../configs) [file](../../configs/small/sft.yaml) [missing](../../b.ipynb)"
+    (tmp_path / "docs" / "guides" / "page.md").write_text(page)
+    (tmp_path / "docs" / "index.md").write_text("# Home")
+    hooks = ROOT / "docs" / "hooks" / "mkdocs_hooks.py"
+    settings = f"site_name: x\nuse_directory_urls: false\nplugins: []\nhooks: [{hooks}]\ntheme: {{name: material}}\n"
+    (tmp_path / "mkdocs.yml").write_text(settings)
+    ran = subprocess.run([sys.executable, "-m", "mkdocs", "build"], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "b.ipynb" in ran.stderr and "a.ipynb" not in ran.stderr
+    built = tmp_path / "site"
+    links = Loaded((built / "guides" / "page.html").read_text()).links
+    assert "../repository/a.ipynb" in links and "../repository/configs/small/sft.yaml.txt" in links
+    assert (built / "repository" / "a.ipynb").read_text() == "{}"
+    assert (built / "repository" / "configs" / "small" / "sft.yaml.txt").read_text() == "seed: 1"
+    folder = built / "repository" / "configs.html"
+    assert (folder.parent / Loaded(folder.read_text()).links[0]).is_file()
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -297,7 +297,7 @@ def test_a_fault_of_the_judge_silences_what_contradicts_it(data, base_dir, sft_d
 
 
 def test_a_reward_model_is_no_contestant_and_no_judge_to_ask(config, reward_dir, sft_dir):
-    with pytest.raises(ConfigError, match="which gives no responses: name a language model"):
+    with pytest.raises(ConfigError, match="which does not generate responses: name a language model"):
         config(models=[str(reward_dir), str(sft_dir)], judge="human")
     with pytest.raises(ConfigError, match="name a language model, or judge with it"):
         config(judge=str(reward_dir))

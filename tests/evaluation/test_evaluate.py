@@ -178,7 +178,7 @@ def test_a_pretrained_model_has_no_replies_unless_prompts_are_named(base_dir, da
         "perplexity",
         "bits_per_byte",
     }
-    assert "name some with --prompts" in capsys.readouterr().out
+    assert "name prompts to respond to with --prompts" in capsys.readouterr().out
     metrics = evaluated(base_dir, **named, prompts=str(data / "prompts.jsonl"), temperature=0)["metrics"]
     assert "self_bleu" in metrics and "exact_match" not in metrics
 
@@ -244,7 +244,7 @@ def test_rewards_and_a_reference_of_ones_own(sft_dir, base_dir, reward_dir, tmp_
 
 def test_without_held_out_rows_one_is_told_to_name_some(run_stage, tmp_path):
     folder = run_stage("sft", tmp_path / "sft", test_split_size=None, max_steps=1)
-    with pytest.raises(HfkitError, match="names no held-out rows\nName rows that no training saw: --datasets FILE"):
+    with pytest.raises(HfkitError, match="names no held-out rows\nName rows that were not trained on: --datasets FILE"):
         evaluated(folder)
 
 

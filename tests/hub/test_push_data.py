@@ -219,7 +219,7 @@ def front_matter(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reported"),
     [
-        (broken, "pairs_test.jsonl: 'not readable' -> cannot read the data set"),
+        (broken, "pairs_test.jsonl: 'not readable' -> cannot read the dataset"),
         (token, "more.jsonl.gz: 'rows 1 to 1' -> looks like a token or key"),
         (token_in_the_middle, "more.jsonl: 'rows 1 to 1' -> looks like a token or key"),
         (link, "'not a regular file' -> replace it with a copy"),

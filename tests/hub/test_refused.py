@@ -114,7 +114,7 @@ def test_an_unknown_or_different_base_is_refused(refused, made, hub_server):
     assert "-> the adapter was trained on" in refused("push", sft, "ann/x")
     edit(config, base_model_name_or_path=str(base), revision=None)
     save_file({"x": np.zeros(1)}, base / "model.safetensors")
-    assert "but its base now is" in refused("push", sft, "ann/x", "--with_base", "ann/y")
+    assert "but its base is now" in refused("push", sft, "ann/x", "--with_base", "ann/y")
     shutil.rmtree(base)
     output = refused("push", sft, "ann/x", "--with_base", "ann/y")
     assert "the base is not a local folder: leave out --with_base" in output

@@ -1,4 +1,4 @@
-"""The figures against a second library, or against what one computes by hand; and as `evaluate` modules, by path."""
+"""Metrics equal those of a second library, or values computed by hand; and load by path as `evaluate` modules."""
 
 import math
 from itertools import pairwise
@@ -49,7 +49,7 @@ def test_accuracy_and_log_loss_are_sklearns():
 def test_calibration_error_weighs_the_gaps_of_sklearns_calibration_curve():
     ours = margins()
     confidence = 1 / (1 + np.exp(-np.abs(ours)))
-    # sklearn parts [0, 1] evenly, and confidences lie in [0.5, 1]: 20 of its bins are 10 of ours
+    # sklearn splits [0, 1] evenly, and confidences lie in [0.5, 1]: 20 of its bins equal 10 of hfkit's
     right, sure = calibration_curve(ours > 0, confidence, n_bins=20)
     counts = np.histogram(confidence, bins=np.linspace(0, 1, 21))[0]
     expected = np.abs(right - sure) @ counts[counts > 0] / 400
@@ -63,7 +63,7 @@ def test_large_margins_are_no_overflow():
 
 
 def test_accuracy_by_length():
-    # chosen longer and right, twice; chosen longer and wrong; chosen shorter and right; as long and right
+    # chosen longer and right, twice; chosen longer and wrong; chosen shorter and right; equally long and right
     ours = metrics_by_length([1, 2, -1, 3, 1], [4, 4, 2, -5, 0])
     assert ours == {
         "accuracy_chosen_longer": pytest.approx(2 / 3),
@@ -98,8 +98,8 @@ def test_distinct_counts_different_ngrams():
 def test_self_bleu_is_sacrebleus_corpus_bleu_of_each_against_the_others():
     texts = ["the cat sat on the mat today", "the cat sat on a mat", "a dog lay on the mat today"]
     scores = []
-    for place, text in enumerate(texts):
-        others = [[other] for rank, other in enumerate(texts) if rank != place]
+    for index, text in enumerate(texts):
+        others = [[other] for rank, other in enumerate(texts) if rank != index]
         scores.append(corpus_bleu([text], others, smooth_method="exp", use_effective_order=True).score / 100)
     assert load("self_bleu").compute(predictions=texts)["self_bleu"] == pytest.approx(np.mean(scores), **EXACT)
     assert self_bleu(["one and the same reply"] * 3) == pytest.approx(1)
@@ -113,7 +113,7 @@ def test_token_entropy_is_scipys():
     assert load("token_entropy").compute(predictions=ours.tolist()) == expected
 
 
-def test_kl_goes_to_torchs_exact_one():
+def test_kl_converges_to_torchs_exact_one():
     p, q = (torch.distributions.Categorical(logits=row) for row in LOGITS[:, 0])
     drawn = p.sample((20_000,))
     figures = load("kl").compute(
@@ -136,7 +136,7 @@ def test_the_interval_of_a_ratio_covers_it_and_that_of_equal_weights_is_the_mean
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_module_loads_by_path_and_says_what_it_is(name):
+def test_a_module_loads_by_path_and_describes_itself(name):
     module = load(name)
     assert len(module.description) > 30
     assert "Returns:" in module.inputs_description

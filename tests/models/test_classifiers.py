@@ -1,4 +1,4 @@
-"""Architectures without a classifier in Transformers: reward models on its generic head, and values for PPO."""
+"""Architectures without a classifier in Transformers: reward models with its generic head, and values for PPO."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Adapters that PEFT made, of every shape: stages start exactly as they are, or refuse them before loading weights."""
+"""PEFT adapters of every shape: stages start exactly from them, or refuse them before loading weights."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ CHANGE_THE_BASE = {
 
 
 QUICK = {True: ("whole head and embedding", "whole embedding", "tokens", "head"), False: ("embedding", "ranks", "DoRA")}
-"""By whether head and embedding are tied; the others are slow."""
+"""Shapes of the quick suite, by whether head and embedding are tied; all others are slow."""
 STARTS = [
     pytest.param(tied, shape, id=f"{name}, {'tied' if tied else 'untied'}", marks=[pytest.mark.slow] * is_slow)
     for name, shape in SHAPES.items()
@@ -122,7 +122,7 @@ def test_what_changes_the_base_is_refused_before_loading_but_merged(shape, base,
     wanted = logits(opened(theirs, base))
     merged = merge(theirs, tmp_path / "merged", "float32")
     assert same(logits(AutoModelForCausalLM.from_pretrained(merged)), wanted)
-    request.getfixturevalue("no_weights")  # from here on
+    request.getfixturevalue("no_weights")  # forbid loading weights from here on
     for stage, changes in (("sft", {"lora_r": None}), ("reward", {}), ("ppo", FUNCTIONS)):
         with pytest.raises(ConfigError, match=r"it changes its base .*: merge it with `hfkit merge`"):
             config_of(stage, tmp_path / "out", model_name_or_path=theirs, **changes)
@@ -135,8 +135,8 @@ def test_what_changes_the_base_is_refused_before_loading_but_merged(shape, base,
     [
         ({"init_lora_weights": "loftq"}, r"it changes its base \(init_lora_weights: loftq\).*convert it with PEFT"),
         ({"layer_replication": [[0, 2]]}, r"it changes its base \(layer_replication\)"),
-        ({"alora_invocation_tokens": [3]}, "sets alora_invocation_tokens, which hfkit cannot train on"),
-        ({"peft_type": "IA3"}, "a IA3 adapter: only LoRA can be trained on"),
+        ({"alora_invocation_tokens": [3]}, "sets alora_invocation_tokens, which hfkit cannot train"),
+        ({"peft_type": "IA3"}, "a IA3 adapter, but hfkit continues only LoRA"),
     ],
 )
 def test_what_cannot_be_copied_is_refused(changes, reported, sft_dir, copy, config_of, tmp_path):
@@ -154,7 +154,7 @@ def test_an_embedding_that_was_trained_without_saying_so_is_refused(sft_dir, bas
     load_trainable(config_of("sft", tmp_path / "out", **config))
     save_file({**weights, f"base_model.model.{name}": embedding + 1}, file)
     for load in (lambda: load_trainable(config_of("sft", tmp_path / "out", **config)), hfkit.load_policy):
-        with pytest.raises(HfkitError, match=r"it holds other weights for model.embed_tokens.weight"):
+        with pytest.raises(HfkitError, match=r"it has different weights for model.embed_tokens.weight"):
             load(str(folder)) if load is hfkit.load_policy else load()
 
 
@@ -176,7 +176,7 @@ def test_lora_on_the_head_works_in_every_stage_and_merges(stage, more, base, con
     changes = {**lora, **more}
     folder = run_stage(stage, tmp_path / stage, **changes)
     if stage == "reward":
-        return  # it has no such head
+        return  # this stage has no such head
     weights = load_file(folder / "adapter_model.safetensors")
     assert any("lm_head" in name and "lora_B" in name and tensor.any() for name, tensor in weights.items())
     merged = merge(str(folder), tmp_path / "merged", "float32")
@@ -196,4 +196,4 @@ def test_the_loss_through_an_adapted_head_is_that_of_a_plain_one(base, run_stage
 def test_whole_modules_on_a_16_bit_base_are_warned_about(adapter, config_of, tmp_path, capsys):
     theirs = adapter(**SHAPES["whole embedding"])
     load_trainable(config_of("sft", tmp_path / "out", model_name_or_path=theirs, dtype="bfloat16", lora_r=None))
-    assert "trains embed_tokens whole, in 16 bits" in capsys.readouterr().err
+    assert "trains embed_tokens in 16 bits" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Every engine samples from the model: greedily what `generate` does, at a temperature by the model's probabilities."""
+"""Every engine samples from the model: greedily like `generate`, at a temperature by the model's probabilities."""
 
 import typing
 from math import sqrt
@@ -21,7 +21,7 @@ LIMIT = 37
 
 @pytest.fixture
 def uncompiled():
-    """The static cache without the half minute that torch.compile takes for each architecture."""
+    """Use the static cache without torch.compile, which takes half a minute per architecture."""
     with torch.compiler.set_stance("force_eager"):
         yield
 
@@ -37,13 +37,13 @@ def test_greedy_replies_are_those_of_generate(uncompiled, tokenizer, name, famil
     model = model_of(family, len(tokenizer))
     assert engine_fault(name, model.config) is None
     whole = generate_replies(model, tokenizer, PROMPTS, LIMIT, stop_token_ids=[1], batch_size=2)
-    stops = [whole[0][0], whole[1][20], whole[3][-1]]
-    expected = generate_replies(model, tokenizer, PROMPTS, LIMIT, stop_token_ids=stops, batch_size=2)
+    stop_token_ids = [whole[0][0], whole[1][20], whole[3][-1]]
+    expected = generate_replies(model, tokenizer, PROMPTS, LIMIT, stop_token_ids=stop_token_ids, batch_size=2)
     assert len({*map(len, expected)}) > 1
     before = torch.get_rng_state()
     engine = make_engine(name, model, tokenizer)
-    for _ in range(2):  # the second time with the first one's cache
-        assert generate_replies(model, tokenizer, PROMPTS, LIMIT, 0, 0, 2, stops, engine=engine) == expected
+    for _ in range(2):  # the second time reuses the first cache
+        assert generate_replies(model, tokenizer, PROMPTS, LIMIT, 0, 0, 2, stop_token_ids, engine=engine) == expected
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -77,7 +77,7 @@ def test_compiled_replies_are_those_of_generate(tokenizer):
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 @pytest.mark.parametrize("name", ENGINES)
 def test_replies_are_drawn_by_the_probabilities_at_the_temperature(uncompiled, tokenizer, name, temperature):
-    """The log-probability of a drawn token is on average minus the entropy; a top-k or another temperature moves it."""
+    """The mean log-probability of drawn tokens is minus the entropy; top-k or another temperature changes it."""
     model, prompts = model_of("llama", len(tokenizer), spread=0.35), PROMPTS * 40
     model.generation_config.top_k = model.generation_config.repetition_penalty = 3
     engine = make_engine(name, model, tokenizer)
@@ -101,12 +101,12 @@ def test_a_seed_reproduces_replies(uncompiled, tokenizer, name):
         generate_replies(model, tokenizer, PROMPTS, *limits[:2], seed, *limits[2:], engine=engine) for seed in (0, 0, 1)
     )
     assert first == again != other
-    assert engine.sample(PROMPTS, *limits) != engine.sample(PROMPTS, *limits)  # of the global generator, which went on
+    assert engine.sample(PROMPTS, *limits) != engine.sample(PROMPTS, *limits)  # the global generator has advanced
 
 
 @pytest.mark.any_device
 @pytest.mark.parametrize("name", ENGINES)
-def test_an_engine_samples_with_the_weights_of_now(uncompiled, tokenizer, name):
+def test_an_engine_samples_with_the_current_weights(uncompiled, tokenizer, name):
     model, other = (model_of("llama", len(tokenizer), seed=seed) for seed in (0, 1))
     expected = [generate_replies(one, tokenizer, PROMPTS, 9) for one in (model, other)]
     engine = make_engine(name, model, tokenizer)
@@ -125,7 +125,7 @@ def test_a_recurrent_state_has_no_static_or_paged_cache(tokenizer, name, family)
     assert fault and fault.endswith("set rollout_engine: generate")
 
 
-def test_what_an_engine_cannot_do(tokenizer, monkeypatch):
+def test_models_that_an_engine_does_not_support(tokenizer, monkeypatch):
     llama, capped = (model_of(family, len(tokenizer)).config for family in ("llama", "gemma2"))
     assert engine_fault("static", llama, bits=4, merges=True) is None
     assert "in 4 bits without merge_in_rollouts" in engine_fault("static", llama, bits=4)

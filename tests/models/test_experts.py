@@ -1,4 +1,4 @@
-"""Mixtures of experts: LoRA on experts through the whole chain, and the router loss of SFT."""
+"""Mixtures of experts: LoRA on experts in all stages, and the router loss of SFT."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ MODELS = {
     "granitemoe": EXPERTS,
 }
 if Version(transformers.__version__) < Version("5.23"):
-    del MODELS["granitemoe"]  # 5.17 returns no router logits of it
+    del MODELS["granitemoe"]  # 5.17 does not return its router logits
 
 
 @pytest.fixture
@@ -46,8 +46,10 @@ def mixture(tokenizer, tmp_path):
 @pytest.mark.parametrize("model_type", mostly_slow(["qwen3_moe", "gpt_oss"], ["qwen3_moe"]))
 def test_lora_on_experts_goes_through_the_chain(model_type, mixture, run_stage, tmp_path, capsys):
     sft = run_stage("sft", tmp_path / "sft", model_name_or_path=mixture(model_type), learning_rate=1e-2)
-    says = "lora_dropout: 0, since LoRA on the experts of a mixture has none" in capsys.readouterr().out
-    assert says == (model_type == "qwen3_moe")  # peft's all-linear leaves out the experts of gpt-oss
+    says = (
+        "lora_dropout: set to 0, since LoRA on the experts of a mixture supports no dropout" in capsys.readouterr().out
+    )
+    assert says == (model_type == "qwen3_moe")  # peft's all-linear does not match the experts of gpt-oss
     wanted = logits_at(sft)
     again = run_stage("sft", tmp_path / "again", model_name_or_path=str(sft), **STILL)
     assert torch.allclose(logits_at(again), wanted, atol=1e-5)
@@ -106,8 +108,8 @@ def test_target_parameters_of_gpt_oss_go_through_the_chain(mixture, run_stage, t
 
 
 @pytest.mark.parametrize("model_type", mostly_slow(["qwen3_moe", "gpt_oss"], ["qwen3_moe"]))
-def test_experts_beside_a_4_bit_base_go_through_the_chain_and_merge(model_type, mixture, run_stage, tmp_path):
-    """bitsandbytes quantizes linear layers, and leaves the tensors of experts as they are."""
+def test_experts_with_a_4_bit_base_go_through_the_chain_and_merge(model_type, mixture, run_stage, tmp_path):
+    """bitsandbytes quantizes linear layers, but not the tensors of experts."""
     bits = {"load_in_4bit": True}
     sft = run_stage("sft", tmp_path / "sft", model_name_or_path=mixture(model_type), learning_rate=1e-2, **bits)
     wanted = logits_at(sft)

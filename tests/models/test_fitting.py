@@ -1,4 +1,4 @@
-"""What cannot be trained from a checkpoint is refused in words, before the weights of a model are loaded."""
+"""Checkpoints that cannot be trained are refused with a clear message before the model's weights are loaded."""
 
 import json
 
@@ -27,9 +27,9 @@ def require_refused(folder, reported: str, config_of, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("rename", "reported"),
     [
-        (lambda name: name.removeprefix("base_model.model."), "has no place for model.layers"),
-        (lambda name: name.replace("model.model.", "model._orig_mod.model."), "has no place for .*_orig_mod"),
-        (lambda name: name.replace("layers.0", "layers.9"), "has no place for .*layers.9"),
+        (lambda name: name.removeprefix("base_model.model."), "has no module for model.layers"),
+        (lambda name: name.replace("model.model.", "model._orig_mod.model."), "has no module for .*_orig_mod"),
+        (lambda name: name.replace("layers.0", "layers.9"), "has no module for .*layers.9"),
     ],
     ids=["no prefix", "compiled", "another depth"],
 )
@@ -50,7 +50,7 @@ def test_an_embedding_that_was_trained_without_saying_so(sft_dir, base_dir, copy
     embedding = load_file(base_dir / "model.safetensors")[name] + 1
     weights = load_file(folder / WEIGHTS)
     save_file({**weights, f"base_model.model.{name}": embedding}, folder / WEIGHTS)
-    require_refused(folder, "holds other weights for model.embed_tokens.weight", config_of, tmp_path)
+    require_refused(folder, "has different weights for model.embed_tokens.weight", config_of, tmp_path)
 
 
 def test_an_adapter_of_an_adapter(sft_dir, copy, config_of, tmp_path, no_weights):
@@ -83,15 +83,15 @@ def test_a_loss_that_leaves_out_the_adapter_on_the_head(changes, key, base_dir, 
 def test_prompts_cannot_be_merged(sft_dir, copy, config_of, tmp_path, no_weights):
     folder = copy(sft_dir)
     edit(folder / "adapter_config.json", peft_type="PROMPT_TUNING")
-    with pytest.raises(ConfigError, match="a PROMPT_TUNING adapter, which cannot be merged"):
+    with pytest.raises(ConfigError, match="a PROMPT_TUNING adapter cannot be merged"):
         config_of("sft", tmp_path / "out", model_name_or_path=str(folder), use_peft=None, lora_r=None)
 
 
 @pytest.mark.parametrize("model_type", ["bert", "t5"])
-def test_what_is_no_decoder(model_type, base_dir, copy, config_of, tmp_path, no_weights):
+def test_models_that_are_not_decoders_are_refused(model_type, base_dir, copy, config_of, tmp_path, no_weights):
     folder = copy(base_dir)
     (folder / "config.json").write_text(json.dumps({"model_type": model_type, "vocab_size": 400}))
-    with pytest.raises(ConfigError, match=f"a {model_type} is no causal language model"):
+    with pytest.raises(ConfigError, match=f"{model_type} is not a causal language model"):
         config_of("sft", tmp_path / "out", model_name_or_path=str(folder), max_length=16)
 
 
@@ -106,6 +106,6 @@ def test_settings_that_would_be_ignored(changes, reported, sft_dir, copy, config
     folder = copy(sft_dir)
     edit(folder / "adapter_config.json", **changes)
     require_refused(folder, reported, config_of, tmp_path)
-    edit(folder / "adapter_config.json", **dict.fromkeys(changes))  # without a value they are nothing
+    edit(folder / "adapter_config.json", **dict.fromkeys(changes))  # unset values are allowed
     for stage, options in STAGES:
         config_of(stage, tmp_path / "out", model_name_or_path=str(folder), **options)

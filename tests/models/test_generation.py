@@ -1,4 +1,4 @@
-"""Sampling of replies: rows that have ended leave the batch, and those that go on do not notice."""
+"""Sampling: rows that have ended leave the batch without changing the others."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ LIMIT = 2 * STRIDE + 5
 
 
 def alone(model, tokenizer, prompt: list[int]) -> list[int]:
-    """The likeliest reply of one row in one call, never ended."""
+    """Return the greedy response of one row in one call, without stop tokens."""
     config = GenerationConfig(max_new_tokens=LIMIT, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     ids = torch.tensor([prompt])
     model.generation_config = GenerationConfig()
@@ -24,11 +24,11 @@ def alone(model, tokenizer, prompt: list[int]) -> list[int]:
 def test_a_reply_in_a_batch_is_the_reply_alone(tokenizer, family):
     model = model_of(family, len(tokenizer))
     whole = [alone(model, tokenizer, prompt) for prompt in PROMPTS]
-    # One row ends at once, one within the second stride, one with its last token, and others not at all.
-    stops = [whole[0][0], whole[1][STRIDE + 3], whole[3][-1]]
-    ends = [next((place + 1 for place, token in enumerate(row) if token in stops), LIMIT) for row in whole]
+    # One row ends at once, one within the second stride, one at its last token, and the others never.
+    stop_token_ids = [whole[0][0], whole[1][STRIDE + 3], whole[3][-1]]
+    ends = [next((index + 1 for index, token in enumerate(row) if token in stop_token_ids), LIMIT) for row in whole]
     assert len({-(-end // STRIDE) for end in ends}) > 1  # rows end in different strides
-    replies = generate_replies(model, tokenizer, PROMPTS, LIMIT, stop_token_ids=stops, batch_size=4)
+    replies = generate_replies(model, tokenizer, PROMPTS, LIMIT, stop_token_ids=stop_token_ids, batch_size=4)
     assert replies == [row[:end] for row, end in zip(whole, ends, strict=True)]
 
 
@@ -36,8 +36,8 @@ def test_rows_that_have_ended_are_not_computed(tokenizer):
     model, computed = model_of("llama", len(tokenizer)), []
     whole = [alone(model, tokenizer, prompt) for prompt in PROMPTS]
     model.register_forward_hook(lambda module, given, output: computed.append(output.logits.shape[0]))
-    stops = list({row[2] for row in whole[:4]})
-    replies = generate_replies(model, tokenizer, PROMPTS, LIMIT, stop_token_ids=stops)
+    stop_token_ids = list({row[2] for row in whole[:4]})
+    replies = generate_replies(model, tokenizer, PROMPTS, LIMIT, stop_token_ids=stop_token_ids)
     strides = [-(-len(reply) // STRIDE) * STRIDE for reply in replies]
     assert min(map(len, replies)) <= 3
     assert sum(computed) <= sum(strides) < LIMIT * len(PROMPTS)
@@ -59,10 +59,10 @@ def test_likelihoods_are_those_of_the_row_alone_without_a_cache_or_logits_of_wha
     found = likelihoods(model, tokenizer, PROMPTS, replies, temperature=0.7, batch_size=2)
     hook.remove()
     assert not any(getattr(out, CACHE_NAME) for out in seen)
-    assert {out.logits.shape[1] for out in seen[1:]} == {1}  # after the one that tests the head
+    assert {out.logits.shape[1] for out in seen[1:]} == {1}  # all calls after the test of the head
     for prompt, reply, one in zip(PROMPTS, replies, found, strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1]
-        said = (logits / 0.7).log_softmax(-1)
-        assert torch.allclose(one.logprobs, said[range(len(reply)), reply], atol=1e-5)
-        assert torch.allclose(one.entropy, -(said.exp() * said).sum(-1), atol=1e-5)
+        expected = (logits / 0.7).log_softmax(-1)
+        assert torch.allclose(one.logprobs, expected[range(len(reply)), reply], atol=1e-5)
+        assert torch.allclose(one.entropy, -(expected.exp() * expected).sum(-1), atol=1e-5)

@@ -1,4 +1,4 @@
-"""A base whose generation config is invalid or missing: every stage and merge publish, and say first what changes."""
+"""A base with an invalid or missing generation config: every stage and merge warn about the change and save it."""
 
 import json
 
@@ -52,9 +52,9 @@ def test_every_stage_publishes_over_an_invalid_one_and_says_so_first(
     base = base_with(GREEDY)
     folder = run_stage(stage, tmp_path / "run", model_name_or_path=str(base), **changes)
     assert not saved(folder).keys() & UNSET.keys()
-    said = "is saved with changes: temperature: 0.6 removed, top_p: 0.9 removed"
-    assert said in capsys.readouterr().err
-    assert any(said in warning for warning in read_record(folder)["warnings"])
+    warned = "is saved with changes: temperature: 0.6 removed, top_p: 0.9 removed"
+    assert warned in capsys.readouterr().err
+    assert any(warned in warning for warning in read_record(folder)["warnings"])
 
 
 def test_recommended_sampling_without_its_switch_gets_it(base_with, run_stage, tmp_path, capsys):

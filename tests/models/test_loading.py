@@ -1,4 +1,4 @@
-"""Loading: pad tokens, bases, adapters as copies, heads, and what is refused with the way out."""
+"""Loading: pad tokens, bases, adapters as copies, heads, and errors with their remedy."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def tokenizer_with(tokenizer_dir, tmp_path):
     return make
 
 
-def test_a_pad_token_of_its_own_is_kept(tokenizer_dir):
+def test_a_separate_pad_token_is_kept(tokenizer_dir):
     assert load_tokenizer(str(tokenizer_dir)).pad_token == "<|pad|>"
 
 
@@ -63,7 +63,7 @@ def test_pickled_weights_need_consent(base_dir, config_of, tmp_path):
     assert torch.equal(loaded.get_input_embeddings().weight, model.get_input_embeddings().weight)
 
 
-def test_only_the_adapter_trains_and_it_stands_on_the_base(config_of, base_dir, tmp_path):
+def test_only_the_adapter_trains_and_it_names_its_base(config_of, base_dir, tmp_path):
     model = load_trainable(config_of("sft", tmp_path))
     assert {name.rsplit(".lora_", 1)[-1][0] for name, p in model.named_parameters() if p.requires_grad} == {"A", "B"}
     assert model.peft_config["default"].base_model_name_or_path == str(base_dir)
@@ -72,7 +72,7 @@ def test_only_the_adapter_trains_and_it_stands_on_the_base(config_of, base_dir, 
 def test_an_adapter_begins_as_a_copy_of_the_one_it_starts_from(config_of, base_dir, sft_dir, tmp_path):
     model = load_trainable(config_of("reward", tmp_path), TaskType.SEQ_CLS)
     config = model.peft_config["default"]
-    assert (config.r, config.lora_alpha) == (4, 8)  # those of the SFT adapter, not the defaults
+    assert (config.r, config.lora_alpha) == (4, 8)  # values of the SFT adapter, not the defaults
     assert config.base_model_name_or_path == str(base_dir)
     weights = load_file(sft_dir / "adapter_model.safetensors")
     for name, parameter in model.named_parameters():
@@ -124,7 +124,7 @@ def test_a_full_reward_model_is_loaded(base_dir, tokenizer, tmp_path):
     assert torch.equal(load_classifier(folder).score.weight, head)
 
 
-def test_what_is_no_reward_model_is_refused(base_dir, sft_dir, tokenizer, tmp_path):
+def test_a_model_that_is_not_a_reward_model_is_refused(base_dir, sft_dir, tokenizer, tmp_path):
     with pytest.raises(HfkitError, match="LlamaForCausalLM"):
         hfkit.load_reward(str(base_dir))
     with pytest.raises(HfkitError, match="CAUSAL_LM adapter, not a reward model"):
@@ -184,7 +184,7 @@ def test_pain_26_one_step_of_qlora_runs(run_stage, tmp_path, bf16):
 
 
 def test_a_4_bit_base_passes_the_same_gradients_on_after_an_evaluation(config_of, tmp_path):
-    """bitsandbytes repacks a CPU's weights when they are evaluated, and no gradient comes through the packed ones."""
+    """bitsandbytes repacks weights on a CPU in evaluation, and no gradient flows through packed weights."""
     pytest.importorskip("bitsandbytes")
     model = load_trainable(config_of("sft", tmp_path, load_in_4bit=True, lora_dropout=0.0))
     ids = torch.arange(5, 25).unsqueeze(0)

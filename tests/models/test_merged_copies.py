@@ -1,4 +1,4 @@
-"""A 4-bit base with its adapter merged into copies samples what the policy would, and is left as it was."""
+"""A 4-bit base with its adapter merged into copies samples like the policy, and is restored afterwards."""
 
 import copy
 
@@ -37,7 +37,7 @@ def quantized(model) -> dict:
 
 def test_greedy_replies_are_those_of_the_model_that_peft_merges(policy, tokenizer):
     whole = copy.deepcopy(policy)
-    merged = whole.merge_and_unload().dequantize()  # PEFT quantizes what it has merged anew
+    merged = whole.merge_and_unload().dequantize()  # PEFT quantizes merged weights again
     layers = {name: module.weight for name, module in policy.named_modules() if name.endswith(".base_layer")}
     for name in layers:
         layer = policy.get_submodule(name.removesuffix(".base_layer"))
@@ -55,7 +55,7 @@ def test_greedy_replies_are_those_of_the_model_that_peft_merges(policy, tokenize
 
 
 def bitsandbytes_matrix(layer: Linear4bit) -> torch.Tensor:
-    """The matrix of a 4-bit layer, as what it makes of the identity."""
+    """Return the matrix of a 4-bit layer: its output for the identity."""
     with torch.no_grad():
         return layer(torch.eye(layer.in_features)).T
 
@@ -67,7 +67,7 @@ def test_no_layer_computes_in_4_bits_and_all_is_restored(base_dir, targets):
     assert can_merge(policy) and len(layers) == 14
     copies = MergedCopies(policy)
     copies.sync()
-    with copies.in_place():
+    with copies.active():
         assert not quantized(policy)
         assert torch.allclose(policy(IDS).logits, before, atol=1e-4)
         assert not policy(IDS).logits.requires_grad
@@ -91,7 +91,7 @@ def test_the_copies_follow_the_adapter_at_the_same_addresses(policy):
                 parameter.mul_(-1)
     expected = policy(IDS).logits
     copies.sync()
-    with copies.in_place():
+    with copies.active():
         assert torch.allclose(policy(IDS).logits, expected, atol=1e-4)
     assert [one.data_ptr() for one in copies.copies.values()] == addresses
 
@@ -102,7 +102,7 @@ def test_under_bf16_the_copies_are_in_bfloat16(policy, tokenizer):
     copies.sync()
     assert {one.dtype for one in copies.copies.values()} == {torch.bfloat16}
     expected = policy(IDS).logits.log_softmax(-1)
-    with copies.in_place(), torch.autocast("cpu", torch.bfloat16):
+    with copies.active(), torch.autocast("cpu", torch.bfloat16):
         found = policy(IDS).logits.float().log_softmax(-1)
     assert (found - expected).abs().mean() < 0.1
 

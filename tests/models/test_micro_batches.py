@@ -1,4 +1,4 @@
-"""How rows are cut into micro-batches."""
+"""Rows are cut into the cheapest micro-batches."""
 
 from itertools import combinations
 

@@ -1,4 +1,4 @@
-"""The dtype of a model where a config leaves it open: 16 bits for what is frozen on a GPU, float32 for the rest."""
+"""The default dtype of a model: 16 bits for frozen weights on a GPU, float32 for the rest."""
 
 import json
 import shutil
@@ -20,9 +20,9 @@ from hfkit.records.record import read_record
     ("kind", "bf16", "use_peft", "checkpoint", "dtype"),
     [
         ("cuda", True, True, "bfloat16", "bfloat16"),
-        ("cuda", True, True, "float16", "bfloat16"),  # autocast rounds its matrices to bfloat16 in any case
+        ("cuda", True, True, "float16", "bfloat16"),  # autocast rounds its matrices to bfloat16 anyway
         ("cuda", True, True, "float32", "float32"),
-        ("cuda", True, False, "bfloat16", "float32"),  # what is trained
+        ("cuda", True, False, "bfloat16", "float32"),  # trained weights
         ("cuda", False, True, "bfloat16", "float32"),  # an older GPU, or bf16: false
         ("cuda", False, True, "float16", "float32"),
         ("cpu", True, True, "bfloat16", "float32"),
@@ -56,14 +56,14 @@ def test_on_a_cpu_a_base_is_loaded_in_float32_unless_asked_otherwise(run_stage, 
     assert dtype_to_evaluate(None) == "float32" and dtype_to_evaluate("bfloat16") == "bfloat16"
 
 
-def test_a_dtype_of_its_own_wins(config_of, half_dir, tmp_path):
+def test_an_explicit_dtype_wins(config_of, half_dir, tmp_path):
     config = config_of("sft", tmp_path / "out", model_name_or_path=str(half_dir), dtype="bfloat16")
     assert frozen_and_trained(load_trainable(config)) == [{torch.bfloat16}, {torch.float32}]
 
 
 @pytest.fixture
 def whole_adapter(half_dir, tmp_path) -> str:
-    """An adapter that trains the embedding and the head as a whole, on a base in bfloat16."""
+    """An adapter that trains the embedding and the head in full, on a base in bfloat16."""
     model = AutoModelForCausalLM.from_pretrained(half_dir)
     shape = {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]}
     folder = Path(shutil.copytree(half_dir, tmp_path / "theirs"))
@@ -81,7 +81,7 @@ def test_modules_that_are_trained_whole_are_in_float32_under_autocast(run_stage,
     with safe_open(folder / "adapter_model.safetensors", "pt") as now:
         name = next(name for name in now.keys() if "embed_tokens" in name)
         moved = now.get_tensor(name).float() - model.get_input_embeddings().weight.detach().float()
-    assert 0 < moved.abs().max() < 1e-5  # bfloat16 would round such updates away
+    assert 0 < moved.abs().max() < 1e-5  # bfloat16 would round such updates to 0
     assert not [warning for warning in read_record(folder)["warnings"] if "16 bits" in warning]
 
 

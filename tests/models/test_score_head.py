@@ -1,4 +1,4 @@
-"""What LoRA trains is in float32 over any base, and a reward or value head computes in it: nothing small is lost."""
+"""LoRA trains float32 weights on any base, and reward and value heads compute in float32, so small values survive."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def base(request) -> dict:
 
 @pytest.fixture
 def stepped():
-    """Dtypes of all that optimizers have stepped on."""
+    """The dtypes of all weights that an optimizer has updated."""
     dtypes = set()
 
     def see(optimizer, *_):
@@ -98,7 +98,7 @@ def classifier(dtype: str, vocabulary: int):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rewards_and_values_are_not_rounded_to_bf16(dtype, tokenizer, tmp_path):
     reward = RewardModel(model := classifier(dtype, len(tokenizer)), tokenizer)
-    replies = [[5 + place] for place in range(8)]
+    replies = [[5 + index] for index in range(8)]
     tokens = Tokens.from_lists([[1]] * 8, replies, tokenizer.pad_token_id, torch.device("cpu"))
     args = PPOArguments(output_dir=str(tmp_path), bf16=True, use_cpu=True)
     with torch.no_grad(), autocast(args.bf16, torch.device("cpu")):
@@ -119,4 +119,4 @@ def test_only_a_head_under_an_adapter_is_widened():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_whole_models_that_are_trained_in_bf16_are_warned_of(dtype, run_stage, tmp_path, capsys):
     run_stage("sft", tmp_path / "run", use_peft=None, lora_r=None, dtype=dtype, max_steps=1)
-    assert ("which round small updates away" in capsys.readouterr().err) == (dtype == "bfloat16")
+    assert ("which round small updates to 0" in capsys.readouterr().err) == (dtype == "bfloat16")

@@ -1,4 +1,4 @@
-"""Replies in one sequence: the hidden states and gradients of each by itself, or the architecture is told apart."""
+"""Responses in one sequence: hidden states and gradients equal those of separate ones, or sharing is refused."""
 
 import pytest
 import torch
@@ -27,17 +27,17 @@ def states_of(model, sequences) -> torch.Tensor:
 def test_each_reply_ends_where_it_does_by_itself(replies):
     sequence = sequence_of(replies)
     for branch, (reply, end) in enumerate(zip(replies, sequence.ends, strict=True), 1):
-        places = [place for place, of in enumerate(sequence.branches) if of in (0, branch)]
-        assert [sequence.ids[place] for place in places] == reply
-        assert [sequence.positions[place] for place in places] == [*range(len(reply))]
-        assert places[-1] == end
+        indices = [index for index, of in enumerate(sequence.branches) if of in (0, branch)]
+        assert [sequence.ids[index] for index in indices] == reply
+        assert [sequence.positions[index] for index in indices] == [*range(len(reply))]
+        assert indices[-1] == end
     assert sum(sequence.readers) == sum(map(len, replies))
 
 
 @pytest.mark.parametrize("family", [family for family in SETTINGS if family not in RECURRENT])
 def test_states_and_gradients_are_those_of_each_reply(family):
     model = model_of(family, 64)
-    longest = [[*PROMPT, 40, 41], [*PROMPT, 50]]  # 6 tokens, the window of those that have one
+    longest = [[*PROMPT, 40, 41], [*PROMPT, 50]]  # 6 tokens, the window of models that have one
     assert shares_prefixes(model, model.base_model, longest)
     several = [REPLIES["equal"], REPLIES["one begins the other"], longest]
     joined = states_of(model, [sequence_of(replies) for replies in several])
@@ -84,7 +84,7 @@ def test_a_short_prefix_is_not_shared():
     assert len(sequences_of(REPLIES["two"], share=False)) == 2
 
 
-def test_what_attends_in_another_way_is_not_asked():
+def test_other_attention_implementations_are_not_tested():
     AttentionInterface.register("another", sdpa_attention_forward)
     model = model_of("llama", 64)
     model.set_attn_implementation("another")

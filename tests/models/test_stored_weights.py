@@ -1,4 +1,4 @@
-"""Checkpoints whose files do not hold what their config says are refused before weights are loaded, by every verb."""
+"""Every verb refuses checkpoints whose files do not match their config, before weights are loaded."""
 
 import json
 import os
@@ -27,7 +27,7 @@ STILL = {"learning_rate": 1e-12, "max_steps": 1}
 
 
 def change(folder, changed) -> None:
-    """Saves what a function makes of the weights in a folder."""
+    """Return a function that changes the weights in a folder with another function."""
     file = folder / "model.safetensors"
     save_file(changed(load_file(file)), file, {"format": "pt"})
 
@@ -67,12 +67,12 @@ def truncate(folder) -> None:
 
 
 BROKEN = {
-    "compiled": (renamed(lambda name: f"_orig_mod.{name}"), r"lacks 2. weights .*has no place for _orig_mod\."),
-    "distributed": (renamed(lambda name: f"module.{name}"), r"lacks 2. weights .*no place for module\."),
-    "of an adapter": (renamed(lambda name: f"base_model.model.{name}"), r"no place for base_model\."),
+    "compiled": (renamed(lambda name: f"_orig_mod.{name}"), r"lacks 2. weights .*does not use its _orig_mod\."),
+    "distributed": (renamed(lambda name: f"module.{name}"), r"lacks 2. weights .*does not use its module\."),
+    "of an adapter": (renamed(lambda name: f"base_model.model.{name}"), r"does not use its base_model\."),
     "no norm": (without("model.norm.weight"), r"lacks 1 weights of a Llama.*would be random: model.norm.weight"),
     "more layers": (lambda folder: edit(folder / "config.json", num_hidden_layers=3), "lacks 9 weights"),
-    "another shape": (reshape, r"holds 1 weights in another shape .*up_proj.weight \(60, 32\), not \(64, 32\)"),
+    "another shape": (reshape, r"has 1 weights whose shapes differ .*up_proj.weight \(60, 32\), not \(64, 32\)"),
     "a lost shard": (lose_a_shard, "FileNotFoundError.*model-00002-of-00007"),
     "a short index": (lose_index_entries, "lacks 5 weights"),
     "truncated": (truncate, "cannot load .*SafetensorError"),
@@ -114,7 +114,7 @@ def evaluation_of(model, tmp_path, **changes) -> EvaluateConfig:
 @pytest.mark.parametrize(("breaks", "reported"), BROKEN.values(), ids=BROKEN)
 def test_what_a_checkpoint_does_not_hold(breaks, reported, checkpoint, config_of, tmp_path, request):
     breaks(checkpoint)
-    request.getfixturevalue("no_weights")  # from here on
+    request.getfixturevalue("no_weights")  # forbid loading weights from here on
     for stage, changes in STAGES.items():
         with pytest.raises(ConfigError, match=reported):
             config_of(stage, tmp_path / "out", model_name_or_path=str(checkpoint), **changes)
@@ -145,7 +145,7 @@ def test_a_reward_model_without_its_head(other, reward_model, config_of, tmp_pat
     renamed(lambda name: name.replace("score.weight", other) if other else name)(folder)
     if other is None:
         without("score.weight")(folder)
-    request.getfixturevalue("no_weights")  # from here on
+    request.getfixturevalue("no_weights")  # forbid loading weights from here on
     with pytest.raises(HfkitError, match=reported):
         hfkit.load_reward(str(folder))
     with pytest.raises(ConfigError, match=rf"reward_model_path: .*{reported}"):
@@ -156,7 +156,7 @@ def test_a_reward_model_without_its_head(other, reward_model, config_of, tmp_pat
 
 def test_a_classifier_of_two_labels(reward_model, config_of, tmp_path, request):
     folder = reward_model(labels=2)
-    request.getfixturevalue("no_weights")  # from here on
+    request.getfixturevalue("no_weights")  # forbid loading weights from here on
     with pytest.raises(ConfigError, match=r"score.weight \(2, 32\), not \(1, 32\)"):
         config_of("reward", tmp_path / "out", model_name_or_path=str(folder))
     with pytest.raises(ConfigError, match=r"reward_model_path: .*num_labels=2"):
@@ -173,13 +173,13 @@ def diverge(folder, file: str, ending: str) -> None:
 
 @pytest.mark.parametrize("is_adapter", [False, True])
 def test_weights_that_are_not_finite(is_adapter, checkpoint, sft_dir, copy, run_stage, tmp_path):
-    """A run that diverged before: all that it computes is NaN, and sampling from it fails deep inside torch."""
+    """An earlier run diverged: all results are NaN, and sampling fails deep inside torch."""
     folder = copy(sft_dir) if is_adapter else checkpoint
     if is_adapter:
         diverge(folder, "adapter_model.safetensors", "q_proj.lora_B.weight")
     else:
         diverge(folder, "model.safetensors", "layers.1.mlp.up_proj.weight")
-    reported = rf"{folder} holds weights that are not finite, such as .*_proj"
+    reported = rf"{folder} has weights that are not finite, such as .*_proj"
     for stage, changes in STAGES.items():
         if stage != "pretrain" or not is_adapter:
             changes = changes | ({"lora_r": None} if is_adapter and stage == "sft" else {})
@@ -193,7 +193,7 @@ def test_weights_that_the_model_has_no_place_for_are_named(checkpoint, capsys):
     wanted = logits(AutoModelForCausalLM.from_pretrained(checkpoint))
     change(checkpoint, lambda weights: weights | {"v_head.summary.weight": torch.zeros(1, 32)})
     assert torch.equal(logits(load_base(str(checkpoint))), wanted)
-    assert "holds 1 weights that a LlamaForCausalLM has no place for: v_head.summary.weight" in capsys.readouterr().err
+    assert "has 1 weights that a LlamaForCausalLM does not use: v_head.summary.weight" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changed", [shard, renamed(lambda name: name.removeprefix("model."))])
@@ -208,8 +208,8 @@ def test_a_tokenizer_with_ids_beyond_the_embedding(checkpoint, reward_model, sft
     reward, adapter = reward_model(), copy(sft_dir)
     for folder in (checkpoint, reward, adapter):
         add_tokens(folder)
-    request.getfixturevalue("no_weights")  # from here on
-    reported = "has ids up to 318, but the model's embedding ends at 317"
+    request.getfixturevalue("no_weights")  # forbid loading weights from here on
+    reported = "has ids up to 318, but the model's embedding has only 318 rows"
     for use in (
         lambda: hfkit.load_policy(str(checkpoint)),
         lambda: chat(str(checkpoint), prompt="Hi"),

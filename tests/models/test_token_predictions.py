@@ -1,4 +1,4 @@
-"""Losses by chunks of tokens: those of the whole logits and their gradients, whatever the head does; less memory."""
+"""Losses by chunks of tokens equal those of whole logits, with their gradients, for any head and with less memory."""
 
 import copy
 from functools import partial
@@ -52,7 +52,7 @@ def chunks_of_four_tokens(monkeypatch):
 
 
 def model_of(head: str) -> torch.nn.Module:
-    """A tiny model with a head of some kind, and weights large enough that a scale and a cap change its predictions."""
+    """Return a tiny model with a kind of head, and weights so large that scale and cap change its predictions."""
     torch.manual_seed(0)
     kind, settings = HEADS[head]
     options = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "dropout": 0.0, "vocab_size": 90}
@@ -64,15 +64,15 @@ def model_of(head: str) -> torch.nn.Module:
 
 
 def whole(model, measure):
-    """The same of the logits of the model's own forward pass."""
+    """Return the same measures from the logits of the model's forward pass."""
     logits = model(**INPUTS).logits
     return measure(logits[TARGETS != IGNORE].float(), TARGETS[TARGETS != IGNORE])
 
 
 def gradients(model, measured) -> dict[str, torch.Tensor]:
-    """Of a sum in which each token, and each figure of it, has another weight."""
+    """Return the gradients of a sum in which each token and each measure has a different weight."""
     weights = torch.linspace(-1, 1, len(measured[0]))
-    sum((1 + place) * (one * weights).sum() for place, one in enumerate(measured) if one.requires_grad).backward()
+    sum((1 + index) * (one * weights).sum() for index, one in enumerate(measured) if one.requires_grad).backward()
     return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
@@ -90,10 +90,10 @@ def assert_same_as_whole(model, measure, tolerance=1e-6) -> None:
 
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("head", HEADS)
-def test_figures_and_gradients_are_those_of_the_whole_logits(head, measure):
+def test_measures_and_gradients_are_those_of_the_whole_logits(head, measure):
     model = model_of(head)
     assert_same_as_whole(model, MEASURES[measure])
-    assert output_head.scalings[model] is not None  # by chunks
+    assert output_head.scalings[model] is not None  # computed by chunks
 
 
 def test_an_adapter_on_the_head_is_computed_and_trained():
@@ -112,7 +112,7 @@ def test_under_bf16_autocast_every_weight_has_its_gradient():
 
 
 def adapted_head() -> torch.nn.Module:
-    """A model with LoRA on its head, whose every weight is random."""
+    """Return a model with LoRA on its head and random weights everywhere."""
     model = get_peft_model(model_of("untied"), LoraConfig(r=2, target_modules=["q_proj", "lm_head"], lora_dropout=0.0))
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -159,7 +159,7 @@ def test_every_scale_is_read_from_its_key():
         assert {(8.0, None), (1 / 8.0, None), (1.0, None)} <= {*output_head.possible_scalings(config)}
 
 
-def test_the_test_of_the_head_leaves_modes_and_random_numbers_as_they_were():
+def test_the_test_of_the_head_restores_modes_and_random_numbers():
     model = get_peft_model(model_of("untied"), LoraConfig(r=2, target_modules=["lm_head"], lora_dropout=0.5)).train()
     state = torch.get_rng_state()
     assert find_scaling(causal_model(model), IDS[:1]) == (1.0, None)
@@ -167,7 +167,7 @@ def test_the_test_of_the_head_leaves_modes_and_random_numbers_as_they_were():
     assert all(module.training for module in model.modules())
 
 
-def test_no_targets_give_no_figures():
+def test_no_targets_give_no_measures():
     model = model_of("untied")
     (losses,) = measure_predictions(model, INPUTS, torch.full_like(IDS, IGNORE), cross_entropy)
     losses.sum().backward()
@@ -177,13 +177,13 @@ def test_no_targets_give_no_figures():
 
 @pytest.mark.parametrize("scaling", [None, "found"])
 def test_a_large_vocabulary_takes_the_memory_of_a_chunk(scaling, monkeypatch):
-    """512 tokens with 64,000 logits each: 125 MiB in float32, several times over where they are computed whole."""
+    """512 tokens with 64,000 logits each: 125 MiB in float32, several times if they are computed whole."""
     monkeypatch.setitem(token_predictions.LOGITS, "cpu", 1 << 22)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=64_000, **sizes))
     ids = torch.arange(512)[None]
     inputs, targets = {"input_ids": ids}, token_predictions.shifted(ids)
-    measure_predictions(model, {"input_ids": ids[:, :64]}, targets[:, :64], cross_entropy)  # looks at the head once
+    measure_predictions(model, {"input_ids": ids[:, :64]}, targets[:, :64], cross_entropy)  # tests the head once
     if scaling is None:
         output_head.scalings[model] = None
     with TensorMeter() as meter:
@@ -197,5 +197,5 @@ def test_a_sum_is_differentiated_once():
     model = model_of("untied")
     total, *_ = sum_losses(model, INPUTS, TARGETS, loss_hit_and_entropy)
     total.backward(retain_graph=True)
-    with pytest.raises(RuntimeError):  # rather than a gradient that is scaled twice
+    with pytest.raises(RuntimeError):  # instead of a gradient that is scaled twice
         total.backward()

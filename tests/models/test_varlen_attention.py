@@ -1,4 +1,4 @@
-"""PyTorch's kernel for rows of several lengths: documents are apart, and what is no packed row is as with SDPA."""
+"""PyTorch's kernel for variable lengths separates documents, and other rows are computed as by SDPA."""
 
 from itertools import chain
 
@@ -40,20 +40,20 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
 @pytest.mark.parametrize("autocast", [True, False])
 @pytest.mark.parametrize("name", SHAPES)
 def test_documents_of_a_packed_row_are_computed_as_if_alone(name, autocast):
-    """In bf16 against float64 of each document alone: no further from it than SDPA's bf16, give or take a half."""
+    """In bf16 the error against float64 of each document alone is at most 1.5 times that of SDPA."""
     exact = model_of(name, "eager").double()
     alone = torch.cat([exact(torch.tensor([document])).logits[0] for document in DOCUMENTS])
     ids = torch.tensor([[*chain(*DOCUMENTS)]], device="cuda")
-    places = torch.tensor([[*chain(*(range(len(document)) for document in DOCUMENTS))]], device="cuda")
+    positions = torch.tensor([[*chain(*(range(len(document)) for document in DOCUMENTS))]], device="cuda")
     wanted, found, slopes = gradients_alone(exact), {}, {}
     for attention in ("sdpa", VARLEN):
         model = model_of(name, attention).cuda()
         model = model if autocast else model.bfloat16()
         with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
             found[attention] = difference(
-                model(ids, position_ids=places, use_cache=False).logits[0].double().cpu(), alone
+                model(ids, position_ids=positions, use_cache=False).logits[0].double().cpu(), alone
             )
-            slopes[attention] = difference(gradients(model, input_ids=ids, position_ids=places).cpu(), wanted)
+            slopes[attention] = difference(gradients(model, input_ids=ids, position_ids=positions).cpu(), wanted)
     assert found[VARLEN] < max(1.5 * found["sdpa"], 1e-3) < 0.05
     assert slopes[VARLEN] < max(1.5 * slopes["sdpa"], 1e-3) < 0.1
 
@@ -64,8 +64,8 @@ def gradients_alone(model) -> torch.Tensor:
 
 @pytest.mark.any_device
 @pytest.mark.parametrize("name", SHAPES)
-def test_what_is_no_packed_row_is_computed_as_by_sdpa(name):
-    """Padded batches, and replies sampled with a cache."""
+def test_rows_that_are_not_packed_are_computed_as_by_sdpa(name):
+    """Padded batches, and responses sampled with a cache."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ids = torch.randint(3, 100, (3, 11), device=device)
     mask = torch.ones_like(ids)
@@ -81,7 +81,7 @@ def test_what_is_no_packed_row_is_computed_as_by_sdpa(name):
     assert torch.equal(replies, same_replies)
 
 
-def test_the_kernel_is_not_chosen_for_what_it_does_not_compute(monkeypatch):
+def test_the_kernel_is_not_chosen_for_features_that_it_lacks(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     assert supports_varlen(model_of("llama", "eager").config)
@@ -95,7 +95,7 @@ def test_the_kernel_is_not_chosen_for_what_it_does_not_compute(monkeypatch):
 @pytest.mark.parametrize(
     "option", [{"softcap": 50.0}, {"s_aux": torch.zeros(4)}, {"is_causal": False}, {"dropout": 0.1}]
 )
-def test_what_the_kernel_does_not_compute_is_an_error(option):
+def test_a_feature_that_the_kernel_lacks_is_an_error(option):
     row, layer = torch.zeros(1, 4, 7, 8), model_of("llama", VARLEN).model.layers[0].self_attn
-    with pytest.raises(HfkitError, match=f"does not compute {next(iter(option))}"):
+    with pytest.raises(HfkitError, match=f"does not support {next(iter(option))}"):
         varlen_attention(layer, row, row, row, None, position_ids=torch.arange(7)[None], **option)

@@ -1,6 +1,6 @@
-"""vLLM samples from the policy of now: on a server and in this process, both of which doubles of it play.
+"""vLLM samples from the current policy, on a server and in this process; doubles replace both.
 
-The doubles (`tests/vllm_double`, `tests/vllm_server.py`) have a small model of their own, which gets the weights.
+The doubles (`tests/vllm_double`, `tests/vllm_server.py`) have a small model, which receives the weights.
 """
 
 import json
@@ -30,7 +30,7 @@ STOPS = [1]
 
 
 def policy_on(base_dir, kind: str):
-    """A policy of a kind, whose adapter differs from zero."""
+    """Return a policy of a kind, whose adapter differs from zero."""
     bits = FOUR_BITS if kind.startswith("4-bit") else {}
     base = load_base(str(base_dir), quantization=quantization_of(bits))
     torch.manual_seed(0)
@@ -40,7 +40,7 @@ def policy_on(base_dir, kind: str):
 
 
 def update(policy, seed: int) -> None:
-    """Change what is trained, by so much that replies change."""
+    """Change trained weights enough to change responses."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
@@ -103,14 +103,14 @@ def test_replies_are_drawn_by_the_models_probabilities_at_the_temperature_alone(
     surplus = torch.cat([one.logprobs + one.entropy for one in found])
     assert torch.cat([one.entropy for one in found]).mean() > 1
     assert abs(float(surplus.mean())) < 4 * float(surplus.std()) / sqrt(len(surplus))
-    assert len({*map(tuple, replies)}) > 40  # of one prompt: each has a seed of its own
+    assert len({*map(tuple, replies)}) > 40  # of one prompt: each has a different seed
     torch.manual_seed(5)
     assert engine.sample(prompts, 6, temperature, 3, STOPS) == replies
-    assert engine.sample(prompts, 6, temperature, 3, STOPS) != replies  # the random numbers went on
+    assert engine.sample(prompts, 6, temperature, 3, STOPS) != replies  # the generator has advanced
 
 
 @pytest.mark.parametrize("where", ["server", "colocate"])
-def test_stop_tokens_are_ours_and_not_those_of_vllm(serve_vllm, free_port, base_dir, tokenizer, tmp_path, where):
+def test_stop_tokens_are_hfkits_and_not_vllms(serve_vllm, free_port, base_dir, tokenizer, tmp_path, where):
     policy = policy_on(base_dir, "LoRA")
     whole = generate_replies(policy, tokenizer, PROMPTS, 20, stop_token_ids=[10**6])
     folder = Path(shutil.copytree(base_dir, tmp_path / "base"))
@@ -123,9 +123,9 @@ def test_stop_tokens_are_ours_and_not_those_of_vllm(serve_vllm, free_port, base_
     engine = VLLMEngine(policy, tokenizer, backend)
     engine.sync()
     assert engine.sample(PROMPTS, 20, 0.0, 5, [10**6]) == whole
-    stops = [whole[0][3], whole[1][10]]
-    expected = generate_replies(policy, tokenizer, PROMPTS, 20, stop_token_ids=stops)
-    assert engine.sample(PROMPTS, 20, 0.0, 5, stops) == expected != whole
+    stop_token_ids = [whole[0][3], whole[1][10]]
+    expected = generate_replies(policy, tokenizer, PROMPTS, 20, stop_token_ids=stop_token_ids)
+    assert engine.sample(PROMPTS, 20, 0.0, 5, stop_token_ids) == expected != whole
 
 
 def test_weights_are_merged_in_float32_also_under_autocast(vllm_double, base_dir, tokenizer):
@@ -158,7 +158,7 @@ def test_vllm_in_this_process_sleeps_while_the_policy_learns(engine_on, base_dir
 
 
 def test_small_changes_survive_bfloat16(base_dir):
-    """Rounded to the nearest, an adapter much smaller than the last digit of the base would not be sent."""
+    """Rounding to nearest would drop an adapter that is much smaller than the base's last digit."""
     policy = policy_on(base_dir, "LoRA")
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
@@ -191,15 +191,15 @@ BROKEN = {
     "huge": "did not sample: .*more than 16777216 bytes",
     "prompt": "did not sample: .*another prompt",
     "tokens": "expected token ids from 0 to 317",
-    "slow": "did not sample: no answer within 4 seconds",
-    "dies": "did not sample: the connection is refused or lost",
+    "slow": "did not sample: it exceeded the timeout of 4 seconds",
+    "dies": "did not sample: the connection was refused or lost",
 }
 
 
 def test_a_server_that_breaks_is_an_error_in_a_sentence(serve_vllm, free_port, base_dir, tokenizer):
     policy, group = policy_on(base_dir, "LoRA"), free_port()
     for how, message in BROKEN.items():
-        if how in ("error", "dies"):  # a server that has broken otherwise goes on
+        if how in ("error", "dies"):  # the server still runs after other failures
             server = serve_vllm(base_dir)
         engine = VLLMEngine(policy, tokenizer, Server(server.url, 4.0 if how == "slow" else 60.0, group))
         engine.sync()
@@ -218,17 +218,17 @@ def test_a_server_that_is_gone_or_hangs_when_weights_are_sent_is_an_error(engine
     policy = policy_on(base_dir, "LoRA")
     engine = engine_on("server", policy, tokenizer, timeout=2.0, how="hangs", after=1)
     engine.sync()
-    with pytest.raises(EngineError, match="did not take over the weights: no answer within 2 seconds"):
+    with pytest.raises(EngineError, match="did not load the weights: it exceeded the timeout of 2 seconds"):
         engine.sync()
 
 
-def test_a_server_that_was_started_again_gets_the_weights_anew(serve_vllm, free_port, base_dir, tokenizer):
+def test_a_restarted_server_gets_the_weights_again(serve_vllm, free_port, base_dir, tokenizer):
     policy, group = policy_on(base_dir, "LoRA"), free_port()
     first = serve_vllm(base_dir)
     engine = VLLMEngine(policy, tokenizer, Server(first.url, 3.0, group))
     engine.sync()
     first.stop()
-    with pytest.raises(EngineError, match="did not take over the weights"):
+    with pytest.raises(EngineError, match="did not load the weights"):
         engine.sync()
     serve_vllm(base_dir, port=first.port)
     engine.sync()
@@ -254,7 +254,7 @@ def test_which_servers_are_on_this_machine(url, expected):
 
 def test_a_server_elsewhere_is_warned_of(vllm_double, tokenizer, base_dir, capsys):
     engine = VLLMEngine(policy_on(base_dir, "LoRA"), tokenizer, Server("http://10.255.255.1:8000", 1.0))
-    with pytest.raises(EngineError):  # the tests connect to no network
+    with pytest.raises(EngineError):  # tests have no network
         engine.sync()
     assert "warning: prompts and weights are sent to http://10.255.255.1:8000" in capsys.readouterr().err
 
@@ -271,7 +271,7 @@ def test_models_that_vllm_cannot_take_over_are_refused(base_dir, tokenizer):
 
 @pytest.mark.gpu
 def test_vllm_itself_takes_over_each_update(tokenizer, tmp_path, monkeypatch):
-    """On a GPU where vLLM is installed; rounding differs, so that most first tokens are compared."""
+    """On a GPU with vLLM; rounding differs, so only most first tokens must agree."""
     pytest.importorskip("vllm")
     monkeypatch.setenv("VLLM_HOST_IP", "127.0.0.1")
     sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}

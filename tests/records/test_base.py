@@ -1,4 +1,4 @@
-"""An adapter's record names the base that it was trained on, and no other base is taken for it."""
+"""An adapter's record names the base that it was trained on, and any other base is refused."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def other_base(base_dir, tmp_path) -> Path:
 
 @pytest.fixture
 def astray(tmp_path, other_base):
-    """astray(adapter) -> a copy of it that says it stood on `other_base`."""
+    """astray(adapter) -> a copy of it that names `other_base` as its base."""
 
     def make(adapter: Path) -> Path:
         folder = Path(shutil.copytree(adapter, tmp_path / f"astray-{adapter.name}", ignore=IGNORED))
@@ -67,7 +67,7 @@ def test_an_adapter_on_another_base_is_refused_with_both_names(name, request, ba
         load(str(folder))
     for part in (folder, base_dir, weights_hash(base_dir)[:12], other_base, weights_hash(other_base)[:12], "--base"):
         assert str(part) in str(error.value)
-    with pytest.raises(HfkitError, match="but its base now is"):
+    with pytest.raises(HfkitError, match="but its base is now"):
         load(str(request.getfixturevalue(name)), base=str(other_base))
 
 
@@ -87,7 +87,7 @@ def test_no_stage_starts_from_an_adapter_on_another_base(config_of, sft_dir, ast
         ("ppo", "reward_model_path", "reward_dir"),
     ],
 )
-def test_another_base_is_told_before_anything_is_loaded(config_of, tmp_path, request, astray, stage, key, name):
+def test_another_base_is_reported_before_anything_is_loaded(config_of, tmp_path, request, astray, stage, key, name):
     folder = astray(request.getfixturevalue(name))
     with pytest.raises(ConfigError) as error:
         config_of(stage, tmp_path / "out", **{key: str(folder)}, lora_r=None)
@@ -95,7 +95,7 @@ def test_another_base_is_told_before_anything_is_loaded(config_of, tmp_path, req
     assert "was trained on the base" in str(error.value)
 
 
-def test_another_base_is_told_of_an_adapter_on_the_hub_too(config_of, tmp_path, astray, hub, sft_dir):
+def test_another_base_is_reported_for_an_adapter_on_the_hub_too(config_of, tmp_path, astray, hub, sft_dir):
     name = hub("d" * 40, astray(sft_dir))
     with pytest.raises(ConfigError, match=f"{name} was trained on the base"):
         config_of("sft", tmp_path / "out", model_name_or_path=name, lora_r=None)
@@ -120,7 +120,7 @@ def test_a_base_that_is_gone_is_found_again(sft_dir, base_dir, astray, other_bas
 
 
 @pytest.mark.parametrize("record", [None, "{", '{"base": null}', '{"base": {"path": "x"}}'])
-def test_an_adapter_without_a_record_of_its_base_goes_by_its_shapes(astray, sft_dir, record):
+def test_an_adapter_without_a_record_of_its_base_is_checked_by_its_shapes(astray, sft_dir, record):
     folder = astray(sft_dir)
     (folder / "hfkit.json").unlink()
     if record is not None:
@@ -153,7 +153,7 @@ def test_a_base_from_the_hub_is_named_and_opened_by_its_commit(run_stage, hub, t
         weights_hash(base_dir),
     )
     before = logits(hfkit.load_policy(str(folder))[0])
-    hub(second, other_base)  # the repository's main branch moves on
+    hub(second, other_base)  # the main branch now has another commit
     assert torch.equal(logits(hfkit.load_policy(str(folder))[0]), before)
     with pytest.raises(HfkitError) as error:
         hfkit.load_policy(str(folder), base=name)
@@ -161,7 +161,7 @@ def test_a_base_from_the_hub_is_named_and_opened_by_its_commit(run_stage, hub, t
     assert f"{name} at {second[:12]}" in str(error.value)
 
 
-def test_a_snapshot_that_is_not_whole_yet_says_nothing_of_its_weights(hub, sft_dir, base_dir):
+def test_an_incomplete_snapshot_has_no_hash_of_its_weights(hub, sft_dir, base_dir):
     name = hub("c" * 40, base_dir)
     snapshot = folder_of(name)
     (snapshot / "model.safetensors").rename(snapshot / "model-00001-of-00002.safetensors")

@@ -1,4 +1,4 @@
-"""The bounds of models' configs leave room for those that exist."""
+"""Existing models are within the bounds of configs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`hfkit lineage`: the tree from a run to its data and its first weights, and what has become of them since."""
+"""`hfkit lineage`: the tree from a run to its data and its first weights, and how they have changed since."""
 
 import json
 import shutil
@@ -39,14 +39,14 @@ def test_the_tree_of_a_run(chain, capsys, data):
     assert lines[:4] == [
         f"ppo: {chain}/ppo, weights {hashes['ppo']}, seed 42",
         f"train: 4 of 4 rows kept, {data}/prompts.jsonl {prompts}",
-        "test: 4 of 4 rows kept, held out of train",
+        "test: 4 of 4 rows kept, held out from train",
         base,
     ]
     assert f"start: {chain}/sft (sft), weights {hashes['sft']}, seed 42" in lines
     assert f"start: {chain}/pretrain (pretrain), weights {hashes['pretrain']}, seed 42" in lines
     assert f"reward: {chain}/reward, weights {hashes['reward']}, seed 42" in lines
     assert f"start: {chain}/sft (sft), weights {hashes['sft']}, seed 42, as above" in lines
-    assert lines.count(base) == 3  # of ppo, sft and reward; the sft model below the reward model is not unfolded again
+    assert lines.count(base) == 3  # of ppo, sft and reward; the sft model below the reward model is not expanded again
     assert "not there" not in out
     assert "changed" not in out
 
@@ -73,7 +73,7 @@ def test_as_json_it_has_whole_hashes_and_all_that_the_tree_has(chain, capsys):
     assert sft["parents"][0]["parents"] == []
 
 
-def test_a_parent_that_is_gone_is_marked_and_its_own_parents_are_still_told(chain, capsys):
+def test_a_parent_that_is_gone_is_marked_and_its_own_parents_are_still_reported(chain, capsys):
     shutil.rmtree(chain / "sft")
     out = printed(capsys, chain / "reward")
     assert f"start: {chain}/sft (sft), weights " in out
@@ -123,7 +123,7 @@ def test_a_base_from_the_hub_has_its_commit(hub, base_dir, run_stage, tmp_path, 
     assert f"start: {name} at {'b' * 12} (pretrain)" in out
 
 
-def test_several_data_sets_have_a_line_each(run_stage, data, tmp_path, capsys):
+def test_each_dataset_has_its_own_line(run_stage, data, tmp_path, capsys):
     files = [{"path": str(data / "docs.jsonl")}, {"path": str(data / "docs.jsonl"), "split": "train[:10]"}]
     out = printed(capsys, run_stage("tokenizer", tmp_path / "out", datasets=files))
     assert "train: 202 of 202 rows kept\n" in out
@@ -138,7 +138,7 @@ def test_records_that_name_each_other_are_not_followed_in_a_circle(chain, capsys
     assert printed(capsys, chain / "sft").count(f"{chain}/sft") == 2
 
 
-def test_a_record_cannot_speak_to_the_terminal(chain, capsys):
+def test_a_record_cannot_send_escapes_to_the_terminal(chain, capsys):
     record = json.loads((chain / "ppo" / "hfkit.json").read_text())
     record["lineage"][0]["path"] = "/gone/\x1b[2J[bold]x"
     (chain / "ppo" / "hfkit.json").write_text(json.dumps(record))
@@ -148,11 +148,11 @@ def test_a_record_cannot_speak_to_the_terminal(chain, capsys):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (None, "has no record: there is no hfkit.json of a run in it"),
-        ("{", "is not JSON"),
+        (None, "has no record: expected the hfkit.json"),
+        ("{", "is not valid JSON"),
         ("[]", "is not a JSON mapping"),
-        ('{"lineage": [{"role": "start"}]}', "is not as hfkit writes it"),
-        ('{"data": [1]}', "is not as hfkit writes it"),
+        ('{"lineage": [{"role": "start"}]}', "is not a valid record"),
+        ('{"data": [1]}', "is not a valid record"),
     ],
 )
 def test_a_folder_without_a_record_is_reported(tmp_path, capsys, record, message):

@@ -1,4 +1,4 @@
-"""A record that was written before a key existed is that of a run with the key's default."""
+"""A record that was written before a key existed counts as one with the key's default."""
 
 import json
 
@@ -37,5 +37,5 @@ def test_later_keys_have_their_defaults_and_others_stay(stage):
     settings = json.loads(json.dumps(settings_of(config)))
     entry = {"path": "a.jsonl", "rows": 3}
     older = {**without(settings, NEW_KEYS), "datasets": [entry], "gone": 1}
-    older |= dict.fromkeys({"eval_datasets", "ptx_datasets"} & {*settings})  # None, where there are none
+    older |= dict.fromkeys({"eval_datasets", "ptx_datasets"} & {*settings})  # None if there are none
     assert with_later_keys(older, config_class) == {**settings, "gone": 1}

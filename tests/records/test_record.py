@@ -1,4 +1,4 @@
-"""The record of a run: written whole, free of names and paths of the machine, and with the lineage of weights."""
+"""The record of a run: written atomically, without names and paths of the machine, with the lineage of weights."""
 
 import hashlib
 import json
@@ -49,14 +49,14 @@ def test_several_files_of_weights_have_one_hash_once_all_are_there(tmp_path):
     assert weights_hash(tmp_path) == whole
 
 
-def test_the_settings_of_a_config_are_what_changes_the_result(config_of, tmp_path):
+def test_the_recorded_settings_are_those_that_change_the_result(config_of, tmp_path):
     here = settings_of(config_of("pretrain", tmp_path / "here"))
     there = settings_of(config_of("pretrain", tmp_path / "there", resume_from_checkpoint=True))
     assert here == there
     assert settings_of(config_of("pretrain", tmp_path, adam_beta2=0.95))["adam_beta2"] == 0.95
 
 
-def test_the_record_of_a_stage_tells_what_it_was(reward_dir, sft_dir, base_dir, data):
+def test_the_record_of_a_stage_describes_it(reward_dir, sft_dir, base_dir, data):
     record = read_record(reward_dir)
     assert (record["stage"], record["status"], record["seed"], record["steps"]) == ("reward", "done", 42, 6)
     assert record["config"]["max_steps"] == 6
@@ -99,7 +99,7 @@ def test_the_peak_is_not_that_of_the_process_before():
     ],
     ids=str,
 )
-def test_a_record_with_other_types_than_hfkit_writes_is_no_record(sft_dir, tmp_path, changes):
+def test_a_record_with_wrong_types_is_ignored(sft_dir, tmp_path, changes):
     record = json.loads((sft_dir / "hfkit.json").read_text())
     write_json(tmp_path / "hfkit.json", record)
     assert read_record(tmp_path) == record
@@ -112,6 +112,6 @@ def test_a_record_that_may_be_there_but_cannot_be_read_is_warned_of(tmp_path, ca
     assert capsys.readouterr().err == ""
     (tmp_path / "hfkit.json").write_text("[]")
     assert known_record(str(tmp_path)) is None
-    assert f"{tmp_path}: its hfkit.json is not as hfkit writes it" in capsys.readouterr().err
-    assert known_record("someone/a-model") is None  # the tests have no network
+    assert f"{tmp_path}: its hfkit.json is not a valid record" in capsys.readouterr().err
+    assert known_record("someone/a-model") is None  # tests have no network
     assert "someone/a-model: the Hub cannot be reached" in capsys.readouterr().err

@@ -7,6 +7,8 @@ import torch
 from torch.nn.functional import log_softmax
 from transformers import PrinterCallback
 
+from hfkit.core.compat import logged_counts
+from hfkit.core.compat_online import logged_since
 from hfkit.data.forms import PROMPTS, encode_prompts
 from hfkit.data.splits import load_splits
 from hfkit.models.generation import stop_ids
@@ -156,6 +158,50 @@ def test_loss_and_gradients_are_those_of_the_formula(make, stage, kind, together
     for (name, ours), theirs in zip(policy.named_parameters(), exact.parameters(), strict=True):
         if ours.requires_grad:
             torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("stage", CLASSES)
+def test_an_update_of_accumulated_micro_batches_is_that_of_whole_batches(make, stage):
+    moved = []
+    for cut in ({"max_tokens_per_micro_batch": 40}, {"micro_batches_by_length": False}):
+        trainer = make(stage, max_steps=1, optim="sgd", learning_rate=1.0, max_grad_norm=1e9, **cut)
+        before = {name: values.detach().clone() for name, values in trainer.policy.named_parameters()}
+        trainer.train()
+        after = {name: values.detach() for name, values in trainer.policy.named_parameters()}
+        moved.append({name: after[name] - values for name, values in before.items()})
+    assert trainer.args.gradient_accumulation_steps > 1 and max(one.abs().max() for one in moved[0].values()) > 1e-4
+    for name, ours in moved[0].items():
+        torch.testing.assert_close(ours, moved[1][name], rtol=1e-3, atol=1e-6, msg=name)
+
+
+METRICS = [("grpo", "token"), ("bnpo", "sequence"), ("cispo", "sequence"), ("luspo", "sequence"), ("vespo", "token")]
+
+
+@pytest.mark.parametrize("truncated", [(), (1, 4)], ids=["all rows", "two rows masked"])
+@pytest.mark.parametrize(("kind", "level"), [*METRICS, (None, "sequence")])
+def test_metrics_of_micro_batches_are_those_of_the_whole_batch(make, kind, level, truncated):
+    changes = {"gradient_accumulation_steps": 1, "num_generations": 2, "per_device_train_batch_size": 6}
+    changes |= {"loss_type": kind} if kind else {}
+    changes |= {"importance_sampling_level": level} if kind not in (None, "vespo") else {}
+    changes |= {"cispo": {"epsilon_high": 1.001}, "vespo": {}}.get(kind, {"epsilon": 1e-3})
+    trainer = make("grpo" if kind else "rloo", max_tokens_per_micro_batch=24, **changes)
+    trainer.current_gradient_accumulation_steps = 1
+    batch, generator = padded_batch(trainer), torch.Generator().manual_seed(2)
+    for row in truncated:  # as mask_truncated_completions does
+        batch["completion_mask"][row] = 0
+    for name in ("old_per_token_logps", "ref_per_token_logps"):
+        logprobs = torch.rand(batch["completion_ids"].shape, generator=generator) / 10 - 5.7
+        batch[name] = logprobs * batch["completion_mask"]
+    batch["old_logps"] = batch["old_per_token_logps"].sum(1)
+    trainer.policy.train()
+    logged = []
+    for cut in (False, True):
+        trainer.args.micro_batches_by_length = cut
+        before = logged_counts(trainer, "train")
+        trainer.compute_loss(trainer.policy, batch)
+        logged.append(logged_since(trainer, before))
+    assert len(trainer.split(batch)) > 2 and {len(part["advantages"]) for part in trainer.split(batch)} != {1}
+    assert logged[1] == pytest.approx(logged[0], rel=1e-4, abs=1e-6) and "entropy" in logged[0]
 
 
 # Advantages, of what a run has sampled

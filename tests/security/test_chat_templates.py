@@ -20,9 +20,9 @@ HI = [{"role": "user", "content": "Hi"}]
 LOOP = "{% for i in range(100000) %}" * 3 + "{% endfor %}" * 3
 DOUBLED = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set ns.x = ns.x OP ns.x %}{% endfor %}"
 TOO_LONG = "characters; the limit is"
-TOO_DEEP = "calls itself, or nests its parts, too deep"
+TOO_DEEP = "is nested, or calls itself, too deeply"
 MEMORY = "GB of memory"
-UNSAFE = "the chat template rejects it: access to attribute"
+UNSAFE = "rejected by the chat template: access to attribute"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def small_limits(monkeypatch):
         pytest.param("{{ 'a' * 300001 }}", "writes 300,001 characters for a", id="a long text written"),
         pytest.param("{{ '%10000000000d' % 1 }}", MEMORY, id="a width of ten digits"),
         pytest.param("{{ 'a'.ljust(10**10) }}", MEMORY, id="a method with a width"),
-        pytest.param("{{ 9 ** 9999999 }}", "computes ** of too large numbers", id="a power of powers"),
+        pytest.param("{{ 9 ** 9999999 }}", "computes ** with numbers that are too large", id="a power of powers"),
         pytest.param("{{ " + "(" * 99000 + "1" + ")" * 99000 + " }}", TOO_DEEP, id="nested parentheses"),
         pytest.param("a" * 10**8, TOO_LONG, id="100 MB of source"),
         pytest.param("{% if %}", "is not Jinja: line 1", id="no Jinja"),
@@ -75,7 +75,9 @@ def small_limits(monkeypatch):
         pytest.param("{{ ''.__class__.__mro__ }}", UNSAFE, id="the class of a text"),
         pytest.param("{{ cycler.__init__.__globals__.os.system('touch code-has-run') }}", UNSAFE, id="cycler"),
         pytest.param("{{ lipsum.__globals__['os'].system('touch code-has-run') }}", UNSAFE, id="lipsum"),
-        pytest.param("{{ '{0.__class__}'.format('') }}", "writes nothing", id="an attribute in a format"),
+        pytest.param(
+            "{{ '{0.__class__}'.format('') }}", "whose rendered prompt is empty", id="an attribute in a format"
+        ),
         pytest.param("{{ raise_exception('\x1b]0;owned\x07\x1b[2J') }}", r"\x1b]0;owned\x07", id="escape codes"),
         pytest.param("{{ raise_exception('x' * 100000) }}", "xxx...", id="a long exception"),
         pytest.param("{% include '../secret.txt' %}", "no loader", id="a file included"),
@@ -147,7 +149,9 @@ def test_a_template_of_the_config_is_checked(content, model_with, attack, tmp_pa
         pytest.param("{{ messages|slice(10000000000)|list }}", "takes more than", id="slices"),
         pytest.param("{{ 1|round(1000000000, 'floor') }}", "rounds to 1,000,000,000 decimals", id="decimals"),
         pytest.param("{{ ([[1] * 9999] * 9999)|sum(start=[]) }}", "values that are not numbers", id="a sum of lists"),
-        pytest.param("{{ ('f' * 9999999)|int(base=16) // 3 }}", "too large numbers", id="a long number divided"),
+        pytest.param(
+            "{{ ('f' * 9999999)|int(base=16) // 3 }}", "numbers that are too large", id="a long number divided"
+        ),
         pytest.param("{{ lipsum(n=1000000000) }}", "takes more than", id="much lorem ipsum"),
     ],
 )
@@ -205,4 +209,4 @@ def test_what_a_template_says_is_short_and_printable(small):
     tokenizer.chat_template = "{{ raise_exception('\x1b[2J' ~ 'x' * 100000) }}"
     with pytest.raises(RenderError) as raised:
         Template(tokenizer).render(HI)
-    assert len(str(raised.value)) < 400 and str(raised.value).startswith(r"the chat template rejects it: \x1b[2Jxxx")
+    assert len(str(raised.value)) < 400 and str(raised.value).startswith(r"rejected by the chat template: \x1b[2Jxxx")

@@ -92,7 +92,7 @@ def test_a_folder_whose_json_attacks_is_refused(attack, tmp_path, argv, name, te
 def test_a_pipe_that_nobody_writes_to_is_refused(attack, tmp_path, argv):
     os.mkfifo(tmp_path / "pipe")
     ran = attack(*argv)
-    assert ran.status == 2 and "it is a pipe: give a file" in ran.output, ran
+    assert ran.status == 2 and "it is a pipe: pass a regular file" in ran.output, ran
 
 
 def test_a_pipe_of_the_shell_is_read():
@@ -110,5 +110,5 @@ def test_a_limit_is_a_number(attack, tmp_path, monkeypatch, given, message):
     from hfkit.core.limits import MAX_DEPTH, limit_of
 
     monkeypatch.setenv(MAX_DEPTH, given)
-    with pytest.raises(HfkitError, match=f"{MAX_DEPTH}: '{given}' -> expected a whole number {message}"):
+    with pytest.raises(HfkitError, match=f"{MAX_DEPTH}: '{given}' -> expected an integer {message}"):
         limit_of(MAX_DEPTH)

@@ -15,9 +15,9 @@ from datasets import Dataset
 ROWS = "".join(json.dumps({"text": f"Ann likes {number} colours."}) + "\n" for number in range(20))
 CHECK = ("data", "check", "--stage", "tokenizer", "--output_dir", "out", "--datasets")
 BUILDER = "the name of a builder of datasets"
-URL = "a URL of another server than the Hub is not read"
-OUTSIDE = "out of its folder"
-WITHIN = "name a file within"
+URL = "hfkit reads no URLs outside the Hub"
+OUTSIDE = "outside its folder"
+WITHIN = "name a file in"
 BOMB = "HFKIT_MAX_YAML_VALUES"
 NO_FILE = "is not a file"
 
@@ -193,8 +193,8 @@ def images(folder: Path) -> None:
         pytest.param(links("README.md", "README.md"), NO_FILE, id="readme-is-a-loop"),
         pytest.param(links("/dev/zero", "README.md"), NO_FILE, id="readme-is-a-device"),
         pytest.param(links("../secret.jsonl"), OUTSIDE, id="link-to-outside"),
-        pytest.param(renamed("rows.zip"), "no file that is read", id="zip"),
-        pytest.param(writes("README.md", NAMED), "cannot read the data set", id="name-of-a-configuration-outside"),
+        pytest.param(renamed("rows.zip"), "it has no ", id="zip"),
+        pytest.param(writes("README.md", NAMED), "cannot read the dataset", id="name-of-a-configuration-outside"),
         pytest.param(writes("dataset_infos.json", "[" * 100_000), "cannot read", id="infos-of-brackets"),
         pytest.param(saved("../secret.txt"), WITHIN, id="saved-data-set-names-a-file-outside"),
         pytest.param(saved("https://127.0.0.1:9/a.arrow"), URL, id="saved-data-set-names-a-url"),

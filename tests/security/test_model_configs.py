@@ -31,7 +31,7 @@ CONFIGS = {
     ),
     "layers of experts": (
         {"model_type": "mixtral", "num_hidden_layers": 1000, "num_local_experts": 16000},
-        "1000 layers of 16000 experts",
+        "1000 layers * 16000 experts",
     ),
     "a text model within": ({"text_config": {"num_hidden_layers": 10**9}}, "num_hidden_layers is 1000000000"),
     "a number of 5000 digits": ({"hidden_size": 2**4000}, "hidden_size is a number of 4001 bits"),
@@ -206,7 +206,7 @@ ADAPTERS = {
     ),
     "Megatron's module": (
         {"megatron_config": {"a": 1}, "megatron_core": "code"},
-        "megatron_config is {'a': 1}, from which PEFT would load more",
+        "megatron_config is {'a': 1}, which would make PEFT load more",
     ),
     "a prompt from a pickle": (
         {"peft_type": "MULTITASK_PROMPT_TUNING", "prompt_tuning_init_state_dict_path": "evil.pkl"},

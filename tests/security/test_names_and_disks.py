@@ -45,7 +45,7 @@ def test_unusual_names_work(attack, tmp_path, rows, name):
         pytest.param("x" * 256, "File name too long", id="long name"),
         pytest.param("ä" * 200, "File name too long", id="long in bytes"),
         pytest.param("/".join(["d" * 200] * 25), "File name too long", id="long path"),
-        pytest.param("/".join(["d" * 99] * 40)[:3950], "choose one below 3,840", id="no room for files"),
+        pytest.param("/".join(["d" * 99] * 40)[:3950], "choose a path of less than 3,840", id="no room for files"),
         pytest.param("a\0b", "null byte", id="null byte"),
         pytest.param("run-\udcff", "not UTF-8", id="not UTF-8"),
     ],

@@ -84,7 +84,7 @@ def test_each_verb_that_reads_a_record_ends(attack, adapter, sft, tmp_path, verb
 def test_a_quantization_that_does_not_exist_is_named(attack, adapter, settings):
     (adapter / "hfkit.json").write_text(record(config=settings))
     ran = attack("chat", adapter, "--prompt", "a")
-    assert ran.status == 1 and "names no quantization that exists" in ran.output, ran.output
+    assert ran.status == 1 and "has invalid quantization settings" in ran.output, ran.output
 
 
 @MODEL_CONFIGS

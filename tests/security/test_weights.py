@@ -134,12 +134,12 @@ MODELS = {
     "a shard by ..": (index_with("../outside/model.safetensors"), "names '../outside/model.safetensors'"),
     "a shard by a backslash": (index_with("..\\outside\\model.safetensors"), "a shard is a .safetensors file"),
     "a shard that is missing": (index_with("model-00001-of-00001.safetensors"), "model-00001-of-00001.safetensors"),
-    "an index that is a list": (index_text("[]"), "is no index of weights"),
-    "an index without a map": (index_text("{}"), "is no index of weights"),
+    "an index that is a list": (index_text("[]"), "is not an index of weights"),
+    "an index without a map": (index_text("{}"), "is not an index of weights"),
     "an index of numbers": (index_text('{"weight_map": {"a": 7}}'), "names '7'"),
-    "an index that is nested": (index_text('{"weight_map":' * 9999), "is no index of weights"),
-    "weights that are a link": (linked_out, "is a link out of its folder"),
-    "a shard that is a link": (linked_shard, "is a link out of its folder"),
+    "an index that is nested": (index_text('{"weight_map":' * 9999), "is not an index of weights"),
+    "weights that are a link": (linked_out, "links to a path outside its folder"),
+    "a shard that is a link": (linked_shard, "links to a path outside its folder"),
     "weights that are a device": (linked_to_a_device, "model"),
     "a pickle alone": (pickle_alone, "its weights are pickled"),
     "a pickle by another name": (pickle_by_another_name, "cannot load"),
@@ -159,7 +159,7 @@ MODELS = {
     "a negative shape": (header(tensor(shape=[-32]), data=bytes(128)), "cannot load"),
     "a shape of zero": (header(tensor(shape=[0, 1 << 62], data_offsets=[0, 0])), "model"),
     "weights that are not finite": (not_finite, "not finite"),
-    "weights of other shapes": (other_shapes, "in another shape"),
+    "weights of other shapes": (other_shapes, "whose shapes differ"),
 }
 
 
@@ -201,7 +201,7 @@ def test_no_file_of_a_model_is_a_link_out_of_its_folder(attack, model, sft, secr
     (model / name).unlink(missing_ok=True)
     (model / name).symlink_to(secret)
     ran = attack(*sft(model))
-    assert ran.status in (1, 2) and f"{name} is a link out of its folder" in ran.output, ran.output
+    assert ran.status in (1, 2) and f"{name} links to a path outside its folder" in ran.output, ran.output
 
 
 def test_the_links_of_the_hubs_cache_are_followed(model):
@@ -235,7 +235,7 @@ def adapter_of_others(adapter, canary):
 
 ADAPTERS = {
     "a pickle": (adapter_pickle, "has no adapter_model.safetensors"),
-    "a link": (adapter_linked, "is a link out of its folder"),
+    "a link": (adapter_linked, "links to a path outside its folder"),
     "a header of 2^60 bytes": (adapter_header, "adapter_model.safetensors"),
     "weights of the base": (adapter_of_others, "does not fit its base"),
 }
@@ -287,8 +287,8 @@ CHECKPOINTS = {
     "rng_state.pth with code": (pickled("rng_state.pth"), "rng_state.pth holds more than tensors"),
     "scaler.pt with code": (pickled("scaler.pt"), "scaler.pt holds more than tensors"),
     "a pickled adapter": (pickled_adapter, "adapter_model.bin is pickled"),
-    "a further adapter": (further_adapter, "more is an additional adapter"),
-    "weights that are a link": (checkpoint_linked, "is a link out of its folder"),
+    "an additional adapter": (further_adapter, "more is an additional adapter"),
+    "weights that are a link": (checkpoint_linked, "links to a path outside its folder"),
     "a state with other keys": (with_state(evil=1), "trainer_state.json: unknown keys: evil"),
     "a negative step": (with_state(global_step=-1), "trainer_state.json: global_step"),
     "a textual step": (with_state(global_step="1"), "trainer_state.json: global_step"),

@@ -123,7 +123,7 @@ def problems(config_of, base_dir, reward_dir, tmp_path):
             {"lora_target_modules": r"(\w+\w)+q_proj"},
             r"lora_target_modules: '(\\w+\\w)+q_proj' -> repeats a group that holds repeats or alternatives",
         ),
-        ({"lora_target_modules": "(q_proj"}, "lora_target_modules: '(q_proj' -> not a regular expression, nor names"),
+        ({"lora_target_modules": "(q_proj"}, "lora_target_modules: '(q_proj' -> neither module names nor a regular"),
         (
             {"modules_to_save": ["lm_haed"]},
             "modules_to_save: 'lm_haed' -> matches no module of LlamaForCausalLM. Did you mean 'lm_head'?",
@@ -134,7 +134,7 @@ def problems(config_of, base_dir, reward_dir, tmp_path):
         ),
         (
             {"modules_to_save": "o_proj", "lora_target_modules": "q_proj", "load_in_4bit": True},
-            "modules_to_save: 'o_proj' -> is quantized by load_in_4bit, and cannot be trained whole",
+            "modules_to_save: 'o_proj' -> is quantized by load_in_4bit and cannot be trained whole",
         ),
     ],
 )

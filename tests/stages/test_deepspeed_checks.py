@@ -61,7 +61,7 @@ def test_settings(refusals, settings, remedy):
 def test_what_is_refused_for_its_config(refusals):
     assert refusals(GOOD) == {}
     assert "8-bit" in refusals(GOOD, load_in_8bit=True)["deepspeed"]
-    assert "merge it before" in refusals(GOOD, "reward", use_peft=False)["model_name_or_path"]  # starts from an adapter
+    assert "merge it first" in refusals(GOOD, "reward", use_peft=False)["model_name_or_path"]  # starts from an adapter
     assert "train adapters with DDP" in refusals(GOOD, "ppo")["deepspeed"]
     assert "train with DDP" in refusals(GOOD, "dpo")["deepspeed"]
     ineffective = {"max_tokens_per_micro_batch": 64, "auto_find_batch_size": True}
@@ -87,7 +87,7 @@ def test_an_optimizer_that_no_compiler_can_make(refusals, monkeypatch, more, is_
     monkeypatch.setenv("CXX", "no-such-compiler")
     found = refusals({**GOOD, **more})
     assert ("deepspeed" in found) == is_refused
-    assert not is_refused or "there is no C++ compiler" in found["deepspeed"]
+    assert not is_refused or "which needs a C++ compiler" in found["deepspeed"]
 
 
 def test_a_launch_is_needed(config_of, tmp_path):

@@ -12,6 +12,7 @@ from one_and_two import assert_same_training
 from peft import PeftModel
 from processes import launch
 from safetensors.torch import load_file
+from small_models import model_of
 from transformers import AutoModelForCausalLM
 
 import hfkit
@@ -150,6 +151,19 @@ def test_two_processes_train_measure_and_sample_as_one_does(config_of, tmp_path)
     assert samples_of(tmp_path / "one") == samples_of(tmp_path / "two")
 
 
+def test_replies_are_sampled_to_prompts_that_leave_room_for_them(run_stage, rows_file, tokenizer, tmp_path, capsys):
+    """Past the last of its learned positions GPT-2 would fail, after all of the training."""
+    model_of("learned positions", len(tokenizer), spread=0.02).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    prompts = ["Who?", "What does Ann like? " * 8]
+    rows = [{"prompt": f"{prompts[n % 2]} {n}", "chosen": "Ann likes red.", "rejected": "Bob."} for n in range(8)]
+    settings = {"model_name_or_path": str(tmp_path / "gpt2"), "use_peft": None, "max_length": 128, "max_steps": 1}
+    settings |= {"response_length": 32, "test_split_size": 4, "datasets": rows_file(rows), "save_strategy": "no"}
+    folder = run_stage("dpo", tmp_path / "run", **settings)
+    assert 0 < len(samples_of(folder)) < 4
+    assert "held-out prompts leave no room for response_length=32" in capsys.readouterr().err
+
+
 def test_margins_are_said_to_have_no_effect(run_stage, rows_file, tmp_path, capsys):
     rows = [{"prompt": "Who?", "chosen": f"Ann {n}.", "rejected": "Bob.", "margin": 1.0} for n in range(8)]
     run_stage("dpo", tmp_path / "run", datasets=rows_file(rows), test_split_size=None, max_steps=1)
@@ -221,6 +235,7 @@ def test_precomputed_log_probabilities_are_never_those_of_other_settings(run_sta
         ({"eval_prompts": -1}, "eval_prompts", "must not be negative"),
         ({"temperature": 0.0}, "temperature", "must be above 0"),
         ({"response_length": 0}, "response_length", "must be"),
+        ({"response_length": 500}, "response_length", "-> it exceeds the model's context of 256 tokens"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

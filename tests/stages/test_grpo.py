@@ -184,7 +184,7 @@ def test_a_signal_leaves_the_checkpoint_of_the_last_update(run_stage, whole, met
 @pytest.mark.parametrize(
     ("changes", "key", "remedy"),
     [
-        ({"num_generations": 3}, "num_generations", "must divide a batch of 8 replies"),
+        ({"num_generations": 3}, "num_generations", "must divide a batch of 8 responses"),
         ({"num_generations": 1}, "num_generations", "2 or more"),
         ({"lora_dropout": 0.1}, "lora_dropout", "set 0"),
         ({"reward_model_path": None}, "reward_model_path", "or name reward_functions"),

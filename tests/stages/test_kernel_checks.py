@@ -35,4 +35,4 @@ def test_packing_takes_the_attention_that_the_config_names(config_of, base_dir, 
     assert packed_attention(named, model_config) == "eager"
     assert capsys.readouterr().out == ""
     assert packed_attention(config_of("sft", tmp_path, packing=True), model_config) is None
-    assert "attention is computed over the whole row" in capsys.readouterr().out
+    assert "attention is computed over whole rows" in capsys.readouterr().out

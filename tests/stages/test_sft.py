@@ -109,7 +109,7 @@ def test_pain_30_rows_lost_to_max_length_are_reported_and_too_many_fail(run_stag
     datasets = rows_file(rows)
     folder = run_stage("sft", tmp_path / "out", datasets=datasets, test_split_size=None, max_steps=1)
     printed = capsys.readouterr().out
-    assert "train: 40 rows, 39 kept, 1 dropped (1 with no reply within max_length=64), 1 cut" in printed
+    assert "train: 40 rows, 39 kept, 1 dropped (1 with no response within max_length=64), 1 cut" in printed
     split = read_record(folder)["data"]["train"]
     assert (split["rows"], split["kept"], split["cut"]) == (40, 39, 1)
     with pytest.raises(HfkitError, match="The median row is"):

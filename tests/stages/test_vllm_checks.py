@@ -39,7 +39,7 @@ def test_a_machine_without_a_gpu(config_of, vllm_double, monkeypatch, tmp_path):
     monkeypatch.setattr(vllm.platforms, "current_platform", type("Cpu", (), {"is_cuda_alike": lambda self: False})())
     for mode in ("server", "colocate"):
         found = problems_of_config(config_of, tmp_path, rollout_engine="vllm", vllm_mode=mode)
-        assert [*found] == ["rollout_engine"] and "there is none" in found["rollout_engine"]
+        assert [*found] == ["rollout_engine"] and "needs a GPU" in found["rollout_engine"]
 
 
 def test_keys_without_effect(config_of, vllm_double, tmp_path):
@@ -59,7 +59,7 @@ def test_keys_without_effect(config_of, vllm_double, tmp_path):
     ("changes", "key", "words"),
     [
         ({"merge_in_rollouts": False}, "merge_in_rollouts", "with the adapter merged"),
-        ({"load_in_8bit": True}, "rollout_engine", "8 bits"),
+        ({"load_in_8bit": True}, "rollout_engine", "8-bit"),
         ({"use_dora": True, "model_name_or_path": "base"}, "rollout_engine", "DoRA"),
         ({"use_peft": False}, "rollout_engine", "hfkit merge"),
         ({"vllm_gpu_memory_utilization": 1.5}, "vllm_gpu_memory_utilization", "below 1"),
@@ -92,21 +92,21 @@ def test_nobody_listens(config_of, vllm_double, free_port, tmp_path, base_dir):
     found = problems_of_config(config_of, tmp_path, **SERVER, vllm_server_base_url=url)
     assert [*found] == [URL]
     assert (
-        "nobody listens" in found[URL]
+        "no server listens" in found[URL]
         and f"vllm serve {base_dir} --dtype float32 --weight-transfer-config" in found[URL]
     )
 
 
 UNFIT = [
     ({"name": "someone/else"}, "it serves someone/else, but the policy's base is "),
-    ({"version": "0.28.0"}, "it runs vLLM 0.28.0, and here is 0.27.1"),
-    ({"version": "nightly"}, "does not answer as a vLLM server"),
+    ({"version": "0.28.0"}, "it runs vLLM 0.28.0, but 0.27.1 is installed"),
+    ({"version": "nightly"}, "does not answer like a vLLM server"),
     ({"dev_mode": False}, "404 Client Error.*start it with VLLM_SERVER_DEV_MODE=1"),
     ({"transfer": False}, "no weight_transfer_config.*and --weight-transfer-config"),
     ({"dtype": "bfloat16"}, "it computes in bfloat16, .* --dtype float32 .*, or set bf16: true"),
     ({"context": 39}, "--max-model-len 40"),
-    ({"context": "endless"}, "does not answer as a vLLM server"),
-    ({"name": "x" * 10_000}, r"it serves x{300}\.\.\., and"),
+    ({"context": "endless"}, "does not answer like a vLLM server"),
+    ({"name": "x" * 10_000}, r"it serves x{300}\.\.\., but"),
     ({"dtype": "float16"}, "it computes in float16"),
 ]
 

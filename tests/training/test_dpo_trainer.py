@@ -135,10 +135,10 @@ def test_each_loss_is_that_of_trl(trainer_of, pairs, loss):
     trainer = trainer_of(max_tokens=40, **settings)
     assert (trainer.max_tokens is None) == (loss in OF_THE_BATCH)
     found, ours, logged = step(trainer, pairs)
-    assert found == pytest.approx(expected, rel=1e-6)
+    assert found == pytest.approx(expected, rel=1e-5)
     assert logged == pytest.approx(metrics, rel=1e-5, abs=1e-6)
     for name, gradient in gradients.items():
-        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=5e-5 * float(gradient.abs().max()))
 
 
 @pytest.mark.parametrize(

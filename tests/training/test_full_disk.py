@@ -77,7 +77,7 @@ def test_a_folder_that_is_removed_while_a_run_writes_is_named(config_of, monkeyp
 
     own = sft.set_callbacks
     monkeypatch.setattr(sft, "set_callbacks", lambda trainer, run, *more: own(trainer, run, *more, Remove()))
-    with pytest.raises(HfkitError, match=f"^{folder} was removed while it was written to: start again"):
+    with pytest.raises(HfkitError, match=f"^{folder} was removed while hfkit wrote into it"):
         sft.main(config)
 
 

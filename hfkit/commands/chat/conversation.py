@@ -1,4 +1,4 @@
-"""A conversation with one model: its messages, its settings, and how much of it fits the model's context."""
+"""A conversation with one model: its messages, its settings, and the part that fits into the model's context."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class Settings:
     """What the user can change during a chat.
 
     Args:
-        temperature: of the sampling; 0 takes the likeliest token.
+        temperature: of the sampling; 0 is greedy.
         length: most tokens of a response.
         system: system prompt, or None.
     """
@@ -26,14 +26,14 @@ class Settings:
 
     def __post_init__(self):
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise HfkitError(f"temperature: {self.temperature} -> a number of at least 0; 0 takes the likeliest token")
+            raise HfkitError(f"temperature: {self.temperature} -> expected a number of at least 0 (0 is greedy)")
         if self.length < 1:
-            raise HfkitError(f"length: {self.length} -> a number of tokens, at least 1")
+            raise HfkitError(f"length: {self.length} -> expected a number of tokens, at least 1")
 
 
 @dataclass
 class Conversation:
-    """Messages of user and assistant by turns; the last is the user's until a response comes."""
+    """Alternating messages of user and assistant; the last is the user's until the response is added."""
 
     messages: Messages = field(default_factory=list)
 
@@ -51,14 +51,13 @@ class Conversation:
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, settings: Settings, context: int | None
     ) -> tuple[list[int], int, int]:
-        """Return the prompt's token ids, the most tokens that the response may have, and how many messages were left
-        out.
+        """Return the prompt's token ids, the most tokens of the response, and the number of messages left out.
 
-        The oldest messages are left out where the context, in tokens, is too short. Without a chat template the prompt
-        is the text of the last message.
+        The oldest messages are left out if they exceed the context, in tokens. Without a chat template the prompt is
+        the text of the last message.
 
         Raises:
-            HfkitError: the last message is too long, or the template refuses the messages.
+            HfkitError: the last message is too long, or the template rejects the messages.
         """
         messages = self.messages if tokenizer.chat_template else self.messages[-1:]
         ids = encode_messages(tokenizer, messages, settings.system)
@@ -67,7 +66,7 @@ class Conversation:
             ids = encode_messages(tokenizer, messages, settings.system)
         length = settings.length if context is None else min(settings.length, context - len(ids))
         if length < 1:
-            size = f"the message has {len(ids)} tokens, and the model's context is {context}"
+            size = f"the message has {len(ids)} tokens, but the model's context is {context}"
             raise HfkitError(f"{size}: write a shorter one")
         return ids, length, len(self.messages) - len(messages) if tokenizer.chat_template else 0
 
@@ -76,15 +75,15 @@ def encode_messages(tokenizer: PreTrainedTokenizerBase, messages: Messages, syst
     """Return the token ids of messages below a system prompt; without a chat template, those of the last message.
 
     Raises:
-        HfkitError: the template refuses the messages, or there is none for the system prompt.
+        HfkitError: the template rejects the messages, or there is a system prompt but no template.
     """
     if not tokenizer.chat_template:
         if system:
-            raise HfkitError("the model has no chat template, so it takes no system prompt: remove it with /system")
+            raise HfkitError("the model has no chat template, so it cannot use a system prompt: remove it with /system")
         return encode_prompt(tokenizer, messages[-1]["content"])
     head = [{"role": "system", "content": system}] if system else []
     try:
         return encode_prompt(tokenizer, head + messages)
     except RenderError as error:
-        hint = "/reset clears the conversation, /system without a text removes the system prompt"
+        hint = "/reset clears the conversation, /system without text removes the system prompt"
         raise HfkitError(f"{error}; {hint}") from error

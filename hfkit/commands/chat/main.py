@@ -36,17 +36,17 @@ def chat(
     """Chat until the input ends, or print one response to `prompt`.
 
     Args:
-        model, against: folder or Hub id.
+        model, against: folders or Hub ids.
         adapter: adapters on the base of `model`, to switch to.
         revision: branch, tag or commit of `model` on the Hub.
-        dtype: of the weights; none: float32, on a GPU with bf16 bfloat16.
+        dtype: of the weights; default is bfloat16 on a GPU with bf16, else float32.
         chat_template: Jinja file, or the name of one of the tokenizer's templates.
         chat_template_kwargs: variables of the chat template, a mapping or its JSON.
         settings: `temperature`, `length` and `system`, see `hfkit.commands.chat.conversation.Settings`.
 
     Raises:
-        HfkitError: a path holds no language model, an adapter has another base, a setting is out of range, or the GPU
-            has no memory left.
+        HfkitError: a path has no language model, an adapter has another base, a setting is out of range, or the GPU is
+            out of memory.
     """
     settings = Settings(**settings)
     loaded = LoadedModels(dtype_to_evaluate(dtype), chat_template, parse_template_kwargs(chat_template_kwargs))
@@ -65,7 +65,7 @@ def parse_template_kwargs(given: str | dict | None) -> dict:
     """Return the variables of the chat template.
 
     Raises:
-        HfkitError: they are no mapping.
+        HfkitError: they are not a mapping.
     """
     try:
         return variables_of({TEMPLATE_KWARGS: given})

@@ -1,4 +1,4 @@
-"""The models of a chat: each base is loaded once, however many adapters stand on it."""
+"""The models of a chat; each base is loaded once for all of its adapters."""
 
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
@@ -31,13 +31,13 @@ from hfkit.records.record import read_record
 from hfkit.records.source import ADAPTER_CONFIG, Source, find_file
 from hfkit.stages.checks.models import path_problems, weights_problems
 
-BASE_NAME = "base"  # the name of a base without its adapters
+BASE_NAME = "base"  # the name of a base without adapter
 LANGUAGE_MODELS = ("base model", "assistant")  # among the outputs of stages
 
 
 @dataclass
 class LoadedBase:
-    """A base in memory, with the adapters that were loaded onto it."""
+    """A base in memory, with the adapters loaded onto it."""
 
     source: Source
     model: PreTrainedModel | PeftModel
@@ -50,13 +50,13 @@ class LoadedBase:
 
     @property
     def context(self) -> int | None:
-        """Context length in tokens; None for no limit."""
+        """Context length in tokens; None if unlimited."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
 
 @dataclass
 class ChatModel:
-    """A model to talk with: a base, with one of its adapters or without."""
+    """A model to chat with: a base, with one of its adapters or without."""
 
     name: str
     base: LoadedBase
@@ -66,7 +66,7 @@ class ChatModel:
     def generate(
         self, ids: list[int], max_new_tokens: int, temperature: float, write: Callable[[str], None]
     ) -> tuple[str, bool]:
-        """Sample a response to token ids, and call `write` with each piece of its text.
+        """Sample a response to token ids; call `write` with each piece of its text.
 
         Returns:
             the response, and whether Ctrl-C stopped it.
@@ -92,7 +92,7 @@ class ChatModel:
 
     @contextmanager
     def active_adapter(self):
-        """Activate this model's adapter alone, or none."""
+        """Activate only this model's adapter, or none."""
         model = self.base.model
         if self.adapter is not None:
             model.set_adapter(self.adapter, inference_mode=True)
@@ -102,7 +102,7 @@ class ChatModel:
 
 
 class ReplyStreamer(TextStreamer):
-    """Calls `write` with the text as soon as its words are complete, and keeps it in `text`."""
+    """Calls `write` with text as soon as its words are complete; keeps all text in `text`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, write: Callable[[str], None]):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -131,10 +131,10 @@ class LoadedModels:
         self.bases: list[LoadedBase] = []
 
     def add(self, path: str, revision: str = "main") -> ChatModel:
-        """Load the model of a path; an adapter goes onto its base if that is loaded already.
+        """Load the model of a path; an adapter is loaded onto its base if that is loaded already.
 
         Raises:
-            HfkitError: there is no language model, or it cannot be loaded.
+            HfkitError: the path has no language model, or it cannot be loaded.
         """
         require_language_model(path, revision)
         source, quantization = Source.of(path, revision), quantization_as_trained(path, revision)
@@ -151,7 +151,7 @@ class LoadedModels:
         """Load an adapter onto the base of another model.
 
         Raises:
-            HfkitError: the path holds no adapter of a language model, or one of another base.
+            HfkitError: the path has no adapter of a language model, or its base is another one.
         """
         require_language_model(path)
         source, base = Source.of(path), other.base
@@ -159,15 +159,15 @@ class LoadedModels:
             raise HfkitError(f"{path} is a full model, not an adapter: show it side by side with --against {path}")
         if not same_base(source, base.source):
             raise HfkitError(
-                f"{path} was trained on {source.base}, and {other.name} on {base.source.base}: --adapter takes "
-                f"adapters of one base; show it side by side with --against {path}"
+                f"{path} was trained on {source.base}, but {other.name} on {base.source.base}, and --adapter needs "
+                f"adapters of one base: show it side by side with --against {path}"
             )
         if not base.has_quantization(quantization_as_trained(path)):
-            warn(f"{path} was trained on a base with another quantization than the one that is loaded: expect changes")
+            warn(f"{path} was trained on a base with another quantization: expect slightly different responses")
         return self.add_on(source, base)
 
     def add_on(self, source: Source, base: LoadedBase) -> ChatModel:
-        """Load a source's adapter, if it has one, onto a base; name the model by the end of its path that is unique."""
+        """Load a source's adapter, if any, onto a base; name the model by the shortest unique end of its path."""
         tokenizer, adapter = self.read_tokenizer(source), None
         if source.adapter:
             adapter = f"adapter_{len(self.models)}"
@@ -193,13 +193,13 @@ class LoadedModels:
 
 
 def require_language_model(path: str, revision: str = "main") -> None:
-    """Raise HfkitError if a path cannot hold a language model, as the folders of tokenizers and reward models."""
+    """Raise HfkitError if a path cannot be a language model, such as a tokenizer or a reward model."""
     problems = path_problems("model", path)
     if problems:
         raise HfkitError(f"{path}: {problems[0].remedy}")
     if output_of(path) == "tokenizer":
         stages = [f"`hfkit {name}`" for name, other in STAGES.items() if other.makes in LANGUAGE_MODELS]
-        raise HfkitError(f"{path} is a tokenizer: name a model, from {' or '.join(stages)}")
+        raise HfkitError(f"{path} is a tokenizer: name a model made by {' or '.join(stages)}")
     if Path(path).is_dir() and not any(find_file(path, name) for name in ("config.json", ADAPTER_CONFIG)):
         folders = [record.parent for record in sorted(Path(path).glob(f"*/{RECORD}"))]
         runs = [str(folder) for folder in folders if output_of(folder) in LANGUAGE_MODELS]
@@ -208,10 +208,10 @@ def require_language_model(path: str, revision: str = "main") -> None:
     if problems := weights_problems("model", path):
         raise HfkitError(f"{path}: {problems[0].remedy}")
     if is_classifier(path, revision):
-        raise HfkitError(f"{path} is a classifier, such as a reward model: it scores responses and writes none")
+        raise HfkitError(f"{path} is a classifier, such as a reward model, and cannot generate: name a language model")
 
 
 def output_of(run: str | Path) -> str | None:
-    """Return what the stage of a run makes, see `StageSpec`; None where there is no record."""
+    """Return what the stage of a run makes, see `StageSpec`; None without a record."""
     spec = spec_of((read_record(run) or {}).get("stage"))
     return spec.makes if spec else None

@@ -20,9 +20,9 @@ from hfkit.core.tables import make_console
 
 QUIT = "/quit"
 COMMANDS = {
-    "/temperature": "T: set the temperature; 0 takes the likeliest token",
+    "/temperature": "T: set the temperature; 0 is greedy",
     "/length": "N: set the most tokens of a response",
-    "/system": "TEXT: set the system prompt; without a text, remove it",
+    "/system": "TEXT: set the system prompt; without text, remove it",
     "/adapter": "NAME: switch to another adapter, or to the base; without a name, list them",
     "/reset": "clear the conversation",
     "/help": "list the commands",
@@ -32,17 +32,17 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class ReplyStatus:
-    """How a response ended: whether Ctrl-C stopped it, and what to note below it."""
+    """How a response ended: whether Ctrl-C stopped it, and the notes to show below it."""
 
     stopped: bool
     notes: list[str]
 
 
 def answer_once(models: list[ChatModel], prompt: str, settings: Settings) -> None:
-    """Print one response of each model as it is generated; with several models, each below its name.
+    """Print one response of each model while it is generated; with several models, each below its name.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C stopped one.
+        KeyboardInterrupt: Ctrl-C stopped a response.
     """
     for model in models:
         if len(models) > 1:
@@ -54,20 +54,20 @@ def answer_once(models: list[ChatModel], prompt: str, settings: Settings) -> Non
 
 
 def print_text(text: str) -> None:
-    """Print a model's text without characters that a terminal would take for commands."""
+    """Print a model's text without terminal control characters."""
     print(printable(text), end="", flush=True)
 
 
 def stream_reply(
     model: ChatModel, conversation: Conversation, message: str, settings: Settings, write: Callable[[str], None]
 ) -> ReplyStatus:
-    """Ask a model, call `write` with each piece of its response, and add both to the conversation."""
+    """Generate a model's response, call `write` with each piece, and add message and response to the conversation."""
     conversation.add_question(message)
     text, notes, context = "", [], model.base.context
     try:
         ids, length, left_out = conversation.encode(model.tokenizer, settings, context)
         if left_out:
-            notes.append(f"the context of {context} tokens is full: the {left_out} oldest messages are left out")
+            notes.append(f"the context of {context} tokens is full: the {left_out} oldest messages were left out")
         text, stopped = model.generate(ids, length, settings.temperature, write)
     finally:
         conversation.add_reply(text)
@@ -76,7 +76,7 @@ def stream_reply(
 
 
 class ChatSession:
-    """A chat with one model, or with two side by side; each has a conversation of its own."""
+    """A chat with one model, or with two side by side; each has its own conversation."""
 
     def __init__(self, loaded: LoadedModels, models: list[ChatModel], settings: Settings):
         self.loaded, self.models, self.settings = loaded, models, settings
@@ -109,7 +109,7 @@ class ChatSession:
                     raise
 
     def read_line(self, keyboard: PromptSession) -> str:
-        """Read a line from the keyboard; Ctrl-D is `QUIT`."""
+        """Read a line from the keyboard; Ctrl-D counts as `QUIT`."""
         names = dict.fromkeys(self.loaded.models_on(self.models[0].base))
         completer = NestedCompleter.from_nested_dict({**dict.fromkeys(COMMANDS), "/adapter": names})
         try:
@@ -135,14 +135,14 @@ class ChatSession:
             self.switch_adapter(argument)
         elif command == "/reset":
             self.conversations = [Conversation() for _ in self.models]
-            self.note("the conversation is cleared")
+            self.note("conversation cleared")
         elif command == "/help":
             for name, text in COMMANDS.items():
                 self.note(f"{name:<13}{text}")
         else:
             guess = nearest(command, COMMANDS)
             hint = f"did you mean {guess}?" if guess else "/help lists the commands"
-            raise HfkitError(f"unknown command {command}; {hint}")
+            raise HfkitError(f"unknown command {command}: {hint}")
 
     def change_settings(self, **changes) -> None:
         """Change settings for the next responses."""
@@ -150,20 +150,20 @@ class ChatSession:
         self.note(", ".join(f"{name} {value}" for name, value in changes.items()))
 
     def switch_adapter(self, name: str) -> None:
-        """Switch the first model to another adapter of its base, within the conversation; without a name, list them.
+        """Switch the first model to another adapter and keep the conversation; without a name, list the adapters.
 
         Raises:
             HfkitError: there is no adapter of that name.
         """
         models = self.loaded.models_on(self.models[0].base)
         if name and name not in models:
-            raise HfkitError(f"no adapter {name!r}; there are: {', '.join(models)} (--adapter loads more)")
+            raise HfkitError(f"no adapter {name!r}: choose from {', '.join(models)} (--adapter loads more)")
         if name:
             self.models[0] = models[name]
         self.note(", ".join(f"[{one}]" if one == self.models[0].name else one for one in models))
 
     def note(self, text: str) -> None:
-        """Print a line about the chat itself."""
+        """Print a note about the chat."""
         self.console.print(Text(printable(text), "dim"))
 
     def answer(self, message: str) -> None:

@@ -38,7 +38,7 @@ def main(given: Namespace) -> int:
 
 
 def stages_reading(form: str) -> str:
-    """Return the stages that read a card's form, as text; a stage that needs prompts takes them from most forms."""
+    """Return the stages that read a card's form, as text; most forms also provide prompts."""
     names = []
     for name, spec in STAGES.items():
         if spec.form and can_read(FORMS[spec.form].columns, form):

@@ -1,9 +1,9 @@
 """hfkit data check configs/quickstart/pipeline.yaml
 
-Checks a stage's data before any weight is loaded. The rows of each source go through the stage's own tokenizer and
-template. Reports rows that are kept, dropped and cut, and why; lengths; end-of-text and begin-of-text; whether the
-trained tokens are the responses; duplicates; and rows that are held out and trained on. Takes a stage's YAML or a
-pipeline's, with the same flags. The exit status is 1 if something exceeds its threshold.
+Checks a stage's data before any weights are loaded, with the stage's own tokenizer and template. Reports which rows are
+kept, dropped and truncated, and why; lengths; end-of-text and begin-of-text tokens; whether the trained tokens are the
+responses; duplicates; and held-out rows that are also trained on. Accepts the YAML of a stage or of a pipeline, with
+the same flags. The exit status is 1 if a threshold is exceeded.
 """
 
 from argparse import Namespace
@@ -29,7 +29,7 @@ FINE = {
     Fault.NO_EOS: "end-of-text at the end",
     Fault.TWO_BOS: "no second begin-of-text",
 }
-"""What every row has if none has the fault."""
+"""The statement about all rows if none has the fault."""
 
 
 def main(given: Namespace) -> int:
@@ -46,14 +46,14 @@ def main(given: Namespace) -> int:
         rows = sum(survey.rows for survey in surveys if survey.split != "test")
         shared = count_overlap(config, surveys)
         if shared:
-            say(f"\n{stage}: {shared:,} training rows have prompts that are held out; training leaves them out")
+            say(f"\n{stage}: {shared:,} training rows have held-out prompts; training skips them")
         if rows and shared / rows > given.max_overlap:
-            what = f"{percentage(shared, rows)} of the training rows have prompts that are held out"
-            problems.append(f"{stage}: {what}, max_overlap is {given.max_overlap:.1%}")
+            what = f"{percentage(shared, rows)} of the training rows have held-out prompts"
+            problems.append(f"{stage}: {what}, above max_overlap: {given.max_overlap:.1%}")
     say("")
     for problem in problems:
         warn(problem)
-    say(f"thresholds exceeded: {len(problems)}" if problems else "no threshold is exceeded")
+    say(f"thresholds exceeded: {len(problems)}" if problems else "no threshold exceeded")
     return 1 if problems else 0
 
 
@@ -73,8 +73,7 @@ def stages_to_check(given: Namespace) -> Iterator[tuple[str, object, PreTrainedT
         path = named or getattr(config, "model_name_or_path", None)
         if path in made and not Path(path).is_dir():
             raise HfkitError(
-                f"{stage}: its tokenizer {path} does not exist yet: run the stages before it, or name another one with "
-                "--tokenizer"
+                f"{stage}: its tokenizer {path} does not exist yet: run the earlier stages, or set --tokenizer"
             )
         revision = "main" if named else config.model_revision
         names = ("pad_token", "chat_template", "chat_template_kwargs", "system_prompt")
@@ -97,7 +96,7 @@ def survey_lines(survey: Survey) -> list[str]:
     if survey.cut:
         cut, tokens = percentage(survey.cut, survey.rows), survey.cut_tokens
         share = percentage(tokens, survey.tokens + tokens)
-        lines.append(f"{survey.cut:,} cut ({cut}): {tokens:,} tokens ({share}) past {survey.limit}")
+        lines.append(f"{survey.cut:,} truncated ({cut}): {tokens:,} tokens ({share}) past {survey.limit}")
     lines += [f"{count:,} ({percentage(count, survey.kept)}) {fault.value}" for fault, count in survey.faults.items()]
     fine = [FINE[fault] for fault in FORMS[survey.form].faults if fault not in survey.faults]
     if survey.trained:
@@ -108,7 +107,9 @@ def survey_lines(survey: Survey) -> list[str]:
     if survey.duplicates:
         lines.append(f"{survey.duplicates:,} duplicates ({percentage(survey.duplicates, survey.rows)})")
     if survey.longer is not None:
-        lines.append(f"the better response is the longer one in {survey.longer:.1%} of the pairs of different lengths")
+        lines.append(
+            f"the better response is the longer one in {survey.longer:.1%} of the pairs with different lengths"
+        )
     return lines
 
 
@@ -129,18 +130,18 @@ def histogram(survey: Survey) -> Table:
 
 
 def threshold_problems(survey: Survey, config, thresholds: Namespace) -> list[str]:
-    """Return what exceeds its threshold in one source; prompts alone may be duplicates."""
+    """Return the exceeded thresholds of one source; prompts alone may be duplicates."""
     lost, max_dropped = survey.rows - survey.kept + survey.cut, getattr(config, "max_dropped", 1.0)
-    shares = [("dropped or cut", lost, survey.rows, "max_dropped", max_dropped)]
+    shares = [("dropped or truncated", lost, survey.rows, "max_dropped", max_dropped)]
     for fault, count in survey.faults.items():
         shares.append((fault.value, count, survey.kept, "max_faults", thresholds.max_faults))
     if survey.form != "prompts":
         shares.append(("duplicates", survey.duplicates, survey.rows, "max_duplicates", thresholds.max_duplicates))
-    problems = [] if survey.kept else ["no row is left"]
+    problems = [] if survey.kept else ["no rows are left"]
     for description, count, rows, key, limit in shares:
         if count > limit * rows:
-            problems.append(f"{percentage(count, rows)} of the rows are {description}, {key} is {limit:.1%}")
+            problems.append(f"{percentage(count, rows)} of the rows are {description}, above {key}: {limit:.1%}")
     if survey.longer is not None and survey.longer > thresholds.max_longer:
-        limit = f"max_longer is {thresholds.max_longer:.1%}"
+        limit = f"above max_longer: {thresholds.max_longer:.1%}"
         problems.append(f"the better response is the longer one in {survey.longer:.1%} of the pairs, {limit}")
     return problems

@@ -1,8 +1,8 @@
 """hfkit data preview configs/quickstart/pipeline.yaml -n 3
 
-Shows rows as the model sees them: rendered by the stage's own tokenizer and template, with special tokens, and cut.
-Trained tokens are green, or between [[ and ]] where there are no colors. Takes a stage's YAML or a pipeline's, with the
-same flags. `--lost` shows rows that are dropped, cut or faulty instead of the first ones.
+Shows rows as the model sees them: rendered by the stage's own tokenizer and template, with special tokens, truncated.
+Trained tokens are green, or between [[ and ]] without colors. Accepts the YAML of a stage or of a pipeline, with the
+same flags. `--lost` shows rows that are dropped, truncated or faulty instead of the first rows.
 """
 
 from argparse import Namespace
@@ -52,10 +52,10 @@ def main(given: Namespace) -> int:
                     for part in parts_of(row, encoded, tokenizer):
                         console.print(highlight(*part, tokenizer, marks))
     if not entries:
-        raise HfkitError(f"{given.config or 'the configuration'} sets no {key}, whose rows --split {given.split} shows")
+        raise HfkitError(f"{given.config or 'the configuration'} sets no {key}, which --split {given.split} needs")
     if not shown:
         remedy = f": {dropped} (--lost shows them, `hfkit data check` counts them)" if dropped else ""
-        say("none of the rows is dropped, cut or faulty" if given.lost else f"none of the rows is kept{remedy}")
+        say("no rows are dropped, truncated or faulty" if given.lost else f"no rows are kept{remedy}")
     return 0
 
 
@@ -89,7 +89,7 @@ def parts_of(row: dict, encoded: dict, tokenizer) -> list[tuple[str, list[int], 
 
 
 def reply_start(row: dict, sequences: list[list[int]], tokenizer) -> int:
-    """Return where the responses begin, which is after the prompt; 0 if the sequences do not begin with it."""
+    """Return the index at which the responses begin, after the prompt; 0 if the sequences do not begin with it."""
     try:
         prompt = encode_prompt(tokenizer, prompt_of(row), tools_of(row.get("tools")), variables_of(row))
     except RenderError:

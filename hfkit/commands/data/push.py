@@ -2,9 +2,9 @@
 
 Pushes preferences, instructions, prompts or texts to the Hub, in one commit: a folder with data files (.jsonl, .json,
 .parquet, .csv, ...), compressed or not, and its README.md; or the local files of a data card. A file with `train`,
-`validation` or `test` in its name is that split, any other file the training split; names that differ otherwise are
-subsets. The card declares them for the Hub's viewer and `load_dataset`, and keeps the text that you write into it. As
-with `hfkit push`, every problem is reported before any file is uploaded, and nothing is deleted.
+`validation` or `test` in its name is that split, any other file the training split; other differences between names
+make subsets. The card declares them for the Hub's viewer and `load_dataset`, and keeps text that you add. As with
+`hfkit push`, every problem is reported before any file is uploaded, and nothing is deleted.
 """
 
 from argparse import Namespace

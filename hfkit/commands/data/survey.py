@@ -1,4 +1,4 @@
-"""Survey a source of rows with a stage's own tokenizer and template: lengths, losses and faults."""
+"""Survey a source of rows with a stage's own tokenizer and template: lengths, lost rows and faults."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,9 +28,9 @@ class Survey:
         notes: the format that was recognized, columns that are not read, roles that were renamed.
         form: of its rows, a name in `hfkit.data.forms.FORMS`.
         unit: of lengths: tokens, or bytes if there is no tokenizer yet.
-        tokens: of the kept rows after cutting; `trained` are those in the loss.
-        cut_tokens: cut off the ends of kept rows.
-        lengths: (rows,) tokens of each row (of its longest sequence) before it is cut; also of dropped rows if known.
+        tokens: of the kept rows after truncation; `trained` are those in the loss.
+        cut_tokens: truncated at the ends of kept rows.
+        lengths: (rows,) tokens of each row (of its longest sequence) before truncation; also of dropped rows if known.
         limit: most tokens of a row; None if there is no limit.
         duplicates: rows that equal an earlier row of the source.
         longer: share of pairs whose better response is the longer one; None without pairs of different lengths.

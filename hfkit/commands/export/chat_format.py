@@ -1,6 +1,6 @@
-"""Finds what a chat template writes around the messages of each role, for programs that run no Jinja.
+"""Finds the texts that a chat template writes around the messages of each role, for programs without Jinja.
 
-A template that does more than that, or differs by conversation, has no such format.
+A template that does more, or whose texts differ between conversations, has no such format.
 """
 
 from dataclasses import dataclass, replace
@@ -13,25 +13,25 @@ from hfkit.data.rendering import Template, template_variables
 from hfkit.data.turn_end import turn_end
 
 SYSTEM_TEXT, USER_TEXTS, REPLY_TEXTS = "hfkit0s", ("hfkit1u", "hfkit2u", "hfkit3u"), ("hfkit1a", "hfkit2a")
-"""Texts of messages that no template writes by itself."""
+"""Texts of messages that no template contains."""
 THINKING_VARIABLE = "enable_thinking"
-"""The variable with which templates turn thinking on and off."""
+"""The variable that turns thinking on and off in templates."""
 OWN_TURN, FIRST_USER, LAST_USER = "a turn of its own", "within the first user message", "within the last user message"
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """What a chat template writes around messages.
+    """The texts that a chat template writes around messages.
 
     Args:
-        bos: the BOS token, if it begins a conversation and nothing else.
-        start: what else a conversation begins with.
+        bos: the BOS token, if it occurs only at the beginning of a conversation.
+        start: the rest of the beginning of a conversation.
         user, assistant, system: the text before and after a message of the role.
-        system_at: where the system text stands; None where the template takes none.
-        always_system: whether the system turn is there without a system text too.
+        system_at: position of the system text; None if the template does not support one.
+        always_system: whether the system turn is written even without a system text.
         default_system: the system text that the template writes into a conversation without one.
         prompt: the generation prompt.
-        thinking_prompts: the generation prompts with thinking turned on and off, where a variable does so.
+        thinking_prompts: the generation prompts with thinking on and off, if a variable controls it.
     """
 
     bos: str
@@ -46,7 +46,7 @@ class ChatFormat:
     thinking_prompts: tuple[str, str] | None = None
 
     def render(self, contents: list[str], system: str | None = None) -> str:
-        """Return a conversation, whose contents are a user's and an assistant's in turn, with a generation prompt."""
+        """Return a conversation of alternating user and assistant contents, with a generation prompt."""
         system = self.default_system if system is None else system
         around, users = self.system[0] + system + self.system[1], len(contents) // 2 + 1
         text = self.bos + self.start
@@ -65,7 +65,7 @@ def read_chat_format(tokenizer: PreTrainedTokenizerBase, path: str) -> ChatForma
     """Return the format of a tokenizer's chat template, checked on conversations of up to three user messages.
 
     Raises:
-        HfkitError: the template has none.
+        HfkitError: the template has no such format.
     """
     try:
         found = _find_format(tokenizer)
@@ -78,8 +78,8 @@ def read_chat_format(tokenizer: PreTrainedTokenizerBase, path: str) -> ChatForma
         is_exact = False
     if not is_exact:
         raise HfkitError(
-            f"the chat template of {path} writes more than texts around messages, which the template of a Modelfile "
-            "cannot repeat: use --format gguf, whose file has the chat template itself for `llama-server --jinja`"
+            f"the chat template of {path} does more than write text around messages, so a Modelfile cannot express it: "
+            "use --format gguf, which includes the chat template for `llama-server --jinja`"
         )
     return _with_thinking(found, tokenizer)
 
@@ -89,7 +89,7 @@ def _find_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
 
     Raises:
         RenderError: the template rejects a conversation.
-        ValueError: a message does not stand in it once.
+        ValueError: a message does not occur exactly once.
     """
     contents = _contents(2)
     text = _render(tokenizer, contents)
@@ -125,7 +125,7 @@ def _find_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
 
 
 def opening_bos(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the BOS token if it begins a conversation, else ""; one that begins further turns too is part of them.
+    """Return the BOS token if it begins a conversation, else ""; if it begins other turns too, it is part of these.
 
     Raises:
         RenderError: the template rejects a conversation.
@@ -135,7 +135,7 @@ def opening_bos(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _with_system_turn(found: ChatFormat, before: str, after: str) -> ChatFormat:
-    """Return a format with a turn for the system text; without one, a conversation begins with the default.
+    """Return a format with a system turn; without system text, a conversation begins with the default.
 
     Args:
         before: the text before the system text.
@@ -149,7 +149,7 @@ def _with_system_turn(found: ChatFormat, before: str, after: str) -> ChatFormat:
 
 
 def _with_thinking(found: ChatFormat, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
-    """Return a format with the generation prompts that a variable of the template chooses between, if it has one."""
+    """Return a format with both generation prompts if a variable of the template chooses between them."""
     if THINKING_VARIABLE not in template_variables(tokenizer):
         return found
     prompts = []
@@ -163,7 +163,7 @@ def _with_thinking(found: ChatFormat, tokenizer: PreTrainedTokenizerBase) -> Cha
 
 
 def _contents(users: int) -> list[str]:
-    """Return the contents of a conversation of so many user messages, with the responses between them."""
+    """Return the contents of a conversation with this number of user messages, with responses between them."""
     both = [text for pair in zip(USER_TEXTS, (*REPLY_TEXTS, ""), strict=True) for text in pair]
     return both[: 2 * users - 1]
 
@@ -190,11 +190,11 @@ def _render(
 
 
 def _with_system(tokenizer: PreTrainedTokenizerBase, contents: list[str], bos: str) -> tuple[list[str], list[str]]:
-    """Return the contents of a conversation with system text in the order in which they are rendered, and the pieces.
+    """Return the contents of a conversation with system text, in rendered order, and the pieces around them.
 
     Raises:
-        RenderError: the template takes no system text.
-        ValueError: it leaves the text out.
+        RenderError: the template rejects system text.
+        ValueError: the template drops it.
     """
     text = _render(tokenizer, contents, SYSTEM_TEXT)
     order = sorted([SYSTEM_TEXT, *contents], key=text.index)
@@ -202,28 +202,28 @@ def _with_system(tokenizer: PreTrainedTokenizerBase, contents: list[str], bos: s
 
 
 def _split(text: str, contents: list[str]) -> list[str]:
-    """Return what stands before, between and after the contents of messages.
+    """Return the texts before, between and after the contents of messages.
 
     Raises:
-        ValueError: one of them is not there, or not once.
+        ValueError: a content does not occur exactly once.
     """
     pieces = []
     for content in contents:
         if text.count(content) != 1:
-            raise ValueError(f"{content} is there {text.count(content)} times")
+            raise ValueError(f"{content} occurs {text.count(content)} times")
         before, _, text = text.partition(content)
         pieces.append(before)
     return [*pieces, text]
 
 
 def _after_turn_end(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Return what follows the end of a turn, and the white space after it, in a text that begins with that end."""
+    """Return the rest of a text that begins with the end of a turn, after that end and white space."""
     end = turn_end(tokenizer)
     token = tokenizer.convert_ids_to_tokens(end.ids[-1])
     return text if end.is_next_role or token not in text else text.partition(token)[2].lstrip()
 
 
 def _shared_end(tokenizer: PreTrainedTokenizerBase, to_user: str, *others: str) -> str:
-    """Return what stands before each user message: what follows the end of a turn, or else what all texts end with."""
+    """Return the text before each user message: that after the end of a turn, or else the shared end of all texts."""
     ends = [_after_turn_end(tokenizer, to_user), *(to_user[start:] for start in range(len(to_user) + 1))]
     return next(end for end in ends if all(text.endswith(end) for text in others))

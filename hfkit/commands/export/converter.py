@@ -1,4 +1,4 @@
-"""Runs llama.cpp's own converter, `convert_hf_to_gguf.py`, in a process of its own."""
+"""Runs llama.cpp's converter, `convert_hf_to_gguf.py`, in a separate process."""
 
 import json
 import os
@@ -16,7 +16,7 @@ VARIABLE = "HFKIT_GGUF_CONVERTER"
 
 
 def find_converter(given: str | None) -> Path:
-    """Return llama.cpp's converter: the one that is given or that the environment names, else the one on the PATH.
+    """Return llama.cpp's converter: the given one, else that of the environment variable, else that on the PATH.
 
     Args:
         given: the script, or llama.cpp's folder.

@@ -1,4 +1,4 @@
-"""Writes a model as a GGUF file; an adapter is merged first."""
+"""Writes a model as a GGUF file; an adapter is merged into its base first."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from hfkit.data.template_source import without_generation_tags
 from hfkit.records.source import find_file
 
 MERGE_DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "float32"}
-"""The dtype that an adapter is merged in for each of the converter's: weights are rounded once."""
+"""The converter's dtype -> the dtype to merge an adapter in, so that weights are rounded only once."""
 LARGEST_F16 = 65504.0
 SENTENCEPIECE = "tokenizer.model"
 GGUF_README = """# {name}
 
-A GGUF file, made of {path} by `hfkit export`.
+A GGUF file, made from {path} by `hfkit export`.
 
 ```bash
 llama-server --jinja -m {file}
@@ -36,7 +36,7 @@ llama-cli --jinja -m {file}
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """A GGUF file that was made of a model.
+    """A GGUF file made from a model.
 
     Args:
         model: the folder of the model that was converted.
@@ -59,7 +59,7 @@ def write_gguf(job: ExportJob, folder: Path) -> GGUFFile:
     """Write the GGUF file of a model into a staged folder.
 
     Raises:
-        HfkitError: the converter does not know the architecture or the tokenizer, which shows before weights are read;
+        HfkitError: the converter does not support the architecture or the tokenizer (checked before weights are read);
             some weights are infinite in the file's dtype; or the adapter cannot be merged.
     """
     source, dtype = job.source, job.dtype or "f16"
@@ -84,9 +84,9 @@ def write_gguf(job: ExportJob, folder: Path) -> GGUFFile:
 
 
 def write_tokenizer(job: ExportJob, folder: Path) -> None:
-    """Save the tokenizer for the converter, with a chat template without the tags that only Transformers reads.
+    """Save the tokenizer for the converter, and remove the tags that only Transformers reads from its chat template.
 
-    The `tokenizer.model` of SentencePiece comes with it: Transformers does not save it, and some models need it.
+    SentencePiece's `tokenizer.model` is copied, since Transformers does not save it and some models need it.
     """
     tokenizer, source = deepcopy(job.tokenizer), job.source
     own = tokenizer.chat_template
@@ -95,22 +95,22 @@ def write_tokenizer(job: ExportJob, folder: Path) -> None:
     elif own:
         tokenizer.chat_template = without_generation_tags(own)
     tokenizer.save_pretrained(folder)
-    places = [(source.path, source.revision), (source.base, source.base_revision)]
-    found = (find_file(path, SENTENCEPIECE, revision) for path, revision in places)
+    origins = [(source.path, source.revision), (source.base, source.base_revision)]
+    found = (find_file(path, SENTENCEPIECE, revision) for path, revision in origins)
     if file := next(filter(None, found), None):
         link(file, folder)
 
 
 def link(file: Path, folder: Path) -> None:
-    """Link a file into a folder, in place of one of its name."""
+    """Link a file into a folder, replacing a file of the same name."""
     (folder / file.name).unlink(missing_ok=True)
     (folder / file.name).symlink_to(file.resolve())
 
 
 def begins_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool | None:
-    """Return whether the tokenizer is to begin conversations with the BOS token; None for what it does.
+    """Return whether the tokenizer must begin conversations with the BOS token; None for the converter's choice.
 
-    It is where the chat template begins them with it: programs take it off what they render, or render without it.
+    It must if the chat template does: programs remove the token from the rendered text, or render without it.
     """
     if not tokenizer.chat_template:
         return None

@@ -1,16 +1,16 @@
-"""Writes a chat format in Ollama's language, the `text/template` of Go."""
+"""Writes a chat format as a template of Ollama, in Go's `text/template` language."""
 
 from hfkit.commands.export.chat_format import FIRST_USER, LAST_USER, OWN_TURN, ChatFormat
 
 EACH_MESSAGE = "{{ range $index, $message := .Messages }}{{ $last := eq (len (slice $.Messages $index)) 1 }}"
 THOUGHT = "<think>\n{{ .Thinking }}\n</think>\n\n"
-"""The thinking of a response to be completed; by these tags Ollama splits the thinking off what a model writes."""
+"""The thinking of a response to be completed; Ollama finds the thinking in a model's output by these tags."""
 
 
 def go_template(chat: ChatFormat | None, adds_bos: bool) -> str:
-    """Return a chat format as a Go template over Ollama's values; of a model without one, the prompt alone.
+    """Return a chat format as a Go template over Ollama's values; without a format, the prompt alone.
 
-    A response at the end of the messages is one to be completed: nothing follows it.
+    A response at the end of the messages is to be completed, so nothing follows it.
 
     Args:
         adds_bos: whether the tokenizer puts a BOS token before the text.
@@ -37,7 +37,7 @@ def go_template(chat: ChatFormat | None, adds_bos: bool) -> str:
 
 
 def generation_prompt(chat: ChatFormat) -> str:
-    """Return the generation prompt, by the request's `think` where the chat template has a variable for it."""
+    """Return the generation prompt; it depends on the request's `think` if the chat template has a variable for it."""
     if chat.thinking_prompts is None:
         return literal(chat.prompt)
     on, off = map(literal, chat.thinking_prompts)
@@ -46,10 +46,10 @@ def generation_prompt(chat: ChatFormat) -> str:
 
 
 def when(condition: str, text: str) -> str:
-    """Return a text that is there under a condition."""
+    """Return a text that is written only if a condition holds."""
     return f"{{{{ if {condition} }}}}{text}{{{{ end }}}}"
 
 
 def literal(text: str) -> str:
-    """Return a text as it stands in a Go template, where two braces begin an action."""
+    """Return a text escaped for a Go template, in which two braces begin an action."""
     return text.replace("{{", '{{ "{{" }}')

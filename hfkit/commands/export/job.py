@@ -1,4 +1,4 @@
-"""What is exported, and with which options."""
+"""The model to export and the options of the export."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,11 @@ class ExportJob:
     """A model to export.
 
     Args:
-        name: of the model, for those who serve it.
-        out: the folder that is made.
+        name: of the model when it is served.
+        out: the folder to create.
         dtype: by the names of llama.cpp's converter; None for the format's default.
-        base: where an adapter's base is, if not where the adapter says.
-        keep_adapter: whether an adapter is exported beside its base, and not merged.
+        base: path of an adapter's base; default is the one that the adapter names.
+        keep_adapter: whether an adapter is exported with its base, not merged.
         script: llama.cpp's converter, for the formats that need it.
     """
 

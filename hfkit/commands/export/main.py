@@ -1,13 +1,13 @@
 """hfkit export runs/ppo exported --format ollama
 
-Writes a model in the form that another program serves; an adapter is merged into its base first.
+Writes a model in the format of another program that serves it; an adapter is merged into its base first.
 
     gguf     a GGUF file, for llama.cpp and what is built on it
     ollama   a GGUF file and a Modelfile, with the chat template in Ollama's language, and the stop tokens
-    vllm     a folder of safetensors and the command line; with --adapter the adapter alone, beside its base
+    vllm     a folder of safetensors and the command line; with --adapter the unmerged adapter with its base
 
 GGUF files are written by llama.cpp's own converter, `convert_hf_to_gguf.py`: the one on the PATH, unless --converter or
-HFKIT_GGUF_CONVERTER names another. OUT is a new or empty folder; it is written whole or not at all.
+HFKIT_GGUF_CONVERTER names another. OUT is a new or empty folder; it is written completely or not at all.
 """
 
 from argparse import Namespace
@@ -32,7 +32,7 @@ from hfkit.records.base import stored_quantization
 from hfkit.records.source import Source
 
 EXPORT = "export.json"
-"""By this file the same command knows that an export is done: the hash of its inputs, and the sizes of its files."""
+"""The file that marks an export as done: the hash of its inputs, and the sizes of its files."""
 EXPORTERS = {"gguf": export_gguf, "ollama": export_ollama, "vllm": export_vllm}
 
 
@@ -50,18 +50,18 @@ def export(
 
     Args:
         model: folder or Hub id of a model or of an adapter.
-        out: a folder that does not exist or is empty; it is written whole or not at all. One that holds the same export
-            is left as it is.
+        out: a new or empty folder; it is written completely or not at all. A folder with the same export is not
+            changed.
         format: "gguf", "ollama" or "vllm".
         dtype: "f32", "f16", "bf16" or, of a GGUF, "q8_0". The default is f16 for a GGUF, and bf16 for a merged model.
-        adapter: whether vLLM serves an adapter beside its base, in place of a merged model.
-        base: where an adapter's base is, if not where the adapter says.
+        adapter: whether vLLM serves an adapter with its base instead of a merged model.
+        base: path of an adapter's base; default is the one that the adapter names.
         revision: branch, tag or commit of a model on the Hub.
-        converter: llama.cpp's converter, or the folder that it is in.
+        converter: llama.cpp's converter, or its folder.
 
     Raises:
-        ConfigError: with all problems of the arguments; or there is no converter.
-        HfkitError: the model cannot be exported in this format, or as `merge`.
+        ConfigError: with all problems of the arguments, or of a missing converter.
+        HfkitError: the model cannot be exported in this format, or the adapter cannot be merged.
     """
     out = Path(out)
     if problems := argument_problems(out, format, dtype, adapter, converter):
@@ -96,30 +96,34 @@ def file_sizes(folder: Path) -> dict[str, int]:
 
 
 def argument_problems(out: Path, format: str, dtype: str | None, adapter: bool, converter: str | None) -> list[Problem]:
-    """Return what is wrong with the arguments of an export, without a look at the model."""
-    problems = [] if format in EXPORTERS else [Problem("format", format, f"one of {', '.join(EXPORTERS)}")]
+    """Return the problems of the arguments of an export; the model is not read."""
+    problems = [] if format in EXPORTERS else [Problem("format", format, f"expected one of: {', '.join(EXPORTERS)}")]
     dtypes = [*(DTYPES_SERVED if format == "vllm" else MERGE_DTYPES)]
     if dtype is not None and dtype not in dtypes:
-        problems.append(Problem("dtype", dtype, f"one of {', '.join(dtypes)}", keys=("format",)))
+        problems.append(Problem("dtype", dtype, f"expected one of: {', '.join(dtypes)}", keys=("format",)))
     if adapter and format != "vllm":
-        problems.append(Problem("adapter", adapter, "only --format vllm takes an adapter unmerged", keys=("format",)))
+        problems.append(
+            Problem("adapter", adapter, "only --format vllm supports an unmerged adapter: remove it", keys=("format",))
+        )
     if converter and format == "vllm":
         problems.append(Problem("converter", converter, "--format vllm converts nothing: remove it", keys=("format",)))
     if out.suffix == ".gguf":
-        problems.append(Problem("out", str(out), "name a folder; the file in it gets its name from --dtype"))
+        problems.append(Problem("out", str(out), "expected a folder; the file in it is named by --dtype"))
     return problems
 
 
 def require_exportable(source: Source, keep_adapter: bool) -> None:
-    """Raise HfkitError if a model is no language model, or not whole, or stored as other programs do not read it."""
+    """Raise HfkitError if a model is not a language model, is incomplete, or is stored quantized."""
     if is_classifier(source.path, source.revision):
         raise HfkitError(f"{source.path} is a reward model: only language models are exported")
     if source.adapter is not None:
         return
     if keep_adapter:
-        raise HfkitError(f"{source.path} is a full model: leave --adapter out")
+        raise HfkitError(f"{source.path} is a full model: remove --adapter")
     if (method := stored_quantization(source.path, source.revision)) == "bitsandbytes":
-        raise HfkitError(f"the weights of {source.path} are stored quantized ({method}): export the model before that")
+        raise HfkitError(
+            f"the weights of {source.path} are stored quantized ({method}): export the full-precision model"
+        )
     require_stored(source.path, source.revision, AutoModelForCausalLM)
 
 

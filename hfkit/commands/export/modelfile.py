@@ -21,7 +21,7 @@ SAMPLING |= {"repetition_penalty": "repeat_penalty"}
 QUOTES = '"""'
 OLLAMA_README = """# {name}
 
-An Ollama model, made of {path} by `hfkit export`. In this folder:
+An Ollama model, made from {path} by `hfkit export`. In this folder:
 
 ```bash
 ollama create {name} -f Modelfile
@@ -34,11 +34,11 @@ def export_ollama(job: ExportJob, folder: Path) -> None:
     """Write a GGUF file, a Modelfile and a README.
 
     Raises:
-        HfkitError: the chat template has no counterpart in a Modelfile; or as `write_gguf`.
+        HfkitError: a Modelfile cannot express the chat template; or as `write_gguf`.
     """
     chat = read_chat_format(job.tokenizer, job.source.path) if job.tokenizer.chat_template else None
     if chat and writes_today(job.tokenizer):
-        warn(f"the chat template of {job.source.path} writes today's date: the Modelfile keeps that of this day")
+        warn(f"the chat template of {job.source.path} writes today's date, which is fixed in the Modelfile")
     quote(go_template(chat, adds_bos=False))  # fails before any weight is read
     file = write_gguf(job, folder)
     config = GenerationConfig.from_dict(read_json_mapping(file.model / GENERATION_CONFIG_NAME) or {})
@@ -50,27 +50,27 @@ def export_ollama(job: ExportJob, folder: Path) -> None:
 def modelfile(
     gguf: str, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig, chat: ChatFormat | None, adds_bos: bool
 ) -> str:
-    """Return the Modelfile of the GGUF file of that name beside it.
+    """Return the Modelfile for the GGUF file of this name in the same folder.
 
     Args:
         config: the model's, for its stop tokens and sampling settings.
-        chat: what the chat template writes; None without one.
+        chat: the format of the chat template; None without one.
         adds_bos: whether the file's tokenizer puts a BOS token before a prompt.
     """
     lines = [f"FROM ./{gguf}"]
     if chat and chat.system_at is None:
-        lines.append("# The chat template takes no system message: one that is given is left out.")
+        lines.append("# The chat template has no system message: a given one is ignored.")
     lines.append(f"TEMPLATE {quote(go_template(chat, adds_bos))}")
     if chat and chat.default_system:
         lines.append(f"SYSTEM {quote(chat.default_system)}")
-    stops = tokenizer.convert_ids_to_tokens(stop_ids(config, tokenizer))
-    lines += [f"PARAMETER stop {quote(token)}" for token in stops]
+    stop_tokens = tokenizer.convert_ids_to_tokens(stop_ids(config, tokenizer))
+    lines += [f"PARAMETER stop {quote(token)}" for token in stop_tokens]
     lines += [f"PARAMETER {name} {value}" for name, value in sampling_settings(config).items()]
     return "\n".join(lines) + "\n"
 
 
 def sampling_settings(config: GenerationConfig) -> dict[str, float]:
-    """Return the sampling settings of a generation config by Ollama's names; {} where it does not sample."""
+    """Return the sampling settings of a generation config by Ollama's names; {} if it does not sample."""
     given = {name: getattr(config, key, None) for key, name in SAMPLING.items()} if config.do_sample else {}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -79,7 +79,7 @@ def quote(text: str) -> str:
     """Return a value in the quotes of a Modelfile, which has no escapes.
 
     Raises:
-        HfkitError: three quotes in a row would end it.
+        HfkitError: the text contains three quotes in a row, which would end it.
     """
     if QUOTES in text or text.endswith('"'):
         raise HfkitError(f"a Modelfile cannot quote {text!r}: use --format gguf")

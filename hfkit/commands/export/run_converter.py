@@ -1,8 +1,8 @@
 """python -m hfkit.commands.export.run_converter SETTINGS ARGUMENTS: runs llama.cpp's converter on ARGUMENTS.
 
-The converter changes path, arguments and logging of its process. SETTINGS is JSON: `script`, the
-converter; `out`, the file that it writes; `adds_bos`, whether the tokenizer in that file is to put a BOS token before a
-text, or null for what the converter chooses. The last line of the output is whether it does, as JSON.
+The converter changes the path, arguments and logging of its process. SETTINGS is JSON: `script`, the converter; `out`,
+the file that it writes; `adds_bos`, whether the tokenizer in that file puts a BOS token before a text, or null for the
+converter's choice. The last line of the output states whether it does, as JSON.
 """
 
 import json
@@ -19,7 +19,7 @@ ADDS_BOS = "tokenizer.ggml.add_bos_token"
 
 
 def load_script(path: Path) -> ModuleType:
-    """Return a script as a module that can import what lies beside it."""
+    """Return a script as a module that can import files from its folder."""
     sys.path.insert(0, str(path.parent))
     spec = spec_from_file_location(path.stem, path)
     module = module_from_spec(spec)
@@ -29,9 +29,9 @@ def load_script(path: Path) -> ModuleType:
 
 
 def pre_tokenizer_name(tokenizer) -> str | None:
-    """Return llama.cpp's name for the pre-tokenizer of a fast tokenizer, by what it does; None if that is not GPT-2's.
+    """Return llama.cpp's name for a fast tokenizer's pre-tokenizer if it behaves like GPT-2's, else None.
 
-    The converter knows a pre-tokenizer by the token ids of a text, which a new vocabulary changes.
+    The converter recognizes a pre-tokenizer by the token ids of a text, which a new vocabulary changes.
     """
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
     splits = GPT2.items() <= (parts["pre_tokenizer"] or {}).items() and parts["normalizer"] is None
@@ -42,7 +42,7 @@ def pre_tokenizer_name(tokenizer) -> str | None:
 def set_bos(out: Path, adds_bos: bool | None) -> bool:
     """Set whether the tokenizer of a GGUF file puts a BOS token before a text, and return whether it does."""
     field = import_module("gguf").GGUFReader(out, "r+").get_field(ADDS_BOS)  # the converter's own gguf
-    if field is None:  # llama.cpp adds none then, but for vocabularies of SentencePiece, for which it is always there
+    if field is None:  # llama.cpp then adds none; files with SentencePiece vocabularies always have the field
         return False
     value = field.parts[field.data[0]]
     if adds_bos is not None:

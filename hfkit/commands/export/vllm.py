@@ -1,4 +1,4 @@
-"""Writes a folder that vLLM serves, with the command line: a merged model, or an adapter beside its base."""
+"""Writes a folder for vLLM, with the command line to serve it: a merged model, or an adapter with its base."""
 
 import shlex
 import shutil
@@ -22,7 +22,7 @@ NOT_SERVED = (
     *("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters"),
     *("rank_pattern", "alpha_pattern", "layer_replication"),
 )
-"""Settings of an adapter that vLLM rejects or does not read."""
+"""Settings of an adapter that vLLM rejects or ignores."""
 VLLM_README = """## Serve with vLLM
 
 In this folder:
@@ -43,7 +43,7 @@ def export_vllm(job: ExportJob, folder: Path) -> None:
     """Write a model, or an adapter, and a README with the command that serves it, which is printed too.
 
     Raises:
-        HfkitError: vLLM does not serve such an adapter, or it cannot be merged.
+        HfkitError: vLLM cannot serve the adapter, or it cannot be merged.
     """
     source = job.source
     if job.keep_adapter:
@@ -52,7 +52,7 @@ def export_vllm(job: ExportJob, folder: Path) -> None:
         copy_files(source, folder)
     else:
         job.merge_into(folder, DTYPES_SERVED[job.dtype or "bf16"])
-    if job.keep_adapter:  # vLLM would take the chat template and the stop tokens of the base
+    if job.keep_adapter:  # otherwise vLLM uses the chat template and the stop tokens of the base
         job.tokenizer.save_pretrained(folder)
         if not (folder / GENERATION_CONFIG_NAME).is_file():
             (folder / GENERATION_CONFIG_NAME).write_text("{}\n", encoding="utf-8")
@@ -63,18 +63,18 @@ def export_vllm(job: ExportJob, folder: Path) -> None:
 
 
 def require_served(source: Source) -> None:
-    """Raise HfkitError if vLLM cannot serve an adapter beside its base."""
+    """Raise HfkitError if vLLM cannot serve an adapter with its base."""
     adapter = source.adapter or {}
     given = [name for name in NOT_SERVED if adapter.get(name)]
     given += ["bias"] if adapter.get("bias") not in (None, "none") else []
     given += ["r"] if adapter.get("r", 0) > LORA_RANKS[-1] else []
     if given:
         settings = ", ".join(f"{name}: {adapter[name]}" for name in given)
-        raise HfkitError(f"vLLM serves no adapter with {settings}: leave --adapter out, and {source.path} is merged")
+        raise HfkitError(f"vLLM cannot serve an adapter with {settings}: remove --adapter to merge {source.path}")
 
 
 def copy_files(source: Source, folder: Path) -> None:
-    """Copy the files of a model, or of an adapter, that loaders look for, and its card."""
+    """Copy the files of a model or an adapter that loaders read, and its card."""
     model = Path(local_folder(source.path, source.revision, (*LOADED_FILES, "README.md")))
     for name in list_files(model):
         if matches(name, (*LOADED_FILES, "README.md")):
@@ -86,7 +86,7 @@ def serve_command(job: ExportJob, folder: Path, path: str) -> list[str]:
     """Return the command that serves a folder.
 
     Args:
-        path: of the folder, as the command names it.
+        path: of the folder, for the command.
     """
     source = job.source
     if not job.keep_adapter:
@@ -110,7 +110,7 @@ def limits(path: str, revision: str, dtype: str | None) -> list[str]:
 
 
 def readme_section(job: ExportJob, command: list[str]) -> str:
-    """Return how a model is served and asked; without a chat template it completes texts."""
+    """Return the README's section on serving and querying a model; without a chat template it completes texts."""
     route, prompt = "completions", '"prompt": "Hello"'
     if job.tokenizer.chat_template:
         route, prompt = "chat/completions", '"messages": [{"role": "user", "content": "Hello"}]'

@@ -1,4 +1,4 @@
-"""Chooses the stages that lead to a goal, and the data of each: by what they read and what they start from."""
+"""Chooses the stages that lead to a goal, and the data of each, by the rows that they read and their start."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from hfkit.core.errors import MISSING, ConfigError, Problem, nearest
 
 START_KEY = ROLES["start"][0]
 SamplesByStage = dict[str, list[SampledSource]]
-"""The sources that each stage can read."""
+"""Stage -> the sources that it can read."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Chain:
 
 
 def goals() -> list[str]:
-    """Return the stages that start from a model which an earlier stage makes."""
+    """Return the stages that start from a model of an earlier stage."""
     return [name for name, spec in STAGES.items() if spec.starts_from_a_model]
 
 
 def choose_goal(samples: SamplesByStage, has_functions: bool) -> str:
-    """Return the last stage for which there are data; of stages that read the same rows, the first.
+    """Return the last stage for which there is data; among stages that read the same rows, the first.
 
     Args:
         has_functions: whether reward functions are given.
@@ -41,7 +41,7 @@ def choose_goal(samples: SamplesByStage, has_functions: bool) -> str:
 def chain_to(goal: str, samples: SamplesByStage, has_functions: bool) -> Chain:
     """Return the stages that lead to a goal, with their sources.
 
-    A stage without data is left out: the next one then starts from the model itself.
+    A stage without data is skipped: the next one then starts from the model itself.
 
     Raises:
         ConfigError: there is no such goal, or data for it are missing.
@@ -65,7 +65,7 @@ def chain_to(goal: str, samples: SamplesByStage, has_functions: bool) -> Chain:
 
 
 def goal_problems(goal: str) -> list[Problem]:
-    """Return a problem if there is no such goal."""
+    """Return the problem of an unknown goal."""
     if goal in goals():
         return []
     guess = nearest(goal, goals())
@@ -73,7 +73,7 @@ def goal_problems(goal: str) -> list[Problem]:
 
 
 def start_stages(stage: str) -> list[str]:
-    """Return the stages whose model a stage starts from; of several, the last, which the others start from too."""
+    """Return the stages whose model a stage can start from; if they build on each other, the last one."""
     found = [wanted.stages[-1] for wanted in STAGES[stage].inputs if wanted.key == START_KEY]
     return [one for one in found if one in goals()]
 
@@ -93,7 +93,7 @@ def lacking(goal: str, samples: SamplesByStage, has_functions: bool) -> str | No
 
 
 def rows_in_words(stage: str) -> str:
-    """Return the form of a stage's rows, in the words of users."""
+    """Return the form of a stage's rows in words."""
     names = {"instructions": "messages, or prompts with responses", "comparisons": "pairs or rankings of responses"}
     return names.get(STAGES[stage].form, STAGES[stage].form)
 
@@ -101,7 +101,8 @@ def rows_in_words(stage: str) -> str:
 def sources_of(stage: str, stages: list[str], samples: SamplesByStage) -> list[SampledSource]:
     """Return the sources of one of several stages.
 
-    Every stage's rows have prompts: those are taken which no other stage reads, else those of the stage before.
+    Prompts may come from every stage's rows: rows that no other stage reads are preferred, else those of the stage
+    before.
     """
     if STAGES[stage].form != "prompts":
         return samples[stage]

@@ -1,4 +1,4 @@
-"""Makes stages fit into memory, by `hfkit plan`'s estimates: smaller micro-batches first, then a base in 4 bits."""
+"""Makes stages fit into memory by `hfkit plan`'s estimates: first smaller micro-batches, then a base in 4 bits."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -15,12 +15,12 @@ from hfkit.training.memory.planned_stage import PlannedStage
 TRAIN_BATCH, EVAL_BATCH = "per_device_train_batch_size", "per_device_eval_batch_size"
 BITS, ROLLOUT = "load_in_4bit", "local_rollout_forward_batch_size"
 BASE_KEYS = {BITS, "load_in_8bit", "use_peft"}
-"""Keys that say in which form the base is held; with one of them given, none of them is chosen."""
+"""Keys that set how the base is held; if one of them is given, none of them is chosen."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Settings of a stage, and the peak in bytes that they are planned to have."""
+    """Settings of a stage, and their planned peak in bytes."""
 
     settings: dict[str, object]
     peak: int
@@ -30,7 +30,7 @@ def fit_stages(stages: list[PlannedStage], device: Device, given: Mapping[str, C
     """Return the settings with which each stage fits; the base is in 4 bits in all of them or in none.
 
     Args:
-        given: keys of each stage that stay as they are.
+        given: keys of each stage that must not change.
 
     Raises:
         HfkitError: a stage does not fit even with one row at a time over 4 bits.
@@ -46,21 +46,21 @@ def fit_stages(stages: list[PlannedStage], device: Device, given: Mapping[str, C
     smallest = "with a base in 4 bits and one row at a time" if is_open else "with one row at a time"
     raise HfkitError(
         f"{name} does not fit into {decimal(device.capacity)} ({device.name}): it needs {decimal(fit.peak)} and a "
-        f"margin of {MARGIN - 1:.0%}, {smallest}. Take a smaller model, plan for more memory with --gpu GB, or shorten "
+        f"margin of {MARGIN - 1:.0%}, {smallest}. Use a smaller model, plan for more memory with --gpu GB, or shorten "
         "the rows"
     )
 
 
 def fit_stage(stage: PlannedStage, room: Device, bits: dict[str, object], given: Collection[str]) -> Fit:
-    """Return the largest micro-batch that fits, or else the smallest one; activations are kept if they can be.
+    """Return the largest micro-batch that fits, or else the smallest; activations are kept if possible.
 
     Args:
         room: the device, less a margin.
         bits: settings of the quantization.
-        given: keys that stay as they are.
+        given: keys that must not change.
     """
     batches, rollouts = [{}, *smaller_batch_flags(stage.config)], [{}]
-    if stage.spec.samples_replies:  # responses that are sampled at once
+    if stage.spec.samples_replies:  # responses sampled at once
         config = stage.config
         rows = config.per_device_train_batch_size * config.gradient_accumulation_steps
         rows = min(rows, config.local_rollout_forward_batch_size)
@@ -78,14 +78,14 @@ def first_fit(stage: PlannedStage, room: Device, attempts: list[tuple[dict, bool
 
     Args:
         attempts: settings, each with whether activations are recomputed.
-        given: keys that stay as they are.
+        given: keys that must not change.
     """
     for settings, checkpointing in attempts:
         if TRAIN_BATCH in settings and EVAL_BATCH not in given:
             settings = {**settings, EVAL_BATCH: settings[TRAIN_BATCH]}
         changed = replace(stage, config=replace(stage.config, **settings))
         peak = plan_memory(with_checkpointing(changed, checkpointing), room).peak
-        if checkpointing and not room.is_gpu:  # a run on a GPU decides about it by itself
+        if checkpointing and not room.is_gpu:  # a run on a GPU decides by itself
             settings = {**settings, "gradient_checkpointing": True}
         if peak <= room.capacity:
             break

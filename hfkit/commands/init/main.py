@@ -1,11 +1,11 @@
 """hfkit init --yes --model Qwen/Qwen3-0.6B --data my-pairs.jsonl --output_dir my-run
 
 Writes a pipeline that fits your model, your data and your memory: `pipeline.yaml` and a commented YAML for each stage,
-ready for `hfkit run`. Asks for what no flag says; with --yes it takes the defaults. It reads a sample of the data as
-the stages do, takes lengths from it, and plans whether the base has to be in 4 bits and how large a batch may be. No
-weights are loaded, and no file is overwritten.
+ready for `hfkit run`. Asks for what no flag sets; with --yes it uses the defaults. It reads a sample of the data as the
+stages do, measures lengths, and plans whether the base must be in 4 bits and how large a batch can be. No weights are
+loaded, and no file is overwritten.
 
-The goal is the last stage to run. The stages before it run too if there are data for them: pairs alone give SFT on the
+The goal is the last stage to run. The stages before it run too if there is data for them: pairs alone give SFT on the
 better responses, the reward model, and PPO; with `--goal dpo`, SFT and DPO. Other flags are keys of the stages:
 `--sft.learning_rate 1e-4`, `--seed 1`.
 """
@@ -40,7 +40,7 @@ from hfkit.stages.read_configs import IGNORED
 from hfkit.training.memory.device import Device, device_to_plan
 
 NEEDED = {"model": "the model to start from, a folder or a Hub id", "data": "the data: files, Hub ids or data cards"}
-"""Flags without a default, and what they name."""
+"""Flags without a default -> what they name."""
 
 
 def main(given: Namespace) -> int:
@@ -62,7 +62,7 @@ def main(given: Namespace) -> int:
     if asks:
         ask_plan(given, goals(), choose_goal(samples, has_functions), device_to_plan(None, None), default)
     chain = chain_to(given.goal or choose_goal(samples, has_functions), samples, has_functions)
-    own = given_settings(flags, [*chain.sources])  # no flag is for another stage
+    own = given_settings(flags, [*chain.sources])  # no flag may be for another stage
     folder = Path(given.output_dir or default)
     require_new(folder, [*chain.sources])
     device = device_to_plan(given.memory, given.gpu)
@@ -92,7 +92,7 @@ def pipeline_settings(
 def fit_settings(
     settings: dict[str, StageSettings], own: dict[str, StageSettings], output_dir: str, device: Device
 ) -> None:
-    """Put what makes each stage fit into its settings.
+    """Add the settings that make each stage fit into memory.
 
     Args:
         own: those that flags give.
@@ -112,7 +112,7 @@ def fit_settings(
         why = f"planned peak: {decimal(fit.peak)} of {decimal(device.capacity)} ({device.name})"
         settings[stage][TRAIN_BATCH] = Setting(settings[stage][TRAIN_BATCH].value, why)
         if BITS in fit.settings:
-            fine = "16 bits fit" if device.is_gpu else "the base fits as it is"
+            fine = "16 bits fit" if device.is_gpu else "the full-precision base fits"
             why = "16 bits do not fit" if fit.settings[BITS] else fine
             settings[stage][BITS] = Setting(fit.settings[BITS], why)
 

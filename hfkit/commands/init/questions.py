@@ -1,4 +1,4 @@
-"""Asks at the terminal for what no flag says."""
+"""Asks at the terminal for what no flag sets."""
 
 import shlex
 from argparse import Namespace
@@ -14,7 +14,7 @@ from hfkit.training.memory.device import Device
 
 
 def ask_sources(given: Namespace) -> None:
-    """Ask for the model and the data, unless flags name them.
+    """Ask for the model and the data, unless flags set them.
 
     Raises:
         ConfigError: a quote in the answer is not closed.
@@ -24,12 +24,12 @@ def ask_sources(given: Namespace) -> None:
 
 
 def ask_plan(given: Namespace, goals: Iterable[str], goal: str, device: Device, output_dir: str) -> None:
-    """Ask for the goal, the memory and the folder, unless flags name them.
+    """Ask for the goal, the memory and the folder, unless flags set them.
 
     Args:
         goals: the possible ones.
         goal: the one that fits the data.
-        device: the one at hand.
+        device: that of this process.
         output_dir: the default folder.
     """
     given.goal = given.goal or ask(f"goal ({', '.join(goals)})", goal, WordCompleter([*goals]))
@@ -41,11 +41,11 @@ def ask_plan(given: Namespace, goals: Iterable[str], goal: str, device: Device, 
 
 
 def ask(question: str, default: str = "", completer: Completer | None = None) -> str:
-    """Return the answer to a question, with `~` as the home folder; an empty one is the default."""
+    """Return the answer to a question, with `~` as the home folder; an empty answer is the default."""
     shown = f"{question} [{default}]: " if default else f"{question}: "
     try:
         return expand_home(prompt(shown, completer=completer).strip()) or default
-    except EOFError:  # Ctrl-D ends as Ctrl-C does
+    except EOFError:  # Ctrl-D exits as Ctrl-C does
         raise KeyboardInterrupt from None
 
 

@@ -10,12 +10,12 @@ from hfkit.config.registry import STAGES
 from hfkit.data.forms import FORMS
 
 PERCENTILE = 95
-"""Percentile of the lengths that a row may have; longer rows are cut or dropped."""
+"""Percentile of the lengths that sets the longest row; longer rows are truncated or dropped."""
 FEW_ROWS = 1000
 FEWEST_ROWS = 100
-"""Of fewer rows, none are held out."""
+"""The fewest rows from which some are held out."""
 LARGEST_BATCH, LARGEST_ROLLOUT = (16, 8), (64, 16)
-"""Rows of an optimizer step, and responses of an update where the stage samples them: on a GPU, and on a CPU."""
+"""Rows of an optimizer step, or responses of an update if the stage samples them: on a GPU, on a CPU."""
 UPDATES = (100, 20)
 LONGEST_RESPONSE = (256, 64)
 DEFAULT_RESPONSE = 128
@@ -34,22 +34,22 @@ StageSettings = dict[str, Setting]
 
 @dataclass(frozen=True)
 class Limits:
-    """What the model and the device allow.
+    """The limits of the model and the device.
 
     Attributes:
-        context: tokens that the model can read; None if unlimited or unknown.
+        context: in tokens; None if unlimited or unknown.
     """
 
     context: int | None
     on_gpu: bool
 
     def of(self, values: tuple[int, int]) -> int:
-        """Return the one of two values that is for the device: a GPU, or a CPU."""
+        """Return the first of two values for a GPU, the second for a CPU."""
         return values[0 if self.on_gpu else 1]
 
 
 def choose_settings(stage: str, sources: list[SampledSource], replies: list[int], limits: Limits) -> StageSettings:
-    """Return the settings of a stage that depend on its rows; the batch is in one piece, see `fit.py`.
+    """Return the settings of a stage that depend on its rows; `fit.py` splits the batch.
 
     Args:
         replies: tokens of the responses that an earlier stage trains on.
@@ -59,7 +59,7 @@ def choose_settings(stage: str, sources: list[SampledSource], replies: list[int]
     held_out = min(rows // 20, 64 if spec.samples_replies else 500) if rows >= FEWEST_ROWS else 0
     settings = {"datasets": Setting([entry_of(one) for one in sources])}
     if held_out:
-        settings["test_split_size"] = Setting(held_out, "rows to measure on, which are not trained on")
+        settings["test_split_size"] = Setting(held_out, "rows for evaluation, which are not trained on")
     settings |= length_settings(stage, sources, replies, limits, held_out)
     settings["use_peft"] = Setting(True, "LoRA: an adapter on the frozen base")
     settings["load_in_4bit"] = Setting(False)
@@ -68,7 +68,7 @@ def choose_settings(stage: str, sources: list[SampledSource], replies: list[int]
 
 
 def entry_of(source: SampledSource) -> dict:
-    """Return a source as it stands in a YAML."""
+    """Return a source as an entry of a YAML."""
     entry = {name: value for name, value in asdict(source.entry).items() if value not in (None, False)}
     return {name: value for name, value in entry.items() if (name, value) != ("split", "train")}
 
@@ -76,7 +76,7 @@ def entry_of(source: SampledSource) -> dict:
 def length_settings(
     stage: str, sources: list[SampledSource], replies: list[int], limits: Limits, held_out: int
 ) -> StageSettings:
-    """Return the longest row that a stage takes, and the share of rows that it may lose by it."""
+    """Return the limit of a stage's row length, and the share of rows that it may lose."""
     key, lengths = FORMS[STAGES[stage].form].length_key, [length for one in sources for length in one.lengths]
     usual = percentile(lengths)
     settings, room = {}, limits.context
@@ -88,16 +88,16 @@ def length_settings(
         room = room and room - response
     longest = rounded_up(usual, 64)
     if room and longest > room:
-        longest, why = room, f"{PERCENTILE}% of the rows have at most {usual} tokens; the model has room for {room}"
+        longest, why = room, f"{PERCENTILE}% of the rows have at most {usual} tokens; the model's context allows {room}"
     else:
         why = f"{PERCENTILE}% of the rows have at most {usual} tokens"
     settings = {key: Setting(longest, why), **settings}
     sampled = sum(one.sampled for one in sources)
     lost = 1 - sum(length <= longest for length in lengths) / sampled
-    # of a small held-out part the share varies by chance: three standard deviations
+    # in a small held-out part the share varies by chance: three standard deviations
     allowed = lost + 3 * sqrt(lost * (1 - lost) / min(held_out or sampled, sampled))
     if allowed > 0.1:
-        why = f"{lost:.0%} of the sampled rows are longer, or cannot be used"
+        why = f"{lost:.0%} of the sampled rows are longer or unusable"
         settings["max_dropped"] = Setting(min(ceil(allowed * 20) / 20, 1.0), why)
     return settings
 
@@ -113,7 +113,7 @@ def rounded_up(number: int, step: int) -> int:
 
 
 def batch_settings(stage: str, rows: int, limits: Limits) -> StageSettings:
-    """Return batch and length of a run: fewer rows in a step, and more epochs, where there are few."""
+    """Return batch size and length of a run: few rows mean smaller batches and more epochs."""
     spec = STAGES[stage]
     largest = limits.of(LARGEST_ROLLOUT if spec.samples_replies else LARGEST_BATCH)
     batch = min(largest, 1 << max(rows // 8, 1).bit_length() - 1)
@@ -145,7 +145,7 @@ def batch_settings(stage: str, rows: int, limits: Limits) -> StageSettings:
 
 
 def group_settings(rows: int, batch: int, limits: Limits) -> StageSettings:
-    """Return batch and length of GRPO or RLOO: groups of responses to a prompt fill a batch."""
+    """Return batch size and length of GRPO or RLOO, whose batches consist of groups of responses to a prompt."""
     group = min(8, max(batch, 4))
     batch = max(batch, group)
     passes = min(4, batch // 4)

@@ -1,4 +1,4 @@
-"""Reads a sample of each source as the stages do: which stage can read it, and how long its rows are."""
+"""Reads a sample of each source as the stages do, to find which stage can read it and how long its rows are."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -13,9 +13,9 @@ from hfkit.data.encoding import PARTS
 from hfkit.data.forms import FORMS, IGNORE
 
 SAMPLE = 500
-"""Rows of a source that are encoded: its first ones."""
+"""Number of first rows of a source that are encoded."""
 NO_LIMIT = 1_000_000
-"""Tokens of a row in the sample, which is measured before it is cut."""
+"""Most tokens of a row in the sample, so that lengths are measured before truncation."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class SampledSource:
 
     Attributes:
         entry: the source, with the columns that the stage reads.
-        mapped: the stage's columns -> expressions over the dataset's, None where nothing is mapped.
-        rows: rows of the source; None if it is not on this machine, and has more than the sample.
+        mapped: the stage's columns -> expressions over the dataset's columns; None if nothing is mapped.
+        rows: number of rows; None if the source is not on this machine and has more rows than the sample.
         sampled: rows of the sample.
         lengths: tokens of each row of the sample that the stage keeps.
         replies: tokens of each response in the sample, if the stage trains on them.
@@ -40,7 +40,7 @@ class SampledSource:
 
     @property
     def name(self) -> str:
-        """The path of the source, or the name of its card."""
+        """The name of the source's card, or its path."""
         return str(self.entry.card or self.entry.path)
 
 
@@ -72,7 +72,7 @@ def sample_sources(stages: list[str], entries: list[DatasetEntry], tokenizer) ->
 
 
 def better_replies(stage: str, pairs: SampledSource, tokenizer) -> SampledSource | None:
-    """Return the better responses of pairs as instructions, or None if they cannot be read so."""
+    """Return the better responses of pairs as instructions, or None if the stage cannot read them."""
     if pairs.entry.card or pairs.entry.columns:
         return None
     prompt, chosen = (pairs.mapped.get(name) or name for name in ("prompt", "chosen"))

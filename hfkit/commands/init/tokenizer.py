@@ -1,4 +1,4 @@
-"""Loads the tokenizer that reads the data, and chooses a chat template for a model without one."""
+"""Loads the tokenizer for the data, and chooses a chat template for a model without one."""
 
 from hfkit.commands.init.settings import Setting, StageSettings
 from hfkit.core.console import say
@@ -8,13 +8,13 @@ from hfkit.data.built_in_templates import BUILT_IN_TOKENS, tokens_fault
 from hfkit.models.tokenizers import PadTokenError, load_tokenizer
 
 PLAIN = "zephyr"
-"""A built-in chat template that needs no tokens of its own."""
+"""A built-in chat template without special tokens."""
 TOKENIZER_KEYS = ("pad_token", "chat_template", "chat_template_kwargs")
-"""Keys that change the tokenizer: the stage that starts from the model sets them, and its run keeps them."""
+"""Keys that change the tokenizer: the first stage sets them, and saves the result."""
 
 
 def tokenizer_of(model: str, given: dict[str, StageSettings]) -> tuple[object, StageSettings]:
-    """Return the tokenizer of a model, and the settings that it needs beside what flags give.
+    """Return the tokenizer of a model, and the settings that it needs in addition to the flags.
 
     A model without a chat template gets a built-in one.
 
@@ -29,7 +29,7 @@ def tokenizer_of(model: str, given: dict[str, StageSettings]) -> tuple[object, S
         if tokenizer.chat_template:
             return tokenizer, {}
         template = template_for(tokenizer)
-        say(f"{model} has no chat template: the stages get {template}")
+        say(f"{model} has no chat template: the stages use {template}")
         chosen = {"chat_template": Setting(template, "the model has none")}
         return load_tokenizer(path, revision, **options, chat_template=template), chosen
     except PadTokenError as error:
@@ -37,7 +37,7 @@ def tokenizer_of(model: str, given: dict[str, StageSettings]) -> tuple[object, S
 
 
 def template_for(tokenizer) -> str:
-    """Return the built-in chat template whose tokens a tokenizer has, or else one that writes its markers as text."""
+    """Return the built-in chat template whose tokens a tokenizer has, or else the one with markers as plain text."""
     vocabulary = tokenizer.get_vocab()
     return next(
         (name for name, tokens in BUILT_IN_TOKENS.items() if tokens and not tokens_fault(name, vocabulary)), PLAIN

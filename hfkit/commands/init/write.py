@@ -12,10 +12,10 @@ PIPELINE = "pipeline.yaml"
 
 
 def require_new(folder: Path, stages: list[str]) -> None:
-    """Raise ConfigError if one of the files that are to be written exists."""
+    """Raise ConfigError if one of the files to write exists."""
     names = (PIPELINE, *(f"{stage}.yaml" for stage in stages))
     if existing := [name for name in names if (folder / name).exists()]:
-        remedy = f"has {', '.join(existing)} already, and nothing is overwritten: name another folder"
+        remedy = f"has {', '.join(existing)} already: name another folder, since no file is overwritten"
         raise ConfigError([Problem("--output_dir", str(folder), remedy)])
 
 
@@ -39,7 +39,7 @@ def write_pipeline(folder: Path, settings: dict[str, StageSettings], title: str,
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a file that does not exist yet."""
+    """Write a new file."""
     with path.open("x", encoding="utf-8") as file:
         try:
             file.write(text)

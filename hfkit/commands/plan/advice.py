@@ -1,4 +1,4 @@
-"""Flags that would make a stage fit: its config with other values, planned again, the least harmful first."""
+"""Finds flags that would make a stage fit, by planning its config with other values, the least harmful first."""
 
 from dataclasses import dataclass, replace
 
@@ -6,7 +6,7 @@ from hfkit.training.memory.device import Device
 from hfkit.training.memory.peak import plan_memory
 from hfkit.training.memory.processes import ALONE, Launch
 
-WORTH = 0.02  # a flag that saves less than this share of the peak is not worth a line
+WORTH = 0.02  # a flag that saves less than this share of the peak is not shown
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Remedy:
 
 
 def remedies(stage, device: Device, launch: Launch = ALONE) -> list[Remedy]:
-    """Return each flag that helps by itself; if none is enough, also a set that is enough together, or all that help.
+    """Return each flag that helps alone; if none is enough, also a set that is enough together, or all that help.
 
     Args:
         stage: a `PlannedStage`.
@@ -27,7 +27,7 @@ def remedies(stage, device: Device, launch: Launch = ALONE) -> list[Remedy]:
     single: dict[tuple, Remedy] = {}
     for flags in candidate_flags(stage, device):
         remedy, keys = remedy_with(stage, flags, device, launch), tuple(flags)
-        earlier = single.get(keys)  # of several values keep the first that fits, else the last
+        earlier = single.get(keys)  # keep the first value that fits, else the last
         if remedy.peak < (1 - WORTH) * now and (earlier is None or earlier.peak > device.capacity):
             single[keys] = remedy
     if any(remedy.peak <= device.capacity for remedy in single.values()):
@@ -37,7 +37,7 @@ def remedies(stage, device: Device, launch: Launch = ALONE) -> list[Remedy]:
 
 
 def remedy_together(stage, device: Device, launch: Launch) -> Remedy:
-    """Add flags, the least harmful first, until the stage fits; then drop those that it fits without."""
+    """Add flags, the least harmful first, until the stage fits; then drop those that are not needed."""
     chosen: dict[tuple, dict] = {}
     best = remedy_with(stage, {}, device, launch)
     for flags in candidate_flags(stage, device):
@@ -60,14 +60,14 @@ def merge_flags(chosen: dict[tuple, dict]) -> dict:
 
 
 def remedy_with(stage, flags: dict, device: Device, launch: Launch) -> Remedy:
-    """Plan a stage with other flags; those that its config has already are left out."""
+    """Plan a stage with other flags, without those that its config has already."""
     changed = replace(stage, config=replace(stage.config, **flags))
     new = {key: value for key, value in flags.items() if getattr(stage.config, key) != value}
     return Remedy(new, plan_memory(changed, device, launch).peak)
 
 
 def candidate_flags(stage, device: Device) -> list[dict]:
-    """Return flags to try: first those with the same result, then with the same up to rounding, then other methods."""
+    """Return flags to try: first with the same result, then the same up to rounding, then other methods."""
     config = stage.config
     flags = [{"gradient_checkpointing": True}, *smaller_batch_flags(config)]
     if stage.spec.samples_replies:
@@ -84,7 +84,7 @@ def candidate_flags(stage, device: Device) -> list[dict]:
     if not config.use_peft:
         flags.append({"use_peft": True})
     if config.dtype not in ("bfloat16", "float16"):
-        flags.append({"use_peft": True, "dtype": "bfloat16"})  # weights that are trained in full need 32 bits
+        flags.append({"use_peft": True, "dtype": "bfloat16"})  # fully trained weights need 32 bits
     lora = {"use_peft": True, "dtype": "bfloat16" if config.dtype == "auto" else config.dtype}
     if not config.load_in_4bit:  # quantized weights need an explicit dtype
         flags.append({**lora, "load_in_8bit": True})
@@ -93,7 +93,7 @@ def candidate_flags(stage, device: Device) -> list[dict]:
 
 
 def smaller_batch_flags(config) -> list[dict]:
-    """Halve the batch, again and again, with the same number of rows in an optimizer step."""
+    """Return flags that halve the batch repeatedly, with the same number of rows in an optimizer step."""
     flags, rows, steps = [], config.per_device_train_batch_size, config.gradient_accumulation_steps
     while rows > 1 and rows % 2 == 0:
         rows, steps = rows // 2, steps * 2

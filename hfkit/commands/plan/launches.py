@@ -1,4 +1,4 @@
-"""The launch that a plan is for, and one in which a stage that does not fit would."""
+"""Reads the launch of a plan, and finds a launch in which a stage fits."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ def read_launch(processes: int, nodes: int, engine: str | None) -> Launch:
     if engine and processes == 1:
         problems.append(Problem("--processes", MISSING, f"{engine} is for several processes: set --processes N"))
     if processes % nodes:
-        remedy = f"{processes} processes cannot be divided among so many: set a divisor of --processes"
+        remedy = f"{processes} processes cannot be divided among these: set a divisor of --processes"
         problems.append(Problem("--nodes", nodes, remedy))
     if problems:
         raise ConfigError(problems)
@@ -29,7 +29,7 @@ def read_launch(processes: int, nodes: int, engine: str | None) -> Launch:
 
 
 def require_engine(stages: list, launch: Launch) -> None:
-    """Require that the engine of a launch can train these stages (each a `PlannedStage`).
+    """Raise ConfigError if the engine of a launch cannot train one of these stages (each a `PlannedStage`).
 
     Raises:
         ConfigError: with the problems that the stages themselves would report.
@@ -45,7 +45,7 @@ def require_engine(stages: list, launch: Launch) -> None:
 
 
 def device_of_process(device: Device, launch: Launch) -> Device:
-    """Return what one process has: a GPU of its own, or its part of a machine's memory."""
+    """Return the device of one process: its own GPU, or its share of a machine's memory."""
     count = launch.processes // launch.nodes
     if device.is_gpu or count == 1:
         return device
@@ -53,9 +53,9 @@ def device_of_process(device: Device, launch: Launch) -> Device:
 
 
 def fitting_launch(stage, device: Device) -> tuple[Launch, int] | None:
-    """Return the launch of the fewest processes in which a stage fits, and its peak in bytes; None if there is none.
+    """Return the launch with the fewest processes in which a stage fits, and its peak in bytes; None if there is none.
 
-    Of engines that need as many, the one that shares out least sends least.
+    Among engines that need the same number, the one that shards least is chosen, since it sends least.
 
     Args:
         stage: a `PlannedStage`.

@@ -1,14 +1,15 @@
 """hfkit plan configs/quickstart/pipeline.yaml
 
-Prints what a run will need, for the YAML of a stage that trains a model or of a pipeline: parameters, memory against
-the GPU or the machine at hand, optimizer steps, tokens and disk. If it does not fit, prints the flags that would make
-it fit, each with its peak, and exits with 1. Models are known by their configs: no weights are read or downloaded.
+Prints what a run will need, for the YAML of a stage that trains a model or of a pipeline: parameters, memory compared
+with this GPU or machine, optimizer steps, tokens and disk space. If a stage does not fit, prints the flags that would
+make it fit, each with its peak, and exits with status 1. Models are known by their configs: no weights are read or
+downloaded.
 
---gpu GB plans for a GPU that is not at hand. What a config leaves open (`dtype`, `bf16`, `gradient_checkpointing`) is
-planned as it would be on that device.
+--gpu GB plans for another GPU. Keys that a config leaves open (`dtype`, `bf16`, `gradient_checkpointing`) are planned
+as on that device.
 
---processes N --engine fsdp2 plans each process of `accelerate launch`: what the engine shares out among them, and what
-they send each other. Where a stage does not fit, an engine and a number of processes that would do is printed.
+--processes N --engine fsdp2 plans each process of `accelerate launch`: the memory that it holds and the bytes that it
+sends. If a stage does not fit, prints an engine and a number of processes with which it would fit.
 
 Flags are those of the stage or of the pipeline: `--per_device_train_batch_size 1`, `--sft.load_in_4bit`.
 """
@@ -28,7 +29,7 @@ from hfkit.training.memory.shapes import roles_of
 
 
 def main(given: Namespace) -> int:
-    """Run `hfkit plan`; 1 where a stage does not fit."""
+    """Run `hfkit plan`; return 1 if a stage does not fit."""
     launch = read_launch(given.processes, given.nodes, given.engine)
     device = device_of_process(device_to_plan(given.memory, given.gpu), launch)
     stages = read_stages(given.config, given.stage, given.output_dir, given.flags, device)

@@ -1,4 +1,4 @@
-"""The stages of a YAML, as `hfkit plan` plans them: each with the models that it starts from."""
+"""Reads the stages of a YAML for a plan, each with the models that it starts from."""
 
 import copy
 
@@ -28,7 +28,7 @@ def read_stages(
 
 
 def plan_configs(configs: dict[str, object], device: Device | None = None) -> list[PlannedStage]:
-    """Return the stages of these configs, by stage, on a device; each may start from what an earlier one makes.
+    """Return the planned stages of configs by stage, on a device; a stage may start from the output of an earlier one.
 
     Raises:
         ConfigError: the config of a model cannot be read.
@@ -44,7 +44,7 @@ def plan_configs(configs: dict[str, object], device: Device | None = None) -> li
 
 
 def model_made_by(stage: PlannedStage) -> Origin:
-    """Return the model that a stage leaves in its folder: an adapter on the base it started from, or a full model."""
+    """Return the model that a stage writes: an adapter on the base that it started from, or a full model."""
     folder, start = stage.config.output_dir, stage.start
     if not stage.config.use_peft:
         config = copy.deepcopy(start.config)

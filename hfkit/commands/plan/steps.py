@@ -1,4 +1,4 @@
-"""Length of a stage in optimizer steps and tokens, and the disk that it takes."""
+"""Counts a stage's optimizer steps, tokens, and disk space."""
 
 from dataclasses import dataclass, field
 from math import ceil
@@ -15,11 +15,11 @@ from hfkit.training.memory.shapes import Role
 
 @dataclass(frozen=True)
 class StepsPlan:
-    """Optimizer steps and most tokens of a stage, or None and why they are unknown; bytes on the disk.
+    """Optimizer steps and most tokens of a stage, or None and the reason why they are unknown; bytes on disk.
 
     Attributes:
         micro_batch: the most tokens of the largest micro-batch.
-        formats: lines about the formats of the sources that were recognized.
+        formats: lines about the recognized formats of the sources.
     """
 
     steps: int | None
@@ -31,9 +31,9 @@ class StepsPlan:
 
 
 def plan_steps(stage, roles: list[Role], launch: Launch = ALONE) -> StepsPlan:
-    """Count steps and tokens from the config and the files; rows that will be dropped count too.
+    """Count steps and tokens from the config and the files, including rows that will be dropped.
 
-    Steps, tokens and disk are those of all processes.
+    Steps, tokens and disk space are those of all processes.
     """
     config = stage.config
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * launch.processes
@@ -74,18 +74,18 @@ def passes_per_epoch(stage, rows: int, processes: int) -> int:
 
 
 def packing_of(stage) -> str:
-    """Return why packing leaves the number of a stage's rows unknown; "" where rows are not packed."""
+    """Return why the number of a stage's packed rows is unknown; "" if rows are not packed."""
     if stage.spec.form == "text":
-        return "documents are packed into rows once they are encoded"
+        return "documents are packed into rows after encoding"
     packed = getattr(stage.config, "packing", False)
-    return "conversations are packed into rows once they are encoded" if packed else ""
+    return "conversations are packed into rows after encoding" if packed else ""
 
 
 def disk_bytes(stage, roles: list[Role], steps: int | None, launch: Launch) -> int:
     """Return the bytes of the final model or adapter and of the checkpoints that are kept, with optimizer states.
 
-    Checkpoints of PPO have the value model too, and DeepSpeed's an fp32 copy of what is trained. Where the steps (of
-    PPO: updates) are unknown, one checkpoint counts.
+    PPO's checkpoints also have the value model, DeepSpeed's an fp32 copy of the trained weights. If the number of steps
+    (for PPO: updates) is unknown, one checkpoint counts.
     """
     config = stage.config
     final = formulas.gradient_bytes(roles[0].trained)  # a gradient is as large as its weight
@@ -113,14 +113,14 @@ def read_local(entry, stage) -> LoadedSource:
     """Return the rows of a file or folder on this machine.
 
     Raises:
-        HfkitError: the source is of another kind, or it cannot be read.
+        HfkitError: the source is of another kind, or cannot be read.
     """
     if entry.card or any(getattr(entry, name) is not None for name in ("weight", "epochs", "rows", "tokens")):
-        raise HfkitError("rows of cards and mixtures are known once they are read")
+        raise HfkitError("the rows of cards and mixtures are unknown until they are read")
     if not Path(entry.path).exists():
         raise HfkitError(f"{entry.path} is not on this machine")
     needed = getattr(stage.config, "reward_columns", [])
     source = read_entry(entry, FORMS[stage.spec.form].columns, needed, stage.config.seed)
     if stage.spec.makes != "reward model" and "replies" in source.rows.column_names:
-        raise HfkitError("rankings are cut into pairs once they are encoded")
+        raise HfkitError("rankings are split into pairs after encoding")
     return source

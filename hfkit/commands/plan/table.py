@@ -1,4 +1,4 @@
-"""Tables of a plan, for the terminal."""
+"""Prints the tables of a plan."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from hfkit.training.memory.processes import Launch
 
 @dataclass(frozen=True)
 class PlanRow:
-    """What is printed of a stage: the dtype of its base, and what was planned.
+    """The printed facts of a stage: the dtype of its base, and its plan.
 
     Attributes:
         rows: of a process in an optimizer step.
@@ -36,7 +36,7 @@ class PlanRow:
 
 
 def print_plans(plans: list[PlanRow], device: Device, launch: Launch, in_pipeline: bool) -> None:
-    """Print memory, then steps and disk, then what was chosen for the device, then flags for what does not fit."""
+    """Print memory, steps and disk space, the choices for the device, then flags for stages that do not fit."""
     console = make_console(width=140, highlight=False)
     console.print(memory_table(plans, device, launch))
     console.print(steps_table(plans, launch))
@@ -65,13 +65,13 @@ def print_plans(plans: list[PlanRow], device: Device, launch: Launch, in_pipelin
             words = f"--processes {other.processes} --engine {other.engine}"
             console.print(f"  {words}: {decimal(peak)} in each process, it fits", soft_wrap=True)
         elif not plan.remedies:
-            console.print("  No flag is enough: take a smaller model, shorter rows, or more memory.")
+            console.print("  No flag is enough: use a smaller model, shorter rows, or more memory.")
 
 
 def memory_table(plans: list[PlanRow], device: Device, launch: Launch) -> Table:
-    """Return a table with a row per model; a stage's activations and peak stand in its first row."""
+    """Return a table with a row per model; a stage's first row has its activations and peak."""
     caption = (
-        f"peak: weights, optimizer states, {decimal(device.taken)} for libraries, and what the largest phase adds; "
+        f"peak: weights, optimizer states, {decimal(device.taken)} for libraries, and the largest phase; "
         "shared weights count once"
     )
     sizes = ("parameters", "trainable", "weights", "gradients", "optimizer", "activations", "logits", "peak")
@@ -95,9 +95,9 @@ def memory_table(plans: list[PlanRow], device: Device, launch: Launch) -> Table:
 
 
 def steps_table(plans: list[PlanRow], launch: Launch) -> Table:
-    """Return a table of each stage's steps, tokens, also those of its largest micro-batch, and disk.
+    """Return a table of each stage's steps, tokens, tokens of its largest micro-batch, and disk space.
 
-    Of several processes it has what each sends in an optimizer step.
+    For several processes it also has the bytes that each sends in an optimizer step.
     """
     titles = ["optimizer steps", "tokens, at most", "of a micro-batch", "disk"]
     titles += [] if launch.processes == 1 else ["sent by a process in a step"]

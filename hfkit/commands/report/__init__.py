@@ -1,1 +1,1 @@
-"""`hfkit report`: what a pipeline made, as one page."""
+"""`hfkit report`: the results of a pipeline on one page."""

@@ -1,4 +1,4 @@
-"""Numbers, intervals, durations and names as text."""
+"""Formats numbers, intervals, durations and names as text."""
 
 import re
 
@@ -19,7 +19,7 @@ def format_interval(value: float, low: float | None, high: float | None) -> str:
 
 
 def format_count(count: float | None) -> str:
-    """Return a count with separators of thousands; a dash where there is none."""
+    """Return a count with thousands separators; a dash for None."""
     return f"{count:,.0f}" if count else "–"
 
 
@@ -38,5 +38,5 @@ def metric_name(key: str) -> str:
 
 
 def slug(text: str) -> str:
-    """Return a text as part of a file's name."""
+    """Return a text in a form that fits into a file name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

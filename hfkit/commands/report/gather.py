@@ -1,4 +1,4 @@
-"""Everything that `hfkit report` shows, read from a folder of runs: records, metrics, evaluations, arenas, samples."""
+"""Reads the content of a report from a folder of runs: records, metrics, evaluations, arenas, samples."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ class ReportedRun:
 
     @property
     def stage(self) -> str:
-        """Name of the stage; the folder's where the record has none."""
+        """Name of the stage; that of the folder if the record has none."""
         return self.record.get("stage") or self.folder.name
 
     @property
@@ -44,7 +44,7 @@ class ReportedRun:
 
 @dataclass
 class Gathered:
-    """Everything that a report shows; what does not exist is empty."""
+    """The content of a report; missing parts are empty."""
 
     folder: Path
     runs: list[ReportedRun]
@@ -54,13 +54,15 @@ class Gathered:
 
 
 def gather(folder: Path) -> Gathered:
-    """Read the runs in a pipeline's folder, or one run with those that it was made from.
+    """Read the runs in a pipeline's folder, or one run with its ancestors.
 
     Raises:
-        HfkitError: there is no such folder, no run in it, or nothing that the runs have logged.
+        HfkitError: there is no such folder, it holds no run, or the runs have logged nothing.
     """
     if not folder.is_dir():
-        raise HfkitError(f"{folder} is no folder: name the folder of a pipeline or of a run, such as runs/quickstart")
+        raise HfkitError(
+            f"{folder} is not a folder: name the folder of a pipeline or of a run, such as runs/quickstart"
+        )
     if (folder / RECORD).is_file():
         run_dirs = run_and_ancestors(folder)
     else:
@@ -87,7 +89,7 @@ def gather(folder: Path) -> Gathered:
 
 
 def run_and_ancestors(folder: Path) -> list[Path]:
-    """Return the folder of a run, and the folders of the runs that it was made from where they still exist."""
+    """Return the folder of a run and those of its ancestors that still exist."""
     family = [*family_records([(str(folder), "main")], local=True)]
     tokenizers = [record.get("config", {}).get("tokenizer_name_or_path") for _, _, record in family]
     family += family_records([(path, "main") for path in tokenizers if path], local=True)
@@ -95,7 +97,7 @@ def run_and_ancestors(folder: Path) -> list[Path]:
 
 
 def title_of(stage: str) -> str:
-    """Return the title of a stage; its name where it is not registered."""
+    """Return the title of a stage; its name if it is not registered."""
     spec = spec_of(stage)
     return spec.title if spec else stage
 
@@ -110,7 +112,7 @@ def read_results(folder: Path, runs: list[ReportedRun], name: str) -> list[dict]
 def samples_of(gathered: Gathered) -> list[dict]:
     """Return responses of several models to the same prompts, each as {prompt, replies: responses by model}.
 
-    They are an arena's, else the quickstart's, else those from before and after the training of a run.
+    They come from an arena, else from the quickstart, else from before and after the training of a run.
     """
     for arena in gathered.arenas:
         if arena.get("samples"):
@@ -151,7 +153,7 @@ def judge_of(arena: dict) -> str:
 
 
 def watched_scores(run: ReportedRun) -> list[str]:
-    """Return the metrics' keys of scores with the weight 0, which a run logs beside its KL and does not train on."""
+    """Return the metric keys of scores with weight 0, which a run logs with its KL but does not train on."""
     settings = run.record.get("config", {})
     parts = ["model"] * bool(settings.get("reward_model_path")) + settings.get("reward_functions", [])
     weights = settings.get("reward_weights") or [1.0] * len(parts)

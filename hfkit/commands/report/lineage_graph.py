@@ -1,4 +1,4 @@
-"""Lineage of runs as a graph: which model was made from which."""
+"""The lineage of runs as a graph: which model was made from which."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +43,7 @@ def lineage_nodes(gathered: Gathered) -> dict[str, Node]:
         for entry, child in lineage_edges(run.record.get("lineage", [])):
             key, child_key = key_of(entry), key_of(child) if child else run_key
             if (child and child_key in here) or child_key not in nodes:
-                continue  # the child's own record says what it was made from
+                continue  # the child's own record names its parents
             if key not in here:
                 nodes.setdefault(key, Node(*describe_parent(entry)))
             spec = spec_of(child.get("stage") if child else run.stage)
@@ -57,7 +57,7 @@ def lineage_nodes(gathered: Gathered) -> dict[str, Node]:
 
 
 def roles_of_parent(spec: StageSpec | None) -> dict[str, str]:
-    """Return what the models become that a stage starts from, by their role in the lineage."""
+    """Return the roles that parents have in a stage, by their role in the lineage."""
     start = {"start": "policy, reference"} if spec and spec.holds_reference else {}
     return start | ({"reward": "reward, value"} if spec and spec.loop == "ppo" else {})
 
@@ -72,7 +72,7 @@ def describe_parent(entry: dict) -> tuple[str, str]:
 
 
 def describe_run(record: dict) -> str:
-    """Return how many rows a run learned from, or its status if it is not done."""
+    """Return the number of rows that a run was trained on, or its status if it is not done."""
     split = record.get("data", {}).get("train")
     if record.get("status") != "done":
         return str(record.get("status"))
@@ -85,7 +85,7 @@ def ranks_of(nodes: dict[str, Node]) -> dict[str, int]:
 
     def rank(key: str) -> int:
         if key not in ranks:
-            ranks[key] = 0  # ends the recursion where a record names itself as an ancestor
+            ranks[key] = 0  # ends the recursion if a record names itself as an ancestor
             ranks[key] = max((rank(parent) + 1 for parent, _ in nodes[key].parents), default=0)
         return ranks[key]
 

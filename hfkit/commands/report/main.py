@@ -1,6 +1,6 @@
 """hfkit report runs/quickstart
 
-Writes a page about the runs of a pipeline, `RUN_DIR/report.html`, with its plots in `RUN_DIR/report/`: whether each
+Writes a page on the runs of a pipeline, `RUN_DIR/report.html`, with its plots in `RUN_DIR/report/`: whether each
 model is better than the one before, responses side by side, curves of every stage, score against KL, lineage, data,
 cost, warnings, and the results of `hfkit evaluate` and `hfkit arena`. The page is one file that needs no network.
 RUN_DIR is the folder of a pipeline or of a run; the report of a run includes the runs that it was made from.
@@ -23,7 +23,7 @@ def write_report(folder: str | Path) -> Path:
     """Write the report of a folder of runs and return its path.
 
     Raises:
-        HfkitError: there is no such folder, it has no run or nothing to show, or hfkit did not write the records.
+        HfkitError: there is no such folder, it has no run or nothing to show, or a record is invalid.
     """
     folder = Path(folder)
     try:

@@ -1,4 +1,4 @@
-"""The page of a report: one self-contained HTML file."""
+"""Renders the page of a report as one self-contained HTML file."""
 
 from pathlib import Path
 

@@ -92,7 +92,7 @@ def curve_figure(writer: FigureWriter, run: ReportedRun, panel: Panel) -> PageFi
 
 
 def overoptimization_figures(writer: FigureWriter, gathered: Gathered) -> list[PageFigure]:
-    """Draw every score that PPO reported and did not train on."""
+    """Draw each score that PPO logged and did not train on."""
     return [overoptimization_figure(writer, run, key) for run in gathered.runs for key in watched_scores(run)]
 
 
@@ -130,13 +130,13 @@ def overoptimization_figure(writer: FigureWriter, run: ReportedRun, key: str) ->
     )
     note = (
         f"Each dot is an update; lines connect the means of {len(parts)} groups with similar KL. If the reward rises "
-        f"while the {name} score falls, the policy exploits the reward."
+        f"while the {name} score falls, the policy is exploiting the reward."
     )
     return writer.figure(slug(f"{run.folder.name} {name}"), title, alt, draw, note)
 
 
 def lineage_figure(writer: FigureWriter, gathered: Gathered) -> PageFigure:
-    """Draw which run was made from which."""
+    """Draw the lineage of the runs."""
     nodes = lineage_nodes(gathered)
     parents = [
         f"{node.title} from {' and '.join(nodes[parent].title for parent, _ in node.parents)}"

@@ -22,7 +22,7 @@ STATUS_TITLES = {"done": "done", "running": "not finished", "interrupted": "inte
 
 @dataclass
 class ReportTable:
-    """Texts in rows; the first of each is the row's header. `numeric` are the columns of numbers."""
+    """Rows of texts; the first text of each is the row's header. `numeric` are the columns of numbers."""
 
     caption: str
     columns: list[str]
@@ -32,7 +32,7 @@ class ReportTable:
 
 
 def facts_of(gathered: Gathered) -> list[str]:
-    """Return seed, device and total time, if they are known."""
+    """Return seed, device and total time, if known."""
     records = [run.record for run in gathered.runs]
     seeds = sorted({record["seed"] for record in records if record.get("seed") is not None})
     devices = sorted({record.get("environment", {}).get("device", "") for record in records} - {""})
@@ -43,11 +43,11 @@ def facts_of(gathered: Gathered) -> list[str]:
 
 
 def results_of(run: ReportedRun) -> str:
-    """Return the final metrics of a run in a line: those on held-out rows, else all."""
+    """Return the final metrics of a run on one line: those on held-out rows, else all."""
     metrics = run.record.get("metrics", {})
     held_out = {key: value for key, value in metrics.items() if key.startswith("eval_")}
     values = ", ".join(f"{metric_name(key)} {format_value(value)}" for key, value in (held_out or metrics).items())
-    return f"{'Held out' if held_out else 'At its end'}: {values}." if values else ""
+    return f"{'On held-out rows' if held_out else 'At the end'}: {values}." if values else ""
 
 
 def verdicts_of(gathered: Gathered) -> list[str]:
@@ -77,7 +77,7 @@ def model_tables(gathered: Gathered) -> list[ReportTable]:
     models = {name: dict(one) for name, one in gathered.summary.get("models", {}).items()}
     for one in models.values():
         one["gold_low"], one["gold_high"] = one.get("gold_interval", (None, None))
-    tables = [comparison_table("What the quickstart measured", models, METRIC_TITLES)]
+    tables = [comparison_table("Metrics of the quickstart", models, METRIC_TITLES)]
     for evaluation in gathered.evaluations:
         name = Path(str(evaluation.get("model", "a model"))).name
         models = evaluation.get("by_model") or {name: evaluation.get("metrics", {})}
@@ -92,12 +92,12 @@ def comparison_table(caption: str, models: dict[str, dict], keys: dict[str, str]
     """Return a table with a column per model and a row per metric; `keys` maps metrics to labels."""
     rows = [[label, *(interval_cell(one, key) for one in models.values())] for key, label in keys.items()]
     rows = [row for row in rows if {*row[1:]} - {"–"}]
-    caption += ", with 95% intervals where they are known"
+    caption += ", with 95% intervals where known"
     return ReportTable(caption, ["", *models], rows, range(1, len(models) + 1))
 
 
 def interval_cell(metrics: dict, key: str) -> str:
-    """Return a metric with its interval, or a dash where it has no value."""
+    """Return a metric with its interval, or a dash if it has no value."""
     value = metrics.get(key)
     if not isinstance(value, (int, float)):
         return "–"
@@ -118,7 +118,7 @@ def pair_tables(gathered: Gathered) -> list[ReportTable]:
             bias = [f"{metric_name(key)}: {format_value(value)}" for key, value in known.items()]
             notes = [f"The judge's bias: {'; '.join(bias)}."] if bias else []
             columns = ["", "First wins", "Ties", "Second wins"]
-            tables.append(ReportTable(f"Who wins, judged by {judge_of(arena)}", columns, rows, range(1, 4), notes))
+            tables.append(ReportTable(f"Wins, judged by {judge_of(arena)}", columns, rows, range(1, 4), notes))
     return tables
 
 
@@ -128,7 +128,7 @@ def format_value(value: object) -> str:
 
 
 def data_table(gathered: Gathered) -> ReportTable:
-    """Return a table of every source: its rows, and how many of them an epoch takes."""
+    """Return a table of every source: its rows, and the number of them in an epoch."""
     rows = []
     for run in gathered.runs:
         for split in run.record.get("data", {}).values():
@@ -140,13 +140,13 @@ def data_table(gathered: Gathered) -> ReportTable:
                 cells = amount_cells(source.get("rows", split["rows"]), taken)
                 rows.append([*head, dataset_title(source), *cells, dropped_cell(split) if is_one else ""])
             if len(sources) > 1:
-                rows.append([*head, "all of them", *amount_cells(split["rows"], whole_split), dropped_cell(split)])
-    columns = ["Stage", "Split", "Source", "Rows", "In an epoch", "Share", "Tokens", "Dropped, cut, faulty"]
-    return ReportTable("What each stage was trained and evaluated on", columns, rows, range(3, 7))
+                rows.append([*head, "all sources", *amount_cells(split["rows"], whole_split), dropped_cell(split)])
+    columns = ["Stage", "Split", "Source", "Rows", "In an epoch", "Share", "Tokens", "Dropped, truncated, faulty"]
+    return ReportTable("Training and evaluation data of each stage", columns, rows, range(3, 7))
 
 
 def amount_cells(given: int, taken: dict) -> list[str]:
-    """Return cells for the rows of a source, and for the rows, share and tokens that an epoch takes of it."""
+    """Return cells for the rows of a source, and for its rows, share and tokens in an epoch."""
     share = f"{taken['share']:.0%}" if "share" in taken else "–"
     return [format_count(given), format_count(taken.get("rows")), share, format_count(taken.get("tokens"))]
 
@@ -154,7 +154,7 @@ def amount_cells(given: int, taken: dict) -> list[str]:
 def dataset_title(source: dict) -> str:
     """Return the name of a dataset: its card, its Hub id or its file."""
     if "held_out_of" in source:
-        return f"held out of {source['held_out_of']}"
+        return f"held out from {source['held_out_of']}"
     if source.get("card"):
         return source["card"]
     path = str(source.get("path", "?"))
@@ -162,7 +162,7 @@ def dataset_title(source: dict) -> str:
 
 
 def dropped_cell(split: dict) -> str:
-    """Return how many rows of a split were dropped, cut or faulty, and why."""
+    """Return how many rows of a split were dropped, truncated or faulty, and why."""
     cut = {"cut": split["cut"]} if split.get("cut") else {}
     counts = {**split.get("dropped", {}), **cut, **split.get("faults", {})}
     return ", ".join(f"{count:,} {why}" for why, count in counts.items()) or "none"

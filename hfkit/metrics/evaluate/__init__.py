@@ -1,11 +1,11 @@
-"""The metrics as modules of Hugging Face's `evaluate`, loaded by path, without a network.
+"""Provides the metrics as modules of Hugging Face's `evaluate`, loaded by path, without a network.
 
     from hfkit.metrics.evaluate import load
 
-    load("distinct").compute(predictions=["one reply", "another reply"])
+    load("distinct").compute(predictions=["one response", "another response"])
 
-`load(name)` is `evaluate.load` of a file in this folder. The formulas are those of `formulas.py` and `preference.py`,
-which the stages use. These files have one import a line: `evaluate` parses imports line by line.
+`load(name)` is `evaluate.load` of a file in this folder. The formulas are those that the stages use, in `formulas.py`
+and `preference.py`. These files have one import per line: `evaluate` parses imports line by line.
 """
 
 from pathlib import Path

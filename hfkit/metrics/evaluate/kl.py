@@ -1,6 +1,6 @@
-"""KL of a policy to a reference on replies that the policy sampled: mean of ln p(y) - ln q(y), in nats per reply.
+"""KL of a policy to a reference on responses that the policy sampled: mean of ln p(y) - ln q(y), in nats per response.
 
-It is the k1 estimator of http://joschu.net/blog/kl-approx.html, summed over the tokens of a reply.
+It is the k1 estimator of http://joschu.net/blog/kl-approx.html, summed over the tokens of a response.
 """
 
 import datasets
@@ -13,7 +13,7 @@ class KL(evaluate.Metric):
     """Inputs and outputs of `compute`.
 
     Args:
-        predictions: for each reply, the policy's log-probability of each token, in nats.
+        predictions: for each response, the policy's log-probability of each token, in nats.
         references: the same of the reference model.
 
     Returns:

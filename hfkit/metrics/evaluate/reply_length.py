@@ -1,4 +1,4 @@
-"""Mean length of replies, in tokens."""
+"""Mean length of responses, in tokens."""
 
 import datasets
 import evaluate
@@ -9,7 +9,7 @@ class ReplyLength(evaluate.Metric):
     """Inputs and outputs of `compute`.
 
     Args:
-        predictions: token ids of each reply.
+        predictions: token ids of each response.
 
     Returns:
         reply_length

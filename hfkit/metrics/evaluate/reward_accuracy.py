@@ -1,10 +1,10 @@
 """How well rewards rank pairs of replies: accuracy, log-loss, calibration error, and the influence of length.
 
-With margin = reward of the chosen reply - that of the rejected one, and p = sigmoid(margin) (Bradley and Terry 1952):
-accuracy = share of margins above 0; log_loss = mean of -ln p; calibration_error = the gap between confidence
-and accuracy, over ten bins of confidence (Guo et al. 2017, arXiv 1706.04599). Given lengths: the accuracy where the
-chosen reply is the longer one and where it is the shorter one, and how often the rewards and the labels prefer the
-longer reply (Singhal et al. 2023, arXiv 2310.03716).
+With margin = reward of the chosen response - that of the rejected one, and p = sigmoid(margin) (Bradley and Terry
+1952): accuracy = share of margins above 0; log_loss = mean of -ln p; calibration_error = the gap between confidence
+and accuracy, over ten bins of confidence (Guo et al. 2017, arXiv 1706.04599). Given lengths: the accuracy on pairs
+whose chosen response is longer, and on those whose chosen response is shorter, and how often rewards and labels prefer
+the longer response (Singhal et al. 2023, arXiv 2310.03716).
 """
 
 import datasets
@@ -17,12 +17,12 @@ class RewardAccuracy(evaluate.Metric):
     """Inputs and outputs of `compute`.
 
     Args:
-        chosen: rewards of the chosen replies.
-        rejected: rewards of the rejected replies.
-        length_difference: length of each chosen reply minus that of the rejected one; 0 for all if unknown.
+        chosen: rewards of the chosen responses.
+        rejected: rewards of the rejected responses.
+        length_difference: length of each chosen response minus that of the rejected one; 0 for all if unknown.
 
     Returns:
-        accuracy, margin, log_loss, calibration_error; and, where lengths differ, accuracy_chosen_longer,
+        accuracy, margin, log_loss, calibration_error; and, if lengths differ, accuracy_chosen_longer,
         accuracy_chosen_shorter, longer_preferred, longer_chosen
     """
 

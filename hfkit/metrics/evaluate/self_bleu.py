@@ -1,4 +1,4 @@
-"""Self-BLEU: mean BLEU of each text against all the others, from 0 to 1, high where texts are alike (Zhu et al. 2018,
+"""Self-BLEU: mean BLEU of each text against all the others, from 0 to 1, high if texts are similar (Zhu et al. 2018,
 arXiv 1802.01886). BLEU is sacrebleu's."""
 
 import datasets

@@ -10,7 +10,7 @@ class TokenEntropy(evaluate.Metric):
     """Inputs and outputs of `compute`.
 
     Args:
-        predictions: for each reply, the entropy at each token, in nats.
+        predictions: for each response, the entropy at each token, in nats.
 
     Returns:
         token_entropy

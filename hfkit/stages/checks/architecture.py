@@ -107,7 +107,8 @@ def length_problems_within(config, limit: int | None) -> list[Problem]:
     ]
     prompt, response = getattr(config, "max_prompt_length", 0), getattr(config, "response_length", 0)
     if prompt + response > limit:
-        remedy = f"with max_prompt_length={prompt} it exceeds the model's context of {limit} tokens: lower one of them"
+        whole = f"with max_prompt_length={prompt} it exceeds" if prompt else "it exceeds"
+        remedy = f"{whole} the model's context of {limit} tokens: lower {'one of them' if prompt else 'it'}"
         problems.append(Problem("response_length", response, remedy, keys=("max_prompt_length", *MODEL_KEYS)))
     return problems
 

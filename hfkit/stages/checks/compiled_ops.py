@@ -20,5 +20,5 @@ def missing_compiler(op: str, on: torch.device) -> str | None:
     if not is_ninja_available():
         return "ninja"
     if shutil.which(os.environ.get("CXX", "c++")) is None:
-        return "C++ compiler"
-    return "CUDA toolkit (nvcc)" if on.type == "cuda" and CUDA_HOME is None else None
+        return "a C++ compiler"
+    return "the CUDA toolkit (nvcc)" if on.type == "cuda" and CUDA_HOME is None else None

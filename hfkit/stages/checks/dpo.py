@@ -10,10 +10,11 @@ LOSSES = (
 )
 """The losses of TRL 1.12's DPOTrainer."""
 OF_DIFFERENCES = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}
-"""Losses of the difference of two rewards, in which the constant of another f-divergence cancels."""
+"""Losses that TRL computes from the scores of `f_divergence_type`, and `sft`, which has none; the others ignore it."""
 DROPOUT = "TRL's DPOTrainer turns dropout off: set 0, or disable_dropout: false"
 PRECOMPUTED, DIVERGENCE = "precompute_ref_log_probs", "f_divergence_type"
 SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}
+"""Losses that use `label_smoothing`."""
 
 
 def dpo_problems(config: DPOConfig) -> list[Problem]:
@@ -41,8 +42,8 @@ def extra_rules(config: DPOConfig) -> list[tuple]:
     alpha, tau, batch = (extra.get(name) for name in ("ld_alpha", "discopop_tau", "precompute_ref_batch_size"))
     count = f"expected {len(config.loss_type)}, one for each of: {', '.join(config.loss_type)}"
     differs = weights is not None and len(weights) != len(config.loss_type)
-    other = f"only these losses have another divergence: {', '.join(sorted(OF_DIFFERENCES))}"
-    sorts = "aot sorts a batch, which no weight of a pair can follow: remove it"
+    other = f"only these losses use it: {', '.join(sorted(OF_DIFFERENCES))}"
+    sorts = "aot sorts the pairs of a batch, and their weights would belong to other pairs: remove it"
     is_alpha = divergence == "alpha_divergence"
     return [
         (differs, "loss_weights", count, "loss_type"),

@@ -1,4 +1,4 @@
-"""Validates what scores replies: reward models, reward functions, their weights and columns."""
+"""Validates what scores responses: reward models, reward functions, their weights and columns."""
 
 from hfkit.config.online import OnlineConfig
 from hfkit.core.errors import HfkitError, Problem, kind_of_error, reason
@@ -16,12 +16,12 @@ from hfkit.stages.checks.models import revision_problems, weights_problems
 from hfkit.stages.checks.rules import broken_rules
 
 RESERVED_COLUMNS = ("prompt", "prompts", "replies", "input_ids", "length", "dropped", "faults", "cut")
-"""Names that no column for a reward function may have."""
+"""Names that `reward_columns` must not have."""
 REWARD_KEYS = ("reward_model_path", "reward_model_revision")
 
 
 def reward_problems(config: OnlineConfig) -> list[Problem]:
-    """Return problems of what scores responses: functions that cannot be imported, no reward model, or an unfit one."""
+    """Return the problems of what scores responses: nothing does, a function cannot be imported, a model is unfit."""
     problems, path = broken_rules(config, function_rules(config)), config.reward_model_path
     for index, function in enumerate(config.reward_functions):
         try:
@@ -48,22 +48,22 @@ def reward_problems(config: OnlineConfig) -> list[Problem]:
 
 
 def accuracy_problems(config: OnlineConfig) -> list[Problem]:
-    """Return problems of a reward model whose accuracy on held-out pairs is below the minimum, or unknown."""
+    """Return a problem if the reward model's accuracy on held-out pairs is unknown, or below `min_reward_accuracy`."""
     minimum, path = config.min_reward_accuracy, config.reward_model_path
     if minimum is None:
         return []
-    figures = recorded_pair_metrics(path, config.reward_model_revision)
-    if figures and figures["accuracy"] >= minimum:
+    metrics = recorded_pair_metrics(path, config.reward_model_revision)
+    if metrics and metrics["accuracy"] >= minimum:
         return []
     remedy = f"it is unknown how well {path} ranks held-out pairs: run `hfkit evaluate {path} --datasets PAIRS`"
-    if figures:
-        measured = f"{path} ranks {figures['accuracy']:.3f} of the held-out pairs right"
+    if metrics:
+        measured = f"{path} ranks {metrics['accuracy']:.3f} of the held-out pairs right"
         remedy = f"{measured}: train a better reward model, or lower this"
     return [Problem("min_reward_accuracy", minimum, remedy, keys=REWARD_KEYS)]
 
 
 def reward_tokenizer_problems(config: OnlineConfig) -> list[Problem]:
-    """Return problems of a reward model's own tokenizer: it cannot be read, or has ids beyond the model's embedding."""
+    """Return a problem if the reward model's tokenizer cannot be read, or has ids beyond the model's embedding."""
     path = config.reward_model_path
     try:
         highest = max(load_reward_tokenizer(config).get_vocab().values())
@@ -78,7 +78,7 @@ def reward_tokenizer_problems(config: OnlineConfig) -> list[Problem]:
 
 
 def function_rules(config: OnlineConfig) -> list[tuple]:
-    """Return the rules of reward functions: each is named once, and weights and columns fit them."""
+    """Return the rules of `broken_rules` for reward functions: each is named once; weights and columns fit them."""
     functions, columns, weights = config.reward_functions, config.reward_columns, config.reward_weights
     reserved = [column for column in columns if column in RESERVED_COLUMNS]
     rename = f"{', '.join(reserved)} is reserved: map the column to another name with datasets: [{{columns: ...}}]"

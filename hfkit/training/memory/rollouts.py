@@ -1,4 +1,4 @@
-"""The memory of rollouts: what an engine samples with, and copies of the policy's matrices."""
+"""The memory that rollouts add: keys and values, logits, and copies of the policy's matrices."""
 
 from dataclasses import replace
 
@@ -10,10 +10,11 @@ from hfkit.training.memory.shapes import Role, quantized_bits
 
 
 def rollout_bytes(stage, roles: list[Role], sampled: Pass, device: Device, launch: Launch) -> int:
-    """Return the bytes that sampling replies adds.
+    """Return the bytes that sampling responses adds.
 
     Args:
-        sampled: the prompts and replies that are sampled at once.
+        roles: the models in memory, the policy first.
+        sampled: the prompts and responses that are sampled at once.
     """
     config, policy = stage.config, roles[0]
     if config.rollout_engine == "vllm":
@@ -26,9 +27,9 @@ def rollout_bytes(stage, roles: list[Role], sampled: Pass, device: Device, launc
 
 
 def vllm_bytes(config, policy: Role, device: Device) -> int:
-    """Return the bytes of rollouts with vLLM: the matrix that is merged, and vLLM's share of the GPU or its buffers.
+    """Return the bytes of rollouts with vLLM: the largest matrix, merged, and vLLM's share of the GPU or its buffers.
 
-    vLLM 0.27 packs the weights for a server into two buffers of 1 GiB, and has what it packs beside them.
+    vLLM 0.27 packs the weights for a server into two buffers of 1 GiB; the weights being packed take as much again.
     """
     merged = 2 * FP32 * max(weight.count for weight in policy.weights)
     if config.vllm_mode == "colocate":
@@ -37,10 +38,11 @@ def vllm_bytes(config, policy: Role, device: Device) -> int:
 
 
 def rollout_copies(config, policy: Role, run: Pass, room: int) -> int:
-    """Return the bytes of copies of matrices in rollouts: merged ones, or what autocast keeps.
+    """Return the bytes of the copies of matrices that rollouts keep: merged ones, or those that autocast caches.
 
     Args:
-        room: bytes that are left for them; over a 4-bit base rollouts do without copies that do not fit.
+        run: the pass that samples.
+        room: free bytes; over a 4-bit base, copies that do not fit are not made.
     """
     merged = config.merge_in_rollouts and config.use_peft and not policy.decoder.dora
     copies = formulas.merged_bytes(policy.decoder, run)
