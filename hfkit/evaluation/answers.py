@@ -18,7 +18,7 @@ def answer_extractor(given: str) -> Extractor:
     A regular expression finds its last match in a response, and of this its first group if it has one.
 
     Raises:
-        HfkitError: it is no regular expression, or the function cannot be imported.
+        HfkitError: it is not a regular expression, or the function cannot be imported.
     """
     if FUNCTION.fullmatch(given):
         function = import_reward_function(given)
