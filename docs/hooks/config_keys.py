@@ -52,7 +52,12 @@ PIPELINE_KEYS = {
         "earlier ones",
     ),
 }
-INTRODUCTION = """# Config keys
+INTRODUCTION = """---
+search:
+  boost: 4
+---
+
+# Config keys
 
 Every stage reads one YAML file with the keys of this page. A flag `--key value` replaces the key of the file.
 

@@ -15,7 +15,7 @@ from hfkit.data.turn_end import is_space, leading_special, turn_end
 
 NOT_THE_REPLY = "whose trained tokens would not match its responses"
 NO_THINKING = (
-    "with a response without the thinking that the generation prompt opens (add <think>...</think> to the replies, or "
+    "with a response without the thinking that the generation prompt opens (add <think>...</think>, or "
     'reasoning_content: "" for no thinking, or set chat_template or chat_template_kwargs)'
 )
 NO_MORE_THINKING = (

@@ -86,7 +86,7 @@ def without_local_paths(content, locations: dict[str, HubLocation], known: Itera
 
 
 def without_paths(text: str, known: Iterable[str] = ()) -> str:
-    """Return a text with each path shortened to its last part, and HOST in place of this machine's name.
+    """Return a text with each path shortened to its last part, and this machine's name replaced by HOST.
 
     Args:
         known: paths with spaces to look for; other paths are found by their form.

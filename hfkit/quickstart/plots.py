@@ -8,7 +8,7 @@ from hfkit.training.plots import draw_png
 def plot_summary(folder: Path, summary: dict, metrics: dict[str, list[dict]]) -> Path:
     """Plot pretraining, the gold score of each model, and reward and KL over PPO; return the path of `summary.png`.
 
-    `summary-dark.png` beside it is the same plot for dark pages.
+    `summary-dark.png` is the same plot for dark pages.
     """
 
     def draw(learning, gold, ppo) -> None:

@@ -219,13 +219,13 @@ class WorldWriter:
             return self.reply(fact, rng.choice(others))
         name = fact[0]
         again = self.reply(fact)
-        beside = self.reply((name, rng.choice([a for a in BY_NAME if a != fact[1]])))
+        off_topic = self.reply((name, rng.choice([a for a in BY_NAME if a != fact[1]])))
         other = rng.choice([n for n in self.world.people if n != name])
         statement_on_other = capitalized(self.sentence((other, fact[1]), name_words(other), held=False))
         stranger = self.with_small_talk(f"{statement_on_other}.")
         endless = " ".join([again] + [self.reply((name, a)) for a in self.attributes(2)])
         repeated = f"{again} {again} {again}"
-        return rng.choice(("", repeated, repeated, endless, endless, beside, stranger, "I do not know."))
+        return rng.choice(("", repeated, repeated, endless, endless, off_topic, stranger, "I do not know."))
 
     def pairs(self, ranking: dict) -> Iterator[dict]:
         """Yield all pairs of a ranking except ties; a tenth of the labels is flipped."""

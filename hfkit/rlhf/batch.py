@@ -101,7 +101,7 @@ def cut_rows(
 def cut_by_length(
     lengths: Sequence[int], longest: int, args: OnlinePolicyArguments, call: int, together: bool = False
 ) -> list[list[int]]:
-    """Return rows in parts of like length (see `micro_batches`), or as they come.
+    """Return rows in parts of similar length (see `micro_batches`), or in their given order.
 
     A part has at most `max_tokens_per_micro_batch` tokens, by default those of `per_device_train_batch_size` rows as
     long as the longest.

@@ -30,9 +30,9 @@ class Scorer:
     """The weighted sum of a reward model's score and of functions `f(prompts, replies, **columns) -> list[float]`.
 
     Args:
-        tokenizer: the policy's; it decodes responses for functions, and for a reward model with a tokenizer of its own.
+        tokenizer: the policy's; it decodes responses for functions, and for a reward model with another tokenizer.
         model: None if only functions score.
-        same_ids: whether the reward model reads the policy's token ids as they are.
+        same_ids: whether the reward model reads the policy's token ids unchanged.
         weights: one for the model, if there is one, then one for each function; default 1 each.
         columns: of the rows, for functions; as `reward_columns`.
         stop_token_ids: end a sampled response; the reward model reads the end-of-turn token instead of them.

@@ -75,7 +75,7 @@ def load_scored_policy(config: OnlineConfig, with_bare: bool = False) -> ScoredP
     """Load policy, reference and reward model of a config.
 
     With LoRA they are adapters on one frozen base, held once, if the reward model is an adapter on the policy's base;
-    otherwise policy and reference share one base. In full fine-tuning each is a model of its own. Policy and reference
+    otherwise policy and reference share one base. In full fine-tuning each is a separate model. Policy and reference
     start as the same model, so the first KL is zero.
     """
     assert config.model_name_or_path is not None

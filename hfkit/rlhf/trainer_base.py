@@ -78,14 +78,14 @@ class FourModelTrainer(TrainerBase):
         # skips the constructor of TRL's PPOTrainer, which copies Trainer's and wraps the models
         Trainer.__init__(self, trained, args, *data, callbacks=callbacks, optimizers=optimizers)
         trained.config = policy.config  # type: ignore[assignment]  # trackers log it
-        self.place_models()
+        self.move_models()
         self.create_optimizer_and_scheduler(args.num_total_batches or 0)
         handler = self.callback_handler
         handler.optimizer, handler.lr_scheduler = self.optimizer, self.lr_scheduler
         self.state = OnlineTrainerState(**vars(self.state))
         torch.manual_seed(args.seed + args.process_index * RANK_SEED)
 
-    def place_models(self) -> None:
+    def move_models(self) -> None:
         """Move the frozen models to the device of the trained ones; under FSDP2 shard all of them.
 
         Processes may have drawn different initial weights: those of the main process are used.

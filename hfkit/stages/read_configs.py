@@ -17,7 +17,7 @@ IGNORED = (Kind.NO_SUCH_FILE, Kind.NOT_HERE)
 def read_configs(
     path: str | None, stage: str | None, output_dir: str | None, flags: list[str], among: Sequence[str] | None = None
 ) -> dict[str, object]:
-    """Return the configs of a YAML by stage, for one stage or a pipeline; files that they name need not exist.
+    """Return the configs of a YAML by stage, for one stage or a pipeline; files that they name may be missing.
 
     Args:
         path: a stage's YAML, or a pipeline's; None for a stage that `flags` describe.

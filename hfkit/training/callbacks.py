@@ -35,7 +35,7 @@ EVAL_METRICS = {
 
 
 class Resume(TrainerCallback):
-    """Lets a resumed run log, evaluate and save at the steps of its own config, and log what an uninterrupted run logs.
+    """Lets a resumed run log, evaluate and save by the steps in its config, and log what an uninterrupted run logs.
 
     Trainer would take the steps from the checkpoint and lose metrics that were not logged yet.
     """

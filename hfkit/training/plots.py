@@ -84,7 +84,7 @@ def draw_png(path: Path, panes: int, draw: Callable, dark: bool = False) -> Path
     """Draw panes side by side with `draw(*panes)`, add grids and legends, write a PNG, and return its path.
 
     Args:
-        dark: write `NAME-dark.png` beside it, for pages that have a dark theme.
+        dark: also write `NAME-dark.png`, for pages that have a dark theme.
     """
     for theme in THEMES[: 1 + dark]:
         with mpl.rc_context(plot_style(theme)):

@@ -196,7 +196,7 @@ class Run:
             save: called with an empty folder by the main process, or by every process if it is a `CollectiveSave`; the
                 files are then moved into the run's folder, so that a reader never sees an incomplete file.
             metrics: final metrics.
-            facts: steps, tokens, train_seconds and the like, for the record.
+            facts: further keys of the record, such as steps, tokens and train_seconds.
         """
         with defer_signals():
             staging = self.folder / STAGING

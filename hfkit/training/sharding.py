@@ -1,6 +1,6 @@
 """Gathers, saves and checks weights that FSDP2 or ZeRO-3 shards among the processes.
 
-The functions also take a model that is not sharded, so callers need not distinguish.
+The functions also take a model that is not sharded, so callers do not have to distinguish.
 """
 
 from collections.abc import Callable

@@ -114,9 +114,9 @@ def test_a_verb_that_is_killed_completes_its_work(name, works, commands, tmp_pat
         for number in chance.sample([*SIGNALS], len(SIGNALS)):
             after, to_group = chance.uniform(0, undisturbed.seconds), chance.random() < 0.5
             ran = run(commands, work, folder, signal=number, after=after, to_group=to_group)
-            told = f"{number} after {after:.2f} s of {undisturbed.seconds:.2f}: {ran}"
-            assert ran.status in (-number, *SIGNALS[number], 0), told
-            assert "Traceback" not in ran.output and not ran.orphans and ran.seconds < 30, told
+            reported = f"{number} after {after:.2f} s of {undisturbed.seconds:.2f}: {ran}"
+            assert ran.status in (-number, *SIGNALS[number], 0), reported
+            assert "Traceback" not in ran.output and not ran.orphans and ran.seconds < 30, reported
         ran = run(commands, work, folder)
         assert ran.status == 0, ran.output
         work.same(folder / "out", whole / "out")

@@ -145,7 +145,7 @@ def test_ctrl_c_between_a_reply_and_the_next_line_ends_a_pipe_alone(monkeypatch,
 
 
 def test_ctrl_c_stops_a_reply_and_not_the_program(base_dir, tmp_path):
-    """What ends this model's replies is a token that it never saw: they are longer than a terminal takes unread."""
+    """What ends this model's responses is a token that it never saw: they are longer than a terminal takes unread."""
     folder = shutil.copytree(base_dir, tmp_path / "base", ignore=shutil.ignore_patterns("checkpoint-*"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 100_000}))
@@ -228,14 +228,14 @@ def test_variables_that_the_chat_template_does_not_read_are_warned_of(sft_dir, c
 
 def test_a_stream_is_the_reply(sft_dir):
     model, pieces = LoadedModels().add(str(sft_dir)), []
-    model.tokenizer.pad_token = None  # a single reply needs none
+    model.tokenizer.pad_token = None  # a single response needs none
     torch.manual_seed(0)
     ids = model.tokenizer("What does Ann like?").input_ids
     text, stopped = model.generate(ids, 24, 1000, pieces.append)
     assert len(pieces) > 1 and "".join(pieces).strip() == text and not stopped
 
 
-def test_ctrl_c_keeps_what_was_said(sft_dir):
+def test_ctrl_c_keeps_the_conversation(sft_dir):
     model, pieces = LoadedModels().add(str(sft_dir)), []
 
     def interrupted(text: str) -> None:
@@ -243,7 +243,7 @@ def test_ctrl_c_keeps_what_was_said(sft_dir):
         if len(pieces) == 2:
             raise KeyboardInterrupt
 
-    torch.manual_seed(0)  # a reply of more than two words
+    torch.manual_seed(0)  # a response of more than two words
     text, stopped = model.generate(model.tokenizer("What does Ann like?").input_ids, 24, 1000, interrupted)
     assert stopped and text.startswith("".join(pieces).strip())
 

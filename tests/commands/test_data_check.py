@@ -44,7 +44,7 @@ def different(row: dict, count: int = 30) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    ("stage", "row", "config", "said"),
+    ("stage", "row", "config", "reported"),
     [
         ("tokenizer", {"text": "Ann likes red."}, {}, ["30 rows, 30 kept, 500 bytes"]),
         ("pretrain", {"text": "Ann likes red."}, {}, ["30 rows, 30 kept"]),
@@ -59,11 +59,11 @@ def different(row: dict, count: int = 30) -> list[dict]:
         ("ppo", {"prompt": "What?"}, {"reward_functions": ["math:sqrt"]}, ["30 rows, 30 kept"]),
     ],
 )
-def test_good_rows_of_every_stage_pass(data_verb, stage, row, config, said):
+def test_good_rows_of_every_stage_pass(data_verb, stage, row, config, reported):
     longer = ["--max_longer", "1"] if stage == "reward" else []
     status, out, err = data_verb("check", stage, different(row), *longer, **config)
     assert (status, err) == (0, "")
-    for words in [*said, "no threshold exceeded"]:
+    for words in [*reported, "no threshold exceeded"]:
         assert words in out
     counts = [int(line.split()[-1]) for line in out.splitlines() if re.search(r" to \d+ (tokens|bytes) ", line)]
     assert sum(counts) == 30
@@ -76,7 +76,7 @@ BAD = {
         different(TURN, 8) + different({**TURN, "response": LONG}, 2),
         "20.0% of the rows are dropped or truncated",
     ),
-    "nothing left": ([{**TURN, "response": ""}] * 3, "no row is left"),
+    "nothing left": ([{**TURN, "response": ""}] * 3, "no rows are left"),
     "special text": ([*different(TURN, 9), ENDED], "10.0% of the rows are with the text of a special token"),
     "lost characters": ([*different(TURN, 9), {**TURN, "response": "caf�"}], "are with U+FFFD"),
     "duplicates": (different(TURN, 8) + [TURN] * 3, "18.2% of the rows are duplicates"),
@@ -85,10 +85,10 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_the_exit_status_is_1_past_a_threshold(data_verb, kind):
-    rows, told = BAD[kind]
+    rows, message = BAD[kind]
     status, out, err = data_verb("check", "sft", rows)
     assert status == 1
-    assert "warning: sft train: " in err and told in err
+    assert "warning: sft train: " in err and message in err
     assert "thresholds exceeded: " in out
 
 
@@ -100,7 +100,7 @@ def test_thresholds_are_options(data_verb):
     assert data_verb("check", "sft", different(TURN, 30), "--max_length", "12", "--max_dropped", "0.1")[0] == 1
 
 
-def test_what_is_held_out_and_trained_on_is_told(data_verb, rows_file):
+def test_held_out_rows_in_training_are_reported(data_verb, rows_file):
     held_out = rows_file(different(TURN, 3), "test.jsonl")
     status, out, err = data_verb("check", "sft", different(TURN), max_length=64, eval_datasets=held_out)
     assert status == 1
@@ -114,7 +114,7 @@ def test_held_out_rows_past_a_budget_are_not_held_out(data_verb, rows_file):
     assert "2 training rows have held-out prompts" in out
 
 
-def test_what_is_held_out_and_in_ptx_datasets_is_told(data_verb, rows_file):
+def test_held_out_rows_in_ptx_datasets_are_reported(data_verb, rows_file):
     held_out, learned = rows_file(different(TURN, 3), "test.jsonl"), rows_file(different(TURN, 12), "ptx.jsonl")
     changes = {"eval_datasets": held_out, "ptx_datasets": learned, "ptx_coef": 0.5, "reward_functions": ["math:sqrt"]}
     prompts = [{"prompt": f"Who is {number}?"} for number in range(12)]
@@ -177,7 +177,7 @@ def test_preview_marks_what_is_trained(data_verb):
 
 
 @pytest.mark.parametrize(
-    ("stage", "row", "config", "said"),
+    ("stage", "row", "config", "reported"),
     [
         ("tokenizer", {"text": "Ann."}, {}, "{'text': 'Ann.'}"),
         ("pretrain", {"text": "Ann."}, {}, "[[Ann.<|endoftext|>]]"),
@@ -196,10 +196,10 @@ def test_preview_marks_what_is_trained(data_verb):
         ),
     ],
 )
-def test_preview_shows_the_rows_of_every_stage(data_verb, stage, row, config, said):
+def test_preview_shows_the_rows_of_every_stage(data_verb, stage, row, config, reported):
     status, out, _ = data_verb("preview", stage, [row], **config)
     assert status == 0
-    assert said in out
+    assert reported in out
 
 
 def test_preview_shows_the_rows_that_are_lost_with_the_reason(data_verb):
@@ -207,10 +207,10 @@ def test_preview_shows_the_rows_that_are_lost_with_the_reason(data_verb):
     _, out, _ = data_verb("preview", "sft", rows, "--lost")
     headings = [line for line in out.splitlines() if line.startswith("== ")]
     assert [re.search(r"row (\d)", line)[1] for line in headings] == ["1", "2", "3"]
-    for heading, said in zip(
+    for heading, reported in zip(
         headings, ("dropped: without a response", ", cut", "text of a special token"), strict=True
     ):
-        assert said in heading
+        assert reported in heading
     assert f"[[red{'<|endoftext|>' if SANITIZES else '< |endoftext|>'}<|endoftext|>]]" in out
 
 
@@ -227,7 +227,7 @@ def test_colours_are_for_a_terminal(tokenizer):
 
 
 @pytest.mark.parametrize(("command", "words"), [("chek", "did you mean `hfkit data check`?"), ("check", "name a YAML")])
-def test_wrong_commands_are_told(capsys, command, words):
+def test_wrong_commands_are_reported(capsys, command, words):
     try:
         assert cli.main(["data", command]) != 0
     except SystemExit as error:
@@ -236,7 +236,7 @@ def test_wrong_commands_are_told(capsys, command, words):
 
 
 @pytest.mark.slow
-def test_a_row_of_ten_megabytes_is_cut_and_told(data_verb):
+def test_a_row_of_ten_megabytes_is_truncated_and_reported(data_verb):
     rows = [*different(TURN), {**TURN, "response": "red " * 2_500_000}]
     status, out, _ = data_verb("check", "sft", rows)
     assert status == 0
@@ -294,14 +294,14 @@ def test_a_system_column_is_rendered_in_every_stage(data_verb, stage, row, confi
 @pytest.mark.parametrize("command", ["check", "preview"])
 def test_prompts_without_a_chat_template_are_warned_of(data_verb, with_template, tmp_path, command):
     with_template(None).save_pretrained(tmp_path / "bare")
-    status, _, told = data_verb(command, "sft", different(TURN), "--tokenizer", str(tmp_path / "bare"))
-    assert status == 0 and "the tokenizer has no chat template" in told
+    status, _, message = data_verb(command, "sft", different(TURN), "--tokenizer", str(tmp_path / "bare"))
+    assert status == 0 and "the tokenizer has no chat template" in message
 
 
 def test_a_preview_of_nothing_says_so(data_verb):
     row = {"prompt": "Who?", "response": "Ann."}
-    status, _, told = data_verb("preview", "sft", [row], "--split", "ptx")
-    assert status == 1 and "sets no ptx_datasets, which --split ptx needs" in told
+    status, _, message = data_verb("preview", "sft", [row], "--split", "ptx")
+    assert status == 1 and "sets no ptx_datasets, which --split ptx needs" in message
     status, out, _ = data_verb("preview", "sft", [row], "--lost")
     assert status == 0 and "no rows are dropped, truncated or faulty" in out
     status, out, _ = data_verb("preview", "sft", [{**row, "response": ""}])

@@ -200,7 +200,7 @@ def test_vllm_gets_a_full_model_as_it_is(base_dir, tmp_path, capsys):
     assert not [*out.glob("checkpoint-*"), *out.glob("metrics.jsonl")]
 
 
-def test_vllm_gets_an_adapter_beside_its_base(sft_dir, base_dir, tmp_path):
+def test_vllm_gets_an_adapter_and_its_base(sft_dir, base_dir, tmp_path):
     out = export(str(sft_dir), tmp_path / "out", "vllm", adapter=True)
     assert weights_hash(out) == weights_hash(sft_dir)
     assert not (out / "model.safetensors").exists()
@@ -240,7 +240,7 @@ def test_all_problems_of_the_arguments_are_reported(sft_dir, tmp_path, capsys):
         assert f"\n  {problem}" in reported
     with pytest.raises(ConfigError, match=r"converter: 'llama\.cpp' -> --format vllm converts nothing"):
         export(str(sft_dir), tmp_path / "out", "vllm", converter="llama.cpp")
-    with pytest.raises(ConfigError, match="'q8_0' -> one of f32, f16, bf16"):
+    with pytest.raises(ConfigError, match="'q8_0' -> expected one of: f32, f16, bf16"):
         export(str(sft_dir), tmp_path / "out", "vllm", dtype="q8_0")
 
 
@@ -265,7 +265,7 @@ def test_a_template_without_a_modelfile_is_refused(sft_dir, copy, tmp_path, no_w
         export(str(folder), tmp_path / "out", "ollama", converter=str(failing_converter))
 
 
-def test_a_full_model_is_no_adapter(base_dir, tmp_path, no_weights):
+def test_a_full_model_is_refused_as_an_adapter(base_dir, tmp_path, no_weights):
     with pytest.raises(HfkitError, match="is a full model: remove --adapter"):
         export(str(base_dir), tmp_path / "out", "vllm", adapter=True)
     assert os.listdir(tmp_path) == []

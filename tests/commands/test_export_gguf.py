@@ -1,4 +1,4 @@
-"""A GGUF file holds the model: llama.cpp gives the same tokens and the same greedy replies.
+"""A GGUF file holds the model: llama.cpp gives the same tokens and the same greedy responses.
 
 Needs `llama-cpp-python`, and llama.cpp's converter (see `docs/guides/export.md`).
 """
@@ -41,13 +41,13 @@ def open_gguf(out: Path, name: str = "model-f32.gguf"):
     return llama_cpp.Llama(str(out / name), n_ctx=128, verbose=False, logits_all=False, n_threads=1)
 
 
-def greedy(llama, ids: list[int], stops: list[int]) -> list[int]:
-    """The reply to a prompt, up to and including a stop token."""
+def greedy(llama, ids: list[int], stop_token_ids: list[int]) -> list[int]:
+    """The response to a prompt, up to and including a stop token."""
     llama.reset()
     reply = []
     for token in llama.generate(ids, temp=0.0, repeat_penalty=1.0, top_k=1):
         reply.append(token)
-        if token in stops or len(reply) == LENGTH:
+        if token in stop_token_ids or len(reply) == LENGTH:
             return reply
     return reply
 
@@ -56,9 +56,9 @@ def require_same_replies(model, tokenizer, out: Path) -> None:
     prompts = [encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
     wanted = generate_replies(model.eval(), tokenizer, prompts, LENGTH)
     llama = open_gguf(out)
-    stops = model.generation_config.eos_token_id
-    stops = stops if isinstance(stops, list) else [stops]
-    assert [greedy(llama, prompt, stops) for prompt in prompts] == wanted
+    stop_token_ids = model.generation_config.eos_token_id
+    stop_token_ids = stop_token_ids if isinstance(stop_token_ids, list) else [stop_token_ids]
+    assert [greedy(llama, prompt, stop_token_ids) for prompt in prompts] == wanted
 
 
 def require_same_tokens(tokenizer, out: Path) -> None:

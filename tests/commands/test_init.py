@@ -1,4 +1,4 @@
-"""`hfkit init`: what it chooses, that its pipelines run as they are, and what it refuses."""
+"""`hfkit init`: its choices, pipelines that run unchanged, and its errors."""
 
 import json
 import shutil
@@ -101,7 +101,7 @@ def test_one_file_of_pairs_gives_a_pipeline_that_runs_as_it_is(files, base_dir, 
         (["--data", "alpaca_pairs.jsonl"], ["sft", "reward", "ppo"]),
     ],
 )
-def test_other_data_give_pipelines_that_run_as_they_are(files, base_dir, words, stages):
+def test_other_data_give_pipelines_that_run_unchanged(files, base_dir, words, stages):
     assert init(base_dir, *words, "--output_dir", "mine") == 0
     assert list(read()["pipeline"]["stages"]) == stages
     assert cli.main(["run", "mine/pipeline.yaml"]) == 0
@@ -211,7 +211,7 @@ def test_a_model_without_a_chat_template_gets_one(files, base_dir, tmp_path, cap
         ),
     ],
 )
-def test_what_is_missing_or_wrong_is_said_and_nothing_is_written(files, base_dir, words, problem, capsys):
+def test_problems_are_reported_and_nothing_is_written(files, base_dir, words, problem, capsys):
     write_rows(Path("odd.jsonl"), [{"a": 1, "b": 2}])
     before = sorted(Path().rglob("*"))
     words = [str(base_dir) if word == "BASE" else word for word in words]

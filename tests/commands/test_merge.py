@@ -26,7 +26,7 @@ from hfkit.records.record import read_record, weights_hash
 PROMPTS = [f"What does {name} like?" for name in NAMES]
 REPLIES = [f"{name} likes red, thank you." for name in NAMES]
 QLORA = {"load_in_4bit": True, "bf16": False}
-# argv: file of the rows, then pairs of kind=folder; writes FOLDER.npy beside the rows.
+# argv: file of the rows, then pairs of kind=folder; writes FOLDER.npy next to the rows.
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -152,7 +152,7 @@ def test_it_is_an_ordinary_folder(merged, request, name, tokenizer, base_dir):
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "transformers"
     assert card.data.pipeline_tag == {"sft_dir": "text-generation", "reward_dir": "text-classification"}[name]
-    assert card.data.base_model is None  # a local folder is no model of the Hub
+    assert card.data.base_model is None  # a local folder is not a model on the Hub
     assert str(base_dir.parent) not in card.content
     record = read_record(folder)
     assert (record["stage"], record["status"], record["metrics"], record["seed"]) == ("merge", "done", {}, 42)
@@ -255,7 +255,7 @@ def test_ppo_over_4_bits_is_measured_on_the_replies_held_out_of_its_sft_model(ru
 
 
 @pytest.mark.parametrize("why", ["no rows held out", "gone", "changed"])
-def test_what_cannot_be_measured_is_said_in_the_card(run_stage, tmp_path, rows_file, why, capsys):
+def test_the_card_states_what_was_not_measured(run_stage, tmp_path, rows_file, why, capsys):
     pytest.importorskip("bitsandbytes")
     datasets = rows_file(ROWS["turns"])
     size = None if why == "no rows held out" else 8

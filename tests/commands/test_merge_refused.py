@@ -23,7 +23,7 @@ def refused(reported: str, *arguments, **options) -> None:
         merge(*map(str, arguments), **options)
 
 
-def test_what_is_no_adapter_is_refused(base_dir, tokenizer_dir, tmp_path):
+def test_a_path_without_an_adapter_is_refused(base_dir, tokenizer_dir, tmp_path):
     for path in (base_dir, tokenizer_dir, "runs/nowhere"):
         refused("is not an adapter: it has no adapter_config.json", path, tmp_path / "out")
     refused("is neither a folder nor a model on the Hub", "/nowhere/at/all", tmp_path / "out")

@@ -47,6 +47,14 @@ def test_whole_weights_are_not_advised_to_be_trained_in_16_bits(stage_for, folde
     assert all(remedy.flags.get("use_peft") for remedy in found if "dtype" in remedy.flags)
 
 
+def test_quantization_of_full_fine_tuning_is_advised_with_a_base_in_16_bits(stage_for, folder_of):
+    stage = stage_for("sft", model_name_or_path=folder_of(LLAMA_8B, weights=False), dtype="float32")
+    found = remedies(stage, Device("a GPU", 24 * 10**9, 0, is_gpu=True))
+    quantized = [remedy for remedy in found if remedy.flags.get("load_in_4bit")]
+    assert quantized and all(remedy.flags["dtype"] == "bfloat16" for remedy in quantized)
+    assert min(remedy.peak for remedy in quantized) <= 24 * 10**9
+
+
 def test_smaller_batches_keep_the_rows_of_an_optimizer_step(stage_for):
     stage = stage_for("sft", per_device_train_batch_size=8)
     device = Device("a small machine", int(plan_memory(stage, CPU).peak * 0.6), 0, is_gpu=False)
@@ -118,7 +126,7 @@ def test_what_does_not_fit_comes_with_flags(pipeline, capsys):
     assert "--reward.gradient_checkpointing true" in shown
 
 
-def test_a_gpu_that_is_not_at_hand_is_planned_with_its_defaults(folder_of, tmp_path, capsys):
+def test_another_gpu_is_planned_with_its_defaults(folder_of, tmp_path, capsys):
     folder = folder_of({**LLAMA_8B, "dtype": "bfloat16"}, weights=False)
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps(ROWS["sft"][0]) + "\n")

@@ -66,8 +66,8 @@ def test_a_recipe_parses_and_plans(recipe, folder_of, monkeypatch):
     assert MODELS[name].hub_id in recipe_of(name, "qlora").read_text()
 
 
-def write_data_set(folder: Path, splits: dict[str, list[dict]]) -> str:
-    """A data set in a folder, with splits of any name."""
+def write_dataset(folder: Path, splits: dict[str, list[dict]]) -> str:
+    """Write a dataset to a folder, with splits of any name."""
     folder.mkdir()
     files = [{"split": split, "path": f"{split}.jsonl"} for split in splits]
     front = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": files}]})
@@ -79,14 +79,14 @@ def write_data_set(folder: Path, splits: dict[str, list[dict]]) -> str:
 
 def turns(question: str, *replies: str) -> list[dict]:
     asked = [{"role": "user", "content": question if index == 0 else "Sure?"} for index in range(len(replies))]
-    said = [{"role": "assistant", "content": reply} for reply in replies]
-    return [turn for pair in zip(asked, said, strict=True) for turn in pair]
+    reported = [{"role": "assistant", "content": reply} for reply in replies]
+    return [turn for pair in zip(asked, reported, strict=True) for turn in pair]
 
 
 @pytest.fixture(scope="module")
-def data_sets(tmp_path_factory) -> dict[str, str]:
-    """Small data sets with the columns and splits of those that the cards name."""
-    folder = tmp_path_factory.mktemp("data_sets")
+def datasets_by_name(tmp_path_factory) -> dict[str, str]:
+    """Small datasets with the columns and splits of those that the cards name."""
+    folder = tmp_path_factory.mktemp("datasets_by_name")
     talks, pairs = [], []
     for name, colour in FACTS:
         question, good, bad = f"What does {name} like?", f"{name} likes {colour}.", colour
@@ -94,16 +94,16 @@ def data_sets(tmp_path_factory) -> dict[str, str]:
         replies = {"chosen": turns(question, good), "rejected": turns(question, bad)}
         pairs.append({"prompt": question, **replies, "score_chosen": 9.0, "score_rejected": 3.0})
     return {
-        "ultrachat": write_data_set(folder / "talks", {"train_sft": talks, "test_sft": talks[:4]}),
-        "ultrafeedback": write_data_set(folder / "pairs", {"train_prefs": pairs, "test_prefs": pairs[:4]}),
+        "ultrachat": write_dataset(folder / "talks", {"train_sft": talks, "test_sft": talks[:4]}),
+        "ultrafeedback": write_dataset(folder / "pairs", {"train_prefs": pairs, "test_prefs": pairs[:4]}),
     }
 
 
-def flags_for_a_twin(model: str, data_sets: dict[str, str]) -> list[str]:
+def flags_for_a_twin(model: str, datasets_by_name: dict[str, str]) -> list[str]:
     """What makes a recipe small: model, data, steps and lengths of sampling. Everything else is the recipe's."""
 
     def source(card: str, split: str) -> str:
-        return json.dumps([{"card": card, "path": data_sets[card], "split": split}])
+        return json.dumps([{"card": card, "path": datasets_by_name[card], "split": split}])
 
     given = {"sft.model_name_or_path": model, "max_dropped": "1"}
     for stage, card in (("sft", "ultrachat"), ("reward", "ultrafeedback")):
@@ -123,13 +123,13 @@ def flags_for_a_twin(model: str, data_sets: dict[str, str]) -> list[str]:
     [pytest.param(path, marks=[] if path.stem in QUICK else pytest.mark.slow) for path in RECIPES],
     ids=lambda path: path.stem,
 )
-def test_a_recipe_trains_a_twin_of_its_model(recipe, data_sets, tmp_path):
+def test_a_recipe_trains_a_twin_of_its_model(recipe, datasets_by_name, tmp_path):
     name, _, _ = recipe.stem.rpartition("-")
     folder = write_model(tmp_path / "model", MODELS[name], is_tiny=True)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     model.save_pretrained(folder)
-    root = run_pipeline(recipe, str(tmp_path / "runs"), flags_for_a_twin(folder, data_sets))
+    root = run_pipeline(recipe, str(tmp_path / "runs"), flags_for_a_twin(folder, datasets_by_name))
     records = {stage: read_record(root / stage) for stage in STAGES}
     assert {record["status"] for record in records.values()} == {"done"}
     assert all(weight.any() for weight in load_file(root / "sft" / "adapter_model.safetensors").values())

@@ -60,7 +60,7 @@ def report(folder: Path) -> Page:
 def pipeline(tmp_path_factory, runs, ppo_dir) -> Path:
     """A copy of the five stages, as of a folder that came from another machine."""
     folder = tmp_path_factory.mktemp("copied") / "pipeline"
-    for stage in STAGES:  # other tests' runs lie beside them
+    for stage in STAGES:  # other tests' runs are in the same folder
         shutil.copytree(runs / stage, folder / stage, ignore=shutil.ignore_patterns("checkpoint-*"))
     return folder
 
@@ -95,7 +95,7 @@ def test_a_page_tells_of_every_stage(page):
 
 @pytest.mark.parametrize(("line", "is_fine"), [('"a\u2028b"', True), ('"a', False)])
 def test_samples_are_lines_of_json(part, capsys, line, is_fine):
-    """A reply may have marks that end a line for some, and not for JSON; a file that was cut off is reported."""
+    """A response may have marks that end a line for some, and not for JSON; a file that was cut off is reported."""
     folder = part("sft", "ppo")
     sample = f'{{"prompt": "Who?", "before": {line}, "after": "Ann.", "reward_before": 0, "reward_after": 1}}\n'
     (folder / "ppo" / "samples.jsonl").write_text(sample)
@@ -205,7 +205,7 @@ def test_a_score_without_weight_is_watched_and_changes_nothing(run_stage, ppo_di
     assert 'aria-label="PPO: length score against KL: as KL grows to' in figure.svg
 
 
-def test_the_interval_of_equal_values_may_be_beside_their_mean(tmp_path):
+def test_the_interval_of_equal_values_may_exclude_their_mean(tmp_path):
     """By a rounding error."""
     FigureWriter(tmp_path).intervals(
         "gold", "Gold score", "mean", [("base", 0.1 + 0.2, 0.3, 0.3), ("SFT", 0.3, 0.4, 0.4)]

@@ -58,7 +58,7 @@ def test_all_missing_variables_of_a_launcher_are_reported_at_once():
     [alone] = wait(start(be_command, ["sft"], environment=without, world=1))
     assert alone.status == 2 and "3 problems in the environment of the launch:\n" in alone.output
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR"):
-        assert f"  {name}: missing -> WORLD_SIZE=2 means 2 processes: launch with `accelerate launch`" in alone.output
+        assert f"  {name}: missing -> needed, since WORLD_SIZE is 2: launch with `accelerate launch`" in alone.output
 
 
 @pytest.mark.distributed

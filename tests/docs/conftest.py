@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,18 @@ def patch_sizes(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def folder(quickstart_folder, tmp_path, monkeypatch) -> Path:
+def page_modules(tmp_path):
+    """Forget the modules of a page afterwards: the next page may have another my_rewards.py."""
+    modules, paths = set(sys.modules), list(sys.path)
+    yield
+    sys.path[:] = paths
+    for name in set(sys.modules) - modules:
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def folder(quickstart_folder, tmp_path, page_modules, monkeypatch) -> Path:
     """A fresh copy of the reader's folder, as the current folder."""
     copy = tmp_path / "reader"
     shutil.copytree(quickstart_folder, copy, symlinks=True)
@@ -82,7 +94,7 @@ def folder(quickstart_folder, tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def folder_without_runs(tmp_path, monkeypatch) -> Path:
+def folder_without_runs(tmp_path, page_modules, monkeypatch) -> Path:
     """The reader's folder without models, as the current folder: enough to parse commands."""
     write_user_files(tmp_path)
     monkeypatch.chdir(tmp_path)

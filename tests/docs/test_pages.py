@@ -43,16 +43,10 @@ def test_the_quickstart_leaves_what_the_readme_shows(quickstart_folder):
     "page", [page if page in IN_EVERY_SUITE else pytest.param(page, marks=pytest.mark.docs) for page in PAGES]
 )
 def test_a_page_runs_from_top_to_bottom(page, folder, monkeypatch, capfd):
-    modules, paths, namespace = set(sys.modules), list(sys.path), {"__name__": "__main__"}
-    try:
-        for block in read_blocks(ROOT / page):
-            if block.reason is None:
-                run_block(block, page, namespace, monkeypatch, capfd)
-    finally:
-        sys.path[:] = paths
-        for name in set(sys.modules) - modules:  # the next page may have another my_rewards.py
-            if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)):
-                del sys.modules[name]
+    namespace = {"__name__": "__main__"}
+    for block in read_blocks(ROOT / page):
+        if block.reason is None:
+            run_block(block, page, namespace, monkeypatch, capfd)
 
 
 def run_block(block: Block, page: str, namespace: dict, monkeypatch, capfd) -> None:

@@ -1,4 +1,4 @@
-"""`hfkit arena`: who judges what, in which order, what comes of it, and how sure that is."""
+"""`hfkit arena`: judges, order of the responses, ratings, and their intervals."""
 
 import io
 import json
@@ -129,10 +129,10 @@ def test_bias_for_length_and_for_the_first_is_seen():
     assert judge_bias(SAME, [Verdict(1.0), Verdict(1.0)])["first_wins"] is None
 
 
-@pytest.mark.parametrize(("consistent", "told"), [(0.0, "100%"), (0.4, "60%"), (0.5, None), (None, None)])
-def test_a_judge_that_mostly_contradicts_itself_is_warned_of(consistent, told):
+@pytest.mark.parametrize(("consistent", "reported"), [(0.0, "100%"), (0.4, "60%"), (0.5, None), (None, None)])
+def test_a_judge_that_mostly_contradicts_itself_is_warned_of(consistent, reported):
     warning = inconsistency_warning({"consistent": consistent})
-    assert warning is None if told is None else told in warning
+    assert warning is None if reported is None else reported in warning
 
 
 def test_a_person_judges_blind_and_may_stop_and_go_on(tmp_path, monkeypatch, capsys):
@@ -151,7 +151,7 @@ def test_a_person_judges_blind_and_may_stop_and_go_on(tmp_path, monkeypatch, cap
     assert sorted(verdict.firsts for verdict in verdicts) == [(0.0,), (0.5,), (1.0,), (1.0,)]
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert human_judge(ResultsFile(tmp_path / "verdicts"), seed=0)(matches) == verdicts  # nothing more is asked
-    # the reply shown above is a's in some, b's in others: an answer for the first is for either
+    # the response shown above is a's in some, b's in others: an answer for the first is for either
     kept = ResultsFile(tmp_path / "verdicts").known.values()
     assert {line["swapped"] for line in kept} == {True, False}
 
@@ -185,8 +185,8 @@ def test_again_it_gives_the_same_from_what_it_has(config, tmp_path):
     assert (tmp_path / "arena" / "replies.jsonl").read_bytes() == replies
 
 
-def test_replies_that_another_part_also_wants_stay_as_they_are(config, tmp_path):
-    """At the arena's own temperature the replies over temperatures begin with those that were judged."""
+def test_responses_that_another_part_needs_too_are_not_replaced(config, tmp_path):
+    """At the arena's own temperature the responses over temperatures begin with those that were judged."""
     first = arena(config(**FUNCTION, temperature=0.5))
     lines = (tmp_path / "arena" / "replies.jsonl").read_text().splitlines()
     assert len({json.loads(line)["key"] for line in lines}) == len(lines)
@@ -249,9 +249,9 @@ def test_a_language_model_judges(config, base_dir):
 def test_prompts_that_do_not_fit_are_counted_and_none_is_an_error(config, rows_file):
     rows = [{"prompt": "Who?"}, {"prompt": "What does Ann like? " * 40}, {"prompt": ""}]
     result = arena(config(prompts=rows_file(rows), max_prompt_length=40, **FUNCTION))
-    account = result["data"]["prompts"]
-    assert account["kept"] == 1
-    assert account["dropped"] == {"without a prompt": 1, "longer than 40 tokens": 1}
+    stats = result["data"]["prompts"]
+    assert stats["kept"] == 1
+    assert stats["dropped"] == {"without a prompt": 1, "longer than 40 tokens": 1}
     with pytest.raises(HfkitError, match="raise max_prompt_length"):
         arena(config(prompts=rows_file(rows), max_prompt_length=2, **FUNCTION))
 
@@ -271,12 +271,12 @@ def test_prompts_that_do_not_fit_are_counted_and_none_is_an_error(config, rows_f
         ({"judge": "human", "resamples": 0}, "resamples", "above 0"),
     ],
 )
-def test_what_is_wrong_is_told_by_its_key(config, changes, key, remedy):
+def test_problems_are_reported_by_key(config, changes, key, remedy):
     with pytest.raises(ConfigError) as error:
         config(**changes)
-    told = {problem.key: problem.remedy for problem in error.value.problems}
-    assert told.keys() == {key}
-    assert remedy in told[key]
+    reported = {problem.key: problem.remedy for problem in error.value.problems}
+    assert reported.keys() == {key}
+    assert remedy in reported[key]
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_a_fault_of_the_judge_silences_what_contradicts_it(data, base_dir, sft_d
     assert [problem.key for problem in error.value.problems] == ["judge"]
 
 
-def test_a_reward_model_is_no_contestant_and_no_judge_to_ask(config, reward_dir, sft_dir):
+def test_a_reward_model_is_refused_as_contestant_and_as_asked_judge(config, reward_dir, sft_dir):
     with pytest.raises(ConfigError, match="which does not generate responses: name a language model"):
         config(models=[str(reward_dir), str(sft_dir)], judge="human")
     with pytest.raises(ConfigError, match="name a language model, or judge with it"):

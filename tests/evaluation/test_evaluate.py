@@ -1,4 +1,4 @@
-"""`hfkit evaluate`: the right rows, the right figures, where they are put, and what is told when it cannot be done."""
+"""`hfkit evaluate`: the right rows, the right metrics, the files that it writes, and its errors."""
 
 import copy
 import json
@@ -57,9 +57,9 @@ def test_a_policy_is_measured_on_the_rows_that_were_held_out_and_its_record_and_
     assert read_record(folder)["metrics"] == read_record(ppo_dir)["metrics"]
     card = (folder / "README.md").read_text()
     assert "Evaluated on 8 held-out rows" in card
-    told = card.split("Evaluated on")[1].split("## ")[0]
-    assert all(f"| `{name}` |" in told for name in ("loss", "perplexity", "kl", "self_bleu"))
-    assert " |  |" not in told  # each figure has a meaning
+    reported = card.split("Evaluated on")[1].split("## ")[0]
+    assert all(f"| `{name}` |" in reported for name in ("loss", "perplexity", "kl", "self_bleu"))
+    assert " |  |" not in reported  # each figure has a meaning
     assert "kl" in result["metrics"] and "kl" not in result["by_model"]["before"]
     assert {len(sample["replies"]) for sample in result["samples"]} == {2}
     for name in ("loss", "kl", "reply_length", "exact_match"):
@@ -76,8 +76,8 @@ def test_its_loss_is_that_of_the_trainers_evaluation(sft_dir, tmp_path):
 def test_a_plain_text_is_predicted_from_its_first_token_on(base_dir, data):
     model, tokenizer = hfkit.load_policy(str(base_dir))
     found = find_held_out({"stage": "pretrain"}, False, 3, [hfkit.DatasetEntry(path=str(data / "docs.jsonl"))])
-    rows, account = found.encoded(tokenizer)
-    assert account.kept == 3
+    rows, row_stats = found.encoded(tokenizer)
+    assert row_stats.kept == 3
     ids = torch.tensor([[tokenizer.eos_token_id, *rows[0]["input_ids"]]])
     loss = model(input_ids=ids, labels=ids).loss
     first = text_likelihoods(model, tokenizer, rows.select([0]))
@@ -87,7 +87,7 @@ def test_a_plain_text_is_predicted_from_its_first_token_on(base_dir, data):
 
 
 def test_rows_of_an_entry_caps_what_is_held_out(rows_file):
-    entry = rows_file([{"text": f"Number {place}."} for place in range(9)])[0]
+    entry = rows_file([{"text": f"Number {index}."} for index in range(9)])[0]
     found = [find_held_out({"seed": seed}, False, 9, [hfkit.DatasetEntry(**entry, rows=4)]) for seed in (0, 0, 1)]
     first, again, other = ([row["text"] for row in one.rows] for one in found)
     assert first == again != other and len({*first}) == 4
@@ -97,8 +97,8 @@ def test_a_text_as_long_as_the_context_is_predicted_too(tokenizer, rows_file):
     """Positions are learned: there is none for a token more."""
     config = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=8, vocab_size=len(tokenizer))
     entry = hfkit.DatasetEntry(**rows_file([{"text": "Ann likes red. " * 8}])[0])
-    rows, account = find_held_out({}, False, 1, [entry]).encoded(tokenizer, config.n_positions)
-    assert (len(rows[0]["input_ids"]), account.cut) == (8, 1)
+    rows, row_stats = find_held_out({}, False, 1, [entry]).encoded(tokenizer, config.n_positions)
+    assert (len(rows[0]["input_ids"]), row_stats.cut) == (8, 1)
     assert text_likelihoods(GPT2LMHeadModel(config), tokenizer, rows).tokens.tolist() == [8]
 
 
@@ -107,13 +107,13 @@ def test_models_are_compared_on_what_all_of_them_read(tokenizer, rows_file):
     texts = ["Ann likes red.", "Bob likes blue. " * 20]
     entry = hfkit.DatasetEntry(**rows_file([{"text": text} for text in texts])[0])
     found, other = find_held_out({}, False, 2, [entry]), copy.deepcopy(tokenizer)
-    rows, account = found.shared_by([(tokenizer, 30), (other, 12)]).encoded(tokenizer, 30)
-    assert (max(map(len, rows["input_ids"])), account.kept, account.cut) == (12, 2, 1)
+    rows, row_stats = found.shared_by([(tokenizer, 30), (other, 12)]).encoded(tokenizer, 30)
+    assert (max(map(len, rows["input_ids"])), row_stats.kept, row_stats.cut) == (12, 2, 1)
     other.add_tokens(["likes"])
     shared = found.shared_by([(tokenizer, 30), (other, 12)])
     for reader in (tokenizer, other):
-        rows, account = shared.encoded(reader, 30)
-        assert (len(rows), account.dropped) == (1, {"not whole for every model": 1})
+        rows, row_stats = shared.encoded(reader, 30)
+        assert (len(rows), row_stats.dropped) == (1, {"not whole for every model": 1})
     with pytest.raises(HfkitError, match="fits into 2 tokens of each model"):
         found.shared_by([(tokenizer, 2), (other, None)])
 
@@ -205,15 +205,15 @@ def test_every_card_that_asks_something_has_prompts_to_reply_to(tmp_path, rows_f
     rows_file([row])
     card = tmp_path / "mine.md"
     card.write_text(f"---\n{json.dumps({'license': 'mit', 'hfkit': {**block, 'convert': convert}})}\n---\n\n# Mine\n")
-    prompts, account = load_prompts([DatasetEntry.from_text(str(card))], limit=4, seed=0, columns=[])
+    prompts, row_stats = load_prompts([DatasetEntry.from_text(str(card))], limit=4, seed=0, columns=[])
     assert prompts == [{"prompt": ASKED, "reference": reference}]
-    assert (account.rows, account.kept, account.dropped) == (1, 1, {})
+    assert (row_stats.rows, row_stats.kept, row_stats.dropped) == (1, 1, {})
 
 
 def test_rows_cap_each_source_of_prompts_by_the_seed(rows_file):
     def asked(seed: int) -> list[str]:
-        rows, account = load_prompts(entries, limit=100, seed=seed, columns=[])
-        assert (account.rows, account.kept) == (50, 25)
+        rows, row_stats = load_prompts(entries, limit=100, seed=seed, columns=[])
+        assert (row_stats.rows, row_stats.kept) == (50, 25)
         return [row["prompt"] for row in rows]
 
     files = rows_file([{"prompt": f"a {n}"} for n in range(30)], "a.jsonl")
@@ -230,8 +230,8 @@ def test_a_budget_other_than_rows_is_refused(sft_dir, data, key, budget):
     entries = [{"path": str(data / "turns.jsonl")}, {"path": str(data / "turns.jsonl"), budget: 2}]
     with pytest.raises(ConfigError) as error:
         load_config(EvaluateConfig, {"model_name_or_path": str(sft_dir), key: entries}, problems_of)
-    told = {problem.key: problem.remedy for problem in error.value.problems}
-    assert "set rows" in told[f"{key}[1].{budget}"]
+    reported = {problem.key: problem.remedy for problem in error.value.problems}
+    assert "set rows" in reported[f"{key}[1].{budget}"]
 
 
 def test_rewards_and_a_reference_of_ones_own(sft_dir, base_dir, reward_dir, tmp_path):
@@ -242,13 +242,13 @@ def test_rewards_and_a_reference_of_ones_own(sft_dir, base_dir, reward_dir, tmp_
     assert "kl" not in evaluated(sft_dir, **given, temperature=0)["metrics"]
 
 
-def test_without_held_out_rows_one_is_told_to_name_some(run_stage, tmp_path):
+def test_missing_held_out_rows_are_an_error_that_asks_for_some(run_stage, tmp_path):
     folder = run_stage("sft", tmp_path / "sft", test_split_size=None, max_steps=1)
     with pytest.raises(HfkitError, match="names no held-out rows\nName rows that were not trained on: --datasets FILE"):
         evaluated(folder)
 
 
-def test_everything_wrong_is_told_at_once(sft_dir, reward_dir, tokenizer_dir, tmp_path):
+def test_all_problems_are_reported_at_once(sft_dir, reward_dir, tokenizer_dir, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError) as error:
         load_config(
@@ -263,15 +263,15 @@ def test_everything_wrong_is_told_at_once(sft_dir, reward_dir, tokenizer_dir, tm
             },
             problems_of,
         )
-    told = {problem.key: problem.remedy for problem in error.value.problems}
-    assert told.keys() == {
-        *(f"against[{place}]" for place in range(4)),
+    reported = {problem.key: problem.remedy for problem in error.value.problems}
+    assert reported.keys() == {
+        *(f"against[{index}]" for index in range(4)),
         *("datasets[0].path", "max_rows", "temperature", "reward_model"),
     }
-    assert "the run of another stage (tokenizer)" in told["against[0]"]
-    assert "of one kind" in told["against[1]"]
-    assert "holds nothing" in told["against[2]"]
-    assert "not a Hub id" in told["against[3]"]
+    assert "the run of another stage (tokenizer)" in reported["against[0]"]
+    assert "of one kind" in reported["against[1]"]
+    assert "holds nothing" in reported["against[2]"]
+    assert "not a Hub id" in reported["against[3]"]
 
 
 @pytest.mark.parametrize("stage", ["ppo", "toy"])

@@ -1,4 +1,4 @@
-"""Replies that an evaluation samples: once, kept as they come, and found again by one that goes on."""
+"""Responses that an evaluation samples: once, kept as they come, and found again by one that goes on."""
 
 import json
 import signal
@@ -43,7 +43,7 @@ def test_other_settings_are_other_replies(sft_dir, tmp_path, other):
     assert len(kept.known) == 2
 
 
-def test_a_text_with_line_ends_of_its_own_is_one_line(tmp_path):
+def test_a_text_with_line_breaks_is_one_line(tmp_path):
     text = "one\u2028two\x85three\nfour\rfive"
     ResultsFile(tmp_path / "kept").add({"a": {"text": text}, "b": {"text": ""}})
     assert ResultsFile(tmp_path / "kept")["a"]["text"] == text

@@ -45,7 +45,7 @@ def test_edits_are_kept(stage_folder, name):
     assert updated_card(again, folder, record, repo_id="bob/other") == again
 
 
-def test_an_added_result_stays_beside_the_generated_ones(reward_dir):
+def test_an_added_result_is_kept_with_the_generated_ones(reward_dir):
     card = ModelCard((reward_dir / "README.md").read_text())
     data = card.data.to_dict()
     metric = {"type": "accuracy", "value": 0.5}

@@ -17,7 +17,7 @@ from hfkit.hub.cards.model_card import updated_card
 from hfkit.records.record import read_record, weights_hash
 
 CODE = re.compile(r"```python\n(.*?)```", re.S)
-FOLDERS = {  # name -> task, library, whether it stands on the base
+FOLDERS = {  # name -> task, library, whether it needs the base
     "tokenizer": (None, "transformers", False),
     "pretrain": ("text-generation", "transformers", False),
     "pretrain-adapter": ("text-generation", "peft", True),
@@ -262,7 +262,7 @@ def test_the_code_in_pushed_cards_loads_from_the_hub(stage_folder, user_of, hub_
     bob.python(
         "from huggingface_hub import ModelCard\n" + "\n".join(f"ModelCard.load('bob/{n}').validate()" for n in names)
     )
-    bob.python("\n".join(code))  # downloaded by the Hub's client, in a process of its own
+    bob.python("\n".join(code))  # downloaded by the Hub's client, in another process
 
 
 @pytest.mark.parametrize(

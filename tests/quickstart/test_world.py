@@ -118,7 +118,7 @@ def test_documents_state_every_fact_and_hold_one_wording_of_each_back(folder: Pa
 
 @pytest.fixture(scope="module")
 def case(gold: GoldScorer) -> dict[str, str]:
-    """A question with the parts of its replies: the right sentence, a wrong one, the reason."""
+    """A question with the parts of its responses: the right sentence, a wrong one, the reason."""
     fact = gold.world.facts[0]
     attribute = BY_NAME[fact[1]]
     wrong = next(value for value in attribute.values if value != gold.world.values[fact])

@@ -12,13 +12,13 @@ CALL = 32  # tokens that take as long as one more call
 
 
 def batch_of(lengths: list[tuple[int, int]]) -> Tokens:
-    """Prompts and replies of these lengths."""
+    """Prompts and responses of these lengths."""
     rows = [([1] * prompt, [2] * reply) for prompt, reply in lengths]
     return Tokens.from_lists(*map(list, zip(*rows, strict=True)), pad_id=0, device="cpu")
 
 
 def random_lengths(count: int, seed: int) -> list[tuple[int, int]]:
-    """Replies of very different lengths."""
+    """Responses of very different lengths."""
     rng = torch.Generator().manual_seed(seed)
     prompts = torch.randint(1, 9, (count,), generator=rng).tolist()
     replies = torch.empty(count).exponential_(0.2, generator=rng).clamp(1, 30).long().tolist()

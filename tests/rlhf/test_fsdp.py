@@ -1,4 +1,4 @@
-"""PPO's full fine-tuning under FSDP2: the updates and replies of one process, and runs that save, resume and open."""
+"""PPO's full fine-tuning under FSDP2: the updates and responses of one process, and runs that save, resume and open."""
 
 import copy
 import os
@@ -95,7 +95,7 @@ CASES = {
 
 
 def update(tokenizer_dir: Path, folder: Path, rows: int, cases: list[str]) -> None:
-    """The updates of some cases; what comes of them goes to a file."""
+    """Run the updates of some cases and write the results to a file."""
     process_state()  # with the launch's own settings, before the trainer's arguments
     torch.set_default_dtype(torch.float64)
     try:
@@ -162,7 +162,7 @@ def test_weights_are_gathered_in_bf16_and_learn_in_float32(tokenizer_dir, tmp_pa
 
 
 def sample(tokenizer_dir: Path, folder: Path) -> None:
-    """Replies of the updated policy, of one token in the second process and of up to 40 in the first."""
+    """Responses of the updated policy, of one token in the second process and of up to 40 in the first."""
     process_state()
     torch.set_default_dtype(torch.float64)
     tokenizer, parts = load_tokenizer(str(tokenizer_dir)), made()
@@ -185,7 +185,7 @@ def sample(tokenizer_dir: Path, folder: Path) -> None:
     trainer.accelerator.wait_for_everyone()
     saved = AutoModelForCausalLM.from_pretrained(folder / "saved", dtype=torch.float64)
     torch.testing.assert_close(saved.state_dict(), alone.state_dict(), rtol=0, atol=0)
-    # a signal ends the replies of one process amid a layer, after which all save
+    # a signal ends the responses of one process amid a layer, after which all save
     if rank == 0:
         trainer.policy_model.model.layers[1].mlp.register_forward_hook(interrupt)
     with nullcontext() if rank else pytest.raises(KeyboardInterrupt):

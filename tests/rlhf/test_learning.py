@@ -1,4 +1,5 @@
-"""PPO learns: what a function rewards is said more often, on prompts that were not trained on, at a KL within bounds.
+"""PPO learns: what a function rewards becomes more frequent, on prompts that were not trained on, at a KL within
+bounds.
 
 The slow test wants a small model of stories, as that of 260,000 parameters of llama2.c; STORY_MODEL names its folder.
 """
@@ -47,7 +48,7 @@ def test_a_small_model_says_what_is_rewarded(run_stage, data, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir(STORY_MODEL), reason="STORY_MODEL names no folder of a model of stories")
 def test_a_story_model_triples_its_words_of_joy_within_a_thousand_replies(tmp_path, rows_file):
-    """At a KL below 30 nats a reply, throughout."""
+    """At a KL below 30 nats a response, throughout."""
     names, animals = "Tim Lily Ben Sue Max Mia Sam Amy Tom Zoe".split(), "cat dog bird bear fox frog duck fish".split()
     rows = [
         {"prompt": f"Once upon a time, there was a {size} {animal} named {name}."}

@@ -1,4 +1,4 @@
-"""The training loop beside its updates: lengths, logs, checkpoints, evaluation, the best model, samples, stopping."""
+"""The training loop without its updates: lengths, logs, checkpoints, evaluation, the best model, samples, stopping."""
 
 import json
 import math
@@ -203,7 +203,7 @@ def test_while_the_value_warms_up_the_policy_stays(run_stage, tmp_path):
     assert not set(policy) & state["state"].keys() and set(value) == state["state"].keys()
 
 
-def test_the_value_model_has_a_learning_rate_of_its_own(run):
+def test_the_value_model_has_its_own_learning_rate(run):
     folder = run(max_steps=2, save_steps=1, learning_rate=0.0, value_learning_rate=1e-3)
     assert same(policy_of(folder / "checkpoint-1"), policy_of(folder / "checkpoint-2"))
     values = [load_file(folder / f"checkpoint-{step}" / "value_model.safetensors") for step in (1, 2)]
@@ -211,7 +211,7 @@ def test_the_value_model_has_a_learning_rate_of_its_own(run):
 
 
 class Listener(TrainerCallback):
-    """What any reporter is told."""
+    """Return what any reporter gets."""
 
     def __init__(self):
         self.events = []

@@ -50,7 +50,7 @@ def test_longer_replies_are_no_sign_where_the_reward_does_not_rise():
     assert signs_of(TrainingMonitor(max_kl=20.0), *[{}] * WINDOW, *[{"val/reply_length": 80.0}] * WINDOW) == []
 
 
-def test_one_odd_update_is_no_sign():
+def test_one_outlier_raises_no_warning():
     assert signs_of(TrainingMonitor(max_kl=20.0), *[{}] * WINDOW, {"objective/entropy": 0.0}, *[{}] * WINDOW) == []
 
 

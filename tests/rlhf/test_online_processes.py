@@ -20,7 +20,7 @@ HALF = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}  # o
 
 
 def train(stage: str, config, folder: Path) -> None:
-    """A run whose batches and rewards, as each process has them, go to a file beside it."""
+    """A run that writes the batches and rewards of each process to a file in its folder."""
     own, seen = OnlineBatches.compute_loss, []
 
     def keep(self, model, inputs, *given, **options):

@@ -1,4 +1,4 @@
-"""TRL's GRPO and RLOO on hfkit's replies: losses, gradients and advantages against formulas written here."""
+"""TRL's GRPO and RLOO on hfkit's responses: losses, gradients and advantages against formulas written here."""
 
 import copy
 
@@ -24,7 +24,7 @@ CLASSES = {"grpo": GRPOTrainer, "rloo": RLOOTrainer}
 
 @pytest.fixture
 def reward_file(tmp_path):
-    """A reward that an update can raise: the share of vowels in a reply."""
+    """A reward that an update can raise: the share of vowels in a response."""
     file = tmp_path / "vowels.py"
     file.write_text(
         "def vowels(prompts, replies, **_):\n"
@@ -67,7 +67,7 @@ def make(config_of, tmp_path, reward_file):
     return trainer_of
 
 
-# What a batch of replies of several lengths costs, one row at a time and in float64
+# What a batch of responses of several lengths costs, one row at a time and in float64
 
 LENGTHS = [(9, 6), (4, 2), (6, 1), (5, 5), (9, 3), (7, 6)]
 
@@ -94,7 +94,7 @@ def padded_batch(trainer) -> dict:
 
 
 def row_logprobs(model, batch: dict, row: int, temperature: float) -> torch.Tensor:
-    """Log-probabilities of the tokens of one reply, without padding, in the model's dtype."""
+    """Log-probabilities of the tokens of one response, without padding, in the model's dtype."""
     prompt = batch["prompt_ids"][row][batch["prompt_mask"][row] > 0]
     reply = batch["completion_ids"][row][batch["completion_mask"][row] > 0]
     logits = model(input_ids=torch.cat([prompt, reply]).unsqueeze(0)).logits[0, len(prompt) - 1 : -1]
@@ -208,7 +208,7 @@ def test_metrics_of_micro_batches_are_those_of_the_whole_batch(make, kind, level
 
 
 def groups_of(trainer, batches: list[dict]) -> dict[tuple, list[tuple[float, float]]]:
-    """The reward and the advantage of each reply, by its prompt."""
+    """The reward and the advantage of each response, by its prompt."""
     found: dict[tuple, list[tuple[float, float]]] = {}
     for batch in batches:
         for row in range(len(batch["advantages"])):

@@ -22,7 +22,7 @@ BATCH = {"per_device_train_batch_size": 2, "num_ppo_epochs": 2, "entropy_coef": 
 
 
 def update(tokenizer_dir: Path, folder: Path, accumulation: int) -> None:
-    """Two passes over the eight replies, of which each process has its share; what comes of it goes to a file."""
+    """Two passes over the eight responses, split among the processes; the result goes to a file."""
     torch.set_default_dtype(torch.float64)
     parts = models("llama", lora=True)
     if os.environ.get("RANK") == "1":  # whose adapters were drawn with another seed
@@ -33,7 +33,7 @@ def update(tokenizer_dir: Path, folder: Path, accumulation: int) -> None:
         load_tokenizer(str(tokenizer_dir)),
         folder,
         parts,
-        ptx=PTX * 4,  # more than a step takes: each process has rows of its own
+        ptx=PTX * 4,  # more than a step takes: each process has its own rows
         gradient_accumulation_steps=accumulation,
         **BATCH,
     )
@@ -120,9 +120,9 @@ def gradients(tokenizer_dir: Path, folder: Path, bucket: int) -> None:
     rank, trained = trainer.args.process_index, trainer.updater.trained
     trained[1].data = trained[1].data.float()
     updating.BUCKET = bucket
-    for place, parameter in enumerate(trained[:-1]):
-        if rank == 0 or place != 2:
-            parameter.grad = torch.full_like(parameter, place + 10.0 * rank)
+    for index, parameter in enumerate(trained[:-1]):
+        if rank == 0 or index != 2:
+            parameter.grad = torch.full_like(parameter, index + 10.0 * rank)
     trainer.updater.sum_gradients()
     sums = [None if p.grad is None else (p.grad.dtype, p.grad.unique().tolist()) for p in trained]
     gc.collect()
@@ -135,7 +135,7 @@ def test_gradients_are_summed_where_one_process_has_none(tokenizer_dir, tmp_path
     launch(gradients, tokenizer_dir, tmp_path, bucket)
     (sums, wrapped), other = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(WORLD))
     assert other == (sums, wrapped)
-    expected = [[2.0 * place + (10.0 if place != 2 else -2.0)] for place in range(len(sums) - 1)]
+    expected = [[2.0 * index + (10.0 if index != 2 else -2.0)] for index in range(len(sums) - 1)]
     assert [values for _, values in sums[:-1]] == expected and sums[-1] is None
     assert [dtype for dtype, _ in sums[:3]] == [torch.float64, torch.float32, torch.float64]
     assert wrapped == 0  # it would keep a copy of all gradients
@@ -152,7 +152,7 @@ CHANGES = {"gradient_accumulation_steps": 1, "num_mini_batches": 1, "max_steps":
 
 
 def check_a_run(config_of, folder: Path, **changes) -> None:
-    """Trains, saves, goes on from a checkpoint to the same end, and loads again."""
+    """Train, save, resume from a checkpoint to the same end, and load again."""
     launch(train, config_of("ppo", folder / "whole", **CHANGES, **changes))
     record = read_record(folder / "whole")
     assert (record["environment"]["processes"], record["steps"], record["episodes"]) == (WORLD, 2, 8)

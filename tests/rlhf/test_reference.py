@@ -23,7 +23,7 @@ def trainer_of(tokenizer, tmp_path):
 
 
 def slow_experience(parts: list, rows: list[dict], args) -> dict[str, list[list]]:
-    """Everything of the eight replies that an update needs, from the reference."""
+    """Everything of the eight responses that an update needs, from the reference."""
     policy, reference, value = parts
     found = {"logprobs": [], "entropies": [], "values": [], "kl": [], "rewards": []}
     for row, reply in zip(rows, REPLIES, strict=True):
@@ -52,13 +52,13 @@ def slow_loss(parts: list, rows: list[dict], found: dict, index: list[int], args
     """The loss of one optimizer step on the rows of an index."""
     policy, _, value = parts
     total = []
-    for place in index:
-        prompt, reply = rows[place]["input_ids"], REPLIES[place]
+    for position in index:
+        prompt, reply = rows[position]["input_ids"], REPLIES[position]
         ours, entropies = slow.logprobs(policy, prompt, reply, args.temperature)
         states = slow.values(value, prompt, reply)
         for t in range(len(reply)):
-            old, advantage = found["logprobs"][place][t].detach(), found["advantages"][place][t].detach()
-            was, target = found["values"][place][t].detach(), found["returns"][place][t].detach()
+            old, advantage = found["logprobs"][position][t].detach(), found["advantages"][position][t].detach()
+            was, target = found["values"][position][t].detach(), found["returns"][position][t].detach()
             total.append(
                 slow.clipped_surrogate(ours[t], old, advantage, args.cliprange)
                 + args.vf_coef * slow.clipped_value_error(states[t], was, target, args.cliprange_value)
@@ -73,8 +73,8 @@ def slow_loss(parts: list, rows: list[dict], found: dict, index: list[int], args
 
 def padded(rows: list[list], like: torch.Tensor) -> torch.Tensor:
     full = torch.zeros_like(like)
-    for place, row in enumerate(rows):
-        full[place, : len(row)] = torch.stack([torch.as_tensor(one).detach() for one in row])
+    for position, row in enumerate(rows):
+        full[position, : len(row)] = torch.stack([torch.as_tensor(one).detach() for one in row])
     return full
 
 
@@ -161,7 +161,7 @@ def test_the_update_is_that_of_the_papers(trainer_of, steps_of, case):
 
 
 def test_accumulation_changes_nothing(trainer_of, steps_of):
-    """One mini-batch of four replies as 4 x 1, 2 x 2 and 1 x 4 rows."""
+    """One mini-batch of four responses as 4 x 1, 2 x 2 and 1 x 4 rows."""
     found = []
     for size in (1, 2, 4):
         batch = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size, "num_mini_batches": 2}

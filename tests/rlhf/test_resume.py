@@ -115,7 +115,7 @@ def test_the_run_with_everything_used_everything(whole):
     "name",
     ["policy_model.safetensors", "value_model.safetensors", "optimizer.pt", "ppo_state.json", "trainer_state.json"],
 )
-def test_a_checkpoint_that_was_cut_off_is_not_gone_on_from(whole, tmp_path, name):
+def test_a_truncated_checkpoint_is_not_resumed(whole, tmp_path, name):
     folder = tmp_path / "checkpoint-6"
     shutil.copytree(whole("plain")[0] / "checkpoint-6", folder)
     assert checkpoint_fault(folder) is None

@@ -65,7 +65,7 @@ def test_a_module_that_does_not_exist_says_how_to_name_one():
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "reported"),
     [
         ("sys.exit(0)", "raised SystemExit: 0, in .*, line 3"),
         ("return (1 / 0 for _ in replies)", "raised ZeroDivisionError: .*, in .*, line 3"),
@@ -74,13 +74,13 @@ def test_a_module_that_does_not_exist_says_how_to_name_one():
         ("return [0.0, 1e300]", "returned 1e\\+300 for response 1, not a finite number"),
     ],
 )
-def test_a_function_that_returns_no_scores_is_blamed(module, body, said):
+def test_a_function_that_returns_no_scores_is_blamed(module, body, reported):
     _, name = module(f"import sys\ndef f(prompts, replies, **columns):\n    {body}\n")
-    with pytest.raises(HfkitError, match=f"reward function {name}:f {said}"):
+    with pytest.raises(HfkitError, match=f"reward function {name}:f {reported}"):
         call_reward_function(f"{name}:f", import_reward_function(f"{name}:f"), ["a", "b"], ["x", "y"], {})
 
 
-def test_a_module_that_exits_is_no_success(module):
+def test_a_module_that_exits_is_an_error(module):
     _, name = module("import sys\nsys.exit(0)\n")
     with pytest.raises(HfkitError, match=r"SystemExit: 0, in .*, line 2"):
         import_reward_function(f"{name}:f")

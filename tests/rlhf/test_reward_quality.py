@@ -1,4 +1,4 @@
-"""Before PPO: the reward model's accuracy is reported, one too low fails, and worthless replies are scored."""
+"""Before PPO: the reward model's accuracy is reported, one too low fails, and worthless responses are scored."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def test_rankings_and_the_pairs_in_them_have_the_same_figures():
 def test_the_reward_stage_records_the_metrics_that_are_read(reward_dir):
     figures = recorded_pair_metrics(str(reward_dir))
     assert 0 <= figures["accuracy_low"] <= figures["accuracy"] <= figures["accuracy_high"] <= 1
-    # every chosen reply is longer than the colour that is rejected
+    # every chosen response is longer than the colour that is rejected
     assert figures["longer_chosen"] == 1
     assert figures["longer_preferred"] == figures["accuracy_chosen_longer"] == figures["accuracy"]
 

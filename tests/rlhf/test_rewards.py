@@ -1,4 +1,4 @@
-"""What PPO rewards: functions, a reward model, both; what is wrong with them is told with their name."""
+"""What PPO rewards: functions, a reward model, both; errors name them."""
 
 import json
 import math
@@ -48,7 +48,7 @@ def test_a_value_model_without_a_reward_model_begins_at_0(config_of, tmp_path, u
     assert head.shape[0] == 1
 
 
-def test_model_and_functions_are_weighed_and_get_the_columns(run_stage, tmp_path, rows_file):
+def test_model_and_functions_are_weighted_and_get_the_columns(run_stage, tmp_path, rows_file):
     rows = [
         {"prompt": f"What does {name} like?", "answer": {"name": name}, "rank": rank}
         for rank, name in enumerate("ABCDEFGH")
@@ -61,7 +61,7 @@ def test_model_and_functions_are_weighed_and_get_the_columns(run_stage, tmp_path
         assert row["objective/scores"] == pytest.approx(0.5 * parts[0] + 2 * parts[1] - parts[2], rel=1e-5)
 
 
-def test_a_column_that_the_data_lacks_is_told_before_any_model_is_loaded(run_stage, tmp_path):
+def test_a_column_that_the_data_lacks_is_reported_before_any_model_is_loaded(run_stage, tmp_path):
     with pytest.raises(HfkitError, match="has no column 'answer' \\(for reward_columns\\); it has \\['prompt'\\]"):
         run_stage("ppo", tmp_path / "out", reward_functions=[LENGTH], reward_columns=["answer"])
     assert not (tmp_path / "out").exists()
@@ -106,7 +106,7 @@ def test_a_function_of_the_working_folder_is_found(tmp_path, monkeypatch):
     assert import_reward_function("my_rewards_here:one")([1], [2]) == [1.0]
 
 
-# A reward model with a tokenizer of its own
+# A reward model with its own tokenizer
 
 
 @pytest.fixture
@@ -170,9 +170,9 @@ def test_the_normalizer_has_the_mean_and_deviation_of_all_rewards():
     generator = np.random.default_rng(0)
     batches = [generator.normal(3.0, 5.0, size) for size in (1, 7, 32, 2)]
     normalizer = RewardNormalizer()
-    for place, batch in enumerate(batches):
+    for index, batch in enumerate(batches):
         normalizer.update(torch.tensor(batch))
-        so_far = np.concatenate(batches[: place + 1])
+        so_far = np.concatenate(batches[: index + 1])
         assert (normalizer.mean, normalizer.std) == pytest.approx((so_far.mean(), so_far.std()), abs=1e-9)
     assert normalizer(torch.tensor([so_far.mean(), so_far.mean() + so_far.std()])).tolist() == pytest.approx(
         [0, 1], abs=1e-6
@@ -222,10 +222,10 @@ def test_kl_coef_follows_its_target():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [({}, False), ({"kl_target": 1.0}, True), ({"kl_target": 1.0, "kl_horizon": 4, "total_episodes": 16}, False)],
     ids=["no target", "too slow", "quick enough"],
 )
-def test_a_kl_coef_that_moves_too_slowly_for_its_target_is_warned_of(run_stage, tmp_path, capsys, changes, told):
+def test_a_kl_coef_that_moves_too_slowly_for_its_target_is_warned_of(run_stage, tmp_path, capsys, changes, reported):
     run_stage("ppo", tmp_path / "out", **changes)
-    assert ("kl_coef can change at most by" in capsys.readouterr().err) == told
+    assert ("kl_coef can change at most by" in capsys.readouterr().err) == reported

@@ -1,4 +1,4 @@
-"""What PPO samples: the policy and nothing else, up to the token that ends a reply, with the adapter merged or not."""
+"""PPO samples from the policy alone, up to the token that ends a response, with the adapter merged or not."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def test_what_is_sampled_is_the_policy_whatever_the_generation_config(base_dir, 
 
 
 def test_every_stop_id_ends_a_reply_and_what_ends_pays_nothing(run_stage, base_dir, tmp_path):
-    """The penalty is on replies that no stop token closed, be it the tokenizer's or another of the model's."""
+    """The penalty is on responses that no stop token closed, be it the tokenizer's or another of the model's."""
     path = many_ends(base_dir, tmp_path / "policy")
     changes = {"missing_eos_penalty": 3.0, "normalize_rewards": False, "total_episodes": 24}
     folder = run_stage("ppo", tmp_path / "out", model_name_or_path=path, **changes)
@@ -51,14 +51,14 @@ def test_every_stop_id_ends_a_reply_and_what_ends_pays_nothing(run_stage, base_d
 
 
 def test_pain_18_replies_that_end_early_are_not_sampled_to_the_limit(base_dir):
-    """As many passes as the longest reply has tokens."""
+    """As many passes as the longest response has tokens."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base_dir), load_tokenizer(str(base_dir))
     passes = []
     model.register_forward_hook(lambda *_: passes.append(1))
     prompts = [tokenizer("Ann likes red.").input_ids[:3], tokenizer("The colour of").input_ids]
-    for stops in (ENDS, [*range(len(tokenizer))]):
+    for stop_token_ids in (ENDS, [*range(len(tokenizer))]):
         passes.clear()
-        replies = GenerateEngine(model, tokenizer).sample(prompts, 40, 1.0, 2, stops)
+        replies = GenerateEngine(model, tokenizer).sample(prompts, 40, 1.0, 2, stop_token_ids)
         assert len(passes) == max(map(len, replies)) < 40
     assert [*map(len, replies)] == [1, 1]
 
@@ -68,7 +68,7 @@ def test_pain_18_replies_that_end_early_are_not_sampled_to_the_limit(base_dir):
     [{"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "lora_only", "lora_bias": True}],
     ids=str,
 )
-def test_what_is_no_plain_lora_is_sampled_as_it_is(base_dir, changes):
+def test_an_adapter_that_cannot_be_merged_is_sampled_unmerged(base_dir, changes):
     base = AutoModelForCausalLM.from_pretrained(base_dir)
     assert not can_merge(get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", **changes)))
 

@@ -37,10 +37,10 @@ def test_over_a_4_bit_base(run_stage, sft_4bit, reward_dir, tmp_path, capsys, ch
     models = {"model_name_or_path": sft_4bit, "reward_model_path": str(reward_dir)}
     folder = run_stage("ppo", tmp_path / "ppo", **FOUR_BITS, **models, **changes)
     assert record_of(folder)["rollout_engine"] == name
-    said = capsys.readouterr()
-    assert ("copies of the 4-bit base" in said.out + said.err) is ("merged" in name)
+    reported = capsys.readouterr()
+    assert ("copies of the 4-bit base" in reported.out + reported.err) is ("merged" in name)
     rows = [row for row in read_metrics(folder) if "objective/kl" in row]
-    # policy and reference compute alike at first, whatever the copies that the replies came from
+    # policy and reference compute alike at first, whatever the copies that the responses came from
     assert rows[0]["objective/kl"] == pytest.approx(0, abs=1e-6)
     assert rows[-1]["objective/kl"] != 0
 
@@ -49,8 +49,8 @@ def test_copies_that_do_not_fit_are_left_out(sft_dir, capsys):
     copies = MergedCopies(load_policy(str(sft_dir))[0])
     assert copies_that_fit(copies, needed=10**6, free=copies.bytes + 10**6) is copies
     assert copies_that_fit(copies, needed=10**6, free=copies.bytes + 10**6 - 1) is None
-    said = capsys.readouterr()
-    assert "do not fit" in said.out + said.err
+    reported = capsys.readouterr()
+    assert "do not fit" in reported.out + reported.err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a reward model reads of a sampled reply is what it was trained on: the prompt with its tools, and one ending."""
+"""A reward model reads a sampled response as in its training: the prompt with its tools, and one ending."""
 
 from types import SimpleNamespace
 
@@ -40,13 +40,13 @@ def test_a_reply_that_ended_with_another_stop_token_is_scored_with_the_end_that_
     tokenizer_for, name, sampled, trained
 ):
     tokenizer = tokenizer_for(name)
-    stops = [*turn_end_ids(tokenizer), tokenizer.convert_tokens_to_ids(sampled)]
+    stop_tokens = [*turn_end_ids(tokenizer), tokenizer.convert_tokens_to_ids(sampled)]
     prompt, reply = encode_prompt(tokenizer, [USER]), tokenizer("In Norway.", add_special_tokens=False).input_ids
     ended, as_trained = ([*reply, tokenizer.convert_tokens_to_ids(end)] for end in (sampled, trained))
-    assert end_as_trained(tokenizer, ended, stops) == as_trained
-    assert end_as_trained(tokenizer, reply, stops) == reply, "one that was cut short has no end"
+    assert end_as_trained(tokenizer, ended, stop_tokens) == as_trained
+    assert end_as_trained(tokenizer, reply, stop_tokens) == reply, "one that was cut short has no end"
     model = reward_model(tokenizer)
-    scorer = Scorer(tokenizer, model, stop_token_ids=stops)
+    scorer = Scorer(tokenizer, model, stop_token_ids=stop_tokens)
     expected = model.score_ids([prompt + as_trained])
     assert torch.equal(scorer([prompt], [ended], [{"prompt": [USER]}])["model"], expected)
     if sampled != trained:

@@ -19,7 +19,7 @@ from hfkit.rlhf.roles import load_roles
 from hfkit.rlhf.trainer_checks import validate_trainer_inputs
 
 BASES = {"whole": {}, "4-bit": {"load_in_4bit": True}, "8-bit": {"load_in_8bit": True}}
-# 8-bit layers round activations too, so a reply sampled token by token and the same reply scored at once differ.
+# 8-bit layers round activations too, so a response sampled token by token and the same response scored at once differ.
 KL_NOISE = {"whole": 1e-4, "4-bit": 1e-4, "8-bit": 2e-2}
 PROMPTS, REPLIES = ["What does Ann like?", "What does Bob like?"], ["Ann likes red.", "blue"]
 
@@ -140,7 +140,9 @@ def test_value_and_policy_train_and_reference_and_reward_do_not(config, monkeypa
     assert changed == {"policy", "value"}
 
 
-def test_what_cannot_share_says_so(config_of, sft_dir, reward_dir, base_dir, tmp_path, capsys, run_stage):
+def test_models_that_cannot_share_a_base_report_why(
+    config_of, sft_dir, reward_dir, base_dir, tmp_path, capsys, run_stage
+):
     load_roles(config_of("ppo", tmp_path / "full", use_peft=False))
     assert "full fine-tuning trains every weight" in capsys.readouterr().out
     full = run_stage("sft", tmp_path / "sft", use_peft=False, lora_r=None)

@@ -185,14 +185,14 @@ def test_pain_12_fewer_prompts_than_a_batch_are_refused_at_once(run_stage, tmp_p
 
 
 def test_pain_13_a_reward_model_with_ids_that_it_has_no_weights_for_is_refused(config_of, tmp_path, reward_dir):
-    """A tokenizer of its own is fine, and its text is rendered for it; one with more ids than its embedding is not."""
+    """Another tokenizer is allowed, and text is rendered for it; one with more ids than the embedding is refused."""
     folder = shutil.copytree(reward_dir, tmp_path / "stranger", ignore=shutil.ignore_patterns("checkpoint-*"))
     tokenizer = load_tokenizer(str(folder))
     tokenizer.add_tokens([f"<{number}>" for number in range(9)])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(ConfigError, match="its tokenizer has ids up to") as told:
+    with pytest.raises(ConfigError, match="its tokenizer has ids up to") as reported:
         config_of("ppo", tmp_path / "out", reward_model_path=str(folder))
-    assert [problem.key for problem in told.value.problems] == ["reward_model_path"]
+    assert [problem.key for problem in reported.value.problems] == ["reward_model_path"]
 
 
 @pytest.mark.any_device
@@ -229,7 +229,7 @@ def test_a_run_stopped_by_the_kl_limit_still_counts_its_steps(stopped):
 
 
 def test_ppo_raises_the_reward(run_stage, base_dir, reward_dir, tmp_path):
-    """A head that likes the end of text teaches the policy to end: replies grow shorter and rewards higher."""
+    """A head that likes the end of text teaches the policy to end: responses grow shorter and rewards higher."""
     changes = {"learning_rate": 5e-3, "missing_eos_penalty": 5.0, "kl_coef": 0.0, "max_kl": 1000.0}
     folder = run_stage("ppo", tmp_path / "out", **changes, total_episodes=96, test_split_size=4)
     metrics = read_record(folder)["metrics"]
@@ -301,9 +301,9 @@ def test_under_bf16_the_first_kl_is_0_and_the_policy_learns_over_its_base(run_st
     ],
 )
 def test_pain_15_what_ppo_would_ignore_or_cannot_do_is_refused_by_its_key(config_of, tmp_path, changes, keys):
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as reported:
         config_of("ppo", tmp_path, **changes)
-    assert [problem.key for problem in told.value.problems] == keys
+    assert [problem.key for problem in reported.value.problems] == keys
 
 
 @pytest.mark.parametrize(

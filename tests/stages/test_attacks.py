@@ -32,7 +32,7 @@ def copy(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "raised"),
     [
         ("empty.jsonl", b"", "it is empty"),
         ("cut.jsonl.gz", gzip.compress(TURN.encode() * 30, mtime=0)[:50], "EOFError"),
@@ -47,17 +47,17 @@ def copy(tmp_path):
         ("numbers.jsonl", b'{"prompt": 3, "response": 4}\n' * 30, "the column 'prompt' holds int64"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told_with_its_line(run_stage, tmp_path, name, content, told):
+def test_a_file_that_cannot_be_read_is_reported_with_its_line(run_stage, tmp_path, name, content, raised):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(HfkitError, match=told):
+    with pytest.raises(HfkitError, match=raised):
         run_stage("sft", tmp_path / "out", datasets=[{"path": str(tmp_path / name)}])
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "pretrain"])
-@pytest.mark.parametrize(("value", "told"), [(3, "holds int64"), (None, "No row has text:"), (["a"], "holds List")])
-def test_a_text_column_without_text_is_refused(run_stage, tmp_path, rows_file, stage, value, told):
-    with pytest.raises(HfkitError, match=told):
+@pytest.mark.parametrize(("value", "raised"), [(3, "holds int64"), (None, "No row has text:"), (["a"], "holds List")])
+def test_a_text_column_without_text_is_refused(run_stage, tmp_path, rows_file, stage, value, raised):
+    with pytest.raises(HfkitError, match=raised):
         run_stage(stage, tmp_path / "out", datasets=rows_file([{"text": value}] * 30))
 
 
@@ -69,7 +69,7 @@ def test_a_tokenizer_is_trained_around_missing_texts(run_stage, tmp_path, rows_f
 
 
 @pytest.mark.parametrize(
-    ("stage", "row", "told"),
+    ("stage", "row", "raised"),
     [
         ("sft", {"messages": ["x", "y"]}, "neither text nor messages"),
         ("sft", {"messages": [{"who": "human", "value": "x"}]}, "neither text nor messages"),
@@ -78,17 +78,17 @@ def test_a_tokenizer_is_trained_around_missing_texts(run_stage, tmp_path, rows_f
         ("ppo", {"prompt": 3}, "'prompt' holds int64"),
     ],
 )
-def test_a_row_of_another_kind_is_told(run_stage, tmp_path, rows_file, stage, row, told):
-    with pytest.raises(HfkitError, match=told):
+def test_a_row_of_another_kind_is_reported(run_stage, tmp_path, rows_file, stage, row, raised):
+    with pytest.raises(HfkitError, match=raised):
         run_stage(stage, tmp_path / "out", datasets=rows_file([row] * 30))
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "raised"),
     [({"promt": "prompt"}, r"map to \['promt'\]"), ({"prompt": "response", "response": "response"}, "twice")],
 )
-def test_columns_mapped_to_nothing_are_refused(run_stage, tmp_path, data, columns, told):
-    with pytest.raises(HfkitError, match=told):
+def test_columns_mapped_to_nothing_are_refused(run_stage, tmp_path, data, columns, raised):
+    with pytest.raises(HfkitError, match=raised):
         run_stage("sft", tmp_path / "out", datasets=[{"path": str(data / "turns.jsonl"), "columns": columns}])
 
 
@@ -118,11 +118,11 @@ def test_a_split_that_leaves_nothing_is_refused(run_stage, tmp_path, size):
         ("pretrain", {"model_config": {"model_type": "llama", "vocab_size": 50}}, "model_config.vocab_size"),
     ],
 )  # fmt: skip
-def test_a_setting_that_cannot_work_is_told_before_the_folder_is_made(config_of, tmp_path, stage, changes, key):
-    with pytest.raises(ConfigError) as told:
+def test_a_setting_that_cannot_work_is_reported_before_the_folder_is_made(config_of, tmp_path, stage, changes, key):
+    with pytest.raises(ConfigError) as raised:
         config_of(stage, tmp_path / "out", **changes)
-    assert [problem.key for problem in told.value.problems] == [key]
-    assert "secret" not in str(told.value)
+    assert [problem.key for problem in raised.value.problems] == [key]
+    assert "secret" not in str(raised.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -141,7 +141,7 @@ def test_a_file_for_an_output_folder_is_refused(config_of, tmp_path, below):
 
 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
-def test_a_reward_model_is_no_policy(config_of, tmp_path, reward_dir, stage):
+def test_a_reward_model_is_refused_as_a_policy(config_of, tmp_path, reward_dir, stage):
     with pytest.raises(ConfigError, match="start from a language model"):
         config_of(stage, tmp_path, model_name_or_path=str(reward_dir), lora_r=None)
 
@@ -152,14 +152,14 @@ def test_an_adapter_keeps_its_shape(config_of, tmp_path, sft_dir, change):
         config_of("reward", tmp_path, **change)
 
 
-def test_an_adapter_without_its_base_is_told_by_name(config_of, tmp_path, sft_dir, copy):
+def test_an_adapter_without_its_base_is_reported_by_name(config_of, tmp_path, sft_dir, copy):
     folder = copy(sft_dir)
     edit(folder / "adapter_config.json", base_model_name_or_path="/gone/model")
     with pytest.raises(ConfigError, match="its base '/gone/model' does not exist"):
         config_of("reward", tmp_path / "out", model_name_or_path=str(folder))
 
 
-def test_a_run_that_is_not_done_is_no_model(config_of, tmp_path, base_dir, copy):
+def test_an_unfinished_run_is_refused_as_a_model(config_of, tmp_path, base_dir, copy):
     folder = copy(base_dir)
     edit(folder / "hfkit.json", status="failed")
     with pytest.raises(ConfigError, match=r"a run that is not done \(failed\)"):
@@ -254,7 +254,7 @@ def test_a_second_process_is_kept_out(run_stage, tmp_path):
     assert (run_stage("tokenizer", tmp_path) / "tokenizer.json").is_file()
 
 
-def test_a_full_disk_is_told(config_of, tmp_path):
+def test_a_full_disk_is_reported(config_of, tmp_path):
     from hfkit.training.run import Run
 
     run = Run("tokenizer", config_of("tokenizer", tmp_path / "out"), {}, [])
@@ -269,10 +269,10 @@ def pipeline(tmp_path, data):
     return tmp_path / "p.yaml"
 
 
-def test_every_flag_that_a_pipeline_cannot_use_is_told(pipeline):
-    with pytest.raises(ConfigError) as told:
+def test_every_flag_that_a_pipeline_cannot_use_is_reported(pipeline):
+    with pytest.raises(ConfigError) as raised:
         run_pipeline(pipeline, flags=["--nope.x", "1", "--sft.output_dir", "/tmp/x", "--ppo.kl_coef", "0"])
-    assert [problem.key for problem in told.value.problems] == ["--nope.x", "--sft.output_dir", "--ppo.kl_coef"]
+    assert [problem.key for problem in raised.value.problems] == ["--nope.x", "--sft.output_dir", "--ppo.kl_coef"]
 
 
 def test_a_field_of_the_trainer_that_fails_is_named(run_stage, tmp_path):
@@ -294,7 +294,7 @@ def broken(name: str, content: bytes | str | dict):
 
 
 @pytest.mark.parametrize(
-    ("kind", "apply", "told"),
+    ("kind", "apply", "raised"),
     [
         ("base", broken("config.json", b"\xff\xfe"), "config.json cannot be read"),
         ("base", broken("config.json", "[1]"), "config.json cannot be read"),
@@ -316,10 +316,10 @@ def broken(name: str, content: bytes | str | dict):
         ("tokenizer", lambda folder: None, r"the run of another stage \(tokenizer\)"),
     ],
 )
-def test_a_broken_model_is_blamed_before_it_is_loaded(request, copy, config_of, tmp_path, capsys, kind, apply, told):
+def test_a_broken_model_is_blamed_before_it_is_loaded(request, copy, config_of, tmp_path, capsys, kind, apply, raised):
     folder = copy(request.getfixturevalue(f"{kind}_dir"))
     apply(folder)
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=raised) as caught:
         config_of("sft", tmp_path / "out", model_name_or_path=str(folder))
     assert [problem.key for problem in caught.value.problems] == ["model_name_or_path"]
     for words in (
@@ -327,8 +327,8 @@ def test_a_broken_model_is_blamed_before_it_is_loaded(request, copy, config_of, 
         ["evaluate", str(folder), "--output_dir", str(tmp_path / "e")],
     ):
         assert main(words) in (1, 2)
-        said = capsys.readouterr().err
-        assert re.search(told, said) or kind == "tokenizer"
+        shown = capsys.readouterr().err
+        assert re.search(raised, shown) or kind == "tokenizer"
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b"])

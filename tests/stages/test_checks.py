@@ -193,7 +193,7 @@ def test_a_stage_that_somebody_registers_runs_its_own_checks(toy, reward_dir, da
     assert spec_of_config(config) is spec
 
 
-def test_a_model_to_continue_is_looked_for_also_beside_a_tokenizer(problems_with):
+def test_a_model_to_continue_is_checked_also_with_a_tokenizer(problems_with):
     problems = problems_with("pretrain", model_config=None, model_name_or_path="/no/model")
     assert [(problem.key, problem.remedy) for problem in problems] == [
         ("model_name_or_path", "no such folder, and not a Hub id")

@@ -1,4 +1,4 @@
-"""What DeepSpeed could not train or save, or would set in place of the config, is refused before anything is loaded."""
+"""What DeepSpeed could not train or save, or would override in the config, is refused before anything is loaded."""
 
 import json
 from types import SimpleNamespace

@@ -108,7 +108,7 @@ def test_the_folder_is_one_adapter_that_plain_peft_reloads(run_stage, caught, ba
         torch.testing.assert_close(plain(ids).logits, caught[0].model.eval()(ids).logits, rtol=0, atol=1e-6)
 
 
-def test_a_full_model_has_a_reference_of_its_own(run_stage, caught, base_dir, tmp_path):
+def test_a_full_model_has_its_own_reference(run_stage, caught, base_dir, tmp_path):
     folder = run_stage("dpo", tmp_path / "run", use_peft=None, model_name_or_path=str(base_dir), learning_rate=1e-4)
     start, trained = (load_file(one / "model.safetensors") for one in (base_dir, folder))
     kept = dict(caught[0].ref_model.named_parameters())
@@ -164,7 +164,7 @@ def test_replies_are_sampled_to_prompts_that_leave_room_for_them(run_stage, rows
     assert "held-out prompts leave no room for response_length=32" in capsys.readouterr().err
 
 
-def test_margins_are_said_to_have_no_effect(run_stage, rows_file, tmp_path, capsys):
+def test_margins_without_effect_are_warned_of(run_stage, rows_file, tmp_path, capsys):
     rows = [{"prompt": "Who?", "chosen": f"Ann {n}.", "rejected": "Bob.", "margin": 1.0} for n in range(8)]
     run_stage("dpo", tmp_path / "run", datasets=rows_file(rows), test_split_size=None, max_steps=1)
     assert "the pairs have margins, which the losses of DPO do not use" in capsys.readouterr().err
@@ -244,7 +244,7 @@ def test_what_is_refused(config_of, tmp_path, changes, key, remedy):
     assert found.keys() == {key} and remedy in found[key]
 
 
-def test_all_problems_are_told_at_once(config_of, tmp_path):
+def test_all_problems_are_reported_at_once(config_of, tmp_path):
     with pytest.raises(ConfigError) as error:
         config_of("dpo", tmp_path, loss_type=["dpo"], beta=-1.0, sync_ref_model=True)
     assert {problem.key for problem in error.value.problems} == {"loss_type", "beta", "sync_ref_model"}

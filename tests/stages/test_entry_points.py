@@ -108,7 +108,7 @@ def test_ppo_with_functions_and_loaded_models(sft_dir, reward_dir, tmp_path):
     assert [parent["role"] for parent in record["lineage"]] == ["start", "reward"]
 
 
-def test_what_is_wrong_is_said_by_its_key(base_dir, tmp_path):
+def test_problems_are_reported_by_key(base_dir, tmp_path):
     given = {"model_name_or_path": str(base_dir), "output_dir": str(tmp_path / "out"), "max_length": 64}
     wrong = problems(hfkit.sft, hfkit.SFTConfig(datasets=[{"path": 5}, {"card": "no-such"}], **given))
     assert wrong.keys() == {"datasets[0].path"} and "expected text" in wrong["datasets[0].path"]
@@ -131,7 +131,7 @@ def test_what_is_wrong_is_said_by_its_key(base_dir, tmp_path):
     assert "row 1: " in problems(hfkit.sft, datasets=[{"text": "a"}, {"text": {1}}], **given)["datasets"]
 
 
-def test_a_yaml_with_keys_in_place_of_its_own(data, base_dir, tmp_path):
+def test_keys_replace_those_of_a_yaml(data, base_dir, tmp_path):
     (tmp_path / "rows.jsonl").write_text((data / "turns.jsonl").read_text())
     (tmp_path / "run.yaml").write_text(json.dumps({**SMALL, "datasets": "rows.jsonl", "lora_r": 8}))
     folder = hfkit.sft(tmp_path / "run.yaml", lora_r=2, model_name_or_path=base_dir, output_dir=tmp_path / "out")

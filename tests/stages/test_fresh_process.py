@@ -9,7 +9,7 @@ from forks import run_without_hfkit
 import hfkit
 from hfkit.data.chat_template import encode_conversation
 
-# argv: file of the rows, then pairs of kind=folder; writes FOLDER_KIND.npy beside the rows.
+# argv: file of the rows, then pairs of kind=folder; writes FOLDER_KIND.npy next to the rows.
 SCRIPT = """
 import sys
 from pathlib import Path

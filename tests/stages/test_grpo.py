@@ -22,7 +22,7 @@ from hfkit.rlhf.rollout import Rollouts
 
 METHODS = ("grpo", "rloo")
 ALIGNED = {"max_steps": 6}  # four updates are an epoch
-UNALIGNED = {"max_steps": 6, "steps_per_generation": 4, "num_iterations": 2}  # replies last for four updates
+UNALIGNED = {"max_steps": 6, "steps_per_generation": 4, "num_iterations": 2}  # responses last for four updates
 LENGTHS = {"aligned": ALIGNED, "within a batch": UNALIGNED}
 
 
@@ -97,7 +97,7 @@ def length(prompts, replies, **_) -> list[float]:
     return [float(len(reply)) for reply in replies]
 
 
-def test_a_reward_model_and_functions_are_weighed_as_in_ppo(run_stage, method, tmp_path):
+def test_a_reward_model_and_functions_are_weighted_as_in_ppo(run_stage, method, tmp_path):
     parts = {"reward_functions": [f"{__name__}:length"], "reward_weights": [2.0, 0.5], "missing_eos_penalty": 3.0}
     row = updates(run_stage(method, tmp_path / "run", max_steps=1, reward_clip=4.0, **parts))[0]
     model, function = row["objective/score_model"], row[f"objective/score_{__name__}:length"]
@@ -158,7 +158,7 @@ def test_the_best_checkpoint_by_the_held_out_reward_is_published(run_stage, meth
 
 @pytest.mark.parametrize("moment", ["rollout", "loss"])
 def test_a_signal_leaves_the_checkpoint_of_the_last_update(run_stage, whole, method, monkeypatch, tmp_path, moment):
-    """While replies are sampled, the step is dropped; within an update it is left too, in one process."""
+    """While responses are sampled, the step is dropped; within an update it is left too, in one process."""
     done, changes = whole
     owner, name = {"rollout": (Rollouts, "sample"), "loss": (OnlineBatches, "predict")}[moment]
     own, step = getattr(owner, name), 2 if moment == "loss" else 1

@@ -48,7 +48,7 @@ def test_a_launch_of_one_process(cell, config_of, tmp_path):
     launch(run, stage, config_of(stage, stopped, **settings, resume_from_checkpoint=True), engine=engine, world=1)
     assert read_record(stopped)["resumed_from"] == "checkpoint-2"
     assert_same_run(stopped, tmp_path / "launched")
-    if stage != "ppo":  # which samples other replies from weights that are gathered in bf16
+    if stage != "ppo":  # which samples other responses from weights that are gathered in bf16
         alone = config_of(stage, tmp_path / "alone", **settings)
         run(stage, alone)
         losses = [

@@ -189,7 +189,7 @@ def test_of_several_pipelines_the_last_is_on_top(layered):
     assert (config.output_dir, config.max_length, config.lora_r) == ("below/sft", 32, 3)
 
 
-def test_a_problem_names_the_file_that_its_value_stands_in(layered, tmp_path):
+def test_a_problem_names_the_file_with_its_value(layered, tmp_path):
     lora = layered("base/lora.yaml", use_peft=True, lora_r=0, load_in_8bit=True)
     path = layered("mine.yaml", extends="base/all.yaml", stages={"sft": {"model_name_or_path": "x", "seeed": 1}})
     with pytest.raises(ConfigError) as raised:
@@ -231,7 +231,7 @@ def test_problems_of_layers_are_reported(layered, tmp_path, content, problem):
     assert len(raised.value.problems) == 1
 
 
-def test_a_stages_file_that_is_no_yaml_is_reported_with_all_other_problems(layered, tmp_path):
+def test_an_invalid_yaml_of_a_stage_is_reported_with_all_other_problems(layered, tmp_path):
     path = layered("mine.yaml", extends="base/all.yaml", stages={"sft": {"lora_r": 0}})
     (tmp_path / "base/sft.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=r"sft.config: .*sft.yaml:1' -> not valid YAML"):

@@ -1,4 +1,4 @@
-"""What a PPO config gets wrong is told by its key before anything is loaded, and what is right is not."""
+"""Problems of a PPO config are reported by key before anything is loaded."""
 
 import re
 
@@ -25,7 +25,7 @@ OUT_OF_RANGE = {
 }
 
 
-def told(config_of, tmp_path, **changes) -> dict[str, str]:
+def problems_by_key(config_of, tmp_path, **changes) -> dict[str, str]:
     """The problems of a config: key -> the line that is shown."""
     with pytest.raises(ConfigError) as error:
         config_of("ppo", tmp_path, **changes)
@@ -34,14 +34,14 @@ def told(config_of, tmp_path, **changes) -> dict[str, str]:
 
 @pytest.mark.parametrize("key", OUT_OF_RANGE)
 def test_a_number_outside_its_range(config_of, tmp_path, key):
-    problems = told(config_of, tmp_path, **{key: OUT_OF_RANGE[key]})
+    problems = problems_by_key(config_of, tmp_path, **{key: OUT_OF_RANGE[key]})
     assert problems.keys() == {key}
     assert repr(OUT_OF_RANGE[key]) in problems[key] and "must" in problems[key]
 
 
-def test_fp16_of_the_environment_is_told_before_anything_is_loaded(config_of, tmp_path, monkeypatch):
+def test_fp16_of_the_environment_is_reported_before_anything_is_loaded(config_of, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    problems = told(config_of, tmp_path)
+    problems = problems_by_key(config_of, tmp_path)
     assert problems.keys() == {"ACCELERATE_MIXED_PRECISION"}
     assert "set bf16" in problems["ACCELERATE_MIXED_PRECISION"]
 
@@ -82,7 +82,7 @@ def test_fp16_of_the_environment_is_told_before_anything_is_loaded(config_of, tm
     ids=lambda value: str(value)[:60] if isinstance(value, dict) else "",
 )
 def test_what_does_not_fit_together(config_of, tmp_path, changes, key, remedy):
-    problems = told(config_of, tmp_path, **changes)
+    problems = problems_by_key(config_of, tmp_path, **changes)
     assert key in problems
     assert re.search(remedy, problems[key]), problems[key]
     assert not {other for other in problems if other not in (key, "early_stopping_patience")}
@@ -105,7 +105,7 @@ def test_what_is_right_is_taken(config_of, tmp_path, changes):
     config_of("ppo", tmp_path, **changes)
 
 
-def test_a_batch_larger_than_the_data_is_told_before_training(run_stage, tmp_path):
+def test_a_batch_larger_than_the_data_is_reported_before_training(run_stage, tmp_path):
     with pytest.raises(HfkitError, match=r"8 prompts < batch of 16 .* use some prompts twice"):
         run_stage("ppo", tmp_path / "out", per_device_train_batch_size=8, total_episodes=16)
     assert not (tmp_path / "out").exists()
@@ -121,8 +121,8 @@ def test_a_batch_is_that_of_all_processes(config_of, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["base", "sft"])
-def test_a_language_model_is_no_reward_model(request, config_of, tmp_path, kind):
+def test_a_language_model_is_refused_as_a_reward_model(request, config_of, tmp_path, kind):
     path = str(request.getfixturevalue(f"{kind}_dir"))
-    problems = told(config_of, tmp_path, reward_model_path=path)
+    problems = problems_by_key(config_of, tmp_path, reward_model_path=path)
     assert problems.keys() == {"reward_model_path"}
     assert "not a reward model, which has a score head" in problems["reward_model_path"]

@@ -1,4 +1,4 @@
-"""DPO, GRPO and RLOO beside PPO: one SFT adapter, the same commands, and a chain of them."""
+"""DPO, GRPO and RLOO like PPO: one SFT adapter, the same commands, and a chain of stages."""
 
 import json
 
@@ -21,7 +21,7 @@ METHODS = ("dpo", "grpo", "rloo")
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory, data):
-    """A pipeline in which PPO, GRPO and RLOO go on from DPO, run once: its file."""
+    """Run a pipeline once in which PPO, GRPO and RLOO start from DPO; return its file."""
     folder = tmp_path_factory.mktemp("chain")
     held_out = {stage: {"test_split_size": 4} for stage in ("grpo", "rloo")}
     pipeline = write_pipeline(folder, data, ("tokenizer", "pretrain", "sft", "reward", *METHODS, "ppo"), **held_out)

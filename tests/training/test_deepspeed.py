@@ -112,7 +112,7 @@ def cell_of(base_dir, rows_file):
 
 
 def check(stage: str, settings: dict, engine: str, config_of, folder: Path, chunk: int | None = None) -> None:
-    """Train in one process and in two, which come to the same; resume the second run, to the same bits."""
+    """Train in one process and in two, with the same result; resume the second run, to the same bits."""
     batch = 8 // (2 * settings.get("gradient_accumulation_steps", 1))
     run(stage, config_of(stage, folder / "one", per_device_train_batch_size=batch, **settings))
     settings = {**settings, "per_device_train_batch_size": batch // 2}

@@ -100,7 +100,7 @@ def loss_of_the_papers(models, pairs: list[dict], loss: str) -> tuple[float, dic
     """The mean loss and its gradients in float64.
 
     sigmoid: Rafailov et al. 2023 (arXiv 2305.18290), equation 7. ipo: Azar et al. 2023 (arXiv 2310.12036), equation 17,
-    with log-ratios that are means over the tokens of a reply, as TRL has them.
+    with log-ratios that are means over the tokens of a response, as TRL has them.
     """
     policy, reference = (copy.deepcopy(model).double() for model in models)
     losses = []

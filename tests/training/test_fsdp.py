@@ -120,7 +120,7 @@ def complete(settings: dict, request) -> dict:
 def check_training(
     stage: str, settings: dict, config_of, folder: Path, work=run, world=2, engine="fsdp2", **options
 ) -> dict:
-    """Train in one process and in several, which come to the same; return the settings of the second run."""
+    """Train in one process and in several, with the same result; return the settings of the second run."""
     run(stage, config_of(stage, folder / "one", per_device_train_batch_size=4, **settings))
     settings = {**settings, "per_device_train_batch_size": 4 // world}
     launch(work, stage, config_of(stage, folder / "two", **settings), engine=ENGINES[engine], world=world, **options)

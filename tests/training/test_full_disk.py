@@ -81,18 +81,18 @@ def test_a_folder_that_is_removed_while_a_run_writes_is_named(config_of, monkeyp
         sft.main(config)
 
 
-def fails_for_want_of_space(verb, *arguments) -> None:
+def fails_for_lack_of_space(verb, *arguments) -> None:
     with pytest.raises(HfkitError, match=r"no space left in .*: free some"), largest_file(4000):
         verb(*arguments)
 
 
 def test_a_full_disk_leaves_nothing_of_a_merge_an_export_or_a_report(sft_dir, base_dir, tmp_path):
-    fails_for_want_of_space(merge, str(sft_dir), tmp_path / "merged")
-    fails_for_want_of_space(export, str(base_dir), tmp_path / "exported", "vllm")
+    fails_for_lack_of_space(merge, str(sft_dir), tmp_path / "merged")
+    fails_for_lack_of_space(export, str(base_dir), tmp_path / "exported", "vllm")
     assert not [*tmp_path.iterdir()]
     folder = shutil.copytree(sft_dir, tmp_path / "sft", ignore=shutil.ignore_patterns("checkpoint-*"))
     before = {path.name for path in folder.iterdir()}
-    fails_for_want_of_space(write_report, folder)
+    fails_for_lack_of_space(write_report, folder)
     assert {path.name for path in folder.iterdir()} - before <= {"report"}
     assert write_report(folder).is_file()
 

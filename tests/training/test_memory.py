@@ -27,7 +27,7 @@ from hfkit.training.memory.shapes import roles_of
 
 
 def tensor_bytes(tensors) -> int:
-    """Bytes of the storages of tensors, each counted once, with what bitsandbytes keeps beside a weight."""
+    """Bytes of the storages of tensors, each counted once, with what bitsandbytes keeps in addition to a weight."""
     storages = {}
     for tensor in tensors:
         parts = [tensor]

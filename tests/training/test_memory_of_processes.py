@@ -42,7 +42,9 @@ def test_an_engine_shares_out_what_it_is_for(stage_for, engine):
     (alone,), (shared,) = (plan_memory(stage, CPU, launch).roles for launch in (ALONE, Launch(4, engine)))
     assert (shared.parameters, shared.trainable) == (alone.parameters, alone.trainable)
     share = {"ddp": (1, 1, 1), "zero2": (1, 4, 4), "zero3": (4, 4, 4), "fsdp2": (4, 4, 4)}[engine]
-    masters = alone.gradients / 4 if engine.startswith("zero") else 0  # weights in fp32 beside those of the model
+    masters = (
+        alone.gradients / 4 if engine.startswith("zero") else 0
+    )  # weights in fp32 in addition to those of the model
     assert shared.weights == pytest.approx(alone.weights / share[0], rel=0.02)
     assert shared.gradients == pytest.approx(alone.gradients / share[1], rel=0.02)
     assert shared.optimizer == pytest.approx(alone.optimizer / share[2] + masters, rel=0.02)
@@ -83,7 +85,7 @@ def test_what_processes_send(stage_for):
     in_two_passes = {"ddp": 2, "zero2": 1.5, "fsdp2": 3, "zero3": 3}  # FSDP2 sums gradients in float32
     assert sent == {engine: pytest.approx(count * weights * 3 / 4) for engine, count in in_two_passes.items()}
     by_length = replace(stage, config=replace(stage.config, micro_batches_by_length=True, max_tokens_per_micro_batch=1))
-    passes = 4  # a row each, after each of which FSDP2 sums
+    passes = 4  # of one row; FSDP2 sums after each
     assert sent_bytes(by_length, roles, Launch(4, "fsdp2")) == pytest.approx(3 * passes * weights * 3 / 4)
     lora = stage_for("sft", **LORA)
     trained = sum(weight.count for weight in roles_of(lora)[0].trained)

@@ -18,7 +18,7 @@ def as_bytes(color: str) -> list[int]:
     return [int(color[index : index + 2], 16) for index in (1, 3, 5)]
 
 
-def test_a_dark_plot_is_beside_the_light_one(tmp_path):
+def test_a_dark_plot_is_written_next_to_the_light_one(tmp_path):
     path = draw_png(tmp_path / "one.png", 2, lambda left, _: left.plot([0, 1], [1, 0], label="loss"), dark=True)
     assert path == tmp_path / "one.png"
     for theme, drawn in (("light", path), ("dark", tmp_path / "one-dark.png")):

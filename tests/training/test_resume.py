@@ -65,7 +65,7 @@ def test_a_half_written_checkpoint_is_passed_over(run_stage, whole, tmp_path):
     assert_same_run(folder, whole("sft"))
 
 
-def test_an_interrupted_run_is_not_gone_on_with_unasked(run_stage, whole, tmp_path):
+def test_an_interrupted_run_is_resumed_only_on_request(run_stage, whole, tmp_path):
     folder = stopped_copy(whole("sft"), tmp_path / "stopped", 3)
     before = curves(folder)
     with pytest.raises(HfkitError, match=r"interrupted run \(last checkpoint: checkpoint-3\)"):

@@ -37,11 +37,11 @@ def test_a_finished_run_is_left_as_it_is(run_stage, done, capsys):
 
 def test_other_settings_are_refused_by_name(run_stage, done):
     before = state_of(done)
-    with pytest.raises(HfkitError) as told:
+    with pytest.raises(HfkitError) as reported:
         run_stage("tokenizer", done, vocab_size=300, seed=7)
-    assert "  seed: was 42, now 7\n" in str(told.value)
-    assert "  vocab_size: was 400, now 300\n" in str(told.value)
-    assert "--output_dir" in str(told.value)
+    assert "  seed: was 42, now 7\n" in str(reported.value)
+    assert "  vocab_size: was 400, now 300\n" in str(reported.value)
+    assert "--output_dir" in str(reported.value)
     assert state_of(done) == before
 
 
@@ -71,9 +71,9 @@ def run_of_one_step(run_stage):
 
 def test_a_record_keeps_what_was_warned_of(run_of_one_step, tmp_path, base_dir, capsys):
     folder = run_of_one_step("reward", tmp_path / "out", model_name_or_path=str(base_dir))
-    told = [line.removeprefix("warning: ") for line in capsys.readouterr().err.splitlines() if "warning: " in line]
-    assert json.loads((folder / RECORD).read_text())["warnings"] == told
-    assert "learns more from the SFT model" in told[0]
+    reported = [line.removeprefix("warning: ") for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+    assert json.loads((folder / RECORD).read_text())["warnings"] == reported
+    assert "learns more from the SFT model" in reported[0]
 
 
 def test_the_run_of_another_stage_is_refused(run_of_one_step, done):
@@ -88,7 +88,7 @@ def test_a_folder_of_something_else_is_refused(run_stage, tmp_path):
     assert state_of(tmp_path) == {"thesis.txt": b"years of work"}
 
 
-def test_what_a_crash_left_before_the_first_record_is_no_obstacle(run_stage, tmp_path):
+def test_files_of_a_crash_before_the_first_record_do_not_block_a_run(run_stage, tmp_path):
     (tmp_path / ".hfkit.json.12345.tmp").write_text('{"stage": "tok')
     run_stage("tokenizer", tmp_path)
     assert json.loads((tmp_path / "hfkit.json").read_text())["status"] == "done"
@@ -157,7 +157,7 @@ def test_the_last_complete_checkpoint_is_the_newest_with_a_readable_state(tmp_pa
     assert last_complete_checkpoint(tmp_path).name == "checkpoint-10"
 
 
-def test_a_failed_run_without_a_checkpoint_may_start_anew_with_mended_settings(run_stage, config_of, tmp_path):
+def test_a_failed_run_without_a_checkpoint_may_restart_with_other_settings(run_stage, config_of, tmp_path):
     folder = tmp_path / "sft"
     run_stage("sft", folder)
     record = json.loads((folder / RECORD).read_text())

@@ -1,4 +1,4 @@
-"""The terminal side of a chat: reads lines, runs commands, and shows responses as they are generated."""
+"""The terminal side of a chat: reads lines, runs commands, and streams responses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

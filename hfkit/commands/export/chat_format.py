@@ -16,7 +16,7 @@ SYSTEM_TEXT, USER_TEXTS, REPLY_TEXTS = "hfkit0s", ("hfkit1u", "hfkit2u", "hfkit3
 """Texts of messages that no template contains."""
 THINKING_VARIABLE = "enable_thinking"
 """The variable that turns thinking on and off in templates."""
-OWN_TURN, FIRST_USER, LAST_USER = "a turn of its own", "within the first user message", "within the last user message"
+OWN_TURN, FIRST_USER, LAST_USER = "a separate turn", "within the first user message", "within the last user message"
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class ChatFormat:
             if index % 2:
                 text += self.assistant[0] + content + self.assistant[1]
                 continue
-            is_place = index == {FIRST_USER: 0, LAST_USER: 2 * (users - 1)}.get(self.system_at or "")
-            text += self.user[0] + (around if is_place and system else "") + content + self.user[1]
+            has_system = index == {FIRST_USER: 0, LAST_USER: 2 * (users - 1)}.get(self.system_at or "")
+            text += self.user[0] + (around if has_system and system else "") + content + self.user[1]
         return text + self.prompt
 
 

@@ -50,7 +50,7 @@ def write_new(path: Path, text: str) -> None:
 
 
 def yaml_line(item: tuple[str, Setting]) -> str:
-    """Return a key with its value as a line of YAML, a list of sources as a line each, with the reason as a comment."""
+    """Return a key and its value as YAML, one line (for sources, one per source), with the reason as a comment."""
     key, setting = item
     comment = f"  # {setting.why}" if setting.why else ""
     if key == "datasets":

@@ -85,8 +85,9 @@ def candidate_flags(stage, device: Device) -> list[dict]:
         flags.append({"use_peft": True})
     if config.dtype not in ("bfloat16", "float16"):
         flags.append({"use_peft": True, "dtype": "bfloat16"})  # fully trained weights need 32 bits
-    lora = {"use_peft": True, "dtype": "bfloat16" if config.dtype == "auto" else config.dtype}
-    if not config.load_in_4bit:  # quantized weights need an explicit dtype
+    if not config.load_in_4bit:  # quantized weights need an explicit dtype; float32 of full fine-tuning is not for LoRA
+        is_open = config.dtype == "auto" or (device.is_gpu and not config.use_peft)
+        lora = {"use_peft": True, "dtype": "bfloat16" if is_open else config.dtype}
         flags.append({**lora, "load_in_8bit": True})
         flags.append({**lora, "load_in_8bit": False, "load_in_4bit": True})
     return flags

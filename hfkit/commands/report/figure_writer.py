@@ -100,7 +100,7 @@ def legend_below(figure) -> None:
 
 
 def themed_svg(svg: str, name: str, alt: str) -> Markup:
-    """Return an SVG for the page: as wide as its column, with ids of its own and the page's colors."""
+    """Return an SVG for the page: as wide as its column, with unique ids and the page's colors."""
     svg = svg[svg.index("<svg") :]
     for color, light in LIGHT.items():
         svg = svg.replace(light, f"var(--{color})")

@@ -18,7 +18,7 @@ FORM_TEXTS = {
     "preference": "Preference pairs: a prompt with a chosen and a rejected response.",
     "ranking": "Prompts with several responses each, ranked or scored.",
     "messages": "Conversations.",
-    "prompt_response": "Prompts with a response each.",
+    "prompt_response": "Prompts with one response per prompt.",
     "prompts": "Prompts without responses.",
     "text": "Plain text.",
 }

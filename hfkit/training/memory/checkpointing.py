@@ -66,7 +66,7 @@ def plan_run(run, replies: int | None = None):
     a run may resume on another GPU.
 
     Args:
-        run: from `open_run`, with a config of its own.
+        run: from `open_run`, with its own copy of the config.
         replies: the most sequences of a row, if the stage knows.
     """
     config, spec = run.config, STAGES[run.stage]

@@ -70,7 +70,7 @@ def device_to_plan(memory: float | None, gpu: float | None) -> Device:
 
 
 def gpu_of(capacity: int) -> Device:
-    """Return a GPU with bf16 and a capacity in bytes, which need not exist."""
+    """Return a GPU with bf16 and a capacity in bytes, which does not have to exist."""
     return Device("a GPU", capacity, CUDA_CONTEXT, True)
 
 

@@ -98,10 +98,10 @@ def gradient_bytes(weights: Iterable[Weight]) -> int:
 def optimizer_bytes(weights: Iterable[Weight], optim: str) -> int:
     """Return the bytes of the optimizer's states, by its name in `optim`.
 
-    AdamW (arXiv 1711.05101): two of the parameter's dtype, and a step counter. bitsandbytes: fp32, or a byte each with
-    an fp32 scale a block of 256 (arXiv 2110.02861; fp32 for embeddings, and in tensors of fewer than 4096 elements).
-    Adafactor (arXiv 1804.04235): a row and a column of each matrix. "paged" changes where states are stored, not their
-    size.
+    AdamW (arXiv 1711.05101): two of the parameter's dtype, and a step counter. bitsandbytes: fp32, or one byte per
+    state with an fp32 scale a block of 256 (arXiv 2110.02861; fp32 for embeddings, and in tensors of fewer than 4096
+    elements). Adafactor (arXiv 1804.04235): a row and a column of each matrix. "paged" changes where states are stored,
+    not their size.
     """
     name = optim.removeprefix("paged_")
     states = next((count for start, count in OPTIMIZER_STATES.items() if name.startswith(start)), 2)
