@@ -27,7 +27,7 @@ _LOCATIONS = {
 }
 
 __all__ = ["__version__", *_LOCATIONS]
-"""Beside these, each stage of the registry is a function, and its config a class: `hfkit.sft`, `hfkit.SFTConfig`."""
+"""Each stage of the registry is a function too, and its config a class: `hfkit.sft`, `hfkit.SFTConfig`."""
 
 
 def __getattr__(name: str):

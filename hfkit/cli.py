@@ -8,7 +8,7 @@ from importlib import import_module
 from hfkit import __version__
 
 VERBS = {
-    "data": ("", "list, check, preview and push data sets"),
+    "data": ("", "list, check, preview and push datasets"),
     "init": ("hfkit.commands.init.main", "write a pipeline that fits a model, data and memory, to start from"),
     "run": ("hfkit.commands.run", "run several stages in order, from one YAML"),
     "merge": ("hfkit.commands.merge", "merge a LoRA adapter into its base"),
@@ -30,10 +30,10 @@ DATA_VERBS = {
     "cards": ("hfkit.commands.data.cards", "list the data cards: content, license, and the stages that read them"),
     "check": ("hfkit.commands.data.check", "report what a stage keeps, drops and cuts; exit with 1 past thresholds"),
     "preview": ("hfkit.commands.data.preview", "print rows as the model sees them, with the trained tokens marked"),
-    "push": ("hfkit.commands.data.push", "push a data set to the Hub, with its card, in one commit"),
+    "push": ("hfkit.commands.data.push", "push a dataset to the Hub, with its card, in one commit"),
 }
 RESUMED = ("run", "quickstart", "evaluate", "arena", "sample", "curve", "push", "pull", "data push")
-"""The verbs, beside the stages, that a second call of the same command resumes."""
+"""The verbs, in addition to the stages, that a second call of the same command resumes."""
 USAGE = {"hfkit": "VERB CONFIG [--FLAG VALUE ...]", "hfkit data": "VERB ..."}
 
 

@@ -131,7 +131,7 @@ def spec_of(name: str | None) -> StageSpec | None:
 
 
 def spec_of_config(config) -> StageSpec | None:
-    """Return the spec of the stage that a config is for; None for what is no stage's config."""
+    """Return the spec of the stage that a config is for; None if it is not a stage's config."""
     by_class = {spec.config_class: spec for spec in STAGES.values()}
     return next((by_class[kind] for kind in type(config).__mro__ if kind in by_class), None)
 
@@ -140,7 +140,7 @@ POLICY_INPUTS = (
     Input(key="model_name_or_path", stages=("dpo", "sft")),
     Input(key="reward_model_path", stages=("reward",)),
 )
-"""Of the stages that sample replies: they go on from DPO where a pipeline has it."""
+"""The inputs of the stages that sample responses: they start from the output of DPO if the pipeline has it."""
 
 for spec in (
     StageSpec(

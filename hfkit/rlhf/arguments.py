@@ -35,7 +35,7 @@ class OnlineArguments:
     reward_clip: float | None = option(None, "clip scores to +- this")
     max_kl: float = option(20.0, "nats per response above which training stops")
     max_tokens_per_micro_batch: int | None = option(None, "padding included")
-    micro_batches_by_length: bool = option(True, "rows of like length share a forward pass")
+    micro_batches_by_length: bool = option(True, "rows of similar length share a forward pass")
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Micro-batches of like length for GRPO and RLOO, and the responses that their checkpoints keep."""
+"""Micro-batches of similar length for GRPO and RLOO, and the responses that their checkpoints keep."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -155,8 +155,8 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
 def kept_columns(prompt_mask: torch.Tensor, mask: torch.Tensor) -> tuple[int, int]:
     """Return the first of the P columns that is not padding in all rows, and how many of the R columns to keep.
 
-    These are the columns of the longest response, but at least two: TRL's metrics take a single column for a value of
-    the whole response, and ignore its mask.
+    These are the columns of the longest response, but at least two: TRL's metrics treat a single column as a value
+    of the whole response, and ignore its mask.
 
     Args:
         prompt_mask: (B, P).

@@ -40,7 +40,7 @@ class OnlineTraining(OnlineBatches):
 
     Args:
         model: the policy, with or without an adapter.
-        ref_model: the frozen reference, a model of its own; TRL's `beta` weighs the KL to it.
+        ref_model: the frozen reference, a separate model; TRL's `beta` weighs the KL to it.
         scorer: scores responses.
         train_dataset: rows of `encode_prompts`.
         eval_dataset: held-out rows of `encode_prompts`, or None.

@@ -117,8 +117,8 @@ def with_own_key(rows: Dataset, config: DPOConfig) -> Dataset:
     trl 1.12.0: log-probabilities of the reference are cached by rows and weights alone, though `ld_alpha`, the
     precision and LoRA's scale change them.
     """
-    place = {field.name for field in fields(HubFields)} | {"output_dir", "resume_from_checkpoint"}
-    settings = {name: value for name, value in vars(config).items() if name not in place}
+    neutral = {field.name for field in fields(HubFields)} | {"output_dir", "resume_from_checkpoint"}
+    settings = {name: value for name, value in vars(config).items() if name not in neutral}
     return rows.select(range(len(rows)), new_fingerprint=hash_of([content_hash(rows), settings]))
 
 

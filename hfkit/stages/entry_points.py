@@ -82,9 +82,9 @@ def values_of(config) -> dict:
 
 
 def as_plain(config_class: type, values: Mapping, problems: list[Problem]) -> dict:
-    """Return the values of keys with paths and names in place of objects.
+    """Return the values of keys with paths and names instead of objects.
 
-    Rows (a `Dataset`, or a list of mappings) stand for a data set, alone, in a list, or as the `path` of an entry; a
+    Rows (a `Dataset`, or a list of mappings) stand for a dataset, alone, in a list, or as the `path` of an entry; a
     model or tokenizer, or both as a pair, for its path; a function for its name.
 
     Args:
@@ -114,18 +114,18 @@ def function_names(functions: list | tuple) -> list:
     names = [name_function(one) if callable(one) else one for one in functions]
     for index, name in enumerate(names):
         if name in names[:index] and functions[names.index(name)] is not functions[index]:
-            raise HfkitError(f"two functions have the name {name}: define them with def, under names of their own")
+            raise HfkitError(f"two functions have the name {name}: define them with def, under different names")
     return names
 
 
 def plain_entries(value) -> list:
-    """Return a list of data sets, with the path of rows in their place."""
+    """Return a list of datasets, with the path of stored rows for rows."""
     items = [value] if is_rows(value) or not isinstance(value, (list, tuple)) else value
     return [plain_entry(item) for item in items]
 
 
 def plain_entry(item):
-    """Return a data set, a path or an entry, with the path of rows in their place."""
+    """Return a dataset, a path or an entry, with the path of stored rows for rows."""
     if is_rows(item):
         return {"path": store_rows(item)}
     if isinstance(item, DatasetEntry):

@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer on encoded pairs, in micro-batches of like length."""
+"""TRL's DPOTrainer on encoded pairs, in micro-batches of similar length."""
 
 from dataclasses import dataclass
 

@@ -60,7 +60,7 @@ def small_limits(monkeypatch):
 
 @pytest.mark.hostile("chat templates")
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         pytest.param("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", TOO_DEEP, id="a macro that calls itself"),
         pytest.param("{{ 'a' * 10**10 }}", "repeats a text or list 10,000,000,000 times", id="a text repeated"),
@@ -84,10 +84,10 @@ def small_limits(monkeypatch):
         pytest.param("{{ 1 // 0 }}", "division", id="a division by zero"),
     ],
 )
-def test_a_chat_with_a_hostile_template_ends_in_a_sentence(template, said, model_with, attack, secret):
+def test_a_chat_with_a_hostile_template_ends_in_a_sentence(template, message, model_with, attack, secret):
     model_with(template)
     ran = attack("chat", "model", "--prompt", "Hi")
-    assert ran.status == 1 and said in ran.output and "the chat template" in ran.output
+    assert ran.status == 1 and message in ran.output and "the chat template" in ran.output
     assert len(ran.output) < 1000
 
 
@@ -130,7 +130,7 @@ def test_a_template_of_the_config_is_checked(content, model_with, attack, tmp_pa
 
 @pytest.mark.hostile("chat templates")
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         pytest.param(LOOP, "takes more than 0.1 s", id="nested loops"),
         pytest.param("{% generation %}" + LOOP + "{% endgeneration %}", "takes more than", id="loops in a generation"),
@@ -155,11 +155,11 @@ def test_a_template_of_the_config_is_checked(content, model_with, attack, tmp_pa
         pytest.param("{{ lipsum(n=1000000000) }}", "takes more than", id="much lorem ipsum"),
     ],
 )
-def test_time_and_memory_of_a_template_are_bounded(template, said, small, small_limits):
+def test_time_and_memory_of_a_template_are_bounded(template, message, small, small_limits):
     tokenizer = AutoTokenizer.from_pretrained(small)
     tokenizer.chat_template = "{% if messages[0].content == 'Bye' %}" + template + "{% endif %}"  # harmless at first
     assert Template(tokenizer).render(HI).text == ""
-    with pytest.raises(UnusableTemplateError, match=f"the chat template of .*{said}.*HFKIT_TEMPLATE_LIMITS=10"):
+    with pytest.raises(UnusableTemplateError, match=f"the chat template of .*{message}.*HFKIT_TEMPLATE_LIMITS=10"):
         Template(tokenizer).render([{"role": "user", "content": "Bye"}])
     assert Template(tokenizer).render(HI).text == ""  # nothing of the limits stays
 
@@ -200,7 +200,7 @@ def test_a_text_of_a_template_gives_no_instruction_to_a_modelfile(text):
         quote(text)
 
 
-def test_a_text_of_a_template_is_no_action_of_a_go_template():
+def test_a_text_of_a_template_is_not_an_action_of_a_go_template():
     assert literal("a{{ .Env }}{{{b") == 'a{{ "{{" }} .Env }}{{ "{{" }}{b'
 
 

@@ -1,4 +1,4 @@
-"""YAML and JSON of unknown origin beside the data: configs, pipelines, records, adapters, model cards."""
+"""YAML and JSON of unknown origin, in addition to the data: configs, pipelines, records, adapters, model cards."""
 
 import json
 import os

@@ -140,7 +140,7 @@ def huge_readme(folder: Path) -> None:
 
 
 def saved(name: str):
-    """Return what writes a saved data set with another name of its file."""
+    """Return what writes a saved dataset with another name of its file."""
 
     def write(folder: Path) -> None:
         (folder / "rows.jsonl").unlink()
@@ -152,7 +152,7 @@ def saved(name: str):
 
 
 def saved_splits(names: list[str]):
-    """Return what writes a saved data set whose splits have names."""
+    """Return what writes a saved dataset whose splits have names."""
     return lambda folder: (folder / "dataset_dict.json").write_text(json.dumps({"splits": names}))
 
 

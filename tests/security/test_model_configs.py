@@ -112,7 +112,7 @@ FILES = {
 
 @MODEL_CONFIGS
 @pytest.mark.parametrize(("name", "content", "sentence"), inputs(FILES))
-def test_a_file_that_is_no_config_is_named(attack, model, sft, name, content, sentence):
+def test_a_file_that_is_not_a_config_is_named(attack, model, sft, name, content, sentence):
     (model / name).write_text(content)
     ran = attack(*sft(model))
     assert ran.status in (1, 2) and sentence in ran.output, ran.output

@@ -92,7 +92,7 @@ def test_a_model_in_a_folder_that_is_not_utf8_is_refused(attack, tmp_path, sft_d
         pytest.param("/proc/hfkit", id="no real disk"),
     ],
 )
-def test_what_is_no_folder_is_named_and_left_alone(attack, tmp_path, rows, sft_dir, verb, path):
+def test_what_is_not_a_folder_is_named_and_left_alone(attack, tmp_path, rows, sft_dir, verb, path):
     os.symlink("loop", tmp_path / "loop")
     os.symlink("nowhere", tmp_path / "dangling")
     before = {*os.listdir(tmp_path)}

@@ -15,5 +15,5 @@ def test_the_page_counts_the_inputs_of_each_category(request):
         pytest.skip("not all of the folder's tests are collected")
     tried = Counter(marker.args[0] for item in items if (marker := item.get_closest_marker("hostile")))
     assert min(tried.values()) >= 10
-    told = re.findall(r"^\| ([a-z ]+) \| .* \| (\d+) \|$", PAGE, re.MULTILINE)
-    assert {category: int(count) for category, count in told} == tried
+    listed = re.findall(r"^\| ([a-z ]+) \| .* \| (\d+) \|$", PAGE, re.MULTILINE)
+    assert {category: int(count) for category, count in listed} == tried

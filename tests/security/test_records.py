@@ -46,7 +46,7 @@ RECORDS = {
 
 @MODEL_CONFIGS
 @pytest.mark.parametrize(("content", "sentence"), inputs(RECORDS))
-def test_a_hostile_record_is_no_lineage(attack, model, content, sentence):
+def test_a_hostile_record_is_not_a_lineage(attack, model, content, sentence):
     (model / "hfkit.json").write_text(content)
     ran = attack("lineage", model)
     assert ran.status == 1 and sentence in ran.output, ran.output

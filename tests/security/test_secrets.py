@@ -25,7 +25,7 @@ def yaml(tmp_path):
 
 @pytest.mark.hostile("secrets")
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         pytest.param(["sft", "--hub_tokne", HF], "--hub_tokne: '***'", id="a mistyped flag"),
         pytest.param(["sft", "--hub_tokne", WORD], "--hub_tokne: '***'", id="a mistyped flag, not a token's form"),
@@ -45,14 +45,14 @@ def yaml(tmp_path):
         pytest.param(["lineage", HF], "hf_***", id="a run"),
     ],
 )
-def test_a_secret_on_the_command_line_is_masked(argv, said, attack):
+def test_a_secret_on_the_command_line_is_masked(argv, message, attack):
     ran = attack(*argv)
-    assert ran.status in (1, 2) and said in ran.output and "Zq7Xw" not in ran.output and HEX not in ran.output
+    assert ran.status in (1, 2) and message in ran.output and "Zq7Xw" not in ran.output and HEX not in ran.output
 
 
 @pytest.mark.hostile("secrets")
 @pytest.mark.parametrize(
-    ("verb", "text", "said"),
+    ("verb", "text", "message"),
     [
         pytest.param("sft", f"hf_token: {WORD}", "hf_token: '***'", id="a key"),
         pytest.param("sft", f"hub_tokne: {HF}", "hub_tokne: '***'", id="a mistyped key"),
@@ -67,9 +67,9 @@ def test_a_secret_on_the_command_line_is_masked(argv, said, attack):
         ),
     ],
 )
-def test_a_secret_in_a_yaml_is_masked(verb, text, said, yaml, attack):
+def test_a_secret_in_a_yaml_is_masked(verb, text, message, yaml, attack):
     ran = attack(verb, yaml(text))
-    assert ran.status == 2 and said in ran.output and "Zq7Xw" not in ran.output
+    assert ran.status == 2 and message in ran.output and "Zq7Xw" not in ran.output
 
 
 @pytest.mark.hostile("secrets")

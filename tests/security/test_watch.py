@@ -1,4 +1,4 @@
-"""Commands on hostile inputs are watched: an ordinary one holds, in its folder, in a process of its own."""
+"""Commands on hostile inputs are watched: an ordinary one holds, in its folder, in a separate process."""
 
 
 def test_an_ordinary_command_holds(attack):

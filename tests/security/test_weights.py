@@ -30,7 +30,7 @@ class Touch:
 
 
 def write_index(model: Path, name: str) -> None:
-    """Have the index of a model name one file for all weights, in place of its own file."""
+    """Let the index of a model name one file for all weights."""
     names = load_file(model / FILE)
     (model / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, name)}))
 
@@ -49,7 +49,7 @@ def shard_of_tensors(model, canary):
 
 
 def moved_out(model: Path) -> Path:
-    """The weights, in a folder beside the model."""
+    """The weights, in a folder next to the model's."""
     outside = model.parent / "outside"
     outside.mkdir()
     (model / "decoy.safetensors").write_bytes((model / FILE).read_bytes())

@@ -27,10 +27,10 @@ class Sampler:
         if (sampling.top_p, sampling.min_p, sampling.repetition_penalty) != (1.0, 0.0, 1.0) or sampling.top_k > 0:
             raise ValueError("the double knows no logits processor but the temperature")
         generator = torch.Generator().manual_seed(sampling.seed) if sampling.seed is not None else None
-        stops = {*sampling.stop_token_ids}
+        stop_token_ids = {*sampling.stop_token_ids}
         if not sampling.ignore_eos:
             own = self.model.generation_config.eos_token_id
-            stops |= {*own} if isinstance(own, list) else {own}
+            stop_token_ids |= {*own} if isinstance(own, list) else {own}
         reply: list[int] = []
         key = tuple(prompt)
         if key not in self.prefixes:
@@ -42,7 +42,7 @@ class Sampler:
                 reply.append(int(torch.multinomial(chances, 1, generator=generator)))
             else:
                 reply.append(int(logits.argmax()))
-            if reply[-1] in stops:
+            if reply[-1] in stop_token_ids:
                 break
             logits = self.logits(prompt + reply)
         return reply
