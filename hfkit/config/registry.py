@@ -213,7 +213,7 @@ for spec in (
         inputs=(Input(key="model_name_or_path", stages=("sft",)),),
         checks="hfkit.stages.checks.dpo:dpo_problems",
         eval_metrics=("loss", "accuracy", "margin"),
-        limits="DPO learned which of two replies people prefer, not which replies are right.",
+        limits="DPO learned which of two responses people prefer, not which responses are right.",
         loss_label=("Loss", "loss per pair"),
     ),
     StageSpec(

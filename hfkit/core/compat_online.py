@@ -82,21 +82,6 @@ def set_stop_tokens(trainer: Any, stop_token_ids: list[int]) -> None:
     trainer._tokenizer = StopTokenizer(stop_token_ids, trainer.processing_class.pad_token_id)
 
 
-def logged_since(trainer: Any, before: dict[str, int]) -> dict[str, float]:
-    """Return the mean of each metric that a trainer of TRL has collected in training since `logged_counts`.
-
-    trl 1.12.0: until they are logged, the metrics of an update are in `_metrics` only.
-    """
-    found = {name: values[before.get(name, 0) :] for name, values in trainer._metrics["train"].items()}
-    return {name: sum(values) / len(values) for name, values in found.items() if values}
-
-
-def add_logged(trainer: Any, metrics: dict[str, float]) -> None:
-    """Add metrics to those that a trainer of TRL logs next."""
-    for name, value in metrics.items():
-        trainer._metrics["train"][name].append(value)
-
-
 def sampled_batch(trainer: Any) -> tuple[int, list[dict[str, Any]] | None]:
     """Return the passes that a trainer of TRL has done, and its batches of responses; None before the first ones."""
     return trainer._step, trainer._buffered_inputs

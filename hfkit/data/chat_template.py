@@ -43,7 +43,7 @@ def encode_prompt(
     if tokenizer.chat_template:
         ids = Template(tokenizer, tools, variables or {}).render(messages, generation_prompt=True).ids
         if messages and not ids:
-            raise RenderError("whose rendered prompt is empty")
+            raise RenderError("rendered as an empty text by the chat template")
         return ids
     ids = _tokenize(tokenizer, prompt)
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids

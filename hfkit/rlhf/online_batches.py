@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
-from hfkit.core.compat import logged_counts, weigh_logged
+from hfkit.core.compat_logged import logged_counts, weigh_logged
 from hfkit.core.compat_online import OwnRollouts, sampled_batch, set_sampled_batch
 from hfkit.core.kept_logs import KeepsLogs
 from hfkit.models.micro_batches import call_tokens

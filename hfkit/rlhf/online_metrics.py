@@ -4,8 +4,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from hfkit.core.compat import logged_counts
-from hfkit.core.compat_online import add_logged, logged_since
+from hfkit.core.compat_logged import add_logged, logged_counts, logged_since
 
 OF_REPLIES = ("objective/scores", "val/reply_length", "val/repetition", "kl")
 """Metrics that are measured when responses are sampled (`kl` only by RLOO). Every update that learns from these

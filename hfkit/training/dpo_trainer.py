@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from trl import DPOTrainer
 
 from hfkit.config.stages import OF_THE_BATCH
-from hfkit.core.compat import EncodedRows, logged_counts, pop_logged, weigh_logged
+from hfkit.core.compat import EncodedRows
+from hfkit.core.compat_logged import logged_counts, pop_logged, weigh_logged
 from hfkit.data.encoding import pair_lengths
 from hfkit.models.micro_batches import batches_by_length, call_tokens, round_up
 from hfkit.training.micro_batching import Batch, MicroBatching

@@ -38,7 +38,7 @@ class Work:
     """What a verb does.
 
     Attributes:
-        argv: the command; it runs in a folder of its own.
+        argv: the command; it runs in a separate folder.
         same: asserts that two of its results are the same.
         given: folders that are copied to where it runs, by the names that they get.
     """
@@ -155,7 +155,7 @@ def same_weights(one: Path, other: Path) -> None:
 
 
 def same_figures(one: Path, other: Path) -> None:
-    """The JSON files say the same, but for times."""
+    """The JSON files are equal except for times."""
     for path in other.glob("*.json"):
         assert without_times(json.loads((one / path.name).read_text())) == without_times(json.loads(path.read_text()))
 

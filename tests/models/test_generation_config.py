@@ -52,7 +52,7 @@ def test_every_stage_publishes_over_an_invalid_one_and_says_so_first(
     base = base_with(GREEDY)
     folder = run_stage(stage, tmp_path / "run", model_name_or_path=str(base), **changes)
     assert not saved(folder).keys() & UNSET.keys()
-    warned = "is saved with changes: temperature: 0.6 removed, top_p: 0.9 removed"
+    warned = "saved with changes: temperature: 0.6 removed, top_p: 0.9 removed"
     assert warned in capsys.readouterr().err
     assert any(warned in warning for warning in read_record(folder)["warnings"])
 

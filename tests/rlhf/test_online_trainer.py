@@ -7,8 +7,7 @@ import torch
 from torch.nn.functional import log_softmax
 from transformers import PrinterCallback
 
-from hfkit.core.compat import logged_counts
-from hfkit.core.compat_online import logged_since
+from hfkit.core.compat_logged import logged_counts, logged_since
 from hfkit.data.forms import PROMPTS, encode_prompts
 from hfkit.data.splits import load_splits
 from hfkit.models.generation import stop_ids

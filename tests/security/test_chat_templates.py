@@ -76,7 +76,9 @@ def small_limits(monkeypatch):
         pytest.param("{{ cycler.__init__.__globals__.os.system('touch code-has-run') }}", UNSAFE, id="cycler"),
         pytest.param("{{ lipsum.__globals__['os'].system('touch code-has-run') }}", UNSAFE, id="lipsum"),
         pytest.param(
-            "{{ '{0.__class__}'.format('') }}", "whose rendered prompt is empty", id="an attribute in a format"
+            "{{ '{0.__class__}'.format('') }}",
+            "rendered as an empty text by the chat template",
+            id="an attribute in a format",
         ),
         pytest.param("{{ raise_exception('\x1b]0;owned\x07\x1b[2J') }}", r"\x1b]0;owned\x07", id="escape codes"),
         pytest.param("{{ raise_exception('x' * 100000) }}", "xxx...", id="a long exception"),
