@@ -210,7 +210,7 @@ def test_without_an_evaluation_the_record_gives_the_verdict(run_stage, tmp_path)
     folder = run_stage("ppo", tmp_path / "runs" / "ppo", test_split_size=4)
     metrics = read_record(folder)["metrics"]
     page = report(folder.parent)
-    before, after = (format_number(metrics[f"eval_reward_{name}"]) for name in ("sft", "policy"))
+    before, after = (format_number(metrics[f"eval_reward_{name}"]) for name in ("sft", "ppo"))
     assert "PPO: the mean reward on held-out prompts" in page.text and f"from {before} to {after}" in page.text
     assert f"hfkit evaluate {folder} --against " in page.text
 
