@@ -222,3 +222,8 @@ def test_numbers_and_revisions_without_a_meaning_are_refused(words, printed, cap
     with pytest.raises(SystemExit) as stopped:
         cli.main(words)
     assert stopped.value.code == 2 and printed in capsys.readouterr().err
+
+
+def test_python_runs_the_package():
+    ran = subprocess.run([sys.executable, "-m", "hfkit", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, f"hfkit {__version__}\n")

@@ -36,7 +36,9 @@ class OnlineConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     missing_eos_penalty: float | None = arg(
         None, help="subtracted from the reward of a response without an EOS token; none: no penalty"
     )
-    max_prompt_length: int = arg(512, help="maximum tokens per prompt; longer prompts are dropped and counted")
+    max_prompt_length: int = arg(
+        512, help="maximum tokens per prompt; longer prompts are dropped; the default leaves room for the response"
+    )
     response_length: int = arg(53, help="maximum tokens per response")
     temperature: float = arg(0.7, help="sampling temperature; no other sampling option applies")
     lora_dropout: float = arg(

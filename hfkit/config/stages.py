@@ -44,7 +44,7 @@ class PretrainConfig(ModelFields, DataFields, TrainerFields, OutputFields):
         factory=dict,
         help="config of a new model, instead of model_name_or_path: {model_type: llama, hidden_size: 256, ...}",
     )
-    block_size: int = arg(1024, help="tokens per row")
+    block_size: int = arg(1024, help="tokens per row; the default is lowered to the context of the model")
     packing: Literal["concatenate", "documents"] = arg(
         "concatenate", help="whether documents in one row attend to each other: concatenate: yes, documents: no"
     )
@@ -68,7 +68,9 @@ class PretrainConfig(ModelFields, DataFields, TrainerFields, OutputFields):
 class SFTConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     """Supervised fine-tuning on prompt and response, messages, or plain text."""
 
-    max_length: int = arg(1024, help="maximum tokens per row; longer rows are truncated and counted")
+    max_length: int = arg(
+        1024, help="maximum tokens per row; longer rows are truncated and counted; the default is at most the context"
+    )
     packing: bool = arg(
         False, help="pack conversations into rows of max_length tokens; they do not attend to each other"
     )
@@ -80,7 +82,9 @@ class SFTConfig(ModelFields, DataFields, TrainerFields, OutputFields):
 class RewardConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     """A scalar reward learned from chosen and rejected responses, or from rankings of several."""
 
-    max_length: int = arg(1024, help="maximum tokens per conversation; longer rows are dropped and counted")
+    max_length: int = arg(
+        1024, help="maximum tokens per row; longer rows are dropped and counted; the default is at most the context"
+    )
     learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {REWARD_RATES}")
     center_rewards_coefficient: float | None = arg(
         None, help="weight of a loss that centers rewards at 0 (arXiv 2312.09244), such as 0.01; none: no such loss"
@@ -101,7 +105,9 @@ OF_THE_BATCH = ("aot", "aot_unpaired", "sft")
 class DPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     """Direct preference optimization on pairs or rankings; the SFT model (`model_name_or_path`) is the reference."""
 
-    max_length: int = arg(1024, help="maximum tokens per conversation; longer rows are dropped and counted")
+    max_length: int = arg(
+        1024, help="maximum tokens per row; longer rows are dropped and counted; the default is at most the context"
+    )
     learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {DPO_RATES}")
     lora_dropout: float = arg(
         0.0, help="dropout probability on the adapter's input; applies only with disable_dropout: false"

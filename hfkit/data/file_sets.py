@@ -6,6 +6,8 @@ from glob import escape
 from pathlib import Path
 
 import datasets
+import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from hfkit.core.file_types import COMPRESSED, SUFFIXES, file_type, has_known_suffix
@@ -40,7 +42,15 @@ def read_files(kind: str, paths: list[Path], split: str, separator: str | None =
         options = {"features": row_features(shape)}
     else:
         options, *_ = [file_options(kind, path, separator) for path in paths]
-    return datasets.load_dataset(kind, data_files=[escape(str(path)) for path in paths], split=split, **options)
+    rows = datasets.load_dataset(kind, data_files=[escape(str(path)) for path in paths], split=split, **options)
+    return without_empty_lines(rows) if kind == "text" else rows
+
+
+def without_empty_lines(rows: Dataset) -> Dataset:
+    """Return the lines of a text file that are not empty: empty lines separate paragraphs and are not rows."""
+    lengths = [pc.binary_length(column) for column in rows.data.column("text").chunks]
+    filled = np.flatnonzero(np.concatenate([np.asarray(one) for one in lengths]) if lengths else [])
+    return rows if len(filled) == len(rows) else rows.select(filled)
 
 
 def file_options(kind: str, path: Path, separator: str | None = None) -> dict:

@@ -1,5 +1,6 @@
 """Resolves a YAML, of one stage or of a pipeline, to the configs of its stages, before any stage runs."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import fields as fields_of
 from pathlib import Path
@@ -54,15 +55,16 @@ def read_configs(
 
 
 def infer_stage(path: str, content: dict, among: Sequence[str] | None = None) -> str:
-    """Return the stage of a YAML: by its file name (`sft.yaml`, `sft-8b.yaml`), else by a key that only one stage has.
+    """Return the stage of a YAML: by a word of its file name (`sft.yaml`, `my-sft-8b.yaml`), else by a key.
+
+    The word must name one stage, and the key must be one that only one stage has.
 
     Raises:
         ConfigError: neither identifies one stage.
     """
-    stem = Path(path).stem
-    for name in STAGES:
-        if stem == name or stem.startswith((f"{name}-", f"{name}_", f"{name}.")):
-            return name
+    named = {*re.split(r"[-_.]", Path(path).stem)} & {*STAGES}
+    if len(named) == 1:
+        return named.pop()
     keys = {name: {field.name for field in fields_of(spec.config_class)} for name, spec in STAGES.items()}
     elsewhere = {name: set().union(*(keys[other] for other in keys if other != name)) for name in keys}
     possible = [name for name in keys if (keys[name] - elsewhere[name]) & content.keys()]

@@ -173,6 +173,8 @@ def test_no_weights_are_read(folder_of, tmp_path, capsys):
     [
         ("sft.yaml", {}, "sft"),
         ("sft-8b.yaml", {"max_length": 64}, "sft"),
+        ("my_sft.8b.yaml", {}, "sft"),
+        ("sft-after-dpo.yaml", {"block_size": 64}, "pretrain"),
         ("mine.yaml", {"reward_model_path": "x", "kl_coef": 0.1}, "ppo"),
         ("mine.yaml", {"block_size": 64}, "pretrain"),
         ("mine.yaml", {"center_rewards_coefficient": 0.01, "max_length": 64}, "reward"),

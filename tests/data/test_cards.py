@@ -119,7 +119,7 @@ def test_the_hub_accepts_a_card(name):
     assert metadata.license
     assert metadata.pretty_name
     assert "license" in metadata.to_yaml()
-    for part in ("Source", "Licence", "A row", "How it was made", "Known faults", "In hfkit"):
+    for part in ("Source", "License", "A row", "How it was made", "Known faults", "In hfkit"):
         assert f"\n**{part}" in card.text
     assert f"card: {name}" in card.text or name == "TEMPLATE"
     # A card of unknown license states this and names no reviewed commit.

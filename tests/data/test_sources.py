@@ -57,7 +57,7 @@ def test_every_format_gives_the_same_rows(tmp_path, name):
 
 
 def test_a_text_file_has_one_row_per_line(tmp_path):
-    (tmp_path / "rows.txt").write_text("one\ntwo\n")
+    (tmp_path / "rows.txt").write_text("one\n\ntwo\n")  # an empty line is not a row
     assert load_entry(entry(tmp_path / "rows.txt"), ["text"])["text"] == ["one", "two"]
 
 

@@ -248,3 +248,14 @@ def test_a_key_that_does_nothing_alone_is_reported(problems_with, stage, changes
 def test_a_token_budget_has_no_effect_on_joined_rows(problems_with, stage, packing):
     [problem] = problems_with(stage, packing=packing, max_tokens_per_micro_batch=64)
     assert problem.key == "max_tokens_per_micro_batch" and "packed" in problem.remedy
+
+
+LENGTHS = [("sft", "max_length", 1024), ("reward", "max_length", 1024), ("pretrain", "block_size", 1024)]
+
+
+@pytest.mark.parametrize(("stage", "key", "default"), [*LENGTHS, ("ppo", "max_prompt_length", 512)])
+def test_a_length_with_its_default_follows_the_models_context(config_of, tmp_path, problems_with, stage, key, default):
+    config = config_of(stage, tmp_path / "out", **{key: default})
+    assert getattr(config, key) == 256 - getattr(config, "response_length", 0)
+    reported = "response_length" if stage == "ppo" else key
+    assert [problem.key for problem in problems_with(stage, **{key: 300})] == [reported]  # what is set stays

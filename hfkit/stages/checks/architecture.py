@@ -5,10 +5,12 @@ In a pipeline the model may not exist yet; its config is that of the model that 
 
 import math
 import os
+from dataclasses import fields
 
 from transformers import PreTrainedConfig
 
 from hfkit.config.registry import spec_of_config
+from hfkit.config.validation import default_of
 from hfkit.core.errors import Problem
 from hfkit.models.adapter_support import has_variant
 from hfkit.models.classifiers import has_classifier
@@ -94,10 +96,24 @@ def scoring_role(config) -> tuple[str | None, bool]:
     return None if starts_from_reward else "PPO's value model is a sequence classifier", False
 
 
+def lower_default_lengths(config, limit: int) -> None:
+    """Lower lengths of a config that have their default and exceed the model's context of `limit` tokens."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("block_size", "max_length") and value == default_of(field):
+            setattr(config, field.name, min(value, limit))
+        if field.name == "max_prompt_length" and value == default_of(field) and config.response_length < limit:
+            setattr(config, field.name, min(value, limit - config.response_length))
+
+
 def length_problems_within(config, limit: int | None) -> list[Problem]:
-    """Return problems of rows, or of PPO's prompts with their responses, that are longer than a context of `limit`."""
+    """Return problems of rows, or of PPO's prompts with their responses, that are longer than a context of `limit`.
+
+    Lengths that are not set follow the context: they are lowered to it first.
+    """
     if limit is None:
         return []
+    lower_default_lengths(config, limit)
     problems = [
         Problem(
             name, getattr(config, name), f"the model's context is {limit} tokens: set at most that", keys=MODEL_KEYS
