@@ -48,7 +48,7 @@ CALL = '{"name": "map", "arguments": {"of": "Ada"}}'
 PAIR = ("<user>Where?<assistant>Oslo.$", "<user>Where?<assistant>Rome.$")
 FOR_REWARD = "its rows are pairs of responses (chosen, rejected), for these stages: reward, dpo"
 NOT_READ = "none that this stage reads"
-ONE_RESPONSE = "its rows have one response each, as for SFT; the reward stage reads prompt, chosen and rejected"
+ONE_RESPONSE = "its rows have one response each, as for SFT; this stage reads pairs (prompt, chosen and rejected)"
 # file: its content; the line about its format; and by stage the rows, or the error message.
 RIGHT = {
     "sharegpt.json": (

@@ -97,6 +97,7 @@ def test_a_signal_saves_the_step_in_both_and_the_resumed_run_ends_alike(argv_of,
     argv = argv_of(stage, tmp_path / stage)
     ended = befall_command(Event(event.at, event.do, event.call, ranks), *argv)
     assert ended.statuses == [143, 143] and max(ended.seconds) < 30, ended.output
+    assert ended.output.count(f"{stage}: 2 processes (ddp)") == 1
     assert ended.output.count(f"hfkit {stage}: interrupted by SIGTERM; to resume (with the same launcher)") == 1
     assert "Traceback" not in ended.output
     record = read_record(tmp_path / stage)

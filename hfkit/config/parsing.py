@@ -213,7 +213,10 @@ def read_words(hint: object, words: list[str]) -> object:
         if word.lower() in ("none", "null"):
             readings.append(None)
         with suppress(ValueError):  # JSON, except strings: the shell has removed their quotes
-            readings += [value for value in [json.loads(word)] if not isinstance(value, str)]
+            value = json.loads(word)
+            if lists and isinstance(value, (dict, list)):
+                return value  # its problems are those of the JSON, and not of a path with its text
+            readings += [] if isinstance(value, str) else [value]
         readings.append(word)
         if word.lower() in TRUTH:
             readings.append(TRUTH[word.lower()])

@@ -73,7 +73,10 @@ def local_folder(path: str, revision: str, patterns: tuple[str, ...]) -> str:
         return str(fetch_snapshot(path, names, revision=revision, commit=info.sha))
     except NOT_FOUND as error:
         raise HubError(f"cannot load {path}: neither a folder nor a model on the Hub: {reason(error)}") from error
-    except (hub_errors.HfHubHTTPError, hub_errors.LocalEntryNotFoundError) as error:
+    except hub_errors.LocalEntryNotFoundError as error:  # offline, or without a network
+        remedy = "check the path, or download it first with `hfkit pull`"
+        raise HubError(f"cannot load {path}: neither a folder nor a model in the Hub's cache: {remedy}") from error
+    except hub_errors.HfHubHTTPError as error:
         raise HubError(f"cannot load {path}: {describe_error(error)}") from error
 
 

@@ -77,8 +77,13 @@ def mapped_columns(entry: DatasetEntry, reads: list[str]) -> dict[str, str]:
     unknown = [column for column in columns if column not in reads]
     if unknown or len({*columns.values()}) < len(columns):
         wrong = f"map to {unknown}, which this stage does not read" if unknown else "map one column twice"
-        raise HfkitError(f"{entry.path}: columns {columns} {wrong}; it reads {reads}")
+        raise HfkitError(f"{entry.path}: columns {columns} {wrong}; it reads {', '.join(named_columns(reads))}")
     return columns
+
+
+def named_columns(reads: list[str]) -> list[str]:
+    """Return the columns that messages name: those that a stage reads, without the variables of the chat template."""
+    return [column for column in reads if column != TEMPLATE_KWARGS]
 
 
 def consumed_columns(convert: Sequence[str]) -> list[str]:
@@ -93,7 +98,9 @@ def card_columns(recipe: Recipe, wanted: list[str]) -> dict[str, str]:
         HfkitError: the stage does not read its form.
     """
     if not can_read(wanted, recipe.form):
-        raise HfkitError(f"{recipe.path} has the form {recipe.form}; this stage reads {', '.join(wanted)}")
+        raise HfkitError(
+            f"{recipe.path} has the form {recipe.form}; this stage reads {', '.join(named_columns(wanted))}"
+        )
     if wanted == ["prompt"] and "prompt" in recipe.columns and not recipe.convert:
         return {name: recipe.columns[name] for name in ("prompt", SYSTEM) if name in recipe.columns}
     return recipe.columns
@@ -203,7 +210,15 @@ def likely_mapping(available: list[str], wanted: list[str]) -> str:
         found.pop("text", None)
     if found.get("prompt", "").lower() == "instruction" and "input" in names:
         found["prompt"] = f'"{{{names["instruction"]}}}\\n\\n{{{names["input"]}}}"'
-    return ", ".join(f"{column}: {name}" for column, name in found.items()) or f"{wanted[0]}: YOUR_COLUMN"
+    if not {"messages", "text", "replies"} & found.keys():
+        found = dict.fromkeys(usual_columns(wanted), "YOUR_COLUMN") | found
+    return ", ".join(f"{column}: {name}" for column, name in found.items())
+
+
+def usual_columns(wanted: list[str]) -> list[str]:
+    """Return the columns that a source of a stage usually has."""
+    usual = ("prompt", "response", "chosen", "rejected")
+    return [column for column in usual if column in wanted] or wanted[:1]
 
 
 def check_prompt(rows: Dataset, unread: list[str], mapped: dict[str, str], label: str) -> None:

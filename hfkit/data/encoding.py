@@ -15,7 +15,7 @@ from hfkit.data import faults
 from hfkit.data.built_in_templates import BUILT_IN_TOKENS
 from hfkit.data.caching import cached_map, map_rows, process_count
 from hfkit.data.faults import Fault
-from hfkit.data.splits import SplitStats
+from hfkit.data.splits import ALSO_HELD_OUT, SplitStats
 
 IDS = List(Value("int32"))
 ID_COLUMNS = ("input_ids", "chosen_ids", "rejected_ids", "reply_ids")
@@ -36,6 +36,9 @@ def encoded_row(
         length: tokens of its longest sequence before cutting.
     """
     return {**columns, "dropped": dropped, "faults": faults.join_faults(found), "cut": cut, "length": length}
+
+
+REMOVE_OVERLAP = "Remove the rows with held-out prompts from the training files"
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def encode(rows: Dataset, encoder: Encoder, stats: SplitStats, config) -> Datase
         HfkitError: no row is left, or a larger share than `config.max_dropped` was dropped or cut.
     """
     if not len(rows):
-        raise HfkitError(f"{stats}\nNo row is left.")
+        overlap = f" {REMOVE_OVERLAP}." if ALSO_HELD_OUT in stats.dropped else ""
+        raise HfkitError(f"{stats}\nNo row is left.{overlap}")
     encoded = encoder(rows, stats.name, config.dataset_num_proc)
     reasons, lengths = encoded.data["dropped"], encoded.data["length"].to_numpy()
     dropped = {one["values"]: one["counts"] for one in pc.value_counts(reasons).to_pylist() if one["values"]}
@@ -164,8 +168,11 @@ def pair_lengths(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def check_losses(stats: SplitStats, max_dropped: float, remedy: str) -> None:
     """Raise HfkitError if no row is left, or a larger share than `max_dropped` was dropped or cut."""
-    lost = sum(stats.dropped.values()) + stats.cut
-    if not stats.kept or lost > max_dropped * max(stats.rows, 1):
+    lost, most = sum(stats.dropped.values()) + stats.cut, max_dropped * max(stats.rows, 1)
+    shared = stats.dropped.get(ALSO_HELD_OUT, 0)
+    if not stats.kept or lost > most:
+        if shared and (lost == shared or (stats.kept and lost - shared <= most)):
+            remedy = REMOVE_OVERLAP
         raise HfkitError(f"{stats}\n{remedy}, or raise max_dropped ({max_dropped}).")
 
 

@@ -6,7 +6,9 @@ weighted mixture ends when the first source runs out, so no row is drawn more of
 hold to the end. Without weights, sources are concatenated.
 """
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -116,8 +118,9 @@ class Mixture:
 
 
 def source_name(source: dict) -> str:
-    """Return the name of a recorded source for messages."""
-    return source.get("card") or source["path"]
+    """Return the name of a recorded source for messages; a path in the current folder is relative to it."""
+    path = source.get("card") or source["path"]
+    return os.path.relpath(path) if Path(path).is_absolute() and Path(path).is_relative_to(Path.cwd()) else path
 
 
 def mixture_table(name: str, sources: list[dict]):

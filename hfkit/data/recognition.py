@@ -100,8 +100,9 @@ def check_form(rows: Dataset, wanted: list[str], label: str) -> None:
     if found is None:
         return
     if "response" in other:
-        reads = "prompt, completion and label" if found.keep else "prompt, chosen and rejected"
-        raise HfkitError(f"{label}: its rows have one response each, as for SFT; the reward stage reads {reads}")
+        pairs = "prompt, completion and label" if found.keep else "prompt, chosen and rejected"
+        reads = f"pairs ({pairs}) or rankings (prompt, replies, and ranks or scores)"
+        raise HfkitError(f"{label}: its rows have one response each, as for SFT; this stage reads {reads}")
     columns = {"messages": "chosen"} if holds_conversations(rows, "chosen") else {"text": "chosen"}
     columns = {"prompt": found.columns["prompt"], "response": "chosen"} if "prompt" in found.columns else columns
     stages = ", ".join(name for name, spec in STAGES.items() if spec.form == "comparisons")

@@ -15,6 +15,7 @@ from hfkit.data.columns import (
     consumed_columns,
     form_columns,
     likely_mapping,
+    named_columns,
     shadowed_columns,
     unread_columns,
 )
@@ -90,7 +91,8 @@ def read_entry(entry: DatasetEntry, wanted: list[str], needed: list[str] | None 
     present = [column for column in wanted if column in rows.column_names]
     if not present:
         raise HfkitError(
-            f"{label} has the columns {available}, but none that this stage reads ({reads}); map them: "
+            f"{label} has the columns {', '.join(available)}, but none that this stage reads "
+            f"({', '.join(named_columns(reads))}); map them: "
             "datasets: [{path: ..., columns: {" + likely_mapping(available, wanted) + "}}]"
         )
     if wanted == ["prompt"]:

@@ -19,6 +19,9 @@ from hfkit.data.mixture import Mixture, mixture_table, source_name
 from hfkit.data.source_rows import load_arguments
 from hfkit.data.sources import read_entry
 
+ALSO_HELD_OUT = "also held out"
+"""The reason of training rows that are dropped because their prompts are held out."""
+
 
 @dataclass
 class SplitStats:
@@ -99,7 +102,7 @@ class SplitStats:
             return rows
         rows = self.select(rows, np.flatnonzero(~mask))
         if counted:
-            self.dropped["also held out"] = int(mask.sum())
+            self.dropped[ALSO_HELD_OUT] = int(mask.sum())
         else:
             self.rows = len(rows)
         return rows

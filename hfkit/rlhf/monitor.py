@@ -19,7 +19,7 @@ WARNINGS = {
     "{last[val/reply_length]:.0f} tokens: the reward model may prefer length; set missing_eos_penalty "
     "or a smaller response_length",
     "repetition": "the reward rises while {last[val/repetition]:.0%} of the three-token runs of the responses repeat: "
-    "the policy is gaming the reward model; raise {penalty}",
+    "the policy is gaming its reward; raise {penalty}",
     "value": "the value model is worse than a constant (explained variance {last[val/explained_variance]:.2f}): raise "
     "vf_coef or value_learning_rate, or set value_warmup_steps",
 }
@@ -73,7 +73,7 @@ class TrainingMonitor:
             )
         if kl > self.max_kl:
             return (
-                f"KL {kl:.2f} exceeds max_kl={self.max_kl}. The policy may be gaming the reward model: raise "
+                f"KL {kl:.2f} exceeds max_kl={self.max_kl}. The policy may be gaming its reward: raise "
                 f"{self.penalty} or lower learning_rate"
             )
         return None

@@ -1,5 +1,8 @@
 """Checks whether a reward model is good enough to learn from: held-out accuracy and rewards of worthless responses."""
 
+import math
+from operator import itemgetter
+
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -25,13 +28,20 @@ PROBED_PROMPTS = 16
 def recorded_pair_metrics(path: str, revision: str = "main") -> dict[str, float]:
     """Return a reward model's metrics on held-out pairs from its record, named as in `metrics_of_rewards`; or {}.
 
-    Those of `hfkit evaluate` take precedence over those of its training.
+    Of its training and of `hfkit evaluate`, the one with more held-out rows counts, and the evaluation if both have
+    equally many.
     """
     record = record_of(path, revision) or {}
-    evaluated = record.get("evaluation", {}).get("metrics", {})
+    evaluation = record.get("evaluation", {})
     trained = {key.removeprefix("eval_"): value for key, value in record.get("metrics", {}).items() if "eval_" in key}
-    metrics = evaluated if "accuracy" in evaluated else trained
-    return metrics if "accuracy" in metrics else {}
+    found = [(evaluation.get("metrics", {}), evaluation.get("data", {})), (trained, record.get("data", {}))]
+    measured = [(held_out_rows(data), metrics) for metrics, data in found if "accuracy" in metrics]
+    return max(measured, key=itemgetter(0), default=(0, {}))[1]
+
+
+def held_out_rows(data: dict) -> float:
+    """Return how many held-out rows the statistics in a record count; infinity if they count none."""
+    return (data.get("test") or {}).get("kept") or math.inf
 
 
 def report_reward_accuracy(config: OnlineConfig) -> None:

@@ -140,6 +140,9 @@ def held_out_comparison(
         models = (policy, reference, prompts.tokenizer, scorer)
         held_out, samples = compare_policies(*models, prompts.test, trainer.args, run.stage)
         metrics |= held_out
+        before, after = (held_out[f"eval_reward_{name}"] for name in ("sft", run.stage))
+        rewards = f"reward {before:.3f} of the SFT model, {after:.3f} after training"
+        say(f"{run.stage}: held out: {rewards}, KL {held_out['eval_kl']:.2f}")
         for sample in samples[:SHOWN_REPLIES]:
             say(f"  {sample['prompt']!r}\n    before: {sample['before']!r}\n    after:  {sample['after']!r}")
     return metrics, samples

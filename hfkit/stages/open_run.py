@@ -6,6 +6,7 @@ from hfkit.config.fields import ModelFields, OptimizerFields, models_named
 from hfkit.config.learning_rates import rate_warning
 from hfkit.core.agreement import require_same
 from hfkit.core.console import say, warn
+from hfkit.core.launch import engine, world_size
 from hfkit.data.splits import SplitStats
 from hfkit.models.loading import dtype_to_train
 from hfkit.records.record import lineage_entry
@@ -31,4 +32,6 @@ def open_run(stage: str, config, stats: dict[str, SplitStats]) -> Run:
     if run.is_done:
         say(f"{stage}: already done in {run.folder}")
         run.update_license()
+    elif (count := world_size()) > 1:
+        say(f"{stage}: {count} processes ({engine(getattr(config, 'extra', {})) or 'ddp'})")
     return run

@@ -11,7 +11,6 @@ from pathlib import Path
 from transformers import set_seed
 
 from hfkit.config.stages import PPOConfig
-from hfkit.core.console import warn
 from hfkit.core.device import prepare_device
 from hfkit.core.interrupts import defer_signals
 from hfkit.data.splits import report_splits
@@ -29,8 +28,8 @@ from hfkit.rlhf.trainer_checks import require_full_batch
 from hfkit.stages.online import held_out_comparison, left_padded, note_probes, read_prompts
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import (
-    best_checkpoint_facts,
     correct_best_checkpoint,
+    end_facts,
     has_lost_patience,
     require_planned_end,
     set_callbacks,
@@ -101,14 +100,10 @@ def train_policy(trainer, run) -> dict:
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     require_planned_end(trainer, bool(trainer.stopped) or has_lost_patience(trainer))
     run.started -= trainer.seconds_before
-    facts = {
+    return {
         "steps": trainer.state.global_step,
-        **best_checkpoint_facts(trainer),
+        **end_facts(trainer, run),
         "episodes": trainer.state.episode,
         "rollout_engine": trainer.engine.name,
         "train_seconds": round(time.time() - trainer.started, 2),
     }
-    if trainer.stopped:
-        warn(trainer.stopped)
-        facts["stopped"] = trainer.stopped
-    return facts

@@ -12,7 +12,7 @@ from transformers.utils import is_torch_tf32_available
 
 from hfkit.config.fields import HubFields
 from hfkit.core.compat import use_one_gpu
-from hfkit.core.console import is_main_process, warn
+from hfkit.core.console import is_main_process, say, warn
 from hfkit.core.device import has_bf16, process_state, wait_for_everyone
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import read_json_mapping, write_json
@@ -190,8 +190,7 @@ def train(trainer: Trainer, run: Run) -> dict:
     logged = [log for log in logged if log[0] <= published] or logged
     return {
         "steps": trainer.state.global_step,
-        **best_checkpoint_facts(trainer),
-        **early_stop_facts(trainer, run.config),
+        **end_facts(trainer, run),
         "tokens": trainer.state.num_input_tokens_seen,
         "train_seconds": round(time.time() - trainer.started, 2),
         "train_loss": mean_logged_loss(logged) if logged else mean_loss,
@@ -220,6 +219,18 @@ def published_step(trainer: Trainer) -> int:
     """Return the step of the weights in a trained trainer: that of the best checkpoint if it was loaded."""
     best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
     return int(Path(best).name.rpartition("-")[2]) if best else trainer.state.global_step
+
+
+def end_facts(trainer: Trainer, run: Run) -> dict:
+    """Return and print how training ended: facts of early stopping and of the best checkpoint, for the record."""
+    stopped, best = early_stop_facts(trainer, run.config), best_checkpoint_facts(trainer)
+    if own_stop(trainer):
+        warn(stopped["stopped"])
+    elif stopped:
+        say(f"{run.stage}: stopped at step {trainer.state.global_step}: {stopped['stopped']}")
+    if best:
+        say(f"{run.stage}: the weights of step {best['best_step']} are published, the best by {best['best_metric']}")
+    return best | stopped
 
 
 def best_checkpoint_facts(trainer: Trainer) -> dict:

@@ -31,6 +31,8 @@ EVAL_METRICS = {
     "eval_bits_per_byte": "bits per byte {:.4f}",
     "eval_accuracy": "accuracy {:.3f}",
     "eval_margin": "margin {:.3f}",
+    "eval_reward": "reward {:.3f}",
+    "eval_kl": "KL {:.2f}",
 }
 
 
@@ -91,7 +93,7 @@ class MetricsFile(TrainerCallback):
 
 
 class TrainingProgress(TrainerCallback):
-    """Shows the progress of a training loop with its logged metrics."""
+    """Shows the progress of a training loop with its logged metrics, and evaluations after the loop too."""
 
     def __init__(self, name: str):
         self.name = name
@@ -106,11 +108,14 @@ class TrainingProgress(TrainerCallback):
             self.line.bar.update(self.line.task, completed=state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not self.line:
+        if not state.is_world_process_zero:
             return
         evaluated = ", ".join(text.format(logs[key]) for key, text in EVAL_METRICS.items() if key in logs)
         if evaluated:
-            self.line.bar.console.print(f"{self.name}: step {state.global_step}, held out: {evaluated}")
+            show = self.line.bar.console.print if self.line else say
+            show(f"{self.name}: step {state.global_step}, held out: {evaluated}")
+        if not self.line:
+            return
         metrics = ", ".join(text.format(logs[key]) for key, text in TRAIN_METRICS.items() if key in logs)
         if metrics:
             self.line.report(state.global_step, metrics)

@@ -69,6 +69,7 @@ def test_good_rows_of_every_stage_pass(data_verb, stage, row, config, reported):
     assert sum(counts) == 30
 
 
+ROWS = different(TURN)
 ENDED = {**TURN, "response": "red<|endoftext|>"}
 BAD = {
     "dropped": (different(TURN, 8) + [{**TURN, "response": ""}] * 2, "20.0% of the rows are dropped or truncated"),
@@ -133,6 +134,26 @@ def test_cut_tokens_are_counted_and_placed_in_the_histogram(data_verb, tokenizer
     assert status == 0
     assert f"1 truncated (3.2%): {lost} tokens" in out
     assert re.search(r"1  past the limit", out)
+
+
+def test_the_histogram_begins_at_the_shortest_row(data_verb):
+    buckets = []
+    for rows in ([TURN] * 20, different({**TURN, "response": "Ann likes red. " * 8})):
+        out = data_verb("check", "sft", rows, "--max_duplicates", "1")[1]
+        buckets.append(re.findall(r"^ *([\d, to]+) tokens +(█*) +(\d+)", out, re.MULTILINE))
+    [(length, bar, rows)] = buckets[0]
+    assert length.isdigit() and bar and rows == "20"
+    assert int(buckets[1][0][2]) > 0 and sum(int(rows) for *_, rows in buckets[1]) == 30
+
+
+def test_rows_that_keep_leaves_out_are_counted(data_verb, tmp_path):
+    write_rows(tmp_path / "rated.jsonl", [{**row, "stars": 1 + (number % 3 > 0)} for number, row in enumerate(ROWS)])
+    recipe = {"path": str(tmp_path), "form": "prompt_response", "files": {"train": "rated.jsonl"}}
+    recipe |= {"columns": {"prompt": "prompt", "response": "response"}, "keep": [{"column": "stars", "at_least": 2}]}
+    card = yaml.safe_dump({"hfkit": recipe})
+    (tmp_path / "rated.md").write_text(f"---\n{card}---\n")
+    out = data_verb("check", "sft", [], datasets=[{"card": str(tmp_path / "rated.md")}])[1]
+    assert "20 rows, 20 kept" in out and "10 more rows left out by keep or drop_ties" in out
 
 
 def test_rankings_are_checked_by_their_pairs(data_verb):

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from hfkit.config.parsing import load_config, parse
+from hfkit.config.stages import SFTConfig
 from hfkit.core.errors import ConfigError, Problem
 
 
@@ -316,3 +317,11 @@ def test_both_ends_of_a_long_value_are_shown():
     shown = str(Problem("datasets", "/data" * 30 + "/rows.jsonl", "no such file"))
     assert len(shown) < 120
     assert shown.startswith("datasets: '/data/data") and shown.endswith("/rows.jsonl' -> no such file")
+
+
+def test_a_wrong_key_in_json_on_the_command_line_is_named():
+    datasets = '[{"path": "a.jsonl", "ranking": true}]'
+    argv = ["--output_dir", "out", "--model_name_or_path", "gpt2", "--datasets", datasets]
+    with pytest.raises(ConfigError) as error:
+        parse(SFTConfig, argv, "hfkit sft", "")
+    assert [problem.key for problem in error.value.problems] == ["--datasets[0].ranking"]

@@ -111,7 +111,9 @@ def test_pairs_without_a_prompt_column_are_held_out_by_what_both_replies_begin_w
 
 def test_the_same_file_for_both_is_refused(run_stage, rows_file, tmp_path):
     data = rows_file(turns(40))
-    with pytest.raises(HfkitError, match=r"0 kept, 40 dropped \(40 also held out\)"):
+    with pytest.raises(
+        HfkitError, match=r"(?s)0 kept, 40 dropped \(40 also held out\).*Remove the rows with held-out prompts"
+    ):
         run_stage("sft", tmp_path / "out", datasets=data, eval_datasets=data, test_split_size=None)
     assert not (tmp_path / "out").exists()
 

@@ -83,10 +83,11 @@ def test_a_mixture_continues_in_order_after_an_interruption(run_stage, sources, 
     assert_same_run(whole, stopped)
 
 
-def test_the_realized_mixture_is_printed_and_recorded(run_stage, sources, tmp_path, capsys):
+def test_the_realized_mixture_is_printed_and_recorded(run_stage, sources, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     folder = run_stage("sft", tmp_path / "out", datasets=sources(40, 40, 40), test_split_size=None, max_steps=1)
-    table = capsys.readouterr().out
-    assert "train: one pass over the mixture" in table
+    table = capsys.readouterr().out.rpartition("sft: done")[0]
+    assert "train: one pass over the mixture" in table and str(tmp_path) not in table
     split = read_record(folder)["data"]["train"]
     assert split["mixed"] == sum(source["taken"]["rows"] for source in split["sources"])
     assert [source["weight"] for source in split["sources"]] == [*WEIGHTS.values()]

@@ -239,7 +239,7 @@ REFUSED = {
         {"columns": {"prompt": "{history}\n{prompt}", "response": "response"}},
         "braces need text, but 'history' holds List",
     ),
-    "texts in lists": ([{"text": ["a", "b"]}], {}, "'text' holds List.*should hold text"),
+    "texts in lists": ([{"text": ["a", "b"]}], {}, "'text' holds List.*expected text"),
 }
 
 
@@ -270,6 +270,8 @@ NAMED = {
         '{prompt: "{Instruction}\\n\\n{Input}", response: Output}',
     ),
     "others": ({"a": "c"}, TEXT, "{text: YOUR_COLUMN}"),
+    "other instructions": ({"a": "c"}, INSTRUCTIONS, "{prompt: YOUR_COLUMN, response: YOUR_COLUMN}"),
+    "an answer alone": ({"a": "c", "output": "o"}, INSTRUCTIONS, "{prompt: YOUR_COLUMN, response: output}"),
 }
 
 
@@ -279,6 +281,7 @@ def test_columns_under_other_names_are_refused_with_their_mapping(read, kind):
     with pytest.raises(HfkitError) as refused:
         read([row], wanted)
     assert str(refused.value).endswith(f"columns: {mapping}}}]")
+    assert "chat_template_kwargs" not in str(refused.value)
 
 
 def test_a_path_in_the_home_folder_is_read_from_python_too(tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ PROGRAMS = {
     *("wget", "xdg-open", "zip"),
 }
 """Programs that are not run."""
-ELSEWHERE = "^no such folder, and not a Hub id|LocalEntryNotFoundError"
+ELSEWHERE = "^no such folder, and not a Hub id|nor a model in the Hub's cache"
 """The remedies for a model that is on the Hub, or made later."""
 OPERATORS = {"|", "||", "&&", ";", "&", "|&"}
 

@@ -90,6 +90,15 @@ def test_what_evaluate_measured_is_what_counts(config_of, reward_dir, tmp_path):
     config_of("ppo", tmp_path / "out", reward_model_path=path, min_reward_accuracy=0.85)
 
 
+@pytest.mark.parametrize(("rows", "accuracy"), [(3, 0.62), (4, 0.9), (5, 0.9)])
+def test_the_measurement_on_the_most_rows_counts(config_of, reward_dir, tmp_path, rows, accuracy):
+    evaluation = {"metrics": {"accuracy": 0.9}, "data": {"test": {"kept": rows}}}
+    trained = {"metrics": {"eval_accuracy": 0.62}, "data": {"test": {"kept": 4}}}
+    assert recorded_pair_metrics(with_metrics(reward_dir, tmp_path, **trained, evaluation=evaluation)) == {
+        "accuracy": accuracy
+    }
+
+
 def test_worthless_replies():
     kinds = make_worthless_replies(REPLIES, END)
     assert kinds.keys() == {"real", *REMEDIES}

@@ -114,7 +114,7 @@ def survey_lines(survey: Survey) -> list[str]:
 
 
 def histogram(survey: Survey) -> Table:
-    """Return a histogram of the lengths of rows."""
+    """Return a histogram of the lengths of rows; it begins at the bucket of the shortest one."""
     columns = [Column(justify="right", no_wrap=True), Column(no_wrap=True), Column(no_wrap=True)]
     table = Table(*columns, box=None, show_header=False, padding=(0, 1, 0, 2))
     lengths = survey.lengths[survey.lengths > 0]
@@ -122,11 +122,22 @@ def histogram(survey: Survey) -> Table:
         return table
     longest = int(lengths.max())
     counts, edges = np.histogram(lengths, bins=min(BARS, longest), range=(0, longest))
-    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
-        past = "  past the limit" if survey.limit and low >= survey.limit and count else ""
+    if int(lengths.min()) == longest:
+        table.add_row(
+            f"{longest:,} {survey.unit}", "█" * BAR_WIDTH, f"{len(lengths):,}{past_limit(survey, longest - 1)}"
+        )
+        return table
+    first = int(np.flatnonzero(counts)[0])
+    for count, low, high in zip(counts[first:], edges[first:-1], edges[first + 1 :], strict=True):
+        past = past_limit(survey, low) if count else ""
         bar = "█" * -(-BAR_WIDTH * int(count) // int(counts.max()))
         table.add_row(f"{int(np.ceil(low)):,} to {int(np.ceil(high)):,} {survey.unit}", bar, f"{count:,}{past}")
     return table
+
+
+def past_limit(survey: Survey, low: float) -> str:
+    """Return the note of rows that are longer than `low`, if all of them are past the limit; else ""."""
+    return "  past the limit" if survey.limit and low >= survey.limit else ""
 
 
 def threshold_problems(survey: Survey, config, thresholds: Namespace) -> list[str]:

@@ -103,7 +103,7 @@ def survey(stage: str, config, split: str, entry: DatasetEntry, tokenizer) -> Su
     return Survey(
         split=split,
         name=name,
-        notes=[*filter(None, [source.format]), *source.notes()],
+        notes=[*filter(None, [source.format or left_out_note(source)]), *source.notes()],
         form=split_form(stage, split),
         unit="bytes" if tokenizer is None else "tokens",
         rows=len(rows),
@@ -120,6 +120,11 @@ def survey(stage: str, config, split: str, entry: DatasetEntry, tokenizer) -> Su
         longer=longer_share(table),
         keys=keys_of(rows),
     )
+
+
+def left_out_note(source: LoadedSource) -> str:
+    """Return the line about the rows that `keep` or `drop_ties` left out, or ""."""
+    return f"{source.left_out:,} more rows left out by keep or drop_ties" if source.left_out else ""
 
 
 def content_key(row: dict) -> dict:

@@ -67,6 +67,8 @@ def missing_path_problem(path: str) -> Problem:
     """Return the problem of a path that does not exist and is not a Hub id: it may be a pattern, or several paths."""
     if "*" in path:
         return Problem("path", path, "patterns are not supported: name the folder, or list the files")
+    if path.startswith(("[", "{")):
+        return Problem("path", path, 'not JSON: on the command line write [{"path": "FILE"}], with all its quotes')
     if "," in path:
         return Problem("path", path, f"names several files: write a list, [{', '.join(path.split(','))}]")
     return Problem("path", path, "no such file, and not a Hub id", Kind.NO_SUCH_FILE)

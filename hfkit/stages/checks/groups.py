@@ -21,14 +21,14 @@ def group_problems(config: GRPOConfig | RLOOConfig) -> list[Problem]:
 
 
 def group_rules(config: GRPOConfig | RLOOConfig) -> list[tuple]:
-    """Return the rules of groups: whole ones fill a batch of replies, and no dropout makes ratios random."""
+    """Return the rules of groups: whole ones fill a batch of responses, and no dropout makes ratios random."""
     given = config.extra.get("steps_per_generation")
     passes = given or config.gradient_accumulation_steps
     batch, group = config.per_device_train_batch_size * passes * world_size(), config.num_generations
     whole = f"must divide a batch of {batch} responses (per_device_train_batch_size x steps_per_generation, by default "
     whole += "gradient_accumulation_steps, x processes)"
     sizes = ("per_device_train_batch_size", "gradient_accumulation_steps")
-    alike = f"replies to a prompt would be alike, with nothing to compare: set {LOWEST_TEMPERATURE} or more"
+    alike = f"responses to a prompt would be alike, with nothing to compare: set {LOWEST_TEMPERATURE} or more"
     return [
         (config.lora_dropout, "lora_dropout", "dropout would add noise to the policy ratio: set 0"),
         (group < 2, "num_generations", "expected 2 or more: responses to a prompt are compared with one another"),
