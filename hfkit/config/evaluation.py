@@ -13,7 +13,7 @@ JUDGE_KINDS = ("reward", "function", "human")
 class ReplyFields:
     """The prompts that models respond to, and how they sample."""
 
-    max_prompts: int = arg(100, help="maximum number of prompts; if there are more, seed chooses")
+    max_prompts: int | None = arg(100, help="maximum number of prompts, chosen by seed if there are more; none: all")
     max_prompt_length: int = arg(512, help="maximum tokens per prompt; longer prompts are skipped and counted")
     response_length: int = arg(128, help="maximum tokens per response")
     temperature: float = arg(0.7, help="sampling temperature; 0: greedy; no other sampling option applies")
