@@ -21,3 +21,8 @@ def careless(prompts, replies, answer) -> list[float]:
 def is_wanted(prompts, replies, wanted):
     """A judge that reads a column."""
     return [float(reply == right) for reply, right in zip(replies, wanted, strict=True)]
+
+
+def last_word(response):
+    """The answer of a response, for `hfkit sample --vote`."""
+    return response.split()[-1] if response.split() else None

@@ -179,6 +179,8 @@ FAULTY = {
     "export": ["nowhere", "out", "--format", "vllm"],
     "evaluate": ["/nowhere"],
     "arena": ["/nowhere"],
+    "sample": ["/nowhere"],
+    "curve": ["nowhere.yaml", "--sizes", "1", "2"],
     "push": ["/nowhere", "user/name"],
     "pull": ["a/b/c", "out"],
     "report": ["/nowhere"],

@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
+from hfkit.config.evaluation import ArenaConfig, EvaluateConfig, SampleConfig
 from hfkit.config.fields import DTYPES
 from hfkit.config.parsing import Check, parse
 from hfkit.config.registry import STAGES
@@ -19,7 +19,11 @@ from hfkit.core.home import expand_home
 from hfkit.core.names import NOT_UTF8, is_utf8, require_working_folder
 from hfkit.core.shipped import shipped_folder
 
-EVALUATIONS = {"evaluate": (EvaluateConfig, "model_name_or_path"), "arena": (ArenaConfig, "models")}
+EVALUATIONS = {
+    "evaluate": (EvaluateConfig, "model_name_or_path"),
+    "arena": (ArenaConfig, "models"),
+    "sample": (SampleConfig, "models"),
+}
 """Config class of each evaluation, and the key that positional arguments belong to."""
 
 
@@ -46,6 +50,7 @@ def read_arguments(verb: str, module: str, argv: list[str]):
     if verb in EVALUATIONS:
         config_class, key = EVALUATIONS[verb]
         argv = [f"--{key}", *argv] if argv and not argv[0].startswith("-") else argv
+        argv = ["--num_samples" if word == "-k" and verb == "sample" else word for word in argv]
         return parse(config_class, argv, f"hfkit {verb}", description, checks_in("hfkit.evaluation.checks"))
     layout = {"formatter_class": RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = ArgumentParser(f"hfkit {verb}", description=description, **layout)
@@ -192,6 +197,13 @@ ARGUMENTS = {
         argument("--revision", default="main", help="branch, tag or commit; default: %(default)s"),
         argument("--base", metavar="REPO_ID", help="base of the adapter; default: the one that its config names"),
     ],
+    "curve": [
+        argument("config", nargs="?", help="YAML of a stage; with --stage, flags alone are enough"),
+        argument("--stage", help="stage of the YAML, if its name and keys do not show it"),
+        argument("--sizes", nargs="+", type=int, required=True, metavar="ROWS", help="numbers of rows to train on"),
+        argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="SEED", help="default: 0 1"),
+        argument("--output_dir", default="runs/curve", help="folder of the runs; default: %(default)s"),
+    ],
     "report": [argument("run_dir", help="folder of a pipeline or of a run")],
     "chat": [
         argument("model", help="folder or Hub id of a model or an adapter"),
@@ -265,5 +277,5 @@ MODEL_ARGUMENTS = {"chat": "model", "merge": "adapter", "export": "model", "line
 """The argument to which `--revision` applies, for verbs that read a model."""
 TEXT_ARGUMENTS = ("prompt", "system", "message", "tag")
 """Arguments in which a leading `~` is not the home folder."""
-WITH_STAGE_FLAGS = ("init", "run", "plan", "quickstart", "data check", "data preview")
+WITH_STAGE_FLAGS = ("init", "run", "plan", "curve", "quickstart", "data check", "data preview")
 """Verbs that also accept the flags of stages."""

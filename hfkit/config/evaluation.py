@@ -1,4 +1,4 @@
-"""The config dataclasses of `hfkit evaluate` and `hfkit arena`; this module imports no heavy library."""
+"""The config dataclasses of `hfkit evaluate`, `arena` and `sample`; this module imports no heavy library."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ JUDGE_KINDS = ("reward", "function", "human")
 class ReplyFields:
     """The prompts that models respond to, and how they sample."""
 
-    max_prompts: int = arg(100, help="maximum number of prompts; if there are more, seed chooses")
+    max_prompts: int | None = arg(100, help="maximum number of prompts, chosen by seed if there are more; none: all")
     max_prompt_length: int = arg(512, help="maximum tokens per prompt; longer prompts are skipped and counted")
     response_length: int = arg(128, help="maximum tokens per response")
     temperature: float = arg(0.7, help="sampling temperature; 0: greedy; no other sampling option applies")
@@ -73,6 +73,28 @@ class ArenaConfig(ReplyFields):
     diversity_prompts: int = arg(8, help="number of prompts on which to measure diversity")
     diversity_samples: int = arg(4, help="responses to each of the diversity_prompts")
     output_dir: str = arg("runs/arena", help="folder of arena.json, arena.png and the responses")
+
+
+@dataclass(kw_only=True)
+class SampleConfig(ReplyFields):
+    """Models that respond several times to each prompt, and what becomes of the responses."""
+
+    models: list[str] = arg(help="one or more models, each PATH or NAME=PATH; may be given as the first arguments")
+    prompts: list[DatasetEntry] = arg(help="prompts: a file, a Hub id, a data card, or dataset entries")
+    num_samples: int = arg(4, help="number of responses of each model to each prompt; -k is short for it")
+    temperature: float = arg(1.0, help="sampling temperature")
+    temperatures: list[float] = arg(
+        factory=list, help="temperatures to use in turn for the samples of a prompt; empty: temperature"
+    )
+    max_prompts: int | None = arg(None, help="maximum number of prompts, chosen by seed; none: all")
+    reward_model: str | None = arg(None, help="reward model that scores the responses")
+    best: bool = arg(False, help="write the response with the highest score to each prompt, as rows for SFT")
+    vote: str | None = arg(
+        None,
+        help="write the majority answer to each prompt; the answer is what this regular expression finds last in a "
+        "response (its first group if it has one), or what package.module:f or FILE.py:f returns for it",
+    )
+    output_dir: str = arg("runs/samples", help="folder for samples.jsonl, best.jsonl, votes.jsonl, sample.json")
 
 
 def split_name(given: str) -> tuple[str, str]:

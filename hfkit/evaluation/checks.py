@@ -1,14 +1,22 @@
-"""Validates a config of `hfkit evaluate` or `hfkit arena` before any weights are loaded."""
+"""Validates a config of `hfkit evaluate`, `arena` or `sample` before any weights are loaded."""
 
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
-from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, EvaluateConfig, ReplyFields, split_name
+from hfkit.config.evaluation import (
+    JUDGE_KINDS,
+    ArenaConfig,
+    EvaluateConfig,
+    ReplyFields,
+    SampleConfig,
+    split_name,
+)
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.validation import default_of
 from hfkit.core.errors import HfkitError, Problem
+from hfkit.evaluation.answers import answer_extractor
 from hfkit.models.engine_support import engine_fault
 from hfkit.models.loading import cached_config, is_classifier
 from hfkit.models.quantization import quantization_as_trained
@@ -22,7 +30,7 @@ from hfkit.stages.checks.rules import broken_rules
 
 POSITIVE_KEYS = (
     *("max_rows", "max_prompts", "max_prompt_length", "response_length", "per_device_eval_batch_size"),
-    *("resamples", "diversity_prompts", "diversity_samples"),
+    *("resamples", "diversity_prompts", "diversity_samples", "num_samples"),
 )
 
 
@@ -33,15 +41,19 @@ REPLY_KEYS = (
 """The keys that only an evaluation of responses reads."""
 
 
-def problems_of(config: EvaluateConfig | ArenaConfig) -> list[Problem]:
+def problems_of(config: EvaluateConfig | ArenaConfig | SampleConfig) -> list[Problem]:
     """Return every problem of a config; only configs are read, never weights."""
+    if isinstance(config, SampleConfig):
+        return sample_problems(config)
     return evaluate_problems(config) if isinstance(config, EvaluateConfig) else arena_problems(config)
 
 
 def reply_problems(config: ReplyFields) -> list[Problem]:
     """Return problems of numbers outside their range."""
     values = {field.name: getattr(config, field.name) for field in fields(config) if field.name in POSITIVE_KEYS}
-    problems = [Problem(key, value, "must be above 0") for key, value in values.items() if value <= 0]
+    problems = [
+        Problem(key, value, "must be above 0") for key, value in values.items() if value is not None and value <= 0
+    ]
     if config.temperature < 0:
         problems.append(Problem("temperature", config.temperature, "must not be negative"))
     low, high = RANGES["seed"]
@@ -86,16 +98,42 @@ def evaluate_problems(config: EvaluateConfig) -> list[Problem]:
 
 def arena_problems(config: ArenaConfig) -> list[Problem]:
     """Return every problem of a config of `hfkit arena`."""
-    problems = reply_problems(config) + folder_problems(config)
-    for index, given in enumerate(config.models):
-        found = kind_problems(f"models[{index}]", split_name(given)[1], is_reward=False)
-        problems += found or engine_problems(config, [(split_name(given)[1], "main")])
+    problems = reply_problems(config) + folder_problems(config) + writer_problems(config)
     if len(config.models) < 2:
         problems.append(Problem("models", config.models, "name two or more: hfkit arena A B"))
-    problems += name_problems("models", config.models) + entry_problems("prompts", config.prompts)
     if any(temperature <= 0 for temperature in config.diversity_temperatures):
         problems.append(Problem("diversity_temperatures", config.diversity_temperatures, "each must be above 0"))
     return problems + judge_problems(config)
+
+
+def sample_problems(config: SampleConfig) -> list[Problem]:
+    """Return every problem of a config of `hfkit sample`."""
+    problems = reply_problems(config) + folder_problems(config) + writer_problems(config)
+    if not config.models:
+        problems.append(Problem("models", config.models, "name one or more: hfkit sample MODEL"))
+    if any(temperature < 0 for temperature in config.temperatures):
+        problems.append(Problem("temperatures", config.temperatures, "must not be negative"))
+    if config.num_samples > 1 and 0 in (config.temperatures or [config.temperature]):
+        problems.append(Problem("temperature", 0, "greedy responses are all the same: set num_samples: 1, or raise it"))
+    if config.best and config.reward_model is None:
+        problems.append(Problem("reward_model", None, "missing: --best keeps the response that it scores highest"))
+    if config.reward_model is not None:
+        problems += kind_problems("reward_model", config.reward_model, is_reward=True)
+    if config.vote is not None:
+        try:
+            answer_extractor(config.vote)
+        except HfkitError as error:
+            problems.append(Problem("vote", config.vote, str(error)))
+    return problems
+
+
+def writer_problems(config: ArenaConfig | SampleConfig) -> list[Problem]:
+    """Return problems of the models that respond, of their names, and of their prompts."""
+    problems = []
+    for index, given in enumerate(config.models):
+        found = kind_problems(f"models[{index}]", split_name(given)[1], is_reward=False)
+        problems += found or engine_problems(config, [(split_name(given)[1], "main")])
+    return problems + name_problems("models", config.models) + entry_problems("prompts", config.prompts)
 
 
 def engine_problems(config: ReplyFields, models: list[tuple[str, str]]) -> list[Problem]:

@@ -25,3 +25,27 @@ def plot_arena(folder: Path, arena: dict) -> Path:
             axes.set(title=title, xlabel="temperature", ylabel=label)
 
     return draw_png(Path(folder) / "arena.png", 3, draw)
+
+
+def plot_samples(folder: Path, result: dict) -> Path | None:
+    """Draw `sample.png` and return its path: the score of the best of n, and the accuracy of a majority of n."""
+    labels = {
+        "best_of_n": ("Best of n", "score", "reward model's score"),
+        "votes": ("Majority of n", "accuracy", "right"),
+    }
+    drawn = {key: label for key, label in labels.items() if len(result[key]) > 1}
+    if not drawn:
+        return None
+
+    def draw(*panes) -> None:
+        for axes, (key, (title, column, label)) in zip(panes, drawn.items(), strict=True):
+            sizes, values, lows, highs = zip(
+                *((row["n"], row[column], row["low"], row["high"]) for row in result[key]), strict=True
+            )
+            axes.plot(sizes, values, marker="o", markersize=3)
+            axes.fill_between(sizes, lows, highs, alpha=0.2)
+            axes.set(title=title, xlabel="n (samples per prompt)", ylabel=f"{label}, with 95% interval", xscale="log")
+            axes.set_xticks(sizes, [str(size) for size in sizes])
+            axes.minorticks_off()
+
+    return draw_png(Path(folder) / "sample.png", len(drawn), draw)

@@ -19,7 +19,7 @@ REFERENCE_COLUMNS = [column for column in INSTRUCTIONS if column not in TEXT]
 
 
 def load_prompts(
-    entries: list[DatasetEntry], limit: int, seed: int, columns: list[str]
+    entries: list[DatasetEntry], limit: int | None, seed: int, columns: list[str]
 ) -> tuple[list[dict], SplitStats]:
     """Load rows of `prompt`, `reference` (the response of the row, or None) and `columns`, and statistics of the rows.
 
@@ -57,9 +57,9 @@ def rows_with_prompts(rows: list[dict], columns: list[str]) -> list[dict]:
     ]
 
 
-def sample_rows(rows: list[dict], limit: int, seed: int) -> list[dict]:
-    """Return all rows, or a random choice of `limit` by the seed, in their order."""
-    if len(rows) <= limit:
+def sample_rows(rows: list[dict], limit: int | None, seed: int) -> list[dict]:
+    """Return all rows, or a random choice of `limit` by the seed, in their order; None means no limit."""
+    if limit is None or len(rows) <= limit:
         return rows
     return [rows[index] for index in sorted(np.random.default_rng(seed).choice(len(rows), limit, replace=False))]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hfkit.config.registry import spec_of
 from hfkit.records.metrics_file import read_metrics
@@ -49,6 +50,7 @@ class Panel:
         for legend, points in self.series:
             axes.plot(*zip(*points, strict=True), label=legend, marker="o" if len(points) < 20 else None, markersize=3)
         axes.set(title=self.title, xlabel=self.steps, ylabel=self.label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no half a step
 
 
 def panels_of(rows: list[dict], stage: str | None, panels: list[tuple] = PANELS) -> list[Panel]:

@@ -13,6 +13,7 @@ from pipelines import STAGES
 
 from hfkit.cli import main
 from hfkit.commands.report.figure_writer import FigureWriter
+from hfkit.commands.report.formatting import format_number
 from hfkit.commands.report.gather import gather
 from hfkit.commands.report.plots import overoptimization_figures
 from hfkit.commands.report.tables import verdict
@@ -203,6 +204,15 @@ def test_a_score_without_weight_is_watched_and_changes_nothing(run_stage, ppo_di
     assert weights_hash(folder) == weights_hash(ppo_dir)
     (figure,) = overoptimization_figures(FigureWriter(tmp_path), gather(folder))
     assert 'aria-label="PPO: length score against KL: as KL grows to' in figure.svg
+
+
+def test_without_an_evaluation_the_record_gives_the_verdict(run_stage, tmp_path):
+    folder = run_stage("ppo", tmp_path / "runs" / "ppo", test_split_size=4)
+    metrics = read_record(folder)["metrics"]
+    page = report(folder.parent)
+    before, after = (format_number(metrics[f"eval_reward_{name}"]) for name in ("sft", "ppo"))
+    assert "PPO: the mean reward on held-out prompts" in page.text and f"from {before} to {after}" in page.text
+    assert f"hfkit evaluate {folder} --against " in page.text
 
 
 def test_the_interval_of_equal_values_may_exclude_their_mean(tmp_path):

@@ -23,6 +23,8 @@ SHORT = {
     **{key: {"--max_steps": ["2"], **REPLIES} for key in ("grpo", "rloo")},
     "ppo": {"--total_episodes": ["64"], "--response_length": ["16"]},
     "evaluate": {"--max_prompts": ["8"], **REPLIES},
+    "sample": {"--max_prompts": ["8"], **REPLIES},
+    "curve": STEPS,
     "arena": {"--max_prompts": ["8"], **REPLIES, "--diversity_prompts": ["2"], "--diversity_samples": ["2"]},
 }
 """The flags that make a verb short; they replace those of the page."""

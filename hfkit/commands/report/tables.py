@@ -51,14 +51,33 @@ def results_of(run: ReportedRun) -> str:
 
 
 def verdicts_of(gathered: Gathered) -> list[str]:
-    """Return a sentence on whether each model beats the one before it, by the gold score and in each arena."""
+    """Return sentences on whether each model beats the one before it, by the gold score and in each arena.
+
+    Without either, they compare the rewards of held-out prompts before and after training.
+    """
     models = gathered.summary.get("models", {})
     scored = [(name, one["gold"], *one["gold_interval"]) for name, one in models.items() if "gold" in one]
     sentences = [verdict(before, after, "gold score") for before, after in pairwise(scored)]
     for arena in gathered.arenas:
         rated = [(one["name"], one["rating"], one["low"], one["high"]) for one in arena.get("models", [])]
         sentences += [verdict(before, after, "arena rating") for before, after in pairwise(rated)]
-    return sentences
+    return sentences or [sentence for run in gathered.runs if (sentence := verdict_of_record(run))]
+
+
+def verdict_of_record(run: ReportedRun) -> str:
+    """Return what a run's record says of its responses before and after, and the command that says more; or ""."""
+    metrics = run.record.get("metrics", {})
+    before, after, kl = (metrics.get(f"eval_{name}") for name in ("reward_sft", f"reward_{run.stage}", "kl"))
+    if before is None or after is None:
+        return ""
+    moved = "rises" if after > before else "falls"
+    distance = "" if kl is None else f", at a KL of {format_number(kl)} nats per response"
+    starts = [parent["path"] for parent in run.record.get("lineage", []) if parent["role"] == "start"]
+    return (
+        f"{run.name}: the mean reward on held-out prompts {moved} from {format_number(before)} to "
+        f"{format_number(after)}{distance}. Training maximized this reward, so it does not show that the responses are "
+        f"better. For intervals: hfkit evaluate {run.folder}" + "".join(f" --against {path}" for path in starts[:1])
+    )
 
 
 def verdict(before: tuple, after: tuple, measure: str) -> str:

@@ -1,0 +1,1 @@
+"""`hfkit curve`: a stage on growing subsets of its rows."""

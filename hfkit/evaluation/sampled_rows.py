@@ -1,0 +1,60 @@
+"""Writes sampled responses as rows that the stages read: rankings without ranks, and instructions."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from hfkit.core.files import write_text
+from hfkit.evaluation.prompts import OPTIONS
+
+
+def rankings_of(
+    rows: list[dict], texts: list[list[str]], names: list[str], scores: np.ndarray | None
+) -> tuple[list[dict], dict[str, int]]:
+    """Return rankings without ranks, with scores if there are any, and counts of what is left out.
+
+    Empty responses and repeated ones are left out; a prompt with fewer than two others has nothing to compare.
+
+    Args:
+        names: the model of each sample, (K,).
+    """
+    kept, counts = [], Counter(prompts=len(rows), responses=sum(map(len, texts)))
+    for index, (row, own) in enumerate(zip(rows, texts, strict=True)):
+        order = [one for one, text in enumerate(own) if text and text not in own[:one]]
+        counts["empty"] += own.count("")
+        counts["repeated"] += len(own) - own.count("") - len(order)
+        if len(order) < 2:
+            counts["prompts_without_a_choice"] += 1
+            continue
+        options = {name: row[name] for name in OPTIONS if row.get(name)}
+        ranking = {"prompt": row["prompt"], "replies": [own[one] for one in order], **options}
+        ranking["models"] = [names[one] for one in order]
+        if scores is not None:
+            ranking["scores"] = [float(scores[index, one]) for one in order]
+        kept.append(ranking)
+    return kept, {name: counts[name] for name in (*counts, "empty", "repeated", "prompts_without_a_choice")}
+
+
+def best_rows(rows: list[dict], texts: list[list[str]], scores: np.ndarray) -> list[dict]:
+    """Return the best response to each prompt as rows for SFT, all of one form; an empty response is never the best."""
+    are_messages = any(not isinstance(row["prompt"], str) for row in rows)
+    best = []
+    for row, own, rewards in zip(rows, texts, scores, strict=True):
+        ranked = [text for _, text in sorted(zip(-rewards, own, strict=True), key=lambda pair: pair[0]) if text]
+        if not ranked:
+            continue
+        options = {name: row[name] for name in OPTIONS if row.get(name)}
+        if are_messages:
+            prompt = row["prompt"]
+            turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            best.append({"messages": [*turns, {"role": "assistant", "content": ranked[0]}], **options})
+        else:
+            best.append({"prompt": row["prompt"], "response": ranked[0], **options})
+    return best
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Write one JSON object a line, the file whole or not at all."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

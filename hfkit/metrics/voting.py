@@ -1,0 +1,31 @@
+"""Self-consistency: the majority answer of several samples (Wang et al. 2022, arXiv 2203.11171)."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def majority(answers: Sequence[str | None]) -> str | None:
+    """Return the most frequent answer; of several, the one that was sampled first; None if there is no answer."""
+    counts = Counter(answer for answer in answers if answer is not None)
+    return counts.most_common(1)[0][0] if counts else None  # equal counts stay in the order of their first sample
+
+
+def majority_accuracy(
+    answers: Sequence[Sequence[str | None]], references: Sequence[str], n: int, draws: int = 100, seed: int = 0
+) -> np.ndarray:
+    """Return how often the majority of n answers is right, for each question, (N,).
+
+    Averages over `draws` random choices of n of the K answers; a choice of all K is the only one.
+
+    Args:
+        answers: K answers to each of N questions; None where a response has no answer.
+        references: the right answers.
+    """
+    random, shares = np.random.default_rng(seed), np.empty(len(answers))
+    for index, (own, reference) in enumerate(zip(answers, references, strict=True)):
+        count = len(own)
+        picks = [random.permutation(count)[:n] for _ in range(draws if n < count else 1)]
+        shares[index] = np.mean([majority([own[one] for one in sorted(pick)]) == reference for pick in picks])
+    return shares
