@@ -25,6 +25,8 @@ EVALUATIONS = {
     "sample": (SampleConfig, "models"),
 }
 """Config class of each evaluation, and the key that positional arguments belong to."""
+SHORT_FLAGS = {"sample": {"-k": "--num_samples"}}
+"""Short names of keys, by verb."""
 
 
 def read_arguments(verb: str, module: str, argv: list[str]):
@@ -50,7 +52,7 @@ def read_arguments(verb: str, module: str, argv: list[str]):
     if verb in EVALUATIONS:
         config_class, key = EVALUATIONS[verb]
         argv = [f"--{key}", *argv] if argv and not argv[0].startswith("-") else argv
-        argv = ["--num_samples" if word == "-k" and verb == "sample" else word for word in argv]
+        argv = [SHORT_FLAGS.get(verb, {}).get(word, word) for word in argv]
         return parse(config_class, argv, f"hfkit {verb}", description, checks_in("hfkit.evaluation.checks"))
     layout = {"formatter_class": RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = ArgumentParser(f"hfkit {verb}", description=description, **layout)

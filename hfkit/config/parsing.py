@@ -168,7 +168,7 @@ def group_flags(argv: list[str], problems: list[Problem]) -> list[tuple[str, lis
         elif takes_more and not re.match(r"-[a-zA-Z-]", word):
             groups[-1][1].append(word)
         else:
-            problems.append(Problem("argument", word, "does not follow a flag; write --key value"))
+            problems.append(Problem("argument", word, "does not follow a flag; write --FLAG VALUE"))
     return groups
 
 

@@ -129,6 +129,11 @@ def debug(error: BaseException) -> None:
         sys.excepthook(type(error), error, error.__traceback__)
 
 
+def is_error(record: logging.LogRecord) -> bool:
+    """Return whether a record of a logger is at least an error."""
+    return record.levelno >= logging.ERROR
+
+
 def quiet_libraries(bars: bool = False) -> None:
     """Silence the libraries' messages, unless `is_debugging`. Call it before they are imported.
 
@@ -145,5 +150,7 @@ def quiet_libraries(bars: bool = False) -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are noise in a log file
     for name in ("bitsandbytes", "torchao", "httpx", "huggingface_hub", "accelerate", "trl"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # DeepSpeed sets the level of its logger when it is imported, but keeps filters
+    logging.getLogger("DeepSpeed").addFilter(is_error)
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=r"(trl|transformers|torch|peft|accelerate|multiprocess)\b.*")

@@ -167,7 +167,7 @@ def test_a_second_merge_into_the_same_folder_is_kept_out(sft_dir, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "status", "reported"),
     [
-        (["--dtype", "int3"], 2, "dtype: 'int3' -> one of auto, float32, bfloat16, float16"),
+        (["--dtype", "int3"], 2, "dtype: 'int3' -> expected one of: auto, float32, bfloat16, float16"),
         (["--eval_dataset", "nowhere.jsonl"], 1, "nowhere.jsonl"),
         (["--base", "/gone/model"], 1, "/gone/model is neither a folder"),
     ],

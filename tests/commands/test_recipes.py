@@ -163,4 +163,4 @@ def check_row(name: str, folder: Path) -> None:
 def test_the_table_has_a_row_for_each_model():
     text = PAGE.read_text()
     assert header() in text
-    assert re.findall(r"^\| (\S+/\S+) \|", text, re.MULTILINE) == [model.hub_id for model in MODELS.values()]
+    assert re.findall(r"^\| ([\w.-]+/\S+) \|", text, re.MULTILINE) == [model.hub_id for model in MODELS.values()]

@@ -204,7 +204,7 @@ def test_a_bare_no_is_to_be_quoted(tmp_path):
         (["--datasets", '[{"pth": 1, "path": "a"}]'], "--datasets[0].pth", 1, "unknown; did you mean path?"),
         (["--torch_compile", "maybe"], "--torch_compile", "maybe", "expected true/false"),
         (["--trust-remote-code"], "--trust_remote_code", "", "hfkit runs no remote code"),
-        (["--lora_r=1", "stray"], "argument", "stray", "does not follow a flag; write --key value"),
+        (["--lora_r=1", "stray"], "argument", "stray", "does not follow a flag; write --FLAG VALUE"),
         (["--config", "none.yaml"], "config", "none.yaml", "cannot be read: No such file or directory"),
         (["--config=none.yaml"], "config", "none.yaml", "cannot be read: No such file or directory"),
     ],

@@ -167,7 +167,7 @@ def test_no_document_is_lost_and_a_long_one_is_continued(tokenizer):
 
 
 def test_packing_is_refused_before_a_step_is_taken(run_stage, tmp_path, tokenizer_dir):
-    with pytest.raises(HfkitError, match="packing: opt under"):
+    with pytest.raises(HfkitError, match="packing: opt with"):
         shape = {"model_type": "opt", **LEAKING["opt"], "max_position_embeddings": 64}
         run_stage("pretrain", tmp_path / "out", model_config=shape, packing="documents")
     assert read_record(tmp_path / "out")["status"] == "failed"

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hfkit.cli import DATA_VERBS, VERBS, find_module
-from hfkit.commands.arguments import ARGUMENTS, EVALUATIONS, WITH_STAGE_FLAGS, read_arguments, split_stage_flags
+from hfkit.commands.arguments import (
+    ARGUMENTS,
+    EVALUATIONS,
+    SHORT_FLAGS,
+    WITH_STAGE_FLAGS,
+    read_arguments,
+    split_stage_flags,
+)
 from hfkit.config.parsing import group_flags, parse
 from hfkit.config.registry import STAGES
 from hfkit.config.validation import check_fields, known_fields
@@ -214,6 +221,7 @@ def check_evaluation(verb: str, argv: list[str]) -> None:
         argv = [f"--config={first}", *argv[1:]] if Path(first).is_file() else argv[1:]
     elif first:
         argv = [f"--{key}", *argv]
+    argv = [SHORT_FLAGS.get(verb, {}).get(word, word) for word in argv]
     check_without_file(config_class, argv, verb)
 
 

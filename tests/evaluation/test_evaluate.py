@@ -276,7 +276,8 @@ def test_all_problems_are_reported_at_once(sft_dir, reward_dir, tokenizer_dir, t
 
 @pytest.mark.parametrize("stage", ["ppo", "toy"])
 def test_a_stage_that_trains_on_prompts_is_held_against_the_model_it_started_from(monkeypatch, sft_dir, stage):
-    spec = StageSpec(name="toy", config_class=None, module="", title="", purpose="", makes="assistant", form="prompts")
+    texts = dict.fromkeys(("module", "help", "title", "purpose"), "")
+    spec = StageSpec(name="toy", config_class=None, makes="assistant", form="prompts", **texts)
     monkeypatch.setitem(STAGES, "toy", spec)
     start = {"role": "start", "path": str(sft_dir), "revision": None}
     record = {"stage": stage, "lineage": [{"role": "reward", "path": "gone", "revision": None}, start]}

@@ -178,7 +178,7 @@ def test_gold_follows_a_pronoun_and_refuses_what_it_does_not_know(gold: GoldScor
         {"role": "user", "content": gold.world.question(second, 1, follow_up=True)},
     ]
     assert gold(prompt, f"A {value}.") > gold(prompt, "A unicorn.")
-    with pytest.raises(ValueError, match="nobody"):
+    with pytest.raises(ValueError, match="no person"):
         gold(prompt[2:], value)
     with pytest.raises(ValueError, match="not a question"):
         gold([{"role": "user", "content": "Why?"}], "Because.")

@@ -35,8 +35,8 @@ def merges(levels: int = 9) -> str:
     [
         pytest.param(["sft"], DATA + bomb(), VALUES, id="aliases"),
         pytest.param(["sft"], DATA + merges(), VALUES, id="merges"),
-        pytest.param(["sft"], f"{DATA}a: &a [*a]\n", "line 2 holds itself", id="alias-of-itself"),
-        pytest.param(["sft"], f"{DATA}a: &a {{b: *a}}\n", "line 2 holds itself", id="mapping-of-itself"),
+        pytest.param(["sft"], f"{DATA}a: &a [*a]\n", "line 2 contains itself", id="alias-of-itself"),
+        pytest.param(["sft"], f"{DATA}a: &a {{b: *a}}\n", "line 2 contains itself", id="mapping-of-itself"),
         pytest.param(["sft"], f"{DATA}lora_target_modules: {DEEP}\n", DEPTH, id="lists-in-lists"),
         pytest.param(["sft"], f"{DATA}model_config: {'{a: ' * 50_000}\n", DEPTH, id="mappings-in-mappings"),
         pytest.param(["sft"], "a:" + " -" * 50_000 + " x\n", "not valid YAML|HFKIT_MAX_DEPTH", id="dashes"),

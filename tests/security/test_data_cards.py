@@ -14,7 +14,7 @@ from datasets import Dataset
 
 ROWS = "".join(json.dumps({"text": f"Ann likes {number} colours."}) + "\n" for number in range(20))
 CHECK = ("data", "check", "--stage", "tokenizer", "--output_dir", "out", "--datasets")
-BUILDER = "the name of a builder of datasets"
+BUILDER = "the name of a builder of `datasets`"
 URL = "hfkit reads no URLs outside the Hub"
 OUTSIDE = "outside its folder"
 WITHIN = "name a file in"
@@ -78,7 +78,7 @@ def bomb(levels: int = 9) -> str:
         pytest.param(card("script.py", "  splits: {train: train}\n"), r"script\.py", id="script"),
         pytest.param(card("json", bomb().replace("a", "  a", 1).replace("\na", "\n  a")), BOMB, id="aliases"),
         pytest.param(f"---\n{bomb()}---\n", BOMB, id="aliases-beside-the-block"),
-        pytest.param(f"---\na: &a [*a]\n{card('json')[4:]}", "line 2 holds itself", id="alias-of-itself"),
+        pytest.param(f"---\na: &a [*a]\n{card('json')[4:]}", "line 2 contains itself", id="alias-of-itself"),
         pytest.param(f"---\na: {'[' * 5000}\n---\n", "HFKIT_MAX_DEPTH", id="deep"),
         pytest.param(f"---\na: {'9' * 200_000}e\n---\n", "has no hfkit: block", id="digits"),
         pytest.param(f"---\n{'a: b' * 500_000}\n---\n", "HFKIT_MAX_YAML_BYTES", id="long-metadata"),

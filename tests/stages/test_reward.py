@@ -78,7 +78,7 @@ def test_a_full_model_can_be_trained(run_stage, tmp_path):
 
 
 def test_the_rank_of_the_starting_adapter_cannot_be_changed(config_of, tmp_path):
-    with pytest.raises(ConfigError, match="the adapter that training starts from has 4: leave it out"):
+    with pytest.raises(ConfigError, match="the adapter that training starts from has 4: remove it"):
         config_of("reward", tmp_path, lora_r=8)
 
 

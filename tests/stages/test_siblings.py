@@ -92,7 +92,7 @@ def test_report_shows_its_curves(chain, run, hfkit):
     assert STAGES[run.name].title in page and STAGES[run.name].loss_label[1] in page
     names = {path.name for path in (run / "report").glob("*.png")}
     assert f"{run.name}-loss.png" in names
-    assert run.name == "dpo" or {f"{run.name}-entropy.png", f"{run.name}-reply-length.png"} <= names
+    assert run.name == "dpo" or {f"{run.name}-entropy.png", f"{run.name}-response-length.png"} <= names
 
 
 def test_evaluate_chat_and_merge(run, hfkit, tmp_path):

@@ -97,5 +97,5 @@ def assert_evaluated_alike(folder, tmp_path, names) -> None:
     found = evaluate(config)["metrics"]
     recorded = read_record(str(folder))["metrics"]
     assert {name: recorded[f"eval_{name}"] for name in names} == pytest.approx(
-        {name: found[name] for name in names}, rel=1e-6
+        {name: found[name] for name in names}, rel=1e-6, abs=1e-7
     )
