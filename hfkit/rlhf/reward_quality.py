@@ -35,11 +35,11 @@ def recorded_pair_metrics(path: str, revision: str = "main") -> dict[str, float]
     evaluation = record.get("evaluation", {})
     trained = {key.removeprefix("eval_"): value for key, value in record.get("metrics", {}).items() if "eval_" in key}
     found = [(evaluation.get("metrics", {}), evaluation.get("data", {})), (trained, record.get("data", {}))]
-    measured = [(held_out_rows(data), metrics) for metrics, data in found if "accuracy" in metrics]
+    measured = [(measured_rows(data), metrics) for metrics, data in found if "accuracy" in metrics]
     return max(measured, key=itemgetter(0), default=(0, {}))[1]
 
 
-def held_out_rows(data: dict) -> float:
+def measured_rows(data: dict) -> float:
     """Return how many held-out rows the statistics in a record count; infinity if they count none."""
     return (data.get("test") or {}).get("kept") or math.inf
 

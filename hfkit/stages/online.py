@@ -30,10 +30,11 @@ from hfkit.rlhf.rewards import Scorer, load_scorer, scoring_tokenizer, validate_
 from hfkit.rlhf.roles import load_scored_policy
 from hfkit.rlhf.trainer_checks import require_full_groups
 from hfkit.stages.open_run import open_run
-from hfkit.training.arguments import keep_trainable_dtype, published_step, set_callbacks, train, trainer_arguments
+from hfkit.training.arguments import keep_trainable_dtype, set_callbacks, train, trainer_arguments
 from hfkit.training.memory.checkpointing import plan_run
 from hfkit.training.run import Run
 from hfkit.training.sharding import CollectiveSave
+from hfkit.training.training_end import published_step
 
 SHOWN_REPLIES = 8
 
