@@ -186,7 +186,7 @@ def test_a_card_with_prompts_gives_prompts_for_ppo(name, entry_of, tokenizer):
     ],
 )
 def test_a_card_of_another_stage_is_refused(name, wanted, form):
-    with pytest.raises(HfkitError, match=f"has the form {form}; this stage reads {', '.join(wanted)}"):
+    with pytest.raises(HfkitError, match=f"has the form {form}; this stage reads {', '.join(wanted[:3])}"):
         load_entry(DatasetEntry(card=name), wanted)
 
 
