@@ -20,7 +20,7 @@ from hfkit.cli import main
 from hfkit.core.errors import ConfigError
 
 PAGES = [page.relative_to(ROOT).as_posix() for page in find_pages()]
-IN_EVERY_SUITE = ("README.md", "docs/first_run.md")
+IN_EVERY_SUITE = ("README.md",)
 
 
 def test_the_quickstart_leaves_what_the_readme_shows(quickstart_folder):
