@@ -13,7 +13,12 @@ from hfkit.config.registry import STAGES
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, Kind, Problem
 from hfkit.stages.checks import problems_of
-from hfkit.stages.checks.architecture import find_model_config, find_reward_config, reward_length_problems
+from hfkit.stages.checks.architecture import (
+    copy_lengths,
+    find_model_config,
+    find_reward_config,
+    reward_length_problems,
+)
 from hfkit.stages.checks.models import pending_problems
 from hfkit.stages.pipeline_file import Pipeline, read_pipeline
 
@@ -158,7 +163,9 @@ def check_except(pending: list[str], ignored: Collection[Kind] = ()) -> Check:
     def check(config) -> list[Problem]:
         # absolute, so that a folder that does not exist yet is not mistaken for a Hub id
         folders = {key: str(Path(getattr(config, key)).absolute()) for key in pending}
-        found = problems_of(replace(config, **folders))
+        checked = replace(config, **folders)
+        found = problems_of(checked)
+        copy_lengths(checked, config)
         return [problem for problem in found if problem.key not in pending and problem.kind not in ignored]
 
     return check

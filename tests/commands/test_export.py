@@ -177,7 +177,9 @@ def test_vllm_gets_the_merged_model(sft_dir, merged, tmp_path, capsys):
     out = export(str(sft_dir), tmp_path / "out", "vllm")
     assert weights_hash(out) == weights_hash(merged("sft_dir"))
     assert command_of(out) == shlex.split("vllm serve . --served-model-name out --dtype bfloat16 --max-model-len 256")
-    assert f"vllm serve {out} --served-model-name out" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"vllm serve {out} --served-model-name out" in printed and f"export: done, in {out}" in printed
+    assert "exporting" not in printed  # the staging folder is internal
     readme = (out / "README.md").read_text()
     assert readme.startswith("---\n") and readme.count("## Serve with vLLM") == 1
     assert "chat/completions" in readme

@@ -259,3 +259,12 @@ def test_a_length_with_its_default_follows_the_models_context(config_of, tmp_pat
     assert getattr(config, key) == 256 - getattr(config, "response_length", 0)
     reported = "response_length" if stage == "ppo" else key
     assert [problem.key for problem in problems_with(stage, **{key: 300})] == [reported]  # what is set stays
+
+
+@pytest.mark.parametrize(("stage", "length"), [("sft", "max_length"), ("ppo", "max_prompt_length")])
+def test_plan_and_data_check_read_lengths_that_follow_the_context(base_dir, sft_dir, stage, length):
+    start = {"sft": base_dir, "ppo": sft_dir}[stage]
+    flags = ["--model_name_or_path", str(start), "--datasets", "rows.jsonl"]
+    flags += ["--reward_functions", "reward_functions:length"] if stage == "ppo" else []
+    config = read_configs(None, stage, None, flags)[stage]
+    assert getattr(config, length) == 256 - getattr(config, "response_length", 0)

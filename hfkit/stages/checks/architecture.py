@@ -22,6 +22,8 @@ from hfkit.rlhf.roles import shares_policy_vocabulary
 
 MODEL_KEYS = ("model_name_or_path", "model_revision", "model_config", "tokenizer_name_or_path")
 """The keys that choose model and tokenizer; a problem of these concerns all of them."""
+ROW_LENGTHS, PROMPT_LENGTH = ("block_size", "max_length"), "max_prompt_length"
+"""The keys of lengths whose defaults follow the model's context."""
 MERGE_KEYS = ("merge_in_rollouts", "use_dora", "modules_to_save")
 
 
@@ -100,10 +102,17 @@ def lower_default_lengths(config, limit: int) -> None:
     """Lower lengths of a config that have their default and exceed the model's context of `limit` tokens."""
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name in ("block_size", "max_length") and value == default_of(field):
+        if field.name in ROW_LENGTHS and value == default_of(field):
             setattr(config, field.name, min(value, limit))
-        if field.name == "max_prompt_length" and value == default_of(field) and config.response_length < limit:
+        if field.name == PROMPT_LENGTH and value == default_of(field) and config.response_length < limit:
             setattr(config, field.name, min(value, limit - config.response_length))
+
+
+def copy_lengths(checked, config) -> None:
+    """Copy the lengths of a checked copy of a config, which may have been lowered, to the config."""
+    for name in (*ROW_LENGTHS, PROMPT_LENGTH):
+        if hasattr(config, name):
+            setattr(config, name, getattr(checked, name))
 
 
 def length_problems_within(config, limit: int | None) -> list[Problem]:
@@ -118,7 +127,7 @@ def length_problems_within(config, limit: int | None) -> list[Problem]:
         Problem(
             name, getattr(config, name), f"the model's context is {limit} tokens: set at most that", keys=MODEL_KEYS
         )
-        for name in ("block_size", "max_length")
+        for name in ROW_LENGTHS
         if getattr(config, name, 0) > limit
     ]
     prompt, response = getattr(config, "max_prompt_length", 0), getattr(config, "response_length", 0)

@@ -1,0 +1,27 @@
+"""Libraries print no warnings of their own, unless HFKIT_DEBUG=1 asks for them."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+CODE = """
+from hfkit.core.console import quiet_libraries
+quiet_libraries()
+from deepspeed.accelerator import get_accelerator
+get_accelerator()
+"""
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="DeepSpeed warns that it finds no GPU")
+@pytest.mark.parametrize("debug", ["0", "1"])
+def test_deepspeed_does_not_warn_that_there_is_no_gpu(debug):
+    env = {**os.environ, "HFKIT_DEBUG": debug}
+    env.pop("DS_ACCELERATOR", None)
+    ran = subprocess.run([sys.executable, "-c", CODE], env=env, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ("Setting accelerator to CPU" in ran.stdout + ran.stderr) == (debug == "1")
