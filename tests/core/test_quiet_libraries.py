@@ -1,4 +1,4 @@
-"""Libraries print no warnings that they set themselves, unless HFKIT_DEBUG=1 asks for them."""
+"""Libraries print no warnings, unless HFKIT_DEBUG=1 asks for them."""
 
 import os
 import subprocess
