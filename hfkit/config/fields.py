@@ -100,6 +100,13 @@ class DatasetEntry:
         return cls(card=text) if is_card else cls(path=text)
 
 
+class OpenLength(int):
+    """The default of a length in tokens, of a key that is not set: it is lowered to the context of the model."""
+
+
+yaml.SafeDumper.add_representer(OpenLength, yaml.SafeDumper.represent_int)
+
+
 class Fields:
     """A group of fields. Each group completes its fields in `__post_init__`; this one ends the chain of calls."""
 

@@ -7,6 +7,7 @@ from hfkit.config.fields import (
     ENGINE_HELP,
     DataFields,
     ModelFields,
+    OpenLength,
     OutputFields,
     PPOEngineName,
     TrainerFields,
@@ -37,7 +38,8 @@ class OnlineConfig(ModelFields, DataFields, TrainerFields, OutputFields):
         None, help="subtracted from the reward of a response without an EOS token; none: no penalty"
     )
     max_prompt_length: int = arg(
-        512, help="maximum tokens per prompt; longer prompts are dropped; the default leaves room for the response"
+        OpenLength(512),
+        help="maximum tokens per prompt; longer prompts are dropped; the default leaves room for the response",
     )
     response_length: int = arg(53, help="maximum tokens per response")
     temperature: float = arg(0.7, help="sampling temperature; no other sampling option applies")

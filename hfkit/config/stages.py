@@ -12,6 +12,7 @@ from hfkit.config.fields import (
     DataFields,
     DatasetEntry,
     ModelFields,
+    OpenLength,
     OutputFields,
     SourceFields,
     TrainerFields,
@@ -44,7 +45,7 @@ class PretrainConfig(ModelFields, DataFields, TrainerFields, OutputFields):
         factory=dict,
         help="config of a new model, instead of model_name_or_path: {model_type: llama, hidden_size: 256, ...}",
     )
-    block_size: int = arg(1024, help="tokens per row; the default is lowered to the context of the model")
+    block_size: int = arg(OpenLength(1024), help="tokens per row; the default is lowered to the context of the model")
     packing: Literal["concatenate", "documents"] = arg(
         "concatenate", help="whether documents in one row attend to each other: concatenate: yes, documents: no"
     )
@@ -69,7 +70,8 @@ class SFTConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     """Supervised fine-tuning on prompt and response, messages, or plain text."""
 
     max_length: int = arg(
-        1024, help="maximum tokens per row; longer rows are truncated and counted; the default is at most the context"
+        OpenLength(1024),
+        help="maximum tokens per row; longer rows are truncated and counted; the default is at most the context",
     )
     packing: bool = arg(
         False, help="pack conversations into rows of max_length tokens; they do not attend to each other"
@@ -83,7 +85,8 @@ class RewardConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     """A scalar reward learned from chosen and rejected responses, or from rankings of several."""
 
     max_length: int = arg(
-        1024, help="maximum tokens per row; longer rows are dropped and counted; the default is at most the context"
+        OpenLength(1024),
+        help="maximum tokens per row; longer rows are dropped and counted; the default is at most the context",
     )
     learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {REWARD_RATES}")
     center_rewards_coefficient: float | None = arg(
@@ -106,7 +109,8 @@ class DPOConfig(ModelFields, DataFields, TrainerFields, OutputFields):
     """Direct preference optimization on pairs or rankings; the SFT model (`model_name_or_path`) is the reference."""
 
     max_length: int = arg(
-        1024, help="maximum tokens per row; longer rows are dropped and counted; the default is at most the context"
+        OpenLength(1024),
+        help="maximum tokens per row; longer rows are dropped and counted; the default is at most the context",
     )
     learning_rate: float | None = arg(None, help=f"peak of the learning rate schedule; none: {DPO_RATES}")
     lora_dropout: float = arg(

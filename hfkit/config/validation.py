@@ -88,7 +88,7 @@ def convert(hint: object, value: object, key: str, problems: list[Problem]) -> o
         check_required(kind, values, found, f"{key}.")
         problems += found
         return value if found else kind(**values)
-    elif kind is int and type(value) is int:
+    elif kind is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     elif kind is str and isinstance(value, os.PathLike):
         return expand_home(os.fspath(value))

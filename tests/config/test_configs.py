@@ -1,13 +1,16 @@
 """Every shipped YAML is valid for its stage."""
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
+from hfkit.config.fields import OpenLength
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES
+from hfkit.config.stages import SFTConfig
 from hfkit.core.errors import ConfigError
 from hfkit.stages.checks import problems_of
 from hfkit.stages.pipeline_file import is_pipeline, read_pipeline
@@ -51,3 +54,10 @@ def test_a_shipped_config_has_no_private_path(path):
     text = path.read_text()
     assert not any(part in text for part in ("/home/", "/work/", "/tmp/", "~"))
     assert isinstance(yaml.safe_load(text), dict)
+
+
+def test_a_length_that_is_not_set_is_written_as_a_number():
+    config = SFTConfig(model_name_or_path="base", output_dir="out")
+    assert isinstance(config.max_length, OpenLength)
+    assert yaml.safe_load(yaml.safe_dump({"max_length": config.max_length})) == {"max_length": 1024}
+    assert json.loads(json.dumps(config.max_length)) == 1024

@@ -61,6 +61,12 @@ def test_in_the_arguments_of_every_verb(home, verb):
         if names[0].startswith("--") and not {"action", "type", "choices"} & options.keys()
     ]
     argv = [f"~/{name}" for name in positional]
+    argv += [
+        word
+        for names, _, options in ARGUMENTS[verb]
+        if {"type", "required"} <= options.keys()
+        for word in (names[0], "1")
+    ]
     for name, options in texts:
         argv += [name, f"~/{name}"] if "nargs" in options else [f"{name}=~/{name}"]
     given = vars(read_arguments(verb, "hfkit.commands.lineage", argv))

@@ -9,7 +9,7 @@ import pytest
 from hfkit.config.parsing import load_config
 from hfkit.config.registry import STAGES, StageSpec, spec_of_config
 from hfkit.config.stages import SFTConfig
-from hfkit.config.validation import top_level_key
+from hfkit.config.validation import default_of, top_level_key
 from hfkit.core.errors import ConfigError, Kind, Problem
 from hfkit.stages.checks import problems_of, trainer_problems
 from hfkit.stages.checks.models import MODEL_KEYS
@@ -254,11 +254,13 @@ LENGTHS = [("sft", "max_length", 1024), ("reward", "max_length", 1024), ("pretra
 
 
 @pytest.mark.parametrize(("stage", "key", "default"), [*LENGTHS, ("ppo", "max_prompt_length", 512)])
-def test_a_length_with_its_default_follows_the_models_context(config_of, tmp_path, problems_with, stage, key, default):
-    config = config_of(stage, tmp_path / "out", **{key: default})
+def test_a_length_that_is_not_set_follows_the_models_context(config_of, tmp_path, problems_with, stage, key, default):
+    open_length = default_of(STAGES[stage].config_class.__dataclass_fields__[key])
+    assert open_length == default
+    config = config_of(stage, tmp_path / "out", **{key: open_length})
     assert getattr(config, key) == 256 - getattr(config, "response_length", 0)
     reported = "response_length" if stage == "ppo" else key
-    assert [problem.key for problem in problems_with(stage, **{key: 300})] == [reported]  # what is set stays
+    assert [problem.key for problem in problems_with(stage, **{key: default})] == [reported]  # what is set stays
 
 
 @pytest.mark.parametrize(("stage", "length"), [("sft", "max_length"), ("ppo", "max_prompt_length")])

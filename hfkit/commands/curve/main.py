@@ -77,9 +77,10 @@ def one_stage(given: Namespace) -> dict[str, object]:
 
 def curve_problems(stage: str, config, given: Namespace) -> list[Problem]:
     """Return what keeps a stage from having a curve."""
-    problems, form = [], STAGES[stage].form
-    if not STAGES[stage].trains_a_model or form == "prompts":
-        remedy = "it has no held-out error of rows: use pretrain, sft, reward or dpo"
+    problems = []
+    measured = [name for name, spec in STAGES.items() if spec.trains_a_model and spec.form != "prompts"]
+    if stage not in measured:
+        remedy = f"it has no held-out error of rows: use one of {', '.join(measured)}"
         return [Problem("stage", stage, remedy)]
     if len(set(given.sizes)) < 2:
         problems.append(Problem("--sizes", given.sizes, "name two or more, such as --sizes 100 200 400"))

@@ -5,12 +5,11 @@ In a pipeline the model may not exist yet; its config is that of the model that 
 
 import math
 import os
-from dataclasses import fields
 
 from transformers import PreTrainedConfig
 
+from hfkit.config.fields import OpenLength
 from hfkit.config.registry import spec_of_config
-from hfkit.config.validation import default_of
 from hfkit.core.errors import Problem
 from hfkit.models.adapter_support import has_variant
 from hfkit.models.classifiers import has_classifier
@@ -99,13 +98,11 @@ def scoring_role(config) -> tuple[str | None, bool]:
 
 
 def lower_default_lengths(config, limit: int) -> None:
-    """Lower lengths of a config that have their default and exceed the model's context of `limit` tokens."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name in ROW_LENGTHS and value == default_of(field):
-            setattr(config, field.name, min(value, limit))
-        if field.name == PROMPT_LENGTH and value == default_of(field) and config.response_length < limit:
-            setattr(config, field.name, min(value, limit - config.response_length))
+    """Lower the lengths that a config does not set to the model's context of `limit` tokens."""
+    for name, value in [*vars(config).items()]:
+        room = limit - config.response_length if name == PROMPT_LENGTH else limit
+        if isinstance(value, OpenLength) and room > 0:
+            setattr(config, name, OpenLength(min(value, room)))
 
 
 def copy_lengths(checked, config) -> None:
