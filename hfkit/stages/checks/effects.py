@@ -1,10 +1,7 @@
 """Validates that every key that is set has an effect: keys that depend on another key need it to be set."""
 
-from dataclasses import fields
-
-from hfkit.config.validation import default_of
 from hfkit.core.errors import Problem
-from hfkit.stages.checks.rules import broken_rules
+from hfkit.stages.checks.rules import broken_rules, unused_rules
 
 PLATEAU = ("lr_scheduler_type", "reduce_lr_on_plateau")
 CHOOSES_BEST = ("load_best_model_at_end", "early_stopping_patience", PLATEAU)
@@ -24,20 +21,16 @@ NEEDED_KEYS: dict[str, tuple[str | tuple[str, str], ...]] = {
 def effect_problems(config) -> list[Problem]:
     """Return problems of keys that differ from their defaults but have no effect, since a key they depend on is off."""
     settings = {**vars(config), **getattr(config, "extra", {})}
-    defaults = {field.name: default_of(field) for field in fields(config)}
-    problems = []
-    for key, needed in NEEDED_KEYS.items():
-        if key not in settings or settings[key] == defaults.get(key):
-            continue
-        pairs = [(one, None) if isinstance(one, str) else one for one in needed]
-        known = [(name, value) for name, value in pairs if takes(config, name)]
-        if not any(settings.get(name) == value if value else settings.get(name) for name, value in known):
-            one_of = " or ".join(name if value is None else f"{name}: {value}" for name, value in known)
-            problems.append(Problem(key, settings[key], f"has no effect without {one_of}", keys=(*dict(known),)))
     joins_rows = getattr(config, "packing", None) in (True, "documents")
-    has_budget = getattr(config, "max_tokens_per_micro_batch", None) is not None
-    remedy = "has no effect on packed rows: lower per_device_train_batch_size instead"
-    return problems + broken_rules(config, [(joins_rows and has_budget, "max_tokens_per_micro_batch", remedy)])
+    remedy = "on packed rows: lower per_device_train_batch_size instead"
+    needed: dict[str, tuple] = {"max_tokens_per_micro_batch": (not joins_rows, remedy)}
+    for key, others in NEEDED_KEYS.items():
+        pairs = [(one, None) if isinstance(one, str) else one for one in others]
+        known = [(name, value) for name, value in pairs if takes(config, name)]
+        is_read = any(settings.get(name) == value if value else settings.get(name) for name, value in known)
+        one_of = " or ".join(name if value is None else f"{name}: {value}" for name, value in known)
+        needed[key] = (is_read, f"without {one_of}", *dict(known))
+    return broken_rules(config, unused_rules(config, needed))
 
 
 def takes(config, name: str) -> bool:
