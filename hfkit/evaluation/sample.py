@@ -21,7 +21,7 @@ from rich.table import Table
 from hfkit.config.evaluation import SampleConfig, split_name
 from hfkit.core.console import say
 from hfkit.core.explain_errors import explain_errors
-from hfkit.core.files import hash_of, write_record
+from hfkit.core.files import hash_of, write_json_lines, write_record
 from hfkit.core.locks import lock_folder
 from hfkit.core.progress import track_progress
 from hfkit.core.tables import make_console
@@ -30,7 +30,7 @@ from hfkit.evaluation.plots import plot_samples
 from hfkit.evaluation.prompts import load_prompts, shared_prompts
 from hfkit.evaluation.replies import REPLIES, SUBJECT_KEYS, Sampling, Subject, load_or_sample
 from hfkit.evaluation.results_file import ResultsFile
-from hfkit.evaluation.sampled_rows import best_rows, rankings_of, write_rows
+from hfkit.evaluation.sampled_rows import best_rows, rankings_of
 from hfkit.metrics.best_of_n import best_of_n_kl, expected_best
 from hfkit.metrics.bootstrap import bootstrap_interval
 from hfkit.metrics.voting import majority, majority_accuracy
@@ -69,16 +69,16 @@ def sample(config: SampleConfig) -> dict:
         scores = score_texts(config, rows, texts, ResultsFile(folder / SCORES)) if config.reward_model else None
         names = [subject.name for subject in subjects for _ in range(config.num_samples)]
         rankings, counts = rankings_of(rows, texts, names, scores)
-        write_rows(folder / SAMPLES, rankings)
+        write_json_lines(folder / SAMPLES, rankings)
         result = {"counts": counts, "best_of_n": [], "votes": []}
         if scores is not None:
             is_one = len(names) == config.num_samples and len(config.temperatures) < 2
             result["best_of_n"] = best_of_n_curve(scores, is_one)
         if config.best:
-            write_rows(folder / BEST, best_rows(rows, texts, scores))
+            write_json_lines(folder / BEST, best_rows(rows, texts, scores))
         if config.vote is not None:
             votes, result["votes"] = vote(config, rows, texts)
-            write_rows(folder / VOTES, votes)
+            write_json_lines(folder / VOTES, votes)
         result |= {"data": stats.as_dict(), "settings": settings_of(config), "environment": environment()}
         write_record(folder / RESULT, result)
         plot_samples(folder, result)

@@ -1,12 +1,9 @@
-"""Writes sampled responses as rows that the stages read: rankings without ranks, and instructions."""
+"""Turns sampled responses into rows that the stages read: rankings without ranks, and instructions."""
 
-import json
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
-from hfkit.core.files import write_text
 from hfkit.evaluation.prompts import OPTIONS
 
 
@@ -53,8 +50,3 @@ def best_rows(rows: list[dict], texts: list[list[str]], scores: np.ndarray) -> l
         else:
             best.append({"prompt": row["prompt"], "response": ranked[0], **options})
     return best
-
-
-def write_rows(path: Path, rows: list[dict]) -> None:
-    """Write one JSON object a line, the file whole or not at all."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -5,13 +5,12 @@ conversations ask for them. A held-out question is a combination of fact and wor
 and no training conversation asks for one fact in ten at all: its answer is only in the documents.
 """
 
-import json
 import random
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
 
-from hfkit.core.files import write_text
+from hfkit.core.files import write_json_lines
 from hfkit.quickstart.facts import BY_NAME, WORDINGS, Fact, capitalized, name_words, pronoun_words, statement
 from hfkit.quickstart.gold import COURTESIES, FILLERS, GoldScorer
 
@@ -34,7 +33,7 @@ def write_world(folder: Path, seed: int = 0) -> dict[str, int]:
     folder.mkdir(parents=True, exist_ok=True)
     files = WorldWriter(seed).files()
     for name, rows in files.items():
-        write_text(folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_json_lines(folder / name, rows)
     return {name: len(rows) for name, rows in files.items()}
 
 

@@ -1,6 +1,5 @@
 """Evaluates a policy on held-out prompts, during training and against the SFT model that it started from."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from hfkit.core.files import hash_of
+from hfkit.core.files import hash_of, write_json_lines
 from hfkit.core.interrupts import droppable, interruption
 from hfkit.core.masking import without_secrets
 from hfkit.metrics.formulas import kl_per_reply, token_entropy
@@ -168,5 +167,4 @@ def compare_policies(
 def save_with_samples(policy, tokenizer, samples: list[dict], folder: Path, **options) -> None:
     """Save the policy as `save_model` does, and the samples as `samples.jsonl`."""
     save_model(policy, tokenizer, folder, **options)
-    lines = "".join(json.dumps(without_secrets(sample), ensure_ascii=False) + "\n" for sample in samples)
-    (folder / "samples.jsonl").write_text(lines, encoding="utf-8")
+    write_json_lines(folder / "samples.jsonl", map(without_secrets, samples))
