@@ -49,7 +49,6 @@ def merge(
     base: str | None = None,
     eval_dataset: str | None = None,
     revision: str = "main",
-    name_out: bool = True,
 ) -> Path:
     """Merge an adapter into its base and return the folder of the merged model.
 
@@ -61,7 +60,6 @@ def merge(
         eval_dataset: held-out rows to compare adapter and merged model on; by default an adapter that was trained on a
             quantized base is compared on those that its record names.
         revision: branch, tag or commit of an adapter on the Hub.
-        name_out: whether to print `out`, which is an internal folder during an export.
 
     Raises:
         HfkitError: `adapter` is not a LoRA adapter of a causal LM or of a reward model with one label; its base is
@@ -94,8 +92,7 @@ def merge(
             facts["reply_ending"] = reply_ending(tokenizer)
         facts |= {"seed": trained.get("seed"), "lineage": lineage, "inputs_sha256": inputs}
         write_card_and_record(folder, source, settings, started, **facts)
-    where = f", in {out}" if name_out else ""
-    say(f"merge: done in {time.time() - started:.0f} s{where}")
+    say(f"merge: done in {time.time() - started:.0f} s")
     return out
 
 

@@ -33,4 +33,4 @@ class ExportJob:
 
     def merge_into(self, folder: Path, dtype: str) -> Path:
         """Merge the adapter into its base, and return the folder of the merged model."""
-        return merge(self.source.path, folder, dtype, self.base, revision=self.source.revision, name_out=False)
+        return merge(self.source.path, folder, dtype, self.base, revision=self.source.revision)
