@@ -268,5 +268,5 @@ def write_card_and_record(folder: Path, source: Source, settings: dict, started:
 
 def main(given: Namespace) -> int:
     """Run `hfkit merge`."""
-    merge(**vars(given))
+    say(f"merge: the model is in {merge(**vars(given))}")
     return 0
