@@ -120,8 +120,14 @@ def test_what_is_in_the_way_is_left_as_it_is(sft_dir, tmp_path, way):
     assert way != "folder" or (out / "mine").read_text() == "mine"
 
 
-def test_a_merge_that_is_done_is_left_as_it_is(sft_dir, merged, copy, tmp_path, no_weights, capsys):
-    out = copy(merged("sft_dir"))
+@pytest.fixture(scope="module")
+def merged_sft(merged) -> Path:
+    """A merged model; made before `no_weights` forbids it, because its scope is wider."""
+    return merged("sft_dir")
+
+
+def test_a_merge_that_is_done_is_left_as_it_is(sft_dir, merged_sft, copy, tmp_path, no_weights, capsys):
+    out = copy(merged_sft)
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
     assert merge(str(copy(sft_dir)), out) == out
     assert capsys.readouterr().out == f"merge: already done in {out}\n"
