@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hfkit.config.evaluation import ArenaConfig, EvaluateConfig, SampleConfig
 from hfkit.config.fields import DTYPES
+from hfkit.config.labeling import LabelConfig
 from hfkit.config.parsing import Check, parse
 from hfkit.config.registry import STAGES
 from hfkit.core.errors import ConfigError, Problem
@@ -23,8 +24,11 @@ EVALUATIONS = {
     "evaluate": (EvaluateConfig, "model_name_or_path"),
     "arena": (ArenaConfig, "models"),
     "sample": (SampleConfig, "models"),
+    "label": (LabelConfig, "datasets"),
 }
 """Config class of each evaluation, and the key that positional arguments belong to."""
+CHECKS = {"label": "hfkit.commands.label.checks"}
+"""The module that validates such a config, if it is not `hfkit.evaluation.checks`."""
 SHORT_FLAGS = {"sample": {"-k": "--num_samples"}}
 """Short names of keys, by verb."""
 
@@ -53,7 +57,8 @@ def read_arguments(verb: str, module: str, argv: list[str]):
         config_class, key = EVALUATIONS[verb]
         argv = [f"--{key}", *argv] if argv and not argv[0].startswith("-") else argv
         argv = [SHORT_FLAGS.get(verb, {}).get(word, word) for word in argv]
-        return parse(config_class, argv, f"hfkit {verb}", description, checks_in("hfkit.evaluation.checks"))
+        checks = checks_in(CHECKS.get(verb, "hfkit.evaluation.checks"))
+        return parse(config_class, argv, f"hfkit {verb}", description, checks)
     layout = {"formatter_class": RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = ArgumentParser(f"hfkit {verb}", description=description, **layout)
     add_arguments(parser, ARGUMENTS[verb])

@@ -15,7 +15,7 @@ DATASETS = ("datasets", "eval_datasets", "ptx_datasets", "prompts")
 MODELS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_path", "reference", "reward_model", "judge")
 NAMED_MODELS = ("against", "models")
 FUNCTIONS = ("reward_functions", "reward_function")
-FILES = ("path", "card", "chat_template", "deepspeed")
+FILES = ("path", "card", "chat_template", "deepspeed", "guide", "password_file")
 
 
 def is_model(path: str) -> bool:

@@ -1,0 +1,1 @@
+"""`hfkit label`: people rank responses on a page, or a judge ranks them."""

@@ -1,0 +1,92 @@
+"""Validates a config of `hfkit label` before any row is loaded."""
+
+import ipaddress
+import os
+import stat
+from importlib.util import find_spec
+from pathlib import Path
+
+from hfkit.config.labeling import PASSWORD, LabelConfig
+from hfkit.core.errors import MISSING, HfkitError, Kind, Problem, reason
+from hfkit.evaluation.checks import entry_problems, judge_problems
+from hfkit.stages.checks.files import folder_problems
+from hfkit.stages.checks.numbers import RANGES
+
+HUMAN = "human"
+PACKAGES = ("fastapi", "uvicorn", "krippendorff")
+SHORTEST_PASSWORD = 8
+
+
+def problems_of(config: LabelConfig) -> list[Problem]:
+    """Return every problem of a config; only configs are read, never weights."""
+    problems = entry_problems("datasets", config.datasets) + folder_problems(config) + judge_problems(config)
+    if not config.datasets:
+        problems.append(Problem("datasets", [], "name rows to judge: hfkit label FILE"))
+    low, high = RANGES["seed"]
+    for key, least, most in (
+        ("overlap", 1, None),
+        ("per_device_eval_batch_size", 1, None),
+        ("port", 0, 65_535),
+        ("seed", low, high),
+    ):
+        value = getattr(config, key)
+        if value < least or (most is not None and value > most):
+            limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+            problems.append(Problem(key, value, f"expected a number {limits}"))
+    if config.judge != HUMAN:
+        return problems
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        remedy = f"not installed: {', '.join(missing)}: pip install 'hfkit[label]'"
+        problems.append(Problem("judge", config.judge, remedy, Kind.NOT_HERE))
+    if any(not flag.strip() or len(flag) > 40 for flag in config.flags) or len({*config.flags}) < len(config.flags):
+        problems.append(Problem("flags", config.flags, "expected different names of 1 to 40 characters"))
+    if config.guide is not None:
+        try:
+            Path(config.guide).read_text("utf-8")
+        except (OSError, ValueError) as error:
+            problems.append(Problem("guide", config.guide, f"cannot be read: {reason(error)}"))
+    return problems + access_problems(config)
+
+
+def access_problems(config: LabelConfig) -> list[Problem]:
+    """Return problems of the address and the password."""
+    try:
+        password = password_of(config)
+    except HfkitError as error:
+        return [Problem("password_file", config.password_file, str(error))]
+    if is_loopback(config.host):
+        return []
+    if password is None:
+        remedy = f"other machines can reach this address: add password_file, or set {PASSWORD}"
+        return [Problem("host", config.host, remedy, keys=("password_file",))]
+    if len(password) < SHORTEST_PASSWORD:
+        return [Problem("password_file", MISSING, f"the password needs {SHORTEST_PASSWORD} characters or more")]
+    return []
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def password_of(config: LabelConfig) -> str | None:
+    """Return the password of the page, from its file or from the environment; None if there is none.
+
+    Raises:
+        HfkitError: the file cannot be read, is empty, or is readable by others.
+    """
+    if config.password_file is None:
+        return os.environ.get(PASSWORD) or None
+    try:
+        with open(config.password_file, encoding="utf-8") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise HfkitError(f"other users can read it: chmod 600 {config.password_file}")
+            password = file.read(1_000).strip()
+    except (OSError, ValueError) as error:
+        raise HfkitError(f"cannot be read: {reason(error)}") from error
+    if not password:
+        raise HfkitError("it is empty: write the password into it")
+    return password

@@ -1,0 +1,79 @@
+"""hfkit label runs/samples/samples.jsonl --output_dir runs/labels
+
+People rank responses on a page in the browser: at http://127.0.0.1:7860, until Ctrl-C. Rows are rankings without ranks
+(what `hfkit sample` writes), pairs, rows with one response or feedback, or prompts alone, to which people write
+answers. Or a judge ranks them without a page: --judge reward, function, or a language model.
+
+Each judgement is on the disk before the page shows the next row: nothing is lost if the server or the browser is
+killed, and the same command resumes. Several people can judge at once; --overlap 2 gives each row to two of them.
+
+Writes judgements.jsonl (every event), rankings.jsonl (for `hfkit reward` and DPO), instructions.jsonl (for `hfkit
+sft`: written or corrected answers) and labels.json (counts, seconds per row, agreement).
+"""
+
+from importlib import import_module
+from pathlib import Path
+
+from hfkit.commands.label.checks import HUMAN, password_of
+from hfkit.commands.label.labels_file import LabelsFile
+from hfkit.commands.label.report import RESULT, print_results, write_results
+from hfkit.commands.label.rows import load_label_rows
+from hfkit.config.labeling import LabelConfig
+from hfkit.core.console import say
+from hfkit.core.explain_errors import explain_errors
+from hfkit.core.interrupts import Interrupted
+from hfkit.core.locks import lock_folder
+
+JUDGEMENTS = "judgements.jsonl"
+SAVED_EVERY = 20
+"""Judgements after which the other files are written, while the page runs."""
+
+
+def judge_rows(config: LabelConfig) -> dict:
+    """Have people or a judge rank the rows of a config, write the files, and return what `labels.json` holds.
+
+    With people, it returns when every row has its judgements (`until_complete`), or ends with Ctrl-C.
+
+    Raises:
+        HfkitError: the rows cannot be read, the port is in use, or another process labels into the folder.
+    """
+    folder = Path(config.output_dir)
+    with lock_folder(folder, "labeling"), explain_errors(folder, config):
+        rows, stats = load_label_rows(config)
+        saved = LabelsFile(folder / JUDGEMENTS)
+        try:
+            if not config.export and config.judge == HUMAN:
+                show_page(config, rows, stats, saved)
+            elif not config.export:
+                import_module("hfkit.commands.label.judge").judge_all(config, rows, saved)
+        except (KeyboardInterrupt, Interrupted):
+            print_results(write_results(config, rows, stats, saved.counting()))
+            raise
+        return write_results(config, rows, stats, saved.counting())
+
+
+def show_page(config: LabelConfig, rows: list, stats, saved: LabelsFile) -> None:
+    """Serve the page until a signal, or until every row has its judgements."""
+    server = import_module("hfkit.commands.label.server")
+    new, complete = 0, False
+
+    def on_saved(assignment) -> None:
+        nonlocal new, complete
+        new, complete = new + 1, assignment.is_complete()
+        if new % SAVED_EVERY == 0:
+            write_results(config, rows, stats, saved.counting())
+
+    app = server.make_app(config, rows, saved, password_of(config), on_saved)
+    bound = server.open_socket(config.host, config.port)
+    with server.PageServer(app, bound) as page:
+        say(f"label: {len(rows):,} rows at {server.address_of(bound)} (Ctrl-C ends it; judgements are saved at once)")
+        while page.wait(0.2):
+            if complete and config.until_complete:
+                return
+
+
+def main(config: LabelConfig) -> int:
+    """Run `hfkit label`."""
+    print_results(judge_rows(config))
+    say(f"label: results in {config.output_dir} ({RESULT})")
+    return 0

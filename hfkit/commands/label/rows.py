@@ -1,0 +1,121 @@
+"""Loads the rows to judge: a prompt with any number of responses, from rows of several forms."""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from hfkit.config.fields import DatasetEntry
+from hfkit.config.labeling import LabelConfig
+from hfkit.core.errors import HfkitError
+from hfkit.core.files import hash_of
+from hfkit.data.cards import recipe_of
+from hfkit.data.comparisons import pair_of, reply_to
+from hfkit.data.conversions import prompt_of
+from hfkit.data.files import read_rows
+from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, tools_of, without_nulls
+from hfkit.data.rendering import TEMPLATE_KWARGS
+from hfkit.data.source_rows import load_arguments
+from hfkit.data.splits import SplitStats, load_rows
+
+OPTIONS = ("tools", TEMPLATE_KWARGS)
+COLUMNS = ["messages", "prompt", "response", "completion", "chosen", "rejected", "replies", *OPTIONS]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt and its responses.
+
+    Attributes:
+        key: 12 hexadecimal digits of the hash of its content; it does not depend on the row's index.
+        options: further columns that the chat template reads.
+        columns: the columns for a reward function.
+    """
+
+    key: str
+    prompt: str | Messages
+    replies: list[str | Messages]
+    options: dict = field(default_factory=dict)
+    columns: dict = field(default_factory=dict)
+
+    def shown_prompt(self) -> list[dict]:
+        """Return the messages of the prompt as texts with their roles."""
+        return [{"role": one["role"], "content": text_of(one)} for one in as_messages(self.prompt)]
+
+    def shown_replies(self) -> list[str]:
+        """Return the responses as texts."""
+        return ["\n\n".join(map(text_of, as_reply(reply))) for reply in self.replies]
+
+
+def text_of(message: dict) -> str:
+    """Return the content of a message as text, with the names and arguments of its tool calls."""
+    calls = [one.get("function", one) for one in message.get("tool_calls") or []]
+    parts = [message.get("content") or "", *(f"{one.get('name')}({one.get('arguments')})" for one in calls)]
+    return "\n".join(filter(None, parts))
+
+
+def load_label_rows(config: LabelConfig) -> tuple[list[Row], SplitStats]:
+    """Load the rows of a config, each content once.
+
+    Raises:
+        HfkitError: the rows cannot be read, or none has a prompt.
+    """
+    wanted = [name for name in COLUMNS if name not in config.reward_columns]
+    stats, rows, lost = SplitStats("rows"), {}, Counter()
+    for entry in map(with_all_labels, config.datasets):  # one by one: their columns may differ
+        table, own = load_rows("rows", [entry], wanted, config.reward_columns, config.seed)
+        stats.sources, stats.rows = stats.sources + own.sources, stats.rows + own.rows
+        for given in own.capped(table):
+            try:
+                row = row_of(given, config.reward_columns)
+            except RenderError as error:
+                lost[str(error)] += 1
+                continue
+            if row.key in rows:
+                lost["repeated"] += 1
+            rows.setdefault(row.key, row)
+    stats.kept, stats.dropped = len(rows), dict(lost)
+    if not rows:
+        raise HfkitError(f"{stats}\nNone of the rows has a prompt: map a column to `prompt` or `messages`.")
+    return list(rows.values()), stats
+
+
+def with_all_labels(entry: DatasetEntry) -> DatasetEntry:
+    """Return an entry that reads feedback with its rejected responses, which the stages leave out."""
+    if entry.streaming or entry.columns or entry.convert or recipe_of(entry):
+        return entry
+    names = read_rows(load_arguments(entry, None))[0].column_names
+    if "label" not in names or not {"completion", "messages"} & {*names}:
+        return entry
+    return replace(entry, columns={name: name for name in COLUMNS if name in names})
+
+
+def row_of(given: dict, columns: list[str]) -> Row:
+    """Return one row.
+
+    Raises:
+        RenderError: it has no prompt, or its responses cannot be read.
+    """
+    row = without_nulls({name: given[name] for name in COLUMNS if given.get(name) is not None})
+    prompt = prompt_of(row)
+    if not prompt:
+        raise RenderError("without a prompt")
+    replies = replies_of(row, prompt)
+    as_messages(prompt)
+    for reply in replies:
+        as_reply(reply)
+    tools = tools_of(row.get("tools"))
+    options = {name: value for name, value in ((OPTIONS[0], tools), (OPTIONS[1], row.get(TEMPLATE_KWARGS))) if value}
+    key = hash_of([prompt, replies, options])[:12]
+    return Row(key, prompt, replies, options, {name: given[name] for name in columns})
+
+
+def replies_of(row: dict, prompt: str | Messages) -> list[str | Messages]:
+    """Return the responses of a row: several, a pair, one, or none."""
+    if row.get("replies"):
+        return [reply_to(prompt, reply) for reply in row["replies"]]
+    if "chosen" in row and "rejected" in row:
+        return pair_of(row)[1]
+    if row.get("messages"):
+        following = row["messages"][len(prompt) :]
+        return [following] if following else []
+    reply = row.get("response") or row.get("completion")
+    return [reply_to(prompt, reply)] if reply else []

@@ -1,0 +1,62 @@
+"""Knows who has logged in: a random token in a cookie, whose hash is in a file, so that sessions survive a restart."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+from pathlib import Path
+
+from hfkit.core.files import read_json_mapping
+
+NAME = re.compile(r"\w(?:[\w .'@-]{0,38}[\w.])?")
+"""Names of labelers: 1 to 40 letters, digits and a few signs; the names of judges have others."""
+WRONG_PASSWORD_SECONDS = 1.0
+MAX_SESSIONS = 10_000
+
+
+class Sessions:
+    """The sessions of a page.
+
+    Args:
+        path: of the file, which only its owner can read.
+        password: of the page; None: there is none. A new password ends all sessions.
+    """
+
+    def __init__(self, path: Path, password: str | None):
+        self.path, self.password = path, password
+        saved = read_json_mapping(path) or {}
+        self._names = {key: name for key, name in saved.items() if isinstance(name, str)}
+        self._attempt = asyncio.Lock()
+
+    def _key(self, token: str) -> str:
+        return hmac.new((self.password or "").encode(), token.encode(), hashlib.sha256).hexdigest()
+
+    async def is_allowed(self, password: object) -> bool:
+        """Return whether a password is right, one attempt at a time; a wrong one takes a second."""
+        if self.password is None:
+            return True
+        async with self._attempt:
+            given = password.encode() if isinstance(password, str) else b""
+            is_right = hmac.compare_digest(given, self.password.encode())
+            if not is_right:
+                await asyncio.sleep(WRONG_PASSWORD_SECONDS)
+        return is_right
+
+    def start(self, labeler: str) -> str:
+        """Save a new session and return its token."""
+        token = secrets.token_urlsafe(32)
+        names = {**self._names, self._key(token): labeler}
+        self._names = dict([*names.items()][-MAX_SESSIONS:])
+        unfinished = self.path.with_name(f"{self.path.name}.new")
+        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(handle, "w", encoding="utf-8") as stream:
+            json.dump(self._names, stream)
+        os.replace(unfinished, self.path)
+        return token
+
+    def labeler(self, token: str | None) -> str | None:
+        """Return who has a token, or None."""
+        return self._names.get(self._key(token)) if token else None
