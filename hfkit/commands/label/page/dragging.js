@@ -1,5 +1,7 @@
 // Dragging a card with a mouse, a pen or a finger: by its handle, or with a mouse by its top.
 
+import { reveal } from "./showing.js";
+
 const START = 5; // pixels until a press is a drag
 const EDGE = 70; // pixels from the edge of the window in which it scrolls
 const KINDS = ["before", "tie", "after"];
@@ -53,9 +55,11 @@ function follow(area, card, press, cards, onDrop) {
       target = { index, distance, where: KINDS[part < 0.3 ? 0 : part > 0.7 ? 2 : 1] };
     });
     cards[target.index].classList.add(`drop-${target.where}`);
+    area.classList.toggle("tying", target.where === "tie");
   }
 
   function clearMarks() {
+    area.classList.remove("tying");
     for (const other of cards) other.classList.remove(...KINDS.map((kind) => `drop-${kind}`));
   }
 
@@ -86,6 +90,6 @@ function follow(area, card, press, cards, onDrop) {
     clearMarks();
     if (!isDragging) return;
     if (isDropped && target) onDrop(target.index, target.where);
-    card.scrollIntoView({ block: "nearest" });
+    reveal(card);
   }
 }

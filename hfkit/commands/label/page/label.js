@@ -2,11 +2,11 @@
 
 import * as ranking from "./ranking.js";
 import { startDrags } from "./dragging.js";
-import { element, icon, guideNodes, textNodes, moveSmoothly } from "./showing.js";
+import { element, icon, guideNodes, textNodes, moveSmoothly, reveal } from "./showing.js";
 import { Kept, newId, Rejected, request, Sender } from "./sending.js";
 
 const by = (id) => document.getElementById(id);
-const finePointer = matchMedia("(hover: hover) and (pointer: fine)");
+const finePointer = matchMedia("(hover: hover) and (pointer: fine) and (min-width: 40.01rem)");
 const settings = new Kept("settings");
 let setup, kept, sender, cards = [];
 const state = {
@@ -97,7 +97,7 @@ async function take({ row, ...progress }) {
     buildRow();
     render(false);
     scrollTo(0, 0);
-    by("prompt-title").focus({ preventScroll: true });
+    by(row.replies.length ? "prompt-title" : "answer").focus({ preventScroll: true });
   } else {
     const { done, all_done } = progress;
     by("done-text").textContent = done ? `You have done ${done} ${done === 1 ? "row" : "rows"}. Thank you.` : "Others have judged all the rows, or have them on their screens.";
@@ -210,14 +210,17 @@ function countText() {
 }
 
 function buildRow() {
-  const { prompt, replies } = state.row;
+  const { row, prompt, replies } = state.row;
+  by("work").dataset.row = row;
   by("prompt").replaceChildren(...prompt.map(({ role, content }) => {
     const turn = element("div", { className: `turn ${role === "user" || role === "assistant" ? role : "system"}` });
     turn.append(...(prompt.length > 1 || role !== "user" ? [element("h3", {}, role)] : []), ...textBlock(content, "turn"));
     return turn;
   }));
   cards = replies.map(({ text }, one) => buildCard(text, one, replies.length));
+  by("extras")[replies.length ? "prepend" : "append"](by("extras").querySelector(".choices"));
   by("responses").hidden = !replies.length;
+  by("responses").classList.toggle("alone", replies.length === 1);
   by("responses-title").textContent = replies.length > 1 ? "Responses" : "Response";
   by("bad").hidden = by("write").hidden = !replies.length;
   by("remove-answer").hidden = !replies.length;
@@ -291,8 +294,6 @@ function render(isAnimated = true) {
   const found = ranking.ranks(order), count = row.replies.length;
   moveSmoothly(cards, isAnimated, () => placeCards(order));
   cards.forEach((card, one) => renderCard(card, one, found[one]));
-  by("ranked").hidden = !order.ranked.length;
-  by("rest").hidden = !order.rest.length;
   by("rest-title").hidden = !order.rest.length || !order.ranked.length;
   by("responses").classList.toggle("bad", state.bad);
   by("hint").textContent = hintText(count);
@@ -337,6 +338,7 @@ function placeCards(order) {
       by(list).replaceChildren(...items);
     }
     for (const item of items) item.classList.toggle("tie", item.children.length > 1);
+    by(list).hidden = !items.length;
   }
   if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
 }
@@ -354,7 +356,7 @@ function renderCard(card, one, rank) {
   card.querySelector(".tied").textContent = isTied ? "tied" : "";
   tie.textContent = isTied ? "Untie" : "Tie with above";
   tie.ariaLabel = isTied ? `Untie ${name}` : `Tie ${name} with the one above`;
-  tie.disabled = !isTied && isFirst;
+  tie.hidden = !isTied && isFirst;
   open.textContent = own.length ? `Flags (${own.length})` : "Flag";
   open.ariaLabel = `${own.length ? "Flags of" : "Flag"} ${name}`;
   open.setAttribute("aria-expanded", String(isOpen));
@@ -384,7 +386,7 @@ function change(order, one, isShown = false) {
   if (one === undefined) return announce(missing() || "All ranked.");
   if (isShown) {
     cards[one].focus({ preventScroll: true });
-    cards[one].scrollIntoView({ block: "nearest" });
+    reveal(cards[one]);
   }
   announce(cards[one].ariaLabel);
 }
@@ -426,7 +428,7 @@ function writeAnswer(one = state.chosen ?? state.order.ranked[0]?.[0]) {
 
 function focusText(id) {
   by(id).focus({ preventScroll: true });
-  by(`${id}-field`).scrollIntoView({ block: "nearest" });
+  reveal(by(`${id}-field`));
 }
 
 function addNote() {
@@ -441,12 +443,13 @@ function removeAnswer() {
 
 // Time: only while the page is visible
 
-let lastTick = performance.now();
+let lastTick = performance.now(), wasVisible = !document.hidden;
 
 function tick() {
   const now = performance.now();
-  if (state.row && !document.hidden && !by("work").hidden) state.seconds += (now - lastTick) / 1000;
+  if (state.row && wasVisible && !by("work").hidden) state.seconds += (now - lastTick) / 1000;
   lastTick = now;
+  wasVisible = !document.hidden;
 }
 
 function showTime() {
@@ -455,16 +458,10 @@ function showTime() {
 }
 
 setInterval(() => {
-  if (!document.hidden) tick();
+  tick();
   showTime();
 }, 1000);
-document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) lastTick = performance.now();
-  else if (state.row) {
-    state.seconds += Math.max(0, performance.now() - lastTick) / 1000;
-    lastTick = performance.now();
-  }
-});
+document.addEventListener("visibilitychange", tick);
 
 // Keys
 
@@ -495,7 +492,7 @@ function step(by) {
   const next = shown[at < 0 ? 0 : Math.max(0, Math.min(at + by, shown.length - 1))];
   if (next === undefined) return;
   cards[next].focus({ preventScroll: true });
-  cards[next].scrollIntoView({ block: "nearest" });
+  reveal(cards[next]);
 }
 
 function onKey(event) {

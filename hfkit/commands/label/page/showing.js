@@ -23,7 +23,7 @@ export function icon(name) {
 export function textNodes(text) {
   return text.split(/(^```[^\n]*\n[\s\S]*?^```[ \t]*$\n?)/m).filter(Boolean).map((part) => {
     const isCode = part.startsWith("```") && part.trimEnd().length > 3 && part.trimEnd().endsWith("```");
-    return isCode ? element("code", { className: "block", dir: "ltr" }, part.replace(/\n$/, "")) : document.createTextNode(part);
+    return isCode ? element("code", { className: "block", dir: "ltr" }, part) : document.createTextNode(part);
   });
 }
 
@@ -40,6 +40,11 @@ export function guideNodes(html) {
     return GUIDE_TAGS.includes(node.tagName) ? [element(node.tagName, {}, ...children)] : children;
   };
   return [...new DOMParser().parseFromString(html || "", "text/html").body.childNodes].flatMap(copy);
+}
+
+/** Scroll so that a node is visible, or its start if it is too long. */
+export function reveal(node) {
+  node.scrollIntoView({ block: node.offsetHeight > innerHeight * 0.8 ? "start" : "nearest" });
 }
 
 /** Run a change of the layout, and let the nodes glide from where they were. */
