@@ -7,8 +7,6 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-BETTER, TIE, WORSE = range(3)
-
 
 def pair_counts(ranks: Sequence[Sequence[float]]) -> NDArray[np.int64]:
     """Return how many labelers found the first response of each pair better, equal or worse: (K (K - 1) / 2, 3)."""

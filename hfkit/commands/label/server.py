@@ -38,6 +38,8 @@ MAX_TEXT = 200_000
 MAX_SECONDS = 86_400.0
 EVENT_ID = re.compile(r"[0-9A-Za-z-]{8,64}")
 LOCAL_NAMES = ("localhost",)
+CLOSE = {"Connection": "close"}
+"""Of an answer to a body that was not read to its end: the rest is not read either."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -71,7 +73,7 @@ def make_app(
     @app.exception_handler(404)
     @app.exception_handler(405)
     async def explain(_: Request, error: HTTPException) -> Response:
-        return JSONResponse({"error": str(error.detail)}, error.status_code)
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def explain_bug(_: Request, error: Exception) -> Response:
@@ -239,13 +241,13 @@ async def read_body(request: Request) -> dict:
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_BODY:
-                raise HTTPException(413, f"larger than {MAX_BODY:,} bytes")
+                raise HTTPException(413, f"larger than {MAX_BODY:,} bytes", CLOSE)
         return bytes(body)
 
     try:
         given = load_json((await asyncio.wait_for(collect(), BODY_SECONDS)).decode())
     except asyncio.TimeoutError as error:
-        raise HTTPException(408, "too slow") from error
+        raise HTTPException(408, "too slow", CLOSE) from error
     except ValueError as error:
         raise HTTPException(400, "not JSON") from error
     if not isinstance(given, dict):
