@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.table import Table
 
 from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, split_name
+from hfkit.config.labeling import LabelConfig
 from hfkit.core.console import say
 from hfkit.core.explain_errors import explain_errors
 from hfkit.core.files import write_record
@@ -25,7 +26,7 @@ from hfkit.core.locks import lock_folder
 from hfkit.core.tables import make_console
 from hfkit.evaluation.diversity import diversity_by_temperature
 from hfkit.evaluation.judge_bias import bias_lines, inconsistency_warning, judge_bias, training_judge_warning
-from hfkit.evaluation.judges import Judge, Match, Verdict, human_judge, model_judge, score_judge
+from hfkit.evaluation.judges import Judge, Match, Score, Verdict, human_judge, model_judge, score_judge
 from hfkit.evaluation.plots import plot_arena
 from hfkit.evaluation.prompts import load_prompts, shared_prompts
 from hfkit.evaluation.ratings import Battle, pair_results, rate_models
@@ -93,29 +94,36 @@ def arena(config: ArenaConfig) -> dict:
     return result
 
 
-def judge_name(config: ArenaConfig) -> str:
+def judge_name(config: ArenaConfig | LabelConfig) -> str:
     """Return the name of the judge: a path, a Hub id, a function, or `human`."""
     return {"reward": config.reward_model, "function": config.reward_function}.get(config.judge) or config.judge
 
 
 def load_judge(config: ArenaConfig, folder: Path) -> Judge:
     """Load the judge of a config; verdicts of a model or a person are kept in `folder`."""
-    size = config.per_device_eval_batch_size
-    if config.judge == "reward":
-        reward = load_reward(config.reward_model, dtype=config.dtype)
-        return score_judge(lambda _, replies, rows: reward.score_sampled(rows, replies, size))
-    if config.judge == "function":
-        path, function = config.reward_function, import_reward_function(config.reward_function)
-
-        def score(prompts: list, replies: list[str], columns: list[dict]):
-            given = {name: [row[name] for row in columns] for name in config.reward_columns}
-            return call_reward_function(path, function, prompts, replies, given)
-
+    if score := load_score(config):
         return score_judge(score)
     results = ResultsFile(folder / VERDICTS)
     if config.judge == "human":
         return human_judge(results, config.seed)
-    return model_judge(Subject("judge", config.judge, dtype=config.dtype), results, size)
+    return model_judge(Subject("judge", config.judge, dtype=config.dtype), results, config.per_device_eval_batch_size)
+
+
+def load_score(config: ArenaConfig | LabelConfig) -> Score | None:
+    """Load the judge of a config if it scores responses one by one: a reward model or a function; else return None."""
+    if config.judge == "reward":
+        size = config.per_device_eval_batch_size
+        reward = load_reward(config.reward_model, dtype=config.dtype)
+        return lambda _, replies, rows: reward.score_sampled(rows, replies, size)
+    if config.judge != "function":
+        return None
+    path, function = config.reward_function, import_reward_function(config.reward_function)
+
+    def score(prompts: list, replies: list[str], columns: list[dict]):
+        given = {name: [row[name] for row in columns] for name in config.reward_columns}
+        return call_reward_function(path, function, prompts, replies, given)
+
+    return score
 
 
 def compare_models(judge: Judge, rows: list[dict], texts: dict[str, list[str]]) -> tuple[list[Battle], dict]:

@@ -43,9 +43,11 @@ class Verdict:
 
 
 Judge = Callable[[Sequence[Match]], list[Verdict]]
+Score = Callable[[list, list[str], list[dict]], Sequence[float]]
+"""Scores responses one by one, given their prompts and the columns of their rows."""
 
 
-def score_judge(score: Callable[[list, list[str], list[dict]], Sequence[float]]) -> Judge:
+def score_judge(score: Score) -> Judge:
     """Return a judge that scores responses one by one, by `score(prompts, responses, columns)`; the higher one wins."""
 
     def judge(matches: Sequence[Match]) -> list[Verdict]:

@@ -7,8 +7,6 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-BETTER, TIE, WORSE = range(3)
-
 
 def pair_counts(ranks: Sequence[Sequence[float]]) -> NDArray[np.int64]:
     """Return how many labelers found the first response of each pair better, equal or worse: (K (K - 1) / 2, 3)."""
@@ -44,8 +42,22 @@ def share_equal(counts: NDArray[np.int64]) -> float | None:
     return float((counts * (counts - 1)).sum() / pairs.sum()) if pairs.sum() else None
 
 
+def coincidences(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the coincidence matrix of units (Krippendorff 2011), (values, values); those of rows add up."""
+    given = counts[counts.sum(axis=1) > 1].astype(float)
+    weights = 1 / (given.sum(axis=1) - 1)
+    return np.einsum("ua,ub,u->ab", given, given, weights) - np.diag(weights @ given)
+
+
+def alpha_of_coincidences(matrix: NDArray[np.float64]) -> float:
+    """Return the nominal alpha of a coincidence matrix; NaN where it is undefined."""
+    totals = matrix.sum(axis=0)
+    expected = totals.sum() ** 2 - (totals**2).sum()
+    return float(1 - (totals.sum() - 1) * (matrix.sum() - np.trace(matrix)) / expected) if expected else float("nan")
+
+
 def bootstrap_alpha(
-    rows: Sequence[NDArray[np.int64]], level: float = 0.95, resamples: int = 500, seed: int = 0
+    rows: Sequence[NDArray[np.int64]], level: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> tuple[float | None, float | None]:
     """Return the percentile bootstrap interval of alpha over rows, whose pairs stay together.
 
@@ -54,18 +66,18 @@ def bootstrap_alpha(
     rows = [counts for counts in rows if (counts.sum(axis=1) > 1).any()]
     if len(rows) < 2:
         return None, None
-    random, found = np.random.default_rng(seed), []
-    for _ in range(resamples):
-        picks = random.integers(0, len(rows), len(rows))
-        alpha = alpha_of(np.concatenate([rows[pick] for pick in picks]))
-        found += [] if alpha is None else [alpha]
-    if not found:
+    matrices = np.stack([coincidences(counts) for counts in rows])
+    random, found = np.random.default_rng(seed), np.empty(resamples)
+    for index in range(resamples):
+        drawn = np.bincount(random.integers(0, len(rows), len(rows)), minlength=len(rows))
+        found[index] = alpha_of_coincidences(np.tensordot(drawn, matrices, axes=1))
+    if np.isnan(found).all():
         return None, None
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def agreement(verdicts: Mapping[str, Mapping[str, Sequence[float]]], resamples: int = 500) -> dict:
+def agreement(verdicts: Mapping[str, Mapping[str, Sequence[float]]]) -> dict:
     """Return the agreement of labelers about which of two responses is better.
 
     Args:
@@ -80,7 +92,7 @@ def agreement(verdicts: Mapping[str, Mapping[str, Sequence[float]]], resamples: 
     counts = {row: pair_counts(list(by_name.values())) for row, by_name in several.items()}
     counts = {row: own for row, own in counts.items() if (own.sum(axis=1) > 1).any()}
     everything = np.concatenate([np.zeros((0, 3), dtype=np.int64), *counts.values()])
-    low, high = bootstrap_alpha(list(counts.values()), resamples=resamples) if resamples else (None, None)
+    low, high = bootstrap_alpha(list(counts.values()))
     names = sorted({name for by_name in several.values() for name in by_name})
     by_pair = []
     for a, b in combinations(names, 2):

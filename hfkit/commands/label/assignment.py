@@ -4,6 +4,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from itertools import chain, islice
 
 from hfkit.commands.label.labels_file import JUDGEMENT, LabelsFile
 
@@ -15,7 +16,8 @@ class Assignment:
     """The state of who has judged which row, and who has it on the screen.
 
     A labeler gets rows without a judgement or skip of theirs that lack labelers: those with the fewest first, in an
-    order that the seed decides. A row on the screen of enough others is given out last.
+    order that the seed decides. A row on the screen of enough others is given out last. Each labeler starts at another
+    row, so that a restart, which forgets the screens, seldom gives the same row to two of them.
 
     Args:
         keys: of the rows.
@@ -62,9 +64,11 @@ class Assignment:
         Args:
             skipped: keys of rows that are on the labeler's screen already.
         """
+        for key in skipped:
+            self.hold(key, labeler)
         now, best, best_rank = self.clock(), None, None
-        done = self._done_by[labeler]
-        for index, key in enumerate(self.keys):
+        done, start = self._done_by[labeler], random.Random(labeler).randrange(len(self.keys))
+        for index, key in enumerate(chain(islice(self.keys, start, None), islice(self.keys, start))):
             count = len(self._judged_by[key])
             if count >= self.overlap or key in done or key in skipped:
                 continue
@@ -82,7 +86,8 @@ class Assignment:
 
     def hold(self, row: str, labeler: str) -> None:
         """Record that a row is on a labeler's screen."""
-        self._held[row][labeler] = self.clock() + HELD_SECONDS
+        if row in self._judged_by:
+            self._held[row][labeler] = self.clock() + HELD_SECONDS
 
     def progress(self, labeler: str) -> dict[str, int]:
         """Return how many rows a labeler has done, how many are theirs to do in all, and how many are complete."""

@@ -64,10 +64,9 @@ def ranks_of(judgement: dict, count: int) -> list[float]:
     ranks = judgement.get("ranks")
     if ranks is None or len(ranks) != count or all(rank is None for rank in ranks):
         return [1.0 if judgement.get("all_bad") else np.nan] * count
-    known = dict(
-        zip((r for r in ranks if r is not None), dense_ranks([r for r in ranks if r is not None]), strict=True)
-    )
-    return [np.nan if rank is None else float(known[rank]) for rank in ranks]
+    known = [rank for rank in ranks if rank is not None]
+    dense = dict(zip(known, dense_ranks(known), strict=True))
+    return [np.nan if rank is None else float(dense[rank]) for rank in ranks]
 
 
 def dense_ranks(values: Sequence[float]) -> list[int]:

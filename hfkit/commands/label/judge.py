@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -13,14 +14,12 @@ from hfkit.commands.label.rows import Row
 from hfkit.config.labeling import LabelConfig
 from hfkit.core.files import hash_of
 from hfkit.core.progress import track_progress
-from hfkit.evaluation.arena import VERDICTS, judge_name
-from hfkit.evaluation.judges import Match, model_judge
+from hfkit.evaluation.arena import VERDICTS, judge_name, load_score
+from hfkit.evaluation.judges import Judge, Match, Score, model_judge
 from hfkit.evaluation.replies import Subject
 from hfkit.evaluation.results_file import ResultsFile
 from hfkit.models.precision import dtype_to_evaluate
-from hfkit.models.reward_model import load_reward
 from hfkit.records.record import model_identity
-from hfkit.rlhf.reward_functions import call_reward_function, import_reward_function
 
 Values = Callable[[list[Row]], list[list[float]]]
 """Returns a value of each response of each row; higher is better."""
@@ -28,11 +27,12 @@ Values = Callable[[list[Row]], list[list[float]]]
 
 def judge_all(config: LabelConfig, rows: list[Row], saved: LabelsFile) -> None:
     """Judge the rows that the judge has not judged yet; rows with fewer than two responses have nothing to rank."""
+    config = replace(config, dtype=dtype_to_evaluate(config.dtype))
     name = judge_name(config)
     identity = [name, *judge_identity(config)]
     ids = {row.key: hash_of([*identity, row.key])[:32] for row in rows if len(row.replies) > 1}
     missing = [row for row in rows if row.key in ids and ids[row.key] not in saved.ids]
-    size = max(config.per_device_eval_batch_size, 1)
+    size = config.per_device_eval_batch_size
     batches = [missing[start : start + size] for start in range(0, len(missing), size)]
     if not batches:
         return
@@ -59,38 +59,25 @@ def judge_identity(config: LabelConfig) -> list:
 
 def load_values(config: LabelConfig) -> Values:
     """Load the judge of a config."""
-    size, dtype = config.per_device_eval_batch_size, dtype_to_evaluate(config.dtype)
-    if config.judge == "reward":
-        reward = load_reward(config.reward_model, dtype=dtype)
-        return by_score(lambda given, texts: reward.score_sampled(given, texts, size))
-    if config.judge == "function":
-        path, function = config.reward_function, import_reward_function(config.reward_function)
-
-        def score(given: list[dict], texts: list[str]):
-            columns = {name: [row[name] for row in given] for name in config.reward_columns}
-            return call_reward_function(path, function, [row["prompt"] for row in given], texts, columns)
-
-        return by_score(score)
-    judge = model_judge(
-        Subject("judge", config.judge, dtype=dtype), ResultsFile(Path(config.output_dir) / VERDICTS), size
-    )
+    if score := load_score(config):
+        return lambda rows: scores_of(rows, score)
+    verdicts = ResultsFile(Path(config.output_dir) / VERDICTS)
+    subject = Subject("judge", config.judge, dtype=config.dtype)
+    judge = model_judge(subject, verdicts, config.per_device_eval_batch_size)
     return lambda rows: wins_of(rows, judge)
 
 
-def by_score(score: Callable[[list[dict], list[str]], object]) -> Values:
-    """Return the values of a function that scores responses one by one, given the columns of their rows."""
-
-    def values_of(rows: list[Row]) -> list[list[float]]:
-        given = [{"prompt": row.prompt, **row.options, **row.columns} for row in rows]
-        texts = [row.shown_replies() for row in rows]
-        pairs = [(columns, text) for columns, own in zip(given, texts, strict=True) for text in own]
-        scores = iter(np.asarray(score(*map(list, zip(*pairs, strict=True))), dtype=float).tolist())
-        return [[next(scores) for _ in own] for own in texts]
-
-    return values_of
+def scores_of(rows: list[Row], score: Score) -> list[list[float]]:
+    """Return the score of each response of each row."""
+    texts = [row.shown_replies() for row in rows]
+    pairs = [(row, text) for row, own in zip(rows, texts, strict=True) for text in own]
+    columns = [{"prompt": row.prompt, **row.options, **row.columns} for row, _ in pairs]
+    found = score([row.prompt for row, _ in pairs], [text for _, text in pairs], columns)
+    scores = iter(np.asarray(found, dtype=float).tolist())
+    return [[next(scores) for _ in own] for own in texts]
 
 
-def wins_of(rows: list[Row], judge) -> list[list[float]]:
+def wins_of(rows: list[Row], judge: Judge) -> list[list[float]]:
     """Return the wins of each response against the others of its row, a tie as half of one (Copeland's method)."""
     values = [[0.0] * len(row.replies) for row in rows]
     texts = [row.shown_replies() for row in rows]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class LabelsFile:
 
     def __init__(self, path: Path):
         self.path, self.events, self.ids = path, [], {}
+        self._lock = threading.Lock()
         self._stacks: dict[tuple[str, str], list[dict]] = {}
         self._histories: dict[str, list[dict]] = {}
         content = path.read_bytes() if path.is_file() else b""
@@ -36,10 +38,8 @@ class LabelsFile:
             for line in content[: self._size].decode().split("\n")[:-1]:
                 self._take(load_json(line))
         except (ValueError, TypeError, KeyError) as error:
-            number = len(self.events) + 1
-            raise HfkitError(
-                f"{path}, line {number}: not a judgement ({reason(error)}): repair or remove it"
-            ) from error
+            fault = f"line {len(self.events) + 1} is not a judgement ({reason(error)})"
+            raise HfkitError(f"{path}: {fault}: repair it, or choose another --output_dir") from error
         if self._size < len(content):
             os.truncate(path, self._size)
 
@@ -85,8 +85,9 @@ class LabelsFile:
         if is_new:
             sync_folder(self.path.parent)
         self._size += len(data)
-        for event in events:
-            self._take(event)
+        with self._lock:
+            for event in events:
+                self._take(event)
 
     def current(self, labeler: str, row: str) -> dict | None:
         """Return the judgement or skip of a row by a labeler that counts: the last one that is not undone."""
@@ -99,8 +100,9 @@ class LabelsFile:
         return history[-1] if history else None
 
     def counting(self) -> list[dict]:
-        """Return the judgements and skips that count, one for each labeler and row, in the order of the first one."""
-        return [stack[-1] for stack in self._stacks.values() if stack]
+        """Return the judgements and skips that count, one for each labeler and row; from any thread."""
+        with self._lock:
+            return [stack[-1] for stack in self._stacks.values() if stack]
 
 
 def sync_folder(folder: Path) -> None:

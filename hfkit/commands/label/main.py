@@ -20,12 +20,13 @@ from hfkit.commands.label.report import RESULT, print_results, write_results
 from hfkit.commands.label.rows import load_label_rows
 from hfkit.config.labeling import LabelConfig
 from hfkit.core.console import say
+from hfkit.core.errors import HfkitError
 from hfkit.core.explain_errors import explain_errors
 from hfkit.core.interrupts import Interrupted
 from hfkit.core.locks import lock_folder
 
 JUDGEMENTS = "judgements.jsonl"
-SAVED_EVERY = 20
+WRITTEN_EVERY = 20
 """Judgements after which the other files are written, while the page runs."""
 
 
@@ -55,21 +56,17 @@ def judge_rows(config: LabelConfig) -> dict:
 def show_page(config: LabelConfig, rows: list, stats, saved: LabelsFile) -> None:
     """Serve the page until a signal, or until every row has its judgements."""
     server = import_module("hfkit.commands.label.server")
-    new, complete = 0, False
-
-    def on_saved(assignment) -> None:
-        nonlocal new, complete
-        new, complete = new + 1, assignment.is_complete()
-        if new % SAVED_EVERY == 0:
-            write_results(config, rows, stats, saved.counting())
-
-    app = server.make_app(config, rows, saved, password_of(config), on_saved)
+    app, assignment = server.make_app(config, rows, saved, password_of(config))
     bound = server.open_socket(config.host, config.port)
+    written = len(saved.events)
     with server.PageServer(app, bound) as page:
         say(f"label: {len(rows):,} rows at {server.address_of(bound)} (Ctrl-C ends it; judgements are saved at once)")
-        while page.wait(0.2):
-            if complete and config.until_complete:
-                return
+        while page.wait(0.2) and not (config.until_complete and assignment.is_complete()):
+            if len(saved.events) >= written + WRITTEN_EVERY:
+                written = len(saved.events)
+                write_results(config, rows, stats, saved.counting())
+        if not page.wait(0):
+            raise HfkitError("the page's server has ended; the judgements are saved, and the same command resumes")
 
 
 def main(config: LabelConfig) -> int:

@@ -5,11 +5,12 @@ All handlers run in one event loop, so that they change the state one at a time.
 
 import asyncio
 import hashlib
+import ipaddress
 import os
 import re
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from fastapi.responses import JSONResponse
 from markdown_it import MarkdownIt
 
 from hfkit.commands.label.assignment import Assignment, shuffled
+from hfkit.commands.label.checks import is_loopback
 from hfkit.commands.label.labels_file import JUDGEMENT, SKIP, UNDO, LabelsFile, now
 from hfkit.commands.label.rows import Row
 from hfkit.commands.label.sessions import NAME, Sessions
@@ -35,7 +37,9 @@ MAX_TEXT = 200_000
 """Characters of an answer or a note."""
 MAX_SECONDS = 86_400.0
 EVENT_ID = re.compile(r"[0-9A-Za-z-]{8,64}")
-LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+LOCAL_NAMES = ("localhost",)
+CLOSE = {"Connection": "close"}
+"""Of an answer to a body that was not read to its end: the rest is not read either."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -46,17 +50,12 @@ HEADERS = {
 
 
 def make_app(
-    config: LabelConfig,
-    rows: list[Row],
-    saved: LabelsFile,
-    password: str | None,
-    on_saved: Callable[[Assignment], None] = lambda _: None,
-) -> FastAPI:
-    """Return the application.
+    config: LabelConfig, rows: list[Row], saved: LabelsFile, password: str | None
+) -> tuple[FastAPI, Assignment]:
+    """Return the application, and who has judged what.
 
     Args:
         password: None: a name is enough.
-        on_saved: called after each judgement that was saved.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     folder = Path(config.output_dir)
@@ -66,13 +65,15 @@ def make_app(
     cookie = f"hfkit_label_{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
     files = {file.name: file.read_bytes() for file in PAGE.iterdir() if file.suffix in TYPES}
     guide = render_guide(config.guide)
-    app.middleware("http")(guard({*LOCAL_NAMES, config.host, *own_names(config.host), *config.allowed_hosts}))
+    app.middleware("http")(
+        guard([config.host, *([] if is_loopback(config.host) else [socket.gethostname()]), *config.allowed_hosts])
+    )
 
     @app.exception_handler(HTTPException)
     @app.exception_handler(404)
     @app.exception_handler(405)
     async def explain(_: Request, error: HTTPException) -> Response:
-        return JSONResponse({"error": str(error.detail)}, error.status_code)
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def explain_bug(_: Request, error: Exception) -> Response:
@@ -108,7 +109,6 @@ def make_app(
         except OSError as error:
             raise HTTPException(507, f"not saved: {reason(error)}") from error
         assignment.update(event["labeler"], event["row"])
-        on_saved(assignment)
 
     @app.get("/")
     async def page() -> Response:
@@ -183,17 +183,19 @@ def make_app(
             raise HTTPException(404, "no such page")
         return Response(files[name], media_type=TYPES[Path(name).suffix])
 
-    return app
+    return app, assignment
 
 
-def guard(names: set[str]) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
+def guard(names: Collection[str]) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
     """Return a middleware that rejects foreign hosts and origins, and adds `HEADERS`.
 
-    A foreign Host means DNS rebinding: the browser believes that the page belongs to another site.
+    Args:
+        names: by which browsers may reach the page, in addition to IP addresses and `LOCAL_NAMES`.
     """
+    known = {name.lower() for name in (*LOCAL_NAMES, *names)}
 
     async def checked(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        fault = host_fault(request, names) or (origin_fault(request) if request.method == "POST" else None)
+        fault = host_fault(request, known) or (origin_fault(request) if request.method == "POST" else None)
         response = JSONResponse({"error": fault}, 403) if fault else await call_next(request)
         response.headers.update(HEADERS)
         return response
@@ -202,10 +204,14 @@ def guard(names: set[str]) -> Callable[[Request, Callable[[Request], Awaitable[R
 
 
 def host_fault(request: Request, names: set[str]) -> str | None:
-    """Return why a request's Host header is rejected, or None."""
+    """Return why a request's Host header is rejected, or None.
+
+    With a foreign name, the browser believes that the page belongs to another site (DNS rebinding). An address cannot
+    be rebound.
+    """
     with suppress(ValueError):
-        name = urlsplit(f"//{request.headers.get('host', '')}").hostname
-        if name and name.lower() in {one.lower() for one in names}:
+        name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+        if name in names or ipaddress.ip_address(name):
             return None
     return "this name does not lead to this page: start hfkit label with --allowed_hosts NAME"
 
@@ -217,19 +223,6 @@ def origin_fault(request: Request) -> str | None:
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
     is_own = origin is None or urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
     return None if is_own and site in ("same-origin", "none") else "sent by another site"
-
-
-def own_names(host: str) -> list[str]:
-    """Return the names of this machine, if it listens on more than one address."""
-    if host in LOCAL_NAMES:
-        return []
-    names = {socket.gethostname(), socket.getfqdn()}
-    with suppress(OSError):
-        names |= {str(found[4][0]) for name in [*names] for found in socket.getaddrinfo(name, None)}
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing: it only chooses the address that others see
-        names.add(probe.getsockname()[0])
-    return sorted(names)
 
 
 def render_guide(path: str | None) -> str:
@@ -248,13 +241,13 @@ async def read_body(request: Request) -> dict:
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_BODY:
-                raise HTTPException(413, f"larger than {MAX_BODY:,} bytes")
+                raise HTTPException(413, f"larger than {MAX_BODY:,} bytes", CLOSE)
         return bytes(body)
 
     try:
         given = load_json((await asyncio.wait_for(collect(), BODY_SECONDS)).decode())
     except asyncio.TimeoutError as error:
-        raise HTTPException(408, "too slow") from error
+        raise HTTPException(408, "too slow", CLOSE) from error
     except ValueError as error:
         raise HTTPException(400, "not JSON") from error
     if not isinstance(given, dict):
@@ -373,21 +366,26 @@ class PageServer:
             timeout_graceful_shutdown=2,
         )
         self._server, self._bound = uvicorn.Server(settings), bound
-        self._thread = threading.Thread(target=self._server.run, args=([bound],), name="page", daemon=True)
+        self._ended = threading.Event()  # Thread.join marks a thread as ended if a signal interrupts it (Python < 3.13)
+
+    def _run(self) -> None:
+        try:
+            self._server.run([self._bound])
+        finally:
+            self._ended.set()
 
     def __enter__(self) -> "PageServer":
-        self._thread.start()
+        threading.Thread(target=self._run, name="page", daemon=True).start()
         return self
 
     def __exit__(self, *_) -> None:
         self._server.should_exit = True
-        self._thread.join(5)
+        self._ended.wait(5)
         self._bound.close()
 
     def wait(self, seconds: float) -> bool:
         """Wait so long at most, and return whether the server still runs."""
-        self._thread.join(seconds)
-        return self._thread.is_alive()
+        return not self._ended.wait(seconds)
 
 
 def address_of(bound: socket.socket) -> str:

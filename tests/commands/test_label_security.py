@@ -1,0 +1,308 @@
+"""What others can do to the page of `hfkit label`: nothing."""
+
+import json
+import signal
+import socket
+import stat
+import time
+
+import pytest
+from conftest import write_rows
+from label_pages import Labeler, LabelServers, request
+
+from hfkit.commands.label.checks import problems_of
+from hfkit.config.labeling import LabelConfig
+from hfkit.config.parsing import load_config
+from hfkit.core.errors import ConfigError
+
+PASSWORD = "correct horse"
+ROWS = [{"prompt": f"Question {n}?", "replies": ["yes", "no"]} for n in range(4)]
+
+
+@pytest.fixture(scope="module")
+def servers():
+    with LabelServers() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def server(servers, tmp_path_factory):
+    """A page without a password."""
+    folder = tmp_path_factory.mktemp("open")
+    rows = write_rows(folder / "rows.jsonl", ROWS)
+    return servers.start(rows, "--output_dir", folder / "labels", "--port", 0, output=folder / "printed.txt")
+
+
+@pytest.fixture(scope="module")
+def guarded(servers, tmp_path_factory):
+    """A page with a password that listens on all addresses."""
+    folder = tmp_path_factory.mktemp("guarded")
+    rows, secret = write_rows(folder / "rows.jsonl", ROWS), folder / "password"
+    secret.write_text(f"{PASSWORD}\n")
+    secret.chmod(0o600)
+    argv = (rows, "--output_dir", folder / "labels", "--port", 0, "--host", "0.0.0.0", "--password_file", secret)
+    started = servers.start(*argv, output=folder / "printed.txt")
+    started.url = f"http://127.0.0.1:{started.url.rpartition(':')[2]}"
+    return started, folder
+
+
+def config_of(tmp_path, **changes) -> LabelConfig:
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    return load_config(LabelConfig, {"datasets": rows, "output_dir": str(tmp_path / "labels"), **changes}, problems_of)
+
+
+def test_without_a_session_nothing_is_shown_or_saved(server):
+    for method, path in [
+        ("GET", "/api/next"),
+        ("GET", "/api/rows/x"),
+        ("POST", "/api/judgements"),
+        ("POST", "/api/undo"),
+    ]:
+        status, _, answer = request(server.url, method, path, {"id": "x" * 8} if method == "POST" else None)
+        assert (status, answer) == (401, {"error": "log in first"})
+    assert request(server.url, "GET", "/api/next", Cookie="hfkit_label_00000000=forged")[0] == 401
+
+
+def test_a_password_is_required_and_a_wrong_one_takes_a_second(guarded):
+    page, folder = guarded
+    assert request(page.url, "GET", "/api/setup")[2]["needs_password"] is True
+    for wrong in ("", "wrong", None, 5, PASSWORD[:-1], f"{PASSWORD} "):
+        began = time.monotonic()
+        assert request(page.url, "POST", "/api/login", {"labeler": "Eve", "password": wrong})[0] == 403
+        assert time.monotonic() - began >= 1
+    ann = Labeler(page.url, "Ann", PASSWORD)
+    assert ann.next()["total"] == 4
+    assert PASSWORD not in page.printed()
+    session = ann.cookie.partition("=")[2]
+    sessions = folder / "labels" / "sessions.json"
+    assert stat.S_IMODE(sessions.stat().st_mode) == 0o600
+    assert session not in sessions.read_text() and session not in page.printed()
+
+
+def test_a_session_survives_a_restart_and_ends_with_a_new_password(servers, tmp_path):
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    argv = (rows, "--output_dir", tmp_path / "labels", "--port", 0)
+    seen = []
+    for number, password in enumerate([PASSWORD, PASSWORD, "another one"]):
+        page = servers.start(*argv, output=tmp_path / f"{number}.txt", HFKIT_LABEL_PASSWORD=password)
+        if number == 0:
+            cookie = Labeler(page.url, "Ann", password).cookie
+        seen.append(request(page.url, "GET", "/api/setup", Cookie=cookie)[2]["labeler"])
+        page.end(signal.SIGTERM)
+    assert seen == ["Ann", "Ann", None]
+    assert PASSWORD not in json.dumps([file.read_text() for file in tmp_path.rglob("*") if file.is_file()])
+
+
+def test_the_cookie_is_kept_from_scripts_and_other_sites(server):
+    headers = request(server.url, "POST", "/api/login", {"labeler": "Ann"})[1]
+    assert "HttpOnly" in headers["set-cookie"] and "SameSite=strict" in headers["set-cookie"]
+
+
+@pytest.mark.parametrize("name", ["", " Ann", "a" * 41, "Ann\n", "<b>", "a/b", "../x", 5, None, ["Ann"], "rw.py:f"])
+def test_names_are_validated(server, name):
+    assert request(server.url, "POST", "/api/login", {"labeler": name})[0] == 422
+
+
+@pytest.mark.parametrize("name", ["Ann", "a", "Zoë O'Neil", "李", "ann@example.org", "a" * 40])
+def test_usual_names_are_accepted(server, name):
+    assert Labeler(server.url, name).answer == {"labeler": name}
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "", "localhost.evil"])
+def test_a_foreign_host_is_rejected(server, guarded, host):
+    """The browser of a victim sends it after DNS rebinding."""
+    for url in (server.url, guarded[0].url):
+        assert request(url, "GET", "/api/setup", Host=host)[0] in (400, 403)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:7860", "127.0.0.1:1", "[::1]:7860"])
+def test_the_names_of_this_machine_are_accepted(server, host):
+    assert request(server.url, "GET", "/api/setup", Host=host)[0] == 200
+
+
+def test_a_name_is_allowed_by_its_flag(servers, tmp_path):
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    argv = (rows, "--output_dir", tmp_path / "labels", "--port", 0, "--allowed_hosts", "labels.example")
+    page = servers.start(*argv, output=tmp_path / "printed.txt")
+    assert request(page.url, "GET", "/api/setup", Host="labels.example")[0] == 200
+    assert request(page.url, "GET", "/api/setup", Host="other.example")[0] == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content_Type": "text/plain"},
+        {"Content_Type": "application/x-www-form-urlencoded"},
+        {"Content_Type": ""},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+    ],
+)
+def test_a_post_of_another_site_is_rejected(server, headers):
+    ann = Labeler(server.url, "Ann")
+    row = ann.next()["row"]
+    event = {"id": "of-another-site", "row": row["row"], "ranks": [1, 2]}
+    assert ann.send("POST", "/api/judgements", event, **headers)[0] == 403
+    own = {"Origin": server.url, "Sec_Fetch_Site": "same-origin"}
+    assert ann.send("POST", "/api/judgements", event | {"ranks": "x"}, **own)[0] == 422
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/../main.py", "/%2e%2e/main.py", "/..%2fmain.py", "/page/../../main.py", "//etc/passwd", "/labels_file.py"],
+)
+def test_only_the_files_of_the_page_are_served(server, path):
+    status, _, content = request(server.url, "GET", path)
+    assert (status == 404 and content == {"error": "no such page"}) or content == {"error": "Not Found"}
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
+def test_the_interface_describes_itself_to_nobody(server, path):
+    assert request(server.url, "GET", path)[0] == 404
+
+
+def test_every_answer_has_the_headers(server):
+    for method, path in (("GET", "/"), ("GET", "/nowhere"), ("GET", "/api/next"), ("POST", "/api/login")):
+        headers = {name.lower(): value for name, value in request(server.url, method, path)[1].items()}
+        assert headers["content-security-policy"].startswith("default-src 'self'")
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+        assert "server" not in headers
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"\xff\xfe", 400),
+        (b"[]", 400),
+        (b"1", 400),
+        (b"[" * 100_000, 400),
+        (b'{"a":' * 5_000 + b"1" + b"}" * 5_000, 400),
+        (b'{"labeler": "' + b"a" * (1 << 20) + b'"}', 413),
+    ],
+    ids=["empty", "cut", "not-utf8", "list", "number", "deep-list", "deep-object", "huge"],
+)
+def test_a_body_that_is_not_a_small_object_is_rejected(server, body, status):
+    assert request(server.url, "POST", "/api/login", body)[0] == status
+    assert request(server.url, "GET", "/api/setup")[0] == 200
+
+
+def test_an_endless_body_is_cut_off(server):
+    """A body in chunks has no length that could be checked in advance."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as wire:
+        head = f"POST /api/login HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        wire.sendall(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n")
+        sent = 0
+        try:
+            while sent < 64 << 20:
+                wire.sendall(b"10000\r\n" + b"x" * 65_536 + b"\r\n")
+                sent += 65_536
+        except OSError:
+            pass
+    assert sent < 64 << 20
+    assert request(server.url, "GET", "/api/setup")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"id": "short"},
+        {"id": "x" * 65},
+        {"id": 5},
+        {"id": "../../../etc"},
+        {"kind": "undo"},
+        {"kind": "other"},
+        {"ranks": [1]},
+        {"ranks": [0, 1]},
+        {"ranks": [1, 3]},
+        {"ranks": [1, True]},
+        {"ranks": [1.0, 2]},
+        {"ranks": ["1", "2"]},
+        {"ranks": {"0": 1}},
+        {"ranks": [None, None]},
+        {"ranks": None},
+        {"ranks": None, "answer": "  "},
+        {"seconds": -1},
+        {"seconds": "1"},
+        {"seconds": True},
+        {"answer": 5},
+        {"answer": "x" * 200_001},
+        {"answer": "\ud800"},
+        {"note": ["x"]},
+        {"all_bad": "yes"},
+        {"flags": [["unknown"], []]},
+        {"flags": [[], [], []]},
+        {"flags": [[{}], []]},
+    ],
+    ids=lambda fields: "-".join(f"{name}-{str(value)[:20]}" for name, value in fields.items()),
+)
+def test_a_judgement_with_an_invalid_field_is_rejected_and_not_saved(server, fields):
+    ann = Labeler(server.url, "Ann")
+    row = ann.next()["row"]
+    event = {"id": "x" * 8, "row": row["row"], "ranks": [1, 2], "seconds": 1}
+    status, _, answer = ann.send("POST", "/api/judgements", event | fields)
+    assert status == 422 and answer["error"]
+    assert ann.next()["done"] == 0
+
+
+@pytest.mark.parametrize("row", ["nowhere", 5, None, ["x"], {}])
+def test_a_judgement_of_an_unknown_row_is_rejected(server, row):
+    ann = Labeler(server.url, "Ann")
+    assert ann.send("POST", "/api/judgements", {"id": "x" * 8, "row": row, "ranks": [1, 2]})[0] == 404
+
+
+def test_a_client_that_hangs_up_does_not_disturb_others(server):
+    host, port = server.url.removeprefix("http://").split(":")
+    for data in (b"", b"GET", b"POST /api/login HTTP/1.1\r\nContent-Length: 100\r\n\r\n{", b"\x00" * 1000):
+        with socket.create_connection((host, int(port)), timeout=30) as wire:
+            wire.sendall(data)
+    assert Labeler(server.url, "Ann").next()["row"] is not None
+    assert "Traceback" not in server.printed(), server.printed()
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "words"),
+    [
+        ({"host": "0.0.0.0"}, "host", "add password_file, or set HFKIT_LABEL_PASSWORD"),
+        ({"host": "192.0.2.1"}, "host", "add password_file"),
+        ({"host": "example.org"}, "host", "add password_file"),
+        ({"password_file": "/nowhere"}, "password_file", "cannot be read"),
+        ({"port": 70_000}, "port", "from 0 to 65535"),
+        ({"overlap": 0}, "overlap", "at least 1"),
+        ({"guide": "/nowhere.md"}, "guide", "cannot be read"),
+        ({"flags": ["a", "a"]}, "flags", "different names"),
+        ({"judge": "function"}, "reward_function", "missing"),
+        ({"reward_function": "a:b"}, "reward_function", "has no effect"),
+        ({"judge": "/nowhere"}, "judge", ""),
+        ({"datasets": "/nowhere.jsonl"}, "datasets[0].path", "no such file"),
+        ({"seed": -1}, "seed", ""),
+    ],
+)
+def test_problems_are_reported_before_anything_is_loaded(tmp_path, monkeypatch, changes, key, words):
+    monkeypatch.delenv("HFKIT_LABEL_PASSWORD", raising=False)
+    with pytest.raises(ConfigError) as error:
+        config_of(tmp_path, **changes)
+    (problem,) = error.value.problems
+    assert problem.key == key and words in problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "words"),
+    [("long enough", 0o640, "chmod 600"), ("", 0o600, "it is empty"), ("short", 0o600, "8 characters")],
+)
+def test_a_password_file_must_be_private_and_hold_a_password(tmp_path, text, mode, words):
+    secret = tmp_path / "password"
+    secret.write_text(text)
+    secret.chmod(mode)
+    with pytest.raises(ConfigError) as error:
+        config_of(tmp_path, host="0.0.0.0", password_file=str(secret))
+    (problem,) = error.value.problems
+    assert problem.key == "password_file" and words in problem.remedy
+    secret.write_text("long enough")
+    secret.chmod(0o600)
+    assert config_of(tmp_path, host="0.0.0.0", password_file=str(secret)).host == "0.0.0.0"
