@@ -1,21 +1,19 @@
 """The page of `hfkit label`, in a headless Chromium against a real server: by keys, mouse and touch."""
 
 import json
-import os
 import random
 import re
-import socket
+import signal
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from browser import SIZES, violations_of
-from conftest import python_path, write_rows
-from forks import Fork
+from conftest import write_rows
+from label_pages import LabelServers
 
 pytestmark = pytest.mark.browser
-ROOT = Path(__file__).parents[2]
-COMMAND = "import sys; from hfkit.cli import main; sys.exit(main())"
 SCRIPT = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\"> What is this?"
 CODE = "Here it is:\n\n```python\ndef f(values):\n    return values[::-1]\n```\n\nIt copies the list."
 LONG = "\n\n".join("Some words that fill a paragraph of a long response. " * 12 for _ in range(17))
@@ -36,29 +34,26 @@ PHONE = {"is_mobile": True, "has_touch": True}
 class Server:
     """`hfkit label` on a port that stays the same when it is killed and started again."""
 
-    def __init__(self, folder: Path, rows: list[dict], **flags: object):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url, self.folder, self.process = f"http://127.0.0.1:{self.port}", folder, None
-        given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-        path = write_rows(folder / "rows.jsonl", rows)
-        self.argv = ["label", path, "--output_dir", str(folder / "labels"), "--port", str(self.port), *given]
+    def __init__(self, servers: LabelServers, folder: Path, rows: list[dict], **flags: object):
+        self.servers, self.folder, self.port, self.running = servers, folder, 0, None
+        given = [word for name, value in flags.items() for word in (f"--{name}", value)]
+        self.argv = [write_rows(folder / "rows.jsonl", rows), "--output_dir", folder / "labels", *given]
 
-    def start(self) -> None:
+    def start(self) -> "Server":
         """Start it, and wait until it listens."""
-        output = self.folder / "output.txt"
-        with open(os.devnull) as nothing, open(output, "w") as stream:
-            env = os.environ | {"PYTHONPATH": python_path(ROOT)}
-            self.process = Fork(COMMAND, *self.argv, cwd=self.folder, env=env, streams=[nothing, stream, stream])
-        latest = time.monotonic() + 120
-        while self.url not in output.read_text():
-            assert self.process.poll() is None and time.monotonic() < latest, output.read_text()
-            time.sleep(0.05)
+        output = self.folder / "printed.txt"
+        output.unlink(missing_ok=True)
+        self.running = self.servers.start(*self.argv, "--port", self.port, output=output)
+        self.port = urlsplit(self.running.url).port
+        return self
+
+    @property
+    def url(self) -> str:
+        return self.running.url
 
     def kill(self) -> None:
         """Kill it with SIGKILL."""
-        self.process.kill()
+        self.running.end(signal.SIGKILL)
 
     def events(self, labeler: str | None = None) -> list[dict]:
         """Return the saved events, of all labelers or of one."""
@@ -72,30 +67,24 @@ def prompt_row(prompt: str, replies: list[str]) -> dict:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def servers():
+    with LabelServers() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def server(servers, tmp_path_factory):
     """A server on which each labeler gets each row of `REPLIES`."""
     folder = tmp_path_factory.mktemp("label")
     (folder / "guide.md").write_text(GUIDE)
     rows = [prompt_row(SCRIPT if name == "Script" else name, replies) for name, replies in REPLIES.items()]
-    running = Server(folder, rows, overlap=99, guide=folder / "guide.md")
-    running.start()
-    yield running
-    running.kill()
+    return Server(servers, folder, rows, overlap=99, guide=folder / "guide.md").start()
 
 
 @pytest.fixture
-def start_server(tmp_path):
+def start_server(servers, tmp_path):
     """Return a function that starts a server with own rows and flags."""
-    started = []
-
-    def start(rows: list[dict], **flags: object) -> Server:
-        started.append(Server(tmp_path, rows, **flags))
-        started[-1].start()
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.kill()
+    return lambda rows, **flags: Server(servers, tmp_path, rows, **flags).start()
 
 
 @pytest.fixture
