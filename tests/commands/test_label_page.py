@@ -1,6 +1,7 @@
 """The page of `hfkit label`, in a headless Chromium against a real server: by keys, mouse and touch."""
 
 import json
+import os
 import random
 import re
 import signal
@@ -308,9 +309,10 @@ def test_all_bad(server, open_row):
 def test_an_answer_starts_from_the_best_response(server, open_row):
     page = open_row("Four")
     rank_by_keys(page, "beta", "alpha", "gamma")
-    page.locator("#prompt-title").focus()
     page.get_by_role("button", name="Write the ideal answer").click()
     field = page.get_by_label("Ideal answer")
+    assert field.input_value() == "beta"
+    card(page, "gamma").get_by_role("button", name="Edit").click()
     assert field.input_value() == "gamma" and "Same as a response" in page.locator("#answer-state").inner_text()
     field.fill("1 better s u t b")
     press(page, "Control+Enter")
@@ -389,7 +391,7 @@ def test_undo_opens_the_last_judgement_again(server, open_row):
     press(page, "u")
     page.locator("#live", has_text="open again").wait_for(state="attached")
     assert order(page) == ["delta", "alpha", "gamma", "beta"]
-    assert page.get_by_label("Ideal answer").input_value() == "alpha and more"
+    assert page.get_by_label("Ideal answer").input_value() == "delta and more"
     assert page.locator(".chip[aria-pressed=true]").inner_text().endswith("off-topic")
     rank_by_keys(page, "delta")
     press(page, "Shift+ArrowDown")
@@ -421,7 +423,7 @@ def test_a_reload_keeps_what_is_not_submitted(server, open_row):
     page.goto(f"{server.url}/#{row}")
     page.locator(f"#work[data-row='{row}']").wait_for()
     assert order(page)[:2] == ["gamma", "beta"] and page.locator("li.tie").count() == 1
-    assert page.get_by_label("Ideal answer").input_value() == "beta improved"
+    assert page.get_by_label("Ideal answer").input_value() == "gamma improved"
     assert page.locator("#labeler").inner_text() == open_row.labeler
 
 
@@ -630,3 +632,48 @@ def test_the_page_is_accessible(server, open_page, open_row, size, scheme):
     page.locator("#done").wait_for()
     found["done"] = violations_of(page)
     assert found == {name: [] for name in found}
+
+
+# The pictures of the documentation
+
+PICTURES = Path(__file__).parents[2] / "docs" / "images"
+PICTURED = [
+    "Sunlight looks white, but it is a mix of all colors. Air scatters blue light more than red light, so blue reaches "
+    "your eyes from all over the sky.",
+    "Because of Rayleigh scattering: its intensity grows with the inverse fourth power of the wavelength.",
+    "The sky is blue because it reflects the ocean.",
+]
+PICTURED_GUIDE = """# How to judge
+
+Rank by how much a response **helps** the person who asked.
+
+1. Is it correct?
+2. Does it fit the question?
+3. Is it easy to read?
+
+Tie responses if you prefer neither.
+"""
+
+
+@pytest.mark.skipif(os.environ.get("HFKIT_WRITE_PICTURES") != "1", reason="writes docs/images/label*.png")
+def test_write_the_pictures(servers, open_page, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "guide.md").write_text(PICTURED_GUIDE)
+    prompt = "Why is the sky blue? Explain it to a child of ten."
+    rows = [prompt_row(prompt, PICTURED)] + [prompt_row(f"{index}", ["a", "b"]) for index in range(39)]
+    server = Server(servers, tmp_path, rows, overlap=9, guide=tmp_path / "guide.md").start()
+    for size, scheme in ((size, scheme) for size in SIZES for scheme in ("light", "dark")):
+        options = {"viewport": {"width": 1180, "height": 740}} if size == "desktop" else PHONE
+        page = open_page(server.url, size, scheme, **options)
+        log_in(page, f"Ada {size} {scheme}")
+        for _ in range(9):
+            press(page, "s")
+            wait_until_saved(page)
+        show_row(page, prompt)
+        rank_by_keys(page, PICTURED[0])
+        press(page, number(page, PICTURED[2]), "f", "2", "Escape")
+        page.evaluate("document.activeElement.blur(); scrollTo(0, 0); labeler.textContent = 'Ada'")
+        page.wait_for_timeout(300)
+        name = f"label{'' if size == 'desktop' else '-phone'}{'-dark' if scheme == 'dark' else ''}.png"
+        page.screenshot(path=tmp_path / name)
+        image.open(tmp_path / name).convert("RGB").quantize(64).save(PICTURES / name, optimize=True)

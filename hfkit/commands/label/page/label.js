@@ -2,7 +2,8 @@
 
 import * as ranking from "./ranking.js";
 import { startDrags } from "./dragging.js";
-import { element, icon, guideNodes, textNodes, moveSmoothly, reveal } from "./showing.js";
+import { buildCard, placeCards, renderCard } from "./cards.js";
+import { element, guideNodes, moveSmoothly, reveal, textBlock } from "./showing.js";
 import { Kept, newId, Rejected, request, Sender } from "./sending.js";
 
 const by = (id) => document.getElementById(id);
@@ -60,19 +61,18 @@ async function begin(labeler) {
   settings.set("labeler", labeler);
   state.labeler = labeler;
   kept = new Kept(setup.title, labeler);
-  sender = new Sender(kept, (trouble) => showTrouble(trouble && `Not saved yet: ${trouble}. Trying again. Your judgement is kept in this browser.`));
+  sender = new Sender(kept, (trouble) => showTrouble(trouble && `Not saved yet: ${trouble}. Trying again; it is kept in this browser.`));
   const { rows, faults } = await sender.resend();
   for (const row of rows) kept.set(`draft/${row}`, null);
   const wanted = /^#([0-9a-f]{12})$/.exec(location.hash);
-  await take(await request(wanted ? `/api/rows/${wanted[1]}` : "/api/next", undefined, showTrouble));
+  take(await request(wanted ? `/api/rows/${wanted[1]}` : "/api/next", undefined, showTrouble));
   if (faults.length) showTrouble(`A judgement was rejected: ${faults.join("; ")}`);
 }
 
 /** Run one thing at a time: buttons and keys do nothing meanwhile. */
 async function busy(work) {
   if (state.isBusy) return;
-  state.isBusy = true;
-  document.body.classList.add("busy");
+  setBusy(true);
   try {
     await work();
   } catch (error) {
@@ -80,14 +80,18 @@ async function busy(work) {
     if (error.status === 401) showLogin("Log in again to go on. Nothing is lost.");
     else showTrouble(`Rejected: ${error.message}`);
   } finally {
-    state.isBusy = false;
-    document.body.classList.remove("busy");
+    setBusy(false);
   }
+}
+
+function setBusy(isBusy) {
+  state.isBusy = by("answer").readOnly = by("note").readOnly = isBusy;
+  document.body.classList.toggle("busy", isBusy);
 }
 
 // Rows
 
-async function take({ row, ...progress }) {
+function take({ row, ...progress }) {
   Object.assign(state, { row, progress, chosen: null, openFlags: null, seconds: 0 });
   lastTick = performance.now();
   history.replaceState(null, "", location.pathname);
@@ -100,7 +104,8 @@ async function take({ row, ...progress }) {
     by(row.replies.length ? "prompt-title" : "answer").focus({ preventScroll: true });
   } else {
     const { done, all_done } = progress;
-    by("done-text").textContent = done ? `You have done ${done} ${done === 1 ? "row" : "rows"}. Thank you.` : "Others have judged all the rows, or have them on their screens.";
+    const own = `You have done ${done} ${done === 1 ? "row" : "rows"}. Thank you.`;
+    by("done-text").textContent = done ? own : "Others have judged all the rows.";
     by("undo-last").hidden = !done;
     by("again").hidden = all_done >= setup.total;
     show("done");
@@ -168,7 +173,7 @@ function send(event, message) {
     keepDraft();
     const answer = await sender.send("/api/judgements", { id: newId(), seconds: Math.round(state.seconds * 10) / 10, ...event });
     kept.set(`draft/${event.row}`, null);
-    await take(answer.next);
+    take(answer.next);
     announce(state.row ? `${message} ${countText()}.` : message);
   });
 }
@@ -177,7 +182,7 @@ function undo() {
   return busy(async () => {
     const answer = await sender.send("/api/undo", { id: newId() });
     kept.set(`draft/${answer.row.row}`, null);
-    await take(answer);
+    take(answer);
     announce("The last one is open again.");
   });
 }
@@ -214,10 +219,10 @@ function buildRow() {
   by("work").dataset.row = row;
   by("prompt").replaceChildren(...prompt.map(({ role, content }) => {
     const turn = element("div", { className: `turn ${role === "user" || role === "assistant" ? role : "system"}` });
-    turn.append(...(prompt.length > 1 || role !== "user" ? [element("h3", {}, role)] : []), ...textBlock(content, "turn"));
+    turn.append(...(prompt.length > 1 || role !== "user" ? [element("h3", {}, role)] : []), ...textBlock(content));
     return turn;
   }));
-  cards = replies.map(({ text }, one) => buildCard(text, one, replies.length));
+  cards = replies.map(({ text }, one) => buildCard(text, one, replies.length, setup.flags, RUN));
   by("extras")[replies.length ? "prepend" : "append"](by("extras").querySelector(".choices"));
   by("responses").hidden = !replies.length;
   by("responses").classList.toggle("alone", replies.length === 1);
@@ -231,55 +236,6 @@ function buildRow() {
   by("bad").firstChild.textContent = replies.length > 1 ? "All bad" : "Bad";
 }
 
-/** A text, and a button for the rest of it if it is long. */
-function textBlock(content, what) {
-  const text = element("div", { className: "text", dir: "auto" }, ...textNodes(String(content ?? "")));
-  if (!text.textContent.trim()) text.append(element("em", {}, "empty"));
-  const more = element("button", { type: "button", className: "link more", hidden: true, ariaExpanded: "false" }, "Show all");
-  more.onclick = () => {
-    const isOpen = text.classList.toggle("clamped");
-    more.textContent = isOpen ? "Show all" : "Show less";
-    more.setAttribute("aria-expanded", String(!isOpen));
-  };
-  requestAnimationFrame(() => {
-    text.classList.add("clamped");
-    if (text.scrollHeight > text.clientHeight * 1.25) more.hidden = false;
-    else text.classList.remove("clamped");
-  });
-  return [text, more];
-}
-
-function buildCard(content, one, count) {
-  const name = `Response ${one + 1}`;
-  const button = (label, run, ...children) => element("button", { type: "button", ariaLabel: label, onclick: run }, ...children);
-  const card = element("article", { className: "card", tabIndex: 0 });
-  const rank = button("", () => toggleRank(one), element("span", {}));
-  rank.className = "rank";
-  const tools = count > 1 ? [
-    button(`Move ${name} up`, () => change(ranking.move(state.order, one, -1), one), icon("up")),
-    button(`Move ${name} down`, () => change(ranking.move(state.order, one, 1), one), icon("down")),
-    Object.assign(button(`Drag ${name}; arrow keys move it`, () => {}, icon("handle")), { className: "handle" }),
-  ] : [];
-  const tie = element("button", { type: "button", className: "quiet tie", onclick: () => change(ranking.toggleTie(state.order, one), one) });
-  const flagButtons = setup.flags.map((flag, index) => element(
-    "button", { type: "button", className: "chip", ariaPressed: "false", onclick: () => toggleFlag(one, index) },
-    element("kbd", {}, String(index + 1)), flag,
-  ));
-  const open = element("button", { type: "button", className: "quiet flag", onclick: () => showFlags(one) });
-  const edit = element("button", { type: "button", className: "quiet", onclick: () => writeAnswer(one), ariaLabel: `Edit ${name}` }, "Edit");
-  const flags = element("div", { className: "flags", role: "group", ariaLabel: `Flags of ${name}` }, ...flagButtons);
-  card.append(
-    element("div", { className: "top" }, ...(count > 1 ? [rank] : []),
-      element("h3", {}, name, ...(count > 1 && one < 9 ? [element("kbd", {}, String(one + 1))] : [])),
-      element("span", { className: "tied" }), element("div", { className: "tools" }, ...tools)),
-    ...textBlock(content, "response"),
-    element("div", { className: "bottom" }, ...(count > 1 ? [tie] : []), edit, ...(flagButtons.length ? [open] : [])), flags,
-  );
-  card.addEventListener("focusin", () => choose(one));
-  card.addEventListener("pointerdown", () => choose(one));
-  return Object.assign(card, { parts: { rank, tie, open, flags, flagButtons, name } });
-}
-
 function render(isAnimated = true) {
   const { row, order, progress } = state;
   by("labeler").textContent = state.labeler;
@@ -291,12 +247,11 @@ function render(isAnimated = true) {
   by("undo").disabled = !progress.done;
   showTime();
   if (!row) return;
-  const found = ranking.ranks(order), count = row.replies.length;
-  moveSmoothly(cards, isAnimated, () => placeCards(order));
-  cards.forEach((card, one) => renderCard(card, one, found[one]));
+  moveSmoothly(cards, isAnimated, () => placeCards(cards, order, { ranked: by("ranked"), rest: by("rest") }));
+  cards.forEach((card, one) => renderCard(card, one, order, state.flags[one], state.openFlags === one, state.chosen === one));
   by("rest-title").hidden = !order.rest.length || !order.ranked.length;
   by("responses").classList.toggle("bad", state.bad);
-  by("hint").textContent = hintText(count);
+  by("hint").textContent = hintText(row.replies.length);
   by("bad").setAttribute("aria-pressed", String(state.bad));
   for (const [button, field, value] of [["write", "answer-field", state.answer], ["add-note", "note-field", state.note]]) {
     by(button).setAttribute("aria-expanded", String(value !== null));
@@ -320,53 +275,6 @@ function answerText() {
   if (state.answer === null || !state.row.replies.length) return "";
   if (!state.answer.trim()) return "Empty: nothing is saved.";
   return writtenAnswer() ? "Saved as the ideal answer." : "Same as a response: change it, or nothing is saved.";
-}
-
-/** Bring the cards into the order of the ranking; what is in its place already is not touched, so that it keeps focus. */
-function placeCards(order) {
-  const focused = document.activeElement;
-  const groupsOf = (groups) => groups.map((group) => {
-    const own = cards[group[0]].parentElement ?? element("li", {});
-    if (own.children.length !== group.length || group.some((one, index) => own.children[index] !== cards[one])) {
-      return element("li", {}, ...group.map((one) => cards[one]));
-    }
-    return own;
-  });
-  for (const [list, groups] of [["ranked", order.ranked], ["rest", order.rest.map((one) => [one])]]) {
-    const items = groupsOf(groups);
-    if (items.length !== by(list).children.length || items.some((item, index) => item !== by(list).children[index])) {
-      by(list).replaceChildren(...items);
-    }
-    for (const item of items) item.classList.toggle("tie", item.children.length > 1);
-    by(list).hidden = !items.length;
-  }
-  if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
-}
-
-function renderCard(card, one, rank) {
-  const { rank: circle, tie, open, flags, flagButtons, name } = card.parts;
-  const isTied = ranking.isTied(state.order, one), isFirst = ranking.order(state.order)[0] === one;
-  const own = state.flags[one], isOpen = state.openFlags === one;
-  card.ariaLabel = [name, rank === null ? "no rank" : `rank ${rank}`, isTied && "tied", own.length && `flags: ${own.join(", ")}`].filter(Boolean).join(", ");
-  card.classList.toggle("chosen", state.chosen === one);
-  circle.classList.toggle("given", rank !== null);
-  const next = state.order.ranked.flat().length + 1;
-  circle.firstChild.textContent = rank ?? next;
-  circle.ariaLabel = rank === null ? `${name}: give rank ${next}` : `${name}: clear rank ${rank} and those below`;
-  card.querySelector(".tied").textContent = isTied ? "tied" : "";
-  tie.textContent = isTied ? "Untie" : "Tie with above";
-  tie.ariaLabel = isTied ? `Untie ${name}` : `Tie ${name} with the one above`;
-  tie.hidden = !isTied && isFirst;
-  open.textContent = own.length ? `Flags (${own.length})` : "Flag";
-  open.ariaLabel = `${own.length ? "Flags of" : "Flag"} ${name}`;
-  open.setAttribute("aria-expanded", String(isOpen));
-  flags.hidden = !isOpen && !own.length;
-  flags.classList.toggle("open", isOpen);
-  flagButtons.forEach((button, index) => {
-    const isSet = own.includes(setup.flags[index]);
-    button.setAttribute("aria-pressed", String(isSet));
-    button.hidden = !isOpen && !isSet;
-  });
 }
 
 // Change the state
@@ -414,12 +322,12 @@ function showFlags(one) {
   if (!setup.flags.length) return;
   const isOpen = state.openFlags !== one;
   set({ openFlags: isOpen ? one : null });
-  (isOpen ? cards[one].parts.flagButtons[0] : cards[one]).focus({ preventScroll: true });
+  (isOpen ? cards[one].parts.chips[0] : cards[one]).focus({ preventScroll: true });
 }
 
-/** Open the answer, with the text of a response: the given one, else the chosen one, else the best one. */
-function writeAnswer(one = state.chosen ?? state.order.ranked[0]?.[0]) {
-  if (!state.answer) {
+/** Open the answer, with the text of a response: the given one, else the best, else the chosen one. */
+function writeAnswer(one = state.order.ranked[0]?.[0] ?? state.chosen) {
+  if (!writtenAnswer()) {
     set({ answer: state.row.replies[one]?.text ?? "" });
     by("answer").value = state.answer;
   }
@@ -440,6 +348,14 @@ function removeAnswer() {
   set({ answer: null });
   by("write").focus();
 }
+
+/** What the buttons of a card do. */
+const RUN = {
+  choose, toggleRank, toggleFlag, showFlags, writeAnswer,
+  toggleTie: (one) => change(ranking.toggleTie(state.order, one), one),
+  moveUp: (one) => change(ranking.move(state.order, one, -1), one),
+  moveDown: (one) => change(ranking.move(state.order, one, 1), one),
+};
 
 // Time: only while the page is visible
 
@@ -475,7 +391,7 @@ const KEYS = {
   e: () => writeAnswer(),
   n: addNote,
   f: () => onChosen(showFlags),
-  x: () => onChosen((one) => cards[one].querySelector(".more:not([hidden])")?.click()),
+  x: () => (cards[state.chosen] ?? by("prompt")).querySelector(".more:not([hidden])")?.click(),
   s: skip,
   u: undo,
   "?": () => by("help").showModal(),
@@ -523,7 +439,7 @@ function onKey(event) {
 }
 
 function onDigit(digit) {
-  if (state.openFlags !== null) return digit < setup.flags.length && toggleFlag(state.openFlags, digit);
+  if (document.activeElement.closest(".flags")) return digit < setup.flags.length && toggleFlag(state.chosen, digit);
   if (digit < cards.length) change(ranking.place(state.order, digit), digit, true);
 }
 
@@ -533,9 +449,9 @@ by("labeler").onclick = () => state.isBusy || showLogin();
 by("help-button").onclick = () => by("help").showModal();
 by("shortcuts").onchange = () => settings.set("shortcuts", by("shortcuts").checked);
 by("bad").onclick = () => set({ bad: !state.bad });
-by("write").onclick = () => (state.answer === null ? writeAnswer() : removeAnswer());
+by("write").onclick = () => writeAnswer();
 by("remove-answer").onclick = removeAnswer;
-by("add-note").onclick = () => (state.note === null ? addNote() : set({ note: null }));
+by("add-note").onclick = addNote;
 by("answer").oninput = () => set({ answer: by("answer").value });
 by("note").oninput = () => set({ note: by("note").value });
 by("undo").onclick = by("undo-last").onclick = undo;

@@ -20,11 +20,29 @@ export function icon(name) {
 }
 
 /** The nodes of a text as it is; blocks between ``` lines are set as code, their fences included. */
-export function textNodes(text) {
+function textNodes(text) {
   return text.split(/(^```[^\n]*\n[\s\S]*?^```[ \t]*$\n?)/m).filter(Boolean).map((part) => {
     const isCode = part.startsWith("```") && part.trimEnd().length > 3 && part.trimEnd().endsWith("```");
     return isCode ? element("code", { className: "block", dir: "ltr" }, part) : document.createTextNode(part);
   });
+}
+
+/** A text, and a button for the rest of it if it is long. */
+export function textBlock(content) {
+  const text = element("div", { className: "text", dir: "auto" }, ...textNodes(String(content ?? "")));
+  if (!text.textContent.trim()) text.append(element("em", {}, "empty"));
+  const more = element("button", { type: "button", className: "link more", hidden: true, ariaExpanded: "false" }, "Show all");
+  more.onclick = () => {
+    const isOpen = text.classList.toggle("clamped");
+    more.textContent = isOpen ? "Show all" : "Show less";
+    more.setAttribute("aria-expanded", String(!isOpen));
+  };
+  requestAnimationFrame(() => {
+    text.classList.add("clamped");
+    if (text.scrollHeight > text.clientHeight * 1.25) more.hidden = false;
+    else text.classList.remove("clamped");
+  });
+  return [text, more];
 }
 
 /** The guide's HTML as new nodes: only tags of text and safe links, without other attributes. */
