@@ -676,4 +676,4 @@ def test_write_the_pictures(servers, open_page, tmp_path):
         page.wait_for_timeout(300)
         name = f"label{'' if size == 'desktop' else '-phone'}{'-dark' if scheme == 'dark' else ''}.png"
         page.screenshot(path=tmp_path / name)
-        image.open(tmp_path / name).convert("RGB").quantize(64).save(PICTURES / name, optimize=True)
+        image.open(tmp_path / name).convert("RGB").quantize(128).save(PICTURES / name, optimize=True)

@@ -27,8 +27,8 @@ export function buildCard(content, one, count, flagNames, run) {
   const title = element("h3", {}, name, ...(isRankable && one < 9 ? [element("kbd", {}, String(one + 1))] : []));
   const top = element("div", { className: "top" }, ...(isRankable ? [parts.rank, title, parts.tied, tools] : [title]));
   const bottom = element("div", { className: "bottom" }, ...(isRankable ? [parts.tie] : []),
-    button("quiet", `Edit ${name}`, run.writeAnswer, "Edit"), ...(flagNames.length ? [parts.open] : []));
-  const card = element("article", { className: "card", tabIndex: 0 }, top, ...textBlock(content), bottom, parts.flags);
+    button("quiet", `Edit ${name}`, run.writeAnswer, "Edit"), ...(flagNames.length ? [parts.open, parts.flags] : []));
+  const card = element("article", { className: "card", tabIndex: 0 }, top, ...textBlock(content), bottom);
   for (const event of ["focusin", "pointerdown"]) card.addEventListener(event, () => run.choose(one));
   return Object.assign(card, { parts });
 }
