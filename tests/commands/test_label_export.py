@@ -7,7 +7,7 @@ from conftest import NAMES, write_rows
 
 from hfkit.cli import main
 from hfkit.commands.label.checks import problems_of
-from hfkit.commands.label.export import instructions_of, ranking_of, ranks_of
+from hfkit.commands.label.export import instructions_of, judged_ranks, ranking_of
 from hfkit.commands.label.labels_file import LabelsFile, now
 from hfkit.commands.label.main import judge_rows
 from hfkit.commands.label.rows import Row, load_label_rows
@@ -90,7 +90,7 @@ def test_rows_without_a_better_response_are_no_rankings(judgements):
 
 
 def test_ranks_with_gaps_weigh_as_their_order():
-    assert ranks_of(judgement([1, 3, 3]), 3) == [1, 2, 2]
+    assert judged_ranks(judgement([1, 3, 3]), 3) == [1, 2, 2]
 
 
 def test_conversations_keep_their_form():
