@@ -227,6 +227,27 @@ ARGUMENTS = {
         argument("--revision", default="main", help="branch, tag or commit of a model on the Hub"),
         argument("--dtype", choices=DTYPES, help="of the weights; default: bfloat16 on a GPU with bf16, else float32"),
     ],
+    "serve": [
+        argument("models", nargs="+", metavar="MODEL", help="folder or Hub id of a model or an adapter, or NAME=PATH"),
+        argument("--host", default="127.0.0.1", help="address to listen on; others than this need an API key"),
+        argument("--port", type=within(int, 0, 65535), default=8000, help="0: a free one; default: %(default)s"),
+        argument("--api_key_file", metavar="FILE", help="file with the API key; only you may read it (chmod 600)"),
+        argument("--allow_origin", nargs="+", metavar="URL", help="web pages that may use the server; default: none"),
+        argument("--feedback", metavar="FILE", help="JSONL file to which /v1/feedback appends rows"),
+        argument("--backend", choices=("transformers", "vllm"), help="default: vllm if it and a GPU are there"),
+        argument(
+            "--length",
+            type=within(int, 1),
+            default=1024,
+            help="most tokens of a response if a request sets none; default: %(default)s",
+        ),
+        argument("--system_prompt", "--system", dest="system", help="default: that of training"),
+        argument("--chat_template", metavar="FILE", help="Jinja file or name of a template; default: that of training"),
+        argument(
+            "--chat_template_kwargs", metavar="JSON", help="variables of the chat template; default: those of training"
+        ),
+        argument("--dtype", choices=DTYPES, help="of the weights; default: bfloat16 on a GPU with bf16, else float32"),
+    ],
     "lineage": [
         argument("path", help="folder or Hub id of a run"),
         argument("--revision", default="main", help="branch, tag or commit of a run on the Hub"),
