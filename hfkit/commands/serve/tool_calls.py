@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from hfkit.core.limits import load_json
 from hfkit.data.chat_template import encode_prompt
+from hfkit.data.conversions import common_length
 from hfkit.data.messages import Messages, RenderError
 from hfkit.data.rendering import Template
-from hfkit.data.turn_end import turn_end
 
 NAME = "hfkit7"  # a text that no template contains
 ARGUMENTS = {"text": "hfkit8"}
@@ -47,18 +47,17 @@ def call_format(tokenizer: PreTrainedTokenizerBase, template: str) -> CallFormat
     """Return how a chat template writes a tool call; None if not as JSON with a name and arguments."""
     question = {"role": "user", "content": "Hi"}
     call = {"type": "function", "id": "call00000", "function": {"name": NAME, "arguments": ARGUMENTS}}
-    answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+    answers = ({"role": "assistant", "content": NAME}, {"role": "assistant", "content": "", "tool_calls": [call]})
     probe = Template(tokenizer, [TOOL])
     try:
-        prompt, whole = probe.render([question], generation_prompt=True).text, probe.render([question, answer]).text
+        plain, text = (probe.render([question, answer]).text for answer in answers)
     except RenderError:
         return None
-    text = whole.removeprefix(prompt) if whole.startswith(prompt) else whole[whole.rfind(NAME) - 40 :]
+    header, _, ending = plain.rpartition(NAME)
+    text = text[common_length(header, text) :].removesuffix(ending)
     at = text.rfind("{", 0, text.find(NAME))
-    if at < 0:
-        return None
     try:
-        value, end = json.JSONDecoder().raw_decode(text, at)
+        value, end = json.JSONDecoder().raw_decode(text, at) if at >= 0 else (None, 0)
     except ValueError:
         return None
     if read_call(value) is None:
@@ -66,9 +65,7 @@ def call_format(tokenizer: PreTrainedTokenizerBase, template: str) -> CallFormat
     before, after = text[:at].strip(), text[end:].strip()
     is_list = before.endswith("[") and after.startswith("]")
     before, after = (before[:-1], after[1:]) if is_list else (before, after)
-    last = tokenizer.convert_ids_to_tokens(turn_end(tokenizer).ids[-1])
-    before = before.rpartition("\n")[2] if "</think>" in before else before
-    return CallFormat(before.strip(), after.partition(last)[0].strip(), is_list)
+    return CallFormat(before.strip(), after.strip(), is_list)
 
 
 def read_call(value: object) -> tuple[str, dict] | None:

@@ -75,18 +75,24 @@ def chosen_backend(given: str | None, paths: dict[str, str]) -> str:
 def require_one_base(paths: dict[str, str]) -> None:
     """Raise HfkitError if one vLLM server cannot serve these models."""
     sources = [Source.of(path) for path in paths.values()]
+    first = base_source(sources)
     for source in sources:
         require_served(source)
-        if not same_base(source, sources[0]):
+        if not same_base(source, first) or (source.adapter is None and source != first):
             raise HfkitError(
-                f"vLLM serves one base, but {source.path} is on {source.base} and {sources[0].path} on "
-                f"{sources[0].base}: start a server for each, or use --backend transformers"
+                f"vLLM serves one base, but {source.path} is on {source.base} and {first.path} on {first.base}: start "
+                "a server for each, or use --backend transformers"
             )
     settings = [config and config.to_dict() for config in map(quantization_as_trained, paths.values())]
     if any(one != settings[0] for one in settings):
         raise HfkitError("vLLM serves one base, but the models were trained over different quantizations of it")
     if settings[0] and not settings[0].get("load_in_4bit"):
         raise HfkitError("vLLM cannot serve a base in 8 bits: use --backend transformers")
+
+
+def base_source(sources: list[Source]) -> Source:
+    """Return the full model among several sources; without one, the first adapter."""
+    return next((source for source in sources if source.adapter is None), sources[0])
 
 
 def serve_command(program: str, paths: dict[str, str], dtype: str, context: int | None, uds: str) -> list[str]:
@@ -96,7 +102,7 @@ def serve_command(program: str, paths: dict[str, str], dtype: str, context: int 
         uds: the Unix socket on which it listens.
     """
     sources = {name: Source.of(path) for name, path in paths.items()}
-    first = next(iter(sources.values()))
+    first = base_source([*sources.values()])
     full = [name for name, source in sources.items() if source.adapter is None] or [BASE]
     base = local_folder(first.base, first.base_revision, LOADED_FILES)
     command = [program, "serve", base, "--uds", uds, "--served-model-name", *full, "--dtype", dtype]
@@ -130,7 +136,7 @@ class VLLMEngine:
 
     def __init__(self, paths: dict[str, str], loaded: LoadedModels):
         sources = {name: Source.of(path) for name, path in paths.items()}
-        first = next(iter(sources.values()))
+        first = base_source([*sources.values()])
         config = read_config(first.base, first.base_revision)
         context = getattr(config.get_text_config(), "max_position_embeddings", None)
         try:
