@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 
 import openai
@@ -25,6 +26,7 @@ from transformers import GenerationConfig
 from hfkit.cli import main
 from hfkit.commands.chat.models import LoadedModels
 from hfkit.commands.serve.app import MOST_BYTES, build_app
+from hfkit.commands.serve.engines import TransformersBackend
 from hfkit.commands.serve.feedback import FeedbackFile
 from hfkit.commands.serve.jobs import MOST_WAITING, Job, Jobs
 from hfkit.commands.serve.models import name_models
@@ -32,7 +34,7 @@ from hfkit.commands.serve.requests import Request, read_chat, read_completion
 from hfkit.commands.serve.response_text import ResponseText
 from hfkit.commands.serve.server import bind
 from hfkit.commands.serve.tool_calls import call_format, find_calls
-from hfkit.commands.serve.vllm import VLLMEngine, chosen_backend, find_vllm
+from hfkit.commands.serve.vllm import VLLMBackend, chosen_backend, find_vllm
 from hfkit.core.console import printable
 from hfkit.core.errors import HfkitError
 from hfkit.data.built_in_templates import read_built_in
@@ -64,7 +66,8 @@ class Server:
         self.port = int(found[1])
         LOCAL_PORTS.add(self.port)
 
-    def client(self) -> openai.OpenAI:
+    @cached_property
+    def openai(self) -> openai.OpenAI:
         """OpenAI's client, which does not retry."""
         return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0, timeout=LIMIT)
 
@@ -126,7 +129,7 @@ def chat_reply(model: Path, capsys, *words: str) -> str:
 
 
 def test_a_streamed_chat_is_that_of_hfkit_chat(server, ppo_dir, capsys):
-    with server.client().chat.completions.create(
+    with server.openai.chat.completions.create(
         model="assistant", messages=ASKED, temperature=0, stream=True, stream_options={"include_usage": True}
     ) as stream:
         chunks = [*stream]
@@ -140,7 +143,7 @@ def test_a_streamed_chat_is_that_of_hfkit_chat(server, ppo_dir, capsys):
 
 
 def test_a_whole_response_is_the_streamed_one(server):
-    chat = server.client().chat.completions
+    chat = server.openai.chat.completions
     whole = chat.create(model="sft", messages=ASKED, temperature=0)
     with chat.create(model="sft", messages=ASKED, temperature=0, stream=True) as stream:
         streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
@@ -153,7 +156,7 @@ def test_a_whole_response_is_the_streamed_one(server):
 
 
 def test_models_are_listed_and_keep_their_own_weights(server, sft_dir, capsys):
-    client = server.client()
+    client = server.openai
     assert [model.id for model in client.models.list()] == ["assistant", "sft", "endless", "toolbox"]
     assert client.models.retrieve("sft").id == "sft"
     for name in ("assistant", "sft", "assistant", "sft"):
@@ -169,7 +172,7 @@ def test_models_are_listed_and_keep_their_own_weights(server, sft_dir, capsys):
 
 def test_a_system_message_is_in_the_prompt(server, sft_dir, capsys):
     with_system = [{"role": "developer", "content": "Be brief."}, *ASKED]
-    create = server.client().chat.completions.create
+    create = server.openai.chat.completions.create
     found = create(model="sft", messages=with_system, temperature=0)
     assert found.choices[0].message.content == chat_reply(sft_dir, capsys, "--system", "Be brief.")
     assert found.usage.prompt_tokens > create(model="sft", messages=ASKED, temperature=0).usage.prompt_tokens
@@ -178,7 +181,7 @@ def test_a_system_message_is_in_the_prompt(server, sft_dir, capsys):
 
 
 def test_a_stop_text_ends_the_response_and_is_not_in_it(server):
-    create = server.client().chat.completions.create
+    create = server.openai.chat.completions.create
     whole = create(model="sft", messages=ASKED, temperature=0).choices[0].message.content
     stop = whole[3:7]
     for stream in (False, True):
@@ -191,7 +194,7 @@ def test_a_stop_text_ends_the_response_and_is_not_in_it(server):
 
 def test_a_seed_repeats_a_sampled_response(server):
     def sample(**options) -> str:
-        made = server.client().completions.create(model="endless", prompt="Ann", max_tokens=24, **options)
+        made = server.openai.completions.create(model="endless", prompt="Ann", max_tokens=24, **options)
         assert (made.choices[0].finish_reason, made.usage.completion_tokens) == ("length", 24)
         return made.choices[0].text
 
@@ -202,7 +205,7 @@ def test_a_seed_repeats_a_sampled_response(server):
 
 def test_a_completion_continues_a_text_and_keeps_its_white_space(server, base_dir):
     tokenizer = load_tokenizer(str(base_dir))
-    create = server.client().completions.create
+    create = server.openai.completions.create
     text = create(model="endless", prompt=PROMPT, max_tokens=6, temperature=0)
     ids = create(model="endless", prompt=tokenizer(PROMPT).input_ids, max_tokens=6, temperature=0)
     assert text.choices[0].text == ids.choices[0].text and text.choices[0].text.startswith(" ")
@@ -222,7 +225,7 @@ def test_a_completion_continues_a_text_and_keeps_its_white_space(server, base_di
         ({"messages": [{"role": "user", "content": "x " * 400}]}, "messages", "context of sft is 256 tokens"),
         ({"temperature": -1}, "temperature", "expected a number from 0 to 2"),
         ({"top_p": "1"}, "top_p", "expected a number from 0 to 1"),
-        ({"max_tokens": 0}, "max_tokens", "expected an integer of at least 1"),
+        ({"max_tokens": 0}, "max_tokens", "expected an integer from 1"),
         ({"n": 2}, "n", "n: 2 is not supported"),
         ({"logprobs": True}, "logprobs", "not supported"),
         ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
@@ -251,7 +254,7 @@ def test_neutral_values_of_clients_are_accepted(server):
 
 
 def test_tools_are_in_the_prompt_if_the_template_has_them(server):
-    create = server.client().chat.completions.create
+    create = server.openai.chat.completions.create
     options = {"model": "toolbox", "messages": ASKED, "temperature": 0, "max_tokens": 4}
     plain, given = create(**options), create(**options, tools=TOOLS)
     assert given.usage.prompt_tokens > plain.usage.prompt_tokens and given.choices[0].finish_reason == "length"
@@ -292,7 +295,7 @@ def test_a_request_that_is_too_large_is_refused(server):
 
 def test_requests_wait_for_each_other(server):
     def ask(name: str) -> str:
-        made = server.client().chat.completions.create(model=name, messages=ASKED, temperature=0)
+        made = server.openai.chat.completions.create(model=name, messages=ASKED, temperature=0)
         return made.choices[0].message.content
 
     names = ["assistant", "sft"] * 3
@@ -315,7 +318,7 @@ def test_a_client_that_goes_away_ends_its_response(server, stream):
         else:
             time.sleep(0.5)
     started = time.monotonic()
-    server.client().chat.completions.create(model="sft", messages=ASKED, max_tokens=2)
+    server.openai.chat.completions.create(model="sft", messages=ASKED, max_tokens=2)
     assert time.monotonic() - started < 10  # 500,000 tokens take minutes
 
 
@@ -325,8 +328,8 @@ def read_rows(path: Path) -> list[dict]:
 
 def test_feedback_becomes_rows(server, run_stage, tmp_path, capsys):
     before = len(read_rows(server.feedback))
-    made = server.client().chat.completions.create(model="assistant", messages=ASKED, temperature=0)
-    with server.client().chat.completions.create(model="sft", messages=ASKED, temperature=0, stream=True) as stream:
+    made = server.openai.chat.completions.create(model="assistant", messages=ASKED, temperature=0)
+    with server.openai.chat.completions.create(model="sft", messages=ASKED, temperature=0, stream=True) as stream:
         streamed = [chunk.id for chunk in stream].pop()
     up = {"id": made.id, "rating": "up", "note": "Ünïcode\n\u2028"}
     assert server.send("POST", "/v1/feedback", up)[:2] == (200, {"object": "feedback", "rows": 1})
@@ -389,6 +392,11 @@ def test_the_oldest_responses_are_forgotten_and_a_cut_line_is_dropped(tmp_path, 
     assert stat.S_IMODE((FeedbackFile(tmp_path / "new.jsonl").path).stat().st_mode) == 0o600
 
 
+def test_adapters_of_one_base_share_it(sft_dir, ppo_dir):
+    engine = TransformersBackend({"a": str(sft_dir), "b": str(ppo_dir)}, LoadedModels())
+    assert engine.chat_models["a"].base is engine.chat_models["b"].base
+
+
 class NoModels:
     """An engine without models."""
 
@@ -419,7 +427,7 @@ def guarded():
         listener.close()
 
 
-def test_with_a_key_each_request_needs_it(guarded):
+def test_if_there_is_a_key_every_request_needs_it(guarded):
     port = guarded(KEY, [])
     for given in ({}, {"Authorization": "Bearer x"}, {"Authorization": f"Basic {KEY}"}, {"Authorization": "Bearer "}):
         status, body, headers = send(port, "GET", "/v1/models", **given)
@@ -503,7 +511,7 @@ def test_models_get_names(sft_dir, ppo_dir, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("pieces", "stops", "expected"),
+    ("pieces", "stop_texts", "expected"),
     [
         (["  Hi", " there", " \n"], (), "Hi there"),
         (["Hi the", "re, you"], ("there",), "Hi"),
@@ -514,9 +522,9 @@ def test_models_get_names(sft_dir, ppo_dir, monkeypatch):
         (["\n\nHi"], ("\n\n",), ""),
     ],
 )
-def test_the_text_of_a_response_ends_at_a_stop_text(pieces, stops, expected):
+def test_the_text_of_a_response_ends_at_a_stop_text(pieces, stop_texts, expected):
     written = []
-    text = ResponseText(stops, True, written.append)
+    text = ResponseText(stop_texts, True, written.append)
     for piece in pieces:
         text.add(piece)
     text.end()
@@ -525,7 +533,13 @@ def test_the_text_of_a_response_ends_at_a_stop_text(pieces, stops, expected):
 
 def test_requests_are_read():
     chat = read_chat({"messages": ASKED, "max_completion_tokens": 3, "max_tokens": 9, "stop": "x"}, "Be kind.")
-    assert (chat.max_tokens, chat.stops, chat.temperature, chat.prompt[0]["content"]) == (3, ("x",), 1.0, "Be kind.")
+    assert (chat.max_tokens, chat.stop_texts, chat.temperature, chat.prompt[0]["content"]) == (
+        3,
+        ("x",),
+        1.0,
+        "Be kind.",
+    )
+    assert read_chat({"messages": ASKED, "temperature": 1e-30}).temperature == 0  # logits would overflow
     own = [{"role": "system", "content": "Be rude."}, *ASKED]
     assert read_chat({"messages": own}, "Be kind.").prompt == own
     assert read_completion({"prompt": [[1, 2]]}).prompt == [1, 2]
@@ -629,7 +643,7 @@ def vllm_program(tmp_path, monkeypatch):
 def test_vllm_gets_token_ids_and_the_settings_of_training(vllm_program, ppo_dir, sft_dir):
     paths = {"ppo": str(ppo_dir), "sft": str(sft_dir)}
     assert chosen_backend("vllm", paths) == "vllm"
-    engine, pieces = VLLMEngine(paths, LoadedModels()), []
+    engine, pieces = VLLMBackend(paths, LoadedModels()), []
     model = engine.models["ppo"]
     try:
         reply = [*model.tokenizer(" Ann likes red.").input_ids, model.tokenizer.eos_token_id]
@@ -658,7 +672,7 @@ def test_vllm_serves_one_base(vllm_program, toolbox_dir, endless_dir):
 
 
 def test_sigterm_ends_the_server_within_seconds_and_frees_the_port(server):
-    with server.client().chat.completions.create(
+    with server.openai.chat.completions.create(
         model="endless", messages=ASKED, max_tokens=500_000, stream=True
     ) as stream:
         next(iter(stream))

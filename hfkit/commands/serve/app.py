@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from uuid import uuid4
 
 from fastapi import FastAPI
@@ -41,7 +42,7 @@ class Answer:
         self.prompt_tokens, loop = 0, asyncio.get_running_loop()
 
         def report(event: Event) -> None:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
                 loop.call_soon_threadsafe(self.events.put_nowait, event)
 
         self.job = Job(jobs.engine.models[name], request, report)
@@ -206,10 +207,19 @@ def build_app(jobs: Jobs, key: str | None, origins: list[str], feedback: Feedbac
         system: system prompt of conversations without one.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    started = int(time.time())
-    entries = {
-        name: {"id": name, "object": "model", "created": started, "owned_by": "hfkit"} for name in jobs.engine.models
-    }
+    add_model_routes(app, jobs)
+    add_response_routes(app, jobs, feedback, system)
+    add_error_handlers(app)
+    app.add_middleware(Guard, key=key, origins=origins)
+    if origins:
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
+    return app
+
+
+def add_model_routes(app: FastAPI, jobs: Jobs) -> None:
+    """Add the routes about the server and its models."""
+    common = {"object": "model", "created": int(time.time()), "owned_by": "hfkit"}
+    entries = {name: {"id": name, **common} for name in jobs.engine.models}
 
     @app.get("/health")
     async def health() -> Response:
@@ -222,6 +232,10 @@ def build_app(jobs: Jobs, key: str | None, origins: list[str], feedback: Feedbac
     @app.get("/v1/models/{name:path}")
     async def show_model(name: str) -> Response:
         return JSONResponse(entries[find_model(jobs.engine.models, name).name])
+
+
+def add_response_routes(app: FastAPI, jobs: Jobs, feedback: FeedbackFile | None, system: str | None) -> None:
+    """Add the routes that generate responses, and the one for feedback on them."""
 
     @app.post("/v1/chat/completions")
     async def chat(request: HTTPRequest) -> Response:
@@ -237,6 +251,10 @@ def build_app(jobs: Jobs, key: str | None, origins: list[str], feedback: Feedbac
         async def add_feedback(request: HTTPRequest) -> Response:
             rows = await asyncio.to_thread(feedback.add, await read_body(request))
             return JSONResponse({"object": "feedback", "rows": rows})
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer errors with OpenAI's JSON."""
 
     @app.exception_handler(ApiError)
     async def on_api_error(request: HTTPRequest, error: ApiError) -> Response:
@@ -257,8 +275,3 @@ def build_app(jobs: Jobs, key: str | None, origins: list[str], feedback: Feedbac
         debug(error)
         warn(f"{request.url.path} failed: {reason(error)}")
         return JSONResponse(ApiError(500, "the server could not write a file").content(), 500)
-
-    app.add_middleware(Guard, key=key, origins=origins)
-    if origins:
-        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
-    return app

@@ -29,7 +29,7 @@ class Generated:
     raw: str = ""
 
 
-class ServingEngine(Protocol):
+class ServingBackend(Protocol):
     """Generates the responses of a server."""
 
     name: str
@@ -71,7 +71,7 @@ class Streamer(TextStreamer):
             self.write(text)
 
 
-class TransformersEngine:
+class TransformersBackend:
     """Generates in this process. The adapters of one base share it.
 
     Args:

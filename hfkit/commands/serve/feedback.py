@@ -19,6 +19,7 @@ from hfkit.data.messages import Messages, with_json_arguments
 
 MOST_KEPT, MOST_KEPT_CHARACTERS = 1000, 64 << 20
 MOST_FLAGS, LONGEST_FLAG, LONGEST_TEXT = 32, 200, 100_000
+LONGEST_ROW = 64 << 20
 RATINGS = {"up": True, "down": False}
 
 
@@ -57,14 +58,15 @@ class FeedbackFile:
 
     def drop_cut_line(self) -> None:
         """End the last line; remove it if it is incomplete, because the machine stopped while it was written."""
-        content = self.path.read_bytes()
-        if not content or content.endswith(b"\n"):
+        size = os.fstat(self.file).st_size
+        end = os.pread(self.file, LONGEST_ROW, max(0, size - LONGEST_ROW))
+        if not end or end.endswith(b"\n"):
             return
-        start = content.rfind(b"\n") + 1
+        line = end[end.rfind(b"\n") + 1 :]
         try:
-            json.loads(content[start:])
+            json.loads(line)
         except ValueError:
-            os.ftruncate(self.file, start)
+            os.ftruncate(self.file, size - len(line))
         else:
             os.write(self.file, b"\n")
 

@@ -16,7 +16,6 @@ from hfkit.core.errors import HfkitError, reason
 
 KEY_VARIABLE = "HFKIT_API_KEY"
 KEY = re.compile(r"[!-~]{16,512}")
-LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 HOST = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<name>[^:\[\]]*))(?::\d{1,5})?")
 
 
@@ -42,7 +41,7 @@ def read_api_key(path: str | None) -> str | None:
     return key
 
 
-def is_loopback(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
     """Return whether only this machine reaches a host."""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -98,4 +97,4 @@ class Guard:
 def is_local_name(header: str) -> bool:
     """Return whether a Host header names this machine."""
     found = HOST.fullmatch(header)
-    return bool(found) and (found["six"] or found["name"] or "").lower() in LOCAL_NAMES
+    return bool(found) and is_this_machine((found["six"] or found["name"] or "").lower())

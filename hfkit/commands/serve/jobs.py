@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from hfkit.commands.serve.engines import Generated, ServingEngine
+from hfkit.commands.serve.engines import Generated, ServingBackend
 from hfkit.commands.serve.errors import ApiError
 from hfkit.commands.serve.models import ServedModel, encode_request
 from hfkit.commands.serve.requests import Request
@@ -75,7 +75,7 @@ class Jobs:
         length: most tokens of a response to a request that sets no maximum.
     """
 
-    def __init__(self, engine: ServingEngine, length: int):
+    def __init__(self, engine: ServingBackend, length: int):
         self.engine, self.length = engine, length
         self.waiting: queue.Queue[Job] = queue.Queue(MOST_WAITING)
         self.is_closed = False
@@ -163,7 +163,7 @@ class Jobs:
         if job.cancelled.is_set():
             return
         job.report(Started(len(ids)))
-        text = ResponseText(request.stops, request.is_chat, (lambda piece: None) if request.tools else job.report)
+        text = ResponseText(request.stop_texts, request.is_chat, (lambda piece: None) if request.tools else job.report)
         length = request.max_tokens or self.length
         length = length if model.context is None else min(length, model.context - len(ids))
         generated = self.engine.generate(

@@ -9,14 +9,13 @@ environment variable HFKIT_API_KEY. --feedback adds /v1/feedback, which appends 
 file of rows for `hfkit sft` and `hfkit reward`. Ctrl-C ends the server.
 """
 
-import os
 from argparse import Namespace
 from importlib import import_module
 from importlib.util import find_spec
 
 from hfkit.core.errors import MISSING, ConfigError, Kind, Problem
 
-PACKAGES = ("fastapi", "uvicorn")
+NEEDED_PACKAGES = ("fastapi", "uvicorn")
 
 
 def main(given: Namespace) -> int:
@@ -25,9 +24,8 @@ def main(given: Namespace) -> int:
     Raises:
         ConfigError: a package is missing.
     """
-    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+    if missing := [name for name in NEEDED_PACKAGES if find_spec(name) is None]:
         problems = [Problem(name, MISSING, "pip install 'hfkit[serve]'", Kind.NOT_HERE) for name in missing]
         raise ConfigError(problems, "the installed packages")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import_module("hfkit.commands.serve.server").serve(given)
     return 0

@@ -11,6 +11,7 @@ from hfkit.commands.serve.errors import ApiError
 from hfkit.commands.serve.requests import Request
 from hfkit.commands.serve.tool_calls import supports_tools
 from hfkit.core.errors import ConfigError, HfkitError, Problem, nearest
+from hfkit.core.home import expand_home
 from hfkit.data.chat_template import encode_prompt
 from hfkit.data.messages import RenderError
 from hfkit.models.tokenizers import variables_fault
@@ -44,7 +45,7 @@ def name_models(given: list[str]) -> dict[str, str]:
     named: dict[str, str] = {}
     for word in given:
         found = None if Path(word).exists() else NAMED.fullmatch(word)
-        path = found["path"] if found else word
+        path = expand_home(found["path"]) if found else word
         name = found["name"] if found else Path(path).resolve().name if Path(path).is_dir() else path
         if name in named:
             remedy = f"{named[name]} has this name too: name one of them with NAME={path}"
@@ -80,16 +81,17 @@ def encode_request(model: ServedModel, request: Request) -> list[int]:
     Raises:
         ApiError: the chat template rejects it, it is empty, or too long for the context.
     """
-    ids = encode_messages(model, request) if request.is_chat else encode_text(model, request.prompt)
+    ids = encode_chat(model, request) if request.is_chat else encode_completion(model, request.prompt)
+    param = "messages" if request.is_chat else "prompt"
     if not ids:
-        raise ApiError(400, "the prompt has no tokens", "messages" if request.is_chat else "prompt")
+        raise ApiError(400, "the prompt has no tokens", param)
     if model.context is not None and len(ids) >= model.context:
         size = f"the prompt has {len(ids)} tokens, but the context of {model.name} is {model.context} tokens"
-        raise ApiError(400, f"{size}: send a shorter one", "messages", "context_length_exceeded")
+        raise ApiError(400, f"{size}: send a shorter one", param, "context_length_exceeded")
     return ids
 
 
-def encode_messages(model: ServedModel, request: Request) -> list[int]:
+def encode_chat(model: ServedModel, request: Request) -> list[int]:
     """Return the token ids of messages, as `hfkit chat` encodes them.
 
     Raises:
@@ -108,7 +110,7 @@ def encode_messages(model: ServedModel, request: Request) -> list[int]:
         raise ApiError(400, f"messages: {error}", "messages") from error
 
 
-def encode_text(model: ServedModel, prompt: str | list[int]) -> list[int]:
+def encode_completion(model: ServedModel, prompt: str | list[int]) -> list[int]:
     """Return the token ids of a text, in which special tokens are tokens, or the given ids.
 
     Raises:

@@ -1,6 +1,5 @@
 """Reads and validates the JSON of a request for a response."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +10,10 @@ from hfkit.data.rendering import variables_of
 MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
 """The fields of a message that a chat template may read. Clients send others back, such as `refusal`."""
 MAX_STOPS, MAX_STOP_LENGTH = 16, 1000
-HIGHEST_TEMPERATURE = 2.0
+HIGHEST_TEMPERATURE, GREEDY = 2.0, 1e-3
+"""The highest temperature, and the one below which the response is greedy: logits would overflow."""
+LOWEST_TOP_P = 1e-6
+LARGEST_LENGTH = 2**31 - 1
 LARGEST_SEED = 2**63 - 1
 NEUTRAL = {
     "n": 1,
@@ -45,7 +47,7 @@ class Request:
         variables: of the chat template.
         max_tokens: most tokens of the response; None: the server's default.
         temperature: 0 is greedy.
-        stops: texts that end the response and are not part of it.
+        stop_texts: texts that end the response and are not part of it.
         stream: whether the response is sent in pieces.
         include_usage: whether the last piece has the numbers of tokens.
     """
@@ -58,7 +60,7 @@ class Request:
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int | None = None
-    stops: tuple[str, ...] = ()
+    stop_texts: tuple[str, ...] = ()
     stream: bool = False
     include_usage: bool = False
     is_chat: bool = True
@@ -148,13 +150,14 @@ def read_common(body: dict, lengths: tuple[str, ...]) -> dict[str, Any]:
         raise ApiError(400, "model: expected a text", "model")
     length = next((name for name in lengths if body.get(name) is not None), lengths[0])
     options = body.get("stream_options") or {}
+    temperature = number(body, "temperature", float, 0, HIGHEST_TEMPERATURE, 1.0)
     return {
         "model": model,
-        "max_tokens": number(body, length, int, 1, math.inf),
-        "temperature": number(body, "temperature", float, 0, HIGHEST_TEMPERATURE, 1.0),
-        "top_p": number(body, "top_p", float, 0, 1, 1.0),
+        "max_tokens": number(body, length, int, 1, LARGEST_LENGTH),
+        "temperature": temperature if temperature >= GREEDY else 0.0,
+        "top_p": max(number(body, "top_p", float, 0, 1, 1.0), LOWEST_TOP_P),
         "seed": number(body, "seed", int, -LARGEST_SEED, LARGEST_SEED),
-        "stops": read_stops(body.get("stop")),
+        "stop_texts": read_stops(body.get("stop")),
         "stream": flag(body, "stream"),
         "include_usage": isinstance(options, dict) and flag(options, "include_usage"),
     }
@@ -172,8 +175,7 @@ def number(body: dict, name: str, kind: type, low: float, high: float, default=N
     types = (int, float) if kind is float else (int,)
     if isinstance(value, bool) or not isinstance(value, types) or not low <= value <= high:
         what = "an integer" if kind is int else "a number"
-        limits = f"of at least {low}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise ApiError(400, f"{name}: {value!r} -> expected {what} {limits}", name)
+        raise ApiError(400, f"{name}: {value!r} -> expected {what} from {low} to {high}", name)
     return kind(value)
 
 
@@ -195,9 +197,9 @@ def read_stops(given: object) -> tuple[str, ...]:
     Raises:
         ApiError: they are not a few short texts.
     """
-    stops = [given] if isinstance(given, str) else given or []
-    if not isinstance(stops, list) or not all(isinstance(one, str) and one for one in stops):
+    stop_texts = [given] if isinstance(given, str) else given or []
+    if not isinstance(stop_texts, list) or not all(isinstance(one, str) and one for one in stop_texts):
         raise ApiError(400, "stop: expected a text or a list of texts", "stop")
-    if len(stops) > MAX_STOPS or any(len(one) > MAX_STOP_LENGTH for one in stops):
+    if len(stop_texts) > MAX_STOPS or any(len(one) > MAX_STOP_LENGTH for one in stop_texts):
         raise ApiError(400, f"stop: expected at most {MAX_STOPS} texts of {MAX_STOP_LENGTH} characters", "stop")
-    return tuple(stops)
+    return tuple(stop_texts)

@@ -9,13 +9,13 @@ class ResponseText:
     The start of a possible stop text, and white space at the end, are kept back until the next piece decides.
 
     Args:
-        stops: texts that end the response; they are not part of it.
+        stop_texts: texts that end the response; they are not part of it.
         strips: whether to strip white space around the response.
         write: called with each piece.
     """
 
-    def __init__(self, stops: tuple[str, ...], strips: bool, write: Callable[[str], None]):
-        self.stops, self.strips, self.write = stops, strips, write
+    def __init__(self, stop_texts: tuple[str, ...], strips: bool, write: Callable[[str], None]):
+        self.stop_texts, self.strips, self.write = stop_texts, strips, write
         self.text, self.pending, self.is_stopped = "", "", False
 
     def add(self, piece: str) -> None:
@@ -23,11 +23,11 @@ class ResponseText:
         if self.is_stopped:
             return
         self.pending += piece
-        found = [at for at in (self.pending.find(stop) for stop in self.stops) if at >= 0]
+        found = [at for at in (self.pending.find(stop) for stop in self.stop_texts) if at >= 0]
         if found:
             self.pending, self.is_stopped = self.pending[: min(found)], True
             return
-        cut = len(self.pending) - max((overlap(self.pending, stop) for stop in self.stops), default=0)
+        cut = len(self.pending) - max((overlap(self.pending, stop) for stop in self.stop_texts), default=0)
         self._pass_on(len(self.pending[:cut].rstrip()) if self.strips else cut)
 
     def end(self) -> None:

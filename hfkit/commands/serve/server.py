@@ -11,12 +11,12 @@ import uvicorn
 from hfkit.commands.chat.main import parse_template_kwargs
 from hfkit.commands.chat.models import LoadedModels
 from hfkit.commands.serve.app import build_app
-from hfkit.commands.serve.engines import ServingEngine, TransformersEngine
+from hfkit.commands.serve.engines import ServingBackend, TransformersBackend
 from hfkit.commands.serve.feedback import FeedbackFile
-from hfkit.commands.serve.guard import KEY_VARIABLE, is_loopback, read_api_key
+from hfkit.commands.serve.guard import KEY_VARIABLE, is_this_machine, read_api_key
 from hfkit.commands.serve.jobs import Jobs
 from hfkit.commands.serve.models import name_models, require_language_models
-from hfkit.commands.serve.vllm import VLLMEngine, chosen_backend
+from hfkit.commands.serve.vllm import VLLMBackend, chosen_backend
 from hfkit.core.console import say
 from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
 from hfkit.core.explain_errors import explain_out_of_memory
@@ -34,7 +34,7 @@ def serve(given: Namespace) -> None:
         KeyboardInterrupt, Interrupted: because of the signal.
     """
     paths, key = name_models(given.models), read_api_key(given.api_key_file)
-    if key is None and not is_loopback(given.host):
+    if key is None and not is_this_machine(given.host):
         remedy = f"other machines can connect: set a key with --api_key_file FILE or {KEY_VARIABLE}"
         raise ConfigError([Problem("--host", given.host, remedy)], "the command line")
     variables = parse_template_kwargs(given.chat_template_kwargs)
@@ -44,7 +44,7 @@ def serve(given: Namespace) -> None:
         feedback = FeedbackFile(Path(given.feedback)) if given.feedback else None
         loaded = LoadedModels(dtype_to_evaluate(given.dtype), given.chat_template, variables)
         with explain_out_of_memory(loaded):
-            engine = VLLMEngine(paths, loaded) if backend == "vllm" else TransformersEngine(paths, loaded)
+            engine = VLLMBackend(paths, loaded) if backend == "vllm" else TransformersBackend(paths, loaded)
         try:
             jobs = Jobs(engine, given.length)
             app = build_app(jobs, key, given.allow_origin or [], feedback, given.system)
@@ -74,7 +74,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def answer_requests(app, listener: socket.socket, jobs: Jobs, engine: ServingEngine) -> None:
+def answer_requests(app, listener: socket.socket, jobs: Jobs, engine: ServingBackend) -> None:
     """Run the HTTP server in a thread, and work on its jobs here.
 
     Raises:

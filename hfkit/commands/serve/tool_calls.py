@@ -13,12 +13,12 @@ from hfkit.data.conversions import common_length
 from hfkit.data.messages import Messages, RenderError
 from hfkit.data.rendering import Template
 
-NAME = "hfkit7"  # a text that no template contains
-ARGUMENTS = {"text": "hfkit8"}
-TOOL = {
+PROBE_NAME = "hfkit7"  # a text that no template contains
+PROBE_ARGUMENTS = {"text": "hfkit8"}
+PROBE_TOOL = {
     "type": "function",
     "function": {
-        "name": NAME,
+        "name": PROBE_NAME,
         "description": "Hi",
         "parameters": {"type": "object", "properties": {"text": {"type": "string", "description": "Hi"}}},
     },
@@ -46,16 +46,16 @@ class CallFormat:
 def call_format(tokenizer: PreTrainedTokenizerBase, template: str) -> CallFormat | None:
     """Return how a chat template writes a tool call; None if not as JSON with a name and arguments."""
     question = {"role": "user", "content": "Hi"}
-    call = {"type": "function", "id": "call00000", "function": {"name": NAME, "arguments": ARGUMENTS}}
-    answers = ({"role": "assistant", "content": NAME}, {"role": "assistant", "content": "", "tool_calls": [call]})
-    probe = Template(tokenizer, [TOOL])
+    call = {"type": "function", "id": "call00000", "function": {"name": PROBE_NAME, "arguments": PROBE_ARGUMENTS}}
+    answers = ({"role": "assistant", "content": PROBE_NAME}, {"role": "assistant", "content": "", "tool_calls": [call]})
+    probe = Template(tokenizer, [PROBE_TOOL])
     try:
         plain, text = (probe.render([question, answer]).text for answer in answers)
     except RenderError:
         return None
-    header, _, ending = plain.rpartition(NAME)
+    header, _, ending = plain.rpartition(PROBE_NAME)
     text = text[common_length(header, text) :].removesuffix(ending)
-    at = text.rfind("{", 0, text.find(NAME))
+    at = text.rfind("{", 0, text.find(PROBE_NAME))
     try:
         value, end = json.JSONDecoder().raw_decode(text, at) if at >= 0 else (None, 0)
     except ValueError:

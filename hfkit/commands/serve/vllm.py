@@ -95,7 +95,7 @@ def base_source(sources: list[Source]) -> Source:
     return next((source for source in sources if source.adapter is None), sources[0])
 
 
-def serve_command(program: str, paths: dict[str, str], dtype: str, context: int | None, uds: str) -> list[str]:
+def uds_command(program: str, paths: dict[str, str], dtype: str, context: int | None, uds: str) -> list[str]:
     """Return the command of the vLLM server.
 
     Args:
@@ -106,7 +106,7 @@ def serve_command(program: str, paths: dict[str, str], dtype: str, context: int 
     full = [name for name, source in sources.items() if source.adapter is None] or [BASE]
     base = local_folder(first.base, first.base_revision, LOADED_FILES)
     command = [program, "serve", base, "--uds", uds, "--served-model-name", *full, "--dtype", dtype]
-    command += ["--generation-config", "vllm"]  # no sampling settings of its own
+    command += ["--generation-config", "vllm"]  # no other sampling settings
     command += ["--max-model-len", str(context)] if context else []
     if quantization_as_trained(first.path, first.revision):
         command += ["--quantization", "bitsandbytes"]
@@ -120,7 +120,7 @@ def serve_command(program: str, paths: dict[str, str], dtype: str, context: int 
     return command
 
 
-class VLLMEngine:
+class VLLMBackend:
     """A vLLM server, which ends with this object.
 
     Args:
@@ -149,7 +149,7 @@ class VLLMEngine:
             self.models[name] = ServedModel(name, tokenizer, context, stop_ids(generation, tokenizer))
         self.folder = tempfile.TemporaryDirectory(prefix="hfkit-vllm-")  # only this user can open it
         self.socket = str(Path(self.folder.name) / "socket")
-        command = serve_command(find_vllm() or "vllm", paths, loaded.dtype, context, self.socket)
+        command = uds_command(find_vllm() or "vllm", paths, loaded.dtype, context, self.socket)
         environment = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE} | PRIVATE
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
         try:
