@@ -236,16 +236,11 @@ ARGUMENTS = {
         argument("--feedback", metavar="FILE", help="JSONL file to which /v1/feedback appends rows"),
         argument("--backend", choices=("transformers", "vllm"), help="default: vllm if it and a GPU are there"),
         argument(
-            "--length",
-            type=within(int, 1),
-            default=1024,
-            help="most tokens of a response if a request sets none; default: %(default)s",
+            "--length", type=within(int, 1), default=1024, help="most tokens if a request sets none; default: 1024"
         ),
         argument("--system_prompt", "--system", dest="system", help="default: that of training"),
         argument("--chat_template", metavar="FILE", help="Jinja file or name of a template; default: that of training"),
-        argument(
-            "--chat_template_kwargs", metavar="JSON", help="variables of the chat template; default: those of training"
-        ),
+        argument("--chat_template_kwargs", metavar="JSON", help="its variables; default: those of training"),
         argument("--dtype", choices=DTYPES, help="of the weights; default: bfloat16 on a GPU with bf16, else float32"),
     ],
     "lineage": [
