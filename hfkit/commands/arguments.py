@@ -1,15 +1,14 @@
 """The command line of each verb, parsed without importing the verb's module."""
 
 import ast
-import math
 import os
 import re
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from hfkit.commands.number_arguments import within
 from hfkit.config.evaluation import ArenaConfig, EvaluateConfig, SampleConfig
 from hfkit.config.fields import DTYPES
 from hfkit.config.parsing import Check, parse
@@ -98,18 +97,6 @@ def docstring_of(module: str) -> str:
 def argument(*names: str, exclusive: bool = False, **options) -> tuple[tuple[str, ...], bool, dict]:
     """Return an argument for `ARGUMENTS`, with the options of `add_argument`; exclusive ones exclude each other."""
     return names, exclusive, options
-
-
-def within(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
-    """Return a parser of a number from `low` to `high` for the command line; it rejects infinity and NaN."""
-
-    def number(word: str) -> float:
-        if math.isfinite(value := kind(word)) and low <= value <= high:
-            return value
-        limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise ArgumentTypeError(f"{word!r}: expected a number {limits}")
-
-    return number
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[tuple]) -> None:

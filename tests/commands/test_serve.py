@@ -295,7 +295,7 @@ def test_a_request_that_is_too_large_is_refused(server):
 
 def test_requests_wait_for_each_other(server):
     def ask(name: str) -> str:
-        made = server.openai.chat.completions.create(model=name, messages=ASKED, temperature=0)
+        made = server.openai.chat.completions.create(model=name, messages=ASKED, temperature=0, max_tokens=24)
         return made.choices[0].message.content
 
     names = ["assistant", "sft"] * 3
