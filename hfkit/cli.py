@@ -22,6 +22,7 @@ VERBS = {
     "curve": ("hfkit.commands.curve.main", "train a stage on growing numbers of rows: what would more data bring?"),
     "report": ("hfkit.commands.report.main", "write a page about a pipeline: metrics, plots, responses, data, cost"),
     "chat": ("hfkit.commands.chat.main", "chat with a model, or with two side by side"),
+    "serve": ("hfkit.commands.serve.main", "serve models to programs that use OpenAI's API"),
     "lineage": ("hfkit.commands.lineage", "print what a run was made from, and what has changed since"),
     "plan": ("hfkit.commands.plan.main", "estimate parameters, memory, steps and disk of a run, without downloads"),
     "quickstart": ("hfkit.quickstart.main", "run all stages on a tiny model, in minutes on a CPU"),
