@@ -26,10 +26,10 @@ from transformers import GenerationConfig
 from hfkit.cli import main
 from hfkit.commands.chat.models import LoadedModels
 from hfkit.commands.serve.app import MOST_BYTES, build_app
-from hfkit.commands.serve.engines import TransformersBackend
+from hfkit.commands.serve.engines import Generated, TransformersBackend
 from hfkit.commands.serve.feedback import FeedbackFile
-from hfkit.commands.serve.jobs import MOST_WAITING, Job, Jobs
-from hfkit.commands.serve.models import name_models
+from hfkit.commands.serve.jobs import MOST_WAITING, Job, Jobs, Started
+from hfkit.commands.serve.models import ServedModel, name_models
 from hfkit.commands.serve.requests import Request, read_chat, read_completion
 from hfkit.commands.serve.response_text import ResponseText
 from hfkit.commands.serve.server import bind
@@ -319,7 +319,7 @@ def test_a_client_that_goes_away_ends_its_response(server, stream):
             time.sleep(0.5)
     started = time.monotonic()
     server.openai.chat.completions.create(model="sft", messages=ASKED, max_tokens=2)
-    assert time.monotonic() - started < 10  # 500,000 tokens take minutes
+    assert time.monotonic() - started < 30  # 500,000 tokens take minutes
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -567,6 +567,28 @@ def test_tool_calls_are_found_in_a_response(with_template, text, content, count)
         assert call["function"] == {"name": "weather", "arguments": '{"city": "Oslo"}'} and call["type"] == "function"
 
 
+class Caller:
+    """A backend whose model answers with a text and a tool call."""
+
+    name, most_at_once = "caller", 1
+
+    def generate(self, model, ids, request, max_tokens, write, is_ended):
+        raw = f"One moment.\n<tool_call>\n{CALL}\n</tool_call>"
+        for piece in (raw[:20], raw[20:]):
+            write(piece)
+        return Generated(9, True, raw)
+
+
+def test_a_response_with_a_tool_call_ends_with_it(with_template):
+    model, events = ServedModel("m", with_template(read_built_in("qwen3")), 2048, [0]), []
+    for tools in (TOOLS, None):
+        Jobs(Caller(), 10).start(Job(model, Request("m", ASKED, tools), events.append), None)
+    started, text, finished, *others = events
+    assert (type(started), text, finished.text) == (Started, "One moment.", "One moment.")
+    assert finished.reason == "tool_calls" and finished.tool_calls[0]["function"]["name"] == "weather"
+    assert others[-1].reason == "stop" and CALL in others[-1].text and not others[-1].tool_calls
+
+
 MISTRAL = """
 {%- for message in messages -%}
 {%- if message.role == 'user' -%}{{ tools | tojson if tools else '' }}[INST]{{ message.content }}
@@ -682,7 +704,7 @@ def test_sigterm_ends_the_server_within_seconds_and_frees_the_port(server):
             for _ in stream:
                 pass
     assert server.process.wait(20) == 143
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 15
     with bind("127.0.0.1", server.port) as again:
         again.listen()
     printed = server.log.read_text()
