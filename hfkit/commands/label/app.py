@@ -45,6 +45,7 @@ class LabelPage:
         self.files = {file.name: file.read_bytes() for file in PAGE.iterdir() if file.suffix in PAGE_TYPES}
         self.about = {
             "title": folder.name,
+            "project": self.cookie,  # the browser keeps the drafts of each folder apart
             "guide": render_guide(config.guide),
             "flags": config.flags,
             "total": len(rows),

@@ -62,8 +62,8 @@ class PageServer:
 
     def __exit__(self, *_) -> None:
         self._server.should_exit = True
-        self._ended.wait(5)
-        self._bound.close()
+        if self._ended.wait(5):
+            self._bound.close()
 
     def wait(self, seconds: float) -> bool:
         """Wait so long at most, and return whether the server still runs."""

@@ -24,11 +24,13 @@ export function buildCard(content, one, count, flagNames, run) {
     button("", `Move ${name} up`, run.moveUp, icon("up")),
     button("", `Move ${name} down`, run.moveDown, icon("down")),
     button("handle", `Drag ${name}; arrow keys move it`, null, icon("handle")));
-  const title = element("h3", {}, name, ...(isRankable && one < 9 ? [element("kbd", {}, String(one + 1))] : []));
-  const top = element("div", { className: "top" }, ...(isRankable ? [parts.rank, title, parts.tied, tools] : [title]));
-  const bottom = element("div", { className: "bottom" }, ...(isRankable ? [parts.tie] : []),
-    button("quiet", `Edit ${name}`, run.writeAnswer, "Edit"), ...(flagNames.length ? [parts.open, parts.flags] : []));
-  const card = element("article", { className: "card", tabIndex: 0 }, top, ...textBlock(content), bottom);
+  const title = element("h3", {}, name, ...(one < 9 ? [element("kbd", {}, String(one + 1))] : []));
+  const top = element("div", { className: "top" }, parts.rank, title, parts.tied, tools);
+  const edit = button("quiet", `Edit ${name}`, run.writeAnswer, "Edit");
+  const bottom = element("div", { className: "bottom" }, ...(isRankable ? [parts.tie, edit] : []),
+    ...(flagNames.length ? [parts.open, parts.flags] : []));
+  const card = element("article", { className: "card", tabIndex: 0 });
+  card.append(...(isRankable ? [top] : []), ...textBlock(content), bottom);
   for (const event of ["focusin", "pointerdown"]) card.addEventListener(event, () => run.choose(one));
   return Object.assign(card, { parts });
 }
@@ -36,8 +38,9 @@ export function buildCard(content, one, count, flagNames, run) {
 export function renderCard(card, one, order, own, isOpen, isChosen) {
   const { name, rank: circle, tied, tie, open, flags, chips } = card.parts;
   const rank = ranking.ranks(order)[one], next = order.ranked.flat().length + 1, isTied = ranking.isTied(order, one);
-  const facts = [name, rank === null ? "no rank" : `rank ${rank}`];
-  card.ariaLabel = [...facts, ...(isTied ? ["tied"] : []), ...(own.length ? [`flags: ${own.join(", ")}`] : [])].join(", ");
+  const facts = [name, rank === null ? "no rank" : `rank ${rank}`, isTied && "tied"];
+  if (own.length) facts.push(`flags: ${own.join(", ")}`);
+  card.ariaLabel = facts.filter(Boolean).join(", ");
   card.classList.toggle("chosen", isChosen);
   circle.classList.toggle("given", rank !== null);
   circle.firstChild.textContent = rank ?? next;
@@ -66,7 +69,8 @@ export function placeCards(cards, order, lists) {
     const isSame = list.children.length === own.length
       && own.every((group, index) => group.length === list.children[index].children.length
         && group.every((card, place) => card === list.children[index].children[place]));
-    if (!isSame) list.replaceChildren(...own.map((group) => element("li", { className: group.length > 1 ? "tie" : "" }, ...group)));
+    const item = (group) => element("li", { className: group.length > 1 ? "tie" : "" }, ...group);
+    if (!isSame) list.replaceChildren(...own.map(item));
     list.hidden = !own.length;
   }
   if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });

@@ -21,7 +21,10 @@ function follow(area, card, press, cards, onDrop) {
   const source = press.target;
   let isDragging = false, grip = 0, target = null, pointer = press.clientY, frame = 0;
   source.setPointerCapture(press.pointerId);
-  const listeners = { pointermove: onMove, pointerup: () => end(true), pointercancel: () => end(false), lostpointercapture: () => end(false) };
+  const cancel = () => end(false);
+  const listeners = {
+    pointermove: onMove, pointerup: () => end(true), pointercancel: cancel, lostpointercapture: cancel,
+  };
   for (const [name, listen] of Object.entries(listeners)) source.addEventListener(name, listen);
   document.addEventListener("keydown", onKey, true);
 

@@ -48,7 +48,8 @@ async function logIn(event) {
   event.preventDefault();
   await busy(async () => {
     try {
-      const given = { labeler: by("name").value.trim(), ...(setup.needs_password && { password: by("password").value }) };
+      const password = setup.needs_password ? { password: by("password").value } : {};
+      const given = { labeler: by("name").value.trim(), ...password };
       await begin((await request("/api/login", given, showTrouble)).labeler);
     } catch (error) {
       if (!(error instanceof Rejected)) throw error;
@@ -60,8 +61,9 @@ async function logIn(event) {
 async function begin(labeler) {
   settings.set("labeler", labeler);
   state.labeler = labeler;
-  kept = new Kept(setup.title, labeler);
-  sender = new Sender(kept, (trouble) => showTrouble(trouble && `Not saved yet: ${trouble}. Trying again; it is kept in this browser.`));
+  kept = new Kept(setup.project, labeler);
+  const explain = (trouble) => `Not saved yet: ${trouble}. Trying again; it is kept in this browser.`;
+  sender = new Sender(kept, (trouble) => showTrouble(trouble && explain(trouble)));
   const { rows, faults } = await sender.resend();
   for (const row of rows) kept.set(`draft/${row}`, null);
   const wanted = /^#([0-9a-f]{12})$/.exec(location.hash);
@@ -155,7 +157,8 @@ function submit() {
   if (!state.row || state.isBusy) return;
   if (missing()) return announce(`${missing()} first.`, true);
   const found = ranking.ranks(state.order), { replies, row } = state.row;
-  const inFileOrder = (values) => replies.map((_, index) => values[replies.findIndex((reply) => reply.index === index)]);
+  const shown = replies.map((reply) => reply.index);
+  const inFileOrder = (values) => shown.map((_, index) => values[shown.indexOf(index)]);
   send({
     kind: "judgement", row,
     ranks: replies.length && !found.includes(null) ? inFileOrder(found) : null,
@@ -171,7 +174,8 @@ function send(event, message) {
   return busy(async () => {
     tick();
     keepDraft();
-    const answer = await sender.send("/api/judgements", { id: newId(), seconds: Math.round(state.seconds * 10) / 10, ...event });
+    const seconds = Math.round(state.seconds * 10) / 10;
+    const answer = await sender.send("/api/judgements", { id: newId(), seconds, ...event });
     kept.set(`draft/${event.row}`, null);
     take(answer.next);
     announce(state.row ? `${message} ${countText()}.` : message);
@@ -234,6 +238,7 @@ function buildRow() {
   by("answer").value = state.answer || "";
   by("note").value = state.note || "";
   by("bad").firstChild.textContent = replies.length > 1 ? "All bad" : "Bad";
+  by("write").firstChild.textContent = replies.length > 1 ? "Write the ideal answer" : "Correct the response";
 }
 
 function render(isAnimated = true) {
@@ -248,14 +253,16 @@ function render(isAnimated = true) {
   showTime();
   if (!row) return;
   moveSmoothly(cards, isAnimated, () => placeCards(cards, order, { ranked: by("ranked"), rest: by("rest") }));
-  cards.forEach((card, one) => renderCard(card, one, order, state.flags[one], state.openFlags === one, state.chosen === one));
+  cards.forEach((card, one) => {
+    renderCard(card, one, order, state.flags[one], state.openFlags === one, state.chosen === one);
+  });
   by("rest-title").hidden = !order.rest.length || !order.ranked.length;
   by("responses").classList.toggle("bad", state.bad);
   by("hint").textContent = hintText(row.replies.length);
-  by("bad").setAttribute("aria-pressed", String(state.bad));
-  for (const [button, field, value] of [["write", "answer-field", state.answer], ["add-note", "note-field", state.note]]) {
-    by(button).setAttribute("aria-expanded", String(value !== null));
-    by(field).hidden = value === null;
+  by("bad").ariaPressed = String(state.bad);
+  for (const [button, name] of [["write", "answer"], ["add-note", "note"]]) {
+    by(button).ariaExpanded = String(state[name] !== null);
+    by(`${name}-field`).hidden = state[name] === null;
   }
   by("answer-state").textContent = answerText();
   const gap = missing();
@@ -268,7 +275,8 @@ function hintText(count) {
   if (count === 1) return state.bad ? "Marked as bad." : "Submit it if it is good. Else mark it as bad, or correct it.";
   if (state.bad) return "All are marked as bad. Ranks are optional.";
   if (state.order.rest.length < count) return "";
-  return finePointer.matches ? `Press ${count > 2 ? "the numbers" : "1 or 2"} from best to worst, or drag.` : "Tap the circles from best to worst, or drag.";
+  const act = finePointer.matches ? `Press ${count > 2 ? "the numbers" : "1 or 2"}` : "Tap the circles";
+  return `${act} from best to worst, or drag.`;
 }
 
 function answerText() {
@@ -313,7 +321,7 @@ function toggleRank(one) {
 
 function toggleFlag(one, index) {
   const own = state.flags[one], flag = setup.flags[index];
-  const next = own.includes(flag) ? own.filter((other) => other !== flag) : setup.flags.filter((other) => other === flag || own.includes(other));
+  const next = setup.flags.filter((other) => own.includes(other) !== (other === flag));
   set({ flags: state.flags.map((old, other) => (other === one ? next : old)) });
   announce(cards[one].ariaLabel);
 }

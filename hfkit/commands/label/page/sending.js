@@ -17,7 +17,8 @@ export async function request(path, body, onState = () => {}) {
     try {
       const options = { credentials: "same-origin", cache: "no-store", signal: AbortSignal.timeout(PATIENCE) };
       if (body !== undefined) {
-        Object.assign(options, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+        const headers = { "content-type": "application/json" };
+        Object.assign(options, { method: "POST", headers, body: JSON.stringify(body) });
       }
       const answer = await fetch(path, options);
       const content = await answer.json();

@@ -1,7 +1,7 @@
 // Builds nodes: text always becomes text, never HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
-const GUIDE_TAGS = "P H1 H2 H3 H4 H5 H6 UL OL LI EM STRONG CODE PRE BLOCKQUOTE HR BR TABLE THEAD TBODY TR TH TD DEL S".split(" ");
+const GUIDE_TAGS = "P UL OL LI EM STRONG CODE PRE BLOCKQUOTE HR BR TABLE THEAD TBODY TR TH TD".split(" ");
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 /** An element with properties and children (nodes or texts). */
@@ -31,11 +31,9 @@ function textNodes(text) {
 export function textBlock(content) {
   const text = element("div", { className: "text", dir: "auto" }, ...textNodes(String(content ?? "")));
   if (!text.textContent.trim()) text.append(element("em", {}, "empty"));
-  const more = element("button", { type: "button", className: "link more", hidden: true, ariaExpanded: "false" }, "Show all");
+  const more = element("button", { type: "button", className: "link more", hidden: true }, "Show all");
   more.onclick = () => {
-    const isOpen = text.classList.toggle("clamped");
-    more.textContent = isOpen ? "Show all" : "Show less";
-    more.setAttribute("aria-expanded", String(!isOpen));
+    more.textContent = text.classList.toggle("clamped") ? "Show all" : "Show less";
   };
   requestAnimationFrame(() => {
     text.classList.add("clamped");
@@ -52,7 +50,8 @@ export function guideNodes(html) {
     if (node.nodeType !== Node.ELEMENT_NODE) return [];
     const children = [...node.childNodes].flatMap(copy);
     if (node.tagName === "A" && /^(https?:|mailto:)/i.test(node.getAttribute("href") || "")) {
-      return [element("a", { href: node.getAttribute("href"), target: "_blank", rel: "noopener noreferrer" }, ...children)];
+      const link = { href: node.getAttribute("href"), target: "_blank", rel: "noopener noreferrer" };
+      return [element("a", link, ...children)];
     }
     if (/^H[1-6]$/.test(node.tagName)) return [element("h3", {}, ...children)];
     return GUIDE_TAGS.includes(node.tagName) ? [element(node.tagName, {}, ...children)] : children;
@@ -72,6 +71,7 @@ export function moveSmoothly(nodes, isAnimated, change) {
   if (!isAnimated || still.matches) return;
   nodes.forEach((node, index) => {
     const way = before[index] - node.getBoundingClientRect().top;
-    if (way) node.animate([{ transform: `translateY(${way}px)` }, { transform: "none" }], { duration: 180, easing: "ease-out" });
+    const steps = [{ transform: `translateY(${way}px)` }, { transform: "none" }];
+    if (way) node.animate(steps, { duration: 180, easing: "ease-out" });
   });
 }
