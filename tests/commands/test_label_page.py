@@ -511,6 +511,25 @@ def test_a_rejected_judgement_is_reported_and_stays_on_the_screen(server, open_r
     assert len(server.events(open_row.labeler)) == 1
 
 
+def test_a_row_that_is_gone_is_reported_and_the_next_one_opens(open_row):
+    page = open_row("Two")
+    page.goto(f"{page.url}?gone#000000000000")
+    page.locator("#banner", has_text="no such row").wait_for()
+    assert page.locator("#prompt").inner_text()
+
+
+def test_the_page_waits_for_its_server(start_server, open_page):
+    server = start_server([prompt_row("Hi", ["a", "b"])])
+    page = open_page(server.url)
+    page.get_by_label("Name").fill("Ada")
+    server.kill()
+    page.get_by_role("button", name="Start").click()
+    page.locator("#banner", has_text="Waiting for the server").wait_for()
+    server.start()
+    page.locator("#prompt", has_text="Hi").wait_for()
+    assert not page.locator("#banner").is_visible()
+
+
 # Login, speed
 
 
