@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from hfkit.config.evaluation import ArenaConfig, EvaluateConfig, SampleConfig
+from hfkit.config.evaluation import ArenaConfig, BenchConfig, EvaluateConfig, SampleConfig
 from hfkit.config.fields import DTYPES
 from hfkit.config.parsing import Check, parse
 from hfkit.config.registry import STAGES
@@ -23,6 +23,7 @@ EVALUATIONS = {
     "evaluate": (EvaluateConfig, "model_name_or_path"),
     "arena": (ArenaConfig, "models"),
     "sample": (SampleConfig, "models"),
+    "bench": (BenchConfig, "models"),
 }
 """Config class of each evaluation, and the key that positional arguments belong to."""
 SHORT_FLAGS = {"sample": {"-k": "--num_samples"}}
