@@ -310,7 +310,8 @@ def test_a_failed_stage_says_so(part):
         folder / "sft" / "hfkit.json", record | {"status": "failed", "error": "Oops", "warnings": ["step 3: no good"]}
     )
     page = report(folder)
-    assert "SFT: failed" in page.text and "the run failed (Oops)" in page.text and "step 3: no good" in page.text
+    assert page.text.count("SFT: failed") == 2, "in the list of stages and in the overview"
+    assert "the run failed (Oops)" in page.text and "step 3: no good" in page.text
     assert "Warnings: 2" in page.text
 
 

@@ -16,7 +16,7 @@ class StageCard:
 
     Args:
         phase: the name of this part of training.
-        name: the run's name in the report, if it differs.
+        name: the run's name in the report if it differs, and its state if it is not done.
         parts: title and lines of text of each part; the first line of a part is its main one.
     """
 
@@ -31,7 +31,7 @@ def stage_cards(gathered: Gathered) -> list[StageCard]:
     return [
         StageCard(
             run.spec.phase or run.spec.title,
-            run.name if run.name != (run.spec.phase or run.spec.title) else "",
+            name_line(run),
             run.record.get("status", ""),
             [
                 ("Dataset", dataset_lines(run)),
@@ -44,6 +44,13 @@ def stage_cards(gathered: Gathered) -> list[StageCard]:
         for run in gathered.runs
         if run.spec is not None and run.spec.trains_a_model
     ]
+
+
+def name_line(run: ReportedRun) -> str:
+    """Return the name of a run if it is not that of its phase, and its state if it is not done."""
+    name = "" if run.name == (run.spec.phase or run.spec.title) else run.name
+    status = run.record.get("status")
+    return ": ".join(filter(None, [name, "" if status == "done" else STATUS_TITLES.get(status, "unknown")]))
 
 
 def dataset_lines(run: ReportedRun) -> list[str]:
