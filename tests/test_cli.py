@@ -181,6 +181,7 @@ FAULTY = {
     "arena": ["/nowhere"],
     "sample": ["/nowhere"],
     "label": ["/nowhere"],
+    "bench": ["/nowhere"],
     "curve": ["nowhere.yaml", "--sizes", "1", "2"],
     "push": ["/nowhere", "user/name"],
     "pull": ["a/b/c", "out"],

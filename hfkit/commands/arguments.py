@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hfkit.commands.number_arguments import within
-from hfkit.config.evaluation import ArenaConfig, EvaluateConfig, SampleConfig
+from hfkit.config.evaluation import ArenaConfig, BenchConfig, EvaluateConfig, SampleConfig
 from hfkit.config.fields import DTYPES
 from hfkit.config.labeling import LabelConfig
 from hfkit.config.parsing import Check, parse
@@ -24,6 +24,7 @@ EVALUATIONS = {
     "arena": (ArenaConfig, "models"),
     "sample": (SampleConfig, "models"),
     "label": (LabelConfig, "datasets"),
+    "bench": (BenchConfig, "models"),
 }
 """Config class of each evaluation, and the key that positional arguments belong to."""
 CHECKS = {"label": "hfkit.commands.label.checks"}
