@@ -3,7 +3,9 @@
 This is iterated RLHF as in InstructGPT (arXiv 2203.02155, section 3.1) and Llama 2 (arXiv 2307.09288, section 3.2.3).
 """
 
+import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 from hfkit.commands.label.export import RANKINGS
@@ -15,9 +17,14 @@ from hfkit.config.parsing import group_flags
 from hfkit.config.registry import STAGES
 from hfkit.core.console import say
 from hfkit.core.errors import HfkitError
+from hfkit.core.files import write_json_lines
+from hfkit.data.comparisons import COMPARISONS
+from hfkit.data.source_rows import source_form
 from hfkit.evaluation.sample import SAMPLES, sample
 from hfkit.stages.pipeline import run_parsed
 from hfkit.stages.pipeline_file import Pipeline
+
+PAIRS = "pairs.jsonl"
 
 
 def run_rounds(pipeline: Pipeline, root: Path, flags: list[str]) -> Path:
@@ -58,6 +65,8 @@ def run_round(plan: RoundsPlan, number: int, before: list[dict]) -> dict:
             f"round {number}: the judge ranked no response above another: raise num_samples or max_prompts"
         )
     labels = folder / "labels" / RANKINGS
+    if plan.own_rows and source_form(DatasetEntry(**plan.own_rows[0]), COMPARISONS) == "preference":
+        labels = write_pairs(labels)
     files = [*(one["labels"] for one in before), str(labels)]
     rows = [*plan.own_rows, *({"path": path} for path in files)]
     say(f"{title} {plan.reward}")
@@ -73,6 +82,20 @@ def run_round(plan: RoundsPlan, number: int, before: list[dict]) -> dict:
         "labels": str(labels),
         "counts": counts,
     }
+
+
+def write_pairs(rankings: Path) -> Path:
+    """Write the pairs of rankings next to them, since pairs and rankings cannot be mixed; return the file."""
+    rows = [json.loads(line) for line in rankings.read_text(encoding="utf-8").split("\n") if line]
+    pairs = []
+    for row in rows:
+        replies, ranks = row.pop("replies"), row.pop("ranks")
+        for (one, rank), (other, other_rank) in combinations(zip(replies, ranks, strict=True), 2):
+            if rank != other_rank:
+                chosen, rejected = (one, other) if rank < other_rank else (other, one)
+                pairs.append({**row, "chosen": chosen, "rejected": rejected})
+    write_json_lines(rankings.with_name(PAIRS), pairs)
+    return rankings.with_name(PAIRS)
 
 
 def run_stage_of(plan: RoundsPlan, stage: str, number: int, **keys: object) -> None:
