@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import TINY, python_path
+from label_pages import URL, Labeler
 
+from hfkit.commands.report.main import write_report
 from hfkit.commands.run import run_pipeline
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.core.files import read_json_mapping
@@ -115,6 +117,41 @@ def test_the_results_hold_what_the_judge_measured_on_the_first_policy_and_after_
         assert one["kl_low"] <= one["kl"] <= one["kl_high"]
         assert one["counts"]["rankings"] > 0
     assert (root / "rounds.png").stat().st_size > 0
+
+
+def test_the_report_has_a_column_for_each_policy_and_the_runs_of_each_round(done):
+    _, root = done
+    page = write_report(root).read_text()
+    section = page.partition('<section id="rounds">')[2].partition("</section>")[0]
+    for name in ("SFT", "round 1", "round 2"):
+        assert f">{name}</th>" in section
+    scores = [f"{one['score']:.3f}" for one in read_json_mapping(root / "rounds.json")["rounds"]]
+    assert all(score in section for score in scores)
+    for name in ("PPO (round 1)", "PPO (round 2)", "Reward model (round 2)"):
+        assert f"{name}: done" in page
+    shutil.rmtree(root / "report")
+    (root / "report.html").unlink()
+
+
+def test_people_label_on_a_page_and_the_pipeline_goes_on(tmp_path, data, sft_dir):
+    rounds = {"count": 1, "max_prompts": 3, "judge": "human", "reward_function": None, "port": 0, "evaluate": {}}
+    path, output = write_rounds(tmp_path, data, sft_dir, rounds), tmp_path / "printed"
+    environment = {**os.environ, "PYTHONPATH": python_path(TESTS.parent)}
+    with output.open("w") as file:
+        command = [sys.executable, "-m", "hfkit.cli", "run", str(path)]
+        running = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+    latest = time.monotonic() + 240
+    while not (found := URL.search(output.read_text())):
+        assert running.poll() is None and time.monotonic() < latest, output.read_text()
+        time.sleep(0.1)
+    labeler = Labeler(found[0], "Ada")
+    answer = labeler.next()
+    while row := answer["row"]:
+        answer = labeler.judge(row)
+    assert running.wait(240) == 0, output.read_text()
+    root = tmp_path / "runs"
+    assert read_json_mapping(root / "round_1" / "labels" / "labels.json")["labelers"][0]["name"] == "Ada"
+    assert read_record(root / "round_1" / "ppo")["status"] == "done"
 
 
 def test_the_same_command_skips_what_is_done(done, capsys):

@@ -7,6 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from hfkit.commands.report import plots, tables
 from hfkit.commands.report.figure_writer import FigureWriter
 from hfkit.commands.report.gather import Gathered, samples_of
+from hfkit.commands.report.rounds import rounds_table
 from hfkit.training.plot_style import PALETTE
 
 SHOWN_PROMPTS = 6
@@ -25,6 +26,7 @@ def render(gathered: Gathered, writer: FigureWriter) -> str:
         models=tables.model_tables(gathered),
         comparison=plots.summary_figures(writer, gathered) + plots.arena_figures(writer, gathered),
         pairs=tables.pair_tables(gathered),
+        rounds=rounds_table(gathered.folder),
         samples=samples_of(gathered)[:SHOWN_PROMPTS],
         overoptimization=plots.overoptimization_figures(writer, gathered),
         training=plots.training_figures(writer, gathered),

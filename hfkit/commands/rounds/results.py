@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from hfkit.commands.report.rounds import ROUNDS, measure_of, rows_of
 from hfkit.commands.rounds.plan import RoundsPlan
 from hfkit.config.evaluation import ArenaConfig, EvaluateConfig, split_name
 from hfkit.config.registry import spec_of
@@ -22,8 +23,7 @@ from hfkit.records.environment import environment
 from hfkit.records.record import read_record
 from hfkit.training.plots import draw_png
 
-ROUNDS, PLOT, ARENA = "rounds.json", "rounds.png", "arena"
-KLS = "kl.jsonl"
+PLOT, ARENA, KLS = "rounds.png", "arena", "kl.jsonl"
 
 
 def write_rounds(plan: RoundsPlan, rounds: list[dict]) -> dict:
@@ -86,13 +86,6 @@ def kls_to_first(config: ArenaConfig) -> dict[str, dict[str, float]]:
     return found
 
 
-def measure_of(result: dict) -> tuple[str, str, str, str] | None:
-    """Return the keys of what the judge measured, its low and its high, and its title; None without an evaluation."""
-    if "score" in result["rounds"][0]:
-        return "score", "score_low", "score_high", "judge's mean score"
-    return ("rating", "low", "high", "rating (Elo)") if "rating" in result["rounds"][0] else None
-
-
 def plot_rounds(folder: Path, result: dict) -> None:
     """Draw `rounds.png`: what the judge measured after each round, with 95% intervals; nothing without a judge."""
     measure = measure_of(result)
@@ -108,27 +101,6 @@ def plot_rounds(folder: Path, result: dict) -> None:
         axes.set(title="Rounds", ylabel=f"{title}, with 95% interval")
 
     draw_png(folder / PLOT, 1, draw)
-
-
-def rows_of(result: dict) -> dict[str, list[str]]:
-    """Return the results as text: for each measure, the cells of the policies."""
-    rounds, measure = result["rounds"], measure_of(result)
-    rows = {
-        "rankings": [f"{one['counts']['rankings']:,}" if "counts" in one else "-" for one in rounds],
-        "reward accuracy on held-out labels": [text(one, "reward_accuracy") for one in rounds],
-    }
-    if measure:
-        rows[f"{measure[3]} (95% interval)"] = [text(one, *measure[:3]) for one in rounds]
-        rows["win rate against the last"] = [text(one, "win_rate") for one in rounds]
-        rows[f"KL to {rounds[0]['name']} (nats/response)"] = [text(one, "kl") for one in rounds]
-    return rows
-
-
-def text(one: dict, key: str, *ends: str) -> str:
-    """Return a number, with its interval, as text; a dash if it was not measured."""
-    if one.get(key) is None:
-        return "-"
-    return f"{one[key]:.3f}" + (" ({:.3f} to {:.3f})".format(*(one[end] for end in ends)) if ends else "")
 
 
 def print_rounds(result: dict, folder: Path) -> None:
