@@ -17,12 +17,29 @@ the pipeline's own keys replace theirs.
 Keys that a stage's YAML sets are kept. A stage that is done with the same config and data is skipped; an interrupted
 stage is resumed. `--sft.learning_rate 1e-4` sets a key of one stage, `--seed 1` a key of all. With `--push_to_hub
 --hub_model_id USER/NAME` each model is pushed, to USER/NAME-sft and so on.
+
+With `rounds:` the stages from the reward model on run in rounds, each into `round_1/`, `round_2/`: sample from the last
+policy, have people or a judge rank the responses, train a reward model on the rankings of all rounds, and the policy on
+it. `--rounds.count 3` sets a key of the rounds. The same command resumes.
 """
 
 from argparse import Namespace
+from importlib import import_module
+from pathlib import Path
 
 from hfkit.core.console import say
-from hfkit.stages.pipeline import run_pipeline
+from hfkit.stages import pipeline as without_rounds
+from hfkit.stages.pipeline_file import read_pipeline
+
+
+def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[str] | None = None) -> Path:
+    """Run a pipeline, in rounds if it has them, and return its folder; see `hfkit.stages.pipeline.run_pipeline`."""
+    path = Path(path).expanduser()
+    pipeline = read_pipeline(path)
+    if not pipeline.rounds:
+        return without_rounds.run_pipeline(path, output_dir, flags)
+    run_rounds = import_module("hfkit.commands.rounds.main").run_rounds
+    return run_rounds(pipeline, Path(output_dir or pipeline.output_dir), flags or [])
 
 
 def main(given: Namespace) -> int:

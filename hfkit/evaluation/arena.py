@@ -15,6 +15,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 from rich.table import Table
 
 from hfkit.config.evaluation import JUDGE_KINDS, ArenaConfig, split_name
@@ -32,6 +33,7 @@ from hfkit.evaluation.prompts import load_prompts, shared_prompts
 from hfkit.evaluation.ratings import Battle, pair_results, rate_models
 from hfkit.evaluation.replies import REPLIES, SUBJECT_KEYS, Sampling, Subject, load_or_sample
 from hfkit.evaluation.results_file import ResultsFile
+from hfkit.metrics.bootstrap import bootstrap_interval
 from hfkit.models.precision import dtype_to_evaluate
 from hfkit.models.reward_model import load_reward
 from hfkit.records.environment import environment
@@ -48,8 +50,9 @@ def arena(config: ArenaConfig) -> dict:
     """Run an arena and return what `arena.json` holds.
 
     Returns:
-        models (name, path, rating, low, high, wins, ties, losses), pairs (a, b, wins_a, wins_b, ties), judge (kind,
-        name, warning), bias, diversity, samples, data, settings, environment.
+        models (name, path, rating, low, high, wins, ties, losses; and of a judge that scores responses one by one:
+        score, score_low, score_high), pairs (a, b, wins_a, wins_b, ties), judge (kind, name, warning), bias, diversity,
+        samples, data, settings, environment.
 
     Raises:
         HfkitError: there are no prompts; a model was trained on the judge; the human judge stops.
@@ -71,12 +74,17 @@ def arena(config: ArenaConfig) -> dict:
             diversity += diversity_by_temperature(config, subject, prompts[subject.name], results)
             subject.unload()
         texts = {name: [reply.text for reply in sampled] for name, sampled in replies.items()}
-        battles, bias = compare_models(load_judge(config, folder), rows, texts)
+        score = load_score(config)
+        battles, bias = compare_models(score_judge(score) if score else load_judge(config, folder), rows, texts)
+        scores = {name: mean_score(score, rows, own) if score else {} for name, own in texts.items()}
         warning = "; ".join(filter(None, [warning, inconsistency_warning(bias)])) or None
         kind = config.judge if config.judge in JUDGE_KINDS else "model"
         ratings = rate_models(names, battles, config.resamples, config.seed)
         result = {
-            "models": [{**row, "path": subject.path} for row, subject in zip(ratings, subjects, strict=True)],
+            "models": [
+                {**row, "path": subject.path, **scores[subject.name]}
+                for row, subject in zip(ratings, subjects, strict=True)
+            ],
             "pairs": pair_results(names, battles),
             "judge": {"kind": kind, "name": judge_name(config), "warning": warning},
             "bias": bias,
@@ -100,9 +108,7 @@ def judge_name(config: ArenaConfig | LabelConfig) -> str:
 
 
 def load_judge(config: ArenaConfig, folder: Path) -> Judge:
-    """Load the judge of a config; verdicts of a model or a person are kept in `folder`."""
-    if score := load_score(config):
-        return score_judge(score)
+    """Load a judge that compares responses: a language model or a person; its verdicts are kept in `folder`."""
     results = ResultsFile(folder / VERDICTS)
     if config.judge == "human":
         return human_judge(results, config.seed)
@@ -124,6 +130,13 @@ def load_score(config: ArenaConfig | LabelConfig) -> Score | None:
         return call_reward_function(path, function, prompts, replies, given)
 
     return score
+
+
+def mean_score(score: Score, rows: list[dict], texts: list[str]) -> dict[str, float]:
+    """Return the mean score of a model's responses, with its 95% interval over prompts."""
+    values = np.asarray(score([row["prompt"] for row in rows], texts, rows), dtype=float)
+    low, high = bootstrap_interval(values)
+    return {"score": float(values.mean()), "score_low": low, "score_high": high}
 
 
 def compare_models(judge: Judge, rows: list[dict], texts: dict[str, list[str]]) -> tuple[list[Battle], dict]:

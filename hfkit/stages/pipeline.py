@@ -32,19 +32,25 @@ def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[st
         flags: flags for all stages or for one, as in `["--seed", "1", "--sft.learning_rate", "1e-4"]`.
 
     Raises:
-        ConfigError: before any stage runs, with the problems of all stages.
+        ConfigError: before any stage runs, with the problems of all stages; or the pipeline has rounds.
     """
     path = Path(path).expanduser()
     pipeline = read_pipeline(path)
+    if pipeline.rounds:
+        raise ConfigError([Problem("rounds", "given", "only `hfkit run` runs rounds")], str(path))
     root = Path(output_dir or pipeline.output_dir)
     argvs = stage_flags(pipeline, root, flags or [])
     parse_stages(pipeline, argvs, root)
     for number, (stage, argv) in enumerate(argvs.items(), 1):
         say(f"== {number}/{len(argvs)} {stage}")
-        config = parse_stage(stage, argv, pipeline.stages[stage])
-        import_module(STAGES[stage].module).main(config)
-        release_memory()  # trainers are in reference cycles, and a GPU may not have room for the models of two stages
+        run_parsed(stage, argv, pipeline.stages[stage])
     return root
+
+
+def run_parsed(stage: str, argv: list[str], layers: Sequence[Layer]) -> None:
+    """Run a stage with the config of its layers and its command line, and free its memory."""
+    import_module(STAGES[stage].module).main(parse_stage(stage, argv, layers))
+    release_memory()  # trainers are in reference cycles, and a GPU may not have room for the models of two stages
 
 
 def stage_flags(pipeline: Pipeline, root: Path, flags: list[str]) -> dict[str, list[str]]:

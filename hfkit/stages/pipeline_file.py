@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hfkit.config.input_paths import resolve_inputs, resolve_path
@@ -12,7 +12,8 @@ from hfkit.core.errors import MISSING, ConfigError, Problem
 from hfkit.core.home import expand_home
 from hfkit.core.yaml import read_yaml
 
-KEYS = ("extends", "output_dir", "stages")
+KEYS = ("extends", "output_dir", "stages", "rounds")
+ROUNDS_REMEDY = "expected a mapping, such as {count: 2, judge: human}"
 STAGES_REMEDY = f"expected a mapping from stage to YAML file; stages: {', '.join(STAGES)}"
 STAGE_REMEDY = "expected the stage's YAML file, its keys, or a list of these"
 
@@ -24,10 +25,12 @@ class Pipeline:
     Attributes:
         output_dir: folder that the stages write to; None if it is not set yet.
         stages: the layers of each stage's config; a key in a later layer replaces that of an earlier one.
+        rounds: the layers of `rounds`, see `hfkit.config.rounds`; empty for a pipeline that runs each stage once.
     """
 
     output_dir: str | None
     stages: dict[str, list[Layer]]
+    rounds: list[Layer] = field(default_factory=list)
 
 
 def is_pipeline(content: Mapping) -> bool:
@@ -74,6 +77,7 @@ def merge_pipelines(path: Path, content: dict, problems: list[Problem], open_fil
         if below := read_extended(path, file, problems, open_files):
             merged.output_dir = below.output_dir or merged.output_dir
             add_layers(merged, below.stages)
+            merged.rounds += below.rounds
     problems += [
         Problem(str(key), value, f"unknown; a pipeline has only {', '.join(KEYS)}")
         for key, value in content.items()
@@ -87,12 +91,26 @@ def merge_pipelines(path: Path, content: dict, problems: list[Problem], open_fil
     if not isinstance(stages, dict):
         problems.append(Problem("stages", stages, STAGES_REMEDY))
         stages = {}
+    if "rounds" in content:
+        merged.rounds += rounds_layers(path, content["rounds"], problems)
     for stage, given in stages.items():
         if stage not in STAGES:
             problems.append(Problem(f"stages.{stage}", given, f"unknown stage; expected one of: {', '.join(STAGES)}"))
         else:
             add_layers(merged, {stage: read_layers(path, f"stages.{stage}", given, problems)})
     return merged
+
+
+def rounds_layers(path: Path, given: object, problems: list[Problem]) -> list[Layer]:
+    """Return the layer of `rounds` in the YAML at `path`, with paths as in a stage's YAML, or add a problem."""
+    if not isinstance(given, dict):
+        problems.append(Problem("rounds", given, ROUNDS_REMEDY))
+        return []
+    resolved = {
+        key: resolve_inputs(value, path.parent, problems, f"rounds.{key}.") if isinstance(value, dict) else value
+        for key, value in resolve_inputs(given, path.parent, problems, "rounds.").items()
+    }
+    return [Layer(resolved, file=str(path))]
 
 
 def read_extended(path: Path, file: object, problems: list[Problem], open_files: tuple[Path, ...]) -> Pipeline | None:

@@ -40,6 +40,9 @@ def read_configs(
                 [Problem("--stage", stage, "has no effect on a pipeline, which names its stages: remove it")]
             )
         pipeline = read_pipeline(Path(path))
+        if pipeline.rounds:
+            remedy = "this command reads no rounds: name a pipeline without them; its stages are those of each round"
+            raise ConfigError([Problem("rounds", "given", remedy)], source=path)
         root = Path(output_dir or pipeline.output_dir)
         return parse_stages(pipeline, stage_flags(pipeline, root, flags), root, IGNORED)
     among = tuple(STAGES) if among is None else among

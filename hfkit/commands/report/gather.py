@@ -79,7 +79,7 @@ def gather(folder: Path) -> Gathered:
     if (folder / RECORD).is_file():
         run_dirs = run_and_ancestors(folder)
     else:
-        run_dirs = [path.parent for path in folder.glob(f"*/{RECORD}")]
+        run_dirs = [path.parent for place in ("*", "round_*/*") for path in sorted(folder.glob(f"{place}/{RECORD}"))]
     records = ((path, read_record(path)) for path in run_dirs)
     runs = [ReportedRun(path, without_secrets(record), read_metrics(path)) for path, record in records if record]
     if not runs:
@@ -91,7 +91,9 @@ def gather(folder: Path) -> Gathered:
     runs.sort(key=lambda run: order.index(run.folder))
     stages = [run.stage for run in runs]
     for run in runs:
-        run.name = title_of(run.stage) + (f" ({run.folder.name})" if stages.count(run.stage) > 1 else "")
+        is_of_round = run.folder.parent != folder and run.folder.parent.parent == folder
+        name = (run.folder.parent if is_of_round else run.folder).name.replace("_", " " if is_of_round else "_")
+        run.name = title_of(run.stage) + (f" ({name})" if stages.count(run.stage) > 1 else "")
     return Gathered(
         folder,
         runs,

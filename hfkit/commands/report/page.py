@@ -9,6 +9,7 @@ from hfkit.commands.report.figure_writer import FigureWriter
 from hfkit.commands.report.gather import RENDERED, Gathered, samples_of
 from hfkit.commands.report.next_steps import next_steps
 from hfkit.commands.report.overview import stage_cards
+from hfkit.commands.report.rounds import rounds_table
 from hfkit.training.plot_style import PALETTE
 
 SHOWN_PROMPTS = 6
@@ -32,6 +33,7 @@ def render(gathered: Gathered, writer: FigureWriter) -> str:
         models=tables.model_tables(gathered),
         comparison=plots.summary_figures(writer, gathered) + plots.arena_figures(writer, gathered),
         pairs=tables.pair_tables(gathered),
+        rounds=rounds_table(gathered.folder),
         samples=samples_of(gathered)[:SHOWN_PROMPTS],
         overoptimization=plots.overoptimization_figures(writer, gathered),
         training=plots.training_figures(writer, gathered),

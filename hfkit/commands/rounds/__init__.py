@@ -1,0 +1,1 @@
+"""Iterated RLHF: `hfkit run` on a pipeline with `rounds`."""

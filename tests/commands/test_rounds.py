@@ -1,0 +1,271 @@
+"""Pipelines with rounds: sample, label, reward model on the labels of all rounds, RL from the last policy."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY, python_path
+from label_pages import URL, Labeler
+
+from hfkit.commands.report.main import write_report
+from hfkit.commands.run import run_pipeline
+from hfkit.core.errors import ConfigError, HfkitError
+from hfkit.core.files import read_json_mapping
+from hfkit.records.record import read_record, weights_hash
+from hfkit.stages.read_configs import read_configs
+
+TESTS = Path(__file__).parents[1]
+ROUNDS = {"count": 2, "max_prompts": 6, "num_samples": 3, "judge": "function"}
+ROUNDS["reward_function"] = f"{TESTS / 'reward_functions.py'}:length"
+
+
+def write_rounds(folder: Path, data: Path, start: Path, rounds: dict | None = None, **changes) -> Path:
+    """Write a pipeline of two stages with rounds, which runs into `folder/runs`; return its file."""
+    evaluate = {
+        "prompts": [str(data / "prompts.jsonl")],
+        "judge": "function",
+        "reward_function": ROUNDS["reward_function"],
+        "response_length": 8,
+        "diversity_prompts": 2,
+        "resamples": 20,
+    }
+    stages = {}
+    for stage in ("reward", "ppo"):
+        own = {"model_name_or_path": str(start), **TINY[stage][1]}
+        own |= {"datasets": [str(data / "prompts.jsonl")]} if stage == "ppo" else {"test_split_size": 0.3}
+        stages[stage] = {**own, **changes.get(stage, {})}
+    content = {
+        "output_dir": str(folder / "runs"),
+        "stages": stages,
+        "rounds": {**ROUNDS, "evaluate": evaluate, **(rounds or {})},
+    }
+    (folder / "rounds.yaml").write_text(yaml.safe_dump(content))
+    return folder / "rounds.yaml"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, data, sft_dir):
+    """The file of a pipeline with two rounds and the folder of its runs, run once."""
+    path = write_rounds(tmp_path_factory.mktemp("rounds"), data, sft_dir)
+    return path, run_pipeline(path)
+
+
+def modification_times(root: Path) -> dict:
+    files = (path for stage in ("reward", "ppo") for path in root.glob(f"round_*/{stage}/**/*"))
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in files if path.is_file()}
+
+
+def problem_keys(path: Path, flags: list[str] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        run_pipeline(path, flags=flags)
+    assert not (path.parent / "runs").exists()
+    return [problem.key for problem in raised.value.problems]
+
+
+def test_each_round_starts_from_the_policy_of_the_last_and_from_its_own_reward_model(done, sft_dir):
+    _, root = done
+    starts = {
+        (number, stage): [
+            (one["path"], one["weights_sha256"]) for one in read_record(root / f"round_{number}" / stage)["lineage"]
+        ]
+        for number in (1, 2)
+        for stage in ("reward", "ppo")
+    }
+    made = {
+        path: (str(path), weights_hash(path))
+        for path in [sft_dir, *root.glob("round_*/reward"), *root.glob("round_*/ppo")]
+    }
+    first, second = root / "round_1", root / "round_2"
+    assert starts[1, "reward"] == starts[2, "reward"] == [made[sft_dir]]
+    assert starts[1, "ppo"] == [made[sft_dir], made[first / "reward"]]
+    assert starts[2, "ppo"] == [made[first / "ppo"], made[second / "reward"]]
+
+
+def test_a_reward_model_trains_on_the_labels_of_all_rounds_so_far(done):
+    _, root = done
+    labels = [str(root / f"round_{number}" / "labels" / "rankings.jsonl") for number in (1, 2)]
+    assert all(Path(file).read_text().strip() for file in labels)
+    for number in (1, 2):
+        config = read_record(root / f"round_{number}" / "reward")["config"]
+        assert [entry["path"] for entry in config["datasets"]] == labels[:number]
+
+
+def test_responses_of_a_round_are_sampled_from_the_policy_before(done, sft_dir):
+    _, root = done
+    for number, policy in ((1, sft_dir), (2, root / "round_1" / "ppo")):
+        settings = read_json_mapping(root / f"round_{number}" / "samples" / "sample.json")["settings"]
+        assert settings["models"] == [f"policy={policy}"]
+        rows = (root / f"round_{number}" / "samples" / "samples.jsonl").read_text().splitlines()
+        assert all(2 <= len(json.loads(row)["replies"]) <= ROUNDS["num_samples"] for row in rows)
+
+
+def test_the_results_hold_what_the_judge_measured_on_the_first_policy_and_after_each_round(done):
+    _, root = done
+    rounds = read_json_mapping(root / "rounds.json")["rounds"]
+    assert [one["name"] for one in rounds] == ["SFT", "round 1", "round 2"]
+    for one in rounds:
+        assert one["score_low"] <= one["score"] <= one["score_high"]
+    for one in rounds[1:]:
+        assert 0 <= one["win_rate"] <= 1 and 0 <= one["reward_accuracy"] <= 1
+        assert one["kl_low"] <= one["kl"] <= one["kl_high"]
+        assert one["counts"]["rankings"] > 0
+    assert (root / "rounds.png").stat().st_size > 0
+
+
+def test_the_report_has_a_column_for_each_policy_and_the_runs_of_each_round(done):
+    _, root = done
+    page = write_report(root).read_text()
+    section = page.partition('<section id="rounds">')[2].partition("</section>")[0]
+    for name in ("SFT", "round 1", "round 2"):
+        assert f">{name}</th>" in section
+    scores = [f"{one['score']:.3f}" for one in read_json_mapping(root / "rounds.json")["rounds"]]
+    assert all(score in section for score in scores)
+    for name in ("PPO (round 1)", "PPO (round 2)", "Reward model (round 2)"):
+        assert f"{name}: done" in page
+    shutil.rmtree(root / "report")
+    (root / "report.html").unlink()
+
+
+def test_people_label_on_a_page_and_the_pipeline_goes_on(tmp_path, data, sft_dir):
+    rounds = {"count": 1, "max_prompts": 3, "judge": "human", "reward_function": None, "port": 0, "evaluate": {}}
+    path, output = write_rounds(tmp_path, data, sft_dir, rounds), tmp_path / "printed"
+    environment = {**os.environ, "PYTHONPATH": python_path(TESTS.parent)}
+    with output.open("w") as file:
+        command = [sys.executable, "-m", "hfkit.cli", "run", str(path)]
+        running = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+    latest = time.monotonic() + 240
+    while not (found := URL.search(output.read_text())):
+        assert running.poll() is None and time.monotonic() < latest, output.read_text()
+        time.sleep(0.1)
+    labeler = Labeler(found[0], "Ada")
+    answer = labeler.next()
+    while row := answer["row"]:
+        answer = labeler.judge(row)
+    assert running.wait(240) == 0, output.read_text()
+    root = tmp_path / "runs"
+    assert read_json_mapping(root / "round_1" / "labels" / "labels.json")["labelers"][0]["name"] == "Ada"
+    assert read_record(root / "round_1" / "ppo")["status"] == "done"
+
+
+def test_the_same_command_skips_what_is_done(done, capsys):
+    path, root = done
+    before = modification_times(root)
+    run_pipeline(path)
+    assert capsys.readouterr().out.count("already done") == 4
+    assert modification_times(root) == before
+
+
+def test_changed_labels_are_refused_by_the_stage_that_trained_on_them(done):
+    path, root = done
+    before, events = modification_times(root), root / "round_1" / "labels" / "judgements.jsonl"
+    given = events.read_text()
+    rows = [json.loads(line) for line in given.splitlines()]
+    for row in rows:
+        row["ranks"] = [1 + max(row["ranks"]) - rank for rank in row["ranks"]]
+    events.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(HfkitError, match="round_1/reward"):
+        run_pipeline(path)
+    events.write_text(given)
+    run_pipeline(path)  # with the labels of before, nothing is stale
+    assert modification_times(root) == before
+
+
+def test_a_killed_run_ends_as_an_uninterrupted_one(done, tmp_path):
+    """SIGKILL after the first reward model, and again after the second round's labels."""
+    path, whole = done
+    root = tmp_path / "runs"
+    command = [sys.executable, "-m", "hfkit.cli", "run", str(path), "--output_dir", str(root)]
+    environment = {**os.environ, "PYTHONPATH": python_path(TESTS.parent)}
+    for file in ("round_1/reward/hfkit.json", "round_2/labels/labels.json"):
+        running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+        latest = time.monotonic() + 240
+        while not (root / file).exists():
+            assert running.poll() is None and time.monotonic() < latest
+            time.sleep(0.02)
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    run_pipeline(path, str(root))
+    for number in (1, 2):
+        ours, theirs = (one / f"round_{number}" for one in (root, whole))
+        assert (ours / "labels" / "rankings.jsonl").read_text() == (theirs / "labels" / "rankings.jsonl").read_text()
+        assert [weights_hash(ours / stage) for stage in ("reward", "ppo")] == [
+            weights_hash(theirs / stage) for stage in ("reward", "ppo")
+        ]
+
+
+def test_labels_become_pairs_after_pairs_of_the_reward_models_own(tmp_path, data, sft_dir):
+    pairs = str(data / "pairs.jsonl")
+    root = run_pipeline(
+        write_rounds(tmp_path, data, sft_dir, {"count": 1, "evaluate": {}}, reward={"datasets": [pairs]})
+    )
+    config = read_record(root / "round_1" / "reward")["config"]
+    assert [entry["path"] for entry in config["datasets"]] == [pairs, str(root / "round_1" / "labels" / "pairs.jsonl")]
+    rows = [json.loads(line) for line in (root / "round_1" / "labels" / "pairs.jsonl").read_text().splitlines()]
+    assert rows and all(len(row["chosen"]) > len(row["rejected"]) for row in rows)  # the judge scores the length
+    assert "score" not in read_json_mapping(root / "rounds.json")["rounds"][1]
+
+
+def test_a_third_round_goes_on_after_two(done):
+    path, root = done
+    before = modification_times(root)
+    run_pipeline(path, flags=["--rounds.count", "3"])
+    after = modification_times(root)
+    assert {name: after[name] for name in before} == before
+    assert read_record(root / "round_3" / "ppo")["lineage"][0]["path"] == str(root / "round_2" / "ppo")
+    assert len(read_json_mapping(root / "rounds.json")["rounds"]) == 4
+    shutil.rmtree(root / "round_3")
+
+
+@pytest.mark.parametrize(
+    ("rounds", "flags", "keys"),
+    [
+        ({"count": 0}, [], ["rounds.count"]),
+        ({}, ["--rounds.count", "many"], ["rounds.count"]),
+        ({"num_samples": 1}, [], ["rounds.num_samples"]),
+        ({"num_sample": 3}, [], ["rounds.num_sample"]),
+        ({"temperature": -1}, [], ["rounds.temperature"]),
+        ({"prompts": ["none.jsonl"]}, [], ["rounds.prompts[0].path"]),
+        ({"reward_function": "none:f"}, [], ["rounds.reward_function"]),
+        ({"judge": "reward", "reward_function": None}, [], ["rounds.reward_model"]),
+        (
+            {"evaluate": {"judge": "function", "prompts": ["none.jsonl"]}},
+            [],
+            ["rounds.evaluate.prompts[0].path", "rounds.evaluate.reward_function"],
+        ),
+        (
+            {"evaluate": {"models": ["a"], "judge": "human", "prompts": ["none.jsonl"]}},
+            [],
+            ["rounds.evaluate.models", "rounds.evaluate.prompts[0].path"],
+        ),
+        (
+            {},
+            ["--ppo.num_mini_batches", "3", "--reward.max_length", "-1"],
+            ["ppo.num_mini_batches", "reward.max_length"],
+        ),
+        ({}, ["--ppo.reward_model_path", "mine"], ["ppo.reward_model_path"]),
+    ],
+)
+def test_problems_of_rounds_and_stages_are_reported_before_anything_runs(tmp_path, data, sft_dir, rounds, flags, keys):
+    found = problem_keys(write_rounds(tmp_path, data, sft_dir, rounds), flags)
+    assert sorted(key.removeprefix("--") for key in found) == sorted(keys)
+
+
+def test_rounds_need_a_reward_model_and_one_stage_that_samples(tmp_path, data, sft_dir):
+    path = write_rounds(tmp_path, data, sft_dir)
+    content = yaml.safe_load(path.read_text())
+    for stages in ({"reward": content["stages"]["reward"]}, {"ppo": content["stages"]["ppo"]}):
+        path.write_text(yaml.safe_dump({**content, "stages": stages}))
+        assert problem_keys(path) == ["stages"]
+
+
+def test_a_plan_refuses_rounds_by_their_key(tmp_path, data, sft_dir):
+    with pytest.raises(ConfigError) as raised:
+        read_configs(str(write_rounds(tmp_path, data, sft_dir)), None, None, [])
+    assert [problem.key for problem in raised.value.problems] == ["rounds"]
