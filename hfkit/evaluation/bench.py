@@ -89,6 +89,7 @@ def bench_model(config: BenchConfig, subject: Subject, harness, tasks: list, sav
             ran = harness.run_task(model, task, config)
             saved.add({key: {"model": subject.name, "task": task.name, "results": results_of_task(ran, task.identity)}})
         found |= saved[key]["results"]
+    model = None  # or two models would be in memory while the next one loads
     subject.unload()
     return found
 
