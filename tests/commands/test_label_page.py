@@ -453,6 +453,18 @@ def test_keys_of_one_character_can_be_turned_off(server, open_row):
     page.locator("#live", has_text="Saved.").wait_for(state="attached")
 
 
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+def test_reduced_motion_is_respected(open_row, motion):
+    page = open_row("Four", reduced_motion=motion)
+    moving = page.evaluate(
+        """() => {
+          document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "4", bubbles: true, cancelable: true }));
+          return document.getAnimations().length;
+        }"""
+    )
+    assert page.locator(".rank.given").count() == 1 and (moving > 0) == (motion != "reduce")
+
+
 # A server that goes away
 
 
@@ -509,6 +521,25 @@ def test_a_rejected_judgement_is_reported_and_stays_on_the_screen(server, open_r
     page.unroute("**/api/judgements")
     submit(page)
     assert len(server.events(open_row.labeler)) == 1
+
+
+def test_a_row_that_is_gone_is_reported_and_the_next_one_opens(open_row):
+    page = open_row("Two")
+    page.goto(f"{page.url}?gone#000000000000")
+    page.locator("#banner", has_text="no such row").wait_for()
+    assert page.locator("#prompt").inner_text()
+
+
+def test_the_page_waits_for_its_server(start_server, open_page):
+    server = start_server([prompt_row("Hi", ["a", "b"])])
+    page = open_page(server.url)
+    page.get_by_label("Name").fill("Ada")
+    server.kill()
+    page.get_by_role("button", name="Start").click()
+    page.locator("#banner", has_text="Waiting for the server").wait_for()
+    server.start()
+    page.locator("#prompt", has_text="Hi").wait_for()
+    assert not page.locator("#banner").is_visible()
 
 
 # Login, speed

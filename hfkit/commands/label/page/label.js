@@ -18,7 +18,7 @@ const state = {
 // Start, and log in
 
 async function start() {
-  setup = await request("/api/setup", undefined, showTrouble);
+  setup = await request("/api/setup", undefined, showOutage);
   document.title = `${setup.title}: labels`;
   by("title").textContent = setup.title;
   by("guide-text").append(...guideNodes(setup.guide));
@@ -50,7 +50,7 @@ async function logIn(event) {
     try {
       const password = setup.needs_password ? { password: by("password").value } : {};
       const given = { labeler: by("name").value.trim(), ...password };
-      await begin((await request("/api/login", given, showTrouble)).labeler);
+      await begin((await request("/api/login", given, showOutage)).labeler);
     } catch (error) {
       if (!(error instanceof Rejected)) throw error;
       showLoginError(error.message);
@@ -67,7 +67,7 @@ async function begin(labeler) {
   const { rows, faults } = await sender.resend();
   for (const row of rows) kept.set(`draft/${row}`, null);
   const wanted = /^#([0-9a-f]{12})$/.exec(location.hash);
-  take(await request(wanted ? `/api/rows/${wanted[1]}` : "/api/next", undefined, showTrouble));
+  take(await request(wanted ? `/api/rows/${wanted[1]}` : "/api/next", undefined, showOutage));
   if (faults.length) showTrouble(`A judgement was rejected: ${faults.join("; ")}`);
 }
 
@@ -80,7 +80,10 @@ async function busy(work) {
   } catch (error) {
     if (!(error instanceof Rejected)) throw error;
     if (error.status === 401) showLogin("Log in again to go on. Nothing is lost.");
-    else showTrouble(`Rejected: ${error.message}`);
+    else {
+      if (error.status === 404) take(await request("/api/next", undefined, showOutage)); // its rows have changed
+      showTrouble(`Rejected: ${error.message}`);
+    }
   } finally {
     setBusy(false);
   }
@@ -202,6 +205,10 @@ function show(name) {
 function showTrouble(trouble) {
   by("banner").hidden = !trouble;
   by("banner").textContent = trouble || "";
+}
+
+function showOutage(trouble) {
+  showTrouble(trouble && `Waiting for the server: ${trouble}.`);
 }
 
 function announce(message, isVisible = false) {
@@ -465,7 +472,7 @@ by("note").oninput = () => set({ note: by("note").value });
 by("undo").onclick = by("undo-last").onclick = undo;
 by("skip").onclick = skip;
 by("submit").onclick = submit;
-by("again").onclick = () => busy(async () => take(await request("/api/next", undefined, showTrouble)));
+by("again").onclick = () => busy(async () => take(await request("/api/next", undefined, showOutage)));
 by("tie-rest").onclick = () => change(ranking.tieRest(state.order));
 startDrags(by("responses"), {
   cards: () => (state.isBusy ? [] : cards),
