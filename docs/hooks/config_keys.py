@@ -9,7 +9,7 @@ from typing import get_args, get_origin
 
 import yaml
 
-from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
+from hfkit.config.evaluation import ArenaConfig, BenchConfig, EvaluateConfig, SampleConfig
 from hfkit.config.fields import (
     REFUSED,
     DataFields,
@@ -21,8 +21,10 @@ from hfkit.config.fields import (
     SourceFields,
     TrainerFields,
 )
+from hfkit.config.labeling import LabelConfig
 from hfkit.config.online import OnlineConfig
 from hfkit.config.registry import STAGES
+from hfkit.config.rounds import RoundsConfig
 from hfkit.config.stages import GroupConfig
 from hfkit.config.validation import choices_of, default_of, describe_type, known_fields, union_members
 from hfkit.stages.pipeline_file import KEYS
@@ -51,6 +53,15 @@ PIPELINE_KEYS = {
         "from the name of a stage to its YAML file, its keys, or a list of these, of which later ones replace keys of "
         "earlier ones",
     ),
+    "rounds": ("mapping", "none", "sample, label and train in rounds: see [rounds](#rounds)"),
+}
+VERB_CONFIGS = {
+    "evaluate": EvaluateConfig,
+    "arena": ArenaConfig,
+    "sample": SampleConfig,
+    "label": LabelConfig,
+    "bench": BenchConfig,
+    "rounds": RoundsConfig,
 }
 INTRODUCTION = """---
 search:
@@ -96,8 +107,8 @@ def keys_page() -> str:
     page.add_heading(2, "Pipelines", "pipelines")
     page.lines.append("The YAML file of `hfkit run`.\n")
     page.add_rows("pipeline", {key: PIPELINE_KEYS[key] for key in KEYS})
-    for verb, config_class in {"evaluate": EvaluateConfig, "arena": ArenaConfig}.items():
-        page.add_heading(2, f"`hfkit {verb}`", verb)
+    for verb, config_class in VERB_CONFIGS.items():
+        page.add_heading(2, f"`{verb}`" if verb == "rounds" else f"`hfkit {verb}`", verb)
         page.lines.append(f"{config_class.__doc__}\n")
         page.add_table(verb, config_class, known_fields(config_class))
     page.add_heading(2, "Refused keys", "refused-keys")

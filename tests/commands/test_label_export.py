@@ -225,6 +225,21 @@ def test_people_and_a_judge_in_one_folder_are_compared_and_chosen(config, tmp_pa
     assert {tuple(row["ranks"]) for row in lines_of(tmp_path / "labels" / "rankings.jsonl")} == {(3, 1, 2)}
 
 
+def test_a_labeler_who_judged_nothing_is_reported(config, capsys):
+    judge_rows(config(samples(1), judge="function", reward_function="reward_functions:length", labelers=["An"]))
+    assert "labelers: An judged nothing here; those who did: reward_functions:length" in capsys.readouterr().err
+
+
+def test_feedback_of_a_server_is_one_response_a_row_with_its_tools(config):
+    """Rows that `hfkit serve --feedback` writes: a thumb, and a correction as a good and a bad response."""
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    thumb = {"prompt": TURN, "completion": "yes", "label": False, "tools": tools}
+    pair = [{"prompt": TURN, "completion": text, "label": text == "right", "tools": tools} for text in ("right", "no")]
+    rows, _ = load_label_rows(config([thumb, *pair]))
+    assert [row.replies for row in rows] == [["yes"], ["right"], ["no"]]
+    assert all(row.options["tools"][0]["function"]["name"] == "f" for row in rows)
+
+
 def test_the_command_judges_and_prints_the_counts(config, tmp_path, capsys):
     config(samples(2))
     argv = ["label", tmp_path / "rows.jsonl", "--judge", "function", "--reward_function", "reward_functions:length"]

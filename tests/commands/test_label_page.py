@@ -453,6 +453,18 @@ def test_keys_of_one_character_can_be_turned_off(server, open_row):
     page.locator("#live", has_text="Saved.").wait_for(state="attached")
 
 
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+def test_reduced_motion_is_respected(open_row, motion):
+    page = open_row("Four", reduced_motion=motion)
+    moving = page.evaluate(
+        """() => {
+          document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "4", bubbles: true, cancelable: true }));
+          return document.getAnimations().length;
+        }"""
+    )
+    assert page.locator(".rank.given").count() == 1 and (moving > 0) == (motion != "reduce")
+
+
 # A server that goes away
 
 

@@ -13,7 +13,7 @@ from hfkit.core.limits import load_json
 
 MAX_BODY = 1 << 20
 BODY_SECONDS = 30.0
-CLOSING = {"Connection": "close"}
+CLOSE_CONNECTION = {"Connection": "close"}
 """Of an answer to a body that was not read to its end: the rest is not read either."""
 LOCAL_NAMES = ("localhost",)
 HEADERS = {
@@ -72,13 +72,13 @@ async def read_body(request: Request) -> dict:
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_BODY:
-                raise HTTPException(413, f"larger than {MAX_BODY:,} bytes", CLOSING)
+                raise HTTPException(413, f"larger than {MAX_BODY:,} bytes", CLOSE_CONNECTION)
         return bytes(body)
 
     try:
         given = load_json((await asyncio.wait_for(collect(), BODY_SECONDS)).decode())
     except asyncio.TimeoutError as error:
-        raise HTTPException(408, "too slow", CLOSING) from error
+        raise HTTPException(408, "too slow", CLOSE_CONNECTION) from error
     except ValueError as error:
         raise HTTPException(400, "not JSON") from error
     if not isinstance(given, dict):

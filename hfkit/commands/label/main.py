@@ -19,7 +19,7 @@ from hfkit.commands.label.labels_file import LabelsFile
 from hfkit.commands.label.report import LABEL_RESULTS, print_results, write_results
 from hfkit.commands.label.rows import load_label_rows
 from hfkit.config.labeling import LabelConfig
-from hfkit.core.console import say
+from hfkit.core.console import say, warn
 from hfkit.core.errors import HfkitError
 from hfkit.core.explain_errors import explain_errors
 from hfkit.core.interrupts import Interrupted
@@ -50,7 +50,13 @@ def judge_rows(config: LabelConfig) -> dict:
         except (KeyboardInterrupt, Interrupted):
             print_results(write_results(config, rows, stats, saved.counting()))
             raise
-        return write_results(config, rows, stats, saved.counting())
+        result = write_results(config, rows, stats, saved.counting())
+    known = {labeler["name"] for labeler in result["labelers"]}
+    if unknown := [name for name in config.labelers if name not in known]:
+        warn(
+            f"labelers: {', '.join(unknown)} judged nothing here; those who did: {', '.join(sorted(known)) or 'nobody'}"
+        )
+    return result
 
 
 def show_page(config: LabelConfig, rows: list, stats, saved: LabelsFile) -> None:
