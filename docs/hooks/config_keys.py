@@ -53,7 +53,7 @@ PIPELINE_KEYS = {
         "from the name of a stage to its YAML file, its keys, or a list of these, of which later ones replace keys of "
         "earlier ones",
     ),
-    "rounds": ("mapping", "none", "sample, label and train in rounds: see [rounds](#rounds)"),
+    "rounds": ("mapping", "none", "sample, label and train in rounds: see [rounds](#keys-of-rounds)"),
 }
 VERB_CONFIGS = {
     "evaluate": EvaluateConfig,
@@ -61,7 +61,6 @@ VERB_CONFIGS = {
     "sample": SampleConfig,
     "label": LabelConfig,
     "bench": BenchConfig,
-    "rounds": RoundsConfig,
 }
 INTRODUCTION = """---
 search:
@@ -108,9 +107,12 @@ def keys_page() -> str:
     page.lines.append("The YAML file of `hfkit run`.\n")
     page.add_rows("pipeline", {key: PIPELINE_KEYS[key] for key in KEYS})
     for verb, config_class in VERB_CONFIGS.items():
-        page.add_heading(2, f"`{verb}`" if verb == "rounds" else f"`hfkit {verb}`", verb)
+        page.add_heading(2, f"`hfkit {verb}`", verb)
         page.lines.append(f"{config_class.__doc__}\n")
         page.add_table(verb, config_class, known_fields(config_class))
+    page.add_heading(2, "Rounds of a pipeline", "keys-of-rounds")
+    page.lines.append(f"{RoundsConfig.__doc__}\n")
+    page.add_table("rounds", RoundsConfig, known_fields(RoundsConfig))
     page.add_heading(2, "Refused keys", "refused-keys")
     page.lines.append(
         "A stage accepts every other field of its trainer's config, such as `neftune_noise_alpha`, except these. PPO "
