@@ -21,9 +21,9 @@ from hfkit.commands.serve.guard import Guard
 from hfkit.commands.serve.jobs import Event, Finished, Job, Jobs, Started
 from hfkit.commands.serve.models import find_model
 from hfkit.commands.serve.requests import Request, read_chat, read_completion
+from hfkit.commands.web.body import BodyError, read_json_object
 from hfkit.core.console import debug, warn
 from hfkit.core.errors import reason
-from hfkit.core.limits import load_json
 
 MOST_BYTES = 4 << 20
 """Maximum bytes of a request."""
@@ -137,24 +137,10 @@ async def read_body(request: HTTPRequest) -> dict:
     Raises:
         ApiError: it is too large, too slow, or not a JSON object.
     """
-
-    async def read() -> bytes:
-        content = bytearray()
-        async for part in request.stream():
-            content += part
-            if len(content) > MOST_BYTES:
-                raise ApiError(413, f"the request has more than {MOST_BYTES:,} bytes", code="request_too_large")
-        return bytes(content)
-
     try:
-        body = load_json((await asyncio.wait_for(read(), SECONDS_TO_SEND)).decode("utf-8"))
-    except asyncio.TimeoutError as error:
-        raise ApiError(408, f"the request was not complete after {SECONDS_TO_SEND} s", code="timeout") from error
-    except ValueError as error:
-        raise ApiError(400, f"the body is not JSON: {reason(error)}", code="invalid_json") from error
-    if not isinstance(body, dict):
-        raise ApiError(400, "the body must be a JSON object", code="invalid_json")
-    return body
+        return await read_json_object(request, MOST_BYTES, SECONDS_TO_SEND)
+    except BodyError as error:
+        raise ApiError(error.status, str(error), code=error.code) from error
 
 
 async def respond(http: HTTPRequest, request: Request, jobs: Jobs, feedback: FeedbackFile | None) -> Response:

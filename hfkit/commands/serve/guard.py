@@ -1,18 +1,17 @@
 """Rejects requests before they reach a route: other hosts, other origins, no key."""
 
-import ipaddress
 import os
 import re
-import stat
 from hmac import compare_digest
-from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hfkit.commands.serve.errors import ApiError
-from hfkit.core.errors import HfkitError, reason
+from hfkit.commands.web.hosts import is_this_machine
+from hfkit.commands.web.secret_file import read_secret
+from hfkit.core.errors import HfkitError
 
 KEY_VARIABLE = "HFKIT_API_KEY"
 KEY = re.compile(r"[!-~]{16,512}")
@@ -29,24 +28,12 @@ def read_api_key(path: str | None) -> str | None:
     if path is not None:
         where = f"--api_key_file {path}"
         try:
-            if not (found := Path(path).stat()) or not stat.S_ISREG(found.st_mode):
-                raise HfkitError(f"{where}: not a file")
-            if found.st_mode & 0o077:
-                raise HfkitError(f"{where}: others can read it: chmod 600 {path}")
-            key = Path(path).read_text(encoding="ascii").strip()
-        except (OSError, ValueError) as error:
-            raise HfkitError(f"{where}: cannot be read: {reason(error)}") from error
+            key = read_secret(path)
+        except HfkitError as error:
+            raise HfkitError(f"{where}: {error}") from error
     if key is not None and not KEY.fullmatch(key):
         raise HfkitError(f"{where}: expected 16 to 512 visible ASCII characters, such as: openssl rand -hex 32")
     return key
-
-
-def is_this_machine(host: str) -> bool:
-    """Return whether only this machine reaches a host."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Guard:

@@ -1,29 +1,24 @@
 """Starts the server: validates everything first, then loads the models, then answers requests."""
 
 import socket
-import threading
-import time
 from argparse import Namespace
 from pathlib import Path
-
-import uvicorn
 
 from hfkit.commands.chat.main import parse_template_kwargs
 from hfkit.commands.chat.models import LoadedModels
 from hfkit.commands.serve.app import build_app
 from hfkit.commands.serve.engines import ServingBackend, TransformersBackend
 from hfkit.commands.serve.feedback import FeedbackFile
-from hfkit.commands.serve.guard import KEY_VARIABLE, is_this_machine, read_api_key
+from hfkit.commands.serve.guard import KEY_VARIABLE, read_api_key
 from hfkit.commands.serve.jobs import Jobs
 from hfkit.commands.serve.models import name_models, require_language_models
 from hfkit.commands.serve.vllm import VLLMBackend, chosen_backend
+from hfkit.commands.web.hosts import is_this_machine
+from hfkit.commands.web.server import ServerThread, address_of, open_socket
 from hfkit.core.console import say
-from hfkit.core.errors import ConfigError, HfkitError, Problem, reason
+from hfkit.core.errors import ConfigError, HfkitError, Problem
 from hfkit.core.explain_errors import explain_out_of_memory
 from hfkit.models.precision import dtype_to_evaluate
-
-SECONDS_TO_CLOSE = 3.0
-"""Seconds within which open connections get their last bytes when the server ends."""
 
 
 def serve(given: Namespace) -> None:
@@ -40,7 +35,7 @@ def serve(given: Namespace) -> None:
     variables = parse_template_kwargs(given.chat_template_kwargs)
     require_language_models(paths)
     backend = chosen_backend(given.backend, paths)
-    with bind(given.host, given.port) as listener:
+    with open_socket(given.host, given.port) as listener:
         feedback = FeedbackFile(Path(given.feedback)) if given.feedback else None
         loaded = LoadedModels(dtype_to_evaluate(given.dtype), given.chat_template, variables)
         with explain_out_of_memory(loaded):
@@ -53,27 +48,6 @@ def serve(given: Namespace) -> None:
             engine.close()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that has a port and does not listen yet.
-
-    Raises:
-        ConfigError: the port is in use, or the host is not this machine's.
-    """
-    try:
-        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, port))
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        raise ConfigError(
-            [Problem("--port", f"{host}:{port}", f"{reason(error)}: choose another")], "the command line"
-        ) from error
-    return listener
-
-
 def answer_requests(app, listener: socket.socket, jobs: Jobs, engine: ServingBackend) -> None:
     """Run the HTTP server in a thread, and work on its jobs here.
 
@@ -81,31 +55,11 @@ def answer_requests(app, listener: socket.socket, jobs: Jobs, engine: ServingBac
         HfkitError: the HTTP server or the engine ended.
         KeyboardInterrupt, Interrupted: because of a signal.
     """
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            access_log=False,
-            log_config=None,
-            log_level="error",
-            lifespan="off",
-            loop="asyncio",
-            http="h11",
-            ws="none",
-            server_header=False,
-            timeout_graceful_shutdown=int(SECONDS_TO_CLOSE) - 1,
-        )
-    )
-    thread = threading.Thread(target=server.run, args=([listener],), name="http", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive() and not server.started:
-            time.sleep(0.01)
-        host, port = listener.getsockname()[:2]
-        host = f"[{host}]" if ":" in host else host
-        say(f"serve: http://{host}:{port}/v1 has {', '.join(engine.models)} ({engine.name}); Ctrl-C ends it")
-        jobs.work(thread.is_alive)
-        raise HfkitError("the HTTP server ended")
-    finally:
-        jobs.close()
-        server.should_exit = True
-        thread.join(SECONDS_TO_CLOSE)
+    with ServerThread(app, listener) as server:
+        try:
+            names = ", ".join(engine.models)
+            say(f"serve: {address_of(listener)}/v1 has {names} ({engine.name}); Ctrl-C ends it")
+            jobs.work(lambda: server.wait(0))
+            raise HfkitError("the HTTP server ended")
+        finally:
+            jobs.close()

@@ -28,7 +28,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     return bound
 
 
-class PageServer:
+class ServerThread:
     """Serves an application from a thread; use it in a `with` statement.
 
     Args:
@@ -40,7 +40,10 @@ class PageServer:
             app,
             log_config=None,
             access_log=False,
+            log_level="error",
             lifespan="off",
+            loop="asyncio",
+            http="h11",
             ws="none",
             proxy_headers=False,
             server_header=False,
@@ -56,8 +59,8 @@ class PageServer:
         finally:
             self._ended.set()
 
-    def __enter__(self) -> "PageServer":
-        threading.Thread(target=self._run, name="page", daemon=True).start()
+    def __enter__(self) -> "ServerThread":
+        threading.Thread(target=self._run, name="http", daemon=True).start()
         return self
 
     def __exit__(self, *_) -> None:
