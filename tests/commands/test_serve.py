@@ -32,9 +32,9 @@ from hfkit.commands.serve.jobs import MOST_WAITING, Job, Jobs, Started
 from hfkit.commands.serve.models import ServedModel, name_models
 from hfkit.commands.serve.requests import Request, read_chat, read_completion
 from hfkit.commands.serve.response_text import ResponseText
-from hfkit.commands.serve.server import bind
 from hfkit.commands.serve.tool_calls import call_format, find_calls
 from hfkit.commands.serve.vllm import VLLMBackend, chosen_backend, find_vllm
+from hfkit.commands.web.server import open_socket
 from hfkit.core.console import printable
 from hfkit.core.errors import HfkitError
 from hfkit.data.built_in_templates import read_built_in
@@ -411,7 +411,7 @@ def guarded():
     def start(key: str | None, origins: list[str]) -> int:
         app = build_app(Jobs(NoModels(), 1), key, origins, None, None)
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, log_level="error"))
-        listener = bind("127.0.0.1", 0)
+        listener = open_socket("127.0.0.1", 0)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         servers.append((server, thread, listener))
@@ -474,7 +474,7 @@ def test_a_full_queue_refuses_requests():
         (["{sft}", "--host", "0.0.0.0"], "other machines can connect: set a key"),
         (["{sft}", "--port", "{port}"], "choose another"),
         (["{sft}", "--host", "192.0.2.1", "--api_key_file", "{key}"], "choose another"),
-        (["{sft}", "--api_key_file", "{open}"], "others can read it: chmod 600"),
+        (["{sft}", "--api_key_file", "{open}"], "other users can read it: chmod 600"),
         (["{sft}", "--api_key_file", "{short}"], "expected 16 to 512 visible ASCII characters"),
         (["{sft}", "--api_key_file", "/nowhere"], "cannot be read"),
         (["{sft}", "--feedback", "/nowhere/feedback.jsonl"], "--feedback"),
@@ -705,7 +705,7 @@ def test_sigterm_ends_the_server_within_seconds_and_frees_the_port(server):
                 pass
     assert server.process.wait(20) == 143
     assert time.monotonic() - started < 15
-    with bind("127.0.0.1", server.port) as again:
+    with open_socket("127.0.0.1", server.port) as again:
         again.listen()
     printed = server.log.read_text()
     assert "interrupted by SIGTERM" in printed and "Traceback" not in printed and QUESTION not in printed

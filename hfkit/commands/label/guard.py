@@ -68,4 +68,4 @@ async def read_body(request: Request) -> dict:
     try:
         return await read_json_object(request, MAX_BODY, BODY_SECONDS)
     except BodyError as error:
-        raise HTTPException(error.status, str(error), CLOSING if error.is_unread else None) from error
+        raise HTTPException(error.status, str(error), CLOSE_CONNECTION if error.is_unread else None) from error
