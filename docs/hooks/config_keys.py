@@ -23,6 +23,7 @@ from hfkit.config.fields import (
 )
 from hfkit.config.online import OnlineConfig
 from hfkit.config.registry import STAGES
+from hfkit.config.rounds import RoundsConfig
 from hfkit.config.stages import GroupConfig
 from hfkit.config.validation import choices_of, default_of, describe_type, known_fields, union_members
 from hfkit.stages.pipeline_file import KEYS
@@ -51,6 +52,7 @@ PIPELINE_KEYS = {
         "from the name of a stage to its YAML file, its keys, or a list of these, of which later ones replace keys of "
         "earlier ones",
     ),
+    "rounds": ("mapping", "none", "how often the reward model and RL are repeated on new labels; its keys are below"),
 }
 INTRODUCTION = """---
 search:
@@ -96,6 +98,9 @@ def keys_page() -> str:
     page.add_heading(2, "Pipelines", "pipelines")
     page.lines.append("The YAML file of `hfkit run`.\n")
     page.add_rows("pipeline", {key: PIPELINE_KEYS[key] for key in KEYS})
+    page.add_heading(2, "Rounds", "rounds")
+    page.lines.append("The mapping `rounds` of a pipeline: [Rounds](../stages/pipelines.md#rounds).\n")
+    page.add_table("rounds", RoundsConfig, known_fields(RoundsConfig))
     for verb, config_class in {"evaluate": EvaluateConfig, "arena": ArenaConfig}.items():
         page.add_heading(2, f"`hfkit {verb}`", verb)
         page.lines.append(f"{config_class.__doc__}\n")

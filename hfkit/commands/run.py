@@ -32,7 +32,7 @@ from hfkit.stages import pipeline as without_rounds
 from hfkit.stages.pipeline_file import read_pipeline
 
 
-def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[str] | None = None) -> Path:
+def run_in_rounds(path: str | Path, output_dir: str | None = None, flags: list[str] | None = None) -> Path:
     """Run a pipeline, in rounds if it has them, and return its folder; see `hfkit.stages.pipeline.run_pipeline`."""
     path = Path(path).expanduser()
     pipeline = read_pipeline(path)
@@ -44,6 +44,6 @@ def run_pipeline(path: str | Path, output_dir: str | None = None, flags: list[st
 
 def main(given: Namespace) -> int:
     """Run `hfkit run`."""
-    root = run_pipeline(given.pipeline, given.output_dir, given.flags)
+    root = run_in_rounds(given.pipeline, given.output_dir, given.flags)
     say(f"all stages done, in {root}")
     return 0

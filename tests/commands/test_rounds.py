@@ -15,7 +15,7 @@ from conftest import TINY, python_path
 from label_pages import URL, Labeler
 
 from hfkit.commands.report.main import write_report
-from hfkit.commands.run import run_pipeline
+from hfkit.commands.run import run_in_rounds as run_pipeline
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.core.files import read_json_mapping
 from hfkit.records.record import read_record, weights_hash
@@ -212,7 +212,7 @@ def test_labels_become_pairs_after_pairs_of_the_reward_models_own(tmp_path, data
     assert "score" not in read_json_mapping(root / "rounds.json")["rounds"][1]
 
 
-def test_a_third_round_goes_on_after_two(done):
+def test_a_third_round_continues_two(done):
     path, root = done
     before = modification_times(root)
     run_pipeline(path, flags=["--rounds.count", "3"])

@@ -66,7 +66,7 @@ def gather(folder: Path) -> Gathered:
     if (folder / RECORD).is_file():
         run_dirs = run_and_ancestors(folder)
     else:
-        run_dirs = [path.parent for place in ("*", "round_*/*") for path in sorted(folder.glob(f"{place}/{RECORD}"))]
+        run_dirs = [path.parent for runs in ("*", "round_*/*") for path in sorted(folder.glob(f"{runs}/{RECORD}"))]
     records = ((path, read_record(path)) for path in run_dirs)
     runs = [ReportedRun(path, without_secrets(record), read_metrics(path)) for path, record in records if record]
     if not runs:

@@ -20,7 +20,7 @@ from hfkit.core.files import write_json_lines
 from hfkit.stages.pipeline import parse_stages, stage_flags
 from hfkit.stages.pipeline_file import Pipeline
 
-ROLES = {
+ROUND_STAGES = {
     "trains a reward model": lambda spec: spec.makes == "reward model",
     "trains a policy on sampled responses": lambda spec: spec.samples_replies,
 }
@@ -69,7 +69,7 @@ def plan_rounds(pipeline: Pipeline, root: Path, flags: list[str]) -> RoundsPlan:
     problems: list[Problem] = []
     if os.environ.get("WORLD_SIZE", "1") != "1":
         problems.append(Problem("WORLD_SIZE", os.environ["WORLD_SIZE"], "rounds run in one process"))
-    reward, policy = (one_stage(pipeline, what, test, problems) for what, test in ROLES.items())
+    reward, policy = (find_one_stage(pipeline, what, test, problems) for what, test in ROUND_STAGES.items())
     rounds, flags = read_rounds(pipeline, flags, problems)
     if not (reward and policy and rounds):
         raise ConfigError(problems)
@@ -105,7 +105,9 @@ def plan_rounds(pipeline: Pipeline, root: Path, flags: list[str]) -> RoundsPlan:
     return RoundsPlan(pipeline, root, rounds, before, reward, policy, of_round, own_rows, start, *parts)
 
 
-def one_stage(pipeline: Pipeline, what: str, test: Callable[[StageSpec], bool], problems: list[Problem]) -> str | None:
+def find_one_stage(
+    pipeline: Pipeline, what: str, test: Callable[[StageSpec], bool], problems: list[Problem]
+) -> str | None:
     """Return the one stage of a pipeline that does something, or add a problem if there is not exactly one."""
     possible = [name for name, spec in STAGES.items() if test(spec)]
     found = [name for name in possible if name in pipeline.stages]
@@ -142,9 +144,9 @@ def rounds_problems(rounds: RoundsConfig) -> list[Problem]:
 def read_stages(
     pipeline: Pipeline, root: Path, reward: str, flags: list[str]
 ) -> tuple[dict[str, list[str]], dict[str, object], list[dict]]:
-    """Return command line and config of each stage, and the datasets of the reward model's own.
+    """Return command line and config of each stage, and the datasets in the reward model's config.
 
-    Without datasets of its own, a file of one ranking stands for the labels, so that the other keys can be checked.
+    If it names no datasets, one ranking stands for the labels, so that the other keys can be checked.
     """
     layers = [layer.content["datasets"] for layer in pipeline.stages[reward] if "datasets" in (layer.content or {})]
     in_flags = any(key in ("datasets", f"{reward}.datasets") for key, _ in group_flags(flags, []))
