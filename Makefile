@@ -40,7 +40,7 @@ test-latest:
 	$(LATEST)/bin/python -c 'import importlib.metadata as m, sys; [print(name, m.version(name)) for name in sys.argv[1:]]' $(UPSTREAM)
 	$(LATEST)/bin/python -m pytest -n 2 --dist loadfile
 
-# The site in a headless Chromium, which Debian's package `chromium` has; playwright alone takes 165 MB.
+# The site and the page of hfkit label in a headless Chromium, which Debian's package `chromium` has; playwright alone takes 165 MB.
 test-browser: $(VENV)/installed
 	$(BIN)/python -c "import playwright, axe_playwright_python" || \
 		$(BIN)/pip install --quiet --constraint constraints.txt playwright axe-playwright-python

@@ -46,6 +46,7 @@ matplotlib.rcParams.update(dict.fromkeys(["xtick.bottom", "xtick.labelbottom", "
 # fixtures of more than one file
 pytest_plugins = [
     "attack_fixtures",
+    "browser",
     "card_fixtures",
     "family_fixtures",
     "hostile_models",

@@ -21,7 +21,12 @@ from forked_commands import be_command
 from forks import Worker
 from network import LOCAL_PORTS
 
-IMPORTS = ("hfkit.commands.label.main", "hfkit.commands.label.checks", "hfkit.commands.label.server")
+IMPORTS = (
+    "hfkit.commands.label.main",
+    "hfkit.commands.label.checks",
+    "hfkit.commands.label.server",
+    "hfkit.commands.label.app",
+)
 URL = re.compile(r"http://[\w.\[\]:-]+")
 SECONDS = 60
 

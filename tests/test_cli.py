@@ -180,6 +180,7 @@ FAULTY = {
     "evaluate": ["/nowhere"],
     "arena": ["/nowhere"],
     "sample": ["/nowhere"],
+    "label": ["/nowhere"],
     "curve": ["nowhere.yaml", "--sizes", "1", "2"],
     "push": ["/nowhere", "user/name"],
     "pull": ["a/b/c", "out"],

@@ -7,6 +7,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from hfkit.core.errors import HfkitError
+
 
 def pair_counts(ranks: Sequence[Sequence[float]]) -> NDArray[np.int64]:
     """Return how many labelers found the first response of each pair better, equal or worse: (K (K - 1) / 2, 3)."""
@@ -28,11 +30,18 @@ def alpha_of(counts: NDArray[np.int64]) -> float | None:
 
     Returns:
         None if no unit has two values, or if all values are the same: then there is no chance to compare with.
+
+    Raises:
+        HfkitError: the library is not installed.
     """
     shared = counts[counts.sum(axis=1) > 1]
     if (shared.sum(axis=0) > 0).sum() < 2:
         return None
-    return float(import_module("krippendorff").alpha(value_counts=shared, level_of_measurement="nominal"))
+    try:
+        library = import_module("krippendorff")
+    except ImportError as error:
+        raise HfkitError("agreement needs the package krippendorff: pip install 'hfkit[label]'") from error
+    return float(library.alpha(value_counts=shared, level_of_measurement="nominal"))
 
 
 def share_equal(counts: NDArray[np.int64]) -> float | None:

@@ -7,7 +7,7 @@ from conftest import NAMES, write_rows
 
 from hfkit.cli import main
 from hfkit.commands.label.checks import problems_of
-from hfkit.commands.label.export import instructions_of, ranking_of, ranks_of
+from hfkit.commands.label.export import instructions_of, judged_ranks, ranking_of
 from hfkit.commands.label.labels_file import LabelsFile, now
 from hfkit.commands.label.main import judge_rows
 from hfkit.commands.label.rows import Row, load_label_rows
@@ -90,7 +90,7 @@ def test_rows_without_a_better_response_are_no_rankings(judgements):
 
 
 def test_ranks_with_gaps_weigh_as_their_order():
-    assert ranks_of(judgement([1, 3, 3]), 3) == [1, 2, 2]
+    assert judged_ranks(judgement([1, 3, 3]), 3) == [1, 2, 2]
 
 
 def test_conversations_keep_their_form():
@@ -223,6 +223,21 @@ def test_people_and_a_judge_in_one_folder_are_compared_and_chosen(config, tmp_pa
     assert {pair["a"], pair["b"]} == {"Ann", "reward_functions:length"} and pair["pairs"] == 12
     assert pair["equal"] == pytest.approx(1 / 3)  # both find the third response better than the first
     assert {tuple(row["ranks"]) for row in lines_of(tmp_path / "labels" / "rankings.jsonl")} == {(3, 1, 2)}
+
+
+def test_a_labeler_who_judged_nothing_is_reported(config, capsys):
+    judge_rows(config(samples(1), judge="function", reward_function="reward_functions:length", labelers=["An"]))
+    assert "labelers: An judged nothing here; those who did: reward_functions:length" in capsys.readouterr().err
+
+
+def test_feedback_of_a_server_is_one_response_a_row_with_its_tools(config):
+    """Rows that `hfkit serve --feedback` writes: a thumb, and a correction as a good and a bad response."""
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    thumb = {"prompt": TURN, "completion": "yes", "label": False, "tools": tools}
+    pair = [{"prompt": TURN, "completion": text, "label": text == "right", "tools": tools} for text in ("right", "no")]
+    rows, _ = load_label_rows(config([thumb, *pair]))
+    assert [row.replies for row in rows] == [["yes"], ["right"], ["no"]]
+    assert all(row.options["tools"][0]["function"]["name"] == "f" for row in rows)
 
 
 def test_the_command_judges_and_prints_the_counts(config, tmp_path, capsys):

@@ -9,6 +9,7 @@ from conftest import write_rows
 from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.input_paths import EXISTS
+from hfkit.config.labeling import LabelConfig
 from hfkit.config.parsing import load_config, parse
 from hfkit.config.registry import STAGES
 from hfkit.config.stages import PPOConfig, SFTConfig
@@ -145,6 +146,6 @@ def test_a_reward_function_in_a_file(folders):
 
 
 def test_every_key_is_one_of_a_config():
-    classes = [*(spec.config_class for spec in STAGES.values()), EvaluateConfig, ArenaConfig, DatasetEntry]
+    classes = [*(spec.config_class for spec in STAGES.values()), EvaluateConfig, ArenaConfig, LabelConfig, DatasetEntry]
     known = {name for one in classes for name in one.__dataclass_fields__}
     assert EXISTS.keys() - known == {"deepspeed"}  # a key of the trainer's config

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,13 +16,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from browser import SIZES, violations_of
 
 ROOT = Path(__file__).parents[2]
 SOUGHT = ("resume", "kl_coef", "ShareGPT")
 PAGES = ("index.html", "stages/sft.html", "reference/keys.html", "troubleshooting.html", "ppo_explained.html")
-SIZES = {"phone": (390, 844), "desktop": (1280, 800)}
-CHROMIUM = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
-CHROMIUM += ("--disable-sync", "--no-first-run", "--disable-quic")
 
 
 @pytest.fixture(scope="session")
@@ -138,47 +135,6 @@ def served(site):
     server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    """A headless Chromium: the system's, or else that of playwright."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is missing: make test-browser installs it"
-    )
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with playwright.sync_playwright() as running:
-        try:
-            browser = running.chromium.launch(executable_path=path, args=list(CHROMIUM))
-        except playwright.Error as error:
-            pytest.skip(f"Chromium does not start: {error}")
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(chromium):
-    """Return a function that opens a URL; all requests of the pages must stay on this machine."""
-    contexts, requests, errors = [], [], []
-
-    def open_url(url: str, size: str = "desktop", scheme: str = "light"):
-        width, height = SIZES[size]
-        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(url)
-        return page
-
-    yield open_url
-    for context in contexts:
-        context.close()
-    assert (
-        requests
-        and [url for url in requests if not re.match(r"file:|data:|about:|blob:|http://127\.0\.0\.1[:/]", url)] == []
-    )
-    assert errors == []
-
-
 @pytest.mark.browser
 @pytest.mark.parametrize("word", SOUGHT)
 @pytest.mark.parametrize("protocol", ["http", "file"])
@@ -198,10 +154,7 @@ def test_typing_into_the_search_box_finds_pages(site, served, open_page, protoco
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_are_accessible(served, open_page, name, scheme):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is missing")
-    found = axe.Axe().run(open_page(f"{served}/{name}", scheme=scheme)).response
-    assert found["passes"]
-    assert [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found["violations"]] == []
+    assert violations_of(open_page(f"{served}/{name}", scheme=scheme)) == []
 
 
 @pytest.mark.browser

@@ -13,7 +13,7 @@ from hfkit.stages.checks.files import folder_problems
 from hfkit.stages.checks.numbers import RANGES
 
 HUMAN = "human"
-PACKAGES = ("fastapi", "uvicorn", "krippendorff")
+PAGE_PACKAGES = ("fastapi", "uvicorn", "krippendorff")
 SHORTEST_PASSWORD = 8
 
 
@@ -35,7 +35,7 @@ def problems_of(config: LabelConfig) -> list[Problem]:
             problems.append(Problem(key, value, f"expected a number {limits}"))
     if config.judge != HUMAN:
         return problems
-    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+    if missing := [name for name in PAGE_PACKAGES if find_spec(name) is None]:
         remedy = f"not installed: {', '.join(missing)}: pip install 'hfkit[label]'"
         problems.append(Problem("judge", config.judge, remedy, Kind.NOT_HERE))
     if any(not flag.strip() or len(flag) > 40 for flag in config.flags) or len({*config.flags}) < len(config.flags):
@@ -54,7 +54,7 @@ def access_problems(config: LabelConfig) -> list[Problem]:
         password = password_of(config)
     except HfkitError as error:
         return [Problem("password_file", config.password_file, str(error))]
-    if is_loopback(config.host):
+    if reaches_this_machine_only(config.host):
         return []
     if password is None:
         remedy = f"other machines can reach this address: add password_file, or set {PASSWORD}"
@@ -64,7 +64,7 @@ def access_problems(config: LabelConfig) -> list[Problem]:
     return []
 
 
-def is_loopback(host: str) -> bool:
+def reaches_this_machine_only(host: str) -> bool:
     """Return whether only this machine reaches an address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

@@ -11,7 +11,7 @@ from hfkit.commands.label.rows import Row
 from hfkit.core.files import write_json_lines
 from hfkit.data.messages import as_messages
 
-RANKINGS, INSTRUCTIONS = "rankings.jsonl", "instructions.jsonl"
+RANKINGS_FILE, INSTRUCTIONS_FILE = "rankings.jsonl", "instructions.jsonl"
 
 
 def judgements_by_row(events: Sequence[dict], labelers: Collection[str] = ()) -> dict[str, list[dict]]:
@@ -27,7 +27,7 @@ def write_rows(folder: Path, rows: list[Row], judgements: dict[str, list[dict]])
     """Write rankings and instructions, each file only if it has rows, and return their numbers."""
     judged = [(row, judgements[row.key]) for row in rows if row.key in judgements]
     rankings = [ranking for row, own in judged if (ranking := ranking_of(row, own))]
-    written = {RANKINGS: rankings, INSTRUCTIONS: instructions_of(judged)}
+    written = {RANKINGS_FILE: rankings, INSTRUCTIONS_FILE: instructions_of(judged)}
     for name, lines in written.items():
         if lines:
             write_json_lines(folder / name, lines)
@@ -44,7 +44,7 @@ def ranking_of(row: Row, judgements: list[dict]) -> dict | None:
     count = len(row.replies)
     ranks = np.full((len(judgements), count), np.nan)
     for own, judgement in zip(ranks, judgements, strict=True):
-        own[:] = ranks_of(judgement, count)
+        own[:] = judged_ranks(judgement, count)
     answers = answers_of(judgements)
     texts = row.shown_replies()
     if answers and np.isnan(ranks).all():
@@ -59,7 +59,7 @@ def ranking_of(row: Row, judgements: list[dict]) -> dict | None:
     return {"prompt": row.prompt, "replies": replies, "ranks": dense_ranks(values), **row.options}
 
 
-def ranks_of(judgement: dict, count: int) -> list[float]:
+def judged_ranks(judgement: dict, count: int) -> list[float]:
     """Return the ranks of a judgement, NaN for a response without one; responses that are all bad are tied."""
     ranks = judgement.get("ranks")
     if ranks is None or len(ranks) != count or all(rank is None for rank in ranks):

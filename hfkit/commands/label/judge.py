@@ -41,10 +41,10 @@ def judge_all(config: LabelConfig, rows: list[Row], saved: LabelsFile) -> None:
         started = time.monotonic()
         found = values_of(batch)
         seconds = round((time.monotonic() - started) / len(batch), 4)
-        saved.add([event_of(ids[row.key], name, row, own, seconds) for row, own in zip(batch, found, strict=True)])
+        saved.add([judgement_by(ids[row.key], name, row, own, seconds) for row, own in zip(batch, found, strict=True)])
 
 
-def event_of(identity: str, name: str, row: Row, values: list[float], seconds: float) -> dict:
+def judgement_by(identity: str, name: str, row: Row, values: list[float], seconds: float) -> dict:
     """Return the judgement of a row by the values of its responses."""
     event = {"id": identity, "kind": JUDGEMENT, "labeler": name, "row": row.key, "time": now(), "seconds": seconds}
     ranks = dense_ranks([-value for value in values])

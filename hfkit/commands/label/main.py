@@ -16,10 +16,10 @@ from pathlib import Path
 
 from hfkit.commands.label.checks import HUMAN, password_of
 from hfkit.commands.label.labels_file import LabelsFile
-from hfkit.commands.label.report import RESULT, print_results, write_results
+from hfkit.commands.label.report import LABEL_RESULTS, print_results, write_results
 from hfkit.commands.label.rows import load_label_rows
 from hfkit.config.labeling import LabelConfig
-from hfkit.core.console import say
+from hfkit.core.console import say, warn
 from hfkit.core.errors import HfkitError
 from hfkit.core.explain_errors import explain_errors
 from hfkit.core.interrupts import Interrupted
@@ -50,18 +50,24 @@ def judge_rows(config: LabelConfig) -> dict:
         except (KeyboardInterrupt, Interrupted):
             print_results(write_results(config, rows, stats, saved.counting()))
             raise
-        return write_results(config, rows, stats, saved.counting())
+        result = write_results(config, rows, stats, saved.counting())
+    known = {labeler["name"] for labeler in result["labelers"]}
+    if unknown := [name for name in config.labelers if name not in known]:
+        warn(
+            f"labelers: {', '.join(unknown)} judged nothing here; those who did: {', '.join(sorted(known)) or 'nobody'}"
+        )
+    return result
 
 
 def show_page(config: LabelConfig, rows: list, stats, saved: LabelsFile) -> None:
     """Serve the page until a signal, or until every row has its judgements."""
-    server = import_module("hfkit.commands.label.server")
-    app, assignment = server.make_app(config, rows, saved, password_of(config))
+    server, app = (import_module(f"hfkit.commands.label.{name}") for name in ("server", "app"))
+    shown = app.LabelPage(config, rows, saved, password_of(config))
     bound = server.open_socket(config.host, config.port)
     written = len(saved.events)
-    with server.PageServer(app, bound) as page:
+    with server.PageServer(shown.application(), bound) as page:
         say(f"label: {len(rows):,} rows at {server.address_of(bound)} (Ctrl-C ends it; judgements are saved at once)")
-        while page.wait(0.2) and not (config.until_complete and assignment.is_complete()):
+        while page.wait(0.2) and not (config.until_complete and shown.assignment.is_complete()):
             if len(saved.events) >= written + WRITTEN_EVERY:
                 written = len(saved.events)
                 write_results(config, rows, stats, saved.counting())
@@ -72,5 +78,5 @@ def show_page(config: LabelConfig, rows: list, stats, saved: LabelsFile) -> None
 def main(config: LabelConfig) -> int:
     """Run `hfkit label`."""
     print_results(judge_rows(config))
-    say(f"label: results in {config.output_dir} ({RESULT})")
+    say(f"label: results in {config.output_dir} ({LABEL_RESULTS})")
     return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from hfkit.commands.label.export import judgements_by_row, ranks_of, write_rows
+from hfkit.commands.label.export import judged_ranks, judgements_by_row, write_rows
 from hfkit.commands.label.labels_file import JUDGEMENT, SKIP
 from hfkit.commands.label.rows import Row
 from hfkit.config.labeling import LabelConfig
@@ -17,7 +17,7 @@ from hfkit.metrics.agreement import agreement
 from hfkit.records.environment import environment
 from hfkit.records.record import settings_of
 
-RESULT = "labels.json"
+LABEL_RESULTS = "labels.json"
 
 
 def write_results(config: LabelConfig, rows: list[Row], stats: SplitStats, events: list[dict]) -> dict:
@@ -46,7 +46,7 @@ def write_results(config: LabelConfig, rows: list[Row], stats: SplitStats, event
     }
     sizes = {row.key: len(row.replies) for row in rows}
     verdicts = {
-        row: {event["labeler"]: ranks_of(event, sizes[row]) for event in own}
+        row: {event["labeler"]: judged_ranks(event, sizes[row]) for event in own}
         for row, own in by_row.items()
         if sizes[row] > 1
     }
@@ -59,7 +59,7 @@ def write_results(config: LabelConfig, rows: list[Row], stats: SplitStats, event
         "settings": settings_of(config),
         "environment": environment(),
     }
-    write_record(folder / RESULT, result)
+    write_record(folder / LABEL_RESULTS, result)
     return result
 
 

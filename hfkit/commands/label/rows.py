@@ -15,8 +15,8 @@ from hfkit.data.messages import Messages, RenderError, as_messages, as_reply, to
 from hfkit.data.rendering import TEMPLATE_KWARGS
 from hfkit.data.source_rows import load_arguments
 from hfkit.data.splits import SplitStats, load_rows
+from hfkit.evaluation.prompts import OPTIONS
 
-OPTIONS = ("tools", TEMPLATE_KWARGS)
 COLUMNS = ["messages", "prompt", "response", "completion", "chosen", "rejected", "replies", *OPTIONS]
 
 
@@ -98,7 +98,7 @@ def row_of(given: dict, columns: list[str]) -> Row:
     prompt = prompt_of(row)
     if not prompt:
         raise RenderError("without a prompt")
-    replies = replies_of(row, prompt)
+    replies = given_replies(row, prompt)
     as_messages(prompt)
     for reply in replies:
         as_reply(reply)
@@ -108,7 +108,7 @@ def row_of(given: dict, columns: list[str]) -> Row:
     return Row(key, prompt, replies, options, {name: given[name] for name in columns})
 
 
-def replies_of(row: dict, prompt: str | Messages) -> list[str | Messages]:
+def given_replies(row: dict, prompt: str | Messages) -> list[str | Messages]:
     """Return the responses of a row: several, a pair, one, or none."""
     if row.get("replies"):
         return [reply_to(prompt, reply) for reply in row["replies"]]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hfkit.core.files import read_json_mapping
 
-NAME = re.compile(r"\w(?:[\w .'@-]{0,38}[\w.])?")
+LABELER_NAME = re.compile(r"\w(?:[\w .'@-]{0,38}[\w.])?")
 """Names of labelers: 1 to 40 letters, digits and a few signs; the names of judges have others."""
 WRONG_PASSWORD_SECONDS = 1.0
 MAX_SESSIONS = 10_000
