@@ -98,13 +98,13 @@ def keys_page() -> str:
     page.add_heading(2, "Pipelines", "pipelines")
     page.lines.append("The YAML file of `hfkit run`.\n")
     page.add_rows("pipeline", {key: PIPELINE_KEYS[key] for key in KEYS})
-    page.add_heading(2, "Rounds", "rounds")
-    page.lines.append("The mapping `rounds` of a pipeline: [Rounds](../stages/pipelines.md#rounds).\n")
-    page.add_table("rounds", RoundsConfig, known_fields(RoundsConfig))
     for verb, config_class in {"evaluate": EvaluateConfig, "arena": ArenaConfig}.items():
         page.add_heading(2, f"`hfkit {verb}`", verb)
         page.lines.append(f"{config_class.__doc__}\n")
         page.add_table(verb, config_class, known_fields(config_class))
+    page.add_heading(2, "Rounds", "keys-of-rounds")
+    page.lines.append("The mapping `rounds` of a pipeline: [Rounds](../stages/pipelines.md#rounds).\n")
+    page.add_table("rounds", RoundsConfig, known_fields(RoundsConfig))
     page.add_heading(2, "Refused keys", "refused-keys")
     page.lines.append(
         "A stage accepts every other field of its trainer's config, such as `neftune_noise_alpha`, except these. PPO "

@@ -78,7 +78,7 @@ def plan_rounds(pipeline: Pipeline, root: Path, flags: list[str]) -> RoundsPlan:
     if given.get(key) is not None:
         problems.append(Problem(f"{policy}.{key}", given[key], "each round trains a reward model: remove it"))
     try:
-        argvs, configs, own_rows = read_stages(pipeline, root, reward, flags)
+        argvs, configs, own_rows = parse_with_labels(pipeline, root, reward, flags)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
     shared = {name: getattr(configs[policy], name) for name in INHERITED if hasattr(configs[policy], name)}
@@ -141,7 +141,7 @@ def rounds_problems(rounds: RoundsConfig) -> list[Problem]:
     return problems
 
 
-def read_stages(
+def parse_with_labels(
     pipeline: Pipeline, root: Path, reward: str, flags: list[str]
 ) -> tuple[dict[str, list[str]], dict[str, object], list[dict]]:
     """Return command line and config of each stage, and the datasets in the reward model's config.
