@@ -53,7 +53,11 @@ PIPELINE_KEYS = {
         "from the name of a stage to its YAML file, its keys, or a list of these, of which later ones replace keys of "
         "earlier ones",
     ),
-    "rounds": ("mapping", "none", "sample, label and train in rounds: see [rounds](#keys-of-rounds)"),
+    "rounds": (
+        "mapping",
+        "none",
+        "how often the reward model and RL are repeated on new labels: see [rounds](#keys-of-rounds)",
+    ),
 }
 VERB_CONFIGS = {
     "evaluate": EvaluateConfig,
@@ -110,8 +114,8 @@ def keys_page() -> str:
         page.add_heading(2, f"`hfkit {verb}`", verb)
         page.lines.append(f"{config_class.__doc__}\n")
         page.add_table(verb, config_class, known_fields(config_class))
-    page.add_heading(2, "Rounds of a pipeline", "keys-of-rounds")
-    page.lines.append(f"{RoundsConfig.__doc__}\n")
+    page.add_heading(2, "Rounds", "keys-of-rounds")
+    page.lines.append("The mapping `rounds` of a pipeline: [Rounds](../stages/pipelines.md#rounds).\n")
     page.add_table("rounds", RoundsConfig, known_fields(RoundsConfig))
     page.add_heading(2, "Refused keys", "refused-keys")
     page.lines.append(

@@ -15,7 +15,7 @@ from conftest import TINY, python_path
 from label_pages import URL, Labeler
 
 from hfkit.commands.report.main import write_report
-from hfkit.commands.run import run
+from hfkit.commands.run import run as run_pipeline
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.core.files import read_json_mapping
 from hfkit.records.record import read_record, weights_hash
@@ -54,7 +54,7 @@ def write_rounds(folder: Path, data: Path, start: Path, rounds: dict | None = No
 def done(tmp_path_factory, data, sft_dir):
     """The file of a pipeline with two rounds and the folder of its runs, run once."""
     path = write_rounds(tmp_path_factory.mktemp("rounds"), data, sft_dir)
-    return path, run(path)
+    return path, run_pipeline(path)
 
 
 def modification_times(root: Path) -> dict:
@@ -64,7 +64,7 @@ def modification_times(root: Path) -> dict:
 
 def problem_keys(path: Path, flags: list[str] | None = None) -> list[str]:
     with pytest.raises(ConfigError) as raised:
-        run(path, flags=flags)
+        run_pipeline(path, flags=flags)
     assert not (path.parent / "runs").exists()
     return [problem.key for problem in raised.value.problems]
 
@@ -157,7 +157,7 @@ def test_people_label_on_a_page_and_the_pipeline_goes_on(tmp_path, data, sft_dir
 def test_the_same_command_skips_what_is_done(done, capsys):
     path, root = done
     before = modification_times(root)
-    run(path)
+    run_pipeline(path)
     assert capsys.readouterr().out.count("already done") == 4
     assert modification_times(root) == before
 
@@ -171,9 +171,9 @@ def test_changed_labels_are_refused_by_the_stage_that_trained_on_them(done):
         row["ranks"] = [1 + max(row["ranks"]) - rank for rank in row["ranks"]]
     events.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(HfkitError, match="round_1/reward"):
-        run(path)
+        run_pipeline(path)
     events.write_text(given)
-    run(path)  # with the labels of before, nothing is stale
+    run_pipeline(path)  # with the labels of before, nothing is stale
     assert modification_times(root) == before
 
 
@@ -191,7 +191,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(done, tmp_path):
             time.sleep(0.02)
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
-    run(path, str(root))
+    run_pipeline(path, str(root))
     for number in (1, 2):
         ours, theirs = (one / f"round_{number}" for one in (root, whole))
         assert (ours / "labels" / "rankings.jsonl").read_text() == (theirs / "labels" / "rankings.jsonl").read_text()
@@ -202,7 +202,9 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(done, tmp_path):
 
 def test_labels_become_pairs_after_pairs_of_the_reward_models_own(tmp_path, data, sft_dir):
     pairs = str(data / "pairs.jsonl")
-    root = run(write_rounds(tmp_path, data, sft_dir, {"count": 1, "evaluate": {}}, reward={"datasets": [pairs]}))
+    root = run_pipeline(
+        write_rounds(tmp_path, data, sft_dir, {"count": 1, "evaluate": {}}, reward={"datasets": [pairs]})
+    )
     config = read_record(root / "round_1" / "reward")["config"]
     assert [entry["path"] for entry in config["datasets"]] == [pairs, str(root / "round_1" / "labels" / "pairs.jsonl")]
     rows = [json.loads(line) for line in (root / "round_1" / "labels" / "pairs.jsonl").read_text().splitlines()]
@@ -210,10 +212,10 @@ def test_labels_become_pairs_after_pairs_of_the_reward_models_own(tmp_path, data
     assert "score" not in read_json_mapping(root / "rounds.json")["rounds"][1]
 
 
-def test_a_third_round_continues_after_two(done):
+def test_a_third_round_continues_two(done):
     path, root = done
     before = modification_times(root)
-    run(path, flags=["--rounds.count", "3"])
+    run_pipeline(path, flags=["--rounds.count", "3"])
     after = modification_times(root)
     assert {name: after[name] for name in before} == before
     assert read_record(root / "round_3" / "ppo")["lineage"][0]["path"] == str(root / "round_2" / "ppo")

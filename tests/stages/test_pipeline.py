@@ -216,7 +216,7 @@ def test_a_problem_names_the_file_with_its_value(layered, tmp_path):
         ({"extends": "base/all.yaml", "stages": {"sft": [["a.yaml"]]}}, "stages.sft[0]: ['a.yaml'] -> expected the"),
         ({"extends": "base/all.yaml", "stages": {"sft": ["a.yaml"]}}, "stages.sft[0]: 'a.yaml' -> no such file in "),
         ({"extends": "base/all.yaml", "stages": {"sft": None}}, "stages.sft: None -> expected the stage's YAML file"),
-        ({"extends": "wrong.yaml"}, "sed: 1 -> unknown; a pipeline has only extends, output_dir, stages (in "),
+        ({"extends": "wrong.yaml"}, "sed: 1 -> unknown; a pipeline has only extends, output_dir, stages, rounds (in "),
         ({"extends": "part.yaml"}, "output_dir: missing -> expected the folder that the stages write to"),
     ],
 )

@@ -20,7 +20,7 @@ from hfkit.core.files import write_json_lines
 from hfkit.stages.pipeline import parse_stages, stage_flags
 from hfkit.stages.pipeline_file import Pipeline
 
-ROUND_ROLES = {
+ROUND_STAGES = {
     "trains a reward model": lambda spec: spec.makes == "reward model",
     "trains a policy on sampled responses": lambda spec: spec.samples_replies,
 }
@@ -69,7 +69,7 @@ def plan_rounds(pipeline: Pipeline, root: Path, flags: list[str]) -> RoundsPlan:
     problems: list[Problem] = []
     if os.environ.get("WORLD_SIZE", "1") != "1":
         problems.append(Problem("WORLD_SIZE", os.environ["WORLD_SIZE"], "rounds run in one process"))
-    reward, policy = (stage_of_role(pipeline, what, test, problems) for what, test in ROUND_ROLES.items())
+    reward, policy = (find_one_stage(pipeline, what, test, problems) for what, test in ROUND_STAGES.items())
     rounds, flags = read_rounds(pipeline, flags, problems)
     if not (reward and policy and rounds):
         raise ConfigError(problems)
@@ -78,7 +78,7 @@ def plan_rounds(pipeline: Pipeline, root: Path, flags: list[str]) -> RoundsPlan:
     if given.get(key) is not None:
         problems.append(Problem(f"{policy}.{key}", given[key], "each round trains a reward model: remove it"))
     try:
-        argvs, configs, own_rows = read_round_stages(pipeline, root, reward, flags)
+        argvs, configs, own_rows = parse_with_labels(pipeline, root, reward, flags)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
     shared = {name: getattr(configs[policy], name) for name in INHERITED if hasattr(configs[policy], name)}
@@ -105,7 +105,7 @@ def plan_rounds(pipeline: Pipeline, root: Path, flags: list[str]) -> RoundsPlan:
     return RoundsPlan(pipeline, root, rounds, before, reward, policy, of_round, own_rows, start, *parts)
 
 
-def stage_of_role(
+def find_one_stage(
     pipeline: Pipeline, what: str, test: Callable[[StageSpec], bool], problems: list[Problem]
 ) -> str | None:
     """Return the one stage of a pipeline that does something, or add a problem if there is not exactly one."""
@@ -141,12 +141,12 @@ def rounds_problems(rounds: RoundsConfig) -> list[Problem]:
     return problems
 
 
-def read_round_stages(
+def parse_with_labels(
     pipeline: Pipeline, root: Path, reward: str, flags: list[str]
 ) -> tuple[dict[str, list[str]], dict[str, object], list[dict]]:
-    """Return command line and config of each stage, and the own datasets of the reward model.
+    """Return command line and config of each stage, and the datasets in the reward model's config.
 
-    Without own datasets, a file of one ranking stands for the labels, so that the other keys can be checked.
+    If it names no datasets, one ranking stands for the labels, so that the other keys can be checked.
     """
     layers = [layer.content["datasets"] for layer in pipeline.stages[reward] if "datasets" in (layer.content or {})]
     in_flags = any(key in ("datasets", f"{reward}.datasets") for key, _ in group_flags(flags, []))

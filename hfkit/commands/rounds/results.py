@@ -23,7 +23,7 @@ from hfkit.records.environment import environment
 from hfkit.records.record import read_record
 from hfkit.training.plots import draw_png
 
-PLOT, ARENA_FOLDER, KLS = "rounds.png", "arena", "kl.jsonl"
+ROUNDS_PLOT, KLS = "rounds.png", "kl.jsonl"
 
 
 def write_rounds(plan: RoundsPlan, rounds: list[dict]) -> dict:
@@ -43,7 +43,7 @@ def write_rounds(plan: RoundsPlan, rounds: list[dict]) -> dict:
     judge = None
     if plan.evaluate:
         models = [f"{one['name']}={one['policy']}" for one in found]
-        config = replace(plan.evaluate, models=models, output_dir=str(plan.root / ARENA_FOLDER))
+        config = replace(plan.evaluate, models=models, output_dir=str(plan.root / "arena"))
         measured = arena(config)
         judge, kls = measured["judge"], kls_to_first(config)
         rated = {model["name"]: model for model in measured["models"]}
@@ -100,7 +100,7 @@ def plot_rounds(folder: Path, result: dict) -> None:
         axes.set_xticks(range(len(rounds)), [one["name"] for one in rounds])
         axes.set(title="Rounds", ylabel=f"{title}, with 95% interval")
 
-    draw_png(folder / PLOT, 1, draw)
+    draw_png(folder / ROUNDS_PLOT, 1, draw)
 
 
 def print_rounds(result: dict, folder: Path) -> None:
