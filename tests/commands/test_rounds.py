@@ -16,6 +16,7 @@ from label_pages import URL, Labeler
 
 from hfkit.commands.report.main import write_report
 from hfkit.commands.run import run as run_pipeline
+from hfkit.commands.web.server import open_socket
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.core.files import read_json_mapping
 from hfkit.records.record import read_record, weights_hash
@@ -255,6 +256,13 @@ def test_a_third_round_continues_two(done):
 def test_problems_of_rounds_and_stages_are_reported_before_anything_runs(tmp_path, data, sft_dir, rounds, flags, keys):
     found = problem_keys(write_rounds(tmp_path, data, sft_dir, rounds), flags)
     assert sorted(key.removeprefix("--") for key in found) == sorted(keys)
+
+
+def test_a_port_in_use_is_reported_before_anything_runs(tmp_path, data, sft_dir):
+    with open_socket("127.0.0.1", 0) as taken:
+        taken.listen()
+        rounds = {"judge": "human", "reward_function": None, "port": taken.getsockname()[1]}
+        assert problem_keys(write_rounds(tmp_path, data, sft_dir, rounds)) == ["rounds.port"]
 
 
 def test_rounds_need_a_reward_model_and_one_stage_that_samples(tmp_path, data, sft_dir):

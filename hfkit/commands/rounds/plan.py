@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 
 import hfkit.commands.label.checks as label_checks
@@ -15,7 +16,7 @@ from hfkit.config.parsing import Layer, build, command_line, group_flags, load_c
 from hfkit.config.registry import STAGES, StageSpec
 from hfkit.config.rounds import RoundsConfig
 from hfkit.config.validation import top_level_key
-from hfkit.core.errors import ConfigError, Problem
+from hfkit.core.errors import ConfigError, HfkitError, Problem
 from hfkit.core.files import write_json_lines
 from hfkit.stages.pipeline import parse_stages, stage_flags
 from hfkit.stages.pipeline_file import Pipeline
@@ -97,6 +98,7 @@ def plan_rounds(pipeline: Pipeline, root: Path, flags: list[str]) -> RoundsPlan:
         ]
         given = {**shared, "temperature": configs[policy].temperature, **rounds.evaluate, "models": models}
         evaluate = section(ArenaConfig, given, evaluation_checks.problems_of, problems, "rounds.evaluate.")
+    problems = problems or port_problems(rounds)
     if problems:
         raise ConfigError({problem.key: problem for problem in reversed(problems)}.values())
     before = {name: argv for name, argv in argvs.items() if name not in (reward, policy)}
@@ -139,6 +141,18 @@ def rounds_problems(rounds: RoundsConfig) -> list[Problem]:
     if rounds.num_samples < 2:
         problems.append(Problem("num_samples", rounds.num_samples, "must be above 1: the judge compares responses"))
     return problems
+
+
+def port_problems(rounds: RoundsConfig) -> list[Problem]:
+    """Return a problem if the page of people who judge cannot listen; the first round would find it after sampling."""
+    if rounds.judge != label_checks.HUMAN:
+        return []
+    server = import_module("hfkit.commands.web.server")  # of an extra, which the checks of labeling have found
+    try:
+        server.open_socket(rounds.host, rounds.port).close()
+    except HfkitError as error:
+        return [Problem("rounds.port", rounds.port, str(error))]
+    return []
 
 
 def parse_with_labels(
