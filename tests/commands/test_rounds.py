@@ -133,6 +133,7 @@ def test_the_report_has_a_column_for_each_policy_and_the_runs_of_each_round(done
     (root / "report.html").unlink()
 
 
+@pytest.mark.slow
 def test_people_label_on_a_page_and_the_pipeline_goes_on(tmp_path, data, sft_dir):
     rounds = {"count": 1, "max_prompts": 3, "judge": "human", "reward_function": None, "port": 0, "evaluate": {}}
     path, output = write_rounds(tmp_path, data, sft_dir, rounds), tmp_path / "printed"
@@ -177,6 +178,7 @@ def test_changed_labels_are_refused_by_the_stage_that_trained_on_them(done):
     assert modification_times(root) == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_uninterrupted_one(done, tmp_path):
     """SIGKILL after the first reward model, and again after the second round's labels."""
     path, whole = done
