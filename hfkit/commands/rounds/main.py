@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-from hfkit.commands.label.export import RANKINGS
+from hfkit.commands.label.export import RANKINGS_FILE
 from hfkit.commands.label.main import judge_rows
 from hfkit.commands.rounds.plan import RoundsPlan, plan_rounds, with_keys
 from hfkit.commands.rounds.results import print_rounds, write_rounds
@@ -64,7 +64,7 @@ def run_round(plan: RoundsPlan, number: int, before: list[dict]) -> dict:
         raise HfkitError(
             f"round {number}: the judge ranked no response above another: raise num_samples or max_prompts"
         )
-    labels = folder / "labels" / RANKINGS
+    labels = folder / "labels" / RANKINGS_FILE
     if plan.own_rows and source_form(DatasetEntry(**plan.own_rows[0]), COMPARISONS) == "preference":
         labels = write_pairs(labels)
     files = [*(one["labels"] for one in before), str(labels)]
