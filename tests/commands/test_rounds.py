@@ -214,6 +214,18 @@ def test_labels_become_pairs_after_pairs_of_the_reward_models_own(tmp_path, data
     assert "score" not in read_json_mapping(root / "rounds.json")["rounds"][1]
 
 
+def test_rounds_run_whichever_stage_samples_responses(tmp_path, data, sft_dir):
+    path = write_rounds(tmp_path, data, sft_dir, {"count": 1, "evaluate": {}})
+    content = yaml.safe_load(path.read_text())
+    del content["stages"]["ppo"]
+    prompts = str(data / "prompts.jsonl")
+    content["stages"]["rloo"] = {"model_name_or_path": str(sft_dir), **TINY["rloo"][1], "datasets": [prompts]}
+    path.write_text(yaml.safe_dump(content))
+    root = run_pipeline(path)
+    starts = [one["path"] for one in read_record(root / "round_1" / "rloo")["lineage"]]
+    assert starts == [str(sft_dir), str(root / "round_1" / "reward")]
+
+
 def test_a_third_round_continues_two(done):
     path, root = done
     before = modification_times(root)
