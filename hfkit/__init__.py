@@ -22,7 +22,7 @@ _LOCATIONS = {
     "push": ("hfkit.hub.push", "push"),
     "push_data": ("hfkit.hub.push_data", "push_data"),
     "pull": ("hfkit.hub.pull", "pull"),
-    "run_pipeline": ("hfkit.commands.run", "run_in_rounds"),
+    "run_pipeline": ("hfkit.commands.run", "run"),
     "DatasetEntry": ("hfkit.config.fields", "DatasetEntry"),
 }
 

@@ -17,11 +17,13 @@ VERBS = {
     "arena": ("hfkit.evaluation.arena", "compare the responses of models: judge, win rates, ratings"),
     "sample": ("hfkit.evaluation.sample", "sample several responses to each prompt: for labels, best of n, votes"),
     "label": ("hfkit.commands.label.main", "rank responses on a page, or with a judge: rows for reward models and SFT"),
+    "bench": ("hfkit.evaluation.bench", "run models through tasks of lm-evaluation-harness, stage by stage"),
     "push": ("hfkit.commands.push", "push a model, adapter or tokenizer to the Hub, with card and record"),
     "pull": ("hfkit.commands.pull", "download a model from the Hub, an adapter with its base, to use offline"),
     "curve": ("hfkit.commands.curve.main", "train a stage on growing numbers of rows: what would more data bring?"),
     "report": ("hfkit.commands.report.main", "write a page about a pipeline: metrics, plots, responses, data, cost"),
     "chat": ("hfkit.commands.chat.main", "chat with a model, or with two side by side"),
+    "serve": ("hfkit.commands.serve.main", "serve models to programs that use OpenAI's API"),
     "lineage": ("hfkit.commands.lineage", "print what a run was made from, and what has changed since"),
     "plan": ("hfkit.commands.plan.main", "estimate parameters, memory, steps and disk of a run, without downloads"),
     "quickstart": ("hfkit.quickstart.main", "run all stages on a tiny model, in minutes on a CPU"),
@@ -33,7 +35,7 @@ DATA_VERBS = {
     "preview": ("hfkit.commands.data.preview", "print rows as the model sees them, with the trained tokens marked"),
     "push": ("hfkit.commands.data.push", "push a dataset to the Hub, with its card, in one commit"),
 }
-RESUMED = ("run", "quickstart", "evaluate", "arena", "sample", "label", "curve", "push", "pull", "data push")
+RESUMED = ("run", "quickstart", "evaluate", "arena", "sample", "label", "bench", "curve", "push", "pull", "data push")
 """The verbs, in addition to the stages, that a second call of the same command resumes."""
 USAGE = {"hfkit": "VERB CONFIG [--FLAG VALUE ...]", "hfkit data": "VERB ..."}
 

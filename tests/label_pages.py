@@ -24,7 +24,7 @@ from network import LOCAL_PORTS
 IMPORTS = (
     "hfkit.commands.label.main",
     "hfkit.commands.label.checks",
-    "hfkit.commands.label.server",
+    "hfkit.commands.web.server",
     "hfkit.commands.label.app",
 )
 URL = re.compile(r"http://[\w.\[\]:-]+")

@@ -72,7 +72,9 @@ def test_the_index_accepts_the_metadata(built):
     )
     assert {*metadata.get_all("Classifier")} <= classifiers
     assert metadata.get_payload().startswith("# hfkit\n")
-    assert {"dev", "export", "gpu", "kernels", "label", "liger", "tracking"} <= {*metadata.get_all("Provides-Extra")}
+    assert {"dev", "export", "gpu", "kernels", "label", "liger", "serve", "tracking"} <= {
+        *metadata.get_all("Provides-Extra")
+    }
 
 
 def test_shipped_files_are_found_in_a_checkout():

@@ -9,7 +9,7 @@ from typing import get_args, get_origin
 
 import yaml
 
-from hfkit.config.evaluation import ArenaConfig, EvaluateConfig
+from hfkit.config.evaluation import ArenaConfig, BenchConfig, EvaluateConfig, SampleConfig
 from hfkit.config.fields import (
     REFUSED,
     DataFields,
@@ -21,6 +21,7 @@ from hfkit.config.fields import (
     SourceFields,
     TrainerFields,
 )
+from hfkit.config.labeling import LabelConfig
 from hfkit.config.online import OnlineConfig
 from hfkit.config.registry import STAGES
 from hfkit.config.rounds import RoundsConfig
@@ -52,7 +53,18 @@ PIPELINE_KEYS = {
         "from the name of a stage to its YAML file, its keys, or a list of these, of which later ones replace keys of "
         "earlier ones",
     ),
-    "rounds": ("mapping", "none", "how often the reward model and RL are repeated on new labels; its keys are below"),
+    "rounds": (
+        "mapping",
+        "none",
+        "how often the reward model and RL are repeated on new labels: see [rounds](#keys-of-rounds)",
+    ),
+}
+VERB_CONFIGS = {
+    "evaluate": EvaluateConfig,
+    "arena": ArenaConfig,
+    "sample": SampleConfig,
+    "label": LabelConfig,
+    "bench": BenchConfig,
 }
 INTRODUCTION = """---
 search:
@@ -98,7 +110,7 @@ def keys_page() -> str:
     page.add_heading(2, "Pipelines", "pipelines")
     page.lines.append("The YAML file of `hfkit run`.\n")
     page.add_rows("pipeline", {key: PIPELINE_KEYS[key] for key in KEYS})
-    for verb, config_class in {"evaluate": EvaluateConfig, "arena": ArenaConfig}.items():
+    for verb, config_class in VERB_CONFIGS.items():
         page.add_heading(2, f"`hfkit {verb}`", verb)
         page.lines.append(f"{config_class.__doc__}\n")
         page.add_table(verb, config_class, known_fields(config_class))

@@ -1,16 +1,15 @@
 """The command line of each verb, parsed without importing the verb's module."""
 
 import ast
-import math
 import os
 import re
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from hfkit.config.evaluation import ArenaConfig, EvaluateConfig, SampleConfig
+from hfkit.commands.number_arguments import within
+from hfkit.config.evaluation import ArenaConfig, BenchConfig, EvaluateConfig, SampleConfig
 from hfkit.config.fields import DTYPES
 from hfkit.config.labeling import LabelConfig
 from hfkit.config.parsing import Check, parse
@@ -25,6 +24,7 @@ EVALUATIONS = {
     "arena": (ArenaConfig, "models"),
     "sample": (SampleConfig, "models"),
     "label": (LabelConfig, "datasets"),
+    "bench": (BenchConfig, "models"),
 }
 """Config class of each evaluation, and the key that positional arguments belong to."""
 CHECKS = {"label": "hfkit.commands.label.checks"}
@@ -103,18 +103,6 @@ def docstring_of(module: str) -> str:
 def argument(*names: str, exclusive: bool = False, **options) -> tuple[tuple[str, ...], bool, dict]:
     """Return an argument for `ARGUMENTS`, with the options of `add_argument`; exclusive ones exclude each other."""
     return names, exclusive, options
-
-
-def within(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
-    """Return a parser of a number from `low` to `high` for the command line; it rejects infinity and NaN."""
-
-    def number(word: str) -> float:
-        if math.isfinite(value := kind(word)) and low <= value <= high:
-            return value
-        limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise ArgumentTypeError(f"{word!r}: expected a number {limits}")
-
-    return number
 
 
 def add_arguments(parser: ArgumentParser, arguments: list[tuple]) -> None:
@@ -230,6 +218,22 @@ ARGUMENTS = {
         argument("--length", type=int, default=256, help="most tokens of a response; default: %(default)s"),
         argument("--seed", type=within(int, 0, 2**32 - 1), default=42, help="of the sampling; default: %(default)s"),
         argument("--revision", default="main", help="branch, tag or commit of a model on the Hub"),
+        argument("--dtype", choices=DTYPES, help="of the weights; default: bfloat16 on a GPU with bf16, else float32"),
+    ],
+    "serve": [
+        argument("models", nargs="+", metavar="MODEL", help="folder or Hub id of a model or an adapter, or NAME=PATH"),
+        argument("--host", default="127.0.0.1", help="address to listen on; others than this need an API key"),
+        argument("--port", type=within(int, 0, 65535), default=8000, help="0: a free one; default: %(default)s"),
+        argument("--api_key_file", metavar="FILE", help="file with the API key; only you may read it (chmod 600)"),
+        argument("--allow_origin", nargs="+", metavar="URL", help="web pages that may use the server; default: none"),
+        argument("--feedback", metavar="FILE", help="JSONL file to which /v1/feedback appends rows"),
+        argument("--backend", choices=("transformers", "vllm"), help="default: vllm if it and a GPU are there"),
+        argument(
+            "--length", type=within(int, 1), default=1024, help="most tokens if a request sets none; default: 1024"
+        ),
+        argument("--system_prompt", "--system", dest="system", help="default: that of training"),
+        argument("--chat_template", metavar="FILE", help="Jinja file or name of a template; default: that of training"),
+        argument("--chat_template_kwargs", metavar="JSON", help="its variables; default: those of training"),
         argument("--dtype", choices=DTYPES, help="of the weights; default: bfloat16 on a GPU with bf16, else float32"),
     ],
     "lineage": [

@@ -24,26 +24,25 @@ it. `--rounds.count 3` sets a key of the rounds. The same command resumes.
 """
 
 from argparse import Namespace
-from importlib import import_module
 from pathlib import Path
 
+from hfkit.commands.rounds.main import run_rounds
 from hfkit.core.console import say
-from hfkit.stages import pipeline as without_rounds
+from hfkit.stages.pipeline import run_pipeline
 from hfkit.stages.pipeline_file import read_pipeline
 
 
-def run_in_rounds(path: str | Path, output_dir: str | None = None, flags: list[str] | None = None) -> Path:
+def run(path: str | Path, output_dir: str | None = None, flags: list[str] | None = None) -> Path:
     """Run a pipeline, in rounds if it has them, and return its folder; see `hfkit.stages.pipeline.run_pipeline`."""
     path = Path(path).expanduser()
     pipeline = read_pipeline(path)
     if not pipeline.rounds:
-        return without_rounds.run_pipeline(path, output_dir, flags)
-    run_rounds = import_module("hfkit.commands.rounds.main").run_rounds
+        return run_pipeline(path, output_dir, flags)
     return run_rounds(pipeline, Path(output_dir or pipeline.output_dir), flags or [])
 
 
 def main(given: Namespace) -> int:
     """Run `hfkit run`."""
-    root = run_in_rounds(given.pipeline, given.output_dir, given.flags)
+    root = run(given.pipeline, given.output_dir, given.flags)
     say(f"all stages done, in {root}")
     return 0

@@ -1,4 +1,4 @@
-"""The config dataclasses of `hfkit evaluate`, `arena` and `sample`; this module imports no heavy library."""
+"""The config dataclasses of `hfkit evaluate`, `arena`, `sample` and `bench`; this module imports no heavy library."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +95,34 @@ class SampleConfig(ReplyFields):
         "response (its first group if it has one), or what package.module:f or FILE.py:f returns for it",
     )
     output_dir: str = arg("runs/samples", help="folder for samples.jsonl, best.jsonl, votes.jsonl, sample.json")
+
+
+@dataclass(kw_only=True)
+class BenchConfig:
+    """Models to run through tasks of lm-evaluation-harness."""
+
+    models: list[str] = arg(
+        help="models or adapters, each PATH or NAME=PATH, or the folder of a pipeline: each of its language models in "
+        "the order of training; may be given as the first arguments"
+    )
+    tasks: list[str] = arg(help="tasks, groups or tags of lm-evaluation-harness by name, or YAML files of tasks")
+    include_path: str | None = arg(None, help="folder of YAML files with tasks, in addition to those of the harness")
+    limit: int | None = arg(None, help="number of rows per task, from its first row; none: all")
+    num_fewshot: int | None = arg(None, help="solved examples before each question; none: as the task sets")
+    apply_chat_template: bool = arg(False, help="write questions with each model's chat template and system prompt")
+    allow_code: bool = arg(False, help="allow tasks that execute code: Python of task files, unsafe_code, metrics")
+    per_device_eval_batch_size: int = arg(16, help="rows per forward pass")
+    dtype: Dtype | None = arg(
+        None, help="dtype of the weights; auto: as in the checkpoint; none: bfloat16 on a GPU with bf16, else float32"
+    )
+    seed: int = arg(42, help="seed for solved examples and for sampling")
+    chat_template_kwargs: dict[str, Any] = arg(
+        factory=dict, help="variables of the models' chat templates; empty: those saved with each model"
+    )
+    system_prompt: str | None = arg(
+        None, help="system text of questions; none: the one saved with each model; '': none at all"
+    )
+    output_dir: str = arg("runs/bench", help="folder for bench.json, bench.png, bench.jsonl")
 
 
 def split_name(given: str) -> tuple[str, str]:

@@ -44,6 +44,8 @@ class StageSpec:
         module: the module whose docstring is the help text and whose `main(config)` returns the run's folder.
         help: the line of `hfkit --help`: what the stage does, as an imperative.
         title: the title in reports and tables.
+        phase: the name of this part of training an assistant, for the overview of a report; "": the title.
+        objective: what training optimizes, in a few words, for the same overview.
         purpose: one sentence for the model card on what the stage makes.
         makes: the kind of output. A base model continues text, an assistant answers. None means the kind of model that
             the stage starts from.
@@ -78,6 +80,8 @@ class StageSpec:
     checks: str | None = None
     eval_metrics: tuple[str, ...] = ()
     limits: str = ""
+    phase: str = ""
+    objective: str = ""
     loss_label: tuple[str, str] = ("Loss", "cross entropy (nats per token)")
     step_name: str = "optimizer steps"
 
@@ -161,6 +165,8 @@ for spec in (
         module="hfkit.stages.pretrain",
         help="pretrain a causal language model, from scratch or continued",
         title="Pretraining",
+        phase="Pretraining",
+        objective="language modeling: predict the next token of a text",
         purpose="A causal language model, pretrained on plain text.",
         makes="base model",
         form="text",
@@ -175,6 +181,8 @@ for spec in (
         module="hfkit.stages.sft",
         help="fine-tune a model on conversations or instructions",
         title="SFT",
+        phase="Supervised fine-tuning",
+        objective="language modeling: predict the next token of a response",
         purpose="A causal language model, fine-tuned on instructions and their responses.",
         makes="assistant",
         form="instructions",
@@ -189,6 +197,8 @@ for spec in (
         module="hfkit.stages.reward",
         help="train a reward model on pairs or rankings of responses",
         title="Reward model",
+        phase="Reward modeling",
+        objective="ranking: score the better response to a prompt higher (Bradley-Terry)",
         purpose="A reward model: it gives a conversation one scalar score, higher for better responses.",
         makes="reward model",
         form="comparisons",
@@ -204,6 +214,8 @@ for spec in (
         module="hfkit.stages.dpo",
         help="train a policy with DPO, on pairs or rankings",
         title="DPO",
+        phase="Preference optimization",
+        objective="ranking: make the better response more likely than the worse one, near the start (DPO)",
         purpose="A causal language model, trained with DPO on preferences.",
         makes="assistant",
         form="comparisons",
@@ -222,6 +234,8 @@ for spec in (
         module="hfkit.stages.ppo",
         help="train a policy with PPO, on a reward model or reward functions",
         title="PPO",
+        phase="Reinforcement learning",
+        objective="reinforcement learning: sample responses and raise their reward, near the start (PPO)",
         purpose="A causal language model, trained with PPO.",
         makes="assistant",
         form="prompts",
@@ -239,6 +253,8 @@ for spec in (
         module="hfkit.stages.grpo",
         help="train a policy with GRPO, on a reward model or reward functions",
         title="GRPO",
+        phase="Reinforcement learning",
+        objective="reinforcement learning: raise the reward of a response over that of its group (GRPO)",
         purpose="A causal language model, trained with GRPO.",
         makes="assistant",
         form="prompts",
@@ -255,6 +271,8 @@ for spec in (
         module="hfkit.stages.rloo",
         help="train a policy with RLOO, on a reward model or reward functions",
         title="RLOO",
+        phase="Reinforcement learning",
+        objective="reinforcement learning: raise the reward of a response over that of the others (RLOO)",
         purpose="A causal language model, trained with RLOO.",
         makes="assistant",
         form="prompts",

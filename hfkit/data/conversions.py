@@ -164,8 +164,8 @@ def history(row: dict) -> dict:
 
 
 def group_by_prompt(rows: Dataset) -> Dataset:
-    """Return one row per prompt (and `system`); other columns become lists of their values, in row order."""
-    keys, groups = [name for name in ("prompt", "system") if name in rows.column_names], defaultdict(list)
+    """Return one row per prompt (and `system` and `tools`); other columns become lists of their values, in order."""
+    keys, groups = [name for name in ("prompt", "system", "tools") if name in rows.column_names], defaultdict(list)
     for index, row in enumerate(rows.select_columns(keys)):
         groups[json.dumps([*row.values()])].append(index)
     firsts, order = [group[0] for group in groups.values()], [index for group in groups.values() for index in group]

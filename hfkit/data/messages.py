@@ -42,6 +42,21 @@ def as_reply(reply: str | Messages) -> Messages:
     return to_messages(reply, "assistant")
 
 
+def readable_turns(prompt: str | Messages) -> list[dict[str, str]]:
+    """Return the messages of a prompt for people: `role` and `content`; tool calls without content are JSON.
+
+    Raises:
+        RenderError: as `to_messages`.
+    """
+    return [
+        {
+            "role": str(message["role"]),
+            "content": message.get("content") or (json.dumps(calls) if (calls := message.get("tool_calls")) else ""),
+        }
+        for message in as_messages(prompt)
+    ]
+
+
 def is_empty_message(message: dict) -> bool:
     """Return whether a message has neither content nor tool calls; white space is content."""
     return not (message.get("content") or message.get("tool_calls"))

@@ -1,13 +1,15 @@
-"""Validates a config of `hfkit evaluate`, `arena` or `sample` before any weights are loaded."""
+"""Validates a config of `hfkit evaluate`, `arena`, `sample` or `bench` before any weights are loaded."""
 
 from collections import Counter
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
 from hfkit.config.evaluation import (
     JUDGE_KINDS,
     ArenaConfig,
+    BenchConfig,
     EvaluateConfig,
     ReplyFields,
     SampleConfig,
@@ -15,8 +17,9 @@ from hfkit.config.evaluation import (
 )
 from hfkit.config.fields import DatasetEntry
 from hfkit.config.validation import default_of
-from hfkit.core.errors import HfkitError, Problem
+from hfkit.core.errors import MISSING, HfkitError, Kind, Problem
 from hfkit.evaluation.answers import answer_extractor
+from hfkit.evaluation.bench_models import bench_models
 from hfkit.models.engine_support import engine_fault
 from hfkit.models.loading import cached_config, is_classifier
 from hfkit.models.quantization import quantization_as_trained
@@ -30,7 +33,7 @@ from hfkit.stages.checks.rules import broken_rules
 
 POSITIVE_KEYS = (
     *("max_rows", "max_prompts", "max_prompt_length", "response_length", "per_device_eval_batch_size"),
-    *("resamples", "diversity_prompts", "diversity_samples", "num_samples"),
+    *("resamples", "diversity_prompts", "diversity_samples", "num_samples", "limit"),
 )
 
 
@@ -41,21 +44,54 @@ REPLY_KEYS = (
 """The keys that only an evaluation of responses reads."""
 
 
-def problems_of(config: EvaluateConfig | ArenaConfig | SampleConfig) -> list[Problem]:
+def problems_of(config: EvaluateConfig | ArenaConfig | SampleConfig | BenchConfig) -> list[Problem]:
     """Return every problem of a config; only configs are read, never weights."""
+    if isinstance(config, BenchConfig):
+        return bench_problems(config)
     if isinstance(config, SampleConfig):
         return sample_problems(config)
     return evaluate_problems(config) if isinstance(config, EvaluateConfig) else arena_problems(config)
 
 
+def bench_problems(config: BenchConfig) -> list[Problem]:
+    """Return every problem of a config of `hfkit bench`."""
+    problems = count_problems(config) + folder_problems(config)
+    if find_spec("lm_eval") is None:
+        remedy = "lm-evaluation-harness is not installed: pip install 'hfkit[bench]'"
+        problems.append(Problem("lm_eval", MISSING, remedy, kind=Kind.NOT_HERE))
+    models = bench_models(config.models)
+    if not models:
+        problems.append(Problem("models", config.models, "name one or more: hfkit bench MODEL --tasks NAME"))
+    for name, path in models:
+        problems += kind_problems(f"models[{name}]", path, is_reward=False)
+    problems += name_problems("models", [f"{name}={path}" for name, path in models])
+    if not config.tasks:
+        problems.append(Problem("tasks", config.tasks, "name one or more: --tasks NAME, or --tasks FILE.yaml"))
+    for task in config.tasks:
+        if task.endswith((".yaml", ".yml")) and not Path(task).is_file():
+            problems.append(Problem("tasks", task, "there is no such file", kind=Kind.NO_SUCH_FILE))
+    if config.include_path is not None and not Path(config.include_path).is_dir():
+        remedy = "not a folder: name the folder of your tasks' YAML files"
+        problems.append(Problem("include_path", config.include_path, remedy, kind=Kind.NO_SUCH_FILE))
+    if config.num_fewshot is not None and config.num_fewshot < 0:
+        problems.append(Problem("num_fewshot", config.num_fewshot, "must not be negative"))
+    return problems
+
+
 def reply_problems(config: ReplyFields) -> list[Problem]:
     """Return problems of numbers outside their range."""
+    problems = count_problems(config)
+    if config.temperature < 0:
+        problems.append(Problem("temperature", config.temperature, "must not be negative"))
+    return problems
+
+
+def count_problems(config: ReplyFields | BenchConfig) -> list[Problem]:
+    """Return problems of counts that are not above 0, and of the seed."""
     values = {field.name: getattr(config, field.name) for field in fields(config) if field.name in POSITIVE_KEYS}
     problems = [
         Problem(key, value, "must be above 0") for key, value in values.items() if value is not None and value <= 0
     ]
-    if config.temperature < 0:
-        problems.append(Problem("temperature", config.temperature, "must not be negative"))
     low, high = RANGES["seed"]
     if not low <= config.seed <= high:
         problems.append(Problem("seed", config.seed, f"must be from {low} to {high}"))

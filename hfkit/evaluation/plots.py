@@ -1,8 +1,11 @@
-"""Plots the results of an arena."""
+"""Plots the results of an arena, of samples and of a bench."""
 
 from pathlib import Path
 
 from hfkit.training.plots import draw_png
+
+MOST_PANES = 6
+"""The most metrics that `bench.png` shows; `bench.json` has them all."""
 
 
 def plot_arena(folder: Path, arena: dict) -> Path:
@@ -49,3 +52,29 @@ def plot_samples(folder: Path, result: dict) -> Path | None:
             axes.minorticks_off()
 
     return draw_png(Path(folder) / "sample.png", len(drawn), draw)
+
+
+def plot_bench(folder: Path, result: dict) -> Path | None:
+    """Draw `bench.png` and return its path: each metric over the models, in order; at most `MOST_PANES` metrics."""
+    names = [model["name"] for model in result["models"]]
+    series = {
+        (task, metric): [result["results"][name][task]["metrics"].get(metric) for name in names]
+        for task, of_task in result["results"][names[0]].items()
+        for metric in of_task["metrics"]
+    }
+    series = {key: points for key, points in [*series.items()][:MOST_PANES] if None not in points}
+    if not series:
+        return None
+
+    def draw(*panes) -> None:
+        for axes, ((task, metric), points) in zip(panes, series.items(), strict=True):
+            values = [point["value"] for point in points]
+            spans = [
+                [0.0 if point[end] is None else abs(point["value"] - point[end]) for point in points]
+                for end in ("low", "high")
+            ]
+            axes.errorbar(range(len(names)), values, yerr=spans, fmt="o", capsize=4)
+            axes.set(title=task, ylabel=f"{metric}, with 95% interval", xlim=(-0.5, len(names) - 0.5))
+            axes.set_xticks(range(len(names)), names)
+
+    return draw_png(Path(folder) / "bench.png", len(series), draw)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hfkit.training.plots import draw_png
+from hfkit.training.plots import draw_png, tick_whole_steps
 
 
 def plot_summary(folder: Path, summary: dict, metrics: dict[str, list[dict]]) -> Path:
@@ -16,6 +16,7 @@ def plot_summary(folder: Path, summary: dict, metrics: dict[str, list[dict]]) ->
             points = [(row["step"], row[key]) for row in metrics["pretrain"] if key in row]
             if points:
                 learning.plot(*zip(*points, strict=True), label=legend)
+        tick_whole_steps(learning, [row["step"] for row in metrics["pretrain"]])
         learning.set(title="Pretraining", xlabel="optimizer steps", ylabel="loss (nats per token)")
         models = summary["models"]
         means = [model["gold"] for model in models.values()]
@@ -29,6 +30,7 @@ def plot_summary(folder: Path, summary: dict, metrics: dict[str, list[dict]]) ->
         steps = [row["step"] for row in rows]
         ppo.plot(steps, [row["objective/scores"] for row in rows], label="reward model's score")
         ppo.set(title="PPO", xlabel="updates", ylabel="mean reward")
+        tick_whole_steps(ppo, steps)
         kl = ppo.twinx()
         kl.plot(steps, [row["objective/kl"] for row in rows], color="C1", linestyle="--", label="KL to SFT")
         kl.set(ylabel="KL (nats per response)")

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from hfkit.core.files import hash_of, write_json_lines
 from hfkit.core.interrupts import droppable, interruption
 from hfkit.core.masking import without_secrets
+from hfkit.data.messages import readable_turns
 from hfkit.metrics.formulas import kl_per_reply, token_entropy
 from hfkit.models.generation import generate_replies, likelihoods, stop_ids
 from hfkit.models.saving import save_model
@@ -131,13 +132,14 @@ def compare_policies(
 
     Args:
         scorer: None measures no rewards.
-        dataset: as the rows of `evaluate_policy`.
+        dataset: as the rows of `evaluate_policy`; with a column `prompt` (text or messages), the samples have messages.
         stage: the suffix of the policy's metrics, as in `eval_reward_grpo`; that of the SFT model is `sft`.
 
     Returns:
         metrics: `eval_kl` of the policy to the SFT model (nats per response), and of both models the mean reward,
             entropy (nats per token) and length of responses (tokens).
-        samples: the prompt, the responses before and after, and their rewards.
+        samples: the prompt as the model reads it, its `messages` if known, the responses before and after, and their
+            rewards.
     """
     rows, stop_token_ids = list(dataset), stop_ids(reference.generation_config, tokenizer)
     before, after = (
@@ -155,6 +157,7 @@ def compare_policies(
     samples = [
         {
             "prompt": tokenizer.decode(row["input_ids"]),
+            **({"messages": readable_turns(row["prompt"])} if row.get("prompt") else {}),
             "before": tokenizer.decode(before.replies[index], skip_special_tokens=True),
             "after": tokenizer.decode(after.replies[index], skip_special_tokens=True),
             **(rewards_of(index) if scorer else {}),

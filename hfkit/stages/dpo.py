@@ -19,7 +19,10 @@ from hfkit.core.console import say, warn
 from hfkit.core.device import prepare_device
 from hfkit.core.files import hash_of
 from hfkit.data.caching import content_hash
-from hfkit.data.comparisons import COMPARISONS, as_pairs, encode_comparisons
+from hfkit.data.chat_template import encode_prompt
+from hfkit.data.comparisons import COMPARISONS, as_pairs, encode_comparisons, pair_of
+from hfkit.data.messages import RenderError, readable_turns, tools_of
+from hfkit.data.rendering import variables_of
 from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
@@ -52,7 +55,7 @@ def main(config: DPOConfig) -> Path:
     # Data
     tokenizer = load_stage_tokenizer(config)
     train_rows, test_rows, stats = load_splits(config, COMPARISONS)
-    train_rows = encode_pairs(train_rows, tokenizer, stats["train"], config)
+    train_rows, held_out = encode_pairs(train_rows, tokenizer, stats["train"], config), test_rows
     if test_rows is not None:
         test_rows = encode_pairs(test_rows, tokenizer, stats["test"], config)
     if config.extra.get("precompute_ref_log_probs"):
@@ -96,6 +99,7 @@ def main(config: DPOConfig) -> Path:
             metrics |= held_out_metrics(trainer)
         prompts = sampled_prompts(test_rows, config, model) if test_rows is not None else []
         if len(prompts):
+            prompts = with_messages(prompts, held_out, tokenizer)
             say(f"dpo: sampling responses to {len(prompts)} held-out prompts, before and after")
             models = (trainer.model, reference)
             found, samples = compare_policies(*models, tokenizer, None, prompts, arguments, run.stage)
@@ -137,3 +141,21 @@ def sampled_prompts(pairs: Dataset, config: DPOConfig, model) -> Dataset:
             f"{config.response_length} in the model's context of {context} tokens: they are skipped"
         )
     return Dataset.from_dict({"input_ids": fitting[: config.eval_prompts]})
+
+
+def with_messages(prompts: Dataset, pairs: Dataset, tokenizer) -> Dataset:
+    """Return encoded prompts with the column `prompt`: the messages of the pair that each is from, [] if unknown."""
+    missing = {tuple(row["input_ids"]) for row in prompts}
+    found: dict[tuple, list[dict]] = {}
+    for row in pairs:
+        if not missing:
+            break
+        try:
+            prompt = row["prompt"] if row.get("prompt") else pair_of(row)[0]
+            ids = tuple(encode_prompt(tokenizer, prompt, tools_of(row.get("tools")), variables_of(row)))
+        except RenderError:  # a row that was dropped
+            continue
+        if ids in missing:
+            missing.remove(ids)
+            found[ids] = readable_turns(prompt)
+    return prompts.add_column("prompt", [found.get(tuple(row["input_ids"]), []) for row in prompts])

@@ -50,7 +50,14 @@ class Panel:
         for legend, points in self.series:
             axes.plot(*zip(*points, strict=True), label=legend, marker="o" if len(points) < 20 else None, markersize=3)
         axes.set(title=self.title, xlabel=self.steps, ylabel=self.label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no half a step
+        tick_whole_steps(axes, [step for _, points in self.series for step, _ in points])
+
+
+def tick_whole_steps(axes, steps: list[float]) -> None:
+    """Put the ticks of the x axis at whole steps, also if there is only one."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len({*steps}) == 1:
+        axes.set_xlim(steps[0] - 1, steps[0] + 1)
 
 
 def panels_of(rows: list[dict], stage: str | None, panels: list[tuple] = PANELS) -> list[Panel]:

@@ -182,7 +182,7 @@ def test_sixty_judgements_of_two_people_survive_five_kills(servers, tmp_path):
     assert len(lines_of(folder / "rankings.jsonl")) == len({event["row"] for event in events})
 
 
-def test_two_labelers_get_different_rows_and_with_overlap_the_same(start):
+def test_two_labelers_get_different_rows_and_with_overlap_the_same(start, tmp_path):
     server = start(samples(4))
     ann, bob = Labeler(server.url, "Ann"), Labeler(server.url, "Bob")
     rows = [ann.next()["row"]["row"], bob.next()["row"]["row"]]
@@ -199,10 +199,27 @@ def test_two_labelers_get_different_rows_and_with_overlap_the_same(start):
             seen[name].append(given["row"]["row"])
             given = labeler.judge(given["row"])
     assert [len(set(rows)) for rows in seen.values()] == [4, 4, 0] and set(seen["Ann"]) == set(seen["Bob"])
+    server.end(signal.SIGTERM)
+    found = read_json_mapping(tmp_path / "labels" / "labels.json")["agreement"]
+    assert found["pairs"] == 4 * 3 and -1 <= found["low"] <= found["alpha"] <= found["high"] <= 1
+    assert [(pair["a"], pair["b"]) for pair in found["labelers"]] == [("Ann", "Bob")]
+    assert "agreement: alpha" in server.printed()
+
+
+def test_the_files_are_written_while_the_page_runs(start, tmp_path):
+    ann = Labeler(start(samples(25)).url, "Ann")
+    row = ann.next()["row"]
+    for _ in range(20):
+        row = ann.judge(row)["row"]
+    latest = time.monotonic() + 30
+    while not (tmp_path / "labels" / "labels.json").exists():
+        assert time.monotonic() < latest
+        time.sleep(0.02)
+    assert len(lines_of(tmp_path / "labels" / "rankings.jsonl")) == 20
 
 
 def test_the_page_ends_when_it_is_complete(start, tmp_path):
-    server = start(samples(2), "--until_complete", "true")
+    server = start(samples(2), "--until_complete")
     ann = Labeler(server.url, "Ann")
     row = ann.judge(ann.next()["row"])["row"]
     assert ann.judge(row, kind="skip")["row"] is None

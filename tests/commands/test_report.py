@@ -1,5 +1,6 @@
 """`hfkit report`: one page with everything in it, of whole pipelines and half ones, whatever models wrote."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from pipelines import STAGES
 
 from hfkit.cli import main
@@ -17,9 +19,11 @@ from hfkit.commands.report.formatting import format_number
 from hfkit.commands.report.gather import gather
 from hfkit.commands.report.plots import overoptimization_figures
 from hfkit.commands.report.tables import verdict
+from hfkit.config import registry
 from hfkit.core.files import write_json
 from hfkit.records.record import read_record, weights_hash
 from hfkit.training.plot_style import PALETTE, SERIES
+from hfkit.training.plots import Panel
 
 ARENA = {
     "models": [
@@ -175,6 +179,118 @@ def test_an_evaluation_is_shown_with_its_intervals(part):
     assert "2.00 (1.50 to 2.50)" in report(folder).text
 
 
+BENCH = {
+    "lm_eval": "0.4.13",
+    "models": [{"name": name, "path": f"/elsewhere/{name}", "stage": name} for name in ("pretrain", "sft")],
+    "results": {
+        name: {
+            "colours": {
+                "rows": 100,
+                "metrics": {
+                    "acc": {"value": value, "low": value - 0.1, "high": value + 0.1, "higher_is_better": True},
+                    "perplexity": {"value": 3.0, "low": None, "high": None, "higher_is_better": False},
+                },
+            }
+        }
+        for name, value in (("pretrain", 0.6), ("sft", 0.4))
+    },
+    "differences": [
+        {
+            **{"task": "colours", "metric": "acc", "before": "pretrain", "after": "sft", "difference": -0.2},
+            **{"low": -0.3, "high": -0.1, "is_paired": True, "higher_is_better": True},
+        }
+    ],
+}
+
+
+def test_a_bench_shows_what_alignment_cost(part):
+    folder = part("pretrain", "sft")
+    (folder / "bench").mkdir()
+    write_json(folder / "bench" / "bench.json", BENCH)
+    page = report(folder)
+    assert "What alignment cost" in page.text and "100 rows per task" in page.text
+    assert "colours: acc ↑" in page.text and "0.600 (0.500 to 0.700)" in page.text and "0.400 (0.300" in page.text
+    assert "colours: perplexity ↓" in page.text
+    note = "colours: acc falls by 0.200 (0.100 to 0.300) from Pretraining to SFT. This is a cost of the training."
+    assert note in page.text
+    assert "hfkit bench" not in page.text
+    assert "colours, acc: Pretraining 0.600" in " ".join(svg["aria-label"] for svg in page.all("svg"))
+
+
+def test_the_overview_has_a_column_per_stage(page):
+    overview = page.text[page.text.index("PPO: done") : page.text.index("Responses side by side")]
+    phases = ("Pretraining", "Supervised fine-tuning", "Reward modeling", "Reinforcement learning")
+    at = [overview.index(phase) for phase in phases]
+    assert at == sorted(at)
+    for text in (
+        "docs.jsonl",
+        "192 documents",
+        "conversations",
+        "predict the next token of a text",
+        "new weights → base model",
+        "Pretraining → assistant",
+        "SFT → reward model",
+        "reward from Reward model",
+        "LoRA adapter",
+        "held-out accuracy",
+        "held-out reward",
+        "2 updates",
+        "on the CPU",
+    ):
+        assert text in overview, text
+
+
+def test_every_stage_that_trains_a_model_says_what_it_optimizes():
+    for spec in registry.STAGES.values():
+        assert bool(spec.objective and spec.phase) is spec.trains_a_model, spec.name
+
+
+def test_stages_are_in_the_order_of_training(part):
+    """SFT from the output of DPO, whose place in the registry is later."""
+    folder = part("pretrain", "sft")
+    record = read_record(folder / "sft")
+    (start,) = record["lineage"]
+    for name, stage, parent in (("dpo", "dpo", "sft"), ("a-second", "sft", "dpo")):
+        lineage = [start | {"path": f"/elsewhere/{parent}", "stage": parent, "parents": []}]
+        (folder / name).mkdir()
+        write_json(folder / name / "hfkit.json", record | {"stage": stage, "lineage": lineage})
+    assert [run.folder.name for run in gather(folder).runs] == ["pretrain", "sft", "dpo", "a-second"]
+
+
+def test_a_prompt_is_shown_as_turns(page, ppo_dir, part):
+    """New runs have the messages; of the samples of earlier versions, the page shows the text."""
+    rows = [json.loads(line) for line in (ppo_dir / "samples.jsonl").read_text().splitlines()]
+    assert rows[0]["messages"] == [{"role": "user", "content": "What does Ann like?"}]
+    raw = rows[0]["prompt"]
+    assert rows[0]["messages"][0]["content"] in page.text and raw not in page.text
+    folder = part("sft", "ppo")
+    old = [{key: value for key, value in row.items() if key != "messages"} for row in rows]
+    (folder / "ppo" / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in old))
+    assert raw in report(folder).text
+
+
+def test_missing_results_come_with_their_commands(page, pipeline):
+    start = f"hfkit evaluate {pipeline}/ppo --against {pipeline}/sft --reward_model {pipeline}/reward"
+    assert start in page.text
+    assert f"hfkit arena {pipeline}/sft {pipeline}/ppo --prompts my-prompts.jsonl --judge human" in page.text
+    assert f"hfkit bench {pipeline} --tasks arc_easy hellaswag" in page.text
+    of_run = report(pipeline / "ppo").text
+    assert re.search(
+        rf"hfkit bench \S+/pretrain \S+/sft {pipeline}/ppo --tasks .* --output_dir {pipeline}/ppo/bench", of_run
+    )
+
+
+@pytest.mark.parametrize("steps", [[1], [5, 5], [1, 2], [10, 20, 30], [25]])
+def test_ticks_are_at_whole_updates(steps):
+    figure = Figure()
+    axes = figure.subplots()
+    Panel("Reward", "mean score", [("training", [(step, 0.5) for step in steps])]).draw(axes)
+    figure.draw_without_rendering()
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert ticks and all(tick == round(tick) for tick in ticks)
+
+
 def test_half_a_pipeline_has_half_a_report(part):
     page = report(part("tokenizer", "pretrain"))
     assert "No warnings." in page.text
@@ -194,7 +310,8 @@ def test_a_failed_stage_says_so(part):
         folder / "sft" / "hfkit.json", record | {"status": "failed", "error": "Oops", "warnings": ["step 3: no good"]}
     )
     page = report(folder)
-    assert "SFT: failed" in page.text and "the run failed (Oops)" in page.text and "step 3: no good" in page.text
+    assert page.text.count("SFT: failed") == 2, "in the list of stages and in the overview"
+    assert "the run failed (Oops)" in page.text and "step 3: no good" in page.text
     assert "Warnings: 2" in page.text
 
 

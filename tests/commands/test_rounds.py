@@ -15,7 +15,7 @@ from conftest import TINY, python_path
 from label_pages import URL, Labeler
 
 from hfkit.commands.report.main import write_report
-from hfkit.commands.run import run_in_rounds as run_pipeline
+from hfkit.commands.run import run as run_pipeline
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.core.files import read_json_mapping
 from hfkit.records.record import read_record, weights_hash
@@ -133,6 +133,7 @@ def test_the_report_has_a_column_for_each_policy_and_the_runs_of_each_round(done
     (root / "report.html").unlink()
 
 
+@pytest.mark.slow
 def test_people_label_on_a_page_and_the_pipeline_goes_on(tmp_path, data, sft_dir):
     rounds = {"count": 1, "max_prompts": 3, "judge": "human", "reward_function": None, "port": 0, "evaluate": {}}
     path, output = write_rounds(tmp_path, data, sft_dir, rounds), tmp_path / "printed"
@@ -177,6 +178,7 @@ def test_changed_labels_are_refused_by_the_stage_that_trained_on_them(done):
     assert modification_times(root) == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_uninterrupted_one(done, tmp_path):
     """SIGKILL after the first reward model, and again after the second round's labels."""
     path, whole = done

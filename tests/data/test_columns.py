@@ -237,3 +237,11 @@ def test_rows_of_one_prompt_are_grouped_by_their_system_message_too(rows_file):
         ("Be brief.", ["a", "a"]),
         ("Be long.", ["a"]),
     ]
+
+
+def test_rows_of_one_prompt_are_grouped_by_their_tools_too(rows_file):
+    tools = '[{"type": "function", "function": {"name": "weather"}}]'
+    rows = [{"prompt": "Hi", "completion": text, "label": text == "a", "tools": tools} for text in ("a", "b")]
+    plain = {"prompt": "Hi", "completion": "c", "label": True}
+    found = load_entry(DatasetEntry(**rows_file([*rows, plain, plain | {"label": False}])[0]), COMPARISONS)
+    assert [(row["replies"], row["tools"]) for row in found] == [(["a", "b"], tools), (["c", "c"], None)]

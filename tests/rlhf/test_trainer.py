@@ -57,7 +57,7 @@ def test_the_folder_is_an_adapter_on_the_base_with_its_curves_and_samples(ppo_di
     assert [parent["role"] for parent in record["lineage"]] == ["start", "reward"]
     samples = [json.loads(line) for line in (ppo_dir / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 4
-    assert samples[0].keys() == {"prompt", "before", "after", "reward_before", "reward_after"}
+    assert samples[0].keys() == {"prompt", "messages", "before", "after", "reward_before", "reward_after"}
 
 
 def test_pain_03_the_saved_stop_tokens_are_those_of_the_sft_model(ppo_dir, sft_dir, repetitive):

@@ -70,6 +70,11 @@ def test_it_learns_what_is_preferred(run_stage, tmp_path):
     assert metrics["eval_accuracy"] >= 0.95 and metrics["eval_margin"] > 0.3
     assert metrics["eval_margin"] == pytest.approx(metrics["eval_rewards/chosen"] - metrics["eval_rewards/rejected"])
     assert metrics["eval_kl"] != 0 and metrics["eval_length_dpo"] > 0 and metrics["eval_entropy_sft"] > 0
+    for sample in samples_of(tmp_path / "run"):
+        (message,) = sample["messages"]
+        assert (
+            message["role"] == "user" and message["content"] in sample["prompt"] and "What does" in message["content"]
+        )
 
 
 @pytest.mark.parametrize("changes", [{}, {"load_in_4bit": True}], ids=["whole base", "4-bit base"])
@@ -136,7 +141,7 @@ def test_held_out_samples_are_in_the_folder_and_on_the_card(run_stage, tmp_path)
     folder = run_stage("dpo", tmp_path / "run", max_steps=1, eval_prompts=2)
     samples = samples_of(folder)
     assert len(samples) == len({sample["prompt"] for sample in samples}) == 2
-    assert samples[0].keys() == {"prompt", "before", "after"}
+    assert samples[0].keys() == {"prompt", "messages", "before", "after"}
     assert "\nbefore: " in (folder / "README.md").read_text()
     without = run_stage("dpo", tmp_path / "without", max_steps=1, eval_prompts=0)
     assert samples_of(without) == [] and "eval_kl" not in read_record(without)["metrics"]

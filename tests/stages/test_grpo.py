@@ -70,7 +70,7 @@ def test_samples_of_the_training_and_of_held_out_prompts_are_kept(folder):
     assert [*dict.fromkeys(row["step"] for row in sampled)] == [1, 2, 3]
     held_out = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert len(held_out) == 4
-    assert held_out[0].keys() == {"prompt", "before", "after", "reward_before", "reward_after"}
+    assert held_out[0].keys() == {"prompt", "messages", "before", "after", "reward_before", "reward_after"}
     assert "real" in read_record(folder)["reward_probes"]
 
 

@@ -12,12 +12,12 @@ from fastapi.responses import JSONResponse
 from markdown_it import MarkdownIt
 
 from hfkit.commands.label.assignment import Assignment, shuffled
-from hfkit.commands.label.checks import reaches_this_machine_only
 from hfkit.commands.label.events import checked_event, event_id, texts_in
 from hfkit.commands.label.guard import guard, read_body
 from hfkit.commands.label.labels_file import UNDO, LabelsFile, now
 from hfkit.commands.label.rows import Row
 from hfkit.commands.label.sessions import LABELER_NAME, Sessions
+from hfkit.commands.web.hosts import is_this_machine
 from hfkit.config.labeling import LabelConfig
 from hfkit.core.errors import reason
 
@@ -55,7 +55,7 @@ class LabelPage:
     def application(self) -> FastAPI:
         """Return the application."""
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-        own_name = [] if reaches_this_machine_only(self.config.host) else [socket.gethostname()]
+        own_name = [] if is_this_machine(self.config.host) else [socket.gethostname()]
         app.middleware("http")(guard([self.config.host, *own_name, *self.config.allowed_hosts]))
         for kind in (HTTPException, 404, 405):
             app.exception_handler(kind)(explain)

@@ -1,11 +1,11 @@
 """Validates a config of `hfkit label` before any row is loaded."""
 
-import ipaddress
 import os
-import stat
 from importlib.util import find_spec
 from pathlib import Path
 
+from hfkit.commands.web.hosts import is_this_machine
+from hfkit.commands.web.secret_file import read_secret
 from hfkit.config.labeling import PASSWORD, LabelConfig
 from hfkit.core.errors import MISSING, HfkitError, Kind, Problem, reason
 from hfkit.evaluation.checks import entry_problems, judge_problems
@@ -54,7 +54,7 @@ def access_problems(config: LabelConfig) -> list[Problem]:
         password = password_of(config)
     except HfkitError as error:
         return [Problem("password_file", config.password_file, str(error))]
-    if reaches_this_machine_only(config.host):
+    if is_this_machine(config.host):
         return []
     if password is None:
         remedy = f"other machines can reach this address: add password_file, or set {PASSWORD}"
@@ -62,14 +62,6 @@ def access_problems(config: LabelConfig) -> list[Problem]:
     if len(password) < SHORTEST_PASSWORD:
         return [Problem("password_file", MISSING, f"the password needs {SHORTEST_PASSWORD} characters or more")]
     return []
-
-
-def reaches_this_machine_only(host: str) -> bool:
-    """Return whether only this machine reaches an address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def password_of(config: LabelConfig) -> str | None:
@@ -80,13 +72,4 @@ def password_of(config: LabelConfig) -> str | None:
     """
     if config.password_file is None:
         return os.environ.get(PASSWORD) or None
-    try:
-        with open(config.password_file, encoding="utf-8") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                raise HfkitError(f"other users can read it: chmod 600 {config.password_file}")
-            password = file.read(1_000).strip()
-    except (OSError, ValueError) as error:
-        raise HfkitError(f"cannot be read: {reason(error)}") from error
-    if not password:
-        raise HfkitError("it is empty: write the password into it")
-    return password
+    return read_secret(config.password_file)

@@ -1,6 +1,5 @@
 """Rejects requests that are too large, malformed, or sent by the pages of other sites."""
 
-import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
@@ -9,7 +8,7 @@ from urllib.parse import urlsplit
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 
-from hfkit.core.limits import load_json
+from hfkit.commands.web.body import BodyError, read_json_object
 
 MAX_BODY = 1 << 20
 BODY_SECONDS = 30.0
@@ -66,21 +65,7 @@ def origin_fault(request: Request) -> str | None:
 
 async def read_body(request: Request) -> dict:
     """Return the JSON object of a request."""
-
-    async def collect() -> bytes:
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
-                raise HTTPException(413, f"larger than {MAX_BODY:,} bytes", CLOSE_CONNECTION)
-        return bytes(body)
-
     try:
-        given = load_json((await asyncio.wait_for(collect(), BODY_SECONDS)).decode())
-    except asyncio.TimeoutError as error:
-        raise HTTPException(408, "too slow", CLOSE_CONNECTION) from error
-    except ValueError as error:
-        raise HTTPException(400, "not JSON") from error
-    if not isinstance(given, dict):
-        raise HTTPException(400, "not a JSON object")
-    return given
+        return await read_json_object(request, MAX_BODY, BODY_SECONDS)
+    except BodyError as error:
+        raise HTTPException(error.status, str(error), CLOSE_CONNECTION if error.is_unread else None) from error

@@ -61,11 +61,11 @@ def judge_rows(config: LabelConfig) -> dict:
 
 def show_page(config: LabelConfig, rows: list, stats, saved: LabelsFile) -> None:
     """Serve the page until a signal, or until every row has its judgements."""
-    server, app = (import_module(f"hfkit.commands.label.{name}") for name in ("server", "app"))
+    server, app = map(import_module, ("hfkit.commands.web.server", "hfkit.commands.label.app"))
     shown = app.LabelPage(config, rows, saved, password_of(config))
     bound = server.open_socket(config.host, config.port)
     written = len(saved.events)
-    with server.PageServer(shown.application(), bound) as page:
+    with server.ServerThread(shown.application(), bound) as page:
         say(f"label: {len(rows):,} rows at {server.address_of(bound)} (Ctrl-C ends it; judgements are saved at once)")
         while page.wait(0.2) and not (config.until_complete and shown.assignment.is_complete()):
             if len(saved.events) >= written + WRITTEN_EVERY:

@@ -38,14 +38,14 @@ class Row:
 
     def shown_prompt(self) -> list[dict]:
         """Return the messages of the prompt as texts with their roles."""
-        return [{"role": one["role"], "content": text_of(one)} for one in as_messages(self.prompt)]
+        return [{"role": one["role"], "content": message_text(one)} for one in as_messages(self.prompt)]
 
     def shown_replies(self) -> list[str]:
         """Return the responses as texts."""
-        return ["\n\n".join(map(text_of, as_reply(reply))) for reply in self.replies]
+        return ["\n\n".join(map(message_text, as_reply(reply))) for reply in self.replies]
 
 
-def text_of(message: dict) -> str:
+def message_text(message: dict) -> str:
     """Return the content of a message as text, with the names and arguments of its tool calls."""
     calls = [one.get("function", one) for one in message.get("tool_calls") or []]
     parts = [message.get("content") or "", *(f"{one.get('name')}({one.get('arguments')})" for one in calls)]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hfkit.config.registry import MERGE, STAGES, StageSpec, spec_of
+from hfkit.config.registry import StageSpec, spec_of
 from hfkit.core.errors import HfkitError
 from hfkit.core.files import RECORD, read_json_mapping
 from hfkit.core.limits import load_json
@@ -11,6 +11,10 @@ from hfkit.core.masking import without_secrets
 from hfkit.records.lineage import family_records
 from hfkit.records.metrics_file import read_metrics
 from hfkit.records.record import read_record
+from hfkit.records.training_order import training_order
+
+RENDERED = "as the model reads it"
+"""The role of a prompt of which only the rendered text is known, as in runs of earlier versions."""
 
 
 @dataclass
@@ -51,6 +55,15 @@ class Gathered:
     summary: dict = field(default_factory=dict)
     arenas: list[dict] = field(default_factory=list)
     evaluations: list[dict] = field(default_factory=list)
+    benches: list[dict] = field(default_factory=list)
+
+    def name_of(self, model: dict) -> str:
+        """Return the name in the report of a model with `path` and `stage`; for others that of its folder or Hub id."""
+        path, stage = model["path"], model.get("stage")
+        for run in self.runs:
+            if str(run.folder.resolve()) == path or (run.folder.name, run.stage) == (Path(path).name, stage):
+                return run.name
+        return Path(path).name if Path(path).is_absolute() else path
 
 
 def gather(folder: Path) -> Gathered:
@@ -66,7 +79,9 @@ def gather(folder: Path) -> Gathered:
     if (folder / RECORD).is_file():
         run_dirs = run_and_ancestors(folder)
     else:
-        run_dirs = [path.parent for runs in ("*", "round_*/*") for path in sorted(folder.glob(f"{runs}/{RECORD}"))]
+        run_dirs = [
+            path.parent for pattern in ("*", "round_*/*") for path in sorted(folder.glob(f"{pattern}/{RECORD}"))
+        ]
     records = ((path, read_record(path)) for path in run_dirs)
     runs = [ReportedRun(path, without_secrets(record), read_metrics(path)) for path, record in records if record]
     if not runs:
@@ -74,8 +89,8 @@ def gather(folder: Path) -> Gathered:
     if not any(run.metrics or run.record.get("status") == "done" for run in runs):
         states = ", ".join(f"{run.folder.name}: {run.record.get('status')}" for run in runs)
         raise HfkitError(f"nothing was logged in {folder} yet ({states}): there is nothing to report")
-    order = [*STAGES, MERGE.name]
-    runs.sort(key=lambda run: (order.index(run.stage) if run.stage in order else len(order), run.folder.name))
+    order = training_order({run.folder: run.record for run in runs})
+    runs.sort(key=lambda run: order.index(run.folder))
     stages = [run.stage for run in runs]
     for run in runs:
         is_of_round = run.folder.parent != folder and run.folder.parent.parent == folder
@@ -87,6 +102,7 @@ def gather(folder: Path) -> Gathered:
         summary=read_json_mapping(folder / "summary.json") or {},
         arenas=read_results(folder, runs, "arena.json"),
         evaluations=read_results(folder, runs, "evaluation.json"),
+        benches=read_results(folder, runs, "bench.json"),
     )
 
 
@@ -112,39 +128,50 @@ def read_results(folder: Path, runs: list[ReportedRun], name: str) -> list[dict]
 
 
 def samples_of(gathered: Gathered) -> list[dict]:
-    """Return responses of several models to the same prompts, each as {prompt, replies: responses by model}.
+    """Return responses of several models to the same prompts, each as {turns, replies: responses by model}.
 
     They come from an arena, else from the quickstart, else from before and after the training of a run.
     """
     for arena in gathered.arenas:
         if arena.get("samples"):
-            return [{"prompt": prompt_text(one["prompt"]), "replies": one["replies"]} for one in arena["samples"]]
+            return [{"turns": turns_of(one["prompt"]), "replies": one["replies"]} for one in arena["samples"]]
     summary = gathered.summary
     if summary.get("prompts_shown"):
         models = summary["models"]
         return [
-            {"prompt": prompt, "replies": {name: model["samples"][index] for name, model in models.items()}}
+            {"turns": turns_of(prompt), "replies": {name: model["samples"][index] for name, model in models.items()}}
             for index, prompt in enumerate(summary["prompts_shown"])
         ]
-    for run in gathered.runs:
+    for evaluation in gathered.evaluations:
+        if evaluation.get("samples"):
+            return [{"turns": turns_of(one["prompt"]), "replies": one["replies"]} for one in evaluation["samples"]]
+    for run in reversed(gathered.runs):
         file, title = run.folder / "samples.jsonl", title_of(run.stage)
         lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
         rows = [load_json(line) for line in lines if line]
-        if rows:
+        if rows and all("before" in row for row in rows):
             return [
-                {"prompt": row["prompt"], "replies": {f"before {title}": row["before"], f"after {title}": row["after"]}}
+                {
+                    "turns": turns_of(row["messages"]) if row.get("messages") else [(RENDERED, row["prompt"])],
+                    "replies": {f"before {title}": row["before"], f"after {title}": row["after"]},
+                }
                 for row in rows
             ]
     return []
 
 
-def prompt_text(prompt: str | list[dict]) -> str:
-    """Return a prompt as text; a conversation has a line per message, each with its role."""
+def turns_of(prompt: str | list[dict]) -> list[tuple[str, str]]:
+    """Return the role and the text of each message of a prompt; text alone is a message of the user."""
     if isinstance(prompt, str):
-        return prompt
-    if len(prompt) == 1:
-        return prompt[0]["content"]
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+        return [("user", prompt)]
+    return [(str(message["role"]), text_of(message.get("content"))) for message in prompt]
+
+
+def text_of(content: object) -> str:
+    """Return the content of a message as text: it may be text, parts with text, or None."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) if isinstance(part, dict) else str(part) for part in content)
+    return "" if content is None else str(content)
 
 
 def judge_of(arena: dict) -> str:

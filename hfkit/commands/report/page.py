@@ -6,7 +6,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hfkit.commands.report import plots, tables
 from hfkit.commands.report.figure_writer import FigureWriter
-from hfkit.commands.report.gather import Gathered, samples_of
+from hfkit.commands.report.gather import RENDERED, Gathered, samples_of
+from hfkit.commands.report.next_steps import next_steps
+from hfkit.commands.report.overview import stage_cards
 from hfkit.commands.report.rounds import rounds_table
 from hfkit.training.plot_style import PALETTE
 
@@ -22,6 +24,11 @@ def render(gathered: Gathered, writer: FigureWriter) -> str:
         title=gathered.folder.resolve().name,
         palette=PALETTE,
         facts=tables.facts_of(gathered),
+        cards=stage_cards(gathered),
+        next_steps=next_steps(gathered),
+        benches=tables.bench_tables(gathered),
+        bench_figures=plots.bench_figures(writer, gathered),
+        rendered=RENDERED,
         verdicts=tables.verdicts_of(gathered),
         models=tables.model_tables(gathered),
         comparison=plots.summary_figures(writer, gathered) + plots.arena_figures(writer, gathered),

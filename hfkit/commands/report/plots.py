@@ -6,6 +6,7 @@ from hfkit.commands.report.figure_writer import GRID, LIGHT, SIZE, FigureWriter,
 from hfkit.commands.report.formatting import format_number, slug
 from hfkit.commands.report.gather import Gathered, ReportedRun, judge_of, watched_scores
 from hfkit.commands.report.lineage_graph import draw_lineage, lineage_nodes, ranks_of
+from hfkit.commands.report.tables import bench_titles
 from hfkit.training.plots import PANELS, Panel, panels_of
 
 ONLINE_PANELS = [
@@ -20,6 +21,7 @@ ONLINE_PANELS = [
     ("Value loss", "half the squared error", [("loss/value_avg", "training")]),
 ]
 BINS = 8  # groups of updates with similar KL, for the curve of score against KL
+BENCH_FIGURES = 6  # the most metrics of a bench that are drawn; its table has all
 # Key in the quickstart's summary, title, x label.
 MEASURED = [
     ("gold", "Gold score", "mean score, 0 to 1"),
@@ -70,6 +72,22 @@ def arena_figures(writer: FigureWriter, gathered: Gathered) -> list[PageFigure]:
             if series:
                 series = {model: sorted(points) for model, points in series.items()}
                 figures.append(writer.lines(f"{name}-{slug(key)}", title, "temperature", label, series))
+    return figures
+
+
+def bench_figures(writer: FigureWriter, gathered: Gathered) -> list[PageFigure]:
+    """Draw the first metrics of each bench, each over the models."""
+    figures = []
+    for number, bench in enumerate(gathered.benches, 1):
+        titles = bench_titles(gathered, bench)
+        first = bench["results"][bench["models"][0]["name"]]
+        pairs = [(task, metric) for task, one in first.items() for metric in one["metrics"]]
+        for task, metric in pairs[:BENCH_FIGURES]:
+            measured = [(title, bench["results"][name].get(task, {})) for name, title in titles.items()]
+            found = [(title, one["metrics"][metric]) for title, one in measured if metric in one.get("metrics", {})]
+            rows = [(title, one["value"], one["low"], one["high"]) for title, one in found]
+            name = slug(f"bench-{number} {task} {metric}")
+            figures.append(writer.intervals(name, task, metric, rows))
     return figures
 
 

@@ -65,18 +65,17 @@ def verdicts_of(gathered: Gathered) -> list[str]:
 
 
 def verdict_of_record(run: ReportedRun) -> str:
-    """Return what a run's record says of its responses before and after, and the command that says more; or ""."""
+    """Return what a run's record says of its responses before and after; or ""."""
     metrics = run.record.get("metrics", {})
     before, after, kl = (metrics.get(f"eval_{name}") for name in ("reward_sft", f"reward_{run.stage}", "kl"))
     if before is None or after is None:
         return ""
     moved = "rises" if after > before else "falls"
     distance = "" if kl is None else f", at a KL of {format_number(kl)} nats per response"
-    starts = [parent["path"] for parent in run.record.get("lineage", []) if parent["role"] == "start"]
     return (
         f"{run.name}: the mean reward on held-out prompts {moved} from {format_number(before)} to "
         f"{format_number(after)}{distance}. Training maximized this reward, so it does not show that the responses are "
-        f"better. For intervals: hfkit evaluate {run.folder}" + "".join(f" --against {path}" for path in starts[:1])
+        "better."
     )
 
 
@@ -121,6 +120,67 @@ def interval_cell(metrics: dict, key: str) -> str:
     if not isinstance(value, (int, float)):
         return "–"
     return format_interval(value, metrics.get(f"{key}_low"), metrics.get(f"{key}_high"))
+
+
+def bench_tables(gathered: Gathered) -> list[ReportTable]:
+    """Return a table for each bench: a column per model in the order of the bench, with the differences as notes."""
+    tables = []
+    for bench in gathered.benches:
+        names = [model["name"] for model in bench["models"]]
+        measured = {
+            (task, metric): None
+            for name in names
+            for task, one in bench["results"][name].items()
+            for metric in one["metrics"]
+        }
+        rows = []
+        for task, metric in measured:
+            found = [bench["results"][name].get(task, {}).get("metrics", {}).get(metric) for name in names]
+            cells = ["–" if one is None else format_interval(one["value"], one["low"], one["high"]) for one in found]
+            rows.append([f"{task}: {metric}{direction_of(found)}", *cells])
+        rows_of = {one.get("rows") for of in bench["results"].values() for one in of.values()} - {None}
+        size = f", {format_range(rows_of)} rows per task" if rows_of else ""
+        caption = f"Tasks of lm-evaluation-harness {bench['lm_eval']}{size}, with 95% intervals"
+        titles = bench_titles(gathered, bench)
+        notes = [note for one in bench["differences"] if (note := difference_note(one, titles))]
+        if bench["differences"] and not notes:
+            notes = ["The interval of every difference between a model and the one before it includes 0."]
+        tables.append(ReportTable(caption, ["", *titles.values()], rows, range(1, len(names) + 1), notes))
+    return tables
+
+
+def bench_titles(gathered: Gathered, bench: dict) -> dict[str, str]:
+    """Return the title of each model of a bench: the name that the user gave it, else that of its run."""
+    return {
+        model["name"]: gathered.name_of(model) if model["name"] == Path(model["path"]).name else model["name"]
+        for model in bench["models"]
+    }
+
+
+def direction_of(found: list[dict | None]) -> str:
+    """Return an arrow up if a higher value of a metric is better, down if a lower one is; "" if unknown."""
+    better = next((one.get("higher_is_better") for one in found if one), None)
+    return "" if better is None else " ↑" if better else " ↓"
+
+
+def format_range(counts: set[int]) -> str:
+    """Return the smallest and the largest of some counts."""
+    low, high = min(counts), max(counts)
+    return format_count(low) if low == high else f"{format_count(low)} to {format_count(high)}"
+
+
+def difference_note(one: dict, titles: dict[str, str]) -> str:
+    """Return a sentence on a difference between two models whose interval does not include 0; or ""."""
+    low, high = one["low"], one["high"]
+    if low is None or high is None or low <= 0 <= high:
+        return ""
+    moved = "rises" if one["difference"] > 0 else "falls"
+    worse = one["higher_is_better"] is not None and one["higher_is_better"] == (one["difference"] < 0)
+    sizes = sorted((abs(low), abs(high)))
+    span = format_interval(abs(one["difference"]), *sizes)
+    cost = " This is a cost of the training." if worse else ""
+    models = f"from {titles[one['before']]} to {titles[one['after']]}"
+    return f"{one['task']}: {one['metric']} {moved} by {span} {models}.{cost}"
 
 
 def pair_tables(gathered: Gathered) -> list[ReportTable]:

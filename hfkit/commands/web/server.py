@@ -7,28 +7,28 @@ import threading
 import uvicorn
 from fastapi import FastAPI
 
-from hfkit.core.errors import HfkitError
+from hfkit.core.errors import HfkitError, reason
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address.
+    """Return a socket that is bound to an address; it does not listen before the server runs.
 
     Raises:
         HfkitError: the port is in use, or the address is not this machine's.
     """
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        bound.listen(128)
+        bound.bind((host, port))
     except OSError as error:
+        bound.close()
+        fault = os.strerror(error.errno) if error.errno and error.errno > 0 else reason(error)  # a name has another
         remedy = "choose another one, or --port 0 for a free one"
-        raise HfkitError(f"cannot listen on {host}, port {port} ({os.strerror(error.errno or 0)}): {remedy}") from error
+        raise HfkitError(f"cannot listen on {host}, port {port} ({fault}): {remedy}") from error
     return bound
 
 
-class PageServer:
+class ServerThread:
     """Serves an application from a thread; use it in a `with` statement.
 
     Args:
@@ -40,7 +40,10 @@ class PageServer:
             app,
             log_config=None,
             access_log=False,
+            log_level="error",
             lifespan="off",
+            loop="asyncio",
+            http="h11",
             ws="none",
             proxy_headers=False,
             server_header=False,
@@ -56,8 +59,10 @@ class PageServer:
         finally:
             self._ended.set()
 
-    def __enter__(self) -> "PageServer":
-        threading.Thread(target=self._run, name="page", daemon=True).start()
+    def __enter__(self) -> "ServerThread":
+        threading.Thread(target=self._run, name="http", daemon=True).start()
+        while not (self._server.started or self._ended.wait(0.01)):
+            pass
         return self
 
     def __exit__(self, *_) -> None:

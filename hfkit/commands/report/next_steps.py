@@ -1,0 +1,59 @@
+"""The commands that would add results to a report which lacks them."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from hfkit.commands.report.gather import Gathered, ReportedRun
+from hfkit.core.files import RECORD
+
+
+@dataclass
+class NextStep:
+    """What a report lacks, and the command that adds it."""
+
+    lacks: str
+    command: str
+
+
+def next_steps(gathered: Gathered) -> list[NextStep]:
+    """Return the commands for the evaluation, the arena and the benchmarks that a report lacks."""
+    done = [run for run in gathered.runs if run.record.get("status") == "done"]
+    models = [run for run in done if run.spec and run.spec.makes not in ("tokenizer", "reward model")]
+    assistants = [run for run in models if run.spec and run.spec.makes == "assistant"]
+    rewards = [run for run in done if run.spec and run.spec.makes == "reward model"]
+    steps = []
+    if models and not gathered.evaluations and not gathered.summary.get("models"):
+        steps.append(NextStep("Held-out metrics with intervals", evaluate_command(models, rewards)))
+    elif rewards and not gathered.evaluations and not gathered.summary.get("models"):
+        steps.append(NextStep("Held-out metrics with intervals", shell("hfkit", "evaluate", rewards[-1].folder)))
+    if len(assistants) > 1 and not gathered.arenas:
+        before, after = assistants[-2:]
+        words = ("hfkit", "arena", before.folder, after.folder, "--prompts", "my-prompts.jsonl", "--judge", "human")
+        steps.append(
+            NextStep("A comparison of responses", shell(*words, "--output_dir", results_folder(gathered, "arena")))
+        )
+    if models and not gathered.benches:
+        named = [run.folder for run in models] if (gathered.folder / RECORD).is_file() else [gathered.folder]
+        words = ("hfkit", "bench", *named, "--tasks", "arc_easy", "hellaswag", "--limit", "200")
+        steps.append(NextStep("What alignment cost", shell(*words, "--output_dir", results_folder(gathered, "bench"))))
+    return steps
+
+
+def evaluate_command(models: list[ReportedRun], rewards: list[ReportedRun]) -> str:
+    """Return the command that evaluates the last model against the one that it started from."""
+    last = models[-1]
+    starts = [Path(entry["path"]) for entry in last.record.get("lineage", []) if entry["role"] == "start"]
+    others = [run.folder for run in models[:-1] if run.folder.name in [path.name for path in starts]] or starts
+    words = ["hfkit", "evaluate", last.folder, *(["--against", others[0]] if others else [])]
+    return shell(*words, *(["--reward_model", rewards[-1].folder] if rewards else []))
+
+
+def results_folder(gathered: Gathered, name: str) -> Path:
+    """Return a folder of results where the next report finds them."""
+    return gathered.folder / name
+
+
+def shell(*words: object) -> str:
+    """Return the words as a command line."""
+    return shlex.join(map(str, words))

@@ -1,0 +1,1 @@
+"""What the servers of hfkit share: the socket, the thread, the bodies of requests, secrets in files."""
