@@ -87,6 +87,16 @@ def test_a_repeated_request_is_saved_once(start, tmp_path):
     assert [event["id"] for event in events_in(tmp_path / "labels")] == ["the-same-id"]
 
 
+def test_an_id_of_another_judgement_is_rejected_instead_of_reported_as_saved(start, tmp_path):
+    page = start(samples(3))
+    ann, bob = Labeler(page.url, "Ann"), Labeler(page.url, "Bob")
+    following = ann.judge(ann.next()["row"], id="the-same-id")["row"]
+    for labeler, row in ((bob, bob.next()["row"]), (ann, following)):
+        event = {"id": "the-same-id", "row": row["row"], "ranks": [1, 2, 3]}
+        assert labeler.send("POST", "/api/judgements", event)[::2] == (409, {"error": "this id is another event's"})
+    assert [event["labeler"] for event in events_in(tmp_path / "labels")] == ["Ann"]
+
+
 def test_models_and_scores_stay_on_the_server(start):
     server = start(samples(2))
     ann = Labeler(server.url, "Ann")
@@ -218,6 +228,23 @@ def test_the_files_are_written_while_the_page_runs(start, tmp_path):
     assert len(lines_of(tmp_path / "labels" / "rankings.jsonl")) == 20
 
 
+def test_the_page_goes_on_when_the_results_cannot_be_written(start, tmp_path):
+    server, blocked = start(samples(25)), tmp_path / "labels" / "labels.json"
+    blocked.mkdir()
+    ann = Labeler(server.url, "Ann")
+    row = ann.next()["row"]
+    for _ in range(20):
+        row = ann.judge(row)["row"]
+    latest = time.monotonic() + 30
+    while "the results are not written" not in server.printed():
+        assert time.monotonic() < latest and server.status() is None
+        time.sleep(0.02)
+    blocked.rmdir()
+    ann.judge(row)
+    assert server.end(signal.SIGTERM) == 143
+    assert read_json_mapping(blocked)["counts"]["judgements"] == 21
+
+
 def test_the_page_ends_when_it_is_complete(start, tmp_path):
     server = start(samples(2), "--until_complete")
     ann = Labeler(server.url, "Ann")
@@ -236,12 +263,16 @@ def test_judgements_of_rows_that_are_gone_are_kept(start, tmp_path):
         row = ann.judge(row)["row"]
     server.end(signal.SIGTERM)
     server = start(samples(2), output="fewer.txt")
-    assert Labeler(server.url, "Ann").next()["row"] is None
+    ann = Labeler(server.url, "Ann")
+    assert ann.next()["row"] is None
+    for number in range(2):
+        assert ann.send("POST", "/api/undo", {"id": f"undo-{number}-of-two"})[0] == 200
+        ann.judge(ann.next()["row"])
     server.end(signal.SIGTERM)
     counts = read_json_mapping(tmp_path / "labels" / "labels.json")["counts"]
     assert (counts["rows"], counts["judgements"], counts["gone"], counts["rankings"]) == (2, 2, 1, 2)
     assert "1 judgements of rows that are gone" in server.printed()
-    assert len(events_in(tmp_path / "labels")) == 3
+    assert len(events_in(tmp_path / "labels")) == 3 + 4
     server = start(samples(5), output="more.txt")
     assert Labeler(server.url, "Ann").next()["done"] == 3
 
@@ -328,6 +359,58 @@ def test_a_file_of_something_else_is_not_overwritten(tmp_path):
     with pytest.raises(HfkitError, match="line 1 is not a judgement"):
         LabelsFile(path)
     assert path.read_text() == '{"key": 1}\n'
+
+
+EVENT = {"id": "a", "kind": "judgement", "labeler": "Ann", "row": "r", "time": now()}
+
+
+def test_a_cut_off_line_is_dropped_and_a_whole_one_without_its_end_is_kept(tmp_path):
+    """Some editors leave out the end of the last line."""
+    path = tmp_path / "judgements.jsonl"
+    whole = "".join(json.dumps(EVENT | {"id": one}) + "\n" for one in "ab")
+    for content in (whole + whole[:40], whole.rstrip("\n"), whole + "\u00e9"):
+        path.write_bytes(content.encode()[: -1 if content.endswith("\u00e9") else None])
+        assert [*LabelsFile(path).ids] == ["a", "b"]
+        assert path.read_text() == whole
+
+
+def test_a_failed_write_keeps_what_someone_added_meanwhile(tmp_path, monkeypatch):
+    saved = LabelsFile(tmp_path / "judgements.jsonl")
+    saved.add([EVENT])
+    with saved.path.open("a") as stream:
+        stream.write(json.dumps(EVENT | {"id": "edited"}) + "\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space"):
+            saved.add([EVENT | {"id": "b"}])
+    assert [*LabelsFile(saved.path).ids] == ["a", "edited"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("labeler", None),
+        ("labeler", "\ud800"),
+        ("row", 5),
+        ("ranks", [1, "2"]),
+        ("ranks", "ab"),
+        ("ranks", [1e999, 1]),
+        ("all_bad", "x"),
+        ("answer", 5),
+        ("answer", "\ud800"),
+        ("flags", [5, []]),
+        ("flags", [[["x"]], []]),
+        ("seconds", "1"),
+        ("seconds", float("nan")),
+    ],
+)
+def test_a_field_that_someone_spoiled_is_reported_with_its_line(tmp_path, field, value):
+    path = tmp_path / "judgements.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in (EVENT, EVENT | {"id": "b", field: value})))
+    before = path.read_bytes()
+    with pytest.raises(HfkitError, match=f"line 2 is not a judgement .*{field}: "):
+        LabelsFile(path)
+    assert path.read_bytes() == before
 
 
 class Clock:

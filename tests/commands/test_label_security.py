@@ -8,12 +8,15 @@ import time
 
 import pytest
 from conftest import write_rows
+from fastapi import FastAPI
 from label_pages import Labeler, LabelServers, request
+from network import LOCAL_PORTS
 
 from hfkit.commands.label.checks import problems_of
+from hfkit.commands.web.server import ServerThread, open_socket
 from hfkit.config.labeling import LabelConfig
 from hfkit.config.parsing import load_config
-from hfkit.core.errors import ConfigError
+from hfkit.core.errors import ConfigError, HfkitError
 
 PASSWORD = "correct horse"
 ROWS = [{"prompt": f"Question {n}?", "replies": ["yes", "no"]} for n in range(4)]
@@ -66,7 +69,7 @@ def test_without_a_session_nothing_is_shown_or_saved(server):
 def test_a_password_is_required_and_a_wrong_one_takes_a_second(guarded):
     page, folder = guarded
     assert request(page.url, "GET", "/api/setup")[2]["needs_password"] is True
-    for wrong in (None, 5, f"{PASSWORD} "):
+    for wrong in (None, 5, f"{PASSWORD} ", "\ud800"):
         began = time.monotonic()
         assert request(page.url, "POST", "/api/login", {"labeler": "Eve", "password": wrong})[0] == 403
         assert time.monotonic() - began >= 1
@@ -98,14 +101,21 @@ def test_the_cookie_is_kept_from_scripts_and_other_sites(server):
     assert "HttpOnly" in headers["set-cookie"] and "SameSite=strict" in headers["set-cookie"]
 
 
-@pytest.mark.parametrize("name", ["", " Ann", "a" * 41, "Ann\n", "<b>", "a/b", "../x", 5, None, ["Ann"], "rw.py:f"])
+@pytest.mark.parametrize(
+    "name",
+    ["", " Ann", "a" * 41, "Ann\n", "<b>", "a/b", "../x", "\u0300", "a" + "\u0300" * 41, 5, None, ["Ann"], "rw.py:f"],
+)
 def test_names_are_validated(server, name):
     assert request(server.url, "POST", "/api/login", {"labeler": name})[0] == 422
 
 
-@pytest.mark.parametrize("name", ["Ann", "a", "Zoë O'Neil", "李", "ann@example.org", "a" * 40])
+@pytest.mark.parametrize("name", ["Ann", "a", "Zoë O'Neil", "李", "प्रिया", "สมศรี", "ann@example.org", "a" * 40])
 def test_usual_names_are_accepted(server, name):
     assert Labeler(server.url, name).answer == {"labeler": name}
+
+
+def test_two_ways_to_encode_a_name_are_one_labeler(server):
+    assert Labeler(server.url, "Zoe\u0308").answer == {"labeler": "Zo\u00eb"}
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "", "localhost.evil"])
@@ -250,6 +260,14 @@ def test_a_judgement_with_an_invalid_field_is_rejected_and_not_saved(server, fie
     assert ann.next()["done"] == 0
 
 
+def test_a_huge_number_of_seconds_is_a_day(server):
+    ann = Labeler(server.url, "Cid")
+    row = ann.next()["row"]
+    ann.judge(row, seconds=10**400)
+    saved = ann.send("GET", f"/api/rows/{row['row']}")[2]["row"]
+    assert saved["judgement"]["seconds"] == 86_400
+
+
 @pytest.mark.parametrize("row", ["nowhere", 5, None, ["x"], {}])
 def test_a_judgement_of_an_unknown_row_is_rejected(server, row):
     ann = Labeler(server.url, "Ann")
@@ -263,6 +281,34 @@ def test_a_client_that_hangs_up_does_not_disturb_others(server):
             wire.sendall(data)
     assert Labeler(server.url, "Ann").next()["row"] is not None
     assert "Traceback" not in server.printed(), server.printed()
+
+
+def test_connections_without_a_request_do_not_block_the_page(monkeypatch):
+    """Without a limit, 500 of them make the page answer 503 to everyone for as long as they are open."""
+    monkeypatch.setattr("hfkit.commands.web.server.HEADER_SECONDS", 0.5)
+    bound = open_socket("127.0.0.1", 0)
+    address = bound.getsockname()
+    LOCAL_PORTS.add(address[1])
+    with ServerThread(FastAPI(), bound):
+        wires = [socket.create_connection(address, timeout=30) for _ in range(3)]
+        request_line = b"GET /x HTTP/1.1\r\nHost: localhost\r\n"
+        wires[1].sendall(request_line)
+        wires[2].sendall(request_line + b"\r\n")
+        assert wires[2].recv(4096).startswith(b"HTTP/1.1 404")
+        wires[2].sendall(request_line)  # a second request that does not end either
+        for wire in wires:
+            assert wire.recv(4096) == b""
+            wire.close()
+
+
+def test_a_port_that_another_program_took_meanwhile_is_an_error():
+    """Two sockets can be bound to one port until one of them listens."""
+    with open_socket("127.0.0.1", 0) as bound, socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(bound.getsockname())
+        other.listen()
+        with pytest.raises(HfkitError, match=f"cannot listen on 127.0.0.1, port {bound.getsockname()[1]}"):
+            ServerThread(FastAPI(), bound).__enter__()
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
 """Validates the judgements that a page sends."""
 
 import re
-from contextlib import suppress
 
 from fastapi import HTTPException
 
-from hfkit.commands.label.labels_file import JUDGEMENT, SKIP, now
+from hfkit.commands.label.labels_file import JUDGEMENT, SKIP, is_text, now
 from hfkit.commands.label.rows import Row
 
 EVENT_ID = re.compile(r"[0-9A-Za-z-]{8,64}")
@@ -29,7 +28,7 @@ def checked_event(given: dict, labeler: str, row: Row, flags: list[str]) -> dict
     seconds = given.get("seconds", 0.0)
     require(is_number(seconds) and seconds >= 0, "seconds: a number that is not negative")
     event = {"id": event_id(given), "kind": kind, "labeler": labeler, "row": row.key, "time": now()}
-    event["seconds"] = round(min(float(seconds), MAX_SECONDS), 2)
+    event["seconds"] = round(float(min(seconds, MAX_SECONDS)), 2)
     ranks, bad, answer = given.get("ranks"), given.get("all_bad", False), given.get("answer")
     given_flags, note = given.get("flags") or [[] for _ in row.replies], given.get("note") or ""
     require(
@@ -37,8 +36,8 @@ def checked_event(given: dict, labeler: str, row: Row, flags: list[str]) -> dict
         f"ranks: null, or {count} ranks from 1 to {count} or null, in the order of the row's responses",
     )
     require(isinstance(bad, bool), "all_bad: true or false")
-    require(answer is None or is_text(answer), f"answer: null or text of at most {MAX_TEXT:,} characters")
-    require(is_text(note), f"note: text of at most {MAX_TEXT:,} characters")
+    require(answer is None or is_short_text(answer), f"answer: null or text of at most {MAX_TEXT:,} characters")
+    require(is_short_text(note), f"note: text of at most {MAX_TEXT:,} characters")
     require(
         isinstance(given_flags, list)
         and len(given_flags) == count
@@ -72,14 +71,9 @@ def are_ranks(value: object, count: int) -> bool:
     return all(one is None or (type(one) is int and 1 <= one <= count) for one in value)
 
 
-def is_text(value: object) -> bool:
-    """Return whether a JSON value is a text that may be saved; UTF-8 cannot hold half of a surrogate pair."""
-    if not isinstance(value, str) or len(value) > MAX_TEXT:
-        return False
-    with suppress(UnicodeEncodeError):
-        value.encode()
-        return True
-    return False
+def is_short_text(value: object) -> bool:
+    """Return whether a JSON value is a text of at most `MAX_TEXT` characters that can be saved."""
+    return is_text(value) and len(value) <= MAX_TEXT
 
 
 def texts_in(value: object) -> list[str]:

@@ -3,18 +3,22 @@
 import json
 import os
 import threading
+from collections.abc import Container
 from datetime import datetime, timezone
 from pathlib import Path
 
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.limits import load_json
+from hfkit.core.names import is_utf8
 
 JUDGEMENT, SKIP, UNDO = "judgement", "skip", "undo"
 KINDS = (JUDGEMENT, SKIP, UNDO)
 
 
 class LabelsFile:
-    """A file of events, which only grows; a last line that a killed process cut off is dropped.
+    """A file of events, which only grows.
+
+    A last line that a killed process cut off is dropped; one that lacks only its end, as editors write it, is kept.
 
     Args:
         path: of the file; its folder exists.
@@ -33,15 +37,19 @@ class LabelsFile:
         self._stacks: dict[tuple[str, str], list[dict]] = {}
         self._histories: dict[str, list[dict]] = {}
         content = path.read_bytes() if path.is_file() else b""
-        self._size = content.rfind(b"\n") + 1
+        size = content.rfind(b"\n") + 1
+        is_whole = is_json(content[size:])
         try:
-            for line in content[: self._size].decode().split("\n")[:-1]:
+            for line in (content + b"\n" if is_whole else content[:size]).decode().split("\n")[:-1]:
                 self._take(load_json(line))
         except (ValueError, TypeError, KeyError) as error:
             fault = f"line {len(self.events) + 1} is not a judgement ({reason(error)})"
             raise HfkitError(f"{path}: {fault}: repair it, or choose another --output_dir") from error
-        if self._size < len(content):
-            os.truncate(path, self._size)
+        if is_whole:
+            with path.open("ab") as stream:
+                stream.write(b"\n")
+        elif size < len(content):
+            os.truncate(path, size)
 
     def _take(self, event: dict) -> None:
         """Take an event into account.
@@ -49,9 +57,9 @@ class LabelsFile:
         Raises:
             ValueError, TypeError, KeyError: it is malformed.
         """
+        if fault := fault_of(event):
+            raise ValueError(fault)
         name, row, kind = event["labeler"], event["row"], event["kind"]
-        if kind not in KINDS or not isinstance(event["id"], str):
-            raise ValueError(f"kind {kind!r}, id {event['id']!r}")
         history, stack = self._histories.setdefault(name, []), self._stacks.setdefault((name, row), [])
         if kind == UNDO:
             undone = self.ids[event["undoes"]]
@@ -72,19 +80,19 @@ class LabelsFile:
         is_new = not self.path.exists()
         data = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events).encode()
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        size = os.fstat(handle).st_size  # not a count of its own: someone may have edited the file
         try:
             written = os.write(handle, data)
             if written < len(data):
                 raise OSError(f"{self.path}: {written} of {len(data)} bytes written")
             os.fsync(handle)
         except OSError:
-            os.ftruncate(handle, self._size)
+            os.ftruncate(handle, size)
             raise
         finally:
             os.close(handle)
         if is_new:
             sync_folder(self.path.parent)
-        self._size += len(data)
         with self._lock:
             for event in events:
                 self._take(event)
@@ -94,15 +102,48 @@ class LabelsFile:
         stack = self._stacks.get((labeler, row))
         return stack[-1] if stack else None
 
-    def last_of(self, labeler: str) -> dict | None:
-        """Return the last judgement or skip of a labeler that is not undone."""
-        history = self._histories.get(labeler)
-        return history[-1] if history else None
+    def last_of(self, labeler: str, rows: Container[str]) -> dict | None:
+        """Return the last judgement or skip of some rows by a labeler that is not undone."""
+        return next((event for event in reversed(self._histories.get(labeler, [])) if event["row"] in rows), None)
 
     def counting(self) -> list[dict]:
         """Return the judgements and skips that count, one for each labeler and row; from any thread."""
         with self._lock:
             return [stack[-1] for stack in self._stacks.values() if stack]
+
+
+def is_json(line: bytes) -> bool:
+    """Return whether a line is whole JSON."""
+    try:
+        load_json(line.decode())
+    except ValueError:
+        return False
+    return True
+
+
+def fault_of(event: dict) -> str | None:
+    """Return what is wrong with an event that someone may have edited, or None.
+
+    Raises:
+        TypeError, KeyError: it is no mapping, or lacks a field.
+    """
+    ranks, flags, seconds = event.get("ranks"), event.get("flags"), event.get("seconds")
+    checks = {
+        "kind": event["kind"] in KINDS,
+        **{name: is_text(event[name]) for name in ("id", "labeler", "row")},
+        **{name: event.get(name) is None or is_text(event[name]) for name in ("answer", "note")},
+        "ranks": ranks is None or (isinstance(ranks, list) and all(one is None or type(one) is int for one in ranks)),
+        "all_bad": isinstance(event.get("all_bad", False), bool),
+        "flags": flags is None
+        or (isinstance(flags, list) and all(isinstance(own, list) and all(map(is_text, own)) for own in flags)),
+        "seconds": seconds is None or (type(seconds) in (int, float) and 0 <= seconds < float("inf")),
+    }
+    return next((f"{name}: {event.get(name)!r}" for name, is_valid in checks.items() if not is_valid), None)
+
+
+def is_text(value: object) -> bool:
+    """Return whether a JSON value is a text that can be saved; UTF-8 cannot hold half of a surrogate pair."""
+    return isinstance(value, str) and is_utf8(value)
 
 
 def sync_folder(folder: Path) -> None:

@@ -25,6 +25,8 @@ from hfkit.core.interrupts import interruption, requested
 MOST_WAITING = 64
 """Requests that may wait; more get status 503, and clients send them again."""
 CLOSING = "the server is shutting down"
+CLIENT_GONE = 499
+"""The status of a request whose client closed the connection; nobody reads it."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +132,21 @@ class Jobs:
     def start(self, job: Job, pool: ThreadPoolExecutor | None) -> None:
         """Encode the prompt of a job, and generate its response here, or in a pool of threads."""
         with_errors = self.reporting(job)
-        if not job.cancelled.is_set() and (ids := with_errors(lambda: encode_request(job.model, job.request))):
+        if ids := with_errors(lambda: self.encode(job)):
             if pool:
                 pool.submit(lambda: (with_errors(lambda: self.generate(job, ids)), self.running.discard(job)))
                 return
             with_errors(lambda: self.generate(job, ids))
         self.running.discard(job)
+
+    def encode(self, job: Job) -> list[int]:
+        """Return the token ids of a job's prompt.
+
+        Raises:
+            ApiError: the prompt is invalid, or nobody waits for the response any more.
+        """
+        require_wanted(job)
+        return encode_request(job.model, job.request)
 
     def reporting(self, job: Job) -> Callable[[Callable], object]:
         """Return a function that calls another one, and reports its errors to the client."""
@@ -160,8 +171,7 @@ class Jobs:
         With tools, the pieces come together at the end, since a call is known only when its JSON is complete.
         """
         request, model = job.request, job.model
-        if job.cancelled.is_set():
-            return
+        require_wanted(job)
         job.report(Started(len(ids)))
         text = ResponseText(request.stop_texts, request.is_chat, (lambda piece: None) if request.tools else job.report)
         length = request.max_tokens or self.length
@@ -192,3 +202,9 @@ class Jobs:
             return text, []
         content, calls = find_calls(generated.raw, form, names)
         return (content, calls) if calls else (text, [])
+
+
+def require_wanted(job: Job) -> None:
+    """Raise ApiError, which ends the handler of the request, if nobody waits for the response any more."""
+    if job.cancelled.is_set():
+        raise ApiError(CLIENT_GONE, "the client closed the connection")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hfkit.commands.serve.errors import ApiError
+from hfkit.core.names import is_utf8
 from hfkit.data.messages import Messages, RenderError, to_messages, tools_of
 from hfkit.data.rendering import variables_of
 
@@ -105,6 +106,8 @@ def read_completion(body: dict) -> Request:
     is_ids = isinstance(prompt, list) and all(type(one) is int and one >= 0 for one in prompt)
     if not prompt or not (isinstance(prompt, str) or is_ids):
         raise ApiError(400, "prompt: expected a text, or a list of token ids", "prompt")
+    if isinstance(prompt, str) and not is_utf8(prompt):
+        raise ApiError(400, "prompt: it has half of a surrogate pair, which is not valid UTF-8", "prompt")
     return Request(prompt=prompt, is_chat=False, **read_common(body, ("max_tokens",)))
 
 
