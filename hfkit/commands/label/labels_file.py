@@ -1,13 +1,11 @@
 """Keeps the judgements: one JSON object a line, written through to the disk before anyone learns that it is saved."""
 
-import json
-import os
 import threading
 from datetime import datetime, timezone
 from pathlib import Path
 
 from hfkit.core.errors import HfkitError, reason
-from hfkit.core.limits import load_json
+from hfkit.core.json_lines import append_lines, read_appended
 
 JUDGEMENT, SKIP, UNDO = "judgement", "skip", "undo"
 KINDS = (JUDGEMENT, SKIP, UNDO)
@@ -32,16 +30,12 @@ class LabelsFile:
         self._lock = threading.Lock()
         self._stacks: dict[tuple[str, str], list[dict]] = {}
         self._histories: dict[str, list[dict]] = {}
-        content = path.read_bytes() if path.is_file() else b""
-        self._size = content.rfind(b"\n") + 1
         try:
-            for line in content[: self._size].decode().split("\n")[:-1]:
-                self._take(load_json(line))
+            for event in read_appended(path):
+                self._take(event)
         except (ValueError, TypeError, KeyError) as error:
             fault = f"line {len(self.events) + 1} is not a judgement ({reason(error)})"
             raise HfkitError(f"{path}: {fault}: repair it, or choose another --output_dir") from error
-        if self._size < len(content):
-            os.truncate(path, self._size)
 
     def _take(self, event: dict) -> None:
         """Take an event into account.
@@ -69,22 +63,7 @@ class LabelsFile:
         Raises:
             OSError: they cannot be written; then none of them is in the file.
         """
-        is_new = not self.path.exists()
-        data = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events).encode()
-        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            written = os.write(handle, data)
-            if written < len(data):
-                raise OSError(f"{self.path}: {written} of {len(data)} bytes written")
-            os.fsync(handle)
-        except OSError:
-            os.ftruncate(handle, self._size)
-            raise
-        finally:
-            os.close(handle)
-        if is_new:
-            sync_folder(self.path.parent)
-        self._size += len(data)
+        append_lines(self.path, events)
         with self._lock:
             for event in events:
                 self._take(event)
@@ -103,15 +82,6 @@ class LabelsFile:
         """Return the judgements and skips that count, one for each labeler and row; from any thread."""
         with self._lock:
             return [stack[-1] for stack in self._stacks.values() if stack]
-
-
-def sync_folder(folder: Path) -> None:
-    """Write the entries of a folder through to the disk, so that a new file survives a power failure."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def now() -> str:
