@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hfkit.core.limits import load_json
+from hfkit.core.limits import UnsafeFileError, load_json
 
 
 def read_appended(path: Path) -> list[dict]:
@@ -15,7 +15,7 @@ def read_appended(path: Path) -> list[dict]:
     A last line that a killed process cut off is removed from the file; a complete one gets its line break.
 
     Raises:
-        ValueError: another line is not a JSON object; then the file does not change.
+        UnsafeFileError: another line is not a JSON object; then the file does not change.
         OSError: it cannot be read, or its last line cannot be removed.
     """
     content = path.read_bytes() if path.is_file() else b""
@@ -25,7 +25,9 @@ def read_appended(path: Path) -> list[dict]:
     if size < len(content):
         try:
             rows.append(load_object(content[size:], len(rows) + 1))
-        except ValueError:
+        except UnsafeFileError:
+            if not content[size:].startswith(b"{"):  # the file is something else
+                raise
             os.truncate(path, size)
         else:
             with path.open("ab") as file:
@@ -37,14 +39,14 @@ def load_object(line: bytes, number: int) -> dict:
     """Return the object on a line.
 
     Raises:
-        ValueError: it is not a JSON object; the message has the line's number.
+        UnsafeFileError: it is not a JSON object; the message has the line's number.
     """
     try:
         value = load_json(line.decode())
     except ValueError as error:
-        raise ValueError(f"line {number}: {error}") from error
+        raise UnsafeFileError(f"line {number} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"line {number} is not a JSON object")
+        raise UnsafeFileError(f"line {number} is not a JSON object")
     return value
 
 

@@ -81,6 +81,16 @@ def test_a_repeated_request_is_saved_once(start, tmp_path):
     assert [event["id"] for event in events_in(tmp_path / "labels")] == ["the-same-id"]
 
 
+def test_an_id_of_another_judgement_is_rejected_instead_of_reported_as_saved(start, tmp_path):
+    page = start(samples(3))
+    ann, bob = Labeler(page.url, "Ann"), Labeler(page.url, "Bob")
+    following = ann.judge(ann.next()["row"], id="the-same-id")["row"]
+    for labeler, row in ((bob, bob.next()["row"]), (ann, following)):
+        event = {"id": "the-same-id", "row": row["row"], "ranks": [1, 2, 3]}
+        assert labeler.send("POST", "/api/judgements", event)[::2] == (409, {"error": "this id is another event's"})
+    assert [event["labeler"] for event in events_in(tmp_path / "labels")] == ["Ann"]
+
+
 def test_models_and_scores_stay_on_the_server(start):
     server = start(samples(2))
     ann = Labeler(server.url, "Ann")
@@ -230,12 +240,16 @@ def test_judgements_of_rows_that_are_gone_are_kept(start, tmp_path):
         row = ann.judge(row)["row"]
     server.end(signal.SIGTERM)
     server = start(samples(2), output="fewer.txt")
-    assert Labeler(server.url, "Ann").next()["row"] is None
+    ann = Labeler(server.url, "Ann")
+    assert ann.next()["row"] is None
+    for number in range(2):
+        assert ann.send("POST", "/api/undo", {"id": f"undo-{number}-of-two"})[0] == 200
+        ann.judge(ann.next()["row"])
     server.end(signal.SIGTERM)
     counts = read_json_mapping(tmp_path / "labels" / "labels.json")["counts"]
     assert (counts["rows"], counts["judgements"], counts["gone"], counts["rankings"]) == (2, 2, 1, 2)
     assert "1 judgements of rows that are gone" in server.printed()
-    assert len(events_in(tmp_path / "labels")) == 3
+    assert len(events_in(tmp_path / "labels")) == 3 + 4
     server = start(samples(5), output="more.txt")
     assert Labeler(server.url, "Ann").next()["done"] == 3
 
@@ -318,10 +332,63 @@ def test_a_failed_write_leaves_no_half_line(tmp_path, monkeypatch):
 
 def test_a_file_of_something_else_is_not_overwritten(tmp_path):
     path = tmp_path / "judgements.jsonl"
-    path.write_text('{"key": 1}\n')
-    with pytest.raises(HfkitError, match="line 1 is not a judgement"):
+    for content, fault in (('{"key": 1}\n', "line 1 is not a judgement"), ('{"key": 1}\n{\n', "line 2 is not JSON")):
+        path.write_text(content)
+        with pytest.raises(HfkitError, match=fault):
+            LabelsFile(path)
+        assert path.read_text() == content
+
+
+EVENT = {"id": "a", "kind": "judgement", "labeler": "Ann", "row": "r", "time": now()}
+
+
+def test_a_cut_off_line_is_dropped_and_a_whole_one_without_its_end_is_kept(tmp_path):
+    """Some editors leave out the end of the last line."""
+    path = tmp_path / "judgements.jsonl"
+    whole = "".join(json.dumps(EVENT | {"id": one}) + "\n" for one in "ab")
+    for content in (whole + whole[:40], whole.rstrip("\n"), whole + "\u00e9"):
+        path.write_bytes(content.encode()[: -1 if content.endswith("\u00e9") else None])
+        assert [*LabelsFile(path).ids] == ["a", "b"]
+        assert path.read_text() == whole
+
+
+def test_a_failed_write_keeps_what_someone_added_meanwhile(tmp_path, monkeypatch):
+    saved = LabelsFile(tmp_path / "judgements.jsonl")
+    saved.add([EVENT])
+    with saved.path.open("a") as stream:
+        stream.write(json.dumps(EVENT | {"id": "edited"}) + "\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space"):
+            saved.add([EVENT | {"id": "b"}])
+    assert [*LabelsFile(saved.path).ids] == ["a", "edited"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("labeler", None),
+        ("labeler", "\ud800"),
+        ("row", 5),
+        ("ranks", [1, "2"]),
+        ("ranks", "ab"),
+        ("ranks", [1e999, 1]),
+        ("all_bad", "x"),
+        ("answer", 5),
+        ("answer", "\ud800"),
+        ("flags", [5, []]),
+        ("flags", [[["x"]], []]),
+        ("seconds", "1"),
+        ("seconds", float("nan")),
+    ],
+)
+def test_a_field_that_someone_spoiled_is_reported_with_its_line(tmp_path, field, value):
+    path = tmp_path / "judgements.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in (EVENT, EVENT | {"id": "b", field: value})))
+    before = path.read_bytes()
+    with pytest.raises(HfkitError, match=f"line 2 is not a judgement .*{field}: "):
         LabelsFile(path)
-    assert path.read_text() == '{"key": 1}\n'
+    assert path.read_bytes() == before
 
 
 class Clock:

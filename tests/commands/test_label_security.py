@@ -8,12 +8,15 @@ import time
 
 import pytest
 from conftest import write_rows
+from fastapi import FastAPI
 from label_pages import Labeler, request
+from network import LOCAL_PORTS
 
 from hfkit.commands.label.checks import problems_of
+from hfkit.commands.web.server import ServerThread, open_socket
 from hfkit.config.labeling import LabelConfig
 from hfkit.config.parsing import load_config
-from hfkit.core.errors import ConfigError
+from hfkit.core.errors import ConfigError, HfkitError
 
 PASSWORD = "correct horse"
 ROWS = [{"prompt": f"Question {n}?", "replies": ["yes", "no"]} for n in range(4)]
@@ -225,6 +228,7 @@ def test_an_endless_body_is_cut_off(server):
         {"seconds": -1},
         {"seconds": "1"},
         {"seconds": True},
+        {"seconds": 10**400},
         {"answer": 5},
         {"answer": "x" * 200_001},
         {"note": ["x"]},
@@ -257,6 +261,34 @@ def test_a_client_that_hangs_up_does_not_disturb_others(server):
             wire.sendall(data)
     assert Labeler(server.url, "Ann").next()["row"] is not None
     assert "Traceback" not in server.printed(), server.printed()
+
+
+def test_connections_without_a_request_do_not_block_the_page(monkeypatch):
+    """Without a limit, 500 of them make the page answer 503 to everyone for as long as they are open."""
+    monkeypatch.setattr("hfkit.commands.web.server.HEADER_SECONDS", 0.5)
+    bound = open_socket("127.0.0.1", 0)
+    address = bound.getsockname()
+    LOCAL_PORTS.add(address[1])
+    with ServerThread(FastAPI(), bound):
+        wires = [socket.create_connection(address, timeout=30) for _ in range(3)]
+        request_line = b"GET /x HTTP/1.1\r\nHost: localhost\r\n"
+        wires[1].sendall(request_line)
+        wires[2].sendall(request_line + b"\r\n")
+        assert wires[2].recv(4096).startswith(b"HTTP/1.1 404")
+        wires[2].sendall(request_line)  # a second request that does not end either
+        for wire in wires:
+            assert wire.recv(4096) == b""
+            wire.close()
+
+
+def test_a_port_that_another_program_took_meanwhile_is_an_error():
+    """Two sockets can be bound to one port until one of them listens."""
+    with open_socket("127.0.0.1", 0) as bound, socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(bound.getsockname())
+        other.listen()
+        with pytest.raises(HfkitError, match=f"cannot listen on 127.0.0.1, port {bound.getsockname()[1]}"):
+            ServerThread(FastAPI(), bound).__enter__()
 
 
 @pytest.mark.parametrize(

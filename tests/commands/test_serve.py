@@ -210,6 +210,7 @@ def test_a_completion_continues_a_text_and_keeps_its_white_space(server, base_di
     with create(model="endless", prompt=[PROMPT], max_tokens=6, temperature=0, stream=True) as stream:
         pieces = [chunk.choices[0].text for chunk in stream]
     assert "".join(pieces) == text.choices[0].text and len([piece for piece in pieces if piece]) > 1
+    assert server.send("POST", "/v1/completions", {"model": "endless", "prompt": "\ud800"})[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -456,6 +457,15 @@ def test_a_full_queue_refuses_requests():
     jobs.close()
     with pytest.raises(ApiError, match="shutting down"):
         jobs.put(job)
+
+
+def test_a_request_whose_client_left_while_it_waited_ends():
+    """Otherwise its handler waits forever, and 500 of them make the server busy for everyone."""
+    events = []
+    job = Job(None, Request("", []), events.append)
+    job.cancelled.set()
+    Jobs(NoModels(), 1).start(job, None)
+    assert [event.status for event in events] == [499]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from hfkit.core.errors import reason
 PAGE = Path(__file__).with_name("page")
 PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 SESSION_SECONDS = 30 * 86_400
+ANOTHER_EVENT = "this id is another event's"
 
 
 class LabelPage:
@@ -114,11 +115,13 @@ class LabelPage:
         """Save a judgement or a skip, once, and return the row to judge next."""
         labeler = self.labeler_of(request)
         given = await read_body(request)
-        if read_sent(SentEvent, given).id not in self.saved.ids:
-            key = given.get("row")
+        key, known = given.get("row"), self.saved.ids.get(read_sent(SentEvent, given).id)
+        if known is None:
             if not isinstance(key, str) or key not in self.rows:
                 raise HTTPException(404, "no such row")
             self.save(checked_event(given, labeler, self.rows[key], self.config.flags))
+        elif (known["labeler"], known["row"]) != (labeler, key) or known["kind"] == UNDO:
+            raise HTTPException(409, ANOTHER_EVENT)
         return {"saved": True, "next": self.next_for(labeler, texts_in(given.get("except")))}
 
     async def undo(self, request: Request) -> dict:
@@ -126,14 +129,14 @@ class LabelPage:
         labeler, saved = self.labeler_of(request), self.saved
         identity = read_sent(SentEvent, await read_body(request)).id
         if identity not in saved.ids:
-            last = saved.last_of(labeler)
-            if last is None or last["row"] not in self.rows:
+            last = saved.last_of(labeler, self.rows)
+            if last is None:
                 raise HTTPException(409, "nothing to undo")
             event = {"id": identity, "kind": UNDO, "labeler": labeler, "row": last["row"], "time": now()}
             self.save(event | {"undoes": last["id"]})
         event = saved.ids[identity]
         if event["kind"] != UNDO or event["labeler"] != labeler or event["row"] not in self.rows:
-            raise HTTPException(409, "this id is another event's")
+            raise HTTPException(409, ANOTHER_EVENT)
         self.assignment.hold(event["row"], labeler)
         undone = self.shown(event["row"], labeler, saved.ids[event["undoes"]])
         return {"row": undone, **self.assignment.progress(labeler)}

@@ -56,7 +56,7 @@ class Assignment:
         Args:
             skipped: keys of rows that are on the labeler's screen already.
         """
-        for key in skipped:
+        for key in (skipped := {*skipped}):
             self.hold(key, labeler)
         now, best, best_rank = self.clock(), None, None
         start = random.Random(labeler).randrange(len(self.keys))

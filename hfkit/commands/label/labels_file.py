@@ -1,18 +1,23 @@
 """Keeps the judgements: one JSON object a line, written through to the disk before anyone learns that it is saved."""
 
 import threading
+from collections.abc import Container
 from datetime import datetime, timezone
 from pathlib import Path
 
 from hfkit.core.errors import HfkitError, reason
 from hfkit.core.json_lines import append_lines, read_appended
+from hfkit.core.limits import UnsafeFileError
+from hfkit.core.names import is_utf8
 
 JUDGEMENT, SKIP, UNDO = "judgement", "skip", "undo"
 KINDS = (JUDGEMENT, SKIP, UNDO)
 
 
 class LabelsFile:
-    """A file of events, which only grows; a last line that a killed process cut off is dropped.
+    """A file of events, which only grows.
+
+    A last line that a killed process cut off is dropped; one that lacks only its end, as editors write it, is kept.
 
     Args:
         path: of the file; its folder exists.
@@ -35,6 +40,7 @@ class LabelsFile:
                 self._take(event)
         except (ValueError, TypeError, KeyError) as error:
             fault = f"line {len(self.events) + 1} is not a judgement ({reason(error)})"
+            fault = str(error) if isinstance(error, UnsafeFileError) else fault
             raise HfkitError(f"{path}: {fault}: repair it, or choose another --output_dir") from error
 
     def _take(self, event: dict) -> None:
@@ -43,9 +49,9 @@ class LabelsFile:
         Raises:
             ValueError, TypeError, KeyError: it is malformed.
         """
+        if fault := fault_of(event):
+            raise ValueError(fault)
         name, row, kind = event["labeler"], event["row"], event["kind"]
-        if kind not in KINDS or not isinstance(event["id"], str):
-            raise ValueError(f"kind {kind!r}, id {event['id']!r}")
         history, stack = self._histories.setdefault(name, []), self._stacks.setdefault((name, row), [])
         if kind == UNDO:
             undone = self.ids[event["undoes"]]
@@ -73,15 +79,39 @@ class LabelsFile:
         stack = self._stacks.get((labeler, row))
         return stack[-1] if stack else None
 
-    def last_of(self, labeler: str) -> dict | None:
-        """Return the last judgement or skip of a labeler that is not undone."""
-        history = self._histories.get(labeler)
-        return history[-1] if history else None
+    def last_of(self, labeler: str, rows: Container[str]) -> dict | None:
+        """Return the last judgement or skip of some rows by a labeler that is not undone."""
+        return next((event for event in reversed(self._histories.get(labeler, [])) if event["row"] in rows), None)
 
     def counting(self) -> list[dict]:
         """Return the judgements and skips that count, one for each labeler and row; from any thread."""
         with self._lock:
             return [stack[-1] for stack in self._stacks.values() if stack]
+
+
+def fault_of(event: dict) -> str | None:
+    """Return what is wrong with an event that someone may have edited, or None.
+
+    Raises:
+        TypeError, KeyError: it is no mapping, or lacks a field.
+    """
+    ranks, flags, seconds = event.get("ranks"), event.get("flags"), event.get("seconds")
+    checks = {
+        "kind": event["kind"] in KINDS,
+        **{name: is_text(event[name]) for name in ("id", "labeler", "row")},
+        **{name: event.get(name) is None or is_text(event[name]) for name in ("answer", "note")},
+        "ranks": ranks is None or (isinstance(ranks, list) and all(one is None or type(one) is int for one in ranks)),
+        "all_bad": isinstance(event.get("all_bad", False), bool),
+        "flags": flags is None
+        or (isinstance(flags, list) and all(isinstance(own, list) and all(map(is_text, own)) for own in flags)),
+        "seconds": seconds is None or (type(seconds) in (int, float) and 0 <= seconds < float("inf")),
+    }
+    return next((f"{name}: {event.get(name)!r}" for name, is_valid in checks.items() if not is_valid), None)
+
+
+def is_text(value: object) -> bool:
+    """Return whether a JSON value is a text that can be saved; UTF-8 cannot hold half of a surrogate pair."""
+    return isinstance(value, str) and is_utf8(value)
 
 
 def now() -> str:

@@ -6,8 +6,34 @@ import threading
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hfkit.core.errors import HfkitError, reason
+
+HEADER_SECONDS = 10.0
+"""Seconds within which a client must send the headers of a request."""
+
+
+class Protocol(H11Protocol):
+    """Closes a connection that does not send the headers of a request; otherwise a few of them would block all."""
+
+    def connection_made(self, transport) -> None:
+        """Start the time limit."""
+        super().connection_made(transport)
+        self._limit = self.loop.call_later(HEADER_SECONDS, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        """Stop the time limit while a request is answered, and start it with the next one."""
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._limit.cancel()
+        elif self._limit.cancelled():
+            self._limit = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the time limit."""
+        self._limit.cancel()
+        super().connection_lost(exc)
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -22,10 +48,15 @@ def open_socket(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        fault = os.strerror(error.errno) if error.errno and error.errno > 0 else reason(error)  # a name has another
-        remedy = "choose another one, or --port 0 for a free one"
-        raise HfkitError(f"cannot listen on {host}, port {port} ({fault}): {remedy}") from error
+        raise cannot_listen(host, port, error) from error
     return bound
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> HfkitError:
+    """Return the error for an address that cannot be used."""
+    fault = os.strerror(error.errno) if error.errno and error.errno > 0 else reason(error)  # a name has another
+    remedy = "choose another one, or --port 0 for a free one"
+    return HfkitError(f"cannot listen on {host}, port {port} ({fault}): {remedy}")
 
 
 class ServerThread:
@@ -33,6 +64,9 @@ class ServerThread:
 
     Args:
         bound: the socket; it is closed at the end.
+
+    Raises:
+        HfkitError: another program has listened on the port since the socket was bound.
     """
 
     def __init__(self, app: FastAPI, bound: socket.socket):
@@ -43,7 +77,7 @@ class ServerThread:
             log_level="error",
             lifespan="off",
             loop="asyncio",
-            http="h11",
+            http=Protocol,
             ws="none",
             proxy_headers=False,
             server_header=False,
@@ -51,11 +85,14 @@ class ServerThread:
             timeout_graceful_shutdown=2,
         )
         self._server, self._bound = uvicorn.Server(settings), bound
+        self._error: OSError | None = None
         self._ended = threading.Event()  # Thread.join marks a thread as ended if a signal interrupts it (Python < 3.13)
 
     def _run(self) -> None:
         try:
             self._server.run([self._bound])
+        except OSError as error:
+            self._error = error
         finally:
             self._ended.set()
 
@@ -63,6 +100,8 @@ class ServerThread:
         threading.Thread(target=self._run, name="http", daemon=True).start()
         while not (self._server.started or self._ended.wait(0.01)):
             pass
+        if self._error is not None:
+            raise cannot_listen(*self._bound.getsockname()[:2], self._error) from self._error
         return self
 
     def __exit__(self, *_) -> None:
