@@ -25,6 +25,7 @@ from hfkit.models.adapters import load_adapter
 from hfkit.models.fitting import require_fitting, require_vocabulary
 from hfkit.models.generation import sampling_config, stop_ids, without_generation_defaults
 from hfkit.models.loading import is_classifier, load_base
+from hfkit.models.model_config import context_tokens
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.models.tokenizers import read_tokenizer, variables_fault
 from hfkit.records.base import same_base
@@ -52,7 +53,7 @@ class LoadedBase:
     @property
     def context(self) -> int | None:
         """Context length in tokens; None if unlimited."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return context_tokens(self.model.config)
 
 
 @dataclass

@@ -28,7 +28,7 @@ from hfkit.core.errors import MISSING, ConfigError, HfkitError, Kind, Problem, r
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import LOADED_FILES
 from hfkit.models.generation import stop_ids
-from hfkit.models.model_config import read_config
+from hfkit.models.model_config import context_tokens, read_config
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.records.base import same_base
 from hfkit.records.source import Source
@@ -137,7 +137,7 @@ class VLLMBackend:
         sources = {name: Source.of(path) for name, path in paths.items()}
         first = base_source([*sources.values()])
         config = read_config(first.base, first.base_revision)
-        context = getattr(config.get_text_config(), "max_position_embeddings", None)
+        context = context_tokens(config)
         try:
             generation = GenerationConfig.from_pretrained(local_folder(first.base, first.base_revision, LOADED_FILES))
         except OSError:  # the model has none
