@@ -222,6 +222,23 @@ def test_the_files_are_written_while_the_page_runs(start, tmp_path):
     assert len(lines_of(tmp_path / "labels" / "rankings.jsonl")) == 20
 
 
+def test_the_page_goes_on_when_the_results_cannot_be_written(start, tmp_path):
+    server, blocked = start(samples(25)), tmp_path / "labels" / "labels.json"
+    blocked.mkdir()
+    ann = Labeler(server.url, "Ann")
+    row = ann.next()["row"]
+    for _ in range(20):
+        row = ann.judge(row)["row"]
+    latest = time.monotonic() + 30
+    while "the results are not written" not in server.printed():
+        assert time.monotonic() < latest and server.status() is None
+        time.sleep(0.02)
+    blocked.rmdir()
+    ann.judge(row)
+    assert server.end(signal.SIGTERM) == 143
+    assert read_json_mapping(blocked)["counts"]["judgements"] == 21
+
+
 def test_the_page_ends_when_it_is_complete(start, tmp_path):
     server = start(samples(2), "--until_complete")
     ann = Labeler(server.url, "Ann")

@@ -20,7 +20,7 @@ from hfkit.commands.label.report import LABEL_RESULTS, print_results, write_resu
 from hfkit.commands.label.rows import load_label_rows
 from hfkit.config.labeling import LabelConfig
 from hfkit.core.console import say, warn
-from hfkit.core.errors import HfkitError
+from hfkit.core.errors import HfkitError, reason
 from hfkit.core.explain_errors import explain_errors
 from hfkit.core.interrupts import Interrupted
 from hfkit.core.locks import lock_folder
@@ -70,7 +70,10 @@ def show_page(config: LabelConfig, rows: list, stats, saved: LabelsFile) -> None
         while page.wait(0.2) and not (config.until_complete and shown.assignment.is_complete()):
             if len(saved.events) >= written + WRITTEN_EVERY:
                 written = len(saved.events)
-                write_results(config, rows, stats, saved.counting())
+                try:
+                    write_results(config, rows, stats, saved.counting())
+                except OSError as error:  # the page goes on: the disk may be full, yet take the next judgement
+                    warn(f"the results are not written ({reason(error)}); each judgement that the page takes is saved")
         if not page.wait(0):
             raise HfkitError("the page's server has ended; the judgements are saved, and the same command resumes")
 
