@@ -157,10 +157,11 @@ def test_models_are_listed_and_keep_their_own_weights(server, sft_dir, capsys):
     client = server.openai
     assert [model.id for model in client.models.list()] == ["assistant", "sft", "endless", "toolbox"]
     assert client.models.retrieve("sft").id == "sft"
+    expected = chat_reply(sft_dir, capsys)
     for name in ("assistant", "sft", "assistant", "sft"):
         reply = client.chat.completions.create(model=name, messages=ASKED, temperature=0).choices[0].message.content
         if name == "sft":
-            assert reply == chat_reply(sft_dir, capsys)
+            assert reply == expected
     with pytest.raises(openai.NotFoundError) as raised:
         client.chat.completions.create(model="assistent", messages=ASKED)
     assert raised.value.code == "model_not_found" and "did you mean 'assistant'?" in str(raised.value)
