@@ -95,14 +95,21 @@ def test_the_cookie_is_kept_from_scripts_and_other_sites(server):
     assert "HttpOnly" in headers["set-cookie"] and "SameSite=strict" in headers["set-cookie"]
 
 
-@pytest.mark.parametrize("name", ["", " Ann", "a" * 41, "Ann\n", "<b>", "a/b", "../x", 5, None, ["Ann"], "rw.py:f"])
+@pytest.mark.parametrize(
+    "name",
+    ["", " Ann", "a" * 41, "Ann\n", "<b>", "a/b", "../x", "\u0300", "a" + "\u0300" * 41, 5, None, ["Ann"], "rw.py:f"],
+)
 def test_names_are_validated(server, name):
     assert request(server.url, "POST", "/api/login", {"labeler": name})[0] == 422
 
 
-@pytest.mark.parametrize("name", ["Ann", "a", "Zoë O'Neil", "李", "ann@example.org", "a" * 40])
+@pytest.mark.parametrize("name", ["Ann", "a", "Zoë O'Neil", "李", "प्रिया", "สมศรี", "ann@example.org", "a" * 40])
 def test_usual_names_are_accepted(server, name):
     assert Labeler(server.url, name).answer == {"labeler": name}
+
+
+def test_two_ways_to_encode_a_name_are_one_labeler(server):
+    assert Labeler(server.url, "Zoe\u0308").answer == {"labeler": "Zo\u00eb"}
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "", "localhost.evil"])

@@ -17,7 +17,7 @@ from hfkit.commands.label.events import SentEvent, checked_event, read_sent, tex
 from hfkit.commands.label.guard import guard, read_body
 from hfkit.commands.label.labels_file import UNDO, LabelsFile, now
 from hfkit.commands.label.rows import Row
-from hfkit.commands.label.sessions import LABELER_NAME, Sessions
+from hfkit.commands.label.sessions import Sessions, labeler_name
 from hfkit.commands.web.hosts import is_this_machine
 from hfkit.config.labeling import LabelConfig
 from hfkit.core.errors import reason
@@ -90,8 +90,8 @@ class LabelPage:
     async def login(self, request: Request) -> Response:
         """Start a session."""
         given = await read_body(request)
-        name = given.get("labeler")
-        if not isinstance(name, str) or not LABELER_NAME.fullmatch(name):
+        name = labeler_name(given.get("labeler"))
+        if name is None:
             raise HTTPException(422, "labeler: 1 to 40 letters, digits, spaces, or . ' @ - _")
         if not await self.sessions.is_allowed(given.get("password")):
             raise HTTPException(403, "wrong password")

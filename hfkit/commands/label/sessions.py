@@ -7,14 +7,29 @@ import json
 import os
 import re
 import secrets
+import unicodedata
 from pathlib import Path
 
 from hfkit.core.files import read_json_mapping
 
 LABELER_NAME = re.compile(r"\w(?:[\w .'@-]{0,38}[\w.])?")
 """Names of labelers: 1 to 40 letters, digits and a few signs; the names of judges have others."""
+MAX_NAME = 40
 WRONG_PASSWORD_SECONDS = 1.0
 MAX_SESSIONS = 10_000
+
+
+def labeler_name(given: object) -> str | None:
+    """Return the name of a labeler in Unicode's composed form, in which equal names are equal; None if it is none.
+
+    Marks are allowed after a letter, since scripts such as Devanagari and Thai write vowels with them.
+    """
+    if not isinstance(given, str):
+        return None
+    name = unicodedata.normalize("NFC", given)
+    letters = "".join(one for one in name if not unicodedata.category(one).startswith("M"))
+    is_valid = len(name) <= MAX_NAME and name[:1] == letters[:1] and LABELER_NAME.fullmatch(letters)
+    return name if is_valid else None
 
 
 class Sessions:
