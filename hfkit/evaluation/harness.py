@@ -4,24 +4,19 @@ import logging
 import os
 import random
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import lm_eval
 import lm_eval.api.metrics  # registers the metrics
-import lm_eval.utils
 import numpy as np
 import torch
-from jinja2 import BaseLoader, StrictUndefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import SecurityError
 from lm_eval.api.registry import metric_registry
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._index import TaskIndex
-from lm_eval.tasks._yaml_loader import load_yaml
 
 from hfkit.config.evaluation import BenchConfig
 from hfkit.core.console import is_debugging, say
@@ -41,6 +36,7 @@ from hfkit.evaluation.bench_files import (
     read_task_file,
     resolved_data_files,
 )
+from hfkit.evaluation.compat_lm_eval import add_task, sandboxed_templates, set_dataset_kwargs
 from hfkit.evaluation.replies import Subject
 
 VERSION = version("lm_eval")
@@ -104,20 +100,9 @@ class LoadedTask:
     identity: str
 
 
-@contextmanager
-def safe_templates(allow_code: bool) -> Iterator[None]:
-    """Render the Jinja templates of tasks in a sandbox, unless code is allowed; the harness has none."""
-    before = lm_eval.utils.env
-    if not allow_code:
-        sandbox = ImmutableSandboxedEnvironment(
-            loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True
-        )
-        sandbox.filters |= before.filters
-        lm_eval.utils.env = sandbox
-    try:
-        yield
-    finally:
-        lm_eval.utils.env = before
+def template_context(allow_code: bool) -> AbstractContextManager[None]:
+    """Return the context in which templates of tasks are rendered: a sandbox, unless code is allowed."""
+    return nullcontext() if allow_code else sandboxed_templates()
 
 
 def quiet_harness() -> None:
@@ -153,7 +138,7 @@ def load_tasks(config: BenchConfig) -> list[LoadedTask]:
     for file in own:
         add_task_file(manager, file, is_named=file in given.values())
     require_known(manager, names, config.allow_code)
-    with safe_templates(config.allow_code):
+    with template_context(config.allow_code):
         return [load_task(manager, name, config) for name in names]
 
 
@@ -182,13 +167,11 @@ def unknown_metric_problems(files: list[TaskFile]) -> list[Problem]:
 
 def add_task_file(manager: TaskManager, file: TaskFile, is_named: bool) -> None:
     """Add a task file that the user named to the manager's index; find data files next to the YAML of a task."""
-    index = manager.task_index
     if is_named:
-        index[file.name] = replace(TaskIndex.entry_from_path(file.path), cfg=file.content)
+        add_task(manager, file.name, file.path, file.content)
     kwargs = resolved_data_files(file)
-    if kwargs is not None and file.name in index:
-        content = load_yaml(file.path, resolve_func=True) | {"dataset_kwargs": kwargs}
-        index[file.name] = replace(index[file.name], yaml_path=None, cfg=content)
+    if kwargs is not None and file.name in manager.task_index:
+        set_dataset_kwargs(manager, file.name, file.path, kwargs)
 
 
 def require_known(manager: TaskManager, names: list[str], allow_code: bool) -> None:
@@ -271,7 +254,7 @@ def run_task(model: HarnessModel, task: LoadedTask, config: BenchConfig) -> dict
     for leaf in task.leaves.values():
         leaf.set_fewshot_seed(config.seed)
     try:
-        with safe_templates(config.allow_code):
+        with template_context(config.allow_code):
             # simple_evaluate would collect this machine's environment each time, which takes seconds
             return lm_eval.evaluate(
                 lm=model,

@@ -14,6 +14,7 @@ from hfkit.evaluation.results_file import ResultsFile
 from hfkit.models.engines import make_engine
 from hfkit.models.generation import Engine, generate_replies, likelihoods, stop_ids
 from hfkit.models.loading import cached_config, load_policy
+from hfkit.models.model_config import context_tokens
 from hfkit.models.tokenizers import load_tokenizer, variables_fault
 from hfkit.records.record import model_identity
 from hfkit.records.source import Source
@@ -101,7 +102,7 @@ class Subject:
     @property
     def context(self) -> int | None:
         """The longest context in tokens; None if unlimited."""
-        return getattr(cached_config(self.path, self.revision).get_text_config(), "max_position_embeddings", None)
+        return context_tokens(cached_config(self.path, self.revision))
 
     def unload(self) -> None:
         """Free the weights."""

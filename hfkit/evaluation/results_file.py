@@ -1,11 +1,9 @@
 """Saves each result at once, one JSON object a line, so that an interrupted evaluation can resume."""
 
-import json
 from pathlib import Path
 
 from hfkit.core.errors import HfkitError
-from hfkit.core.files import write_text
-from hfkit.core.limits import load_json
+from hfkit.core.json_lines import append_lines, read_appended
 
 
 class ResultsFile:
@@ -19,16 +17,11 @@ class ResultsFile:
     """
 
     def __init__(self, path: Path):
-        self.path, self.known = path, {}
-        content = path.read_bytes() if path.is_file() else b""
+        self.path = path
         try:
-            whole = content[: content.rfind(b"\n") + 1].decode()  # the last line may end within a character
-            # not splitlines, which also splits at characters that JSON does not escape
-            self.known = {line["key"]: line for line in map(load_json, whole.split("\n")[:-1])}
+            self.known = {line["key"]: line for line in read_appended(path)}
         except (ValueError, TypeError, KeyError) as error:
             raise HfkitError(f"{path} was not written by an evaluation: choose another --output_dir") from error
-        if len(whole.encode()) < len(content):
-            write_text(path, whole)
 
     def __contains__(self, key: str) -> bool:
         return key in self.known
@@ -40,6 +33,5 @@ class ResultsFile:
         """Append results by key, in one write."""
         lines = {key: {"key": key, **result} for key, result in results.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines.values()))
+        append_lines(self.path, lines.values())
         self.known |= lines

@@ -14,6 +14,7 @@ from hfkit.evaluation.held_out import HeldOut, load_held_out
 from hfkit.evaluation.replies import Subject
 from hfkit.metrics.preference import metrics_of_rewards
 from hfkit.metrics.reward_probes import probe_warnings, run_probes
+from hfkit.models.model_config import context_tokens
 from hfkit.models.reward_model import RewardModel, load_reward
 
 PROBED = 32
@@ -47,7 +48,7 @@ def evaluate_reward_models(config: EvaluateConfig) -> dict:
 
 def evaluate_pairs(reward: RewardModel, held_out: HeldOut, batch_size: int) -> tuple[dict[str, float], SplitStats]:
     """Return the metrics of `preference.metrics_of_rewards`, and statistics of the pairs."""
-    context = getattr(reward.model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_tokens(reward.model.config)
     pairs, stats = held_out.encoded(reward.tokenizer, context)
     columns = [pairs[column][:] for column in ("chosen_ids", "rejected_ids")]
     rewards = [reward.score_ids(column, batch_size).double().numpy() for column in columns]

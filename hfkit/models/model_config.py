@@ -21,6 +21,11 @@ def new_config(settings: dict) -> PreTrainedConfig:
     return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
 
+def context_tokens(config: PreTrainedConfig) -> int | None:
+    """Return the context length of a model in tokens; None if it is unlimited."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def read_config(path: str, revision: str = "main") -> PreTrainedConfig:
     """Return the config of a full model.
 

@@ -27,6 +27,7 @@ from hfkit.data.splits import load_splits, report_splits
 from hfkit.hub.push_to_hub import push_when_done
 from hfkit.models.adapters import record_base
 from hfkit.models.loading import load_trainable, without_expert_dropout
+from hfkit.models.model_config import context_tokens
 from hfkit.models.saving import save_model
 from hfkit.models.sft_loss import router_arguments
 from hfkit.models.tokenizers import load_stage_tokenizer
@@ -133,7 +134,7 @@ def sampled_prompts(pairs: Dataset, config: DPOConfig, model) -> Dataset:
     prompt with its responses, which may be shorter than the sampled ones.
     """
     prompts = {tuple(row["chosen_ids"][: row["starts"][0]]): None for row in pairs} if config.eval_prompts else {}
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    context = context_tokens(model.config) or math.inf
     fitting = [list(prompt) for prompt in prompts if len(prompt) + config.response_length <= context]
     if len(fitting) < len(prompts):
         warn(

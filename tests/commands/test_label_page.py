@@ -68,12 +68,6 @@ def prompt_row(prompt: str, replies: list[str]) -> dict:
 
 
 @pytest.fixture(scope="module")
-def servers():
-    with LabelServers() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def server(servers, tmp_path_factory):
     """A server on which each labeler gets each row of `REPLIES`."""
     folder = tmp_path_factory.mktemp("label")

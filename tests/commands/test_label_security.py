@@ -9,7 +9,7 @@ import time
 import pytest
 from conftest import write_rows
 from fastapi import FastAPI
-from label_pages import Labeler, LabelServers, request
+from label_pages import Labeler, request
 from network import LOCAL_PORTS
 
 from hfkit.commands.label.checks import problems_of
@@ -20,12 +20,6 @@ from hfkit.core.errors import ConfigError, HfkitError
 
 PASSWORD = "correct horse"
 ROWS = [{"prompt": f"Question {n}?", "replies": ["yes", "no"]} for n in range(4)]
-
-
-@pytest.fixture(scope="module")
-def servers():
-    with LabelServers() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +63,7 @@ def test_without_a_session_nothing_is_shown_or_saved(server):
 def test_a_password_is_required_and_a_wrong_one_takes_a_second(guarded):
     page, folder = guarded
     assert request(page.url, "GET", "/api/setup")[2]["needs_password"] is True
-    for wrong in (None, 5, f"{PASSWORD} ", "\ud800"):
+    for wrong in (None, 5, f"{PASSWORD} "):
         began = time.monotonic()
         assert request(page.url, "POST", "/api/login", {"labeler": "Eve", "password": wrong})[0] == 403
         assert time.monotonic() - began >= 1
@@ -191,10 +185,11 @@ def test_every_answer_has_the_headers(server):
         (b"[]", 400),
         (b"1", 400),
         (b"[" * 100_000, 400),
+        (rb'{"labeler": "\ud800"}', 400),
         (b'{"a":' * 5_000 + b"1" + b"}" * 5_000, 400),
         (b'{"labeler": "' + b"a" * (1 << 20) + b'"}', 413),
     ],
-    ids=["empty", "cut", "not-utf8", "list", "number", "deep-list", "deep-object", "huge"],
+    ids=["empty", "cut", "not-utf8", "list", "number", "deep-list", "surrogate", "deep-object", "huge"],
 )
 def test_a_body_that_is_not_a_small_object_is_rejected(server, body, status):
     assert request(server.url, "POST", "/api/login", body)[0] == status
@@ -240,9 +235,9 @@ def test_an_endless_body_is_cut_off(server):
         {"seconds": -1},
         {"seconds": "1"},
         {"seconds": True},
+        {"seconds": 10**400},
         {"answer": 5},
         {"answer": "x" * 200_001},
-        {"answer": "\ud800"},
         {"note": ["x"]},
         {"all_bad": "yes"},
         {"flags": [["unknown"], []]},
@@ -258,14 +253,6 @@ def test_a_judgement_with_an_invalid_field_is_rejected_and_not_saved(server, fie
     status, _, answer = ann.send("POST", "/api/judgements", event | fields)
     assert status == 422 and answer["error"]
     assert ann.next()["done"] == 0
-
-
-def test_a_huge_number_of_seconds_is_a_day(server):
-    ann = Labeler(server.url, "Cid")
-    row = ann.next()["row"]
-    ann.judge(row, seconds=10**400)
-    saved = ann.send("GET", f"/api/rows/{row['row']}")[2]["row"]
-    assert saved["judgement"]["seconds"] == 86_400
 
 
 @pytest.mark.parametrize("row", ["nowhere", 5, None, ["x"], {}])
@@ -285,7 +272,7 @@ def test_a_client_that_hangs_up_does_not_disturb_others(server):
 
 def test_connections_without_a_request_do_not_block_the_page(monkeypatch):
     """Without a limit, 500 of them make the page answer 503 to everyone for as long as they are open."""
-    monkeypatch.setattr("hfkit.commands.web.server.HEADER_SECONDS", 0.5)
+    monkeypatch.setattr("hfkit.commands.web.compat_uvicorn.HEADER_SECONDS", 0.5)
     bound = open_socket("127.0.0.1", 0)
     address = bound.getsockname()
     LOCAL_PORTS.add(address[1])
@@ -294,7 +281,10 @@ def test_connections_without_a_request_do_not_block_the_page(monkeypatch):
         request_line = b"GET /x HTTP/1.1\r\nHost: localhost\r\n"
         wires[1].sendall(request_line)
         wires[2].sendall(request_line + b"\r\n")
-        assert wires[2].recv(4096).startswith(b"HTTP/1.1 404")
+        answer = b""
+        while not answer.endswith(b"}") and (part := wires[2].recv(4096)):
+            answer += part
+        assert answer.startswith(b"HTTP/1.1 404") and answer.endswith(b"}")
         wires[2].sendall(request_line)  # a second request that does not end either
         for wire in wires:
             assert wire.recv(4096) == b""

@@ -134,6 +134,7 @@ def test_the_report_has_a_column_for_each_policy_and_the_runs_of_each_round(done
     (root / "report.html").unlink()
 
 
+@pytest.mark.slow
 def test_people_label_on_a_page_and_the_pipeline_goes_on(tmp_path, data, sft_dir):
     rounds = {"count": 1, "max_prompts": 3, "judge": "human", "reward_function": None, "port": 0, "evaluate": {}}
     path, output = write_rounds(tmp_path, data, sft_dir, rounds), tmp_path / "printed"
@@ -178,6 +179,7 @@ def test_changed_labels_are_refused_by_the_stage_that_trained_on_them(done):
     assert modification_times(root) == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_uninterrupted_one(done, tmp_path):
     """SIGKILL after the first reward model, and again after the second round's labels."""
     path, whole = done
@@ -211,6 +213,18 @@ def test_labels_become_pairs_after_pairs_of_the_reward_models_own(tmp_path, data
     rows = [json.loads(line) for line in (root / "round_1" / "labels" / "pairs.jsonl").read_text().splitlines()]
     assert rows and all(len(row["chosen"]) > len(row["rejected"]) for row in rows)  # the judge scores the length
     assert "score" not in read_json_mapping(root / "rounds.json")["rounds"][1]
+
+
+def test_rounds_run_whichever_stage_samples_responses(tmp_path, data, sft_dir):
+    path = write_rounds(tmp_path, data, sft_dir, {"count": 1, "evaluate": {}})
+    content = yaml.safe_load(path.read_text())
+    del content["stages"]["ppo"]
+    prompts = str(data / "prompts.jsonl")
+    content["stages"]["rloo"] = {"model_name_or_path": str(sft_dir), **TINY["rloo"][1], "datasets": [prompts]}
+    path.write_text(yaml.safe_dump(content))
+    root = run_pipeline(path)
+    starts = [one["path"] for one in read_record(root / "round_1" / "rloo")["lineage"]]
+    assert starts == [str(sft_dir), str(root / "round_1" / "reward")]
 
 
 def test_a_third_round_continues_two(done):

@@ -8,16 +8,14 @@ import shutil
 import socket
 import stat
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import cached_property
 from pathlib import Path
 
 import openai
 import pytest
-import uvicorn
 from conftest import python_path
 from forks import Fork
 from network import LOCAL_PORTS
@@ -26,7 +24,7 @@ from transformers import GenerationConfig
 from hfkit.cli import main
 from hfkit.commands.chat.models import LoadedModels
 from hfkit.commands.serve.app import MOST_BYTES, build_app
-from hfkit.commands.serve.engines import Generated, TransformersBackend
+from hfkit.commands.serve.backends import Generated, Generation, TransformersBackend
 from hfkit.commands.serve.feedback import FeedbackFile
 from hfkit.commands.serve.jobs import MOST_WAITING, Job, Jobs, Started
 from hfkit.commands.serve.models import ServedModel, name_models
@@ -34,7 +32,7 @@ from hfkit.commands.serve.requests import Request, read_chat, read_completion
 from hfkit.commands.serve.response_text import ResponseText
 from hfkit.commands.serve.tool_calls import call_format, find_calls
 from hfkit.commands.serve.vllm import VLLMBackend, chosen_backend, find_vllm
-from hfkit.commands.web.server import open_socket
+from hfkit.commands.web.server import ServerThread, open_socket
 from hfkit.core.console import printable
 from hfkit.core.errors import HfkitError
 from hfkit.data.built_in_templates import read_built_in
@@ -159,10 +157,11 @@ def test_models_are_listed_and_keep_their_own_weights(server, sft_dir, capsys):
     client = server.openai
     assert [model.id for model in client.models.list()] == ["assistant", "sft", "endless", "toolbox"]
     assert client.models.retrieve("sft").id == "sft"
+    expected = chat_reply(sft_dir, capsys)
     for name in ("assistant", "sft", "assistant", "sft"):
         reply = client.chat.completions.create(model=name, messages=ASKED, temperature=0).choices[0].message.content
         if name == "sft":
-            assert reply == chat_reply(sft_dir, capsys)
+            assert reply == expected
     with pytest.raises(openai.NotFoundError) as raised:
         client.chat.completions.create(model="assistent", messages=ASKED)
     assert raised.value.code == "model_not_found" and "did you mean 'assistant'?" in str(raised.value)
@@ -224,15 +223,15 @@ def test_a_completion_continues_a_text_and_keeps_its_white_space(server, base_di
         ({"messages": [*ASKED, {"role": "assistant", "content": "x"}]}, "messages", "assistant message at the end"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages", "rejected by the chat template"),
         ({"messages": [{"role": "user", "content": "x " * 400}]}, "messages", "context of sft is 256 tokens"),
-        ({"temperature": -1}, "temperature", "expected a number from 0 to 2"),
-        ({"top_p": "1"}, "top_p", "expected a number from 0 to 1"),
-        ({"max_tokens": 0}, "max_tokens", "expected an integer from 1"),
+        ({"temperature": -1}, "temperature", "temperature: -1 -> expected greater than or equal to 0"),
+        ({"top_p": "1"}, "top_p", "expected a valid number"),
+        ({"max_tokens": 0}, "max_tokens", "expected greater than or equal to 1"),
         ({"n": 2}, "n", "n: 2 is not supported"),
         ({"logprobs": True}, "logprobs", "not supported"),
         ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
-        ({"stop": [""]}, "stop", "expected a text or a list of texts"),
-        ({"stream": "yes"}, "stream", "expected true or false"),
-        ({"seed": 1.5}, "seed", "expected an integer"),
+        ({"stop": [""]}, "stop", "at least 1 character"),
+        ({"stream": "yes"}, "stream", "expected a valid boolean"),
+        ({"seed": 1.5}, "seed", "expected a valid integer"),
         ({"tools": TOOLS}, "tools", "the chat template of sft does not support tools"),
         ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice", "'required' is not supported"),
         ({"chat_template_kwargs": {"nothing": 1}}, "chat_template_kwargs", "no variable nothing"),
@@ -278,6 +277,7 @@ def test_requests_that_are_not_answered(server):
     assert status_and_code(*chat, b"{") == (400, "invalid_json")
     assert status_and_code(*chat, b"[" * 100_000) == (400, "invalid_json")
     assert status_and_code(*chat, b"\xff") == (400, "invalid_json")
+    assert status_and_code(*chat, rb'{"messages": "\ud800"}') == (400, "invalid_json")
     assert status_and_code(*chat, b"[1]") == (400, "invalid_json")
     assert server.send("GET", "/docs")[0] == server.send("GET", "/openapi.json")[0] == 404
     assert server.send("GET", "/v1/chat/completions")[0] == 405
@@ -359,13 +359,17 @@ def test_feedback_becomes_rows(server, run_stage, tmp_path, capsys):
     ("body", "status", "message"),
     [
         ({"id": "chatcmpl-0", "rating": "up"}, 404, "is not among the last responses"),
-        ({"id": ["x"], "rating": "up"}, 404, "is not among the last responses"),
+        ({"id": ["x"], "rating": "up"}, 400, "id: ['x'] -> expected a valid string"),
         ({"rating": "up"}, 400, "expected the id of a response, or messages and response"),
-        ({"messages": ASKED, "response": "x"}, 400, "rating: None -> expected 'up' or 'down'"),
+        ({"messages": ASKED, "response": "x"}, 400, "rating: expected 'up' or 'down', or a correction"),
         ({"messages": ASKED, "response": "x", "rating": "good"}, 400, "rating: 'good' -> expected"),
         ({"messages": ASKED, "response": "x", "rating": "up", "correction": "y"}, 400, "needs none"),
-        ({"messages": ASKED, "response": "x", "rating": "up", "flags": "wrong"}, 400, "flags: expected a list"),
-        ({"messages": ASKED, "response": "x", "rating": "up", "note": 1}, 400, "note: expected a text"),
+        (
+            {"messages": ASKED, "response": "x", "rating": "up", "flags": "wrong"},
+            400,
+            "flags: 'wrong' -> expected",
+        ),
+        ({"messages": ASKED, "response": "x", "rating": "up", "note": 1}, 400, "note: 1 -> expected a valid string"),
         ({"messages": "x", "response": "x", "rating": "up"}, 400, "messages: expected a list"),
     ],
 )
@@ -394,12 +398,12 @@ def test_the_oldest_responses_are_forgotten_and_a_cut_line_is_dropped(tmp_path, 
 
 
 def test_adapters_of_one_base_share_it(sft_dir, ppo_dir):
-    engine = TransformersBackend({"a": str(sft_dir), "b": str(ppo_dir)}, LoadedModels())
-    assert engine.chat_models["a"].base is engine.chat_models["b"].base
+    backend = TransformersBackend({"a": str(sft_dir), "b": str(ppo_dir)}, LoadedModels())
+    assert backend.chat_models["a"].base is backend.chat_models["b"].base
 
 
 class NoModels:
-    """An engine without models."""
+    """A backend without models."""
 
     name, most_at_once, models = "none", 1, {}
 
@@ -407,25 +411,15 @@ class NoModels:
 @pytest.fixture
 def guarded():
     """guarded(key, origins) -> the port of an app without models, in a thread."""
-    servers = []
+    with ExitStack() as servers:
 
-    def start(key: str | None, origins: list[str]) -> int:
-        app = build_app(Jobs(NoModels(), 1), key, origins, None, None)
-        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, log_level="error"))
-        listener = open_socket("127.0.0.1", 0)
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        servers.append((server, thread, listener))
-        while not server.started:
-            time.sleep(0.01)
-        LOCAL_PORTS.add(port := listener.getsockname()[1])
-        return port
+        def start(key: str | None, origins: list[str]) -> int:
+            listener = open_socket("127.0.0.1", 0)
+            servers.enter_context(ServerThread(build_app(Jobs(NoModels(), 1), key, origins, None, None), listener))
+            LOCAL_PORTS.add(port := listener.getsockname()[1])
+            return port
 
-    yield start
-    for server, thread, listener in servers:
-        server.should_exit = True
-        thread.join()
-        listener.close()
+        yield start
 
 
 def test_if_there_is_a_key_every_request_needs_it(guarded):
@@ -582,10 +576,10 @@ class Caller:
 
     name, most_at_once = "caller", 1
 
-    def generate(self, model, ids, request, max_tokens, write, is_ended):
+    def generate(self, work):
         raw = f"One moment.\n<tool_call>\n{CALL}\n</tool_call>"
         for piece in (raw[:20], raw[20:]):
-            write(piece)
+            work.write(piece)
         return Generated(9, True, raw)
 
 
@@ -675,15 +669,15 @@ def vllm_program(tmp_path, monkeypatch):
 def test_vllm_gets_token_ids_and_the_settings_of_training(vllm_program, ppo_dir, sft_dir):
     paths = {"ppo": str(ppo_dir), "sft": str(sft_dir)}
     assert chosen_backend("vllm", paths) == "vllm"
-    engine, pieces = VLLMBackend(paths, LoadedModels()), []
-    model = engine.models["ppo"]
+    backend, pieces = VLLMBackend(paths, LoadedModels()), []
+    model = backend.models["ppo"]
     try:
         reply = [*model.tokenizer(" Ann likes red.").input_ids, model.tokenizer.eos_token_id]
         (vllm_program / "tokens").write_text(json.dumps(reply))
         request = Request("ppo", ASKED, seed=3, temperature=0.5)
-        made = engine.generate(model, [5, 6], request, 9, pieces.append, lambda: False)
+        made = backend.generate(Generation(model, [5, 6], request, 9, pieces.append, lambda: False))
     finally:
-        engine.close()
+        backend.close()
     assert "".join(pieces) == " Ann likes red." and (made.tokens, made.is_ended) == (len(reply), True)
     [(words, body)] = read_rows(vllm_program / "seen")
     assert (body["model"], body["prompt"], body["max_tokens"], body["seed"]) == ("ppo", [5, 6], 9, 3)
@@ -691,9 +685,9 @@ def test_vllm_gets_token_ids_and_the_settings_of_training(vllm_program, ppo_dir,
     at = words.index("--lora-modules")
     assert words[at + 1 : at + 3] == [f"ppo={ppo_dir}", f"sft={sft_dir}"]
     assert words[words.index("--max-model-len") + 1] == "256" and "--trust-remote-code" not in words
-    assert engine.process.returncode is not None and not Path(engine.socket).exists()
+    assert backend.process.returncode is not None and not Path(backend.socket).exists()
     with pytest.raises(HfkitError, match="vLLM ended with status"):
-        engine.require_alive()
+        backend.require_alive()
 
 
 def test_vllm_serves_one_base(vllm_program, toolbox_dir, endless_dir):
@@ -710,7 +704,7 @@ def test_sigterm_ends_the_server_within_seconds_and_frees_the_port(server):
         next(iter(stream))
         started = time.monotonic()
         os.kill(server.process.pid, 15)
-        with pytest.raises((openai.APIError, Exception), match=r"shutting down|peer closed|incomplete"):
+        with pytest.raises(Exception, match=r"shutting down|peer closed|incomplete"):
             for _ in stream:
                 pass
     assert server.process.wait(20) == 143

@@ -20,9 +20,9 @@ from hfkit.cli import main
 from hfkit.core.errors import ConfigError
 
 PAGES = [page.relative_to(ROOT).as_posix() for page in find_pages()]
-IN_EVERY_SUITE = ("README.md",)
 
 
+@pytest.mark.docs
 def test_the_quickstart_leaves_what_the_readme_shows(quickstart_folder):
     runs = quickstart_folder / "runs" / "quickstart"
     found = json.loads((runs / "summary.json").read_text())
@@ -38,10 +38,9 @@ def test_the_quickstart_leaves_what_the_readme_shows(quickstart_folder):
     assert arena["data"]["prompts"]["kept"] == found["questions"]
 
 
+@pytest.mark.docs
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "page", [page if page in IN_EVERY_SUITE else pytest.param(page, marks=pytest.mark.docs) for page in PAGES]
-)
+@pytest.mark.parametrize("page", PAGES)
 def test_a_page_runs_from_top_to_bottom(page, folder, monkeypatch, capfd):
     namespace = {"__name__": "__main__"}
     for block in read_blocks(ROOT / page):

@@ -1,12 +1,11 @@
 """A full disk ends a run in one sentence, with its last whole checkpoint; with room again it ends as if undisturbed."""
 
-import resource
 import shutil
 import subprocess
-from contextlib import contextmanager
 from functools import cache
 
 import pytest
+from full_disk import largest_file
 from interruption import assert_same_run
 from quick import mostly_slow
 from transformers import TrainerCallback
@@ -22,17 +21,6 @@ from hfkit.training.run import checkpoint_fault, checkpoints_in
 
 STAGES = ["pretrain", "sft", "reward", "ppo"]
 CHANGES = {"save_steps": 1, "max_steps": 4, "test_split_size": 4, "resume_from_checkpoint": True}
-
-
-@contextmanager
-def largest_file(size: int):
-    """No file of this process may grow beyond `size` bytes in the block, as on a disk that is full then."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="module")

@@ -243,37 +243,41 @@ def kept_by(model, name: str, length: int, bf16: bool | None) -> int:
     return tensor_bytes(kept.values())
 
 
+QUICK_PEAKS = [
+    ("pretrain", {}),
+    ("sft", {**LORA, "gradient_checkpointing": True}),
+    ("sft", {**LORA, "load_in_4bit": True, "bf16": True}),
+    ("reward", LORA),
+    ("dpo", LORA),
+    ("ppo", {**LORA, **FUNCTIONS}),
+    ("rloo", {"response_length": 80}),
+]
+SLOW_PEAKS = [
+    ("pretrain", {"gradient_checkpointing": True}),
+    ("pretrain", {"gradient_accumulation_steps": 2, "bf16": True}),
+    ("sft", {}),
+    ("sft", LORA),
+    ("sft", {**LORA, "loss_type": "nll"}),
+    ("sft", {**LORA, "load_in_4bit": True}),
+    ("reward", {"gradient_checkpointing": True}),
+    ("reward", {"form": "rankings", "per_device_train_batch_size": 2}),
+    ("dpo", {}),
+    ("dpo", {**LORA, "load_in_4bit": True, "bf16": True, "form": "rankings"}),
+    ("dpo", {**LORA, "gradient_checkpointing": True}),
+    ("ppo", LORA),
+    ("ppo", {**LORA, "bf16": True}),
+    ("ppo", {**LORA, "gradient_checkpointing": True}),
+    ("ppo", {"gradient_checkpointing": True, "response_length": 80}),
+    ("ppo", {**LORA, "gradient_checkpointing": True, **ONE_BY_ONE}),
+    ("ppo", FUNCTIONS),
+    ("grpo", LORA),
+    ("grpo", {**LORA, "load_in_4bit": True, "bf16": True, "response_length": 80}),
+    ("rloo", {**LORA, "gradient_checkpointing": True, **FUNCTIONS}),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "changes"),
-    [
-        ("pretrain", {}),
-        ("pretrain", {"gradient_checkpointing": True}),
-        ("pretrain", {"gradient_accumulation_steps": 2, "bf16": True}),
-        ("sft", {}),
-        ("sft", LORA),
-        ("sft", {**LORA, "gradient_checkpointing": True}),
-        ("sft", {**LORA, "loss_type": "nll"}),
-        ("sft", {**LORA, "load_in_4bit": True}),
-        ("sft", {**LORA, "load_in_4bit": True, "bf16": True}),
-        ("reward", LORA),
-        ("reward", {"gradient_checkpointing": True}),
-        ("reward", {"form": "rankings", "per_device_train_batch_size": 2}),
-        ("dpo", {}),
-        ("dpo", LORA),
-        ("dpo", {**LORA, "load_in_4bit": True, "bf16": True, "form": "rankings"}),
-        ("dpo", {**LORA, "gradient_checkpointing": True}),
-        ("ppo", LORA),
-        ("ppo", {**LORA, "bf16": True}),
-        ("ppo", {**LORA, "gradient_checkpointing": True}),
-        ("ppo", {"gradient_checkpointing": True, "response_length": 80}),
-        pytest.param("ppo", {**LORA, "gradient_checkpointing": True, **ONE_BY_ONE}, marks=pytest.mark.slow),
-        ("ppo", {**LORA, **FUNCTIONS}),
-        ("ppo", FUNCTIONS),
-        ("grpo", LORA),
-        ("grpo", {**LORA, "load_in_4bit": True, "bf16": True, "response_length": 80}),
-        ("rloo", {**LORA, "gradient_checkpointing": True, **FUNCTIONS}),
-        ("rloo", {"response_length": 80}),
-    ],
+    ("name", "changes"), [*QUICK_PEAKS, *(pytest.param(*one, marks=pytest.mark.slow) for one in SLOW_PEAKS)]
 )
 def test_the_peak_is_that_of_all_tensors_of_a_run(stage_for, name, changes):
     stage = stage_for(name, **changes, micro_batches_by_length=False)  # else short rows may be computed by themselves

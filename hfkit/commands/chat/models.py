@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import (
     BitsAndBytesConfig,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
@@ -24,6 +25,7 @@ from hfkit.models.adapters import load_adapter
 from hfkit.models.fitting import require_fitting, require_vocabulary
 from hfkit.models.generation import sampling_config, stop_ids, without_generation_defaults
 from hfkit.models.loading import is_classifier, load_base
+from hfkit.models.model_config import context_tokens
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.models.tokenizers import read_tokenizer, variables_fault
 from hfkit.records.base import same_base
@@ -51,7 +53,7 @@ class LoadedBase:
     @property
     def context(self) -> int | None:
         """Context length in tokens; None if unlimited."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return context_tokens(self.model.config)
 
 
 @dataclass
@@ -71,24 +73,36 @@ class ChatModel:
         Returns:
             the response, and whether Ctrl-C stopped it.
         """
-        model, streamer = self.base.model, ReplyStreamer(self.tokenizer, write)
-        stop_token_ids = stop_ids(model.generation_config, self.tokenizer)
-        config = sampling_config(self.tokenizer, max_new_tokens, temperature, stop_token_ids)
-        prompt = torch.tensor([ids], device=model.device)
+        streamer = ReplyStreamer(self.tokenizer, write)
+        config = sampling_config(self.tokenizer, max_new_tokens, temperature, self.stop_token_ids)
         with catch_interrupts() as pressed:
             try:
-                with torch.inference_mode(), self.active_adapter(), without_generation_defaults(model):
-                    model.generate(
-                        input_ids=prompt,
-                        attention_mask=torch.ones_like(prompt),
-                        generation_config=config,
-                        streamer=streamer,
-                        stopping_criteria=StoppingCriteriaList([lambda ids, scores: pressed.is_set()]),
-                    )
+                self.generate_ids(ids, config, streamer, pressed.is_set)
             except KeyboardInterrupt:
                 pressed.set()
                 streamer.end()
         return streamer.text.strip(), pressed.is_set()
+
+    def generate_ids(
+        self, ids: list[int], config: GenerationConfig, streamer: TextStreamer, is_ended: Callable[[], bool]
+    ) -> list[int]:
+        """Return the token ids of a response to token ids; end early if `is_ended`."""
+        model = self.base.model
+        prompt = torch.tensor([ids], device=model.device)
+        with torch.inference_mode(), self.active_adapter(), without_generation_defaults(model):
+            made = model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                generation_config=config,
+                streamer=streamer,
+                stopping_criteria=StoppingCriteriaList([lambda ids, scores: is_ended()]),
+            )
+        return made[0, len(ids) :].tolist()
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """The tokens that end a response."""
+        return stop_ids(self.base.model.generation_config, self.tokenizer)
 
     @contextmanager
     def active_adapter(self):
@@ -101,18 +115,28 @@ class ChatModel:
             yield
 
 
-class ReplyStreamer(TextStreamer):
-    """Calls `write` with text as soon as its words are complete; keeps all text in `text`."""
+class PieceStreamer(TextStreamer):
+    """Calls `write` with each piece of a response, as soon as its words are complete."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, write: Callable[[str], None]):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.write, self.text = write, ""
+        self.write = write
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Pass a piece on."""
+        if text:
+            self.write(text)
+
+
+class ReplyStreamer(PieceStreamer):
+    """Leaves out white space at the start of a response, and keeps all text in `text`."""
+
+    text = ""
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         text = text if self.text else text.lstrip()
         self.text += text
-        if text:
-            self.write(text)
+        super().on_finalized_text(text, stream_end)
 
 
 class LoadedModels:

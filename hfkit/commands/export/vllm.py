@@ -12,7 +12,7 @@ from hfkit.core.errors import HfkitError
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import LOADED_FILES, matches
 from hfkit.hub.model_files import list_files
-from hfkit.models.model_config import read_config
+from hfkit.models.model_config import context_tokens, read_config
 from hfkit.records.source import Source
 
 DTYPES_SERVED = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
@@ -105,7 +105,7 @@ def limits(path: str, revision: str, dtype: str | None) -> list[str]:
     """Return the options for the dtype, by default that of the stored weights, and for the context length in tokens."""
     config = read_config(path, revision)
     named = DTYPES_SERVED[dtype] if dtype else str(config.dtype or "auto").removeprefix("torch.")
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    context = context_tokens(config)
     return ["--dtype", named, *(["--max-model-len", str(context)] if context else [])]
 
 

@@ -33,6 +33,7 @@ from hfkit.core.errors import MISSING, ConfigError, Problem
 from hfkit.core.hub_ids import split_revision
 from hfkit.data.forms import FORMS
 from hfkit.models.loading import cached_config
+from hfkit.models.model_config import context_tokens
 from hfkit.stages.checks.data import source_problems
 from hfkit.stages.pipeline import parse_stages, stage_flags
 from hfkit.stages.pipeline_file import Pipeline
@@ -78,7 +79,7 @@ def pipeline_settings(
 ) -> dict[str, StageSettings]:
     """Return the settings of each stage; those that flags give replace the chosen ones."""
     config = cached_config(*split_revision(model, "main"))
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    context = context_tokens(config)
     limits = Limits(context, device.is_gpu)
     replies = [length for sources in chain.sources.values() for one in sources for length in one.replies]
     settings = {}

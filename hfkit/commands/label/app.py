@@ -7,12 +7,13 @@ import hashlib
 import socket
 from pathlib import Path
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from markdown_it import MarkdownIt
+from starlette.exceptions import HTTPException
 
 from hfkit.commands.label.assignment import Assignment, shuffled
-from hfkit.commands.label.events import checked_event, event_id, texts_in
+from hfkit.commands.label.events import SentEvent, checked_event, read_sent, texts_in
 from hfkit.commands.label.guard import guard, read_body
 from hfkit.commands.label.labels_file import UNDO, LabelsFile, now
 from hfkit.commands.label.rows import Row
@@ -58,8 +59,7 @@ class LabelPage:
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         own_name = [] if is_this_machine(self.config.host) else [socket.gethostname()]
         app.middleware("http")(guard([self.config.host, *own_name, *self.config.allowed_hosts]))
-        for kind in (HTTPException, 404, 405):
-            app.exception_handler(kind)(explain)
+        app.exception_handler(HTTPException)(explain)
         app.exception_handler(Exception)(explain_bug)
         for path, handler in {
             "/": self.page,
@@ -115,7 +115,7 @@ class LabelPage:
         """Save a judgement or a skip, once, and return the row to judge next."""
         labeler = self.labeler_of(request)
         given = await read_body(request)
-        key, known = given.get("row"), self.saved.ids.get(event_id(given))
+        key, known = given.get("row"), self.saved.ids.get(read_sent(SentEvent, given).id)
         if known is None:
             if not isinstance(key, str) or key not in self.rows:
                 raise HTTPException(404, "no such row")
@@ -127,7 +127,7 @@ class LabelPage:
     async def undo(self, request: Request) -> dict:
         """Undo the labeler's last judgement or skip, once, and return its row with it."""
         labeler, saved = self.labeler_of(request), self.saved
-        identity = event_id(await read_body(request))
+        identity = read_sent(SentEvent, await read_body(request)).id
         if identity not in saved.ids:
             last = saved.last_of(labeler, self.rows)
             if last is None:

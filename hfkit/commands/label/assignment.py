@@ -36,10 +36,8 @@ class Assignment:
         self.keys, self.saved, self.overlap, self.clock = list(keys), saved, overlap, clock
         random.Random(seed).shuffle(self.keys)
         self._judged_by: dict[str, set[str]] = {key: set() for key in keys}
-        self._done_by: dict[str, set[str]] = defaultdict(set)
+        self._done_by: dict[str, set[str]] = {key: set() for key in keys}  # judged or skipped
         self._held: dict[str, dict[str, float]] = defaultdict(dict)
-        self._settled_by: dict[str, set[str]] = {key: set() for key in keys}
-        self._enough = self._settled = 0
         for event in saved.counting():
             self.update(event["labeler"], event["row"])
 
@@ -47,15 +45,9 @@ class Assignment:
         """Take the judgement of a row into account that counts now; rows that are gone do not matter."""
         if row not in self._judged_by:
             return
-        event, names = self.saved.current(labeler, row), self._judged_by[row]
-        before = len(names) >= self.overlap
-        (names.add if event and event["kind"] == JUDGEMENT else names.discard)(labeler)
-        (self._done_by[labeler].add if event else self._done_by[labeler].discard)(row)
-        self._enough += (len(names) >= self.overlap) - before
-        settled = self._settled_by[row]
-        before = len(settled) >= self.overlap
-        (settled.add if event else settled.discard)(labeler)
-        self._settled += (len(settled) >= self.overlap) - before
+        event, judged, done = self.saved.current(labeler, row), self._judged_by[row], self._done_by[row]
+        (judged.add if event and event["kind"] == JUDGEMENT else judged.discard)(labeler)
+        (done.add if event else done.discard)(labeler)
         self._held[row].pop(labeler, None)
 
     def next_row(self, labeler: str, skipped: Collection[str] = ()) -> str | None:
@@ -67,10 +59,10 @@ class Assignment:
         for key in (skipped := {*skipped}):
             self.hold(key, labeler)
         now, best, best_rank = self.clock(), None, None
-        done, start = self._done_by[labeler], random.Random(labeler).randrange(len(self.keys))
+        start = random.Random(labeler).randrange(len(self.keys))
         for index, key in enumerate(chain(islice(self.keys, start, None), islice(self.keys, start))):
             count = len(self._judged_by[key])
-            if count >= self.overlap or key in done or key in skipped:
+            if count >= self.overlap or labeler in self._done_by[key] or key in skipped:
                 continue
             held = self._held[key] if key in self._held else {}
             others = sum(name != labeler and until > now for name, until in held.items())
@@ -91,13 +83,13 @@ class Assignment:
 
     def progress(self, labeler: str) -> dict[str, int]:
         """Return how many rows a labeler has done, how many are theirs to do in all, and how many are complete."""
-        done = self._done_by[labeler]
-        left = sum(len(names) < self.overlap and key not in done for key, names in self._judged_by.items())
-        return {"done": len(done), "total": len(done) + left, "all_done": self._enough}
+        done = [key for key, names in self._done_by.items() if labeler in names]
+        complete = [key for key, names in self._judged_by.items() if len(names) >= self.overlap]
+        return {"done": len(done), "total": len({*self.keys} - {*complete} | {*done}), "all_done": len(complete)}
 
     def is_complete(self) -> bool:
         """Return whether enough labelers have judged or skipped every row."""
-        return self._settled == len(self.keys)
+        return all(len(names) >= self.overlap for names in self._done_by.values())
 
 
 def shuffled(count: int, seed: int, labeler: str, row: str) -> list[int]:

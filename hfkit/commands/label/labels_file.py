@@ -1,14 +1,13 @@
 """Keeps the judgements: one JSON object a line, written through to the disk before anyone learns that it is saved."""
 
-import json
-import os
 import threading
 from collections.abc import Container
 from datetime import datetime, timezone
 from pathlib import Path
 
 from hfkit.core.errors import HfkitError, reason
-from hfkit.core.limits import load_json
+from hfkit.core.json_lines import append_lines, read_appended
+from hfkit.core.limits import UnsafeFileError
 from hfkit.core.names import is_utf8
 
 JUDGEMENT, SKIP, UNDO = "judgement", "skip", "undo"
@@ -36,20 +35,13 @@ class LabelsFile:
         self._lock = threading.Lock()
         self._stacks: dict[tuple[str, str], list[dict]] = {}
         self._histories: dict[str, list[dict]] = {}
-        content = path.read_bytes() if path.is_file() else b""
-        size = content.rfind(b"\n") + 1
-        is_whole = is_json(content[size:])
         try:
-            for line in (content + b"\n" if is_whole else content[:size]).decode().split("\n")[:-1]:
-                self._take(load_json(line))
+            for event in read_appended(path):
+                self._take(event)
         except (ValueError, TypeError, KeyError) as error:
             fault = f"line {len(self.events) + 1} is not a judgement ({reason(error)})"
+            fault = str(error) if isinstance(error, UnsafeFileError) else fault
             raise HfkitError(f"{path}: {fault}: repair it, or choose another --output_dir") from error
-        if is_whole:
-            with path.open("ab") as stream:
-                stream.write(b"\n")
-        elif size < len(content):
-            os.truncate(path, size)
 
     def _take(self, event: dict) -> None:
         """Take an event into account.
@@ -77,22 +69,7 @@ class LabelsFile:
         Raises:
             OSError: they cannot be written; then none of them is in the file.
         """
-        is_new = not self.path.exists()
-        data = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events).encode()
-        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        size = os.fstat(handle).st_size  # not a count of its own: someone may have edited the file
-        try:
-            written = os.write(handle, data)
-            if written < len(data):
-                raise OSError(f"{self.path}: {written} of {len(data)} bytes written")
-            os.fsync(handle)
-        except OSError:
-            os.ftruncate(handle, size)
-            raise
-        finally:
-            os.close(handle)
-        if is_new:
-            sync_folder(self.path.parent)
+        append_lines(self.path, events)
         with self._lock:
             for event in events:
                 self._take(event)
@@ -110,15 +87,6 @@ class LabelsFile:
         """Return the judgements and skips that count, one for each labeler and row; from any thread."""
         with self._lock:
             return [stack[-1] for stack in self._stacks.values() if stack]
-
-
-def is_json(line: bytes) -> bool:
-    """Return whether a line is whole JSON."""
-    try:
-        load_json(line.decode())
-    except ValueError:
-        return False
-    return True
 
 
 def fault_of(event: dict) -> str | None:
@@ -144,15 +112,6 @@ def fault_of(event: dict) -> str | None:
 def is_text(value: object) -> bool:
     """Return whether a JSON value is a text that can be saved; UTF-8 cannot hold half of a surrogate pair."""
     return isinstance(value, str) and is_utf8(value)
-
-
-def sync_folder(folder: Path) -> None:
-    """Write the entries of a folder through to the disk, so that a new file survives a power failure."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def now() -> str:

@@ -54,7 +54,7 @@ class Sessions:
         if self.password is None:
             return True
         async with self._attempt:
-            given = password.encode(errors="replace") if isinstance(password, str) else b""
+            given = password.encode() if isinstance(password, str) else b""
             is_right = hmac.compare_digest(given, self.password.encode())
             if not is_right:
                 await asyncio.sleep(WRONG_PASSWORD_SECONDS)

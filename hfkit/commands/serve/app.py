@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from uuid import uuid4
 
 from fastapi import FastAPI
@@ -29,6 +30,7 @@ MOST_BYTES = 4 << 20
 """Maximum bytes of a request."""
 SECONDS_TO_SEND = 60
 """Seconds within which a client must send a request."""
+read_body = partial(read_json_object, most_bytes=MOST_BYTES, seconds=SECONDS_TO_SEND)
 
 
 class Answer:
@@ -40,12 +42,13 @@ class Answer:
         self.id = f"{kind}-{uuid4().hex}"
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.prompt_tokens, loop = 0, asyncio.get_running_loop()
+        self.watch: asyncio.Task | None = None  # a task without a reference may be collected
 
         def report(event: Event) -> None:
             with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
                 loop.call_soon_threadsafe(self.events.put_nowait, event)
 
-        self.job = Job(jobs.engine.models[name], request, report)
+        self.job = Job(jobs.backend.models[name], request, report)
         jobs.put(self.job)
 
     async def start(self) -> None:
@@ -131,53 +134,22 @@ def sse(content: dict) -> str:
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
 
-async def read_body(request: HTTPRequest) -> dict:
-    """Return the JSON of a request.
-
-    Raises:
-        ApiError: it is too large, too slow, or not a JSON object.
-    """
-    try:
-        return await read_json_object(request, MOST_BYTES, SECONDS_TO_SEND)
-    except BodyError as error:
-        raise ApiError(error.status, str(error), code=error.code) from error
-
-
 async def respond(http: HTTPRequest, request: Request, jobs: Jobs, feedback: FeedbackFile | None) -> Response:
     """Return the response to a request; if the client goes away, its job ends.
 
     Raises:
         ApiError: the request cannot be answered.
     """
-    answer = Answer(request, jobs, find_model(jobs.engine.models, request.model).name, feedback)
-    watch = asyncio.create_task(cancel_when_gone(http, answer.job.cancelled))
-    keeps_watching = False
-    try:
-        await answer.start()
-        if not request.stream:
-            return JSONResponse(await answer.whole())
-        keeps_watching = True
-        stream = StreamingResponse(
-            watched(answer.pieces(), watch), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-        )
-        return stream
-    finally:
-        if not keeps_watching:
-            answer.job.cancelled.set()
-            watch.cancel()
-
-
-async def watched(pieces: AsyncIterator[str], watch: asyncio.Task) -> AsyncIterator[str]:
-    """Yield pieces, and stop watching the client at their end."""
-    try:
-        async for piece in pieces:
-            yield piece
-    finally:
-        watch.cancel()
+    answer = Answer(request, jobs, find_model(jobs.backend.models, request.model).name, feedback)
+    answer.watch = asyncio.create_task(cancel_when_gone(http, answer.job.cancelled))
+    await answer.start()
+    if not request.stream:
+        return JSONResponse(await answer.whole())
+    return StreamingResponse(answer.pieces(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
 
 async def cancel_when_gone(http: HTTPRequest, cancelled: threading.Event) -> None:
-    """Set `cancelled` when the client closes the connection."""
+    """Set `cancelled` when the client closes the connection, or has the whole response."""
     while (await http.receive())["type"] != "http.disconnect":
         pass
     cancelled.set()
@@ -205,7 +177,7 @@ def build_app(jobs: Jobs, key: str | None, origins: list[str], feedback: Feedbac
 def add_model_routes(app: FastAPI, jobs: Jobs) -> None:
     """Add the routes about the server and its models."""
     common = {"object": "model", "created": int(time.time()), "owned_by": "hfkit"}
-    entries = {name: {"id": name, **common} for name in jobs.engine.models}
+    entries = {name: {"id": name, **common} for name in jobs.backend.models}
 
     @app.get("/health")
     async def health() -> Response:
@@ -217,7 +189,7 @@ def add_model_routes(app: FastAPI, jobs: Jobs) -> None:
 
     @app.get("/v1/models/{name:path}")
     async def show_model(name: str) -> Response:
-        return JSONResponse(entries[find_model(jobs.engine.models, name).name])
+        return JSONResponse(entries[find_model(jobs.backend.models, name).name])
 
 
 def add_response_routes(app: FastAPI, jobs: Jobs, feedback: FeedbackFile | None, system: str | None) -> None:
@@ -245,6 +217,11 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def on_api_error(request: HTTPRequest, error: ApiError) -> Response:
         return JSONResponse(error.content(), error.status, {"Retry-After": "1"} if error.status == 503 else None)
+
+    @app.exception_handler(BodyError)
+    async def on_body_error(request: HTTPRequest, error: BodyError) -> Response:
+        answer = ApiError(error.status_code, error.detail, code=error.code)
+        return JSONResponse(answer.content(), error.status_code, error.headers)
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: HTTPRequest, error: HTTPException) -> Response:

@@ -5,22 +5,35 @@ So `hfkit sft` trains on the good responses, and `hfkit reward` on pairs of a go
 """
 
 import json
-import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
 
 from hfkit.commands.serve.errors import ApiError
-from hfkit.commands.serve.requests import read_messages
+from hfkit.commands.serve.requests import read_messages, read_valid
+from hfkit.commands.web.fields import Fields
 from hfkit.core.errors import ConfigError, Problem, reason
+from hfkit.core.json_lines import append_lines, read_appended
 from hfkit.data.messages import Messages, with_json_arguments
 
 MOST_KEPT, MOST_KEPT_CHARACTERS = 1000, 64 << 20
-MOST_FLAGS, LONGEST_FLAG, LONGEST_TEXT = 32, 200, 100_000
-LONGEST_ROW = 64 << 20
-RATINGS = {"up": True, "down": False}
+
+
+class Feedback(Fields):
+    """What a user thinks of a response: that of an id, or the given one."""
+
+    id: str | None = None
+    response: Annotated[str, Field(min_length=1)] | None = None
+    model: str = ""
+    rating: Literal["up", "down"] | None = None
+    correction: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = None
+    flags: Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=32)] = []
+    note: Annotated[str, Field(max_length=100_000)] = ""
 
 
 @dataclass(frozen=True)
@@ -51,24 +64,10 @@ class FeedbackFile:
         try:
             if path.suffix != ".jsonl":
                 raise ValueError("expected the name of a JSONL file: FILE.jsonl")
-            self.file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self.drop_cut_line()
+            read_appended(path)
+            append_lines(path, [], 0o600)
         except (OSError, ValueError) as error:
             raise ConfigError([Problem("--feedback", str(path), reason(error))], "the command line") from error
-
-    def drop_cut_line(self) -> None:
-        """End the last line; remove it if it is incomplete, because the machine stopped while it was written."""
-        size = os.fstat(self.file).st_size
-        end = os.pread(self.file, LONGEST_ROW, max(0, size - LONGEST_ROW))
-        if not end or end.endswith(b"\n"):
-            return
-        line = end[end.rfind(b"\n") + 1 :]
-        try:
-            json.loads(line)
-        except ValueError:
-            os.ftruncate(self.file, size - len(line))
-        else:
-            os.write(self.file, b"\n")
 
     def keep(self, identifier: str, answered: Answered) -> None:
         """Keep a response for feedback on it; the oldest ones are dropped."""
@@ -86,65 +85,45 @@ class FeedbackFile:
             ApiError: it is invalid, or the response is not known any more.
             OSError: the rows could not be written.
         """
-        rows = feedback_rows(body, self.find(body))
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "replace")
+        given = read_valid(Feedback, body)
+        rows = feedback_rows(given, self.find(given, body.get("messages")))
         with self.lock:
-            before = os.fstat(self.file).st_size
-            try:
-                if os.write(self.file, lines) < len(lines):
-                    raise OSError("the disk is full")
-                os.fsync(self.file)
-            except OSError:
-                os.ftruncate(self.file, before)
-                raise
+            append_lines(self.path, rows)
         return len(rows)
 
-    def find(self, body: dict) -> Answered:
-        """Return the response that feedback is about: that of an id, or of the feedback itself.
+    def find(self, given: Feedback, messages: object) -> Answered:
+        """Return the response that feedback is about: that of an id, or the given one with the messages before it.
 
         Raises:
             ApiError: there is none.
         """
-        identifier, response = body.get("id"), body.get("response")
-        if identifier is not None:
+        if given.id is not None:
             with self.lock:
-                found = self.answered.get(identifier) if isinstance(identifier, str) else None
+                found = self.answered.get(given.id)
             if found is None:
                 remedy = "send messages and response instead"
-                raise ApiError(404, f"id: {identifier!r} is not among the last responses: {remedy}", "id", "not_found")
+                raise ApiError(404, f"id: {given.id!r} is not among the last responses: {remedy}", "id", "not_found")
             return found[0]
-        if not isinstance(response, str) or not response:
+        if given.response is None:
             raise ApiError(400, "expected the id of a response, or messages and response", "id")
-        model = body.get("model", "")
-        messages = read_messages(body.get("messages"), "messages")
-        return Answered(model if isinstance(model, str) else "", messages, None, response)
+        return Answered(given.model, read_messages(messages, "messages"), None, given.response)
 
 
-def feedback_rows(body: dict, answered: Answered) -> list[dict]:
+def feedback_rows(given: Feedback, answered: Answered) -> list[dict]:
     """Return the rows of a feedback.
 
     Raises:
-        ApiError: a field is invalid.
+        ApiError: it has neither a rating nor a correction, or a correction of a good response.
     """
-    correction, rating = body.get("correction"), body.get("rating")
-    flags, note = body.get("flags") or [], body.get("note") or ""
-    if correction is not None and not (isinstance(correction, str) and correction.strip()):
-        raise ApiError(400, "correction: expected a text", "correction")
-    if rating not in (*RATINGS, None) or (rating is None and correction is None):
-        raise ApiError(400, f"rating: {rating!r} -> expected 'up' or 'down'", "rating")
-    if correction is not None and (rating == "up" or correction.strip() == answered.completion):
+    if given.rating is None and given.correction is None:
+        raise ApiError(400, "rating: expected 'up' or 'down', or a correction", "rating")
+    if given.correction is not None and (given.rating == "up" or given.correction == answered.completion):
         raise ApiError(400, "correction: a response that is good as it is needs none", "correction")
-    if not isinstance(flags, list) or not all(isinstance(one, str) and len(one) <= LONGEST_FLAG for one in flags):
-        raise ApiError(400, f"flags: expected a list of texts of at most {LONGEST_FLAG} characters", "flags")
-    if len(flags) > MOST_FLAGS:
-        raise ApiError(400, f"flags: expected at most {MOST_FLAGS}", "flags")
-    if not isinstance(note, str) or len(note) > LONGEST_TEXT:
-        raise ApiError(400, f"note: expected a text of at most {LONGEST_TEXT} characters", "note")
     tools = {"tools": json.dumps(answered.tools, ensure_ascii=False)} if answered.tools else {}
     common = {"prompt": with_json_arguments(answered.prompt), **tools, "model": answered.model}
-    common |= {"id": body.get("id") or "", "time": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-    label = RATINGS.get(rating or "down", False)
-    rows = [{**common, "completion": answered.completion, "label": label, "flags": flags, "note": note}]
-    if correction is not None:
-        rows.append({**common, "completion": correction.strip(), "label": True, "flags": [], "note": ""})
+    common |= {"id": given.id or "", "time": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    row = {"completion": answered.completion, "label": given.rating == "up", "flags": given.flags, "note": given.note}
+    rows = [{**common, **row}]
+    if given.correction is not None:
+        rows.append({**common, "completion": given.correction, "label": True, "flags": [], "note": ""})
     return rows

@@ -9,13 +9,13 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hfkit.commands.serve.errors import ApiError
-from hfkit.commands.web.hosts import is_this_machine
+from hfkit.commands.web.body import is_json
+from hfkit.commands.web.hosts import host_of, is_this_machine
 from hfkit.commands.web.secret_file import read_secret
 from hfkit.core.errors import HfkitError
 
 KEY_VARIABLE = "HFKIT_API_KEY"
 KEY = re.compile(r"[!-~]{16,512}")
-HOST = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<name>[^:\[\]]*))(?::\d{1,5})?")
 
 
 def read_api_key(path: str | None) -> str | None:
@@ -63,15 +63,14 @@ class Guard:
 
     def fault(self, scope: Scope, headers: Headers) -> ApiError | None:
         """Return what is wrong with a request's headers, or None."""
-        if self.key is None and not is_local_name(headers.get("host", "")):
+        if self.key is None and not is_this_machine(host_of(headers.get("host", ""))):
             return ApiError(403, "the Host header must be localhost or 127.0.0.1", code="host_not_allowed")
         origin = headers.get("origin")
         if origin is not None and origin not in self.origins and "*" not in self.origins:
             return ApiError(403, f"the origin {origin!r} is not allowed: see --allow_origin", code="origin_not_allowed")
         if self.key is not None and scope["path"] != "/health" and not self.has_key(headers):
             return ApiError(401, "the API key is missing or wrong: send it as `Authorization: Bearer KEY`")
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if scope["method"] == "POST" and kind != "application/json":
+        if scope["method"] == "POST" and not is_json(headers):
             return ApiError(415, "expected the Content-Type application/json", code="unsupported_media_type")
         return None
 
@@ -79,9 +78,3 @@ class Guard:
         """Return whether a request has the key; it takes the same time whatever it has."""
         scheme, _, given = headers.get("authorization", "").partition(" ")
         return scheme.lower() == "bearer" and compare_digest(given.strip().encode(), (self.key or "").encode())
-
-
-def is_local_name(header: str) -> bool:
-    """Return whether a Host header names this machine."""
-    found = HOST.fullmatch(header)
-    return bool(found) and is_this_machine((found["six"] or found["name"] or "").lower())

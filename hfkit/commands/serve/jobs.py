@@ -6,13 +6,14 @@ HTTP server runs in another thread.
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
-from hfkit.commands.serve.engines import Generated, ServingBackend
+from hfkit.commands.serve.backends import Generated, Generation, ServingBackend
 from hfkit.commands.serve.errors import ApiError
 from hfkit.commands.serve.models import ServedModel, encode_request
 from hfkit.commands.serve.requests import Request
@@ -70,6 +71,20 @@ class Job:
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
+@contextmanager
+def errors_reported(job: Job) -> Iterator[None]:
+    """Report an error to the client instead of raising it."""
+    try:
+        yield
+    except ApiError as error:
+        job.report(error)
+    except Exception as error:
+        debug(error)
+        warn(f"a request failed: {reason(error)}")
+        is_known = isinstance(error, (HfkitError, torch.OutOfMemoryError))
+        job.report(ApiError(500, reason(error) if is_known else "the response could not be generated"))
+
+
 class Jobs:
     """The jobs of a server.
 
@@ -77,8 +92,8 @@ class Jobs:
         length: most tokens of a response to a request that sets no maximum.
     """
 
-    def __init__(self, engine: ServingBackend, length: int):
-        self.engine, self.length = engine, length
+    def __init__(self, backend: ServingBackend, length: int):
+        self.backend, self.length = backend, length
         self.waiting: queue.Queue[Job] = queue.Queue(MOST_WAITING)
         self.is_closed = False
         self.running: set[Job] = set()
@@ -101,14 +116,14 @@ class Jobs:
 
         Raises:
             KeyboardInterrupt, Interrupted: because of a signal.
-            HfkitError: the engine has ended.
+            HfkitError: the backend has ended.
         """
-        pool = ThreadPoolExecutor(self.engine.most_at_once) if self.engine.most_at_once > 1 else None
+        pool = ThreadPoolExecutor(self.backend.most_at_once) if self.backend.most_at_once > 1 else None
         try:
             while is_serving():
                 if requested() is not None:  # its exception may have been lost in a destructor
                     raise interruption()
-                self.engine.require_alive()
+                self.backend.require_alive()
                 try:
                     job = self.waiting.get(timeout=0.5)
                 except queue.Empty:
@@ -131,39 +146,21 @@ class Jobs:
 
     def start(self, job: Job, pool: ThreadPoolExecutor | None) -> None:
         """Encode the prompt of a job, and generate its response here, or in a pool of threads."""
-        with_errors = self.reporting(job)
-        if ids := with_errors(lambda: self.encode(job)):
-            if pool:
-                pool.submit(lambda: (with_errors(lambda: self.generate(job, ids)), self.running.discard(job)))
-                return
-            with_errors(lambda: self.generate(job, ids))
+        ids: list[int] = []
+        with errors_reported(job):
+            require_wanted(job)
+            ids = encode_request(job.model, job.request)
+        if ids and pool:
+            pool.submit(self.finish, job, ids)
+        else:
+            self.finish(job, ids)
+
+    def finish(self, job: Job, ids: list[int]) -> None:
+        """Generate the response to a prompt, if there is one, and end the job."""
+        with errors_reported(job):
+            if ids:
+                self.generate(job, ids)
         self.running.discard(job)
-
-    def encode(self, job: Job) -> list[int]:
-        """Return the token ids of a job's prompt.
-
-        Raises:
-            ApiError: the prompt is invalid, or nobody waits for the response any more.
-        """
-        require_wanted(job)
-        return encode_request(job.model, job.request)
-
-    def reporting(self, job: Job) -> Callable[[Callable], object]:
-        """Return a function that calls another one, and reports its errors to the client."""
-
-        def call(function: Callable) -> object:
-            try:
-                return function()
-            except ApiError as error:
-                job.report(error)
-            except Exception as error:
-                debug(error)
-                warn(f"a request failed: {reason(error)}")
-                is_known = isinstance(error, (HfkitError, torch.OutOfMemoryError))
-                job.report(ApiError(500, reason(error) if is_known else "the response could not be generated"))
-            return None
-
-        return call
 
     def generate(self, job: Job, ids: list[int]) -> None:
         """Generate a response, and report its start, its pieces and its end.
@@ -176,14 +173,11 @@ class Jobs:
         text = ResponseText(request.stop_texts, request.is_chat, (lambda piece: None) if request.tools else job.report)
         length = request.max_tokens or self.length
         length = length if model.context is None else min(length, model.context - len(ids))
-        generated = self.engine.generate(
-            model,
-            ids,
-            request,
-            length,
-            text.add,
-            lambda: job.cancelled.is_set() or text.is_stopped or bool(requested()),
-        )
+
+        def is_ended() -> bool:
+            return job.cancelled.is_set() or text.is_stopped or bool(requested())
+
+        generated = self.backend.generate(Generation(model, ids, request, length, text.add, is_ended))
         text.end()
         content, calls = text.text, []
         if request.tools and not text.is_stopped:

@@ -1,21 +1,22 @@
 """Reads and validates the JSON of a request for a response."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from hfkit.commands.serve.errors import ApiError
-from hfkit.core.names import is_utf8
+from hfkit.commands.web.fields import FieldError, Fields, Given, read_fields
 from hfkit.data.messages import Messages, RenderError, to_messages, tools_of
 from hfkit.data.rendering import variables_of
 
 MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
 """The fields of a message that a chat template may read. Clients send others back, such as `refusal`."""
-MAX_STOPS, MAX_STOP_LENGTH = 16, 1000
-HIGHEST_TEMPERATURE, GREEDY = 2.0, 1e-3
-"""The highest temperature, and the one below which the response is greedy: logits would overflow."""
+GREEDY = 1e-3
+"""The temperature below which the response is greedy: logits would overflow."""
 LOWEST_TOP_P = 1e-6
-LARGEST_LENGTH = 2**31 - 1
-LARGEST_SEED = 2**63 - 1
+Length = Annotated[int, Field(ge=1, lt=2**31)] | None
+StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 NEUTRAL = {
     "n": 1,
     "best_of": 1,
@@ -35,6 +36,28 @@ NEUTRAL = {
     "modalities": ["text"],
 }
 """Fields that would change the response and are not supported, with the values that change nothing."""
+
+
+class StreamOptions(Fields):
+    """The options of a streamed response."""
+
+    include_usage: bool = False
+
+
+class Settings(Fields):
+    """The settings of a response that requests for chats and for completions share."""
+
+    model: str = ""
+    max_tokens: Length = None
+    max_completion_tokens: Length = None
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    seed: Annotated[int, Field(gt=-(2**63), lt=2**63)] | None = None
+    stop: Annotated[
+        list[StopText], Field(max_length=16), BeforeValidator(lambda one: [one] if isinstance(one, str) else one)
+    ] = []
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
 
 
 @dataclass(frozen=True)
@@ -90,7 +113,7 @@ def read_chat(body: dict, system: str | None = None) -> Request:
         prompt=messages,
         tools=tools if choice == "auto" else None,
         variables=variables,
-        **read_common(body, ("max_completion_tokens", "max_tokens")),
+        **read_settings(body),
     )
 
 
@@ -106,9 +129,7 @@ def read_completion(body: dict) -> Request:
     is_ids = isinstance(prompt, list) and all(type(one) is int and one >= 0 for one in prompt)
     if not prompt or not (isinstance(prompt, str) or is_ids):
         raise ApiError(400, "prompt: expected a text, or a list of token ids", "prompt")
-    if isinstance(prompt, str) and not is_utf8(prompt):
-        raise ApiError(400, "prompt: it has half of a surrogate pair, which is not valid UTF-8", "prompt")
-    return Request(prompt=prompt, is_chat=False, **read_common(body, ("max_tokens",)))
+    return Request(prompt=prompt, is_chat=False, **read_settings({**body, "max_completion_tokens": None}))
 
 
 def read_messages(given: object, param: str) -> Messages:
@@ -135,11 +156,8 @@ def read_messages(given: object, param: str) -> Messages:
         raise ApiError(400, f"{param}: a message {error}", param) from error
 
 
-def read_common(body: dict, lengths: tuple[str, ...]) -> dict[str, Any]:
+def read_settings(body: dict) -> dict[str, Any]:
     """Return the fields of `Request` that both kinds of requests have.
-
-    Args:
-        lengths: the names of the field with the most tokens of the response; the first one given is used.
 
     Raises:
         ApiError: a field is invalid or not supported.
@@ -148,61 +166,26 @@ def read_common(body: dict, lengths: tuple[str, ...]) -> dict[str, Any]:
         allowed = neutral if isinstance(neutral, tuple) else (neutral,)
         if body.get(name) is not None and body[name] not in allowed:
             raise ApiError(400, f"{name}: {body[name]!r} is not supported: leave it out", name, "unsupported_parameter")
-    model = body.get("model", "")
-    if not isinstance(model, str):
-        raise ApiError(400, "model: expected a text", "model")
-    length = next((name for name in lengths if body.get(name) is not None), lengths[0])
-    options = body.get("stream_options") or {}
-    temperature = number(body, "temperature", float, 0, HIGHEST_TEMPERATURE, 1.0)
+    given = read_valid(Settings, body)
     return {
-        "model": model,
-        "max_tokens": number(body, length, int, 1, LARGEST_LENGTH),
-        "temperature": temperature if temperature >= GREEDY else 0.0,
-        "top_p": max(number(body, "top_p", float, 0, 1, 1.0), LOWEST_TOP_P),
-        "seed": number(body, "seed", int, -LARGEST_SEED, LARGEST_SEED),
-        "stop_texts": read_stops(body.get("stop")),
-        "stream": flag(body, "stream"),
-        "include_usage": isinstance(options, dict) and flag(options, "include_usage"),
+        "model": given.model,
+        "max_tokens": given.max_completion_tokens or given.max_tokens,
+        "temperature": given.temperature if given.temperature >= GREEDY else 0.0,
+        "top_p": max(given.top_p, LOWEST_TOP_P),
+        "seed": given.seed,
+        "stop_texts": tuple(given.stop),
+        "stream": given.stream,
+        "include_usage": given.stream_options.include_usage,
     }
 
 
-def number(body: dict, name: str, kind: type, low: float, high: float, default=None):
-    """Return a number of a request.
+def read_valid(kind: type[Given], body: dict) -> Given:
+    """Return the fields of a request.
 
     Raises:
-        ApiError: it is not a number, or out of range.
+        ApiError: one of them is invalid.
     """
-    value = body.get(name)
-    if value is None:
-        return default
-    types = (int, float) if kind is float else (int,)
-    if isinstance(value, bool) or not isinstance(value, types) or not low <= value <= high:
-        what = "an integer" if kind is int else "a number"
-        raise ApiError(400, f"{name}: {value!r} -> expected {what} from {low} to {high}", name)
-    return kind(value)
-
-
-def flag(body: dict, name: str) -> bool:
-    """Return a boolean of a request, by default False.
-
-    Raises:
-        ApiError: it is something else.
-    """
-    value = body.get(name)
-    if not isinstance(value, (bool, type(None))):
-        raise ApiError(400, f"{name}: {value!r} -> expected true or false", name)
-    return bool(value)
-
-
-def read_stops(given: object) -> tuple[str, ...]:
-    """Return the texts that end a response.
-
-    Raises:
-        ApiError: they are not a few short texts.
-    """
-    stop_texts = [given] if isinstance(given, str) else given or []
-    if not isinstance(stop_texts, list) or not all(isinstance(one, str) and one for one in stop_texts):
-        raise ApiError(400, "stop: expected a text or a list of texts", "stop")
-    if len(stop_texts) > MAX_STOPS or any(len(one) > MAX_STOP_LENGTH for one in stop_texts):
-        raise ApiError(400, f"stop: expected at most {MAX_STOPS} texts of {MAX_STOP_LENGTH} characters", "stop")
-    return tuple(stop_texts)
+    try:
+        return read_fields(kind, body)
+    except FieldError as error:
+        raise ApiError(400, str(error), error.name) from error

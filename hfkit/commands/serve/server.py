@@ -7,7 +7,7 @@ from pathlib import Path
 from hfkit.commands.chat.main import parse_template_kwargs
 from hfkit.commands.chat.models import LoadedModels
 from hfkit.commands.serve.app import build_app
-from hfkit.commands.serve.engines import ServingBackend, TransformersBackend
+from hfkit.commands.serve.backends import TransformersBackend
 from hfkit.commands.serve.feedback import FeedbackFile
 from hfkit.commands.serve.guard import KEY_VARIABLE, read_api_key
 from hfkit.commands.serve.jobs import Jobs
@@ -34,31 +34,31 @@ def serve(given: Namespace) -> None:
         raise ConfigError([Problem("--host", given.host, remedy)], "the command line")
     variables = parse_template_kwargs(given.chat_template_kwargs)
     require_language_models(paths)
-    backend = chosen_backend(given.backend, paths)
+    kind = chosen_backend(given.backend, paths)
     with open_socket(given.host, given.port) as listener:
         feedback = FeedbackFile(Path(given.feedback)) if given.feedback else None
         loaded = LoadedModels(dtype_to_evaluate(given.dtype), given.chat_template, variables)
         with explain_out_of_memory(loaded):
-            engine = VLLMBackend(paths, loaded) if backend == "vllm" else TransformersBackend(paths, loaded)
+            backend = VLLMBackend(paths, loaded) if kind == "vllm" else TransformersBackend(paths, loaded)
         try:
-            jobs = Jobs(engine, given.length)
+            jobs = Jobs(backend, given.length)
             app = build_app(jobs, key, given.allow_origin or [], feedback, given.system)
-            answer_requests(app, listener, jobs, engine)
+            answer_requests(app, listener, jobs)
         finally:
-            engine.close()
+            backend.close()
 
 
-def answer_requests(app, listener: socket.socket, jobs: Jobs, engine: ServingBackend) -> None:
+def answer_requests(app, listener: socket.socket, jobs: Jobs) -> None:
     """Run the HTTP server in a thread, and work on its jobs here.
 
     Raises:
-        HfkitError: the HTTP server or the engine ended.
+        HfkitError: the HTTP server or the backend ended.
         KeyboardInterrupt, Interrupted: because of a signal.
     """
     with ServerThread(app, listener) as server:
         try:
-            names = ", ".join(engine.models)
-            say(f"serve: {address_of(listener)}/v1 has {names} ({engine.name}); Ctrl-C ends it")
+            names = ", ".join(jobs.backend.models)
+            say(f"serve: {address_of(listener)}/v1 has {names} ({jobs.backend.name}); Ctrl-C ends it")
             jobs.work(lambda: server.wait(0))
             raise HfkitError("the HTTP server ended")
         finally:

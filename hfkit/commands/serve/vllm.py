@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -20,16 +20,15 @@ from transformers import GenerationConfig
 
 from hfkit.commands.chat.models import LoadedModels
 from hfkit.commands.export.vllm import LORA_RANKS, require_served
-from hfkit.commands.serve.engines import Generated, Streamer
+from hfkit.commands.serve.backends import Generated, Generation
 from hfkit.commands.serve.guard import KEY_VARIABLE
 from hfkit.commands.serve.models import ServedModel
-from hfkit.commands.serve.requests import Request
 from hfkit.core.console import warn
 from hfkit.core.errors import MISSING, ConfigError, HfkitError, Kind, Problem, reason
 from hfkit.core.hub_fetch import local_folder
 from hfkit.core.hub_files import LOADED_FILES
 from hfkit.models.generation import stop_ids
-from hfkit.models.model_config import read_config
+from hfkit.models.model_config import context_tokens, read_config
 from hfkit.models.quantization import quantization_as_trained
 from hfkit.records.base import same_base
 from hfkit.records.source import Source
@@ -138,7 +137,7 @@ class VLLMBackend:
         sources = {name: Source.of(path) for name, path in paths.items()}
         first = base_source([*sources.values()])
         config = read_config(first.base, first.base_revision)
-        context = getattr(config.get_text_config(), "max_position_embeddings", None)
+        context = context_tokens(config)
         try:
             generation = GenerationConfig.from_pretrained(local_folder(first.base, first.base_revision, LOADED_FILES))
         except OSError:  # the model has none
@@ -184,24 +183,17 @@ class VLLMBackend:
         if (status := self.process.poll()) is not None:
             raise HfkitError(f"vLLM ended with status {status}: its messages are above; or use --backend transformers")
 
-    def generate(
-        self,
-        model: ServedModel,
-        ids: list[int],
-        request: Request,
-        max_tokens: int,
-        write: Callable[[str], None],
-        is_ended: Callable[[], bool],
-    ) -> Generated:
+    def generate(self, work: Generation) -> Generated:
         """Generate a response; vLLM stops when the connection closes.
 
         Raises:
             HfkitError: vLLM reports an error.
         """
+        request, model = work.request, work.model
         body = {
             "model": model.name,
-            "prompt": ids,
-            "max_tokens": max_tokens,
+            "prompt": work.ids,
+            "max_tokens": work.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
             "top_k": 0,
@@ -210,24 +202,22 @@ class VLLMBackend:
             "stream": True,
             **({} if request.seed is None else {"seed": request.seed}),
         }
-        streamer, tokens = Streamer(model.tokenizer, write), []
-        streamer.put(torch.tensor(ids))
+        streamer, tokens = work.streamer(), []
+        streamer.put(torch.tensor(work.ids))
         connection = UnixConnection(self.socket, SECONDS_TO_ANSWER)
         try:
             for choice in self.choices(connection, body):
                 for token in choice.get("token_ids") or []:
                     tokens.append(token)
                     streamer.put(torch.tensor([token]))
-                if is_ended():
+                if work.is_ended():
                     break
         except (OSError, HTTPException) as error:
             raise HfkitError(f"vLLM does not answer: {reason(error)}") from error
         finally:
             connection.close()
         streamer.end()
-        ended = bool(tokens) and tokens[-1] in model.stop_token_ids
-        raw = model.tokenizer.decode(tokens[: len(tokens) - ended], skip_special_tokens=False) if request.tools else ""
-        return Generated(len(tokens), ended, raw)
+        return work.generated(tokens)
 
     def choices(self, connection: "UnixConnection", body: dict) -> Iterator[dict]:
         """Yield the pieces of a response.

@@ -1,29 +1,33 @@
 """Reads the body of a request, with limits of its size and of the time that it may take."""
 
 import asyncio
+import json
 
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from hfkit.core.errors import reason
 from hfkit.core.limits import load_json
 
 
-class BodyError(Exception):
+class BodyError(HTTPException):
     """A body that is too large, too slow, or no JSON object.
 
+    If it was not read to its end, the connection closes: its next bytes are not those of a request.
+
     Args:
-        status: of the HTTP response.
         code: a word for programs.
     """
 
     def __init__(self, status: int, message: str, code: str):
-        super().__init__(message)
-        self.status, self.code = status, code
+        super().__init__(status, message, {"Connection": "close"} if status in (408, 413) else None)
+        self.code = code
 
-    @property
-    def is_unread(self) -> bool:
-        """Whether the body was not read to its end, so that the connection cannot be used again."""
-        return self.status in (408, 413)
+
+def is_json(headers: Headers) -> bool:
+    """Return whether the content type is JSON; a form of another site cannot send it."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
 
 
 async def read_json_object(request: Request, most_bytes: int, seconds: float) -> dict:
@@ -42,7 +46,10 @@ async def read_json_object(request: Request, most_bytes: int, seconds: float) ->
         return bytes(content)
 
     try:
-        given = load_json((await asyncio.wait_for(read(), seconds)).decode())
+        text = (await asyncio.wait_for(read(), seconds)).decode()
+        given = load_json(text)
+        if r"\ud" in text.lower():
+            json.dumps(given, ensure_ascii=False).encode()  # fails for half of a surrogate pair
     except asyncio.TimeoutError as error:
         raise BodyError(408, f"the request was not complete after {seconds:g} s", "timeout") from error
     except ValueError as error:

@@ -6,34 +6,9 @@ import threading
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from hfkit.commands.web.compat_uvicorn import LimitedProtocol
 from hfkit.core.errors import HfkitError, reason
-
-HEADER_SECONDS = 10.0
-"""Seconds within which a client must send the headers of a request."""
-
-
-class Protocol(H11Protocol):
-    """Closes a connection that does not send the headers of a request; otherwise a few of them would block all."""
-
-    def connection_made(self, transport) -> None:
-        """Start the time limit."""
-        super().connection_made(transport)
-        self._limit = self.loop.call_later(HEADER_SECONDS, transport.close)
-
-    def data_received(self, data: bytes) -> None:
-        """Stop the time limit while a request is answered, and start it with the next one."""
-        super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._limit.cancel()
-        elif self._limit.cancelled():
-            self._limit = self.loop.call_later(HEADER_SECONDS, self.transport.close)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the time limit."""
-        self._limit.cancel()
-        super().connection_lost(exc)
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -77,7 +52,7 @@ class ServerThread:
             log_level="error",
             lifespan="off",
             loop="asyncio",
-            http=Protocol,
+            http=LimitedProtocol,
             ws="none",
             proxy_headers=False,
             server_header=False,

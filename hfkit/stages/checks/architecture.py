@@ -15,7 +15,7 @@ from hfkit.models.adapter_support import has_variant
 from hfkit.models.classifiers import has_classifier
 from hfkit.models.engine_support import engine_fault
 from hfkit.models.loading import cached_config
-from hfkit.models.model_config import new_config
+from hfkit.models.model_config import context_tokens, new_config
 from hfkit.records.source import Source
 from hfkit.rlhf.roles import shares_policy_vocabulary
 
@@ -143,7 +143,7 @@ def reward_length_problems(config, policy: PreTrainedConfig | None, reward: PreT
     """
     if policy is None or reward is None or policy.get_text_config().vocab_size != reward.get_text_config().vocab_size:
         return []
-    limits = [getattr(one.get_text_config(), "max_position_embeddings", None) or math.inf for one in (policy, reward)]
+    limits = [context_tokens(one) or math.inf for one in (policy, reward)]
     limit = limits[1]
     if min(config.max_prompt_length + config.response_length, limits[0]) <= limit:
         return []

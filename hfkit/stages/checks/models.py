@@ -13,6 +13,7 @@ from hfkit.data.system_prompt import SystemPromptError
 from hfkit.data.template_limits import UnusableTemplateError
 from hfkit.models.fitting import vocabulary_fault
 from hfkit.models.loading import cached_config, is_classifier
+from hfkit.models.model_config import context_tokens
 from hfkit.models.tokenizers import PadTokenError, TemplateError, cached_tokenizer, load_tokenizer, tokenizer_source
 from hfkit.records.base import base_fault
 from hfkit.records.record import read_record
@@ -181,16 +182,15 @@ def context_length(config) -> int | None:
     if config.model_name_or_path is None or path_problems("", config.model_name_or_path):
         return None
     try:
-        text_config = cached_config(config.model_name_or_path, config.model_revision).get_text_config()
+        return context_tokens(cached_config(config.model_name_or_path, config.model_revision))
     except HfkitError:
         return None
-    return getattr(text_config, "max_position_embeddings", None)
 
 
 def pending_problems(config, model_config: PreTrainedConfig | None) -> list[Problem]:
     """Return the problems of a pipeline's stage whose model, with this config, is made by an earlier stage."""
     if model_config is None:
         return []
-    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    limit = context_tokens(model_config)
     problems = architecture_problems(config, model_config) + module_problems(config, model_config)
     return problems + length_problems_within(config, limit)

@@ -459,21 +459,18 @@ function onDigit(digit) {
 }
 
 document.addEventListener("keydown", onKey);
+const BUTTONS = {
+  bad: "b", write: "e", "add-note": "n", "tie-rest": "r", skip: "s", undo: "u", "undo-last": "u", "help-button": "?",
+};
+for (const [id, key] of Object.entries(BUTTONS)) by(id).onclick = () => KEYS[key]();
 by("login").addEventListener("submit", logIn);
 by("labeler").onclick = () => state.isBusy || showLogin();
-by("help-button").onclick = () => by("help").showModal();
 by("shortcuts").onchange = () => settings.set("shortcuts", by("shortcuts").checked);
-by("bad").onclick = () => set({ bad: !state.bad });
-by("write").onclick = () => writeAnswer();
 by("remove-answer").onclick = removeAnswer;
-by("add-note").onclick = addNote;
 by("answer").oninput = () => set({ answer: by("answer").value });
 by("note").oninput = () => set({ note: by("note").value });
-by("undo").onclick = by("undo-last").onclick = undo;
-by("skip").onclick = skip;
 by("submit").onclick = submit;
 by("again").onclick = () => busy(async () => take(await request("/api/next", undefined, showOutage)));
-by("tie-rest").onclick = () => change(ranking.tieRest(state.order));
 startDrags(by("responses"), {
   cards: () => (state.isBusy ? [] : cards),
   drop: (one, other, where) => change(ranking.drop(state.order, one, other, where), one),

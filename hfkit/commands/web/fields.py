@@ -1,0 +1,42 @@
+"""Validates the fields of a request with pydantic."""
+
+import reprlib
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Fields(BaseModel):
+    """Fields of a JSON object, without conversions: "1" is no number. Others are ignored; null is the default."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+Given = TypeVar("Given", bound=Fields)
+
+
+class FieldError(Exception):
+    """A field that is invalid.
+
+    Args:
+        name: of the field.
+    """
+
+    def __init__(self, name: str, message: str):
+        super().__init__(f"{name}: {message}")
+        self.name = name
+
+
+def read_fields(kind: type[Given], given: dict) -> Given:
+    """Return the fields of a JSON object.
+
+    Raises:
+        FieldError: one of them is invalid.
+    """
+    try:
+        return kind.model_validate({name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        raise FieldError(name, f"{reprlib.repr(given.get(name))} -> {message}") from error
