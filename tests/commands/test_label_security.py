@@ -271,7 +271,7 @@ def test_a_client_that_hangs_up_does_not_disturb_others(server):
 
 
 def test_connections_without_a_request_do_not_block_the_page(monkeypatch):
-    """Without a limit, 500 of them make the page answer 503 to everyone for as long as they are open."""
+    """Without a limit, 500 of them make the page answer 503 to everyone until they close."""
     monkeypatch.setattr("hfkit.commands.web.compat_uvicorn.HEADER_SECONDS", 0.5)
     bound = open_socket("127.0.0.1", 0)
     address = bound.getsockname()

@@ -93,7 +93,7 @@ def fault_of(event: dict) -> str | None:
     """Return what is wrong with an event that someone may have edited, or None.
 
     Raises:
-        TypeError, KeyError: it is no mapping, or lacks a field.
+        TypeError, KeyError: it is not a mapping, or lacks a field.
     """
     ranks, flags, seconds = event.get("ranks"), event.get("flags"), event.get("seconds")
     checks = {
