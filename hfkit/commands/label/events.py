@@ -7,13 +7,13 @@ from starlette.exceptions import HTTPException
 
 from hfkit.commands.label.labels_file import JUDGEMENT, SKIP, now
 from hfkit.commands.label.rows import Row
-from hfkit.commands.web.fields import FieldError, Fields, Given, read_fields
+from hfkit.commands.web.fields import FieldError, Given, JsonFields, read_fields
 
 Text = Annotated[str, Field(max_length=200_000)]
 MAX_SECONDS = 86_400.0
 
 
-class SentEvent(Fields):
+class SentEvent(JsonFields):
     """An event of any kind: the browser chooses its id, so that a repeated request is recognized."""
 
     id: Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{8,64}$")]

@@ -30,7 +30,7 @@ MOST_BYTES = 4 << 20
 """Maximum bytes of a request."""
 SECONDS_TO_SEND = 60
 """Seconds within which a client must send a request."""
-read_body = partial(read_json_object, most_bytes=MOST_BYTES, seconds=SECONDS_TO_SEND)
+read_post = partial(read_json_object, most_bytes=MOST_BYTES, seconds=SECONDS_TO_SEND)
 
 
 class Answer:
@@ -197,17 +197,17 @@ def add_response_routes(app: FastAPI, jobs: Jobs, feedback: FeedbackFile | None,
 
     @app.post("/v1/chat/completions")
     async def chat(request: HTTPRequest) -> Response:
-        return await respond(request, read_chat(await read_body(request), system), jobs, feedback)
+        return await respond(request, read_chat(await read_post(request), system), jobs, feedback)
 
     @app.post("/v1/completions")
     async def complete(request: HTTPRequest) -> Response:
-        return await respond(request, read_completion(await read_body(request)), jobs, feedback)
+        return await respond(request, read_completion(await read_post(request)), jobs, feedback)
 
     if feedback is not None:
 
         @app.post("/v1/feedback")
         async def add_feedback(request: HTTPRequest) -> Response:
-            rows = await asyncio.to_thread(feedback.add, await read_body(request))
+            rows = await asyncio.to_thread(feedback.add, await read_post(request))
             return JSONResponse({"object": "feedback", "rows": rows})
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, StringConstraints
 
 from hfkit.commands.serve.errors import ApiError
 from hfkit.commands.serve.requests import read_messages, read_valid
-from hfkit.commands.web.fields import Fields
+from hfkit.commands.web.fields import JsonFields
 from hfkit.core.errors import ConfigError, Problem, reason
 from hfkit.core.json_lines import append_lines, read_appended
 from hfkit.data.messages import Messages, with_json_arguments
@@ -24,7 +24,7 @@ from hfkit.data.messages import Messages, with_json_arguments
 MOST_KEPT, MOST_KEPT_CHARACTERS = 1000, 64 << 20
 
 
-class Feedback(Fields):
+class Feedback(JsonFields):
     """What a user thinks of a response: that of an id, or the given one."""
 
     id: str | None = None

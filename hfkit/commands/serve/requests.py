@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from hfkit.commands.serve.errors import ApiError
-from hfkit.commands.web.fields import FieldError, Fields, Given, read_fields
+from hfkit.commands.web.fields import FieldError, Given, JsonFields, read_fields
 from hfkit.data.messages import Messages, RenderError, to_messages, tools_of
 from hfkit.data.rendering import variables_of
 
@@ -38,13 +38,13 @@ NEUTRAL = {
 """Fields that would change the response and are not supported, with the values that change nothing."""
 
 
-class StreamOptions(Fields):
+class StreamOptions(JsonFields):
     """The options of a streamed response."""
 
     include_usage: bool = False
 
 
-class Settings(Fields):
+class ResponseSettings(JsonFields):
     """The settings of a response that requests for chats and for completions share."""
 
     model: str = ""
@@ -166,7 +166,7 @@ def read_settings(body: dict) -> dict[str, Any]:
         allowed = neutral if isinstance(neutral, tuple) else (neutral,)
         if body.get(name) is not None and body[name] not in allowed:
             raise ApiError(400, f"{name}: {body[name]!r} is not supported: leave it out", name, "unsupported_parameter")
-    given = read_valid(Settings, body)
+    given = read_valid(ResponseSettings, body)
     return {
         "model": given.model,
         "max_tokens": given.max_completion_tokens or given.max_tokens,

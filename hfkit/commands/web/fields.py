@@ -6,13 +6,13 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 
-class Fields(BaseModel):
+class JsonFields(BaseModel):
     """Fields of a JSON object, without conversions: "1" is no number. Others are ignored; null is the default."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-Given = TypeVar("Given", bound=Fields)
+Given = TypeVar("Given", bound=JsonFields)
 
 
 class FieldError(Exception):
