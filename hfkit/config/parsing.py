@@ -29,8 +29,8 @@ from hfkit.core.errors import MISSING, ConfigError, Problem
 from hfkit.core.home import expand_home
 from hfkit.core.yaml import read_yaml
 
-EPILOG = """Write a value as --key value or --key=value, a list as --key a b, a mapping or a list of mappings
-as JSON, a boolean as --key, --key false or --no_key, and no value as none. Flags override the YAML file."""
+EPILOG = """Write a value as --flag value or --flag=value, a list as --flag a b, a mapping or a list of mappings
+as JSON, a boolean as --flag, --flag false or --no_flag, and no value as none. Flags override the YAML file."""
 
 FLAG = re.compile(r"--([^\s=]+)(?:=(.*))?", re.DOTALL)
 TRUTH = {"true": True, "yes": True, "y": True, "t": True, "1": True}
