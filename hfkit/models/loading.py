@@ -7,6 +7,7 @@ code in a model's repository is never run.
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import torch
 from accelerate.utils import disable_fsdp_ram_efficient_loading
@@ -268,12 +269,20 @@ def is_classifier(path: str, revision: str) -> bool:
         return False
 
 
-@cache
 def cached_config(path: str, revision: str) -> PreTrainedConfig:
-    """Return the config of the base at a path, loaded once.
+    """Return the config of the base at a path, read once while its file is unchanged.
 
     Raises:
         HfkitError: it cannot be read.
     """
     source = Source.of(path, revision)
-    return read_config(source.base, source.base_revision)
+    file = Path(source.base).absolute() / "config.json"
+    if not file.is_file():
+        return _cached_config(source.base, source.base_revision)
+    state = file.stat()
+    return _cached_config(str(file.parent), source.base_revision, state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@cache
+def _cached_config(base: str, revision: str, *_state: int) -> PreTrainedConfig:
+    return read_config(base, revision)

@@ -130,6 +130,7 @@ def test_the_report_has_a_column_for_each_policy_and_the_runs_of_each_round(done
     assert all(score in section for score in scores)
     for name in ("PPO (round 1)", "PPO (round 2)", "Reward model (round 2)"):
         assert f"{name}: done" in page
+    assert "reward from Reward model (round 2)" in " ".join(page.split())
     shutil.rmtree(root / "report")
     (root / "report.html").unlink()
 

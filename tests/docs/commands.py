@@ -14,10 +14,11 @@ from hfkit.commands.arguments import (
     read_arguments,
     split_stage_flags,
 )
+from hfkit.commands.rounds.plan import plan_rounds
 from hfkit.config.parsing import group_flags, parse
 from hfkit.config.registry import STAGES
 from hfkit.config.validation import check_fields, known_fields
-from hfkit.core.errors import MISSING, ConfigError, Problem
+from hfkit.core.errors import MISSING, ConfigError, Kind, Problem
 from hfkit.core.yaml import read_yaml
 from hfkit.stages.pipeline_file import is_pipeline, read_pipeline
 from hfkit.stages.read_configs import infer_stage, read_configs
@@ -230,9 +231,17 @@ def check_configs(path: str | None, stage: str | None, flags: list[str]) -> None
     folder = next((words[0] for key, words in group_flags(flags, []) if key == "output_dir" and words), None)
     flags = replace_flags(flags, {"--output_dir": []})[:-1]
     try:
-        read_configs(path, stage, folder, flags)
+        pipeline = read_pipeline(Path(path)) if path and is_pipeline(read_yaml(path, []) or {}) else None
+        if pipeline and pipeline.rounds:
+            plan_rounds(pipeline, Path(folder or pipeline.output_dir), flags)
+        else:
+            read_configs(path, stage, folder, flags)
     except ConfigError as error:
-        problems = [one for one in error.problems if not re.search(ELSEWHERE, one.remedy)]
+        problems = [
+            one
+            for one in error.problems
+            if one.kind not in (Kind.NO_SUCH_FILE, Kind.NOT_HERE) and not re.search(ELSEWHERE, one.remedy)
+        ]
         if problems:
             raise ConfigError(problems, error.source) from None
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import hfkit
 from hfkit.core.errors import HfkitError
-from hfkit.models.loading import load_classifier, load_trainable
+from hfkit.models.loading import cached_config, load_classifier, load_trainable
 from hfkit.models.tokenizers import load_tokenizer
 from hfkit.records.source import Source
 
@@ -227,3 +228,18 @@ def test_pain_24_a_merged_reward_model_keeps_its_head(run_stage, reward_dir, tmp
     prompts, replies = ["What does Ann like?"] * 2, ["Ann likes red, thank you.", "red"]
     merged, adapted = (hfkit.load_reward(str(path))(prompts, replies) for path in (folder, reward_dir))
     assert torch.allclose(merged, adapted, atol=1e-5)
+
+
+def test_the_config_of_a_changed_folder_is_read_again(base_dir, tmp_path, monkeypatch):
+    """Also under the same relative path in another working folder."""
+    found = []
+    for name, size in (("one", 32), ("other", 48)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        config = json.loads((base_dir / "config.json").read_text()) | {"hidden_size": size}
+        Path("model").mkdir()
+        Path("model", "config.json").write_text(json.dumps(config))
+        found.append(cached_config("model", "main").hidden_size)
+    Path("model", "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+    assert [*found, cached_config("model", "main").hidden_size] == [32, 48, 64]
+    assert cached_config("model", "main") is cached_config("model", "main")

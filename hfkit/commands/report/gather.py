@@ -1,6 +1,7 @@
 """Reads the content of a report from a folder of runs: records, metrics, evaluations, arenas, samples."""
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from hfkit.config.registry import StageSpec, spec_of
@@ -60,10 +61,16 @@ class Gathered:
     def name_of(self, model: dict) -> str:
         """Return the name in the report of a model with `path` and `stage`; for others that of its folder or Hub id."""
         path, stage = model["path"], model.get("stage")
-        for run in self.runs:
-            if str(run.folder.resolve()) == path or (run.folder.name, run.stage) == (Path(path).name, stage):
-                return run.name
+        named = [run for run in self.runs if (run.folder.name, run.stage) == (Path(path).name, stage)]
+        if named:  # runs of several rounds have the same names; the paths of moved runs differ at their beginning
+            return max(named, key=lambda run: equal_parts_at_end(run.folder.resolve(), Path(path).resolve())).name
         return Path(path).name if Path(path).is_absolute() else path
+
+
+def equal_parts_at_end(one: Path, other: Path) -> int:
+    """Return how many parts at the end of two paths are equal."""
+    pairs = zip(reversed(one.parts), reversed(other.parts), strict=False)
+    return len([*takewhile(lambda pair: pair[0] == pair[1], pairs)])
 
 
 def gather(folder: Path) -> Gathered:
