@@ -47,6 +47,8 @@ SPELLINGS = {
 }
 """Usual names of columns, in lowercase; the first one in the dataset is suggested."""
 
+WRITTEN_COLUMNS = {"models", "flags", "note"}
+"""Columns that hfkit adds to the rows that it writes, and that no stage reads: they are not reported."""
 MAY_MATTER = "not read, but it may belong to the model's input:"
 """The start of the line about such columns."""
 
@@ -171,6 +173,7 @@ def unread_notes(unread: list[str], mapped: dict[str, str | None]) -> list[str]:
     Args:
         mapped: the stage's columns that are read -> the dataset's; None if not mapped.
     """
+    unread = [name for name in unread if name not in WRITTEN_COLUMNS]
     inputs = [name for name in unread if may_be_input(name)]
     notes = [f"columns not read: {', '.join(unread)}"] if unread else []
     if inputs:

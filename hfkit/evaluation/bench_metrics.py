@@ -3,9 +3,8 @@
 import math
 
 from hfkit.metrics.bootstrap import bootstrap_interval
+from hfkit.metrics.shares import Z, wilson_interval
 
-Z = 1.96
-"""Half the width of a 95% interval of a normal distribution, in standard deviations."""
 DETAILS = ("name", "alias", "sample_len", "sample_count")
 """The keys of the harness's results that are no metrics."""
 
@@ -72,13 +71,6 @@ def interval_of(value: float, stderr: float | None, values: list[float] | None) 
     if values is not None and {*values} <= {0.0, 1.0}:
         return wilson_interval(value, len(values))
     return (None, None) if stderr is None else (value - Z * stderr, value + Z * stderr)
-
-
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """Return the 95% interval of a share of `count` rows (Wilson 1927); it has a width also for 0 and 1."""
-    scale, center = 1 + Z**2 / count, share + Z**2 / (2 * count)
-    width = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    return max(0.0, (center - width) / scale), min(1.0, (center + width) / scale)
 
 
 def compare_results(before: str, after: str, found: dict[str, dict]) -> list[dict]:

@@ -33,6 +33,7 @@ from hfkit.evaluation.results_file import ResultsFile
 from hfkit.evaluation.sampled_rows import best_rows, rankings_of
 from hfkit.metrics.best_of_n import best_of_n_kl, expected_best
 from hfkit.metrics.bootstrap import bootstrap_interval
+from hfkit.metrics.shares import share_interval
 from hfkit.metrics.voting import majority, majority_accuracy
 from hfkit.models.precision import dtype_to_evaluate
 from hfkit.models.reward_model import load_reward
@@ -152,7 +153,7 @@ def vote(config: SampleConfig, rows: list[dict], texts: list[list[str]]) -> tupl
     curve = []
     for n in (size for size in VOTE_SIZES if known and size <= len(texts[0])):
         shares = majority_accuracy([answers[index] for index in known], [right[index] for index in known], n)
-        low, high = bootstrap_interval(shares)
+        low, high = share_interval(shares, np.ones_like(shares))
         curve.append({"n": n, "accuracy": float(shares.mean()), "low": low, "high": high, "prompts": len(known)})
     return voted, curve
 

@@ -5,7 +5,7 @@ from datasets import Dataset
 from numpy.typing import ArrayLike
 
 from hfkit.data.encoding import pair_lengths
-from hfkit.metrics.bootstrap import bootstrap_interval
+from hfkit.metrics.shares import share_interval
 
 
 def metrics_of_rewards(chosen: np.ndarray, rejected: np.ndarray, pairs: Dataset) -> dict[str, float]:
@@ -14,12 +14,12 @@ def metrics_of_rewards(chosen: np.ndarray, rejected: np.ndarray, pairs: Dataset)
     These are `metrics_of_margins`, `metrics_by_length`, the 95% interval of the accuracy (`accuracy_low`,
     `accuracy_high`), and `reward_mean` and `reward_std` over all replies: the scale that PPO starts from.
 
-    The bootstrap of the interval draws rows: pairs of one ranking share responses, so they are drawn together.
+    The interval is over rows: pairs of one ranking share responses, so they count together.
     """
     margins, both = chosen - rejected, np.concatenate([chosen, rejected])
     chosen_length, rejected_length, rows = pair_lengths(pairs.with_format("arrow")[:])
     _, rows = np.unique(rows, return_inverse=True)
-    low, high = bootstrap_interval(np.bincount(rows, margins > 0), np.bincount(rows))
+    low, high = share_interval(np.bincount(rows, margins > 0), np.bincount(rows))
     return {
         **metrics_of_margins(margins),
         "accuracy_low": low,

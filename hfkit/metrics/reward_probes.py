@@ -8,12 +8,12 @@ from rich.table import Column, Table
 
 from hfkit.core.tables import make_console
 
+MORE_KL = "raise kl_coef (beta in GRPO and RLOO), or add pairs"
 REMEDIES = {
-    "empty": "the policy may return nothing; raise kl_coef or beta, or add pairs with an empty rejected response",
-    "repeated": "the policy may repeat itself; raise kl_coef or beta, or add pairs with a repetitive rejected response",
+    "empty": f"the policy may return nothing; {MORE_KL} with an empty rejected response",
+    "repeated": f"the policy may repeat itself; {MORE_KL} with a repetitive rejected response",
     "truncated": "it may stop mid-sentence; set missing_eos_penalty, or add pairs with a truncated rejected response",
-    "off-topic": "the reward hardly depends on the prompt; raise kl_coef or beta, or add pairs whose rejected response "
-    "fits another prompt",
+    "off-topic": f"the reward hardly depends on the prompt; {MORE_KL} whose rejected response fits another prompt",
 }
 """Kind of worthless response -> what PPO may learn if such responses get high rewards, and what to change."""
 

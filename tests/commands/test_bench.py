@@ -13,8 +13,9 @@ from hfkit.cli import main
 from hfkit.config.evaluation import BenchConfig
 from hfkit.core.files import write_json
 from hfkit.evaluation.bench_files import needs_harness_tasks, read_task_file
-from hfkit.evaluation.bench_metrics import difference_of, wilson_interval
+from hfkit.evaluation.bench_metrics import difference_of
 from hfkit.evaluation.bench_models import bench_models
+from hfkit.metrics.shares import wilson_interval
 from hfkit.models.loading import load_policy
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: pip install 'hfkit[bench]'")

@@ -109,4 +109,6 @@ def print_rounds(result: dict, folder: Path) -> None:
     for name, cells in rows_of(result).items():
         table.add_row(name, *cells)
     make_console(width=110).print(table)
+    if result["judge"] is None:
+        say("rounds: no scores, because the YAML has no rounds.evaluate")
     say(f"rounds: results in {folder / ROUNDS}")

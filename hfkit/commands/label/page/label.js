@@ -109,7 +109,7 @@ function take({ row, ...progress }) {
     by(row.replies.length ? "prompt-title" : "answer").focus({ preventScroll: true });
   } else {
     const { done, all_done } = progress;
-    const own = `You have done ${done} ${done === 1 ? "row" : "rows"}. Thank you.`;
+    const own = `You have judged or skipped ${done} ${done === 1 ? "row" : "rows"}. Thank you.`;
     by("done-text").textContent = done ? own : "Others have judged all the rows.";
     by("undo-last").hidden = !done;
     by("again").hidden = all_done >= setup.total;
