@@ -122,7 +122,7 @@ def embeds_policy_ids(config: OnlineConfig) -> bool:
     """Return whether the reward model's embedding covers every id that the policy can sample, padding ids included."""
     models = (
         (str(config.reward_model_path), config.reward_model_revision),
-        (config.model_name_or_path, config.model_revision),
+        (str(config.model_name_or_path), config.model_revision),
     )
     reward_size, policy_size = (cached_config(*model).get_text_config().vocab_size for model in models)
     return reward_size >= policy_size
