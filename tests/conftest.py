@@ -43,7 +43,7 @@ from hfkit.stages.checks import problems_of
 pytest.register_assert_rewrite("interruption")
 # Drawing the plot takes a fifth of a tiny run, and ticks take a third of that.
 matplotlib.rcParams.update(dict.fromkeys(["xtick.bottom", "xtick.labelbottom", "ytick.left", "ytick.labelleft"], False))
-# fixtures of more than one file
+# Fixtures of more than one file. A second conftest.py beside tests without a package would replace this module.
 pytest_plugins = [
     "attack_fixtures",
     "browser",
@@ -51,6 +51,7 @@ pytest_plugins = [
     "family_fixtures",
     "hostile_models",
     "hub_fixtures",
+    "label_fixtures",
     "merging",
     "planned",
     "vllm_fixtures",

@@ -8,7 +8,7 @@ from rich.table import Column, Table
 
 from hfkit.core.tables import make_console
 
-MORE_KL = "raise kl_coef (beta in GRPO and RLOO), or add pairs"
+MORE_KL = "raise the KL coefficient (kl_coef or beta), or add pairs"
 REMEDIES = {
     "empty": f"the policy may return nothing; {MORE_KL} with an empty rejected response",
     "repeated": f"the policy may repeat itself; {MORE_KL} with a repetitive rejected response",

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 LAUNCHES = ROOT / "configs" / "accelerate"
 """Files for `accelerate launch`: see `test_accelerate_configs.py`."""
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.y*ml") if path.parent != LAUNCHES)
-COUNT = 50
+COUNT = 51
 PARTS = ROOT / "configs" / "recipes" / "base"
 """Files of recipes that are only part of a config: `tests/commands/test_recipes.py` parses whole configs."""
 

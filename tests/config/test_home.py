@@ -54,7 +54,7 @@ def test_in_lists(home):
 
 @pytest.mark.parametrize("verb", ARGUMENTS)
 def test_in_the_arguments_of_every_verb(home, verb):
-    positional = [names[0] for names, _, _ in ARGUMENTS[verb] if not names[0].startswith("-")]
+    positional = {names[0]: options for names, _, options in ARGUMENTS[verb] if not names[0].startswith("-")}
     texts = [
         (names[-1], options)
         for names, _, options in ARGUMENTS[verb]
@@ -70,8 +70,8 @@ def test_in_the_arguments_of_every_verb(home, verb):
     for name, options in texts:
         argv += [name, f"~/{name}"] if "nargs" in options else [f"{name}=~/{name}"]
     given = vars(read_arguments(verb, "hfkit.commands.lineage", argv))
-    for name in positional:
-        assert given[name] == str(home / name)
+    for name, options in positional.items():
+        assert given[name] == ([str(home / name)] if options.get("nargs") == "+" else str(home / name))
     for name, options in texts:
         key = name.removeprefix("--")
         value = f"~/{name}" if key in TEXT_ARGUMENTS else str(home / name)

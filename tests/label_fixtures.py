@@ -1,4 +1,4 @@
-"""What several tests of commands share."""
+"""The servers of `hfkit label` that several tests share."""
 
 import pytest
 from label_pages import LabelServers
