@@ -43,7 +43,7 @@ from hfkit.stages.checks import problems_of
 pytest.register_assert_rewrite("interruption")
 # Drawing the plot takes a fifth of a tiny run, and ticks take a third of that.
 matplotlib.rcParams.update(dict.fromkeys(["xtick.bottom", "xtick.labelbottom", "ytick.left", "ytick.labelleft"], False))
-# Fixtures of more than one file. A second conftest.py in a folder that is no package replaces this module.
+# Fixtures of more than one file. A second conftest.py in a folder without __init__.py replaces this module.
 pytest_plugins = [
     "attack_fixtures",
     "browser",
