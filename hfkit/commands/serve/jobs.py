@@ -178,6 +178,8 @@ class Jobs:
             return job.cancelled.is_set() or text.is_stopped or bool(requested())
 
         generated = self.backend.generate(Generation(model, ids, request, length, text.add, is_ended))
+        if requested() is not None and not (generated.is_ended or text.is_stopped):
+            raise ApiError(503, CLOSING)  # the signal cut the response off: it did not reach its length
         text.end()
         content, calls = text.text, []
         if request.tools and not text.is_stopped:
