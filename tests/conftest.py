@@ -54,6 +54,7 @@ pytest_plugins = [
     "label_fixtures",
     "merging",
     "planned",
+    "serve_fixtures",
     "vllm_fixtures",
 ]
 

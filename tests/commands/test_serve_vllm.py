@@ -1,0 +1,81 @@
+"""`hfkit serve` with vLLM, for which a small program stands in."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from serve_process import ASKED, read_rows
+
+from hfkit.commands.chat.models import LoadedModels
+from hfkit.commands.serve.backends import Generation
+from hfkit.commands.serve.requests import Request
+from hfkit.commands.serve.vllm import VLLMBackend, chosen_backend, find_vllm
+from hfkit.core.errors import HfkitError
+
+VLLM = """#!{python} -S
+import http.server, json, socketserver, sys
+words = sys.argv[1:]
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with open("{seen}", "a") as file:
+            file.write(json.dumps([words, body]) + "\\n")
+        self.send_response(200)
+        self.end_headers()
+        for token in json.load(open("{tokens}")):
+            piece = {{"choices": [{{"text": "", "token_ids": [token], "finish_reason": None}}]}}
+            self.wfile.write(b"data: " + json.dumps(piece).encode() + b"\\n\\n")
+        self.wfile.write(b"data: [DONE]\\n\\n")
+    def log_message(self, *_):
+        pass
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    def get_request(self):
+        return super().get_request()[0], ("local", 0)
+Server(words[words.index("--uds") + 1], Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def vllm_program(tmp_path, monkeypatch):
+    """A program `vllm` that answers with the tokens of a file, and writes its arguments and requests to another."""
+    program = tmp_path / "vllm"
+    program.write_text(VLLM.format(python=sys.executable, seen=tmp_path / "seen", tokens=tmp_path / "tokens"))
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert find_vllm() == str(program)
+    return tmp_path
+
+
+def test_vllm_gets_token_ids_and_the_settings_of_training(vllm_program, ppo_dir, sft_dir):
+    paths = {"ppo": str(ppo_dir), "sft": str(sft_dir)}
+    assert chosen_backend("vllm", paths) == "vllm"
+    backend, pieces = VLLMBackend(paths, LoadedModels()), []
+    model = backend.models["ppo"]
+    try:
+        reply = [*model.tokenizer(" Ann likes red.").input_ids, model.tokenizer.eos_token_id]
+        (vllm_program / "tokens").write_text(json.dumps(reply))
+        request = Request("ppo", ASKED, seed=3, temperature=0.5)
+        made = backend.generate(Generation(model, [5, 6], request, 9, pieces.append, lambda: False))
+    finally:
+        backend.close()
+    assert "".join(pieces) == " Ann likes red." and (made.tokens, made.is_ended) == (len(reply), True)
+    [(words, body)] = read_rows(vllm_program / "seen")
+    assert (body["model"], body["prompt"], body["max_tokens"], body["seed"]) == ("ppo", [5, 6], 9, 3)
+    assert body["stop_token_ids"] == model.stop_token_ids and body["top_k"] == 0
+    at = words.index("--lora-modules")
+    assert words[at + 1 : at + 3] == [f"ppo={ppo_dir}", f"sft={sft_dir}"]
+    assert words[words.index("--max-model-len") + 1] == "256" and "--trust-remote-code" not in words
+    assert backend.process.returncode is not None and not Path(backend.socket).exists()
+    with pytest.raises(HfkitError, match="vLLM ended with status"):
+        backend.require_alive()
+
+
+def test_vllm_serves_one_base(vllm_program, toolbox_dir, endless_dir):
+    paths = {"toolbox": str(toolbox_dir), "endless": str(endless_dir)}
+    with pytest.raises(HfkitError, match="vLLM serves one base"):
+        chosen_backend("vllm", paths)
+    assert chosen_backend(None, paths) == "transformers"  # without a GPU
