@@ -1,4 +1,4 @@
-"""`hfkit serve` with vLLM, for which a small program stands in."""
+"""`hfkit serve` with vLLM, in whose place a small program answers."""
 
 import json
 import sys
