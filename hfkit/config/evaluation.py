@@ -10,15 +10,10 @@ JUDGE_KINDS = ("reward", "function", "human")
 
 
 @dataclass(kw_only=True)
-class ReplyFields:
-    """The prompts that models respond to, and how they sample."""
+class LoadedFields:
+    """How models under evaluation are loaded and run."""
 
-    max_prompts: int | None = arg(100, help="maximum number of prompts, chosen by seed if there are more; none: all")
-    max_prompt_length: int = arg(512, help="maximum tokens per prompt; longer prompts are skipped and counted")
-    response_length: int = arg(128, help="maximum tokens per response")
-    temperature: float = arg(0.7, help="sampling temperature; 0: greedy; no other sampling option applies")
     per_device_eval_batch_size: int = arg(16, help="rows per forward pass")
-    rollout_engine: EngineName = arg("generate", help=ENGINE_HELP)
     dtype: Dtype | None = arg(
         None, help="dtype of the weights; auto: as in the checkpoint; none: bfloat16 on a GPU with bf16, else float32"
     )
@@ -29,6 +24,17 @@ class ReplyFields:
     system_prompt: str | None = arg(
         None, help="system text of prompts without one; none: the one saved with each model; '': none at all"
     )
+
+
+@dataclass(kw_only=True)
+class ReplyFields(LoadedFields):
+    """The prompts that models respond to, and how they sample."""
+
+    max_prompts: int | None = arg(100, help="maximum number of prompts, chosen by seed if there are more; none: all")
+    max_prompt_length: int = arg(512, help="maximum tokens per prompt; longer prompts are skipped and counted")
+    response_length: int = arg(128, help="maximum tokens per response")
+    temperature: float = arg(0.7, help="sampling temperature; 0: greedy; no other sampling option applies")
+    rollout_engine: EngineName = arg("generate", help=ENGINE_HELP)
 
 
 @dataclass(kw_only=True)
@@ -98,7 +104,7 @@ class SampleConfig(ReplyFields):
 
 
 @dataclass(kw_only=True)
-class BenchConfig:
+class BenchConfig(LoadedFields):
     """Models to run through tasks of lm-evaluation-harness."""
 
     models: list[str] = arg(
@@ -111,17 +117,7 @@ class BenchConfig:
     num_fewshot: int | None = arg(None, help="solved examples before each question; none: as the task sets")
     apply_chat_template: bool = arg(False, help="write questions with each model's chat template and system prompt")
     allow_code: bool = arg(False, help="allow tasks that execute code: Python of task files, unsafe_code, metrics")
-    per_device_eval_batch_size: int = arg(16, help="rows per forward pass")
-    dtype: Dtype | None = arg(
-        None, help="dtype of the weights; auto: as in the checkpoint; none: bfloat16 on a GPU with bf16, else float32"
-    )
     seed: int = arg(42, help="seed for solved examples and for sampling")
-    chat_template_kwargs: dict[str, Any] = arg(
-        factory=dict, help="variables of the models' chat templates; empty: those saved with each model"
-    )
-    system_prompt: str | None = arg(
-        None, help="system text of questions; none: the one saved with each model; '': none at all"
-    )
     output_dir: str = arg("runs/bench", help="folder for bench.json, bench.png, bench.jsonl")
 
 

@@ -317,13 +317,13 @@ def test_html_in_rows_is_text_and_html_in_the_guide_is_escaped(start, tmp_path):
     assert "<script" not in shown and 'href="javascript' not in shown and "<img" not in shown
 
 
-def test_two_hundred_rows_open_within_seconds(start):
+def test_opening_two_hundred_rows_sends_one(start):
     server = start(samples(200, replies=4))
     began = time.monotonic()
     status, _, page = request(server.url, "GET", "/")
     ann = Labeler(server.url, "Ann")
     given = ann.next()
-    assert status == 200 and "<html" in page and given["total"] == 200
-    taken = time.monotonic() - began
-    print(f"page, login and first row: {1000 * taken:.0f} ms")
-    assert taken < 2 * 5  # five busy processes share two cores
+    print(f"page, login and first row: {1000 * (time.monotonic() - began):.0f} ms")
+    assert status == 200 and "<html" in page and "Answer 0" not in page
+    assert given["total"] == 200 and len(given["row"]["replies"]) == 4
+    assert json.dumps(given).count("Answer ") == 4
