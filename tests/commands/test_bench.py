@@ -292,7 +292,7 @@ def test_a_difference_is_that_of_the_rows():
     paired = difference_of(old, new)
     assert paired["is_paired"] and (paired["difference"], paired["low"]) == (0.25, 0.0)
     apart = difference_of({**old, "values": None}, new)
-    width = 1.96 * math.hypot(0.1, 0.1)
+    width = 1.959964 * math.hypot(0.1, 0.1)
     assert not apart["is_paired"] and (apart["low"], apart["high"]) == pytest.approx((0.25 - width, 0.25 + width))
 
 
