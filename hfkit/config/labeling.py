@@ -10,16 +10,9 @@ PASSWORD = "HFKIT_LABEL_PASSWORD"
 
 
 @dataclass(kw_only=True)
-class LabelConfig:
-    """Rows whose responses people, or a judge, rank; and where the judgements go."""
+class JudgingFields:
+    """Who judges responses: people on a page, or a judge without one."""
 
-    datasets: list[DatasetEntry] = arg(
-        help="rows to judge: rankings without ranks (what `hfkit sample` writes), pairs, feedback, prompts; may be "
-        "given as the first arguments"
-    )
-    output_dir: str = arg(
-        "runs/labels", help="folder for judgements.jsonl, rankings.jsonl, instructions.jsonl, labels.json"
-    )
     judge: str = arg(
         "human", help="judge: human (on a page), reward, function, or the folder or Hub id of a language model"
     )
@@ -29,11 +22,6 @@ class LabelConfig:
     overlap: int = arg(1, help="number of people who judge each row")
     flags: list[str] = arg(factory=lambda: list(FLAGS), help="flags that people can set on a response")
     guide: str | None = arg(None, help="Markdown file with instructions, shown on the page")
-    labelers: list[str] = arg(
-        factory=list, help="names of those whose judgements are exported to rankings and instructions; empty: everyone"
-    )
-    until_complete: bool = arg(False, help="end when every row has its judgements; false: Ctrl-C ends the page")
-    export: bool = arg(False, help="write the files of the judgements so far, without the page")
     host: str = arg("127.0.0.1", help="address to listen on; one that other machines reach requires a password")
     port: int = arg(7860, help="port to listen on; 0: a free one, which is printed")
     password_file: str | None = arg(
@@ -42,8 +30,28 @@ class LabelConfig:
     allowed_hosts: list[str] = arg(
         factory=list, help="further names by which browsers reach the page, such as that of a proxy"
     )
-    per_device_eval_batch_size: int = arg(16, help="rows per forward pass of a judge that is a model")
+    per_device_eval_batch_size: int = arg(16, help="rows per forward pass of models that judge or respond")
+
+
+@dataclass(kw_only=True)
+class LabelConfig(JudgingFields):
+    """Rows whose responses people, or a judge, rank; and where the judgements go."""
+
+    datasets: list[DatasetEntry] = arg(
+        help="rows to judge: rankings without ranks (what `hfkit sample` writes), pairs, feedback, prompts; may be "
+        "given as the first arguments"
+    )
+    output_dir: str = arg(
+        "runs/labels", help="folder for judgements.jsonl, rankings.jsonl, instructions.jsonl, labels.json"
+    )
+    labelers: list[str] = arg(
+        factory=list, help="names of those whose judgements are exported to rankings and instructions; empty: everyone"
+    )
+    until_complete: bool = arg(False, help="end when every row has its judgements; false: Ctrl-C ends the page")
+    export: bool = arg(False, help="write the files of the judgements so far, without the page")
     dtype: Dtype | None = arg(
-        None, help="dtype of such a judge; auto: as in the checkpoint; none: bfloat16 on a GPU with bf16, else float32"
+        None,
+        help="dtype of a judge that is a model; auto: as in the checkpoint; none: bfloat16 on a GPU with bf16, "
+        "else float32",
     )
     seed: int = arg(42, help="seed for the order of rows and of responses")
