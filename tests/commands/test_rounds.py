@@ -15,11 +15,13 @@ from conftest import TINY, python_path
 from label_pages import URL, Labeler
 
 from hfkit.commands.report.main import write_report
+from hfkit.commands.rounds.plan import plan_rounds
 from hfkit.commands.run import run as run_pipeline
 from hfkit.commands.web.server import open_socket
 from hfkit.core.errors import ConfigError, HfkitError
 from hfkit.core.files import read_json_mapping
 from hfkit.records.record import read_record, weights_hash
+from hfkit.stages.pipeline_file import read_pipeline
 from hfkit.stages.read_configs import read_configs
 
 TESTS = Path(__file__).parents[1]
@@ -286,6 +288,14 @@ def test_rounds_need_a_reward_model_and_one_stage_that_samples(tmp_path, data, s
     for stages in ({"reward": content["stages"]["reward"]}, {"ppo": content["stages"]["ppo"]}):
         path.write_text(yaml.safe_dump({**content, "stages": stages}))
         assert problem_keys(path) == ["stages"]
+
+
+def test_a_reward_model_that_judges_scores_the_responses_once(tmp_path, data, sft_dir, reward_dir):
+    """As the judge, and not when they are sampled too."""
+    judge = {"judge": "reward", "reward_model": str(reward_dir), "reward_function": None}
+    path = write_rounds(tmp_path, data, sft_dir, judge)
+    plan = plan_rounds(read_pipeline(path), tmp_path / "runs", [])
+    assert (plan.label.reward_model, plan.sample.reward_model) == (str(reward_dir), None)
 
 
 def test_a_plan_refuses_rounds_by_their_key(tmp_path, data, sft_dir):

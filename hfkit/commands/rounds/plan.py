@@ -87,7 +87,8 @@ def plan_rounds(pipeline: Pipeline, root: Path, flags: list[str]) -> RoundsPlan:
     own["prompts"] = rounds.prompts or configs[policy].datasets
     start = configs[policy].model_name_or_path
     models = [f"{name}={start}" for name in "ab"]
-    sample = section(SampleConfig, {**shared, **own, "models": models[:1]}, evaluation_checks.problems_of, problems)
+    sampling = {**shared, **own, "models": models[:1], "reward_model": None}  # the judge scores, and nobody before it
+    sample = section(SampleConfig, sampling, evaluation_checks.problems_of, problems)
     label = section(LabelConfig, {**shared, **own, "datasets": "later"}, label_checks.problems_of, problems)
     evaluate = None
     if rounds.evaluate:
