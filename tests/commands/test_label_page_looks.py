@@ -146,3 +146,5 @@ def test_write_the_pictures(servers, open_page, tmp_path):
         name = f"label{'' if size == 'desktop' else '-phone'}{'-dark' if scheme == 'dark' else ''}.png"
         page.screenshot(path=tmp_path / name)
         image.open(tmp_path / name).convert("RGB").quantize(128).save(PICTURES / name, optimize=True)
+        assert image.open(PICTURES / name).size == image.open(tmp_path / name).size
+        assert page.locator(".card .rank.given").count() == len(PICTURED)
