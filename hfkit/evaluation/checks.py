@@ -20,6 +20,7 @@ from hfkit.config.validation import default_of
 from hfkit.core.errors import MISSING, HfkitError, Kind, Problem
 from hfkit.evaluation.answers import answer_extractor
 from hfkit.evaluation.bench_models import bench_models
+from hfkit.evaluation.judge_keys import KEYS, judge_key_problems
 from hfkit.models.engine_support import engine_fault
 from hfkit.models.loading import cached_config, is_classifier
 from hfkit.models.quantization import quantization_as_trained
@@ -190,14 +191,9 @@ def engine_problems(config: ReplyFields, models: list[tuple[str, str]]) -> list[
 
 
 def judge_problems(config: ArenaConfig) -> list[Problem]:
-    """Return problems of a judge with missing keys, or with keys that it does not use."""
-    needed = {"reward": "reward_model", "function": "reward_function"}.get(config.judge)
-    given = [key for key in ("reward_model", "reward_function", "reward_columns") if getattr(config, key)]
-    read = {needed, "reward_columns"} if config.judge == "function" else {needed}
-    lacks = bool(needed) and getattr(config, needed) is None
-    rules = [(key not in read, key, f"has no effect with judge: {config.judge}", "judge") for key in given]
-    problems = broken_rules(config, [*rules, (lacks, needed, f"missing: judge: {config.judge} needs it", "judge")])
-    if lacks:
+    """Return problems of the keys of a judge, and of its function or model."""
+    problems = judge_key_problems(config)
+    if config.judge in KEYS and getattr(config, KEYS[config.judge]) is None:
         return problems
     if config.judge == "function":
         try:
