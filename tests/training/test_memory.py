@@ -76,10 +76,10 @@ class Steps:
         ("ppo", LORA),
         ("ppo", {}),
         ("ppo", {**LORA, **FUNCTIONS}),
-        ("ppo", FUNCTIONS),
+        pytest.param("ppo", FUNCTIONS, marks=pytest.mark.slow),
         ("grpo", LORA),
         ("rloo", {}),
-        ("grpo", {**LORA, **FUNCTIONS}),
+        pytest.param("grpo", {**LORA, **FUNCTIONS}, marks=pytest.mark.slow),
     ],
 )
 def test_weights_gradients_and_optimizer_are_those_that_are_allocated(stage_for, tokenizer, name, changes):
