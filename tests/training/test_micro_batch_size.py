@@ -3,9 +3,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from planned import LORA, plan_8b
+from safetensors.torch import load_file
 
 from hfkit.config.registry import STAGES
+from hfkit.records.record import read_record
 from hfkit.stages.open_run import open_run
 from hfkit.training.memory.checkpointing import MARGIN, decide_checkpointing
 from hfkit.training.memory.device import Device, gpu_of
@@ -104,3 +107,18 @@ def test_a_model_that_cannot_be_planned_keeps_the_rows_of_the_config(config_of, 
     decided, tokens = decide_on(LARGE, "sft", config)
     assert decided.enabled and tokens is None
     assert "cannot be planned" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_a_run_on_a_gpu_chooses_it_and_trains_the_same(stage, run_stage, tmp_path):
+    settings = {"gradient_accumulation_steps": 4, "bf16": False, "max_steps": 3}
+    chosen, asked = (
+        run_stage(stage, tmp_path / str(tokens), **settings, max_tokens_per_micro_batch=tokens)
+        for tokens in (None, 256)
+    )
+    record = read_record(chosen)
+    assert record["micro_batch_tokens"] > 256 and record["config"]["max_tokens_per_micro_batch"] is None
+    weights, same = (load_file(folder / "adapter_model.safetensors") for folder in (chosen, asked))
+    for name, weight in weights.items():
+        torch.testing.assert_close(same[name], weight, rtol=0, atol=1e-4)
