@@ -20,7 +20,7 @@ from hfkit.config.validation import default_of
 from hfkit.core.errors import MISSING, HfkitError, Kind, Problem
 from hfkit.evaluation.answers import answer_extractor
 from hfkit.evaluation.bench_models import bench_models
-from hfkit.evaluation.judge_keys import KEYS, judge_key_problems
+from hfkit.evaluation.judge_keys import KEYS_OF_JUDGES, judge_key_problems
 from hfkit.models.engine_support import engine_fault
 from hfkit.models.loading import cached_config, is_classifier
 from hfkit.models.quantization import quantization_as_trained
@@ -193,7 +193,7 @@ def engine_problems(config: ReplyFields, models: list[tuple[str, str]]) -> list[
 def judge_problems(config: ArenaConfig) -> list[Problem]:
     """Return problems of the keys of a judge, and of its function or model."""
     problems = judge_key_problems(config)
-    if config.judge in KEYS and getattr(config, KEYS[config.judge]) is None:
+    if config.judge in KEYS_OF_JUDGES and getattr(config, KEYS_OF_JUDGES[config.judge]) is None:
         return problems
     if config.judge == "function":
         try:
