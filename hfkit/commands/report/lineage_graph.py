@@ -114,9 +114,7 @@ def shortened(text: str, length: int) -> str:
 
 def heights_of(nodes: dict[str, Node]) -> dict[str, float]:
     """Return the height of each box in inches."""
-    return {
-        key: 2 * PADDING + TITLE_HEIGHT + LINE_HEIGHT * len(lines_of(node, nodes)) for key, node in nodes.items()
-    }
+    return {key: 2 * PADDING + TITLE_HEIGHT + LINE_HEIGHT * len(lines_of(node, nodes)) for key, node in nodes.items()}
 
 
 def lanes_of(nodes: dict[str, Node]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hfkit.commands.report.figure_writer import GRID, LIGHT, SIZE, FigureWriter, PageFigure
+from hfkit.commands.report.figure_writer import GRID, LIGHT, FigureWriter, PageFigure
 from hfkit.commands.report.formatting import format_number, slug
 from hfkit.commands.report.gather import Gathered, ReportedRun, judge_of, watched_scores
 from hfkit.commands.report.lineage_graph import draw_lineage, lineage_nodes, lineage_size
