@@ -5,6 +5,7 @@ import signal
 import socket
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import write_rows
@@ -74,6 +75,19 @@ def test_a_password_is_required_and_a_wrong_one_takes_a_second(guarded):
     sessions = folder / "labels" / "sessions.json"
     assert stat.S_IMODE(sessions.stat().st_mode) == 0o600
     assert session not in sessions.read_text() and session not in page.printed()
+
+
+def test_wrong_passwords_delay_nobody_at_another_address(guarded):
+    page, _ = guarded
+    wrong = {"labeler": "Eve", "password": "a guess"}
+    with ThreadPoolExecutor(8) as pool:
+        guesses = [pool.submit(request, page.url, "POST", "/api/login", wrong, source="127.0.0.2") for _ in range(8)]
+        time.sleep(0.3)
+        began = time.monotonic()
+        Labeler(page.url, "Bob", PASSWORD)
+        assert time.monotonic() - began < 1
+        ended = [guess.result()[0] for guess in guesses]
+    assert ended == [403] * 8 and time.monotonic() - began > 7 - 0.3  # one at a time
 
 
 def test_a_session_survives_a_restart_and_ends_with_a_new_password(servers, tmp_path):

@@ -9,6 +9,7 @@ import re
 import secrets
 import unicodedata
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from hfkit.core.files import read_json_mapping
 
@@ -44,16 +45,17 @@ class Sessions:
         self.path, self.password = path, password
         saved = read_json_mapping(path) or {}
         self._names = {key: name for key, name in saved.items() if isinstance(name, str)}
-        self._attempt = asyncio.Lock()
+        self._attempts: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def _key(self, token: str) -> str:
         return hmac.new((self.password or "").encode(), token.encode(), hashlib.sha256).hexdigest()
 
-    async def is_allowed(self, password: object) -> bool:
-        """Return whether a password is right, one attempt at a time; a wrong one takes a second."""
+    async def is_allowed(self, password: object, address: str) -> bool:
+        """Return whether a password is right, one attempt of an address at a time; a wrong one takes a second."""
         if self.password is None:
             return True
-        async with self._attempt:
+        lock = self._attempts.setdefault(address, asyncio.Lock())  # it lives until no attempt waits for it
+        async with lock:
             given = password.encode() if isinstance(password, str) else b""
             is_right = hmac.compare_digest(given, self.password.encode())
             if not is_right:
