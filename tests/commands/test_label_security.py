@@ -323,7 +323,7 @@ def test_a_port_that_another_program_took_meanwhile_is_an_error():
         ({"host": "example.org"}, "host", "add password_file"),
         ({"password_file": "/nowhere"}, "password_file", "cannot be read"),
         ({"port": 70_000}, "port", "from 0 to 65535"),
-        ({"overlap": 0}, "overlap", "at least 1"),
+        ({"overlap": 0}, "overlap", "must be above 0"),
         ({"guide": "/nowhere.md"}, "guide", "cannot be read"),
         ({"flags": ["a", "a"]}, "flags", "different names"),
         ({"judge": "function"}, "reward_function", "missing"),

@@ -20,7 +20,7 @@ from transformers import GenerationConfig
 
 from hfkit.commands.chat.models import LoadedModels
 from hfkit.commands.export.vllm import LORA_RANKS, require_served
-from hfkit.commands.serve.backends import Generated, Generation
+from hfkit.commands.serve.backends import Generated, Generation, ServingBackend
 from hfkit.commands.serve.guard import KEY_VARIABLE
 from hfkit.commands.serve.models import ServedModel
 from hfkit.core.console import warn
@@ -119,7 +119,7 @@ def uds_command(program: str, paths: dict[str, str], dtype: str, context: int | 
     return command
 
 
-class VLLMBackend:
+class VLLMBackend(ServingBackend):
     """A vLLM server, which ends with this object.
 
     Args:
