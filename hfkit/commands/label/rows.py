@@ -21,7 +21,7 @@ from hfkit.evaluation.prompts import OPTIONS
 COLUMNS = ["messages", "prompt", "response", "completion", "chosen", "rejected", "replies", *OPTIONS]
 ID = "id"
 """The column of feedback in which the responses that belong together have the same value."""
-ADDED = "added to a row as another response to its prompt"
+JOINED = "added to a row as another response to its prompt"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def load_label_rows(config: LabelConfig) -> tuple[list[Row], SplitStats]:
             before = found.get(identity)
             found[identity] = row if before is None else before.joined(row)
             if before is not None:
-                lost["repeated" if len(found[identity].replies) == len(before.replies) else ADDED] += 1
+                lost["repeated" if len(found[identity].replies) == len(before.replies) else JOINED] += 1
     rows = {row.key: row for row in found.values()}
     lost["repeated"] += len(found) - len(rows)
     stats.kept, stats.dropped = len(rows), dict(+lost)

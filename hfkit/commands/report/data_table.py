@@ -6,7 +6,7 @@ from hfkit.commands.report.formatting import format_count
 from hfkit.commands.report.gather import Gathered, equal_parts_at_end
 from hfkit.commands.report.tables import ReportTable
 
-COLUMNS = ["Stage", "Split", "Source", "Rows", "In an epoch", "Share", "Tokens", "Dropped, truncated, faulty"]
+DATA_COLUMNS = ["Stage", "Split", "Source", "Rows", "In an epoch", "Share", "Tokens", "Dropped, truncated, faulty"]
 
 
 def data_table(gathered: Gathered) -> ReportTable:
@@ -33,7 +33,7 @@ def data_table(gathered: Gathered) -> ReportTable:
     for same in found.values():
         stages, cells = zip(*same, strict=True)
         rows.append([", ".join(dict.fromkeys(stages)), *map(joined, zip(*cells, strict=True))])
-    return ReportTable("Training and evaluation data of each stage", COLUMNS, rows, range(3, 7))
+    return ReportTable("Training and evaluation data of each stage", DATA_COLUMNS, rows, range(3, 7))
 
 
 def joined(values: tuple[str, ...]) -> str:

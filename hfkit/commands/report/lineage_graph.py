@@ -12,9 +12,9 @@ from hfkit.config.registry import StageSpec, spec_of
 from hfkit.records.lineage import lineage_edges
 from hfkit.records.record import weights_hash
 
-WIDTH, PADDING, GAP, LANE = 2.95, 0.09, 0.3, 0.17  # inches: of a box, in it, below it; between two lines next to it
+WIDTH, INSET, GAP, LANE = 2.95, 0.09, 0.3, 0.17  # inches: of a box, in it, below it; between two lines next to it
 TITLE_HEIGHT, LINE_HEIGHT = 0.2, 0.155
-LONGEST_TITLE, LONGEST_LINE = 28, 42  # characters that fit into a box
+TITLE_LENGTH, LINE_LENGTH = 28, 42  # characters that fit into a box
 
 
 @dataclass
@@ -103,10 +103,10 @@ def in_order(nodes: dict[str, Node]) -> list[str]:
 def lines_of(node: Node, nodes: dict[str, Node]) -> list[str]:
     """Return what a box has below its title: the detail, and the role and title of each parent."""
     parents = [f"{role}: {nodes[parent].title}" for parent, role in node.parents]
-    return [shortened(line, LONGEST_LINE) for line in [node.detail, *parents] if line]
+    return [without_middle(line, LINE_LENGTH) for line in [node.detail, *parents] if line]
 
 
-def shortened(text: str, length: int) -> str:
+def without_middle(text: str, length: int) -> str:
     """Return a text without its middle if it is longer than a length; paths differ at their ends."""
     half = length // 2
     return text if len(text) <= length else f"{text[: half - 1]}…{text[-half:]}"
@@ -114,7 +114,7 @@ def shortened(text: str, length: int) -> str:
 
 def heights_of(nodes: dict[str, Node]) -> dict[str, float]:
     """Return the height of each box in inches."""
-    return {key: 2 * PADDING + TITLE_HEIGHT + LINE_HEIGHT * len(lines_of(node, nodes)) for key, node in nodes.items()}
+    return {key: 2 * INSET + TITLE_HEIGHT + LINE_HEIGHT * len(lines_of(node, nodes)) for key, node in nodes.items()}
 
 
 def lanes_of(nodes: dict[str, Node]) -> dict[str, int]:
@@ -168,8 +168,8 @@ def draw_box(axes, top: float, height: float, title: str, lines: list[str]) -> N
     look = {"facecolor": LIGHT["panel"], "edgecolor": LIGHT["first"], "zorder": 0}
     box = FancyBboxPatch((0, top - height), WIDTH, height, boxstyle="round,pad=0,rounding_size=0.05", **look)
     axes.add_patch(box)
-    y = top - PADDING
-    axes.text(0.12, y, shortened(title, LONGEST_TITLE), va="top", weight="bold")
+    y = top - INSET
+    axes.text(0.12, y, without_middle(title, TITLE_LENGTH), va="top", weight="bold")
     for index, line in enumerate(lines):
         below = y - TITLE_HEIGHT - LINE_HEIGHT * index
         axes.text(0.12, below, line, va="top", color=LIGHT["muted"], size=8)

@@ -32,13 +32,13 @@ def quoted(text: str, label: str = "") -> str:
     Args:
         label: Markdown to show before the first line.
     """
-    first, *others = [escaped(line) for line in text.splitlines()] or [""]
+    first, *others = [escape_markdown(line) for line in text.splitlines()] or [""]
     lines = [label + first, *others]
     breaks = ["\\" if line and following else "" for line, following in zip(lines, [*lines[1:], ""], strict=True)]
     return "\n".join(f"> {line}{end}".rstrip() for line, end in zip(lines, breaks, strict=True))
 
 
-def escaped(line: str) -> str:
+def escape_markdown(line: str) -> str:
     """Return a line of text as Markdown; the spaces at its start become spaces that do not break."""
     line = line.expandtabs(4).rstrip()
     content = line.lstrip()
