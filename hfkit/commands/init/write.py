@@ -59,7 +59,7 @@ def yaml_line(item: tuple[str, Setting]) -> str:
 
 
 class OneLineDumper(yaml.SafeDumper):
-    """Writes text with line breaks in double quotes, as `"{instruction}\\n\\n{input}"`: single quotes would break the line."""
+    """Writes text with line breaks in double quotes: in single quotes, YAML would need several lines."""
 
 
 OneLineDumper.add_representer(
