@@ -20,7 +20,7 @@ from hfkit.commands.plan.advice import remedies
 from hfkit.commands.plan.launches import device_of_process, fitting_launch, read_launch, require_engine
 from hfkit.commands.plan.read_stages import read_stages
 from hfkit.commands.plan.steps import plan_steps
-from hfkit.commands.plan.table import PlanRow, print_plans
+from hfkit.commands.plan.table import ROOMY, PlanRow, print_plans
 from hfkit.training.memory.checkpointing import decide_checkpointing
 from hfkit.training.memory.communication import sent_bytes
 from hfkit.training.memory.device import device_to_plan
@@ -38,9 +38,8 @@ def main(given: Namespace) -> int:
     for open_stage in stages:
         stage, checkpointing = decide_checkpointing(open_stage, device, launch)
         memory, roles = plan_memory(stage, device, launch), roles_of(stage)
-        fits = memory.peak <= device.capacity
-        advice = [] if fits else remedies(stage, device, launch)
-        fitting = None if fits else fitting_launch(stage, device)
+        advice = [] if memory.peak <= ROOMY * device.capacity else remedies(stage, device, launch)
+        fitting = None if memory.peak <= device.capacity else fitting_launch(stage, device, launch)
         steps, sent = plan_steps(stage, roles, launch), sent_bytes(stage, roles, launch)
         rows = stage.config.per_device_train_batch_size * stage.config.gradient_accumulation_steps
         plan = PlanRow(stage.spec.name, stage.config.dtype, checkpointing, memory, steps, rows, sent, advice, fitting)
