@@ -14,7 +14,7 @@ from hfkit.training.memory.peak import MemoryPlan
 from hfkit.training.memory.processes import Launch
 
 ROOMY = 0.9
-"""The share of the memory up to which nothing is said about a peak: fragments take the rest."""
+"""The share of the memory that a peak may take without a remark: fragments take the rest."""
 
 
 @dataclass(frozen=True)
