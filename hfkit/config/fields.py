@@ -249,7 +249,9 @@ class OptimizerFields(Fields):
     per_device_train_batch_size: int = arg(8, help="rows per forward pass on each device")
     per_device_eval_batch_size: int = arg(8, help="rows per forward pass of an evaluation on each device")
     max_tokens_per_micro_batch: int | None = arg(
-        None, help="maximum tokens per forward pass; none: per_device_train_batch_size rows of the maximum length"
+        None,
+        help="maximum tokens per forward pass; none: per_device_train_batch_size rows of the maximum length, or the "
+        "fastest number that fits a GPU",
     )
     micro_batches_by_length: bool = arg(
         True, help="group the rows of a step into forward passes of similar length: the same training with less padding"
