@@ -40,11 +40,12 @@ def main(given: Namespace) -> int:
     for open_stage in stages:
         stage, checkpointing = decide_checkpointing(open_stage, device, launch)
         memory, roles = plan_memory(stage, device, launch), roles_of(stage)
-        advice = [] if memory.peak <= ROOMY * device.capacity else remedies(stage, device, launch)
-        fitting = None if memory.peak <= device.capacity else fitting_launch(stage, device, launch)
         chosen = decide_micro_batch(open_stage, device, launch)
         run, _ = decide_checkpointing(chosen, device, launch)
         run_peak = None if chosen is open_stage else plan_memory(run, device, launch).peak
+        fits, has_room = memory.peak <= device.capacity, (run_peak or memory.peak) <= ROOMY * device.capacity
+        advice = [] if fits and has_room else remedies(stage, device, launch)
+        fitting = None if fits else fitting_launch(stage, device, launch)
         steps, sent = plan_steps(run, roles, launch), sent_bytes(run, roles, launch)
         rows = stage.config.per_device_train_batch_size * stage.config.gradient_accumulation_steps
         choices = (stage.config.dtype, checkpointing, run_peak)

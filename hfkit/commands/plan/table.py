@@ -60,14 +60,14 @@ def print_plans(plans: list[PlanRow], device: Device, launch: Launch, in_pipelin
         console.print(f"{plan.name}: {batch}; peaks of its phases: {peaks}", soft_wrap=True)
     for plan in plans:
         name, memory = plan.name, plan.memory
-        if memory.peak <= ROOMY * device.capacity:
-            continue
-        peak, capacity = decimal(memory.peak), decimal(device.capacity)
-        if memory.peak <= device.capacity:
-            share = f"{memory.peak / device.capacity:.0%} of {capacity}"
-            console.print(f"{name} just fits: its peak of {peak} is {share}, and memory fragments.")
+        capacity, run_peak = decimal(device.capacity), plan.run_peak or memory.peak
+        if memory.peak > device.capacity:
+            console.print(f"{name} does not fit: its peak of {decimal(memory.peak)} is more than {capacity}.")
+        elif run_peak > ROOMY * device.capacity:
+            share = f"{run_peak / device.capacity:.0%} of {capacity}"
+            console.print(f"{name} just fits: its peak of {decimal(run_peak)} is {share}, and memory fragments.")
         else:
-            console.print(f"{name} does not fit: its peak of {peak} is more than {capacity}.")
+            continue
         prefix = f"{name}." if in_pipeline else ""
         for remedy in plan.remedies:
             verdict = "it fits" if remedy.peak <= device.capacity else "not enough"
