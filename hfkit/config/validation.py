@@ -158,7 +158,10 @@ def find_hint(config_class: type, name: str) -> tuple[object, str]:
 
 
 def check_fields(config_class: type, given: Mapping, values: dict, problems: list[Problem], prefix: str):
-    """Convert the keys of `given` into `values` by the class's type hints; add all others to `problems`."""
+    """Convert the keys of `given` into `values` by the class's type hints; add all others to `problems`.
+
+    A key without a value (`fp16:`) is left at its default, unless none is a value of it.
+    """
     known = known_fields(config_class)
     for name, value in ((str(key), value) for key, value in given.items()):
         key, found = prefix + name, []
@@ -167,6 +170,9 @@ def check_fields(config_class: type, given: Mapping, values: dict, problems: lis
             flag = prefix if prefix == "--" else ""
             remedy, meant = (remedy, ()) if remedy else unknown_remedy(name, known, flag)
             found.append(Problem(key, value, remedy, Kind.UNKNOWN, tuple(f"{prefix}{one}" for one in meant)))
+        elif value is None and not {NoneType, Any} & {*union_members(hint)}:
+            (values if name in known else values.get(EXTRA, {})).pop(name, None)
+            continue
         else:
             value = convert(hint, value, key, found)
         problems += found
