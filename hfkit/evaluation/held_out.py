@@ -14,7 +14,7 @@ from hfkit.config.fields import DatasetEntry
 from hfkit.config.registry import spec_of
 from hfkit.core.errors import HfkitError
 from hfkit.data.caching import tokenizer_hash
-from hfkit.data.comparisons import COMPARISONS, comparison_encoder, encode_held_out
+from hfkit.data.comparisons import COMPARISONS, comparison_encoder, encode_held_out, mask_of
 from hfkit.data.conversions import prompt_of
 from hfkit.data.encoding import count_ids
 from hfkit.data.faults import Fault, split_faults
@@ -149,8 +149,12 @@ def labeled(pairs: Dataset, side: int) -> Dataset:
     """Return encoded pairs with the `input_ids` and `labels` of their chosen (side 0) or rejected replies (1)."""
 
     def label(row: dict) -> dict:
-        ids, start = row[("chosen_ids", "rejected_ids")[side]], row["starts"][side]
-        return {"input_ids": ids, "labels": [IGNORE] * start + ids[start:]}
+        ids = row[("chosen_ids", "rejected_ids")[side]]
+        mask = mask_of(row["spans"][side], len(ids))
+        return {
+            "input_ids": ids,
+            "labels": [token if is_reply else IGNORE for token, is_reply in zip(ids, mask, strict=True)],
+        }
 
     return pairs.map(label)
 
