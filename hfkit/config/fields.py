@@ -63,9 +63,17 @@ def split_module_names(given: list[str] | str | None) -> list[str] | str | None:
     return None if given is None else [name.strip() for name in split if name.strip()]
 
 
-def arg(default: Any = MISSING, *, factory: Any = MISSING, help: str) -> Any:
-    """Return a dataclass field with a help text, as Transformers' `HfArg` does."""
-    return field(default=default, default_factory=factory, metadata={"help": help})
+def arg(
+    default: Any = MISSING, *, factory: Any = MISSING, help: str, means: dict | None = None, remedy: str = ""
+) -> Any:
+    """Return a dataclass field with a help text, as Transformers' `HfArg` does.
+
+    Args:
+        means: values that other libraries accept for this key -> the values that hfkit uses for them.
+        remedy: what to do instead, added to the problem of a value that does not fit.
+    """
+    metadata = {"help": help, "means": means or {}, "remedy": remedy}
+    return field(default=default, default_factory=factory, metadata=metadata)
 
 
 @dataclass(kw_only=True)
@@ -126,7 +134,7 @@ class HubFields(Fields):
     hub_strategy: Literal["end", "every_save"] = arg(
         "end", help="when to push: end of the run, or every_save: also the weights of each checkpoint"
     )
-    hub_revision: str = arg("main", help="branch of the Hub repository to push to")
+    hub_revision: str = arg("main", help="branch of the Hub repository to push to", means={None: "main"})
 
 
 @dataclass(kw_only=True)
@@ -194,6 +202,11 @@ class ModelFields(Fields):
         None,
         help="dtype of the base model's weights; auto: as in the checkpoint; none: bfloat16 for a frozen base that is "
         "stored in 16 bits, on a GPU with bf16; else float32",
+        means={
+            short: name
+            for name, shorts in {"float32": ("fp32",), "bfloat16": ("bf16",), "float16": ("fp16", "half")}.items()
+            for short in (*shorts, f"torch.{name}")
+        },
     )
     attn_implementation: str | None = arg(
         None, help="attention implementation: eager, sdpa, flash_attention_2, ...; none: Transformers' default"
@@ -262,11 +275,17 @@ class OptimizerFields(Fields):
     weight_decay: float = arg(0.0, help="weight decay of AdamW")
     max_grad_norm: float = arg(1.0, help="gradients are clipped to this norm")
     optim: str | None = arg(None, help="optimizer; none: adamw_torch_fused on a GPU, else adamw_torch")
-    bf16: bool | None = arg(None, help="bf16 autocast; none: on if the GPU supports it")
+    bf16: bool | None = arg(None, help="bf16 autocast; none: on if the GPU supports it", means={"auto": None})
     gradient_checkpointing: bool | None = arg(
-        None, help="recompute activations to save memory; none: only if the GPU's free memory is too small otherwise"
+        None,
+        help="recompute activations to save memory; none: only if the GPU's free memory is too small otherwise",
+        means={"auto": None},
     )
-    report_to: str = arg("none", help="experiment tracker: tensorboard, wandb, trackio, ..., or none")
+    report_to: str | list[str] = arg(
+        "none",
+        help="experiment trackers: tensorboard, wandb, trackio, ..., or a list of them; none: no tracker",
+        means={None: "none"},
+    )
     run_name: str | None = arg(None, help="name of the run in the experiment tracker; none: chosen by the tracker")
 
     learning_rates: ClassVar[LearningRates] = SFT_RATES
@@ -284,14 +303,25 @@ class TrainerFields(OptimizerFields):
     max_steps: int = arg(-1, help="number of optimizer steps; overrides num_train_epochs if above 0")
     logging_steps: float = arg(10, help="steps between logs to metrics.jsonl; below 1: share of all steps")
     eval_strategy: Literal["no", "steps", "epoch"] = arg(
-        "no", help="when to evaluate: no: never, steps: every eval_steps, epoch: after each epoch"
+        "no",
+        help="when to evaluate: no: never, steps: every eval_steps, epoch: after each epoch",
+        means={False: "no"},  # YAML reads a bare no as false
     )
     eval_steps: float | None = arg(None, help="steps between evaluations; below 1: share of all; none: logging_steps")
     save_strategy: Literal["no", "steps", "epoch"] = arg(
-        "steps", help="when to save a checkpoint: no: never, steps: every save_steps, epoch: after each epoch"
+        "steps",
+        help="when to save a checkpoint: no: never, steps: every save_steps, epoch: after each epoch",
+        means={False: "no"},
+        remedy="to publish the best checkpoint, set load_best_model_at_end: true and save_strategy as eval_strategy",
     )
     save_steps: float = arg(500, help="steps between checkpoints; below 1: share of all steps")
     save_total_limit: int | None = arg(2, help="maximum number of checkpoints to keep; none: all")
     load_best_model_at_end: bool = arg(False, help="output the best checkpoint and its metrics, not the last weights")
     early_stopping_patience: int | None = arg(None, help="stop after N evaluations without improvement; none: never")
-    resume_from_checkpoint: bool = arg(False, help="resume from the last complete checkpoint in output_dir")
+    resume_from_checkpoint: bool = arg(
+        False,
+        help="resume from the last complete checkpoint in output_dir",
+        means={None: False, **dict.fromkeys(("true", "last", "latest", "auto"), True)},
+        remedy="true resumes from the last complete checkpoint in output_dir; to start another run from the weights of "
+        "a checkpoint, name it in model_name_or_path",
+    )
