@@ -178,8 +178,8 @@ def check_fields(config_class: type, given: Mapping, values: dict, problems: lis
             if isinstance(value, (str, bool, NoneType)):
                 value = metadata.get("means", {}).get(value, value)
             value = convert(hint, value, key, found)
-            if remedy := metadata.get("remedy"):
-                found = [replace(one, remedy=f"{one.remedy}; {remedy}") for one in found]
+            if advice := metadata.get("remedy"):
+                found = [replace(one, remedy=f"{one.remedy}; {advice}") for one in found]
         problems += found
         if not found:
             (values if name in known else values.setdefault(EXTRA, {}))[name] = value
