@@ -15,11 +15,11 @@ from hfkit.config.fields import (
     OpenLength,
     OutputFields,
     SourceFields,
-    TrainerFields,
     arg,
 )
 from hfkit.config.learning_rates import DPO_RATES, GROUP_RATES, PPO_RATES, PRETRAIN_RATES, REWARD_RATES
 from hfkit.config.online import OnlineConfig
+from hfkit.config.trainer_fields import TrainerFields
 
 
 @dataclass(kw_only=True)

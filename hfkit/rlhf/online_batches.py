@@ -10,6 +10,7 @@ from transformers import Trainer
 from hfkit.core.compat_logged import logged_counts, weigh_logged
 from hfkit.core.compat_online import OwnRollouts, sampled_batch, set_sampled_batch
 from hfkit.core.kept_logs import KeepsLogs
+from hfkit.models.adapter_inputs import keep_input_dtype
 from hfkit.models.micro_batches import call_tokens
 from hfkit.rlhf.arguments import GRPOArguments, RLOOArguments
 from hfkit.rlhf.batch import cut_by_length
@@ -51,8 +52,13 @@ class OnlineBatches(KeepsLogs, OwnRollouts, Trainer):
         """Return the loss of a batch, a scalar; the gradients of all micro-batches but the last are added already."""
         lengths = inputs["completion_mask"].sum(1)
         self.learned_from.append(torch.stack([lengths.sum(), (lengths > 0).sum()]))
-        if not self.is_cut:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        with keep_input_dtype(self.policy, self.accelerator.native_amp):
+            if not self.is_cut:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return self.cut_loss(model, inputs)
+
+    def cut_loss(self, model, inputs: Batch) -> torch.Tensor:
+        """Return the loss of a batch, computed in micro-batches; see `compute_loss`."""
         parts, before, losses = self.split(inputs), logged_counts(self, "train"), []
         rows = torch.tensor([float(len(part["advantages"])) for part in parts], device=self.args.device)
         tokens = torch.stack([part["completion_mask"].sum().float() for part in parts])

@@ -43,7 +43,7 @@ from hfkit.training.arguments import (
     trainer_arguments,
 )
 from hfkit.training.dpo_trainer import MicroBatchedDPOTrainer, PairCollator
-from hfkit.training.memory.checkpointing import plan_run
+from hfkit.training.memory.plan_run import plan_run
 from hfkit.training.sharding import CollectiveSave
 
 

@@ -20,6 +20,7 @@ from hfkit.core.compat_logged import logged_counts, weigh_logged
 from hfkit.core.kept_logs import KeepsLogs
 from hfkit.data.encoding import count_ids
 from hfkit.data.forms import IGNORE
+from hfkit.models.adapter_inputs import keep_input_dtype
 from hfkit.models.micro_batches import batches_by_length, call_tokens, micro_batches, round_up
 from hfkit.models.sft_loss import ROUTER_KEY
 from hfkit.models.shared_prefixes import PADDING
@@ -54,9 +55,14 @@ class MicroBatching(KeepsLogs, Trainer):
         return batches, items
 
     def training_step(self, model, inputs: Batch, num_items_in_batch=None) -> torch.Tensor:
+        """Add the gradients of a batch; return the loss."""
+        with keep_input_dtype(self.model, self.accelerator.native_amp):
+            if not self.max_tokens:
+                return super().training_step(model, inputs, num_items_in_batch)
+            return self.training_steps(model, inputs, num_items_in_batch)
+
+    def training_steps(self, model, inputs: Batch, num_items_in_batch=None) -> torch.Tensor:
         """Add the gradients of a batch, one micro-batch after the other; return the loss."""
-        if not self.max_tokens:
-            return super().training_step(model, inputs, num_items_in_batch)
         if not len(inputs["input_ids"]):
             return torch.zeros((), device=self.args.device)
         parts, before, losses = self.split(inputs), logged_counts(self, "train"), []
@@ -145,7 +151,8 @@ class MicroBatching(KeepsLogs, Trainer):
     ) -> EvalLoopOutput:
         """Compute the metrics of `held_out_figures`, named as Trainer names them."""
         self.model.eval()
-        figures = self.held_out_figures(dataloader.dataset)
+        with keep_input_dtype(self.model, self.accelerator.native_amp):
+            figures = self.held_out_figures(dataloader.dataset)
         named = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         return EvalLoopOutput(None, None, named, len(dataloader.dataset))
 

@@ -27,7 +27,7 @@ from hfkit.training.memory.shapes import roles_of
 
 
 @pytest.mark.parametrize(
-    ("capacity", "bits", "enough"), [(15, "load_in_8bit", True), (10, "load_in_4bit", True), (8, "load_in_4bit", False)]
+    ("capacity", "bits", "enough"), [(15, "load_in_8bit", True), (10, "load_in_4bit", True), (7, "load_in_4bit", False)]
 )
 def test_advice_is_of_flags_that_lower_the_peak_and_says_which_are_enough(folder_of, tmp_path, capacity, bits, enough):
     card = Device("a card", capacity * 10**9, 600_000_000, is_gpu=True)

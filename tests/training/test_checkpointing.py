@@ -13,9 +13,10 @@ from hfkit.models.loading import load_base
 from hfkit.records.record import read_record
 from hfkit.stages.open_run import open_run
 from hfkit.training.arguments import trainer_arguments
-from hfkit.training.memory.checkpointing import MARGIN, decide_checkpointing, plan_run
+from hfkit.training.memory.checkpointing import MARGIN, decide_checkpointing
 from hfkit.training.memory.device import Device, free_gpu, gpu_of
 from hfkit.training.memory.peak import plan_memory
+from hfkit.training.memory.plan_run import plan_run
 from hfkit.training.memory.rows import micro_batch_tokens
 
 GIB = 10**9

@@ -19,6 +19,7 @@ class PlanRow:
     """The printed facts of a stage: the dtype of its base, and its plan.
 
     Attributes:
+        run_peak: the peak in bytes of the micro-batches that a run would choose, if they are others.
         rows: of a process in an optimizer step.
         sent: bytes that it sends in one.
         fitting: a launch in which the stage fits, and its peak in bytes.
@@ -27,6 +28,7 @@ class PlanRow:
     name: str
     dtype: str
     checkpointing: Checkpointing
+    run_peak: int | None
     memory: MemoryPlan
     steps: StepsPlan
     rows: int
@@ -44,7 +46,11 @@ def print_plans(plans: list[PlanRow], device: Device, launch: Launch, in_pipelin
         for line in plan.steps.formats:
             console.print(f"{plan.name}: {line}", soft_wrap=True)
     for plan in plans:
-        console.print(f"{plan.name}: dtype: {plan.dtype}; {plan.checkpointing}", soft_wrap=True)
+        choices = f"dtype: {plan.dtype}; {plan.checkpointing}"
+        if plan.run_peak is not None:
+            tokens = f"micro-batches of {plan.steps.micro_batch:,} tokens"
+            choices += f". A run takes less time with {tokens}, and chooses them: {decimal(plan.run_peak)}"
+        console.print(f"{plan.name}: {choices}", soft_wrap=True)
     for plan in plans if launch.processes > 1 else ():
         peaks = ", ".join(f"{phase} {decimal(peak)}" for phase, peak in plan.memory.peaks.items())
         batch = f"{plan.rows * launch.processes} rows in a step, {plan.rows} in each process"
