@@ -11,6 +11,7 @@ from trl import DPOTrainer
 from hfkit.config.stages import OF_THE_BATCH
 from hfkit.core.compat import EncodedRows
 from hfkit.core.compat_logged import logged_counts, pop_logged, weigh_logged
+from hfkit.data.comparisons import mask_of
 from hfkit.data.encoding import pair_lengths
 from hfkit.models.micro_batches import batches_by_length, call_tokens, round_up
 from hfkit.training.micro_batching import Batch, MicroBatching
@@ -22,11 +23,9 @@ REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 class PairCollator:
     """Collates N encoded pairs for TRL's DPOTrainer: N chosen sequences, then N rejected ones, padded on the right.
 
-    TRL's own collator expects one prompt for both sides; here each side has its own (`starts`).
-
-    Returns `input_ids`, `attention_mask` and `completion_mask`, int64 (2N, T) each; the last is 1 on the tokens of the
-    responses. Rows with precomputed log-probabilities of the reference add `ref_chosen_logps` and `ref_rejected_logps`,
-    float32 (N,) each.
+    Returns `input_ids`, `attention_mask` and `completion_mask`, int64 (2N, T) each. The last is 1 on the assistant's
+    tokens after the prompt (`spans`); TRL's own collator sets it on the user's turns there too. Rows with precomputed
+    log-probabilities of the reference add `ref_chosen_logps` and `ref_rejected_logps`, float32 (N,) each.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -36,9 +35,8 @@ class PairCollator:
         ids = [row[name] for name in ("chosen_ids", "rejected_ids") for row in rows]
         options = {"padding_side": "right", "pad_to_multiple_of": self.pad_to_multiple_of, "return_tensors": "pt"}
         batch = dict(self.tokenizer.pad({"input_ids": ids}, **options))
-        starts = torch.tensor([row["starts"][side] for side in (0, 1) for row in rows])
-        follows = torch.arange(batch["input_ids"].shape[1]) >= starts.unsqueeze(1)
-        batch["completion_mask"] = batch["attention_mask"] * follows
+        spans, length = [row["spans"][side] for side in (0, 1) for row in rows], batch["input_ids"].shape[1]
+        batch["completion_mask"] = torch.tensor([mask_of(one, length) for one in spans], dtype=torch.int64)
         return batch | {name: torch.tensor([row[name] for row in rows]) for name in REFERENCE if name in rows[0]}
 
 
