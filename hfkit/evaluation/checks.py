@@ -16,6 +16,7 @@ from hfkit.config.evaluation import (
     split_name,
 )
 from hfkit.config.fields import DatasetEntry
+from hfkit.config.labeling import LabelConfig
 from hfkit.config.validation import default_of
 from hfkit.core.errors import MISSING, HfkitError, Kind, Problem
 from hfkit.evaluation.answers import answer_extractor
@@ -33,7 +34,7 @@ from hfkit.stages.checks.rules import broken_rules
 
 POSITIVE_KEYS = (
     *("max_rows", "max_prompts", "max_prompt_length", "response_length", "per_device_eval_batch_size"),
-    *("resamples", "diversity_prompts", "diversity_samples", "num_samples", "limit"),
+    *("resamples", "diversity_prompts", "diversity_samples", "num_samples", "limit", "overlap"),
 )
 
 
@@ -86,7 +87,7 @@ def reply_problems(config: ReplyFields) -> list[Problem]:
     return problems
 
 
-def count_problems(config: ReplyFields | BenchConfig) -> list[Problem]:
+def count_problems(config: ReplyFields | BenchConfig | LabelConfig) -> list[Problem]:
     """Return problems of counts that are not above 0, and of the seed."""
     values = {field.name: getattr(config, field.name) for field in fields(config) if field.name in POSITIVE_KEYS}
     problems = [

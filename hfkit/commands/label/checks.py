@@ -8,9 +8,8 @@ from hfkit.commands.web.hosts import is_this_machine
 from hfkit.commands.web.secret_file import read_secret
 from hfkit.config.labeling import PASSWORD, LabelConfig
 from hfkit.core.errors import MISSING, HfkitError, Kind, Problem, reason
-from hfkit.evaluation.checks import entry_problems, judge_problems
+from hfkit.evaluation.checks import count_problems, entry_problems, judge_problems
 from hfkit.stages.checks.files import folder_problems
-from hfkit.stages.checks.numbers import RANGES
 
 HUMAN = "human"
 PAGE_PACKAGES = ("fastapi", "uvicorn", "krippendorff")
@@ -19,20 +18,12 @@ SHORTEST_PASSWORD = 8
 
 def problems_of(config: LabelConfig) -> list[Problem]:
     """Return every problem of a config; only configs are read, never weights."""
-    problems = entry_problems("datasets", config.datasets) + folder_problems(config) + judge_problems(config)
+    problems = [*entry_problems("datasets", config.datasets), *folder_problems(config), *judge_problems(config)]
+    problems += count_problems(config)
     if not config.datasets:
         problems.append(Problem("datasets", [], "name rows to judge: hfkit label FILE"))
-    low, high = RANGES["seed"]
-    for key, least, most in (
-        ("overlap", 1, None),
-        ("per_device_eval_batch_size", 1, None),
-        ("port", 0, 65_535),
-        ("seed", low, high),
-    ):
-        value = getattr(config, key)
-        if value < least or (most is not None and value > most):
-            limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-            problems.append(Problem(key, value, f"expected a number {limits}"))
+    if not 0 <= config.port <= 65_535:
+        problems.append(Problem("port", config.port, "must be from 0 to 65535"))
     if config.judge != HUMAN:
         return problems
     if missing := [name for name in PAGE_PACKAGES if find_spec(name) is None]:
