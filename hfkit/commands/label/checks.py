@@ -41,7 +41,7 @@ def problems_of(config: LabelConfig) -> list[Problem]:
 
 
 def problems_of_judge(config: LabelConfig) -> list[Problem]:
-    """Return problems of the judge; only a judge that is no person needs the libraries of models, which load slowly."""
+    """Return problems of the judge; the libraries of models load slowly, and are imported unless people judge."""
     if config.judge == HUMAN:
         return judge_key_problems(config)
     return import_module("hfkit.evaluation.checks").judge_problems(config)
