@@ -116,6 +116,7 @@ def plan_8b(llama_8b, tmp_path, device=CPU, **changes):
         shutil.copytree(policy, reward)
         adapter = {"base_model_name_or_path": policy, "task_type": "SEQ_CLS", "peft_type": "LORA", "r": 16}
         (reward / "adapter_config.json").write_text(json.dumps({**adapter, "target_modules": "all-linear"}))
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "prompts.jsonl").write_text(json.dumps(ROWS["ppo"][0]) + "\n")
     values = {"model_name_or_path": policy, "reward_model_path": str(reward), "use_peft": True, "load_in_4bit": True}
     values |= {"datasets": [{"path": str(tmp_path / "prompts.jsonl")}], "max_prompt_length": 512}

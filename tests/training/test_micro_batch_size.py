@@ -36,18 +36,18 @@ def test_a_small_model_takes_all_rows_of_a_step_at_once(stage_for, name):
 
 
 @pytest.mark.parametrize(("rows", "tokens"), [(1, 8_192), (16, None)])
-def test_a_large_model_takes_what_saves_time(folder_of, tmp_path, rows, tokens):
+def test_a_large_model_takes_what_saves_time(llama_8b, tmp_path, rows, tokens):
     options = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": 64 // rows}
-    stage = plan_8b(folder_of, tmp_path, LARGE, **options)
+    stage = plan_8b(llama_8b, tmp_path, LARGE, **options)
     chosen = decide_micro_batch(stage, LARGE)
     assert chosen.config.max_tokens_per_micro_batch == tokens
     assert plan_memory(chosen, LARGE).peak < LARGE.capacity / MARGIN
 
 
-def test_micro_batches_shrink_rather_than_recompute(folder_of, tmp_path):
+def test_micro_batches_shrink_rather_than_recompute(llama_8b, tmp_path):
     options = {"gradient_accumulation_steps": 2, "gradient_checkpointing": None, "per_device_train_batch_size": 32}
     card = gpu_of(141 * 10**9)
-    stage = plan_8b(folder_of, tmp_path, card, **options)
+    stage = plan_8b(llama_8b, tmp_path, card, **options)
     assert decide_checkpointing(stage, card)[1].enabled
     chosen, decided = decide_checkpointing(decide_micro_batch(stage, card), card)
     assert not decided.enabled and chosen.config.max_tokens_per_micro_batch == 8 * 1024
