@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from planned import LORA, plan_8b
+from planned import LLAMA, LORA, plan_8b
 from safetensors.torch import load_file
 
 from hfkit.config.registry import STAGES
@@ -20,6 +20,8 @@ from hfkit.training.memory.rows import micro_batch_tokens, row_length
 
 ACCUMULATED = {"gradient_accumulation_steps": 8, "micro_batches_by_length": True}
 LARGE = gpu_of(80 * 10**9)
+NO_ROOM = Device("a GPU", 1, 0, is_gpu=True)
+MIXTURE = {**LLAMA, "model_type": "mixtral", "num_local_experts": 2}
 
 
 def decided_tokens(stage, on=LARGE, launch=None) -> int | None:
@@ -78,12 +80,38 @@ def test_it_takes_only_what_fits_with_a_margin(stage_for):
         ("dpo", {}, None),
         ("grpo", {}, None),
         ("sft", {"gradient_accumulation_steps": 1}, None),
+        ("dpo", {"loss_type": ["aot"]}, None),
+        ("grpo", {"entropy_coef": 0.1}, None),
+        ("grpo", {"top_entropy_quantile": 0.5}, None),
     ],
 )
 def test_nothing_else_changes_it(stage_for, name, changes, launch):
     stage = stage_for(name, **ACCUMULATED | changes)
     assert decide_micro_batch(stage, LARGE, *[launch] if launch else []) is stage
     assert micro_batch_tokens(stage.spec, stage.config, stage.replies) <= 2 * 4 * 160
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "is_mixture"),
+    [
+        *((name, {}, True) for name in ("sft", "dpo", "grpo", "rloo")),
+        ("dpo", {"loss_type": ["aot"]}, False),
+        ("grpo", {"entropy_coef": 0.1}, False),
+        ("grpo", {"top_entropy_quantile": 0.5}, False),
+    ],
+)
+def test_batches_that_a_trainer_computes_whole_do_not_shrink(
+    folder_of, stage_for, monkeypatch, name, changes, is_mixture
+):
+    """Activations would be kept for micro-batches that the trainer does not cut."""
+    monkeypatch.setattr("hfkit.models.micro_batches.LAYER_CALL", 0)  # else a small model needs large micro-batches
+    rows = {"gradient_checkpointing": None, "per_device_train_batch_size": 32}
+    model = {"model_name_or_path": folder_of(MIXTURE)} if is_mixture else {}
+    stage = stage_for(name, **rows, **changes, **model)
+    room = Device("a GPU", int(decide_checkpointing(stage, NO_ROOM)[1].needed * 0.9 * MARGIN), 0, is_gpu=True)
+    assert decide_micro_batch(stage, room) is stage and decide_checkpointing(stage, room)[1].enabled
+    cut = stage_for(name, **rows, **model, router_aux_loss_coef=0.0) if is_mixture else stage_for(name, **rows)
+    assert not decide_checkpointing(decide_micro_batch(cut, room), room)[1].enabled
 
 
 def test_a_cpu_computes_the_rows_of_the_config(stage_for):
