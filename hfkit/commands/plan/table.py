@@ -15,11 +15,20 @@ from hfkit.training.memory.processes import Launch
 
 
 @dataclass(frozen=True)
+class MicroBatchChoice:
+    """What a run decides with the micro-batches that it chooses, and its peak in bytes."""
+
+    checkpointing: Checkpointing
+    peak: int
+
+
+@dataclass(frozen=True)
 class PlanRow:
     """The printed facts of a stage: the dtype of its base, and its plan.
 
     Attributes:
-        run_peak: the peak in bytes of the micro-batches that a run would choose, if they are others.
+        memory: with micro-batches of `per_device_train_batch_size` rows.
+        choice: None if a run keeps these micro-batches.
         rows: of a process in an optimizer step.
         sent: bytes that it sends in one.
         fitting: a launch in which the stage fits, and its peak in bytes.
@@ -28,13 +37,18 @@ class PlanRow:
     name: str
     dtype: str
     checkpointing: Checkpointing
-    run_peak: int | None
+    choice: MicroBatchChoice | None
     memory: MemoryPlan
     steps: StepsPlan
     rows: int
     sent: int
     remedies: list[Remedy]
     fitting: tuple[Launch, int] | None
+
+    @property
+    def peak(self) -> int:
+        """The peak of a run in bytes."""
+        return (self.choice or self.memory).peak
 
 
 def print_plans(plans: list[PlanRow], device: Device, launch: Launch, in_pipeline: bool) -> None:
@@ -46,20 +60,20 @@ def print_plans(plans: list[PlanRow], device: Device, launch: Launch, in_pipelin
         for line in plan.steps.formats:
             console.print(f"{plan.name}: {line}", soft_wrap=True)
     for plan in plans:
-        choices = f"dtype: {plan.dtype}; {plan.checkpointing}"
-        if plan.run_peak is not None:
-            tokens = f"micro-batches of {plan.steps.micro_batch:,} tokens"
-            choices += f". A run takes less time with {tokens}, and chooses them: {decimal(plan.run_peak)}"
-        console.print(f"{plan.name}: {choices}", soft_wrap=True)
+        console.print(f"{plan.name}: dtype: {plan.dtype}; {plan.checkpointing}", soft_wrap=True)
+        if plan.choice is not None:
+            tokens, activations = f"{plan.steps.micro_batch:,}", plan.choice.checkpointing
+            choice = f"{plan.name}: the run chooses micro-batches of {tokens} tokens: {decimal(plan.peak)}; {activations}"
+            console.print(choice, soft_wrap=True)
     for plan in plans if launch.processes > 1 else ():
         peaks = ", ".join(f"{phase} {decimal(peak)}" for phase, peak in plan.memory.peaks.items())
         batch = f"{plan.rows * launch.processes} rows in a step, {plan.rows} in each process"
         console.print(f"{plan.name}: {batch}; peaks of its phases: {peaks}", soft_wrap=True)
     for plan in plans:
-        name, memory = plan.name, plan.memory
-        if memory.peak <= device.capacity:
+        name = plan.name
+        if plan.peak <= device.capacity:
             continue
-        peak, capacity = decimal(memory.peak), decimal(device.capacity)
+        peak, capacity = decimal(plan.peak), decimal(device.capacity)
         console.print(f"{name} does not fit: its peak of {peak} is more than {capacity}.")
         prefix = f"{name}." if in_pipeline else ""
         for remedy in plan.remedies:
