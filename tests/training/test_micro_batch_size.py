@@ -12,9 +12,10 @@ from hfkit.records.record import read_record
 from hfkit.stages.open_run import open_run
 from hfkit.training.memory.checkpointing import MARGIN, decide_checkpointing
 from hfkit.training.memory.device import Device, gpu_of
-from hfkit.training.memory.micro_batch import decide_micro_batch
+from hfkit.training.memory.micro_batch import decide_micro_batch, with_tokens
 from hfkit.training.memory.peak import plan_memory
 from hfkit.training.memory.plan_run import decide_on
+from hfkit.training.memory.planned_stage import plan_stage
 from hfkit.training.memory.processes import Launch
 from hfkit.training.memory.rows import micro_batch_tokens, row_length
 
@@ -112,6 +113,24 @@ def test_batches_that_a_trainer_computes_whole_do_not_shrink(
     assert decide_micro_batch(stage, room) is stage and decide_checkpointing(stage, room)[1].enabled
     cut = stage_for(name, **rows, **model, router_aux_loss_coef=0.0) if is_mixture else stage_for(name, **rows)
     assert not decide_checkpointing(decide_micro_batch(cut, room), room)[1].enabled
+
+
+def test_weights_that_are_gathered_for_each_micro_batch_leave_it_as_large(folder_of, tmp_path):
+    """Under DDP, smaller micro-batches of the same stage send nothing more, and keep their activations."""
+    options = {"gradient_accumulation_steps": 2, "gradient_checkpointing": None, "per_device_train_batch_size": 32}
+    card = gpu_of(141 * 10**9)
+    stage = plan_8b(folder_of, tmp_path, card, **options)
+    assert decided_tokens(stage, card, Launch(2, "ddp")) == 8 * 1024
+    assert decided_tokens(stage, card, Launch(2, "fsdp2")) is None
+
+
+def test_activations_that_the_engine_recomputes_are_planned_so(config_of, tmp_path, monkeypatch):
+    config = config_of("sft", tmp_path / "out", gradient_accumulation_steps=4)
+    whole = with_tokens(plan_stage("sft", replace(config, gradient_checkpointing=True), {}, NO_ROOM), 4 * 4 * 64)
+    room = replace(NO_ROOM, capacity=int(plan_memory(whole, NO_ROOM).peak * MARGIN) + 1)
+    monkeypatch.setattr("hfkit.training.memory.plan_run.fsdp_recomputes", lambda: True)
+    decided, tokens = decide_on(room, "sft", config)
+    assert not decided.enabled and tokens == 4 * 4 * 64
 
 
 def test_a_cpu_computes_the_rows_of_the_config(stage_for):

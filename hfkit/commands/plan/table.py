@@ -62,9 +62,8 @@ def print_plans(plans: list[PlanRow], device: Device, launch: Launch, in_pipelin
     for plan in plans:
         console.print(f"{plan.name}: dtype: {plan.dtype}; {plan.checkpointing}", soft_wrap=True)
         if plan.choice is not None:
-            tokens, activations = f"{plan.steps.micro_batch:,}", plan.choice.checkpointing
-            choice = f"{plan.name}: the run chooses micro-batches of {tokens} tokens: {decimal(plan.peak)}; {activations}"
-            console.print(choice, soft_wrap=True)
+            choice = f"the run chooses micro-batches of {plan.steps.micro_batch:,} tokens: {decimal(plan.peak)}"
+            console.print(f"{plan.name}: {choice}; {plan.choice.checkpointing}", soft_wrap=True)
     for plan in plans if launch.processes > 1 else ():
         peaks = ", ".join(f"{phase} {decimal(peak)}" for phase, peak in plan.memory.peaks.items())
         batch = f"{plan.rows * launch.processes} rows in a step, {plan.rows} in each process"

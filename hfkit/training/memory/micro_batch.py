@@ -30,7 +30,7 @@ def decide_micro_batch(stage: PlannedStage, on: Device, launch: Launch = ALONE) 
     if not (on.is_gpu and is_open(stage, launch)):
         return stage
     times = {}
-    for tokens in possible_tokens(stage):
+    for tokens in possible_tokens(stage, launch):
         decided, checkpointing = decide_checkpointing(with_tokens(stage, tokens), on, launch)
         if plan_memory(decided, on, launch).peak * MARGIN <= on.capacity:
             times[tokens] = time_per_token(stage, tokens, checkpointing.enabled)
@@ -68,16 +68,19 @@ def needs_whole_batches(stage: PlannedStage) -> bool:
     return bool(adds_router_loss or of_entropy or is_whole)
 
 
-def possible_tokens(stage: PlannedStage) -> list[int]:
+def possible_tokens(stage: PlannedStage, launch: Launch = ALONE) -> list[int]:
     """Return the tokens of `per_device_train_batch_size` rows, doubled and halved, from one row to all that can share a
-    micro-batch, in ascending order."""
+    micro-batch, in ascending order.
+
+    FSDP2 gathers the weights for each micro-batch, so that smaller ones would take more time to communicate.
+    """
     row, most = stage.replies * row_length(stage.spec, stage.config), shared_tokens(*args_of(stage))
     first = tokens = micro_batch_tokens(*args_of(stage))
     found = {first}
     while tokens < most:
         tokens = min(2 * tokens, most)
         found.add(tokens)
-    tokens = first
+    tokens = row if launch.shares_weights else first
     while tokens > row:
         tokens = max(tokens // 2, row)
         found.add(tokens)
