@@ -146,6 +146,19 @@ def test_another_gpu_is_planned_with_its_defaults(folder_of, tmp_path, capsys):
     assert "sft: dtype: float32; gradient_checkpointing: off\n" in shown("--memory", "24", fits=False)
 
 
+def test_what_a_run_chooses_is_what_must_fit(folder_of, tmp_path, capsys):
+    folder = folder_of({**LLAMA_8B, "dtype": "bfloat16"}, weights=False)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(ROWS["sft"][0]) + "\n")
+    settings = {"datasets": [{"path": str(rows)}], "use_peft": True, "model_name_or_path": folder, "max_length": 2048}
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(settings))
+    assert cli.main(["plan", str(tmp_path / "sft.yaml"), "--gpu", "24"]) == 0
+    shown = capsys.readouterr().out
+    assert "sft: the run chooses micro-batches of 2,048 tokens: " in shown and "does not fit" not in shown
+    assert cli.main(["plan", str(tmp_path / "sft.yaml"), "--gpu", "24", "--micro_batches_by_length=false"]) == 1
+    assert "sft does not fit: its peak of 27.5 GB is more than 24.0 GB." in capsys.readouterr().out
+
+
 EXPLICIT = ("--gradient_checkpointing=false",)
 
 

@@ -16,6 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from hfkit.config.fields import DatasetEntry
+from hfkit.models import token_predictions
 from hfkit.models.loading import load_trainable
 from hfkit.rlhf.roles import load_roles
 from hfkit.stages.pretrain import load_or_create_model
@@ -284,6 +285,41 @@ def test_the_peak_is_that_of_all_tensors_of_a_run(stage_for, name, changes):
     with TensorMeter() as meter:
         run(stage)
     assert plan_memory(stage, CPU).peak == pytest.approx(meter.peak, rel=0.15)
+
+
+PTX = {"ptx_coef": 0.5, "ptx_datasets": [{"path": "ptx.jsonl"}], "gradient_checkpointing": True}
+LONG = {"response_length": 200, "max_tokens_per_micro_batch": 768}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {**LORA, **FUNCTIONS, **PTX, "ptx_max_length": 400, "micro_batches_by_length": False},
+        pytest.param({**LORA, **FUNCTIONS, **LONG}, marks=pytest.mark.slow),
+        pytest.param({**LORA, **LONG, "bf16": True}, marks=pytest.mark.slow),
+        pytest.param({**LONG, "gradient_checkpointing": True}, marks=pytest.mark.slow),
+        pytest.param({**FUNCTIONS, "max_tokens_per_micro_batch": 768}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_peak_of_ppo_holds_with_chunks_of_logits_set_tokens_and_a_language_modeling_loss(
+    stage_for, tmp_path, monkeypatch, changes
+):
+    monkeypatch.chdir(tmp_path)
+    Path("ptx.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS["sft"]))
+    monkeypatch.setitem(token_predictions.LOGITS, "cpu", 318 * 64)
+    stage = stage_for("ppo", **changes)
+    with TensorMeter() as meter:
+        run(stage)
+    assert plan_memory(stage, CPU).peak == pytest.approx(meter.peak, rel=0.15)
+
+
+def test_short_prompts_leave_room_for_the_logits_of_more_responses(stage_for):
+    """128 tokens are one row of the longest prompt and response, or up to 4 responses of 32 tokens."""
+    plans = []
+    for prompt in (96, 1):
+        settings = {"max_prompt_length": prompt, "max_tokens_per_micro_batch": 128, "per_device_train_batch_size": 4}
+        plans.append(plan_memory(stage_for("grpo", **settings), CPU).logits)
+    assert plans[0] == plans[1]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from planned import LORA, plan_8b
+from planned import LLAMA, LORA, plan_8b
 from safetensors.torch import load_file
 
 from hfkit.config.registry import STAGES
@@ -12,14 +12,17 @@ from hfkit.records.record import read_record
 from hfkit.stages.open_run import open_run
 from hfkit.training.memory.checkpointing import MARGIN, decide_checkpointing
 from hfkit.training.memory.device import Device, gpu_of
-from hfkit.training.memory.micro_batch import decide_micro_batch
+from hfkit.training.memory.micro_batch import decide_micro_batch, with_tokens
 from hfkit.training.memory.peak import plan_memory
 from hfkit.training.memory.plan_run import decide_on
+from hfkit.training.memory.planned_stage import plan_stage
 from hfkit.training.memory.processes import Launch
 from hfkit.training.memory.rows import micro_batch_tokens, row_length
 
 ACCUMULATED = {"gradient_accumulation_steps": 8, "micro_batches_by_length": True}
 LARGE = gpu_of(80 * 10**9)
+NO_ROOM = Device("a GPU", 1, 0, is_gpu=True)
+MIXTURE = {**LLAMA, "model_type": "mixtral", "num_local_experts": 2}
 
 
 def decided_tokens(stage, on=LARGE, launch=None) -> int | None:
@@ -77,12 +80,56 @@ def test_it_takes_only_what_fits_with_a_margin(stage_for):
         ("ppo", {"rollout_engine": "vllm", "vllm_mode": "colocate", "total_episodes": 32}, None),
         ("grpo", {}, None),
         ("sft", {"gradient_accumulation_steps": 1}, None),
+        ("dpo", {"loss_type": ["aot"]}, None),
+        ("grpo", {"entropy_coef": 0.1}, None),
+        ("grpo", {"top_entropy_quantile": 0.5}, None),
     ],
 )
 def test_nothing_else_changes_it(stage_for, name, changes, launch):
     stage = stage_for(name, **ACCUMULATED | changes)
     assert decide_micro_batch(stage, LARGE, *[launch] if launch else []) is stage
     assert micro_batch_tokens(stage.spec, stage.config, stage.replies) <= 2 * 4 * 160
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "is_mixture"),
+    [
+        *((name, {}, True) for name in ("sft", "dpo", "grpo", "rloo")),
+        ("dpo", {"loss_type": ["aot"]}, False),
+        ("grpo", {"entropy_coef": 0.1}, False),
+        ("grpo", {"top_entropy_quantile": 0.5}, False),
+    ],
+)
+def test_batches_that_a_trainer_computes_whole_do_not_shrink(
+    folder_of, stage_for, monkeypatch, name, changes, is_mixture
+):
+    """Activations would be kept for micro-batches that the trainer does not cut."""
+    monkeypatch.setattr("hfkit.models.micro_batches.LAYER_CALL", 0)  # else a small model needs large micro-batches
+    rows = {"gradient_checkpointing": None, "per_device_train_batch_size": 32}
+    model = {"model_name_or_path": folder_of(MIXTURE)} if is_mixture else {}
+    stage = stage_for(name, **rows, **changes, **model)
+    room = Device("a GPU", int(decide_checkpointing(stage, NO_ROOM)[1].needed * 0.9 * MARGIN), 0, is_gpu=True)
+    assert decide_micro_batch(stage, room) is stage and decide_checkpointing(stage, room)[1].enabled
+    cut = stage_for(name, **rows, **model, router_aux_loss_coef=0.0) if is_mixture else stage_for(name, **rows)
+    assert not decide_checkpointing(decide_micro_batch(cut, room), room)[1].enabled
+
+
+def test_weights_that_are_gathered_for_each_micro_batch_leave_it_as_large(folder_of, tmp_path):
+    """Under DDP, smaller micro-batches of the same stage send nothing more, and keep their activations."""
+    options = {"gradient_accumulation_steps": 2, "gradient_checkpointing": None, "per_device_train_batch_size": 32}
+    card = gpu_of(141 * 10**9)
+    stage = plan_8b(folder_of, tmp_path, card, **options)
+    assert decided_tokens(stage, card, Launch(2, "ddp")) == 8 * 1024
+    assert decided_tokens(stage, card, Launch(2, "fsdp2")) is None
+
+
+def test_activations_that_the_engine_recomputes_are_planned_so(config_of, tmp_path, monkeypatch):
+    config = config_of("sft", tmp_path / "out", gradient_accumulation_steps=4)
+    whole = with_tokens(plan_stage("sft", replace(config, gradient_checkpointing=True), {}, NO_ROOM), 4 * 4 * 64)
+    room = replace(NO_ROOM, capacity=int(plan_memory(whole, NO_ROOM).peak * MARGIN) + 1)
+    monkeypatch.setattr("hfkit.training.memory.plan_run.fsdp_recomputes", lambda: True)
+    decided, tokens = decide_on(room, "sft", config)
+    assert not decided.enabled and tokens == 4 * 4 * 64
 
 
 def test_a_cpu_computes_the_rows_of_the_config(stage_for):

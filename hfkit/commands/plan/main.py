@@ -7,7 +7,7 @@ downloaded.
 
 --gpu GB plans for another GPU. Keys that a config leaves open (`dtype`, `bf16`, `gradient_checkpointing`) are planned
 as on that device. The table has the memory with micro-batches of `per_device_train_batch_size` rows. If a run on
-a GPU would choose others, a line has their tokens and their peak.
+a GPU would choose others, a line has their tokens and their peak, which is then the one that must fit.
 
 --processes N --engine fsdp2 plans each process of `accelerate launch`: the memory that it holds and the bytes that it
 sends. If a stage does not fit, prints an engine and a number of processes with which it would fit.
@@ -21,7 +21,7 @@ from hfkit.commands.plan.advice import remedies
 from hfkit.commands.plan.launches import device_of_process, fitting_launch, read_launch, require_engine
 from hfkit.commands.plan.read_stages import read_stages
 from hfkit.commands.plan.steps import plan_steps
-from hfkit.commands.plan.table import ROOMY, PlanRow, print_plans
+from hfkit.commands.plan.table import ROOMY, MicroBatchChoice, PlanRow, print_plans
 from hfkit.training.memory.checkpointing import decide_checkpointing
 from hfkit.training.memory.communication import sent_bytes
 from hfkit.training.memory.device import device_to_plan
@@ -40,15 +40,16 @@ def main(given: Namespace) -> int:
     for open_stage in stages:
         stage, checkpointing = decide_checkpointing(open_stage, device, launch)
         memory, roles = plan_memory(stage, device, launch), roles_of(stage)
-        chosen = decide_micro_batch(open_stage, device, launch)
-        run, _ = decide_checkpointing(chosen, device, launch)
-        run_peak = None if chosen is open_stage else plan_memory(run, device, launch).peak
-        fits, has_room = memory.peak <= device.capacity, (run_peak or memory.peak) <= ROOMY * device.capacity
-        advice = [] if fits and has_room else remedies(stage, device, launch)
-        fitting = None if fits else fitting_launch(stage, device, launch)
+        run, choice = stage, None
+        if (chosen := decide_micro_batch(open_stage, device, launch)) is not open_stage:
+            run, of_run = decide_checkpointing(chosen, device, launch)
+            choice = MicroBatchChoice(of_run, plan_memory(run, device, launch).peak)
+        peak = (choice or memory).peak
+        advice = [] if peak <= ROOMY * device.capacity else remedies(stage, device, launch)
+        fitting = None if peak <= device.capacity else fitting_launch(stage, device, launch)
         steps, sent = plan_steps(run, roles, launch), sent_bytes(run, roles, launch)
         rows = stage.config.per_device_train_batch_size * stage.config.gradient_accumulation_steps
-        choices = (stage.config.dtype, checkpointing, run_peak)
+        choices = (stage.config.dtype, checkpointing, choice)
         plans.append(PlanRow(stage.spec.name, *choices, memory, steps, rows, sent, advice, fitting))
     print_plans(plans, device, launch, in_pipeline=len(stages) > 1)
-    return 1 if any(plan.memory.peak > device.capacity for plan in plans) else 0
+    return 1 if any(plan.peak > device.capacity for plan in plans) else 0

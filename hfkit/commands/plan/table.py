@@ -18,11 +18,20 @@ ROOMY = 0.9
 
 
 @dataclass(frozen=True)
+class MicroBatchChoice:
+    """What a run decides with the micro-batches that it chooses, and its peak in bytes."""
+
+    checkpointing: Checkpointing
+    peak: int
+
+
+@dataclass(frozen=True)
 class PlanRow:
     """The printed facts of a stage: the dtype of its base, and its plan.
 
     Attributes:
-        run_peak: the peak in bytes of the micro-batches that a run would choose, if they are others.
+        memory: with micro-batches of `per_device_train_batch_size` rows.
+        choice: None if a run keeps these micro-batches.
         rows: of a process in an optimizer step.
         sent: bytes that it sends in one.
         fitting: a launch in which the stage fits, and its peak in bytes.
@@ -31,13 +40,18 @@ class PlanRow:
     name: str
     dtype: str
     checkpointing: Checkpointing
-    run_peak: int | None
+    choice: MicroBatchChoice | None
     memory: MemoryPlan
     steps: StepsPlan
     rows: int
     sent: int
     remedies: list[Remedy]
     fitting: tuple[Launch, int] | None
+
+    @property
+    def peak(self) -> int:
+        """The peak of a run in bytes."""
+        return (self.choice or self.memory).peak
 
 
 def print_plans(plans: list[PlanRow], device: Device, launch: Launch, in_pipeline: bool) -> None:
@@ -49,23 +63,21 @@ def print_plans(plans: list[PlanRow], device: Device, launch: Launch, in_pipelin
         for line in plan.steps.formats:
             console.print(f"{plan.name}: {line}", soft_wrap=True)
     for plan in plans:
-        choices = f"dtype: {plan.dtype}; {plan.checkpointing}"
-        if plan.run_peak is not None:
-            tokens = f"micro-batches of {plan.steps.micro_batch:,} tokens"
-            choices += f". A run takes less time with {tokens}, and chooses them: {decimal(plan.run_peak)}"
-        console.print(f"{plan.name}: {choices}", soft_wrap=True)
+        console.print(f"{plan.name}: dtype: {plan.dtype}; {plan.checkpointing}", soft_wrap=True)
+        if plan.choice is not None:
+            choice = f"the run chooses micro-batches of {plan.steps.micro_batch:,} tokens: {decimal(plan.peak)}"
+            console.print(f"{plan.name}: {choice}; {plan.choice.checkpointing}", soft_wrap=True)
     for plan in plans if launch.processes > 1 else ():
         peaks = ", ".join(f"{phase} {decimal(peak)}" for phase, peak in plan.memory.peaks.items())
         batch = f"{plan.rows * launch.processes} rows in a step, {plan.rows} in each process"
         console.print(f"{plan.name}: {batch}; peaks of its phases: {peaks}", soft_wrap=True)
     for plan in plans:
-        name, memory = plan.name, plan.memory
-        capacity, run_peak = decimal(device.capacity), plan.run_peak or memory.peak
-        if memory.peak > device.capacity:
-            console.print(f"{name} does not fit: its peak of {decimal(memory.peak)} is more than {capacity}.")
-        elif run_peak > ROOMY * device.capacity:
-            share = f"{run_peak / device.capacity:.0%} of {capacity}"
-            console.print(f"{name} just fits: its peak of {decimal(run_peak)} is {share}, and memory fragments.")
+        name, peak, capacity = plan.name, decimal(plan.peak), decimal(device.capacity)
+        if plan.peak > device.capacity:
+            console.print(f"{name} does not fit: its peak of {peak} is more than {capacity}.")
+        elif plan.peak > ROOMY * device.capacity:
+            share = f"{plan.peak / device.capacity:.0%} of {capacity}"
+            console.print(f"{name} just fits: its peak of {peak} is {share}, and memory fragments.")
         else:
             continue
         prefix = f"{name}." if in_pipeline else ""
@@ -77,7 +89,7 @@ def print_plans(plans: list[PlanRow], device: Device, launch: Launch, in_pipelin
             other, peak = plan.fitting
             words = f"--processes {other.processes} --engine {other.engine}"
             console.print(f"  {words}: {decimal(peak)} in each process, it fits", soft_wrap=True)
-        elif not plan.remedies and memory.peak > device.capacity:
+        elif not plan.remedies and plan.peak > device.capacity:
             console.print("  No flag is enough: use a smaller model, shorter rows, or more memory.")
 
 

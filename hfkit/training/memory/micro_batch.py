@@ -6,7 +6,9 @@ small ones may fit without recomputing their activations.
 
 from dataclasses import replace
 
+from hfkit.config.stages import OF_THE_BATCH
 from hfkit.models.micro_batches import gpu_call_tokens
+from hfkit.models.sft_loss import ROUTER_KEY
 from hfkit.training.memory.checkpointing import MARGIN, decide_checkpointing
 from hfkit.training.memory.device import Device
 from hfkit.training.memory.peak import plan_memory
@@ -28,7 +30,7 @@ def decide_micro_batch(stage: PlannedStage, on: Device, launch: Launch = ALONE) 
     if not (on.is_gpu and is_open(stage, launch)):
         return stage
     times = {}
-    for tokens in possible_tokens(stage):
+    for tokens in possible_tokens(stage, launch):
         decided, checkpointing = decide_checkpointing(with_tokens(stage, tokens), on, launch)
         if plan_memory(decided, on, launch).peak * MARGIN <= on.capacity:
             times[tokens] = time_per_token(stage, tokens, checkpointing.enabled)
@@ -46,19 +48,39 @@ def is_open(stage: PlannedStage, launch: Launch) -> bool:
     config = stage.config
     shares_gpu = stage.spec.samples_replies and config.rollout_engine == "vllm" and config.vllm_mode == "colocate"
     is_cut = config.micro_batches_by_length and not joins_rows(config) and not launch.engine.startswith("zero")
-    return is_cut and config.max_tokens_per_micro_batch is None and not shares_gpu
+    is_unset = config.max_tokens_per_micro_batch is None
+    return is_cut and is_unset and not shares_gpu and not needs_whole_batches(stage)
 
 
-def possible_tokens(stage: PlannedStage) -> list[int]:
+def needs_whole_batches(stage: PlannedStage) -> bool:
+    """Return whether a trainer computes whole batches, since its loss has a term that is no sum over rows.
+
+    See `MicroBatching`, `MicroBatchedDPOTrainer` and `OnlineBatches.is_cut`. PPO's loss has no such term.
+    """
+    if stage.spec.loop == "ppo":
+        return False
+    arguments, model = stage.arguments, stage.start.config.get_text_config()
+    router, coefficient = getattr(model, "output_router_logits", None), getattr(arguments, ROUTER_KEY, None)
+    adds_router_loss = bool(router) if coefficient is None else router is not None and coefficient != 0
+    entropy = getattr(arguments, "entropy_coef", 0) or getattr(arguments, "use_adaptive_entropy", False)
+    of_entropy = entropy or getattr(arguments, "top_entropy_quantile", 1) < 1
+    is_whole = stage.spec.name == "dpo" and {*OF_THE_BATCH} & {*stage.config.loss_type}
+    return bool(adds_router_loss or of_entropy or is_whole)
+
+
+def possible_tokens(stage: PlannedStage, launch: Launch = ALONE) -> list[int]:
     """Return the tokens of `per_device_train_batch_size` rows, doubled and halved, from one row to all that can share a
-    micro-batch, in ascending order."""
+    micro-batch, in ascending order.
+
+    FSDP2 gathers the weights for each micro-batch, so that smaller ones would take more time to communicate.
+    """
     row, most = stage.replies * row_length(stage.spec, stage.config), shared_tokens(*args_of(stage))
     first = tokens = micro_batch_tokens(*args_of(stage))
     found = {first}
     while tokens < most:
         tokens = min(2 * tokens, most)
         found.add(tokens)
-    tokens = first
+    tokens = row if launch.shares_weights else first
     while tokens > row:
         tokens = max(tokens // 2, row)
         found.add(tokens)

@@ -147,11 +147,11 @@ def ppo_phases(
     """
     config, length = stage.config, stage.row_length
     policy, value = roles[0], roles[-1]
-    tokens = micro_batch_tokens(stage.spec, config)
-    size = ceil(tokens / length)
+    tokens, whole_step = micro_batch_tokens(stage.spec, config), step_tokens(stage.spec, config)
+    size, most_rows = ceil(tokens / length), whole_step // length
     # prompts may be short, so that more rows fill the tokens
-    replies = size * config.response_length if config.max_tokens_per_micro_batch is None else tokens
-    accumulated = gradients if tokens < step_tokens(stage.spec, config) else 0
+    replies = min(tokens, (most_rows if config.micro_batches_by_length else size) * config.response_length)
+    accumulated = gradients if tokens < whole_step else 0
     run = training_pass(stage, policy, size, length, device)
     logits = formulas.policy_loss_bytes(policy.decoder, run, replies)
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
@@ -163,20 +163,22 @@ def ppo_phases(
         "rollout": whole[0] + rollout,
         "scoring": max(whole) + formulas.scoring_bytes(policy.decoder, run, replies),
     }
+    passes = {
+        "value": (value, training_pass(stage, value, size, length, device), 0, accumulated),
+        "policy": (policy, run, logits, accumulated or formulas.gradient_bytes(launch.stepped(value.held))),
+    }
+    if config.ptx_coef:
+        rows = min(most_rows, ceil(tokens / config.ptx_max_length)) if config.max_tokens_per_micro_batch else size
+        ptx = training_pass(stage, policy, rows, config.ptx_max_length, device)
+        passes["ptx"] = (policy, ptx, formulas.chunked_loss_bytes(policy.decoder, ptx), gradients)
     activations = 0
-    for role, loss in ((value, 0), (policy, logits)):
-        run = training_pass(stage, role, size, length, device)
+    for name, (role, run, loss, before) in passes.items():
         kept = formulas.kept_bytes(role.decoder, run)
         backward = formulas.backward_bytes(role.decoder, run, largest_cast(role, run))
         layers = launch.gathered(role, half, device.is_gpu, together=True)
-        phases[f"{role.name} loss"] = kept + loss + accumulated + layers.forward
-        phases[f"{role.name} backward"] = layers.backward(kept + accumulated, gradients, backward)
+        phases[f"{name} loss"] = kept + loss + before + layers.forward
+        phases[f"{name} backward"] = layers.backward(kept + before, gradients, backward)
         activations = max(activations, kept + backward)
-    if config.ptx_coef:
-        rows = max(1, ceil(tokens / config.ptx_max_length)) if config.max_tokens_per_micro_batch else size
-        run = training_pass(stage, policy, rows, config.ptx_max_length, device)
-        loss = formulas.loss_bytes(policy.decoder, run.tokens)
-        phases["ptx loss"] = formulas.kept_bytes(policy.decoder, run) + loss + gradients
     return activations, logits, phases
 
 
@@ -188,7 +190,9 @@ def group_phases(
     passes = stage.arguments.steps_per_generation
     tokens = micro_batch_tokens(stage.spec, config)
     run = training_pass(stage, policy, ceil(tokens / stage.row_length), stage.row_length, device)
-    replies = run.rows * config.response_length
+    # prompts may be short, so that more rows fill the tokens
+    rows = run.rows if config.max_tokens_per_micro_batch is None else size
+    replies = min(run.tokens, rows * config.response_length)
     logits = formulas.loss_bytes(policy.decoder, replies)
     rows = min(size * passes, config.local_rollout_forward_batch_size)
     kept = formulas.kept_bytes(policy.decoder, run)

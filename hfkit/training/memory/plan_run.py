@@ -43,20 +43,21 @@ def decide_on(on: Device, name: str, config, replies: int | None = None) -> tupl
 
     If the memory of the model cannot be planned, activations are recomputed and micro-batches do not grow.
     """
-    asked = config.gradient_checkpointing
-    if fsdp_recomputes():  # the engine does what the key would do
-        asked = False
+    by_engine = fsdp_recomputes()  # the engine does what the key would do
+    asked = False if by_engine else config.gradient_checkpointing
     try:
         launch = this_launch(config.extra)
-        open_stage = plan_stage(name, replace(config, gradient_checkpointing=asked), {}, on, replies)
+        planned = replace(config, gradient_checkpointing=True if by_engine else asked)
+        open_stage = plan_stage(name, planned, {}, on, replies)
         stage, decided = decide_checkpointing(decide_micro_batch(open_stage, on, launch), on, launch)
+        decided = Checkpointing(False) if by_engine else decided
     except Exception as error:  # an architecture may lack any of the widths that a plan needs
         if asked is None:
             warn(f"gradient_checkpointing: on, since the memory of this model cannot be planned: {reason(error)}")
         return Checkpointing(asked is None or asked), config.max_tokens_per_micro_batch
     tokens = stage.config.max_tokens_per_micro_batch
     if tokens != config.max_tokens_per_micro_batch:
-        say(f"{name}: max_tokens_per_micro_batch: {tokens:,}, with which a step takes less time")
+        say(f"{name}: max_tokens_per_micro_batch: {tokens:,}, with which a step fits and takes the least time")
     if asked is None:
         say(f"{name}: {decided}")
     return decided, tokens
