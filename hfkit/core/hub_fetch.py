@@ -78,6 +78,20 @@ def missing_folder_error(path: str, is_cached: bool = False) -> str | None:
     return None if can_reach_hub(waits=(0.0,)) else f"no such folder in {parent}, and {why_unreachable()}"
 
 
+def require_known(path: str, revision: str = "main") -> None:
+    """Raise HubError for a model that is neither in a folder nor in the cache, while the Hub cannot be reached."""
+    is_cached = os.path.isdir(path) or not all(is_unknown(path, name, revision) for name in CONFIGS)
+    if not is_cached and not can_reach_hub():
+        raise not_cached_error(path)
+
+
+def not_cached_error(path: str) -> HubError:
+    """Return the error for a model that is not in the Hub's cache, while the Hub cannot be reached."""
+    remedy = "check the path, or download it first with `hfkit pull`"
+    why = f"neither a folder nor a model in the Hub's cache, and {why_unreachable()}"
+    return HubError(f"cannot load {path}: {why}: {remedy}")
+
+
 def is_unknown(repo_id: str, name: str, revision: str = "main") -> bool:
     """Return whether the cache neither has a file of a repository nor records that it does not exist."""
     repo_id, revision = split_revision(repo_id, revision)
@@ -104,8 +118,7 @@ def local_folder(path: str, revision: str, patterns: tuple[str, ...]) -> str:
     except NOT_FOUND as error:
         raise HubError(f"cannot load {path}: neither a folder nor a model on the Hub: {reason(error)}") from error
     except hub_errors.LocalEntryNotFoundError as error:  # offline, or without a network
-        remedy = f"{why_unreachable()}: check the path, or download it first with `hfkit pull`"
-        raise HubError(f"cannot load {path}: neither a folder nor a model in the Hub's cache, and {remedy}") from error
+        raise not_cached_error(path) from error
     except hub_errors.HfHubHTTPError as error:
         raise HubError(f"cannot load {path}: {describe_error(error)}") from error
 
